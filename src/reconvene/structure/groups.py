@@ -1,0 +1,57 @@
+"""What the structure step hands on: groups of channels that can only leave together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """Where a group touches one dimension of one parameter or buffer.
+
+    ``index[c]`` holds the positions along ``dim`` of ``parameter`` that belong to channel ``c``: int64 ``[width, m]``.
+    """
+
+    parameter: str
+    dim: int
+    index: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Channels that share a signature: channel ``c`` leaves from every slot at once, or from none.
+
+    ``pinned`` is ``None`` for a group that can be pruned, else the reason why nothing of it may leave.
+    """
+
+    name: str
+    width: int
+    slots: tuple[Slot, ...]
+    pinned: str | None = None
+
+    @property
+    def prunable(self) -> bool:
+        """Whether channels may leave."""
+        return self.pinned is None
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters and buffers this group touches, in model order, without repeats."""
+        return tuple(dict.fromkeys(slot.parameter for slot in self.slots))
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Pieces of one tensor that Python cuts equally: each must keep the same number of channels.
+
+    Each piece maps the index of a prunable group (in ``Structure.prunable`` order) to how many positions of the piece one
+    kept channel of it fills; ``fixed`` counts the positions of each piece that never leave. For all pieces ``p``:
+    ``fixed[p] + sum(pieces[p][g] * kept[g])`` is the same number.
+    """
+
+    pieces: tuple[dict[int, int], ...]
+    fixed: tuple[int, ...]
+    reason: str
