@@ -1,0 +1,63 @@
+# `make demo` and `make test` do all the set-up on a fresh machine. Set-up is done once: see .venv/.ready.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow test-zoo check format bench docs clean
+
+help:
+	@echo "make setup      .venv with everything that the tests need (once)"
+	@echo "make demo       an untrained VGG-16 made 16.21x smaller, trained, exported, verified and measured"
+	@echo "make test       style, types and tests"
+	@echo "make test-slow  the tests that take longer"
+	@echo "make test-zoo   the tests over whole model zoos"
+	@echo "make check      style and types only"
+	@echo "make bench      the scripts in benchmarks/"
+	@echo "make docs       the documentation, into site/"
+
+setup: .venv/.ready
+
+# torch and torchvision must come from one index and match in version, hence one call of pip for all of it.
+.venv/.ready: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,dev]'
+	@if command -v chromium || command -v chromium-browser || command -v google-chrome; then :; \
+	elif command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ]; then \
+		(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium > /dev/null) \
+			|| echo "setup: chromium could not be installed; the browser test will skip"; \
+	else echo "setup: no chromium here; the browser test will skip"; fi
+	touch $@
+
+demo: .venv/.ready
+	$(BIN)/reconvene run
+
+test: check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-slow: .venv/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+test-zoo: .venv/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m zoo
+
+check: .venv/.ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/.ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/.ready
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+docs: .venv/.docs
+	$(BIN)/zensical build --strict
+
+.venv/.docs: .venv/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	touch $@
+
+clean:
+	rm -rf .venv site dist out .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,142 @@
+"""Model addresses.
+
+``vgg16_bn`` (ours), ``torchvision:NAME``, ``timm:NAME``, ``transformers:CONFIG-OR-ID``, ``package.module:callable``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reconvene.errors import ModelError, UnknownNameError
+from reconvene.models.binding import Argument, Build, bind
+from reconvene.models.families import FAMILIES, imported
+from reconvene.models.registry import MODELS
+from reconvene.models.seeding import seeded
+
+
+@dataclass(frozen=True)
+class Source:
+    """How to build an untrained model again: all an artifact needs to know of it.
+
+    Attributes:
+        address: as in the module's first line.
+        args: what its constructor is given, by name.
+        input_shape: shape of one example without the batch dimension, such as ``(3, 32, 32)``.
+        seed: what its weights are drawn from.
+    """
+
+    address: str
+    args: Mapping[str, Argument] = field(default_factory=dict)
+    input_shape: tuple[int, ...] | None = None
+    seed: int = 0
+
+    def build(self, *, allow_import: bool = False) -> nn.Module:
+        """Build the model: the same seed gives the same bytes, and the global random state is as it was.
+
+        ``allow_import`` lets a ``package.module:callable`` address be imported, which runs that module's code.
+
+        Raises ModelError, UnknownNameError, MissingExtraError.
+        """
+        build, _ = _locate(self.address, self.args, allow_import=allow_import)
+        with seeded(self.seed):
+            model = build()
+        if not isinstance(model, nn.Module):
+            raise ModelError(f"{self.address} returned {type(model).__name__}, not a torch.nn.Module")
+        return model
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        shape = None if self.input_shape is None else list(self.input_shape)
+        return {"address": self.address, "args": dict(self.args), "input_shape": shape, "seed": self.seed}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Source:
+        """Undo ``to_dict``; only ``address`` must be there. Raises ModelError on anything that does not fit."""
+        try:
+            address, args, seed = data["address"], dict(data.get("args") or {}), data.get("seed", 0)
+            shape = data.get("input_shape")
+            input_shape = None if shape is None else tuple(int(size) for size in shape)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"not the source of a model: {data!r} ({error})") from error
+        if not isinstance(address, str) or not isinstance(seed, int):
+            raise ModelError(f"not the source of a model: {data!r}")
+        for name, value in args.items():
+            if not isinstance(name, str) or not isinstance(value, int | float | bool | str):
+                raise ModelError(f"model argument {name!r} is {value!r}: only int, float, bool and str can be recorded")
+        return cls(address, args, input_shape, seed)
+
+
+def resolve(
+    address: str,
+    args: Mapping[str, Argument] | None = None,
+    *,
+    input_shape: tuple[int, ...] | None = None,
+    seed: int = 0,
+    allow_import: bool = False,
+) -> Source:
+    """Check that ``address`` names a model and fill in its own input shape where none is given.
+
+    Raises UnknownNameError (lists what exists), MissingExtraError, and ModelError where the import is not allowed or
+    no input shape is known.
+    """
+    given = dict(args or {})
+    _, own_shape = _locate(address, given, allow_import=allow_import)
+    shape = input_shape or own_shape
+    if shape is None:
+        raise ModelError(f"{address} does not say what input it takes. Give its shape, such as 3x224x224 (--input)")
+    return Source(address, given, shape, seed)
+
+
+def example_inputs(shape: tuple[int, ...], *, batch: int = 1, seed: int = 0) -> Tensor:
+    """Standard normal float32 ``[batch, *shape]`` drawn from ``seed`` alone."""
+    return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def parse_arguments(pairs: Iterable[str]) -> dict[str, Argument]:
+    """``["num_classes=10", "width=0.5", "bias=false"]`` to named values: int, float, bool (true / false), else str.
+
+    Raises ModelError for a pair without ``=`` or a name given twice.
+    """
+    args: dict[str, Argument] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise ModelError(f"model argument {pair!r} is not name=value, such as num_classes=10")
+        if name in args:
+            raise ModelError(f"model argument {name!r} is given twice")
+        args[name] = _value(text)
+    return args
+
+
+def _value(text: str) -> Argument:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _locate(address: str, args: Mapping[str, Argument], *, allow_import: bool) -> tuple[Build, tuple[int, ...] | None]:
+    """How to build what the address names, and the input shape it is made for."""
+    prefix, colon, name = address.partition(":")
+    if not colon:
+        if address not in MODELS:
+            known = [*MODELS, "torchvision:NAME", "timm:NAME", "transformers:CONFIG", "package.module:callable"]
+            raise UnknownNameError("model", address, known)
+        return bind(MODELS[address], args, address), (int(args.get("in_channels", 3)), 32, 32)
+    if prefix in FAMILIES:
+        return FAMILIES[prefix](name, args)
+    if not allow_import:
+        raise ModelError(
+            f"{address} would import {prefix!r}, which runs its code. If you trust it, say so: --allow-import, "
+            "or allow_import=True"
+        )
+    return bind(imported(prefix, name), args, address), None

@@ -1,0 +1,36 @@
+"""A constructor together with its arguments, checked before anything is built."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from reconvene.errors import ModelError
+
+Argument = int | float | bool | str
+Build = Callable[[], nn.Module]
+
+
+def bind(constructor: Callable[..., Any], args: Mapping[str, Argument], address: str, **fixed: Any) -> Build:
+    """``constructor(**args, **fixed)`` to be called later; a ModelError now if its signature does not take them."""
+    try:
+        signature = inspect.signature(constructor)
+    except (TypeError, ValueError):  # a constructor written in C has none: it checks for itself when it is called
+        return lambda: built(address, lambda: constructor(**args, **fixed))
+    try:
+        signature.bind(**args, **fixed)
+    except TypeError as error:
+        takes = ", ".join(str(parameter) for parameter in signature.parameters.values())
+        raise ModelError(f"{address} cannot be built: {error}. It takes ({takes})") from error
+    return lambda: built(address, lambda: constructor(**args, **fixed))
+
+
+def built(address: str, build: Callable[[], Any]) -> Any:
+    """What ``build`` returns; what a constructor complains of becomes a ModelError that says which model it was."""
+    try:
+        return build()
+    except (TypeError, ValueError, KeyError, AttributeError, OSError, RuntimeError, AssertionError) as error:
+        raise ModelError(f"{address} cannot be built: {type(error).__name__}: {error}") from error
