@@ -1,0 +1,7 @@
+"""Structure: what is coupled with what in any architecture, found by recording one run and proved by replaying it smaller."""
+
+from reconvene.structure.analysis import Keep, Structure, analyse
+from reconvene.structure.groups import Balance, Group, Slot
+from reconvene.structure.inputs import arguments, call, map_tensors, tensors_in
+
+__all__ = ["Balance", "Group", "Keep", "Slot", "Structure", "analyse", "arguments", "call", "map_tensors", "tensors_in"]

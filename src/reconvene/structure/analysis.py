@@ -1,0 +1,126 @@
+"""``analyse``: record, label, solve, build the groups, and try them out before anyone relies on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from reconvene.structure.build import build_balances, build_groups, pinned_groups
+from reconvene.structure.capture import Op, Recording, record
+from reconvene.structure.groups import Balance, Group
+from reconvene.structure.labels import Dim, Vector
+from reconvene.structure.rules import Context, apply_rule
+from reconvene.structure.solve import solve
+
+Keep = list[NDArray[np.int64]]
+"""Kept channels of every prunable group, ascending, in ``Structure.prunable`` order."""
+
+
+@dataclass
+class Structure:
+    """What is coupled with what in one model."""
+
+    prunable: tuple[Group, ...]
+    balances: tuple[Balance, ...]
+    recording: Recording
+    context: Context
+    root: Vector
+    atom_group: NDArray[np.int64]
+    """Prunable group of every atom, -1 for atoms that never leave."""
+    atom_channel: NDArray[np.int64]
+    repairs: list[str] = field(default_factory=list)
+    """What the trial run had to pin, in words."""
+    _pinned: tuple[Group, ...] | None = None
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """All groups, the prunable ones first."""
+        if self._pinned is None:
+            self._pinned = pinned_groups(self.recording, self.context)
+        return (*self.prunable, *self._pinned)
+
+    @property
+    def widths(self) -> NDArray[np.int64]:
+        """Dense width of every prunable group, int64 ``[groups]``."""
+        return np.array([group.width for group in self.prunable], dtype=np.int64)
+
+    @property
+    def unknown(self) -> list[str]:
+        """Operators without a rule: everything they touch is pinned."""
+        return self.context.unknown
+
+    def kept_atoms(self, keep: Keep) -> NDArray[np.bool_]:
+        """Which atoms stay, bool ``[atoms]``."""
+        kept = np.ones(len(self.root), dtype=np.bool_)
+        for number, (group, channels) in enumerate(zip(self.prunable, keep, strict=True)):
+            flags = np.zeros(group.width, dtype=np.bool_)
+            flags[channels] = True
+            mine = self.atom_group == number
+            kept[mine] = flags[self.atom_channel[mine]]
+        return kept
+
+    def eval_ops(self) -> list[Op]:
+        """The calls of the eval pass, in order."""
+        return [op for op in self.recording.ops if not op.training]
+
+
+def analyse(model: nn.Module, example_inputs: Any) -> Structure:
+    """Find the groups of ``model``: channels that can only leave together, proved by a trial at half width.
+
+    The model is recorded once on the meta device (nothing is computed), so it costs milliseconds and no memory, and the
+    model is left exactly as it was. The trial records the half-width model and compares every call and shape with what the
+    labels predict; a call that disagrees is pinned, noted in ``Structure.repairs``, and everything is solved again.
+
+    Args:
+        model: any ``nn.Module``; not TorchScript, compiled or quantised.
+        example_inputs: a tensor, a tuple or list of positional arguments, or a mapping of keyword arguments.
+
+    Raises:
+        ModelError: the model does not run on these inputs, or cannot be pruned by nature.
+    """
+    from reconvene.structure.replay import prove_by_trial
+
+    recording = record(model, example_inputs)
+    context = label(recording)
+    structure = assemble(recording, context)
+    return prove_by_trial(model, example_inputs, structure)
+
+
+def label(recording: Recording) -> Context:
+    """Read the recorded calls in order and note what is coupled."""
+    context = Context()
+    for tensor in recording.parameters.values():
+        fixed = not tensor.is_floating_point()
+        dims: list[Dim] = [
+            () if size == 1 else ((size, None if fixed else context.labels.fresh(size)),) for size in tensor.shape
+        ]
+        context.set(tensor, dims)
+        context.weights.add(id(tensor))
+    read: set[int] = set()
+    for index, op in enumerate(recording.ops):
+        context.index = index
+        apply_rule(context, op)
+        read.update(id(a) for a in op.args)
+        for a in op.args:
+            if isinstance(a, (list, tuple)):
+                read.update(id(b) for b in a)
+    for tensor in recording.outputs:
+        for dim in context.dims(tensor):
+            context.labels.pin(dim, "network output")
+    for name, tensor in recording.parameters.items():
+        if id(tensor) not in read:
+            for dim in context.dims(tensor):
+                context.labels.pin(dim, f"{name} is never read in a forward pass")
+    return context
+
+
+def assemble(recording: Recording, context: Context, repairs: list[str] | None = None) -> Structure:
+    """Solve the labels and build the groups."""
+    root = solve(context.labels)
+    groups, atom_group, atom_channel = build_groups(recording, context, root)
+    balances = build_balances(context, groups, atom_group)
+    return Structure(groups, balances, recording, context, root, atom_group, atom_channel, repairs or [])

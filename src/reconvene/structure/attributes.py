@@ -1,0 +1,91 @@
+"""Attributes of layers that repeat the shapes of their tensors, and must follow them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+Shape = tuple[int, ...]
+Change = tuple[str, str, Any]
+
+_INDEXED = re.compile(r"(\w+)\[(\d+)\]")
+_CONVOLUTION = nn.modules.conv._ConvNd
+
+
+def _linear(shapes: Mapping[str, Shape]) -> dict[str, int]:
+    out, into = shapes["weight"]
+    return {"out_features": out, "in_features": into}
+
+
+def _embedding(shapes: Mapping[str, Shape]) -> dict[str, int]:
+    return {"embedding_dim": shapes["weight"][1]}
+
+
+def _prelu(shapes: Mapping[str, Shape]) -> dict[str, int]:
+    return {"num_parameters": shapes["weight"][0]}
+
+
+def _recurrent(shapes: Mapping[str, Shape]) -> dict[str, int]:
+    into, hidden = shapes["weight_ih_l0"][1], shapes["weight_hh_l0"][1]
+    gates = shapes["weight_ih_l0"][0]
+    return {"input_size": into, "hidden_size": hidden} if gates % hidden == 0 else {}
+
+
+_BY_SHAPE: tuple[tuple[type[nn.Module], Callable[[Mapping[str, Shape]], dict[str, int]]], ...] = (
+    (nn.Linear, _linear),
+    (nn.Embedding, _embedding),
+    (nn.PReLU, _prelu),
+    (nn.RNNBase, _recurrent),
+)
+_BY_CALL: dict[str, tuple[type[nn.Module], ...]] = {
+    "in_channels": (_CONVOLUTION,),
+    "out_channels": (_CONVOLUTION,),
+    "groups": (_CONVOLUTION,),
+    "num_features": (nn.modules.batchnorm._NormBase,),
+    "num_channels": (nn.GroupNorm,),
+    "num_groups": (nn.GroupNorm,),
+    "normalized_shape": (nn.LayerNorm, nn.RMSNorm),
+}
+
+
+def attribute_changes(
+    model: nn.Module, shapes: Mapping[str, Shape], sizes: Iterable[tuple[str, str, int]]
+) -> list[Change]:
+    """``(module, attribute, value)`` for every attribute that must change.
+
+    Args:
+        model: the dense model.
+        shapes: new shape of every parameter and buffer that changes, by name.
+        sizes: ``(module, attribute, kept size)`` as recorded calls saw them; ``normalized_shape[0]`` names a tuple entry.
+    """
+    wanted: dict[tuple[str, str], Any] = {}
+    for path, module in model.named_modules():
+        for kind, rule in _BY_SHAPE:
+            own = {n: shapes.get(f"{path}.{n}" if path else n, tuple(p.shape)) for n, p in _tensors(module).items()}
+            if isinstance(module, kind) and own:
+                wanted.update({(path, attribute): value for attribute, value in rule(own).items()})
+    for path, attribute, size in sizes:
+        match = _INDEXED.fullmatch(attribute)
+        base = match[1] if match else attribute
+        module = model.get_submodule(path)
+        if not isinstance(module, _BY_CALL.get(base, ())) or not hasattr(module, base):
+            continue
+        if match:
+            value = list(wanted.get((path, base), getattr(module, base)))
+            value[int(match[2])] = size
+            wanted[path, base] = tuple(value)
+        else:
+            wanted[path, base] = size
+    return [
+        (path, name, value)
+        for (path, name), value in wanted.items()
+        if getattr(model.get_submodule(path), name) != value
+    ]
+
+
+def _tensors(module: nn.Module) -> dict[str, Any]:
+    own = {**module._parameters, **module._buffers}
+    return {name: tensor for name, tensor in own.items() if tensor is not None}

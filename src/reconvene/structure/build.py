@@ -1,0 +1,164 @@
+"""From solved labels to groups: channels with the same signature of (parameter, dimension) form one group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reconvene.structure.capture import Recording
+from reconvene.structure.groups import Balance, Group, Slot
+from reconvene.structure.labels import Vector
+from reconvene.structure.rules.context import Context
+from reconvene.structure.solve import components
+
+
+def build_groups(
+    recording: Recording, context: Context, root: Vector
+) -> tuple[tuple[Group, ...], NDArray[np.int64], NDArray[np.int64]]:
+    """The prunable groups, and for every atom its group (-1: none) and its channel in that group."""
+    owned = np.zeros(len(root), dtype=np.bool_)
+    for _, _, atoms in parameter_atoms(recording, context):
+        owned[root[atoms]] = True
+    owned[0] = False
+    atom_group, atom_channel, sizes = _by_signature(context, root, owned)
+    slots: list[list[Slot]] = [[] for _ in sizes]
+    for name, dim, atoms in parameter_atoms(recording, context):
+        _add_slots(slots, name, dim, atom_group[atoms], atom_channel[atoms], sizes)
+    names = _unique_names([_name_of(recording, group_slots) for group_slots in slots])
+    groups = tuple(Group(n, s, tuple(g)) for n, s, g in zip(names, sizes, slots, strict=True))
+    return groups, atom_group, atom_channel
+
+
+def parameter_atoms(recording: Recording, context: Context) -> Iterator[tuple[str, int, Vector]]:
+    """``(parameter, dimension, atoms)`` for every labelled dimension of every parameter and buffer."""
+    for name, tensor in recording.parameters.items():
+        for number, dim in enumerate(context.tensors[id(tensor)]):
+            if dim and dim[0][1] is not None:
+                yield name, number, dim[0][1]
+
+
+def _by_signature(
+    context: Context, root: Vector, owned: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], list[int]]:
+    """Number the channels that share a signature, in order of their first atom.
+
+    The signature counts how often a channel stands in every labelled vector of the model, so all channels of a group fill
+    the same number of positions everywhere and sizes are exact in the number of kept channels.
+    """
+    random = np.random.default_rng(0)
+    signature = np.zeros(len(root), dtype=np.uint64)
+    for vector in _all_vectors(context):
+        np.add.at(signature, root[vector], random.integers(1, 2**63, dtype=np.uint64))
+    channels = np.flatnonzero(owned)
+    if not len(channels):
+        return np.full(len(root), -1, dtype=np.int64), np.zeros(len(root), dtype=np.int64), []
+    _, first, inverse = np.unique(signature[channels], return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    group_of_channel = rank[inverse.reshape(-1)]
+    sizes = np.bincount(group_of_channel)
+    order = np.argsort(group_of_channel, kind="stable")
+    position = np.empty(len(channels), dtype=np.int64)
+    position[order] = np.arange(len(channels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    by_root = np.full(len(root), -1, dtype=np.int64)
+    at_root = np.zeros(len(root), dtype=np.int64)
+    by_root[channels], at_root[channels] = group_of_channel, position
+    return by_root[root], at_root[root], [int(s) for s in sizes]
+
+
+def _all_vectors(context: Context) -> list[Vector]:
+    """Every labelled vector once, in a fixed order: dimensions of tensors, then pieces."""
+    seen: dict[int, Vector] = {}
+    for dims in context.tensors.values():
+        for dim in dims:
+            for _, labels in dim:
+                if labels is not None:
+                    seen.setdefault(id(labels), labels)
+    for pieces, _ in context.labels.pieces:
+        for piece in pieces:
+            seen.setdefault(id(piece), piece)
+    return list(seen.values())
+
+
+def _add_slots(
+    slots: list[list[Slot]],
+    name: str,
+    dim: int,
+    group: NDArray[np.int64],
+    channel: NDArray[np.int64],
+    sizes: list[int],
+) -> None:
+    for number in np.unique(group[group >= 0]):
+        where = np.flatnonzero(group == number)
+        where = where[np.argsort(channel[where], kind="stable")]
+        slots[number].append(Slot(name, dim, where.reshape(sizes[number], -1)))
+
+
+def _name_of(recording: Recording, slots: list[Slot]) -> str:
+    """The layer that produces the channels: the first weight touched in its output dimension, else the first slot."""
+    producers = [s for s in slots if s.dim == 0 and recording.parameters[s.parameter].ndim >= 2]
+    return (producers or slots)[0].parameter.rpartition(".")[0] or (producers or slots)[0].parameter
+
+
+def _unique_names(names: list[str]) -> list[str]:
+    seen: dict[str, int] = {}
+    out = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        out.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return out
+
+
+def build_balances(
+    context: Context, groups: tuple[Group, ...], atom_group: NDArray[np.int64]
+) -> tuple[Balance, ...]:
+    """Equal pieces as constraints on widths; pieces that always agree are left out."""
+    out: dict[object, Balance] = {}
+    for pieces, reason in context.labels.pieces:
+        counts: list[dict[int, int]] = []
+        fixed: list[int] = []
+        for piece in pieces:
+            numbers, amounts = np.unique(atom_group[piece], return_counts=True)
+            counts.append(
+                {int(n): int(a) // groups[n].width for n, a in zip(numbers, amounts, strict=True) if n >= 0}
+            )
+            fixed.append(int(amounts[numbers < 0].sum()))
+        if all(c == counts[0] for c in counts) and len(set(fixed)) == 1:
+            continue
+        key = (tuple(tuple(sorted(c.items())) for c in counts), tuple(fixed))
+        out.setdefault(key, Balance(tuple(counts), tuple(fixed), reason))
+    return tuple(out.values())
+
+
+def pinned_groups(recording: Recording, context: Context) -> tuple[Group, ...]:
+    """What can never leave, grouped like the rest, each with the call that pinned it.
+
+    Only dimensions that would be channels are listed: kernels and other sizes nobody expects to prune are left out.
+    """
+    labels = context.labels
+    pins = [(vector, reason) for vector, reason in labels.pins if reason]
+    free = components(labels.count, labels.unions, [])
+    silent = np.zeros(labels.count, dtype=np.bool_)
+    for vector, reason in labels.pins:
+        if not reason:
+            silent[free[vector]] = True
+    reasons = np.full(labels.count, -1, dtype=np.int64)
+    for number in range(len(pins) - 1, -1, -1):
+        reasons[free[pins[number][0]]] = number
+    owned = np.zeros(labels.count, dtype=np.bool_)
+    for _, _, atoms in parameter_atoms(recording, context):
+        owned[free[atoms]] = True
+    owned &= (reasons >= 0) & ~silent
+    owned[0] = False
+    atom_group, atom_channel, sizes = _by_signature(context, free, owned)
+    slots: list[list[Slot]] = [[] for _ in sizes]
+    why = [""] * len(sizes)
+    for name, dim, atoms in parameter_atoms(recording, context):
+        _add_slots(slots, name, dim, atom_group[atoms], atom_channel[atoms], sizes)
+        for number in np.unique(atom_group[atoms]):
+            if number >= 0 and not why[number]:
+                why[number] = pins[reasons[free[atoms[atom_group[atoms] == number][0]]]][1]
+    names = _unique_names([_name_of(recording, s) for s in slots])
+    return tuple(Group(n, s, tuple(g), w) for n, s, g, w in zip(names, sizes, slots, why, strict=True))

@@ -1,0 +1,302 @@
+"""One recorded run of a model: every ATen call, with the identity of the tensors it read and made.
+
+The run happens on the meta device: parameters and float buffers are swapped for meta twins (one twin per tensor, so that ties
+survive), so nothing is computed and nothing is allocated. Everything swapped is put back, whatever happens.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as module_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from reconvene.errors import ModelError
+from reconvene.structure.inputs import arguments, map_tensors, tensors_in
+
+_BATCH_NORMS = {torch.ops.aten.native_batch_norm.default, torch.ops.aten._native_batch_norm_legit_no_training.default}
+
+
+@dataclass(slots=True)
+class Op:
+    """One recorded ATen call. Tensors in ``args`` and ``kwargs`` are the recorded objects; ``outs`` keeps output order."""
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outs: tuple[Tensor | None, ...]
+    owner: str
+    training: bool = False
+
+    @property
+    def name(self) -> str:
+        """Overload name, such as ``aten.convolution.default``."""
+        return str(self.func)
+
+    @property
+    def site(self) -> str:
+        """Where a person finds this call: the operator and the layer that made it."""
+        return f"{self.name.removeprefix('aten.').split('.')[0]} in {self.owner or 'the model itself'}"
+
+
+@dataclass
+class Recording:
+    """The calls of one forward pass; tensors are kept alive so that identities stay unique."""
+
+    ops: list[Op] = field(default_factory=list)
+    parameters: dict[str, Tensor] = field(default_factory=dict)
+    """Twin of every parameter and buffer, by its first name in the model."""
+    aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """All names of a tensor that has more than one."""
+    inputs: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    device: str = "meta"
+
+
+def record(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    replace: Mapping[str, Tensor] | None = None,
+    attributes: Sequence[tuple[str, str, Any]] = (),
+    into: Recording | None = None,
+) -> Recording:
+    """Record one forward pass in eval mode, on meta where every op can run there, else on real tensors.
+
+    ``replace`` gives other shapes to parameters and buffers by name, ``attributes`` other values to module attributes
+    ``(module, attribute, value)``: both only while recording, so that a plan can be tried without building its model.
+    If some parameter was never read, a pass in train mode is recorded behind the first (auxiliary heads). ``into`` receives
+    the calls, so that a caller sees how far a failing trial came.
+
+    Raises:
+        ModelError: the model does not run on these inputs, or is of a kind that cannot be pruned.
+    """
+    refuse_unsupported(model)
+    try:
+        return _record_on(model, example_inputs, into or Recording(), replace, attributes)
+    except (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError) as on_meta:
+        if replace is not None:  # a trial of a plan: the caller wants to know where it broke
+            raise
+        try:
+            return _record_on(model, example_inputs, Recording(device="real"), replace, attributes)
+        except (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError) as error:
+            shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in tensors_in(example_inputs))
+            raise ModelError(
+                f"the model does not run on the example inputs ({shapes or 'no tensor'}): {error}. "
+                "Try: call model(example_inputs) yourself, and give inputs of the shape it expects."
+            ) from (on_meta if str(on_meta) == str(error) else error)
+
+
+def refuse_unsupported(model: nn.Module) -> None:
+    """Refuse models whose tensors or code cannot be changed: scripted, compiled, quantised, lazy, or non-finite weights."""
+    if isinstance(model, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
+        raise ModelError("the model is a TorchScript module, whose code cannot follow smaller tensors. Give the nn.Module.")
+    if isinstance(model, torch._dynamo.OptimizedModule):
+        raise ModelError("the model is compiled by torch.compile. Give the original module, and compile what comes out.")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ModelError(f"{name} is a TorchScript module, whose code cannot follow smaller tensors.")
+        if "quantized" in type(module).__module__:
+            raise ModelError(f"{name} is a quantised module ({type(module).__name__}). Prune first, then quantise.")
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedTensorMixin):
+            raise ModelError(f"{name} is not initialised yet (a lazy module). Run the model once, then prune it.")
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(self, recording: Recording, stack: list[str], twins: dict[int, Tensor], training: bool) -> None:
+        super().__init__()
+        self.recording, self.stack, self.twins, self.training = recording, stack, twins, training
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.recording.device == "meta":
+            args, kwargs = self._on_meta(args), self._on_meta(kwargs)
+        out = _neutral_batch_norm(func, args) if self.recording.device == "meta" else None
+        if out is None:
+            out = func(*args, **kwargs)
+        outs = (out,) if isinstance(out, Tensor) else tuple(out) if isinstance(out, (tuple, list)) else ()
+        tensors = tuple(o if isinstance(o, Tensor) else None for o in outs)
+        self.recording.ops.append(Op(func, tuple(args), kwargs, tensors, self.stack[-1], self.training))
+        return out
+
+    def _on_meta(self, values: Any) -> Any:
+        """Let tensors that code keeps outside parameters and buffers take part as meta twins."""
+        if isinstance(values, dict):
+            return {key: self._twin(value) for key, value in values.items()}
+        return [self._twin(value) for value in values]
+
+    def _twin(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            if value.is_meta or value.ndim == 0:
+                return value
+            twin = self.twins.get(id(value))
+            if twin is None:
+                twin = self.twins[id(value)] = value.to("meta")
+                self.twins[-id(value)] = value  # keeps the original alive, so its id stays its own
+            return twin
+        if isinstance(value, (list, tuple)) and any(isinstance(v, Tensor) for v in value):
+            return [self._twin(v) for v in value]
+        return value
+
+
+def _neutral_batch_norm(func: Any, args: Sequence[Any]) -> Any:
+    """Answer batch norm directly: its meta kernel is a decomposition that costs more than everything else together."""
+    if func not in _BATCH_NORMS:
+        return None
+    x = args[0]
+    empty = x.new_empty(0)
+    return torch.empty_like(x), empty, empty
+
+
+def _record_on(
+    model: nn.Module,
+    example_inputs: Any,
+    recording: Recording,
+    replace: Mapping[str, Tensor] | None,
+    attributes: Sequence[tuple[str, str, Any]],
+) -> Recording:
+    device = recording.device
+    with ExitStack() as restore:
+        restore.enter_context(_quiet_state(model))
+        swapped = restore.enter_context(_twins(model, recording, device, replace or {}))
+        restore.enter_context(_attributes(model, attributes))
+        stack = restore.enter_context(_module_stack(model))
+        if device == "meta":
+            example_inputs = map_tensors(lambda t: t.to("meta"), example_inputs)
+        recording.inputs = tensors_in(example_inputs)
+        _run(model, example_inputs, recording, stack, swapped, training=False)
+        if replace is None and device == "meta" and _untouched(recording):
+            _run_training(model, example_inputs, recording, stack, swapped)
+    return recording
+
+
+def _run(
+    model: nn.Module, inputs: Any, recording: Recording, stack: list[str], twins: dict[int, Tensor], *, training: bool
+) -> None:
+    model.train(training)
+    args, kwargs = arguments(inputs)
+    with torch.no_grad(), _Recorder(recording, stack, twins, training):
+        output = model(*args, **kwargs)
+    recording.outputs += tensors_in(output)
+
+
+def _run_training(
+    model: nn.Module, inputs: Any, recording: Recording, stack: list[str], twins: dict[int, Tensor]
+) -> None:
+    """Record what only training reads (auxiliary heads); a model that cannot train on these inputs is left as seen."""
+    before = len(recording.ops), len(recording.outputs)
+    try:
+        _run(model, inputs, recording, stack, twins, training=True)
+    except (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError):
+        # A batch of one under batch norm, say. What was not read stays pinned, which is safe.
+        del recording.ops[before[0] :], recording.outputs[before[1] :]
+
+
+def _untouched(recording: Recording) -> bool:
+    read = {id(t) for op in recording.ops for t in tensors_in((op.args, op.kwargs))}
+    return any(id(t) not in read for t in recording.parameters.values() if t.is_floating_point() and t.ndim)
+
+
+@contextmanager
+def _quiet_state(model: nn.Module) -> Iterator[None]:
+    """Restore train/eval mode per module, the RNG, the garbage collector and the attention fast path."""
+    modes = [(module, module.training) for module in model.modules()]
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    collecting = gc.isenabled()
+    gc.disable()  # thousands of small objects are made and none is garbage: collecting costs half the time
+    torch.backends.mha.set_fastpath_enabled(False)
+    rng = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(rng)
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        if collecting:
+            gc.enable()
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def _twins(
+    model: nn.Module, recording: Recording, device: str, replace: Mapping[str, Tensor]
+) -> Iterator[dict[int, Tensor]]:
+    """Swap parameters and buffers for twins while recording; ``recording.parameters`` learns their names."""
+    undo: list[Callable[[], None]] = []
+    twins: dict[int, Tensor] = {}
+    by_identity: dict[int, tuple[str, Tensor]] = {}
+    try:
+        for prefix, module in model.named_modules():
+            for store in (module._parameters, module._buffers):
+                for key, tensor in store.items():
+                    if tensor is None:
+                        continue
+                    name = f"{prefix}.{key}" if prefix else key
+                    first, twin = by_identity.get(id(tensor), (name, None))
+                    if twin is None:
+                        twin = _twin_of(tensor, device, replace.get(name))
+                        by_identity[id(tensor)] = (name, twin)
+                        recording.parameters[name] = twin
+                    else:
+                        recording.aliases[first] = (*recording.aliases.get(first, (first,)), name)
+                    undo.append(lambda s=store, k=key, t=tensor: s.__setitem__(k, t))  # type: ignore[misc]
+                    store[key] = twin  # type: ignore[index]
+            if isinstance(module, nn.RNNBase):
+                undo.append(lambda m=module, w=module._flat_weights: setattr(m, "_flat_weights", w))  # type: ignore[misc]
+                module._flat_weights = [getattr(module, n, None) for n in module._flat_weights_names]
+        yield twins
+    finally:
+        for step in reversed(undo):
+            step()
+
+
+def _twin_of(tensor: Tensor, device: str, other: Tensor | None) -> Tensor:
+    if device == "real":
+        # Buffers are copied so that a forward pass may update them; parameters are only read.
+        return tensor if isinstance(tensor, nn.Parameter) else tensor.clone()
+    if not tensor.is_floating_point():  # indices and counters keep their values: code may read them
+        return other if other is not None else tensor.detach().clone()
+    twin = torch.empty_like(tensor if other is None else other, device="meta", requires_grad=False)
+    return nn.Parameter(twin, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
+
+
+@contextmanager
+def _attributes(model: nn.Module, attributes: Sequence[tuple[str, str, Any]]) -> Iterator[None]:
+    undo = []
+    try:
+        for path, attribute, value in attributes:
+            module = model.get_submodule(path)
+            undo.append((module, attribute, getattr(module, attribute)))
+            setattr(module, attribute, value)
+        yield
+    finally:
+        for module, attribute, value in reversed(undo):
+            setattr(module, attribute, value)
+
+
+@contextmanager
+def _module_stack(model: nn.Module) -> Iterator[list[str]]:
+    """A stack of module paths, so that every call knows its layer."""
+    paths = {id(module): name for name, module in model.named_modules()}
+    stack = [""]
+
+    def enter(module: nn.Module, _: Any) -> None:
+        stack.append(paths.get(id(module), stack[-1]))
+
+    def leave(module: nn.Module, _: Any, __: Any) -> None:
+        stack.pop()
+
+    first = module_hooks.register_module_forward_pre_hook(enter)
+    second = module_hooks.register_module_forward_hook(leave)
+    try:
+        yield stack
+    finally:
+        first.remove()
+        second.remove()

@@ -1,0 +1,59 @@
+"""Sizes of the smaller model: of one choice of channels, and as functions of widths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reconvene.errors import StructureError
+from reconvene.structure.groups import Balance
+from reconvene.structure.labels import Dim
+
+Widths = NDArray[np.int64]
+
+
+def kept_size(dim: Dim, kept: NDArray[np.bool_]) -> int:
+    """Size of a dimension when only these atoms stay."""
+    return prod(size if labels is None else int(kept[labels].sum()) for size, labels in dim)
+
+
+def kept_positions(dim: Dim, kept: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Which positions of a dimension stay, ascending."""
+    flags = np.ones(1, dtype=np.bool_)
+    for size, labels in dim:
+        mine = np.ones(size, dtype=np.bool_) if labels is None else kept[labels]
+        flags = np.logical_and.outer(flags, mine).reshape(-1)
+    return np.flatnonzero(flags)
+
+
+def settle(balances: Sequence[Balance], widths: Widths, dense: Widths) -> Widths:
+    """The widths, raised where pieces that must stay equal are not. Dense widths always satisfy every balance."""
+    widths = widths.copy()
+    for _ in range(int(dense.sum()) + 1):
+        short = _first_short(balances, widths)
+        if short is None:
+            return widths
+        piece, missing = short
+        # The group that overshoots least; among those the narrowest part of its dense width.
+        room = [g for g in piece if widths[g] < dense[g]]
+        if not room:
+            raise StructureError("pieces that must stay equal cannot be made equal")
+        best = min(room, key=lambda g: (max(piece[g] - missing, 0), widths[g] / dense[g], g))
+        widths[best] += max(1, min(missing // piece[best], int(dense[best] - widths[best])))
+    raise StructureError("pieces that must stay equal cannot be made equal")
+
+
+def _first_short(balances: Sequence[Balance], widths: Widths) -> tuple[dict[int, int], int] | None:
+    for balance in balances:
+        counts = [
+            fixed + sum(n * int(widths[g]) for g, n in piece.items())
+            for piece, fixed in zip(balance.pieces, balance.fixed, strict=True)
+        ]
+        most = max(counts)
+        for piece, count in zip(balance.pieces, counts, strict=True):
+            if count < most:
+                return piece, most - count
+    return None

@@ -1,0 +1,53 @@
+"""How a model is called with what the user gives as example inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+
+def call(model: nn.Module, example_inputs: Any) -> Any:
+    """Call ``model`` with ``example_inputs``: one tensor, a tuple or list of positional, or a mapping of keyword arguments."""
+    args, kwargs = arguments(example_inputs)
+    return model(*args, **kwargs)
+
+
+def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Split example inputs into positional and keyword arguments."""
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, (tuple, list)):
+        return tuple(example_inputs), {}
+    return (example_inputs,), {}
+
+
+def map_tensors(change: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """Copy a nest of containers with every tensor changed."""
+    return pytree.tree_map_only(Tensor, change, tree)
+
+
+def tensors_in(tree: Any) -> list[Tensor]:
+    """Every tensor in a nest of containers, dataclasses and objects with attributes (model outputs of any library)."""
+    found: list[Tensor] = []
+    _collect(tree, found, depth=0)
+    return found
+
+
+def _collect(value: Any, found: list[Tensor], *, depth: int) -> None:
+    if isinstance(value, Tensor):
+        found.append(value)
+    elif depth > 8:
+        return
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            _collect(item, found, depth=depth + 1)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            _collect(item, found, depth=depth + 1)
+    elif hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module, torch.dtype)):
+        for item in vars(value).values():
+            _collect(item, found, depth=depth + 1)

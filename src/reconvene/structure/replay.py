@@ -1,0 +1,106 @@
+"""Replay: record a smaller model on meta and hold every call and shape against what the labels predict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reconvene.errors import StructureError
+from reconvene.structure.analysis import Keep, Structure, assemble
+from reconvene.structure.attributes import Change, attribute_changes
+from reconvene.structure.capture import Op, Recording, record
+from reconvene.structure.extents import kept_size, settle
+from reconvene.structure.inputs import tensors_in
+
+
+def prove_by_trial(model: nn.Module, example_inputs: Any, structure: Structure) -> Structure:
+    """Try every group at half width; pin what disagrees and solve again until nothing does."""
+    for _ in range(len(structure.recording.ops) + 1):
+        if not structure.prunable:
+            return structure
+        widths = settle(structure.balances, np.maximum(1, (structure.widths + 1) // 2), structure.widths)
+        keep = [np.arange(width, dtype=np.int64) for width in widths]
+        failure = replay(model, example_inputs, structure, keep)
+        if failure is None:
+            return structure
+        structure = _pin_site(structure, *failure)
+    raise StructureError("the trial run never agreed with the labels; please report this model")
+
+
+def replay(model: nn.Module, example_inputs: Any, structure: Structure, keep: Keep) -> tuple[int, str] | None:
+    """Run the shrunk model on meta; ``None`` if all is as predicted, else the number of the first call that is not, and why."""
+    kept = structure.kept_atoms(keep)
+    replace, attributes = shrunk_twins(model, structure, keep)
+    seen = Recording()
+    broke = ""
+    try:
+        record(model, example_inputs, replace=replace, attributes=attributes, into=seen)
+    except (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        broke = str(error).strip().split("\n")[0] or type(error).__name__
+    expected = structure.eval_ops()
+    for number, (want, got) in enumerate(zip(expected, seen.ops, strict=False)):
+        if want.func is not got.func:
+            return number, f"the smaller model calls {got.name} instead"
+        for out, made in zip(want.outs, got.outs, strict=True):
+            if out is not None and made is not None:
+                shape = tuple(kept_size(dim, kept) for dim in structure.context.dims(out))
+                if shape != tuple(made.shape) and made.numel():
+                    return number, f"the smaller model makes {tuple(made.shape)} instead of {shape}"
+    if broke or len(seen.ops) != len(expected):
+        return min(len(seen.ops), len(expected) - 1), broke or "the smaller model makes fewer or more calls"
+    return None
+
+
+def shrunk_twins(model: nn.Module, structure: Structure, keep: Keep) -> tuple[dict[str, Tensor], list[Change]]:
+    """Meta tensors of the shrunk shapes by name, and the attributes that follow them."""
+    kept = structure.kept_atoms(keep)
+    shapes = shrunk_shapes(structure, keep)
+    replace = {
+        name: torch.empty(shape, dtype=structure.recording.parameters[name].dtype, device="meta")
+        for name, shape in shapes.items()
+    }
+    return replace, attribute_changes(model, _all_names(structure, shapes), _sizes(structure, kept))
+
+
+def _sizes(structure: Structure, kept: Any) -> list[tuple[str, str, int]]:
+    return [(path, name, kept_size(dim, kept)) for path, name, dim in structure.context.attributes]
+
+
+def shrunk_shapes(structure: Structure, keep: Keep) -> dict[str, tuple[int, ...]]:
+    """New shape of every parameter and buffer that changes, by its first name."""
+    kept = structure.kept_atoms(keep)
+    out = {}
+    for name, tensor in structure.recording.parameters.items():
+        shape = tuple(kept_size(dim, kept) for dim in structure.context.tensors[id(tensor)])
+        if shape != tuple(tensor.shape):
+            out[name] = shape
+    return out
+
+
+def _all_names(structure: Structure, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """The same shapes under every name a tied tensor has."""
+    return {n: s for name, s in shapes.items() for n in structure.recording.aliases.get(name, (name,))}
+
+
+def _pin_site(structure: Structure, number: int, why: str) -> Structure:
+    """Pin what the disagreeing call touches; if that is pinned already, what the calls before it touch."""
+    context = structure.context
+    ops = structure.eval_ops()
+    for back in range(number, -1, -1):
+        dims = [d for t in _touched(ops[back]) for d in context.dims(t)]
+        if any(labels is not None and structure.root[labels].any() for d in dims for _, labels in d):
+            reason = f"{ops[number].site} does not follow smaller sizes ({why})"
+            for dim in dims:
+                context.labels.pin(dim, reason)
+            return assemble(structure.recording, context, [*structure.repairs, reason])
+    for vector in [group_atoms for group_atoms in (np.flatnonzero(structure.atom_group >= 0),)]:
+        context.labels.pins.append((vector, f"the forward pass does not follow smaller sizes ({why})"))
+    return assemble(structure.recording, context, [*structure.repairs, f"everything is pinned: {why}"])
+
+
+def _touched(op: Op) -> list[Tensor]:
+    return [*tensors_in((op.args, op.kwargs)), *(out for out in op.outs if out is not None)]

@@ -1,0 +1,82 @@
+"""What a rule works with: the labels of every tensor, and notes for the steps that follow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from reconvene.structure.capture import Op
+from reconvene.structure.labels import Dim, Labels, rigid
+
+Rule = Callable[["Context", Op], None]
+
+
+@dataclass
+class Context:
+    """Labels of tensors while the recorded calls are read in order."""
+
+    labels: Labels = field(default_factory=Labels)
+    tensors: dict[int, list[Dim]] = field(default_factory=dict)
+    attributes: list[tuple[str, str, Dim]] = field(default_factory=list)
+    """``(module, attribute, dim)``: the attribute must become the kept size of the dimension."""
+    restricted: list[int] = field(default_factory=list)
+    """Calls whose value depends on how many channels there are: the silenced reference computes them on kept ones only."""
+    products: list[tuple[int, list[Dim]]] = field(default_factory=list)
+    """``(call, dims)``: the call costs the product of these sizes in multiply-accumulates."""
+    unknown: list[str] = field(default_factory=list)
+    weights: set[int] = field(default_factory=set)
+    """Tensors that are parameters or views of parameters."""
+    index: int = 0
+
+    def dims(self, tensor: Tensor) -> list[Dim]:
+        """The dimensions of a tensor; one that no recorded call made is fixed."""
+        known = self.tensors.get(id(tensor))
+        return known if known is not None else [rigid(size) for size in tensor.shape]
+
+    def set(self, tensor: Tensor | None, dims: Sequence[Dim]) -> None:
+        """Give an output its dimensions (an in-place result keeps the ones it has)."""
+        if tensor is not None:
+            self.tensors.setdefault(id(tensor), list(dims))
+
+    def set_like(self, op: Op, source: Tensor) -> None:
+        """Every output of the same rank as ``source`` has its dimensions; other outputs are fixed."""
+        dims = self.dims(source)
+        for out in op.outs:
+            if out is not None:
+                self.set(out, dims if out.ndim == len(dims) else [rigid(s) for s in out.shape])
+
+    def pin(self, op: Op, *dims: Dim, why: str = "") -> None:
+        """Pin dimensions because of this call."""
+        for dim in dims:
+            self.labels.pin(dim, why or f"{op.site} needs all of it")
+
+    def restrict(self) -> None:
+        """Note that the current call's value depends on how many channels there are."""
+        self.restricted.append(self.index)
+
+    def attribute(self, op: Op, name: str, dim: Dim) -> None:
+        """Note that an attribute of the layer that made this call is the size of a dimension."""
+        self.attributes.append((op.owner, name, dim))
+
+
+def arg(op: Op, position: int, name: str, default: Any = None) -> Any:
+    """An argument of a call, whether given by position or by name."""
+    if position < len(op.args):
+        return op.args[position]
+    return op.kwargs.get(name, default)
+
+
+def axis_of(value: int, ndim: int) -> int:
+    """A dimension number counted from the front."""
+    return value + ndim if value < 0 else value
+
+
+def axes_of(value: Any, ndim: int) -> list[int]:
+    """Dimension numbers counted from the front; none given means all."""
+    if value is None or (isinstance(value, (list, tuple)) and not value):
+        return list(range(ndim))
+    values = [value] if isinstance(value, int) else value
+    return sorted(axis_of(v, ndim) for v in values)

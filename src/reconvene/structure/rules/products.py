@@ -1,0 +1,153 @@
+"""Convolutions and matrix products: the contraction couples producer and consumer."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from reconvene.structure.capture import Op
+from reconvene.structure.labels import Dim, is_labelled, rigid
+from reconvene.structure.rules.context import Context, Rule, arg
+
+
+def convolution(ctx: Context, op: Op) -> None:
+    """Input channels meet the weight; grouped ones through the split of both sides (depthwise falls out)."""
+    x, weight = op.args[0], op.args[1]
+    bias = arg(op, 2, "bias")
+    transposed, groups = bool(arg(op, 6, "transposed", False)), int(arg(op, 8, "groups", 1))
+    dims, w = ctx.dims(x), ctx.dims(weight)
+    ctx.pin(op, *w[2:], why="")
+    ctx.pin(op, *dims[2:], why=f"{op.site} slides over it")
+    reason = f"{op.site} reads a fixed input"
+    if transposed:
+        w_in, w_out = w[0], w[1]
+        out_channels = w_out if groups == 1 else _transposed_grouped(ctx, op, dims[1], weight, groups)
+        if groups == 1:
+            ctx.labels.unify(dims[1], w_in, reason)
+    else:
+        w_in, out_channels = w[1], w[0]
+        if groups == 1:
+            ctx.labels.unify(dims[1], w_in, reason)
+        else:
+            _grouped(ctx, op, dims[1], weight, groups)
+    if isinstance(bias, Tensor):
+        ctx.labels.unify(out_channels, ctx.dims(bias)[0], reason)
+    ctx.attribute(op, "in_channels", dims[1])
+    ctx.attribute(op, "out_channels", out_channels)
+    out = op.outs[0]
+    assert out is not None
+    ctx.set(out, [dims[0], out_channels, *(rigid(size) for size in out.shape[2:])])
+    spread = [rigid(s) for s in (x.shape[2:] if transposed else out.shape[2:])]
+    kernel = [rigid(s) for s in weight.shape[2:]]
+    other = w_in if not transposed else dims[1]
+    ctx.products.append((ctx.index, [dims[0], w[1] if transposed else out_channels, other, *spread, *kernel]))
+
+
+def _grouped(ctx: Context, op: Op, channels: Dim, weight: Tensor, groups: int) -> None:
+    """Input ``(g, i)``, weight ``(g, o), i``: the group axis is shared, the inner axes are each their own."""
+    labels, reason = ctx.labels, f"{op.site} has fixed groups"
+    w_out, w_in = ctx.dims(weight)[:2]
+    outer, inner = labels.regroup([channels], [groups, weight.shape[1]], reason)
+    w_outer, _ = labels.regroup([w_out], [groups, weight.shape[0] // groups], reason)
+    labels.unify(outer, w_outer, reason)
+    labels.unify(inner, w_in, reason)
+    ctx.attribute(op, "groups", outer)
+
+
+def _transposed_grouped(ctx: Context, op: Op, channels: Dim, weight: Tensor, groups: int) -> Dim:
+    """Weight ``(g, i), o``: the output has the channels ``(g, o)``."""
+    labels, reason = ctx.labels, f"{op.site} has fixed groups"
+    w_in, w_out = ctx.dims(weight)[:2]
+    labels.unify(channels, w_in, reason)
+    outer, _ = labels.regroup([w_in], [groups, weight.shape[0] // groups], reason)
+    ctx.attribute(op, "groups", outer)
+    return (*outer, *w_out)
+
+
+def matrix_product(ctx: Context, op: Op) -> None:
+    """``[..., m, k] @ [..., k, n]``: the contracted dimension is one, leading dimensions are one."""
+    _product(ctx, op, op.args[0], op.args[1])
+
+
+def added_product(ctx: Context, op: Op) -> None:
+    """``bias + a @ b``."""
+    out = _product(ctx, op, op.args[1], op.args[2])
+    bias = ctx.dims(op.args[0])
+    for mine, other in zip(out[::-1], bias[::-1], strict=False):
+        ctx.labels.unify(mine, other, f"{op.site} reads a fixed input")
+
+
+def _product(ctx: Context, op: Op, a: Tensor, b: Tensor) -> list[Dim]:
+    first, second = ctx.dims(a), ctx.dims(b)
+    contracted = second[-2] if b.ndim > 1 else second[-1]
+    reason = f"{op.site} reads a fixed input"
+    ctx.labels.unify(first[-1], contracted, reason)
+    for one, other in zip(first[:-2], second[:-2], strict=False):
+        ctx.labels.unify(one, other, reason)
+        for _, labels in (*one, *other):
+            if labels is not None:
+                ctx.labels.heads.append(labels)
+    batch = [one if is_labelled(one) else other for one, other in zip(first[:-2], second[:-2], strict=False)]
+    rows = [first[-2]] if a.ndim > 1 else []
+    columns = [second[-1]] if b.ndim > 1 else []
+    out = [*batch, *rows, *columns]
+    ctx.set(op.outs[0], out)
+    ctx.products.append((ctx.index, [*out, contracted]))
+    if not ctx.weights & {id(a), id(b)} and (is_labelled(first[-1]) or is_labelled(contracted)):
+        ctx.restrict()  # two activations: a removed channel may carry a constant instead of zero
+    return out
+
+
+def linear(ctx: Context, op: Op) -> None:
+    """``x @ weight.T + bias`` as one call."""
+    x, weight = op.args[0], op.args[1]
+    bias = arg(op, 2, "bias")
+    dims, w = ctx.dims(x), ctx.dims(weight)
+    reason = f"{op.site} reads a fixed input"
+    ctx.labels.unify(dims[-1], w[1], reason)
+    if isinstance(bias, Tensor):
+        ctx.labels.unify(w[0], ctx.dims(bias)[0], reason)
+    out = [*dims[:-1], w[0]]
+    ctx.set(op.outs[0], out)
+    ctx.products.append((ctx.index, [*out, w[1]]))
+
+
+def attention(ctx: Context, op: Op) -> None:
+    """Fused scaled dot product attention: batch and heads are shared, query and key contract, value gives the width."""
+    q, k, v = (ctx.dims(t) for t in op.args[:3])
+    reason = f"{op.site} reads a fixed input"
+    for query, key, value in zip(q[:-2], k[:-2], v[:-2], strict=True):
+        ctx.labels.unify(query, key, reason)
+        ctx.labels.unify(query, value, reason)
+        ctx.labels.heads += [labels for _, labels in query if labels is not None]
+    ctx.labels.unify(q[-1], k[-1], reason)
+    ctx.labels.unify(k[-2], v[-2], reason)
+    ctx.pin(op, k[-2])
+    # The scale is the head width to the power of minus one half, so the head width decides every value.
+    ctx.restrict()
+    ctx.pin(op, q[-1], why=f"{op.site} scales by the head width")
+    out = [*q[:-1], v[-1]]
+    ctx.set(op.outs[0], out)
+    for extra in op.outs[1:]:
+        if extra is not None:
+            ctx.set(extra, [rigid(s) for s in extra.shape])
+    ctx.products.append((ctx.index, [*q[:-1], q[-1], k[-2]]))
+    ctx.products.append((ctx.index, [*out, k[-2]]))
+
+
+RULES: dict[str, Rule] = {
+    "convolution": convolution,
+    "convolution_overrideable": convolution,
+    "mm": matrix_product,
+    "bmm": matrix_product,
+    "mv": matrix_product,
+    "dot": matrix_product,
+    "matmul": matrix_product,
+    "addmm": added_product,
+    "baddbmm": added_product,
+    "linear": linear,
+    "_scaled_dot_product_flash_attention_for_cpu": attention,
+    "_scaled_dot_product_flash_attention": attention,
+    "_scaled_dot_product_efficient_attention": attention,
+    "_scaled_dot_product_fused_attention_overrideable": attention,
+    "scaled_dot_product_attention": attention,
+}

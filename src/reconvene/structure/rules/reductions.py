@@ -1,0 +1,139 @@
+"""Calls whose value at one position depends on others: norms, means, softmax, sorting."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from reconvene.structure.capture import Op
+from reconvene.structure.labels import Dim, is_labelled, rigid
+from reconvene.structure.rules.context import Context, Rule, arg, axes_of, axis_of
+
+
+def batch_norm(ctx: Context, op: Op) -> None:
+    """Affine parameters and statistics belong to the channels; each channel stands alone."""
+    dims = ctx.dims(op.args[0])
+    channels = dims[1]
+    for other in op.args[1:5]:
+        if isinstance(other, Tensor) and other.ndim == 1 and other.shape[0] == op.args[0].shape[1]:
+            ctx.labels.unify(channels, ctx.dims(other)[0], f"{op.site} has fixed statistics")
+    ctx.attribute(op, "num_features", channels)
+    ctx.set_like(op, op.args[0])
+
+
+def layer_norm(ctx: Context, op: Op) -> None:
+    """The normalised dimensions meet the affine parameters; the statistics depend on how many channels there are."""
+    x, shape = op.args[0], op.args[1]
+    dims = ctx.dims(x)
+    normalised = dims[len(dims) - len(shape) :]
+    for other in op.args[2:4]:
+        if isinstance(other, Tensor):
+            for mine, its in zip(normalised, ctx.dims(other), strict=True):
+                ctx.labels.unify(mine, its, f"{op.site} has fixed affine parameters")
+    if any(is_labelled(dim) for dim in normalised):
+        ctx.restrict()
+    for position, dim in enumerate(normalised):
+        ctx.attribute(op, f"normalized_shape[{position}]", dim)
+    ctx.set_like(op, x)
+
+
+def group_norm(ctx: Context, op: Op) -> None:
+    """Channels split into (groups, inner): the statistics run over the inner axis."""
+    x, weight, bias = op.args[0], arg(op, 1, "weight"), arg(op, 2, "bias")
+    channels, groups = op.args[4], op.args[6]
+    dims = ctx.dims(x)
+    reason = f"{op.site} has fixed groups"
+    outer, _ = ctx.labels.regroup([dims[1]], [groups, channels // groups], reason)
+    for other in (weight, bias):
+        if isinstance(other, Tensor):
+            ctx.labels.unify(dims[1], ctx.dims(other)[0], reason)
+    ctx.restrict()
+    ctx.attribute(op, "num_channels", dims[1])
+    ctx.attribute(op, "num_groups", outer)
+    ctx.set_like(op, x)
+
+
+def reduce(ctx: Context, op: Op) -> None:
+    """Mean, sum, norm, maximum over dimensions: what is reduced disappears, what stays passes."""
+    x = op.args[0]
+    dims = ctx.dims(x)
+    axes = axes_of(_reduced(op), x.ndim)
+    if any(is_labelled(dims[a]) for a in axes):
+        ctx.restrict()
+    for out in op.outs:
+        if out is None:
+            continue
+        if out.ndim == x.ndim:
+            ctx.set(out, [() if a in axes else dim for a, dim in enumerate(dims)])
+        else:
+            ctx.set(out, [dim for a, dim in enumerate(dims) if a not in axes])
+
+
+def _reduced(op: Op) -> object:
+    if op.name.endswith((".default", ".dtype", ".correction_names")) and not op.name.startswith(
+        ("aten.linalg_vector_norm", "aten.amax", "aten.amin", "aten.logsumexp")
+    ):
+        return None
+    if "norm" in op.name:
+        return arg(op, 2, "dim")
+    return arg(op, 1, "dim")
+
+
+def whole_axis(ctx: Context, op: Op) -> None:
+    """Softmax, cumulative sums, sorting, rolling: each position of the axis needs all others."""
+    x = op.args[0]
+    dims = list(ctx.dims(x))
+    axis_argument = 2 if op.name.startswith(("aten.topk", "aten.roll", "aten.kthvalue")) else 1
+    default = None if op.name.startswith(("aten.roll", "aten.flip", "aten.arg")) else -1
+    axes = axes_of(arg(op, axis_argument, "dims" if "roll" in op.name else "dim", default), x.ndim)
+    for a in axes:
+        ctx.pin(op, dims[a])
+        dims[a] = rigid(x.shape[a])
+    for out in op.outs:
+        if out is None:
+            continue
+        if out.ndim == x.ndim:
+            ctx.set(out, [rigid(s) if a in axes else d for a, (s, d) in enumerate(zip(out.shape, dims, strict=True))])
+        else:
+            ctx.set(out, [d for a, d in enumerate(dims) if a not in axes])
+
+
+def triangle(ctx: Context, op: Op) -> None:
+    """Masks over the last two dimensions depend on the position."""
+    dims = list(ctx.dims(op.args[0]))
+    ctx.pin(op, *dims[-2:])
+    ctx.set(op.outs[0], [*dims[:-2], *(rigid(s) for s in op.args[0].shape[-2:])])
+
+
+def glu(ctx: Context, op: Op) -> None:
+    """The first half is gated by the second: both lose the same channels."""
+    x = op.args[0]
+    dims: list[Dim] = list(ctx.dims(x))
+    axis = axis_of(arg(op, 1, "dim", -1), x.ndim)
+    whole = ctx.labels.flat(dims[axis], op.site)
+    half = x.shape[axis] // 2
+    if whole is not None:
+        ctx.labels.unions.append((whole[:half], whole[half:]))
+    dims[axis] = rigid(half) if whole is None else ((half, whole[:half]),)
+    ctx.set(op.outs[0], dims)
+
+
+_REDUCE = (
+    "mean sum amax amin prod var std var_mean std_mean linalg_vector_norm norm logsumexp any all max min nansum median "
+    "nanmean count_nonzero"
+)
+_WHOLE = "_softmax _log_softmax _safe_softmax softmax cumsum cumprod sort topk flip roll argmax argmin argsort kthvalue"
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(_REDUCE.split(), reduce),
+    **dict.fromkeys(_WHOLE.split(), whole_axis),
+    "native_batch_norm": batch_norm,
+    "_native_batch_norm_legit": batch_norm,
+    "_native_batch_norm_legit_no_training": batch_norm,
+    "cudnn_batch_norm": batch_norm,
+    "native_layer_norm": layer_norm,
+    "_fused_rms_norm": layer_norm,
+    "native_group_norm": group_norm,
+    "tril": triangle,
+    "triu": triangle,
+    "glu": glu,
+}

@@ -1,0 +1,297 @@
+"""Calls that move, cut and join positions without computing."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+from torch import Tensor
+
+from reconvene.structure.capture import Op
+from reconvene.structure.labels import Dim, Vector, is_labelled, rigid
+from reconvene.structure.rules.context import Context, Rule, arg, axes_of, axis_of
+
+
+def view(ctx: Context, op: Op) -> None:
+    """The same positions under another shape."""
+    out = op.outs[0]
+    assert out is not None
+    ctx.set(out, ctx.labels.regroup(ctx.dims(op.args[0]), list(out.shape), f"{op.site} views it in another shape"))
+    _same_source(ctx, op)
+
+
+def _same_source(ctx: Context, op: Op) -> None:
+    if id(op.args[0]) in ctx.weights:
+        ctx.weights.update(id(out) for out in op.outs)
+
+
+def permute(ctx: Context, op: Op) -> None:
+    """``permute``, ``transpose``, ``t``, ``unsqueeze``, ``squeeze``: dimensions change places."""
+    x = op.args[0]
+    dims = list(ctx.dims(x))
+    name = op.func.overloadpacket.__name__.removesuffix("_")
+    if name == "permute":
+        dims = [dims[axis_of(a, x.ndim)] for a in op.args[1]]
+    elif name in ("transpose", "t") and x.ndim > 1:
+        first, second = (0, 1) if name == "t" else (axis_of(a, x.ndim) for a in op.args[1:3])
+        dims[first], dims[second] = dims[second], dims[first]
+    elif name == "unsqueeze":
+        dims.insert(axis_of(op.args[1], x.ndim + 1), ())
+    elif name == "squeeze":
+        axes = axes_of(arg(op, 1, "dim"), x.ndim)
+        dims = [dim for a, dim in enumerate(dims) if not (a in axes and x.shape[a] == 1)]
+    out = op.outs[0]
+    assert out is not None
+    # An in-place transpose renames the dimensions of the tensor itself.
+    ctx.tensors[id(out)] = dims
+    _same_source(ctx, op)
+
+
+def expand(ctx: Context, op: Op) -> None:
+    """A repeated dimension has equal values everywhere: any index of it can go."""
+    x, out = op.args[0], op.outs[0]
+    assert out is not None
+    new = out.ndim - x.ndim
+    dims = ctx.dims(x)
+    ctx.set(
+        out,
+        [
+            dims[a - new] if a >= new and x.shape[a - new] == size else ctx.labels.fresh_dim(size)
+            for a, size in enumerate(out.shape)
+        ],
+    )
+
+
+def repeat(ctx: Context, op: Op) -> None:
+    """Whole copies one behind the other: the copies are an outer fixed factor."""
+    x, counts = op.args[0], op.args[1]
+    dims = [()] * (len(counts) - x.ndim) + list(ctx.dims(x))
+    ctx.set(op.outs[0], [(*rigid(count), *dim) for count, dim in zip(counts, dims, strict=True)])
+
+
+def concatenate(ctx: Context, op: Op) -> None:
+    """Labels one behind the other; the other dimensions are the same in all."""
+    parts = [t for t in op.args[0] if t.ndim and t.numel()]
+    axis = axis_of(arg(op, 1, "dim", 0), parts[0].ndim)
+    known = [ctx.dims(t) for t in parts]
+    dims = list(known[0])
+    for other in known[1:]:
+        for a, (mine, its) in enumerate(zip(dims, other, strict=True)):
+            if a != axis:
+                ctx.labels.unify(mine, its, f"{op.site} joins it with a fixed size")
+    dims[axis] = _joined(ctx, op, [d[axis] for d in known], [t.shape[axis] for t in parts])
+    ctx.set(op.outs[0], dims)
+
+
+def _joined(ctx: Context, op: Op, pieces: list[Dim], sizes: list[int]) -> Dim:
+    if not any(is_labelled(piece) for piece in pieces):
+        return rigid(sum(sizes))
+    vectors = [ctx.labels.flat(piece, op.site) for piece in pieces]
+    if all(vector is None for vector in vectors):
+        return rigid(sum(sizes))
+    whole = [np.zeros(s, dtype=np.int64) if v is None else v for v, s in zip(vectors, sizes, strict=True)]
+    return ((sum(sizes), np.concatenate(whole)),)
+
+
+def stack(ctx: Context, op: Op) -> None:
+    """A new fixed dimension; the others are the same in all."""
+    parts = op.args[0]
+    dims = list(ctx.dims(parts[0]))
+    for other in parts[1:]:
+        for mine, its in zip(dims, ctx.dims(other), strict=True):
+            ctx.labels.unify(mine, its, f"{op.site} joins it with a fixed size")
+    axis = axis_of(arg(op, 1, "dim", 0), len(dims) + 1)
+    ctx.set(op.outs[0], [*dims[:axis], rigid(len(parts)), *dims[axis:]])
+
+
+def split(ctx: Context, op: Op) -> None:
+    """Pieces take their share of the labels; equal pieces must stay equal, unequal ones stay whole."""
+    x = op.args[0]
+    axis = axis_of(arg(op, 2, "dim", 0), x.ndim)
+    dims = ctx.dims(x)
+    sizes = [out.shape[axis] for out in op.outs if out is not None]
+    vectors = _cut(ctx, op, dims[axis], sizes)
+    for out, size, vector in zip(op.outs, sizes, vectors, strict=True):
+        piece = rigid(size) if vector is None or size == 1 else ((size, vector),)
+        ctx.set(out, [*dims[:axis], piece, *dims[axis + 1 :]])
+
+
+def _cut(ctx: Context, op: Op, dim: Dim, sizes: list[int]) -> list[Vector | None]:
+    whole = ctx.labels.flat(dim, op.site)
+    if whole is None or len(sizes) == 1:
+        return [whole] * len(sizes)
+    pieces = np.split(whole, np.cumsum(sizes)[:-1])
+    if len(set(sizes)) == 1 and sizes[0] > 1:
+        ctx.labels.pieces.append((pieces, f"{op.site} cuts it into equal pieces"))
+    else:
+        ctx.pin(op, dim, why=f"{op.site} cuts it into unequal pieces")
+    return list(pieces)
+
+
+def cut(ctx: Context, op: Op) -> None:
+    """``slice``: the whole passes; one half of two must stay a half; anything else needs all positions."""
+    x, out = op.args[0], op.outs[0]
+    assert out is not None
+    axis = axis_of(arg(op, 1, "dim", 0), x.ndim)
+    start, step = arg(op, 2, "start") or 0, arg(op, 4, "step", 1)
+    dims, size = list(ctx.dims(x)), out.shape[axis]
+    start = min(start + x.shape[axis] if start < 0 else start, x.shape[axis])
+    if size != x.shape[axis]:
+        whole = ctx.labels.flat(dims[axis], op.site)
+        if whole is not None and step == 1 and x.shape[axis] == 2 * size and start in (0, size):
+            halves = [whole[:size], whole[size:]]
+            ctx.labels.pieces.append((halves, f"{op.site} takes one half of it"))
+            dims[axis] = () if size == 1 else ((size, halves[start // size]),)
+        else:
+            ctx.pin(op, dims[axis], why=f"{op.site} takes a part of it")
+            dims[axis] = rigid(size)
+    ctx.set(out, dims)
+
+
+def select(ctx: Context, op: Op) -> None:
+    """One position of a dimension by its number."""
+    x = op.args[0]
+    axis = axis_of(arg(op, 1, "dim", 0), x.ndim)
+    dims = ctx.dims(x)
+    ctx.pin(op, dims[axis], why=f"{op.site} takes one position of it")
+    for out in op.outs:
+        ctx.set(out, [dim for a, dim in enumerate(dims) if a != axis])
+
+
+def unbind(ctx: Context, op: Op) -> None:
+    """Every position of a dimension on its own."""
+    x = op.args[0]
+    axis = axis_of(arg(op, 1, "dim", 0), x.ndim)
+    dims = ctx.dims(x)
+    ctx.pin(op, dims[axis], why=f"{op.site} takes its positions apart")
+    for out in op.outs:
+        ctx.set(out, [dim for a, dim in enumerate(dims) if a != axis])
+
+
+def index(ctx: Context, op: Op) -> None:
+    """Advanced indexing: indexed dimensions need all positions, the others pass."""
+    x, indices, out = op.args[0], op.args[1], op.outs[0]
+    assert out is not None
+    dims = ctx.dims(x)
+    at = [a for a, i in enumerate(indices) if i is not None]
+    ctx.pin(op, *(dims[a] for a in at), why=f"{op.site} picks positions by number")
+    consumed = [a for a in at if isinstance(indices[a], Tensor)]
+    kept = [dim for a, dim in enumerate(dims) if a not in at]
+    new = out.ndim - len(kept)
+    together = consumed == list(range(consumed[0], consumed[-1] + 1))
+    first = consumed[0] if together else 0
+    picked = [rigid(size) for size in out.shape[first : first + new]]
+    ctx.set(out, [*kept[:first], *picked, *kept[first:]])
+
+
+def index_select(ctx: Context, op: Op) -> None:
+    """Positions of one dimension by number."""
+    x, out = op.args[0], op.outs[0]
+    assert out is not None
+    axis = axis_of(op.args[1], x.ndim)
+    dims = list(ctx.dims(x))
+    ctx.pin(op, dims[axis], why=f"{op.site} picks positions by number")
+    dims[axis] = rigid(out.shape[axis])
+    ctx.set(out, dims)
+
+
+def embedding(ctx: Context, op: Op) -> None:
+    """Rows are looked up by number, columns are channels."""
+    weight, indices = op.args[0], op.args[1]
+    rows, columns = ctx.dims(weight)
+    ctx.pin(op, rows, why=f"{op.site} looks rows up by number")
+    ctx.attribute(op, "embedding_dim", columns)
+    ctx.set(op.outs[0], [*ctx.dims(indices), columns])
+
+
+def pad(ctx: Context, op: Op) -> None:
+    """Constant padding: new positions are fixed, padded channels keep their labels."""
+    x, amounts, out = op.args[0], op.args[1], op.outs[0]
+    assert out is not None
+    dims = list(ctx.dims(x))
+    for back in range(len(amounts) // 2):
+        before, after = amounts[2 * back], amounts[2 * back + 1]
+        a = x.ndim - 1 - back
+        if not before and not after:
+            continue
+        vector = ctx.labels.flat(dims[a], op.site)
+        if vector is None or before < 0 or after < 0:
+            ctx.pin(op, dims[a])
+            dims[a] = rigid(out.shape[a])
+        else:
+            ends = [np.zeros(n, dtype=np.int64) for n in (before, after)]
+            dims[a] = ((out.shape[a], np.concatenate([ends[0], vector, ends[1]])),)
+    ctx.set(out, dims)
+
+
+def pixel_shuffle(ctx: Context, op: Op) -> None:
+    """``C r r, h, w -> C, h r, w r``."""
+    x, factor, out = op.args[0], op.args[1], op.outs[0]
+    assert out is not None
+    dims = ctx.dims(x)
+    channels, _ = ctx.labels.regroup([dims[-3]], [out.shape[-3], factor**2], f"{op.site} folds channels into space")
+    ctx.set(out, [*dims[:-3], channels, *(rigid(s) for s in out.shape[-2:])])
+
+
+def pixel_unshuffle(ctx: Context, op: Op) -> None:
+    """``C, h r, w r -> C r r, h, w``."""
+    x, factor, out = op.args[0], op.args[1], op.outs[0]
+    assert out is not None
+    dims = ctx.dims(x)
+    ctx.pin(op, *dims[-2:])
+    ctx.set(out, [*dims[:-3], (*dims[-3], (factor**2, None)), *(rigid(s) for s in out.shape[-2:])])
+
+
+def channel_shuffle(ctx: Context, op: Op) -> None:
+    """``(groups, inner) -> (inner, groups)``."""
+    x, groups = op.args[0], op.args[1]
+    dims = list(ctx.dims(x))
+    outer, inner = ctx.labels.regroup([dims[1]], [groups, x.shape[1] // groups], f"{op.site} has fixed groups")
+    dims[1] = (*inner, *outer)
+    ctx.set(op.outs[0], dims)
+
+
+def unfold_patches(ctx: Context, op: Op) -> None:
+    """``im2col``: channels become ``(channel, kernel)``."""
+    x, kernel, out = op.args[0], op.args[1], op.outs[0]
+    assert out is not None
+    dims = ctx.dims(x)
+    ctx.pin(op, *dims[-2:])
+    ctx.set(out, [*dims[:-3], (*dims[-3], *rigid(prod(kernel))), rigid(out.shape[-1])])
+
+
+def fold_patches(ctx: Context, op: Op) -> None:
+    """``col2im``: ``(channel, kernel)`` becomes channels."""
+    x, kernel, out = op.args[0], op.args[2], op.outs[0]
+    assert out is not None
+    dims = ctx.dims(x)
+    channels, _ = ctx.labels.regroup([dims[-2]], [out.shape[-3], prod(kernel)], f"{op.site} folds patches")
+    ctx.set(out, [*dims[:-2], channels, *(rigid(s) for s in out.shape[-2:])])
+
+
+_VIEW = "view _unsafe_view reshape _reshape_alias flatten unflatten view_as"
+_PERMUTE = "permute transpose transpose_ t t_ unsqueeze unsqueeze_ squeeze squeeze_"
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(_VIEW.split(), view),
+    **dict.fromkeys(_PERMUTE.split(), permute),
+    "expand": expand,
+    "repeat": repeat,
+    "cat": concatenate,
+    "stack": stack,
+    **dict.fromkeys(("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk"), split),
+    "slice": cut,
+    "select": select,
+    "unbind": unbind,
+    "index": index,
+    "_unsafe_index": index,
+    "index_select": index_select,
+    "embedding": embedding,
+    "constant_pad_nd": pad,
+    "pixel_shuffle": pixel_shuffle,
+    "pixel_unshuffle": pixel_unshuffle,
+    "channel_shuffle": channel_shuffle,
+    "native_channel_shuffle": channel_shuffle,
+    "im2col": unfold_patches,
+    "col2im": fold_patches,
+}
