@@ -1,0 +1,38 @@
+"""Saliency of channels: every weight that touches a channel, producers and consumers alike, counts towards it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reconvene.sensitivity.curves import Floats
+from reconvene.structure.groups import Group
+
+
+def channel_scores(groups: Iterable[Group], scores: Mapping[str, Tensor]) -> list[Floats]:
+    """Score of every channel of each group, ``[width]`` each: the sum of ``scores`` over all slots.
+
+    Parameters without scores (biases, norms) do not count. Each parameter is summed once per dimension, in float64,
+    however many groups touch it.
+    """
+    profiles: dict[tuple[str, int], Floats] = {}
+
+    def profile(name: str, dim: int) -> Floats:
+        if (name, dim) not in profiles:
+            score = scores[name]
+            rest = tuple(d for d in range(score.ndim) if d != dim)
+            summed = score.sum(dim=rest, dtype=torch.float64) if rest else score.to(torch.float64)
+            profiles[name, dim] = summed.cpu().numpy()
+        return profiles[name, dim]
+
+    results = []
+    for group in groups:
+        total = np.zeros(group.width)
+        for slot in group.slots:
+            if slot.parameter in scores:
+                total += profile(slot.parameter, slot.dim)[slot.index].sum(axis=1)
+        results.append(total)
+    return results

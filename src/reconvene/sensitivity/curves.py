@@ -1,0 +1,132 @@
+"""What an evaluator hands on: one curve per prunable group, and a reason for each group that cannot be pruned."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reconvene.sensitivity.table import table
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """What the network loses when one group is cut.
+
+    - ``loss[k]`` for ``k`` kept channels, ``[width + 1]``: nonincreasing, ``loss[0] == inf``, ``loss[width] == 0``.
+      Its unit is the evaluator's (``Sensitivity.unit``) and the same for all groups.
+    - ``channel_score[c]``, ``[width]``: saliency summed over every weight channel ``c`` touches; keep the highest
+      first.
+    - ``density``: effective density, at the target level, of the weights the group touches.
+    - ``implied``: the width the criterion implies at the target level.
+    - ``sensitivity``: the loss when the group keeps the share ``sqrt(target density)`` of its channels, the share a
+      network cut evenly would keep. (At ``implied`` the `density` evaluator would say the same number for every
+      group.)
+    """
+
+    group: str
+    width: int
+    loss: Floats
+    channel_score: Floats
+    density: float
+    implied: int
+    sensitivity: float
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A group nothing can prune: no curve and no number, only the reason."""
+
+    group: str
+    width: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a pinned group has ``None`` where a prunable one has numbers."""
+
+    group: str
+    width: int
+    prunable: bool
+    density: float | None
+    implied: int | None
+    sensitivity: float | None
+    reason: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Sensitivity:
+    """All curves, in the order of ``structure.prunable``, and what could not be pruned. Prints as a table."""
+
+    evaluator: str
+    criterion: str
+    unit: str
+    target: float
+    curves: tuple[Curve, ...]
+    pinned: tuple[Pinned, ...] = ()
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """Prunable groups first, then pinned ones with their reasons."""
+        cut = (Row(c.group, c.width, True, c.density, c.implied, c.sensitivity, None) for c in self.curves)
+        whole = (Row(p.group, p.width, False, None, None, None, p.reason) for p in self.pinned)
+        return (*cut, *whole)
+
+    def __str__(self) -> str:
+        header = ["group", "width", "density", "implied width", "sensitivity", "prunable"]
+        lines = [
+            [r.group, r.width, r.density, r.implied, r.sensitivity, "yes" if r.prunable else f"no: {r.reason}"]
+            for r in self.rows
+        ]
+        title = f"sensitivity by {self.evaluator} [{self.unit}], {self.criterion} at density {self.target:.4g}"
+        return table(header, lines, title=title)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only; ``loss[0]``, which is infinite, is ``None``."""
+        return {
+            "evaluator": self.evaluator,
+            "criterion": self.criterion,
+            "unit": self.unit,
+            "target": self.target,
+            "groups": [
+                {
+                    "group": c.group,
+                    "width": c.width,
+                    "prunable": True,
+                    "density": c.density,
+                    "implied": c.implied,
+                    "sensitivity": c.sensitivity,
+                    "loss": [float(v) if np.isfinite(v) else None for v in c.loss],
+                }
+                for c in self.curves
+            ]
+            + [{"group": p.group, "width": p.width, "prunable": False, "reason": p.reason} for p in self.pinned],
+        }
+
+    def to_json(self) -> str:
+        """``to_dict`` as JSON text."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+
+
+def isotonic(values: Floats, *, weights: Floats | None = None) -> Floats:
+    """The nondecreasing sequence nearest to ``values`` in (weighted) least squares: pool adjacent violators."""
+    weight = np.ones(len(values)) if weights is None else weights
+    means: list[float] = []
+    masses: list[float] = []
+    counts: list[int] = []
+    for value, mass in zip(values.tolist(), weight.tolist(), strict=True):
+        means.append(value)
+        masses.append(mass)
+        counts.append(1)
+        while len(means) > 1 and means[-2] > means[-1]:
+            total = masses[-2] + masses[-1]
+            means[-2:] = [(means[-2] * masses[-2] + means[-1] * masses[-1]) / total]
+            masses[-2:] = [total]
+            counts[-2:] = [counts[-2] + counts[-1]]
+    return np.repeat(np.asarray(means, dtype=np.float64), counts)

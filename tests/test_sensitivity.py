@@ -1,0 +1,311 @@
+"""Sensitivity: curves are what the criterion says, in one unit, and nothing is invented for pinned groups."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reconvene.errors import CriterionError, UnknownNameError
+from reconvene.sensitivity import EVALUATORS, evaluate
+from reconvene.sensitivity.ablation import without
+from reconvene.sensitivity.channels import channel_scores
+from reconvene.sensitivity.curves import isotonic
+from reconvene.sensitivity.density import NEAR, invert
+from reconvene.sensitivity.joint import equations, log_densities, solve
+from reconvene.structure.groups import Group, Slot
+
+LEVELS = np.geomspace(1.0, 1 / 16, 25)
+# (name, out, in): a chain of dense layers whose inner widths are groups
+CHAIN = ((8, 3), (16, 8), (32, 16), (10, 32))
+
+
+@dataclass
+class FakeSaliency:
+    scores: dict
+    densities: dict
+    levels: np.ndarray = field(default_factory=lambda: LEVELS)
+    criterion: str = "synflow"
+
+
+def slot(name: str, dim: int, width: int, *, start: int = 0, repeat: int = 1) -> Slot:
+    index = start + np.arange(width * repeat, dtype=np.int64).reshape(width, repeat)
+    return Slot(name, dim, index)
+
+
+def chain_groups() -> list[Group]:
+    groups = []
+    for i, (out, _) in enumerate(CHAIN[:-1]):
+        groups.append(Group(f"l{i}", out, (slot(f"l{i}", 0, out), slot(f"l{i + 1}", 1, out))))
+    return groups
+
+
+def structure(groups: list[Group], pinned: tuple[Group, ...] = ()) -> SimpleNamespace:
+    return SimpleNamespace(groups=(*groups, *pinned), prunable=tuple(groups), balances=())
+
+
+def saliency_of(
+    shares: np.ndarray, groups: list[Group], shapes: dict[str, tuple[int, ...]], seed: int = 0
+) -> FakeSaliency:
+    """Densities that follow the product model exactly: shares[levels, groups]."""
+    generator = torch.Generator().manual_seed(seed)
+    densities = {}
+    for name, shape in shapes.items():
+        density = np.ones(len(shares))
+        for dim in range(len(shape)):
+            cover = np.array(
+                [sum(s.index.size for s in g.slots if (s.parameter, s.dim) == (name, dim)) for g in groups]
+            )
+            part = cover / shape[dim]
+            density *= shares @ part + (1 - part.sum())
+        densities[name] = density
+    scores = {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
+    return FakeSaliency(scores, densities)
+
+
+def chain_case(rates: tuple[float, ...] = (0.1, 0.5, 0.9)) -> tuple[list[Group], FakeSaliency]:
+    groups = chain_groups()
+    shares = LEVELS[:, None] ** np.array(rates)[None, :]
+    return groups, saliency_of(shares, groups, {f"l{i}": shape for i, shape in enumerate(CHAIN)})
+
+
+def recovered(groups: list[Group], saliency: FakeSaliency) -> np.ndarray:
+    system = equations(groups, {n: tuple(s.shape) for n, s in saliency.scores.items()})
+    return np.exp(solve(system, log_densities(system, saliency.densities)))
+
+
+def test_product_densities_give_back_the_shares_they_were_made_of():
+    groups, saliency = chain_case()
+    expected = LEVELS[:, None] ** np.array([0.1, 0.5, 0.9])
+    low = 0.5 / np.array([g.width for g in groups])
+    assert np.allclose(recovered(groups, saliency), np.maximum(expected, low), rtol=0.01)
+
+
+def test_concatenated_inputs_are_solved_as_the_mixture_they_are():
+    shapes = {"a": (8, 3, 3, 3), "b": (24, 3, 3, 3), "c": (10, 32, 1, 1)}
+    groups = [
+        Group("a", 8, (slot("a", 0, 8), slot("c", 1, 8))),
+        Group("b", 24, (slot("b", 0, 24), slot("c", 1, 24, start=8))),
+    ]
+    shares = LEVELS[:, None] ** np.array([0.2, 0.7])
+    assert np.allclose(recovered(groups, saliency_of(shares, groups, shapes)), shares, rtol=0.01)
+
+
+def test_flatten_and_depthwise_and_residual_slots_are_one_unknown_each():
+    shapes = {"stem": (16, 3, 3, 3), "dw": (16, 1, 3, 3), "res": (16, 16, 3, 3), "fc": (10, 16 * 4)}
+    groups = [
+        Group(
+            "stem",
+            16,
+            (
+                slot("stem", 0, 16),
+                slot("dw", 0, 16),
+                slot("res", 0, 16),
+                slot("res", 1, 16),
+                slot("fc", 1, 16, repeat=4),
+            ),
+        )
+    ]
+    shares = LEVELS[:, None] ** np.array([0.4])
+    assert np.allclose(recovered(groups, saliency_of(shares, groups, shapes)), shares, rtol=0.01)
+
+
+def test_one_dead_layer_does_not_drag_its_coupled_group_down():
+    shapes = {f"r{i}": (64, 64, 3, 3) for i in range(6)} | {"short": (64, 64, 1, 1)}
+    slots = [slot(name, dim, 64) for name in shapes for dim in (0, 1)]
+    groups = [Group("stage", 64, tuple(slots))]
+    saliency = saliency_of(LEVELS[:, None] ** np.array([0.3]), groups, shapes)
+    saliency.densities["short"] = np.where(LEVELS < 1, 0.0, 1.0)
+    honest = LEVELS**0.3
+    assert np.all(recovered(groups, saliency)[:, 0] > 0.8 * honest)
+
+
+def test_what_the_equations_leave_open_stays_finite_and_symmetric():
+    groups = [
+        Group("a", 16, (slot("w", 0, 16),)),
+        Group("b", 16, (slot("w", 1, 16),)),
+    ]
+    saliency = FakeSaliency({"w": torch.rand(16, 16)}, {"w": LEVELS.copy()})
+    shares = recovered(groups, saliency)
+    assert np.allclose(shares[:, 0], shares[:, 1])
+    assert np.allclose(shares[:, 0] ** 2, LEVELS, rtol=0.01)
+
+
+@pytest.mark.parametrize("rates", [(0.1, 0.5, 0.9), (0.5, 0.5, 0.5), (0.0, 0.3, 0.6)])
+def test_one_water_level_is_the_joint_widths_at_that_density(rates):
+    groups, saliency = chain_case(rates)
+    result = evaluate(structure(groups), saliency)
+    shares = recovered(groups, saliency)
+    for level in (5, 12, 24):
+        tau = -math.log(LEVELS[level]) + 1e-9
+        for g, curve in enumerate(result.curves):
+            kept = int(np.argmax(curve.loss <= tau))
+            exact = shares[level, g] * curve.width
+            assert exact - 2 * NEAR <= kept <= max(1, math.ceil(exact))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**16),
+    noise=st.floats(0, 1.5),
+    evaluator=st.sampled_from(["density", "concentration", "ablation"]),
+)
+def test_every_curve_is_monotone_zero_when_whole_and_infinite_when_gone(seed, noise, evaluator):
+    groups, saliency = chain_case()
+    random = np.random.default_rng(seed)
+    for name, density in saliency.densities.items():
+        noisy = np.clip(density * np.exp(noise * random.normal(size=density.shape)), 0, 1)
+        noisy[0] = 1.0
+        saliency.densities[name] = noisy
+
+    def objective(masks):
+        return 1.0 if masks is None else float(random.uniform(0, 1.2))
+
+    result = evaluate(structure(groups), saliency, evaluator=evaluator, objective=objective)
+    for group, curve in zip(groups, result.curves, strict=True):
+        assert curve.loss.shape == (group.width + 1,)
+        assert curve.loss[-1] == 0 and curve.loss[0] == np.inf
+        assert np.all(np.diff(curve.loss[1:]) <= 1e-12)
+        assert np.all(np.isfinite(curve.loss[1:])) and np.all(curve.loss >= 0)
+        assert 1 <= curve.implied <= group.width
+
+
+def test_a_group_no_density_touches_is_dearer_than_one_that_is_cut():
+    loss_resilient = invert(-np.log(LEVELS), np.zeros(len(LEVELS)), 32)
+    loss_cut = invert(-np.log(LEVELS), -np.log(LEVELS) / 2, 32)
+    assert np.all(loss_resilient[1:32] > loss_cut[1:32] + 1)
+    assert loss_resilient[31] >= -np.log(LEVELS[-1])
+
+
+def test_extrapolation_goes_on_along_the_last_slope():
+    nats = -np.log(LEVELS)
+    loss = invert(nats, nats / 2, 512)
+    deep = np.arange(1, 16)
+    assert np.allclose(loss[deep], 2 * np.log(512 / (deep + NEAR)), rtol=1e-6)
+
+
+def test_concentration_counts_what_the_best_channels_hold():
+    groups = [Group("a", 4, (slot("w", 0, 4),))]
+    score = torch.tensor([[4.0], [1.0], [3.0], [2.0]])
+    saliency = FakeSaliency({"w": score}, {"w": np.ones(25)})
+    curve = evaluate(structure(groups), saliency, evaluator="concentration").curves[0]
+    assert np.allclose(curve.loss[1:], [0.6, 0.3, 0.1, 0.0])
+    assert curve.channel_score.tolist() == [4, 1, 3, 2]
+
+
+def test_concentration_forgets_weights_the_criterion_removes():
+    groups = [Group("a", 4, (slot("w", 0, 4),))]
+    saliency = FakeSaliency({"w": torch.tensor([[4.0], [1.0], [3.0], [2.0]])}, {"w": np.linspace(1, 0.5, 25)})
+    curve = evaluate(structure(groups), saliency, evaluator="concentration").curves[0]
+    assert np.allclose(curve.loss[1:], [3 / 7, 0, 0, 0])
+
+
+def test_concentration_of_a_group_with_nothing_kept_is_even_not_insensitive():
+    groups = [Group("a", 4, (slot("w", 0, 4),))]
+    saliency = FakeSaliency({"w": torch.zeros(4, 1)}, {"w": np.ones(25)})
+    curve = evaluate(structure(groups), saliency, evaluator="concentration").curves[0]
+    assert np.allclose(curve.loss[1:], [0.75, 0.5, 0.25, 0])
+
+
+def test_ablation_measures_the_fall_with_only_the_best_channels_left():
+    groups, saliency = chain_case()
+
+    def objective(masks):
+        if masks is None:
+            return float(saliency.scores["l1"].sum())
+        assert set(masks) <= {"l0", "l1", "l2", "l3"}
+        return float((saliency.scores["l1"] * masks.get("l1", 1.0)).sum())
+
+    curve = evaluate(structure(groups), saliency, evaluator="ablation", objective=objective).curves[1]
+    ranked = np.argsort(-curve.channel_score)
+    rows = saliency.scores["l1"].sum(1).numpy()
+    for kept in (1, 2, 4, 8, 12):
+        assert math.isclose(curve.loss[kept], 1 - rows[ranked[:kept]].sum() / rows.sum(), rel_tol=1e-4)
+
+
+def test_masks_cut_exactly_the_positions_of_the_channels():
+    group = Group("a", 3, (slot("w", 0, 3), slot("v", 1, 3, repeat=2)))
+    scores = {"w": torch.rand(3, 5), "v": torch.rand(4, 6)}
+    masks = without(group, np.array([1]), scores)
+    assert masks["w"].sum(1).tolist() == [5, 0, 5]
+    assert masks["v"].sum(0).tolist() == [4, 4, 0, 0, 4, 4]
+
+
+@pytest.mark.parametrize("whole", [0.0, -1.0, float("nan"), float("inf")])
+def test_ablation_refuses_an_objective_it_cannot_compare_with(whole):
+    groups, saliency = chain_case()
+    with pytest.raises(CriterionError, match="whole network"):
+        evaluate(structure(groups), saliency, evaluator="ablation", objective=lambda masks: whole)
+
+
+def test_ablation_says_what_it_needs():
+    groups, saliency = chain_case()
+    with pytest.raises(CriterionError, match="objective="):
+        evaluate(structure(groups), saliency, evaluator="ablation")
+
+
+def test_channel_score_sums_producers_and_consumers():
+    group = Group("a", 3, (slot("w", 0, 3), slot("v", 1, 3, repeat=2), slot("bias", 0, 3)))
+    scores = {"w": torch.rand(3, 5, 2, 2), "v": torch.rand(4, 6)}
+    expected = scores["w"].sum((1, 2, 3)) + scores["v"].sum(0).reshape(3, 2).sum(1)
+    assert np.allclose(channel_scores([group], scores)[0], expected.numpy(), rtol=1e-6)
+
+
+def test_pinned_groups_have_a_reason_and_no_number():
+    groups, saliency = chain_case()
+    pinned = Group("out", 10, (slot("l3", 0, 10),), pinned="network output")
+    result = evaluate(structure(groups, (pinned,)), saliency)
+    row = result.rows[-1]
+    assert (row.group, row.prunable, row.reason) == ("out", False, "network output")
+    assert row.density is None and row.sensitivity is None and row.implied is None
+    text = str(result)
+    assert "no: network output" in text and "nats" in text
+    parsed = json.loads(result.to_json())
+    assert parsed["groups"][-1] == {"group": "out", "width": 10, "prunable": False, "reason": "network output"}
+    assert parsed["groups"][0]["loss"][0] is None
+
+
+def test_unknown_evaluator_and_bad_density_and_nothing_to_judge_by():
+    groups, saliency = chain_case()
+    with pytest.raises(UnknownNameError, match="ablation, concentration, density"):
+        evaluate(structure(groups), saliency, evaluator="guess")
+    with pytest.raises(CriterionError, match="share of weights"):
+        evaluate(structure(groups), saliency, density=0.0)
+    other = FakeSaliency({"elsewhere": torch.rand(2, 2)}, {"elsewhere": np.ones(25)})
+    with pytest.raises(CriterionError, match="none of them touches"):
+        evaluate(structure(groups), other)
+
+
+def test_nothing_prunable_gives_a_table_of_reasons():
+    pinned = Group("out", 10, (slot("l3", 0, 10),), pinned="network output")
+    result = evaluate(structure([], (pinned,)), FakeSaliency({}, {}))
+    assert result.curves == () and len(result.rows) == 1
+
+
+def test_same_input_same_bytes():
+    groups, saliency = chain_case()
+    for name in EVALUATORS:
+        runs = [
+            evaluate(
+                structure(groups), saliency, evaluator=name, objective=lambda m: 1.0 if m is None else 0.5
+            ).to_json()
+            for _ in range(2)
+        ]
+        assert runs[0] == runs[1]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=30))
+def test_isotonic_is_monotone_keeps_the_mean_and_leaves_monotone_input_alone(values):
+    given_values = np.array(values)
+    smooth = isotonic(given_values)
+    assert np.all(np.diff(smooth) >= -1e-12)
+    assert math.isclose(smooth.mean(), given_values.mean(), abs_tol=1e-9)
+    assert np.allclose(isotonic(np.sort(given_values)), np.sort(given_values))
