@@ -49,6 +49,12 @@ class Source:
             raise ModelError(f"{self.address} returned {type(model).__name__}, not a torch.nn.Module")
         return model
 
+    @property
+    def imports(self) -> bool:
+        """Whether building it imports a module of the user's choice, and so needs ``allow_import``."""
+        prefix, colon, _ = self.address.partition(":")
+        return bool(colon) and prefix not in FAMILIES
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         shape = None if self.input_shape is None else list(self.input_shape)

@@ -1,0 +1,178 @@
+"""Artifacts: a folder that keeps a model, how it was pruned and how to build it again. Nothing in it can execute code.
+
+``model.safetensors`` holds the tensors, ``plan.json`` which channels stayed, and ``reconvene.json``, the manifest, the
+rest: format version, model source, aliases of tied tensors, measurements, a checksum of every file and of itself.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from reconvene.artifact.folder import MANIFEST, PLAN, WEIGHTS, Manifest, commit, describe, dump, read_file
+from reconvene.artifact.folder import read as _read
+from reconvene.artifact.tensors import compare, decode, encode, fill
+from reconvene.errors import ArtifactError, ModelError
+from reconvene.models import Source
+
+if TYPE_CHECKING:
+    from reconvene.surgery import Plan
+
+__all__ = [
+    "MANIFEST",
+    "PLAN",
+    "WEIGHTS",
+    "Manifest",
+    "dense",
+    "load",
+    "manifest",
+    "note",
+    "read_plan",
+    "record",
+    "save",
+]
+
+
+def save(
+    model: nn.Module,
+    directory: str | Path,
+    *,
+    plan: Plan | None = None,
+    source: Source | Mapping[str, Any] | str | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write ``model`` as an artifact. The folder is made where there is none, and other files in it stay.
+
+    Args:
+        model: on any device, in any dtype; it is left as it is.
+        directory: stopped at any moment (Ctrl-C, a full disk, ``kill -9``), it holds the old artifact or the new one.
+        plan: what was applied to the dense model; by default what ``rc.prune`` noted on the model.
+        source: how to build the dense model: a Source, an address, or a mapping such as ``{"address": "mymodels:Net",
+            "args": {"classes": 10}, "input_shape": [3, 32, 32]}``. By default what was noted on the model, else the
+            model's own class, where its constructor takes no arguments and so leaves nothing to guess.
+        extra: free-form measurements for the manifest, in plain JSON types.
+
+    Before anything is written the dense model is built and the plan applied: what is saved can be loaded.
+
+    Raises ArtifactError: no source, a source that does not give this model, or a folder that cannot be written.
+    """
+    plan = plan if plan is not None else getattr(model, "reconvene_plan", None)
+    origin = _source_of(model, source)
+    state = model.state_dict()
+    compare(
+        _rebuild(origin, plan, allow_import=True).state_dict(),
+        state,
+        f"{origin.address} built with {dict(origin.args)}" + (" and pruned by the plan" if plan is not None else ""),
+    )
+    weights, aliases = encode(state)
+    files = {WEIGHTS: weights}
+    if plan is not None:
+        files[PLAN] = dump(plan.to_dict())
+    commit(Path(directory), files, Manifest(origin, describe(files), aliases, dict(extra or {})))
+
+
+def load(directory: str | Path, *, allow_import: bool = False) -> nn.Module:
+    """Rebuild the model of an artifact: same classes, same tensors, on the CPU, in train mode as after construction.
+
+    The model carries ``reconvene_plan`` (None for a dense one) and ``reconvene_source``, so it can be saved again.
+
+    Args:
+        directory: the artifact.
+        allow_import: whether a model addressed as ``package.module:callable`` may be imported, which runs that code.
+
+    Raises ArtifactError: missing, truncated, altered, foreign, newer, or an import that was not allowed.
+    """
+    folder = Path(directory)
+    found = _read(folder)
+    plan = read_plan(folder)
+    model = _rebuild(_permitted(found, folder, allow_import), plan, allow_import=allow_import)
+    state = decode(read_file(folder, found, WEIGHTS), found.aliases, folder)
+    compare(model.state_dict(), state, f"{found.source.address} as {folder} describes it")
+    fill(model, state)
+    return note(model, plan=plan, source=found.source)
+
+
+def dense(directory: str | Path, *, allow_import: bool = False) -> nn.Module:
+    """The untrained dense model that an artifact was pruned from. Raises ArtifactError."""
+    folder = Path(directory)
+    origin = _permitted(_read(folder), folder, allow_import)
+    return note(origin.build(allow_import=allow_import), plan=None, source=origin)
+
+
+def manifest(directory: str | Path) -> Manifest:
+    """What ``reconvene.json`` says, checked; no model is built. Raises ArtifactError."""
+    return _read(Path(directory))
+
+
+def read_plan(directory: str | Path) -> Plan | None:
+    """The plan of an artifact, None for a dense one. Raises ArtifactError."""
+    folder = Path(directory)
+    found = _read(folder)
+    if PLAN not in found.files:
+        return None
+    from reconvene.surgery import Plan
+
+    return Plan.from_dict(json.loads(read_file(folder, found, PLAN)))
+
+
+def record(directory: str | Path, measurements: Mapping[str, Any]) -> None:
+    """Add measurements to the manifest of an artifact, replacing those of the same name. Raises ArtifactError."""
+    folder = Path(directory)
+    found = _read(folder)
+    commit(folder, {}, Manifest(found.source, found.files, found.aliases, {**found.measurements, **measurements}))
+
+
+def note(model: nn.Module, *, plan: Plan | None, source: Source | None) -> nn.Module:
+    """Remember on the module itself where it comes from; ``save`` looks there. Returns the same module."""
+    # object.__setattr__, because these are no parts of the module.
+    object.__setattr__(model, "reconvene_plan", plan)
+    object.__setattr__(model, "reconvene_source", source)
+    return model
+
+
+def _rebuild(source: Source, plan: Plan | None, *, allow_import: bool) -> nn.Module:
+    model = source.build(allow_import=allow_import)
+    return model if plan is None else plan.apply(model)
+
+
+def _permitted(found: Manifest, folder: Path, allow_import: bool) -> Source:
+    """The source, if it imports nothing or the caller allows it."""
+    if found.source.imports and not allow_import:
+        raise ArtifactError(
+            f"{folder} holds a model that is built by importing {found.source.address}, which runs that code. "
+            "If you trust it: allow_import=True, or --allow-import"
+        )
+    return found.source
+
+
+def _source_of(model: nn.Module, given: Source | Mapping[str, Any] | str | None) -> Source:
+    if isinstance(given, str):
+        return Source(given)
+    if isinstance(given, Mapping):
+        try:
+            return Source.from_dict(given)
+        except ModelError as error:
+            raise ArtifactError(str(error)) from error
+    noted = given if given is not None else getattr(model, "reconvene_source", None)
+    return noted if isinstance(noted, Source) else _derived_source(type(model))
+
+
+def _derived_source(kind: type[nn.Module]) -> Source:
+    """The class itself, where nothing has to be guessed: importable by name and constructed without arguments."""
+    address = f"{kind.__module__}:{kind.__qualname__}"
+    trouble = None
+    if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:
+        trouble = "cannot be imported by another program"
+    elif inspect.signature(kind).parameters:
+        trouble = "takes arguments that are not known here"
+    if trouble:
+        raise ArtifactError(
+            f"an artifact says how to build its model, but {address} {trouble}. "
+            'Pass source={"address": "package.module:callable", "args": {...}, "input_shape": [...]}'
+        )
+    return Source(address)

@@ -1,0 +1,71 @@
+"""A model's state as safetensors and back, bit for bit, tied tensors included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from reconvene.errors import ArtifactError
+
+
+def encode(state: Mapping[str, Any]) -> tuple[bytes, dict[str, str]]:
+    """A state dict as safetensors bytes, and the aliases: tied name to the name under which its tensor is stored.
+
+    safetensors refuses tensors that share memory: equal views are stored once, other overlaps are stored apart.
+
+    Raises ArtifactError for what is no dense tensor.
+    """
+    stored: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    first: dict[tuple[Any, ...], str] = {}
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized:
+            kind = f"a {tensor.layout} tensor" if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise ArtifactError(f"{name} cannot be kept: it is {kind}, and an artifact holds dense tensors only")
+        view = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and view in first:
+            aliases[name] = first[view]
+            continue
+        first[view] = name
+        stored[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return safetensors.torch.save(stored), aliases
+
+
+def decode(data: bytes, aliases: Mapping[str, str], folder: Path) -> dict[str, Tensor]:
+    """The state dict that ``encode`` was given. Raises ArtifactError where the bytes are no safetensors."""
+    try:
+        state: dict[str, Tensor] = safetensors.torch.load(data)
+        return {**state, **{name: state[stored] for name, stored in aliases.items()}}
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise ArtifactError(f"the weights of {folder} cannot be read: {error}") from error
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put ``state`` into the model in the dtype in which it was saved. The shapes must have been compared."""
+    for name, own in model.state_dict(keep_vars=True).items():
+        if own.dtype != state[name].dtype:
+            # load_state_dict would cast in silence: a float64 model would come back rounded. ``data`` keeps ties.
+            own.data = own.data.to(state[name].dtype)
+    model.load_state_dict(state, strict=True)
+
+
+def compare(built: Mapping[str, Any], state: Mapping[str, Any], what: str) -> None:
+    """Raise ArtifactError unless both hold the same names with the same shapes."""
+    missing, surplus = sorted(state.keys() - built.keys()), sorted(built.keys() - state.keys())
+    if missing or surplus:
+        raise ArtifactError(f"{what} is another model: it lacks {_some(missing)} and has {_some(surplus)} besides")
+    for name, tensor in state.items():
+        if isinstance(tensor, Tensor) and tensor.shape != built[name].shape:
+            shapes = f"{tuple(built[name].shape)}, but the saved one {tuple(tensor.shape)}"
+            raise ArtifactError(f"{what} is another model: its {name} has shape {shapes}")
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:3]) or "nothing"
+    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
