@@ -86,7 +86,7 @@ def analyse(model: nn.Module, example_inputs: Any) -> Structure:
 
     recording = record(model, example_inputs)
     context = label(recording)
-    structure = assemble(recording, context)
+    structure = assemble(recording, context, list(recording.notes))
     return prove_by_trial(model, example_inputs, structure)
 
 

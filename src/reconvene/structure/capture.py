@@ -57,6 +57,7 @@ class Recording:
     inputs: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
     device: str = "meta"
+    notes: list[str] = field(default_factory=list)
 
 
 def record(
@@ -167,7 +168,7 @@ def _record_on(
         restore.enter_context(_quiet_state(model))
         swapped = restore.enter_context(_twins(model, recording, device, replace or {}))
         restore.enter_context(_attributes(model, attributes))
-        stack = restore.enter_context(_module_stack(model))
+        stack = restore.enter_context(module_stack(model))
         if device == "meta":
             example_inputs = map_tensors(lambda t: t.to("meta"), example_inputs)
         recording.inputs = tensors_in(example_inputs)
@@ -190,13 +191,18 @@ def _run(
 def _run_training(
     model: nn.Module, inputs: Any, recording: Recording, stack: list[str], twins: dict[int, Tensor]
 ) -> None:
-    """Record what only training reads (auxiliary heads); a model that cannot train on these inputs is left as seen."""
+    """Record what only training reads (auxiliary heads). A batch of one is doubled where batch norm refuses it."""
     before = len(recording.ops), len(recording.outputs)
-    try:
-        _run(model, inputs, recording, stack, twins, training=True)
-    except (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError):
-        # A batch of one under batch norm, say. What was not read stays pinned, which is safe.
-        del recording.ops[before[0] :], recording.outputs[before[1] :]
+    failure = ""
+    for batch in (inputs, map_tensors(lambda t: torch.cat([t, t]) if t.ndim else t, inputs)):
+        try:
+            _run(model, batch, recording, stack, twins, training=True)
+            recording.inputs += [t for t in tensors_in(batch) if all(t is not known for known in recording.inputs)]
+            return
+        except (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError) as error:
+            failure = str(error).split("\n")[0]
+            del recording.ops[before[0] :], recording.outputs[before[1] :]
+    recording.notes.append(f"the model does not run in train mode on the example inputs ({failure})")
 
 
 def _untouched(recording: Recording) -> bool:
@@ -282,7 +288,7 @@ def _attributes(model: nn.Module, attributes: Sequence[tuple[str, str, Any]]) ->
 
 
 @contextmanager
-def _module_stack(model: nn.Module) -> Iterator[list[str]]:
+def module_stack(model: nn.Module) -> Iterator[list[str]]:
     """A stack of module paths, so that every call knows its layer."""
     paths = {id(module): name for name, module in model.named_modules()}
     stack = [""]

@@ -97,8 +97,8 @@ def _pin_site(structure: Structure, number: int, why: str) -> Structure:
             for dim in dims:
                 context.labels.pin(dim, reason)
             return assemble(structure.recording, context, [*structure.repairs, reason])
-    for vector in [group_atoms for group_atoms in (np.flatnonzero(structure.atom_group >= 0),)]:
-        context.labels.pins.append((vector, f"the forward pass does not follow smaller sizes ({why})"))
+    everything = np.flatnonzero(structure.atom_group >= 0)
+    context.labels.pins.append((everything, f"the forward pass does not follow smaller sizes ({why})"))
     return assemble(structure.recording, context, [*structure.repairs, f"everything is pinned: {why}"])
 
 

@@ -22,8 +22,9 @@ class Context:
     tensors: dict[int, list[Dim]] = field(default_factory=dict)
     attributes: list[tuple[str, str, Dim]] = field(default_factory=list)
     """``(module, attribute, dim)``: the attribute must become the kept size of the dimension."""
-    restricted: list[int] = field(default_factory=list)
-    """Calls whose value depends on how many channels there are: the silenced reference computes them on kept ones only."""
+    restricted: list[tuple[int, dict[int, Dim | list[Dim]]]] = field(default_factory=list)
+    """Calls whose value depends on how many channels there are, with the arguments that are sizes: the silenced reference
+    computes them on kept channels only."""
     products: list[tuple[int, list[Dim]]] = field(default_factory=list)
     """``(call, dims)``: the call costs the product of these sizes in multiply-accumulates."""
     unknown: list[str] = field(default_factory=list)
@@ -42,20 +43,20 @@ class Context:
             self.tensors.setdefault(id(tensor), list(dims))
 
     def set_like(self, op: Op, source: Tensor) -> None:
-        """Every output of the same rank as ``source`` has its dimensions; other outputs are fixed."""
+        """Every output of the same shape as ``source`` has its dimensions; other outputs are fixed."""
         dims = self.dims(source)
         for out in op.outs:
             if out is not None:
-                self.set(out, dims if out.ndim == len(dims) else [rigid(s) for s in out.shape])
+                self.set(out, dims if out.shape == source.shape else [rigid(s) for s in out.shape])
 
     def pin(self, op: Op, *dims: Dim, why: str = "") -> None:
         """Pin dimensions because of this call."""
         for dim in dims:
             self.labels.pin(dim, why or f"{op.site} needs all of it")
 
-    def restrict(self) -> None:
-        """Note that the current call's value depends on how many channels there are."""
-        self.restricted.append(self.index)
+    def restrict(self, sizes: dict[int, Dim | list[Dim]] | None = None) -> None:
+        """Note that the current call's value depends on how many channels there are; ``sizes`` says which arguments do too."""
+        self.restricted.append((self.index, sizes or {}))
 
     def attribute(self, op: Op, name: str, dim: Dim) -> None:
         """Note that an attribute of the layer that made this call is the size of a dimension."""

@@ -30,7 +30,7 @@ def layer_norm(ctx: Context, op: Op) -> None:
             for mine, its in zip(normalised, ctx.dims(other), strict=True):
                 ctx.labels.unify(mine, its, f"{op.site} has fixed affine parameters")
     if any(is_labelled(dim) for dim in normalised):
-        ctx.restrict()
+        ctx.restrict({1: normalised})
     for position, dim in enumerate(normalised):
         ctx.attribute(op, f"normalized_shape[{position}]", dim)
     ctx.set_like(op, x)
@@ -46,7 +46,7 @@ def group_norm(ctx: Context, op: Op) -> None:
     for other in (weight, bias):
         if isinstance(other, Tensor):
             ctx.labels.unify(dims[1], ctx.dims(other)[0], reason)
-    ctx.restrict()
+    ctx.restrict({4: dims[1], 6: outer})
     ctx.attribute(op, "num_channels", dims[1])
     ctx.attribute(op, "num_groups", outer)
     ctx.set_like(op, x)

@@ -269,12 +269,23 @@ def fold_patches(ctx: Context, op: Op) -> None:
     ctx.set(out, [*dims[:-2], channels, *(rigid(s) for s in out.shape[-2:])])
 
 
+def restride(ctx: Context, op: Op) -> None:
+    """``as_strided`` to the same shape changes the memory layout only; to another shape nothing is known."""
+    out = op.outs[0]
+    assert out is not None
+    if tuple(out.shape) == tuple(op.args[0].shape):
+        ctx.set_like(op, op.args[0])
+    else:
+        ctx.pin(op, *ctx.dims(op.args[0]))
+
+
 _VIEW = "view _unsafe_view reshape _reshape_alias flatten unflatten view_as"
 _PERMUTE = "permute transpose transpose_ t t_ unsqueeze unsqueeze_ squeeze squeeze_"
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_VIEW.split(), view),
     **dict.fromkeys(_PERMUTE.split(), permute),
+    "as_strided": restride,
     "expand": expand,
     "repeat": repeat,
     "cat": concatenate,

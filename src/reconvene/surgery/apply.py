@@ -1,0 +1,77 @@
+"""Surgery: the smaller network, and the silenced reference it must agree with."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from reconvene.errors import PlanError
+from reconvene.surgery.ranges import from_text
+from reconvene.surgery.silence import silence
+
+if TYPE_CHECKING:
+    from reconvene.surgery.plan import Plan
+
+
+def apply(plan: Plan, model: nn.Module) -> nn.Module:
+    """A new module of the same classes with the kept slices (see ``Plan.apply``)."""
+    tensors = _checked(plan, model)
+    # deepcopy takes a tensor from the memo wherever the old one stands, so ties and cached lists follow by themselves.
+    memo: dict[int, object] = {}
+    for name, dims in plan.slices.items():
+        old = tensors[name]
+        memo[id(old)] = _like(old, _sliced(old, dims))
+    small = copy.deepcopy(model, memo)
+    for path, attribute, value in plan.attributes:
+        setattr(small.get_submodule(path), attribute, value)
+    return small
+
+
+def mask(plan: Plan, model: nn.Module) -> nn.Module:
+    """A copy in the original shapes with the removed channels silenced (see ``Plan.mask``)."""
+    _checked(plan, model)
+    same = copy.deepcopy(model)
+    parameters = dict(same.named_parameters())
+    with torch.no_grad():
+        for name, dims in plan.slices.items():
+            if name not in parameters:
+                continue  # statistics of a silenced channel do not matter: its affine parameters are zero
+            for dim, text in dims.items():
+                removed = torch.ones(parameters[name].shape[dim], dtype=torch.bool)
+                removed[torch.from_numpy(from_text(text))] = False
+                index = removed.nonzero().squeeze(1).to(parameters[name].device)
+                parameters[name].index_fill_(dim, index, 0)
+    return silence(same, plan.sites)
+
+
+def _checked(plan: Plan, model: nn.Module) -> dict[str, Tensor]:
+    """All tensors of the model by name, which must be those the plan was made for."""
+    tensors: dict[str, Tensor] = dict(model.named_parameters())
+    tensors |= dict(model.named_buffers())
+    missing = [name for name in plan.shapes if name not in tensors]
+    if missing:
+        raise PlanError(
+            f"the plan was made for a model with {missing[0]} (and {len(missing) - 1} more), which {type(model).__name__} "
+            "does not have. Apply it to a fresh copy of the model it was made for."
+        )
+    for name, shape in plan.shapes.items():
+        if list(tensors[name].shape) != shape:
+            raise PlanError(
+                f"the plan was made for {name} of shape {tuple(shape)}, this model has {tuple(tensors[name].shape)}. "
+                "Apply it to a fresh copy of the dense model, built with the same arguments."
+            )
+    return tensors
+
+
+def _sliced(tensor: Tensor, dims: dict[int, str]) -> Tensor:
+    out = tensor.detach()
+    for dim, text in dims.items():
+        out = out.index_select(dim, torch.from_numpy(from_text(text)).to(tensor.device))
+    return out.clone() if out.data_ptr() == tensor.data_ptr() else out
+
+
+def _like(old: Tensor, new: Tensor) -> Tensor:
+    return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new

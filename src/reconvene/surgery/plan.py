@@ -1,0 +1,186 @@
+"""The plan: which channels of which groups stay. JSON, made without touching the model, applied to any fresh copy of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from reconvene.errors import PlanError
+from reconvene.structure import Keep, Structure
+from reconvene.structure.attributes import Change
+from reconvene.structure.extents import kept_positions
+from reconvene.structure.replay import shrunk_twins
+from reconvene.surgery.ranges import from_text, to_text
+from reconvene.surgery.silence import Site, restricted_sites
+
+FORMAT, VERSION = "reconvene-plan", 1
+
+
+@dataclass
+class Row:
+    """One group in a plan: how wide it was, how wide it stays, and why."""
+
+    name: str
+    dense: int
+    width: int
+    keep: str
+    loss: float | None = None
+    density: float | None = None
+    why: str = ""
+
+
+@dataclass
+class Plan:
+    """What stays of a model. ``apply`` makes the smaller network, ``mask`` the silenced reference of the same shapes."""
+
+    rows: list[Row]
+    pinned: list[dict[str, Any]]
+    """Groups nothing of which can leave: ``name``, ``width``, ``why``."""
+    shapes: dict[str, list[int]]
+    """Dense shape of every parameter and buffer, by its first name: the plan fits this model and no other."""
+    slices: dict[str, dict[int, str]]
+    """Kept positions (as ranges) by parameter and dimension; what is not named stays whole."""
+    attributes: list[Change]
+    sites: list[Site] = field(default_factory=list)
+    criterion: str = ""
+    evaluator: str = ""
+    seed: int = 0
+    data: str | None = None
+    budget: dict[str, Any] = field(default_factory=dict)
+    limits: dict[str, float] = field(default_factory=dict)
+    costs: dict[str, dict[str, float]] = field(default_factory=dict)
+    """``dense`` and ``pruned`` cost of every kind."""
+    spread: dict[str, float] = field(default_factory=dict)
+    """Activation spread of the dense network per layer, which rectification restores."""
+    notes: list[str] = field(default_factory=list)
+    """What structure analysis had to pin after its trial, and operators it did not know."""
+    timings: dict[str, float] = field(default_factory=dict, compare=False)
+    """Seconds of each step of this run; never saved, so that a seed gives the same bytes."""
+
+    @property
+    def keep(self) -> dict[str, NDArray[np.int64]]:
+        """Kept channels by group."""
+        return {row.name: from_text(row.keep) for row in self.rows}
+
+    @property
+    def summary(self) -> list[dict[str, Any]]:
+        """The rows as plain dictionaries, without the channel lists."""
+        return [{k: v for k, v in dataclasses.asdict(row).items() if k != "keep"} for row in self.rows]
+
+    @property
+    def touched(self) -> list[str]:
+        """Modules whose tensors change, in model order."""
+        return list(dict.fromkeys(name.rpartition(".")[0] for name in self.slices))
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """A new module of the same classes with the kept slices as weights; ``model`` is untouched.
+
+        Raises:
+            PlanError: the plan was made for a model of other parameters.
+        """
+        from reconvene.surgery.apply import apply
+
+        return apply(self, model)
+
+    def mask(self, model: nn.Module) -> nn.Module:
+        """A copy in the original shapes with the removed channels silenced: what ``apply`` must compute, exactly.
+
+        Raises:
+            PlanError: the plan was made for a model of other parameters.
+        """
+        from reconvene.surgery.apply import mask
+
+        return mask(self, model)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "timings"}
+        out["rows"] = [dataclasses.asdict(row) for row in self.rows]
+        out["sites"] = [dataclasses.asdict(site) for site in self.sites]
+        out["slices"] = {n: {str(d): t for d, t in dims.items()} for n, dims in self.slices.items()}
+        out["attributes"] = [list(change) for change in self.attributes]
+        return {"format": FORMAT, "version": VERSION, **out}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Plan:
+        """The plan of ``to_dict``.
+
+        Raises:
+            PlanError: not a plan, of a newer version, or damaged.
+        """
+        if not isinstance(values, Mapping) or values.get("format") != FORMAT:
+            raise PlanError(f"this is not a Reconvene plan (its format is not {FORMAT!r})")
+        if values.get("version") != VERSION:
+            raise PlanError(f"the plan has version {values.get('version')}, this release reads {VERSION}; upgrade reconvene")
+        own = {k: v for k, v in values.items() if k not in ("format", "version")}
+        try:
+            own["rows"] = [Row(**row) for row in own["rows"]]
+            own["sites"] = [Site(**site) for site in own["sites"]]
+            own["slices"] = {n: {int(d): str(t) for d, t in dims.items()} for n, dims in own["slices"].items()}
+            own["attributes"] = [(path, name, _frozen(value)) for path, name, value in own["attributes"]]
+            plan = cls(**own)
+            _ = [from_text(text) for dims in plan.slices.values() for text in dims.values()]
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise PlanError(f"the plan is damaged: {error}") from error
+        return plan
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON; the same plan gives the same bytes."""
+        Path(path).write_text(self.to_json(), encoding="utf-8")
+
+    def to_json(self) -> str:
+        """The plan as JSON text."""
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read a plan.
+
+        Raises:
+            PlanError: the file is missing, is not JSON, or is not a plan this release can read.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise PlanError(f"the plan {path} cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise PlanError(f"the plan {path} is not JSON ({error}); was it cut short?") from error
+        return cls.from_dict(values)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def make_plan(model: nn.Module, structure: Structure, keep: Keep, rows: list[Row], **facts: Any) -> Plan:
+    """The plan that keeps these channels.
+
+    Args:
+        model: the dense model, which is only read.
+        structure: its structure.
+        keep: kept channels per prunable group, ascending.
+        rows: one row per prunable group.
+        **facts: the other fields of ``Plan`` (criterion, budget, costs ...).
+    """
+    kept = structure.kept_atoms(keep)
+    slices: dict[str, dict[int, str]] = {}
+    shapes: dict[str, list[int]] = {}
+    for name, tensor in structure.recording.parameters.items():
+        shapes[name] = list(tensor.shape)
+        for number, dim in enumerate(structure.context.tensors[id(tensor)]):
+            positions = kept_positions(dim, kept)
+            if len(positions) != tensor.shape[number]:
+                slices.setdefault(name, {})[number] = to_text(positions)
+    attributes = shrunk_twins(model, structure, keep)[1]
+    pinned = [{"name": g.name, "width": g.width, "why": g.pinned} for g in structure.groups if not g.prunable]
+    notes = [*structure.repairs, *(f"{site} has no rule; what it touches stays whole" for site in structure.unknown)]
+    sites = restricted_sites(structure, keep)
+    return Plan(rows, pinned, shapes, slices, attributes, sites, notes=notes, **facts)

@@ -1,0 +1,36 @@
+"""Ascending index lists as short text: ``0-5,7,9-12``. A plan stays readable, and its bytes depend on nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reconvene.errors import PlanError
+
+
+def to_text(indices: NDArray[np.int64]) -> str:
+    """Ascending indices as ranges."""
+    if not len(indices):
+        return ""
+    breaks = np.flatnonzero(np.diff(indices) != 1) + 1
+    runs = np.split(indices, breaks)
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def from_text(text: str) -> NDArray[np.int64]:
+    """Ascending indices from ranges.
+
+    Raises:
+        PlanError: the text is not a list of ascending ranges.
+    """
+    parts: list[NDArray[np.int64]] = []
+    try:
+        for piece in text.split(",") if text else ():
+            first, _, last = piece.partition("-")
+            parts.append(np.arange(int(first), int(last or first) + 1, dtype=np.int64))
+    except (ValueError, AttributeError) as error:
+        raise PlanError(f"{text!r} is not a list of index ranges such as '0-5,7'") from error
+    whole = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+    if (np.diff(whole) <= 0).any():
+        raise PlanError(f"the index ranges {text!r} are not ascending")
+    return whole

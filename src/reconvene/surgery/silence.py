@@ -1,0 +1,186 @@
+"""The silenced reference: the dense network with the removed channels carrying nothing.
+
+Removed channels are silenced by zeroing every parameter slice they touch, producers and consumers alike. That is exact wherever
+channels only meet through weights. A call whose value depends on *how many* channels there are (layer and group norm, a mean
+over channels, a product of two activations) is computed on the kept channels only, and its result is put back in place.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from reconvene.errors import PlanError
+from reconvene.structure import Keep, Structure
+from reconvene.structure.capture import module_stack
+from reconvene.structure.extents import kept_size
+from reconvene.structure.labels import Dim
+from reconvene.surgery.ranges import from_text, to_text
+
+KeptDim = list[list[Any]]
+"""Factors of one dimension, outermost first: ``[size, kept ranges or None]``."""
+
+
+@dataclass
+class Site:
+    """One call to compute on kept channels only: the ``nth`` call of ``call`` made by ``layer`` in a forward pass."""
+
+    layer: str
+    call: str
+    nth: int
+    args: list[list[KeptDim] | None]
+    outs: list[list[KeptDim] | None]
+    sizes: dict[str, Any]
+
+
+def restricted_sites(structure: Structure, keep: Keep) -> list[Site]:
+    """The calls that the silenced reference must restrict under this choice of channels."""
+    kept = structure.kept_atoms(keep)
+    context = structure.context
+    wanted = dict(context.restricted)
+    seen: Counter[tuple[str, str]] = Counter()
+    sites = []
+    for index, op in enumerate(structure.recording.ops):
+        if op.training:
+            break
+        nth = seen[op.owner, op.name]
+        seen[op.owner, op.name] += 1
+        if index not in wanted:
+            continue
+        args = [_kept_dims(context.dims(a), kept) if isinstance(a, Tensor) else None for a in op.args]
+        outs = [_kept_dims(context.dims(o), kept) if o is not None else None for o in op.outs]
+        if any(arg is not None for arg in args):
+            sizes = {str(k): _size(value, kept) for k, value in wanted[index].items()}
+            sites.append(Site(op.owner, op.name, nth, args, outs, sizes))
+    return sites
+
+
+def _size(value: Dim | list[Dim], kept: NDArray[np.bool_]) -> int | list[int]:
+    return [kept_size(dim, kept) for dim in value] if isinstance(value, list) else kept_size(value, kept)
+
+
+def _kept_dims(dims: list[Dim], kept: NDArray[np.bool_]) -> list[KeptDim] | None:
+    """Kept positions of every dimension; ``None`` when all of them stay."""
+    if all(labels is None or kept[labels].all() for dim in dims for _, labels in dim):
+        return None
+    return [
+        [[size, None if labels is None else to_text(np.flatnonzero(kept[labels]))] for size, labels in dim]
+        for dim in dims
+    ]
+
+
+class Silenced:
+    """Mixed into the class of the silenced network: runs the forward pass under the restriction of its sites."""
+
+    reconvene_sites: list[Site]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The dense forward pass, with the restricted calls computed on kept channels."""
+        assert isinstance(self, nn.Module)
+        with module_stack(self) as stack, _plain_attention(), _Restrict(self.reconvene_sites, stack) as restrict:
+            output = super().forward(*args, **kwargs)  # type: ignore[misc]
+        restrict.check()
+        return output
+
+
+def silence(model: nn.Module, sites: Sequence[Site]) -> nn.Module:
+    """Let ``model`` (already zeroed) run its restricted calls on kept channels only."""
+    if sites:
+        kind = type(model)
+        model.__class__ = type(f"Silenced{kind.__name__}", (Silenced, kind), {"__module__": kind.__module__})
+        model.reconvene_sites = list(sites)  # type: ignore[assignment]
+    return model
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Attention as plain products, so that the calls are the recorded ones on every device."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+class _Restrict(TorchDispatchMode):
+    def __init__(self, sites: Sequence[Site], stack: list[str]) -> None:
+        super().__init__()
+        self.sites = {(site.layer, site.call, site.nth): site for site in sites}
+        self.stack = stack
+        self.counts: Counter[tuple[str, str]] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        where = (self.stack[-1], str(func))
+        site = self.sites.get((*where, self.counts[where]))
+        self.counts[where] += 1
+        if site is None:
+            return func(*args, **kwargs)
+        small = [_take(a, k) for a, k in zip(args, [*site.args, *[None] * len(args)], strict=False)]
+        for position, value in site.sizes.items():
+            small[int(position)] = value
+        result = func(*small, **kwargs)
+        results = (result,) if isinstance(result, Tensor) else tuple(result)
+        back = [_put(r, k) for r, k in zip(results, site.outs, strict=True)]
+        return back[0] if isinstance(result, Tensor) else tuple(back)
+
+    def check(self) -> None:
+        """Every site must have been met, or the reference is not one."""
+        missed = [key for key in self.sites if self.counts[key[0], key[1]] <= key[2]]
+        if missed:
+            layer, call, _ = missed[0]
+            raise PlanError(f"the silenced reference never met {call} in {layer or 'the model'}; was the model changed?")
+
+
+def _positions(factors: KeptDim, actual: int) -> NDArray[np.int64]:
+    """Kept positions of a dimension; a batch of another size changes its first fixed factor."""
+    sizes = [size for size, _ in factors]
+    if prod(sizes) != actual:
+        free = next(i for i, (_, text) in enumerate(factors) if text is None)
+        sizes[free] = actual // (prod(sizes) // sizes[free])
+    flags = np.ones(1, dtype=np.bool_)
+    for size, (_, text) in zip(sizes, factors, strict=True):
+        mine = np.ones(size, dtype=np.bool_)
+        if text is not None:
+            mine[:] = False
+            mine[from_text(text)] = True
+        flags = np.logical_and.outer(flags, mine).reshape(-1)
+    return np.flatnonzero(flags)
+
+
+def _take(value: Any, kept: list[KeptDim] | None) -> Any:
+    if kept is None or not isinstance(value, Tensor):
+        return value
+    for dim, factors in enumerate(kept):
+        if any(text is not None for _, text in factors):
+            index = torch.from_numpy(_positions(factors, value.shape[dim])).to(value.device)
+            value = value.index_select(dim, index)
+    return value
+
+
+def _put(value: Any, kept: list[KeptDim] | None) -> Any:
+    """Back into the dense shape, zero where channels were removed."""
+    if kept is None or not isinstance(value, Tensor):
+        return value
+    for dim, factors in enumerate(kept):
+        if any(text is not None for _, text in factors):
+            inner = prod(size for size, _ in factors)
+            counts = prod(size if text is None else len(from_text(text)) for size, text in factors)
+            full = inner * value.shape[dim] // max(counts, 1)
+            index = torch.from_numpy(_positions(factors, full)).to(value.device)
+            shape = [*value.shape[:dim], full, *value.shape[dim + 1 :]]
+            value = value.new_zeros(shape).index_copy(dim, index, value)
+    return value
