@@ -1,0 +1,50 @@
+"""The ``eager`` runtime: PyTorch itself, to compare with. It has no file format, and it is no stand-in for a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reconvene.deploy.calling import evaluating, outputs_of, own_inputs
+from reconvene.deploy.runtime import Runtime, Session
+from reconvene.errors import ModelError
+from reconvene.structure.inputs import call
+
+
+class EagerSession:
+    """A module in eval mode."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def bind(self, example_inputs: Any) -> Callable[[], object]:
+        """See Session."""
+        inputs = own_inputs(self.model, example_inputs)
+        return lambda: call(self.model, inputs)
+
+    def run(self, example_inputs: Any) -> dict[str, Tensor]:
+        """See Session."""
+        outputs = outputs_of(self.model, own_inputs(self.model, example_inputs))
+        return {name: output.detach().cpu() for name, output in outputs.items()}
+
+
+@contextmanager
+def open_eager(model: nn.Module | Path, threads: int) -> Iterator[Session]:
+    """Run a module with so many threads; its mode and the number of threads come back afterwards."""
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{model} is a file: the eager runtime runs modules. Give the module, or leave out eager")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with evaluating(model), torch.inference_mode():
+            yield EagerSession(model)
+    finally:
+        torch.set_num_threads(before)
+
+
+EAGER = Runtime("eager", None, "", None, open_eager, lambda: {"torch": str(torch.__version__)})

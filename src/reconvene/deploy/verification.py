@@ -1,0 +1,202 @@
+"""Whether an exported file computes what the model computes: outputs compared over data and several batch sizes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from reconvene.deploy.calling import batch_size, evaluating, noise, outputs_of, own_inputs, samples_of, take
+from reconvene.deploy.registry import runtime_named
+from reconvene.deploy.text import table
+from reconvene.errors import ModelError, VerificationError
+
+# Two classes closer than this share of the largest output are a tie: float32 does not order them.
+TIE = 1e-5
+
+
+def verify(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    example_inputs: Any = None,
+    data: Iterable[Any] | None = None,
+    runtime: str = "onnxruntime",
+    batch_sizes: Sequence[int] = (1, 3, 8),
+    samples: int = 96,
+    tolerance: float = 1e-4,
+    agreement: float = 0.99,
+    seed: int = 0,
+) -> Verification:
+    """Compare the file with ``model`` in eval mode in PyTorch; raise VerificationError unless they agree.
+
+    ``data`` is an iterable of ``(inputs, target)`` batches, of which up to ``samples`` samples are used; without it,
+    two rounds of noise from ``seed``. They are cut into batches of ``batch_sizes`` in turn. An output agrees when its
+    largest absolute error is at most ``tolerance`` times its largest absolute value in the batch. Where an output has
+    classes (floating point, dimension 1 longer than one), at least the share ``agreement`` of the predictions must be
+    the same.
+
+    Raises also ModelError (the model or the file does not run) and DataError (no samples).
+    """
+    inputs = own_inputs(model, example_inputs, seed=seed) if data is None or example_inputs is not None else None
+    cycle = sum(batch_sizes)
+    if data is None:
+        pool, source = noise(inputs, 2 * cycle, seed=seed), f"noise, seed {seed}"
+    else:
+        pool, source = own_inputs(model, samples_of(data, samples)), "real data"
+    total = max(batch_size(pool), cycle)  # every batch size is tried, on repeated samples if there are few
+    rows = {size: Row(size) for size in batch_sizes}
+    with runtime_named(runtime).open(Path(path), 1) as session, evaluating(model):
+        for start, size in _cuts(batch_sizes, total):
+            batch = take(pool, start, size)
+            expected = {name: value.detach().cpu() for name, value in outputs_of(model, batch).items()}
+            try:
+                found = session.run(batch)
+            except ModelError as error:
+                raise VerificationError(f"batch size {size}: {error}") from error
+            rows[size] = rows[size].with_batch(expected, found, where=f"{runtime} at batch size {size}")
+    result = Verification(runtime, source, batch_size(pool), tolerance, agreement, tuple(rows.values()))
+    result.check()
+    return result
+
+
+def _cuts(batch_sizes: Sequence[int], total: int) -> Iterator[tuple[int, int]]:
+    start = 0
+    for size in itertools.cycle(batch_sizes):
+        if start >= total:
+            return
+        yield start, size
+        start += size
+
+
+@dataclass(frozen=True)
+class Row:
+    """All batches of one size: the largest errors, where the relative one was, how often predictions were the same."""
+
+    batch_size: int
+    batches: int = 0
+    max_abs_error: float = 0.0
+    max_rel_error: float = 0.0
+    where: str = ""
+    predictions: int = 0
+    same: int = 0
+
+    @property
+    def agreement(self) -> float | None:
+        """Share of equal predictions; ``None`` where no output has classes."""
+        return self.same / self.predictions if self.predictions else None
+
+    def with_batch(self, expected: dict[str, Tensor], found: dict[str, Tensor], *, where: str) -> Row:
+        """Add one batch. Raises VerificationError at once where outputs cannot be compared at all."""
+        row = replace(self, batches=self.batches + 1)
+        if len(expected) != len(found):
+            raise VerificationError(f"{where}: the model returns {list(expected)}, the file {list(found)}")
+        for (name, a), b in zip(expected.items(), found.values(), strict=True):
+            if a.shape != b.shape:
+                raise VerificationError(
+                    f"{where}: output {name!r} is {list(a.shape)} in PyTorch, {list(b.shape)} in the file"
+                )
+            row = row._with_output(name, a.double().numpy(), b.double().numpy(), a.is_floating_point(), where)
+        return row
+
+    def _with_output(self, name: str, a: Any, b: Any, floating: bool, where: str) -> Row:
+        if np.isnan(a).any():
+            raise VerificationError(f"{where}: output {name!r} is NaN in PyTorch already. Look at the weights")
+        endless = np.isinf(a)
+        if not np.array_equal(np.where(endless, a, 0), np.where(np.isfinite(b), 0, b)):
+            raise VerificationError(f"{where}: output {name!r} is not finite in the file where it is in PyTorch")
+        a, b = np.where(endless, 0, a), np.where(endless, 0, b)
+        row, scale = self, float(np.abs(a).max(initial=0.0))
+        if a.size:
+            error = np.abs(a - b)
+            at = np.unravel_index(int(error.argmax()), a.shape)
+            largest = float(error[at])
+            relative = largest / scale if scale else largest
+            if relative >= row.max_rel_error:
+                place = f"output {name!r} {[int(i) for i in at]}: {a[at]:.6g} in PyTorch, {b[at]:.6g} in the file"
+                row = replace(row, max_rel_error=relative, where=place)
+            row = replace(row, max_abs_error=max(row.max_abs_error, largest))
+        if floating and a.ndim >= 2 and a.shape[1] > 1:
+            here, there = a.argmax(1, keepdims=True), b.argmax(1, keepdims=True)
+            lost = np.take_along_axis(a, here, 1) - np.take_along_axis(a, there, 1)
+            row = replace(
+                row, predictions=row.predictions + here.size, same=row.same + int((lost <= TIE * scale).sum())
+            )
+        return row
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How far the file and PyTorch were apart, one row a batch size.
+
+    ``data`` says in words what they were compared on; ``samples`` how many different samples that was.
+    """
+
+    runtime: str
+    data: str
+    samples: int
+    tolerance: float
+    required_agreement: float
+    rows: tuple[Row, ...]
+
+    def check(self) -> None:
+        """Raise VerificationError naming the worst batch size, unless every row is within the limits."""
+        worst = max(self.rows, key=lambda row: row.max_rel_error)
+        if worst.max_rel_error > self.tolerance:
+            raise VerificationError(
+                f"{self.runtime} disagrees with PyTorch at batch size {worst.batch_size}: relative error "
+                f"{worst.max_rel_error:.2e}, tolerance {self.tolerance:.0e}; worst at {worst.where}. On {self.data}"
+            )
+        for row in self.rows:
+            if row.agreement is not None and row.agreement < self.required_agreement:
+                raise VerificationError(
+                    f"{self.runtime} predicts otherwise than PyTorch at batch size {row.batch_size}: {row.same} of "
+                    f"{row.predictions} predictions are the same, {self.required_agreement:.1%} are required. "
+                    f"On {self.data}"
+                )
+
+    @property
+    def max_abs_error(self) -> float:
+        """Over all batches."""
+        return max(row.max_abs_error for row in self.rows)
+
+    @property
+    def max_rel_error(self) -> float:
+        """Over all batches: largest absolute error over largest absolute value of the output in its batch."""
+        return max(row.max_rel_error for row in self.rows)
+
+    @property
+    def agreement(self) -> float | None:
+        """Share of equal predictions over all batches; ``None`` where no output has classes."""
+        predictions = sum(row.predictions for row in self.rows)
+        return sum(row.same for row in self.rows) / predictions if predictions else None
+
+    def __str__(self) -> str:
+        title = f"verified in {self.runtime} on {self.samples} samples of {self.data}, tolerance {self.tolerance:.0e}"
+        header = ("batch size", "batches", "max abs error", "relative", "top-1 agreement")
+        rows = [
+            (
+                str(row.batch_size),
+                str(row.batches),
+                f"{row.max_abs_error:.2e}",
+                f"{row.max_rel_error:.1e}",
+                "-" if row.agreement is None else f"{row.agreement:.2%}",
+            )
+            for row in self.rows
+        ]
+        return table(header, rows, right=range(5), title=title)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        totals = {"max_abs_error": self.max_abs_error, "max_rel_error": self.max_rel_error, "agreement": self.agreement}
+        return {**asdict(self), "rows": [{**asdict(row), "agreement": row.agreement} for row in self.rows], **totals}
+
+    def to_json(self) -> str:
+        """JSON text of ``to_dict``."""
+        return json.dumps(self.to_dict(), indent=2)
