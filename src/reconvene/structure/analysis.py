@@ -68,7 +68,7 @@ class Structure:
         return [op for op in self.recording.ops if not op.training]
 
 
-def analyse(model: nn.Module, example_inputs: Any) -> Structure:
+def analyse(model: nn.Module, example_inputs: Any, *, trial: bool = True) -> Structure:
     """Find the groups of ``model``: channels that can only leave together, proved by a trial at half width.
 
     The model is recorded once on the meta device (nothing is computed), so it costs milliseconds and no memory, and the
@@ -78,6 +78,7 @@ def analyse(model: nn.Module, example_inputs: Any) -> Structure:
     Args:
         model: any ``nn.Module``; not TorchScript, compiled or quantised.
         example_inputs: a tensor, a tuple or list of positional arguments, or a mapping of keyword arguments.
+        trial: whether to prove the groups; without, they are good for counting costs only.
 
     Raises:
         ModelError: the model does not run on these inputs, or cannot be pruned by nature.
@@ -87,7 +88,7 @@ def analyse(model: nn.Module, example_inputs: Any) -> Structure:
     recording = record(model, example_inputs)
     context = label(recording)
     structure = assemble(recording, context, list(recording.notes))
-    return prove_by_trial(model, example_inputs, structure)
+    return prove_by_trial(model, example_inputs, structure) if trial else structure
 
 
 def label(recording: Recording) -> Context:

@@ -27,7 +27,7 @@ def prove_by_trial(model: nn.Module, example_inputs: Any, structure: Structure) 
         failure = replay(model, example_inputs, structure, keep)
         if failure is None:
             return structure
-        structure = _pin_site(structure, *failure)
+        structure = pin_site(structure, *failure)
     raise StructureError("the trial run never agreed with the labels; please report this model")
 
 
@@ -86,7 +86,7 @@ def _all_names(structure: Structure, shapes: Mapping[str, tuple[int, ...]]) -> d
     return {n: s for name, s in shapes.items() for n in structure.recording.aliases.get(name, (name,))}
 
 
-def _pin_site(structure: Structure, number: int, why: str) -> Structure:
+def pin_site(structure: Structure, number: int, why: str) -> Structure:
     """Pin what the disagreeing call touches; if that is pinned already, what the calls before it touch."""
     context = structure.context
     ops = structure.eval_ops()

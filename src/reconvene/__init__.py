@@ -1,0 +1,65 @@
+"""Reconvene: make an untrained PyTorch network small enough for its device, in seconds, before training is paid for.
+
+The public names below are loaded when first used, so that ``reconvene --help`` never waits for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from reconvene._version import __version__
+
+if TYPE_CHECKING:
+    from reconvene.allocation import Budget
+    from reconvene.api import groups, plan, prune, rectify, sensitivity
+    from reconvene.artifact import load, save
+    from reconvene.deploy import Measurement, export, measure
+    from reconvene.errors import ReconveneError
+    from reconvene.saliency import masks
+    from reconvene.surgery import Plan
+
+_HOMES = {
+    "Budget": "allocation",
+    "Measurement": "deploy",
+    "Plan": "surgery",
+    "ReconveneError": "errors",
+    "export": "deploy",
+    "groups": "api",
+    "load": "artifact",
+    "masks": "saliency",
+    "measure": "deploy",
+    "plan": "api",
+    "prune": "api",
+    "rectify": "api",
+    "save": "artifact",
+    "sensitivity": "api",
+}
+
+__all__ = [
+    "Budget",
+    "Measurement",
+    "Plan",
+    "ReconveneError",
+    "__version__",
+    "export",
+    "groups",
+    "load",
+    "masks",
+    "measure",
+    "plan",
+    "prune",
+    "rectify",
+    "save",
+    "sensitivity",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'reconvene' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"reconvene.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,66 @@
+"""What a model costs: parameters, multiply-accumulates, activation memory, file size, latency."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from reconvene.allocation.costs import CostModel
+from reconvene.artifact.tensors import encode
+from reconvene.deploy.benchmark import latency as time_in_runtime
+from reconvene.structure import analyse
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Costs of one model on one input shape. How each is counted: ``reconvene.allocation.costs``."""
+
+    params: int
+    macs: int
+    peak_memory: int
+    """Bytes of activations alive at once."""
+    size: int
+    """Bytes of ``model.safetensors``."""
+    latency: float | None
+    """Seconds of one forward pass in ONNX Runtime on one thread of this machine; ``None`` if it was not asked for."""
+
+    def __str__(self) -> str:
+        lines = [
+            f"parameters   {self.params:,}",
+            f"MACs         {self.macs:,}",
+            f"peak memory  {self.peak_memory:,} bytes",
+            f"file size    {self.size:,} bytes",
+        ]
+        if self.latency is not None:
+            lines.append(f"latency      {self.latency * 1e3:.3f} ms (ONNX Runtime, one thread)")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> str:
+        """``to_dict`` as JSON text."""
+        return json.dumps(self.to_dict())
+
+
+def measure(model: nn.Module, example_inputs: Any, *, latency: bool = True) -> Measurement:
+    """Measure a model, dense or pruned, on inputs of this shape.
+
+    Args:
+        model: any module; it is only read.
+        example_inputs: a tensor, a tuple or list of positional arguments, or a mapping of keyword arguments.
+        latency: whether to export it and time it in ONNX Runtime (some seconds, needs the ``onnx`` extra).
+
+    Raises:
+        ModelError: the model does not run on these inputs.
+        MissingExtraError: latency was asked for, and ONNX Runtime is not installed.
+    """
+    costs = CostModel(analyse(model, example_inputs, trial=False)).dense
+    size = len(encode(model.state_dict())[0])
+    seconds = time_in_runtime(model, example_inputs) if latency else None
+    return Measurement(costs["params"], costs["macs"], costs["peak_memory"], size, seconds)
