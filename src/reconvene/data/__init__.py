@@ -1,0 +1,18 @@
+"""Labelled images, decoded once into uint8 tensors, and batches that a seed and an epoch fully determine."""
+
+from reconvene.data.batches import Batch, test_batches, train_batches
+from reconvene.data.calibration import Calibration, calibration
+from reconvene.data.dataset import Augmentation, Dataset, Split
+from reconvene.data.load import load
+
+__all__ = [
+    "Augmentation",
+    "Batch",
+    "Calibration",
+    "Dataset",
+    "Split",
+    "calibration",
+    "load",
+    "test_batches",
+    "train_batches",
+]

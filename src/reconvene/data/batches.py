@@ -1,0 +1,77 @@
+"""Batches whose every bit follows from (seed, epoch, step): a run can stop and go on anywhere, in any parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from reconvene.data.dataset import Augmentation, Dataset, Split
+
+Batch = tuple[Tensor, Tensor]
+
+
+def train_batches(
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    augmentation: Augmentation | None = None,
+    start: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    device: torch.device | str = "cpu",
+) -> Iterator[Batch]:
+    """Shuffled, augmented, normalised batches of the training split.
+
+    Each is float32 ``[B, C, H, W]``, channels-last in memory, and int64 ``[B]``. All randomness of an epoch is drawn at
+    once from ``(seed, epoch)``, one draw per image: ``start`` skips steps at no cost, and ``shard=(rank, world)`` gives
+    the rank-th part of the same global batch of ``batch_size``. Images left over after the last full batch wait for
+    another epoch. ``augmentation`` ``None`` means the dataset's own.
+    """
+    images, labels = dataset.train.images.to(device), dataset.train.labels.to(device)
+    augmentation = dataset.augmentation if augmentation is None else augmentation
+    n, (rank, world) = len(dataset.train), shard
+    rng = np.random.Generator(np.random.PCG64([seed, epoch]))
+    order = torch.from_numpy(rng.permutation(n)).to(device)
+    shift = torch.from_numpy(rng.integers(0, 2 * augmentation.pad + 1, size=(2, n))).to(device)
+    flip = torch.from_numpy(rng.random(n) < 0.5 if augmentation.flip else np.zeros(n, dtype=bool)).to(device)
+    for step in range(start, n // batch_size):
+        at = slice(step * batch_size + batch_size * rank // world, step * batch_size + batch_size * (rank + 1) // world)
+        chosen = order[at]
+        pixels = crop(images[chosen], augmentation.pad, shift[0, at], shift[1, at], flip[at])
+        yield dataset.normalise(pixels), labels[chosen]
+
+
+def test_batches(
+    dataset: Dataset,
+    *,
+    split: Split | None = None,
+    batch_size: int = 256,
+    shard: tuple[int, int] = (0, 1),
+    device: torch.device | str = "cpu",
+) -> Iterator[Batch]:
+    """Every image once, in order, normalised: float32 ``[B, C, H, W]``, int64 ``[B]``; of the test split by default."""
+    split = dataset.test if split is None else split
+    rank, world = shard
+    first, last = len(split) * rank // world, len(split) * (rank + 1) // world
+    for at in range(first, last, batch_size):
+        stop = min(at + batch_size, last)
+        yield dataset.normalise(split.images[at:stop].to(device)), split.labels[at:stop].to(device)
+
+
+def crop(images: Tensor, pad: int, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
+    """Cut each image of ``[B, C, H, W]`` out of its padded self at ``(top[b], left[b])``, mirrored where ``flip[b]``.
+
+    One gather for the whole batch; it comes out as rows of pixels, which is channels-last.
+    """
+    height, width = images.shape[2:]
+    padded = F.pad(images, (pad, pad, pad, pad)) if pad else images
+    along = torch.arange(width, device=images.device).expand(len(images), width)
+    columns = torch.where(flip[:, None], along.flip(1), along) + left[:, None]
+    rows = torch.arange(height, device=images.device) + top[:, None]
+    each = torch.arange(len(images), device=images.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -1,0 +1,64 @@
+"""A few training samples of every class, for criteria and quantisers that need data and have to name it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from reconvene.data.batches import Batch
+from reconvene.data.dataset import Dataset
+from reconvene.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """An iterable of ``(inputs, labels)`` batches that can be walked again and again; ``str()`` says what it holds."""
+
+    batches: tuple[Batch, ...]
+    description: str
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __str__(self) -> str:
+        return self.description
+
+
+def calibration(dataset: Dataset, n: int = 100, *, seed: int = 0, batch_size: int = 128) -> Calibration:
+    """``n`` normalised training images without augmentation, as many of every class, classes taking turns.
+
+    Batches are float32 ``[B, C, H, W]`` and int64 ``[B]``. Where ``n`` is no multiple of the classes, the first of them
+    get one more.
+
+    Raises:
+        DataError: fewer samples than classes asked, or a class holds too few images.
+    """
+    count = len(dataset.classes)
+    if n < count:
+        raise DataError(
+            f"{n} calibration samples cannot show all {count} classes of {dataset.name}. Try: n={10 * count}."
+        )
+    rng = np.random.Generator(np.random.PCG64(seed))
+    labels = dataset.train.labels.numpy()
+    wanted = [n // count + (c < n % count) for c in range(count)]
+    picks, turns = [], []
+    for c, size in enumerate(wanted):
+        rows = np.flatnonzero(labels == c)
+        if len(rows) < size:
+            raise DataError(
+                f"class {dataset.classes[c]!r} of {dataset.name} has {len(rows)} training images, {size} asked. "
+                "Try: a smaller n."
+            )
+        picks.append(rng.choice(rows, size, replace=False))
+        turns.append(np.arange(size))
+    order = torch.from_numpy(np.concatenate(picks)[np.argsort(np.concatenate(turns), kind="stable")])
+    images, targets = dataset.normalise(dataset.train.images[order]), dataset.train.labels[order]
+    batches = tuple(zip(torch.split(images, batch_size), torch.split(targets, batch_size), strict=True))
+    each = f"{n // count}" if n % count == 0 else f"{n // count} or {n // count + 1}"
+    return Calibration(batches, f"{dataset.name} train: {n} samples, {each} of each of {count} classes, seed {seed}")

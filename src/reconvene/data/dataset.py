@@ -1,0 +1,115 @@
+"""What the data step hands on: two splits of uint8 images with labels, and the facts that training needs about them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from reconvene.errors import DataError
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of a training image: a shift by up to ``pad`` pixels (zeros move in), and a flip half the time."""
+
+    pad: int = 0
+    flip: bool = False
+
+    def __str__(self) -> str:
+        parts = [f"shift by {self.pad}"] * (self.pad > 0) + ["flip"] * self.flip
+        return " and ".join(parts) or "none"
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """``images`` uint8 ``[N, C, H, W]`` with ``labels`` int64 ``[N]``."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images for classification. ``mean`` and ``std`` are per channel, of the training images scaled to [0, 1].
+
+    ``note`` says how the splits came about, for the line that describes the data in logs and reports.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: Augmentation = Augmentation()
+    note: str = ""
+
+    def __str__(self) -> str:
+        c, h, w = self.shape
+        images = f"{len(self.train)} train and {len(self.test)} test images {c}x{h}x{w}"
+        return f"{self.name}: {images}, {len(self.classes)} classes" + f", {self.note}" * bool(self.note)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)`` of every image."""
+        c, h, w = self.train.images.shape[1:]
+        return int(c), int(h), int(w)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of every pixel and label of both splits, and of the class names: which data this is."""
+        digest = hashlib.sha256("\0".join(self.classes).encode())
+        for split in (self.train, self.test):
+            digest.update(str(tuple(split.images.shape)).encode())
+            digest.update(split.images.contiguous().numpy().data)
+            digest.update(split.labels.contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 ``[B, C, H, W]`` to float32 of the same shape: zero mean, unit spread per channel in training."""
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=images.device).mul_(255).view(1, -1, 1, 1)
+        std = torch.tensor(self.std, dtype=torch.float32, device=images.device).mul_(255).view(1, -1, 1, 1)
+        return images.to(torch.float32).sub_(mean).div_(std)
+
+    def require(self, *, classes: int | None = None, input_shape: tuple[int, ...] | None = None) -> None:
+        """Check that a model with ``classes`` outputs and inputs of ``(C, H, W)`` fits.
+
+        Raises:
+            DataError: it does not; the message says what was found and what to change.
+        """
+        if classes is not None and classes != len(self.classes):
+            raise DataError(
+                f"the model has {classes} outputs but {self.name} has {len(self.classes)} classes "
+                f"({', '.join(self.classes[:5])}{', ...' if len(self.classes) > 5 else ''}). "
+                f"Try: build the model with num_classes={len(self.classes)}."
+            )
+        if input_shape is not None and tuple(input_shape) != self.shape:
+            found, asked = ("x".join(map(str, shape)) for shape in (self.shape, input_shape))
+            raise DataError(
+                f"the model takes {asked} but {self.name} was loaded as {found}. Try: load(..., input_shape=...)."
+            )
+
+
+def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of uint8 ``[N, C, H, W]`` scaled to [0, 1].
+
+    Computed from exact integer counts, so that neither threads nor the order of images change a bit. A channel that
+    never varies gets a deviation of one: it is only centred.
+    """
+    values = torch.arange(256, dtype=torch.float64) / 255
+    means, deviations = [], []
+    for channel in range(images.shape[1]):
+        share = torch.bincount(images[:, channel].reshape(-1), minlength=256).to(torch.float64)
+        share /= share.sum()
+        mean = float(torch.dot(share, values))
+        deviation = float(torch.dot(share, (values - mean).square()).sqrt())
+        means.append(mean)
+        deviations.append(deviation or 1.0)
+    return tuple(means), tuple(deviations)

@@ -1,0 +1,52 @@
+"""A folder of images: one sub-folder a class, with or without a train/ and a test/ folder above them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from reconvene.data.source import Rows, Source, needs
+from reconvene.errors import DataError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
+TEST_NAMES = ("test", "val", "valid", "validation")
+
+
+def read_folder(root: Path) -> Source:
+    """Find the classes and images under ``root``; nothing is decoded yet.
+
+    Raises:
+        DataError: no class sub-folders with images, an empty class, or a test class that training does not have.
+    """
+    train = root / "train" if (root / "train").is_dir() else root
+    test = next((root / name for name in TEST_NAMES if (root / name).is_dir()), None) if train != root else None
+    classes = tuple(_subfolders(train))
+    if not classes:
+        raise DataError(
+            f"{root} holds neither parquet files nor class sub-folders with images. "
+            f"Expected {root}/CLASS/*.png or {root}/train/CLASS/*.png and {root}/test/CLASS/*.png."
+        )
+    if test is not None and (strange := sorted(set(_subfolders(test)) - set(classes))):
+        raise DataError(f"{test} has classes that {train} has not: {', '.join(strange)}.")
+    return Source(
+        root.name, classes, _rows(train, classes), None if test is None else _rows(test, classes, partly=True)
+    )
+
+
+def _subfolders(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _rows(root: Path, classes: tuple[str, ...], *, partly: bool = False) -> Rows:
+    """``partly``: a class may be absent, as in a small test split."""
+    image = needs("PIL.Image", "pillow", "decoding images")
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = sorted(path for path in (root / name).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        if not found and not partly:
+            raise DataError(f"class folder {root / name} holds no images (looked for {', '.join(sorted(SUFFIXES))}).")
+        paths += found
+        labels += [label] * len(found)
+    return Rows(np.array(labels, dtype=np.int64), lambda i: image.open(paths[i]), lambda i: str(paths[i]))

@@ -1,0 +1,151 @@
+"""From a name, a folder or a hub id to a dataset in memory."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from reconvene.data.dataset import Augmentation, Dataset, Split, statistics
+from reconvene.data.digits import read_digits
+from reconvene.data.folder import read_folder
+from reconvene.data.progress import track
+from reconvene.data.source import Rows, Source, needs, stratified
+from reconvene.data.table import read_hub, read_parquet
+from reconvene.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+HELD_OUT = 0.2
+DIGITS_SHAPE = (3, 32, 32)
+MODES = {"1": 1, "L": 1, "LA": 1, "P": 3, "RGB": 3, "RGBA": 3, "CMYK": 3, "YCbCr": 3}
+
+
+def load(
+    spec: str | os.PathLike[str],
+    *,
+    input_shape: tuple[int, ...] | None = None,
+    split_seed: int = 0,
+    limit: int | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    progress: bool = False,
+) -> Dataset:
+    """Load labelled images, decoded once into uint8 tensors ``[N, C, H, W]``.
+
+    ``spec`` is ``digits`` (scikit-learn's, no download), a folder of parquet files, a folder of images (one sub-folder
+    a class), or an id on the dataset hub. ``input_shape`` ``(C, H, W)`` is what the model takes: pictures are scaled to
+    cover H x W (bilinear), their middle cut out, and turned to grey (C = 1) or RGB (C = 3). ``None`` keeps their own
+    size; digits then become 3x32x32. Without a test split, a fifth of every class, drawn by ``split_seed``, is held
+    out. ``limit`` keeps at most so many images of each split, every class in proportion.
+
+    Raises:
+        DataError: nothing there, no images, no labels, a broken picture (named), or sizes that differ without an
+            ``input_shape``.
+        MissingExtraError: the ``data`` extra is absent.
+    """
+    if limit is not None and limit < 1:
+        raise DataError(f"limit must be at least 1, not {limit}.")
+    if input_shape is not None and (len(input_shape) != 3 or input_shape[0] not in (1, 3) or min(input_shape) < 1):
+        asked = "x".join(map(str, input_shape))
+        raise DataError(f"image data can become 1xHxW (grey) or 3xHxW (RGB), not {asked}.")
+    source = _find(spec, image_column=image_column, label_column=label_column)
+    note = ""
+    train, test = source.train, source.test
+    if test is None:
+        held = stratified(train.labels, round(HELD_OUT * len(train)), seed=split_seed)
+        rest = np.setdiff1d(np.arange(len(train)), held)
+        train, test = train.take(rest), train.take(held)
+        note = f"test held out with split seed {split_seed}"
+    train, test = (_limited(rows, limit, split_seed) for rows in (train, test))
+    for split, rows in (("training", train), ("test", test)):
+        if not len(rows):
+            raise DataError(f"{source.name} has no {split} images.")
+    shape = _shape(source, input_shape)
+    fit = input_shape is not None or source.name == "digits"
+    splits = [_decode(rows, shape, source.name, fit=fit, progress=progress) for rows in (train, test)]
+    mean, std = statistics(splits[0].images)
+    return Dataset(
+        source.name, splits[0], splits[1], source.classes, mean, std, _augmentation(source.classes, shape), note
+    )
+
+
+def _find(spec: str | os.PathLike[str], *, image_column: str | None, label_column: str | None) -> Source:
+    text = os.fspath(spec)
+    if text == "digits":
+        return read_digits()
+    path = Path(text).expanduser()
+    if (path.is_file() and path.suffix == ".parquet") or (path.is_dir() and any(path.rglob("*.parquet"))):
+        return read_parquet(path.resolve(), image_column=image_column, label_column=label_column)
+    if path.is_dir():
+        return read_folder(path.resolve())
+    if path.exists():
+        raise DataError(f"{path} is a file, but not a parquet file. Pass a folder of images, or parquet.")
+    if isinstance(spec, str) and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", spec):
+        return read_hub(spec, image_column=image_column, label_column=label_column)
+    raise DataError(
+        f"no data at {path.absolute()}: it does not exist. Pass 'digits', a folder, or a hub id like 'owner/name'."
+    )
+
+
+def _limited(rows: Rows, limit: int | None, seed: int) -> Rows:
+    return rows if limit is None or limit >= len(rows) else rows.take(stratified(rows.labels, limit, seed=seed))
+
+
+def _shape(source: Source, asked: tuple[int, ...] | None) -> tuple[int, int, int]:
+    if asked is not None:
+        return asked[0], asked[1], asked[2]
+    if source.name == "digits":
+        return DIGITS_SHAPE
+    picture = _open(source.train, 0)
+    return MODES[picture.mode], picture.height, picture.width
+
+
+def _open(rows: Rows, i: int) -> Image:
+    unidentified = needs("PIL", "pillow", "decoding images").UnidentifiedImageError
+    try:
+        picture = rows.open(i)
+        picture.load()
+    except (OSError, SyntaxError, ValueError, unidentified) as error:
+        raise DataError(f"broken image at {rows.where(i)}: {error}") from error
+    if picture.mode not in MODES:
+        raise DataError(f"{rows.where(i)} is an image of mode {picture.mode}; known modes: {', '.join(MODES)}.")
+    return picture
+
+
+def _decode(rows: Rows, shape: tuple[int, int, int], name: str, *, fit: bool, progress: bool) -> Split:
+    """``fit``: pictures of other sizes are scaled and cut; else they are an error."""
+    channels, height, width = shape
+    pixels = np.empty((len(rows), height, width, channels), dtype=np.uint8)
+    for i in track(range(len(rows)), f"decoding {name}", total=len(rows), enabled=progress):
+        picture = _open(rows, i).convert("L" if channels == 1 else "RGB")
+        if (picture.height, picture.width) != (height, width):
+            if not fit:
+                raise DataError(
+                    f"images differ in size: the first is {height}x{width}, "
+                    f"{rows.where(i)} is {picture.height}x{picture.width}. "
+                    f"Try: input_shape=({channels}, {height}, {width})."
+                )
+            picture = _cover(picture, height, width)
+        pixels[i] = np.asarray(picture).reshape(height, width, channels)
+    return Split(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(rows.labels))
+
+
+def _cover(picture: Image, height: int, width: int) -> Image:
+    """Scale until both sides cover the frame, then cut out the middle."""
+    resampling = needs("PIL.Image", "pillow", "decoding images").Resampling.BILINEAR
+    scale = max(height / picture.height, width / picture.width)
+    size = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    return picture.resize(size, resampling).crop((left, top, left + width, top + height))
+
+
+def _augmentation(classes: tuple[str, ...], shape: tuple[int, int, int]) -> Augmentation:
+    """Shift by an eighth; flip only where class names are words, not numbers or letters, which may be read."""
+    words = all(len(name) > 1 and not name.isdecimal() for name in classes)
+    return Augmentation(pad=max(1, min(shape[1:]) // 8), flip=words)

@@ -1,0 +1,67 @@
+"""What a reader of one kind of data finds, before anything is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reconvene.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """One split: ``labels[i]`` int64, ``open(i)`` gives the picture of row i, ``where(i)`` names the row for errors."""
+
+    labels: NDArray[np.int64]
+    open: Callable[[int], Image]
+    where: Callable[[int], str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: NDArray[np.int64]) -> Rows:
+        """The same split with only these rows, in this order."""
+        return Rows(self.labels[rows], lambda i: self.open(int(rows[i])), lambda i: self.where(int(rows[i])))
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A dataset as found: ``test`` is ``None`` where it comes without a split to test on."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Rows
+    test: Rows | None
+
+
+def needs(module: str, package: str, purpose: str) -> Any:
+    """Import an optional module of the ``data`` extra.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(package, "data", purpose) from error
+
+
+def stratified(labels: NDArray[np.int64], count: int, *, seed: int) -> NDArray[np.int64]:
+    """``count`` row numbers, ascending, that hold every class in the proportion of the whole, to within one image.
+
+    Every image gets a place in [0, 1) within its shuffled class; the ``count`` lowest places are taken.
+    """
+    rng = np.random.Generator(np.random.PCG64(seed))
+    place = np.empty(len(labels), dtype=np.float64)
+    for c in np.unique(labels):
+        rows = np.flatnonzero(labels == c)
+        place[rows] = (rng.permutation(len(rows)) + rng.random()) / len(rows)
+    return np.sort(np.argsort(place, kind="stable")[:count])

@@ -1,0 +1,166 @@
+"""Tables with a column of images and a column of labels: local parquet files, and datasets from the hub."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reconvene.data.source import Rows, Source, needs
+from reconvene.errors import DataError
+
+IMAGE_COLUMNS = ("img", "image")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
+SPLIT_WORDS = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
+
+
+def read_parquet(root: Path, *, image_column: str | None, label_column: str | None) -> Source:
+    """Read the parquet files under ``root`` (or ``root`` itself); words in their names tell train from test.
+
+    Raises:
+        DataError: a damaged file, files whose split cannot be told, no image or label column, unusable labels.
+        MissingExtraError: pyarrow (it comes with ``datasets``) is absent.
+    """
+    pyarrow = needs("pyarrow", "pyarrow", "reading parquet files")
+    parquet = needs("pyarrow.parquet", "pyarrow", "reading parquet files")
+    tables: dict[str, Any] = {}
+    for split, paths in _by_split(root).items():
+        try:
+            tables[split] = pyarrow.concat_tables(
+                [parquet.read_table(path) for path in paths], promote_options="default"
+            )
+        except (pyarrow.ArrowException, OSError) as error:
+            raise DataError(f"cannot read {', '.join(map(str, paths))}: {error}") from error
+    return read_tables(root.stem, tables, image_column=image_column, label_column=label_column)
+
+
+def read_hub(name: str, *, image_column: str | None, label_column: str | None) -> Source:
+    """Read a dataset by its id on the Hugging Face hub (or from its local cache).
+
+    Raises:
+        DataError: it does not exist, the hub cannot be reached, or it is not labelled images.
+        MissingExtraError: ``datasets`` is absent.
+    """
+    datasets = needs("datasets", "datasets", f"{name!r} is no folder here, and reading it as a hub dataset")
+    try:
+        splits = datasets.load_dataset(name)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"no folder {Path(name).absolute()} here, and the dataset hub's {name!r} could not be read "
+            f"({type(error).__name__}: {error}). Without a network, pass 'digits' or a folder of parquet or images."
+        ) from error
+    tables = {SPLIT_WORDS[key]: part.with_format("arrow")[:] for key, part in splits.items() if key in SPLIT_WORDS}
+    if "train" not in tables:
+        raise DataError(f"hub dataset {name!r} has no train split, only: {', '.join(splits)}.")
+    return read_tables(name, tables, image_column=image_column, label_column=label_column)
+
+
+def read_tables(name: str, tables: Mapping[str, Any], *, image_column: str | None, label_column: str | None) -> Source:
+    """Turn arrow tables, one a split (``train``, and ``test`` or ``val``), into a source of labelled images."""
+    train = tables["train"]
+    features = _features(train)
+    kinds = {column: features.get(column, {}).get("_type") for column in train.column_names}
+    image = _column("image", image_column, IMAGE_COLUMNS, kinds, name)
+    label = _column("label", label_column, LABEL_COLUMNS, kinds, name)
+    test = tables.get("test", tables.get("val"))
+    labels = [_labels(part, label, name) for part in (train, test) if part is not None]
+    classes, coded = _classes(labels, features.get(label, {}).get("names"), label, name)
+    rows = [_rows(part, image, code, name) for part, code in zip((train, test), coded, strict=False)]
+    return Source(name, classes, rows[0], rows[1] if test is not None else None)
+
+
+def _by_split(root: Path) -> dict[str, list[Path]]:
+    paths = [root] if root.is_file() else sorted(root.rglob("*.parquet"))
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        words = re.split(r"[^a-z]+", (path.name if root.is_file() else str(path.relative_to(root))).lower())
+        splits = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}
+        found.setdefault(splits.pop() if len(splits) == 1 else "?", []).append(path)
+    if list(found) == ["?"] and all(not _has_split_word(path, root) for path in paths):
+        return {"train": paths}
+    if "?" in found or "train" not in found:
+        listed = ", ".join(path.name for path in paths)
+        raise DataError(
+            f"cannot tell train from test among the files of {root}: {listed}. Put 'train' or 'test' in each name."
+        )
+    return found
+
+
+def _has_split_word(path: Path, root: Path) -> bool:
+    text = path.name if root.is_file() else str(path.relative_to(root))
+    return any(word in SPLIT_WORDS for word in re.split(r"[^a-z]+", text.lower()))
+
+
+def _features(table: Any) -> dict[str, dict[str, Any]]:
+    """Column kinds and class names, as the ``datasets`` library writes them into the schema; empty where it did not."""
+    metadata = (table.schema.metadata or {}).get(b"huggingface")
+    features: dict[str, dict[str, Any]] = json.loads(metadata)["info"]["features"] if metadata else {}
+    return features
+
+
+def _column(what: str, asked: str | None, known: tuple[str, ...], kinds: dict[str, str | None], name: str) -> str:
+    listed = ", ".join(kinds)
+    if asked is not None:
+        if asked not in kinds:
+            raise DataError(f"{name} has no column {asked!r}. Its columns: {listed}.")
+        return asked
+    found = [column for column in known if column in kinds]
+    typed = [column for column, kind in kinds.items() if kind == {"image": "Image", "label": "ClassLabel"}[what]]
+    if found:
+        return found[0]
+    if len(typed) == 1:
+        return typed[0]
+    masks = [column for column, kind in kinds.items() if kind == "Image" and column not in IMAGE_COLUMNS]
+    hint = f" Column {masks[0]!r} holds images: segmentation is not supported yet." if what == "label" and masks else ""
+    raise DataError(
+        f"no {what} column found in {name}. Its columns: {listed}. Expected one of {', '.join(known)}, "
+        f"or name it with {what}_column.{hint}"
+    )
+
+
+def _labels(table: Any, column: str, name: str) -> NDArray[Any]:
+    values = table.column(column)
+    if values.null_count:
+        raise DataError(f"{values.null_count} of {len(values)} rows of {name} have no {column!r}.")
+    labels: NDArray[Any] = np.asarray(values.to_pylist())
+    if len(labels) and (labels.ndim != 1 or labels.dtype.kind not in "iuUb"):
+        raise DataError(f"column {column!r} of {name} holds {values.type}, not classes (integers or strings).")
+    return labels
+
+
+def _classes(
+    splits: list[NDArray[Any]], names: list[str] | None, column: str, name: str
+) -> tuple[tuple[str, ...], list[NDArray[np.int64]]]:
+    """Class names, and each split's labels as positions among them. Without names, the values are the names."""
+    values = np.unique(np.concatenate([labels for labels in splits if len(labels)] or [np.empty(0, np.int64)]))
+    if names is None or values.dtype.kind == "U":
+        coded = [np.searchsorted(values, labels).astype(np.int64) for labels in splits]
+        return tuple(str(value) for value in values), coded
+    if len(values) and not (values[0] >= 0 and values[-1] < len(names)):
+        strange = values[(values < 0) | (values >= len(names))][0]
+        raise DataError(
+            f"column {column!r} of {name} holds the label {strange}, but its {len(names)} classes count from 0."
+        )
+    return tuple(names), [labels.astype(np.int64) for labels in splits]
+
+
+def _rows(table: Any, column: str, labels: NDArray[np.int64], name: str) -> Rows:
+    image = needs("PIL.Image", "pillow", "decoding images")
+    cells = table.column(column)
+
+    def open_row(i: int) -> Any:
+        cell = cells[i].as_py()
+        content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
+        if content is None and path is None:
+            raise OSError("the cell is empty")
+        if content is not None and not isinstance(content, bytes):
+            raise OSError(f"the cell holds {type(content).__name__}, not an image file's bytes")
+        return image.open(io.BytesIO(content) if content is not None else path)
+
+    return Rows(labels, open_row, lambda i: f"{name}, column {column!r}, row {i}")

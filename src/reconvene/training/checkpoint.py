@@ -1,0 +1,179 @@
+"""Checkpoints: one safetensors file, tensors and a JSON header in it, replaced in one step or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from reconvene.errors import TrainingError
+
+CHECKPOINT_NAME = "checkpoint.safetensors"
+FORMAT = 1
+
+
+@dataclass
+class State:
+    """Where a run is: ``step`` steps of epoch ``epoch`` (from 0) are done; the sums are over the epoch in progress.
+
+    There is no random state in it: every draw is a function of seed, epoch and step.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    seen: int = 0
+    seconds: float = 0.0
+    finished: bool = False
+    evaluation: dict[str, Any] | None = None
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as read: which run it belongs to, where that run was, and its tensors by name."""
+
+    run: dict[str, Any]
+    state: State
+    tensors: dict[str, Tensor]
+
+
+def save_checkpoint(directory: Path, run: Mapping[str, Any], state: State, tensors: Mapping[str, Tensor]) -> None:
+    """Write ``checkpoint.safetensors``: whoever reads it finds the old one or the new one, whole.
+
+    Raises:
+        TrainingError: it cannot be written (full disk, no permission); the previous one is intact.
+    """
+    header = {"format": FORMAT, "run": dict(run), "state": asdict(state)}
+    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    write_atomic(
+        directory / CHECKPOINT_NAME,
+        safetensors.torch.save(whole, {"reconvene": json.dumps(header, allow_nan=False)}),
+    )
+
+
+def load_checkpoint(directory: Path) -> Checkpoint | None:
+    """Read the checkpoint in ``directory``; ``None`` where there is none.
+
+    Raises:
+        TrainingError: it is damaged, foreign, or of another format version.
+    """
+    path = directory / CHECKPOINT_NAME
+    if not path.exists():
+        return None
+    hint = "Delete it, or train with resume=False (--no-resume), to start over."
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("reconvene")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+    except (SafetensorError, OSError) as error:
+        raise TrainingError(f"the checkpoint {path} is damaged: {error}. {hint}") from error
+    if text is None:
+        raise TrainingError(f"{path} was not written by reconvene. {hint}")
+    try:
+        header = json.loads(text)
+        if header["format"] != FORMAT:
+            raise TrainingError(f"{path} has format {header['format']}, this version reads {FORMAT}. {hint}")
+        return Checkpoint(header["run"], State(**header["state"]), tensors)
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"the header of the checkpoint {path} is damaged: {error!r}. {hint}") from error
+
+
+def require_same_run(checkpoint: Checkpoint, run: Mapping[str, Any], directory: Path) -> None:
+    """Check that ``run`` is the run of the checkpoint. A finished run is also recognised by the weights it ended with.
+
+    Raises:
+        TrainingError: the message lists what differs, here and there, and what to do.
+    """
+    found, asked = dict(checkpoint.run), dict(run)
+    if checkpoint.state.finished and asked.get("weights") == sha256(_model_part(checkpoint.tensors)):
+        asked["weights"] = found.get("weights")
+    different = [
+        f"{key} is {_short(asked.get(key))} here, {_short(found.get(key))} there"
+        for key in dict.fromkeys([*asked, *found])
+        if asked.get(key) != found.get(key)
+    ]
+    if different:
+        raise TrainingError(
+            f"the checkpoint in {directory} belongs to another run: {'; '.join(different)}. Train into another folder, "
+            f"or with resume=False (--no-resume) to start over, or ask for the same run again."
+        )
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer that the model saves, under ``model.``."""
+    return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+
+
+def momentum_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's momentum, under ``momentum.`` and the parameter's name; a parameter not yet stepped has none."""
+    found = {}
+    for name, parameter in model.named_parameters():
+        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
+        if buffer is not None:
+            found[f"momentum.{name}"] = buffer
+    return found
+
+
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put the tensors back, each in the memory layout of its parameter, so that arithmetic goes the same way again."""
+    model.load_state_dict(_model_part(checkpoint.tensors))
+    for name, parameter in model.named_parameters():
+        saved = checkpoint.tensors.get(f"momentum.{name}")
+        if saved is not None:
+            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(saved).detach()
+
+
+def sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Digest of names, shapes, types and bytes; in whatever order the tensors come."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write to a neighbour, force it to the disk, then rename: a reader, or a power cut, never meets half a file.
+
+    Raises:
+        TrainingError: the folder or the disk does not take it; what was at ``path`` before is still there.
+    """
+    neighbour = path.with_name(path.name + ".tmp")
+    try:
+        with neighbour.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(neighbour, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise TrainingError(
+            f"cannot write {path}: {error.strerror or error}. What was there before is intact."
+        ) from error
+    finally:
+        neighbour.unlink(missing_ok=True)
+
+
+def _model_part(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    is_digest = isinstance(value, str) and len(value) == 64 and " " not in value
+    return text[:12] + "..." if is_digest else text

@@ -1,0 +1,129 @@
+"""What can be chosen about a training run, and how what was left open is settled."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import torch
+
+from reconvene.data import Augmentation, Dataset
+from reconvene.errors import TrainingError
+from reconvene.training.machine import has_bf16
+
+BASE_LR = 0.1
+MIN_STEPS, MIN_BATCH, MAX_BATCH = 32, 8, 128
+AUGMENTATIONS = ("auto", "shift", "shift-flip", "none")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The recipe: SGD with Nesterov momentum, weight decay on weights only, label smoothing, one cycle of the rate."""
+
+    seed: int = 0
+    """Decides the order of images, their augmentation and dropout."""
+    batch_size: int | None = None
+    """Images a step, over all processes together. None: 128, halved until small data gives 32 steps an epoch."""
+    lr: float | None = None
+    """Highest learning rate. None: 0.1 at 128 images a step, with the square root of the batch size for others."""
+    schedule: Literal["one-cycle", "multi-step"] = "one-cycle"
+    """one-cycle: linear warm-up, then a cosine to zero. multi-step: a tenth after half of the run, again after 3/4."""
+    warmup: float = 0.25
+    """Share of the steps over which the one-cycle learning rate rises."""
+    momentum: float = 0.9
+    """Nesterov momentum."""
+    weight_decay: float = 5e-4
+    """Weight decay, on weights of two dimensions and more: not on norms and biases."""
+    label_smoothing: float = 0.1
+    """Share of the target spread evenly over all classes."""
+    augment: Literal["auto", "shift", "shift-flip", "none"] = "auto"
+    """Random changes of training images. auto: what suits the dataset (characters are not flipped)."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Arithmetic of the training step. auto: bfloat16 autocast where the processor computes in it, else float32."""
+    channels_last: bool = True
+    """Keep images and convolution weights channels-last in memory while training."""
+    compile: bool = False
+    """Compile the model with torch.compile first: slow to start, faster in long runs."""
+    device: str = "auto"
+    """Where to train: cpu, cuda, cuda:1, ... auto: a CUDA device if there is one."""
+    checkpoint_seconds: float = 30.0
+    """Write a checkpoint at least this often, and after every epoch."""
+
+    def settled(self, dataset: Dataset, *, device: torch.device, processes: int = 1) -> Settled:
+        """The same recipe with nothing left open: batch size, augmentation, precision and device are decided.
+
+        Raises:
+            TrainingError: a value that cannot work, named with what would.
+        """
+        self._check()
+        n = len(dataset.train)
+        size = self.batch_size if self.batch_size is not None else _batch_size(n, processes)
+        if not 2 * processes <= size <= n or size % processes:
+            raise TrainingError(
+                f"batch_size {size} does not work for {n} training images on {processes} process(es): "
+                f"it must be from {2 * processes} to {n} and a multiple of {processes}."
+            )
+        if self.augment == "auto":
+            own = dataset.augmentation
+            augment: Literal["shift", "shift-flip", "none"] = (
+                "none" if not own.pad else "shift-flip" if own.flip else "shift"
+            )
+        else:
+            augment = self.augment
+        precision = self.precision if self.precision != "auto" else "bf16" if has_bf16(device) else "fp32"
+        lr = BASE_LR * math.sqrt(size / MAX_BATCH) if self.lr is None else self.lr
+        decided = {"batch_size": size, "lr": lr, "augment": augment, "precision": precision, "device": device.type}
+        return Settled(**{**asdict(self), **decided})
+
+    def augmentation(self, dataset: Dataset) -> Augmentation:
+        """What ``augment`` means for this dataset."""
+        pad = dataset.augmentation.pad or max(1, min(dataset.shape[1:]) // 8)
+        known = {
+            "auto": dataset.augmentation,
+            "shift": Augmentation(pad),
+            "shift-flip": Augmentation(pad, flip=True),
+            "none": Augmentation(),
+        }
+        return known[self.augment]
+
+    def _check(self) -> None:
+        wrong = {
+            "lr must be above 0": self.lr is not None and not 0 < self.lr < math.inf,
+            "warmup must be in [0, 1)": not 0 <= self.warmup < 1,
+            "momentum must be in (0, 1)": not 0 < self.momentum < 1,
+            "weight_decay must not be negative": not self.weight_decay >= 0,
+            "label_smoothing must be in [0, 1)": not 0 <= self.label_smoothing < 1,
+            "checkpoint_seconds must not be negative": not self.checkpoint_seconds >= 0,
+            "seed must not be negative": self.seed < 0,
+            "schedule must be one-cycle or multi-step": self.schedule not in ("one-cycle", "multi-step"),
+            "augment must be auto, shift, shift-flip or none": self.augment not in AUGMENTATIONS,
+            "precision must be auto, bf16 or fp32": self.precision not in ("auto", "bf16", "fp32"),
+        }
+        if found := [rule for rule, broken in wrong.items() if broken]:
+            raise TrainingError(f"cannot train with {self}: {'; '.join(found)}.")
+
+
+@dataclass(frozen=True)
+class Settled(TrainConfig):
+    """A recipe with nothing left open."""
+
+    batch_size: int = MAX_BATCH
+    lr: float = BASE_LR
+
+
+def learning_rate(config: Settled, step: int, total: int) -> float:
+    """The rate of step ``step`` (from 0) of ``total``: a function of nothing else, so checkpoints hold no scheduler."""
+    if config.schedule == "multi-step":
+        return config.lr * 0.1 ** (2 * step >= total) * 0.1 ** (4 * step >= 3 * total)
+    rising = config.warmup * total
+    if step < rising:
+        return config.lr * (step + 1) / (rising + 1)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(total - rising, 1)))
+
+
+def _batch_size(n: int, processes: int) -> int:
+    size = MAX_BATCH
+    while size > MIN_BATCH and n // size < MIN_STEPS:
+        size //= 2
+    return max(min(size, n) // processes * processes, processes)

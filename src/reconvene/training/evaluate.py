@@ -1,0 +1,107 @@
+"""How good a model is on a split: accuracy, loss, and every class by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reconvene.data import Dataset, test_batches
+from reconvene.data.progress import track
+from reconvene.errors import TrainingError
+from reconvene.training.parallel import World
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """``accuracy`` in [0, 1] and mean cross entropy ``loss`` (nats) over ``count`` images, in float32 and eval mode.
+
+    ``per_class`` is the accuracy on each class that the split holds.
+    """
+
+    accuracy: float
+    loss: float
+    count: int
+    per_class: dict[str, float]
+
+    def __str__(self) -> str:
+        text = f"accuracy {self.accuracy:.2%}, loss {self.loss:.4f} on {self.count} images"
+        if not self.per_class:
+            return text
+        worst = min(self.per_class, key=self.per_class.__getitem__)
+        return f"{text}, worst class {worst} {self.per_class[worst]:.1%}"
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    split: Literal["train", "test"] = "test",
+    batch_size: int = 256,
+    world: World | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Accuracy, loss and per-class accuracy on one split, on the model's device. The model's modes are restored.
+
+    ``world``: this process does its part and gets the result of all; by default it is alone.
+
+    Raises:
+        TrainingError: an empty split, or a model that does not give ``[B, classes]`` for this dataset.
+    """
+    part = dataset.train if split == "train" else dataset.test
+    if not len(part):
+        raise TrainingError(f"{dataset.name} has no {split} images to evaluate on.")
+    world = World() if world is None else world
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    # per class: images, right answers, summed loss
+    sums = torch.zeros(3, len(dataset.classes), dtype=torch.float64, device=device)
+    steps = -(-len(part) // (batch_size * world.size))
+    batches = test_batches(dataset, split=part, batch_size=batch_size, shard=world.shard, device=device)
+    with evaluating(model), torch.no_grad():
+        for x, y in track(batches, f"evaluating on {dataset.name}", total=steps, enabled=progress):
+            output = check_output(model(x), y, dataset)
+            losses = F.cross_entropy(output.float(), y, reduction="none").double()
+            right = (output.argmax(1) == y).double()
+            sums.index_add_(1, y, torch.stack([torch.ones_like(losses), right, losses]))
+    counts, right, losses = world.total(sums).cpu()
+    per_class = {name: float(right[c] / counts[c]) for c, name in enumerate(dataset.classes) if counts[c] > 0}
+    total = float(counts.sum())
+    return Evaluation(float(right.sum()) / total, float(losses.sum()) / total, int(total), per_class)
+
+
+def check_output(output: object, labels: Tensor, dataset: Dataset) -> Tensor:
+    """The model's answer to a batch, if it is one score for each class of the dataset.
+
+    Raises:
+        TrainingError: it is not; the message says what came and what to change.
+    """
+    if not isinstance(output, Tensor):
+        raise TrainingError(f"the model returns {type(output).__name__}; training needs one tensor [batch, classes].")
+    if output.ndim != 2 or output.shape[0] != labels.shape[0]:
+        raise TrainingError(
+            f"the model returns a tensor {list(output.shape)} for {labels.shape[0]} images; "
+            f"classification needs [{labels.shape[0]}, {len(dataset.classes)}]."
+        )
+    if output.shape[1] != len(dataset.classes):
+        raise TrainingError(
+            f"the model has {output.shape[1]} outputs but {dataset.name} has {len(dataset.classes)} classes. "
+            f"Try: build the model with num_classes={len(dataset.classes)}."
+        )
+    return output
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode for a while; afterwards every module is in the mode it was in, also where they were mixed."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

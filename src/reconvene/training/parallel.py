@@ -1,0 +1,67 @@
+"""Several processes training one model: each takes its part of every batch, one exchange a step keeps them equal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed, nn
+
+
+@dataclass(frozen=True)
+class World:
+    """Where one process stands: number ``rank`` of ``size``."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        """``(rank, size)``, as the batches take it."""
+        return self.rank, self.size
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum of everyone's ``values``, the same bits for all."""
+        if self.size > 1:
+            distributed.all_reduce(values)
+        return values
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace every tensor by its mean over the processes, in one exchange."""
+        if self.size == 1:
+            return
+        flat = self.total(torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors]) / self.size)
+        for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
+            tensor.detach().copy_(part.view(tensor.shape))
+
+    def copy_from_first(self, model: nn.Module) -> None:
+        """Give every process the weights and buffers of the first."""
+        if self.size > 1:
+            for tensor in model.state_dict().values():
+                whole = tensor.detach().contiguous()
+                distributed.broadcast(whole, src=0)
+                tensor.copy_(whole)
+
+
+def local_rank() -> int:
+    """Which device of this machine is ours when ``torchrun`` started us, else 0."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+@contextmanager
+def join_world(device: torch.device) -> Iterator[World]:
+    """The processes ``torchrun`` started, or those of a group the caller has set up, or this one alone."""
+    if not distributed.is_available():
+        yield World()
+        return
+    ours = not distributed.is_initialized() and distributed.is_torchelastic_launched()
+    if ours:
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield World(distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else World()
+    finally:
+        if ours:
+            distributed.destroy_process_group()

@@ -1,0 +1,253 @@
+"""One training run: the working copy of the model, its optimizer, and where it is."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reconvene.data import Dataset, train_batches
+from reconvene.data.progress import Bar
+from reconvene.errors import TrainingError
+from reconvene.training.checkpoint import (
+    CHECKPOINT_NAME,
+    State,
+    load_checkpoint,
+    model_tensors,
+    momentum_tensors,
+    require_same_run,
+    restore,
+    save_checkpoint,
+    sha256,
+)
+from reconvene.training.config import Settled, learning_rate
+from reconvene.training.evaluate import Evaluation, check_output, evaluate, evaluating
+from reconvene.training.log import append_log, rewrite_log
+from reconvene.training.machine import describe_machine, library_versions
+from reconvene.training.parallel import World
+from reconvene.training.randomness import seed_step
+
+
+class Run:
+    """One run over ``epochs``. ``config`` is settled; ``state`` says how far it is."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: Dataset,
+        *,
+        epochs: int,
+        directory: Path,
+        config: Settled,
+        device: torch.device,
+        world: World,
+    ) -> None:
+        self.original, self.dataset, self.epochs, self.directory = model, dataset, epochs, directory
+        self.config, self.device, self.world = config, device, world
+        self.steps = len(dataset.train) // config.batch_size
+        self.model = copy.deepcopy(model).to(device).train()
+        if config.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        world.copy_from_first(self.model)
+        _try_model(self.model, dataset, device)
+        self.forward = torch.compile(self.model) if config.compile else self.model
+        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = _optimizer(self.parameters, config)
+        self.buffers = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
+        self.identity = self._identity()
+        self.state = State()
+        self.saved_at = time.monotonic()
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """The test split after the last finished epoch."""
+        if self.state.evaluation is None:
+            raise TrainingError("no epoch is finished, so nothing was evaluated.")
+        return Evaluation(**self.state.evaluation)
+
+    @property
+    def done(self) -> int:
+        """Steps done since the run was first started."""
+        return self.state.epoch * self.steps + self.state.step
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step; after the last one, of the last."""
+        total = self.epochs * self.steps
+        return learning_rate(self.config, min(self.done, total - 1), total)
+
+    def begin(self, *, resume: bool) -> int:
+        """Go back to the checkpoint, or start the log of a fresh run. Returns the number of steps already done."""
+        checkpoint = load_checkpoint(self.directory) if resume else None
+        if checkpoint is not None:
+            require_same_run(checkpoint, self.identity, self.directory)
+            restore(checkpoint, self.model, self.optimizer)
+            self.state = checkpoint.state
+        else:
+            self.state.records.append(self._header())
+        if self.world.rank == 0:
+            try:
+                self.directory.mkdir(parents=True, exist_ok=True)
+                if checkpoint is None:
+                    (self.directory / CHECKPOINT_NAME).unlink(missing_ok=True)
+            except OSError as error:
+                raise TrainingError(f"cannot write to {self.directory}: {error.strerror or error}.") from error
+            rewrite_log(self.directory, self.state.records)
+        return self.done
+
+    def go(self, *, progress: bool) -> None:
+        """Train until the last epoch is done, then give the original model the weights."""
+        total = self.epochs * self.steps
+        with Bar(f"training on {self.dataset.name}", total, enabled=progress, done=self.done) as bar:
+            while not self.state.finished:
+                self._epoch(bar)
+                self._end_epoch()
+        self.original.load_state_dict(self.model.state_dict())
+
+    def _epoch(self, bar: Bar) -> None:
+        state, began = self.state, time.monotonic() - self.state.seconds
+        batches = train_batches(
+            self.dataset,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            epoch=state.epoch,
+            augmentation=self.config.augmentation(self.dataset),
+            start=state.step,
+            shard=self.world.shard,
+            device=self.device,
+        )
+        for x, y in batches:
+            loss, correct = self._step(x, y)
+            state.step += 1
+            state.loss_sum += loss * self.config.batch_size
+            state.correct += correct
+            state.seen += self.config.batch_size
+            state.seconds = time.monotonic() - began
+            if time.monotonic() - self.saved_at >= self.config.checkpoint_seconds and state.step < self.steps:
+                self._save()
+            bar.advance(description=f"epoch {state.epoch + 1}/{self.epochs}, loss {state.loss_sum / state.seen:.3f}")
+
+    def _step(self, x: Tensor, y: Tensor) -> tuple[float, int]:
+        """One step of SGD; the loss and the number of right answers over the whole batch, of all processes."""
+        seed_step(self.device, self.config.seed, self.done, self.world.rank)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate
+        if not self.config.channels_last:
+            x = x.contiguous()
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"):
+            output = self.forward(x)
+        loss = F.cross_entropy(output.float(), y, label_smoothing=self.config.label_smoothing)
+        loss.backward()  # type: ignore[no-untyped-call]
+        facts = torch.stack([loss.detach(), (output.argmax(1) == y).sum() * float(self.world.size)])
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        self.world.average([*gradients, *self.buffers, facts])
+        value, correct = facts.tolist()
+        if not math.isfinite(value):
+            raise self._diverged(f"the training loss became {value}")
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return value, round(correct)
+
+    def _end_epoch(self) -> None:
+        """Evaluate, log, checkpoint: in this order, so that a log line without its checkpoint is cut off on resume."""
+        state, began = self.state, time.monotonic()
+        result = evaluate(self.model, self.dataset, world=self.world)
+        if not math.isfinite(result.loss):
+            raise self._diverged(f"the test loss became {result.loss}")
+        total = self.epochs * self.steps
+        record = {
+            "event": "epoch",
+            "epoch": state.epoch + 1,
+            "step": self.done,
+            "lr": learning_rate(self.config, self.done - 1, total),
+            "train_loss": state.loss_sum / state.seen,
+            "train_accuracy": state.correct / state.seen,
+            "test_loss": result.loss,
+            "test_accuracy": result.accuracy,
+            "seconds": round(state.seconds + time.monotonic() - began, 3),
+            "samples_per_second": round(state.seen / max(state.seconds, 1e-9), 1),
+        }
+        if self.world.rank == 0:
+            append_log(self.directory, record)
+        self.state = State(
+            epoch=state.epoch + 1,
+            finished=state.epoch + 1 == self.epochs,
+            evaluation=asdict(result),
+            records=[*state.records, record],
+        )
+        self._save()
+
+    def _save(self) -> None:
+        self.saved_at = time.monotonic()
+        if self.world.rank == 0:
+            tensors = {**model_tensors(self.model), **momentum_tensors(self.model, self.optimizer)}
+            save_checkpoint(self.directory, self.identity, self.state, tensors)
+
+    def _identity(self) -> dict[str, Any]:
+        """What makes this run this run. How often it saves does not."""
+        settled = asdict(self.config)
+        settled.pop("checkpoint_seconds")
+        return {
+            "epochs": self.epochs,
+            **settled,
+            "processes": self.world.size,
+            "dataset": str(self.dataset),
+            "pixels": self.dataset.sha256,
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "weights": sha256(self.model.state_dict()),
+        }
+
+    def _header(self) -> dict[str, Any]:
+        return {
+            "event": "start",
+            "epochs": self.epochs,
+            "steps_per_epoch": self.steps,
+            "config": asdict(self.config),
+            "seed": self.config.seed,
+            "dataset": str(self.dataset),
+            "dataset_sha256": self.dataset.sha256,
+            "parameters": self.identity["parameters"],
+            "weights_sha256": self.identity["weights"],
+            "processes": self.world.size,
+            "libraries": library_versions(),
+            "machine": describe_machine(self.device),
+        }
+
+    def _diverged(self, what: str) -> TrainingError:
+        return TrainingError(
+            f"{what} in epoch {self.state.epoch + 1}, step {self.done + 1}, at learning rate {self.rate:.4g} "
+            f"({self.config.precision}). Try: a lower lr (now {self.config.lr:g}), precision fp32, or rectify it. "
+            f"The last good state, if there was a checkpoint yet, is in {self.directory / CHECKPOINT_NAME}."
+        )
+
+
+def _try_model(model: nn.Module, dataset: Dataset, device: torch.device) -> None:
+    """Find out now, on two images, whether the model takes this dataset's images and answers with its classes."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise TrainingError("the model has no trainable parameters.")
+    images, labels = dataset.train.images[:2], dataset.train.labels[:2]
+    with evaluating(model), torch.no_grad():
+        try:
+            output = model(dataset.normalise(images.to(device)))
+        except (RuntimeError, ValueError, TypeError) as error:
+            shape = "x".join(map(str, dataset.shape))
+            raise TrainingError(f"the model does not run on {dataset.name}'s images {shape}: {error}") from error
+    check_output(output, labels, dataset)
+
+
+def _optimizer(parameters: list[nn.Parameter], config: Settled) -> torch.optim.SGD:
+    """Weight decay on weights only: norms and biases, of one dimension, have none."""
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]], lr=config.lr, momentum=config.momentum, nesterov=True
+    )

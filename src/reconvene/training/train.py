@@ -1,0 +1,89 @@
+"""Train a model, or go on where a killed run stopped."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from reconvene.data import Dataset
+from reconvene.errors import TrainingError
+from reconvene.training.config import TrainConfig
+from reconvene.training.evaluate import Evaluation
+from reconvene.training.log import LOG_NAME
+from reconvene.training.machine import choose_device
+from reconvene.training.parallel import join_world, local_rank
+from reconvene.training.randomness import own_randomness
+from reconvene.training.run import Run
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended. ``records`` are the lines of ``log``; ``seconds`` count all its parts if it was interrupted.
+
+    ``resumed_at`` is the number of steps that were already done when this call began: 0 for a fresh run.
+    """
+
+    evaluation: Evaluation
+    epochs: int
+    steps: int
+    seconds: float
+    resumed_at: int
+    log: Path
+    records: tuple[dict[str, Any], ...]
+
+    @property
+    def accuracy(self) -> float:
+        """On the test split, in [0, 1]."""
+        return self.evaluation.accuracy
+
+    def __str__(self) -> str:
+        return f"{self.epochs} epochs in {self.seconds:.1f} s: {self.evaluation}"
+
+
+def train(
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    epochs: int,
+    directory: str | os.PathLike[str],
+    config: TrainConfig | None = None,
+    resume: bool = True,
+    progress: bool = False,
+) -> TrainResult:
+    """Train ``model`` on ``dataset``: its weights and buffers change at the end, its modes, device and layout never.
+
+    ``directory`` gets ``train.jsonl`` and ``checkpoint.safetensors``. A run that was killed goes on from its checkpoint
+    when called again with the same arguments, to the same bits as if it had never stopped (on the same kind of machine
+    with the same number of threads); a finished one returns at once. ``resume=False`` starts over. Under ``torchrun``
+    every process calls this with the same arguments; ``batch_size`` is of all together, the first process writes. The
+    global random state is left as it was. ``config`` ``None`` is the default recipe.
+
+    Raises:
+        TrainingError: the loss is not finite, the data is empty, the outputs do not fit the classes, the folder cannot
+            be written, or its checkpoint belongs to another run.
+    """
+    if epochs < 1:
+        raise TrainingError(f"epochs must be at least 1, not {epochs}.")
+    for split, images in (("training", dataset.train), ("test", dataset.test)):
+        if not len(images):
+            raise TrainingError(f"{dataset.name} has no {split} images.")
+    config = TrainConfig() if config is None else config
+    device = choose_device(config.device, local_rank=local_rank())
+    with join_world(device) as world, own_randomness(device):
+        settled = config.settled(dataset, device=device, processes=world.size)
+        run = Run(model, dataset, epochs=epochs, directory=Path(directory), config=settled, device=device, world=world)
+        resumed_at = run.begin(resume=resume)
+        run.go(progress=progress and world.rank == 0)
+    return TrainResult(
+        evaluation=run.evaluation,
+        epochs=epochs,
+        steps=epochs * run.steps,
+        seconds=sum(record["seconds"] for record in run.state.records[1:]),
+        resumed_at=resumed_at,
+        log=Path(directory) / LOG_NAME,
+        records=tuple(run.state.records),
+    )
