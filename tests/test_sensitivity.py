@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconvene.errors import CriterionError, UnknownNameError
-from reconvene.sensitivity import EVALUATORS, evaluate
-from reconvene.sensitivity.ablation import without
-from reconvene.sensitivity.channels import channel_scores
-from reconvene.sensitivity.curves import isotonic
-from reconvene.sensitivity.density import NEAR, invert
-from reconvene.sensitivity.joint import equations, log_densities, solve
+from reconvene.evaluator import EVALUATORS, evaluate
+from reconvene.evaluator.ablation import without
+from reconvene.evaluator.channels import channel_scores
+from reconvene.evaluator.curves import isotonic
+from reconvene.evaluator.density import NEAR, invert
+from reconvene.evaluator.joint import equations, log_densities, solve
 from reconvene.structure.groups import Group, Slot
 
 LEVELS = np.geomspace(1.0, 1 / 16, 25)

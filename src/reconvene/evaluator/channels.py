@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reconvene.sensitivity.curves import Floats
+from reconvene.evaluator.curves import Floats
 from reconvene.structure.groups import Group
 
 

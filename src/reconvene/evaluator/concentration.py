@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reconvene.sensitivity.channels import channel_scores
-from reconvene.sensitivity.curves import Floats
-from reconvene.sensitivity.evidence import Evidence
+from reconvene.evaluator.channels import channel_scores
+from reconvene.evaluator.curves import Floats
+from reconvene.evaluator.evidence import Evidence
 
 
 def concentration_losses(evidence: Evidence) -> list[Floats]:

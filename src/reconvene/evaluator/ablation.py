@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reconvene.errors import CriterionError
-from reconvene.sensitivity.curves import Floats, isotonic
-from reconvene.sensitivity.evidence import Evidence, Objective
+from reconvene.evaluator.curves import Floats, isotonic
+from reconvene.evaluator.evidence import Evidence, Objective
 from reconvene.structure.groups import Group
 
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4)

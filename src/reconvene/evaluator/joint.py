@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reconvene.sensitivity.curves import Floats
+from reconvene.evaluator.curves import Floats
 from reconvene.structure.groups import Group
 
 HUBER = float(np.log(2))

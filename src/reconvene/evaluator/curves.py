@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reconvene.sensitivity.table import table
+from reconvene.evaluator.table import table
 
 Floats = NDArray[np.float64]
 

@@ -10,9 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from reconvene.errors import CriterionError
-from reconvene.sensitivity.channels import channel_scores
-from reconvene.sensitivity.curves import Floats
-from reconvene.sensitivity.joint import equations, log_densities, mean_density, solve
+from reconvene.evaluator.channels import channel_scores
+from reconvene.evaluator.curves import Floats
+from reconvene.evaluator.joint import equations, log_densities, mean_density, solve
 from reconvene.structure.groups import Group
 
 if TYPE_CHECKING:

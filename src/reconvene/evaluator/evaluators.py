@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reconvene.errors import CriterionError, UnknownNameError
-from reconvene.sensitivity.ablation import ablation_losses
-from reconvene.sensitivity.concentration import concentration_losses
-from reconvene.sensitivity.curves import Curve, Floats, Pinned, Sensitivity
-from reconvene.sensitivity.density import density_losses
-from reconvene.sensitivity.evidence import Evidence, Objective, gather
+from reconvene.evaluator.ablation import ablation_losses
+from reconvene.evaluator.concentration import concentration_losses
+from reconvene.evaluator.curves import Curve, Floats, Pinned, Sensitivity
+from reconvene.evaluator.density import density_losses
+from reconvene.evaluator.evidence import Evidence, Objective, gather
 
 if TYPE_CHECKING:
     from reconvene.saliency import Saliency

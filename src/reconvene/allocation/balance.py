@@ -1,0 +1,140 @@
+"""Equations between widths: pieces that Python cuts equally must keep equal counts.
+
+Everything here grows widths and never shrinks them. The dense widths satisfy every equation, so growing always ends in
+a balanced state, at the latest in the dense one; it is the smallest reachable total that is chosen at each equation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reconvene.errors import StructureError
+from reconvene.structure.groups import Balance
+
+Widths = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """One equation with what all its pieces share taken out; ``disjoint``: no group sits in two pieces."""
+
+    pieces: tuple[dict[int, int], ...]
+    fixed: tuple[int, ...]
+    disjoint: bool
+
+    def totals(self, kept: Sequence[int] | Widths) -> list[int]:
+        """What every piece keeps."""
+        return [
+            fixed + sum(int(kept[g]) * times for g, times in piece.items())
+            for piece, fixed in zip(self.pieces, self.fixed, strict=True)
+        ]
+
+
+def simplify(balances: Sequence[Balance], dense: Widths) -> list[Pieces]:
+    """Equations without what cancels or always holds. ``StructureError`` when the dense widths break one."""
+    result = []
+    for balance in balances:
+        common = {
+            g: min(piece.get(g, 0) for piece in balance.pieces) for g in {g for piece in balance.pieces for g in piece}
+        }
+        pieces = tuple({g: n - common[g] for g, n in piece.items() if n > common[g]} for piece in balance.pieces)
+        members = [g for piece in pieces for g in piece]
+        equation = Pieces(pieces, balance.fixed, len(members) == len(set(members)))
+        if len(set(equation.totals(dense))) > 1:
+            raise StructureError(f"pieces that must keep equal counts do not even do so whole: {balance.reason}")
+        if members:
+            result.append(equation)
+    return result
+
+
+def components(equations: Sequence[Pieces], count: int) -> list[tuple[int, ...]]:
+    """Groups that some chain of equations links, ascending; a group of no equation stands alone."""
+    root = list(range(count))
+
+    def find(g: int) -> int:
+        while root[g] != g:
+            root[g] = root[root[g]]
+            g = root[g]
+        return g
+
+    for equation in equations:
+        members = sorted({g for piece in equation.pieces for g in piece})
+        for other in members[1:]:
+            first, second = sorted((find(members[0]), find(other)))
+            root[second] = first
+    found: dict[int, list[int]] = {}
+    for g in range(count):
+        found.setdefault(find(g), []).append(g)
+    return [tuple(members) for members in found.values()]
+
+
+def repair(kept: Widths, equations: Sequence[Pieces], allowed: Sequence[Widths], need: Sequence[float]) -> Widths:
+    """Grow ``kept`` as little as one equation at a time can until all of them hold.
+
+    ``allowed[g]``: ascending widths group ``g`` may have, the dense one last. ``need[g]``: who should grow first when
+    there is a choice (the loss at the present width).
+    """
+    widths = kept.copy()
+    moved = True
+    while moved:
+        moved = False
+        for equation in equations:
+            totals = equation.totals(widths)
+            if len(set(totals)) == 1:
+                continue
+            moved = True
+            _level(widths, equation, totals, allowed, need)
+    return widths
+
+
+def _level(
+    widths: Widths, equation: Pieces, totals: list[int], allowed: Sequence[Widths], need: Sequence[float]
+) -> None:
+    """Grow one equation's pieces in place: all to their smallest common total, or one piece if they share groups."""
+    highest = max(totals)
+    if equation.disjoint:
+        behind = list(range(len(totals)))
+    else:
+        behind = [next(p for p, total in enumerate(totals) if total < highest)]
+    ways = [_reachable(widths, equation.pieces[p], equation.fixed[p], allowed, need) for p in behind]
+    common = -1 << highest
+    for _, sets in ways:
+        common &= sets[-1]
+    if common == 0:
+        raise StructureError(f"no widths give equal counts for pieces {equation.pieces}")
+    total = (common & -common).bit_length() - 1
+    for p, (order, sets) in zip(behind, ways, strict=True):
+        _assign(widths, equation.pieces[p], order, sets, total, allowed)
+
+
+def _reachable(
+    widths: Widths, piece: dict[int, int], fixed: int, allowed: Sequence[Widths], need: Sequence[float]
+) -> tuple[list[int], list[int]]:
+    """Groups by rising need, and after each the set (as bits) of totals that growing the groups so far can reach."""
+    order = sorted(piece, key=lambda g: (need[g], -g))
+    sets = [1 << fixed]
+    for g in order:
+        grown = 0
+        for width in allowed[g]:
+            if width >= widths[g]:
+                grown |= sets[-1] << (int(width) * piece[g])
+        sets.append(grown)
+    return order, sets
+
+
+def _assign(
+    widths: Widths, piece: dict[int, int], order: list[int], sets: list[int], total: int, allowed: Sequence[Widths]
+) -> None:
+    """Walk back from ``total``: the neediest group first, given the most that still leaves the rest a way."""
+    for position in range(len(order) - 1, -1, -1):
+        g = order[position]
+        for width in allowed[g][::-1]:
+            rest = total - int(width) * piece[g]
+            if width >= widths[g] and rest >= 0 and sets[position] >> rest & 1:
+                widths[g] = width
+                total = rest
+                break

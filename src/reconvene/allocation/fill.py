@@ -1,0 +1,60 @@
+"""Filling: nothing that fits is left out. Afterwards no group, with whoever must follow it, can grow one step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from reconvene.allocation.balance import Pieces, Widths
+from reconvene.allocation.ladder import Floats, grow
+from reconvene.allocation.meter import Meter
+
+
+class Filler:
+    """Widths that grow group by group while every budget stays kept."""
+
+    def __init__(
+        self,
+        widths: Widths,
+        losses: Sequence[Floats],
+        equations: Sequence[Pieces],
+        allowed: Sequence[Widths],
+        meter: Meter,
+    ) -> None:
+        self.widths, self.losses, self.equations = widths.copy(), losses, equations
+        self.allowed, self.meter = allowed, meter
+        self.room = 1.0 - meter.price(widths)
+
+    def fill(self) -> Widths:
+        """Grow whoever gains most for the room it takes, until nobody can grow within the budgets."""
+        worth = {g: self._try(g)[0] for g in range(len(self.widths)) if self._open(g)}
+        worth = {g: value for g, value in worth.items() if value >= 0}
+        while worth:
+            best = max(worth, key=lambda g: (worth[g], -g))
+            now, grown = self._try(best)
+            if now < 0:
+                # Costs never fall when widths grow: what does not fit now never will.
+                del worth[best]
+            elif now < max((value for g, value in worth.items() if g != best), default=now):
+                # Its worth was computed when there was more room: ask the next one first.
+                worth[best] = now
+            else:
+                self.widths, self.room = grown, 1.0 - self.meter.price(grown)
+                worth = {g: value for g, value in worth.items() if self._open(g)}
+        return self.widths
+
+    def _open(self, group: int) -> bool:
+        return int(self.widths[group]) < int(self.allowed[group][-1])
+
+    def _try(self, group: int) -> tuple[float, Widths]:
+        """What a step of ``group`` is worth, loss saved per share of room taken, and the widths then; -1: no room."""
+        widths = self.widths
+        need = [float(loss[width]) for loss, width in zip(self.losses, widths, strict=True)]
+        grown = grow(widths, group, self.equations, self.allowed, need)
+        left = 1.0 - self.meter.price(grown)
+        if np.any(left < 0) or not self.meter.fits(grown):
+            return -1.0, widths
+        saved = sum(before - float(loss[w]) for before, loss, w in zip(need, self.losses, grown, strict=True))
+        taken = float(((self.room - left) / np.maximum(self.room, 1e-15)).max())
+        return saved / max(taken, 1e-12), grown

@@ -1,0 +1,170 @@
+"""Decision variables: each is a ladder of widths, from the narrowest to dense, that always satisfies its equations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reconvene.allocation.balance import Pieces, Widths, components, repair
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Ladder:
+    """Groups that move together (one, unless equations link them).
+
+    ``rungs[i]``: widths of ``members`` on rung ``i``, ascending, the last one dense. ``loss[i]``: sum of the members'
+    losses there. ``level[i]``: the worst of them, nonincreasing.
+    """
+
+    members: tuple[int, ...]
+    rungs: Widths
+    loss: Floats
+    level: Floats
+
+
+class Ladders:
+    """All ladders side by side; a position is one rung per ladder, ``[ladders]``.
+
+    ``top``: each ladder's dense rung. ``loss`` and ``level``: ``[ladders, rungs]``, 0 past the top.
+    """
+
+    def __init__(self, ladders: Sequence[Ladder]) -> None:
+        self.members = tuple(ladder.members for ladder in ladders)
+        self.top = np.array([len(ladder.rungs) - 1 for ladder in ladders], dtype=np.int64)
+        height = int(self.top.max()) + 1
+        self.loss = np.stack([_padded(ladder.loss, height, 0.0) for ladder in ladders])
+        self.level = np.stack([_padded(ladder.level, height, 0.0) for ladder in ladders])
+        count = sum(len(members) for members in self.members)
+        self._owner = np.zeros(count, dtype=np.int64)
+        self._width = np.zeros((count, height), dtype=np.int64)
+        for u, ladder in enumerate(ladders):
+            for i, g in enumerate(ladder.members):
+                self._owner[g] = u
+                self._width[g] = _padded(ladder.rungs[:, i], height, ladder.rungs[-1, i])
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def widths(self, position: Widths) -> Widths:
+        """Width of every group, ``[groups]``."""
+        widths: Widths = self._width[np.arange(len(self._owner)), position[self._owner]]
+        return widths
+
+    def at(self, level: float) -> Widths:
+        """The position where every ladder is on its lowest rung with no member losing more than ``level``."""
+        position: Widths = np.minimum((self.level > level).sum(axis=1), self.top)
+        return position
+
+    def at_position(self, table: Floats, position: Widths) -> Floats:
+        """Entries of ``loss`` or ``level`` at a position, ``[ladders]``."""
+        return np.asarray(table[np.arange(len(self)), position], dtype=np.float64)
+
+
+def _padded(values: NDArray[Any], height: int, last: float) -> NDArray[Any]:
+    return np.concatenate([values, np.full(height - len(values), last, dtype=values.dtype)])
+
+
+def step_of(width: int, round_to: int) -> int:
+    """Widths are multiples of this: ``round_to`` halved until it goes four times into ``width``."""
+    step = round_to
+    while step > 1 and width < 4 * step:
+        step //= 2
+    return step
+
+
+def allowed_widths(width: int, step: int, *, fine: bool) -> Widths:
+    """Multiples of ``step`` and the dense width; with ``fine`` also ``step`` halved again and again, down to 1."""
+    widths = {width, *range(step, width, step)}
+    while fine and step > 1:
+        step //= 2
+        widths.add(step)
+    return np.array(sorted(widths), dtype=np.int64)
+
+
+def ladders(
+    dense: Widths, losses: Sequence[Floats], equations: Sequence[Pieces], *, round_to: int, fine: bool
+) -> tuple[Ladders, list[Widths]]:
+    """One ladder per set of linked groups, and the widths allowed for every group.
+
+    ``losses[g][k]`` for ``k`` kept channels. Linked groups share one step: the finest of theirs, halved further while
+    the equations make some rung jump more than twice what a step of every member comes to.
+    """
+    allowed = [allowed_widths(int(w), step_of(int(w), round_to), fine=fine) for w in dense]
+    result = []
+    for members in components(equations, len(dense)):
+        if len(members) == 1:
+            g = members[0]
+            loss = losses[g][allowed[g]]
+            result.append(Ladder(members, allowed[g][:, None], loss, loss))
+            continue
+        own = [e for e in equations if not {g for piece in e.pieces for g in piece}.isdisjoint(members)]
+        result.append(_linked(members, dense, losses, own, allowed, round_to=round_to, fine=fine))
+    return Ladders(result), allowed
+
+
+def _linked(
+    members: tuple[int, ...],
+    dense: Widths,
+    losses: Sequence[Floats],
+    equations: Sequence[Pieces],
+    allowed: list[Widths],
+    *,
+    round_to: int,
+    fine: bool,
+) -> Ladder:
+    """The ladder of ``members``; writes the widths it allows them into ``allowed``."""
+    step = min(step_of(int(dense[g]), round_to) for g in members)
+    while True:
+        for g in members:
+            allowed[g] = allowed_widths(int(dense[g]), step, fine=fine)
+        rungs = _climb(members, dense, losses, equations, allowed)
+        totals = np.concatenate([[0], rungs.sum(axis=1)])
+        if step == 1 or np.diff(totals).max() <= 2 * step * len(members):
+            break
+        step //= 2
+    lost = np.stack([losses[g][rungs[:, i]] for i, g in enumerate(members)], axis=1)
+    return Ladder(members, rungs, lost.sum(axis=1), lost.max(axis=1))
+
+
+def _climb(
+    members: tuple[int, ...],
+    dense: Widths,
+    losses: Sequence[Floats],
+    equations: Sequence[Pieces],
+    allowed: Sequence[Widths],
+) -> Widths:
+    """From the narrowest balanced state up: each rung grows whoever loses most, and whoever must follow."""
+    widths = dense.copy()
+    for g in members:
+        widths[g] = allowed[g][0]
+    widths = repair(widths, equations, allowed, _needs(widths, losses, members))
+    rungs = [widths[list(members)]]
+    while any(widths[g] < dense[g] for g in members):
+        need = _needs(widths, losses, members)
+        worst = max((g for g in members if widths[g] < dense[g]), key=lambda g: (need[g], -g))
+        widths = grow(widths, worst, equations, allowed, need)
+        rungs.append(widths[list(members)])
+    return np.stack(rungs)
+
+
+def grow(
+    widths: Widths, group: int, equations: Sequence[Pieces], allowed: Sequence[Widths], need: Sequence[float]
+) -> Widths:
+    """One step more for ``group``, and whatever the equations then ask of others."""
+    grown = widths.copy()
+    options = allowed[group]
+    grown[group] = options[int(np.searchsorted(options, widths[group], side="right"))]
+    return repair(grown, equations, allowed, need)
+
+
+def _needs(widths: Widths, losses: Sequence[Floats], members: tuple[int, ...]) -> list[float]:
+    needs = [0.0] * len(widths)
+    for g in members:
+        needs[g] = float(losses[g][widths[g]])
+    return needs

@@ -1,0 +1,64 @@
+"""What the solver hands on: widths, what they cost, and why every group is as wide as it is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from reconvene.allocation.balance import Widths
+from reconvene.evaluator.table import Cell, table
+
+
+@dataclass(frozen=True)
+class Row:
+    """One group: width before and after, what it loses (in the evaluator's unit), and why it is as wide as it is."""
+
+    group: str
+    dense: int
+    width: int
+    loss: float
+    why: str
+
+
+@dataclass(frozen=True, eq=False)
+class Allocation:
+    """Widths that keep every limit. ``costs``, ``limits`` and ``dense`` are in parameters, MACs and bytes.
+
+    ``water_level``: the loss no group exceeds, rounding and refinement aside, in the evaluator's unit.
+    """
+
+    widths: Widths
+    costs: dict[str, int]
+    limits: dict[str, float]
+    dense: dict[str, int]
+    water_level: float
+    rows: tuple[Row, ...]
+    round_to: int
+
+    def __str__(self) -> str:
+        foot = [
+            f"{cost}: {self.dense[cost]:,} -> {value:,} ({self.dense[cost] / max(value, 1):.2f}x smaller"
+            + (f", limit {self.limits[cost]:,.0f})" if cost in self.limits else ")")
+            for cost, value in self.costs.items()
+        ]
+        lines: list[list[Cell]] = [[r.group, r.dense, r.width, r.loss, r.why] for r in self.rows]
+        title = f"allocation at water level {self.water_level:.4g}"
+        return table(["group", "dense", "width", "loss", "why"], lines, title=title, foot=foot)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only."""
+        return {
+            "water_level": self.water_level,
+            "round_to": self.round_to,
+            "costs": self.costs,
+            "limits": self.limits,
+            "dense": self.dense,
+            "groups": [
+                {"group": r.group, "dense": r.dense, "width": r.width, "loss": r.loss, "why": r.why} for r in self.rows
+            ],
+        }
+
+    def to_json(self) -> str:
+        """``to_dict`` as JSON text."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False)

@@ -1,0 +1,154 @@
+"""From curves and a budget to widths: water level, refinement, filling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from reconvene.allocation.balance import Pieces, Widths, components, simplify
+from reconvene.allocation.budget import Budget
+from reconvene.allocation.fill import Filler
+from reconvene.allocation.ladder import Floats, Ladders, ladders, step_of
+from reconvene.allocation.meter import Costs, Meter
+from reconvene.allocation.result import Allocation, Row
+from reconvene.allocation.trade import refine
+from reconvene.allocation.water import sink
+from reconvene.errors import BudgetError, CriterionError, StructureError
+from reconvene.evaluator import Sensitivity
+
+if TYPE_CHECKING:
+    from reconvene.structure import Structure
+
+
+def allocate(
+    structure: Structure,
+    sensitivity: Sensitivity,
+    costs: Costs,
+    budget: Budget,
+    *,
+    round_to: int = 8,
+    slack: float = 0.1,
+) -> Allocation:
+    """Widths of ``structure.prunable`` that keep every budget, fill the tightest, and lose least.
+
+    1. Water level: each group keeps the fewest channels with ``loss(k) <= tau``, at the lowest ``tau`` that keeps all
+       budgets. For groups that budgets do not hold back the level sinks further.
+    2. Refinement: trades that lower the total loss; no group ends more than ``slack`` (a share) above ``tau``.
+    3. Filling: no group, with those that equations tie to it, can grow one step within the budgets.
+
+    Widths are multiples of ``round_to``, halved until it goes four times into the group; never zero; the dense width
+    is always allowed. Only where multiples cannot keep the budget are narrower widths used: one step halved again and
+    again. Same input, same widths.
+
+    Raises ``BudgetError`` with ``floor`` for a budget that no widths keep, ``StructureError`` when nothing can be
+    pruned.
+    """
+    names = [group.name for group in structure.prunable]
+    if not names:
+        raise StructureError(
+            "nothing in this model can be pruned: every group is pinned (see the reasons in the groups)"
+        )
+    if round_to < 1:
+        raise BudgetError(f"round_to={round_to}: widths are multiples of a whole number of at least 1")
+    losses = _losses(names, sensitivity)
+    dense = np.array([group.width for group in structure.prunable], dtype=np.int64)
+    equations = simplify(structure.balances, dense)
+    meter = Meter(costs, budget.limits(costs.dense))
+    ways, allowed = _feasible(dense, losses, equations, meter, budget, round_to)
+    level, base, position = sink(ways, meter)
+    position = refine(ways, position, meter, cap=level * (1.0 + slack))
+    widths = Filler(ways.widths(position), losses, equations, allowed, meter).fill()
+    reasons = _Reasons(dense, ways.widths(base), losses, equations, allowed, level, round_to, meter.fits(dense))
+    return Allocation(
+        widths=widths,
+        costs={cost: int(costs.evaluate(cost, widths)) for cost in costs.dense},
+        limits=meter.limits,
+        dense=dict(costs.dense),
+        water_level=level,
+        rows=tuple(
+            Row(name, int(dense[g]), int(widths[g]), float(losses[g][widths[g]]), reasons.why(g, names, widths))
+            for g, name in enumerate(names)
+        ),
+        round_to=round_to,
+    )
+
+
+def _losses(names: Sequence[str], sensitivity: Sensitivity) -> list[Floats]:
+    if [curve.group for curve in sensitivity.curves] != list(names):
+        raise StructureError("the sensitivity was taken of another structure: its groups are not those to allocate")
+    for curve in sensitivity.curves:
+        kept = curve.loss[1:]
+        if not np.all(np.isfinite(kept)) or np.any(np.diff(kept) > 0) or kept[-1] != 0:
+            raise CriterionError(f"the curve of group {curve.group!r} is not finite, nonincreasing and zero at the end")
+    return [curve.loss for curve in sensitivity.curves]
+
+
+def _feasible(
+    dense: Widths, losses: Sequence[Floats], equations: Sequence[Pieces], meter: Meter, budget: Budget, round_to: int
+) -> tuple[Ladders, list[Widths]]:
+    """Ladders whose lowest rungs keep the budget, with narrower rungs than one step only if it takes them."""
+    for fine in (False, True):
+        ways, allowed = ladders(dense, losses, equations, round_to=round_to, fine=fine)
+        lowest = ways.widths(np.zeros_like(ways.top))
+        if meter.fits(lowest):
+            return ways, allowed
+    raise _infeasible(meter, lowest, budget)
+
+
+def _infeasible(meter: Meter, lowest: Widths, budget: Budget) -> BudgetError:
+    floor = {cost: float(meter.costs.evaluate(cost, lowest)) for cost in meter.costs.dense}
+    parts = []
+    for cost, limit in meter.limits.items():
+        least, whole = floor[cost], meter.costs.dense[cost]
+        verdict = "cannot be kept" if least > limit else "can be kept"
+        times = f", {whole / least:.3g}x smaller than dense" if least > 0 else ""
+        parts.append(f"{cost} {budget.asked[cost]} (at most {limit:,.0f}) {verdict}: the floor is {least:,.0f}{times}")
+    return BudgetError(f"no widths keep this budget. {'; '.join(parts)}. Ask for no less than the floor", floor)
+
+
+class _Reasons:
+    """Why each group is as wide as it is, in words."""
+
+    def __init__(
+        self,
+        dense: Widths,
+        base: Widths,
+        losses: Sequence[Floats],
+        equations: Sequence[Pieces],
+        allowed: Sequence[Widths],
+        level: float,
+        round_to: int,
+        roomy: bool,
+    ) -> None:
+        self.dense, self.base, self.losses, self.allowed = dense, base, losses, allowed
+        self.level, self.round_to, self.roomy = level, round_to, roomy
+        self.linked = {g: members for members in components(equations, len(dense)) for g in members}
+
+    def why(self, g: int, names: Sequence[str], widths: Widths) -> str:
+        """One phrase for group ``g`` at its final width."""
+        width, dense, base = int(widths[g]), int(self.dense[g]), int(self.base[g])
+        if self.roomy:
+            return "kept whole: the budget has room"
+        fewest = int(np.argmax(self.losses[g] <= self.level))
+        alone = int(self.allowed[g][int(np.searchsorted(self.allowed[g], fewest))])
+        partners = [names[other] for other in self.linked[g] if other != g]
+        if partners and width > alone and width >= base > alone:
+            return f"balanced with {', '.join(partners[:2])}" + (
+                f" and {len(partners) - 2} more" if partners[2:] else ""
+            )
+        if width > base:
+            return "grown whole to fill the budget" if width == dense else "grown to fill the budget"
+        if width < base:
+            return "gave channels to groups that lose more"
+        return self._at_level(g, width, fewest)
+
+    def _at_level(self, g: int, width: int, fewest: int) -> str:
+        dense = int(self.dense[g])
+        if width == dense:
+            return "kept whole: resilient"
+        step = step_of(dense, self.round_to)
+        if width < step:
+            return f"cut below the step of {step}: the budget leaves no more"
+        return "cut to the water level" if width == fewest else f"cut to the water level, rounded up to {width}"

@@ -1,0 +1,8 @@
+"""The evaluator: what each group can afford to lose, one curve per group (PSE, Pruning Sensitivity Evaluator)."""
+
+from __future__ import annotations
+
+from reconvene.evaluator.curves import Curve, Pinned, Row, Sensitivity
+from reconvene.evaluator.evaluators import EVALUATORS, Evaluator, evaluate
+
+__all__ = ["EVALUATORS", "Curve", "Evaluator", "Pinned", "Row", "Sensitivity", "evaluate"]

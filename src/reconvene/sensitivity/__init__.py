@@ -1,8 +1,0 @@
-"""Sensitivity: what each group can afford to lose, one curve per group (PSE, Pruning Sensitivity Evaluator)."""
-
-from __future__ import annotations
-
-from reconvene.sensitivity.curves import Curve, Pinned, Row, Sensitivity
-from reconvene.sensitivity.evaluators import EVALUATORS, Evaluator, evaluate
-
-__all__ = ["EVALUATORS", "Curve", "Evaluator", "Pinned", "Row", "Sensitivity", "evaluate"]
