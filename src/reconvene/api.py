@@ -20,6 +20,7 @@ from reconvene.evaluator import Sensitivity, evaluate
 from reconvene.rectifier import RectifyReport
 from reconvene.saliency import Saliency
 from reconvene.structure import Group, Keep, Structure, analyse
+from reconvene.structure.capture import is_lazy
 from reconvene.structure.replay import pin_site, replay
 from reconvene.surgery import Plan, Row, make_plan
 from reconvene.surgery.ranges import to_text
@@ -52,7 +53,9 @@ def sensitivity(
     seed: int = 0,
     density: float = 1 / 16,
 ) -> Sensitivity:
-    """What every group loses when it is cut: a table of group, density, sensitivity, prunable (PSE, see ``docs/method.md``).
+    """What every group loses when it is cut: a table of group, density, sensitivity, prunable (PSE).
+
+    Our own definition, see ``docs/method.md``.
 
     Args:
         model: the untrained model, only read.
@@ -86,7 +89,9 @@ def plan(
     loss: Loss | None = None,
     round_to: int = 8,
 ) -> Plan:
-    """Choose which channels stay so that every budget is kept. The model, its mode and the random state are left as they were.
+    """Choose which channels stay so that every budget is kept.
+
+    The model, its mode and the random state are left as they were.
 
     Args:
         model: the untrained model.
@@ -163,9 +168,7 @@ def prune(
 
     Args and errors as for ``plan``; ``rectify`` is ``reinit``, ``rescale`` or ``keep``.
     """
-    made = plan(
-        model, example_inputs, budget, criterion, data, seed, evaluator=evaluator, loss=loss, round_to=round_to
-    )
+    made = plan(model, example_inputs, budget, criterion, data, seed, evaluator=evaluator, loss=loss, round_to=round_to)
     with _timed(made.timings, "surgery"):
         small = made.apply(model)
     with _timed(made.timings, "rectify"):
@@ -210,7 +213,13 @@ class _Judge:
 
     def saliency(self, density: float) -> Saliency:
         return saliency.score(
-            self.model, self.example_inputs, self.criterion, data=self.data, loss=self.loss, seed=self.seed, density=density
+            self.model,
+            self.example_inputs,
+            self.criterion,
+            data=self.data,
+            loss=self.loss,
+            seed=self.seed,
+            density=density,
         )
 
     def sensitivity(self, structure: Structure, scores: Saliency, density: float) -> Sensitivity:
@@ -232,10 +241,12 @@ def _prunable(structure: Structure) -> Structure:
 
 def _check_finite(model: nn.Module) -> None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        if is_lazy(tensor):
             raise ModelError(f"{name} is not initialised yet (a lazy module). Run the model once, then prune it.")
         if tensor.is_floating_point() and not tensor.is_meta and not torch.isfinite(tensor).all():
-            raise CriterionError(f"{name} holds values that are not finite (NaN or infinity). Initialise the model again.")
+            raise CriterionError(
+                f"{name} holds values that are not finite (NaN or infinity). Initialise the model again."
+            )
 
 
 def _density_of_interest(limits: dict[str, float], dense: dict[str, int]) -> float:

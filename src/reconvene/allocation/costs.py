@@ -1,18 +1,21 @@
 """Costs of the smaller network as exact functions of the widths, read off the one recorded run.
 
-Every size in the network is a product of factors, and every factor is linear in the number of kept channels of the groups, so
-every cost is a sum of products that evaluates in microseconds: no model is built while widths are searched.
+Every size in the network is a product of factors, and every factor is linear in the number of kept channels of the
+groups, so every cost is a sum of products that evaluates in microseconds: no model is built while widths are
+searched.
 
 - ``params``: scalar parameters, tied ones once.
-- ``macs``: multiply-accumulates of convolutions and matrix products (attention included) of one forward pass on the example
-  inputs; norms and elementwise work are not counted, and one fused multiply-add is one.
-- ``peak_memory``: bytes of the largest set of activations alive at once when the calls run in recorded order, each freed after
-  its last use, inputs included, views and in-place results shared; weights are not in it.
-- ``size``: bytes of ``model.safetensors``: tensors plus a header (bounded by the dense one, some bytes too high at most).
+- ``macs``: multiply-accumulates of convolutions and matrix products (attention included) of one forward pass on the
+  example inputs; norms and elementwise work are not counted, and one fused multiply-add is one.
+- ``peak_memory``: bytes of the largest set of activations alive at once when the calls run in recorded order, each
+  freed after its last use, inputs included, views and in-place results shared; weights are not in it.
+- ``size``: bytes of ``model.safetensors``: tensors plus a header (bounded by the dense one, some bytes too high at
+  most).
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from math import prod
 
@@ -104,7 +107,7 @@ class _Sizes:
         """Sizes of all factors at these widths."""
         if self._matrix is None or len(self._matrix) != len(self._rows):
             self._matrix = np.array(self._rows, dtype=np.int64)
-        return self._matrix[:, 0] + self._matrix[:, 1:] @ widths
+        return np.asarray(self._matrix[:, 0] + self._matrix[:, 1:] @ widths, dtype=np.int64)
 
 
 class _Sum:
@@ -221,11 +224,8 @@ def safetensors_overhead(tensors: dict[str, tuple[tuple[int, ...], int]]) -> int
         tensors: shape and bytes per element of every tensor, by name.
     """
     total = sum(prod(shape) * item for shape, item in tensors.values())
-    offsets = f"[{total},{total}]"  # no offset has more digits
-    length = 2 + sum(
-        len(
-            f'"{name}":{{"dtype":"{_TYPE[item]}","shape":[{",".join(map(str, shape))}],"data_offsets":{offsets}}},'.encode()
-        )
-        for name, (shape, item) in tensors.items()
-    )
+    length = 2
+    for name, (shape, item) in tensors.items():
+        entry = {"dtype": _TYPE[item], "shape": list(shape), "data_offsets": [total, total]}  # none has more digits
+        length += len(json.dumps({name: entry}, separators=(",", ":"), ensure_ascii=False).encode()) - 1
     return 8 + (length + 7) // 8 * 8

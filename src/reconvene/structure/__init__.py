@@ -1,4 +1,7 @@
-"""Structure: what is coupled with what in any architecture, found by recording one run and proved by replaying it smaller."""
+"""Structure.
+
+What is coupled with what in any architecture, found by recording one run and proved by replaying it smaller.
+"""
 
 from reconvene.structure.analysis import Keep, Structure, analyse
 from reconvene.structure.groups import Balance, Group, Slot

@@ -72,8 +72,9 @@ def analyse(model: nn.Module, example_inputs: Any, *, trial: bool = True) -> Str
     """Find the groups of ``model``: channels that can only leave together, proved by a trial at half width.
 
     The model is recorded once on the meta device (nothing is computed), so it costs milliseconds and no memory, and the
-    model is left exactly as it was. The trial records the half-width model and compares every call and shape with what the
-    labels predict; a call that disagrees is pinned, noted in ``Structure.repairs``, and everything is solved again.
+    model is left exactly as it was. The trial records the half-width model and compares every call and shape with
+    what the labels predict; a call that disagrees is pinned, noted in ``Structure.repairs``, and everything is solved
+    again.
 
     Args:
         model: any ``nn.Module``; not TorchScript, compiled or quantised.

@@ -28,16 +28,21 @@ def _prelu(shapes: Mapping[str, Shape]) -> dict[str, int]:
     return {"num_parameters": shapes["weight"][0]}
 
 
+def _normalised(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    return {"normalized_shape": shapes["weight"]} if "weight" in shapes else {}
+
+
 def _recurrent(shapes: Mapping[str, Shape]) -> dict[str, int]:
     into, hidden = shapes["weight_ih_l0"][1], shapes["weight_hh_l0"][1]
     gates = shapes["weight_ih_l0"][0]
     return {"input_size": into, "hidden_size": hidden} if gates % hidden == 0 else {}
 
 
-_BY_SHAPE: tuple[tuple[type[nn.Module], Callable[[Mapping[str, Shape]], dict[str, int]]], ...] = (
+_BY_SHAPE: tuple[tuple[type[nn.Module], Callable[[Mapping[str, Shape]], Mapping[str, Any]]], ...] = (
     (nn.Linear, _linear),
     (nn.Embedding, _embedding),
     (nn.PReLU, _prelu),
+    (nn.RMSNorm, _normalised),
     (nn.RNNBase, _recurrent),
 )
 _BY_CALL: dict[str, tuple[type[nn.Module], ...]] = {
@@ -47,7 +52,7 @@ _BY_CALL: dict[str, tuple[type[nn.Module], ...]] = {
     "num_features": (nn.modules.batchnorm._NormBase,),
     "num_channels": (nn.GroupNorm,),
     "num_groups": (nn.GroupNorm,),
-    "normalized_shape": (nn.LayerNorm, nn.RMSNorm),
+    "normalized_shape": (nn.LayerNorm,),
 }
 
 
@@ -59,7 +64,8 @@ def attribute_changes(
     Args:
         model: the dense model.
         shapes: new shape of every parameter and buffer that changes, by name.
-        sizes: ``(module, attribute, kept size)`` as recorded calls saw them; ``normalized_shape[0]`` names a tuple entry.
+        sizes: ``(module, attribute, kept size)`` as recorded calls saw them; ``normalized_shape[0]`` names a tuple
+            entry.
     """
     wanted: dict[tuple[str, str], Any] = {}
     for path, module in model.named_modules():

@@ -44,8 +44,8 @@ def _by_signature(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[int]]:
     """Number the channels that share a signature, in order of their first atom.
 
-    The signature counts how often a channel stands in every labelled vector of the model, so all channels of a group fill
-    the same number of positions everywhere and sizes are exact in the number of kept channels.
+    The signature counts how often a channel stands in every labelled vector of the model, so all channels of a group
+    fill the same number of positions everywhere and sizes are exact in the number of kept channels.
     """
     random = np.random.default_rng(0)
     signature = np.zeros(len(root), dtype=np.uint64)
@@ -111,9 +111,7 @@ def _unique_names(names: list[str]) -> list[str]:
     return out
 
 
-def build_balances(
-    context: Context, groups: tuple[Group, ...], atom_group: NDArray[np.int64]
-) -> tuple[Balance, ...]:
+def build_balances(context: Context, groups: tuple[Group, ...], atom_group: NDArray[np.int64]) -> tuple[Balance, ...]:
     """Equal pieces as constraints on widths; pieces that always agree are left out."""
     out: dict[object, Balance] = {}
     for pieces, reason in context.labels.pieces:
@@ -121,9 +119,7 @@ def build_balances(
         fixed: list[int] = []
         for piece in pieces:
             numbers, amounts = np.unique(atom_group[piece], return_counts=True)
-            counts.append(
-                {int(n): int(a) // groups[n].width for n, a in zip(numbers, amounts, strict=True) if n >= 0}
-            )
+            counts.append({int(n): int(a) // groups[n].width for n, a in zip(numbers, amounts, strict=True) if n >= 0})
             fixed.append(int(amounts[numbers < 0].sum()))
         if all(c == counts[0] for c in counts) and len(set(fixed)) == 1:
             continue

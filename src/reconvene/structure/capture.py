@@ -1,7 +1,7 @@
 """One recorded run of a model: every ATen call, with the identity of the tensors it read and made.
 
-The run happens on the meta device: parameters and float buffers are swapped for meta twins (one twin per tensor, so that ties
-survive), so nothing is computed and nothing is allocated. Everything swapped is put back, whatever happens.
+The run happens on the meta device: parameters and float buffers are swapped for meta twins (one twin per tensor, so
+that ties survive), so nothing is computed and nothing is allocated. Everything swapped is put back, whatever happens.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _BATCH_NORMS = {torch.ops.aten.native_batch_norm.default, torch.ops.aten._native
 
 @dataclass(slots=True)
 class Op:
-    """One recorded ATen call. Tensors in ``args`` and ``kwargs`` are the recorded objects; ``outs`` keeps output order."""
+    """One recorded ATen call. Tensors in ``args`` and ``kwargs`` are the recorded objects.
+
+    ``outs`` keeps output order.
+    """
 
     func: Any
     args: tuple[Any, ...]
@@ -72,8 +75,8 @@ def record(
 
     ``replace`` gives other shapes to parameters and buffers by name, ``attributes`` other values to module attributes
     ``(module, attribute, value)``: both only while recording, so that a plan can be tried without building its model.
-    If some parameter was never read, a pass in train mode is recorded behind the first (auxiliary heads). ``into`` receives
-    the calls, so that a caller sees how far a failing trial came.
+    If some parameter was never read, a pass in train mode is recorded behind the first (auxiliary heads). ``into``
+    receives the calls, so that a caller sees how far a failing trial came.
 
     Raises:
         ModelError: the model does not run on these inputs, or is of a kind that cannot be pruned.
@@ -95,24 +98,36 @@ def record(
 
 
 def refuse_unsupported(model: nn.Module) -> None:
-    """Refuse models whose tensors or code cannot be changed: scripted, compiled, quantised, lazy, or non-finite weights."""
+    """Refuse models whose tensors or code cannot be changed.
+
+    Scripted, compiled, quantised, lazy, or non-finite weights.
+    """
     if isinstance(model, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
-        raise ModelError("the model is a TorchScript module, whose code cannot follow smaller tensors. Give the nn.Module.")
+        raise ModelError(
+            "the model is a TorchScript module, whose code cannot follow smaller tensors. Give the nn.Module."
+        )
     if isinstance(model, torch._dynamo.OptimizedModule):
-        raise ModelError("the model is compiled by torch.compile. Give the original module, and compile what comes out.")
+        raise ModelError(
+            "the model is compiled by torch.compile. Give the original module, and compile what comes out."
+        )
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise ModelError(f"{name} is a TorchScript module, whose code cannot follow smaller tensors.")
         if "quantized" in type(module).__module__:
             raise ModelError(f"{name} is a quantised module ({type(module).__name__}). Prune first, then quantise.")
     for name, parameter in model.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedTensorMixin):
+        if is_lazy(parameter):
             raise ModelError(f"{name} is not initialised yet (a lazy module). Run the model once, then prune it.")
 
 
-class _Recorder(TorchDispatchMode):
+def is_lazy(tensor: Tensor) -> bool:
+    """Whether a parameter or buffer of a lazy module has no shape yet."""
+    return isinstance(tensor, nn.parameter.UninitializedParameter | nn.parameter.UninitializedBuffer)
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, recording: Recording, stack: list[str], twins: dict[int, Tensor], training: bool) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.recording, self.stack, self.twins, self.training = recording, stack, twins, training
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -253,9 +268,10 @@ def _twins(
                     else:
                         recording.aliases[first] = (*recording.aliases.get(first, (first,)), name)
                     undo.append(lambda s=store, k=key, t=tensor: s.__setitem__(k, t))  # type: ignore[misc]
-                    store[key] = twin  # type: ignore[index]
+                    store[key] = twin
             if isinstance(module, nn.RNNBase):
-                undo.append(lambda m=module, w=module._flat_weights: setattr(m, "_flat_weights", w))  # type: ignore[misc]
+                flat = module._flat_weights
+                undo.append(lambda m=module, w=flat: setattr(m, "_flat_weights", w))  # type: ignore[misc]
                 module._flat_weights = [getattr(module, n, None) for n in module._flat_weights_names]
         yield twins
     finally:

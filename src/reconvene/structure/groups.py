@@ -47,8 +47,8 @@ class Group:
 class Balance:
     """Pieces of one tensor that Python cuts equally: each must keep the same number of channels.
 
-    Each piece maps the index of a prunable group (in ``Structure.prunable`` order) to how many positions of the piece one
-    kept channel of it fills; ``fixed`` counts the positions of each piece that never leave. For all pieces ``p``:
+    Each piece maps the index of a prunable group (in ``Structure.prunable`` order) to how many positions of the piece
+    one kept channel of it fills; ``fixed`` counts the positions of each piece that never leave. For all pieces ``p``:
     ``fixed[p] + sum(pieces[p][g] * kept[g])`` is the same number.
     """
 

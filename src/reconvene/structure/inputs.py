@@ -11,7 +11,10 @@ from torch.utils import _pytree as pytree
 
 
 def call(model: nn.Module, example_inputs: Any) -> Any:
-    """Call ``model`` with ``example_inputs``: one tensor, a tuple or list of positional, or a mapping of keyword arguments."""
+    """Call ``model`` with ``example_inputs``.
+
+    One tensor, a tuple or list of positional, or a mapping of keyword arguments.
+    """
     args, kwargs = arguments(example_inputs)
     return model(*args, **kwargs)
 

@@ -1,9 +1,9 @@
 """Labels: which positions of which tensor dimensions are the same channel.
 
-Every position of every parameter dimension is an integer *atom*; atom 0 means "pinned, never leaves". A dimension of a tensor
-is a tuple of factors ``(size, labels)``, outermost first, where ``labels`` is an int64 vector of atoms or ``None`` for a size
-that has nothing to do with channels (batch, height, tokens). A dimension of size one has no factors. Rules record unions of
-atoms; nothing is decided before all of them are known (see ``solve``).
+Every position of every parameter dimension is an integer *atom*; atom 0 means "pinned, never leaves". A dimension of
+a tensor is a tuple of factors ``(size, labels)``, outermost first, where ``labels`` is an int64 vector of atoms or
+``None`` for a size that has nothing to do with channels (batch, height, tokens). A dimension of size one has no
+factors. Rules record unions of atoms; nothing is decided before all of them are known (see ``solve``).
 """
 
 from __future__ import annotations

@@ -32,7 +32,10 @@ def prove_by_trial(model: nn.Module, example_inputs: Any, structure: Structure) 
 
 
 def replay(model: nn.Module, example_inputs: Any, structure: Structure, keep: Keep) -> tuple[int, str] | None:
-    """Run the shrunk model on meta; ``None`` if all is as predicted, else the number of the first call that is not, and why."""
+    """Run the shrunk model on meta.
+
+    ``None`` if all is as predicted, else the number of the first call that is not, and why.
+    """
     kept = structure.kept_atoms(keep)
     replace, attributes = shrunk_twins(model, structure, keep)
     seen = Recording()

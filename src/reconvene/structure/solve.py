@@ -12,9 +12,9 @@ from reconvene.structure.labels import Labels, Tie, Vector
 def solve(labels: Labels) -> Vector:
     """The channel of every atom, named by its smallest atom (int64 ``[atoms]``); 0 for pinned atoms.
 
-    Ties are decided when all unions are known: an axis that cannot be free is pinned, a single free axis takes the labels;
-    of several, axes that are the batch of an activation product (attention heads) come first, then the larger; after
-    each choice everything is looked at again, since one choice often forces the next.
+    Ties are decided when all unions are known: an axis that cannot be free is pinned, a single free axis takes the
+    labels; of several, axes that are the batch of an activation product (attention heads) come first, then the
+    larger; after each choice everything is looked at again, since one choice often forces the next.
     """
     unions = list(labels.unions)
     pins = [vector for vector, _ in labels.pins]

@@ -54,8 +54,8 @@ def _checked(plan: Plan, model: nn.Module) -> dict[str, Tensor]:
     missing = [name for name in plan.shapes if name not in tensors]
     if missing:
         raise PlanError(
-            f"the plan was made for a model with {missing[0]} (and {len(missing) - 1} more), which {type(model).__name__} "
-            "does not have. Apply it to a fresh copy of the model it was made for."
+            f"the plan was made for a model with {missing[0]} (and {len(missing) - 1} more), "
+            f"which {type(model).__name__} does not have. Apply it to a fresh copy of the model it was made for."
         )
     for name, shape in plan.shapes.items():
         if list(tensors[name].shape) != shape:

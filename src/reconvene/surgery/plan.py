@@ -1,4 +1,7 @@
-"""The plan: which channels of which groups stay. JSON, made without touching the model, applied to any fresh copy of it."""
+"""The plan: which channels of which groups stay.
+
+JSON, made without touching the model, applied to any fresh copy of it.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,10 @@ class Row:
 
 @dataclass
 class Plan:
-    """What stays of a model. ``apply`` makes the smaller network, ``mask`` the silenced reference of the same shapes."""
+    """What stays of a model.
+
+    ``apply`` makes the smaller network, ``mask`` the silenced reference of the same shapes.
+    """
 
     rows: list[Row]
     pinned: list[dict[str, Any]]
@@ -119,7 +125,9 @@ class Plan:
         if not isinstance(values, Mapping) or values.get("format") != FORMAT:
             raise PlanError(f"this is not a Reconvene plan (its format is not {FORMAT!r})")
         if values.get("version") != VERSION:
-            raise PlanError(f"the plan has version {values.get('version')}, this release reads {VERSION}; upgrade reconvene")
+            raise PlanError(
+                f"the plan has version {values.get('version')}, this release reads {VERSION}; upgrade reconvene"
+            )
         own = {k: v for k, v in values.items() if k not in ("format", "version")}
         try:
             own["rows"] = [Row(**row) for row in own["rows"]]

@@ -1,8 +1,9 @@
 """The silenced reference: the dense network with the removed channels carrying nothing.
 
-Removed channels are silenced by zeroing every parameter slice they touch, producers and consumers alike. That is exact wherever
-channels only meet through weights. A call whose value depends on *how many* channels there are (layer and group norm, a mean
-over channels, a product of two activations) is computed on the kept channels only, and its result is put back in place.
+Removed channels are silenced by zeroing every parameter slice they touch, producers and consumers alike. That is
+exact wherever channels only meet through weights. A call whose value depends on *how many* channels there are (layer
+and group norm, a mean over channels, a product of two activations) is computed on the kept channels only, and its
+result is put back in place.
 """
 
 from __future__ import annotations
@@ -115,9 +116,9 @@ def _plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
-class _Restrict(TorchDispatchMode):
+class _Restrict(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, sites: Sequence[Site], stack: list[str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.sites = {(site.layer, site.call, site.nth): site for site in sites}
         self.stack = stack
         self.counts: Counter[tuple[str, str]] = Counter()
@@ -142,7 +143,9 @@ class _Restrict(TorchDispatchMode):
         missed = [key for key in self.sites if self.counts[key[0], key[1]] <= key[2]]
         if missed:
             layer, call, _ = missed[0]
-            raise PlanError(f"the silenced reference never met {call} in {layer or 'the model'}; was the model changed?")
+            raise PlanError(
+                f"the silenced reference never met {call} in {layer or 'the model'}; was the model changed?"
+            )
 
 
 def _positions(factors: KeptDim, actual: int) -> NDArray[np.int64]:

@@ -23,8 +23,8 @@ class Context:
     attributes: list[tuple[str, str, Dim]] = field(default_factory=list)
     """``(module, attribute, dim)``: the attribute must become the kept size of the dimension."""
     restricted: list[tuple[int, dict[int, Dim | list[Dim]]]] = field(default_factory=list)
-    """Calls whose value depends on how many channels there are, with the arguments that are sizes: the silenced reference
-    computes them on kept channels only."""
+    """Calls whose value depends on how many channels there are, with the arguments that are sizes: the silenced
+    reference computes them on kept channels only."""
     products: list[tuple[int, list[Dim]]] = field(default_factory=list)
     """``(call, dims)``: the call costs the product of these sizes in multiply-accumulates."""
     unknown: list[str] = field(default_factory=list)
@@ -55,7 +55,10 @@ class Context:
             self.labels.pin(dim, why or f"{op.site} needs all of it")
 
     def restrict(self, sizes: dict[int, Dim | list[Dim]] | None = None) -> None:
-        """Note that the current call's value depends on how many channels there are; ``sizes`` says which arguments do too."""
+        """Note that the current call's value depends on how many channels there are.
+
+        ``sizes`` says which arguments do too.
+        """
         self.restricted.append((self.index, sizes or {}))
 
     def attribute(self, op: Op, name: str, dim: Dim) -> None:

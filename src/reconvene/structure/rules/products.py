@@ -15,7 +15,8 @@ def convolution(ctx: Context, op: Op) -> None:
     bias = arg(op, 2, "bias")
     transposed, groups = bool(arg(op, 6, "transposed", False)), int(arg(op, 8, "groups", 1))
     dims, w = ctx.dims(x), ctx.dims(weight)
-    ctx.pin(op, *w[2:], why="")
+    for kernel_dim in w[2:]:
+        ctx.labels.pin(kernel_dim, "")  # nobody expects a kernel to be pruned, so no reason is listed
     ctx.pin(op, *dims[2:], why=f"{op.site} slides over it")
     reason = f"{op.site} reads a fixed input"
     if transposed:

@@ -16,8 +16,11 @@ def batch_norm(ctx: Context, op: Op) -> None:
     for other in op.args[1:5]:
         if isinstance(other, Tensor) and other.ndim == 1 and other.shape[0] == op.args[0].shape[1]:
             ctx.labels.unify(channels, ctx.dims(other)[0], f"{op.site} has fixed statistics")
-    ctx.attribute(op, "num_features", channels)
-    ctx.set_like(op, op.args[0])
+    ctx.attribute(op, "num_features", channels[-1:])  # instance norm folds the batch in front of the channels
+    ctx.set(op.outs[0], dims)
+    for statistic in op.outs[1:]:
+        if statistic is not None and statistic.numel():
+            ctx.set(statistic, [channels])
 
 
 def layer_norm(ctx: Context, op: Op) -> None:
@@ -33,7 +36,9 @@ def layer_norm(ctx: Context, op: Op) -> None:
         ctx.restrict({1: normalised})
     for position, dim in enumerate(normalised):
         ctx.attribute(op, f"normalized_shape[{position}]", dim)
-    ctx.set_like(op, x)
+    ctx.set(op.outs[0], dims)
+    for statistic in op.outs[1:]:
+        ctx.set(statistic, [*dims[: len(dims) - len(shape)], *[()] * len(shape)])
 
 
 def group_norm(ctx: Context, op: Op) -> None:
@@ -49,7 +54,9 @@ def group_norm(ctx: Context, op: Op) -> None:
     ctx.restrict({4: dims[1], 6: outer})
     ctx.attribute(op, "num_channels", dims[1])
     ctx.attribute(op, "num_groups", outer)
-    ctx.set_like(op, x)
+    ctx.set(op.outs[0], dims)
+    for statistic in op.outs[1:]:
+        ctx.set(statistic, [dims[0], outer])
 
 
 def reduce(ctx: Context, op: Op) -> None:

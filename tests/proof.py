@@ -1,0 +1,76 @@
+"""Shared by the tests of structure and surgery: random plans, and the proof that what left was removed cleanly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reconvene.structure import Keep, Structure, analyse, call, tensors_in
+from reconvene.structure.extents import settle
+from reconvene.structure.replay import replay
+from reconvene.surgery import Plan, make_plan
+
+TOLERANCE = 2e-6
+
+
+def unsettle(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Random norm statistics, affine parameters and biases: a wrong index must show in the output."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.copy_(torch.randn(buffer.shape, generator=generator) * 0.1)
+            elif name.endswith("running_var"):
+                buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return model
+
+
+def half(structure: Structure, *, ratio: float = 0.5, seed: int = 0) -> Keep:
+    """Random channels at about this width in every group, balanced where they must be."""
+    wanted = np.maximum(1, np.round(structure.widths * ratio)).astype(np.int64)
+    widths = settle(structure.balances, wanted, structure.widths)
+    random = np.random.default_rng(seed)
+    return [np.sort(random.permutation(g.width)[:k]) for g, k in zip(structure.prunable, widths, strict=True)]
+
+
+def error(got: Any, want: Any) -> float:
+    """The largest difference over all output tensors, relative to the largest value of each."""
+    worst = 0.0
+    for one, other in zip(tensors_in(got), tensors_in(want), strict=True):
+        if not one.is_floating_point():
+            assert torch.equal(one, other)
+            continue
+        assert one.shape == other.shape
+        scale = float(other.abs().max()) or 1.0
+        worst = max(worst, float((one - other).abs().max()) / scale)
+    return worst
+
+
+def prove(model: nn.Module, inputs: Any, *, ratio: float = 0.5, seed: int = 0) -> tuple[Structure, Plan, nn.Module]:
+    """Shrink, replay, and hold the small network against the silenced one; returns what was made.
+
+    Everything runs in double precision, so that a difference is an error and not rounding.
+    """
+    model = unsettle(model).double().eval()
+    inputs = torch.utils._pytree.tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, inputs)
+    structure = analyse(model, inputs)
+    keep = half(structure, ratio=ratio, seed=seed)
+    assert replay(model, inputs, structure, keep) is None
+    plan = make_plan(model, structure, keep, [])
+    small, same = plan.apply(model).eval(), plan.mask(model).eval()
+    assert type(small) is type(model)
+    with torch.no_grad():
+        got, want = call(small, inputs), call(same, inputs)
+    assert error(got, want) < TOLERANCE
+    return structure, plan, small
+
+
+def share_kept(small: nn.Module, model: nn.Module) -> float:
+    """Parameters of ``small`` over those of ``model``."""
+    return sum(p.numel() for p in small.parameters()) / sum(p.numel() for p in model.parameters())
