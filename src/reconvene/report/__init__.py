@@ -1,0 +1,8 @@
+"""The report: one self-contained HTML page about what was cut, why, and what it gained."""
+
+from __future__ import annotations
+
+from reconvene.report.data import ReportData
+from reconvene.report.page import render, write
+
+__all__ = ["ReportData", "render", "write"]

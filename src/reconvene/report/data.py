@@ -1,0 +1,100 @@
+"""What a report is made of: plain values, so that any step (or a file) can provide them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from reconvene.errors import ReconveneError
+
+
+@dataclass
+class ReportData:
+    """Plain values of JSON types. What is empty or ``None`` has no section in the page.
+
+    Attributes:
+        model: what the model is called.
+        costs: ``{"dense": {cost: value}, "pruned": {cost: value}}``; costs are ``params``, ``macs``, ``size`` (bytes of
+            the file), ``peak_memory`` (bytes), ``latency`` (seconds).
+        groups: rows of ``Plan.summary``: ``name``, ``dense``, ``width``, ``loss``, ``density``, ``why``.
+        pinned: rows of ``Plan.pinned``: ``name``, ``width``, ``why``.
+        budget: what was asked, as written: ``{"params": "16x"}``; ``limits``: the same in absolute numbers.
+        spread: activation spread, small over dense, by layer.
+        training: records of ``train.jsonl`` by variant: ``{"dense": [...], "pruned": [...]}``.
+        accuracy: share of right answers by variant; without it, the last epoch of ``training``.
+        bench: ``BenchResult.to_dict()``.
+        exports: ``Exported.to_dict()``, each with its ``verification`` or ``None``; ``variant`` may be added.
+        timings: seconds of each step of pruning, in order.
+        data: what data the criterion used, in words; ``dataset``: what was trained on.
+        notes: anything the reader should know, one sentence each.
+        command: the command line that makes it again.
+        date: ISO 8601.
+    """
+
+    model: str
+    costs: dict[str, dict[str, float]] = field(default_factory=dict)
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    pinned: list[dict[str, Any]] = field(default_factory=list)
+    budget: dict[str, Any] = field(default_factory=dict)
+    limits: dict[str, float] = field(default_factory=dict)
+    spread: dict[str, float] = field(default_factory=dict)
+    training: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    accuracy: dict[str, float] = field(default_factory=dict)
+    bench: dict[str, Any] | None = None
+    exports: list[dict[str, Any]] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
+    criterion: str | None = None
+    evaluator: str | None = None
+    rectify: str | None = None
+    data: str | None = None
+    dataset: str | None = None
+    seed: int | None = None
+    notes: list[str] = field(default_factory=list)
+    command: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+    date: str | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ReportData:
+        """Undo ``to_dict``. Raises ReconveneError on a name it does not know, or without a model."""
+        known = {entry.name for entry in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown or "model" not in values:
+            raise ReconveneError(
+                f"this is no report data: unknown {unknown}, model {'given' if 'model' in values else 'missing'}. "
+                f"Known: {', '.join(sorted(known))}"
+            )
+        return cls(**values)
+
+    @classmethod
+    def from_json(cls, text: str) -> ReportData:
+        """Undo ``to_json``. Raises ReconveneError."""
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise ReconveneError(f"this is no report data: {error}") from error
+        if not isinstance(values, dict):
+            raise ReconveneError("this is no report data: the JSON is not an object")
+        return cls.from_dict(values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """JSON text of ``to_dict``."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def epochs(self, variant: str) -> list[dict[str, Any]]:
+        """The epoch records of one variant's training."""
+        return [row for row in self.training.get(variant, ()) if row.get("event", "epoch") == "epoch"]
+
+    def accuracies(self) -> dict[str, float]:
+        """Accuracy by variant: as given, else what the last epoch says."""
+        if self.accuracy:
+            return dict(self.accuracy)
+        last = {variant: self.epochs(variant)[-1] for variant in self.training if self.epochs(variant)}
+        return {variant: row["test_accuracy"] for variant, row in last.items() if "test_accuracy" in row}

@@ -1,0 +1,141 @@
+"""The sections on what was measured, what was verified, and how to do it again."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from reconvene.report import numbers
+from reconvene.report.charts import bar
+from reconvene.report.data import ReportData
+from reconvene.report.markup import Child, Html, join, name, tag
+from reconvene.report.sections import colour, section, table
+
+
+def latency(data: ReportData) -> Html | None:
+    """One inference of every variant in every runtime."""
+    result = data.bench
+    if not result or not result.get("rows"):
+        return None
+    rows: list[Html] = []
+    for runtime in dict.fromkeys(row["runtime"] for row in result["rows"]):
+        of_runtime = [row for row in result["rows"] if row["runtime"] == runtime]
+        slowest = max(row["three_quarters"] for row in of_runtime)
+        rows.append(tag("tr", tag("th", runtime, colspan="3", scope="rowgroup"), class_="group"))
+        rows += [_latency_row(row, slowest, i, result["baseline"]) for i, row in enumerate(of_runtime)]
+    threads = f"{result['threads']} thread{'s' if result['threads'] != 1 else ''}"
+    clock = (
+        "the thread's processor time, to which waiting for other programs adds nothing"
+        if result.get("clock") == "thread"
+        else "wall time"
+    )
+    lead = (
+        f"One inference, batch {result['batch']}, {threads}, variants taking turns: the median over "
+        f"{result['rows'][0]['rounds']} rounds of {clock}. Eager is PyTorch itself, no stand-in for a device."
+    )
+    machine = result.get("machine", {})
+    conditions = ", ".join(str(machine[key]) for key in ("processor", "architecture", "system") if machine.get(key))
+    note = tag("p", f"Measured on {conditions}.", class_="note") if conditions else None
+    return section(
+        "Latency", lead, table(["Variant", "Time", "Speed-up"], rows, numeric=(2,), shares=(24, 52, 24)), note
+    )
+
+
+def _latency_row(row: dict[str, Any], slowest: float, index: int, baseline: str) -> Html:
+    variant = row["variant"]
+    quartiles = f"quartiles {numbers.seconds(row['quarter'])} to {numbers.seconds(row['three_quarters'])}"
+    wall = f"fastest by the wall clock {numbers.seconds(row['min_wall'])}"
+    speed: Child = "1"
+    if variant != baseline:
+        around = f"{row['speedup_quarter']:.2f} to {row['speedup_three_quarters']:.2f}"
+        speed = [tag("strong", numbers.ratio(row["speedup"])), tag("small", around)]
+    return tag(
+        "tr",
+        tag("th", variant, scope="row"),
+        tag(
+            "td",
+            bar(row["median"], slowest, colour(variant, index)),
+            tag("span", numbers.seconds(row["median"]), class_="figure"),
+            tag("small", f"{quartiles}; {wall}"),
+            class_="bars",
+        ),
+        tag("td", speed, class_="number"),
+    )
+
+
+def verification(data: ReportData) -> Html | None:
+    """How far each exported file is from PyTorch."""
+    checked = [export for export in data.exports if export.get("verification")]
+    if not checked:
+        return None
+    rows: list[Html] = []
+    for export in checked:
+        rows.append(tag("tr", tag("th", name(export["file"]), colspan="4", scope="rowgroup"), class_="group"))
+        rows += [_verified_row(row) for row in export["verification"]["rows"]]
+    first = checked[0]["verification"]
+    sources = "; ".join(
+        dict.fromkeys(f"{e['verification']['samples']} samples of {e['verification']['data']}" for e in checked)
+    )
+    lead = (
+        f"The exported files were run in {first['runtime']} and compared with PyTorch, on {sources}. "
+        f"Relative errors up to {first['tolerance']:.0e} of the largest output are allowed."
+    )
+    columns = ["Batch", "Largest error", "Relative", "Same class"]
+    return section("Verified in the runtime", lead, table(columns, rows, numeric=(1, 2, 3), shares=(19, 27, 27, 27)))
+
+
+def _verified_row(row: dict[str, Any]) -> Html:
+    agreement = "–" if row.get("agreement") is None else numbers.share(row["agreement"])
+    texts = (f"{row['max_abs_error']:.1e}", f"{row['max_rel_error']:.1e}", agreement)
+    return tag("tr", tag("th", row["batch_size"], scope="row"), [tag("td", text, class_="number") for text in texts])
+
+
+def timings(data: ReportData) -> Html | None:
+    """Where the seconds of pruning went."""
+    if not data.timings:
+        return None
+    total, longest = sum(data.timings.values()), max(data.timings.values())
+    rows = [
+        tag(
+            "tr",
+            tag("th", step, scope="row"),
+            tag(
+                "td", bar(value, longest, "dense"), tag("span", numbers.seconds(value), class_="figure"), class_="bars"
+            ),
+        )
+        for step, value in data.timings.items()
+    ]
+    lead = f"From the untrained network to the smaller one in {numbers.seconds(total)}, without training anything."
+    return section("Time to prune", lead, table(["Step", "Time"], rows, shares=(30, 70)))
+
+
+def reproduce(data: ReportData) -> Html | None:
+    """Everything that is needed to get the same network again."""
+    facts = {
+        "Seed": data.seed,
+        "Criterion": data.criterion,
+        "Evaluator": data.evaluator,
+        "Rectified by": data.rectify,
+        "Data the criterion saw": data.data,
+        "Trained on": data.dataset,
+        "Machine": _listed(data.machine),
+        "Versions": ", ".join(f"{library} {version}" for library, version in data.versions.items()),
+        "Date": numbers.moment(data.date) if data.date else None,
+    }
+    entries = [join(tag("dt", fact), tag("dd", str(value))) for fact, value in facts.items() if value not in (None, "")]
+    notes = tag("ul", [tag("li", note) for note in data.notes]) if data.notes else None
+    command = tag("pre", tag("code", portable(data.command)), tabindex="0") if data.command else None
+    if not entries and command is None and notes is None:
+        return None
+    lead = "The same command and seed give the same plan and the same weights, byte for byte."
+    return section("How to reproduce", lead, command, tag("dl", entries) if entries else None, notes)
+
+
+def portable(command: str) -> str:
+    """A command line whose absolute paths are cut to their last part: the rest holds on one machine only."""
+    return re.sub(r"(?<![\w.~/:-])~?/(?:[^\s/'\"]+/)*([^\s/'\"]+)/?", r"\1", command)
+
+
+def _listed(machine: dict[str, Any]) -> str:
+    named = {"cores": "{} cores", "python": "Python {}"}
+    return ", ".join(named.get(key, "{}").format(value) for key, value in machine.items() if value not in (None, ""))

@@ -1,0 +1,147 @@
+"""The page as a whole: the summary on top, then the sections that there is data for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from importlib import resources
+from pathlib import Path
+
+from reconvene._version import __version__
+from reconvene.errors import ArtifactError
+from reconvene.report import evidence, numbers, sections
+from reconvene.report.data import ReportData
+from reconvene.report.markup import Child, Html, document, name, raw_style, tag
+
+SECTIONS = (
+    sections.budget,
+    evidence.latency,
+    sections.widths,
+    sections.spread,
+    sections.training,
+    evidence.verification,
+    evidence.timings,
+    evidence.reproduce,
+)
+# The browser itself then refuses every request: what is in the page is all there is.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+FEWER = {
+    "params": ("fewer", "fewer parameters"),
+    "macs": ("less", "less compute"),
+    "size": ("smaller", "smaller file"),
+    "peak_memory": ("less", "less peak memory"),
+}
+"""The word on a cost's card, and in a headline."""
+
+
+def write(report_data: ReportData, path: str | Path) -> Path:
+    """Write the report as one HTML file that needs nothing else; returns its path. Raises ArtifactError."""
+    path = Path(path)
+    neighbour = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        neighbour.write_text(render(report_data), encoding="utf-8")
+        os.replace(neighbour, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            neighbour.unlink()
+        raise ArtifactError(f"cannot write the report {path}: {error.strerror or error}") from error
+    return path
+
+
+def render(data: ReportData) -> str:
+    """The page as text. The same data gives the same text."""
+    css = resources.files("reconvene.report").joinpath("style.css").read_text(encoding="utf-8")
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("link", rel="icon", href="data:,"),
+        tag("title", f"{data.model}, {_headline(data)} · Reconvene"),
+        raw_style(css),
+    )
+    parts = [part for make in SECTIONS if (part := make(data)) is not None]
+    footer = tag(
+        "footer", f"Made by Reconvene {__version__}", f" on {numbers.moment(data.date)}" if data.date else None, "."
+    )
+    return document(head, tag("body", tag("main", _header(data), *parts, footer)))
+
+
+def _header(data: ReportData) -> Html:
+    cards = [card for card in (*_cost_cards(data), _speed_card(data), _accuracy_card(data), _time_card(data)) if card]
+    return tag(
+        "header",
+        tag("p", "Reconvene report", class_="eyebrow"),
+        tag("h1", name(data.model), " ", tag("span", _headline(data), class_="headline")),
+        tag("p", _sentence(data), class_="lead"),
+        tag("div", cards, class_="cards", role="list") if cards else None,
+    )
+
+
+def _headline(data: ReportData) -> str:
+    dense, pruned = data.costs.get("dense", {}), data.costs.get("pruned", {})
+    for kind in FEWER:
+        if dense.get(kind) and pruned.get(kind) and dense[kind] >= pruned[kind]:
+            return f"{numbers.ratio(dense[kind] / pruned[kind])} {FEWER[kind][1]}"
+    return "pruned before training"
+
+
+def _sentence(data: ReportData) -> str:
+    by = f", as the {data.criterion} criterion advised" if data.criterion else ""
+    trained = " Then both networks were trained alike." if {"dense", "pruned"} <= set(data.accuracies()) else ""
+    return (
+        f"Channels were removed before any training{by}; what is left is an ordinary, dense, smaller network.{trained}"
+    )
+
+
+def _cost_cards(data: ReportData) -> list[Html]:
+    dense, pruned = data.costs.get("dense", {}), data.costs.get("pruned", {})
+    cards = []
+    for kind, (words, _) in FEWER.items():
+        before, after = dense.get(kind), pruned.get(kind)
+        if before and after:
+            change = f"{numbers.cost(kind, before)} → {numbers.cost(kind, after)}"
+            figure = numbers.ratio(max(before, after) / min(before, after))
+            cards.append(_card(numbers.COSTS[kind], figure, words if after <= before else "more", change))
+    return cards
+
+
+def _speed_card(data: ReportData) -> Html | None:
+    rows = {(row["runtime"], row["variant"]): row for row in (data.bench or {}).get("rows", ())}
+    for (runtime, variant), row in rows.items():
+        base = rows.get((runtime, data.bench["baseline"])) if data.bench else None
+        if variant == "pruned" and base is not None and base is not row:
+            change = f"{numbers.seconds(base['median'])} → {numbers.seconds(row['median'])} in {runtime}"
+            speed = row["speedup"]
+            return _card("Latency", numbers.ratio(max(speed, 1 / speed)), "faster" if speed >= 1 else "slower", change)
+    return None
+
+
+def _accuracy_card(data: ReportData) -> Html | None:
+    accuracy = data.accuracies()
+    if "pruned" not in accuracy:
+        return None
+    detail: str | None = None
+    if "dense" in accuracy:
+        difference = numbers.points(accuracy["pruned"] - accuracy["dense"])
+        detail = f"dense {numbers.share(accuracy['dense'])}, {difference}"
+    return _card("Accuracy", numbers.share(accuracy["pruned"]), "pruned", detail)
+
+
+def _time_card(data: ReportData) -> Html | None:
+    if not data.timings:
+        return None
+    return _card("Time to prune", numbers.seconds(sum(data.timings.values())), "", "before any training")
+
+
+def _card(label: str, figure: str, words: str, detail: Child) -> Html:
+    return tag(
+        "div",
+        tag("p", label, class_="label"),
+        tag("p", tag("strong", figure), " ", words, class_="value"),
+        tag("p", detail, class_="detail") if detail else None,
+        class_="card",
+        role="listitem",
+    )

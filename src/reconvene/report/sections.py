@@ -1,0 +1,248 @@
+"""The sections of the page: each is a function of the data that returns nothing when there is nothing to show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from reconvene.report import numbers
+from reconvene.report.charts import Line, bar, dots_in_band, lines
+from reconvene.report.data import ReportData
+from reconvene.report.markup import Child, Html, name, tag
+
+BAND = (0.8, 1.25)
+LONG = 24
+"""Rows from which a table scrolls in a box of its own."""
+
+
+def budget(data: ReportData) -> Html | None:
+    """What was asked, in absolute numbers, and whether it was kept."""
+    if not data.limits:
+        return None
+    pruned = data.costs.get("pruned", {})
+    rows = []
+    for kind, limit in data.limits.items():
+        got = pruned.get(kind)
+        kept = got is not None and got <= limit * (1 + 1e-9)
+        verdict = "not measured" if got is None else f"kept, {_used(got / limit)} used" if kept else "exceeded"
+        asked = [_asked(data.budget.get(kind)), tag("small", f"at most {numbers.cost(kind, limit)}")]
+        rows.append(
+            tag(
+                "tr",
+                tag("th", numbers.COSTS.get(kind, kind), scope="row"),
+                tag("td", asked),
+                tag("td", "–" if got is None else numbers.cost(kind, got)),
+                tag("td", verdict, class_="good" if kept else "bad"),
+            )
+        )
+    return section(
+        "Budget",
+        "Every limit that was asked for, and what the network needs now.",
+        table(["Cost", "Asked", "Result", "Kept"], rows, shares=(33, 25, 19, 23)),
+    )
+
+
+def widths(data: ReportData) -> Html | None:
+    """Channels of every group before and after, and the sensitivity behind it."""
+    if not data.groups:
+        return None
+    widest = max(group["dense"] for group in data.groups)
+    losses = [group["loss"] for group in data.groups if _finite(group.get("loss"))]
+    most = max(losses, default=0.0)
+    header = ["Group", "Channels kept", *(["Loss"] if losses else [])]
+    rows = [tag("tr", _group_cells(group, widest, most, bool(losses))) for group in data.groups]
+    kept, dense = sum(g["width"] for g in data.groups), sum(g["dense"] for g in data.groups)
+    lead = (
+        f"{len(data.groups)} groups of channels that can only leave together, from input to output: "
+        f"{kept:,} of {dense:,} channels stay. The light bar is the dense width, the dark one what is kept."
+    )
+    meaning = None
+    if losses:
+        by = f" by the {data.evaluator} evaluator" if data.evaluator else ""
+        meaning = tag(
+            "p",
+            f"Loss is what the network loses in the group at this width, estimated{by}: ",
+            _unit(data),
+            class_="note",
+        )
+    return section(
+        "Widths, before and after",
+        lead,
+        table(header, rows, shares=(38, 40, 22) if losses else (45, 55), long=len(rows) > LONG),
+        meaning,
+        _pinned(data),
+    )
+
+
+def _group_cells(group: dict[str, Any], widest: int, most: float, with_loss: bool) -> list[Html]:
+    width, dense, loss = group["width"], group["dense"], group.get("loss")
+    lost = float(loss) if _finite(loss) and loss is not None else None
+    kept = f"{width:,} of {dense:,}"
+    cells = [
+        tag("th", name(group["name"]), _why(group.get("why")), scope="row"),
+        tag("td", bar(width, widest, "pruned", of=dense), tag("span", kept, class_="figure"), class_="bars"),
+    ]
+    if with_loss:
+        shown = "–" if lost is None else numbers.digits(lost)
+        drawn = bar(lost, most, "loss") if lost is not None and most > 0 else None
+        cells.append(tag("td", drawn, tag("span", shown, class_="figure"), class_="bars"))
+    return cells
+
+
+def _unit(data: ReportData) -> str:
+    if data.evaluator == "density":
+        return (
+            "how far the criterion must thin out the whole network, in nats (−log of the density), before it would cut "
+            "this group so far. The same number means the same pain in every group."
+        )
+    return "0 is nothing, and the scale is the same for every group."
+
+
+def _why(text: str | None) -> Html | None:
+    return tag("small", name(text)) if text else None
+
+
+def _pinned(data: ReportData) -> Html | None:
+    if not data.pinned:
+        return None
+    items = [
+        tag("li", name(group["name"]), f" ({group['width']:,}): {group.get('why') or 'pinned'}")
+        for group in data.pinned
+    ]
+    noun = "group stays" if len(items) == 1 else "groups stay"
+    return details(f"{len(items)} {noun} whole because nothing of it may leave", tag("ul", items))
+
+
+def spread(data: ReportData) -> Html | None:
+    """Activation spread of every rectified layer, small over dense, against the band that counts as healthy."""
+    if not data.spread:
+        return None
+    values = list(data.spread.items())
+    outside = [(layer, value) for layer, value in values if not BAND[0] <= value <= BAND[1]]
+    low, high = min(values, key=lambda v: v[1]), max(values, key=lambda v: v[1])
+    how = f" (rectified by {data.rectify})" if data.rectify else ""
+    lead = (
+        f"Standard deviation of each layer's activations, small network over dense{how}. "
+        f"{len(values) - len(outside)} of {len(values)} layers are within {BAND[0]:g} to {BAND[1]:g}, "
+        f"where signals neither fade nor explode."
+    )
+    named = [[", " if i else None, name(layer), f" ({value:.2f})"] for i, (layer, value) in enumerate(outside[:6])]
+    more = f" and {len(outside) - 6} more" if len(outside) > 6 else ""
+    note = tag("p", "Outside the band: ", named, f"{more}.", class_="note") if outside else None
+    described = f"Lowest {low[1]:.3f} in {low[0]}, highest {high[1]:.3f} in {high[0]}."
+    rows = [tag("tr", tag("th", name(n), scope="row"), tag("td", f"{v:.3f}", class_="number")) for n, v in values]
+    return section(
+        "Signal through the layers",
+        lead,
+        dots_in_band("Spread ratio by layer, input to output", described, values, band=BAND),
+        note,
+        details(f"All {len(values)} ratios", table(["Layer", "Ratio"], rows, numeric=(1,), long=len(rows) > LONG)),
+    )
+
+
+def training(data: ReportData) -> Html | None:
+    """Accuracy and loss by epoch, every variant in one chart."""
+    runs = {variant: data.epochs(variant) for variant in data.training if data.epochs(variant)}
+    if not runs:
+        return None
+    where = f" on {data.dataset}" if data.dataset else ""
+    alike = "Every network was trained by the same recipe" if len(runs) > 1 else "The network was trained"
+    lead = f"{alike}{where}. Accuracy and loss are those on the test split after each epoch."
+    charts = [
+        chart
+        for chart in (
+            _curve(runs, "test_accuracy", "Test accuracy", numbers.share),
+            _curve(runs, "test_loss", "Test loss", numbers.digits),
+        )
+        if chart is not None
+    ]
+    columns = ["Variant", "Epoch", "Train loss", "Test loss", "Test accuracy"]
+    rows = [
+        tag("tr", tag("th", variant, scope="row"), [tag("td", text, class_="number") for text in _epoch_texts(row)])
+        for variant, records in runs.items()
+        for row in records
+    ]
+    all_epochs = details("Every epoch in numbers", table(columns, rows, numeric=(1, 2, 3, 4), long=len(rows) > LONG))
+    return section("Training", lead, tag("div", charts, class_="pair"), all_epochs)
+
+
+def _curve(runs: dict[str, list[dict[str, Any]]], key: str, title: str, written: Callable[[float], str]) -> Html | None:
+    series = []
+    for i, (variant, records) in enumerate(runs.items()):
+        points = [(float(row["epoch"]), float(row[key])) for row in records if _finite(row.get(key))]
+        if points:
+            series.append(Line(variant, points, colour(variant, i)))
+    if not series:
+        return None
+    told = "; ".join(f"{s.name} from {written(s.points[0][1])} to {written(s.points[-1][1])}" for s in series)
+    ticks = percent if key == "test_accuracy" else "{:g}".format
+    return lines(title, f"By epoch: {told}.", series, x="epoch", y=written, ticks=ticks)
+
+
+def percent(value: float) -> str:
+    """A share as a percentage with as few digits as it has."""
+    return f"{value * 100:g}{numbers.NARROW}%"
+
+
+def _epoch_texts(row: dict[str, Any]) -> list[str]:
+    losses = [numbers.digits(row[key]) if _finite(row.get(key)) else "–" for key in ("train_loss", "test_loss")]
+    accuracy = numbers.share(row["test_accuracy"]) if _finite(row.get("test_accuracy")) else "–"
+    return [str(row["epoch"]), *losses, accuracy]
+
+
+def section(heading: str, lead: Child, *children: Child) -> Html:
+    """A headed part of the page."""
+    return tag("section", tag("h2", heading), tag("p", lead, class_="lead"), *children)
+
+
+def table(
+    header: Sequence[str],
+    rows: Child,
+    *,
+    numeric: Sequence[int] = (),
+    shares: Sequence[int] | None = None,
+    long: bool = False,
+) -> Html:
+    """A table in a box of its own, which scrolls where the page is too narrow, or the table ``long``.
+
+    ``shares`` fixes the columns' widths in percent; ``numeric`` names the columns set to the right.
+    """
+    heads = [
+        tag(
+            "th",
+            text,
+            scope="col",
+            class_="number" if i in numeric else None,
+            style=f"width:{shares[i]}%" if shares else None,
+        )
+        for i, text in enumerate(header)
+    ]
+    inner = tag("table", tag("thead", tag("tr", heads)), tag("tbody", rows), class_="fixed" if shares else None)
+    label = f"Table: {', '.join(header)}"
+    return tag("div", inner, class_="box long" if long else "box", tabindex="0", role="region", aria_label=label)
+
+
+def details(summary: str, *children: Child) -> Html:
+    """Something to open."""
+    return tag("details", tag("summary", summary), *children)
+
+
+def colour(variant: str, index: int) -> str:
+    """The class that colours a variant: dense and pruned always look the same."""
+    return variant if variant in ("dense", "pruned") else f"other{index % 3}"
+
+
+def _asked(value: Any) -> str:
+    if value is None:
+        return "–"
+    return numbers.share(value) + " of dense" if isinstance(value, float) and value <= 1 else str(value)
+
+
+def _used(part: float) -> str:
+    """Rounded down: a budget that is kept with nothing to spare is the only one to read 100 %."""
+    return numbers.share(math.floor(part * 1000 + 1e-6) / 1000)
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)

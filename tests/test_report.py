@@ -1,0 +1,475 @@
+"""The report: one page, no request, nothing injected, readable in light and dark and on a phone."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reconvene.errors import ArtifactError, ReconveneError
+from reconvene.report import ReportData, numbers, render, write
+from reconvene.report.charts import nice_ticks
+from reconvene.report.evidence import portable
+from reconvene.report.markup import Html, join, tag
+
+VGG = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
+VGG_PRUNED = (32, 56, 96, 112, 192, 176, 160, 168, 96, 64, 48, 40, 72)
+
+
+def training(start: float, end: float, epochs: int) -> list[dict[str, Any]]:
+    def row(epoch: int) -> dict[str, Any]:
+        done = 1 - math.exp(-4 * epoch / epochs)
+        accuracy = start + (end - start) * done
+        return {
+            "event": "epoch",
+            "epoch": epoch,
+            "train_loss": 2.2 - 2.0 * done,
+            "train_accuracy": accuracy,
+            "test_loss": 2.1 - 1.9 * done * end,
+            "test_accuracy": accuracy,
+            "seconds": 1.5,
+        }
+
+    return [{"event": "start", "epochs": epochs}, *(row(epoch) for epoch in range(1, epochs + 1))]
+
+
+def bench_row(runtime: str, variant: str, median: float, speedup: float) -> dict[str, Any]:
+    return {
+        "runtime": runtime,
+        "variant": variant,
+        "median": median,
+        "quarter": median * 0.97,
+        "three_quarters": median * 1.06,
+        "min_wall": median * 0.95,
+        "speedup": speedup,
+        "speedup_quarter": speedup * 0.96,
+        "speedup_three_quarters": speedup * 1.04,
+        "rounds": 30,
+    }
+
+
+def verification(batch: int, error: float) -> dict[str, Any]:
+    return {
+        "batch_size": batch,
+        "batches": 8,
+        "max_abs_error": error,
+        "max_rel_error": error / 8,
+        "agreement": 1.0,
+        "where": "",
+        "predictions": 96,
+        "same": 96,
+    }
+
+
+def export(file: str) -> dict[str, Any]:
+    rows = [verification(size, 2.4e-6 * size) for size in (1, 3, 8)]
+    checked = {"runtime": "onnxruntime", "data": "real data", "samples": 96, "tolerance": 1e-4, "rows": rows}
+    return {"file": file, "format": "onnx", "bytes": 3_650_000, "seconds": 1.8, "verification": checked}
+
+
+def vgg() -> ReportData:
+    why = ("cut to the water level, rounded up to {}", "grown to fill the budget", "cut to the water level")
+    groups = [
+        {
+            "name": f"features.{3 * i}",
+            "dense": dense,
+            "width": width,
+            "loss": 2.9 * width / dense + 0.07 * (i % 3),
+            "density": width / dense,
+            "why": why[i % 3].format(width),
+        }
+        for i, (dense, width) in enumerate(zip(VGG, VGG_PRUNED, strict=True))
+    ]
+    return ReportData(
+        model="vgg16_bn",
+        costs={
+            "dense": {"params": 14_728_266, "macs": 313_474_048, "size": 58_960_000, "peak_memory": 524_288},
+            "pruned": {"params": 908_411, "macs": 87_300_112, "size": 3_650_000, "peak_memory": 360_448},
+        },
+        groups=groups,
+        pinned=[{"name": "classifier", "width": 10, "why": "output of the model"}],
+        budget={"params": "16.21x", "macs": 0.3},
+        limits={"params": 908_591.4, "macs": 94_042_214.4},
+        spread={f"features.{3 * i}": 0.93 + 0.013 * ((7 * i) % 13) for i in range(13)} | {"classifier": 1.02},
+        training={"dense": training(0.1, 0.9861, 12), "pruned": training(0.1, 0.9789, 12)},
+        bench={
+            "rows": [
+                bench_row("onnxruntime", "dense", 6.31e-3, 1.0),
+                bench_row("onnxruntime", "pruned", 2.05e-3, 3.08),
+                bench_row("eager", "dense", 9.87e-3, 1.0),
+                bench_row("eager", "pruned", 4.61e-3, 2.14),
+            ],
+            "baseline": "dense",
+            "batch": 1,
+            "threads": 1,
+            "clock": "thread",
+            "machine": {
+                "processor": "AMD EPYC 9654 96-Core Processor",
+                "architecture": "x86_64",
+                "system": "Linux 6.8",
+            },
+        },
+        exports=[export("dense.onnx"), export("model.onnx")],
+        timings={
+            "structure": 0.21,
+            "saliency": 1.9,
+            "sensitivity": 0.03,
+            "allocation": 0.11,
+            "surgery": 0.06,
+            "rectify": 0.4,
+        },
+        criterion="synflow",
+        evaluator="density",
+        rectify="reinit",
+        dataset="handwritten digits (scikit-learn)",
+        seed=0,
+        command="reconvene run vgg16_bn --data digits --params 16.21x --epochs 12 --seed 0 -o /home/someone/out",
+        versions={"reconvene": "0.1.0", "torch": "2.15.0", "onnxruntime": "1.31.1"},
+        machine={"processor": "AMD EPYC 9654 96-Core Processor", "cores": 2, "python": "3.11.9"},
+        date="2026-11-21T09:06:00+00:00",
+    )
+
+
+def fifty() -> ReportData:
+    """A deep network with long names, many groups, a layer out of the band and no training."""
+    data = vgg()
+    names = [f"encoder.stages.{i // 12}.blocks.{i % 12}.conv{1 + i % 3}.depthwise_separable" for i in range(50)]
+    data.model = "timm:mobilenetv4_conv_small_050.e3000_r224_in1k"
+    data.groups = [
+        {
+            "name": n,
+            "dense": 64 * 2 ** (i // 12),
+            "width": 8 + 5 * i,
+            "loss": 1 + i % 7 / 3,
+            "why": "balanced with " + names[i - 1],
+        }
+        for i, n in enumerate(names)
+    ]
+    data.pinned = [
+        {"name": n, "width": 7, "why": "its channels are mixed by an operator without a rule"} for n in names[:6]
+    ]
+    data.spread = {n: 0.95 + 0.02 * (i % 6) for i, n in enumerate(names)} | {names[7]: 0.61, names[30]: 1.9}
+    data.training, data.exports, data.accuracy = {}, [], {}
+    data.notes = [
+        "The operator aten::grid_sampler has no rule, so its channels stay.",
+        "The budget leaves no room below 3.1x.",
+    ]
+    return data
+
+
+class Page(HTMLParser):
+    """Elements of a page, and whether they are closed in the order they were opened."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, name: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((name, dict(attrs)))
+        if name not in ("meta", "link", "wbr"):
+            self.open.append(name)
+
+    def handle_endtag(self, name: str) -> None:
+        assert self.open.pop() == name
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] != "style":
+            self.words += data
+
+
+def test_summary_is_in_numbers_and_headings_follow_the_data() -> None:
+    page = Page(render(vgg()))
+    words = " ".join(page.words.replace("\u202f", " ").split())
+    for text in (
+        "16.21× fewer parameters",
+        "14.7 M → 908 k",
+        "3.59× less",
+        "16.15× smaller",
+        "3.08× faster",
+    ):
+        assert text in words
+    for text in (
+        "6.31 ms → 2.05 ms in onnxruntime",
+        "dense 97.0 %, −0.7 points",
+        "2.7 s",
+        "32 of 64",
+        "kept, 99.9 % used",
+        "2026-11-21 09:06 UTC",
+    ):
+        assert text in words, text
+    for heading in (
+        "Budget",
+        "Latency",
+        "Widths, before and after",
+        "Signal through the layers",
+        "Training",
+        "Verified",
+    ):
+        assert heading in words
+    assert "14 of 14 layers are within 0.8 to 1.25" in words
+    deep = Page(render(fifty())).words
+    assert "48 of 50 layers" in deep and "conv2.depthwise_separable (0.61)" in deep and "Training" not in deep
+
+
+def test_absent_sections_are_left_out() -> None:
+    page = Page(render(ReportData(model="net")))
+    assert [name for name, _ in page.seen if name in ("section", "table", "svg", "h2")] == []
+    assert "net" in page.words
+    only = Page(render(ReportData(model="net", accuracy={"pruned": 0.5})))
+    assert "50.0" in only.words and not any(name == "section" for name, _ in only.seen)
+
+
+def test_everything_is_escaped() -> None:
+    evil = "<script>alert(1)</script>\"'&"
+    data = vgg()
+    data.model = data.command = data.criterion = data.evaluator = data.dataset = data.date = data.rectify = evil
+    data.groups[0].update(name=evil, why=evil)
+    data.pinned, data.notes = [{"name": evil, "width": 1, "why": evil}], [evil]
+    data.spread = {evil: 2.0}
+    data.budget["params"] = data.exports[0]["file"] = data.exports[0]["verification"]["data"] = evil
+    data.versions, data.machine, data.timings = {evil: evil}, {"processor": evil}, {evil: 1.0}
+    data.training = {evil: training(0, 1, 3)}
+    assert data.bench is not None
+    data.bench["rows"][0].update(runtime=evil, variant=evil)
+    data.bench["machine"]["processor"] = evil
+    data.limits[evil] = 1.0
+    page = Page(render(data))
+    assert not any(name == "script" for name, _ in page.seen)
+    assert not any(key.startswith("on") for _, attrs in page.seen for key in attrs)
+    assert page.words.count("<script>alert(1)</script>\"'&") > 20
+    for _, attrs in page.seen:
+        assert set(attrs) <= {
+            "lang",
+            "charset",
+            "http-equiv",
+            "content",
+            "name",
+            "rel",
+            "href",
+            "class",
+            "role",
+            "scope",
+            "colspan",
+            "style",
+            "aria-label",
+            "aria-hidden",
+            "tabindex",
+            "viewbox",
+            "preserveaspectratio",
+            "d",
+            "vector-effect",
+            "x",
+            "y",
+            "x1",
+            "x2",
+            "y1",
+            "y2",
+            "width",
+            "height",
+        }
+
+
+def test_markup_escapes_whatever_is_not_markup() -> None:
+    assert tag("p", "a < b & c", tag("b", "x"), None, [1, "&"], class_="q\"'<") == (
+        '<p class="q&quot;&#x27;&lt;">a &lt; b &amp; c<b>x</b>1&amp;</p>'
+    )
+    assert join(Html("<i>")) == "<i>" and tag("meta", charset="utf-8", hidden=None) == '<meta charset="utf-8">'
+    assert tag("p", "<b>" + tag("i", "x")) == "<p>&lt;b&gt;&lt;i&gt;x&lt;/i&gt;</p>"  # joined by +, it is text again
+
+
+def test_page_is_self_contained_accessible_and_without_paths(tmp_path: Path) -> None:
+    data = vgg()
+    path = write(data, tmp_path / "deep" / "report.html")
+    text = path.read_text(encoding="utf-8")
+    assert text == render(data) and len(text) < 100_000
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+    page = Page(text)
+    assert "default-src 'none'" in next(a["content"] or "" for n, a in page.seen if a.get("http-equiv"))
+    assert not any(key in attrs for _, attrs in page.seen for key in ("src", "srcset", "xlink:href", "action"))
+    assert [attrs["href"] for _, attrs in page.seen if "href" in attrs] == ["data:,"]
+    assert "url(" not in text and "@import" not in text and "http" not in text.replace("http-equiv", "")
+    assert "/home" not in text and "-o out" in page.words
+    for name, attrs in page.seen:
+        if name == "svg":
+            assert attrs.get("aria-label") or attrs.get("aria-hidden")
+        if name == "th":
+            assert attrs["scope"] in ("row", "col", "rowgroup")
+    names = [name for name, _ in page.seen]
+    assert names.count("h1") == 1 and names.count("table") == names.count("thead") and names.count("title") > 3
+
+
+def test_absolute_paths_are_cut_and_nothing_else() -> None:
+    assert (
+        portable("reconvene run a.b:net --data /data/sets/cifar10 -o ~/out")
+        == "reconvene run a.b:net --data cifar10 -o out"
+    )
+    assert portable("reconvene run torchvision:resnet18 --data ../shared/data --params=16x") == (
+        "reconvene run torchvision:resnet18 --data ../shared/data --params=16x"
+    )
+    assert portable("run --out=/tmp/x/") == "run --out=x" and portable("train a/b/c") == "train a/b/c"
+
+
+def test_data_goes_through_json() -> None:
+    data = vgg()
+    again = ReportData.from_json(data.to_json())
+    assert again == data and render(again) == render(data)
+    assert json.loads(data.to_json())["model"] == "vgg16_bn"
+    for text, message in (
+        ("{}", "model missing"),
+        ('{"model": "a", "colour": 1}', "colour"),
+        ("[1]", "not an object"),
+        ("{", "no report data"),
+    ):
+        with pytest.raises(ReconveneError, match=message):
+            ReportData.from_json(text)
+
+
+def test_a_loss_is_not_sold_as_a_gain() -> None:
+    data = vgg()
+    assert data.bench is not None
+    data.bench["rows"][1]["speedup"] = 0.8
+    data.costs["pruned"]["peak_memory"] = 2 * data.costs["dense"]["peak_memory"]
+    data.spread = {"a": 1.0, "b": 0.004, "dead": 0.0}
+    words = Page(render(data)).words
+    assert "1.25× slower" in words and "2.00× more" in words and "1 of 3 layers" in words and "dead (0.00)" in words
+
+
+def test_exceeded_budget_is_said() -> None:
+    data = vgg()
+    data.limits["params"], data.limits["latency"] = 900_000.0, 1e-3
+    words = Page(render(data)).words
+    assert "exceeded" in words and "not measured" in words
+
+
+def test_numbers_read_like_numbers() -> None:
+    plain = [
+        text.replace("\u202f", " ")
+        for text in (
+            numbers.count(908_411),
+            numbers.count(9_999),
+            numbers.count(999_600),
+            numbers.memory(262_144),
+            numbers.memory(3_650_000),
+            numbers.seconds(8.5e-4),
+            numbers.seconds(0.00421),
+            numbers.seconds(200),
+            numbers.ratio(16.211),
+            numbers.ratio(163.4),
+            numbers.points(-0.0049),
+            numbers.points(0.0001),
+            numbers.cost("macs", 313_474_048),
+            numbers.digits(0.000412),
+        )
+    ]
+    assert plain == [
+        "908 k",
+        "9,999",
+        "1.00 M",
+        "256 KiB",
+        "3.48 MiB",
+        "850 µs",
+        "4.21 ms",
+        "3 min 20 s",
+        "16.21×",
+        "163×",
+        "−0.5 points",
+        "±0.0 points",
+        "313 M MACs",
+        "0.000412",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.1, 0.986), (0.0, 0.0), (2.1, 2.1), (-3.0, 17.0), (1e-6, 2e-6), (97.2, 97.9)]
+)
+def test_ticks_enclose_the_data_and_are_few(low: float, high: float) -> None:
+    ticks = nice_ticks(low, high)
+    assert ticks[0] <= low and ticks[-1] >= high and 2 <= len(ticks) <= 8
+    assert ticks == sorted(set(ticks))
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match="cannot write the report"):
+        write(vgg(), tmp_path / "file" / "report.html")
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(ArtifactError, match="cannot write the report"):
+        write(vgg(), tmp_path / "report.html")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "report.html"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: no browser test")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("there is no chromium on this machine: no browser test")
+    flags = (
+        "no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update "
+        "disable-sync"
+    )
+    with playwright.sync_playwright() as running:
+        started = running.chromium.launch(executable_path=chromium, args=[f"--{flag}" for flag in flags.split()])
+        yield started
+        started.close()
+
+
+@pytest.mark.parametrize("sample", [vgg, fifty], ids=["vgg", "fifty"])
+def test_in_a_browser(browser: Any, sample: Any, tmp_path: Path) -> None:
+    path = write(sample(), tmp_path / "report.html")
+    backgrounds = set()
+    for scheme in ("light", "dark"):
+        for width in (1280, 360):
+            page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+            messages: list[str] = []
+            requests: list[str] = []
+            page.on("console", lambda message, into=messages: into.append(message.text))
+            page.on("pageerror", lambda error, into=messages: into.append(str(error)))
+            page.on("request", lambda request, into=requests: into.append(request.url))
+            page.goto(path.as_uri())
+            page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.evaluate(
+                "[...document.querySelectorAll('section, .card, .chart')].every(e => e.scrollWidth < e.clientWidth + 2)"
+            )
+            assert messages == [] and [url for url in requests if not url.startswith("data:")] == [path.as_uri()]
+            contrast = page.evaluate(CONTRAST)
+            assert min(contrast.values()) >= 4.5, contrast
+            backgrounds.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+            page.close()
+    assert len(backgrounds) == 2
+
+
+CONTRAST = """() => {
+  const luminance = text => {
+    const [r, g, b] = text.match(/[\\d.]+/g).map(Number).map(v => v / 255)
+      .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = e => {
+    for (; e; e = e.parentElement) {
+      const colour = getComputedStyle(e).backgroundColor;
+      if (!colour.endsWith(', 0)')) return colour;
+    }
+    return 'rgb(255, 255, 255)';
+  };
+  const found = {};
+  for (const e of document.querySelectorAll(
+    'h1, h2, .headline, p, th, td, small, span.figure, summary, dd, dt, li, strong, code')) {
+    const [a, b] = [luminance(getComputedStyle(e).color), luminance(behind(e))].sort((x, y) => y - x);
+    const key = e.tagName + '.' + e.className;
+    found[key] = Math.min(found[key] ?? 99, (a + 0.05) / (b + 0.05));
+  }
+  return found;
+}"""
