@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from reconvene.artifact.folder import MANIFEST, PLAN, WEIGHTS, Manifest, commit, describe, dump, read_file
+from reconvene.artifact.folder import MANIFEST, PLAN, WEIGHTS, Manifest, commit, describe, read_file, write_atomic
 from reconvene.artifact.folder import read as _read
 from reconvene.artifact.tensors import compare, decode, encode, fill
 from reconvene.errors import ArtifactError, ModelError
@@ -35,6 +35,7 @@ __all__ = [
     "read_plan",
     "record",
     "save",
+    "write_atomic",
 ]
 
 
@@ -72,7 +73,7 @@ def save(
     weights, aliases = encode(state)
     files = {WEIGHTS: weights}
     if plan is not None:
-        files[PLAN] = dump(plan.to_dict())
+        files[PLAN] = plan.to_json().encode()
     commit(Path(directory), files, Manifest(origin, describe(files), aliases, dict(extra or {})))
 
 

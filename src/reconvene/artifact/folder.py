@@ -116,6 +116,20 @@ def read_file(folder: Path, manifest: Manifest, name: str) -> bytes:
     raise ArtifactError(f"{path} was altered after it was written: its checksum does not fit the one in {MANIFEST}")
 
 
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write one file beside the artifact's own: whoever reads it finds the old one or the new one. ArtifactError."""
+    pending = path.with_name(path.name + _PENDING)
+    try:
+        _write(pending, data)
+        os.replace(pending, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            pending.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise ArtifactError(f"cannot write {path}: {error.strerror or type(error).__name__}") from error
+        raise
+
+
 def describe(files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
     """Checksum and size of every file, as the manifest keeps them."""
     return {name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()}

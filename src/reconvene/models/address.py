@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -48,6 +48,17 @@ class Source:
         if not isinstance(model, nn.Module):
             raise ModelError(f"{self.address} returned {type(model).__name__}, not a torch.nn.Module")
         return model
+
+    def with_classes(self, classes: int) -> Source:
+        """The same model with as many outputs as there are classes.
+
+        Left as it is where the arguments say how many already, and for a model of the user's own, whose arguments are
+        not known here.
+        """
+        name = "num_labels" if self.address.startswith("transformers:") else "num_classes"
+        if self.imports or name in self.args:
+            return self
+        return replace(self, args={**self.args, name: classes})
 
     @property
     def imports(self) -> bool:

@@ -1,0 +1,102 @@
+"""The command line: one file a command, each a dataclass that tyro turns into a parser.
+
+Nothing here imports torch before a command runs, so that help and usage errors come at once. Exit codes: 0 done, 1
+could not do it (one clear line on stderr), 2 usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from reconvene._version import __version__
+from reconvene.errors import ReconveneError
+
+if TYPE_CHECKING:
+    from reconvene.cli.command import Answer, Command
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "inspect": ("Inspect", "groups, widths, sensitivity, what is pinned and why"),
+    "prune": ("Prune", "make an untrained model smaller, into an artifact"),
+    "train": ("Train", "train an artifact; goes on where it was stopped"),
+    "export": ("Export", "write the file that a runtime loads, and verify it"),
+    "bench": ("Bench", "time dense beside pruned, in each runtime"),
+    "run": ("Run", "all of the above on one line; without arguments, the README's example"),
+}
+"""Command to the class in the module of the same name, and what it does."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(overview(), file=sys.stdout if words else sys.stderr)
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"reconvene {__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        print(f"reconvene: unknown command {words[0]!r}. There are: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        command = _parse(words[0], words[1:])
+    except SystemExit as stop:  # tyro has said on stderr what is wrong, or shown the help
+        return stop.code if isinstance(stop.code, int) else 2
+    return _carry_out(words[0], command)
+
+
+def overview() -> str:
+    """What ``reconvene --help`` prints."""
+    lines = [f"  {name:<9} {what}" for name, (_, what) in COMMANDS.items()]
+    return "\n".join(
+        [
+            f"reconvene {__version__}: smaller networks before any training money is spent",
+            "",
+            "usage: reconvene COMMAND [OPTIONS]",
+            "",
+            *lines,
+            "",
+            "`reconvene COMMAND --help` shows the options of one. `reconvene run` is a good start.",
+        ]
+    )
+
+
+def _parse(name: str, words: list[str]) -> Command:
+    import tyro
+
+    kind: type[Command] = getattr(import_module(f"reconvene.cli.{name}"), COMMANDS[name][0])
+    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+    return tyro.cli(kind, prog=f"reconvene {name}", args=words, config=config)
+
+
+def _carry_out(name: str, command: Command) -> int:
+    from reconvene.cli.command import UsageError
+
+    try:
+        # Exporters and the like print as they please: stdout is for the answer alone.
+        with contextlib.redirect_stdout(sys.stderr):
+            answer = command.run()
+        _print(answer, as_json=command.json)
+    except UsageError as error:
+        print(f"reconvene {name}: {error}", file=sys.stderr)
+        return 2
+    except ReconveneError as error:
+        print(f"reconvene {name}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"reconvene {name}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone (head, less). Python must not complain of that when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def _print(answer: Answer, *, as_json: bool) -> None:
+    print(json.dumps(answer.data, indent=2, allow_nan=False) if as_json else answer.text, flush=True)

@@ -1,0 +1,193 @@
+"""What all commands share: their answer, their common options, and how options are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import Positional, UseAppendAction, arg
+from tyro.constructors import PrimitiveConstructorSpec
+
+if TYPE_CHECKING:
+    from reconvene.allocation import Budget
+    from reconvene.data import Dataset
+    from reconvene.models import Source
+    from reconvene.pipeline import Pruning
+    from reconvene.training import TrainConfig
+
+
+class UsageError(Exception):
+    """The options make no sense together: exit code 2."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command has to say: as text for a person, as plain JSON types for a program."""
+
+    text: str
+    data: dict[str, Any]
+
+
+def _read_shape(words: list[str]) -> tuple[int, ...]:
+    sizes = tuple(int(word) for word in words[0].lower().split("x"))
+    if min(sizes) < 1:
+        raise ValueError("sizes are at least 1")
+    return sizes
+
+
+Shape = Annotated[
+    tuple[int, ...] | None,
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="CxHxW",
+        instance_from_str=_read_shape,
+        is_instance=lambda value: value is None or isinstance(value, tuple),
+        str_from_instance=lambda value: ["x".join(str(size) for size in value) if value else "None"],
+    ),
+]
+"""``3x32x32``: the shape of one example."""
+
+
+@dataclass(kw_only=True)
+class Command:
+    """Options of every command."""
+
+    seed: int = 0
+    """Every random number comes from it: the same seed gives the same bytes."""
+    json: bool = False
+    """Print the answer as JSON on stdout; everything else goes to stderr."""
+
+    def run(self) -> Answer:
+        """Do it. Raises ReconveneError when it cannot be done, UsageError when the options make no sense together."""
+        raise NotImplementedError
+
+
+@dataclass(kw_only=True)
+class Importing:
+    """The option of every command that may meet a model of the user's own."""
+
+    allow_import: bool = False
+    """Let a model addressed as package.module:callable be imported, which runs its code."""
+
+
+@dataclass(kw_only=True)
+class ModelOptions(Importing):
+    """Options that say which model."""
+
+    model_arg: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="NAME=VALUE")]] = ()
+    """An argument of the model's constructor, such as num_classes=10."""
+    input: Shape = None
+    """Shape of one example. By default the model's own."""
+
+    def source(self, address: str, *, seed: int) -> Source:
+        """The model these options address."""
+        from reconvene.models import parse_arguments, resolve
+
+        arguments = parse_arguments(self.model_arg)
+        return resolve(address, arguments, input_shape=self.input, seed=seed, allow_import=self.allow_import)
+
+
+@dataclass(kw_only=True)
+class BudgetOptions:
+    """Options that say how small."""
+
+    params: Annotated[str | None, arg(metavar="LIMIT")] = None
+    """Parameters: 16x (16 times fewer), 25%, 1.5M."""
+    macs: Annotated[str | None, arg(metavar="LIMIT")] = None
+    """Multiply-accumulates of one example: 4x, 25%, 250MMACs."""
+    size: Annotated[str | None, arg(metavar="LIMIT")] = None
+    """Bytes of the weights file: 16x, 1MB."""
+    peak_memory: Annotated[str | None, arg(metavar="LIMIT")] = None
+    """Bytes of activations alive at once: 2x, 256KiB."""
+
+    def budget(self, *, default: dict[str, str] | None = None) -> Budget:
+        """The budget asked for, or ``default`` where none was. UsageError where there is neither."""
+        from reconvene.allocation import Budget
+
+        names = ("params", "macs", "size", "peak_memory")
+        asked = {name: getattr(self, name) for name in names if getattr(self, name) is not None} or default
+        if not asked:
+            raise UsageError("a budget is missing. Give at least one of --params, --macs, --size, --peak-memory")
+        return Budget(**asked)
+
+
+@dataclass(kw_only=True)
+class CriterionOptions:
+    """Options that say what to keep."""
+
+    criterion: Annotated[str, arg(metavar="NAME")] = "synflow"
+    """What scores the weights: synflow, snip, grasp, magnitude, random."""
+    evaluator: Annotated[str, arg(metavar="NAME")] = "density"
+    """How sensitivity is read from the scores: density, concentration, ablation."""
+
+
+@dataclass(kw_only=True)
+class PruneOptions(CriterionOptions):
+    """Options that say how to prune."""
+
+    rectify: Annotated[str, arg(metavar="WAY")] = "reinit"
+    """What touched layers get: reinit (fresh weights at the dense spread), rescale, or keep."""
+    round_to: int = 8
+    """Widths become multiples of this where a group is wide enough."""
+    overwrite: bool = False
+    """Replace an artifact that was trained already."""
+
+    def pruning(self, seed: int) -> Pruning:
+        """These options as the pipeline takes them."""
+        from reconvene.pipeline import Pruning
+
+        if self.round_to < 1:
+            raise UsageError("--round-to is 1 at least")
+        return Pruning(self.criterion, self.evaluator, self.rectify, self.round_to, seed)
+
+
+@dataclass(kw_only=True)
+class DataOptions:
+    """Options that say which data."""
+
+    data: Annotated[str, arg(metavar="DATA")] = "digits"
+    """digits (handwritten, no download), a hub id such as owner/name, or a folder of images or parquet."""
+    limit: Annotated[int | None, arg(metavar="N")] = None
+    """Use at most so many images of each split, every class in proportion."""
+
+    def dataset(self, input_shape: tuple[int, ...] | None) -> Dataset:
+        """The data, in the shape the model takes."""
+        from reconvene.data import load
+
+        return load(self.data, input_shape=input_shape, limit=self.limit, progress=True)
+
+
+@dataclass(kw_only=True)
+class TrainOptions:
+    """Options that say how to train."""
+
+    epochs: int = 5
+    """Rounds over the training images."""
+    batch_size: Annotated[int | None, arg(metavar="N")] = None
+    """Images a step. By default 128, fewer for small data."""
+    lr: Annotated[float | None, arg(metavar="RATE")] = None
+    """Highest learning rate. By default the recipe's own."""
+    schedule: Literal["one-cycle", "multi-step"] = "one-cycle"
+    """How the learning rate moves."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Arithmetic of the training step. auto: bfloat16 where the processor computes in it."""
+    device: Annotated[str, arg(metavar="DEVICE")] = "auto"
+    """cpu, cuda, cuda:1; auto: a CUDA device if there is one."""
+
+    def config(self, seed: int) -> TrainConfig:
+        """The recipe with these options in it."""
+        from dataclasses import replace
+
+        from reconvene.training import TrainConfig
+
+        names = ("batch_size", "lr", "schedule", "precision", "device")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return replace(TrainConfig(seed=seed), **given)
+
+
+ModelAddress = Positional[Annotated[str, arg(metavar="MODEL")]]
+"""A model address: see ``reconvene.models.address``."""
+
+ArtifactFolder = Positional[Annotated[Path, arg(metavar="DIR")]]
+"""The folder of an artifact."""

@@ -1,0 +1,48 @@
+"""``reconvene inspect MODEL``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+from reconvene.cli.command import Answer, Command, CriterionOptions, DataOptions, ModelAddress, ModelOptions
+
+
+@dataclass(kw_only=True)
+class Inspect(DataOptions, CriterionOptions, ModelOptions, Command):
+    """Show the groups of a model: widths, how sensitive each is, what is pinned and why."""
+
+    model: ModelAddress
+    """vgg16_bn (ours), torchvision:NAME, timm:NAME, transformers:CONFIG-OR-ID, or package.module:callable."""
+    density: Annotated[float, arg(metavar="SHARE")] = 1 / 16
+    """Share of the weights at which sensitivity is told."""
+
+    def run(self) -> Answer:
+        """Groups and sensitivity, without changing or saving anything."""
+        from reconvene import api
+        from reconvene.cli.progress import steps
+        from reconvene.models import example_inputs
+        from reconvene.pipeline.prune import Samples
+
+        source = self.source(self.model, seed=self.seed)
+        assert source.input_shape is not None, "resolve() fills it in"
+        with steps(f"building {source.address}", False):
+            model = source.build(allow_import=self.allow_import)
+        inputs = example_inputs(source.input_shape, seed=self.seed)
+        data = Samples(lambda: self.dataset(source.input_shape), seed=self.seed)
+        with steps(f"finding groups and scoring them by {self.criterion}", False):
+            found = api.sensitivity(
+                model,
+                inputs,
+                self.criterion,
+                evaluator=self.evaluator,
+                data=data,
+                seed=self.seed,
+                density=self.density,
+            )
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        head = f"{source.address}, input {'x'.join(map(str, source.input_shape))}, {parameters:,} parameters"
+        answer: dict[str, Any] = {"model": source.to_dict(), "parameters": parameters, "sensitivity": found.to_dict()}
+        return Answer(f"{head}\n{found}", answer)

@@ -1,0 +1,29 @@
+"""What a person who waits sees on stderr: the step at work, and how long each step took."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def steps(what: str, own_bar: bool) -> Iterator[None]:
+    """Show that ``what`` is at work, and for how long, then leave a line that says it is done.
+
+    On a terminal work shows a running clock; a step with a progress bar of its own is left to it.
+    """
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True, highlight=False)
+    start = time.monotonic()
+    if console.is_terminal and not own_bar:
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+        with Progress(*columns, console=console, transient=True) as progress:
+            progress.add_task(what, total=None)
+            yield
+    else:
+        yield
+    print(f"{what}: {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)

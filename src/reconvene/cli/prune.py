@@ -1,0 +1,62 @@
+"""``reconvene prune MODEL -o DIR``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from reconvene.cli.command import Answer, BudgetOptions, Command, DataOptions, ModelAddress, ModelOptions, PruneOptions
+
+
+@dataclass(kw_only=True)
+class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
+    """Make an untrained model smaller so that it keeps every budget, and save it as an artifact."""
+
+    model: ModelAddress
+    """vgg16_bn (ours), torchvision:NAME, timm:NAME, transformers:CONFIG-OR-ID, or package.module:callable."""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="DIR")]
+    """Folder of the artifact."""
+
+    def run(self) -> Answer:
+        """Plan, surgery, rectification, artifact."""
+        budget = self.budget()
+        from reconvene import artifact
+        from reconvene.cli.progress import steps
+        from reconvene.evaluator.table import Cell, table
+        from reconvene.pipeline import prune
+
+        source = self.source(self.model, seed=self.seed)
+        plan = prune(
+            source,
+            self.output,
+            budget=budget,
+            pruning=self.pruning(self.seed),
+            data=lambda: self.dataset(source.input_shape),
+            overwrite=self.overwrite,
+            allow_import=self.allow_import,
+            steps=steps,
+        )
+        widths: list[list[Cell]] = [[row.name, row.dense, row.width, row.loss, row.why] for row in plan.rows]
+        dense, pruned = plan.costs["dense"], plan.costs["pruned"]
+        costs: list[list[Cell]] = [
+            [name, dense[name], pruned[name], f"{dense[name] / pruned[name]:.2f}x"] for name in dense
+        ]
+        facts = artifact.manifest(self.output).measurements["pruning"]
+        text = [
+            table(["group", "dense", "width", "loss", "why"], widths, title=f"{source.address} within {budget}"),
+            "",
+            table(["cost", "dense", "pruned", "smaller"], costs, foot=[f"artifact: {self.output}"]),
+        ]
+        data = {
+            "artifact": str(self.output),
+            "model": source.to_dict(),
+            "groups": plan.summary,
+            "pinned": plan.pinned,
+            "costs": plan.costs,
+            "limits": plan.limits,
+            **facts,
+        }
+        return Answer("\n".join(text), data)

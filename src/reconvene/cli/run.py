@@ -1,0 +1,62 @@
+"""``reconvene run MODEL``."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from reconvene.cli.command import (
+    Answer,
+    BudgetOptions,
+    Command,
+    DataOptions,
+    ModelAddress,
+    ModelOptions,
+    PruneOptions,
+    TrainOptions,
+)
+
+EXAMPLE_BUDGET = {"params": "16.21x"}
+
+
+@dataclass(kw_only=True)
+class Run(BudgetOptions, TrainOptions, PruneOptions, DataOptions, ModelOptions, Command):
+    """Prune a model, train it and the dense one alike, export and verify both, time them, and write the report.
+
+    Without arguments: VGG-16 with 16.21x fewer parameters, on handwritten digits. Stopped at any moment, the same
+    command goes on where it was.
+    """
+
+    model: ModelAddress = "vgg16_bn"
+    """vgg16_bn (ours), torchvision:NAME, timm:NAME, transformers:CONFIG-OR-ID, or package.module:callable."""
+    output: Annotated[Path | None, arg(aliases=["-o"], metavar="DIR")] = None
+    """Folder of the artifact. By default out/MODEL."""
+
+    def run(self) -> Answer:
+        """The whole way."""
+        budget = self.budget(default=EXAMPLE_BUDGET)
+        from reconvene.cli.progress import steps
+        from reconvene.pipeline import run
+
+        source = self.source(self.model, seed=self.seed)
+        dataset = self.dataset(source.input_shape)
+        outcome = run(
+            source.with_classes(len(dataset.classes)),
+            self.output or Path("out") / re.sub(r"[^\w.-]+", "-", self.model),
+            dataset=dataset,
+            budget=budget,
+            pruning=self.pruning(self.seed),
+            epochs=self.epochs,
+            config=self.config(self.seed),
+            overwrite=self.overwrite,
+            allow_import=self.allow_import,
+            command=shlex.join(["reconvene", *sys.argv[1:]]),
+            steps=steps,
+        )
+        return Answer(str(outcome), outcome.to_dict())

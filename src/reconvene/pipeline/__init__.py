@@ -1,0 +1,14 @@
+"""The whole way on artifacts: prune, train, export, bench, report, and all of it in one call.
+
+Each step reads what it needs from the artifact's folder and leaves its result there, so steps can be run one by one, on
+different days, and a way that was interrupted goes on where it stopped.
+"""
+
+from reconvene.pipeline.deploy import bench, export
+from reconvene.pipeline.prune import Pruning, prune
+from reconvene.pipeline.report import report
+from reconvene.pipeline.run import Outcome, run
+from reconvene.pipeline.steps import Steps, quiet
+from reconvene.pipeline.train import Training, train
+
+__all__ = ["Outcome", "Pruning", "Steps", "Training", "bench", "export", "prune", "quiet", "report", "run", "train"]

@@ -1,0 +1,131 @@
+"""From a model's address to an artifact that keeps every budget."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+from reconvene import api, artifact
+from reconvene.allocation import Budget
+from reconvene.data import Batch, Calibration, Dataset, calibration
+from reconvene.errors import ArtifactError
+from reconvene.models import Source, example_inputs
+from reconvene.pipeline.steps import Steps, quiet
+from reconvene.surgery import Plan
+from reconvene.training.checkpoint import CHECKPOINT_NAME
+from reconvene.training.log import LOG_NAME
+
+DENSE = "dense"
+"""Folder of the dense network's own artifact, inside that of the network that is compared with it."""
+BENCH, REPORT = "bench.json", "report.html"
+SAMPLES_A_CLASS = 10
+_DERIVED = (CHECKPOINT_NAME, LOG_NAME, BENCH, REPORT, "model.onnx", "dense.onnx")
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What was asked of a pruning, but for the model and the budget: all that decides the result."""
+
+    criterion: str = "synflow"
+    evaluator: str = "density"
+    rectify: str = "reinit"
+    round_to: int = 8
+    seed: int = 0
+
+
+def prune(
+    source: Source,
+    directory: str | Path,
+    *,
+    budget: Budget,
+    pruning: Pruning = Pruning(),
+    data: Callable[[], Dataset] | None = None,
+    overwrite: bool = False,
+    allow_import: bool = False,
+    steps: Steps = quiet,
+) -> Plan:
+    """Build the untrained model, prune it to ``budget``, rectify it, and save it as an artifact. Returns the plan.
+
+    Args:
+        data: where criteria that need data get it from; it is only called for those.
+        overwrite: whether an artifact that was trained already may be replaced.
+
+    Raises BudgetError, StructureError, CriterionError, UnknownNameError, ArtifactError, ModelError.
+    """
+    folder = Path(directory)
+    make_way(folder, overwrite=overwrite)
+    assert source.input_shape is not None, "resolve() fills it in"
+    with steps(f"building {source.address}", False):
+        model = artifact.note(source.build(allow_import=allow_import), plan=None, source=source)
+    inputs = example_inputs(source.input_shape, seed=pruning.seed)
+    samples = None if data is None else Samples(data, seed=pruning.seed)
+    with steps(f"pruning by {pruning.criterion} to {budget}", False):
+        plan = api.plan(
+            model,
+            inputs,
+            budget,
+            pruning.criterion,
+            samples,
+            pruning.seed,
+            evaluator=pruning.evaluator,
+            round_to=pruning.round_to,
+        )
+        with _timed(plan, "surgery"):
+            small = plan.apply(model)
+        with _timed(plan, "rectify"):
+            report = api.rectify(small, plan, inputs, pruning.rectify, seed=pruning.seed)
+    ratios = {row.layer: row.ratio for row in report.rows if row.ratio is not None}
+    facts = {**asdict(pruning), "budget": dict(budget.asked), "timings": plan.timings, "spread": ratios}
+    with steps(f"saving to {folder}", False):
+        _forget(folder)
+        artifact.save(small, folder, plan=plan, source=source, extra={"pruning": facts})
+    return plan
+
+
+def make_way(folder: Path, *, overwrite: bool) -> None:
+    """Raise ArtifactError where pruning into ``folder`` would cost somebody a trained model."""
+    if overwrite or not (folder / artifact.MANIFEST).exists():
+        return
+    if "training" in artifact.manifest(folder).measurements or (folder / CHECKPOINT_NAME).exists():
+        raise ArtifactError(f"{folder} holds a model that was trained. Choose another folder, or --overwrite it")
+
+
+@contextmanager
+def _timed(plan: Plan, step: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    plan.timings[step] = time.perf_counter() - start
+
+
+def _forget(folder: Path) -> None:
+    """Remove what was made from an artifact that is about to be replaced: it would be taken for the new one's."""
+    try:
+        for name in _DERIVED:
+            (folder / name).unlink(missing_ok=True)
+        if (folder / DENSE / artifact.MANIFEST).exists():
+            shutil.rmtree(folder / DENSE)
+    except OSError as error:
+        raise ArtifactError(f"cannot clear {folder}: {error.strerror or error}") from error
+
+
+class Samples:
+    """A few training images of every class, which are only loaded for a criterion that looks at them."""
+
+    def __init__(self, data: Callable[[], Dataset], *, seed: int) -> None:
+        self._data, self._seed = data, seed
+
+    @cached_property
+    def _calibration(self) -> Calibration:
+        dataset = self._data()
+        return calibration(dataset, SAMPLES_A_CLASS * len(dataset.classes), seed=self._seed)
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield from self._calibration
+
+    def __str__(self) -> str:
+        return str(self._calibration)

@@ -1,0 +1,89 @@
+"""The report of an artifact, from what its folder holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from reconvene import artifact
+from reconvene.deploy.machine import machine, now
+from reconvene.errors import ArtifactError
+from reconvene.pipeline.prune import BENCH, DENSE, REPORT
+from reconvene.report import ReportData, write
+from reconvene.training import read_log
+from reconvene.training.log import LOG_NAME
+
+
+def report(directory: str | Path, *, command: str | None = None) -> Path:
+    """Write ``report.html`` into the folder of a pruned artifact; what was not done yet has no section in it.
+
+    Args:
+        directory: the artifact.
+        command: the command line that makes it again, as the report tells it.
+
+    Raises ArtifactError.
+    """
+    return write(collect(Path(directory), command=command), Path(directory) / REPORT)
+
+
+def collect(folder: Path, *, command: str | None = None) -> ReportData:
+    """Everything that the folder of a pruned artifact says of itself. Raises ArtifactError."""
+    found, plan = artifact.manifest(folder), artifact.read_plan(folder)
+    if plan is None:
+        raise ArtifactError(f"{folder} holds a dense model: there is nothing to set beside it")
+    pruning, training = found.measurements.get("pruning", {}), found.measurements.get("training")
+    bench = read_bench(folder)
+    return ReportData(
+        model=found.source.address,
+        costs=plan.costs,
+        groups=plan.summary,
+        pinned=plan.pinned,
+        budget=plan.budget,
+        limits=plan.limits,
+        spread=dict(pruning.get("spread", {})),
+        training=_logs(folder),
+        accuracy=accuracies(folder),
+        bench=bench,
+        exports=list(found.measurements.get("exports", [])),
+        timings=dict(pruning.get("timings", {})),
+        criterion=plan.criterion,
+        evaluator=plan.evaluator,
+        rectify=pruning.get("rectify"),
+        data=plan.data,
+        dataset=training["dataset"] if training else None,
+        seed=plan.seed,
+        notes=list(plan.notes),
+        command=command,
+        versions={"reconvene": found.written_by, **(bench["versions"] if bench else {})},
+        machine=dict(machine()),
+        date=now(),
+    )
+
+
+def accuracies(folder: Path) -> dict[str, float]:
+    """Test accuracy in [0, 1] of those of ``dense`` and ``pruned`` that were trained. Raises ArtifactError."""
+    places = {"dense": folder / DENSE, "pruned": folder}
+    manifests = {name: artifact.manifest(place) for name, place in places.items() if place.is_dir()}
+    trained = {name: found.measurements.get("training") for name, found in manifests.items()}
+    return {name: training["accuracy"] for name, training in trained.items() if training}
+
+
+def read_bench(folder: Path) -> dict[str, Any] | None:
+    """What ``bench.json`` holds, None where nothing was timed yet. Raises ArtifactError where it is damaged."""
+    path = folder / BENCH
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}. Run the benchmark again") from error
+    if not isinstance(found, Mapping) or "rows" not in found:
+        raise ArtifactError(f"{path} is no benchmark of ours. Run the benchmark again")
+    return dict(found)
+
+
+def _logs(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    places = {"dense": folder / DENSE, "pruned": folder}
+    return {name: read_log(place) for name, place in places.items() if (place / LOG_NAME).exists()}

@@ -1,0 +1,131 @@
+"""The whole way in one call: prune, train dense and pruned alike, export and verify both, time them, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from reconvene import artifact
+from reconvene.allocation import Budget
+from reconvene.data import Dataset
+from reconvene.evaluator.table import table
+from reconvene.models import Source
+from reconvene.pipeline.deploy import bench, export
+from reconvene.pipeline.prune import DENSE, Pruning, prune
+from reconvene.pipeline.report import accuracies, read_bench, report
+from reconvene.pipeline.steps import Steps, quiet
+from reconvene.pipeline.train import train
+from reconvene.training import TrainConfig
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Dense beside pruned, and where everything is.
+
+    Attributes:
+        costs: ``{"dense": {...}, "pruned": {...}}`` with ``params``, ``macs``, ``size`` and ``peak_memory`` (bytes),
+            ``latency`` (seconds in ONNX Runtime, batch of one, one thread), ``accuracy`` (in [0, 1]).
+        verified: largest relative error of each exported file against PyTorch.
+    """
+
+    model: str
+    folder: Path
+    report: Path
+    dataset: str
+    costs: dict[str, dict[str, float]]
+    verified: dict[str, float]
+
+    def __str__(self) -> str:
+        dense, pruned = self.costs["dense"], self.costs["pruned"]
+        rows = [
+            [label, show(dense[cost]), show(pruned[cost]), f"{dense[cost] / pruned[cost]:.2f}x {better}"]
+            for cost, (label, show, better) in _ROWS.items()
+        ]
+        change = 100 * (pruned["accuracy"] - dense["accuracy"])
+        rows.append(["accuracy", f"{dense['accuracy']:.2%}", f"{pruned['accuracy']:.2%}", f"{change:+.2f} points"])
+        worst = max(self.verified.values())
+        foot = [
+            f"trained on {self.dataset}",
+            f"exported to ONNX and verified: largest relative error {worst:.1e}",
+            f"report: {self.report}",
+        ]
+        return table([self.model, "dense", "pruned", ""], rows, foot=["", *foot])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {**asdict(self), "folder": str(self.folder), "report": str(self.report)}
+
+
+_ROWS: dict[str, tuple[str, Callable[[float], str], str]] = {
+    "params": ("parameters", lambda v: f"{v:,.0f}", "fewer"),
+    "macs": ("MACs", lambda v: f"{v:,.0f}", "fewer"),
+    "size": ("file size", lambda v: f"{v / 1e6:.2f} MB", "smaller"),
+    "peak_memory": ("peak memory", lambda v: f"{v / 1024:,.0f} KiB", "less"),
+    "latency": ("ONNX Runtime latency", lambda v: f"{v * 1e3:.2f} ms", "faster"),
+}
+
+
+def run(
+    source: Source,
+    directory: str | Path,
+    *,
+    dataset: Dataset,
+    budget: Budget,
+    pruning: Pruning = Pruning(),  # noqa: B008  # frozen
+    epochs: int = 5,
+    config: TrainConfig = TrainConfig(),  # noqa: B008  # frozen
+    overwrite: bool = False,
+    allow_import: bool = False,
+    command: str | None = None,
+    steps: Steps = quiet,
+) -> Outcome:
+    """Go the whole way, and go on where an earlier call with the same arguments was stopped.
+
+    The dense network is trained by the same recipe into ``directory/dense``. Args as for ``prune`` and ``train``;
+    ``command`` is what the report says makes it again.
+
+    Raises any ReconveneError of the steps.
+    """
+    folder = Path(directory)
+    if not _pruned_already(folder, source, budget, pruning):
+        prune(
+            source,
+            folder,
+            budget=budget,
+            pruning=pruning,
+            data=lambda: dataset,
+            overwrite=overwrite,
+            allow_import=allow_import,
+            steps=steps,
+        )
+    if not (folder / DENSE / artifact.MANIFEST).exists():
+        artifact.save(artifact.dense(folder, allow_import=allow_import), folder / DENSE)
+    for place, what in ((folder / DENSE, "training dense"), (folder, "training pruned")):
+        train(place, dataset, epochs=epochs, config=config, allow_import=allow_import, what=what, steps=steps)
+    exports = export(folder, dataset=dataset, with_dense=True, allow_import=allow_import, steps=steps)
+    bench(folder, seed=pruning.seed, allow_import=allow_import, steps=steps)
+    page = report(folder, command=command)
+    checked = {variant: made[0].verification for variant, made in exports.items()}
+    errors = {variant: found.max_rel_error for variant, found in checked.items() if found is not None}
+    return Outcome(source.address, folder, page, str(dataset), _costs(folder), errors)
+
+
+def _pruned_already(folder: Path, source: Source, budget: Budget, pruning: Pruning) -> bool:
+    """Whether the folder holds just what pruning would put there."""
+    if not (folder / artifact.MANIFEST).exists():
+        return False
+    found = artifact.manifest(folder)
+    facts = found.measurements.get("pruning", {})
+    asked = {**asdict(pruning), "budget": dict(budget.asked)}
+    return found.source == source and {name: facts.get(name) for name in asked} == asked
+
+
+def _costs(folder: Path) -> dict[str, dict[str, float]]:
+    plan, timed, accuracy = artifact.read_plan(folder), read_bench(folder), accuracies(folder)
+    assert plan is not None and timed is not None, "pruned and timed above"
+    latency = {row["variant"]: row["median"] for row in timed["rows"] if row["runtime"] == "onnxruntime"}
+    return {
+        name: {**plan.costs[name], "latency": latency[name], "accuracy": accuracy[name]} for name in ("dense", "pruned")
+    }
