@@ -1,0 +1,130 @@
+"""The calibration pass: one fixed batch through the network in eval mode, and how wide every output spreads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reconvene.errors import ModelError
+from reconvene.rectifier.layers import layers
+from reconvene.structure import call, map_tensors, tensors_in
+
+# A calibration batch holds about this many input values, between 2 and 8 samples: few values suffice for a spread.
+VALUES = 2**17
+SAMPLES = (2, 8)
+
+
+def spread(model: nn.Module, example_inputs: Any, *, seed: int = 0) -> dict[str, float]:
+    """Standard deviation of the output of every layer that holds a weight, by module name, in the order of first calls.
+
+    Measured over all values of the first call's output (the first tensor of it), in eval mode, on
+    ``calibration_batch``. A layer that is never called by itself is absent, and so is one whose output is not finite.
+    Mode, hooks and random state are as before afterwards.
+
+    Raises ``ModelError`` when the model does not run on the calibration batch.
+    """
+    found: dict[str, float] = {}
+
+    def measure(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        value = spread_of(output)
+        if value is not None:
+            found[name] = value
+
+    run_hooked(model, example_inputs, measure, seed=seed)
+    return found
+
+
+def calibration_batch(example_inputs: Any, *, seed: int) -> Any:
+    """The inputs spreads are measured on: the example inputs, if they are a batch, else seeded noise in their shapes.
+
+    - If dimension 0 of every tensor is 1, it is taken for the batch: floating tensors become N(0, 1) draws of 2 to 8
+      samples (fewer for large inputs), other tensors are repeated. One sample says too little about a spread.
+    - A floating tensor of one single value (zeros, ones) becomes N(0, 1) draws of its own shape: nothing spreads from
+      it.
+    - Everything else stays as given. The same seed gives the same batch.
+    """
+    tensors = tensors_in(example_inputs)
+    single = bool(tensors) and all(t.ndim >= 2 and t.shape[0] == 1 for t in tensors)
+    largest = max((t.numel() for t in tensors), default=1)
+    samples = min(max(VALUES // max(largest, 1), SAMPLES[0]), SAMPLES[1])
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(tensor: Tensor) -> Tensor:
+        shape = (samples, *tensor.shape[1:]) if single else tuple(tensor.shape)
+        if not tensor.is_floating_point():
+            return tensor.expand(shape)
+        if not single and (tensor.numel() < 2 or bool((tensor != tensor.flatten()[0]).any())):
+            return tensor
+        return torch.randn(shape, generator=generator).to(device=tensor.device, dtype=tensor.dtype)
+
+    return map_tensors(drawn, example_inputs)
+
+
+Hook = Callable[[str, nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]
+PreHook = Callable[[str, nn.Module], None]
+
+
+def run_hooked(model: nn.Module, example_inputs: Any, after: Hook, *, seed: int, before: PreHook | None = None) -> None:
+    """One calibration pass: ``before`` and ``after`` see each layer's first call; ``after`` may replace its output."""
+    seen: set[str] = set()
+    batch = calibration_batch(example_inputs, seed=seed)
+    with ExitStack() as stack:
+        for name, module in layers(model).items():
+            first, then = _first_call(name, seen, before, after)
+            stack.callback(module.register_forward_pre_hook(first).remove)
+            stack.callback(module.register_forward_hook(then, with_kwargs=True).remove)
+        stack.enter_context(undisturbed(model, seed=seed))
+        try:
+            call(model, batch)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            shapes = ", ".join(str(tuple(t.shape)) for t in tensors_in(batch))
+            raise ModelError(
+                f"{type(model).__name__} does not run on the calibration batch of shapes {shapes}: {error}. "
+                "If dimension 0 of its inputs is not the batch, or the batch is fixed, give example inputs "
+                "of the batch it takes, with more than one sample"
+            ) from error
+
+
+def _first_call(
+    name: str, seen: set[str], before: PreHook | None, after: Hook
+) -> tuple[Callable[..., None], Callable[..., Any]]:
+    def first(module: nn.Module, args: Any) -> None:
+        if name not in seen and before is not None:
+            before(name, module)
+
+    def then(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        if name in seen:
+            return None
+        seen.add(name)
+        return after(name, module, args, kwargs, output)
+
+    return first, then
+
+
+@contextmanager
+def undisturbed(model: nn.Module, *, seed: int) -> Iterator[None]:
+    """Eval mode, no gradients, a seeded random state; every module's mode and the random state come back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        torch.manual_seed(seed)
+        model.eval()
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+def spread_of(output: Any) -> float | None:
+    """Standard deviation over all values of the first tensor in ``output``; ``None`` without one, or if not finite."""
+    tensors = [tensor for tensor in tensors_in(output) if tensor.is_floating_point() and tensor.numel() > 1]
+    if not tensors:
+        return None
+    value = float(tensors[0].detach().double().std(correction=0))
+    return value if math.isfinite(value) else None

@@ -1,0 +1,236 @@
+"""Give every touched layer of a smaller network the dense network's activation spread again, layer by layer."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from reconvene.errors import PlanError, UnknownNameError
+from reconvene.rectifier.calibration import run_hooked, spread, spread_of
+from reconvene.rectifier.layers import is_constant, is_norm, layers, reset_norm, weights_of
+from reconvene.rectifier.report import RectifyReport, SpreadRow
+
+if TYPE_CHECKING:
+    from reconvene.surgery import Plan
+
+# A layer is done when its spread is this near the dense one; one round of scaling is exact for a linear layer.
+CLOSE = 1e-3
+ROUNDS = 4
+# An untouched layer answers to what touched layers feed it, which only drawing again can change. The best of so many.
+DRAWS = 8
+# Layers whose output channel ``c`` comes from row ``c`` of the weight alone.
+LINEAR = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+def rectify(
+    small: nn.Module, plan: Plan, example_inputs: Any, how: str = "reinit", *, seed: int | None = None
+) -> RectifyReport:
+    """Rectify ``small`` in place and report the spread of every layer against the dense network's.
+
+    - ``reinit``: every touched layer draws fresh N(0, 1/fan_in) weights, scaled in one calibration pass, in the order
+      of calls, so that its output spreads as the dense layer's did. Touched norms are reset (scale 1, shift 0, fresh
+      statistics). Where an untouched layer then leaves [0.8, 1.25], the weights are drawn again, at most ``DRAWS``
+      times, and the draw whose worst ratio is nearest to 1 stays.
+    - ``rescale``: touched layers keep the kept weights and biases, scaled so; norms stay.
+    - ``keep``: nothing changes; the report still measures.
+
+    Untouched layers keep every byte. What was chosen rather than drawn stays: a bias of one single value (others
+    become zero in ``reinit``), a norm's constant scale (a zero one starts a residual branch silent), all-zero and
+    frozen weights. ``seed`` (the plan's by default) decides the fresh weights; the calibration batch always comes from
+    the plan's seed, as the dense spreads did. Layers that cannot be scaled keep their weights, and the report says
+    why.
+
+    Raises ``UnknownNameError`` for an unknown ``how``, ``PlanError`` when the plan touches modules that ``small`` does
+    not have, ``ModelError`` when it does not run.
+    """
+    if how not in WAYS:
+        raise UnknownNameError("way to rectify", how, WAYS)
+    known = {name for name, _ in small.named_modules()}
+    missing = [name for name in plan.touched if name not in known]
+    if missing:
+        raise PlanError(
+            f"the plan changed module {missing[0]!r}, which this model does not have. Rectify plan.apply(model)"
+        )
+    drawn_with = plan.seed if seed is None else seed
+    before = spread(small, example_inputs, seed=plan.seed)
+    best: RectifyReport | None = None
+    for draw in range(DRAWS if how == "reinit" else 1):
+        report = _attempt(small, plan, example_inputs, how, drawn_with, draw, before)
+        if best is None or report.worst < best.worst:
+            best = report
+        if not best.outside:
+            return best
+    if best is None or best.draw == report.draw:
+        return report
+    return _attempt(small, plan, example_inputs, how, drawn_with, best.draw, before)
+
+
+def _attempt(
+    small: nn.Module, plan: Plan, example_inputs: Any, how: str, seed: int, draw: int, before: dict[str, float]
+) -> RectifyReport:
+    """One rectification with the ``draw``-th stream of weights; it starts over whatever an earlier one left."""
+    work = _Work(small, plan.spread, set(plan.touched), f"{seed}:{draw}", WAYS[how])
+    after = work.run(example_inputs, calibration_seed=plan.seed) if WAYS[how] else before
+    rows = []
+    for name, module in small.named_modules():
+        if name in work.layers or name in work.actions:
+            values = plan.spread.get(name), before.get(name), after.get(name)
+            action = work.actions.get(name) or _unchanged(name, before, work)
+            rows.append(SpreadRow(name, type(module).__name__, name in work.touched, action, *values))
+    return RectifyReport(how, seed, tuple(rows), draw)
+
+
+def _unchanged(name: str, before: dict[str, float], work: _Work) -> str:
+    if name not in work.touched:
+        return "untouched"
+    return "kept" if name in before else "kept: never called by itself, or not finite"
+
+
+class _Work:
+    """One rectification under way: what to do at each layer's first call, and what was done."""
+
+    def __init__(
+        self, small: nn.Module, dense: dict[str, float], touched: set[str], stream: str, way: _Way | None
+    ) -> None:
+        self.small, self.dense, self.touched, self.stream, self.way = small, dense, touched, stream, way
+        self.layers = layers(small)
+        self.actions: dict[str, str] = {}
+        self._done: dict[int, str] = {}
+
+    def run(self, example_inputs: Any, *, calibration_seed: int) -> dict[str, float]:
+        """Change what is to be changed; the spread of every layer afterwards."""
+        if self.way is _reinit:
+            for name, module in self.small.named_modules():
+                if name in self.touched and is_norm(module):
+                    reset_norm(module)
+                    self.actions[name] = "norm reset"
+        run_hooked(self.small, example_inputs, self._after, seed=calibration_seed, before=self._before)
+        return spread(self.small, example_inputs, seed=calibration_seed)
+
+    def _before(self, name: str, module: nn.Module) -> None:
+        """Decide, and put the new weights in, before the layer is first called."""
+        if name not in self.touched or self.way is None:
+            return
+        reason = self._barred(name, module)
+        if reason is None:
+            self._done[id(weights_of(module)[0])] = name
+            self.way(module, _generator(self.stream, name))
+        else:
+            self.actions[name] = f"kept: {reason}"
+
+    def _barred(self, name: str, module: nn.Module) -> str | None:
+        """Why the layer must keep its weights, if it must."""
+        weights = weights_of(module)
+        if len(weights) > 1:
+            return "it holds several weights"
+        if id(weights[0]) in self._done:
+            return f"tied to {self._done[id(weights[0])]}"
+        if not weights[0].requires_grad:
+            return "frozen"
+        if not bool((weights[0] != 0).any()):
+            return "all zero by choice"
+        if name not in self.dense:
+            return "the dense spread is not known"
+        return "silent in the dense network" if self.dense[name] == 0 else None
+
+    def _after(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Scale the layer to the dense spread; its new output goes on to the next layer."""
+        if name not in self.touched or name in self.actions or self.way is None:
+            return None
+        verb = "reinitialised" if self.way is _reinit else "rescaled"
+        if self.way is _reinit and _balance_signs(module, output):
+            output = module.forward(*args, **kwargs)
+        output, trouble = _scale(module, args, kwargs, output, self.dense[name])
+        self.actions[name] = f"{verb}, {trouble}" if trouble else verb
+        return output
+
+
+def _scale(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, target: float
+) -> tuple[Any, str | None]:
+    """Scale weights until the output spreads like ``target``; the last output, and what stood in the way."""
+    scaled = _scaled(module)
+    original = [tensor.clone() for tensor in scaled]
+    last = None
+    for _ in range(ROUNDS):
+        now = spread_of(output)
+        if not now:
+            return output, "not scaled: no signal reaches it"
+        if math.isclose(now, target, rel_tol=CLOSE):
+            return output, None
+        if last is not None and math.isclose(now, last, rel_tol=CLOSE):
+            break
+        last = now
+        for tensor in scaled:
+            tensor.mul_(target / now)
+        output = module.forward(*args, **kwargs)
+    now = spread_of(output)
+    if now and math.isclose(now, target, rel_tol=10 * CLOSE):
+        return output, None
+    for tensor, value in zip(scaled, original, strict=True):
+        tensor.copy_(value)
+    return module.forward(*args, **kwargs), "not scaled: its spread does not follow its weight"
+
+
+def _scaled(module: nn.Module) -> list[Tensor]:
+    """The weight, and a bias that was drawn; a bias of one single value moves the mean and not the spread."""
+    bias = getattr(module, "bias", None)
+    drawn = isinstance(bias, Tensor) and bias.numel() > 0 and not is_constant(bias)
+    return [*weights_of(module), bias] if drawn and isinstance(bias, Tensor) else list(weights_of(module))
+
+
+def _reinit(module: nn.Module, generator: torch.Generator) -> None:
+    """Fresh zero-mean Gaussian weights at fan-in scale, drawn on the processor; a drawn bias becomes zero."""
+    weight = weights_of(module)[0]
+    fan_in = max(weight.numel() // max(weight.shape[0], 1), 1)
+    fresh = torch.randn(weight.shape, generator=generator) * fan_in**-0.5
+    padding = getattr(module, "padding_idx", None)
+    if isinstance(module, nn.Embedding) and padding is not None:
+        fresh[padding] = 0.0
+    weight.copy_(fresh)
+    bias = getattr(module, "bias", None)
+    if isinstance(bias, Tensor) and bias.numel() and not is_constant(bias):
+        bias.zero_()
+
+
+def _rescale(module: nn.Module, generator: torch.Generator) -> None:
+    """The kept weights stay what they are until they are scaled."""
+
+
+def _balance_signs(module: nn.Module, output: Any) -> bool:
+    """Mirror some filters so that half of the output's energy is positive, as it is in wide layers; whether any was.
+
+    A narrow layer's few filters may be mostly negative on all inputs, and a ReLU behind it would silence it. The draw
+    is symmetric, so a mirrored filter is as good a draw. ``sum(z * |z|)`` of a channel is its positive energy less its
+    negative; the largest keeps its sign, and each next one takes the sign that brings the total nearer to zero.
+    """
+    if not isinstance(module, LINEAR) or not isinstance(output, Tensor):
+        return False
+    axis = output.ndim - 1 if isinstance(module, nn.Linear) else output.ndim - 1 - len(module.kernel_size)
+    rest = [dim for dim in range(output.ndim) if dim != axis]
+    energy = (output.double() * output.double().abs()).sum(dim=rest).tolist()
+    mirrored, total = [], 0.0
+    for channel in sorted(range(len(energy)), key=lambda c: -abs(energy[c])):
+        flip = total * energy[channel] > 0
+        total += -energy[channel] if flip else energy[channel]
+        if flip:
+            mirrored.append(channel)
+    if len(energy) == 1 and energy[0] < 0:
+        mirrored = [0]
+    module.weight[mirrored] = -module.weight[mirrored]
+    return bool(mirrored)
+
+
+def _generator(stream: str, name: str) -> torch.Generator:
+    """A stream of its own for every layer, so that one layer's width does not move another's draw."""
+    digest = hashlib.sha256(f"{stream}:{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+_Way = Callable[[nn.Module, torch.Generator], None]
+WAYS: dict[str, _Way | None] = {"reinit": _reinit, "rescale": _rescale, "keep": None}
