@@ -128,7 +128,7 @@ def plan(
             failure = replay(model, example_inputs, structure, keep)
         if failure is None:
             break
-        structure = _prunable(pin_site(structure, *failure))
+        structure = _prunable(pin_site(model, structure, *failure))
         costs = CostModel(structure)
     with _timed(timings, "spread"):
         spread = rectifier.spread(model, example_inputs, seed=seed)

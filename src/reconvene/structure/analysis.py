@@ -11,6 +11,7 @@ from torch import nn
 
 from reconvene.structure.build import build_balances, build_groups, pinned_groups
 from reconvene.structure.capture import Op, Recording, record
+from reconvene.structure.equations import Attribute, Ratio, solve_equations
 from reconvene.structure.groups import Balance, Group
 from reconvene.structure.labels import Dim, Vector
 from reconvene.structure.rules import Context, apply_rule
@@ -32,6 +33,8 @@ class Structure:
     atom_group: NDArray[np.int64]
     """Prunable group of every atom, -1 for atoms that never leave."""
     atom_channel: NDArray[np.int64]
+    owned: dict[Attribute, Ratio] = field(default_factory=dict)
+    """Attributes that Python keeps as sizes, as functions of widths."""
     repairs: list[str] = field(default_factory=list)
     """What the trial run had to pin, in words."""
     _pinned: tuple[Group, ...] | None = None
@@ -94,7 +97,7 @@ def analyse(model: nn.Module, example_inputs: Any, *, trial: bool = True) -> Str
 
 def label(recording: Recording) -> Context:
     """Read the recorded calls in order and note what is coupled."""
-    context = Context()
+    context = Context(known_cuts=recording.sizes.known_cuts)
     for tensor in recording.parameters.values():
         fixed = not tensor.is_floating_point()
         dims: list[Dim] = [
@@ -121,8 +124,35 @@ def label(recording: Recording) -> Context:
 
 
 def assemble(recording: Recording, context: Context, repairs: list[str] | None = None) -> Structure:
-    """Solve the labels and build the groups."""
-    root = solve(context.labels)
-    groups, atom_group, atom_channel = build_groups(recording, context, root)
-    balances = build_balances(context, groups, atom_group)
-    return Structure(groups, balances, recording, context, root, atom_group, atom_channel, repairs or [])
+    """Solve the labels, build the groups, and hold their widths to the sizes that Python keeps."""
+    while True:
+        root = solve(context.labels)
+        groups, atom_group, atom_channel = build_groups(recording, context, root)
+        equations = solve_equations(context, recording.sizes, groups, atom_group)
+        open_dims = [
+            (dim, reason)
+            for dim, reason in equations.pinned
+            if any(labels is not None and root[labels].any() for _, labels in dim)
+        ]
+        balances = build_balances(context, groups, atom_group, equations.balances)
+        stuck = _only_dense(balances)
+        if not open_dims and not stuck:
+            break
+        for dim, reason in open_dims:
+            context.labels.pin(dim, reason)
+        for number, reason in stuck.items():
+            context.labels.pins.append((np.flatnonzero(atom_group == number), reason))
+    structure = Structure(groups, balances, recording, context, root, atom_group, atom_channel)
+    structure.owned, structure.repairs = equations.owned, repairs or []
+    return structure
+
+
+def _only_dense(balances: tuple[Balance, ...]) -> dict[int, str]:
+    """Groups that a balance holds at their dense width, since its other side is a fixed number."""
+    return {
+        group: f"{balance.reason}, and the other size is fixed"
+        for balance in balances
+        if any(not piece for piece in balance.pieces)
+        for piece in balance.pieces
+        for group in piece
+    }

@@ -57,7 +57,10 @@ _BY_CALL: dict[str, tuple[type[nn.Module], ...]] = {
 
 
 def attribute_changes(
-    model: nn.Module, shapes: Mapping[str, Shape], sizes: Iterable[tuple[str, str, int]]
+    model: nn.Module,
+    shapes: Mapping[str, Shape],
+    sizes: Iterable[tuple[str, str, int]],
+    owned: Mapping[tuple[str, str, int | None], int] | None = None,
 ) -> list[Change]:
     """``(module, attribute, value)`` for every attribute that must change.
 
@@ -68,6 +71,9 @@ def attribute_changes(
             entry.
     """
     wanted: dict[tuple[str, str], Any] = {}
+    for (path, name, index), size in (owned or {}).items():
+        old = wanted.get((path, name), getattr(model.get_submodule(path), name))
+        wanted[path, name] = size if index is None else type(old)([*old[:index], size, *old[index + 1 :]])
     for path, module in model.named_modules():
         for kind, rule in _BY_SHAPE:
             own = {n: shapes.get(f"{path}.{n}" if path else n, tuple(p.shape)) for n, p in _tensors(module).items()}

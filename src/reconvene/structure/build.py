@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,21 +111,29 @@ def _unique_names(names: list[str]) -> list[str]:
     return out
 
 
-def build_balances(context: Context, groups: tuple[Group, ...], atom_group: NDArray[np.int64]) -> tuple[Balance, ...]:
-    """Equal pieces as constraints on widths; pieces that always agree are left out."""
+def build_balances(
+    context: Context, groups: tuple[Group, ...], atom_group: NDArray[np.int64], more: Sequence[Balance] = ()
+) -> tuple[Balance, ...]:
+    """Equal pieces as constraints on widths, and ``more`` constraints; those that always hold are left out."""
     out: dict[object, Balance] = {}
-    for pieces, reason in context.labels.pieces:
-        counts: list[dict[int, int]] = []
-        fixed: list[int] = []
-        for piece in pieces:
-            numbers, amounts = np.unique(atom_group[piece], return_counts=True)
-            counts.append({int(n): int(a) // groups[n].width for n, a in zip(numbers, amounts, strict=True) if n >= 0})
-            fixed.append(int(amounts[numbers < 0].sum()))
-        if all(c == counts[0] for c in counts) and len(set(fixed)) == 1:
+    for balance in (*(_piece_balance(p, r, groups, atom_group) for p, r in context.labels.pieces), *more):
+        if all(c == balance.pieces[0] for c in balance.pieces) and len(set(balance.fixed)) == 1:
             continue
-        key = (tuple(tuple(sorted(c.items())) for c in counts), tuple(fixed))
-        out.setdefault(key, Balance(tuple(counts), tuple(fixed), reason))
+        key = (tuple(tuple(sorted(c.items())) for c in balance.pieces), balance.fixed)
+        out.setdefault(key, balance)
     return tuple(out.values())
+
+
+def _piece_balance(
+    pieces: list[Vector], reason: str, groups: tuple[Group, ...], atom_group: NDArray[np.int64]
+) -> Balance:
+    counts: list[dict[int, int]] = []
+    fixed: list[int] = []
+    for piece in pieces:
+        numbers, amounts = np.unique(atom_group[piece], return_counts=True)
+        counts.append({int(n): int(a) // groups[n].width for n, a in zip(numbers, amounts, strict=True) if n >= 0})
+        fixed.append(int(amounts[numbers < 0].sum()))
+    return Balance(tuple(counts), tuple(fixed), reason)
 
 
 def pinned_groups(recording: Recording, context: Context) -> tuple[Group, ...]:

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from reconvene.errors import ModelError
 from reconvene.structure.inputs import arguments, map_tensors, tensors_in
+from reconvene.structure.sizes import traced_sizes, SizeLog
 
 _BATCH_NORMS = {torch.ops.aten.native_batch_norm.default, torch.ops.aten._native_batch_norm_legit_no_training.default}
 
@@ -59,6 +60,7 @@ class Recording:
     """All names of a tensor that has more than one."""
     inputs: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
+    sizes: SizeLog = field(default_factory=SizeLog)
     device: str = "meta"
     notes: list[str] = field(default_factory=list)
 
@@ -131,7 +133,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.recording, self.stack, self.twins, self.training = recording, stack, twins, training
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        self.recording.sizes.active = False  # what kernels do with shapes is their own affair
+        try:
+            return self._recorded(func, args, kwargs or {})
+        finally:
+            self.recording.sizes.active = True
+
+    def _recorded(self, func: Any, args: Any, kwargs: Any) -> Any:
         if self.recording.device == "meta":
             args, kwargs = self._on_meta(args), self._on_meta(kwargs)
         out = _neutral_batch_norm(func, args) if self.recording.device == "meta" else None
@@ -184,6 +192,9 @@ def _record_on(
         swapped = restore.enter_context(_twins(model, recording, device, replace or {}))
         restore.enter_context(_attributes(model, attributes))
         stack = restore.enter_context(module_stack(model))
+        if replace is None:
+            recording.sizes.stack = stack
+            restore.enter_context(traced_sizes(model, recording.sizes))
         if device == "meta":
             example_inputs = map_tensors(lambda t: t.to("meta"), example_inputs)
         recording.inputs = tensors_in(example_inputs)

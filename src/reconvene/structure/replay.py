@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from reconvene.structure.attributes import Change, attribute_changes
 from reconvene.structure.capture import Op, Recording, record
 from reconvene.structure.extents import kept_size, settle
 from reconvene.structure.inputs import tensors_in
+from reconvene.structure.labels import Dim
 
 
 def prove_by_trial(model: nn.Module, example_inputs: Any, structure: Structure) -> Structure:
@@ -27,7 +29,7 @@ def prove_by_trial(model: nn.Module, example_inputs: Any, structure: Structure) 
         failure = replay(model, example_inputs, structure, keep)
         if failure is None:
             return structure
-        structure = pin_site(structure, *failure)
+        structure = pin_site(model, structure, *failure)
     raise StructureError("the trial run never agreed with the labels; please report this model")
 
 
@@ -66,7 +68,9 @@ def shrunk_twins(model: nn.Module, structure: Structure, keep: Keep) -> tuple[di
         name: torch.empty(shape, dtype=structure.recording.parameters[name].dtype, device="meta")
         for name, shape in shapes.items()
     }
-    return replace, attribute_changes(model, _all_names(structure, shapes), _sizes(structure, kept))
+    widths = np.array([len(channels) for channels in keep], dtype=np.int64)
+    owned = {key: int(ratio.at(widths)) for key, ratio in structure.owned.items()}
+    return replace, attribute_changes(model, _all_names(structure, shapes), _sizes(structure, kept), owned)
 
 
 def _sizes(structure: Structure, kept: Any) -> list[tuple[str, str, int]]:
@@ -89,20 +93,45 @@ def _all_names(structure: Structure, shapes: Mapping[str, tuple[int, ...]]) -> d
     return {n: s for name, s in shapes.items() for n in structure.recording.aliases.get(name, (name,))}
 
 
-def pin_site(structure: Structure, number: int, why: str) -> Structure:
-    """Pin what the disagreeing call touches; if that is pinned already, what the calls before it touch."""
+def pin_site(model: nn.Module, structure: Structure, number: int, why: str) -> Structure:
+    """Pin what the disagreeing call touches; if that is pinned already, what the calls before it touch.
+
+    The same call in other layers of the same class is pinned with it: the same code makes the same mistake.
+    """
     context = structure.context
     ops = structure.eval_ops()
+    kinds = _kinds(model, ops)
     for back in range(number, -1, -1):
-        dims = [d for t in _touched(ops[back]) for d in context.dims(t)]
-        if any(labels is not None and structure.root[labels].any() for d in dims for _, labels in d):
-            reason = f"{ops[number].site} does not follow smaller sizes ({why})"
-            for dim in dims:
+        twins = [op for op, kind in zip(ops, kinds, strict=True) if kind == kinds[back]]
+        if not any(_open(structure, dim) for dim in _dims_of(structure, ops[back])):
+            continue
+        for op in twins:
+            reason = f"{op.site} does not follow smaller sizes ({why})"
+            for dim in _dims_of(structure, op):
                 context.labels.pin(dim, reason)
-            return assemble(structure.recording, context, [*structure.repairs, reason])
+        note = f"{ops[back].site} does not follow smaller sizes ({why})"
+        return assemble(structure.recording, context, [*structure.repairs, note])
     everything = np.flatnonzero(structure.atom_group >= 0)
     context.labels.pins.append((everything, f"the forward pass does not follow smaller sizes ({why})"))
     return assemble(structure.recording, context, [*structure.repairs, f"everything is pinned: {why}"])
+
+
+def _kinds(model: nn.Module, ops: list[Op]) -> list[tuple[type, str, int]]:
+    """For every call: the class of its layer, the operator, and how many of it the layer made before."""
+    seen: Counter[tuple[str, str]] = Counter()
+    kinds = []
+    for op in ops:
+        kinds.append((type(model.get_submodule(op.owner)), op.name, seen[op.owner, op.name]))
+        seen[op.owner, op.name] += 1
+    return kinds
+
+
+def _dims_of(structure: Structure, op: Op) -> list[Dim]:
+    return [dim for tensor in _touched(op) for dim in structure.context.dims(tensor)]
+
+
+def _open(structure: Structure, dim: Dim) -> bool:
+    return any(labels is not None and bool(structure.root[labels].any()) for _, labels in dim)
 
 
 def _touched(op: Op) -> list[Tensor]:

@@ -150,6 +150,8 @@ class _Restrict(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _positions(factors: KeptDim, actual: int) -> NDArray[np.int64]:
     """Kept positions of a dimension; a batch of another size changes its first fixed factor."""
+    if all(text is not None for _, text in factors):
+        factors = [[1, None], *factors]  # a batch of one left no factor
     sizes = [size for size, _ in factors]
     if prod(sizes) != actual:
         free = next(i for i, (_, text) in enumerate(factors) if text is None)

@@ -30,6 +30,8 @@ class Context:
     unknown: list[str] = field(default_factory=list)
     weights: set[int] = field(default_factory=set)
     """Tensors that are parameters or views of parameters."""
+    known_cuts: set[int] = field(default_factory=set)
+    """Outputs of slices and splits whose sizes follow from attributes and shapes."""
     index: int = 0
 
     def dims(self, tensor: Tensor) -> list[Dim]:

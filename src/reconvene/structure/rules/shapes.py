@@ -110,17 +110,20 @@ def split(ctx: Context, op: Op) -> None:
     axis = axis_of(arg(op, 2, "dim", 0), x.ndim)
     dims = ctx.dims(x)
     sizes = [out.shape[axis] for out in op.outs if out is not None]
-    vectors = _cut(ctx, op, dims[axis], sizes)
+    known = all(id(out) in ctx.known_cuts for out in op.outs)
+    vectors = _cut(ctx, op, dims[axis], sizes, known=known)
     for out, size, vector in zip(op.outs, sizes, vectors, strict=True):
         piece = rigid(size) if vector is None or size == 1 else ((size, vector),)
         ctx.set(out, [*dims[:axis], piece, *dims[axis + 1 :]])
 
 
-def _cut(ctx: Context, op: Op, dim: Dim, sizes: list[int]) -> list[Vector | None]:
+def _cut(ctx: Context, op: Op, dim: Dim, sizes: list[int], *, known: bool) -> list[Vector | None]:
     whole = ctx.labels.flat(dim, op.site)
     if whole is None or len(sizes) == 1:
         return [whole] * len(sizes)
     pieces = np.split(whole, np.cumsum(sizes)[:-1])
+    if known:
+        return list(pieces)  # equations hold the pieces to the sizes the code gives
     if len(set(sizes)) == 1 and sizes[0] > 1:
         ctx.labels.pieces.append((pieces, f"{op.site} cuts it into equal pieces"))
     else:
@@ -129,22 +132,24 @@ def _cut(ctx: Context, op: Op, dim: Dim, sizes: list[int]) -> list[Vector | None
 
 
 def cut(ctx: Context, op: Op) -> None:
-    """``slice``: the whole passes; one half of two must stay a half; anything else needs all positions."""
+    """``slice``: the whole passes; one of several equal pieces must stay one; anything else needs all positions."""
     x, out = op.args[0], op.outs[0]
     assert out is not None
     axis = axis_of(arg(op, 1, "dim", 0), x.ndim)
     start, step = arg(op, 2, "start") or 0, arg(op, 4, "step", 1)
-    dims, size = list(ctx.dims(x)), out.shape[axis]
-    start = min(start + x.shape[axis] if start < 0 else start, x.shape[axis])
-    if size != x.shape[axis]:
+    dims, size, whole_size = list(ctx.dims(x)), out.shape[axis], x.shape[axis]
+    start = min(start + whole_size if start < 0 else start, whole_size)
+    if size != whole_size:
         whole = ctx.labels.flat(dims[axis], op.site)
-        if whole is not None and step == 1 and x.shape[axis] == 2 * size and start in (0, size):
-            halves = [whole[:size], whole[size:]]
-            ctx.labels.pieces.append((halves, f"{op.site} takes one half of it"))
-            dims[axis] = () if size == 1 else ((size, halves[start // size]),)
-        else:
+        equal = step == 1 and size and whole_size % size == 0 and start % size == 0
+        if whole is None or not (equal or (step == 1 and id(out) in ctx.known_cuts)):
             ctx.pin(op, dims[axis], why=f"{op.site} takes a part of it")
             dims[axis] = rigid(size)
+        else:
+            if id(out) not in ctx.known_cuts:
+                pieces = list(whole.reshape(-1, size))
+                ctx.labels.pieces.append((pieces, f"{op.site} takes one of equal pieces"))
+            dims[axis] = () if size == 1 else ((size, whole[start : start + size]),)
     ctx.set(out, dims)
 
 

@@ -1,0 +1,244 @@
+"""Equations between the sizes that Python keeps and the widths of groups.
+
+A size is linear in the widths wherever one factor of the dimension can shrink. An attribute that is used as a size is *owned* by
+that size and follows it; every further equation about it links widths of groups, and becomes a balance for the solver. What
+is not linear is pinned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import lcm
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reconvene.structure.groups import Balance, Group
+from reconvene.structure.labels import Dim
+from reconvene.structure.rules import Context
+from reconvene.structure.sizes import Expression, SizeLog
+
+Attribute = tuple[str, str, int | None]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """``constant + sum(coefficient[g] * width[g])``."""
+
+    constant: Fraction
+    coefficients: tuple[tuple[int, Fraction], ...] = ()
+
+    @property
+    def fixed(self) -> bool:
+        """Whether no width is in it."""
+        return not self.coefficients
+
+    def plus(self, other: Linear, scale: Fraction = Fraction(1)) -> Linear:
+        """``self + scale * other``."""
+        total = dict(self.coefficients)
+        for group, coefficient in other.coefficients:
+            total[group] = total.get(group, Fraction(0)) + scale * coefficient
+        kept = tuple(sorted((g, c) for g, c in total.items() if c))
+        return Linear(self.constant + scale * other.constant, kept)
+
+    def times(self, other: Linear) -> Linear | None:
+        """The product, if at most one of the two depends on a width."""
+        one, two = (self, other) if other.fixed else (other, self)
+        return Linear(Fraction(0)).plus(one, two.constant) if two.fixed else None
+
+    def at(self, widths: Sequence[int] | NDArray[np.int64]) -> Fraction:
+        """The value at these widths."""
+        return self.constant + sum((c * int(widths[g]) for g, c in self.coefficients), Fraction(0))
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """``top / bottom``, both linear: products and exact quotients of sizes stay in this form where they can."""
+
+    top: Linear
+    bottom: Linear = Linear(Fraction(1))
+
+    def combine(self, op: str, other: Ratio) -> Ratio | None:
+        """The result of ``+ - * /``, or ``None`` if it has no such form."""
+        if op == "/":
+            return self.combine("*", Ratio(other.bottom, other.top))
+        if op == "*" and self.bottom == other.top:
+            return Ratio(self.top, other.bottom)
+        if op == "*" and self.top == other.bottom:
+            return Ratio(other.top, self.bottom)
+        bottom = self.bottom.times(other.bottom)
+        if op == "*":
+            top = self.top.times(other.top)
+        else:
+            first, second = self.top.times(other.bottom), other.top.times(self.bottom)
+            sign = Fraction(1 if op == "+" else -1)
+            top = first.plus(second, sign) if first is not None and second is not None else None
+        return Ratio(top, bottom) if top is not None and bottom is not None else None
+
+    def difference(self, other: Ratio) -> Linear | None:
+        """A linear form that is zero exactly where both are equal."""
+        if self.bottom == other.bottom:
+            return self.top.plus(other.top, Fraction(-1))
+        first, second = self.top.times(other.bottom), other.top.times(self.bottom)
+        return first.plus(second, Fraction(-1)) if first is not None and second is not None else None
+
+    def at(self, widths: NDArray[np.int64]) -> Fraction:
+        """The value at these widths."""
+        return self.top.at(widths) / self.bottom.at(widths)
+
+
+@dataclass
+class Equations:
+    """What the sizes in the code demand of the widths."""
+
+    owned: dict[Attribute, Ratio] = field(default_factory=dict)
+    """Attributes that follow sizes."""
+    balances: list[Balance] = field(default_factory=list)
+    pinned: list[tuple[Dim, str]] = field(default_factory=list)
+    """Dimensions in equations that are not linear, with the reason."""
+
+
+def solve_equations(
+    context: Context, log: SizeLog, groups: tuple[Group, ...], atom_group: NDArray[np.int64]
+) -> Equations:
+    """Give every attribute its owner, and turn what remains into balances or pins."""
+    return _Solver(context, groups, atom_group).run(log)
+
+
+class _Solver:
+    def __init__(self, context: Context, groups: tuple[Group, ...], atom_group: NDArray[np.int64]) -> None:
+        self.context, self.atom_group = context, atom_group
+        self.widths = np.array([g.width for g in groups], dtype=np.int64)
+        self.out = Equations()
+        self.sizes: dict[tuple[int, int], Linear | None] = {}
+
+    def run(self, log: SizeLog) -> Equations:
+        pending = list(log.equations)
+        for inverse in (False, True):  # a size used as it is says more of an attribute than one used in a product
+            progress = True
+            while progress:
+                before = len(pending)
+                pending = [equation for equation in pending if not self._own(equation, inverse)]
+                progress = len(pending) < before
+        for left, right, place in pending:
+            self._balance(left, right, f"{place or 'the model'} keeps sizes that depend on each other")
+        return self.out
+
+    def _own(self, equation: tuple[Expression, Expression, str], inverse: bool) -> bool:
+        for one, other in (equation[:2], equation[1::-1]):
+            unknown = self._unknown(one)
+            if len(unknown) != 1 or self._unknown(other) or (one[0] != "attr" and not inverse):
+                continue
+            target = self.value(other)
+            answer = self._invert(one, target) if target is not None else None
+            if answer is not None:
+                self.out.owned[unknown[0]] = answer
+                return True
+        return False
+
+    def _unknown(self, expression: Expression) -> list[Attribute]:
+        if expression[0] == "attr":
+            key = expression[1:4]
+            return [] if key in self.out.owned else [key]
+        if expression[0] in "+-*/":
+            return list(dict.fromkeys(self._unknown(expression[1]) + self._unknown(expression[2])))
+        return []
+
+    def _invert(self, expression: Expression, target: Ratio) -> Ratio | None:
+        """What the one unknown attribute must be for the expression to equal ``target``."""
+        if expression[0] == "attr":
+            return target
+        op, left, right = expression
+        unknown_left = bool(self._unknown(left))
+        if unknown_left and self._unknown(right):
+            return None
+        known = self.value(right if unknown_left else left)
+        if known is None:
+            return None
+        if unknown_left or op in "+*":
+            wanted = target.combine({"+": "-", "-": "+", "*": "/", "/": "*"}[op], known)
+        else:
+            wanted = known.combine(op, target)
+        return self._invert(left if unknown_left else right, wanted) if wanted is not None else None
+
+    def value(self, expression: Expression) -> Ratio | None:
+        """An expression in widths; attributes nobody owns stay as they are."""
+        kind = expression[0]
+        if kind == "int":
+            return Ratio(Linear(Fraction(expression[1])))
+        if kind == "dim":
+            size = self._size(expression[1], expression[2])
+            return Ratio(size) if size is not None else None
+        if kind == "attr":
+            return self.out.owned.get(expression[1:4])
+        left, right = self.value(expression[1]), self.value(expression[2])
+        return left.combine(kind, right) if left is not None and right is not None else None
+
+    def _size(self, tensor: Any, axis: int) -> Linear | None:
+        key = (id(tensor), axis)
+        if key not in self.sizes:
+            self.sizes[key] = self._linear(self.context.dims(tensor)[axis])
+        return self.sizes[key]
+
+    def _linear(self, dim: Dim) -> Linear | None:
+        total: Linear | None = Linear(Fraction(1))
+        for size, labels in dim:
+            factor = Linear(Fraction(size))
+            if labels is not None:
+                counts = np.bincount(self.atom_group[labels] + 1, minlength=len(self.widths) + 1)
+                moving = tuple(
+                    (int(g), Fraction(int(counts[g + 1]), int(self.widths[g]))) for g in np.flatnonzero(counts[1:])
+                )
+                factor = Linear(Fraction(int(counts[0])), moving)
+            total = total.times(factor) if total is not None else None
+        return total
+
+    def _balance(self, left: Expression, right: Expression, reason: str) -> None:
+        unknown = [key for side in (left, right) for key in self._unknown(side)]
+        for key in unknown:  # two attributes that only know each other: neither follows anything
+            self.out.owned[key] = Ratio(Linear(Fraction(_present(key, left, right))))
+        one, other = self.value(left), self.value(right)
+        difference = one.difference(other) if one is not None and other is not None else None
+        for key in unknown:
+            del self.out.owned[key]
+        if difference is None:
+            self.out.pinned += [(dim, reason) for side in (left, right) for dim in self._dims(side)]
+        elif not difference.fixed and difference.at(self.widths) == 0:
+            self.out.balances.append(_as_balance(difference, reason))
+
+    def _dims(self, expression: Expression) -> list[Dim]:
+        if expression[0] == "dim":
+            return [self.context.dims(expression[1])[expression[2]]]
+        if expression[0] in "+-*/":
+            return self._dims(expression[1]) + self._dims(expression[2])
+        return []
+
+
+def _present(key: Attribute, *sides: Expression) -> int:
+    """The value an attribute had while recording."""
+    for side in sides:
+        found = _find(key, side)
+        if found is not None:
+            return found
+    return 1
+
+
+def _find(key: Attribute, expression: Expression) -> int | None:
+    if expression[0] == "attr":
+        return int(expression[4]) if expression[1:4] == key else None
+    if expression[0] in "+-*/":
+        left = _find(key, expression[1])
+        return left if left is not None else _find(key, expression[2])
+    return None
+
+
+def _as_balance(zero: Linear, reason: str) -> Balance:
+    """``positive part == negative part``, in whole numbers."""
+    scale = lcm(zero.constant.denominator, *(c.denominator for _, c in zero.coefficients))
+    positive = {g: int(c * scale) for g, c in zero.coefficients if c > 0}
+    negative = {g: int(-c * scale) for g, c in zero.coefficients if c < 0}
+    constant = int(zero.constant * scale)
+    return Balance((positive, negative), (max(constant, 0), max(-constant, 0)), reason)

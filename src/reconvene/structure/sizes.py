@@ -1,0 +1,301 @@
+"""Sizes that Python keeps: integers that remember where they came from.
+
+While a forward pass is recorded, integer attributes of modules and the shapes of tensors are handed out as ``Size``, an
+``int`` that carries the expression it was computed by. Each one that comes back as a size (of a view, an expansion, a split, a
+new tensor) or in a comparison gives an equation between attributes and sizes of tensors, which must hold again for the
+smaller model (see ``equations``). Everything patched is put back, whatever happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Expression = tuple[Any, ...]
+"""``("int", n)``, ``("attr", module, name, index, value)``, ``("dim", tensor, axis)`` or ``(op, left, right)``, op of ``+-*/``."""
+
+
+class Size(int):
+    """An integer with the expression it came from; arithmetic keeps the expression, everything else is an ``int``."""
+
+    expression: Expression
+    log: SizeLog
+
+    def __new__(cls, value: int, expression: Expression, log: SizeLog) -> Size:
+        """The integer ``value``, known to be ``expression``; comparisons are noted in ``log``."""
+        self = super().__new__(cls, value)
+        self.expression = expression
+        self.log = log
+        return self
+
+    def _with(self, value: Any, op: str, left: Any, right: Any) -> Any:
+        if type(value) is not int:
+            return value
+        return Size(value, (op, expression_of(left), expression_of(right)), self.log)
+
+    def __add__(self, other: Any) -> Any:
+        return self._with(int.__add__(self, other), "+", self, other)
+
+    def __radd__(self, other: Any) -> Any:
+        return self._with(int.__radd__(self, other), "+", other, self)
+
+    def __sub__(self, other: Any) -> Any:
+        return self._with(int.__sub__(self, other), "-", self, other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return self._with(int.__rsub__(self, other), "-", other, self)
+
+    def __mul__(self, other: Any) -> Any:
+        return self._with(int.__mul__(self, other), "*", self, other)
+
+    def __rmul__(self, other: Any) -> Any:
+        return self._with(int.__rmul__(self, other), "*", other, self)
+
+    def __floordiv__(self, other: Any) -> Any:
+        return self._divided(int.__floordiv__(self, other), self, other)
+
+    def __rfloordiv__(self, other: Any) -> Any:
+        return self._divided(int.__rfloordiv__(self, other), other, self)
+
+    def _divided(self, value: Any, left: Any, right: Any) -> Any:
+        if type(value) is not int or not right or int(left) % int(right):
+            return value  # a rounded quotient follows no equation
+        return self._with(value, "/", left, right)
+
+    def __eq__(self, other: object) -> bool:
+        equal = int.__eq__(self, other) if isinstance(other, int) else False
+        if equal is True and isinstance(other, Size):
+            self.log.equal(self.expression, other.expression)
+        return bool(equal)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = int.__hash__
+
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
+        return int, (int(self),)
+
+    def __deepcopy__(self, memo: Any) -> int:
+        return int(self)
+
+    def __copy__(self) -> int:
+        return int(self)
+
+
+def expression_of(value: Any) -> Expression:
+    """The expression of an integer."""
+    return value.expression if isinstance(value, Size) else ("int", int(value))
+
+
+@dataclass
+class SizeLog:
+    """Equations noted while recording, and which cuts follow sizes that are known."""
+
+    equations: list[tuple[Expression, Expression, str]] = field(default_factory=list)
+    known_cuts: set[int] = field(default_factory=set)
+    """Outputs of slices and splits all of whose sizes come from attributes and shapes."""
+    active: bool = True
+    stack: list[str] = field(default_factory=lambda: [""])
+
+    def equal(self, left: Expression, right: Expression) -> None:
+        """Note that two expressions must stay equal."""
+        if self.active and left is not right:
+            self.equations.append((left, right, self.stack[-1]))
+
+    def sized(self, tensor: Any, axis: int, size: Any) -> None:
+        """Note that a dimension of a tensor has this size because the code said so."""
+        if isinstance(size, Size) and isinstance(tensor, Tensor):
+            self.equal(("dim", tensor, axis), size.expression)
+
+
+@contextmanager
+def traced_sizes(model: nn.Module, log: SizeLog) -> Iterator[None]:
+    """Hand out traced sizes while a forward pass runs."""
+    with _attributes(model, log), _tensor_methods(log):
+        yield
+
+
+@contextmanager
+def _attributes(model: nn.Module, log: SizeLog) -> Iterator[None]:
+    given: list[tuple[nn.Module, str, Any, Any]] = []
+    try:
+        for path, module in model.named_modules():
+            for name, value in list(module.__dict__.items()):
+                traced = _traced(value, path, name, log)
+                if traced is not None:
+                    module.__dict__[name] = traced
+                    given.append((module, name, value, traced))
+        yield
+    finally:
+        for module, name, value, traced in given:
+            now = module.__dict__.get(name)
+            if now is traced:
+                module.__dict__[name] = value
+            elif isinstance(now, Size):  # the forward pass itself counted it up
+                module.__dict__[name] = int(now)
+
+
+def _traced(value: Any, path: str, name: str, log: SizeLog) -> Any:
+    """The attribute as traced sizes; ``None`` if it is not about sizes."""
+    if type(value) is int and value > 1:
+        return Size(value, ("attr", path, name, None, value), log)
+    if type(value) in (tuple, list) and value and all(type(v) is int for v in value):
+        return type(value)(Size(v, ("attr", path, name, i, v), log) for i, v in enumerate(value))
+    return None
+
+
+@contextmanager
+def _tensor_methods(log: SizeLog) -> Iterator[None]:
+    """Methods of tensors, and functions of torch, that give or take sizes."""
+    own: list[tuple[Any, str, Any]] = []
+
+    def patch(place: Any, name: str, new: Any) -> None:
+        own.append((place, name, place.__dict__.get(name, _ABSENT)))
+        setattr(place, name, new)
+
+    try:
+        patch(torch.Tensor, "shape", property(lambda tensor: _shape(tensor, log)))
+        patch(torch.Tensor, "size", lambda tensor, dim=None: _size(tensor, dim, log))
+        for name, note in _METHODS.items():
+            patch(torch.Tensor, name, _noting(getattr(torch.Tensor, name), note, log))
+        for name, note in _FUNCTIONS.items():
+            patch(torch, name, _noting(getattr(torch, name), note, log))
+        yield
+    finally:
+        for place, name, old in reversed(own):
+            if old is _ABSENT:
+                delattr(place, name)
+            else:
+                setattr(place, name, old)
+
+
+_ABSENT = object()
+_plain_shape = torch._C.TensorBase.shape.__get__  # type: ignore[attr-defined]
+
+
+def _shape(tensor: Tensor, log: SizeLog) -> torch.Size:
+    plain = _plain_shape(tensor)
+    if not log.active or not plain:
+        return plain  # type: ignore[no-any-return]
+    return torch.Size([Size(n, ("dim", tensor, axis), log) for axis, n in enumerate(plain)])
+
+
+def _size(tensor: Tensor, dim: Any, log: SizeLog) -> Any:
+    shape = _shape(tensor, log)
+    return shape if dim is None else shape[dim]
+
+
+def _noting(function: Callable[..., Any], note: Callable[..., None], log: SizeLog) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not log.active:
+            return function(*args, **kwargs)
+        out = function(*args, **kwargs)
+        note(log, out, *args, **kwargs)
+        return out
+
+    return call
+
+
+def _sizes(values: Sequence[Any]) -> Sequence[Any]:
+    """Sizes given one by one or as one sequence."""
+    return values[0] if len(values) == 1 and isinstance(values[0], (tuple, list)) else values
+
+
+def _viewed(log: SizeLog, out: Any, tensor: Any, *sizes: Any, **named: Any) -> None:
+    if named:
+        sizes = (*sizes, *named.values())
+    for axis, size in enumerate(_sizes(sizes)):
+        log.sized(out, axis, size)
+
+
+def _unflattened(log: SizeLog, out: Any, tensor: Any, dim: Any = 0, sizes: Any = (), **_: Any) -> None:
+    first = int(dim) + (tensor.ndim if dim < 0 else 0)
+    for offset, size in enumerate(sizes):
+        log.sized(out, first + offset, size)
+
+
+def _made(log: SizeLog, out: Any, *sizes: Any, **_: Any) -> None:
+    for axis, size in enumerate(_sizes([s for s in sizes if isinstance(s, (int, tuple, list))])):
+        log.sized(out, axis, size)
+
+
+def _made_like(log: SizeLog, out: Any, tensor: Any, *sizes: Any, **_: Any) -> None:
+    _made(log, out, *sizes)
+
+
+def _split(log: SizeLog, out: Any, tensor: Any, sizes: Any = None, dim: Any = 0, **named: Any) -> None:
+    sizes = named.get("split_size_or_sections", named.get("split_size", sizes))
+    axis = int(dim) + (tensor.ndim if dim < 0 else 0)
+    if isinstance(sizes, (tuple, list)):
+        pieces = list(sizes)
+    else:
+        pieces = [sizes] * (len(out) - 1)
+    for piece, size in zip(out, pieces, strict=False):
+        log.sized(piece, axis, size)
+    if isinstance(sizes, (tuple, list)) and all(isinstance(size, Size) for size in pieces):
+        log.known_cuts.update(id(piece) for piece in out)
+
+
+def _narrowed(log: SizeLog, out: Any, tensor: Any, dim: Any, start: Any, length: Any) -> None:
+    if not isinstance(start, Tensor):
+        _cut(log, out, tensor, int(dim) + (tensor.ndim if dim < 0 else 0), start, start + length)
+
+
+def _indexed(log: SizeLog, out: Any, tensor: Any, index: Any) -> None:
+    """``x[:, a:b]``: only slices and one ellipsis; anything else moves dimensions about."""
+    parts = list(index) if isinstance(index, tuple) else [index]
+    if not all(isinstance(p, slice) or p is Ellipsis for p in parts) or not isinstance(out, Tensor):
+        return
+    if any(p is Ellipsis for p in parts):
+        at = next(i for i, p in enumerate(parts) if p is Ellipsis)
+        parts[at : at + 1] = [slice(None)] * (tensor.ndim - len(parts) + 1)
+    for axis, part in enumerate(parts):
+        if (isinstance(part.start, Size) or isinstance(part.stop, Size)) and part.step in (None, 1):
+            _cut(log, out, tensor, axis, part.start, part.stop)
+
+
+def _cut(log: SizeLog, out: Any, tensor: Any, axis: int, start: Any, stop: Any) -> None:
+    whole = Size(_plain_shape(tensor)[axis], ("dim", tensor, axis), log)
+    first = 0 if start is None else start if start >= 0 else whole + start
+    last = whole if stop is None else stop if stop >= 0 else whole + stop
+    last = whole if int(last) > int(whole) else last
+    if int(first) == 0:
+        log.sized(out, axis, last)
+    elif int(last) == int(whole):
+        log.sized(out, axis, whole - first)
+    else:
+        return
+    log.known_cuts.add(id(out))
+
+
+_METHODS: dict[str, Callable[..., None]] = {
+    "view": _viewed,
+    "reshape": _viewed,
+    "expand": _viewed,
+    "unflatten": _unflattened,
+    "split": _split,
+    "split_with_sizes": _split,
+    "narrow": _narrowed,
+    "__getitem__": _indexed,
+    "new_zeros": _made_like,
+    "new_ones": _made_like,
+    "new_empty": _made_like,
+    "new_full": lambda log, out, tensor, sizes, *_, **__: _made(log, out, sizes),
+}
+_FUNCTIONS: dict[str, Callable[..., None]] = {
+    "reshape": _viewed,
+    "unflatten": _unflattened,
+    "split": _split,
+    "narrow": _narrowed,
+    "zeros": _made,
+    "ones": _made,
+    "empty": _made,
+    "randn": _made,
+    "full": lambda log, out, sizes, *_, **__: _made(log, out, sizes),
+}
