@@ -61,8 +61,9 @@ def prove(model: nn.Module, inputs: Any, *, ratio: float = 0.5, seed: int = 0) -
     inputs = torch.utils._pytree.tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, inputs)
     structure = analyse(model, inputs)
     keep = half(structure, ratio=ratio, seed=seed)
-    assert replay(model, inputs, structure, keep) is None
-    plan = make_plan(model, structure, keep, [])
+    rerun = replay(model, inputs, structure, keep)
+    assert rerun.failure is None
+    plan = make_plan(model, structure, keep, [], scalars=rerun.scalars)
     small, same = plan.apply(model).eval(), plan.mask(model).eval()
     assert type(small) is type(model)
     with torch.no_grad():

@@ -318,3 +318,80 @@ def test_two_analyses_share_nothing() -> None:
 def test_what_cannot_be_read_is_refused_by_name(model: nn.Module, inputs: Tensor, says: str) -> None:
     with pytest.raises(ModelError, match=says):
         analyse(model, inputs)
+
+
+class DividesByWidth(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(8, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        return self.head(x / x.shape[-1] ** 0.5)
+
+
+def test_a_number_computed_from_a_width_is_a_statistic_over_channels() -> None:
+    structure, plan, _ = prove(DividesByWidth(), torch.randn(2, 8))
+    assert structure.prunable and len(plan.sites) == 1
+
+
+class Attention(nn.Module):
+    """Sizes kept in attributes, as most transformers do it."""
+
+    def __init__(self, dim: int = 24, heads: int = 6) -> None:
+        super().__init__()
+        self.heads, self.head_dim = heads, dim // heads
+        self.embed, self.qkv = nn.Linear(5, dim), nn.Linear(dim, 3 * dim)
+        self.proj, self.norm, self.head = nn.Linear(dim, dim), nn.LayerNorm(dim), nn.Linear(dim, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        batch, tokens, dim = x.shape
+        q, k, v = self.qkv(x).reshape(batch, tokens, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        x = x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, dim))
+        return self.head(self.norm(x))
+
+
+def test_heads_and_embedding_shrink_together_when_the_code_divides_one_by_the_other() -> None:
+    structure, plan, small = prove(Attention(), torch.randn(2, 7, 5))
+    assert {g.width for g in structure.prunable} == {24, 6} and structure.balances
+    assert small.heads == 3 and small.embed.out_features == 12
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_multihead_attention_loses_heads(separate: bool) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Linear(5, 16)
+            self.attention = nn.MultiheadAttention(
+                16, 4, batch_first=True, **({"kdim": 5, "vdim": 5} if separate else {})
+            )
+            self.head = nn.Linear(16, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            query = self.embed(x)
+            key = x if separate else query
+            return self.head(query + self.attention(query, key, key, need_weights=False)[0])
+
+    _, _, small = prove(Net(), torch.randn(3, 7, 5))
+    assert small.attention.num_heads == 2 and small.attention.embed_dim == 8
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_lose_hidden_units(kind: type[nn.RNNBase]) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.body, self.head = (
+                nn.Linear(5, 8),
+                kind(8, 12, num_layers=1, batch_first=True),
+                nn.Linear(12, 2),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.body(self.embed(x))[0])
+
+    structure, _, small = prove(Net(), torch.randn(3, 7, 5))
+    assert len(structure.prunable) == 2
+    assert small.body.hidden_size == 6 and small.body.input_size == 4

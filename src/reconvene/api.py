@@ -125,10 +125,10 @@ def plan(
             allocation = allocate(structure, curves, costs, budget, round_to=round_to)
         keep = _best_channels(curves, allocation.widths)
         with _timed(timings, "replay"):
-            failure = replay(model, example_inputs, structure, keep)
-        if failure is None:
+            rerun = replay(model, example_inputs, structure, keep)
+        if rerun.failure is None:
             break
-        structure = _prunable(pin_site(model, structure, *failure))
+        structure = _prunable(pin_site(model, structure, *rerun.failure))
         costs = CostModel(structure)
     with _timed(timings, "spread"):
         spread = rectifier.spread(model, example_inputs, seed=seed)
@@ -138,6 +138,7 @@ def plan(
             structure,
             keep,
             _rows(allocation, curves, keep),
+            scalars=rerun.scalars,
             criterion=criterion,
             evaluator=evaluator,
             seed=seed,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from reconvene.errors import StructureError
@@ -19,6 +21,16 @@ from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim
 
 
+@dataclass
+class Replay:
+    """What a smaller model did: where it disagreed first, if anywhere, and numbers in its code that follow sizes."""
+
+    failure: tuple[int, str] | None = None
+    """Number of the first call that is not as predicted, and why."""
+    scalars: dict[int, dict[int, float]] = field(default_factory=dict)
+    """Per call, arguments that are other numbers than in the dense model (``x / x.shape[1]``)."""
+
+
 def prove_by_trial(model: nn.Module, example_inputs: Any, structure: Structure) -> Structure:
     """Try every group at half width; pin what disagrees and solve again until nothing does."""
     for _ in range(len(structure.recording.ops) + 1):
@@ -26,18 +38,15 @@ def prove_by_trial(model: nn.Module, example_inputs: Any, structure: Structure) 
             return structure
         widths = settle(structure.balances, np.maximum(1, (structure.widths + 1) // 2), structure.widths)
         keep = [np.arange(width, dtype=np.int64) for width in widths]
-        failure = replay(model, example_inputs, structure, keep)
-        if failure is None:
+        tried = replay(model, example_inputs, structure, keep)
+        if tried.failure is None:
             return structure
-        structure = pin_site(model, structure, *failure)
+        structure = pin_site(model, structure, *tried.failure)
     raise StructureError("the trial run never agreed with the labels; please report this model")
 
 
-def replay(model: nn.Module, example_inputs: Any, structure: Structure, keep: Keep) -> tuple[int, str] | None:
-    """Run the shrunk model on meta.
-
-    ``None`` if all is as predicted, else the number of the first call that is not, and why.
-    """
+def replay(model: nn.Module, example_inputs: Any, structure: Structure, keep: Keep) -> Replay:
+    """Run the shrunk model on meta and hold every call, shape and number against what the labels predict."""
     kept = structure.kept_atoms(keep)
     replace, attributes = shrunk_twins(model, structure, keep)
     seen = Recording()
@@ -47,17 +56,33 @@ def replay(model: nn.Module, example_inputs: Any, structure: Structure, keep: Ke
     except (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         broke = str(error).strip().split("\n")[0] or type(error).__name__
     expected = structure.eval_ops()
+    out = Replay()
     for number, (want, got) in enumerate(zip(expected, seen.ops, strict=False)):
-        if want.func is not got.func:
-            return number, f"the smaller model calls {got.name} instead"
-        for out, made in zip(want.outs, got.outs, strict=True):
-            if out is not None and made is not None:
-                shape = tuple(kept_size(dim, kept) for dim in structure.context.dims(out))
-                if shape != tuple(made.shape) and made.numel():
-                    return number, f"the smaller model makes {tuple(made.shape)} instead of {shape}"
+        wrong = _disagreement(structure, want, got, kept)
+        if wrong:
+            out.failure = (number, wrong)
+            return out
+        if torch.Tag.pointwise in want.func.tags:
+            changed = {i: b for i, (a, b) in enumerate(zip(want.args, got.args, strict=False)) if _other_number(a, b)}
+            out.scalars.update({number: changed} if changed else {})
     if broke or len(seen.ops) != len(expected):
-        return min(len(seen.ops), len(expected) - 1), broke or "the smaller model makes fewer or more calls"
-    return None
+        out.failure = min(len(seen.ops), len(expected) - 1), broke or "the smaller model makes fewer or more calls"
+    return out
+
+
+def _disagreement(structure: Structure, want: Op, got: Op, kept: NDArray[np.bool_]) -> str:
+    if want.func is not got.func:
+        return f"the smaller model calls {got.name} instead"
+    for out, made in zip(want.outs, got.outs, strict=True):
+        if out is not None and made is not None:
+            shape = tuple(kept_size(dim, kept) for dim in structure.context.dims(out))
+            if shape != tuple(made.shape) and made.numel():
+                return f"the smaller model makes {tuple(made.shape)} instead of {shape}"
+    return ""
+
+
+def _other_number(one: Any, other: Any) -> bool:
+    return isinstance(one, (int, float)) and isinstance(other, (int, float)) and one != other
 
 
 def shrunk_twins(model: nn.Module, structure: Structure, keep: Keep) -> tuple[dict[str, Tensor], list[Change]]:

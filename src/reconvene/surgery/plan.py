@@ -168,7 +168,15 @@ def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def make_plan(model: nn.Module, structure: Structure, keep: Keep, rows: list[Row], **facts: Any) -> Plan:
+def make_plan(
+    model: nn.Module,
+    structure: Structure,
+    keep: Keep,
+    rows: list[Row],
+    *,
+    scalars: Mapping[int, Mapping[int, float]] | None = None,
+    **facts: Any,
+) -> Plan:
     """The plan that keeps these channels.
 
     Args:
@@ -176,6 +184,7 @@ def make_plan(model: nn.Module, structure: Structure, keep: Keep, rows: list[Row
         structure: its structure.
         keep: kept channels per prunable group, ascending.
         rows: one row per prunable group.
+        scalars: numbers in the code that follow sizes, as ``replay`` of this choice saw them.
         **facts: the other fields of ``Plan`` (criterion, budget, costs ...).
     """
     kept = structure.kept_atoms(keep)
@@ -190,5 +199,5 @@ def make_plan(model: nn.Module, structure: Structure, keep: Keep, rows: list[Row
     attributes = shrunk_twins(model, structure, keep)[1]
     pinned = [{"name": g.name, "width": g.width, "why": g.pinned} for g in structure.groups if not g.prunable]
     notes = [*structure.repairs, *(f"{site} has no rule; what it touches stays whole" for site in structure.unknown)]
-    sites = restricted_sites(structure, keep)
+    sites = restricted_sites(structure, keep, scalars or {})
     return Plan(rows, pinned, shapes, slices, attributes, sites, notes=notes, **facts)

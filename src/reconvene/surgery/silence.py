@@ -9,7 +9,7 @@ result is put back in place.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -45,8 +45,12 @@ class Site:
     sizes: dict[str, Any]
 
 
-def restricted_sites(structure: Structure, keep: Keep) -> list[Site]:
-    """The calls that the silenced reference must restrict under this choice of channels."""
+def restricted_sites(structure: Structure, keep: Keep, scalars: Mapping[int, Mapping[int, float]]) -> list[Site]:
+    """The calls that the silenced reference must restrict under this choice of channels.
+
+    A number that the code computes from a size (``x / x.shape[1]``) is a statistic over channels too: the reference takes
+    the smaller model's.
+    """
     kept = structure.kept_atoms(keep)
     context = structure.context
     wanted = dict(context.restricted)
@@ -57,12 +61,13 @@ def restricted_sites(structure: Structure, keep: Keep) -> list[Site]:
             break
         nth = seen[op.owner, op.name]
         seen[op.owner, op.name] += 1
-        if index not in wanted:
+        if index not in wanted and index not in scalars:
             continue
         args = [_kept_dims(context.dims(a), kept) if isinstance(a, Tensor) else None for a in op.args]
         outs = [_kept_dims(context.dims(o), kept) if o is not None else None for o in op.outs]
-        if any(arg is not None for arg in args):
-            sizes = {str(k): _size(value, kept) for k, value in wanted[index].items()}
+        if any(arg is not None for arg in args) or index in scalars:
+            sizes = {str(k): _size(value, kept) for k, value in wanted.get(index, {}).items()}
+            sizes |= {str(k): value for k, value in scalars.get(index, {}).items()}
             sites.append(Site(op.owner, op.name, nth, args, outs, sizes))
     return sites
 
