@@ -118,8 +118,6 @@ def test_same_model_same_bytes_in_another_process_and_in_train_mode(exported: de
         env={**os.environ, "PYTHONHASHSEED": "7"},
     )
     assert (tmp_path / "model.onnx").read_bytes() == first
-    deploy.export(small_net(1), tmp_path, example_inputs=torch.randn(1, 3, 8, 8), verify=False)
-    assert (tmp_path / "model.onnx").read_bytes() != first
 
 
 def test_model_modes_weights_random_state_and_hooks_stay(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -257,6 +255,15 @@ def test_verification_says_which_data_and_uses_all_of_it(exported: deploy.Export
     with pytest.raises(DataError, match="no sample"):
         deploy.verify(small_net(), exported.path, data=[])
     assert "36 samples of real data" in str(result) and json.loads(result.to_json())["rows"][2]["batch_size"] == 8
+
+
+def test_an_output_that_never_changes_is_told(exported: deploy.Exported, tmp_path: Path) -> None:
+    assert exported.verification is not None and exported.verification.warning == ""
+    net = small_net()
+    nn.init.zeros_(net[6].weight)
+    checked = deploy.export(net, tmp_path, example_inputs=torch.randn(1, 3, 8, 8)).verification
+    assert checked is not None and checked.unchanging == ("output",)
+    assert "the same for every sample" in str(checked) and checked.to_dict()["warning"] == checked.warning
 
 
 def test_errors_are_relative_to_the_output_and_ties_are_no_disagreement() -> None:

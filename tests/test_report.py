@@ -217,6 +217,9 @@ def test_summary_is_in_numbers_and_headings_follow_the_data() -> None:
         "Verified",
     ):
         assert heading in words
+    data = vgg()
+    data.exports[0]["verification"]["warning"] = "output: the same for every sample"
+    assert "output: the same for every sample." in Page(render(data)).words
     assert "14 of 14 layers are within 0.8 to 1.25" in words
     deep = Page(render(fifty())).words
     assert "48 of 50 layers" in deep and "conv2.depthwise_separable (0.61)" in deep and "Training" not in deep

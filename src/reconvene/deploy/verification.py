@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from reconvene.deploy.calling import batch_size, evaluating, noise, outputs_of, own_inputs, samples_of, take
@@ -52,6 +53,7 @@ def verify(
         pool, source = own_inputs(model, samples_of(data, samples)), "real data"
     total = max(batch_size(pool), cycle)  # every batch size is tried, on repeated samples if there are few
     rows = {size: Row(size) for size in batch_sizes}
+    constant: dict[str, Tensor | None] = {}
     with runtime_named(runtime).open(Path(path), 1) as session, evaluating(model):
         for start, size in _cuts(batch_sizes, total):
             batch = take(pool, start, size)
@@ -60,8 +62,10 @@ def verify(
                 found = session.run(batch)
             except ModelError as error:
                 raise VerificationError(f"batch size {size}: {error}") from error
+            _compare_samples(constant, expected, size)
             rows[size] = rows[size].with_batch(expected, found, where=f"{runtime} at batch size {size}")
-    result = Verification(runtime, source, batch_size(pool), tolerance, agreement, tuple(rows.values()))
+    unchanging = tuple(name for name, first in constant.items() if first is not None)
+    result = Verification(runtime, source, batch_size(pool), tolerance, agreement, tuple(rows.values()), unchanging)
     result.check()
     return result
 
@@ -73,6 +77,15 @@ def _cuts(batch_sizes: Sequence[int], total: int) -> Iterator[tuple[int, int]]:
             return
         yield start, size
         start += size
+
+
+def _compare_samples(constant: dict[str, Tensor | None], outputs: dict[str, Tensor], size: int) -> None:
+    """Keep the first sample of every output as long as all samples equal it."""
+    for name, output in outputs.items():
+        samples = output if output.ndim and output.shape[0] == size else output.unsqueeze(0)
+        first = constant.setdefault(name, samples[0])
+        if first is not None and not all(torch.equal(sample, first) for sample in samples):
+            constant[name] = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +148,8 @@ class Row:
 class Verification:
     """How far the file and PyTorch were apart, one row a batch size.
 
-    ``data`` says in words what they were compared on; ``samples`` how many different samples that was.
+    ``data`` says in words what they were compared on; ``samples`` how many different samples that was. ``unchanging``
+    names outputs that were the same for every sample (a head that starts at zero): their agreement proves little.
     """
 
     runtime: str
@@ -144,6 +158,7 @@ class Verification:
     tolerance: float
     required_agreement: float
     rows: tuple[Row, ...]
+    unchanging: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raise VerificationError naming the worst batch size, unless every row is within the limits."""
@@ -190,11 +205,23 @@ class Verification:
             )
             for row in self.rows
         ]
-        return table(header, rows, right=range(5), title=title)
+        return table(header, rows, right=range(5), title=title, foot=self.warning)
+
+    @property
+    def warning(self) -> str:
+        """What the reader must know about the evidence; empty where there is nothing."""
+        if not self.unchanging:
+            return ""
+        return f"{', '.join(self.unchanging)}: the same for every sample in PyTorch, so agreement there proves little"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        totals = {"max_abs_error": self.max_abs_error, "max_rel_error": self.max_rel_error, "agreement": self.agreement}
+        totals: dict[str, Any] = {
+            "warning": self.warning,
+            "max_abs_error": self.max_abs_error,
+            "max_rel_error": self.max_rel_error,
+            "agreement": self.agreement,
+        }
         return {**asdict(self), "rows": [{**asdict(row), "agreement": row.agreement} for row in self.rows], **totals}
 
     def to_json(self) -> str:

@@ -80,8 +80,12 @@ def verification(data: ReportData) -> Html | None:
         f"The exported files were run in {first['runtime']} and compared with PyTorch, on {sources}. "
         f"Relative errors up to {first['tolerance']:.0e} of the largest output are allowed."
     )
+    warnings = dict.fromkeys(w for export in checked if (w := export["verification"].get("warning")))
+    notes = [tag("p", f"{warning}.", class_="note") for warning in warnings]
     columns = ["Batch", "Largest error", "Relative", "Same class"]
-    return section("Verified in the runtime", lead, table(columns, rows, numeric=(1, 2, 3), shares=(19, 27, 27, 27)))
+    return section(
+        "Verified in the runtime", lead, table(columns, rows, numeric=(1, 2, 3), shares=(19, 27, 27, 27)), notes
+    )
 
 
 def _verified_row(row: dict[str, Any]) -> Html:
