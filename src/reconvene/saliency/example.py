@@ -1,0 +1,83 @@
+"""The all-ones input a flow criterion feeds: shaped like the example, smaller where that is safe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reconvene.structure.inputs import map_tensors, tensors_in
+
+SIDES = (32, 48, 64, 96, 128, 160, 192)
+STEP = 16  # sides of an input that is not square are rounded up to a multiple of this
+
+
+def filled(example_inputs: Any, device: torch.device) -> Any:
+    """The example inputs with ones in every floating tensor; token ids, masks and flags as they are."""
+
+    def fill(tensor: Tensor) -> Tensor:
+        if tensor.is_floating_point():
+            order = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format  # as the weights lie (Layout)
+            return torch.ones(tensor.shape, device=device).to(memory_format=order)
+        return tensor.detach().to(device)
+
+    return map_tensors(fill, example_inputs)
+
+
+def describe(inputs: Any) -> str:
+    """Shapes of the tensors in ``inputs`` in words."""
+    return " and ".join("x".join(map(str, tensor.shape)) or "scalar" for tensor in tensors_in(inputs))
+
+
+def smallest(example_inputs: Any, extents: Callable[[Any], list[tuple[int, int]] | None], *, spatial: bool) -> Any:
+    """The smallest input the model takes as well as the given one: one sample, and with ``spatial`` fewer pixels.
+
+    ``extents(inputs)`` runs the model and says, for every convolution, how large its input and how long its kernel is
+    (per dimension), or returns None where the model refuses the input. A smaller input is taken only when every kernel
+    that the given one filled is still filled, so that no weight loses its signal; all images keep their aspect.
+    """
+    given = extents(example_inputs)
+    single = _changed(example_inputs, None)
+    base = single if given is not None and extents(single) == given else example_inputs
+    if given is None or not spatial:
+        return base
+    for side in SIDES:
+        candidate = _changed(base, side)
+        if candidate is None:
+            continue
+        found = extents(candidate)
+        if (
+            found is not None
+            and len(found) == len(given)
+            and all(size >= min(reach, original) for (size, reach), (original, _) in zip(found, given, strict=True))
+        ):
+            return candidate
+    return base
+
+
+def _changed(inputs: Any, side: int | None) -> Any:
+    """Images ``[batch, channels, height, width]`` cut to one sample, or to a shorter ``side``.
+
+    ``side`` None stands for one sample; the result is None where no image is longer than ``side``.
+    """
+    images = [tensor for tensor in tensors_in(inputs) if tensor.is_floating_point() and tensor.ndim == 4]
+    if side is None:
+        lone = len(images) == len(tensors_in(inputs))  # other tensors may carry the same batch dimension
+        return map_tensors(lambda tensor: tensor[:1], inputs) if lone else inputs
+    if not images or min(min(image.shape[2:]) for image in images) <= side:
+        return None
+    shorter = min(min(image.shape[2:]) for image in images)
+
+    def cut(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point() or tensor.ndim != 4:
+            return tensor
+        height, width = (
+            side if extent == shorter else STEP * math.ceil(extent * side / shorter / STEP)
+            for extent in tensor.shape[2:]
+        )
+        return tensor[:, :, :height, :width]
+
+    return map_tensors(cut, inputs)

@@ -1,0 +1,145 @@
+"""Synaptic flow: how much positive signal passes through every weight of a masked network, fast and without overflow.
+
+One pass computes ``R = sum of outputs`` of the network with absolute weights, no biases and an all-ones input, run as
+its positive linear counterpart (``linear``), and ``|w| * dR/d|w|`` for every weight (2006.05467, equation 6). It runs
+in float32: ``exponents`` keeps numbers in range by powers of two, which is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from reconvene.errors import CriterionError
+from reconvene.saliency.example import describe, filled, smallest
+from reconvene.saliency.exponents import aligned, exponent
+from reconvene.saliency.linear import Linear
+from reconvene.saliency.untouched import untouched
+from reconvene.saliency.weights import Layout, is_bias
+from reconvene.structure.inputs import arguments, tensors_in
+
+REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, KeyError)
+
+
+class Flow:
+    """The flow network of ``model``: its stand-in weights and its input.
+
+    ``small`` lets it use a smaller input than the given one where the model accepts that and every convolution still
+    sees its whole kernel; ``input`` says in words what it used. The model is run, never changed.
+    """
+
+    def __init__(self, model: nn.Module, example_inputs: Any, *, small: bool) -> None:
+        self.model, self.layout = model, Layout.of(model)
+        self._device = next(model.parameters()).device
+        self._inputs = example_inputs
+        self._take()
+        with untouched(model), torch.no_grad():
+            self._inputs = smallest(example_inputs, self._extents, spatial=small)
+            self._require_signal()
+        self.input = f"ones {describe(self._inputs)} (given {describe(example_inputs)})"
+
+    def scores(self, alive: Tensor | None = None) -> Tensor:
+        """Flow through every weight ``[N]`` (CPU) under a mask ``[N]`` (bool), as a share of R.
+
+        The flow through a weight that no signal reaches, or that reaches no output, is exactly zero. The result lies in
+        a buffer that the next call writes over: fresh memory for it would cost as much as the pass itself.
+        """
+        self._mask(alive)
+        scores = self._scores
+        with untouched(self.model):
+            leaves = {name: view.detach().requires_grad_() for name, view in self._views.items()}
+            total, _ = self._total(leaves)
+            if float(total.detach()) == 0.0:
+                return scores.zero_().cpu()
+            share = torch.full_like(total, 1.0 / float(total.detach()))
+            gradients = torch.autograd.grad(total, list(leaves.values()), share, allow_unused=True)
+        with torch.no_grad():
+            for score, leaf, gradient in zip(
+                self.layout.views(scores).values(), self._views.values(), gradients, strict=True
+            ):
+                score.zero_() if gradient is None else torch.mul(leaf, gradient, out=score)
+            low, high = (float(extreme) for extreme in torch.aminmax(scores))
+        if not math.isfinite(low + high):
+            raise CriterionError(f"the flow through these weights is not finite: {self._where(scores)}.")
+        return (scores.abs_() if low < 0 else scores).cpu()  # below zero only where a network subtracts
+
+    def log2_total(self, masks: Mapping[str, Tensor] | None = None) -> float:
+        """``log2`` of R with weights multiplied by masks that broadcast to them; minus infinity if nothing flows."""
+        self._mask(None)
+        with untouched(self.model), torch.no_grad():
+            masked = {name: self._views[name] * mask.to(self._flat) for name, mask in (masks or {}).items()}
+            total, power = self._total(self._views | masked)
+        return math.log2(float(total)) + power if float(total) > 0 else -math.inf
+
+    def _take(self) -> None:
+        """Absolute weights, no biases, and the other parameters as they are."""
+        parameters = dict(self.model.named_parameters())
+        self._flat = self.layout.flatten(parameters).abs_()
+        self._pristine, self._scores = self._flat.clone(), torch.empty_like(self._flat)
+        self._alive: Tensor | None = None
+        self._views = self.layout.views(self._flat)
+        self._rest: dict[str, Tensor] = {}
+        for name, value in [*parameters.items(), *self.model.named_buffers()]:
+            if name not in self._views:
+                value = value.detach().float() if value.is_floating_point() else value.detach()
+                self._rest[name] = torch.zeros_like(value) if is_bias(name) else value.clone()
+
+    def _mask(self, alive: Tensor | None) -> None:
+        """Set the weights outside the mask to zero, in place; anew from the dense network if some come back."""
+        if alive is self._alive:
+            return
+        if self._alive is not None and (alive is None or bool((alive > self._alive).any())):
+            self._flat.copy_(self._pristine)
+        if alive is not None and self._device.type == "cpu":
+            values = self._flat.numpy()
+            np.multiply(values, alive.numpy(), out=values)  # four times faster than torch's multiplication by bool
+        elif alive is not None:
+            self._flat.mul_(alive.to(self._device))
+        self._alive = alive
+
+    def _total(self, leaves: Mapping[str, Tensor]) -> tuple[Tensor, int]:
+        """Sum over every floating tensor the model returns, and the power of two it stands multiplied by."""
+        outputs = [output for output in tensors_in(self._run(leaves)) if output.is_floating_point()]
+        if not outputs:
+            raise CriterionError("the model returns no floating tensor, so there is no output to sum.")
+        power = max(exponent(output) for output in outputs)
+        total = torch.stack([aligned(output, power).sum() for output in outputs]).sum()
+        if not 0.0 <= float(total.detach()) < math.inf:
+            raise CriterionError(
+                f"the sum of outputs under absolute weights is {float(total)}: there is no flow to share out."
+            )
+        return total, power
+
+    def _run(self, leaves: Mapping[str, Tensor], mode: Linear | None = None) -> Any:
+        args, kwargs = arguments(filled(self._inputs, self._device))
+        try:
+            with mode or Linear():
+                return functional_call(self.model, {**self._rest, **leaves}, args, kwargs)
+        except REFUSALS as error:
+            raise CriterionError(f"the model does not run on ones of {describe(self._inputs)}: {error}") from error
+
+    def _extents(self, inputs: Any) -> list[tuple[int, int]] | None:
+        before, self._inputs, mode = self._inputs, inputs, Linear()
+        try:
+            self._run(self._views, mode)
+        except CriterionError:
+            return None
+        finally:
+            self._inputs = before
+        return mode.extents
+
+    def _require_signal(self) -> None:
+        total, _ = self._total(self._views)
+        if float(total) == 0.0:
+            silent = [name for name, view in self._views.items() if not view.any()]
+            hint = f" These weights are all zero: {', '.join(silent)}. Initialize them first." if silent else ""
+            raise CriterionError(f"no signal reaches the output of the network under absolute weights.{hint}")
+
+    def _where(self, scores: Tensor) -> str:
+        return ", ".join(name for name, view in self.layout.views(scores).items() if not torch.isfinite(view).all())

@@ -1,0 +1,153 @@
+"""Run a network as the positive linear map SynFlow speaks about, without touching the network.
+
+SynFlow (2006.05467) proves its conservation law for networks whose only nonlinearities are positively homogeneous
+(ReLU, max and average pooling). Real ones also hold norms, saturating activations, gates and attention. ``Linear``
+intercepts those functions while a network runs and puts the piece in their place that keeps signal flowing:
+
+- norms are the identity: neutral statistics, scale one, shift zero. (Their scale is one at initialization in any case,
+  save where a recipe starts a residual branch at zero, which would hide the branch from the criterion.)
+- activations that are the identity for large positive input (``gelu``, ``silu``, ``hardswish``, ``elu``, ...) or that
+  clip it (``relu6``, ``hardtanh``, ``tanh``) are the identity, as ReLU is on the nonnegative signals here: a clipped
+  signal has no gradient, and every score before it would be zero.
+- gates (``sigmoid``, ``hardsigmoid``) are open, value one, and pass gradient as the identity would relative to its
+  value: a relative change before the gate is the same relative change after it. So the layers that feed a gate carry as
+  much flow as the layers it gates, instead of none (saturated) or a power of it (product).
+- ``softmax`` and attention weigh all positions alike, with the gradient of a gate.
+- an embedding is fed all of its rows at once, which is what an all-ones input is in one-hot coding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from reconvene.saliency.exponents import attach, evaluate, exponent
+
+
+class Linear(TorchFunctionMode):
+    """Context in which a network runs as its positive linear counterpart, on tensors with exponents (``exponents``).
+
+    ``extents`` collects, for every convolution met, the smallest spatial input it saw per dimension and how far its
+    kernel reaches: ``(size, reach)`` pairs in order of execution.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extents: list[tuple[int, int]] = []
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Replace what is in the table, pass everything else on."""
+        kwargs = kwargs or {}
+        if func in CONVOLUTIONS:
+            self._note(*args, **kwargs)
+        if func in LINEAR:
+            return LINEAR[func](*args, **kwargs)
+        return evaluate(func, getattr(func, "__name__", ""), args, kwargs)
+
+    def _note(self, input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> None:
+        dilation = kwargs.get("dilation", args[3] if len(args) > 3 else 1)
+        dims = weight.ndim - 2
+        spread = (
+            [dilation] * dims if isinstance(dilation, int) else list(dilation) * (dims if len(dilation) == 1 else 1)
+        )
+        for size, kernel, step in zip(input.shape[-dims:], weight.shape[2:], spread, strict=True):
+            self.extents.append((int(size), (int(kernel) - 1) * int(step) + 1))
+
+
+def _identity(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return input
+
+
+def _gate(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """One everywhere; gradient ``1 / input`` where there is input."""
+    value = input.detach()
+    live = value > 0
+    return torch.where(live, input / torch.where(live, value, 1.0), torch.ones_like(value))
+
+
+def _softmax(input: Tensor, dim: int | None = None, *args: Any, **kwargs: Any) -> Tensor:
+    return _gate(input) / input.shape[-1 if dim is None else dim]
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    if kwargs.get("enable_gqa"):
+        repeats = query.shape[-3] // key.shape[-3]
+        key, value = key.repeat_interleave(repeats, -3), value.repeat_interleave(repeats, -3)
+    similarity = evaluate(torch.matmul, "matmul", (query, key.transpose(-2, -1)), {})
+    mixed: Tensor = evaluate(torch.matmul, "matmul", (_softmax(similarity), value), {})
+    return mixed
+
+
+def _multi_head(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    embed_dim_to_check: int,
+    num_heads: int,
+    in_proj_weight: Tensor | None,
+    in_proj_bias: Tensor | None,
+    bias_k: Tensor | None,
+    bias_v: Tensor | None,
+    add_zero_attn: bool,
+    dropout_p: float,
+    out_proj_weight: Tensor,
+    *args: Any,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """``F.multi_head_attention_forward`` on ``[length, (batch,) features]``, without biases."""
+    if in_proj_weight is not None:
+        projections = in_proj_weight.chunk(3)
+    else:
+        projections = tuple(kwargs[f"{letter}_proj_weight"] for letter in "qkv")
+    heads = []
+    for signal, projection in zip((query, key, value), projections, strict=True):
+        projected = evaluate(F.linear, "linear", (signal, projection), {})
+        split = projected.reshape(*projected.shape[:-1], num_heads, -1).movedim(0, -2)
+        heads.append(attach(split, exponent(projected)))
+    mixed = _attention(*heads)
+    joined = attach(mixed.movedim(-2, 0).flatten(-2), exponent(mixed))
+    return evaluate(F.linear, "linear", (joined, out_proj_weight), {}), None
+
+
+def _embedding(input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return weight.sum(0).expand(*input.shape, weight.shape[1])
+
+
+def _normalised_rows(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """``F.normalize`` divides by a norm that is a constant of the signal: the direction is what flows."""
+    scaled: Tensor = attach(input / math.sqrt(input.shape[-1]), exponent(input))
+    return scaled
+
+
+CONVOLUTIONS = {F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d}
+LINEAR: dict[Callable[..., Any], Callable[..., Any]] = {
+    **dict.fromkeys(
+        (F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm, F.rms_norm, F.local_response_norm), _identity
+    ),
+    **dict.fromkeys(
+        (torch.batch_norm, torch.layer_norm, torch.group_norm, torch.instance_norm, torch.rms_norm), _identity
+    ),
+    **dict.fromkeys(
+        (F.relu6, F.hardtanh, F.hardtanh_, F.hardswish, F.gelu, F.silu, F.mish, F.elu, F.elu_, F.selu, F.selu_),
+        _identity,
+    ),
+    **dict.fromkeys((F.celu, F.celu_, F.softplus, F.softsign, F.tanh, torch.tanh, torch.tanh_), _identity),
+    **dict.fromkeys((Tensor.tanh, Tensor.tanh_, torch.selu, torch.selu_, torch.celu, torch.celu_), _identity),
+    **dict.fromkeys((F.log_softmax, torch.log_softmax, Tensor.log_softmax, F.logsigmoid), _identity),
+    **dict.fromkeys((F.sigmoid, F.hardsigmoid, torch.sigmoid, torch.special.expit), _gate),
+    **dict.fromkeys((Tensor.sigmoid, torch.sigmoid_, Tensor.sigmoid_), _gate),
+    **dict.fromkeys((F.softmax, torch.softmax, Tensor.softmax), _softmax),
+    F.normalize: _normalised_rows,
+    F.scaled_dot_product_attention: _attention,
+    F.multi_head_attention_forward: _multi_head,
+    F.embedding: _embedding,
+    torch.embedding: _embedding,
+}

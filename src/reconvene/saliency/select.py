@@ -1,0 +1,101 @@
+"""Keep exactly the highest scores of a flat buffer, much faster than sorting it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from reconvene.errors import CriterionError
+
+SAMPLE_STRIDE = 127  # prime, so that it does not step in time with channel counts
+BAND_SIGMAS = 4.0
+PIECE = 1 << 16
+SMALL = 100_000  # scores that are partitioned faster than sampled
+
+
+def kept(density: float, total: int) -> int:
+    """How many of ``total`` weights a density keeps: rounded to the nearest, half up, and at least one."""
+    if not 0.0 < density <= 1.0:
+        raise CriterionError(f"density must lie in (0, 1], found {density!r}. 0.1 keeps a tenth of the weights.")
+    return max(1, math.floor(density * total + 0.5))
+
+
+def schedule(density: float, rounds: int) -> list[float]:
+    """Densities after each pruning round: ``density ** (k / rounds)`` for k = 1 .. rounds (2006.05467, algorithm 1)."""
+    if rounds < 1:
+        raise CriterionError(f"rounds must be at least 1, found {rounds}.")
+    kept(density, 1)
+    return [density if k == rounds else density ** (k / rounds) for k in range(1, rounds + 1)]
+
+
+def keep_largest(scores: Tensor, keep: int, *, alive: Tensor | None = None) -> Tensor:
+    """Mask ``[N]`` (bool, CPU) of exactly the ``keep`` largest of ``scores [N]``, among those where ``alive`` holds.
+
+    Equal scores are kept in the order of the buffer, so the result does not depend on any sorting algorithm.
+    ``keep`` must not exceed the number alive.
+    """
+    values = scores.detach().cpu().numpy()
+    mask = _largest(values, keep)
+    if alive is not None and bool(
+        (mask > alive.numpy()).any()
+    ):  # something dead ranks high, or as high as what is kept
+        mask = _largest(np.where(alive.numpy(), values, -np.inf), keep)
+    return torch.from_numpy(mask)
+
+
+def _largest(values: NDArray[np.floating], keep: int) -> NDArray[np.bool_]:
+    """A sample brackets the threshold and one pass proves it; a bracket that missed costs a partition of everything."""
+    if values.size > SMALL:
+        sample = values[::SAMPLE_STRIDE]
+        sample = sample[sample != 0]  # masked weights crowd at zero: what matters is the order of the others
+        proved = _around(values, keep, *_bracket(sample, keep / SAMPLE_STRIDE))
+        if proved is not None:
+            return proved
+    threshold = np.partition(values, values.size - keep)[values.size - keep]
+    mask: NDArray[np.bool_] = values > threshold
+    mask[np.flatnonzero(values == threshold)[: keep - int(np.count_nonzero(mask))]] = True
+    return mask
+
+
+def _bracket(sample: NDArray[np.floating], rank: float) -> tuple[float, float]:
+    """Values a safe number of ranks below and above ``rank`` in a sample (0 is the largest); infinite beyond its ends."""
+    margin = BAND_SIGMAS * math.sqrt(max(1.0, rank)) + 8
+    below = sample.size - 1 - math.ceil(rank + margin)
+    above = max(0, sample.size - 1 - math.floor(rank - margin))
+    inside = [place for place in (below, above) if 0 <= place < sample.size]
+    ordered = np.partition(sample, inside) if inside else sample
+    return (
+        float(ordered[below]) if below >= 0 else -math.inf,
+        float(ordered[above]) if above < sample.size else math.inf,
+    )
+
+
+def _around(values: NDArray[np.floating], keep: int, low: float, high: float) -> NDArray[np.bool_] | None:
+    """The mask, or None unless the ``keep``-th largest value lies in ``[low, high]`` (above zero if ``low`` is infinite).
+
+    The buffer is read once, in pieces that stay in the processor's cache while they are compared with both ends.
+    """
+    if low == -math.inf and high <= 0:
+        return None
+    mask = np.empty(values.size, dtype=np.bool_)
+    above, found = 0, []
+    for start in range(0, values.size, PIECE):
+        piece, over = values[start : start + PIECE], mask[start : start + PIECE]
+        np.greater(piece, high, out=over)
+        above += int(np.count_nonzero(over))
+        band = piece > 0 if low == -math.inf else piece >= low
+        band ^= over
+        found.append(np.flatnonzero(band) + start)
+    places = np.concatenate(found)
+    if not above < keep <= above + places.size:
+        return None
+    inside, rank = values[places], above + places.size - keep
+    threshold = np.partition(inside, rank)[rank]
+    winners = places[inside > threshold]
+    mask[winners] = True
+    mask[places[inside == threshold][: keep - above - winners.size]] = True
+    return mask

@@ -1,0 +1,35 @@
+"""Borrow a user's model and the random state, and give both back as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def untouched(model: nn.Module, *, seed: int | None = None) -> Iterator[None]:
+    """Within: ``model`` in eval mode, gradients on, no autocast, random state seeded. After: everything as before.
+
+    The mode is kept module by module, since a user may have frozen some. Weights, buffers and gradients are safe
+    because callers run the model on stand-ins (``torch.func.functional_call``) and never call ``backward``.
+    """
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    accelerators = [device] if device.type == "cuda" else []
+    modes = [(module, module.training) for module in model.modules()]
+    with (
+        torch.random.fork_rng(devices=accelerators),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(device.type, enabled=False),
+    ):
+        if seed is not None:
+            torch.manual_seed(seed)
+        try:
+            model.eval()
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training

@@ -1,0 +1,229 @@
+"""Synaptic flow: conservation, any depth in float32, every kind of layer, small inputs."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reconvene.errors import CriterionError
+from reconvene.saliency import score
+from reconvene.saliency.flow import Flow
+
+
+def convolutional(width: int = 6) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, padding=1),
+        nn.BatchNorm2d(width),
+        nn.ReLU6(),
+        nn.Conv2d(width, 2 * width, 3, padding=1, stride=2),
+        nn.GroupNorm(2, 2 * width),
+        nn.GELU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(2 * width * 4, 5),
+    )
+
+
+def randomise_norms(net: nn.Module) -> nn.Module:
+    for module in net.modules():
+        if isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.1, 3.0)
+    return net
+
+
+def test_flow_is_conserved_layer_by_layer_and_unit_by_unit() -> None:
+    net = randomise_norms(convolutional())
+    found = score(net, torch.randn(4, 3, 8, 8), "synflow", rounds=1).scores
+    for name in ("0.weight", "3.weight", "8.weight"):
+        assert float(found[name].double().sum()) == pytest.approx(1.0, rel=1e-5)
+    # what enters a hidden channel leaves it
+    assert torch.allclose(found["0.weight"].sum((1, 2, 3)), found["3.weight"].sum((0, 2, 3)), rtol=1e-4)
+    assert torch.allclose(found["3.weight"].sum((1, 2, 3)), found["8.weight"].sum(0).view(12, 4).sum(1), rtol=1e-4)
+
+
+class Branched(nn.Module):
+    """Residual in place, concatenation, depthwise, slices, and a second output, all positively homogeneous."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.body = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
+        self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.left, self.right = nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        stem = F.relu(self.stem(images))
+        body = self.body(stem)
+        body += stem
+        joint = self.depthwise(torch.cat([body, stem], dim=1)).mean((2, 3))
+        first, second = joint.chunk(2, dim=1)
+        return {"left": self.left(first), "right": self.right(second) * 0.5}
+
+
+def plain_scores(net: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+    """The definition, word for word, in float64."""
+    twin = copy.deepcopy(net).double().eval()
+    with torch.no_grad():
+        for name, parameter in twin.named_parameters():
+            parameter.zero_() if name.endswith("bias") else parameter.abs_()
+    outputs = twin(torch.ones_like(inputs, dtype=torch.float64))
+    total = sum(value.sum() for value in (outputs.values() if isinstance(outputs, dict) else [outputs]))
+    named = {name: parameter for name, parameter in twin.named_parameters() if not name.endswith("bias")}
+    gradients = torch.autograd.grad(total, list(named.values()))
+    return {
+        name: weight.detach() * gradient / total.detach()
+        for (name, weight), gradient in zip(named.items(), gradients, strict=True)
+    }
+
+
+@pytest.mark.parametrize("gain", [1.0, 3.0**20, 3.0**-20])
+def test_flow_equals_its_definition_on_branches_of_any_scale(gain: float) -> None:
+    net, inputs = Branched(), torch.randn(2, 3, 9, 9)
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if name.startswith("body"):
+                parameter.mul_(gain)
+    found = score(net, inputs, "synflow", rounds=1).scores
+    for name, expected in plain_scores(net, inputs[:1]).items():
+        assert torch.allclose(found[name].double(), expected, rtol=1e-4, atol=1e-12), name
+
+
+@pytest.mark.parametrize("gain", [64.0, 1 / 64.0])
+def test_three_hundred_layers_stay_in_the_range_of_float32(gain: float) -> None:
+    # R is 2 ** (6 * 300) or its inverse: beyond float64
+    torch.manual_seed(0)
+    net = nn.Sequential(*(nn.Linear(4, 4, bias=False) for _ in range(300)))
+    with torch.no_grad():
+        for layer in net:
+            layer.weight.abs_().mul_(gain / layer.weight.abs().sum(1).mean())
+    flow = Flow(net, torch.ones(1, 4), small=False)
+    views = flow.layout.views(flow.scores())
+    assert all(float(view.sum()) == pytest.approx(1.0, rel=1e-3) for view in views.values())
+    assert flow.log2_total() / 300 == pytest.approx(6.0 if gain > 1 else -6.0, abs=0.5)
+
+
+class Attention(nn.Module):
+    """An embedding, multi-head attention, a gate, and a dataclass for output."""
+
+    @dataclass
+    class Output:
+        logits: Tensor
+        ids: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Embedding(11, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.norm = nn.LayerNorm(8)
+        self.gate, self.main, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, ids: Tensor) -> Attention.Output:
+        tokens = self.embedding(ids)
+        tokens = self.norm(tokens + self.attention(tokens, tokens, tokens)[0])
+        tokens = torch.sigmoid(self.gate(tokens)) * F.silu(self.main(tokens))
+        return self.Output(self.head(tokens.mean(1)), ids)
+
+
+def test_token_ids_gates_and_attention_carry_flow_to_every_weight() -> None:
+    found = score(Attention(), {"ids": torch.randint(0, 11, (2, 7))}, "synflow", rounds=1)
+    for name, view in found.scores.items():
+        assert (view > 0).all(), name
+    sums = {name: float(view.sum()) for name, view in found.scores.items()}
+    assert sums["gate.weight"] == pytest.approx(0.5, rel=1e-4)  # a product shares its flow
+    assert sums["main.weight"] == pytest.approx(0.5, rel=1e-4)
+    assert sums["head.weight"] == pytest.approx(1.0, rel=1e-4)
+    assert sums["embedding.weight"] == pytest.approx(1.0, rel=1e-4)  # and all of it arrives
+
+
+def test_dead_paths_do_not_count() -> None:
+    # random masks at 3 % leave hidden units that nothing enters or nothing leaves
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(40, 40, bias=False), nn.ReLU(), nn.Linear(40, 10, bias=False))
+    found = score(net, torch.ones(1, 40), "random", density=0.03)
+    from reconvene.saliency import masks
+
+    kept = masks(net, 0.03, "random", example_inputs=torch.ones(1, 40))
+    first, second = kept["0.weight"], kept["2.weight"]
+    live = first.any(1) & second.any(0)
+    assert 0 < int(live.sum()) < 40
+    assert found.densities["0.weight"][-1] == pytest.approx(int(first[live].sum()) / 1600)
+    assert found.densities["2.weight"][-1] == pytest.approx(int(second[:, live].sum()) / 400)
+
+
+def test_levels_and_densities_fall_from_one_to_the_target() -> None:
+    net, inputs = convolutional(), torch.randn(1, 3, 8, 8)
+    for criterion, rounds in [("synflow", None), ("synflow", 1), ("magnitude", None), ("random", 5), ("synflow", 100)]:
+        found = score(net, inputs, criterion, rounds=rounds, density=0.1)
+        assert found.levels[0] == 1.0 and found.levels[-1] == pytest.approx(0.1)
+        assert (found.levels[1:] < found.levels[:-1]).all() and len(found.levels) <= 41
+        for name, view in found.scores.items():
+            path = found.densities[name]
+            assert path.shape == found.levels.shape and path[0] == 1.0
+            assert (path[1:] <= path[:-1] + 1e-12).all() and (path >= 0).all()
+            assert view.shape == dict(net.named_parameters())[name].shape and view.dtype == torch.float32
+        weighted = sum(found.densities[name][-1] * view.numel() for name, view in found.scores.items())
+        assert weighted <= 0.1 * sum(view.numel() for view in found.scores.values()) + 1
+
+
+def test_parts_the_forward_pass_never_reaches_score_zero() -> None:
+    net = convolutional()
+    net.add_module("auxiliary", nn.Identity())
+    net.auxiliary.register_parameter("weight", nn.Parameter(torch.ones(3, 3)))
+    found = score(net, torch.randn(1, 3, 8, 8), "synflow", rounds=1)
+    assert not found.scores["auxiliary.weight"].any()
+    assert found.densities["auxiliary.weight"][0] == 1.0
+
+
+def test_a_small_input_is_used_only_where_kernels_stay_filled() -> None:
+    deep = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1, stride=2), nn.Conv2d(4, 4, 5, padding=2, stride=8), nn.Conv2d(4, 4, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2),
+    )  # fmt: skip
+    given = torch.randn(5, 3, 224, 224)
+    found = score(deep, given, "synflow", rounds=1)
+    assert found.input == "ones 1x3x48x48 (given 5x3x224x224)"  # 16 times smaller: the last kernel sees 3 x 3
+    assert all((view > 0).all() for view in found.scores.values())
+    rigid = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.Flatten(), nn.Linear(4 * 16 * 16, 2))
+    assert score(rigid, torch.randn(2, 3, 64, 64), "synflow").input == "ones 1x3x64x64 (given 2x3x64x64)"
+
+
+def test_outputs_that_cannot_be_summed_are_an_error() -> None:
+    class Labels(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input).argmax(-1)
+
+    class Negative(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return -super().forward(input)
+
+    with pytest.raises(CriterionError, match="no floating tensor"):
+        score(Labels(2, 2), torch.ones(1, 2))
+    with pytest.raises(CriterionError, match="no flow to share out"):
+        score(Negative(2, 2), torch.ones(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [("resnet50", 64), ("densenet121", 64), ("mobilenet_v2", 96), ("efficientnet_b0", 64), ("mobilenet_v3_small", 96)],
+)
+def test_deep_classifiers_neither_overflow_nor_lose_a_layer(name: str, side: int) -> None:
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    flow = Flow(torchvision.models.get_model(name), torch.randn(1, 3, side, side), small=False)
+    scores = flow.layout.views(flow.scores())
+    assert all(torch.isfinite(view).all() and view.any() for view in scores.values())
+    last = flow.layout.names[-1]
+    assert float(scores[last].double().sum()) == pytest.approx(1.0, rel=1e-3)
+    assert float(next(iter(scores.values())).double().sum()) == pytest.approx(1.0, rel=1e-3)
