@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import os
@@ -14,11 +15,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reconvene import artifact
+import reconvene
+from reconvene import api, artifact
+from reconvene.allocation import Budget
 from reconvene.artifact import MANIFEST, PLAN, WEIGHTS
 from reconvene.artifact import folder as folder_module
 from reconvene.errors import ArtifactError
-from reconvene.models import Source, resolve
+from reconvene.models import Source, example_inputs, resolve
 
 
 class Tied(nn.Module):
@@ -342,3 +345,60 @@ def test_resolve_and_save_agree_on_the_address(tmp_path: Path) -> None:
     source = resolve("resnet20", {"width": 0.25}, seed=3)
     artifact.save(source.build(), tmp_path / "a", source=source)
     assert artifact.manifest(tmp_path / "a").source == source
+
+
+# ---- pruned models ----
+
+
+@pytest.fixture(scope="module")
+def small() -> nn.Module:
+    model = artifact.note(tiny(), plan=None, source=Source.from_dict(TINY))
+    return api.prune(model, example_inputs((3, 32, 32)), Budget(params="2x"), "magnitude")
+
+
+def test_a_pruned_model_comes_back_bit_for_bit_with_its_plan(tmp_path: Path, small: nn.Module) -> None:
+    artifact.save(small, tmp_path / "a")
+    again = artifact.load(tmp_path / "a")
+    assert same(small, again) and not same(small, Source.from_dict(TINY).build())
+    plan = artifact.read_plan(tmp_path / "a")
+    assert plan is not None and plan.to_json() == small.reconvene_plan.to_json() == again.reconvene_plan.to_json()
+    x = example_inputs((3, 32, 32), batch=2)
+    with torch.no_grad():
+        assert torch.equal(small.eval()(x), again.eval()(x))
+    artifact.save(again, tmp_path / "b")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_the_plan_in_the_folder_is_the_plan_as_it_saves_itself(tmp_path: Path, small: nn.Module) -> None:
+    artifact.save(small, tmp_path / "a")
+    small.reconvene_plan.save(tmp_path / "plan.json")
+    assert (tmp_path / "a" / PLAN).read_bytes() == (tmp_path / "plan.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: truncate(f / PLAN), "plan.json is truncated"),
+        (lambda f: flip(f / PLAN), "plan.json was altered"),
+        (lambda f: (f / PLAN).unlink(), "plan.json is missing"),
+    ],
+    ids=["truncated", "altered", "missing"],
+)
+def test_a_damaged_plan_says_what_is_wrong(
+    tmp_path: Path, small: nn.Module, damage: Callable[[Path], Any], message: str
+) -> None:
+    artifact.save(small, tmp_path / "a")
+    damage(tmp_path / "a")
+    with pytest.raises(ArtifactError, match=message):
+        artifact.load(tmp_path / "a")
+
+
+def test_a_pruned_model_without_its_plan_is_refused(tmp_path: Path, small: nn.Module) -> None:
+    model = artifact.note(copy.deepcopy(small), plan=None, source=Source.from_dict(TINY))
+    with pytest.raises(ArtifactError, match="another model"):
+        artifact.save(model, tmp_path / "a")
+
+
+def test_the_front_door_saves_and_loads(tmp_path: Path, small: nn.Module) -> None:
+    reconvene.save(small, f"{tmp_path}/a/")
+    assert same(small, reconvene.load(f"{tmp_path}/a/"))

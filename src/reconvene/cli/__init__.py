@@ -50,6 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _carry_out(words[0], command)
 
 
+def is_first() -> bool:
+    """Whether this process speaks: under torchrun only the first one does."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def overview() -> str:
     """What ``reconvene --help`` prints."""
     lines = [f"  {name:<9} {what}" for name, (_, what) in COMMANDS.items()]
@@ -81,7 +86,8 @@ def _carry_out(name: str, command: Command) -> int:
         # Exporters and the like print as they please: stdout is for the answer alone.
         with contextlib.redirect_stdout(sys.stderr):
             answer = command.run()
-        _print(answer, as_json=command.json)
+        if is_first():
+            _print(answer, as_json=command.json)
     except UsageError as error:
         print(f"reconvene {name}: {error}", file=sys.stderr)
         return 2

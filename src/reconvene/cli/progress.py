@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from reconvene.cli import is_first
+
 
 @contextmanager
 def steps(what: str, own_bar: bool) -> Iterator[None]:
@@ -19,11 +21,12 @@ def steps(what: str, own_bar: bool) -> Iterator[None]:
 
     console = Console(stderr=True, highlight=False)
     start = time.monotonic()
-    if console.is_terminal and not own_bar:
+    if console.is_terminal and is_first() and not own_bar:
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
         with Progress(*columns, console=console, transient=True) as progress:
             progress.add_task(what, total=None)
             yield
     else:
         yield
-    print(f"{what}: {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
+    if is_first():
+        print(f"{what}: {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)

@@ -13,9 +13,12 @@ from pathlib import Path
 from reconvene import api, artifact
 from reconvene.allocation import Budget
 from reconvene.data import Batch, Calibration, Dataset, calibration
-from reconvene.errors import ArtifactError
+from reconvene.errors import ArtifactError, UnknownNameError
+from reconvene.evaluator.evaluators import EVALUATORS
 from reconvene.models import Source, example_inputs
 from reconvene.pipeline.steps import Steps, quiet
+from reconvene.rectifier import WAYS
+from reconvene.saliency import CRITERIA
 from reconvene.surgery import Plan
 from reconvene.training.checkpoint import CHECKPOINT_NAME
 from reconvene.training.log import LOG_NAME
@@ -36,6 +39,17 @@ class Pruning:
     rectify: str = "reinit"
     round_to: int = 8
     seed: int = 0
+
+    def check(self) -> None:
+        """Raise UnknownNameError now for what would only be looked up after a while."""
+        registries = (
+            ("criterion", self.criterion, CRITERIA),
+            ("evaluator", self.evaluator, EVALUATORS),
+            ("way to rectify", self.rectify, WAYS),
+        )
+        for kind, name, registry in registries:
+            if name not in registry:
+                raise UnknownNameError(kind, name, registry)
 
 
 def prune(
@@ -58,6 +72,7 @@ def prune(
     Raises BudgetError, StructureError, CriterionError, UnknownNameError, ArtifactError, ModelError.
     """
     folder = Path(directory)
+    pruning.check()
     make_way(folder, overwrite=overwrite)
     assert source.input_shape is not None, "resolve() fills it in"
     with steps(f"building {source.address}", False):
@@ -104,6 +119,8 @@ def _timed(plan: Plan, step: str) -> Iterator[None]:
 
 def _forget(folder: Path) -> None:
     """Remove what was made from an artifact that is about to be replaced: it would be taken for the new one's."""
+    if not folder.is_dir():
+        return
     try:
         for name in _DERIVED:
             (folder / name).unlink(missing_ok=True)
