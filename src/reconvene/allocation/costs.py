@@ -107,7 +107,8 @@ class _Sizes:
         """Sizes of all factors at these widths."""
         if self._matrix is None or len(self._matrix) != len(self._rows):
             self._matrix = np.array(self._rows, dtype=np.int64)
-        return np.asarray(self._matrix[:, 0] + self._matrix[:, 1:] @ widths, dtype=np.int64)
+        out: Ints = self._matrix[:, 0] + np.dot(self._matrix[:, 1:], widths)
+        return out
 
 
 class _Sum:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from reconvene.deploy.benchmark import bench, latency
 from reconvene.deploy.exporting import Exported, export, run
+from reconvene.deploy.measure import Measurement, measure
 from reconvene.deploy.registry import FORMATS, RUNTIMES
 from reconvene.deploy.results import BenchResult, BenchRow
 from reconvene.deploy.runtime import Runtime, Session
@@ -18,12 +19,14 @@ __all__ = [
     "BenchResult",
     "BenchRow",
     "Exported",
+    "Measurement",
     "Runtime",
     "Session",
     "Verification",
     "bench",
     "export",
     "latency",
+    "measure",
     "run",
     "verify",
 ]

@@ -6,20 +6,19 @@ that ties survive), so nothing is computed and nothing is allocated. Everything 
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as module_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reconvene.errors import ModelError
+from reconvene.structure.borrowed import changed_attributes, module_stack, quiet_state, twins
 from reconvene.structure.inputs import arguments, map_tensors, tensors_in
-from reconvene.structure.sizes import traced_sizes, SizeLog
+from reconvene.structure.sizes import SizeLog, traced_sizes
 
 _BATCH_NORMS = {torch.ops.aten.native_batch_norm.default, torch.ops.aten._native_batch_norm_legit_no_training.default}
 
@@ -128,9 +127,10 @@ def is_lazy(tensor: Tensor) -> bool:
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self, recording: Recording, stack: list[str], twins: dict[int, Tensor], training: bool) -> None:
+    def __init__(self, recording: Recording, stack: list[str], training: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.recording, self.stack, self.twins, self.training = recording, stack, twins, training
+        self.recording, self.stack, self.training = recording, stack, training
+        self.twins: dict[int, Tensor] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.recording.sizes.active = False  # what kernels do with shapes is their own affair
@@ -188,9 +188,9 @@ def _record_on(
 ) -> Recording:
     device = recording.device
     with ExitStack() as restore:
-        restore.enter_context(_quiet_state(model))
-        swapped = restore.enter_context(_twins(model, recording, device, replace or {}))
-        restore.enter_context(_attributes(model, attributes))
+        restore.enter_context(quiet_state(model))
+        restore.enter_context(twins(model, recording.parameters, recording.aliases, device, replace or {}))
+        restore.enter_context(changed_attributes(model, attributes))
         stack = restore.enter_context(module_stack(model))
         if replace is None:
             recording.sizes.stack = stack
@@ -198,31 +198,27 @@ def _record_on(
         if device == "meta":
             example_inputs = map_tensors(lambda t: t.to("meta"), example_inputs)
         recording.inputs = tensors_in(example_inputs)
-        _run(model, example_inputs, recording, stack, swapped, training=False)
+        _run(model, example_inputs, recording, stack, training=False)
         if replace is None and device == "meta" and _untouched(recording):
-            _run_training(model, example_inputs, recording, stack, swapped)
+            _run_training(model, example_inputs, recording, stack)
     return recording
 
 
-def _run(
-    model: nn.Module, inputs: Any, recording: Recording, stack: list[str], twins: dict[int, Tensor], *, training: bool
-) -> None:
+def _run(model: nn.Module, inputs: Any, recording: Recording, stack: list[str], *, training: bool) -> None:
     model.train(training)
     args, kwargs = arguments(inputs)
-    with torch.no_grad(), _Recorder(recording, stack, twins, training):
+    with torch.no_grad(), _Recorder(recording, stack, training):
         output = model(*args, **kwargs)
     recording.outputs += tensors_in(output)
 
 
-def _run_training(
-    model: nn.Module, inputs: Any, recording: Recording, stack: list[str], twins: dict[int, Tensor]
-) -> None:
+def _run_training(model: nn.Module, inputs: Any, recording: Recording, stack: list[str]) -> None:
     """Record what only training reads (auxiliary heads). A batch of one is doubled where batch norm refuses it."""
     before = len(recording.ops), len(recording.outputs)
     failure = ""
     for batch in (inputs, map_tensors(lambda t: torch.cat([t, t]) if t.ndim else t, inputs)):
         try:
-            _run(model, batch, recording, stack, twins, training=True)
+            _run(model, batch, recording, stack, training=True)
             recording.inputs += [t for t in tensors_in(batch) if all(t is not known for known in recording.inputs)]
             return
         except (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -234,102 +230,3 @@ def _run_training(
 def _untouched(recording: Recording) -> bool:
     read = {id(t) for op in recording.ops for t in tensors_in((op.args, op.kwargs))}
     return any(id(t) not in read for t in recording.parameters.values() if t.is_floating_point() and t.ndim)
-
-
-@contextmanager
-def _quiet_state(model: nn.Module) -> Iterator[None]:
-    """Restore train/eval mode per module, the RNG, the garbage collector and the attention fast path."""
-    modes = [(module, module.training) for module in model.modules()]
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    collecting = gc.isenabled()
-    gc.disable()  # thousands of small objects are made and none is garbage: collecting costs half the time
-    torch.backends.mha.set_fastpath_enabled(False)
-    rng = torch.get_rng_state()
-    try:
-        yield
-    finally:
-        torch.set_rng_state(rng)
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-        if collecting:
-            gc.enable()
-        for module, training in modes:
-            module.training = training
-
-
-@contextmanager
-def _twins(
-    model: nn.Module, recording: Recording, device: str, replace: Mapping[str, Tensor]
-) -> Iterator[dict[int, Tensor]]:
-    """Swap parameters and buffers for twins while recording; ``recording.parameters`` learns their names."""
-    undo: list[Callable[[], None]] = []
-    twins: dict[int, Tensor] = {}
-    by_identity: dict[int, tuple[str, Tensor]] = {}
-    try:
-        for prefix, module in model.named_modules():
-            for store in (module._parameters, module._buffers):
-                for key, tensor in store.items():
-                    if tensor is None:
-                        continue
-                    name = f"{prefix}.{key}" if prefix else key
-                    first, twin = by_identity.get(id(tensor), (name, None))
-                    if twin is None:
-                        twin = _twin_of(tensor, device, replace.get(name))
-                        by_identity[id(tensor)] = (name, twin)
-                        recording.parameters[name] = twin
-                    else:
-                        recording.aliases[first] = (*recording.aliases.get(first, (first,)), name)
-                    undo.append(lambda s=store, k=key, t=tensor: s.__setitem__(k, t))  # type: ignore[misc]
-                    store[key] = twin
-            if isinstance(module, nn.RNNBase):
-                flat = module._flat_weights
-                undo.append(lambda m=module, w=flat: setattr(m, "_flat_weights", w))  # type: ignore[misc]
-                module._flat_weights = [getattr(module, n, None) for n in module._flat_weights_names]
-        yield twins
-    finally:
-        for step in reversed(undo):
-            step()
-
-
-def _twin_of(tensor: Tensor, device: str, other: Tensor | None) -> Tensor:
-    if device == "real":
-        # Buffers are copied so that a forward pass may update them; parameters are only read.
-        return tensor if isinstance(tensor, nn.Parameter) else tensor.clone()
-    if not tensor.is_floating_point():  # indices and counters keep their values: code may read them
-        return other if other is not None else tensor.detach().clone()
-    twin = torch.empty_like(tensor if other is None else other, device="meta", requires_grad=False)
-    return nn.Parameter(twin, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
-
-
-@contextmanager
-def _attributes(model: nn.Module, attributes: Sequence[tuple[str, str, Any]]) -> Iterator[None]:
-    undo = []
-    try:
-        for path, attribute, value in attributes:
-            module = model.get_submodule(path)
-            undo.append((module, attribute, getattr(module, attribute)))
-            setattr(module, attribute, value)
-        yield
-    finally:
-        for module, attribute, value in reversed(undo):
-            setattr(module, attribute, value)
-
-
-@contextmanager
-def module_stack(model: nn.Module) -> Iterator[list[str]]:
-    """A stack of module paths, so that every call knows its layer."""
-    paths = {id(module): name for name, module in model.named_modules()}
-    stack = [""]
-
-    def enter(module: nn.Module, _: Any) -> None:
-        stack.append(paths.get(id(module), stack[-1]))
-
-    def leave(module: nn.Module, _: Any, __: Any) -> None:
-        stack.pop()
-
-    first = module_hooks.register_module_forward_pre_hook(enter)
-    second = module_hooks.register_module_forward_hook(leave)
-    try:
-        yield stack
-    finally:
-        first.remove()
-        second.remove()

@@ -1,8 +1,8 @@
 """Equations between the sizes that Python keeps and the widths of groups.
 
-A size is linear in the widths wherever one factor of the dimension can shrink. An attribute that is used as a size is *owned* by
-that size and follows it; every further equation about it links widths of groups, and becomes a balance for the solver. What
-is not linear is pinned.
+A size is linear in the widths wherever one factor of the dimension can shrink. An attribute that is used as a size is
+*owned* by that size and follows it; every further equation about it links widths of groups, and becomes a balance for
+the solver. What is not linear is pinned.
 """
 
 from __future__ import annotations

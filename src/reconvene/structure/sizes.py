@@ -1,9 +1,9 @@
 """Sizes that Python keeps: integers that remember where they came from.
 
 While a forward pass is recorded, integer attributes of modules and the shapes of tensors are handed out as ``Size``, an
-``int`` that carries the expression it was computed by. Each one that comes back as a size (of a view, an expansion, a split, a
-new tensor) or in a comparison gives an equation between attributes and sizes of tensors, which must hold again for the
-smaller model (see ``equations``). Everything patched is put back, whatever happens.
+``int`` that carries the expression it was computed by. Each one that comes back as a size (of a view, an expansion, a
+split, a new tensor) or in a comparison gives an equation between attributes and sizes of tensors, which must hold
+again for the smaller model (see ``equations``). Everything patched is put back, whatever happens.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ import torch
 from torch import Tensor, nn
 
 Expression = tuple[Any, ...]
-"""``("int", n)``, ``("attr", module, name, index, value)``, ``("dim", tensor, axis)`` or ``(op, left, right)``, op of ``+-*/``."""
+"""``("int", n)``, ``("attr", module, name, index, value)``, ``("dim", tensor, axis)`` or ``(op, left, right)``.
+
+``op`` is one of ``+ - * /``.
+"""
 
 
 class Size(int):
@@ -232,10 +235,8 @@ def _made_like(log: SizeLog, out: Any, tensor: Any, *sizes: Any, **_: Any) -> No
 def _split(log: SizeLog, out: Any, tensor: Any, sizes: Any = None, dim: Any = 0, **named: Any) -> None:
     sizes = named.get("split_size_or_sections", named.get("split_size", sizes))
     axis = int(dim) + (tensor.ndim if dim < 0 else 0)
-    if isinstance(sizes, (tuple, list)):
-        pieces = list(sizes)
-    else:
-        pieces = [sizes] * (len(out) - 1)
+    # The last piece of equal ones takes what is left, so its size is not given.
+    pieces = list(sizes) if isinstance(sizes, (tuple, list)) else [sizes] * (len(out) - 1)
     for piece, size in zip(out, pieces, strict=False):
         log.sized(piece, axis, size)
     if isinstance(sizes, (tuple, list)) and all(isinstance(size, Size) for size in pieces):

@@ -27,6 +27,7 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
     small = copy.deepcopy(model, memo)
     for path, attribute, value in plan.attributes:
         setattr(small.get_submodule(path), attribute, value)
+    object.__setattr__(small, "reconvene_plan", plan)  # a note for ``rc.save``, no part of the module
     return small
 
 

@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from reconvene.errors import PlanError
 from reconvene.structure import Keep, Structure
-from reconvene.structure.capture import module_stack
+from reconvene.structure.borrowed import module_stack
 from reconvene.structure.extents import kept_size
 from reconvene.structure.labels import Dim
 from reconvene.surgery.ranges import from_text, to_text
@@ -48,8 +48,8 @@ class Site:
 def restricted_sites(structure: Structure, keep: Keep, scalars: Mapping[int, Mapping[int, float]]) -> list[Site]:
     """The calls that the silenced reference must restrict under this choice of channels.
 
-    A number that the code computes from a size (``x / x.shape[1]``) is a statistic over channels too: the reference takes
-    the smaller model's.
+    A number that the code computes from a size (``x / x.shape[1]``) is a statistic over channels too: the reference
+    takes the smaller model's.
     """
     kept = structure.kept_atoms(keep)
     context = structure.context
@@ -66,7 +66,7 @@ def restricted_sites(structure: Structure, keep: Keep, scalars: Mapping[int, Map
         args = [_kept_dims(context.dims(a), kept) if isinstance(a, Tensor) else None for a in op.args]
         outs = [_kept_dims(context.dims(o), kept) if o is not None else None for o in op.outs]
         if any(arg is not None for arg in args) or index in scalars:
-            sizes = {str(k): _size(value, kept) for k, value in wanted.get(index, {}).items()}
+            sizes: dict[str, Any] = {str(k): _size(value, kept) for k, value in wanted.get(index, {}).items()}
             sizes |= {str(k): value for k, value in scalars.get(index, {}).items()}
             sites.append(Site(op.owner, op.name, nth, args, outs, sizes))
     return sites
