@@ -1,0 +1,118 @@
+"""The state a recording changes for a while, each piece put back on the way out: modes, tensors, attributes, hooks."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as module_hooks
+
+
+@contextmanager
+def quiet_state(model: nn.Module) -> Iterator[None]:
+    """Restore train/eval mode per module, the RNG, the garbage collector and the attention fast path."""
+    modes = [(module, module.training) for module in model.modules()]
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    collecting = gc.isenabled()
+    gc.disable()  # thousands of small objects are made and none is garbage: collecting costs half the time
+    torch.backends.mha.set_fastpath_enabled(False)
+    rng = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(rng)
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        if collecting:
+            gc.enable()
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def twins(
+    model: nn.Module,
+    parameters: dict[str, Tensor],
+    aliases: dict[str, tuple[str, ...]],
+    device: str,
+    replace: Mapping[str, Tensor],
+) -> Iterator[None]:
+    """Swap parameters and buffers for twins.
+
+    ``parameters`` learns every twin by its first name, ``aliases`` all names of a tensor that has several.
+    """
+    undo: list[Callable[[], None]] = []
+    by_identity: dict[int, tuple[str, Tensor]] = {}
+    try:
+        for prefix, module in model.named_modules():
+            for store in (module._parameters, module._buffers):
+                for key, tensor in store.items():
+                    if tensor is None:
+                        continue
+                    name = f"{prefix}.{key}" if prefix else key
+                    first, twin = by_identity.get(id(tensor), (name, None))
+                    if twin is None:
+                        twin = _twin_of(tensor, device, replace.get(name))
+                        by_identity[id(tensor)] = (name, twin)
+                        parameters[name] = twin
+                    else:
+                        aliases[first] = (*aliases.get(first, (first,)), name)
+                    undo.append(lambda s=store, k=key, t=tensor: s.__setitem__(k, t))  # type: ignore[misc]
+                    store[key] = twin
+            if isinstance(module, nn.RNNBase):
+                flat = module._flat_weights
+                undo.append(lambda m=module, w=flat: setattr(m, "_flat_weights", w))  # type: ignore[misc]
+                module._flat_weights = [getattr(module, n, None) for n in module._flat_weights_names]
+        yield
+    finally:
+        for step in reversed(undo):
+            step()
+
+
+def _twin_of(tensor: Tensor, device: str, other: Tensor | None) -> Tensor:
+    if device == "real":
+        # Buffers are copied so that a forward pass may update them; parameters are only read.
+        return tensor if isinstance(tensor, nn.Parameter) else tensor.clone()
+    if not tensor.is_floating_point():  # indices and counters keep their values: code may read them
+        return other if other is not None else tensor.detach().clone()
+    twin = torch.empty_like(tensor if other is None else other, device="meta", requires_grad=False)
+    return nn.Parameter(twin, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
+
+
+@contextmanager
+def changed_attributes(model: nn.Module, attributes: Sequence[tuple[str, str, Any]]) -> Iterator[None]:
+    """Give attributes other values: ``(module, attribute, value)``."""
+    undo = []
+    try:
+        for path, attribute, value in attributes:
+            module = model.get_submodule(path)
+            undo.append((module, attribute, getattr(module, attribute)))
+            setattr(module, attribute, value)
+        yield
+    finally:
+        for module, attribute, value in reversed(undo):
+            setattr(module, attribute, value)
+
+
+@contextmanager
+def module_stack(model: nn.Module) -> Iterator[list[str]]:
+    """A stack of module paths, so that every call knows its layer."""
+    paths = {id(module): name for name, module in model.named_modules()}
+    stack = [""]
+
+    def enter(module: nn.Module, _: Any) -> None:
+        stack.append(paths.get(id(module), stack[-1]))
+
+    def leave(module: nn.Module, _: Any, __: Any) -> None:
+        stack.pop()
+
+    first = module_hooks.register_module_forward_pre_hook(enter)
+    second = module_hooks.register_module_forward_hook(leave)
+    try:
+        yield stack
+    finally:
+        first.remove()
+        second.remove()
