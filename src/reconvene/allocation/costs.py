@@ -128,7 +128,8 @@ class _Sum:
 
     def terms(self, sizes: Ints) -> Ints:
         """Every product at these factor sizes."""
-        return self.coefficient * sizes[self.index].prod(axis=1)
+        products: Ints = sizes[self.index].prod(axis=1)
+        return np.multiply(self.coefficient, products)
 
     def at(self, sizes: Ints) -> int:
         """The sum at these factor sizes."""

@@ -1,0 +1,194 @@
+"""The contract: the public names, called as a user would, and what they promise."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import reconvene as rc
+from reconvene import models
+from reconvene.errors import BudgetError, CriterionError, ModelError, PlanError, StructureError, UnknownNameError
+
+INPUTS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def resnet(width: float = 0.5, seed: int = 0) -> nn.Module:
+    return models.resolve("resnet20", {"width": width}, seed=seed).build()
+
+
+def state(model: nn.Module) -> dict[str, bytes]:
+    return {name: tensor.numpy().tobytes() for name, tensor in model.state_dict().items()}
+
+
+def params(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        {"params": "4x"},
+        {"macs": "4x"},
+        {"size": "4x"},
+        {"peak_memory": "1.5x"},
+        {"params": 0.3, "macs": 0.2},
+        {"params": "2x", "macs": "6x", "peak_memory": 0.6, "size": "100KiB"},
+    ],
+    ids=str,
+)
+def test_every_budget_is_kept_by_the_model_itself_and_filled(budget: dict[str, str | float]) -> None:
+    model = resnet()
+    small = rc.prune(model, INPUTS, rc.Budget(**budget))
+    plan = small.reconvene_plan
+    measured = rc.measure(small, INPUTS, latency=False).to_dict()
+    closeness = []
+    for cost, limit in plan.limits.items():
+        assert measured[cost] <= limit
+        if cost != "size":  # the header of a smaller file is a little smaller than the one allowed for
+            assert measured[cost] == plan.costs["pruned"][cost]
+        closeness.append(measured[cost] / limit)
+    assert max(closeness) > 0.85  # one rounding step of a small network is some percent
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_another_network() -> None:
+    runs = [rc.prune(resnet(seed=s), INPUTS, rc.Budget(params="8x"), seed=s) for s in (0, 0, 1)]
+    plans = [run.reconvene_plan.to_json() for run in runs]
+    assert plans[0] == plans[1] and state(runs[0]) == state(runs[1])
+    assert state(runs[0]) != state(runs[2])
+
+
+def test_the_model_and_the_random_state_are_left_as_they_were() -> None:
+    model = resnet().train()
+    next(model.children()).eval()
+    before, modes = state(model), [m.training for m in model.modules()]
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    rc.prune(model, INPUTS, rc.Budget(params="4x"))
+    assert torch.equal(torch.rand(2), expected)
+    assert state(model) == before and [m.training for m in model.modules()] == modes
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_saved_plan_cuts_a_fresh_model_the_same_way(tmp_path: Path) -> None:
+    plan = rc.plan(resnet(), INPUTS, rc.Budget(params="6x"))
+    plan.save(tmp_path / "plan.json")
+    again = rc.Plan.load(tmp_path / "plan.json")
+    assert again == plan
+    assert state(plan.apply(resnet())) == state(again.apply(resnet()))
+    again.save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "plan.json").read_bytes()
+
+
+def test_the_small_network_computes_what_the_silenced_one_does() -> None:
+    model = resnet().double().eval()
+    plan = rc.plan(model, INPUTS.double(), rc.Budget(params="6x"), criterion="magnitude")
+    with torch.no_grad():
+        torch.testing.assert_close(
+            plan.apply(model)(INPUTS.double()), plan.mask(model)(INPUTS.double()), rtol=2e-6, atol=1e-9
+        )
+
+
+@pytest.mark.parametrize("how", ["reinit", "rescale", "keep"])
+def test_rectify_says_how_signal_spreads(how: str) -> None:
+    model = resnet()
+    plan = rc.plan(model, INPUTS, rc.Budget(params="8x"))
+    small = plan.apply(model)
+    before = state(small)
+    report = rc.rectify(small, plan, INPUTS, how=how)
+    assert (state(small) == before) is (how == "keep")
+    assert str(report)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "evaluator"),
+    itertools.chain(
+        (("synflow", e) for e in ("density", "concentration", "ablation")),
+        ((c, "density") for c in ("random", "magnitude", "snip", "grasp")),
+    ),
+)
+def test_every_criterion_and_evaluator_keeps_the_budget(criterion: str, evaluator: str) -> None:
+    model = resnet(0.25)
+    data = [(INPUTS, torch.tensor([0, 1]))]
+    small = rc.prune(model, INPUTS, rc.Budget(params="4x"), criterion=criterion, data=data, evaluator=evaluator)
+    assert params(small) <= params(model) / 4
+    assert small.reconvene_plan.criterion == criterion and small.reconvene_plan.evaluator == evaluator
+    assert (small.reconvene_plan.data is not None) is (criterion in ("snip", "grasp"))
+
+
+def test_groups_and_sensitivity_list_everything() -> None:
+    model = resnet(0.25)
+    groups = rc.groups(model, INPUTS)
+    prunable = [g for g in groups if g.prunable]
+    pinned = [g for g in groups if not g.prunable]
+    assert all(g.parameters and g.width for g in groups)
+    assert any("network output" in str(g.pinned) for g in pinned)
+    table = rc.sensitivity(model, INPUTS, criterion="synflow")
+    assert [c.group for c in table.curves] == [g.name for g in prunable]
+    assert all(row.sensitivity is None and row.density is None for row in table.rows if not row.prunable)
+
+
+def test_a_budget_below_the_floor_names_the_floor_and_leaves_nothing() -> None:
+    with pytest.raises(BudgetError, match=r"floor|could") as caught:
+        rc.plan(resnet(), INPUTS, rc.Budget(params="100000x"))
+    floor = caught.value.floor["params"]
+    assert 0 < floor < params(resnet())
+    rc.plan(resnet(), INPUTS, rc.Budget(params=int(floor)))  # what is named can be reached
+
+
+def test_unknown_names_list_the_known_ones() -> None:
+    budget = rc.Budget(params="4x")
+    with pytest.raises(UnknownNameError, match="synflow"):
+        rc.plan(resnet(0.25), INPUTS, budget, criterion="syncflow")
+    with pytest.raises(UnknownNameError, match="density"):
+        rc.plan(resnet(0.25), INPUTS, budget, evaluator="dense")
+    with pytest.raises(UnknownNameError, match="rescale"):
+        rc.prune(resnet(0.25), INPUTS, budget, rectify="rescaled")
+
+
+def test_bad_models_are_refused_with_a_reason() -> None:
+    budget = rc.Budget(params="2x")
+    with pytest.raises(ModelError, match="does not run"):
+        rc.plan(resnet(0.25), torch.randn(1, 4, 32, 32), budget)
+    with pytest.raises(StructureError, match="network output"):
+        rc.plan(nn.Linear(4, 3), torch.randn(2, 4), budget)
+    broken = resnet(0.25)
+    name, parameter = next(iter(broken.named_parameters()))
+    parameter.data.view(-1)[0] = float("nan")
+    with pytest.raises(CriterionError, match=name):
+        rc.plan(broken, INPUTS, budget, criterion="random")
+
+
+def test_a_plan_refuses_another_model_and_damage(tmp_path: Path) -> None:
+    plan = rc.plan(resnet(0.25), INPUTS, rc.Budget(params="4x"))
+    with pytest.raises(PlanError, match="shape"):
+        plan.apply(resnet(0.5))
+    with pytest.raises(PlanError, match="fresh copy"):
+        plan.apply(nn.Linear(3, 3))
+    text = plan.to_json()
+    for damaged, says in (
+        (text[:100], "not JSON"),
+        ("{}", "not a Reconvene plan"),
+        (text.replace('"version": 1', '"version": 9'), "upgrade"),
+    ):
+        (tmp_path / "plan.json").write_text(damaged)
+        with pytest.raises(PlanError, match=says):
+            rc.Plan.load(tmp_path / "plan.json")
+
+
+def test_unet_and_segmentation_shapes() -> None:
+    model = models.resolve("unet", {"width": 0.25}).build()
+    small = rc.prune(model, INPUTS, rc.Budget(params="4x"))
+    assert small(INPUTS).shape == model(INPUTS).shape
+
+
+def test_pruning_twice_starts_from_the_smaller_model() -> None:
+    once = rc.prune(resnet(), INPUTS, rc.Budget(params="3x"))
+    twice = rc.prune(copy.deepcopy(once), INPUTS, rc.Budget(params="2x"))
+    assert params(twice) <= params(once) / 2
