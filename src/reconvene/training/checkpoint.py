@@ -96,7 +96,7 @@ def require_same_run(checkpoint: Checkpoint, run: Mapping[str, Any], directory: 
         TrainingError: the message lists what differs, here and there, and what to do.
     """
     found, asked = dict(checkpoint.run), dict(run)
-    if checkpoint.state.finished and asked.get("weights") == sha256(_model_part(checkpoint.tensors)):
+    if checkpoint.state.finished and asked.get("weights") == sha256(_part(checkpoint.tensors, "model.")):
         asked["weights"] = found.get("weights")
     different = [
         f"{key} is {_short(asked.get(key))} here, {_short(found.get(key))} there"
@@ -110,28 +110,18 @@ def require_same_run(checkpoint: Checkpoint, run: Mapping[str, Any], directory: 
         )
 
 
-def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer that the model saves, under ``model.``."""
-    return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+def all_tensors(model: nn.Module, momentum: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every parameter and buffer that the model saves, under ``model.``, and the momentum under ``momentum.``."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    return tensors | {f"momentum.{name}": tensor for name, tensor in momentum.items()}
 
 
-def momentum_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's momentum, under ``momentum.`` and the parameter's name; a parameter not yet stepped has none."""
-    found = {}
-    for name, parameter in model.named_parameters():
-        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if buffer is not None:
-            found[f"momentum.{name}"] = buffer
-    return found
-
-
-def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put the tensors back, each in the memory layout of its parameter, so that arithmetic goes the same way again."""
-    model.load_state_dict(_model_part(checkpoint.tensors))
-    for name, parameter in model.named_parameters():
-        saved = checkpoint.tensors.get(f"momentum.{name}")
-        if saved is not None:
-            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(saved).detach()
+def restore(checkpoint: Checkpoint, model: nn.Module, momentum: Mapping[str, Tensor]) -> None:
+    """Copy the tensors back, into the memory layout that is there."""
+    model.load_state_dict(_part(checkpoint.tensors, "model."))
+    saved = _part(checkpoint.tensors, "momentum.")
+    for name, tensor in momentum.items():
+        tensor.copy_(saved[name])
 
 
 def sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -169,8 +159,8 @@ def write_atomic(path: Path, content: bytes) -> None:
         neighbour.unlink(missing_ok=True)
 
 
-def _model_part(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _short(value: object) -> str:

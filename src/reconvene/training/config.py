@@ -35,6 +35,8 @@ class TrainConfig:
     """Nesterov momentum."""
     weight_decay: float = 5e-4
     """Weight decay, on weights of two dimensions and more: not on norms and biases."""
+    clip: float | None = 1.0
+    """Longest gradient (norm over all weights); a longer one is scaled down to it. None: no limit."""
     label_smoothing: float = 0.1
     """Share of the target spread evenly over all classes."""
     augment: Literal["auto", "shift", "shift-flip", "none"] = "auto"
@@ -91,6 +93,7 @@ class TrainConfig:
         wrong = {
             "lr must be above 0": self.lr is not None and not 0 < self.lr < math.inf,
             "warmup must be in [0, 1)": not 0 <= self.warmup < 1,
+            "clip must be above 0": self.clip is not None and not self.clip > 0,
             "momentum must be in (0, 1)": not 0 < self.momentum < 1,
             "weight_decay must not be negative": not self.weight_decay >= 0,
             "label_smoothing must be in [0, 1)": not 0 <= self.label_smoothing < 1,

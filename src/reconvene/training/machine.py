@@ -11,7 +11,7 @@ import torch
 from reconvene.errors import TrainingError
 
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-LIBRARIES = ("reconvene", "torch", "numpy", "safetensors")
+LIBRARIES = ("reconvene", "numpy", "safetensors")
 
 
 def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
@@ -53,7 +53,7 @@ def describe_machine(device: torch.device) -> dict[str, str | int]:
 
 def library_versions() -> dict[str, str]:
     """Versions of what the result depends on; a package that runs uninstalled, from its sources, says so."""
-    found = {}
+    found = {"torch": str(torch.__version__)}
     for name in LIBRARIES:
         try:
             found[name] = metadata.version(name)

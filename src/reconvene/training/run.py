@@ -19,9 +19,8 @@ from reconvene.errors import TrainingError
 from reconvene.training.checkpoint import (
     CHECKPOINT_NAME,
     State,
+    all_tensors,
     load_checkpoint,
-    model_tensors,
-    momentum_tensors,
     require_same_run,
     restore,
     save_checkpoint,
@@ -31,6 +30,7 @@ from reconvene.training.config import Settled, learning_rate
 from reconvene.training.evaluate import Evaluation, check_output, evaluate, evaluating
 from reconvene.training.log import append_log, rewrite_log
 from reconvene.training.machine import describe_machine, library_versions
+from reconvene.training.optimizer import Nesterov
 from reconvene.training.parallel import World
 from reconvene.training.randomness import seed_step
 
@@ -58,8 +58,7 @@ class Run:
         world.copy_from_first(self.model)
         _try_model(self.model, dataset, device)
         self.forward = torch.compile(self.model) if config.compile else self.model
-        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = _optimizer(self.parameters, config)
+        self.optimizer = Nesterov(self.model, momentum=config.momentum, weight_decay=config.weight_decay)
         self.buffers = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
         self.identity = self._identity()
         self.state = State()
@@ -88,7 +87,7 @@ class Run:
         checkpoint = load_checkpoint(self.directory) if resume else None
         if checkpoint is not None:
             require_same_run(checkpoint, self.identity, self.directory)
-            restore(checkpoint, self.model, self.optimizer)
+            restore(checkpoint, self.model, self.optimizer.momentum_tensors)
             self.state = checkpoint.state
         else:
             self.state.records.append(self._header())
@@ -137,8 +136,6 @@ class Run:
     def _step(self, x: Tensor, y: Tensor) -> tuple[float, int]:
         """One step of SGD; the loss and the number of right answers over the whole batch, of all processes."""
         seed_step(self.device, self.config.seed, self.done, self.world.rank)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate
         if not self.config.channels_last:
             x = x.contiguous()
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"):
@@ -146,13 +143,14 @@ class Run:
         loss = F.cross_entropy(output.float(), y, label_smoothing=self.config.label_smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
         facts = torch.stack([loss.detach(), (output.argmax(1) == y).sum() * float(self.world.size)])
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        self.world.average([*gradients, *self.buffers, facts])
+        self.world.average([*self.optimizer.gradients, *self.buffers, facts])
         value, correct = facts.tolist()
         if not math.isfinite(value):
             raise self._diverged(f"the training loss became {value}")
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        norm = self.optimizer.clip(self.config.clip)
+        if not math.isfinite(norm):
+            raise self._diverged(f"the gradient's norm became {norm}")
+        self.optimizer.step(self.rate)
         return value, round(correct)
 
     def _end_epoch(self) -> None:
@@ -187,7 +185,7 @@ class Run:
     def _save(self) -> None:
         self.saved_at = time.monotonic()
         if self.world.rank == 0:
-            tensors = {**model_tensors(self.model), **momentum_tensors(self.model, self.optimizer)}
+            tensors = all_tensors(self.model, self.optimizer.momentum_tensors)
             save_checkpoint(self.directory, self.identity, self.state, tensors)
 
     def _identity(self) -> dict[str, Any]:
@@ -240,14 +238,3 @@ def _try_model(model: nn.Module, dataset: Dataset, device: torch.device) -> None
             shape = "x".join(map(str, dataset.shape))
             raise TrainingError(f"the model does not run on {dataset.name}'s images {shape}: {error}") from error
     check_output(output, labels, dataset)
-
-
-def _optimizer(parameters: list[nn.Parameter], config: Settled) -> torch.optim.SGD:
-    """Weight decay on weights only: norms and biases, of one dimension, have none."""
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD(
-        [group for group in groups if group["params"]], lr=config.lr, momentum=config.momentum, nesterov=True
-    )
