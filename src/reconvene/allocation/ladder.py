@@ -19,7 +19,7 @@ class Ladder:
     """Groups that move together (one, unless equations link them).
 
     ``rungs[i]``: widths of ``members`` on rung ``i``, ascending, the last one dense. ``loss[i]``: sum of the members'
-    losses there. ``level[i]``: the worst of them, nonincreasing.
+    squared losses there. ``level[i]``: the worst of them, nonincreasing.
     """
 
     members: tuple[int, ...]
@@ -101,7 +101,7 @@ def ladders(
         if len(members) == 1:
             g = members[0]
             loss = losses[g][allowed[g]]
-            result.append(Ladder(members, allowed[g][:, None], loss, loss))
+            result.append(Ladder(members, allowed[g][:, None], loss**2, loss))
             continue
         own = [e for e in equations if not {g for piece in e.pieces for g in piece}.isdisjoint(members)]
         result.append(_linked(members, dense, losses, own, allowed, round_to=round_to, fine=fine))
@@ -129,7 +129,7 @@ def _linked(
             break
         step //= 2
     lost = np.stack([losses[g][rungs[:, i]] for i, g in enumerate(members)], axis=1)
-    return Ladder(members, rungs, lost.sum(axis=1), lost.max(axis=1))
+    return Ladder(members, rungs, (lost**2).sum(axis=1), lost.max(axis=1))
 
 
 def _climb(

@@ -29,13 +29,14 @@ def allocate(
     budget: Budget,
     *,
     round_to: int = 8,
-    slack: float = 0.1,
+    slack: float = 0.05,
 ) -> Allocation:
     """Widths of ``structure.prunable`` that keep every budget, fill the tightest, and lose least.
 
     1. Water level: each group keeps the fewest channels with ``loss(k) <= tau``, at the lowest ``tau`` that keeps all
        budgets. For groups that budgets do not hold back the level sinks further.
-    2. Refinement: trades that lower the total loss; no group ends more than ``slack`` (a share) above ``tau``.
+    2. Refinement: trades that lower the sum of squared losses; no group ends more than ``slack`` (a share) above
+       ``tau``.
     3. Filling: no group, with those that equations tie to it, can grow one step within the budgets.
 
     Widths are multiples of ``round_to``, halved until it goes four times into the group; never zero; the dense width

@@ -1,9 +1,10 @@
 """Local refinement: channels change hands between groups where that loses less in total and keeps every budget.
 
 Two moves, both judged by marginal prices and then verified exactly: one ladder steps down and others climb with what
-it frees; one ladder climbs and others step down to pay for it. No ladder ever sinks more than ``slack`` above the
-water level, so the refinement repairs what rounding did to the level, and does not replace the criterion by a sum
-over groups.
+it frees; one ladder climbs and others step down to pay for it. What falls is the sum of squared losses: with the plain
+sum, wide and narrow layers in turn would cost no more than even ones, since costs are products of neighbours and losses
+their logarithms. No ladder sinks more than ``slack`` above the water level, so the refinement repairs what rounding did
+to the level, and does not replace the criterion.
 """
 
 from __future__ import annotations

@@ -8,12 +8,15 @@ uncoupled case.)
 Decisions, ours:
 - Every weight counts alike, however many entries it has: the error is that of the product model, not of counting, and
   weighting by entries would leave the narrow early groups undetermined.
-- Residuals beyond a factor of two count linearly (Huber): criteria kill single layers, such as 1x1 shortcuts, and one
-  dead layer must not drag a coupled group with it.
+- A weight whose density no widths of its neighbours explain counts little (Geman-McClure, half weight at 0.6 nats):
+  criteria kill single layers, such as 1x1 shortcuts, and one dead layer must not drag a coupled group with it.
 - A concatenated dimension mixes several groups: its share is the true mixture ``sum(s_g * r_g) + fixed``, linearised at
   each Gauss-Newton step.
-- Pinned channels keep the share 1. A faint pull towards ``log r = log(mean density) / 2`` decides what the equations
-  leave open.
+- Pinned channels keep the share 1.
+- ``RIDGE`` pulls every group towards ``sqrt(mean density of its weights)``. In a chain of layers, wide and narrow in
+  turn fits the densities nearly as well as even widths do, and small errors of the product model would decide for it:
+  without the pull vgg16_bn under SynFlow at 1/16 gets 67, 148, 67, 148, 61, 164, 61, 164, 51, 461 channels in its last
+  ten groups; with it even ones, and the densities are still met to about 15 %.
 """
 
 from __future__ import annotations
@@ -27,10 +30,11 @@ from numpy.typing import NDArray
 from reconvene.evaluator.curves import Floats
 from reconvene.structure.groups import Group
 
-HUBER = float(np.log(2))
-RIDGE = 1e-4
-STEPS = 20
-TOLERANCE = 1e-4
+OUTLIER = 1.0
+RIDGE = 0.3
+STEPS = 15
+# In nats of share: a fifth of a percent of a width.
+TOLERANCE = 2e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,15 +83,15 @@ def log_densities(system: Equations, densities: Mapping[str, Floats]) -> Floats:
 def solve(system: Equations, logs: Floats) -> Floats:
     """``log r`` per level and group, ``[levels, groups]``, between ``log(0.5 / width)`` and 0.
 
-    Projected Gauss-Newton on the Huber loss; levels are independent and solved side by side.
+    Projected Gauss-Newton, reweighted by residual at every step; levels are independent and solved side by side.
     """
     low = np.log(0.5 / system.widths)
-    prior = np.clip(_mean_log(system, logs) / 2, low, 0.0)
+    prior = np.clip(np.log(np.maximum(_pooled(system, np.exp(logs)), 1e-30)) / 2, low, 0.0)
     x = prior.copy()
     for _ in range(STEPS):
         predicted, jacobian = _model(system, x)
         residual = logs - predicted
-        weight = np.minimum(1.0, HUBER / np.maximum(np.abs(residual), 1e-12))
+        weight = (1.0 + (residual / OUTLIER) ** 2) ** -2
         weighted = jacobian * weight[:, :, None]
         hessian = weighted.transpose(0, 2, 1) @ jacobian
         gradient = np.einsum("lwg,lw->lg", weighted, residual) + RIDGE * (prior - x)
@@ -110,17 +114,14 @@ def mean_density(system: Equations, densities: Mapping[str, Floats]) -> Floats:
 
     A group that touches no scored weight has density 1: nothing of it was removed.
     """
+    return _pooled(system, np.stack([densities[name] for name in system.weights], axis=1))
+
+
+def _pooled(system: Equations, stacked: Floats) -> Floats:
     touches = np.add.reduceat(system.share > 0, system.starts, axis=0).astype(bool)
     mass = touches * system.sizes[:, None]
-    stacked = np.stack([densities[name] for name in system.weights], axis=1)
     total = mass.sum(axis=0)
     return np.where(total > 0, (stacked @ mass) / np.maximum(total, 1.0), 1.0)
-
-
-def _mean_log(system: Equations, logs: Floats) -> Floats:
-    touches = np.add.reduceat(system.share > 0, system.starts, axis=0) > 0
-    mean: Floats = (logs @ touches) / np.maximum(touches.sum(axis=0), 1)
-    return mean
 
 
 def _model(system: Equations, x: Floats) -> tuple[Floats, Floats]:
