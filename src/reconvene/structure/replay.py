@@ -21,6 +21,9 @@ from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim
 
 
+_VIEWS = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default}
+
+
 @dataclass
 class Replay:
     """What a smaller model did: where it disagreed first, if anywhere, and numbers in its code that follow sizes."""
@@ -56,8 +59,9 @@ def replay(model: nn.Module, example_inputs: Any, structure: Structure, keep: Ke
     except (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         broke = str(error).strip().split("\n")[0] or type(error).__name__
     expected = structure.eval_ops()
+    steps, made = _steps(expected), _steps(seen.ops)
     out = Replay()
-    for number, (want, got) in enumerate(zip(expected, seen.ops, strict=False)):
+    for (number, want), (_, got) in zip(steps, made, strict=False):
         wrong = _disagreement(structure, want, got, kept)
         if wrong:
             out.failure = (number, wrong)
@@ -65,13 +69,19 @@ def replay(model: nn.Module, example_inputs: Any, structure: Structure, keep: Ke
         if torch.Tag.pointwise in want.func.tags:
             changed = {i: b for i, (a, b) in enumerate(zip(want.args, got.args, strict=False)) if _other_number(a, b)}
             out.scalars.update({number: changed} if changed else {})
-    if broke or len(seen.ops) != len(expected):
-        out.failure = min(len(seen.ops), len(expected) - 1), broke or "the smaller model makes fewer or more calls"
+    if broke or len(steps) != len(made):
+        at = steps[len(made)][0] if len(made) < len(steps) else len(expected) - 1
+        out.failure = at, broke or "the smaller model makes fewer or more calls"
     return out
 
 
+def _steps(ops: list[Op]) -> list[tuple[int, Op]]:
+    """The calls with their numbers, without copies: whether a reshape copies depends on strides, not on what is meant."""
+    return [(number, op) for number, op in enumerate(ops) if op.func is not torch.ops.aten.clone.default]
+
+
 def _disagreement(structure: Structure, want: Op, got: Op, kept: NDArray[np.bool_]) -> str:
-    if want.func is not got.func:
+    if want.func is not got.func and not {want.func, got.func} <= _VIEWS:
         return f"the smaller model calls {got.name} instead"
     for out, made in zip(want.outs, got.outs, strict=True):
         if out is not None and made is not None:

@@ -17,7 +17,7 @@ def convolution(ctx: Context, op: Op) -> None:
     dims, w = ctx.dims(x), ctx.dims(weight)
     for kernel_dim in w[2:]:
         ctx.labels.pin(kernel_dim, "")  # nobody expects a kernel to be pruned, so no reason is listed
-    ctx.pin(op, *dims[2:], why=f"{op.site} slides over it")
+    space = _space(ctx, op, dims[2:], weight)
     reason = f"{op.site} reads a fixed input"
     if transposed:
         w_in, w_out = w[0], w[1]
@@ -36,11 +36,27 @@ def convolution(ctx: Context, op: Op) -> None:
     ctx.attribute(op, "out_channels", out_channels)
     out = op.outs[0]
     assert out is not None
-    ctx.set(out, [dims[0], out_channels, *(rigid(size) for size in out.shape[2:])])
-    spread = [rigid(s) for s in (x.shape[2:] if transposed else out.shape[2:])]
+    ctx.set(out, [dims[0], out_channels, *space])
+    spread = dims[2:] if transposed else space
     kernel = [rigid(s) for s in weight.shape[2:]]
     other = w_in if not transposed else dims[1]
     ctx.products.append((ctx.index, [dims[0], w[1] if transposed else out_channels, other, *spread, *kernel]))
+
+
+def _space(ctx: Context, op: Op, dims: list[Dim], weight: Tensor) -> list[Dim]:
+    """Spatial dimensions of the output: a kernel of one passes a dimension on, any other slides over all of it."""
+    out = op.outs[0]
+    assert out is not None
+    space: list[Dim] = []
+    for axis, dim in enumerate(dims):
+        # Stride and padding may be given once for all dimensions.
+        stride, padding = ([*value, *[value[-1]] * axis][axis] for value in (op.args[3], op.args[4]))
+        if weight.shape[2 + axis] == 1 and stride == 1 and padding == 0:
+            space.append(dim)
+        else:
+            ctx.pin(op, dim, why=f"{op.site} slides over it")
+            space.append(rigid(out.shape[2 + axis]))
+    return space
 
 
 def _grouped(ctx: Context, op: Op, channels: Dim, weight: Tensor, groups: int) -> None:

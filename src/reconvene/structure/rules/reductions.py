@@ -16,6 +16,8 @@ def batch_norm(ctx: Context, op: Op) -> None:
     for other in op.args[1:5]:
         if isinstance(other, Tensor) and other.ndim == 1 and other.shape[0] == op.args[0].shape[1]:
             ctx.labels.unify(channels, ctx.dims(other)[0], f"{op.site} has fixed statistics")
+    if any(is_labelled(dim) for dim in (dims[0], *dims[2:])):
+        ctx.restrict()  # weight standardisation by batch norm: statistics over the input channels of a weight
     ctx.attribute(op, "num_features", channels[-1:])  # instance norm folds the batch in front of the channels
     ctx.set(op.outs[0], dims)
     for statistic in op.outs[1:]:
