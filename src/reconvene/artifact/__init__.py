@@ -6,7 +6,6 @@ rest: format version, model source, aliases of tied tensors, measurements, a che
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from reconvene.artifact.derive import derive
 from reconvene.artifact.folder import MANIFEST, PLAN, WEIGHTS, Manifest, commit, describe, read_file, write_atomic
 from reconvene.artifact.folder import read as _read
 from reconvene.artifact.tensors import compare, decode, encode, fill
@@ -54,8 +54,8 @@ def save(
         directory: stopped at any moment (Ctrl-C, a full disk, ``kill -9``), it holds the old artifact or the new one.
         plan: what was applied to the dense model; by default what ``rc.prune`` noted on the model.
         source: how to build the dense model: a Source, an address, or a mapping such as ``{"address": "mymodels:Net",
-            "args": {"classes": 10}, "input_shape": [3, 32, 32]}``. By default what was noted on the model, else the
-            model's own class, where its constructor takes no arguments and so leaves nothing to guess.
+            "args": {"classes": 10}, "input_shape": [3, 32, 32]}``. By default what was noted on the model, else what
+            can be proved to give it: see ``reconvene.artifact.derive``.
         extra: free-form measurements for the manifest, in plain JSON types.
 
     Before anything is written the dense model is built and the plan applied: what is saved can be loaded.
@@ -63,7 +63,7 @@ def save(
     Raises ArtifactError: no source, a source that does not give this model, or a folder that cannot be written.
     """
     plan = plan if plan is not None else getattr(model, "reconvene_plan", None)
-    origin = _source_of(model, source)
+    origin = _source_of(model, plan, source)
     state = model.state_dict()
     compare(
         _rebuild(origin, plan, allow_import=True).state_dict(),
@@ -151,7 +151,7 @@ def _permitted(found: Manifest, folder: Path, allow_import: bool) -> Source:
     return found.source
 
 
-def _source_of(model: nn.Module, given: Source | Mapping[str, Any] | str | None) -> Source:
+def _source_of(model: nn.Module, plan: Plan | None, given: Source | Mapping[str, Any] | str | None) -> Source:
     if isinstance(given, str):
         return Source(given)
     if isinstance(given, Mapping):
@@ -160,20 +160,4 @@ def _source_of(model: nn.Module, given: Source | Mapping[str, Any] | str | None)
         except ModelError as error:
             raise ArtifactError(str(error)) from error
     noted = given if given is not None else getattr(model, "reconvene_source", None)
-    return noted if isinstance(noted, Source) else _derived_source(type(model))
-
-
-def _derived_source(kind: type[nn.Module]) -> Source:
-    """The class itself, where nothing has to be guessed: importable by name and constructed without arguments."""
-    address = f"{kind.__module__}:{kind.__qualname__}"
-    trouble = None
-    if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:
-        trouble = "cannot be imported by another program"
-    elif inspect.signature(kind).parameters:
-        trouble = "takes arguments that are not known here"
-    if trouble:
-        raise ArtifactError(
-            f"an artifact says how to build its model, but {address} {trouble}. "
-            'Pass source={"address": "package.module:callable", "args": {...}, "input_shape": [...]}'
-        )
-    return Source(address)
+    return noted if isinstance(noted, Source) else derive(model, plan)

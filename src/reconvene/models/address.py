@@ -47,6 +47,7 @@ class Source:
             model = build()
         if not isinstance(model, nn.Module):
             raise ModelError(f"{self.address} returned {type(model).__name__}, not a torch.nn.Module")
+        object.__setattr__(model, "reconvene_source", self)  # a note for ``rc.save``, no part of the module
         return model
 
     def with_classes(self, classes: int) -> Source:

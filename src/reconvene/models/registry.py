@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
@@ -11,13 +14,24 @@ from reconvene.models.resnet import resnet18, resnet20, resnet32, resnet56
 from reconvene.models.unet import unet
 from reconvene.models.vgg import vgg16_bn
 
+
+def _noted(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """The same constructor, whose models know how they were built, so that they can be saved as artifacts."""
+
+    @functools.wraps(build)
+    def constructor(*args: Any, **kwargs: Any) -> nn.Module:
+        from reconvene.models.address import Source  # which itself looks names up here
+
+        given = inspect.signature(build).bind(*args, **kwargs)
+        model = build(*args, **kwargs)
+        source = Source(build.__name__, given.arguments, (int(given.arguments.get("in_channels", 3)), 32, 32))
+        object.__setattr__(model, "reconvene_source", source)  # a note, no part of the module
+        return model
+
+    return constructor
+
+
 MODELS: dict[str, Callable[..., nn.Module]] = {
-    "mobilenetv2": mobilenetv2,
-    "resnet18": resnet18,
-    "resnet20": resnet20,
-    "resnet32": resnet32,
-    "resnet56": resnet56,
-    "unet": unet,
-    "vgg16_bn": vgg16_bn,
+    build.__name__: _noted(build) for build in (mobilenetv2, resnet18, resnet20, resnet32, resnet56, unet, vgg16_bn)
 }
 """Every one takes ``num_classes=10, in_channels=3, width=1.0`` and images of 32x32."""

@@ -76,7 +76,7 @@ def prune(
     make_way(folder, overwrite=overwrite)
     assert source.input_shape is not None, "resolve() fills it in"
     with steps(f"building {source.address}", False):
-        model = artifact.note(source.build(allow_import=allow_import), plan=None, source=source)
+        model = source.build(allow_import=allow_import)
     inputs = example_inputs(source.input_shape, seed=pruning.seed)
     samples = None if data is None else Samples(data, seed=pruning.seed)
     with steps(f"pruning by {pruning.criterion} to {budget}", False):

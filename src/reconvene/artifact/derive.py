@@ -1,0 +1,115 @@
+"""How a model was built, where nobody said so: candidates are built and compared, so nothing is guessed."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from reconvene.errors import ArtifactError, ReconveneError
+from reconvene.models import Source
+
+if TYPE_CHECKING:
+    from reconvene.surgery import Plan
+
+# Notes on a module, ours and those of timm's factory, say nothing about what it computes.
+_NOTES = {*vars(nn.Module()), "reconvene_plan", "reconvene_source", "_model_args"}
+
+
+def derive(model: nn.Module, plan: Plan | None) -> Source:
+    """The source that gives just this model: the same classes, attributes and shapes in every place.
+
+    Tried are the builders of torchvision and timm, and the model's own class with the arguments that it keeps as
+    attributes or has defaults for. The input shape stays unknown. Raises ArtifactError where none gives this model.
+    """
+    wanted = signature(model)
+    for source in _candidates(model, plan):
+        # On the meta device nothing is drawn or computed, so trying a whole family of builders takes no time.
+        device = torch.device("meta") if source.address.startswith("torchvision:") else contextlib.nullcontext()
+        with contextlib.suppress(ReconveneError), device:
+            built = source.build(allow_import=True)
+            if signature(built if plan is None else plan.apply(built)) == wanted:
+                return source
+    kind = type(model)
+    raise ArtifactError(
+        f"an artifact says how to build its model, and how this {kind.__module__}:{kind.__qualname__} was built is not "
+        'known here. Pass source={"address": "package.module:callable", "args": {...}, "input_shape": [...]}, with a '
+        "callable that can be imported"
+    )
+
+
+def signature(model: nn.Module) -> list[tuple[Any, ...]]:
+    """What two models that compute alike have in common: classes, attributes and shapes, place by place.
+
+    Attributes that cannot be compared are equal only to themselves, so that they make models differ.
+    """
+    places: list[tuple[Any, ...]] = []
+    for name, module in model.named_modules(remove_duplicate=False):
+        own = {key: _comparable(value) for key, value in vars(module).items() if key not in _NOTES}
+        places.append((name, type(module), own))
+    return places + [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
+
+
+def _comparable(value: Any) -> Any:
+    if isinstance(value, nn.Module):
+        return type(value)  # it is a place of its own
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return tuple(value.shape), str(value.dtype)
+    if isinstance(value, functools.partial):
+        return value.func, _comparable(value.args), _comparable(value.keywords)
+    if isinstance(value, tuple | list):
+        return [_comparable(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _comparable(item) for key, item in value.items()}
+    return value
+
+
+def _candidates(model: nn.Module, plan: Plan | None) -> Iterator[Source]:
+    kind = type(model)
+    family = kind.__module__.partition(".")[0]
+    if family == "torchvision":
+        yield from _torchvision(model, plan)
+    elif family == "timm":
+        yield from _timm(model)
+    elif kind.__module__ != "__main__" and "<locals>" not in kind.__qualname__:
+        yield from _own_class(model)
+
+
+def _torchvision(model: nn.Module, plan: Plan | None) -> Iterator[Source]:
+    """Builders from the file of the class, with its own number of classes and with that of the last parameter."""
+    from torchvision import models
+
+    shapes = plan.shapes if plan is not None else {name: list(p.shape) for name, p in model.named_parameters()}
+    last = [name for name, _ in model.named_parameters()][-1]
+    for name in models.list_models():
+        if models.get_model_builder(name).__module__ == type(model).__module__:
+            yield Source(f"torchvision:{name}")
+            yield Source(f"torchvision:{name}", {"num_classes": shapes[last][0]})
+
+
+def _timm(model: nn.Module) -> Iterator[Source]:
+    """The models of timm know their own name."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    name, classes = config.get("architecture"), getattr(model, "num_classes", None)
+    if isinstance(name, str):
+        yield Source(f"timm:{name}")
+        if isinstance(classes, int):
+            yield Source(f"timm:{name}", {"num_classes": classes})
+
+
+def _own_class(model: nn.Module) -> Iterator[Source]:
+    args: dict[str, int | float | bool | str] = {}
+    for name, parameter in inspect.signature(type(model)).parameters.items():
+        value = getattr(model, name, None)
+        if isinstance(value, int | float | bool | str):
+            args[name] = value
+        elif parameter.default is inspect.Parameter.empty:
+            return
+    kind = type(model)
+    yield Source(f"{kind.__module__}:{kind.__qualname__}", args)
