@@ -6,6 +6,7 @@ import copy
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,6 +14,9 @@ from torch import nn
 from reconvene.errors import ModelError, PlanError, UnknownNameError
 from reconvene.models import MODELS
 from reconvene.rectifier import RectifyReport, SpreadRow, calibration_batch, rectify, spread
+from reconvene.structure import analyse
+from reconvene.surgery import Row, make_plan
+from reconvene.surgery.ranges import to_text
 
 
 class Small(nn.Module):
@@ -331,15 +335,21 @@ def test_the_report_prints_and_serialises():
     assert parsed["outside"] == 1 and parsed["rows"][1]["ratio"] is None
 
 
-@pytest.mark.parametrize("name", ["vgg16_bn", "resnet18", "resnet20", "mobilenetv2"])
+@pytest.mark.parametrize("name", ["vgg16_bn", "resnet18", "resnet20", "mobilenetv2", "unet"])
 def test_reference_networks_cut_to_a_plan_are_healthy_again(name):
-    import reconvene as rc
-
     model = seeded(MODELS[name])
     example = torch.zeros(1, 3, 32, 32)
-    plan = rc.plan(model, example, budget=rc.Budget(params="8x"), criterion="magnitude")
-    small = plan.apply(model)
-    cut = rectify(copy.deepcopy(small), plan, example, "keep")
+    structure = analyse(model, example)
+    random = np.random.default_rng(0)
+    # Every third group stays whole, so that there are untouched layers too.
+    shares = [(0.25, 0.5, 1.0)[g % 3] for g in range(len(structure.prunable))]
+    keep = [
+        np.sort(random.permutation(group.width)[: max(1, int(share * group.width))])
+        for group, share in zip(structure.prunable, shares, strict=True)
+    ]
+    rows = [Row(g.name, g.width, len(k), to_text(k)) for g, k in zip(structure.prunable, keep, strict=True)]
+    plan = make_plan(model, structure, keep, rows, spread=spread(model, example))
+    cut = rectify(plan.apply(model), plan, example, "keep")
     assert len(cut.outside) > len(cut.rows) // 4, "surgery alone must be seen to hurt, or this test shows nothing"
     for how in ("reinit", "rescale"):
         report = rectify(plan.apply(model), plan, example, how)

@@ -18,11 +18,17 @@ def channel_scores(groups: Iterable[Group], scores: Mapping[str, Tensor]) -> lis
     Parameters without scores (biases, norms) do not count. Each parameter is summed once per dimension, in float64,
     however many groups touch it.
     """
+    matrices: dict[str, Tensor] = {}
     profiles: dict[tuple[str, int], Floats] = {}
 
     def profile(name: str, dim: int) -> Floats:
         if (name, dim) not in profiles:
             score = scores[name]
+            if score.ndim > 2 and dim < 2:
+                # Kernel positions go first: both sides of a convolution are then sums of one small matrix.
+                if name not in matrices:
+                    matrices[name] = score.flatten(2).sum(dim=2, dtype=torch.float64)
+                score = matrices[name]
             rest = tuple(d for d in range(score.ndim) if d != dim)
             summed = score.sum(dim=rest, dtype=torch.float64) if rest else score.to(torch.float64)
             profiles[name, dim] = summed.cpu().numpy()
