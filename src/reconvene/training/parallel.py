@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,17 +51,21 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-@contextmanager
-def join_world(device: torch.device) -> Iterator[World]:
-    """The processes ``torchrun`` started, or those of a group the caller has set up, or this one alone."""
+def join_world(device: torch.device) -> World:
+    """The processes ``torchrun`` started, or those of a group the caller has set up, or this one alone.
+
+    A group that is opened here stays open for the next run of this process: torchrun's store cannot open a second one.
+    """
     if not distributed.is_available():
-        yield World()
-        return
-    ours = not distributed.is_initialized() and distributed.is_torchelastic_launched()
-    if ours:
+        return World()
+    if not distributed.is_initialized():
+        if not distributed.is_torchelastic_launched():
+            return World()
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield World(distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else World()
-    finally:
-        if ours:
-            distributed.destroy_process_group()
+        atexit.register(_leave_world)
+    return World(distributed.get_rank(), distributed.get_world_size())
+
+
+def _leave_world() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()

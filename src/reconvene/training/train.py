@@ -73,7 +73,8 @@ def train(
             raise TrainingError(f"{dataset.name} has no {split} images.")
     config = TrainConfig() if config is None else config
     device = choose_device(config.device, local_rank=local_rank())
-    with join_world(device) as world, own_randomness(device):
+    world = join_world(device)
+    with own_randomness(device):
         settled = config.settled(dataset, device=device, processes=world.size)
         run = Run(model, dataset, epochs=epochs, directory=Path(directory), config=settled, device=device, world=world)
         resumed_at = run.begin(resume=resume)
