@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reconvene.errors import CriterionError
-from reconvene.saliency import score
+from reconvene.saliency import masks, score
 from reconvene.saliency.flow import Flow
 
 
@@ -152,8 +152,6 @@ def test_dead_paths_do_not_count() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(40, 40, bias=False), nn.ReLU(), nn.Linear(40, 10, bias=False))
     found = score(net, torch.ones(1, 40), "random", density=0.03)
-    from reconvene.saliency import masks
-
     kept = masks(net, 0.03, "random", example_inputs=torch.ones(1, 40))
     first, second = kept["0.weight"], kept["2.weight"]
     live = first.any(1) & second.any(0)
@@ -175,6 +173,13 @@ def test_levels_and_densities_fall_from_one_to_the_target() -> None:
             assert view.shape == dict(net.named_parameters())[name].shape and view.dtype == torch.float32
         weighted = sum(found.densities[name][-1] * view.numel() for name, view in found.scores.items())
         assert weighted <= 0.1 * sum(view.numel() for view in found.scores.values()) + 1
+
+
+def test_density_one_has_one_level() -> None:
+    for criterion in ("synflow", "random"):
+        found = score(convolutional(), torch.randn(1, 3, 8, 8), criterion, density=1.0)
+        assert found.levels.tolist() == [1.0]
+        assert all(path.tolist() == [1.0] for path in found.densities.values())
 
 
 def test_parts_the_forward_pass_never_reaches_score_zero() -> None:

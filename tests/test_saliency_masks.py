@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from reconvene.errors import CriterionError, UnknownNameError
+from reconvene.models import MODELS
 from reconvene.saliency import CRITERIA, LAYERWISE, masks, objective, score, weights
 from reconvene.saliency.select import keep_largest, kept, schedule
 
@@ -217,6 +221,27 @@ def test_selection_is_exact_on_large_buffers(kind: str) -> None:
         expected[order[:keep]] = True
         assert torch.equal(keep_largest(scores, keep), expected)
         assert torch.equal(keep_largest(scores, keep, alive=torch.ones(400_000, dtype=torch.bool)), expected)
+
+
+def reference() -> ModuleType:
+    path = Path(__file__).parent.parent / "benchmarks" / "reference_synflow.py"
+    spec = importlib.util.spec_from_file_location("reference_synflow", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("name", "rounds"), [("resnet20", 25), ("mobilenetv2", 5)])
+def test_masks_are_those_of_the_straightforward_loop(name: str, rounds: int) -> None:
+    torch.manual_seed(0)
+    net, images = MODELS[name](), torch.ones(1, 3, 32, 32)
+    for module in net.modules():
+        if isinstance(module, nn.ReLU6):
+            module.max_val = torch.inf  # the reference would clip every signal
+    *_, theirs = reference().reference_synflow(net, images, 0.05, rounds)
+    ours = masks(net, 0.05, "synflow", example_inputs=images, rounds=rounds)
+    assert reference().overlap(ours, theirs) > 0.99
 
 
 def test_the_schedule_is_exponential_and_ends_at_the_density() -> None:

@@ -38,6 +38,7 @@ class Flow:
         self.model, self.layout = model, Layout.of(model)
         self._device = next(model.parameters()).device
         self._inputs = example_inputs
+        self._signed: bool | None = None
         self._take()
         with untouched(model), torch.no_grad():
             self._inputs = smallest(example_inputs, self._extents, spatial=small)
@@ -64,10 +65,9 @@ class Flow:
                 self.layout.views(scores).values(), self._views.values(), gradients, strict=True
             ):
                 score.zero_() if gradient is None else torch.mul(leaf, gradient, out=score)
-            low, high = (float(extreme) for extreme in torch.aminmax(scores))
-        if not math.isfinite(low + high):
-            raise CriterionError(f"the flow through these weights is not finite: {self._where(scores)}.")
-        return (scores.abs_() if low < 0 else scores).cpu()  # below zero only where a network subtracts
+            if self._signed is None:  # masks only take away: what holds for the dense network holds from then on
+                self._signed = self._examine(scores)
+        return (scores.abs_() if self._signed else scores).cpu()
 
     def log2_total(self, masks: Mapping[str, Tensor] | None = None) -> float:
         """``log2`` of R with weights multiplied by masks that broadcast to them; minus infinity if nothing flows."""
@@ -141,5 +141,10 @@ class Flow:
             hint = f" These weights are all zero: {', '.join(silent)}. Initialize them first." if silent else ""
             raise CriterionError(f"no signal reaches the output of the network under absolute weights.{hint}")
 
-    def _where(self, scores: Tensor) -> str:
-        return ", ".join(name for name, view in self.layout.views(scores).items() if not torch.isfinite(view).all())
+    def _examine(self, scores: Tensor) -> bool:
+        """Whether some flow is negative, as it may be where a network subtracts; an error if some is not finite."""
+        low, high = (float(extreme) for extreme in torch.aminmax(scores))
+        if not math.isfinite(low + high):
+            broken = [name for name, view in self.layout.views(scores).items() if not torch.isfinite(view).all()]
+            raise CriterionError(f"the flow through these weights is not finite: {', '.join(broken)}.")
+        return low < 0.0

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from reconvene.saliency.flow import Flow
 from reconvene.saliency.masks import choose, rounds_of
 from reconvene.saliency.registry import criterion as lookup
-from reconvene.saliency.select import schedule
+from reconvene.saliency.select import kept, schedule
 from reconvene.saliency.subject import Loss, Scorer, Subject
 from reconvene.saliency.synflow import SynFlow
 from reconvene.saliency.weights import Layout
 
 LEVELS = 24  # of a criterion whose scores do not change on the way down
+FEWEST_ROUNDS = 12
 MOST_LEVELS = 40  # of one that is refined in more rounds than anybody reads
 
 
@@ -68,8 +69,9 @@ def score(
     """Score every weight, and follow the effective density of each layer from 1 down to ``density``.
 
     With one round (the default of all but ``synflow``) the dense network's scores are cut at geometric levels; with
-    more, the levels are the densities of the rounds. For ``synflow`` the default is 24 rounds: layer densities, which
-    is all that is read here, then agree with those of 100 rounds to about 0.01, although the masks themselves do not.
+    more, the levels are the densities of the rounds. For ``synflow`` the default is a round per 0.12 by which the log
+    of the density falls, 24 for 1/16. Layer densities, all that is read here, then agree with those of 100 rounds to
+    about 0.01, although the masks themselves do not.
 
     Effective densities come from one synaptic-flow pass over the masked network per level, whatever the criterion. It
     may use a smaller input than the given one, where that is safe (``Saliency.input`` tells). Other arguments and
@@ -77,7 +79,9 @@ def score(
     """
     entry = lookup(criterion)
     subject = Subject(model, example_inputs, Layout.of(model), data, loss, seed, small=True)
-    rounds = entry.settled if rounds is None else rounds
+    if rounds is None:
+        kept(density, 1)  # says what is wrong with a density that has no logarithm
+        rounds = 1 if entry.pace is None else max(FEWEST_ROUNDS, math.ceil(-math.log(density) / entry.pace))
     scorer = entry.begin(subject)
     if isinstance(scorer, SynFlow) and rounds > 1:
         path = _flow_path(scorer.flow, density, rounds, layerwise)
@@ -98,9 +102,9 @@ class _Path:
     kept: list[list[int]]
 
     def densities(self, layout: Layout) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
-        live, kept = np.array(self.live, dtype=np.float64), np.array(self.kept, dtype=np.float64)
+        live, left = np.array(self.live, dtype=np.float64), np.array(self.kept, dtype=np.float64)
         reached = live[0] > 0  # what no signal reaches in the dense network (an auxiliary head) has a mask, but no path
-        shares = np.where(reached, live / np.where(reached, live[0], 1.0), kept / kept[0])
+        shares = np.where(reached, live / np.where(reached, live[0], 1.0), left / left[0])
         chosen = sorted(
             {0, len(self.levels) - 1, *range(0, len(self.levels), math.ceil(len(self.levels) / MOST_LEVELS))}
         )
@@ -113,7 +117,7 @@ def _flow_path(flow: Flow, density: float, rounds: int, layerwise: str | None) -
     alive: Tensor | None = None
     scores = flow.scores(None)
     path.scores = scores.clone()
-    for target in schedule(density, rounds):
+    for target in _levels(density, rounds):
         path.live.append(_counts(scores, flow.layout))
         alive = choose(scores, flow.layout, target, layerwise, alive)
         path.levels.append(target)
@@ -127,21 +131,24 @@ def _masked_path(scorer: Scorer, subject: Subject, density: float, rounds: int, 
     """Any other criterion: its masks at every level, each looked through by one flow pass."""
     flow = Flow(subject.model, subject.example_inputs, small=True)
     path = _Path(torch.empty(0), flow.input, [1.0], [_counts(flow.scores(None), flow.layout)], [flow.layout.sizes])
-    if rounds > 1:
-        steps = rounds_of(scorer, subject.layout, density, rounds, layerwise)
+    path.scores = scorer.scores(None).clone()
+    if rounds > 1 and density < 1.0:
+        steps = ((target, alive) for target, _, alive in rounds_of(scorer, subject.layout, density, rounds, layerwise))
     else:
-        scores = scorer.scores(None).clone()
         steps = (
-            (target, scores, choose(scores, subject.layout, target, layerwise, None))
-            for target in schedule(density, LEVELS if density < 1.0 else 1)
+            (target, choose(path.scores, subject.layout, target, layerwise, None))
+            for target in _levels(density, LEVELS)
         )
-    for target, scores, alive in steps:
-        if len(path.levels) == 1:
-            path.scores = scores.clone()
+    for target, alive in steps:
         path.levels.append(target)
         path.kept.append(_counts(alive, flow.layout))
         path.live.append(_counts(flow.scores(alive), flow.layout))
     return path
+
+
+def _levels(density: float, rounds: int) -> list[float]:
+    """Densities on the way down from one; none where there is no way to go."""
+    return schedule(density, rounds) if density < 1.0 else []
 
 
 def _counts(flat: Tensor, layout: Layout) -> list[int]:

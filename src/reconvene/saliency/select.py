@@ -62,7 +62,7 @@ def _largest(values: NDArray[np.floating], keep: int) -> NDArray[np.bool_]:
 
 
 def _bracket(sample: NDArray[np.floating], rank: float) -> tuple[float, float]:
-    """Values a safe number of ranks below and above ``rank`` in a sample (0 is the largest); infinite beyond its ends."""
+    """Values a safe number of ranks below and above ``rank`` in a sample (0: the largest); infinite beyond its ends."""
     margin = BAND_SIGMAS * math.sqrt(max(1.0, rank)) + 8
     below = sample.size - 1 - math.ceil(rank + margin)
     above = max(0, sample.size - 1 - math.floor(rank - margin))
@@ -75,7 +75,7 @@ def _bracket(sample: NDArray[np.floating], rank: float) -> tuple[float, float]:
 
 
 def _around(values: NDArray[np.floating], keep: int, low: float, high: float) -> NDArray[np.bool_] | None:
-    """The mask, or None unless the ``keep``-th largest value lies in ``[low, high]`` (above zero if ``low`` is infinite).
+    """The mask, or None unless the ``keep``-th largest value lies in ``[low, high]`` (above zero if that is infinite).
 
     The buffer is read once, in pieces that stay in the processor's cache while they are compared with both ends.
     """

@@ -45,15 +45,15 @@ class Scorer(Protocol):
 class Criterion:
     """One entry of ``CRITERIA``.
 
-    ``begin`` starts work on a subject; ``rounds`` is how often masks are refined by default; ``settled`` how often
-    layer densities need, which converge sooner; ``objective`` makes what the criterion tries to keep a function of
-    masks.
+    ``begin`` starts work on a subject; ``rounds`` is how often masks are refined by default; ``pace`` how far the log
+    of the density may fall per round where only layer densities are read (None: one round will do); ``objective``
+    makes what the criterion tries to keep a function of masks.
     """
 
     name: str
     begin: Callable[[Subject], Scorer]
     rounds: int = 1
-    settled: int = 1
+    pace: float | None = None
     objective: Callable[[Subject], Objective] | None = None
 
 

@@ -1,0 +1,75 @@
+"""Time SynFlow's rounds beside the straightforward loop, turn by turn in one run, and compare the masks.
+
+python benchmarks/synflow_time.py --model vgg16_bn --rounds 100 --density 0.0617
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent))
+from reference_synflow import overlap, reference_synflow
+
+from reconvene.models import MODELS
+from reconvene.saliency.masks import rounds_of
+from reconvene.saliency.registry import CRITERIA
+from reconvene.saliency.subject import Subject
+from reconvene.saliency.weights import Layout
+
+
+def ours(model: torch.nn.Module, inputs: Tensor, density: float, rounds: int) -> Iterator[dict[str, Tensor]]:
+    """What ``reconvene.masks`` does, round by round."""
+    subject = Subject(model, inputs, Layout.of(model))
+    scorer = CRITERIA["synflow"].begin(subject)
+    for _, _, alive in rounds_of(scorer, subject.layout, density, rounds, None):
+        yield subject.layout.views(alive)
+
+
+def main() -> None:
+    """Print one line per loop."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="vgg16_bn", choices=sorted(MODELS))
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--density", type=float, default=1 / 16.21)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    model, inputs = MODELS[options.model](), torch.ones(1, 3, 32, 32)
+    loops: dict[str, Iterator[dict[str, Tensor]]] = {
+        "straightforward float64": reference_synflow(model, inputs, options.density, options.rounds),
+        "reconvene": ours(model, inputs, options.density, options.rounds),
+    }
+    wall: dict[str, list[float]] = {name: [] for name in loops}
+    cpu: dict[str, list[float]] = {name: [] for name in loops}
+    last: dict[str, Any] = {}
+    for _ in range(options.rounds):
+        for name, loop in loops.items():
+            started = time.perf_counter(), time.process_time()
+            last[name] = next(loop)
+            wall[name].append(time.perf_counter() - started[0])
+            cpu[name].append(time.process_time() - started[1])
+    print(f"{options.model}, {options.rounds} rounds to {options.density:.4f}, {options.threads} threads, "
+          f"load {os.getloadavg()[0]:.1f}")  # fmt: skip
+    for name in loops:
+        print(f"{name:<26} wall {sum(wall[name]):7.2f} s  median round {1e3 * statistics.median(wall[name]):7.1f} ms  "
+              f"least {1e3 * min(wall[name]):7.1f} ms  cpu {sum(cpu[name]):7.2f} s")  # fmt: skip
+    first, second = (sum(cpu[name]) for name in loops)
+    slow, fast = (statistics.median(wall[name]) for name in loops)
+    share = overlap(last["reconvene"], last["straightforward float64"])
+    print(f"ours takes {fast / slow:.3f} of its time (cpu {second / first:.3f}); masks overlap {100 * share:.2f} %")
+
+
+if __name__ == "__main__":
+    main()
