@@ -210,11 +210,12 @@ def _settle(folder: Path, manifest: Manifest, fresh: Mapping[str, bytes]) -> Non
             elif pending.exists():
                 meant = name in fresh or describe({name: _read_bytes(pending)})[name] == manifest.files[name]
                 os.replace(pending, folder / name) if meant else pending.unlink()
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)  # the names themselves must survive a power cut
-        finally:
-            os.close(descriptor)
+        if os.name == "posix":  # elsewhere a folder cannot be opened
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)  # the names themselves must survive a power cut
+            finally:
+                os.close(descriptor)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ArtifactError(

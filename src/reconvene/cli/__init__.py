@@ -44,10 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"reconvene: unknown command {words[0]!r}. There are: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        command = _parse(words[0], words[1:])
+        return _carry_out(words[0], _parse(words[0], words[1:]))
     except SystemExit as stop:  # tyro has said on stderr what is wrong, or shown the help
         return stop.code if isinstance(stop.code, int) else 2
-    return _carry_out(words[0], command)
+    except KeyboardInterrupt:
+        print(f"reconvene {words[0]}: interrupted", file=sys.stderr)
+        return 130
 
 
 def is_first() -> bool:
@@ -94,9 +96,6 @@ def _carry_out(name: str, command: Command) -> int:
     except ReconveneError as error:
         print(f"reconvene {name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"reconvene {name}: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         # Whoever read our output has gone (head, less). Python must not complain of that when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from reconvene.cli.command import Answer, ArtifactFolder, Command, Importing, UsageError
+from reconvene.cli.command import Answer, ArtifactFolder, Command, Importing, Shape, UsageError
 
 
 @dataclass(kw_only=True)
@@ -16,6 +16,8 @@ class Bench(Importing, Command):
 
     directory: ArtifactFolder
     """Folder of the artifact."""
+    input: Shape = None
+    """Shape of one example. By default what the artifact says."""
     runtimes: Annotated[str, arg(metavar="RUNTIME[,RUNTIME]")] = "onnxruntime,eager"
     """Runtimes, separated by commas: onnxruntime, eager."""
     batch: int = 1
@@ -39,6 +41,7 @@ class Bench(Importing, Command):
             batch=self.batch,
             threads=self.threads,
             repeats=self.repeats,
+            input_shape=self.input,
             seed=self.seed,
             allow_import=self.allow_import,
             steps=steps,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from reconvene.cli.command import Answer, ArtifactFolder, Command, Importing, UsageError
+from reconvene.cli.command import Answer, ArtifactFolder, Command, Importing, Shape, UsageError
 
 
 @dataclass(kw_only=True)
@@ -16,6 +16,8 @@ class Export(Importing, Command):
 
     directory: ArtifactFolder
     """Folder of the artifact."""
+    input: Shape = None
+    """Shape of one example. By default what the artifact says."""
     to: Annotated[str, arg(metavar="FORMAT[,FORMAT]")] = "onnx"
     """Formats, separated by commas: onnx."""
     dense: bool = False
@@ -33,13 +35,14 @@ class Export(Importing, Command):
         from reconvene.data import load
         from reconvene.pipeline import export
 
-        shape = artifact.manifest(self.directory).source.input_shape
+        shape = self.input or artifact.manifest(self.directory).source.input_shape
         dataset = None if self.data is None else load(self.data, input_shape=shape, progress=True)
         found = export(
             self.directory,
             formats=formats,
             dataset=dataset,
             with_dense=self.dense,
+            input_shape=self.input,
             seed=self.seed,
             allow_import=self.allow_import,
             steps=steps,

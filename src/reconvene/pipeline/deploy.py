@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from reconvene import artifact
 from reconvene.artifact import write_atomic
@@ -25,6 +25,7 @@ def export(
     formats: Sequence[str] = ("onnx",),
     dataset: Dataset | None = None,
     with_dense: bool = False,
+    input_shape: tuple[int, ...] | None = None,
     seed: int = 0,
     allow_import: bool = False,
     steps: Steps = quiet,
@@ -35,10 +36,12 @@ def export(
         formats: what ``reconvene.deploy.FORMATS`` knows.
         dataset: whose test images the export is verified on; without it, seeded noise.
         with_dense: also the dense network it is compared with, as ``dense.onnx``.
+        input_shape: of one example; by default what the artifact says.
 
     Raises UnknownNameError, MissingExtraError, ExportError, VerificationError, ArtifactError.
     """
     folder = Path(directory)
+    inputs = _inputs(folder, input_shape, batch=2, seed=seed)
     models = variants(folder, allow_import=allow_import)
     own = list(models)[-1]  # what the artifact itself holds
     found: dict[str, list[Exported]] = {}
@@ -49,7 +52,7 @@ def export(
         for kind in formats:
             with steps(f"exporting {name}.{kind} and verifying it", False):
                 data = None if dataset is None else test_batches(dataset, batch_size=32)
-                made = export_file(model, folder, format=kind, name=name, data=data, seed=seed)
+                made = export_file(model, folder, format=kind, example_inputs=inputs, name=name, data=data, seed=seed)
             found.setdefault(variant, []).append(made)
     rows = [{"variant": variant, **made.to_dict()} for variant, exports in found.items() for made in exports]
     artifact.record(folder, {"exports": rows})
@@ -61,6 +64,7 @@ def bench(
     *,
     runtimes: Sequence[str] = ("onnxruntime", "eager"),
     batch: int = 1,
+    input_shape: tuple[int, ...] | None = None,
     threads: int = 1,
     repeats: int = 30,
     seed: int = 0,
@@ -72,10 +76,7 @@ def bench(
     Raises UnknownNameError, MissingExtraError, ExportError, ArtifactError.
     """
     folder = Path(directory)
-    shape = artifact.manifest(folder).source.input_shape
-    if shape is None:
-        raise ArtifactError(f"{folder} does not say what its model takes, so there is nothing to time it on")
-    inputs = example_inputs(shape, batch=batch, seed=seed)
+    inputs = _inputs(folder, input_shape, batch=batch, seed=seed)
     models = variants(folder, allow_import=allow_import)
     with steps(f"timing {' beside '.join(models)} in {', '.join(runtimes)}", False):
         result = bench_variants(models, inputs, runtimes=runtimes, threads=threads, repeats=repeats, seed=seed)
@@ -97,3 +98,10 @@ def variants(folder: Path, *, allow_import: bool) -> dict[str, nn.Module]:
     else:
         dense = artifact.dense(folder, allow_import=allow_import)
     return {"dense": dense.eval(), "pruned": model}
+
+
+def _inputs(folder: Path, input_shape: tuple[int, ...] | None, *, batch: int, seed: int) -> Tensor:
+    shape = input_shape or artifact.manifest(folder).source.input_shape
+    if shape is None:
+        raise ArtifactError(f"{folder} does not say what its model takes. Give its shape, such as 3x224x224 (--input)")
+    return example_inputs(shape, batch=batch, seed=seed)
