@@ -82,7 +82,7 @@ def keeps(result) -> bool:
 def next_width(dense: int, width: int, round_to: int) -> int:
     step = step_of(dense, round_to)
     if width < step:
-        return width * 2
+        return width + 1
     return min(dense, (width // step + 1) * step)
 
 
@@ -264,7 +264,7 @@ def test_rounding_never_reaches_zero_and_tiny_groups_can_be_cut():
     assert [step_of(w, 8) for w in (1, 3, 4, 7, 8, 16, 31, 32, 512)] == [1, 1, 1, 1, 2, 4, 4, 8, 8]
     assert step_of(512, 12) == 12 and step_of(32, 12) == 6 and step_of(20, 1) == 1
     assert allowed_widths(58, 8, fine=False).tolist() == [8, 16, 24, 32, 40, 48, 56, 58]
-    assert allowed_widths(58, 8, fine=True)[:4].tolist() == [1, 2, 4, 8]
+    assert allowed_widths(58, 8, fine=True)[:9].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 16]
     assert allowed_widths(1, 1, fine=False).tolist() == [1]
     structure, sensitivity, costs = case((4, 4), (0.5, 0.5))
     assert allocate(structure, sensitivity, costs, Budget(params=0.5)).widths.sum() < 8

@@ -79,11 +79,8 @@ def step_of(width: int, round_to: int) -> int:
 
 
 def allowed_widths(width: int, step: int, *, fine: bool) -> Widths:
-    """Multiples of ``step`` and the dense width; with ``fine`` also ``step`` halved again and again, down to 1."""
-    widths = {width, *range(step, width, step)}
-    while fine and step > 1:
-        step //= 2
-        widths.add(step)
+    """Multiples of ``step`` and the dense width; with ``fine`` also every width below one step."""
+    widths = {width, *range(step, width, step), *(range(1, min(step, width)) if fine else ())}
     return np.array(sorted(widths), dtype=np.int64)
 
 

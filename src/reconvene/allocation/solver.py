@@ -40,8 +40,8 @@ def allocate(
     3. Filling: no group, with those that equations tie to it, can grow one step within the budgets.
 
     Widths are multiples of ``round_to``, halved until it goes four times into the group; never zero; the dense width
-    is always allowed. Only where multiples cannot keep the budget are narrower widths used: one step halved again and
-    again. Same input, same widths.
+    is always allowed. Only where multiples cannot keep the budget are widths below one step used. Same input, same
+    widths.
 
     Raises ``BudgetError`` with ``floor`` for a budget that no widths keep, ``StructureError`` when nothing can be
     pruned.
