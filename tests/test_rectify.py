@@ -308,8 +308,14 @@ def test_a_model_that_does_not_run_on_the_batch_says_which_shapes():
         def forward(self, x):
             return self.a(x.view(1, 6))
 
-    with pytest.raises(ModelError, match=r"calibration batch of shapes \(8, 6\)"):
-        spread(Picky(), torch.randn(1, 6))
+    model = Picky()
+    assert list(spread(model, torch.randn(1, 6))) == ["a"], "a fixed batch of one is measured on one sample"
+    plan = SimpleNamespace(touched=["a"], spread={"a": 3.0}, seed=0)
+    assert rectify(model, plan, torch.randn(1, 6)).rows[0].after == pytest.approx(3.0, rel=0.01)
+    model.train()
+    with pytest.raises(ModelError, match=r"calibration batch of shapes \(2, 6\)"):
+        spread(model, torch.randn(2, 6))
+    assert model.training and model.a.training and not model.a._forward_hooks
 
 
 def test_an_unknown_way_or_module_is_refused_before_anything_changes():

@@ -23,27 +23,45 @@ def spread(model: nn.Module, example_inputs: Any, *, seed: int = 0) -> dict[str,
     """Standard deviation of the output of every layer that holds a weight, by module name, in the order of first calls.
 
     Measured over all values of the first call's output (the first tensor of it), in eval mode, on
-    ``calibration_batch``. A layer that is never called by itself is absent, and so is one whose output is not finite.
-    Mode, hooks and random state are as before afterwards.
+    ``calibration_batch``; for a model that does not run on more samples than its example inputs hold, on as many as
+    they do. A layer that is never called by itself is absent, and so is one whose output is not finite. Mode, hooks and
+    random state are as before afterwards.
 
     Raises ``ModelError`` when the model does not run on the calibration batch.
     """
+    return measure(model, example_inputs, seed=seed)[0]
+
+
+def measure(model: nn.Module, example_inputs: Any, *, seed: int) -> tuple[dict[str, float], Any]:
+    """The spreads, and the batch they were measured on."""
+    batch = calibration_batch(example_inputs, seed=seed)
+    try:
+        return spread_on(model, batch, seed=seed), batch
+    except ModelError:
+        single = calibration_batch(example_inputs, seed=seed, samples=1)
+        if [t.shape for t in tensors_in(single)] == [t.shape for t in tensors_in(batch)]:
+            raise
+        return spread_on(model, single, seed=seed), single
+
+
+def spread_on(model: nn.Module, batch: Any, *, seed: int) -> dict[str, float]:
+    """The spreads on this batch."""
     found: dict[str, float] = {}
 
-    def measure(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def note(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         value = spread_of(output)
         if value is not None:
             found[name] = value
 
-    run_hooked(model, example_inputs, measure, seed=seed)
+    run_hooked(model, batch, note, seed=seed)
     return found
 
 
-def calibration_batch(example_inputs: Any, *, seed: int) -> Any:
+def calibration_batch(example_inputs: Any, *, seed: int, samples: int | None = None) -> Any:
     """The inputs spreads are measured on: the example inputs, if they are a batch, else seeded noise in their shapes.
 
-    - If dimension 0 of every tensor is 1, it is taken for the batch: floating tensors become N(0, 1) draws of 2 to 8
-      samples (fewer for large inputs), other tensors are repeated. One sample says too little about a spread.
+    - If dimension 0 of every tensor is 1, it is taken for the batch: floating tensors become N(0, 1) draws of
+      ``samples`` (2 to 8 by default, fewer for large inputs), others are repeated. One sample says too little.
     - A floating tensor of one single value (zeros, ones) becomes N(0, 1) draws of its own shape: nothing spreads from
       it.
     - Everything else stays as given. The same seed gives the same batch.
@@ -51,11 +69,11 @@ def calibration_batch(example_inputs: Any, *, seed: int) -> Any:
     tensors = tensors_in(example_inputs)
     single = bool(tensors) and all(t.ndim >= 2 and t.shape[0] == 1 for t in tensors)
     largest = max((t.numel() for t in tensors), default=1)
-    samples = min(max(VALUES // max(largest, 1), SAMPLES[0]), SAMPLES[1])
+    count = samples or min(max(VALUES // max(largest, 1), SAMPLES[0]), SAMPLES[1])
     generator = torch.Generator().manual_seed(seed)
 
     def drawn(tensor: Tensor) -> Tensor:
-        shape = (samples, *tensor.shape[1:]) if single else tuple(tensor.shape)
+        shape = (count, *tensor.shape[1:]) if single else tuple(tensor.shape)
         if not tensor.is_floating_point():
             return tensor.expand(shape)
         if not single and (tensor.numel() < 2 or bool((tensor != tensor.flatten()[0]).any())):
@@ -69,10 +87,9 @@ Hook = Callable[[str, nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]
 PreHook = Callable[[str, nn.Module], None]
 
 
-def run_hooked(model: nn.Module, example_inputs: Any, after: Hook, *, seed: int, before: PreHook | None = None) -> None:
+def run_hooked(model: nn.Module, batch: Any, after: Hook, *, seed: int, before: PreHook | None = None) -> None:
     """One calibration pass: ``before`` and ``after`` see each layer's first call; ``after`` may replace its output."""
     seen: set[str] = set()
-    batch = calibration_batch(example_inputs, seed=seed)
     with ExitStack() as stack:
         for name, module in layers(model).items():
             first, then = _first_call(name, seen, before, after)

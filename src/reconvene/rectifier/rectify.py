@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.errors import PlanError, UnknownNameError
-from reconvene.rectifier.calibration import run_hooked, spread, spread_of
+from reconvene.rectifier.calibration import measure, run_hooked, spread_of, spread_on
 from reconvene.rectifier.layers import is_constant, is_norm, layers, reset_norm, weights_of
 from reconvene.rectifier.report import RectifyReport, SpreadRow
 
@@ -57,25 +57,25 @@ def rectify(
             f"the plan changed module {missing[0]!r}, which this model does not have. Rectify plan.apply(model)"
         )
     drawn_with = plan.seed if seed is None else seed
-    before = spread(small, example_inputs, seed=plan.seed)
+    before, batch = measure(small, example_inputs, seed=plan.seed)
     best: RectifyReport | None = None
     for draw in range(DRAWS if how == "reinit" else 1):
-        report = _attempt(small, plan, example_inputs, how, drawn_with, draw, before)
+        report = _attempt(small, plan, batch, how, drawn_with, draw, before)
         if best is None or report.worst < best.worst:
             best = report
         if not best.outside:
             return best
     if best is None or best.draw == report.draw:
         return report
-    return _attempt(small, plan, example_inputs, how, drawn_with, best.draw, before)
+    return _attempt(small, plan, batch, how, drawn_with, best.draw, before)
 
 
 def _attempt(
-    small: nn.Module, plan: Plan, example_inputs: Any, how: str, seed: int, draw: int, before: dict[str, float]
+    small: nn.Module, plan: Plan, batch: Any, how: str, seed: int, draw: int, before: dict[str, float]
 ) -> RectifyReport:
     """One rectification with the ``draw``-th stream of weights; it starts over whatever an earlier one left."""
     work = _Work(small, plan.spread, set(plan.touched), f"{seed}:{draw}", WAYS[how])
-    after = work.run(example_inputs, calibration_seed=plan.seed) if WAYS[how] else before
+    after = work.run(batch, calibration_seed=plan.seed) if WAYS[how] else before
     rows = []
     for name, module in small.named_modules():
         if name in work.layers or name in work.actions:
@@ -102,15 +102,15 @@ class _Work:
         self.actions: dict[str, str] = {}
         self._done: dict[int, str] = {}
 
-    def run(self, example_inputs: Any, *, calibration_seed: int) -> dict[str, float]:
+    def run(self, batch: Any, *, calibration_seed: int) -> dict[str, float]:
         """Change what is to be changed; the spread of every layer afterwards."""
         if self.way is _reinit:
             for name, module in self.small.named_modules():
                 if name in self.touched and is_norm(module):
                     reset_norm(module)
                     self.actions[name] = "norm reset"
-        run_hooked(self.small, example_inputs, self._after, seed=calibration_seed, before=self._before)
-        return spread(self.small, example_inputs, seed=calibration_seed)
+        run_hooked(self.small, batch, self._after, seed=calibration_seed, before=self._before)
+        return spread_on(self.small, batch, seed=calibration_seed)
 
     def _before(self, name: str, module: nn.Module) -> None:
         """Decide, and put the new weights in, before the layer is first called."""
