@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from reconvene.errors import ModelError
 from reconvene.structure.borrowed import changed_attributes, module_stack, quiet_state, twins
 from reconvene.structure.inputs import arguments, map_tensors, tensors_in
+from reconvene.structure.opaque import LayerCall, opaque_layers
 from reconvene.structure.sizes import SizeLog, traced_sizes
 
 _BATCH_NORMS = {torch.ops.aten.native_batch_norm.default, torch.ops.aten._native_batch_norm_legit_no_training.default}
@@ -45,7 +46,8 @@ class Op:
     @property
     def site(self) -> str:
         """Where a person finds this call: the operator and the layer that made it."""
-        return f"{self.name.removeprefix('aten.').split('.')[0]} in {self.owner or 'the model itself'}"
+        name = self.name.removeprefix("aten.").removesuffix(".default")
+        return f"{name.split('.')[0] if self.name.startswith('aten.') else name} in {self.owner or 'the model itself'}"
 
 
 @dataclass
@@ -207,7 +209,11 @@ def _record_on(
 def _run(model: nn.Module, inputs: Any, recording: Recording, stack: list[str], *, training: bool) -> None:
     model.train(training)
     args, kwargs = arguments(inputs)
-    with torch.no_grad(), _Recorder(recording, stack, training):
+
+    def note(call: LayerCall, taken: list[Tensor], made: list[Tensor]) -> None:
+        recording.ops.append(Op(call, tuple(taken), {}, tuple(made), stack[-1], training))
+
+    with torch.no_grad(), opaque_layers(model, note), _Recorder(recording, stack, training):
         output = model(*args, **kwargs)
     recording.outputs += tensors_in(output)
 

@@ -20,7 +20,6 @@ from reconvene.structure.extents import kept_size, settle
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim
 
-
 _VIEWS = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default}
 
 
@@ -76,12 +75,12 @@ def replay(model: nn.Module, example_inputs: Any, structure: Structure, keep: Ke
 
 
 def _steps(ops: list[Op]) -> list[tuple[int, Op]]:
-    """The calls with their numbers, without copies: whether a reshape copies depends on strides, not on what is meant."""
+    """The calls with their numbers, without copies: whether a reshape copies depends on strides, not on its meaning."""
     return [(number, op) for number, op in enumerate(ops) if op.func is not torch.ops.aten.clone.default]
 
 
 def _disagreement(structure: Structure, want: Op, got: Op, kept: NDArray[np.bool_]) -> str:
-    if want.func is not got.func and not {want.func, got.func} <= _VIEWS:
+    if want.func != got.func and not {want.func, got.func} <= _VIEWS:
         return f"the smaller model calls {got.name} instead"
     for out, made in zip(want.outs, got.outs, strict=True):
         if out is not None and made is not None:

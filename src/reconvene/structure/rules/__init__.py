@@ -2,26 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from torch import nn
 
 from reconvene.structure.capture import Op
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import rigid
+from reconvene.structure.opaque import LAYERS, LayerCall
 from reconvene.structure.rules import elementwise, products, reductions, shapes
 from reconvene.structure.rules.context import Context, Rule
 
 RULES: dict[str, Rule] = {**elementwise.RULES, **products.RULES, **reductions.RULES, **shapes.RULES}
 
 
+def rule(*targets: str | type[nn.Module]) -> Callable[[Rule], Rule]:
+    """Register a rule of your own: ``@rule("mylib::scale")`` for an operator, ``@rule(MyLayer)`` for a layer.
+
+    The function takes ``(context, op)`` and says what is coupled: ``context.dims(tensor)`` gives the dimensions of an
+    argument in ``op.args``, ``context.labels.unify`` joins two, ``context.pin`` keeps one, ``context.set`` describes an
+    output in ``op.outs``. A layer is called with its inputs and then its parameters as ``op.args``. What a rule gets
+    wrong in shape is found by the trial run; what it gets wrong in meaning is found by comparing ``plan.apply`` with
+    ``plan.mask``.
+    """
+
+    def register(function: Rule) -> Rule:
+        for target in targets:
+            if isinstance(target, str):
+                RULES[target.removeprefix("aten::")] = function
+            else:
+                LAYERS.add(target)
+                RULES[LayerCall(target).__name__] = function
+        return function
+
+    return register
+
+
+def _key(op: Op) -> str:
+    name, space = str(op.func.overloadpacket.__name__), getattr(op.func, "namespace", "aten")
+    return name if space in ("aten", "layer") else f"{space}::{name}"
+
+
 def apply_rule(ctx: Context, op: Op) -> None:
     """Read one recorded call."""
     if not any(t.ndim for t in op.outs if t is not None) and not tensors_in((op.args, op.kwargs)):
         return
-    name = op.func.overloadpacket.__name__
-    rule = RULES.get(name) or RULES.get(name.removesuffix("_"))
-    if rule is None and torch.Tag.pointwise in op.func.tags:
-        rule = elementwise.pointwise
-    (rule or unknown)(ctx, op)
+    name = _key(op)
+    known = RULES.get(name) or RULES.get(name.removesuffix("_"))
+    if known is None and torch.Tag.pointwise in op.func.tags:
+        known = elementwise.pointwise
+    (known or unknown)(ctx, op)
 
 
 def unknown(ctx: Context, op: Op) -> None:
@@ -35,4 +66,4 @@ def unknown(ctx: Context, op: Op) -> None:
             ctx.set(out, [rigid(size) for size in out.shape])
 
 
-__all__ = ["RULES", "Context", "Rule", "apply_rule"]
+__all__ = ["RULES", "Context", "Rule", "apply_rule", "rule"]
