@@ -166,6 +166,13 @@ def test_labels_beyond_the_class_names_are_said(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+def test_labels_of_two_kinds_are_said(tmp_path: Path) -> None:
+    parquet.write_table(table([0, 1]), tmp_path / "train.parquet")
+    parquet.write_table(table(["0", "1"]), tmp_path / "test.parquet")
+    with pytest.raises(DataError, match="strings in one split and numbers in the other"):
+        load(tmp_path)
+
+
 def test_files_whose_split_cannot_be_told_are_listed(tmp_path: Path) -> None:
     parquet.write_table(table([0, 1]), tmp_path / "train.parquet")
     parquet.write_table(table([0, 1]), tmp_path / "more.parquet")
@@ -189,6 +196,11 @@ def test_a_folder_of_classes_and_one_with_splits(tmp_path: Path) -> None:
     split = load(tmp_path / "split")
     assert split.train.labels.tolist() == [0, 0, 1, 1, 1] and split.test.labels.tolist() == [1]
     assert split.train.images[:, 0, 0, 0].tolist() == [0, 1, 10, 11, 12]
+
+
+def test_a_folder_called_digits_is_a_folder(tmp_path: Path) -> None:
+    write_folder(tmp_path / "digits", {"cat": 5, "dog": 5}, size=(6, 6))
+    assert load(tmp_path / "digits").shape == (3, 6, 6)
 
 
 def test_trouble_in_a_folder_names_the_file(tmp_path: Path) -> None:

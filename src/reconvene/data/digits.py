@@ -6,6 +6,8 @@ import numpy as np
 
 from reconvene.data.source import Rows, Source, needs
 
+SHAPE = (3, 32, 32)
+
 
 def read_digits() -> Source:
     """All 1797 digits as grey 8x8 pictures, their 17 levels of ink stretched over 0..255.
@@ -18,4 +20,4 @@ def read_digits() -> Source:
     bunch = loader.load_digits()
     pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
     rows = Rows(bunch.target.astype(np.int64), lambda i: image.fromarray(pixels[i]), lambda i: f"digits, row {i}")
-    return Source("digits", tuple("0123456789"), rows, None)
+    return Source("digits", tuple("0123456789"), rows, None, SHAPE)

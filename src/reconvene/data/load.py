@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 HELD_OUT = 0.2
-DIGITS_SHAPE = (3, 32, 32)
 MODES = {"1": 1, "L": 1, "LA": 1, "P": 3, "RGB": 3, "RGBA": 3, "CMYK": 3, "YCbCr": 3}
 
 
@@ -52,8 +51,8 @@ def load(
     if limit is not None and limit < 1:
         raise DataError(f"limit must be at least 1, not {limit}.")
     if input_shape is not None and (len(input_shape) != 3 or input_shape[0] not in (1, 3) or min(input_shape) < 1):
-        asked = "x".join(map(str, input_shape))
-        raise DataError(f"image data can become 1xHxW (grey) or 3xHxW (RGB), not {asked}.")
+        wanted = "x".join(map(str, input_shape))
+        raise DataError(f"image data can become 1xHxW (grey) or 3xHxW (RGB), not {wanted}.")
     source = _find(spec, image_column=image_column, label_column=label_column)
     note = ""
     train, test = source.train, source.test
@@ -66,8 +65,9 @@ def load(
     for split, rows in (("training", train), ("test", test)):
         if not len(rows):
             raise DataError(f"{source.name} has no {split} images.")
-    shape = _shape(source, input_shape)
-    fit = input_shape is not None or source.name == "digits"
+    asked = source.shape if input_shape is None else (input_shape[0], input_shape[1], input_shape[2])
+    shape = _own_shape(train) if asked is None else asked
+    fit = asked is not None
     splits = [_decode(rows, shape, source.name, fit=fit, progress=progress) for rows in (train, test)]
     mean, std = statistics(splits[0].images)
     return Dataset(
@@ -97,12 +97,8 @@ def _limited(rows: Rows, limit: int | None, seed: int) -> Rows:
     return rows if limit is None or limit >= len(rows) else rows.take(stratified(rows.labels, limit, seed=seed))
 
 
-def _shape(source: Source, asked: tuple[int, ...] | None) -> tuple[int, int, int]:
-    if asked is not None:
-        return asked[0], asked[1], asked[2]
-    if source.name == "digits":
-        return DIGITS_SHAPE
-    picture = _open(source.train, 0)
+def _own_shape(rows: Rows) -> tuple[int, int, int]:
+    picture = _open(rows, 0)
     return MODES[picture.mode], picture.height, picture.width
 
 

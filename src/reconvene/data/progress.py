@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 T = TypeVar("T")
 DELAY_SECONDS = 1.0
@@ -15,16 +20,9 @@ class Bar:
     """A bar that appears once its work has taken a second, and only on a terminal. Leaving its context removes it."""
 
     def __init__(self, description: str, total: int, *, enabled: bool = True, done: int = 0) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=console, transient=True)
-        self._task = self._progress.add_task(description, total=total, completed=done)
-        self._enabled = enabled and console.is_terminal
-        self._due = time.monotonic() + DELAY_SECONDS
-        self._running = False
+        self._description, self._total, self._done = description, total, done
+        self._due = time.monotonic() + DELAY_SECONDS if enabled and sys.stderr.isatty() else math.inf
+        self._shown: tuple[Progress, TaskID] | None = None
 
     def __enter__(self) -> Bar:
         return self
@@ -32,17 +30,28 @@ class Bar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._running:
-            self._progress.stop()
+        if self._shown is not None:
+            self._shown[0].stop()
 
     def advance(self, steps: int = 1, *, description: str | None = None) -> None:
         """Say that ``steps`` more are done."""
-        if not self._enabled:
-            return
-        self._progress.update(self._task, advance=steps, description=description)
-        if not self._running and time.monotonic() >= self._due:
-            self._progress.start()
-            self._running = True
+        self._done += steps
+        self._description = description or self._description
+        if self._shown is not None:
+            progress, task = self._shown
+            progress.update(task, completed=self._done, description=self._description)
+        elif time.monotonic() >= self._due:
+            self._shown = self._show()
+
+    def _show(self) -> tuple[Progress, TaskID]:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        task = progress.add_task(self._description, total=self._total, completed=self._done)
+        progress.start()
+        return progress, task
 
 
 def track(items: Iterable[T], description: str, *, total: int, enabled: bool) -> Iterator[T]:

@@ -34,12 +34,16 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A dataset as found: ``test`` is ``None`` where it comes without a split to test on."""
+    """A dataset as found: ``test`` is ``None`` where it comes without a split to test on.
+
+    ``shape`` ``(C, H, W)`` is what pictures become if nobody asks for a shape; ``None`` leaves them as they are.
+    """
 
     name: str
     classes: tuple[str, ...]
     train: Rows
     test: Rows | None
+    shape: tuple[int, int, int] | None = None
 
 
 def needs(module: str, package: str, purpose: str) -> Any:

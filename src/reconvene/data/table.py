@@ -138,6 +138,9 @@ def _classes(
     splits: list[NDArray[Any]], names: list[str] | None, column: str, name: str
 ) -> tuple[tuple[str, ...], list[NDArray[np.int64]]]:
     """Class names, and each split's labels as positions among them. Without names, the values are the names."""
+    kinds = {labels.dtype.kind == "U" for labels in splits if len(labels)}
+    if len(kinds) > 1:
+        raise DataError(f"column {column!r} of {name} holds strings in one split and numbers in the other.")
     values = np.unique(np.concatenate([labels for labels in splits if len(labels)] or [np.empty(0, np.int64)]))
     if names is None or values.dtype.kind == "U":
         coded = [np.searchsorted(values, labels).astype(np.int64) for labels in splits]

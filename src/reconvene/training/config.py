@@ -12,7 +12,6 @@ from reconvene.data import Augmentation, Dataset
 from reconvene.errors import TrainingError
 from reconvene.training.machine import has_bf16
 
-BASE_LR = 0.1
 MIN_STEPS, MIN_BATCH, MAX_BATCH = 32, 8, 128
 AUGMENTATIONS = ("auto", "shift", "shift-flip", "none")
 
@@ -25,8 +24,8 @@ class TrainConfig:
     """Decides the order of images, their augmentation and dropout."""
     batch_size: int | None = None
     """Images a step, over all processes together. None: 128, halved until small data gives 32 steps an epoch."""
-    lr: float | None = None
-    """Highest learning rate. None: 0.1 at 128 images a step, with the square root of the batch size for others."""
+    lr: float = 0.1
+    """Highest learning rate."""
     schedule: Literal["one-cycle", "multi-step"] = "one-cycle"
     """one-cycle: linear warm-up, then a cosine to zero. multi-step: a tenth after half of the run, again after 3/4."""
     warmup: float = 0.25
@@ -35,7 +34,7 @@ class TrainConfig:
     """Nesterov momentum."""
     weight_decay: float = 5e-4
     """Weight decay, on weights of two dimensions and more: not on norms and biases."""
-    clip: float | None = 1.0
+    clip: float | None = 2.0
     """Longest gradient (norm over all weights); a longer one is scaled down to it. None: no limit."""
     label_smoothing: float = 0.1
     """Share of the target spread evenly over all classes."""
@@ -74,8 +73,7 @@ class TrainConfig:
         else:
             augment = self.augment
         precision = self.precision if self.precision != "auto" else "bf16" if has_bf16(device) else "fp32"
-        lr = BASE_LR * math.sqrt(size / MAX_BATCH) if self.lr is None else self.lr
-        decided = {"batch_size": size, "lr": lr, "augment": augment, "precision": precision, "device": device.type}
+        decided = {"batch_size": size, "augment": augment, "precision": precision, "device": device.type}
         return Settled(**{**asdict(self), **decided})
 
     def augmentation(self, dataset: Dataset) -> Augmentation:
@@ -91,7 +89,7 @@ class TrainConfig:
 
     def _check(self) -> None:
         wrong = {
-            "lr must be above 0": self.lr is not None and not 0 < self.lr < math.inf,
+            "lr must be above 0": not 0 < self.lr < math.inf,
             "warmup must be in [0, 1)": not 0 <= self.warmup < 1,
             "clip must be above 0": self.clip is not None and not self.clip > 0,
             "momentum must be in (0, 1)": not 0 < self.momentum < 1,
@@ -112,7 +110,6 @@ class Settled(TrainConfig):
     """A recipe with nothing left open."""
 
     batch_size: int = MAX_BATCH
-    lr: float = BASE_LR
 
 
 def learning_rate(config: Settled, step: int, total: int) -> float:
