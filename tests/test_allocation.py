@@ -141,17 +141,17 @@ def test_no_group_is_far_above_the_water_level_and_nothing_is_lost_by_refining(p
     refined = allocate(structure, sensitivity, costs, Budget(**asked))
     assert refined.water_level == plain.water_level
     assert all(row.loss <= plain.water_level + 1e-9 for row in plain.rows)
-    assert all(row.loss <= 1.1 * plain.water_level + 1e-9 for row in refined.rows)
+    assert all(row.loss <= 1.05 * plain.water_level + 1e-9 for row in refined.rows)
 
 
 def brute(structure, sensitivity, costs, limits, round_to=8):
-    """All allowed widths within the limits, as ``(widths, worst loss, total loss)``."""
+    """All allowed widths within the limits, as ``(widths, worst loss, sum of squares)``."""
     options = [allowed_widths(g.width, step_of(g.width, round_to), fine=False) for g in structure.prunable]
     for combination in itertools.product(*options):
         widths = np.array(combination)
         if balanced(structure.balances, widths) and all(costs.evaluate(c, widths) <= v for c, v in limits.items()):
             losses = [c.loss[w] for c, w in zip(sensitivity.curves, combination, strict=True)]
-            yield widths, max(losses), sum(losses)
+            yield widths, max(losses), sum(loss**2 for loss in losses)
 
 
 @settings(max_examples=60, deadline=None)
@@ -161,7 +161,7 @@ def brute(structure, sensitivity, costs, limits, round_to=8):
     both=st.booleans(),
     link=st.sampled_from([(), ((0, 1),), ((0, 2),)]),
 )
-def test_the_worst_loss_is_the_least_possible_and_the_total_close_to_it(rates, share, both, link):
+def test_the_water_level_is_the_least_worst_loss_possible(rates, share, both, link):
     balances = [linked({a: 1}, {b: 1}) for a, b in link]
     structure, sensitivity, costs = case((48, 48, 48), rates, balances)
     asked = {"params": share} | ({"macs": share} if both else {})
@@ -170,23 +170,23 @@ def test_the_worst_loss_is_the_least_possible_and_the_total_close_to_it(rates, s
     result = allocate(structure, sensitivity, costs, budget)
     best_worst = min(worst for _, worst, _ in found)
     assert result.water_level == pytest.approx(best_worst)
-    within = min(total for _, worst, total in found if worst <= 1.1 * best_worst + 1e-9)
-    total = sum(row.loss for row in result.rows)
-    assert total <= 1.4 * within + 1e-9
+    assert balanced(structure.balances, result.widths)
+    assert max(row.loss for row in result.rows) <= 1.05 * best_worst + 1e-9
 
 
-def test_refinement_and_filling_find_the_best_total_in_most_small_cases():
+def test_refinement_and_filling_find_the_least_sum_of_squares_in_most_small_cases():
     random = np.random.default_rng(0)
-    exact = 0
-    for _ in range(30):
-        structure, sensitivity, costs = case((64, 48, 40), random.uniform(0.2, 1.5, 3))
+    ratios = []
+    for _ in range(40):
+        structure, sensitivity, costs = case((64, 48, 40, 16), random.uniform(0.2, 1.5, 4))
         budget = Budget(params=float(random.uniform(0.1, 0.8)))
         found = list(brute(structure, sensitivity, costs, budget.limits(costs.dense)))
         worst = min(w for _, w, _ in found)
-        best = min(total for _, w, total in found if w <= 1.1 * worst + 1e-9)
+        best = min(total for _, w, total in found if w <= 1.05 * worst + 1e-9)
         result = allocate(structure, sensitivity, costs, budget)
-        exact += sum(row.loss for row in result.rows) <= best * 1.0001
-    assert exact >= 24
+        ratios.append((sum(row.loss**2 for row in result.rows) + 1e-12) / (best + 1e-12))
+    assert min(ratios) > 1 - 1e-9, "brute force missed something"
+    assert np.mean(np.array(ratios) < 1 + 1e-6) > 0.9 and np.mean(ratios) < 1.02
 
 
 @settings(max_examples=60, deadline=None)
