@@ -48,6 +48,11 @@ def test_an_interrupted_pair_ends_in_the_same_bytes(pair: tuple[Path, list[dict[
     assert first["parts"] == first["whole"]
 
 
+def test_processes_that_see_different_folders_are_stopped(pair: tuple[Path, list[dict[str, Any]]]) -> None:
+    _, (first, _) = pair
+    assert first["apart"] == "the processes do not see the same checkpoint"
+
+
 def test_two_processes_come_out_where_one_does(pair: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
     _, (first, _) = pair
     alone = train(net(), digits(), epochs=EPOCHS, directory=tmp_path, config=CONFIG)

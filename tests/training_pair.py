@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from reconvene.errors import TrainingError
 from reconvene.training import train
 from reconvene.training.checkpoint import sha256
 from reconvene.training.run import Run
@@ -48,7 +49,13 @@ def main(root: Path) -> None:
     except KeyboardInterrupt:
         Run._step = original  # type: ignore[method-assign]
     resumed = train(parts, data, epochs=EPOCHS, directory=root / "parts", config=CONFIG)
+    apart = ""
+    try:
+        train(net(), data, epochs=EPOCHS, directory=root / ("whole", "elsewhere")[rank], config=CONFIG)
+    except TrainingError as error:
+        apart = str(error).partition(":")[0]
     facts = {
+        "apart": apart,
         "whole": sha256(whole.state_dict()),
         "parts": sha256(parts.state_dict()),
         "resumed_at": resumed.resumed_at,

@@ -37,6 +37,12 @@ class World:
         for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
             tensor.detach().copy_(part.view(tensor.shape))
 
+    def agrees_on(self, number: int, device: torch.device) -> bool:
+        """Whether every process says the same number. All wait here for each other."""
+        mine = torch.tensor([number, number * number], dtype=torch.float64, device=device)
+        mean, mean_square = (self.total(mine) / self.size).tolist()
+        return bool(mean_square == mean * mean)
+
     def copy_from_first(self, model: nn.Module) -> None:
         """Give every process the weights and buffers of the first."""
         if self.size > 1:

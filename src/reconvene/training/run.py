@@ -91,6 +91,10 @@ class Run:
             self.state = checkpoint.state
         else:
             self.state.records.append(self._header())
+        if not self.world.agrees_on(self.done, self.device):
+            raise TrainingError(
+                f"the processes do not see the same checkpoint: all of them must share {self.directory}."
+            )
         if self.world.rank == 0:
             try:
                 self.directory.mkdir(parents=True, exist_ok=True)
