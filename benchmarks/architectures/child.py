@@ -9,11 +9,12 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from architectures import all_architectures
-from architectures.proving import prove_architecture
 
 
 def judge(name: str, results: Connection) -> None:
     """Prove one architecture and tell the parent after every stage."""
+    from architectures.proving import prove_architecture  # here, since the parent only starts this function
+
     warnings.simplefilter("ignore")
 
     def tell(record: dict[str, Any]) -> None:

@@ -15,6 +15,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from architectures.child import judge
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -89,8 +91,6 @@ def run_all(names: Sequence[str], limits: Limits) -> Iterator[dict[str, Any]]:
 
 def start(context: Any, name: str) -> Running:
     """Begin with one model."""
-    from architectures.child import judge
-
     receive, send = context.Pipe(duplex=False)
     process = context.Process(target=judge, args=(name, send), daemon=True)
     process.start()
