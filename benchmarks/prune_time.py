@@ -4,8 +4,8 @@
     python benchmarks/prune_time.py vgg16_bn resnet18      # some
     python benchmarks/prune_time.py --reference-rounds 5   # time fewer rounds of the slow loop and scale up
 
-Repeats are interleaved over the networks. Times are the least over the repeats; the reference loop's time is its measured
-rounds scaled to 100, since every round costs the same.
+Repeats are interleaved over the networks. Times are the least over the repeats; the reference loop's time is its
+measured rounds scaled to 100, since every round costs the same.
 """
 
 from __future__ import annotations

@@ -22,6 +22,16 @@ from reconvene.structure.opaque import LayerCall, opaque_layers
 from reconvene.structure.sizes import SizeLog, traced_sizes
 
 _BATCH_NORMS = {torch.ops.aten.native_batch_norm.default, torch.ops.aten._native_batch_norm_legit_no_training.default}
+_ATEN = torch.ops.aten
+_ELEMENTWISE = {
+    *(_ATEN.relu.default, _ATEN.gelu.default, _ATEN.silu.default, _ATEN.sigmoid.default, _ATEN.hardswish.default),
+    *(_ATEN.hardtanh.default, _ATEN.hardsigmoid.default, _ATEN.add.Tensor, _ATEN.mul.Tensor),
+    *(_ATEN.mul.Scalar, _ATEN._safe_softmax.default),
+}
+_ELEMENTWISE_IN_PLACE = {
+    *(_ATEN.relu_.default, _ATEN.silu_.default, _ATEN.hardswish_.default, _ATEN.hardtanh_.default),
+    *(_ATEN.sigmoid_.default, _ATEN.add_.Tensor, _ATEN.mul_.Tensor),
+}
 
 
 @dataclass(slots=True)
@@ -144,7 +154,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _recorded(self, func: Any, args: Any, kwargs: Any) -> Any:
         if self.recording.device == "meta":
             args, kwargs = self._on_meta(args), self._on_meta(kwargs)
-        out = _neutral_batch_norm(func, args) if self.recording.device == "meta" else None
+        out = _known_result(func, args) if self.recording.device == "meta" else None
         if out is None:
             out = func(*args, **kwargs)
         outs = (out,) if isinstance(out, Tensor) else tuple(out) if isinstance(out, (tuple, list)) else ()
@@ -172,13 +182,30 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return value
 
 
-def _neutral_batch_norm(func: Any, args: Sequence[Any]) -> Any:
-    """Answer batch norm directly: its meta kernel is a decomposition that costs more than everything else together."""
-    if func not in _BATCH_NORMS:
+def _known_result(func: Any, args: Sequence[Any]) -> Any:
+    """Answer the commonest calls directly: their meta kernels are decompositions that cost more than all the rest.
+
+    Only where shapes fit as they are; anything else is left to PyTorch, which broadcasts or complains.
+    """
+    if func in _BATCH_NORMS:
+        empty = args[0].new_empty(0)
+        return torch.empty_like(args[0]), empty, empty
+    if func is _ATEN.addmm.default:
+        bias, a, b = args[:3]
+        fits = a.shape[1] == b.shape[0] and bias.shape == b.shape[1:] and bias.dtype == a.dtype == b.dtype
+        return a.new_empty(a.shape[0], b.shape[1]) if fits else None
+    if func is _ATEN.native_layer_norm.default:
+        x, shape = args[0], tuple(args[1])
+        statistic = x.new_empty(*x.shape[: x.ndim - len(shape)], *[1] * len(shape))
+        fits = tuple(x.shape[x.ndim - len(shape) :]) == shape and all(w is None or w.shape == shape for w in args[2:4])
+        return (torch.empty_like(x), statistic, torch.empty_like(statistic)) if fits else None
+    in_place = func in _ELEMENTWISE_IN_PLACE
+    if not in_place and func not in _ELEMENTWISE:
         return None
     x = args[0]
-    empty = x.new_empty(0)
-    return torch.empty_like(x), empty, empty
+    if len(args) > 1 and isinstance(args[1], Tensor) and (args[1].shape != x.shape or args[1].dtype != x.dtype):
+        return None
+    return x if in_place else torch.empty_like(x)
 
 
 def _record_on(

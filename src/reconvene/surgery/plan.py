@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from reconvene.errors import PlanError
+from reconvene.evaluator.table import table
 from reconvene.structure import Keep, Structure
 from reconvene.structure.attributes import Change
 from reconvene.structure.extents import kept_positions
@@ -85,6 +86,16 @@ class Plan:
     def touched(self) -> list[str]:
         """Modules whose tensors change, in model order."""
         return list(dict.fromkeys(name.rpartition(".")[0] for name in self.slices))
+
+    def __str__(self) -> str:
+        head = f"plan by {self.criterion or 'hand'}: {', '.join(f'{k} {v}' for k, v in self.budget.items()) or 'no budget'}"
+        rows = [[r.name, r.dense, r.width, r.loss, r.why] for r in self.rows]
+        dense, pruned = self.costs.get("dense", {}), self.costs.get("pruned", {})
+        foot = [
+            f"{cost}: {dense[cost]:,} -> {value:,} ({dense[cost] / max(value, 1):.2f}x)"
+            for cost, value in pruned.items()
+        ]
+        return table(["group", "dense", "width", "loss", "why"], rows, title=head, foot=[*foot, *self.notes])
 
     def apply(self, model: nn.Module) -> nn.Module:
         """A new module of the same classes with the kept slices as weights; ``model`` is untouched.
