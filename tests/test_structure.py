@@ -353,7 +353,7 @@ class Attention(nn.Module):
 
 
 def test_heads_and_embedding_shrink_together_when_the_code_divides_one_by_the_other() -> None:
-    structure, plan, small = prove(Attention(), torch.randn(2, 7, 5))
+    structure, _, small = prove(Attention(), torch.randn(2, 7, 5))
     assert {g.width for g in structure.prunable} == {24, 6} and structure.balances
     assert small.heads == 3 and small.embed.out_features == 12
 

@@ -88,7 +88,8 @@ class Plan:
         return list(dict.fromkeys(name.rpartition(".")[0] for name in self.slices))
 
     def __str__(self) -> str:
-        head = f"plan by {self.criterion or 'hand'}: {', '.join(f'{k} {v}' for k, v in self.budget.items()) or 'no budget'}"
+        asked = ", ".join(f"{cost} {value}" for cost, value in self.budget.items())
+        head = f"plan by {self.criterion or 'hand'}: {asked or 'no budget'}"
         rows = [[r.name, r.dense, r.width, r.loss, r.why] for r in self.rows]
         dense, pruned = self.costs.get("dense", {}), self.costs.get("pruned", {})
         foot = [
