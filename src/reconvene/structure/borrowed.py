@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,33 @@ def quiet_state(model: nn.Module) -> Iterator[None]:
             gc.enable()
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def kept_attributes(model: nn.Module) -> Iterator[None]:
+    """Undo what a forward pass stores on modules: a cached table would stay behind as a meta tensor."""
+    before = [(module, dict(module.__dict__)) for module in model.modules()]
+    caches = [
+        (value, copy.copy(value))
+        for _, attributes in before
+        for name, value in attributes.items()
+        if type(value) in (dict, list) and name not in _OWN
+    ]
+    try:
+        yield
+    finally:
+        for module, attributes in before:
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+        for cache, content in caches:
+            if isinstance(cache, dict):
+                cache.clear()
+                cache.update(content)
+            else:
+                cache[:] = content
+
+
+_OWN = frozenset(nn.Module().__dict__)
 
 
 @contextmanager

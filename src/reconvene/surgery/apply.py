@@ -24,6 +24,7 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
     for name, dims in plan.slices.items():
         old = tensors[name]
         memo[id(old)] = _like(old, _sliced(old, dims))
+    memo.update(_computed(model))
     small = copy.deepcopy(model, memo)
     for path, attribute, value in plan.attributes:
         setattr(small.get_submodule(path), attribute, value)
@@ -34,7 +35,7 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
 def mask(plan: Plan, model: nn.Module) -> nn.Module:
     """A copy in the original shapes with the removed channels silenced (see ``Plan.mask``)."""
     _checked(plan, model)
-    same = copy.deepcopy(model)
+    same = copy.deepcopy(model, _computed(model))
     parameters = dict(same.named_parameters())
     with torch.no_grad():
         for name, dims in plan.slices.items():
@@ -46,6 +47,12 @@ def mask(plan: Plan, model: nn.Module) -> nn.Module:
                 index = removed.nonzero().squeeze(1).to(parameters[name].device)
                 parameters[name].index_fill_(dim, index, 0)
     return silence(same, plan.sites)
+
+
+def _computed(model: nn.Module) -> dict[int, object]:
+    """Tensors that modules hold as results (old-style weight norm): copies, since deepcopy takes leaves only."""
+    held = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    return {id(value): value.detach().clone() for value in held if not value.is_leaf}
 
 
 def _checked(plan: Plan, model: nn.Module) -> dict[str, Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import isclose
-
 from torch import Tensor
 
 from reconvene.structure.capture import Op
@@ -33,16 +31,6 @@ def _broadcast(ctx: Context, op: Op, operands: list[Tensor], out: Tensor) -> lis
             ctx.labels.unify(same[0], other, f"{op.site} mixes it with a fixed size")
         dims.append(next((d for d in same if is_labelled(d)), same[0]))
     return dims[::-1]
-
-
-def multiplied(ctx: Context, op: Op) -> None:
-    """A product; ``mul.Scalar`` is how fused attention, taken apart, scales queries and keys by their own width."""
-    pointwise(ctx, op)
-    if op.name == "aten.mul.Scalar":
-        x, scale = op.args[:2]
-        for size, dim in zip(x.shape[-2:], ctx.dims(x)[-2:], strict=False):
-            if isclose(scale, size**-0.25):
-                ctx.pin(op, dim, why=f"{op.site} scales by the head width")
 
 
 def like(ctx: Context, op: Op) -> None:
@@ -106,7 +94,6 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(_CONSTANT.split(), constant),
     **dict.fromkeys(_FIXED.split(), fixed),
     **dict.fromkeys(_SPATIAL.split(), spatial),
-    "mul": multiplied,
 }
 for _name in ("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "bernoulli"):
     RULES[_name] = like

@@ -61,6 +61,18 @@ def group_norm(ctx: Context, op: Op) -> None:
         ctx.set(statistic, [dims[0], outer])
 
 
+def weight_norm(ctx: Context, op: Op) -> None:
+    """``g * v / |v|``: the norm runs over all dimensions of ``v`` but one, and a silenced row has none."""
+    v, g, axis = op.args[0], op.args[1], axis_of(arg(op, 2, "dim", 0), op.args[0].ndim)
+    dims = ctx.dims(v)
+    ctx.labels.unify(dims[axis], ctx.dims(g)[axis], f"{op.site} has a fixed norm")
+    if any(is_labelled(dim) for dim in dims):
+        ctx.restrict()
+    ctx.set(op.outs[0], dims)
+    ctx.set(op.outs[1], [dim if a == axis else () for a, dim in enumerate(dims)])
+    ctx.weights.add(id(op.outs[0]))
+
+
 def reduce(ctx: Context, op: Op) -> None:
     """Mean, sum, norm, maximum over dimensions: what is reduced disappears, what stays passes."""
     x = op.args[0]
@@ -142,6 +154,7 @@ RULES: dict[str, Rule] = {
     "native_layer_norm": layer_norm,
     "_fused_rms_norm": layer_norm,
     "native_group_norm": group_norm,
+    "_weight_norm_interface": weight_norm,
     "tril": triangle,
     "triu": triangle,
     "glu": glu,
