@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from architectures import all_architectures
+from architectures.child import judge
 from architectures.results import Results, expected, facts, worse
 from architectures.running import Limits, run_all
 
@@ -46,7 +47,7 @@ def main() -> int:
     print(f"{len(todo)} models to run, {len(names) - len(todo)} known for this engine ({common['commit']})", flush=True)
     limits = Limits(seconds=options.seconds, gigabytes=options.gigabytes, jobs=options.jobs)
     started = time.perf_counter()
-    for number, record in enumerate(run_all(todo, limits), 1):
+    for number, record in enumerate(run_all(todo, limits, judge), 1):
         results.add({**record, **common})
         show(number, len(todo), record)
         sys.stdout.flush()

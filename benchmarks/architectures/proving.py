@@ -65,6 +65,8 @@ def verdict(record: Record, architecture: Architecture) -> str:
         if architecture.nature:
             return f"not lossless by nature ({architecture.nature})"
         return f"failed (lossless: off by {record['lossless_error']:.1e} relative)"
+    if record["kept"] < 1 and record["effect"] is not None and record["effect"] < record["tolerance"]:
+        return "failed (lossless: silencing half of it changes nothing, so nothing is shown)"
     if record["kept"] > LITTLE:
         return f"proved, little removable ({architecture.kept or record['why'] or 'no group'})"
     return "proved"

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
-
-from architectures.child import judge
 
 
 @dataclass(frozen=True)
@@ -74,23 +72,27 @@ class Running:
         return self.record
 
 
-def run_all(names: Sequence[str], limits: Limits) -> Iterator[dict[str, Any]]:
-    """The record of every model, as they are done."""
+Judge = Callable[[str, Connection], None]
+"""Run in a process of its own: judges what has this name, and sends records."""
+
+
+def run_all(names: Sequence[str], limits: Limits, judge: Judge) -> Iterator[dict[str, Any]]:
+    """The record of every name, as they are done."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["architectures.preload"])
     waiting = list(reversed(names))
     running: list[Running] = []
     while waiting or running:
         while waiting and len(running) < limits.jobs:
-            running.append(start(context, waiting.pop()))
+            running.append(start(context, waiting.pop(), judge))
         time.sleep(0.05)
         for one in [one for one in running if one.look(limits)]:
             running.remove(one)
             yield one.finished()
 
 
-def start(context: Any, name: str) -> Running:
-    """Begin with one model."""
+def start(context: Any, name: str, judge: Judge) -> Running:
+    """Begin with one name."""
     receive, send = context.Pipe(duplex=False)
     process = context.Process(target=judge, args=(name, send), daemon=True)
     process.start()
