@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from math import prod
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -176,6 +177,8 @@ class _Lives:
         for tensor in structure.recording.inputs:
             self._see(tensor, 0)
         for call, op in enumerate(ops):
+            if op.func is torch.ops.aten.alias.default and _storage(op.args[0]) in self._weights:
+                self._weights.update(_storage(out) for out in op.outs if out is not None)
             for tensor in (*tensors_in((op.args, op.kwargs)), *(o for o in op.outs if o is not None)):
                 self._see(tensor, call)
         for tensor in structure.recording.outputs:

@@ -102,6 +102,8 @@ def twins(
 
 def _twin_of(tensor: Tensor, device: str, other: Tensor | None) -> Tensor:
     if device == "real":
+        if other is not None:
+            return nn.Parameter(other, requires_grad=False) if isinstance(tensor, nn.Parameter) else other
         # Buffers are copied so that a forward pass may update them; parameters are only read.
         return tensor if isinstance(tensor, nn.Parameter) else tensor.clone()
     if not tensor.is_floating_point():  # indices and counters keep their values: code may read them

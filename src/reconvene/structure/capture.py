@@ -95,8 +95,9 @@ def record(
         ModelError: the model does not run on these inputs, or is of a kind that cannot be pruned.
     """
     refuse_unsupported(model)
+    into = into if into is not None else Recording()
     try:
-        return _record_on(model, example_inputs, into or Recording(), replace, attributes)
+        return _record_on(model, example_inputs, into, replace, attributes)
     except (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError) as on_meta:
         if replace is not None:  # a trial of a plan: the caller wants to know where it broke
             raise
@@ -152,30 +153,30 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.recording.sizes.active = True
 
     def _recorded(self, func: Any, args: Any, kwargs: Any) -> Any:
-        if self.recording.device == "meta":
-            args, kwargs = self._on_meta(args), self._on_meta(kwargs)
-        out = _known_result(func, args) if self.recording.device == "meta" else None
+        out = None
+        # A call on real tensors only (masks and index tables made from sizes) runs for real: code may read its values.
+        if self.recording.device == "meta" and any(t.is_meta for t in tensors_in((args, kwargs))):
+            args = [self._twin(value) for value in args]
+            kwargs = {key: self._twin(value) for key, value in kwargs.items()}
+            out = _known_result(func, args)
         if out is None:
             out = func(*args, **kwargs)
         outs = (out,) if isinstance(out, Tensor) else tuple(out) if isinstance(out, (tuple, list)) else ()
-        tensors = tuple(o if isinstance(o, Tensor) else None for o in outs)
-        self.recording.ops.append(Op(func, tuple(args), kwargs, tensors, self.stack[-1], self.training))
+        self._note(func, tuple(args), kwargs, tuple(o if isinstance(o, Tensor) else None for o in outs))
         return out
 
-    def _on_meta(self, values: Any) -> Any:
-        """Let tensors that code keeps outside parameters and buffers take part as meta twins."""
-        if isinstance(values, dict):
-            return {key: self._twin(value) for key, value in values.items()}
-        return [self._twin(value) for value in values]
+    def _note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outs: tuple[Tensor | None, ...]) -> None:
+        self.recording.ops.append(Op(func, args, kwargs, outs, self.stack[-1], self.training))
 
     def _twin(self, value: Any) -> Any:
+        """Let a real tensor take part in a call on meta: as a twin of the same labels."""
         if isinstance(value, Tensor):
             if value.is_meta or value.ndim == 0:
                 return value
             twin = self.twins.get(id(value))
             if twin is None:
                 twin = self.twins[id(value)] = value.to("meta")
-                self.twins[-id(value)] = value  # keeps the original alive, so its id stays its own
+                self._note(_ATEN.alias.default, (value,), {}, (twin,))
             return twin
         if isinstance(value, (list, tuple)) and any(isinstance(v, Tensor) for v in value):
             return [self._twin(v) for v in value]
@@ -226,7 +227,8 @@ def _record_on(
             recording.sizes.stack = stack
             restore.enter_context(traced_sizes(model, recording.sizes))
         if device == "meta":
-            example_inputs = map_tensors(lambda t: t.to("meta"), example_inputs)
+            # Token ids and masks keep their values: code may look at them.
+            example_inputs = map_tensors(lambda t: t.to("meta") if t.is_floating_point() else t, example_inputs)
         recording.inputs = tensors_in(example_inputs)
         _run(model, example_inputs, recording, stack, training=False)
         if replace is None and device == "meta" and _untouched(recording):

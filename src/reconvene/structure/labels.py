@@ -140,6 +140,8 @@ class Labels:
 
     def regroup(self, dims: list[Dim], shape: list[int], reason: str) -> list[Dim]:
         """A view: the same positions under another shape. What cannot be followed is pinned."""
+        if 0 in shape:
+            return [() if s == 1 else ((s, None),) for s in shape]
         queue = [factor for dim in dims for factor in dim]
         out: list[Dim] = []
         for size in shape:

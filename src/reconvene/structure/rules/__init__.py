@@ -11,10 +11,10 @@ from reconvene.structure.capture import Op
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import rigid
 from reconvene.structure.opaque import LAYERS, LayerCall
-from reconvene.structure.rules import elementwise, products, reductions, shapes
+from reconvene.structure.rules import elementwise, folds, products, reductions, shapes
 from reconvene.structure.rules.context import Context, Rule
 
-RULES: dict[str, Rule] = {**elementwise.RULES, **products.RULES, **reductions.RULES, **shapes.RULES}
+RULES: dict[str, Rule] = {**elementwise.RULES, **products.RULES, **reductions.RULES, **shapes.RULES, **folds.RULES}
 
 
 def rule(*targets: str | type[nn.Module]) -> Callable[[Rule], Rule]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
-
 import numpy as np
 from torch import Tensor
 
@@ -71,7 +69,7 @@ def repeat(ctx: Context, op: Op) -> None:
 
 def concatenate(ctx: Context, op: Op) -> None:
     """Labels one behind the other; the other dimensions are the same in all."""
-    parts = [t for t in op.args[0] if t.ndim and t.numel()]
+    parts = [t for t in op.args[0] if t.shape != (0,)]  # PyTorch lets an empty vector stand beside anything
     axis = axis_of(arg(op, 1, "dim", 0), parts[0].ndim)
     known = [ctx.dims(t) for t in parts]
     dims = list(known[0])
@@ -200,6 +198,23 @@ def index_select(ctx: Context, op: Op) -> None:
     ctx.set(out, dims)
 
 
+def gather(ctx: Context, op: Op) -> None:
+    """Positions of one dimension by number, chosen anew at every position of the others."""
+    x, axis, indices, out = op.args[0], axis_of(op.args[1], op.args[0].ndim), op.args[2], op.outs[0]
+    assert out is not None
+    dims, chosen = ctx.dims(x), ctx.dims(indices)
+    ctx.pin(op, dims[axis], why=f"{op.site} picks positions by number")
+    result: list[Dim] = []
+    for a, size in enumerate(out.shape):
+        if a != axis and x.shape[a] == size:
+            ctx.labels.unify(dims[a], chosen[a], f"{op.site} picks positions by number")
+            result.append(dims[a])
+        else:
+            ctx.pin(op, dims[a], chosen[a])
+            result.append(rigid(size))
+    ctx.set(out, result)
+
+
 def embedding(ctx: Context, op: Op) -> None:
     """Rows are looked up by number, columns are channels."""
     weight, indices = op.args[0], op.args[1]
@@ -227,55 +242,6 @@ def pad(ctx: Context, op: Op) -> None:
             ends = [np.zeros(n, dtype=np.int64) for n in (before, after)]
             dims[a] = ((out.shape[a], np.concatenate([ends[0], vector, ends[1]])),)
     ctx.set(out, dims)
-
-
-def pixel_shuffle(ctx: Context, op: Op) -> None:
-    """``C r r, h, w -> C, h r, w r``."""
-    x, factor, out = op.args[0], op.args[1], op.outs[0]
-    assert out is not None
-    dims = ctx.dims(x)
-    reason = f"{op.site} folds channels into space"
-    channels, folded = ctx.labels.regroup([dims[-3]], [out.shape[-3], factor**2], reason)
-    ctx.pin(op, folded)
-    ctx.set(out, [*dims[:-3], channels, *(rigid(s) for s in out.shape[-2:])])
-
-
-def pixel_unshuffle(ctx: Context, op: Op) -> None:
-    """``C, h r, w r -> C r r, h, w``."""
-    x, factor, out = op.args[0], op.args[1], op.outs[0]
-    assert out is not None
-    dims = ctx.dims(x)
-    ctx.pin(op, *dims[-2:])
-    ctx.set(out, [*dims[:-3], (*dims[-3], (factor**2, None)), *(rigid(s) for s in out.shape[-2:])])
-
-
-def channel_shuffle(ctx: Context, op: Op) -> None:
-    """``(groups, inner) -> (inner, groups)``."""
-    x, groups = op.args[0], op.args[1]
-    dims = list(ctx.dims(x))
-    outer, inner = ctx.labels.regroup([dims[1]], [groups, x.shape[1] // groups], f"{op.site} has fixed groups")
-    ctx.pin(op, outer)  # the number of groups is written in the call: only whole rows across all groups can go
-    dims[1] = (*inner, *outer)
-    ctx.set(op.outs[0], dims)
-
-
-def unfold_patches(ctx: Context, op: Op) -> None:
-    """``im2col``: channels become ``(channel, kernel)``."""
-    x, kernel, out = op.args[0], op.args[1], op.outs[0]
-    assert out is not None
-    dims = ctx.dims(x)
-    ctx.pin(op, *dims[-2:])
-    ctx.set(out, [*dims[:-3], (*dims[-3], *rigid(prod(kernel))), rigid(out.shape[-1])])
-
-
-def fold_patches(ctx: Context, op: Op) -> None:
-    """``col2im``: ``(channel, kernel)`` becomes channels."""
-    x, kernel, out = op.args[0], op.args[2], op.outs[0]
-    assert out is not None
-    dims = ctx.dims(x)
-    channels, patch = ctx.labels.regroup([dims[-2]], [out.shape[-3], prod(kernel)], f"{op.site} folds patches")
-    ctx.pin(op, patch)
-    ctx.set(out, [*dims[:-2], channels, *(rigid(s) for s in out.shape[-2:])])
 
 
 def restride(ctx: Context, op: Op) -> None:
@@ -306,12 +272,7 @@ RULES: dict[str, Rule] = {
     "index": index,
     "_unsafe_index": index,
     "index_select": index_select,
+    "gather": gather,
     "embedding": embedding,
     "constant_pad_nd": pad,
-    "pixel_shuffle": pixel_shuffle,
-    "pixel_unshuffle": pixel_unshuffle,
-    "channel_shuffle": channel_shuffle,
-    "native_channel_shuffle": channel_shuffle,
-    "im2col": unfold_patches,
-    "col2im": fold_patches,
 }
