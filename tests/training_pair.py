@@ -1,4 +1,4 @@
-"""Run by test_training_parallel.py under torchrun: each process trains, is interrupted, goes on, and says how it went."""
+"""One process of a training run of two, started by test_training_parallel; it says at the end what it holds."""
 
 from __future__ import annotations
 
