@@ -91,15 +91,12 @@ def detection_loss(model: nn.Module, inputs: Any, *, name: str) -> Tensor:
 
 
 def before_choosing(model: nn.Module, inputs: Any) -> Any:
-    """What the network computes before boxes are chosen: every output of the backbone and of the dense heads."""
+    """What a detector computes before boxes are chosen (scores and boxes at every place), and what it chooses."""
     found: list[Any] = []
-    parts = [getattr(model, part) for part in ("backbone", "head") if hasattr(model, part)]
-    if hasattr(model, "rpn"):
-        parts.append(model.rpn.head)
-    handles = [part.register_forward_hook(lambda _, __, output: found.append(output)) for part in parts]
+    dense = model.rpn.head if hasattr(model, "rpn") else model.head
+    handle = dense.register_forward_hook(lambda _, __, output: found.append(output))
     try:
         found.append(model(*inputs))
     finally:
-        for handle in handles:
-            handle.remove()
+        handle.remove()
     return found
