@@ -38,7 +38,8 @@ test-slow: .venv/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 test-zoo: .venv/.ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m zoo
+	$(BIN)/python benchmarks/zoo.py --again --check
+	$(BIN)/python benchmarks/zoo_table.py
 
 check: .venv/.ready
 	$(BIN)/ruff format --check .
