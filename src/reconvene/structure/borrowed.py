@@ -10,27 +10,37 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules import module as module_hooks
 
 
 @contextmanager
 def quiet_state(model: nn.Module) -> Iterator[None]:
-    """Restore train/eval mode per module, the RNG, the garbage collector and the attention fast path."""
+    """Restore train/eval mode per module, the RNG and the garbage collector."""
     modes = [(module, module.training) for module in model.modules()]
-    fast_path = torch.backends.mha.get_fastpath_enabled()
     collecting = gc.isenabled()
     gc.disable()  # thousands of small objects are made and none is garbage: collecting costs half the time
-    torch.backends.mha.set_fastpath_enabled(False)
     rng = torch.get_rng_state()
     try:
         yield
     finally:
         torch.set_rng_state(rng)
-        torch.backends.mha.set_fastpath_enabled(fast_path)
         if collecting:
             gc.enable()
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Attention as plain products, so that the calls are the recorded ones on every device."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
 @contextmanager

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reconvene.errors import ModelError
-from reconvene.structure.borrowed import changed_attributes, kept_attributes, module_stack, quiet_state, twins
+from reconvene.structure.borrowed import (
+    changed_attributes,
+    kept_attributes,
+    module_stack,
+    plain_attention,
+    quiet_state,
+    twins,
+)
 from reconvene.structure.inputs import arguments, map_tensors, tensors_in
 from reconvene.structure.opaque import LayerCall, opaque_layers
 from reconvene.structure.sizes import SizeLog, traced_sizes
@@ -219,6 +226,7 @@ def _record_on(
     device = recording.device
     with ExitStack() as restore:
         restore.enter_context(quiet_state(model))
+        restore.enter_context(plain_attention())
         restore.enter_context(kept_attributes(model))
         restore.enter_context(twins(model, recording.parameters, recording.aliases, device, replace or {}))
         restore.enter_context(changed_attributes(model, attributes))

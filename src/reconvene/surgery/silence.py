@@ -9,8 +9,7 @@ result is put back in place.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -19,12 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reconvene.errors import PlanError
 from reconvene.structure import Keep, Structure
-from reconvene.structure.borrowed import module_stack
+from reconvene.structure.borrowed import module_stack, plain_attention
 from reconvene.structure.extents import kept_size
 from reconvene.structure.labels import Dim
 from reconvene.surgery.ranges import from_text, to_text
@@ -94,7 +92,7 @@ class Silenced:
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The dense forward pass, with the restricted calls computed on kept channels."""
         assert isinstance(self, nn.Module)
-        with module_stack(self) as stack, _plain_attention(), _Restrict(self.reconvene_sites, stack) as restrict:
+        with module_stack(self) as stack, plain_attention(), _Restrict(self.reconvene_sites, stack) as restrict:
             output = super().forward(*args, **kwargs)  # type: ignore[misc]
         restrict.check()
         return output
@@ -107,18 +105,6 @@ def silence(model: nn.Module, sites: Sequence[Site]) -> nn.Module:
         model.__class__ = type(f"Silenced{kind.__name__}", (Silenced, kind), {"__module__": kind.__module__})
         model.reconvene_sites = list(sites)  # type: ignore[assignment]
     return model
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Attention as plain products, so that the calls are the recorded ones on every device."""
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
 class _Restrict(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -61,10 +61,16 @@ def expand(ctx: Context, op: Op) -> None:
 
 
 def repeat(ctx: Context, op: Op) -> None:
-    """Whole copies one behind the other: the copies are an outer fixed factor."""
+    """Whole copies one behind the other: an outer fixed factor; copies of one position are all alike and can go."""
     x, counts = op.args[0], op.args[1]
     dims = [()] * (len(counts) - x.ndim) + list(ctx.dims(x))
-    ctx.set(op.outs[0], [(*rigid(count), *dim) for count, dim in zip(counts, dims, strict=True)])
+    ctx.set(
+        op.outs[0],
+        [
+            (*rigid(count), *dim) if dim else ctx.labels.fresh_dim(count)
+            for count, dim in zip(counts, dims, strict=True)
+        ],
+    )
 
 
 def concatenate(ctx: Context, op: Op) -> None:
