@@ -20,7 +20,7 @@ from typing import Any
 
 from architectures import all_architectures
 from architectures.child import judge
-from architectures.results import Results, expected, facts, worse
+from architectures.results import Results, accept, expected, facts, worse
 from architectures.running import Limits, run_all
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,6 +53,8 @@ def main() -> int:
         sys.stdout.flush()
     results.compact(list(every))
     print(f"{time.perf_counter() - started:.0f} s")
+    if options.accept:
+        accept([record for name, record in results.records.items() if name in every])
     return report([results.records[n] for n in names if n in results.records], check=options.check)
 
 
@@ -63,6 +65,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="print the names and stop")
     parser.add_argument("--again", action="store_true", help="also run what is known for this engine")
     parser.add_argument("--check", action="store_true", help="fail on any model that does worse than expected")
+    parser.add_argument("--accept", action="store_true", help="expect of each model what the results say now")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time (2)")
     parser.add_argument("--seconds", type=float, default=300, help="time limit of a model (300)")
     parser.add_argument("--gigabytes", type=float, default=9, help="memory limit of a model in GiB (9)")

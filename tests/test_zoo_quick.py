@@ -20,7 +20,7 @@ proving = importlib.import_module("architectures.proving")
 KEPT = {
     "own/unet": 0.26,
     "own/hovernet": 0.27,
-    "own/weight_norm": 1.0,
+    "own/weight_norm": 0.28,
     "own/conv1d_flatten": 0.28,
     "own/conv3d": 0.3,
     "own/output_dataclass": 0.57,
@@ -39,13 +39,13 @@ KEPT = {
     "own/attention_einsum": 0.29,
     "own/tied_language": 0.28,
     "torchvision/lraspp_mobilenet_v3_large": 0.35,
-    "timm/test_vit": 0.41,
+    "timm/test_vit": 0.35,
     "timm/test_convnext": 0.34,
     "timm/test_byobnet": 0.4,
     "timm/test_coatnet": 0.33,
-    "transformers/swin": 0.28,
+    "transformers/swin": 0.27,
     "transformers/segformer": 0.31,
-    "transformers/wav2vec2": 0.54,
+    "transformers/wav2vec2": 0.28,
     "transformers/whisper_encoder": 0.53,
     "transformers/bert": 0.29,
 }
@@ -60,4 +60,6 @@ def test_half_of_it_is_removed_replayed_lossless_and_trains(name: str) -> None:
     record = proving.prove_architecture(architectures.all_architectures()[name], told.append)
     assert record["verdict"].startswith("proved"), record
     assert record["kept"] <= KEPT[name], record["pinned_by"]
-    assert record["effect"] > 1e-3 or record["kept"] == 1, "silencing half of it must change the output, or the proof shows nothing"
+    assert record["effect"] > 1e-3 or record["kept"] == 1, (
+        "silencing half of it must change the output, or the proof shows nothing"
+    )
