@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import itertools
+import inspect
 from pathlib import Path
 
 import pytest
@@ -86,6 +86,55 @@ def test_a_saved_plan_cuts_a_fresh_model_the_same_way(tmp_path: Path) -> None:
     assert (tmp_path / "again.json").read_bytes() == (tmp_path / "plan.json").read_bytes()
 
 
+def test_a_saved_plan_and_rectify_give_the_bytes_of_prune(tmp_path: Path) -> None:
+    budget = rc.Budget(params="6x")
+    pruned = rc.prune(resnet(), INPUTS, budget=budget, rectify="reinit", seed=5)
+    rc.plan(resnet(), INPUTS, budget=budget, seed=5).save(tmp_path / "plan.json")
+    plan = rc.Plan.load(tmp_path / "plan.json")
+    small = plan.apply(resnet())
+    rc.rectify(small, plan, INPUTS, how="reinit")
+    assert state(small) == state(pruned)
+
+
+def test_the_contract_as_it_is_written(tmp_path: Path) -> None:
+    """Every call as the design shows it: what is positional there is positional here."""
+    model, budget = resnet(0.25), rc.Budget(params="3x", macs=0.9)
+    plan = rc.plan(model, INPUTS, budget=budget, criterion="synflow", data=None, seed=0)
+    small, same = plan.apply(model), plan.mask(model)
+    assert type(small) is type(same) is type(model) and params(small) < params(same) == params(model)
+    plan.save(str(tmp_path / "plan.json"))
+    assert rc.Plan.load(str(tmp_path / "plan.json")) == plan
+    rc.rectify(small, plan, INPUTS, how="reinit")
+    pruned = rc.prune(model, INPUTS, budget=budget, rectify="reinit")
+    assert state(pruned) == state(small)
+    assert all(g.name and g.width and g.parameters for g in rc.groups(model, INPUTS))
+    assert str(rc.sensitivity(model, INPUTS, criterion="magnitude"))
+    assert {"params", "macs", "peak_memory", "size", "latency"} <= set(vars(rc.measure(small, INPUTS, latency=False)))
+    assert set(rc.masks(model, 0.5, "magnitude")) <= {name for name, _ in model.named_parameters()}
+    rc.save(pruned, f"{tmp_path}/out/")
+    assert state(rc.load(f"{tmp_path}/out/")) == state(pruned)
+    parameters = inspect.signature(rc.export).parameters
+    defaults = {name: parameters[name].default for name in ("format", "example_inputs", "quantize", "calibration")}
+    assert defaults == {"format": "onnx", "example_inputs": None, "quantize": None, "calibration": None}
+
+
+def test_masks_need_inputs_only_where_nothing_else_tells_the_shape() -> None:
+    model = resnet(0.25)
+    given = rc.masks(model, 0.2, "synflow", example_inputs=INPUTS, rounds=3)
+    known = rc.masks(model, 0.2, "synflow", rounds=3)
+    assert all(torch.equal(given[name], known[name]) for name in given)
+    foreign = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.LazyLinear(2))
+    foreign(INPUTS)
+    with pytest.raises(CriterionError, match="example_inputs"):
+        rc.masks(foreign, 0.2, "synflow")
+    for criterion in ("random", "magnitude", "snip", "grasp"):
+        found = rc.masks(foreign, 0.25, criterion, data=[(INPUTS, torch.tensor([0, 1]))])
+        kept = sum(int(mask.sum()) for mask in found.values())
+        assert kept == int(0.25 * sum(mask.numel() for mask in found.values()) + 0.5)
+    with pytest.raises(UnknownNameError, match="synflow"):
+        rc.masks(foreign, 0.2, "snap")
+
+
 def test_the_small_network_computes_what_the_silenced_one_does() -> None:
     model = resnet().double().eval()
     plan = rc.plan(model, INPUTS.double(), rc.Budget(params="6x"), criterion="magnitude")
@@ -108,10 +157,10 @@ def test_rectify_says_how_signal_spreads(how: str) -> None:
 
 @pytest.mark.parametrize(
     ("criterion", "evaluator"),
-    itertools.chain(
-        (("synflow", e) for e in ("density", "concentration", "ablation")),
-        ((c, "density") for c in ("random", "magnitude", "snip", "grasp")),
-    ),
+    [
+        *(("synflow", e) for e in ("density", "concentration", "ablation")),
+        *((c, "density") for c in ("random", "magnitude", "snip", "grasp")),
+    ],
 )
 def test_every_criterion_and_evaluator_keeps_the_budget(criterion: str, evaluator: str) -> None:
     model = resnet(0.25)

@@ -12,11 +12,10 @@ from reconvene._version import __version__
 
 if TYPE_CHECKING:
     from reconvene.allocation import Budget
-    from reconvene.api import groups, plan, prune, rectify, sensitivity
+    from reconvene.api import groups, masks, plan, prune, rectify, sensitivity
     from reconvene.artifact import load, save
     from reconvene.deploy import Measurement, export, measure
     from reconvene.errors import ReconveneError
-    from reconvene.saliency import masks
     from reconvene.surgery import Plan
 
 _HOMES = {
@@ -27,7 +26,7 @@ _HOMES = {
     "export": "deploy",
     "groups": "api",
     "load": "artifact",
-    "masks": "saliency",
+    "masks": "api",
     "measure": "deploy",
     "plan": "api",
     "prune": "api",

@@ -195,6 +195,51 @@ def rectify(
     return rectifier.rectify(small, plan, example_inputs, how=how, seed=seed)
 
 
+def masks(
+    model: nn.Module,
+    density: float,
+    criterion: str = "synflow",
+    *,
+    example_inputs: Any = None,
+    data: Data | None = None,
+    loss: Loss | None = None,
+    seed: int = 0,
+    rounds: int | None = None,
+    layerwise: str | None = None,
+) -> dict[str, Tensor]:
+    """Unstructured masks that keep ``density`` of all weights: a bool tensor by parameter name, on the CPU.
+
+    ``example_inputs`` are needed only by criteria that run the model on them, and only when the model did not come
+    from us: a model of ours knows the shape of its input. The rest is as for ``reconvene.saliency.masks``.
+
+    Raises:
+        CriterionError: what the criterion needs is missing, or the model cannot be scored.
+        UnknownNameError: no such criterion (the message lists them).
+    """
+    if example_inputs is None and criterion in saliency.CRITERIA and criterion not in _INPUTLESS:
+        shape = getattr(getattr(model, "reconvene_source", None), "input_shape", None)
+        if shape is None:
+            raise CriterionError(
+                f"{criterion} runs the model, and what {type(model).__name__} takes is not known, since Reconvene did "
+                "not build it. Pass example_inputs, such as torch.randn(1, 3, 32, 32)"
+            )
+        example_inputs = torch.zeros(1, *shape, device=next((p.device for p in model.parameters()), None))
+    return saliency.masks(
+        model,
+        density,
+        criterion,
+        example_inputs=example_inputs,
+        data=data,
+        loss=loss,
+        seed=seed,
+        rounds=rounds,
+        layerwise=layerwise,
+    )
+
+
+_INPUTLESS = frozenset({"random", "magnitude", "snip", "grasp"})  # they look at weights alone, or at data
+
+
 class _Judge:
     """Criterion and evaluator with everything they need, so that a plan can ask again after a repair."""
 
