@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import importlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -114,6 +116,7 @@ class Broken(nn.Sequential):
         (["resnet20", "--params", "2x", "--evaluator", "oracle"], "density"),
         (["resnet20", "--params", "2x", "--rectify", "hope"], "reinit"),
         (["resnet20", "--params", "lots"], "lots"),
+        (["resnet20", "--params", "2x", "--latency", "5ms"], "device profile"),
         (
             ["resnet20", "--model-arg", "width=0.25", "--params", "10"],
             "params",
@@ -146,6 +149,45 @@ def test_a_folder_that_cannot_be_written_says_so(capfd: pytest.CaptureFixture[st
     assert "cannot write" in trouble(capfd, "prune", *SMALL, "-o", str(tmp_path / "file" / "a"))
 
 
+@pytest.mark.parametrize("kind", [errno.EROFS, errno.EACCES, errno.ENOSPC], ids=["read-only", "denied", "full"])
+@pytest.mark.parametrize("existing", [False, True], ids=["new", "existing"])
+def test_a_disk_that_refuses_is_said_in_one_line_and_changes_nothing(
+    kind: int, existing: bool, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a"
+    before = prune(folder) if existing else None
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(kind, os.strerror(kind))
+
+    monkeypatch.setattr(os, "fsync", refuse)  # tests may run as root, whom no folder refuses
+    assert os.strerror(kind) in trouble(capfd, "prune", *SMALL, "--seed", "1", "-o", str(folder))
+    # What was made from the artifact may be gone already; the artifact itself is what it was, with nothing beside it.
+    assert {p.name for p in tmp_path.rglob("*")} - {"timings.json"} == ({"a", *before} if before else set())
+    assert before is None or all((folder / name).read_bytes() == data for name, data in before.items())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of a process are POSIX")
+def test_a_file_that_the_system_really_cuts_short_leaves_nothing(tmp_path: Path) -> None:
+    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); " + (
+        "from reconvene.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = python(limited, "prune", *SMALL, "-o", str(tmp_path / "a"))
+    assert done.returncode == 1 and done.stdout == "" and "Traceback" not in done.stderr, done.stderr
+    assert "File too large" in done.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_trouble_of_the_system_that_no_room_foresaw_is_one_line_too(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "disk")
+
+    monkeypatch.setattr(Plan, "apply", gone)
+    assert os.strerror(errno.EIO) in trouble(capfd, "prune", *SMALL, "-o", str(tmp_path / "a"))
+
+
 @pytest.mark.parametrize("command", ["train", "export", "bench"])
 def test_a_folder_that_is_no_artifact_says_so(command: str, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "no Reconvene artifact" in trouble(capfd, command, str(tmp_path))
@@ -167,10 +209,10 @@ def test_ctrl_c_leaves_with_130_and_no_artifact(
 
 def prune(folder: Path, *more: str) -> dict[str, bytes]:
     assert main(["prune", *SMALL, "-o", str(folder), *more]) == 0
-    return {name: (folder / name).read_bytes() for name in (artifact.PLAN, artifact.WEIGHTS)}
+    return {name: (folder / name).read_bytes() for name in (artifact.PLAN, artifact.WEIGHTS, artifact.MANIFEST)}
 
 
-def test_a_seed_gives_the_same_plan_and_weights_byte_for_byte(tmp_path: Path) -> None:
+def test_a_seed_gives_the_same_artifact_byte_for_byte(tmp_path: Path) -> None:
     first, second, third = (prune(tmp_path / name) for name in "abc")
     other = prune(tmp_path / "d", "--seed", "1")
     assert first == second == third

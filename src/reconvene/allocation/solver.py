@@ -104,9 +104,13 @@ def _infeasible(meter: Meter, lowest: Widths, budget: Budget) -> BudgetError:
     for cost, limit in meter.limits.items():
         least, whole = floor[cost], meter.costs.dense[cost]
         verdict = "cannot be kept" if least > limit else "can be kept"
-        times = f", {whole / least:.3g}x smaller than dense" if least > 0 else ""
+        times = f", {_times(whole / least)} smaller than dense" if least > 0 else ""
         parts.append(f"{cost} {budget.asked[cost]} (at most {limit:,.0f}) {verdict}: the floor is {least:,.0f}{times}")
     return BudgetError(f"no widths keep this budget. {'; '.join(parts)}. Ask for no less than the floor", floor)
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:,.0f}x" if ratio >= 100 else f"{ratio:.3g}x"
 
 
 class _Reasons:

@@ -100,6 +100,9 @@ def _carry_out(name: str, command: Command) -> int:
         # Whoever read our output has gone (head, less). Python must not complain of that when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # what the system refused where no room foresaw it: a full disk, a folder taken away
+        print(f"reconvene {name}: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

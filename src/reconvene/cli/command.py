@@ -100,12 +100,14 @@ class BudgetOptions:
     """Bytes of the weights file: 16x, 1MB."""
     peak_memory: Annotated[str | None, arg(metavar="LIMIT")] = None
     """Bytes of activations alive at once: 2x, 256KiB."""
+    latency: Annotated[str | None, arg(metavar="LIMIT")] = None
+    """Seconds of one inference: 5ms. Refused until device profiles are there; measure with bench."""
 
     def budget(self, *, default: dict[str, str] | None = None) -> Budget:
         """The budget asked for, or ``default`` where none was. UsageError where there is neither."""
         from reconvene.allocation import Budget
 
-        names = ("params", "macs", "size", "peak_memory")
+        names = ("params", "macs", "size", "peak_memory", "latency")
         asked = {name: getattr(self, name) for name in names if getattr(self, name) is not None} or default
         if not asked:
             raise UsageError("a budget is missing. Give at least one of --params, --macs, --size, --peak-memory")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -25,9 +26,9 @@ from reconvene.training.log import LOG_NAME
 
 DENSE = "dense"
 """Folder of the dense network's own artifact, inside that of the network that is compared with it."""
-BENCH, REPORT = "bench.json", "report.html"
+BENCH, REPORT, TIMINGS = "bench.json", "report.html", "timings.json"
 SAMPLES_A_CLASS = 10
-_DERIVED = (CHECKPOINT_NAME, LOG_NAME, BENCH, REPORT, "model.onnx", "dense.onnx")
+_DERIVED = (CHECKPOINT_NAME, LOG_NAME, BENCH, REPORT, TIMINGS, "model.onnx", "dense.onnx")
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,12 @@ def prune(
         with _timed(plan, "rectify"):
             report = api.rectify(small, plan, inputs, pruning.rectify, seed=pruning.seed)
     ratios = {row.layer: row.ratio for row in report.rows if row.ratio is not None}
-    facts = {**asdict(pruning), "budget": dict(budget.asked), "timings": plan.timings, "spread": ratios}
+    facts = {**asdict(pruning), "budget": dict(budget.asked), "spread": ratios}
     with steps(f"saving to {folder}", False):
         _forget(folder)
         artifact.save(small, folder, plan=plan, source=source, extra={"pruning": facts})
+        # Beside the artifact's own files: those are the same bytes for the same seed, and seconds never are.
+        artifact.write_atomic(folder / TIMINGS, (json.dumps(plan.timings, indent=1) + "\n").encode())
     return plan
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from reconvene import artifact
 from reconvene.deploy.machine import machine, now
 from reconvene.errors import ArtifactError
-from reconvene.pipeline.prune import BENCH, DENSE, REPORT
+from reconvene.pipeline.prune import BENCH, DENSE, REPORT, TIMINGS
 from reconvene.report import ReportData, write
 from reconvene.training import read_log
 from reconvene.training.log import LOG_NAME
@@ -47,7 +47,7 @@ def collect(folder: Path, *, command: str | None = None) -> ReportData:
         accuracy=accuracies(folder),
         bench=bench,
         exports=list(found.measurements.get("exports", [])),
-        timings=dict(pruning.get("timings", {})),
+        timings=_read_timings(folder),
         criterion=plan.criterion,
         evaluator=plan.evaluator,
         rectify=pruning.get("rectify"),
@@ -72,15 +72,26 @@ def accuracies(folder: Path) -> dict[str, float]:
 
 def read_bench(folder: Path) -> dict[str, Any] | None:
     """What ``bench.json`` holds, None where nothing was timed yet. Raises ArtifactError where it is damaged."""
-    path = folder / BENCH
+    found = _read_json(folder / BENCH)
+    if found is not None and "rows" not in found:
+        raise ArtifactError(f"{folder / BENCH} is no benchmark of ours. Remove it, or run the benchmark again")
+    return found
+
+
+def _read_timings(folder: Path) -> dict[str, float]:
+    return {step: float(seconds) for step, seconds in (_read_json(folder / TIMINGS) or {}).items()}
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """What a file beside the artifact's own holds, None where there is none. ArtifactError where it is damaged."""
     if not path.exists():
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} cannot be read: {error}. Run the benchmark again") from error
-    if not isinstance(found, Mapping) or "rows" not in found:
-        raise ArtifactError(f"{path} is no benchmark of ours. Run the benchmark again")
+        raise ArtifactError(f"{path} cannot be read: {error}. Remove it; what it held can be measured again") from error
+    if not isinstance(found, Mapping):
+        raise ArtifactError(f"{path} holds no table of ours. Remove it; what it held can be measured again")
     return dict(found)
 
 
