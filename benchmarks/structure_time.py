@@ -53,7 +53,7 @@ def main() -> int:
     records = []
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.open("w", encoding="utf-8") as file:
-        for record in run_all(turns, limits, judge_tool):
+        for record in run_all(turns, limits, judge_tool, preload="architectures.imports"):
             records.append(tidy(record))
             file.write(json.dumps({**records[-1], **common}) + "\n")
             file.flush()

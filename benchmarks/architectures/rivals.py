@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
+import pickle
 import resource
 import time
 import warnings
@@ -18,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from architectures import all_architectures
@@ -43,7 +46,7 @@ def ours(model: nn.Module, inputs: Any) -> nn.Module:
     return make_plan(model, structure, keep, [], scalars=rerun.scalars).apply(model)
 
 
-def strongest(model: nn.Module, structure: Structure) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+def strongest(model: nn.Module, structure: Structure) -> list[NDArray[np.int64]]:
     """The half of every group with the largest squared weights."""
     widths = settle(structure.balances, np.maximum(1, structure.widths // 2), structure.widths)
     tensors = dict(model.named_parameters())
@@ -98,21 +101,50 @@ def as_used(name: str) -> Built:
     return model.eval(), inputs
 
 
+Dead = list[tuple[str, int, NDArray[np.int64]]]
+"""Parameter, dimension, and the positions along it that are planted as dead."""
+
+
 def plant(model: nn.Module, inputs: Any) -> bool:
     """Make a random half of every group dead; whether removing it must leave the output as it is."""
-    structure = analyse(model, inputs)
-    random = np.random.default_rng(0)
+    dead, exact = in_a_fork(lambda: chosen(model, inputs))
     tensors = dict(model.named_parameters())
     with torch.no_grad():
-        for group in structure.prunable:
-            dead = random.permutation(group.width)[: group.width - max(1, group.width // 2)]
-            for slot in group.slots:
-                if slot.parameter in tensors:
-                    tensors[slot.parameter].index_fill_(slot.dim, torch.from_numpy(slot.index[dead].reshape(-1)), 0)
+        for name, dim, positions in dead:
+            tensors[name].index_fill_(dim, torch.from_numpy(positions), 0)
+    return bool(exact)
+
+
+def chosen(model: nn.Module, inputs: Any) -> tuple[Dead, bool]:
+    """What is dead in which parameter, and whether removing it must leave the output as it is."""
+    structure = analyse(model, inputs)
+    random = np.random.default_rng(0)
+    parameters = dict(model.named_parameters())
+    dead: Dead = []
+    for group in structure.prunable:
+        channels = random.permutation(group.width)[: group.width - max(1, group.width // 2)]
+        slots = [slot for slot in group.slots if slot.parameter in parameters]
+        dead += [(slot.parameter, slot.dim, slot.index[channels].reshape(-1)) for slot in slots]
     # Tools cut grouped convolutions along different lines, and then need not remove what was planted.
     grouped = any(isinstance(m, nn.Conv2d) and 1 < m.groups < m.in_channels for m in model.modules())
     counted = any(isinstance(m, COUNTS_CHANNELS) for m in model.modules())
-    return not structure.balances and not grouped and not counted
+    return dead, not (structure.balances or grouped or counted)
+
+
+def in_a_fork(work: Callable[[], Any]) -> Any:
+    """The result of ``work``, done in a fork: what it imports and caches must not make a tool's run faster."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        with os.fdopen(writing, "wb") as file:
+            pickle.dump(work(), file)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as file:
+        result = pickle.load(file)
+    os.waitpid(child, 0)
+    return result
 
 
 def judge_tool(name: str, results: Connection) -> None:

@@ -76,10 +76,12 @@ Judge = Callable[[str, Connection], None]
 """Run in a process of its own: judges what has this name, and sends records."""
 
 
-def run_all(names: Sequence[str], limits: Limits, judge: Judge) -> Iterator[dict[str, Any]]:
-    """The record of every name, as they are done."""
+def run_all(
+    names: Sequence[str], limits: Limits, judge: Judge, *, preload: str = "architectures.preload"
+) -> Iterator[dict[str, Any]]:
+    """The record of every name, as they are done; ``preload`` is imported before the processes fork."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["architectures.preload"])
+    context.set_forkserver_preload([preload])
     waiting = list(reversed(names))
     running: list[Running] = []
     while waiting or running:
