@@ -15,6 +15,7 @@ ROOT = Path(reconvene.__path__[0])
 ORDER = [
     "_version",
     "errors",
+    "text",
     "structure",
     "saliency",
     "evaluator",

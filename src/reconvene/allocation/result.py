@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reconvene.allocation.balance import Widths
-from reconvene.evaluator.table import Cell, table
+from reconvene.text import Cell, table
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
         budget = self.budget()
         from reconvene import artifact
         from reconvene.cli.progress import steps
-        from reconvene.evaluator.table import Cell, table
         from reconvene.pipeline import prune
+        from reconvene.text import Cell, table
 
         source = self.source(self.model, seed=self.seed)
         plan = prune(
@@ -48,7 +48,7 @@ class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
         text = [
             table(["group", "dense", "width", "loss", "why"], widths, title=f"{source.address} within {budget}"),
             "",
-            table(["cost", "dense", "pruned", "smaller"], costs, foot=[f"artifact: {self.output}"]),
+            table(["cost", "dense", "pruned", "smaller"], costs, right=(3,), foot=[f"artifact: {self.output}"]),
         ]
         data = {
             "artifact": str(self.output),
@@ -58,5 +58,6 @@ class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
             "costs": plan.costs,
             "limits": plan.limits,
             **facts,
+            "timings": plan.timings,
         }
         return Answer("\n".join(text), data)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reconvene.deploy.text import table
+from reconvene.text import table
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class BenchResult:
             around = f"{row.quarter * 1e3:.3f} - {row.three_quarters * 1e3:.3f}"
             times = (f"{row.median * 1e3:.3f}", around, f"{row.min_wall * 1e3:.3f}")
             rows.append((row.runtime, row.variant, *times, ratio, spread))
-        return table(header, rows, right=range(2, 7), foot=self._conditions())
+        return table(header, rows, right=range(2, 7), foot=[self._conditions()])
 
     def _conditions(self) -> str:
         threads = f"{self.threads} thread" + ("s" if self.threads > 1 else "")

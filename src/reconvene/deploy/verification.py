@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from reconvene.deploy.calling import batch_size, evaluating, noise, outputs_of, own_inputs, samples_of, take
 from reconvene.deploy.registry import runtime_named
-from reconvene.deploy.text import table
 from reconvene.errors import ModelError, VerificationError
+from reconvene.text import table
 
 # Two classes closer than this share of the largest output are a tie: float32 does not order them.
 TIE = 1e-5
@@ -205,7 +205,7 @@ class Verification:
             )
             for row in self.rows
         ]
-        return table(header, rows, right=range(5), title=title, foot=self.warning)
+        return table(header, rows, right=range(5), title=title, foot=[self.warning] if self.warning else [])
 
     @property
     def warning(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reconvene.evaluator.table import table
+from reconvene.text import table
 
 Floats = NDArray[np.float64]
 

@@ -10,13 +10,13 @@ from typing import Any
 from reconvene import artifact
 from reconvene.allocation import Budget
 from reconvene.data import Dataset
-from reconvene.evaluator.table import table
 from reconvene.models import Source
 from reconvene.pipeline.deploy import bench, export
 from reconvene.pipeline.prune import DENSE, Pruning, prune
 from reconvene.pipeline.report import accuracies, read_bench, report
 from reconvene.pipeline.steps import Steps, quiet
 from reconvene.pipeline.train import train
+from reconvene.text import table
 from reconvene.training import TrainConfig
 
 
@@ -51,7 +51,7 @@ class Outcome:
             f"exported to ONNX and verified: largest relative error {worst:.1e}",
             f"report: {self.report}",
         ]
-        return table([self.model, "dense", "pruned", ""], rows, foot=["", *foot])
+        return table([self.model, "dense", "pruned", ""], rows, right=(1, 2), foot=["", *foot])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from reconvene.evaluator.table import Cell, table
+from reconvene.text import Cell, table
 
 HEALTHY = (0.8, 1.25)
 

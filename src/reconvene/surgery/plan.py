@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from reconvene.errors import PlanError
-from reconvene.evaluator.table import table
 from reconvene.structure import Keep, Structure
 from reconvene.structure.attributes import Change
 from reconvene.structure.extents import kept_positions
 from reconvene.structure.replay import shrunk_twins
 from reconvene.surgery.ranges import from_text, to_text
 from reconvene.surgery.silence import Site, restricted_sites
+from reconvene.text import table
 
 FORMAT, VERSION = "reconvene-plan", 1
 

@@ -1,0 +1,45 @@
+"""The one way results print: a title, a header, rows; plain text that reads the same in a terminal and in a log."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Sequence
+
+Cell = str | int | float | None
+
+
+def table(
+    header: Sequence[str],
+    rows: Iterable[Sequence[Cell]],
+    *,
+    right: Container[int] = (),
+    title: str = "",
+    foot: Sequence[str] = (),
+) -> str:
+    """Rows under a header; no colours, no terminal width: always the same.
+
+    Args:
+        header: names of the columns.
+        rows: cells; floats show four digits, integers are grouped by thousands, ``None`` is a dash.
+        right: columns of ready-made text to set to the right; columns of numbers are set so anyway.
+        title: a line above.
+        foot: lines below.
+    """
+    body = [list(row) for row in rows]
+    texts = [[_text(cell) for cell in row] for row in body]
+    widths = [max(len(line[i]) for line in [list(header), *texts]) for i in range(len(header))]
+    flush = [i in right or all(not isinstance(row[i], str) for row in body) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, flush, strict=True))
+        return "  ".join(padded).rstrip()
+
+    rule = "  ".join("-" * w for w in widths)
+    return "\n".join([*([title] if title else []), line(header), rule, *(line(t) for t in texts), *foot])
+
+
+def _text(cell: Cell) -> str:
+    if cell is None:
+        return "-"
+    if isinstance(cell, float):
+        return f"{cell:.4g}"
+    return cell if isinstance(cell, str) else f"{cell:,}"
