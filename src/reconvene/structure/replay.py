@@ -18,7 +18,7 @@ from reconvene.structure.attributes import Change, attribute_changes
 from reconvene.structure.capture import Op, Recording, record
 from reconvene.structure.extents import kept_positions, kept_size, settle
 from reconvene.structure.inputs import tensors_in
-from reconvene.structure.labels import Dim, is_labelled
+from reconvene.structure.labels import Dim
 
 _WEIGHTED = {
     "convolution",
@@ -109,7 +109,7 @@ def _disagreement(structure: Structure, want: Op, got: Op, kept: NDArray[np.bool
             dims = structure.context.dims(out)
             shape = tuple(kept_size(dim, kept) for dim in dims)
             if structure.recording.device == "real" and len(shape) == made.ndim:
-                shape = tuple(s if is_labelled(d) else m for s, d, m in zip(shape, dims, made.shape, strict=True))
+                shape = tuple(s if s != d else m for s, d, m in zip(shape, out.shape, made.shape, strict=True))
             if shape != tuple(made.shape) and made.numel():
                 return f"the smaller model makes {tuple(made.shape)} instead of {shape}"
     return ""
