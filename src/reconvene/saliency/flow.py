@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -39,6 +40,7 @@ class Flow:
         self._device = next(model.parameters()).device
         self._inputs = example_inputs
         self._signed: bool | None = None
+        self._double: Tensor | None = None
         self._take()
         with untouched(model), torch.no_grad():
             self._inputs = smallest(example_inputs, self._extents, spatial=small)
@@ -68,6 +70,30 @@ class Flow:
             if self._signed is None:  # masks only take away: what holds for the dense network holds from then on
                 self._signed = self._examine(scores)
         return (scores.abs_() if self._signed else scores).cpu()
+
+    def exact(self, places: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The scores of the network last scored at some places of the flat buffer, in float64.
+
+        Which of two weights leaves may hang on the eighth digit, and what follows from it is not small. A pass in
+        float64 where float32 cannot tell gives the masks of float64, whatever the machine or its number of threads.
+        """
+        if self._double is None:
+            self._double = self._flat.double()
+        leaves = self.layout.views(self._double.copy_(self._flat))
+        starts = np.cumsum([0, *self.layout.sizes])
+        owners = np.searchsorted(starts, places, side="right") - 1
+        wanted = [self.layout.names[owner] for owner in np.unique(owners)]
+        with untouched(self.model):
+            leaves |= {name: leaves[name].detach().requires_grad_() for name in wanted}
+            total, _ = self._total(leaves)
+            gradients = torch.autograd.grad(total, [leaves[name] for name in wanted], allow_unused=True)
+        found = np.zeros(places.size)
+        for owner, gradient in zip(np.unique(owners), gradients, strict=True):
+            if gradient is not None:
+                here = torch.from_numpy(places[owners == owner])
+                local = gradient.movedim(1, -1).reshape(-1)[(here - starts[owner]).to(self._device)]
+                found[owners == owner] = (local.cpu() * self._double[here.to(self._device)].cpu()).abs().numpy()
+        return found
 
     def log2_total(self, masks: Mapping[str, Tensor] | None = None) -> float:
         """``log2`` of R with weights multiplied by masks that broadcast to them; minus infinity if nothing flows."""
@@ -117,10 +143,12 @@ class Flow:
         return total, power
 
     def _run(self, leaves: Mapping[str, Tensor], mode: Linear | None = None) -> Any:
-        args, kwargs = arguments(filled(self._inputs, self._device))
+        dtype = next(iter(leaves.values())).dtype
+        args, kwargs = arguments(filled(self._inputs, dtype, self._device))
+        rest = {name: value.to(dtype) if value.is_floating_point() else value for name, value in self._rest.items()}
         try:
             with mode or Linear():
-                return functional_call(self.model, {**self._rest, **leaves}, args, kwargs)
+                return functional_call(self.model, {**rest, **leaves}, args, kwargs)
         except REFUSALS as error:
             raise CriterionError(f"the model does not run on ones of {describe(self._inputs)}: {error}") from error
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from reconvene.errors import CriterionError
 from reconvene.saliency.gradients import Gradients
+from reconvene.saliency.select import Exact
 from reconvene.saliency.subject import Criterion, Objective, Subject, lost
 
 TEMPERATURE = 200.0
@@ -25,6 +26,7 @@ class Grasp:
         self._gradients = Gradients(subject, criterion="grasp", temperature=TEMPERATURE)
         self._layout = subject.layout
         self.data: str | None = None
+        self.exact: Exact | None = None
         self.flow = 0.0
 
     def scores(self, alive: Tensor | None) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from reconvene.saliency.layerwise import keep_by_layer
 from reconvene.saliency.registry import criterion as lookup
-from reconvene.saliency.select import keep_largest, kept, schedule
+from reconvene.saliency.select import Exact, keep_largest, kept, schedule
 from reconvene.saliency.subject import Loss, Scorer, Subject
 from reconvene.saliency.weights import Layout
 
@@ -51,12 +51,19 @@ def rounds_of(
     alive: Tensor | None = None
     for target in schedule(density, rounds):
         scores = scorer.scores(alive)
-        alive = choose(scores, layout, target, layerwise, alive)
+        alive = choose(scores, layout, target, layerwise, alive, scorer.exact)
         yield target, scores, alive
 
 
-def choose(scores: Tensor, layout: Layout, density: float, layerwise: str | None, alive: Tensor | None) -> Tensor:
+def choose(
+    scores: Tensor,
+    layout: Layout,
+    density: float,
+    layerwise: str | None,
+    alive: Tensor | None,
+    exact: Exact | None,
+) -> Tensor:
     """Mask ``[N]`` of the largest scores, among all weights or layer by layer."""
     if layerwise is not None:
         return keep_by_layer(scores, layout, density, layerwise, alive=alive)
-    return keep_largest(scores, kept(density, layout.total), alive=alive)
+    return keep_largest(scores, kept(density, layout.total), alive=alive, exact=exact)

@@ -119,7 +119,7 @@ def _flow_path(flow: Flow, density: float, rounds: int, layerwise: str | None) -
     path.scores = scores.clone()
     for target in _levels(density, rounds):
         path.live.append(_counts(scores, flow.layout))
-        alive = choose(scores, flow.layout, target, layerwise, alive)
+        alive = choose(scores, flow.layout, target, layerwise, alive, flow.exact)
         path.levels.append(target)
         path.kept.append(_counts(alive, flow.layout))
         scores = flow.scores(alive)
@@ -136,7 +136,7 @@ def _masked_path(scorer: Scorer, subject: Subject, density: float, rounds: int, 
         steps = ((target, alive) for target, _, alive in rounds_of(scorer, subject.layout, density, rounds, layerwise))
     else:
         steps = (
-            (target, choose(path.scores, subject.layout, target, layerwise, None))
+            (target, choose(path.scores, subject.layout, target, layerwise, None, None))
             for target in _levels(density, LEVELS)
         )
     for target, alive in steps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -15,6 +16,10 @@ SAMPLE_STRIDE = 127  # prime, so that it does not step in time with channel coun
 BAND_SIGMAS = 4.0
 PIECE = 1 << 16
 SMALL = 100_000  # scores that are partitioned faster than sampled
+TOLERANCE = 2e-7  # float32 sums of flow are right to about 1e-7
+
+Exact = Callable[[NDArray[np.int64]], NDArray[np.float64]]
+"""Scores in float64 at some places of the flat buffer."""
 
 
 def kept(density: float, total: int) -> int:
@@ -32,32 +37,30 @@ def schedule(density: float, rounds: int) -> list[float]:
     return [density if k == rounds else density ** (k / rounds) for k in range(1, rounds + 1)]
 
 
-def keep_largest(scores: Tensor, keep: int, *, alive: Tensor | None = None) -> Tensor:
+def keep_largest(scores: Tensor, keep: int, *, alive: Tensor | None = None, exact: Exact | None = None) -> Tensor:
     """Mask ``[N]`` (bool, CPU) of exactly the ``keep`` largest of ``scores [N]``, among those where ``alive`` holds.
 
-    Equal scores are kept in the order of the buffer, so the result does not depend on any sorting algorithm.
-    ``keep`` must not exceed the number alive.
+    Equal scores are kept in the order of the buffer, so the result does not depend on any sorting algorithm. Scores
+    that float32 cannot tell from the threshold are computed anew by ``exact``, if given. ``keep`` must not exceed the
+    number alive.
     """
     values = scores.detach().cpu().numpy()
-    mask = _largest(values, keep)
-    if alive is not None and bool(
-        (mask > alive.numpy()).any()
-    ):  # something dead ranks high, or as high as what is kept
-        mask = _largest(np.where(alive.numpy(), values, -np.inf), keep)
+    mask = _largest(values, keep, exact)
+    if alive is not None and bool((mask > alive.numpy()).any()):  # something dead ranks as high as what is kept
+        mask = _largest(np.where(alive.numpy(), values, -np.inf), keep, exact)
     return torch.from_numpy(mask)
 
 
-def _largest(values: NDArray[np.floating], keep: int) -> NDArray[np.bool_]:
+def _largest(values: NDArray[np.floating], keep: int, exact: Exact | None) -> NDArray[np.bool_]:
     """A sample brackets the threshold and one pass proves it; a bracket that missed costs a partition of everything."""
     if values.size > SMALL:
         sample = values[::SAMPLE_STRIDE]
         sample = sample[sample != 0]  # masked weights crowd at zero: what matters is the order of the others
-        proved = _around(values, keep, *_bracket(sample, keep / SAMPLE_STRIDE))
+        proved = _around(values, keep, *_bracket(sample, keep / SAMPLE_STRIDE), exact)
         if proved is not None:
             return proved
-    threshold = np.partition(values, values.size - keep)[values.size - keep]
-    mask: NDArray[np.bool_] = values > threshold
-    mask[np.flatnonzero(values == threshold)[: keep - int(np.count_nonzero(mask))]] = True
+    mask = np.zeros(values.size, dtype=np.bool_)
+    mask[_best(values, np.arange(values.size), keep, exact)] = True
     return mask
 
 
@@ -74,7 +77,9 @@ def _bracket(sample: NDArray[np.floating], rank: float) -> tuple[float, float]:
     )
 
 
-def _around(values: NDArray[np.floating], keep: int, low: float, high: float) -> NDArray[np.bool_] | None:
+def _around(
+    values: NDArray[np.floating], keep: int, low: float, high: float, exact: Exact | None
+) -> NDArray[np.bool_] | None:
     """The mask, or None unless the ``keep``-th largest value lies in ``[low, high]`` (above zero if that is infinite).
 
     The buffer is read once, in pieces that stay in the processor's cache while they are compared with both ends.
@@ -93,9 +98,17 @@ def _around(values: NDArray[np.floating], keep: int, low: float, high: float) ->
     places = np.concatenate(found)
     if not above < keep <= above + places.size:
         return None
-    inside, rank = values[places], above + places.size - keep
-    threshold = np.partition(inside, rank)[rank]
-    winners = places[inside > threshold]
-    mask[winners] = True
-    mask[places[inside == threshold][: keep - above - winners.size]] = True
+    mask[_best(values[places], places, keep - above, exact)] = True
     return mask
+
+
+def _best(values: NDArray[np.floating], places: NDArray[np.int64], keep: int, exact: Exact | None) -> NDArray[np.int64]:
+    """Those of ``places`` (in order) where the ``keep`` largest of their ``values`` are."""
+    threshold = np.partition(values, values.size - keep)[values.size - keep]
+    blur = TOLERANCE * float(threshold) if exact is not None and threshold > 0 else 0.0
+    sure = values > threshold + blur
+    contested = places[(values >= threshold - blur) & ~sure]
+    missing = keep - int(np.count_nonzero(sure))
+    if exact is not None and blur and missing < contested.size:
+        contested = contested[np.argsort(-exact(contested), kind="stable")]
+    return np.concatenate([places[sure], contested[:missing]])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from reconvene.saliency.gradients import Gradients
+from reconvene.saliency.select import Exact
 from reconvene.saliency.subject import Criterion, Subject
 
 
@@ -20,6 +21,7 @@ class Snip:
         self._gradients = Gradients(subject, criterion="snip")
         self._layout = subject.layout
         self.data: str | None = None
+        self.exact: Exact | None = None
 
     def scores(self, alive: Tensor | None) -> Tensor:
         """``|w * g|`` of the masked network; zero for masked weights."""

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from reconvene.saliency.select import Exact
 from reconvene.saliency.weights import Layout
 
 Loss = Callable[[Any, Any], Tensor]
@@ -33,6 +34,9 @@ class Scorer(Protocol):
 
     data: str | None
     """What data it used, in words; None for a criterion that needs none."""
+
+    exact: Exact | None
+    """Scores in float64, at places of the flat buffer, of the network last scored; None where there is no better."""
 
     def scores(self, alive: Tensor | None) -> Tensor:
         """Score of every weight ``[N]`` (float32, CPU, high means keep) of the network under a mask ``[N]`` (bool).
@@ -63,6 +67,7 @@ class Fixed:
 
     values: Tensor
     data: str | None = None
+    exact: Exact | None = None
 
     def scores(self, alive: Tensor | None) -> Tensor:
         """The values, zero where the mask is."""
