@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -34,3 +36,8 @@ def test_python_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.Mon
     for block in blocks(page, "python"):
         if "mymodels" not in block:  # the reader's own module
             exec(block.replace('"16x"', '"2x"').replace('"4x"', '"1.5x"'), names)
+
+
+def test_the_readme_shows_what_runs_printed() -> None:
+    script = ROOT / "benchmarks" / "readme.py"
+    assert subprocess.run([sys.executable, str(script), "--check"], check=False).returncode == 0
