@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def hold(spec: Spec, choice: int) -> tuple[Structure, nn.Module]:
     plan = make_plan(model, structure, keep, [], scalars=scalars)
     small = plan.apply(model)
     _shrunk_equals_silenced(plan, model, small, inputs)
-    _nothing_is_empty(small)
+    _layers_say_what_they_are(small)
     _saved_plan_gives_the_same(plan, model, small)
     _costs_are_those_counted_afresh(structure, keep, small, inputs)
     _trains(model, small, inputs)
@@ -181,14 +182,34 @@ def _shrunk_equals_silenced(plan: Plan, model: nn.Module, small: nn.Module, inpu
     assert [module.training for module in small.modules()] == modes
     assert type(small) is type(model)
     small, same = copy.deepcopy(small).eval(), plan.mask(model).eval()
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")
         got, want = call(small, inputs), call(same, inputs)
     assert all(torch.isfinite(t).all() for t in tensors_in(want))
     assert error(got, want) < TOLERANCE
 
 
-def _nothing_is_empty(small: nn.Module) -> None:
-    assert all(tensor.numel() for tensor in small.parameters())
+def _layers_say_what_they_are(small: nn.Module) -> None:
+    """Nothing is empty, and the attributes of layers repeat the shapes of their tensors."""
+    for module in small.modules():
+        own = {name: tuple(tensor.shape) for name, tensor in module.named_parameters(recurse=False)}
+        own |= {name: tuple(tensor.shape) for name, tensor in module.named_buffers(recurse=False)}
+        assert all(0 not in shape for shape in own.values())
+        if isinstance(module, nn.modules.conv._ConvNd):
+            first, second = module.out_channels, module.in_channels
+            first, second = (second, first) if module.transposed else (first, second)
+            assert own["weight"][:2] == (first, second // module.groups)
+        elif isinstance(module, nn.Linear):
+            assert own["weight"] == (module.out_features, module.in_features)
+        elif isinstance(module, nn.Embedding):
+            assert own["weight"] == (module.num_embeddings, module.embedding_dim)
+        elif isinstance(module, nn.modules.batchnorm._NormBase):
+            assert all(shape in ((), (module.num_features,)) for shape in own.values())
+        elif isinstance(module, nn.GroupNorm):
+            assert all(shape == (module.num_channels,) for shape in own.values())
+            assert module.num_channels % module.num_groups == 0
+        elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+            assert all(shape == tuple(module.normalized_shape) for shape in own.values())
 
 
 def _saved_plan_gives_the_same(plan: Plan, model: nn.Module, small: nn.Module) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import reconvene as rc
+from proof import prove
 from random_nets import Spec
 from test_properties import hold
 
@@ -34,6 +35,20 @@ def test_halves_written_into_one_buffer() -> None:
     block = ("halves", (("conv", 6, 3, 1, 1, "zeros", 1, True),), (("interleave", 6, "sum"),), "buffer")
     structure, _ = hold(Spec((block,)), 5)
     assert len(structure.prunable) > 1
+
+
+class NormAfterFlatten(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.head = nn.Conv2d(3, 6, 1), nn.BatchNorm1d(6 * 16), nn.Linear(6 * 16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.stem(x).flatten(1)))
+
+
+def test_a_norm_after_flatten_counts_positions_not_channels() -> None:
+    _, _, small = prove(NormAfterFlatten(), torch.randn(2, 3, 4, 4))
+    assert small.norm.num_features == 3 * 16 == small.norm.weight.numel()
 
 
 class OneLayerUnderTwoNames(nn.Module):
