@@ -228,7 +228,7 @@ def test_what_float32_cannot_tell_apart_is_decided_in_float64(size: int) -> None
     generator = torch.Generator().manual_seed(0)
     precise = torch.rand(size, generator=generator, dtype=torch.float64)
     rivals = torch.randperm(size, generator=generator)[:20]
-    precise[rivals] = 0.5 + 1e-12 * torch.randperm(20, generator=generator)
+    precise[rivals] = 0.5 + 1e-12 * torch.randperm(20, generator=generator).double()
     asked = []
 
     def exact(places: np.ndarray) -> np.ndarray:
