@@ -16,6 +16,7 @@ ORDER = [
     "_version",
     "errors",
     "text",
+    "modes",
     "structure",
     "saliency",
     "evaluator",

@@ -55,8 +55,9 @@ def test_the_callers_random_state_modes_layout_and_hooks_stay(tmp_path: Path) ->
     hooks = dict(model[0]._forward_hooks)
     strides = [p.stride() for p in model.parameters()]
     ids = [id(p) for p in model.parameters()]
+    data = digits()  # loading imports libraries, and rich draws one number from ``random`` when it is imported
     before = torch.get_rng_state(), np.random.get_state()[1].tobytes(), random.getstate()
-    train(model, digits(), epochs=1, directory=tmp_path, config=CONFIG)
+    train(model, data, epochs=1, directory=tmp_path, config=CONFIG)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1].tobytes(), random.getstate()) == before[1:]
     assert [m.training for m in model] == [True, False] + [True] * (len(model) - 2)

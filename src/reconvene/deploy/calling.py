@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from reconvene import modes
 from reconvene.errors import DataError, ExportError, ModelError
 from reconvene.structure.inputs import arguments, call, map_tensors
 
@@ -19,16 +20,12 @@ from reconvene.structure.inputs import arguments, call, map_tensors
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     """``model`` in eval mode without gradients; every module's mode and the CPU random state come back afterwards."""
-    modes = {module: module.training for module in model.modules()}
     random_state = torch.get_rng_state()
-    model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), modes.evaluating(model):
             yield model
     finally:
         torch.set_rng_state(random_state)
-        for module, training in modes.items():
-            module.training = training
 
 
 def own_inputs(model: nn.Module, example_inputs: Any, *, seed: int = 0) -> Any:

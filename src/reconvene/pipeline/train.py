@@ -30,7 +30,7 @@ class Training:
 
     def __str__(self) -> str:
         return (
-            f"{self.epochs} epochs on {self.dataset} in {self.seconds:.1f} s: "
+            f"{self.epochs} {'epoch' if self.epochs == 1 else 'epochs'} on {self.dataset} in {self.seconds:.1f} s: "
             f"accuracy {self.accuracy:.2%}, loss {self.loss:.4f} on the test images"
         )
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.errors import ModelError
+from reconvene.modes import evaluating
 from reconvene.rectifier.layers import layers
 from reconvene.structure import call, map_tensors, tensors_in
 
@@ -126,16 +127,10 @@ def _first_call(
 @contextmanager
 def undisturbed(model: nn.Module, *, seed: int) -> Iterator[None]:
     """Eval mode, no gradients, a seeded random state; every module's mode and the random state come back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices), torch.no_grad():
+    with torch.random.fork_rng(devices=devices), torch.no_grad(), evaluating(model):
         torch.manual_seed(seed)
-        model.eval()
-        try:
-            yield
-        finally:
-            for module, training in modes:
-                module.training = training
+        yield
 
 
 def spread_of(output: Any) -> float | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +12,7 @@ from torch.nn import functional as F
 from reconvene.data import Dataset, test_batches
 from reconvene.data.progress import track
 from reconvene.errors import TrainingError
+from reconvene.modes import evaluating
 from reconvene.training.parallel import World
 
 
@@ -93,15 +92,3 @@ def check_output(output: object, labels: Tensor, dataset: Dataset) -> Tensor:
             f"Try: build the model with num_classes={len(dataset.classes)}."
         )
     return output
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode for a while; afterwards every module is in the mode it was in, also where they were mixed."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from reconvene.data import Dataset, train_batches
 from reconvene.data.progress import Bar
 from reconvene.errors import TrainingError
+from reconvene.modes import evaluating
 from reconvene.training.checkpoint import (
     CHECKPOINT_NAME,
     State,
@@ -27,7 +28,7 @@ from reconvene.training.checkpoint import (
     sha256,
 )
 from reconvene.training.config import Settled, learning_rate
-from reconvene.training.evaluate import Evaluation, check_output, evaluate, evaluating
+from reconvene.training.evaluate import Evaluation, check_output, evaluate
 from reconvene.training.log import append_log, rewrite_log
 from reconvene.training.machine import describe_machine, library_versions
 from reconvene.training.optimizer import Nesterov
