@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 
 import torch
@@ -13,5 +12,3 @@ torch.set_num_threads(1)
 for library in ("torchvision", "timm", "transformers"):
     if importlib.util.find_spec(library):
         __import__(library)
-gc.collect()
-gc.freeze()  # a collection in a child would copy every page it shares with this process
