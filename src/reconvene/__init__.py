@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from reconvene.allocation import Budget
     from reconvene.api import groups, masks, plan, prune, rectify, sensitivity
     from reconvene.artifact import load, save
-    from reconvene.deploy import Measurement, export, measure
+    from reconvene.deploy import export
+    from reconvene.deploy.measure import Measurement, measure
     from reconvene.errors import ReconveneError
     from reconvene.surgery import Plan
 

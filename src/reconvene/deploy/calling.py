@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from reconvene import modes
 from reconvene.errors import DataError, ExportError, ModelError
+from reconvene.modes import evaluating as in_eval_mode
 from reconvene.structure.inputs import arguments, call, map_tensors
 
 
@@ -22,7 +22,7 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     """``model`` in eval mode without gradients; every module's mode and the CPU random state come back afterwards."""
     random_state = torch.get_rng_state()
     try:
-        with torch.no_grad(), modes.evaluating(model):
+        with torch.no_grad(), in_eval_mode(model):
             yield model
     finally:
         torch.set_rng_state(random_state)
