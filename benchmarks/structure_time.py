@@ -13,9 +13,11 @@ import json
 import os
 import statistics
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from architectures import all_architectures
 from architectures.results import facts, version
 from architectures.rivals import JOBS, judge_tool
 from architectures.running import Limits, run_all
@@ -33,7 +35,7 @@ MODELS = [
 def main() -> int:
     """Run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME", help="names of zoo.py --list")
+    parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME", help="names or patterns")
     parser.add_argument("--tools", nargs="+", default=list(JOBS), choices=list(JOBS), help="who takes part")
     parser.add_argument("--seconds", type=float, default=60, help="limit of one tool on one model (60)")
     parser.add_argument("--gigabytes", type=float, default=9, help="memory limit in GiB (9)")
@@ -43,9 +45,10 @@ def main() -> int:
     os.environ.update(ENVIRONMENT)
     if inherited:
         os.environ["PYTHONPATH"] += os.pathsep + inherited
+    models = [name for wanted in options.models for name in all_architectures() if fnmatch(name, wanted)]
     turns = [
         f"{tool}|{model}"
-        for number, model in enumerate(options.models)
+        for number, model in enumerate(models)
         for tool in options.tools[number % len(options.tools) :] + options.tools[: number % len(options.tools)]
     ]
     common = {**facts(ROOT), "rivals": {name: version(name) for name in JOBS if name != "reconvene"}}
