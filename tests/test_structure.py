@@ -395,3 +395,9 @@ def test_recurrent_layers_lose_hidden_units(kind: type[nn.RNNBase]) -> None:
     structure, _, small = prove(Net(), torch.randn(3, 7, 5))
     assert len(structure.prunable) == 2
     assert small.body.hidden_size == 6 and small.body.input_size == 4
+
+
+def test_a_group_prints_what_a_person_asks_of_it() -> None:
+    groups = analyse(net(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)), IMAGE).groups
+    assert str(groups[0]) == "0: 4 channels of 0.weight, 0.bias, 1.weight; prunable"
+    assert "network output" in str(groups[-1]) and "array" not in repr(groups)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ class Slot:
 
     parameter: str
     dim: int
-    index: NDArray[np.int64]
+    index: NDArray[np.int64] = field(repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +31,10 @@ class Group:
     width: int
     slots: tuple[Slot, ...]
     pinned: str | None = None
+
+    def __str__(self) -> str:
+        state = "prunable" if self.prunable else f"pinned: {self.pinned}"
+        return f"{self.name}: {self.width} channels of {', '.join(self.parameters)}; {state}"
 
     @property
     def prunable(self) -> bool:
