@@ -121,7 +121,7 @@ ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def activation(shape: Shape, kind: str) -> nn.Module:
-    return ACTIVATIONS[kind](shape[0])
+    return ACTIVATIONS["dropout" if kind == "dropout2d" and len(shape) == 4 else kind](shape[0])
 
 
 def pool(shape: Shape, kind: str) -> nn.Module:
@@ -288,68 +288,6 @@ class LayerScale(nn.Module):
         return x * (self.scale.view(1, -1, *[1] * (x.ndim - 2)) if self.how == "view" else self.scale)
 
 
-class Mixer(nn.Module):
-    """Tokens mixed by linear layers over flattened space."""
-
-    def __init__(self, shape: Shape, width: int) -> None:
-        super().__init__()
-        tokens = int(torch.Size(shape[1:]).numel())
-        self.up, self.down = nn.Linear(tokens, width), nn.Linear(width, tokens)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.down(F.gelu(self.up(x.flatten(2)))).view_as(x)
-
-
-class ConvNext(nn.Module):
-    """Depthwise, then linear layers on channels last, then back."""
-
-    def __init__(self, shape: Shape, width: int) -> None:
-        super().__init__()
-        self.depthwise = depthwise(shape, 3, 1)
-        self.norm = nn.LayerNorm(shape[0])
-        self.up, self.down = nn.Linear(shape[0], width), nn.Linear(width, shape[0])
-        self.scale = nn.Parameter(torch.randn(shape[0]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.depthwise(x).movedim(1, -1)
-        y = self.scale * self.down(F.gelu(self.up(self.norm(y))))
-        return x + y.movedim(-1, 1)
-
-
-class Attention(nn.Module):
-    """Self-attention over space; every size but the number of heads is read from the tensors."""
-
-    def __init__(self, shape: Shape, heads: int, width: int, how: str) -> None:
-        super().__init__()
-        self.heads, self.how, channels = heads, how, shape[0]
-        inner = heads * width
-        if how == "separate":
-            self.q, self.k, self.v = (nn.Linear(channels, inner) for _ in range(3))
-        else:
-            self.qkv = nn.Linear(channels, 3 * inner, bias=how != "chunk")
-        self.proj = nn.Linear(inner, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = x.flatten(2).transpose(1, 2)
-        batch, length, _ = tokens.shape
-        if self.how == "joint":
-            q, k, v = self.qkv(tokens).reshape(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        else:
-            if self.how == "separate":
-                parts = (self.q(tokens), self.k(tokens), self.v(tokens))
-            else:
-                parts = self.qkv(tokens).chunk(3, -1)
-            q, k, v = (part.view(batch, length, self.heads, -1).transpose(1, 2) for part in parts)
-        if self.how == "fused":
-            y = F.scaled_dot_product_attention(q, k, v)
-        elif self.how == "scaled":
-            y = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1) @ v
-        else:
-            y = (0.5 * q @ k.transpose(-2, -1)).softmax(-1) @ v
-        y = self.proj(y.transpose(1, 2).reshape(batch, length, -1))
-        return x + y.transpose(1, 2).reshape(x.shape)
-
-
 class Twice(nn.Module):
     """One set of weights used twice: the same module, or two modules that share a parameter."""
 
@@ -392,23 +330,6 @@ class Interleave(nn.Module):
         if self.how == "where":
             return torch.where(left > 0, left, right)
         return left.repeat(1, 2, *[1] * (x.ndim - 2)) * 0.5
-
-
-class Gram(nn.Module):
-    """A channel by channel product of activations mixes the channels (efficient channel attention)."""
-
-    def __init__(self, how: str) -> None:
-        super().__init__()
-        self.how = how
-
-    def forward(self, x: Tensor) -> Tensor:
-        flat = x.flatten(2)
-        gram = flat @ flat.transpose(1, 2)
-        if self.how == "softmax":
-            gram = gram.softmax(-1)
-        elif self.how == "einsum":
-            gram = torch.einsum("bct,bdt->bcd", flat, torch.tanh(flat))
-        return x + 0.1 * (gram @ flat).view_as(x)
 
 
 class Padded(nn.Module):

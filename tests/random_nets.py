@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import random_blocks as blocks
+import random_oddities as oddities
+import random_tokens as tokens
 from random_blocks import Shape
 
 Block = tuple[Any, ...]
@@ -172,12 +174,17 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "space gate": blocks.SpaceGate,
     "softmax": lambda shape, over: blocks.Softmax(over),
     "layer scale": blocks.LayerScale,
-    "mixer": blocks.Mixer,
-    "convnext": blocks.ConvNext,
-    "attention": blocks.Attention,
+    "mixer": tokens.Mixer,
+    "convnext": tokens.ConvNext,
+    "attention": tokens.Attention,
+    "known heads": tokens.KnownHeads,
+    "encoder": tokens.Encoder,
+    "recurrent": tokens.Recurrent,
+    "windows": tokens.Windows,
+    "odd": oddities.odd,
     "twice": blocks.Twice,
     "interleave": blocks.Interleave,
-    "gram": lambda shape, how: blocks.Gram(how),
+    "gram": lambda shape, how: tokens.Gram(how),
     "padded": lambda shape, how: blocks.Padded(how),
     "dense": blocks.Dense,
     "residual": _residual,
@@ -230,7 +237,15 @@ LEAVES: tuple[st.SearchStrategy[Block], ...] = (
     _block("layer scale", _one_of("full", "view")),
     _block("mixer", _WIDTH),
     _block("convnext", _WIDTH),
-    _block("attention", _one_of(1, 2), _one_of(2, 4), _one_of("joint", "chunk", "separate", "fused", "scaled")),
+    _block(
+        "attention", _one_of(1, 2), _one_of(2, 4), _one_of("joint", "chunk", "separate", "fused", "scaled", "rotary")
+    ),
+    _block("known heads", _one_of(2, 4), _one_of(2, 4), _one_of("plain", "grouped", "biased")),
+    _block("encoder", _WIDTH, _one_of("attention", "weights", "layer")),
+    _block("recurrent", _WIDTH, _one_of("lstm", "gru", "rnn", "lstm2", "gru2")),
+    _block("windows"),
+    _block("odd", st.sampled_from(sorted(oddities.ODDITIES))),
+    _block("odd", st.sampled_from(sorted(oddities.ODDITIES))),
     _block("twice", _one_of("same", "tied", "transposed")),
     _block("interleave", _WIDTH, _one_of("sum", "inner", "outer", "constant", "minimum", "where", "repeat")),
     _block("gram", _one_of("plain", "softmax", "einsum")),

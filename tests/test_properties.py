@@ -174,6 +174,7 @@ def _random_keep(model: nn.Module, inputs: Any, structure: Structure, choice: in
         rerun = replay(model, inputs, structure, keep)
         if rerun.failure is None:
             return structure, keep, rerun.scalars
+        assert structure.prunable, rerun.failure
         structure = pin_site(model, structure, *rerun.failure)
 
 
@@ -195,6 +196,8 @@ def _layers_say_what_they_are(small: nn.Module) -> None:
         own = {name: tuple(tensor.shape) for name, tensor in module.named_parameters(recurse=False)}
         own |= {name: tuple(tensor.shape) for name, tensor in module.named_buffers(recurse=False)}
         assert all(0 not in shape for shape in own.values())
+        if "weight" not in own:
+            continue
         if isinstance(module, nn.modules.conv._ConvNd):
             first, second = module.out_channels, module.in_channels
             first, second = (second, first) if module.transposed else (first, second)

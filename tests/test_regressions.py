@@ -51,6 +51,13 @@ def test_a_norm_after_flatten_counts_positions_not_channels() -> None:
     assert small.norm.num_features == 3 * 16 == small.norm.weight.numel()
 
 
+@pytest.mark.parametrize("affine", [True, False])
+def test_an_instance_norm_of_channels_in_two_factors(affine: bool) -> None:
+    blocks = (("pixels", "unshuffle"), ("norm", "instance", affine), ("pixels", "shuffle"))
+    structure, small = hold(Spec(blocks), 1)
+    assert not structure.repairs and small.body[1].num_features == 4 * small.stem.out_channels < 32
+
+
 class OneLayerUnderTwoNames(nn.Module):
     def __init__(self) -> None:
         super().__init__()

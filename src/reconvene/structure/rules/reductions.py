@@ -18,19 +18,15 @@ def batch_norm(ctx: Context, op: Op) -> None:
             ctx.labels.unify(channels, ctx.dims(other)[0], f"{op.site} has fixed statistics")
     if any(is_labelled(dim) for dim in (dims[0], *dims[2:])):
         ctx.restrict()  # weight standardisation by batch norm: statistics over the input channels of a weight
-    ctx.attribute(op, "num_features", _features(ctx, op, channels))
+    own = [t for t in op.args[1:5] if isinstance(t, Tensor) and id(t) in ctx.weights]
+    if own:  # instance norm folds the batch in front of the channels, and compares its input with the attribute itself
+        ctx.attribute(op, "num_features", ctx.dims(own[0])[0])
+    elif op.args[0].shape[0] > 1:
+        ctx.attribute(op, "num_features", channels)
     ctx.set(op.outs[0], dims)
     for statistic in op.outs[1:]:
         if statistic is not None and statistic.numel():
             ctx.set(statistic, [channels])
-
-
-def _features(ctx: Context, op: Op, channels: Dim) -> Dim:
-    """What the layer counts: its own parameters; else the channels, in front of which instance norm folds the batch."""
-    own = [t for t in op.args[1:5] if isinstance(t, Tensor) and id(t) in ctx.weights and t.ndim == 1]
-    if own:
-        return ctx.dims(own[0])[0]
-    return channels[-1:] if op.args[0].shape[0] == 1 else channels
 
 
 def layer_norm(ctx: Context, op: Op) -> None:
