@@ -121,7 +121,7 @@ ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def activation(shape: Shape, kind: str) -> nn.Module:
-    return ACTIVATIONS["dropout" if kind == "dropout2d" and len(shape) == 4 else kind](shape[0])
+    return ACTIVATIONS["dropout" if kind == "dropout2d" and len(shape) != 3 else kind](shape[0])
 
 
 def pool(shape: Shape, kind: str) -> nn.Module:
