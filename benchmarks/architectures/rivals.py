@@ -66,7 +66,7 @@ def strongest(model: nn.Module, structure: Structure) -> list[NDArray[np.int64]]
 def torch_pruning(model: nn.Module, inputs: Any) -> nn.Module:
     """Torch-Pruning as its documentation shows it: magnitude, half of each group, the classifier left alone."""
     tp = importlib.import_module("torch_pruning")
-    classifiers = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == 1000]
+    classifiers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d) and m.weight.shape[0] == 1000]
     pruner = tp.pruner.MagnitudePruner(
         model, inputs, importance=tp.importance.MagnitudeImportance(p=2), pruning_ratio=0.5, ignored_layers=classifiers
     )
