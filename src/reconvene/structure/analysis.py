@@ -58,12 +58,12 @@ class Structure:
 
     def kept_atoms(self, keep: Keep) -> NDArray[np.bool_]:
         """Which atoms stay, bool ``[atoms]``."""
+        flags = [np.isin(np.arange(g.width), channels) for g, channels in zip(self.prunable, keep, strict=True)]
         kept = np.ones(len(self.root), dtype=np.bool_)
-        for number, (group, channels) in enumerate(zip(self.prunable, keep, strict=True)):
-            flags = np.zeros(group.width, dtype=np.bool_)
-            flags[channels] = True
-            mine = self.atom_group == number
-            kept[mine] = flags[self.atom_channel[mine]]
+        mine = self.atom_group >= 0
+        if flags:
+            start = np.concatenate([[0], np.cumsum(self.widths)[:-1]])
+            kept[mine] = np.concatenate(flags)[start[self.atom_group[mine]] + self.atom_channel[mine]]
         return kept
 
     def eval_ops(self) -> list[Op]:

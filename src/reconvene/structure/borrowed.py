@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -45,29 +46,22 @@ def plain_attention() -> Iterator[None]:
 
 @contextmanager
 def kept_attributes(model: nn.Module) -> Iterator[None]:
-    """Undo what a forward pass stores on modules: a cached table would stay behind as a meta tensor."""
+    """Undo what a forward pass stores on modules: a cached table would stay behind as a meta tensor, a hook twice."""
     before = [(module, dict(module.__dict__)) for module in model.modules()]
-    caches = [
-        (value, copy.copy(value))
-        for _, attributes in before
-        for name, value in attributes.items()
-        if type(value) in (dict, list) and name not in _OWN
-    ]
+    kinds = (dict, OrderedDict, list, set)
+    containers = [(v, copy.copy(v)) for _, attributes in before for v in attributes.values() if type(v) in kinds]
     try:
         yield
     finally:
         for module, attributes in before:
             module.__dict__.clear()
             module.__dict__.update(attributes)
-        for cache, content in caches:
-            if isinstance(cache, dict):
-                cache.clear()
-                cache.update(content)
+        for container, content in containers:
+            if isinstance(container, list):
+                container[:] = content
             else:
-                cache[:] = content
-
-
-_OWN = frozenset(nn.Module().__dict__)
+                container.clear()
+                container.update(content)
 
 
 @contextmanager

@@ -245,6 +245,7 @@ def _record_on(
 
 
 def _run(model: nn.Module, inputs: Any, recording: Recording, stack: list[str], *, training: bool) -> None:
+    model.train(True)  # some models clear the tables they cached for eval when they are set to train
     model.train(training)
     args, kwargs = arguments(inputs)
 

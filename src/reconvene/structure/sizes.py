@@ -169,6 +169,8 @@ def _tensor_methods(log: SizeLog) -> Iterator[None]:
             patch(torch.Tensor, name, _noting(getattr(torch.Tensor, name), note, log))
         for name, note in _FUNCTIONS.items():
             patch(torch, name, _noting(getattr(torch, name), note, log))
+        for name in ("layer_norm", "rms_norm"):
+            patch(torch.nn.functional, name, _noting(getattr(torch.nn.functional, name), _normalised, log))
         yield
     finally:
         for place, name, old in reversed(own):
@@ -273,6 +275,11 @@ def _cut(log: SizeLog, out: Any, tensor: Any, axis: int, start: Any, stop: Any) 
     else:
         return
     log.known_cuts.add(id(out))
+
+
+def _normalised(log: SizeLog, out: Any, tensor: Any, normalized_shape: Any, *_: Any, **__: Any) -> None:
+    for offset, size in enumerate(reversed(normalized_shape)):
+        log.sized(tensor, tensor.ndim - 1 - offset, size)
 
 
 _METHODS: dict[str, Callable[..., None]] = {

@@ -28,6 +28,7 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
     small = copy.deepcopy(model, memo)
     for path, attribute, value in plan.attributes:
         setattr(small.get_submodule(path), attribute, value)
+    _forget_tables(small)
     object.__setattr__(small, "reconvene_plan", plan)  # a note for ``rc.save``, no part of the module
     return small
 
@@ -47,6 +48,14 @@ def mask(plan: Plan, model: nn.Module) -> nn.Module:
                 index = removed.nonzero().squeeze(1).to(parameters[name].device)
                 parameters[name].index_fill_(dim, index, 0)
     return silence(same, plan.sites)
+
+
+def _forget_tables(small: nn.Module) -> None:
+    """Let modules drop the tables they cached for eval (LeViT's biases): they do so when they are set to train."""
+    modes = [(module, module.training) for module in small.modules()]
+    small.train(True)
+    for module, training in modes:
+        module.training = training
 
 
 def _computed(model: nn.Module) -> dict[int, object]:

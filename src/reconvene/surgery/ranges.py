@@ -12,9 +12,10 @@ def to_text(indices: NDArray[np.int64]) -> str:
     """Ascending indices as ranges."""
     if not len(indices):
         return ""
-    breaks = np.flatnonzero(np.diff(indices) != 1) + 1
-    runs = np.split(indices, breaks)
-    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    breaks = np.flatnonzero(np.diff(indices) != 1)
+    first = indices[np.concatenate([[0], breaks + 1])].tolist()
+    last = indices[np.concatenate([breaks, [-1]])].tolist()
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(first, last, strict=True))
 
 
 def from_text(text: str) -> NDArray[np.int64]:

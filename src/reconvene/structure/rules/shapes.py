@@ -76,6 +76,9 @@ def repeat(ctx: Context, op: Op) -> None:
 def concatenate(ctx: Context, op: Op) -> None:
     """Labels one behind the other; the other dimensions are the same in all."""
     parts = [t for t in op.args[0] if t.shape != (0,)]  # PyTorch lets an empty vector stand beside anything
+    if not parts:
+        ctx.set_like(op, op.args[0][0])
+        return
     axis = axis_of(arg(op, 1, "dim", 0), parts[0].ndim)
     known = [ctx.dims(t) for t in parts]
     dims = list(known[0])
