@@ -68,7 +68,6 @@ class OneLayerUnderTwoNames(nn.Module):
         return self.head(self.again(self.body(self.stem(x))))
 
 
-@pytest.mark.xfail(reason="torch.func.functional_call swaps a module of two names twice and restores the first swap")
 @pytest.mark.parametrize("criterion", ["magnitude", "synflow"])
 def test_scoring_leaves_a_layer_under_two_names_as_it_was(criterion: Any) -> None:
     model = OneLayerUnderTwoNames()

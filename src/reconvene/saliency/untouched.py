@@ -19,6 +19,8 @@ def untouched(model: nn.Module, *, seed: int | None = None) -> Iterator[None]:
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     accelerators = [device] if device.type == "cuda" else []
     modes = [(module, module.training) for module in model.modules()]
+    # ``functional_call`` puts the first swap back where one module has two names, so the tensors are kept here as well.
+    tensors = [(store, dict(store)) for module in model.modules() for store in (module._parameters, module._buffers)]
     with (
         torch.random.fork_rng(devices=accelerators),
         torch.inference_mode(False),
@@ -33,3 +35,6 @@ def untouched(model: nn.Module, *, seed: int | None = None) -> Iterator[None]:
         finally:
             for module, training in modes:
                 module.training = training
+            for store, own in tensors:
+                store.clear()
+                store.update(own)  # type: ignore[arg-type]
