@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import reconvene as rc
 from proof import prove
@@ -56,6 +58,65 @@ def test_an_instance_norm_of_channels_in_two_factors(affine: bool) -> None:
     blocks = (("pixels", "unshuffle"), ("norm", "instance", affine), ("pixels", "shuffle"))
     structure, small = hold(Spec(blocks), 1)
     assert not structure.repairs and small.body[1].num_features == 4 * small.stem.out_channels < 32
+
+
+class Around(nn.Module):
+    """A stem, one function of its channels, and a head."""
+
+    def __init__(self, function: Callable[[Any, Tensor], Tensor], layer: nn.Module | None = None) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+        self.function, self.layer = function, layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.function(self, self.stem(x)))
+
+
+def proved(function: Callable[[Any, Tensor], Tensor], layer: nn.Module | None = None) -> Any:
+    for ratio, seed in ((0.5, 0), (0.75, 1), (0.1, 2)):
+        structure, _, _ = prove(Around(function, layer), torch.randn(2, 3, 4, 4), ratio=ratio, seed=seed)
+    return structure
+
+
+def test_a_call_in_place_that_the_reference_restricts() -> None:
+    """The reference computes on a small copy, but code reads on from the tensor that the call wrote to."""
+    assert proved(lambda self, x: x.mul(x.shape[1]).div_(x.shape[1] * 2)).prunable
+    assert proved(lambda self, x: (x * 1).add_(x.sum(1, keepdim=True) / x.shape[1])).prunable
+
+
+def test_dimensions_that_come_and_go_in_place() -> None:
+    assert proved(lambda self, x: (x * 1).unsqueeze_(0).squeeze_(0)).prunable
+
+
+FOLLOWING_NUMBERS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "named factor of a sum": lambda self, x: torch.add(x, x.sum(1, keepdim=True), alpha=1 / x.shape[1]),
+    "named factor of a product": lambda self, x: torch.addcmul(x, x, x, value=1 / x.shape[1]),
+    "default that a width of one meets": lambda self, x: F.softplus(x, beta=x.shape[1]),
+    "epsilon of a norm": lambda self, x: F.layer_norm(x, x.shape[1:], eps=1 / x.shape[1]),
+    "padding": lambda self, x: F.pad(x, [1, 1], value=x.shape[1]),
+    "factor of a matrix product": lambda self, x: torch.baddbmm(
+        x.flatten(2), x.flatten(2), x.new_ones(x.shape[0], 16, 16), alpha=1 / x.shape[1]
+    ).view_as(x),
+    "filled tensor": lambda self, x: x * torch.full((1, 1, 1, 1), 1 / x.shape[1], dtype=x.dtype),
+    "filled like another": lambda self, x: x + torch.full_like(x, x.shape[1]),
+    "new tensor": lambda self, x: x + x.new_full((1,), x.shape[1]),
+    "scalar tensor": lambda self, x: x * torch.tensor(x.shape[1] ** -0.5, dtype=x.dtype),
+    "tensor of one number": lambda self, x: x * torch.tensor([x.shape[1] ** -0.5], dtype=x.dtype),
+    "attribute in a tensor": lambda self, x: x / torch.tensor(float(self.stem.out_channels), dtype=x.dtype).sqrt(),
+}
+
+
+@pytest.mark.xfail(reason="replay compares only numbers given by position to calls that work point by point")
+@pytest.mark.parametrize("name", FOLLOWING_NUMBERS)
+def test_a_number_that_follows_a_width_as_a(name: str) -> None:
+    proved(FOLLOWING_NUMBERS[name])
+
+
+@pytest.mark.xfail(reason="attributes expects every linear layer to own a tensor called weight")
+@pytest.mark.parametrize("how", ["weight_norm", "spectral_norm", "orthogonal"])
+def test_a_linear_layer_whose_weight_is_computed(how: str) -> None:
+    layer = getattr(nn.utils.parametrizations, how)(nn.Linear(8, 8))
+    proved(lambda self, x: self.layer(x.movedim(1, -1)).movedim(-1, 1), layer)
 
 
 class OneLayerUnderTwoNames(nn.Module):

@@ -127,6 +127,8 @@ class _Restrict(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*small, **kwargs)
         results = (result,) if isinstance(result, Tensor) else tuple(result)
         back = [_put(r, k) for r, k in zip(results, site.outs, strict=True)]
+        if _writes(func):  # the small copy was changed, and code reads on from the tensor it wrote to
+            return args[0].copy_(back[0])
         return back[0] if isinstance(result, Tensor) else tuple(back)
 
     def check(self) -> None:
@@ -137,6 +139,12 @@ class _Restrict(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise PlanError(
                 f"the silenced reference never met {call} in {layer or 'the model'}; was the model changed?"
             )
+
+
+def _writes(func: Any) -> bool:
+    """Whether a call changes its first argument in place."""
+    alias = func._schema.arguments[0].alias_info if func._schema.arguments else None
+    return alias is not None and bool(alias.is_write)
 
 
 def _positions(factors: KeptDim, actual: int) -> NDArray[np.int64]:

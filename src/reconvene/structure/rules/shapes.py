@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from reconvene.structure.capture import Op
-from reconvene.structure.labels import Dim, Vector, is_labelled, rigid
+from reconvene.structure.labels import Dim, Vector, is_labelled, rigid, size_of
 from reconvene.structure.rules.context import Context, Rule, arg, axes_of, axis_of
 
 
@@ -25,19 +25,19 @@ def _same_source(ctx: Context, op: Op) -> None:
 
 def permute(ctx: Context, op: Op) -> None:
     """``permute``, ``transpose``, ``t``, ``unsqueeze``, ``squeeze``: dimensions change places."""
-    x = op.args[0]
-    dims = list(ctx.dims(x))
+    dims = list(ctx.dims(op.args[0]))
+    rank = len(dims)  # not that of the tensor, which a later call may have changed in place
     name = op.func.overloadpacket.__name__.removesuffix("_")
     if name == "permute":
-        dims = [dims[axis_of(a, x.ndim)] for a in op.args[1]]
-    elif name in ("transpose", "t") and x.ndim > 1:
-        first, second = (0, 1) if name == "t" else (axis_of(a, x.ndim) for a in op.args[1:3])
+        dims = [dims[axis_of(a, rank)] for a in op.args[1]]
+    elif name in ("transpose", "t") and rank > 1:
+        first, second = (0, 1) if name == "t" else (axis_of(a, rank) for a in op.args[1:3])
         dims[first], dims[second] = dims[second], dims[first]
     elif name == "unsqueeze":
-        dims.insert(axis_of(op.args[1], x.ndim + 1), ())
+        dims.insert(axis_of(op.args[1], rank + 1), ())
     elif name == "squeeze":
-        axes = axes_of(arg(op, 1, "dim"), x.ndim)
-        dims = [dim for a, dim in enumerate(dims) if not (a in axes and x.shape[a] == 1)]
+        axes = axes_of(arg(op, 1, "dim"), rank)
+        dims = [dim for a, dim in enumerate(dims) if not (a in axes and size_of(dim) == 1)]
     out = op.outs[0]
     assert out is not None
     # An in-place transpose renames the dimensions of the tensor itself.
