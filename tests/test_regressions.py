@@ -112,8 +112,12 @@ def test_a_number_that_follows_a_width_as_a(name: str) -> None:
     proved(FOLLOWING_NUMBERS[name])
 
 
-@pytest.mark.xfail(reason="attributes expects every linear layer to own a tensor called weight")
-@pytest.mark.parametrize("how", ["weight_norm", "spectral_norm", "orthogonal"])
+REFUSED = pytest.mark.xfail(reason="replay refuses some choices of channels here; rc.plan then pins the layer")
+
+
+@pytest.mark.parametrize(
+    "how", [pytest.param("weight_norm", marks=REFUSED), pytest.param("spectral_norm", marks=REFUSED), "orthogonal"]
+)
 def test_a_linear_layer_whose_weight_is_computed(how: str) -> None:
     layer = getattr(nn.utils.parametrizations, how)(nn.Linear(8, 8))
     proved(lambda self, x: self.layer(x.movedim(1, -1)).movedim(-1, 1), layer)

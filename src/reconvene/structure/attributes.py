@@ -29,7 +29,7 @@ def _prelu(shapes: Mapping[str, Shape]) -> dict[str, int]:
 
 
 def _normalised(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
-    return {"normalized_shape": shapes["weight"]} if "weight" in shapes else {}
+    return {"normalized_shape": shapes["weight"]}
 
 
 def _recurrent(shapes: Mapping[str, Shape]) -> dict[str, int]:
@@ -45,6 +45,10 @@ _BY_SHAPE: tuple[tuple[type[nn.Module], Callable[[Mapping[str, Shape]], Mapping[
     (nn.RMSNorm, _normalised),
     (nn.RNNBase, _recurrent),
 )
+_NEEDED: dict[type[nn.Module], str] = {
+    **dict.fromkeys((nn.Linear, nn.Embedding, nn.PReLU, nn.RMSNorm), "weight"),
+    nn.RNNBase: "weight_ih_l0",
+}
 _BY_CALL: dict[str, tuple[type[nn.Module], ...]] = {
     "in_channels": (_CONVOLUTION,),
     "out_channels": (_CONVOLUTION,),
@@ -77,7 +81,8 @@ def attribute_changes(
     for path, module in model.named_modules():
         for kind, rule in _BY_SHAPE:
             own = {n: shapes.get(f"{path}.{n}" if path else n, tuple(p.shape)) for n, p in _tensors(module).items()}
-            if isinstance(module, kind) and own:
+            # A parametrised layer owns other tensors than its kind: its attributes are not read in a forward pass.
+            if isinstance(module, kind) and _NEEDED[kind] in own:
                 wanted.update({(path, attribute): value for attribute, value in rule(own).items()})
     for path, attribute, size in sizes:
         match = _INDEXED.fullmatch(attribute)
