@@ -158,6 +158,18 @@ def _halves(shape: Shape, left: tuple[Block, ...], right: tuple[Block, ...], how
     return nn.Sequential(even, blocks.Halves(_chain(half, left)[0], _chain(half, right)[0], how))
 
 
+def _on_few_tokens(make: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Attention costs the square of the space, so a large space is made small first."""
+
+    def built(shape: Shape, *args: Any) -> nn.Module:
+        if torch.Size(shape[1:]).numel() <= 128:
+            return make(shape, *args)
+        few = (shape[0], *[3] * (len(shape) - 1))
+        return nn.Sequential(blocks.Do(F.interpolate, size=few[1:]), make(few, *args))
+
+    return built
+
+
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "conv": blocks.conv,
     "depthwise": blocks.depthwise,
@@ -174,12 +186,12 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "space gate": blocks.SpaceGate,
     "softmax": lambda shape, over: blocks.Softmax(over),
     "layer scale": blocks.LayerScale,
-    "mixer": tokens.Mixer,
-    "convnext": tokens.ConvNext,
-    "attention": tokens.Attention,
-    "known heads": tokens.KnownHeads,
-    "encoder": tokens.Encoder,
-    "recurrent": tokens.Recurrent,
+    "mixer": _on_few_tokens(tokens.Mixer),
+    "convnext": _on_few_tokens(tokens.ConvNext),
+    "attention": _on_few_tokens(tokens.Attention),
+    "known heads": _on_few_tokens(tokens.KnownHeads),
+    "encoder": _on_few_tokens(tokens.Encoder),
+    "recurrent": _on_few_tokens(tokens.Recurrent),
     "windows": tokens.Windows,
     "odd": oddities.odd,
     "twice": blocks.Twice,
