@@ -23,6 +23,7 @@ ORDER = [
     "allocation",
     "surgery",
     "rectifier",
+    "planning",
     "api",
     "models",
     "artifact",

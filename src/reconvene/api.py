@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from reconvene import rectifier, saliency
-from reconvene.allocation import Allocation, Budget, allocate
+from reconvene.allocation import Budget, allocate
 from reconvene.allocation.costs import CostModel
-from reconvene.errors import CriterionError, ModelError, StructureError
+from reconvene.errors import CriterionError
 from reconvene.evaluator import Sensitivity, evaluate
+from reconvene.planning import Choice, check_finite, chosen, plan_by, prunable, timed
 from reconvene.rectifier import RectifyReport
 from reconvene.saliency import Saliency
-from reconvene.structure import Group, Keep, Structure, analyse
-from reconvene.structure.capture import is_lazy
-from reconvene.structure.replay import pin_site, replay
-from reconvene.surgery import Plan, Row, make_plan
-from reconvene.surgery.ranges import to_text
+from reconvene.structure import Group, Structure, analyse
+from reconvene.surgery import Plan
 
 Loss = Callable[[Any, Any], Tensor]
 Data = Iterable[Any]
@@ -71,8 +65,8 @@ def sensitivity(
         UnknownNameError: no such criterion or evaluator (the message lists them).
         CriterionError: no data for a criterion that needs it, or weights that are not finite.
     """
-    _check_finite(model)
-    structure = _prunable(analyse(model, example_inputs))
+    check_finite(model)
+    structure = prunable(analyse(model, example_inputs))
     judge = _Judge(model, example_inputs, criterion, evaluator, data, loss, seed)
     return judge.sensitivity(structure, judge.saliency(density), density)
 
@@ -108,48 +102,21 @@ def plan(
         BudgetError: the budget cannot be kept; the message and ``error.floor`` say what could.
         StructureError: nothing can be pruned; the message says why.
     """
-    timings: dict[str, float] = {}
-    _check_finite(model)
-    with _timed(timings, "structure"):
-        structure = _prunable(analyse(model, example_inputs))
-        costs = CostModel(structure)
-    limits = budget.limits({name: float(value) for name, value in costs.dense.items()})
-    density = _density_of_interest(limits, costs.dense)
-    judge = _Judge(model, example_inputs, criterion, evaluator, data, loss, seed)
-    with _timed(timings, "saliency"):
-        scores = judge.saliency(density)
-    while True:
-        with _timed(timings, "sensitivity"):
-            curves = judge.sensitivity(structure, scores, density)
-        with _timed(timings, "allocation"):
+    scores: list[Saliency] = []
+
+    def choose(structure: Structure, costs: CostModel, timings: dict[str, float]) -> Choice:
+        density = _density_of_interest(budget.limits(_floats(costs.dense)), costs.dense)
+        judge = _Judge(model, example_inputs, criterion, evaluator, data, loss, seed)
+        if not scores:
+            with timed(timings, "saliency"):
+                scores.append(judge.saliency(density))
+        with timed(timings, "sensitivity"):
+            curves = judge.sensitivity(structure, scores[0], density)
+        with timed(timings, "allocation"):
             allocation = allocate(structure, curves, costs, budget, round_to=round_to)
-        keep = _best_channels(curves, allocation.widths)
-        with _timed(timings, "replay"):
-            rerun = replay(model, example_inputs, structure, keep)
-        if rerun.failure is None:
-            break
-        structure = _prunable(pin_site(model, structure, *rerun.failure))
-        costs = CostModel(structure)
-    with _timed(timings, "spread"):
-        spread = rectifier.spread(model, example_inputs, seed=seed)
-    with _timed(timings, "plan"):
-        made = make_plan(
-            model,
-            structure,
-            keep,
-            _rows(allocation, curves, keep),
-            scalars=rerun.scalars,
-            criterion=criterion,
-            evaluator=evaluator,
-            seed=seed,
-            data=scores.data,
-            budget=dict(budget.asked),
-            limits=allocation.limits,
-            costs={"dense": dict(allocation.dense), "pruned": dict(allocation.costs)},
-            spread=spread,
-        )
-    made.timings = timings
-    return made
+        return chosen(curves, allocation, budget, data=scores[0].data)
+
+    return plan_by(model, example_inputs, choose, seed=seed)
 
 
 def prune(
@@ -170,9 +137,9 @@ def prune(
     Args and errors as for ``plan``; ``rectify`` is ``reinit``, ``rescale`` or ``keep``.
     """
     made = plan(model, example_inputs, budget, criterion, data, seed, evaluator=evaluator, loss=loss, round_to=round_to)
-    with _timed(made.timings, "surgery"):
+    with timed(made.timings, "surgery"):
         small = made.apply(model)
-    with _timed(made.timings, "rectify"):
+    with timed(made.timings, "rectify"):
         rectifier.rectify(small, made, example_inputs, how=rectify, seed=seed)
     return small
 
@@ -277,49 +244,11 @@ class _Judge:
         return evaluate(structure, scores, evaluator=self.evaluator, objective=objective, density=density)
 
 
-def _prunable(structure: Structure) -> Structure:
-    if not structure.prunable:
-        reasons = dict.fromkeys(str(group.pinned) for group in structure.groups)
-        because = "; ".join(list(reasons)[:4]) or "it has no parameters with channels"
-        raise StructureError(f"nothing of this model can be pruned: {because}")
-    return structure
-
-
-def _check_finite(model: nn.Module) -> None:
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(tensor):
-            raise ModelError(f"{name} is not initialised yet (a lazy module). Run the model once, then prune it.")
-        if tensor.is_floating_point() and not tensor.is_meta and not torch.isfinite(tensor).all():
-            raise CriterionError(
-                f"{name} holds values that are not finite (NaN or infinity). Initialise the model again."
-            )
+def _floats(values: dict[str, int]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items()}
 
 
 def _density_of_interest(limits: dict[str, float], dense: dict[str, int]) -> float:
     """How far down the criterion should look: somewhat past the tightest budget, since rounding moves groups about."""
     tightest = min((limit / dense[cost] for cost, limit in limits.items() if cost in dense), default=1.0)
     return float(min(0.5, max(tightest / 2, 1e-4)))
-
-
-def _best_channels(curves: Sensitivity, widths: NDArray[np.int64]) -> Keep:
-    """The channels with the highest scores, ascending; of equal scores the first."""
-    return [
-        np.sort(np.argsort(-curve.channel_score, kind="stable")[:width]).astype(np.int64)
-        for curve, width in zip(curves.curves, widths, strict=True)
-    ]
-
-
-def _rows(allocation: Allocation, curves: Sensitivity, keep: Keep) -> list[Row]:
-    return [
-        Row(row.group, row.dense, row.width, to_text(kept), row.loss, curve.density, row.why)
-        for row, curve, kept in zip(allocation.rows, curves.curves, keep, strict=True)
-    ]
-
-
-@contextmanager
-def _timed(timings: dict[str, float], step: str) -> Iterator[None]:
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        timings[step] = timings.get(step, 0.0) + time.perf_counter() - start

@@ -1,0 +1,133 @@
+"""From any choice of channels to a plan: the one road that all ways to choose share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from reconvene import rectifier
+from reconvene.allocation import Allocation, Budget
+from reconvene.allocation.costs import CostModel
+from reconvene.errors import CriterionError, ModelError, StructureError
+from reconvene.evaluator import Sensitivity
+from reconvene.structure import Keep, Structure, analyse
+from reconvene.structure.capture import is_lazy
+from reconvene.structure.replay import pin_site, replay
+from reconvene.surgery import Plan, Row, make_plan
+from reconvene.surgery.ranges import to_text
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The channels that stay, and what the plan says of them: one row a group, and other fields of ``Plan``."""
+
+    keep: Keep
+    rows: list[Row]
+    facts: dict[str, Any]
+
+
+Choose = Callable[[Structure, CostModel, dict[str, float]], Choice]
+"""From structure and costs to a choice; it adds the seconds of its own steps to the timings."""
+
+
+def plan_by(model: nn.Module, example_inputs: Any, choose: Choose, *, seed: int = 0) -> Plan:
+    """The plan of any way to choose channels: structure before it, a trial of the choice and the plan after it.
+
+    Where the trial finds that a call does not run as chosen, its channels are pinned and ``choose`` is asked again.
+
+    Args:
+        model: the untrained model, only read.
+        example_inputs: as for ``groups``.
+        choose: what decides.
+        seed: of the batch on which the dense network's activation spread is measured.
+
+    Raises:
+        StructureError: nothing can be pruned; the message says why.
+    """
+    timings: dict[str, float] = {}
+    check_finite(model)
+    with timed(timings, "structure"):
+        structure = prunable(analyse(model, example_inputs))
+        costs = CostModel(structure)
+    while True:
+        choice = choose(structure, costs, timings)
+        with timed(timings, "replay"):
+            rerun = replay(model, example_inputs, structure, choice.keep)
+        if rerun.failure is None:
+            break
+        structure = prunable(pin_site(model, structure, *rerun.failure))
+        costs = CostModel(structure)
+    with timed(timings, "spread"):
+        spread = rectifier.spread(model, example_inputs, seed=seed)
+    with timed(timings, "plan"):
+        facts = {**choice.facts, "seed": seed, "spread": spread}
+        made = make_plan(model, structure, choice.keep, choice.rows, scalars=rerun.scalars, **facts)
+    made.timings = timings
+    return made
+
+
+def chosen(curves: Sensitivity, allocation: Allocation, budget: Budget, *, data: str | None = None) -> Choice:
+    """The choice of an allocation: in every group the channels with the highest scores."""
+    keep = _best_channels(curves, allocation.widths)
+    facts = {
+        "criterion": curves.criterion,
+        "evaluator": curves.evaluator,
+        "data": data,
+        "budget": dict(budget.asked),
+        "limits": allocation.limits,
+        "costs": {"dense": dict(allocation.dense), "pruned": dict(allocation.costs)},
+    }
+    return Choice(keep, _rows(allocation, curves, keep), facts)
+
+
+def prunable(structure: Structure) -> Structure:
+    """The structure itself. Raises StructureError, with the reasons, where nothing of the model can be pruned."""
+    if not structure.prunable:
+        reasons = dict.fromkeys(str(group.pinned) for group in structure.groups)
+        because = "; ".join(list(reasons)[:4]) or "it has no parameters with channels"
+        raise StructureError(f"nothing of this model can be pruned: {because}")
+    return structure
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raise ModelError for weights that are not there yet, CriterionError for weights that are not finite."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise ModelError(f"{name} is not initialised yet (a lazy module). Run the model once, then prune it.")
+        if tensor.is_floating_point() and not tensor.is_meta and not torch.isfinite(tensor).all():
+            raise CriterionError(
+                f"{name} holds values that are not finite (NaN or infinity). Initialise the model again."
+            )
+
+
+def _best_channels(curves: Sensitivity, widths: NDArray[np.int64]) -> Keep:
+    """The channels with the highest scores, ascending; of equal scores the first."""
+    return [
+        np.sort(np.argsort(-curve.channel_score, kind="stable")[:width]).astype(np.int64)
+        for curve, width in zip(curves.curves, widths, strict=True)
+    ]
+
+
+def _rows(allocation: Allocation, curves: Sensitivity, keep: Keep) -> list[Row]:
+    return [
+        Row(row.group, row.dense, row.width, to_text(kept), row.loss, curve.density, row.why)
+        for row, curve, kept in zip(allocation.rows, curves.curves, keep, strict=True)
+    ]
+
+
+@contextmanager
+def timed(timings: dict[str, float], step: str) -> Iterator[None]:
+    """Add the seconds that the block takes to those of ``step``."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        timings[step] = timings.get(step, 0.0) + time.perf_counter() - start
