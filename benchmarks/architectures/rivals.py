@@ -49,18 +49,26 @@ def ours(model: nn.Module, inputs: Any) -> nn.Module:
 def strongest(model: nn.Module, structure: Structure) -> list[NDArray[np.int64]]:
     """The half of every group with the largest squared weights."""
     widths = settle(structure.balances, np.maximum(1, structure.widths // 2), structure.widths)
-    tensors = dict(model.named_parameters())
+    cut = {(slot.parameter, slot.dim) for group in structure.prunable for slot in group.slots}
+    powers = {
+        name: power(weight.detach(), [d for d in range(weight.ndim) if (name, d) in cut])
+        for name, weight in model.named_parameters()
+    }
     keep = []
     for group, width in zip(structure.prunable, widths, strict=True):
-        score = torch.zeros(group.width, dtype=torch.float64)
+        score = torch.zeros(group.width)
         for slot in group.slots:
-            if slot.parameter in tensors:
-                weight = tensors[slot.parameter].detach().unsqueeze(-1)
-                others = [d for d in range(weight.ndim) if d != slot.dim]
-                power = torch.linalg.vector_norm(weight, dim=others).square().double()
-                score += power[torch.from_numpy(slot.index)].sum(1)
+            if slot.parameter in powers:
+                score += powers[slot.parameter][slot.dim][torch.from_numpy(slot.index)].sum(1)
         keep.append(np.sort(score.argsort(descending=True, stable=True)[:width].numpy()))
     return keep
+
+
+def power(weight: Tensor, dims: list[int]) -> dict[int, Tensor]:
+    """The sum of squared weights along each of these dimensions; the whole weight is read once."""
+    others = [d for d in range(weight.ndim) if d not in dims]
+    square = torch.linalg.vector_norm(weight, dim=others, keepdim=True).square() if others else weight.square()
+    return {d: square.sum([o for o in range(weight.ndim) if o != d]) if weight.ndim > 1 else square for d in dims}
 
 
 def torch_pruning(model: nn.Module, inputs: Any) -> nn.Module:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from reconvene.structure.borrowed import paused_collector
 from reconvene.structure.build import build_balances, build_groups, pinned_groups
 from reconvene.structure.capture import Op, Recording, record
 from reconvene.structure.equations import Attribute, Ratio, solve_equations
@@ -37,6 +38,8 @@ class Structure:
     """Attributes that Python keeps as sizes, as functions of widths."""
     repairs: list[str] = field(default_factory=list)
     """What the trial run had to pin, in words."""
+    replays: dict[tuple[int, ...], Any] = field(default_factory=dict)
+    """What replay found, by widths."""
     _pinned: tuple[Group, ...] | None = None
 
     @property
@@ -58,12 +61,13 @@ class Structure:
 
     def kept_atoms(self, keep: Keep) -> NDArray[np.bool_]:
         """Which atoms stay, bool ``[atoms]``."""
-        flags = [np.isin(np.arange(g.width), channels) for g, channels in zip(self.prunable, keep, strict=True)]
         kept = np.ones(len(self.root), dtype=np.bool_)
-        mine = self.atom_group >= 0
-        if flags:
-            start = np.concatenate([[0], np.cumsum(self.widths)[:-1]])
-            kept[mine] = np.concatenate(flags)[start[self.atom_group[mine]] + self.atom_channel[mine]]
+        if self.prunable:
+            start = np.concatenate([[0], np.cumsum(self.widths)])
+            flags = np.zeros(start[-1], dtype=np.bool_)
+            flags[np.concatenate([channels + first for channels, first in zip(keep, start[:-1], strict=True)])] = True
+            mine = self.atom_group >= 0
+            kept[mine] = flags[start[self.atom_group[mine]] + self.atom_channel[mine]]
         return kept
 
     def eval_ops(self) -> list[Op]:
@@ -89,10 +93,11 @@ def analyse(model: nn.Module, example_inputs: Any, *, trial: bool = True) -> Str
     """
     from reconvene.structure.replay import prove_by_trial
 
-    recording = record(model, example_inputs)
-    context = label(recording)
-    structure = assemble(recording, context, list(recording.notes))
-    return prove_by_trial(model, example_inputs, structure) if trial else structure
+    with paused_collector():
+        recording = record(model, example_inputs)
+        context = label(recording)
+        structure = assemble(recording, context, list(recording.notes))
+        return prove_by_trial(model, example_inputs, structure) if trial else structure
 
 
 def label(recording: Recording) -> Context:

@@ -75,19 +75,20 @@ def attribute_changes(
             entry.
     """
     wanted: dict[tuple[str, str], Any] = {}
+    modules = dict(model.named_modules())
     for (path, name, index), size in (owned or {}).items():
-        old = wanted.get((path, name), getattr(model.get_submodule(path), name))
+        old = wanted.get((path, name), getattr(modules[path], name))
         wanted[path, name] = size if index is None else type(old)([*old[:index], size, *old[index + 1 :]])
-    for path, module in model.named_modules():
+    for path, module in modules.items():
         for kind, rule in _BY_SHAPE:
-            own = {n: shapes.get(f"{path}.{n}" if path else n, tuple(p.shape)) for n, p in _tensors(module).items()}
             # A parametrised layer owns other tensors than its kind: its attributes are not read in a forward pass.
-            if isinstance(module, kind) and _NEEDED[kind] in own:
+            if isinstance(module, kind) and _tensors(module).get(_NEEDED[kind]) is not None:
+                own = {n: shapes.get(f"{path}.{n}" if path else n, tuple(p.shape)) for n, p in _tensors(module).items()}
                 wanted.update({(path, attribute): value for attribute, value in rule(own).items()})
     for path, attribute, size in sizes:
         match = _INDEXED.fullmatch(attribute)
         base = match[1] if match else attribute
-        module = model.get_submodule(path)
+        module = modules[path]
         if not isinstance(module, _BY_CALL.get(base, ())) or not hasattr(module, base):
             continue
         if match:
@@ -96,11 +97,7 @@ def attribute_changes(
             wanted[path, base] = tuple(value)
         else:
             wanted[path, base] = size
-    return [
-        (path, name, value)
-        for (path, name), value in wanted.items()
-        if getattr(model.get_submodule(path), name) != value
-    ]
+    return [(path, name, value) for (path, name), value in wanted.items() if getattr(modules[path], name) != value]
 
 
 def _tensors(module: nn.Module) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,18 +15,27 @@ from torch.nn.modules import module as module_hooks
 
 
 @contextmanager
-def quiet_state(model: nn.Module) -> Iterator[None]:
-    """Restore train/eval mode per module, the RNG and the garbage collector."""
-    modes = [(module, module.training) for module in model.modules()]
+def paused_collector() -> Iterator[None]:
+    """No garbage collection: thousands of small objects are made, none is garbage, and looking at them costs time."""
     collecting = gc.isenabled()
-    gc.disable()  # thousands of small objects are made and none is garbage: collecting costs half the time
-    rng = torch.get_rng_state()
+    gc.disable()
     try:
         yield
     finally:
-        torch.set_rng_state(rng)
         if collecting:
             gc.enable()
+
+
+@contextmanager
+def quiet_state(model: nn.Module) -> Iterator[None]:
+    """Restore train/eval mode per module and the RNG."""
+    modes = [(module, module.training) for module in model.modules()]
+    rng = torch.get_rng_state()
+    try:
+        with paused_collector():
+            yield
+    finally:
+        torch.set_rng_state(rng)
         for module, training in modes:
             module.training = training
 
@@ -48,8 +56,10 @@ def plain_attention() -> Iterator[None]:
 def kept_attributes(model: nn.Module) -> Iterator[None]:
     """Undo what a forward pass stores on modules: a cached table would stay behind as a meta tensor, a hook twice."""
     before = [(module, dict(module.__dict__)) for module in model.modules()]
-    kinds = (dict, OrderedDict, list, set)
-    containers = [(v, copy.copy(v)) for _, attributes in before for v in attributes.values() if type(v) in kinds]
+    kinds = {dict, OrderedDict, list, set}
+    containers = [
+        (v, kind(v) if v else ()) for _, attributes in before for v in attributes.values() if (kind := type(v)) in kinds
+    ]
     try:
         yield
     finally:
@@ -59,7 +69,7 @@ def kept_attributes(model: nn.Module) -> Iterator[None]:
         for container, content in containers:
             if isinstance(container, list):
                 container[:] = content
-            else:
+            elif container or content:
                 container.clear()
                 container.update(content)
 
@@ -112,7 +122,12 @@ def _twin_of(tensor: Tensor, device: str, other: Tensor | None) -> Tensor:
         return tensor if isinstance(tensor, nn.Parameter) else tensor.clone()
     if not tensor.is_floating_point():  # indices and counters keep their values: code may read them
         return other if other is not None else tensor.detach().clone()
-    twin = torch.empty_like(tensor if other is None else other, device="meta", requires_grad=False)
+    if other is not None:
+        twin = other if other.is_meta else torch.empty_like(other, device="meta", requires_grad=False)
+    elif tensor.is_contiguous():  # empty_like is written in Python on meta, and costs ten times as much
+        twin = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    else:
+        twin = torch.empty_like(tensor, device="meta", requires_grad=False)
     return nn.Parameter(twin, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
 
 

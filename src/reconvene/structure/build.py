@@ -90,6 +90,13 @@ def _add_slots(
     channel: NDArray[np.int64],
     sizes: list[int],
 ) -> None:
+    first = int(group[0])
+    if (group == first).all():  # nearly always: one group in its own order
+        if first >= 0 and len(group) == sizes[first] and (channel == np.arange(len(group))).all():
+            slots[first].append(Slot(name, dim, np.arange(len(group)).reshape(-1, 1)))
+            return
+        if first < 0:
+            return
     for number in np.unique(group[group >= 0]):
         where = np.flatnonzero(group == number)
         where = where[np.argsort(channel[where], kind="stable")]
@@ -160,6 +167,8 @@ def pinned_groups(recording: Recording, context: Context) -> tuple[Group, ...]:
     slots: list[list[Slot]] = [[] for _ in sizes]
     why = [""] * len(sizes)
     for name, dim, atoms in parameter_atoms(recording, context):
+        if (atom_group[atoms] < 0).all():
+            continue
         _add_slots(slots, name, dim, atom_group[atoms], atom_channel[atoms], sizes)
         for number in np.unique(atom_group[atoms]):
             if number >= 0 and not why[number]:

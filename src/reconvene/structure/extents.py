@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +14,26 @@ from reconvene.structure.labels import Dim
 Widths = NDArray[np.int64]
 
 
-def kept_size(dim: Dim, kept: NDArray[np.bool_]) -> int:
-    """Size of a dimension when only these atoms stay."""
-    return prod(size if labels is None else int(kept[labels].sum()) for size, labels in dim)
+def kept_size(dim: Dim, kept: NDArray[np.bool_], counts: dict[int, int] | None = None) -> int:
+    """Size of a dimension when only these atoms stay; ``counts`` remembers what was counted before."""
+    total = 1
+    for size, labels in dim:
+        if labels is None:
+            total *= size
+            continue
+        count = counts.get(id(labels)) if counts is not None else None
+        if count is None:
+            count = int(np.count_nonzero(kept[labels]))
+            if counts is not None:
+                counts[id(labels)] = count
+        total *= count
+    return total
 
 
 def kept_positions(dim: Dim, kept: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Which positions of a dimension stay, ascending."""
+    if len(dim) == 1 and dim[0][1] is not None:
+        return np.flatnonzero(kept[dim[0][1]])
     flags = np.ones(1, dtype=np.bool_)
     for size, labels in dim:
         mine = np.ones(size, dtype=np.bool_) if labels is None else kept[labels]

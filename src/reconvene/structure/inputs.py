@@ -40,16 +40,22 @@ def tensors_in(tree: Any) -> list[Tensor]:
     return found
 
 
+_PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format})
+
+
 def _collect(value: Any, found: list[Tensor], *, depth: int) -> None:
+    kind = type(value)
+    if kind in _PLAIN:  # nearly everything in the arguments of a call that is no tensor
+        return
     if isinstance(value, Tensor):
         found.append(value)
     elif depth > 8:
         return
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            _collect(item, found, depth=depth + 1)
     elif isinstance(value, (tuple, list)):
         for item in value:
+            _collect(item, found, depth=depth + 1)
+    elif kind is dict or isinstance(value, Mapping):
+        for item in value.values():
             _collect(item, found, depth=depth + 1)
     elif hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module, torch.dtype)):
         for item in vars(value).values():

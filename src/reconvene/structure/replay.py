@@ -63,7 +63,20 @@ def prove_by_trial(model: nn.Module, example_inputs: Any, structure: Structure) 
 
 
 def replay(model: nn.Module, example_inputs: Any, structure: Structure, keep: Keep) -> Replay:
-    """Run the shrunk model on meta and hold every call, shape and number against what the labels predict."""
+    """Run the shrunk model on meta and hold every call, shape and number against what the labels predict.
+
+    On meta only widths count, not which channels make them up: the same widths are run once.
+    """
+    if structure.recording.device != "meta":
+        return _replayed(model, example_inputs, structure, keep)
+    widths = tuple(len(channels) for channels in keep)
+    done: Replay | None = structure.replays.get(widths)
+    if done is None:
+        done = structure.replays[widths] = _replayed(model, example_inputs, structure, keep)
+    return done
+
+
+def _replayed(model: nn.Module, example_inputs: Any, structure: Structure, keep: Keep) -> Replay:
     kept = structure.kept_atoms(keep)
     replace, attributes = shrunk_twins(model, structure, keep)
     seen = Recording(device=structure.recording.device)
@@ -76,8 +89,9 @@ def replay(model: nn.Module, example_inputs: Any, structure: Structure, keep: Ke
     values_matter = seen.device == "real"
     steps, made = _steps(expected, values_matter), _steps(seen.ops, values_matter)
     out = Replay()
+    counts: dict[int, int] = {}
     for (number, want), (_, got) in zip(steps, made, strict=False):
-        wrong = _disagreement(structure, want, got, kept)
+        wrong = _disagreement(structure, want, got, kept, counts)
         if wrong:
             out.failure = (number, wrong)
             return out
@@ -101,13 +115,13 @@ def _steps(ops: list[Op], values_matter: bool) -> list[tuple[int, Op]]:
     return [(n, op) for n, op in enumerate(ops) if op.func is not torch.ops.aten.clone.default]
 
 
-def _disagreement(structure: Structure, want: Op, got: Op, kept: NDArray[np.bool_]) -> str:
+def _disagreement(structure: Structure, want: Op, got: Op, kept: NDArray[np.bool_], counts: dict[int, int]) -> str:
     if want.func != got.func and not {want.func, got.func} <= _VIEWS:
         return f"the smaller model calls {got.name} instead"
     for out, made in zip(want.outs, got.outs, strict=True):
         if out is not None and made is not None:
             dims = structure.context.dims(out)
-            shape = tuple(kept_size(dim, kept) for dim in dims)
+            shape = tuple(kept_size(dim, kept, counts) for dim in dims)
             if structure.recording.device == "real" and len(shape) == made.ndim:
                 shape = tuple(s if s != d else m for s, d, m in zip(shape, out.shape, made.shape, strict=True))
             if shape != tuple(made.shape) and made.numel():
@@ -146,9 +160,10 @@ def _sizes(structure: Structure, kept: Any) -> list[tuple[str, str, int]]:
 def shrunk_shapes(structure: Structure, keep: Keep) -> dict[str, tuple[int, ...]]:
     """New shape of every parameter and buffer that changes, by its first name."""
     kept = structure.kept_atoms(keep)
+    counts: dict[int, int] = {}
     out = {}
     for name, tensor in structure.recording.parameters.items():
-        shape = tuple(kept_size(dim, kept) for dim in structure.context.tensors[id(tensor)])
+        shape = tuple(kept_size(dim, kept, counts) for dim in structure.context.tensors[id(tensor)])
         if shape != tuple(tensor.shape):
             out[name] = shape
     return out

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from reconvene.errors import PlanError
+from reconvene.structure.borrowed import paused_collector
 from reconvene.surgery.ranges import from_text
 from reconvene.surgery.silence import silence
 
@@ -25,7 +27,9 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
         old = tensors[name]
         memo[id(old)] = _like(old, _sliced(old, dims))
     memo.update(_computed(model))
-    small = copy.deepcopy(model, memo)
+    memo.update(_empty_tables(model))
+    with paused_collector():
+        small = copy.deepcopy(model, memo)
     for path, attribute, value in plan.attributes:
         setattr(small.get_submodule(path), attribute, value)
     _forget_tables(small)
@@ -56,6 +60,12 @@ def _forget_tables(small: nn.Module) -> None:
     small.train(True)
     for module, training in modes:
         module.training = training
+
+
+def _empty_tables(model: nn.Module) -> dict[int, object]:
+    """A new table for every empty one: each module has a dozen (hooks), and deepcopy is slow at making them."""
+    held = [value for module in model.modules() for value in vars(module).values()]
+    return {id(value): type(value)() for value in held if type(value) in (dict, OrderedDict) and not value}
 
 
 def _computed(model: nn.Module) -> dict[int, object]:

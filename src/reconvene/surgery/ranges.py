@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,12 +12,7 @@ from reconvene.errors import PlanError
 
 def to_text(indices: NDArray[np.int64]) -> str:
     """Ascending indices as ranges."""
-    if not len(indices):
-        return ""
-    breaks = np.flatnonzero(np.diff(indices) != 1)
-    first = indices[np.concatenate([[0], breaks + 1])].tolist()
-    last = indices[np.concatenate([breaks, [-1]])].tolist()
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(first, last, strict=True))
+    return _text(np.asarray(indices, dtype=np.int64).tobytes())
 
 
 def from_text(text: str) -> NDArray[np.int64]:
@@ -24,14 +21,31 @@ def from_text(text: str) -> NDArray[np.int64]:
     Raises:
         PlanError: the text is not a list of ascending ranges.
     """
-    parts: list[NDArray[np.int64]] = []
+    return _indices(text).copy()
+
+
+# The tensors of a group keep the same channels, so one plan writes and reads each list many times.
+@lru_cache(maxsize=4096)
+def _text(data: bytes) -> str:
+    indices = np.frombuffer(data, dtype=np.int64)
+    if not len(indices):
+        return ""
+    breaks = np.flatnonzero(np.diff(indices) != 1)
+    first = indices[np.concatenate([[0], breaks + 1])].tolist()
+    last = indices[np.concatenate([breaks, [-1]])].tolist()
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(first, last, strict=True))
+
+
+@lru_cache(maxsize=4096)
+def _indices(text: str) -> NDArray[np.int64]:
+    indices: list[int] = []
     try:
         for piece in text.split(",") if text else ():
             first, _, last = piece.partition("-")
-            parts.append(np.arange(int(first), int(last or first) + 1, dtype=np.int64))
+            indices.extend(range(int(first), int(last or first) + 1))
     except (ValueError, AttributeError) as error:
         raise PlanError(f"{text!r} is not a list of index ranges such as '0-5,7'") from error
-    whole = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+    whole = np.array(indices, dtype=np.int64)
     if (np.diff(whole) <= 0).any():
         raise PlanError(f"the index ranges {text!r} are not ascending")
     return whole
