@@ -120,3 +120,30 @@ def test_what_a_forward_pass_caches_is_not_left_behind() -> None:
     assert dense.table is None and dense.tables == {} and dense.calls == 0 and type(dense.calls) is int
     dense(torch.randn(3, 8))
     prove(dense, torch.randn(3, 8))
+
+
+class LooksAtPositions(nn.Module):
+    """Makes positions and a mask on the device of its input, and lets their values decide, as language models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(20, 16), nn.Embedding(8, 16)
+        self.body, self.head = nn.Linear(16, 32), nn.Linear(32, 4)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.tokens(ids)
+        position = torch.arange(x.shape[1], device=x.device)
+        seen = position[None, :] <= position[:, None]
+        if bool(seen.all()) or int(position.max()) >= 8:
+            raise ValueError("too long")
+        hidden = self.body(x + self.places(position)).relu()
+        return self.head(hidden * seen.to(hidden.dtype).sum(-1, keepdim=True))
+
+
+def test_a_model_built_on_meta_may_look_at_the_positions_and_masks_it_makes() -> None:
+    with torch.device("meta"):
+        large = LooksAtPositions()
+    ids = torch.arange(5)[None]
+    structure = analyse(large, ids)
+    assert structure.recording.device == "meta" and not structure.repairs and not structure.unknown
+    assert structure.widths.tolist() == analyse(LooksAtPositions(), ids).widths.tolist() == [16, 32]
