@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 from tyro.conf import arg
 
@@ -24,6 +25,8 @@ class Export(Importing, Command):
     """Also export the dense network beside it, as dense.onnx."""
     data: Annotated[str | None, arg(metavar="DATA")] = None
     """Verify on the test images of this data: digits, a hub id, or a path. By default on seeded noise."""
+    bundle: Annotated[Path | None, arg(metavar="NAME.tar.gz")] = None
+    """Also write an archive that classifies images on a device: model, run.py, labels, self-test, checksums."""
 
     def run(self) -> Answer:
         """Export and verify."""
@@ -33,7 +36,7 @@ class Export(Importing, Command):
         from reconvene import artifact
         from reconvene.cli.progress import steps
         from reconvene.data import load
-        from reconvene.pipeline import export
+        from reconvene.pipeline import bundle, export
 
         shape = self.input or artifact.manifest(self.directory).source.input_shape
         dataset = None if self.data is None else load(self.data, input_shape=shape, progress=True)
@@ -47,6 +50,12 @@ class Export(Importing, Command):
             allow_import=self.allow_import,
             steps=steps,
         )
-        text = "\n".join(str(made) for exports in found.values() for made in exports)
+        text = [str(made) for exports in found.values() for made in exports]
         rows = [{"variant": variant, **made.to_dict()} for variant, exports in found.items() for made in exports]
-        return Answer(text, {"artifact": str(self.directory), "exports": rows})
+        answer: dict[str, Any] = {"artifact": str(self.directory), "exports": rows}
+        if self.bundle is not None:
+            own = list(found.values())[-1]  # the artifact's own model comes after the dense one
+            made = bundle(self.directory, self.bundle, exports=own, dataset=dataset, seed=self.seed, steps=steps)
+            text.append(str(made))
+            answer["bundle"] = made.to_dict()
+        return Answer("\n".join(text), answer)

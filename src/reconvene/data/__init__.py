@@ -4,12 +4,14 @@ from reconvene.data.batches import Batch, test_batches, train_batches
 from reconvene.data.calibration import Calibration, calibration
 from reconvene.data.dataset import Augmentation, Dataset, Split
 from reconvene.data.load import load
+from reconvene.data.preprocessing import Preprocessing
 
 __all__ = [
     "Augmentation",
     "Batch",
     "Calibration",
     "Dataset",
+    "Preprocessing",
     "Split",
     "calibration",
     "load",

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from reconvene.data.preprocessing import Preprocessing
 from reconvene.errors import DataError
 
 
@@ -61,6 +62,11 @@ class Dataset:
         """``(C, H, W)`` of every image."""
         c, h, w = self.train.images.shape[1:]
         return int(c), int(h), int(w)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What a picture from elsewhere must go through to look to a model like one of these."""
+        return Preprocessing(self.shape, self.mean, self.std, self.classes)
 
     @cached_property
     def sha256(self) -> str:

@@ -6,6 +6,7 @@ The four calls are written once; each runtime is one file that fills in a ``Runt
 from __future__ import annotations
 
 from reconvene.deploy.benchmark import bench, latency
+from reconvene.deploy.bundle import Bundled, bundle
 from reconvene.deploy.exporting import Exported, export, run
 from reconvene.deploy.measure import Measurement, measure
 from reconvene.deploy.registry import FORMATS, RUNTIMES
@@ -18,12 +19,14 @@ __all__ = [
     "RUNTIMES",
     "BenchResult",
     "BenchRow",
+    "Bundled",
     "Exported",
     "Measurement",
     "Runtime",
     "Session",
     "Verification",
     "bench",
+    "bundle",
     "export",
     "latency",
     "measure",

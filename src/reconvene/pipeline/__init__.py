@@ -4,6 +4,7 @@ Each step reads what it needs from the artifact's folder and leaves its result t
 different days, and a way that was interrupted goes on where it stopped.
 """
 
+from reconvene.pipeline.bundle import bundle
 from reconvene.pipeline.deploy import bench, export
 from reconvene.pipeline.prune import Pruning, prune
 from reconvene.pipeline.report import report
@@ -11,4 +12,17 @@ from reconvene.pipeline.run import Outcome, run
 from reconvene.pipeline.steps import Steps, quiet
 from reconvene.pipeline.train import Training, train
 
-__all__ = ["Outcome", "Pruning", "Steps", "Training", "bench", "export", "prune", "quiet", "report", "run", "train"]
+__all__ = [
+    "Outcome",
+    "Pruning",
+    "Steps",
+    "Training",
+    "bench",
+    "bundle",
+    "export",
+    "prune",
+    "quiet",
+    "report",
+    "run",
+    "train",
+]

@@ -10,6 +10,7 @@ from typing import Any
 from reconvene import artifact
 from reconvene.data import Dataset
 from reconvene.errors import TrainingError
+from reconvene.pipeline.prune import PREPROCESSING
 from reconvene.pipeline.steps import Steps, quiet
 from reconvene.training import TrainConfig
 from reconvene.training import train as train_model
@@ -76,8 +77,8 @@ def train(
         epochs, str(dataset), evaluation.accuracy, evaluation.loss, evaluation.per_class, result.seconds, asked
     )
     if int(os.environ.get("RANK", "0")) == 0:  # under torchrun every process comes here, one of them writes
-        measurements = {**artifact.manifest(folder).measurements, "training": asdict(training)}
-        artifact.save(model, folder, extra=measurements)
+        facts = {"training": asdict(training), PREPROCESSING: dataset.preprocessing.to_dict()}
+        artifact.save(model, folder, extra={**artifact.manifest(folder).measurements, **facts})
         (folder / CHECKPOINT_NAME).unlink(missing_ok=True)  # what it was for is in the artifact now
     return training
 

@@ -1,0 +1,184 @@
+"""A device bundle: one archive with all that a device needs to classify images, and to prove that it does it rightly.
+
+In it lie the exported models, ``bundle.json`` (pre-processing, labels, results), ``run.py`` (one file that needs the
+runtime and numpy), images with the answers that were computed here, an example, a README, and a checksum of everything.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reconvene._version import __version__
+from reconvene.artifact import write_atomic
+from reconvene.data import Preprocessing
+from reconvene.deploy import runner
+from reconvene.deploy.bundle_readme import readme
+from reconvene.deploy.exporting import Exported
+from reconvene.deploy.pictures import normalise
+from reconvene.errors import ExportError
+
+SUFFIXES = (".tar.gz", ".tgz")
+RUNNABLE = {"onnx": "onnxruntime"}
+"""Formats that ``run.py`` runs, and in which of its runtimes."""
+TOLERANCE = 1e-4
+_PICTURES = "from reconvene.deploy.pictures import Array, Refused, decode, fit, normalise, read_npy\n"
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """What was bundled: the archive, its bytes and digest, the files in it, exports that ``run.py`` cannot run."""
+
+    path: Path
+    bytes: int
+    sha256: str
+    files: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+    def __str__(self) -> str:
+        first = f"{self.path}  bundle of {len(self.files)} files  {self.bytes:,} bytes  sha256 {self.sha256}"
+        lost = f"not in it, since its run.py runs only {', '.join(RUNNABLE)}: {', '.join(self.left_out)}"
+        return f"{first}\n{lost}" if self.left_out else first
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; the file name without its folder."""
+        facts = {"file": self.path.name, "bytes": self.bytes, "sha256": self.sha256}
+        return {**facts, "files": list(self.files), "left_out": list(self.left_out)}
+
+
+def bundle(
+    path: str | Path,
+    exports: Sequence[Exported],
+    *,
+    preprocessing: Preprocessing,
+    images: NDArray[np.uint8],
+    images_from: str,
+    about: Mapping[str, Any],
+) -> Bundled:
+    """Write the bundle of exported image classifiers. The same files and images give the same bytes.
+
+    Args:
+        path: of the archive, ``NAME.tar.gz``; everything in it lies in the folder ``NAME``.
+        exports: of one model; the first is what the device runs unless told otherwise.
+        images: uint8 ``[N, C, h, w]`` in the shape of ``preprocessing``: what the device tests itself with.
+        images_from: in words.
+        about: further facts for ``bundle.json`` and the README, in plain JSON types.
+
+    Raises ExportError: nothing that can be run, another number of answers than labels, a path that takes no file.
+    """
+    target = Path(path)
+    suffix = next((suffix for suffix in SUFFIXES if target.name.endswith(suffix)), None)
+    if suffix is None or target.name == suffix:
+        raise ExportError(f"a bundle is a compressed archive: call it NAME.tar.gz, not {target.name!r}")
+    chosen = [made for made in exports if made.format in RUNNABLE]
+    if not chosen:
+        raise ExportError(f"a bundle needs a model that its run.py can run. Export to one of: {', '.join(RUNNABLE)}")
+    files, models = _models(chosen, preprocessing, images)
+    manifest = {
+        "format": "reconvene-bundle",
+        "format_version": 1,
+        "reconvene": __version__,
+        **about,
+        "models": models,
+        "input": {name: value for name, value in preprocessing.to_dict().items() if name != "classes"},
+        "labels": list(preprocessing.classes),
+        "test": {"images": "test/images.npy", "from": images_from},
+    }
+    files |= {"test/images.npy": _npy(images), _example_name(images): _pnm(images[0])}
+    files |= {runner.MANIFEST: _json(manifest), "run.py": runner_source(), "README.md": readme(manifest).encode()}
+    sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()))
+    files[runner.SUMS] = sums.encode()
+    archive = pack(files, target.name.removesuffix(suffix))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(f"cannot make the folder {target.parent}: {error.strerror or error}") from error
+    write_atomic(target, archive)
+    left_out = tuple(made.path.name for made in exports if made.format not in RUNNABLE)
+    return Bundled(target, len(archive), hashlib.sha256(archive).hexdigest(), tuple(sorted(files)), left_out)
+
+
+def runner_source() -> bytes:
+    """``run.py``: the two files that are read and tested apart, as the one that a device gets."""
+    room = resources.files("reconvene.deploy")
+    main, pictures = (room.joinpath(name).read_text(encoding="utf-8") for name in ("runner.py", "pictures.py"))
+    before, after = main.split(_PICTURES, 1)
+    own = pictures.split("from __future__ import annotations\n", 1)[1].splitlines(keepends=True)
+    there = {line for line in before.splitlines(keepends=True) if line.startswith(("import ", "from "))}
+    part = "".join(line for line in own if line not in there).strip()
+    return f"{before.rstrip()}\n{part}\n\n\n# ---- the bundle ----\n\n{after.lstrip()}".encode()
+
+
+def pack(files: Mapping[str, bytes], root: str) -> bytes:
+    """A gzipped tar of ``files`` in the folder ``root``, with no time, owner or order of the machine in it."""
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in sorted(files.items()):
+            entry = tarfile.TarInfo(f"{root}/{name}")
+            entry.size, entry.mode = len(data), 0o755 if name == "run.py" else 0o644
+            tar.addfile(entry, io.BytesIO(data))
+    return gzip.compress(plain.getvalue(), compresslevel=9, mtime=0)
+
+
+def _models(
+    exports: Sequence[Exported], preprocessing: Preprocessing, images: NDArray[np.uint8]
+) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
+    """The files of the exports with their answers to the images, and what the manifest says of them."""
+    files: dict[str, bytes] = {}
+    models = []
+    way = preprocessing.to_dict()
+    for made in exports:
+        runtime = RUNNABLE[made.format]
+        infer = runner.RUNTIMES[runtime](made.path, 1)
+        answers = np.concatenate([infer(normalise(image[None], way)) for image in images])
+        if answers.shape != (len(images), len(preprocessing.classes)):
+            raise ExportError(
+                f"{made.path.name} answers {len(images)} images with {list(answers.shape)}; to classify images, "
+                f"a bundle needs [{len(images)}, {len(preprocessing.classes)}], a score for each label"
+            )
+        expected = f"test/{made.path.name}.npy"
+        files |= {file.name: file.read_bytes() for file in made.files} | {expected: _npy(answers)}
+        checked = made.verification
+        models.append(
+            {
+                "file": made.path.name,
+                "files": [file.name for file in made.files],
+                "runtime": runtime,
+                "expected": expected,
+                "tolerance": TOLERANCE,
+                "bytes": made.bytes,
+                "verified": None if checked is None else {"data": checked.data, "max_rel_error": checked.max_rel_error},
+            }
+        )
+    return files, models
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+    return file.getvalue()
+
+
+def _example_name(images: NDArray[np.uint8]) -> str:
+    return "example.pgm" if images.shape[1] == 1 else "example.ppm"
+
+
+def _pnm(image: NDArray[np.uint8]) -> bytes:
+    channels, height, width = image.shape
+    header = f"{'P5' if channels == 1 else 'P6'}\n{width} {height}\n255\n"
+    return header.encode() + np.ascontiguousarray(image.transpose(1, 2, 0)).tobytes()
+
+
+def _json(data: Mapping[str, Any]) -> bytes:
+    return (json.dumps(data, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,76 @@
+"""The README of a device bundle, for somebody who has never heard of Reconvene."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from reconvene.text import Cell, table
+
+
+def readme(manifest: Mapping[str, Any]) -> str:
+    """The text, from the ``bundle.json`` it describes."""
+    channels, height, width = manifest["input"]["shape"]
+    colour = "grey" if channels == 1 else "RGB"
+    labels = manifest["labels"]
+    shown = ", ".join(labels[:20]) + (f" and {len(labels) - 20} more (bundle.json)" if len(labels) > 20 else "")
+    example = "example.pgm" if channels == 1 else "example.ppm"
+    runtimes = " ".join(dict.fromkeys(model["runtime"] for model in manifest["models"]))
+    return f"""# {manifest["model"]}, for a device
+
+Classifies images into {len(labels)} classes: {shown}.
+
+    pip install numpy {runtimes}
+    python run.py test                  # the answers here equal those of the machine that made this bundle
+    python run.py classify {example}  # or any image of yours
+    python run.py time                  # how long one image takes here
+
+Nothing else is needed: no PyTorch, no Reconvene, Python 3.9 or newer. `--json` answers as JSON, `--model FILE` chooses
+a model, `python run.py --help` shows the rest.
+
+## Models
+
+{_models(manifest)}
+
+{_results(manifest)}
+
+## Images
+
+Every image becomes {width}x{height} {colour}: scaled to cover it (bilinear, antialiased), the middle cut out, as in
+training. Then `(x - 255 mean) / (255 std)` per channel, with `mean` and `std` in bundle.json. Transparency is ignored.
+
+PNG (8 bits a channel, not interlaced), PPM, PGM and NPY (uint8) are read without further packages. Where Pillow is
+installed it reads PNG, JPEG and everything else it knows; run.py says on stderr which of the two read an image. Of a
+PNG both give the same pixels.
+
+## Is it what was made?
+
+run.py compares every file with its checksum in SHA256SUMS before it does anything, and refuses a bundle that was
+altered or damaged; `sha256sum -c SHA256SUMS` does the same. This finds damage and mix-ups. It does not prove who made
+the bundle: for that, compare the digest of the whole archive with the one that its maker published.
+
+The images that `test` compares are {manifest["test"]["from"]}. The stored answers were computed in {runtimes} on the
+machine that made the bundle. Shares shown by `classify` are the softmax of the scores; they are not calibrated.
+
+Made by Reconvene {manifest["reconvene"]}.
+"""
+
+
+def _models(manifest: Mapping[str, Any]) -> str:
+    rows: list[list[Cell]] = []
+    for model in manifest["models"]:
+        checked = model["verified"]
+        said = f"relative error {checked['max_rel_error']:.1e} on {checked['data']}" if checked else "not verified"
+        rows.append([model["file"], model["runtime"], model["bytes"], said])
+    return _indented(table(["file", "runs in", "bytes", "against PyTorch"], rows))
+
+
+def _results(manifest: Mapping[str, Any]) -> str:
+    facts: list[list[Cell]] = [[name, str(value)] for name, value in manifest["results"].items()]
+    return (
+        _indented(table(["of the model", ""], facts)) if facts else "It was not trained: its answers mean nothing yet."
+    )
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}".rstrip() for line in text.splitlines())

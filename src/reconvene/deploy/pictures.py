@@ -1,0 +1,212 @@
+"""From an image file to what a model takes: a part of the one file with which a device bundle runs, see ``runner``.
+
+Only the standard library and numpy are used, and nothing newer than Python 3.9. Pixels come out as training saw them:
+``normalise`` is ``Dataset.normalise`` and ``resize`` is Pillow's bilinear filter, to the bit. Releases of Pillow differ
+in which axis they scale first; along both axes a pixel may so be one level of 255 off.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Array = Any  # numpy.ndarray, whose parameters differ between the releases of numpy that devices have
+# Images of these modes are what training reads too; others (16 bits a channel, floats) would be read differently.
+MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
+MAX_PIXELS = 2**28
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+
+
+class Refused(Exception):
+    """What cannot be done, in one line for the user."""
+
+
+def normalise(images: Array, way: dict[str, Any]) -> Array:
+    """From uint8 ``[B, C, h, w]`` to float32: the same arithmetic as in training, bit for bit."""
+    mean, std = (np.asarray(way[key], np.float32) * np.float32(255) for key in ("mean", "std"))
+    return (images.astype(np.float32) - mean[:, None, None]) / std[:, None, None]
+
+
+def fit(pixels: Array, shape: list[int]) -> Array:
+    """From uint8 ``[H, W, 1 or 3]`` to uint8 ``[C, h, w]``: scaled to cover (bilinear), the middle cut out."""
+    channels, height, width = shape
+    if channels == 1 and pixels.shape[2] == 3:  # ITU-R 601, in the integers of Pillow
+        weights = np.asarray([19595, 38470, 7471], np.int64)
+        pixels = ((pixels @ weights + 0x8000) >> 16).astype(np.uint8)[:, :, None]
+    if channels == 3 and pixels.shape[2] == 1:
+        pixels = np.repeat(pixels, 3, axis=2)
+    scale = max(height / pixels.shape[0], width / pixels.shape[1])
+    tall, wide = max(height, round(pixels.shape[0] * scale)), max(width, round(pixels.shape[1] * scale))
+    if max(tall, pixels.shape[0]) * wide > MAX_PIXELS:
+        raise Refused(f"an image of {pixels.shape[1]}x{pixels.shape[0]} is too long and thin to cover {width}x{height}")
+    pixels = resize(resize(pixels, wide, axis=1), tall, axis=0)
+    left, top = (wide - width) // 2, (tall - height) // 2
+    return np.ascontiguousarray(pixels[top : top + height, left : left + width].transpose(2, 0, 1))
+
+
+def resize(pixels: Array, size: int, axis: int) -> Array:
+    """Bilinear with antialiasing along one axis, in the fixed-point arithmetic of Pillow: the pixels of training."""
+    length = pixels.shape[axis]
+    if length == size:
+        return pixels
+    scale = length / size
+    support = max(scale, 1.0)
+    centers = (np.arange(size) + 0.5) * scale
+    first = np.maximum((centers - support + 0.5).astype(np.int64), 0)
+    last = np.minimum((centers + support + 0.5).astype(np.int64), length)
+    taps = np.arange(int(np.ceil(support)) * 2 + 1)
+    at = first[:, None] + taps
+    weights = np.maximum(1.0 - np.abs((at - centers[:, None] + 0.5) * (1.0 / support)), 0.0) * (at < last[:, None])
+    total_weights = np.cumsum(weights, axis=1)[:, -1:]  # added one after the other: numpy's sum would round otherwise
+    fixed = (weights / total_weights * (1 << 22) + 0.5).astype(np.int64)
+    at = np.minimum(at, length - 1)
+    shape = [-1 if i == axis else 1 for i in range(3)]
+    total: Array = np.int64(1 << 21)
+    for tap in taps:
+        total = total + np.take(pixels, at[:, tap], axis).astype(np.int64) * fixed[:, tap].reshape(shape)
+    return np.clip(total >> 22, 0, 255).astype(np.uint8)
+
+
+def decode(path: Path) -> tuple[Array, str]:
+    """Pixels uint8 ``[H, W, 1 or 3]`` of an image file, and in words how it was read. Transparency is ignored."""
+    if not path.is_file():
+        raise Refused(f"there is no file {path}")
+    data = path.read_bytes()
+    if data[:6] == b"\x93NUMPY":
+        return _shaped(read_npy(data, path), path), "by numpy"
+    if data[:2] in (b"P5", b"P6"):
+        return read_pnm(data, path), "by run.py itself"
+    try:
+        import PIL.Image as pillow
+    except ImportError:
+        if data[:8] == PNG_MAGIC:
+            return read_png(data, path), "by run.py itself (with Pillow installed this is faster)"
+        raise Refused(f"{path} is no PNG, PPM, PGM or NPY; other images need Pillow (pip install pillow)") from None
+    try:
+        with pillow.open(path) as picture:
+            if picture.mode not in MODES:
+                raise Refused(f"{path} is an image of mode {picture.mode}. Known modes: {', '.join(MODES)}")
+            grey = picture.mode in ("1", "L", "LA")
+            return _shaped(np.asarray(picture.convert("L" if grey else "RGB")), path), "by Pillow"
+    except (OSError, SyntaxError, ValueError) as error:
+        raise Refused(f"{path} is no image that Pillow can read: {error}") from error
+
+
+def read_npy(data: bytes, name: object) -> Array:
+    """The array in the bytes of an NPY file; one that holds Python objects is refused."""
+    try:
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise Refused(f"{name} is no plain NPY file: {error}") from error
+
+
+def read_pnm(data: bytes, path: Path) -> Array:
+    """A binary grey (P5) or colour (P6) image of 8 bits a channel."""
+    words: list[bytes] = []
+    at = 0
+    while len(words) < 4 and at < len(data):  # magic, width, height, largest value; comments run to the end of a line
+        if data[at : at + 1] == b"#":
+            at = (data.find(b"\n", at) + 1) or len(data)
+        elif data[at : at + 1].isspace():
+            at += 1
+        else:
+            start = at
+            while at < len(data) and not data[at : at + 1].isspace():
+                at += 1
+            words.append(data[start:at])
+    try:
+        width, height, largest = (int(word) for word in words[1:])
+    except ValueError as error:
+        raise Refused(f"{path} has a damaged header") from error
+    if largest != 255 or min(width, height) < 1:
+        raise Refused(f"{path} is {width}x{height} with values up to {largest}; 8 bits a channel (255) are read")
+    channels = 3 if words[0] == b"P6" else 1
+    pixels = np.frombuffer(data[at + 1 :], np.uint8)
+    if pixels.size < width * height * channels:
+        raise Refused(f"{path} is truncated: {pixels.size} of {width * height * channels} bytes of pixels")
+    return pixels[: width * height * channels].reshape(height, width, channels)
+
+
+def read_png(data: bytes, path: Path) -> Array:
+    """A PNG of up to 8 bits a channel, not interlaced; transparency is ignored (PNG specification, third edition)."""
+    header, palette, packed, at = b"", np.zeros((256, 3), np.uint8), bytearray(), 8
+    try:
+        while at < len(data):
+            length, kind = struct.unpack(">I4s", data[at : at + 8])
+            body = data[at + 8 : at + 8 + length]
+            if struct.unpack(">I", data[at + 8 + length : at + 12 + length])[0] != zlib.crc32(kind + body):
+                raise Refused(f"{path} is damaged: the checksum of a part does not fit")
+            if kind == b"IHDR":
+                header = body
+            elif kind == b"PLTE":
+                palette[: length // 3] = np.frombuffer(body, np.uint8).reshape(-1, 3)
+            elif kind == b"IDAT":
+                packed += body
+            at += 12 + length
+        width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
+        raw = np.frombuffer(zlib.decompress(packed), np.uint8)
+    except (struct.error, zlib.error, ValueError) as error:
+        raise Refused(f"{path} is truncated or damaged: {error}") from error
+    if interlaced or bits > 8 or colour not in PNG_CHANNELS:
+        raise Refused(f"{path} is interlaced or has {bits} bits a channel: save it plainly, with 8, or install Pillow")
+    channels = PNG_CHANNELS[colour]
+    stride = (width * channels * bits + 7) // 8
+    if raw.size != height * (stride + 1) or not raw.size:
+        raise Refused(f"{path} is truncated: {raw.size} of {height * (stride + 1)} bytes of pixels")
+    rows = _unfilter(raw.reshape(height, stride + 1), max(1, channels * bits // 8), path)
+    if bits < 8:
+        shifts = np.arange(8 - bits, -1, -bits)
+        rows = ((rows[:, :, None] >> shifts) & (2**bits - 1)).astype(np.uint8).reshape(height, -1)[:, :width]
+        rows = rows if colour == 3 else rows * np.uint8(255 // (2**bits - 1))
+    pixels = rows.reshape(height, width, channels)
+    if colour == 3:
+        return palette[pixels[:, :, 0]]
+    return pixels[:, :, :3] if channels > 2 else pixels[:, :, :1]
+
+
+def _unfilter(rows: Array, step: int, path: Path) -> Array:
+    """Undo the filter of every row; ``step`` bytes lie between a byte and its left neighbour."""
+    above = np.zeros(rows.shape[1] - 1, np.uint8)
+    out = np.empty((len(rows), len(above)), np.uint8)
+    for y, row in enumerate(rows):
+        kind, values = int(row[0]), row[1:]
+        if kind == 0:
+            out[y] = values
+        elif kind == 1:
+            out[y] = np.cumsum(values.reshape(-1, step), axis=0, dtype=np.uint8).reshape(-1)
+        elif kind == 2:
+            out[y] = values + above
+        elif kind in (3, 4):
+            out[y] = _from_neighbours(values.tolist(), above.tolist(), step, paeth=kind == 4)
+        else:
+            raise Refused(f"{path} is damaged: a row has filter {kind}")
+        above = out[y]
+    return out
+
+
+def _from_neighbours(values: list[int], above: list[int], step: int, *, paeth: bool) -> list[int]:
+    """Filters Average and Paeth, where every byte needs the one before it."""
+    left, corner = [0] * step, [0] * step
+    for i, value in enumerate(values):
+        a, b, c = left[i % step], above[i], corner[i % step]
+        if paeth:
+            distances = abs(b - c), abs(a - c), abs(a + b - 2 * c)
+            guess = (a, b, c)[distances.index(min(distances))]
+        else:
+            guess = (a + b) // 2
+        values[i] = left[i % step] = (value + guess) & 255
+        corner[i % step] = b
+    return values
+
+
+def _shaped(pixels: Array, path: Path) -> Array:
+    pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or not pixels.size:
+        raise Refused(f"{path} holds {pixels.dtype} {pixels.shape}; an image is uint8 [H, W], [H, W, 1] or [H, W, 3]")
+    return pixels

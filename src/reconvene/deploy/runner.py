@@ -1,0 +1,226 @@
+#!/usr/bin/env python3
+"""Classify images with the model of this bundle. One file: it needs Python 3.9, numpy and the model's runtime.
+
+    python run.py classify IMAGE...   what each image shows
+    python run.py test                do the answers here equal those of the machine that made the bundle?
+    python run.py time                how long one image takes here
+
+Before anything else every file is compared with its checksum; a bundle that was altered or damaged is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reconvene.deploy.pictures import Array, Refused, decode, fit, normalise, read_npy
+
+MANIFEST, SUMS = "bundle.json", "SHA256SUMS"
+UNPACK = "Unpack the bundle again"
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run one command line and return its exit code: 0 done, 1 refused or a test that failed, 2 usage."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("classify", "test", "time"))
+    parser.add_argument("images", nargs="*", type=Path, help="for classify: PNG, PPM, PGM, NPY; more with Pillow")
+    parser.add_argument("--model", help="which model file of the bundle; by default the first")
+    parser.add_argument("--threads", type=int, default=1, help="threads that compute (default 1)")
+    parser.add_argument("--rounds", type=int, default=100, help="for time: how often (default 100)")
+    parser.add_argument("--top", type=int, default=3, help="for classify: how many labels (default 3)")
+    parser.add_argument("--json", action="store_true", help="answer as JSON")
+    given = parser.parse_args(words)
+    if given.command == "classify" and not given.images:
+        parser.error("classify needs at least one image")
+    if min(given.threads, given.rounds, given.top) < 1:
+        parser.error("--threads, --rounds and --top are 1 at least")
+    try:
+        bundle = Bundle(Path(__file__).resolve().parent)
+        answer, text = COMMANDS[given.command](bundle, given)
+    except (Refused, OSError) as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(answer, indent=2) if given.json else text)
+    return 0 if answer.get("passed", True) else 1
+
+
+class Bundle:
+    """The files of a bundle, each as its checksum says, and what the manifest says of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.sums = self._sums()
+        for name in self.sums:
+            self._checked(name)
+        self.about: dict[str, Any] = json.loads(self.read(MANIFEST))
+        version = (self.about.get("format"), self.about.get("format_version"))
+        if version != ("reconvene-bundle", 1):
+            raise Refused(f"{MANIFEST} has format {version}; this run.py reads version 1 of reconvene-bundle")
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file of the bundle, which must have a checksum."""
+        if name not in self.sums:
+            raise Refused(f"{name} has no checksum in {SUMS}. {UNPACK}")
+        return self._checked(name)
+
+    def array(self, name: str) -> Array:
+        """A stored array."""
+        return read_npy(self.read(name), name)
+
+    def model(self, name: str | None) -> dict[str, Any]:
+        """The facts about one of the models: the first, or the one in this file."""
+        models = {str(model["file"]): model for model in self.about["models"]}
+        chosen = next(iter(models)) if name is None else name
+        if chosen not in models:
+            raise Refused(f"no model {chosen!r} in this bundle. There are: {', '.join(models)}")
+        for file in models[chosen]["files"]:
+            self.read(file)
+        return dict(models[chosen])
+
+    def prepare(self, pixels: Array) -> Array:
+        """From uint8 ``[H, W, 1 or 3]`` of any size to float32 ``[1, C, h, w]``, as in training."""
+        return normalise(fit(pixels, self.about["input"]["shape"])[None], self.about["input"])
+
+    def _sums(self) -> dict[str, str]:
+        path = self.folder / SUMS
+        if not path.is_file():
+            raise Refused(f"{SUMS} is missing beside run.py. {UNPACK}")
+        pairs = [line.split("  ", 1) for line in path.read_text(encoding="utf-8").splitlines()]
+        if not pairs or any(len(pair) != 2 for pair in pairs):
+            raise Refused(f"{SUMS} is damaged. {UNPACK}")
+        return {name: digest for digest, name in pairs}
+
+    def _checked(self, name: str) -> bytes:
+        path = self.folder / name
+        if not path.is_file():
+            raise Refused(f"{name} is missing. {UNPACK}")
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != self.sums[name]:
+            raise Refused(f"{name} was altered or damaged: its checksum does not fit the one in {SUMS}. {UNPACK}")
+        return data
+
+
+# ---- the three commands ----
+
+
+def classify(bundle: Bundle, given: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """The most likely labels of every image, with the softmax of their scores."""
+    infer = open_model(bundle, given)
+    labels, answer, lines = bundle.about["labels"], {}, []
+    for path in given.images:
+        pixels, how = decode(path)
+        print(f"{path}: {pixels.shape[1]}x{pixels.shape[0]}, decoded {how}", file=sys.stderr)
+        scores = infer(bundle.prepare(pixels))[0].astype(np.float64)
+        share = np.exp(scores - scores.max())
+        share /= share.sum()
+        best = [int(i) for i in np.argsort(-share, kind="stable")[: given.top]]
+        answer[str(path)] = [{"label": labels[i], "probability": round(float(share[i]), 6)} for i in best]
+        lines.append(f"{path}  " + "  ".join(f"{labels[i]} {share[i]:.1%}" for i in best))
+    return {"images": answer}, "\n".join(lines)
+
+
+def test(bundle: Bundle, given: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Compare the answers to the stored images with the stored answers, of every model or the one asked for."""
+    images = bundle.array(bundle.about["test"]["images"])
+    names = [given.model] if given.model else [model["file"] for model in bundle.about["models"]]
+    answer: dict[str, Any] = {"passed": True, "images": len(images), "models": {}}
+    lines = []
+    for name in names:
+        facts = bundle.model(name)
+        infer = open_model(bundle, argparse.Namespace(model=name, threads=given.threads))
+        expected = bundle.array(facts["expected"])
+        found = np.concatenate([infer(normalise(image[None], bundle.about["input"])) for image in images])
+        if found.shape != expected.shape:
+            raise Refused(f"{name} gives outputs of shape {found.shape} here, {expected.shape} where it was made")
+        error = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-30))
+        same = int((found.argmax(1) == expected.argmax(1)).sum())
+        passed = bool(error <= facts["tolerance"])  # NaN is not
+        exact = bool(np.array_equal(found, expected))
+        result = {"passed": passed, "relative_error": error, "bit_exact": exact, "same_label": same}
+        answer["models"][name] = result
+        answer["passed"] = answer["passed"] and passed
+        verdict = "passed" if passed else "FAILED"
+        detail = "bit for bit" if exact else f"relative error {error:.1e}, tolerance {facts['tolerance']:.0e}"
+        lines.append(f"{verdict}  {name}: {same} of {len(images)} labels the same, {detail}")
+    return answer, "\n".join(lines)
+
+
+def measure(bundle: Bundle, given: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Milliseconds for one image: median of the thread's processor time (one thread only), and of the wall clock."""
+    infer = open_model(bundle, given)
+    image = bundle.array(bundle.about["test"]["images"])[:1]
+    prepared = normalise(image, bundle.about["input"])
+    for _ in range(5):
+        infer(prepared)
+    clocks = np.empty((given.rounds, 2))
+    for i in range(given.rounds):
+        wall, thread = time.perf_counter(), time.thread_time()
+        infer(prepared)
+        clocks[i] = time.perf_counter() - wall, time.thread_time() - thread
+    start = time.perf_counter()
+    normalise(image, bundle.about["input"])
+    answer = {
+        "model": bundle.model(given.model)["file"],
+        "threads": given.threads,
+        "rounds": given.rounds,
+        "wall_ms_median": round(float(np.median(clocks[:, 0])) * 1e3, 4),
+        "wall_ms_min": round(float(clocks[:, 0].min()) * 1e3, 4),
+        "thread_ms_median": round(float(np.median(clocks[:, 1])) * 1e3, 4) if given.threads == 1 else None,
+        "normalise_ms": round((time.perf_counter() - start) * 1e3, 4),
+    }
+    busy = f", {answer['thread_ms_median']} ms of processor time" if given.threads == 1 else ""
+    text = f"{answer['model']}: {answer['wall_ms_median']} ms (fastest {answer['wall_ms_min']} ms){busy}"
+    return answer, f"{text}, batch 1, {given.threads} thread(s), {given.rounds} rounds, on {platform.machine()}"
+
+
+COMMANDS: dict[str, Callable[[Bundle, argparse.Namespace], tuple[dict[str, Any], str]]] = {
+    "classify": classify,
+    "test": test,
+    "time": measure,
+}
+
+
+# ---- the model ----
+
+
+def open_model(bundle: Bundle, given: argparse.Namespace) -> Callable[[Array], Array]:
+    """The model as a function from float32 ``[1, C, h, w]`` to its scores ``[1, classes]``."""
+    facts = bundle.model(given.model)
+    return RUNTIMES[facts["runtime"]](bundle.folder / facts["file"], given.threads)
+
+
+def onnxruntime(path: Path, threads: int) -> Callable[[Array], Array]:
+    """A file in ONNX Runtime on the processor."""
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise Refused(
+            f"{path.name} runs in ONNX Runtime, which is not installed. Try: pip install onnxruntime"
+        ) from error
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    kinds = vars(ort.capi.onnxruntime_pybind11_state).values()  # its errors have no base of their own
+    own = tuple(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Exception))
+    try:
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except own as error:
+        raise Refused(f"onnxruntime {ort.__version__} cannot load {path.name}: {error}. Try a newer one") from error
+    name = session.get_inputs()[0].name
+    return lambda batch: session.run(None, {name: batch})[0]
+
+
+RUNTIMES: dict[str, Callable[[Path, int], Callable[[Array], Array]]] = {"onnxruntime": onnxruntime}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

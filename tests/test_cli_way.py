@@ -1,0 +1,153 @@
+"""The whole way on the command line, on small models: prune, train, export, bench, run."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli_calls import SMALL, answer, prune, trouble
+from reconvene import artifact, pipeline
+from reconvene.cli import main
+
+# ---- pruning ----
+
+
+def test_a_seed_gives_the_same_artifact_byte_for_byte(tmp_path: Path) -> None:
+    first, second, third = (prune(tmp_path / name) for name in "abc")
+    other = prune(tmp_path / "d", "--seed", "1")
+    assert first == second == third
+    assert first[artifact.WEIGHTS] != other[artifact.WEIGHTS]
+
+
+def test_prune_answers_in_json_alone_and_keeps_the_budget(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    found = answer(capfd, "prune", *SMALL, "-o", str(tmp_path / "a"))
+    assert found["costs"]["pruned"]["params"] <= found["costs"]["dense"]["params"] / 2
+    model = artifact.load(tmp_path / "a")
+    assert sum(p.numel() for p in model.parameters()) == found["costs"]["pruned"]["params"]
+    assert {"structure", "saliency", "sensitivity", "allocation", "surgery", "rectify"} <= set(found["timings"])
+
+
+def test_a_criterion_that_needs_data_names_what_it_saw(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    answer(capfd, "prune", *SMALL, "-o", str(tmp_path / "a"), "--criterion", "snip")
+    plan = artifact.read_plan(tmp_path / "a")
+    assert plan is not None and plan.data is not None and "digits" in plan.data
+
+
+def test_inspect_lists_groups_and_what_is_pinned(capfd: pytest.CaptureFixture[str]) -> None:
+    groups = answer(capfd, "inspect", "resnet20", "--model-arg", "width=0.25")["sensitivity"]["groups"]
+    assert any(group["prunable"] and group["sensitivity"] > 0 for group in groups)
+    assert any(not group["prunable"] and group["reason"] == "network output" for group in groups)
+
+
+# ---- the whole way ----
+
+FAST = ["--limit", "60", "--epochs", "1", "--batch-size", "20"]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole way, made once."""
+    pytest.importorskip("onnxruntime"), pytest.importorskip("sklearn")
+    folder = tmp_path_factory.mktemp("run") / "a"
+    assert main(["run", *SMALL, *FAST, "-o", str(folder)]) == 0
+    return folder
+
+
+def test_run_leaves_everything(ran: Path) -> None:
+    names = {path.name for path in ran.iterdir()}
+    assert {"plan.json", "model.safetensors", "reconvene.json", "train.jsonl", "model.onnx", "dense.onnx"} <= names
+    assert {"bench.json", "report.html", "dense"} <= names
+    assert not any(name.endswith(".new") or name.startswith("checkpoint") for name in names)
+    assert "resnet20" in (ran / "report.html").read_text()
+
+
+def test_run_again_does_nothing_twice_and_answers_the_same(
+    ran: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules["reconvene.pipeline.run"]
+    monkeypatch.setattr(module, "prune", lambda *a, **k: pytest.fail("pruned again"))
+    monkeypatch.setattr(sys.modules["reconvene.pipeline.train"], "train_model", lambda *a, **k: pytest.fail("trained"))
+    found = answer(capfd, "run", *SMALL, *FAST, "-o", str(ran))
+    dense, pruned = found["costs"]["dense"], found["costs"]["pruned"]
+    assert set(dense) == {"params", "macs", "size", "peak_memory", "latency", "accuracy"} == set(pruned)
+    assert pruned["params"] <= dense["params"] / 2
+    assert found["verified"]["dense"] < 1e-4 and found["verified"]["pruned"] < 1e-4
+    assert pruned["accuracy"] == artifact.manifest(ran).measurements["training"]["accuracy"]
+
+
+def test_a_trained_artifact_is_not_replaced_unasked(ran: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = (ran / artifact.WEIGHTS).read_bytes()
+    assert "--overwrite" in trouble(capfd, "prune", *SMALL, "-o", str(ran))
+    assert "--overwrite" in trouble(capfd, "run", *SMALL, *FAST, "--seed", "3", "-o", str(ran))
+    assert (ran / artifact.WEIGHTS).read_bytes() == before
+
+
+def test_another_training_of_a_trained_artifact_is_asked_for_by_name(
+    ran: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert "--again" in trouble(capfd, "train", str(ran), *FAST[:2], "--epochs", "2")
+
+
+def test_formats_and_runtimes_that_are_not_known_list_those_that_are(
+    ran: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert "onnx" in trouble(capfd, "export", str(ran), "--to", "tflite")
+    assert "onnxruntime" in trouble(capfd, "bench", str(ran), "--runtimes", "tflite")
+
+
+def test_export_and_bench_answer_in_json_alone(ran: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (export,) = answer(capfd, "export", str(ran))["exports"]
+    assert export["file"] == "model.onnx" and export["verification"]["agreement"] == 1
+    rows = answer(capfd, "bench", str(ran), "--repeats", "2", "--runtimes", "eager")["rows"]
+    assert [row["variant"] for row in rows] == ["dense", "pruned"]
+
+
+def test_export_bundles_what_it_exported(ran: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    asked = ["export", str(ran), "--dense", "--bundle", str(tmp_path / "device.tar.gz")]
+    found = answer(capfd, *asked, "--data", "digits")["bundle"]
+    assert found["bytes"] == (tmp_path / "device.tar.gz").stat().st_size and len(found["sha256"]) == 64
+    assert "model.onnx" in found["files"] and "dense.onnx" not in found["files"]
+    assert "NAME.tar.gz" in trouble(capfd, *asked[:-1], str(tmp_path / "device.zip"))
+
+
+def test_training_data_that_does_not_fit_the_model_says_so(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    assert main(["prune", *SMALL, "--model-arg", "num_classes=7", "-o", str(tmp_path / "a")]) == 0
+    assert "num_classes=10" in trouble(capfd, "train", str(tmp_path / "a"), *FAST)
+
+
+def test_train_goes_on_after_ctrl_c(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    folder = tmp_path / "a"
+    before = prune(folder)
+    command = [sys.executable, "-m", "reconvene", "train", str(folder), "--epochs", "12", "--limit", "200", "--json"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 200
+    while len(_lines(folder / "train.jsonl")) < 3 and running.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 130 and out == "" and "Traceback" not in err, err
+    assert (folder / artifact.WEIGHTS).read_bytes() == before[artifact.WEIGHTS]
+    done = len(_lines(folder / "train.jsonl"))
+    again = pipeline.train(folder, _digits(200), epochs=12)
+    assert again.epochs == 12 and len(_lines(folder / "train.jsonl")) == 13 > done >= 3
+    assert not (folder / "checkpoint.safetensors").exists()
+    assert (folder / artifact.WEIGHTS).read_bytes() != before[artifact.WEIGHTS]
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _digits(limit: int) -> Any:
+    from reconvene.data import load
+
+    return load("digits", input_shape=(3, 32, 32), limit=limit)
