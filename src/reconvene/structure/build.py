@@ -54,10 +54,7 @@ def _by_signature(
     channels = np.flatnonzero(owned)
     if not len(channels):
         return np.full(len(root), -1, dtype=np.int64), np.zeros(len(root), dtype=np.int64), []
-    _, first, inverse = np.unique(signature[channels], return_index=True, return_inverse=True)
-    rank = np.empty(len(first), dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    group_of_channel = rank[inverse.reshape(-1)]
+    group_of_channel = _numbered(signature[channels])
     sizes = np.bincount(group_of_channel)
     order = np.argsort(group_of_channel, kind="stable")
     position = np.empty(len(channels), dtype=np.int64)
@@ -66,6 +63,18 @@ def _by_signature(
     at_root = np.zeros(len(root), dtype=np.int64)
     by_root[channels], at_root[channels] = group_of_channel, position
     return by_root[root], at_root[root], [int(s) for s in sizes]
+
+
+def _numbered(signature: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """The number of every value: 0, 1, ... in order of first appearance."""
+    order = np.argsort(signature, kind="stable")
+    begins = np.concatenate([[True], np.diff(signature[order]) != 0])
+    first = order[begins]  # a stable sort keeps the first of equal values in front
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    number = np.empty(len(signature), dtype=np.int64)
+    number[order] = rank[np.cumsum(begins) - 1]
+    return number
 
 
 def _all_vectors(context: Context) -> list[Vector]:
@@ -97,7 +106,7 @@ def _add_slots(
             return
         if first < 0:
             return
-    for number in np.unique(group[group >= 0]):
+    for number in np.flatnonzero(np.bincount(group[group >= 0])).tolist():
         where = np.flatnonzero(group == number)
         where = where[np.argsort(channel[where], kind="stable")]
         slots[number].append(Slot(name, dim, where.reshape(sizes[number], -1)))
@@ -137,9 +146,9 @@ def _piece_balance(
     counts: list[dict[int, int]] = []
     fixed: list[int] = []
     for piece in pieces:
-        numbers, amounts = np.unique(atom_group[piece], return_counts=True)
-        counts.append({int(n): int(a) // groups[n].width for n, a in zip(numbers, amounts, strict=True) if n >= 0})
-        fixed.append(int(amounts[numbers < 0].sum()))
+        amounts = np.bincount(atom_group[piece] + 1, minlength=1)
+        counts.append({int(n): int(amounts[n + 1]) // groups[n].width for n in np.flatnonzero(amounts[1:])})
+        fixed.append(int(amounts[0]))
     return Balance(tuple(counts), tuple(fixed), reason)
 
 
@@ -170,8 +179,8 @@ def pinned_groups(recording: Recording, context: Context) -> tuple[Group, ...]:
         if (atom_group[atoms] < 0).all():
             continue
         _add_slots(slots, name, dim, atom_group[atoms], atom_channel[atoms], sizes)
-        for number in np.unique(atom_group[atoms]):
-            if number >= 0 and not why[number]:
+        for number in np.flatnonzero(np.bincount(atom_group[atoms][atom_group[atoms] >= 0])).tolist():
+            if not why[number]:
                 why[number] = pins[reasons[free[atoms[atom_group[atoms] == number][0]]]][1]
     names = _unique_names([_name_of(recording, s) for s in slots])
     return tuple(Group(n, s, tuple(g), w) for n, s, g, w in zip(names, sizes, slots, why, strict=True))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reconvene.errors import ModelError
+from reconvene.structure.answers import known_result
 from reconvene.structure.borrowed import (
     changed_attributes,
     kept_attributes,
@@ -29,17 +30,7 @@ from reconvene.structure.inputs import arguments, map_tensors, tensors_in
 from reconvene.structure.opaque import LayerCall, opaque_layers
 from reconvene.structure.sizes import SizeLog, traced_sizes
 
-_BATCH_NORMS = {torch.ops.aten.native_batch_norm.default, torch.ops.aten._native_batch_norm_legit_no_training.default}
 _ATEN = torch.ops.aten
-_ELEMENTWISE = {
-    *(_ATEN.relu.default, _ATEN.gelu.default, _ATEN.silu.default, _ATEN.sigmoid.default, _ATEN.hardswish.default),
-    *(_ATEN.hardtanh.default, _ATEN.hardsigmoid.default, _ATEN.add.Tensor, _ATEN.mul.Tensor),
-    *(_ATEN.mul.Scalar, _ATEN._safe_softmax.default),
-}
-_ELEMENTWISE_IN_PLACE = {
-    *(_ATEN.relu_.default, _ATEN.silu_.default, _ATEN.hardswish_.default, _ATEN.hardtanh_.default),
-    *(_ATEN.sigmoid_.default, _ATEN.add_.Tensor, _ATEN.mul_.Tensor),
-}
 
 
 @dataclass(slots=True)
@@ -176,7 +167,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self.recording.device == "meta" and any(t.is_meta for t in tensors_in((args, kwargs))):
             args = [self._twin(value) for value in args]
             kwargs = {key: self._twin(value) for key, value in kwargs.items()}
-            out = _known_result(func, args)
+            out = known_result(func, args)
         elif self.recording.device == "meta":
             kwargs = _here(func, args, kwargs)
         if out is None:
@@ -211,81 +202,6 @@ def _here(func: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     if dtype is None and "arange" in func.name() and all(isinstance(a, int) for a in args):
         dtype = torch.int64
     return {**kwargs, "device": torch.device("cpu")} if dtype is not None and not dtype.is_floating_point else kwargs
-
-
-def _known_result(func: Any, args: Sequence[Any]) -> Any:
-    """Answer the commonest calls directly: their meta kernels are decompositions that cost more than all the rest.
-
-    Only where shapes fit as they are; anything else is left to PyTorch, which broadcasts or complains.
-    """
-    if func in _BATCH_NORMS:
-        empty = args[0].new_empty(0)
-        return _like(args[0]), empty, empty
-    if func is _ATEN.convolution.default:
-        return _convolved(*args)
-    if func is _ATEN.cat.default:
-        return _joined(*args)
-    if func is _ATEN.addmm.default:
-        bias, a, b = args[:3]
-        fits = a.shape[1] == b.shape[0] and bias.shape == b.shape[1:] and bias.dtype == a.dtype == b.dtype
-        return a.new_empty(a.shape[0], b.shape[1]) if fits else None
-    if func is _ATEN.native_layer_norm.default:
-        x, shape = args[0], tuple(args[1])
-        statistic = x.new_empty(*x.shape[: x.ndim - len(shape)], *[1] * len(shape))
-        fits = tuple(x.shape[x.ndim - len(shape) :]) == shape and all(w is None or w.shape == shape for w in args[2:4])
-        return (_like(x), statistic, _like(statistic)) if fits else None
-    in_place = func in _ELEMENTWISE_IN_PLACE
-    if not in_place and func not in _ELEMENTWISE:
-        return None
-    x = args[0]
-    if len(args) > 1 and isinstance(args[1], Tensor) and (args[1].shape != x.shape or args[1].dtype != x.dtype):
-        return None
-    return x if in_place else _like(x)
-
-
-def _like(x: Tensor) -> Tensor:
-    """``empty_like``, which on meta is written in Python and ten times as slow as ``empty``."""
-    return torch.empty(x.shape, dtype=x.dtype, device="meta") if x.is_contiguous() else torch.empty_like(x)
-
-
-def _joined(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
-    """The output of a plain concatenation; ``None`` where PyTorch had better look itself."""
-    first = tensors[0]
-    if not all(t.ndim == first.ndim and t.dtype == first.dtype and t.is_meta and t.is_contiguous() for t in tensors):
-        return None
-    axis = dim + first.ndim if dim < 0 else dim
-    shapes = [list(t.shape) for t in tensors]
-    total = sum(shape.pop(axis) for shape in shapes) if 0 <= axis < first.ndim else 0
-    if not total or any(shape != shapes[0] for shape in shapes):
-        return None
-    return torch.empty((*shapes[0][:axis], total, *shapes[0][axis:]), dtype=first.dtype, device="meta")
-
-
-def _convolved(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    transposed: bool,
-    *rest: Any,
-) -> Tensor | None:
-    """The output of a plain convolution; ``None`` where PyTorch had better look itself."""
-    groups = rest[-1]
-    spatial = weight.ndim - 2
-    plain = not transposed and x.ndim == weight.ndim and x.dtype == weight.dtype and x.is_contiguous()
-    if not plain or x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups or not weight.is_contiguous():
-        return None
-    if bias is not None and (bias.shape != weight.shape[:1] or bias.dtype != x.dtype):
-        return None
-    if not len(stride) == len(padding) == len(dilation) == spatial:
-        return None
-    size = [
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
-    ]
-    return torch.empty((x.shape[0], weight.shape[0], *size), dtype=x.dtype, device="meta") if min(size) > 0 else None
 
 
 def _record_on(
