@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -88,6 +89,11 @@ def test_dimensions_that_come_and_go_in_place() -> None:
     assert proved(lambda self, x: (x * 1).unsqueeze_(0).squeeze_(0)).prunable
 
 
+def _set_in_place(x: Tensor, value: float) -> Tensor:
+    x[1] = value
+    return x
+
+
 FOLLOWING_NUMBERS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "named factor of a sum": lambda self, x: torch.add(x, x.sum(1, keepdim=True), alpha=1 / x.shape[1]),
     "named factor of a product": lambda self, x: torch.addcmul(x, x, x, value=1 / x.shape[1]),
@@ -102,25 +108,33 @@ FOLLOWING_NUMBERS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "new tensor": lambda self, x: x + x.new_full((1,), x.shape[1]),
     "scalar tensor": lambda self, x: x * torch.tensor(x.shape[1] ** -0.5, dtype=x.dtype),
     "tensor of one number": lambda self, x: x * torch.tensor([x.shape[1] ** -0.5], dtype=x.dtype),
+    "tensor on the device of another": lambda self, x: x / torch.tensor(float(x.shape[1]), device=x.device),
+    "tensor like another": lambda self, x: x * x.new_tensor(x.shape[1] ** -0.5),
+    "tensor from numpy": lambda self, x: x + torch.from_numpy(np.full((1, 1, 4, 1), x.shape[1] / 8)),
+    "values put together": lambda self, x: x + torch.stack([torch.tensor(x.shape[1]), torch.tensor(2)]).sum(),
+    "value set in place": lambda self, x: x * _set_in_place(x.new_ones(3, 1, 1, 1), x.shape[1])[1:2],
+    "first row taken": lambda self, x: x * x[:, :, x.shape[1] // 4 : x.shape[1] // 4 + 1],
+    "row taken": lambda self, x: x * x[:, :, x.shape[1] // 4].unsqueeze(2),
+    "shift of a roll": lambda self, x: x.roll(x.shape[1] // 4, 2) + x,
+    "end of a range of steps": lambda self, x: x * torch.linspace(0, x.shape[1], 4, dtype=x.dtype),
+    "range that starts later": lambda self, x: x * torch.arange(x.shape[1], x.shape[1] + 4),
+    "correction of a variance": lambda self, x: x / x.var(1, correction=x.shape[1] / 100, keepdim=True),
+    "dilation": lambda self, x: F.max_pool2d(x, 2, stride=1, dilation=(1 + x.shape[1] // 8, 1), ceil_mode=True),
+    "power": lambda self, x: (x * x + 1).pow(1 / x.shape[1]),
     "attribute in a tensor": lambda self, x: x / torch.tensor(float(self.stem.out_channels), dtype=x.dtype).sqrt(),
 }
 
 
-@pytest.mark.xfail(reason="replay compares only numbers given by position to calls that work point by point")
 @pytest.mark.parametrize("name", FOLLOWING_NUMBERS)
 def test_a_number_that_follows_a_width_as_a(name: str) -> None:
     proved(FOLLOWING_NUMBERS[name])
 
 
-REFUSED = pytest.mark.xfail(reason="replay refuses some choices of channels here; rc.plan then pins the layer")
-
-
-@pytest.mark.parametrize(
-    "how", [pytest.param("weight_norm", marks=REFUSED), pytest.param("spectral_norm", marks=REFUSED), "orthogonal"]
-)
+@pytest.mark.parametrize("how", ["weight_norm", "spectral_norm", "orthogonal"])
 def test_a_linear_layer_whose_weight_is_computed(how: str) -> None:
     layer = getattr(nn.utils.parametrizations, how)(nn.Linear(8, 8))
-    proved(lambda self, x: self.layer(x.movedim(1, -1)).movedim(-1, 1), layer)
+    structure = proved(lambda self, x: self.layer(x.movedim(1, -1)).movedim(-1, 1), layer)
+    assert len(structure.prunable) == (1 if how == "orthogonal" else 2)
 
 
 class OneLayerUnderTwoNames(nn.Module):

@@ -84,7 +84,7 @@ def detection_loss(model: nn.Module, inputs: Any, *, name: str) -> Tensor:
         if name.startswith("mask"):
             target["masks"] = torch.ones(1, *picture.shape[1:], dtype=torch.uint8)
         if name.startswith("keypoint"):
-            target["keypoints"] = torch.tensor([[[50.0, 50.0, 1.0]] * 17], dtype=picture.dtype)
+            target["keypoints"] = torch.tensor([[[50.0, 50.0, 1.0]] * 17], dtype=torch.float32)
         targets.append(target)
     losses: dict[str, Tensor] = model(inputs[0], targets)
     return torch.stack([loss for loss in losses.values()]).sum()

@@ -53,6 +53,39 @@ def plain_attention() -> Iterator[None]:
 
 
 @contextmanager
+def values_on_meta() -> Iterator[None]:
+    """Constants made on the device of another tensor keep their values, which meta has not: they follow widths."""
+    tensor, as_tensor, new_tensor = torch.tensor, torch.as_tensor, Tensor.new_tensor
+
+    def here(device: Any) -> Any:
+        return "cpu" if device is not None and torch.device(device).type == "meta" else device
+
+    def make(data: Any, *, device: Any = None, **how: Any) -> Tensor:
+        return tensor(data, device=here(device), **how)
+
+    def adopt(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
+        return as_tensor(data, dtype=dtype, device=device if isinstance(data, Tensor) else here(device))
+
+    def make_like(own: Tensor, data: Any, *, dtype: Any = None, device: Any = None, **how: Any) -> Tensor:
+        if isinstance(data, Tensor) or not (own.is_meta if device is None else here(device) != device):
+            return new_tensor(own, data, dtype=dtype, device=device, **how)
+        return tensor(data, dtype=dtype or own.dtype, **how)
+
+    patched = [(torch, "tensor", make), (torch, "as_tensor", adopt), (Tensor, "new_tensor", make_like)]
+    own = [(place, name, place.__dict__.get(name)) for place, name, _ in patched]
+    try:
+        for place, name, new in patched:
+            setattr(place, name, new)
+        yield
+    finally:
+        for place, name, old in own:
+            if old is None:
+                delattr(place, name)
+            else:
+                setattr(place, name, old)
+
+
+@contextmanager
 def kept_attributes(model: nn.Module) -> Iterator[None]:
     """Undo what a forward pass stores on modules: a cached table would stay behind as a meta tensor, a hook twice."""
     before = [(module, dict(module.__dict__)) for module in model.modules()]

@@ -25,6 +25,7 @@ from reconvene.structure.borrowed import (
     plain_attention,
     quiet_state,
     twins,
+    values_on_meta,
 )
 from reconvene.structure.inputs import arguments, map_tensors, tensors_in
 from reconvene.structure.opaque import LayerCall, opaque_layers
@@ -223,6 +224,7 @@ def _record_on(
             recording.sizes.stack = stack
             restore.enter_context(traced_sizes(model, recording.sizes))
         if device == "meta":
+            restore.enter_context(values_on_meta())
             # Token ids and masks keep their values: code may look at them.
             example_inputs = map_tensors(lambda t: t.to("meta") if t.is_floating_point() else t, example_inputs)
         recording.inputs = tensors_in(example_inputs)

@@ -19,6 +19,7 @@ from reconvene.structure.capture import Op, Recording, record
 from reconvene.structure.extents import kept_positions, kept_size, settle
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim
+from reconvene.structure.numbers import Numbers, following_numbers, leaves
 
 _WEIGHTED = {
     "convolution",
@@ -29,6 +30,8 @@ _WEIGHTED = {
     "native_group_norm",
     "embedding",
 }
+_PRODUCTS = {"mm", "bmm", "addmm"}
+_AROUND_PRODUCTS = {"view", "_unsafe_view", "expand", "t", "permute", "transpose", "unsqueeze", "squeeze", "add"}
 _VIEWS = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default}
 
 
@@ -38,7 +41,7 @@ class Replay:
 
     failure: tuple[int, str] | None = None
     """Number of the first call that is not as predicted, and why."""
-    scalars: dict[int, dict[int, float]] = field(default_factory=dict)
+    scalars: dict[int, Numbers] = field(default_factory=dict)
     """Per call, arguments that are other numbers than in the dense model (``x / x.shape[1]``)."""
 
 
@@ -90,17 +93,27 @@ def _replayed(model: nn.Module, example_inputs: Any, structure: Structure, keep:
     steps, made = _steps(expected, values_matter), _steps(seen.ops, values_matter)
     out = Replay()
     counts: dict[int, int] = {}
-    for (number, want), (_, got) in zip(steps, made, strict=False):
+    constants, theirs = leaves(structure.recording), leaves(seen)
+    at = there = 0
+    while at < len(steps) and there < len(made):
+        (number, want), (nth, got) = steps[at], made[there]
+        if not _same_call(want, got) and (after := _same_product(structure, steps[at:], made[there:], kept, counts)):
+            at, there = at + after[0], there + after[1]
+            continue
+        at, there = at + 1, there + 1
         wrong = _disagreement(structure, want, got, kept, counts)
+        numbers: Numbers = {}
+        if not wrong:
+            read = constants.get(number, {}), theirs.get(nth, {})
+            numbers, wrong = following_numbers(structure.context, want, got, kept, read)
         if wrong:
             out.failure = (number, wrong)
             return out
-        if torch.Tag.pointwise in want.func.tags:
-            changed = {i: b for i, (a, b) in enumerate(zip(want.args, got.args, strict=False)) if _other_number(a, b)}
-            out.scalars.update({number: changed} if changed else {})
-    if broke or len(steps) != len(made):
-        at = steps[len(made)][0] if len(made) < len(steps) else len(expected) - 1
-        out.failure = at, broke or "the smaller model makes fewer or more calls"
+        if numbers:
+            out.scalars[number] = numbers
+    if broke or at < len(steps) or there < len(made):
+        last = steps[at][0] if at < len(steps) else len(expected) - 1
+        out.failure = last, broke or "the smaller model makes fewer or more calls"
     return out
 
 
@@ -115,9 +128,47 @@ def _steps(ops: list[Op], values_matter: bool) -> list[tuple[int, Op]]:
     return [(n, op) for n, op in enumerate(ops) if op.func is not torch.ops.aten.clone.default]
 
 
+def _same_product(
+    structure: Structure,
+    steps: list[tuple[int, Op]],
+    made: list[tuple[int, Op]],
+    kept: NDArray[np.bool_],
+    counts: dict[int, int],
+) -> tuple[int, int] | None:
+    """How many calls on both sides are one and the same product with a weight, taken apart in different ways.
+
+    PyTorch chooses by the memory layout, and a tensor with one channel has another layout than one with several.
+    """
+    mine, theirs = _product_span(steps), _product_span(made)
+    if not mine or not theirs or steps[0][1].owner != made[0][1].owner:
+        return None
+    wrong = _other_shape(structure, steps[mine - 1][1], made[theirs - 1][1], kept, counts)
+    return None if wrong else (mine, theirs)
+
+
+def _product_span(steps: list[tuple[int, Op]]) -> int:
+    """Calls from the first on that are one product of one layer, with the views around it; 0 if there is no such."""
+    products, owner = 0, steps[0][1].owner if steps else ""
+    for count, (_, op) in enumerate(steps):
+        name = op.func.overloadpacket.__name__
+        more = op.owner == owner and (name in _AROUND_PRODUCTS or (name in _PRODUCTS and not products))
+        if not more:
+            return count if products else 0
+        products += name in _PRODUCTS
+    return len(steps) if products else 0
+
+
 def _disagreement(structure: Structure, want: Op, got: Op, kept: NDArray[np.bool_], counts: dict[int, int]) -> str:
-    if want.func != got.func and not {want.func, got.func} <= _VIEWS:
+    if not _same_call(want, got):
         return f"the smaller model calls {got.name} instead"
+    return _other_shape(structure, want, got, kept, counts)
+
+
+def _same_call(want: Op, got: Op) -> bool:
+    return want.func == got.func or {want.func, got.func} <= _VIEWS
+
+
+def _other_shape(structure: Structure, want: Op, got: Op, kept: NDArray[np.bool_], counts: dict[int, int]) -> str:
     for out, made in zip(want.outs, got.outs, strict=True):
         if out is not None and made is not None:
             dims = structure.context.dims(out)
@@ -127,10 +178,6 @@ def _disagreement(structure: Structure, want: Op, got: Op, kept: NDArray[np.bool
             if shape != tuple(made.shape) and made.numel():
                 return f"the smaller model makes {tuple(made.shape)} instead of {shape}"
     return ""
-
-
-def _other_number(one: Any, other: Any) -> bool:
-    return isinstance(one, (int, float)) and isinstance(other, (int, float)) and one != other
 
 
 def shrunk_twins(model: nn.Module, structure: Structure, keep: Keep) -> tuple[dict[str, Tensor], list[Change]]:

@@ -20,6 +20,7 @@ from reconvene.errors import PlanError
 from reconvene.structure import Keep, Structure
 from reconvene.structure.attributes import Change
 from reconvene.structure.extents import kept_positions
+from reconvene.structure.numbers import Numbers
 from reconvene.structure.replay import shrunk_twins
 from reconvene.surgery.ranges import from_text, to_text
 from reconvene.surgery.silence import Site, restricted_sites
@@ -186,7 +187,7 @@ def make_plan(
     keep: Keep,
     rows: list[Row],
     *,
-    scalars: Mapping[int, Mapping[int, float]] | None = None,
+    scalars: Mapping[int, Numbers] | None = None,
     **facts: Any,
 ) -> Plan:
     """The plan that keeps these channels.

@@ -25,6 +25,7 @@ from reconvene.structure import Keep, Structure
 from reconvene.structure.borrowed import module_stack, plain_attention
 from reconvene.structure.extents import kept_size
 from reconvene.structure.labels import Dim
+from reconvene.structure.numbers import Numbers
 from reconvene.surgery.ranges import from_text, to_text
 
 KeptDim = list[list[Any]]
@@ -43,11 +44,11 @@ class Site:
     sizes: dict[str, Any]
 
 
-def restricted_sites(structure: Structure, keep: Keep, scalars: Mapping[int, Mapping[int, float]]) -> list[Site]:
+def restricted_sites(structure: Structure, keep: Keep, scalars: Mapping[int, Numbers]) -> list[Site]:
     """The calls that the silenced reference must restrict under this choice of channels.
 
     A number that the code computes from a size (``x / x.shape[1]``) is a statistic over channels too: the reference
-    takes the smaller model's.
+    takes the smaller model's, and where the call works point by point, it works on kept channels.
     """
     kept = structure.kept_atoms(keep)
     context = structure.context
@@ -61,11 +62,12 @@ def restricted_sites(structure: Structure, keep: Keep, scalars: Mapping[int, Map
         seen[op.owner, op.name] += 1
         if index not in wanted and index not in scalars:
             continue
-        args = [_kept_dims(context.dims(a), kept) if isinstance(a, Tensor) else None for a in op.args]
-        outs = [_kept_dims(context.dims(o), kept) if o is not None else None for o in op.outs]
+        restrict = index in wanted or torch.Tag.pointwise in op.func.tags
+        args = [_kept_dims(context.dims(a), kept) if restrict and isinstance(a, Tensor) else None for a in op.args]
+        outs = [_kept_dims(context.dims(o), kept) if restrict and o is not None else None for o in op.outs]
         if any(arg is not None for arg in args) or index in scalars:
             sizes: dict[str, Any] = {str(k): _size(value, kept) for k, value in wanted.get(index, {}).items()}
-            sizes |= {str(k): value for k, value in scalars.get(index, {}).items()}
+            sizes |= scalars.get(index, {})
             sites.append(Site(op.owner, op.name, nth, args, outs, sizes))
     return sites
 
@@ -79,7 +81,11 @@ def _kept_dims(dims: list[Dim], kept: NDArray[np.bool_]) -> list[KeptDim] | None
     if all(labels is None or kept[labels].all() for dim in dims for _, labels in dim):
         return None
     return [
-        [[size, None if labels is None else to_text(np.flatnonzero(kept[labels]))] for size, labels in dim]
+        # What is kept whole gets no text: where it is a number of boxes, other weights find another number.
+        [
+            [size, None if labels is None or kept[labels].all() else to_text(np.flatnonzero(kept[labels]))]
+            for size, labels in dim
+        ]
         for dim in dims
     ]
 
@@ -122,9 +128,7 @@ class _Restrict(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if site is None:
             return func(*args, **kwargs)
         small = [_take(a, k) for a, k in zip(args, [*site.args, *[None] * len(args)], strict=False)]
-        for position, value in site.sizes.items():
-            small[int(position)] = value
-        result = func(*small, **kwargs)
+        result = func(*small, **kwargs) if not site.sizes else _call_with(func, small, kwargs, site.sizes)
         results = (result,) if isinstance(result, Tensor) else tuple(result)
         back = [_put(r, k) for r, k in zip(results, site.outs, strict=True)]
         if _writes(func):  # the small copy was changed, and code reads on from the tensor it wrote to
@@ -139,6 +143,18 @@ class _Restrict(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise PlanError(
                 f"the silenced reference never met {call} in {layer or 'the model'}; was the model changed?"
             )
+
+
+def _call_with(func: Any, args: list[Any], kwargs: Mapping[str, Any], numbers: Mapping[str, Any]) -> Any:
+    """The call with these numbers, by position or by name, in place of its own."""
+    named = {key: value for key, value in numbers.items() if not key.isdigit()}
+    placed = {int(key): value for key, value in numbers.items() if key.isdigit()}
+    missing = range(len(args), max(placed, default=-1) + 1)
+    args = [*args, *(func._schema.arguments[position].default_value for position in missing)]
+    for position, value in placed.items():
+        old = args[position]
+        args[position] = old.new_tensor(value) if isinstance(old, Tensor) else value
+    return func(*args, **{**kwargs, **named})
 
 
 def _writes(func: Any) -> bool:

@@ -158,6 +158,7 @@ RULES: dict[str, Rule] = {
     "bmm": matrix_product,
     "mv": matrix_product,
     "dot": matrix_product,
+    "vdot": matrix_product,
     "matmul": matrix_product,
     "addmm": added_product,
     "baddbmm": added_product,
