@@ -7,6 +7,7 @@ import dataclasses
 import gzip
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -275,6 +276,35 @@ def test_a_bare_environment_is_enough(unpacked: Path, tmp_path: Path) -> None:
     assert answer_of(python, unpacked, "test")["models"]["model.onnx"]["same_label"] == 16
     (unpacked / "a.png").write_bytes(PNG)
     assert answer_of(python, unpacked, "classify", str(unpacked / "a.png"))["images"]
+
+
+@pytest.mark.slow
+def test_it_answers_the_same_on_arm(unpacked: Path, tmp_path: Path) -> None:
+    """Under user-mode emulation: what a processor of another kind computes, not how fast it does."""
+    for tool in ("qemu-aarch64-static", "apt-get", "dpkg-deb"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"no {tool} here (Debian: apt-get install qemu-user-static)")
+    room = Path(os.environ.get("RECONVENE_ARM_SYSROOT") or tmp_path / "arm").resolve()
+    if not (room / "root" / "proc" / "cpuinfo").exists():
+        script = Path(__file__).with_name("arm_sysroot.sh")
+        done = subprocess.run(["sh", script, room, sys.executable], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"no arm64 system could be put together: {done.stderr.strip().splitlines()[-1:]}")
+    places = {"PYTHONHOME": room / "root" / "usr", "PYTHONPATH": room / "site"}
+    emulator = ["qemu-aarch64-static", "-L", room / "root", *(f for k, v in places.items() for f in ("-E", f"{k}={v}"))]
+
+    def on_arm(*words: str) -> Any:
+        command = [*emulator, room / "root" / "usr" / "bin" / "python3", unpacked / "run.py", *words, "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    tested = on_arm("test")
+    assert tested["passed"] and tested["models"]["model.onnx"]["same_label"] == 16
+    example = str(unpacked / "example.ppm")
+    assert on_arm("classify", example)["images"][example][0] == pytest.approx(
+        answer(unpacked, "classify", example)["images"][example][0], abs=1e-4
+    )
 
 
 PNG = bytes.fromhex(
