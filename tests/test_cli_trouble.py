@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cli_calls import SMALL, prune, python, trouble
+from reconvene import artifact
 from reconvene.surgery import Plan
 
 MODELS = """
@@ -76,16 +77,33 @@ def test_a_disk_that_refuses_is_said_in_one_line_and_changes_nothing(
     kind: int, existing: bool, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "a"
-    before = prune(folder) if existing else None
+    if existing:
+        prune(folder)
+        (folder / "model.onnx").write_bytes(b"made from it")
+        (folder / "dense").mkdir()
+        (folder / "dense" / artifact.MANIFEST).write_bytes(b"trained beside it")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
     def refuse(descriptor: int) -> None:
         raise OSError(kind, os.strerror(kind))
 
     monkeypatch.setattr(os, "fsync", refuse)  # tests may run as root, whom no folder refuses
     assert os.strerror(kind) in trouble(capfd, "prune", *SMALL, "--seed", "1", "-o", str(folder))
-    # What was made from the artifact may be gone already; the artifact itself is what it was, with nothing beside it.
-    assert {p.name for p in tmp_path.rglob("*")} - {"timings.json"} == ({"a", *before} if before else set())
-    assert before is None or all((folder / name).read_bytes() == data for name, data in before.items())
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert {path.name for path in tmp_path.rglob("*") if path.is_dir()} == ({"a", "dense"} if existing else set())
+
+
+def test_an_artifact_that_is_replaced_takes_what_was_made_from_it_along(tmp_path: Path) -> None:
+    prune(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(b"of the first")
+    (tmp_path / ".replaced").mkdir()  # left by a process that was killed
+    prune(tmp_path, "--seed", "1")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        artifact.MANIFEST,
+        artifact.PLAN,
+        artifact.WEIGHTS,
+        "timings.json",
+    }
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits of a process are POSIX")

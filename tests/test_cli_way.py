@@ -14,6 +14,7 @@ import pytest
 from cli_calls import SMALL, answer, prune, trouble
 from reconvene import artifact, pipeline
 from reconvene.cli import main
+from reconvene.training.run import Run
 
 # ---- pruning ----
 
@@ -123,7 +124,7 @@ def test_training_data_that_does_not_fit_the_model_says_so(capfd: pytest.Capture
     assert "num_classes=10" in trouble(capfd, "train", str(tmp_path / "a"), *FAST)
 
 
-def test_train_goes_on_after_ctrl_c(tmp_path: Path) -> None:
+def test_train_goes_on_after_ctrl_c(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     folder = tmp_path / "a"
     before = prune(folder)
@@ -137,10 +138,30 @@ def test_train_goes_on_after_ctrl_c(tmp_path: Path) -> None:
     assert running.returncode == 130 and out == "" and "Traceback" not in err, err
     assert (folder / artifact.WEIGHTS).read_bytes() == before[artifact.WEIGHTS]
     done = len(_lines(folder / "train.jsonl"))
+    assert "--no-resume" in trouble(capfd, "train", str(folder), "--epochs", "11", "--limit", "200")
     again = pipeline.train(folder, _digits(200), epochs=12)
     assert again.epochs == 12 and len(_lines(folder / "train.jsonl")) == 13 > done >= 3
     assert not (folder / "checkpoint.safetensors").exists()
     assert (folder / artifact.WEIGHTS).read_bytes() != before[artifact.WEIGHTS]
+
+
+def test_an_unfinished_training_can_be_started_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+    folder = tmp_path / "a"
+    prune(folder)
+    end_epoch = Run._end_epoch
+
+    def stopped(self: Run) -> None:
+        end_epoch(self)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_end_epoch", stopped)
+        assert main(["train", str(folder), *FAST, "--seed", "7"]) == 130
+    assert (folder / "checkpoint.safetensors").exists()
+    assert main(["train", str(folder), *FAST]) == 1, "the checkpoint is of another seed"
+    assert main(["train", str(folder), *FAST, "--no-resume"]) == 0
+    assert artifact.manifest(folder).measurements["training"]["asked"]["seed"] == 0
 
 
 def _lines(path: Path) -> list[str]:

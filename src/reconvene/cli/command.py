@@ -176,6 +176,8 @@ class TrainOptions:
     """Arithmetic of the training step. auto: bfloat16 where the processor computes in it."""
     device: Annotated[str, arg(metavar="DEVICE")] = "auto"
     """cpu, cuda, cuda:1; auto: a CUDA device if there is one."""
+    no_resume: bool = False
+    """Start an unfinished training over instead of going on from its checkpoint."""
 
     def config(self, seed: int) -> TrainConfig:
         """The recipe with these options in it."""

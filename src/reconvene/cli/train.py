@@ -29,6 +29,7 @@ class Train(TrainOptions, DataOptions, Importing, Command):
             epochs=self.epochs,
             config=self.config(self.seed),
             again=self.again,
+            resume=not self.no_resume,
             allow_import=self.allow_import,
             what=f"training {self.directory}",
             steps=steps,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +32,7 @@ BENCH, REPORT, TIMINGS = "bench.json", "report.html", "timings.json"
 PREPROCESSING = "preprocessing"
 """Measurement of a trained artifact: what pictures go through, and what its classes are called."""
 SAMPLES_A_CLASS = 10
+_ASIDE = ".replaced"
 _DERIVED = (CHECKPOINT_NAME, LOG_NAME, BENCH, REPORT, TIMINGS, "model.onnx", "dense.onnx")
 
 
@@ -100,8 +103,8 @@ def prune(
     ratios = {row.layer: row.ratio for row in report.rows if row.ratio is not None}
     facts = {**asdict(pruning), "budget": dict(budget.asked), "spread": ratios}
     with steps(f"saving to {folder}", False):
-        _forget(folder)
-        artifact.save(small, folder, plan=plan, source=source, extra={"pruning": facts})
+        with _set_aside(folder):
+            artifact.save(small, folder, plan=plan, source=source, extra={"pruning": facts})
         # Beside the artifact's own files: those are the same bytes for the same seed, and seconds never are.
         artifact.write_atomic(folder / TIMINGS, (json.dumps(plan.timings, indent=1) + "\n").encode())
     return plan
@@ -122,17 +125,37 @@ def _timed(plan: Plan, step: str) -> Iterator[None]:
     plan.timings[step] = time.perf_counter() - start
 
 
-def _forget(folder: Path) -> None:
-    """Remove what was made from an artifact that is about to be replaced: it would be taken for the new one's."""
-    if not folder.is_dir():
-        return
+@contextmanager
+def _set_aside(folder: Path) -> Iterator[None]:
+    """Keep what was made from an artifact out of the way while that is replaced: it would be taken for the new one's.
+
+    Where the replacing fails everything comes back; where it succeeds everything goes. A process that is killed in
+    between leaves it in ``_ASIDE``, where nothing takes it for the new one's.
+    """
+    aside, manifest = folder / _ASIDE, folder / artifact.MANIFEST
+    names = [name for name in _DERIVED if (folder / name).exists()]
+    names += [DENSE] if (folder / DENSE / artifact.MANIFEST).exists() else []
+    before = manifest.read_bytes() if manifest.exists() else None
     try:
-        for name in _DERIVED:
-            (folder / name).unlink(missing_ok=True)
-        if (folder / DENSE / artifact.MANIFEST).exists():
-            shutil.rmtree(folder / DENSE)
-    except OSError as error:
-        raise ArtifactError(f"cannot clear {folder}: {error.strerror or error}") from error
+        if aside.exists():
+            shutil.rmtree(aside)
+        if names:
+            aside.mkdir()
+        for name in names:
+            os.replace(folder / name, aside / name)
+        yield
+    except BaseException as error:
+        # An artifact can be in place and its saving fail all the same: the old one's things are not its own.
+        if names and manifest.exists() and manifest.read_bytes() == before:
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):  # it was not moved yet
+                    os.replace(aside / name, folder / name)
+            aside.rmdir()
+        if isinstance(error, OSError):
+            raise ArtifactError(f"cannot replace what is in {folder}: {error.strerror or error}") from error
+        raise
+    if names:
+        shutil.rmtree(aside)
 
 
 class Samples:

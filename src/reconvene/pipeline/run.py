@@ -77,6 +77,7 @@ def run(
     epochs: int = 5,
     config: TrainConfig = TrainConfig(),  # noqa: B008  # frozen
     overwrite: bool = False,
+    resume: bool = True,
     allow_import: bool = False,
     command: str | None = None,
     steps: Steps = quiet,
@@ -103,7 +104,16 @@ def run(
     if not (folder / DENSE / artifact.MANIFEST).exists():
         artifact.save(artifact.dense(folder, allow_import=allow_import), folder / DENSE)
     for place, what in ((folder / DENSE, "training dense"), (folder, "training pruned")):
-        train(place, dataset, epochs=epochs, config=config, allow_import=allow_import, what=what, steps=steps)
+        train(
+            place,
+            dataset,
+            epochs=epochs,
+            config=config,
+            resume=resume,
+            allow_import=allow_import,
+            what=what,
+            steps=steps,
+        )
     exports = export(folder, dataset=dataset, with_dense=True, allow_import=allow_import, steps=steps)
     bench(folder, seed=pruning.seed, allow_import=allow_import, steps=steps)
     page = report(folder, command=command)

@@ -43,6 +43,7 @@ def train(
     epochs: int,
     config: TrainConfig = TrainConfig(),  # noqa: B008  # frozen
     again: bool = False,
+    resume: bool = True,
     allow_import: bool = False,
     what: str = "training",
     steps: Steps = quiet,
@@ -54,6 +55,7 @@ def train(
 
     Args:
         again: train a trained artifact on, from its trained weights.
+        resume: go on from a checkpoint where there is one; otherwise start over.
 
     Raises TrainingError: among others, when the artifact was trained in another way already and ``again`` is not set.
     """
@@ -70,7 +72,13 @@ def train(
     model = artifact.load(folder, allow_import=allow_import)
     with steps(what, True):
         result = train_model(
-            model, dataset, epochs=epochs, directory=folder, config=config, progress=steps is not quiet
+            model,
+            dataset,
+            epochs=epochs,
+            directory=folder,
+            config=config,
+            resume=resume,
+            progress=steps is not quiet,
         )
     evaluation = result.evaluation
     training = Training(
