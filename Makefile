@@ -13,7 +13,7 @@ help:
 	@echo "make test-zoo   the tests over whole model zoos"
 	@echo "make fuzz       5,000 new random networks, each proved; a failure prints what rebuilds it"
 	@echo "make check      style and types only"
-	@echo "make bench      the scripts in benchmarks/"
+	@echo "make bench      what the speed of structure, saliency and pruning is measured by"
 	@echo "make docs       the documentation, into site/"
 
 setup: .venv/.ready
@@ -55,8 +55,11 @@ format: .venv/.ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+BENCHMARKS := structure_scaling structure_time speed_table prune_time synflow_time
+
 bench: .venv/.ready
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
 
 docs: .venv/.docs
 	$(BIN)/zensical build --strict

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ entry = importlib.import_module("architectures.entry")
 proving = importlib.import_module("architectures.proving")
 results = importlib.import_module("architectures.results")
 zoo_table = importlib.import_module("zoo_table")
+speed_table = importlib.import_module("speed_table")
 
 PROVED: dict[str, Any] = {
     "name": "own/net", "source": "own", "replay": True, "train": True, "lossless_error": 1e-15, "tolerance": 2e-6,
@@ -80,3 +82,10 @@ def test_the_coverage_page_lists_every_network_and_every_exception() -> None:
     assert "| all | 2 | 1 | 0 | 0 | 1 |" in text
     assert "| timm/odd | failed | 30% | a \\| b |" in text
     assert "| own/net | 10 | 30% | 2 | 0.010 | 1e-15 | proved |" in text
+
+
+def test_the_page_about_speed_is_the_one_that_the_results_give() -> None:
+    scaling, rivals = speed_table.read(speed_table.SCALING), speed_table.read(speed_table.RIVALS)
+    assert speed_table.PAGE.read_text(encoding="utf-8") == speed_table.page(scaling, rivals)
+    assert speed_table.CHART.read_text(encoding="utf-8") == speed_table.chart(speed_table.grown(scaling))
+    ET.fromstring(speed_table.chart(speed_table.grown(scaling)))
