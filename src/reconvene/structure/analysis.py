@@ -102,7 +102,7 @@ def analyse(model: nn.Module, example_inputs: Any, *, trial: bool = True) -> Str
 
 def label(recording: Recording) -> Context:
     """Read the recorded calls in order and note what is coupled."""
-    context = Context(known_cuts=recording.sizes.known_cuts)
+    context = Context(known_cuts=recording.sizes.known_cuts, chunks=recording.sizes.chunks)
     for tensor in recording.parameters.values():
         fixed = not tensor.is_floating_point()
         dims: list[Dim] = [
@@ -133,7 +133,7 @@ def assemble(recording: Recording, context: Context, repairs: list[str] | None =
     while True:
         root = solve(context.labels)
         groups, atom_group, atom_channel = build_groups(recording, context, root)
-        equations = solve_equations(context, recording.sizes, groups, atom_group)
+        equations = solve_equations(context, recording.sizes, groups, (root, atom_group, atom_channel))
         open_dims = [
             (dim, reason)
             for dim, reason in equations.pinned
@@ -141,6 +141,9 @@ def assemble(recording: Recording, context: Context, repairs: list[str] | None =
         ]
         balances = build_balances(context, groups, atom_group, equations.balances)
         stuck = _only_dense(balances)
+        if equations.unions:
+            context.labels.unions += equations.unions
+            continue
         if not open_dims and not stuck:
             break
         for dim, reason in open_dims:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reconvene.structure.groups import Balance, Group
-from reconvene.structure.labels import Dim
+from reconvene.structure.labels import Dim, Vector
 from reconvene.structure.rules import Context
 from reconvene.structure.sizes import Expression, SizeLog
 
@@ -78,6 +78,12 @@ class Ratio:
             top = first.plus(second, sign) if first is not None and second is not None else None
         return Ratio(top, bottom) if top is not None and bottom is not None else None
 
+    @property
+    def whole(self) -> bool:
+        """Whether the value is a whole number at all widths."""
+        numbers = (self.top.constant, *(coefficient for _, coefficient in self.top.coefficients))
+        return self.bottom.fixed and all((number / self.bottom.constant).denominator == 1 for number in numbers)
+
     def difference(self, other: Ratio) -> Linear | None:
         """A linear form that is zero exactly where both are equal."""
         if self.bottom == other.bottom:
@@ -99,18 +105,28 @@ class Equations:
     balances: list[Balance] = field(default_factory=list)
     pinned: list[tuple[Dim, str]] = field(default_factory=list)
     """Dimensions in equations that are not linear, with the reason."""
+    unions: list[tuple[Vector, Vector]] = field(default_factory=list)
+    """Dimensions of constants that are as long as a group is wide, with the atoms of that group."""
 
 
 def solve_equations(
-    context: Context, log: SizeLog, groups: tuple[Group, ...], atom_group: NDArray[np.int64]
+    context: Context, log: SizeLog, groups: tuple[Group, ...], solved: tuple[Vector, Vector, Vector]
 ) -> Equations:
-    """Give every attribute its owner, and turn what remains into balances or pins."""
-    return _Solver(context, groups, atom_group).run(log)
+    """Give every attribute its owner, and turn what remains into balances or pins.
+
+    Args:
+        context: labels of all tensors.
+        log: the equations.
+        groups: the prunable groups.
+        solved: channel, group and number in the group of every atom.
+    """
+    return _Solver(context, groups, solved).run(log)
 
 
 class _Solver:
-    def __init__(self, context: Context, groups: tuple[Group, ...], atom_group: NDArray[np.int64]) -> None:
-        self.context, self.atom_group = context, atom_group
+    def __init__(self, context: Context, groups: tuple[Group, ...], solved: tuple[Vector, Vector, Vector]) -> None:
+        self.context = context
+        self.root, self.atom_group, self.atom_channel = solved
         self.widths = np.array([g.width for g in groups], dtype=np.int64)
         self.out = Equations()
         self.sizes: dict[tuple[int, int], Linear | None] = {}
@@ -118,14 +134,41 @@ class _Solver:
     def run(self, log: SizeLog) -> Equations:
         pending = list(log.equations)
         for inverse in (False, True):  # a size used as it is says more of an attribute than one used in a product
-            progress = True
-            while progress:
-                before = len(pending)
-                pending = [equation for equation in pending if not self._own(equation, inverse)]
-                progress = len(pending) < before
+            pending = self._own_all(pending, inverse)
+        while any(self._own_largest(equation) for equation in pending):
+            pending = self._own_all(pending, True)
         for left, right, place in pending:
+            if self._adopted(left, right):
+                continue
             self._balance(left, right, f"{place or 'the model'} keeps sizes that depend on each other")
         return self.out
+
+    def _own_all(
+        self, pending: list[tuple[Expression, Expression, str]], inverse: bool
+    ) -> list[tuple[Expression, Expression, str]]:
+        while True:
+            before = len(pending)
+            pending = [equation for equation in pending if not self._own(equation, inverse)]
+            if len(pending) == before:
+                return pending
+
+    def _own_largest(self, equation: tuple[Expression, Expression, str]) -> bool:
+        """Of several unknown attributes on one side the largest is a width; the others count things and stay."""
+        for one, other in (equation[:2], equation[1::-1]):
+            unknown = self._unknown(one)
+            target = self.value(other) if len(unknown) > 1 and not self._unknown(other) else None
+            if target is None or target.top.fixed:
+                continue
+            largest = max(unknown, key=lambda key: _present(key, one))
+            rest = {key: Ratio(Linear(Fraction(_present(key, one)))) for key in unknown if key != largest}
+            self.out.owned |= rest
+            answer = self._invert(one, target)
+            for key in rest:
+                del self.out.owned[key]
+            if answer is not None and answer.whole:
+                self.out.owned[largest] = answer
+                return True
+        return False
 
     def _own(self, equation: tuple[Expression, Expression, str], inverse: bool) -> bool:
         for one, other in (equation[:2], equation[1::-1]):
@@ -195,6 +238,24 @@ class _Solver:
                 factor = Linear(Fraction(int(counts[0])), moving)
             total = total.times(factor) if total is not None else None
         return total
+
+    def _adopted(self, left: Expression, right: Expression) -> bool:
+        """Let a dimension that no parameter has (of a constant, of copies) have the channels whose number it has."""
+        for one, other in ((left, right), (right, left)):
+            dim = self.context.dims(one[1])[one[2]] if one[0] == "dim" else ()
+            labels = dim[0][1] if len(dim) == 1 else None
+            if labels is None or (self.atom_group[labels] >= 0).any() or not self.root[labels].all():
+                continue
+            value = self.value(other)
+            if value is None or value.bottom != Linear(Fraction(1)) or value.top.constant:
+                continue
+            if len(value.top.coefficients) == 1 and value.top.coefficients[0][1] == 1:
+                atoms = np.flatnonzero(self.atom_group == value.top.coefficients[0][0])
+                first = np.unique(self.atom_channel[atoms], return_index=True)[1]
+                if len(first) == len(labels):
+                    self.out.unions.append((labels, atoms[first]))
+                    return True
+        return False
 
     def _balance(self, left: Expression, right: Expression, reason: str) -> None:
         unknown = [key for side in (left, right) for key in self._unknown(side)]

@@ -47,7 +47,7 @@ class Replay:
 
 def prove_by_trial(model: nn.Module, example_inputs: Any, structure: Structure) -> Structure:
     """Try every group at half width; pin what disagrees and solve again until nothing does."""
-    for attempt in range(len(structure.recording.ops) + 2):
+    for attempt in range(2 * len(structure.recording.ops) + 2):  # a view can be pinned in two steps
         if not structure.prunable:
             return structure
         widths = settle(structure.balances, np.maximum(1, (structure.widths + 1) // 2), structure.widths)
@@ -224,18 +224,20 @@ def _all_names(structure: Structure, shapes: Mapping[str, tuple[int, ...]]) -> d
 def pin_site(model: nn.Module, structure: Structure, number: int, why: str) -> Structure:
     """Pin what the disagreeing call touches; if that is pinned already, what the calls before it touch.
 
-    The same call in other layers of the same class is pinned with it: the same code makes the same mistake.
+    Of a view, first only the dimensions whose sizes the code gives as plain numbers. The same call in other layers of
+    the same class is pinned with it: the same code makes the same mistake.
     """
     context = structure.context
     ops = structure.eval_ops()
     kinds = _kinds(model, ops)
     for back in range(number, -1, -1):
         twins = [op for op, kind in zip(ops, kinds, strict=True) if kind == kinds[back]]
-        if not any(_open(structure, dim) for dim in _dims_of(structure, ops[back])):
+        dims_of = next((of for of in (_literal_dims, _dims_of) if _any_open(structure, of(structure, ops[back]))), None)
+        if dims_of is None:
             continue
         for op in twins:
             reason = f"{op.site} does not follow smaller sizes ({why})"
-            for dim in _dims_of(structure, op):
+            for dim in dims_of(structure, op):
                 context.labels.pin(dim, reason)
         note = f"{ops[back].site} does not follow smaller sizes ({why})"
         return assemble(structure.recording, context, [*structure.repairs, note])
@@ -252,6 +254,18 @@ def _kinds(model: nn.Module, ops: list[Op]) -> list[tuple[type, str, int]]:
         kinds.append((type(model.get_submodule(op.owner)), op.name, seen[op.owner, op.name]))
         seen[op.owner, op.name] += 1
     return kinds
+
+
+def _literal_dims(structure: Structure, op: Op) -> list[Dim]:
+    """Dimensions of a view whose sizes are plain numbers in the code."""
+    out = op.outs[0] if op.outs else None
+    axes = structure.recording.sizes.literal.get(id(out), []) if out is not None else []
+    dims = structure.context.dims(out) if out is not None else []
+    return [dims[axis] for axis in axes if axis < len(dims)]
+
+
+def _any_open(structure: Structure, dims: list[Dim]) -> bool:
+    return any(_open(structure, dim) for dim in dims)
 
 
 def _dims_of(structure: Structure, op: Op) -> list[Dim]:

@@ -103,6 +103,10 @@ class SizeLog:
     equations: list[tuple[Expression, Expression, str]] = field(default_factory=list)
     known_cuts: set[int] = field(default_factory=set)
     """Outputs of slices and splits all of whose sizes come from attributes and shapes."""
+    chunks: set[int] = field(default_factory=set)
+    """Outputs of ``chunk``, which says how many pieces there are and not how long they are."""
+    literal: dict[int, list[int]] = field(default_factory=dict)
+    """Outputs of views, with the axes whose sizes the code gives as plain numbers."""
     active: bool = True
     stack: list[str] = field(default_factory=lambda: [""])
 
@@ -169,8 +173,6 @@ def _tensor_methods(log: SizeLog) -> Iterator[None]:
             patch(torch.Tensor, name, _noting(getattr(torch.Tensor, name), note, log))
         for name, note in _FUNCTIONS.items():
             patch(torch, name, _noting(getattr(torch, name), note, log))
-        for name in ("layer_norm", "rms_norm"):
-            patch(torch.nn.functional, name, _noting(getattr(torch.nn.functional, name), _normalised, log))
         yield
     finally:
         for place, name, old in reversed(own):
@@ -217,6 +219,8 @@ def _viewed(log: SizeLog, out: Any, tensor: Any, *sizes: Any, **named: Any) -> N
         sizes = (*sizes, *named.values())
     for axis, size in enumerate(_sizes(sizes)):
         log.sized(out, axis, size)
+        if type(size) is int and size > 1:
+            log.literal.setdefault(id(out), []).append(axis)
 
 
 def _unflattened(log: SizeLog, out: Any, tensor: Any, dim: Any = 0, sizes: Any = (), **_: Any) -> None:
@@ -243,6 +247,10 @@ def _split(log: SizeLog, out: Any, tensor: Any, sizes: Any = None, dim: Any = 0,
         log.sized(piece, axis, size)
     if isinstance(sizes, (tuple, list)) and all(isinstance(size, Size) for size in pieces):
         log.known_cuts.update(id(piece) for piece in out)
+
+
+def _chunked(log: SizeLog, out: Any, tensor: Any, chunks: Any = None, dim: Any = 0) -> None:
+    log.chunks.update(id(piece) for piece in out)
 
 
 def _narrowed(log: SizeLog, out: Any, tensor: Any, dim: Any, start: Any, length: Any) -> None:
@@ -286,10 +294,12 @@ _METHODS: dict[str, Callable[..., None]] = {
     "view": _viewed,
     "reshape": _viewed,
     "expand": _viewed,
+    "broadcast_to": _viewed,
     "unflatten": _unflattened,
     "split": _split,
     "split_with_sizes": _split,
     "narrow": _narrowed,
+    "chunk": _chunked,
     "__getitem__": _indexed,
     "new_zeros": _made_like,
     "new_ones": _made_like,
@@ -297,7 +307,11 @@ _METHODS: dict[str, Callable[..., None]] = {
     "new_full": lambda log, out, tensor, sizes, *_, **__: _made(log, out, sizes),
 }
 _FUNCTIONS: dict[str, Callable[..., None]] = {
+    "layer_norm": _normalised,  # not those of torch.nn.functional, which other libraries import by name
+    "rms_norm": _normalised,
+    "chunk": _chunked,
     "reshape": _viewed,
+    "broadcast_to": _viewed,
     "unflatten": _unflattened,
     "split": _split,
     "narrow": _narrowed,

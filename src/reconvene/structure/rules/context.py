@@ -32,6 +32,8 @@ class Context:
     """Tensors that are parameters or views of parameters."""
     known_cuts: set[int] = field(default_factory=set)
     """Outputs of slices and splits whose sizes follow from attributes and shapes."""
+    chunks: set[int] = field(default_factory=set)
+    """Pieces of ``chunk``: the last one may be shorter."""
     index: int = 0
 
     def dims(self, tensor: Tensor) -> list[Dim]:

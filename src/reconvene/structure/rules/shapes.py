@@ -118,13 +118,14 @@ def split(ctx: Context, op: Op) -> None:
     dims = ctx.dims(x)
     sizes = [out.shape[axis] for out in op.outs if out is not None]
     known = all(id(out) in ctx.known_cuts for out in op.outs)
-    vectors = _cut(ctx, op, dims[axis], sizes, known=known)
+    counted = all(id(out) in ctx.chunks for out in op.outs)
+    vectors = _cut(ctx, op, dims[axis], sizes, known=known, counted=counted)
     for out, size, vector in zip(op.outs, sizes, vectors, strict=True):
         piece = rigid(size) if vector is None or size == 1 else ((size, vector),)
         ctx.set(out, [*dims[:axis], piece, *dims[axis + 1 :]])
 
 
-def _cut(ctx: Context, op: Op, dim: Dim, sizes: list[int], *, known: bool) -> list[Vector | None]:
+def _cut(ctx: Context, op: Op, dim: Dim, sizes: list[int], *, known: bool, counted: bool) -> list[Vector | None]:
     whole = ctx.labels.flat(dim, op.site)
     if whole is None or len(sizes) == 1:
         return [whole] * len(sizes)
@@ -133,6 +134,10 @@ def _cut(ctx: Context, op: Op, dim: Dim, sizes: list[int], *, known: bool) -> li
         return list(pieces)  # equations hold the pieces to the sizes the code gives
     if len(set(sizes)) == 1 and sizes[0] > 1:
         ctx.labels.pieces.append((pieces, f"{op.site} cuts it into equal pieces"))
+    elif counted and sizes[0] - sizes[-1] < len(sizes):
+        # As much shorter as it is now, the last piece comes out of as many pieces again. Zeros stand for what it lacks.
+        last = np.concatenate([pieces[-1], np.zeros(sizes[0] - sizes[-1], dtype=np.int64)])
+        ctx.labels.pieces.append(([*pieces[:-1], last], f"{op.site} cuts it into pieces, the last one shorter"))
     else:
         ctx.pin(op, dim, why=f"{op.site} cuts it into unequal pieces")
     return list(pieces)
@@ -168,6 +173,16 @@ def select(ctx: Context, op: Op) -> None:
     ctx.pin(op, dims[axis], why=f"{op.site} takes one position of it")
     for out in op.outs:
         ctx.set(out, [dim for a, dim in enumerate(dims) if a != axis])
+
+
+def windows(ctx: Context, op: Op) -> None:
+    """``unfold``: windows slide over one dimension, which must be whole; what is in a window comes last."""
+    x, out = op.args[0], op.outs[0]
+    assert out is not None
+    axis = axis_of(op.args[1], x.ndim)
+    dims = ctx.dims(x)
+    ctx.pin(op, dims[axis], why=f"{op.site} slides over it")
+    ctx.set(out, [*dims[:axis], rigid(out.shape[axis]), *dims[axis + 1 :], rigid(out.shape[-1])])
 
 
 def unbind(ctx: Context, op: Op) -> None:
@@ -278,6 +293,7 @@ RULES: dict[str, Rule] = {
     "slice": cut,
     "select": select,
     "unbind": unbind,
+    "unfold": windows,
     "index": index,
     "_unsafe_index": index,
     "index_select": index_select,
