@@ -31,6 +31,7 @@ ORDER = [
     "training",
     "deploy",
     "report",
+    "experiments",
     "pipeline",
     "cli",
     "__init__",

@@ -67,3 +67,7 @@ class ExportError(ReconveneError):
 
 class VerificationError(ReconveneError):
     """What was exported does not compute what the model computes."""
+
+
+class ExperimentError(ReconveneError):
+    """An experiment cannot be read or run as written: the message says which part of it and what would work."""

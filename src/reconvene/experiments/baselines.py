@@ -1,0 +1,184 @@
+"""Widths by other means, each as curves of its own for the one solver: so all keep budgets and round alike.
+
+A curve says how much pressure it takes to cut a group to ``k`` channels; the solver raises the pressure, the same for
+all groups, until the budget is kept. No trades follow (``slack=0``): a baseline's widths are its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from reconvene import saliency
+from reconvene.allocation import Budget, allocate
+from reconvene.allocation.costs import CostModel
+from reconvene.errors import UnknownNameError
+from reconvene.evaluator import Curve, Sensitivity
+from reconvene.evaluator.channels import channel_scores
+from reconvene.evaluator.curves import Floats
+from reconvene.evaluator.density import invert
+from reconvene.experiments.setting import Prepared, Setting, carry_out
+from reconvene.planning import Choice, chosen, plan_by, timed
+from reconvene.saliency import Saliency
+from reconvene.structure import Group, Structure
+from reconvene.surgery import Plan, Row
+from reconvene.surgery.ranges import to_text
+
+Curves = Callable[[Structure, CostModel], list[Floats]]
+# How far down PreCrop looks beyond the budget: layers' densities are followed to this share of it.
+BELOW = 0.25
+NARROWEST, WIDEST = 1 / 3, 3.0
+
+
+def uniform(setting: Setting) -> Prepared:
+    """The same share of channels in every group: ``loss(k) = log(width / k)``."""
+    return _from(setting, "uniform", lambda structure, costs: [log_share(g.width) for g in structure.prunable])
+
+
+def random_widths(setting: Setting) -> Prepared:
+    """Shares ``s ** u`` with ``log u`` uniform, drawn per group from the seed."""
+    rng = np.random.Generator(np.random.PCG64([setting.seed, 1]))
+
+    def curves(structure: Structure, costs: CostModel) -> list[Floats]:
+        groups = structure.prunable
+        pace = np.exp(rng.uniform(np.log(NARROWEST), np.log(WIDEST), len(groups)))
+        return [log_share(g.width) / u for g, u in zip(groups, pace, strict=True)]
+
+    return _from(setting, "random", curves)
+
+
+def precrop(setting: Setting) -> Prepared:
+    """PreCrop-style (2203.02549): a layer of density ``d`` keeps the share ``sqrt(d)`` of its output channels.
+
+    Coupled groups keep the geometric mean over the layers that produce them. The paper's text gives no code for
+    residual networks; that mean is our choice.
+    """
+    criterion = str(setting.options["criterion"])
+
+    def curves(structure: Structure, costs: CostModel) -> list[Floats]:
+        found = _score(setting, criterion, _tightest(setting.asked, costs) * BELOW)
+        nats = -np.log(np.asarray(found.levels, dtype=np.float64))
+        return [invert(nats, _depth(group, found), group.width) for group in structure.prunable]
+
+    return _from(setting, f"precrop {criterion}", curves)
+
+
+def channels(setting: Setting) -> Prepared:
+    """Channel scores under one threshold for the whole network (SNAP, 3SP): ``loss(k)`` is the best score cut.
+
+    ``normalised`` divides a channel's score by what the budget's tightest cost saves when it leaves.
+    """
+    criterion, normalised = str(setting.options["criterion"]), bool(setting.options["normalised"])
+
+    def curves(structure: Structure, costs: CostModel) -> list[Floats]:
+        found = _score(setting, criterion, 0.5)
+        scores = channel_scores(structure.prunable, found.scores)
+        if normalised:
+            saved = _saved(structure, costs, _tightest_cost(setting.asked, costs))
+            scores = [score / price for score, price in zip(scores, saved, strict=True)]
+        return [thresholded(score) for score in scores]
+
+    return _from(setting, f"channels {criterion}", curves)
+
+
+def cut(setting: Setting) -> Prepared:
+    """One group alone to a share of its channels, its first ones; all others stay whole. No budget is asked."""
+    name, share = str(setting.options["group"]), float(setting.options["share"])
+
+    def choose(structure: Structure, costs: CostModel, timings: dict[str, float]) -> Choice:
+        names = [group.name for group in structure.prunable]
+        if name not in names:
+            raise UnknownNameError("prunable group", name, names)
+        widths = structure.widths
+        g = names.index(name)
+        widths[g] = max(1, round(share * int(widths[g])))
+        keep = [np.arange(width, dtype=np.int64) for width in widths]
+        rows = [
+            Row(group.name, group.width, len(k), to_text(k)) for group, k in zip(structure.prunable, keep, strict=True)
+        ]
+        paid = {"dense": dict(costs.dense), "pruned": costs.evaluate_all(widths)}
+        return Choice(keep, rows, {"criterion": "hand", "costs": paid})
+
+    plan = plan_by(setting.model, setting.inputs, choose, seed=setting.seed)
+    return carry_out(setting, plan, rectify=str(setting.options["rectify"]))
+
+
+def plan_from(setting: Setting, name: str, curves: Curves) -> Plan:
+    """The plan of the widths that keep the budget under these curves."""
+
+    def choose(structure: Structure, costs: CostModel, timings: dict[str, float]) -> Choice:
+        with timed(timings, "sensitivity"):
+            found = sensitivity(structure.prunable, curves(structure, costs), name)
+        with timed(timings, "allocation"):
+            allocation = allocate(structure, found, costs, setting.asked, round_to=setting.round_to, slack=0.0)
+        return chosen(found, allocation, setting.asked)
+
+    return plan_by(setting.model, setting.inputs, choose, seed=setting.seed)
+
+
+def sensitivity(groups: Sequence[Group], losses: Sequence[Floats], name: str) -> Sensitivity:
+    """Curves as an evaluator would hand them on; of every group the first channels are the ones to keep."""
+    curves = []
+    for group, loss in zip(groups, losses, strict=True):
+        final = loss.copy()
+        final[0], final[-1] = np.inf, 0.0
+        first = -np.arange(group.width, dtype=np.float64)
+        curves.append(Curve(group.name, group.width, final, first, 1.0, group.width, float(final[1])))
+    return Sensitivity(name, name, "pressure", 1.0, tuple(curves))
+
+
+def log_share(width: int) -> Floats:
+    """``log(width / k)`` for ``k`` from 0 to ``width``; the first is infinite."""
+    kept = np.arange(width + 1, dtype=np.float64)
+    return np.log(width / np.maximum(kept, 1e-300))
+
+
+def thresholded(score: Floats) -> Floats:
+    """``loss[k]``: the highest score among the channels that leave when the best ``k`` stay."""
+    best = np.maximum(np.sort(score)[::-1], 0.0)
+    return np.concatenate([best, [0.0]])
+
+
+def _from(setting: Setting, name: str, curves: Curves) -> Prepared:
+    plan = plan_from(setting, name, curves)
+    return carry_out(setting, plan, rectify=str(setting.options["rectify"]))
+
+
+def _score(setting: Setting, criterion: str, density: float) -> Saliency:
+    needs = criterion in ("snip", "grasp")
+    data = setting.samples() if needs else None
+    return saliency.score(
+        setting.model, setting.inputs, criterion, data=data, seed=setting.seed, density=max(density, 1e-4)
+    )
+
+
+def _depth(group: Group, found: Saliency) -> Floats:
+    """``-log`` of the share of channels kept, per level."""
+    producers = [s.parameter for s in group.slots if s.dim == 0 and s.parameter in found.scores]
+    touching = producers or [name for name in group.parameters if name in found.scores]
+    if not touching:
+        return np.zeros(len(found.levels))
+    least = [0.5 / found.scores[name].numel() for name in touching]
+    logs = [np.log(np.maximum(found.densities[name], low)) for name, low in zip(touching, least, strict=True)]
+    return np.asarray(-0.5 * np.mean(logs, axis=0), dtype=np.float64)
+
+
+def _tightest(budget: Budget, costs: CostModel) -> float:
+    limits = budget.limits({name: float(value) for name, value in costs.dense.items()})
+    return min(limit / costs.dense[name] for name, limit in limits.items())
+
+
+def _tightest_cost(budget: Budget, costs: CostModel) -> str:
+    limits = budget.limits({name: float(value) for name, value in costs.dense.items()})
+    return min(limits, key=lambda name: limits[name] / costs.dense[name])
+
+
+def _saved(structure: Structure, costs: CostModel, cost: str) -> list[float]:
+    """What one channel of each group costs in the dense network; at least one, for groups that are free."""
+    saved = []
+    for g in range(len(structure.prunable)):
+        widths = structure.widths
+        widths[g] -= 1
+        saved.append(max(1.0, float(costs.dense[cost] - costs.evaluate(cost, widths))))
+    return saved

@@ -1,0 +1,126 @@
+"""The harness: every run of an experiment in a process of its own, one after the other, until all are done.
+
+What is finished is a line in the file of results and is never done again. A run that crashes loses itself and nothing
+else; one that is stopped goes on from its checkpoint when the experiment is run again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from reconvene.experiments.config import Experiment, Run
+from reconvene.experiments.results import Record, append_result, of_keys, read_results
+from reconvene.experiments.single import ERROR, RESULT, RUN
+from reconvene.training.checkpoint import write_atomic
+
+Say = Callable[[str], None]
+PATIENCE = 15.0  # seconds for a run that was asked to stop
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where an experiment stands: the records there are, what failed in this call and why, how many runs are left."""
+
+    records: tuple[Record, ...]
+    failed: dict[str, str]
+    left: int
+
+
+def compare(
+    experiment: Experiment,
+    results: Path,
+    work: Path,
+    *,
+    seconds: float | None = None,
+    only: Sequence[str] = (),
+    say: Say = lambda line: None,
+) -> Outcome:
+    """Do every run of ``experiment`` that ``results`` (JSON lines) does not hold yet; ``work`` is for unfinished ones.
+
+    Args:
+        seconds: stop after so long, in the middle of a run if need be; the next call goes on from its checkpoint.
+        only: words of which one at least must occur in the description of a run; all runs by default.
+        say: told of every run as it ends, with an estimate of the rest.
+
+    Raises:
+        ExperimentError: the file of results is damaged.
+    """
+    wanted = [run for run in experiment.runs if not only or any(word in str(run) for word in only)]
+    done = {record["key"] for record in read_results(results)}
+    todo = [run for run in wanted if run.key not in done]
+    deadline = None if seconds is None else time.monotonic() + seconds
+    failed: dict[str, str] = {}
+    took: list[float] = []
+    for number, run in enumerate(todo, start=1):
+        if deadline is not None and time.monotonic() >= deadline:
+            break
+        start = time.monotonic()
+        folder = work / run.key
+        trouble = _one(run, experiment.sources[run.data], folder, deadline)
+        took.append(time.monotonic() - start)
+        if trouble is None and (folder / RESULT).exists():
+            record = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+            append_result(results, record)
+            shutil.rmtree(folder)
+            told = f"{record['accuracy']:.2%}"
+        elif trouble is None:
+            say(f"[{number}/{len(todo)}] {run}: stopped, to be continued")
+            break
+        else:
+            failed[run.key] = trouble
+            told = f"failed: {trouble}"
+        rest = sum(took) / len(took) * (len(todo) - number)
+        say(f"[{number}/{len(todo)}] {run}: {told}, {took[-1]:.0f} s; about {_spoken(rest)} left")
+    records = of_keys(read_results(results), [run.key for run in wanted])
+    return Outcome(tuple(records), failed, len(wanted) - len(records))
+
+
+def _one(run: Run, source: str, folder: Path, deadline: float | None) -> str | None:
+    """What went wrong with one run, if anything did; it is stopped at the deadline, which is no failure."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (ERROR, RESULT):
+        (folder / name).unlink(missing_ok=True)
+    write_atomic(folder / RUN, json.dumps({"run": asdict(run), "data": source}).encode())
+    with (folder / "output.txt").open("w", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "reconvene.experiments.single", str(folder)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
+        try:
+            code = process.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            _stop(process)
+            return None
+        except BaseException:  # Ctrl-C above all: no run outlives the experiment
+            _stop(process)
+            raise
+    if code == 0:
+        return None
+    if (folder / ERROR).exists():
+        return (folder / ERROR).read_text(encoding="utf-8").strip()
+    last = (folder / "output.txt").read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
+    return f"its process ended with {code}: {last}"
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _spoken(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,172 @@
+"""An experiment as one file, and the runs it comes to: arms x models x data x budgets x seeds."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from reconvene.allocation import Budget
+from reconvene.errors import ExperimentError
+from reconvene.experiments.arms import ARMS, arm_named
+from reconvene.training import TrainConfig
+
+_RECIPE = {entry.name for entry in fields(TrainConfig)} - {"seed", "checkpoint_seconds"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that decides one result: two runs that are equal are one run. Budgets and options as they are written.
+
+    ``data`` is a name; where those images lie is the business of the machine, and ``limit`` is how many are used of
+    each split. ``seed`` draws the initial weights, the criterion's noise and data, and the order of training.
+    """
+
+    arm: str
+    options: dict[str, Any]
+    model: str
+    args: dict[str, Any]
+    data: str
+    limit: int | None
+    budget: dict[str, Any]
+    seed: int
+    epochs: int
+    train: dict[str, Any]
+    input: tuple[int, ...] | None = None
+    round_to: int = 8
+    latency: bool = True
+    corruptions: bool = False
+
+    @property
+    def key(self) -> str:
+        """Sixteen hex digits that name this run."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def label(self) -> str:
+        """The arm and those of its options that are not the usual ones."""
+        return arm_label(self.arm, self.options)
+
+    def __str__(self) -> str:
+        size = f" x{self.args['width']:g}" if "width" in self.args else ""
+        asked = " and ".join(f"{cost} {value}" for cost, value in self.budget.items()) or "whole"
+        return f"{self.model}{size}, {self.data}, {asked}, {self.label}, seed {self.seed}"
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Run:
+        """Undo ``asdict`` after JSON."""
+        shape = values.get("input")
+        return cls(**{**values, "input": None if shape is None else tuple(shape)})
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a file asks for. ``sources`` says where each named data set lies."""
+
+    name: str
+    runs: tuple[Run, ...]
+    sources: dict[str, str] = field(default_factory=dict)
+
+
+def arm_label(arm: str, options: Mapping[str, Any]) -> str:
+    """``ours(snip, ablation)``: the values of options that are not the arm's defaults, in its order."""
+    usual = arm_named(arm).options
+    values = [str(options[name]) for name in usual if options.get(name, usual[name]) != usual[name]]
+    return f"{arm}({', '.join(values)})" if values else arm
+
+
+def read_experiment(path: str | os.PathLike[str], *, sources: Mapping[str, str] | None = None) -> Experiment:
+    """Read a TOML file; see ``docs/cli.md`` for what it may say. ``sources`` overrides where data sets lie.
+
+    Raises:
+        ExperimentError: the file is missing, is not TOML, or asks for what does not exist.
+    """
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ExperimentError(f"the experiment {path} cannot be read: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ExperimentError(f"the experiment {path} is not TOML: {error}") from error
+    return make_experiment(values, name=Path(path).stem, sources=sources)
+
+
+def make_experiment(
+    values: Mapping[str, Any], *, name: str = "experiment", sources: Mapping[str, str] | None = None
+) -> Experiment:
+    """The experiment that a table of plain values describes. Raises ExperimentError."""
+    _known(values, {*_TOP, "arms", "models", "data", "budgets", "train"}, "the experiment")
+    for part in ("arms", "models", "data"):
+        if not values.get(part):
+            raise ExperimentError(f"the experiment names no {part}. Give at least one [[{part}]]")
+    models = [_entry(entry, {"model"}, {"args", "input"}, "models") for entry in values["models"]]
+    data = [_entry(entry, {"name", "spec"}, {"limit"}, "data") for entry in values["data"]]
+    recipe = dict(values.get("train", {}))
+    _known(recipe, _RECIPE, "[train]")
+    top = {key: values.get(key, usual) for key, usual in _TOP.items()}
+    runs = [
+        Run(
+            arm=arm,
+            options=options,
+            model=model["model"],
+            args=dict(model.get("args", {})),
+            data=images["name"],
+            limit=images.get("limit"),
+            budget=budget,
+            seed=seed,
+            epochs=top["epochs"],
+            train=recipe,
+            input=tuple(model["input"]) if "input" in model else None,
+            round_to=top["round_to"],
+            latency=top["latency"],
+            corruptions=top["corruptions"],
+        )
+        # Seeds change slowest: whatever is there when time runs out covers every arm.
+        for seed, model, images in itertools.product(top["seeds"], models, data)
+        for arm, options, budget in _cells(values)
+    ]
+    where = {entry["name"]: os.path.expandvars(entry["spec"]) for entry in data} | dict(sources or {})
+    return Experiment(name, tuple(dict((run.key, run) for run in runs).values()), where)
+
+
+_TOP: dict[str, Any] = {"epochs": 5, "seeds": [0], "round_to": 8, "latency": True, "corruptions": False}
+
+
+def _cells(values: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Every arm with every value of its options, under every budget it can take."""
+    budgets = [dict(budget) for budget in values.get("budgets", [])]
+    for budget in budgets:
+        _known(budget, {entry.name for entry in fields(Budget)}, "[[budgets]]")
+        Budget(**budget)
+    for entry in values["arms"]:
+        arm = arm_named(str(entry.get("arm", "")))
+        name = str(entry["arm"])
+        _known(entry, {"arm", *arm.options}, f"arm {name!r}")
+        choices = {key: value if isinstance(value, list) else [value] for key, value in entry.items() if key != "arm"}
+        if arm.budgets and not budgets:
+            raise ExperimentError(f"arm {name!r} needs a budget. Give at least one [[budgets]], such as params = '16x'")
+        for picked in itertools.product(*choices.values()):
+            options = {**arm.options, **dict(zip(choices, picked, strict=True))}
+            for budget in budgets if arm.budgets else [{}]:
+                if arm.takes(budget):
+                    yield name, options, budget
+
+
+def _entry(entry: Mapping[str, Any], needed: set[str], optional: set[str], part: str) -> Mapping[str, Any]:
+    _known(entry, needed | optional, f"[[{part}]]")
+    if missing := sorted(needed - set(entry)):
+        raise ExperimentError(f"[[{part}]] {dict(entry)} does not say its {', '.join(missing)}")
+    return entry
+
+
+def _known(entry: Mapping[str, Any], names: set[str], where: str) -> None:
+    if unknown := sorted(set(entry) - names):
+        raise ExperimentError(f"{where} has no {', '.join(unknown)}. It may say: {', '.join(sorted(names))}")
+
+
+__all__ = ["ARMS", "Experiment", "Run", "arm_label", "make_experiment", "read_experiment"]

@@ -1,0 +1,113 @@
+"""A small architecture search: evolution over widths, each candidate trained briefly, all of its time counted.
+
+A candidate is one pace per group, as in random widths; the solver turns paces into widths that keep the budget, so the
+search spends nothing on networks that are too large. Fitness is the accuracy, on training images held out for it, of a
+network trained for a few epochs on the others. Test images play no part.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from reconvene.data import Dataset, Split
+from reconvene.errors import ExperimentError
+from reconvene.experiments.baselines import log_share, plan_from
+from reconvene.experiments.setting import Prepared, Setting, carry_out
+from reconvene.surgery import Plan
+from reconvene.training import train
+
+OPTIONS = {"population": 8, "generations": 4, "proxy_epochs": 1, "proxy_images": 4000, "rectify": "reinit"}
+SPREAD, STEP, PARENTS = 0.7, 0.35, 3
+KNOWN = "candidates.jsonl"
+
+Pace = NDArray[np.float64]
+
+
+def nas(setting: Setting) -> Prepared:
+    """The fittest of ``population * generations`` candidates: the first generation random, the first of it uniform."""
+    options = {name: int(setting.options[name]) for name in OPTIONS if name != "rectify"}
+    if min(options.values()) < 1 or options["population"] <= PARENTS:
+        raise ExperimentError(f"nas: all of {options} must be at least 1, and the population above {PARENTS}")
+    rng = np.random.Generator(np.random.PCG64([setting.seed, 2]))
+    judge = _Judge(setting, _proxy(setting.dataset, options["proxy_images"]), options["proxy_epochs"])
+    groups = len(judge.plan(None).rows)
+    young: list[Pace] = [np.zeros(groups), *rng.normal(0.0, SPREAD, (options["population"] - 1, groups))]
+    ranked: list[tuple[float, int, Pace]] = []
+    for _ in range(options["generations"]):
+        for pace in young:
+            ranked.append((judge.fitness(pace), -len(ranked), pace))  # of equally fit ones the older
+        ranked.sort(key=lambda entry: entry[:2], reverse=True)
+        young = [_child([pace for *_, pace in ranked[:PARENTS]], rng) for _ in range(options["population"])]
+    best = judge.plan(ranked[0][2])
+    ready = carry_out(setting, best, rectify=str(setting.options["rectify"]))
+    ready.seconds["search"] = judge.seconds
+    ready.facts = {"candidates": len(judge.known), "proxy_accuracy": ranked[0][0]}
+    return ready
+
+
+def _child(parents: list[Pace], rng: np.random.Generator) -> Pace:
+    """Each group's pace from one of two parents, then moved a little."""
+    first, second = (parents[int(i)] for i in rng.integers(len(parents), size=2))
+    crossed = np.where(rng.random(len(first)) < 0.5, first, second)
+    return np.asarray(crossed + rng.normal(0.0, STEP, len(first)), dtype=np.float64)
+
+
+def _proxy(dataset: Dataset, images: int) -> Dataset:
+    """The first ``images`` training images (they come shuffled by the split), the last fifth of them to judge by."""
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(len(dataset.train), generator=generator)[:images]
+    cut = len(order) - len(order) // 5
+    parts = [Split(dataset.train.images[at], dataset.train.labels[at]) for at in (order[:cut], order[cut:])]
+    return replace(dataset, train=parts[0], test=parts[1], note="proxy of a search")
+
+
+class _Judge:
+    """Trains candidates; what it knows survives an interruption, with the seconds it took to find out."""
+
+    def __init__(self, setting: Setting, dataset: Dataset, epochs: int) -> None:
+        self.setting, self.dataset, self.epochs = setting, dataset, epochs
+        self.file = setting.folder / KNOWN
+        self.known: dict[str, tuple[float, float]] = {}
+        if self.file.exists():
+            whole = [line for line in self.file.read_text(encoding="utf-8").split("\n")[:-1] if line]
+            self.known = {entry["widths"]: (entry["accuracy"], entry["seconds"]) for entry in map(json.loads, whole)}
+            self.file.write_text("".join(line + "\n" for line in whole), encoding="utf-8")
+
+    @property
+    def seconds(self) -> float:
+        """Of all candidates, those of earlier attempts at this run included."""
+        return sum(seconds for _, seconds in self.known.values())
+
+    def plan(self, pace: Pace | None) -> Plan:
+        return plan_from(
+            self.setting,
+            "nas",
+            lambda structure, costs: [
+                log_share(group.width) / np.exp(0.0 if pace is None else pace[g])
+                for g, group in enumerate(structure.prunable)
+            ],
+        )
+
+    def fitness(self, pace: Pace) -> float:
+        """Accuracy of the candidate after a brief training; equal widths are trained once."""
+        start = time.perf_counter()
+        plan = self.plan(pace)
+        widths = ",".join(str(row.width) for row in plan.rows)
+        if widths not in self.known:
+            small = carry_out(self.setting, plan, rectify=str(self.setting.options["rectify"])).model
+            config = replace(self.setting.config, checkpoint_seconds=1e9)
+            with tempfile.TemporaryDirectory(prefix="reconvene-nas-") as folder:
+                result = train(small, self.dataset, epochs=self.epochs, directory=Path(folder), config=config)
+            self.known[widths] = (result.accuracy, time.perf_counter() - start)
+            entry = {"widths": widths, "accuracy": result.accuracy, "seconds": self.known[widths][1]}
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+        return self.known[widths][0]

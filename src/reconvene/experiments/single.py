@@ -1,0 +1,154 @@
+"""One run, in a process of its own: ``python -m reconvene.experiments.single FOLDER`` does what FOLDER/run.json says.
+
+It leaves ``result.json`` when it is finished. Stopped before, it goes on from its checkpoint when started again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from reconvene.allocation import Budget
+from reconvene.data import Dataset, load
+from reconvene.deploy import bench, measure
+from reconvene.deploy.machine import now
+from reconvene.errors import ReconveneError
+from reconvene.experiments.arms import arm_named
+from reconvene.experiments.config import Run
+from reconvene.experiments.masked import take_off
+from reconvene.experiments.results import Record, commit
+from reconvene.experiments.setting import Prepared, Setting
+from reconvene.models import Source, example_inputs, resolve
+from reconvene.training import TrainConfig, TrainResult, train
+from reconvene.training.checkpoint import write_atomic
+from reconvene.training.machine import choose_device, describe_machine, library_versions
+
+RUN, RESULT, ERROR = "run.json", "result.json", "error.txt"
+
+
+def carry_out(run: Run, folder: Path, *, data: str) -> Record:
+    """Do one run in ``folder`` and return its record. ``data`` says where the run's data set lies.
+
+    Raises ReconveneError.
+    """
+    start = time.perf_counter()
+    dataset = load(data, input_shape=run.input, limit=run.limit)
+    source = _source(run, dataset)
+    config = TrainConfig(seed=run.seed, **run.train)
+    setting = _setting(run, source, dataset, config, folder)
+    dense = source.build()
+    began = time.process_time()
+    prepared = arm_named(run.arm).prepare(setting)
+    search_cpu = time.process_time() - began
+    costs = measure(dense if prepared.masked else prepared.model, setting.inputs, latency=False)
+    result = train(
+        prepared.model, dataset, epochs=prepared.epochs, directory=folder / "train", config=config, progress=True
+    )
+    model = take_off(prepared.model)
+    kept = sum(int(p.count_nonzero()) for p in model.parameters()) if prepared.masked else costs.params
+    whole = measure(dense, setting.inputs, latency=False)
+    record: Record = {
+        "key": run.key,
+        "run": asdict(run),
+        "label": run.label,
+        "dataset": str(dataset),
+        "dataset_sha256": dataset.sha256,
+        "params": kept,
+        "macs": costs.macs,
+        "size": costs.size,
+        "peak_memory": costs.peak_memory,
+        "dense": {"params": whole.params, "macs": whole.macs, "size": whole.size, "peak_memory": whole.peak_memory},
+        "widths": {row.name: row.width for row in prepared.plan.rows} if prepared.plan else None,
+        "search": {"seconds": sum(prepared.seconds.values()), "cpu_seconds": search_cpu, "steps": prepared.seconds},
+        "facts": prepared.facts,
+        **_training(result, prepared, costs.macs, dataset),
+        "latency": _latency(dense, model, setting.inputs) if run.latency else None,
+        "commit": commit(),
+        "libraries": library_versions(),
+        "machine": describe_machine(choose_device(config.device)),
+        "threads": torch.get_num_threads(),
+        "seconds": time.perf_counter() - start,
+        "date": now(),
+    }
+    return record
+
+
+def _source(run: Run, dataset: Dataset) -> Source:
+    shape = run.input or dataset.shape
+    source = resolve(run.model, run.args, input_shape=shape, seed=run.seed).with_classes(len(dataset.classes))
+    dataset.require(input_shape=shape)
+    return source
+
+
+def _setting(run: Run, source: Source, dataset: Dataset, config: TrainConfig, folder: Path) -> Setting:
+    assert source.input_shape is not None, "resolve() fills it in"
+    return Setting(
+        model=source.build(),
+        inputs=example_inputs(source.input_shape, seed=run.seed),
+        dataset=dataset,
+        budget=Budget(**run.budget) if run.budget else None,
+        options=run.options,
+        seed=run.seed,
+        epochs=run.epochs,
+        config=config,
+        round_to=run.round_to,
+        folder=folder,
+    )
+
+
+def _training(result: TrainResult, prepared: Prepared, macs: int, dataset: Dataset) -> Record:
+    """What training gave and took; an arm that trained before it pruned paid for that too."""
+    header, epochs = result.records[0], result.records[1:]
+    earlier = prepared.earlier
+    # Forward, and backward by inputs and by weights: three times the multiply-accumulates of a forward pass.
+    work = 3 * len(dataset.train) * (macs * prepared.epochs + earlier.get("macs", 0.0) * earlier.get("epochs", 0.0))
+    return {
+        "initial_sha256": header["weights_sha256"],
+        "recipe": header["config"],
+        "accuracy": result.accuracy,
+        "loss": result.evaluation.loss,
+        "train_loss": epochs[-1]["train_loss"],
+        "per_class": result.evaluation.per_class,
+        "curve": [epoch["test_accuracy"] for epoch in epochs],
+        "training": {
+            "seconds": result.seconds + earlier.get("seconds", 0.0),
+            "seconds_per_epoch": result.seconds / prepared.epochs,
+            "macs": work,
+            "earlier": earlier,
+        },
+    }
+
+
+def _latency(dense: nn.Module, model: nn.Module, inputs: torch.Tensor) -> Record:
+    """Seconds in ONNX Runtime, the dense network and this one taking turns."""
+    found = bench({"dense": dense, "this": model.cpu()}, inputs, runtimes=("onnxruntime",), repeats=20)
+    base, own = (found.row("onnxruntime", name) for name in ("dense", "this"))
+    return {"seconds": own.median, "dense": base.median, "speedup": own.speedup}
+
+
+def main(arguments: list[str]) -> int:
+    """Run what ``FOLDER/run.json`` says, and leave ``result.json`` or ``error.txt`` beside it."""
+    folder = Path(arguments[0])
+    asked: Mapping[str, Any] = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    if threads := os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(int(threads))
+    try:
+        record = carry_out(Run.from_dict(asked["run"]), folder, data=asked["data"])
+    except ReconveneError as error:
+        write_atomic(folder / ERROR, f"{type(error).__name__}: {error}\n".encode())
+        return 1
+    write_atomic(folder / RESULT, json.dumps(record, allow_nan=False).encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
