@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("Train", "train an artifact; goes on where it was stopped"),
     "export": ("Export", "write the file that a runtime loads, and verify it"),
     "bench": ("Bench", "time dense beside pruned, in each runtime"),
+    "compare": ("Compare", "run an experiment: arms x models x data x budgets x seeds"),
     "run": ("Run", "all of the above on one line; without arguments, the README's example"),
 }
 """Command to the class in the module of the same name, and what it does."""

@@ -1,0 +1,79 @@
+"""``reconvene compare EXPERIMENT.toml``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from reconvene.cli.command import Answer, Command, UsageError
+
+
+@dataclass(kw_only=True)
+class Compare(Command):
+    """Run every combination that a file asks for, each in a process of its own; stopped, the same command goes on.
+
+    Seeds are the file's: --seed changes nothing here.
+    """
+
+    experiment: Positional[Annotated[Path, arg(metavar="EXPERIMENT")]]
+    """A TOML file: arms, models, data, budgets, seeds. See docs/cli.md."""
+    out: Annotated[Path, arg(aliases=("-o",))] = Path("out/compare")
+    """Folder for results.jsonl, table.md, plots, and unfinished runs."""
+    results: Path | None = None
+    """Keep the results in this file instead, which may hold those of other experiments."""
+    data: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="NAME=SPEC")]] = ()
+    """Where a data set of the file lies on this machine."""
+    only: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="WORD")]] = ()
+    """Only runs whose description has one of these words in it."""
+    seconds: Annotated[float | None, arg(metavar="N")] = None
+    """Stop after so many seconds, wherever it is. The same command goes on."""
+    list: bool = False
+    """Only say which runs there are."""
+
+    def run(self) -> Answer:
+        """Run what is not there yet, then summarise all of it."""
+        from reconvene.errors import ExperimentError
+        from reconvene.experiments import compare, read_experiment
+        from reconvene.experiments.pages import write_pages
+        from reconvene.experiments.summary import as_text, summarise
+
+        if self.seconds is not None and self.seconds <= 0:
+            raise UsageError("--seconds is above 0")
+        experiment = read_experiment(self.experiment, sources=self._sources())
+        if self.list:
+            return Answer(
+                "\n".join(f"{run.key}  {run}" for run in experiment.runs),
+                {"runs": [{"key": run.key, "what": str(run)} for run in experiment.runs]},
+            )
+        outcome = compare(
+            experiment,
+            self.results or self.out / "results.jsonl",
+            self.out / "unfinished",
+            seconds=self.seconds,
+            only=self.only,
+            say=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+        lines = summarise(outcome.records)
+        written = write_pages(lines, self.out)
+        if outcome.failed:
+            first = next(iter(outcome.failed.values()))
+            raise ExperimentError(
+                f"{len(outcome.failed)} runs failed, {outcome.left} are left, {len(outcome.records)} are done. "
+                f"The first: {first}. The others' results are kept; the same command tries again"
+            )
+        left = f"\n{outcome.left} runs are left: the same command goes on." if outcome.left else ""
+        table = as_text(lines) if lines else "nothing is done yet"
+        return Answer(
+            table + left,
+            {"records": [*outcome.records], "left": outcome.left, "written": [str(path) for path in written]},
+        )
+
+    def _sources(self) -> dict[str, str]:
+        pairs = [pair.partition("=") for pair in self.data]
+        if wrong := [name for name, equals, spec in pairs if not (name and equals and spec)]:
+            raise UsageError(f"--data {wrong[0]} is not NAME=SPEC, such as cifar10=../data/cifar10")
+        return {name: spec for name, _, spec in pairs}

@@ -1,0 +1,71 @@
+"""Tables and plots from records: Markdown rows, SVG files; nothing in them is typed by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from reconvene.experiments.plot import Dot, scatter
+from reconvene.experiments.summary import HEADER, WHOLE, Line, cells
+from reconvene.training.checkpoint import write_atomic
+
+AXES: dict[str, str] = {
+    "params": "parameters, share of dense",
+    "macs": "multiply-accumulates, share of dense",
+    "latency": "ONNX Runtime latency, ms (one thread, batch 1)",
+}
+
+
+def markdown(lines: Sequence[Line]) -> str:
+    """One table a model and data set, rows grouped by budget; what was measured beyond accuracy in a second one."""
+    parts = []
+    for place in dict.fromkeys((line.model, line.data) for line in lines):
+        own = [line for line in lines if (line.model, line.data) == place]
+        rows = [[line.budget, *cells(line)] for line in own]
+        parts.append(f"**{place[0]} on {place[1]}**\n\n{grid(['budget', *HEADER], rows)}")
+        names = [name for name in own[0].extra if name != "worst class"] and list(own[0].extra)
+        if names:
+            beyond = [[line.budget, line.label, *(str(line.extra.get(name, "")) for name in names)] for line in own]
+            parts.append(grid(["budget", "arm", *(f"{name} %" for name in names)], beyond))
+    return "\n\n".join(parts) + "\n"
+
+
+def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    body = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in body)
+
+
+def plots(lines: Sequence[Line]) -> dict[str, str]:
+    """SVG text by file name: accuracy against every axis that was measured, a plot per model and data set."""
+    found = {}
+    for model, data in dict.fromkeys((line.model, line.data) for line in lines):
+        own = [line for line in lines if (line.model, line.data) == (model, data)]
+        for axis, words in AXES.items():
+            dots = [dot for line in own if (dot := _dot(line, axis)) is not None]
+            if len({dot.x for dot in dots}) > 1:
+                stem = "".join(c if c.isalnum() else "-" for c in f"{model}-{data}-{axis}").strip("-")
+                found[f"{stem}.svg"] = scatter(f"{model} on {data}", dots, x=words, y="test accuracy, %")
+    return found
+
+
+def write_pages(lines: Sequence[Line], folder: Path) -> list[Path]:
+    """``table.md`` and the plots, into ``folder``; what was written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {"table.md": markdown(lines), **plots(lines)} if lines else {}
+    for name, text in texts.items():
+        write_atomic(folder / name, text.encode())
+    return [folder / name for name in texts]
+
+
+def _dot(line: Line, axis: str) -> Dot | None:
+    places = {"params": line.params, "macs": line.macs, "latency": line.latency and line.latency * 1e3}
+    x = places[axis]
+    if not x:
+        return None
+    told = (
+        f"{line.label}, {line.budget}: {line.accuracy} %"
+        if line.budget != WHOLE
+        else f"{line.label}: {line.accuracy} %"
+    )
+    return Dot(x, line.accuracy.value, line.label, told, line.accuracy.spread or 0.0)

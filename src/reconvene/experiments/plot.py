@@ -1,0 +1,102 @@
+"""Plots as SVG files that stand alone: dots with names, on a white ground, readable in any page and theme."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from reconvene.report.charts import Scale, nice_ticks
+
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 720, 420, 56, 44, 34, 200
+COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#7b4ea3", "#b8860b", "#5c6770", "#d1495b", "#00798c", "#8a5a44", "#444444")
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One result: where it is, how far it spreads up and down, what it belongs to, what it says of itself."""
+
+    x: float
+    y: float
+    series: str
+    text: str
+    spread: float = 0.0
+
+
+def scatter(title: str, dots: Sequence[Dot], *, x: str, y: str, log_x: bool = True, joined: bool = True) -> str:
+    """An SVG document. Dots of one series share a colour and, if ``joined``, a line from left to right.
+
+    ``x`` and ``y`` name the axes; ``log_x`` spaces the first by ratio. The same dots give the same text.
+    """
+    xs, ys = [dot.x for dot in dots], [v for dot in dots for v in (dot.y - dot.spread, dot.y + dot.spread)]
+    marks = nice_ticks(min(ys), max(ys))
+    across = _across(xs, log_x)
+    up = Scale(marks[0], marks[-1])
+
+    def at(dot_x: float, dot_y: float) -> tuple[float, float]:
+        inner = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+        return LEFT + inner[0] * across(dot_x) / 100, HEIGHT - BOTTOM - inner[1] * up(dot_y) / 100
+
+    parts = [_grid(at(across.low, mark)[1], f"{mark:g}") for mark in marks]
+    parts += [_tick(at(mark, marks[0])[0], f"{mark:.3g}") for mark in _ticks(across)]
+    for i, name in enumerate(dict.fromkeys(dot.series for dot in dots)):
+        colour = COLOURS[i % len(COLOURS)]
+        own = sorted((dot for dot in dots if dot.series == name), key=lambda dot: dot.x)
+        if joined and len(own) > 1:
+            path = "L".join("{:.1f} {:.1f}".format(*at(dot.x, dot.y)) for dot in own)
+            parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-opacity=".55"/>')
+        parts += [_dot(dot, at, colour) for dot in own]
+        height = TOP + 10 + 17 * i
+        parts.append(f'<circle cx="{WIDTH - RIGHT + 16}" cy="{height}" r="4" fill="{colour}"/>')
+        parts.append(f'<text x="{WIDTH - RIGHT + 26}" y="{height + 4}">{escape(name)}</text>')
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    words = [
+        f'<text x="{LEFT}" y="18" font-size="14" font-weight="bold">{escape(title)}</text>',
+        f'<text x="{middle:.0f}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x)}</text>',
+        f'<text transform="translate(14 {(HEIGHT - BOTTOM + TOP) / 2:.0f}) rotate(-90)" text-anchor="middle">'
+        f"{escape(y)}</text>",
+    ]
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'font-family="system-ui, sans-serif" font-size="12" fill="#222">\n<title>{escape(title)}</title>\n'
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>\n' + "\n".join([*words, *parts]) + "\n</svg>\n"
+    )
+
+
+def _across(xs: Sequence[float], log: bool) -> Scale:
+    low, high = min(xs), max(xs)
+    if log:
+        room = (high / low) ** 0.06 if high > low else 1.5
+        return Scale(low / room, high * room, log=True)
+    room = 0.06 * (high - low) or abs(high) or 1.0
+    return Scale(low - room, high + room)
+
+
+def _ticks(scale: Scale) -> list[float]:
+    if not scale.log:
+        return [mark for mark in nice_ticks(scale.low, scale.high) if scale.low <= mark <= scale.high]
+    first, last = math.floor(math.log10(scale.low)), math.ceil(math.log10(scale.high))
+    marks = [m * 10.0**power for power in range(first, last + 1) for m in (1, 2, 5)]
+    return [mark for mark in marks if scale.low <= mark <= scale.high]
+
+
+def _dot(dot: Dot, at: object, colour: str) -> str:
+    assert callable(at)
+    cx, cy = at(dot.x, dot.y)
+    bar = ""
+    if dot.spread:
+        ends = [at(dot.x, dot.y + sign * dot.spread)[1] for sign in (-1, 1)]
+        bar = f'<line x1="{cx:.1f}" x2="{cx:.1f}" y1="{ends[0]:.1f}" y2="{ends[1]:.1f}" stroke="{colour}"/>'
+    return f'{bar}<circle cx="{cx:.1f}" cy="{cy:.1f}" r="4" fill="{colour}"><title>{escape(dot.text)}</title></circle>'
+
+
+def _grid(y: float, text: str) -> str:
+    line = f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>'
+    return f'{line}<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
+
+
+def _tick(x: float, text: str) -> str:
+    low = HEIGHT - BOTTOM
+    line = f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{low}" y2="{low + 4}" stroke="#222"/>'
+    return f'{line}<text x="{x:.1f}" y="{low + 17}" text-anchor="middle">{text}</text>'

@@ -1,0 +1,137 @@
+"""Records of runs as rows of a table: one for every model, data set, budget and arm, over its seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reconvene.experiments.results import Record
+from reconvene.text import table
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Mean and spread (standard deviation, n - 1) over ``n`` seeds; no spread for one."""
+
+    value: float
+    spread: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Mean:
+        """Of these values, one at least."""
+        middle = sum(values) / len(values)
+        if len(values) == 1:
+            return cls(middle, None, 1)
+        return cls(middle, math.sqrt(sum((v - middle) ** 2 for v in values) / (len(values) - 1)), len(values))
+
+    def __str__(self) -> str:
+        return f"{self.value:.1f}" + (f" ± {self.spread:.1f}" if self.spread is not None else "")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One arm under one budget. Shares of dense: ``params``, ``macs``; seconds: ``search``, ``epoch``, ``latency``."""
+
+    model: str
+    data: str
+    budget: str
+    label: str
+    accuracy: Mean
+    """In percent."""
+    params: float
+    macs: float
+    search: float
+    epoch: float
+    training_macs: float
+    latency: float | None
+    speedup: float | None
+    extra: dict[str, Mean]
+    records: tuple[Record, ...]
+
+
+EXTRA: dict[str, Callable[[Record], float | None]] = {
+    "calibration error": lambda record: (record.get("assessment") or {}).get("calibration_error"),
+    "agreement": lambda record: (record.get("assessment") or {}).get("agreement"),
+    "worst class": lambda record: min(record["per_class"].values(), default=None),
+    "corrupted": lambda record: (record.get("assessment") or {}).get("corrupted"),
+}
+"""Shares in [0, 1] that a record may hold."""
+
+
+def summarise(records: Iterable[Record]) -> list[Line]:
+    """Rows in order of model, data, budget (arms without one first), then of first appearance."""
+    cells: dict[tuple[str, str, str, str], list[Record]] = {}
+    for record in records:
+        run = record["run"]
+        cells.setdefault((_model(run), run["data"], budget_text(run["budget"]), record["label"]), []).append(record)
+    order = {place: i for i, place in enumerate(dict.fromkeys(cell[:2] for cell in cells))}
+    budgets = {text: i for i, text in enumerate(dict.fromkeys(sorted((c[2] for c in cells), key=lambda t: t != WHOLE)))}
+    ranked = sorted(cells, key=lambda cell: (order[cell[:2]], budgets[cell[2]]))
+    return [_line(*cell, cells[cell]) for cell in ranked]
+
+
+WHOLE = "whole"
+
+
+def budget_text(budget: dict[str, Any]) -> str:
+    """A budget in a few words."""
+    return ", ".join(f"{cost} {value}" for cost, value in budget.items()) or WHOLE
+
+
+def as_text(lines: Sequence[Line]) -> str:
+    """The rows as a table for a terminal."""
+    rows = [[line.model, line.data, line.budget, *cells(line)] for line in lines]
+    header = ["model", "data", "budget", *HEADER]
+    return table(header, rows, right=range(4, len(header)))
+
+
+HEADER = ["arm", "accuracy %", "seeds", "params", "MACs", "search s", "s/epoch", "ONNX Runtime ms", "speed-up"]
+
+
+def cells(line: Line) -> list[str]:
+    """One row of results as text, under ``HEADER``."""
+    return [
+        line.label,
+        str(line.accuracy),
+        str(line.accuracy.n),
+        f"1/{1 / line.params:.3g}",
+        f"1/{1 / line.macs:.3g}",
+        f"{line.search:.1f}",
+        f"{line.epoch:.1f}",
+        "" if line.latency is None else f"{line.latency * 1e3:.3f}",
+        "" if line.speedup is None else f"{line.speedup:.2f}x",
+    ]
+
+
+def _line(model: str, data: str, budget: str, label: str, records: list[Record]) -> Line:
+    timed = [record["latency"] for record in records if record["latency"]]
+    found = {name: [v for record in records if (v := read(record)) is not None] for name, read in EXTRA.items()}
+    return Line(
+        model,
+        data,
+        budget,
+        label,
+        Mean.of([100 * record["accuracy"] for record in records]),
+        params=_mean(record["params"] / record["dense"]["params"] for record in records),
+        macs=_mean(record["macs"] / record["dense"]["macs"] for record in records),
+        search=_mean(record["search"]["seconds"] for record in records),
+        epoch=_mean(record["training"]["seconds_per_epoch"] for record in records),
+        training_macs=_mean(record["training"]["macs"] for record in records),
+        latency=_mean(entry["seconds"] for entry in timed) if timed else None,
+        speedup=_mean(entry["speedup"] for entry in timed) if timed else None,
+        extra={name: Mean.of([100 * v for v in values]) for name, values in found.items() if values},
+        records=tuple(records),
+    )
+
+
+def _model(run: dict[str, Any]) -> str:
+    rest = ", ".join(f"{name}={value}" for name, value in run["args"].items())
+    return f"{run['model']} ({rest})" if rest else str(run["model"])
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = list(values)
+    return sum(known) / len(known)

@@ -1,0 +1,291 @@
+"""The harness is held to account: equal budgets, one initial network, masks that stay, all time counted, resumption."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from reconvene.allocation import Budget
+from reconvene.data import load
+from reconvene.deploy import measure
+from reconvene.errors import ExperimentError, ModelError, UnknownNameError
+from reconvene.experiments import ARMS, compare, make_experiment, read_experiment, read_results
+from reconvene.experiments.arms import arm_named
+from reconvene.experiments.config import Run
+from reconvene.experiments.masked import put_on, take_off
+from reconvene.experiments.results import append_result
+from reconvene.experiments.search import KNOWN, OPTIONS
+from reconvene.experiments.setting import Setting
+from reconvene.experiments.single import carry_out
+from reconvene.models import example_inputs, resolve
+from reconvene.training import TrainConfig, train
+from reconvene.training.checkpoint import sha256
+from reconvene.training.run import Run as TrainingRun
+
+DATA = {"name": "digits", "spec": "digits", "limit": 128}
+RECIPE = {"batch_size": 32, "precision": "fp32"}
+STRUCTURED = ["ours", "uniform", "random", "precrop", "channels"]
+SMALL_SEARCH = {"population": 4, "generations": 2, "proxy_images": 60}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load("digits", limit=128)
+
+
+def setting(arm: str, folder: Path, dataset, *, budget: dict[str, Any] | None = None, **options: Any) -> Setting:
+    source = resolve("resnet20", {"width": 0.5}, seed=3)
+    usual = SMALL_SEARCH if arm == "nas" else {}
+    return Setting(
+        model=source.build(),
+        inputs=example_inputs((3, 32, 32), seed=3),
+        dataset=dataset,
+        budget=Budget(**(budget or {"params": "4x"})),
+        options={**ARMS[arm].options, **usual, **options},
+        seed=3,
+        epochs=2,
+        config=TrainConfig(seed=3, **RECIPE),
+        round_to=8,
+        folder=folder,
+    )
+
+
+def experiment(**changes: Any) -> dict[str, Any]:
+    return {
+        "epochs": 1,
+        "latency": False,
+        "train": RECIPE,
+        "models": [{"model": "resnet20", "args": {"width": 0.25}}],
+        "data": [DATA],
+        "budgets": [{"params": "3x"}],
+        "arms": [{"arm": "ours"}],
+        **changes,
+    }
+
+
+@pytest.mark.parametrize("budget", [{"params": "4x"}, {"macs": "4x"}, {"params": "6x", "macs": "3x"}], ids=str)
+@pytest.mark.parametrize("arm", STRUCTURED)
+def test_equal_budgets_are_really_equal(arm: str, budget: dict[str, Any], tmp_path: Path, digits) -> None:
+    """No arm exceeds its budget, and none leaves a tenth of the one that binds it unused."""
+    ready = ARMS[arm].prepare(setting(arm, tmp_path, digits, budget=budget))
+    whole = measure(resolve("resnet20", {"width": 0.5}).build(), example_inputs((3, 32, 32)), latency=False)
+    own = measure(ready.model, example_inputs((3, 32, 32)), latency=False)
+    used = []
+    for cost in budget:
+        limit = getattr(whole, cost) / float(str(budget[cost]).rstrip("x"))
+        used.append(getattr(own, cost) / limit)
+    assert max(used) <= 1
+    assert max(used) > 0.9
+
+
+def test_masks_leave_exactly_the_parameters_that_the_budget_allows(tmp_path: Path, digits) -> None:
+    at = setting("unstructured", tmp_path, digits, budget={"params": "8x"})
+    total = sum(p.numel() for p in at.model.parameters())
+    model = take_off(ARMS["unstructured"].prepare(at).model)
+    zero = sum(int((p == 0).sum()) for name, p in model.named_parameters() if p.ndim >= 2)
+    assert total - zero == pytest.approx(total / 8, abs=1)
+
+
+def test_masks_are_kept_during_training(tmp_path: Path, digits) -> None:
+    at = setting("unstructured", tmp_path, digits, budget={"params": "4x"})
+    model = ARMS["unstructured"].prepare(at).model
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if name.endswith("original")}
+    train(model, digits, epochs=1, directory=tmp_path, config=at.config)
+    originals = dict(model.named_parameters())
+    assert before and all((originals[name][start == 0] == 0).all() for name, start in before.items())
+    moved = sum(int((originals[name] != start).sum()) for name, start in before.items())
+    assert moved > 0
+    plain = take_off(model)
+    names = set(resolve("resnet20", {"width": 0.5}).build().state_dict())
+    assert set(plain.state_dict()) == names
+    for name, start in before.items():
+        weight = plain.get_parameter(name.replace("parametrizations.", "").removesuffix(".original"))
+        assert torch.equal(weight == 0, start == 0)
+
+
+def test_a_mask_that_fits_nothing_is_refused() -> None:
+    with pytest.raises(ModelError, match="fits no parameter"):
+        put_on(torch.nn.Sequential(torch.nn.Linear(2, 2)), {"0.weight": torch.ones(3, 2, dtype=torch.bool)})
+
+
+def test_every_arm_starts_from_the_same_network(tmp_path: Path, digits) -> None:
+    """What an arm does not touch is, bit for bit, what the dense network of that seed holds."""
+    dense = resolve("resnet20", {"width": 0.5}, seed=3).build()
+    for arm in ("dense", "unstructured", "uniform", "ours"):
+        at = setting(arm, tmp_path / arm, digits)
+        assert sha256(at.model.state_dict()) == sha256(dense.state_dict())
+        ready = ARMS[arm].prepare(at)
+        if arm == "dense":
+            assert sha256(ready.model.state_dict()) == sha256(dense.state_dict())
+        if arm == "unstructured":
+            plain = take_off(ready.model).state_dict()
+            assert all(torch.equal(v, dense.state_dict()[k] * (v != 0)) for k, v in plain.items() if v.ndim >= 2)
+
+
+def test_a_run_says_what_it_started_from_and_what_it_took(tmp_path: Path) -> None:
+    runs = make_experiment(experiment(arms=[{"arm": "dense"}, {"arm": "uniform"}])).runs
+    records = []
+    for run in runs:
+        (tmp_path / run.key).mkdir()
+        records.append(carry_out(run, tmp_path / run.key, data="digits"))
+    dense, uniform = records
+    assert dense["params"] == dense["dense"]["params"] == uniform["dense"]["params"]
+    assert uniform["params"] <= dense["params"] / 3
+    assert dense["dataset_sha256"] == uniform["dataset_sha256"]
+    assert dense["recipe"] == uniform["recipe"]
+    assert dense["search"]["seconds"] == 0 < uniform["search"]["seconds"]
+    assert uniform["search"]["seconds"] == pytest.approx(sum(uniform["search"]["steps"].values()))
+    assert uniform["training"]["macs"] < dense["training"]["macs"]
+    assert len(dense["curve"]) == 1 and dense["curve"][-1] == dense["accuracy"]
+    assert dense["libraries"]["torch"] and dense["machine"] and dense["date"]
+
+
+def test_the_time_of_a_search_is_counted_and_survives_an_interruption(tmp_path: Path, digits) -> None:
+    at = setting("nas", tmp_path, digits)
+    start = time.perf_counter()
+    first = ARMS["nas"].prepare(at)
+    wall = time.perf_counter() - start
+    known = [json.loads(line) for line in (tmp_path / KNOWN).read_text().splitlines()]
+    trained = sum(entry["seconds"] for entry in known)
+    assert first.facts["candidates"] == len(known) <= SMALL_SEARCH["population"] * SMALL_SEARCH["generations"]
+    assert first.seconds["search"] == pytest.approx(trained)
+    whole = measure(resolve("resnet20", {"width": 0.5}).build(), example_inputs((3, 32, 32)), latency=False)
+    own = measure(first.model, example_inputs((3, 32, 32)), latency=False)
+    assert 0.9 * whole.params / 4 < own.params <= whole.params / 4
+    assert 0.5 * wall < sum(first.seconds.values()) <= 1.5 * wall
+    # Stopped after three candidates, in the middle of a line: the same network, no candidate trained twice.
+    lines = (tmp_path / KNOWN).read_text().splitlines(keepends=True)
+    (tmp_path / KNOWN).write_text("".join(lines[:3]) + lines[3][:10])
+    again = ARMS["nas"].prepare(setting("nas", tmp_path, digits))
+    assert sha256(again.model.state_dict()) == sha256(first.model.state_dict())
+    after = [json.loads(line) for line in (tmp_path / KNOWN).read_text().splitlines()]
+    assert after[:3] == known[:3]
+    assert [entry["widths"] for entry in after] == [entry["widths"] for entry in known]
+    assert again.seconds["search"] == pytest.approx(sum(entry["seconds"] for entry in after))
+
+
+def test_the_search_never_sees_a_test_image(tmp_path: Path, digits) -> None:
+    blank = replace(digits, test=replace(digits.test, images=torch.zeros_like(digits.test.images)))
+    networks = []
+    for name, images in (("seen", digits), ("blank", blank)):
+        (tmp_path / name).mkdir()
+        networks.append(ARMS["nas"].prepare(setting("nas", tmp_path / name, images, generations=1)).model)
+    assert sha256(networks[0].state_dict()) == sha256(networks[1].state_dict())
+
+
+def test_interrupted_and_resumed_results_are_identical(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in its third epoch and started again, a run ends with the numbers of one that never stopped."""
+    (run,) = make_experiment(experiment(epochs=4, arms=[{"arm": "unstructured"}])).runs
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    whole = carry_out(run, tmp_path / "whole", data="digits")
+    step, steps = TrainingRun._step, []
+
+    def stop(self: Any, x: Any, y: Any) -> Any:
+        steps.append(1)
+        if len(steps) > 10:
+            raise KeyboardInterrupt
+        return step(self, x, y)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("reconvene.training.run.Run._step", stop)
+        carry_out(run, tmp_path / "parts", data="digits")
+    resumed = carry_out(run, tmp_path / "parts", data="digits")
+    assert _stable(resumed) == _stable(whole)
+    # It did go on: the epochs that were done had their lines already, with the seconds they took then.
+    assert len(resumed["curve"]) == 4
+
+
+def test_an_experiment_stops_in_time_and_keeps_what_it_has(tmp_path: Path) -> None:
+    asked = make_experiment(experiment(epochs=50))
+    said: list[str] = []
+    outcome = compare(asked, tmp_path / "r.jsonl", tmp_path / "work", seconds=0.5, say=said.append)
+    assert outcome.left == 1 and not outcome.failed and not outcome.records
+    assert "to be continued" in said[0]
+    assert (tmp_path / "work" / asked.runs[0].key / "run.json").exists()
+
+
+def _stable(record: dict[str, Any]) -> dict[str, Any]:
+    names = ("key", "accuracy", "loss", "train_loss", "per_class", "curve", "widths", "params", "initial_sha256")
+    return {name: record[name] for name in names}
+
+
+def test_a_finished_experiment_does_nothing_and_a_failing_run_loses_only_itself(tmp_path: Path) -> None:
+    arms = [{"arm": "cut", "group": ["stem.0", "nowhere"]}, {"arm": "dense"}]
+    said: list[str] = []
+    asked = make_experiment(experiment(arms=arms))
+    outcome = compare(asked, tmp_path / "r.jsonl", tmp_path / "work", say=said.append)
+    assert [record["run"]["arm"] for record in outcome.records] == ["cut", "dense"]
+    assert outcome.left == 1
+    (trouble,) = outcome.failed.values()
+    assert "nowhere" in trouble and "stem.0" in trouble
+    assert len(said) == 3 and "left" in said[0]
+    before = (tmp_path / "r.jsonl").read_bytes()
+    done = make_experiment(experiment(arms=[{"arm": "dense"}]))
+    assert compare(done, tmp_path / "r.jsonl", tmp_path / "work", say=said.append).left == 0
+    assert (tmp_path / "r.jsonl").read_bytes() == before and len(said) == 3
+
+
+def test_results_survive_a_line_cut_short(tmp_path: Path) -> None:
+    file = tmp_path / "r.jsonl"
+    append_result(file, {"key": "a"})
+    with file.open("a") as out:
+        out.write('{"key": "b"')
+    assert [r["key"] for r in read_results(file)] == ["a"]
+    append_result(file, {"key": "c"})
+    assert [r["key"] for r in read_results(file)] == ["a", "c"]
+    file.write_text('{"key": "a"\n{"key": "b"}\n')
+    with pytest.raises(ExperimentError, match="line 1"):
+        read_results(file)
+
+
+def test_an_experiment_is_the_product_of_what_it_names(tmp_path: Path) -> None:
+    asked = experiment(
+        seeds=[0, 1],
+        budgets=[{"params": "3x"}, {"macs": "2x"}],
+        arms=[{"arm": "dense"}, {"arm": "ours", "criterion": ["synflow", "snip"]}, {"arm": "unstructured"}],
+    )
+    runs = make_experiment(asked).runs
+    # dense has no budget; masks keep no MACs
+    assert len(runs) == 2 * (1 + 2 * 2 + 1)
+    assert len({run.key for run in runs}) == len(runs)
+    assert [run.seed for run in runs] == sorted(run.seed for run in runs)
+    assert Run.from_dict(json.loads(json.dumps(runs[0].__dict__))) == runs[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"arms": []}, "arms"),
+        ({"epoch": 3}, "epochs"),
+        ({"train": {"lrr": 1}}, "lr"),
+        ({"arms": [{"arm": "ours", "criterium": "snip"}]}, "criterion"),
+        ({"budgets": []}, "budget"),
+        ({"models": [{"args": {}}]}, "model"),
+    ],
+)
+def test_what_an_experiment_cannot_say_is_refused_by_name(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(ExperimentError, match=says):
+        make_experiment(experiment(**change))
+    with pytest.raises(UnknownNameError, match="uniform"):
+        arm_named("unifrom")
+
+
+def test_an_experiment_is_a_toml_file(tmp_path: Path) -> None:
+    file = tmp_path / "e.toml"
+    file.write_text(
+        'epochs = 2\nseeds = [0, 1]\n[[models]]\nmodel = "resnet20"\n[[data]]\nname = "x"\nspec = "there"\n'
+        '[[budgets]]\nparams = "4x"\n[[arms]]\narm = "uniform"\n'
+    )
+    found = read_experiment(file, sources={"x": "here"})
+    assert found.name == "e" and len(found.runs) == 2 and found.sources == {"x": "here"}
+    file.write_text("epochs = ")
+    with pytest.raises(ExperimentError, match="TOML"):
+        read_experiment(file)
+    assert OPTIONS["population"] > 3
