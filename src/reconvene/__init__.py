@@ -13,7 +13,7 @@ from reconvene._version import __version__
 if TYPE_CHECKING:
     from reconvene.allocation import Budget
     from reconvene.api import groups, masks, plan, prune, rectify, sensitivity
-    from reconvene.artifact import load, save
+    from reconvene.artifact import from_pretrained, load, push_to_hub, save
     from reconvene.deploy import export
     from reconvene.deploy.measure import Measurement, measure
     from reconvene.errors import ReconveneError
@@ -25,12 +25,14 @@ _HOMES = {
     "Plan": "surgery",
     "ReconveneError": "errors",
     "export": "deploy",
+    "from_pretrained": "artifact",
     "groups": "api",
     "load": "artifact",
     "masks": "api",
     "measure": "deploy",
     "plan": "api",
     "prune": "api",
+    "push_to_hub": "artifact",
     "rectify": "api",
     "save": "artifact",
     "sensitivity": "api",
@@ -43,12 +45,14 @@ __all__ = [
     "ReconveneError",
     "__version__",
     "export",
+    "from_pretrained",
     "groups",
     "load",
     "masks",
     "measure",
     "plan",
     "prune",
+    "push_to_hub",
     "rectify",
     "save",
     "sensitivity",

@@ -16,6 +16,7 @@ from torch import nn
 from reconvene.artifact.derive import derive
 from reconvene.artifact.folder import MANIFEST, PLAN, WEIGHTS, Manifest, commit, describe, read_file, write_atomic
 from reconvene.artifact.folder import read as _read
+from reconvene.artifact.hub import PREFIX, Push, fetched, parse, pull, push_to_hub
 from reconvene.artifact.tensors import compare, decode, encode, fill
 from reconvene.errors import ArtifactError, ModelError
 from reconvene.models import Source
@@ -28,10 +29,14 @@ __all__ = [
     "PLAN",
     "WEIGHTS",
     "Manifest",
+    "Push",
     "dense",
+    "from_pretrained",
     "load",
     "manifest",
     "note",
+    "pull",
+    "push_to_hub",
     "read_plan",
     "record",
     "save",
@@ -83,11 +88,14 @@ def load(directory: str | Path, *, allow_import: bool = False) -> nn.Module:
     The model carries ``reconvene_plan`` (None for a dense one) and ``reconvene_source``, so it can be saved again.
 
     Args:
-        directory: the artifact.
+        directory: the artifact; or, on the Hugging Face hub, ``hf:owner/name`` or ``hf:owner/name@revision``.
         allow_import: whether a model addressed as ``package.module:callable`` may be imported, which runs that code.
 
     Raises ArtifactError: missing, truncated, altered, foreign, newer, or an import that was not allowed.
     """
+    if isinstance(directory, str) and directory.startswith(PREFIX):
+        repo_id, revision = parse(directory)
+        directory = fetched(repo_id, revision=revision)
     folder = Path(directory)
     found = _read(folder)
     plan = read_plan(folder)
@@ -96,6 +104,26 @@ def load(directory: str | Path, *, allow_import: bool = False) -> nn.Module:
     compare(model.state_dict(), state, f"{found.source.address} as {folder} describes it")
     fill(model, state)
     return note(model, plan=plan, source=found.source)
+
+
+def from_pretrained(
+    name: str | Path, *, revision: str | None = None, token: str | None = None, allow_import: bool = False
+) -> nn.Module:
+    """``load`` from a folder where there is one of this name, else from the hub's ``owner/name``.
+
+    Args:
+        name: a folder, or a repository of the hub, of which only the artifact's own files are fetched, and cached.
+        revision: branch, tag or commit on the hub.
+        token: by default the one that ``hf auth login`` or the environment gave.
+        allow_import: see ``load``.
+
+    Raises ArtifactError, MissingExtraError.
+    """
+    if Path(name).is_dir():
+        if revision is not None:
+            raise ArtifactError(f"{name} is a folder here, which has no revision {revision}. For the hub: hf:{name}")
+        return load(Path(name), allow_import=allow_import)
+    return load(fetched(str(name), revision=revision, token=token), allow_import=allow_import)
 
 
 def dense(directory: str | Path, *, allow_import: bool = False) -> nn.Module:

@@ -27,7 +27,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("Export", "write the file that a runtime loads, and verify it"),
     "bench": ("Bench", "time dense beside pruned, in each runtime"),
     "compare": ("Compare", "run an experiment: arms x models x data x budgets x seeds"),
-    "run": ("Run", "all of the above on one line; without arguments, the README's example"),
+    "push": ("Push", "share an artifact on the Hugging Face hub, with a model card"),
+    "pull": ("Pull", "fetch an artifact from the Hugging Face hub"),
+    "run": ("Run", "prune, train, export, bench and report on one line; without arguments, the README's example"),
 }
 """Command to the class in the module of the same name, and what it does."""
 
