@@ -232,3 +232,19 @@ def test_deep_classifiers_neither_overflow_nor_lose_a_layer(name: str, side: int
     last = flow.layout.names[-1]
     assert float(scores[last].double().sum()) == pytest.approx(1.0, rel=1e-3)
     assert float(next(iter(scores.values())).double().sum()) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_a_mask_that_cuts_every_path_still_tells_layers_apart() -> None:
+    """Magnitude takes a classifier drawn at a hundredth of the others' scale whole, long before the target."""
+    torch.manual_seed(0)
+    first, second, last = nn.Linear(40, 40, bias=False), nn.Linear(40, 40, bias=False), nn.Linear(40, 10, bias=False)
+    with torch.no_grad():
+        second.weight.mul_(2)
+        last.weight.mul_(1e-3)
+    found = score(
+        nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last), torch.ones(1, 40), "magnitude", density=0.25
+    )
+    at = {name: densities[-1] for name, densities in found.densities.items()}
+    assert at["4.weight"] == 0 < at["0.weight"] < at["2.weight"]
+    kept = sum(at[name] * score.numel() for name, score in found.scores.items())
+    assert kept == pytest.approx(0.25 * 3600, abs=1)

@@ -77,7 +77,8 @@ class Experiment:
 def arm_label(arm: str, options: Mapping[str, Any]) -> str:
     """``ours(snip, ablation)``: the values of options that are not the arm's defaults, in its order."""
     usual = arm_named(arm).options
-    values = [str(options[name]) for name in usual if options.get(name, usual[name]) != usual[name]]
+    changed = [name for name in usual if options.get(name, usual[name]) != usual[name]]
+    values = [name if options[name] is True else str(options[name]) for name in changed]
     return f"{arm}({', '.join(values)})" if values else arm
 
 
@@ -138,23 +139,30 @@ _TOP: dict[str, Any] = {"epochs": 5, "seeds": [0], "round_to": 8, "latency": Tru
 
 
 def _cells(values: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Every arm with every value of its options, under every budget it can take."""
+    """Every arm with every value of its options, under every budget it can take; budget by budget."""
     budgets = [dict(budget) for budget in values.get("budgets", [])]
     for budget in budgets:
         _known(budget, {entry.name for entry in fields(Budget)}, "[[budgets]]")
         Budget(**budget)
-    for entry in values["arms"]:
-        arm = arm_named(str(entry.get("arm", "")))
-        name = str(entry["arm"])
-        _known(entry, {"arm", *arm.options}, f"arm {name!r}")
-        choices = {key: value if isinstance(value, list) else [value] for key, value in entry.items() if key != "arm"}
-        if arm.budgets and not budgets:
-            raise ExperimentError(f"arm {name!r} needs a budget. Give at least one [[budgets]], such as params = '16x'")
-        for picked in itertools.product(*choices.values()):
-            options = {**arm.options, **dict(zip(choices, picked, strict=True))}
-            for budget in budgets if arm.budgets else [{}]:
-                if arm.takes(budget):
-                    yield name, options, budget
+    asked = [_options(entry, bool(budgets)) for entry in values["arms"]]
+    for number, budget in enumerate(budgets or [{}]):
+        for name, choices in asked:
+            arm = arm_named(name)
+            if not (arm.takes(budget) if arm.budgets else number == 0):
+                continue
+            for picked in itertools.product(*choices.values()):
+                options = {**arm.options, **dict(zip(choices, picked, strict=True))}
+                yield name, options, budget if arm.budgets else {}
+
+
+def _options(entry: Mapping[str, Any], any_budget: bool) -> tuple[str, dict[str, list[Any]]]:
+    """An arm's name, and the values asked for each option."""
+    name = str(entry.get("arm", ""))
+    arm = arm_named(name)
+    _known(entry, {"arm", *arm.options}, f"arm {name!r}")
+    if arm.budgets and not any_budget:
+        raise ExperimentError(f"arm {name!r} needs a budget. Give at least one [[budgets]], such as params = '16x'")
+    return name, {key: value if isinstance(value, list) else [value] for key, value in entry.items() if key != "arm"}
 
 
 def _entry(entry: Mapping[str, Any], needed: set[str], optional: set[str], part: str) -> Mapping[str, Any]:

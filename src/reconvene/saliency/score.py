@@ -32,8 +32,8 @@ class Saliency:
     ``scores`` holds the score of every weight of the dense network (CPU float32, high means keep), by parameter name.
     ``levels`` are global densities, ``levels[0] == 1`` and strictly falling; ``densities[name][l]`` is the *effective*
     density of a weight at level ``l``: the share of its elements that are kept and lie on a live path from input to
-    output, of those that do in the dense network. ``data`` says what data the criterion used, ``input`` what the flow
-    passes were fed.
+    output, of those that do in the dense network; where the last mask cuts every path, the share of its elements kept.
+    ``data`` says what data the criterion used, ``input`` what the flow passes were fed.
     """
 
     criterion: str
@@ -103,6 +103,11 @@ class _Path:
 
     def densities(self, layout: Layout) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
         live, left = np.array(self.live, dtype=np.float64), np.array(self.kept, dtype=np.float64)
+        # A mask that cuts every path leaves nothing alive, the same nothing in all layers. Criteria that rank layers of
+        # different scale end so (magnitude takes a whole classifier drawn at 0.01); what their masks say of the other
+        # layers is still true, so then all densities are those of the masks themselves.
+        if not live[-1].any():
+            live = left * (live[0] / left[0])
         reached = live[0] > 0  # what no signal reaches in the dense network (an auxiliary head) has a mask, but no path
         shares = np.where(reached, live / np.where(reached, live[0], 1.0), left / left[0])
         chosen = sorted(
