@@ -137,6 +137,40 @@ def test_a_linear_layer_whose_weight_is_computed(how: str) -> None:
     assert len(structure.prunable) == (1 if how == "orthogonal" else 2)
 
 
+class NoRegisters(nn.Module):
+    """A parameter without a single row (a vision transformer with no register token)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.registers, self.inner, self.head = nn.Parameter(torch.zeros(1, 0, 8)), nn.Linear(6, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.cat([self.registers.expand(len(x), -1, -1), self.inner(x)], 1))
+
+
+def test_a_parameter_without_rows() -> None:
+    structure, _, small = prove(NoRegisters(), torch.randn(2, 5, 6))
+    assert structure.prunable and small.registers.shape == (1, 0, 4)
+
+
+class EinsumAttention(nn.Module):
+    """With one head left, ``einsum`` takes itself apart in another way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.qkv, self.head = 2, nn.Linear(6, 24), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in self.qkv(x).chunk(3, -1))
+        weights = torch.einsum("bihc,bjhc->bhij", q, k).softmax(-1)
+        return self.head(torch.einsum("bhij,bjhc->bihc", weights, v).flatten(-2))
+
+
+def test_a_sum_of_einstein_over_one_head() -> None:
+    structure, _, small = prove(EinsumAttention(), torch.randn(2, 5, 6))
+    assert not structure.repairs and small.heads == 1
+
+
 class OneLayerUnderTwoNames(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -106,3 +106,22 @@ class GatedHeads(nn.Module):
 def test_only_literal_sizes_of_a_view_are_kept() -> None:
     structure, small = proved(GatedHeads(), torch.randn(2, 5, 6))
     assert small.gate.out_features == 8 and small.inner.out_features < 24, structure.repairs
+
+
+class Grid(nn.Module):
+    """Windows of 2 x 3, then a grid of 3 x 2 of the same picture (MaxViT)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 1), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        windows = x.view(2, -1, 3, 2, 2, 3).permute(0, 2, 4, 3, 5, 1).softmax(1)
+        picture = windows.permute(0, 5, 1, 3, 2, 4).reshape(2, -1, 6, 6)
+        return self.head(picture.view(2, -1, 2, 3, 3, 2).amax((3, 5)).flatten(2).mean(-1))
+
+
+def test_fixed_sizes_can_be_cut_anywhere() -> None:
+    structure, _ = proved(Grid(), torch.randn(2, 3, 6, 6))
+    assert len(structure.prunable) == 1

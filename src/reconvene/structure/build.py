@@ -35,7 +35,7 @@ def parameter_atoms(recording: Recording, context: Context) -> Iterator[tuple[st
     """``(parameter, dimension, atoms)`` for every labelled dimension of every parameter and buffer."""
     for name, tensor in recording.parameters.items():
         for number, dim in enumerate(context.tensors[id(tensor)]):
-            if dim and dim[0][1] is not None:
+            if dim and dim[0][1] is not None and len(dim[0][1]):  # no register token at all is a parameter, too
                 yield name, number, dim[0][1]
 
 

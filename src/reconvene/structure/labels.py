@@ -157,6 +157,8 @@ class Labels:
                     taken.append(outer)
                     queue.insert(0, inner)
                     missing = 1
+                elif head[1] is None and queue and queue[0][1] is None:
+                    queue[0] = (head[0] * queue[0][0], None)  # fixed sizes can be cut anywhere (8, 7 viewed as 7, 8)
                 else:
                     for dim in dims:
                         self.pin(dim, reason)

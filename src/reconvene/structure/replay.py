@@ -97,11 +97,11 @@ def _replayed(model: nn.Module, example_inputs: Any, structure: Structure, keep:
     at = there = 0
     while at < len(steps) and there < len(made):
         (number, want), (nth, got) = steps[at], made[there]
-        if not _same_call(want, got) and (after := _same_product(structure, steps[at:], made[there:], kept, counts)):
+        wrong = _disagreement(structure, want, got, kept, counts)
+        if wrong and (after := _same_product(structure, steps[at:], made[there:], kept, counts)):
             at, there = at + after[0], there + after[1]
             continue
         at, there = at + 1, there + 1
-        wrong = _disagreement(structure, want, got, kept, counts)
         numbers: Numbers = {}
         if not wrong:
             read = constants.get(number, {}), theirs.get(nth, {})
@@ -135,9 +135,10 @@ def _same_product(
     kept: NDArray[np.bool_],
     counts: dict[int, int],
 ) -> tuple[int, int] | None:
-    """How many calls on both sides are one and the same product with a weight, taken apart in different ways.
+    """How many calls on both sides are one and the same product, taken apart in different ways.
 
-    PyTorch chooses by the memory layout, and a tensor with one channel has another layout than one with several.
+    PyTorch chooses by the memory layout, which is another one where a tensor has one channel instead of several, and
+    ``einsum`` puts dimensions of size one elsewhere.
     """
     mine, theirs = _product_span(steps), _product_span(made)
     if not mine or not theirs or steps[0][1].owner != made[0][1].owner:
