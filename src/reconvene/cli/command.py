@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from reconvene.allocation import Budget
     from reconvene.data import Dataset
     from reconvene.models import Source
-    from reconvene.pipeline import Pruning
+    from reconvene.pipeline import Lesson, Pruning
     from reconvene.training import TrainConfig
 
 
@@ -176,8 +176,26 @@ class TrainOptions:
     """Arithmetic of the training step. auto: bfloat16 where the processor computes in it."""
     device: Annotated[str, arg(metavar="DEVICE")] = "auto"
     """cpu, cuda, cuda:1; auto: a CUDA device if there is one."""
+    distill: bool = False
+    """Learn from a teacher, too: from DIR/dense, which is trained by the same recipe first where it is not yet."""
+    teacher: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Artifact that teaches instead; implies --distill."""
+    temperature: float = 4.0
+    """What scores are divided by before teacher and student are compared."""
+    distill_weight: Annotated[float, arg(metavar="SHARE")] = 0.5
+    """Share of the teacher in the loss; the labels have the rest."""
+    feature_weight: Annotated[float, arg(metavar="WEIGHT")] = 0.0
+    """Also follow the teacher's features in the channels that were kept, with this weight."""
     no_resume: bool = False
     """Start an unfinished training over instead of going on from its checkpoint."""
+
+    def lesson(self) -> Lesson | None:
+        """How to learn from a teacher; None where that was not asked for."""
+        from reconvene.pipeline import Lesson
+
+        if not self.distill and self.teacher is None:
+            return None
+        return Lesson(self.teacher, self.temperature, self.distill_weight, self.feature_weight)
 
     def config(self, seed: int) -> TrainConfig:
         """The recipe with these options in it."""

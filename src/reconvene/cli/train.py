@@ -28,6 +28,7 @@ class Train(TrainOptions, DataOptions, Importing, Command):
             dataset,
             epochs=self.epochs,
             config=self.config(self.seed),
+            lesson=self.lesson(),
             again=self.again,
             resume=not self.no_resume,
             allow_import=self.allow_import,

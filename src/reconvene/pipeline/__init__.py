@@ -10,9 +10,10 @@ from reconvene.pipeline.prune import Pruning, prune
 from reconvene.pipeline.report import report
 from reconvene.pipeline.run import Outcome, run
 from reconvene.pipeline.steps import Steps, quiet
-from reconvene.pipeline.train import Training, train
+from reconvene.pipeline.train import Lesson, Training, train
 
 __all__ = [
+    "Lesson",
     "Outcome",
     "Pruning",
     "Steps",

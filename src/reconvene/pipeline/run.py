@@ -15,7 +15,7 @@ from reconvene.pipeline.deploy import bench, export
 from reconvene.pipeline.prune import DENSE, Pruning, prune
 from reconvene.pipeline.report import accuracies, read_bench, report
 from reconvene.pipeline.steps import Steps, quiet
-from reconvene.pipeline.train import train
+from reconvene.pipeline.train import Lesson, train
 from reconvene.text import table
 from reconvene.training import TrainConfig
 
@@ -76,6 +76,7 @@ def run(
     pruning: Pruning = Pruning(),  # noqa: B008  # frozen
     epochs: int = 5,
     config: TrainConfig = TrainConfig(),  # noqa: B008  # frozen
+    lesson: Lesson | None = None,
     overwrite: bool = False,
     resume: bool = True,
     allow_import: bool = False,
@@ -84,7 +85,8 @@ def run(
 ) -> Outcome:
     """Go the whole way, and go on where an earlier call with the same arguments was stopped.
 
-    The dense network is trained by the same recipe into ``directory/dense``. Args as for ``prune`` and ``train``;
+    The dense network is trained by the same recipe into ``directory/dense``; with a ``lesson`` it (or the teacher that
+    is named) then teaches the pruned one. Args as for ``prune`` and ``train``;
     ``command`` is what the report says makes it again.
 
     Raises any ReconveneError of the steps.
@@ -109,6 +111,7 @@ def run(
             dataset,
             epochs=epochs,
             config=config,
+            lesson=lesson if place == folder else None,
             resume=resume,
             allow_import=allow_import,
             what=what,

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from reconvene import artifact
 from reconvene.data import Dataset
 from reconvene.errors import TrainingError
-from reconvene.pipeline.prune import PREPROCESSING
+from reconvene.pipeline.prune import DENSE, PREPROCESSING
 from reconvene.pipeline.steps import Steps, quiet
-from reconvene.training import TrainConfig
+from reconvene.surgery import Plan
+from reconvene.training import Distillation, TrainConfig, evaluate
 from reconvene.training import train as train_model
 from reconvene.training.checkpoint import CHECKPOINT_NAME
 
@@ -28,12 +32,32 @@ class Training:
     per_class: dict[str, float]
     seconds: float
     asked: dict[str, Any]
+    teacher: dict[str, Any] | None = None
+    """Where it learned from a teacher: the teacher's ``model`` and its ``accuracy`` on the same test split."""
 
     def __str__(self) -> str:
-        return (
+        text = (
             f"{self.epochs} {'epoch' if self.epochs == 1 else 'epochs'} on {self.dataset} in {self.seconds:.1f} s: "
             f"accuracy {self.accuracy:.2%}, loss {self.loss:.4f} on the test images"
         )
+        if self.teacher is None:
+            return text
+        return f"{text}, taught by {self.teacher['model']} with accuracy {self.teacher['accuracy']:.2%}"
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """How to learn from a teacher: see ``reconvene.training.Distillation``."""
+
+    teacher: Path | None = None
+    """Artifact of the teacher. None: the dense network in ``DIR/dense``, trained by the same recipe if it is not."""
+    temperature: float = 4.0
+    weight: float = 0.5
+    features: float = 0.0
+
+    def from_(self, model: nn.Module, plan: Plan | None) -> Distillation:
+        """Take the lesson from ``model``, for a student that was pruned by ``plan``."""
+        return Distillation(model, self.temperature, self.weight, self.features, plan)
 
 
 def train(
@@ -42,6 +66,7 @@ def train(
     *,
     epochs: int,
     config: TrainConfig = TrainConfig(),  # noqa: B008  # frozen
+    lesson: Lesson | None = None,
     again: bool = False,
     resume: bool = True,
     allow_import: bool = False,
@@ -54,6 +79,7 @@ def train(
     checkpoint when called again with the same arguments, and a finished one returns what it found at once.
 
     Args:
+        lesson: learn from a teacher, too.
         again: train a trained artifact on, from its trained weights.
         resume: go on from a checkpoint where there is one; otherwise start over.
 
@@ -61,13 +87,20 @@ def train(
     """
     folder = Path(directory)
     asked = _asked(dataset, epochs, config)
-    done = artifact.manifest(folder).measurements.get("training")
-    if done is not None and not again:
+    done = None if again else artifact.manifest(folder).measurements.get("training")
+    if done is not None:
+        taught = done["asked"].get("distillation")
+        if {**done["asked"], "distillation": None} != {**asked, "distillation": None} or bool(taught) != bool(lesson):
+            raise _trained_already(folder, done)
+    distillation = None
+    if lesson is not None:
+        lesson.from_(nn.Identity(), None).check(config)  # before a teacher is trained for hours
+        place = _teacher(folder, lesson, dataset, epochs=epochs, config=config, allow_import=allow_import, steps=steps)
+        distillation = lesson.from_(artifact.load(place, allow_import=allow_import), artifact.read_plan(folder))
+        asked["distillation"] = distillation.to_dict()
+    if done is not None:
         if done["asked"] != asked:
-            raise TrainingError(
-                f"{folder} was trained already, for {done['epochs']} epochs on {done['dataset']}. "
-                "To train on from its weights: again=True (--again)"
-            )
+            raise _trained_already(folder, done)
         return Training(**done)
     model = artifact.load(folder, allow_import=allow_import)
     with steps(what, True):
@@ -77,6 +110,7 @@ def train(
             epochs=epochs,
             directory=folder,
             config=config,
+            distillation=distillation,
             resume=resume,
             progress=steps is not quiet,
         )
@@ -84,15 +118,57 @@ def train(
     training = Training(
         epochs, str(dataset), evaluation.accuracy, evaluation.loss, evaluation.per_class, result.seconds, asked
     )
+    if distillation is not None:
+        accuracy = evaluate(distillation.teacher, dataset).accuracy
+        training = replace(training, teacher={"model": artifact.manifest(place).source.address, "accuracy": accuracy})
     if int(os.environ.get("RANK", "0")) == 0:  # under torchrun every process comes here, one of them writes
         facts = {"training": asdict(training), PREPROCESSING: dataset.preprocessing.to_dict()}
-        artifact.save(model, folder, extra={**artifact.manifest(folder).measurements, **facts})
+        before = dict(artifact.manifest(folder).measurements)
+        before.pop("exports", None)  # they were made of other weights
+        artifact.save(model, folder, extra={**before, **facts})
         (folder / CHECKPOINT_NAME).unlink(missing_ok=True)  # what it was for is in the artifact now
     return training
 
 
+def _teacher(
+    folder: Path,
+    lesson: Lesson,
+    dataset: Dataset,
+    *,
+    epochs: int,
+    config: TrainConfig,
+    allow_import: bool,
+    steps: Steps,
+) -> Path:
+    """The artifact of the teacher. Without one the dense network is trained, unless it was already, in whatever way."""
+    if lesson.teacher is not None:
+        if lesson.teacher.resolve() == folder.resolve():
+            raise TrainingError(f"{folder} cannot teach itself. Name another artifact (--teacher DIR)")
+        return lesson.teacher
+    if artifact.read_plan(folder) is None:
+        raise TrainingError(f"{folder} holds a dense network: say which artifact teaches it (--teacher DIR)")
+    place = folder / DENSE
+    there = (place / artifact.MANIFEST).exists()
+    if not there or "training" not in artifact.manifest(place).measurements:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # several processes would write it at once
+            raise TrainingError(f"{place} is not trained yet. Under torchrun, train the teacher first (--teacher DIR)")
+        if not there:
+            artifact.save(artifact.dense(folder, allow_import=allow_import), place)
+        what = "training the dense teacher"
+        train(place, dataset, epochs=epochs, config=config, allow_import=allow_import, what=what, steps=steps)
+    return place
+
+
+def _trained_already(folder: Path, done: Mapping[str, Any]) -> TrainingError:
+    taught = " with a teacher" if done.get("teacher") else ""
+    return TrainingError(
+        f"{folder} was trained already, for {done['epochs']} epochs on {done['dataset']}{taught}. "
+        "To train on from its weights: again=True (--again)"
+    )
+
+
 def _asked(dataset: Dataset, epochs: int, config: TrainConfig) -> dict[str, Any]:
-    """What makes a training run this one. How often it saves does not."""
+    """What makes a training run this one, but for its teacher. How often it saves does not."""
     recipe = asdict(config)
     del recipe["checkpoint_seconds"]
     return {"epochs": epochs, "pixels": dataset.sha256, **recipe}

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from reconvene.data import Dataset, train_batches
 from reconvene.data.progress import Bar
@@ -28,6 +27,7 @@ from reconvene.training.checkpoint import (
     sha256,
 )
 from reconvene.training.config import Settled, learning_rate
+from reconvene.training.distillation import Distillation, labels_alone, with_teacher
 from reconvene.training.evaluate import Evaluation, check_output, evaluate
 from reconvene.training.log import append_log, rewrite_log
 from reconvene.training.machine import describe_machine, library_versions
@@ -49,6 +49,7 @@ class Run:
         config: Settled,
         device: torch.device,
         world: World,
+        distillation: Distillation | None = None,
     ) -> None:
         self.original, self.dataset, self.epochs, self.directory = model, dataset, epochs, directory
         self.config, self.device, self.world = config, device, world
@@ -57,11 +58,18 @@ class Run:
         if config.channels_last:
             self.model.to(memory_format=torch.channels_last)
         world.copy_from_first(self.model)
-        _try_model(self.model, dataset, device)
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
+            raise TrainingError("the model has no trainable parameters.")
+        _try_model(self.model, dataset)
         self.forward = torch.compile(self.model) if config.compile else self.model
         self.optimizer = Nesterov(self.model, momentum=config.momentum, weight_decay=config.weight_decay)
         self.buffers = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
-        self.identity = self._identity()
+        self.objective = labels_alone(config)
+        if distillation is not None:
+            distillation.check(config)
+            _try_model(distillation.teacher, dataset, who="the teacher")
+            self.objective = with_teacher(distillation, self.model, config, device)
+        self.identity = self._identity() | ({} if distillation is None else {"distillation": distillation.to_dict()})
         self.state = State()
         self.saved_at = time.monotonic()
 
@@ -145,7 +153,7 @@ class Run:
             x = x.contiguous()
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"):
             output = self.forward(x)
-        loss = F.cross_entropy(output.float(), y, label_smoothing=self.config.label_smoothing)
+        loss = self.objective(x, output.float(), y)
         loss.backward()  # type: ignore[no-untyped-call]
         facts = torch.stack([loss.detach(), (output.argmax(1) == y).sum() * float(self.world.size)])
         self.world.average([*self.optimizer.gradients, *self.buffers, facts])
@@ -219,6 +227,7 @@ class Run:
             "parameters": self.identity["parameters"],
             "weights_sha256": self.identity["weights"],
             "processes": self.world.size,
+            "distillation": self.identity.get("distillation"),
             "libraries": library_versions(),
             "machine": describe_machine(self.device),
         }
@@ -231,15 +240,14 @@ class Run:
         )
 
 
-def _try_model(model: nn.Module, dataset: Dataset, device: torch.device) -> None:
+def _try_model(model: nn.Module, dataset: Dataset, *, who: str = "the model") -> None:
     """Find out now, on two images, whether the model takes this dataset's images and answers with its classes."""
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise TrainingError("the model has no trainable parameters.")
+    device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
     images, labels = dataset.train.images[:2], dataset.train.labels[:2]
     with evaluating(model), torch.no_grad():
         try:
             output = model(dataset.normalise(images.to(device)))
         except (RuntimeError, ValueError, TypeError) as error:
             shape = "x".join(map(str, dataset.shape))
-            raise TrainingError(f"the model does not run on {dataset.name}'s images {shape}: {error}") from error
-    check_output(output, labels, dataset)
+            raise TrainingError(f"{who} does not run on {dataset.name}'s images {shape}: {error}") from error
+    check_output(output, labels, dataset, who=who)

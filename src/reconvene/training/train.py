@@ -12,6 +12,7 @@ from torch import nn
 from reconvene.data import Dataset
 from reconvene.errors import TrainingError
 from reconvene.training.config import TrainConfig
+from reconvene.training.distillation import Distillation
 from reconvene.training.evaluate import Evaluation
 from reconvene.training.log import LOG_NAME
 from reconvene.training.machine import choose_device
@@ -51,6 +52,7 @@ def train(
     epochs: int,
     directory: str | os.PathLike[str],
     config: TrainConfig | None = None,
+    distillation: Distillation | None = None,
     resume: bool = True,
     progress: bool = False,
 ) -> TrainResult:
@@ -60,7 +62,8 @@ def train(
     when called again with the same arguments, to the same bits as if it had never stopped (on the same kind of machine
     with the same number of threads); a finished one returns at once. ``resume=False`` starts over. Under ``torchrun``
     every process calls this with the same arguments; ``batch_size`` is of all together, the first process writes. The
-    global random state is left as it was. ``config`` ``None`` is the default recipe.
+    global random state is left as it was. ``config`` ``None`` is the default recipe. With ``distillation`` the model
+    learns from a teacher as well as from the labels, and the logged training loss is that of both.
 
     Raises:
         TrainingError: the loss is not finite, the data is empty, the outputs do not fit the classes, the folder cannot
@@ -76,7 +79,16 @@ def train(
     world = join_world(device)
     with own_randomness(device):
         settled = config.settled(dataset, device=device, processes=world.size)
-        run = Run(model, dataset, epochs=epochs, directory=Path(directory), config=settled, device=device, world=world)
+        run = Run(
+            model,
+            dataset,
+            epochs=epochs,
+            directory=Path(directory),
+            config=settled,
+            device=device,
+            world=world,
+            distillation=distillation,
+        )
         resumed_at = run.begin(resume=resume)
         run.go(progress=progress and world.rank == 0)
     return TrainResult(

@@ -1,0 +1,165 @@
+"""What a training step minimises: the labels alone, or also what a trained, larger network makes of the same images."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from reconvene.errors import TrainingError
+from reconvene.surgery import Plan
+from reconvene.surgery.ranges import from_text
+from reconvene.training.checkpoint import sha256
+from reconvene.training.config import Settled, TrainConfig
+
+Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From images ``[B, C, H, W]``, the model's scores ``[B, classes]`` for them and labels ``[B]`` to the loss."""
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Learning from a teacher (Hinton, Vinyals and Dean 2015, arXiv 1503.02531), and from its features.
+
+    With teacher scores ``t``, own scores ``s``, temperature ``T`` and weight ``w`` the loss is
+    ``(1 - w) cross_entropy(s, labels) + w T^2 KL(softmax(t / T) || softmax(s / T)) + features * hint``.
+
+    ``hint`` is the mean over layers of ``mean((a - b)^2) / mean(b^2)``, where ``a`` is what a batch norm (without any:
+    a convolution) of the student puts out and ``b`` what the layer of the same name puts out in the teacher, in just
+    those channels that the plan kept. FitNets (Romero et al. 2015, arXiv 1412.6550) learns a projection between the
+    two; a pruned layer's channels are a subset of the dense one's, so none is needed.
+    """
+
+    teacher: nn.Module
+    """Trained already; it is only read, and runs in eval mode."""
+    temperature: float = 4.0
+    weight: float = 0.5
+    """Share of the teacher's scores in the loss, in [0, 1]."""
+    features: float = 0.0
+    """Weight of the hint; 0 leaves it out."""
+    plan: Plan | None = None
+    """What the student was pruned by; needed for the hint alone. None: it is as wide as the teacher."""
+
+    def check(self, config: TrainConfig) -> None:
+        """Raise TrainingError for values that cannot work, named with what would."""
+        wrong = {
+            "temperature must be above 0": not 0 < self.temperature < math.inf,
+            "weight must be in [0, 1]": not 0 <= self.weight <= 1,
+            "features must not be negative": not 0 <= self.features < math.inf,
+            "features cannot be followed in a compiled model": self.features > 0 and config.compile,
+        }
+        if found := [rule for rule, broken in wrong.items() if broken]:
+            raise TrainingError(f"cannot learn from a teacher: {'; '.join(found)}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """What makes this distillation this one, in plain JSON types; the teacher by the digest of its tensors."""
+        facts = {"temperature": self.temperature, "weight": self.weight, "features": self.features}
+        return {"teacher": sha256(self.teacher.state_dict()), **facts}
+
+
+def labels_alone(config: Settled) -> Objective:
+    """Cross entropy with label smoothing."""
+
+    def loss(_: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(scores, labels, label_smoothing=config.label_smoothing)
+
+    return loss
+
+
+def with_teacher(distillation: Distillation, student: nn.Module, config: Settled, device: torch.device) -> Objective:
+    """The objective of ``Distillation`` for ``student``, which gets hooks where its features are followed.
+
+    Raises TrainingError: no layer's features can be matched.
+    """
+    teacher = copy.deepcopy(distillation.teacher).to(device).requires_grad_(False).eval()
+    if config.channels_last:
+        teacher.to(memory_format=torch.channels_last)
+    own = labels_alone(config)
+    hint = Hint(teacher, student, distillation.plan) if distillation.features else None
+
+    def loss(images: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
+        bf16 = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
+        with torch.no_grad(), bf16:
+            wanted = teacher(images).float()
+        share = distillation.weight
+        total = (1 - share) * own(images, scores, labels)
+        total = total + share * soft_loss(scores, wanted, distillation.temperature)
+        return total if hint is None else total + distillation.features * hint.loss()
+
+    return loss
+
+
+def soft_loss(scores: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+    """``T^2 KL(softmax(wanted / T) || softmax(scores / T))``, mean over ``[B, classes]``'s first dimension, in nats."""
+    mine, theirs = ((values / temperature).log_softmax(1) for values in (scores, wanted))
+    return temperature**2 * F.kl_div(mine, theirs, reduction="batchmean", log_target=True)
+
+
+class Hint:
+    """How far the student's features are from those of the teacher's channels that were kept."""
+
+    def __init__(self, teacher: nn.Module, student: nn.Module, plan: Plan | None) -> None:
+        theirs, mine = dict(teacher.named_modules()), dict(student.named_modules())
+        kinds: tuple[type[nn.Module], ...] = (_BatchNorm,)
+        if not any(isinstance(module, kinds) for module in mine.values()):
+            kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+        self.kept: dict[str, Tensor] = {}
+        self.mine: dict[str, list[Tensor]] = {}
+        self.theirs: dict[str, list[Tensor]] = {}
+        for name, module in mine.items():
+            other = theirs.get(name)
+            if other is None or not isinstance(module, kinds) or type(other) is not type(module):
+                continue
+            kept = _kept(plan, name, dense=_width(other))
+            if len(kept) != _width(module) or int(kept.max()) >= _width(other):
+                continue
+            self.kept[name] = kept
+            module.register_forward_hook(_keep(self.mine, name, training=True))
+            other.register_forward_hook(_keep(self.theirs, name, training=False))
+        if not self.kept:
+            raise TrainingError(
+                "no layer of the student has the name and the kept channels of one of the teacher's, so features "
+                "cannot be matched. Take the dense network that it was pruned from as the teacher, or features=0."
+            )
+
+    def loss(self) -> Tensor:
+        """The hint for the batch that both have just seen; what was kept of it is forgotten."""
+        losses = []
+        for name, kept in self.kept.items():
+            for a, b in zip(self.mine.pop(name, []), self.theirs.pop(name, []), strict=True):
+                wanted = b.index_select(1, kept.to(b.device)).float()
+                if a.shape != wanted.shape:
+                    raise TrainingError(
+                        f"{name} puts out {list(a.shape)} in the student and {list(wanted.shape)} in the teacher: "
+                        "their features cannot be matched. Take features=0."
+                    )
+                losses.append((a.float() - wanted).square().mean() / wanted.square().mean().clamp_min(1e-6))
+        return torch.stack(losses).mean()
+
+
+def _keep(place: dict[str, list[Tensor]], name: str, *, training: bool) -> Callable[[nn.Module, Any, Tensor], None]:
+    def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if module.training == training:  # the student's evaluation between epochs is nobody's business here
+            place.setdefault(name, []).append(output)
+
+    return hook
+
+
+def _kept(plan: Plan | None, name: str, *, dense: int) -> Tensor:
+    """The channels of a layer that stayed, by their dense number."""
+    slices: Mapping[str, Mapping[int, str]] = {} if plan is None else plan.slices
+    for tensor in ("weight", "running_mean"):
+        text = slices.get(f"{name}.{tensor}", {}).get(0)
+        if text is not None:
+            return torch.from_numpy(from_text(text))
+    return torch.arange(dense)
+
+
+def _width(module: nn.Module) -> int:
+    return int(getattr(module, "num_features", getattr(module, "out_channels", 0)))
