@@ -125,3 +125,21 @@ class Grid(nn.Module):
 def test_fixed_sizes_can_be_cut_anywhere() -> None:
     structure, _ = proved(Grid(), torch.randn(2, 3, 6, 6))
     assert len(structure.prunable) == 1
+
+
+class Blur(nn.Module):
+    """A fixed filter for each channel, with an attribute of its own for the number of groups (anti-aliasing)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.register_buffer("kernel", torch.rand(1, 1, 3, 3).repeat(channels, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, self.kernel, stride=2, groups=self.channels)
+
+
+def test_groups_of_a_convolution_that_an_attribute_counts() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), Blur(8), nn.Conv2d(8, 2, 1))
+    structure, small = proved(model, torch.randn(2, 3, 6, 6))
+    assert not structure.repairs and small[1].channels == 4

@@ -29,7 +29,8 @@ from reconvene.structure.borrowed import (
 )
 from reconvene.structure.inputs import arguments, map_tensors, tensors_in
 from reconvene.structure.opaque import LayerCall, opaque_layers
-from reconvene.structure.sizes import SizeLog, traced_sizes
+from reconvene.structure.sizes import SizeLog
+from reconvene.structure.traced import traced_sizes
 
 _ATEN = torch.ops.aten
 
