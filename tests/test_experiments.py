@@ -19,10 +19,12 @@ from reconvene.experiments import ARMS, compare, make_experiment, read_experimen
 from reconvene.experiments.arms import arm_named
 from reconvene.experiments.config import Run
 from reconvene.experiments.masked import put_on, take_off
+from reconvene.experiments.pages import write_pages
 from reconvene.experiments.results import append_result
 from reconvene.experiments.search import KNOWN, OPTIONS
 from reconvene.experiments.setting import Setting
 from reconvene.experiments.single import carry_out
+from reconvene.experiments.summary import Mean, summarise
 from reconvene.models import example_inputs, resolve
 from reconvene.training import TrainConfig, train
 from reconvene.training.checkpoint import sha256
@@ -129,7 +131,7 @@ def test_every_arm_starts_from_the_same_network(tmp_path: Path, digits) -> None:
 
 
 def test_a_run_says_what_it_started_from_and_what_it_took(tmp_path: Path) -> None:
-    runs = make_experiment(experiment(arms=[{"arm": "dense"}, {"arm": "uniform"}])).runs
+    runs = make_experiment(experiment(corruptions=True, arms=[{"arm": "dense"}, {"arm": "uniform"}])).runs
     records = []
     for run in runs:
         (tmp_path / run.key).mkdir()
@@ -143,6 +145,14 @@ def test_a_run_says_what_it_started_from_and_what_it_took(tmp_path: Path) -> Non
     assert uniform["search"]["seconds"] == pytest.approx(sum(uniform["search"]["steps"].values()))
     assert uniform["training"]["macs"] < dense["training"]["macs"]
     assert len(dense["curve"]) == 1 and dense["curve"][-1] == dense["accuracy"]
+    whole, small = summarise(records)
+    assert whole.label == "dense" and "agreement" not in whole.extra
+    assert 0 <= small.extra["agreement"].value <= 100 and "worst drop" in small.extra
+    assert small.extra["corrupted"].value == pytest.approx(100 * uniform["assessment"]["corrupted"])
+    written = {path.name: path.read_text() for path in write_pages([whole, small], tmp_path / "pages")}
+    assert f"| params 3x | uniform | {small.accuracy} |" in written["table.md"] and "agreement %" in written["table.md"]
+    plots = [text for name, text in written.items() if name.endswith(".svg")]
+    assert len(plots) == 2 and all(text.count("<title>") == 3 for text in plots)  # no latency was measured
     assert dense["libraries"]["torch"] and dense["machine"] and dense["date"]
 
 
@@ -289,3 +299,8 @@ def test_an_experiment_is_a_toml_file(tmp_path: Path) -> None:
     with pytest.raises(ExperimentError, match="TOML"):
         read_experiment(file)
     assert OPTIONS["population"] > 3
+
+
+def test_means_and_spreads_by_hand() -> None:
+    assert str(Mean.of([50.0])) == "50.0"
+    assert Mean.of([49.0, 51.0, 53.0]) == Mean(51.0, 2.0, 3)

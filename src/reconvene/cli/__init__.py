@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("Train", "train an artifact; goes on where it was stopped"),
     "export": ("Export", "write the file that a runtime loads, and verify it"),
     "bench": ("Bench", "time dense beside pruned, in each runtime"),
+    "evaluate": ("Evaluate", "accuracy, calibration, worst class, corruptions"),
     "compare": ("Compare", "run an experiment: arms x models x data x budgets x seeds"),
     "push": ("Push", "share an artifact on the Hugging Face hub, with a model card"),
     "pull": ("Pull", "fetch an artifact from the Hugging Face hub"),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reconvene.experiments.plot import Dot, scatter
-from reconvene.experiments.summary import HEADER, WHOLE, Line, cells
+from reconvene.experiments.summary import EXTRA, HEADER, WHOLE, Line, cells
 from reconvene.training.checkpoint import write_atomic
 
 AXES: dict[str, str] = {
@@ -23,7 +23,7 @@ def markdown(lines: Sequence[Line]) -> str:
         own = [line for line in lines if (line.model, line.data) == place]
         rows = [[line.budget, *cells(line)] for line in own]
         parts.append(f"**{place[0]} on {place[1]}**\n\n{grid(['budget', *HEADER], rows)}")
-        names = [name for name in own[0].extra if name != "worst class"] and list(own[0].extra)
+        names = [name for name in EXTRA if any(name in line.extra for line in own)]
         if names:
             beyond = [[line.budget, line.label, *(str(line.extra.get(name, "")) for name in names)] for line in own]
             parts.append(grid(["budget", "arm", *(f"{name} %" for name in names)], beyond))

@@ -5,15 +5,18 @@ It leaves ``result.json`` when it is finished. Stopped before, it goes on from i
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import sys
 import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -29,6 +32,7 @@ from reconvene.experiments.results import Record, commit
 from reconvene.experiments.setting import Prepared, Setting
 from reconvene.models import Source, example_inputs, resolve
 from reconvene.training import TrainConfig, TrainResult, train
+from reconvene.training.assess import answers, assess
 from reconvene.training.checkpoint import write_atomic
 from reconvene.training.machine import choose_device, describe_machine, library_versions
 
@@ -71,6 +75,7 @@ def carry_out(run: Run, folder: Path, *, data: str) -> Record:
         "search": {"seconds": sum(prepared.seconds.values()), "cpu_seconds": search_cpu, "steps": prepared.seconds},
         "facts": prepared.facts,
         **_training(result, prepared, costs.macs, dataset),
+        "assessment": _assessment(model, dataset) if run.corruptions else None,
         "latency": _latency(dense, model, setting.inputs) if run.latency else None,
         "commit": commit(),
         "libraries": library_versions(),
@@ -126,6 +131,13 @@ def _training(result: TrainResult, prepared: Prepared, macs: int, dataset: Datas
             "earlier": earlier,
         },
     }
+
+
+def _assessment(model: nn.Module, dataset: Dataset) -> Record:
+    """Beyond accuracy; with every answer, so that agreement with the dense run of the same seed can be told later."""
+    said = answers(model, dataset).classes.numpy().astype(np.uint16)
+    packed = base64.b64encode(zlib.compress(said.tobytes(), 9)).decode()
+    return {**assess(model, dataset, corruptions=True).to_dict(), "answers": packed}
 
 
 def _latency(dense: nn.Module, model: nn.Module, inputs: torch.Tensor) -> Record:

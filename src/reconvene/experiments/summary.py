@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import math
-from collections.abc import Callable, Iterable, Sequence
+import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from reconvene.experiments.results import Record
 from reconvene.text import table
@@ -52,13 +58,8 @@ class Line:
     records: tuple[Record, ...]
 
 
-EXTRA: dict[str, Callable[[Record], float | None]] = {
-    "calibration error": lambda record: (record.get("assessment") or {}).get("calibration_error"),
-    "agreement": lambda record: (record.get("assessment") or {}).get("agreement"),
-    "worst class": lambda record: min(record["per_class"].values(), default=None),
-    "corrupted": lambda record: (record.get("assessment") or {}).get("corrupted"),
-}
-"""Shares in [0, 1] that a record may hold."""
+EXTRA = ("calibration error", "worst class", "worst drop", "agreement", "corrupted")
+"""Columns beyond accuracy: shares in [0, 1] that a record may hold, some of them beside the dense one of its seed."""
 
 
 def summarise(records: Iterable[Record]) -> list[Line]:
@@ -67,10 +68,11 @@ def summarise(records: Iterable[Record]) -> list[Line]:
     for record in records:
         run = record["run"]
         cells.setdefault((_model(run), run["data"], budget_text(run["budget"]), record["label"]), []).append(record)
+    dense = {_place(record): record for record in chain(*cells.values()) if record["run"]["arm"] == "dense"}
     order = {place: i for i, place in enumerate(dict.fromkeys(cell[:2] for cell in cells))}
     budgets = {text: i for i, text in enumerate(dict.fromkeys(sorted((c[2] for c in cells), key=lambda t: t != WHOLE)))}
     ranked = sorted(cells, key=lambda cell: (order[cell[:2]], budgets[cell[2]]))
-    return [_line(*cell, cells[cell]) for cell in ranked]
+    return [_line(*cell, cells[cell], dense) for cell in ranked]
 
 
 WHOLE = "whole"
@@ -106,9 +108,12 @@ def cells(line: Line) -> list[str]:
     ]
 
 
-def _line(model: str, data: str, budget: str, label: str, records: list[Record]) -> Line:
+def _line(
+    model: str, data: str, budget: str, label: str, records: list[Record], dense: dict[tuple[str, str, int], Record]
+) -> Line:
     timed = [record["latency"] for record in records if record["latency"]]
-    found = {name: [v for record in records if (v := read(record)) is not None] for name, read in EXTRA.items()}
+    beyond = [_beyond(record, dense.get(_place(record))) for record in records]
+    found = {name: [values[name] for values in beyond if name in values] for name in EXTRA}
     return Line(
         model,
         data,
@@ -125,6 +130,32 @@ def _line(model: str, data: str, budget: str, label: str, records: list[Record])
         extra={name: Mean.of([100 * v for v in values]) for name, values in found.items() if values},
         records=tuple(records),
     )
+
+
+def _beyond(record: Record, dense: Record | None) -> dict[str, float]:
+    """What is known of one run beyond accuracy."""
+    own = record.get("assessment")
+    if not own:
+        return {}
+    found = {
+        "calibration error": own["calibration_error"],
+        "worst class": own["worst_accuracy"],
+        "corrupted": own["corrupted"],
+    }
+    if dense is not None and dense is not record and dense.get("assessment"):
+        said, before = _answers(own), _answers(dense["assessment"])
+        found["agreement"] = float((said == before).mean())
+        found["worst drop"] = max(dense["per_class"][name] - value for name, value in record["per_class"].items())
+    return found
+
+
+def _answers(assessment: Record) -> NDArray[np.uint16]:
+    return np.frombuffer(zlib.decompress(base64.b64decode(assessment["answers"])), dtype=np.uint16)
+
+
+def _place(record: Record) -> tuple[str, str, int]:
+    """What a run shares with the dense one to compare it with."""
+    return _model(record["run"]), record["run"]["data"], record["run"]["seed"]
 
 
 def _model(run: dict[str, Any]) -> str:

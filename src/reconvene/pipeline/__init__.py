@@ -6,6 +6,7 @@ different days, and a way that was interrupted goes on where it stopped.
 
 from reconvene.pipeline.bundle import bundle
 from reconvene.pipeline.deploy import bench, export
+from reconvene.pipeline.evaluate import evaluate
 from reconvene.pipeline.prune import Pruning, prune
 from reconvene.pipeline.report import report
 from reconvene.pipeline.run import Outcome, run
@@ -20,6 +21,7 @@ __all__ = [
     "Training",
     "bench",
     "bundle",
+    "evaluate",
     "export",
     "prune",
     "quiet",

@@ -28,12 +28,12 @@ from reconvene.training.log import LOG_NAME
 
 DENSE = "dense"
 """Folder of the dense network's own artifact, inside that of the network that is compared with it."""
-BENCH, REPORT, TIMINGS = "bench.json", "report.html", "timings.json"
+BENCH, REPORT, TIMINGS, COMMAND = "bench.json", "report.html", "timings.json", "command.txt"
 PREPROCESSING = "preprocessing"
 """Measurement of a trained artifact: what pictures go through, and what its classes are called."""
 SAMPLES_A_CLASS = 10
 _ASIDE = ".replaced"
-_DERIVED = (CHECKPOINT_NAME, LOG_NAME, BENCH, REPORT, TIMINGS, "model.onnx", "dense.onnx")
+_DERIVED = (CHECKPOINT_NAME, LOG_NAME, BENCH, REPORT, TIMINGS, COMMAND, "model.onnx", "dense.onnx")
 
 
 @dataclass(frozen=True)

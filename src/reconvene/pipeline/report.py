@@ -10,7 +10,7 @@ from typing import Any
 from reconvene import artifact
 from reconvene.deploy.machine import machine, now
 from reconvene.errors import ArtifactError
-from reconvene.pipeline.prune import BENCH, DENSE, REPORT, TIMINGS
+from reconvene.pipeline.prune import BENCH, COMMAND, DENSE, REPORT, TIMINGS
 from reconvene.report import ReportData, write
 from reconvene.training import read_log
 from reconvene.training.log import LOG_NAME
@@ -21,11 +21,16 @@ def report(directory: str | Path, *, command: str | None = None) -> Path:
 
     Args:
         directory: the artifact.
-        command: the command line that makes it again, as the report tells it.
+        command: the command line that makes it again, as the report tells it; by default that of the last report.
 
     Raises ArtifactError.
     """
-    return write(collect(Path(directory), command=command), Path(directory) / REPORT)
+    folder = Path(directory)
+    if command is not None:
+        artifact.write_atomic(folder / COMMAND, (command + "\n").encode())
+    elif (folder / COMMAND).exists():
+        command = (folder / COMMAND).read_text(encoding="utf-8").strip()
+    return write(collect(folder, command=command), folder / REPORT)
 
 
 def collect(folder: Path, *, command: str | None = None) -> ReportData:
@@ -45,6 +50,7 @@ def collect(folder: Path, *, command: str | None = None) -> ReportData:
         spread=dict(pruning.get("spread", {})),
         training=_logs(folder),
         accuracy=accuracies(folder),
+        assessment=dict(found.measurements.get("assessment", {})),
         bench=bench,
         exports=list(found.measurements.get("exports", [])),
         timings=_read_timings(folder),

@@ -124,7 +124,8 @@ def train(
     if int(os.environ.get("RANK", "0")) == 0:  # under torchrun every process comes here, one of them writes
         facts = {"training": asdict(training), PREPROCESSING: dataset.preprocessing.to_dict()}
         before = dict(artifact.manifest(folder).measurements)
-        before.pop("exports", None)  # they were made of other weights
+        for of_other_weights in ("exports", "assessment"):
+            before.pop(of_other_weights, None)
         artifact.save(model, folder, extra={**before, **facts})
         (folder / CHECKPOINT_NAME).unlink(missing_ok=True)  # what it was for is in the artifact now
     return training

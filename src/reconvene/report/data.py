@@ -24,6 +24,7 @@ class ReportData:
         spread: activation spread, small over dense, by layer.
         training: records of ``train.jsonl`` by variant: ``{"dense": [...], "pruned": [...]}``.
         accuracy: share of right answers by variant; without it, the last epoch of ``training``.
+        assessment: ``Assessment.to_dict()`` by variant.
         bench: ``BenchResult.to_dict()``.
         exports: ``Exported.to_dict()``, each with its ``verification`` or ``None``; ``variant`` may be added.
         timings: seconds of each step of pruning, in order.
@@ -42,6 +43,7 @@ class ReportData:
     spread: dict[str, float] = field(default_factory=dict)
     training: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     accuracy: dict[str, float] = field(default_factory=dict)
+    assessment: dict[str, dict[str, Any]] = field(default_factory=dict)
     bench: dict[str, Any] | None = None
     exports: list[dict[str, Any]] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from reconvene._version import __version__
 from reconvene.errors import ArtifactError
-from reconvene.report import evidence, numbers, sections
+from reconvene.report import beyond, evidence, numbers, sections
 from reconvene.report.data import ReportData
 from reconvene.report.markup import Child, Html, document, name, raw_style, tag
 
@@ -19,6 +19,7 @@ SECTIONS = (
     sections.widths,
     sections.spread,
     sections.training,
+    beyond.assessment,
     evidence.verification,
     evidence.timings,
     evidence.reproduce,

@@ -1,0 +1,42 @@
+"""``reconvene evaluate DIR``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reconvene.cli.command import Answer, ArtifactFolder, Command, DataOptions, Importing
+
+
+@dataclass(kw_only=True)
+class Evaluate(DataOptions, Importing, Command):
+    """Accuracy, calibration, the worst class, agreement with the dense network; with --corruptions robustness too."""
+
+    directory: ArtifactFolder
+    """Folder of a trained artifact."""
+    corruptions: bool = False
+    """Also noise, blur, contrast and JPEG at three strengths: twelve more rounds over the test images."""
+
+    def run(self) -> Answer:
+        """Evaluate, keep, and renew the report where there is one."""
+        from reconvene import artifact
+        from reconvene.cli.progress import steps
+        from reconvene.pipeline import evaluate, report
+        from reconvene.pipeline.prune import REPORT
+        from reconvene.training.assess import compare_text
+
+        dataset = self.dataset(artifact.manifest(self.directory).source.input_shape)
+        found = evaluate(
+            self.directory,
+            dataset,
+            corruptions=self.corruptions,
+            seed=self.seed,
+            allow_import=self.allow_import,
+            steps=steps,
+        )
+        if (self.directory / REPORT).exists():
+            report(self.directory)
+        variants = {name: assessment.to_dict() for name, assessment in found.items()}
+        return Answer(
+            f"{compare_text(found)}\non {dataset}",
+            {"artifact": str(self.directory), "dataset": str(dataset), "variants": variants},
+        )
