@@ -178,14 +178,18 @@ def test_what_cannot_be_exported_says_why_and_leaves_nothing(
 
 def test_options_that_do_not_exist(tmp_path: Path) -> None:
     x = torch.randn(1, 3, 8, 8)
-    with pytest.raises(UnknownNameError, match="Available: onnx"):
+    with pytest.raises(UnknownNameError, match="Available: executorch, litert, ncnn, onnx, openvino"):
         deploy.export(small_net(), tmp_path, format="tflite", example_inputs=x)
-    with pytest.raises(ExportError, match="fp32 only"):
+    with pytest.raises(UnknownNameError, match="Available: int8"):
+        deploy.export(small_net(), tmp_path, quantize="int4", example_inputs=x)
+    with pytest.raises(ExportError, match="pass calibration"):
         deploy.export(small_net(), tmp_path, quantize="int8", example_inputs=x)
+    with pytest.raises(ExportError, match="are for int8"):
+        deploy.export(small_net(), tmp_path, calibration=[x], example_inputs=x)
     with pytest.raises(ExportError, match="plain file name"):
         deploy.export(small_net(), tmp_path, name="../model", example_inputs=x)
-    with pytest.raises(UnknownNameError, match="Available: eager, onnxruntime"):
-        deploy.bench({"a": small_net()}, x, runtimes=("openvino",))
+    with pytest.raises(UnknownNameError, match="Available: eager, executorch, litert, ncnn, onnxruntime, openvino"):
+        deploy.bench({"a": small_net()}, x, runtimes=("tensorrt",))
     with pytest.raises(ModelError, match="does not run on inputs of shape"):
         deploy.export(small_net(), tmp_path, example_inputs=torch.randn(1, 4, 8, 8))
 

@@ -18,11 +18,17 @@ class UnknownNameError(ReconveneError):
 
 
 class MissingExtraError(ReconveneError):
-    """An optional dependency is not installed; the message names the extra that brings it."""
+    """An optional dependency is not installed, or too old; the message names the extra that brings it."""
 
-    def __init__(self, package: str, extra: str, needed_for: str) -> None:
+    def __init__(
+        self, package: str, extra: str, needed_for: str, *, least: str | None = None, found: str | None = None
+    ) -> None:
         self.package, self.extra = package, extra
-        super().__init__(f"{needed_for} needs {package}, which is not installed. Try: pip install 'reconvene[{extra}]'")
+        if found is not None:
+            what, command = f"{package} {least} or newer, and {found} is installed", "pip install --upgrade"
+        else:
+            what, command = f"{package}, which is not installed", "pip install"
+        super().__init__(f"{needed_for} needs {what}. Try: {command} 'reconvene[{extra}]'")
 
 
 class ModelError(ReconveneError):

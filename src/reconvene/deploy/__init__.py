@@ -5,11 +5,13 @@ The four calls are written once; each runtime is one file that fills in a ``Runt
 
 from __future__ import annotations
 
-from reconvene.deploy.benchmark import bench, latency
+from reconvene.deploy.benchmark import Evidence, bench, latency
 from reconvene.deploy.bundle import Bundled, bundle
 from reconvene.deploy.exporting import Exported, export, run
+from reconvene.deploy.fidelity import Fidelity, Limits, verify_int8
+from reconvene.deploy.layerwise import LayerNoise, layerwise_sqnr
 from reconvene.deploy.measure import Measurement, measure
-from reconvene.deploy.registry import FORMATS, RUNTIMES
+from reconvene.deploy.registry import FORMATS, RUNTIMES, installed
 from reconvene.deploy.results import BenchResult, BenchRow
 from reconvene.deploy.runtime import Runtime, Session
 from reconvene.deploy.verification import Verification, verify
@@ -20,7 +22,11 @@ __all__ = [
     "BenchResult",
     "BenchRow",
     "Bundled",
+    "Evidence",
     "Exported",
+    "Fidelity",
+    "LayerNoise",
+    "Limits",
     "Measurement",
     "Runtime",
     "Session",
@@ -28,8 +34,11 @@ __all__ = [
     "bench",
     "bundle",
     "export",
+    "installed",
     "latency",
+    "layerwise_sqnr",
     "measure",
     "run",
     "verify",
+    "verify_int8",
 ]

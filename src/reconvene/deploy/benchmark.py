@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,30 @@ from numpy.typing import NDArray
 from torch import nn
 
 from reconvene.deploy.calling import batch_size, leaves, own_inputs
+from reconvene.deploy.exporting import write
+from reconvene.deploy.fidelity import fidelity
 from reconvene.deploy.machine import machine, now
+from reconvene.deploy.quantisation import PRECISIONS, quantisation
 from reconvene.deploy.registry import runtime_named
 from reconvene.deploy.results import BenchResult, BenchRow
-from reconvene.deploy.runtime import Runtime
-from reconvene.errors import ModelError
+from reconvene.deploy.runtime import Runtime, Session
+from reconvene.errors import ExportError, ModelError, UnknownNameError
 
 # A visit to a variant is repeated until it takes about this long: a clock's own cost must not show.
 VISIT_SECONDS = 2e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Real data beside the clock: ``calibration`` for int8, ``data`` (with targets) for agreement and accuracy.
+
+    ``what`` says in words what ``data`` is; ``keep_fp32`` are the layers that int8 leaves alone.
+    """
+
+    calibration: Iterable[Any] | None = None
+    data: Iterable[Any] | None = None
+    what: str = "real data"
+    keep_fp32: Sequence[str] = ()
 
 
 def bench(
@@ -29,6 +46,8 @@ def bench(
     example_inputs: Any = None,
     *,
     runtimes: Sequence[str] = ("onnxruntime", "eager"),
+    precisions: Sequence[str] = ("fp32",),
+    evidence: Evidence = Evidence(),  # frozen
     threads: int = 1,
     repeats: int = 30,
     seed: int = 0,
@@ -36,28 +55,36 @@ def bench(
     """Time one inference of every variant in every runtime; the first variant is what the others are compared with.
 
     ``variants`` are modules, or files of the runtime's format (which the eager runtime cannot take);
-    ``example_inputs`` are one batch, and every time is for that batch. Within a runtime the variants take turns,
-    ``repeats`` rounds in an order drawn from ``seed``, one untimed inference before each timed one, so that a busy
-    neighbour hits all of them alike. With one thread the time is the processor time of the thread
-    (``time.thread_time``), to which waiting adds nothing; with more it is wall time, since the processor time of
-    other threads cannot be told apart.
+    ``example_inputs`` are one batch, and every time is for that batch. Within a runtime variants and ``precisions``
+    (``fp32``, ``int8``) take turns, ``repeats`` rounds in an order drawn from ``seed``, one untimed inference before
+    each timed one, so that a busy neighbour hits all of them alike. With one thread the time is the processor time of
+    the thread (``time.thread_time``), to which waiting adds nothing; with more it is wall time, since the processor
+    time of other threads cannot be told apart. int8 needs ``evidence.calibration``; where it is too far from float32
+    it is timed all the same, and its agreement tells. Eager has no int8. A float32 file that cannot be made is an
+    error; an int8 file that cannot be made is left out, with the reason.
 
-    Raises UnknownNameError, MissingExtraError, ModelError, ExportError.
+    Raises UnknownNameError, MissingExtraError, ModelError, DataError, ExportError.
     """
     if not variants:
         raise ModelError("there is nothing to bench: variants is empty")
     if threads < 1 or repeats < 1:
         raise ModelError(f"threads={threads} and repeats={repeats} must be at least 1")
+    if unknown := [name for name in precisions if name not in PRECISIONS]:
+        raise UnknownNameError("precision", unknown[0], PRECISIONS)
+    if not precisions:
+        raise ModelError("there is nothing to bench: precisions is empty")
     chosen = [runtime_named(name) for name in runtimes]
+    for runtime in chosen:
+        runtime.require(exporting=runtime.export is not None)
     first = next(iter(variants.values()))
     if example_inputs is None and not isinstance(first, nn.Module):
         raise ModelError("what the files take is not known. Pass example_inputs")
     inputs = own_inputs(first, example_inputs, seed=seed) if isinstance(first, nn.Module) else example_inputs
     rows: list[BenchRow] = []
-    versions: dict[str, str] = {}
+    left_out: dict[str, str] = {}
     for runtime in chosen:
-        versions |= runtime.versions()
-        rows += _rows(runtime, variants, inputs, threads=threads, repeats=repeats, seed=seed)
+        entries = _Entries(runtime, inputs, precisions, evidence, left_out)
+        rows += _rows(entries, variants, threads=threads, repeats=repeats, seed=seed)
     return BenchResult(
         rows=tuple(rows),
         baseline=next(iter(variants)),
@@ -67,8 +94,10 @@ def bench(
         clock="thread" if threads == 1 else "wall",
         seed=seed,
         machine=machine(),
-        versions=versions,
+        versions={name: version for runtime in chosen for name, version in runtime.versions().items()},
         date=now(),
+        data=evidence.what if evidence.data is not None else None,
+        left_out=left_out,
     )
 
 
@@ -81,26 +110,71 @@ def latency(model: nn.Module | str | Path, example_inputs: Any = None, *, repeat
     return result.rows[0].median
 
 
+@dataclass
+class _Entries:
+    """What takes turns in one runtime."""
+
+    runtime: Runtime
+    inputs: Any
+    precisions: Sequence[str]
+    evidence: Evidence
+    left_out: dict[str, str]
+
+    def made(
+        self, variants: Mapping[str, nn.Module | str | Path], folder: Path
+    ) -> Iterator[tuple[str, str, nn.Module | Path, int | None]]:
+        """Variant, precision, what to open, and its bytes."""
+        for i, (name, variant) in enumerate(variants.items()):
+            if not isinstance(variant, nn.Module):
+                yield name, "fp32", Path(variant), Path(variant).stat().st_size if Path(variant).is_file() else None
+                continue
+            if self.runtime.export is None:
+                yield name, "fp32", variant, None
+                continue
+            for precision in self.precisions:
+                try:
+                    files = self._written(variant, folder / f"{i}{precision}{self.runtime.suffix}", precision)
+                except ExportError as error:
+                    if precision == "fp32":
+                        raise
+                    self.left_out[f"{self.runtime.name} {name} {precision}"] = str(error)
+                    continue
+                yield name, precision, files[0], sum(file.stat().st_size for file in files)
+
+    def _written(self, model: nn.Module, path: Path, precision: str) -> list[Path]:
+        inputs, settings = own_inputs(model, self.inputs), None
+        if precision == "int8":
+            settings = quantisation(model, inputs, self.evidence.calibration, self.evidence.keep_fp32)
+        return write(self.runtime, model, inputs, path, settings)
+
+    def facts(self, model: nn.Module | str | Path, session: Session) -> dict[str, float | None]:
+        """Agreement and accuracy of what is open, where there is data and the module to compare with."""
+        if self.evidence.data is None or not isinstance(model, nn.Module):
+            return {}
+        found = fidelity(model, session, self.evidence.data, runtime=self.runtime.name, what=self.evidence.what)
+        return {"agreement": found.agreement, "accuracy": found.accuracy}
+
+
 def _rows(
-    runtime: Runtime,
-    variants: Mapping[str, nn.Module | str | Path],
-    inputs: Any,
-    *,
-    threads: int,
-    repeats: int,
-    seed: int,
+    entries: _Entries, variants: Mapping[str, nn.Module | str | Path], *, threads: int, repeats: int, seed: int
 ) -> list[BenchRow]:
+    runtime = entries.runtime
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="reconvene-bench-")))
-        calls: dict[str, Callable[[], object]] = {}
-        for i, (name, variant) in enumerate(variants.items()):
-            target: nn.Module | Path = variant if isinstance(variant, nn.Module) else Path(variant)
-            if isinstance(target, nn.Module) and runtime.export is not None:
-                target = runtime.export(target, own_inputs(target, inputs), folder / f"{i}{runtime.suffix}")[0]
-            calls[name] = stack.enter_context(runtime.open(target, threads)).bind(inputs)
-        thread, wall = _rounds(list(calls.values()), repeats=repeats, seed=seed)
+        names: list[tuple[str, str]] = []
+        calls: list[Callable[[], object]] = []
+        facts: list[dict[str, Any]] = []
+        for name, precision, target, size in entries.made(variants, folder):
+            session = stack.enter_context(runtime.open(target, threads))
+            facts.append({"size": size, **entries.facts(variants[name], session)})
+            calls.append(session.bind(entries.inputs))
+            names.append((name, precision))
+        thread, wall = _rounds(calls, repeats=repeats, seed=seed)
     times = thread if threads == 1 else wall
-    return [BenchRow.of(runtime.name, name, times[:, i], wall[:, i], times[:, 0]) for i, name in enumerate(calls)]
+    return [
+        BenchRow.of(runtime.name, *name, times[:, i], wall[:, i], times[:, 0], **facts[i])
+        for i, name in enumerate(names)
+    ]
 
 
 def _rounds(

@@ -158,7 +158,7 @@ def _models(
                 "expected": expected,
                 "tolerance": TOLERANCE,
                 "bytes": made.bytes,
-                "verified": None if checked is None else {"data": checked.data, "max_rel_error": checked.max_rel_error},
+                "verified": None if checked is None else checked.short,
             }
         )
     return files, models

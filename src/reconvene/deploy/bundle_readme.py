@@ -60,7 +60,7 @@ def _models(manifest: Mapping[str, Any]) -> str:
     rows: list[list[Cell]] = []
     for model in manifest["models"]:
         checked = model["verified"]
-        said = f"relative error {checked['max_rel_error']:.1e} on {checked['data']}" if checked else "not verified"
+        said = "not verified" if checked is None else f"{_measured(checked)} on {checked['data']}"
         rows.append([model["file"], model["runtime"], model["bytes"], said])
     return _indented(table(["file", "runs in", "bytes", "against PyTorch"], rows))
 
@@ -74,3 +74,12 @@ def _results(manifest: Mapping[str, Any]) -> str:
 
 def _indented(text: str) -> str:
     return "\n".join(f"    {line}".rstrip() for line in text.splitlines())
+
+
+def _measured(checked: Mapping[str, Any]) -> str:
+    """How far from PyTorch: float32 by its error, int8 by its noise and its predictions."""
+    if "max_rel_error" in checked:
+        return f"relative error {checked['max_rel_error']:.1e}"
+    agreement = "" if checked["agreement"] is None else f", {checked['agreement']:.2%} of the predictions the same"
+    noise = "no noise" if checked["sqnr"] is None else f"SQNR {checked['sqnr']:.1f} dB"
+    return f"int8, {noise}{agreement}"

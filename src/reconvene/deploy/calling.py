@@ -81,6 +81,16 @@ def input_names(model: nn.Module, example_inputs: Any) -> list[str]:
     return list(named({plain[i] if i < len(plain) else f"input_{i}": arg for i, arg in enumerate(args)}, "input"))
 
 
+def by_name(example_inputs: Any, names: list[str], what: str) -> dict[str, Tensor]:
+    """Inputs by the names in a file: keyword inputs go by name, positional ones in order. Raises ModelError."""
+    tensors = named(example_inputs, "input")
+    if not isinstance(example_inputs, Mapping) and len(tensors) == len(names):
+        tensors = dict(zip(names, tensors.values(), strict=True))
+    if set(tensors) != set(names):
+        raise ModelError(f"the {what} model takes {names}, but was given {list(tensors)}")
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
 def leaves(tree: Any) -> list[Tensor]:
     """Tensors of a nest of containers, in order."""
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
@@ -129,19 +139,29 @@ def _cycle(start: int, count: int, batch: int) -> list[int]:
 
 
 def samples_of(data: Iterable[Any], limit: int) -> Any:
-    """The inputs of up to ``limit`` samples, joined.
+    """The inputs of up to ``limit`` samples, joined. See ``labelled_samples``."""
+    return labelled_samples(data, limit)[0]
+
+
+def labelled_samples(data: Iterable[Any], limit: int) -> tuple[Any, Tensor | None]:
+    """The inputs of up to ``limit`` samples, joined, and their targets where every batch has a tensor of them.
 
     ``data`` is an iterable of ``(inputs, target)`` batches, or of bare inputs (a tensor or a mapping).
     Raises DataError when there are none.
     """
     pieces: list[Any] = []
     sizes: list[int] = []
+    targets: list[Tensor] = []
     for batch in data:
         inputs = batch if isinstance(batch, (Tensor, Mapping)) else batch[0]
-        count = min(batch_size(inputs), limit - sum(sizes))
+        target = None if isinstance(batch, (Tensor, Mapping)) or len(batch) < 2 else batch[1]
+        whole = batch_size(inputs)
+        count = min(whole, limit - sum(sizes))
         if count:
             pieces.append(take(inputs, 0, count))
             sizes.append(count)
+            if isinstance(target, Tensor) and is_batched(target, whole):
+                targets.append(target[:count])
         if sum(sizes) >= limit:
             break
     if not pieces:
@@ -151,4 +171,5 @@ def samples_of(data: Iterable[Any], limit: int) -> Any:
         torch.cat(parts) if isinstance(parts[0], Tensor) and is_batched(parts[0], sizes[0]) else parts[0]
         for parts in zip(*flat, strict=True)
     ]
-    return pytree.tree_unflatten(joined, pytree.tree_structure(pieces[0]))
+    inputs = pytree.tree_unflatten(joined, pytree.tree_structure(pieces[0]))
+    return inputs, torch.cat(targets) if len(targets) == len(pieces) else None

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+import ast
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,22 +11,23 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from reconvene._version import __version__
 from reconvene.deploy.calling import (
     batch_size,
+    by_name,
     evaluating,
     input_names,
     is_batched,
     leaves,
-    named,
     noise,
     outputs_of,
 )
-from reconvene.deploy.runtime import Runtime, Session, imported
+from reconvene.deploy.onnx_int8 import quantised_onnx
+from reconvene.deploy.quantisation import Quantisation
+from reconvene.deploy.runtime import Runtime, Session, file_of, imported
+from reconvene.deploy.tracing import TensorsOnly, exporting
 from reconvene.errors import ExportError, ModelError
-from reconvene.structure.inputs import call
 
 OPSET = 20
 # protobuf refuses to serialise 2 GiB; what the graph itself takes is left as a margin
@@ -42,8 +40,6 @@ def export_onnx(model: nn.Module, example_inputs: Any, path: Path) -> list[Path]
     The same model gives the same bytes, and nothing of the machine it was exported on is in them.
     Raises ExportError, naming the operator and the module the exporter stopped at.
     """
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        imported(package, "onnx", "ONNX export")
     # The exporter takes a batch of one for a constant, so it is shown two samples.
     inputs = noise(example_inputs, 2, seed=0) if batch_size(example_inputs) == 1 else example_inputs
     with evaluating(model):
@@ -57,87 +53,18 @@ def export_onnx(model: nn.Module, example_inputs: Any, path: Path) -> list[Path]
     return _write(ir_model, path)
 
 
-class _TensorsOnly(nn.Module):
-    """The model as a function of a flat row of tensors that returns another.
-
-    The exporter stops at outputs that are numbers, and where it must guard keyword arguments.
-    """
-
-    def __init__(self, model: nn.Module, inputs: Any) -> None:
-        super().__init__()
-        self.model = model
-        self.values, self.spec = pytree.tree_flatten(inputs)
-        self.training = model.training
-
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        given = iter(tensors)
-        values = [next(given) if isinstance(value, Tensor) else value for value in self.values]
-        return tuple(named(call(self.model, pytree.tree_unflatten(values, self.spec)), "output").values())
-
-
 def _exported(model: nn.Module, inputs: Any) -> Any:
     batch, dim = batch_size(inputs), torch.export.Dim("batch")
     shapes = tuple({0: dim} if is_batched(tensor, batch) else None for tensor in leaves(inputs))
-    try:
-        with _quiet():
-            return torch.onnx.export(
-                _TensorsOnly(model, inputs),
-                tuple(leaves(inputs)),
-                dynamo=True,
-                opset_version=OPSET,
-                dynamic_shapes={"tensors": shapes},
-                verbose=False,
-            )
-    except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
-        raise ExportError(f"{type(model).__name__} could not be exported to ONNX: {_reason(error)}") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No log lines, warnings or prints: what goes wrong is raised, and what is raised is told."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
-def _reason(error: BaseException) -> str:
-    """First line of the innermost cause, with the operator and the module where the exporter knows them."""
-    node: torch.fx.Node | None = None
-    cause: BaseException = error
-    link: BaseException | None = error
-    while link is not None:
-        cause = link
-        trace = link.__traceback__
-        while trace is not None:
-            candidate = trace.tb_frame.f_locals.get("node")
-            node = candidate if isinstance(candidate, torch.fx.Node) else node
-            trace = trace.tb_next
-        link = link.__cause__
-    message = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
-    if type(cause).__name__ == "GuardOnDataDependentSymNode":
-        message += ". An if or a loop in forward depends on computed values: use torch.where, or take it out"
-    return message + _place(node)
-
-
-def _place(node: torch.fx.Node | None) -> str:
-    if node is None or node.op != "call_function":
-        return ""
-    scopes = list((node.meta.get("nn_module_stack") or {}).values())
-    if not scopes:
-        return f" (operator {node.target})"
-    scope, kind = scopes[-1]
-    kind = kind if isinstance(kind, str) else kind.__qualname__
-    where = scope.removeprefix("model").removeprefix(".")
-    return f" (operator {node.target}, in module {where or 'the model itself'}, a {kind.rsplit('.', 1)[-1]})"
+    with exporting(model, "ONNX"):
+        return torch.onnx.export(
+            TensorsOnly(model, inputs),
+            tuple(leaves(inputs)),
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes={"tensors": shapes},
+            verbose=False,
+        )
 
 
 def _rename(ir_model: Any, inputs: list[str], outputs: list[str], model: nn.Module) -> None:
@@ -161,6 +88,21 @@ def _rename(ir_model: Any, inputs: list[str], outputs: list[str], model: nn.Modu
     # last, so that no name is ever held twice
     for value, name in public.items():
         value.name = name
+    counts: dict[str, int] = {}
+    for node in graph.all_nodes():
+        name = f"{_module_of(node)}/{node.op_type}"
+        counts[name] = counts.get(name, 0) + 1
+        node.name = name if counts[name] == 1 else f"{name}_{counts[name]}"
+
+
+def _module_of(node: Any) -> str:
+    """The module a node came from: whose weight it reads, or else in whose forward it was recorded."""
+    for value in node.inputs:
+        if value is not None and value.name.endswith(".weight") and value.is_initializer():
+            return str(value.name.removesuffix(".weight"))
+    scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+    modules = [scope for scope in scopes[:-1] if scope.startswith("model.")]  # the last one is the operator
+    return modules[-1].removeprefix("model.") if modules else ""
 
 
 def _check_batch(graph: Any, inputs: Any, model: nn.Module) -> None:
@@ -205,6 +147,18 @@ def _write(ir_model: Any, path: Path) -> list[Path]:
     return [path]
 
 
+def quantize_onnx(model: nn.Module, example_inputs: Any, path: Path, quantisation: Quantisation) -> list[Path]:
+    """Write ``model`` as ONNX in int8, for any batch size. Raises ExportError."""
+    plain = path.with_name(f"{path.stem}.fp32.onnx")
+    files = export_onnx(model, example_inputs, plain)
+    try:
+        with exporting(model, "int8 ONNX"):
+            return quantised_onnx(plain, path, input_names(model, example_inputs), quantisation)
+    finally:
+        for file in files:
+            file.unlink()
+
+
 class OnnxSession:
     """An ONNX file in ONNX Runtime."""
 
@@ -238,13 +192,7 @@ class OnnxSession:
         return {name: torch.from_numpy(value) for name, value in zip(self.outputs, values, strict=True)}
 
     def _feeds(self, example_inputs: Any) -> dict[str, np.ndarray[Any, Any]]:
-        """Keyword inputs go by name, positional ones in order."""
-        tensors = named(example_inputs, "input")
-        if not isinstance(example_inputs, Mapping) and len(tensors) == len(self.inputs):
-            tensors = dict(zip(self.inputs, tensors.values(), strict=True))
-        if set(tensors) != set(self.inputs):
-            raise ModelError(f"the ONNX model takes {self.inputs}, but was given {list(tensors)}")
-        return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+        return {name: tensor.numpy() for name, tensor in by_name(example_inputs, self.inputs, "ONNX").items()}
 
 
 def _ort_errors() -> tuple[type[Exception], ...]:
@@ -257,16 +205,17 @@ def _ort_errors() -> tuple[type[Exception], ...]:
 @contextmanager
 def open_onnx(model: nn.Module | Path, threads: int) -> Iterator[Session]:
     """Load an ONNX file with so many threads, on the calling thread where it is one."""
-    if isinstance(model, nn.Module):
-        raise ModelError("ONNX Runtime runs files: export the module first")
-    if not model.is_file():
-        raise ModelError(f"there is no file {model}")
-    yield OnnxSession(model, threads)
+    yield OnnxSession(file_of(model, "ONNX Runtime"), threads)
 
 
-def _versions() -> dict[str, str]:
-    packages = ("onnx", "onnxscript", "onnxruntime")
-    return {name: str(imported(name, "onnx", "ONNX").__version__) for name in packages}
-
-
-ONNX = Runtime("onnxruntime", "onnx", ".onnx", export_onnx, open_onnx, _versions)
+ONNX = Runtime(
+    "onnxruntime",
+    "onnx",
+    ".onnx",
+    export_onnx,
+    quantize_onnx,
+    open_onnx,
+    extra="onnx",
+    to_run={"onnxruntime": "1.23"},
+    to_export={"onnx": "1.19", "onnxscript": "0.6"},
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,16 +14,20 @@ from reconvene.text import table
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One variant in one runtime; seconds for one inference of the batch.
+    """One variant in one runtime and precision; seconds for one inference of the batch.
 
     Attributes:
         median: of the benchmark's clock; ``quarter`` and ``three_quarters`` are the quartiles around it.
         min_wall: the fastest round in wall time.
         speedup: median over the rounds of baseline time over this time, each pair from the same round; with quartiles.
+        size: bytes of the files; ``None`` for a module that is run as it is.
+        agreement: share of samples with the same most likely class as the same variant in PyTorch in float32.
+        accuracy: share of right answers, on the same samples. Both are ``None`` where no data was given.
     """
 
     runtime: str
     variant: str
+    precision: str
     median: float
     quarter: float
     three_quarters: float
@@ -32,20 +36,25 @@ class BenchRow:
     speedup_quarter: float
     speedup_three_quarters: float
     rounds: int
+    size: int | None = None
+    agreement: float | None = None
+    accuracy: float | None = None
 
     @classmethod
     def of(
         cls,
         runtime: str,
         variant: str,
+        precision: str,
         times: NDArray[np.float64],
         wall: NDArray[np.float64],
         base: NDArray[np.float64],
+        **facts: Any,
     ) -> BenchRow:
-        """Summarise the rounds of one variant beside those of the baseline."""
+        """Summarise the rounds of one variant beside those of the baseline; ``facts`` are the last attributes."""
         q1, q2, q3 = (float(q) for q in np.quantile(times, (0.25, 0.5, 0.75)))
         s1, s2, s3 = (float(s) for s in np.quantile(base / np.maximum(times, 1e-9), (0.25, 0.5, 0.75)))
-        return cls(runtime, variant, q2, q1, q3, float(wall.min()), s2, s1, s3, len(times))
+        return cls(runtime, variant, precision, q2, q1, q3, float(wall.min()), s2, s1, s3, len(times), **facts)
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,8 @@ class BenchResult:
     """Latency of every variant in every runtime, and all that is needed to repeat the measurement.
 
     ``clock`` is ``thread`` (processor time of the one thread) or ``wall``; times are seconds for ``batch`` samples.
+    The baseline of a runtime is the first variant in float32. ``data`` says what agreement and accuracy are from;
+    ``left_out`` says, by ``runtime variant precision``, why something asked for has no row.
     """
 
     rows: tuple[BenchRow, ...]
@@ -65,28 +76,40 @@ class BenchResult:
     machine: dict[str, str | int]
     versions: dict[str, str]
     date: str
+    data: str | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
 
-    def row(self, runtime: str, variant: str) -> BenchRow:
-        """The row of one variant in one runtime."""
-        return next(row for row in self.rows if (row.runtime, row.variant) == (runtime, variant))
+    def row(self, runtime: str, variant: str, precision: str = "fp32") -> BenchRow:
+        """The row of one variant in one runtime and precision."""
+        wanted = (runtime, variant, precision)
+        return next(row for row in self.rows if (row.runtime, row.variant, row.precision) == wanted)
 
     def __str__(self) -> str:
-        header = ("runtime", "variant", f"{self.clock} ms", "quartiles", "min wall ms", "speed-up", "quartiles")
+        header = ["runtime", "variant", "", f"{self.clock} ms", "quartiles", "min wall ms", "speed-up", "quartiles"]
+        header += ["bytes", "agreement", "accuracy"]
         rows = []
         for row in self.rows:
             ratio, spread = f"{row.speedup:.2f}x", f"{row.speedup_quarter:.2f} - {row.speedup_three_quarters:.2f}"
-            if row.variant == self.baseline:
+            if row.variant == self.baseline and row.precision == "fp32":
                 ratio, spread = "1", ""
             around = f"{row.quarter * 1e3:.3f} - {row.three_quarters * 1e3:.3f}"
             times = (f"{row.median * 1e3:.3f}", around, f"{row.min_wall * 1e3:.3f}")
-            rows.append((row.runtime, row.variant, *times, ratio, spread))
-        return table(header, rows, right=range(2, 7), foot=[self._conditions()])
+            size = "-" if row.size is None else f"{row.size:,}"
+            shares = ("-" if share is None else f"{share:.2%}" for share in (row.agreement, row.accuracy))
+            rows.append((row.runtime, row.variant, row.precision, *times, ratio, spread, size, *shares))
+        # a column of nothing but dashes tells nothing
+        shown = [i for i in range(len(header)) if i < 8 or any(row[i] != "-" for row in rows)]
+        cells = [[row[i] for i in shown] for row in rows]
+        missing = [f"left out: {what}: {why}" for what, why in self.left_out.items()]
+        names = [header[i] for i in shown]
+        return table(names, cells, right=range(3, len(names)), foot=[*missing, self._conditions()])
 
     def _conditions(self) -> str:
         threads = f"{self.threads} thread" + ("s" if self.threads > 1 else "")
         libraries = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        processor = self.machine["processor"]
-        return f"batch {self.batch}, {threads}, {self.rows[0].rounds} rounds, {processor}, {libraries}, {self.date}"
+        data = f", agreement on {self.data}" if self.data else ""
+        processor, rounds = self.machine["processor"], max((row.rounds for row in self.rows), default=0)
+        return f"batch {self.batch}, {threads}, {rounds} rounds, {processor}, {libraries}, {self.date}{data}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; seconds."""

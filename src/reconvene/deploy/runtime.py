@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import importlib.util
+import re
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from reconvene.errors import MissingExtraError
+from reconvene.deploy.quantisation import Quantisation
+from reconvene.errors import MissingExtraError, ModelError
 
 
 class Session(Protocol):
@@ -25,6 +29,11 @@ class Session(Protocol):
         """Outputs by name, on the CPU. Raises ModelError when the runtime refuses the inputs."""
 
 
+Export = Callable[[nn.Module, Any, Path], list[Path]]
+Quantize = Callable[[nn.Module, Any, Path, Quantisation], list[Path]]
+Open = Callable[[nn.Module | Path, int], AbstractContextManager[Session]]
+
+
 @dataclass(frozen=True)
 class Runtime:
     """One file of this folder fills in one of these; export, run, verify and bench are written once over them.
@@ -34,21 +43,68 @@ class Runtime:
         file_format: what ``export`` calls its format; ``None`` for a runtime that only runs the module itself.
         suffix: ending of its files; empty without a format.
         export: writes ``model`` for ``example_inputs`` to a path and returns every file written, the main one first.
+        quantize: the same in int8; ``None`` for a runtime without.
         open: loads a file (or a module, without a format) with so many threads, as a context manager.
-        versions: versions of the packages that take part.
+        extra: the extra of ours that brings its packages.
+        to_run: packages that run a file, and the oldest version we know to work; ``to_export``: those that make one.
+        tolerance: largest error of a float32 file that is no fault, as a share of the largest output.
+        one_by_one: whether a file is for a batch of one; larger batches are then run sample by sample.
     """
 
     name: str
     file_format: str | None
     suffix: str
-    export: Callable[[nn.Module, Any, Path], list[Path]] | None
-    open: Callable[[nn.Module | Path, int], AbstractContextManager[Session]]
-    versions: Callable[[], dict[str, str]]
+    export: Export | None
+    quantize: Quantize | None
+    open: Open
+    extra: str = ""
+    to_run: Mapping[str, str] = field(default_factory=dict)
+    to_export: Mapping[str, str] = field(default_factory=dict)
+    tolerance: float = 1e-4
+    one_by_one: bool = False
+
+    def require(self, *, exporting: bool) -> None:
+        """Import what running (and ``exporting``) needs. Raises MissingExtraError: absent, or too old."""
+        needed_for = f"exporting to {self.file_format}" if exporting else f"running in {self.name}"
+        for package, least in {**self.to_run, **(self.to_export if exporting else {})}.items():
+            imported(package, self.extra, needed_for, least=least)
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the packages that take part."""
+        return {package: metadata.version(package) for package in (*self.to_run, *self.to_export)}
+
+    @property
+    def installed(self) -> bool:
+        """Whether everything that exporting and running need is there, without importing it."""
+        packages = (*self.to_run, *self.to_export)
+        return all(importlib.util.find_spec(package) is not None for package in packages)
 
 
-def imported(package: str, extra: str, needed_for: str) -> ModuleType:
-    """Import an optional package, or raise MissingExtraError naming the extra that brings it."""
+def file_of(model: nn.Module | Path, runtime: str) -> Path:
+    """The file a runtime is to open. Raises ModelError for a module, or where there is no file."""
+    if isinstance(model, nn.Module):
+        raise ModelError(f"{runtime} runs files: export the module first")
+    if not model.is_file():
+        raise ModelError(f"there is no file {model}")
+    return model
+
+
+def imported(package: str, extra: str, needed_for: str, *, least: str | None = None) -> ModuleType:
+    """Import an optional package, or raise MissingExtraError naming the extra that brings it.
+
+    ``least`` is the oldest version that will do.
+    """
     try:
-        return importlib.import_module(package)
+        module = importlib.import_module(package)
     except ImportError as error:
         raise MissingExtraError(package, extra, needed_for) from error
+    if least is not None:
+        found = metadata.version(package)
+        if _numbers(found) < _numbers(least):
+            raise MissingExtraError(package, extra, needed_for, least=least, found=found)
+    return module
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """``1.23.0rc1+cpu`` as ``(1, 23, 0)``."""
+    return tuple(int(part) for part in re.findall(r"\d+", re.split(r"[+a-z]", version)[0]))

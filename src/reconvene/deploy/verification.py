@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.deploy.calling import batch_size, evaluating, noise, outputs_of, own_inputs, samples_of, take
-from reconvene.deploy.registry import runtime_named
+from reconvene.deploy.registry import runtime_named, runtime_of
 from reconvene.errors import ModelError, VerificationError
 from reconvene.text import table
 
@@ -28,10 +28,10 @@ def verify(
     *,
     example_inputs: Any = None,
     data: Iterable[Any] | None = None,
-    runtime: str = "onnxruntime",
+    runtime: str | None = None,
     batch_sizes: Sequence[int] = (1, 3, 8),
     samples: int = 96,
-    tolerance: float = 1e-4,
+    tolerance: float | None = None,
     agreement: float = 0.99,
     seed: int = 0,
 ) -> Verification:
@@ -39,7 +39,8 @@ def verify(
 
     ``data`` is an iterable of ``(inputs, target)`` batches, of which up to ``samples`` samples are used; without it,
     two rounds of noise from ``seed``. They are cut into batches of ``batch_sizes`` in turn. An output agrees when its
-    largest absolute error is at most ``tolerance`` times its largest absolute value in the batch. Where an output has
+    largest absolute error is at most ``tolerance`` (by default the runtime's own) times its largest absolute value in
+    the batch. Where an output has
     classes (floating point, dimension 1 longer than one), at least the share ``agreement`` of the predictions must be
     the same.
 
@@ -54,7 +55,8 @@ def verify(
     total = max(batch_size(pool), cycle)  # every batch size is tried, on repeated samples if there are few
     rows = {size: Row(size) for size in batch_sizes}
     constant: dict[str, Tensor | None] = {}
-    with runtime_named(runtime).open(Path(path), 1) as session, evaluating(model):
+    chosen = runtime_of(Path(path)) if runtime is None else runtime_named(runtime)
+    with chosen.open(Path(path), 1) as session, evaluating(model):
         for start, size in _cuts(batch_sizes, total):
             batch = take(pool, start, size)
             expected = {name: value.detach().cpu() for name, value in outputs_of(model, batch).items()}
@@ -63,9 +65,10 @@ def verify(
             except ModelError as error:
                 raise VerificationError(f"batch size {size}: {error}") from error
             _compare_samples(constant, expected, size)
-            rows[size] = rows[size].with_batch(expected, found, where=f"{runtime} at batch size {size}")
+            rows[size] = rows[size].with_batch(expected, found, where=f"{chosen.name} at batch size {size}")
     unchanging = tuple(name for name, first in constant.items() if first is not None)
-    result = Verification(runtime, source, batch_size(pool), tolerance, agreement, tuple(rows.values()), unchanging)
+    limit = chosen.tolerance if tolerance is None else tolerance
+    result = Verification(chosen.name, source, batch_size(pool), limit, agreement, tuple(rows.values()), unchanging)
     result.check()
     return result
 
@@ -185,6 +188,11 @@ class Verification:
     def max_rel_error(self) -> float:
         """Over all batches: largest absolute error over largest absolute value of the output in its batch."""
         return max(row.max_rel_error for row in self.rows)
+
+    @property
+    def short(self) -> dict[str, Any]:
+        """What a file that stands for itself says of this."""
+        return {"data": self.data, "max_rel_error": self.max_rel_error}
 
     @property
     def agreement(self) -> float | None:

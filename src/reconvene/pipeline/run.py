@@ -10,6 +10,7 @@ from typing import Any
 from reconvene import artifact
 from reconvene.allocation import Budget
 from reconvene.data import Dataset
+from reconvene.deploy import Verification
 from reconvene.models import Source
 from reconvene.pipeline.deploy import bench, export
 from reconvene.pipeline.prune import DENSE, Pruning, prune
@@ -121,7 +122,7 @@ def run(
     bench(folder, seed=pruning.seed, allow_import=allow_import, steps=steps)
     page = report(folder, command=command)
     checked = {variant: made[0].verification for variant, made in exports.items()}
-    errors = {variant: found.max_rel_error for variant, found in checked.items() if found is not None}
+    errors = {variant: found.max_rel_error for variant, found in checked.items() if isinstance(found, Verification)}
     return Outcome(source.address, folder, page, str(dataset), _costs(folder), errors)
 
 

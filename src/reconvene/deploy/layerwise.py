@@ -1,0 +1,89 @@
+"""Which layer int8 hurts most: every layer is quantised alone, and the network's output says what that cost."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reconvene.deploy.calling import batch_size, evaluating, outputs_of, take
+from reconvene.deploy.quantisation import layers
+from reconvene.text import table
+
+SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class LayerNoise:
+    """``sqnr`` in dB at the network's output with only this layer in int8; infinite where nothing changed."""
+
+    layer: str
+    sqnr: float
+
+
+def layerwise_sqnr(model: nn.Module, samples: Any) -> list[LayerNoise]:
+    """Signal to quantisation noise of every convolution and linear layer by itself, the worst first.
+
+    In PyTorch, on up to 64 of ``samples``: the layer's weight is rounded to int8 per output channel (symmetric), its
+    input to uint8 by its smallest and largest value in these samples. The runtimes calibrate on more data, fuse, and
+    quantise a few other operators too: this ranks the layers, it does not predict a runtime's own number.
+    """
+    inputs = take(samples, 0, min(SAMPLES, batch_size(samples)))
+    # on a copy: neither hooks nor rounded weights may be seen by whoever holds the model
+    own = copy.deepcopy(model)
+    with evaluating(own):
+        plain = outputs_of(own, inputs)
+        found = []
+        for name, layer in layers(own).items():
+            weight = layer.weight
+            assert isinstance(weight, Tensor)
+            before = weight.detach().clone()
+            hook = layer.register_forward_pre_hook(lambda _, args: (_rounded_input(args[0]), *args[1:]))
+            try:
+                weight.data.copy_(_rounded_weight(before, layer))
+                noisy = outputs_of(own, inputs)
+            finally:
+                weight.data.copy_(before)
+                hook.remove()
+            found.append(LayerNoise(name, sqnr(list(plain.values()), list(noisy.values()))))
+    return sorted(found, key=lambda noise: noise.sqnr)
+
+
+def sqnr(plain: list[Tensor], noisy: list[Tensor]) -> float:
+    """``10 log10(sum of squares / sum of squared differences)`` in dB over all floating point outputs."""
+    signal = noise = 0.0
+    for a, b in zip(plain, noisy, strict=True):
+        if a.is_floating_point():
+            finite = torch.isfinite(a) & torch.isfinite(b)
+            a, b = a[finite].double(), b[finite].double()
+            signal += float(a.square().sum())
+            noise += float((a - b).square().sum())
+    if not noise:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal else -math.inf
+
+
+def worst(noises: list[LayerNoise], count: int = 3) -> str:
+    """The first of them as a table."""
+    rows = [(noise.layer, f"{noise.sqnr:.1f}") for noise in noises[:count]]
+    return table(("layer alone in int8", "SQNR dB"), rows, right=(1,))
+
+
+def _rounded_input(values: Tensor) -> Tensor:
+    if not values.is_floating_point() or not values.numel():
+        return values
+    low, high = values.amin().clamp(max=0), values.amax().clamp(min=0)
+    scale = ((high - low) / 255).clamp(min=torch.finfo(values.dtype).tiny)
+    zero = torch.round(-low / scale)
+    return (torch.clamp(torch.round(values / scale) + zero, 0, 255) - zero) * scale
+
+
+def _rounded_weight(weight: Tensor, layer: nn.Module) -> Tensor:
+    dimension = 1 if getattr(layer, "transposed", False) else 0
+    others = [d for d in range(weight.ndim) if d != dimension]
+    scale = (weight.abs().amax(others, keepdim=True) / 127).clamp(min=torch.finfo(weight.dtype).tiny)
+    return torch.clamp(torch.round(weight / scale), -127, 127) * scale

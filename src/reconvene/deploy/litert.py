@@ -1,0 +1,122 @@
+"""The ``litert`` runtime: ``.tflite`` files by litert-torch, run in LiteRT's interpreter with its XNNPACK kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reconvene.deploy.calling import evaluating, leaves
+from reconvene.deploy.pt2e import quantised_program
+from reconvene.deploy.quantisation import Quantisation
+from reconvene.deploy.runtime import Runtime, Session, file_of, imported
+from reconvene.deploy.single import SingleSession
+from reconvene.deploy.tracing import TensorsOnly, exporting, one_sample, said
+from reconvene.errors import ModelError
+
+EXTRA = "litert"
+Values = np.ndarray[Any, Any]
+
+
+def export_litert(model: nn.Module, example_inputs: Any, path: Path) -> list[Path]:
+    """Write ``model`` in eval mode as ``.tflite`` in float32, for a batch of one.
+
+    Raises ExportError, naming the operator and the module the exporter stopped at.
+    """
+    sample = one_sample(example_inputs)
+    with evaluating(model):
+        return _converted(model, TensorsOnly(model, sample), sample, path)
+
+
+def quantize_litert(model: nn.Module, example_inputs: Any, path: Path, quantisation: Quantisation) -> list[Path]:
+    """The same in int8 by litert-torch's PT2E quantiser: weights per channel, static activations."""
+    quantizer = imported("litert_torch.quantize.pt2e_quantizer", EXTRA, "int8 LiteRT")
+    config = imported("litert_torch.quantize.quant_config", EXTRA, "int8 LiteRT")
+    settings = quantizer.get_symmetric_quantization_config(is_per_channel=True, is_dynamic=False)
+    own = quantizer.PT2EQuantizer().set_global(settings)
+    program = quantised_program(
+        model, example_inputs, own, quantisation, extra=EXTRA, file_format="LiteRT", fold_weights=False
+    )
+    sample = one_sample(example_inputs)
+    return _converted(model, program, sample, path, quant_config=config.QuantConfig(pt2e_quantizer=own))
+
+
+def _converted(model: nn.Module, program: nn.Module, sample: Any, path: Path, **options: Any) -> list[Path]:
+    litert_torch = imported("litert_torch", EXTRA, "LiteRT export")
+    with exporting(model, "LiteRT"), said(), torch.no_grad():
+        litert_torch.convert(program, tuple(leaves(sample)), strict_export=False, **options).export(str(path))
+    return [path]
+
+
+class LitertSession(SingleSession):
+    """A ``.tflite`` file in the interpreter. Inputs and outputs that are int8 in the file are float32 here."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        interpreter = imported("ai_edge_litert.interpreter", EXTRA, "running a .tflite file")
+        with said():
+            try:
+                self.interpreter = interpreter.Interpreter(str(path), num_threads=threads)
+                self.interpreter.allocate_tensors()
+            except (RuntimeError, ValueError) as error:
+                raise ModelError(f"LiteRT cannot load {path.name}: {error}") from error
+        # Names are args_0, args_1, ... and output_0, output_1, ...; the lists are in an order of their own.
+        signature = self.interpreter.get_signature_runner()
+        self.inputs = [entry for _, entry in sorted(signature.get_input_details().items(), key=_number)]
+        self.outputs = [entry for _, entry in sorted(signature.get_output_details().items(), key=_number)]
+        super().__init__("LiteRT", [tuple(int(size) for size in entry["shape"]) for entry in self.inputs])
+
+    def prepare(self, tensors: list[Tensor]) -> list[Values]:
+        """See SingleSession."""
+        return [_to_file(tensor.numpy(), entry) for tensor, entry in zip(tensors, self.inputs, strict=True)]
+
+    def once(self, prepared: list[Values]) -> list[Tensor]:
+        """See SingleSession."""
+        for entry, value in zip(self.inputs, prepared, strict=True):
+            self.interpreter.set_tensor(entry["index"], value)
+        self.interpreter.invoke()
+        return [
+            torch.from_numpy(_from_file(self.interpreter.get_tensor(entry["index"]), entry)) for entry in self.outputs
+        ]
+
+
+def _number(item: tuple[str, Any]) -> int:
+    return int(item[0].rsplit("_", 1)[-1])
+
+
+def _to_file(values: Values, entry: dict[str, Any]) -> Values:
+    if entry["dtype"] != np.int8 or values.dtype == np.int8:
+        return np.asarray(values, entry["dtype"], order="C")
+    scale, zero = entry["quantization"]
+    return np.asarray(np.clip(np.rint(values / scale) + zero, -128, 127), np.int8)
+
+
+def _from_file(values: Values, entry: dict[str, Any]) -> Values:
+    scale, zero = entry["quantization"]
+    if entry["dtype"] != np.int8 or not scale:
+        return values
+    return np.asarray((values.astype(np.float32) - zero) * scale, np.float32)
+
+
+@contextmanager
+def open_litert(model: nn.Module | Path, threads: int) -> Iterator[Session]:
+    """Load a file with so many threads, on the calling thread where it is one."""
+    yield LitertSession(file_of(model, "LiteRT"), threads)
+
+
+LITERT = Runtime(
+    "litert",
+    "litert",
+    ".tflite",
+    export_litert,
+    quantize_litert,
+    open_litert,
+    extra=EXTRA,
+    to_run={"ai_edge_litert": "2.3"},
+    to_export={"litert_torch": "0.10", "torchao": "0.18"},
+    one_by_one=True,
+)

@@ -1,0 +1,184 @@
+"""The ``ncnn`` runtime: ``.ncnn.param`` beside ``.ncnn.bin`` by pnnx, for small ARM boards."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reconvene.deploy.calling import evaluating, leaves, outputs_of
+from reconvene.deploy.ncnn_int8 import quantised_ncnn
+from reconvene.deploy.quantisation import Quantisation
+from reconvene.deploy.runtime import Runtime, Session, file_of, imported
+from reconvene.deploy.single import SingleSession
+from reconvene.deploy.tracing import TensorsOnly, exporting, one_sample, said
+from reconvene.errors import ExportError, ModelError
+
+EXTRA = "ncnn"
+SUFFIX = ".ncnn.param"
+# Halves of everything, which ncnn uses by itself: good on a board, no float32.
+HALVES = ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_packed", "use_bf16_storage")
+
+
+def export_ncnn(model: nn.Module, example_inputs: Any, path: Path) -> list[Path]:
+    """Write ``model`` in eval mode as an ncnn pair of files in float32, for a batch of one.
+
+    Raises ExportError: an operator that ncnn lacks (named), or an input that is not floating point.
+    """
+    sample = one_sample(example_inputs)
+    tensors = leaves(sample)
+    if odd := [str(tensor.dtype) for tensor in tensors if tensor.dtype != torch.float32]:
+        raise ExportError(f"ncnn takes float32 inputs only, and {type(model).__name__} takes {', '.join(odd)}")
+    with tempfile.TemporaryDirectory(prefix=".pnnx-", dir=path.parent) as folder:
+        script = Path(folder) / "model.pt"
+        outputs_of(model, sample)
+        with exporting(model, "ncnn"), said(), evaluating(model):
+            script_module = torch.jit.trace(TensorsOnly(model, sample), tuple(tensors), check_trace=False)  # type: ignore[no-untyped-call]
+            script_module.save(str(script))
+        _convert(model, script, [list(tensor.shape) for tensor in tensors])
+        made = [script.with_name("model.ncnn.param"), script.with_name("model.ncnn.bin")]
+        _check_operators(model, made[0])
+        _tell_shapes(made[0], [tuple(tensor.shape) for tensor in tensors])
+        for source, target in zip(made, _pair(path), strict=True):
+            shutil.copyfile(source, target)
+    return _pair(path)
+
+
+def quantize_ncnn(model: nn.Module, example_inputs: Any, path: Path, quantisation: Quantisation) -> list[Path]:
+    """The same with convolutions and linear layers in int8: symmetric, weights per channel. Raises ExportError."""
+    export_ncnn(model, example_inputs, path)
+    with open_ncnn(path, 1) as session:
+        assert isinstance(session, NcnnSession)
+        quantised_ncnn(model, session, _pair(path), quantisation)
+    return _pair(path)
+
+
+def _pair(path: Path) -> list[Path]:
+    return [path, path.with_name(path.name.removesuffix(SUFFIX) + ".ncnn.bin")]
+
+
+def _convert(model: nn.Module, script: Path, shapes: list[list[int]]) -> None:
+    """Run pnnx, a program of its own, on the TorchScript file; it leaves its results beside it."""
+    program = imported("pnnx", EXTRA, "ncnn export").EXEC_PATH
+    told = ",".join(f"[{','.join(map(str, shape))}]f32" for shape in shapes)
+    command = [program, str(script), f"inputshape={told}", "fp16=0"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=script.parent, check=False)
+    if done.returncode or not script.with_name("model.ncnn.param").exists():
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        raise ExportError(
+            f"{type(model).__name__} could not be exported to ncnn: pnnx stopped with code {done.returncode}: "
+            + "; ".join(lines[-2:])
+        )
+
+
+def _check_operators(model: nn.Module, param: Path) -> None:
+    """What pnnx cannot express in ncnn it leaves in the file under torch's name, without a word."""
+    kinds = {line.split()[0] for line in param.read_text(encoding="utf-8").splitlines()[2:]}
+    if lacking := sorted(kind for kind in kinds if re.match(r"(aten|torch|nn|F|Tensor|prim|pnnx)[.:]", kind)):
+        raise ExportError(
+            f"{type(model).__name__} could not be exported to ncnn: it has no operator for {', '.join(lacking)}"
+        )
+
+
+SIZES = {0: (), 1: ("0",), 2: ("1", "0"), 3: ("2", "1", "0"), 4: ("2", "11", "1", "0")}
+"""Parameters of an Input layer that hold the sizes of a sample, by its dimensions."""
+
+
+def _tell_shapes(param: Path, shapes: list[tuple[int, ...]]) -> None:
+    """Say in the file what it takes: pnnx leaves that open."""
+    lines = param.read_text(encoding="utf-8").splitlines()
+    for i, line in enumerate(lines):
+        words = line.split()
+        if words[0] == "Input":
+            _, *sizes = shapes[_number(words[1])]
+            lines[i] = " ".join(
+                [*words, *(f"{key}={size}" for key, size in zip(SIZES[len(sizes)], sizes, strict=True))]
+            )
+    param.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _input_shapes(path: Path) -> list[tuple[int, ...]]:
+    """What the file takes, for a batch of one."""
+    found: dict[int, tuple[int, ...]] = {}
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            words = line.split()
+            if words and words[0] == "Input":
+                sizes = dict(word.split("=") for word in words[5:])
+                found[_number(words[1])] = (1, *(int(sizes[key]) for key in SIZES[len(sizes)]))
+    except (ValueError, KeyError, IndexError) as error:
+        raise ModelError(f"ncnn cannot load {path.name}: it is damaged") from error
+    return [found[i] for i in sorted(found)]
+
+
+class NcnnSession(SingleSession):
+    """A pair of files loaded by ncnn, computing in float32 wherever the file does."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        ncnn = imported("ncnn", EXTRA, "running an ncnn file")
+        self.ncnn, self.net = ncnn, ncnn.Net()
+        self.net.opt.num_threads = threads
+        for option in HALVES:
+            setattr(self.net.opt, option, False)
+        shapes = _input_shapes(path)
+        with said() as text:
+            if self.net.load_param(str(path)) or self.net.load_model(str(_pair(path)[1])):
+                raise ModelError(f"ncnn cannot load {path.name}: {text().strip() or 'it is damaged'}")
+        self.inputs = sorted(self.net.input_names(), key=_number)
+        self.outputs = sorted(self.net.output_names(), key=_number)
+        super().__init__("ncnn", shapes)
+
+    def prepare(self, tensors: list[Tensor]) -> list[Any]:
+        """See SingleSession. A Mat of our own memory would be read after it is gone: hence the clone."""
+        return [self.ncnn.Mat(tensor[0].numpy()).clone() for tensor in tensors]
+
+    def once(self, prepared: list[Any]) -> list[Tensor]:
+        """See SingleSession."""
+        return [torch.from_numpy(np.array(value)[None]) for value in self.extract(prepared, self.outputs)]
+
+    def extract(self, prepared: list[Any], blobs: list[str]) -> list[Any]:
+        """The values of these blobs for one sample. Raises ModelError."""
+        with self.net.create_extractor() as extractor:
+            extractor.set_light_mode(blobs == self.outputs)  # anything else forgets blobs in between
+            for name, value in zip(self.inputs, prepared, strict=True):
+                extractor.input(name, value)
+            found = []
+            for name in blobs:
+                failed, value = extractor.extract(name)
+                if failed:
+                    raise ModelError(f"ncnn could not compute {name}: error {failed}")
+                found.append(value)
+            return found
+
+
+def _number(name: str) -> int:
+    return int(re.sub(r"\D", "", name) or 0)
+
+
+@contextmanager
+def open_ncnn(model: nn.Module | Path, threads: int) -> Iterator[Session]:
+    """Load a pair of files with so many threads, on the calling thread where it is one."""
+    yield NcnnSession(file_of(model, "ncnn"), threads)
+
+
+NCNN = Runtime(
+    "ncnn",
+    "ncnn",
+    SUFFIX,
+    export_ncnn,
+    quantize_ncnn,
+    open_ncnn,
+    extra=EXTRA,
+    to_run={"ncnn": "1.0.20261020"},
+    to_export={"pnnx": "20261020"},
+    one_by_one=True,
+)

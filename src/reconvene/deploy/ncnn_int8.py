@@ -1,0 +1,178 @@
+"""int8 for ncnn: its wheel has no quantisation tool, so this writes what ncnn's own ``ncnn2int8`` would.
+
+A layer takes float32, turns it to int8 by one scale, and multiplies with int8 weights of one scale per output channel
+(per group in a depthwise convolution). Layouts: ``load_model`` of each layer, and ``ModelBin``, in ncnn's source.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from reconvene.deploy.calling import leaves
+from reconvene.deploy.quantisation import Quantisation, layers
+from reconvene.deploy.tracing import in_order
+from reconvene.errors import ExportError
+
+if TYPE_CHECKING:
+    from reconvene.deploy.ncnn import NcnnSession
+
+Floats = NDArray[np.float32]
+RAW, INT8 = 0, 0x000D4B38
+"""The tags before a weight: float32 follows, or int8 padded to four bytes."""
+# Which parameter of the layer says how many outputs there are, and which how many weights; 5 or 1: is there a bias?
+WEIGHTED = {
+    "Convolution": ("0", "6", "5"),
+    "ConvolutionDepthWise": ("0", "6", "5"),
+    "Convolution1D": ("0", "6", "5"),
+    "Deconvolution": ("0", "6", "5"),
+    "DeconvolutionDepthWise": ("0", "6", "5"),
+    "InnerProduct": ("0", "2", "1"),
+}
+QUANTISED = {"Convolution": "2", "ConvolutionDepthWise": "1", "InnerProduct": "2"}
+"""Layers that ncnn computes in int8, and their ``int8_scale_term``."""
+
+
+@dataclass
+class _Layer:
+    """One line of a ``.param`` file, with its numbers."""
+
+    kind: str
+    head: list[str]
+    bottoms: list[str]
+    parameters: dict[str, str]
+    weight: Floats | None = None
+    bias: Floats | None = None
+    rest: bytes = b""
+
+    @property
+    def line(self) -> str:
+        return " ".join([*self.head, *(f"{key}={value}" for key, value in self.parameters.items())])
+
+    def rows(self) -> Floats:
+        """The weight with one row a scale: per output channel, per group in a depthwise convolution."""
+        assert self.weight is not None
+        count = self.parameters["7" if self.kind == "ConvolutionDepthWise" else "0"]
+        return self.weight.reshape(int(count), -1)
+
+
+def quantised_ncnn(model: nn.Module, session: NcnnSession, files: list[Path], quantisation: Quantisation) -> None:
+    """Rewrite a float32 pair of files in int8, scales from the largest value each layer read in calibration."""
+    param, weights = files
+    lines = param.read_text(encoding="utf-8").splitlines()
+    stack = [_parsed(line) for line in lines[2:] if line.strip()]
+    _read_weights(stack, weights.read_bytes())
+    kept = _matched(model, stack, quantisation.keep_fp32)
+    chosen = [layer for layer in stack if layer.kind in QUANTISED and not any(layer is other for other in kept)]
+    if not chosen:
+        raise ExportError(f"{type(model).__name__} has no layer left that ncnn computes in int8")
+    scales = _scales(session, quantisation, chosen)
+    for layer in chosen:
+        layer.parameters["8"] = QUANTISED[layer.kind]
+    found = {id(layer): _int8(layer, scale) for layer, scale in zip(chosen, scales, strict=True)}
+    param.write_text("\n".join([*lines[:2], *(layer.line for layer in stack)]) + "\n", encoding="utf-8")
+    weights.write_bytes(b"".join(found.get(id(layer)) or _float(layer) for layer in stack))
+
+
+def _parsed(line: str) -> _Layer:
+    words = line.split()
+    bottoms, tops = int(words[2]), int(words[3])
+    end = 4 + bottoms + tops
+    parameters = dict(word.split("=", 1) for word in words[end:])
+    return _Layer(words[0], words[:end], words[4 : 4 + bottoms], parameters)
+
+
+def _read_weights(stack: list[_Layer], data: bytes) -> None:
+    """Cut the ``.bin`` file up. A layer with weights that is not known here would leave bytes over, or too few."""
+    at = 0
+
+    def floats(count: int) -> Floats:
+        nonlocal at
+        found = np.frombuffer(data, np.float32, count, at)
+        at += 4 * count
+        return found
+
+    try:
+        for layer in stack:
+            if layer.kind in WEIGHTED:
+                outputs, size, bias = WEIGHTED[layer.kind]
+                if np.frombuffer(data, np.uint32, 1, at)[0] != RAW:
+                    raise ValueError("a weight is not where it should be")
+                at += 4
+                layer.weight = floats(int(layer.parameters[size]))
+                if layer.parameters.get(bias) == "1":
+                    layer.bias = floats(int(layer.parameters[outputs]))
+            elif layer.kind == "MemoryData":
+                sizes = [int(layer.parameters.get(key, "0")) or 1 for key in ("0", "1", "11", "2")]
+                layer.rest = floats(int(np.prod(sizes))).tobytes()
+        if at != len(data):
+            raise ValueError(f"{len(data) - at} bytes are left over")
+    except ValueError as error:
+        others = sorted({layer.kind for layer in stack} - set(WEIGHTED))
+        raise ExportError(
+            f"this ncnn model cannot be quantised: {error}. The weights of some of its layers are not known here: "
+            f"{', '.join(others)}. Export it to another format, or in fp32"
+        ) from error
+
+
+def _matched(model: nn.Module, stack: list[_Layer], names: tuple[str, ...]) -> list[_Layer]:
+    """The layers of these names. pnnx drops names, and folds norms in: rows of weights are equal but for a factor."""
+    modules = layers(model)
+    found: list[_Layer] = []
+    for name in names:
+        weight = modules[name].weight
+        assert isinstance(weight, Tensor), "a layer has a weight"
+        wanted = _directions(weight.detach().cpu().numpy())
+        for layer in stack:
+            if layer.weight is None or layer.weight.size != wanted.size or any(layer is other for other in found):
+                continue
+            if np.allclose(_directions(layer.weight.reshape(len(wanted), -1)), wanted, atol=1e-3):
+                found.append(layer)
+                break
+        else:
+            raise ExportError(f"no layer of the ncnn model has the weights of {name}: it cannot be kept in fp32")
+    return found
+
+
+def _directions(weight: NDArray[Any]) -> NDArray[np.float64]:
+    rows = weight.reshape(len(weight), -1).astype(np.float64)
+    largest = np.take_along_axis(rows, np.abs(rows).argmax(1, keepdims=True), 1)
+    return np.divide(rows, largest, out=np.zeros_like(rows), where=largest != 0)
+
+
+def _scales(session: NcnnSession, quantisation: Quantisation, chosen: list[_Layer]) -> list[float]:
+    """127 over the largest absolute value that each of these layers reads."""
+    blobs = list(dict.fromkeys(layer.bottoms[0] for layer in chosen))
+    largest = dict.fromkeys(blobs, 0.0)
+    for batch in quantisation.batches(1):
+        prepared = session.prepare([tensor.detach().cpu().contiguous() for tensor in leaves(in_order(batch))])
+        for blob, value in zip(blobs, session.extract(prepared, blobs), strict=True):
+            largest[blob] = max(largest[blob], float(np.abs(np.array(value)).max(initial=0.0)))
+    return [127 / (largest[layer.bottoms[0]] or 1.0) for layer in chosen]
+
+
+def _int8(layer: _Layer, bottom_scale: float) -> bytes:
+    rows = layer.rows()
+    largest = np.abs(rows).max(1)
+    scales = np.where(largest > 0, 127 / np.where(largest > 0, largest, 1), 1).astype(np.float32)
+    small: bytes = np.clip(np.rint(rows * scales[:, None]), -127, 127).astype(np.int8).tobytes()
+    padded = small + b"\0" * (-len(small) % 4)
+    bias = b"" if layer.bias is None else layer.bias.tobytes()
+    return _tag(INT8) + padded + bias + scales.tobytes() + struct.pack("<f", bottom_scale)
+
+
+def _float(layer: _Layer) -> bytes:
+    if layer.weight is None:
+        return layer.rest
+    bias = b"" if layer.bias is None else layer.bias.tobytes()
+    return _tag(RAW) + layer.weight.tobytes() + bias
+
+
+def _tag(kind: int) -> bytes:
+    return struct.pack("<I", kind)

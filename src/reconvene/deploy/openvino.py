@@ -1,0 +1,161 @@
+"""The ``openvino`` runtime: OpenVINO IR made from our ONNX file, int8 by NNCF, run on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reconvene.deploy.calling import by_name, input_names, leaves
+from reconvene.deploy.onnx import export_onnx
+from reconvene.deploy.quantisation import Quantisation, within
+from reconvene.deploy.runtime import Runtime, Session, file_of, imported
+from reconvene.deploy.tracing import exporting
+from reconvene.errors import ExportError, ModelError
+
+
+def export_openvino(model: nn.Module, example_inputs: Any, path: Path) -> list[Path]:
+    """Write ``model`` in eval mode as OpenVINO IR (``.xml`` beside ``.bin``), float32, for any batch size.
+
+    Raises ExportError, naming the operator that OpenVINO lacks.
+    """
+    return _write(_converted(model, example_inputs, path), path)
+
+
+def quantize_openvino(model: nn.Module, example_inputs: Any, path: Path, quantisation: Quantisation) -> list[Path]:
+    """The same in int8 by NNCF: weights per channel, activations asymmetric where that helps (its ``mixed`` preset).
+
+    NNCF also corrects the biases for what rounding the weights shifts.
+    """
+    nncf = imported("nncf", "openvino", "int8 OpenVINO")
+    ir = _converted(model, example_inputs, path)
+    names = input_names(model, example_inputs)
+
+    def feed(batch: Any) -> dict[str, np.ndarray[Any, Any]]:
+        return {name: tensor.detach().cpu().numpy() for name, tensor in zip(names, leaves(batch), strict=True)}
+
+    with exporting(model, "int8 OpenVINO"):
+        small = nncf.quantize(
+            ir,
+            nncf.Dataset(list(quantisation.batches(1)), feed),
+            preset=nncf.QuantizationPreset.MIXED,
+            target_device=nncf.TargetDevice.CPU,
+            subset_size=len(quantisation),
+            ignored_scope=nncf.IgnoredScope(names=_nodes(ir, quantisation.keep_fp32)),
+        )
+    return _write(small, path)
+
+
+def _converted(model: nn.Module, example_inputs: Any, path: Path) -> Any:
+    openvino = imported("openvino", "openvino", "OpenVINO export")
+    plain = path.with_name(f"{path.stem}.onnx")
+    files = export_onnx(model, example_inputs, plain)
+    try:
+        with exporting(model, "OpenVINO"):
+            return openvino.Core().read_model(plain).clone()
+    finally:
+        for file in files:
+            file.unlink()
+
+
+def _nodes(ir: Any, layers: tuple[str, ...]) -> list[str]:
+    """Names of the operations of these layers. The node names are those of our ONNX file: ``layer/Conv``."""
+    found: dict[str, str] = {}
+    for node in ir.get_ops():
+        layer = node.get_friendly_name().split("/")[0]
+        if node.get_type_name() not in ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul"):
+            continue
+        # A node that makes an output is called as the output is; its weight still has the layer's name.
+        weights = [_source(node, i) for i in range(1, node.get_input_size())]
+        for candidate in (layer, *(weight.removesuffix(".weight") for weight in weights)):
+            if within(candidate, layers):
+                found[node.get_friendly_name()] = candidate
+    if lost := [layer for layer in layers if layer not in found.values()]:
+        raise ExportError(f"no operation of the OpenVINO graph belongs to {', '.join(lost)}: it cannot stay in fp32")
+    return list(found)
+
+
+def _source(node: Any, port: int) -> str:
+    """Name of the constant behind an input, past reshapes and conversions."""
+    source = node.input_value(port).get_node()
+    while source.get_type_name() != "Constant" and source.get_input_size():
+        source = source.input_value(0).get_node()
+    return str(source.get_friendly_name())
+
+
+def _write(ir: Any, path: Path) -> list[Path]:
+    openvino = imported("openvino", "openvino", "OpenVINO export")
+    openvino.save_model(ir, path, compress_to_fp16=False)
+    return [path, path.with_suffix(".bin")]
+
+
+class OpenvinoSession:
+    """An IR compiled for the CPU, computing in float32 wherever the file does."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        openvino = imported("openvino", "openvino", "running an OpenVINO IR")
+        settings = {
+            # by default bfloat16 is taken for float32 where the processor has it
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,
+        }
+        try:
+            self.model = openvino.Core().compile_model(path, "CPU", settings)
+        except RuntimeError as error:
+            raise ModelError(f"OpenVINO cannot load {path.name}: {_first(error)}") from error
+        self.request = self.model.create_infer_request()
+        self.inputs = [entry.get_any_name() for entry in self.model.inputs]
+        self.outputs = [entry.get_any_name() for entry in self.model.outputs]
+
+    def bind(self, example_inputs: Any) -> Callable[[], object]:
+        """See Session."""
+        self.request.set_tensors(self._feeds(example_inputs))
+        return lambda: self.request.infer()
+
+    def run(self, example_inputs: Any) -> dict[str, Tensor]:
+        """See Session."""
+        feeds = self._feeds(example_inputs)
+        try:
+            self.request.set_tensors(feeds)
+            self.request.infer()
+        except RuntimeError as error:
+            shapes = {name: tuple(value.shape) for name, value in feeds.items()}
+            raise ModelError(f"OpenVINO does not run the model on {shapes}: {_first(error)}") from error
+        values = [self.request.get_output_tensor(i).data.copy() for i in range(len(self.outputs))]
+        return {name: torch.from_numpy(value) for name, value in zip(self.outputs, values, strict=True)}
+
+    def _feeds(self, example_inputs: Any) -> dict[str, Any]:
+        openvino = imported("openvino", "openvino", "running an OpenVINO IR")
+        tensors = by_name(example_inputs, self.inputs, "OpenVINO")
+        return {name: openvino.Tensor(tensor.numpy()) for name, tensor in tensors.items()}
+
+
+def _first(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if not line.startswith("Exception from")), type(error).__name__)
+
+
+@contextmanager
+def open_openvino(model: nn.Module | Path, threads: int) -> Iterator[Session]:
+    """Load an IR with so many threads, on the calling thread where it is one."""
+    yield OpenvinoSession(file_of(model, "OpenVINO"), threads)
+
+
+OPENVINO = Runtime(
+    "openvino",
+    "openvino",
+    ".xml",
+    export_openvino,
+    quantize_openvino,
+    open_openvino,
+    extra="openvino",
+    to_run={"openvino": "2026.4"},
+    to_export={"nncf": "3.4", "onnx": "1.19", "onnxscript": "0.6"},
+)

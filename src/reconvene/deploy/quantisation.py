@@ -1,0 +1,104 @@
+"""What quantising to int8 needs to know: real samples to calibrate on, and which layers are to stay in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reconvene.deploy.calling import batch_size, is_batched, leaves, samples_of, take
+from reconvene.errors import DataError, ExportError, UnknownNameError
+
+PRECISIONS = ("fp32", "int8")
+# More change the observed ranges little; each is one pass through the network.
+CALIBRATION_SAMPLES = 256
+LAYERS = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.Linear,
+)
+"""What counts as a layer that can be quantised, or kept in float32, by its name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Quantisation:
+    """Inputs to calibrate on (joined, first dimension the sample), and full names of the layers kept in float32."""
+
+    samples: Any
+    keep_fp32: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return batch_size(self.samples)
+
+    def batches(self, size: int) -> Iterator[Any]:
+        """The samples in batches of ``size``, the last one smaller where they do not divide."""
+        for start in range(0, len(self), size):
+            yield take(self.samples, start, min(size, len(self) - start))
+
+
+def quantisation(
+    model: nn.Module, example_inputs: Any, calibration: Iterable[Any] | None, keep_fp32: Sequence[str] = ()
+) -> Quantisation:
+    """Check what is to be calibrated on and kept, before any work is done.
+
+    ``calibration`` is an iterable of ``(inputs, target)`` batches or of bare inputs, of which up to
+    ``CALIBRATION_SAMPLES`` samples are used. A name in ``keep_fp32`` stands for a layer, or for all layers within it.
+
+    Raises ExportError (no calibration), DataError (wrong shape, type, or not finite), UnknownNameError (no such layer).
+    """
+    if calibration is None:
+        raise ExportError("int8 is calibrated on real data: pass calibration, batches such as those of training")
+    samples = samples_of(_checked(calibration, example_inputs), CALIBRATION_SAMPLES)
+    for tensor in leaves(samples):
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise DataError("the calibration data holds values that are not finite (NaN or infinity)")
+    return Quantisation(samples, _kept(model, keep_fp32))
+
+
+def layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers that hold the weights, by name, in the order of the model."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, LAYERS)}
+
+
+def _kept(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
+    known = list(layers(model))
+    for name in names:
+        if not any(within(layer, [name]) for layer in known):
+            raise UnknownNameError("layer", name, known)
+    return tuple(layer for layer in known if within(layer, names))
+
+
+def within(layer: str, names: Iterable[str]) -> bool:
+    """Whether a layer is one of ``names``, or lies within one of them."""
+    return any(layer == name or layer.startswith(f"{name}.") for name in names)
+
+
+def _checked(calibration: Iterable[Any], example_inputs: Any) -> Iterator[Any]:
+    """The batches as they come; DataError at the first that the model would not take."""
+    wanted, size = leaves(example_inputs), batch_size(example_inputs)
+    for number, batch in enumerate(calibration):
+        inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
+        found = leaves(inputs)
+        shapes = [_shape(tensor, batch_size(inputs)) for tensor in found]
+        expected = [_shape(tensor, size) for tensor in wanted]
+        if shapes != expected:
+            raise DataError(f"calibration batch {number} has inputs {_told(shapes)}; the model takes {_told(expected)}")
+        types, right = [tensor.dtype for tensor in found], [tensor.dtype for tensor in wanted]
+        if types != right:
+            raise DataError(f"calibration batch {number} has inputs of {types}; the model takes {right}")
+        yield inputs, None
+
+
+def _shape(tensor: Tensor, batch: int) -> tuple[int | str, ...]:
+    return ("batch", *tensor.shape[1:]) if is_batched(tensor, batch) else tuple(tensor.shape)
+
+
+def _told(shapes: list[tuple[int | str, ...]]) -> str:
+    return ", ".join(f"[{', '.join(map(str, shape))}]" for shape in shapes)

@@ -1,0 +1,156 @@
+"""What all exporters share: the model as a function of tensors, and what its exporter had to say in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from reconvene.deploy.calling import batch_size, evaluating, leaves, named, outputs_of, take
+from reconvene.errors import ExportError
+from reconvene.structure.inputs import call
+
+
+class TensorsOnly(nn.Module):
+    """The model as a function of a flat row of tensors that returns another.
+
+    Exporters stop at outputs that are numbers, and where they must guard keyword arguments.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.values, self.spec = pytree.tree_flatten(inputs)
+        self.training = model.training
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Outputs in order, those that are tensors."""
+        given = iter(tensors)
+        values = [next(given) if isinstance(value, Tensor) else value for value in self.values]
+        return tuple(named(call(self.model, pytree.tree_unflatten(values, self.spec)), "output").values())
+
+
+def one_sample(example_inputs: Any) -> Any:
+    """The first sample as a batch of one, in the order in which files without names take their inputs."""
+    batch_size(example_inputs)
+    return in_order(take(example_inputs, 0, 1))
+
+
+def in_order(example_inputs: Any) -> Any:
+    """Keyword inputs by the alphabet: files of some formats know the order of inputs only, not their names."""
+    return dict(sorted(example_inputs.items())) if isinstance(example_inputs, Mapping) else example_inputs
+
+
+def traced(model: nn.Module, inputs: Any, file_format: str) -> torch.export.ExportedProgram:
+    """``model`` (in the mode it is in) as a program for inputs of just this shape. Raises ExportError, ModelError."""
+    outputs_of(model, inputs)
+    with exporting(model, file_format), evaluating(model):
+        return torch.export.export(TensorsOnly(model, inputs), tuple(leaves(inputs)))
+
+
+@contextmanager
+def exporting(model: nn.Module, file_format: str) -> Iterator[None]:
+    """Silence, and ExportError that names the operator and the module, for whatever an exporter stops at."""
+    try:
+        with quiet():
+            yield
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        NotImplementedError,
+        KeyError,
+    ) as error:
+        raise ExportError(f"{type(model).__name__} could not be exported to {file_format}: {_reason(error)}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No log lines, warnings or prints: what goes wrong is raised, and what is raised is told."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
+def said() -> Iterator[Callable[[], str]]:
+    """Catch what native code prints, past Python, on the process's own stdout and stderr; the value reads it."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    kept = [os.dup(1), os.dup(2)]
+    with tempfile.TemporaryFile() as file:
+        try:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+
+            def text() -> str:
+                file.seek(0)
+                return file.read().decode(errors="replace")
+
+            yield text
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            for number, copy in enumerate(kept, start=1):
+                os.dup2(copy, number)
+                os.close(copy)
+
+
+def module_of(node: torch.fx.Node) -> str:
+    """Path of the module, in the user's model, whose forward made this node; empty for the model itself."""
+    scopes = list((node.meta.get("nn_module_stack") or {}).values())
+    path = str(scopes[-1][0]) if scopes else ""
+    return path.removeprefix("L['self'].").removeprefix("model").removeprefix(".")
+
+
+def _reason(error: BaseException) -> str:
+    """First line of the innermost cause, with the operator and the module where the exporter knows them."""
+    node: torch.fx.Node | None = None
+    cause: BaseException = error
+    link: BaseException | None = error
+    while link is not None:
+        cause = link
+        trace = link.__traceback__
+        while trace is not None:
+            candidate = trace.tb_frame.f_locals.get("node")
+            node = candidate if isinstance(candidate, torch.fx.Node) else node
+            trace = trace.tb_next
+        link = link.__cause__
+    message = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+    if type(cause).__name__ == "GuardOnDataDependentSymNode":
+        message += ". An if or a loop in forward depends on computed values: use torch.where, or take it out"
+    return message + _place(node)
+
+
+def _place(node: torch.fx.Node | None) -> str:
+    if node is None or node.op != "call_function":
+        return ""
+    scopes = list((node.meta.get("nn_module_stack") or {}).values())
+    if not scopes:
+        return f" (operator {node.target})"
+    kind = scopes[-1][1]
+    kind = kind if isinstance(kind, str) else kind.__qualname__
+    where = module_of(node) or "the model itself"
+    return f" (operator {node.target}, in module {where}, a {kind.rsplit('.', 1)[-1]})"
