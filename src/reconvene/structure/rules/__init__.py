@@ -11,10 +11,17 @@ from reconvene.structure.capture import Op
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import is_labelled, rigid
 from reconvene.structure.opaque import LAYERS, LayerCall
-from reconvene.structure.rules import elementwise, folds, products, reductions, shapes
+from reconvene.structure.rules import elementwise, folds, picks, products, reductions, shapes
 from reconvene.structure.rules.context import Context, Rule
 
-RULES: dict[str, Rule] = {**elementwise.RULES, **products.RULES, **reductions.RULES, **shapes.RULES, **folds.RULES}
+RULES: dict[str, Rule] = {
+    **elementwise.RULES,
+    **products.RULES,
+    **reductions.RULES,
+    **shapes.RULES,
+    **folds.RULES,
+    **picks.RULES,
+}
 
 
 def rule(*targets: str | type[nn.Module]) -> Callable[[Rule], Rule]:
