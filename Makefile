@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-zoo fuzz check format bench docs clean
+.PHONY: help setup demo test test-slow test-zoo examples fuzz check format bench docs clean
 
 help:
 	@echo "make setup      .venv with everything that the tests need (once)"
@@ -11,6 +11,7 @@ help:
 	@echo "make test       style, types and tests"
 	@echo "make test-slow  the tests that take longer"
 	@echo "make test-zoo   the tests over whole model zoos"
+	@echo "make examples   the examples with Lightning, Accelerate, timm, torch.compile, torchao and Torch-Pruning"
 	@echo "make fuzz       5,000 new random networks, each proved; a failure prints what rebuilds it"
 	@echo "make check      style and types only"
 	@echo "make bench      what the speed of structure, saliency and pruning is measured by"
@@ -41,6 +42,10 @@ test-slow: .venv/.ready
 test-zoo: .venv/.ready
 	$(BIN)/python benchmarks/zoo.py --again --check
 	$(BIN)/python benchmarks/zoo_table.py
+
+examples: .venv/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,compat]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" tests/test_examples.py
 
 fuzz: .venv/.ready
 	RECONVENE_PROPERTIES=fuzz RECONVENE_FUZZ_SEED=$${RECONVENE_FUZZ_SEED:-$$(date +%s)} OMP_NUM_THREADS=1 \
