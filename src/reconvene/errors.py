@@ -51,6 +51,10 @@ class BudgetError(ReconveneError):
         self.floor = floor or {}
 
 
+class DeviceError(ReconveneError):
+    """A device profile is missing, damaged, or does not fit; or a device does not answer."""
+
+
 class PlanError(ReconveneError):
     """A plan file is damaged, or does not fit the model it is applied to."""
 

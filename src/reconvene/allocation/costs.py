@@ -37,7 +37,7 @@ class CostModel:
     """Evaluates ``params``, ``macs``, ``peak_memory`` and ``size`` for widths in ``structure.prunable`` order."""
 
     def __init__(self, structure: Structure) -> None:
-        self._sizes = _Sizes(structure)
+        self._sizes = Sizes(structure)
         self._terms = {
             "params": self._sum_of(_parameter_dims(structure, parameters_only=True)),
             "macs": self._sum_of(
@@ -72,11 +72,11 @@ class CostModel:
         """Every cost at these widths."""
         return {name: self.evaluate(name, widths) for name in self.names}
 
-    def _sum_of(self, products: Sequence[Sequence[Dim]], weights: Sequence[int] | None = None, offset: int = 0) -> _Sum:
-        return _Sum(self._sizes, products, weights, offset)
+    def _sum_of(self, products: Sequence[Sequence[Dim]], weights: Sequence[int] | None = None, offset: int = 0) -> Products:
+        return Products(self._sizes, products, weights, offset)
 
 
-class _Sizes:
+class Sizes:
     """Numbers the distinct labelled factors of a model and evaluates their sizes."""
 
     def __init__(self, structure: Structure) -> None:
@@ -112,13 +112,13 @@ class _Sizes:
         return out
 
 
-class _Sum:
+class Products:
     """A weighted sum of products of factors."""
 
     def __init__(
-        self, sizes: _Sizes, products: Sequence[Sequence[Dim]], weights: Sequence[int] | None = None, offset: int = 0
+        self, sizes: Sizes, products: Sequence[Sequence[Dim]], weights: Sequence[int] | None = None, offset: int = 0
     ) -> None:
-        rows = [_monomial(sizes, dims) for dims in products]
+        rows = [monomial(sizes, dims) for dims in products]
         longest = max((len(numbers) for _, numbers in rows), default=1) or 1
         self.offset = offset
         scale = weights or [1] * len(rows)
@@ -137,7 +137,7 @@ class _Sum:
         return int(self.terms(sizes).sum()) + self.offset
 
 
-def _monomial(sizes: _Sizes, dims: Sequence[Dim]) -> tuple[int, list[int]]:
+def monomial(sizes: Sizes, dims: Sequence[Dim]) -> tuple[int, list[int]]:
     factors = [factor for dim in dims for factor in dim]
     fixed = prod(size for size, labels in factors if labels is None)
     return fixed, [sizes.of_vector(labels) for _, labels in factors if labels is not None]
@@ -146,9 +146,9 @@ def _monomial(sizes: _Sizes, dims: Sequence[Dim]) -> tuple[int, list[int]]:
 class _Peak:
     """Bytes of activations alive at each call; the largest is the peak."""
 
-    def __init__(self, structure: Structure, sizes: _Sizes) -> None:
+    def __init__(self, structure: Structure, sizes: Sizes) -> None:
         lives = _Lives(structure)
-        self.storages = _Sum(sizes, lives.dims, lives.item_sizes)
+        self.storages = Products(sizes, lives.dims, lives.item_sizes)
         self.birth, self.death = np.array(lives.birth, dtype=np.int64), np.array(lives.death, dtype=np.int64)
         self.calls = lives.calls
 

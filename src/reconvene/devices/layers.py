@@ -1,0 +1,252 @@
+"""Layers of every kind as ONNX graphs, one after another at many widths: what ``probe`` times.
+
+Layers stand where they would in a network: behind a convolution that leaves its result in the runtime's own layout,
+before a pooling that reads it so. This file imports nothing of Reconvene, so that it can be copied to a device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+try:
+    from reconvene.devices.wire import FLOAT, INT64, Graph
+except ImportError:  # on a device, beside this file
+    from wire import FLOAT, INT64, Graph  # type: ignore[import-not-found, no-redef]
+
+Job = Mapping[str, Any]
+Points = Sequence[tuple[int, int]]
+SOURCE = 16
+"""Channels of the small tensors that the layers' inputs are made from."""
+
+
+def convolution(graph: Graph, job: Job, points: Points) -> None:
+    """Convolutions, transposed ones, and depthwise ones, with what the runtime fuses behind them."""
+    transposed, depthwise = job["kind"] == "conv_transpose", job["kind"] == "depthwise"
+    spatial, batch = list(job["spatial"]), job["batch"]
+    fed = graph.input("x", [batch, points[0][0] if job.get("first") else SOURCE, *spatial])
+    made: dict[int, str] = {}
+    beside = _beside(graph, job, batch, spatial)
+    for number, (into, out) in enumerate(points):
+        groups = into if depthwise else job["groups"]
+        if not depthwise:  # widths of grouped convolutions are those of one group
+            into, out = into * groups, out * groups
+        if into not in made:
+            made[into] = fed if job.get("first") else _dense(graph, fed, SOURCE, into, f"source{into}", len(spatial))
+        shape = (into, out // groups) if transposed else (out, into // groups)
+        name = graph.node(
+            "ConvTranspose" if transposed else "Conv",
+            [made[into], graph.weight(*shape, *job["kernel"]), graph.bias(out)],
+            f"p{number}_conv",
+            kernel_shape=job["kernel"],
+            strides=job["stride"],
+            pads=job["pads"],
+            dilations=job["dilation"],
+            group=groups,
+        )
+        name = tail(graph, name, job["tail"], f"p{number}", lambda out=out: beside(out))
+        _sink(graph, name, f"sink{number}")
+
+
+def linear(graph: Graph, job: Job, points: Points) -> None:
+    """Matrix products with a weight, for so many rows."""
+    fed = graph.input("x", [job["batch"], points[0][0]])
+    for number, (into, out) in enumerate(points):
+        inputs = [fed, graph.weight(into, out), graph.bias(out)]
+        name = graph.node("Gemm", inputs, f"p{number}_gemm")
+        name = tail(graph, name, job["tail"], f"p{number}", None)
+        graph.output(graph.edge(name) if graph.int8 else name)
+
+
+def matmul(graph: Graph, job: Job, points: Points) -> None:
+    """Products of two activations ``[batch, m, k] x [batch, k, n]``; what varies is ``k``, or ``n`` where that is fixed."""
+    batch, rows, inner, columns = job["spatial"]
+    for number, (width, _) in enumerate(points):
+        k, n = (width, columns) if job["vary"] == "k" else (inner, width)
+        left = graph.input(f"a{number}", [batch, rows, k])
+        right = graph.input(f"b{number}", [batch, k, n])
+        graph.output(graph.edge(graph.node("MatMul", [left, right], f"p{number}_matmul")))
+
+
+def single(graph: Graph, job: Job, points: Points) -> None:
+    """Operators without weights to speak of, at so many channels."""
+    for number, (width, _) in enumerate(points):
+        fed = "" if job["op"] in _BEHIND_CONVOLUTIONS else graph.input(f"x{number}", _shape(job, width))
+        name = _OPERATORS[job["op"]](graph, fed, job, width, f"p{number}")
+        graph.output(graph.edge(name) if graph.int8 else name)
+
+
+BUILDERS: dict[str, Callable[[Graph, Job, Points], None]] = {
+    "conv": convolution,
+    "depthwise": convolution,
+    "conv_transpose": convolution,
+    "linear": linear,
+    "matmul": matmul,
+    "op": single,
+}
+
+
+def tail(graph: Graph, name: str, steps: Sequence[str], prefix: str, beside: Callable[[], str] | None) -> str:
+    """Operators directly behind a layer."""
+    for step in steps:
+        if step == "add" and beside is not None:
+            name = graph.node("Add", [graph.edge(name), beside()], f"{prefix}_add")
+        elif step in ACTIVATIONS:
+            name = ACTIVATIONS[step](graph, name, prefix)
+    return name
+
+
+def _relu(graph: Graph, name: str, prefix: str) -> str:
+    return graph.node("Relu", [name], f"{prefix}_relu")
+
+
+def _clip(graph: Graph, name: str, prefix: str) -> str:
+    bounds = [graph.constant(0.0, FLOAT), graph.constant(6.0, FLOAT)]
+    return graph.node("Clip", [name, *bounds], f"{prefix}_clip")
+
+
+def _sigmoid(graph: Graph, name: str, prefix: str) -> str:
+    return graph.node("Sigmoid", [name], f"{prefix}_sigmoid")
+
+
+def _hardsigmoid(graph: Graph, name: str, prefix: str) -> str:
+    return graph.node("HardSigmoid", [name], f"{prefix}_hardsigmoid", alpha=1 / 6, beta=0.5)
+
+
+def _silu(graph: Graph, name: str, prefix: str) -> str:
+    name = graph.edge(name)
+    return graph.node("Mul", [name, graph.edge(_sigmoid(graph, name, prefix))], f"{prefix}_mul")
+
+
+def _hardswish(graph: Graph, name: str, prefix: str) -> str:
+    # The runtime takes HardSwish apart just so, under names of its own.
+    name = graph.edge(name)
+    return graph.node("Mul", [name, graph.edge(_hardsigmoid(graph, name, prefix))], f"{prefix}_mul")
+
+
+def _gelu(graph: Graph, name: str, prefix: str) -> str:
+    return graph.node("Gelu", [name], f"{prefix}_gelu")
+
+
+ACTIVATIONS: dict[str, Callable[[Graph, str, str], str]] = {
+    "relu": _relu,
+    "clip": _clip,
+    "sigmoid": _sigmoid,
+    "hardsigmoid": _hardsigmoid,
+    "silu": _silu,
+    "hardswish": _hardswish,
+    "gelu": _gelu,
+}
+
+
+def _source(graph: Graph, job: Job, width: int, prefix: str) -> str:
+    """So many channels as a convolution leaves them."""
+    fed = graph.input(f"{prefix}f", [job["batch"], SOURCE, *job["spatial"]])
+    return _dense(graph, fed, SOURCE, width, f"source{prefix}", len(job["spatial"]))
+
+
+def _dense(graph: Graph, fed: str, into: int, out: int, name: str, rank: int) -> str:
+    ones = [1] * rank
+    made = graph.node("Conv", [fed, graph.weight(out, into, *ones), graph.bias(out)], name, kernel_shape=ones)
+    return graph.edge(made)
+
+
+def _beside(graph: Graph, job: Job, batch: int, spatial: Sequence[int]) -> Callable[[int], str]:
+    """What is added to a layer's result: made once a width, in the layout that convolutions leave."""
+    if "add" not in job["tail"]:
+        return lambda out: ""
+    fed = graph.input("z", [batch, SOURCE, *job["spatial_out"]])
+    made: dict[int, str] = {}
+
+    def at(out: int) -> str:
+        if out not in made:
+            made[out] = _dense(graph, fed, SOURCE, out, f"beside{out}", len(spatial))
+        return made[out]
+
+    return at
+
+
+def _sink(graph: Graph, name: str, sink: str) -> None:
+    graph.output(graph.node("GlobalAveragePool", [graph.edge(name)], sink))
+
+
+def _shape(job: Job, width: int) -> list[int]:
+    return [job["batch"], width, *job["spatial"]] if job["axis"] == 1 else [job["batch"], *job["spatial"], width]
+
+
+def _unary(build: Callable[[Graph, str, str], str]) -> Callable[[Graph, str, Job, int, str], str]:
+    return lambda graph, fed, job, width, prefix: build(graph, fed, prefix)
+
+
+def _binary(op: str) -> Callable[[Graph, str, Job, int, str], str]:
+    def build(graph: Graph, fed: str, job: Job, width: int, prefix: str) -> str:
+        other = graph.input(f"{prefix}y", _shape(job, width))
+        return graph.node(op, [fed, other], f"{prefix}_{op.lower()}")
+
+    return build
+
+
+def _pool(op: str) -> Callable[[Graph, str, Job, int, str], str]:
+    def build(graph: Graph, fed: str, job: Job, width: int, prefix: str) -> str:
+        source = _source(graph, job, width, prefix)
+        if op.startswith("Global"):
+            return graph.node(op, [source], f"{prefix}_pool")
+        where = {"kernel_shape": job["kernel"], "strides": job["stride"], "pads": job["pads"]}
+        return graph.node(op, [source], f"{prefix}_pool", **where)
+
+    return build
+
+
+def _scale(graph: Graph, fed: str, job: Job, width: int, prefix: str) -> str:
+    """One factor a channel, as squeeze and excitation has it."""
+    factor = graph.input(f"{prefix}s", [job["batch"], width, *[1] * len(job["spatial"])])
+    source = _source(graph, job, width, prefix)
+    return graph.node("Mul", [source, factor], f"{prefix}_scale")
+
+
+def _softmax(graph: Graph, fed: str, job: Job, width: int, prefix: str) -> str:
+    return graph.node("Softmax", [fed], f"{prefix}_softmax", axis=-1)
+
+
+def _layer_norm(graph: Graph, fed: str, job: Job, width: int, prefix: str) -> str:
+    inputs = [fed, graph.weight(width), graph.bias(width)]
+    return graph.node("LayerNormalization", inputs, f"{prefix}_norm", axis=-1, epsilon=1e-5)
+
+
+def _batch_norm(graph: Graph, fed: str, job: Job, width: int, prefix: str) -> str:
+    ones = [graph.constant([1.0] * width, FLOAT) for _ in range(4)]
+    return graph.node("BatchNormalization", [fed, *ones], f"{prefix}_norm")
+
+
+def _copy(graph: Graph, fed: str, job: Job, width: int, prefix: str) -> str:
+    order = [0, 2, 1, *range(3, 2 + len(job["spatial"]))] if job["spatial"] else [0, 1]
+    return graph.node("Transpose", [fed], f"{prefix}_copy", perm=order)
+
+
+def _concat(graph: Graph, fed: str, job: Job, width: int, prefix: str) -> str:
+    other = graph.input(f"{prefix}y", _shape(job, width))
+    return graph.node("Concat", [fed, other], f"{prefix}_concat", axis=1)
+
+
+def _resize(graph: Graph, fed: str, job: Job, width: int, prefix: str) -> str:
+    sizes = graph.constant([job["batch"], width, *(2 * size for size in job["spatial"])], INT64)
+    return graph.node("Resize", [fed, "", "", sizes], f"{prefix}_resize", mode="nearest")
+
+
+_OPERATORS: dict[str, Callable[[Graph, str, Job, int, str], str]] = {
+    **{name: _unary(build) for name, build in ACTIVATIONS.items()},
+    "add": _binary("Add"),
+    "mul": _binary("Mul"),
+    "max_pool": _pool("MaxPool"),
+    "average_pool": _pool("AveragePool"),
+    "global_pool": _pool("GlobalAveragePool"),
+    "scale": _scale,
+    "softmax": _softmax,
+    "layer_norm": _layer_norm,
+    "batch_norm": _batch_norm,
+    "copy": _copy,
+    "concat": _concat,
+    "resize": _resize,
+}
+_BEHIND_CONVOLUTIONS = frozenset({"max_pool", "average_pool", "global_pool", "scale"})
+"""Where layout matters: measured on what a convolution leaves."""

@@ -1,0 +1,389 @@
+"""What layers cost on this device, as a function of their widths, measured in ONNX Runtime.
+
+A program of its own: ``python probe.py jobs.json -o pi4.json`` needs numpy, onnxruntime and ``wire.py`` beside it, and
+nothing of Reconvene, torch or onnx. Every layer is timed where it would stand in a network, between others in one
+graph, by the runtime's own clock around each kernel, in the layout and with the fusions the runtime chooses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+try:
+    from reconvene.devices.wire import Graph
+except ImportError:  # on a device, beside this file
+    from wire import Graph  # type: ignore[import-not-found, no-redef]
+
+FORMAT, VERSION = "reconvene-device-profile", 1
+RUNS, WARMUPS = 10, 2
+# One graph holds layers until their weights come to about this many bytes.
+NEAR_BYTES, FAR_BYTES = 1 << 20, 16 << 20
+# Weights beside which the price of memory is measured, at most.
+MEMORY_BYTES = 96 << 20
+# Channels of small tensors that others are made from.
+SOURCE = 16
+Job = Mapping[str, Any]
+Point = tuple[int, int]
+
+
+def profile(
+    jobs: Sequence[Job],
+    *,
+    threads: int = 1,
+    precision: str = "fp32",
+    far: int = 64 << 20,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """The device profile of these jobs: JSON types, seconds.
+
+    Args:
+        jobs: layers without their widths, with the widest ``in`` and ``out`` to measure.
+        threads: of the runtime, within an operator.
+        precision: ``fp32`` or ``int8``.
+        far: bytes of weights that the largest network has.
+        say: told what is being measured.
+    """
+    start = time.perf_counter()
+    bench = Bench(threads, precision)
+    memory = bench.memory()
+    steps = bench.steps()
+    layers, noise = [], []
+    for number, job in enumerate(jobs):
+        say(f"{number + 1}/{len(jobs)} {describe(job)}")
+        measured, spread = bench.measure(job, steps, far)
+        noise += spread
+        layers.append({**job, **measured})
+    call, node = bench.overhead()
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        **conditions(threads, precision),
+        "noise": round(float(np.median(noise)), 4) if noise else 0.0,
+        "seconds": round(time.perf_counter() - start, 1),
+        "steps": steps,
+        "overhead": {"call": call, "node": node},
+        "memory": memory,
+        "far_bytes": far,
+        "layers": layers,
+    }
+
+
+def conditions(threads: int, precision: str) -> dict[str, Any]:
+    """What is measured on, and with what."""
+    import onnxruntime
+
+    return {
+        "device": {"processor": processor(), "architecture": platform.machine(), "cores": os.cpu_count() or 1},
+        "runtime": {"name": "onnxruntime", "version": onnxruntime.__version__, "threads": threads},
+        "precision": precision,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),  # noqa: UP017  # boards have Python 3.9
+    }
+
+
+def processor() -> str:
+    """The processor's own name where the system tells it, else its architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "Model", "Hardware") and value.strip():
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def describe(job: Job) -> str:
+    """One line that names a layer."""
+    kernel = "x".join(str(size) for size in job.get("kernel", ()))
+    stride = f" stride {job['stride'][0]}" if max(job.get("stride", [1])) > 1 else ""
+    tail = " + " + " + ".join(job["tail"]) if job.get("tail") else ""
+    at = "x".join(str(size) for size in job["spatial"])
+    name = job.get("op", job["kind"])
+    return " ".join(f"{name} {kernel}{stride}{tail} at {at}, up to {job['in']} -> {job['out']}".split())
+
+
+def widths(top: int, block: int, *, fine: bool) -> list[int]:
+    """Multiples of ``block`` up to ``top`` rounded up: every one of the first eight if ``fine``, then about doubling."""
+    last = -(-top // block) * block
+    dense = [block * n for n in ((1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 20, 24, 32) if fine else (1, 2, 4, 8, 16, 32))]
+    while dense[-1] < last:
+        dense.append(dense[-1] + (dense[-1] if not fine else 16 * block))
+    return sorted({width for width in dense if width < last} | {last})
+
+
+class Bench:
+    """Times layers with so many threads."""
+
+    def __init__(self, threads: int, precision: str) -> None:
+        self.threads, self.precision = threads, precision
+        self.item = 1 if precision == "int8" else 4
+
+    def measure(self, job: Job, steps: Mapping[str, int], far: int) -> tuple[dict[str, list[list[float]]], list[float]]:
+        """Seconds over the job's grid of widths, and how much each point varied (quartiles / median).
+
+        ``points``: ``(in, out, seconds)`` where the layer's weights are nearly alone in the caches. ``far``: ``(in,
+        out, seconds more)`` where ``far`` bytes of other weights are read between two runs.
+        """
+        points: list[list[float]] = []
+        spread: list[float] = []
+        for batch in _batches(job, list(grid(job, steps)), NEAR_BYTES):
+            for point, runs in zip(batch, self.time(job, batch)):
+                points.append([*point, _typical(runs)])
+                spread.append(float(np.subtract(*np.quantile(runs, (0.75, 0.25))) / max(np.median(runs), 1e-6)))
+        more: list[list[float]] = []
+        if far > 2 * NEAR_BYTES and weight_bytes(job, (job["in"], job["out"]), self.item) > 0:
+            near = {(a, b): seconds for a, b, seconds in points}
+            corners = [(a, b) for a in _thirds(near, 0) for b in _thirds(near, 1) if (a, b) in near]
+            for batch in _batches(job, corners, FAR_BYTES):
+                held = sum(weight_bytes(job, point, self.item) for point in batch)
+                for point, runs in zip(batch, self.time(job, batch, beside=max(0, far - held))):
+                    more.append([*point, round(max(0.0, _typical(runs) - near[point]), 9)])
+        return {"points": points, "far": more}, spread
+
+    def time(self, job: Job, points: Sequence[Point], *, beside: int = 0) -> list[np.ndarray[Any, Any]]:
+        """Seconds of every run ``[RUNS]`` at every point, in one graph, ``beside`` bytes of other weights in it.
+
+        The runtime's clock is the wall's. One kernel is far shorter than a turn of the scheduler, so that a busy
+        neighbour costs a few of its runs much and the others nothing.
+        """
+        graph = Graph(self.precision)
+        feeds = build(graph, job, points)
+        if beside:
+            feeds |= _evict(graph, beside)
+        session, folder = self._session(graph.to_bytes(), profiled=True)
+        for _ in range(WARMUPS + RUNS):
+            session.run(None, feeds)
+        nodes = _nodes(session.end_profiling())
+        folder.cleanup()
+        return [_of_point(nodes, number, point) for number, point in enumerate(points)]
+
+    def steps(self) -> dict[str, int]:
+        """Widths between which time does not change (``in``, ``out``), and the multiple ``in`` must have (``align``).
+
+        Found on one 3x3 convolution: ``out`` and ``in`` are the largest blocks within which time stays within 15 %.
+        """
+        job = {"kind": "conv", "kernel": [3, 3], "stride": [1, 1], "pads": [1] * 4, "dilation": [1, 1], "groups": 1}
+        job |= {"spatial": [14, 14], "batch": 1, "tail": ["relu"], "in": 64, "out": 64}
+        align = 1
+        odd = {n: self._at(job, (n, 64)) for n in (62, 63, 60, 56, 64)}
+        if min(odd[62], odd[63]) > 1.12 * odd[64]:
+            align = 4 if odd[60] < 1.12 * odd[64] else 8 if odd[56] < 1.12 * odd[64] else 16
+        out = {n: self._at(job, (64, n)) for n in (1, 3, 5, 8, 9, 16, 17, 24, 25, 32)}
+        into = {n: self._at(job, (n, 64)) for n in range(20, 65, 4)} if align > 1 else {}
+        return {"in": max(_block(into), align), "out": _block(out), "align": align}
+
+    def _at(self, job: Job, point: Point) -> float:
+        return float(min(self.time(job, [point])[0].min() for _ in range(3)))
+
+    def overhead(self) -> tuple[float, float]:
+        """Seconds a call and every node cost beside what the kernels' own clock says, which is cut to microseconds.
+
+        From the processor time of chains of 1 and 65 small convolutions, and what the clock says of these; the
+        second may be below zero.
+        """
+        times, kernels = [], 0.0
+        for count in (1, 65):
+            plain, folder = self._session(_chain(count).to_bytes(), profiled=False)
+            feeds = {"x": np.ones((1, SOURCE, 8, 8), np.float32)}
+            rounds = []
+            for _ in range(40):
+                begin = time.thread_time()
+                for _ in range(10):
+                    plain.run(None, feeds)
+                rounds.append((time.thread_time() - begin) / 10)
+            folder.cleanup()
+            times.append(float(np.quantile(rounds, 0.25)))
+        session, folder = self._session(_chain(65).to_bytes(), profiled=True)
+        for _ in range(WARMUPS + RUNS):
+            session.run(None, feeds)
+        found = _nodes(session.end_profiling())
+        folder.cleanup()
+        mine = np.array([durations for name, durations in found.items() if name.startswith("p")])[:, WARMUPS:]
+        kernels = float(np.quantile(mine.sum(axis=0), 0.25)) * 1e-6 / len(mine)
+        node = (times[1] - times[0]) / 64
+        return round(max(times[0] - node, 0.0), 9), round(node - kernels, 9)
+
+    def memory(self) -> list[list[float]]:
+        """What a byte of weights costs more, beside so many bytes of others: ``[bytes, seconds a byte]``, ascending.
+
+        The same layer, so many times in one graph, each with weights of its own.
+        """
+        job = {"kind": "conv", "kernel": [3, 3], "stride": [1, 1], "pads": [1] * 4, "dilation": [1, 1], "groups": 1}
+        job |= {"spatial": [2, 2], "batch": 1, "tail": [], "in": 128, "out": 128}
+        size = weight_bytes(job, (128, 128), self.item)
+        counts = [count for count in (1, 2, 4, 8, 16, 32, 64, 128) if count * size <= MEMORY_BYTES]
+        found = []
+        for count in counts:
+            found.append(float(np.mean([_typical(runs) for runs in self.time(job, [(128, 128)] * count)])))
+        highest = np.maximum.accumulate(found)
+        return [[count * size, float(seconds - highest[0]) / size] for count, seconds in zip(counts, highest)]
+
+    def _session(self, model: bytes, *, profiled: bool) -> tuple[Any, Any]:
+        import onnxruntime
+
+        folder = tempfile.TemporaryDirectory(prefix="reconvene-probe-")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
+        options.log_severity_level = 3
+        options.enable_profiling = profiled
+        options.profile_file_prefix = os.path.join(folder.name, "run")
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]), folder
+
+
+def _block(times: Mapping[int, float]) -> int:
+    """The largest power of two within whose blocks time stays within 15 %."""
+    best = 1
+    for block in (4, 8, 16, 32):
+        cells: dict[int, list[float]] = {}
+        for width, seconds in times.items():
+            cells.setdefault(-(-width // block), []).append(seconds)
+        if times and all(max(cell) <= 1.15 * min(cell) for cell in cells.values()):
+            best = block
+    return best
+
+
+def grid(job: Job, steps: Mapping[str, int]) -> Iterator[Point]:
+    """Pairs (in, out) to measure."""
+    kind = job["kind"]
+    step_in, step_out = max(steps["in"], 4), max(steps["out"], 4)
+    if kind in ("op", "matmul", "depthwise"):
+        for width in widths(job["in"], step_out, fine=kind == "depthwise"):
+            yield width, width * max(1, job["out"] // job["in"]) if kind == "depthwise" else 1
+        if kind == "depthwise" and steps["align"] > 1:
+            for width in _odd(job["in"]):
+                yield width, width * max(1, job["out"] // job["in"])
+        return
+    outs = widths(job["out"], step_out, fine=True)
+    if job.get("first") or job["groups"] > 1:
+        ins = sorted({job["in"], *(widths(job["in"], step_in, fine=False)[:-1] if not job.get("first") else ())})
+    else:
+        ins = [*(n for n in (4, 8) if n < min(step_in, job["in"])), *widths(job["in"], step_in, fine=False)]
+    for width in ins:
+        for out in outs:
+            yield width, out
+    if steps["align"] > 1 and not job.get("first") and kind == "conv" and job["in"] > 8:
+        for width in _odd(job["in"]):
+            for out in sorted({max(4, job["out"] * n // 4) for n in (1, 2, 4)}):
+                yield width, out
+
+
+def _odd(top: int) -> list[int]:
+    """Widths that are no multiple of four."""
+    return sorted({max(2, top * n // 8 // 4 * 4 - 2) for n in (2, 4, 8)})
+
+
+def _batches(job: Job, points: Sequence[Point], limit: int) -> Iterator[list[Point]]:
+    """Points that share a graph: one input width where a layer has weights of its own for each."""
+    held: list[Point] = []
+    size = 0
+    for point in points:
+        more = weight_bytes(job, point, 4)
+        other = held and point[0] != held[0][0] and job["kind"] not in ("op", "depthwise")
+        if held and (other or size + more > limit):
+            yield held
+            held, size = [], 0
+        held.append(point)
+        size += more
+    if held:
+        yield held
+
+
+def _typical(runs: np.ndarray[Any, Any]) -> float:
+    """The mean of the faster half of the runs: what a neighbour slowed is in the other."""
+    return round(float(np.sort(runs)[: max(1, len(runs) // 2)].mean()), 9)
+
+
+def _thirds(points: Iterable[Point], axis: int) -> list[int]:
+    """The middle, the narrower and the widest of the even widths along an axis."""
+    known = sorted({point[axis] for point in points if point[0] % 4 == 0})
+    return sorted({known[len(known) // 3], known[len(known) * 2 // 3], known[-1]}) if known else []
+
+
+def _evict(graph: Graph, size: int) -> dict[str, np.ndarray[Any, Any]]:
+    """Put a product with ``size`` bytes of weights into the graph; returns what to feed it."""
+    columns = max(1, size // (1 if graph.int8 else 4) // 1024)
+    name = graph.node("MatMul", [graph.input("evict", [1, 1024]), graph.weight(1024, columns)], "evicted")
+    graph.output(graph.edge(name) if graph.int8 else name)
+    return {"evict": np.ones((1, 1024), np.float32)}
+
+
+def _nodes(path: str) -> dict[str, list[int]]:
+    """Microseconds of every run of every node, from the runtime's own record, which is removed."""
+    events = json.loads(Path(path).read_text(encoding="utf-8"))
+    Path(path).unlink()
+    nodes: dict[str, list[int]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            nodes.setdefault(event["name"], []).append(event["dur"])
+    return nodes
+
+
+def _of_point(nodes: Mapping[str, list[int]], number: int, point: Point) -> np.ndarray[Any, Any]:
+    """Kernel times of all nodes of a point's layer, summed within each run; warm-ups dropped."""
+    mine = [durations for name, durations in nodes.items() if name.startswith(f"p{number}_")]
+    if not mine:
+        raise RuntimeError(f"the runtime reports no time for a layer at {point}: {sorted(nodes)[:8]}")
+    summed: np.ndarray[Any, Any] = np.array(mine, dtype=np.float64)[:, WARMUPS:].sum(axis=0) * 1e-6
+    return summed
+
+
+def weight_bytes(job: Job, point: Point, item: int) -> int:
+    """Bytes of weights that a layer has at these widths, ``item`` bytes each."""
+    if job["kind"] in ("op", "matmul", "depthwise"):
+        return 0
+    return item * point[0] * point[1] * int(np.prod(job.get("kernel", [1]))) * max(1, job.get("groups", 1))
+
+
+def _chain(count: int) -> Graph:
+    graph = Graph()
+    name = graph.input("x", [1, SOURCE, 8, 8])
+    for number in range(count):
+        inputs = [name, graph.weight(SOURCE, SOURCE, 3, 3), graph.bias(SOURCE)]
+        name = graph.node("Conv", inputs, f"p{number}_conv", kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    graph.output(name)
+    return graph
+
+
+def build(graph: Graph, job: Job, points: Sequence[Point]) -> dict[str, np.ndarray[Any, Any]]:
+    """Put a layer into the graph once a point, nodes named ``p<number>_...``; returns what to feed the graph."""
+    try:
+        from reconvene.devices.layers import BUILDERS
+    except ImportError:
+        from layers import BUILDERS  # type: ignore[import-not-found, no-redef]
+    BUILDERS[job["kind"]](graph, job, points)
+    return {name: np.resize(np.linspace(-1, 1, 997, dtype=np.float32), shape) for name, shape in graph.shapes.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure the jobs of a file and write the profile."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("jobs", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    asked = json.loads(options.jobs.read_text(encoding="utf-8"))
+    result = profile(
+        asked["jobs"],
+        threads=asked["threads"],
+        far=asked["far"],
+        precision=asked["precision"],
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    partial = options.output.with_name(options.output.name + ".part")
+    partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, options.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

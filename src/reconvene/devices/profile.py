@@ -1,0 +1,162 @@
+"""Device profiles: measured costs of layers on one device and runtime, as a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reconvene.devices.probe import FORMAT, VERSION, describe
+from reconvene.devices.sites import key_of
+from reconvene.devices.table import Table
+from reconvene.errors import DeviceError
+from reconvene.text import table
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """What layers cost on one device.
+
+    Attributes:
+        device: processor, architecture, cores.
+        runtime: name, version, threads.
+        precision: ``fp32`` or ``int8``.
+        noise: quartile distance over median, of the middle measured point.
+        steps: widths between which time does not change.
+        overhead: seconds a call (``call``) and each operator (``node``) cost beside the operators' own.
+        memory: what a byte of weights costs more beside so many bytes of others: ``[bytes, seconds a byte]``.
+        far_bytes: beside how many bytes of weights the ``far`` points were measured.
+        layers: jobs with their ``points``: ``(in, out, seconds)`` where weights are cached, and ``far``: ``(in, out,
+            seconds more)`` where they are not.
+        name: what to call the device.
+    """
+
+    device: dict[str, Any]
+    runtime: dict[str, Any]
+    precision: str
+    noise: float
+    steps: dict[str, int]
+    overhead: dict[str, float]
+    memory: list[list[float]]
+    far_bytes: int
+    layers: list[dict[str, Any]]
+    date: str
+    seconds: float
+    name: str = ""
+    format: str = FORMAT
+    version: int = VERSION
+
+    @classmethod
+    def load(cls, path: str | Path) -> Profile:
+        """Read a profile. Raises DeviceError when it is missing, damaged, or of another version."""
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise DeviceError(f"the device profile {path} cannot be read: {error.strerror or error}") from error
+        except ValueError as error:
+            raise DeviceError(f"the device profile {path} is not JSON ({error}); was it cut short?") from error
+        return cls.from_dict(values, str(path))
+
+    @classmethod
+    def from_dict(cls, values: Any, where: str = "this") -> Profile:
+        """The profile of ``to_dict``. Raises DeviceError."""
+        if not isinstance(values, Mapping) or values.get("format") != FORMAT:
+            raise DeviceError(f"{where} is no device profile. Make one with: reconvene device profile -o {where}")
+        if values.get("version") != VERSION:
+            raise DeviceError(
+                f"{where} has version {values.get('version')}, this release reads {VERSION}. Measure the device again"
+            )
+        try:
+            found = cls(**{str(key): value for key, value in values.items()})
+            for layer in found.layers:
+                Table.of(layer, found.steps)
+        except (TypeError, KeyError, ValueError, IndexError, AttributeError) as error:
+            raise DeviceError(f"the device profile {where} is damaged: {error}. Measure the device again") from error
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return dict(vars(self))
+
+    def to_json(self) -> str:
+        """``to_dict`` as JSON text."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+
+    @property
+    def conditions(self) -> str:
+        """Where and with what it was measured, in one line."""
+        threads = f"{self.runtime['threads']} thread" + ("s" if self.runtime["threads"] > 1 else "")
+        where = f"{self.device['processor']} ({self.device['architecture']})"
+        return f"{where}, {self.runtime['name']} {self.runtime['version']}, {threads}, {self.precision}, {self.date}"
+
+    def __str__(self) -> str:
+        rows = [
+            [describe(layer), len(layer["points"]), max(p[2] for p in layer["points"]) * 1e3] for layer in self.layers
+        ]
+        steps = f"steps of {self.steps['out']} out and {self.steps['in']} in"
+        if self.steps["align"] > 1:
+            steps += f", slower where in is no multiple of {self.steps['align']}"
+        foot = [steps, f"noise {self.noise:.1%}, measured in {self.seconds:.0f} s", self.conditions]
+        return table(["layer", "points", "widest ms"], rows, foot=foot, title=self.name)
+
+    def matches(self, conditions: Mapping[str, Any]) -> bool:
+        """Whether these conditions (of ``probe``) are those it was measured under."""
+        return all(getattr(self, key) == conditions[key] for key in ("device", "runtime", "precision"))
+
+    def tables(self, jobs: Sequence[Mapping[str, Any]]) -> dict[str, Table]:
+        """A table for every job, by key: its own, or made of those of other spatial sizes.
+
+        Raises DeviceError naming what was not measured.
+        """
+        known = {key_of(layer): layer for layer in self.layers}
+        made = {}
+        for job in jobs:
+            key = key_of(job)
+            if key in known:
+                layer = known[key]
+                made[key] = Table.of(layer, self.steps)
+            else:
+                made[key] = self._alike(job)
+        return made
+
+    def _alike(self, job: Mapping[str, Any]) -> Table:
+        """Of layers that differ in spatial size or in what is fused only: seconds per position, between two sizes."""
+        alike = [layer for layer in self.layers if _family(layer) == _family(job)]
+        if not alike:
+            raise DeviceError(
+                f"the profile of {self.name or self.device['processor']} has no {describe(job)}, nor one of another "
+                "size. Measure the device for this model: reconvene device profile MODEL"
+            )
+        here = _positions(job)
+        by_size = {_positions(layer): layer for layer in sorted(alike, key=lambda layer: layer["tail"] == job["tail"])
+                   } if "tail" in job else {_positions(layer): layer for layer in alike}
+        sizes = sorted(by_size)
+        above = next((size for size in sizes if size >= here), sizes[-1])
+        below = next((size for size in reversed(sizes) if size <= here), sizes[0])
+        upper, lower = (Table.of(by_size[size], self.steps) for size in (above, below))
+        share = 0.0 if above == below else (np.log(here) - np.log(below)) / (np.log(above) - np.log(below))
+
+        def scaled(into: int, out: int) -> float:
+            low, high = lower.seconds(into, out) / below, upper.seconds(into, out) / above
+            return float(here * np.exp((1 - share) * np.log(low) + share * np.log(high)))
+
+        base = by_size[above] if upper.values.size >= lower.values.size else by_size[below]
+        points = [(a, b, scaled(int(a), int(b))) for a, b, _ in base["points"]]
+        return Table.of({**base, "points": points}, self.steps)  # weights are the same bytes at any size
+
+
+def _family(job: Mapping[str, Any]) -> tuple[Any, ...]:
+    kernel, stride = tuple(job.get("kernel", ())), tuple(job.get("stride", ()))
+    return job["kind"], job.get("op"), kernel, stride, tuple(job.get("dilation", ())), job["groups"], job.get("first")
+
+
+def _positions(job: Mapping[str, Any]) -> int:
+    if job["kind"] == "matmul":
+        batch, rows, inner, columns = job["spatial"]
+        return int(batch * rows * (columns if job["vary"] == "k" else inner))
+    return int(job["batch"] * prod(job["spatial"]))

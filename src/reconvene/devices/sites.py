@@ -1,0 +1,327 @@
+"""The layers of a network as a runtime computes them: recorded calls with what it fuses, widths as functions.
+
+A site is one job for ``probe`` (kind, kernel, stride, spatial size, what follows directly) with the two numbers that
+widths decide: how many channels go in and out. Batch norms behind a convolution are folded into it; an activation or
+an addition directly behind a layer is fused with it; views cost nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+from torch import Tensor
+
+from reconvene.structure import Structure
+from reconvene.structure.capture import Op
+from reconvene.structure.inputs import tensors_in
+from reconvene.structure.labels import Dim
+from reconvene.structure.rules.context import arg
+
+ACTIVATIONS = {
+    "relu": "relu",
+    "relu_": "relu",
+    "hardtanh": "clip",
+    "hardtanh_": "clip",
+    "sigmoid": "sigmoid",
+    "sigmoid_": "sigmoid",
+    "hardsigmoid": "hardsigmoid",
+    "hardsigmoid_": "hardsigmoid",
+    "silu": "silu",
+    "silu_": "silu",
+    "hardswish": "hardswish",
+    "hardswish_": "hardswish",
+    "gelu": "gelu",
+    "leaky_relu": "relu",
+    "leaky_relu_": "relu",
+    "elu": "sigmoid",
+    "tanh": "sigmoid",
+}
+"""Activation to what is measured for it."""
+_FREE = frozenset(
+    "view _unsafe_view reshape t transpose expand squeeze unsqueeze select slice split split_with_sizes chunk unbind alias detach "
+    "empty dropout native_dropout lift_fresh _to_copy scalar_tensor full ones zeros arange as_strided".split()
+)
+_NORMS = frozenset({"native_batch_norm", "_native_batch_norm_legit_no_training"})
+_POOLS = {"max_pool2d_with_indices": "max_pool", "max_pool2d": "max_pool", "avg_pool2d": "average_pool"}
+_OTHERS = {
+    "_softmax": "softmax",
+    "_safe_softmax": "softmax",
+    "native_layer_norm": "layer_norm",
+    "native_group_norm": "layer_norm",
+    "cat": "concat",
+    "permute": "copy",
+    "mean": "global_pool",
+    "_adaptive_avg_pool2d": "global_pool",
+    "adaptive_avg_pool2d": "global_pool",
+    "upsample_nearest2d": "resize",
+    "upsample_bilinear2d": "resize",
+}
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A number that widths decide: the product of these dimensions times ``factor``."""
+
+    dims: tuple[Dim, ...] = ()
+    factor: float = 1.0
+
+
+@dataclass
+class Site:
+    """One layer of one network; ``job`` is what ``probe`` measures, without ``in`` and ``out``."""
+
+    job: dict[str, Any]
+    owner: str
+    into: Amount
+    out: Amount
+    dense: tuple[int, int]
+    times: Amount = Amount()
+    """How many times as much work there is as in the job: kept over dense groups of a grouped convolution."""
+    approximate: str = ""
+    """The operator, where no probe measures it and another is taken for it."""
+
+    @property
+    def key(self) -> str:
+        """The same for sites that one job measures."""
+        return key_of(self.job)
+
+
+def key_of(job: Mapping[str, Any]) -> str:
+    """What tells one job from another: everything but how wide it was measured."""
+    return json.dumps({k: v for k, v in job.items() if k not in ("in", "out", "points")}, sort_keys=True)
+
+
+def sites(structure: Structure) -> list[Site]:
+    """What a runtime has to compute for one forward pass, in the order of the calls."""
+    reader = _Reader(structure)
+    for op in structure.eval_ops():
+        reader.read(op)
+    return reader.sites
+
+
+def jobs(found: Sequence[Site]) -> list[dict[str, Any]]:
+    """One job for all sites of the same kind, as wide as the widest of them."""
+    widest: dict[str, dict[str, Any]] = {}
+    for site in found:
+        job = widest.setdefault(site.key, {**site.job, "in": 1, "out": 1})
+        job["in"], job["out"] = max(job["in"], site.dense[0]), max(job["out"], site.dense[1])
+    return list(widest.values())
+
+
+@dataclass
+class _Value:
+    """What a tensor holds at one moment: in-place calls make a new one."""
+
+    site: int | None = None
+    uses: int = 0
+    is_input: bool = False
+
+
+@dataclass
+class _Reader:
+    structure: Structure
+    sites: list[Site] = field(default_factory=list)
+    _values: dict[int, _Value] = field(default_factory=dict)
+    _uses: list[int] = field(default_factory=list)
+    _made: int = 0
+
+    def __post_init__(self) -> None:
+        self._uses = self._count_uses()
+        self._made = 0
+        self._values = {}
+        for tensor in self.structure.recording.inputs:
+            self._make(tensor).is_input = True
+
+    def read(self, op: Op) -> None:
+        """Take one call into account."""
+        name = op.name.split(".")[1] if op.name.startswith("aten.") else op.name
+        weights = self.structure.context.weights
+        active = [t for t in tensors_in((op.args, op.kwargs)) if id(t) not in weights and id(t) in self._values]
+        if not active:
+            return
+        behind = self._behind(op, name, active)
+        if behind is None and name not in _FREE:
+            self._add(op, name, active)
+            behind = len(self.sites) - 1
+        if name in _FREE:
+            behind = self._values[id(active[0])].site if name != "select" else None
+        is_input = name in _FREE and self._values[id(active[0])].is_input
+        for out in op.outs:
+            if out is not None:
+                value = self._make(out)
+                value.site, value.is_input = behind, is_input
+
+    def _count_uses(self) -> list[int]:
+        """How often every value is read, values numbered in the order they are made."""
+        counts: list[int] = []
+        current: dict[int, int] = {}
+
+        def make(tensor: Tensor) -> None:
+            current[id(tensor)] = len(counts)
+            counts.append(0)
+
+        weights = self.structure.context.weights
+        for tensor in self.structure.recording.inputs:
+            make(tensor)
+        for op in self.structure.eval_ops():
+            active = [t for t in tensors_in((op.args, op.kwargs)) if id(t) not in weights and id(t) in current]
+            for tensor in active:
+                counts[current[id(tensor)]] += 1
+            if active:
+                for out in op.outs:
+                    if out is not None:
+                        make(out)
+        for tensor in self.structure.recording.outputs:
+            if id(tensor) in current:
+                counts[current[id(tensor)]] += 1
+        return counts
+
+    def _make(self, tensor: Tensor) -> _Value:
+        value = self._values[id(tensor)] = _Value(uses=self._uses[self._made])
+        self._made += 1
+        return value
+
+    def _behind(self, op: Op, name: str, active: list[Tensor]) -> int | None:
+        """The site this call is fused with, if it is."""
+        for tensor in sorted(active, key=lambda t: -(self._values[id(t)].site or 0)):
+            value = self._values[id(tensor)]
+            if value.site is None or value.uses != 1:
+                continue
+            job = self.sites[value.site].job
+            if job["kind"] not in ("conv", "depthwise", "conv_transpose", "linear"):
+                continue
+            if name in _NORMS and not job["tail"] and job["kind"] != "linear":
+                return value.site
+            if name in ACTIVATIONS and job["tail"] in ([], ["add"]):
+                job["tail"].append(ACTIVATIONS[name])
+                return value.site
+            same = len(active) == 2 and active[0].shape == active[1].shape
+            if name in ("add", "add_") and same and not job["tail"] and job["kind"] == "conv" and job["groups"] == 1:
+                job["tail"].append("add")
+                job["spatial_out"] = list(tensor.shape[2:])
+                return value.site
+        return None
+
+    def _add(self, op: Op, name: str, active: list[Tensor]) -> None:
+        make = _MAKERS.get(name, _operator)
+        self.sites.append(make(self, op, name, active))
+
+    def dims(self, tensor: Tensor) -> list[Dim]:
+        """The labelled dimensions of a tensor."""
+        return self.structure.context.dims(tensor)
+
+    def is_input(self, tensor: Tensor) -> bool:
+        """Whether the tensor is what the network is given."""
+        return self._values[id(tensor)].is_input
+
+
+def _convolution(reader: _Reader, op: Op, name: str, active: list[Tensor]) -> Site:
+    x, weight = op.args[0], op.args[1]
+    rank = x.ndim - 2
+    stride, padding, dilation = (_each(op.args[i], rank) for i in (3, 4, 5))
+    transposed, groups = bool(arg(op, 6, "transposed", False)), int(arg(op, 8, "groups", 1))
+    out = op.outs[0]
+    assert out is not None
+    channels, made = reader.dims(x)[1], reader.dims(out)[1]
+    depthwise = groups == x.shape[1] > 1 and not transposed
+    job = {
+        "kind": "depthwise" if depthwise else "conv_transpose" if transposed else "conv",
+        "kernel": list(weight.shape[2:]),
+        "stride": stride,
+        "pads": [*padding, *padding],
+        "dilation": dilation,
+        "groups": 0 if depthwise else groups,
+        "spatial": list(x.shape[2:]),
+        "batch": x.shape[0],
+        "tail": [],
+        "first": reader.is_input(x),
+    }
+    into, outs, share = x.shape[1], out.shape[1], 1
+    if groups > 1 and not depthwise:
+        share = groups
+        inner = reader.dims(weight)[0 if transposed else 1]
+        if transposed:
+            return Site(job, op.owner, Amount((channels,), 1 / share), Amount((made,), 1 / share), (into // share, outs // share))
+        # What a group reads is a dimension of the weight; the groups themselves may become fewer.
+        return Site(
+            job,
+            op.owner,
+            Amount((inner,)),
+            Amount((made,), 1 / share),
+            (into // share, outs // share),
+        )
+    return Site(job, op.owner, Amount((channels,)), Amount((made,)), (into, outs))
+
+
+def _linear(reader: _Reader, op: Op, name: str, active: list[Tensor]) -> Site:
+    operands = op.args[1:3] if name == "addmm" else op.args[:2]
+    x, out = operands[0], op.outs[0]
+    assert out is not None
+    rows = prod(x.shape[:-1])
+    job = {"kind": "linear", "batch": rows, "spatial": [], "groups": 1, "tail": []}
+    dims = Amount((reader.dims(x)[-1],)), Amount((reader.dims(out)[-1],))
+    return Site(job, op.owner, *dims, (x.shape[-1], out.shape[-1]))
+
+
+def _matmul(reader: _Reader, op: Op, name: str, active: list[Tensor]) -> Site:
+    a, b = (op.args[1], op.args[2]) if name == "baddbmm" else (op.args[0], op.args[1])
+    if id(b) in reader.structure.context.weights:
+        return _linear(reader, op, "mm", active)
+    out = op.outs[0]
+    assert out is not None
+    batch, rows, inner, columns = prod(a.shape[:-2]), a.shape[-2], a.shape[-1], out.shape[-1]
+    varies = "k" if any(labels is not None for _, labels in reader.dims(a)[-1]) else "n"
+    width = inner if varies == "k" else columns
+    work = (*reader.dims(out), reader.dims(a)[-1])
+    factor = width / (batch * rows * inner * columns)
+    job = {"kind": "matmul", "batch": 1, "spatial": [batch, rows, inner, columns], "vary": varies, "groups": 1}
+    return Site(job, op.owner, Amount(work, factor), Amount(), (width, 1))
+
+
+def _operator(reader: _Reader, op: Op, name: str, active: list[Tensor]) -> Site:
+    """Operators without weights: their time follows how many numbers they touch."""
+    x = max(active, key=lambda t: t.numel())
+    kind, job = _operator_kind(op, name, active, x)
+    axis = 1 if x.ndim > 2 and kind not in ("softmax", "layer_norm", "gelu") else -1
+    width, spatial = x.shape[axis], [s for i, s in enumerate(x.shape) if i not in (0, axis % x.ndim)]
+    job |= {"kind": "op", "op": kind, "batch": x.shape[0], "spatial": spatial, "axis": axis, "groups": 1}
+    known = {*_OTHERS, *_POOLS, *ACTIVATIONS, *_NORMS, "add", "add_", "mul", "mul_", "clone", "copy"}
+    whole = Amount(tuple(reader.dims(x)), width / max(x.numel(), 1))
+    return Site(job, op.owner, whole, Amount(), (width, 1), approximate="" if name in known else name)
+
+
+def _operator_kind(op: Op, name: str, active: list[Tensor], x: Tensor) -> tuple[str, dict[str, Any]]:
+    if name in _POOLS and x.ndim == 4:
+        kernel = _each(op.args[1], 2)
+        stride = _each(arg(op, 2, "stride") or kernel, 2)
+        padding = _each(arg(op, 3, "padding", 0), 2)
+        return _POOLS[name], {"kernel": kernel, "stride": stride, "pads": [*padding, *padding]}
+    if name in ("mul", "mul_") and len(active) == 2 and x.ndim == 4 and min(t.numel() for t in active) < x.numel():
+        return "scale", {}
+    if name in _OTHERS:
+        kind = _OTHERS[name]
+        return ("copy" if kind in ("global_pool", "resize") and x.ndim < 3 else kind), {}
+    if name in ACTIVATIONS:
+        return ACTIVATIONS[name], {}
+    return ("batch_norm" if name in _NORMS else "copy" if name in ("clone", "copy") else "add"), {}
+
+
+def _each(value: Any, rank: int) -> list[int]:
+    values = [value] if isinstance(value, int) else list(value)
+    return [int(v) for v in (values * rank if len(values) == 1 else values)]
+
+
+_Maker = Callable[[_Reader, Op, str, list[Tensor]], Site]
+_MAKERS: dict[str, _Maker] = {
+    "convolution": _convolution,
+    "addmm": _linear,
+    "mm": _linear,
+    "linear": _linear,
+    "bmm": _matmul,
+    "baddbmm": _matmul,
+    "matmul": _matmul,
+}

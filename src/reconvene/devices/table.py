@@ -1,0 +1,132 @@
+"""Measured points of one layer as a table over widths: steps where the runtime has steps, straight lines between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+# A line through two narrow layers may fall below zero further down; no layer is faster than this.
+SHORTEST = 2e-7
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Seconds at ``[ins, outs]``; widths between are computed as the runtime does, in whole blocks.
+
+    ``ins`` and ``outs`` are ascending widths; ``values[i, j]`` never falls along either. ``odd``: the same for input
+    widths that are no multiple of ``align``, where the runtime takes another road; ``far``: seconds more where weights
+    come from far away; each ``None`` where there is none.
+    """
+
+    ins: Ints
+    outs: Ints
+    values: Floats
+    block_in: int
+    block_out: int
+    align: int = 1
+    odd: Table | None = None
+    far: Table | None = None
+
+    @classmethod
+    def of(cls, layer: Mapping[str, Any], steps: Mapping[str, int]) -> Table:
+        """The table of a measured layer: its ``points`` ``(in, out, seconds)``, and those of ``far``."""
+        points, kind = layer["points"], layer["kind"]
+        align = steps["align"] if kind in ("conv", "depthwise") else 1
+        regular = [p for p in points if p[0] % align == 0 or len({q[0] for q in points}) == 1]
+        odd = [p for p in points if p[0] % align] if len(regular) < len(points) else []
+        one = kind in ("op", "matmul", "depthwise")
+        block_in = steps["out"] if kind == "depthwise" else 1 if one else steps["in"]
+        made = cls._grid(regular, block_in, 1 if one else steps["out"])
+        rest = cls._grid(odd, 1, 1) if odd else None
+        far = cls._grid([[0, 1, 0.0], *layer["far"]] if one else layer["far"], 1, 1) if layer["far"] else None
+        return cls(made.ins, made.outs, made.values, block_in, made.block_out, align, rest, far)
+
+    @classmethod
+    def _grid(cls, points: Sequence[Sequence[float]], block_in: int, block_out: int) -> Table:
+        ins, outs = sorted({int(p[0]) for p in points}), sorted({int(p[1]) for p in points})
+        found = {(int(a), int(b)): seconds for a, b, seconds in points}
+        if len(found) < len(ins) * len(outs):  # widths out follow widths in, as in a depthwise convolution
+            outs = [1]
+            found = {(int(a), 1): seconds for a, _, seconds in points}
+        values = np.array([[found[a, b] for b in outs] for a in ins], dtype=np.float64)
+        values = np.maximum.accumulate(np.maximum.accumulate(values, axis=0), axis=1)
+        return cls(np.array(ins, np.int64), np.array(outs, np.int64), values, block_in, block_out)
+
+    def row_positions(self, top: int) -> Floats:
+        """Where every input width ``0 .. top`` lies between the rows, as a fractional row."""
+        widths = np.arange(top + 1)
+        whole = np.where(widths > self.block_in, _up(widths, self.block_in), widths)
+        return _fraction(whole, self.ins)
+
+    def column_positions(self, top: int) -> Ints:
+        """Which column of ``expanded`` every output width ``0 .. top`` falls on."""
+        return _up(np.arange(top + 1), self.block_out) // self.block_out
+
+    def expanded(self, top: int) -> Floats:
+        """Values with a column for every block of output widths up to ``top``, ``[ins, blocks + 1]``; column 0 is 0.
+
+        Between measured columns time grows as it did within the first blocks that were all measured: runtimes work on
+        several blocks at once, and the last, smaller set of them costs more than its share.
+        """
+        blocks = -(-top // self.block_out)
+        widths = np.arange(blocks + 1) * self.block_out
+        rows = np.stack([_extended(widths, self.outs, row) for row in self.values])
+        if self.block_out > 1:
+            rows += self._ripple(widths, rows)
+        rows[:, 0] = 0.0
+        rows[:, 1:] = np.maximum.accumulate(np.maximum(rows[:, 1:], SHORTEST), axis=1)
+        return rows
+
+    def _ripple(self, widths: Ints, rows: Floats) -> Floats:
+        """How far above the line between sets of four blocks the blocks in between lie."""
+        period = 4 * self.block_out
+        known = [w for w in range(period, 2 * period + 1, self.block_out)]
+        if not set(known) <= set(self.outs.tolist()):
+            return np.zeros_like(rows)
+        at = [int(np.searchsorted(self.outs, w)) for w in known]
+        cell = self.values[:, at]
+        line = np.linspace(0, 1, len(known))
+        above = cell - (cell[:, :1] * (1 - line) + cell[:, -1:] * line)
+        inside = ~np.isin(widths, self.outs) & (widths > 2 * period)
+        made: Floats = np.where(inside, above[:, (widths % period) // self.block_out], 0.0)
+        return made
+
+    def seconds(self, into: int, out: int) -> float:
+        """Seconds at one pair of widths."""
+        if self.odd is not None and into % self.align:
+            return self.odd.seconds(into, out)
+        column = self.expanded(out)[:, -1] if len(self.outs) > 1 else self.values[:, 0]
+        return float(_between(column, self.row_positions(into)[-1]))
+
+
+def _up(widths: Any, block: int) -> Ints:
+    return np.asarray(-(-widths // block) * block, dtype=np.int64)
+
+
+def _fraction(widths: Ints, grid: Ints) -> Floats:
+    """Fractional index of every width in ``grid``; below and above it, on the line of its first or last two points."""
+    if len(grid) == 1:
+        return np.zeros(len(widths))
+    at = np.clip(np.searchsorted(grid, widths, side="right") - 1, 0, len(grid) - 2)
+    return np.asarray(at + (widths - grid[at]) / (grid[at + 1] - grid[at]), dtype=np.float64)
+
+
+def _between(column: Floats, position: float) -> float:
+    if len(column) == 1:
+        return float(column[0])
+    at = int(np.clip(np.floor(position), 0, len(column) - 2))
+    return max(SHORTEST, float(column[at] + (position - at) * (column[at + 1] - column[at])))
+
+
+def _extended(widths: Ints, grid: Ints, values: Floats) -> Floats:
+    if len(grid) == 1:
+        return np.full(len(widths), values[0])
+    position = _fraction(widths, grid)
+    at = np.clip(np.floor(position).astype(np.int64), 0, len(grid) - 2)
+    return np.asarray(values[at] + (position - at) * (values[at + 1] - values[at]), dtype=np.float64)
