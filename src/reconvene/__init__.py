@@ -12,7 +12,7 @@ from reconvene._version import __version__
 
 if TYPE_CHECKING:
     from reconvene.allocation import Budget
-    from reconvene.api import groups, masks, plan, prune, rectify, sensitivity
+    from reconvene.api import groups, masks, rectify, sensitivity
     from reconvene.artifact import from_pretrained, load, push_to_hub, save
     from reconvene.deploy import export
     from reconvene.deploy.measure import Measurement, measure
@@ -30,8 +30,8 @@ _HOMES = {
     "load": "artifact",
     "masks": "api",
     "measure": "deploy",
-    "plan": "api",
-    "prune": "api",
+    "plan": "cutting",
+    "prune": "cutting",
     "push_to_hub": "artifact",
     "rectify": "api",
     "save": "artifact",

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from reconvene import rectifier, saliency
-from reconvene.allocation import Budget, allocate
-from reconvene.allocation.costs import CostModel
 from reconvene.errors import CriterionError
-from reconvene.evaluator import Sensitivity, evaluate
-from reconvene.planning import Choice, check_finite, chosen, plan_by, prunable, timed
+from reconvene.evaluator import Sensitivity
+from reconvene.planner import Data, Judge, Loss
+from reconvene.planning import check_finite, prunable
 from reconvene.rectifier import RectifyReport
-from reconvene.saliency import Saliency
-from reconvene.structure import Group, Structure, analyse
+from reconvene.structure import Group, analyse
 from reconvene.surgery import Plan
-
-Loss = Callable[[Any, Any], Tensor]
-Data = Iterable[Any]
 
 
 def groups(model: nn.Module, example_inputs: Any) -> list[Group]:
@@ -67,81 +61,8 @@ def sensitivity(
     """
     check_finite(model)
     structure = prunable(analyse(model, example_inputs))
-    judge = _Judge(model, example_inputs, criterion, evaluator, data, loss, seed)
+    judge = Judge(model, example_inputs, criterion, evaluator, data, loss, seed)
     return judge.sensitivity(structure, judge.saliency(density), density)
-
-
-def plan(
-    model: nn.Module,
-    example_inputs: Any,
-    budget: Budget,
-    criterion: str = "synflow",
-    data: Data | None = None,
-    seed: int = 0,
-    *,
-    evaluator: str = "density",
-    loss: Loss | None = None,
-    round_to: int = 8,
-) -> Plan:
-    """Choose which channels stay so that every budget is kept.
-
-    The model, its mode and the random state are left as they were.
-
-    Args:
-        model: the untrained model.
-        example_inputs: as for ``groups``; budgets on MACs and memory are for inputs of this size.
-        budget: limits to keep, such as ``Budget(params="16x", macs="4x")``.
-        criterion: what scores weights (see ``sensitivity``).
-        data: batches ``(inputs, target)`` for criteria that need data.
-        seed: the same seed gives the same plan, byte for byte.
-        evaluator: what judges how much a group can lose.
-        loss: ``loss(output, target)`` for criteria that need one; cross entropy by default.
-        round_to: widths become multiples of this where a group is wide enough.
-
-    Raises:
-        BudgetError: the budget cannot be kept; the message and ``error.floor`` say what could.
-        StructureError: nothing can be pruned; the message says why.
-    """
-    scores: list[Saliency] = []
-
-    def choose(structure: Structure, costs: CostModel, timings: dict[str, float]) -> Choice:
-        density = _density_of_interest(budget.limits(_floats(costs.dense)), costs.dense)
-        judge = _Judge(model, example_inputs, criterion, evaluator, data, loss, seed)
-        if not scores:
-            with timed(timings, "saliency"):
-                scores.append(judge.saliency(density))
-        with timed(timings, "sensitivity"):
-            curves = judge.sensitivity(structure, scores[0], density)
-        with timed(timings, "allocation"):
-            allocation = allocate(structure, curves, costs, budget, round_to=round_to)
-        return chosen(curves, allocation, budget, data=scores[0].data)
-
-    return plan_by(model, example_inputs, choose, seed=seed)
-
-
-def prune(
-    model: nn.Module,
-    example_inputs: Any,
-    budget: Budget,
-    criterion: str = "synflow",
-    data: Data | None = None,
-    seed: int = 0,
-    *,
-    rectify: str = "reinit",
-    evaluator: str = "density",
-    loss: Loss | None = None,
-    round_to: int = 8,
-) -> nn.Module:
-    """Plan, apply and rectify in one call; the result is a new module and carries ``reconvene_plan``.
-
-    Args and errors as for ``plan``; ``rectify`` is ``reinit``, ``rescale`` or ``keep``.
-    """
-    made = plan(model, example_inputs, budget, criterion, data, seed, evaluator=evaluator, loss=loss, round_to=round_to)
-    with timed(made.timings, "surgery"):
-        small = made.apply(model)
-    with timed(made.timings, "rectify"):
-        rectifier.rectify(small, made, example_inputs, how=rectify, seed=seed)
-    return small
 
 
 def rectify(
@@ -205,50 +126,3 @@ def masks(
 
 
 _INPUTLESS = frozenset({"random", "magnitude", "snip", "grasp"})  # they look at weights alone, or at data
-
-
-class _Judge:
-    """Criterion and evaluator with everything they need, so that a plan can ask again after a repair."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        example_inputs: Any,
-        criterion: str,
-        evaluator: str,
-        data: Data | None,
-        loss: Loss | None,
-        seed: int,
-    ) -> None:
-        self.model, self.example_inputs = model, example_inputs
-        self.criterion, self.evaluator = criterion, evaluator
-        self.data, self.loss, self.seed = data, loss, seed
-
-    def saliency(self, density: float) -> Saliency:
-        return saliency.score(
-            self.model,
-            self.example_inputs,
-            self.criterion,
-            data=self.data,
-            loss=self.loss,
-            seed=self.seed,
-            density=density,
-        )
-
-    def sensitivity(self, structure: Structure, scores: Saliency, density: float) -> Sensitivity:
-        objective = None
-        if self.evaluator == "ablation":
-            objective = saliency.objective(
-                self.model, self.example_inputs, self.criterion, data=self.data, loss=self.loss, seed=self.seed
-            )
-        return evaluate(structure, scores, evaluator=self.evaluator, objective=objective, density=density)
-
-
-def _floats(values: dict[str, int]) -> dict[str, float]:
-    return {name: float(value) for name, value in values.items()}
-
-
-def _density_of_interest(limits: dict[str, float], dense: dict[str, int]) -> float:
-    """How far down the criterion should look: somewhat past the tightest budget, since rounding moves groups about."""
-    tightest = min((limit / dense[cost] for cost, limit in limits.items() if cost in dense), default=1.0)
-    return float(min(0.5, max(tightest / 2, 1e-4)))

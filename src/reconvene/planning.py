@@ -38,7 +38,30 @@ Choose = Callable[[Structure, CostModel, dict[str, float]], Choice]
 """From structure and costs to a choice; it adds the seconds of its own steps to the timings."""
 
 
-def plan_by(model: nn.Module, example_inputs: Any, choose: Choose, *, seed: int = 0) -> Plan:
+@dataclass
+class Prepared:
+    """What all plans of one model share: its structure, and the spread of its activations once it was asked for."""
+
+    structure: Structure
+    seed: int
+    _spread: dict[str, float] | None = None
+
+    @classmethod
+    def of(cls, model: nn.Module, example_inputs: Any, *, seed: int = 0) -> Prepared:
+        """Analyse a model. Raises StructureError where nothing can be pruned."""
+        check_finite(model)
+        return cls(prunable(analyse(model, example_inputs)), seed)
+
+    def spread(self, model: nn.Module, example_inputs: Any) -> dict[str, float]:
+        """Activation spread of the dense network per layer."""
+        if self._spread is None:
+            self._spread = rectifier.spread(model, example_inputs, seed=self.seed)
+        return self._spread
+
+
+def plan_by(
+    model: nn.Module, example_inputs: Any, choose: Choose, *, seed: int = 0, prepared: Prepared | None = None
+) -> Plan:
     """The plan of any way to choose channels: structure before it, a trial of the choice and the plan after it.
 
     Where the trial finds that a call does not run as chosen, its channels are pinned and ``choose`` is asked again.
@@ -48,14 +71,15 @@ def plan_by(model: nn.Module, example_inputs: Any, choose: Choose, *, seed: int 
         example_inputs: as for ``groups``.
         choose: what decides.
         seed: of the batch on which the dense network's activation spread is measured.
+        prepared: what an earlier plan of the same model found out; it learns what this one finds out.
 
     Raises:
         StructureError: nothing can be pruned; the message says why.
     """
     timings: dict[str, float] = {}
-    check_finite(model)
     with timed(timings, "structure"):
-        structure = prunable(analyse(model, example_inputs))
+        prepared = prepared or Prepared.of(model, example_inputs, seed=seed)
+        structure = prepared.structure
         costs = CostModel(structure)
     while True:
         choice = choose(structure, costs, timings)
@@ -63,10 +87,10 @@ def plan_by(model: nn.Module, example_inputs: Any, choose: Choose, *, seed: int 
             rerun = replay(model, example_inputs, structure, choice.keep)
         if rerun.failure is None:
             break
-        structure = prunable(pin_site(model, structure, *rerun.failure))
+        structure = prepared.structure = prunable(pin_site(model, structure, *rerun.failure))
         costs = CostModel(structure)
     with timed(timings, "spread"):
-        spread = rectifier.spread(model, example_inputs, seed=seed)
+        spread = prepared.spread(model, example_inputs)
     with timed(timings, "plan"):
         facts = {**choice.facts, "seed": seed, "spread": spread}
         made = make_plan(model, structure, choice.keep, choice.rows, scalars=rerun.scalars, **facts)

@@ -43,3 +43,13 @@ def _text(cell: Cell) -> str:
     if isinstance(cell, float):
         return f"{cell:.4g}"
     return cell if isinstance(cell, str) else f"{cell:,}"
+
+
+def quantity(cost: str, value: float) -> str:
+    """An amount of a cost as a person reads it: milliseconds for ``latency``, else a whole number."""
+    return f"{value * 1e3:.4g} ms" if cost == "latency" else f"{value:,.0f}"
+
+
+def smaller(dense: float, pruned: float) -> str:
+    """How many times smaller a cost has become: ``16.21x``."""
+    return f"{dense / pruned:.2f}x" if pruned > 0 else "to nothing"

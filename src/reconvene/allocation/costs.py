@@ -16,7 +16,7 @@ searched.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 
 import numpy as np
@@ -48,19 +48,29 @@ class CostModel:
             ),
         }
         self._peak = _Peak(structure, self._sizes)
+        self._added: dict[str, Callable[[Ints], float]] = {}
+        self._widths = structure.widths
         self.names: tuple[str, ...] = ("params", "macs", "peak_memory", "size")
-        self.dense: dict[str, int] = {name: self.evaluate(name, structure.widths) for name in self.names}
+        self.dense: dict[str, float] = {name: self.evaluate(name, structure.widths) for name in self.names}
 
-    def evaluate(self, cost: str, widths: Ints) -> int:
-        """One cost at these widths: a count, or bytes.
+    def add(self, cost: str, evaluate: Callable[[Ints], float]) -> None:
+        """Let the solver keep one cost more, such as the latency on a device; it must not fall when a width grows."""
+        self._added[cost] = evaluate
+        self.names = (*(name for name in self.names if name != cost), cost)
+        self.dense[cost] = evaluate(self._widths)
+
+    def evaluate(self, cost: str, widths: Ints) -> float:
+        """One cost at these widths: a count, or bytes (whole numbers), or seconds.
 
         Args:
-            cost: ``params``, ``macs``, ``peak_memory`` or ``size``.
+            cost: ``params``, ``macs``, ``peak_memory``, ``size``, or one that was added.
             widths: kept channels per prunable group, int64 ``[groups]``.
 
         Raises:
             UnknownNameError: no such cost.
         """
+        if cost in self._added:
+            return self._added[cost](widths)
         sizes = self._sizes.at(widths)
         if cost == "peak_memory":
             return self._peak.at(sizes)
@@ -68,11 +78,13 @@ class CostModel:
             raise UnknownNameError("cost", cost, self.names)
         return self._terms[cost].at(sizes)
 
-    def evaluate_all(self, widths: Ints) -> dict[str, int]:
+    def evaluate_all(self, widths: Ints) -> dict[str, float]:
         """Every cost at these widths."""
         return {name: self.evaluate(name, widths) for name in self.names}
 
-    def _sum_of(self, products: Sequence[Sequence[Dim]], weights: Sequence[int] | None = None, offset: int = 0) -> Products:
+    def _sum_of(
+        self, products: Sequence[Sequence[Dim]], weights: Sequence[int] | None = None, offset: int = 0
+    ) -> Products:
         return Products(self._sizes, products, weights, offset)
 
 
@@ -138,6 +150,7 @@ class Products:
 
 
 def monomial(sizes: Sizes, dims: Sequence[Dim]) -> tuple[int, list[int]]:
+    """The size of a tensor: its fixed part, and the numbers of the factors that widths decide."""
     factors = [factor for dim in dims for factor in dim]
     fixed = prod(size for size, labels in factors if labels is None)
     return fixed, [sizes.of_vector(labels) for _, labels in factors if labels is not None]

@@ -15,11 +15,11 @@ class Costs(Protocol):
     """What the solver needs of ``CostModel``: exact costs, nondecreasing in every width."""
 
     @property
-    def dense(self) -> Mapping[str, int]:
+    def dense(self) -> Mapping[str, float]:
         """Every cost of the whole network."""
         ...
 
-    def evaluate(self, cost: str, widths: Widths) -> int:
+    def evaluate(self, cost: str, widths: Widths) -> float:
         """One cost for widths in ``structure.prunable`` order."""
         ...
 

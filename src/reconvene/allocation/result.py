@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reconvene.allocation.balance import Widths
-from reconvene.text import Cell, table
+from reconvene.text import Cell, quantity, smaller, table
 
 
 @dataclass(frozen=True)
@@ -23,23 +23,25 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Allocation:
-    """Widths that keep every limit. ``costs``, ``limits`` and ``dense`` are in parameters, MACs and bytes.
+    """Widths that keep every limit.
+
+    ``costs``, ``limits`` and ``dense`` are in parameters, MACs, bytes and seconds.
 
     ``water_level``: the loss no group exceeds, rounding and refinement aside, in the evaluator's unit.
     """
 
     widths: Widths
-    costs: dict[str, int]
+    costs: dict[str, float]
     limits: dict[str, float]
-    dense: dict[str, int]
+    dense: dict[str, float]
     water_level: float
     rows: tuple[Row, ...]
     round_to: int
 
     def __str__(self) -> str:
         foot = [
-            f"{cost}: {self.dense[cost]:,} -> {value:,} ({self.dense[cost] / max(value, 1):.2f}x smaller"
-            + (f", limit {self.limits[cost]:,.0f})" if cost in self.limits else ")")
+            f"{cost}: {quantity(cost, self.dense[cost])} -> {quantity(cost, value)} ({smaller(self.dense[cost], value)}"
+            + (f" smaller, limit {quantity(cost, self.limits[cost])})" if cost in self.limits else " smaller)")
             for cost, value in self.costs.items()
         ]
         lines: list[list[Cell]] = [[r.group, r.dense, r.width, r.loss, r.why] for r in self.rows]

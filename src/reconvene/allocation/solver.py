@@ -20,6 +20,7 @@ from reconvene.evaluator import Sensitivity
 
 if TYPE_CHECKING:
     from reconvene.structure import Structure
+from reconvene.text import quantity
 
 
 def allocate(
@@ -64,7 +65,7 @@ def allocate(
     reasons = _Reasons(dense, ways.widths(base), losses, equations, allowed, level, round_to, meter.fits(dense))
     return Allocation(
         widths=widths,
-        costs={cost: int(costs.evaluate(cost, widths)) for cost in costs.dense},
+        costs={cost: costs.evaluate(cost, widths) for cost in costs.dense},
         limits=meter.limits,
         dense=dict(costs.dense),
         water_level=level,
@@ -105,7 +106,8 @@ def _infeasible(meter: Meter, lowest: Widths, budget: Budget) -> BudgetError:
         least, whole = floor[cost], meter.costs.dense[cost]
         verdict = "cannot be kept" if least > limit else "can be kept"
         times = f", {_times(whole / least)} smaller than dense" if least > 0 else ""
-        parts.append(f"{cost} {budget.asked[cost]} (at most {limit:,.0f}) {verdict}: the floor is {least:,.0f}{times}")
+        most, floored = quantity(cost, limit), quantity(cost, least)
+        parts.append(f"{cost} {budget.asked[cost]} (at most {most}) {verdict}: the floor is {floored}{times}")
     return BudgetError(f"no widths keep this budget. {'; '.join(parts)}. Ask for no less than the floor", floor)
 
 

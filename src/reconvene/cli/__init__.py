@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("Export", "write the file that a runtime loads, and verify it"),
     "bench": ("Bench", "time dense beside pruned, in each runtime"),
     "evaluate": ("Evaluate", "accuracy, calibration, worst class, corruptions"),
+    "device": ("Device", "measure what layers cost on this device, or list what was measured"),
     "compare": ("Compare", "run an experiment: arms x models x data x budgets x seeds"),
     "push": ("Push", "share an artifact on the Hugging Face hub, with a model card"),
     "pull": ("Pull", "fetch an artifact from the Hugging Face hub"),

@@ -30,3 +30,9 @@ def steps(what: str, own_bar: bool) -> Iterator[None]:
         yield
     if is_first():
         print(f"{what}: {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
+
+
+def say(line: str) -> None:
+    """A line of what is at work within a step."""
+    if is_first():
+        print(f"  {line}", file=sys.stderr, flush=True)

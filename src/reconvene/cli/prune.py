@@ -24,31 +24,38 @@ class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
         """Plan, surgery, rectification, artifact."""
         budget = self.budget()
         from reconvene import artifact
-        from reconvene.cli.progress import steps
+        from reconvene.cli.progress import say, steps
         from reconvene.pipeline import prune
-        from reconvene.text import Cell, table
+        from reconvene.text import Cell, quantity, smaller, table
 
         source = self.source(self.model, seed=self.seed)
         plan = prune(
             source,
             self.output,
             budget=budget,
-            pruning=self.pruning(self.seed),
+            pruning=self.pruning(self.seed, self.device),
             data=lambda: self.dataset(source.input_shape),
             overwrite=self.overwrite,
             allow_import=self.allow_import,
             steps=steps,
+            say=say,
         )
         widths: list[list[Cell]] = [[row.name, row.dense, row.width, row.loss, row.why] for row in plan.rows]
         dense, pruned = plan.costs["dense"], plan.costs["pruned"]
         costs: list[list[Cell]] = [
-            [name, dense[name], pruned[name], f"{dense[name] / pruned[name]:.2f}x"] for name in dense
+            [name, quantity(name, dense[name]), quantity(name, pruned[name]), smaller(dense[name], pruned[name])]
+            for name in dense
         ]
         facts = artifact.manifest(self.output).measurements["pruning"]
         text = [
             table(["group", "dense", "width", "loss", "why"], widths, title=f"{source.address} within {budget}"),
             "",
-            table(["cost", "dense", "pruned", "smaller"], costs, right=(3,), foot=[f"artifact: {self.output}"]),
+            table(
+                ["cost", "dense", "pruned", "smaller"],
+                costs,
+                right=(1, 2, 3),
+                foot=[*plan.notes, f"artifact: {self.output}"],
+            ),
         ]
         data = {
             "artifact": str(self.output),

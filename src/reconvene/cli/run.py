@@ -41,7 +41,7 @@ class Run(BudgetOptions, TrainOptions, PruneOptions, DataOptions, ModelOptions, 
     def run(self) -> Answer:
         """The whole way."""
         budget = self.budget(default=EXAMPLE_BUDGET)
-        from reconvene.cli.progress import steps
+        from reconvene.cli.progress import say, steps
         from reconvene.pipeline import run
 
         source = self.source(self.model, seed=self.seed)
@@ -51,7 +51,7 @@ class Run(BudgetOptions, TrainOptions, PruneOptions, DataOptions, ModelOptions, 
             self.output or Path("out") / re.sub(r"[^\w.-]+", "-", self.model),
             dataset=dataset,
             budget=budget,
-            pruning=self.pruning(self.seed),
+            pruning=self.pruning(self.seed, self.device),
             epochs=self.epochs,
             config=self.config(self.seed),
             lesson=self.lesson(),
@@ -60,5 +60,6 @@ class Run(BudgetOptions, TrainOptions, PruneOptions, DataOptions, ModelOptions, 
             allow_import=self.allow_import,
             command=shlex.join(["reconvene", *sys.argv[1:]]),
             steps=steps,
+            say=say,
         )
         return Answer(str(outcome), outcome.to_dict())

@@ -63,4 +63,4 @@ def measure(model: nn.Module, example_inputs: Any, *, latency: bool = True) -> M
     costs = CostModel(analyse(model, example_inputs, trial=False)).dense
     size = len(encode(model.state_dict())[0])
     seconds = time_in_runtime(model, example_inputs) if latency else None
-    return Measurement(costs["params"], costs["macs"], costs["peak_memory"], size, seconds)
+    return Measurement(int(costs["params"]), int(costs["macs"]), int(costs["peak_memory"]), size, seconds)

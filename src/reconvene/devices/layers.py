@@ -7,6 +7,7 @@ before a pooling that reads it so. This file imports nothing of Reconvene, so th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 try:
@@ -44,7 +45,7 @@ def convolution(graph: Graph, job: Job, points: Points) -> None:
             dilations=job["dilation"],
             group=groups,
         )
-        name = tail(graph, name, job["tail"], f"p{number}", lambda out=out: beside(out))
+        name = tail(graph, name, job["tail"], f"p{number}", partial(beside, out))
         _sink(graph, name, f"sink{number}")
 
 
@@ -59,7 +60,7 @@ def linear(graph: Graph, job: Job, points: Points) -> None:
 
 
 def matmul(graph: Graph, job: Job, points: Points) -> None:
-    """Products of two activations ``[batch, m, k] x [batch, k, n]``; what varies is ``k``, or ``n`` where that is fixed."""
+    """Products of two activations ``[batch, m, k] x [batch, k, n]``; ``k`` varies, or ``n`` where that is fixed."""
     batch, rows, inner, columns = job["spatial"]
     for number, (width, _) in enumerate(points):
         k, n = (width, columns) if job["vary"] == "k" else (inner, width)

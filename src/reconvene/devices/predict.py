@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reconvene.allocation.costs import Products, Sizes
-from reconvene.devices.probe import NEAR_BYTES, weight_bytes
+from reconvene.devices.points import weight_bytes
+from reconvene.devices.probe import NEAR_BYTES
 from reconvene.devices.profile import Profile
-from reconvene.devices.sites import Amount, Site, jobs, sites
+from reconvene.devices.sites import Amount, jobs, sites
 from reconvene.devices.table import SHORTEST, Floats, Table
 from reconvene.structure import Structure
 
@@ -121,9 +122,7 @@ class _Lookup:
             for t, (_, top), one in zip(tables, dense, single, strict=True)
         ]
         self._column_start, self._columns = _flat(columns)
-        grids = [
-            t.values if one else t.expanded(top) for t, (_, top), one in zip(tables, dense, single, strict=True)
-        ]
+        grids = [t.values if one else t.expanded(top) for t, (_, top), one in zip(tables, dense, single, strict=True)]
         self._width = np.array([grid.shape[1] for grid in grids], dtype=np.int64)
         self._last = np.array([max(len(grid) - 2, 0) for grid in grids], dtype=np.int64)
         self._height = np.array([len(grid) for grid in grids], dtype=np.int64)

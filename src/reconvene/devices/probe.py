@@ -1,6 +1,6 @@
 """What layers cost on this device, as a function of their widths, measured in ONNX Runtime.
 
-A program of its own: ``python probe.py jobs.json -o pi4.json`` needs numpy, onnxruntime and ``wire.py`` beside it, and
+A program of its own: ``python probe.py jobs.json -o pi4.json`` needs numpy, onnxruntime and its three neighbours, and
 nothing of Reconvene, torch or onnx. Every layer is timed where it would stand in a network, between others in one
 graph, by the runtime's own clock around each kernel, in the layout and with the fusions the runtime chooses.
 """
@@ -10,11 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pkgutil
 import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,12 @@ from typing import Any
 import numpy as np
 
 try:
+    from reconvene.devices.layers import BUILDERS
+    from reconvene.devices.points import Job, Point, batches, grid, weight_bytes
     from reconvene.devices.wire import Graph
 except ImportError:  # on a device, beside this file
+    from layers import BUILDERS  # type: ignore[import-not-found, no-redef]
+    from points import Job, Point, batches, grid, weight_bytes  # type: ignore[import-not-found, no-redef]
     from wire import Graph  # type: ignore[import-not-found, no-redef]
 
 FORMAT, VERSION = "reconvene-device-profile", 1
@@ -34,8 +39,6 @@ NEAR_BYTES, FAR_BYTES = 1 << 20, 16 << 20
 MEMORY_BYTES = 96 << 20
 # Channels of small tensors that others are made from.
 SOURCE = 16
-Job = Mapping[str, Any]
-Point = tuple[int, int]
 
 
 def profile(
@@ -45,6 +48,7 @@ def profile(
     precision: str = "fp32",
     far: int = 64 << 20,
     say: Callable[[str], None] = lambda line: None,
+    known: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The device profile of these jobs: JSON types, seconds.
 
@@ -54,27 +58,25 @@ def profile(
         precision: ``fp32`` or ``int8``.
         far: bytes of weights that the largest network has.
         say: told what is being measured.
+        known: ``steps``, ``memory`` and ``overhead`` of an earlier profile of the same device.
     """
     start = time.perf_counter()
     bench = Bench(threads, precision)
-    memory = bench.memory()
-    steps = bench.steps()
+    basis = known or {"memory": bench.memory(), "steps": bench.steps(), "overhead": bench.overhead()}
+    steps = basis["steps"]
     layers, noise = [], []
     for number, job in enumerate(jobs):
         say(f"{number + 1}/{len(jobs)} {describe(job)}")
         measured, spread = bench.measure(job, steps, far)
         noise += spread
         layers.append({**job, **measured})
-    call, node = bench.overhead()
     return {
         "format": FORMAT,
         "version": VERSION,
         **conditions(threads, precision),
         "noise": round(float(np.median(noise)), 4) if noise else 0.0,
         "seconds": round(time.perf_counter() - start, 1),
-        "steps": steps,
-        "overhead": {"call": call, "node": node},
-        "memory": memory,
+        **basis,
         "far_bytes": far,
         "layers": layers,
     }
@@ -113,15 +115,6 @@ def describe(job: Job) -> str:
     return " ".join(f"{name} {kernel}{stride}{tail} at {at}, up to {job['in']} -> {job['out']}".split())
 
 
-def widths(top: int, block: int, *, fine: bool) -> list[int]:
-    """Multiples of ``block`` up to ``top`` rounded up: every one of the first eight if ``fine``, then about doubling."""
-    last = -(-top // block) * block
-    dense = [block * n for n in ((1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 20, 24, 32) if fine else (1, 2, 4, 8, 16, 32))]
-    while dense[-1] < last:
-        dense.append(dense[-1] + (dense[-1] if not fine else 16 * block))
-    return sorted({width for width in dense if width < last} | {last})
-
-
 class Bench:
     """Times layers with so many threads."""
 
@@ -137,17 +130,17 @@ class Bench:
         """
         points: list[list[float]] = []
         spread: list[float] = []
-        for batch in _batches(job, list(grid(job, steps)), NEAR_BYTES):
-            for point, runs in zip(batch, self.time(job, batch)):
+        for batch in batches(job, list(grid(job, steps)), NEAR_BYTES):
+            for point, runs in zip(batch, self.time(job, batch), strict=True):
                 points.append([*point, _typical(runs)])
                 spread.append(float(np.subtract(*np.quantile(runs, (0.75, 0.25))) / max(np.median(runs), 1e-6)))
         more: list[list[float]] = []
         if far > 2 * NEAR_BYTES and weight_bytes(job, (job["in"], job["out"]), self.item) > 0:
-            near = {(a, b): seconds for a, b, seconds in points}
+            near = {(int(a), int(b)): seconds for a, b, seconds in points}
             corners = [(a, b) for a in _thirds(near, 0) for b in _thirds(near, 1) if (a, b) in near]
-            for batch in _batches(job, corners, FAR_BYTES):
+            for batch in batches(job, corners, FAR_BYTES):
                 held = sum(weight_bytes(job, point, self.item) for point in batch)
-                for point, runs in zip(batch, self.time(job, batch, beside=max(0, far - held))):
+                for point, runs in zip(batch, self.time(job, batch, beside=max(0, far - held)), strict=True):
                     more.append([*point, round(max(0.0, _typical(runs) - near[point]), 9)])
         return {"points": points, "far": more}, spread
 
@@ -186,7 +179,7 @@ class Bench:
     def _at(self, job: Job, point: Point) -> float:
         return float(min(self.time(job, [point])[0].min() for _ in range(3)))
 
-    def overhead(self) -> tuple[float, float]:
+    def overhead(self) -> dict[str, float]:
         """Seconds a call and every node cost beside what the kernels' own clock says, which is cut to microseconds.
 
         From the processor time of chains of 1 and 65 small convolutions, and what the clock says of these; the
@@ -212,7 +205,7 @@ class Bench:
         mine = np.array([durations for name, durations in found.items() if name.startswith("p")])[:, WARMUPS:]
         kernels = float(np.quantile(mine.sum(axis=0), 0.25)) * 1e-6 / len(mine)
         node = (times[1] - times[0]) / 64
-        return round(max(times[0] - node, 0.0), 9), round(node - kernels, 9)
+        return {"call": round(max(times[0] - node, 0.0), 9), "node": round(node - kernels, 9)}
 
     def memory(self) -> list[list[float]]:
         """What a byte of weights costs more, beside so many bytes of others: ``[bytes, seconds a byte]``, ascending.
@@ -227,7 +220,9 @@ class Bench:
         for count in counts:
             found.append(float(np.mean([_typical(runs) for runs in self.time(job, [(128, 128)] * count)])))
         highest = np.maximum.accumulate(found)
-        return [[count * size, float(seconds - highest[0]) / size] for count, seconds in zip(counts, highest)]
+        return [
+            [count * size, float(seconds - highest[0]) / size] for count, seconds in zip(counts, highest, strict=True)
+        ]
 
     def _session(self, model: bytes, *, profiled: bool) -> tuple[Any, Any]:
         import onnxruntime
@@ -251,52 +246,6 @@ def _block(times: Mapping[int, float]) -> int:
         if times and all(max(cell) <= 1.15 * min(cell) for cell in cells.values()):
             best = block
     return best
-
-
-def grid(job: Job, steps: Mapping[str, int]) -> Iterator[Point]:
-    """Pairs (in, out) to measure."""
-    kind = job["kind"]
-    step_in, step_out = max(steps["in"], 4), max(steps["out"], 4)
-    if kind in ("op", "matmul", "depthwise"):
-        for width in widths(job["in"], step_out, fine=kind == "depthwise"):
-            yield width, width * max(1, job["out"] // job["in"]) if kind == "depthwise" else 1
-        if kind == "depthwise" and steps["align"] > 1:
-            for width in _odd(job["in"]):
-                yield width, width * max(1, job["out"] // job["in"])
-        return
-    outs = widths(job["out"], step_out, fine=True)
-    if job.get("first") or job["groups"] > 1:
-        ins = sorted({job["in"], *(widths(job["in"], step_in, fine=False)[:-1] if not job.get("first") else ())})
-    else:
-        ins = [*(n for n in (4, 8) if n < min(step_in, job["in"])), *widths(job["in"], step_in, fine=False)]
-    for width in ins:
-        for out in outs:
-            yield width, out
-    if steps["align"] > 1 and not job.get("first") and kind == "conv" and job["in"] > 8:
-        for width in _odd(job["in"]):
-            for out in sorted({max(4, job["out"] * n // 4) for n in (1, 2, 4)}):
-                yield width, out
-
-
-def _odd(top: int) -> list[int]:
-    """Widths that are no multiple of four."""
-    return sorted({max(2, top * n // 8 // 4 * 4 - 2) for n in (2, 4, 8)})
-
-
-def _batches(job: Job, points: Sequence[Point], limit: int) -> Iterator[list[Point]]:
-    """Points that share a graph: one input width where a layer has weights of its own for each."""
-    held: list[Point] = []
-    size = 0
-    for point in points:
-        more = weight_bytes(job, point, 4)
-        other = held and point[0] != held[0][0] and job["kind"] not in ("op", "depthwise")
-        if held and (other or size + more > limit):
-            yield held
-            held, size = [], 0
-        held.append(point)
-        size += more
-    if held:
-        yield held
 
 
 def _typical(runs: np.ndarray[Any, Any]) -> float:
@@ -338,13 +287,6 @@ def _of_point(nodes: Mapping[str, list[int]], number: int, point: Point) -> np.n
     return summed
 
 
-def weight_bytes(job: Job, point: Point, item: int) -> int:
-    """Bytes of weights that a layer has at these widths, ``item`` bytes each."""
-    if job["kind"] in ("op", "matmul", "depthwise"):
-        return 0
-    return item * point[0] * point[1] * int(np.prod(job.get("kernel", [1]))) * max(1, job.get("groups", 1))
-
-
 def _chain(count: int) -> Graph:
     graph = Graph()
     name = graph.input("x", [1, SOURCE, 8, 8])
@@ -357,10 +299,6 @@ def _chain(count: int) -> Graph:
 
 def build(graph: Graph, job: Job, points: Sequence[Point]) -> dict[str, np.ndarray[Any, Any]]:
     """Put a layer into the graph once a point, nodes named ``p<number>_...``; returns what to feed the graph."""
-    try:
-        from reconvene.devices.layers import BUILDERS
-    except ImportError:
-        from layers import BUILDERS  # type: ignore[import-not-found, no-redef]
     BUILDERS[job["kind"]](graph, job, points)
     return {name: np.resize(np.linspace(-1, 1, 997, dtype=np.float32), shape) for name, shape in graph.shapes.items()}
 
@@ -368,10 +306,11 @@ def build(graph: Graph, job: Job, points: Sequence[Point]) -> dict[str, np.ndarr
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the jobs of a file and write the profile."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("jobs", type=Path)
+    parser.add_argument("jobs", type=Path, nargs="?", help="what to measure; by default what came with this file")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args(arguments)
-    asked = json.loads(options.jobs.read_text(encoding="utf-8"))
+    inside = b"" if options.jobs else pkgutil.get_data(__name__, "jobs.json") or b""
+    asked = json.loads(options.jobs.read_text(encoding="utf-8") if options.jobs else inside)
     result = profile(
         asked["jobs"],
         threads=asked["threads"],
@@ -379,6 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         precision=asked["precision"],
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
+    result["name"] = options.output.stem
     partial = options.output.with_name(options.output.name + ".part")
     partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     os.replace(partial, options.output)

@@ -133,8 +133,11 @@ class Profile:
                 "size. Measure the device for this model: reconvene device profile MODEL"
             )
         here = _positions(job)
-        by_size = {_positions(layer): layer for layer in sorted(alike, key=lambda layer: layer["tail"] == job["tail"])
-                   } if "tail" in job else {_positions(layer): layer for layer in alike}
+        by_size = (
+            {_positions(layer): layer for layer in sorted(alike, key=lambda layer: layer["tail"] == job["tail"])}
+            if "tail" in job
+            else {_positions(layer): layer for layer in alike}
+        )
         sizes = sorted(by_size)
         above = next((size for size in sizes if size >= here), sizes[-1])
         below = next((size for size in reversed(sizes) if size <= here), sizes[0])

@@ -15,51 +15,12 @@ from typing import Any
 
 from torch import Tensor
 
+from reconvene.devices.operators import ACTIVATIONS, FREE, NORMS, OTHERS, POOLS
 from reconvene.structure import Structure
 from reconvene.structure.capture import Op
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim
 from reconvene.structure.rules.context import arg
-
-ACTIVATIONS = {
-    "relu": "relu",
-    "relu_": "relu",
-    "hardtanh": "clip",
-    "hardtanh_": "clip",
-    "sigmoid": "sigmoid",
-    "sigmoid_": "sigmoid",
-    "hardsigmoid": "hardsigmoid",
-    "hardsigmoid_": "hardsigmoid",
-    "silu": "silu",
-    "silu_": "silu",
-    "hardswish": "hardswish",
-    "hardswish_": "hardswish",
-    "gelu": "gelu",
-    "leaky_relu": "relu",
-    "leaky_relu_": "relu",
-    "elu": "sigmoid",
-    "tanh": "sigmoid",
-}
-"""Activation to what is measured for it."""
-_FREE = frozenset(
-    "view _unsafe_view reshape t transpose expand squeeze unsqueeze select slice split split_with_sizes chunk unbind alias detach "
-    "empty dropout native_dropout lift_fresh _to_copy scalar_tensor full ones zeros arange as_strided".split()
-)
-_NORMS = frozenset({"native_batch_norm", "_native_batch_norm_legit_no_training"})
-_POOLS = {"max_pool2d_with_indices": "max_pool", "max_pool2d": "max_pool", "avg_pool2d": "average_pool"}
-_OTHERS = {
-    "_softmax": "softmax",
-    "_safe_softmax": "softmax",
-    "native_layer_norm": "layer_norm",
-    "native_group_norm": "layer_norm",
-    "cat": "concat",
-    "permute": "copy",
-    "mean": "global_pool",
-    "_adaptive_avg_pool2d": "global_pool",
-    "adaptive_avg_pool2d": "global_pool",
-    "upsample_nearest2d": "resize",
-    "upsample_bilinear2d": "resize",
-}
 
 
 @dataclass(frozen=True)
@@ -90,9 +51,12 @@ class Site:
         return key_of(self.job)
 
 
+_MEASURED = frozenset({"in", "out", "points", "far"})
+
+
 def key_of(job: Mapping[str, Any]) -> str:
     """What tells one job from another: everything but how wide it was measured."""
-    return json.dumps({k: v for k, v in job.items() if k not in ("in", "out", "points")}, sort_keys=True)
+    return json.dumps({k: v for k, v in job.items() if k not in _MEASURED}, sort_keys=True)
 
 
 def sites(structure: Structure) -> list[Site]:
@@ -144,12 +108,12 @@ class _Reader:
         if not active:
             return
         behind = self._behind(op, name, active)
-        if behind is None and name not in _FREE:
+        if behind is None and name not in FREE:
             self._add(op, name, active)
             behind = len(self.sites) - 1
-        if name in _FREE:
+        if name in FREE:
             behind = self._values[id(active[0])].site if name != "select" else None
-        is_input = name in _FREE and self._values[id(active[0])].is_input
+        is_input = name in FREE and self._values[id(active[0])].is_input
         for out in op.outs:
             if out is not None:
                 value = self._make(out)
@@ -194,7 +158,7 @@ class _Reader:
             job = self.sites[value.site].job
             if job["kind"] not in ("conv", "depthwise", "conv_transpose", "linear"):
                 continue
-            if name in _NORMS and not job["tail"] and job["kind"] != "linear":
+            if name in NORMS and not job["tail"] and job["kind"] != "linear":
                 return value.site
             if name in ACTIVATIONS and job["tail"] in ([], ["add"]):
                 job["tail"].append(ACTIVATIONS[name])
@@ -245,7 +209,13 @@ def _convolution(reader: _Reader, op: Op, name: str, active: list[Tensor]) -> Si
         share = groups
         inner = reader.dims(weight)[0 if transposed else 1]
         if transposed:
-            return Site(job, op.owner, Amount((channels,), 1 / share), Amount((made,), 1 / share), (into // share, outs // share))
+            return Site(
+                job,
+                op.owner,
+                Amount((channels,), 1 / share),
+                Amount((made,), 1 / share),
+                (into // share, outs // share),
+            )
         # What a group reads is a dimension of the weight; the groups themselves may become fewer.
         return Site(
             job,
@@ -289,25 +259,25 @@ def _operator(reader: _Reader, op: Op, name: str, active: list[Tensor]) -> Site:
     axis = 1 if x.ndim > 2 and kind not in ("softmax", "layer_norm", "gelu") else -1
     width, spatial = x.shape[axis], [s for i, s in enumerate(x.shape) if i not in (0, axis % x.ndim)]
     job |= {"kind": "op", "op": kind, "batch": x.shape[0], "spatial": spatial, "axis": axis, "groups": 1}
-    known = {*_OTHERS, *_POOLS, *ACTIVATIONS, *_NORMS, "add", "add_", "mul", "mul_", "clone", "copy"}
+    known = {*OTHERS, *POOLS, *ACTIVATIONS, *NORMS, "add", "add_", "mul", "mul_", "clone", "copy"}
     whole = Amount(tuple(reader.dims(x)), width / max(x.numel(), 1))
     return Site(job, op.owner, whole, Amount(), (width, 1), approximate="" if name in known else name)
 
 
 def _operator_kind(op: Op, name: str, active: list[Tensor], x: Tensor) -> tuple[str, dict[str, Any]]:
-    if name in _POOLS and x.ndim == 4:
+    if name in POOLS and x.ndim == 4:
         kernel = _each(op.args[1], 2)
         stride = _each(arg(op, 2, "stride") or kernel, 2)
         padding = _each(arg(op, 3, "padding", 0), 2)
-        return _POOLS[name], {"kernel": kernel, "stride": stride, "pads": [*padding, *padding]}
+        return POOLS[name], {"kernel": kernel, "stride": stride, "pads": [*padding, *padding]}
     if name in ("mul", "mul_") and len(active) == 2 and x.ndim == 4 and min(t.numel() for t in active) < x.numel():
         return "scale", {}
-    if name in _OTHERS:
-        kind = _OTHERS[name]
+    if name in OTHERS:
+        kind = OTHERS[name]
         return ("copy" if kind in ("global_pool", "resize") and x.ndim < 3 else kind), {}
     if name in ACTIVATIONS:
         return ACTIVATIONS[name], {}
-    return ("batch_norm" if name in _NORMS else "copy" if name in ("clone", "copy") else "add"), {}
+    return ("batch_norm" if name in NORMS else "copy" if name in ("clone", "copy") else "add"), {}
 
 
 def _each(value: Any, rank: int) -> list[int]:

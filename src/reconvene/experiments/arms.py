@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from reconvene import api, saliency
+from reconvene import cutting, saliency
 from reconvene.errors import BudgetError, UnknownNameError
 from reconvene.experiments import baselines, later, search
 from reconvene.experiments.masked import put_on
@@ -40,7 +40,7 @@ def dense(setting: Setting) -> Prepared:
 def ours(setting: Setting) -> Prepared:
     """Reconvene: sensitivity by an evaluator of a criterion, a water level, rectification."""
     criterion = str(setting.options["criterion"])
-    plan = api.plan(
+    plan = cutting.plan(
         setting.model,
         setting.inputs,
         setting.asked,

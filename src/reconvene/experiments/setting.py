@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from reconvene import api
 from reconvene.allocation import Budget
 from reconvene.data import Dataset, calibration
+from reconvene.planner import Data
 from reconvene.planning import timed
 from reconvene.surgery import Plan
 from reconvene.training import TrainConfig
@@ -43,7 +44,7 @@ class Setting:
         assert self.budget is not None, "the configuration was checked"
         return self.budget
 
-    def samples(self) -> api.Data:
+    def samples(self) -> Data:
         """A few training images of every class, for criteria that need data."""
         return calibration(self.dataset, SAMPLES_A_CLASS * len(self.dataset.classes), seed=self.seed)
 

@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-from reconvene import api, artifact
+from reconvene import api, artifact, cutting
 from reconvene.allocation import Budget
 from reconvene.data import Batch, Calibration, Dataset, calibration
+from reconvene.devices.store import silent
 from reconvene.errors import ArtifactError, UnknownNameError
 from reconvene.evaluator.evaluators import EVALUATORS
 from reconvene.models import Source, example_inputs
@@ -43,8 +44,11 @@ class Pruning:
     criterion: str = "synflow"
     evaluator: str = "density"
     rectify: str = "reinit"
-    round_to: int = 8
+    round_to: int | None = None
+    """Widths become multiples of this; ``None``: 8, or with a budget on latency the step of the device."""
     seed: int = 0
+    device: str | None = None
+    """For budgets on latency: a profile's file or name; ``None``: this machine."""
 
     def check(self) -> None:
         """Raise UnknownNameError now for what would only be looked up after a while."""
@@ -68,14 +72,16 @@ def prune(
     overwrite: bool = False,
     allow_import: bool = False,
     steps: Steps = quiet,
+    say: Callable[[str], None] = silent,
 ) -> Plan:
     """Build the untrained model, prune it to ``budget``, rectify it, and save it as an artifact. Returns the plan.
 
     Args:
         data: where criteria that need data get it from; it is only called for those.
         overwrite: whether an artifact that was trained already may be replaced.
+        say: told what takes time while a budget on latency is kept.
 
-    Raises BudgetError, StructureError, CriterionError, UnknownNameError, ArtifactError, ModelError.
+    Raises BudgetError, StructureError, CriterionError, DeviceError, UnknownNameError, ArtifactError, ModelError.
     """
     folder = Path(directory)
     pruning.check()
@@ -86,7 +92,7 @@ def prune(
     inputs = example_inputs(source.input_shape, seed=pruning.seed)
     samples = None if data is None else Samples(data, seed=pruning.seed)
     with steps(f"pruning by {pruning.criterion} to {budget}", False):
-        plan = api.plan(
+        plan = cutting.plan(
             model,
             inputs,
             budget,
@@ -95,6 +101,8 @@ def prune(
             pruning.seed,
             evaluator=pruning.evaluator,
             round_to=pruning.round_to,
+            device=pruning.device,
+            say=say,
         )
         with _timed(plan, "surgery"):
             small = plan.apply(model)

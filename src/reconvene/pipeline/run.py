@@ -11,6 +11,7 @@ from reconvene import artifact
 from reconvene.allocation import Budget
 from reconvene.data import Dataset
 from reconvene.deploy import Verification
+from reconvene.devices.store import silent
 from reconvene.models import Source
 from reconvene.pipeline.deploy import bench, export
 from reconvene.pipeline.prune import DENSE, Pruning, prune
@@ -83,6 +84,7 @@ def run(
     allow_import: bool = False,
     command: str | None = None,
     steps: Steps = quiet,
+    say: Callable[[str], None] = silent,
 ) -> Outcome:
     """Go the whole way, and go on where an earlier call with the same arguments was stopped.
 
@@ -103,6 +105,7 @@ def run(
             overwrite=overwrite,
             allow_import=allow_import,
             steps=steps,
+            say=say,
         )
     if not (folder / DENSE / artifact.MANIFEST).exists():
         artifact.save(artifact.dense(folder, allow_import=allow_import), folder / DENSE)

@@ -24,7 +24,7 @@ from reconvene.structure.numbers import Numbers
 from reconvene.structure.replay import shrunk_twins
 from reconvene.surgery.ranges import from_text, to_text
 from reconvene.surgery.silence import Site, restricted_sites
-from reconvene.text import table
+from reconvene.text import quantity, smaller, table
 
 FORMAT, VERSION = "reconvene-plan", 1
 
@@ -94,7 +94,7 @@ class Plan:
         rows = [[r.name, r.dense, r.width, r.loss, r.why] for r in self.rows]
         dense, pruned = self.costs.get("dense", {}), self.costs.get("pruned", {})
         foot = [
-            f"{cost}: {dense[cost]:,} -> {value:,} ({dense[cost] / max(value, 1):.2f}x)"
+            f"{cost}: {quantity(cost, dense[cost])} -> {quantity(cost, value)} ({smaller(dense[cost], value)})"
             for cost, value in pruned.items()
         ]
         return table(["group", "dense", "width", "loss", "why"], rows, title=head, foot=[*foot, *self.notes])

@@ -1,0 +1,94 @@
+"""``reconvene device profile`` and ``reconvene device list``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from reconvene.cli.command import Answer, Command, ModelOptions, UsageError
+
+
+@dataclass(kw_only=True)
+class Device(ModelOptions, Command):
+    """Measure what layers cost on this device (profile), or list the devices that were measured (list)."""
+
+    what: Positional[Literal["profile", "list"]]
+    """profile: measure; list: show the profiles that are kept."""
+    model: Positional[Annotated[str | None, arg(metavar="MODEL")]] = None
+    """Measure the layers of this model. By default a grid of common layers."""
+    output: Annotated[Path | None, arg(aliases=["-o"], metavar="FILE")] = None
+    """Where to write the profile: pi4.json."""
+    name: Annotated[str | None, arg(metavar="NAME")] = None
+    """Keep the profile under this name, for --device NAME."""
+    bundle: Annotated[Path | None, arg(metavar="FILE.pyz")] = None
+    """Measure nothing now: write one file that measures another device, with python FILE.pyz -o pi4.json."""
+    threads: int = 1
+    """Threads of the runtime."""
+    precision: Literal["fp32", "int8"] = "fp32"
+    """Arithmetic of the runtime."""
+
+    def run(self) -> Answer:
+        """Measure, write, or list."""
+        if self.threads < 1:
+            raise UsageError("--threads is 1 at least")
+        if self.what == "list":
+            return _list()
+        if (self.output is not None) + (self.name is not None) + (self.bundle is not None) != 1:
+            raise UsageError("where to? Give one of -o FILE, --name NAME, --bundle FILE.pyz")
+        if self.name is not None and Path(self.name).name != self.name:
+            raise UsageError(f"--name {self.name} is not a plain name")
+        from reconvene import devices
+        from reconvene.cli.progress import say, steps
+
+        jobs, far = self._jobs()
+        if self.bundle is not None:
+            made = devices.write_bundle(self.bundle, jobs, threads=self.threads, precision=self.precision, far=far)
+            then = f"copy it to the device, then: python {made.name} -o {made.stem}.json"
+            return Answer(f"{made}: {len(jobs)} layers. {then}", {"bundle": str(made), "layers": len(jobs)})
+        where = self.output or devices.store.named_folder() / f"{self.name}.json"
+        options: dict[str, Any] = {"threads": self.threads, "precision": self.precision, "far": far, "say": say}
+        with steps(f"measuring {len(jobs)} layers", False):
+            profile = devices.measure(jobs, name=self.name or where.stem, **options)
+        devices.save(profile, where)
+        return Answer(f"{profile}\nprofile: {where}", {"profile": str(where), **profile.to_dict()})
+
+    def _jobs(self) -> tuple[list[dict[str, Any]], int]:
+        from reconvene import devices
+        from reconvene.cutting import weights_of
+        from reconvene.models import example_inputs
+        from reconvene.structure import analyse
+
+        if self.model is None:
+            return devices.general(), 64 << 20
+        source = self.source(self.model, seed=self.seed)
+        assert source.input_shape is not None, "resolve() fills it in"
+        model = source.build(allow_import=self.allow_import)
+        structure = analyse(model, example_inputs(source.input_shape, seed=self.seed), trial=False)
+        return devices.jobs(devices.sites(structure)), weights_of(model)
+
+
+def _list() -> Answer:
+    from reconvene import devices
+    from reconvene.text import Cell, table
+
+    rows: list[list[Cell]] = []
+    found = devices.profiles()
+    for path, profile in found:
+        threads = int(profile.runtime["threads"])
+        runtime = f"{profile.runtime['name']} {profile.runtime['version']}"
+        facts: list[Cell] = [
+            profile.name or path.stem,
+            str(profile.device["processor"]),
+            runtime,
+            threads,
+            profile.precision,
+        ]
+        rows.append([*facts, len(profile.layers), f"{profile.noise:.1%}", profile.date])
+    header = ("device", "processor", "runtime", "threads", "precision", "layers", "noise", "date")
+    text = table(header, rows) if rows else "no device was measured yet: reconvene device profile --name NAME"
+    keys = ("name", "device", "runtime", "precision", "noise", "date")
+    data = [{"file": str(path), **{key: getattr(profile, key) for key in keys}} for path, profile in found]
+    return Answer(text, {"devices": data})

@@ -1,0 +1,26 @@
+"""Devices: what layers cost on them, measured, and what networks will cost, predicted."""
+
+from __future__ import annotations
+
+from reconvene.devices.bundle import write_bundle
+from reconvene.devices.grid import general
+from reconvene.devices.predict import Predictor, SiteTime
+from reconvene.devices.profile import Profile
+from reconvene.devices.sites import jobs, sites
+from reconvene.devices.store import conditions, find, here, measure, profiles, save
+
+__all__ = [
+    "Predictor",
+    "Profile",
+    "SiteTime",
+    "conditions",
+    "find",
+    "general",
+    "here",
+    "jobs",
+    "measure",
+    "profiles",
+    "save",
+    "sites",
+    "write_bundle",
+]

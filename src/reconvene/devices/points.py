@@ -1,0 +1,74 @@
+"""At which widths a layer is measured. This file imports nothing of Reconvene, so that it can be copied to a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Job = Mapping[str, Any]
+Point = tuple[int, int]
+"""Channels in and out."""
+
+
+def grid(job: Job, steps: Mapping[str, int]) -> Iterator[Point]:
+    """Pairs (in, out) to measure."""
+    kind = job["kind"]
+    step_in, step_out = max(steps["in"], 4), max(steps["out"], 4)
+    if kind in ("op", "matmul", "depthwise"):
+        for width in widths(job["in"], step_out, fine=kind == "depthwise"):
+            yield width, width * max(1, job["out"] // job["in"]) if kind == "depthwise" else 1
+        if kind == "depthwise" and steps["align"] > 1:
+            for width in _odd(job["in"]):
+                yield width, width * max(1, job["out"] // job["in"])
+        return
+    outs = widths(job["out"], step_out, fine=True)
+    if job.get("first") or job["groups"] > 1:
+        ins = sorted({job["in"], *(widths(job["in"], step_in, fine=False)[:-1] if not job.get("first") else ())})
+    else:
+        ins = [*(n for n in (4, 8) if n < min(step_in, job["in"])), *widths(job["in"], step_in, fine=False)]
+    for width in ins:
+        for out in outs:
+            yield width, out
+    if steps["align"] > 1 and not job.get("first") and kind == "conv" and job["in"] > 8:
+        for width in _odd(job["in"]):
+            for out in sorted({max(4, job["out"] * n // 4) for n in (1, 2, 4)}):
+                yield width, out
+
+
+def batches(job: Job, points: Sequence[Point], limit: int) -> Iterator[list[Point]]:
+    """Points that share a graph: one input width where a layer has weights of its own for each."""
+    held: list[Point] = []
+    size = 0
+    for point in points:
+        more = weight_bytes(job, point, 4)
+        other = held and point[0] != held[0][0] and job["kind"] not in ("op", "depthwise")
+        if held and (other or size + more > limit):
+            yield held
+            held, size = [], 0
+        held.append(point)
+        size += more
+    if held:
+        yield held
+
+
+def weight_bytes(job: Job, point: Point, item: int) -> int:
+    """Bytes of weights that a layer has at these widths, ``item`` bytes each."""
+    if job["kind"] in ("op", "matmul", "depthwise"):
+        return 0
+    return int(item * point[0] * point[1] * np.prod(job.get("kernel", [1])) * max(1, job.get("groups", 1)))
+
+
+def widths(top: int, block: int, *, fine: bool) -> list[int]:
+    """Multiples of ``block`` up to ``top`` rounded up: all of the first eight if ``fine``, then sparser."""
+    last = -(-top // block) * block
+    dense = [block * n for n in ((1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 20, 24, 32) if fine else (1, 2, 4, 8, 16, 32))]
+    while dense[-1] < last:
+        dense.append(dense[-1] + (dense[-1] if not fine else 16 * block))
+    return sorted({width for width in dense if width < last} | {last})
+
+
+def _odd(top: int) -> list[int]:
+    """Widths that are no multiple of four."""
+    return sorted({max(2, top * n // 8 // 4 * 4 - 2) for n in (2, 4, 8)})

@@ -1,0 +1,129 @@
+"""Plans of one model for any number of budgets: structure, scores and spread are found once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from reconvene import saliency
+from reconvene.allocation import Budget, allocate
+from reconvene.allocation.costs import CostModel
+from reconvene.evaluator import Sensitivity, evaluate
+from reconvene.planning import Choice, Prepared, chosen, plan_by, timed
+from reconvene.saliency import Saliency
+from reconvene.structure import Structure
+from reconvene.surgery import Plan
+
+Loss = Callable[[Any, Any], Tensor]
+Data = Iterable[Any]
+Clock = Callable[[Structure], Callable[[NDArray[np.int64]], float]]
+"""From a structure to what predicts the seconds of one forward pass at any widths."""
+
+
+class Planner:
+    """Makes plans of one model; args as for ``reconvene.plan``.
+
+    ``density``: the share of weights at which the criterion scores for every budget; by default each budget has its
+    own, which the tightest of its limits decides, and only budgets that agree in it share scores.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        criterion: str = "synflow",
+        data: Data | None = None,
+        seed: int = 0,
+        *,
+        evaluator: str = "density",
+        loss: Loss | None = None,
+        density: float | None = None,
+    ) -> None:
+        self.model, self.example_inputs, self.seed = model, example_inputs, seed
+        self.judge = Judge(model, example_inputs, criterion, evaluator, data, loss, seed)
+        self._density = density
+        self._prepared: Prepared | None = None
+        self._scores: dict[float, Saliency] = {}
+
+    @property
+    def prepared(self) -> Prepared:
+        """Structure and spread, found when first asked for."""
+        if self._prepared is None:
+            self._prepared = Prepared.of(self.model, self.example_inputs, seed=self.seed)
+        return self._prepared
+
+    def plan(self, budget: Budget, *, round_to: int = 8, clock: Clock | None = None) -> Plan:
+        """The plan that keeps ``budget``; ``clock`` predicts seconds, which budgets on latency need.
+
+        Raises BudgetError, StructureError, CriterionError.
+        """
+
+        def choose(structure: Structure, costs: CostModel, timings: dict[str, float]) -> Choice:
+            if clock is not None:
+                costs.add("latency", clock(structure))
+            density = self._density or density_of_interest(budget.limits(costs.dense), costs.dense)
+            if density not in self._scores:
+                with timed(timings, "saliency"):
+                    self._scores[density] = self.judge.saliency(density)
+            scores = self._scores[density]
+            with timed(timings, "sensitivity"):
+                curves = self.judge.sensitivity(structure, scores, density)
+            with timed(timings, "allocation"):
+                allocation = allocate(structure, curves, costs, budget, round_to=round_to)
+            return chosen(curves, allocation, budget, data=scores.data)
+
+        timings: dict[str, float] = {}
+        with timed(timings, "structure"):
+            prepared = self.prepared
+        made = plan_by(self.model, self.example_inputs, choose, seed=self.seed, prepared=prepared)
+        made.timings["structure"] += timings["structure"]
+        return made
+
+
+class Judge:
+    """Criterion and evaluator with everything they need, so that a plan can ask again after a repair."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        criterion: str,
+        evaluator: str,
+        data: Data | None,
+        loss: Loss | None,
+        seed: int,
+    ) -> None:
+        self.model, self.example_inputs = model, example_inputs
+        self.criterion, self.evaluator = criterion, evaluator
+        self.data, self.loss, self.seed = data, loss, seed
+
+    def saliency(self, density: float) -> Saliency:
+        """Scores of all weights, made for this share of them."""
+        return saliency.score(
+            self.model,
+            self.example_inputs,
+            self.criterion,
+            data=self.data,
+            loss=self.loss,
+            seed=self.seed,
+            density=density,
+        )
+
+    def sensitivity(self, structure: Structure, scores: Saliency, density: float) -> Sensitivity:
+        """What every group loses."""
+        objective = None
+        if self.evaluator == "ablation":
+            objective = saliency.objective(
+                self.model, self.example_inputs, self.criterion, data=self.data, loss=self.loss, seed=self.seed
+            )
+        return evaluate(structure, scores, evaluator=self.evaluator, objective=objective, density=density)
+
+
+def density_of_interest(limits: dict[str, float], dense: dict[str, float]) -> float:
+    """How far down the criterion should look: somewhat past the tightest budget, since rounding moves groups about."""
+    tightest = min((limit / dense[cost] for cost, limit in limits.items() if cost in dense), default=1.0)
+    return float(min(0.5, max(tightest / 2, 1e-4)))

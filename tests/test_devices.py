@@ -1,0 +1,265 @@
+"""Devices: probes run in the real runtime; predictions are exact where costs are known; budgets on latency are kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import device_fakes as fakes
+import reconvene as rc
+from reconvene import cutting, devices, models
+from reconvene.devices import probe
+from reconvene.devices.operators import ACTIVATIONS
+from reconvene.devices.points import grid
+from reconvene.devices.sites import key_of
+from reconvene.devices.table import Table
+from reconvene.errors import BudgetError, DeviceError, UnknownNameError
+from reconvene.structure import Structure, analyse
+
+IMAGE = torch.randn(1, 3, 32, 32)
+
+
+@pytest.fixture(autouse=True)
+def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+
+
+def job(**changes: object) -> dict[str, object]:
+    base = {"kind": "conv", "kernel": [3, 3], "stride": [1, 1], "pads": [1] * 4, "dilation": [1, 1], "groups": 1}
+    base |= {"spatial": [8, 8], "spatial_out": [8, 8], "batch": 1, "tail": ["relu"], "first": False, "in": 8, "out": 8}
+    return {**base, **changes}
+
+
+def operator(op: str, **changes: object) -> dict[str, object]:
+    base = {"kind": "op", "op": op, "batch": 1, "spatial": [8, 8], "axis": 1, "groups": 1, "in": 8, "out": 1}
+    window = {"kernel": [2, 2], "stride": [2, 2], "pads": [0] * 4} if op.endswith("pool") else {}
+    return {**base, **window, **changes}
+
+
+KINDS = [
+    job(),
+    job(tail=["add", "relu"]),
+    job(kind="depthwise", groups=0, stride=[2, 2], tail=["clip"]),
+    job(groups=2),
+    job(kind="conv_transpose", kernel=[2, 2], pads=[0] * 4, stride=[2, 2], tail=[]),
+    job(first=True, **{"in": 3}),
+    job(kernel=[3], stride=[1], pads=[1, 1], dilation=[1], spatial=[16], spatial_out=[16]),
+    {"kind": "linear", "batch": 2, "spatial": [], "groups": 1, "tail": [], "in": 8, "out": 8},
+    {"kind": "matmul", "batch": 1, "spatial": [2, 4, 8, 4], "vary": "k", "groups": 1, "in": 8, "out": 1},
+    *(job(tail=[name]) for name in sorted(set(ACTIVATIONS.values()))),
+    *(operator(op) for op in ("add", "mul", "max_pool", "average_pool", "global_pool", "scale", "copy", "concat")),
+    *(operator(op) for op in ("resize", "batch_norm", "softmax")),
+    operator("layer_norm", spatial=[4], axis=-1),
+]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_every_kind_of_layer_runs_in_the_runtime_and_is_timed(precision: str) -> None:
+    bench = probe.Bench(1, precision)
+    for kind in KINDS:
+        pairs = [(3, 8), (3, 16)] if kind.get("first") else [(8, 8), (8, 16)]
+        if kind["kind"] == "depthwise":
+            pairs = [(8, 8), (16, 16)]
+        for runs in bench.time(kind, pairs):
+            assert runs.shape == (probe.RUNS,) and (runs >= 0).all(), kind
+
+
+def test_the_bytes_are_an_onnx_model_as_onnx_reads_it() -> None:
+    onnx = pytest.importorskip("onnx")
+    graph = probe.Graph()
+    probe.build(graph, job(tail=["clip"]), [(8, 12)])
+    found = onnx.load_from_string(graph.to_bytes()).graph
+    layer = next(node for node in found.node if node.name == "p0_conv")
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in layer.attribute}
+    assert attributes["pads"] == [1, 1, 1, 1] and attributes["group"] == 1
+    weight = next(onnx.numpy_helper.to_array(t) for t in found.initializer if t.name == layer.input[1])
+    assert weight.shape == (12, 8, 3, 3) and 0.01 < weight.std() < 0.1
+
+
+def test_a_measured_profile_survives_its_file_and_says_what_it_was_measured_on(tmp_path: Path) -> None:
+    made = devices.measure([job(), job(kind="depthwise", groups=0)], far=1 << 20, name="bench")
+    devices.save(made, tmp_path / "p.json")
+    again = devices.find(tmp_path / "p.json")
+    assert again.to_dict() == made.to_dict()
+    assert again.matches(devices.conditions()) and not again.matches(devices.conditions(threads=2))
+    assert str(made.runtime["version"]) in str(again) and "noise" in str(again)
+
+
+def test_what_this_machine_measured_once_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    first = devices.here([job()], far=1, say=said.append)
+    assert devices.here([job()], far=1, say=said.append).layers == first.layers
+    assert len(said) == 1
+    monkeypatch.setattr(probe, "profile", None)  # measuring anything now would fail
+    assert devices.here([job()], far=1).layers == first.layers
+
+
+def test_the_bundle_measures_where_reconvene_is_not_installed(tmp_path: Path) -> None:
+    devices.write_bundle(tmp_path / "probe.pyz", [job()], threads=1, precision="fp32", far=1)
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    for name in ("reconvene", "torch", "onnx"):
+        (blocked / f"{name}.py").write_text(f"raise ImportError('{name} is not on this device')")
+    command = [sys.executable, str(tmp_path / "probe.pyz"), "-o", str(tmp_path / "pi4.json")]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(blocked)}, capture_output=True)
+    found = devices.find(tmp_path / "pi4.json")
+    assert found.name == "pi4" and [layer["kind"] for layer in found.layers] == ["conv"]
+
+
+# ---- prediction ----
+
+
+def by_hand(structure: Structure, widths: np.ndarray) -> float:
+    """The fake device's cost of VGG: every layer read off the network's own description."""
+    total, into = 5e-6, 3
+    spatial = iter(devices.sites(structure))
+    for site in spatial:
+        total += 1e-6
+        if site.job["kind"] == "conv":
+            out = int(widths[[g.name for g in structure.prunable].index(site.owner)])
+            total += fakes.cost(site.job, into, out)
+            into = out
+        else:
+            total += fakes.cost(site.job, into, 10)
+    return total
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_where_costs_are_known_the_prediction_is_exact(seed: int) -> None:
+    model = models.resolve("vgg16_bn", {}).build()
+    structure, profile = fakes.of(model, IMAGE)
+    rng = np.random.default_rng(seed)
+    widths = np.maximum(1, (structure.widths * rng.uniform(0.02, 1, len(structure.widths))).astype(np.int64) // 4 * 4)
+    widths = np.maximum(widths, 4)
+    predictor = devices.Predictor(structure, profile)
+    assert predictor.seconds(widths) == pytest.approx(by_hand(structure, widths), rel=1e-6)
+    assert predictor.floor(widths) == pytest.approx(predictor.seconds(widths))
+    rows = predictor.breakdown(widths)
+    overhead = 5e-6 + 1e-6 * len(rows)
+    assert sum(row.seconds for row in rows) + overhead == pytest.approx(predictor.seconds(widths))
+
+
+def test_unaligned_widths_cost_more_and_the_solver_sees_a_cost_that_never_falls() -> None:
+    structure, profile = fakes.of(models.resolve("vgg16_bn", {}).build(), IMAGE)
+    predictor = devices.Predictor(structure, profile)
+    odd = structure.widths - 2
+    assert predictor.seconds(odd) > 2 * predictor.floor(odd)
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        widths = rng.integers(1, structure.widths + 1)
+        wider = np.minimum(widths + rng.integers(0, 20, len(widths)), structure.widths)
+        assert predictor.floor(wider) >= predictor.floor(widths)
+
+
+def test_weights_that_come_from_far_away_cost_more() -> None:
+    structure, near = fakes.of(models.resolve("vgg16_bn", {}).build(), IMAGE)
+    far = fakes.profile(devices.jobs(devices.sites(structure)), far=1e-11)
+    slow, fast = (devices.Predictor(structure, p) for p in (far, near))
+    narrow = np.full_like(structure.widths, 16)
+    assert slow.seconds(structure.widths) > fast.seconds(structure.widths) * 1.01
+    assert slow.seconds(narrow) == pytest.approx(fast.seconds(narrow))
+
+
+def test_a_layer_of_another_size_is_predicted_between_those_measured_and_one_of_another_kind_is_refused() -> None:
+    model = models.resolve("vgg16_bn", {}).build()
+    structure = analyse(model, IMAGE, trial=False)
+    sizes = [job(**{"spatial": [size, size], "in": 64, "out": 64}) for size in (4, 16)]
+    profile = fakes.profile(sizes)
+    between = profile.tables([job(spatial=[8, 8])])[key_of(job(spatial=[8, 8]))]
+    assert between.seconds(64, 64) > 0
+    with pytest.raises(DeviceError, match="reconvene device profile MODEL"):
+        devices.Predictor(structure, profile)
+
+
+def test_a_table_keeps_its_points_and_goes_up_in_whole_blocks() -> None:
+    points = [[a, b, fakes.cost(job(), a, b)] for a, b in grid(job(**{"in": 64, "out": 256}), fakes.STEPS)]
+    table = Table.of({"kind": "conv", "points": points, "far": []}, fakes.STEPS)
+    for into, out, seconds in points:
+        assert table.seconds(into, out) == pytest.approx(seconds, rel=1e-9)
+    assert table.seconds(33, 17) == table.seconds(45, 31) or 33 % 4  # within one block
+    assert table.seconds(36, 17) == pytest.approx(table.seconds(48, 32))
+
+
+# ---- budgets ----
+
+
+@pytest.mark.parametrize("times", ["1.5x", "3x", "8x"])
+def test_a_latency_budget_is_kept_on_a_device_that_is_elsewhere_and_used(times: str) -> None:
+    model = models.resolve("vgg16_bn", {}).build()
+    structure, profile = fakes.of(model, IMAGE)
+    plan = cutting.plan(model, IMAGE, rc.Budget(latency=times), "magnitude", device=profile)
+    limit = plan.limits["latency"]
+    widths = np.array([row.width for row in plan.rows])
+    assert 0.9 * limit <= plan.costs["pruned"]["latency"] <= limit
+    assert plan.costs["pruned"]["latency"] == pytest.approx(by_hand(structure, widths))
+    assert all(row.width % 16 == 0 for row in plan.rows), "widths stand on the device's steps"
+
+
+def test_latency_falls_with_the_budget_and_both_budgets_hold() -> None:
+    model = models.resolve("resnet20", {}).build()
+    _, profile = fakes.of(model, IMAGE)
+    planner = cutting.Planner(model, IMAGE, "magnitude", density=0.1)
+    found = []
+    for share in (0.8, 0.6, 0.4, 0.3):
+        plan = cutting.plan_with(planner, rc.Budget(latency=share, params="3x"), device=profile)
+        assert plan.costs["pruned"]["params"] <= plan.limits["params"]
+        found.append(plan.costs["pruned"]["latency"])
+    assert found == sorted(found, reverse=True)
+
+
+def test_a_latency_nobody_can_keep_is_refused_with_the_floor() -> None:
+    model = models.resolve("vgg16_bn", {}).build()
+    _, profile = fakes.of(model, IMAGE)
+    with pytest.raises(BudgetError, match=r"the floor is .* ms") as caught:
+        cutting.plan(model, IMAGE, rc.Budget(latency="1us"), "magnitude", device=profile)
+    assert caught.value.floor["latency"] > 1e-6
+
+
+def test_a_latency_measured_on_this_machine_is_kept(tmp_path: Path) -> None:
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)),
+    )
+    said: list[str] = []
+    plan = cutting.plan(model, IMAGE, rc.Budget(latency="2x"), "magnitude", say=said.append)
+    assert plan.costs["pruned"]["latency"] <= plan.limits["latency"]
+    assert any("measured on" in note for note in plan.notes)
+    assert said[0].startswith("measuring") and "kept in" in said[0]
+    assert json.loads(plan.to_json())["budget"] == {"latency": "2x"}
+
+
+# ---- trouble ----
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{}", "no device profile"),
+        ("[1", "not JSON"),
+        (json.dumps({"format": probe.FORMAT, "version": 99}), "version 99"),
+        (json.dumps({"format": probe.FORMAT, "version": 1, "layers": []}), "damaged"),
+    ],
+)
+def test_a_bad_profile_is_refused(tmp_path: Path, text: str, why: str) -> None:
+    (tmp_path / "p.json").write_text(text)
+    with pytest.raises(DeviceError, match=why):
+        devices.find(tmp_path / "p.json")
+
+
+def test_a_missing_profile_and_an_unknown_name_say_so(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="cannot be read"):
+        devices.find(tmp_path / "none.json")
+    devices.save(dataclasses.replace(fakes.profile([job()])), devices.store.named_folder() / "pi4.json")
+    assert devices.find("pi4").name == "fake"
+    with pytest.raises(UnknownNameError, match="pi4"):
+        devices.find("pi5")
