@@ -38,7 +38,7 @@ class Broken(nn.Sequential):
         (["resnet20", "--params", "2x", "--evaluator", "oracle"], "density"),
         (["resnet20", "--params", "2x", "--rectify", "hope"], "reinit"),
         (["resnet20", "--params", "lots"], "lots"),
-        (["resnet20", "--params", "2x", "--latency", "5ms"], "device profile"),
+        (["resnet20", "--params", "2x", "--latency", "5ms", "--device", "no.json"], "device profile no.json"),
         (
             ["resnet20", "--model-arg", "width=0.25", "--params", "10"],
             "params",
