@@ -147,6 +147,56 @@ def test_token_ids_gates_and_attention_carry_flow_to_every_weight() -> None:
     assert sums["embedding.weight"] == pytest.approx(1.0, rel=1e-4)  # and all of it arrives
 
 
+class HandMade(nn.Module):
+    """A norm and a squared activation written out, a strided convolution of one pixel, two activations in a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body = nn.Conv2d(3, 8, 1, stride=2), nn.Conv2d(8, 8, 3, padding=1)
+        self.norm, self.head = nn.BatchNorm2d(8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x)) ** 2
+        x = x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 1e-6)
+        x = F.relu(self.norm(F.relu(self.body(x))), inplace=True)
+        return self.head((x / x.square().sum(1, keepdim=True).sqrt()).mean((2, 3)))
+
+
+def test_norms_and_powers_written_by_hand_conserve_flow() -> None:
+    torch.manual_seed(0)
+    found = score(HandMade(), torch.randn(1, 3, 128, 128), "synflow", rounds=1).scores
+    for name in ("stem.weight", "body.weight", "head.weight"):
+        assert float(found[name].double().sum()) == pytest.approx(1.0, rel=1e-4) and bool((found[name] > 0).all())
+
+
+class Multiplied(nn.Module):
+    """Tokens are multiplied with each other in every block, a class token only reads; the classes are its own."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.left, self.right, self.own = (nn.ModuleList(nn.Linear(8, 8) for _ in range(depth)) for _ in range(3))
+        self.token, self.head = nn.Parameter(torch.ones(1, 1, 8)), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
+        for left, right, own in zip(self.left, self.right, self.own, strict=True):
+            product = left(x[:, 1:]) * right(x[:, 1:])
+            x = torch.cat([own(x[:, :1]) + product.mean(1, keepdim=True), x[:, 1:] + product], 1)
+        return self.head(x[:, 0])
+
+
+def test_products_of_signals_neither_swallow_the_rest_nor_make_flow() -> None:
+    torch.manual_seed(0)
+    found = score(Multiplied(20), torch.randn(2, 5, 8), "synflow", rounds=1).scores
+    assert all(bool(v.isfinite().all() and (v > 0).all()) for k, v in found.items() if k != "token")
+    assert float(found["head.weight"].double().sum()) == pytest.approx(1.0, rel=1e-5)
+    # a product shares the flow between its factors, and what enters a block leaves it
+    for left, right in zip(
+        *([found[f"{side}.{i}.weight"] for i in range(20)] for side in ("left", "right")), strict=True
+    ):
+        assert float(left.sum()) == pytest.approx(float(right.sum()), rel=1e-4)
+
+
 def test_dead_paths_do_not_count() -> None:
     # random masks at 3 % leave hidden units that nothing enters or nothing leaves
     torch.manual_seed(0)

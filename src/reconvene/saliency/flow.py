@@ -19,7 +19,7 @@ from torch.func import functional_call
 
 from reconvene.errors import CriterionError
 from reconvene.saliency.example import describe, filled, smallest
-from reconvene.saliency.exponents import aligned, exponent
+from reconvene.saliency.exponents import aligned, exponent, signal
 from reconvene.saliency.linear import Linear
 from reconvene.saliency.untouched import untouched
 from reconvene.saliency.weights import Layout, is_bias
@@ -144,7 +144,7 @@ class Flow:
 
     def _run(self, leaves: Mapping[str, Tensor], mode: Linear | None = None) -> Any:
         dtype = next(iter(leaves.values())).dtype
-        args, kwargs = arguments(filled(self._inputs, dtype, self._device))
+        args, kwargs = arguments(signal(filled(self._inputs, dtype, self._device)))
         rest = {name: value.to(dtype) if value.is_floating_point() else value for name, value in self._rest.items()}
         try:
             with mode or Linear():

@@ -12,6 +12,8 @@ intercepts those functions while a network runs and puts the piece in their plac
 - gates (``sigmoid``, ``hardsigmoid``) are open, value one, and pass gradient as the identity would relative to its
   value: a relative change before the gate is the same relative change after it. So the layers that feed a gate carry as
   much flow as the layers it gates, instead of none (saturated) or a power of it (product).
+- a product of two signals (linear attention) is their geometric mean, and a power of a signal the signal: of degree
+  one. What a signal is divided by (a norm written out by hand) is a constant.
 - ``softmax`` and attention weigh all positions alike, with the gradient of a gate.
 - an embedding is fed all of its rows at once, which is what an all-ones input is in one-hot coding.
 """
@@ -27,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from reconvene.saliency.exponents import attach, evaluate, exponent
+from reconvene.saliency.exponents import attach, evaluate, exponent, is_signal, signal
 
 
 class Linear(TorchFunctionMode):
@@ -48,8 +50,11 @@ class Linear(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in CONVOLUTIONS:
             self._note(*args, **kwargs)
+            args, kwargs = _picked(*args, **kwargs)
         if func in LINEAR:
             return LINEAR[func](*args, **kwargs)
+        if func is F.relu:
+            return _relu(*args, **kwargs)
         return evaluate(func, getattr(func, "__name__", ""), args, kwargs)
 
     def _note(self, input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -64,6 +69,30 @@ class Linear(TorchFunctionMode):
 
 def _identity(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return input
+
+
+def _picked(
+    input: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0, *rest: Any, **others: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a convolution; one by one with strides becomes one without, of the pixels it looks at.
+
+    The gradient of the former, in the memory order that weights have here, writes past its buffers (seen with PyTorch
+    2.15 on CPU, with fewer than 16 channels), and the latter is no slower.
+    """
+    dims = weight.ndim - 2
+    steps = (stride,) * dims if isinstance(stride, int) else tuple(stride) * (dims if len(stride) == 1 else 1)
+    if max(weight.shape[2:]) == 1 and max(steps) > 1 and padding in (0, (0,), (0,) * dims, "valid"):
+        seen: tuple[Any, ...] = (..., *(slice(None, None, step) for step in steps))
+        input = _as(input[seen], input)
+        stride = 1
+    return (input, weight, bias, stride, padding, *rest), others
+
+
+def _relu(input: Tensor, inplace: bool = False) -> Tensor:
+    """In place as asked, except on what another one made: norms between the two are the identity here."""
+    made: Tensor = evaluate(F.relu, "relu", (input,), {"inplace": inplace and not hasattr(input, RECTIFIED)})
+    setattr(made, RECTIFIED, True)
+    return made
 
 
 def _gate(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -108,25 +137,32 @@ def _multi_head(
     else:
         projections = tuple(kwargs[f"{letter}_proj_weight"] for letter in "qkv")
     heads = []
-    for signal, projection in zip((query, key, value), projections, strict=True):
-        projected = evaluate(F.linear, "linear", (signal, projection), {})
+    for source, projection in zip((query, key, value), projections, strict=True):
+        projected = evaluate(F.linear, "linear", (source, projection), {})
         split = projected.reshape(*projected.shape[:-1], num_heads, -1).movedim(0, -2)
-        heads.append(attach(split, exponent(projected)))
+        heads.append(_as(split, projected))
     mixed = _attention(*heads)
-    joined = attach(mixed.movedim(-2, 0).flatten(-2), exponent(mixed))
+    joined = _as(mixed.movedim(-2, 0).flatten(-2), mixed)
     return evaluate(F.linear, "linear", (joined, out_proj_weight), {}), None
 
 
 def _embedding(input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return weight.sum(0).expand(*input.shape, weight.shape[1])
+    rows: Tensor = signal(weight.sum(0).expand(*input.shape, weight.shape[1]))
+    return rows
 
 
 def _normalised_rows(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """``F.normalize`` divides by a norm that is a constant of the signal: the direction is what flows."""
-    scaled: Tensor = attach(input / math.sqrt(input.shape[-1]), exponent(input))
-    return scaled
+    return _as(input / math.sqrt(input.shape[-1]), input)
 
 
+def _as(result: Tensor, source: Tensor) -> Tensor:
+    """Note on a result what is noted on the tensor it was made of."""
+    noted: Tensor = attach(result, exponent(source))
+    return signal(noted) if is_signal(source) else noted
+
+
+RECTIFIED = "_reconvene_rectified"
 CONVOLUTIONS = {F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d}
 LINEAR: dict[Callable[..., Any], Callable[..., Any]] = {
     **dict.fromkeys(
