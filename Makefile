@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-zoo examples fuzz check format bench docs clean
+.PHONY: help setup demo test test-slow test-zoo examples fuzz check format bench evidence evidence-quick docs clean
 
 help:
 	@echo "make setup      .venv with everything that the tests need (once)"
@@ -15,6 +15,8 @@ help:
 	@echo "make fuzz       5,000 new random networks, each proved; a failure prints what rebuilds it"
 	@echo "make check      style and types only"
 	@echo "make bench      what the speed of structure, saliency and pruning is measured by"
+	@echo "make evidence   all runs behind docs/evidence.md that are not there yet, then the page: hours, resumable"
+	@echo "make evidence-quick  every arm once on digits: under 20 minutes, into out/evidence-quick"
 	@echo "make docs       the documentation, into site/"
 
 setup: .venv/.ready
@@ -65,6 +67,16 @@ BENCHMARKS := structure_scaling structure_time speed_table prune_time synflow_ti
 bench: .venv/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
+
+EVIDENCE_DATA ?= ../shared/data/cifar10
+
+evidence: .venv/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python benchmarks/evidence.py --data $(EVIDENCE_DATA)
+
+evidence-quick: .venv/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python benchmarks/evidence.py --tier quick
 
 docs: .venv/.docs
 	$(BIN)/zensical build --strict

@@ -31,6 +31,7 @@ def allocate(
     *,
     round_to: int = 8,
     slack: float = 0.05,
+    plain: bool = False,
 ) -> Allocation:
     """Widths of ``structure.prunable`` that keep every budget, fill the tightest, and lose least.
 
@@ -39,6 +40,8 @@ def allocate(
     2. Refinement: trades that lower the sum of squared losses; no group ends more than ``slack`` (a share) above
        ``tau``.
     3. Filling: no group, with those that equations tie to it, can grow one step within the budgets.
+
+    ``plain`` stops after the water level itself: the curves alone decide, and what is left of the budget stays unused.
 
     Widths are multiples of ``round_to``, halved until it goes four times into the group; never zero; the dense width
     is always allowed. Only where multiples cannot keep the budget are widths below one step used. Same input, same
@@ -60,8 +63,11 @@ def allocate(
     meter = Meter(costs, budget.limits(costs.dense))
     ways, allowed = _feasible(dense, losses, equations, meter, budget, round_to)
     level, base, position = sink(ways, meter)
-    position = refine(ways, position, meter, cap=level * (1.0 + slack))
-    widths = Filler(ways.widths(position), losses, equations, allowed, meter).fill()
+    if plain:
+        widths = ways.widths(base)
+    else:
+        position = refine(ways, position, meter, cap=level * (1.0 + slack))
+        widths = Filler(ways.widths(position), losses, equations, allowed, meter).fill()
     reasons = _Reasons(dense, ways.widths(base), losses, equations, allowed, level, round_to, meter.fits(dense))
     return Allocation(
         widths=widths,

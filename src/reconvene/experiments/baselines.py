@@ -1,7 +1,8 @@
-"""Widths by other means, each as curves of its own for the one solver: so all keep budgets and round alike.
+"""Widths by other means, each as curves of its own for the one solver: so all keep budgets exactly as ours do.
 
 A curve says how much pressure it takes to cut a group to ``k`` channels; the solver raises the pressure, the same for
-all groups, until the budget is kept. No trades follow (``slack=0``): a baseline's widths are its own.
+all groups, until the budget is kept. No trades and no filling follow, and no rounding to multiples: a baseline's widths
+are its own. (Rounded, uniform widths of a small network are not uniform any more, and filled, they are not either.)
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from reconvene.surgery.ranges import to_text
 Curves = Callable[[Structure, CostModel], list[Floats]]
 # How far down PreCrop looks beyond the budget: layers' densities are followed to this share of it.
 BELOW = 0.25
-NARROWEST, WIDEST = 1 / 3, 3.0
+NARROWEST, WIDEST = 1 / 2, 2.0
 
 
 def uniform(setting: Setting) -> Prepared:
@@ -67,7 +68,8 @@ def precrop(setting: Setting) -> Prepared:
 def channels(setting: Setting) -> Prepared:
     """Channel scores under one threshold for the whole network (SNAP, 3SP): ``loss(k)`` is the best score cut.
 
-    ``normalised`` divides a channel's score by what the budget's tightest cost saves when it leaves.
+    ``normalised`` divides a channel's score by what the budget's tightest cost saves when it leaves. Widths are rounded
+    and filled up as ours are, since one threshold alone leaves whole layers a single channel.
     """
     criterion, normalised = str(setting.options["criterion"]), bool(setting.options["normalised"])
 
@@ -79,7 +81,8 @@ def channels(setting: Setting) -> Prepared:
             scores = [score / price for score, price in zip(scores, saved, strict=True)]
         return [thresholded(score) for score in scores]
 
-    return _from(setting, f"channels {criterion}", curves)
+    plan = plan_from(setting, f"channels {criterion}", curves, step=setting.round_to, plain=False)
+    return carry_out(setting, plan, rectify=str(setting.options["rectify"]))
 
 
 def cut(setting: Setting) -> Prepared:
@@ -104,14 +107,14 @@ def cut(setting: Setting) -> Prepared:
     return carry_out(setting, plan, rectify=str(setting.options["rectify"]))
 
 
-def plan_from(setting: Setting, name: str, curves: Curves) -> Plan:
-    """The plan of the widths that keep the budget under these curves."""
+def plan_from(setting: Setting, name: str, curves: Curves, *, step: int = 1, plain: bool = True) -> Plan:
+    """The plan of the widths, multiples of ``step``, that keep the budget; if not ``plain``, traded and filled."""
 
     def choose(structure: Structure, costs: CostModel, timings: dict[str, float]) -> Choice:
         with timed(timings, "sensitivity"):
             found = sensitivity(structure.prunable, curves(structure, costs), name)
         with timed(timings, "allocation"):
-            allocation = allocate(structure, found, costs, setting.asked, round_to=setting.round_to, slack=0.0)
+            allocation = allocate(structure, found, costs, setting.asked, round_to=step, plain=plain)
         return chosen(found, allocation, setting.asked)
 
     return plan_by(setting.model, setting.inputs, choose, seed=setting.seed)

@@ -94,6 +94,8 @@ class _Judge:
                 log_share(group.width) / np.exp(0.0 if pace is None else pace[g])
                 for g, group in enumerate(structure.prunable)
             ],
+            step=self.setting.round_to,
+            plain=False,
         )
 
     def fitness(self, pace: Pace) -> float:

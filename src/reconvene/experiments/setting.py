@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from reconvene import api
+from reconvene import api, rectifier
 from reconvene.allocation import Budget
 from reconvene.data import Dataset, calibration
 from reconvene.planner import Data
@@ -18,6 +18,7 @@ from reconvene.surgery import Plan
 from reconvene.training import TrainConfig
 
 SAMPLES_A_CLASS = 10
+EVERYWHERE = "everywhere"
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,14 @@ class Prepared:
 
 
 def carry_out(setting: Setting, plan: Plan, *, rectify: str) -> Prepared:
-    """Surgery and rectification, the same for every arm that chooses widths."""
+    """Surgery and rectification, the same for every arm that chooses widths.
+
+    ``rectify`` is one of the rectifier's ways, or ``everywhere``: ``reinit`` of resilient layers too.
+    """
+    how, everywhere = ("reinit", True) if rectify == EVERYWHERE else (rectify, False)
     seconds = dict(plan.timings)
     with timed(seconds, "surgery"):
         small = plan.apply(setting.model)
     with timed(seconds, "rectify"):
-        api.rectify(small, plan, setting.inputs, rectify, seed=setting.seed)
+        rectifier.rectify(small, plan, setting.inputs, how, seed=setting.seed, everywhere=everywhere)
     return Prepared(small, seconds, setting.epochs, plan=plan)

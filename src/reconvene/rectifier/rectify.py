@@ -28,7 +28,13 @@ LINEAR = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 def rectify(
-    small: nn.Module, plan: Plan, example_inputs: Any, how: str = "reinit", *, seed: int | None = None
+    small: nn.Module,
+    plan: Plan,
+    example_inputs: Any,
+    how: str = "reinit",
+    *,
+    seed: int | None = None,
+    everywhere: bool = False,
 ) -> RectifyReport:
     """Rectify ``small`` in place and report the spread of every layer against the dense network's.
 
@@ -39,11 +45,11 @@ def rectify(
     - ``rescale``: touched layers keep the kept weights and biases, scaled so; norms stay.
     - ``keep``: nothing changes; the report still measures.
 
-    Untouched layers keep every byte. What was chosen rather than drawn stays: a bias of one single value (others
-    become zero in ``reinit``), a norm's constant scale (a zero one starts a residual branch silent), all-zero and
-    frozen weights. ``seed`` (the plan's by default) decides the fresh weights; the calibration batch always comes from
-    the plan's seed, as the dense spreads did. Layers that cannot be scaled keep their weights, and the report says
-    why.
+    Untouched layers keep every byte, unless ``everywhere``, which takes all layers for touched. What was chosen rather
+    than drawn stays: a bias of one single value (others become zero in ``reinit``), a norm's constant scale (a zero one
+    starts a residual branch silent), all-zero and frozen weights. ``seed`` (the plan's by default) decides the fresh
+    weights; the calibration batch always comes from the plan's seed, as the dense spreads did. Layers that cannot be
+    scaled keep their weights, and the report says why.
 
     Raises ``UnknownNameError`` for an unknown ``how``, ``PlanError`` when the plan touches modules that ``small`` does
     not have, ``ModelError`` when it does not run.
@@ -58,23 +64,31 @@ def rectify(
         )
     drawn_with = plan.seed if seed is None else seed
     before, batch = measure(small, example_inputs, seed=plan.seed)
+    touched = known if everywhere else set(plan.touched)
     best: RectifyReport | None = None
     for draw in range(DRAWS if how == "reinit" else 1):
-        report = _attempt(small, plan, batch, how, drawn_with, draw, before)
+        report = _attempt(small, plan, batch, how, drawn_with, draw, before, touched)
         if best is None or report.worst < best.worst:
             best = report
         if not best.outside:
             return best
     if best is None or best.draw == report.draw:
         return report
-    return _attempt(small, plan, batch, how, drawn_with, best.draw, before)
+    return _attempt(small, plan, batch, how, drawn_with, best.draw, before, touched)
 
 
 def _attempt(
-    small: nn.Module, plan: Plan, batch: Any, how: str, seed: int, draw: int, before: dict[str, float]
+    small: nn.Module,
+    plan: Plan,
+    batch: Any,
+    how: str,
+    seed: int,
+    draw: int,
+    before: dict[str, float],
+    touched: set[str],
 ) -> RectifyReport:
     """One rectification with the ``draw``-th stream of weights; it starts over whatever an earlier one left."""
-    work = _Work(small, plan.spread, set(plan.touched), f"{seed}:{draw}", WAYS[how])
+    work = _Work(small, plan.spread, touched, f"{seed}:{draw}", WAYS[how])
     after = work.run(batch, calibration_seed=plan.seed) if WAYS[how] else before
     rows = []
     for name, module in small.named_modules():

@@ -1,0 +1,101 @@
+"""How well each evaluator ranks groups: Spearman's correlation with what training found, and its interval."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from reconvene.experiments import read_results
+
+RESAMPLES = 4000
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One evaluator on one model.
+
+    ``rho``: correlation with the loss of accuracy, ``low`` and ``high`` its 95 % interval over groups; ``rho_loss``:
+    correlation with the rise of test loss, which is less noisy. ``None``: it says the same of every group.
+    """
+
+    model: str
+    name: str
+    groups: int
+    seeds: int
+    rho: float | None
+    low: float | None
+    high: float | None
+    rho_loss: float | None
+
+
+def truth(results: Path) -> dict[str, dict[int, dict[str, tuple[float, float]]]]:
+    """Points of accuracy lost and rise of test loss, by model, seed and group; of seeds with all groups done."""
+    found: dict[str, dict[int, dict[str, tuple[float, float]]]] = {}
+    records = read_results(results)
+    for model in dict.fromkeys(name(r["run"]) for r in records):
+        own = [r for r in records if name(r["run"]) == model]
+        dense = {r["run"]["seed"]: r for r in own if r["run"]["arm"] == "dense"}
+        cuts = [r for r in own if r["run"]["arm"] == "cut" and r["run"]["seed"] in dense]
+        full = max((sum(c["run"]["seed"] == seed for c in cuts) for seed in dense), default=0)
+        for seed, whole in dense.items():
+            lost = {
+                r["run"]["options"]["group"]: (100 * (whole["accuracy"] - r["accuracy"]), r["loss"] - whole["loss"])
+                for r in cuts
+                if r["run"]["seed"] == seed
+            }
+            if len(lost) == full and full > 3:
+                found.setdefault(model, {})[seed] = lost
+    return found
+
+
+def verdicts(results: Path, scores: Path) -> list[Verdict]:
+    """Every evaluator of every criterion, and what costs nothing to know: a group's place and its width."""
+    lines = [json.loads(line) for line in scores.read_text().splitlines()] if scores.exists() else []
+    out: list[Verdict] = []
+    for model, by_seed in truth(results).items():
+        groups = list(next(iter(by_seed.values())))
+        accuracy = np.mean([[by_seed[s][g][0] for g in groups] for s in by_seed], axis=0)
+        loss = np.mean([[by_seed[s][g][1] for g in groups] for s in by_seed], axis=0)
+        said: dict[str, list[list[float]]] = {}
+        for line in lines:
+            if name(line) == model and line["seed"] in by_seed:
+                known = said.setdefault(f"{line['evaluator']} of {line['criterion']}", [])
+                known.append([line["loss"][g] for g in groups])
+        guesses = {what: np.mean(values, axis=0) for what, values in said.items()}
+        guesses["nearer to the input"] = -np.arange(len(groups), dtype=float)
+        for what, guess in guesses.items():
+            low, high = interval(guess, accuracy)
+            out.append(
+                Verdict(model, what, len(groups), len(by_seed), rho(guess, accuracy), low, high, rho(guess, loss))
+            )
+    return sorted(out, key=lambda v: (v.model, -(v.rho if v.rho is not None else -2)))
+
+
+def rho(guess: np.ndarray, found: np.ndarray) -> float | None:
+    """Spearman's rank correlation; ``None`` where one side says the same of all."""
+    a, b = rankdata(guess), rankdata(found)
+    if a.std() == 0 or b.std() == 0:
+        return None
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def interval(guess: np.ndarray, found: np.ndarray) -> tuple[float | None, float | None]:
+    """Between the 2.5 and 97.5 % quantiles over resampled groups (bootstrap)."""
+    if rho(guess, found) is None:
+        return None, None
+    rng = np.random.Generator(np.random.PCG64(0))
+    draws = rng.integers(len(guess), size=(RESAMPLES, len(guess)))
+    values = [r for at in draws if (r := rho(guess[at], found[at])) is not None]
+    low, high = np.quantile(values, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def name(run: dict[str, Any]) -> str:
+    """The model of a run or of a line of scores."""
+    width = run["args"].get("width")
+    return f"{run['model']}, width {width}" if width is not None else str(run["model"])
