@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from reconvene import api, rectifier
+from reconvene import rectifier
 from reconvene.allocation import Budget
 from reconvene.data import Dataset, calibration
 from reconvene.planner import Data
