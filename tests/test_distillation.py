@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,22 @@ def test_the_dense_network_teaches_where_nobody_else_does(
     for other in ([], ["--distill"]):
         assert "with a teacher" in trouble(capfd, "train", str(folder), *FAST, *other)
     assert "cannot teach itself" in trouble(capfd, "train", str(folder), *FAST, "--again", "--teacher", str(folder))
+
+
+def test_run_lets_the_dense_network_teach_the_pruned_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from reconvene.cli import main
+
+    lessons = {}
+
+    def train_nobody(place: Path, *_: Any, lesson: pipeline.Lesson | None, **__: Any) -> None:
+        lessons[place.name] = lesson
+        if len(lessons) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["reconvene.pipeline.run"], "train", train_nobody)
+    asked = ["--distill", "--temperature", "2", "--distill-weight", "0.9", "--feature-weight", "0.5"]
+    assert main(["run", *SMALL, *FAST, *asked, "-o", str(tmp_path / "a")]) == 130
+    assert lessons == {"dense": None, "a": pipeline.Lesson(None, 2.0, 0.9, 0.5)}
 
 
 def test_a_teacher_that_is_named_teaches(data: Dataset, tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ def folder(pruned: Path, tmp_path: Path) -> Path:
     shutil.copytree(pruned, tmp_path / "a")
     (tmp_path / "a" / "model.onnx").write_bytes(b"exported")
     training = {"accuracy": 0.875, "loss": 0.5, "dataset": "digits: 10 images", "epochs": 3, "per_class": {"a": 0.25}}
+    training["teacher"] = {"model": "resnet56", "accuracy": 0.9375}
     artifact.record(tmp_path / "a", {"training": training})
     return tmp_path / "a"
 
@@ -141,7 +142,13 @@ def test_the_card_says_what_the_artifact_says(hub: Hub, folder: Path) -> None:
         assert f"| `{row.name}` | {row.dense} | {row.width} |" in body
     for cost, value in plan.costs["pruned"].items():
         assert f"| {cost} | {plan.costs['dense'][cost]:,} | {value:,} |" in body
-    assert 'rc.load("hf:me/net")' in body and "87.50%" in body and "params 2x" in body and "`apache-2.0`" in body
+    assert (
+        'rc.load("hf:me/net")' in body
+        and "87.50%" in body
+        and "resnet56, test accuracy 93.75%" in body
+        and "params 2x" in body
+        and "`apache-2.0`" in body
+    )
     assert hub.calls == [] and not hub.root.exists(), "a dry run uploads nothing"
     assert "No licence was stated" in rc.push_to_hub(folder, "me/net", dry_run=True).card
     assert "license" not in yaml.safe_load(rc.push_to_hub(folder, "me/net", dry_run=True).card.split("---\n")[1])

@@ -92,6 +92,9 @@ def _results(training: Mapping[str, Any]) -> str:
         ("data", training["dataset"]),
         ("epochs", training["epochs"]),
     ]
+    teacher = training.get("teacher")
+    if teacher:
+        rows.append(("taught by", f"{teacher['model']}, test accuracy {teacher['accuracy']:.2%}"))
     classes = training.get("per_class") or {}
     if classes:
         worst = min(classes, key=lambda name: classes[name])
