@@ -21,6 +21,7 @@ from reconvene import saliency
 from reconvene.data import calibration, load
 from reconvene.evaluator import EVALUATORS, evaluate
 from reconvene.experiments import compare, make_experiment
+from reconvene.experiments.results import commit
 from reconvene.models import example_inputs, resolve
 from reconvene.structure import analyse
 
@@ -109,6 +110,7 @@ def say_before(model: str, args: dict[str, Any], images: dict[str, Any], seed: i
             curves = evaluate(structure, found, evaluator=evaluator, objective=objective, density=DENSITY).curves
             loss = {curve.group: float(curve.loss[max(1, round(SHARE * curve.width))]) for curve in curves}
             line = {**name, "share": SHARE, "loss": loss, "cpu_seconds": time.process_time() - start}
+            line["commit"] = commit()
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a") as file:
                 file.write(json.dumps(line) + "\n")

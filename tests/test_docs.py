@@ -41,3 +41,8 @@ def test_python_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_readme_shows_what_runs_printed() -> None:
     script = ROOT / "benchmarks" / "readme.py"
     assert subprocess.run([sys.executable, str(script), "--check"], check=False).returncode == 0
+
+
+def test_the_evidence_is_what_the_results_say() -> None:
+    script = ROOT / "benchmarks" / "evidence.py"
+    assert subprocess.run([sys.executable, str(script), "--check"], check=False).returncode == 0

@@ -275,6 +275,8 @@ def test_an_experiment_is_the_product_of_what_it_names(tmp_path: Path) -> None:
     # dense has no budget; masks keep no MACs
     assert len(runs) == 2 * (1 + 2 * 2 + 1)
     assert len({run.key for run in runs}) == len(runs)
+    timed = make_experiment(experiment(budgets=[{"latency": "2x"}], arms=[{"arm": "ours"}, {"arm": "uniform"}])).runs
+    assert [run.arm for run in timed] == ["ours"]  # the others have no model of latency
     assert [run.seed for run in runs] == sorted(run.seed for run in runs)
     assert Run.from_dict(json.loads(json.dumps(runs[0].__dict__))) == runs[0]
 

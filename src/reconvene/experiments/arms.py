@@ -18,18 +18,19 @@ from reconvene.planning import timed
 class Arm:
     """One way to get a network.
 
-    ``options``: what it can be told, with the usual values. ``budgets``: whether it is asked to keep one; ``only``: the
-    costs it can keep, empty for all.
+    ``options``: what it can be told, with the usual values. ``budgets``: whether it is asked to keep one; ``needs``:
+    the cost without which a budget means nothing to it; ``cannot``: costs it has no model of.
     """
 
     prepare: Callable[[Setting], Prepared]
     options: dict[str, Any] = field(default_factory=dict)
     budgets: bool = True
-    only: frozenset[str] = frozenset()
+    needs: str | None = None
+    cannot: frozenset[str] = frozenset()
 
     def takes(self, budget: Mapping[str, Any]) -> bool:
         """Whether a run under this budget makes sense."""
-        return not self.only or not budget or bool(self.only & set(budget))
+        return (self.needs is None or self.needs in budget) and not self.cannot & set(budget)
 
 
 def dense(setting: Setting) -> Prepared:
@@ -79,16 +80,21 @@ def unstructured(setting: Setting) -> Prepared:
 
 NEED_DATA = frozenset({"snip", "grasp"})
 
+# Latency is predicted from a device's profile, which only our own planner reads.
+_UNTIMED = frozenset({"latency"})
+
 ARMS: dict[str, Arm] = {
     "dense": Arm(dense, budgets=False),
     "ours": Arm(ours, {"criterion": "synflow", "evaluator": "density", "rectify": "reinit"}),
-    "unstructured": Arm(unstructured, {"criterion": "synflow", "layerwise": ""}, only=frozenset({"params"})),
-    "uniform": Arm(baselines.uniform, {"rectify": "reinit"}),
-    "random": Arm(baselines.random_widths, {"rectify": "reinit"}),
-    "precrop": Arm(baselines.precrop, {"criterion": "synflow", "rectify": "reinit"}),
-    "channels": Arm(baselines.channels, {"criterion": "synflow", "normalised": False, "rectify": "reinit"}),
-    "nas": Arm(search.nas, search.OPTIONS),
-    "torch_pruning": Arm(later.torch_pruning, later.OPTIONS, only=frozenset({"params", "macs"})),
+    "unstructured": Arm(unstructured, {"criterion": "synflow", "layerwise": ""}, needs="params"),
+    "uniform": Arm(baselines.uniform, {"rectify": "reinit"}, cannot=_UNTIMED),
+    "random": Arm(baselines.random_widths, {"rectify": "reinit"}, cannot=_UNTIMED),
+    "precrop": Arm(baselines.precrop, {"criterion": "synflow", "rectify": "reinit"}, cannot=_UNTIMED),
+    "channels": Arm(
+        baselines.channels, {"criterion": "synflow", "normalised": False, "rectify": "reinit"}, cannot=_UNTIMED
+    ),
+    "nas": Arm(search.nas, search.OPTIONS, cannot=_UNTIMED),
+    "torch_pruning": Arm(later.torch_pruning, later.OPTIONS, cannot=_UNTIMED),
     "cut": Arm(baselines.cut, {"group": "", "share": 0.125, "rectify": "reinit"}, budgets=False),
 }
 
