@@ -37,7 +37,7 @@ TIERS: dict[str, dict[str, Any]] = {
     },
     "small": {
         "seeds": [0, 1, 2],
-        "models": [("vgg16_bn", {"width": 0.25}, 5), ("resnet20", {}, 3), ("mobilenetv2", {"width": 0.5}, 5)],
+        "models": [("vgg16_bn", {"width": 0.25}, 5), ("resnet20", {}, 3), ("mobilenetv2", {"width": 0.5}, 3)],
         "data": {"name": "cifar10", "spec": "", "limit": 5000},
     },
 }

@@ -190,6 +190,21 @@ def test_the_time_of_a_search_is_counted_and_survives_an_interruption(tmp_path: 
     assert again.seconds["search"] == pytest.approx(sum(entry["seconds"] for entry in after))
 
 
+def test_pruning_after_training_pays_for_its_dense_part(tmp_path: Path, digits) -> None:
+    pytest.importorskip("torch_pruning")
+    at = setting("torch_pruning", tmp_path, digits)
+    ready = ARMS["torch_pruning"].prepare(at)
+    whole = measure(resolve("resnet20", {"width": 0.5}).build(), at.inputs, latency=False)
+    own = measure(ready.model, at.inputs, latency=False)
+    assert 0.9 * whole.params / 4 < own.params <= whole.params / 4
+    assert ready.epochs + ready.earlier["epochs"] == at.epochs
+    assert ready.earlier["macs"] == whole.macs and ready.earlier["seconds"] > 0
+    # Started again, it finds its dense network trained: the same network, and no second training.
+    again = ARMS["torch_pruning"].prepare(setting("torch_pruning", tmp_path, digits))
+    assert sha256(again.model.state_dict()) == sha256(ready.model.state_dict())
+    assert again.earlier == ready.earlier
+
+
 def test_the_search_never_sees_a_test_image(tmp_path: Path, digits) -> None:
     blank = replace(digits, test=replace(digits.test, images=torch.zeros_like(digits.test.images)))
     networks = []
