@@ -2,7 +2,7 @@
 # An ARM machine to run a device bundle in, made in a folder of its own: `sh tests/arm_sysroot.sh DIR [PYTHON]`.
 # Debian's arm64 Python and the aarch64 wheels of numpy and onnxruntime; nothing on this machine is changed, and no root is
 # needed. Needs apt-get, dpkg-deb and pip with their indexes. Run in it:
-#   qemu-aarch64-static -L DIR/root -E PYTHONHOME=DIR/root/usr -E PYTHONPATH=DIR/site DIR/root/usr/bin/python3 run.py test
+#   qemu-aarch64-static -cpu cortex-a72 -L DIR/root -E PYTHONHOME=DIR/root/usr -E PYTHONPATH=DIR/site DIR/root/usr/bin/python3 run.py test
 set -eu
 dir=$(realpath -m "$1")
 python=${2:-python3}

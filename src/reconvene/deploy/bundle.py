@@ -26,12 +26,14 @@ from reconvene.data import Preprocessing
 from reconvene.deploy import runner
 from reconvene.deploy.bundle_readme import readme
 from reconvene.deploy.exporting import Exported
-from reconvene.deploy.pictures import normalise
+from reconvene.deploy.pictures import Refused, normalise
 from reconvene.errors import ExportError
 
 SUFFIXES = (".tar.gz", ".tgz")
-RUNNABLE = {"onnx": "onnxruntime"}
+RUNNABLE = {"onnx": "onnxruntime", "openvino": "openvino", "litert": "litert"}
 """Formats that ``run.py`` runs, and in which of its runtimes."""
+PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "litert": "ai-edge-litert"}
+"""What pip calls them."""
 TOLERANCES = {"fp32": 1e-4, "int8": 0.03}
 """How far, as a share of the largest score, a device's answers may be from those stored. In int8 processors round ties
 differently: single scores move by one step of the quantised output, about a 120th of the largest score."""
@@ -142,7 +144,10 @@ def _models(
     way = preprocessing.to_dict()
     for made in exports:
         runtime = RUNNABLE[made.format]
-        infer = runner.RUNTIMES[runtime](made.path, 1)
+        try:
+            infer = runner.RUNTIMES[runtime](made.path, 1)
+        except Refused as error:
+            raise ExportError(str(error)) from error
         answers = np.concatenate([infer(normalise(image[None], way)) for image in images])
         if answers.shape != (len(images), len(preprocessing.classes)):
             raise ExportError(
@@ -157,6 +162,7 @@ def _models(
                 "file": made.path.name,
                 "files": [file.name for file in made.files],
                 "runtime": runtime,
+                "package": PACKAGES[runtime],
                 "expected": expected,
                 "precision": made.precision,
                 "tolerance": TOLERANCES[made.precision],

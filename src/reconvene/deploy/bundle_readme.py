@@ -15,7 +15,7 @@ def readme(manifest: Mapping[str, Any]) -> str:
     labels = manifest["labels"]
     shown = ", ".join(labels[:20]) + (f" and {len(labels) - 20} more (bundle.json)" if len(labels) > 20 else "")
     example = "example.pgm" if channels == 1 else "example.ppm"
-    runtimes = " ".join(dict.fromkeys(model["runtime"] for model in manifest["models"]))
+    runtimes = " ".join(dict.fromkeys(model["package"] for model in manifest["models"]))
     return f"""# {manifest["model"]}, for a device
 
 Classifies images into {len(labels)} classes: {shown}.
@@ -49,8 +49,8 @@ run.py compares every file with its checksum in SHA256SUMS before it does anythi
 altered or damaged; `sha256sum -c SHA256SUMS` does the same. This finds damage and mix-ups. It does not prove who made
 the bundle: for that, compare the digest of the whole archive with the one that its maker published.
 
-The images that `test` compares are {manifest["test"]["from"]}. The stored answers were computed in {runtimes} on the
-machine that made the bundle. Shares shown by `classify` are the softmax of the scores; they are not calibrated.
+The images that `test` compares are {manifest["test"]["from"]}. The stored answers were computed in the same runtime
+on the machine that made the bundle. Shares shown by `classify` are the softmax of the scores; they are not calibrated.
 
 Made by Reconvene {manifest["reconvene"]}.
 """
