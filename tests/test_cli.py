@@ -65,5 +65,5 @@ def test_the_documentation_knows_every_option(command: str) -> None:
     kind = getattr(importlib.import_module(f"reconvene.cli.{command}"), cli.COMMANDS[command][0])
     text = (Path(__file__).parents[1] / "docs" / "cli.md").read_text()
     for option in dataclasses.fields(kind):
-        if option.name not in ("model", "directory", "experiment", "repository", "what"):  # positional
+        if option.name not in ("model", "directory", "experiment", "repository", "what", "file"):  # positional
             assert f"--{option.name.replace('_', '-')}" in text, option.name

@@ -36,6 +36,7 @@ ORDER = [
     "report",
     "experiments",
     "pipeline",
+    "fleet",
     "cli",
     "__init__",
     "__main__",

@@ -206,7 +206,11 @@ class _Target:
         def clock(structure: Structure) -> Callable[[NDArray[np.int64]], float]:
             return Predictor(structure, self.profile, scale=self.scale).floor
 
-        return self.planner.plan(budget, round_to=self.round_to, clock=clock)
+        try:
+            return self.planner.plan(budget, round_to=self.round_to, clock=clock)
+        except BudgetError as error:  # in the words of who asked
+            asked = str(error).replace(f"latency {budget.latency}", f"latency {self.budget.latency}")
+            raise BudgetError(f"{asked} ({self.profile.conditions})", error.floor) from error
 
     def _seconds(self, widths: NDArray[np.int64]) -> float:
         return Predictor(self.planner.prepared.structure, self.profile, scale=self.scale).seconds(widths)

@@ -55,6 +55,10 @@ class DeviceError(ReconveneError):
     """A device profile is missing, damaged, or does not fit; or a device does not answer."""
 
 
+class FleetError(ReconveneError):
+    """A fleet's file is wrong, or its work cannot be given to anybody."""
+
+
 class PlanError(ReconveneError):
     """A plan file is damaged, or does not fit the model it is applied to."""
 

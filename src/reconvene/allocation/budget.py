@@ -23,6 +23,8 @@ _UNITS: dict[str, tuple[Mapping[str, float], tuple[str, ...], str]] = {
     "peak_memory": (_BYTES, ("",), "'256KiB'"),
     "latency": (_SECONDS, ("",), "'5ms'"),
 }
+COSTS = tuple(_UNITS)
+"""What a budget can limit."""
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)\s*(\D*?)\s*\Z")
 
 

@@ -28,6 +28,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("Bench", "time dense beside pruned, in each runtime"),
     "evaluate": ("Evaluate", "accuracy, calibration, worst class, corruptions"),
     "device": ("Device", "measure what layers cost on this device, or list what was measured"),
+    "fleet": ("Fleet", "a network for every device of a fleet, from one file"),
+    "fit": ("Fit", "which of several architectures suits a device"),
     "compare": ("Compare", "run an experiment: arms x models x data x budgets x seeds"),
     "push": ("Push", "share an artifact on the Hugging Face hub, with a model card"),
     "pull": ("Pull", "fetch an artifact from the Hugging Face hub"),

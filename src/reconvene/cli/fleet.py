@@ -1,0 +1,44 @@
+"""``reconvene fleet fleet.yaml``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from reconvene.cli.command import Answer, Command, Importing, UsageError
+
+
+@dataclass(kw_only=True)
+class Fleet(Importing, Command):
+    """Make a network for every device of a fleet. Stopped at any moment, the same command makes what is missing."""
+
+    file: Positional[Annotated[Path, arg(metavar="FLEET.yaml")]]
+    """Devices with budgets, architectures, and what to do with each."""
+    output: Annotated[Path | None, arg(aliases=["-o"], metavar="DIR")] = None
+    """Where artifacts and the page go. By default out/NAME-OF-THE-FILE."""
+    workers: int = 1
+    """Processes on this machine."""
+    ray: Annotated[str | None, arg(metavar="ADDRESS")] = None
+    """Work on the Ray cluster at this address (auto: the one of this machine) instead."""
+
+    def run(self) -> Answer:
+        """Plan, make what is missing, write the page."""
+        if self.workers < 1:
+            raise UsageError("--workers is 1 at least")
+        from reconvene.cli.progress import say
+        from reconvene.fleet import read_fleet, run_fleet, write_page
+
+        fleet = read_fleet(self.file)
+        result = run_fleet(
+            fleet,
+            self.output or Path("out") / self.file.stem,
+            workers=self.workers,
+            ray=self.ray,
+            allow_import=self.allow_import,
+            say=say,
+        )
+        pages = write_page(result)
+        return Answer(str(result), {**result.to_dict(), "pages": [str(page) for page in pages]})

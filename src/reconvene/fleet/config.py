@@ -1,0 +1,176 @@
+"""``fleet.yaml``: devices with budgets, architectures, what to do with each; trouble is told with its line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from reconvene.allocation import Budget
+from reconvene.allocation.budget import COSTS
+from reconvene.deploy.runtime import imported
+from reconvene.errors import BudgetError, FleetError
+from reconvene.training import TrainConfig
+
+_RECIPE = {entry.name for entry in fields(TrainConfig)} - {"seed", "checkpoint_seconds"}
+_DEVICE = {*COSTS, "profile", "round_to", "export", "models"}
+_TOP = {
+    "models",
+    "devices",
+    "input",
+    "args",
+    "criterion",
+    "evaluator",
+    "rectify",
+    "seed",
+    "data",
+    "limit",
+    "train",
+    "export",
+}
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device: its budget, the profile that budgets on latency are kept by, the formats it loads."""
+
+    name: str
+    budget: Budget
+    profile: str | None = None
+    round_to: int | None = None
+    export: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Everything the file asks for. ``train``: the recipe with ``epochs``, empty for none."""
+
+    devices: tuple[Device, ...]
+    models: tuple[str, ...]
+    args: dict[str, Any] = field(default_factory=dict)
+    input: tuple[int, ...] | None = None
+    criterion: str = "synflow"
+    evaluator: str = "density"
+    rectify: str = "reinit"
+    seed: int = 0
+    data: str = "digits"
+    limit: int | None = None
+    train: dict[str, Any] = field(default_factory=dict)
+
+
+def read_fleet(path: str | Path) -> Fleet:
+    """Read a fleet's file. Raises FleetError with the line at fault, MissingExtraError without PyYAML."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FleetError(f"{path} cannot be read: {error}") from error
+    yaml = imported("yaml", "fleet", "reading a fleet's file")
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        raise FleetError(f"{path}{line}: this is no YAML: {getattr(error, 'problem', error)}") from error
+    return _Reader(str(path), yaml).fleet(root)
+
+
+class _Reader:
+    def __init__(self, path: str, yaml: Any) -> None:
+        self.path, self.yaml = path, yaml
+
+    def fleet(self, root: Any) -> Fleet:
+        top = self._mapping(root, "the file", _TOP)
+        if "devices" not in top or "models" not in top:
+            self._fail(root, "a fleet needs models and devices")
+        shared = self._names(top["export"]) if "export" in top else ()
+        devices = tuple(
+            self._device(name, node, shared) for name, node in self._mapping(top["devices"], "devices", None).items()
+        )
+        if not devices:
+            self._fail(top["devices"], "there is no device")
+        train = self._train(top["train"]) if "train" in top else {}
+        shape = self._value(top["input"]) if "input" in top else None
+        options = {name: self._typed(top[name], kind) for name, kind in _TYPES.items() if name in top}
+        args = {k: self._value(v) for k, v in self._mapping(top["args"], "args", None).items()} if "args" in top else {}
+        sizes = None
+        if shape is not None:
+            try:
+                sizes = tuple(int(size) for size in str(shape).lower().split("x"))
+            except ValueError:
+                self._fail(top["input"], f"input {shape!r} is no shape such as 3x32x32")
+        return Fleet(devices, self._names(top["models"]), args=args, input=sizes, train=train, **options)
+
+    def _device(self, name: str, node: Any, shared: tuple[str, ...]) -> Device:
+        if not name or Path(name).name != name or name.startswith("."):
+            self._fail(node, f"device {name!r} becomes a folder: give it a plain name")
+        found = self._mapping(node, f"device {name}", _DEVICE)
+        values = {cost: self._value(found[cost]) for cost in COSTS if cost in found}
+        try:
+            budget = Budget(**values)
+        except BudgetError as error:
+            self._fail(found[next(iter(values))] if values else node, f"device {name}: {error}")
+        profile = self._typed(found["profile"], str) if "profile" in found else None
+        if profile is not None and profile.endswith(".json"):
+            profile = str(Path(self.path).parent / profile)
+        return Device(
+            name,
+            budget,
+            profile,
+            self._typed(found["round_to"], int) if "round_to" in found else None,
+            self._names(found["export"]) if "export" in found else shared,
+            self._names(found["models"]) if "models" in found else (),
+        )
+
+    def _train(self, node: Any) -> dict[str, Any]:
+        found = self._mapping(node, "train", {"epochs", *_RECIPE})
+        if "epochs" not in found:
+            self._fail(node, "train needs epochs")
+        return {name: self._value(value) for name, value in found.items()}
+
+    def _mapping(self, node: Any, what: str, known: set[str] | None) -> dict[str, Any]:
+        if not isinstance(node, self.yaml.MappingNode):
+            self._fail(node, f"{what} is not made of 'name: value' lines")
+        result: dict[str, Any] = {}
+        for key, value in node.value:
+            name = str(key.value)
+            if name in result:
+                self._fail(key, f"{name!r} is there twice in {what}")
+            if known is not None and name not in known:
+                close = difflib.get_close_matches(name, known, 1)
+                hint = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(sorted(known))}"
+                self._fail(key, f"{what} has no {name!r}. {hint}")
+            result[name] = value
+        return result
+
+    def _names(self, node: Any) -> tuple[str, ...]:
+        value = self._value(node)
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            self._fail(node, f"{value!r} is not a list of names")
+        return tuple(names)
+
+    def _typed(self, node: Any, kind: type) -> Any:
+        value = self._value(node)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            self._fail(node, f"{value!r} is not {'a whole number' if kind is int else 'a name'}")
+        return value
+
+    def _value(self, node: Any) -> Any:
+        return self.yaml.SafeLoader("").construct_object(node, deep=True)
+
+    def _fail(self, node: Any, why: str) -> Any:
+        line = f", line {node.start_mark.line + 1}" if node is not None else ""
+        raise FleetError(f"{self.path}{line}: {why}")
+
+
+_TYPES: Mapping[str, type] = {
+    "criterion": str,
+    "evaluator": str,
+    "rectify": str,
+    "seed": int,
+    "data": str,
+    "limit": int,
+}

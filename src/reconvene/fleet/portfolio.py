@@ -1,0 +1,255 @@
+"""A fleet's work from its file to a folder: plans for every device, artifacts, and a page that compares them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from reconvene import artifact
+from reconvene.cutting import plan_with
+from reconvene.data import load
+from reconvene.devices import find
+from reconvene.errors import BudgetError, DeviceError, FleetError, StructureError
+from reconvene.fleet.config import Device, Fleet
+from reconvene.fleet.crew import Outcome, in_processes, on_ray
+from reconvene.fleet.loss import predicted_loss
+from reconvene.fleet.work import Files, Job, key_of
+from reconvene.models import Source, example_inputs, resolve
+from reconvene.pipeline.prune import Samples
+from reconvene.planner import Planner
+from reconvene.surgery import Plan
+from reconvene.text import Cell, quantity, table
+
+# At which share of the weights every architecture is scored, once for all budgets.
+DENSITY = 1 / 32
+DONE, SUMMARY = "fleet-done.json", "fleet.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One device and one architecture.
+
+    Attributes:
+        costs: of the pruned network, and ``dense``.
+        loss: predicted, see ``predicted_loss``; None where no plan was found.
+        chosen: whether the device gets this architecture: of those that keep its budget, the one that loses least.
+        trouble: why there is no artifact, with the floor where a budget cannot be kept.
+        folder: of the artifact, under the fleet's.
+        key: of everything that decides the artifact.
+        accuracy: on the test images, of what was trained.
+        files: bytes of every exported file.
+    """
+
+    device: str
+    model: str
+    budget: dict[str, Any]
+    costs: dict[str, float]
+    dense: dict[str, float]
+    limits: dict[str, float]
+    loss: float | None
+    chosen: bool
+    trouble: str
+    folder: str
+    key: str
+    accuracy: float | None = None
+    files: dict[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out of a fleet: a row per device and architecture, and how many artifacts were made now."""
+
+    rows: tuple[Row, ...]
+    made: int
+    kept: int
+    folder: Path
+
+    def __str__(self) -> str:
+        body: list[list[Cell]] = []
+        for row in self.rows:
+            costs = [quantity(cost, row.costs[cost]) if cost in row.costs else None for cost in _SHOWN]
+            accuracy = None if row.accuracy is None else f"{row.accuracy:.2%}"
+            asked = ", ".join(f"{cost} {value}" for cost, value in row.budget.items())
+            mark = row.trouble.split(". ")[0] if row.trouble else "chosen" if row.chosen else ""
+            body.append([row.device, row.model, asked, *costs, row.loss, accuracy, mark])
+        header = ("device", "model", "budget", *_SHOWN, "loss", "accuracy", "")
+        unmet = sum(1 for device in {row.device for row in self.rows} if not self._served(device))
+        foot = [f"{self.made} artifacts made, {self.kept} were there already", f"page: {self.folder / 'index.html'}"]
+        if unmet:
+            foot.insert(0, f"{unmet} devices get nothing: see why above")
+        return table(header, body, right=range(3, 9), foot=foot)
+
+    def _served(self, device: str) -> bool:
+        return any(row.chosen for row in self.rows if row.device == device)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        rows = [dict(vars(row)) for row in self.rows]
+        return {"rows": rows, "made": self.made, "kept": self.kept, "folder": str(self.folder)}
+
+
+_SHOWN = ("params", "macs", "peak_memory", "size", "latency")
+
+
+def run_fleet(
+    fleet: Fleet,
+    directory: str | Path,
+    *,
+    workers: int = 1,
+    ray: str | None = None,
+    allow_import: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Result:
+    """Make an artifact for every device of a fleet, and only those that are not there yet.
+
+    Structure and scores of every architecture are found once, for all devices. Artifacts land
+    one by one, each whole or not at all: stopped at any moment, the same call goes on with what is missing. A budget
+    that cannot be kept, or work that fails, is a row with its reason; the others go on.
+
+    Args:
+        workers: processes on this machine.
+        ray: address of a Ray cluster to work on instead.
+        say: told what was done.
+
+    Raises UnknownNameError, FleetError, MissingExtraError, ModelError.
+    """
+    folder = Path(directory)
+    planned = [made for model in fleet.models for made in _plans(fleet, model, folder, allow_import, say)]
+    if not planned:
+        raise FleetError("no device takes any of these models: look at 'models' of the devices")
+    missing = [made.job for made in planned if made.job is not None]
+    trouble: dict[str, str] = {}
+    work = folder / ".work"
+    try:
+        outcomes: Iterator[Outcome] = iter(())
+        if missing:
+            work.mkdir(parents=True, exist_ok=True)
+            outcomes = on_ray(missing, ray) if ray else in_processes(missing, str(work), workers=workers)
+        for job, files in outcomes:
+            if isinstance(files, str):
+                trouble[job["place"]] = files
+            else:
+                _land(files, folder / job["place"], job["key"])
+                shutil.rmtree(work / job["key"], ignore_errors=True)
+            say(f"{job['place']}: {files if isinstance(files, str) else 'done'}")
+        shutil.rmtree(work, ignore_errors=True)
+    except OSError as error:
+        raise FleetError(f"cannot write to {folder}: {error.strerror or error}") from error
+    rows = _chosen([_row(made, folder, trouble) for made in planned])
+    made = len(missing) - len(trouble)
+    kept = sum(entry.plan is not None and entry.job is None for entry in planned)
+    result = Result(tuple(rows), made, kept, folder)
+    artifact.write_atomic(folder / SUMMARY, (json.dumps(result.to_dict()["rows"], indent=1) + "\n").encode())
+    return result
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A device and an architecture; ``job``: what is to do, None where the artifact is there or there is no plan."""
+
+    device: Device
+    model: str
+    place: str
+    key: str
+    plan: Plan | None = None
+    job: Job | None = None
+    trouble: str = ""
+    floor: dict[str, float] | None = None
+
+
+def _plans(fleet: Fleet, model: str, folder: Path, allow_import: bool, say: Callable[[str], None]) -> list[_Planned]:
+    devices = [device for device in fleet.devices if not device.models or model in device.models]
+    if not devices:
+        return []
+    source = resolve(model, fleet.args, input_shape=fleet.input, seed=fleet.seed, allow_import=allow_import)
+    shared = {name: getattr(fleet, name) for name in ("rectify", "seed", "data", "limit", "train")}
+    shared |= {"source": source.to_dict(), "allow_import": allow_import}
+    planner: Planner | None = None
+    result = []
+    for device in devices:
+        options = {**shared, "export": list(device.export)}
+        key = key_of({**options, **_asked(fleet, device)})
+        place = f"{device.name}/{model.replace(':', '-').replace('/', '-')}"
+        if _is_there(folder / place, key):
+            result.append(_Planned(device, model, place, key, artifact.read_plan(folder / place)))
+            continue
+        planner = planner or planner_of(fleet, source, allow_import=allow_import)
+        try:
+            plan = plan_with(planner, device.budget, round_to=device.round_to, device=device.profile, say=say)
+        except (BudgetError, DeviceError, StructureError) as error:
+            floor = getattr(error, "floor", None)
+            result.append(_Planned(device, model, place, key, trouble=str(error), floor=floor))
+            continue
+        job = {**options, "plan": plan.to_dict(), "key": key, "place": place}
+        result.append(_Planned(device, model, place, key, plan, job))
+    say(f"{model}: {sum(made.plan is not None for made in result)} of {len(devices)} budgets can be kept")
+    return result
+
+
+def _asked(fleet: Fleet, device: Device) -> dict[str, Any]:
+    profile = find(device.profile).to_dict() if device.profile is not None else None
+    asked = {"budget": dict(device.budget.asked), "profile": profile, "round_to": device.round_to}
+    return {**asked, "criterion": fleet.criterion, "evaluator": fleet.evaluator}
+
+
+def planner_of(fleet: Fleet, source: Source, *, allow_import: bool) -> Planner:
+    """A planner that scores once for all devices of a fleet."""
+    assert source.input_shape is not None, "resolve() fills it in"
+    built = source.build(allow_import=allow_import)
+    samples = Samples(lambda: load(fleet.data, input_shape=source.input_shape, limit=fleet.limit), seed=fleet.seed)
+    inputs = example_inputs(source.input_shape, seed=fleet.seed)
+    planner = Planner(built, inputs, fleet.criterion, samples, fleet.seed, evaluator=fleet.evaluator, density=DENSITY)
+    return planner
+
+
+def _is_there(place: Path, key: str) -> bool:
+    try:
+        found = json.loads((place / DONE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("key") == key
+
+
+def _land(files: Files, place: Path, key: str) -> None:
+    """Put an artifact in its place whole: written beside it, then renamed; the mark that it is done goes in first."""
+    beside = place.with_name(f".{place.name}.{os.getpid()}")
+    shutil.rmtree(beside, ignore_errors=True)
+    for name, content in {**files, DONE: json.dumps({"key": key}).encode()}.items():
+        target = beside / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    shutil.rmtree(place, ignore_errors=True)
+    os.replace(beside, place)
+
+
+def _row(made: _Planned, folder: Path, trouble: dict[str, str]) -> Row:
+    name, asked = made.device.name, dict(made.device.budget.asked)
+    if made.plan is None:
+        return Row(name, made.model, asked, made.floor or {}, {}, {}, None, False, made.trouble, "", made.key)
+    costs, limits, loss = made.plan.costs, dict(made.plan.limits), predicted_loss(made.plan)
+    row = Row(name, made.model, asked, costs["pruned"], costs["dense"], limits, loss, False, "", made.place, made.key)
+    if made.place in trouble:
+        return replace(row, trouble=trouble[made.place], folder="")
+    found = artifact.manifest(folder / made.place).measurements
+    files = {entry["file"]: entry["bytes"] for entry in found.get("exports", [])}
+    return replace(row, accuracy=found.get("training", {}).get("accuracy"), files=files)
+
+
+def _chosen(rows: list[Row]) -> list[Row]:
+    """Mark what each device gets: by accuracy where all were trained, else by predicted loss."""
+    best: dict[str, Row] = {}
+    for row in rows:
+        if row.loss is not None and not row.trouble:
+            held = best.get(row.device)
+            if held is None or _rank(row) < _rank(held):
+                best[row.device] = row
+    return [replace(row, chosen=best.get(row.device) is row) for row in rows]
+
+
+def _rank(row: Row) -> tuple[float, float]:
+    return (-(row.accuracy or 0.0), row.loss or 0.0)

@@ -1,0 +1,62 @@
+"""One piece of a fleet's work: a plan becomes an artifact, trained and exported if asked. What goes in is JSON.
+
+Runs in a process of its own, here or on another machine, and hands back the files of the artifact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from reconvene import artifact, pipeline, rectifier
+from reconvene.data import load
+from reconvene.models import Source, example_inputs
+from reconvene.surgery import Plan
+from reconvene.training import TrainConfig
+
+Job = dict[str, Any]
+"""``key``, ``place``, ``source``, ``plan``; rectify, seed, data, limit, train, export, allow_import."""
+Files = dict[str, bytes]
+
+
+def key_of(asked: Mapping[str, Any]) -> str:
+    """Sixteen hex digits that name everything that decides a result, in JSON types."""
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def carry_out(job: Job, work: str) -> Files:
+    """Make the artifact of a job in a folder under ``work``, and return its files.
+
+    The folder stays until the result has landed, so that training that was stopped goes on from its checkpoint.
+    """
+    folder = Path(work) / job["key"]
+    source, plan = Source.from_dict(job["source"]), Plan.from_dict(job["plan"])
+    allow, seed = bool(job["allow_import"]), int(job["seed"])
+    assert source.input_shape is not None, "resolve() fills it in"
+    if not (folder / artifact.MANIFEST).exists():
+        inputs = example_inputs(source.input_shape, seed=seed)
+        small = plan.apply(source.build(allow_import=allow))
+        report = rectifier.rectify(small, plan, inputs, how=job["rectify"], seed=seed)
+        ratios = {row.layer: row.ratio for row in report.rows if row.ratio is not None}
+        facts = {"rectify": job["rectify"], "criterion": plan.criterion, "budget": plan.budget, "spread": ratios}
+        artifact.save(small, folder, plan=plan, source=source, extra={"pruning": facts})
+    dataset = None
+    if job["train"]:
+        dataset = load(job["data"], input_shape=source.input_shape, limit=job["limit"])
+        recipe = {name: value for name, value in job["train"].items() if name != "epochs"}
+        config = TrainConfig(seed=seed, **recipe)
+        pipeline.train(folder, dataset, epochs=job["train"]["epochs"], config=config, allow_import=allow)
+    if job["export"]:
+        pipeline.export(folder, formats=job["export"], dataset=dataset, seed=seed, allow_import=allow)
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+def carry_out_anywhere(job: Job) -> Files:
+    """``carry_out`` on a machine whose folders nobody else sees."""
+    return carry_out(job, str(Path(tempfile.gettempdir()) / "reconvene-fleet"))

@@ -1,0 +1,175 @@
+"""Fleets: every device gets what keeps its budget, only what is missing is made, and no death of a worker loses it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import device_fakes as fakes
+from reconvene import artifact, cli, devices
+from reconvene.allocation import Budget
+from reconvene.errors import FleetError
+from reconvene.fleet import Result, front, rank, read_fleet, run_fleet, write_page
+from reconvene.fleet.portfolio import DONE
+from reconvene.models import resolve
+
+FILE = """\
+models: [resnet20, mobilenetv2]
+args: {width: 0.25}
+criterion: magnitude
+export: [onnx]
+devices:
+  server: {params: 2x, export: [onnx], models: [resnet20]}
+  board: {latency: 1.2x, profile: board.json, models: [resnet20]}
+  chip: {size: 40kB}
+  dust: {params: 10, models: [resnet20]}
+"""
+
+
+def fleet_file(folder: Path, text: str = FILE) -> Path:
+    model = resolve("resnet20", {"width": 0.25}).build()
+    devices.save(fakes.of(model, torch.zeros(1, 3, 32, 32))[1], folder / "board.json")
+    path = folder / "fleet.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    folder = tmp_path_factory.mktemp("fleet")
+    return folder, run_fleet(read_fleet(fleet_file(folder)), folder / "out", workers=1)
+
+
+def test_every_device_gets_an_artifact_that_keeps_its_budget(made: tuple[Path, Result]) -> None:
+    folder, result = made
+    for row in result.rows:
+        if row.device == "dust":
+            assert row.loss is None and "floor" in row.trouble and row.costs["params"] > 10
+            continue
+        assert not row.trouble
+        for cost, limit in row.limits.items():
+            assert row.costs[cost] <= limit, (row.device, cost)
+        model = artifact.load(folder / "out" / row.folder)
+        assert sum(p.numel() for p in model.parameters()) == row.costs["params"]
+        assert row.files and all((folder / "out" / row.folder / name).is_file() for name in row.files)
+    assert {row.device for row in result.rows if row.chosen} == {"server", "board", "chip"}
+    assert sum(row.chosen for row in result.rows if row.device == "chip") == 1
+
+
+def test_running_again_makes_only_what_is_missing_and_what_was_changed(made: tuple[Path, Result]) -> None:
+    folder, first = made
+    kept = (folder / "out" / "server" / "resnet20" / "model.safetensors").stat().st_mtime_ns
+    again = run_fleet(read_fleet(folder / "fleet.yaml"), folder / "out")
+    assert (again.made, again.kept) == (0, first.made)
+    (folder / "out" / "chip" / "resnet20" / DONE).unlink()
+    before = (folder / "out" / "chip" / "resnet20" / "model.safetensors").read_bytes()
+    assert run_fleet(read_fleet(folder / "fleet.yaml"), folder / "out").made == 1
+    assert (folder / "out" / "chip" / "resnet20" / "model.safetensors").read_bytes() == before
+    changed = fleet_file(folder, FILE.replace("params: 2x", "params: 3x"))
+    assert run_fleet(read_fleet(changed), folder / "out").made == 1
+    assert (folder / "out" / "server" / "resnet20" / "model.safetensors").stat().st_mtime_ns != kept
+    assert not list((folder / "out").rglob(".*")), "nothing half-made is left"
+
+
+def test_the_page_says_who_gets_what_and_what_could_not_be_met(made: tuple[Path, Result]) -> None:
+    folder, result = made
+    written = write_page(result)
+    page = (folder / "out" / "index.html").read_text()
+    assert "What could not be met" in page and "dust" in page and "<strong>resnet20</strong>" in page
+    assert {path.name for path in written} >= {"index.html", "front-params.svg"}
+    best = front(result.rows, "params")
+    for row in best:
+        assert not any(
+            other.costs["params"] <= row.costs["params"] and other.loss < row.loss
+            for other in result.rows
+            if other.loss is not None
+        )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("  chip: {size: 40kB}", "  chip: {sise: 40kB}", r"line 8: device chip has no 'sise'. Did you mean 'size'"),
+        ("criterion", "criterium", r"line 3: .*'criterium'. Did you mean 'criterion'"),
+        ("{size: 40kB}", "{size: 40 parsecs}", r"line 8: device chip: .*cannot be read"),
+        ("  dust: {", "  dust: [", r"line 9"),
+        ("  board:", "  server:", r"line 7: 'server' is there twice"),
+        ("models: [resnet20, mobilenetv2]\n", "", r"needs models and devices"),
+    ],
+)
+def test_a_mistake_in_the_file_is_told_with_its_line(tmp_path: Path, old: str, new: str, why: str) -> None:
+    with pytest.raises(FleetError, match=why):
+        read_fleet(fleet_file(tmp_path, FILE.replace(old, new)))
+
+
+FRAGILE = """\
+models: ["fleet_models:fragile"]
+args: {{marker: "{marker}", times: {times}}}
+input: 3x8x8
+criterion: magnitude
+devices:
+  one: {{params: 2x}}
+  two: {{params: 3x}}
+  three: {{params: 4x}}
+"""
+
+
+@pytest.mark.parametrize("times", [1, pytest.param(99, marks=pytest.mark.slow)])
+def test_a_worker_that_dies_costs_another_try_and_one_that_always_dies_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    monkeypatch.setenv("FLEET_PARENT", str(os.getpid()))
+    path = tmp_path / "fleet.yaml"
+    path.write_text(FRAGILE.format(marker=tmp_path / "deaths", times=times))
+    result = run_fleet(read_fleet(path), tmp_path / "out", workers=2, allow_import=True)
+    assert (tmp_path / "deaths").exists(), "somebody died"
+    if times == 1:
+        assert result.made == 3 and not any(row.trouble for row in result.rows)
+    else:
+        assert result.made == 0 and all("died" in row.trouble for row in result.rows)
+
+
+@pytest.mark.slow
+def test_two_ray_nodes_share_the_work_and_a_killed_worker_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = pytest.importorskip("ray")
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    monkeypatch.setenv("FLEET_PARENT", str(os.getpid()))
+    path = tmp_path / "fleet.yaml"
+    path.write_text(FRAGILE.format(marker=tmp_path / "deaths", times=1))
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        cluster.add_node(num_cpus=1)
+        result = run_fleet(read_fleet(path), tmp_path / "out", ray=cluster.address, allow_import=True)
+        assert len([node for node in ray.nodes() if node["Alive"]]) == 2
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert (tmp_path / "deaths").exists(), "a worker died"
+    assert result.made == 3 and not any(row.trouble for row in result.rows)
+
+
+def test_fit_ranks_what_loses_least_first_and_says_what_does_not_fit() -> None:
+    sources = [resolve(name, {"width": width}) for name, width in (("resnet20", 0.25), ("resnet20", 1.0))]
+    found = rank(sources, Budget(params=20_000), profile=None, device="here", criterion="magnitude")
+    losses = [candidate.loss for candidate in found.candidates]
+    assert losses[0] < losses[1], "the smaller network has less to lose"
+    none = rank(sources, Budget(params=10), profile=None, device="here", criterion="magnitude")
+    assert all("floor" in candidate.trouble for candidate in none.candidates)
+
+
+def test_the_commands_answer_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = fleet_file(tmp_path, FILE.replace("export: [onnx]\n", "").replace(", export: [onnx]", ""))
+    assert cli.main(["fleet", str(path), "-o", str(tmp_path / "out"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["made"] == 4 and len(found["rows"]) == 5
+    words = ["fit", "here", "--models", "resnet20", "--params", "100K", "--criterion", "magnitude", "--json"]
+    assert cli.main(words) == 0
+    assert json.loads(capsys.readouterr().out)["candidates"][0]["loss"] > 0
+    assert cli.main(["fit", "here", "--models", "resnet20"]) == 2
+    assert cli.main(["fleet", str(tmp_path / "none.yaml")]) == 1
