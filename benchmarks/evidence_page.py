@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from headline import HEADER as COLUMNS
 from headline import row
-from predict_table import Verdict, name, truth, verdicts
+from predict_table import Verdict, name, said_before, truth, verdicts
 
 from reconvene.experiments import read_results
 from reconvene.experiments.pages import grid, plots
@@ -130,8 +129,8 @@ class Found:
         return "\n\n".join([*parts, " ".join(said)])
 
     def _prediction_plot(self, model: str) -> str:
-        by_seed = truth(self.predict)[model]
-        lines = [json.loads(line) for line in self.scores.read_text().splitlines()]
+        by_seed = truth(self.predict, self.scores)[model]
+        lines = said_before(self.scores)
         dots = []
         for line in lines:
             if name(line) == model and line["seed"] in by_seed and (line["criterion"], line["evaluator"]) == DEFAULT:

@@ -33,31 +33,31 @@ class Verdict:
     rho_loss: float | None
 
 
-def truth(results: Path) -> dict[str, dict[int, dict[str, tuple[float, float]]]]:
+def truth(results: Path, scores: Path) -> dict[str, dict[int, dict[str, tuple[float, float]]]]:
     """Points of accuracy lost and rise of test loss, by model, seed and group; of seeds with all groups done."""
     found: dict[str, dict[int, dict[str, tuple[float, float]]]] = {}
     records = read_results(results)
+    groups = {name(line): set(line["loss"]) for line in said_before(scores)}
     for model in dict.fromkeys(name(r["run"]) for r in records):
         own = [r for r in records if name(r["run"]) == model]
         dense = {r["run"]["seed"]: r for r in own if r["run"]["arm"] == "dense"}
         cuts = [r for r in own if r["run"]["arm"] == "cut" and r["run"]["seed"] in dense]
-        full = max((sum(c["run"]["seed"] == seed for c in cuts) for seed in dense), default=0)
         for seed, whole in dense.items():
             lost = {
                 r["run"]["options"]["group"]: (100 * (whole["accuracy"] - r["accuracy"]), r["loss"] - whole["loss"])
                 for r in cuts
                 if r["run"]["seed"] == seed
             }
-            if len(lost) == full and full > 3:
+            if set(lost) == groups.get(model):
                 found.setdefault(model, {})[seed] = lost
     return found
 
 
 def verdicts(results: Path, scores: Path) -> list[Verdict]:
     """Every evaluator of every criterion, and what costs nothing to know: a group's place and its width."""
-    lines = [json.loads(line) for line in scores.read_text().splitlines()] if scores.exists() else []
+    lines = said_before(scores)
     out: list[Verdict] = []
-    for model, by_seed in truth(results).items():
+    for model, by_seed in truth(results, scores).items():
         groups = list(next(iter(by_seed.values())))
         accuracy = np.mean([[by_seed[s][g][0] for g in groups] for s in by_seed], axis=0)
         loss = np.mean([[by_seed[s][g][1] for g in groups] for s in by_seed], axis=0)
@@ -74,6 +74,11 @@ def verdicts(results: Path, scores: Path) -> list[Verdict]:
                 Verdict(model, what, len(groups), len(by_seed), rho(guess, accuracy), low, high, rho(guess, loss))
             )
     return sorted(out, key=lambda v: (v.model, -(v.rho if v.rho is not None else -2)))
+
+
+def said_before(scores: Path) -> list[dict[str, Any]]:
+    """What the evaluators said: one line an evaluator, criterion, model and seed."""
+    return [json.loads(line) for line in scores.read_text().splitlines()] if scores.exists() else []
 
 
 def rho(guess: np.ndarray, found: np.ndarray) -> float | None:

@@ -290,6 +290,9 @@ def test_an_experiment_is_the_product_of_what_it_names(tmp_path: Path) -> None:
     # dense has no budget; masks keep no MACs
     assert len(runs) == 2 * (1 + 2 * 2 + 1)
     assert len({run.key for run in runs}) == len(runs)
+    # A run keeps its name when a choice is added later that it leaves as usual; any other value is another run.
+    older = {key: value for key, value in runs[0].__dict__.items() if key not in ("corruptions", "round_to")}
+    assert Run.from_dict(older).key == runs[0].key != replace(runs[0], round_to=4).key
     timed = make_experiment(experiment(budgets=[{"latency": "2x"}], arms=[{"arm": "ours"}, {"arm": "uniform"}])).runs
     assert [run.arm for run in timed] == ["ours"]  # the others have no model of latency
     assert [run.seed for run in runs] == sorted(run.seed for run in runs)

@@ -8,7 +8,7 @@ import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,13 @@ class Run:
 
     @property
     def key(self) -> str:
-        """Sixteen hex digits that name this run."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        """Sixteen hex digits that name this run.
+
+        What has a usual value and holds it does not count, so that a run keeps its name when a new choice is added.
+        """
+        usual = {entry.name: entry.default for entry in fields(self) if entry.default is not MISSING}
+        said = {name: value for name, value in asdict(self).items() if name not in usual or value != usual[name]}
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def label(self) -> str:
