@@ -95,7 +95,8 @@ def test_a_disk_that_refuses_is_said_in_one_line_and_changes_nothing(
 
 def test_an_artifact_that_is_replaced_takes_what_was_made_from_it_along(tmp_path: Path) -> None:
     prune(tmp_path)
-    (tmp_path / "model.onnx").write_bytes(b"of the first")
+    for name in ("model.onnx", "model.int8.xml", "model.int8.bin", "dense.tflite", "model.txt", "notes.bin"):
+        (tmp_path / name).write_bytes(b"of the first")
     (tmp_path / ".replaced").mkdir()  # left by a process that was killed
     prune(tmp_path, "--seed", "1")
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -103,6 +104,8 @@ def test_an_artifact_that_is_replaced_takes_what_was_made_from_it_along(tmp_path
         artifact.PLAN,
         artifact.WEIGHTS,
         "timings.json",
+        "model.txt",  # nothing that exporting writes
+        "notes.bin",
     }
 
 

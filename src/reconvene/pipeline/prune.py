@@ -17,6 +17,7 @@ from reconvene import api, artifact, cutting
 from reconvene.allocation import Budget
 from reconvene.data import Batch, Calibration, Dataset, calibration
 from reconvene.devices.store import silent
+from reconvene.deploy import FORMATS
 from reconvene.errors import ArtifactError, UnknownNameError
 from reconvene.evaluator.evaluators import EVALUATORS
 from reconvene.models import Source, example_inputs
@@ -34,7 +35,7 @@ PREPROCESSING = "preprocessing"
 """Measurement of a trained artifact: what pictures go through, and what its classes are called."""
 SAMPLES_A_CLASS = 10
 _ASIDE = ".replaced"
-_DERIVED = (CHECKPOINT_NAME, LOG_NAME, BENCH, REPORT, TIMINGS, COMMAND, "model.onnx", "dense.onnx")
+_DERIVED = (CHECKPOINT_NAME, LOG_NAME, BENCH, REPORT, TIMINGS, COMMAND)
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def _set_aside(folder: Path) -> Iterator[None]:
     between leaves it in ``_ASIDE``, where nothing takes it for the new one's.
     """
     aside, manifest = folder / _ASIDE, folder / artifact.MANIFEST
-    names = [name for name in _DERIVED if (folder / name).exists()]
+    names = [name for name in _DERIVED if (folder / name).exists()] + _exported(folder)
     names += [DENSE] if (folder / DENSE / artifact.MANIFEST).exists() else []
     before = manifest.read_bytes() if manifest.exists() else None
     try:
@@ -164,6 +165,13 @@ def _set_aside(folder: Path) -> Iterator[None]:
         raise
     if names:
         shutil.rmtree(aside)
+
+
+def _exported(folder: Path) -> list[str]:
+    """Names of the files that exporting left, of whatever runtime and precision."""
+    endings = (*(runtime.suffix for runtime in FORMATS.values()), ".bin", ".data")
+    names = [path.name for stem in ("model", "dense") for path in folder.glob(f"{stem}.*") if path.is_file()]
+    return sorted(name for name in names if name.endswith(endings))
 
 
 class Samples:
