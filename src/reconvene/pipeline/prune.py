@@ -16,8 +16,8 @@ from pathlib import Path
 from reconvene import api, artifact, cutting
 from reconvene.allocation import Budget
 from reconvene.data import Batch, Calibration, Dataset, calibration
-from reconvene.devices.store import silent
 from reconvene.deploy import FORMATS
+from reconvene.devices.store import silent
 from reconvene.errors import ArtifactError, UnknownNameError
 from reconvene.evaluator.evaluators import EVALUATORS
 from reconvene.models import Source, example_inputs
