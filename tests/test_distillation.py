@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -173,6 +174,15 @@ def test_a_lesson_that_cannot_work_is_refused(tmp_path: Path, options: dict[str,
     with pytest.raises(TrainingError, match=message):
         train(net(), digits(), epochs=1, directory=tmp_path / "out", config=FP32, distillation=lesson)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_documentation_shows_what_was_measured() -> None:
+    root = Path(__file__).parents[1]
+    spec = importlib.util.spec_from_file_location("benchmark", root / "benchmarks" / "distillation.py")
+    assert spec is not None and spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    assert f"{benchmark.BEGIN}{benchmark.table()}{benchmark.END}" in benchmark.PAGE.read_text()
 
 
 # ---- artifacts and the command line ----

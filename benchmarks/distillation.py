@@ -1,0 +1,85 @@
+"""Does a teacher help a pruned network? ResNet-20 at an eighth of its parameters on a part of CIFAR-10, arms in turn.
+
+Every line of ``results/distillation.jsonl`` is one seed: test accuracy of the teacher and of the same pruned network,
+from the same initialization and the same batches, trained in several ways. Lines are appended as seeds finish, and what is there is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+
+import reconvene as rc
+from reconvene.data import calibration, load
+from reconvene.models import Source
+from reconvene.training import Distillation, TrainConfig, train
+
+HERE = Path(__file__).parent
+RESULTS, PAGE = HERE / "results" / "distillation.jsonl", HERE.parent / "docs" / "distillation.md"
+BEGIN, END = "<!-- generated: distillation -->\n", "<!-- end -->"
+ARMS = {
+    "labels": None,
+    "scores, w 0.5": {"weight": 0.5},
+    "scores, w 0.9": {"weight": 0.9},
+    "scores, w 0.5, features 0.1": {"weight": 0.5, "features": 0.1},
+    "features 0.1": {"weight": 0.0, "features": 0.1},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default=str(HERE.parents[1] / "shared" / "data" / "cifar10"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--limit", type=int, default=3000)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--table", action="store_true", help="only write the table in docs/distillation.md anew")
+    given = parser.parse_args()
+    if given.table:
+        before, rest = PAGE.read_text().split(BEGIN)
+        PAGE.write_text(before + BEGIN + table() + rest[rest.index(END) :])
+        return
+    if not Path(given.data).is_dir():
+        print(f"no CIFAR-10 at {given.data}: nothing is measured")
+        return
+    torch.set_num_threads(1)
+    dataset = load(given.data, limit=given.limit)
+    known = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    asked = {"epochs": given.epochs, "data": str(dataset)}
+    done = {row["seed"] for row in known if {name: row[name] for name in asked} == asked}
+    for seed in sorted(set(range(given.seeds)) - done):
+        config = TrainConfig(seed=seed)
+        dense = Source("resnet20", {"num_classes": 10}, (3, 32, 32), seed).build()
+        batch = next(iter(calibration(dataset, 10, seed=seed)))[0]
+        small = rc.prune(dense, batch, rc.Budget(params="8x"), seed=seed)
+        accuracy = {}
+        with tempfile.TemporaryDirectory() as folder:
+            options = {"epochs": given.epochs, "config": config}
+            accuracy["dense teacher"] = train(dense, dataset, directory=f"{folder}/dense", **options).accuracy
+            for number, (arm, lesson) in enumerate(ARMS.items()):
+                student = copy.deepcopy(small)
+                taught = None if lesson is None else Distillation(dense, **lesson, plan=small.reconvene_plan)
+                result = train(student, dataset, directory=f"{folder}/{number}", distillation=taught, **options)
+                accuracy[arm] = result.accuracy
+        row = {"seed": seed, **asked, "accuracy": accuracy}
+        with RESULTS.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+
+
+def table() -> str:
+    """The results as they stand in docs/distillation.md: a column a seed."""
+    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    lines = ["| trained with | " + " | ".join(f"seed {row['seed']}" for row in rows) + " |"]
+    lines.append("| --- |" + " --- |" * len(rows))
+    for arm in rows[0]["accuracy"]:
+        lines.append(f"| {arm} | " + " | ".join(f"{row['accuracy'][arm]:.1%}" for row in rows) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
