@@ -1,7 +1,8 @@
 """Does a teacher help a pruned network? ResNet-20 at an eighth of its parameters on a part of CIFAR-10, arms in turn.
 
 Every line of ``results/distillation.jsonl`` is one seed: test accuracy of the teacher and of the same pruned network,
-from the same initialization and the same batches, trained in several ways. Lines are appended as seeds finish, and what is there is not done again.
+from the same initialization and the same batches, trained in several ways. Lines are appended as seeds finish, and what
+is there is not done again.
 """
 
 from __future__ import annotations
