@@ -3,13 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-zoo examples fuzz check format bench evidence evidence-quick docs clean
+.PHONY: help setup demo test test-slow test-litert formats test-zoo examples fuzz check format bench evidence evidence-quick docs clean
 
 help:
 	@echo "make setup      .venv with everything that the tests need (once)"
 	@echo "make demo       an untrained VGG-16 made 16.21x smaller, trained, exported, verified and measured"
 	@echo "make test       style, types and tests"
 	@echo "make test-slow  the tests that take longer"
+	@echo "make test-litert the tests of LiteRT, in an environment of their own (.venv-litert)"
+	@echo "make formats    time every format of the demo's model on this machine, and put the table into the README"
 	@echo "make test-zoo   the tests over whole model zoos"
 	@echo "make examples   the examples with Lightning, Accelerate, timm, torch.compile, torchao and Torch-Pruning"
 	@echo "make fuzz       5,000 new random networks, each proved; a failure prints what rebuilds it"
@@ -40,6 +42,22 @@ test: check
 
 test-slow: .venv/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+test-litert: .venv-litert/.ready
+	OMP_NUM_THREADS=1 .venv-litert/bin/python -m pytest -n 0 tests/test_formats.py -k litert -m "slow or not slow"
+
+# Two calls of pip: see the litert extra in pyproject.toml.
+.venv-litert/.ready: pyproject.toml
+	test -x .venv-litert/bin/python || $(PYTHON) -m venv .venv-litert
+	.venv-litert/bin/python -m pip install --quiet --disable-pip-version-check 'litert-torch>=0.10'
+	.venv-litert/bin/python -m pip install --quiet --disable-pip-version-check -e '.[onnx,litert,data]' torchvision timm \
+		pytest pytest-timeout pytest-xdist hypothesis
+	touch $@
+
+formats: .venv/.ready .venv-litert/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/formats.py --again
+	OMP_NUM_THREADS=1 .venv-litert/bin/python benchmarks/formats.py --again --only litert
+	$(BIN)/python benchmarks/readme.py
 
 test-zoo: .venv/.ready
 	$(BIN)/python benchmarks/zoo.py --again --check
@@ -86,4 +104,4 @@ docs: .venv/.docs
 	touch $@
 
 clean:
-	rm -rf .venv site dist out .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-litert site dist out .mypy_cache .ruff_cache .pytest_cache

@@ -48,7 +48,10 @@ def test_every_command_has_help_and_the_common_options(command: str, capfd: pyte
         (["prune", "resnet20", "-o", "out", "--params", "2x", "--input", "3xx32"], "--input"),
         (["prune", "resnet20", "-o", "out", "--params", "2x", "--round-to", "0"], "--round-to"),
         (["export", "out", "--to", ","], "--to"),
+        (["export", "out", "--quantize", "int8"], "--data"),
+        (["export", "out", "--min-agreement", "95"], "--min-agreement"),
         (["bench", "out", "--repeats", "0"], "--repeats"),
+        (["bench", "out", "--calibration-samples", "0"], "--calibration-samples"),
     ],
 )
 def test_usage_errors_leave_with_2(arguments: list[str], said: str, capfd: pytest.CaptureFixture[str]) -> None:

@@ -77,7 +77,12 @@ def test_run_again_does_nothing_twice_and_answers_the_same(
     monkeypatch.setattr(sys.modules["reconvene.pipeline.train"], "train_model", lambda *a, **k: pytest.fail("trained"))
     found = answer(capfd, "run", *SMALL, *FAST, "-o", str(ran))
     dense, pruned = found["costs"]["dense"], found["costs"]["pruned"]
-    assert set(dense) == {"params", "macs", "size", "peak_memory", "latency", "accuracy"} == set(pruned)
+    fp32, int8 = {"params", "macs", "size", "peak_memory", "latency", "accuracy"}, {"int8_size", "int8_latency"}
+    assert set(dense) == fp32 | int8 | {"int8_agreement"} == set(pruned)
+    assert pruned["int8_size"] < pruned["size"] and 0 < pruned["int8_agreement"] <= 1
+    for variant, name in (("dense", "dense"), ("pruned", "model")):
+        kept = variant not in found["int8"]
+        assert (ran / f"{name}.int8.onnx").exists() == kept, "a file that kept its limits is there, and no other"
     assert pruned["params"] <= dense["params"] / 2
     assert found["verified"]["dense"] < 1e-4 and found["verified"]["pruned"] < 1e-4
     assert pruned["accuracy"] == artifact.manifest(ran).measurements["training"]["accuracy"]

@@ -21,13 +21,22 @@ class MissingExtraError(ReconveneError):
     """An optional dependency is not installed, or too old; the message names the extra that brings it."""
 
     def __init__(
-        self, package: str, extra: str, needed_for: str, *, least: str | None = None, found: str | None = None
+        self,
+        package: str,
+        extra: str,
+        needed_for: str,
+        *,
+        least: str | None = None,
+        found: str | None = None,
+        first: str | None = None,
     ) -> None:
         self.package, self.extra = package, extra
         if found is not None:
             what, command = f"{package} {least} or newer, and {found} is installed", "pip install --upgrade"
         else:
             what, command = f"{package}, which is not installed", "pip install"
+            if first is not None:
+                command = f"in an environment of its own, pip install {first} and then {command}"
         super().__init__(f"{needed_for} needs {what}. Try: {command} 'reconvene[{extra}]'")
 
 

@@ -7,19 +7,21 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from reconvene.cli.command import Answer, ArtifactFolder, Command, Importing, Shape, UsageError
+from reconvene.cli.command import Answer, ArtifactFolder, Command, Importing, Int8Options, Shape, UsageError
 
 
 @dataclass(kw_only=True)
-class Bench(Importing, Command):
-    """Time the dense network beside the pruned one, in each runtime, in turns, on one thread."""
+class Bench(Int8Options, Importing, Command):
+    """Time the dense network beside the pruned one, in fp32 and int8, in each runtime, in turns, on one thread."""
 
     directory: ArtifactFolder
     """Folder of the artifact."""
     input: Shape = None
     """Shape of one example. By default what the artifact says."""
-    runtimes: Annotated[str, arg(metavar="RUNTIME[,RUNTIME]")] = "onnxruntime,eager"
-    """Runtimes, separated by commas: onnxruntime, eager."""
+    runtimes: Annotated[str, arg(metavar="RUNTIME[,RUNTIME]")] = "installed"
+    """Runtimes, separated by commas: onnxruntime, openvino, executorch, litert, ncnn, eager; else all there are."""
+    data: Annotated[str | None, arg(metavar="DATA")] = None
+    """Also time int8, calibrated on this data, and say how often each file agrees: digits, a hub id, or a path."""
     batch: int = 1
     """Examples in one inference."""
     threads: int = 1
@@ -32,12 +34,19 @@ class Bench(Importing, Command):
         runtimes = [name for name in self.runtimes.split(",") if name]
         if not runtimes or min(self.batch, self.threads, self.repeats) < 1:
             raise UsageError("--runtimes names one at least, and --batch, --threads and --repeats are 1 at least")
+        int8 = self.int8()
+        from reconvene import artifact
         from reconvene.cli.progress import steps
+        from reconvene.data import load
+        from reconvene.deploy import installed
         from reconvene.pipeline import bench
 
+        shape = self.input or artifact.manifest(self.directory).source.input_shape
         result = bench(
             self.directory,
-            runtimes=runtimes,
+            runtimes=installed() if runtimes == ["installed"] else runtimes,
+            int8=None if self.data is None else int8,
+            dataset=None if self.data is None else load(self.data, input_shape=shape, progress=True),
             batch=self.batch,
             threads=self.threads,
             repeats=self.repeats,

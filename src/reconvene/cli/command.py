@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from reconvene.allocation import Budget
     from reconvene.data import Dataset
     from reconvene.models import Source
-    from reconvene.pipeline import Lesson, Pruning
+    from reconvene.pipeline import Int8, Lesson, Pruning
     from reconvene.training import TrainConfig
 
 
@@ -213,6 +213,49 @@ class TrainOptions:
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         given["device"] = self.train_on
         return replace(TrainConfig(seed=seed), **given)
+
+
+@dataclass(kw_only=True)
+class Int8Options:
+    """Options that say how int8 is made."""
+
+    keep_fp32: Annotated[str, arg(metavar="LAYER[,LAYER]")] = ""
+    """Layers that stay in float32 in an int8 file; the name of a module stands for all layers in it."""
+    calibration_samples: Annotated[int, arg(metavar="N")] = 256
+    """Training images that ranges are measured on, at most 256."""
+
+    def int8(self) -> Int8:
+        """These options as the pipeline takes them."""
+        if not 1 <= self.calibration_samples <= 256:
+            raise UsageError("--calibration-samples is from 1 to 256")
+        from reconvene.pipeline import Int8
+
+        return Int8(
+            keep_fp32=tuple(name for name in self.keep_fp32.split(",") if name), samples=self.calibration_samples
+        )
+
+
+@dataclass(kw_only=True)
+class LimitOptions(Int8Options):
+    """Options that say what an int8 file must keep."""
+
+    min_agreement: Annotated[float, arg(metavar="SHARE")] = 0.95
+    """Least share of test images on which int8 and float32 see the same class."""
+    min_sqnr: Annotated[float, arg(metavar="DB")] = 10.0
+    """Least signal to quantisation noise of the outputs, in dB."""
+    max_accuracy_drop: Annotated[float, arg(metavar="SHARE")] = 0.02
+    """Most accuracy that int8 may lose: 0.02 is two points."""
+
+    def int8(self) -> Int8:
+        """These options as the pipeline takes them."""
+        if not (0 <= self.min_agreement <= 1 and 0 <= self.max_accuracy_drop <= 1):
+            raise UsageError("--min-agreement and --max-accuracy-drop are shares, from 0 to 1")
+        made = super().int8()
+        from dataclasses import replace
+
+        from reconvene.deploy import Limits
+
+        return replace(made, limits=Limits(self.min_agreement, self.min_sqnr, self.max_accuracy_drop))
 
 
 ModelAddress = Positional[Annotated[str, arg(metavar="MODEL")]]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from reconvene.cli.command import Answer, ArtifactFolder, Command, Importing, Shape, UsageError
+from reconvene.cli.command import Answer, ArtifactFolder, Command, Importing, LimitOptions, Shape, UsageError
 
 
 @dataclass(kw_only=True)
-class Export(Importing, Command):
+class Export(LimitOptions, Importing, Command):
     """Write the file that a runtime loads into the artifact, and verify that it computes what the model computes."""
 
     directory: ArtifactFolder
@@ -20,7 +20,9 @@ class Export(Importing, Command):
     input: Shape = None
     """Shape of one example. By default what the artifact says."""
     to: Annotated[str, arg(metavar="FORMAT[,FORMAT]")] = "onnx"
-    """Formats, separated by commas: onnx."""
+    """Formats, separated by commas: onnx, openvino, executorch, litert, ncnn."""
+    quantize: Literal["int8"] | None = None
+    """int8: static quantisation, calibrated on training images of --data and verified on its test images."""
     dense: bool = False
     """Also export the dense network beside it, as dense.onnx."""
     data: Annotated[str | None, arg(metavar="DATA")] = None
@@ -33,6 +35,11 @@ class Export(Importing, Command):
         formats = [name for name in self.to.split(",") if name]
         if not formats:
             raise UsageError("--to names no format")
+        if self.quantize and self.data is None:
+            raise UsageError(
+                "--quantize int8 is calibrated on real data: add --data, best what the model was trained on"
+            )
+        int8 = self.int8()
         from reconvene import artifact
         from reconvene.cli.progress import steps
         from reconvene.data import load
@@ -43,6 +50,7 @@ class Export(Importing, Command):
         found = export(
             self.directory,
             formats=formats,
+            int8=int8 if self.quantize else None,
             dataset=dataset,
             with_dense=self.dense,
             input_shape=self.input,

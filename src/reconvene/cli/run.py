@@ -16,6 +16,7 @@ from reconvene.cli.command import (
     BudgetOptions,
     Command,
     DataOptions,
+    LimitOptions,
     ModelAddress,
     ModelOptions,
     PruneOptions,
@@ -26,7 +27,7 @@ EXAMPLE_BUDGET = {"params": "16.21x"}
 
 
 @dataclass(kw_only=True)
-class Run(BudgetOptions, TrainOptions, PruneOptions, DataOptions, ModelOptions, Command):
+class Run(LimitOptions, BudgetOptions, TrainOptions, PruneOptions, DataOptions, ModelOptions, Command):
     """Prune a model, train it and the dense one alike, export and verify both, time them, and write the report.
 
     Without arguments: VGG-16 with 16.21x fewer parameters, on handwritten digits. Stopped at any moment, the same
@@ -38,8 +39,12 @@ class Run(BudgetOptions, TrainOptions, PruneOptions, DataOptions, ModelOptions, 
     output: Annotated[Path | None, arg(aliases=["-o"], metavar="DIR")] = None
     """Folder of the artifact. By default out/MODEL."""
 
+    skip_int8: bool = False
+    """Leave int8 out."""
+
     def run(self) -> Answer:
         """The whole way."""
+        int8 = self.int8()
         budget = self.budget(default=EXAMPLE_BUDGET)
         from reconvene.cli.progress import say, steps
         from reconvene.pipeline import run
@@ -55,6 +60,7 @@ class Run(BudgetOptions, TrainOptions, PruneOptions, DataOptions, ModelOptions, 
             epochs=self.epochs,
             config=self.config(self.seed),
             lesson=self.lesson(),
+            int8=None if self.skip_int8 else int8,
             overwrite=self.overwrite,
             resume=not self.no_resume,
             allow_import=self.allow_import,

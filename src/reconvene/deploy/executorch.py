@@ -49,7 +49,8 @@ def quantize_executorch(model: nn.Module, example_inputs: Any, path: Path, quant
 def _lowered(model: nn.Module, program: torch.export.ExportedProgram, path: Path) -> list[Path]:
     exir = imported("executorch.exir", EXTRA, "ExecuTorch export")
     xnnpack = imported("executorch.backends.xnnpack.partition.xnnpack_partitioner", EXTRA, "ExecuTorch export")
-    with exporting(model, "ExecuTorch"), said():
+    violation = imported("executorch.exir.verification.verifier", EXTRA, "ExecuTorch export").SpecViolationError
+    with exporting(model, "ExecuTorch", violation), said():
         edge = exir.to_edge_transform_and_lower(program, partitioner=[xnnpack.XnnpackPartitioner()])
         path.write_bytes(edge.to_executorch().buffer)
     return [path]

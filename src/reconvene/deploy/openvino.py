@@ -30,9 +30,11 @@ def export_openvino(model: nn.Module, example_inputs: Any, path: Path) -> list[P
 def quantize_openvino(model: nn.Module, example_inputs: Any, path: Path, quantisation: Quantisation) -> list[Path]:
     """The same in int8 by NNCF: weights per channel, activations asymmetric where that helps (its ``mixed`` preset).
 
-    NNCF also corrects the biases for what rounding the weights shifts.
+    Ranges are the smallest and largest values seen: NNCF's own choice, the mean of every sample's extremes, clips
+    (16 dB instead of 35 on a trained ResNet-20).
     """
     nncf = imported("nncf", "openvino", "int8 OpenVINO")
+    ranges = imported("nncf.quantization.range_estimator", "openvino", "int8 OpenVINO").RangeEstimatorParametersSet
     ir = _converted(model, example_inputs, path)
     names = input_names(model, example_inputs)
 
@@ -46,6 +48,7 @@ def quantize_openvino(model: nn.Module, example_inputs: Any, path: Path, quantis
             preset=nncf.QuantizationPreset.MIXED,
             target_device=nncf.TargetDevice.CPU,
             subset_size=len(quantisation),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(activations_range_estimator_params=ranges.MINMAX),
             ignored_scope=nncf.IgnoredScope(names=_nodes(ir, quantisation.keep_fp32)),
         )
     return _write(small, path)

@@ -41,7 +41,6 @@ def quantised_program(
         for batch in quantisation.batches(1):
             prepared(*leaves(in_order(batch)))
         converted: torch.fx.GraphModule = pt2e.convert_pt2e(prepared, fold_quantize=fold_weights)
-        _read_in_float(converted, quantisation.keep_fp32)
     return converted
 
 
@@ -53,11 +52,10 @@ def sparing(quantiser: Any, layers: tuple[str, ...]) -> Any:
 
     def annotate_others(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
         annotated: torch.fx.GraphModule = annotate(graph)
-        met = set()
-        for node in annotated.graph.nodes:
-            if node.op == "call_function" and within(module_of(node), layers):
-                node.meta.pop(KEY, None)
-                met.add(module_of(node))
+        kept = {n for n in annotated.graph.nodes if n.op == "call_function" and within(module_of(n), layers)}
+        met = {module_of(node) for node in kept}
+        for node in kept | _only_feeding(kept, annotated.graph):
+            node.meta.pop(KEY, None)
         if lost := [layer for layer in layers if layer not in met]:
             raise ExportError(f"no operator of the traced program belongs to {', '.join(lost)}: it cannot stay in fp32")
         return annotated
@@ -66,14 +64,16 @@ def sparing(quantiser: Any, layers: tuple[str, ...]) -> Any:
     return quantiser
 
 
-def _read_in_float(program: torch.fx.GraphModule, layers: tuple[str, ...]) -> None:
-    """Let kept layers read what their producer computed, not its int8 copy: a layer that must not lose does not."""
-    for node in program.graph.nodes:
-        if node.op != "call_function" or not within(module_of(node), layers) or "quantize" in node.name:
-            continue
-        for back in node.all_input_nodes:
-            there = back.args[0] if "dequantize" in str(back.target) else None
-            if isinstance(there, torch.fx.Node) and "quantize" in str(there.target):
-                node.replace_input_with(back, there.args[0])
-    program.graph.eliminate_dead_code()
-    program.recompile()
+def _only_feeding(kept: set[torch.fx.Node], graph: torch.fx.Graph) -> set[torch.fx.Node]:
+    """What computes for the kept layers alone: operators without weights, as a concatenation, and the layer before.
+
+    Their results must not be int8 either, and a layer whose result is float32 is one that XNNPACK computes in float32.
+    What others read too stays as it is.
+    """
+    free: set[torch.fx.Node] = set()
+    before: set[torch.fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node.op == "call_function" and node.users and set(node.users) <= kept | free:
+            weighted = any(source.op == "get_attr" for source in node.all_input_nodes)
+            (before if weighted else free).add(node)
+    return (free | before) - kept

@@ -34,6 +34,10 @@ Quantize = Callable[[nn.Module, Any, Path, Quantisation], list[Path]]
 Open = Callable[[nn.Module | Path, int], AbstractContextManager[Session]]
 
 
+FIRST = {"litert": "litert-torch"}
+"""Extras that pip can only install after a package that it was given by itself; see pyproject.toml."""
+
+
 @dataclass(frozen=True)
 class Runtime:
     """One file of this folder fills in one of these; export, run, verify and bench are written once over them.
@@ -97,7 +101,7 @@ def imported(package: str, extra: str, needed_for: str, *, least: str | None = N
     try:
         module = importlib.import_module(package)
     except ImportError as error:
-        raise MissingExtraError(package, extra, needed_for) from error
+        raise MissingExtraError(package, extra, needed_for, first=FIRST.get(extra)) from error
     if least is not None:
         found = metadata.version(package)
         if _numbers(found) < _numbers(least):

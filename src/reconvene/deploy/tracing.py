@@ -21,6 +21,16 @@ from reconvene.deploy.calling import batch_size, evaluating, leaves, named, outp
 from reconvene.errors import ExportError
 from reconvene.structure.inputs import call
 
+FAILURES: tuple[type[Exception], ...] = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    KeyError,
+)
+"""What exporters raise for a model they cannot take; they have no family of errors."""
+
 
 class TensorsOnly(nn.Module):
     """The model as a function of a flat row of tensors that returns another.
@@ -60,20 +70,15 @@ def traced(model: nn.Module, inputs: Any, file_format: str) -> torch.export.Expo
 
 
 @contextmanager
-def exporting(model: nn.Module, file_format: str) -> Iterator[None]:
-    """Silence, and ExportError that names the operator and the module, for whatever an exporter stops at."""
+def exporting(model: nn.Module, file_format: str, *own: type[Exception]) -> Iterator[None]:
+    """Silence, and ExportError that names the operator and the module, for whatever an exporter stops at.
+
+    ``own`` are further exceptions that this exporter raises.
+    """
     try:
         with quiet():
             yield
-    except (
-        RuntimeError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        AssertionError,
-        NotImplementedError,
-        KeyError,
-    ) as error:
+    except (*FAILURES, *own) as error:
         raise ExportError(f"{type(model).__name__} could not be exported to {file_format}: {_reason(error)}") from error
 
 

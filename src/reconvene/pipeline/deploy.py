@@ -3,28 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from reconvene import artifact
 from reconvene.artifact import write_atomic
-from reconvene.data import Dataset, test_batches
-from reconvene.deploy import BenchResult, Exported
+from reconvene.data import Calibration, Dataset, calibration, test_batches
+from reconvene.deploy import BenchResult, Evidence, Exported, Limits
 from reconvene.deploy import bench as bench_variants
 from reconvene.deploy import export as export_file
-from reconvene.errors import ArtifactError
+from reconvene.deploy.registry import format_named
+from reconvene.errors import ArtifactError, ExportError
 from reconvene.models import example_inputs
 from reconvene.pipeline.prune import BENCH, DENSE
 from reconvene.pipeline.steps import Steps, quiet
+
+
+@dataclass(frozen=True)
+class Int8:
+    """How int8 is made: what it must keep, which layers stay in float32, on how many images it is calibrated."""
+
+    limits: Limits = Limits()  # noqa: RUF009  # frozen
+    keep_fp32: tuple[str, ...] = ()
+    samples: int = 256
 
 
 def export(
     directory: str | Path,
     *,
     formats: Sequence[str] = ("onnx",),
+    int8: Int8 | None = None,
     dataset: Dataset | None = None,
     with_dense: bool = False,
+    only: str | None = None,
     input_shape: tuple[int, ...] | None = None,
     seed: int = 0,
     allow_import: bool = False,
@@ -34,28 +48,40 @@ def export(
 
     Args:
         formats: what ``reconvene.deploy.FORMATS`` knows.
+        int8: quantise, calibrated on training images of ``dataset``: ``model.int8.onnx``; ``None`` is float32.
         dataset: whose test images the export is verified on; without it, seeded noise.
         with_dense: also the dense network it is compared with, as ``dense.onnx``.
+        only: this variant alone, ``dense`` or ``pruned``.
         input_shape: of one example; by default what the artifact says.
 
-    Raises UnknownNameError, MissingExtraError, ExportError, VerificationError, ArtifactError.
+    Raises UnknownNameError, MissingExtraError, ExportError, DataError, VerificationError, ArtifactError.
     """
     folder = Path(directory)
+    if int8 is not None and dataset is None:
+        raise ExportError("int8 is calibrated on real data: name it (--data), best what the model was trained on")
+    for kind in formats:
+        format_named(kind).require(exporting=True)
     inputs = _inputs(folder, input_shape, batch=2, seed=seed)
     models = variants(folder, allow_import=allow_import)
     own = list(models)[-1]  # what the artifact itself holds
+    quantising: dict[str, Any] = {}
+    if int8 is not None and dataset is not None:
+        images = _calibration(dataset, int8.samples, seed=seed)
+        quantising = {"quantize": "int8", "calibration": images, "keep_fp32": int8.keep_fp32, "limits": int8.limits}
     found: dict[str, list[Exported]] = {}
     for variant, model in models.items():
-        if variant != own and not with_dense:
+        if variant != (only or own) and not (with_dense and only is None):
             continue
         name = "model" if variant == own else variant
         for kind in formats:
-            with steps(f"exporting {name}.{kind} and verifying it", False):
+            with steps(f"exporting {name} to {kind}{' in int8' if quantising else ''} and verifying it", False):
                 data = None if dataset is None else test_batches(dataset, batch_size=32)
-                made = export_file(model, folder, format=kind, example_inputs=inputs, name=name, data=data, seed=seed)
+                made = export_file(
+                    model, folder, format=kind, example_inputs=inputs, name=name, data=data, seed=seed, **quantising
+                )
             found.setdefault(variant, []).append(made)
     rows = [{"variant": variant, **made.to_dict()} for variant, exports in found.items() for made in exports]
-    artifact.record(folder, {"exports": rows})
+    artifact.record(folder, {"exports": _with_earlier(folder, rows)})
     return found
 
 
@@ -63,6 +89,8 @@ def bench(
     directory: str | Path,
     *,
     runtimes: Sequence[str] = ("onnxruntime", "eager"),
+    int8: Int8 | None = None,
+    dataset: Dataset | None = None,
     batch: int = 1,
     input_shape: tuple[int, ...] | None = None,
     threads: int = 1,
@@ -73,15 +101,48 @@ def bench(
 ) -> BenchResult:
     """Time dense beside pruned, in each runtime, interleaved; kept as ``bench.json``.
 
-    Raises UnknownNameError, MissingExtraError, ExportError, ArtifactError.
+    Args:
+        int8: also in int8, in every runtime that has it, calibrated on training images of ``dataset``.
+        dataset: whose test images say how often each file agrees with PyTorch, and how often it is right.
+
+    Raises UnknownNameError, MissingExtraError, ExportError, DataError, ArtifactError.
     """
     folder = Path(directory)
     inputs = _inputs(folder, input_shape, batch=batch, seed=seed)
     models = variants(folder, allow_import=allow_import)
+    evidence = Evidence()
+    if dataset is not None:
+        data = Calibration(tuple(test_batches(dataset, batch_size=32)), f"test images of {dataset.name}")
+        images = _calibration(dataset, int8.samples, seed=seed) if int8 else None
+        evidence = Evidence(images, data, str(data), int8.keep_fp32 if int8 else ())
+    precisions = ("fp32",) if int8 is None else ("fp32", "int8")
     with steps(f"timing {' beside '.join(models)} in {', '.join(runtimes)}", False):
-        result = bench_variants(models, inputs, runtimes=runtimes, threads=threads, repeats=repeats, seed=seed)
+        result = bench_variants(
+            models,
+            inputs,
+            runtimes=runtimes,
+            precisions=precisions,
+            evidence=evidence,
+            threads=threads,
+            repeats=repeats,
+            seed=seed,
+        )
     write_atomic(folder / BENCH, (result.to_json() + "\n").encode())
     return result
+
+
+def _calibration(dataset: Dataset, samples: int, *, seed: int) -> Calibration:
+    """As many training images of every class, ``samples`` in all, or fewer where a class has no more."""
+    count = len(dataset.classes)
+    fewest = min(int((dataset.train.labels == label).sum()) for label in range(count))
+    return calibration(dataset, min(max(samples, count), max(fewest, 1) * count), seed=seed, batch_size=32)
+
+
+def _with_earlier(folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """These exports, after earlier ones whose files are still there and were not made anew."""
+    new = {row["file"] for row in rows}
+    before = artifact.manifest(folder).measurements.get("exports", [])
+    return [row for row in before if row["file"] not in new and (folder / row["file"]).exists()] + rows
 
 
 def variants(folder: Path, *, allow_import: bool) -> dict[str, nn.Module]:

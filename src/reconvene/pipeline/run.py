@@ -12,8 +12,9 @@ from reconvene.allocation import Budget
 from reconvene.data import Dataset
 from reconvene.deploy import Verification
 from reconvene.devices.store import silent
+from reconvene.errors import ExportError, VerificationError
 from reconvene.models import Source
-from reconvene.pipeline.deploy import bench, export
+from reconvene.pipeline.deploy import Int8, bench, export
 from reconvene.pipeline.prune import DENSE, Pruning, prune
 from reconvene.pipeline.report import accuracies, read_bench, report
 from reconvene.pipeline.steps import Steps, quiet
@@ -29,7 +30,9 @@ class Outcome:
     Attributes:
         costs: ``{"dense": {...}, "pruned": {...}}`` with ``params``, ``macs``, ``size`` and ``peak_memory`` (bytes),
             ``latency`` (seconds in ONNX Runtime, batch of one, one thread), ``accuracy`` (in [0, 1]).
+            ``int8_size``, ``int8_latency`` and ``int8_agreement`` (with float32, in [0, 1]) where int8 could be made.
         verified: largest relative error of each exported file against PyTorch.
+        int8: why a variant's int8 file was not kept, by variant; ``None`` where none was asked for.
     """
 
     model: str
@@ -38,21 +41,29 @@ class Outcome:
     dataset: str
     costs: dict[str, dict[str, float]]
     verified: dict[str, float]
+    int8: dict[str, str] | None = None
 
     def __str__(self) -> str:
         dense, pruned = self.costs["dense"], self.costs["pruned"]
         rows = [
             [label, show(dense[cost]), show(pruned[cost]), f"{dense[cost] / pruned[cost]:.2f}x {better}"]
             for cost, (label, show, better) in _ROWS.items()
+            if cost in dense and cost in pruned
         ]
         change = 100 * (pruned["accuracy"] - dense["accuracy"])
         rows.append(["accuracy", f"{dense['accuracy']:.2%}", f"{pruned['accuracy']:.2%}", f"{change:+.2f} points"])
+        if "int8_agreement" in dense and "int8_agreement" in pruned:
+            rows.append(["int8 agreement", *(f"{costs['int8_agreement']:.2%}" for costs in (dense, pruned)), ""])
         worst = max(self.verified.values())
         foot = [
             f"trained on {self.dataset}",
             f"exported to ONNX and verified: largest relative error {worst:.1e}",
+            *(f"int8 file of {variant} not kept: {why}" for variant, why in (self.int8 or {}).items()),
             f"report: {self.report}",
         ]
+        if "int8_latency" in pruned:
+            gain = dense["latency"] / pruned["int8_latency"]
+            foot.insert(2, f"dense in fp32 beside pruned in int8: {gain:.2f}x faster in ONNX Runtime")
         return table([self.model, "dense", "pruned", ""], rows, right=(1, 2), foot=["", *foot])
 
     def to_dict(self) -> dict[str, Any]:
@@ -66,6 +77,8 @@ _ROWS: dict[str, tuple[str, Callable[[float], str], str]] = {
     "size": ("file size", lambda v: f"{v / 1e6:.2f} MB", "smaller"),
     "peak_memory": ("peak memory", lambda v: f"{v / 1024:,.0f} KiB", "less"),
     "latency": ("ONNX Runtime latency", lambda v: f"{v * 1e3:.2f} ms", "faster"),
+    "int8_size": ("int8 file size", lambda v: f"{v / 1e6:.2f} MB", "smaller"),
+    "int8_latency": ("int8 latency", lambda v: f"{v * 1e3:.2f} ms", "faster"),
 }
 
 
@@ -79,6 +92,7 @@ def run(
     epochs: int = 5,
     config: TrainConfig = TrainConfig(),  # noqa: B008  # frozen
     lesson: Lesson | None = None,
+    int8: Int8 | None = None,
     overwrite: bool = False,
     resume: bool = True,
     allow_import: bool = False,
@@ -89,7 +103,8 @@ def run(
     """Go the whole way, and go on where an earlier call with the same arguments was stopped.
 
     The dense network is trained by the same recipe into ``directory/dense``; with a ``lesson`` it (or the teacher that
-    is named) then teaches the pruned one. Args as for ``prune`` and ``train``;
+    is named) then teaches the pruned one. With ``int8`` both are also quantised for ONNX Runtime; a file that is too
+    far from float32 is not kept, and the outcome says so. Args as for ``prune`` and ``train``;
     ``command`` is what the report says makes it again.
 
     Raises any ReconveneError of the steps.
@@ -122,11 +137,23 @@ def run(
             steps=steps,
         )
     exports = export(folder, dataset=dataset, with_dense=True, allow_import=allow_import, steps=steps)
-    bench(folder, seed=pruning.seed, allow_import=allow_import, steps=steps)
+    refused = None if int8 is None else _quantised(folder, dataset, int8, allow_import=allow_import, steps=steps)
+    bench(folder, int8=int8, dataset=dataset, seed=pruning.seed, allow_import=allow_import, steps=steps)
     page = report(folder, command=command)
     checked = {variant: made[0].verification for variant, made in exports.items()}
     errors = {variant: found.max_rel_error for variant, found in checked.items() if isinstance(found, Verification)}
-    return Outcome(source.address, folder, page, str(dataset), _costs(folder), errors)
+    return Outcome(source.address, folder, page, str(dataset), _costs(folder), errors, refused)
+
+
+def _quantised(folder: Path, dataset: Dataset, int8: Int8, *, allow_import: bool, steps: Steps) -> dict[str, str]:
+    """Export both in int8 as well; where one cannot be kept, say why, since all else is there to be used."""
+    refused = {}
+    for variant in ("dense", "pruned"):
+        try:
+            export(folder, int8=int8, dataset=dataset, only=variant, allow_import=allow_import, steps=steps)
+        except (VerificationError, ExportError) as error:
+            refused[variant] = str(error)
+    return refused
 
 
 def _pruned_already(folder: Path, source: Source, budget: Budget, pruning: Pruning) -> bool:
@@ -142,7 +169,13 @@ def _pruned_already(folder: Path, source: Source, budget: Budget, pruning: Pruni
 def _costs(folder: Path) -> dict[str, dict[str, float]]:
     plan, timed, accuracy = artifact.read_plan(folder), read_bench(folder), accuracies(folder)
     assert plan is not None and timed is not None, "pruned and timed above"
-    latency = {row["variant"]: row["median"] for row in timed["rows"] if row["runtime"] == "onnxruntime"}
-    return {
-        name: {**plan.costs[name], "latency": latency[name], "accuracy": accuracy[name]} for name in ("dense", "pruned")
-    }
+    found = {name: {**plan.costs[name], "accuracy": accuracy[name]} for name in ("dense", "pruned")}
+    for row in timed["rows"]:
+        if row["runtime"] != "onnxruntime":
+            continue
+        if row["precision"] == "fp32":
+            found[row["variant"]]["latency"] = row["median"]
+        else:
+            found[row["variant"]] |= {"int8_latency": row["median"], "int8_size": row["size"]}
+            found[row["variant"]] |= {} if row["agreement"] is None else {"int8_agreement": row["agreement"]}
+    return found

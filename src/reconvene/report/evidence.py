@@ -42,16 +42,16 @@ def latency(data: ReportData) -> Html | None:
 
 
 def _latency_row(row: dict[str, Any], slowest: float, index: int, baseline: str) -> Html:
-    variant = row["variant"]
+    variant, precision = row["variant"], row.get("precision", "fp32")
     quartiles = f"quartiles {numbers.seconds(row['quarter'])} to {numbers.seconds(row['three_quarters'])}"
     wall = f"fastest by the wall clock {numbers.seconds(row['min_wall'])}"
     speed: Child = "1"
-    if variant != baseline:
+    if (variant, precision) != (baseline, "fp32"):
         around = f"{row['speedup_quarter']:.2f} to {row['speedup_three_quarters']:.2f}"
         speed = [tag("strong", numbers.ratio(row["speedup"])), tag("small", around)]
     return tag(
         "tr",
-        tag("th", variant, scope="row"),
+        tag("th", variant, tag("small", precision) if precision != "fp32" else None, scope="row"),
         tag(
             "td",
             bar(row["median"], slowest, colour(variant, index)),
@@ -65,7 +65,7 @@ def _latency_row(row: dict[str, Any], slowest: float, index: int, baseline: str)
 
 def verification(data: ReportData) -> Html | None:
     """How far each exported file is from PyTorch."""
-    checked = [export for export in data.exports if export.get("verification")]
+    checked = [export for export in data.exports if "rows" in (export.get("verification") or {})]
     if not checked:
         return None
     rows: list[Html] = []
@@ -76,8 +76,9 @@ def verification(data: ReportData) -> Html | None:
     sources = "; ".join(
         dict.fromkeys(f"{e['verification']['samples']} samples of {e['verification']['data']}" for e in checked)
     )
+    runtimes = ", ".join(dict.fromkeys(export["verification"]["runtime"] for export in checked))
     lead = (
-        f"The exported files were run in {first['runtime']} and compared with PyTorch, on {sources}. "
+        f"The exported files were run in {runtimes} and compared with PyTorch, on {sources}. "
         f"Relative errors up to {first['tolerance']:.0e} of the largest output are allowed."
     )
     warnings = dict.fromkeys(w for export in checked if (w := export["verification"].get("warning")))

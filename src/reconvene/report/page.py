@@ -9,18 +9,20 @@ from pathlib import Path
 
 from reconvene._version import __version__
 from reconvene.errors import ArtifactError
-from reconvene.report import beyond, evidence, numbers, sections
+from reconvene.report import beyond, evidence, formats, numbers, sections
 from reconvene.report.data import ReportData
 from reconvene.report.markup import Child, Html, document, name, raw_style, tag
 
 SECTIONS = (
     sections.budget,
     evidence.latency,
+    formats.formats,
     sections.widths,
     sections.spread,
     sections.training,
     beyond.assessment,
     evidence.verification,
+    formats.int8,
     evidence.timings,
     evidence.reproduce,
 )
@@ -110,7 +112,8 @@ def _cost_cards(data: ReportData) -> list[Html]:
 
 
 def _speed_card(data: ReportData) -> Html | None:
-    rows = {(row["runtime"], row["variant"]): row for row in (data.bench or {}).get("rows", ())}
+    timed = [row for row in (data.bench or {}).get("rows", ()) if row.get("precision", "fp32") == "fp32"]
+    rows = {(row["runtime"], row["variant"]): row for row in timed}
     for (runtime, variant), row in rows.items():
         base = rows.get((runtime, data.bench["baseline"])) if data.bench else None
         if variant == "pruned" and base is not None and base is not row:

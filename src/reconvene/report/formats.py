@@ -1,0 +1,98 @@
+"""The sections on formats: what every file weighs, how fast it runs, and how far int8 is from float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reconvene.report import numbers
+from reconvene.report.charts import Point, scatter
+from reconvene.report.data import ReportData
+from reconvene.report.markup import Child, Html, name, tag
+from reconvene.report.sections import section, table
+
+LEAST_AGREEMENT = 0.95
+COLOURS = {
+    ("dense", "fp32"): "dense",
+    ("pruned", "fp32"): "pruned",
+    ("dense", "int8"): "other0",
+    ("pruned", "int8"): "other1",
+}
+
+
+def formats(data: ReportData) -> Html | None:
+    """Size against latency against agreement, one dot a file that was timed."""
+    rows = [row for row in (data.bench or {}).get("rows", ()) if row.get("size")]
+    if len(rows) < 2:
+        return None
+    points = [_point(row) for row in rows]
+    low, small = min(rows, key=lambda row: float(row["median"])), min(rows, key=lambda row: float(row["size"]))
+    described = f"Fastest is {_name(low)}, smallest is {_name(small)}."
+    far = [row for row in rows if _far(row)]
+    ringed = f" A ring marks less than {LEAST_AGREEMENT:.0%} agreement." if far else ""
+    lead = (
+        "Every file by its size (across) and the time of one inference (up), both on logarithmic axes: better is "
+        f"further down and to the left.{ringed} Agreement is with the same network in PyTorch in float32."
+    )
+    columns = ["File", "Size", "Time", "Same class", "Accuracy"]
+    lines = [tag("tr", tag("th", _name(row), scope="row"), [_cell(text) for text in _texts(row)]) for row in rows]
+    chart = scatter("Size and latency of every file", described, points, x=numbers.memory, y=numbers.seconds)
+    measured = (data.bench or {}).get("data")
+    note = tag("p", f"Agreement and accuracy on {measured}, at most 512 samples.", class_="note") if measured else None
+    left_out = [
+        tag("p", f"Left out: {what}: {why}", class_="note")
+        for what, why in (data.bench or {}).get("left_out", {}).items()
+    ]
+    return section("Formats and precisions", lead, chart, table(columns, lines, numeric=(1, 2, 3, 4)), note, left_out)
+
+
+def int8(data: ReportData) -> Html | None:
+    """What int8 kept of each network, against its limits."""
+    checked = [export for export in data.exports if "sqnr" in (export.get("verification") or {})]
+    if not checked:
+        return None
+    rows = [tag("tr", _int8_cells(export)) for export in checked]
+    limits = checked[0]["verification"]["limits"]
+    lead = (
+        f"Static quantisation, calibrated on real data. A file had to keep {limits['agreement']:.0%} of the classes, "
+        f"an SQNR of {limits['sqnr']:g} dB, and lose at most {100 * limits['accuracy_drop']:g} points of accuracy."
+    )
+    columns = ["File", "Same class", "SQNR", "Accuracy", "In fp32"]
+    return section("What int8 kept", lead, table(columns, rows, numeric=(1, 2, 3, 4)))
+
+
+def _int8_cells(export: dict[str, Any]) -> list[Child]:
+    found = export["verification"]
+    kept = tag("small", "fp32: ", ", ".join(export["keep_fp32"])) if export.get("keep_fp32") else None
+    noise = "no noise" if found["sqnr"] is None else f"{found['sqnr']:.1f}{numbers.NARROW}dB"
+    shares = [_share(found[key]) for key in ("agreement", "accuracy", "reference_accuracy")]
+    return [
+        tag("th", name(export["file"]), kept, scope="row"),
+        *(_cell(text) for text in (shares[0], noise, *shares[1:])),
+    ]
+
+
+def _point(row: dict[str, Any]) -> Point:
+    kind = (row["variant"], row.get("precision", "fp32"))
+    told = f"{_name(row)}: {', '.join(_texts(row)[:3])} the same class"
+    return Point(told, float(row["size"]), float(row["median"]), COLOURS.get(kind, "other2"), " ".join(kind), _far(row))
+
+
+def _far(row: dict[str, Any]) -> bool:
+    return row.get("agreement") is not None and row["agreement"] < LEAST_AGREEMENT
+
+
+def _name(row: dict[str, Any]) -> str:
+    return f"{row['runtime']} {row['variant']} {row.get('precision', 'fp32')}"
+
+
+def _texts(row: dict[str, Any]) -> list[str]:
+    shares = (_share(row.get(key)) for key in ("agreement", "accuracy"))
+    return [numbers.memory(row["size"]), numbers.seconds(row["median"]), *shares]
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else numbers.share(value)
+
+
+def _cell(text: str) -> Html:
+    return tag("td", text, class_="number")
