@@ -46,7 +46,8 @@ class Found:
         suffix = "_quick" if quick else ""
         self.predict = results / f"predict{suffix}.jsonl"
         self.scores = results / f"predict_scores{suffix}.jsonl"
-        self.widths = read_results(results / ("quick.jsonl" if quick else "widths.jsonl"))
+        files = ("quick",) if quick else ("widths", "residual")
+        self.widths = [record for file in files for record in read_results(results / f"{file}.jsonl")]
         self.rlr = read_results(results / ("quick.jsonl" if quick else "rlr.jsonl"))
         self.headlines = {
             name: read_results(results / f"headline_{name}.jsonl") for name in ("small", "full", "full_64")

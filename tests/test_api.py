@@ -158,7 +158,7 @@ def test_rectify_says_how_signal_spreads(how: str) -> None:
 @pytest.mark.parametrize(
     ("criterion", "evaluator"),
     [
-        *(("synflow", e) for e in ("density", "concentration", "ablation")),
+        *(("synflow", e) for e in ("density", "reach", "concentration", "ablation")),
         *((c, "density") for c in ("random", "magnitude", "snip", "grasp")),
     ],
 )

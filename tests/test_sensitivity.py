@@ -171,7 +171,7 @@ def test_one_water_level_is_the_joint_widths_at_that_density(rates):
 @given(
     seed=st.integers(0, 2**16),
     noise=st.floats(0, 1.5),
-    evaluator=st.sampled_from(["density", "concentration", "ablation"]),
+    evaluator=st.sampled_from(["density", "reach", "concentration", "ablation"]),
 )
 def test_every_curve_is_monotone_zero_when_whole_and_infinite_when_gone(seed, noise, evaluator):
     groups, saliency = chain_case()
@@ -205,6 +205,15 @@ def test_extrapolation_goes_on_along_the_last_slope():
     loss = invert(nats, nats / 2, 512)
     deep = np.arange(1, 16)
     assert np.allclose(loss[deep], 2 * np.log(512 / (deep + NEAR)), rtol=1e-6)
+
+
+def test_reach_counts_a_group_once_for_every_two_weights_it_touches():
+    groups = [Group("a", 4, (slot("w", 0, 4), slot("v", 1, 4))), Group("b", 3, tuple(slot(n, 0, 3) for n in "vxyz"))]
+    scores = {"w": torch.ones(4, 1), "v": torch.ones(3, 4), **{n: torch.ones(3, 1) for n in "xyz"}}
+    saliency = FakeSaliency(scores, {name: np.linspace(1, 0.1, 25) for name in scores})
+    near, far = evaluate(structure(groups), saliency, evaluator="reach").curves
+    plain = evaluate(structure(groups), saliency, evaluator="density").curves
+    assert np.allclose(near.loss[1:], plain[0].loss[1:]) and np.allclose(far.loss[1:], 2 * plain[1].loss[1:])
 
 
 def test_concentration_counts_what_the_best_channels_hold():
@@ -290,7 +299,7 @@ def test_pinned_groups_have_a_reason_and_no_number():
 
 def test_unknown_evaluator_and_bad_density_and_nothing_to_judge_by():
     groups, saliency = chain_case()
-    with pytest.raises(UnknownNameError, match="ablation, concentration, density"):
+    with pytest.raises(UnknownNameError, match="ablation, concentration, density, reach"):
         evaluate(structure(groups), saliency, evaluator="guess")
     with pytest.raises(CriterionError, match="share of weights"):
         evaluate(structure(groups), saliency, density=0.0)

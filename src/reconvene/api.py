@@ -49,7 +49,7 @@ def sensitivity(
         model: the untrained model, only read.
         example_inputs: as for ``groups``.
         criterion: ``random``, ``magnitude``, ``snip``, ``grasp`` or ``synflow``.
-        evaluator: ``density``, ``concentration`` or ``ablation``.
+        evaluator: ``density``, ``reach``, ``concentration`` or ``ablation``.
         data: batches ``(inputs, target)`` for criteria that need data.
         loss: ``loss(output, target)``; cross entropy by default.
         seed: of everything random.

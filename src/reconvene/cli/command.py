@@ -127,7 +127,7 @@ class CriterionOptions:
     criterion: Annotated[str, arg(metavar="NAME")] = "synflow"
     """What scores the weights: synflow, snip, grasp, magnitude, random."""
     evaluator: Annotated[str, arg(metavar="NAME")] = "density"
-    """How sensitivity is read from the scores: density, concentration, ablation."""
+    """How sensitivity is read from the scores: density, reach, concentration, ablation."""
 
 
 @dataclass(kw_only=True)

@@ -14,6 +14,7 @@ from reconvene.evaluator.concentration import concentration_losses
 from reconvene.evaluator.curves import Curve, Floats, Pinned, Sensitivity
 from reconvene.evaluator.density import density_losses
 from reconvene.evaluator.evidence import Evidence, Objective, gather
+from reconvene.evaluator.reach import reach_losses
 
 if TYPE_CHECKING:
     from reconvene.saliency import Saliency
@@ -30,6 +31,7 @@ class Evaluator:
 
 EVALUATORS: dict[str, Evaluator] = {
     "density": Evaluator("nats of global density", density_losses),
+    "reach": Evaluator("nats of density over layers", reach_losses),
     "concentration": Evaluator("share of kept saliency", concentration_losses),
     "ablation": Evaluator("share of the objective", ablation_losses),
 }
