@@ -223,12 +223,18 @@ def test_what_cannot_be_scored_is_an_error() -> None:
         score(nn.Sequential(nn.BatchNorm1d(2), nn.ReLU()), ONES)
     with pytest.raises(CriterionError, match="lazy"):
         score(nn.Sequential(nn.LazyLinear(3)), ONES)
-    dead = two_layers()
-    nn.init.zeros_(dead[2].weight)
-    with pytest.raises(CriterionError, match=r"all zero: 2\.weight"):
-        score(dead, ONES)
     with pytest.raises(CriterionError, match="does not run"):
         score(two_layers(), torch.ones(1, 5))
+
+
+def test_a_last_layer_that_starts_at_zero_counts_evenly_and_is_named() -> None:
+    started = two_layers()
+    nn.init.zeros_(started[2].weight)
+    found = score(started, ONES)
+    assert "2.weight, all zero, as if even" in found.input and "all zero" not in score(two_layers(), ONES).input
+    nn.init.constant_(started[2].weight, 0.5)
+    even = score(started, ONES)
+    assert all(torch.allclose(found.scores[name], even.scores[name]) for name in found.scores)
 
 
 def test_objectives_are_shares_of_the_dense_network() -> None:
