@@ -147,3 +147,22 @@ def test_a_model_built_on_meta_may_look_at_the_positions_and_masks_it_makes() ->
     structure = analyse(large, ids)
     assert structure.recording.device == "meta" and not structure.repairs and not structure.unknown
     assert structure.widths.tolist() == analyse(LooksAtPositions(), ids).widths.tolist() == [16, 32]
+
+
+class NotesItsInput(nn.Module):
+    """Remembers how large its input was, and computes otherwise from then on, as windowed attention may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head, self.small = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(16, 4), False
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.small = self.small or x.shape[-1] < 16
+        hidden = self.body(x).relu()
+        return self.head((hidden if self.small else hidden.roll(1, -1)).mean((2, 3)))
+
+
+def test_what_scoring_on_a_small_input_notes_on_modules_does_not_stay() -> None:
+    dense = NotesItsInput()
+    plan = rc.plan(dense, torch.randn(1, 3, 64, 64), rc.Budget(params="2x"))
+    assert not dense.small and plan.rows[0].width < 16

@@ -74,7 +74,7 @@ class Planner:
                 curves = self.judge.sensitivity(structure, scores, density)
             with timed(timings, "allocation"):
                 allocation = allocate(structure, curves, costs, budget, round_to=round_to)
-            return chosen(curves, allocation, budget, data=scores.data)
+            return chosen(curves, allocation, budget, data=scores.told)
 
         timings: dict[str, float] = {}
         with timed(timings, "structure"):

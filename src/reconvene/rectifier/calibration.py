@@ -14,6 +14,7 @@ from reconvene.errors import ModelError
 from reconvene.modes import evaluating
 from reconvene.rectifier.layers import layers
 from reconvene.structure import call, map_tensors, tensors_in
+from reconvene.structure.borrowed import kept_attributes
 
 # A calibration batch holds about this many input values, between 2 and 8 samples: few values suffice for a spread.
 VALUES = 2**17
@@ -54,7 +55,8 @@ def spread_on(model: nn.Module, batch: Any, *, seed: int) -> dict[str, float]:
         if value is not None:
             found[name] = value
 
-    run_hooked(model, batch, note, seed=seed)
+    with kept_attributes(model):
+        run_hooked(model, batch, note, seed=seed)
     return found
 
 

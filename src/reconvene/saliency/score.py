@@ -44,6 +44,11 @@ class Saliency:
     rounds: int
     input: str = ""
 
+    @property
+    def told(self) -> str | None:
+        """What a plan should tell of where the scores come from: the data, and weights taken as even."""
+        return "; ".join([*([self.data] if self.data else []), *self.input.split("; ")[1:]]) or None
+
     def __str__(self) -> str:
         """One line per weight: its name, size, and effective density at the last level."""
         rows = [f"{'weight':<40} {'elements':>10} {'density':>8}"]

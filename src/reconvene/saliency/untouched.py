@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from reconvene.structure.borrowed import kept_attributes
+
 
 @contextmanager
 def untouched(model: nn.Module, *, seed: int | None = None) -> Iterator[None]:
@@ -26,6 +28,7 @@ def untouched(model: nn.Module, *, seed: int | None = None) -> Iterator[None]:
         torch.inference_mode(False),
         torch.enable_grad(),
         torch.autocast(device.type, enabled=False),
+        kept_attributes(model),  # a forward pass on a smaller input may note that on its modules
     ):
         if seed is not None:
             torch.manual_seed(seed)

@@ -16,9 +16,9 @@ from reconvene.errors import CriterionError
 def weights(model: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters a criterion scores, by name and in model order: convolution and linear style weights.
 
-    These are the floating parameters with two dimensions or more that hold anything. Biases (whatever their shape, so position-bias tables
-    too) and the one-dimensional parameters of norm layers are not scored. A tied parameter appears once, under its
-    first name.
+    These are the floating parameters with two dimensions or more that hold anything. Biases (whatever their shape, so
+    position-bias tables too) and the one-dimensional parameters of norm layers are not scored. A tied parameter appears
+    once, under its first name.
     """
     return {
         name: parameter
