@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def commands(tier: str, data: str, results: Path) -> list[list[str]]:
-    """Everything to run, most telling first."""
+    """Everything to run, most telling first; ``predict_other.py`` is run by hand, once."""
     suffix = "" if tier == "small" else f"_{tier}"
     ran = [[str(HERE / "predict.py"), "--tier", tier, "--data", data, "--results", str(results)]]
     for name in EXPERIMENTS[tier]:

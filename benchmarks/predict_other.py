@@ -162,7 +162,7 @@ def start(model: nn.Module, dataset: Dataset, seed: int) -> float:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     return -sum(losses[STEPS // 2 :]) / (STEPS - STEPS // 2)
 
 

@@ -95,8 +95,11 @@ def interval(guess: np.ndarray, found: np.ndarray) -> tuple[float | None, float 
         return None, None
     rng = np.random.Generator(np.random.PCG64(0))
     draws = rng.integers(len(guess), size=(RESAMPLES, len(guess)))
-    values = [r for at in draws if (r := rho(guess[at], found[at])) is not None]
-    low, high = np.quantile(values, (0.025, 0.975))
+    a, b = (rankdata(values[draws], axis=1) for values in (guess, found))
+    a, b = (ranks - ranks.mean(axis=1, keepdims=True) for ranks in (a, b))
+    scale = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    known = scale > 0
+    low, high = np.quantile((a * b).sum(axis=1)[known] / scale[known], (0.025, 0.975))
     return float(low), float(high)
 
 
