@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -167,6 +168,14 @@ def test_norms_and_powers_written_by_hand_conserve_flow() -> None:
     found = score(HandMade(), torch.randn(1, 3, 128, 128), "synflow", rounds=1).scores
     for name in ("stem.weight", "body.weight", "head.weight"):
         assert float(found[name].double().sum()) == pytest.approx(1.0, rel=1e-4) and bool((found[name] > 0).all())
+
+
+def test_a_normalised_weight_that_a_mask_empties_gives_zero_and_not_nothing() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(6, 8)), nn.ReLU(), nn.Linear(8, 2))
+    found = score(net, torch.randn(1, 6), "synflow", rounds=3, density=0.05)
+    assert all(bool(view.isfinite().all()) for view in found.scores.values())
+    assert all(bool(np.isfinite(curve).all()) for curve in found.densities.values())
 
 
 class Multiplied(nn.Module):

@@ -132,7 +132,7 @@ def _multi_head(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """``F.multi_head_attention_forward`` on ``[length, (batch,) features]``, without biases."""
-    if in_proj_weight is not None:
+    if in_proj_weight is not None and not kwargs.get("use_separate_proj_weight"):
         projections = in_proj_weight.chunk(3)
     else:
         projections = tuple(kwargs[f"{letter}_proj_weight"] for letter in "qkv")
@@ -154,6 +154,12 @@ def _embedding(input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tens
 def _normalised_rows(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """``F.normalize`` divides by a norm that is a constant of the signal: the direction is what flows."""
     return _as(input / math.sqrt(input.shape[-1]), input)
+
+
+def _weight_norm(direction: Tensor, length: Tensor, dim: int = 0) -> Tensor:
+    """A normalised weight: its norm is a constant, and of a part that a mask has emptied nothing is left."""
+    norm = torch.norm_except_dim(direction.detach(), 2, dim)
+    return direction * torch.where(norm > 0, length / torch.where(norm > 0, norm, 1.0), 0.0)
 
 
 def _as(result: Tensor, source: Tensor) -> Tensor:
@@ -182,6 +188,7 @@ LINEAR: dict[Callable[..., Any], Callable[..., Any]] = {
     **dict.fromkeys((Tensor.sigmoid, torch.sigmoid_, Tensor.sigmoid_), _gate),
     **dict.fromkeys((F.softmax, torch.softmax, Tensor.softmax), _softmax),
     F.normalize: _normalised_rows,
+    torch._weight_norm: _weight_norm,
     F.scaled_dot_product_attention: _attention,
     F.multi_head_attention_forward: _multi_head,
     F.embedding: _embedding,
