@@ -110,7 +110,7 @@ class Found:
         """How every evaluator ranks groups."""
         found = verdicts(self.predict, self.scores)
         if not found:
-            return "*Not measured yet.*"
+            return "*Not measured yet.*" + self._unfinished()
         rows = [
             [v.model, v.name, _number(v.rho), _between(v), _number(v.rho_loss), f"{v.groups} x {v.seeds}"]
             for v in found
@@ -127,7 +127,33 @@ class Found:
             for model, v in best.items()
             if model in own
         ]
-        return "\n\n".join([*parts, " ".join(said)])
+        return "\n\n".join([*parts, " ".join(said)]) + self._unfinished()
+
+    def _unfinished(self) -> str:
+        """Seeds of which some groups are still to be trained: what is known, without a verdict."""
+        parts = []
+        for model, by_seed in truth(self.predict, self.scores, unfinished=True).items():
+            for seed, lost in by_seed.items():
+                said = {
+                    line["evaluator"]: line["loss"]
+                    for line in said_before(self.scores)
+                    if (name(line), line["seed"], line["criterion"]) == (model, seed, DEFAULT[0])
+                }
+                asked = ("density", "reach")
+                rows = [
+                    [
+                        f"`{group}`",
+                        f"{points:+.1f}",
+                        f"{rise:+.3f}",
+                        *(f"{said[e][group]:.1f}" for e in asked if e in said),
+                    ]
+                    for group, (points, rise) in lost.items()
+                ]
+                header = ["group", "points lost", "rise of test loss", *(f"{e} of synflow" for e in asked if e in said)]
+                whole = len(next(iter(said.values()), lost))
+                what = f"**{model}, seed {seed}: {len(lost)} of {whole} groups are trained, too few for a verdict.**"
+                parts.append(f"\n\n{what}\n\n{grid(header, rows)}")
+        return "".join(parts)
 
     def _prediction_plot(self, model: str) -> str:
         by_seed = truth(self.predict, self.scores)[model]

@@ -33,8 +33,13 @@ class Verdict:
     rho_loss: float | None
 
 
-def truth(results: Path, scores: Path) -> dict[str, dict[int, dict[str, tuple[float, float]]]]:
-    """Points of accuracy lost and rise of test loss, by model, seed and group; of seeds with all groups done."""
+def truth(
+    results: Path, scores: Path, *, unfinished: bool = False
+) -> dict[str, dict[int, dict[str, tuple[float, float]]]]:
+    """Points of accuracy lost and rise of test loss, by model, seed and group; of seeds with all groups done.
+
+    ``unfinished``: of the others instead.
+    """
     found: dict[str, dict[int, dict[str, tuple[float, float]]]] = {}
     records = read_results(results)
     groups = {name(line): set(line["loss"]) for line in said_before(scores)}
@@ -48,7 +53,7 @@ def truth(results: Path, scores: Path) -> dict[str, dict[int, dict[str, tuple[fl
                 for r in cuts
                 if r["run"]["seed"] == seed
             }
-            if set(lost) == groups.get(model):
+            if lost and (set(lost) == groups.get(model)) != unfinished:
                 found.setdefault(model, {})[seed] = lost
     return found
 
