@@ -1,6 +1,7 @@
 """Put what runs printed into the README, between its markers: numbers there are generated, never typed.
 
 reconvene run > benchmarks/results/readme_digits.txt
+python benchmarks/formats.py --again    # on an idle machine; make formats does it all
 python benchmarks/readme.py            # writes; --check only compares
 """
 
@@ -22,7 +23,8 @@ def generated(text: str) -> str:
 
 def block(name: str) -> str:
     """One marked block."""
-    printed = (ROOT / "benchmarks" / "results" / f"readme_{name}.txt").read_text(encoding="utf-8").strip()
+    path = ROOT / "benchmarks" / "results" / f"readme_{name}.txt"
+    printed = path.read_text(encoding="utf-8").strip() if path.exists() else "not measured yet"
     return f"<!-- generated: {name} -->\n```\n{printed}\n```\n<!-- end -->"
 
 

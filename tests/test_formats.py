@@ -97,7 +97,7 @@ class Wild(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.relu(self.first(x))
-        y = torch.cat([y, 3000 * torch.relu(x[:, :1])], 1)
+        y = torch.cat([y, 3000.0 * torch.relu(x[:, :1])], 1)
         return self.head(torch.relu(self.wild(y)).mean((2, 3)))
 
 
@@ -211,3 +211,24 @@ def test_a_file_that_is_damaged_or_another_shape_is_refused(format: str, tmp_pat
 def test_files_of_no_runtime_are_told_with_the_endings_there_are(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"Available: .*\.onnx.*\.pte"):
         deploy.run(tmp_path / "model.engine", images(1))
+
+
+def test_bench_sets_int8_beside_fp32_and_tells_size_and_agreement() -> None:
+    pytest.importorskip("onnxruntime")
+    net = trained("resnet20").eval()
+    evidence = deploy.Evidence(calibrating(), labelled("resnet20"), "128 test images")
+    asked = {"runtimes": ("onnxruntime", "eager"), "precisions": ("fp32", "int8"), "evidence": evidence, "repeats": 2}
+    result = deploy.bench({"dense": net, "pruned": net}, images(1), **asked)
+    rows = [(row.runtime, row.variant, row.precision) for row in result.rows]
+    onnx = [("onnxruntime", variant, kind) for variant in ("dense", "pruned") for kind in ("fp32", "int8")]
+    assert rows == [*onnx, ("eager", "dense", "fp32"), ("eager", "pruned", "fp32")]
+    whole, small = result.row("onnxruntime", "dense"), result.row("onnxruntime", "pruned", "int8")
+    assert whole.speedup == 1.0 and whole.agreement == 1.0
+    assert whole.size is not None and small.size is not None and small.size < whole.size / 2
+    assert small.agreement is not None and 0.95 <= small.agreement <= 1
+    assert result.row("eager", "dense").size is None and result.data == "128 test images" and not result.left_out
+    assert "int8" in str(result) and "128 test images" in str(result)
+    with pytest.raises(UnknownNameError, match="Available: fp32, int8"):
+        deploy.bench({"net": net}, images(1), precisions=("int4",))
+    with pytest.raises(ExportError, match="calibrated on real data"):
+        deploy.bench({"net": net}, images(1), runtimes=("onnxruntime",), precisions=("fp32", "int8"), repeats=1)

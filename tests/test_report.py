@@ -476,3 +476,34 @@ CONTRAST = """() => {
   }
   return found;
 }"""
+
+
+def with_int8() -> ReportData:
+    data = vgg()
+    assert data.bench is not None
+    for i, row in enumerate(data.bench["rows"]):
+        row.update(precision="fp32", size=1000 * (i + 1), agreement=1.0, accuracy=0.98)
+    slow = bench_row("onnxruntime", "pruned", 1.1e-3, 5.7)
+    data.bench["rows"].append({**slow, "precision": "int8", "size": 321, "agreement": 0.913, "accuracy": 0.9})
+    data.bench["left_out"] = {"ncnn pruned int8": "no layer that <b>it</b> knows"}
+    limits = {"agreement": 0.95, "sqnr": 10.0, "accuracy_drop": 0.02}
+    found = {"runtime": "onnxruntime", "data": "real data", "samples": 96, "sqnr": 31.4, "agreement": 0.985}
+    checked = {**found, "accuracy": 0.97, "reference_accuracy": 0.98, "limits": limits, "warning": ""}
+    data.exports.append({**export("model.int8.onnx"), "keep_fp32": ["features.0"], "verification": checked})
+    return data
+
+
+def test_int8_is_a_row_of_its_own_and_never_taken_for_the_pruned_network() -> None:
+    page, plain = render(with_int8()), render(vgg())
+    assert "3.08" in page.split("<section")[0], "the card tells float32 beside float32"
+    for said in ("Formats and precisions", "321", "91.3", "What int8 kept", "31.4", "features.", "A ring marks"):
+        assert said in page
+    assert "<b>it</b>" not in page and "Formats and precisions" not in plain and "What int8 kept" not in plain
+    assert page.count("model.") > plain.count("model."), "the int8 file is told by name"
+
+
+def test_a_chart_of_one_point_has_no_axis_to_divide_by() -> None:
+    data = with_int8()
+    assert data.bench is not None
+    data.bench["rows"] = [{**data.bench["rows"][0], "size": 10}, {**data.bench["rows"][1], "size": 10}]
+    assert "Formats and precisions" in render(data)

@@ -73,6 +73,8 @@ def bench(
         raise UnknownNameError("precision", unknown[0], PRECISIONS)
     if not precisions:
         raise ModelError("there is nothing to bench: precisions is empty")
+    if "int8" in precisions and evidence.calibration is None:
+        raise ExportError("int8 is calibrated on real data: pass evidence=Evidence(calibration=...), or leave int8 out")
     chosen = [runtime_named(name) for name in runtimes]
     for runtime in chosen:
         runtime.require(exporting=runtime.export is not None)

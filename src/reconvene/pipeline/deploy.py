@@ -66,7 +66,7 @@ def export(
     own = list(models)[-1]  # what the artifact itself holds
     quantising: dict[str, Any] = {}
     if int8 is not None and dataset is not None:
-        images = _calibration(dataset, int8.samples, seed=seed)
+        images = calibration_of(dataset, int8.samples, seed=seed)
         quantising = {"quantize": "int8", "calibration": images, "keep_fp32": int8.keep_fp32, "limits": int8.limits}
     found: dict[str, list[Exported]] = {}
     for variant, model in models.items():
@@ -113,7 +113,7 @@ def bench(
     evidence = Evidence()
     if dataset is not None:
         data = Calibration(tuple(test_batches(dataset, batch_size=32)), f"test images of {dataset.name}")
-        images = _calibration(dataset, int8.samples, seed=seed) if int8 else None
+        images = calibration_of(dataset, int8.samples, seed=seed) if int8 else None
         evidence = Evidence(images, data, str(data), int8.keep_fp32 if int8 else ())
     precisions = ("fp32",) if int8 is None else ("fp32", "int8")
     with steps(f"timing {' beside '.join(models)} in {', '.join(runtimes)}", False):
@@ -131,7 +131,7 @@ def bench(
     return result
 
 
-def _calibration(dataset: Dataset, samples: int, *, seed: int) -> Calibration:
+def calibration_of(dataset: Dataset, samples: int, *, seed: int) -> Calibration:
     """As many training images of every class, ``samples`` in all, or fewer where a class has no more."""
     count = len(dataset.classes)
     fewest = min(int((dataset.train.labels == label).sum()) for label in range(count))
