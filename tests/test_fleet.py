@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import device_fakes as fakes
-from reconvene import artifact, cli, devices
+from reconvene import artifact, cli, cutting, devices
 from reconvene.allocation import Budget
-from reconvene.errors import FleetError
+from reconvene.errors import BudgetError, FleetError
 from reconvene.fleet import Result, front, rank, read_fleet, run_fleet, write_page
 from reconvene.fleet.portfolio import DONE
 from reconvene.models import resolve
@@ -173,3 +173,19 @@ def test_the_commands_answer_in_json(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert json.loads(capsys.readouterr().out)["candidates"][0]["loss"] > 0
     assert cli.main(["fit", "here", "--models", "resnet20"]) == 2
     assert cli.main(["fleet", str(tmp_path / "none.yaml")]) == 1
+
+
+def test_a_size_is_that_of_the_exported_file_where_one_is_asked_for(made: tuple[Path, Result]) -> None:
+    folder, result = made
+    chips = [row for row in result.rows if row.device == "chip"]
+    assert chips
+    for row in chips:
+        file = folder / "out" / row.folder / "model.onnx"
+        assert 0.9 * 40_000 <= file.stat().st_size <= 40_000
+        assert row.costs["size"] == file.stat().st_size
+
+
+def test_a_file_that_cannot_be_so_small_is_refused() -> None:
+    model = resolve("resnet20", {"width": 0.25}).build()
+    with pytest.raises(BudgetError, match="of onnx, of which the graph itself takes some"):
+        cutting.plan(model, torch.zeros(1, 3, 32, 32), Budget(size="9kB"), "magnitude", size_of=["onnx"])

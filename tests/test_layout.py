@@ -32,6 +32,7 @@ ORDER = [
     "data",
     "training",
     "deploy",
+    "filesize",
     "cutting",
     "report",
     "experiments",

@@ -7,7 +7,7 @@ keeps the budget.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from reconvene.allocation.budget import read
 from reconvene.deploy.benchmark import latency as stopwatch
 from reconvene.devices import Predictor, Profile
 from reconvene.errors import BudgetError
+from reconvene.filesize import keep_size
 from reconvene.planner import Data, Loss, Planner
 from reconvene.planning import timed
 from reconvene.structure import Structure
@@ -47,6 +48,7 @@ def plan(
     loss: Loss | None = None,
     round_to: int | None = None,
     device: Device | None = None,
+    size_of: Sequence[str] = (),
     say: Callable[[str], None] = devices.store.silent,
 ) -> Plan:
     """Choose which channels stay so that every budget is kept.
@@ -66,6 +68,8 @@ def plan(
             latency the step of the device.
         device: for budgets on latency: a profile, its file or its name. By default this machine in ONNX Runtime on one
             thread: its layers are measured when they are first met, and kept.
+        size_of: formats whose files a budget on size is about, such as ``["onnx"]``: they are exported and weighed. By
+            default it is about ``model.safetensors``.
         say: told what takes time.
 
     Raises:
@@ -74,7 +78,7 @@ def plan(
         DeviceError: the profile is missing, damaged, or does not know a layer of this model.
     """
     planner = Planner(model, example_inputs, criterion, data, seed, evaluator=evaluator, loss=loss)
-    return plan_with(planner, budget, round_to=round_to, device=device, say=say)
+    return plan_with(planner, budget, round_to=round_to, device=device, size_of=size_of, say=say)
 
 
 def prune(
@@ -90,12 +94,14 @@ def prune(
     loss: Loss | None = None,
     round_to: int | None = None,
     device: Device | None = None,
+    size_of: Sequence[str] = (),
 ) -> nn.Module:
     """Plan, apply and rectify in one call; the result is a new module and carries ``reconvene_plan``.
 
     Args and errors as for ``plan``; ``rectify`` is ``reinit``, ``rescale`` or ``keep``.
     """
     options: dict[str, Any] = {"evaluator": evaluator, "loss": loss, "round_to": round_to, "device": device}
+    options["size_of"] = size_of
     made = plan(model, example_inputs, budget, criterion, data, seed, **options)
     with timed(made.timings, "surgery"):
         small = made.apply(model)
@@ -110,9 +116,20 @@ def plan_with(
     *,
     round_to: int | None = None,
     device: Device | None = None,
+    size_of: Sequence[str] = (),
     say: Callable[[str], None] = devices.store.silent,
 ) -> Plan:
     """``plan`` for one of many budgets of a model."""
+
+    def keep(tried: Budget) -> Plan:
+        return _timely(planner, tried, round_to, device, say)
+
+    return keep_size(planner, budget, size_of, keep) if size_of and budget.size is not None else keep(budget)
+
+
+def _timely(
+    planner: Planner, budget: Budget, round_to: int | None, device: Device | None, say: Callable[[str], None]
+) -> Plan:
     if budget.latency is None:
         return planner.plan(budget, round_to=ROUND_TO if round_to is None else round_to)
     timings: dict[str, float] = {}

@@ -105,6 +105,9 @@ class BudgetOptions:
     device: Annotated[str | None, arg(metavar="PROFILE")] = None
     """Profile of the device that --latency is for: a file, or a name. By default this machine, measured as needed."""
 
+    size_of: Annotated[str, arg(metavar="FORMAT[,FORMAT]")] = ""
+    """Formats whose exported files --size is about: onnx. By default it is about the artifact's weights file."""
+
     def budget(self, *, default: dict[str, str] | None = None) -> Budget:
         """The budget asked for, or ``default`` where none was. UsageError where there is neither."""
         from reconvene.allocation import Budget
@@ -117,7 +120,14 @@ class BudgetOptions:
             )
         if self.device is not None and "latency" not in asked:
             raise UsageError("--device says where --latency is kept. Give both, or leave it out")
+        if self.size_of and "size" not in asked:
+            raise UsageError("--size-of says what --size is about. Give both, or leave it out")
         return Budget(**asked)
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """Device and files, as ``Pruning`` takes them."""
+        return {"device": self.device, "size_of": tuple(name for name in self.size_of.split(",") if name)}
 
 
 @dataclass(kw_only=True)
@@ -141,13 +151,13 @@ class PruneOptions(CriterionOptions):
     overwrite: bool = False
     """Replace an artifact that was trained already."""
 
-    def pruning(self, seed: int, device: str | None = None) -> Pruning:
+    def pruning(self, seed: int, **where: Any) -> Pruning:
         """These options as the pipeline takes them."""
         from reconvene.pipeline import Pruning
 
         if self.round_to is not None and self.round_to < 1:
             raise UsageError("--round-to is 1 at least")
-        return Pruning(self.criterion, self.evaluator, self.rectify, self.round_to, seed, device)
+        return Pruning(self.criterion, self.evaluator, self.rectify, self.round_to, seed, **where)
 
 
 @dataclass(kw_only=True)

@@ -33,7 +33,7 @@ class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
             source,
             self.output,
             budget=budget,
-            pruning=self.pruning(self.seed, self.device),
+            pruning=self.pruning(self.seed, **self.where),
             data=lambda: self.dataset(source.input_shape),
             overwrite=self.overwrite,
             allow_import=self.allow_import,
@@ -46,6 +46,9 @@ class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
             [name, quantity(name, dense[name]), quantity(name, pruned[name]), smaller(dense[name], pruned[name])]
             for name in dense
         ]
+        work = plan.training_flops
+        flops = [quantity("flops", work[which]) for which in ("dense", "pruned")]
+        costs.append(["training FLOPs an example", *flops, smaller(work["dense"], work["pruned"])])
         facts = artifact.manifest(self.output).measurements["pruning"]
         text = [
             table(["group", "dense", "width", "loss", "why"], widths, title=f"{source.address} within {budget}"),
@@ -64,6 +67,7 @@ class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
             "pinned": plan.pinned,
             "costs": plan.costs,
             "limits": plan.limits,
+            "training_flops": plan.training_flops,
             **facts,
             "timings": plan.timings,
         }

@@ -180,7 +180,14 @@ def _plans(fleet: Fleet, model: str, folder: Path, allow_import: bool, say: Call
             continue
         planner = planner or planner_of(fleet, source, allow_import=allow_import)
         try:
-            plan = plan_with(planner, device.budget, round_to=device.round_to, device=device.profile, say=say)
+            plan = plan_with(
+                planner,
+                device.budget,
+                round_to=device.round_to,
+                device=device.profile,
+                size_of=device.export,
+                say=say,
+            )
         except (BudgetError, DeviceError, StructureError) as error:
             floor = getattr(error, "floor", None)
             result.append(_Planned(device, model, place, key, trouble=str(error), floor=floor))

@@ -50,6 +50,8 @@ class Pruning:
     seed: int = 0
     device: str | None = None
     """For budgets on latency: a profile's file or name; ``None``: this machine."""
+    size_of: tuple[str, ...] = ()
+    """Formats whose files a budget on size is about; none: the artifact's own weights file."""
 
     def check(self) -> None:
         """Raise UnknownNameError now for what would only be looked up after a while."""
@@ -103,6 +105,7 @@ def prune(
             evaluator=pruning.evaluator,
             round_to=pruning.round_to,
             device=pruning.device,
+            size_of=pruning.size_of,
             say=say,
         )
         with _timed(plan, "surgery"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,10 +13,10 @@ from reconvene.allocation import Budget
 from reconvene.data import Dataset
 from reconvene.deploy import Verification
 from reconvene.devices.store import silent
-from reconvene.errors import ExportError, VerificationError
+from reconvene.errors import ArtifactError, ExportError, VerificationError
 from reconvene.models import Source
 from reconvene.pipeline.deploy import Int8, bench, export
-from reconvene.pipeline.prune import DENSE, Pruning, prune
+from reconvene.pipeline.prune import BENCH, DENSE, Pruning, prune
 from reconvene.pipeline.report import accuracies, read_bench, report
 from reconvene.pipeline.steps import Steps, quiet
 from reconvene.pipeline.train import Lesson, train
@@ -31,6 +32,7 @@ class Outcome:
         costs: ``{"dense": {...}, "pruned": {...}}`` with ``params``, ``macs``, ``size`` and ``peak_memory`` (bytes),
             ``latency`` (seconds in ONNX Runtime, batch of one, one thread), ``accuracy`` (in [0, 1]).
             ``int8_size``, ``int8_latency`` and ``int8_agreement`` (with float32, in [0, 1]) where int8 could be made.
+        speedup: median over rounds of dense latency over pruned, each pair from the same round, as the report has it.
         verified: largest relative error of each exported file against PyTorch.
         int8: why a variant's int8 file was not kept, by variant; ``None`` where none was asked for.
     """
@@ -42,11 +44,12 @@ class Outcome:
     costs: dict[str, dict[str, float]]
     verified: dict[str, float]
     int8: dict[str, str] | None = None
+    speedup: float = 1.0
 
     def __str__(self) -> str:
         dense, pruned = self.costs["dense"], self.costs["pruned"]
         rows = [
-            [label, show(dense[cost]), show(pruned[cost]), f"{dense[cost] / pruned[cost]:.2f}x {better}"]
+            [label, show(dense[cost]), show(pruned[cost]), f"{self._ratio(cost):.2f}x {better}"]
             for cost, (label, show, better) in _ROWS.items()
             if cost in dense and cost in pruned
         ]
@@ -65,6 +68,9 @@ class Outcome:
             gain = dense["latency"] / pruned["int8_latency"]
             foot.insert(2, f"dense in fp32 beside pruned in int8: {gain:.2f}x faster in ONNX Runtime")
         return table([self.model, "dense", "pruned", ""], rows, right=(1, 2), foot=["", *foot])
+
+    def _ratio(self, cost: str) -> float:
+        return self.speedup if cost == "latency" else self.costs["dense"][cost] / self.costs["pruned"][cost]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -142,7 +148,7 @@ def run(
     page = report(folder, command=command)
     checked = {variant: made[0].verification for variant, made in exports.items()}
     errors = {variant: found.max_rel_error for variant, found in checked.items() if isinstance(found, Verification)}
-    return Outcome(source.address, folder, page, str(dataset), _costs(folder), errors, refused)
+    return Outcome(source.address, folder, page, str(dataset), _costs(folder), errors, refused, _speedup(folder))
 
 
 def _quantised(folder: Path, dataset: Dataset, int8: Int8, *, allow_import: bool, steps: Steps) -> dict[str, str]:
@@ -162,8 +168,17 @@ def _pruned_already(folder: Path, source: Source, budget: Budget, pruning: Pruni
         return False
     found = artifact.manifest(folder)
     facts = found.measurements.get("pruning", {})
-    asked = {**asdict(pruning), "budget": dict(budget.asked)}
+    asked = json.loads(json.dumps({**asdict(pruning), "budget": dict(budget.asked)}))  # as the manifest holds it
     return found.source == source and {name: facts.get(name) for name in asked} == asked
+
+
+def _speedup(folder: Path) -> float:
+    timed = read_bench(folder)
+    assert timed is not None, "timed above"
+    for row in timed["rows"]:
+        if (row["runtime"], row["variant"], row["precision"]) == ("onnxruntime", "pruned", "fp32"):
+            return float(row["speedup"])
+    raise ArtifactError(f"{folder / BENCH} does not time the pruned network in ONNX Runtime. Run the benchmark again")
 
 
 def _costs(folder: Path) -> dict[str, dict[str, float]]:

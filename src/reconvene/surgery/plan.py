@@ -88,6 +88,15 @@ class Plan:
         """Modules whose tensors change, in model order."""
         return list(dict.fromkeys(name.rpartition(".")[0] for name in self.slices))
 
+    @property
+    def training_flops(self) -> dict[str, float]:
+        """FLOPs of one example in training, ``dense`` and ``pruned``: forward, and the gradients of inputs and weights.
+
+        Six a multiply-accumulate: two each in three products of the same size. Norms, elementwise work and the
+        optimizer are not in it; times the examples of an epoch, it is what an epoch costs.
+        """
+        return {which: 6.0 * costs["macs"] for which, costs in self.costs.items() if "macs" in costs}
+
     def __str__(self) -> str:
         asked = ", ".join(f"{cost} {value}" for cost, value in self.budget.items())
         head = f"plan by {self.criterion or 'hand'}: {asked or 'no budget'}"
@@ -97,6 +106,10 @@ class Plan:
             f"{cost}: {quantity(cost, dense[cost])} -> {quantity(cost, value)} ({smaller(dense[cost], value)})"
             for cost, value in pruned.items()
         ]
+        work = self.training_flops
+        if "pruned" in work:
+            least = smaller(work["dense"], work["pruned"])
+            foot.append(f"training FLOPs an example: {work['dense']:,.0f} -> {work['pruned']:,.0f} ({least})")
         return table(["group", "dense", "width", "loss", "why"], rows, title=head, foot=[*foot, *self.notes])
 
     def apply(self, model: nn.Module) -> nn.Module:

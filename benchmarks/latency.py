@@ -1,0 +1,134 @@
+"""How well device profiles predict, how well budgets on latency are kept, and what a fleet of budgets costs.
+
+``python benchmarks/latency.py predict MODEL [--plans 50]``: random plans, predicted and measured on this machine,
+unaligned widths included. ``budgets MODEL``: five budgets, asked, predicted and measured. ``fleet``: fifty budgets of
+one model planned together and one by one. Every call adds JSON lines to ``benchmarks/results/latency.jsonl``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import reconvene as rc
+from reconvene import cutting, devices, models
+from reconvene.deploy import bench
+from reconvene.deploy.machine import machine, now
+from reconvene.structure import analyse
+from reconvene.structure.extents import settle
+from reconvene.structure.replay import replay
+from reconvene.surgery import make_plan
+
+RESULTS = Path(__file__).parent / "results" / "latency.jsonl"
+
+
+def note(row: dict[str, Any]) -> None:
+    with RESULTS.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({**row, "machine": machine(), "date": now()}) + "\n")
+
+
+def predict(name: str, plans: int, steps: tuple[int, ...]) -> None:
+    source = models.resolve(name, {})
+    model, inputs = source.build().eval(), models.example_inputs(source.input_shape)
+    structure = analyse(model, inputs)
+    start = time.perf_counter()
+    jobs = devices.jobs(devices.sites(structure))
+    profile = devices.measure(jobs, far=cutting.weights_of(model))
+    seconds = time.perf_counter() - start
+    predictor = devices.Predictor(structure, profile)
+    rng = np.random.default_rng(0)
+    variants, predicted, rounding = {"dense": model}, {"dense": predictor.seconds(structure.widths)}, {"dense": 0}
+    while len(variants) <= plans:
+        step = int(rng.choice(steps))
+        share = np.clip(rng.uniform(0.05, 1) * rng.uniform(0.6, 1.4, len(structure.widths)), 0.03, 1)
+        want = np.clip(np.round(structure.widths * share / step) * step, 1, structure.widths).astype(np.int64)
+        widths = settle(structure.balances, want, structure.widths)
+        keep = [np.arange(width) for width in widths]
+        rerun = replay(model, inputs, structure, keep)
+        if rerun.failure is None:
+            key = f"{len(variants)}"
+            variants[key] = make_plan(model, structure, keep, [], scalars=rerun.scalars).apply(model).eval()
+            predicted[key], rounding[key] = predictor.seconds(widths), step
+    measured = bench(variants, inputs, runtimes=("onnxruntime",), repeats=15)
+    rows = [(predicted[key], measured.row("onnxruntime", key).median, rounding[key]) for key in variants]
+    scale = rows[0][1] / rows[0][0]
+    errors = np.array([p / m - 1 for p, m, _ in rows[1:]])
+    scaled = np.array([p * scale / m - 1 for p, m, _ in rows[1:]])
+    facts = {
+        "what": "predict",
+        "model": name,
+        "plans": plans,
+        "rounding": list(steps),
+        "profile_seconds": seconds,
+        "profile_noise": profile.noise,
+        "median_error": float(np.median(np.abs(errors))),
+        "worst_error": float(np.abs(errors).max()),
+        "median_error_scaled_by_dense": float(np.median(np.abs(scaled))),
+        "worst_error_scaled_by_dense": float(np.abs(scaled).max()),
+        "rows": [{"predicted": p, "measured": m, "round_to": s} for p, m, s in rows],
+        "versions": measured.versions,
+    }
+    note(facts)
+    print(json.dumps({key: value for key, value in facts.items() if key != "rows"}, indent=1))
+
+
+def budgets(name: str) -> None:
+    source = models.resolve(name, {})
+    model, inputs = source.build(), models.example_inputs(source.input_shape)
+    planner = cutting.Planner(model, inputs, "synflow", density=1 / 16)
+    for asked in ("1.5x", "2x", "3x", "4x", "6x"):
+        start = time.perf_counter()
+        said: list[str] = []
+        row: dict[str, Any] = {"what": "budgets", "model": name, "asked": asked}
+        try:
+            plan = cutting.plan_with(planner, rc.Budget(latency=asked), say=said.append)
+            limit, found = plan.limits["latency"], plan.costs["pruned"]["latency"]
+            again = bench({"pruned": plan.apply(model)}, inputs, runtimes=("onnxruntime",), repeats=20).rows[0].median
+            row |= {"limit": limit, "measured": found, "measured_again": again, "used": found / limit, "said": said}
+            row["costs"] = plan.costs
+        except rc.ReconveneError as error:
+            row["refused"] = str(error)
+        note({**row, "seconds": time.perf_counter() - start})
+        print({key: value for key, value in row.items() if key not in ("said", "costs")}, flush=True)
+
+
+def fleet(name: str = "torchvision:resnet18", count: int = 50) -> None:
+    source = models.resolve(name, {})
+    model, inputs = source.build(), models.example_inputs(source.input_shape)
+    asked = [rc.Budget(params=float(share)) for share in np.geomspace(0.9, 0.02, count)]
+    start = time.perf_counter()
+    planner = cutting.Planner(model, inputs, "synflow", density=1 / 32)
+    for budget in asked:
+        cutting.plan_with(planner, budget)
+    together = time.perf_counter() - start
+    start, few = time.perf_counter(), asked[:: max(1, count // 5)]
+    for budget in few:
+        cutting.plan(model, inputs, budget)
+    single = (time.perf_counter() - start) / len(few)
+    row = {"what": "fleet", "model": name, "budgets": count, "together": together, "one_prune": single}
+    note({**row, "times_faster": count * single / together})
+    print(row, count * single / together)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("predict", "budgets", "fleet"))
+    parser.add_argument("model", nargs="?", default="torchvision:resnet18")
+    parser.add_argument("--plans", type=int, default=50)
+    parser.add_argument("--round-to", type=int, nargs="*", default=[4, 8, 16])
+    options = parser.parse_args()
+    if options.what == "predict":
+        predict(options.model, options.plans, tuple(options.round_to))
+    elif options.what == "budgets":
+        budgets(options.model)
+    else:
+        fleet(options.model)
+
+
+if __name__ == "__main__":
+    main()
