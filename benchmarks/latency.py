@@ -2,7 +2,8 @@
 
 ``python benchmarks/latency.py predict MODEL [--plans 50]``: random plans, predicted and measured on this machine,
 unaligned widths included. ``budgets MODEL``: five budgets, asked, predicted and measured. ``fleet``: fifty budgets of
-one model planned together and one by one. Every call adds JSON lines to ``benchmarks/results/latency.jsonl``.
+one model planned together and one by one. Every call adds JSON lines to ``benchmarks/results/latency.jsonl``;
+``page`` writes them as tables into ``docs/devices.md``.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from reconvene.structure.extents import settle
 from reconvene.structure.replay import replay
 from reconvene.surgery import make_plan
 
+BEGIN, END = "<!-- latency: begin -->", "<!-- latency: end -->"
 RESULTS = Path(__file__).parent / "results" / "latency.jsonl"
 
 
@@ -115,9 +117,39 @@ def fleet(name: str = "torchvision:resnet18", count: int = 50) -> None:
     print(row, count * single / together)
 
 
+def page() -> None:
+    """Write the newest result of every kind between the marks of the page."""
+    rows = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+    newest = {(row["what"], row["model"], row.get("asked")): row for row in rows}
+    lines = ["| model | plans | median error | worst | median, scaled by dense | worst, scaled |", "|" + " --- |" * 6]
+    for (what, model, _), row in newest.items():
+        if what == "predict":
+            names = ("median_error", "worst_error", "median_error_scaled_by_dense", "worst_error_scaled_by_dense")
+            lines.append(f"| `{model}` | {row['plans']} | " + " | ".join(f"{row[name]:.1%}" for name in names) + " |")
+    lines += ["", "| model | asked | limit | measured | used | measured again |", "|" + " --- |" * 6]
+    for (what, model, asked), row in newest.items():
+        if what == "budgets" and "refused" in row:
+            lines.append(f"| `{model}` | {asked} | refused | | | |")
+        elif what == "budgets":
+            times = [f"{row[name] * 1e3:.3g} ms" for name in ("limit", "measured")]
+            again = f"{row['measured_again'] * 1e3:.3g} ms"
+            lines.append(f"| `{model}` | {asked} | {times[0]} | {times[1]} | {row['used']:.1%} | {again} |")
+    for (what, model, _), row in newest.items():
+        if what == "fleet":
+            lines += [
+                "",
+                f"{row['budgets']} budgets of `{model}`: {row['together']:.0f} s planned together, "
+                f"{row['one_prune']:.1f} s each planned alone ({row['times_faster']:.1f}x).",
+            ]
+    path = Path(__file__).parents[1] / "docs" / "devices.md"
+    text = path.read_text(encoding="utf-8")
+    head, tail = text.split(BEGIN)[0], text.split(END)[1]
+    path.write_text(head + BEGIN + "\n" + "\n".join(lines) + "\n" + END + tail, encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("predict", "budgets", "fleet"))
+    parser.add_argument("what", choices=("predict", "budgets", "fleet", "page"))
     parser.add_argument("model", nargs="?", default="torchvision:resnet18")
     parser.add_argument("--plans", type=int, default=50)
     parser.add_argument("--round-to", type=int, nargs="*", default=[4, 8, 16])
@@ -126,8 +158,10 @@ def main() -> None:
         predict(options.model, options.plans, tuple(options.round_to))
     elif options.what == "budgets":
         budgets(options.model)
-    else:
+    elif options.what == "fleet":
         fleet(options.model)
+    else:
+        page()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import device_fakes as fakes
+import reconvene as rc
 from reconvene import artifact, cli, cutting, devices
 from reconvene.allocation import Budget
 from reconvene.errors import BudgetError, FleetError
@@ -189,3 +190,17 @@ def test_a_file_that_cannot_be_so_small_is_refused() -> None:
     model = resolve("resnet20", {"width": 0.25}).build()
     with pytest.raises(BudgetError, match="of onnx, of which the graph itself takes some"):
         cutting.plan(model, torch.zeros(1, 3, 32, 32), Budget(size="9kB"), "magnitude", size_of=["onnx"])
+
+
+@pytest.mark.slow
+def test_the_example_ends_in_files_that_keep_their_limits(tmp_path: Path) -> None:
+    fleet = read_fleet(Path(__file__).parents[1] / "examples" / "fleet" / "fleet.yaml")
+    result = run_fleet(fleet, tmp_path / "out")
+    assert {row.device for row in result.rows if row.chosen} == {device.name for device in fleet.devices}
+    for row in (row for row in result.rows if row.folder):
+        model = artifact.load(tmp_path / "out" / row.folder)
+        found = rc.measure(model, torch.zeros(1, 3, 32, 32), latency=False)
+        weight = (tmp_path / "out" / row.folder / "model.onnx").stat().st_size
+        costs = {**found.to_dict(), "size": weight}
+        for cost, limit in row.limits.items():
+            assert costs[cost] <= limit, (row.device, row.model, cost)
