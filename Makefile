@@ -18,7 +18,7 @@ help:
 	@echo "make check      style and types only"
 	@echo "make bench      what the speed of structure, saliency and pruning is measured by"
 	@echo "make evidence   all runs behind docs/evidence.md that are not there yet, then the page: hours, resumable"
-	@echo "make evidence-quick  every arm once on digits: under 20 minutes, into out/evidence-quick"
+	@echo "make evidence-quick  every arm once on digits, into out/evidence-quick"
 	@echo "make docs       the documentation, into site/"
 
 setup: .venv/.ready

@@ -2,7 +2,7 @@
 
 python benchmarks/evidence.py                     # tier small, in any slices: see below
 python benchmarks/evidence.py --seconds 540       # one slice of it
-python benchmarks/evidence.py --tier quick        # minutes, on digits, into out/evidence-quick: proves the pipeline
+python benchmarks/evidence.py --tier quick        # digits, into out/evidence-quick: proves the pipeline
 python benchmarks/evidence.py --pages             # only write the page; --check: fail if it is not up to date
 
 From the speed of single runs, tier small takes an estimated four hours of two idle cores; it has not been run as a

@@ -283,7 +283,9 @@ class Found:
         wanted = ("vgg16_bn", "resnet20", "mobilenetv2") if self.tier == "small" else ()
         asked += [f"- Prediction on {m}." for m in wanted if not any(m in known for known in models)]
         if not self.headlines["full"] and self.tier == "small":
-            asked.append("- The full tier: 160 epochs of all images on a GPU. It has been tried for two steps only.")
+            asked.append(
+                "- The full tier: 160 epochs of all images on a GPU. `full` was tried for two steps on a CPU, `full_64` not."
+            )
         return "\n".join(asked) or "- Nothing that the protocol asks for."
 
 
