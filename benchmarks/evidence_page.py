@@ -284,7 +284,7 @@ class Found:
         asked += [f"- Prediction on {m}." for m in wanted if not any(m in known for known in models)]
         if not self.headlines["full"] and self.tier == "small":
             asked.append(
-                "- The full tier: 160 epochs of all images on a GPU. `full` was tried for two steps on a CPU, `full_64` not."
+                "- The full tier, 160 epochs on a GPU: `full` was tried for two steps on a CPU, `full_64` was not."
             )
         return "\n".join(asked) or "- Nothing that the protocol asks for."
 

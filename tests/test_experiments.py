@@ -252,19 +252,19 @@ def _stable(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_finished_experiment_does_nothing_and_a_failing_run_loses_only_itself(tmp_path: Path) -> None:
-    arms = [{"arm": "cut", "group": ["stem.0", "nowhere"]}, {"arm": "dense"}]
+    arms = [{"arm": "cut", "group": "nowhere"}, {"arm": "dense"}]
     said: list[str] = []
     asked = make_experiment(experiment(arms=arms))
     outcome = compare(asked, tmp_path / "r.jsonl", tmp_path / "work", say=said.append)
-    assert [record["run"]["arm"] for record in outcome.records] == ["cut", "dense"]
+    assert [record["run"]["arm"] for record in outcome.records] == ["dense"]
     assert outcome.left == 1
     (trouble,) = outcome.failed.values()
     assert "nowhere" in trouble and "stem.0" in trouble
-    assert len(said) == 3 and "left" in said[0]
+    assert len(said) == 2 and "left" in said[0]
     before = (tmp_path / "r.jsonl").read_bytes()
     done = make_experiment(experiment(arms=[{"arm": "dense"}]))
     assert compare(done, tmp_path / "r.jsonl", tmp_path / "work", say=said.append).left == 0
-    assert (tmp_path / "r.jsonl").read_bytes() == before and len(said) == 3
+    assert (tmp_path / "r.jsonl").read_bytes() == before and len(said) == 2
 
 
 def test_results_survive_a_line_cut_short(tmp_path: Path) -> None:
