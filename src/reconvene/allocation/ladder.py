@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reconvene.allocation.balance import Pieces, Widths, components, repair
+from reconvene.structure.lattice import descend, moves
 
 Floats = NDArray[np.float64]
 
@@ -137,27 +138,49 @@ def _climb(
     allowed: Sequence[Widths],
 ) -> Widths:
     """From the narrowest balanced state up: each rung grows whoever loses most, and whoever must follow."""
+    own = list(members)
+    steps = moves(
+        [
+            [equation.pieces[0].get(g, 0) - piece.get(g, 0) for g in members]
+            for equation in equations
+            for piece in equation.pieces[1:]
+        ]
+    )
+
+    def lowered(widths: Widths, least: Widths) -> Widths:
+        """Back to the smallest solution above ``least``: repair may have grown past it."""
+        out = widths.copy()
+        out[own] = descend(
+            widths[own], least[own], dense[own], steps, lambda w: all(w[i] in allowed[g] for i, g in enumerate(own))
+        )
+        return out
+
     widths = dense.copy()
-    for g in members:
-        widths[g] = allowed[g][0]
-    widths = repair(widths, equations, allowed, _needs(widths, losses, members))
-    rungs = [widths[list(members)]]
+    widths[own] = [allowed[g][0] for g in members]
+    widths = lowered(repair(widths, equations, allowed, _needs(widths, losses, members)), widths)
+    rungs = [widths[own]]
     while any(widths[g] < dense[g] for g in members):
         need = _needs(widths, losses, members)
         worst = max((g for g in members if widths[g] < dense[g]), key=lambda g: (need[g], -g))
-        widths = grow(widths, worst, equations, allowed, need)
-        rungs.append(widths[list(members)])
+        least = stepped(widths, worst, allowed)
+        widths = lowered(repair(least, equations, allowed, need), least)
+        rungs.append(widths[own])
     return np.stack(rungs)
+
+
+def stepped(widths: Widths, group: int, allowed: Sequence[Widths]) -> Widths:
+    """One step more for ``group`` alone."""
+    grown = widths.copy()
+    options = allowed[group]
+    grown[group] = options[int(np.searchsorted(options, widths[group], side="right"))]
+    return grown
 
 
 def grow(
     widths: Widths, group: int, equations: Sequence[Pieces], allowed: Sequence[Widths], need: Sequence[float]
 ) -> Widths:
     """One step more for ``group``, and whatever the equations then ask of others."""
-    grown = widths.copy()
-    options = allowed[group]
-    grown[group] = options[int(np.searchsorted(options, widths[group], side="right"))]
-    return repair(grown, equations, allowed, need)
+    return repair(stepped(widths, group, allowed), equations, allowed, need)
 
 
 def _needs(widths: Widths, losses: Sequence[Floats], members: tuple[int, ...]) -> list[float]:

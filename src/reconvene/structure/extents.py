@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from reconvene.errors import StructureError
 from reconvene.structure.groups import Balance
 from reconvene.structure.labels import Dim
+from reconvene.structure.lattice import descend, moves
 
 Widths = NDArray[np.int64]
 
@@ -43,11 +44,11 @@ def kept_positions(dim: Dim, kept: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 def settle(balances: Sequence[Balance], widths: Widths, dense: Widths) -> Widths:
     """The widths, raised where pieces that must stay equal are not. Dense widths always satisfy every balance."""
-    widths = widths.copy()
+    least, widths = widths, widths.copy()
     for _ in range(int(dense.sum()) + 1):
         short = _first_short(balances, widths)
         if short is None:
-            return widths
+            return _lowered(balances, widths, least, dense)
         piece, missing = short
         # The group that overshoots least; among those the narrowest part of its dense width.
         room = [g for g in piece if widths[g] < dense[g]]
@@ -56,6 +57,36 @@ def settle(balances: Sequence[Balance], widths: Widths, dense: Widths) -> Widths
         best = min(room, key=lambda g: (max(piece[g] - missing, 0), widths[g] / dense[g], g))
         widths[best] += max(1, min(missing // piece[best], int(dense[best] - widths[best])))
     raise StructureError("pieces that must stay equal cannot be made equal")
+
+
+def _lowered(balances: Sequence[Balance], widths: Widths, least: Widths, dense: Widths) -> Widths:
+    """The same, lowered again where growing ran past a smaller solution."""
+    out = widths.copy()
+    for linked in _linked(balances):
+        members = sorted({g for balance in linked for piece in balance.pieces for g in piece})
+        if (widths[members] > least[members]).any():
+            rows = [
+                [balance.pieces[0].get(g, 0) - piece.get(g, 0) for g in members]
+                for balance in linked
+                for piece in balance.pieces[1:]
+            ]
+            out[members] = descend(widths[members], least[members], dense[members], moves(rows), lambda _: True)
+    return out
+
+
+def _linked(balances: Sequence[Balance]) -> list[list[Balance]]:
+    """Balances that share groups, directly or through others."""
+    sets: list[tuple[set[int], list[Balance]]] = []
+    for balance in balances:
+        groups, together = {g for piece in balance.pieces for g in piece}, [balance]
+        apart = []
+        for known, its in sets:
+            if known.isdisjoint(groups):
+                apart.append((known, its))
+            else:
+                groups, together = groups | known, its + together
+        sets = [*apart, (groups, together)]
+    return [together for _, together in sets]
 
 
 def _first_short(balances: Sequence[Balance], widths: Widths) -> tuple[dict[int, int], int] | None:

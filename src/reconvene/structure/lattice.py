@@ -1,0 +1,80 @@
+"""Widths that satisfy equations, as points of a lattice: how to get from one solution to a smaller one.
+
+Growing widths one equation at a time may run past solutions: ``3 w - 2 == 22 h`` holds for ``(8, 1)`` and ``(30, 4)``
+and nowhere between. The differences of solutions form a lattice, whose short vectors lead from any solution to those
+around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+Widths = NDArray[np.int64]
+FEW = 3
+"""With so many free directions or fewer, all their sums and differences are tried."""
+
+
+def moves(rows: Sequence[Sequence[int]]) -> list[Widths]:
+    """Vectors by which solutions of ``rows @ widths == constant`` differ: short sums of a basis, both ways.
+
+    The basis comes from column operations on ``rows`` (Hermite normal form; Cohen 1993, A Course in Computational
+    Algebraic Number Theory, 2.4), so it spans every whole-number solution.
+    """
+    basis = _kernel([list(row) for row in rows])
+    if len(basis) <= FEW:
+        chosen = [c for c in product((-1, 0, 1), repeat=len(basis)) if any(c)]
+        return [np.asarray(c, dtype=np.int64) @ np.stack(basis) for c in chosen]
+    pairs = [a + s * b for i, a in enumerate(basis) for b in basis[:i] for s in (-1, 1)]
+    return [s * v for v in [*basis, *pairs] for s in (-1, 1)]
+
+
+def _kernel(rows: list[list[int]]) -> list[Widths]:
+    count = len(rows[0]) if rows else 0
+    columns = [([row[j] for row in rows], [int(i == j) for i in range(count)]) for j in range(count)]
+    done = 0
+    for i in range(len(rows)):
+        while True:
+            live = [j for j in range(done, count) if columns[j][0][i]]
+            if len(live) < 2:
+                break
+            least = min(live, key=lambda j: abs(columns[j][0][i]))
+            for j in live:
+                if j != least:
+                    times = columns[j][0][i] // columns[least][0][i]
+                    for part, base in zip(columns[j], columns[least], strict=True):
+                        part[:] = [a - times * b for a, b in zip(part, base, strict=True)]
+        if live:
+            columns[done], columns[live[0]] = columns[live[0]], columns[done]
+            done += 1
+    return [np.array(solution, dtype=np.int64) for _, solution in columns[done:]]
+
+
+def descend(
+    widths: Widths, least: Widths, dense: Widths, steps: Sequence[Widths], fits: Callable[[Widths], bool]
+) -> Widths:
+    """The solution that short moves reach from ``widths`` with the smallest sum of shares of dense widths.
+
+    No width falls below ``least`` or rises above ``dense``; ``fits`` says whether other limits (rounding) hold.
+    """
+    widths = widths.copy()
+    while True:
+        found = [w for step in steps if (w := _furthest(widths, step, least, dense, fits)) is not None]
+        if not found:
+            return widths
+        widths = min(found, key=lambda w: float((w / dense).sum()))
+
+
+def _furthest(
+    widths: Widths, step: Widths, least: Widths, dense: Widths, fits: Callable[[Widths], bool]
+) -> Widths | None:
+    if float((step / dense).sum()) <= 0:
+        return None
+    down, up = step > 0, step < 0
+    most = min(
+        [*((widths - least)[down] // step[down]).tolist(), *((dense - widths)[up] // -step[up]).tolist()], default=0
+    )
+    return next((w for times in range(int(most), 0, -1) if fits(w := widths - times * step)), None)
