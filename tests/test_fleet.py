@@ -193,6 +193,7 @@ def test_a_file_that_cannot_be_so_small_is_refused() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_example_ends_in_files_that_keep_their_limits(tmp_path: Path) -> None:
     fleet = read_fleet(Path(__file__).parents[1] / "examples" / "fleet" / "fleet.yaml")
     result = run_fleet(fleet, tmp_path / "out")
