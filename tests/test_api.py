@@ -12,7 +12,9 @@ from torch import nn
 
 import reconvene as rc
 from reconvene import models
+from reconvene.allocation.costs import CostModel
 from reconvene.errors import BudgetError, CriterionError, ModelError, PlanError, StructureError, UnknownNameError
+from reconvene.structure import analyse
 
 INPUTS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -241,3 +243,13 @@ def test_pruning_twice_starts_from_the_smaller_model() -> None:
     once = rc.prune(resnet(), INPUTS, rc.Budget(params="3x"))
     twice = rc.prune(copy.deepcopy(once), INPUTS, rc.Budget(params="2x"))
     assert params(twice) <= params(once) / 2
+
+
+@pytest.mark.parametrize("limit", ["1.3x", "2x"])
+def test_a_budget_on_memory_holds_for_the_network_that_is_made(limit: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.Flatten(), nn.Linear(256, 4))
+    inputs = torch.randn(1, 3, 8, 8)
+    plan = rc.plan(model, inputs, rc.Budget(peak_memory=limit))
+    counted = CostModel(analyse(plan.apply(model), inputs, trial=False)).dense["peak_memory"]
+    assert counted == plan.costs["pruned"]["peak_memory"] <= plan.limits["peak_memory"]
+    assert plan.budget == {"peak_memory": limit}

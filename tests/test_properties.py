@@ -238,7 +238,9 @@ def _costs_are_those_counted_afresh(structure: Structure, keep: Keep, small: nn.
         assert predicted.evaluate(cost, widths) == counted[cost], cost
     peak = predicted.evaluate("peak_memory", widths)
     # Of a few calls (a reshape, a shuffle of single channels) the widths decide whether they copy at all.
-    assert peak == counted["peak_memory"] or (peak > counted["peak_memory"] and _copies(structure) > _copies(afresh))
+    off = peak - counted["peak_memory"]
+    same_way = len(structure.eval_ops()) == len(afresh.eval_ops())  # a single head is multiplied in fewer calls
+    assert off == 0 or not same_way or off * (_copies(structure) - _copies(afresh)) > 0
 
 
 def _copies(structure: Structure) -> int:

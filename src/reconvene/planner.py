@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from torch import Tensor, nn
 from reconvene import saliency
 from reconvene.allocation import Budget, allocate
 from reconvene.allocation.costs import CostModel
+from reconvene.errors import BudgetError
 from reconvene.evaluator import Sensitivity, evaluate
 from reconvene.planning import Choice, Prepared, chosen, plan_by, timed
 from reconvene.saliency import Saliency
-from reconvene.structure import Structure
+from reconvene.structure import Structure, analyse
 from reconvene.surgery import Plan
 
 Loss = Callable[[Any, Any], Tensor]
@@ -61,6 +63,26 @@ class Planner:
 
         Raises BudgetError, StructureError, CriterionError.
         """
+        made = self._planned(budget, round_to, clock)
+        if budget.peak_memory is None:
+            return made
+        limit = tried = made.limits["peak_memory"]
+        for _ in range(ATTEMPTS):
+            # Layouts may need a copy at some widths and none at others, which no function of widths tells.
+            small = analyse(made.apply(self.model), self.example_inputs, trial=False)
+            counted = made.costs["pruned"]["peak_memory"] = CostModel(small).dense["peak_memory"]
+            made.budget, made.limits["peak_memory"] = dict(budget.asked), limit
+            if counted <= limit:
+                return made
+            tried = int(tried * limit / counted)
+            made = self._planned(replace(budget, peak_memory=tried), round_to, clock)
+        raise BudgetError(
+            f"peak_memory {budget.asked['peak_memory']}: every plan that should keep {int(limit):,} bytes makes copies "
+            f"that take more, the last {int(counted):,}. Ask for a little more",
+            {"peak_memory": counted},
+        )
+
+    def _planned(self, budget: Budget, round_to: int, clock: Clock | None) -> Plan:
 
         def choose(structure: Structure, costs: CostModel, timings: dict[str, float]) -> Choice:
             if clock is not None:
@@ -82,6 +104,9 @@ class Planner:
         made = plan_by(self.model, self.example_inputs, choose, seed=self.seed, prepared=prepared)
         made.timings["structure"] += timings["structure"]
         return made
+
+
+ATTEMPTS = 4
 
 
 class Judge:
