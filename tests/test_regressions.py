@@ -188,3 +188,23 @@ def test_scoring_leaves_a_layer_under_two_names_as_it_was(criterion: Any) -> Non
     rc.plan(model, torch.randn(1, 3, 8, 8), rc.Budget(params="2x"), criterion, round_to=1)
     after = dict(model.named_parameters())
     assert all(after[name] is tensor and torch.equal(tensor, value) for name, (tensor, value) in before.items())
+
+
+def plain(*blocks: Any, size: int = 6) -> Spec:
+    return Spec(
+        blocks=blocks, dims=2, size=size, width=8, head="pool", outputs="tensor", second="none", auxiliary=False, seed=0
+    )
+
+
+def test_a_standardised_weight_behind_channels_that_are_not_silent() -> None:
+    """What removed channels carry (a bias of the mixer) must not pass: less its mean, their weight is not zero."""
+    hold(plain(("conv", 4, 3, 1, 1, "zeros", 1, False), ("windows",), ("odd", "weight standardised")), 0)
+
+
+@pytest.mark.parametrize("choice", [0, 8192])
+def test_one_head_of_several_is_multiplied_in_fewer_calls(choice: int) -> None:
+    hold(plain(("known heads", 2, 2, "grouped")), choice)
+
+
+def test_a_norm_over_one_pixel() -> None:
+    hold(plain(("conv", 4, 3, 2, 1, "valid", 1, False), ("norm", "instance-stats", False), size=4), 0)

@@ -60,6 +60,8 @@ def apply_rule(ctx: Context, op: Op) -> None:
     if known is None and torch.Tag.pointwise in op.func.tags:
         known = elementwise.pointwise
     (known or unknown)(ctx, op)
+    if ctx.of_weights(tensors_in((op.args, op.kwargs))):
+        ctx.derived.update(id(out) for out in op.outs if out is not None)
 
 
 def unknown(ctx: Context, op: Op) -> None:

@@ -30,6 +30,8 @@ class Context:
     unknown: list[str] = field(default_factory=list)
     weights: set[int] = field(default_factory=set)
     """Tensors that are parameters or views of parameters."""
+    derived: set[int] = field(default_factory=set)
+    """Tensors computed from parameters alone (standardised weights)."""
     known_cuts: set[int] = field(default_factory=set)
     """Outputs of slices and splits whose sizes follow from attributes and shapes."""
     chunks: set[int] = field(default_factory=set)
@@ -40,6 +42,10 @@ class Context:
         """The dimensions of a tensor; one that no recorded call made is fixed."""
         known = self.tensors.get(id(tensor))
         return known if known is not None else [rigid(size) for size in tensor.shape]
+
+    def of_weights(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether there are tensors, and all of them are parameters or computed from parameters alone."""
+        return bool(tensors) and all(id(t) in self.weights or id(t) in self.derived for t in tensors)
 
     def set(self, tensor: Tensor | None, dims: Sequence[Dim]) -> None:
         """Give an output its dimensions (an in-place result keeps the ones it has)."""

@@ -12,10 +12,14 @@ from reconvene.structure.rules.context import Context, Rule
 
 def pointwise(ctx: Context, op: Op) -> None:
     """Broadcast dimensions of all operands are the same channels."""
-    operands = [t for t in tensors_in((op.args, op.kwargs)) if t.ndim]
+    everything = tensors_in((op.args, op.kwargs))
+    operands = [t for t in everything if t.ndim]
     for out in op.outs:
         if out is not None:
             ctx.set(out, _broadcast(ctx, op, operands, out))
+    # Less its mean, a weight of a removed channel is no longer zero, though the channel is gone.
+    if ctx.of_weights(everything) and any(is_labelled(dim) for t in operands for dim in ctx.dims(t)):
+        ctx.restrict()
 
 
 def _broadcast(ctx: Context, op: Op, operands: list[Tensor], out: Tensor) -> list[Dim]:
