@@ -1,4 +1,4 @@
-"""Write docs/speed.md and docs/plots/structure-growth.svg from what structure_scaling.py and structure_time.py measured.
+"""Write docs/speed.md and its plot from what structure_scaling.py and structure_time.py measured.
 
 python benchmarks/speed_table.py [--check]
 """
