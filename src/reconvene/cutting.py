@@ -24,7 +24,7 @@ from reconvene.devices import Predictor, Profile
 from reconvene.errors import BudgetError
 from reconvene.filesize import keep_size
 from reconvene.planner import Data, Loss, Planner
-from reconvene.planning import timed
+from reconvene.planning import found, timed
 from reconvene.structure import Structure
 from reconvene.surgery import Plan
 
@@ -100,9 +100,8 @@ def prune(
 
     Args and errors as for ``plan``; ``rectify`` is ``reinit``, ``rescale`` or ``keep``.
     """
-    options: dict[str, Any] = {"evaluator": evaluator, "loss": loss, "round_to": round_to, "device": device}
-    options["size_of"] = size_of
-    made = plan(model, example_inputs, budget, criterion, data, seed, **options)
+    planner = Planner(model, example_inputs, criterion, data, seed, evaluator=evaluator, loss=loss)
+    made = plan_with(planner, budget, round_to=round_to, device=device, size_of=size_of)
     with timed(made.timings, "surgery"):
         small = made.apply(model)
     with timed(made.timings, "rectify"):
@@ -236,11 +235,7 @@ class _Target:
         return stopwatch(model, self.planner.example_inputs)
 
     def _told(self, made: Plan, limit: float, dense: float, seconds: float, note: str) -> Plan:
-        made.budget = dict(self.budget.asked)
-        made.limits["latency"] = limit
-        made.costs["dense"]["latency"], made.costs["pruned"]["latency"] = dense, seconds
-        made.notes = [*made.notes, note]
-        return made
+        return found(made, self.budget, "latency", limit, pruned=seconds, dense=dense, note=note)
 
 
 def _widths(made: Plan) -> NDArray[np.int64]:

@@ -16,6 +16,7 @@ from reconvene.deploy.calling import own_inputs
 from reconvene.deploy.registry import format_named
 from reconvene.errors import BudgetError
 from reconvene.planner import Planner
+from reconvene.planning import found
 from reconvene.surgery import Plan
 
 # A file is its weights and a graph that hardly depends on widths: the second plan is nearly always right.
@@ -53,14 +54,9 @@ def keep_size(planner: Planner, budget: Budget, formats: Sequence[str], keep: Ca
     if best is None:
         raise _refused(budget, limit, formats, BudgetError("", {"size": least}))
     weight, made = best
-    made.budget, made.limits["size"] = dict(budget.asked), float(limit)
-    made.costs["pruned"]["size"] = weight
-    if dense:
-        made.costs["dense"]["size"] = dense
-    else:
-        made.costs["dense"]["size"] = weigh(planner.model, planner.example_inputs, formats)
-    made.notes = [*made.notes, f"size is that of the exported file: {', '.join(formats)}"]
-    return made
+    dense = dense or weigh(planner.model, planner.example_inputs, formats)
+    note = f"size is that of the exported file: {', '.join(formats)}"
+    return found(made, budget, "size", float(limit), pruned=weight, dense=dense, note=note)
 
 
 def weigh(model: nn.Module, inputs: Any, formats: Sequence[str]) -> int:

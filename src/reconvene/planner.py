@@ -15,7 +15,7 @@ from reconvene.allocation import Budget, allocate
 from reconvene.allocation.costs import CostModel
 from reconvene.errors import BudgetError
 from reconvene.evaluator import Sensitivity, evaluate
-from reconvene.planning import Choice, Prepared, chosen, plan_by, timed
+from reconvene.planning import Choice, Prepared, chosen, found, plan_by, timed
 from reconvene.saliency import Saliency
 from reconvene.structure import Structure, analyse
 from reconvene.surgery import Plan
@@ -24,6 +24,8 @@ Loss = Callable[[Any, Any], Tensor]
 Data = Iterable[Any]
 Clock = Callable[[Structure], Callable[[NDArray[np.int64]], float]]
 """From a structure to what predicts the seconds of one forward pass at any widths."""
+# Plans that are counted at most.
+ATTEMPTS = 4
 
 
 class Planner:
@@ -70,10 +72,9 @@ class Planner:
         for _ in range(ATTEMPTS):
             # Layouts may need a copy at some widths and none at others, which no function of widths tells.
             small = analyse(made.apply(self.model), self.example_inputs, trial=False)
-            counted = made.costs["pruned"]["peak_memory"] = CostModel(small).dense["peak_memory"]
-            made.budget, made.limits["peak_memory"] = dict(budget.asked), limit
+            counted = CostModel(small).dense["peak_memory"]
             if counted <= limit:
-                return made
+                return found(made, budget, "peak_memory", limit, pruned=counted)
             tried = int(tried * limit / counted)
             made = self._planned(replace(budget, peak_memory=tried), round_to, clock)
         raise BudgetError(
@@ -104,9 +105,6 @@ class Planner:
         made = plan_by(self.model, self.example_inputs, choose, seed=self.seed, prepared=prepared)
         made.timings["structure"] += timings["structure"]
         return made
-
-
-ATTEMPTS = 4
 
 
 class Judge:

@@ -112,6 +112,19 @@ def chosen(curves: Sensitivity, allocation: Allocation, budget: Budget, *, data:
     return Choice(keep, _rows(allocation, curves, keep), facts)
 
 
+def found(
+    made: Plan, budget: Budget, cost: str, limit: float, *, pruned: float, dense: float | None = None, note: str = ""
+) -> Plan:
+    """A plan that was made for a tighter budget, told what was asked of it and what its network was found to cost."""
+    made.budget, made.limits[cost] = dict(budget.asked), limit
+    made.costs["pruned"][cost] = pruned
+    if dense is not None:
+        made.costs["dense"][cost] = dense
+    if note:
+        made.notes = [*made.notes, note]
+    return made
+
+
 def prunable(structure: Structure) -> Structure:
     """The structure itself. Raises StructureError, with the reasons, where nothing of the model can be pruned."""
     if not structure.prunable:

@@ -17,10 +17,10 @@ from reconvene.allocation.trade import refine
 from reconvene.allocation.water import sink
 from reconvene.errors import BudgetError, CriterionError, StructureError
 from reconvene.evaluator import Sensitivity
+from reconvene.text import quantity
 
 if TYPE_CHECKING:
     from reconvene.structure import Structure
-from reconvene.text import quantity
 
 
 def allocate(
