@@ -10,9 +10,16 @@ from torch import nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode for a while; afterwards every module is in the mode it was in, also where they were mixed."""
+    """Eval mode for a while; afterwards every module is in the mode it was in."""
+    with kept_modes(model):
+        model.eval()
+        yield
+
+
+@contextmanager
+def kept_modes(model: nn.Module) -> Iterator[None]:
+    """Whatever is set within: afterwards every module is in the mode it was in, also where they were mixed."""
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
         yield
     finally:

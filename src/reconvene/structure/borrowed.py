@@ -1,4 +1,4 @@
-"""The state a recording changes for a while, each piece put back on the way out: modes, tensors, attributes, hooks."""
+"""The state a recording changes for a while, each piece put back on the way out: attributes, tensors, hooks."""
 
 from __future__ import annotations
 
@@ -24,20 +24,6 @@ def paused_collector() -> Iterator[None]:
     finally:
         if collecting:
             gc.enable()
-
-
-@contextmanager
-def quiet_state(model: nn.Module) -> Iterator[None]:
-    """Restore train/eval mode per module and the RNG."""
-    modes = [(module, module.training) for module in model.modules()]
-    rng = torch.get_rng_state()
-    try:
-        with paused_collector():
-            yield
-    finally:
-        torch.set_rng_state(rng)
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager
@@ -87,7 +73,10 @@ def values_on_meta() -> Iterator[None]:
 
 @contextmanager
 def kept_attributes(model: nn.Module) -> Iterator[None]:
-    """Undo what a forward pass stores on modules: a cached table would stay behind as a meta tensor, a hook twice."""
+    """Undo what a forward pass stores on modules: a cached table would stay behind as a meta tensor, a hook twice.
+
+    Modes, and which tensors are a module's parameters and buffers, are among its attributes.
+    """
     before = [(module, dict(module.__dict__)) for module in model.modules()]
     kinds = {dict, OrderedDict, list, set}
     containers = [

@@ -22,8 +22,8 @@ from reconvene.structure.borrowed import (
     changed_attributes,
     kept_attributes,
     module_stack,
+    paused_collector,
     plain_attention,
-    quiet_state,
     twins,
     values_on_meta,
 )
@@ -215,7 +215,8 @@ def _record_on(
 ) -> Recording:
     device = recording.device
     with ExitStack() as restore:
-        restore.enter_context(quiet_state(model))
+        restore.enter_context(torch.random.fork_rng(devices=[]))
+        restore.enter_context(paused_collector())
         restore.enter_context(plain_attention())
         restore.enter_context(kept_attributes(model))
         restore.enter_context(twins(model, recording.parameters, recording.aliases, device, replace or {}))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.errors import PlanError
+from reconvene.modes import kept_modes
 from reconvene.structure.borrowed import paused_collector
 from reconvene.surgery.ranges import from_text
 from reconvene.surgery.silence import silence
@@ -32,7 +33,8 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
         small = copy.deepcopy(model, memo)
     for path, attribute, value in plan.attributes:
         setattr(small.get_submodule(path), attribute, value)
-    _forget_tables(small)
+    with kept_modes(small):  # modules drop the tables they cached for eval (LeViT's biases) when they are set to train
+        small.train(True)
     object.__setattr__(small, "reconvene_plan", plan)  # a note for ``rc.save``, no part of the module
     return small
 
@@ -52,14 +54,6 @@ def mask(plan: Plan, model: nn.Module) -> nn.Module:
                 index = removed.nonzero().squeeze(1).to(parameters[name].device)
                 parameters[name].index_fill_(dim, index, 0)
     return silence(same, plan.sites)
-
-
-def _forget_tables(small: nn.Module) -> None:
-    """Let modules drop the tables they cached for eval (LeViT's biases): they do so when they are set to train."""
-    modes = [(module, module.training) for module in small.modules()]
-    small.train(True)
-    for module, training in modes:
-        module.training = training
 
 
 def _empty_tables(model: nn.Module) -> dict[int, object]:
