@@ -57,18 +57,30 @@ def values_on_meta() -> Iterator[None]:
             return new_tensor(own, data, dtype=dtype, device=device, **how)
         return tensor(data, dtype=dtype or own.dtype, **how)
 
-    patched = [(torch, "tensor", make), (torch, "as_tensor", adopt), (Tensor, "new_tensor", make_like)]
-    own = [(place, name, place.__dict__.get(name)) for place, name, _ in patched]
+    with patched([(torch, "tensor", make), (torch, "as_tensor", adopt), (Tensor, "new_tensor", make_like)]):
+        yield
+
+
+@contextmanager
+def patched(changes: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Put others in the place of functions, methods and properties: ``(place, name, new)``.
+
+    Afterwards a place that had none of its own (a class that inherits it, a layer whose class has it) has none again.
+    """
+    own = [(place, name, place.__dict__.get(name, _ABSENT)) for place, name, _ in changes]
     try:
-        for place, name, new in patched:
+        for place, name, new in changes:
             setattr(place, name, new)
         yield
     finally:
         for place, name, old in own:
-            if old is None:
-                delattr(place, name)
-            else:
+            if old is not _ABSENT:
                 setattr(place, name, old)
+            elif name in place.__dict__:
+                delattr(place, name)
+
+
+_ABSENT = object()
 
 
 @contextmanager

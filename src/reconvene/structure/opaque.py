@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reconvene.structure.borrowed import patched
 from reconvene.structure.inputs import map_tensors, tensors_in
 
 LAYERS: set[type[nn.Module]] = set()
@@ -49,17 +50,8 @@ def opaque_layers(model: nn.Module, note: Callable[[LayerCall, list[Tensor], lis
     ``note(call, arguments, outputs)`` records them.
     """
     layers = [module for module in model.modules() if type(module) in LAYERS]
-    own = [module.__dict__.get("forward") for module in layers]
-    try:
-        for module in layers:
-            module.__dict__["forward"] = _stand_in(module, note)
+    with patched([(layer, "forward", _stand_in(layer, note)) for layer in layers]):
         yield
-    finally:
-        for module, forward in zip(layers, own, strict=True):
-            if forward is None:
-                module.__dict__.pop("forward", None)
-            else:
-                module.__dict__["forward"] = forward
 
 
 def _stand_in(module: nn.Module, note: Callable[[LayerCall, list[Tensor], list[Tensor]], None]) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reconvene.structure.borrowed import patched
 from reconvene.structure.sizes import Size, SizeLog
 
 
@@ -55,32 +56,20 @@ def _traced(value: Any, path: str, name: str, log: SizeLog) -> Any:
 @contextmanager
 def _tensor_methods(log: SizeLog) -> Iterator[None]:
     """Methods of tensors, and functions of torch, that give or take sizes."""
-    own: list[tuple[Any, str, Any]] = []
-
-    def patch(place: Any, name: str, new: Any) -> None:
-        own.append((place, name, place.__dict__.get(name, _ABSENT)))
-        setattr(place, name, new)
-
-    try:
-        patch(torch.Tensor, "shape", property(lambda tensor: _shape(tensor, log)))
-        patch(torch.Tensor, "size", lambda tensor, dim=None: _size(tensor, dim, log))
-        for name, note in _METHODS.items():
-            patch(torch.Tensor, name, _noting(getattr(torch.Tensor, name), note, log))
-        for name, note in _FUNCTIONS.items():
-            patch(torch, name, _noting(getattr(torch, name), note, log))
-        for name in ("conv1d", "conv2d", "conv3d"):
-            for place in (torch, torch.nn.functional):
-                patch(place, name, _noting(getattr(place, name), _convolved, log))
+    noted = [
+        *((torch.Tensor, name, note) for name, note in _METHODS.items()),
+        *((torch, name, note) for name, note in _FUNCTIONS.items()),
+        *((place, f"conv{n}d", _convolved) for n in (1, 2, 3) for place in (torch, torch.nn.functional)),
+    ]
+    changes = [
+        (torch.Tensor, "shape", property(lambda tensor: _shape(tensor, log))),
+        (torch.Tensor, "size", lambda tensor, dim=None: _size(tensor, dim, log)),
+        *((place, name, _noting(getattr(place, name), note, log)) for place, name, note in noted),
+    ]
+    with patched(changes):
         yield
-    finally:
-        for place, name, old in reversed(own):
-            if old is _ABSENT:
-                delattr(place, name)
-            else:
-                setattr(place, name, old)
 
 
-_ABSENT = object()
 _plain_shape = torch._C.TensorBase.shape.__get__  # type: ignore[attr-defined]
 
 
