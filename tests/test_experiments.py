@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+import device_fakes
 from reconvene.allocation import Budget
 from reconvene.data import load
 from reconvene.deploy import measure
+from reconvene.devices import Predictor
 from reconvene.errors import ExperimentError, ModelError, UnknownNameError
 from reconvene.experiments import ARMS, compare, make_experiment, read_experiment, read_results
 from reconvene.experiments.arms import arm_named
@@ -26,6 +28,7 @@ from reconvene.experiments.setting import Setting
 from reconvene.experiments.single import carry_out
 from reconvene.experiments.summary import Mean, summarise
 from reconvene.models import example_inputs, resolve
+from reconvene.structure import analyse
 from reconvene.training import TrainConfig, train
 from reconvene.training.checkpoint import sha256
 from reconvene.training.run import Run as TrainingRun
@@ -87,6 +90,18 @@ def test_equal_budgets_are_really_equal(arm: str, budget: dict[str, Any], tmp_pa
         used.append(getattr(own, cost) / limit)
     assert max(used) <= 1
     assert max(used) > (0.8 if arm == "uniform" else 0.9)
+
+
+@pytest.mark.parametrize("arm", [*STRUCTURED, "torch_pruning"])
+def test_every_arm_keeps_the_seconds_that_one_device_is_predicted_to_take(arm: str, tmp_path: Path, digits) -> None:
+    at = setting(arm, tmp_path, digits, budget={"latency": "2x"})
+    structure, profile = device_fakes.of(at.model, at.inputs)
+    at = replace(at, clock=lambda of: Predictor(of, profile).floor)
+    if arm == "torch_pruning":
+        pytest.importorskip("torch_pruning")
+    small = analyse(ARMS[arm].prepare(at).model, at.inputs)
+    allowed = Predictor(structure, profile).floor(structure.widths) / 2
+    assert 0.8 * allowed < Predictor(small, profile).floor(small.widths) <= allowed
 
 
 def test_uniform_widths_are_uniform(tmp_path: Path, digits) -> None:
@@ -294,7 +309,9 @@ def test_an_experiment_is_the_product_of_what_it_names(tmp_path: Path) -> None:
     older = {key: value for key, value in runs[0].__dict__.items() if key not in ("corruptions", "round_to")}
     assert Run.from_dict(older).key == runs[0].key != replace(runs[0], round_to=4).key
     timed = make_experiment(experiment(budgets=[{"latency": "2x"}], arms=[{"arm": "ours"}, {"arm": "uniform"}])).runs
-    assert [run.arm for run in timed] == ["ours"]  # the others have no model of latency
+    assert [run.arm for run in timed] == ["ours", "uniform"]
+    masked = make_experiment(experiment(budgets=[{"latency": "2x"}], arms=[{"arm": "ours"}, {"arm": "unstructured"}]))
+    assert [run.arm for run in masked.runs] == ["ours"]  # masks make nothing faster
     assert [run.seed for run in runs] == sorted(run.seed for run in runs)
     assert Run.from_dict(json.loads(json.dumps(runs[0].__dict__))) == runs[0]
 

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from reconvene import cutting, saliency
+from reconvene import saliency
 from reconvene.errors import BudgetError, UnknownNameError
 from reconvene.experiments import baselines, later, search
 from reconvene.experiments.masked import put_on
 from reconvene.experiments.setting import Prepared, Setting, carry_out
+from reconvene.planner import Planner
 from reconvene.planning import timed
 
 
@@ -19,18 +20,17 @@ class Arm:
     """One way to get a network.
 
     ``options``: what it can be told, with the usual values. ``budgets``: whether it is asked to keep one; ``needs``:
-    the cost without which a budget means nothing to it; ``cannot``: costs it has no model of.
+    the cost without which a budget means nothing to it.
     """
 
     prepare: Callable[[Setting], Prepared]
     options: dict[str, Any] = field(default_factory=dict)
     budgets: bool = True
     needs: str | None = None
-    cannot: frozenset[str] = frozenset()
 
     def takes(self, budget: Mapping[str, Any]) -> bool:
         """Whether a run under this budget makes sense."""
-        return (self.needs is None or self.needs in budget) and not self.cannot & set(budget)
+        return self.needs is None or self.needs in budget
 
 
 def dense(setting: Setting) -> Prepared:
@@ -41,16 +41,10 @@ def dense(setting: Setting) -> Prepared:
 def ours(setting: Setting) -> Prepared:
     """Reconvene: sensitivity by an evaluator of a criterion, a water level, rectification."""
     criterion = str(setting.options["criterion"])
-    plan = cutting.plan(
-        setting.model,
-        setting.inputs,
-        setting.asked,
-        criterion,
-        setting.samples() if criterion in NEED_DATA else None,
-        setting.seed,
-        evaluator=str(setting.options["evaluator"]),
-        round_to=setting.round_to,
-    )
+    data = setting.samples() if criterion in NEED_DATA else None
+    evaluator = str(setting.options["evaluator"])
+    planner = Planner(setting.model, setting.inputs, criterion, data, setting.seed, evaluator=evaluator)
+    plan = planner.plan(setting.asked, round_to=setting.round_to, clock=setting.clock)
     return carry_out(setting, plan, rectify=str(setting.options["rectify"]))
 
 
@@ -58,7 +52,9 @@ def unstructured(setting: Setting) -> Prepared:
     """Masks that leave as many parameters as the budget allows, in the dense network's shapes, kept while training."""
     criterion, layerwise = str(setting.options["criterion"]), str(setting.options["layerwise"])
     total = sum(parameter.numel() for parameter in setting.model.parameters())
-    limit = setting.asked.limits({"params": float(total)} | dict.fromkeys(("macs", "size", "peak_memory"), 1.0))
+    limit = setting.asked.limits(
+        {"params": float(total)} | dict.fromkeys(("macs", "size", "peak_memory", "latency"), 1.0)
+    )
     scored = sum(weight.numel() for weight in saliency.weights(setting.model).values())
     # What is not scored (norms, biases) stays, and counts.
     left = limit["params"] - (total - scored)
@@ -80,21 +76,16 @@ def unstructured(setting: Setting) -> Prepared:
 
 NEED_DATA = frozenset({"snip", "grasp"})
 
-# Latency is predicted from a device's profile, which only our own planner reads.
-_UNTIMED = frozenset({"latency"})
-
 ARMS: dict[str, Arm] = {
     "dense": Arm(dense, budgets=False),
     "ours": Arm(ours, {"criterion": "synflow", "evaluator": "density", "rectify": "reinit"}),
     "unstructured": Arm(unstructured, {"criterion": "synflow", "layerwise": ""}, needs="params"),
-    "uniform": Arm(baselines.uniform, {"rectify": "reinit"}, cannot=_UNTIMED),
-    "random": Arm(baselines.random_widths, {"rectify": "reinit"}, cannot=_UNTIMED),
-    "precrop": Arm(baselines.precrop, {"criterion": "synflow", "rectify": "reinit"}, cannot=_UNTIMED),
-    "channels": Arm(
-        baselines.channels, {"criterion": "synflow", "normalised": False, "rectify": "reinit"}, cannot=_UNTIMED
-    ),
-    "nas": Arm(search.nas, search.OPTIONS, cannot=_UNTIMED),
-    "torch_pruning": Arm(later.torch_pruning, later.OPTIONS, cannot=_UNTIMED),
+    "uniform": Arm(baselines.uniform, {"rectify": "reinit"}),
+    "random": Arm(baselines.random_widths, {"rectify": "reinit"}),
+    "precrop": Arm(baselines.precrop, {"criterion": "synflow", "rectify": "reinit"}),
+    "channels": Arm(baselines.channels, {"criterion": "synflow", "normalised": False, "rectify": "reinit"}),
+    "nas": Arm(search.nas, search.OPTIONS),
+    "torch_pruning": Arm(later.torch_pruning, later.OPTIONS),
     "cut": Arm(baselines.cut, {"group": "", "share": 0.125, "rectify": "reinit"}, budgets=False),
 }
 

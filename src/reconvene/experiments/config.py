@@ -25,7 +25,8 @@ class Run:
     """All that decides one result: two runs that are equal are one run. Budgets and options as they are written.
 
     ``data`` is a name; where those images lie is the business of the machine, and ``limit`` is how many are used of
-    each split. ``seed`` draws the initial weights, the criterion's noise and data, and the order of training.
+    each split. ``device`` is the profile that budgets on latency go by, by default this machine's. ``seed`` draws the
+    initial weights, the criterion's noise and data, and the order of training.
     """
 
     arm: str
@@ -42,6 +43,7 @@ class Run:
     round_to: int = 8
     latency: bool = True
     corruptions: bool = False
+    device: str | None = None
 
     @property
     def key(self) -> str:
@@ -131,6 +133,7 @@ def make_experiment(
             round_to=top["round_to"],
             latency=top["latency"],
             corruptions=top["corruptions"],
+            device=top["device"],
         )
         # Seeds change slowest: whatever is there when time runs out covers every arm.
         for seed, model, images in itertools.product(top["seeds"], models, data)
@@ -140,7 +143,7 @@ def make_experiment(
     return Experiment(name, tuple(dict((run.key, run) for run in runs).values()), where)
 
 
-_TOP: dict[str, Any] = {"epochs": 5, "seeds": [0], "round_to": 8, "latency": True, "corruptions": False}
+_TOP: dict[str, Any] = {"epochs": 5, "seeds": [0], "round_to": 8, "latency": True, "corruptions": False, "device": None}
 
 
 def _cells(values: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:

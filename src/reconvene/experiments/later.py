@@ -15,7 +15,6 @@ from typing import Any
 from torch import nn
 
 from reconvene.allocation import Budget
-from reconvene.allocation.costs import CostModel
 from reconvene.errors import BudgetError, ExperimentError, MissingExtraError
 from reconvene.experiments.setting import Prepared, Setting
 from reconvene.modes import evaluating
@@ -37,7 +36,7 @@ def torch_pruning(setting: Setting) -> Prepared:
         raise ExperimentError(
             f"torch_pruning: {setting.epochs} epochs leave none after {first} dense ones. Give more epochs"
         )
-    costs = CostModel(analyse(setting.model, setting.inputs, trial=False)).dense
+    costs = setting.costs(analyse(setting.model, setting.inputs, trial=False)).dense
     result = train(
         setting.model,
         setting.dataset,
@@ -60,7 +59,7 @@ def _smaller(setting: Setting, budget: Budget, dense: dict[str, float]) -> tuple
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         trial = _pruned(setting, middle)
-        costs = CostModel(analyse(trial, setting.inputs, trial=False)).dense
+        costs = setting.costs(analyse(trial, setting.inputs, trial=False)).dense
         if all(costs[name] <= limit for name, limit in limits.items()):
             found, high = (trial, middle), middle
         else:

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from reconvene import rectifier
 from reconvene.allocation import Budget
+from reconvene.allocation.costs import CostModel
 from reconvene.data import Dataset, calibration
-from reconvene.planner import Data
+from reconvene.planner import Clock, Data
 from reconvene.planning import timed
+from reconvene.structure import Structure
 from reconvene.surgery import Plan
 from reconvene.training import TrainConfig
 
@@ -25,7 +27,8 @@ EVERYWHERE = "everywhere"
 class Setting:
     """The same for all arms of one comparison: the untrained model, the data, the recipe; and the arm's own options.
 
-    ``folder`` is where an arm may keep what it would not like to compute again after an interruption.
+    ``folder`` is where an arm may keep what it would not like to compute again after an interruption. ``clock``
+    predicts seconds on the device that budgets on latency are about; the same for all arms.
     """
 
     model: nn.Module
@@ -38,12 +41,20 @@ class Setting:
     config: TrainConfig
     round_to: int
     folder: Path
+    clock: Clock | None = None
 
     @property
     def asked(self) -> Budget:
         """The budget of an arm that has one."""
         assert self.budget is not None, "the configuration was checked"
         return self.budget
+
+    def costs(self, structure: Structure) -> CostModel:
+        """What budgets may be about, of the model itself or of one that was made from it."""
+        model = CostModel(structure)
+        if self.clock is not None:
+            model.add("latency", self.clock(structure))
+        return model
 
     def samples(self) -> Data:
         """A few training images of every class, for criteria that need data."""

@@ -20,10 +20,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from reconvene import cutting
 from reconvene.allocation import Budget
 from reconvene.data import Dataset, load
 from reconvene.deploy import bench, measure
 from reconvene.deploy.machine import now
+from reconvene.devices import Predictor
 from reconvene.errors import ReconveneError
 from reconvene.experiments.arms import arm_named
 from reconvene.experiments.config import Run
@@ -31,6 +33,7 @@ from reconvene.experiments.masked import take_off
 from reconvene.experiments.results import Record, commit
 from reconvene.experiments.setting import Prepared, Setting
 from reconvene.models import Source, example_inputs, resolve
+from reconvene.planner import Clock, Planner
 from reconvene.training import TrainConfig, TrainResult, train
 from reconvene.training.assess import answers, assess
 from reconvene.training.checkpoint import write_atomic
@@ -107,7 +110,15 @@ def _setting(run: Run, source: Source, dataset: Dataset, config: TrainConfig, fo
         config=config,
         round_to=run.round_to,
         folder=folder,
+        clock=_clock(run, source) if "latency" in run.budget else None,
     )
+
+
+def _clock(run: Run, source: Source) -> Clock:
+    """What layers take on the run's device; on this machine they are measured when they are first met, and kept."""
+    planner = Planner(source.build(), example_inputs(source.input_shape or (), seed=run.seed), seed=run.seed)
+    profile = cutting.resolve(planner, run.device, lambda line: print(line, flush=True))
+    return lambda structure: Predictor(structure, profile).floor
 
 
 def _training(result: TrainResult, prepared: Prepared, macs: int, dataset: Dataset) -> Record:
