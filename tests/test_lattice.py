@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from reconvene.structure.extents import settle
 from reconvene.structure.groups import Balance
-from reconvene.structure.lattice import moves
+from reconvene.structure.lattice import differences, moves, systems
 
 
 def balance(first: dict[int, int], second: dict[int, int], *fixed: int) -> Balance:
@@ -46,6 +46,15 @@ def test_settled_widths_hold_every_equation_and_are_the_smallest_along_one_line(
         t for t in range(1, whole + 1) if all(t % s == 0 and t // s >= m for s, m in zip(scale, least, strict=True))
     ]
     assert int(found[0] * scale[0]) == min(totals)
+
+
+def test_systems_share_no_group_and_keep_the_order_of_their_equations() -> None:
+    first, second, link = balance({0: 2}, {4: 1}), balance({1: 1}, {2: 3}), balance({2: 1, 4: 1}, {5: 1})
+    assert systems([first, second], 6) == [((0, 4), [first]), ((1, 2), [second]), ((3,), []), ((5,), [])]
+    assert systems([second, first, link], 6) == [((0, 1, 2, 4, 5), [second, first, link]), ((3,), [])]
+    rows = np.array(differences([second, first, link], (0, 1, 2, 4, 5)))
+    assert not (rows @ np.array([2, 3, 1, 4, 5])).any()
+    assert rows @ np.array([2, 3, 1, 4, 6]) @ [0, 0, 1] == -1
 
 
 def test_moves_span_all_differences_of_solutions() -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from reconvene.errors import StructureError
 from reconvene.structure.groups import Balance
+from reconvene.structure.lattice import members_of
 
 Widths = NDArray[np.int64]
 
@@ -38,9 +39,7 @@ def simplify(balances: Sequence[Balance], dense: Widths) -> list[Pieces]:
     """Equations without what cancels or always holds. ``StructureError`` when the dense widths break one."""
     result = []
     for balance in balances:
-        common = {
-            g: min(piece.get(g, 0) for piece in balance.pieces) for g in {g for piece in balance.pieces for g in piece}
-        }
+        common = {g: min(piece.get(g, 0) for piece in balance.pieces) for g in members_of(balance)}
         pieces = tuple({g: n - common[g] for g, n in piece.items() if n > common[g]} for piece in balance.pieces)
         members = [g for piece in pieces for g in piece]
         equation = Pieces(pieces, balance.fixed, len(members) == len(set(members)))
@@ -49,27 +48,6 @@ def simplify(balances: Sequence[Balance], dense: Widths) -> list[Pieces]:
         if members:
             result.append(equation)
     return result
-
-
-def components(equations: Sequence[Pieces], count: int) -> list[tuple[int, ...]]:
-    """Groups that some chain of equations links, ascending; a group of no equation stands alone."""
-    root = list(range(count))
-
-    def find(g: int) -> int:
-        while root[g] != g:
-            root[g] = root[root[g]]
-            g = root[g]
-        return g
-
-    for equation in equations:
-        members = sorted({g for piece in equation.pieces for g in piece})
-        for other in members[1:]:
-            first, second = sorted((find(members[0]), find(other)))
-            root[second] = first
-    found: dict[int, list[int]] = {}
-    for g in range(count):
-        found.setdefault(find(g), []).append(g)
-    return [tuple(members) for members in found.values()]
 
 
 def repair(kept: Widths, equations: Sequence[Pieces], allowed: Sequence[Widths], need: Sequence[float]) -> Widths:

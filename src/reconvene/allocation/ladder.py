@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reconvene.allocation.balance import Pieces, Widths, components, repair
-from reconvene.structure.lattice import descend, moves
+from reconvene.allocation.balance import Pieces, Widths, repair
+from reconvene.structure.lattice import descend, differences, moves, systems
 
 Floats = NDArray[np.float64]
 
@@ -95,13 +95,12 @@ def ladders(
     """
     allowed = [allowed_widths(int(w), step_of(int(w), round_to), fine=fine) for w in dense]
     result = []
-    for members in components(equations, len(dense)):
+    for members, own in systems(equations, len(dense)):
         if len(members) == 1:
             g = members[0]
             loss = losses[g][allowed[g]]
             result.append(Ladder(members, allowed[g][:, None], loss**2, loss))
             continue
-        own = [e for e in equations if not {g for piece in e.pieces for g in piece}.isdisjoint(members)]
         result.append(_linked(members, dense, losses, own, allowed, round_to=round_to, fine=fine))
     return Ladders(result), allowed
 
@@ -139,13 +138,7 @@ def _climb(
 ) -> Widths:
     """From the narrowest balanced state up: each rung grows whoever loses most, and whoever must follow."""
     own = list(members)
-    steps = moves(
-        [
-            [equation.pieces[0].get(g, 0) - piece.get(g, 0) for g in members]
-            for equation in equations
-            for piece in equation.pieces[1:]
-        ]
-    )
+    steps = moves(differences(equations, members))
 
     def lowered(widths: Widths, least: Widths) -> Widths:
         """Back to the smallest solution above ``least``: repair may have grown past it."""

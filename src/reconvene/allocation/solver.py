@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reconvene.allocation.balance import Pieces, Widths, components, simplify
+from reconvene.allocation.balance import Pieces, Widths, simplify
 from reconvene.allocation.budget import Budget
 from reconvene.allocation.fill import Filler
 from reconvene.allocation.ladder import Floats, Ladders, ladders, step_of
@@ -17,6 +17,7 @@ from reconvene.allocation.trade import refine
 from reconvene.allocation.water import sink
 from reconvene.errors import BudgetError, CriterionError, StructureError
 from reconvene.evaluator import Sensitivity
+from reconvene.structure.lattice import systems
 from reconvene.text import quantity
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ class _Reasons:
     ) -> None:
         self.dense, self.base, self.losses, self.allowed = dense, base, losses, allowed
         self.level, self.round_to, self.roomy = level, round_to, roomy
-        self.linked = {g: members for members in components(equations, len(dense)) for g in members}
+        self.linked = {g: members for members, _ in systems(equations, len(dense)) for g in members}
 
     def why(self, g: int, names: Sequence[str], widths: Widths) -> str:
         """One phrase for group ``g`` at its final width."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from reconvene.errors import StructureError
 from reconvene.structure.groups import Balance
 from reconvene.structure.labels import Dim
-from reconvene.structure.lattice import descend, moves
+from reconvene.structure.lattice import descend, differences, moves, systems
 
 Widths = NDArray[np.int64]
 
@@ -62,31 +62,12 @@ def settle(balances: Sequence[Balance], widths: Widths, dense: Widths) -> Widths
 def _lowered(balances: Sequence[Balance], widths: Widths, least: Widths, dense: Widths) -> Widths:
     """The same, lowered again where growing ran past a smaller solution."""
     out = widths.copy()
-    for linked in _linked(balances):
-        members = sorted({g for balance in linked for piece in balance.pieces for g in piece})
-        if (widths[members] > least[members]).any():
-            rows = [
-                [balance.pieces[0].get(g, 0) - piece.get(g, 0) for g in members]
-                for balance in linked
-                for piece in balance.pieces[1:]
-            ]
-            out[members] = descend(widths[members], least[members], dense[members], moves(rows), lambda _: True)
+    for groups, own in systems(balances, len(widths)):
+        members = list(groups)
+        if own and (widths[members] > least[members]).any():
+            steps = moves(differences(own, members))
+            out[members] = descend(widths[members], least[members], dense[members], steps, lambda _: True)
     return out
-
-
-def _linked(balances: Sequence[Balance]) -> list[list[Balance]]:
-    """Balances that share groups, directly or through others."""
-    sets: list[tuple[set[int], list[Balance]]] = []
-    for balance in balances:
-        groups, together = {g for piece in balance.pieces for g in piece}, [balance]
-        apart = []
-        for known, its in sets:
-            if known.isdisjoint(groups):
-                apart.append((known, its))
-            else:
-                groups, together = groups | known, its + together
-        sets = [*apart, (groups, together)]
-    return [together for _, together in sets]
 
 
 def _first_short(balances: Sequence[Balance], widths: Widths) -> tuple[dict[int, int], int] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import product
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,48 @@ from numpy.typing import NDArray
 Widths = NDArray[np.int64]
 FEW = 3
 """With so many free directions or fewer, all their sums and differences are tried."""
+
+
+class Equation(Protocol):
+    """Pieces that keep equal counts: each maps groups to how many positions one kept channel fills."""
+
+    @property
+    def pieces(self) -> tuple[dict[int, int], ...]:
+        """The pieces."""
+        ...
+
+
+E = TypeVar("E", bound=Equation)
+
+
+def systems(equations: Sequence[E], count: int) -> list[tuple[tuple[int, ...], list[E]]]:
+    """Groups ``0 .. count - 1`` that some chain of equations links, ascending, and these equations in their order.
+
+    A group of no equation stands alone.
+    """
+    linked: dict[int, tuple[int, ...]] = {g: (g,) for g in range(count)}
+    for equation in equations:
+        together = tuple(sorted({other for g in members_of(equation) for other in linked[g]}))
+        linked.update(dict.fromkeys(together, together))
+    found: dict[tuple[int, ...], list[E]] = {members: [] for members in linked.values()}
+    for equation in equations:
+        for g in members_of(equation)[:1]:
+            found[linked[g]].append(equation)
+    return list(found.items())
+
+
+def members_of(equation: Equation) -> list[int]:
+    """The groups in an equation, ascending."""
+    return sorted({g for piece in equation.pieces for g in piece})
+
+
+def differences(equations: Sequence[Equation], members: Sequence[int]) -> list[list[int]]:
+    """Rows whose products with the widths of ``members`` are constants: first pieces less all others."""
+    return [
+        [equation.pieces[0].get(g, 0) - piece.get(g, 0) for g in members]
+        for equation in equations
+        for piece in equation.pieces[1:]
+    ]
 
 
 def moves(rows: Sequence[Sequence[int]]) -> list[Widths]:
