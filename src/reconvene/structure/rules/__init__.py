@@ -9,7 +9,7 @@ from torch import nn
 
 from reconvene.structure.capture import Op
 from reconvene.structure.inputs import tensors_in
-from reconvene.structure.labels import is_labelled, rigid
+from reconvene.structure.labels import is_labelled
 from reconvene.structure.opaque import LAYERS, LayerCall
 from reconvene.structure.rules import elementwise, folds, picks, products, reductions, shapes
 from reconvene.structure.rules.context import Context, Rule
@@ -66,13 +66,10 @@ def apply_rule(ctx: Context, op: Op) -> None:
 
 def unknown(ctx: Context, op: Op) -> None:
     """Nothing is known about this call, so everything it touches stays as it is."""
-    touched = [dim for tensor in tensors_in((op.args, op.kwargs)) for dim in ctx.dims(tensor)]
-    if any(map(is_labelled, touched)) and op.site not in ctx.unknown:
+    labelled = any(is_labelled(dim) for tensor in tensors_in((op.args, op.kwargs)) for dim in ctx.dims(tensor))
+    if labelled and op.site not in ctx.unknown:
         ctx.unknown.append(op.site)
-    ctx.pin(op, *touched, why=f"{op.site} is an operator without a rule")
-    for out in op.outs:
-        if out is not None:
-            ctx.set(out, [rigid(size) for size in out.shape])
+    ctx.pin_all(op, f"{op.site} is an operator without a rule")
 
 
 __all__ = ["RULES", "Context", "Rule", "apply_rule", "rule"]

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from reconvene.structure.capture import Op
+from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim, Labels, rigid
 
 Rule = Callable[["Context", Op], None]
@@ -58,6 +59,17 @@ class Context:
         for out in op.outs:
             if out is not None:
                 self.set(out, dims if out.shape == source.shape else [rigid(s) for s in out.shape])
+
+    def set_fixed(self, op: Op) -> None:
+        """Nothing of any output can go."""
+        for out in op.outs:
+            if out is not None:
+                self.set(out, [rigid(size) for size in out.shape])
+
+    def pin_all(self, op: Op, why: str) -> None:
+        """Nothing that this call reads or makes can go."""
+        self.pin(op, *(dim for tensor in tensors_in((op.args, op.kwargs)) for dim in self.dims(tensor)), why=why)
+        self.set_fixed(op)
 
     def pin(self, op: Op, *dims: Dim, why: str = "") -> None:
         """Pin dimensions because of this call."""

@@ -51,9 +51,7 @@ def constant(ctx: Context, op: Op) -> None:
 
 def fixed(ctx: Context, op: Op) -> None:
     """A tensor whose values depend on the position (``arange``): nothing of it can go."""
-    for out in op.outs:
-        if out is not None:
-            ctx.set(out, [rigid(size) for size in out.shape])
+    ctx.set_fixed(op)
 
 
 def spatial(ctx: Context, op: Op) -> None:

@@ -5,18 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from reconvene.structure.capture import Op
-from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim, rigid
 from reconvene.structure.rules.context import Context, Rule, axis_of
 
 
 def chosen_by_value(ctx: Context, op: Op) -> None:
     """``nonzero``, non-maximum suppression, unique values: which positions come out depends on all that go in."""
-    for tensor in tensors_in((op.args, op.kwargs)):
-        ctx.pin(op, *ctx.dims(tensor), why=f"{op.site} chooses positions by value")
-    for out in op.outs:
-        if out is not None:
-            ctx.set(out, [rigid(size) for size in out.shape])
+    ctx.pin_all(op, f"{op.site} chooses positions by value")
 
 
 def number(ctx: Context, op: Op) -> None:
