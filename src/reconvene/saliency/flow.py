@@ -167,14 +167,14 @@ class Flow:
 
     def _require_signal(self) -> None:
         """See that something flows. A recipe may start the last layer at zero: it says nothing, so it counts evenly."""
-        if float(self._total(self._views)[0]) == 0.0:
-            for name, view in self._views.items():
-                if name.rpartition(".")[2] == "weight" and not view.any():
-                    view.fill_(view[0].numel() ** -0.5)
-                    self._evened.append(name)
-            self._pristine.copy_(self._flat)
-        total, _ = self._total(self._views)
-        if float(total) == 0.0:
+        if float(self._total(self._views)[0]) > 0.0:
+            return
+        for name, view in self._views.items():
+            if name.rpartition(".")[2] == "weight" and not view.any():
+                view.fill_(view[0].numel() ** -0.5)
+                self._evened.append(name)
+        self._pristine.copy_(self._flat)
+        if not self._evened or float(self._total(self._views)[0]) == 0.0:
             silent = [name for name, view in self._views.items() if not view.any()]
             hint = f" These parameters are all zero: {', '.join(silent)}. Initialize them first." if silent else ""
             raise CriterionError(f"no signal reaches the output of the network under absolute weights.{hint}")
