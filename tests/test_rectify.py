@@ -157,6 +157,29 @@ def test_mode_hooks_gradients_and_random_state_are_as_before():
     assert all(p.requires_grad and p.grad is None for p in small.parameters())
 
 
+class Remembers(nn.Module):
+    """Keeps a table of its weights from the first forward pass in eval mode on, as LeViT does with its biases."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.table = None
+
+    def forward(self, x):
+        if not self.training and self.table is None:
+            self.table = self.layer.weight.detach().sum(0)
+        return self.layer(x) + (self.layer.weight.sum(0) if self.training else self.table)
+
+
+def test_no_table_of_old_weights_stays_behind():
+    model = seeded(Remembers)
+    plan = SimpleNamespace(touched=["layer"], spread={"layer": 3.0}, seed=0)
+    rectify(model, plan, torch.randn(8, 4))
+    x = torch.randn(2, 4)
+    assert model.table is None
+    assert torch.equal(model.eval()(x), model.train()(x))
+
+
 def test_norms_are_reset_but_choices_stay():
     _, small, plan = pair()
     with torch.no_grad():

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.errors import ModelError
-from reconvene.modes import evaluating
 from reconvene.rectifier.layers import layers
 from reconvene.structure import call, map_tensors, tensors_in
 from reconvene.structure.borrowed import kept_attributes
@@ -55,8 +54,7 @@ def spread_on(model: nn.Module, batch: Any, *, seed: int) -> dict[str, float]:
         if value is not None:
             found[name] = value
 
-    with kept_attributes(model):
-        run_hooked(model, batch, note, seed=seed)
+    run_hooked(model, batch, note, seed=seed)
     return found
 
 
@@ -128,10 +126,11 @@ def _first_call(
 
 @contextmanager
 def undisturbed(model: nn.Module, *, seed: int) -> Iterator[None]:
-    """Eval mode, no gradients, a seeded random state; every module's mode and the random state come back afterwards."""
+    """Eval mode, no gradients, a seeded random state; modes, attributes and the random state come back afterwards."""
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices), torch.no_grad(), evaluating(model):
+    with torch.random.fork_rng(devices=devices), torch.no_grad(), kept_attributes(model):
         torch.manual_seed(seed)
+        model.eval()
         yield
 
 
