@@ -70,9 +70,10 @@ def attribute_changes(
 
     Args:
         model: the dense model.
-        shapes: new shape of every parameter and buffer that changes, by name.
+        shapes: new shape of every parameter and buffer that changes, by every name that it has.
         sizes: ``(module, attribute, kept size)`` as recorded calls saw them; ``normalized_shape[0]`` names a tuple
             entry.
+        owned: new values of ``(module, attribute, index)`` that the code uses as sizes; no index where it is no tuple.
     """
     wanted: dict[tuple[str, str], Any] = {}
     modules = dict(model.named_modules())

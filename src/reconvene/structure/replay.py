@@ -81,7 +81,9 @@ def replay(model: nn.Module, example_inputs: Any, structure: Structure, keep: Ke
 
 def _replayed(model: nn.Module, example_inputs: Any, structure: Structure, keep: Keep) -> Replay:
     kept = structure.kept_atoms(keep)
-    replace, attributes = shrunk_twins(model, structure, keep)
+    shapes = shrunk_shapes(structure, kept)
+    replace = {name: _shrunk(structure, name, shape, kept) for name, shape in shapes.items()}
+    attributes = following_attributes(model, structure, keep, shapes)
     seen = Recording(device=structure.recording.device)
     broke = ""
     try:
@@ -181,17 +183,21 @@ def _other_shape(structure: Structure, want: Op, got: Op, kept: NDArray[np.bool_
     return ""
 
 
-def shrunk_twins(model: nn.Module, structure: Structure, keep: Keep) -> tuple[dict[str, Tensor], list[Change]]:
-    """Tensors of the shrunk shapes by name (on meta if the model ran there), and the attributes that follow them."""
+def following_attributes(
+    model: nn.Module, structure: Structure, keep: Keep, shapes: Mapping[str, tuple[int, ...]]
+) -> list[Change]:
+    """The attributes of modules that must change with the shapes of their tensors (``shrunk_shapes``)."""
     kept = structure.kept_atoms(keep)
-    shapes = shrunk_shapes(structure, keep)
-    replace = {name: _shrunk(structure, name, shape, kept) for name, shape in shapes.items()}
+    aliases = structure.recording.aliases  # a tied tensor has its shape under every name
+    named = {n: shape for name, shape in shapes.items() for n in aliases.get(name, (name,))}
+    sizes = [(path, name, kept_size(dim, kept)) for path, name, dim in structure.context.attributes]
     widths = np.array([len(channels) for channels in keep], dtype=np.int64)
     owned = {key: int(ratio.at(widths)) for key, ratio in structure.owned.items()}
-    return replace, attribute_changes(model, _all_names(structure, shapes), _sizes(structure, kept), owned)
+    return attribute_changes(model, named, sizes, owned)
 
 
 def _shrunk(structure: Structure, name: str, shape: tuple[int, ...], kept: NDArray[np.bool_]) -> Tensor:
+    """A tensor of the shrunk shape: on meta if the model ran there, else the kept slices."""
     twin = structure.recording.parameters[name]
     if structure.recording.device == "meta":
         return torch.empty(shape, dtype=twin.dtype, device="meta")
@@ -201,13 +207,8 @@ def _shrunk(structure: Structure, name: str, shape: tuple[int, ...], kept: NDArr
     return small
 
 
-def _sizes(structure: Structure, kept: Any) -> list[tuple[str, str, int]]:
-    return [(path, name, kept_size(dim, kept)) for path, name, dim in structure.context.attributes]
-
-
-def shrunk_shapes(structure: Structure, keep: Keep) -> dict[str, tuple[int, ...]]:
+def shrunk_shapes(structure: Structure, kept: NDArray[np.bool_]) -> dict[str, tuple[int, ...]]:
     """New shape of every parameter and buffer that changes, by its first name."""
-    kept = structure.kept_atoms(keep)
     counts: dict[int, int] = {}
     out = {}
     for name, tensor in structure.recording.parameters.items():
@@ -215,11 +216,6 @@ def shrunk_shapes(structure: Structure, keep: Keep) -> dict[str, tuple[int, ...]
         if shape != tuple(tensor.shape):
             out[name] = shape
     return out
-
-
-def _all_names(structure: Structure, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """The same shapes under every name a tied tensor has."""
-    return {n: s for name, s in shapes.items() for n in structure.recording.aliases.get(name, (name,))}
 
 
 def pin_site(model: nn.Module, structure: Structure, number: int, why: str) -> Structure:

@@ -21,7 +21,7 @@ from reconvene.structure import Keep, Structure
 from reconvene.structure.attributes import Change
 from reconvene.structure.extents import kept_positions
 from reconvene.structure.numbers import Numbers
-from reconvene.structure.replay import shrunk_twins
+from reconvene.structure.replay import following_attributes, shrunk_shapes
 from reconvene.surgery.ranges import from_text, to_text
 from reconvene.surgery.silence import Site, restricted_sites
 from reconvene.text import quantity, smaller, table
@@ -222,7 +222,7 @@ def make_plan(
             positions = kept_positions(dim, kept)
             if len(positions) != tensor.shape[number]:
                 slices.setdefault(name, {})[number] = to_text(positions)
-    attributes = shrunk_twins(model, structure, keep)[1]
+    attributes = following_attributes(model, structure, keep, shrunk_shapes(structure, kept))
     pinned = [{"name": g.name, "width": g.width, "why": g.pinned} for g in structure.groups if not g.prunable]
     notes = [*structure.repairs, *(f"{site} has no rule; what it touches stays whole" for site in structure.unknown)]
     sites = restricted_sites(structure, keep, scalars or {})
