@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from reconvene import rectifier
 from reconvene.allocation import Allocation, Budget
@@ -19,7 +20,6 @@ from reconvene.allocation.costs import CostModel
 from reconvene.errors import CriterionError, ModelError, StructureError
 from reconvene.evaluator import Sensitivity
 from reconvene.structure import Keep, Structure, analyse
-from reconvene.structure.capture import is_lazy
 from reconvene.structure.replay import pin_site, replay
 from reconvene.surgery import Plan, Row, make_plan
 from reconvene.surgery.ranges import to_text

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reconvene.errors import ModelError
@@ -123,10 +124,7 @@ def record(
 
 
 def refuse_unsupported(model: nn.Module) -> None:
-    """Refuse models whose tensors or code cannot be changed.
-
-    Scripted, compiled, quantised, lazy, or non-finite weights.
-    """
+    """Refuse models whose tensors or code cannot be changed: scripted, compiled, quantised or lazy ones."""
     if isinstance(model, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
         raise ModelError(
             "the model is a TorchScript module, whose code cannot follow smaller tensors. Give the nn.Module."
@@ -143,11 +141,6 @@ def refuse_unsupported(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if is_lazy(parameter):
             raise ModelError(f"{name} is not initialised yet (a lazy module). Run the model once, then prune it.")
-
-
-def is_lazy(tensor: Tensor) -> bool:
-    """Whether a parameter or buffer of a lazy module has no shape yet."""
-    return isinstance(tensor, nn.parameter.UninitializedParameter | nn.parameter.UninitializedBuffer)
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
