@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,8 +18,11 @@ from torch import Tensor
 
 from reconvene.errors import CriterionError
 from reconvene.evaluator.curves import Floats, isotonic
-from reconvene.evaluator.evidence import Evidence, Objective
+from reconvene.evaluator.evidence import Evidence
 from reconvene.structure.groups import Group
+
+if TYPE_CHECKING:
+    from reconvene.saliency.subject import Objective
 
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4)
 

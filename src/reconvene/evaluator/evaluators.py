@@ -13,11 +13,12 @@ from reconvene.evaluator.ablation import ablation_losses
 from reconvene.evaluator.concentration import concentration_losses
 from reconvene.evaluator.curves import Curve, Floats, Pinned, Sensitivity
 from reconvene.evaluator.density import density_losses
-from reconvene.evaluator.evidence import Evidence, Objective, gather
+from reconvene.evaluator.evidence import Evidence, gather
 from reconvene.evaluator.reach import reach_losses
 
 if TYPE_CHECKING:
     from reconvene.saliency import Saliency
+    from reconvene.saliency.subject import Objective
     from reconvene.structure import Structure
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from reconvene.errors import CriterionError
 from reconvene.evaluator.channels import channel_scores
@@ -17,8 +16,7 @@ from reconvene.structure.groups import Group
 
 if TYPE_CHECKING:
     from reconvene.saliency import Saliency
-
-Objective = Callable[[Mapping[str, Tensor] | None], float]
+    from reconvene.saliency.subject import Objective
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -117,16 +117,16 @@ class Gradients:
     def _rest(self, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
         """Everything but the weights, copied, with the norm statistics of the masked network on this data."""
         model = self.subject.model
-        state = {name: value.detach().clone() for name, value in [*model.named_parameters(), *model.named_buffers()]}
-        rest = {name: value for name, value in state.items() if name not in leaves}
-        norms = {name: module for name, module in model.named_modules() if _tracks(module)}
+        state = [*model.named_parameters(), *model.named_buffers()]
+        rest = {name: value.detach().clone() for name, value in state if name not in leaves}
+        norms = {n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm) and _tracks(m)}
         if not norms:
             return rest
         for name in norms:
             rest[f"{name}.running_mean".lstrip(".")].zero_()
             rest[f"{name}.running_var".lstrip(".")].fill_(1.0)
             rest[f"{name}.num_batches_tracked".lstrip(".")].zero_()
-        with torch.no_grad(), _averaging([module for module in norms.values() if isinstance(module, _BatchNorm)]):
+        with torch.no_grad(), _averaging(list(norms.values())):
             for at, (inputs, _) in enumerate(self.batches):
                 with self._explained(at):
                     self._forward({**rest, **leaves}, inputs)
@@ -140,8 +140,8 @@ class Gradients:
             raise CriterionError(f"criterion {self.criterion!r}: batch {at} of the data failed: {error}") from error
 
 
-def _tracks(module: nn.Module) -> bool:
-    return isinstance(module, _BatchNorm) and module.running_mean is not None and module.num_batches_tracked is not None
+def _tracks(norm: _BatchNorm) -> bool:
+    return norm.running_mean is not None and norm.num_batches_tracked is not None
 
 
 @contextmanager
