@@ -83,7 +83,7 @@ def _level(
     for _, sets in ways:
         common &= sets[-1]
     if common == 0:
-        raise StructureError(f"no widths give equal counts for pieces {equation.pieces}")
+        raise StructureError(f"no widths give equal counts for pieces {equation.pieces}; please report this model")
     total = (common & -common).bit_length() - 1
     for p, (order, sets) in zip(behind, ways, strict=True):
         _assign(widths, equation.pieces[p], order, sets, total, allowed)

@@ -53,10 +53,10 @@ def settle(balances: Sequence[Balance], widths: Widths, dense: Widths) -> Widths
         # The group that overshoots least; among those the narrowest part of its dense width.
         room = [g for g in piece if widths[g] < dense[g]]
         if not room:
-            raise StructureError("pieces that must stay equal cannot be made equal")
+            break
         best = min(room, key=lambda g: (max(piece[g] - missing, 0), widths[g] / dense[g], g))
         widths[best] += max(1, min(missing // piece[best], int(dense[best] - widths[best])))
-    raise StructureError("pieces that must stay equal cannot be made equal")
+    raise StructureError("pieces that must stay equal cannot be made equal; please report this model")
 
 
 def _lowered(balances: Sequence[Balance], widths: Widths, least: Widths, dense: Widths) -> Widths:
