@@ -13,6 +13,7 @@ from reconvene.evaluator import Sensitivity
 from reconvene.planner import Data, Judge, Loss
 from reconvene.planning import check_finite, prunable
 from reconvene.rectifier import RectifyReport
+from reconvene.saliency.registry import criterion as criterion_named
 from reconvene.structure import Group, analyse
 from reconvene.surgery import Plan
 
@@ -104,7 +105,7 @@ def masks(
         CriterionError: what the criterion needs is missing, or the model cannot be scored.
         UnknownNameError: no such criterion (the message lists them).
     """
-    if example_inputs is None and criterion in saliency.CRITERIA and criterion not in _INPUTLESS:
+    if example_inputs is None and criterion_named(criterion).needs == "example_inputs":
         shape = getattr(getattr(model, "reconvene_source", None), "input_shape", None)
         if shape is None:
             raise CriterionError(
@@ -123,6 +124,3 @@ def masks(
         rounds=rounds,
         layerwise=layerwise,
     )
-
-
-_INPUTLESS = frozenset({"random", "magnitude", "snip", "grasp"})  # they look at weights alone, or at data

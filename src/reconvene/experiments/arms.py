@@ -41,7 +41,7 @@ def dense(setting: Setting) -> Prepared:
 def ours(setting: Setting) -> Prepared:
     """Reconvene: sensitivity by an evaluator of a criterion, a water level, rectification."""
     criterion = str(setting.options["criterion"])
-    data = setting.samples() if criterion in NEED_DATA else None
+    data = setting.samples(criterion)
     evaluator = str(setting.options["evaluator"])
     planner = Planner(setting.model, setting.inputs, criterion, data, setting.seed, evaluator=evaluator)
     plan = planner.plan(setting.asked, round_to=setting.round_to, clock=setting.clock)
@@ -59,7 +59,9 @@ def unstructured(setting: Setting) -> Prepared:
     # What is not scored (norms, biases) stays, and counts.
     left = limit["params"] - (total - scored)
     if left < 1:
-        raise BudgetError(f"params {setting.asked.asked['params']}: norms and biases alone are {total - scored:,}")
+        raise BudgetError(
+            f"params {setting.asked.asked['params']}: norms and biases alone are {total - scored:,}. Ask for more"
+        )
     seconds: dict[str, float] = {}
     with timed(seconds, "masks"):
         masks = saliency.masks(
@@ -67,14 +69,12 @@ def unstructured(setting: Setting) -> Prepared:
             min(1.0, left / scored),
             criterion,
             example_inputs=setting.inputs,
-            data=setting.samples() if criterion in NEED_DATA else None,
+            data=setting.samples(criterion),
             seed=setting.seed,
             layerwise=layerwise or None,
         )
     return Prepared(put_on(setting.model, masks), seconds, setting.epochs, masked=True)
 
-
-NEED_DATA = frozenset({"snip", "grasp"})
 
 ARMS: dict[str, Arm] = {
     "dense": Arm(dense, budgets=False),

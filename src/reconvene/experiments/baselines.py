@@ -151,8 +151,7 @@ def _from(setting: Setting, name: str, curves: Curves) -> Prepared:
 
 
 def _score(setting: Setting, criterion: str, density: float) -> Saliency:
-    needs = criterion in ("snip", "grasp")
-    data = setting.samples() if needs else None
+    data = setting.samples(criterion)
     return saliency.score(
         setting.model, setting.inputs, criterion, data=data, seed=setting.seed, density=max(density, 1e-4)
     )

@@ -15,6 +15,7 @@ from reconvene.allocation.costs import CostModel
 from reconvene.data import Dataset, calibration
 from reconvene.planner import Clock, Data
 from reconvene.planning import timed
+from reconvene.saliency.registry import criterion as criterion_named
 from reconvene.structure import Structure
 from reconvene.surgery import Plan
 from reconvene.training import TrainConfig
@@ -56,8 +57,10 @@ class Setting:
             model.add("latency", self.clock(structure))
         return model
 
-    def samples(self) -> Data:
-        """A few training images of every class, for criteria that need data."""
+    def samples(self, criterion: str) -> Data | None:
+        """A few training images of every class, for a criterion that needs data. Raises UnknownNameError."""
+        if criterion_named(criterion).needs != "data":
+            return None
         return calibration(self.dataset, SAMPLES_A_CLASS * len(self.dataset.classes), seed=self.seed)
 
 

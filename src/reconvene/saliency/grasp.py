@@ -54,4 +54,4 @@ def objective(subject: Subject) -> Objective:
     return lambda masks: 1.0 - 2.0 * lost(views, masks)
 
 
-GRASP = Criterion("grasp", Grasp, objective=objective)
+GRASP = Criterion("grasp", Grasp, objective=objective, needs="data")

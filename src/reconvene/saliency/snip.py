@@ -32,4 +32,4 @@ class Snip:
             return self._layout.flatten({name: leaf * gradient[name] for name, leaf in leaves.items()}).abs_().cpu()
 
 
-SNIP = Criterion("snip", Snip)
+SNIP = Criterion("snip", Snip, needs="data")

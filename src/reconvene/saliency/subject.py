@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ class Criterion:
 
     ``begin`` starts work on a subject; ``rounds`` is how often masks are refined by default; ``pace`` how far the log
     of the density may fall per round where only layer densities are read (None: one round will do); ``objective``
-    makes what the criterion tries to keep a function of masks.
+    makes what the criterion tries to keep a function of masks; ``needs`` is what it looks at beside the weights.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Criterion:
     rounds: int = 1
     pace: float | None = None
     objective: Callable[[Subject], Objective] | None = None
+    needs: Literal["data", "example_inputs"] | None = None
 
 
 @dataclass

@@ -48,4 +48,4 @@ def objective(subject: Subject) -> Objective:
     return share
 
 
-SYNFLOW = Criterion("synflow", SynFlow, rounds=100, pace=PACE, objective=objective)
+SYNFLOW = Criterion("synflow", SynFlow, rounds=100, pace=PACE, objective=objective, needs="example_inputs")
