@@ -61,7 +61,7 @@ def _child(parents: list[Pace], rng: np.random.Generator) -> Pace:
 
 
 def _proxy(dataset: Dataset, images: int) -> Dataset:
-    """The first ``images`` training images (they come shuffled by the split), the last fifth of them to judge by."""
+    """So many of the training images, the same ones for every search; the last fifth of them to judge by."""
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(len(dataset.train), generator=generator)[:images]
     cut = len(order) - len(order) // 5
