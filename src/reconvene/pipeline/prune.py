@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from reconvene.errors import ArtifactError, UnknownNameError
 from reconvene.evaluator.evaluators import EVALUATORS
 from reconvene.models import Source, example_inputs
 from reconvene.pipeline.steps import Steps, quiet
+from reconvene.planning import timed
 from reconvene.rectifier import WAYS
 from reconvene.saliency import CRITERIA
 from reconvene.surgery import Plan
@@ -108,9 +108,9 @@ def prune(
             size_of=pruning.size_of,
             say=say,
         )
-        with _timed(plan, "surgery"):
+        with timed(plan.timings, "surgery"):
             small = plan.apply(model)
-        with _timed(plan, "rectify"):
+        with timed(plan.timings, "rectify"):
             report = api.rectify(small, plan, inputs, pruning.rectify, seed=pruning.seed)
     ratios = {row.layer: row.ratio for row in report.rows if row.ratio is not None}
     facts = {**asdict(pruning), "budget": dict(budget.asked), "spread": ratios}
@@ -128,13 +128,6 @@ def make_way(folder: Path, *, overwrite: bool) -> None:
         return
     if "training" in artifact.manifest(folder).measurements or (folder / CHECKPOINT_NAME).exists():
         raise ArtifactError(f"{folder} holds a model that was trained. Choose another folder, or --overwrite it")
-
-
-@contextmanager
-def _timed(plan: Plan, step: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    plan.timings[step] = time.perf_counter() - start
 
 
 @contextmanager
