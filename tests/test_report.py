@@ -428,7 +428,7 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
-@pytest.mark.parametrize("sample", [vgg, fifty], ids=["vgg", "fifty"])
+@pytest.mark.parametrize("sample", [vgg, fifty, lambda: with_int8()], ids=["vgg", "fifty", "int8"])
 def test_in_a_browser(browser: Any, sample: Any, tmp_path: Path) -> None:
     path = write(sample(), tmp_path / "report.html")
     backgrounds = set()
@@ -500,6 +500,22 @@ def test_int8_is_a_row_of_its_own_and_never_taken_for_the_pruned_network() -> No
         assert said in page
     assert "<b>it</b>" not in page and "Formats and precisions" not in plain and "What int8 kept" not in plain
     assert page.count("model.") > plain.count("model."), "the int8 file is told by name"
+
+
+def test_the_chart_of_files_tells_runtimes_and_agreement_apart() -> None:
+    data = with_int8()
+    assert data.bench is not None
+    one = render(data)
+    assert one.count("mark pruned") == 4 and one.count("mark other1 ringed") == 2, "by time, and by agreement"
+    assert "same class" in one and one.count("<ul") == render(vgg()).count("<ul") + 2, (
+        "colours, and shapes of two runtimes"
+    )
+    for row in data.bench["rows"]:
+        row.update(runtime="ncnn", agreement=None)
+    other = render(data)
+    assert other.count("<ul") == one.count("<ul") - 1, "one runtime needs no shapes"
+    assert "agreement of every file" in one and "agreement of every file" not in other and "Below," not in other
+    assert other.count("mark pruned") == 2, "two pruned files by time, none by agreement"
 
 
 def test_a_chart_of_one_point_has_no_axis_to_divide_by() -> None:

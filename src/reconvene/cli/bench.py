@@ -30,7 +30,7 @@ class Bench(Int8Options, Importing, Command):
     """Rounds."""
 
     def run(self) -> Answer:
-        """Time, and keep the result as bench.json."""
+        """Time, keep the result as bench.json, and draw it in the report of a pruned artifact."""
         runtimes = [name for name in self.runtimes.split(",") if name]
         if not runtimes or min(self.batch, self.threads, self.repeats) < 1:
             raise UsageError("--runtimes names one at least, and --batch, --threads and --repeats are 1 at least")
@@ -39,7 +39,7 @@ class Bench(Int8Options, Importing, Command):
         from reconvene.cli.progress import steps
         from reconvene.data import load
         from reconvene.deploy import installed
-        from reconvene.pipeline import bench
+        from reconvene.pipeline import bench, report
 
         shape = self.input or artifact.manifest(self.directory).source.input_shape
         result = bench(
@@ -55,4 +55,9 @@ class Bench(Int8Options, Importing, Command):
             allow_import=self.allow_import,
             steps=steps,
         )
-        return Answer(str(result), {"artifact": str(self.directory), **result.to_dict()})
+        text, answer = [str(result)], {"artifact": str(self.directory), **result.to_dict()}
+        if artifact.read_plan(self.directory) is not None:  # a dense network has nothing to be set beside
+            page = report(self.directory)
+            text.append(f"report: {page}")
+            answer["report"] = str(page)
+        return Answer("\n".join(text), answer)

@@ -19,18 +19,6 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Point:
-    """One dot of a scatter chart: what it says of itself, where it is, its class and what that class is called."""
-
-    text: str
-    x: float
-    y: float
-    class_: str
-    kind: str
-    ringed: bool = False
-
-
-@dataclass(frozen=True)
 class Scale:
     """From values to percent of the chart's side: call it."""
 
@@ -107,46 +95,6 @@ def dots_in_band(
     ticks = _apart([1.0, *band, 0.1, 10.0, 0.5, 2.0, 0.01, 100.0, 0.001, 1000.0], up)
     below = [tag("span", "input"), tag("span", "output")]
     return tag("figure", tag("figcaption", title), _plot(title, description, marks, ticks, below), class_="chart")
-
-
-def scatter(
-    title: str,
-    description: str,
-    points: Sequence[Point],
-    *,
-    x: Callable[[float], str],
-    y: Callable[[float], str],
-) -> Html:
-    """One dot a point, both axes logarithmic; ``x`` and ``y`` write a value. A ringed dot has a wide mark behind it."""
-    across, up = (
-        Scale(min(values) / 1.15, max(values) * 1.15, log=True)
-        for values in ([p.x for p in points], [p.y for p in points])
-    )
-    marks = _round_values(up, y)
-    dots = [
-        [
-            _dot(across(p.x), up(p.y), "dot outside", p.text) if p.ringed else None,
-            _dot(across(p.x), up(p.y), f"dot {p.class_}", p.text),
-        ]
-        for p in points
-    ]
-    kinds = dict.fromkeys((p.kind, p.class_) for p in points)
-    legend = tag("ul", [tag("li", _sample(class_), kind) for kind, class_ in kinds], class_="legend")
-    below = [tag("span", x(across.low)), tag("span", x(across.high))]
-    plot = _plot(title, description, [[_rule(at, "grid") for at, _ in marks], dots], marks, below)
-    return tag("figure", tag("figcaption", title), legend, plot, class_="chart")
-
-
-def _round_values(up: Scale, written: Callable[[float], str]) -> list[tuple[float, str]]:
-    """1, 2 and 5 times powers of ten that lie on a logarithmic axis and have room beside each other."""
-    powers = range(math.floor(math.log10(up.low)), math.ceil(math.log10(up.high)) + 1)
-    found: list[tuple[float, str]] = []
-    for factor in (1, 5, 2):
-        for value in (factor * 10.0**power for power in powers):
-            at = up(value)
-            if 0 <= at <= 100 and all(abs(at - other) >= 9 for other, _ in found):
-                found.append((at, written(value)))
-    return found
 
 
 def bar(value: float, whole: float, class_: str, *, of: float | None = None) -> Html:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from reconvene.report import numbers
-from reconvene.report.charts import Point, scatter
 from reconvene.report.data import ReportData
+from reconvene.report.marks import BYTES, Mark, Panel, scatter
 from reconvene.report.markup import Child, Html, name, tag
 from reconvene.report.sections import section, table
 
@@ -24,18 +24,22 @@ def formats(data: ReportData) -> Html | None:
     rows = [row for row in (data.bench or {}).get("rows", ()) if row.get("size")]
     if len(rows) < 2:
         return None
-    points = [_point(row) for row in rows]
     low, small = min(rows, key=lambda row: float(row["median"])), min(rows, key=lambda row: float(row["size"]))
     described = f"Fastest is {_name(low)}, smallest is {_name(small)}."
     far = [row for row in rows if _far(row)]
     ringed = f" A ring marks less than {LEAST_AGREEMENT:.0%} agreement." if far else ""
+    judged = any(row.get("agreement") is not None for row in rows)
     lead = (
         "Every file by its size (across) and the time of one inference (up), both on logarithmic axes: better is "
-        f"further down and to the left.{ringed} Agreement is with the same network in PyTorch in float32."
+        "further down and to the left."
+        + (" Below, how often it sees the same class as the same network in PyTorch in float32." if judged else "")
+        + ringed
     )
     columns = ["File", "Size", "Time", "Same class", "Accuracy"]
     lines = [tag("tr", tag("th", _name(row), scope="row"), [_cell(text) for text in _texts(row)]) for row in rows]
-    chart = scatter("Size and latency of every file", described, points, x=numbers.memory, y=numbers.seconds)
+    panels = (Panel("Time of one inference", numbers.seconds), Panel("Same class", numbers.share, log=False, top=1.0))
+    title = "Size, latency and agreement of every file" if judged else "Size and latency of every file"
+    chart = scatter(title, described, [_mark(row) for row in rows], panels, x=numbers.memory, units=BYTES)
     measured = (data.bench or {}).get("data")
     note = tag("p", f"Agreement and accuracy on {measured}, at most 512 samples.", class_="note") if measured else None
     left_out = [
@@ -71,10 +75,13 @@ def _int8_cells(export: dict[str, Any]) -> list[Child]:
     ]
 
 
-def _point(row: dict[str, Any]) -> Point:
+def _mark(row: dict[str, Any]) -> Mark:
     kind = (row["variant"], row.get("precision", "fp32"))
     told = f"{_name(row)}: {', '.join(_texts(row)[:3])} the same class"
-    return Point(told, float(row["size"]), float(row["median"]), COLOURS.get(kind, "other2"), " ".join(kind), _far(row))
+    heights = (float(row["median"]), row.get("agreement"))
+    return Mark(
+        told, float(row["size"]), heights, COLOURS.get(kind, "other2"), " ".join(kind), row["runtime"], _far(row)
+    )
 
 
 def _far(row: dict[str, Any]) -> bool:
