@@ -220,6 +220,22 @@ def test_a_newer_bundle_and_an_unknown_model_are_said(unpacked: Path) -> None:
     assert run(unpacked, "classify").returncode == 2 and run(unpacked, "test", "--threads", "0").returncode == 2
 
 
+def test_a_runtime_that_is_missing_or_too_old_is_named(unpacked: Path) -> None:
+    missing = "import sys; sys.modules['onnxruntime'] = None\n" + ALONE
+    command = [sys.executable, "-I", "-c", missing, str(unpacked / "run.py"), "test"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stdout == "" and len(done.stderr.splitlines()) == 1
+    assert "ONNX Runtime, which is not installed. Try: pip install onnxruntime" in done.stderr
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(unpacked / "model.onnx")
+    model.opset_import[0].version = 999  # what a runtime older than the file sees
+    onnx.save(model, unpacked / "model.onnx")
+    sign(unpacked)
+    done = run(unpacked, "time")
+    assert done.returncode == 1 and done.stdout == "" and len(done.stderr.splitlines()) == 1
+    assert "cannot load model.onnx" in done.stderr and "Try a newer one" in done.stderr
+
+
 def test_the_runner_is_python_3_9_and_needs_only_numpy_at_the_top() -> None:
     tree = ast.parse(runner_source(), feature_version=(3, 9))
     names = [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]

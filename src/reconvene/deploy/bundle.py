@@ -165,6 +165,7 @@ def _models(
                 "package": PACKAGES[runtime],
                 "expected": expected,
                 "precision": made.precision,
+                "keep_fp32": list(made.keep_fp32),
                 "tolerance": TOLERANCES[made.precision],
                 "bytes": made.bytes,
                 "verified": None if checked is None else checked.short,

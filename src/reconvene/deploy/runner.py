@@ -198,6 +198,11 @@ def open_model(bundle: Bundle, given: argparse.Namespace) -> Callable[[Array], A
     return RUNTIMES[facts["runtime"]](bundle.folder / facts["file"], given.threads)
 
 
+def one_line(error: Exception) -> str:
+    """What a runtime says, which may run over several lines, as a part of a sentence."""
+    return " ".join(str(error).split()).rstrip(".")
+
+
 def onnxruntime(path: Path, threads: int) -> Callable[[Array], Array]:
     """A file in ONNX Runtime on the processor."""
     try:
@@ -214,7 +219,9 @@ def onnxruntime(path: Path, threads: int) -> Callable[[Array], Array]:
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except own as error:
-        raise Refused(f"onnxruntime {ort.__version__} cannot load {path.name}: {error}. Try a newer one") from error
+        raise Refused(
+            f"onnxruntime {ort.__version__} cannot load {path.name}: {one_line(error)}. Try a newer one"
+        ) from error
     name = session.get_inputs()[0].name
     return lambda batch: session.run(None, {name: batch})[0]
 
@@ -230,7 +237,9 @@ def openvino(path: Path, threads: int) -> Callable[[Array], Array]:
     try:
         model = ov.Core().compile_model(path, "CPU", settings)
     except RuntimeError as error:
-        raise Refused(f"openvino {ov.__version__} cannot load {path.name}: {error}. Try a newer one") from error
+        raise Refused(
+            f"openvino {ov.__version__} cannot load {path.name}: {one_line(error)}. Try a newer one"
+        ) from error
     request = model.create_infer_request()
     return lambda batch: request.infer({0: batch})[0].copy()
 
@@ -245,7 +254,7 @@ def litert(path: Path, threads: int) -> Callable[[Array], Array]:
         interpreter = Interpreter(str(path), num_threads=threads)
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
-        raise Refused(f"LiteRT cannot load {path.name}: {error}. Try a newer one") from error
+        raise Refused(f"LiteRT cannot load {path.name}: {one_line(error)}. Try a newer one") from error
     (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
 
     def infer(batch: Array) -> Array:
