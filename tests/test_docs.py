@@ -46,3 +46,8 @@ def test_the_readme_shows_what_runs_printed() -> None:
 def test_the_evidence_is_what_the_results_say() -> None:
     script = ROOT / "benchmarks" / "evidence.py"
     assert subprocess.run([sys.executable, str(script), "--check"], check=False).returncode == 0
+
+
+def test_the_table_of_formats_and_networks_is_what_the_results_say() -> None:
+    script = ROOT / "benchmarks" / "format_matrix.py"
+    assert subprocess.run([sys.executable, str(script), "--check"], check=False).returncode == 0
