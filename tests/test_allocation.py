@@ -60,6 +60,16 @@ def case(widths, rates, balances=()):
     return structure, Sensitivity("density", "synflow", "nats", 0.1, curves), ChainCosts(tuple(widths))
 
 
+def adding_up(widths, weights, balances=()):
+    """The same where losses add up: ``weight * (1 / k - 1 / width)`` of each group."""
+    structure, _, costs = case(widths, weights, balances)
+    curves = []
+    for g, (width, weight) in enumerate(zip(widths, weights, strict=True)):
+        kept = np.maximum(np.arange(width + 1), 0.5)
+        curves.append(Curve(f"g{g}", width, np.sqrt(weight * (1 / kept - 1 / width)), np.ones(width), 0.5, width, 0.0))
+    return structure, Sensitivity("fan_in", "synflow", "root", 0.1, tuple(curves), adds_up=True), costs
+
+
 def linked(*pieces: dict[int, int], fixed: tuple[int, ...] | None = None) -> Balance:
     return Balance(pieces, fixed or (0,) * len(pieces), "chunk")
 
@@ -105,10 +115,10 @@ def problems(draw):
 
 
 @settings(max_examples=150, deadline=None)
-@given(problem=problems(), round_to=st.sampled_from([1, 4, 8]))
-def test_every_budget_is_kept_and_no_group_can_grow_one_step(problem, round_to):
+@given(problem=problems(), round_to=st.sampled_from([1, 4, 8]), kind=st.sampled_from([case, adding_up]))
+def test_every_budget_is_kept_and_no_group_can_grow_one_step(problem, round_to, kind):
     widths, rates, asked = problem
-    structure, sensitivity, costs = case(widths, rates)
+    structure, sensitivity, costs = kind(widths, rates)
     result = allocate(structure, sensitivity, costs, Budget(**asked), round_to=round_to)
     assert keeps(result)
     assert np.all(result.widths >= 1) and np.all(result.widths <= widths)
@@ -187,6 +197,34 @@ def test_refinement_and_filling_find_the_least_sum_of_squares_in_most_small_case
         ratios.append((sum(row.loss**2 for row in result.rows) + 1e-12) / (best + 1e-12))
     assert min(ratios) > 1 - 1e-9, "brute force missed something"
     assert np.mean(np.array(ratios) < 1 + 1e-6) > 0.9 and np.mean(ratios) < 1.02
+
+
+@pytest.mark.parametrize("asked", [("params",), ("macs",), ("params", "macs")], ids="+".join)
+@pytest.mark.parametrize("link", [(), ((0, 2),)], ids=["free", "linked"])
+def test_where_losses_add_up_their_least_sum_is_found_in_most_small_cases(asked, link):
+    random = np.random.default_rng(0)
+    ratios = []
+    for _ in range(25):
+        balances = [linked({a: 1}, {b: 1}) for a, b in link]
+        widths = (48, 40, 48, 16)
+        structure, sensitivity, costs = adding_up(widths, random.uniform(0.3, 4.0, 4), balances)
+        budget = Budget(**{cost: float(random.uniform(0.1, 0.8)) for cost in asked})
+        found = brute(structure, sensitivity, costs, budget.limits(costs.dense))
+        best = min(total for _, _, total in found)
+        result = allocate(structure, sensitivity, costs, budget)
+        assert balanced(balances, result.widths) and keeps(result)
+        ratios.append((sum(row.loss**2 for row in result.rows) + 1e-12) / (best + 1e-12))
+    assert min(ratios) > 1 - 1e-9, "brute force missed something"
+    assert np.mean(np.array(ratios) < 1 + 1e-6) > 0.5 and np.mean(ratios) < 1.05
+
+
+def test_where_losses_add_up_equal_prices_give_equal_widths_and_dear_channels_narrow_ones():
+    """A chain under a budget on parameters is cut evenly; under MACs, early layers, used more often, are narrower."""
+    structure, sensitivity, costs = adding_up((256,) * 6, (1.0,) * 6)
+    even = allocate(structure, sensitivity, costs, Budget(params="16x"), round_to=1).widths
+    assert even[1:-1].max() <= 1.15 * even[1:-1].min()
+    steep = allocate(structure, sensitivity, costs, Budget(macs="16x"), round_to=1).widths
+    assert np.all(np.diff(steep[:4]) > 0) and steep[3] > 1.5 * steep[0]
 
 
 @settings(max_examples=60, deadline=None)

@@ -171,7 +171,7 @@ def test_one_water_level_is_the_joint_widths_at_that_density(rates):
 @given(
     seed=st.integers(0, 2**16),
     noise=st.floats(0, 1.5),
-    evaluator=st.sampled_from(["density", "reach", "concentration", "ablation"]),
+    evaluator=st.sampled_from(["fan_in", "density", "reach", "concentration", "ablation"]),
 )
 def test_every_curve_is_monotone_zero_when_whole_and_infinite_when_gone(seed, noise, evaluator):
     groups, saliency = chain_case()
@@ -205,6 +205,26 @@ def test_extrapolation_goes_on_along_the_last_slope():
     loss = invert(nats, nats / 2, 512)
     deep = np.arange(1, 16)
     assert np.allclose(loss[deep], 2 * np.log(512 / (deep + NEAR)), rtol=1e-6)
+
+
+def test_fan_in_adds_reciprocal_sizes_over_the_weights_that_a_group_touches():
+    """Half of each side: a group between two layers counts once, a stream for all its layers, a depthwise one not."""
+    scores = {"w": torch.ones(8, 3), "v": torch.ones(3, 8), "deep": torch.ones(8, 1, 3, 3), "flat": torch.ones(5, 16)}
+    chain = Group("chain", 8, (slot("w", 0, 8), slot("v", 1, 8), slot("deep", 0, 8)))
+    read_twice = Group("stream", 8, (slot("w", 0, 8), slot("v", 1, 8), slot("w", 0, 8), slot("v", 1, 8)))
+    alone = Group("alone", 8, (slot("deep", 0, 8),))
+    pairs = Slot("flat", 1, np.arange(16).reshape(8, 2))
+    flattened = Group("flattened", 8, (slot("w", 0, 8), pairs))
+    part = Group("part", 3, (Slot("v", 1, np.arange(3).reshape(3, 1)),))
+    saliency = FakeSaliency(scores, {name: np.linspace(1, 0.1, 25) for name in scores})
+    result = evaluate(structure([chain, read_twice, alone, flattened, part]), saliency, evaluator="fan_in")
+    assert result.adds_up
+    kept = np.arange(1, 9)
+    once = 1 / kept - 1 / 8
+    squares = [curve.loss[1:] ** 2 for curve in result.curves]
+    assert np.allclose(squares[0], once) and np.allclose(squares[1], 2 * once) and np.allclose(squares[2], once)
+    assert np.allclose(squares[3], 0.5 * once + 0.5 * (1 / (2 * kept) - 1 / 16))
+    assert np.allclose(squares[4], 0.5 * (1 / (8 - 3 + kept[:3]) - 1 / 8))
 
 
 def test_reach_counts_a_group_once_for_every_two_weights_it_touches():
@@ -299,7 +319,7 @@ def test_pinned_groups_have_a_reason_and_no_number():
 
 def test_unknown_evaluator_and_bad_density_and_nothing_to_judge_by():
     groups, saliency = chain_case()
-    with pytest.raises(UnknownNameError, match="ablation, concentration, density, reach"):
+    with pytest.raises(UnknownNameError, match="ablation, concentration, density, fan_in, reach"):
         evaluate(structure(groups), saliency, evaluator="guess")
     with pytest.raises(CriterionError, match="share of weights"):
         evaluate(structure(groups), saliency, density=0.0)

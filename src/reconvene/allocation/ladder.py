@@ -32,7 +32,8 @@ class Ladder:
 class Ladders:
     """All ladders side by side; a position is one rung per ladder, ``[ladders]``.
 
-    ``top``: each ladder's dense rung. ``loss`` and ``level``: ``[ladders, rungs]``, 0 past the top.
+    ``top``: each ladder's dense rung. ``loss``, ``level`` and ``channels`` (of all members): ``[ladders, rungs]``, 0
+    past the top.
     """
 
     def __init__(self, ladders: Sequence[Ladder]) -> None:
@@ -41,6 +42,7 @@ class Ladders:
         height = int(self.top.max()) + 1
         self.loss = np.stack([_padded(ladder.loss, height, 0.0) for ladder in ladders])
         self.level = np.stack([_padded(ladder.level, height, 0.0) for ladder in ladders])
+        self.channels = np.stack([_padded(ladder.rungs.sum(axis=1), height, 0) for ladder in ladders])
         count = sum(len(members) for members in self.members)
         self._owner = np.zeros(count, dtype=np.int64)
         self._width = np.zeros((count, height), dtype=np.int64)

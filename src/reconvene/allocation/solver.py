@@ -1,4 +1,4 @@
-"""From curves and a budget to widths: water level, refinement, filling."""
+"""From curves and a budget to widths: water level or prices, refinement, filling."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from reconvene.allocation.budget import Budget
 from reconvene.allocation.fill import Filler
 from reconvene.allocation.ladder import Floats, Ladders, ladders, step_of
 from reconvene.allocation.meter import Costs, Meter
+from reconvene.allocation.prices import settle
 from reconvene.allocation.result import Allocation, Row
 from reconvene.allocation.trade import refine
 from reconvene.allocation.water import sink
@@ -37,12 +38,13 @@ def allocate(
     """Widths of ``structure.prunable`` that keep every budget, fill the tightest, and lose least.
 
     1. Water level: each group keeps the fewest channels with ``loss(k) <= tau``, at the lowest ``tau`` that keeps all
-       budgets. For groups that budgets do not hold back the level sinks further.
+       budgets. For groups that budgets do not hold back the level sinks further. Where losses add up
+       (``sensitivity.adds_up``) every channel pays its price instead, for the least sum of squared losses.
     2. Refinement: trades that lower the sum of squared losses; no group ends more than ``slack`` (a share) above
-       ``tau``.
+       ``tau``; where losses add up any may.
     3. Filling: no group, with those that equations tie to it, can grow one step within the budgets.
 
-    ``plain`` stops after the water level itself: the curves alone decide, and what is left of the budget stays unused.
+    ``plain`` stops after the first step: the curves alone decide, and what is left of the budget stays unused.
 
     Widths are multiples of ``round_to``, halved until it goes four times into the group; never zero; the dense width
     is always allowed. Only where multiples cannot keep the budget are widths below one step used. Same input, same
@@ -64,12 +66,17 @@ def allocate(
     meter = Meter(costs, budget.limits(costs.dense))
     ways, allowed = _feasible(dense, losses, equations, meter, budget, round_to)
     level, base, position = sink(ways, meter)
+    if sensitivity.adds_up:
+        base = position = settle(ways, position, meter)
+        level, slack = float(ways.at_position(ways.level, base).max()), np.inf
     if plain:
         widths = ways.widths(base)
     else:
-        position = refine(ways, position, meter, cap=level * (1.0 + slack))
+        position = refine(ways, position, meter, cap=level * (1.0 + slack) if level else 0.0)
         widths = Filler(ways.widths(position), losses, equations, allowed, meter).fill()
-    reasons = _Reasons(dense, ways.widths(base), losses, equations, allowed, level, round_to, meter.fits(dense))
+    reasons = _Reasons(
+        dense, ways.widths(base), losses, equations, allowed, level, round_to, meter.fits(dense), sensitivity.adds_up
+    )
     return Allocation(
         widths=widths,
         costs={cost: costs.evaluate(cost, widths) for cost in costs.dense},
@@ -135,9 +142,10 @@ class _Reasons:
         level: float,
         round_to: int,
         roomy: bool,
+        adds_up: bool,
     ) -> None:
         self.dense, self.base, self.losses, self.allowed = dense, base, losses, allowed
-        self.level, self.round_to, self.roomy = level, round_to, roomy
+        self.level, self.round_to, self.roomy, self.adds_up = level, round_to, roomy, adds_up
         self.linked = {g: members for members, _ in systems(equations, len(dense)) for g in members}
 
     def why(self, g: int, names: Sequence[str], widths: Widths) -> str:
@@ -165,4 +173,6 @@ class _Reasons:
         step = step_of(dense, self.round_to)
         if width < step:
             return f"cut below the step of {step}: the budget leaves no more"
+        if self.adds_up:
+            return "cut to where another channel costs more than it is worth"
         return "cut to the water level" if width == fewest else f"cut to the water level, rounded up to {width}"

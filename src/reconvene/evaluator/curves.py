@@ -62,7 +62,10 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Sensitivity:
-    """All curves, in the order of ``structure.prunable``, and what could not be pruned. Prints as a table."""
+    """All curves, in the order of ``structure.prunable``, and what could not be pruned. Prints as a table.
+
+    ``adds_up``: widths are best where the sum of squared losses is least, not where the worst loss is.
+    """
 
     evaluator: str
     criterion: str
@@ -70,6 +73,7 @@ class Sensitivity:
     target: float
     curves: tuple[Curve, ...]
     pinned: tuple[Pinned, ...] = ()
+    adds_up: bool = False
 
     @property
     def rows(self) -> tuple[Row, ...]:

@@ -14,6 +14,7 @@ from reconvene.evaluator.concentration import concentration_losses
 from reconvene.evaluator.curves import Curve, Floats, Pinned, Sensitivity
 from reconvene.evaluator.density import density_losses
 from reconvene.evaluator.evidence import Evidence, gather
+from reconvene.evaluator.fan_in import fan_in_losses
 from reconvene.evaluator.reach import reach_losses
 
 if TYPE_CHECKING:
@@ -24,13 +25,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """``losses(evidence)``: ``loss[0..width]`` per prunable group, in ``unit``; ``loss[0]`` is not used."""
+    """``losses(evidence)``: ``loss[0..width]`` per prunable group, in ``unit``; ``loss[0]`` is not used.
+
+    ``adds_up``: what the network loses is the sum of squares over groups; otherwise it is what the worst group loses.
+    """
 
     unit: str
     losses: Callable[[Evidence], list[Floats]]
+    adds_up: bool = False
 
 
 EVALUATORS: dict[str, Evaluator] = {
+    "fan_in": Evaluator("root of reciprocal channels", fan_in_losses, adds_up=True),
     "density": Evaluator("nats of global density", density_losses),
     "reach": Evaluator("nats of density over layers", reach_losses),
     "concentration": Evaluator("share of kept saliency", concentration_losses),
@@ -67,7 +73,7 @@ def evaluate(
     if structure.prunable:
         evidence = gather(structure.prunable, saliency, target=target, objective=objective)
         curves = _curves(evidence, chosen.losses(evidence))
-    return Sensitivity(evaluator, saliency.criterion, chosen.unit, target, curves, pinned)
+    return Sensitivity(evaluator, saliency.criterion, chosen.unit, target, curves, pinned, chosen.adds_up)
 
 
 def _curves(evidence: Evidence, losses: list[Floats]) -> tuple[Curve, ...]:

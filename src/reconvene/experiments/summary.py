@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reconvene.experiments.config import arm_label
 from reconvene.experiments.results import Record
 from reconvene.text import table
 
@@ -67,7 +68,7 @@ def summarise(records: Iterable[Record]) -> list[Line]:
     cells: dict[tuple[str, str, str, str], list[Record]] = {}
     for record in records:
         run = record["run"]
-        cells.setdefault((_model(run), run["data"], budget_text(run["budget"]), record["label"]), []).append(record)
+        cells.setdefault((_model(run), run["data"], budget_text(run["budget"]), _label(run)), []).append(record)
     dense = {_place(record): record for record in chain(*cells.values()) if record["run"]["arm"] == "dense"}
     order = {place: i for i, place in enumerate(dict.fromkeys(cell[:2] for cell in cells))}
     budgets = {text: i for i, text in enumerate(dict.fromkeys(sorted((c[2] for c in cells), key=lambda t: t != WHOLE)))}
@@ -156,6 +157,11 @@ def _answers(assessment: Record) -> NDArray[np.uint16]:
 def _place(record: Record) -> tuple[str, str, int]:
     """What a run shares with the dense one to compare it with."""
     return _model(record["run"]), record["run"]["data"], record["run"]["seed"]
+
+
+def _label(run: dict[str, Any]) -> str:
+    """As it is called today: what was an arm's usual choice when it ran may not be any more."""
+    return arm_label(run["arm"], run["options"])
 
 
 def _model(run: dict[str, Any]) -> str:
