@@ -46,7 +46,7 @@ class Found:
         suffix = "_quick" if quick else ""
         self.predict = results / f"predict{suffix}.jsonl"
         self.scores = results / f"predict_scores{suffix}.jsonl"
-        files = ("quick",) if quick else ("widths", "residual")
+        files = ("quick",) if quick else ("widths", "variants", "seconds", "residual")
         self.widths = [record for file in files for record in read_results(results / f"{file}.jsonl")]
         self.rlr = read_results(results / ("quick.jsonl" if quick else "rlr.jsonl"))
         self.headlines = {
@@ -139,7 +139,7 @@ class Found:
                     for line in said_before(self.scores)
                     if (name(line), line["seed"], line["criterion"]) == (model, seed, DEFAULT[0])
                 }
-                asked = ("density", "reach")
+                asked = ("fan_in", "density")
                 rows = [
                     [
                         f"`{group}`",
@@ -274,7 +274,7 @@ class Found:
         if few:
             asked.append(f"- Three seeds: {len(few)} of {len(lines)} rows on widths have fewer. One seed is no claim.")
         budgets = {line.budget for line in lines}
-        for budget in ("params 16.21x", "params 4x", "params 50x", "params 16.21x, macs 8x"):
+        for budget in BUDGETS:
             if budget not in budgets and self.tier == "small":
                 asked.append(f"- Widths at {budget}.")
         labels = {line.label for line in lines}
@@ -289,7 +289,12 @@ class Found:
         return "\n".join(asked) or "- Nothing that the protocol asks for."
 
 
-DEFAULT = ("synflow", "density")
+DEFAULT = ("synflow", "fan_in")
+BUDGETS = (
+    *(f"params {times}" for times in ("4x", "16.21x", "50x")),
+    *(f"latency {times}" for times in ("2x", "4x", "8x")),
+    "params 16.21x, macs 8x",
+)
 
 
 def _place(record: dict[str, Any]) -> tuple[str, str, str, str]:

@@ -160,8 +160,8 @@ def test_rectify_says_how_signal_spreads(how: str) -> None:
 @pytest.mark.parametrize(
     ("criterion", "evaluator"),
     [
-        *(("synflow", e) for e in ("density", "reach", "concentration", "ablation")),
-        *((c, "density") for c in ("random", "magnitude", "snip", "grasp")),
+        *(("synflow", e) for e in ("fan_in", "density", "reach", "concentration", "ablation")),
+        *((c, "fan_in") for c in ("random", "magnitude", "snip", "grasp")),
     ],
 )
 def test_every_criterion_and_evaluator_keeps_the_budget(criterion: str, evaluator: str) -> None:

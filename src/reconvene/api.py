@@ -36,7 +36,7 @@ def sensitivity(
     example_inputs: Any,
     criterion: str = "synflow",
     *,
-    evaluator: str = "density",
+    evaluator: str = "fan_in",
     data: Data | None = None,
     loss: Loss | None = None,
     seed: int = 0,
@@ -50,7 +50,7 @@ def sensitivity(
         model: the untrained model, only read.
         example_inputs: as for ``groups``.
         criterion: ``random``, ``magnitude``, ``snip``, ``grasp`` or ``synflow``.
-        evaluator: ``density``, ``reach``, ``concentration`` or ``ablation``.
+        evaluator: ``fan_in``, ``density``, ``reach``, ``concentration`` or ``ablation``.
         data: batches ``(inputs, target)`` for criteria that need data.
         loss: ``loss(output, target)``; cross entropy by default.
         seed: of everything random.

@@ -43,7 +43,7 @@ class Planner:
         data: Data | None = None,
         seed: int = 0,
         *,
-        evaluator: str = "density",
+        evaluator: str = "fan_in",
         loss: Loss | None = None,
         density: float | None = None,
     ) -> None:

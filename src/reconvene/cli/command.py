@@ -136,8 +136,8 @@ class CriterionOptions:
 
     criterion: Annotated[str, arg(metavar="NAME")] = "synflow"
     """What scores the weights: synflow, snip, grasp, magnitude, random."""
-    evaluator: Annotated[str, arg(metavar="NAME")] = "density"
-    """How sensitivity is read from the scores: density, reach, concentration, ablation."""
+    evaluator: Annotated[str, arg(metavar="NAME")] = "fan_in"
+    """How sensitivity is read from the scores: fan_in, density, reach, concentration, ablation."""
 
 
 @dataclass(kw_only=True)

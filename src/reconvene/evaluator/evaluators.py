@@ -48,7 +48,7 @@ def evaluate(
     structure: Structure,
     saliency: Saliency,
     *,
-    evaluator: str = "density",
+    evaluator: str = "fan_in",
     objective: Objective | None = None,
     density: float | None = None,
 ) -> Sensitivity:

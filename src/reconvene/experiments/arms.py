@@ -78,7 +78,7 @@ def unstructured(setting: Setting) -> Prepared:
 
 ARMS: dict[str, Arm] = {
     "dense": Arm(dense, budgets=False),
-    "ours": Arm(ours, {"criterion": "synflow", "evaluator": "density", "rectify": "reinit"}),
+    "ours": Arm(ours, {"criterion": "synflow", "evaluator": "fan_in", "rectify": "reinit"}),
     "unstructured": Arm(unstructured, {"criterion": "synflow", "layerwise": ""}, needs="params"),
     "uniform": Arm(baselines.uniform, {"rectify": "reinit"}),
     "random": Arm(baselines.random_widths, {"rectify": "reinit"}),

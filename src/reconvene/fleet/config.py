@@ -53,7 +53,7 @@ class Fleet:
     args: dict[str, Any] = field(default_factory=dict)
     input: tuple[int, ...] | None = None
     criterion: str = "synflow"
-    evaluator: str = "density"
+    evaluator: str = "fan_in"
     rectify: str = "reinit"
     seed: int = 0
     data: str = "digits"

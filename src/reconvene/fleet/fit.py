@@ -60,7 +60,7 @@ def rank(
     profile: Profile | None,
     device: str,
     criterion: str = "synflow",
-    evaluator: str = "density",
+    evaluator: str = "fan_in",
     data: Callable[[Source], Data] | None = None,
     seed: int = 0,
     allow_import: bool = False,

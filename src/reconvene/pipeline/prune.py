@@ -43,7 +43,7 @@ class Pruning:
     """What was asked of a pruning, but for the model and the budget: all that decides the result."""
 
     criterion: str = "synflow"
-    evaluator: str = "density"
+    evaluator: str = "fan_in"
     rectify: str = "reinit"
     round_to: int | None = None
     """Widths become multiples of this; ``None``: 8, or with a budget on latency the step of the device."""

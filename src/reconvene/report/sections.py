@@ -96,6 +96,11 @@ def _unit(data: ReportData) -> str:
             "how far the criterion must thin out the whole network, in nats (−log of the density), before it would cut "
             "this group so far. The same number means the same pain in every group."
         )
+    if data.evaluator == "fan_in":
+        return (
+            "how much noisier signal and gradient become: the root of what 1 / channels grows by, over the layers that "
+            "the group touches. Squares add up over groups."
+        )
     return "0 is nothing, and the scale is the same for every group."
 
 
