@@ -14,7 +14,7 @@ from predict_table import Verdict, name, said_before, truth, verdicts
 from reconvene.experiments import read_results
 from reconvene.experiments.pages import grid, plots
 from reconvene.experiments.plot import Dot, scatter
-from reconvene.experiments.summary import EXTRA, HEADER, Mean, cells, summarise
+from reconvene.experiments.summary import EXTRA, HEADER, Mean, budget_text, cells, summarise
 
 HERE = Path(__file__).parent
 NOISE = 1.0
@@ -65,6 +65,7 @@ class Found:
             "HEADLINE": self.headline,
             "MOONSHOT": self.moonshot,
             "BEYOND": self.beyond,
+            "EXPLORED": self.explored,
             "MISSING": self.missing,
         }
         for mark, make in makers.items():
@@ -120,9 +121,9 @@ class Found:
         best: dict[str, Verdict] = {}
         for v in found:
             best.setdefault(v.model, v)
-        own = {v.model: v for v in found if v.name == "density of synflow"}
+        own = {v.model: v for v in found if v.name == "fan_in of synflow"}
         said = [
-            f"On {model} the best is {v.name} ({_number(v.rho)}); the default, density of synflow, has "
+            f"On {model} the best is {v.name} ({_number(v.rho)}); the default, fan_in of synflow, has "
             f"{_number(own[model].rho)}."
             for model, v in best.items()
             if model in own
@@ -168,7 +169,7 @@ class Found:
         self.plots[file] = scatter(
             f"{model}: one group cut to an eighth",
             dots,
-            x="loss foreseen, nats (density of synflow)",
+            x="loss foreseen (fan_in of synflow)",
             y="points of accuracy lost",
             joined=False,
         )
@@ -265,6 +266,24 @@ class Found:
         return (
             grid(["model", "budget", "arm", *(f"{what} %" for what in EXTRA)], rows) if rows else "*Not measured yet.*"
         )
+
+    def explored(self) -> str:
+        """The short runs by which the default evaluator was found."""
+        cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+        for line in read_results(self.results / "exploration.jsonl"):
+            cells.setdefault((name(line), budget_text(line["budget"]), line["way"]), []).append(line)
+        rows = [
+            [
+                *cell,
+                str(Mean.of([100 * r["accuracy"] for r in own])),
+                f"{Mean.of([r['loss'] for r in own]).value:.3f}",
+                str(len(own)),
+                " ".join(map(str, own[0]["widths"])),
+            ]
+            for cell, own in sorted(cells.items(), key=lambda item: item[0][:2])
+        ]
+        header = ["model", "budget", "widths by", "accuracy %", "test loss", "seeds", "widths, first seed"]
+        return grid(header, rows) if rows else "*Not measured yet.*"
 
     def missing(self) -> str:
         """What the protocol asks for and the results do not hold."""

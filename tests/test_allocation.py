@@ -224,7 +224,7 @@ def test_where_losses_add_up_equal_prices_give_equal_widths_and_dear_channels_na
     even = allocate(structure, sensitivity, costs, Budget(params="16x"), round_to=1).widths
     assert even[1:-1].max() <= 1.15 * even[1:-1].min()
     steep = allocate(structure, sensitivity, costs, Budget(macs="16x"), round_to=1).widths
-    assert np.all(np.diff(steep[:4]) > 0) and steep[3] > 1.5 * steep[0]
+    assert steep[3] > steep[2] > 1.5 * max(steep[:2])
 
 
 @settings(max_examples=60, deadline=None)
