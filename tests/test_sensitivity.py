@@ -157,7 +157,7 @@ def test_what_the_equations_leave_open_stays_finite_and_symmetric():
 @pytest.mark.parametrize("rates", [(0.1, 0.5, 0.9), (0.5, 0.5, 0.5), (0.0, 0.3, 0.6)])
 def test_one_water_level_is_the_joint_widths_at_that_density(rates):
     groups, saliency = chain_case(rates)
-    result = evaluate(structure(groups), saliency)
+    result = evaluate(structure(groups), saliency, evaluator="density")
     shares = recovered(groups, saliency)
     for level in (5, 12, 24):
         tau = -math.log(LEVELS[level]) + 1e-9
@@ -311,7 +311,7 @@ def test_pinned_groups_have_a_reason_and_no_number():
     assert (row.group, row.prunable, row.reason) == ("out", False, "network output")
     assert row.density is None and row.sensitivity is None and row.implied is None
     text = str(result)
-    assert "no: network output" in text and "nats" in text
+    assert "no: network output" in text and "root of reciprocal channels" in text
     parsed = json.loads(result.to_json())
     assert parsed["groups"][-1] == {"group": "out", "width": 10, "prunable": False, "reason": "network output"}
     assert parsed["groups"][0]["loss"][0] is None
