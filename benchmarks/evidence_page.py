@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -270,7 +271,8 @@ class Found:
     def explored(self) -> str:
         """The short runs by which the default evaluator was found."""
         cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-        for line in read_results(self.results / "exploration.jsonl"):
+        file = self.results / "exploration.jsonl"
+        for line in map(json.loads, file.read_text(encoding="utf-8").splitlines() if file.exists() else ()):
             cells.setdefault((name(line), budget_text(line["budget"]), line["way"]), []).append(line)
         rows = [
             [

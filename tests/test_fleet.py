@@ -182,7 +182,7 @@ def test_a_size_is_that_of_the_exported_file_where_one_is_asked_for(made: tuple[
     assert chips
     for row in chips:
         file = folder / "out" / row.folder / "model.onnx"
-        assert 0.9 * 40_000 <= file.stat().st_size <= 40_000
+        assert 0.85 * 40_000 <= file.stat().st_size <= 40_000  # one step of a stream is a tenth of so small a network
         assert row.costs["size"] == file.stat().st_size
 
 
