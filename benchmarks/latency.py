@@ -2,7 +2,8 @@
 
 ``python benchmarks/latency.py predict MODEL [--plans 50]``: random plans, predicted and measured on this machine,
 unaligned widths included. ``budgets MODEL``: five budgets, asked, predicted and measured. ``fleet``: fifty budgets of
-one model planned together and one by one. Every call adds JSON lines to ``benchmarks/results/latency.jsonl``;
+one model planned together and one by one; ``monotone MODEL``: ever tighter budgets, with and without
+the device's step. Every call adds JSON lines to ``benchmarks/results/latency.jsonl``;
 ``page`` writes them as tables into ``docs/devices.md``.
 """
 
@@ -18,8 +19,10 @@ import numpy as np
 
 import reconvene as rc
 from reconvene import cutting, devices, models
-from reconvene.deploy import bench
+from reconvene.deploy.benchmark import latency
 from reconvene.deploy.machine import machine, now
+from reconvene.deploy.onnx import export_onnx
+from reconvene.experiments.plot import Dot, scatter
 from reconvene.structure import analyse
 from reconvene.structure.extents import settle
 from reconvene.structure.replay import replay
@@ -27,6 +30,7 @@ from reconvene.surgery import make_plan
 
 BEGIN, END = "<!-- latency: begin -->", "<!-- latency: end -->"
 RESULTS = Path(__file__).parent / "results" / "latency.jsonl"
+PREPARED = Path(__file__).parents[1] / "out" / "latency"
 
 
 def note(row: dict[str, Any]) -> None:
@@ -34,18 +38,19 @@ def note(row: dict[str, Any]) -> None:
         file.write(json.dumps({**row, "machine": machine(), "date": now()}) + "\n")
 
 
-def predict(name: str, plans: int, steps: tuple[int, ...]) -> None:
+def prepare(name: str, plans: int, steps: tuple[int, ...]) -> Path:
+    """Random plans of a network as ONNX files, made once: only timing them needs an idle machine."""
+    folder = PREPARED / name.replace(":", "-")
+    if (folder / "plans.json").exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
     source = models.resolve(name, {})
     model, inputs = source.build().eval(), models.example_inputs(source.input_shape)
     structure = analyse(model, inputs)
-    start = time.perf_counter()
-    jobs = devices.jobs(devices.sites(structure))
-    profile = devices.measure(jobs, far=cutting.weights_of(model))
-    seconds = time.perf_counter() - start
-    predictor = devices.Predictor(structure, profile)
     rng = np.random.default_rng(0)
-    variants, predicted, rounding = {"dense": model}, {"dense": predictor.seconds(structure.widths)}, {"dense": 0}
-    while len(variants) <= plans:
+    rows: list[dict[str, Any]] = [{"file": "dense.onnx", "round_to": 0, "widths": structure.widths.tolist()}]
+    export_onnx(model, inputs, folder / "dense.onnx")
+    while len(rows) <= plans:
         step = int(rng.choice(steps))
         share = np.clip(rng.uniform(0.05, 1) * rng.uniform(0.6, 1.4, len(structure.widths)), 0.03, 1)
         want = np.clip(np.round(structure.widths * share / step) * step, 1, structure.widths).astype(np.int64)
@@ -53,18 +58,36 @@ def predict(name: str, plans: int, steps: tuple[int, ...]) -> None:
         keep = [np.arange(width) for width in widths]
         rerun = replay(model, inputs, structure, keep)
         if rerun.failure is None:
-            key = f"{len(variants)}"
-            variants[key] = make_plan(model, structure, keep, [], scalars=rerun.scalars).apply(model).eval()
-            predicted[key], rounding[key] = predictor.seconds(widths), step
-    measured = bench(variants, inputs, runtimes=("onnxruntime",), repeats=15)
-    rows = [(predicted[key], measured.row("onnxruntime", key).median, rounding[key]) for key in variants]
+            small = make_plan(model, structure, keep, [], scalars=rerun.scalars).apply(model).eval()
+            file = f"{len(rows)}.onnx"
+            export_onnx(small, inputs, folder / file)
+            rows.append({"file": file, "round_to": step, "widths": widths.tolist()})
+    (folder / "plans.json").write_text(json.dumps(rows), encoding="utf-8")
+    return folder
+
+
+def predict(name: str, plans: int, steps: tuple[int, ...]) -> None:
+    folder = prepare(name, plans, steps)
+    drawn = json.loads((folder / "plans.json").read_text(encoding="utf-8"))
+    source = models.resolve(name, {})
+    model, inputs = source.build().eval(), models.example_inputs(source.input_shape)
+    structure = analyse(model, inputs)
+    start = time.perf_counter()
+    profile = devices.measure(devices.jobs(devices.sites(structure)), far=cutting.weights_of(model))
+    seconds = time.perf_counter() - start
+    devices.save(profile, folder / "profile.json")
+    for row in drawn:  # one network by itself, as it will run: taking turns, each would find the caches cold
+        row["measured"] = latency(folder / row["file"], inputs, repeats=15)
+    (folder / "measured.json").write_text(json.dumps(drawn), encoding="utf-8")
+    predictor = devices.Predictor(structure, profile)
+    rows = [(predictor.seconds(np.array(row["widths"])), row["measured"], row["round_to"]) for row in drawn]
     scale = rows[0][1] / rows[0][0]
     errors = np.array([p / m - 1 for p, m, _ in rows[1:]])
     scaled = np.array([p * scale / m - 1 for p, m, _ in rows[1:]])
     facts = {
         "what": "predict",
         "model": name,
-        "plans": plans,
+        "plans": len(rows) - 1,
         "rounding": list(steps),
         "profile_seconds": seconds,
         "profile_noise": profile.noise,
@@ -73,7 +96,7 @@ def predict(name: str, plans: int, steps: tuple[int, ...]) -> None:
         "median_error_scaled_by_dense": float(np.median(np.abs(scaled))),
         "worst_error_scaled_by_dense": float(np.abs(scaled).max()),
         "rows": [{"predicted": p, "measured": m, "round_to": s} for p, m, s in rows],
-        "versions": measured.versions,
+        "versions": {"onnxruntime": profile.runtime["version"]},
     }
     note(facts)
     print(json.dumps({key: value for key, value in facts.items() if key != "rows"}, indent=1))
@@ -90,13 +113,55 @@ def budgets(name: str) -> None:
         try:
             plan = cutting.plan_with(planner, rc.Budget(latency=asked), say=said.append)
             limit, found = plan.limits["latency"], plan.costs["pruned"]["latency"]
-            again = bench({"pruned": plan.apply(model)}, inputs, runtimes=("onnxruntime",), repeats=20).rows[0].median
+            again = latency(plan.apply(model), inputs, repeats=20)
             row |= {"limit": limit, "measured": found, "measured_again": again, "used": found / limit, "said": said}
             row["costs"] = plan.costs
         except rc.ReconveneError as error:
             row["refused"] = str(error)
         note({**row, "seconds": time.perf_counter() - start})
         print({key: value for key, value in row.items() if key not in ("said", "costs")}, flush=True)
+
+
+def monotone(name: str) -> None:
+    """Plans for ever tighter budgets, as wide as the device's steps allow and as odd as they like, all timed."""
+    source = models.resolve(name, {})
+    model, inputs = source.build(), models.example_inputs(source.input_shape)
+    planner = cutting.Planner(model, inputs, "synflow", density=1 / 16)
+    profile = cutting.resolve(planner, None, print)
+    dense = latency(model, inputs, repeats=15)
+    scale = dense / devices.Predictor(planner.prepared.structure, profile).seconds(planner.prepared.structure.widths)
+    step = max(cutting.ROUND_TO, profile.steps["out"])
+    rows = []
+
+    def clock(structure: Any) -> Any:
+        return devices.Predictor(structure, profile, scale=scale).floor
+
+    for share in np.linspace(0.95, 0.15, 17):
+        for round_to in (step, 1):
+            budget = rc.Budget(latency=f"{share * dense:.9f}s")
+            made = planner.plan(budget, round_to=round_to, foresee={"latency": clock})
+            seconds = latency(made.apply(model), inputs, repeats=15)
+            rows.append({"limit": share * dense, "round_to": round_to, "measured": seconds})
+            print(rows[-1], flush=True)
+    note({"what": "monotone", "model": name, "dense": dense, "step": step, "steps": profile.steps, "rows": rows})
+
+
+def monotone_plot(row: dict[str, Any]) -> str:
+    """The plot of ``monotone``, written where the page shows it; returns the line of the page."""
+    names = {row["step"]: f"multiples of {row['step']} (the device's step)", 1: "any width"}
+    dots = [
+        Dot(one["limit"] * 1e3, one["measured"] * 1e3, names[one["round_to"]], f"{one['measured'] * 1e3:.3g} ms")
+        for one in row["rows"]
+    ]
+    title = f"Measured latency against the budget, {row['model']}"
+    svg = scatter(title, dots, x="budget, milliseconds", y="measured, milliseconds", log_x=False)
+    path = Path(__file__).parents[1] / "docs" / "plots" / f"latency-{row['model'].split(':')[-1]}.svg"
+    path.write_text(svg, encoding="utf-8")
+    own = [one["measured"] for one in row["rows"] if one["round_to"] == row["step"]]
+    rises = max(0.0, *(later / min(own[: i + 1]) - 1 for i, later in enumerate(own[1:])))
+    return (
+        f"![{title}](plots/{path.name})\n\nThe largest rise with the device's step: {rises:.1%} of the least before it."
+    )
 
 
 def fleet(name: str = "torchvision:resnet18", count: int = 50) -> None:
@@ -141,6 +206,7 @@ def page() -> None:
                 f"{row['budgets']} budgets of `{model}`: {row['together']:.0f} s planned together, "
                 f"{row['one_prune']:.1f} s each planned alone ({row['times_faster']:.1f}x).",
             ]
+    lines += ["", *(monotone_plot(row) for (what, *_), row in newest.items() if what == "monotone")]
     path = Path(__file__).parents[1] / "docs" / "devices.md"
     text = path.read_text(encoding="utf-8")
     head, tail = text.split(BEGIN)[0], text.split(END)[1]
@@ -149,15 +215,19 @@ def page() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("predict", "budgets", "fleet", "page"))
+    parser.add_argument("what", choices=("prepare", "predict", "budgets", "monotone", "fleet", "page"))
     parser.add_argument("model", nargs="?", default="torchvision:resnet18")
     parser.add_argument("--plans", type=int, default=50)
     parser.add_argument("--round-to", type=int, nargs="*", default=[4, 8, 16])
     options = parser.parse_args()
-    if options.what == "predict":
+    if options.what == "prepare":
+        print(prepare(options.model, options.plans, tuple(options.round_to)))
+    elif options.what == "predict":
         predict(options.model, options.plans, tuple(options.round_to))
     elif options.what == "budgets":
         budgets(options.model)
+    elif options.what == "monotone":
+        monotone(options.model)
     elif options.what == "fleet":
         fleet(options.model)
     else:

@@ -88,6 +88,7 @@ def test_run_again_does_nothing_twice_and_answers_the_same(
     for variant, name in (("dense", "dense"), ("pruned", "model")):
         kept = variant not in found["int8"]
         assert (ran / f"{name}.int8.onnx").exists() == kept, "a file that kept its limits is there, and no other"
+    assert set(found["speedups"]) == {"latency", "int8_latency", "int8_gain"}, "each from rounds that timed both"
     assert pruned["params"] <= dense["params"] / 2
     assert found["verified"]["dense"] < 1e-4 and found["verified"]["pruned"] < 1e-4
     assert pruned["accuracy"] == artifact.manifest(ran).measurements["training"]["accuracy"]

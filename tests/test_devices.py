@@ -211,7 +211,7 @@ def test_latency_falls_with_the_budget_and_both_budgets_hold() -> None:
     planner = cutting.Planner(model, IMAGE, "magnitude", density=0.1)
     found = []
     for share in (0.8, 0.6, 0.4, 0.3):
-        plan = cutting.plan_with(planner, rc.Budget(latency=share, params="3x"), device=profile)
+        plan = cutting.plan_with(planner, rc.Budget(latency=share, params="3x"), target=cutting.Target(profile))
         assert plan.costs["pruned"]["params"] <= plan.limits["params"]
         found.append(plan.costs["pruned"]["latency"])
     assert found == sorted(found, reverse=True)
@@ -248,6 +248,7 @@ def test_a_latency_measured_on_this_machine_is_kept(tmp_path: Path) -> None:
         ("[1", "not JSON"),
         (json.dumps({"format": probe.FORMAT, "version": 99}), "version 99"),
         (json.dumps({"format": probe.FORMAT, "version": 1, "layers": []}), "damaged"),
+        (json.dumps({"format": probe.FORMAT, "version": 1, "runtime": {"name": "tflite"}}), "measured in tflite"),
     ],
 )
 def test_a_bad_profile_is_refused(tmp_path: Path, text: str, why: str) -> None:
@@ -263,3 +264,12 @@ def test_a_missing_profile_and_an_unknown_name_say_so(tmp_path: Path) -> None:
     assert devices.find("pi4").name == "fake"
     with pytest.raises(UnknownNameError, match="pi4"):
         devices.find("pi5")
+
+
+def test_a_profile_of_an_older_runtime_is_predicted_with_and_said_to_be_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models.resolve("resnet20", {}).build()
+    _, profile = fakes.of(model, IMAGE)
+    now = {"device": profile.device, "runtime": {**profile.runtime, "version": "9.9"}, "precision": "fp32"}
+    monkeypatch.setattr(devices, "conditions", lambda threads, precision: now)
+    plan = cutting.plan(model, IMAGE, rc.Budget(latency="2x"), "magnitude", device=profile)
+    assert "has onnxruntime 9.9 now: measure it again" in plan.notes[-1]

@@ -99,6 +99,8 @@ def test_the_page_says_who_gets_what_and_what_could_not_be_met(made: tuple[Path,
         ("{size: 40kB}", "{size: 40 parsecs}", r"line 8: device chip: .*cannot be read"),
         ("  dust: {", "  dust: [", r"line 9"),
         ("  board:", "  server:", r"line 7: 'server' is there twice"),
+        ("{size: 40kB}", "{peak_memory: 40kB, memory_of: tvm}", r"line 8: memory_of 'tvm' is none of executorch, onnx"),
+        ("{size: 40kB}", "{size: 40kB, precision: int4}", r"line 8: precision 'int4' is none of fp32, int8"),
         ("models: [resnet20, mobilenetv2]\n", "", r"needs models and devices"),
     ],
 )
@@ -205,3 +207,30 @@ def test_the_example_ends_in_files_that_keep_their_limits(tmp_path: Path) -> Non
         costs = {**found.to_dict(), "size": weight}
         for cost, limit in row.limits.items():
             assert costs[cost] <= limit, (row.device, row.model, cost)
+
+
+def test_a_fleet_trains_each_of_its_networks_and_picks_the_one_with_the_best_accuracy(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    path = tmp_path / "fleet.yaml"
+    path.write_text(
+        "models: [resnet20, mobilenetv2]\nargs: {width: 0.25, num_classes: 10}\ncriterion: magnitude\n"
+        "data: digits\nlimit: 60\ntrain: {epochs: 1, batch_size: 30}\ndevices:\n  board: {params: 2x}\n"
+    )
+    result = run_fleet(read_fleet(path), tmp_path / "out")
+    assert not any(row.trouble for row in result.rows), [row.trouble for row in result.rows]
+    for row in result.rows:
+        trained = artifact.manifest(tmp_path / "out" / row.folder).measurements["training"]
+        assert (trained["epochs"], trained["examples"]) == (1, 60) and trained["accuracy"] == row.accuracy
+    best = max(row.accuracy for row in result.rows if row.accuracy is not None)
+    assert [row.accuracy for row in result.rows if row.chosen] == [best]
+    assert "accuracy" in (write_page(result)[0]).read_text()
+
+
+@pytest.mark.slow
+def test_a_cluster_that_does_not_answer_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    path = tmp_path / "fleet.yaml"
+    path.write_text("models: [resnet20]\ncriterion: magnitude\ndevices:\n  board: {params: 2x}\n")
+    with pytest.raises(FleetError, match=r"no Ray cluster answers at 127.0.0.1:1: .*ray start --head"):
+        run_fleet(read_fleet(path), tmp_path / "out", ray="127.0.0.1:1")
+    assert not (tmp_path / "out" / "board").exists()

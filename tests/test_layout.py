@@ -32,7 +32,7 @@ ORDER = [
     "data",
     "training",
     "deploy",
-    "filesize",
+    "weighing",
     "cutting",
     "report",
     "experiments",

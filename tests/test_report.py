@@ -128,6 +128,7 @@ def vgg() -> ReportData:
         evaluator="density",
         rectify="reinit",
         dataset="handwritten digits (scikit-learn)",
+        examples=1_438,
         seed=0,
         command="reconvene run vgg16_bn --data digits --params 16.21x --epochs 12 --seed 0 -o /home/someone/out",
         versions={"reconvene": "0.1.0", "torch": "2.15.0", "onnxruntime": "1.31.1"},
@@ -197,6 +198,7 @@ def test_summary_is_in_numbers_and_headings_follow_the_data() -> None:
         "3.59× less",
         "16.15× smaller",
         "3.08× faster",
+        "An epoch takes 2.70 TFLOPs dense and 753 GFLOPs pruned (3.59× fewer)",
     ):
         assert text in words
     for text in (

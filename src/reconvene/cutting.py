@@ -7,8 +7,9 @@ keeps the budget.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ from reconvene import devices, rectifier
 from reconvene.allocation import Budget
 from reconvene.allocation.budget import read
 from reconvene.deploy.benchmark import latency as stopwatch
+from reconvene.deploy.memory import PLANS
+from reconvene.deploy.quantisation import PRECISIONS
 from reconvene.devices import Predictor, Profile
-from reconvene.errors import BudgetError
-from reconvene.filesize import keep_size
-from reconvene.planner import Data, Loss, Planner
+from reconvene.errors import BudgetError, DeviceError, UnknownNameError
+from reconvene.planner import Data, Foresee, Loss, Planner
 from reconvene.planning import found, timed
 from reconvene.structure import Structure
 from reconvene.surgery import Plan
+from reconvene.weighing import Keep, file_size, keep_weighed, runtime_memory
 
 # Plans that are timed at most, and how close below the limit is close enough.
 ATTEMPTS, ENOUGH = 6, 0.93
@@ -49,6 +52,8 @@ def plan(
     round_to: int | None = None,
     device: Device | None = None,
     size_of: Sequence[str] = (),
+    memory_of: str | None = None,
+    precision: str | None = None,
     say: Callable[[str], None] = devices.store.silent,
 ) -> Plan:
     """Choose which channels stay so that every budget is kept.
@@ -70,6 +75,10 @@ def plan(
             thread: its layers are measured when they are first met, and kept.
         size_of: formats whose files a budget on size is about, such as ``["onnx"]``: they are exported and weighed. By
             default it is about ``model.safetensors``.
+        memory_of: whose plan of activations a budget on peak memory is about: ``onnx`` or ``executorch``, looked up in
+            the runtime itself. By default PyTorch's own, as ``measure`` counts it.
+        precision: ``int8`` makes budgets on latency, on the size of exported files and on the memory of a runtime those
+            of the quantised network. By default that of the device's profile, else ``fp32``.
         say: told what takes time.
 
     Raises:
@@ -78,7 +87,8 @@ def plan(
         DeviceError: the profile is missing, damaged, or does not know a layer of this model.
     """
     planner = Planner(model, example_inputs, criterion, data, seed, evaluator=evaluator, loss=loss)
-    return plan_with(planner, budget, round_to=round_to, device=device, size_of=size_of, say=say)
+    target = Target(device, tuple(size_of), memory_of, precision)
+    return plan_with(planner, budget, round_to=round_to, target=target, say=say)
 
 
 def prune(
@@ -95,13 +105,16 @@ def prune(
     round_to: int | None = None,
     device: Device | None = None,
     size_of: Sequence[str] = (),
+    memory_of: str | None = None,
+    precision: str | None = None,
 ) -> nn.Module:
     """Plan, apply and rectify in one call; the result is a new module and carries ``reconvene_plan``.
 
     Args and errors as for ``plan``; ``rectify`` is ``reinit``, ``rescale`` or ``keep``.
     """
     planner = Planner(model, example_inputs, criterion, data, seed, evaluator=evaluator, loss=loss)
-    made = plan_with(planner, budget, round_to=round_to, device=device, size_of=size_of)
+    target = Target(device, tuple(size_of), memory_of, precision)
+    made = plan_with(planner, budget, round_to=round_to, target=target)
     with timed(made.timings, "surgery"):
         small = made.apply(model)
     with timed(made.timings, "rectify"):
@@ -109,48 +122,71 @@ def prune(
     return small
 
 
+@dataclass(frozen=True)
+class Target:
+    """What budgets on latency, exported size and memory are about; each as for ``plan``."""
+
+    device: Device | None = None
+    size_of: tuple[str, ...] = ()
+    memory_of: str | None = None
+    precision: str | None = None
+
+
 def plan_with(
     planner: Planner,
     budget: Budget,
     *,
     round_to: int | None = None,
-    device: Device | None = None,
-    size_of: Sequence[str] = (),
+    target: Target = Target(),  # frozen
     say: Callable[[str], None] = devices.store.silent,
 ) -> Plan:
     """``plan`` for one of many budgets of a model."""
-
-    def keep(tried: Budget) -> Plan:
-        return _timely(planner, tried, round_to, device, say)
-
-    return keep_size(planner, budget, size_of, keep) if size_of and budget.size is not None else keep(budget)
-
-
-def _timely(
-    planner: Planner, budget: Budget, round_to: int | None, device: Device | None, say: Callable[[str], None]
-) -> Plan:
-    if budget.latency is None:
-        return planner.plan(budget, round_to=ROUND_TO if round_to is None else round_to)
+    profile = None
     timings: dict[str, float] = {}
-    with timed(timings, "profile"):
-        profile = resolve(planner, device, say)
-    target = _Target(planner, budget, profile, max(ROUND_TO, profile.steps["out"]) if round_to is None else round_to)
-    if profile.matches(devices.conditions(profile.runtime["threads"], "fp32")):
-        made = target.measured(say)
-    else:
-        made = target.predicted()
+    if target.precision not in (None, *PRECISIONS):
+        raise UnknownNameError("precision", target.precision, PRECISIONS)
+    if target.memory_of not in (None, *PLANS):
+        raise UnknownNameError("plan of memory", str(target.memory_of), PLANS)
+    if budget.latency is not None:
+        with timed(timings, "profile"):
+            profile = resolve(planner, target.device, say, precision=target.precision)
+    precision = target.precision or (profile.precision if profile else "fp32")
+    foresee: dict[str, Foresee] = {}
+
+    def planned(tried: Budget) -> Plan:
+        if profile is None:
+            return planner.plan(tried, round_to=ROUND_TO if round_to is None else round_to, foresee=foresee)
+        step = max(ROUND_TO, profile.steps["out"]) if round_to is None else round_to
+        timely = _Timely(planner, tried, profile, step, foresee)
+        return timely.measured(say) if timely.is_here else timely.predicted()
+
+    keep: Keep = planned
+    if target.memory_of is not None and budget.peak_memory is not None:
+        way = devices.WAYS.get((target.memory_of, precision))
+        if way is not None:
+            foresee["peak_memory"] = lambda structure: devices.Held(structure, way).bytes
+        keep = partial(keep_weighed, planner, scales=runtime_memory(planner, target.memory_of, precision), keep=keep)
+    if target.size_of and budget.size is not None:
+        keep = partial(keep_weighed, planner, scales=file_size(planner, target.size_of, precision), keep=keep)
+    made = keep(budget)
     made.timings = {**timings, **made.timings}
     return made
 
 
-def resolve(planner: Planner, device: Device | None, say: Callable[[str], None]) -> Profile:
+def resolve(
+    planner: Planner, device: Device | None, say: Callable[[str], None], *, precision: str | None = None
+) -> Profile:
     """The profile of a device; of this machine, for this model, where none is named. Raises DeviceError."""
-    if isinstance(device, Profile):
-        return device
-    if device is not None:
-        return devices.find(device)
-    structure = planner.prepared.structure
-    return devices.here(devices.jobs(devices.sites(structure)), far=weights_of(planner.model), say=say)
+    if device is None:
+        jobs, far = devices.jobs(devices.sites(planner.prepared.structure)), weights_of(planner.model)
+        return devices.here(jobs, far=far, precision=precision or "fp32", say=say)
+    profile = device if isinstance(device, Profile) else devices.find(device)
+    if precision is not None and profile.precision != precision:
+        raise DeviceError(
+            f"the profile of {profile.name or profile.device['processor']} was measured in {profile.precision}, and "
+            f"{precision} was asked for. Measure it so: reconvene device profile --precision {precision}"
+        )
+    return profile
 
 
 def weights_of(model: nn.Module) -> int:
@@ -158,13 +194,30 @@ def weights_of(model: nn.Module) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
-class _Target:
-    """One budget with a limit in seconds, on one device."""
+class _Timely:
+    """One budget with a limit in seconds, on one device; ``foresee`` predicts its other costs."""
 
-    def __init__(self, planner: Planner, budget: Budget, profile: Profile, round_to: int) -> None:
+    def __init__(
+        self, planner: Planner, budget: Budget, profile: Profile, round_to: int, foresee: Mapping[str, Foresee]
+    ) -> None:
         self.planner, self.budget, self.profile, self.round_to = planner, budget, profile, round_to
+        self.foresee = foresee
         self.scale = 1.0
         self._asked = read("latency", budget.latency or 1.0)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the device is this machine with its runtime, so that results can be timed."""
+        return self.profile.matches(devices.conditions(self.profile.runtime["threads"], self.profile.precision))
+
+    @property
+    def _aged(self) -> str:
+        """What to say of a profile of this machine that is of another version of the runtime."""
+        here, profile = devices.conditions(self.profile.runtime["threads"], self.profile.precision), self.profile
+        if profile.device != here["device"] or profile.runtime == here["runtime"]:
+            return ""
+        now = here["runtime"]["version"]
+        return f". It is of this machine, which has {profile.runtime['name']} {now} now: measure it again"
 
     def predicted(self) -> Plan:
         """A plan whose predicted seconds keep the limit, unaligned widths included."""
@@ -175,14 +228,15 @@ class _Target:
             made = self._plan(aim)
             seconds = self._seconds(_widths(made))
             if seconds <= limit:
-                return self._told(made, limit, dense, seconds, f"latency predicted for {self.profile.conditions}")
+                note = f"latency predicted for {self.profile.conditions}{self._aged}"
+                return self._told(made, limit, dense, seconds, note)
             aim *= limit / seconds
         raise BudgetError(f"latency {self.budget.latency}: no widths were found that are predicted to keep it")
 
     def measured(self, say: Callable[[str], None]) -> Plan:
         """A plan whose measured seconds keep the limit, the widest that was tried."""
         model, inputs = self.planner.model, self.planner.example_inputs
-        say("timing the dense network in ONNX Runtime")
+        say(f"timing the dense network in ONNX Runtime in {self.profile.precision}")
         dense = self._stopwatch(model)
         limit = self._asked.of(dense)
         self.scale = dense / self._seconds(self.planner.prepared.structure.widths)
@@ -223,7 +277,7 @@ class _Target:
             return Predictor(structure, self.profile, scale=self.scale).floor
 
         try:
-            return self.planner.plan(budget, round_to=self.round_to, clock=clock)
+            return self.planner.plan(budget, round_to=self.round_to, foresee={**self.foresee, "latency": clock})
         except BudgetError as error:  # in the words of who asked
             asked = str(error).replace(f"latency {budget.latency}", f"latency {self.budget.latency}")
             raise BudgetError(f"{asked} ({self.profile.conditions})", error.floor) from error
@@ -232,7 +286,8 @@ class _Target:
         return Predictor(self.planner.prepared.structure, self.profile, scale=self.scale).seconds(widths)
 
     def _stopwatch(self, model: nn.Module) -> float:
-        return stopwatch(model, self.planner.example_inputs)
+        threads = self.profile.runtime["threads"]
+        return stopwatch(model, self.planner.example_inputs, precision=self.profile.precision, threads=threads)
 
     def _told(self, made: Plan, limit: float, dense: float, seconds: float, note: str) -> Plan:
         return found(made, self.budget, "latency", limit, pruned=seconds, dense=dense, note=note)

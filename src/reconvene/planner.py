@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ from reconvene.surgery import Plan
 
 Loss = Callable[[Any, Any], Tensor]
 Data = Iterable[Any]
-Clock = Callable[[Structure], Callable[[NDArray[np.int64]], float]]
-"""From a structure to what predicts the seconds of one forward pass at any widths."""
+Foresee = Callable[[Structure], Callable[[NDArray[np.int64]], float]]
+"""From a structure to what predicts one cost at any widths; it never falls when a width grows."""
 # Plans that are counted at most.
 ATTEMPTS = 4
 
@@ -60,13 +61,13 @@ class Planner:
             self._prepared = Prepared.of(self.model, self.example_inputs, seed=self.seed)
         return self._prepared
 
-    def plan(self, budget: Budget, *, round_to: int = 8, clock: Clock | None = None) -> Plan:
-        """The plan that keeps ``budget``; ``clock`` predicts seconds, which budgets on latency need.
+    def plan(self, budget: Budget, *, round_to: int = 8, foresee: Mapping[str, Foresee] = MappingProxyType({})) -> Plan:
+        """The plan that keeps ``budget``; ``foresee`` predicts ``latency``, which budgets on it need, or other costs.
 
         Raises BudgetError, StructureError, CriterionError.
         """
-        made = self._planned(budget, round_to, clock)
-        if budget.peak_memory is None:
+        made = self._planned(budget, round_to, foresee)
+        if budget.peak_memory is None or "peak_memory" in foresee:
             return made
         limit = tried = made.limits["peak_memory"]
         for _ in range(ATTEMPTS):
@@ -76,18 +77,18 @@ class Planner:
             if counted <= limit:
                 return found(made, budget, "peak_memory", limit, pruned=counted)
             tried = int(tried * limit / counted)
-            made = self._planned(replace(budget, peak_memory=tried), round_to, clock)
+            made = self._planned(replace(budget, peak_memory=tried), round_to, foresee)
         raise BudgetError(
             f"peak_memory {budget.asked['peak_memory']}: every plan that should keep {int(limit):,} bytes makes copies "
             f"that take more, the last {int(counted):,}. Ask for a little more",
             {"peak_memory": counted},
         )
 
-    def _planned(self, budget: Budget, round_to: int, clock: Clock | None) -> Plan:
+    def _planned(self, budget: Budget, round_to: int, foresee: Mapping[str, Foresee]) -> Plan:
 
         def choose(structure: Structure, costs: CostModel, timings: dict[str, float]) -> Choice:
-            if clock is not None:
-                costs.add("latency", clock(structure))
+            for cost, predict in foresee.items():
+                costs.add(cost, predict(structure))
             density = self._density or density_of_interest(budget.limits(costs.dense), costs.dense)
             if density not in self._scores:
                 with timed(timings, "saliency"):

@@ -108,6 +108,11 @@ class BudgetOptions:
     size_of: Annotated[str, arg(metavar="FORMAT[,FORMAT]")] = ""
     """Formats whose exported files --size is about: onnx. By default it is about the artifact's weights file."""
 
+    memory_of: Annotated[str | None, arg(metavar="RUNTIME")] = None
+    """Whose plan of activations --peak-memory is about: onnx, executorch. By default PyTorch's own."""
+    for_int8: bool = False
+    """Let --latency, --size-of and --memory-of be about the network in int8."""
+
     def budget(self, *, default: dict[str, str] | None = None) -> Budget:
         """The budget asked for, or ``default`` where none was. UsageError where there is neither."""
         from reconvene.allocation import Budget
@@ -122,12 +127,18 @@ class BudgetOptions:
             raise UsageError("--device says where --latency is kept. Give both, or leave it out")
         if self.size_of and "size" not in asked:
             raise UsageError("--size-of says what --size is about. Give both, or leave it out")
+        if self.memory_of is not None and "peak_memory" not in asked:
+            raise UsageError("--memory-of says what --peak-memory is about. Give both, or leave it out")
+        if self.for_int8 and "latency" not in asked and not self.size_of and self.memory_of is None:
+            raise UsageError("--for-int8 says what --latency, --size-of or --memory-of is about. Give one of them too")
         return Budget(**asked)
 
     @property
     def where(self) -> dict[str, Any]:
         """Device and files, as ``Pruning`` takes them."""
-        return {"device": self.device, "size_of": tuple(name for name in self.size_of.split(",") if name)}
+        sizes = tuple(name for name in self.size_of.split(",") if name)
+        precision = "int8" if self.for_int8 else None
+        return {"device": self.device, "size_of": sizes, "memory_of": self.memory_of, "precision": precision}
 
 
 @dataclass(kw_only=True)

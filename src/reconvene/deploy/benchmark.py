@@ -18,7 +18,7 @@ from reconvene.deploy.calling import batch_size, leaves, own_inputs
 from reconvene.deploy.exporting import write
 from reconvene.deploy.fidelity import fidelity
 from reconvene.deploy.machine import machine, now
-from reconvene.deploy.quantisation import PRECISIONS, quantisation
+from reconvene.deploy.quantisation import PRECISIONS, quantisation, stand_in
 from reconvene.deploy.registry import runtime_named
 from reconvene.deploy.results import BenchResult, BenchRow
 from reconvene.deploy.runtime import Runtime, Session
@@ -103,12 +103,28 @@ def bench(
     )
 
 
-def latency(model: nn.Module | str | Path, example_inputs: Any = None, *, repeats: int = 20, seed: int = 0) -> float:
-    """Seconds one inference takes in ONNX Runtime on one thread: the median of thread time.
+def latency(
+    model: nn.Module | str | Path,
+    example_inputs: Any = None,
+    *,
+    precision: str = "fp32",
+    threads: int = 1,
+    repeats: int = 20,
+    seed: int = 0,
+) -> float:
+    """Seconds one inference takes in ONNX Runtime: the median of thread time, of wall time with several threads.
+
+    int8 is calibrated on noise, which tells as much about time as anything.
 
     Raises as ``bench`` does; MissingExtraError where ONNX Runtime is not installed.
     """
-    result = bench({"model": model}, example_inputs, runtimes=("onnxruntime",), repeats=repeats, seed=seed)
+    evidence = Evidence()
+    if precision == "int8" and isinstance(model, nn.Module):
+        evidence = Evidence(calibration=[stand_in(own_inputs(model, example_inputs)).samples])
+    asked: dict[str, Any] = {"runtimes": ("onnxruntime",), "precisions": (precision,), "evidence": evidence}
+    result = bench({"model": model}, example_inputs, **asked, threads=threads, repeats=repeats, seed=seed)
+    if not result.rows:
+        raise ExportError(next(iter(result.left_out.values())))
     return result.rows[0].median
 
 
@@ -173,6 +189,10 @@ def _rows(
             names.append((name, precision))
         thread, wall = _rounds(calls, repeats=repeats, seed=seed)
     times = thread if threads == 1 else wall
+    for i, (_, precision) in enumerate(names):
+        alike = next((j for j, (name, other) in enumerate(names) if (name, other) == (names[0][0], precision)), None)
+        if alike is not None:
+            facts[i]["speedup_alike"] = float(np.median(times[:, alike] / np.maximum(times[:, i], 1e-9)))
     return [
         BenchRow.of(runtime.name, *name, times[:, i], wall[:, i], times[:, 0], **facts[i])
         for i, name in enumerate(names)

@@ -26,17 +26,19 @@ def quantised_program(
     extra: str,
     file_format: str,
     fold_weights: bool = True,
+    guards: bool = True,
 ) -> torch.fx.GraphModule:
     """``model`` with quantise and dequantise operators, calibrated on every sample; layers that are kept have none.
 
-    ``quantiser`` decides what is quantised and how; ``fold_weights`` stores weights as int8. Raises ExportError.
+    ``quantiser`` decides what is quantised and how; ``fold_weights`` stores weights as int8, ``guards``
+    keeps the call that checks shapes. Raises ExportError.
     """
     imported("torchao", extra, f"int8 {file_format}")
     pt2e = imported("torchao.quantization.pt2e.quantize_pt2e", extra, f"int8 {file_format}")
     sample = one_sample(inputs)
     program = traced(model, sample, file_format)
     with exporting(model, file_format), evaluating(model):
-        graph = program.module()
+        graph = program.module(check_guards=guards)
         prepared = pt2e.prepare_pt2e(graph, sparing(quantiser, quantisation.keep_fp32))
         for batch in quantisation.batches(1):
             prepared(*leaves(in_order(batch)))

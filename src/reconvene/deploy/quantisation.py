@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reconvene.deploy.calling import batch_size, is_batched, leaves, samples_of, take
+from reconvene.deploy.calling import batch_size, is_batched, leaves, noise, samples_of, take
 from reconvene.errors import DataError, ExportError, UnknownNameError
 
 PRECISIONS = ("fp32", "int8")
 # More change the observed ranges little; each is one pass through the network.
 CALIBRATION_SAMPLES = 256
+STAND_INS = 4
 LAYERS = (
     nn.Conv1d,
     nn.Conv2d,
@@ -60,6 +61,11 @@ def quantisation(
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise DataError("the calibration data holds values that are not finite (NaN or infinity)")
     return Quantisation(samples, _kept(model, keep_fp32))
+
+
+def stand_in(example_inputs: Any) -> Quantisation:
+    """Noise to calibrate on, where only what does not depend on values is wanted: time, memory, bytes."""
+    return Quantisation(noise(example_inputs, STAND_INS, seed=0))
 
 
 def layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -20,6 +20,7 @@ class BenchRow:
         median: of the benchmark's clock; ``quarter`` and ``three_quarters`` are the quartiles around it.
         min_wall: the fastest round in wall time.
         speedup: median over the rounds of baseline time over this time, each pair from the same round; with quartiles.
+        speedup_alike: the same beside the baseline in this row's own precision; ``None`` where that was not timed.
         size: bytes of the files; ``None`` for a module that is run as it is.
         agreement: share of samples with the same most likely class as the same variant in PyTorch in float32.
         accuracy: share of right answers, on the same samples. Both are ``None`` where no data was given.
@@ -39,6 +40,7 @@ class BenchRow:
     size: int | None = None
     agreement: float | None = None
     accuracy: float | None = None
+    speedup_alike: float | None = None
 
     @classmethod
     def of(

@@ -17,6 +17,8 @@ from reconvene.devices.table import Table
 from reconvene.errors import DeviceError
 from reconvene.text import table
 
+RUNTIME = "onnxruntime"
+
 
 @dataclass(frozen=True, eq=False)
 class Profile:
@@ -70,6 +72,12 @@ class Profile:
         if values.get("version") != VERSION:
             raise DeviceError(
                 f"{where} has version {values.get('version')}, this release reads {VERSION}. Measure the device again"
+            )
+        runtime = values.get("runtime")
+        if isinstance(runtime, Mapping) and runtime.get("name") != RUNTIME:
+            raise DeviceError(
+                f"{where} was measured in {runtime.get('name')}, and latency is predicted and timed in {RUNTIME}. "
+                "Measure the device with it: reconvene device profile --bundle probe.pyz"
             )
         try:
             found = cls(**{str(key): value for key, value in values.items()})

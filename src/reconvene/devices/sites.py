@@ -61,7 +61,7 @@ def key_of(job: Mapping[str, Any]) -> str:
 
 def sites(structure: Structure) -> list[Site]:
     """What a runtime has to compute for one forward pass, in the order of the calls."""
-    reader = _Reader(structure)
+    reader = Reader(structure)
     for op in structure.eval_ops():
         reader.read(op)
     return reader.sites
@@ -86,7 +86,9 @@ class _Value:
 
 
 @dataclass
-class _Reader:
+class Reader:
+    """Reads calls in order, and tells which layer each becomes, or is a part of."""
+
     structure: Structure
     sites: list[Site] = field(default_factory=list)
     _values: dict[int, _Value] = field(default_factory=dict)
@@ -183,7 +185,7 @@ class _Reader:
         return self._values[id(tensor)].is_input
 
 
-def _convolution(reader: _Reader, op: Op, name: str, active: list[Tensor]) -> Site:
+def _convolution(reader: Reader, op: Op, name: str, active: list[Tensor]) -> Site:
     x, weight = op.args[0], op.args[1]
     rank = x.ndim - 2
     stride, padding, dilation = (_each(op.args[i], rank) for i in (3, 4, 5))
@@ -227,7 +229,7 @@ def _convolution(reader: _Reader, op: Op, name: str, active: list[Tensor]) -> Si
     return Site(job, op.owner, Amount((channels,)), Amount((made,)), (into, outs))
 
 
-def _linear(reader: _Reader, op: Op, name: str, active: list[Tensor]) -> Site:
+def _linear(reader: Reader, op: Op, name: str, active: list[Tensor]) -> Site:
     operands = op.args[1:3] if name == "addmm" else op.args[:2]
     x, out = operands[0], op.outs[0]
     assert out is not None
@@ -237,7 +239,7 @@ def _linear(reader: _Reader, op: Op, name: str, active: list[Tensor]) -> Site:
     return Site(job, op.owner, *dims, (x.shape[-1], out.shape[-1]))
 
 
-def _matmul(reader: _Reader, op: Op, name: str, active: list[Tensor]) -> Site:
+def _matmul(reader: Reader, op: Op, name: str, active: list[Tensor]) -> Site:
     a, b = (op.args[1], op.args[2]) if name == "baddbmm" else (op.args[0], op.args[1])
     if id(b) in reader.structure.context.weights:
         return _linear(reader, op, "mm", active)
@@ -252,7 +254,7 @@ def _matmul(reader: _Reader, op: Op, name: str, active: list[Tensor]) -> Site:
     return Site(job, op.owner, Amount(work, factor), Amount(), (width, 1))
 
 
-def _operator(reader: _Reader, op: Op, name: str, active: list[Tensor]) -> Site:
+def _operator(reader: Reader, op: Op, name: str, active: list[Tensor]) -> Site:
     """Operators without weights: their time follows how many numbers they touch."""
     x = max(active, key=lambda t: t.numel())
     kind, job = _operator_kind(op, name, active, x)
@@ -285,7 +287,7 @@ def _each(value: Any, rank: int) -> list[int]:
     return [int(v) for v in (values * rank if len(values) == 1 else values)]
 
 
-_Maker = Callable[[_Reader, Op, str, list[Tensor]], Site]
+_Maker = Callable[[Reader, Op, str, list[Tensor]], Site]
 _MAKERS: dict[str, _Maker] = {
     "convolution": _convolution,
     "addmm": _linear,

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from reconvene.allocation import Budget
 from reconvene.allocation.budget import COSTS
+from reconvene.cutting import Target
+from reconvene.deploy.memory import PLANS
+from reconvene.deploy.quantisation import PRECISIONS
 from reconvene.deploy.runtime import imported
 from reconvene.errors import BudgetError, FleetError
 from reconvene.training import TrainConfig
 
 _RECIPE = {entry.name for entry in fields(TrainConfig)} - {"seed", "checkpoint_seconds"}
-_DEVICE = {*COSTS, "profile", "round_to", "export", "models"}
+_DEVICE = {*COSTS, "profile", "round_to", "export", "models", "memory_of", "precision"}
 _TOP = {
     "models",
     "devices",
@@ -42,6 +45,13 @@ class Device:
     round_to: int | None = None
     export: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
+    memory_of: str | None = None
+    precision: str | None = None
+
+    @property
+    def target(self) -> Target:
+        """What its budget is about: sizes are those of the files it loads."""
+        return Target(self.profile, self.export, self.memory_of, self.precision)
 
 
 @dataclass(frozen=True)
@@ -122,7 +132,15 @@ class _Reader:
             self._typed(found["round_to"], int) if "round_to" in found else None,
             self._names(found["export"]) if "export" in found else shared,
             self._names(found["models"]) if "models" in found else (),
+            self._one_of(found, "memory_of", PLANS),
+            self._one_of(found, "precision", PRECISIONS),
         )
+
+    def _one_of(self, found: Mapping[str, Any], key: str, known: Collection[str]) -> str | None:
+        value = self._typed(found[key], str) if key in found else None
+        if value is not None and value not in known:
+            self._fail(found[key], f"{key} {value!r} is none of {', '.join(sorted(known))}")
+        return value
 
     def _train(self, node: Any) -> dict[str, Any]:
         found = self._mapping(node, "train", {"epochs", *_RECIPE})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reconvene.allocation import Budget
-from reconvene.cutting import plan_with
+from reconvene.cutting import Target, plan_with
 from reconvene.devices import Profile
 from reconvene.errors import BudgetError, DeviceError, StructureError
 from reconvene.fleet.loss import predicted_loss
@@ -78,7 +78,7 @@ def rank(
         samples = None if data is None else data(source)
         planner = Planner(model, inputs, criterion, samples, seed, evaluator=evaluator)
         try:
-            plan = plan_with(planner, budget, device=profile, say=say)
+            plan = plan_with(planner, budget, target=Target(profile), say=say)
         except (BudgetError, DeviceError, StructureError) as error:
             found.append(Candidate(source.address, None, {}, {}, str(error)))
             continue

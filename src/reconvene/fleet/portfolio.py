@@ -14,7 +14,7 @@ from reconvene import artifact
 from reconvene.cutting import plan_with
 from reconvene.data import load
 from reconvene.devices import find
-from reconvene.errors import BudgetError, DeviceError, FleetError, StructureError
+from reconvene.errors import BudgetError, DeviceError, ExportError, FleetError, StructureError
 from reconvene.fleet.config import Device, Fleet
 from reconvene.fleet.crew import Outcome, in_processes, on_ray
 from reconvene.fleet.loss import predicted_loss
@@ -172,7 +172,7 @@ def _plans(fleet: Fleet, model: str, folder: Path, allow_import: bool, say: Call
     planner: Planner | None = None
     result = []
     for device in devices:
-        options = {**shared, "export": list(device.export)}
+        options = {**shared, "export": list(device.export), "precision": device.precision}
         key = key_of({**options, **_asked(fleet, device)})
         place = f"{device.name}/{model.replace(':', '-').replace('/', '-')}"
         if _is_there(folder / place, key):
@@ -184,11 +184,10 @@ def _plans(fleet: Fleet, model: str, folder: Path, allow_import: bool, say: Call
                 planner,
                 device.budget,
                 round_to=device.round_to,
-                device=device.profile,
-                size_of=device.export,
+                target=device.target,
                 say=say,
             )
-        except (BudgetError, DeviceError, StructureError) as error:
+        except (BudgetError, DeviceError, ExportError, StructureError) as error:
             floor = getattr(error, "floor", None)
             result.append(_Planned(device, model, place, key, trouble=str(error), floor=floor))
             continue
@@ -200,7 +199,8 @@ def _plans(fleet: Fleet, model: str, folder: Path, allow_import: bool, say: Call
 
 def _asked(fleet: Fleet, device: Device) -> dict[str, Any]:
     profile = find(device.profile).to_dict() if device.profile is not None else None
-    asked = {"budget": dict(device.budget.asked), "profile": profile, "round_to": device.round_to}
+    asked: dict[str, Any] = {"budget": dict(device.budget.asked), "profile": profile, "round_to": device.round_to}
+    asked |= {"memory_of": device.memory_of, "precision": device.precision}
     return {**asked, "criterion": fleet.criterion, "evaluator": fleet.evaluator}
 
 

@@ -14,13 +14,16 @@ from typing import Any
 
 from reconvene import artifact, pipeline, rectifier
 from reconvene.data import load
+from reconvene.deploy import Limits
 from reconvene.models import Source, example_inputs
 from reconvene.surgery import Plan
 from reconvene.training import TrainConfig
 
 Job = dict[str, Any]
-"""``key``, ``place``, ``source``, ``plan``; rectify, seed, data, limit, train, export, allow_import."""
+"""``key``, ``place``, ``source``, ``plan``; rectify, seed, data, limit, train, export, precision, allow_import."""
 Files = dict[str, bytes]
+_UNTRAINED = Limits(agreement=0.0, accuracy_drop=1.0)
+"""What is not trained has no answers to agree on."""
 
 
 def key_of(asked: Mapping[str, Any]) -> str:
@@ -51,7 +54,11 @@ def carry_out(job: Job, work: str) -> Files:
         config = TrainConfig(seed=seed, **recipe)
         pipeline.train(folder, dataset, epochs=job["train"]["epochs"], config=config, allow_import=allow)
     if job["export"]:
-        pipeline.export(folder, formats=job["export"], dataset=dataset, seed=seed, allow_import=allow)
+        int8 = None
+        if job["precision"] == "int8":
+            dataset = dataset or load(job["data"], input_shape=source.input_shape, limit=job["limit"])
+            int8 = pipeline.Int8() if job["train"] else pipeline.Int8(limits=_UNTRAINED)
+        pipeline.export(folder, formats=job["export"], int8=int8, dataset=dataset, seed=seed, allow_import=allow)
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
     }

@@ -52,6 +52,10 @@ class Pruning:
     """For budgets on latency: a profile's file or name; ``None``: this machine."""
     size_of: tuple[str, ...] = ()
     """Formats whose files a budget on size is about; none: the artifact's own weights file."""
+    memory_of: str | None = None
+    """Whose plan of activations a budget on peak memory is about; ``None``: PyTorch's own."""
+    precision: str | None = None
+    """Of the network that these are about; ``None``: that of the device's profile, else fp32."""
 
     def check(self) -> None:
         """Raise UnknownNameError now for what would only be looked up after a while."""
@@ -106,6 +110,8 @@ def prune(
             round_to=pruning.round_to,
             device=pruning.device,
             size_of=pruning.size_of,
+            memory_of=pruning.memory_of,
+            precision=pruning.precision,
             say=say,
         )
         with timed(plan.timings, "surgery"):

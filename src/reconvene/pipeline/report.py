@@ -59,6 +59,7 @@ def collect(folder: Path, *, command: str | None = None) -> ReportData:
         rectify=pruning.get("rectify"),
         data=plan.data,
         dataset=training["dataset"] if training else None,
+        examples=training.get("examples") if training else None,
         seed=plan.seed,
         notes=list(plan.notes),
         command=command,

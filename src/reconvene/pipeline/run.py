@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ from reconvene.allocation import Budget
 from reconvene.data import Dataset
 from reconvene.deploy import Verification
 from reconvene.devices.store import silent
-from reconvene.errors import ArtifactError, ExportError, VerificationError
+from reconvene.errors import ExportError, VerificationError
 from reconvene.models import Source
 from reconvene.pipeline.deploy import Int8, bench, export
-from reconvene.pipeline.prune import BENCH, DENSE, Pruning, prune
+from reconvene.pipeline.prune import DENSE, Pruning, prune
 from reconvene.pipeline.report import accuracies, read_bench, report
 from reconvene.pipeline.steps import Steps, quiet
 from reconvene.pipeline.train import Lesson, train
@@ -32,7 +32,8 @@ class Outcome:
         costs: ``{"dense": {...}, "pruned": {...}}`` with ``params``, ``macs``, ``size`` and ``peak_memory`` (bytes),
             ``latency`` (seconds in ONNX Runtime, batch of one, one thread), ``accuracy`` (in [0, 1]).
             ``int8_size``, ``int8_latency`` and ``int8_agreement`` (with float32, in [0, 1]) where int8 could be made.
-        speedup: median over rounds of dense latency over pruned, each pair from the same round, as the report has it.
+        speedups: median over rounds of dense time over pruned, each pair from the same round, as the report has it:
+            ``latency`` (both in float32), ``int8_latency`` (both in int8), ``int8_gain`` (float32 over int8).
         verified: largest relative error of each exported file against PyTorch.
         int8: why a variant's int8 file was not kept, by variant; ``None`` where none was asked for.
     """
@@ -44,7 +45,7 @@ class Outcome:
     costs: dict[str, dict[str, float]]
     verified: dict[str, float]
     int8: dict[str, str] | None = None
-    speedup: float = 1.0
+    speedups: dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         dense, pruned = self.costs["dense"], self.costs["pruned"]
@@ -64,13 +65,13 @@ class Outcome:
             *(f"int8 file of {variant} not kept: {why}" for variant, why in (self.int8 or {}).items()),
             f"report: {self.report}",
         ]
-        if "int8_latency" in pruned:
-            gain = dense["latency"] / pruned["int8_latency"]
+        if "int8_gain" in self.speedups:
+            gain = self.speedups["int8_gain"]
             foot.insert(2, f"dense in fp32 beside pruned in int8: {gain:.2f}x faster in ONNX Runtime")
         return table([self.model, "dense", "pruned", ""], rows, right=(1, 2), foot=["", *foot])
 
     def _ratio(self, cost: str) -> float:
-        return self.speedup if cost == "latency" else self.costs["dense"][cost] / self.costs["pruned"][cost]
+        return self.speedups.get(cost) or self.costs["dense"][cost] / self.costs["pruned"][cost]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -148,7 +149,7 @@ def run(
     page = report(folder, command=command)
     checked = {variant: made[0].verification for variant, made in exports.items()}
     errors = {variant: found.max_rel_error for variant, found in checked.items() if isinstance(found, Verification)}
-    return Outcome(source.address, folder, page, str(dataset), _costs(folder), errors, refused, _speedup(folder))
+    return Outcome(source.address, folder, page, str(dataset), _costs(folder), errors, refused, _speedups(folder))
 
 
 def _quantised(folder: Path, dataset: Dataset, int8: Int8, *, allow_import: bool, steps: Steps) -> dict[str, str]:
@@ -172,13 +173,15 @@ def _pruned_already(folder: Path, source: Source, budget: Budget, pruning: Pruni
     return found.source == source and {name: facts.get(name) for name in asked} == asked
 
 
-def _speedup(folder: Path) -> float:
+def _speedups(folder: Path) -> dict[str, float]:
     timed = read_bench(folder)
     assert timed is not None, "timed above"
+    found = {}
     for row in timed["rows"]:
-        if (row["runtime"], row["variant"], row["precision"]) == ("onnxruntime", "pruned", "fp32"):
-            return float(row["speedup"])
-    raise ArtifactError(f"{folder / BENCH} does not time the pruned network in ONNX Runtime. Run the benchmark again")
+        if (row["runtime"], row["variant"]) == ("onnxruntime", "pruned") and row["speedup_alike"] is not None:
+            found["latency" if row["precision"] == "fp32" else "int8_latency"] = row["speedup_alike"]
+            found |= {"int8_gain": row["speedup"]} if row["precision"] == "int8" else {}
+    return found
 
 
 def _costs(folder: Path) -> dict[str, dict[str, float]]:

@@ -34,6 +34,8 @@ class Training:
     asked: dict[str, Any]
     teacher: dict[str, Any] | None = None
     """Where it learned from a teacher: the teacher's ``model`` and its ``accuracy`` on the same test split."""
+    examples: int | None = None
+    """Training images of an epoch."""
 
     def __str__(self) -> str:
         text = (
@@ -116,7 +118,14 @@ def train(
         )
     evaluation = result.evaluation
     training = Training(
-        epochs, str(dataset), evaluation.accuracy, evaluation.loss, evaluation.per_class, result.seconds, asked
+        epochs,
+        str(dataset),
+        evaluation.accuracy,
+        evaluation.loss,
+        evaluation.per_class,
+        result.seconds,
+        asked,
+        examples=len(dataset.train),
     )
     if distillation is not None:
         accuracy = evaluate(distillation.teacher, dataset).accuracy

@@ -23,6 +23,7 @@ class ReportData:
         budget: what was asked, as written: ``{"params": "16x"}``; ``limits``: the same in absolute numbers.
         spread: activation spread, small over dense, by layer.
         training: records of ``train.jsonl`` by variant: ``{"dense": [...], "pruned": [...]}``.
+        examples: training images of an epoch; ``None`` where nothing was trained.
         accuracy: share of right answers by variant; without it, the last epoch of ``training``.
         assessment: ``Assessment.to_dict()`` by variant.
         bench: ``BenchResult.to_dict()``.
@@ -52,6 +53,7 @@ class ReportData:
     rectify: str | None = None
     data: str | None = None
     dataset: str | None = None
+    examples: int | None = None
     seed: int | None = None
     notes: list[str] = field(default_factory=list)
     command: str | None = None

@@ -169,7 +169,19 @@ def training(data: ReportData) -> Html | None:
         for row in records
     ]
     all_epochs = details("Every epoch in numbers", table(columns, rows, numeric=(1, 2, 3, 4), long=len(rows) > LONG))
-    return section("Training", lead, tag("div", charts, class_="pair"), all_epochs)
+    return section("Training", lead, _work(data), tag("div", charts, class_="pair"), all_epochs)
+
+
+def _work(data: ReportData) -> Html | None:
+    """What an epoch costs: forward, and the gradients of inputs and weights, are three products of the same size."""
+    macs = {variant: costs["macs"] for variant, costs in data.costs.items() if "macs" in costs}
+    if not data.examples or set(macs) != {"dense", "pruned"}:
+        return None
+    flops = {variant: f"{numbers.count(6 * each * data.examples)}FLOPs" for variant, each in macs.items()}
+    less = numbers.ratio(macs["dense"] / macs["pruned"]) if macs["pruned"] else "–"
+    text = f"An epoch takes {flops['dense']} dense and {flops['pruned']} pruned ({less} fewer): six a "
+    text += f"multiply-accumulate, for {data.examples:,} images. "
+    return tag("p", text + "Norms, elementwise work and the optimizer are not in it.")
 
 
 def _curve(runs: dict[str, list[dict[str, Any]]], key: str, title: str, written: Callable[[float], str]) -> Html | None:

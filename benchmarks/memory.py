@@ -1,0 +1,99 @@
+"""How near the prediction of activation memory is to what runtimes plan.
+
+``python benchmarks/memory.py MODEL ...`` adds a JSON line a model, plan and precision to
+``benchmarks/results/memory.jsonl``: the dense network, and random plans of it (``--plans 2``). ``--page`` writes the
+table of ``docs/devices.md``. ExecuTorch in int8 needs the extra ``cortex-m``; without it that line is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+import reconvene as rc
+from reconvene import devices, models
+from reconvene.deploy.machine import machine, now
+from reconvene.deploy.memory import planned_memory
+from reconvene.structure import analyse
+from reconvene.structure.extents import settle
+from reconvene.structure.replay import replay
+from reconvene.surgery import make_plan
+
+ROOT = Path(__file__).parents[1]
+RESULTS, PAGE = ROOT / "benchmarks" / "results" / "memory.jsonl", ROOT / "docs" / "devices.md"
+BEGIN, END = "<!-- memory: begin -->", "<!-- memory: end -->"
+ASKED = [("executorch", "fp32"), ("onnx", "fp32"), ("onnx", "int8"), ("executorch", "int8")]
+
+
+def networks(model: nn.Module, inputs: Any, plans: int) -> list[nn.Module]:
+    """The dense network, and so many cut to random widths."""
+    structure = analyse(model, inputs)
+    rng, found = np.random.default_rng(0), [model]
+    while len(found) <= plans:
+        want = np.maximum(1, (structure.widths * rng.uniform(0.2, 1, len(structure.widths))).astype(np.int64) // 8 * 8)
+        keep = [np.arange(width) for width in settle(structure.balances, want, structure.widths)]
+        rerun = replay(model, inputs, structure, keep)
+        if rerun.failure is None:
+            found.append(make_plan(model, structure, keep, [], scalars=rerun.scalars).apply(model).eval())
+    return found
+
+
+def look(name: str, plans: int) -> None:
+    """Predict and look up every network of a model."""
+    source = models.resolve(name, {})
+    model, inputs = source.build().eval(), models.example_inputs(source.input_shape)
+    for number, network in enumerate(networks(model, inputs, plans)):
+        structure = analyse(network, inputs, trial=False)
+        for plan, precision in ASKED:
+            way = devices.WAYS.get((plan, precision))
+            predicted = devices.Held(structure, way).bytes(structure.widths) if way else None
+            if predicted is None:  # ExecuTorch in float32 holds what PyTorch holds
+                predicted = float(rc.measure(network, inputs, latency=False).peak_memory)
+            row: dict[str, Any] = {"model": name, "network": number, "plan": plan, "precision": precision}
+            try:
+                found = planned_memory(network, inputs, plan=plan, precision=precision)
+            except rc.ReconveneError as error:
+                print(f"left out: {plan} {precision}: {error}")
+                continue
+            row |= {"predicted": predicted, "planned": found}
+            print(row, flush=True)
+            with RESULTS.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({**row, "machine": machine(), "date": now()}) + "\n")
+
+
+def page() -> None:
+    """Write the newest rows between the marks of the page."""
+    rows = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+    newest = {(row["plan"], row["precision"], row["model"], row["network"]): row for row in rows}
+    lines = ["| plan | network | predicted | the runtime's own | predicted over own |", "|" + " --- |" * 5]
+    for plan, precision in ASKED:
+        for (of, arithmetic, model, number), row in newest.items():
+            if (of, arithmetic) == (plan, precision):
+                which = f"`{model}`" + (f", cut ({number})" if number else "")
+                sizes = " | ".join(f"{row[key] / 1024:,.1f} KiB" for key in ("predicted", "planned"))
+                lines.append(f"| {plan} {precision} | {which} | {sizes} | {row['predicted'] / row['planned']:.2f} |")
+    text = PAGE.read_text(encoding="utf-8")
+    made = text.split(BEGIN)[0] + BEGIN + "\n" + "\n".join(lines) + "\n" + END + text.split(END)[1]
+    PAGE.write_text(made, encoding="utf-8")
+
+
+def main() -> None:
+    """Look at the models that are named, or write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*")
+    parser.add_argument("--plans", type=int, default=1)
+    parser.add_argument("--page", action="store_true")
+    options = parser.parse_args()
+    for name in options.models:
+        look(name, options.plans)
+    if options.page:
+        page()
+
+
+if __name__ == "__main__":
+    main()
