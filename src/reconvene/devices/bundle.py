@@ -11,7 +11,7 @@ from typing import Any
 
 from reconvene.errors import DeviceError
 
-MODULES = ("probe.py", "points.py", "layers.py", "wire.py")
+MODULES = ("probe.py", "facts.py", "points.py", "layers.py", "wire.py")
 _MAIN = "import sys\n\nfrom probe import main\n\nsys.exit(main())\n"
 _DAY = (2020, 1, 1, 0, 0, 0)  # the same jobs give the same bytes
 

@@ -77,6 +77,17 @@ def single(graph: Graph, job: Job, points: Points) -> None:
         graph.output(graph.edge(name) if graph.int8 else name)
 
 
+def chain(count: int) -> Graph:
+    """So many small convolutions, one after another."""
+    graph = Graph()
+    name = graph.input("x", [1, SOURCE, 8, 8])
+    for number in range(count):
+        inputs = [name, graph.weight(SOURCE, SOURCE, 3, 3), graph.bias(SOURCE)]
+        name = graph.node("Conv", inputs, f"p{number}_conv", kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    graph.output(name)
+    return graph
+
+
 BUILDERS: dict[str, Callable[[Graph, Job, Points], None]] = {
     "conv": convolution,
     "depthwise": convolution,

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from reconvene.allocation.costs import Products, Sizes
 from reconvene.devices.points import weight_bytes
-from reconvene.devices.probe import NEAR_BYTES
 from reconvene.devices.profile import Profile
 from reconvene.devices.sites import Amount, jobs, sites
 from reconvene.devices.table import SHORTEST, Floats, Table
@@ -36,7 +35,7 @@ class Predictor:
     """
 
     def __init__(self, structure: Structure, profile: Profile, *, scale: float = 1.0) -> None:
-        self.profile, self.scale = profile, scale
+        self.profile, self.scale = profile, scale * profile.together()
         self.sites = sites(structure)
         found = profile.tables(jobs(self.sites))
         self._tables = [found[site.key] for site in self.sites]
@@ -55,9 +54,7 @@ class Predictor:
         self._far = np.flatnonzero([table.far is not None for table in self._tables])
         far = [table.far for table in self._tables if table.far is not None]
         self._far_lookup = _Lookup(far, [dense[number] for number in self._far]) if far else None
-        sizes, price = np.array(profile.memory, dtype=np.float64).T
-        near, whole = (float(np.interp(held, sizes, price)) for held in (NEAR_BYTES, profile.far_bytes))
-        self._memory = sizes, np.clip((price - near) / max(whole - near, 1e-15), 0.0, 1.0)
+        self._memory = profile.far_share()
 
     @property
     def approximate(self) -> list[str]:

@@ -11,23 +11,23 @@ import argparse
 import json
 import os
 import pkgutil
-import platform
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 try:
-    from reconvene.devices.layers import BUILDERS
+    from reconvene.devices.facts import conditions, describe
+    from reconvene.devices.layers import BUILDERS, chain
     from reconvene.devices.points import Job, Point, batches, grid, weight_bytes
     from reconvene.devices.wire import Graph
 except ImportError:  # on a device, beside this file
-    from layers import BUILDERS  # type: ignore[import-not-found, no-redef]
+    from facts import conditions, describe  # type: ignore[import-not-found, no-redef]
+    from layers import BUILDERS, chain  # type: ignore[import-not-found, no-redef]
     from points import Job, Point, batches, grid, weight_bytes  # type: ignore[import-not-found, no-redef]
     from wire import Graph  # type: ignore[import-not-found, no-redef]
 
@@ -37,6 +37,8 @@ RUNS, WARMUPS = 10, 2
 NEAR_BYTES, FAR_BYTES = 1 << 20, 16 << 20
 # Weights beside which the price of memory is measured, at most.
 MEMORY_BYTES = 96 << 20
+# All layers together tell something where they are as many as this; the same number of runs brings them up to speed.
+WHOLE_LAYERS, WHOLE_RUNS = 4, 25
 # Channels of small tensors that others are made from.
 SOURCE = 16
 
@@ -70,6 +72,7 @@ def profile(
         measured, spread = bench.measure(job, steps, far)
         noise += spread
         layers.append({**job, **measured})
+    say("all layers at once")
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -78,41 +81,9 @@ def profile(
         "seconds": round(time.perf_counter() - start, 1),
         **basis,
         "far_bytes": far,
+        "whole": [found for third in range(3) if (found := bench.whole(layers, third, far))],
         "layers": layers,
     }
-
-
-def conditions(threads: int, precision: str) -> dict[str, Any]:
-    """What is measured on, and with what."""
-    import onnxruntime
-
-    return {
-        "device": {"processor": processor(), "architecture": platform.machine(), "cores": os.cpu_count() or 1},
-        "runtime": {"name": "onnxruntime", "version": onnxruntime.__version__, "threads": threads},
-        "precision": precision,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),  # noqa: UP017  # boards have Python 3.9
-    }
-
-
-def processor() -> str:
-    """The processor's own name where the system tells it, else its architecture."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() in ("model name", "Model", "Hardware") and value.strip():
-            return value.strip()
-    return platform.processor() or platform.machine()
-
-
-def describe(job: Job) -> str:
-    """One line that names a layer."""
-    kernel = "x".join(str(size) for size in job.get("kernel", ()))
-    stride = f" stride {job['stride'][0]}" if max(job.get("stride", [1])) > 1 else ""
-    tail = " + " + " + ".join(job["tail"]) if job.get("tail") else ""
-    at = "x".join(str(size) for size in job["spatial"])
-    name = job.get("op", job["kind"])
-    return " ".join(f"{name} {kernel}{stride}{tail} at {at}, up to {job['in']} -> {job['out']}".split())
 
 
 class Bench:
@@ -143,6 +114,40 @@ class Bench:
                 for point, runs in zip(batch, self.time(job, batch, beside=max(0, far - held)), strict=True):
                     more.append([*point, round(max(0.0, _typical(runs) - near[point]), 9)])
         return {"points": points, "far": more}, spread
+
+    def whole(self, layers: Sequence[Mapping[str, Any]], third: int, far: int) -> dict[str, float]:
+        """Layers of a profile in one graph, as they share caches in a network; empty where they are too few.
+
+        Each at one width that was measured alone: the narrowest, middle or widest ``third`` of them. ``seconds`` is
+        what all take together, the median of the runs; ``near`` and ``far`` what was measured of each, ``weights``
+        bytes.
+        """
+        graph, found, count = Graph(self.precision), {"near": 0.0, "far": 0.0, "weights": 0.0}, 0
+        for number, layer in enumerate(layers):
+            more = {(int(a), int(b)): seconds for a, b, seconds in layer["far"]}
+            known = {(int(a), int(b)): seconds for a, b, seconds in layer["points"]}
+            places = [_thirds(more or known, axis) for axis in (0, 1)]
+            into, out = (place[min(third, len(place) - 1)] if place else 1 for place in places)
+            point = (into, out)
+            size = weight_bytes(layer, point, self.item)
+            if point not in known or found["weights"] + size > far:
+                continue
+            graph.prefix = f"n{number}."
+            feeds = build(graph, layer, [point])
+            found["near"] += known[point]
+            found["far"] += more.get(point, 0.0)
+            found["weights"] += size
+            count += 1
+        if count < WHOLE_LAYERS:
+            return {}
+        session, folder = self._session(graph.to_bytes(), profiled=True)
+        for _ in range(2 * WHOLE_RUNS):
+            session.run(None, feeds)
+        nodes = _nodes(session.end_profiling())
+        folder.cleanup()
+        mine = [durations for name, durations in nodes.items() if name.startswith("n") and ".p0_" in name]
+        summed = np.array(mine, dtype=np.float64)[:, WHOLE_RUNS:].sum(axis=0) * 1e-6
+        return {**found, "seconds": float(np.median(summed))}
 
     def time(self, job: Job, points: Sequence[Point], *, beside: int = 0) -> list[np.ndarray[Any, Any]]:
         """Seconds of every run ``[RUNS]`` at every point, in one graph, ``beside`` bytes of other weights in it.
@@ -187,7 +192,7 @@ class Bench:
         """
         times, kernels = [], 0.0
         for count in (1, 65):
-            plain, folder = self._session(_chain(count).to_bytes(), profiled=False)
+            plain, folder = self._session(chain(count).to_bytes(), profiled=False)
             feeds = {"x": np.ones((1, SOURCE, 8, 8), np.float32)}
             rounds = []
             for _ in range(40):
@@ -197,7 +202,7 @@ class Bench:
                 rounds.append((time.thread_time() - begin) / 10)
             folder.cleanup()
             times.append(float(np.quantile(rounds, 0.25)))
-        session, folder = self._session(_chain(65).to_bytes(), profiled=True)
+        session, folder = self._session(chain(65).to_bytes(), profiled=True)
         for _ in range(WARMUPS + RUNS):
             session.run(None, feeds)
         found = _nodes(session.end_profiling())
@@ -285,16 +290,6 @@ def _of_point(nodes: Mapping[str, list[int]], number: int, point: Point) -> np.n
         raise RuntimeError(f"the runtime reports no time for a layer at {point}: {sorted(nodes)[:8]}")
     summed: np.ndarray[Any, Any] = np.array(mine, dtype=np.float64)[:, WARMUPS:].sum(axis=0) * 1e-6
     return summed
-
-
-def _chain(count: int) -> Graph:
-    graph = Graph()
-    name = graph.input("x", [1, SOURCE, 8, 8])
-    for number in range(count):
-        inputs = [name, graph.weight(SOURCE, SOURCE, 3, 3), graph.bias(SOURCE)]
-        name = graph.node("Conv", inputs, f"p{number}_conv", kernel_shape=[3, 3], pads=[1, 1, 1, 1])
-    graph.output(name)
-    return graph
 
 
 def build(graph: Graph, job: Job, points: Sequence[Point]) -> dict[str, np.ndarray[Any, Any]]:

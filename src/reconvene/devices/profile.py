@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reconvene.devices.probe import FORMAT, VERSION, describe
+from reconvene.devices.facts import describe
+from reconvene.devices.probe import FORMAT, NEAR_BYTES, VERSION
 from reconvene.devices.sites import key_of
-from reconvene.devices.table import Table
+from reconvene.devices.table import Floats, Table
 from reconvene.errors import DeviceError
 from reconvene.text import table
 
@@ -36,6 +37,7 @@ class Profile:
         layers: jobs with their ``points``: ``(in, out, seconds)`` where weights are cached, and ``far``: ``(in, out,
             seconds more)`` where they are not.
         name: what to call the device.
+        whole: layers at once in one graph: ``seconds``, what was measured of each ``near`` and ``far``, ``weights``.
     """
 
     device: dict[str, Any]
@@ -52,6 +54,7 @@ class Profile:
     name: str = ""
     format: str = FORMAT
     version: int = VERSION
+    whole: list[dict[str, float]] = field(default_factory=list)
 
     @classmethod
     def load(cls, path: str | Path) -> Profile:
@@ -83,7 +86,8 @@ class Profile:
             found = cls(**{str(key): value for key, value in values.items()})
             for layer in found.layers:
                 Table.of(layer, found.steps)
-        except (TypeError, KeyError, ValueError, IndexError, AttributeError) as error:
+            found.together()
+        except (TypeError, KeyError, ValueError, IndexError, AttributeError, ZeroDivisionError) as error:
             raise DeviceError(f"the device profile {where} is damaged: {error}. Measure the device again") from error
         return found
 
@@ -115,6 +119,21 @@ class Profile:
     def matches(self, conditions: Mapping[str, Any]) -> bool:
         """Whether these conditions (of ``probe``) are those it was measured under."""
         return all(getattr(self, key) == conditions[key] for key in ("device", "runtime", "precision"))
+
+    def far_share(self) -> tuple[Floats, Floats]:
+        """How much of ``far`` a layer pays beside so many bytes of weights: bytes and shares, both ascending."""
+        sizes, price = np.array(self.memory, dtype=np.float64).T
+        near, whole = (float(np.interp(held, sizes, price)) for held in (NEAR_BYTES, self.far_bytes))
+        return sizes, np.clip((price - near) / max(whole - near, 1e-15), 0.0, 1.0)
+
+    def together(self) -> float:
+        """What layers take in one graph over what each takes by itself: the median of ``whole``, 1 without it."""
+        sizes, shares = self.far_share()
+        ratios = [
+            entry["seconds"] / (entry["near"] + float(np.interp(entry["weights"], sizes, shares)) * entry["far"])
+            for entry in self.whole
+        ]
+        return float(np.median(ratios)) if ratios else 1.0
 
     def tables(self, jobs: Sequence[Mapping[str, Any]]) -> dict[str, Table]:
         """A table for every job, by key: its own, or made of those of other spatial sizes.

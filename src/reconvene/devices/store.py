@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reconvene.devices import probe
+from reconvene.devices import facts, probe
 from reconvene.devices.profile import Profile
 from reconvene.devices.sites import key_of
 from reconvene.errors import DeviceError, MissingExtraError, UnknownNameError
@@ -84,7 +84,8 @@ def here(
     say(f"measuring {len(missing)} layers on this machine, kept in {path}")
     made = _probed(missing, threads=threads, precision=precision, far=far, say=silent, known=known)
     layers = {**held, **{key_of(layer): layer for layer in made["layers"]}}
-    profile = Profile.from_dict({**made, "layers": list(layers.values()), "name": "this machine"})
+    whole = [*(known.whole if known else []), *made["whole"]]
+    profile = Profile.from_dict({**made, "layers": list(layers.values()), "whole": whole, "name": "this machine"})
     save(profile, path)
     return profile
 
@@ -92,7 +93,7 @@ def here(
 def conditions(threads: int = 1, precision: str = "fp32") -> dict[str, Any]:
     """What is measured on here. Raises MissingExtraError."""
     try:
-        return probe.conditions(threads, precision)
+        return facts.conditions(threads, precision)
     except ImportError as error:
         raise MissingExtraError("onnxruntime", "onnx", "measuring a device") from error
 
@@ -141,9 +142,9 @@ def _runtime_errors() -> tuple[type[Exception], ...]:
 
 
 def _cache_path(threads: int, precision: str, far: int) -> Path:
-    facts = json.dumps([probe.VERSION, conditions(threads, precision)["device"], threads, far], sort_keys=True)
+    told = json.dumps([probe.VERSION, conditions(threads, precision)["device"], threads, far], sort_keys=True)
     version = conditions(threads, precision)["runtime"]["version"]
-    return cache_folder() / f"{precision}-{version}-{hashlib.sha256(facts.encode()).hexdigest()[:12]}.json"
+    return cache_folder() / f"{precision}-{version}-{hashlib.sha256(told.encode()).hexdigest()[:12]}.json"
 
 
 def _cached(path: Path) -> Profile | None:

@@ -29,9 +29,12 @@ class Graph:
         self._outputs: list[bytes] = []
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._number = 0
+        self.prefix = ""
+        """Of the names that are given from now on."""
 
     def input(self, name: str, shape: Sequence[int]) -> str:
         """A float input of fixed shape."""
+        name = self.prefix + name
         self._inputs.append(_value_info(name, shape))
         self.shapes[name] = tuple(shape)
         return self.edge(name)
@@ -41,7 +44,8 @@ class Graph:
         self._outputs.append(_value_info(name, None))
 
     def node(self, op: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: Any) -> str:
-        """One operator with one output, which gives the node its name."""
+        """One operator with one output, which gives the node its name; returns that."""
+        output = self.prefix + output
         body = b"".join(_text(1, name) for name in inputs) + _text(2, output) + _text(3, output) + _text(4, op)
         body += b"".join(_bytes(5, _attribute(key, value)) for key, value in attributes.items())
         self._nodes.append(_bytes(1, body + (_text(7, domain) if domain else b"")))

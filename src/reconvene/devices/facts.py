@@ -1,0 +1,45 @@
+"""What is measured, and on what, in words. Imports nothing of Reconvene, so that it can be copied to a device."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+Job = Mapping[str, Any]
+
+
+def conditions(threads: int, precision: str) -> dict[str, Any]:
+    """What is measured on, and with what."""
+    import onnxruntime
+
+    return {
+        "device": {"processor": processor(), "architecture": platform.machine(), "cores": os.cpu_count() or 1},
+        "runtime": {"name": "onnxruntime", "version": onnxruntime.__version__, "threads": threads},
+        "precision": precision,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),  # noqa: UP017  # boards have Python 3.9
+    }
+
+
+def processor() -> str:
+    """The processor's own name where the system tells it, else its architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "Model", "Hardware") and value.strip():
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def describe(job: Job) -> str:
+    """One line that names a layer."""
+    kernel = "x".join(str(size) for size in job.get("kernel", ()))
+    stride = f" stride {job['stride'][0]}" if max(job.get("stride", [1])) > 1 else ""
+    tail = " + " + " + ".join(job["tail"]) if job.get("tail") else ""
+    at = "x".join(str(size) for size in job["spatial"])
+    name = job.get("op", job["kind"])
+    return " ".join(f"{name} {kernel}{stride}{tail} at {at}, up to {job['in']} -> {job['out']}".split())
