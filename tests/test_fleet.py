@@ -190,7 +190,7 @@ def test_a_size_is_that_of_the_exported_file_where_one_is_asked_for(made: tuple[
 
 def test_a_file_that_cannot_be_so_small_is_refused() -> None:
     model = resolve("resnet20", {"width": 0.25}).build()
-    with pytest.raises(BudgetError, match="of onnx, of which the graph itself takes some"):
+    with pytest.raises(BudgetError, match="exported file: onnx, of which the graph itself takes some"):
         cutting.plan(model, torch.zeros(1, 3, 32, 32), Budget(size="9kB"), "magnitude", size_of=["onnx"])
 
 

@@ -44,7 +44,8 @@ def ours(setting: Setting) -> Prepared:
     data = setting.samples(criterion)
     evaluator = str(setting.options["evaluator"])
     planner = Planner(setting.model, setting.inputs, criterion, data, setting.seed, evaluator=evaluator)
-    plan = planner.plan(setting.asked, round_to=setting.round_to, clock=setting.clock)
+    foresee = {} if setting.clock is None else {"latency": setting.clock}
+    plan = planner.plan(setting.asked, round_to=setting.round_to, foresee=foresee)
     return carry_out(setting, plan, rectify=str(setting.options["rectify"]))
 
 

@@ -13,7 +13,7 @@ from reconvene import rectifier
 from reconvene.allocation import Budget
 from reconvene.allocation.costs import CostModel
 from reconvene.data import Dataset, calibration
-from reconvene.planner import Clock, Data
+from reconvene.planner import Data, Foresee
 from reconvene.planning import timed
 from reconvene.saliency.registry import criterion as criterion_named
 from reconvene.structure import Structure
@@ -42,7 +42,7 @@ class Setting:
     config: TrainConfig
     round_to: int
     folder: Path
-    clock: Clock | None = None
+    clock: Foresee | None = None
 
     @property
     def asked(self) -> Budget:

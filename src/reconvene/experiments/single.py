@@ -33,7 +33,7 @@ from reconvene.experiments.masked import take_off
 from reconvene.experiments.results import Record, commit
 from reconvene.experiments.setting import Prepared, Setting
 from reconvene.models import Source, example_inputs, resolve
-from reconvene.planner import Clock, Planner
+from reconvene.planner import Foresee, Planner
 from reconvene.training import TrainConfig, TrainResult, train
 from reconvene.training.assess import answers, assess
 from reconvene.training.checkpoint import write_atomic
@@ -114,7 +114,7 @@ def _setting(run: Run, source: Source, dataset: Dataset, config: TrainConfig, fo
     )
 
 
-def _clock(run: Run, source: Source) -> Clock:
+def _clock(run: Run, source: Source) -> Foresee:
     """What layers take on the run's device; on this machine they are measured when they are first met, and kept."""
     planner = Planner(source.build(), example_inputs(source.input_shape or (), seed=run.seed), seed=run.seed)
     profile = cutting.resolve(planner, run.device, lambda line: print(line, flush=True))
