@@ -61,7 +61,8 @@ def prepare(name: str, plans: int, steps: tuple[int, ...]) -> Path:
         if rerun.failure is None:
             small = make_plan(model, structure, keep, [], scalars=rerun.scalars).apply(model).eval()
             file = f"{len(rows)}.onnx"
-            export_onnx(small, inputs, folder / file)
+            if not (folder / file).exists():  # else an earlier call was stopped after it
+                export_onnx(small, inputs, folder / "unfinished.onnx").pop().replace(folder / file)
             rows.append({"file": file, "round_to": step, "widths": widths.tolist()})
     (folder / "plans.json").write_text(json.dumps(rows), encoding="utf-8")
     return folder
