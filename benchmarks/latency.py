@@ -163,7 +163,7 @@ def monotone(name: str) -> None:
 
 def monotone_plot(row: dict[str, Any]) -> str:
     """The plot of ``monotone``, written where the page shows it; returns the line of the page."""
-    names = {row["step"]: f"multiples of {row['step']} (the device's step)", 1: "any width"}
+    names = {row["step"]: f"the device's step, {row['step']}", 1: "any width"}
     dots = [
         Dot(one["limit"] * 1e3, one["measured"] * 1e3, names[one["round_to"]], f"{one['measured'] * 1e3:.3g} ms")
         for one in row["rows"]
