@@ -152,6 +152,7 @@ def test_int8_goes_into_the_bundle_as_it_was_asked_for(
     (model,) = about["models"]
     assert model["file"] == made["file"] == "model.int8.onnx" and model["precision"] == "int8"
     assert model["keep_fp32"] == made["keep_fp32"] == ["stem.0", "classifier"]
+    assert "; in fp32: stem.0, classifier" in (tmp_path / "b" / "README.md").read_text()
     graph = onnx.load(tmp_path / "b" / "model.int8.onnx").graph
     plain = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT and tensor.dims}
     assert {name for name in plain if name.endswith(".weight")} == {"stem.0.weight", "classifier.weight"}

@@ -61,7 +61,8 @@ def _models(manifest: Mapping[str, Any]) -> str:
     for model in manifest["models"]:
         checked = model["verified"]
         said = "not verified" if checked is None else f"{_measured(checked)} on {checked['data']}"
-        rows.append([model["file"], model["runtime"], model["bytes"], said])
+        kept = f"; in fp32: {', '.join(model['keep_fp32'])}" if model["keep_fp32"] else ""
+        rows.append([model["file"], model["runtime"], model["bytes"], said + kept])
     return _indented(table(["file", "runs in", "bytes", "against PyTorch"], rows))
 
 
