@@ -106,6 +106,11 @@ def table(rows: list[Row]) -> str:
         for precision in ("fp32", "int8"):
             if "refused" in row[precision]:
                 notes.append(f"- {row['model']} in {row['format']}, {precision}: {row[precision]['refused']}")
+    done = {(row["model"], row["format"]) for row in rows}
+    missing = {name: [format for format in sorted(FORMATS) if (name, format) not in done] for name in NAMES}
+    if any(missing.values()):
+        told = "; ".join(f"{name} in {', '.join(formats)}" for name, formats in missing.items() if formats)
+        notes += ["", f"Not measured yet: {told}."]
     return "\n".join([*lines, "", *notes]) + "\n"
 
 
