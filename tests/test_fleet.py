@@ -226,7 +226,6 @@ def test_a_fleet_trains_each_of_its_networks_and_picks_the_one_with_the_best_acc
     assert "accuracy" in (write_page(result)[0]).read_text()
 
 
-@pytest.mark.slow
 def test_a_cluster_that_does_not_answer_is_told(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     path = tmp_path / "fleet.yaml"

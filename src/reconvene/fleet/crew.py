@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import socket
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -13,6 +14,8 @@ from reconvene.errors import FleetError, ReconveneError
 from reconvene.fleet.work import Files, Job, carry_out, carry_out_anywhere
 
 TRIES = 3
+PATIENCE = 10
+"""Seconds within which a cluster must answer."""
 Outcome = tuple[Job, Files | str]
 """A job with its files, or with why it failed."""
 
@@ -51,9 +54,10 @@ def on_ray(jobs: Sequence[Job], address: str) -> Iterator[Outcome]:
     """
     ray = imported("ray", "ray", "working on a Ray cluster")
     try:
+        _knock(address)  # Ray itself goes on trying for minutes
         if not ray.is_initialized():
             ray.init(address=address, log_to_driver=False, logging_level="error")
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise FleetError(f"no Ray cluster answers at {address}: {error}. Start one with: ray start --head") from error
     remote = ray.remote(max_retries=TRIES)(_tried_anywhere)
     pending = {remote.remote(job): job for job in jobs}
@@ -61,6 +65,13 @@ def on_ray(jobs: Sequence[Job], address: str) -> Iterator[Outcome]:
         ready, _ = ray.wait(list(pending), num_returns=1)
         job = pending.pop(ready[0])
         yield job, _got(ray, ready[0])
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at ``HOST:PORT``; other addresses, such as ``auto``, are Ray's to find."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
 
 
 def _got(ray: Any, reference: Any) -> Files | str:
