@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -47,7 +49,9 @@ def held(model: nn.Module, plan: str, precision: str) -> float:
 def test_what_is_alive_at_once_is_counted_as_by_hand() -> None:
     channels = PIXELS * 4
     assert held(plain(16, 32), "onnx", "fp32") == (16 + 32) * channels, "norm and activation take nothing of their own"
-    assert held(plain(8, 17), "onnx", "fp32") == (16 + 32) * channels, "channels in whole blocks"
+    structure = analyse(plain(8, 17).eval(), IMAGE, trial=False)
+    blocks = devices.Held(structure, dataclasses.replace(devices.WAYS["onnx", "fp32"], block=16))
+    assert blocks.bytes(structure.widths) == (16 + 32) * channels, "channels in whole blocks"
     assert held(plain(), "onnx", "int8") == (8 + 16) * PIXELS
     assert held(plain(2, 2), "executorch", "int8") == (4 + 1) * 3 * PIXELS, "the input, and the int8 copy made of it"
     assert held(Residual(), "onnx", "fp32") == 2 * 32 * channels, "the sum is written over what is added"

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -44,13 +45,14 @@ class Way:
     block: int = 1
 
 
+BLOCK = {"AVX512": 16, "AVX2": 8}.get(torch.backends.cpu.get_cpu_capability(), 1)
+"""In what blocks ONNX Runtime holds the channels of images on this machine, where it is asked, too."""
 WAYS = {
-    ("onnx", "fp32"): Way(item=4, outside=0, own_inputs=False, adds=True, in_place=True, block=16),
+    ("onnx", "fp32"): Way(item=4, outside=0, own_inputs=False, adds=True, in_place=True, block=BLOCK),
     ("onnx", "int8"): Way(item=1, outside=0, own_inputs=True, adds=False, in_place=False),
     ("executorch", "int8"): Way(item=1, outside=4, own_inputs=True, adds=False, in_place=False),
 }
-"""By plan and precision; ONNX Runtime's blocks are of 16 channels with AVX-512, of 8 elsewhere. ExecuTorch's portable
-operators in float32 are held as PyTorch holds them: ``costs``."""
+"""By plan and precision. ExecuTorch's portable operators in float32 are held as PyTorch holds them: ``costs``."""
 
 
 class Held:
