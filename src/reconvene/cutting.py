@@ -245,7 +245,12 @@ class _Timely:
         tightest = float("inf")
         aim = AIM * limit
         for _ in range(ATTEMPTS):
-            made = self._plan(aim)
+            try:
+                made = self._plan(aim)
+            except BudgetError:
+                if not tried:
+                    raise
+                break  # what is left to try is below the floor: the message below says what was measured
             widths = _widths(made)
             if tuple(widths.tolist()) in tried:
                 break
