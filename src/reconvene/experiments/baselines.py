@@ -111,8 +111,7 @@ def plan_from(setting: Setting, name: str, curves: Curves, *, step: int = 1, pla
     """The plan of the widths, multiples of ``step``, that keep the budget; if not ``plain``, traded and filled."""
 
     def choose(structure: Structure, costs: CostModel, timings: dict[str, float]) -> Choice:
-        if setting.clock is not None:
-            costs.add("latency", setting.clock(structure))
+        setting.timed(costs, structure)
         with timed(timings, "sensitivity"):
             found = sensitivity(structure.prunable, curves(structure, costs), name)
         with timed(timings, "allocation"):

@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from reconvene.allocation import Budget
+from reconvene.allocation.costs import CostModel
 from reconvene.errors import BudgetError, ExperimentError, MissingExtraError
 from reconvene.experiments.setting import Prepared, Setting
 from reconvene.modes import evaluating
@@ -36,7 +37,8 @@ def torch_pruning(setting: Setting) -> Prepared:
         raise ExperimentError(
             f"torch_pruning: {setting.epochs} epochs leave none after {first} dense ones. Give more epochs"
         )
-    costs = setting.costs(analyse(setting.model, setting.inputs, trial=False)).dense
+    whole = analyse(setting.model, setting.inputs, trial=False)
+    costs = setting.timed(CostModel(whole), whole).dense
     result = train(
         setting.model,
         setting.dataset,
@@ -59,7 +61,8 @@ def _smaller(setting: Setting, budget: Budget, dense: dict[str, float]) -> tuple
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         trial = _pruned(setting, middle)
-        costs = setting.costs(analyse(trial, setting.inputs, trial=False)).dense
+        structure = analyse(trial, setting.inputs, trial=False)
+        costs = setting.timed(CostModel(structure), structure).dense
         if all(costs[name] <= limit for name, limit in limits.items()):
             found, high = (trial, middle), middle
         else:

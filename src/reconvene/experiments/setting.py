@@ -50,12 +50,11 @@ class Setting:
         assert self.budget is not None, "the configuration was checked"
         return self.budget
 
-    def costs(self, structure: Structure) -> CostModel:
-        """What budgets may be about, of the model itself or of one that was made from it."""
-        model = CostModel(structure)
+    def timed(self, costs: CostModel, structure: Structure) -> CostModel:
+        """The costs of a structure, and its latency where a device is known."""
         if self.clock is not None:
-            model.add("latency", self.clock(structure))
-        return model
+            costs.add("latency", self.clock(structure))
+        return costs
 
     def samples(self, criterion: str) -> Data | None:
         """A few training images of every class, for a criterion that needs data. Raises UnknownNameError."""
