@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from reconvene.training import TrainConfig
 
 
+EPOCHS = 5
+
+
 class UsageError(Exception):
     """The options make no sense together: exit code 2."""
 
@@ -191,8 +194,8 @@ class DataOptions:
 class TrainOptions:
     """Options that say how to train."""
 
-    epochs: int = 5
-    """Rounds over the training images."""
+    epochs: Annotated[int | None, arg(metavar="N")] = None
+    """Rounds over the training images. By default 5."""
     batch_size: Annotated[int | None, arg(metavar="N")] = None
     """Images a step. By default 128, fewer for small data."""
     lr: Annotated[float | None, arg(metavar="RATE")] = None
@@ -224,8 +227,12 @@ class TrainOptions:
             return None
         return Lesson(self.teacher, self.temperature, self.distill_weight, self.feature_weight)
 
-    def config(self, seed: int) -> TrainConfig:
-        """The recipe with these options in it."""
+    def rounds(self, default: int = EPOCHS) -> int:
+        """How many epochs were asked for."""
+        return default if self.epochs is None else self.epochs
+
+    def config(self, seed: int, recipe: TrainConfig | None = None) -> TrainConfig:
+        """The recipe, the default one unless another is given, with these options in it."""
         from dataclasses import replace
 
         from reconvene.training import TrainConfig
@@ -233,7 +240,7 @@ class TrainOptions:
         names = ("batch_size", "lr", "schedule", "precision")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         given["device"] = self.train_on
-        return replace(TrainConfig(seed=seed), **given)
+        return replace(recipe or TrainConfig(), seed=seed, **given)
 
 
 @dataclass(kw_only=True)

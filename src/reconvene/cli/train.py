@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from reconvene.cli.command import Answer, ArtifactFolder, Command, DataOptions, Importing, TrainOptions
+
+if TYPE_CHECKING:
+    from reconvene.training import TrainConfig
 
 
 @dataclass(kw_only=True)
@@ -15,24 +19,33 @@ class Train(TrainOptions, DataOptions, Importing, Command):
     """Folder of the artifact."""
     again: bool = False
     """Train a trained artifact on, from its trained weights."""
+    qat: bool = False
+    """Quantisation-aware: train a trained artifact on with the roundings of int8, by default 3 epochs at rate 0.01."""
 
     def run(self) -> Answer:
         """Load, train, keep."""
         from reconvene import artifact
         from reconvene.cli.progress import steps
-        from reconvene.pipeline import train
+        from reconvene.pipeline import train, train_quantised
 
         dataset = self.dataset(artifact.manifest(self.directory).source.input_shape)
-        result = train(
-            self.directory,
-            dataset,
-            epochs=self.epochs,
-            config=self.config(self.seed),
-            lesson=self.lesson(),
-            again=self.again,
-            resume=not self.no_resume,
-            allow_import=self.allow_import,
-            what=f"training {self.directory}",
-            steps=steps,
-        )
+        options: dict[str, Any] = {
+            "lesson": self.lesson(),
+            "again": self.again,
+            "resume": not self.no_resume,
+            "allow_import": self.allow_import,
+            "steps": steps,
+        }
+        if self.qat:
+            config, epochs = self.quantised_recipe()
+            result = train_quantised(self.directory, dataset, epochs=epochs, config=config, **options)
+        else:
+            config, epochs, what = self.config(self.seed), self.rounds(), f"training {self.directory}"
+            result = train(self.directory, dataset, epochs=epochs, config=config, what=what, **options)
         return Answer(str(result), {"artifact": str(self.directory), **asdict(result)})
+
+    def quantised_recipe(self) -> tuple[TrainConfig, int]:
+        """The recipe and the epochs of quantisation-aware training, with what was given in their place."""
+        from reconvene.pipeline.qat import QAT_CONFIG, QAT_EPOCHS
+
+        return self.config(self.seed, QAT_CONFIG), self.rounds(QAT_EPOCHS)

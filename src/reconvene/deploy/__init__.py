@@ -11,6 +11,7 @@ from reconvene.deploy.exporting import Exported, export, run
 from reconvene.deploy.fidelity import Fidelity, Limits, verify_int8
 from reconvene.deploy.layerwise import LayerNoise, layerwise_sqnr
 from reconvene.deploy.measure import Measurement, measure
+from reconvene.deploy.qat import QuantisationAware
 from reconvene.deploy.registry import FORMATS, RUNTIMES, installed
 from reconvene.deploy.results import BenchResult, BenchRow
 from reconvene.deploy.runtime import Runtime, Session
@@ -28,6 +29,7 @@ __all__ = [
     "LayerNoise",
     "Limits",
     "Measurement",
+    "QuantisationAware",
     "Runtime",
     "Session",
     "Verification",

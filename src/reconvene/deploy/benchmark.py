@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from reconvene.deploy.registry import runtime_named
 from reconvene.deploy.results import BenchResult, BenchRow
 from reconvene.deploy.runtime import Runtime, Session
 from reconvene.errors import ExportError, ModelError, UnknownNameError
+from reconvene.training.quantising import Range
 
 # A visit to a variant is repeated until it takes about this long: a clock's own cost must not show.
 VISIT_SECONDS = 2e-3
@@ -32,13 +33,15 @@ VISIT_SECONDS = 2e-3
 class Evidence:
     """Real data beside the clock: ``calibration`` for int8, ``data`` (with targets) for agreement and accuracy.
 
-    ``what`` says in words what ``data`` is; ``keep_fp32`` are the layers that int8 leaves alone.
+    ``what`` says in words what ``data`` is; ``keep_fp32`` are the layers that int8 leaves alone; ``learned`` are ranges
+    from quantisation-aware training, by variant, for the runtimes that take them.
     """
 
     calibration: Iterable[Any] | None = None
     data: Iterable[Any] | None = None
     what: str = "real data"
     keep_fp32: Sequence[str] = ()
+    learned: Mapping[str, Mapping[str, Range]] = field(default_factory=dict)
 
 
 def bench(
@@ -151,7 +154,7 @@ class _Entries:
                 continue
             for precision in self.precisions:
                 try:
-                    files = self._written(variant, folder / f"{i}{precision}{self.runtime.suffix}", precision)
+                    files = self._written(name, variant, folder / f"{i}{precision}{self.runtime.suffix}", precision)
                 except ExportError as error:
                     if precision == "fp32":
                         raise
@@ -159,10 +162,11 @@ class _Entries:
                     continue
                 yield name, precision, files[0], sum(file.stat().st_size for file in files)
 
-    def _written(self, model: nn.Module, path: Path, precision: str) -> list[Path]:
+    def _written(self, name: str, model: nn.Module, path: Path, precision: str) -> list[Path]:
         inputs, settings = own_inputs(model, self.inputs), None
         if precision == "int8":
-            settings = quantisation(model, inputs, self.evidence.calibration, self.evidence.keep_fp32)
+            learned = self.evidence.learned.get(name) if self.runtime.takes_ranges else None
+            settings = quantisation(model, inputs, self.evidence.calibration, self.evidence.keep_fp32, learned)
         return write(self.runtime, model, inputs, path, settings)
 
     def facts(self, model: nn.Module | str | Path, session: Session) -> dict[str, float | None]:

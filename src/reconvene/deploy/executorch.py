@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.deploy.calling import evaluating, leaves
-from reconvene.deploy.pt2e import quantised_program
+from reconvene.deploy.pt2e import quantised_program, xnnpack_quantiser
 from reconvene.deploy.quantisation import Quantisation
 from reconvene.deploy.runtime import Runtime, Session, file_of, imported
 from reconvene.deploy.single import SingleSession
@@ -30,13 +30,11 @@ def export_executorch(model: nn.Module, example_inputs: Any, path: Path) -> list
 
 
 def quantize_executorch(model: nn.Module, example_inputs: Any, path: Path, quantisation: Quantisation) -> list[Path]:
-    """The same in int8: XNNPACK's symmetric weights per channel, static activations."""
-    quantizer = imported("executorch.backends.xnnpack.quantizer.xnnpack_quantizer", EXTRA, "int8 ExecuTorch")
-    settings = quantizer.get_symmetric_quantization_config(is_per_channel=True)
+    """The same in int8: XNNPACK's symmetric weights per channel, static activations, calibrated or learned."""
     program = quantised_program(
         model,
         example_inputs,
-        quantizer.XNNPACKQuantizer().set_global(settings),
+        xnnpack_quantiser(training=False),
         quantisation,
         extra=EXTRA,
         file_format="ExecuTorch",
@@ -107,4 +105,5 @@ EXECUTORCH = Runtime(
     to_run={"executorch": "1.5"},
     to_export={"torchao": "0.18"},
     one_by_one=True,
+    takes_ranges=True,
 )

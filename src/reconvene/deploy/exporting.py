@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from reconvene.deploy.runtime import Runtime
 from reconvene.deploy.verification import Verification
 from reconvene.deploy.verification import verify as verify_file
 from reconvene.errors import ExportError, UnknownNameError, VerificationError
+from reconvene.training.quantising import Range
 
 
 def export(
@@ -32,6 +33,7 @@ def export(
     quantize: str | None = None,
     calibration: Iterable[Any] | None = None,
     keep_fp32: Sequence[str] = (),
+    learned: Mapping[str, Range] | None = None,
     limits: Limits = Limits(),  # noqa: B008  # frozen
     name: str = "model",
     verify: bool = True,
@@ -50,6 +52,8 @@ def export(
         quantize: ``"int8"`` writes ``name.int8.<format>``; ``None`` is float32.
         calibration: real data for int8: batches ``(inputs, target)`` or bare inputs, up to 256 samples are used.
         keep_fp32: layers that stay in float32 in an int8 file, by name; a module's name stands for all layers in it.
+        learned: ranges of activations from quantisation-aware training (``TrainResult.ranges``), in place of ranges
+            measured on the calibration data; executorch only.
         limits: what an int8 file must keep in accuracy, top-1 agreement and SQNR.
         data: batches ``(inputs, target)`` that the file is verified on. Without it: float32 on seeded noise, int8 on
             the calibration data.
@@ -61,13 +65,15 @@ def export(
     runtime = format_named(format)
     if quantize not in (None, *PRECISIONS[1:]):
         raise UnknownNameError("precision", quantize, PRECISIONS[1:])
-    if quantize is None and (calibration is not None or keep_fp32):
-        raise ExportError("calibration and keep_fp32 are for int8: add quantize='int8', or leave them out")
+    if quantize is None and (calibration is not None or keep_fp32 or learned is not None):
+        raise ExportError("calibration, keep_fp32 and learned are for int8: add quantize='int8', or leave them out")
+    if learned is not None and not runtime.takes_ranges:
+        raise ExportError(f"int8 {format} measures its own ranges: leave learned out; the trained weights are enough")
     if not name or Path(name).name != name:
         raise ExportError(f"name={name!r} is not a plain file name")
     runtime.require(exporting=True)
     inputs = own_inputs(model, example_inputs, seed=seed)
-    settings = None if quantize is None else quantisation(model, inputs, calibration, keep_fp32)
+    settings = None if quantize is None else quantisation(model, inputs, calibration, keep_fp32, learned)
     directory, stem = Path(directory), name if quantize is None else f"{name}.{quantize}"
     start = time.perf_counter()
     checked: Verification | Fidelity | None = None
@@ -89,7 +95,8 @@ def export(
     written = tuple(directory / file.name for file in files)
     size = sum(file.stat().st_size for file in written)
     kept = settings.keep_fp32 if settings is not None else ()
-    return Exported(written[0], written, format, size, seconds, checked, quantize or "fp32", kept)
+    precision = quantize or "fp32"
+    return Exported(written[0], written, format, size, seconds, checked, precision, kept, learned is not None)
 
 
 def write(runtime: Runtime, model: nn.Module, inputs: Any, path: Path, settings: Quantisation | None) -> list[Path]:
@@ -141,7 +148,8 @@ def run(path: str | Path, example_inputs: Any, *, runtime: str | None = None, th
 class Exported:
     """What an export left: the file, all files it needs, their bytes, the seconds it took, how it was verified.
 
-    ``precision`` is ``fp32`` or ``int8``; ``keep_fp32`` the layers of an int8 file that are in float32.
+    ``precision`` is ``fp32`` or ``int8``; ``keep_fp32`` the layers of an int8 file that are in float32;
+    ``learned_ranges`` whether its ranges come from training, not from calibration.
     """
 
     path: Path
@@ -152,10 +160,12 @@ class Exported:
     verification: Verification | Fidelity | None
     precision: str = "fp32"
     keep_fp32: tuple[str, ...] = ()
+    learned_ranges: bool = False
 
     def __str__(self) -> str:
-        kept = f"  fp32: {', '.join(self.keep_fp32)}" if self.keep_fp32 else ""
-        first = f"{self.path}  {self.format}  {self.precision}{kept}  {self.bytes:,} bytes  in {self.seconds:.1f} s"
+        how = "  learned ranges" if self.learned_ranges else ""
+        how += f"  fp32: {', '.join(self.keep_fp32)}" if self.keep_fp32 else ""
+        first = f"{self.path}  {self.format}  {self.precision}{how}  {self.bytes:,} bytes  in {self.seconds:.1f} s"
         return f"{first}\n{self.verification}" if self.verification else f"{first}, not verified"
 
     def to_dict(self) -> dict[str, Any]:
@@ -167,6 +177,7 @@ class Exported:
             "format": self.format,
             "precision": self.precision,
             "keep_fp32": list(self.keep_fp32),
+            "learned_ranges": self.learned_ranges,
             "bytes": self.bytes,
             "seconds": self.seconds,
             "verification": checked,

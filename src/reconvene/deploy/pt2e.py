@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,9 +14,15 @@ from reconvene.deploy.quantisation import Quantisation, within
 from reconvene.deploy.runtime import imported
 from reconvene.deploy.tracing import exporting, in_order, module_of, one_sample, traced
 from reconvene.errors import ExportError
+from reconvene.training.quantising import Range
 
 KEY = "quantization_annotation"
 """Where a quantiser leaves its wishes on a node."""
+LABEL = "reconvene_label"
+LEAST_SCALE = 2**-12
+"""XNNPACK's."""
+WEIGHT_LIMIT = 127
+"""Integers that weights are rounded to go from minus this to this."""
 
 
 def quantised_program(
@@ -38,12 +46,88 @@ def quantised_program(
     sample = one_sample(inputs)
     program = traced(model, sample, file_format)
     with exporting(model, file_format), evaluating(model):
-        graph = program.module(check_guards=guards)
+        graph = labelled(program.module(check_guards=guards))
         prepared = pt2e.prepare_pt2e(graph, sparing(quantiser, quantisation.keep_fp32))
+        if quantisation.learned is not None:
+            _fix(prepared, quantisation.learned)
         for batch in quantisation.batches(1):
             prepared(*leaves(in_order(batch)))
+            if quantisation.learned is not None:
+                break  # weights are to be seen once, and nothing else is to be learned
         converted: torch.fx.GraphModule = pt2e.convert_pt2e(prepared, fold_quantize=fold_weights)
     return converted
+
+
+def xnnpack_settings(*, training: bool) -> Any:
+    """XNNPACK's int8: symmetric weights per channel, static activations per tensor.
+
+    For training ranges of activations are moving averages, those of weights what they are at the moment. torchao's own
+    choice for training, a fused operator, leaves out the least scale that XNNPACK allows.
+    """
+    quantizer = imported("executorch.backends.xnnpack.quantizer.xnnpack_quantizer", "executorch", "int8 ExecuTorch")
+    settings = quantizer.get_symmetric_quantization_config(
+        is_per_channel=True, is_qat=training, weight_qmin=-WEIGHT_LIMIT, weight_qmax=WEIGHT_LIMIT
+    )
+    if not training:
+        return settings
+    fake = imported("torchao.quantization.pt2e.fake_quantize", "executorch", "quantisation-aware training").FakeQuantize
+    observers = imported("torchao.quantization.pt2e.observer", "executorch", "quantisation-aware training")
+    seen = fake.with_args(observer=observers.MovingAverageMinMaxObserver, eps=LEAST_SCALE)
+    held = fake.with_args(
+        observer=observers.MovingAveragePerChannelMinMaxObserver, averaging_constant=1.0, eps=LEAST_SCALE
+    )
+    activation = replace(settings.input_activation, observer_or_fake_quant_ctr=seen)
+    weight = replace(settings.weight, observer_or_fake_quant_ctr=held)
+    return replace(settings, input_activation=activation, output_activation=activation, weight=weight)
+
+
+def xnnpack_quantiser(*, training: bool) -> Any:
+    """What decides which tensors XNNPACK has in int8. Raises MissingExtraError."""
+    quantizer = imported("executorch.backends.xnnpack.quantizer.xnnpack_quantizer", "executorch", "int8 ExecuTorch")
+    return quantizer.XNNPACKQuantizer().set_global(xnnpack_settings(training=training))
+
+
+def labelled(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """Write on every node a name that lasts while torchao rewrites the graph; a batch norm has that of its layer."""
+    inputs = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    for node in graph.graph.nodes:
+        node.meta[LABEL] = f"input {inputs.index(node)}" if node in inputs else node.name
+        source = node.args[0] if node.args else None
+        if node.target == torch.ops.aten.batch_norm.default and isinstance(source, torch.fx.Node):
+            node.meta[LABEL] = source.meta[LABEL]
+    return graph
+
+
+def ranges_of(prepared: torch.fx.GraphModule) -> Iterator[tuple[str, Any]]:
+    """The label of every tensor whose range is followed, and the module that follows it."""
+    modules = dict(prepared.named_modules(remove_duplicate=False))
+    for node in prepared.graph.nodes:
+        if node.op == "call_module" and hasattr(modules[node.target], "calculate_qparams"):
+            source = node.args[0]
+            yield source.meta.get(LABEL, str(source.target)), modules[node.target]
+
+
+def _fix(prepared: torch.fx.GraphModule, learned: Mapping[str, Range]) -> None:
+    """Take ranges of activations as they were learned. Raises ExportError where one was not."""
+    observers = imported("torchao.quantization.pt2e.observer", "executorch", "int8 ExecuTorch")
+    fixed: dict[int, Any] = {}
+    for label, module in ranges_of(prepared):
+        if module.qscheme != torch.per_tensor_affine:
+            continue
+        if label not in learned:
+            raise ExportError(
+                f"no range was learned for what {label} puts out: another version of PyTorch, torchao or the model's "
+                "code trained it. Train it quantisation-aware again"
+            )
+        scale, zero_point = learned[label]
+        low, high = module.quant_min, module.quant_max
+        fixed[id(module)] = observers.FixedQParamsObserver(
+            scale, zero_point, module.dtype, module.qscheme, quant_min=low, quant_max=high
+        )
+    for node in prepared.graph.nodes:
+        if node.op == "call_module":
+            module = prepared.get_submodule(node.target)
+            prepared.set_submodule(node.target, fixed.get(id(module), module))
 
 
 def sparing(quantiser: Any, layers: tuple[str, ...]) -> Any:

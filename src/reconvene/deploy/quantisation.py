@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from reconvene.deploy.calling import batch_size, is_batched, leaves, noise, samples_of, take
 from reconvene.errors import DataError, ExportError, UnknownNameError
+from reconvene.training.quantising import Range
 
 PRECISIONS = ("fp32", "int8")
 # More change the observed ranges little; each is one pass through the network.
@@ -30,10 +31,14 @@ LAYERS = (
 
 @dataclass(frozen=True, eq=False)
 class Quantisation:
-    """Inputs to calibrate on (joined, first dimension the sample), and full names of the layers kept in float32."""
+    """Inputs to calibrate on (joined, first dimension the sample), and full names of the layers kept in float32.
+
+    ``learned`` are ranges of activations from quantisation-aware training, in place of calibrated ones.
+    """
 
     samples: Any
     keep_fp32: tuple[str, ...] = ()
+    learned: Mapping[str, Range] | None = None
 
     def __len__(self) -> int:
         return batch_size(self.samples)
@@ -45,7 +50,11 @@ class Quantisation:
 
 
 def quantisation(
-    model: nn.Module, example_inputs: Any, calibration: Iterable[Any] | None, keep_fp32: Sequence[str] = ()
+    model: nn.Module,
+    example_inputs: Any,
+    calibration: Iterable[Any] | None,
+    keep_fp32: Sequence[str] = (),
+    learned: Mapping[str, Range] | None = None,
 ) -> Quantisation:
     """Check what is to be calibrated on and kept, before any work is done.
 
@@ -60,7 +69,7 @@ def quantisation(
     for tensor in leaves(samples):
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise DataError("the calibration data holds values that are not finite (NaN or infinity)")
-    return Quantisation(samples, _kept(model, keep_fp32))
+    return Quantisation(samples, _kept(model, keep_fp32), learned)
 
 
 def stand_in(example_inputs: Any) -> Quantisation:

@@ -53,6 +53,7 @@ class Runtime:
         to_run: packages that run a file, and the oldest version we know to work; ``to_export``: those that make one.
         tolerance: largest error of a float32 file that is no fault, as a share of the largest output.
         one_by_one: whether a file is for a batch of one; larger batches are then run sample by sample.
+        takes_ranges: whether int8 can take the ranges that quantisation-aware training learned.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Runtime:
     to_export: Mapping[str, str] = field(default_factory=dict)
     tolerance: float = 1e-4
     one_by_one: bool = False
+    takes_ranges: bool = False
 
     def require(self, *, exporting: bool) -> None:
         """Import what running (and ``exporting``) needs. Raises MissingExtraError: absent, or too old."""

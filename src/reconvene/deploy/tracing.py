@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from reconvene.deploy.calling import batch_size, evaluating, leaves, named, outputs_of, take
+from reconvene.deploy.calling import batch_size, evaluating, is_batched, leaves, named, outputs_of, take
 from reconvene.errors import ExportError
 from reconvene.structure.inputs import call
 
@@ -62,11 +62,17 @@ def in_order(example_inputs: Any) -> Any:
     return dict(sorted(example_inputs.items())) if isinstance(example_inputs, Mapping) else example_inputs
 
 
-def traced(model: nn.Module, inputs: Any, file_format: str) -> torch.export.ExportedProgram:
-    """``model`` (in the mode it is in) as a program for inputs of just this shape. Raises ExportError, ModelError."""
+def traced(model: nn.Module, inputs: Any, file_format: str, *, any_batch: bool = False) -> torch.export.ExportedProgram:
+    """``model`` in eval mode as a program for inputs of just this shape, or of any batch size.
+
+    Raises ExportError, ModelError.
+    """
     outputs_of(model, inputs)
+    batch = batch_size(inputs)
+    free = [{0: torch.export.Dim("batch")} if is_batched(tensor, batch) else None for tensor in leaves(inputs)]
+    shapes = {"tensors": tuple(free)} if any_batch else None
     with exporting(model, file_format), evaluating(model):
-        return torch.export.export(TensorsOnly(model, inputs), tuple(leaves(inputs)))
+        return torch.export.export(TensorsOnly(model, inputs), tuple(leaves(inputs)), dynamic_shapes=shapes)
 
 
 @contextmanager

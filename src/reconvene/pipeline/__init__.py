@@ -8,6 +8,7 @@ from reconvene.pipeline.bundle import bundle
 from reconvene.pipeline.deploy import Int8, bench, export
 from reconvene.pipeline.evaluate import evaluate
 from reconvene.pipeline.prune import Pruning, prune
+from reconvene.pipeline.qat import train_quantised
 from reconvene.pipeline.report import report
 from reconvene.pipeline.run import Outcome, run
 from reconvene.pipeline.steps import Steps, quiet
@@ -29,4 +30,5 @@ __all__ = [
     "report",
     "run",
     "train",
+    "train_quantised",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from reconvene.deploy.registry import format_named
 from reconvene.errors import ArtifactError, ExportError
 from reconvene.models import example_inputs
 from reconvene.pipeline.prune import BENCH, DENSE
+from reconvene.pipeline.qat import learned_ranges
 from reconvene.pipeline.steps import Steps, quiet
+from reconvene.training.quantising import Range
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ def export(
 
     Args:
         formats: what ``reconvene.deploy.FORMATS`` knows.
-        int8: quantise, calibrated on training images of ``dataset``: ``model.int8.onnx``; ``None`` is float32.
+        int8: quantise, calibrated on training images of ``dataset``: ``model.int8.onnx``; ``None`` is float32. Formats
+            that can take ranges from quantisation-aware training take those, where the artifact has them.
         dataset: whose test images the export is verified on; without it, seeded noise.
         with_dense: also the dense network it is compared with, as ``dense.onnx``.
         only: this variant alone, ``dense`` or ``pruned``.
@@ -68,6 +71,7 @@ def export(
     if int8 is not None and dataset is not None:
         images = calibration_of(dataset, int8.samples, seed=seed)
         quantising = {"quantize": "int8", "calibration": images, "keep_fp32": int8.keep_fp32, "limits": int8.limits}
+    ranges = _ranges(folder, models)
     found: dict[str, list[Exported]] = {}
     for variant, model in models.items():
         if variant != (only or own) and not (with_dense and only is None):
@@ -76,8 +80,17 @@ def export(
         for kind in formats:
             with steps(f"exporting {name} to {kind}{' in int8' if quantising else ''} and verifying it", False):
                 data = None if dataset is None else test_batches(dataset, batch_size=32)
+                learned = ranges.get(variant) if quantising and format_named(kind).takes_ranges else None
                 made = export_file(
-                    model, folder, format=kind, example_inputs=inputs, name=name, data=data, seed=seed, **quantising
+                    model,
+                    folder,
+                    format=kind,
+                    example_inputs=inputs,
+                    name=name,
+                    data=data,
+                    seed=seed,
+                    learned=learned,
+                    **quantising,
                 )
             found.setdefault(variant, []).append(made)
     rows = [{"variant": variant, **made.to_dict()} for variant, exports in found.items() for made in exports]
@@ -114,7 +127,7 @@ def bench(
     if dataset is not None:
         data = Calibration(tuple(test_batches(dataset, batch_size=32)), f"test images of {dataset.name}")
         images = calibration_of(dataset, int8.samples, seed=seed) if int8 else None
-        evidence = Evidence(images, data, str(data), int8.keep_fp32 if int8 else ())
+        evidence = Evidence(images, data, str(data), int8.keep_fp32 if int8 else (), _ranges(folder, models))
     precisions = ("fp32",) if int8 is None else ("fp32", "int8")
     with steps(f"timing {' beside '.join(models)} in {', '.join(runtimes)}", False):
         result = bench_variants(
@@ -159,6 +172,14 @@ def variants(folder: Path, *, allow_import: bool) -> dict[str, nn.Module]:
     else:
         dense = artifact.dense(folder, allow_import=allow_import)
     return {"dense": dense.eval(), "pruned": model}
+
+
+def _ranges(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Range]]:
+    """What quantisation-aware training learned, of those variants that it was done to."""
+    *others, own = names
+    places = {own: folder, **dict.fromkeys(others, folder / DENSE)}
+    learned = {name: learned_ranges(place) for name, place in places.items() if place == folder or place.is_dir()}
+    return {name: found for name, found in learned.items() if found is not None}
 
 
 def _inputs(folder: Path, input_shape: tuple[int, ...] | None, *, batch: int, seed: int) -> Tensor:

@@ -20,6 +20,11 @@ from reconvene.training import Distillation, TrainConfig, evaluate
 from reconvene.training import train as train_model
 from reconvene.training.checkpoint import CHECKPOINT_NAME
 
+RANGES = "ranges"
+"""Measurement that holds what quantisation-aware training learned of ranges."""
+OF_THE_WEIGHTS = ("exports", "assessment", RANGES)
+"""Measurements that no longer hold when the weights change."""
+
 
 @dataclass(frozen=True)
 class Training:
@@ -36,8 +41,22 @@ class Training:
     """Where it learned from a teacher: the teacher's ``model`` and its ``accuracy`` on the same test split."""
     examples: int | None = None
     """Training images of an epoch."""
+    quantised: dict[str, Any] | None = None
+    """Where it was trained on quantisation-aware: see ``reconvene.pipeline.qat``; the numbers above are then of what
+    came out of that, in float32."""
 
     def __str__(self) -> str:
+        text = self._plain()
+        if self.quantised is None:
+            return text
+        more = self.quantised
+        rounds = f"{more['epochs']} {'epoch' if more['epochs'] == 1 else 'epochs'}"
+        return (
+            f"{text}\nthen {rounds} quantisation-aware in {more['seconds']:.1f} s: accuracy {more['accuracy']:.2%} "
+            f"with every rounding of int8 (before, in float32: {more['before']:.2%})"
+        )
+
+    def _plain(self) -> str:
         text = (
             f"{self.epochs} {'epoch' if self.epochs == 1 else 'epochs'} on {self.dataset} in {self.seconds:.1f} s: "
             f"accuracy {self.accuracy:.2%}, loss {self.loss:.4f} on the test images"
@@ -88,7 +107,7 @@ def train(
     Raises TrainingError: among others, when the artifact was trained in another way already and ``again`` is not set.
     """
     folder = Path(directory)
-    asked = _asked(dataset, epochs, config)
+    asked = recipe_of(dataset, epochs, config)
     done = None if again else artifact.manifest(folder).measurements.get("training")
     if done is not None:
         taught = done["asked"].get("distillation")
@@ -133,7 +152,7 @@ def train(
     if int(os.environ.get("RANK", "0")) == 0:  # under torchrun every process comes here, one of them writes
         facts = {"training": asdict(training), PREPROCESSING: dataset.preprocessing.to_dict()}
         before = dict(artifact.manifest(folder).measurements)
-        for of_other_weights in ("exports", "assessment"):
+        for of_other_weights in OF_THE_WEIGHTS:
             before.pop(of_other_weights, None)
         artifact.save(model, folder, extra={**before, **facts})
         (folder / CHECKPOINT_NAME).unlink(missing_ok=True)  # what it was for is in the artifact now
@@ -177,7 +196,7 @@ def _trained_already(folder: Path, done: Mapping[str, Any]) -> TrainingError:
     )
 
 
-def _asked(dataset: Dataset, epochs: int, config: TrainConfig) -> dict[str, Any]:
+def recipe_of(dataset: Dataset, epochs: int, config: TrainConfig) -> dict[str, Any]:
     """What makes a training run this one, but for its teacher. How often it saves does not."""
     recipe = asdict(config)
     del recipe["checkpoint_seconds"]

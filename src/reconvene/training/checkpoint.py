@@ -110,15 +110,25 @@ def require_same_run(checkpoint: Checkpoint, run: Mapping[str, Any], directory: 
         )
 
 
-def all_tensors(model: nn.Module, momentum: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Every parameter and buffer that the model saves, under ``model.``, and the momentum under ``momentum.``."""
+def all_tensors(
+    model: nn.Module, momentum: Mapping[str, Tensor], rounding: nn.Module | None = None
+) -> dict[str, Tensor]:
+    """Every parameter and buffer that the model saves, under ``model.``, and the momentum under ``momentum.``.
+
+    ``rounding`` is what quantisation-aware training learns beside them, under ``rounding.``.
+    """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    return tensors | {f"momentum.{name}": tensor for name, tensor in momentum.items()}
+    tensors |= {f"momentum.{name}": tensor for name, tensor in momentum.items()}
+    return tensors | {f"rounding.{name}": tensor for name, tensor in (rounding or nn.Module()).state_dict().items()}
 
 
-def restore(checkpoint: Checkpoint, model: nn.Module, momentum: Mapping[str, Tensor]) -> None:
+def restore(
+    checkpoint: Checkpoint, model: nn.Module, momentum: Mapping[str, Tensor], rounding: nn.Module | None = None
+) -> None:
     """Copy the tensors back, into the memory layout that is there."""
     model.load_state_dict(_part(checkpoint.tensors, "model."))
+    if rounding is not None:
+        rounding.load_state_dict(_part(checkpoint.tensors, "rounding."))
     saved = _part(checkpoint.tensors, "momentum.")
     for name, tensor in momentum.items():
         tensor.copy_(saved[name])

@@ -33,6 +33,7 @@ from reconvene.training.log import append_log, rewrite_log
 from reconvene.training.machine import describe_machine, library_versions
 from reconvene.training.optimizer import Nesterov
 from reconvene.training.parallel import World
+from reconvene.training.quantising import Quantising
 from reconvene.training.randomness import seed_step
 
 
@@ -50,6 +51,7 @@ class Run:
         device: torch.device,
         world: World,
         distillation: Distillation | None = None,
+        quantising: Quantising | None = None,
     ) -> None:
         self.original, self.dataset, self.epochs, self.directory = model, dataset, epochs, directory
         self.config, self.device, self.world = config, device, world
@@ -61,15 +63,19 @@ class Run:
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise TrainingError("the model has no trainable parameters.")
         _try_model(self.model, dataset)
-        self.forward = torch.compile(self.model) if config.compile else self.model
+        self.rounded = None if quantising is None else quantising.rounded(self.model, self._images())
+        self.network = self.model if self.rounded is None else self.rounded
+        """What is trained and evaluated: the model, or the model with rounding, on the same parameters."""
+        self.forward = torch.compile(self.model) if config.compile else self.network
         self.optimizer = Nesterov(self.model, momentum=config.momentum, weight_decay=config.weight_decay)
-        self.buffers = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
+        self.buffers = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
         self.objective = labels_alone(config)
         if distillation is not None:
             distillation.check(config)
             _try_model(distillation.teacher, dataset, who="the teacher")
             self.objective = with_teacher(distillation, self.model, config, device)
         self.identity = self._identity() | ({} if distillation is None else {"distillation": distillation.to_dict()})
+        self.identity |= {} if quantising is None else {"quantisation-aware": quantising.to_dict()}
         self.state = State()
         self.saved_at = time.monotonic()
 
@@ -91,12 +97,21 @@ class Run:
         total = self.epochs * self.steps
         return learning_rate(self.config, min(self.done, total - 1), total)
 
+    @property
+    def _rounding(self) -> nn.Module | None:
+        return None if self.rounded is None else self.rounded.rounding
+
+    def _images(self) -> Tensor:
+        """Images as a step sees them."""
+        images = self.dataset.normalise(self.dataset.train.images[: self.config.batch_size].to(self.device))
+        return images if self.config.channels_last else images.contiguous()
+
     def begin(self, *, resume: bool) -> int:
         """Go back to the checkpoint, or start the log of a fresh run. Returns the number of steps already done."""
         checkpoint = load_checkpoint(self.directory) if resume else None
         if checkpoint is not None:
             require_same_run(checkpoint, self.identity, self.directory)
-            restore(checkpoint, self.model, self.optimizer.momentum_tensors)
+            restore(checkpoint, self.model, self.optimizer.momentum_tensors, self._rounding)
             self.state = checkpoint.state
         else:
             self.state.records.append(self._header())
@@ -149,6 +164,8 @@ class Run:
     def _step(self, x: Tensor, y: Tensor) -> tuple[float, int]:
         """One step of SGD; the loss and the number of right answers over the whole batch, of all processes."""
         seed_step(self.device, self.config.seed, self.done, self.world.rank)
+        if self.rounded is not None:
+            self.rounded.at(self.done / (self.epochs * self.steps))
         if not self.config.channels_last:
             x = x.contiguous()
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"):
@@ -169,7 +186,7 @@ class Run:
     def _end_epoch(self) -> None:
         """Evaluate, log, checkpoint: in this order, so that a log line without its checkpoint is cut off on resume."""
         state, began = self.state, time.monotonic()
-        result = evaluate(self.model, self.dataset, world=self.world)
+        result = evaluate(self.network, self.dataset, world=self.world)
         if not math.isfinite(result.loss):
             raise self._diverged(f"the test loss became {result.loss}")
         total = self.epochs * self.steps
@@ -198,7 +215,7 @@ class Run:
     def _save(self) -> None:
         self.saved_at = time.monotonic()
         if self.world.rank == 0:
-            tensors = all_tensors(self.model, self.optimizer.momentum_tensors)
+            tensors = all_tensors(self.model, self.optimizer.momentum_tensors, self._rounding)
             save_checkpoint(self.directory, self.identity, self.state, tensors)
 
     def _identity(self) -> dict[str, Any]:
@@ -228,6 +245,7 @@ class Run:
             "weights_sha256": self.identity["weights"],
             "processes": self.world.size,
             "distillation": self.identity.get("distillation"),
+            "quantisation-aware": self.identity.get("quantisation-aware"),
             "libraries": library_versions(),
             "machine": describe_machine(self.device),
         }

@@ -17,6 +17,7 @@ from reconvene.training.evaluate import Evaluation
 from reconvene.training.log import LOG_NAME
 from reconvene.training.machine import choose_device
 from reconvene.training.parallel import join_world, local_rank
+from reconvene.training.quantising import Quantising, Range, check_quantising, in_float32
 from reconvene.training.randomness import own_randomness
 from reconvene.training.run import Run
 
@@ -35,6 +36,8 @@ class TrainResult:
     resumed_at: int
     log: Path
     records: tuple[dict[str, Any], ...]
+    ranges: dict[str, Range] | None = None
+    """Of quantisation-aware training: scale and zero point by what puts a tensor out."""
 
     @property
     def accuracy(self) -> float:
@@ -53,6 +56,7 @@ def train(
     directory: str | os.PathLike[str],
     config: TrainConfig | None = None,
     distillation: Distillation | None = None,
+    quantising: Quantising | None = None,
     resume: bool = True,
     progress: bool = False,
 ) -> TrainResult:
@@ -63,11 +67,14 @@ def train(
     with the same number of threads); a finished one returns at once. ``resume=False`` starts over. Under ``torchrun``
     every process calls this with the same arguments; ``batch_size`` is of all together, the first process writes. The
     global random state is left as it was. ``config`` ``None`` is the default recipe. With ``distillation`` the model
-    learns from a teacher as well as from the labels, and the logged training loss is that of both.
+    learns from a teacher as well as from the labels, and the logged training loss is that of both. With ``quantising``
+    (``reconvene.deploy.QuantisationAware``) weights and activations are rounded as in int8 while it is trained, the
+    evaluation is that of the rounded network, and the result has the ``ranges`` for an export. The model stays float32.
 
     Raises:
         TrainingError: the loss is not finite, the data is empty, the outputs do not fit the classes, the folder cannot
             be written, or its checkpoint belongs to another run.
+        ExportError: a model that torch.export cannot take, with ``quantising``.
     """
     if epochs < 1:
         raise TrainingError(f"epochs must be at least 1, not {epochs}.")
@@ -75,6 +82,9 @@ def train(
         if not len(images):
             raise TrainingError(f"{dataset.name} has no {split} images.")
     config = TrainConfig() if config is None else config
+    if quantising is not None:
+        check_quantising(config, distillation)
+        config = in_float32(config)
     device = choose_device(config.device, local_rank=local_rank())
     world = join_world(device)
     with own_randomness(device):
@@ -88,6 +98,7 @@ def train(
             device=device,
             world=world,
             distillation=distillation,
+            quantising=quantising,
         )
         resumed_at = run.begin(resume=resume)
         run.go(progress=progress and world.rank == 0)
@@ -99,4 +110,5 @@ def train(
         resumed_at=resumed_at,
         log=Path(directory) / LOG_NAME,
         records=tuple(run.state.records),
+        ranges=None if run.rounded is None else dict(run.rounded.ranges()),
     )
