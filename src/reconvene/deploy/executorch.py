@@ -15,7 +15,7 @@ from reconvene.deploy.pt2e import quantised_program, xnnpack_quantiser
 from reconvene.deploy.quantisation import Quantisation
 from reconvene.deploy.runtime import Runtime, Session, file_of, imported
 from reconvene.deploy.single import SingleSession
-from reconvene.deploy.tracing import exporting, one_sample, said, traced
+from reconvene.deploy.tracing import exporting, one_sample, plain, said, traced
 from reconvene.errors import ModelError
 
 EXTRA = "executorch"
@@ -71,7 +71,7 @@ class ExecutorchSession(SingleSession):
 
     def prepare(self, tensors: list[Tensor]) -> list[Tensor]:
         """See SingleSession."""
-        return tensors
+        return [plain(tensor) for tensor in tensors]
 
     def once(self, prepared: list[Tensor]) -> list[Tensor]:
         """See SingleSession."""

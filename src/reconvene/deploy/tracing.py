@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from reconvene.deploy.calling import batch_size, evaluating, is_batched, leaves, named, outputs_of, take
 from reconvene.errors import ExportError
-from reconvene.structure.inputs import call
+from reconvene.structure.inputs import call, map_tensors
 
 FAILURES: tuple[type[Exception], ...] = (
     RuntimeError,
@@ -54,7 +54,12 @@ class TensorsOnly(nn.Module):
 def one_sample(example_inputs: Any) -> Any:
     """The first sample as a batch of one, in the order in which files without names take their inputs."""
     batch_size(example_inputs)
-    return in_order(take(example_inputs, 0, 1))
+    return map_tensors(plain, in_order(take(example_inputs, 0, 1)))
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """A copy with the usual strides: with one channel any pass for contiguous, and XNNPACK takes them at their word."""
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def in_order(example_inputs: Any) -> Any:
