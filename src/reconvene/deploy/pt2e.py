@@ -47,7 +47,13 @@ def quantised_program(
     program = traced(model, sample, file_format)
     with exporting(model, file_format), evaluating(model):
         graph = labelled(program.module(check_guards=guards))
-        prepared = pt2e.prepare_pt2e(graph, sparing(quantiser, quantisation.keep_fp32))
+        try:
+            prepared = pt2e.prepare_pt2e(graph, sparing(quantiser, quantisation.keep_fp32))
+        except AssertionError as error:
+            raise ExportError(
+                f"{type(model).__name__} cannot be quantised for {file_format}: torchao's quantiser stops at "
+                f"{str(error).splitlines()[0]}. Export it in float32, or in int8 to another format"
+            ) from error
         if quantisation.learned is not None:
             _fix(prepared, quantisation.learned)
         for batch in quantisation.batches(1):
