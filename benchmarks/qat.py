@@ -53,11 +53,15 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--only", action="append", choices=sorted(NETWORKS))
     parser.add_argument("--table", action="store_true", help="only write the table in docs/qat.md anew")
+    parser.add_argument("--check", action="store_true", help="only say whether that table is as the results have it")
     given = parser.parse_args()
-    if given.table:
-        before, rest = PAGE.read_text().split(BEGIN)
-        PAGE.write_text(before + BEGIN + table() + rest[rest.index(END) :])
-        return
+    if given.table or given.check:
+        text = PAGE.read_text()
+        before, rest = text.split(BEGIN)
+        new = before + BEGIN + table() + rest[rest.index(END) :]
+        if given.table:
+            PAGE.write_text(new)
+        raise SystemExit(int(new != text) if given.check else 0)
     if not Path(given.data).is_dir():
         print(f"no CIFAR-10 at {given.data}: nothing is measured")
         return

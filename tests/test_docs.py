@@ -48,6 +48,7 @@ def test_the_evidence_is_what_the_results_say() -> None:
     assert subprocess.run([sys.executable, str(script), "--check"], check=False).returncode == 0
 
 
-def test_the_table_of_formats_and_networks_is_what_the_results_say() -> None:
-    script = ROOT / "benchmarks" / "format_matrix.py"
+@pytest.mark.parametrize("name", ["format_matrix", "qat"])
+def test_tables_are_what_the_results_say(name: str) -> None:
+    script = ROOT / "benchmarks" / f"{name}.py"
     assert subprocess.run([sys.executable, str(script), "--check"], check=False).returncode == 0
