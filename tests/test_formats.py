@@ -37,12 +37,21 @@ def format(request: pytest.FixtureRequest) -> str:
 every_format = pytest.mark.parametrize("format", sorted(FORMATS), indirect=True)
 
 
+REFUSED = {("unet", "litert"): "UNet cannot be quantised for LiteRT: torchao's quantiser stops at"}
+"""What a format's own quantiser cannot do in int8, and how it is said; should it be able to one day, this fails."""
+
+
 def check(name: str, format: str, folder: Path) -> None:
     """Float32 within tolerance at batch 1 and 3, and int8 above the thresholds on trained weights."""
     found = measured(name, trained(name), format, folder)
     fp32, int8 = found["fp32"], found["int8"]
-    assert "refused" not in fp32 and "refused" not in int8, found
+    assert "refused" not in fp32, found
     assert all(error <= FORMATS[format].tolerance for error in fp32["errors"].values())
+    if (name, format) in REFUSED:
+        assert REFUSED[name, format] in int8["refused"] and "in int8 to another format" in int8["refused"]
+        assert [file.name for file in folder.iterdir()] == fp32["files"], "nothing half-written"
+        return
+    assert "refused" not in int8, found
     assert int8["samples"] == len(digits().test.images)
     assert int8["agreement"] >= 0.95 and int8["accuracy"] >= int8["reference_accuracy"] - 0.02
     assert int8["reference_accuracy"] > 0.8, "on a network that learned nothing agreement says nothing"
