@@ -187,8 +187,15 @@ def test_train_goes_on_after_ctrl_c(capfd: pytest.CaptureFixture[str], tmp_path:
     folder = tmp_path / "a"
     before = prune(folder)
     command = [sys.executable, "-m", "reconvene", "train", str(folder), "--epochs", "40", "--limit", "200", "--json"]
-    # So many epochs that they are not over before a busy machine gets to interrupt them.
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # So many epochs that they are not over before a busy machine gets to interrupt them; and Ctrl-C as at a terminal,
+    # though a shell that runs these tests in its background has them, and all they start, ignore it.
+    running = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while len(_lines(folder / "train.jsonl")) < 3 and running.poll() is None:
         time.sleep(0.05)
     running.send_signal(signal.SIGINT)
