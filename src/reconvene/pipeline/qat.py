@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-
-from torch import nn
 
 from reconvene import artifact
 from reconvene.data import Dataset
@@ -15,10 +11,9 @@ from reconvene.deploy import QuantisationAware
 from reconvene.errors import TrainingError
 from reconvene.pipeline.prune import DENSE
 from reconvene.pipeline.steps import Steps, quiet
-from reconvene.pipeline.train import OF_THE_WEIGHTS, RANGES, Lesson, Training, recipe_of
+from reconvene.pipeline.train import RANGES, Lesson, Training, keep_trained, not_itself, recipe_of
 from reconvene.training import Distillation, TrainConfig, evaluate
 from reconvene.training import train as train_model
-from reconvene.training.checkpoint import CHECKPOINT_NAME
 from reconvene.training.quantising import Range, check_quantising
 
 QAT_EPOCHS = 3
@@ -93,31 +88,19 @@ def train_quantised(
         per_class=now.per_class,
         quantised={**facts, "asked": asked},
     )
-    if int(os.environ.get("RANK", "0")) == 0:  # as in train: one of torchrun's processes writes
-        _keep(folder, model, told, result.ranges or {})
+    learned = {label: list(found) for label, found in (result.ranges or {}).items()}
+    keep_trained(folder, model, {"training": asdict(told), RANGES: learned})
     return told
 
 
 def _taught(folder: Path, lesson: Lesson, config: TrainConfig, *, allow_import: bool) -> Distillation:
     """The scores of a teacher that is there already."""
-    place = lesson.teacher or folder / DENSE
-    if place.resolve() == folder.resolve():
-        raise TrainingError(f"{folder} cannot teach itself. Name another artifact (--teacher DIR)")
+    place = not_itself(folder, lesson.teacher or folder / DENSE)
     if not (place / artifact.MANIFEST).exists() or "training" not in artifact.manifest(place).measurements:
         raise TrainingError(f"{place} is no trained artifact, so it teaches nothing. Name one (--teacher DIR)")
     distillation = lesson.from_(artifact.load(place, allow_import=allow_import), None)
     distillation.check(config)
     return distillation
-
-
-def _keep(folder: Path, model: nn.Module, training: Training, ranges: Mapping[str, Range]) -> None:
-    """Put weights, numbers and ranges into the artifact; what held for the old weights goes."""
-    measurements = dict(artifact.manifest(folder).measurements)
-    for of_other_weights in OF_THE_WEIGHTS:
-        measurements.pop(of_other_weights, None)
-    learned = {label: list(found) for label, found in ranges.items()}
-    artifact.save(model, folder, extra={**measurements, "training": asdict(training), RANGES: learned})
-    (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
 
 
 def learned_ranges(folder: Path) -> dict[str, Range] | None:

@@ -149,14 +149,26 @@ def train(
     if distillation is not None:
         accuracy = evaluate(distillation.teacher, dataset).accuracy
         training = replace(training, teacher={"model": artifact.manifest(place).source.address, "accuracy": accuracy})
-    if int(os.environ.get("RANK", "0")) == 0:  # under torchrun every process comes here, one of them writes
-        facts = {"training": asdict(training), PREPROCESSING: dataset.preprocessing.to_dict()}
-        before = dict(artifact.manifest(folder).measurements)
-        for of_other_weights in OF_THE_WEIGHTS:
-            before.pop(of_other_weights, None)
-        artifact.save(model, folder, extra={**before, **facts})
-        (folder / CHECKPOINT_NAME).unlink(missing_ok=True)  # what it was for is in the artifact now
+    keep_trained(folder, model, {"training": asdict(training), PREPROCESSING: dataset.preprocessing.to_dict()})
     return training
+
+
+def keep_trained(folder: Path, model: nn.Module, facts: Mapping[str, Any]) -> None:
+    """Put trained weights and what is known of them into the artifact; what held for the weights before goes."""
+    if int(os.environ.get("RANK", "0")) != 0:  # under torchrun every process comes here, one of them writes
+        return
+    before = dict(artifact.manifest(folder).measurements)
+    for of_other_weights in OF_THE_WEIGHTS:
+        before.pop(of_other_weights, None)
+    artifact.save(model, folder, extra={**before, **facts})
+    (folder / CHECKPOINT_NAME).unlink(missing_ok=True)  # what it was for is in the artifact now
+
+
+def not_itself(folder: Path, teacher: Path) -> Path:
+    """The teacher's folder. Raises TrainingError where that is the student's."""
+    if teacher.resolve() == folder.resolve():
+        raise TrainingError(f"{folder} cannot teach itself. Name another artifact (--teacher DIR)")
+    return teacher
 
 
 def _teacher(
@@ -171,9 +183,7 @@ def _teacher(
 ) -> Path:
     """The artifact of the teacher. Without one the dense network is trained, unless it was already, in whatever way."""
     if lesson.teacher is not None:
-        if lesson.teacher.resolve() == folder.resolve():
-            raise TrainingError(f"{folder} cannot teach itself. Name another artifact (--teacher DIR)")
-        return lesson.teacher
+        return not_itself(folder, lesson.teacher)
     if artifact.read_plan(folder) is None:
         raise TrainingError(f"{folder} holds a dense network: say which artifact teaches it (--teacher DIR)")
     place = folder / DENSE
