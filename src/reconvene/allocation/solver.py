@@ -66,13 +66,14 @@ def allocate(
     meter = Meter(costs, budget.limits(costs.dense))
     ways, allowed = _feasible(dense, losses, equations, meter, budget, round_to)
     level, base, position = sink(ways, meter)
+    cap = level * (1.0 + slack)
     if sensitivity.adds_up:
         base = position = settle(ways, position, meter)
-        level, slack = float(ways.at_position(ways.level, base).max()), np.inf
+        level, cap = float(ways.at_position(ways.level, base).max()), np.inf
     if plain:
         widths = ways.widths(base)
     else:
-        position = refine(ways, position, meter, cap=level * (1.0 + slack) if level else 0.0)
+        position = refine(ways, position, meter, cap=cap)
         widths = Filler(ways.widths(position), losses, equations, allowed, meter).fill()
     reasons = _Reasons(
         dense, ways.widths(base), losses, equations, allowed, level, round_to, meter.fits(dense), sensitivity.adds_up
