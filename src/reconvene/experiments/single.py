@@ -99,9 +99,10 @@ def _source(run: Run, dataset: Dataset) -> Source:
 
 def _setting(run: Run, source: Source, dataset: Dataset, config: TrainConfig, folder: Path) -> Setting:
     assert source.input_shape is not None, "resolve() fills it in"
+    model, inputs = source.build(), example_inputs(source.input_shape, seed=run.seed)
     return Setting(
-        model=source.build(),
-        inputs=example_inputs(source.input_shape, seed=run.seed),
+        model=model,
+        inputs=inputs,
         dataset=dataset,
         budget=Budget(**run.budget) if run.budget else None,
         options=run.options,
@@ -110,14 +111,13 @@ def _setting(run: Run, source: Source, dataset: Dataset, config: TrainConfig, fo
         config=config,
         round_to=run.round_to,
         folder=folder,
-        clock=_clock(run, source) if "latency" in run.budget else None,
+        clock=_clock(run, model, inputs) if "latency" in run.budget else None,
     )
 
 
-def _clock(run: Run, source: Source) -> Foresee:
+def _clock(run: Run, model: nn.Module, inputs: torch.Tensor) -> Foresee:
     """What layers take on the run's device; on this machine they are measured when they are first met, and kept."""
-    planner = Planner(source.build(), example_inputs(source.input_shape or (), seed=run.seed), seed=run.seed)
-    profile = cutting.resolve(planner, run.device, lambda line: print(line, flush=True))
+    profile = cutting.resolve(Planner(model, inputs, seed=run.seed), run.device, lambda line: print(line, flush=True))
     return lambda structure: Predictor(structure, profile).floor
 
 
