@@ -371,7 +371,7 @@ def test_a_read_only_folder_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     folder.chmod(0o500)
     if os.access(folder, os.W_OK):  # root writes anywhere: let the system say what it would say to others
         denied = OSError(errno.EROFS, os.strerror(errno.EROFS))
-        monkeypatch.setattr(folder_module, "_write", Stop(folder_module._write, 0, denied))
+        monkeypatch.setattr(folder_module, "write_through", Stop(folder_module.write_through, 0, denied))
     with pytest.raises(ArtifactError, match=r"cannot write the artifact .*(Read-only|Permission denied)"):
         artifact.save(tiny(), folder, source=TINY)
     folder.chmod(0o700)

@@ -164,6 +164,6 @@ def test_a_full_disk_is_said_and_leaves_the_previous_checkpoint(
         patch.setattr(os, "fsync", full)
         with pytest.raises(TrainingError, match="No space left on device"):
             train(parts, data, epochs=1, directory=tmp_path / "parts", config=CONFIG)
-    assert not list((tmp_path / "parts").glob("*.tmp"))
+    assert not list((tmp_path / "parts").glob("*.new"))
     assert train(parts, data, epochs=1, directory=tmp_path / "parts", config=CONFIG).resumed_at > 0
     assert same(parts, whole)

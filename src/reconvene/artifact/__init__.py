@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from reconvene.artifact.derive import derive
-from reconvene.artifact.folder import MANIFEST, PLAN, WEIGHTS, Manifest, commit, describe, read_file, write_atomic
+from reconvene.artifact.folder import MANIFEST, PLAN, WEIGHTS, Manifest, commit, describe, read_file
 from reconvene.artifact.folder import read as _read
 from reconvene.artifact.hub import PREFIX, Push, fetched, parse, pull, push_to_hub
 from reconvene.artifact.tensors import compare, decode, encode, fill
@@ -40,7 +40,6 @@ __all__ = [
     "read_plan",
     "record",
     "save",
-    "write_atomic",
 ]
 
 

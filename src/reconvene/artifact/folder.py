@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from reconvene._version import __version__
+from reconvene.disk import PENDING, settle_names, write_through
 from reconvene.errors import ArtifactError, ModelError
 from reconvene.models import Source
 
@@ -26,7 +27,6 @@ WEIGHTS = "model.safetensors"
 
 _FORMAT = "reconvene-artifact"
 _FORMAT_VERSION = 1
-_PENDING = ".new"
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ def commit(folder: Path, files: Mapping[str, bytes], manifest: Manifest) -> None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
-            _write(folder / (name + _PENDING), data)
-        _write(folder / (MANIFEST + _PENDING), text)
-        os.replace(folder / (MANIFEST + _PENDING), folder / MANIFEST)  # from here on the new artifact is the artifact
+            write_through(folder / (name + PENDING), data)
+        write_through(folder / (MANIFEST + PENDING), text)
+        os.replace(folder / (MANIFEST + PENDING), folder / MANIFEST)  # from here on the new artifact is the artifact
     except BaseException as error:
         if not _is_committed(folder, text):  # a Ctrl-C can come between the replacement and the next line
             _discard(folder, [*files, MANIFEST], made)
@@ -102,7 +102,7 @@ def read_file(folder: Path, manifest: Manifest, name: str) -> bytes:
     found: bytes | None = None
     for candidate in (
         path,
-        folder / (name + _PENDING),
+        folder / (name + PENDING),
     ):  # pending: the writer was stopped after its manifest was in place
         if candidate.exists():
             data = _read_bytes(candidate)
@@ -114,20 +114,6 @@ def read_file(folder: Path, manifest: Manifest, name: str) -> bytes:
     if len(found) < expected["bytes"]:
         raise ArtifactError(f"{path} is truncated: {len(found)} of {expected['bytes']} bytes")
     raise ArtifactError(f"{path} was altered after it was written: its checksum does not fit the one in {MANIFEST}")
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write one file beside the artifact's own: whoever reads it finds the old one or the new one. ArtifactError."""
-    pending = path.with_name(path.name + _PENDING)
-    try:
-        _write(pending, data)
-        os.replace(pending, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            pending.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise ArtifactError(f"cannot write {path}: {error.strerror or type(error).__name__}") from error
-        raise
 
 
 def describe(files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
@@ -177,14 +163,6 @@ def _read_bytes(path: Path) -> bytes:
         raise ArtifactError(f"cannot read {path}: {error.strerror or type(error).__name__}") from error
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Write so that it is on the disk, and not only on its way there, when this returns."""
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _is_committed(folder: Path, text: bytes) -> bool:
     with contextlib.suppress(OSError):
         return (folder / MANIFEST).read_bytes() == text
@@ -194,7 +172,7 @@ def _is_committed(folder: Path, text: bytes) -> bool:
 def _discard(folder: Path, names: list[str], made: bool) -> None:
     with contextlib.suppress(OSError):
         for name in names:
-            (folder / (name + _PENDING)).unlink(missing_ok=True)
+            (folder / (name + PENDING)).unlink(missing_ok=True)
         if made:
             folder.rmdir()
 
@@ -203,19 +181,14 @@ def _settle(folder: Path, manifest: Manifest, fresh: Mapping[str, bytes]) -> Non
     """Give pending files their names; drop what a stopped writer left and what the manifest no longer names."""
     try:
         for name in (WEIGHTS, PLAN):
-            pending = folder / (name + _PENDING)
+            pending = folder / (name + PENDING)
             if name not in manifest.files:
                 (folder / name).unlink(missing_ok=True)
                 pending.unlink(missing_ok=True)
             elif pending.exists():
                 meant = name in fresh or describe({name: _read_bytes(pending)})[name] == manifest.files[name]
                 os.replace(pending, folder / name) if meant else pending.unlink()
-        if os.name == "posix":  # elsewhere a folder cannot be opened
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)  # the names themselves must survive a power cut
-            finally:
-                os.close(descriptor)
+        settle_names(folder)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ArtifactError(

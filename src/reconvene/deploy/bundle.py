@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reconvene._version import __version__
-from reconvene.artifact import write_atomic
 from reconvene.data import Preprocessing
 from reconvene.deploy import runner
 from reconvene.deploy.bundle_readme import readme
 from reconvene.deploy.exporting import Exported
 from reconvene.deploy.pictures import Refused, normalise
+from reconvene.disk import write_atomic
 from reconvene.errors import ExportError
 
 SUFFIXES = (".tar.gz", ".tgz")
@@ -108,7 +108,7 @@ def bundle(
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ExportError(f"cannot make the folder {target.parent}: {error.strerror or error}") from error
-    write_atomic(target, archive)
+    write_atomic(target, archive, error=ExportError)
     left_out = tuple(made.path.name for made in exports if made.format not in RUNNABLE)
     return Bundled(target, len(archive), hashlib.sha256(archive).hexdigest(), tuple(sorted(files)), left_out)
 

@@ -15,10 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from reconvene.disk import write_atomic
+from reconvene.errors import ExperimentError
 from reconvene.experiments.config import Experiment, Run
 from reconvene.experiments.results import Record, append_result, of_keys, read_results
 from reconvene.experiments.single import ERROR, RESULT, RUN
-from reconvene.training.checkpoint import write_atomic
 
 Say = Callable[[str], None]
 PATIENCE = 15.0  # seconds for a run that was asked to stop
@@ -87,7 +88,7 @@ def _one(run: Run, source: str, folder: Path, deadline: float | None) -> str | N
     folder.mkdir(parents=True, exist_ok=True)
     for name in (ERROR, RESULT):
         (folder / name).unlink(missing_ok=True)
-    write_atomic(folder / RUN, json.dumps({"run": asdict(run), "data": source}).encode())
+    write_atomic(folder / RUN, json.dumps({"run": asdict(run), "data": source}).encode(), error=ExperimentError)
     with (folder / "output.txt").open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "reconvene.experiments.single", str(folder)],

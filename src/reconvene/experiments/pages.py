@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from reconvene.disk import write_atomic
+from reconvene.errors import ExperimentError
 from reconvene.experiments.plot import Dot, scatter
 from reconvene.experiments.summary import EXTRA, HEADER, WHOLE, Line, cells
-from reconvene.training.checkpoint import write_atomic
 
 AXES: dict[str, str] = {
     "params": "parameters, share of dense",
@@ -54,7 +55,7 @@ def write_pages(lines: Sequence[Line], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     texts = {"table.md": markdown(lines), **plots(lines)} if lines else {}
     for name, text in texts.items():
-        write_atomic(folder / name, text.encode())
+        write_atomic(folder / name, text.encode(), error=ExperimentError)
     return [folder / name for name in texts]
 
 

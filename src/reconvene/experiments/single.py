@@ -26,7 +26,8 @@ from reconvene.data import Dataset, load
 from reconvene.deploy import bench, measure
 from reconvene.deploy.machine import now
 from reconvene.devices import Predictor
-from reconvene.errors import ReconveneError
+from reconvene.disk import write_atomic
+from reconvene.errors import ExperimentError, ReconveneError
 from reconvene.experiments.arms import arm_named
 from reconvene.experiments.config import Run
 from reconvene.experiments.masked import take_off
@@ -36,7 +37,6 @@ from reconvene.models import Source, example_inputs, resolve
 from reconvene.planner import Foresee, Planner
 from reconvene.training import TrainConfig, TrainResult, train
 from reconvene.training.assess import answers, assess
-from reconvene.training.checkpoint import write_atomic
 from reconvene.training.machine import choose_device, describe_machine, library_versions
 
 RUN, RESULT, ERROR = "run.json", "result.json", "error.txt"
@@ -167,9 +167,9 @@ def main(arguments: list[str]) -> int:
     try:
         record = carry_out(Run.from_dict(asked["run"]), folder, data=asked["data"])
     except ReconveneError as error:
-        write_atomic(folder / ERROR, f"{type(error).__name__}: {error}\n".encode())
+        write_atomic(folder / ERROR, f"{type(error).__name__}: {error}\n".encode(), error=ExperimentError)
         return 1
-    write_atomic(folder / RESULT, json.dumps(record, allow_nan=False).encode())
+    write_atomic(folder / RESULT, json.dumps(record, allow_nan=False).encode(), error=ExperimentError)
     return 0
 
 

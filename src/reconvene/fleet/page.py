@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from importlib import resources
 from pathlib import Path
 
+from reconvene.disk import write_atomic
+from reconvene.errors import FleetError
 from reconvene.experiments.plot import Dot, scatter
 from reconvene.fleet.portfolio import Result, Row
 from reconvene.report.markup import Html, document, raw_style, tag
@@ -42,9 +43,7 @@ def write_page(result: Result) -> list[Path]:
     written = []
     for name, text in files.items():
         path = result.folder / name
-        partial = path.with_name(f".{name}.new")
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        write_atomic(path, text.encode(), error=FleetError)
         written.append(path)
     return written
 

@@ -14,6 +14,7 @@ from reconvene import artifact
 from reconvene.cutting import plan_with
 from reconvene.data import load
 from reconvene.devices import find
+from reconvene.disk import write_atomic
 from reconvene.errors import BudgetError, DeviceError, ExportError, FleetError, StructureError
 from reconvene.fleet.config import Device, Fleet
 from reconvene.fleet.crew import Outcome, in_processes, on_ray
@@ -144,7 +145,7 @@ def run_fleet(
     made = len(missing) - len(trouble)
     kept = sum(entry.plan is not None and entry.job is None for entry in planned)
     result = Result(tuple(rows), made, kept, folder)
-    artifact.write_atomic(folder / SUMMARY, (json.dumps(result.to_dict()["rows"], indent=1) + "\n").encode())
+    write_atomic(folder / SUMMARY, (json.dumps(result.to_dict()["rows"], indent=1) + "\n").encode())
     return result
 
 

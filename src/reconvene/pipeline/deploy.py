@@ -10,12 +10,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from reconvene import artifact
-from reconvene.artifact import write_atomic
 from reconvene.data import Calibration, Dataset, calibration, test_batches
 from reconvene.deploy import BenchResult, Evidence, Exported, Limits
 from reconvene.deploy import bench as bench_variants
 from reconvene.deploy import export as export_file
 from reconvene.deploy.registry import format_named
+from reconvene.disk import write_atomic
 from reconvene.errors import ArtifactError, ExportError
 from reconvene.models import example_inputs
 from reconvene.pipeline.prune import BENCH, DENSE

@@ -17,6 +17,7 @@ from reconvene.allocation import Budget
 from reconvene.data import Batch, Calibration, Dataset, calibration
 from reconvene.deploy import FORMATS
 from reconvene.devices.store import silent
+from reconvene.disk import write_atomic
 from reconvene.errors import ArtifactError, UnknownNameError
 from reconvene.evaluator.evaluators import EVALUATORS
 from reconvene.models import Source, example_inputs
@@ -124,7 +125,7 @@ def prune(
         with _set_aside(folder):
             artifact.save(small, folder, plan=plan, source=source, extra={"pruning": facts})
         # Beside the artifact's own files: those are the same bytes for the same seed, and seconds never are.
-        artifact.write_atomic(folder / TIMINGS, (json.dumps(plan.timings, indent=1) + "\n").encode())
+        write_atomic(folder / TIMINGS, (json.dumps(plan.timings, indent=1) + "\n").encode())
     return plan
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from reconvene import artifact
 from reconvene.deploy.machine import machine, now
+from reconvene.disk import write_atomic
 from reconvene.errors import ArtifactError
 from reconvene.pipeline.prune import BENCH, COMMAND, DENSE, REPORT, TIMINGS
 from reconvene.report import ReportData, write
@@ -27,7 +28,7 @@ def report(directory: str | Path, *, command: str | None = None) -> Path:
     """
     folder = Path(directory)
     if command is not None:
-        artifact.write_atomic(folder / COMMAND, (command + "\n").encode())
+        write_atomic(folder / COMMAND, (command + "\n").encode())
     elif (folder / COMMAND).exists():
         command = (folder / COMMAND).read_text(encoding="utf-8").strip()
     return write(collect(folder, command=command), folder / REPORT)

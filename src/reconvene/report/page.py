@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from importlib import resources
 from pathlib import Path
 
 from reconvene._version import __version__
+from reconvene.disk import write_atomic
 from reconvene.errors import ArtifactError
 from reconvene.report import beyond, evidence, formats, numbers, sections
 from reconvene.report.data import ReportData
@@ -40,15 +39,12 @@ FEWER = {
 def write(report_data: ReportData, path: str | Path) -> Path:
     """Write the report as one HTML file that needs nothing else; returns its path. Raises ArtifactError."""
     path = Path(path)
-    neighbour = path.with_name(f".{path.name}.new")
+    page = render(report_data).encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        neighbour.write_text(render(report_data), encoding="utf-8")
-        os.replace(neighbour, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            neighbour.unlink()
-        raise ArtifactError(f"cannot write the report {path}: {error.strerror or error}") from error
+        raise ArtifactError(f"cannot write {path}: {error.strerror or error}") from error
+    write_atomic(path, page)
     return path
 
 

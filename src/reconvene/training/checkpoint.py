@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from reconvene.disk import write_atomic
 from reconvene.errors import TrainingError
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
@@ -59,6 +59,7 @@ def save_checkpoint(directory: Path, run: Mapping[str, Any], state: State, tenso
     write_atomic(
         directory / CHECKPOINT_NAME,
         safetensors.torch.save(whole, {"reconvene": json.dumps(header, allow_nan=False)}),
+        error=TrainingError,
     )
 
 
@@ -141,32 +142,6 @@ def sha256(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write to a neighbour, force it to the disk, then rename: a reader, or a power cut, never meets half a file.
-
-    Raises:
-        TrainingError: the folder or the disk does not take it; what was at ``path`` before is still there.
-    """
-    neighbour = path.with_name(path.name + ".tmp")
-    try:
-        with neighbour.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(neighbour, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise TrainingError(
-            f"cannot write {path}: {error.strerror or error}. What was there before is intact."
-        ) from error
-    finally:
-        neighbour.unlink(missing_ok=True)
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from reconvene.disk import write_atomic
 from reconvene.errors import TrainingError
-from reconvene.training.checkpoint import write_atomic
 
 LOG_NAME = "train.jsonl"
 Record = dict[str, Any]
@@ -32,7 +32,7 @@ def read_log(directory: str | os.PathLike[str]) -> list[Record]:
 
 def rewrite_log(directory: Path, records: Sequence[Record]) -> None:
     """Make the log hold exactly these records: what a killed run wrote after its last checkpoint goes."""
-    write_atomic(directory / LOG_NAME, "".join(_line(record) for record in records).encode())
+    write_atomic(directory / LOG_NAME, "".join(_line(record) for record in records).encode(), error=TrainingError)
 
 
 def append_log(directory: Path, record: Record) -> None:

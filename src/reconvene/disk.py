@@ -1,0 +1,51 @@
+"""Files that are there whole or not at all, whatever stops the writer: an error, a full disk, Ctrl-C, a power cut."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from reconvene.errors import ArtifactError, ReconveneError
+
+PENDING = ".new"
+"""What a file is called besides its name until all of it is there."""
+
+
+def write_atomic(path: Path, data: bytes, *, error: type[ReconveneError] = ArtifactError) -> None:
+    """Write to a neighbour, force it to the disk, then rename: a reader finds the old file or the new one.
+
+    Raises:
+        ReconveneError: of the type ``error``, where folder or disk does not take it; the old file is still there.
+    """
+    pending = path.with_name(path.name + PENDING)
+    try:
+        write_through(pending, data)
+        os.replace(pending, path)
+        settle_names(path.parent)
+    except BaseException as stopped:
+        with contextlib.suppress(OSError):
+            pending.unlink(missing_ok=True)
+        if isinstance(stopped, OSError):
+            reason = stopped.strerror or type(stopped).__name__
+            raise error(f"cannot write {path}: {reason}. What was there before is intact.") from stopped
+        raise
+
+
+def write_through(path: Path, data: bytes) -> None:
+    """Write so that it is on the disk, and not only on its way there, when this returns."""
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def settle_names(folder: Path) -> None:
+    """Have the names in a folder survive a power cut."""
+    if os.name != "posix":  # elsewhere a folder cannot be opened
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
