@@ -48,7 +48,7 @@ def main() -> None:
     options.add_argument("--results", type=Path, default=RESULTS)
     asked = options.parse_args()
     tier = TIERS[asked.tier]
-    model, args, _ = next(entry for entry in tier["models"] if entry[0] == asked.model)
+    model, args, *_ = next(entry for entry in tier["models"] if entry[0] == asked.model)
     images = {**tier["data"], "spec": tier["data"]["spec"] or asked.data}
     dataset = load(images["spec"], limit=images["limit"])
     source = resolve(model, args, seed=asked.seed)

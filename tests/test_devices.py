@@ -18,12 +18,14 @@ import device_fakes as fakes
 import reconvene as rc
 from reconvene import cutting, devices, models
 from reconvene.devices import probe
+from reconvene.devices.layers import chain
 from reconvene.devices.operators import ACTIVATIONS
 from reconvene.devices.points import grid
 from reconvene.devices.sites import key_of
 from reconvene.devices.table import Table
 from reconvene.errors import BudgetError, DeviceError, UnknownNameError
 from reconvene.structure import Structure, analyse
+from reconvene.yardsticks import yardsticks
 
 IMAGE = torch.randn(1, 3, 32, 32)
 
@@ -105,7 +107,8 @@ def test_what_this_machine_measured_once_is_not_measured_again(monkeypatch: pyte
 
 
 def test_the_bundle_measures_where_reconvene_is_not_installed(tmp_path: Path) -> None:
-    devices.write_bundle(tmp_path / "probe.pyz", [job()], threads=1, precision="fp32", far=1)
+    networks = [([[0, 8, 8], [0, 8, 4]], chain(2).to_bytes()), ([[0, 8, 8]], chain(1).to_bytes())]
+    devices.write_bundle(tmp_path / "probe.pyz", [job()], threads=1, precision="fp32", far=1, networks=networks)
     blocked = tmp_path / "blocked"
     blocked.mkdir()
     for name in ("reconvene", "torch", "onnx"):
@@ -114,6 +117,8 @@ def test_the_bundle_measures_where_reconvene_is_not_installed(tmp_path: Path) ->
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(blocked)}, capture_output=True)
     found = devices.find(tmp_path / "pi4.json")
     assert found.name == "pi4" and [layer["kind"] for layer in found.layers] == ["conv"]
+    assert [network["layers"] for network in found.networks] == [own for own, _ in networks]
+    assert found.networks[0]["seconds"] > found.networks[1]["seconds"] > 0
 
 
 # ---- prediction ----
@@ -168,6 +173,56 @@ def test_weights_that_come_from_far_away_cost_more() -> None:
     narrow = np.full_like(structure.widths, 16)
     assert slow.seconds(structure.widths) > fast.seconds(structure.widths) * 1.01
     assert slow.seconds(narrow) == pytest.approx(fast.seconds(narrow))
+
+
+def test_whole_networks_correct_the_sum_of_layers_and_longer_networks_stay_longer() -> None:
+    model = models.resolve("resnet20", {"width": 0.5}).build()
+    structure, plain = fakes.of(model, IMAGE)
+    made = yardsticks(model, IMAGE, structure)
+    small = [structure.widths, np.full_like(structure.widths, 8), np.minimum(structure.widths, 4)]
+    small = [np.array(widths) for widths in {tuple(widths) for widths in small}]
+    sums = devices.Predictor(structure, plain)
+    channels = devices.Channels(structure, sums.sites)
+    numbers = {key_of(layer): number for number, layer in enumerate(plain.layers)}
+    factors = {tuple(widths): factor for widths, factor in zip(small, (1.3, 0.8, 1.1), strict=True)}
+    networks = [
+        {
+            "layers": [[numbers[s.key], int(a), int(b)] for s, a, b in zip(sums.sites, *channels.at(w), strict=True)],
+            "seconds": factors[tuple(w)] * sums.seconds(w),
+        }
+        for w in small
+    ]
+    assert made[0][0] == [
+        [numbers[s.key], int(a), int(b)] for s, a, b in zip(sums.sites, *channels.at(structure.widths), strict=True)
+    ]
+    predictor = devices.Predictor(structure, dataclasses.replace(plain, networks=networks))
+    by_length = sorted(small, key=sums.seconds)
+    found = [predictor.seconds(widths) for widths in by_length]
+    taken = np.maximum.accumulate([factors[tuple(w)] * sums.seconds(w) for w in by_length])
+    np.testing.assert_allclose(found, taken, rtol=1e-9)
+    rng = np.random.default_rng(0)
+    pairs = [tuple(rng.integers(1, structure.widths + 1) for _ in range(2)) for _ in range(40)]
+    for one, other in pairs:
+        assert (sums.floor(one) <= sums.floor(other)) == (predictor.floor(one) <= predictor.floor(other))
+    rows = predictor.breakdown(by_length[0])
+    assert sum(row.seconds for row in rows) < predictor.seconds(by_length[0]) < 2 * sum(row.seconds for row in rows)
+
+
+def test_yardsticks_are_the_model_at_even_widths_as_files_that_run() -> None:
+    ort = pytest.importorskip("onnxruntime")
+    model = models.resolve("resnet20", {}).build()
+    structure = analyse(model, IMAGE)
+    made, sites = yardsticks(model, IMAGE, structure), devices.sites(structure)
+    assert len(made) == 4, "dense, half and so on; 16 channels go no lower than 8"
+    for layers, file in made:
+        session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
+        assert session.run(None, {session.get_inputs()[0].name: IMAGE.numpy()})[0].shape == (1, 10)
+        convolutions = [(s.job, a, b) for s, (_, a, b) in zip(sites, layers, strict=True) if s.job["kind"] == "conv"]
+        weights = sum(int(np.prod(job["kernel"])) * into * out for job, into, out in convolutions)
+        assert 4 * weights < len(file) < 4 * weights + 100_000
+    said: list[str] = []
+    assert len(yardsticks(model, IMAGE, structure, largest=500_000, say=said.append)) == 3
+    assert "1 of its widths is not timed" in said[0]
 
 
 def test_a_layer_of_another_size_is_predicted_between_those_measured_and_one_of_another_kind_is_refused() -> None:

@@ -15,6 +15,7 @@ ROOT = Path(reconvene.__path__[0])
 ORDER = [
     "_version",
     "errors",
+    "disk",
     "text",
     "modes",
     "structure",
@@ -33,6 +34,7 @@ ORDER = [
     "training",
     "deploy",
     "weighing",
+    "yardsticks",
     "cutting",
     "report",
     "experiments",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from reconvene.cli.command import Answer, Command, ModelOptions, UsageError
+
+if TYPE_CHECKING:
+    from reconvene.devices.sessions import Network
 
 
 @dataclass(kw_only=True)
@@ -43,31 +47,38 @@ class Device(ModelOptions, Command):
         from reconvene import devices
         from reconvene.cli.progress import say, steps
 
-        jobs, far = self._jobs()
+        with steps("exporting the model at even widths" if self.model else "listing layers", False):
+            jobs, far, networks = self._jobs(say)
+        options: dict[str, Any] = {"threads": self.threads, "precision": self.precision, "far": far}
         if self.bundle is not None:
-            made = devices.write_bundle(self.bundle, jobs, threads=self.threads, precision=self.precision, far=far)
+            made = devices.write_bundle(self.bundle, jobs, networks=networks, **options)
             then = f"copy it to the device, then: python {made.name} -o {made.stem}.json"
-            return Answer(f"{made}: {len(jobs)} layers. {then}", {"bundle": str(made), "layers": len(jobs)})
+            what = f"{len(jobs)} layers" + (f" and {len(networks)} whole networks" if networks else "")
+            facts = {"bundle": str(made), "layers": len(jobs), "networks": len(networks)}
+            return Answer(f"{made}: {what}. {then}", facts)
         where = self.output or devices.store.named_folder() / f"{self.name}.json"
-        options: dict[str, Any] = {"threads": self.threads, "precision": self.precision, "far": far, "say": say}
         with steps(f"measuring {len(jobs)} layers", False):
-            profile = devices.measure(jobs, name=self.name or where.stem, **options)
+            profile = devices.measure(jobs, networks=networks, name=self.name or where.stem, say=say, **options)
         devices.save(profile, where)
         return Answer(f"{profile}\nprofile: {where}", {"profile": str(where), **profile.to_dict()})
 
-    def _jobs(self) -> tuple[list[dict[str, Any]], int]:
+    def _jobs(self, say: Callable[[str], None]) -> tuple[list[dict[str, Any]], int, list[Network]]:
+        """Layers, bytes of weights, and whole networks."""
         from reconvene import devices
         from reconvene.cutting import weights_of
         from reconvene.models import example_inputs
         from reconvene.structure import analyse
+        from reconvene.yardsticks import yardsticks
 
         if self.model is None:
-            return devices.general(), 64 << 20
+            return devices.general(), 64 << 20, []
         source = self.source(self.model, seed=self.seed)
         assert source.input_shape is not None, "resolve() fills it in"
         model = source.build(allow_import=self.allow_import)
-        structure = analyse(model, example_inputs(source.input_shape, seed=self.seed), trial=False)
-        return devices.jobs(devices.sites(structure)), weights_of(model)
+        inputs = example_inputs(source.input_shape, seed=self.seed)
+        structure = analyse(model, inputs, trial=False)
+        networks = yardsticks(model, inputs, structure, precision=self.precision, say=say)
+        return devices.jobs(devices.sites(structure)), weights_of(model), networks
 
 
 def _list() -> Answer:

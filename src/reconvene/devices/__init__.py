@@ -5,13 +5,14 @@ from __future__ import annotations
 from reconvene.devices.bundle import write_bundle
 from reconvene.devices.grid import general
 from reconvene.devices.memory import WAYS, Held
-from reconvene.devices.predict import Predictor, SiteTime
+from reconvene.devices.predict import Channels, Predictor, SiteTime
 from reconvene.devices.profile import Profile
 from reconvene.devices.sites import jobs, sites
 from reconvene.devices.store import conditions, find, here, measure, profiles, save
 
 __all__ = [
     "WAYS",
+    "Channels",
     "Held",
     "Predictor",
     "Profile",

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from reconvene.devices.sessions import Network
+from reconvene.disk import write_atomic
 from reconvene.errors import DeviceError
 
-MODULES = ("probe.py", "facts.py", "points.py", "layers.py", "wire.py")
+MODULES = ("probe.py", "facts.py", "points.py", "layers.py", "sessions.py", "wire.py")
 _MAIN = "import sys\n\nfrom probe import main\n\nsys.exit(main())\n"
 _DAY = (2020, 1, 1, 0, 0, 0)  # the same jobs give the same bytes
 
 
 def write_bundle(
-    path: str | Path, jobs: Sequence[Mapping[str, Any]], *, threads: int, precision: str, far: int
+    path: str | Path,
+    jobs: Sequence[Mapping[str, Any]],
+    *,
+    threads: int,
+    precision: str,
+    far: int,
+    networks: Sequence[Network] = (),
 ) -> Path:
     """Write ``path`` (``probe.pyz``): ``python probe.pyz -o pi4.json`` on the device writes its profile.
 
@@ -25,15 +33,13 @@ def write_bundle(
     """
     path = Path(path)
     asked = {"jobs": list(jobs), "threads": threads, "precision": precision, "far": far}
-    files = {name: (Path(__file__).parent / name).read_text(encoding="utf-8") for name in MODULES}
-    files |= {"__main__.py": _MAIN, "jobs.json": json.dumps(asked, indent=1)}
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, text in files.items():
-                archive.writestr(zipfile.ZipInfo(name, _DAY), text)
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise DeviceError(f"{path} cannot be written: {error.strerror or error}") from error
+    asked["networks"] = [own for own, _ in networks]
+    files = {name: (Path(__file__).parent / name).read_bytes() for name in MODULES}
+    files |= {"__main__.py": _MAIN.encode(), "jobs.json": json.dumps(asked, indent=1).encode()}
+    files |= {f"network{number}.onnx": model for number, (_, model) in enumerate(networks)}
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name, _DAY), content)
+    write_atomic(path, packed.getvalue(), error=DeviceError)
     return path

@@ -1,6 +1,6 @@
 """What layers cost on this device, as a function of their widths, measured in ONNX Runtime.
 
-A program of its own: ``python probe.py jobs.json -o pi4.json`` needs numpy, onnxruntime and its three neighbours, and
+A program of its own: ``python probe.py jobs.json -o pi4.json`` needs numpy, onnxruntime and its neighbours, and
 nothing of Reconvene, torch or onnx. Every layer is timed where it would stand in a network, between others in one
 graph, by the runtime's own clock around each kernel, in the layout and with the fusions the runtime chooses.
 """
@@ -12,7 +12,6 @@ import json
 import os
 import pkgutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,15 +23,16 @@ try:
     from reconvene.devices.facts import conditions, describe
     from reconvene.devices.layers import BUILDERS, chain
     from reconvene.devices.points import Job, Point, batches, grid, weight_bytes
+    from reconvene.devices.sessions import RUNS, WARMUPS, Network, opened, seconds
     from reconvene.devices.wire import Graph
 except ImportError:  # on a device, beside this file
     from facts import conditions, describe  # type: ignore[import-not-found, no-redef]
     from layers import BUILDERS, chain  # type: ignore[import-not-found, no-redef]
     from points import Job, Point, batches, grid, weight_bytes  # type: ignore[import-not-found, no-redef]
+    from sessions import RUNS, WARMUPS, Network, opened, seconds  # type: ignore[import-not-found, no-redef]
     from wire import Graph  # type: ignore[import-not-found, no-redef]
 
 FORMAT, VERSION = "reconvene-device-profile", 1
-RUNS, WARMUPS = 10, 2
 # One graph holds layers until their weights come to about this many bytes.
 NEAR_BYTES, FAR_BYTES = 1 << 20, 16 << 20
 # Weights beside which the price of memory is measured, at most.
@@ -49,6 +49,7 @@ def profile(
     threads: int = 1,
     precision: str = "fp32",
     far: int = 64 << 20,
+    networks: Sequence[Network] = (),
     say: Callable[[str], None] = lambda line: None,
     known: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -59,6 +60,7 @@ def profile(
         threads: of the runtime, within an operator.
         precision: ``fp32`` or ``int8``.
         far: bytes of weights that the largest network has.
+        networks: whole networks of these jobs, to time besides.
         say: told what is being measured.
         known: ``steps``, ``memory`` and ``overhead`` of an earlier profile of the same device.
     """
@@ -73,6 +75,10 @@ def profile(
         noise += spread
         layers.append({**job, **measured})
     say("all layers at once")
+    whole = [found for third in range(3) if (found := bench.whole(layers, third, far))]
+    if networks:
+        say(f"{len(networks)} whole networks")
+    took = seconds(networks, threads)
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -81,7 +87,8 @@ def profile(
         "seconds": round(time.perf_counter() - start, 1),
         **basis,
         "far_bytes": far,
-        "whole": [found for third in range(3) if (found := bench.whole(layers, third, far))],
+        "whole": whole,
+        "networks": [{"layers": own, "seconds": each} for (own, _), each in zip(networks, took, strict=True)],
         "layers": layers,
     }
 
@@ -140,7 +147,7 @@ class Bench:
             count += 1
         if count < WHOLE_LAYERS:
             return {}
-        session, folder = self._session(graph.to_bytes(), profiled=True)
+        session, folder = opened(graph.to_bytes(), self.threads, profiled=True)
         for _ in range(2 * WHOLE_RUNS):
             session.run(None, feeds)
         nodes = _nodes(session.end_profiling())
@@ -159,7 +166,7 @@ class Bench:
         feeds = build(graph, job, points)
         if beside:
             feeds |= _evict(graph, beside)
-        session, folder = self._session(graph.to_bytes(), profiled=True)
+        session, folder = opened(graph.to_bytes(), self.threads, profiled=True)
         for _ in range(WARMUPS + RUNS):
             session.run(None, feeds)
         nodes = _nodes(session.end_profiling())
@@ -192,7 +199,7 @@ class Bench:
         """
         times, kernels = [], 0.0
         for count in (1, 65):
-            plain, folder = self._session(chain(count).to_bytes(), profiled=False)
+            plain, folder = opened(chain(count).to_bytes(), self.threads, profiled=False)
             feeds = {"x": np.ones((1, SOURCE, 8, 8), np.float32)}
             rounds = []
             for _ in range(40):
@@ -202,7 +209,7 @@ class Bench:
                 rounds.append((time.thread_time() - begin) / 10)
             folder.cleanup()
             times.append(float(np.quantile(rounds, 0.25)))
-        session, folder = self._session(chain(65).to_bytes(), profiled=True)
+        session, folder = opened(chain(65).to_bytes(), self.threads, profiled=True)
         for _ in range(WARMUPS + RUNS):
             session.run(None, feeds)
         found = _nodes(session.end_profiling())
@@ -228,17 +235,6 @@ class Bench:
         return [
             [count * size, float(seconds - highest[0]) / size] for count, seconds in zip(counts, highest, strict=True)
         ]
-
-    def _session(self, model: bytes, *, profiled: bool) -> tuple[Any, Any]:
-        import onnxruntime
-
-        folder = tempfile.TemporaryDirectory(prefix="reconvene-probe-")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
-        options.log_severity_level = 3
-        options.enable_profiling = profiled
-        options.profile_file_prefix = os.path.join(folder.name, "run")
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]), folder
 
 
 def _block(times: Mapping[int, float]) -> int:
@@ -298,19 +294,25 @@ def build(graph: Graph, job: Job, points: Sequence[Point]) -> dict[str, np.ndarr
     return {name: np.resize(np.linspace(-1, 1, 997, dtype=np.float32), shape) for name, shape in graph.shapes.items()}
 
 
+def _packed(name: str) -> bytes:
+    """What came with this file."""
+    return pkgutil.get_data(__name__, name) or b""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the jobs of a file and write the profile."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("jobs", type=Path, nargs="?", help="what to measure; by default what came with this file")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args(arguments)
-    inside = b"" if options.jobs else pkgutil.get_data(__name__, "jobs.json") or b""
+    inside = b"" if options.jobs else _packed("jobs.json")
     asked = json.loads(options.jobs.read_text(encoding="utf-8") if options.jobs else inside)
     result = profile(
         asked["jobs"],
         threads=asked["threads"],
         far=asked["far"],
         precision=asked["precision"],
+        networks=[(own, _packed(f"network{number}.onnx")) for number, own in enumerate(asked.get("networks", ()))],
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     result["name"] = options.output.stem

@@ -38,6 +38,7 @@ class Profile:
             seconds more)`` where they are not.
         name: what to call the device.
         whole: layers at once in one graph: ``seconds``, what was measured of each ``near`` and ``far``, ``weights``.
+        networks: whole networks: ``seconds``, and ``layers`` ``(number in layers, in, out)`` in the order of the calls.
     """
 
     device: dict[str, Any]
@@ -55,6 +56,7 @@ class Profile:
     format: str = FORMAT
     version: int = VERSION
     whole: list[dict[str, float]] = field(default_factory=list)
+    networks: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def load(cls, path: str | Path) -> Profile:

@@ -12,6 +12,7 @@ from typing import Any
 
 from reconvene.devices import facts, probe
 from reconvene.devices.profile import Profile
+from reconvene.devices.sessions import Network
 from reconvene.devices.sites import key_of
 from reconvene.errors import DeviceError, MissingExtraError, UnknownNameError
 
@@ -55,11 +56,16 @@ def measure(
     threads: int = 1,
     precision: str = "fp32",
     far: int = 64 << 20,
+    networks: Sequence[Network] = (),
     name: str = "",
     say: Say = silent,
 ) -> Profile:
-    """Measure layers on this machine now. Raises MissingExtraError, DeviceError."""
-    return Profile.from_dict({**_probed(jobs, threads=threads, precision=precision, far=far, say=say), "name": name})
+    """Measure layers, and whole networks of them (``yardsticks``), on this machine now.
+
+    Raises MissingExtraError, DeviceError.
+    """
+    options: dict[str, Any] = {"threads": threads, "precision": precision, "far": far, "networks": networks}
+    return Profile.from_dict({**_probed(jobs, **options, say=say), "name": name})
 
 
 def here(
@@ -121,6 +127,7 @@ def _probed(
     threads: int,
     precision: str,
     far: int,
+    networks: Sequence[Network] = (),
     say: Say,
     known: Profile | None = None,
 ) -> dict[str, Any]:
@@ -129,7 +136,9 @@ def _probed(
     if known is not None:
         basis = {"steps": known.steps, "memory": known.memory, "overhead": known.overhead}
     try:
-        return probe.profile(jobs, threads=threads, precision=precision, far=far, say=say, known=basis)
+        return probe.profile(
+            jobs, threads=threads, precision=precision, far=far, networks=networks, say=say, known=basis
+        )
     except _runtime_errors() as error:
         raise DeviceError(f"ONNX Runtime does not run a layer that was to be measured: {error}") from error
 

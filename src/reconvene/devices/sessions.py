@@ -1,0 +1,60 @@
+"""ONNX Runtime as the probe opens it, and whole networks timed in it. Imports nothing of Reconvene: see ``probe``."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+Network = tuple[Sequence[Sequence[int]], bytes]
+"""A whole network: its layers ``(number in jobs, in, out)`` in the order of the calls, and its ONNX file."""
+ROUNDS, RUNS, WARMUPS = 7, 10, 2
+KINDS = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
+
+
+def opened(model: bytes, threads: int, *, profiled: bool) -> tuple[Any, Any]:
+    """A session with so many threads within an operator, and the folder its profile goes to."""
+    import onnxruntime
+
+    folder = tempfile.TemporaryDirectory(prefix="reconvene-probe-")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    options.enable_profiling = profiled
+    options.profile_file_prefix = os.path.join(folder.name, "run")
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]), folder
+
+
+def seconds(networks: Sequence[Network], threads: int) -> list[float]:
+    """Seconds of whole networks, one sample: the median over rounds, each network warm when it is timed.
+
+    Processor time of the thread, or time on the wall where there are several threads.
+    """
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    sessions = [opened(model, threads, profiled=False) for _, model in networks]
+    feeds = [_feeds(session) for session, _ in sessions]
+    found = np.zeros((ROUNDS, len(sessions)))
+    for round_ in range(ROUNDS):
+        for number, (session, _) in enumerate(sessions):
+            runs = []
+            for _ in range(WARMUPS + RUNS):
+                begin = clock()
+                session.run(None, feeds[number])
+                runs.append(clock() - begin)
+            found[round_, number] = np.median(runs[WARMUPS:])
+    for _, folder in sessions:
+        folder.cleanup()
+    return [round(float(took), 9) for took in np.median(found, axis=0)]
+
+
+def _feeds(session: Any) -> dict[str, np.ndarray[Any, Any]]:
+    """Something for every input of a network, one sample of it."""
+    feeds: dict[str, np.ndarray[Any, Any]] = {}
+    for entry in session.get_inputs():
+        shape = [size if isinstance(size, int) else 1 for size in entry.shape]
+        feeds[entry.name] = np.resize(np.linspace(-1, 1, 997), shape).astype(KINDS[entry.type])
+    return feeds
