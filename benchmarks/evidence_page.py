@@ -10,7 +10,7 @@ from typing import Any
 
 from headline import HEADER as COLUMNS
 from headline import row
-from predict_table import Verdict, name, said_before, truth, verdicts
+from predict_table import Verdict, agreement, name, said_before, truth, verdicts
 
 from reconvene.experiments import read_results
 from reconvene.experiments.pages import grid, plots
@@ -128,6 +128,11 @@ class Found:
             f"{_number(own[model].rho)}."
             for model, v in best.items()
             if model in own
+        ]
+        said += [
+            f"What two seeds find on {model} correlates with each other by {between:.2f}: one who knew the truth "
+            f"would be expected at {best:.2f} here."
+            for model, (between, best) in agreement(self.predict, self.scores).items()
         ]
         return "\n\n".join([*parts, " ".join(said)]) + self._unfinished()
 

@@ -7,11 +7,14 @@ Each group is cut to an eighth as in ``predict.py`` (surgery, rectification), an
 - ``patterns``: log-determinant of the kernel of ReLU patterns (NASWOT, 2006.04647);
 - ``gradient``: norm of the loss's gradient, ``saliency``: sum of ``|w dL/dw|``;
 - ``start``: training loss after twenty steps;
-- ``size``: parameters that leave, ``narrow``: channels that are left (fewer, more loss). These two cost nothing.
+- ``size``: parameters that leave, ``narrow``: channels that are left (fewer, more loss). These two cost nothing;
+- ``around``: how much of the last features depends on the group at all, 1 - CKA (1905.00414) of the dense network's and
+  those with all but one of its channels silenced: little where a residual path goes around it;
+- ``around_fan_in``: that, times what the evaluator ``fan_in`` says.
 
 The loss foreseen is how much worse the cut network scores than the dense one. Lines go to ``predict_scores.jsonl``.
 
-    python benchmarks/predict_other.py --model vgg16_bn --data PATH
+    python benchmarks/predict_other.py --model vgg16_bn --data PATH [--only around,around_fan_in]
 """
 
 from __future__ import annotations
@@ -23,17 +26,21 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from predict import RESULTS, SHARE, TIERS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reconvene.data import Dataset, load, train_batches
+from reconvene.evaluator import evaluate
 from reconvene.experiments.arms import ARMS
 from reconvene.experiments.results import commit
 from reconvene.experiments.setting import Setting
 from reconvene.models import example_inputs, resolve
-from reconvene.structure import analyse
+from reconvene.saliency import score
+from reconvene.structure import Structure, analyse
+from reconvene.surgery import make_plan
 from reconvene.training import TrainConfig
 
 IMAGES, BATCH, STEPS, RIDGE = 1000, 128, 20, 1.0
@@ -45,27 +52,40 @@ def main() -> None:
     options.add_argument("--tier", choices=TIERS, default="small")
     options.add_argument("--model", required=True)
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--only", default="", help="only these, with commas between")
     options.add_argument("--results", type=Path, default=RESULTS)
     asked = options.parse_args()
+    wanted = set(asked.only.split(",")) if asked.only else {*MEASURES, *CHEAP, *AROUND}
     tier = TIERS[asked.tier]
     model, args, *_ = next(entry for entry in tier["models"] if entry[0] == asked.model)
     images = {**tier["data"], "spec": tier["data"]["spec"] or asked.data}
     dataset = load(images["spec"], limit=images["limit"])
     source = resolve(model, args, seed=asked.seed)
     dense = source.build()
-    groups = [group for group in analyse(dense, example_inputs((3, 32, 32))).prunable]
-    whole = {name: measure(source.build(), dataset, asked.seed) for name, measure in MEASURES.items()}
-    loss: dict[str, dict[str, float]] = {name: {} for name in (*MEASURES, "size", "narrow")}
+    structure = analyse(dense, example_inputs((3, 32, 32)))
+    loss: dict[str, dict[str, float]] = {name: {} for name in sorted(wanted)}
     seconds = dict.fromkeys(loss, 0.0)
-    for group in groups:
-        for name, measure in MEASURES.items():
+    measures = {name: measure for name, measure in MEASURES.items() if name in wanted}
+    whole = {name: measure(source.build(), dataset, asked.seed) for name, measure in measures.items()}
+    fan_in = judged(dense, structure) if wanted & AROUND else {}
+    for group in structure.prunable:
+        for name, measure in measures.items():
             small = cut(source.build(), dataset, group.name, asked.seed)
             start = time.process_time()
             loss[name][group.name] = whole[name] - measure(small, dataset, asked.seed)
             seconds[name] += time.process_time() - start
-        total = sum(p.numel() for p in dense.parameters())
-        loss["size"][group.name] = 1 - sum(p.numel() for p in small.parameters()) / total
-        loss["narrow"][group.name] = 1 / max(1, round(SHARE * group.width))
+        if "size" in wanted:
+            small = cut(source.build(), dataset, group.name, asked.seed)
+            left = sum(p.numel() for p in small.parameters()) / sum(p.numel() for p in dense.parameters())
+            loss["size"][group.name] = 1 - left
+        if "narrow" in wanted:
+            loss["narrow"][group.name] = 1 / max(1, round(SHARE * group.width))
+        if wanted & AROUND:
+            start = time.process_time()
+            share = around(source.build(), structure, group.name, dataset)
+            for name in wanted & AROUND:
+                seconds[name] += time.process_time() - start
+                loss[name][group.name] = share * (fan_in[group.name] if name == "around_fan_in" else 1)
         print(group.name, {name: round(values[group.name], 4) for name, values in loss.items()}, flush=True)
     file = asked.results / f"predict_scores{'' if asked.tier == 'small' else f'_{asked.tier}'}.jsonl"
     with file.open("a") as out:
@@ -102,6 +122,23 @@ def features(model: nn.Module, images: Tensor) -> Tensor:
         model.train()(images)
     hook.remove()
     return seen[0].double()
+
+
+def judged(dense: nn.Module, structure: Structure) -> dict[str, float]:
+    """What the evaluator ``fan_in`` says of every group at ``SHARE``; the criterion does not matter to it."""
+    scores = score(dense, example_inputs((3, 32, 32)), "random")
+    curves = evaluate(structure, scores, evaluator="fan_in").curves
+    return {curve.group: float(curve.loss[max(1, round(SHARE * curve.width))]) for curve in curves}
+
+
+def around(model: nn.Module, structure: Structure, group: str, dataset: Dataset) -> float:
+    """1 - linear CKA of the last features, of the network and of it with one channel of the group left."""
+    keep = [np.arange(1 if own.name == group else own.width) for own in structure.prunable]
+    silenced = make_plan(model, structure, keep, []).mask(model)
+    images = dataset.normalise(dataset.train.images[: 2 * BATCH])
+    first, second = (x - x.mean(0) for x in (features(silenced, images), features(model, images)))
+    one, other = first @ first.T, second @ second.T
+    return 1 - float((one * other).sum() / (one.norm() * other.norm()))
 
 
 def probe(model: nn.Module, dataset: Dataset, seed: int) -> float:
@@ -181,6 +218,7 @@ MEASURES: dict[str, Callable[[nn.Module, Dataset, int], float]] = {
     "saliency": saliency,
     "start": start,
 }
+CHEAP, AROUND = {"size", "narrow"}, {"around", "around_fan_in"}
 
 
 if __name__ == "__main__":

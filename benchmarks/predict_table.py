@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,8 @@ def verdicts(results: Path, scores: Path) -> list[Verdict]:
         loss = np.mean([[by_seed[s][g][1] for g in groups] for s in by_seed], axis=0)
         said: dict[str, list[list[float]]] = {}
         for line in lines:
+            if line["evaluator"] == "fan_in" and line["criterion"] != "synflow":
+                continue  # it asks no criterion
             if name(line) == model and line["seed"] in by_seed:
                 known = said.setdefault(f"{line['evaluator']} of {line['criterion']}", [])
                 known.append([line["loss"][g] for g in groups])
@@ -79,6 +82,23 @@ def verdicts(results: Path, scores: Path) -> list[Verdict]:
                 Verdict(model, what, len(groups), len(by_seed), rho(guess, accuracy), low, high, rho(guess, loss))
             )
     return sorted(out, key=lambda v: (v.model, -(v.rho if v.rho is not None else -2)))
+
+
+def agreement(results: Path, scores: Path) -> dict[str, tuple[float, float]]:
+    """How well what one seed found agrees with what another did, and the best that can be expected, by model.
+
+    The first is Spearman's correlation over groups of accuracy lost, mean over pairs of seeds. The second what one who
+    knew the mean over all seeds would have with the mean over these: the root of their reliability (Spearman, Brown).
+    """
+    found = {}
+    for model, by_seed in truth(results, scores).items():
+        groups = list(next(iter(by_seed.values())))
+        lost = [np.array([seed[group][0] for group in groups]) for seed in by_seed.values()]
+        values = [rho(one, other) or 0.0 for one, other in combinations(lost, 2)]
+        if values:
+            between, seeds = max(0.0, float(np.mean(values))), len(lost)
+            found[model] = (between, float(np.sqrt(seeds * between / (1 + (seeds - 1) * between))))
+    return found
 
 
 def said_before(scores: Path) -> list[dict[str, Any]]:
