@@ -62,6 +62,7 @@ class Found:
             "PREDICT": self.prediction,
             "WIDTHS": self.of_widths,
             "AGAINST": self.against,
+            "EVERYWHERE": self.everywhere,
             "RLR": self.of_rlr,
             "HEADLINE": self.headline,
             "MOONSHOT": self.moonshot,
@@ -223,6 +224,22 @@ class Found:
             return "*Not measured yet.*"
         return grid(["model", "budget", "ours minus", "points", "seeds", "reading"], rows)
 
+    def everywhere(self) -> str:
+        """How far every quick way to choose widths is below the best of them, under every budget that all have."""
+        cells: dict[tuple[str, str], dict[str, float]] = {}
+        for line in summarise(self.widths):
+            if line.label in QUICK:
+                cells.setdefault((line.model, line.budget), {})[line.label] = line.accuracy.value
+        whole = {place: own for place, own in cells.items() if len(own) == len(QUICK)}
+        if not whole:
+            return "*Not measured yet.*"
+        below = {arm: [own[arm] - max(own.values()) for own in whole.values()] for arm in QUICK}
+        rows = [
+            [arm, *(f"{gap:.1f}" for gap in gaps), f"{min(gaps):.1f}"]
+            for arm, gaps in sorted(below.items(), key=lambda item: -min(item[1]))
+        ]
+        return grid(["arm", *(f"{model}, {budget}" for model, budget in whole), "worst"], rows)
+
     def of_rlr(self) -> str:
         """The four initialisations."""
         ours = [r for r in self.rlr if r["run"]["arm"] == "ours"]
@@ -310,12 +327,15 @@ class Found:
         asked += [f"- Prediction on {m}." for m in wanted if not any(m in known for known in models)]
         if not self.headlines["full"] and self.tier == "small":
             asked.append(
-                "- The full tier, 160 epochs on a GPU: `full` was tried for two steps on a CPU, `full_64` was not."
+                "- The full tier, 160 epochs on a GPU: `full` and `full_64` were tried for two steps of every arm on a "
+                "CPU, the latter on a made-up folder of 200 classes."
             )
         return "\n".join(asked) or "- Nothing that the protocol asks for."
 
 
 DEFAULT = ("synflow", "fan_in")
+QUICK = ("ours", "uniform", "precrop", "channels", "random")
+"""Ways to choose widths that train nothing."""
 BUDGETS = (
     *(f"params {times}" for times in ("4x", "16.21x", "50x")),
     *(f"latency {times}" for times in ("2x", "4x", "8x")),
