@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from headline import HEADER as COLUMNS
 from headline import row
 from predict_table import Verdict, agreement, name, said_before, truth, verdicts
@@ -63,6 +64,7 @@ class Found:
             "WIDTHS": self.of_widths,
             "AGAINST": self.against,
             "EVERYWHERE": self.everywhere,
+            "MEASURED": self.measured,
             "RLR": self.of_rlr,
             "HEADLINE": self.headline,
             "MOONSHOT": self.moonshot,
@@ -239,6 +241,23 @@ class Found:
             for arm, gaps in sorted(below.items(), key=lambda item: -min(item[1]))
         ]
         return grid(["arm", *(f"{model}, {budget}" for model, budget in whole), "worst"], rows)
+
+    def measured(self) -> str:
+        """Ours against the others at ours' measured latency, between the points that each of them has."""
+        timed = [line for line in summarise(self.widths) if line.latency]
+        lines = [line for line in timed if "latency" in line.budget or line.label == "dense"]
+        rows = []
+        for model in dict.fromkeys(line.model for line in lines if line.label == "ours"):
+            own = [line for line in lines if line.model == model]
+            for arm in QUICK[1:]:
+                points = sorted((line.latency, line.accuracy.value) for line in own if line.label in (arm, "dense"))
+                for line in (line for line in own if line.label == "ours"):
+                    if points[0][0] <= line.latency <= points[-1][0]:
+                        other = np.interp(np.log(line.latency), *np.array([(np.log(x), y) for x, y in points]).T)
+                        gap = f"{line.accuracy.value - other:+.1f}"
+                        rows.append([model, line.budget, f"{line.latency * 1e3:.3f}", arm, gap])
+        header = ["model", "budget of ours", "measured ms", "arm", "ours minus that arm at as many ms"]
+        return grid(header, rows) if rows else "*Not measured yet.*"
 
     def of_rlr(self) -> str:
         """The four initialisations."""
