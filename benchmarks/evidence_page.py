@@ -104,9 +104,9 @@ class Found:
         dates = sorted(record["date"][:10] for record in records)
         header = ["model", "data", "images", "epochs", "seeds", "runs", "dense accuracy %", "took", "fastest seeds"]
         took = (
-            f"All of it took {sum(r['seconds'] for r in records) / 3600:.1f} h of one core, often with other work beside "
-            f"it; had every seed been as fast as the fastest seed of the same run, {undisturbed(records) / 3600:.1f} h. "
-            "Two experiments at once, as `make evidence` runs them, halve that."
+            f"All of it took {sum(r['seconds'] for r in records) / 3600:.1f} h of one core, often with other work "
+            "beside it; had every seed been as fast as the fastest seed of the same run, "
+            f"{undisturbed(records) / 3600:.1f} h. Two experiments at once, as `make evidence` runs them, halve that."
         )
         ran = (
             f"Run on {'; '.join(machines)}, {', '.join(versions)}, "
