@@ -18,6 +18,7 @@ import device_fakes as fakes
 import reconvene as rc
 from reconvene import cutting, devices, models
 from reconvene.devices import probe
+from reconvene.devices.clock import Clock
 from reconvene.devices.layers import chain
 from reconvene.devices.operators import ACTIVATIONS
 from reconvene.devices.points import grid
@@ -243,6 +244,24 @@ def test_a_table_keeps_its_points_and_goes_up_in_whole_blocks() -> None:
         assert table.seconds(into, out) == pytest.approx(seconds, rel=1e-9)
     assert table.seconds(33, 17) == table.seconds(45, 31) or 33 % 4  # within one block
     assert table.seconds(36, 17) == pytest.approx(table.seconds(48, 32))
+
+
+def test_a_layer_that_is_slower_below_one_block_does_not_make_the_next_one_slow() -> None:
+    layer = job(**{"in": 64, "out": 64})
+    slow = {4: 3e-5, 8: 4e-5}  # the runtime leaves its own layout for them
+    points = [[a, b, slow.get(a, fakes.cost(layer, a, b))] for a, b in grid(layer, fakes.STEPS)]
+    table = Table.of({"kind": "conv", "points": points, "far": []}, fakes.STEPS)
+    assert table.seconds(16, 64) == pytest.approx(fakes.cost(layer, 16, 64))
+    assert table.seconds(8, 64) == pytest.approx(4e-5)
+    whole = fakes.profile([layer])
+    clock = Clock(dataclasses.replace(whole, layers=[{**whole.layers[0], "points": points}]), [layer], [(64, 64)])
+    out = np.array([64])
+    floor, exact = (
+        np.array([clock.times(np.array([width]), out, exact=way)[0] for width in range(1, 65)]) for way in (False, True)
+    )
+    assert (np.diff(floor) >= 0).all() and (floor <= exact + 1e-12).all()
+    assert exact[7] == pytest.approx(4e-5) and exact[15] == pytest.approx(fakes.cost(layer, 16, 64))
+    assert floor[7] <= exact[15]
 
 
 # ---- budgets ----

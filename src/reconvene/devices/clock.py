@@ -26,27 +26,28 @@ class Clock:
         self.fixed = profile.overhead["call"] + profile.overhead["node"] * len(jobs)
         """Seconds beside the layers' own."""
         self._lookup = _Lookup(tables, tops)
-        self._odd = np.flatnonzero([table.odd is not None for table in tables])
-        odd = [table.odd for table in tables if table.odd is not None]
-        self._odd_lookup = _Lookup(odd, [tops[int(number)] for number in self._odd]) if odd else None
+        self._narrow = _apart([table.narrow for table in tables], tops)
+        self._odd = _apart([table.odd for table in tables], tops)
+        self._far = _apart([table.far for table in tables], tops)
+        self._block = np.array([table.block_in for table in tables], dtype=np.int64)
         self._align = np.array([table.align for table in tables], dtype=np.int64)
         item = 1 if profile.precision == "int8" else 4
         self._weights = np.array([weight_bytes(job, (1, 1), item) for job in jobs], dtype=np.float64)
-        self._far = np.flatnonzero([table.far is not None for table in tables])
-        far = [table.far for table in tables if table.far is not None]
-        self._far_lookup = _Lookup(far, [tops[int(number)] for number in self._far]) if far else None
         self._memory = profile.far_share()
 
     def times(self, into: Ints, out: Ints, *, exact: bool = True) -> Floats:
         """Seconds of every layer; unless ``exact``, as if every width cost as little as the next aligned one."""
         times = self._lookup.at(into, out)
-        if exact and self._odd_lookup is not None:
-            rows = self._odd
-            slower = np.maximum(self._odd_lookup.at(into[rows], out[rows]), times[rows])
+        for rows, narrow in self._narrow:
+            own = narrow.at(into[rows], out[rows])
+            own = own if exact else np.minimum(own, times[rows])  # else it would fall where the first block is whole
+            times[rows] = np.where(into[rows] < self._block[rows], own, times[rows])
+        for rows, odd in self._odd if exact else ():
+            slower = np.maximum(odd.at(into[rows], out[rows]), times[rows])
             times[rows] = np.where(into[rows] % self._align[rows] > 0, slower, times[rows])
-        if self._far_lookup is not None:
+        for rows, far in self._far:
             share = np.interp(float((self._weights * into * out).sum()), *self._memory)
-            times[self._far] += share * self._far_lookup.at(into[self._far], out[self._far])
+            times[rows] += share * far.at(into[rows], out[rows])
         return times
 
 
@@ -94,6 +95,13 @@ class _Lookup:
         high = self._grid[np.where(self._height > 1, first + self._width, first)]
         times: Floats = np.maximum(low + share * (high - low), SHORTEST)
         return times
+
+
+def _apart(tables: Sequence[Table | None], tops: Sequence[tuple[int, int]]) -> list[tuple[Ints, _Lookup]]:
+    """The layers that have such a table, and all of these tables; nothing where no layer has one."""
+    rows = np.flatnonzero([table is not None for table in tables])
+    known = [table for table in tables if table is not None]
+    return [(rows, _Lookup(known, [tops[int(row)] for row in rows]))] if known else []
 
 
 def _flat(parts: list[Floats]) -> tuple[Ints, Floats]:

@@ -23,13 +23,13 @@ try:
     from reconvene.devices.facts import conditions, describe
     from reconvene.devices.layers import BUILDERS, chain
     from reconvene.devices.points import Job, Point, batches, grid, weight_bytes
-    from reconvene.devices.sessions import RUNS, WARMUPS, Network, opened, seconds
+    from reconvene.devices.sessions import RUNS, WARMUPS, Network, kernel_times, opened, seconds
     from reconvene.devices.wire import Graph
 except ImportError:  # on a device, beside this file
     from facts import conditions, describe  # type: ignore[import-not-found, no-redef]
     from layers import BUILDERS, chain  # type: ignore[import-not-found, no-redef]
     from points import Job, Point, batches, grid, weight_bytes  # type: ignore[import-not-found, no-redef]
-    from sessions import RUNS, WARMUPS, Network, opened, seconds  # type: ignore[import-not-found, no-redef]
+    from sessions import RUNS, WARMUPS, Network, kernel_times, opened, seconds  # type: ignore[import-not-found, no-redef]
     from wire import Graph  # type: ignore[import-not-found, no-redef]
 
 FORMAT, VERSION = "reconvene-device-profile", 1
@@ -150,7 +150,7 @@ class Bench:
         session, folder = opened(graph.to_bytes(), self.threads, profiled=True)
         for _ in range(2 * WHOLE_RUNS):
             session.run(None, feeds)
-        nodes = _nodes(session.end_profiling())
+        nodes = kernel_times(session)
         folder.cleanup()
         mine = [durations for name, durations in nodes.items() if name.startswith("n") and ".p0_" in name]
         summed = np.array(mine, dtype=np.float64)[:, WHOLE_RUNS:].sum(axis=0) * 1e-6
@@ -169,9 +169,9 @@ class Bench:
         session, folder = opened(graph.to_bytes(), self.threads, profiled=True)
         for _ in range(WARMUPS + RUNS):
             session.run(None, feeds)
-        nodes = _nodes(session.end_profiling())
+        nodes = kernel_times(session)
         folder.cleanup()
-        return [_of_point(nodes, number, point) for number, point in enumerate(points)]
+        return [_of_point(nodes, number, point) + _before(nodes) for number, point in enumerate(points)]
 
     def steps(self) -> dict[str, int]:
         """Widths between which time does not change (``in``, ``out``), and the multiple ``in`` must have (``align``).
@@ -212,7 +212,7 @@ class Bench:
         session, folder = opened(chain(65).to_bytes(), self.threads, profiled=True)
         for _ in range(WARMUPS + RUNS):
             session.run(None, feeds)
-        found = _nodes(session.end_profiling())
+        found = kernel_times(session)
         folder.cleanup()
         mine = np.array([durations for name, durations in found.items() if name.startswith("p")])[:, WARMUPS:]
         kernels = float(np.quantile(mine.sum(axis=0), 0.25)) * 1e-6 / len(mine)
@@ -268,17 +268,6 @@ def _evict(graph: Graph, size: int) -> dict[str, np.ndarray[Any, Any]]:
     return {"evict": np.ones((1, 1024), np.float32)}
 
 
-def _nodes(path: str) -> dict[str, list[int]]:
-    """Microseconds of every run of every node, from the runtime's own record, which is removed."""
-    events = json.loads(Path(path).read_text(encoding="utf-8"))
-    Path(path).unlink()
-    nodes: dict[str, list[int]] = {}
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            nodes.setdefault(event["name"], []).append(event["dur"])
-    return nodes
-
-
 def _of_point(nodes: Mapping[str, list[int]], number: int, point: Point) -> np.ndarray[Any, Any]:
     """Kernel times of all nodes of a point's layer, summed within each run; warm-ups dropped."""
     mine = [durations for name, durations in nodes.items() if name.startswith(f"p{number}_")]
@@ -286,6 +275,13 @@ def _of_point(nodes: Mapping[str, list[int]], number: int, point: Point) -> np.n
         raise RuntimeError(f"the runtime reports no time for a layer at {point}: {sorted(nodes)[:8]}")
     summed: np.ndarray[Any, Any] = np.array(mine, dtype=np.float64)[:, WARMUPS:].sum(axis=0) * 1e-6
     return summed
+
+
+def _before(nodes: Mapping[str, list[int]]) -> Any:
+    """Seconds of every run that went into another layout for the first point's input, which others share."""
+    first = next(place for place, name in enumerate(nodes) if name.startswith("p"))
+    spent = [durations for name, durations in list(nodes.items())[:first] if name.startswith("ReorderOutput")]
+    return np.array(spent, dtype=np.float64)[:, WARMUPS:].sum(axis=0) * 1e-6 if spent else 0.0
 
 
 def build(graph: Graph, job: Job, points: Sequence[Point]) -> dict[str, np.ndarray[Any, Any]]:

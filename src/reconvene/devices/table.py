@@ -20,8 +20,9 @@ class Table:
     """Seconds at ``[ins, outs]``; widths between are computed as the runtime does, in whole blocks.
 
     ``ins`` and ``outs`` are ascending widths; ``values[i, j]`` never falls along either. ``odd``: the same for input
-    widths that are no multiple of ``align``, where the runtime takes another road; ``far``: seconds more where weights
-    come from far away; each ``None`` where there is none.
+    widths that are no multiple of ``align``, where the runtime takes another road, ``narrow`` for those below one
+    block, where it may take a third; ``far``: seconds more where weights come from far away; each ``None`` where there
+    is none.
     """
 
     ins: Ints
@@ -32,6 +33,7 @@ class Table:
     align: int = 1
     odd: Table | None = None
     far: Table | None = None
+    narrow: Table | None = None
 
     @classmethod
     def of(cls, layer: Mapping[str, Any], steps: Mapping[str, int]) -> Table:
@@ -42,10 +44,13 @@ class Table:
         odd = [p for p in points if p[0] % align] if len(regular) < len(points) else []
         one = kind in ("op", "matmul", "depthwise")
         block_in = steps["out"] if kind == "depthwise" else 1 if one else steps["in"]
-        made = cls._grid(regular, block_in, 1 if one else steps["out"])
+        block_out = 1 if one else steps["out"]
+        thin = [p for p in regular if p[0] < block_in] if kind == "conv" else []
+        narrow = cls._grid(thin, 1, block_out) if 0 < len(thin) < len(regular) else None
+        made = cls._grid([p for p in regular if narrow is None or p[0] >= block_in], block_in, block_out)
         rest = cls._grid(odd, 1, 1) if odd else None
         far = cls._grid([[0, 1, 0.0], *layer["far"]] if one else layer["far"], 1, 1) if layer["far"] else None
-        return cls(made.ins, made.outs, made.values, block_in, made.block_out, align, rest, far)
+        return cls(made.ins, made.outs, made.values, block_in, made.block_out, align, rest, far, narrow)
 
     @classmethod
     def _grid(cls, points: Sequence[Sequence[float]], block_in: int, block_out: int) -> Table:
@@ -61,7 +66,9 @@ class Table:
     def row_positions(self, top: int) -> Floats:
         """Where every input width ``0 .. top`` lies between the rows, as a fractional row."""
         widths = np.arange(top + 1)
-        whole = np.where(widths > self.block_in, _up(widths, self.block_in), widths)
+        # With no points below one block of their own, such widths are on the line of the first two.
+        apart = widths > self.block_in if self.narrow is None else widths > 0
+        whole = np.where(apart, _up(widths, self.block_in), widths)
         return _fraction(whole, self.ins)
 
     def column_positions(self, top: int) -> Ints:
@@ -101,6 +108,8 @@ class Table:
         """Seconds at one pair of widths."""
         if self.odd is not None and into % self.align:
             return self.odd.seconds(into, out)
+        if self.narrow is not None and into < self.block_in:
+            return self.narrow.seconds(into, out)
         column = self.expanded(out)[:, -1] if len(self.outs) > 1 else self.values[:, 0]
         return float(_between(column, self.row_positions(into)[-1]))
 
