@@ -27,7 +27,7 @@ def grid(job: Job, steps: Mapping[str, int]) -> Iterator[Point]:
     if job.get("first") or job["groups"] > 1:
         ins = sorted({job["in"], *(widths(job["in"], step_in, fine=False)[:-1] if not job.get("first") else ())})
     else:
-        ins = [*(n for n in (4, 8) if n < min(step_in, job["in"])), *widths(job["in"], step_in, fine=False)]
+        ins = [*(n for n in (4, 8) if n < step_in and n <= job["in"]), *widths(job["in"], step_in, fine=False)]
     for width in ins:
         for out in outs:
             yield width, out

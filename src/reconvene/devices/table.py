@@ -46,7 +46,9 @@ class Table:
         block_in = steps["out"] if kind == "depthwise" else 1 if one else steps["in"]
         block_out = 1 if one else steps["out"]
         thin = [p for p in regular if p[0] < block_in] if kind == "conv" else []
-        narrow = cls._grid(thin, 1, block_out) if 0 < len(thin) < len(regular) else None
+        # Two widths at least: between and beside them time is on a line.
+        apart = len({p[0] for p in thin}) > 1 and len(thin) < len(regular)
+        narrow = cls._grid(thin, 1, block_out) if apart else None
         made = cls._grid([p for p in regular if narrow is None or p[0] >= block_in], block_in, block_out)
         rest = cls._grid(odd, 1, 1) if odd else None
         far = cls._grid([[0, 1, 0.0], *layer["far"]] if one else layer["far"], 1, 1) if layer["far"] else None
