@@ -22,12 +22,11 @@ from reconvene import cutting, devices, models
 from reconvene.deploy.benchmark import latency
 from reconvene.deploy.machine import machine, now
 from reconvene.deploy.onnx import export_onnx
+from reconvene.errors import StructureError
 from reconvene.experiments.plot import Dot, scatter
 from reconvene.structure import analyse
 from reconvene.structure.extents import settle
-from reconvene.structure.replay import replay
-from reconvene.surgery import make_plan
-from reconvene.yardsticks import yardsticks
+from reconvene.yardsticks import cut, yardsticks
 
 BEGIN, END = "<!-- latency: begin -->", "<!-- latency: end -->"
 RESULTS = Path(__file__).parent / "results" / "latency.jsonl"
@@ -57,14 +56,14 @@ def prepare(name: str, plans: int, steps: tuple[int, ...]) -> Path:
         share = np.clip(rng.uniform(0.05, 1) * rng.uniform(0.6, 1.4, len(structure.widths)), 0.03, 1)
         want = np.clip(np.round(structure.widths * share / step) * step, 1, structure.widths).astype(np.int64)
         widths = settle(structure.balances, want, structure.widths)
-        keep = [np.arange(width) for width in widths]
-        rerun = replay(model, inputs, structure, keep)
-        if rerun.failure is None:
-            small = make_plan(model, structure, keep, [], scalars=rerun.scalars).apply(model).eval()
-            file = f"{len(rows)}.onnx"
-            if not (folder / file).exists():  # else an earlier call was stopped later
-                export_onnx(small, inputs, folder / "unfinished.onnx").pop().replace(folder / file)
-            rows.append({"file": file, "round_to": step, "widths": widths.tolist()})
+        try:
+            small = cut(model, inputs, structure, widths).eval()
+        except StructureError:
+            continue
+        file = f"{len(rows)}.onnx"
+        if not (folder / file).exists():  # else an earlier call was stopped later
+            export_onnx(small, inputs, folder / "unfinished.onnx").pop().replace(folder / file)
+        rows.append({"file": file, "round_to": step, "widths": widths.tolist()})
     made = yardsticks(model, inputs, structure)
     for count, (_, file) in enumerate(made):
         (folder / f"yardstick{count}.onnx").write_bytes(file)

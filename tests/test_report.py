@@ -406,10 +406,10 @@ def test_ticks_enclose_the_data_and_are_few(low: float, high: float) -> None:
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArtifactError, match="cannot write"):
+    with pytest.raises(ArtifactError, match="cannot write the report"):
         write(vgg(), tmp_path / "file" / "report.html")
     (tmp_path / "report.html").mkdir()
-    with pytest.raises(ArtifactError, match="cannot write"):
+    with pytest.raises(ArtifactError, match="cannot write the report"):
         write(vgg(), tmp_path / "report.html")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "report.html"]
 

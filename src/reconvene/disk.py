@@ -12,8 +12,10 @@ PENDING = ".new"
 """What a file is called besides its name until all of it is there."""
 
 
-def write_atomic(path: Path, data: bytes, *, error: type[ReconveneError] = ArtifactError) -> None:
+def write_atomic(path: Path, data: bytes, *, error: type[ReconveneError] = ArtifactError, what: str = "") -> None:
     """Write to a neighbour, force it to the disk, then rename: a reader finds the old file or the new one.
+
+    ``what`` stands before the path where it is said that it cannot be written: ``the report``.
 
     Raises:
         ReconveneError: of the type ``error``, where folder or disk does not take it; the old file is still there.
@@ -28,7 +30,9 @@ def write_atomic(path: Path, data: bytes, *, error: type[ReconveneError] = Artif
             pending.unlink(missing_ok=True)
         if isinstance(stopped, OSError):
             reason = stopped.strerror or type(stopped).__name__
-            raise error(f"cannot write {path}: {reason}. What was there before is intact.") from stopped
+            raise error(
+                f"cannot write {what + ' ' * bool(what)}{path}: {reason}. What was there before is intact."
+            ) from stopped
         raise
 
 

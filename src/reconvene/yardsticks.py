@@ -66,6 +66,15 @@ def yardsticks(
     return made
 
 
+def cut(model: nn.Module, example_inputs: Any, structure: Structure, widths: NDArray[np.int64]) -> nn.Module:
+    """The model with the first channels of every group. Raises StructureError where it does not run so."""
+    keep = [np.arange(width) for width in widths]
+    rerun = replay(model, example_inputs, structure, keep)
+    if rerun.failure is not None:
+        raise StructureError(f"it does not run so: {rerun.failure}")
+    return make_plan(model, structure, keep, [], scalars=rerun.scalars).apply(model)
+
+
 def _even(structure: Structure) -> Iterator[tuple[float, NDArray[np.int64]]]:
     """Widths that are the same share of the dense ones everywhere, in multiples of ``ROUND_TO``."""
     dense, seen = structure.widths, set()
@@ -78,12 +87,8 @@ def _even(structure: Structure) -> Iterator[tuple[float, NDArray[np.int64]]]:
 
 
 def _file(model: nn.Module, inputs: Any, structure: Structure, widths: NDArray[np.int64], precision: str) -> bytes:
-    """The model with the first channels of every group, as ONNX. Raises ReconveneError where that does not work."""
-    keep = [np.arange(width) for width in widths]
-    rerun = replay(model, inputs, structure, keep)
-    if rerun.failure is not None:
-        raise StructureError(f"it does not run so: {rerun.failure}")
-    small = make_plan(model, structure, keep, [], scalars=rerun.scalars).apply(model)
+    """``cut`` as ONNX. Raises ReconveneError where that does not work."""
+    small = cut(model, inputs, structure, widths)
     own = own_inputs(small, inputs)
     settings = stand_in(own) if precision == "int8" else None
     with tempfile.TemporaryDirectory(prefix="reconvene-yardstick-") as folder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,7 @@ class Clock:
         return times
 
 
+@lru_cache(maxsize=8)  # a budget asks one profile many times
 def correction(profile: Profile) -> tuple[Floats, Floats]:
     """How far whole networks are from the sum of their layers: seconds by ``Clock``, ascending, and what they take.
 

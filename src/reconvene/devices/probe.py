@@ -74,10 +74,10 @@ def profile(
         measured, spread = bench.measure(job, steps, far)
         noise += spread
         layers.append({**job, **measured})
-    say("all layers at once")
-    whole = [found for third in range(3) if (found := bench.whole(layers, third, far))]
-    if networks:
-        say(f"{len(networks)} whole networks")
+    say(f"{len(networks)} whole networks" if networks else "all layers at once")
+    # They tell what layers take together; all layers in one graph stand in for them.
+    thirds = () if networks else range(3)
+    whole = [found for third in thirds if (found := bench.whole(layers, third, far))]
     took = seconds(networks, threads)
     return {
         "format": FORMAT,
@@ -171,7 +171,8 @@ class Bench:
             session.run(None, feeds)
         nodes = kernel_times(session)
         folder.cleanup()
-        return [_of_point(nodes, number, point) + _before(nodes) for number, point in enumerate(points)]
+        before = _before(nodes)
+        return [_of_point(nodes, number, point) + before for number, point in enumerate(points)]
 
     def steps(self) -> dict[str, int]:
         """Widths between which time does not change (``in``, ``out``), and the multiple ``in`` must have (``align``).

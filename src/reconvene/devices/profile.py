@@ -37,7 +37,8 @@ class Profile:
         layers: jobs with their ``points``: ``(in, out, seconds)`` where weights are cached, and ``far``: ``(in, out,
             seconds more)`` where they are not.
         name: what to call the device.
-        whole: layers at once in one graph: ``seconds``, what was measured of each ``near`` and ``far``, ``weights``.
+        whole: where no networks were timed, layers at once in one graph: ``seconds``, what was measured of each
+            ``near`` and ``far``, ``weights``.
         networks: whole networks: ``seconds``, and ``layers`` ``(number in layers, in, out)`` in the order of the calls.
     """
 

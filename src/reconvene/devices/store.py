@@ -108,6 +108,7 @@ def save(profile: Profile, path: Path) -> None:
     """Write a profile, whole or not at all. Raises DeviceError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Not as in disk.py: several processes may measure this machine at once, each needs a name of its own.
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         partial.write_text(profile.to_json(), encoding="utf-8")
         os.replace(partial, path)

@@ -43,8 +43,8 @@ def write(report_data: ReportData, path: str | Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ArtifactError(f"cannot write {path}: {error.strerror or error}") from error
-    write_atomic(path, page)
+        raise ArtifactError(f"cannot write the report {path}: {error.strerror or error}") from error
+    write_atomic(path, page, what="the report")
     return path
 
 
