@@ -21,7 +21,7 @@ from evidence_page import write_page
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-EXPERIMENTS = {"small": ("widths", "seconds", "variants", "residual", "rlr"), "quick": ("quick",)}
+EXPERIMENTS = {"small": ("widths", "seconds", "variants", "residual", "rlr", "rate"), "quick": ("quick",)}
 
 
 def main() -> int:

@@ -14,6 +14,7 @@ from headline import row
 from predict_table import Verdict, agreement, name, said_before, truth, verdicts
 
 from reconvene.experiments import read_results
+from reconvene.experiments.config import arm_label
 from reconvene.experiments.pages import grid, plots
 from reconvene.experiments.plot import Dot, scatter
 from reconvene.experiments.summary import EXTRA, HEADER, Mean, budget_text, cells, summarise
@@ -51,6 +52,7 @@ class Found:
         files = ("quick",) if quick else ("widths", "variants", "seconds", "residual")
         self.widths = [record for file in files for record in read_results(results / f"{file}.jsonl")]
         self.rlr = read_results(results / ("quick.jsonl" if quick else "rlr.jsonl"))
+        self.rate = read_results(results / "rate.jsonl")
         self.headlines = {
             name: read_results(results / f"headline_{name}.jsonl") for name in ("small", "full", "full_64")
         }
@@ -66,6 +68,7 @@ class Found:
             "EVERYWHERE": self.everywhere,
             "MEASURED": self.measured,
             "RLR": self.of_rlr,
+            "RATE": self.of_rate,
             "HEADLINE": self.headline,
             "MOONSHOT": self.moonshot,
             "BEYOND": self.beyond,
@@ -80,7 +83,7 @@ class Found:
 
     def every(self) -> list[dict[str, Any]]:
         """All records, each run once."""
-        parts = [read_results(self.predict), self.widths, self.rlr, *self.headlines.values()]
+        parts = [read_results(self.predict), self.widths, self.rlr, self.rate, *self.headlines.values()]
         return list({record["key"]: record for part in parts for record in part}.values())
 
     def protocol(self) -> str:
@@ -278,6 +281,23 @@ class Found:
                 first = Mean.of([100 * r["curve"][0] for r in line.records])
                 rows.append([line.model, line.budget, way, str(first), str(line.accuracy), str(line.accuracy.n)])
         return grid(["model", "budget", "rectify", "after one epoch %", "accuracy %", "seeds"], rows)
+
+    def of_rate(self) -> str:
+        """The same arms at several learning rates; the best of each arm is bold."""
+        cells: dict[tuple[str, str], dict[float, Mean]] = {}
+        for line in summarise(self.rate):
+            run = line.records[0]["run"]
+            arm = arm_label(run["arm"], run["options"])
+            cells.setdefault((line.model, arm), {})[run["train"]["lr"]] = line.accuracy
+        if not cells:
+            return "*Not measured yet.*"
+        rates = sorted({rate for found in cells.values() for rate in found})
+        rows = []
+        for place, found in cells.items():
+            best = max(found, key=lambda rate: found[rate].value)
+            texts = {rate: f"**{mean}**" if rate == best else str(mean) for rate, mean in found.items()}
+            rows.append([*place, *(texts.get(rate, "") for rate in rates)])
+        return grid(["model", "arm", *(f"rate {rate:g}" for rate in rates)], rows)
 
     def headline(self) -> str:
         """The headline of every tier there is."""

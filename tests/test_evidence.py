@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from evidence_page import write_page
 from predict_table import interval, rho, verdicts
 
-RUN = {"model": "vgg16_bn", "args": {"width": 0.25}, "data": "cifar10", "limit": 100, "epochs": 1}
+RUN = {"model": "vgg16_bn", "args": {"width": 0.25}, "data": "cifar10", "limit": 100, "epochs": 1, "train": {}}
 
 
 def record(

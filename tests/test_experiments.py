@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,9 @@ def test_a_run_says_what_it_started_from_and_what_it_took(tmp_path: Path) -> Non
     assert uniform["search"]["seconds"] == pytest.approx(sum(uniform["search"]["steps"].values()))
     assert uniform["training"]["macs"] < dense["training"]["macs"]
     assert len(dense["curve"]) == 1 and dense["curve"][-1] == dense["accuracy"]
+    faster = [{**r, "run": {**r["run"], "train": {**r["run"]["train"], "lr": 0.2}}} for r in records]
+    labels = [line.label for line in summarise(records + faster)]
+    assert labels == ["dense", "dense, lr 0.2", "uniform", "uniform, lr 0.2"], "recipes are not averaged over"
     whole, small = summarise(records)
     assert whole.label == "dense" and "agreement" not in whole.extra
     assert 0 <= small.extra["agreement"].value <= 100 and "worst drop" in small.extra
@@ -316,6 +320,16 @@ def test_an_experiment_is_the_product_of_what_it_names(tmp_path: Path) -> None:
     assert Run.from_dict(json.loads(json.dumps(runs[0].__dict__))) == runs[0]
 
 
+def test_a_list_in_the_recipe_asks_for_every_value() -> None:
+    arms = [{"arm": "ours"}, {"arm": "uniform"}]
+    runs = make_experiment(experiment(train={**RECIPE, "lr": [0.05, 0.2]}, arms=arms)).runs
+    assert [(run.train["lr"], run.arm) for run in runs] == list(product([0.05, 0.2], ["ours", "uniform"]))
+    assert all({**run.train, "lr": 0} == {**RECIPE, "lr": 0} for run in runs)
+    assert len({str(run) for run in runs}) == 4  # `--only` can pick one
+    single = make_experiment(experiment(train={**RECIPE, "lr": 0.2}, arms=arms)).runs
+    assert [run.key for run in single] == [run.key for run in runs if run.train["lr"] == 0.2]
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -325,6 +339,9 @@ def test_an_experiment_is_the_product_of_what_it_names(tmp_path: Path) -> None:
         ({"arms": [{"arm": "ours", "criterium": "snip"}]}, "criterion"),
         ({"budgets": []}, "budget"),
         ({"models": [{"args": {}}]}, "model"),
+        ({"seeds": []}, "empty"),
+        ({"train": {"lr": []}}, "empty"),
+        ({"arms": [{"arm": "ours", "criterion": []}]}, "empty"),
     ],
 )
 def test_what_an_experiment_cannot_say_is_refused_by_name(change: dict[str, Any], says: str) -> None:

@@ -63,7 +63,8 @@ class Run:
     def __str__(self) -> str:
         size = f" x{self.args['width']:g}" if "width" in self.args else ""
         asked = " and ".join(f"{cost} {value}" for cost, value in self.budget.items()) or "whole"
-        return f"{self.model}{size}, {self.data}, {asked}, {self.label}, seed {self.seed}"
+        recipe = "".join(f", {name} {value}" for name, value in self.train.items())
+        return f"{self.model}{size}, {self.data}, {asked}, {self.label}{recipe}, seed {self.seed}"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Run:
@@ -114,8 +115,7 @@ def make_experiment(
             raise ExperimentError(f"the experiment names no {part}. Give at least one [[{part}]]")
     models = [_entry(entry, {"model"}, {"args", "input"}, "models") for entry in values["models"]]
     data = [_entry(entry, {"name", "spec"}, {"limit"}, "data") for entry in values["data"]]
-    recipe = dict(values.get("train", {}))
-    _known(recipe, _RECIPE, "[train]")
+    _known(values.get("train", {}), _RECIPE, "[train]")
     top = {key: values.get(key, usual) for key, usual in _TOP.items()}
     runs = [
         Run(
@@ -128,7 +128,7 @@ def make_experiment(
             budget=budget,
             seed=seed,
             epochs=top["epochs"],
-            train=recipe,
+            train=dict(recipe),
             input=tuple(model["input"]) if "input" in model else None,
             round_to=top["round_to"],
             latency=top["latency"],
@@ -137,8 +137,11 @@ def make_experiment(
         )
         # Seeds change slowest: whatever is there when time runs out covers every arm.
         for seed, model, images in itertools.product(top["seeds"], models, data)
+        for recipe in _every(values.get("train", {}))
         for arm, options, budget in _cells(values)
     ]
+    if not runs:
+        raise ExperimentError("the experiment comes to no run at all: seeds, [train] or an arm holds an empty list")
     where = {entry["name"]: os.path.expandvars(entry["spec"]) for entry in data} | dict(sources or {})
     return Experiment(name, tuple(dict((run.key, run) for run in runs).values()), where)
 
@@ -158,19 +161,25 @@ def _cells(values: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], dic
             arm = arm_named(name)
             if not (arm.takes(budget) if arm.budgets else number == 0):
                 continue
-            for picked in itertools.product(*choices.values()):
-                options = {**arm.options, **dict(zip(choices, picked, strict=True))}
-                yield name, options, budget if arm.budgets else {}
+            for picked in _every(choices):
+                yield name, {**arm.options, **picked}, budget if arm.budgets else {}
 
 
-def _options(entry: Mapping[str, Any], any_budget: bool) -> tuple[str, dict[str, list[Any]]]:
-    """An arm's name, and the values asked for each option."""
+def _every(choices: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every combination of the values of a table, where a list asks for each of its own."""
+    values = [value if isinstance(value, list) else [value] for value in choices.values()]
+    for picked in itertools.product(*values):
+        yield dict(zip(choices, picked, strict=True))
+
+
+def _options(entry: Mapping[str, Any], any_budget: bool) -> tuple[str, dict[str, Any]]:
+    """An arm's name, and what is asked of each option."""
     name = str(entry.get("arm", ""))
     arm = arm_named(name)
     _known(entry, {"arm", *arm.options}, f"arm {name!r}")
     if arm.budgets and not any_budget:
         raise ExperimentError(f"arm {name!r} needs a budget. Give at least one [[budgets]], such as params = '16x'")
-    return name, {key: value if isinstance(value, list) else [value] for key, value in entry.items() if key != "arm"}
+    return name, {key: value for key, value in entry.items() if key != "arm"}
 
 
 def _entry(entry: Mapping[str, Any], needed: set[str], optional: set[str], part: str) -> Mapping[str, Any]:

@@ -1,8 +1,9 @@
-"""Records of runs as rows of a table: one for every model, data set, budget and arm, over its seeds."""
+"""Records of runs as rows of a table: one for every model, data set, budget, arm and recipe, over its seeds."""
 
 from __future__ import annotations
 
 import base64
+import json
 import math
 import zlib
 from collections.abc import Iterable, Sequence
@@ -64,11 +65,17 @@ EXTRA = ("calibration error", "worst class", "worst drop", "agreement", "corrupt
 
 
 def summarise(records: Iterable[Record]) -> list[Line]:
-    """Rows in order of model, data, budget (arms without one first), then of first appearance."""
+    """Rows in order of model, data, budget (arms without one first), then of first appearance.
+
+    What differs between recipes stands behind the arm: ``ours, lr 0.2``.
+    """
+    known = list(records)
+    varied = _varied([record["run"]["train"] for record in known])
     cells: dict[tuple[str, str, str, str], list[Record]] = {}
-    for record in records:
+    for record in known:
         run = record["run"]
-        cells.setdefault((_model(run), run["data"], budget_text(run["budget"]), _label(run)), []).append(record)
+        label = ", ".join([_label(run), *(f"{name} {run['train'][name]}" for name in varied if name in run["train"])])
+        cells.setdefault((_model(run), run["data"], budget_text(run["budget"]), label), []).append(record)
     dense = {_place(record): record for record in chain(*cells.values()) if record["run"]["arm"] == "dense"}
     order = {place: i for i, place in enumerate(dict.fromkeys(cell[:2] for cell in cells))}
     budgets = {text: i for i, text in enumerate(dict.fromkeys(sorted((c[2] for c in cells), key=lambda t: t != WHOLE)))}
@@ -110,7 +117,12 @@ def cells(line: Line) -> list[str]:
 
 
 def _line(
-    model: str, data: str, budget: str, label: str, records: list[Record], dense: dict[tuple[str, str, int], Record]
+    model: str,
+    data: str,
+    budget: str,
+    label: str,
+    records: list[Record],
+    dense: dict[tuple[str, str, int, str], Record],
 ) -> Line:
     timed = [record["latency"] for record in records if record["latency"]]
     beyond = [_beyond(record, dense.get(_place(record))) for record in records]
@@ -154,9 +166,16 @@ def _answers(assessment: Record) -> NDArray[np.uint16]:
     return np.frombuffer(zlib.decompress(base64.b64decode(assessment["answers"])), dtype=np.uint16)
 
 
-def _place(record: Record) -> tuple[str, str, int]:
+def _varied(recipes: Sequence[dict[str, Any]]) -> list[str]:
+    """What the recipes do not all say alike."""
+    names = dict.fromkeys(name for recipe in recipes for name in recipe)
+    return [name for name in names if any(recipe.get(name) != recipes[0].get(name) for recipe in recipes)]
+
+
+def _place(record: Record) -> tuple[str, str, int, str]:
     """What a run shares with the dense one to compare it with."""
-    return _model(record["run"]), record["run"]["data"], record["run"]["seed"]
+    run = record["run"]
+    return _model(run), run["data"], run["seed"], json.dumps(run["train"], sort_keys=True)
 
 
 def _label(run: dict[str, Any]) -> str:
