@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ import reconvene as rc
 from reconvene import devices, models
 from reconvene.deploy.machine import machine, now
 from reconvene.deploy.memory import planned_memory
+from reconvene.errors import StructureError
 from reconvene.structure import analyse
 from reconvene.structure.extents import settle
-from reconvene.structure.replay import replay
-from reconvene.surgery import make_plan
+from reconvene.yardsticks import cut
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "memory.jsonl", ROOT / "docs" / "devices.md"
@@ -36,10 +37,9 @@ def networks(model: nn.Module, inputs: Any, plans: int) -> list[nn.Module]:
     rng, found = np.random.default_rng(0), [model]
     while len(found) <= plans:
         want = np.maximum(1, (structure.widths * rng.uniform(0.2, 1, len(structure.widths))).astype(np.int64) // 8 * 8)
-        keep = [np.arange(width) for width in settle(structure.balances, want, structure.widths)]
-        rerun = replay(model, inputs, structure, keep)
-        if rerun.failure is None:
-            found.append(make_plan(model, structure, keep, [], scalars=rerun.scalars).apply(model).eval())
+        widths = settle(structure.balances, want, structure.widths)
+        with suppress(StructureError):
+            found.append(cut(model, inputs, structure, widths).eval())
     return found
 
 
