@@ -30,8 +30,8 @@ class Calibration:
         return self.description
 
 
-def calibration(dataset: Dataset, n: int = 100, *, seed: int = 0, batch_size: int = 128) -> Calibration:
-    """``n`` normalised training images without augmentation, as many of every class, classes taking turns.
+def calibration(dataset: Dataset, n: int | None = None, *, seed: int = 0, batch_size: int = 128) -> Calibration:
+    """``n`` normalised training images (by default ten a class), not augmented, as many of every class, in turns.
 
     Batches are float32 ``[B, C, H, W]`` and int64 ``[B]``. Where ``n`` is no multiple of the classes, the first of them
     get one more.
@@ -40,6 +40,7 @@ def calibration(dataset: Dataset, n: int = 100, *, seed: int = 0, batch_size: in
         DataError: fewer samples than classes asked, or a class holds too few images.
     """
     count = len(dataset.classes)
+    n = 10 * count if n is None else n
     if n < count:
         raise DataError(
             f"{n} calibration samples cannot show all {count} classes of {dataset.name}. Try: n={10 * count}."

@@ -20,7 +20,6 @@ from reconvene.structure import Structure
 from reconvene.surgery import Plan
 from reconvene.training import TrainConfig
 
-SAMPLES_A_CLASS = 10
 EVERYWHERE = "everywhere"
 
 
@@ -60,7 +59,7 @@ class Setting:
         """A few training images of every class, for a criterion that needs data. Raises UnknownNameError."""
         if criterion_named(criterion).needs != "data":
             return None
-        return calibration(self.dataset, SAMPLES_A_CLASS * len(self.dataset.classes), seed=self.seed)
+        return calibration(self.dataset, seed=self.seed)
 
 
 @dataclass

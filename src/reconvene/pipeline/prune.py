@@ -34,7 +34,6 @@ DENSE = "dense"
 BENCH, REPORT, TIMINGS, COMMAND = "bench.json", "report.html", "timings.json", "command.txt"
 PREPROCESSING = "preprocessing"
 """Measurement of a trained artifact: what pictures go through, and what its classes are called."""
-SAMPLES_A_CLASS = 10
 _ASIDE = ".replaced"
 _DERIVED = (CHECKPOINT_NAME, LOG_NAME, BENCH, REPORT, TIMINGS, COMMAND)
 
@@ -185,8 +184,7 @@ class Samples:
 
     @cached_property
     def _calibration(self) -> Calibration:
-        dataset = self._data()
-        return calibration(dataset, SAMPLES_A_CLASS * len(dataset.classes), seed=self._seed)
+        return calibration(self._data(), seed=self._seed)
 
     def __iter__(self) -> Iterator[Batch]:
         yield from self._calibration
