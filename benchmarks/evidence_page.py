@@ -292,12 +292,19 @@ class Found:
         if not cells:
             return "*Not measured yet.*"
         rates = sorted({rate for found in cells.values() for rate in found})
+        best = {place: max(found, key=lambda rate: found[rate].value) for place, found in cells.items()}
         rows = []
         for place, found in cells.items():
-            best = max(found, key=lambda rate: found[rate].value)
-            texts = {rate: f"**{mean}**" if rate == best else str(mean) for rate, mean in found.items()}
+            texts = {rate: f"**{mean}**" if rate == best[place] else str(mean) for rate, mean in found.items()}
             rows.append([*place, *(texts.get(rate, "") for rate in rates)])
-        return grid(["model", "arm", *(f"rate {rate:g}" for rate in rates)], rows)
+        ours = {model: found[best[model, arm]] for (model, arm), found in cells.items() if arm == "ours"}
+        said = [
+            f"{ours[model].value - found[best[model, arm]].value:+.1f} above `{arm}` on {model}"
+            for (model, arm), found in cells.items()
+            if arm != "ours" and model in ours
+        ]
+        table = grid(["model", "arm", *(f"rate {rate:g}" for rate in rates)], rows)
+        return f"{table}\n\nEach at its own best rate, `ours` is {', '.join(said)}."
 
     def headline(self) -> str:
         """The headline of every tier there is."""

@@ -93,5 +93,16 @@ def test_the_page_tells_differences_by_seed_and_admits_what_is_missing(tmp_path:
     assert "| params 16.21x | dense | -8.0 ± 2.8 | 2 | worse |" in text
     assert "Prediction on resnet20" in text and "*Not measured yet.*" in text and "Widths at params 50x" in text
     assert all((tmp_path / name).exists() for name in re.findall(r"\]\((plots/[^)]*)\)", text))
+    # Each arm at its own best rate: 0.80 at 0.2 against 0.77 at 0.1, not 0.80 against 0.71.
+    accuracies = {("ours", 0.1): 0.75, ("ours", 0.2): 0.80, ("uniform", 0.1): 0.77, ("uniform", 0.2): 0.71}
+    rates = []
+    for (arm, rate), accuracy in accuracies.items():
+        own = record(arm, 0, accuracy, budget=budget)
+        rates.append({**own, "key": f"{arm}{rate}", "run": {**own["run"], "train": {"lr": rate}}})
+    write(tmp_path / "rate.jsonl", rates)
+    write_page(tmp_path, page, tier="small")
+    text = page.read_text()
+    assert "| ours | 75.0 | **80.0** |" in text and "| uniform | **77.0** | 71.0 |" in text
+    assert "`ours` is +3.0 above `uniform`" in text
     write(tmp_path / "widths.jsonl", rows[:-1])
     assert not write_page(tmp_path, page, tier="small", check=True)
