@@ -23,13 +23,13 @@ try:
     from reconvene.devices.facts import conditions, describe
     from reconvene.devices.layers import BUILDERS, chain
     from reconvene.devices.points import Job, Point, batches, grid, weight_bytes
-    from reconvene.devices.sessions import RUNS, WARMUPS, Network, kernel_times, opened, seconds
+    from reconvene.devices.sessions import RUNS, WARMUPS, Network, Pace, kernel_times, opened, seconds
     from reconvene.devices.wire import Graph
 except ImportError:  # on a device, beside this file
     from facts import conditions, describe  # type: ignore[import-not-found, no-redef]
     from layers import BUILDERS, chain  # type: ignore[import-not-found, no-redef]
     from points import Job, Point, batches, grid, weight_bytes  # type: ignore[import-not-found, no-redef]
-    from sessions import RUNS, WARMUPS, Network, kernel_times, opened, seconds  # type: ignore[import-not-found, no-redef]
+    from sessions import RUNS, WARMUPS, Network, Pace, kernel_times, opened, seconds  # type: ignore[import-not-found, no-redef]
     from wire import Graph  # type: ignore[import-not-found, no-redef]
 
 FORMAT, VERSION = "reconvene-device-profile", 1
@@ -41,6 +41,8 @@ MEMORY_BYTES = 96 << 20
 WHOLE_LAYERS, WHOLE_RUNS = 4, 25
 # Channels of small tensors that others are made from.
 SOURCE = 16
+# A layer is measured again, at most so many times in all, where the device was so much slower than at its best.
+TRIES, SLOW = 4, 1.15
 
 
 def profile(
@@ -68,12 +70,7 @@ def profile(
     bench = Bench(threads, precision)
     basis = known or {"memory": bench.memory(), "steps": bench.steps(), "overhead": bench.overhead()}
     steps = basis["steps"]
-    layers, noise = [], []
-    for number, job in enumerate(jobs):
-        say(f"{number + 1}/{len(jobs)} {describe(job)}")
-        measured, spread = bench.measure(job, steps, far)
-        noise += spread
-        layers.append({**job, **measured})
+    layers, noise = measured(bench, jobs, steps, far, say)
     say(f"{len(networks)} whole networks" if networks else "all layers at once")
     # They tell what layers take together; all layers in one graph stand in for them.
     thirds = () if networks else range(3)
@@ -83,13 +80,48 @@ def profile(
         "format": FORMAT,
         "version": VERSION,
         **conditions(threads, precision),
-        "noise": round(float(np.median(noise)), 4) if noise else 0.0,
+        "noise": round(noise, 4),
         "seconds": round(time.perf_counter() - start, 1),
         **basis,
         "far_bytes": far,
         "whole": whole,
         "networks": [{"layers": own, "seconds": each} for (own, _), each in zip(networks, took, strict=True)],
         "layers": layers,
+    }
+
+
+def measured(
+    bench: Bench, jobs: Sequence[Job], steps: Mapping[str, int], far: int, say: Callable[[str], None]
+) -> tuple[list[dict[str, Any]], float]:
+    """The jobs with what every point took at the device's best pace, and how much slower it was for the worst tenth.
+
+    Jobs that were disturbed come again when all others are through: what disturbs lasts for seconds. Of several tries
+    every point keeps the least.
+    """
+    pace = Pace(chain(65).to_bytes(), bench.threads)
+    found: list[dict[str, list[list[float]]]] = [{} for _ in jobs]
+    slowest, pending = [float("inf")] * len(jobs), list(range(len(jobs)))
+    for attempt in range(TRIES if jobs else 0):
+        before = pace.now()
+        for number in pending:
+            say(f"{number + 1}/{len(jobs)} {describe(jobs[number])}{', again' * bool(attempt)}")
+            found[number] = _lesser(found[number], bench.measure(jobs[number], steps, far))
+            after = pace.now()
+            slowest[number] = min(slowest[number], max(before, after))
+            before = after
+        pending = [number for number in pending if slowest[number] > SLOW * pace.best]
+        if not pending:
+            break
+    pace.close()
+    noise = float(np.quantile(slowest, 0.9)) / pace.best - 1 if jobs else 0.0
+    return [{**job, **own} for job, own in zip(jobs, found, strict=True)], noise
+
+
+def _lesser(one: dict[str, list[list[float]]], other: dict[str, list[list[float]]]) -> dict[str, list[list[float]]]:
+    """Point by point; ``one`` may be empty."""
+    return {
+        kind: [min(pair, key=lambda point: point[2]) for pair in zip(one.get(kind, points), points, strict=True)]
+        for kind, points in other.items()
     }
 
 
@@ -100,18 +132,15 @@ class Bench:
         self.threads, self.precision = threads, precision
         self.item = 1 if precision == "int8" else 4
 
-    def measure(self, job: Job, steps: Mapping[str, int], far: int) -> tuple[dict[str, list[list[float]]], list[float]]:
-        """Seconds over the job's grid of widths, and how much each point varied (quartiles / median).
+    def measure(self, job: Job, steps: Mapping[str, int], far: int) -> dict[str, list[list[float]]]:
+        """Seconds over the job's grid of widths.
 
         ``points``: ``(in, out, seconds)`` where the layer's weights are nearly alone in the caches. ``far``: ``(in,
         out, seconds more)`` where ``far`` bytes of other weights are read between two runs.
         """
         points: list[list[float]] = []
-        spread: list[float] = []
         for batch in batches(job, list(grid(job, steps)), NEAR_BYTES):
-            for point, runs in zip(batch, self.time(job, batch), strict=True):
-                points.append([*point, _typical(runs)])
-                spread.append(float(np.subtract(*np.quantile(runs, (0.75, 0.25))) / max(np.median(runs), 1e-6)))
+            points += [[*point, _typical(runs)] for point, runs in zip(batch, self.time(job, batch), strict=True)]
         more: list[list[float]] = []
         if far > 2 * NEAR_BYTES and weight_bytes(job, (job["in"], job["out"]), self.item) > 0:
             near = {(int(a), int(b)): seconds for a, b, seconds in points}
@@ -120,7 +149,7 @@ class Bench:
                 held = sum(weight_bytes(job, point, self.item) for point in batch)
                 for point, runs in zip(batch, self.time(job, batch, beside=max(0, far - held)), strict=True):
                     more.append([*point, round(max(0.0, _typical(runs) - near[point]), 9)])
-        return {"points": points, "far": more}, spread
+        return {"points": points, "far": more}
 
     def whole(self, layers: Sequence[Mapping[str, Any]], third: int, far: int) -> dict[str, float]:
         """Layers of a profile in one graph, as they share caches in a network; empty where they are too few.

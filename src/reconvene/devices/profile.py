@@ -29,7 +29,7 @@ class Profile:
         device: processor, architecture, cores.
         runtime: name, version, threads.
         precision: ``fp32`` or ``int8``.
-        noise: quartile distance over median, of the middle measured point.
+        noise: how much slower than at its best the device was while the most disturbed tenth of layers was measured.
         steps: widths between which time does not change.
         overhead: seconds a call (``call``) and each operator (``node``) cost beside the operators' own.
         memory: what a byte of weights costs more beside so many bytes of others: ``[bytes, seconds a byte]``.

@@ -14,7 +14,7 @@ import numpy as np
 
 Network = tuple[Sequence[Sequence[int]], bytes]
 """A whole network: its layers ``(number in jobs, in, out)`` in the order of the calls, and its ONNX file."""
-ROUNDS, RUNS, WARMUPS = 7, 10, 2
+ROUNDS, RUNS, WARMUPS, PACES = 7, 10, 2, 15
 KINDS = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
 
 
@@ -43,10 +43,39 @@ def kernel_times(session: Any) -> dict[str, list[int]]:
     return nodes
 
 
-def seconds(networks: Sequence[Network], threads: int) -> list[float]:
-    """Seconds of whole networks, one sample: the median over rounds, each network warm when it is timed.
+class Pace:
+    """How fast the device is just now: the seconds of one small graph, timed again and again.
 
-    Processor time of the thread, or time on the wall where there are several threads.
+    Where others share the processor, it is half as fast for seconds at a time, and no clock of ours tells. What is
+    measured between two readings that are near the best of all was measured undisturbed.
+    """
+
+    def __init__(self, model: bytes, threads: int) -> None:
+        self._session, self._folder = opened(model, threads, profiled=False)
+        self._feeds = _feeds(self._session)
+        self.best = float("inf")
+
+    def now(self) -> float:
+        """Seconds on the wall, the median of a few runs."""
+        runs = []
+        for _ in range(WARMUPS + PACES):
+            begin = time.perf_counter()
+            self._session.run(None, self._feeds)
+            runs.append(time.perf_counter() - begin)
+        found = float(np.median(runs[WARMUPS:]))
+        self.best = min(self.best, found)
+        return found
+
+    def close(self) -> None:
+        """Remove what the session left on the disk."""
+        self._folder.cleanup()
+
+
+def seconds(networks: Sequence[Network], threads: int) -> list[float]:
+    """Seconds of whole networks, one sample: the lower quartile over rounds, each network warm when it is timed.
+
+    Processor time of the thread, or time on the wall where there are several threads. The slower rounds are those in
+    which others shared the processor.
     """
     clock = time.thread_time if threads == 1 else time.perf_counter
     sessions = [opened(model, threads, profiled=False) for _, model in networks]
@@ -62,7 +91,7 @@ def seconds(networks: Sequence[Network], threads: int) -> list[float]:
             found[round_, number] = np.median(runs[WARMUPS:])
     for _, folder in sessions:
         folder.cleanup()
-    return [round(float(took), 9) for took in np.median(found, axis=0)]
+    return [round(float(took), 9) for took in np.quantile(found, 0.25, axis=0)]
 
 
 def _feeds(session: Any) -> dict[str, np.ndarray[Any, Any]]:
