@@ -17,7 +17,7 @@ from torch import nn
 import device_fakes as fakes
 import reconvene as rc
 from reconvene import cutting, devices, models
-from reconvene.devices import probe
+from reconvene.devices import bench, probe
 from reconvene.devices.clock import Clock
 from reconvene.devices.layers import chain
 from reconvene.devices.operators import ACTIVATIONS
@@ -68,19 +68,19 @@ KINDS = [
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_every_kind_of_layer_runs_in_the_runtime_and_is_timed(precision: str) -> None:
-    bench = probe.Bench(1, precision)
+    timed = bench.Bench(1, precision)
     for kind in KINDS:
         pairs = [(3, 8), (3, 16)] if kind.get("first") else [(8, 8), (8, 16)]
         if kind["kind"] == "depthwise":
             pairs = [(8, 8), (16, 16)]
-        for runs in bench.time(kind, pairs):
-            assert runs.shape == (probe.RUNS,) and (runs >= 0).all(), kind
+        for runs in timed.time(kind, pairs):
+            assert runs.shape == (bench.RUNS,) and (runs >= 0).all(), kind
 
 
 def test_the_bytes_are_an_onnx_model_as_onnx_reads_it() -> None:
     onnx = pytest.importorskip("onnx")
-    graph = probe.Graph()
-    probe.build(graph, job(tail=["clip"]), [(8, 12)])
+    graph = bench.Graph()
+    bench.build(graph, job(tail=["clip"]), [(8, 12)])
     found = onnx.load_from_string(graph.to_bytes()).graph
     layer = next(node for node in found.node if node.name == "p0_conv")
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in layer.attribute}
@@ -145,9 +145,9 @@ def test_a_layer_is_measured_again_where_the_device_was_disturbed(monkeypatch: p
 def test_a_device_that_is_never_at_rest_is_not_measured_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     paces = iter(np.linspace(1, 9, 99))
     monkeypatch.setattr(probe.Pace, "now", lambda self: setattr(self, "best", 1.0) or next(paces))
-    bench, calls = probe.Bench(1, "fp32"), []
-    monkeypatch.setattr(bench, "measure", lambda *asked: calls.append(asked) or {"points": [[8, 8, 1.0]], "far": []})
-    _, noise = probe.measured(bench, [job()] * 3, {}, 0, lambda line: None)
+    timed, calls = bench.Bench(1, "fp32"), []
+    monkeypatch.setattr(timed, "measure", lambda *asked: calls.append(asked) or {"points": [[8, 8, 1.0]], "far": []})
+    _, noise = probe.measured(timed, [job()] * 3, {}, 0, lambda line: None)
     assert len(calls) <= 3 * probe.TRIES and noise > probe.SLOW - 1
 
 

@@ -13,7 +13,7 @@ from reconvene.devices.sessions import Network
 from reconvene.disk import write_atomic
 from reconvene.errors import DeviceError
 
-MODULES = ("probe.py", "facts.py", "points.py", "layers.py", "sessions.py", "wire.py")
+MODULES = ("probe.py", "bench.py", "facts.py", "points.py", "layers.py", "sessions.py", "wire.py")
 _MAIN = "import sys\n\nfrom probe import main\n\nsys.exit(main())\n"
 _DAY = (2020, 1, 1, 0, 0, 0)  # the same jobs give the same bytes
 

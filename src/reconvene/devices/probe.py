@@ -13,34 +13,26 @@ import os
 import pkgutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 try:
+    from reconvene.devices.bench import Bench
     from reconvene.devices.facts import conditions, describe
-    from reconvene.devices.layers import BUILDERS, chain
-    from reconvene.devices.points import Job, Point, batches, grid, weight_bytes
-    from reconvene.devices.sessions import RUNS, WARMUPS, Network, Pace, kernel_times, opened, seconds
-    from reconvene.devices.wire import Graph
+    from reconvene.devices.layers import chain
+    from reconvene.devices.points import Job
+    from reconvene.devices.sessions import Network, Pace, seconds
 except ImportError:  # on a device, beside this file
+    from bench import Bench  # type: ignore[import-not-found, no-redef]
     from facts import conditions, describe  # type: ignore[import-not-found, no-redef]
-    from layers import BUILDERS, chain  # type: ignore[import-not-found, no-redef]
-    from points import Job, Point, batches, grid, weight_bytes  # type: ignore[import-not-found, no-redef]
-    from sessions import RUNS, WARMUPS, Network, Pace, kernel_times, opened, seconds  # type: ignore[import-not-found, no-redef]
-    from wire import Graph  # type: ignore[import-not-found, no-redef]
+    from layers import chain  # type: ignore[import-not-found, no-redef]
+    from points import Job  # type: ignore[import-not-found, no-redef]
+    from sessions import Network, Pace, seconds  # type: ignore[import-not-found, no-redef]
 
 FORMAT, VERSION = "reconvene-device-profile", 1
-# One graph holds layers until their weights come to about this many bytes.
-NEAR_BYTES, FAR_BYTES = 1 << 20, 16 << 20
-# Weights beside which the price of memory is measured, at most.
-MEMORY_BYTES = 96 << 20
-# All layers together tell something where they are as many as this; the same number of runs brings them up to speed.
-WHOLE_LAYERS, WHOLE_RUNS = 4, 25
-# Channels of small tensors that others are made from.
-SOURCE = 16
 # A layer is measured again, at most so many times in all, where the device was so much slower than at its best.
 TRIES, SLOW = 4, 1.15
 
@@ -123,201 +115,6 @@ def _lesser(one: dict[str, list[list[float]]], other: dict[str, list[list[float]
         kind: [min(pair, key=lambda point: point[2]) for pair in zip(one.get(kind, points), points, strict=True)]
         for kind, points in other.items()
     }
-
-
-class Bench:
-    """Times layers with so many threads."""
-
-    def __init__(self, threads: int, precision: str) -> None:
-        self.threads, self.precision = threads, precision
-        self.item = 1 if precision == "int8" else 4
-
-    def measure(self, job: Job, steps: Mapping[str, int], far: int) -> dict[str, list[list[float]]]:
-        """Seconds over the job's grid of widths.
-
-        ``points``: ``(in, out, seconds)`` where the layer's weights are nearly alone in the caches. ``far``: ``(in,
-        out, seconds more)`` where ``far`` bytes of other weights are read between two runs.
-        """
-        points: list[list[float]] = []
-        for batch in batches(job, list(grid(job, steps)), NEAR_BYTES):
-            points += [[*point, _typical(runs)] for point, runs in zip(batch, self.time(job, batch), strict=True)]
-        more: list[list[float]] = []
-        if far > 2 * NEAR_BYTES and weight_bytes(job, (job["in"], job["out"]), self.item) > 0:
-            near = {(int(a), int(b)): seconds for a, b, seconds in points}
-            corners = [(a, b) for a in _thirds(near, 0) for b in _thirds(near, 1) if (a, b) in near]
-            for batch in batches(job, corners, FAR_BYTES):
-                held = sum(weight_bytes(job, point, self.item) for point in batch)
-                for point, runs in zip(batch, self.time(job, batch, beside=max(0, far - held)), strict=True):
-                    more.append([*point, round(max(0.0, _typical(runs) - near[point]), 9)])
-        return {"points": points, "far": more}
-
-    def whole(self, layers: Sequence[Mapping[str, Any]], third: int, far: int) -> dict[str, float]:
-        """Layers of a profile in one graph, as they share caches in a network; empty where they are too few.
-
-        Each at one width that was measured alone: the narrowest, middle or widest ``third`` of them. ``seconds`` is
-        what all take together, the median of the runs; ``near`` and ``far`` what was measured of each, ``weights``
-        bytes.
-        """
-        graph, found, count = Graph(self.precision), {"near": 0.0, "far": 0.0, "weights": 0.0}, 0
-        for number, layer in enumerate(layers):
-            more = {(int(a), int(b)): seconds for a, b, seconds in layer["far"]}
-            known = {(int(a), int(b)): seconds for a, b, seconds in layer["points"]}
-            places = [_thirds(more or known, axis) for axis in (0, 1)]
-            into, out = (place[min(third, len(place) - 1)] if place else 1 for place in places)
-            point = (into, out)
-            size = weight_bytes(layer, point, self.item)
-            if point not in known or found["weights"] + size > far:
-                continue
-            graph.prefix = f"n{number}."
-            feeds = build(graph, layer, [point])
-            found["near"] += known[point]
-            found["far"] += more.get(point, 0.0)
-            found["weights"] += size
-            count += 1
-        if count < WHOLE_LAYERS:
-            return {}
-        session, folder = opened(graph.to_bytes(), self.threads, profiled=True)
-        for _ in range(2 * WHOLE_RUNS):
-            session.run(None, feeds)
-        nodes = kernel_times(session)
-        folder.cleanup()
-        mine = [durations for name, durations in nodes.items() if name.startswith("n") and ".p0_" in name]
-        summed = np.array(mine, dtype=np.float64)[:, WHOLE_RUNS:].sum(axis=0) * 1e-6
-        return {**found, "seconds": float(np.median(summed))}
-
-    def time(self, job: Job, points: Sequence[Point], *, beside: int = 0) -> list[np.ndarray[Any, Any]]:
-        """Seconds of every run ``[RUNS]`` at every point, in one graph, ``beside`` bytes of other weights in it.
-
-        The runtime's clock is the wall's. One kernel is far shorter than a turn of the scheduler, so that a busy
-        neighbour costs a few of its runs much and the others nothing.
-        """
-        graph = Graph(self.precision)
-        feeds = build(graph, job, points)
-        if beside:
-            feeds |= _evict(graph, beside)
-        session, folder = opened(graph.to_bytes(), self.threads, profiled=True)
-        for _ in range(WARMUPS + RUNS):
-            session.run(None, feeds)
-        nodes = kernel_times(session)
-        folder.cleanup()
-        before = _before(nodes)
-        return [_of_point(nodes, number, point) + before for number, point in enumerate(points)]
-
-    def steps(self) -> dict[str, int]:
-        """Widths between which time does not change (``in``, ``out``), and the multiple ``in`` must have (``align``).
-
-        Found on one 3x3 convolution: ``out`` and ``in`` are the largest blocks within which time stays within 15 %.
-        """
-        job = {"kind": "conv", "kernel": [3, 3], "stride": [1, 1], "pads": [1] * 4, "dilation": [1, 1], "groups": 1}
-        job |= {"spatial": [14, 14], "batch": 1, "tail": ["relu"], "in": 64, "out": 64}
-        align = 1
-        odd = {n: self._at(job, (n, 64)) for n in (62, 63, 60, 56, 64)}
-        if min(odd[62], odd[63]) > 1.12 * odd[64]:
-            align = 4 if odd[60] < 1.12 * odd[64] else 8 if odd[56] < 1.12 * odd[64] else 16
-        out = {n: self._at(job, (64, n)) for n in (1, 3, 5, 8, 9, 16, 17, 24, 25, 32)}
-        into = {n: self._at(job, (n, 64)) for n in range(20, 65, 4)} if align > 1 else {}
-        return {"in": max(_block(into), align), "out": _block(out), "align": align}
-
-    def _at(self, job: Job, point: Point) -> float:
-        return float(min(self.time(job, [point])[0].min() for _ in range(3)))
-
-    def overhead(self) -> dict[str, float]:
-        """Seconds a call and every node cost beside what the kernels' own clock says, which is cut to microseconds.
-
-        From the processor time of chains of 1 and 65 small convolutions, and what the clock says of these; the
-        second may be below zero.
-        """
-        times, kernels = [], 0.0
-        for count in (1, 65):
-            plain, folder = opened(chain(count).to_bytes(), self.threads, profiled=False)
-            feeds = {"x": np.ones((1, SOURCE, 8, 8), np.float32)}
-            rounds = []
-            for _ in range(40):
-                begin = time.thread_time()
-                for _ in range(10):
-                    plain.run(None, feeds)
-                rounds.append((time.thread_time() - begin) / 10)
-            folder.cleanup()
-            times.append(float(np.quantile(rounds, 0.25)))
-        session, folder = opened(chain(65).to_bytes(), self.threads, profiled=True)
-        for _ in range(WARMUPS + RUNS):
-            session.run(None, feeds)
-        found = kernel_times(session)
-        folder.cleanup()
-        mine = np.array([durations for name, durations in found.items() if name.startswith("p")])[:, WARMUPS:]
-        kernels = float(np.quantile(mine.sum(axis=0), 0.25)) * 1e-6 / len(mine)
-        node = (times[1] - times[0]) / 64
-        return {"call": round(max(times[0] - node, 0.0), 9), "node": round(node - kernels, 9)}
-
-    def memory(self) -> list[list[float]]:
-        """What a byte of weights costs more, beside so many bytes of others: ``[bytes, seconds a byte]``, ascending.
-
-        The same layer, so many times in one graph, each with weights of its own.
-        """
-        job = {"kind": "conv", "kernel": [3, 3], "stride": [1, 1], "pads": [1] * 4, "dilation": [1, 1], "groups": 1}
-        job |= {"spatial": [2, 2], "batch": 1, "tail": [], "in": 128, "out": 128}
-        size = weight_bytes(job, (128, 128), self.item)
-        counts = [count for count in (1, 2, 4, 8, 16, 32, 64, 128) if count * size <= MEMORY_BYTES]
-        found = []
-        for count in counts:
-            found.append(float(np.mean([_typical(runs) for runs in self.time(job, [(128, 128)] * count)])))
-        highest = np.maximum.accumulate(found)
-        return [
-            [count * size, float(seconds - highest[0]) / size] for count, seconds in zip(counts, highest, strict=True)
-        ]
-
-
-def _block(times: Mapping[int, float]) -> int:
-    """The largest power of two within whose blocks time stays within 15 %."""
-    best = 1
-    for block in (4, 8, 16, 32):
-        cells: dict[int, list[float]] = {}
-        for width, seconds in times.items():
-            cells.setdefault(-(-width // block), []).append(seconds)
-        if times and all(max(cell) <= 1.15 * min(cell) for cell in cells.values()):
-            best = block
-    return best
-
-
-def _typical(runs: np.ndarray[Any, Any]) -> float:
-    """The mean of the faster half of the runs: what a neighbour slowed is in the other."""
-    return round(float(np.sort(runs)[: max(1, len(runs) // 2)].mean()), 9)
-
-
-def _thirds(points: Iterable[Point], axis: int) -> list[int]:
-    """The middle, the narrower and the widest of the even widths along an axis."""
-    known = sorted({point[axis] for point in points if point[0] % 4 == 0})
-    return sorted({known[len(known) // 3], known[len(known) * 2 // 3], known[-1]}) if known else []
-
-
-def _evict(graph: Graph, size: int) -> dict[str, np.ndarray[Any, Any]]:
-    """Put a product with ``size`` bytes of weights into the graph; returns what to feed it."""
-    columns = max(1, size // (1 if graph.int8 else 4) // 1024)
-    name = graph.node("MatMul", [graph.input("evict", [1, 1024]), graph.weight(1024, columns)], "evicted")
-    graph.output(graph.edge(name) if graph.int8 else name)
-    return {"evict": np.ones((1, 1024), np.float32)}
-
-
-def _of_point(nodes: Mapping[str, list[int]], number: int, point: Point) -> np.ndarray[Any, Any]:
-    """Kernel times of all nodes of a point's layer, summed within each run; warm-ups dropped."""
-    mine = [durations for name, durations in nodes.items() if name.startswith(f"p{number}_")]
-    if not mine:
-        raise RuntimeError(f"the runtime reports no time for a layer at {point}: {sorted(nodes)[:8]}")
-    summed: np.ndarray[Any, Any] = np.array(mine, dtype=np.float64)[:, WARMUPS:].sum(axis=0) * 1e-6
-    return summed
-
-
-def _before(nodes: Mapping[str, list[int]]) -> Any:
-    """Seconds of every run that went into another layout for the first point's input, which others share."""
-    first = next(place for place, name in enumerate(nodes) if name.startswith("p"))
-    spent = [durations for name, durations in list(nodes.items())[:first] if name.startswith("ReorderOutput")]
-    return np.array(spent, dtype=np.float64)[:, WARMUPS:].sum(axis=0) * 1e-6 if spent else 0.0
-
-
-def build(graph: Graph, job: Job, points: Sequence[Point]) -> dict[str, np.ndarray[Any, Any]]:
-    """Put a layer into the graph once a point, nodes named ``p<number>_...``; returns what to feed the graph."""
-    BUILDERS[job["kind"]](graph, job, points)
-    return {name: np.resize(np.linspace(-1, 1, 997, dtype=np.float32), shape) for name, shape in graph.shapes.items()}
 
 
 def _packed(name: str) -> bytes:

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from reconvene.devices.bench import NEAR_BYTES
 from reconvene.devices.facts import describe
-from reconvene.devices.probe import FORMAT, NEAR_BYTES, VERSION
+from reconvene.devices.probe import FORMAT, VERSION
 from reconvene.devices.sites import key_of
 from reconvene.devices.table import Floats, Table
 from reconvene.errors import DeviceError
