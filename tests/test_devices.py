@@ -22,6 +22,7 @@ from reconvene.devices.clock import Clock
 from reconvene.devices.layers import chain
 from reconvene.devices.operators import ACTIVATIONS
 from reconvene.devices.points import grid
+from reconvene.devices.sessions import SLOW
 from reconvene.devices.sites import key_of
 from reconvene.devices.table import Table
 from reconvene.errors import BudgetError, DeviceError, UnknownNameError
@@ -108,34 +109,28 @@ def test_what_this_machine_measured_once_is_not_measured_again(monkeypatch: pyte
     assert devices.here([job()], far=1).layers == first.layers
 
 
-def test_a_layer_is_measured_again_where_the_device_was_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_is_measured_again_where_the_device_was_disturbed() -> None:
     """Three jobs on a device that is half as fast from just before the second one's end until all had their turn."""
     readings, asked = iter([1.0, 1.0, 2.0, 1.9, 1.1, 1.05, 1.0]), []
 
     class Pace:
         best = float("inf")
 
-        def __init__(self, model: bytes, threads: int) -> None: ...
-
         def now(self) -> float:
             found = next(readings)
             self.best = min(self.best, found)
             return found
 
-        def close(self) -> None: ...
-
     class Bench:
-        threads = 1
         times = iter([[5.0, 7.0], [8.0, 9.0], [6.0, 6.0], [4.0, 9.5], [3.0, 3.5]])
 
         def measure(self, own: dict[str, object], steps: object, far: int) -> dict[str, list[list[float]]]:
             asked.append(own["in"])
             return {"points": [[8, out, seconds] for out, seconds in zip((8, 16), next(self.times), strict=True)]}
 
-    monkeypatch.setattr(probe, "Pace", Pace)
     said: list[str] = []
     jobs = [job(**{"in": width}) for width in (8, 16, 24)]
-    found, noise = probe.measured(Bench(), jobs, {}, 0, said.append)  # type: ignore[arg-type]
+    found, noise = probe.measured(Bench(), Pace(), jobs, {}, 0, said.append)  # type: ignore[arg-type]
     assert asked == [8, 16, 24, 16, 24]
     assert [line.endswith(", again") for line in said] == [False, False, False, True, True]
     assert [layer["points"] for layer in found] == [[[8, 8, a], [8, 16, b]] for a, b in ((5, 7), (4, 9), (3, 3.5))]
@@ -144,11 +139,12 @@ def test_a_layer_is_measured_again_where_the_device_was_disturbed(monkeypatch: p
 
 def test_a_device_that_is_never_at_rest_is_not_measured_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     paces = iter(np.linspace(1, 9, 99))
-    monkeypatch.setattr(probe.Pace, "now", lambda self: setattr(self, "best", 1.0) or next(paces))
+    pace = probe.reference(1, best=1.0)
+    monkeypatch.setattr(pace, "now", lambda: next(paces))
     timed, calls = bench.Bench(1, "fp32"), []
     monkeypatch.setattr(timed, "measure", lambda *asked: calls.append(asked) or {"points": [[8, 8, 1.0]], "far": []})
-    _, noise = probe.measured(timed, [job()] * 3, {}, 0, lambda line: None)
-    assert len(calls) <= 3 * probe.TRIES and noise > probe.SLOW - 1
+    _, noise = probe.measured(timed, pace, [job()] * 3, {}, 0, lambda line: None)
+    assert len(calls) <= 3 * probe.TRIES and noise > SLOW - 1
 
 
 def test_the_bundle_measures_where_reconvene_is_not_installed(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_a_latency_in_int8_is_predicted_and_timed_with_int8_networks(
         *(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)),
     )
 
-    def stopwatch(network: nn.Module, inputs: torch.Tensor, *, precision: str, threads: int) -> float:
+    def stopwatch(network: nn.Module, inputs: torch.Tensor, *, precision: str, threads: int, disturbed) -> float:
         assert latency(network, inputs, precision=precision, threads=threads, repeats=1) > 0, "it runs in int8"
         timed.append((precision, sum(parameter.numel() for parameter in network.parameters())))
         return 1e-8 * timed[-1][1]  # as if time were parameters: a busy machine has no say in this test

@@ -8,6 +8,7 @@ keeps the budget.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -235,9 +236,13 @@ class _Timely:
 
     def measured(self, say: Callable[[str], None]) -> Plan:
         """A plan whose measured seconds keep the limit, the widest that was tried."""
+        with closing(devices.reference(self.profile.runtime["threads"], self.profile.pace)) as pace:
+            return self._corrected(partial(self._stopwatch, pace), say)
+
+    def _corrected(self, time: Callable[[nn.Module], float], say: Callable[[str], None]) -> Plan:
         model, inputs = self.planner.model, self.planner.example_inputs
         say(f"timing the dense network in ONNX Runtime in {self.profile.precision}")
-        dense = self._stopwatch(model)
+        dense = time(model)
         limit = self._asked.of(dense)
         self.scale = dense / self._seconds(self.planner.prepared.structure.widths)
         best: tuple[float, Plan] | None = None
@@ -257,7 +262,7 @@ class _Timely:
             tried.add(tuple(widths.tolist()))
             small = made.apply(model)
             rectifier.rectify(small, made, inputs, how="reinit", seed=self.planner.seed)
-            seconds = self._stopwatch(small)
+            seconds = time(small)
             say(f"measured {seconds * 1e3:.3g} ms of {limit * 1e3:.3g} ms")
             if seconds <= limit and (best is None or seconds > best[0]):
                 best = seconds, made
@@ -290,9 +295,9 @@ class _Timely:
     def _seconds(self, widths: NDArray[np.int64]) -> float:
         return Predictor(self.planner.prepared.structure, self.profile, scale=self.scale).seconds(widths)
 
-    def _stopwatch(self, model: nn.Module) -> float:
-        threads = self.profile.runtime["threads"]
-        return stopwatch(model, self.planner.example_inputs, precision=self.profile.precision, threads=threads)
+    def _stopwatch(self, pace: devices.Pace, model: nn.Module) -> float:
+        asked = {"precision": self.profile.precision, "threads": self.profile.runtime["threads"]}
+        return stopwatch(model, self.planner.example_inputs, **asked, disturbed=pace.disturbed)
 
     def _told(self, made: Plan, limit: float, dense: float, seconds: float, note: str) -> Plan:
         return found(made, self.budget, "latency", limit, pruned=seconds, dense=dense, note=note)

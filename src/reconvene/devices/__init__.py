@@ -6,7 +6,9 @@ from reconvene.devices.bundle import write_bundle
 from reconvene.devices.grid import general
 from reconvene.devices.memory import WAYS, Held
 from reconvene.devices.predict import Channels, Predictor, SiteTime
+from reconvene.devices.probe import reference
 from reconvene.devices.profile import Profile
+from reconvene.devices.sessions import Pace
 from reconvene.devices.sites import jobs, sites
 from reconvene.devices.store import conditions, find, here, measure, profiles, save
 
@@ -14,6 +16,7 @@ __all__ = [
     "WAYS",
     "Channels",
     "Held",
+    "Pace",
     "Predictor",
     "Profile",
     "SiteTime",
@@ -24,6 +27,7 @@ __all__ = [
     "jobs",
     "measure",
     "profiles",
+    "reference",
     "save",
     "sites",
     "write_bundle",

@@ -24,17 +24,17 @@ try:
     from reconvene.devices.facts import conditions, describe
     from reconvene.devices.layers import chain
     from reconvene.devices.points import Job
-    from reconvene.devices.sessions import Network, Pace, seconds
+    from reconvene.devices.sessions import SLOW, Network, Pace, seconds
 except ImportError:  # on a device, beside this file
     from bench import Bench  # type: ignore[import-not-found, no-redef]
     from facts import conditions, describe  # type: ignore[import-not-found, no-redef]
     from layers import chain  # type: ignore[import-not-found, no-redef]
     from points import Job  # type: ignore[import-not-found, no-redef]
-    from sessions import Network, Pace, seconds  # type: ignore[import-not-found, no-redef]
+    from sessions import SLOW, Network, Pace, seconds  # type: ignore[import-not-found, no-redef]
 
 FORMAT, VERSION = "reconvene-device-profile", 1
-# A layer is measured again, at most so many times in all, where the device was so much slower than at its best.
-TRIES, SLOW = 4, 1.15
+# A layer is measured at most so often where the device was disturbed.
+TRIES = 4
 
 
 def profile(
@@ -56,13 +56,15 @@ def profile(
         far: bytes of weights that the largest network has.
         networks: whole networks of these jobs, to time besides.
         say: told what is being measured.
-        known: ``steps``, ``memory`` and ``overhead`` of an earlier profile of the same device.
+        known: ``steps``, ``memory``, ``overhead`` and ``pace`` of an earlier profile of the same device.
     """
     start = time.perf_counter()
     bench = Bench(threads, precision)
     basis = known or {"memory": bench.memory(), "steps": bench.steps(), "overhead": bench.overhead()}
     steps = basis["steps"]
-    layers, noise = measured(bench, jobs, steps, far, say)
+    pace = reference(threads, (known or {}).get("pace", 0.0))
+    layers, noise = measured(bench, pace, jobs, steps, far, say)
+    pace.close()
     say(f"{len(networks)} whole networks" if networks else "all layers at once")
     # They tell what layers take together; all layers in one graph stand in for them.
     thirds = () if networks else range(3)
@@ -75,6 +77,7 @@ def profile(
         "noise": round(noise, 4),
         "seconds": round(time.perf_counter() - start, 1),
         **basis,
+        "pace": round(pace.best, 9),
         "far_bytes": far,
         "whole": whole,
         "networks": [{"layers": own, "seconds": each} for (own, _), each in zip(networks, took, strict=True)],
@@ -82,15 +85,19 @@ def profile(
     }
 
 
+def reference(threads: int, best: float = 0.0) -> Pace:
+    """The pace of this device, whose ``best`` so far may be known."""
+    return Pace(chain(65).to_bytes(), threads, best or float("inf"))
+
+
 def measured(
-    bench: Bench, jobs: Sequence[Job], steps: Mapping[str, int], far: int, say: Callable[[str], None]
+    bench: Bench, pace: Pace, jobs: Sequence[Job], steps: Mapping[str, int], far: int, say: Callable[[str], None]
 ) -> tuple[list[dict[str, Any]], float]:
     """The jobs with what every point took at the device's best pace, and how much slower it was for the worst tenth.
 
     Jobs that were disturbed come again when all others are through: what disturbs lasts for seconds. Of several tries
     every point keeps the least.
     """
-    pace = Pace(chain(65).to_bytes(), bench.threads)
     found: list[dict[str, list[list[float]]]] = [{} for _ in jobs]
     slowest, pending = [float("inf")] * len(jobs), list(range(len(jobs)))
     for attempt in range(TRIES if jobs else 0):
@@ -104,7 +111,6 @@ def measured(
         pending = [number for number in pending if slowest[number] > SLOW * pace.best]
         if not pending:
             break
-    pace.close()
     noise = float(np.quantile(slowest, 0.9)) / pace.best - 1 if jobs else 0.0
     return [{**job, **own} for job, own in zip(jobs, found, strict=True)], noise
 

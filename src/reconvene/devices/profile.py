@@ -40,6 +40,7 @@ class Profile:
         name: what to call the device.
         whole: where no networks were timed, layers at once in one graph: ``seconds``, what was measured of each
             ``near`` and ``far``, ``weights``.
+        pace: seconds of a small graph at the device's best, by which to tell when it is disturbed; 0 if not known.
         networks: whole networks: ``seconds``, and ``layers`` ``(number in layers, in, out)`` in the order of the calls.
     """
 
@@ -57,6 +58,7 @@ class Profile:
     name: str = ""
     format: str = FORMAT
     version: int = VERSION
+    pace: float = 0.0
     whole: list[dict[str, float]] = field(default_factory=list)
     networks: list[dict[str, Any]] = field(default_factory=list)
 

@@ -15,6 +15,8 @@ import numpy as np
 Network = tuple[Sequence[Sequence[int]], bytes]
 """A whole network: its layers ``(number in jobs, in, out)`` in the order of the calls, and its ONNX file."""
 ROUNDS, RUNS, WARMUPS, PACES = 7, 10, 2, 15
+# So much slower than at its best is disturbed.
+SLOW = 1.15
 KINDS = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
 
 
@@ -48,12 +50,14 @@ class Pace:
 
     Where others share the processor, it is half as fast for seconds at a time, and no clock of ours tells. What is
     measured between two readings that are near the best of all was measured undisturbed.
+
+    ``best`` is what is known of the least so far.
     """
 
-    def __init__(self, model: bytes, threads: int) -> None:
+    def __init__(self, model: bytes, threads: int, best: float = float("inf")) -> None:
         self._session, self._folder = opened(model, threads, profiled=False)
         self._feeds = _feeds(self._session)
-        self.best = float("inf")
+        self.best, self.last = best, 0.0
 
     def now(self) -> float:
         """Seconds on the wall, the median of a few runs."""
@@ -62,9 +66,13 @@ class Pace:
             begin = time.perf_counter()
             self._session.run(None, self._feeds)
             runs.append(time.perf_counter() - begin)
-        found = float(np.median(runs[WARMUPS:]))
-        self.best = min(self.best, found)
-        return found
+        self.last = float(np.median(runs[WARMUPS:]))
+        self.best = min(self.best, self.last)
+        return self.last
+
+    def disturbed(self) -> bool:
+        """Whether the device was slowed just now or at the reading before."""
+        return max(self.last, self.now()) > SLOW * self.best
 
     def close(self) -> None:
         """Remove what the session left on the disk."""

@@ -135,7 +135,7 @@ def _probed(
     conditions(threads, precision)
     basis = None
     if known is not None:
-        basis = {"steps": known.steps, "memory": known.memory, "overhead": known.overhead}
+        basis = {"steps": known.steps, "memory": known.memory, "overhead": known.overhead, "pace": known.pace}
     try:
         return probe.profile(
             jobs, threads=threads, precision=precision, far=far, networks=networks, say=say, known=basis
