@@ -15,7 +15,7 @@ from reconvene.experiments.summary import HEADER, Mean, cells, summarise
 Records = list[dict[str, Any]]
 NOISE = 1.0
 """Points of accuracy below which a difference of means over three seeds counts for nothing here."""
-QUICK = ("ours", "uniform", "precrop", "channels", "random")
+QUICK = ("ours", "uniform", "precrop", "precrop_filled", "channels", "random")
 """Ways to choose widths that train nothing."""
 
 

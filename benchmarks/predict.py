@@ -39,7 +39,7 @@ TIERS: dict[str, dict[str, Any]] = {
         "models": [
             ("vgg16_bn", {"width": 0.25}, 5, 3),
             ("resnet20", {}, 3, 3),
-            ("mobilenetv2", {"width": 0.5}, 3, 2),  # 26 runs a seed, and each takes four times as long as VGG's
+            ("mobilenetv2", {"width": 0.5}, 3, 1),  # 26 runs a seed, and each takes four times as long as VGG's
         ],
         "data": {"name": "cifar10", "spec": "", "limit": 5000},
     },

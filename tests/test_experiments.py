@@ -36,7 +36,7 @@ from reconvene.training.run import Run as TrainingRun
 
 DATA = {"name": "digits", "spec": "digits", "limit": 128}
 RECIPE = {"batch_size": 32, "precision": "fp32"}
-STRUCTURED = ["ours", "uniform", "random", "precrop", "channels"]
+STRUCTURED = ["ours", "uniform", "random", "precrop", "precrop_filled", "channels"]
 SMALL_SEARCH = {"population": 4, "generations": 2, "proxy_images": 60}
 
 

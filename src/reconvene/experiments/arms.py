@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from reconvene import saliency
@@ -84,6 +85,7 @@ ARMS: dict[str, Arm] = {
     "uniform": Arm(baselines.uniform, {"rectify": "reinit"}),
     "random": Arm(baselines.random_widths, {"rectify": "reinit"}),
     "precrop": Arm(baselines.precrop, {"criterion": "synflow", "rectify": "reinit"}),
+    "precrop_filled": Arm(partial(baselines.precrop, filled=True), {"criterion": "synflow", "rectify": "reinit"}),
     "channels": Arm(baselines.channels, {"criterion": "synflow", "normalised": False, "rectify": "reinit"}),
     "nas": Arm(search.nas, search.OPTIONS),
     "torch_pruning": Arm(later.torch_pruning, later.OPTIONS),

@@ -49,11 +49,11 @@ def random_widths(setting: Setting) -> Prepared:
     return _from(setting, "random", curves)
 
 
-def precrop(setting: Setting) -> Prepared:
+def precrop(setting: Setting, *, filled: bool = False) -> Prepared:
     """PreCrop-style (2203.02549): a layer of density ``d`` keeps the share ``sqrt(d)`` of its output channels.
 
     Coupled groups keep the geometric mean over the layers that produce them. The paper's text gives no code for
-    residual networks; that mean is our choice.
+    residual networks; that mean is our choice. ``filled``: widths are rounded, traded and filled up as ours are.
     """
     criterion = str(setting.options["criterion"])
 
@@ -62,7 +62,8 @@ def precrop(setting: Setting) -> Prepared:
         nats = -np.log(np.asarray(found.levels, dtype=np.float64))
         return [invert(nats, _depth(group, found), group.width) for group in structure.prunable]
 
-    return _from(setting, f"precrop {criterion}", curves)
+    plan = plan_from(setting, f"precrop {criterion}", curves, step=setting.round_to if filled else 1, plain=not filled)
+    return carry_out(setting, plan, rectify=str(setting.options["rectify"]))
 
 
 def channels(setting: Setting) -> Prepared:
