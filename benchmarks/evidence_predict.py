@@ -19,9 +19,7 @@ def prediction(predict: Path, scores: Path, plots: dict[str, str]) -> str:
     found = verdicts(predict, scores)
     if not found:
         return NOTHING + _unfinished(predict, scores)
-    rows = [
-        [v.model, v.name, _number(v.rho), _between(v), _number(v.rho_loss), f"{v.groups} x {v.seeds}"] for v in found
-    ]
+    rows = [[v.model, v.name, _number(v.rho), _between(v), _number(v.rho_loss), _asked(v)] for v in found]
     header = ["model", "said by", "Spearman's ρ", "95 % interval", "ρ with test loss", "groups x seeds"]
     parts = [
         grid(header, rows),
@@ -98,6 +96,10 @@ def _file(text: str) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
+
+
+def _asked(v: Verdict) -> str:
+    return f"{v.groups} x {v.seeds}" + (f", asked on {v.asked}" if v.asked < v.seeds else "")
 
 
 def _between(v: Verdict) -> str:

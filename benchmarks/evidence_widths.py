@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 from evidence_predict import DEFAULT, NOTHING
+from scipy.stats import t
 
 from reconvene.experiments.config import arm_label
 from reconvene.experiments.pages import grid, plots
-from reconvene.experiments.summary import HEADER, Mean, cells, summarise
+from reconvene.experiments.summary import HEADER, Line, Mean, cells, summarise
 
 Records = list[dict[str, Any]]
 NOISE = 1.0
-"""Points of accuracy below which a difference of means over three seeds counts for nothing here."""
+"""Points of accuracy below which a difference of means counts for nothing here."""
 QUICK = ("ours", "uniform", "precrop", "precrop_filled", "channels", "random")
 """Ways to choose widths that train nothing."""
 
@@ -47,9 +48,7 @@ def against(records: Records) -> str:
         for other in others:
             if other is own:
                 continue
-            by_seed = {r["run"]["seed"]: r["accuracy"] for r in other.records}
-            pairs = [100 * (r["accuracy"] - by_seed[s]) for r in own.records if (s := r["run"]["seed"]) in by_seed]
-            if pairs:
+            if pairs := paired(own, other):
                 rows.append(
                     [own.model, own.budget, other.label, _signed(Mean.of(pairs)), str(len(pairs)), _verdict(pairs)]
                 )
@@ -112,27 +111,34 @@ def of_rlr(records: Records) -> str:
 
 def of_rate(records: Records) -> str:
     """The same arms at several learning rates; the best of each arm is bold."""
-    cells: dict[tuple[str, str], dict[float, Mean]] = {}
+    cells: dict[tuple[str, str], dict[float, Line]] = {}
     for line in summarise(records):
         run = line.records[0]["run"]
         arm = arm_label(run["arm"], run["options"])
-        cells.setdefault((line.model, arm), {})[run["train"]["lr"]] = line.accuracy
+        cells.setdefault((line.model, arm), {})[run["train"]["lr"]] = line
     if not cells:
         return NOTHING
     rates = sorted({rate for found in cells.values() for rate in found})
-    best = {place: max(found, key=lambda rate: found[rate].value) for place, found in cells.items()}
+    best = {place: max(found, key=lambda rate: found[rate].accuracy.value) for place, found in cells.items()}
     rows = []
     for place, found in cells.items():
-        texts = {rate: f"**{mean}**" if rate == best[place] else str(mean) for rate, mean in found.items()}
-        rows.append([*place, *(texts.get(rate, "") for rate in rates)])
-    ours = {model: found[best[model, arm]] for (model, arm), found in cells.items() if arm == "ours"}
-    said = [
-        f"{ours[model].value - found[best[model, arm]].value:+.1f} above `{arm}` on {model}"
-        for (model, arm), found in cells.items()
-        if arm != "ours" and model in ours
-    ]
+        means = {rate: str(line.accuracy) for rate, line in found.items()}
+        means[best[place]] = f"**{means[best[place]]}**"
+        rows.append([*place, *(means.get(rate, "") for rate in rates)])
+    against = []
+    for (model, arm), found in cells.items():
+        if arm != "ours" and (model, "ours") in cells:
+            pairs = paired(cells[model, "ours"][best[model, "ours"]], found[best[model, arm]])
+            against.append([model, arm, _signed(Mean.of(pairs)), str(len(pairs)), _verdict(pairs)])
+    header = ["model", "ours minus", "points, each at its best rate", "seeds", "reading"]
     table = grid(["model", "arm", *(f"rate {rate:g}" for rate in rates)], rows)
-    return f"{table}\n\nEach at its own best rate, `ours` is {', '.join(said)}."
+    return f"{table}\n\n{grid(header, against)}" if against else table
+
+
+def paired(one: Line, other: Line) -> list[float]:
+    """Points of accuracy by which one is above the other, seed by seed."""
+    by_seed = {r["run"]["seed"]: r["accuracy"] for r in other.records}
+    return [100 * (r["accuracy"] - by_seed[s]) for r in one.records if (s := r["run"]["seed"]) in by_seed]
 
 
 def _signed(mean: Mean) -> str:
@@ -141,9 +147,16 @@ def _signed(mean: Mean) -> str:
 
 
 def _verdict(pairs: Sequence[float]) -> str:
-    middle = sum(pairs) / len(pairs)
+    """In words; ``better`` and ``worse`` alone only where a paired t interval of 95 % leaves out zero."""
+    middle, count = sum(pairs) / len(pairs), len(pairs)
+    if not any(pairs):
+        return "the same"
     if abs(middle) < NOISE:
-        return "level"
-    if len(pairs) > 1 and min(pairs) * max(pairs) <= 0:
+        return "within a point"
+    if min(pairs) * max(pairs) <= 0:
         return "seeds disagree"
-    return ("better" if middle > 0 else "worse") + ("" if len(pairs) > 1 else ", one seed")
+    word = "better" if middle > 0 else "worse"
+    if count == 1:
+        return f"{word}, one seed"
+    half = t.ppf(0.975, count - 1) * np.std(pairs, ddof=1) / count**0.5
+    return word if abs(middle) > half else f"{word} on every seed"

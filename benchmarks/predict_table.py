@@ -21,7 +21,8 @@ class Verdict:
     """One evaluator on one model.
 
     ``rho``: correlation with the loss of accuracy, ``low`` and ``high`` its 95 % interval over groups; ``rho_loss``:
-    correlation with the rise of test loss, which is less noisy. ``None``: it says the same of every group.
+    correlation with the rise of test loss, which is less noisy. ``None``: it says the same of every group. ``asked``:
+    seeds whose untrained networks it was asked about.
     """
 
     model: str
@@ -32,6 +33,7 @@ class Verdict:
     low: float | None
     high: float | None
     rho_loss: float | None
+    asked: int
 
 
 def truth(
@@ -78,9 +80,9 @@ def verdicts(results: Path, scores: Path) -> list[Verdict]:
         guesses["nearer to the input"] = -np.arange(len(groups), dtype=float)
         for what, guess in guesses.items():
             low, high = interval(guess, accuracy)
-            out.append(
-                Verdict(model, what, len(groups), len(by_seed), rho(guess, accuracy), low, high, rho(guess, loss))
-            )
+            asked = len(said.get(what, by_seed))
+            told = rho(guess, accuracy), low, high, rho(guess, loss), asked
+            out.append(Verdict(model, what, len(groups), len(by_seed), *told))
     return sorted(out, key=lambda v: (v.model, -(v.rho if v.rho is not None else -2)))
 
 

@@ -139,6 +139,11 @@ def test_an_artifact_is_evaluated_beside_its_dense_network(
     assert list(kept) == ["dense", "pruned"] and kept["pruned"]["agreement"] is not None
     trained = artifact.manifest(tmp_path).measurements["training"]["accuracy"]
     assert kept["pruned"]["accuracy"] == pytest.approx(trained)
+    # The images are normalised as in training, whatever part of them the statistics are of; other classes are refused.
+    part = replace(digits, mean=tuple(2 * value for value in digits.mean), std=tuple(3 * value for value in digits.std))
+    assert pipeline.evaluate(tmp_path, part)["pruned"].accuracy == kept["pruned"]["accuracy"]
+    with pytest.raises(DataError, match="is not what the model"):
+        pipeline.evaluate(tmp_path, replace(digits, classes=tuple(f"class {name}" for name in digits.classes)))
     page = (tmp_path / "report.html").read_text()
     assert "Beyond accuracy" in page and "reconvene run it" in page
     # Trained on, the network is another one: what was said of the old one goes.

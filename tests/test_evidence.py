@@ -13,6 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from evidence_page import write_page
+from evidence_widths import _verdict
 from predict_table import interval, rho, verdicts
 
 RUN = {"model": "vgg16_bn", "args": {"width": 0.25}, "data": "cifar10", "limit": 100, "epochs": 1, "train": {}}
@@ -78,6 +79,14 @@ def test_an_evaluator_is_judged_by_what_training_lost(tmp_path: Path) -> None:
     assert all(v.seeds == 1 and v.groups == 4 for v in found.values())
 
 
+def test_a_verdict_is_no_stronger_than_its_seeds() -> None:
+    assert _verdict([2.0, 2.1, 2.2]) == "better" and _verdict([-2.0, -2.1, -2.2]) == "worse"
+    assert _verdict([0.2, 4.0, 5.0]) == "better on every seed"  # 3.1 +- 2.5 leaves room for zero
+    assert _verdict([-0.2, 4.0, 5.0]) == "seeds disagree"
+    assert _verdict([0.9, -0.9, 0.5]) == "within a point" and _verdict([0.0, 0.0]) == "the same"
+    assert _verdict([3.0]) == "better, one seed"
+
+
 def test_the_page_tells_differences_by_seed_and_admits_what_is_missing(tmp_path: Path) -> None:
     budget = {"params": "16.21x"}
     rows = [record("dense", seed, 0.9) for seed in (0, 1)]
@@ -88,9 +97,9 @@ def test_the_page_tells_differences_by_seed_and_admits_what_is_missing(tmp_path:
     page = tmp_path / "evidence.md"
     assert write_page(tmp_path, page, tier="small") and write_page(tmp_path, page, tier="small", check=True)
     text = page.read_text()
-    assert "| params 16.21x | uniform | +2.5 ± 0.7 | 2 | better |" in text
+    assert "| params 16.21x | uniform | +2.5 ± 0.7 | 2 | better on every seed |" in text
     assert "| params 16.21x | precrop | +2.5 ± 4.9 | 2 | seeds disagree |" in text
-    assert "| params 16.21x | dense | -8.0 ± 2.8 | 2 | worse |" in text
+    assert "| params 16.21x | dense | -8.0 ± 2.8 | 2 | worse on every seed |" in text
     assert "Prediction on resnet20" in text and "*Not measured yet.*" in text and "Widths at params 50x" in text
     assert all((tmp_path / name).exists() for name in re.findall(r"\]\((plots/[^)]*)\)", text))
     # Each arm at its own best rate: 0.80 at 0.2 against 0.77 at 0.1, not 0.80 against 0.71.
@@ -103,6 +112,6 @@ def test_the_page_tells_differences_by_seed_and_admits_what_is_missing(tmp_path:
     write_page(tmp_path, page, tier="small")
     text = page.read_text()
     assert "| ours | 75.0 | **80.0** |" in text and "| uniform | **77.0** | 71.0 |" in text
-    assert "`ours` is +3.0 above `uniform`" in text
+    assert "| uniform | +3.0 | 1 | better, one seed |" in text
     write(tmp_path / "widths.jsonl", rows[:-1])
     assert not write_page(tmp_path, page, tier="small", check=True)

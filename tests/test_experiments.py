@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock, Timeout
 
 import device_fakes
 from reconvene.allocation import Budget
@@ -174,6 +177,14 @@ def test_a_run_says_what_it_started_from_and_what_it_took(tmp_path: Path) -> Non
     faster = [{**r, "run": {**r["run"], "train": {**r["run"]["train"], "lr": 0.2}}} for r in records]
     labels = [line.label for line in summarise(records + faster)]
     assert labels == ["dense", "dense, lr 0.2", "uniform", "uniform, lr 0.2"], "recipes are not averaged over"
+    longer = [{**r, "run": {**r["run"], "epochs": 2, "limit": None}} for r in records]
+    labels = [line.label for line in summarise(records + longer)]
+    assert labels == [
+        "dense, epochs 1, limit 128",
+        "dense, epochs 2",
+        "uniform, epochs 1, limit 128",
+        "uniform, epochs 2",
+    ]
     whole, small = summarise(records)
     assert whole.label == "dense" and "agreement" not in whole.extra
     assert 0 <= small.extra["agreement"].value <= 100 and "worst drop" in small.extra
@@ -286,6 +297,37 @@ def test_a_finished_experiment_does_nothing_and_a_failing_run_loses_only_itself(
     assert (tmp_path / "r.jsonl").read_bytes() == before and len(said) == 2
 
 
+def test_two_calls_do_not_share_a_folder_and_words_that_fit_nothing_are_named(tmp_path: Path) -> None:
+    asked = make_experiment(experiment())
+    (tmp_path / "unfinished").mkdir()
+    with FileLock(tmp_path / "unfinished" / ".lock"), pytest.raises(ExperimentError, match="another compare"):
+        compare(asked, tmp_path / "r.jsonl", tmp_path / "unfinished")
+    with pytest.raises(ExperimentError, match="no run has 'unifrom'"):
+        compare(asked, tmp_path / "r.jsonl", tmp_path / "unfinished", only=["unifrom"])
+    assert not (tmp_path / "r.jsonl").exists()
+
+
+def test_a_run_does_not_outlive_what_asked_for_it(tmp_path: Path) -> None:
+    """Killed outright, a comparison leaves no process behind that would share its folder with the next call's."""
+    run = make_experiment(experiment(epochs=200)).runs[0]
+    (tmp_path / "run.json").write_text(json.dumps({"run": asdict(run), "data": "digits"}))
+    single = ["-m", "reconvene.experiments.single", str(tmp_path)]
+    asks = f"import os, subprocess, sys; subprocess.run([sys.executable, *{single}, str(os.getpid())])"
+    asker = subprocess.Popen([sys.executable, "-c", asks], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    lock = FileLock(tmp_path / ".lock")
+    until = time.monotonic() + 60
+    while not (tmp_path / "train").exists():  # it is at work
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    with pytest.raises(Timeout):
+        lock.acquire(timeout=0)
+    asker.kill()
+    asker.wait()
+    lock.acquire(timeout=30)  # held by the run as long as it lives
+    lock.release()
+    assert not (tmp_path / "result.json").exists()
+
+
 def test_results_survive_a_line_cut_short(tmp_path: Path) -> None:
     file = tmp_path / "r.jsonl"
     append_result(file, {"key": "a"})
@@ -339,6 +381,10 @@ def test_a_list_in_the_recipe_asks_for_every_value() -> None:
         ({"arms": [{"arm": "ours", "criterium": "snip"}]}, "criterion"),
         ({"budgets": []}, "budget"),
         ({"models": [{"args": {}}]}, "model"),
+        ({"seeds": 0}, "seeds is a list"),
+        ({"arms": {"arm": "ours"}}, "each begins with"),
+        ({"models": [{"model": "vgg16_bn", "args": {"width": [0.25, 0.5]}}]}, "a .*models.* of its own"),
+        ({"data": [DATA, {**DATA, "limit": 64}]}, "two .*data.* are called 'digits'"),
         ({"seeds": []}, "empty"),
         ({"train": {"lr": []}}, "empty"),
         ({"arms": [{"arm": "ours", "criterion": []}]}, "empty"),

@@ -44,7 +44,7 @@ ORDER = [
     "__init__",
     "__main__",
 ]
-CORE = {"numpy", "reconvene", "rich", "safetensors", "torch", "tyro"}
+CORE = {"filelock", "numpy", "reconvene", "rich", "safetensors", "torch", "tyro"}
 
 
 def files() -> list[Path]:

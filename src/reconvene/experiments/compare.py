@@ -7,6 +7,7 @@ else; one that is stopped goes on from its checkpoint when the experiment is run
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,11 +16,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from reconvene.disk import write_atomic
 from reconvene.errors import ExperimentError
 from reconvene.experiments.config import Experiment, Run
 from reconvene.experiments.results import Record, append_result, of_keys, read_results
-from reconvene.experiments.single import ERROR, RESULT, RUN
+from reconvene.experiments.single import ERROR, LOCK, RESULT, RUN
 
 Say = Callable[[str], None]
 PATIENCE = 15.0  # seconds for a run that was asked to stop
@@ -27,7 +30,10 @@ PATIENCE = 15.0  # seconds for a run that was asked to stop
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where an experiment stands: the records there are, what failed in this call and why, how many runs are left."""
+    """Where an experiment stands: all records there are, what failed in this call and why, how many runs are left.
+
+    Those left are of the runs that were asked for.
+    """
 
     records: tuple[Record, ...]
     failed: dict[str, str]
@@ -51,9 +57,32 @@ def compare(
         say: told of every run as it ends, with an estimate of the rest.
 
     Raises:
-        ExperimentError: the file of results is damaged.
+        ExperimentError: the file of results is damaged; ``only`` fits no run; another call is at work in ``work``.
     """
+    wanted = picked(experiment, only)
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(work / LOCK, timeout=0):
+            return _compare(experiment, wanted, results, work, seconds, say)
+    except Timeout as error:
+        raise ExperimentError(
+            f"another compare is at work in {work}. Wait for it, or give this one another -o"
+        ) from error
+
+
+def picked(experiment: Experiment, only: Sequence[str]) -> list[Run]:
+    """The runs in whose description one of these words occurs; all where there are none. Raises ExperimentError."""
     wanted = [run for run in experiment.runs if not only or any(word in str(run) for word in only)]
+    if not wanted:
+        raise ExperimentError(
+            f"no run has {' or '.join(map(repr, only))} in its description. --list tells what there is"
+        )
+    return wanted
+
+
+def _compare(
+    experiment: Experiment, wanted: list[Run], results: Path, work: Path, seconds: float | None, say: Say
+) -> Outcome:
     done = {record["key"] for record in read_results(results)}
     todo = [run for run in wanted if run.key not in done]
     deadline = None if seconds is None else time.monotonic() + seconds
@@ -79,8 +108,9 @@ def compare(
             told = f"failed: {trouble}"
         rest = sum(took) / len(took) * (len(todo) - number)
         say(f"[{number}/{len(todo)}] {run}: {told}, {took[-1]:.0f} s; about {_spoken(rest)} left")
-    records = of_keys(read_results(results), [run.key for run in wanted])
-    return Outcome(tuple(records), failed, len(wanted) - len(records))
+    known = read_results(results)
+    left = len(wanted) - len(of_keys(known, [run.key for run in wanted]))
+    return Outcome(tuple(of_keys(known, [run.key for run in experiment.runs])), failed, left)
 
 
 def _one(run: Run, source: str, folder: Path, deadline: float | None) -> str | None:
@@ -91,7 +121,7 @@ def _one(run: Run, source: str, folder: Path, deadline: float | None) -> str | N
     write_atomic(folder / RUN, json.dumps({"run": asdict(run), "data": source}).encode(), error=ExperimentError)
     with (folder / "output.txt").open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "reconvene.experiments.single", str(folder)],
+            [sys.executable, "-m", "reconvene.experiments.single", str(folder), str(os.getpid())],
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -110,12 +111,23 @@ def make_experiment(
 ) -> Experiment:
     """The experiment that a table of plain values describes. Raises ExperimentError."""
     _known(values, {*_TOP, "arms", "models", "data", "budgets", "train"}, "the experiment")
-    for part in ("arms", "models", "data"):
-        if not values.get(part):
+    for part in ("arms", "models", "data", "budgets"):
+        if not values.get(part) and part != "budgets":
             raise ExperimentError(f"the experiment names no {part}. Give at least one [[{part}]]")
+        if not all(isinstance(entry, Mapping) for entry in values.get(part, [])) or isinstance(
+            values.get(part), Mapping
+        ):
+            raise ExperimentError(f"{part} is a list of tables: each begins with [[{part}]]")
+    if not isinstance(values.get("seeds", []), list):
+        raise ExperimentError(f"seeds is a list of numbers, such as [0, 1, 2], not {values['seeds']!r}")
     models = [_entry(entry, {"model"}, {"args", "input"}, "models") for entry in values["models"]]
     data = [_entry(entry, {"name", "spec"}, {"limit"}, "data") for entry in values["data"]]
     _known(values.get("train", {}), _RECIPE, "[train]")
+    for model in models:
+        if wrong := [f"{name} = {value!r}" for name, value in model.get("args", {}).items() if isinstance(value, list)]:
+            raise ExperimentError(f"[[models]] {model['model']}: {wrong[0]}. Give every size a [[models]] of its own")
+    if again := [name for name, count in Counter(entry["name"] for entry in data).items() if count > 1]:
+        raise ExperimentError(f"two [[data]] are called {again[0]!r}. Give each a name of its own")
     top = {key: values.get(key, usual) for key, usual in _TOP.items()}
     runs = [
         Run(

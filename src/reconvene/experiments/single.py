@@ -14,10 +14,12 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import nn
 
 from reconvene import cutting
@@ -39,7 +41,7 @@ from reconvene.training import TrainConfig, TrainResult, train
 from reconvene.training.assess import answers, assess
 from reconvene.training.machine import choose_device, describe_machine, library_versions
 
-RUN, RESULT, ERROR = "run.json", "result.json", "error.txt"
+RUN, RESULT, ERROR, LOCK = "run.json", "result.json", "error.txt", ".lock"
 
 
 def carry_out(run: Run, folder: Path, *, data: str) -> Record:
@@ -159,8 +161,25 @@ def _latency(dense: nn.Module, model: nn.Module, inputs: torch.Tensor) -> Record
 
 
 def main(arguments: list[str]) -> int:
-    """Run what ``FOLDER/run.json`` says, and leave ``result.json`` or ``error.txt`` beside it."""
+    """Run what ``FOLDER/run.json`` says, and leave ``result.json`` or ``error.txt`` beside it.
+
+    A second argument is the process that asked: where that ends, however it ends, so does this. Until then no other
+    touches the folder.
+    """
     folder = Path(arguments[0])
+    if len(arguments) > 1:
+        Thread(target=_follow, args=(int(arguments[1]),), daemon=True).start()
+    with FileLock(folder / LOCK):
+        return _main(folder)
+
+
+def _follow(asker: int) -> None:
+    while os.getppid() == asker:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _main(folder: Path) -> int:
     asked: Mapping[str, Any] = json.loads((folder / RUN).read_text(encoding="utf-8"))
     if threads := os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(threads))

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,10 @@ class Mean:
 
 @dataclass(frozen=True)
 class Line:
-    """One arm under one budget. Shares of dense: ``params``, ``macs``; seconds: ``search``, ``epoch``, ``latency``."""
+    """One arm under one budget. Shares of dense: ``params``, ``macs``; seconds: ``search``, ``epoch``, ``latency``.
+
+    ``search`` and ``epoch`` are medians over seeds: one that ran beside other work would decide a mean.
+    """
 
     model: str
     data: str
@@ -67,14 +71,16 @@ EXTRA = ("calibration error", "worst class", "worst drop", "agreement", "corrupt
 def summarise(records: Iterable[Record]) -> list[Line]:
     """Rows in order of model, data, budget (arms without one first), then of first appearance.
 
-    What differs between recipes stands behind the arm: ``ours, lr 0.2``.
+    What differs between recipes stands behind the arm: ``ours, lr 0.2``. So does anything else that is not the same in
+    all runs, since only seeds are averaged over.
     """
     known = list(records)
-    varied = _varied([record["run"]["train"] for record in known])
+    varied = _varied([_settings(record["run"]) for record in known])
     cells: dict[tuple[str, str, str, str], list[Record]] = {}
     for record in known:
         run = record["run"]
-        label = ", ".join([_label(run), *(f"{name} {run['train'][name]}" for name in varied if name in run["train"])])
+        settings = _settings(run)
+        label = ", ".join([_label(run), *(f"{name} {settings[name]}" for name in varied if name in settings)])
         cells.setdefault((_model(run), run["data"], budget_text(run["budget"]), label), []).append(record)
     dense = {_place(record): record for record in chain(*cells.values()) if record["run"]["arm"] == "dense"}
     order = {place: i for i, place in enumerate(dict.fromkeys(cell[:2] for cell in cells))}
@@ -135,8 +141,8 @@ def _line(
         Mean.of([100 * record["accuracy"] for record in records]),
         params=_mean(record["params"] / record["dense"]["params"] for record in records),
         macs=_mean(record["macs"] / record["dense"]["macs"] for record in records),
-        search=_mean(record["search"]["seconds"] for record in records),
-        epoch=_mean(record["training"]["seconds_per_epoch"] for record in records),
+        search=median(record["search"]["seconds"] for record in records),
+        epoch=median(record["training"]["seconds_per_epoch"] for record in records),
         training_macs=_mean(record["training"]["macs"] for record in records),
         latency=_mean(entry["seconds"] for entry in timed) if timed else None,
         speedup=_mean(entry["speedup"] for entry in timed) if timed else None,
@@ -166,16 +172,23 @@ def _answers(assessment: Record) -> NDArray[np.uint16]:
     return np.frombuffer(zlib.decompress(base64.b64decode(assessment["answers"])), dtype=np.uint16)
 
 
-def _varied(recipes: Sequence[dict[str, Any]]) -> list[str]:
-    """What the recipes do not all say alike."""
-    names = dict.fromkeys(name for recipe in recipes for name in recipe)
-    return [name for name in names if any(recipe.get(name) != recipes[0].get(name) for recipe in recipes)]
+def _settings(run: dict[str, Any]) -> dict[str, Any]:
+    """What decides a result besides model, data, budget, arm and seed, where it is not the usual."""
+    besides = ("epochs", "limit", "input", "round_to", "device")
+    return {**run["train"], **{name: run[name] for name in besides if run.get(name) is not None}}
+
+
+def _varied(settings: Sequence[dict[str, Any]]) -> list[str]:
+    """What is not alike in all of them."""
+    names = dict.fromkeys(name for own in settings for name in own)
+    return [name for name in names if any(own.get(name) != settings[0].get(name) for own in settings)]
 
 
 def _place(record: Record) -> tuple[str, str, int, str]:
     """What a run shares with the dense one to compare it with."""
     run = record["run"]
-    return _model(run), run["data"], run["seed"], json.dumps(run["train"], sort_keys=True)
+    rest = {name: value for name, value in _settings(run).items() if name not in ("round_to", "device")}
+    return _model(run), run["data"], run["seed"], json.dumps(rest, sort_keys=True)
 
 
 def _label(run: dict[str, Any]) -> str:

@@ -68,10 +68,15 @@ def preparation(found: Manifest, folder: Path, dataset: Dataset | None) -> Prepr
     way = Preprocessing.from_dict(recorded)
     if dataset is not None and (dataset.classes, dataset.shape) != (way.classes, way.shape):
         raise DataError(
-            f"{dataset.name} ({len(dataset.classes)} classes, {'x'.join(map(str, dataset.shape))}) is not what "
-            f"the model in {folder} was trained on ({len(way.classes)} classes, {'x'.join(map(str, way.shape))})"
+            f"{dataset.name} ({_said(dataset.preprocessing)}) is not what the model in {folder} was trained on "
+            f"({_said(way)}). Try: --data with that data"
         )
     return way
+
+
+def _said(way: Preprocessing) -> str:
+    some = ", ".join(way.classes[:3]) + ", ..." * (len(way.classes) > 3)
+    return f"{'x'.join(map(str, way.shape))}, {len(way.classes)} classes: {some}"
 
 
 def results(folder: Path, found: Manifest) -> dict[str, str]:

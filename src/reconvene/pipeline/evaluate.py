@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from reconvene import artifact
 from reconvene.data import Dataset
 from reconvene.errors import ArtifactError
+from reconvene.pipeline.bundle import preparation
 from reconvene.pipeline.deploy import variants
 from reconvene.pipeline.prune import DENSE
 from reconvene.pipeline.steps import Steps, quiet
@@ -24,14 +26,19 @@ def evaluate(
 ) -> dict[str, Assessment]:
     """Assess the trained networks of an artifact, by variant, and keep the result in it.
 
-    The dense network takes part where it was trained too (``reconvene run`` does that).
+    The dense network takes part where it was trained too (``reconvene run`` does that). Images are normalised as those
+    it was trained on, whichever part of them ``dataset`` holds.
 
-    Raises ArtifactError, where nothing was trained among others, and TrainingError.
+    Raises ArtifactError, where nothing was trained among others, DataError where the classes are others than those it
+    was trained on, and TrainingError.
     """
     folder = Path(directory)
     trained = [name for name, place in _places(folder).items() if _is_trained(place)]
     if not trained:
         raise ArtifactError(f"{folder} holds no trained network. Train it first: reconvene train {folder}")
+    place = _places(folder)[trained[-1]]
+    way = preparation(artifact.manifest(place), place, dataset)
+    dataset = replace(dataset, mean=way.mean, std=way.std)
     models = {name: m for name, m in variants(folder, allow_import=allow_import).items() if name in trained}
     dense = None
     found: dict[str, Assessment] = {}
