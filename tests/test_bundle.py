@@ -289,7 +289,7 @@ def test_what_cannot_be_bundled_says_why(made: Made, tmp_path: Path) -> None:
         bundle(name="b.zip")
     with pytest.raises(ExportError, match=r"run\.py can run"):
         bundle(exports=[dataclasses.replace(made.exports[0], format="other")])
-    with pytest.raises(DataError, match="10 classes, 1x8x8"):
+    with pytest.raises(DataError, match="1x8x8, 10 classes"):
         bundle(dataset=load("digits", input_shape=(1, 8, 8), limit=60))
     way = dataclasses.replace(made.dataset.preprocessing, classes=("a", "b"))
     images = made.dataset.test.images[:2].numpy()

@@ -371,6 +371,46 @@ def test_a_bad_profile_is_refused(tmp_path: Path, text: str, why: str) -> None:
         devices.find(tmp_path / "p.json")
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"runtime": {"name": "onnxruntime", "version": "1"}}, "threads"),
+        ({"runtime": {"name": "onnxruntime", "version": "1", "threads": -3}}, "threads is -3"),
+        ({"device": None}, "damaged"),
+        ({"steps": {"in": 8, "out": 0, "align": 1}}, "out is 0"),
+        ({"overhead": {}}, "call"),
+        ({"networks": [{"layers": [[7, 8, 8]], "seconds": 1.0}]}, "layers that are not there"),
+        ({"networks": [{}]}, "layers"),
+        ({"precision": "fp16"}, "neither fp32 nor int8"),
+        ({"noise": "high"}, "damaged"),
+        ({"name": 5}, "text"),
+    ],
+    ids=str,
+)
+def test_a_damaged_profile_is_told_by_name(tmp_path: Path, change: dict[str, object], why: str) -> None:
+    values = {**fakes.profile([job()]).to_dict(), **change}
+    (tmp_path / "p.json").write_text(json.dumps(values))
+    with pytest.raises(DeviceError, match=why) as told:
+        devices.find(tmp_path / "p.json")
+    assert "p.json" in str(told.value)
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), -1e-6])
+def test_times_that_are_none_are_damage(seconds: float) -> None:
+    values = json.loads(json.dumps(fakes.profile([job()]).to_dict()))
+    values["layers"][0]["points"][0][2] = seconds
+    with pytest.raises(DeviceError, match="no numbers, or below zero"):
+        devices.Profile.from_dict(values)
+
+
+def test_one_bad_file_does_not_hide_the_other_profiles() -> None:
+    folder = devices.store.named_folder()
+    devices.save(fakes.profile([job()]), folder / "good.json")
+    (folder / "bad.json").write_text("{")
+    found, wrong = devices.profiles()
+    assert [file.stem for file, _ in found] == ["good"] and len(wrong) == 1 and "bad.json" in wrong[0]
+
+
 def test_a_missing_profile_and_an_unknown_name_say_so(tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="cannot be read"):
         devices.find(tmp_path / "none.json")

@@ -70,6 +70,9 @@ def test_running_again_makes_only_what_is_missing_and_what_was_changed(made: tup
     before = (folder / "out" / "chip" / "resnet20" / "model.safetensors").read_bytes()
     assert run_fleet(read_fleet(folder / "fleet.yaml"), folder / "out").made == 1
     assert (folder / "out" / "chip" / "resnet20" / "model.safetensors").read_bytes() == before
+    for name in ("model.onnx", "plan.json"):  # a file that is gone is missing too
+        (folder / "out" / "chip" / "resnet20" / name).unlink()
+        assert run_fleet(read_fleet(folder / "fleet.yaml"), folder / "out").made == 1
     changed = fleet_file(folder, FILE.replace("params: 2x", "params: 3x"))
     assert run_fleet(read_fleet(changed), folder / "out").made == 1
     assert (folder / "out" / "server" / "resnet20" / "model.safetensors").stat().st_mtime_ns != kept
@@ -102,6 +105,19 @@ def test_the_page_says_who_gets_what_and_what_could_not_be_met(made: tuple[Path,
         ("{size: 40kB}", "{peak_memory: 40kB, memory_of: tvm}", r"line 8: memory_of 'tvm' is none of executorch, onnx"),
         ("{size: 40kB}", "{size: 40kB, precision: int4}", r"line 8: precision 'int4' is none of fp32, int8"),
         ("models: [resnet20, mobilenetv2]\n", "", r"needs models and devices"),
+        ("criterion: magnitude", "criterion: magnitud", r"line 3: criterion 'magnitud' is none of"),
+        ("export: [onnx]\n", "export: [onxx]\n", r"line 4: export 'onxx' is none of"),
+        ("{size: 40kB}", "{size: 40kB, models: [resnet2O]}", r"line 8: device chip: the fleet has no model 'resnet2O'"),
+        ("{size: 40kB}", "{params: !!python/object:os.system x}", r"line 8: this value cannot be read"),
+        ("{size: 40kB}", "{params: 2024-13-45}", r"line 8: this value cannot be read"),
+        ("{size: 40kB}", "{\n    params: 4x,\n    latency: 5}", r"line 10: device chip: latency"),
+        ("  dust:", "  [a, b]:", r"line 9: a name in devices is no plain text"),
+        ("  dust:", "  fleet.json:", r"line 9: device 'fleet.json' becomes a folder"),
+        ("criterion: magnitude", "train: {epochs: 1, lr: fast}", r"line 3: lr 'fast' cannot be trained with"),
+        ("criterion: magnitude", "train: {epochs: -1}", r"line 3: epochs -1 is not a whole number above 0"),
+        ("criterion: magnitude", "input: 3x-1x32", r"line 3: input '3x-1x32' is no shape"),
+        ("criterion: magnitude", "limit: -3", r"line 3: limit -3"),
+        ("[resnet20, mobilenetv2]", "[resnet20, resnet20]", r"line 1: .* twice"),
     ],
 )
 def test_a_mistake_in_the_file_is_told_with_its_line(tmp_path: Path, old: str, new: str, why: str) -> None:
@@ -188,8 +204,20 @@ def test_a_size_is_that_of_the_exported_file_where_one_is_asked_for(made: tuple[
         assert row.costs["size"] == file.stat().st_size
 
 
+def test_where_no_budget_can_be_kept_the_fleet_says_why(tmp_path: Path) -> None:
+    file = fleet_file(
+        tmp_path, "models: [resnet20]\nargs: {width: 0.25}\ncriterion: magnitude\ndevices: {a: {params: 1}}"
+    )
+    result = run_fleet(read_fleet(file), tmp_path / "new")
+    assert "the floor is" in str(result) and "devices that get nothing: 1" in str(result)
+    assert (tmp_path / "new" / "fleet.json").is_file()
+
+
 def test_a_file_that_cannot_be_so_small_is_refused() -> None:
     model = resolve("resnet20", {"width": 0.25}).build()
+    # The floor of the weights' file is above that of the exported one: what counts is the file itself.
+    smallest = cutting.plan(model, torch.zeros(1, 3, 32, 32), Budget(size="10kB"), "magnitude", size_of=["onnx"])
+    assert smallest.costs["pruned"]["size"] <= 10_000
     with pytest.raises(BudgetError, match="exported file: onnx, of which the graph itself takes some"):
         cutting.plan(model, torch.zeros(1, 3, 32, 32), Budget(size="9kB"), "magnitude", size_of=["onnx"])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +76,19 @@ def keep_weighed(planner: Planner, budget: Budget, scales: Scales, keep: Keep) -
     asked = read(scales.cost, value)
     dense = scales.weigh(planner.model)
     limit = int(asked.of(dense))
-    aim, best, least = limit, None, float("inf")
+    aim, best, least, at_floor = limit, None, float("inf"), False
     for _ in range(ATTEMPTS):
         if aim < 1:
             break
         try:
             made = keep(replace(budget, **{scales.cost: aim}))
         except BudgetError as error:
+            floor = error.floor.get(scales.cost, 0.0)
+            if best is None and not at_floor and floor > aim:
+                aim, at_floor = ceil(floor), True  # the floor is a prediction too: the smallest network is weighed
+                continue
             if best is None:
-                raise _refused(value, limit, scales, least, error) from error
+                raise _refused(value, limit, scales, least, None if at_floor else error) from error
             break
         weight = scales.weigh(made.apply(planner.model))
         least = min(least, weight)
@@ -119,7 +124,7 @@ def weigh(model: nn.Module, inputs: Any, formats: Sequence[str], precision: str 
 def _refused(value: Any, limit: int, scales: Scales, least: float, error: BudgetError | None) -> BudgetError:
     why = f": {error}" if error is not None else ""
     if least < float("inf"):
-        why += f". The smallest network that was looked at takes {least:,.0f} bytes"
+        why += f". The smallest network that was looked at takes {least:,.0f} bytes: that is the floor"
     floor = dict(error.floor) if error is not None else {scales.cost: least}
     return BudgetError(
         f"{scales.cost} {value} (at most {limit:,} bytes, {scales.what}{scales.hint}) cannot be kept{why}", floor

@@ -86,7 +86,7 @@ def _list() -> Answer:
     from reconvene.text import Cell, table
 
     rows: list[list[Cell]] = []
-    found = devices.profiles()
+    found, wrong = devices.profiles()
     for path, profile in found:
         threads = int(profile.runtime["threads"])
         runtime = f"{profile.runtime['name']} {profile.runtime['version']}"
@@ -100,6 +100,7 @@ def _list() -> Answer:
         rows.append([*facts, len(profile.layers), f"{profile.noise:.1%}", profile.date])
     header = ("device", "processor", "runtime", "threads", "precision", "layers", "noise", "date")
     text = table(header, rows) if rows else "no device was measured yet: reconvene device profile --name NAME"
+    text = "\n".join([text, *wrong])
     keys = ("name", "device", "runtime", "precision", "noise", "date")
     data = [{"file": str(path), **{key: getattr(profile, key) for key in keys}} for path, profile in found]
-    return Answer(text, {"devices": data})
+    return Answer(text, {"devices": data, "unreadable": wrong})

@@ -93,9 +93,33 @@ class Profile:
             for layer in found.layers:
                 Table.of(layer, found.steps)
             found.together()
+            found._sound()
         except (TypeError, KeyError, ValueError, IndexError, AttributeError, ZeroDivisionError) as error:
             raise DeviceError(f"the device profile {where} is damaged: {error}. Measure the device again") from error
         return found
+
+    def _sound(self) -> None:
+        """Raise ValueError, KeyError or TypeError where a value cannot be one of a device."""
+        for name, texts in (("device", ("processor", "architecture")), ("runtime", ("name", "version"))):
+            if not all(isinstance(getattr(self, name)[text], str) for text in texts):
+                raise ValueError(f"{name} does not say its {' and '.join(texts)}")
+        whole = {"threads": self.runtime["threads"], **{name: self.steps[name] for name in ("in", "out", "align")}}
+        if wrong := [name for name, value in whole.items() if not isinstance(value, int) or value < 1]:
+            raise ValueError(f"{wrong[0]} is {whole[wrong[0]]!r}, not a whole number above 0")
+        if self.precision not in ("fp32", "int8"):
+            raise ValueError(f"precision {self.precision!r} is neither fp32 nor int8")
+        if not all(isinstance(text, str) for text in (self.name, self.date)):
+            raise ValueError("name and date are text")
+        points = [seconds for layer in self.layers for *_, seconds in layer["points"]]
+        numbers = [self.noise, self.seconds, self.pace, self.overhead["call"], self.overhead["node"], *points]
+        if not np.isfinite(np.array(numbers, dtype=np.float64)).all() or min(points, default=0.0) < 0:
+            raise ValueError("it holds times that are no numbers, or below zero")
+        if points and max(points) <= 0:
+            raise ValueError("no layer takes any time")
+        for network in self.networks:
+            numbers = [int(number) for number, _, _ in network["layers"]]
+            if not numbers or not 0 <= min(numbers) <= max(numbers) < len(self.layers) or network["seconds"] <= 0:
+                raise ValueError("a whole network is of layers that are not there, or takes no time")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

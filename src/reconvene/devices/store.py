@@ -46,7 +46,7 @@ def find(device: str | Path) -> Profile:
         return found if found.name else Profile.from_dict({**found.to_dict(), "name": path.stem})
     known = {file.stem: file for file in sorted(named_folder().glob("*.json"))}
     if str(device) not in known:
-        raise UnknownNameError("device", str(device), known or ["none yet: reconvene device profile -o NAME.json"])
+        raise UnknownNameError("device", str(device), known or ["none yet: reconvene device profile --name NAME"])
     return Profile.load(known[str(device)])
 
 
@@ -116,10 +116,15 @@ def save(profile: Profile, path: Path) -> None:
         raise DeviceError(f"the device profile {path} cannot be written: {error.strerror or error}") from error
 
 
-def profiles() -> list[tuple[Path, Profile]]:
-    """Every profile of the two folders that can be read."""
-    files = [*sorted(named_folder().glob("*.json")), *sorted(cache_folder().glob("*.json"))]
-    return [(file, Profile.load(file)) for file in files]
+def profiles() -> tuple[list[tuple[Path, Profile]], list[str]]:
+    """Every profile of the two folders that can be read, and what is wrong with the others."""
+    found, wrong = [], []
+    for file in [*sorted(named_folder().glob("*.json")), *sorted(cache_folder().glob("*.json"))]:
+        try:
+            found.append((file, Profile.load(file)))
+        except DeviceError as error:
+            wrong.append(str(error))
+    return found, wrong
 
 
 def _probed(

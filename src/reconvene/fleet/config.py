@@ -13,8 +13,12 @@ from reconvene.allocation.budget import COSTS
 from reconvene.cutting import Target
 from reconvene.deploy.memory import PLANS
 from reconvene.deploy.quantisation import PRECISIONS
+from reconvene.deploy.registry import FORMATS
 from reconvene.deploy.runtime import imported
-from reconvene.errors import BudgetError, FleetError
+from reconvene.errors import BudgetError, FleetError, TrainingError
+from reconvene.evaluator import EVALUATORS
+from reconvene.rectifier import WAYS
+from reconvene.saliency import CRITERIA
 from reconvene.training import TrainConfig
 
 _RECIPE = {entry.name for entry in fields(TrainConfig)} - {"seed", "checkpoint_seconds"}
@@ -95,7 +99,7 @@ class _Reader:
         top = self._mapping(root, "the file", _TOP)
         if "devices" not in top or "models" not in top:
             self._fail(root, "a fleet needs models and devices")
-        shared = self._names(top["export"]) if "export" in top else ()
+        shared = self._formats(top) if "export" in top else ()
         devices = tuple(
             self._device(name, node, shared) for name, node in self._mapping(top["devices"], "devices", None).items()
         )
@@ -104,24 +108,38 @@ class _Reader:
         train = self._train(top["train"]) if "train" in top else {}
         shape = self._value(top["input"]) if "input" in top else None
         options = {name: self._typed(top[name], kind) for name, kind in _TYPES.items() if name in top}
+        for name, known in _KNOWN.items():
+            self._one_of(top, name, known)
+        if options.get("limit", 1) < 1:
+            self._fail(top["limit"], f"limit {options['limit']} must be at least 1")
+        models = self._names(top["models"])
+        for name, node in self._mapping(top["devices"], "devices", None).items():
+            own = self._mapping(node, f"device {name}", _DEVICE)
+            for model in self._names(own["models"]) if "models" in own else ():
+                if model not in models:
+                    self._fail(own["models"], f"device {name}: the fleet has no model {model!r}: {', '.join(models)}")
         args = {k: self._value(v) for k, v in self._mapping(top["args"], "args", None).items()} if "args" in top else {}
         sizes = None
         if shape is not None:
             try:
                 sizes = tuple(int(size) for size in str(shape).lower().split("x"))
             except ValueError:
+                sizes = (0,)
+            if min(sizes) < 1:
                 self._fail(top["input"], f"input {shape!r} is no shape such as 3x32x32")
-        return Fleet(devices, self._names(top["models"]), args=args, input=sizes, train=train, **options)
+        return Fleet(devices, models, args=args, input=sizes, train=train, **options)
 
     def _device(self, name: str, node: Any, shared: tuple[str, ...]) -> Device:
-        if not name or Path(name).name != name or name.startswith("."):
+        plain = name.isprintable() and len(name) <= 100 and name not in ("index.html", "fleet.json")
+        if not plain or not name or Path(name).name != name or name.startswith("."):
             self._fail(node, f"device {name!r} becomes a folder: give it a plain name")
         found = self._mapping(node, f"device {name}", _DEVICE)
         values = {cost: self._value(found[cost]) for cost in COSTS if cost in found}
         try:
             budget = Budget(**values)
         except BudgetError as error:
-            self._fail(found[next(iter(values))] if values else node, f"device {name}: {error}")
+            culprit = next((cost for cost in values if str(error).startswith(cost)), next(iter(values), ""))
+            self._fail(found.get(culprit, node), f"device {name}: {error}")
         profile = self._typed(found["profile"], str) if "profile" in found else None
         if profile is not None and profile.endswith(".json"):
             profile = str(Path(self.path).parent / profile)
@@ -130,11 +148,18 @@ class _Reader:
             budget,
             profile,
             self._typed(found["round_to"], int) if "round_to" in found else None,
-            self._names(found["export"]) if "export" in found else shared,
+            self._formats(found) if "export" in found else shared,
             self._names(found["models"]) if "models" in found else (),
             self._one_of(found, "memory_of", PLANS),
             self._one_of(found, "precision", PRECISIONS),
         )
+
+    def _formats(self, found: Mapping[str, Any]) -> tuple[str, ...]:
+        names = self._names(found["export"])
+        for name in names:
+            if name not in FORMATS:
+                self._fail(found["export"], f"export {name!r} is none of {', '.join(sorted(FORMATS))}")
+        return names
 
     def _one_of(self, found: Mapping[str, Any], key: str, known: Collection[str]) -> str | None:
         value = self._typed(found[key], str) if key in found else None
@@ -146,13 +171,25 @@ class _Reader:
         found = self._mapping(node, "train", {"epochs", *_RECIPE})
         if "epochs" not in found:
             self._fail(node, "train needs epochs")
-        return {name: self._value(value) for name, value in found.items()}
+        values = {name: self._value(value) for name, value in found.items()}
+        if not isinstance(values["epochs"], int) or values["epochs"] < 1:
+            self._fail(found["epochs"], f"epochs {values['epochs']!r} is not a whole number above 0")
+        for name in values.keys() - {"epochs"}:
+            try:
+                TrainConfig(**{name: values[name]}).check()
+            except (TrainingError, TypeError) as error:
+                self._fail(
+                    found[name], f"{name} {values[name]!r} cannot be trained with: {str(error).split('): ')[-1]}"
+                )
+        return values
 
     def _mapping(self, node: Any, what: str, known: set[str] | None) -> dict[str, Any]:
         if not isinstance(node, self.yaml.MappingNode):
             self._fail(node, f"{what} is not made of 'name: value' lines")
         result: dict[str, Any] = {}
         for key, value in node.value:
+            if not isinstance(key, self.yaml.ScalarNode):
+                self._fail(key, f"a name in {what} is no plain text")
             name = str(key.value)
             if name in result:
                 self._fail(key, f"{name!r} is there twice in {what}")
@@ -168,6 +205,8 @@ class _Reader:
         names = [value] if isinstance(value, str) else value
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
             self._fail(node, f"{value!r} is not a list of names")
+        if len(set(names)) < len(names):
+            self._fail(node, f"{value!r} names one of them twice")
         return tuple(names)
 
     def _typed(self, node: Any, kind: type) -> Any:
@@ -177,13 +216,18 @@ class _Reader:
         return value
 
     def _value(self, node: Any) -> Any:
-        return self.yaml.SafeLoader("").construct_object(node, deep=True)
+        try:
+            return self.yaml.SafeLoader("").construct_object(node, deep=True)
+        except (self.yaml.YAMLError, ValueError) as error:
+            why = getattr(error, "problem", None) or error
+            return self._fail(node, f"this value cannot be read: {why}")
 
     def _fail(self, node: Any, why: str) -> Any:
         line = f", line {node.start_mark.line + 1}" if node is not None else ""
         raise FleetError(f"{self.path}{line}: {why}")
 
 
+_KNOWN: Mapping[str, Collection[str]] = {"criterion": CRITERIA, "evaluator": EVALUATORS, "rectify": WAYS}
 _TYPES: Mapping[str, type] = {
     "criterion": str,
     "evaluator": str,

@@ -29,7 +29,8 @@ def in_processes(jobs: Sequence[Job], work: str, *, workers: int) -> Iterator[Ou
     while waiting:
         finished: set[str] = set()
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(max_workers=min(workers, len(waiting)), mp_context=context) as pool:
+        pool = ProcessPoolExecutor(max_workers=min(workers, len(waiting)), mp_context=context)
+        try:
             futures = {pool.submit(_tried, job, work): job for job in waiting}
             for future in as_completed(futures):
                 job = futures[future]
@@ -39,6 +40,12 @@ def in_processes(jobs: Sequence[Job], work: str, *, workers: int) -> Iterator[Ou
                     continue  # the pool is gone with the worker; who was not done gets another one
                 finished.add(job["key"])
                 yield job, files
+        except BaseException:  # Ctrl-C above all: nobody waits for what is under way, nothing else is begun
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+        pool.shutdown()
         waiting = [job for job in waiting if job["key"] not in finished]
         for job in list(waiting):
             tries[job["key"]] += 1

@@ -41,7 +41,8 @@ class Ranking:
             costs = [quantity(cost, found.costs[cost]) if cost in found.costs else None for cost in _SHOWN]
             body.append([found.model, found.loss, *costs, found.trouble.split(". ")[0]])
         title = f"cut to {self.budget} for {self.device}, what is predicted to lose least first"
-        return table(("model", "loss", *_SHOWN, ""), body, right=range(2, 7), title=title, foot=[_CAVEAT])
+        why = [f"{found.model}: {found.trouble}" for found in self.candidates if found.trouble]
+        return table(("model", "loss", *_SHOWN, ""), body, right=range(2, 7), title=title, foot=[*why, _CAVEAT])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

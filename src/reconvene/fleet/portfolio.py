@@ -15,7 +15,7 @@ from reconvene.cutting import plan_with
 from reconvene.data import load
 from reconvene.devices import find
 from reconvene.disk import write_atomic
-from reconvene.errors import BudgetError, DeviceError, ExportError, FleetError, StructureError
+from reconvene.errors import ArtifactError, BudgetError, DeviceError, ExportError, FleetError, StructureError
 from reconvene.fleet.config import Device, Fleet
 from reconvene.fleet.crew import Outcome, in_processes, on_ray
 from reconvene.fleet.loss import predicted_loss
@@ -82,7 +82,8 @@ class Result:
         unmet = sum(1 for device in {row.device for row in self.rows} if not self._served(device))
         foot = [f"{self.made} artifacts made, {self.kept} were there already", f"page: {self.folder / 'index.html'}"]
         if unmet:
-            foot.insert(0, f"{unmet} devices get nothing: see why above")
+            why = [f"{row.device}, {row.model}: {row.trouble}" for row in self.rows if row.trouble]
+            foot = [*why, f"devices that get nothing: {unmet}", *foot]
         return table(header, body, right=range(3, 9), foot=foot)
 
     def _served(self, device: str) -> bool:
@@ -145,6 +146,7 @@ def run_fleet(
     made = len(missing) - len(trouble)
     kept = sum(entry.plan is not None and entry.job is None for entry in planned)
     result = Result(tuple(rows), made, kept, folder)
+    folder.mkdir(parents=True, exist_ok=True)  # where no budget can be kept, nothing made it before
     write_atomic(folder / SUMMARY, (json.dumps(result.to_dict()["rows"], indent=1) + "\n").encode())
     return result
 
@@ -216,11 +218,18 @@ def planner_of(fleet: Fleet, source: Source, *, allow_import: bool) -> Planner:
 
 
 def _is_there(place: Path, key: str) -> bool:
+    """Whether what the key asks for was made, and all of it is still there as it was written."""
     try:
         found = json.loads((place / DONE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        if not isinstance(found, dict) or found.get("key") != key:
+            return False
+        made = artifact.manifest(place)
+        exports = {entry["file"]: entry["bytes"] for entry in made.measurements.get("exports", [])}
+        sizes = {**{name: entry["bytes"] for name, entry in made.files.items()}, **exports}
+        artifact.read_plan(place)
+        return all((place / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, ArtifactError):
         return False
-    return isinstance(found, dict) and found.get("key") == key
 
 
 def _land(files: Files, place: Path, key: str) -> None:

@@ -57,7 +57,7 @@ class TrainConfig:
         Raises:
             TrainingError: a value that cannot work, named with what would.
         """
-        self._check()
+        self.check()
         n = len(dataset.train)
         size = self.batch_size if self.batch_size is not None else _batch_size(n, processes)
         if not 2 * processes <= size <= n or size % processes:
@@ -87,7 +87,8 @@ class TrainConfig:
         }
         return known[self.augment]
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise TrainingError for a value that cannot work."""
         wrong = {
             "lr must be above 0": not 0 < self.lr < math.inf,
             "warmup must be in [0, 1)": not 0 <= self.warmup < 1,
