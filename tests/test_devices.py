@@ -16,7 +16,7 @@ from torch import nn
 
 import device_fakes as fakes
 import reconvene as rc
-from reconvene import cutting, devices, models
+from reconvene import cli, cutting, devices, models
 from reconvene.devices import bench, probe
 from reconvene.devices.clock import Clock
 from reconvene.devices.layers import chain
@@ -401,6 +401,19 @@ def test_times_that_are_none_are_damage(seconds: float) -> None:
     values["layers"][0]["points"][0][2] = seconds
     with pytest.raises(DeviceError, match="no numbers, or below zero"):
         devices.Profile.from_dict(values)
+
+
+@pytest.mark.parametrize(("place", "why"), [("folder", "it is a folder"), ("file/p.json", "is not a folder")])
+def test_an_output_that_cannot_be_is_told_before_anything_is_measured(
+    tmp_path: Path, place: str, why: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(probe, "profile", None)  # measuring anything would fail
+    for option in ("--output", "--bundle"):
+        assert cli.main(["device", "profile", option, str(tmp_path / place)]) == 1
+        assert why in capsys.readouterr().err
+    assert cli.main(["device", "profile", "--name", ""]) == 2
 
 
 def test_one_bad_file_does_not_hide_the_other_profiles() -> None:

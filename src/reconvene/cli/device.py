@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from reconvene.cli.command import Answer, Command, ModelOptions, UsageError
+from reconvene.disk import unwritable
+from reconvene.errors import DeviceError
 
 if TYPE_CHECKING:
     from reconvene.devices.sessions import Network
@@ -42,8 +44,13 @@ class Device(ModelOptions, Command):
             return _list()
         if (self.output is not None) + (self.name is not None) + (self.bundle is not None) != 1:
             raise UsageError("where to? Give one of -o FILE, --name NAME, --bundle FILE.pyz")
-        if self.name is not None and Path(self.name).name != self.name:
-            raise UsageError(f"--name {self.name} is not a plain name")
+        if self.name is not None and (
+            not self.name or Path(self.name).name != self.name or self.name.endswith(".json")
+        ):
+            raise UsageError(f"--name {self.name!r} is not a plain name such as pi4")
+        for path in (self.output, self.bundle):  # said now, not after minutes of measuring
+            if path is not None and (why := unwritable(path)):
+                raise DeviceError(f"{path} cannot be written: {why}")
         from reconvene import devices
         from reconvene.cli.progress import say, steps
 

@@ -9,6 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from reconvene.cli.command import Answer, Command, Importing, UsageError
+from reconvene.errors import FleetError
 
 
 @dataclass(kw_only=True)
@@ -41,4 +42,10 @@ class Fleet(Importing, Command):
             say=say,
         )
         pages = write_page(result)
+        if failed := [row for row in result.rows if row.trouble and row.limits]:  # planned, and then not made
+            say(str(result))
+            raise FleetError(
+                f"{len(failed)} artifacts could not be made, that of {failed[0].device} among them: "
+                f"{failed[0].trouble}. What was made is kept; the same command tries the others again"
+            )
         return Answer(str(result), {**result.to_dict(), "pages": [str(page) for page in pages]})

@@ -14,7 +14,16 @@ from reconvene.disk import write_atomic
 from reconvene.errors import DeviceError
 
 MODULES = ("probe.py", "bench.py", "facts.py", "points.py", "layers.py", "sessions.py", "wire.py")
-_MAIN = "import sys\n\nfrom probe import main\n\nsys.exit(main())\n"
+_MAIN = """\
+import importlib.util
+import sys
+
+if missing := [name for name in ("numpy", "onnxruntime") if importlib.util.find_spec(name) is None]:
+    sys.exit(f"this device has no {' and no '.join(missing)}. Try: pip install numpy onnxruntime")
+from probe import main
+
+sys.exit(main())
+"""
 _DAY = (2020, 1, 1, 0, 0, 0)  # the same jobs give the same bytes
 
 

@@ -140,6 +140,9 @@ class _Reader:
         except BudgetError as error:
             culprit = next((cost for cost in values if str(error).startswith(cost)), next(iter(values), ""))
             self._fail(found.get(culprit, node), f"device {name}: {error}")
+        for option, cost in (("profile", "latency"), ("memory_of", "peak_memory")):
+            if option in found and cost not in found:
+                self._fail(found[option], f"device {name}: {option} is about {cost}, which has no budget here")
         profile = self._typed(found["profile"], str) if "profile" in found else None
         if profile is not None and profile.endswith(".json"):
             profile = str(Path(self.path).parent / profile)
