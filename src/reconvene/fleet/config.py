@@ -100,9 +100,9 @@ class _Reader:
         if "devices" not in top or "models" not in top:
             self._fail(root, "a fleet needs models and devices")
         shared = self._formats(top) if "export" in top else ()
-        devices = tuple(
-            self._device(name, node, shared) for name, node in self._mapping(top["devices"], "devices", None).items()
-        )
+        models = self._names(top["models"])
+        named = self._mapping(top["devices"], "devices", None)
+        devices = tuple(self._device(name, node, shared, models) for name, node in named.items())
         if not devices:
             self._fail(top["devices"], "there is no device")
         train = self._train(top["train"]) if "train" in top else {}
@@ -112,12 +112,6 @@ class _Reader:
             self._one_of(top, name, known)
         if options.get("limit", 1) < 1:
             self._fail(top["limit"], f"limit {options['limit']} must be at least 1")
-        models = self._names(top["models"])
-        for name, node in self._mapping(top["devices"], "devices", None).items():
-            own = self._mapping(node, f"device {name}", _DEVICE)
-            for model in self._names(own["models"]) if "models" in own else ():
-                if model not in models:
-                    self._fail(own["models"], f"device {name}: the fleet has no model {model!r}: {', '.join(models)}")
         args = {k: self._value(v) for k, v in self._mapping(top["args"], "args", None).items()} if "args" in top else {}
         sizes = None
         if shape is not None:
@@ -129,7 +123,7 @@ class _Reader:
                 self._fail(top["input"], f"input {shape!r} is no shape such as 3x32x32")
         return Fleet(devices, models, args=args, input=sizes, train=train, **options)
 
-    def _device(self, name: str, node: Any, shared: tuple[str, ...]) -> Device:
+    def _device(self, name: str, node: Any, shared: tuple[str, ...], models: tuple[str, ...]) -> Device:
         plain = name.isprintable() and len(name) <= 100 and name not in ("index.html", "fleet.json")
         if not plain or not name or Path(name).name != name or name.startswith("."):
             self._fail(node, f"device {name!r} becomes a folder: give it a plain name")
@@ -143,6 +137,9 @@ class _Reader:
         for option, cost in (("profile", "latency"), ("memory_of", "peak_memory")):
             if option in found and cost not in found:
                 self._fail(found[option], f"device {name}: {option} is about {cost}, which has no budget here")
+        own = self._names(found["models"]) if "models" in found else ()
+        if unknown := [model for model in own if model not in models]:
+            self._fail(found["models"], f"device {name}: the fleet has no model {unknown[0]!r}: {', '.join(models)}")
         profile = self._typed(found["profile"], str) if "profile" in found else None
         if profile is not None and profile.endswith(".json"):
             profile = str(Path(self.path).parent / profile)
@@ -152,7 +149,7 @@ class _Reader:
             profile,
             self._typed(found["round_to"], int) if "round_to" in found else None,
             self._formats(found) if "export" in found else shared,
-            self._names(found["models"]) if "models" in found else (),
+            own,
             self._one_of(found, "memory_of", PLANS),
             self._one_of(found, "precision", PRECISIONS),
         )
