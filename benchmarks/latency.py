@@ -12,13 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import reconvene as rc
-from reconvene import cutting, devices, models
+from reconvene import cutting, devices, models, timing
 from reconvene.deploy.benchmark import latency
 from reconvene.deploy.machine import machine, now
 from reconvene.deploy.onnx import export_onnx
@@ -81,7 +82,7 @@ def predict(name: str, plans: int, steps: tuple[int, ...]) -> None:
     structure = analyse(model, inputs)
     own = json.loads((folder / "yardsticks.json").read_text(encoding="utf-8"))
     networks = [(layers, (folder / f"yardstick{count}.onnx").read_bytes()) for count, layers in enumerate(own)]
-    profile = devices.measure(devices.jobs(devices.sites(structure)), far=cutting.weights_of(model), networks=networks)
+    profile = devices.measure(devices.jobs(devices.sites(structure)), far=timing.weights_of(model), networks=networks)
     devices.save(profile, folder / "profile.json")
     # One network by itself, as it will run: taking turns, each would find the caches cold. The fastest of several
     # passes, as the profile has the device at its best pace: others on the host slow it for seconds at a time.
@@ -129,6 +130,7 @@ def budgets(name: str, values: list[str]) -> None:
     source = models.resolve(name, {})
     model, inputs = source.build(), models.example_inputs(source.input_shape)
     planner = cutting.Planner(model, inputs, "synflow", density=1 / 16)
+    profile = timing.resolve(planner, None, print)
     for asked in values:
         start = time.perf_counter()
         said: list[str] = []
@@ -136,8 +138,10 @@ def budgets(name: str, values: list[str]) -> None:
         try:
             plan = cutting.plan_with(planner, rc.Budget(latency=asked), say=said.append)
             limit, found = plan.limits["latency"], plan.costs["pruned"]["latency"]
-            again = latency(plan.apply(model), inputs, repeats=20)
+            with closing(devices.Stopwatch(devices.reference(1, profile.pace))) as watch:
+                again = latency(plan.apply(model), inputs, settled=watch.time)
             row |= {"limit": limit, "measured": found, "measured_again": again, "used": found / limit, "said": said}
+            row["notes"] = plan.notes
             row["costs"] = plan.costs
         except rc.ReconveneError as error:
             row["refused"] = str(error)
@@ -150,7 +154,7 @@ def monotone(name: str) -> None:
     source = models.resolve(name, {})
     model, inputs = source.build(), models.example_inputs(source.input_shape)
     planner = cutting.Planner(model, inputs, "synflow", density=1 / 16)
-    profile = cutting.resolve(planner, None, print)
+    profile = timing.resolve(planner, None, print)
     dense = latency(model, inputs, repeats=15)
     scale = dense / devices.Predictor(planner.prepared.structure, profile).seconds(planner.prepared.structure.widths)
     step = max(cutting.ROUND_TO, profile.steps["out"])

@@ -19,6 +19,7 @@ import reconvene as rc
 from reconvene import cli, cutting, devices, models
 from reconvene.devices import bench, probe
 from reconvene.devices.clock import Clock
+from reconvene.devices.facts import describe
 from reconvene.devices.layers import chain
 from reconvene.devices.operators import ACTIVATIONS
 from reconvene.devices.points import grid
@@ -111,15 +112,19 @@ def test_what_this_machine_measured_once_is_not_measured_again(monkeypatch: pyte
 
 def test_a_layer_is_measured_again_where_the_device_was_disturbed() -> None:
     """Three jobs on a device that is half as fast from just before the second one's end until all had their turn."""
-    readings, asked = iter([1.0, 1.0, 2.0, 1.9, 1.1, 1.05, 1.0]), []
+    readings, asked = iter([1.0, 1.0, 1.0, 2.0, 1.9, 1.9, 1.1, 1.05, 1.0, 1.05]), []
 
     class Pace:
         best = float("inf")
 
         def now(self) -> float:
             found = next(readings)
-            self.best = min(self.best, found)
+            self.best, self.last = min(self.best, found), found
             return found
+
+        def wait(self, patience: float) -> None:
+            assert (patience > 0) == (len(asked) >= 3), "only what is measured again waits"
+            self.now()
 
     class Bench:
         times = iter([[5.0, 7.0], [8.0, 9.0], [6.0, 6.0], [4.0, 9.5], [3.0, 3.5]])
@@ -141,6 +146,7 @@ def test_a_device_that_is_never_at_rest_is_not_measured_for_ever(monkeypatch: py
     paces = iter(np.linspace(1, 9, 99))
     pace = probe.reference(1, best=1.0)
     monkeypatch.setattr(pace, "now", lambda: next(paces))
+    monkeypatch.setattr(probe, "PATIENCE", 0.0)
     timed, calls = bench.Bench(1, "fp32"), []
     monkeypatch.setattr(timed, "measure", lambda *asked: calls.append(asked) or {"points": [[8, 8, 1.0]], "far": []})
     _, noise = probe.measured(timed, pace, [job()] * 3, {}, 0, lambda line: None)
@@ -424,6 +430,20 @@ def test_one_bad_file_does_not_hide_the_other_profiles() -> None:
     assert [file.stem for file, _ in found] == ["good"] and len(wrong) == 1 and "bad.json" in wrong[0]
 
 
+def test_without_a_budget_on_latency_a_device_still_says_what_it_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models.resolve("vgg16_bn", {}).build()
+    structure, profile = fakes.of(model, IMAGE)
+    plan = cutting.plan(model, IMAGE, rc.Budget(params="4x"), "magnitude", device=profile)
+    widths = np.array([row.width for row in plan.rows])
+    assert plan.costs["pruned"]["latency"] == pytest.approx(by_hand(structure, widths))
+    assert plan.costs["dense"]["latency"] == pytest.approx(by_hand(structure, structure.widths))
+    assert "latency" not in plan.limits and any("latency predicted for a machine" in note for note in plan.notes)
+    assert all(row.width % 16 == 0 for row in plan.rows), "widths stand on the device's steps"
+    monkeypatch.setattr(devices, "here", lambda jobs, **options: profile)
+    assert cutting.plan(model, IMAGE, rc.Budget(params="4x"), "magnitude", device="here").costs == plan.costs
+    assert "latency" not in cutting.plan(model, IMAGE, rc.Budget(params="4x"), "magnitude").costs["pruned"]
+
+
 def test_a_missing_profile_and_an_unknown_name_say_so(tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="cannot be read"):
         devices.find(tmp_path / "none.json")
@@ -440,3 +460,26 @@ def test_a_profile_of_an_older_runtime_is_predicted_with_and_said_to_be_old(monk
     monkeypatch.setattr(devices, "conditions", lambda threads, precision: now)
     plan = cutting.plan(model, IMAGE, rc.Budget(latency="2x"), "magnitude", device=profile)
     assert "has onnxruntime 9.9 now: measure it again" in plan.notes[-1]
+
+
+def test_the_list_tells_profiles_apart_and_takes_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
+    for far in (8 << 20, 64 << 20):
+        own = dataclasses.replace(fakes.profile([job()]), name="this machine", far_bytes=far)
+        devices.save(own, devices.store.cache_folder() / f"{far}.json")
+    assert cli.main(["device", "list"]) == 0
+    said = capfd.readouterr().out
+    assert " 8.00 MiB" in said and " 64.0 MiB" in said and f"{8 << 20}.json" in said
+    for more in (["vgg16_bn"], ["-o", "x.json"], ["--threads", "2"], ["--precision", "int8"]):
+        assert cli.main(["device", "list", *more]) == 2
+    assert cli.main(["device", "profile", "--name", "here"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (operator("mean", spatial=[]), "mean, up to 8 -> 1"),
+        (job(stride=[2, 2]), "conv 3x3 stride 2 + relu at 8x8, up to 8 -> 8"),
+    ],
+)
+def test_a_layer_is_named_without_what_it_has_not(made: dict[str, object], said: str) -> None:
+    assert describe(made) == said

@@ -35,6 +35,7 @@ ORDER = [
     "deploy",
     "weighing",
     "yardsticks",
+    "timing",
     "cutting",
     "report",
     "experiments",

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import reconvene as rc
-from reconvene import cutting, devices
+from reconvene import cutting, devices, timing
 from reconvene.deploy.benchmark import latency
 from reconvene.deploy.memory import planned_memory
 from reconvene.errors import BudgetError, DeviceError, UnknownNameError
@@ -141,12 +141,12 @@ def test_a_latency_in_int8_is_predicted_and_timed_with_int8_networks(
         *(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)),
     )
 
-    def stopwatch(network: nn.Module, inputs: torch.Tensor, *, precision: str, threads: int, disturbed) -> float:
+    def stopwatch(network: nn.Module, inputs: torch.Tensor, *, precision: str, threads: int, settled) -> float:
         assert latency(network, inputs, precision=precision, threads=threads, repeats=1) > 0, "it runs in int8"
         timed.append((precision, sum(parameter.numel() for parameter in network.parameters())))
         return 1e-8 * timed[-1][1]  # as if time were parameters: a busy machine has no say in this test
 
-    monkeypatch.setattr(cutting, "stopwatch", stopwatch)
+    monkeypatch.setattr(timing, "inference", stopwatch)
     made = cutting.plan(model, image, rc.Budget(latency="1.5x"), "magnitude", precision="int8")
     assert {precision for precision, _ in timed} == {"int8"} and len(timed) >= 2
     assert made.costs["pruned"]["latency"] <= made.limits["latency"] == pytest.approx(1e-8 * timed[0][1] / 1.5)

@@ -41,6 +41,8 @@ class Device(ModelOptions, Command):
         if self.threads < 1:
             raise UsageError("--threads is 1 at least")
         if self.what == "list":
+            if self != Device(what="list", seed=self.seed, json=self.json):
+                raise UsageError("list shows all profiles: it takes no model and none of the options of profile")
             return _list()
         if (self.output is not None) + (self.name is not None) + (self.bundle is not None) != 1:
             raise UsageError("where to? Give one of -o FILE, --name NAME, --bundle FILE.pyz")
@@ -48,6 +50,8 @@ class Device(ModelOptions, Command):
             not self.name or Path(self.name).name != self.name or self.name.endswith(".json")
         ):
             raise UsageError(f"--name {self.name!r} is not a plain name such as pi4")
+        if self.name == "here":
+            raise UsageError("--name here would hide this machine, which is called so. Take another name")
         for path in (self.output, self.bundle):  # said now, not after minutes of measuring
             if path is not None and (why := unwritable(path)):
                 raise DeviceError(f"{path} cannot be written: {why}")
@@ -72,9 +76,9 @@ class Device(ModelOptions, Command):
     def _jobs(self, say: Callable[[str], None]) -> tuple[list[dict[str, Any]], int, list[Network]]:
         """Layers, bytes of weights, and whole networks."""
         from reconvene import devices
-        from reconvene.cutting import weights_of
         from reconvene.models import example_inputs
         from reconvene.structure import analyse
+        from reconvene.timing import weights_of
         from reconvene.yardsticks import yardsticks
 
         if self.model is None:
@@ -90,6 +94,8 @@ class Device(ModelOptions, Command):
 
 def _list() -> Answer:
     from reconvene import devices
+    from reconvene.devices.store import cache_folder, named_folder
+    from reconvene.report.numbers import NARROW, memory
     from reconvene.text import Cell, table
 
     rows: list[list[Cell]] = []
@@ -104,9 +110,18 @@ def _list() -> Answer:
             threads,
             profile.precision,
         ]
-        rows.append([*facts, len(profile.layers), f"{profile.noise:.1%}", profile.date])
-    header = ("device", "processor", "runtime", "threads", "precision", "layers", "noise", "date")
-    text = table(header, rows) if rows else "no device was measured yet: reconvene device profile --name NAME"
+        weights = memory(profile.far_bytes).replace(NARROW, " ")
+        rows.append([*facts, weights, len(profile.layers), f"{profile.noise:.1%}", profile.date, path.name])
+    header = ("device", "processor", "runtime", "threads", "precision", "weights", "layers", "noise", "date", "file")
+    foot = [
+        "weights: of models up to about so large",
+        f"kept in {named_folder()} and, of this machine, {cache_folder()}",
+    ]
+    text = (
+        table(header, rows, right=(5, 7), foot=foot)
+        if rows
+        else "no device was measured yet: reconvene device profile --name NAME"
+    )
     text = "\n".join([text, *wrong])
     keys = ("name", "device", "runtime", "precision", "noise", "date")
     data = [{"file": str(path), **{key: getattr(profile, key) for key in keys}} for path, profile in found]

@@ -27,7 +27,6 @@ from reconvene.training.quantising import Range
 
 # A visit to a variant is repeated until it takes about this long: a clock's own cost must not show.
 VISIT_SECONDS = 2e-3
-TRIES = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,13 +107,12 @@ def latency(
     threads: int = 1,
     repeats: int = 20,
     seed: int = 0,
-    disturbed: Callable[[], bool] | None = None,
+    settled: Callable[[Callable[[], float]], float] | None = None,
 ) -> float:
     """Seconds one inference takes in ONNX Runtime: the median of thread time, of wall time with several threads.
 
-    int8 is calibrated on noise, which tells as much about time as anything. ``disturbed`` is asked right before the
-    inference is timed and right after; where it then says yes, that is timed again, ``TRIES`` times at most in all, and
-    the least median counts.
+    int8 is calibrated on noise, which tells as much about time as anything. ``settled`` may read that median as often
+    as it likes and says which to believe, as ``devices.Stopwatch.time`` does; by default it is read once.
 
     Raises as ``bench`` does; MissingExtraError where ONNX Runtime is not installed.
     """
@@ -134,15 +132,12 @@ def latency(
         if made is None:
             raise ExportError(next(iter(left_out.values())))
         calls = [stack.enter_context(runtime.open(made[2], threads)).bind(inputs)]
-        found: list[float] = []
-        while len(found) < TRIES:
-            if disturbed is not None:
-                disturbed()  # takes the reading before
+
+        def read() -> float:
             times = _rounds(calls, repeats=repeats, seed=seed)[0 if threads == 1 else 1]
-            found.append(float(np.median(times)))
-            if disturbed is None or not disturbed():
-                break
-        return min(found)
+            return float(np.median(times))
+
+        return read() if settled is None else settled(read)
 
 
 def _check(precisions: Sequence[str], evidence: Evidence, threads: int, repeats: int) -> None:

@@ -8,18 +8,19 @@ from reconvene.devices.memory import WAYS, Held
 from reconvene.devices.predict import Channels, Predictor, SiteTime
 from reconvene.devices.probe import reference
 from reconvene.devices.profile import Profile
-from reconvene.devices.sessions import Pace
 from reconvene.devices.sites import jobs, sites
-from reconvene.devices.store import conditions, find, here, measure, profiles, save
+from reconvene.devices.stopwatch import Stopwatch
+from reconvene.devices.store import HERE, conditions, find, here, measure, profiles, save
 
 __all__ = [
+    "HERE",
     "WAYS",
     "Channels",
     "Held",
-    "Pace",
     "Predictor",
     "Profile",
     "SiteTime",
+    "Stopwatch",
     "conditions",
     "find",
     "general",

@@ -33,8 +33,10 @@ except ImportError:  # on a device, beside this file
     from sessions import SLOW, Network, Pace, seconds  # type: ignore[import-not-found, no-redef]
 
 FORMAT, VERSION = "reconvene-device-profile", 1
-# A layer is measured at most so often where the device was disturbed.
-TRIES = 4
+# A layer is measured at most so often where the device was disturbed, and so many seconds are waited for it to calm.
+TRIES, PATIENCE = 4, 2.0
+# Seconds of work after which a device that rested is at its best pace.
+LEARNING = 3.0
 
 
 def profile(
@@ -60,9 +62,10 @@ def profile(
     """
     start = time.perf_counter()
     bench = Bench(threads, precision)
-    basis = known or {"memory": bench.memory(), "steps": bench.steps(), "overhead": bench.overhead()}
-    steps = basis["steps"]
     pace = reference(threads, (known or {}).get("pace", 0.0))
+    pace.learn(0.0 if known else LEARNING)
+    basis = known or {what: _calmly(pace, getattr(bench, what)) for what in ("memory", "steps", "overhead")}
+    steps = basis["steps"]
     layers, noise = measured(bench, pace, jobs, steps, far, say)
     pace.close()
     say(f"{len(networks)} whole networks" if networks else "all layers at once")
@@ -85,6 +88,16 @@ def profile(
     }
 
 
+def _calmly(pace: Pace, measure: Callable[[], Any]) -> Any:
+    """What was measured between two looks at the device at its best pace, or at the last of a few tries."""
+    for _ in range(TRIES):
+        pace.wait(PATIENCE)
+        found = measure()
+        if not pace.disturbed():
+            break
+    return found
+
+
 def reference(threads: int, best: float = 0.0) -> Pace:
     """The pace of this device, whose ``best`` so far may be known."""
     return Pace(chain(65).to_bytes(), threads, best or float("inf"))
@@ -101,13 +114,12 @@ def measured(
     found: list[dict[str, list[list[float]]]] = [{} for _ in jobs]
     slowest, pending = [float("inf")] * len(jobs), list(range(len(jobs)))
     for attempt in range(TRIES if jobs else 0):
-        before = pace.now()
         for number in pending:
             say(f"{number + 1}/{len(jobs)} {describe(jobs[number])}{', again' * bool(attempt)}")
+            pace.wait(PATIENCE if attempt else 0.0)
+            before = pace.last
             found[number] = _lesser(found[number], bench.measure(jobs[number], steps, far))
-            after = pace.now()
-            slowest[number] = min(slowest[number], max(before, after))
-            before = after
+            slowest[number] = min(slowest[number], max(before, pace.now()))
         pending = [number for number in pending if slowest[number] > SLOW * pace.best]
         if not pending:
             break

@@ -17,6 +17,8 @@ from reconvene.devices.sites import key_of
 from reconvene.errors import DeviceError, MissingExtraError, UnknownNameError
 
 Say = Callable[[str], None]
+HERE = "here"
+"""The device that stands for this machine, measured as needed."""
 
 
 def silent(line: str) -> None:

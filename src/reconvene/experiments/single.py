@@ -22,7 +22,7 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from reconvene import cutting
+from reconvene import timing
 from reconvene.allocation import Budget
 from reconvene.data import Dataset, load
 from reconvene.deploy import bench, measure
@@ -119,7 +119,7 @@ def _setting(run: Run, source: Source, dataset: Dataset, config: TrainConfig, fo
 
 def _clock(run: Run, model: nn.Module, inputs: torch.Tensor) -> Foresee:
     """What layers take on the run's device; on this machine they are measured when they are first met, and kept."""
-    profile = cutting.resolve(Planner(model, inputs, seed=run.seed), run.device, lambda line: print(line, flush=True))
+    profile = timing.resolve(Planner(model, inputs, seed=run.seed), run.device, lambda line: print(line, flush=True))
     return lambda structure: Predictor(structure, profile).floor
 
 
