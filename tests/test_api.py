@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import reconvene as rc
 from reconvene import models
@@ -86,6 +87,18 @@ def test_a_saved_plan_cuts_a_fresh_model_the_same_way(tmp_path: Path) -> None:
     assert state(plan.apply(resnet())) == state(again.apply(resnet()))
     again.save(tmp_path / "again.json")
     assert (tmp_path / "again.json").read_bytes() == (tmp_path / "plan.json").read_bytes()
+
+
+def test_a_plan_says_what_training_costs_of_what(tmp_path: Path) -> None:
+    model, inputs = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3)), torch.randn(1, 3, 8, 8)
+    data = DataLoader(TensorDataset(torch.randn(50, 3, 8, 8)), batch_size=5)
+    for given, examples in (({}, None), ({"examples": 7}, 7), ({"data": data}, 50), ({"data": data, "examples": 9}, 9)):
+        plan = rc.plan(model, inputs, rc.Budget(params="2x"), "magnitude", **given)
+        for which in ("dense", "pruned"):
+            assert plan.training_flops[which] == 6 * plan.costs[which]["macs"] * (examples or 1)
+        assert ("an example" if examples is None else f"an epoch of {examples} examples") in str(plan)
+        plan.save(tmp_path / "plan.json")
+        assert rc.Plan.load(tmp_path / "plan.json").training_flops == plan.training_flops
 
 
 def test_a_saved_plan_and_rectify_give_the_bytes_of_prune(tmp_path: Path) -> None:

@@ -50,6 +50,8 @@ class Broken(nn.Sequential):
         (["models_of_a_user:Sum", "--params", "2x", "--input", "3x8x8", "--allow-import"], "nothing"),
         (["models_of_a_user:Broken", "--params", "2x", "--input", "3x8x8", "--allow-import"], "not finite"),
         (["resnet20", "--params", "2x", "--criterion", "snip", "--data", "/nowhere"], "/nowhere"),
+        (["resnet20", "--params", "2x", "--data", "/nowhere"], "/nowhere"),  # though synflow looks at none
+        (["resnet20", "--params", "2x", "--device", "no.json"], "device profile no.json"),
     ],
 )
 def test_what_cannot_be_pruned_is_said_in_one_line_and_leaves_nothing(
@@ -68,7 +70,8 @@ def test_what_cannot_be_pruned_is_said_in_one_line_and_leaves_nothing(
 
 def test_a_folder_that_cannot_be_written_says_so(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert "cannot write" in trouble(capfd, "prune", *SMALL, "-o", str(tmp_path / "file" / "a"))
+    for folder in (tmp_path / "file" / "a", tmp_path / "file"):
+        assert "cannot write" in trouble(capfd, "prune", *SMALL, "-o", str(folder))
 
 
 @pytest.mark.parametrize("kind", [errno.EROFS, errno.EACCES, errno.ENOSPC], ids=["read-only", "denied", "full"])

@@ -15,6 +15,7 @@ import torch
 from reconvene.data import Augmentation, Dataset, Split, calibration, load, test_batches, train_batches
 from reconvene.data.batches import crop
 from reconvene.data.dataset import statistics
+from reconvene.data.load import count as counted
 from reconvene.data.source import stratified
 from reconvene.errors import DataError, MissingExtraError
 
@@ -88,6 +89,20 @@ def test_stratified_takes_every_class_in_proportion(counts: list[int]) -> None:
         assert len(rows) == count and (np.diff(rows) > 0).all()
         exact = np.array(counts) * count / len(labels)
         assert (abs(np.bincount(labels[rows], minlength=len(counts)) - exact) <= 1).all()
+
+
+def test_training_images_are_counted_as_they_would_be_loaded(tmp_path: Path) -> None:
+    parquet.write_table(table([3, 7] * 10), tmp_path / "all.parquet")
+    write_folder(tmp_path / "split" / "train", {"cat": 2, "dog": 3})
+    write_folder(tmp_path / "split" / "test", {"dog": 1})
+    write_folder(tmp_path / "digits", {"cat": 5, "dog": 6}, size=(6, 6))
+    for spec in ("digits", tmp_path / "all.parquet", tmp_path / "split", tmp_path / "digits"):
+        for limit in (None, 4, 10_000):
+            assert counted(spec, limit=limit) == len(load(spec, limit=limit).train), (spec, limit)
+    assert counted("owner/name") is None, "counting would be a download"
+    for wrong, limit in (("no/such/place", None), (tmp_path / "no.parquet", None), ("digits", 0)):
+        with pytest.raises(DataError):
+            counted(wrong, limit=limit)
 
 
 # parquet

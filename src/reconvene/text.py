@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Sequence
 
 Cell = str | int | float | None
+_LARGE = {"P": 1e15, "T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}
 
 
 def table(
@@ -46,7 +47,10 @@ def _text(cell: Cell) -> str:
 
 
 def quantity(cost: str, value: float) -> str:
-    """An amount of a cost as a person reads it: milliseconds for ``latency``, else a whole number."""
+    """An amount of a cost as a person reads it: milliseconds for ``latency``, four digits of FLOPs, else all digits."""
+    if cost == "flops":
+        letter, size = next(((k, v) for k, v in _LARGE.items() if value >= v), ("", 1.0))
+        return f"{value / size:.4g} {letter}".strip()
     return f"{value * 1e3:.4g} ms" if cost == "latency" else f"{value:,.0f}"
 
 

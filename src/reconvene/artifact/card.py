@@ -9,6 +9,7 @@ from typing import Any
 from reconvene.artifact.folder import Manifest
 from reconvene.errors import MissingExtraError
 from reconvene.surgery import Plan
+from reconvene.text import quantity, smaller
 
 Cells = tuple[object, ...]
 
@@ -105,15 +106,20 @@ def _results(training: Mapping[str, Any]) -> str:
 def _pruning(plan: Plan) -> str:
     dense, pruned = plan.costs.get("dense", {}), plan.costs.get("pruned", {})
     costs: list[Cells] = [
-        (name, f"{dense[name]:,}", f"{pruned[name]:,}", f"{dense[name] / max(pruned[name], 1):.2f}x", limit)
+        (name, quantity(name, dense[name]), quantity(name, pruned[name]), smaller(dense[name], pruned[name]), limit)
         for name in pruned
-        for limit in [f"{plan.limits[name]:,.0f}" if name in plan.limits else ""]
+        for limit in [quantity(name, plan.limits[name]) if name in plan.limits else ""]
     ]
+    work = plan.training_flops
+    if "pruned" in work:
+        flops = [quantity("flops", work[which]) for which in ("dense", "pruned")]
+        costs.append((f"training FLOPs, {plan.training_unit}", *flops, smaller(work["dense"], work["pruned"]), ""))
     widths: list[Cells] = [(f"`{row.name}`", row.dense, row.width) for row in plan.rows]
     return "\n\n".join(
         [
             "## Costs\n\n" + _table(("cost", "dense", "pruned", "smaller", "budget"), costs),
-            "Counted, not timed: parameters, multiply-accumulates and bytes of one example.",
+            "Counted: parameters, multiply-accumulates and bytes of one example. "
+            + " ".join(f"{note[0].upper()}{note[1:]}." for note in plan.notes if note.startswith("latency ")),
             "## Widths\n\n" + _table(("group", "dense", "kept"), widths),
         ]
     )

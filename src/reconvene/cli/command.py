@@ -106,7 +106,8 @@ class BudgetOptions:
     latency: Annotated[str | None, arg(metavar="LIMIT")] = None
     """Seconds of one inference: 5ms, 2x (twice as fast)."""
     device: Annotated[str | None, arg(metavar="PROFILE")] = None
-    """Profile of the device that --latency is for: a file, or a name. By default this machine, measured as needed."""
+    """Profile of the device whose --latency it is: a file, a name, or here, which is this machine and the default.
+    Without --latency the plan says what it would be."""
 
     size_of: Annotated[str, arg(metavar="FORMAT[,FORMAT]")] = ""
     """Formats whose exported files --size is about: onnx. By default it is about the artifact's weights file."""
@@ -126,13 +127,12 @@ class BudgetOptions:
             raise UsageError(
                 "a budget is missing. Give at least one of --params, --macs, --size, --peak-memory, --latency"
             )
-        if self.device is not None and "latency" not in asked:
-            raise UsageError("--device says where --latency is kept. Give both, or leave it out")
         if self.size_of and "size" not in asked:
             raise UsageError("--size-of says what --size is about. Give both, or leave it out")
         if self.memory_of is not None and "peak_memory" not in asked:
             raise UsageError("--memory-of says what --peak-memory is about. Give both, or leave it out")
-        if self.for_int8 and "latency" not in asked and not self.size_of and self.memory_of is None:
+        timed = "latency" in asked or self.device is not None
+        if self.for_int8 and not timed and not self.size_of and self.memory_of is None:
             raise UsageError("--for-int8 says what --latency, --size-of or --memory-of is about. Give one of them too")
         return Budget(**asked)
 
@@ -188,6 +188,16 @@ class DataOptions:
         from reconvene.data import load
 
         return load(self.data, input_shape=input_shape, limit=self.limit, progress=True)
+
+    def examples(self) -> int | None:
+        """Training images of an epoch; None where counting them takes a download, or an extra that is not installed."""
+        from reconvene.data import count
+        from reconvene.errors import MissingExtraError
+
+        try:
+            return count(self.data, limit=self.limit)
+        except MissingExtraError:
+            return None
 
 
 @dataclass(kw_only=True)

@@ -29,12 +29,14 @@ class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
         from reconvene.text import Cell, quantity, smaller, table
 
         source = self.source(self.model, seed=self.seed)
+        examples = self.examples()
         plan = prune(
             source,
             self.output,
             budget=budget,
             pruning=self.pruning(self.seed, **self.where),
             data=lambda: self.dataset(source.input_shape),
+            examples=examples,
             overwrite=self.overwrite,
             allow_import=self.allow_import,
             steps=steps,
@@ -48,7 +50,7 @@ class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
         ]
         work = plan.training_flops
         flops = [quantity("flops", work[which]) for which in ("dense", "pruned")]
-        costs.append(["training FLOPs an example", *flops, smaller(work["dense"], work["pruned"])])
+        costs.append([f"training FLOPs, {plan.training_unit}", *flops, smaller(work["dense"], work["pruned"])])
         facts = artifact.manifest(self.output).measurements["pruning"]
         text = [
             table(["group", "dense", "width", "loss", "why"], widths, title=f"{source.address} within {budget}"),
@@ -67,7 +69,7 @@ class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
             "pinned": plan.pinned,
             "costs": plan.costs,
             "limits": plan.limits,
-            "training_flops": plan.training_flops,
+            "training_flops": {"of": plan.training_unit, "examples": plan.examples, **plan.training_flops},
             **facts,
             "timings": plan.timings,
         }

@@ -3,7 +3,7 @@
 from reconvene.data.batches import Batch, test_batches, train_batches
 from reconvene.data.calibration import Calibration, calibration
 from reconvene.data.dataset import Augmentation, Dataset, Split
-from reconvene.data.load import load
+from reconvene.data.load import count, load
 from reconvene.data.preprocessing import Preprocessing
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Preprocessing",
     "Split",
     "calibration",
+    "count",
     "load",
     "test_batches",
     "train_batches",

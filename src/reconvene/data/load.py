@@ -15,7 +15,7 @@ from reconvene.data.digits import read_digits
 from reconvene.data.folder import read_folder
 from reconvene.data.progress import track
 from reconvene.data.source import Rows, Source, needs, stratified
-from reconvene.data.table import read_hub, read_parquet
+from reconvene.data.table import count_parquet, read_hub, read_parquet
 from reconvene.errors import DataError
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ def load(
             ``input_shape``.
         MissingExtraError: the ``data`` extra is absent.
     """
-    if limit is not None and limit < 1:
-        raise DataError(f"limit must be at least 1, not {limit}.")
+    _check_limit(limit)
     if input_shape is not None and (len(input_shape) != 3 or input_shape[0] not in (1, 3) or min(input_shape) < 1):
         wanted = "x".join(map(str, input_shape))
         raise DataError(f"image data can become 1xHxW (grey) or 3xHxW (RGB), not {wanted}.")
@@ -75,18 +74,49 @@ def load(
     )
 
 
+def count(spec: str | os.PathLike[str], *, limit: int | None = None) -> int | None:
+    """Training images that ``load`` would give, none of them read; None for an id on the hub, which takes a download.
+
+    Raises DataError, MissingExtraError.
+    """
+    _check_limit(limit)
+    path = Path(spec).expanduser()
+    if spec != "digits" and _is_table(path):
+        sizes = count_parquet(path.resolve())
+    elif not path.exists() and _is_hub_id(os.fspath(spec)):
+        return None
+    else:
+        source = _find(spec, image_column=None, label_column=None)
+        sizes = {"train": len(source.train)} | ({} if source.test is None else {"test": len(source.test)})
+    train = sizes["train"] - (round(HELD_OUT * sizes["train"]) if len(sizes) == 1 else 0)
+    return train if limit is None else min(train, limit)
+
+
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise DataError(f"limit must be at least 1, not {limit}.")
+
+
+def _is_table(path: Path) -> bool:
+    return (path.is_file() and path.suffix == ".parquet") or (path.is_dir() and any(path.rglob("*.parquet")))
+
+
+def _is_hub_id(text: str) -> bool:
+    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text) is not None
+
+
 def _find(spec: str | os.PathLike[str], *, image_column: str | None, label_column: str | None) -> Source:
     text = os.fspath(spec)
     if text == "digits":
         return read_digits()
     path = Path(text).expanduser()
-    if (path.is_file() and path.suffix == ".parquet") or (path.is_dir() and any(path.rglob("*.parquet"))):
+    if _is_table(path):
         return read_parquet(path.resolve(), image_column=image_column, label_column=label_column)
     if path.is_dir():
         return read_folder(path.resolve())
     if path.exists():
         raise DataError(f"{path} is a file, but not a parquet file. Pass a folder of images, or parquet.")
-    if isinstance(spec, str) and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", spec):
+    if isinstance(spec, str) and _is_hub_id(spec):
         return read_hub(spec, image_column=image_column, label_column=label_column)
     raise DataError(
         f"no data at {path.absolute()}: it does not exist. Pass 'digits', a folder, or a hub id like 'owner/name'."

@@ -40,6 +40,19 @@ def read_parquet(root: Path, *, image_column: str | None, label_column: str | No
     return read_tables(root.stem, tables, image_column=image_column, label_column=label_column)
 
 
+def count_parquet(root: Path) -> dict[str, int]:
+    """Rows of every split, from the files' own footers. Raises as ``read_parquet`` does for files."""
+    pyarrow = needs("pyarrow", "pyarrow", "reading parquet files")
+    parquet = needs("pyarrow.parquet", "pyarrow", "reading parquet files")
+    found: dict[str, int] = {}
+    for split, paths in _by_split(root).items():
+        try:
+            found[split] = sum(parquet.read_metadata(path).num_rows for path in paths)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise DataError(f"cannot read {', '.join(map(str, paths))}: {error}") from error
+    return found
+
+
 def read_hub(name: str, *, image_column: str | None, label_column: str | None) -> Source:
     """Read a dataset by its id on the Hugging Face hub (or from its local cache).
 

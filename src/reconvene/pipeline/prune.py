@@ -17,7 +17,7 @@ from reconvene.allocation import Budget
 from reconvene.data import Batch, Calibration, Dataset, calibration
 from reconvene.deploy import FORMATS
 from reconvene.devices.store import silent
-from reconvene.disk import write_atomic
+from reconvene.disk import unwritable, write_atomic
 from reconvene.errors import ArtifactError, UnknownNameError
 from reconvene.evaluator.evaluators import EVALUATORS
 from reconvene.models import Source, example_inputs
@@ -76,6 +76,7 @@ def prune(
     budget: Budget,
     pruning: Pruning = Pruning(),
     data: Callable[[], Dataset] | None = None,
+    examples: int | None = None,
     overwrite: bool = False,
     allow_import: bool = False,
     steps: Steps = quiet,
@@ -85,6 +86,8 @@ def prune(
 
     Args:
         data: where criteria that need data get it from; it is only called for those.
+        examples: training images of an epoch, by which the plan tells what one costs; by default those of ``data``
+            where that was called.
         overwrite: whether an artifact that was trained already may be replaced.
         say: told what takes time while a budget on latency is kept.
 
@@ -114,6 +117,7 @@ def prune(
             precision=pruning.precision,
             say=say,
         )
+        plan.examples = samples.examples if examples is None and samples is not None else examples
         with timed(plan.timings, "surgery"):
             small = plan.apply(model)
         with timed(plan.timings, "rectify"):
@@ -129,7 +133,9 @@ def prune(
 
 
 def make_way(folder: Path, *, overwrite: bool) -> None:
-    """Raise ArtifactError where pruning into ``folder`` would cost somebody a trained model."""
+    """Raise ArtifactError where nothing can be written to ``folder``, or somebody would lose a trained model."""
+    if why := unwritable(folder / artifact.MANIFEST):
+        raise ArtifactError(f"cannot write to {folder}: {why}")
     if overwrite or not (folder / artifact.MANIFEST).exists():
         return
     if "training" in artifact.manifest(folder).measurements or (folder / CHECKPOINT_NAME).exists():
@@ -181,10 +187,14 @@ class Samples:
 
     def __init__(self, data: Callable[[], Dataset], *, seed: int) -> None:
         self._data, self._seed = data, seed
+        self.examples: int | None = None
+        """Training images in the whole of the data, once it was loaded."""
 
     @cached_property
     def _calibration(self) -> Calibration:
-        return calibration(self._data(), seed=self._seed)
+        dataset = self._data()
+        self.examples = len(dataset.train)
+        return calibration(dataset, seed=self._seed)
 
     def __iter__(self) -> Iterator[Batch]:
         yield from self._calibration

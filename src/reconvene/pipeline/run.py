@@ -124,6 +124,7 @@ def run(
             budget=budget,
             pruning=pruning,
             data=lambda: dataset,
+            examples=len(dataset.train),
             overwrite=overwrite,
             allow_import=allow_import,
             steps=steps,

@@ -68,6 +68,8 @@ class Plan:
     """``dense`` and ``pruned`` cost of every kind."""
     spread: dict[str, float] = field(default_factory=dict)
     """Activation spread of the dense network per layer, which rectification restores."""
+    examples: int | None = None
+    """Training examples of an epoch, where they were told: what an epoch costs in FLOPs follows."""
     notes: list[str] = field(default_factory=list)
     """What structure analysis had to pin after its trial, and operators it did not know."""
     timings: dict[str, float] = field(default_factory=dict, compare=False)
@@ -90,12 +92,18 @@ class Plan:
 
     @property
     def training_flops(self) -> dict[str, float]:
-        """FLOPs of one example in training, ``dense`` and ``pruned``: forward, and the gradients of inputs and weights.
+        """FLOPs of an epoch in training, ``dense`` and ``pruned``; of one example where ``examples`` is not known.
 
-        Six a multiply-accumulate: two each in three products of the same size. Norms, elementwise work and the
-        optimizer are not in it; times the examples of an epoch, it is what an epoch costs.
+        Forward, and the gradients of inputs and weights: six a multiply-accumulate, two each in three products of the
+        same size. Norms, elementwise work and the optimizer are not in it.
         """
-        return {which: 6.0 * costs["macs"] for which, costs in self.costs.items() if "macs" in costs}
+        many = self.examples or 1
+        return {which: 6.0 * costs["macs"] * many for which, costs in self.costs.items() if "macs" in costs}
+
+    @property
+    def training_unit(self) -> str:
+        """What ``training_flops`` are of, in words."""
+        return f"an epoch of {self.examples:,} examples" if self.examples else "an example"
 
     def __str__(self) -> str:
         asked = ", ".join(f"{cost} {value}" for cost, value in self.budget.items())
@@ -109,7 +117,8 @@ class Plan:
         work = self.training_flops
         if "pruned" in work:
             least = smaller(work["dense"], work["pruned"])
-            foot.append(f"training FLOPs an example: {work['dense']:,.0f} -> {work['pruned']:,.0f} ({least})")
+            dense_work, own_work = (quantity("flops", work[which]) for which in ("dense", "pruned"))
+            foot.append(f"training FLOPs of {self.training_unit}: {dense_work} -> {own_work} ({least})")
         return table(["group", "dense", "width", "loss", "why"], rows, title=head, foot=[*foot, *self.notes])
 
     def apply(self, model: nn.Module) -> nn.Module:
