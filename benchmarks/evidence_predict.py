@@ -85,7 +85,7 @@ def _plot(model: str, predict: Path, scores: Path, plots: dict[str, str]) -> str
         dots,
         x="loss foreseen (fan_in of synflow)",
         y="points of accuracy lost",
-        joined=False,
+        joined=(),
     )
     return f"![Foreseen and found loss of every group of {model}](plots/{file})"
 

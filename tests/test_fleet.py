@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +21,7 @@ from reconvene.errors import BudgetError, FleetError
 from reconvene.fleet import Result, front, rank, read_fleet, run_fleet, write_page
 from reconvene.fleet.portfolio import DONE
 from reconvene.models import resolve
+from reconvene.report import numbers
 
 FILE = """\
 models: [resnet20, mobilenetv2]
@@ -31,9 +36,15 @@ devices:
 """
 
 
+ASKED = {"server": "params 2x", "board": "latency 1.2x", "chip": "size 40kB", "dust": "params 10"}
+
+
+def board() -> devices.Profile:
+    return fakes.of(resolve("resnet20", {"width": 0.25}).build(), torch.zeros(1, 3, 32, 32))[1]
+
+
 def fleet_file(folder: Path, text: str = FILE) -> Path:
-    model = resolve("resnet20", {"width": 0.25}).build()
-    devices.save(fakes.of(model, torch.zeros(1, 3, 32, 32))[1], folder / "board.json")
+    devices.save(board(), folder / "board.json")
     path = folder / "fleet.yaml"
     path.write_text(text)
     return path
@@ -83,8 +94,22 @@ def test_the_page_says_who_gets_what_and_what_could_not_be_met(made: tuple[Path,
     folder, result = made
     written = write_page(result)
     page = (folder / "out" / "index.html").read_text()
-    assert "What could not be met" in page and "dust" in page and "<strong>resnet20</strong>" in page
-    assert {path.name for path in written} >= {"index.html", "front-params.svg"}
+    assert "What could not be met" in page and "Gets nothing at all: dust" in page
+    assert "3 get a network that keeps its budget, 1 nothing" in page
+    # By device, in the order of the file, each with its budget; what it gets is bold, and leads to its folder.
+    places = [page.index(f">{device}: {asked}<") for device, asked in ASKED.items()]
+    assert places == sorted(places)
+    board = page[places[1] : places[2]]
+    assert '<strong><a href="board/resnet20/"><span class="name">resnet20</span></a></strong>' in board
+    assert "nothing: see what could not be met" in page[places[3] :]
+    # Numbers have units, their dense ones beside them, and say what they are of.
+    row = next(row for row in result.rows if row.device == "board")
+    assert numbers.cost("latency", row.costs["latency"]) in board and "used" in board
+    assert f"{numbers.ratio(row.dense['params'] / row.costs['params'])} less" in board
+    assert f"of {numbers.count(row.training_flops['dense'])}" in board
+    assert "File size (chip): that of the exported file: onnx" in page and "model.safetensors" in page
+    assert "Latency: predicted for a machine that is nowhere" in page and "only training tells that" in page
+    assert {path.name for path in written} >= {"index.html", "front-params.svg", "front-size.svg"}
     best = front(result.rows, "params")
     for row in best:
         assert not any(
@@ -115,7 +140,12 @@ def test_the_page_says_who_gets_what_and_what_could_not_be_met(made: tuple[Path,
         ("  dust:", "  fleet.json:", r"line 9: device 'fleet.json' becomes a folder"),
         ("criterion: magnitude", "train: {epochs: 1, lr: fast}", r"line 3: lr 'fast' cannot be trained with"),
         ("criterion: magnitude", "train: {epochs: -1}", r"line 3: epochs -1 is not a whole number above 0"),
-        ("{size: 40kB}", "{size: 40kB, profile: board.json}", r"line 8: device chip: profile is about latency"),
+        ("{size: 40kB}", "{size: 40kB, memory_of: onnx}", r"line 8: device chip: memory_of is about peak_memory"),
+        ("{size: 40kB}", "{size: 40kB, profile: phone.json}", r"line 8: device chip: .*phone.json cannot be read"),
+        ("{size: 40kB}", "{size: 40kB, profile: phone}", r"line 8: device chip: .*'phone'"),
+        ("{size: 40kB}", "{size: 40kB, round_to: -8}", r"line 8: device chip: round_to -8"),
+        ("[resnet20, mobilenetv2]", "\n- resnet20\n- resnet21", r"line 3: .*'resnet21'"),
+        ("criterion: magnitude", "data: no/such/place", r"line 3: no data at"),
         ("criterion: magnitude", "input: 3x-1x32", r"line 3: input '3x-1x32' is no shape"),
         ("criterion: magnitude", "limit: -3", r"line 3: limit -3"),
         ("[resnet20, mobilenetv2]", "[resnet20, resnet20]", r"line 1: .* twice"),
@@ -176,10 +206,17 @@ def test_two_ray_nodes_share_the_work_and_a_killed_worker_loses_nothing(
 
 def test_fit_ranks_what_loses_least_first_and_says_what_does_not_fit() -> None:
     sources = [resolve(name, {"width": width}) for name, width in (("resnet20", 0.25), ("resnet20", 1.0))]
-    found = rank(sources, Budget(params=20_000), profile=None, device="here", criterion="magnitude")
+    device = board()
+    found = rank(sources, Budget(params=10_000), device=device, criterion="magnitude", examples=1000)
     losses = [candidate.loss for candidate in found.candidates]
     assert losses[0] < losses[1], "the smaller network has less to lose"
-    none = rank(sources, Budget(params=10), profile=None, device="here", criterion="magnitude")
+    for candidate in found.candidates:  # the device has its say though no latency was asked for
+        assert 0 < candidate.costs["latency"] < candidate.dense["latency"]
+        assert candidate.training_flops["pruned"] == 6 * 1000 * candidate.costs["macs"]
+    assert "latency: predicted for a machine that is nowhere" in str(found) and "an epoch of 1,000 examples" in str(
+        found
+    )
+    none = rank(sources, Budget(params=10), device=device, criterion="magnitude")
     assert all("floor" in candidate.trouble for candidate in none.candidates)
 
 
@@ -188,10 +225,16 @@ def test_the_commands_answer_in_json(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert cli.main(["fleet", str(path), "-o", str(tmp_path / "out"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["made"] == 4 and len(found["rows"]) == 5
-    words = ["fit", "here", "--models", "resnet20", "--params", "100K", "--criterion", "magnitude", "--json"]
+    device = str(tmp_path / "board.json")
+    words = ["fit", device, "--models", "resnet20, resnet20", "--params", "100K", "--criterion", "magnitude", "--json"]
     assert cli.main(words) == 0
-    assert json.loads(capsys.readouterr().out)["candidates"][0]["loss"] > 0
-    assert cli.main(["fit", "here", "--models", "resnet20"]) == 2
+    (candidate,) = json.loads(capsys.readouterr().out)["candidates"]
+    assert candidate["loss"] > 0 and candidate["costs"]["latency"] > 0
+    assert candidate["training_unit"] == "an epoch of 1,438 examples"
+    assert cli.main(["fit", device, "--models", "resnet20"]) == 2
+    assert cli.main(["fit", "nowhere", "--models", "resnet20", "--params", "2x"]) == 1
+    for options in (["--ray", ""], ["--ray", "auto", "--workers", "2"], ["--workers", "0"]):
+        assert cli.main(["fleet", str(path), *options]) == 2
     assert cli.main(["fleet", str(tmp_path / "none.yaml")]) == 1
 
 
@@ -210,7 +253,7 @@ def test_where_no_budget_can_be_kept_the_fleet_says_why(tmp_path: Path) -> None:
         tmp_path, "models: [resnet20]\nargs: {width: 0.25}\ncriterion: magnitude\ndevices: {a: {params: 1}}"
     )
     result = run_fleet(read_fleet(file), tmp_path / "new")
-    assert "the floor is" in str(result) and "devices that get nothing: 1" in str(result)
+    assert "the floor is" in str(result) and "devices that get nothing: a" in str(result)
     assert (tmp_path / "new" / "fleet.json").is_file()
 
 
@@ -252,7 +295,7 @@ def test_a_fleet_trains_each_of_its_networks_and_picks_the_one_with_the_best_acc
         assert (trained["epochs"], trained["examples"]) == (1, 60) and trained["accuracy"] == row.accuracy
     best = max(row.accuracy for row in result.rows if row.accuracy is not None)
     assert [row.accuracy for row in result.rows if row.chosen] == [best]
-    assert "accuracy" in (write_page(result)[0]).read_text()
+    assert f">{best:.1%}<".replace("%", "\u202f%") in (write_page(result)[0]).read_text()
 
 
 def test_a_cluster_that_does_not_answer_is_told(tmp_path: Path) -> None:
@@ -261,4 +304,44 @@ def test_a_cluster_that_does_not_answer_is_told(tmp_path: Path) -> None:
     path.write_text("models: [resnet20]\ncriterion: magnitude\ndevices:\n  board: {params: 2x}\n")
     with pytest.raises(FleetError, match=r"no Ray cluster answers at 127.0.0.1:1: .*ray start --head"):
         run_fleet(read_fleet(path), tmp_path / "out", ray="127.0.0.1:1")
-    assert not (tmp_path / "out" / "board").exists()
+    assert not (tmp_path / "out").exists(), "it was tried before anything else"
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(FleetError, match=r"taken: .*taken is not a folder"):
+        run_fleet(read_fleet(path), tmp_path / "taken")
+
+
+STOPPED = """\
+models: [resnet20]
+args: {width: 0.25, num_classes: 10}
+criterion: magnitude
+data: digits
+limit: 200
+train: {epochs: 400, batch_size: 20}
+devices: {one: {params: 2x}, two: {params: 3x}, three: {params: 4x}}
+"""
+
+
+def test_ctrl_c_stops_a_fleet_and_all_its_workers(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    path, out = tmp_path / "fleet.yaml", tmp_path / "out"
+    path.write_text(STOPPED)
+    running = subprocess.Popen(
+        [sys.executable, "-m", "reconvene", "fleet", str(path), "-o", str(out), "--workers", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # so that the signal can go to all of its processes, as it does in a terminal
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    while len(list(out.rglob("train.jsonl"))) < 2 and running.poll() is None:
+        time.sleep(0.1)
+    os.killpg(running.pid, signal.SIGINT)
+    stdout, stderr = running.communicate(timeout=60)  # which also waits for the workers: they hold its pipes
+    assert running.returncode == 130 and stdout == "" and "Traceback" not in stderr, stderr
+    with pytest.raises(ProcessLookupError):  # none is left, as soon as whoever inherits the dead has buried them
+        for _ in range(300):
+            os.killpg(running.pid, 0)
+            time.sleep(0.1)
+    assert not [place for place in out.iterdir() if place.name != ".work"], "nothing half-made has landed"
+    shorter = fleet_file(tmp_path, STOPPED.replace("400", "1"))
+    assert run_fleet(read_fleet(shorter), out).made == 3 and not (out / ".work").exists()

@@ -15,7 +15,7 @@ class Fit(DataOptions, CriterionOptions, Importing, Command):
     """Rank architectures by what they are predicted to lose when each is cut to a device's budget."""
 
     device: Positional[Annotated[str, arg(metavar="DEVICE")]]
-    """Profile of the device: a file, or a name; here: this machine."""
+    """Profile of the device: a file, or a name; here: this machine, measured as needed."""
     models: Annotated[str, arg(metavar="MODEL[,MODEL]")]
     """Architectures, separated by commas."""
     input: Shape = None
@@ -29,11 +29,11 @@ class Fit(DataOptions, CriterionOptions, Importing, Command):
     peak_memory: Annotated[str | None, arg(metavar="LIMIT")] = None
     """Bytes of activations alive at once: 256KiB."""
     latency: Annotated[str | None, arg(metavar="LIMIT")] = None
-    """Seconds of one inference: 5ms."""
+    """Seconds of one inference: 5ms. Without it the latency on the device is predicted and shown."""
 
     def run(self) -> Answer:
         """Cut each to the budget, without saving anything."""
-        names = [name for name in self.models.split(",") if name]
+        names = list(dict.fromkeys(name.strip() for name in self.models.split(",") if name.strip()))
         asked = {
             name: getattr(self, name)
             for name in ("params", "macs", "size", "peak_memory", "latency")
@@ -43,25 +43,26 @@ class Fit(DataOptions, CriterionOptions, Importing, Command):
             raise UsageError(
                 "give --models and a budget: at least one of --params, --macs, --size, --peak-memory, --latency"
             )
-        from reconvene import devices
         from reconvene.allocation import Budget
         from reconvene.cli.progress import say
+        from reconvene.devices import HERE, find
         from reconvene.fleet import rank
         from reconvene.models import resolve
         from reconvene.pipeline.prune import Samples
 
-        profile = None if self.device == "here" else devices.find(self.device)
+        if self.device != HERE:
+            find(self.device)  # said before any model is built
         sources = [
             resolve(name, {}, input_shape=self.input, seed=self.seed, allow_import=self.allow_import) for name in names
         ]
         found = rank(
             sources,
             Budget(**asked),
-            profile=profile,
             device=self.device,
             criterion=self.criterion,
             evaluator=self.evaluator,
             data=lambda source: Samples(lambda: self.dataset(source.input_shape), seed=self.seed),
+            examples=self.examples(),
             seed=self.seed,
             allow_import=self.allow_import,
             say=say,

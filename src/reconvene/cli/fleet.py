@@ -20,15 +20,19 @@ class Fleet(Importing, Command):
     """Devices with budgets, architectures, and what to do with each."""
     output: Annotated[Path | None, arg(aliases=["-o"], metavar="DIR")] = None
     """Where artifacts and the page go. By default out/NAME-OF-THE-FILE."""
-    workers: int = 1
-    """Processes on this machine."""
+    workers: int | None = None
+    """Processes on this machine. By default 1."""
     ray: Annotated[str | None, arg(metavar="ADDRESS")] = None
     """Work on the Ray cluster at this address (auto: the one of this machine) instead."""
 
     def run(self) -> Answer:
         """Plan, make what is missing, write the page."""
-        if self.workers < 1:
+        if self.workers is not None and self.workers < 1:
             raise UsageError("--workers is 1 at least")
+        if self.ray is not None and self.workers is not None:
+            raise UsageError("--workers are processes here, and --ray works on a cluster. Give one of them")
+        if self.ray == "":
+            raise UsageError("--ray needs an address: HOST:PORT, or auto for the cluster of this machine")
         from reconvene.cli.progress import say
         from reconvene.fleet import read_fleet, run_fleet, write_page
 
@@ -36,7 +40,7 @@ class Fleet(Importing, Command):
         result = run_fleet(
             fleet,
             self.output or Path("out") / self.file.stem,
-            workers=self.workers,
+            workers=self.workers or 1,
             ray=self.ray,
             allow_import=self.allow_import,
             say=say,

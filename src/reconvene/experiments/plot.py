@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -15,17 +15,20 @@ COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#7b4ea3", "#b8860b", "#5c6770", "#d
 
 @dataclass(frozen=True)
 class Dot:
-    """One result: where it is, how far it spreads up and down, what it belongs to, what it says of itself."""
+    """One result: where it is, how far it spreads, what it belongs to, what it says, what stands beside it."""
 
     x: float
     y: float
     series: str
     text: str
     spread: float = 0.0
+    label: str = ""
 
 
-def scatter(title: str, dots: Sequence[Dot], *, x: str, y: str, log_x: bool = True, joined: bool = True) -> str:
-    """An SVG document. Dots of one series share a colour and, if ``joined``, a line from left to right.
+def scatter(
+    title: str, dots: Sequence[Dot], *, x: str, y: str, log_x: bool = True, joined: Container[str] | None = None
+) -> str:
+    """An SVG document. Dots of one series share a colour and a line from left to right, or only series in ``joined``.
 
     ``x`` and ``y`` name the axes; ``log_x`` spaces the first by ratio. The same dots give the same text.
     """
@@ -43,7 +46,7 @@ def scatter(title: str, dots: Sequence[Dot], *, x: str, y: str, log_x: bool = Tr
     for i, name in enumerate(dict.fromkeys(dot.series for dot in dots)):
         colour = COLOURS[i % len(COLOURS)]
         own = sorted((dot for dot in dots if dot.series == name), key=lambda dot: dot.x)
-        if joined and len(own) > 1:
+        if (joined is None or name in joined) and len(own) > 1:
             path = "L".join("{:.1f} {:.1f}".format(*at(dot.x, dot.y)) for dot in own)
             parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-opacity=".55"/>')
         parts += [_dot(dot, at, colour) for dot in own]
@@ -88,6 +91,8 @@ def _dot(dot: Dot, at: object, colour: str) -> str:
     if dot.spread:
         ends = [at(dot.x, dot.y + sign * dot.spread)[1] for sign in (-1, 1)]
         bar = f'<line x1="{cx:.1f}" x2="{cx:.1f}" y1="{ends[0]:.1f}" y2="{ends[1]:.1f}" stroke="{colour}"/>'
+    if dot.label:
+        bar += f'<text x="{cx + 7:.1f}" y="{cy - 5:.1f}" font-size="11">{escape(dot.label)}</text>'
     return f'{bar}<circle cx="{cx:.1f}" cy="{cy:.1f}" r="4" fill="{colour}"><title>{escape(dot.text)}</title></circle>'
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from reconvene.fleet.config import Device, Fleet, read_fleet
-from reconvene.fleet.fit import Candidate, Ranking, rank
+from reconvene.fleet.fit import Ranking, rank
 from reconvene.fleet.loss import predicted_loss
-from reconvene.fleet.page import front, write_page
-from reconvene.fleet.portfolio import Result, Row, run_fleet
+from reconvene.fleet.page import write_page
+from reconvene.fleet.portfolio import run_fleet
+from reconvene.fleet.rows import Cut, Result, Row, front
 
 __all__ = [
-    "Candidate",
+    "Cut",
     "Device",
     "Fleet",
     "Ranking",

@@ -11,12 +11,23 @@ from typing import Any
 from reconvene.allocation import Budget
 from reconvene.allocation.budget import COSTS
 from reconvene.cutting import Target
+from reconvene.data import count
 from reconvene.deploy.memory import PLANS
 from reconvene.deploy.quantisation import PRECISIONS
 from reconvene.deploy.registry import FORMATS
 from reconvene.deploy.runtime import imported
-from reconvene.errors import BudgetError, FleetError, TrainingError
+from reconvene.devices import HERE, find
+from reconvene.errors import (
+    BudgetError,
+    DataError,
+    DeviceError,
+    FleetError,
+    ModelError,
+    TrainingError,
+    UnknownNameError,
+)
 from reconvene.evaluator import EVALUATORS
+from reconvene.models import Source, resolve
 from reconvene.rectifier import WAYS
 from reconvene.saliency import CRITERIA
 from reconvene.training import TrainConfig
@@ -76,7 +87,10 @@ class Fleet:
 
 
 def read_fleet(path: str | Path) -> Fleet:
-    """Read a fleet's file. Raises FleetError with the line at fault, MissingExtraError without PyYAML."""
+    """Read a fleet's file; models of the user's own are not imported yet.
+
+    Raises FleetError with the line at fault, MissingExtraError without PyYAML or what a model comes with.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -112,6 +126,7 @@ class _Reader:
             self._one_of(top, name, known)
         if options.get("limit", 1) < 1:
             self._fail(top["limit"], f"limit {options['limit']} must be at least 1")
+        self._data(top)
         args = {k: self._value(v) for k, v in self._mapping(top["args"], "args", None).items()} if "args" in top else {}
         sizes = None
         if shape is not None:
@@ -121,6 +136,7 @@ class _Reader:
                 sizes = (0,)
             if min(sizes) < 1:
                 self._fail(top["input"], f"input {shape!r} is no shape such as 3x32x32")
+        self._models(top["models"], models, args, sizes)
         return Fleet(devices, models, args=args, input=sizes, train=train, **options)
 
     def _device(self, name: str, node: Any, shared: tuple[str, ...], models: tuple[str, ...]) -> Device:
@@ -134,25 +150,55 @@ class _Reader:
         except BudgetError as error:
             culprit = next((cost for cost in values if str(error).startswith(cost)), next(iter(values), ""))
             self._fail(found.get(culprit, node), f"device {name}: {error}")
-        for option, cost in (("profile", "latency"), ("memory_of", "peak_memory")):
-            if option in found and cost not in found:
-                self._fail(found[option], f"device {name}: {option} is about {cost}, which has no budget here")
+        if "memory_of" in found and "peak_memory" not in found:
+            self._fail(found["memory_of"], f"device {name}: memory_of is about peak_memory, which has no budget here")
         own = self._names(found["models"]) if "models" in found else ()
         if unknown := [model for model in own if model not in models]:
             self._fail(found["models"], f"device {name}: the fleet has no model {unknown[0]!r}: {', '.join(models)}")
-        profile = self._typed(found["profile"], str) if "profile" in found else None
-        if profile is not None and profile.endswith(".json"):
-            profile = str(Path(self.path).parent / profile)
+        profile = self._profile(name, found["profile"]) if "profile" in found else None
+        step = self._typed(found["round_to"], int) if "round_to" in found else None
+        if step is not None and step < 1:
+            self._fail(found["round_to"], f"device {name}: round_to {step} is not a whole number above 0")
         return Device(
             name,
             budget,
             profile,
-            self._typed(found["round_to"], int) if "round_to" in found else None,
+            step,
             self._formats(found) if "export" in found else shared,
             own,
             self._one_of(found, "memory_of", PLANS),
             self._one_of(found, "precision", PRECISIONS),
         )
+
+    def _profile(self, device: str, node: Any) -> str:
+        """The name or the path of a profile that can be read now, and not only after other devices were planned."""
+        profile = str(self._typed(node, str))
+        if profile.endswith(".json"):
+            profile = str(Path(self.path).parent / profile)
+        try:
+            if profile != HERE:
+                find(profile)
+        except (DeviceError, UnknownNameError) as error:
+            self._fail(node, f"device {device}: {error}")
+        return profile
+
+    def _models(self, node: Any, names: tuple[str, ...], args: dict[str, Any], shape: tuple[int, ...] | None) -> None:
+        """Look every architecture up."""
+        nodes = node.value if isinstance(node, self.yaml.SequenceNode) else [node]
+        for name, own in zip(names, nodes, strict=True):
+            try:
+                if not Source(name).imports:
+                    resolve(name, args, input_shape=shape)
+            except (ModelError, UnknownNameError) as error:
+                self._fail(own, str(error))
+
+    def _data(self, top: Mapping[str, Any]) -> None:
+        """Look the data up, without reading any."""
+        if "data" in top:
+            try:
+                count(self._typed(top["data"], str))
+            except DataError as error:
+                self._fail(top["data"], str(error))
 
     def _formats(self, found: Mapping[str, Any]) -> tuple[str, ...]:
         names = self._names(found["export"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import socket
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -29,7 +30,7 @@ def in_processes(jobs: Sequence[Job], work: str, *, workers: int) -> Iterator[Ou
     while waiting:
         finished: set[str] = set()
         context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(max_workers=min(workers, len(waiting)), mp_context=context)
+        pool = ProcessPoolExecutor(min(workers, len(waiting)), context, initializer=_leave_ctrl_c_to_the_parent)
         try:
             futures = {pool.submit(_tried, job, work): job for job in waiting}
             for future in as_completed(futures):
@@ -54,11 +55,13 @@ def in_processes(jobs: Sequence[Job], work: str, *, workers: int) -> Iterator[Ou
                 yield job, f"its worker died {TRIES} times. Is there enough memory? Try --workers 1"
 
 
-def on_ray(jobs: Sequence[Job], address: str) -> Iterator[Outcome]:
-    """Outcomes as they come, from the workers of a Ray cluster; Ray starts a job again whose worker or node died.
+def _leave_ctrl_c_to_the_parent() -> None:
+    """A terminal sends it to all of its processes; the parent ends this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    Raises MissingExtraError, FleetError where the cluster does not answer.
-    """
+
+def join_ray(address: str) -> None:
+    """Join a Ray cluster. Raises MissingExtraError, FleetError where it does not answer."""
     ray = imported("ray", "ray", "working on a Ray cluster")
     try:
         _knock(address)  # Ray itself goes on trying for minutes
@@ -66,6 +69,11 @@ def on_ray(jobs: Sequence[Job], address: str) -> Iterator[Outcome]:
             ray.init(address=address, log_to_driver=False, logging_level="error")
     except (OSError, ValueError, RuntimeError) as error:
         raise FleetError(f"no Ray cluster answers at {address}: {error}. Start one with: ray start --head") from error
+
+
+def on_ray(jobs: Sequence[Job]) -> Iterator[Outcome]:
+    """Outcomes as they come, from the workers of the Ray cluster that was joined; Ray retries what died."""
+    ray = imported("ray", "ray", "working on a Ray cluster")
     remote = ray.remote(max_retries=TRIES)(_tried_anywhere)
     pending = {remote.remote(job): job for job in jobs}
     while pending:

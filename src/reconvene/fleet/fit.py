@@ -8,23 +8,13 @@ from typing import Any
 
 from reconvene.allocation import Budget
 from reconvene.cutting import Target, plan_with
-from reconvene.devices import Profile
+from reconvene.devices import HERE, Profile, find
 from reconvene.errors import BudgetError, DeviceError, StructureError
-from reconvene.fleet.loss import predicted_loss
+from reconvene.fleet.rows import SHOWN, Cut, meanings, told, work_of
 from reconvene.models import Source, example_inputs
 from reconvene.planner import Data, Planner
 from reconvene.text import Cell, quantity, table
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One architecture cut to the budget; ``loss`` is None and ``trouble`` says why where that cannot be done."""
-
-    model: str
-    loss: float | None
-    costs: dict[str, float]
-    dense: dict[str, float]
-    trouble: str = ""
+from reconvene.timing import Device
 
 
 @dataclass(frozen=True)
@@ -33,16 +23,18 @@ class Ranking:
 
     device: str
     budget: Budget
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[Cut, ...]
 
     def __str__(self) -> str:
         body: list[list[Cell]] = []
         for found in self.candidates:
-            costs = [quantity(cost, found.costs[cost]) if cost in found.costs else None for cost in _SHOWN]
-            body.append([found.model, found.loss, *costs, found.trouble.split(". ")[0]])
+            costs = [quantity(cost, found.costs[cost]) if cost in found.costs else None for cost in SHOWN]
+            body.append([found.model, found.loss, *costs, work_of(found), found.trouble.split(". ")[0]])
         title = f"cut to {self.budget} for {self.device}, what is predicted to lose least first"
         why = [f"{found.model}: {found.trouble}" for found in self.candidates if found.trouble]
-        return table(("model", "loss", *_SHOWN, ""), body, right=range(2, 7), title=title, foot=[*why, _CAVEAT])
+        header = ("model", "loss", *SHOWN, "training FLOPs", "")
+        foot = [*meanings(self.candidates), *why]
+        return table(header, body, right=range(2, 8), title=title, foot=foot)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -50,27 +42,29 @@ class Ranking:
         return {"device": self.device, "budget": dict(self.budget.asked), "candidates": rows}
 
 
-_SHOWN = ("params", "macs", "peak_memory", "size", "latency")
-_CAVEAT = "The loss says how deep each was cut, not how good it was to begin with: train the first few to know."
-
-
 def rank(
     sources: Sequence[Source],
     budget: Budget,
     *,
-    profile: Profile | None,
-    device: str,
+    device: Device,
     criterion: str = "synflow",
     evaluator: str = "fan_in",
     data: Callable[[Source], Data] | None = None,
+    examples: int | None = None,
     seed: int = 0,
     allow_import: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Ranking:
     """Cut every architecture to ``budget`` on a device, and rank them by what they are predicted to lose.
 
-    Raises UnknownNameError, ModelError, CriterionError.
+    Args:
+        device: a profile, its file or name, or ``here``. A budget on latency is kept on it (and measured where it is
+            this machine); without one latency is predicted for it.
+        examples: training images of an epoch, for what training costs.
+
+    Raises UnknownNameError, ModelError, CriterionError, DeviceError where there is no such profile.
     """
+    target = Target(device if isinstance(device, Profile) or device == HERE else find(device))
     found = []
     for source in sources:
         assert source.input_shape is not None, "resolve() fills it in"
@@ -79,11 +73,11 @@ def rank(
         samples = None if data is None else data(source)
         planner = Planner(model, inputs, criterion, samples, seed, evaluator=evaluator)
         try:
-            plan = plan_with(planner, budget, target=Target(profile), say=say)
+            plan = plan_with(planner, budget, target=target, say=say)
         except (BudgetError, DeviceError, StructureError) as error:
-            found.append(Candidate(source.address, None, {}, {}, str(error)))
+            found.append(Cut(model=source.address, trouble=str(error)))
             continue
-        costs = plan.costs
-        found.append(Candidate(source.address, predicted_loss(plan), dict(costs["pruned"]), dict(costs["dense"])))
+        plan.examples = examples
+        found.append(Cut(model=source.address, **told(plan)))
     found.sort(key=lambda one: (one.loss is None, one.loss or 0.0))
-    return Ranking(device, budget, tuple(found))
+    return Ranking(device.name if isinstance(device, Profile) else str(device), budget, tuple(found))

@@ -8,91 +8,157 @@ from pathlib import Path
 from reconvene.disk import write_atomic
 from reconvene.errors import FleetError
 from reconvene.experiments.plot import Dot, scatter
-from reconvene.fleet.portfolio import Result, Row
-from reconvene.report.markup import Html, document, raw_style, tag
+from reconvene.fleet.rows import SHOWN, Result, Row, front, meanings
+from reconvene.report import numbers
+from reconvene.report.markup import Html, document, join, name, raw_style, tag
 from reconvene.report.page import POLICY
-from reconvene.text import quantity
+from reconvene.report.sections import section, table, used
 
 AXES = {
-    "latency": "milliseconds",
     "params": "parameters",
     "macs": "multiply-accumulates",
     "peak_memory": "bytes of activations",
+    "size": "bytes of the file",
+    "latency": "milliseconds",
 }
-_SHOWN = ("params", "macs", "peak_memory", "size", "latency")
+_FRONT = "the front"
 
 
 def write_page(result: Result) -> list[Path]:
-    """Write ``index.html`` and one ``front-COST.svg`` per cost into the fleet's folder; returns their paths."""
-    drawn = {cost: plot for cost in AXES if (plot := front_plot(result.rows, cost)) is not None}
+    """Write ``index.html`` and its plots (``front-COST.svg``) into the fleet's folder; returns their paths."""
+    drawn = fronts(result.rows)
     css = resources.files("reconvene.report").joinpath("style.css").read_text(encoding="utf-8")
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
         tag("meta", http_equiv="Content-Security-Policy", content=POLICY.replace("img-src data:", "img-src 'self'")),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", "Fleet"),
+        tag("title", _title(result)),
         raw_style(css),
     )
-    pictures = [tag("figure", tag("img", src=f"front-{cost}.svg", alt=f"loss against {cost}")) for cost in drawn]
-    body = tag(
-        "body",
-        tag("main", tag("h1", "Fleet"), _devices(result.rows), _unmet(result.rows), tag("h2", "Fronts"), *pictures),
-    )
-    files = {"index.html": str(document(head, body)), **{f"front-{cost}.svg": text for cost, text in drawn.items()}}
+    parts = [tag("h1", _title(result), tag("span", _served(result), class_="headline"))]
+    parts += [part for part in (_devices(result), _unmet(result), _fronts(drawn)) if part is not None]
+    body = tag("body", tag("main", *parts))
+    files = {"index.html": str(document(head, body)), **{file: plot for file, (_, plot) in drawn.items()}}
     written = []
-    for name, text in files.items():
-        path = result.folder / name
+    for file, text in files.items():
+        path = result.folder / file
         write_atomic(path, text.encode(), error=FleetError)
         written.append(path)
     return written
 
 
-def front(rows: tuple[Row, ...], cost: str) -> list[Row]:
-    """The rows that no other one beats in both this cost and predicted loss, by rising cost."""
-    able = [row for row in rows if row.loss is not None and cost in row.costs and not row.trouble]
-    best: list[Row] = []
-    for row in sorted(able, key=lambda row: (row.costs[cost], row.loss)):
-        if not best or (row.loss or 0.0) < (best[-1].loss or 0.0):
-            best.append(row)
-    return best
+def fronts(rows: tuple[Row, ...]) -> dict[str, tuple[str, str]]:
+    """Plots of predicted loss against each cost by file name, each with its title.
+
+    Costs are only set beside each other where they are of the same: a time on one device is not one on another.
+    """
+    drawn: dict[str, tuple[str, str]] = {}
+    for cost in AXES:
+        able = [row for row in rows if row.loss is not None and row.costs.get(cost)]
+        kinds = dict.fromkeys(row.about.get(cost, "") for row in able)
+        for kind in kinds:
+            own = [row for row in able if row.about.get(cost, "") == kind]
+            if len(own) < 2:
+                continue
+            title = f"Predicted loss against {numbers.COSTS[cost].lower()}"
+            number = sum(file.startswith(f"front-{cost}") for file in drawn) + 1
+            file = f"front-{cost}.svg" if number == 1 else f"front-{cost}-{number}.svg"
+            said = f"{title}, {kind}" if len(kinds) > 1 else title
+            drawn[file] = said, _plot(own, cost, title)
+    return drawn
 
 
-def front_plot(rows: tuple[Row, ...], cost: str) -> str | None:
-    """An SVG of all rows and their front; None where fewer than two say what they cost."""
-    able = [row for row in rows if row.loss is not None and row.costs.get(cost)]
-    if len(able) < 2:
-        return None
+def _plot(rows: list[Row], cost: str, title: str) -> str:
     factor = 1e3 if cost == "latency" else 1.0
     best = front(rows, cost)
-    dots = [Dot(row.costs[cost] * factor, row.loss or 0.0, "front", f"{row.device}: {row.model}") for row in best]
-    dots += [
-        Dot(row.costs[cost] * factor, row.loss or 0.0, row.model, f"{row.device}: {row.model}")
-        for row in able
-        if row not in best
-    ]
-    return scatter(f"Predicted loss against {cost}", dots, x=AXES[cost], y="predicted loss", joined=False)
+
+    def dot(row: Row, series: str, label: str = "") -> Dot:
+        text = f"{row.device}: {row.model}, {numbers.cost(cost, row.costs[cost])}, loss {numbers.digits(row.loss or 0)}"
+        return Dot(row.costs[cost] * factor, row.loss or 0.0, series, text, label=label)
+
+    dots = [dot(row, _FRONT) for row in best]
+    dots += [dot(row, row.model, row.device if row in best else "") for row in rows]
+    return scatter(title, dots, x=AXES[cost], y="predicted loss", joined=(_FRONT,))
 
 
-def _devices(rows: tuple[Row, ...]) -> Html:
-    head = tag("tr", *(tag("th", text) for text in ("device", "gets", "budget", *_SHOWN, "loss", "accuracy")))
-    lines = []
+def _title(result: Result) -> str:
+    count = len(result.devices)
+    return f"A fleet of {count} device{'s' * (count != 1)}"
+
+
+def _served(result: Result) -> str:
+    nothing = result.unserved
+    if not nothing:
+        return "Every device gets a network that keeps its budget."
+    return f"{len(result.devices) - len(nothing)} get a network that keeps its budget, {len(nothing)} nothing."
+
+
+def _devices(result: Result) -> Html:
+    groups = [line for device, rows in result.devices.items() for line in _group(device, rows)]
+    header = ["Network", *(numbers.COSTS[cost] for cost in SHOWN), "Training FLOPs", "Loss", "Accuracy"]
+    words = [tag("li", line) for line in meanings(result.rows, numbers.COSTS)]
+    return section(
+        "What each device gets",
+        "In bold what the device gets: of what keeps its budget, what loses least, or where all were trained what is "
+        "right most often. Below each cost how many times less than dense, and how much of its limit is used.",
+        tag("div", table(header, groups, numeric=range(1, len(header))), class_="tight"),
+        tag("ul", *words, class_="note") if words else None,
+    )
+
+
+def _group(device: str, rows: list[Row]) -> list[Html]:
+    """A line with the device and its budget, and one for each network."""
+    asked = rows[0].asked
+    lines = [tag("tr", tag("th", device, f": {asked}", colspan=len(SHOWN) + 4, scope="rowgroup"), class_="group")]
     for row in rows:
-        if row.loss is None:
+        if row.loss is None or row.trouble:
+            text = tag("td", "nothing: see what could not be met", colspan=len(SHOWN) + 3, class_="bad")
+            lines.append(tag("tr", tag("th", name(row.model), scope="row"), text))
             continue
-        asked = ", ".join(f"{cost} {value}" for cost, value in row.budget.items())
-        costs = [tag("td", quantity(cost, row.costs[cost]) if cost in row.costs else "-") for cost in _SHOWN]
-        accuracy = "-" if row.accuracy is None else f"{row.accuracy:.2%}"
-        gets = tag("strong", row.model) if row.chosen else row.model
-        cells = [tag("td", row.device), tag("td", gets), tag("td", asked), *costs]
-        lines.append(tag("tr", *cells, tag("td", f"{row.loss:.3g}"), tag("td", accuracy)))
-    words = tag("p", "In bold what the device gets: of what keeps its budget, what loses least.")
-    return tag("section", tag("h2", "Devices"), words, tag("table", tag("thead", head), tag("tbody", *lines)))
+        shown = tag("a", name(row.model), href=f"{row.folder}/")
+        model = tag("strong", shown) if row.chosen else shown
+        cells = [tag("td", _cost(row, cost), class_="number") for cost in SHOWN]
+        accuracy = "–" if row.accuracy is None else numbers.share(row.accuracy)
+        rest = (_work(row), numbers.digits(row.loss), accuracy)
+        cells += [tag("td", text, class_="number") for text in rest]
+        lines.append(tag("tr", tag("th", model, scope="row"), *cells))
+    return lines
 
 
-def _unmet(rows: tuple[Row, ...]) -> Html | None:
-    troubled = [row for row in rows if row.trouble]
+def _cost(row: Row, cost: str) -> Html:
+    if cost not in row.costs:
+        return join("–")
+    value, dense = row.costs[cost], row.dense.get(cost)
+    less = f"{numbers.ratio(dense / value)} less" if dense and value else None
+    part = f"{used(value / row.limits[cost])} used" if cost in row.limits else None
+    small = [tag("small", text) for text in (less, part) if text]
+    return join(numbers.cost(cost, value), *small)
+
+
+def _work(row: Row) -> Html:
+    work = row.training_flops
+    return (
+        join(numbers.count(work["pruned"]), tag("small", f"of {numbers.count(work['dense'])}")) if work else join("–")
+    )
+
+
+def _unmet(result: Result) -> Html | None:
+    troubled = [row for row in result.rows if row.trouble]
     if not troubled:
         return None
     items = [tag("li", tag("strong", f"{row.device}, {row.model}"), ": ", row.trouble) for row in troubled]
-    return tag("section", tag("h2", "What could not be met"), tag("ul", *items))
+    nothing = result.unserved
+    lead = f"Gets nothing at all: {', '.join(nothing)}." if nothing else "Every device gets another network instead."
+    return section("What could not be met", lead, tag("ul", *items))
+
+
+def _fronts(drawn: dict[str, tuple[str, str]]) -> Html | None:
+    if not drawn:
+        return None
+    figures = [
+        tag("figure", tag("img", src=file, alt=title), tag("figcaption", title), class_="chart")
+        for file, (title, _) in drawn.items()
+    ]
+    lead = "On the front nothing else costs less and loses less. Dots on it carry the device they were made for."
+    return section("Fronts", lead, tag("div", *figures, class_="pair"))

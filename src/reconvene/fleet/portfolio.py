@@ -12,90 +12,30 @@ from typing import Any
 
 from reconvene import artifact
 from reconvene.cutting import plan_with
-from reconvene.data import load
-from reconvene.devices import find
-from reconvene.disk import write_atomic
-from reconvene.errors import ArtifactError, BudgetError, DeviceError, ExportError, FleetError, StructureError
+from reconvene.data import count, load
+from reconvene.devices import HERE, find
+from reconvene.disk import unwritable, write_atomic
+from reconvene.errors import (
+    ArtifactError,
+    BudgetError,
+    DeviceError,
+    ExportError,
+    FleetError,
+    MissingExtraError,
+    StructureError,
+)
 from reconvene.fleet.config import Device, Fleet
-from reconvene.fleet.crew import Outcome, in_processes, on_ray
-from reconvene.fleet.loss import predicted_loss
+from reconvene.fleet.crew import Outcome, in_processes, join_ray, on_ray
+from reconvene.fleet.rows import Result, Row, choose, told
 from reconvene.fleet.work import Files, Job, key_of
 from reconvene.models import Source, example_inputs, resolve
 from reconvene.pipeline.prune import Samples
 from reconvene.planner import Planner
 from reconvene.surgery import Plan
-from reconvene.text import Cell, quantity, table
 
 # At which share of the weights every architecture is scored, once for all budgets.
 DENSITY = 1 / 32
 DONE, SUMMARY = "fleet-done.json", "fleet.json"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One device and one architecture.
-
-    Attributes:
-        costs: of the pruned network, and ``dense``.
-        loss: predicted, see ``predicted_loss``; None where no plan was found.
-        chosen: whether the device gets this architecture: of those that keep its budget, the one that loses least.
-        trouble: why there is no artifact, with the floor where a budget cannot be kept.
-        folder: of the artifact, under the fleet's.
-        key: of everything that decides the artifact.
-        accuracy: on the test images, of what was trained.
-        files: bytes of every exported file.
-    """
-
-    device: str
-    model: str
-    budget: dict[str, Any]
-    costs: dict[str, float]
-    dense: dict[str, float]
-    limits: dict[str, float]
-    loss: float | None
-    chosen: bool
-    trouble: str
-    folder: str
-    key: str
-    accuracy: float | None = None
-    files: dict[str, int] | None = None
-
-
-@dataclass(frozen=True)
-class Result:
-    """What came out of a fleet: a row per device and architecture, and how many artifacts were made now."""
-
-    rows: tuple[Row, ...]
-    made: int
-    kept: int
-    folder: Path
-
-    def __str__(self) -> str:
-        body: list[list[Cell]] = []
-        for row in self.rows:
-            costs = [quantity(cost, row.costs[cost]) if cost in row.costs else None for cost in _SHOWN]
-            accuracy = None if row.accuracy is None else f"{row.accuracy:.2%}"
-            asked = ", ".join(f"{cost} {value}" for cost, value in row.budget.items())
-            mark = row.trouble.split(". ")[0] if row.trouble else "chosen" if row.chosen else ""
-            body.append([row.device, row.model, asked, *costs, row.loss, accuracy, mark])
-        header = ("device", "model", "budget", *_SHOWN, "loss", "accuracy", "")
-        unmet = sum(1 for device in {row.device for row in self.rows} if not self._served(device))
-        foot = [f"{self.made} artifacts made, {self.kept} were there already", f"page: {self.folder / 'index.html'}"]
-        if unmet:
-            why = [f"{row.device}, {row.model}: {row.trouble}" for row in self.rows if row.trouble]
-            foot = [*why, f"devices that get nothing: {unmet}", *foot]
-        return table(header, body, right=range(3, 9), foot=foot)
-
-    def _served(self, device: str) -> bool:
-        return any(row.chosen for row in self.rows if row.device == device)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        rows = [dict(vars(row)) for row in self.rows]
-        return {"rows": rows, "made": self.made, "kept": self.kept, "folder": str(self.folder)}
-
-
-_SHOWN = ("params", "macs", "peak_memory", "size", "latency")
 
 
 def run_fleet(
@@ -121,7 +61,12 @@ def run_fleet(
     Raises UnknownNameError, FleetError, MissingExtraError, ModelError.
     """
     folder = Path(directory)
-    planned = [made for model in fleet.models for made in _plans(fleet, model, folder, allow_import, say)]
+    if why := unwritable(folder / SUMMARY):
+        raise FleetError(f"cannot write to {folder}: {why}")
+    if ray is not None:  # before any planning: it may not be there
+        join_ray(ray)
+    examples = _examples(fleet)
+    planned = [made for model in fleet.models for made in _plans(fleet, model, folder, examples, allow_import, say)]
     if not planned:
         raise FleetError("no device takes any of these models: look at 'models' of the devices")
     missing = [made.job for made in planned if made.job is not None]
@@ -131,7 +76,7 @@ def run_fleet(
         outcomes: Iterator[Outcome] = iter(())
         if missing:
             work.mkdir(parents=True, exist_ok=True)
-            outcomes = on_ray(missing, ray) if ray else in_processes(missing, str(work), workers=workers)
+            outcomes = on_ray(missing) if ray else in_processes(missing, str(work), workers=workers)
         for job, files in outcomes:
             if isinstance(files, str):
                 trouble[job["place"]] = files
@@ -142,7 +87,8 @@ def run_fleet(
         shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         raise FleetError(f"cannot write to {folder}: {error.strerror or error}") from error
-    rows = _chosen([_row(made, folder, trouble) for made in planned])
+    order = {device.name: number for number, device in enumerate(fleet.devices)}
+    rows = choose(_row(made, folder, trouble) for made in sorted(planned, key=lambda made: order[made.device.name]))
     made = len(missing) - len(trouble)
     kept = sum(entry.plan is not None and entry.job is None for entry in planned)
     result = Result(tuple(rows), made, kept, folder)
@@ -165,7 +111,17 @@ class _Planned:
     floor: dict[str, float] | None = None
 
 
-def _plans(fleet: Fleet, model: str, folder: Path, allow_import: bool, say: Callable[[str], None]) -> list[_Planned]:
+def _examples(fleet: Fleet) -> int | None:
+    """Training images of an epoch; None where counting takes a download, or an extra that is not installed."""
+    try:
+        return count(fleet.data, limit=fleet.limit)
+    except MissingExtraError:
+        return None
+
+
+def _plans(
+    fleet: Fleet, model: str, folder: Path, examples: int | None, allow_import: bool, say: Callable[[str], None]
+) -> list[_Planned]:
     devices = [device for device in fleet.devices if not device.models or model in device.models]
     if not devices:
         return []
@@ -194,6 +150,7 @@ def _plans(fleet: Fleet, model: str, folder: Path, allow_import: bool, say: Call
             floor = getattr(error, "floor", None)
             result.append(_Planned(device, model, place, key, trouble=str(error), floor=floor))
             continue
+        plan.examples = examples
         job = {**options, "plan": plan.to_dict(), "key": key, "place": place}
         result.append(_Planned(device, model, place, key, plan, job))
     say(f"{model}: {sum(made.plan is not None for made in result)} of {len(devices)} budgets can be kept")
@@ -201,7 +158,7 @@ def _plans(fleet: Fleet, model: str, folder: Path, allow_import: bool, say: Call
 
 
 def _asked(fleet: Fleet, device: Device) -> dict[str, Any]:
-    profile = find(device.profile).to_dict() if device.profile is not None else None
+    profile: Any = find(device.profile).to_dict() if device.profile not in (None, HERE) else device.profile
     asked: dict[str, Any] = {"budget": dict(device.budget.asked), "profile": profile, "round_to": device.round_to}
     asked |= {"memory_of": device.memory_of, "precision": device.precision}
     return {**asked, "criterion": fleet.criterion, "evaluator": fleet.evaluator}
@@ -246,27 +203,12 @@ def _land(files: Files, place: Path, key: str) -> None:
 
 def _row(made: _Planned, folder: Path, trouble: dict[str, str]) -> Row:
     name, asked = made.device.name, dict(made.device.budget.asked)
+    row = Row(device=name, model=made.model, budget=asked, key=made.key, costs=made.floor or {}, trouble=made.trouble)
     if made.plan is None:
-        return Row(name, made.model, asked, made.floor or {}, {}, {}, None, False, made.trouble, "", made.key)
-    costs, limits, loss = made.plan.costs, dict(made.plan.limits), predicted_loss(made.plan)
-    row = Row(name, made.model, asked, costs["pruned"], costs["dense"], limits, loss, False, "", made.place, made.key)
+        return row
+    row = replace(row, limits=dict(made.plan.limits), **told(made.plan))
     if made.place in trouble:
-        return replace(row, trouble=trouble[made.place], folder="")
+        return replace(row, trouble=trouble[made.place])
     found = artifact.manifest(folder / made.place).measurements
     files = {entry["file"]: entry["bytes"] for entry in found.get("exports", [])}
-    return replace(row, accuracy=found.get("training", {}).get("accuracy"), files=files)
-
-
-def _chosen(rows: list[Row]) -> list[Row]:
-    """Mark what each device gets: by accuracy where all were trained, else by predicted loss."""
-    best: dict[str, Row] = {}
-    for row in rows:
-        if row.loss is not None and not row.trouble:
-            held = best.get(row.device)
-            if held is None or _rank(row) < _rank(held):
-                best[row.device] = row
-    return [replace(row, chosen=best.get(row.device) is row) for row in rows]
-
-
-def _rank(row: Row) -> tuple[float, float]:
-    return (-(row.accuracy or 0.0), row.loss or 0.0)
+    return replace(row, folder=made.place, accuracy=found.get("training", {}).get("accuracy"), files=files)

@@ -14,7 +14,7 @@ class Html(str):
 
 
 Child = str | int | None | Iterable["Child"]
-VOID = frozenset({"meta", "link", "wbr"})
+VOID = frozenset({"img", "link", "meta", "wbr"})
 Attribute = str | int | float | bool | None
 
 

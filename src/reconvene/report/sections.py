@@ -25,7 +25,7 @@ def budget(data: ReportData) -> Html | None:
     for kind, limit in data.limits.items():
         got = pruned.get(kind)
         kept = got is not None and got <= limit * (1 + 1e-9)
-        verdict = "not measured" if got is None else f"kept, {_used(got / limit)} used" if kept else "exceeded"
+        verdict = "not measured" if got is None else f"kept, {used(got / limit)} used" if kept else "exceeded"
         asked = [_asked(data.budget.get(kind)), tag("small", f"at most {numbers.cost(kind, limit)}")]
         rows.append(
             tag(
@@ -256,7 +256,7 @@ def _asked(value: Any) -> str:
     return numbers.share(value) + " of dense" if isinstance(value, float) and value <= 1 else str(value)
 
 
-def _used(part: float) -> str:
+def used(part: float) -> str:
     """Rounded down: a budget that is kept with nothing to spare is the only one to read 100 %."""
     return numbers.share(math.floor(part * 1000 + 1e-6) / 1000)
 
