@@ -141,8 +141,10 @@ def budgets(name: str, values: list[str]) -> None:
             with closing(devices.Stopwatch(devices.reference(1, profile.pace))) as watch:
                 again = latency(plan.apply(model), inputs, settled=watch.time)
             row |= {"limit": limit, "measured": found, "measured_again": again, "used": found / limit, "said": said}
-            row["notes"] = plan.notes
-            row["costs"] = plan.costs
+            widths = np.array([group.width for group in plan.rows], dtype=np.int64)
+            # What the profile alone says, before any network was timed.
+            row["predicted"] = devices.Predictor(planner.prepared.structure, profile).seconds(widths)
+            row |= {"notes": plan.notes, "costs": plan.costs}
         except rc.ReconveneError as error:
             row["refused"] = str(error)
         note({**row, "seconds": time.perf_counter() - start})
@@ -230,14 +232,14 @@ def page() -> None:
         if row["what"] == "predict" and row.get("tries"):
             cells = [f"{row[name]:.1%}" for name in (*names, "spread_between_passes", "profile_noise")]
             lines.append(f"| `{row['model']}` | {row['plans']} | {' | '.join(cells)} |")
-    lines += ["", "| model | asked | limit | measured | used | measured again |", "|" + " --- |" * 6]
+    lines += ["", "| model | asked | limit | predicted | measured | used | measured again |", "|" + " --- |" * 7]
     for (what, model, asked), row in newest.items():
         if what == "budgets" and "refused" in row:
-            lines.append(f"| `{model}` | {asked} | refused | | | |")
+            lines.append(f"| `{model}` | {asked} | refused | | | | |")
         elif what == "budgets":
-            times = [f"{row[name] * 1e3:.3g} ms" for name in ("limit", "measured")]
-            again = f"{row['measured_again'] * 1e3:.3g} ms"
-            lines.append(f"| `{model}` | {asked} | {times[0]} | {times[1]} | {row['used']:.1%} | {again} |")
+            names = ("limit", "predicted", "measured", "measured_again")
+            *times, again = (f"{row[name] * 1e3:.3g} ms" for name in names)
+            lines.append(f"| `{model}` | {asked} | {' | '.join(times)} | {row['used']:.1%} | {again} |")
     for (what, model, _), row in newest.items():
         if what == "fleet":
             count, together, alone = row["budgets"], row["together"], row["alone"]

@@ -33,8 +33,9 @@ except ImportError:  # on a device, beside this file
     from sessions import SLOW, Network, Pace, seconds  # type: ignore[import-not-found, no-redef]
 
 FORMAT, VERSION = "reconvene-device-profile", 1
-# A layer is measured at most so often where the device was disturbed, and so many seconds are waited for it to calm.
-TRIES, PATIENCE = 4, 2.0
+# What the device was disturbed at is measured at most so often, and it is waited for so many seconds: for all layers
+# together, and for each of what is measured before them.
+TRIES, PATIENCE, BRIEFLY = 4, 90.0, 10.0
 # Seconds of work after which a device that rested is at its best pace.
 LEARNING = 3.0
 
@@ -91,7 +92,7 @@ def profile(
 def _calmly(pace: Pace, measure: Callable[[], Any]) -> Any:
     """What was measured between two looks at the device at its best pace, or at the last of a few tries."""
     for _ in range(TRIES):
-        pace.wait(PATIENCE)
+        pace.wait(BRIEFLY)
         found = measure()
         if not pace.disturbed():
             break
@@ -113,10 +114,11 @@ def measured(
     """
     found: list[dict[str, list[list[float]]]] = [{} for _ in jobs]
     slowest, pending = [float("inf")] * len(jobs), list(range(len(jobs)))
+    patience = PATIENCE
     for attempt in range(TRIES if jobs else 0):
         for number in pending:
             say(f"{number + 1}/{len(jobs)} {describe(jobs[number])}{', again' * bool(attempt)}")
-            pace.wait(PATIENCE if attempt else 0.0)
+            patience -= pace.wait(patience if attempt else 0.0)
             before = pace.last
             found[number] = _lesser(found[number], bench.measure(jobs[number], steps, far))
             slowest[number] = min(slowest[number], max(before, pace.now()))
