@@ -237,8 +237,8 @@ def page() -> None:
         if what == "budgets" and "refused" in row:
             lines.append(f"| `{model}` | {asked} | refused | | | | |")
         elif what == "budgets":
-            names = ("limit", "predicted", "measured", "measured_again")
-            *times, again = (f"{row[name] * 1e3:.3g} ms" for name in names)
+            told = ("limit", "predicted", "measured", "measured_again")
+            *times, again = (f"{row[name] * 1e3:.3g} ms" for name in told)
             lines.append(f"| `{model}` | {asked} | {' | '.join(times)} | {row['used']:.1%} | {again} |")
     for (what, model, _), row in newest.items():
         if what == "fleet":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -154,6 +155,22 @@ def test_the_page_says_who_gets_what_and_what_could_not_be_met(made: tuple[Path,
 def test_a_mistake_in_the_file_is_told_with_its_line(tmp_path: Path, old: str, new: str, why: str) -> None:
     with pytest.raises(FleetError, match=why):
         read_fleet(fleet_file(tmp_path, FILE.replace(old, new)))
+
+
+def test_what_a_device_gets_is_in_the_precision_of_its_profile(tmp_path: Path) -> None:
+    plain = read_fleet(fleet_file(tmp_path))
+    assert [device.precision for device in plain.devices] == [None, "fp32", None, None]
+    for precision in ("fp32", "int8"):
+        path = fleet_file(tmp_path, FILE.replace("profile: board.json", f"profile: board.json, precision: {precision}"))
+        devices.save(dataclasses.replace(board(), precision="int8"), tmp_path / "board.json")
+        if precision == "int8":
+            assert read_fleet(path).devices[1].target.precision == "int8"
+        else:
+            with pytest.raises(FleetError, match=r"line 7: device board: precision is fp32, .* measured in int8"):
+                read_fleet(path)
+    fleet_file(tmp_path)
+    devices.save(dataclasses.replace(board(), precision="int8"), tmp_path / "board.json")
+    assert read_fleet(tmp_path / "fleet.yaml").devices[1].precision == "int8"
 
 
 FRAGILE = """\

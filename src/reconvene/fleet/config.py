@@ -155,7 +155,10 @@ class _Reader:
         own = self._names(found["models"]) if "models" in found else ()
         if unknown := [model for model in own if model not in models]:
             self._fail(found["models"], f"device {name}: the fleet has no model {unknown[0]!r}: {', '.join(models)}")
-        profile = self._profile(name, found["profile"]) if "profile" in found else None
+        precision = self._one_of(found, "precision", PRECISIONS)
+        profile = None
+        if "profile" in found:
+            profile, precision = self._profile(name, found["profile"], precision)
         step = self._typed(found["round_to"], int) if "round_to" in found else None
         if step is not None and step < 1:
             self._fail(found["round_to"], f"device {name}: round_to {step} is not a whole number above 0")
@@ -167,20 +170,26 @@ class _Reader:
             self._formats(found) if "export" in found else shared,
             own,
             self._one_of(found, "memory_of", PLANS),
-            self._one_of(found, "precision", PRECISIONS),
+            precision,
         )
 
-    def _profile(self, device: str, node: Any) -> str:
-        """The name or the path of a profile that can be read now, and not only after other devices were planned."""
+    def _profile(self, device: str, node: Any, precision: str | None) -> tuple[str, str | None]:
+        """The name or the path of a profile that can be read now, and not only after other devices were planned.
+
+        And the precision of all that the device gets, by default that of its profile.
+        """
         profile = str(self._typed(node, str))
         if profile.endswith(".json"):
             profile = str(Path(self.path).parent / profile)
+        if profile == HERE:
+            return profile, precision
         try:
-            if profile != HERE:
-                find(profile)
+            own = find(profile).precision
         except (DeviceError, UnknownNameError) as error:
             self._fail(node, f"device {device}: {error}")
-        return profile
+        if precision not in (None, own):
+            self._fail(node, f"device {device}: precision is {precision}, and its profile was measured in {own}")
+        return profile, own
 
     def _models(self, node: Any, names: tuple[str, ...], args: dict[str, Any], shape: tuple[int, ...] | None) -> None:
         """Look every architecture up."""
