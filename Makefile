@@ -40,7 +40,9 @@ demo: .venv/.ready
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
+# Ray comes with it: two nodes on this machine, and a worker that is killed.
 test-slow: .venv/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,ray]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 test-litert: .venv-litert/.ready
