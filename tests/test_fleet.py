@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 import device_fakes as fakes
 import reconvene as rc
 from reconvene import artifact, cli, cutting, devices
 from reconvene.allocation import Budget
 from reconvene.errors import BudgetError, FleetError
-from reconvene.fleet import Result, front, rank, read_fleet, run_fleet, write_page
+from reconvene.fleet import Result, crew, front, rank, read_fleet, run_fleet, write_page
 from reconvene.fleet.portfolio import DONE
 from reconvene.models import resolve
 from reconvene.report import numbers
@@ -147,6 +148,11 @@ def test_the_page_says_who_gets_what_and_what_could_not_be_met(made: tuple[Path,
         ("{size: 40kB}", "{size: 40kB, round_to: -8}", r"line 8: device chip: round_to -8"),
         ("[resnet20, mobilenetv2]", "\n- resnet20\n- resnet21", r"line 3: .*'resnet21'"),
         ("criterion: magnitude", "data: no/such/place", r"line 3: no data at"),
+        ("criterion: magnitude", "seed: 99999999999999999999", r"line 3: seed 9+ is not a whole number from 0"),
+        ("criterion: magnitude", "train: {epochs: true}", r"line 3: epochs True is not a whole number"),
+        ("criterion: magnitude", "train: {epochs: 1, batch_size: 0}", r"line 3: batch_size 0 .*at least 2"),
+        ("criterion: magnitude", "train: {epochs: 1, compile: 3}", r"line 3: compile 3 .*true or false"),
+        ("  dust:", "  front-params.svg:", r"line 9: device 'front-params.svg' becomes a folder"),
         ("criterion: magnitude", "input: 3x-1x32", r"line 3: input '3x-1x32' is no shape"),
         ("criterion: magnitude", "limit: -3", r"line 3: limit -3"),
         ("[resnet20, mobilenetv2]", "[resnet20, resnet20]", r"line 1: .* twice"),
@@ -171,6 +177,92 @@ def test_what_a_device_gets_is_in_the_precision_of_its_profile(tmp_path: Path) -
     fleet_file(tmp_path)
     devices.save(dataclasses.replace(board(), precision="int8"), tmp_path / "board.json")
     assert read_fleet(tmp_path / "fleet.yaml").devices[1].precision == "int8"
+
+
+KILLED = """\
+models: ["fleet_models:deadly"]
+args: {{folder: "{folder}"}}
+input: 3x8x8
+criterion: magnitude
+devices:
+  one: {{params: 2x}}
+  same: {{params: 2x}}
+  two: {{params: 3x}}
+  three: {{params: 4x}}
+"""
+
+
+def test_who_kills_its_workers_or_fails_costs_the_others_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four jobs, two with the same budget: the first to build a model in a worker dies, always; the second raises."""
+    monkeypatch.setenv("FLEET_PARENT", str(os.getpid()))
+    path = tmp_path / "fleet.yaml"
+    path.write_text(KILLED.format(folder=tmp_path))
+    result = run_fleet(read_fleet(path), tmp_path / "out", workers=2, allow_import=True)
+    trouble = sorted(row.trouble for row in result.rows if row.trouble)
+    assert result.made == 2 and len(trouble) == 2
+    assert "KeyError: 'surprise'" in trouble[0] and "its worker died 3 times" in trouble[1]
+    page = write_page(result)[0].read_text()
+    assert "What could not be met" in page and "surprise" in page
+    monkeypatch.setenv("FLEET_PARENT", "all")  # nobody dies any more
+    assert run_fleet(read_fleet(path), tmp_path / "out", workers=2, allow_import=True).made == 2
+
+
+def test_an_error_nobody_foresaw_is_a_row_with_its_place_in_the_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew, "carry_out", lambda job, work: [][0])
+    path = fleet_file(tmp_path, "models: [resnet20]\nargs: {width: 0.25}\ndevices: {a: {params: 2x}}")
+    (row,) = run_fleet(read_fleet(path), tmp_path / "out").rows
+    assert row.trouble.startswith("IndexError: list index out of range (in <lambda>, ") and __file__ in row.trouble
+
+
+def test_devices_with_the_same_budget_do_not_disturb_each_other(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    path = tmp_path / "fleet.yaml"
+    path.write_text(
+        "models: [resnet20]\nargs: {width: 0.25, num_classes: 10}\ncriterion: magnitude\nlimit: 60\n"
+        "train: {epochs: 2, batch_size: 30}\ndevices: {a: {params: 2x}, b: {params: 2x}, c: {params: 2x}}\n"
+    )
+    result = run_fleet(read_fleet(path), tmp_path / "out", workers=2)
+    assert result.made == 3 and not any(row.trouble for row in result.rows), [row.trouble for row in result.rows]
+    made = [tmp_path / "out" / row.folder for row in result.rows]
+    for name in ("model.safetensors", "plan.json"):
+        assert len({(place / name).read_bytes() for place in made}) == 1, "the same seed, the same bytes"
+
+
+def test_one_fleet_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
+    path = fleet_file(tmp_path, "models: [resnet20]\nargs: {width: 0.25}\ndevices: {a: {params: 500x}}")
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / ".lock"), pytest.raises(FleetError, match="another fleet is at work in"):
+        run_fleet(read_fleet(path), tmp_path / "out")
+    (tmp_path / "out" / "a" / "resnet20").mkdir(parents=True)
+    (row,) = run_fleet(read_fleet(path), tmp_path / "out").rows
+    assert "What lies in a/resnet20 is from before" in row.trouble and not (tmp_path / "out" / ".lock").exists()
+
+
+def test_what_was_trained_on_other_data_is_made_again(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    images = pytest.importorskip("PIL.Image")
+    (tmp_path / "elsewhere").mkdir()
+
+    def add(count: int) -> None:
+        for kind in ("cat", "dog"):
+            (tmp_path / "d" / kind).mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                images.new("RGB", (8, 8), (number * 9, 0, 99)).save(tmp_path / "d" / kind / f"{number}.png")
+
+    path = tmp_path / "fleet.yaml"
+    path.write_text(
+        "models: [resnet20]\nargs: {width: 0.25}\ncriterion: magnitude\ninput: 3x8x8\ndata: d\n"
+        "devices: {a: {params: 2x}}\n"
+    )
+    for count, made in ((10, 1), (10, 0), (20, 1)):
+        add(count)
+        result = run_fleet(read_fleet(path), tmp_path / "out")
+        assert result.made == made, count
+        assert result.rows[0].training_unit == f"an epoch of {round(1.6 * count)} examples"
 
 
 FRAGILE = """\
@@ -224,7 +316,7 @@ def test_two_ray_nodes_share_the_work_and_a_killed_worker_loses_nothing(
 def test_fit_ranks_what_loses_least_first_and_says_what_does_not_fit() -> None:
     sources = [resolve(name, {"width": width}) for name, width in (("resnet20", 0.25), ("resnet20", 1.0))]
     device = board()
-    found = rank(sources, Budget(params=10_000), device=device, criterion="magnitude", examples=1000)
+    found = rank(sources, Budget(params=10_000), target=cutting.Target(device), criterion="magnitude", examples=1000)
     losses = [candidate.loss for candidate in found.candidates]
     assert losses[0] < losses[1], "the smaller network has less to lose"
     for candidate in found.candidates:  # the device has its say though no latency was asked for
@@ -233,7 +325,7 @@ def test_fit_ranks_what_loses_least_first_and_says_what_does_not_fit() -> None:
     assert "latency: predicted for a machine that is nowhere" in str(found) and "an epoch of 1,000 examples" in str(
         found
     )
-    none = rank(sources, Budget(params=10), device=device, criterion="magnitude")
+    none = rank(sources, Budget(params=10), target=cutting.Target(device), criterion="magnitude")
     assert all("floor" in candidate.trouble for candidate in none.candidates)
 
 

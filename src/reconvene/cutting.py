@@ -98,6 +98,7 @@ def prune(
     size_of: Sequence[str] = (),
     memory_of: str | None = None,
     precision: str | None = None,
+    examples: int | None = None,
 ) -> nn.Module:
     """Plan, apply and rectify in one call; the result is a new module and carries ``reconvene_plan``.
 
@@ -106,6 +107,7 @@ def prune(
     planner = Planner(model, example_inputs, criterion, data, seed, evaluator=evaluator, loss=loss)
     target = Target(device, tuple(size_of), memory_of, precision)
     made = plan_with(planner, budget, round_to=round_to, target=target)
+    made.examples = _epoch(data) if examples is None else examples
     with timed(made.timings, "surgery"):
         small = made.apply(model)
     with timed(made.timings, "rectify"):

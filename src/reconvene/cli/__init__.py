@@ -92,6 +92,8 @@ def _carry_out(name: str, command: Command) -> int:
     from reconvene.cli.command import UsageError
 
     try:
+        if not 0 <= command.seed < 2**63:
+            raise UsageError(f"--seed {command.seed} is not a whole number from 0 to 2^63 - 1")
         # Exporters and the like print as they please: stdout is for the answer alone.
         with contextlib.redirect_stdout(sys.stderr):
             answer = command.run()

@@ -92,8 +92,8 @@ class ModelOptions(Importing):
 
 
 @dataclass(kw_only=True)
-class BudgetOptions:
-    """Options that say how small."""
+class LimitsOptions:
+    """Options that say how small, on whatever device."""
 
     params: Annotated[str | None, arg(metavar="LIMIT")] = None
     """Parameters: 16x (16 times fewer), 25%, 1.5M."""
@@ -105,10 +105,6 @@ class BudgetOptions:
     """Bytes of activations alive at once: 2x, 256KiB."""
     latency: Annotated[str | None, arg(metavar="LIMIT")] = None
     """Seconds of one inference: 5ms, 2x (twice as fast)."""
-    device: Annotated[str | None, arg(metavar="PROFILE")] = None
-    """Profile of the device whose --latency it is: a file, a name, or here, which is this machine and the default.
-    Without --latency the plan says what it would be."""
-
     size_of: Annotated[str, arg(metavar="FORMAT[,FORMAT]")] = ""
     """Formats whose exported files --size is about: onnx. By default it is about the artifact's weights file."""
 
@@ -131,7 +127,7 @@ class BudgetOptions:
             raise UsageError("--size-of says what --size is about. Give both, or leave it out")
         if self.memory_of is not None and "peak_memory" not in asked:
             raise UsageError("--memory-of says what --peak-memory is about. Give both, or leave it out")
-        timed = "latency" in asked or self.device is not None
+        timed = "latency" in asked or getattr(self, "device", None) is not None
         if self.for_int8 and not timed and not self.size_of and self.memory_of is None:
             raise UsageError("--for-int8 says what --latency, --size-of or --memory-of is about. Give one of them too")
         return Budget(**asked)
@@ -139,9 +135,19 @@ class BudgetOptions:
     @property
     def where(self) -> dict[str, Any]:
         """Device and files, as ``Pruning`` takes them."""
-        sizes = tuple(name for name in self.size_of.split(",") if name)
+        sizes = tuple(dict.fromkeys(name.strip() for name in self.size_of.split(",") if name.strip()))
         precision = "int8" if self.for_int8 else None
-        return {"device": self.device, "size_of": sizes, "memory_of": self.memory_of, "precision": precision}
+        device = getattr(self, "device", None)
+        return {"device": device, "size_of": sizes, "memory_of": self.memory_of, "precision": precision}
+
+
+@dataclass(kw_only=True)
+class BudgetOptions(LimitsOptions):
+    """Options that say how small, and on which device."""
+
+    device: Annotated[str | None, arg(metavar="PROFILE")] = None
+    """Profile of the device whose --latency it is: a file, a name, or here, which is this machine and the default.
+    Without --latency the plan says what it would be."""
 
 
 @dataclass(kw_only=True)
@@ -191,13 +197,17 @@ class DataOptions:
 
     def examples(self) -> int | None:
         """Training images of an epoch; None where counting them takes a download, or an extra that is not installed."""
+        from reconvene.cli.progress import say
         from reconvene.data import count
         from reconvene.errors import MissingExtraError
 
         try:
-            return count(self.data, limit=self.limit)
+            found = count(self.data, limit=self.limit)
         except MissingExtraError:
             return None
+        if found is None:
+            say(f"no folder {self.data} here: taken for an id on the hub, and not looked up now")
+        return found
 
 
 @dataclass(kw_only=True)

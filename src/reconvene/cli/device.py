@@ -52,7 +52,10 @@ class Device(ModelOptions, Command):
             raise UsageError(f"--name {self.name!r} is not a plain name such as pi4")
         if self.name == "here":
             raise UsageError("--name here would hide this machine, which is called so. Take another name")
-        for path in (self.output, self.bundle):  # said now, not after minutes of measuring
+        from reconvene.devices.store import named_folder
+
+        kept = named_folder() / f"{self.name}.json" if self.name else None
+        for path in (self.output, self.bundle, kept):  # said now, not after minutes of measuring
             if path is not None and (why := unwritable(path)):
                 raise DeviceError(f"{path} cannot be written: {why}")
         from reconvene import devices
@@ -67,7 +70,7 @@ class Device(ModelOptions, Command):
             what = f"{len(jobs)} layers" + (f" and {len(networks)} whole networks" if networks else "")
             facts = {"bundle": str(made), "layers": len(jobs), "networks": len(networks)}
             return Answer(f"{made}: {what}. {then}", facts)
-        where = self.output or devices.store.named_folder() / f"{self.name}.json"
+        where = self.output or named_folder() / f"{self.name}.json"
         with steps(f"measuring {len(jobs)} layers", False):
             profile = devices.measure(jobs, networks=networks, name=self.name or where.stem, say=say, **options)
         devices.save(profile, where)

@@ -7,58 +7,51 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from reconvene.cli.command import Answer, Command, CriterionOptions, DataOptions, Importing, Shape, UsageError
+from reconvene.cli.command import (
+    Answer,
+    Command,
+    CriterionOptions,
+    DataOptions,
+    LimitsOptions,
+    ModelOptions,
+    UsageError,
+)
 
 
 @dataclass(kw_only=True)
-class Fit(DataOptions, CriterionOptions, Importing, Command):
+class Fit(LimitsOptions, DataOptions, CriterionOptions, ModelOptions, Command):
     """Rank architectures by what they are predicted to lose when each is cut to a device's budget."""
 
     device: Positional[Annotated[str, arg(metavar="DEVICE")]]
     """Profile of the device: a file, or a name; here: this machine, measured as needed."""
     models: Annotated[str, arg(metavar="MODEL[,MODEL]")]
     """Architectures, separated by commas."""
-    input: Shape = None
-    """Shape of one example. By default each model's own."""
-    params: Annotated[str | None, arg(metavar="LIMIT")] = None
-    """Parameters: 1M."""
-    macs: Annotated[str | None, arg(metavar="LIMIT")] = None
-    """Multiply-accumulates of one example: 250MMACs."""
-    size: Annotated[str | None, arg(metavar="LIMIT")] = None
-    """Bytes of the weights file: 1MB."""
-    peak_memory: Annotated[str | None, arg(metavar="LIMIT")] = None
-    """Bytes of activations alive at once: 256KiB."""
-    latency: Annotated[str | None, arg(metavar="LIMIT")] = None
-    """Seconds of one inference: 5ms. Without it the latency on the device is predicted and shown."""
+    round_to: int | None = None
+    """Widths become multiples of this where a group is wide enough. By default the step of the device."""
 
     def run(self) -> Answer:
         """Cut each to the budget, without saving anything."""
         names = list(dict.fromkeys(name.strip() for name in self.models.split(",") if name.strip()))
-        asked = {
-            name: getattr(self, name)
-            for name in ("params", "macs", "size", "peak_memory", "latency")
-            if getattr(self, name) is not None
-        }
-        if not names or not asked:
-            raise UsageError(
-                "give --models and a budget: at least one of --params, --macs, --size, --peak-memory, --latency"
-            )
-        from reconvene.allocation import Budget
+        if not names:
+            raise UsageError("--models names no architecture")
+        if self.round_to is not None and self.round_to < 1:
+            raise UsageError("--round-to is 1 at least")
+        budget = self.budget()
         from reconvene.cli.progress import say
+        from reconvene.cutting import Target
         from reconvene.devices import HERE, find
+        from reconvene.errors import FleetError
         from reconvene.fleet import rank
-        from reconvene.models import resolve
         from reconvene.pipeline.prune import Samples
 
         if self.device != HERE:
             find(self.device)  # said before any model is built
-        sources = [
-            resolve(name, {}, input_shape=self.input, seed=self.seed, allow_import=self.allow_import) for name in names
-        ]
+        sources = [self.source(name, seed=self.seed) for name in names]
         found = rank(
             sources,
-            Budget(**asked),
-            device=self.device,
+            budget,
+            target=Target(**self.where),
+            round_to=self.round_to,
             criterion=self.criterion,
             evaluator=self.evaluator,
             data=lambda source: Samples(lambda: self.dataset(source.input_shape), seed=self.seed),
@@ -67,4 +60,7 @@ class Fit(DataOptions, CriterionOptions, Importing, Command):
             allow_import=self.allow_import,
             say=say,
         )
+        if all(one.trouble for one in found.candidates):
+            say(str(found))
+            raise FleetError(f"none of {', '.join(names)} can be cut to {budget} for {self.device}")
         return Answer(str(found), found.to_dict())

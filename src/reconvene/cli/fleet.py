@@ -31,6 +31,8 @@ class Fleet(Importing, Command):
             raise UsageError("--workers is 1 at least")
         if self.ray is not None and self.workers is not None:
             raise UsageError("--workers are processes here, and --ray works on a cluster. Give one of them")
+        if self.seed:
+            raise UsageError("the seed of a fleet is in its file: seed: 7")
         if self.ray == "":
             raise UsageError("--ray needs an address: HOST:PORT, or auto for the cluster of this machine")
         from reconvene.cli.progress import say
@@ -50,6 +52,6 @@ class Fleet(Importing, Command):
             say(str(result))
             raise FleetError(
                 f"{len(failed)} artifacts could not be made, that of {failed[0].device} among them: "
-                f"{failed[0].trouble}. What was made is kept; the same command tries the others again"
+                f"{failed[0].trouble.rstrip('.')}. What was made is kept; the same command tries the others again"
             )
         return Answer(str(result), {**result.to_dict(), "pages": [str(page) for page in pages]})

@@ -179,7 +179,6 @@ class Exported:
             "keep_fp32": list(self.keep_fp32),
             "learned_ranges": self.learned_ranges,
             "bytes": self.bytes,
-            "seconds": self.seconds,
             "verification": checked,
         }
 

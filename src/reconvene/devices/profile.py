@@ -112,7 +112,7 @@ class Profile:
             raise ValueError("name and date are text")
         points = [seconds for layer in self.layers for *_, seconds in layer["points"]]
         numbers = [self.noise, self.seconds, self.pace, self.overhead["call"], self.overhead["node"], *points]
-        if not np.isfinite(np.array(numbers, dtype=np.float64)).all() or min(points, default=0.0) < 0:
+        if not np.isfinite(np.array(numbers, dtype=np.float64)).all() or min([self.pace, *points]) < 0:
             raise ValueError("it holds times that are no numbers, or below zero")
         if points and max(points) <= 0:
             raise ValueError("no layer takes any time")
@@ -134,7 +134,7 @@ class Profile:
         """Where and with what it was measured, in one line."""
         threads = f"{self.runtime['threads']} thread" + ("s" if self.runtime["threads"] > 1 else "")
         where = f"{self.device['processor']} ({self.device['architecture']})"
-        return f"{where}, {self.runtime['name']} {self.runtime['version']}, {threads}, {self.precision}, {self.date}"
+        return f"{where}, {self.runtime['name']} {self.runtime['version']}, {threads}, {self.precision}"
 
     def __str__(self) -> str:
         rows = [
@@ -143,7 +143,7 @@ class Profile:
         steps = f"steps of {self.steps['out']} out and {self.steps['in']} in"
         if self.steps["align"] > 1:
             steps += f", slower where in is no multiple of {self.steps['align']}"
-        foot = [steps, f"noise {self.noise:.1%}, measured in {self.seconds:.0f} s", self.conditions]
+        foot = [steps, f"noise {self.noise:.1%}, measured in {self.seconds:.0f} s", f"{self.conditions}, {self.date}"]
         return table(["layer", "points", "widest ms"], rows, foot=foot, title=self.name)
 
     def matches(self, conditions: Mapping[str, Any]) -> bool:
@@ -187,7 +187,7 @@ class Profile:
         if not alike:
             raise DeviceError(
                 f"the profile of {self.name or self.device['processor']} has no {describe(job)}, nor one of another "
-                "size. Measure the device for this model: reconvene device profile MODEL"
+                f"size. Measure the device for this model: reconvene device profile MODEL --precision {self.precision}"
             )
         here = _positions(job)
         by_size = (

@@ -27,8 +27,8 @@ class Stopwatch:
         calm: list[float] = []
         others: list[float] = []
         while True:
+            self._patience -= self._pace.wait(self._patience)
             begin = time.perf_counter()
-            self._pace.wait(self._patience)
             seconds = read()
             (others if self._pace.disturbed() else calm).append(seconds)
             calm.sort()

@@ -14,6 +14,7 @@ from reconvene.devices import facts, probe
 from reconvene.devices.profile import Profile
 from reconvene.devices.sessions import Network
 from reconvene.devices.sites import key_of
+from reconvene.disk import unwritable
 from reconvene.errors import DeviceError, MissingExtraError, UnknownNameError
 
 Say = Callable[[str], None]
@@ -89,12 +90,15 @@ def here(
     missing = [job for job in jobs if not _covers(held.get(key_of(job)), job)]
     if known is not None and not missing:
         return known
-    say(f"measuring {len(missing)} layers on this machine, kept in {path}")
+    lost = unwritable(path)
+    kept = f"kept in {path}" if not lost else f"and again the next time, since nothing can be kept in {path}: {lost}"
+    say(f"measuring {len(missing)} layers on this machine, {kept}")
     made = _probed(missing, threads=threads, precision=precision, far=far, say=silent, known=known)
     layers = {**held, **{key_of(layer): layer for layer in made["layers"]}}
     whole = [*(known.whole if known else []), *made["whole"]]
     profile = Profile.from_dict({**made, "layers": list(layers.values()), "whole": whole, "name": "this machine"})
-    save(profile, path)
+    if not lost:
+        save(profile, path)
     return profile
 
 

@@ -9,7 +9,7 @@ from html import escape
 
 from reconvene.report.charts import Scale, nice_ticks
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 720, 420, 56, 44, 34, 200
+WIDTH, HEIGHT, BOTTOM, TOP, RIGHT = 720, 420, 44, 34, 200
 COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#7b4ea3", "#b8860b", "#5c6770", "#d1495b", "#00798c", "#8a5a44", "#444444")
 
 
@@ -34,14 +34,15 @@ def scatter(
     """
     xs, ys = [dot.x for dot in dots], [v for dot in dots for v in (dot.y - dot.spread, dot.y + dot.spread)]
     marks = nice_ticks(min(ys), max(ys))
+    left = max(56, 20 + 7 * max(len(f"{mark:g}") for mark in marks))  # long numbers need room beside the axis' name
     across = _across(xs, log_x)
     up = Scale(marks[0], marks[-1])
 
     def at(dot_x: float, dot_y: float) -> tuple[float, float]:
-        inner = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
-        return LEFT + inner[0] * across(dot_x) / 100, HEIGHT - BOTTOM - inner[1] * up(dot_y) / 100
+        inner = WIDTH - left - RIGHT, HEIGHT - TOP - BOTTOM
+        return left + inner[0] * across(dot_x) / 100, HEIGHT - BOTTOM - inner[1] * up(dot_y) / 100
 
-    parts = [_grid(at(across.low, mark)[1], f"{mark:g}") for mark in marks]
+    parts = [_grid(left, at(across.low, mark)[1], f"{mark:g}") for mark in marks]
     parts += [_tick(at(mark, marks[0])[0], f"{mark:.3g}") for mark in _ticks(across)]
     for i, name in enumerate(dict.fromkeys(dot.series for dot in dots)):
         colour = COLOURS[i % len(COLOURS)]
@@ -53,9 +54,9 @@ def scatter(
         height = TOP + 10 + 17 * i
         parts.append(f'<circle cx="{WIDTH - RIGHT + 16}" cy="{height}" r="4" fill="{colour}"/>')
         parts.append(f'<text x="{WIDTH - RIGHT + 26}" y="{height + 4}">{escape(name)}</text>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
+    middle = (left + WIDTH - RIGHT) / 2
     words = [
-        f'<text x="{LEFT}" y="18" font-size="14" font-weight="bold">{escape(title)}</text>',
+        f'<text x="{left}" y="18" font-size="14" font-weight="bold">{escape(title)}</text>',
         f'<text x="{middle:.0f}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x)}</text>',
         f'<text transform="translate(14 {(HEIGHT - BOTTOM + TOP) / 2:.0f}) rotate(-90)" text-anchor="middle">'
         f"{escape(y)}</text>",
@@ -81,7 +82,10 @@ def _ticks(scale: Scale) -> list[float]:
         return [mark for mark in nice_ticks(scale.low, scale.high) if scale.low <= mark <= scale.high]
     first, last = math.floor(math.log10(scale.low)), math.ceil(math.log10(scale.high))
     marks = [m * 10.0**power for power in range(first, last + 1) for m in (1, 2, 5)]
-    return [mark for mark in marks if scale.low <= mark <= scale.high]
+    marks = [mark for mark in marks if scale.low <= mark <= scale.high]
+    if len(marks) > 1:
+        return marks
+    return [mark for mark in nice_ticks(scale.low, scale.high) if scale.low <= mark <= scale.high]  # less than a half
 
 
 def _dot(dot: Dot, at: object, colour: str) -> str:
@@ -96,9 +100,9 @@ def _dot(dot: Dot, at: object, colour: str) -> str:
     return f'{bar}<circle cx="{cx:.1f}" cy="{cy:.1f}" r="4" fill="{colour}"><title>{escape(dot.text)}</title></circle>'
 
 
-def _grid(y: float, text: str) -> str:
-    line = f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>'
-    return f'{line}<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
+def _grid(left: int, y: float, text: str) -> str:
+    line = f'<line x1="{left}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>'
+    return f'{line}<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
 
 
 def _tick(x: float, text: str) -> str:

@@ -124,9 +124,12 @@ class _Reader:
         options = {name: self._typed(top[name], kind) for name, kind in _TYPES.items() if name in top}
         for name, known in _KNOWN.items():
             self._one_of(top, name, known)
+        if not 0 <= options.get("seed", 0) < 2**63:
+            self._fail(top["seed"], f"seed {options['seed']} is not a whole number from 0 to 2^63 - 1")
+        if "data" in options:
+            options["data"] = self._data(top["data"])
         if options.get("limit", 1) < 1:
             self._fail(top["limit"], f"limit {options['limit']} must be at least 1")
-        self._data(top)
         args = {k: self._value(v) for k, v in self._mapping(top["args"], "args", None).items()} if "args" in top else {}
         sizes = None
         if shape is not None:
@@ -140,7 +143,8 @@ class _Reader:
         return Fleet(devices, models, args=args, input=sizes, train=train, **options)
 
     def _device(self, name: str, node: Any, shared: tuple[str, ...], models: tuple[str, ...]) -> Device:
-        plain = name.isprintable() and len(name) <= 100 and name not in ("index.html", "fleet.json")
+        taken = name in ("index.html", "fleet.json") or (name.startswith("front-") and name.endswith(".svg"))
+        plain = name.isprintable() and len(name) <= 100 and not taken
         if not plain or not name or Path(name).name != name or name.startswith("."):
             self._fail(node, f"device {name!r} becomes a folder: give it a plain name")
         found = self._mapping(node, f"device {name}", _DEVICE)
@@ -201,13 +205,17 @@ class _Reader:
             except (ModelError, UnknownNameError) as error:
                 self._fail(own, str(error))
 
-    def _data(self, top: Mapping[str, Any]) -> None:
-        """Look the data up, without reading any."""
-        if "data" in top:
-            try:
-                count(self._typed(top["data"], str))
-            except DataError as error:
-                self._fail(top["data"], str(error))
+    def _data(self, node: Any) -> str:
+        """The data, a path from where the file is; looked up unless they are an id on the hub, but not read."""
+        spec = str(self._typed(node, str))
+        beside = Path(self.path).parent / Path(spec).expanduser()
+        is_path = spec != "digits" and (beside.exists() or Path(spec).exists())
+        found = str(beside.resolve()) if is_path else spec
+        try:
+            count(found)
+        except DataError as error:
+            self._fail(node, f"{error} A path is from the folder of this file")
+        return found
 
     def _formats(self, found: Mapping[str, Any]) -> tuple[str, ...]:
         names = self._names(found["export"])
@@ -227,15 +235,20 @@ class _Reader:
         if "epochs" not in found:
             self._fail(node, "train needs epochs")
         values = {name: self._value(value) for name, value in found.items()}
-        if not isinstance(values["epochs"], int) or values["epochs"] < 1:
+        if isinstance(values["epochs"], bool) or not isinstance(values["epochs"], int) or values["epochs"] < 1:
             self._fail(found["epochs"], f"epochs {values['epochs']!r} is not a whole number above 0")
         for name in values.keys() - {"epochs"}:
+            why = ""
             try:
                 TrainConfig(**{name: values[name]}).check()
-            except (TrainingError, TypeError) as error:
-                self._fail(
-                    found[name], f"{name} {values[name]!r} cannot be trained with: {str(error).split('): ')[-1]}"
-                )
+                if isinstance(values[name], bool) != isinstance(getattr(TrainConfig(), name), bool):
+                    why = "it is true or false" if isinstance(values[name], bool) else "it must be true or false"
+            except TrainingError as error:
+                why = str(error).split("): ")[-1]
+            except TypeError:
+                why = "it is no number"
+            if why:
+                self._fail(found[name], f"{name} {values[name]!r} cannot be trained with: {why}")
         return values
 
     def _mapping(self, node: Any, what: str, known: set[str] | None) -> dict[str, Any]:

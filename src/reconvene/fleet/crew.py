@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import socket
+import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from reconvene.deploy.runtime import imported
@@ -22,42 +26,66 @@ Outcome = tuple[Job, Files | str]
 
 
 def in_processes(jobs: Sequence[Job], work: str, *, workers: int) -> Iterator[Outcome]:
-    """Outcomes as they come, from ``workers`` processes; a job whose worker died is given to another, three times."""
+    """Outcomes as they come, from ``workers`` processes; a job whose worker died is given to another, three times.
+
+    Nobody tells which worker broke a pool. So all jobs that were under way have one try less, and from then on work
+    one by one: of those only the one that is to blame goes on losing tries.
+    """
     if workers == 1 and len(jobs) == 1:
         yield jobs[0], _tried(jobs[0], work)
         return
-    waiting, tries = list(jobs), {job["key"]: 0 for job in jobs}
+    waiting, tries = {job["key"]: job for job in jobs}, {job["key"]: 0 for job in jobs}
     while waiting:
-        finished: set[str] = set()
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(min(workers, len(waiting)), context, initializer=_leave_ctrl_c_to_the_parent)
-        try:
-            futures = {pool.submit(_tried, job, work): job for job in waiting}
-            for future in as_completed(futures):
-                job = futures[future]
-                try:
-                    files = future.result()
-                except BrokenProcessPool:
-                    continue  # the pool is gone with the worker; who was not done gets another one
-                finished.add(job["key"])
-                yield job, files
-        except BaseException:  # Ctrl-C above all: nobody waits for what is under way, nothing else is begun
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
-        pool.shutdown()
-        waiting = [job for job in waiting if job["key"] not in finished]
-        for job in list(waiting):
-            tries[job["key"]] += 1
-            if tries[job["key"]] >= TRIES:
-                waiting.remove(job)
-                yield job, f"its worker died {TRIES} times. Is there enough memory? Try --workers 1"
+        fresh = [job for key, job in waiting.items() if not tries[key]]
+        batch = fresh or [next(iter(waiting.values()))]
+        for job, files in _pooled(batch, work, min(workers, len(batch))):
+            del waiting[job["key"]]
+            yield job, files
+        left = [job["key"] for job in batch if job["key"] in waiting]
+        begun = [key for key in left if _mark(work, key).exists()]
+        for key in begun or left:  # where none had begun, workers cannot even start
+            _mark(work, key).unlink(missing_ok=True)
+            tries[key] += 1
+            if tries[key] >= TRIES:
+                yield waiting.pop(key), f"its worker died {TRIES} times. Is there enough memory? Try --workers 1"
 
 
-def _leave_ctrl_c_to_the_parent() -> None:
-    """A terminal sends it to all of its processes; the parent ends this one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _pooled(jobs: Sequence[Job], work: str, workers: int) -> Iterator[Outcome]:
+    """Outcomes of one pool, until all jobs are done or one of its workers dies."""
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    try:
+        with _ctrl_c_is_the_parents():
+            futures = {pool.submit(_tried, job, work): job for job in jobs}
+        for future in as_completed(futures):
+            try:
+                files = future.result()
+            except BrokenProcessPool:
+                continue  # the pool is gone with the worker; who was not done gets another one
+            yield futures[future], files
+    except BaseException:  # Ctrl-C above all: nobody waits for what is under way, nothing else is begun
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    pool.shutdown()
+
+
+@contextmanager
+def _ctrl_c_is_the_parents() -> Iterator[None]:
+    """Processes begun in the block never see Ctrl-C, which a terminal sends to all: the parent ends them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _mark(work: str, key: str) -> Path:
+    """What is there while a job is under way; it holds the number of its process."""
+    return Path(work) / f"{key}.begun"
 
 
 def join_ray(address: str) -> None:
@@ -98,15 +126,26 @@ def _got(ray: Any, reference: Any) -> Files | str:
 
 
 def _tried(job: Job, work: str) -> Files | str:
-    """Trouble with one job is that job's result: errors of ours do not all survive the way between processes."""
+    mark = _mark(work, job["key"])
     try:
+        mark.write_text(str(os.getpid()), encoding="utf-8")
         return carry_out(job, work)
-    except (ReconveneError, OSError) as error:
-        return f"{type(error).__name__}: {error}"
+    except Exception as error:  # noqa: BLE001 - a model of the user's own raises anything
+        return _why(error)
+    finally:
+        mark.unlink(missing_ok=True)
 
 
 def _tried_anywhere(job: Job) -> Files | str:
     try:
         return carry_out_anywhere(job)
-    except (ReconveneError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - a model of the user's own raises anything
+        return _why(error)
+
+
+def _why(error: Exception) -> str:
+    """Why a job failed, and where in the code if it is none of our errors."""
+    if isinstance(error, ReconveneError | OSError):
         return f"{type(error).__name__}: {error}"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} (in {last.name}, {last.filename}:{last.lineno})"

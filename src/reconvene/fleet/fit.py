@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reconvene.allocation import Budget
@@ -14,7 +14,6 @@ from reconvene.fleet.rows import SHOWN, Cut, meanings, told, work_of
 from reconvene.models import Source, example_inputs
 from reconvene.planner import Data, Planner
 from reconvene.text import Cell, quantity, table
-from reconvene.timing import Device
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,8 @@ def rank(
     sources: Sequence[Source],
     budget: Budget,
     *,
-    device: Device,
+    target: Target,
+    round_to: int | None = None,
     criterion: str = "synflow",
     evaluator: str = "fan_in",
     data: Callable[[Source], Data] | None = None,
@@ -58,13 +58,15 @@ def rank(
     """Cut every architecture to ``budget`` on a device, and rank them by what they are predicted to lose.
 
     Args:
-        device: a profile, its file or name, or ``here``. A budget on latency is kept on it (and measured where it is
-            this machine); without one latency is predicted for it.
+        target: its ``device`` is a profile, its file or name, or ``here``. A budget on latency is kept on it (and
+            measured where it is this machine); without one latency is predicted for it.
+        round_to: as for ``reconvene.plan``.
         examples: training images of an epoch, for what training costs.
 
     Raises UnknownNameError, ModelError, CriterionError, DeviceError where there is no such profile.
     """
-    target = Target(device if isinstance(device, Profile) or device == HERE else find(device))
+    device = target.device or HERE
+    target = replace(target, device=device if isinstance(device, Profile) or device == HERE else find(device))
     found = []
     for source in sources:
         assert source.input_shape is not None, "resolve() fills it in"
@@ -73,7 +75,7 @@ def rank(
         samples = None if data is None else data(source)
         planner = Planner(model, inputs, criterion, samples, seed, evaluator=evaluator)
         try:
-            plan = plan_with(planner, budget, target=target, say=say)
+            plan = plan_with(planner, budget, round_to=round_to, target=target, say=say)
         except (BudgetError, DeviceError, StructureError) as error:
             found.append(Cut(model=source.address, trouble=str(error)))
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
+from urllib.parse import quote
 
 from reconvene.disk import write_atomic
 from reconvene.errors import FleetError
@@ -22,6 +23,8 @@ AXES = {
     "latency": "milliseconds",
 }
 _FRONT = "the front"
+# More names than these beside dots lie over each other.
+MOST_LABELS = 12
 
 
 def write_page(result: Result) -> list[Path]:
@@ -78,7 +81,7 @@ def _plot(rows: list[Row], cost: str, title: str) -> str:
         return Dot(row.costs[cost] * factor, row.loss or 0.0, series, text, label=label)
 
     dots = [dot(row, _FRONT) for row in best]
-    dots += [dot(row, row.model, row.device if row in best else "") for row in rows]
+    dots += [dot(row, row.model, row.device if row in best and len(best) <= MOST_LABELS else "") for row in rows]
     return scatter(title, dots, x=AXES[cost], y="predicted loss", joined=(_FRONT,))
 
 
@@ -116,7 +119,7 @@ def _group(device: str, rows: list[Row]) -> list[Html]:
             text = tag("td", "nothing: see what could not be met", colspan=len(SHOWN) + 3, class_="bad")
             lines.append(tag("tr", tag("th", name(row.model), scope="row"), text))
             continue
-        shown = tag("a", name(row.model), href=f"{row.folder}/")
+        shown = tag("a", name(row.model), href=quote(f"{row.folder}/"))
         model = tag("strong", shown) if row.chosen else shown
         cells = [tag("td", _cost(row, cost), class_="number") for cost in SHOWN]
         accuracy = "–" if row.accuracy is None else numbers.share(row.accuracy)
@@ -130,7 +133,9 @@ def _cost(row: Row, cost: str) -> Html:
     if cost not in row.costs:
         return join("–")
     value, dense = row.costs[cost], row.dense.get(cost)
-    less = f"{numbers.ratio(dense / value)} less" if dense and value else None
+    less = None
+    if dense and value:
+        less = f"{numbers.ratio(dense / value)} less" if value <= dense else f"{numbers.ratio(value / dense)} more"
     part = f"{used(value / row.limits[cost])} used" if cost in row.limits else None
     small = [tag("small", text) for text in (less, part) if text]
     return join(numbers.cost(cost, value), *small)
@@ -160,5 +165,5 @@ def _fronts(drawn: dict[str, tuple[str, str]]) -> Html | None:
         tag("figure", tag("img", src=file, alt=title), tag("figcaption", title), class_="chart")
         for file, (title, _) in drawn.items()
     ]
-    lead = "On the front nothing else costs less and loses less. Dots on it carry the device they were made for."
+    lead = "On the front nothing else costs less and loses less. A few dots on it carry the device they were made for."
     return section("Fronts", lead, tag("div", *figures, class_="pair"))

@@ -6,24 +6,19 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from reconvene import artifact
 from reconvene.cutting import plan_with
 from reconvene.data import count, load
-from reconvene.devices import HERE, find
+from reconvene.devices import HERE, conditions, find
 from reconvene.disk import unwritable, write_atomic
-from reconvene.errors import (
-    ArtifactError,
-    BudgetError,
-    DeviceError,
-    ExportError,
-    FleetError,
-    MissingExtraError,
-    StructureError,
-)
+from reconvene.errors import ArtifactError, FleetError, MissingExtraError, ReconveneError
 from reconvene.fleet.config import Device, Fleet
 from reconvene.fleet.crew import Outcome, in_processes, join_ray, on_ray
 from reconvene.fleet.rows import Result, Row, choose, told
@@ -65,6 +60,13 @@ def run_fleet(
         raise FleetError(f"cannot write to {folder}: {why}")
     if ray is not None:  # before any planning: it may not be there
         join_ray(ray)
+    with _alone(folder):
+        return _made(fleet, folder, workers, ray, allow_import, say)
+
+
+def _made(
+    fleet: Fleet, folder: Path, workers: int, ray: str | None, allow_import: bool, say: Callable[[str], None]
+) -> Result:
     examples = _examples(fleet)
     planned = [made for model in fleet.models for made in _plans(fleet, model, folder, examples, allow_import, say)]
     if not planned:
@@ -84,7 +86,8 @@ def run_fleet(
                 _land(files, folder / job["place"], job["key"])
                 shutil.rmtree(work / job["key"], ignore_errors=True)
             say(f"{job['place']}: {files if isinstance(files, str) else 'done'}")
-        shutil.rmtree(work, ignore_errors=True)
+        if not trouble:  # else the next call goes on from the checkpoints in it
+            shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         raise FleetError(f"cannot write to {folder}: {error.strerror or error}") from error
     order = {device.name: number for number, device in enumerate(fleet.devices)}
@@ -92,9 +95,28 @@ def run_fleet(
     made = len(missing) - len(trouble)
     kept = sum(entry.plan is not None and entry.job is None for entry in planned)
     result = Result(tuple(rows), made, kept, folder)
-    folder.mkdir(parents=True, exist_ok=True)  # where no budget can be kept, nothing made it before
     write_atomic(folder / SUMMARY, (json.dumps(result.to_dict()["rows"], indent=1) + "\n").encode())
     return result
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else makes a fleet in this folder meanwhile. Raises FleetError where somebody does."""
+    lock = folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock, timeout=0):
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+    except Timeout as error:
+        raise FleetError(f"another fleet is at work in {folder}. Wait for it, or give this one another -o") from error
+    except OSError as error:
+        raise FleetError(f"cannot write to {folder}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):  # it holds something
+            folder.rmdir()
 
 
 @dataclass(frozen=True)
@@ -132,21 +154,17 @@ def _plans(
     result = []
     for device in devices:
         options = {**shared, "export": list(device.export), "precision": device.precision}
-        key = key_of({**options, **_asked(fleet, device)})
         place = f"{device.name}/{model.replace(':', '-').replace('/', '-')}"
+        key = key_of({**options, **_asked(fleet, device), "examples": examples, "place": place})
         if _is_there(folder / place, key):
             result.append(_Planned(device, model, place, key, artifact.read_plan(folder / place)))
             continue
-        planner = planner or planner_of(fleet, source, allow_import=allow_import)
         try:
-            plan = plan_with(
-                planner,
-                device.budget,
-                round_to=device.round_to,
-                target=device.target,
-                say=say,
-            )
-        except (BudgetError, DeviceError, ExportError, StructureError) as error:
+            planner = planner or planner_of(fleet, source, allow_import=allow_import)
+            plan = plan_with(planner, device.budget, round_to=device.round_to, target=device.target, say=say)
+        except MissingExtraError:  # which others need too
+            raise
+        except ReconveneError as error:
             floor = getattr(error, "floor", None)
             result.append(_Planned(device, model, place, key, trouble=str(error), floor=floor))
             continue
@@ -158,7 +176,11 @@ def _plans(
 
 
 def _asked(fleet: Fleet, device: Device) -> dict[str, Any]:
-    profile: Any = find(device.profile).to_dict() if device.profile not in (None, HERE) else device.profile
+    profile: Any = None
+    if device.profile not in (None, HERE):
+        profile = find(device.profile).to_dict()
+    elif device.profile == HERE or device.budget.latency is not None:
+        profile = conditions(1, device.precision or "fp32")  # what was measured elsewhere is measured again
     asked: dict[str, Any] = {"budget": dict(device.budget.asked), "profile": profile, "round_to": device.round_to}
     asked |= {"memory_of": device.memory_of, "precision": device.precision}
     return {**asked, "criterion": fleet.criterion, "evaluator": fleet.evaluator}
@@ -205,10 +227,15 @@ def _row(made: _Planned, folder: Path, trouble: dict[str, str]) -> Row:
     name, asked = made.device.name, dict(made.device.budget.asked)
     row = Row(device=name, model=made.model, budget=asked, key=made.key, costs=made.floor or {}, trouble=made.trouble)
     if made.plan is None:
-        return row
+        return replace(row, trouble=row.trouble + _left_from_before(folder, made.place))
     row = replace(row, limits=dict(made.plan.limits), **told(made.plan))
     if made.place in trouble:
-        return replace(row, trouble=trouble[made.place])
+        return replace(row, trouble=trouble[made.place] + _left_from_before(folder, made.place))
     found = artifact.manifest(folder / made.place).measurements
     files = {entry["file"]: entry["bytes"] for entry in found.get("exports", [])}
     return replace(row, folder=made.place, accuracy=found.get("training", {}).get("accuracy"), files=files)
+
+
+def _left_from_before(folder: Path, place: str) -> str:
+    """What to say of an artifact where none could be made now."""
+    return f". What lies in {place} is from before, made for what was asked then" if (folder / place).is_dir() else ""

@@ -12,6 +12,7 @@ from reconvene.fleet.loss import predicted_loss
 from reconvene.surgery import Plan
 from reconvene.text import Cell, quantity, table
 
+TRAINING = "training FLOPs"
 SHOWN = ("params", "macs", "peak_memory", "size", "latency")
 
 
@@ -124,13 +125,14 @@ def told(plan: Plan) -> dict[str, Any]:
 
 
 def _about(plan: Plan) -> dict[str, str]:
-    """What the size, the memory and the latency of a plan are those of, in its own words."""
+    """What the size, the memory, the latency and the training of a plan are those of, in its own words."""
     found = {"size": "that of model.safetensors", "peak_memory": "as PyTorch holds activations"}
     for note in plan.notes:
         for cost, begin in (("size", "size is "), ("peak_memory", "peak_memory is "), ("latency", "latency ")):
             if note.startswith(begin):
                 found[cost] = note.removeprefix(begin)
-    return {cost: words for cost, words in found.items() if cost in plan.costs["pruned"]}
+    known = {cost: words for cost, words in found.items() if cost in plan.costs["pruned"]}
+    return {**known, TRAINING: f"of {plan.training_unit}, beside those of the dense network"}
 
 
 def meanings(rows: Iterable[Cut], names: Mapping[str, str] = MappingProxyType({})) -> list[str]:
@@ -140,7 +142,7 @@ def meanings(rows: Iterable[Cut], names: Mapping[str, str] = MappingProxyType({}
     """
     able = [row for row in rows if row.loss is not None]
     lines = []
-    for cost in SHOWN:
+    for cost in (*SHOWN, TRAINING):
         whom: dict[str, list[str]] = {}
         for row in able:
             if cost in row.about:
@@ -148,8 +150,6 @@ def meanings(rows: Iterable[Cut], names: Mapping[str, str] = MappingProxyType({}
         for words, those in whom.items():
             whose = f" ({', '.join(dict.fromkeys(those))})" if len(whom) > 1 else ""
             lines.append(f"{names.get(cost, cost)}{whose}: {words}")
-    units = dict.fromkeys(row.training_unit for row in able if row.training_unit)
-    lines += [f"training FLOPs: of {unit}, beside those of the dense network" for unit in units]
     return [*lines, *([CAVEAT] if able else [])]
 
 

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
+import socket
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +18,7 @@ from typing import Any
 from reconvene import artifact, pipeline, rectifier
 from reconvene.data import load
 from reconvene.deploy import Limits
+from reconvene.errors import FleetError
 from reconvene.models import Source, example_inputs
 from reconvene.surgery import Plan
 from reconvene.training import TrainConfig
@@ -65,5 +69,14 @@ def carry_out(job: Job, work: str) -> Files:
 
 
 def carry_out_anywhere(job: Job) -> Files:
-    """``carry_out`` on a machine whose folders nobody else sees."""
-    return carry_out(job, str(Path(tempfile.gettempdir()) / "reconvene-fleet"))
+    """``carry_out`` on a machine whose folders nobody else sees; what it leaves there goes once it is done.
+
+    Another try of a job on the same machine goes on from the checkpoint of the first.
+    """
+    work = Path(tempfile.gettempdir()) / f"reconvene-fleet-{os.getuid() if hasattr(os, 'getuid') else 'all'}"
+    work.mkdir(mode=0o700, exist_ok=True)
+    if hasattr(os, "getuid") and work.stat().st_uid != os.getuid():
+        raise FleetError(f"{work} belongs to somebody else. Remove it on {socket.gethostname()}")
+    files = carry_out(job, str(work))
+    shutil.rmtree(work / job["key"], ignore_errors=True)
+    return files
