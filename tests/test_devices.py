@@ -16,7 +16,7 @@ from torch import nn
 
 import device_fakes as fakes
 import reconvene as rc
-from reconvene import cli, cutting, devices, models
+from reconvene import cli, cutting, devices, models, timing
 from reconvene.devices import bench, probe
 from reconvene.devices.clock import Clock
 from reconvene.devices.facts import describe
@@ -429,6 +429,42 @@ def test_one_bad_file_does_not_hide_the_other_profiles() -> None:
     (folder / "bad.json").write_text("{")
     found, wrong = devices.profiles()
     assert [file.stem for file, _ in found] == ["good"] and len(wrong) == 1 and "bad.json" in wrong[0]
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, list[int]]:
+    """A model on this machine, where a network takes as long as the root of its parameters; whose were timed."""
+    model, sizes = models.resolve("vgg16_bn", {"width": 0.25}).build(), []
+    _, profile = fakes.of(model, IMAGE)
+    own = {"device": profile.device, "runtime": profile.runtime, "precision": "fp32"}
+    monkeypatch.setattr(devices, "conditions", lambda threads, precision: own)
+    monkeypatch.setattr(devices, "here", lambda jobs, **options: profile)
+
+    def inference(network: nn.Module, inputs: torch.Tensor, **options: object) -> float:
+        sizes.append(sum(parameter.numel() for parameter in network.parameters()))
+        return 1e-6 * sizes[-1] ** 0.5
+
+    monkeypatch.setattr(timing, "inference", inference)
+    return model, sizes
+
+
+def test_a_limit_that_the_dense_network_keeps_leaves_it_whole(timed: tuple[nn.Module, list[int]]) -> None:
+    model, sizes = timed
+    for asked in ("100%", "1x", "5s"):
+        plan = cutting.plan(model, IMAGE, rc.Budget(latency=asked), "magnitude")
+        assert all(row.width == row.dense for row in plan.rows)
+        assert plan.costs["pruned"]["latency"] == plan.costs["dense"]["latency"] <= plan.limits["latency"]
+    assert len(sizes) == 3, "it was timed once each, to know what dense takes"
+
+
+@pytest.mark.parametrize("asked", ["1.3x", "2x", "3x"])
+def test_a_prediction_that_is_wrong_is_corrected_until_the_limit_is_used(
+    timed: tuple[nn.Module, list[int]], asked: str
+) -> None:
+    model, sizes = timed
+    plan = cutting.plan(model, IMAGE, rc.Budget(latency=asked), "magnitude")
+    assert 0.9 <= plan.costs["pruned"]["latency"] / plan.limits["latency"] <= 1
+    assert 2 <= len(sizes) <= 1 + timing.ATTEMPTS and len(set(sizes)) == len(sizes), "no network is timed twice"
 
 
 def test_without_a_budget_on_latency_a_device_still_says_what_it_would_be(monkeypatch: pytest.MonkeyPatch) -> None:

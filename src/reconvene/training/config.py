@@ -90,7 +90,7 @@ class TrainConfig:
     def check(self) -> None:
         """Raise TrainingError for a value that cannot work."""
         wrong = {
-            "batch_size must be at least 2": self.batch_size is not None and self.batch_size < 2,
+            "batch_size must be above 0": self.batch_size is not None and self.batch_size < 1,
             "lr must be above 0": not 0 < self.lr < math.inf,
             "warmup must be in [0, 1)": not 0 <= self.warmup < 1,
             "clip must be above 0": self.clip is not None and not self.clip > 0,
