@@ -79,7 +79,7 @@ def train_quantised(
             resume=resume,
             progress=steps is not quiet,
         )
-    facts = {"epochs": epochs, "accuracy": result.accuracy, "before": training["accuracy"]}
+    facts = {"epochs": epochs, "accuracy": result.accuracy, "before": training["accuracy"], "seconds": result.seconds}
     now = evaluate(model, dataset)
     told = replace(
         Training(**training),
