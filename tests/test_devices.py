@@ -110,6 +110,20 @@ def test_what_this_machine_measured_once_is_not_measured_again(monkeypatch: pyte
     assert devices.here([job()], far=1).layers == first.layers
 
 
+def test_what_cannot_be_kept_is_measured_all_the_same_or_told_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken").write_text("")
+    for variable in ("XDG_CACHE_HOME", "XDG_DATA_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path / "taken"))
+    said: list[str] = []
+    assert devices.here([job()], far=1, say=said.append).layers
+    assert "and again the next time, since nothing can be kept in" in said[0] and "is not a folder" in said[0]
+    monkeypatch.setattr(probe, "profile", None)  # measuring anything now would fail
+    assert cli.main(["device", "profile", "--name", "pi4"]) == 1
+    assert "pi4.json cannot be written: " in capfd.readouterr().err
+
+
 def test_a_layer_is_measured_again_where_the_device_was_disturbed() -> None:
     """Three jobs on a device that is half as fast from just before the second one's end until all had their turn."""
     readings, asked = iter([1.0, 1.0, 1.0, 2.0, 1.9, 1.9, 1.1, 1.05, 1.0, 1.05]), []
