@@ -104,10 +104,22 @@ def prune(
 
     Args and errors as for ``plan``; ``rectify`` is ``reinit``, ``rescale`` or ``keep``.
     """
-    planner = Planner(model, example_inputs, criterion, data, seed, evaluator=evaluator, loss=loss)
-    target = Target(device, tuple(size_of), memory_of, precision)
-    made = plan_with(planner, budget, round_to=round_to, target=target)
-    made.examples = _epoch(data) if examples is None else examples
+    made = plan(
+        model,
+        example_inputs,
+        budget,
+        criterion,
+        data,
+        seed,
+        evaluator=evaluator,
+        loss=loss,
+        round_to=round_to,
+        device=device,
+        size_of=size_of,
+        memory_of=memory_of,
+        precision=precision,
+        examples=examples,
+    )
     with timed(made.timings, "surgery"):
         small = made.apply(model)
     with timed(made.timings, "rectify"):

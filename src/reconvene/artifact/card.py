@@ -110,10 +110,8 @@ def _pruning(plan: Plan) -> str:
         for name in pruned
         for limit in [quantity(name, plan.limits[name]) if name in plan.limits else ""]
     ]
-    work = plan.training_flops
-    if "pruned" in work:
-        flops = [quantity("flops", work[which]) for which in ("dense", "pruned")]
-        costs.append((f"training FLOPs, {plan.training_unit}", *flops, smaller(work["dense"], work["pruned"]), ""))
+    if "pruned" in plan.training_flops:
+        costs.append((f"training FLOPs, {plan.training_unit}", *plan.training_told, ""))
     widths: list[Cells] = [(f"`{row.name}`", row.dense, row.width) for row in plan.rows]
     return "\n\n".join(
         [

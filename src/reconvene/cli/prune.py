@@ -48,9 +48,7 @@ class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
             [name, quantity(name, dense[name]), quantity(name, pruned[name]), smaller(dense[name], pruned[name])]
             for name in dense
         ]
-        work = plan.training_flops
-        flops = [quantity("flops", work[which]) for which in ("dense", "pruned")]
-        costs.append([f"training FLOPs, {plan.training_unit}", *flops, smaller(work["dense"], work["pruned"])])
+        costs.append([f"training FLOPs, {plan.training_unit}", *plan.training_told])
         facts = artifact.manifest(self.output).measurements["pruning"]
         text = [
             table(["group", "dense", "width", "loss", "why"], widths, title=f"{source.address} within {budget}"),

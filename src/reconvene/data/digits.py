@@ -6,7 +6,7 @@ import numpy as np
 
 from reconvene.data.source import Rows, Source, needs
 
-SHAPE = (3, 32, 32)
+SHAPE, COUNT = (3, 32, 32), 1797
 
 
 def read_digits() -> Source:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from reconvene.data.dataset import Augmentation, Dataset, Split, statistics
-from reconvene.data.digits import read_digits
+from reconvene.data.digits import COUNT, read_digits
 from reconvene.data.folder import read_folder
 from reconvene.data.progress import track
 from reconvene.data.source import Rows, Source, needs, stratified
@@ -81,7 +81,9 @@ def count(spec: str | os.PathLike[str], *, limit: int | None = None) -> int | No
     """
     _check_limit(limit)
     path = Path(spec).expanduser()
-    if spec != "digits" and _is_table(path):
+    if spec == "digits":
+        sizes = {"train": COUNT}  # known without importing scikit-learn, which takes longer than some prunings
+    elif _is_table(path):
         sizes = count_parquet(path.resolve())
     elif not path.exists() and _is_hub_id(os.fspath(spec)):
         return None

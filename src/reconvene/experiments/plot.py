@@ -78,14 +78,13 @@ def _across(xs: Sequence[float], log: bool) -> Scale:
 
 
 def _ticks(scale: Scale) -> list[float]:
-    if not scale.log:
-        return [mark for mark in nice_ticks(scale.low, scale.high) if scale.low <= mark <= scale.high]
-    first, last = math.floor(math.log10(scale.low)), math.ceil(math.log10(scale.high))
-    marks = [m * 10.0**power for power in range(first, last + 1) for m in (1, 2, 5)]
-    marks = [mark for mark in marks if scale.low <= mark <= scale.high]
-    if len(marks) > 1:
-        return marks
-    return [mark for mark in nice_ticks(scale.low, scale.high) if scale.low <= mark <= scale.high]  # less than a half
+    if scale.log:
+        first, last = math.floor(math.log10(scale.low)), math.ceil(math.log10(scale.high))
+        marks = [m * 10.0**power for power in range(first, last + 1) for m in (1, 2, 5)]
+        marks = [mark for mark in marks if scale.low <= mark <= scale.high]
+        if len(marks) > 1:  # else the axis is shorter than from one of them to the next
+            return marks
+    return [mark for mark in nice_ticks(scale.low, scale.high) if scale.low <= mark <= scale.high]
 
 
 def _dot(dot: Dot, at: object, colour: str) -> str:

@@ -102,7 +102,7 @@ def join_ray(address: str) -> None:
 def on_ray(jobs: Sequence[Job]) -> Iterator[Outcome]:
     """Outcomes as they come, from the workers of the Ray cluster that was joined; Ray retries what died."""
     ray = imported("ray", "ray", "working on a Ray cluster")
-    remote = ray.remote(max_retries=TRIES)(_tried_anywhere)
+    remote = ray.remote(max_retries=TRIES)(_tried)
     pending = {remote.remote(job): job for job in jobs}
     while pending:
         ready, _ = ray.wait(list(pending), num_returns=1)
@@ -125,22 +125,21 @@ def _got(ray: Any, reference: Any) -> Files | str:
     return files
 
 
-def _tried(job: Job, work: str) -> Files | str:
+def _tried(job: Job, work: str | None = None) -> Files | str:
+    """Files, or why there are none; on a cluster, where no folder ``work`` is shared, each machine has its own."""
+    try:
+        return carry_out_anywhere(job) if work is None else _marked(job, work)
+    except Exception as error:  # noqa: BLE001 - a model of the user's own raises anything
+        return _why(error)
+
+
+def _marked(job: Job, work: str) -> Files:
     mark = _mark(work, job["key"])
     try:
         mark.write_text(str(os.getpid()), encoding="utf-8")
         return carry_out(job, work)
-    except Exception as error:  # noqa: BLE001 - a model of the user's own raises anything
-        return _why(error)
     finally:
         mark.unlink(missing_ok=True)
-
-
-def _tried_anywhere(job: Job) -> Files | str:
-    try:
-        return carry_out_anywhere(job)
-    except Exception as error:  # noqa: BLE001 - a model of the user's own raises anything
-        return _why(error)
 
 
 def _why(error: Exception) -> str:

@@ -105,6 +105,12 @@ class Plan:
         """What ``training_flops`` are of, in words."""
         return f"an epoch of {self.examples:,} examples" if self.examples else "an example"
 
+    @property
+    def training_told(self) -> tuple[str, str, str]:
+        """``training_flops`` as people read them: dense, pruned, how many times less."""
+        dense, pruned = self.training_flops["dense"], self.training_flops["pruned"]
+        return quantity("flops", dense), quantity("flops", pruned), smaller(dense, pruned)
+
     def __str__(self) -> str:
         asked = ", ".join(f"{cost} {value}" for cost, value in self.budget.items())
         head = f"plan by {self.criterion or 'hand'}: {asked or 'no budget'}"
@@ -114,11 +120,8 @@ class Plan:
             f"{cost}: {quantity(cost, dense[cost])} -> {quantity(cost, value)} ({smaller(dense[cost], value)})"
             for cost, value in pruned.items()
         ]
-        work = self.training_flops
-        if "pruned" in work:
-            least = smaller(work["dense"], work["pruned"])
-            dense_work, own_work = (quantity("flops", work[which]) for which in ("dense", "pruned"))
-            foot.append(f"training FLOPs of {self.training_unit}: {dense_work} -> {own_work} ({least})")
+        if "pruned" in self.training_flops:
+            foot.append("training FLOPs of {}: {} -> {} ({})".format(self.training_unit, *self.training_told))
         return table(["group", "dense", "width", "loss", "why"], rows, title=head, foot=[*foot, *self.notes])
 
     def apply(self, model: nn.Module) -> nn.Module:
