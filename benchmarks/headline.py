@@ -1,6 +1,7 @@
 """The headline: VGG-16 16.21x smaller and at least 4x less compute; dense, its unstructured counterpart, ours.
 
     python benchmarks/headline.py                            # two cores, about an hour
+    python benchmarks/headline.py --tier paper --seconds 3000  # two cores, the whole network, hours: resumable
     python benchmarks/headline.py --tier full --seconds 540  # one GPU: again and again until nothing is left
     python benchmarks/headline.py --tier full_64 --data tiny=PATH --seconds 540
     python benchmarks/headline.py --tier full --steps 2      # does the full tier run here? two steps of each arm
@@ -21,7 +22,7 @@ from reconvene.experiments.summary import Line, summarise
 from reconvene.text import table
 
 HERE = Path(__file__).parent
-TIERS = {tier: HERE / "experiments" / f"headline_{tier}.toml" for tier in ("small", "full", "full_64")}
+TIERS = {tier: HERE / "experiments" / f"headline_{tier}.toml" for tier in ("small", "paper", "full", "full_64")}
 HEADER = [
     "arm",
     "budget",
