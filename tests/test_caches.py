@@ -59,7 +59,7 @@ def test_code_may_look_at_token_ids() -> None:
 
 
 class Boxes(nn.Module):
-    """How many rows leave depends on values, as in detectors: recorded on real tensors."""
+    """How many rows leave depends on values, as in detectors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,8 +72,8 @@ class Boxes(nn.Module):
         return self.head(x[best.nonzero().squeeze(1)])
 
 
-def test_a_model_that_needs_values_is_recorded_on_real_tensors() -> None:
+def test_a_model_that_needs_values_is_recorded_on_meta_with_the_answers_of_a_real_run() -> None:
     torch.manual_seed(0)
     structure, _, small = prove(Boxes(), torch.randn(20, 6))
-    assert structure.recording.device == "real"
+    assert structure.recording.device == "meta" and "reads values (nonzero" in structure.repairs[0]
     assert [g.width for g in structure.prunable] == [16] and small.body.out_features == 8

@@ -40,6 +40,7 @@ def plan(
     memory_of: str | None = None,
     precision: str | None = None,
     examples: int | None = None,
+    verify: bool = True,
     say: Callable[[str], None] = devices.store.silent,
 ) -> Plan:
     """Choose which channels stay so that every budget is kept.
@@ -68,6 +69,9 @@ def plan(
             ``data`` where that is a ``DataLoader``.
         precision: ``int8`` makes budgets on latency, on the size of exported files and on the memory of a runtime those
             of the quantised network. By default that of the device's profile, else ``fp32``.
+        verify: whether the plan ends with a comparison of the small network and the silenced one (``Plan.mask``) on
+            the example inputs. A difference pins the call that causes it and plans again. Not possible for a model on
+            meta, which the plan notes.
         say: told what takes time.
 
     Raises:
@@ -75,7 +79,7 @@ def plan(
         StructureError: nothing can be pruned; the message says why.
         DeviceError: the profile is missing, damaged, or does not know a layer of this model.
     """
-    planner = Planner(model, example_inputs, criterion, data, seed, evaluator=evaluator, loss=loss)
+    planner = Planner(model, example_inputs, criterion, data, seed, evaluator=evaluator, loss=loss, verify=verify)
     target = Target(device, tuple(size_of), memory_of, precision)
     made = plan_with(planner, budget, round_to=round_to, target=target, say=say)
     made.examples = _epoch(data) if examples is None else examples
@@ -99,6 +103,7 @@ def prune(
     memory_of: str | None = None,
     precision: str | None = None,
     examples: int | None = None,
+    verify: bool = True,
 ) -> nn.Module:
     """Plan, apply and rectify in one call; the result is a new module and carries ``reconvene_plan``.
 
@@ -119,6 +124,7 @@ def prune(
         memory_of=memory_of,
         precision=precision,
         examples=examples,
+        verify=verify,
     )
     with timed(made.timings, "surgery"):
         small = made.apply(model)

@@ -33,7 +33,8 @@ class Planner:
     """Makes plans of one model; args as for ``reconvene.plan``.
 
     ``density``: the share of weights at which the criterion scores for every budget; by default each budget has its
-    own, which the tightest of its limits decides, and only budgets that agree in it share scores.
+    own, which the tightest of its limits decides, and only budgets that agree in it share scores. ``verify``: whether
+    each plan is compared with the silenced network.
     """
 
     def __init__(
@@ -47,8 +48,9 @@ class Planner:
         evaluator: str = "fan_in",
         loss: Loss | None = None,
         density: float | None = None,
+        verify: bool = True,
     ) -> None:
-        self.model, self.example_inputs, self.seed = model, example_inputs, seed
+        self.model, self.example_inputs, self.seed, self.verify = model, example_inputs, seed, verify
         self.judge = Judge(model, example_inputs, criterion, evaluator, data, loss, seed)
         self._density = density
         self._prepared: Prepared | None = None
@@ -103,7 +105,7 @@ class Planner:
         timings: dict[str, float] = {}
         with timed(timings, "structure"):
             prepared = self.prepared
-        made = plan_by(self.model, self.example_inputs, choose, seed=self.seed, prepared=prepared)
+        made = plan_by(self.model, self.example_inputs, choose, seed=self.seed, prepared=prepared, verified=self.verify)
         made.timings["structure"] += timings["structure"]
         return made
 

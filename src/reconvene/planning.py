@@ -23,6 +23,7 @@ from reconvene.structure import Keep, Structure, analyse
 from reconvene.structure.replay import pin_site, replay
 from reconvene.surgery import Plan, Row, make_plan
 from reconvene.surgery.ranges import to_text
+from reconvene.surgery.verify import verify
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,18 @@ class Prepared:
 
 
 def plan_by(
-    model: nn.Module, example_inputs: Any, choose: Choose, *, seed: int = 0, prepared: Prepared | None = None
+    model: nn.Module,
+    example_inputs: Any,
+    choose: Choose,
+    *,
+    seed: int = 0,
+    prepared: Prepared | None = None,
+    verified: bool = True,
 ) -> Plan:
     """The plan of any way to choose channels: structure before it, a trial of the choice and the plan after it.
 
-    Where the trial finds that a call does not run as chosen, its channels are pinned and ``choose`` is asked again.
+    Where the trial finds that a call does not run as chosen, or the small network differs from the silenced one, the
+    channels of that call are pinned and ``choose`` is asked again.
 
     Args:
         model: the untrained model, only read.
@@ -72,9 +80,10 @@ def plan_by(
         choose: what decides.
         seed: of the batch on which the dense network's activation spread is measured.
         prepared: what an earlier plan of the same model found out; it learns what this one finds out.
+        verified: whether to compare the small network with the silenced one on the example inputs.
 
     Raises:
-        StructureError: nothing can be pruned; the message says why.
+        StructureError: nothing can be pruned, or both networks differ and no call explains it; the message says why.
     """
     timings: dict[str, float] = {}
     with timed(timings, "structure"):
@@ -85,17 +94,42 @@ def plan_by(
         choice = choose(structure, costs, timings)
         with timed(timings, "replay"):
             rerun = replay(model, example_inputs, structure, choice.keep)
-        if rerun.failure is None:
+        failure = rerun.failure
+        if failure is None:
+            with timed(timings, "spread"):
+                spread = prepared.spread(model, example_inputs)
+            with timed(timings, "plan"):
+                facts = {**choice.facts, "seed": seed, "spread": spread}
+                made = make_plan(model, structure, choice.keep, choice.rows, scalars=rerun.scalars, **facts)
+            failure = _differing(made, model, example_inputs, structure, choice.keep, timings) if verified else None
+        if failure is None:
             break
-        structure = prepared.structure = prunable(pin_site(model, structure, *rerun.failure))
+        structure = prepared.structure = prunable(pin_site(model, structure, *failure))
         costs = CostModel(structure)
-    with timed(timings, "spread"):
-        spread = prepared.spread(model, example_inputs)
-    with timed(timings, "plan"):
-        facts = {**choice.facts, "seed": seed, "spread": spread}
-        made = make_plan(model, structure, choice.keep, choice.rows, scalars=rerun.scalars, **facts)
     made.timings = timings
     return made
+
+
+def _differing(
+    plan: Plan, model: nn.Module, example_inputs: Any, structure: Structure, keep: Keep, timings: dict[str, float]
+) -> tuple[int, str] | None:
+    """The call at which the small network differs from the silenced one, and how; ``None`` where it does not.
+
+    Raises StructureError for a difference that no call explains.
+    """
+    if any(parameter.is_meta for parameter in model.parameters()):
+        plan.notes = [*plan.notes, "not compared with the silenced network: the model has no values (meta)"]
+        return None
+    with timed(timings, "verify"):
+        difference = verify(plan, model, example_inputs, structure, keep, seed=plan.seed)
+    if difference is None:
+        return None
+    if difference.call is None:
+        raise StructureError(
+            f"{difference.why}, and no single call explains it, so this model cannot be pruned safely. Please report "
+            "it; with verify=False the plan is made without this comparison"
+        )
+    return difference.call, difference.why
 
 
 def chosen(curves: Sensitivity, allocation: Allocation, budget: Budget, *, data: str | None = None) -> Choice:

@@ -19,9 +19,9 @@ from reconvene.allocation.costs import Products, Sizes
 from reconvene.devices.operators import ACTIVATIONS, FREE
 from reconvene.devices.sites import Reader
 from reconvene.structure import Structure
-from reconvene.structure.capture import Op
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim
+from reconvene.structure.recording import Op
 
 Ints = NDArray[np.int64]
 _IN_PLACE = frozenset({*ACTIVATIONS, "add", "mul"})

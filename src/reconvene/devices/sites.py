@@ -17,9 +17,9 @@ from torch import Tensor
 
 from reconvene.devices.operators import ACTIVATIONS, FREE, NORMS, OTHERS, POOLS
 from reconvene.structure import Structure
-from reconvene.structure.capture import Op
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim
+from reconvene.structure.recording import Op
 from reconvene.structure.rules.context import arg
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from reconvene.structure.borrowed import kept_attributes
+from reconvene.structure.borrowed import kept_attributes, kept_random_state
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def untouched(model: nn.Module, *, seed: int | None = None) -> Iterator[None]:
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     accelerators = [device] if device.type == "cuda" else []
     with (
-        torch.random.fork_rng(devices=accelerators),
+        kept_random_state(accelerators),
         torch.inference_mode(False),
         torch.enable_grad(),
         torch.autocast(device.type, enabled=False),

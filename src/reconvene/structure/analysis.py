@@ -11,10 +11,11 @@ from torch import nn
 
 from reconvene.structure.borrowed import paused_collector
 from reconvene.structure.build import build_balances, build_groups, pinned_groups
-from reconvene.structure.capture import Op, Recording, record
+from reconvene.structure.capture import record
 from reconvene.structure.equations import Attribute, Ratio, solve_equations
 from reconvene.structure.groups import Balance, Group
 from reconvene.structure.labels import Dim, Vector
+from reconvene.structure.recording import Op, Recording
 from reconvene.structure.rules import Context, apply_rule
 from reconvene.structure.solve import solve
 

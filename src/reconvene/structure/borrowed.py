@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -27,15 +29,41 @@ def paused_collector() -> Iterator[None]:
 
 
 @contextmanager
-def plain_attention() -> Iterator[None]:
-    """Attention as plain products, so that the calls are the recorded ones on every device."""
+def kept_random_state(devices: Sequence[int | torch.device] = ()) -> Iterator[None]:
+    """Put back the random state of PyTorch, NumPy and Python: a forward pass may draw from any of them."""
+    of_numpy, of_python = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        np.random.set_state(of_numpy)
+        random.setstate(of_python)
+
+
+@contextmanager
+def canonical_calls() -> Iterator[None]:
+    """Attention as plain products and ``x[i] = number`` as a fill: the calls of every device are the recorded ones."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), patched([(Tensor, "__setitem__", _assign)]):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+_set_item = Tensor.__setitem__
+
+
+def _assign(tensor: Tensor, index: Any, value: Any) -> None:
+    """``tensor[index] = value``; a number is filled into a view where the index gives one."""
+    if isinstance(value, Tensor) or not isinstance(value, (bool, int, float, complex)):
+        return _set_item(tensor, index, value)
+    parts = index if isinstance(index, tuple) else (index,)
+    if all(part is None or part is Ellipsis or isinstance(part, slice) or _is_position(part) for part in parts):
+        tensor[index].fill_(value)
+        return None
+    return _set_item(tensor, index, torch.tensor(value, dtype=tensor.dtype))
 
 
 @contextmanager
@@ -59,6 +87,10 @@ def values_on_meta() -> Iterator[None]:
 
     with patched([(torch, "tensor", make), (torch, "as_tensor", adopt), (Tensor, "new_tensor", make_like)]):
         yield
+
+
+def _is_position(part: Any) -> bool:
+    return isinstance(part, int) and not isinstance(part, bool)
 
 
 @contextmanager

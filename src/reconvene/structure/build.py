@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from reconvene.structure.capture import Recording
 from reconvene.structure.groups import Balance, Group, Slot
 from reconvene.structure.labels import Vector
+from reconvene.structure.recording import Recording
 from reconvene.structure.rules.context import Context
 from reconvene.structure.solve import components
 

@@ -6,10 +6,9 @@ that ties survive), so nothing is computed and nothing is allocated. Everything 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import torch
@@ -18,74 +17,22 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reconvene.errors import ModelError
-from reconvene.structure.answers import known_result
 from reconvene.structure.borrowed import (
+    canonical_calls,
     changed_attributes,
     kept_attributes,
+    kept_random_state,
     module_stack,
     paused_collector,
-    plain_attention,
     twins,
     values_on_meta,
 )
 from reconvene.structure.inputs import arguments, map_tensors, tensors_in
 from reconvene.structure.opaque import LayerCall, opaque_layers
-from reconvene.structure.sizes import SizeLog
+from reconvene.structure.recorder import Recorder
+from reconvene.structure.recording import Op, Recording
 from reconvene.structure.traced import traced_sizes
-
-_ATEN = torch.ops.aten
-
-
-@dataclass(slots=True)
-class Op:
-    """One recorded ATen call. Tensors in ``args`` and ``kwargs`` are the recorded objects.
-
-    ``outs`` keeps output order.
-    """
-
-    func: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    outs: tuple[Tensor | None, ...]
-    owner: str
-    training: bool = False
-
-    @property
-    def name(self) -> str:
-        """Overload name, such as ``aten.convolution.default``."""
-        return _name(self.func)
-
-    @property
-    def site(self) -> str:
-        """Where a person finds this call: the operator and the layer that made it."""
-        return f"{_short_name(self.func)} in {self.owner or 'the model itself'}"
-
-
-@cache
-def _name(func: Any) -> str:
-    return str(func)
-
-
-@cache
-def _short_name(func: Any) -> str:
-    name = str(func).removesuffix(".default")
-    return name.split(".")[1] if name.startswith("aten.") else name
-
-
-@dataclass
-class Recording:
-    """The calls of one forward pass; tensors are kept alive so that identities stay unique."""
-
-    ops: list[Op] = field(default_factory=list)
-    parameters: dict[str, Tensor] = field(default_factory=dict)
-    """Twin of every parameter and buffer, by its first name in the model."""
-    aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """All names of a tensor that has more than one."""
-    inputs: list[Tensor] = field(default_factory=list)
-    outputs: list[Tensor] = field(default_factory=list)
-    sizes: SizeLog = field(default_factory=SizeLog)
-    device: str = "meta"
-    notes: list[str] = field(default_factory=list)
+from reconvene.structure.values import ValueCollector, Values, noted_methods
 
 
 def record(
@@ -98,29 +45,70 @@ def record(
 ) -> Recording:
     """Record one forward pass in eval mode, on meta where every op can run there, else on real tensors.
 
+    A forward pass that reads values is run once on real tensors; its answers are handed to the pass on meta
+    (``values``), and the recording notes that it follows one branch. If some parameter was never read, a pass in train
+    mode is recorded behind the first (auxiliary heads).
+
     ``replace`` gives other shapes to parameters and buffers by name, ``attributes`` other values to module attributes
     ``(module, attribute, value)``: both only while recording, so that a plan can be tried without building its model.
-    If some parameter was never read, a pass in train mode is recorded behind the first (auxiliary heads). ``into``
-    receives the calls, so that a caller sees how far a failing trial came.
+    Such a trial goes ``into`` a recording with the device and the answers of the first one, so that a caller sees how
+    far it came; whatever it raises is the caller's to judge.
 
     Raises:
         ModelError: the model does not run on these inputs, or is of a kind that cannot be pruned.
     """
     refuse_unsupported(model)
-    into = into if into is not None else Recording()
-    try:
-        return _record_on(model, example_inputs, into, replace, attributes)
-    except (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError) as on_meta:
-        if replace is not None:  # a trial of a plan: the caller wants to know where it broke
-            raise
+    if replace is not None:
+        return _record_on(model, example_inputs, into or Recording(), replace, attributes)
+    values = Values()
+    failure: Exception | None = None
+    for device in ("meta", "meta", "meta", "real"):
+        recording = Recording(device=device, values=values)
         try:
-            return _record_on(model, example_inputs, Recording(device="real"), replace, attributes)
-        except (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError) as error:
-            shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in tensors_in(example_inputs))
-            raise ModelError(
-                f"the model does not run on the example inputs ({shapes or 'no tensor'}): {error}. "
-                "Try: call model(example_inputs) yourself, and give inputs of the shape it expects."
-            ) from (on_meta if str(on_meta) == str(error) else error)
+            _record_on(model, example_inputs, recording, None, attributes)
+            failure = None
+        except Exception as error:  # noqa: BLE001 -- a forward pass is foreign code, which may raise anything
+            failure = error
+        answered = set(values.modes)
+        for training in sorted({*recording.lacking, *([False] if failure is not None else [])} - answered):
+            _read_values(model, example_inputs, values, training=training, failure=failure)
+        if failure is None and values.modes == answered:
+            return _with_guards(recording)
+    raise _does_not_run(example_inputs, failure) from failure
+
+
+def _read_values(
+    model: nn.Module, example_inputs: Any, values: Values, *, training: bool, failure: Exception | None
+) -> None:
+    """Run the model on its real tensors and note what it reads. Raises ModelError where it does not run in eval."""
+    values.modes.add(training)
+    with ExitStack() as restore:
+        _enter_common(restore, model)
+        restore.enter_context(twins(model, {}, {}, "real", {}))
+        stack = restore.enter_context(module_stack(model))
+        restore.enter_context(noted_methods(values, stack, training))
+        try:
+            _forward(model, example_inputs, ValueCollector(values, stack, training), training=training)
+        except Exception as error:  # noqa: BLE001 -- foreign code
+            if not training:
+                raise _does_not_run(example_inputs, error) from (failure if str(failure) == str(error) else error)
+
+
+def _with_guards(recording: Recording) -> Recording:
+    if recording.guards:
+        read = ", ".join(list(recording.guards)[:3]) + (", ..." if len(recording.guards) > 3 else "")
+        recording.notes.append(
+            f"the forward pass reads values ({read}): the plan holds for the branches that the example inputs take"
+        )
+    return recording
+
+
+def _does_not_run(example_inputs: Any, error: Exception | None) -> ModelError:
+    shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in tensors_in(example_inputs))
+    return ModelError(
+        f"the model does not run on the example inputs ({shapes or 'no tensor'}): {error}. "
+        "Try: call model(example_inputs) yourself, and give inputs of the shape it expects."
+    )
 
 
 def refuse_unsupported(model: nn.Module) -> None:
@@ -129,7 +117,10 @@ def refuse_unsupported(model: nn.Module) -> None:
         raise ModelError(
             "the model is a TorchScript module, whose code cannot follow smaller tensors. Give the nn.Module."
         )
-    if isinstance(model, torch._dynamo.OptimizedModule):
+    dynamo = sys.modules.get(
+        "torch._dynamo.eval_frame"
+    )  # importing it takes two seconds, and compiling has imported it
+    if dynamo is not None and isinstance(model, dynamo.OptimizedModule):
         raise ModelError(
             "the model is compiled by torch.compile. Give the original module, and compile what comes out."
         )
@@ -143,62 +134,6 @@ def refuse_unsupported(model: nn.Module) -> None:
             raise ModelError(f"{name} is not initialised yet (a lazy module). Run the model once, then prune it.")
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self, recording: Recording, stack: list[str], training: bool) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.recording, self.stack, self.training = recording, stack, training
-        self.twins: dict[int, Tensor] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.recording.sizes.active = False  # what kernels do with shapes is their own affair
-        try:
-            return self._recorded(func, args, kwargs or {})
-        finally:
-            self.recording.sizes.active = True
-
-    def _recorded(self, func: Any, args: Any, kwargs: Any) -> Any:
-        out = None
-        # A call on real tensors only (masks and index tables made from sizes) runs for real: code may read its values.
-        if self.recording.device == "meta" and any(t.is_meta for t in tensors_in((args, kwargs))):
-            args = [self._twin(value) for value in args]
-            kwargs = {key: self._twin(value) for key, value in kwargs.items()}
-            out = known_result(func, args)
-        elif self.recording.device == "meta":
-            kwargs = _here(func, args, kwargs)
-        if out is None:
-            out = func(*args, **kwargs)
-        outs = (out,) if isinstance(out, Tensor) else tuple(out) if isinstance(out, (tuple, list)) else ()
-        self._note(func, tuple(args), kwargs, tuple(o if isinstance(o, Tensor) else None for o in outs))
-        return out
-
-    def _note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outs: tuple[Tensor | None, ...]) -> None:
-        self.recording.ops.append(Op(func, args, kwargs, outs, self.stack[-1], self.training))
-
-    def _twin(self, value: Any) -> Any:
-        """Let a real tensor take part in a call on meta: as a twin of the same labels."""
-        if isinstance(value, Tensor):
-            if value.is_meta or value.ndim == 0:
-                return value
-            twin = self.twins.get(id(value))
-            if twin is None:
-                twin = self.twins[id(value)] = value.to("meta")
-                self._note(_ATEN.alias.default, (value,), {}, (twin,))
-            return twin
-        if isinstance(value, (list, tuple)) and any(isinstance(v, Tensor) for v in value):
-            return [self._twin(v) for v in value]
-        return value
-
-
-def _here(func: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Positions and masks made for a model that lies on meta itself get values all the same: code looks at them."""
-    if torch.device("meta") != kwargs.get("device"):
-        return kwargs
-    dtype = kwargs.get("dtype") or next((t.dtype for t in tensors_in(args)), None)
-    if dtype is None and "arange" in func.name() and all(isinstance(a, int) for a in args):
-        dtype = torch.int64
-    return {**kwargs, "device": torch.device("cpu")} if dtype is not None and not dtype.is_floating_point else kwargs
-
-
 def _record_on(
     model: nn.Module,
     example_inputs: Any,
@@ -208,10 +143,7 @@ def _record_on(
 ) -> Recording:
     device = recording.device
     with ExitStack() as restore:
-        restore.enter_context(torch.random.fork_rng(devices=[]))
-        restore.enter_context(paused_collector())
-        restore.enter_context(plain_attention())
-        restore.enter_context(kept_attributes(model))
+        _enter_common(restore, model)
         restore.enter_context(twins(model, recording.parameters, recording.aliases, device, replace or {}))
         restore.enter_context(changed_attributes(model, attributes))
         stack = restore.enter_context(module_stack(model))
@@ -229,17 +161,34 @@ def _record_on(
     return recording
 
 
-def _run(model: nn.Module, inputs: Any, recording: Recording, stack: list[str], *, training: bool) -> None:
-    model.train(True)  # some models clear the tables they cached for eval when they are set to train
-    model.train(training)
-    args, kwargs = arguments(inputs)
+def _enter_common(restore: ExitStack, model: nn.Module) -> None:
+    """What every pass over a user's model needs to leave it, and the world, as they were."""
+    restore.enter_context(kept_random_state())
+    restore.enter_context(paused_collector())
+    restore.enter_context(canonical_calls())
+    restore.enter_context(kept_attributes(model))
 
+
+def _run(model: nn.Module, inputs: Any, recording: Recording, stack: list[str], *, training: bool) -> None:
     def note(call: LayerCall, taken: list[Tensor], made: list[Tensor]) -> None:
         recording.ops.append(Op(call, tuple(taken), {}, tuple(made), stack[-1], training))
 
-    with torch.no_grad(), opaque_layers(model, note), _Recorder(recording, stack, training):
-        output = model(*args, **kwargs)
+    recorder = Recorder(recording, stack, training)
+    try:
+        with opaque_layers(model, note), recorder.reading():
+            output = _forward(model, inputs, recorder, training=training)
+    finally:
+        recorder.close()
     recording.outputs += tensors_in(output)
+
+
+def _forward(model: nn.Module, inputs: Any, mode: TorchDispatchMode, *, training: bool) -> Any:
+    """One forward pass under a dispatch mode, without gradients."""
+    model.train(True)  # some models clear the tables they cached for eval when they are set to train
+    model.train(training)
+    args, kwargs = arguments(inputs)
+    with torch.no_grad(), mode:
+        return model(*args, **kwargs)
 
 
 def _run_training(model: nn.Module, inputs: Any, recording: Recording, stack: list[str]) -> None:
@@ -251,7 +200,7 @@ def _run_training(model: nn.Module, inputs: Any, recording: Recording, stack: li
             _run(model, batch, recording, stack, training=True)
             recording.inputs += [t for t in tensors_in(batch) if all(t is not known for known in recording.inputs)]
             return
-        except (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError) as error:
+        except Exception as error:  # noqa: BLE001 -- foreign code
             failure = str(error).split("\n")[0]
             del recording.ops[before[0] :], recording.outputs[before[1] :]
     recording.notes.append(f"the model does not run in train mode on the example inputs ({failure})")

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reconvene.structure.capture import Op, Recording
 from reconvene.structure.extents import kept_positions
 from reconvene.structure.labels import is_labelled, size_of
+from reconvene.structure.recording import Op, Recording
 from reconvene.structure.rules import Context
 
 Numbers = dict[str, Any]

@@ -67,14 +67,15 @@ class Size(int):
             return value  # a rounded quotient follows no equation
         return self._with(value, "/", left, right)
 
-    def __eq__(self, other: object) -> bool:
-        equal = int.__eq__(self, other) if isinstance(other, int) else False
+    def __eq__(self, other: object) -> Any:
+        equal = int.__eq__(self, other)  # no answer to what is no integer: a tensor that holds one answers itself
         if equal is True and isinstance(other, Size):
             self.log.equal(self.expression, other.expression)
-        return bool(equal)
+        return equal
 
-    def __ne__(self, other: object) -> bool:
-        return not self == other
+    def __ne__(self, other: object) -> Any:
+        equal = self.__eq__(other)
+        return equal if equal is NotImplemented else not equal
 
     __hash__ = int.__hash__
 

@@ -18,6 +18,9 @@ from reconvene.surgery.silence import silence
 if TYPE_CHECKING:
     from reconvene.surgery.plan import Plan
 
+_LOCKS = {"_thread", "threading", "_multiprocess", "multiprocessing.synchronize"}
+"""Modules whose objects guard something among threads or processes."""
+
 
 def apply(plan: Plan, model: nn.Module) -> nn.Module:
     """A new module of the same classes with the kept slices (see ``Plan.apply``)."""
@@ -27,7 +30,7 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
     for name, dims in plan.slices.items():
         old = tensors[name]
         memo[id(old)] = _like(old, _sliced(old, dims))
-    memo.update(_computed(model))
+    memo.update(uncopied(model))
     memo.update(_empty_tables(model))
     with paused_collector():
         small = copy.deepcopy(model, memo)
@@ -42,8 +45,12 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
 def mask(plan: Plan, model: nn.Module) -> nn.Module:
     """A copy in the original shapes with the removed channels silenced (see ``Plan.mask``)."""
     _checked(plan, model)
-    same = copy.deepcopy(model, _computed(model))
-    parameters = dict(same.named_parameters())
+    return mask_in_place(plan, copy.deepcopy(model, uncopied(model)))
+
+
+def mask_in_place(plan: Plan, model: nn.Module) -> nn.Module:
+    """The model itself with the removed channels silenced."""
+    parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, dims in plan.slices.items():
             if name not in parameters:
@@ -53,7 +60,7 @@ def mask(plan: Plan, model: nn.Module) -> nn.Module:
                 removed[torch.from_numpy(from_text(text))] = False
                 index = removed.nonzero().squeeze(1).to(parameters[name].device)
                 parameters[name].index_fill_(dim, index, 0)
-    return silence(same, plan.sites)
+    return silence(model, plan.sites)
 
 
 def _empty_tables(model: nn.Module) -> dict[int, object]:
@@ -62,10 +69,15 @@ def _empty_tables(model: nn.Module) -> dict[int, object]:
     return {id(value): type(value)() for value in held if type(value) in (dict, OrderedDict) and not value}
 
 
-def _computed(model: nn.Module) -> dict[int, object]:
-    """Tensors that modules hold as results (old-style weight norm): copies, since deepcopy takes leaves only."""
-    held = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
-    return {id(value): value.detach().clone() for value in held if not value.is_leaf}
+def uncopied(model: nn.Module) -> dict[int, object]:
+    """What a deep copy cannot copy by itself, for its memo.
+
+    Tensors that modules hold as results (old-style weight norm) are copied here, since deepcopy takes leaves only;
+    locks are shared, since one that guards two networks does no harm.
+    """
+    held = [value for module in model.modules() for value in vars(module).values()]
+    results = {id(v): v.detach().clone() for v in held if isinstance(v, Tensor) and not v.is_leaf}
+    return {**results, **{id(v): v for v in held if type(v).__module__ in _LOCKS}}
 
 
 def _checked(plan: Plan, model: nn.Module) -> dict[str, Tensor]:

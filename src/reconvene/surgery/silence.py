@@ -9,7 +9,8 @@ result is put back in place.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -22,10 +23,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from reconvene.errors import PlanError
 from reconvene.structure import Keep, Structure
-from reconvene.structure.borrowed import module_stack, plain_attention
+from reconvene.structure.borrowed import canonical_calls, module_stack
 from reconvene.structure.extents import kept_size
+from reconvene.structure.identity import Identities
+from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim
 from reconvene.structure.numbers import Numbers
+from reconvene.structure.opaque import opaque_results
+from reconvene.structure.values import COPIES
 from reconvene.surgery.ranges import from_text, to_text
 
 KeptDim = list[list[Any]]
@@ -34,14 +39,18 @@ KeptDim = list[list[Any]]
 
 @dataclass
 class Site:
-    """One call to compute on kept channels only: the ``nth`` call of ``call`` made by ``layer`` in a forward pass."""
+    """One call to compute on kept channels only: that of ``call`` by ``layer`` which reads ``data`` (``Identities``).
+
+    Plans of earlier releases say instead that it is the ``nth`` call of ``call`` by ``layer``.
+    """
 
     layer: str
     call: str
-    nth: int
     args: list[list[KeptDim] | None]
     outs: list[list[KeptDim] | None]
     sizes: dict[str, Any]
+    data: str = ""
+    nth: int | None = None
 
 
 def restricted_sites(structure: Structure, keep: Keep, scalars: Mapping[int, Numbers]) -> list[Site]:
@@ -53,14 +62,11 @@ def restricted_sites(structure: Structure, keep: Keep, scalars: Mapping[int, Num
     kept = structure.kept_atoms(keep)
     context = structure.context
     wanted = dict(context.restricted)
-    seen: Counter[tuple[str, str]] = Counter()
+    identities = Identities(structure.recording.parameters, structure.recording.inputs)
     sites = []
-    for index, op in enumerate(structure.recording.ops):
-        if op.training:
-            break
-        nth = seen[op.owner, op.name]
-        seen[op.owner, op.name] += 1
-        if index not in wanted and index not in scalars:
+    for index, op in enumerate(structure.eval_ops()):
+        data = identities.of(op.owner, op.func, op.args, op.kwargs, op.outs)
+        if (index not in wanted and index not in scalars) or op.func in COPIES:
             continue
         restrict = index in wanted or torch.Tag.pointwise in op.func.tags
         args = [_kept_dims(context.dims(a), kept) if restrict and isinstance(a, Tensor) else None for a in op.args]
@@ -68,7 +74,7 @@ def restricted_sites(structure: Structure, keep: Keep, scalars: Mapping[int, Num
         if any(arg is not None for arg in args) or index in scalars:
             sizes: dict[str, Any] = {str(k): _size(value, kept) for k, value in wanted.get(index, {}).items()}
             sizes |= scalars.get(index, {})
-            sites.append(Site(op.owner, op.name, nth, args, outs, sizes))
+            sites.append(Site(op.owner, op.name, args, outs, sizes, data))
     return sites
 
 
@@ -90,15 +96,35 @@ def _kept_dims(dims: list[Dim], kept: NDArray[np.bool_]) -> list[KeptDim] | None
     ]
 
 
+Observe = Callable[[str, list[Tensor | None]], object]
+"""Is shown the identity and copies of the results of every call."""
+
+
+@contextmanager
+def observed(network: nn.Module, observe: Observe) -> Iterator[None]:
+    """Show an observer every result of a silenced network, in dense shapes."""
+    object.__setattr__(network, "reconvene_observe", observe)
+    try:
+        yield
+    finally:
+        object.__delattr__(network, "reconvene_observe")
+
+
 class Silenced:
     """Mixed into the class of the silenced network: runs the forward pass under the restriction of its sites."""
 
     reconvene_sites: list[Site]
+    reconvene_observe: Observe | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The dense forward pass, with the restricted calls computed on kept channels."""
         assert isinstance(self, nn.Module)
-        with module_stack(self) as stack, plain_attention(), _Restrict(self.reconvene_sites, stack) as restrict:
+        identities = Identities(first_names(self), tensors_in((args, kwargs)))
+        with ExitStack() as stack:
+            layers = stack.enter_context(module_stack(self))
+            stack.enter_context(canonical_calls())
+            stack.enter_context(opaque_results(self, identities))
+            restrict = stack.enter_context(_Restrict(self.reconvene_sites, layers, identities, self.reconvene_observe))
             output = super().forward(*args, **kwargs)  # type: ignore[misc]
         restrict.check()
         return output
@@ -114,17 +140,33 @@ def silence(model: nn.Module, sites: Sequence[Site]) -> nn.Module:
 
 
 class _Restrict(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self, sites: Sequence[Site], stack: list[str]) -> None:
+    def __init__(
+        self, sites: Sequence[Site], stack: list[str], identities: Identities, observe: Observe | None = None
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.sites = {(site.layer, site.call, site.nth): site for site in sites}
-        self.stack = stack
+        self.sites = {_key(site): site for site in sites}
+        self.missed = dict(self.sites)
+        self.stack, self.identities, self.observe = stack, identities, observe
         self.counts: Counter[tuple[str, str]] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        data = self.identities.before(self.stack[-1], func, args, kwargs)
+        result = self._result(func, args, kwargs, None if func in COPIES else self._site(data, func))
+        results = tensors_in(result)
+        self.identities.after(data, func, results)
+        if self.observe is not None:
+            self.observe(data, [out.detach().clone() for out in results])
+        return result
+
+    def _site(self, data: str, func: Any) -> Site | None:
         where = (self.stack[-1], str(func))
-        site = self.sites.get((*where, self.counts[where]))
+        key: Any = data if data in self.sites else (*where, self.counts[where])
         self.counts[where] += 1
+        self.missed.pop(key, None)
+        return self.sites.get(key)
+
+    def _result(self, func: Any, args: Any, kwargs: Any, site: Site | None) -> Any:
         if site is None:
             return func(*args, **kwargs)
         small = [_take(a, k) for a, k in zip(args, [*site.args, *[None] * len(args)], strict=False)]
@@ -137,12 +179,24 @@ class _Restrict(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def check(self) -> None:
         """Every site must have been met, or the reference is not one."""
-        missed = [key for key in self.sites if self.counts[key[0], key[1]] <= key[2]]
-        if missed:
-            layer, call, _ = missed[0]
+        for site in self.missed.values():
             raise PlanError(
-                f"the silenced reference never met {call} in {layer or 'the model'}; was the model changed?"
+                f"the silenced reference never met {site.call} in {site.layer or 'the model'}; was the model changed?"
             )
+
+
+def _key(site: Site) -> Any:
+    return site.data or (site.layer, site.call, site.nth)
+
+
+def first_names(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by the names that a recording gives them."""
+    names: dict[int, tuple[str, Tensor]] = {}
+    for prefix, module in model.named_modules():
+        for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                names.setdefault(id(tensor), (f"{prefix}.{key}" if prefix else key, tensor))
+    return dict(names.values())
 
 
 def _call_with(func: Any, args: list[Any], kwargs: Mapping[str, Any], numbers: Mapping[str, Any]) -> Any:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from reconvene.structure.capture import Op
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import is_labelled
 from reconvene.structure.opaque import LAYERS, LayerCall
+from reconvene.structure.recording import Op
 from reconvene.structure.rules import elementwise, folds, picks, products, reductions, shapes
 from reconvene.structure.rules.context import Context, Rule
 

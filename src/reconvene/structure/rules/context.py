@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from reconvene.structure.capture import Op
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim, Labels, rigid
+from reconvene.structure.recording import Op
 
 Rule = Callable[["Context", Op], None]
 

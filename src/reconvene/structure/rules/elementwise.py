@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from reconvene.structure.capture import Op
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim, is_labelled, rigid
+from reconvene.structure.recording import Op
 from reconvene.structure.rules.context import Context, Rule
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from math import prod
 
-from reconvene.structure.capture import Op
 from reconvene.structure.labels import rigid
+from reconvene.structure.recording import Op
 from reconvene.structure.rules.context import Context, Rule
 
 

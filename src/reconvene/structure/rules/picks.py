@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from reconvene.structure.capture import Op
 from reconvene.structure.labels import Dim, rigid
+from reconvene.structure.recording import Op
 from reconvene.structure.rules.context import Context, Rule, axis_of
 
 
@@ -16,6 +16,11 @@ def chosen_by_value(ctx: Context, op: Op) -> None:
 
 def number(ctx: Context, op: Op) -> None:
     """A tensor of one number becomes a number of Python: there is no dimension to follow."""
+
+
+def taken_out(ctx: Context, op: Op) -> None:
+    """``x.numpy()``, ``x.tolist()``: what code computes from values outside PyTorch, no recording sees."""
+    ctx.pin_all(op, f"{op.site} takes its values out of PyTorch")
 
 
 def region_align(ctx: Context, op: Op) -> None:
@@ -74,6 +79,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("nonzero", "nonzero_static", "_unique2", "unique_dim", "unique_consecutive"), chosen_by_value),
     **dict.fromkeys(("torchvision::nms", "masked_select", "searchsorted", "bucketize", "aminmax"), chosen_by_value),
     "_local_scalar_dense": number,
+    **dict.fromkeys(("value::numpy", "value::tolist", "value::__array__"), taken_out),
     "torchvision::roi_align": region_align,
     "index_put": index_put,
     "_unsafe_index_put": index_put,

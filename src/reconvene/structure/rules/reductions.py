@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from reconvene.structure.capture import Op
 from reconvene.structure.labels import Dim, is_labelled, rigid
+from reconvene.structure.recording import Op
 from reconvene.structure.rules.context import Context, Rule, arg, axes_of, axis_of
 
 

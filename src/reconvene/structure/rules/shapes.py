@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from reconvene.structure.capture import Op
 from reconvene.structure.labels import Dim, Vector, is_labelled, rigid, size_of
+from reconvene.structure.recording import Op
 from reconvene.structure.rules.context import Context, Rule, arg, axes_of, axis_of
 
 

@@ -1,0 +1,227 @@
+"""The last word on a plan is arithmetic: the small network and the silenced one give the same outputs.
+
+Both run on the example inputs, on a copy of the model whose norms, biases and scales look trained: at initialization a
+wrong channel may carry a zero, which no output shows.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from reconvene.structure import Keep, Structure, call, tensors_in
+from reconvene.structure.borrowed import canonical_calls, kept_random_state, module_stack
+from reconvene.structure.extents import kept_positions
+from reconvene.structure.identity import Identities
+from reconvene.structure.inputs import map_tensors
+from reconvene.surgery.apply import apply, mask_in_place, uncopied
+from reconvene.surgery.silence import Observe, first_names, observed
+
+if TYPE_CHECKING:
+    from reconvene.surgery.plan import Plan
+
+TOLERANCE = 1e-5
+"""Largest relative difference: float32 stays below it but for long sums, which float64 settles."""
+NOISE = 0.1
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where the small network is not the silenced one: the number of a recorded call, if it could be located."""
+
+    call: int | None
+    why: str
+
+
+def verify(
+    plan: Plan, model: nn.Module, example_inputs: Any, structure: Structure, keep: Keep, *, seed: int = 0
+) -> Difference | None:
+    """Compare the outputs of both networks on the example inputs.
+
+    Args:
+        plan: the plan to verify.
+        model: the dense model, only read; its tensors must have values.
+        example_inputs: as for ``groups``.
+        structure: the structure that the plan was made from, which locates a difference.
+        keep: the channels that the plan keeps.
+        seed: of the noise on parameters, and of what a forward pass draws.
+
+    Returns:
+        ``None`` if no output differs by more than ``TOLERANCE`` of its largest value, in float32 or, where that is too
+        coarse, in float64.
+    """
+    with kept_random_state(), torch.no_grad(), canonical_calls():
+        probe = trained_like(model, seed)
+        pairs = _Pairs(plan, probe, example_inputs, seed)
+        error, why = pairs.difference()
+        if error <= TOLERANCE:
+            return None
+        exact = pairs.in_float64()
+        if exact is not None:
+            error, why = exact.difference()
+            if error <= TOLERANCE:
+                return None
+            pairs = exact
+        number = pairs.locate(structure, keep)
+        return Difference(number, why or f"the small network differs from the silenced one by {error:.1e}")
+
+
+def trained_like(model: nn.Module, seed: int = 0) -> nn.Module:
+    """A copy in eval mode whose norm statistics, biases and scales are noisy, as training leaves them."""
+    probe = copy.deepcopy(model, uncopied(model)).eval()
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(tensor: Tensor) -> Tensor:
+        return torch.randn(tensor.shape, generator=generator).to(tensor) * NOISE
+
+    with torch.no_grad():
+        for name, buffer in probe.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.add_(noise(buffer))
+            elif name.endswith("running_var"):
+                buffer.mul_(1 + noise(buffer).abs())
+        for parameter in probe.parameters():
+            if parameter.is_floating_point() and (parameter.ndim == 1 or not parameter.any()):
+                parameter.add_(noise(parameter))
+    return probe
+
+
+class _Pairs:
+    """The small and the silenced network of one plan and one copy of the model."""
+
+    def __init__(self, plan: Plan, probe: nn.Module, inputs: Any, seed: int) -> None:
+        self.plan, self.inputs, self.seed = plan, inputs, seed
+        self.small = apply(plan, probe).eval()
+        self.silenced = mask_in_place(plan, probe).eval()
+
+    def in_float64(self) -> _Pairs | None:
+        """The same pair in float64; ``None`` where the model's code does not run so."""
+        self.small.double()
+        self.silenced.double()
+        self.inputs = map_tensors(lambda t: t.double() if t.is_floating_point() else t, self.inputs)
+        try:
+            self._run(self.silenced)
+        except Exception:  # noqa: BLE001 -- foreign code, which may fix a type of its own
+            self.small.float()
+            self.silenced.float()
+            self.inputs = map_tensors(lambda t: t.float() if t.is_floating_point() else t, self.inputs)
+            return None
+        return self
+
+    def difference(self) -> tuple[float, str]:
+        """The largest relative difference of an output, infinite where one network does not run; and why."""
+        outputs = []
+        for network, name in ((self.silenced, "silenced"), (self.small, "small")):
+            try:
+                outputs.append(tensors_in(self._run(network)))
+            except Exception as error:  # noqa: BLE001 -- foreign code
+                reason = str(error).strip().split("\n")[0] or type(error).__name__
+                return float("inf"), f"the {name} network does not run: {reason}"
+        want, got = outputs
+        if [t.shape for t in want] != [t.shape for t in got]:
+            shapes = [", ".join(str(tuple(t.shape)) for t in tensors) for tensors in (got, want)]
+            return float("inf"), f"the small network gives {shapes[0]} instead of {shapes[1]}"
+        return max((relative_error(a, b) for a, b in zip(got, want, strict=True)), default=0.0), ""
+
+    def locate(self, structure: Structure, keep: Keep) -> int | None:
+        """The number of the first call whose result differs, or that one of the networks does not come to."""
+        identities = Identities(structure.recording.parameters, structure.recording.inputs)
+        calls = {
+            identities.of(op.owner, op.func, op.args, op.kwargs, op.outs): number
+            for number, op in enumerate(structure.eval_ops())
+        }
+        results: dict[str, list[Tensor | None]] = {}
+        broken = self._watch(self.small, lambda data, outs: results.setdefault(data, outs))
+        comparison = _Comparison(structure, keep, calls, results)
+        broken = self._watch(self.silenced, comparison.see) or broken
+        if comparison.differs is None and broken:
+            done = [number for data, number in calls.items() if data in results]
+            return min(max(done, default=-1) + 1, len(calls) - 1)
+        return comparison.differs
+
+    def _run(self, network: nn.Module) -> Any:
+        torch.manual_seed(self.seed)
+        return call(network, map_tensors(torch.clone, self.inputs))
+
+    def _watch(self, network: nn.Module, observe: Observe) -> bool:
+        """Run a network and see every result; whether it broke off."""
+        try:
+            if network is self.silenced and self.plan.sites:
+                with observed(network, observe):
+                    self._run(network)
+            else:
+                inputs = map_tensors(torch.clone, self.inputs)
+                identities = Identities(first_names(network), tensors_in(inputs))
+                torch.manual_seed(self.seed)
+                with module_stack(network) as layers, _Watch(identities, layers, observe):
+                    call(network, inputs)
+        except Exception:  # noqa: BLE001 -- foreign code
+            return True
+        return False
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Shows an observer the identity and the results of every call."""
+
+    def __init__(self, identities: Identities, stack: list[str], observe: Observe) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.identities, self.stack, self.observe = identities, stack, observe
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        outs: list[Tensor | None] = list(tensors_in(out))
+        self.observe(self.identities.of(self.stack[-1], func, args, kwargs or {}, outs), _copies(outs))
+        return out
+
+
+class _Comparison:
+    """Holds the results of the silenced network, at kept positions, against those of the small one."""
+
+    def __init__(
+        self, structure: Structure, keep: Keep, calls: dict[str, int], results: dict[str, list[Tensor | None]]
+    ) -> None:
+        self.structure, self.calls, self.results = structure, calls, results
+        self.kept, self.ops = structure.kept_atoms(keep), structure.eval_ops()
+        self.differs: int | None = None
+
+    def see(self, data: str, outs: list[Tensor | None]) -> None:
+        """Compare one call, until one differs."""
+        number = self.calls.get(data)
+        if self.differs is not None or number is None or data not in self.results:
+            return
+        for recorded, want, got in zip(self.ops[number].outs, outs, self.results[data], strict=False):
+            if recorded is None or want is None or got is None or not want.is_floating_point():
+                continue
+            if self._wrong(recorded, want, got):
+                self.differs = number
+                return
+
+    def _wrong(self, recorded: Tensor, want: Tensor, got: Tensor) -> bool:
+        for axis, dim in enumerate(self.structure.context.dims(recorded)):
+            positions = kept_positions(dim, self.kept)
+            if recorded.shape[axis] == want.shape[axis] and len(positions) != want.shape[axis]:
+                want = want.index_select(axis, torch.from_numpy(positions).to(want.device))
+        return want.shape != got.shape or relative_error(got, want) > TOLERANCE
+
+
+def relative_error(got: Tensor, want: Tensor) -> float:
+    """The largest difference over the largest value; where both are not finite, they agree."""
+    if not want.is_floating_point() and not want.is_complex():
+        return 0.0 if torch.equal(got, want) else float("inf")
+    if not want.numel():
+        return 0.0
+    both = torch.isfinite(got) & torch.isfinite(want)
+    if not torch.equal(torch.isfinite(got), torch.isfinite(want)):
+        return float("inf")
+    scale = float(want[both].abs().max()) if both.any() else 0.0
+    worst = float((got - want)[both].abs().max()) if both.any() else 0.0
+    return worst / (scale or 1.0)
+
+
+def _copies(outs: list[Tensor | None]) -> list[Tensor | None]:
+    return [None if out is None else out.detach().clone() for out in outs]
