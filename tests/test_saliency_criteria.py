@@ -231,7 +231,8 @@ def test_a_last_layer_that_starts_at_zero_counts_evenly_and_is_named() -> None:
     started = two_layers()
     nn.init.zeros_(started[2].weight)
     found = score(started, ONES)
-    assert "2.weight, all zero, as if even" in found.input and "all zero" not in score(two_layers(), ONES).input
+    assert found.evened == ("2.weight",) and found.note == "2.weight, all zero, as if even"
+    assert score(two_layers(), ONES).evened == () and score(two_layers(), ONES).note is None
     nn.init.constant_(started[2].weight, 0.5)
     even = score(started, ONES)
     assert all(torch.allclose(found.scores[name], even.scores[name]) for name in found.scores)

@@ -206,17 +206,22 @@ def test_products_of_signals_neither_swallow_the_rest_nor_make_flow() -> None:
         assert float(left.sum()) == pytest.approx(float(right.sum()), rel=1e-4)
 
 
-def test_dead_paths_do_not_count() -> None:
-    # random masks at 3 % leave hidden units that nothing enters or nothing leaves
+def test_densities_are_those_of_the_criterions_own_masks() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(40, 40, bias=False), nn.ReLU(), nn.Linear(40, 10, bias=False))
-    found = score(net, torch.ones(1, 40), "random", density=0.03)
-    kept = masks(net, 0.03, "random", example_inputs=torch.ones(1, 40))
-    first, second = kept["0.weight"], kept["2.weight"]
-    live = first.any(1) & second.any(0)
-    assert 0 < int(live.sum()) < 40
-    assert found.densities["0.weight"][-1] == pytest.approx(int(first[live].sum()) / 1600)
-    assert found.densities["2.weight"][-1] == pytest.approx(int(second[:, live].sum()) / 400)
+    for criterion, rounds in (("random", None), ("magnitude", None), ("synflow", 7)):
+        found = score(net, torch.ones(1, 40), criterion, density=0.1, rounds=rounds)
+        masked = masks(net, 0.1, criterion, example_inputs=torch.ones(1, 40), rounds=rounds)
+        for name, mask in masked.items():
+            assert found.densities[name][-1] == float(mask.double().mean())
+
+
+def test_scores_alone_are_those_of_the_dense_network_and_follow_no_levels() -> None:
+    net, inputs = convolutional(), torch.randn(1, 3, 8, 8)
+    for criterion in ("synflow", "magnitude", "random"):
+        alone, followed = (score(net, inputs, criterion, levels=levels) for levels in (False, True))
+        assert alone.levels.size == 0 and alone.densities == {} and "density" not in str(alone)
+        assert all(torch.equal(view, followed.scores[name]) for name, view in alone.scores.items())
 
 
 def test_levels_and_densities_fall_from_one_to_the_target() -> None:
@@ -291,19 +296,3 @@ def test_deep_classifiers_neither_overflow_nor_lose_a_layer(name: str, side: int
     last = flow.layout.names[-1]
     assert float(scores[last].double().sum()) == pytest.approx(1.0, rel=1e-3)
     assert float(next(iter(scores.values())).double().sum()) == pytest.approx(1.0, rel=1e-3)
-
-
-def test_a_mask_that_cuts_every_path_still_tells_layers_apart() -> None:
-    """Magnitude takes a classifier drawn at a hundredth of the others' scale whole, long before the target."""
-    torch.manual_seed(0)
-    first, second, last = nn.Linear(40, 40, bias=False), nn.Linear(40, 40, bias=False), nn.Linear(40, 10, bias=False)
-    with torch.no_grad():
-        second.weight.mul_(2)
-        last.weight.mul_(1e-3)
-    found = score(
-        nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last), torch.ones(1, 40), "magnitude", density=0.25
-    )
-    at = {name: densities[-1] for name, densities in found.densities.items()}
-    assert at["4.weight"] == 0 < at["0.weight"] < at["2.weight"]
-    kept = sum(at[name] * score.numel() for name, score in found.scores.items())
-    assert kept == pytest.approx(0.25 * 3600, abs=1)

@@ -47,8 +47,9 @@ def chain_groups() -> list[Group]:
     return groups
 
 
-def structure(groups: list[Group], pinned: tuple[Group, ...] = ()) -> SimpleNamespace:
-    return SimpleNamespace(groups=(*groups, *pinned), prunable=tuple(groups), balances=())
+def structure(groups: list[Group], pinned: tuple[Group, ...] = (), shapes: dict | None = None) -> SimpleNamespace:
+    shapes = {f"l{i}": shape for i, shape in enumerate(CHAIN)} if shapes is None else shapes
+    return SimpleNamespace(groups=(*groups, *pinned), prunable=tuple(groups), balances=(), shapes=shapes)
 
 
 def saliency_of(
@@ -209,15 +210,14 @@ def test_extrapolation_goes_on_along_the_last_slope():
 
 def test_fan_in_adds_reciprocal_sizes_over_the_weights_that_a_group_touches():
     """Half of each side: a group between two layers counts once, a stream for all its layers, a depthwise one not."""
-    scores = {"w": torch.ones(8, 3), "v": torch.ones(3, 8), "deep": torch.ones(8, 1, 3, 3), "flat": torch.ones(5, 16)}
+    shapes = {"w": (8, 3), "v": (3, 8), "deep": (8, 1, 3, 3), "flat": (5, 16), "bias": (8, 1)}
     chain = Group("chain", 8, (slot("w", 0, 8), slot("v", 1, 8), slot("deep", 0, 8)))
     read_twice = Group("stream", 8, (slot("w", 0, 8), slot("v", 1, 8), slot("w", 0, 8), slot("v", 1, 8)))
     alone = Group("alone", 8, (slot("deep", 0, 8),))
     pairs = Slot("flat", 1, np.arange(16).reshape(8, 2))
     flattened = Group("flattened", 8, (slot("w", 0, 8), pairs))
     part = Group("part", 3, (Slot("v", 1, np.arange(3).reshape(3, 1)),))
-    saliency = FakeSaliency(scores, {name: np.linspace(1, 0.1, 25) for name in scores})
-    result = evaluate(structure([chain, read_twice, alone, flattened, part]), saliency, evaluator="fan_in")
+    result = evaluate(structure([chain, read_twice, alone, flattened, part], shapes=shapes), evaluator="fan_in")
     assert result.adds_up
     kept = np.arange(1, 9)
     once = 1 / kept - 1 / 8
@@ -325,7 +325,28 @@ def test_unknown_evaluator_and_bad_density_and_nothing_to_judge_by():
         evaluate(structure(groups), saliency, density=0.0)
     other = FakeSaliency({"elsewhere": torch.rand(2, 2)}, {"elsewhere": np.ones(25)})
     with pytest.raises(CriterionError, match="none of them touches"):
-        evaluate(structure(groups), other)
+        evaluate(structure(groups), other, evaluator="density")
+
+
+@pytest.mark.parametrize("name", [name for name in EVALUATORS if EVALUATORS[name].reads])
+def test_an_evaluator_is_refused_what_it_declares_to_read_and_does_not_get(name):
+    groups, saliency = chain_case()
+    with pytest.raises(CriterionError, match=r"no criterion was asked for|objective="):
+        evaluate(structure(groups), None, evaluator=name)
+    if "levels" in EVALUATORS[name].reads:
+        with pytest.raises(CriterionError, match="levels=True"):
+            evaluate(structure(groups), FakeSaliency(saliency.scores, {}, np.empty(0)), evaluator=name)
+
+
+def test_what_nobody_reads_is_neither_computed_nor_shown():
+    groups, saliency = chain_case()
+    bare = evaluate(structure(groups), evaluator="fan_in")
+    scored = evaluate(structure(groups), FakeSaliency(saliency.scores, {}, np.empty(0)), evaluator="fan_in")
+    assert all(curve.channel_score is None and curve.density is None for curve in bare.curves)
+    assert all(curve.channel_score is not None and curve.implied is None for curve in scored.curves)
+    assert all(np.array_equal(a.loss, b.loss) for a, b in zip(bare.curves, scored.curves, strict=True))
+    assert "density" not in str(bare).split("\n")[1] and "density" in str(evaluate(structure(groups), saliency))
+    assert json.loads(bare.to_json())["groups"][0]["implied"] is None and bare.criterion == ""
 
 
 def test_nothing_prunable_gives_a_table_of_reasons():

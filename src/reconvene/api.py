@@ -34,7 +34,7 @@ def groups(model: nn.Module, example_inputs: Any) -> list[Group]:
 def sensitivity(
     model: nn.Module,
     example_inputs: Any,
-    criterion: str = "synflow",
+    criterion: str | None = None,
     *,
     evaluator: str = "fan_in",
     data: Data | None = None,
@@ -42,14 +42,17 @@ def sensitivity(
     seed: int = 0,
     density: float = 1 / 16,
 ) -> Sensitivity:
-    """What every group loses when it is cut: a table of group, density, sensitivity, prunable (PSE).
+    """What every group loses when it is cut: a table of group, sensitivity, prunable (PSE).
+
+    Evaluators that read a criterion's levels also give the density and the width that it implies.
 
     Our own definition, see ``docs/method.md``.
 
     Args:
         model: the untrained model, only read.
         example_inputs: as for ``groups``.
-        criterion: ``random``, ``magnitude``, ``snip``, ``grasp`` or ``synflow``.
+        criterion: ``random``, ``magnitude``, ``snip``, ``grasp`` or ``synflow``; by default none where the evaluator
+            reads none (``fan_in``), else ``synflow``.
         evaluator: ``fan_in``, ``density``, ``reach``, ``concentration`` or ``ablation``.
         data: batches ``(inputs, target)`` for criteria that need data.
         loss: ``loss(output, target)``; cross entropy by default.

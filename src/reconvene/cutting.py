@@ -28,7 +28,7 @@ def plan(
     model: nn.Module,
     example_inputs: Any,
     budget: Budget,
-    criterion: str = "synflow",
+    criterion: str | None = None,
     data: Data | None = None,
     seed: int = 0,
     *,
@@ -51,7 +51,10 @@ def plan(
         model: the untrained model.
         example_inputs: as for ``groups``; budgets on MACs, memory and latency are for inputs of this size.
         budget: limits to keep, such as ``Budget(params="16x", latency="5ms")``.
-        criterion: what scores weights (see ``sensitivity``).
+        criterion: what scores weights (see ``sensitivity``) and so chooses which channels of a group stay. By default
+            only what the evaluator needs: with ``fan_in`` nothing is scored, and the first channels of each group stay
+            (at initialization the channels of a group are drawn alike, so none is better than another); with the other
+            evaluators ``synflow``.
         data: batches ``(inputs, target)`` for criteria that need data.
         seed: the same seed gives the same plan, byte for byte, unless its latency was measured.
         evaluator: what judges how much a group can lose.
@@ -90,7 +93,7 @@ def prune(
     model: nn.Module,
     example_inputs: Any,
     budget: Budget,
-    criterion: str = "synflow",
+    criterion: str | None = None,
     data: Data | None = None,
     seed: int = 0,
     *,

@@ -16,8 +16,10 @@ from reconvene.allocation import Budget, allocate
 from reconvene.allocation.costs import CostModel
 from reconvene.errors import BudgetError
 from reconvene.evaluator import Sensitivity, evaluate
+from reconvene.evaluator.evaluators import evaluator_named
 from reconvene.planning import Choice, Prepared, chosen, found, plan_by, timed
 from reconvene.saliency import Saliency
+from reconvene.saliency.registry import criterion as criterion_named
 from reconvene.structure import Structure, analyse
 from reconvene.surgery import Plan
 
@@ -27,21 +29,23 @@ Foresee = Callable[[Structure], Callable[[NDArray[np.int64]], float]]
 """From a structure to what predicts one cost at any widths; it never falls when a width grows."""
 # Plans that are counted at most.
 ATTEMPTS = 4
+USUAL_CRITERION = "synflow"
+"""The criterion of evaluators that read one, where none is asked for: it needs no data."""
 
 
 class Planner:
     """Makes plans of one model; args as for ``reconvene.plan``.
 
-    ``density``: the share of weights at which the criterion scores for every budget; by default each budget has its
-    own, which the tightest of its limits decides, and only budgets that agree in it share scores. ``verify``: whether
-    each plan is compared with the silenced network.
+    ``density``: the share of weights down to which layers are followed, for evaluators that read levels; by default
+    each budget has its own, which the tightest of its limits decides, and only budgets that agree in it share levels.
+    ``verify``: whether each plan is compared with the silenced network.
     """
 
     def __init__(
         self,
         model: nn.Module,
         example_inputs: Any,
-        criterion: str = "synflow",
+        criterion: str | None = None,
         data: Data | None = None,
         seed: int = 0,
         *,
@@ -54,7 +58,6 @@ class Planner:
         self.judge = Judge(model, example_inputs, criterion, evaluator, data, loss, seed)
         self._density = density
         self._prepared: Prepared | None = None
-        self._scores: dict[float, Saliency] = {}
 
     @property
     def prepared(self) -> Prepared:
@@ -92,15 +95,13 @@ class Planner:
             for cost, predict in foresee.items():
                 costs.add(cost, predict(structure))
             density = self._density or density_of_interest(budget.limits(costs.dense), costs.dense)
-            if density not in self._scores:
-                with timed(timings, "saliency"):
-                    self._scores[density] = self.judge.saliency(density)
-            scores = self._scores[density]
+            with timed(timings, "saliency"):
+                scores = self.judge.saliency(density)
             with timed(timings, "sensitivity"):
                 curves = self.judge.sensitivity(structure, scores, density)
             with timed(timings, "allocation"):
                 allocation = allocate(structure, curves, costs, budget, round_to=round_to)
-            return chosen(curves, allocation, budget, data=scores.told)
+            return chosen(curves, allocation, budget, data=scores.note if scores else None)
 
         timings: dict[str, float] = {}
         with timed(timings, "structure"):
@@ -111,38 +112,57 @@ class Planner:
 
 
 class Judge:
-    """Criterion and evaluator with everything they need, so that a plan can ask again after a repair."""
+    """Criterion and evaluator with everything they need, so that a plan can ask again after a repair.
+
+    Nothing is scored that nobody reads: without a criterion only where the evaluator reads one (``USUAL_CRITERION``
+    then), and levels only for evaluators that read them. Raises UnknownNameError.
+    """
 
     def __init__(
         self,
         model: nn.Module,
         example_inputs: Any,
-        criterion: str,
+        criterion: str | None,
         evaluator: str,
         data: Data | None,
         loss: Loss | None,
         seed: int,
     ) -> None:
         self.model, self.example_inputs = model, example_inputs
-        self.criterion, self.evaluator = criterion, evaluator
+        self.reads = evaluator_named(evaluator).reads
+        self.criterion = criterion if criterion is not None or not self.reads else USUAL_CRITERION
+        if self.criterion is not None:
+            criterion_named(self.criterion)
+        self.evaluator = evaluator
         self.data, self.loss, self.seed = data, loss, seed
+        self._scores: dict[float, Saliency] = {}
 
-    def saliency(self, density: float) -> Saliency:
-        """Scores of all weights, made for this share of them."""
-        return saliency.score(
-            self.model,
-            self.example_inputs,
-            self.criterion,
-            data=self.data,
-            loss=self.loss,
-            seed=self.seed,
-            density=density,
-        )
+    def saliency(self, density: float) -> Saliency | None:
+        """Scores of all weights, and levels down to this share of them, if the evaluator reads those; computed once.
 
-    def sensitivity(self, structure: Structure, scores: Saliency, density: float) -> Sensitivity:
+        None where no criterion is needed.
+        """
+        if self.criterion is None:
+            return None
+        levels = "levels" in self.reads
+        key = density if levels else 1.0
+        if key not in self._scores:
+            self._scores[key] = saliency.score(
+                self.model,
+                self.example_inputs,
+                self.criterion,
+                data=self.data,
+                loss=self.loss,
+                seed=self.seed,
+                density=density,
+                levels=levels,
+            )
+        return self._scores[key]
+
+    def sensitivity(self, structure: Structure, scores: Saliency | None, density: float) -> Sensitivity:
         """What every group loses."""
         objective = None
-        if self.evaluator == "ablation":
+        if "objective" in self.reads and self.criterion is not None:
             objective = saliency.objective(
                 self.model, self.example_inputs, self.criterion, data=self.data, loss=self.loss, seed=self.seed
             )

@@ -133,7 +133,11 @@ def _differing(
 
 
 def chosen(curves: Sensitivity, allocation: Allocation, budget: Budget, *, data: str | None = None) -> Choice:
-    """The choice of an allocation: in every group the channels with the highest scores."""
+    """The choice of an allocation: in every group the channels with the highest scores.
+
+    The first ones where no criterion was asked for: at initialization the channels of a group are drawn alike, so none
+    is better than another.
+    """
     keep = _best_channels(curves, allocation.widths)
     facts = {
         "criterion": curves.criterion,
@@ -180,9 +184,11 @@ def check_finite(model: nn.Module) -> None:
 
 
 def _best_channels(curves: Sensitivity, widths: NDArray[np.int64]) -> Keep:
-    """The channels with the highest scores, ascending; of equal scores the first."""
+    """The channels with the highest scores, ascending; of equal scores, and without scores, the first."""
     return [
-        np.sort(np.argsort(-curve.channel_score, kind="stable")[:width]).astype(np.int64)
+        np.arange(width, dtype=np.int64)
+        if curve.channel_score is None
+        else np.sort(np.argsort(-curve.channel_score, kind="stable")[:width]).astype(np.int64)
         for curve, width in zip(curves.curves, widths, strict=True)
     ]
 

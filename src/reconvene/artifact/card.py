@@ -60,10 +60,16 @@ def _summary(found: Manifest, plan: Plan | None) -> str:
         return f"A dense {what}."
     asked = ", ".join(f"{name} {value}" for name, value in plan.budget.items())
     return (
-        f"{what}, made smaller before it was trained: whole channels were removed at initialization by "
-        f"`{plan.criterion}` (seed {plan.seed}) to keep the budget {asked}. It is an ordinary PyTorch module of the "
+        f"{what}, made smaller before it was trained: whole channels were removed at initialization "
+        f"{_chooser(plan)}(seed {plan.seed}) to keep the budget {asked}. It is an ordinary PyTorch module of the "
         "same classes."
     )
+
+
+def _chooser(plan: Plan) -> str:
+    """What chose the widths and the channels, in words; nothing where a person did."""
+    names = [f"`{name}`" for name in dict.fromkeys((plan.evaluator, plan.criterion)) if name]
+    return f"by {' of '.join(names)} " if names else ""
 
 
 def _loading(found: Manifest, repo_id: str) -> str:

@@ -154,10 +154,11 @@ class BudgetOptions(LimitsOptions):
 class CriterionOptions:
     """Options that say what to keep."""
 
-    criterion: Annotated[str, arg(metavar="NAME")] = "synflow"
-    """What scores the weights: synflow, snip, grasp, magnitude, random."""
+    criterion: Annotated[str | None, arg(metavar="NAME")] = None
+    """What scores the weights: synflow, snip, grasp, magnitude, random. By default nothing where --evaluator reads no
+    scores, which fan_in does not, and synflow with the others."""
     evaluator: Annotated[str, arg(metavar="NAME")] = "fan_in"
-    """How sensitivity is read from the scores: fan_in, density, reach, concentration, ablation."""
+    """How sensitivity is found: fan_in from the shapes alone; density, reach, concentration, ablation from scores."""
 
 
 @dataclass(kw_only=True)

@@ -32,7 +32,8 @@ class Inspect(DataOptions, CriterionOptions, ModelOptions, Command):
             model = source.build(allow_import=self.allow_import)
         inputs = example_inputs(source.input_shape, seed=self.seed)
         data = Samples(lambda: self.dataset(source.input_shape), seed=self.seed)
-        with steps(f"finding groups and scoring them by {self.criterion}", False):
+        by = f"{self.evaluator} of {self.criterion}" if self.criterion else self.evaluator
+        with steps(f"finding groups and their sensitivity by {by}", False):
             found = api.sensitivity(
                 model,
                 inputs,

@@ -41,13 +41,13 @@ def ablation_losses(evidence: Evidence) -> list[Floats]:
     whole = objective(None)
     if not math.isfinite(whole) or whole <= 0:
         raise CriterionError(
-            f"the objective of criterion {evidence.saliency.criterion!r} on the whole network is {whole}: "
+            f"the objective of criterion {evidence.scored.criterion!r} on the whole network is {whole}: "
             "'ablation' needs a positive finite number to compare with. Try evaluator='density'"
         )
-    scores = evidence.saliency.scores
+    scores = evidence.scored.scores
     return [
         _curve(group, score, scores, objective, whole)
-        for group, score in zip(evidence.groups, evidence.scores, strict=True)
+        for group, score in zip(evidence.groups, evidence.channel_scores, strict=True)
     ]
 
 

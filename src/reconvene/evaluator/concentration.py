@@ -21,11 +21,11 @@ def concentration_losses(evidence: Evidence) -> list[Floats]:
     A group of which the criterion keeps nothing at this density has no concentration: its saliency counts as evenly
     spread.
     """
-    saliency = evidence.saliency
-    at = -np.log(evidence.target)
+    saliency, levels = evidence.scored, evidence.levels
+    nats = -np.log(evidence.target)
     touched = {name for group in evidence.groups for name in group.parameters}
     kept = {
-        name: _kept(score, float(np.interp(at, evidence.nats, saliency.densities[name])))
+        name: _kept(score, float(np.interp(nats, levels.nats, saliency.densities[name])))
         for name, score in saliency.scores.items()
         if name in touched
     }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reconvene.text import table
+from reconvene.text import Cell, table
 
 Floats = NDArray[np.float64]
 
@@ -21,9 +21,9 @@ class Curve:
     - ``loss[k]`` for ``k`` kept channels, ``[width + 1]``: nonincreasing, ``loss[0] == inf``, ``loss[width] == 0``.
       Its unit is the evaluator's (``Sensitivity.unit``) and the same for all groups.
     - ``channel_score[c]``, ``[width]``: saliency summed over every weight channel ``c`` touches; keep the highest
-      first.
-    - ``density``: effective density, at the target level, of the weights the group touches.
-    - ``implied``: the width the criterion implies at the target level.
+      first. None where no criterion was asked for: the first channels are then kept.
+    - ``density``: density, at the target level, of the weights the group touches; None where no levels were followed.
+    - ``implied``: the width the criterion implies at the target level; None likewise.
     - ``sensitivity``: the loss when the group keeps the share ``sqrt(target density)`` of its channels, the share a
       network cut evenly would keep. (At ``implied`` the `density` evaluator would say the same number for every
       group.)
@@ -32,9 +32,9 @@ class Curve:
     group: str
     width: int
     loss: Floats
-    channel_score: Floats
-    density: float
-    implied: int
+    channel_score: Floats | None
+    density: float | None
+    implied: int | None
     sensitivity: float
 
 
@@ -49,7 +49,7 @@ class Pinned:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a pinned group has ``None`` where a prunable one has numbers."""
+    """One line of the table: ``None`` where a group is pinned, or where nothing was computed since nothing reads it."""
 
     group: str
     width: int
@@ -64,7 +64,8 @@ class Row:
 class Sensitivity:
     """All curves, in the order of ``structure.prunable``, and what could not be pruned. Prints as a table.
 
-    ``adds_up``: widths are best where the sum of squared losses is least, not where the worst loss is.
+    ``criterion`` is empty where none was asked for. ``adds_up``: widths are best where the sum of squared losses is
+    least, not where the worst loss is.
     """
 
     evaluator: str
@@ -83,13 +84,18 @@ class Sensitivity:
         return (*cut, *whole)
 
     def __str__(self) -> str:
-        header = ["group", "width", "density", "implied width", "sensitivity", "prunable"]
-        lines = [
-            [r.group, r.width, r.density, r.implied, r.sensitivity, "yes" if r.prunable else f"no: {r.reason}"]
-            for r in self.rows
+        followed = any(curve.density is not None for curve in self.curves)
+        header = ["group", "width", *(["density", "implied width"] if followed else []), "sensitivity", "prunable"]
+        lines: list[list[Cell]] = [
+            [
+                *(row.group, row.width),
+                *((row.density, row.implied) if followed else ()),
+                *(row.sensitivity, "yes" if row.prunable else f"no: {row.reason}"),
+            ]
+            for row in self.rows
         ]
-        title = f"sensitivity by {self.evaluator} [{self.unit}], {self.criterion} at density {self.target:.4g}"
-        return table(header, lines, title=title)
+        by = f"{self.criterion} at density" if self.criterion else "at density"
+        return table(header, lines, title=f"sensitivity by {self.evaluator} [{self.unit}], {by} {self.target:.4g}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only; ``loss[0]``, which is infinite, is ``None``."""

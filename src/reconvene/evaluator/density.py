@@ -1,7 +1,7 @@
 """Evaluator `density`: how mild a density already makes the criterion cut the group this far.
 
 ``loss(k) = -log(delta)`` nats, where ``delta`` is the mildest global density at which the widths solved jointly from
-the effective densities of all layers (see ``joint``) leave the group ``k`` channels. One water level ``tau`` for all
+the densities of all layers (see ``joint``) leave the group ``k`` channels. One water level ``tau`` for all
 groups is therefore exactly the widths the criterion implies at density ``exp(-tau)``.
 """
 
@@ -23,7 +23,8 @@ NEAR = 0.02
 
 def density_losses(evidence: Evidence) -> list[Floats]:
     """Loss in nats for every group and every kept width."""
-    return [invert(evidence.nats, -evidence.log_share[:, g], group.width) for g, group in enumerate(evidence.groups)]
+    levels = evidence.levels
+    return [invert(levels.nats, -levels.log_share[:, g], group.width) for g, group in enumerate(evidence.groups)]
 
 
 def invert(nats: Floats, depth: Floats, width: int) -> Floats:

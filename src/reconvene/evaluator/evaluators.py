@@ -1,10 +1,10 @@
-"""The evaluators by name, and the one function that runs them."""
+"""The evaluators by name, what each of them reads, and the one function that runs them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -13,9 +13,10 @@ from reconvene.evaluator.ablation import ablation_losses
 from reconvene.evaluator.concentration import concentration_losses
 from reconvene.evaluator.curves import Curve, Floats, Pinned, Sensitivity
 from reconvene.evaluator.density import density_losses
-from reconvene.evaluator.evidence import Evidence, gather
+from reconvene.evaluator.evidence import Evidence
 from reconvene.evaluator.fan_in import fan_in_losses
 from reconvene.evaluator.reach import reach_losses
+from reconvene.saliency.weights import is_bias
 
 if TYPE_CHECKING:
     from reconvene.saliency import Saliency
@@ -23,30 +24,45 @@ if TYPE_CHECKING:
     from reconvene.structure import Structure
 
 
+Reads = Literal["scores", "levels", "objective"]
+"""Scores of weights, layer densities at levels on the way down, the criterion's objective as a function of masks."""
+
+TARGET = 1 / 16
+
+
 @dataclass(frozen=True)
 class Evaluator:
     """``losses(evidence)``: ``loss[0..width]`` per prunable group, in ``unit``; ``loss[0]`` is not used.
 
-    ``adds_up``: what the network loses is the sum of squares over groups; otherwise it is what the worst group loses.
+    ``reads``: what it needs of a criterion; nothing where widths follow from the shapes of weights. ``adds_up``: what
+    the network loses is the sum of squares over groups; otherwise it is what the worst group loses.
     """
 
     unit: str
     losses: Callable[[Evidence], list[Floats]]
+    reads: frozenset[Reads] = frozenset()
     adds_up: bool = False
 
 
 EVALUATORS: dict[str, Evaluator] = {
     "fan_in": Evaluator("root of reciprocal channels", fan_in_losses, adds_up=True),
-    "density": Evaluator("nats of global density", density_losses),
-    "reach": Evaluator("nats of density over layers", reach_losses),
-    "concentration": Evaluator("share of kept saliency", concentration_losses),
-    "ablation": Evaluator("share of the objective", ablation_losses),
+    "density": Evaluator("nats of global density", density_losses, frozenset({"levels"})),
+    "reach": Evaluator("nats of density over layers", reach_losses, frozenset({"levels"})),
+    "concentration": Evaluator("share of kept saliency", concentration_losses, frozenset({"scores", "levels"})),
+    "ablation": Evaluator("share of the objective", ablation_losses, frozenset({"scores", "objective"})),
 }
+
+
+def evaluator_named(name: str) -> Evaluator:
+    """Look an evaluator up; ``UnknownNameError`` lists the known ones."""
+    if name not in EVALUATORS:
+        raise UnknownNameError("evaluator", name, EVALUATORS)
+    return EVALUATORS[name]
 
 
 def evaluate(
     structure: Structure,
-    saliency: Saliency,
+    saliency: Saliency | None = None,
     *,
     evaluator: str = "fan_in",
     objective: Objective | None = None,
@@ -54,31 +70,40 @@ def evaluate(
 ) -> Sensitivity:
     """One curve per group of ``structure.prunable``: what the network loses when the group keeps ``k`` channels.
 
-    ``density`` is the global density of weights, in (0, 1], at which single numbers are given (default: the lowest of
-    ``saliency.levels``). ``objective`` (``reconvene.saliency.objective``) is needed by ``ablation`` only. Groups that
-    nothing can prune are listed with their reason, never with a loss. Same input, same bytes.
+    ``saliency`` is what ``Evaluator.reads`` asks for: none, scores, or scores with levels. ``density`` is the global
+    density of weights, in (0, 1], at which single numbers are given (default: the lowest of ``saliency.levels``, or
+    1/16 without). ``objective`` (``reconvene.saliency.objective``) is needed by ``ablation`` only. Groups that nothing
+    can prune are listed with their reason, never with a loss. Same input, same bytes.
 
     Raises ``UnknownNameError`` for an unknown evaluator, ``CriterionError`` when there is nothing to judge by.
     """
-    if evaluator not in EVALUATORS:
-        raise UnknownNameError("evaluator", evaluator, EVALUATORS)
-    target = float(saliency.levels[-1]) if density is None else float(density)
+    chosen = evaluator_named(evaluator)
+    followed = saliency is not None and len(saliency.levels) > 0
+    target = float(density if density is not None else saliency.levels[-1] if saliency and followed else TARGET)
     if not 0.0 < target <= 1.0:
         raise CriterionError(f"density is the share of weights that stay, in (0, 1]; got {density!r}")
     pinned = tuple(
         Pinned(group.name, group.width, group.pinned) for group in structure.groups if group.pinned is not None
     )
-    chosen = EVALUATORS[evaluator]
     curves: tuple[Curve, ...] = ()
     if structure.prunable:
-        evidence = gather(structure.prunable, saliency, target=target, objective=objective)
+        evidence = Evidence(structure.prunable, weight_shapes(structure), target, saliency, objective)
         curves = _curves(evidence, chosen.losses(evidence))
-    return Sensitivity(evaluator, saliency.criterion, chosen.unit, target, curves, pinned, chosen.adds_up)
+    criterion = saliency.criterion if saliency is not None else ""
+    return Sensitivity(evaluator, criterion, chosen.unit, target, curves, pinned, chosen.adds_up)
+
+
+def weight_shapes(structure: Structure) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights of convolution and linear layers, as ``saliency.weights`` names them."""
+    return {name: shape for name, shape in structure.shapes.items() if len(shape) >= 2 and not is_bias(name)}
 
 
 def _curves(evidence: Evidence, losses: list[Floats]) -> tuple[Curve, ...]:
-    density = evidence.at_target(evidence.density)
-    share = np.exp(evidence.at_target(evidence.log_share))
+    scores = evidence.channel_scores if evidence.saliency is not None else None
+    shares = evidence.shares
+    if shares is not None:
+        density = shares.interpolated(shares.density, evidence.target)
+        share = np.exp(shares.interpolated(shares.log_share, evidence.target))
     curves = []
     for g, (group, loss) in enumerate(zip(evidence.groups, losses, strict=True)):
         final = loss.copy()
@@ -89,9 +114,9 @@ def _curves(evidence: Evidence, losses: list[Floats]) -> tuple[Curve, ...]:
                 group=group.name,
                 width=group.width,
                 loss=final,
-                channel_score=evidence.scores[g],
-                density=float(density[g]),
-                implied=min(group.width, max(1, round(group.width * float(share[g])))),
+                channel_score=None if scores is None else scores[g],
+                density=None if shares is None else float(density[g]),
+                implied=None if shares is None else min(group.width, max(1, round(group.width * float(share[g])))),
                 sensitivity=float(final[even]),
             )
         )

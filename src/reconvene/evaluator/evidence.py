@@ -1,9 +1,10 @@
-"""What every evaluator works from: the groups, their saliency, and the shares the criterion's densities imply."""
+"""What evaluators work from: the groups, and whatever of scores, levels and objective an evaluator declares to read."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,47 +21,77 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
-    """One run's material.
+class Shares:
+    """What the criterion's layer densities imply for groups, per level.
 
     ``nats[j] = -log(levels[j])``, ascending from 0. ``log_share[j, g]``: log of the share of its channels group ``g``
-    keeps at level ``j``. ``density[j, g]``: effective density of the weights it touches. ``scores[g]``: saliency per
-    channel.
+    keeps at level ``j``. ``density[j, g]``: density of the weights it touches.
     """
 
-    groups: Sequence[Group]
-    saliency: Saliency
-    target: float
     nats: Floats
     log_share: Floats
     density: Floats
-    scores: Sequence[Floats]
-    objective: Objective | None
 
-    def at_target(self, values: Floats) -> Floats:
-        """``values[levels, groups]`` at the target level, linear in nats; past the last level, the last level's."""
-        at = -np.log(self.target)
-        return np.array([np.interp(at, self.nats, values[:, g]) for g in range(values.shape[1])])
+    def interpolated(self, values: Floats, density: float) -> Floats:
+        """``values[levels, groups]`` at a global density, linear in nats; past the last level, the last level's."""
+        nats = -np.log(density)
+        return np.array([np.interp(nats, self.nats, values[:, g]) for g in range(values.shape[1])])
 
 
-def gather(groups: Sequence[Group], saliency: Saliency, *, target: float, objective: Objective | None) -> Evidence:
-    """Solve the widths implied at every level and sum the saliency of every channel.
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """One run's material; what is derived from the saliency is computed when it is first read.
 
-    Raises ``CriterionError`` when no scored weight touches a prunable group.
+    ``shapes``: of every weight, by name. ``target``: the global density at which single numbers are given.
+
+    Raises ``CriterionError`` when a criterion scored no weight that touches one of the groups.
     """
-    system = equations(groups, {name: tuple(score.shape) for name, score in saliency.scores.items()})
-    if not system.weights:
-        raise CriterionError(
-            f"criterion {saliency.criterion!r} scored {len(saliency.scores)} weights, but none of them touches a group "
-            "that can be pruned: there is nothing to judge sensitivity by"
+
+    groups: Sequence[Group]
+    shapes: Mapping[str, tuple[int, ...]]
+    target: float
+    saliency: Saliency | None = None
+    objective: Objective | None = None
+
+    def __post_init__(self) -> None:
+        scores = self.saliency.scores if self.saliency is not None else None
+        if scores is not None and not any(name in scores for group in self.groups for name in group.parameters):
+            raise CriterionError(
+                f"criterion {self.scored.criterion!r} scored {len(scores)} weights, but none of them touches a group "
+                "that can be pruned. Leave the criterion out: evaluator='fan_in' needs none"
+            )
+
+    @property
+    def scored(self) -> Saliency:
+        """The saliency, for evaluators that read it. Raises ``CriterionError`` where there is none."""
+        if self.saliency is None:
+            raise CriterionError("this evaluator reads a criterion's scores, and no criterion was asked for")
+        return self.saliency
+
+    @cached_property
+    def channel_scores(self) -> list[Floats]:
+        """Saliency per channel of every group."""
+        return channel_scores(self.groups, self.scored.scores)
+
+    @cached_property
+    def shares(self) -> Shares | None:
+        """The widths implied at every level; None where the saliency followed no levels."""
+        if self.saliency is None or not len(self.saliency.levels):
+            return None
+        densities = self.saliency.densities
+        system = equations(self.groups, {name: tuple(score.shape) for name, score in self.saliency.scores.items()})
+        return Shares(
+            nats=-np.log(np.asarray(self.saliency.levels, dtype=np.float64)),
+            log_share=solve(system, log_densities(system, densities)),
+            density=mean_density(system, densities),
         )
-    return Evidence(
-        groups=groups,
-        saliency=saliency,
-        target=target,
-        nats=-np.log(np.asarray(saliency.levels, dtype=np.float64)),
-        log_share=solve(system, log_densities(system, saliency.densities)),
-        density=mean_density(system, saliency.densities),
-        scores=channel_scores(groups, saliency.scores),
-        objective=objective,
-    )
+
+    @property
+    def levels(self) -> Shares:
+        """``shares``, for evaluators that read them. Raises ``CriterionError`` where no levels were followed."""
+        if self.shares is None:
+            raise CriterionError(
+                "this evaluator reads layer densities at levels on the way down, and criterion "
+                f"{self.scored.criterion!r} was asked for scores alone. Score with levels=True"
+            )
+        return self.shares

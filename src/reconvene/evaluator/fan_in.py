@@ -11,11 +11,13 @@ where ``n`` is the size of that side and ``m`` how often it holds each channel. 
 layers count once; the stream of a residual stage counts for all the layers that read it or add to it. Squares of losses
 add up, so the best widths are those of the least sum of squares, not those of one water level.
 
-Which channels stay is the criterion's choice; how many is not: measured by training, these widths do better than those
-that the criteria imply (docs/evidence.md).
+It reads shapes and no scores. A criterion that is asked for beside it chooses which channels stay, not how many:
+measured by training, these widths do better than those that the criteria imply (docs/evidence.md).
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -28,11 +30,10 @@ SIDES = (0, 1)
 
 def fan_in_losses(evidence: Evidence) -> list[Floats]:
     """Root of the sum of reciprocal sizes, for every group and every kept width."""
-    shapes = {name: tuple(score.shape) for name, score in evidence.saliency.scores.items()}
-    return [_loss(group, shapes) for group in evidence.groups]
+    return [_loss(group, evidence.shapes) for group in evidence.groups]
 
 
-def _loss(group: Group, shapes: dict[str, tuple[int, ...]]) -> Floats:
+def _loss(group: Group, shapes: Mapping[str, tuple[int, ...]]) -> Floats:
     kept = np.arange(1, group.width + 1, dtype=np.float64)
     total = np.zeros(group.width)
     for slot in group.slots:

@@ -16,6 +16,6 @@ USUAL = 2
 
 def reach_losses(evidence: Evidence) -> list[Floats]:
     """Loss in nats over layers for every group and every kept width."""
-    scored = evidence.saliency.scores
+    scored = evidence.scored.scores
     reached = [sum(name in scored for name in group.parameters) for group in evidence.groups]
     return [loss * (max(n, 1) / USUAL) for loss, n in zip(density_losses(evidence), reached, strict=True)]

@@ -40,9 +40,9 @@ def dense(setting: Setting) -> Prepared:
 
 
 def ours(setting: Setting) -> Prepared:
-    """Reconvene: sensitivity by an evaluator of a criterion, a water level, rectification."""
-    criterion = str(setting.options["criterion"])
-    data = setting.samples(criterion)
+    """Reconvene: sensitivity by an evaluator, of a criterion if one is named, a water level, rectification."""
+    criterion = str(setting.options["criterion"]) or None
+    data = setting.samples(criterion) if criterion else None
     evaluator = str(setting.options["evaluator"])
     planner = Planner(setting.model, setting.inputs, criterion, data, setting.seed, evaluator=evaluator)
     foresee = {} if setting.clock is None else {"latency": setting.clock}

@@ -75,8 +75,7 @@ def channels(setting: Setting) -> Prepared:
     criterion, normalised = str(setting.options["criterion"]), bool(setting.options["normalised"])
 
     def curves(structure: Structure, costs: CostModel) -> list[Floats]:
-        found = _score(setting, criterion, 0.5)
-        scores = channel_scores(structure.prunable, found.scores)
+        scores = channel_scores(structure.prunable, _score(setting, criterion).scores)
         if normalised:
             saved = _saved(structure, costs, _tightest_cost(setting.asked, costs))
             scores = [score / price for score, price in zip(scores, saved, strict=True)]
@@ -123,13 +122,12 @@ def plan_from(setting: Setting, name: str, curves: Curves, *, step: int = 1, pla
 
 
 def sensitivity(groups: Sequence[Group], losses: Sequence[Floats], name: str) -> Sensitivity:
-    """Curves as an evaluator would hand them on; of every group the first channels are the ones to keep."""
+    """Curves as an evaluator would hand them on; without scores, of every group the first channels stay."""
     curves = []
     for group, loss in zip(groups, losses, strict=True):
         final = loss.copy()
         final[0], final[-1] = np.inf, 0.0
-        first = -np.arange(group.width, dtype=np.float64)
-        curves.append(Curve(group.name, group.width, final, first, 1.0, group.width, float(final[1])))
+        curves.append(Curve(group.name, group.width, final, None, None, None, float(final[1])))
     return Sensitivity(name, name, "pressure", 1.0, tuple(curves))
 
 
@@ -150,10 +148,16 @@ def _from(setting: Setting, name: str, curves: Curves) -> Prepared:
     return carry_out(setting, plan, rectify=str(setting.options["rectify"]))
 
 
-def _score(setting: Setting, criterion: str, density: float) -> Saliency:
-    data = setting.samples(criterion)
+def _score(setting: Setting, criterion: str, density: float | None = None) -> Saliency:
+    """Scores, and levels down to a density where one is given."""
     return saliency.score(
-        setting.model, setting.inputs, criterion, data=data, seed=setting.seed, density=max(density, 1e-4)
+        setting.model,
+        setting.inputs,
+        criterion,
+        data=setting.samples(criterion),
+        seed=setting.seed,
+        density=max(density or 0.0, 1e-4),
+        levels=density is not None,
     )
 
 

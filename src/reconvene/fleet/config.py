@@ -77,7 +77,7 @@ class Fleet:
     models: tuple[str, ...]
     args: dict[str, Any] = field(default_factory=dict)
     input: tuple[int, ...] | None = None
-    criterion: str = "synflow"
+    criterion: str | None = None
     evaluator: str = "fan_in"
     rectify: str = "reinit"
     seed: int = 0

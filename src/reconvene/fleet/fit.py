@@ -47,7 +47,7 @@ def rank(
     *,
     target: Target,
     round_to: int | None = None,
-    criterion: str = "synflow",
+    criterion: str | None = None,
     evaluator: str = "fan_in",
     data: Callable[[Source], Data] | None = None,
     examples: int | None = None,

@@ -42,7 +42,8 @@ _DERIVED = (CHECKPOINT_NAME, LOG_NAME, BENCH, REPORT, TIMINGS, COMMAND)
 class Pruning:
     """What was asked of a pruning, but for the model and the budget: all that decides the result."""
 
-    criterion: str = "synflow"
+    criterion: str | None = None
+    """What scores weights; ``None``: whatever the evaluator needs."""
     evaluator: str = "fan_in"
     rectify: str = "reinit"
     round_to: int | None = None
@@ -65,7 +66,7 @@ class Pruning:
             ("way to rectify", self.rectify, WAYS),
         )
         for kind, name, registry in registries:
-            if name not in registry:
+            if name is not None and name not in registry:
                 raise UnknownNameError(kind, name, registry)
 
 
@@ -101,7 +102,7 @@ def prune(
         model = source.build(allow_import=allow_import)
     inputs = example_inputs(source.input_shape, seed=pruning.seed)
     samples = None if data is None else Samples(data, seed=pruning.seed)
-    with steps(f"pruning by {pruning.criterion} to {budget}", False):
+    with steps(f"pruning to {budget}", False):
         plan = cutting.plan(
             model,
             inputs,

@@ -41,14 +41,12 @@ class Flow:
         self._inputs = example_inputs
         self._signed: bool | None = None
         self._double: Tensor | None = None
-        self._evened: list[str] = []
+        self.evened: tuple[str, ...] = ()
         self._take()
         with untouched(model), torch.no_grad():
             self._inputs = smallest(example_inputs, self._extents, spatial=small)
             self._require_signal()
         self.input = f"ones {describe(self._inputs)} (given {describe(example_inputs)})"
-        if self._evened:
-            self.input += f"; {' and '.join(self._evened)}, all zero, as if even"
 
     def scores(self, alive: Tensor | None = None) -> Tensor:
         """Flow through every weight ``[N]`` (CPU) under a mask ``[N]`` (bool), as a share of R.
@@ -172,9 +170,9 @@ class Flow:
         for name, view in self._views.items():
             if name.rpartition(".")[2] == "weight" and not view.any():
                 view.fill_(view[0].numel() ** -0.5)
-                self._evened.append(name)
+                self.evened += (name,)
         self._pristine.copy_(self._flat)
-        if not self._evened or float(self._total(self._views)[0]) == 0.0:
+        if not self.evened or float(self._total(self._views)[0]) == 0.0:
             silent = [name for name, view in self._views.items() if not view.any()]
             hint = f" These parameters are all zero: {', '.join(silent)}. Initialize them first." if silent else ""
             raise CriterionError(f"no signal reaches the output of the network under absolute weights.{hint}")

@@ -26,6 +26,8 @@ class Grasp:
         self._gradients = Gradients(subject, criterion="grasp", temperature=TEMPERATURE)
         self._layout = subject.layout
         self.data: str | None = None
+        self.input = ""
+        self.evened: tuple[str, ...] = ()
         self.exact: Exact | None = None
         self.flow = 0.0
 

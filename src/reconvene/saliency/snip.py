@@ -21,6 +21,8 @@ class Snip:
         self._gradients = Gradients(subject, criterion="snip")
         self._layout = subject.layout
         self.data: str | None = None
+        self.input = ""
+        self.evened: tuple[str, ...] = ()
         self.exact: Exact | None = None
 
     def scores(self, alive: Tensor | None) -> Tensor:

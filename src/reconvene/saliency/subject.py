@@ -35,6 +35,12 @@ class Scorer(Protocol):
     data: str | None
     """What data it used, in words; None for a criterion that needs none."""
 
+    input: str
+    """What it fed the network beside data, in words; empty for a criterion that feeds it nothing."""
+
+    evened: tuple[str, ...]
+    """Weights that are all zero and count as even, since a recipe starts them so."""
+
     exact: Exact | None
     """Scores in float64, at places of the flat buffer, of the network last scored; None where there is no better."""
 
@@ -68,6 +74,8 @@ class Fixed:
 
     values: Tensor
     data: str | None = None
+    input: str = ""
+    evened: tuple[str, ...] = ()
     exact: Exact | None = None
 
     def scores(self, alive: Tensor | None) -> Tensor:

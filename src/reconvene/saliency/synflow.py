@@ -30,6 +30,7 @@ class SynFlow:
     def __init__(self, subject: Subject) -> None:
         self.flow = Flow(subject.model, subject.example_inputs, small=subject.small)
         self.exact: Exact | None = self.flow.exact
+        self.input, self.evened = self.flow.input, self.flow.evened
 
     def scores(self, alive: Tensor | None) -> Tensor:
         """Share of ``R`` that flows through each weight of the masked network."""

@@ -56,6 +56,12 @@ class Structure:
         return np.array([group.width for group in self.prunable], dtype=np.int64)
 
     @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Dense shape of every parameter, by its first name; buffers are not among them."""
+        parameters = self.recording.parameters.items()
+        return {name: tuple(twin.shape) for name, twin in parameters if isinstance(twin, nn.Parameter)}
+
+    @property
     def unknown(self) -> list[str]:
         """Operators without a rule: everything they touch is pinned."""
         return self.context.unknown

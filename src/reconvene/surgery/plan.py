@@ -113,7 +113,8 @@ class Plan:
 
     def __str__(self) -> str:
         asked = ", ".join(f"{cost} {value}" for cost, value in self.budget.items())
-        head = f"plan by {self.criterion or 'hand'}: {asked or 'no budget'}"
+        by = " of ".join(dict.fromkeys(name for name in (self.evaluator, self.criterion) if name))
+        head = f"plan by {by or 'hand'}: {asked or 'no budget'}"
         rows = [[r.name, r.dense, r.width, r.loss, r.why] for r in self.rows]
         dense, pruned = self.costs.get("dense", {}), self.costs.get("pruned", {})
         foot = [
