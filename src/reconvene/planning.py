@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from reconvene import rectifier
@@ -177,10 +177,16 @@ def check_finite(model: nn.Module) -> None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
             raise ModelError(f"{name} is not initialised yet (a lazy module). Run the model once, then prune it.")
-        if tensor.is_floating_point() and not tensor.is_meta and not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and not tensor.is_meta and not _finite(tensor):
             raise CriterionError(
                 f"{name} holds values that are not finite (NaN or infinity). Initialise the model again."
             )
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Whether every value is finite: of a finite sum each is, and of another sum each is looked at."""
+    tensor = tensor.detach()
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 def _best_channels(curves: Sensitivity, widths: NDArray[np.int64]) -> Keep:

@@ -103,8 +103,10 @@ def _same(one: Any, other: Any) -> bool:
         return len(one) == len(other) and all(
             isinstance(a, Tensor) or isinstance(b, Tensor) or _same(a, b) for a, b in zip(one, other, strict=True)
         )
-    if isinstance(one, torch.Generator) or isinstance(other, torch.Generator):
-        return True
+    if isinstance(one, (torch.Generator, torch.ScriptObject)) or isinstance(
+        other, (torch.Generator, torch.ScriptObject)
+    ):
+        return True  # handles (of a profiler's record) that hold no number
     return bool(one == other) or (isinstance(one, float) and isinstance(other, float) and one != one and other != other)
 
 

@@ -86,9 +86,14 @@ def trained_like(model: nn.Module, seed: int = 0) -> nn.Module:
             elif name.endswith("running_var"):
                 buffer.mul_(1 + noise(buffer).abs())
         for parameter in probe.parameters():
-            if parameter.is_floating_point() and (parameter.ndim == 1 or not parameter.any()):
+            if parameter.is_floating_point() and (parameter.ndim == 1 or _all_zero(parameter)):
                 parameter.add_(noise(parameter))
     return probe
+
+
+def _all_zero(tensor: Tensor) -> bool:
+    """Whether nothing but zeros is there; weights that were drawn show it in their first values."""
+    return not tensor.reshape(-1)[:64].any() and not tensor.any()
 
 
 class _Pairs:
