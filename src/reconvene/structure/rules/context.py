@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any
 
 from torch import Tensor
@@ -95,6 +96,26 @@ def arg(op: Op, position: int, name: str, default: Any = None) -> Any:
     return op.kwargs.get(name, default)
 
 
+def named(op: Op, name: str, default: Any = None) -> Any:
+    """An argument of a call by its name in the operator's schema; ``default`` where this overload has none."""
+    for position, argument in enumerate(op.func._schema.arguments):
+        if argument.name == name:
+            return arg(op, position, name, argument.default_value)
+    return default
+
+
+def with_dimensions(rule: Rule) -> Rule:
+    """The rule for a call on a dimension; a first argument of no dimension leaves nothing to follow in the others."""
+
+    def read(ctx: Context, op: Op) -> None:
+        if ctx.dims(op.args[0]):
+            rule(ctx, op)
+        else:
+            ctx.pin_all(op, f"{op.site} reads a single number")
+
+    return wraps(rule)(read)
+
+
 def axis_of(value: int, ndim: int) -> int:
     """A dimension number counted from the front."""
     return value + ndim if value < 0 else value
@@ -104,5 +125,7 @@ def axes_of(value: Any, ndim: int) -> list[int]:
     """Dimension numbers counted from the front; none given means all."""
     if value is None or (isinstance(value, (list, tuple)) and not value):
         return list(range(ndim))
+    if not ndim:  # PyTorch lets a number have a dimension of its own
+        return []
     values = [value] if isinstance(value, int) else value
     return sorted(axis_of(v, ndim) for v in values)

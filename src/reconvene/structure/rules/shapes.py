@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from torch import Tensor
+import torch
 
 from reconvene.structure.labels import Dim, Vector, is_labelled, rigid, size_of
 from reconvene.structure.recording import Op
-from reconvene.structure.rules.context import Context, Rule, arg, axes_of, axis_of
+from reconvene.structure.rules.context import Context, Rule, arg, axes_of, axis_of, with_dimensions
 
 
 def view(ctx: Context, op: Op) -> None:
@@ -25,24 +25,34 @@ def _same_source(ctx: Context, op: Op) -> None:
 
 def permute(ctx: Context, op: Op) -> None:
     """``permute``, ``transpose``, ``t``, ``unsqueeze``, ``squeeze``: dimensions change places."""
-    dims = list(ctx.dims(op.args[0]))
+    out = op.outs[0]
+    assert out is not None
+    dims = _permuted(op, list(ctx.dims(op.args[0])))
+    in_place = torch.Tag.inplace_view in op.func.tags
+    if in_place and [size_of(dim) for dim in dims] != list(out.shape):
+        # Calls before this one were read with the shape that the tensor has only now.
+        ctx.pin_all(op, f"{op.site} changes the shape of a tensor in place")
+        dims = [rigid(size) for size in out.shape]
+    ctx.tensors[id(out)] = dims  # in place, the dimensions of the tensor itself get other names
+    _same_source(ctx, op)
+
+
+def _permuted(op: Op, dims: list[Dim]) -> list[Dim]:
     rank = len(dims)  # not that of the tensor, which a later call may have changed in place
     name = op.func.overloadpacket.__name__.removesuffix("_")
     if name == "permute":
         dims = [dims[axis_of(a, rank)] for a in op.args[1]]
     elif name in ("transpose", "t") and rank > 1:
         first, second = (0, 1) if name == "t" else (axis_of(a, rank) for a in op.args[1:3])
-        dims[first], dims[second] = dims[second], dims[first]
+        if max(first, second) < rank:
+            dims[first], dims[second] = dims[second], dims[first]
     elif name == "unsqueeze":
         dims.insert(axis_of(op.args[1], rank + 1), ())
     elif name == "squeeze":
-        axes = axes_of(arg(op, 1, "dim"), rank)
+        given = arg(op, 1, "dim")
+        axes = [] if given == [] else axes_of(given, rank)  # an empty list is no dimension here, not all of them
         dims = [dim for a, dim in enumerate(dims) if not (a in axes and size_of(dim) == 1)]
-    out = op.outs[0]
-    assert out is not None
-    # An in-place transpose renames the dimensions of the tensor itself.
-    ctx.tensors[id(out)] = dims
-    _same_source(ctx, op)
+    return dims
 
 
 def expand(ctx: Context, op: Op) -> None:
@@ -151,7 +161,9 @@ def cut(ctx: Context, op: Op) -> None:
     start, step = arg(op, 2, "start") or 0, arg(op, 4, "step", 1)
     dims, size, whole_size = list(ctx.dims(x)), out.shape[axis], x.shape[axis]
     start = min(start + whole_size if start < 0 else start, whole_size)
-    if size != whole_size:
+    if step > 1 and start < step and whole_size % step == 0:
+        dims[axis] = _every(ctx, op, dims[axis], size, step)
+    elif size != whole_size:
         whole = ctx.labels.flat(dims[axis], op.site)
         equal = step == 1 and size and whole_size % size == 0 and start % size == 0
         if whole is None or not (equal or (step == 1 and id(out) in ctx.known_cuts)):
@@ -165,6 +177,13 @@ def cut(ctx: Context, op: Op) -> None:
     ctx.set(out, dims)
 
 
+def _every(ctx: Context, op: Op, dim: Dim, rows: int, step: int) -> Dim:
+    """``x[start::step]``: positions stand in rows of ``step``, and only whole rows can go, or others would be taken."""
+    outer, inner = ctx.labels.regroup([dim], [rows, step], f"{op.site} takes every {step} positions")
+    ctx.pin(op, inner, why=f"{op.site} takes every {step} positions")
+    return outer
+
+
 def select(ctx: Context, op: Op) -> None:
     """One position of a dimension by its number."""
     x = op.args[0]
@@ -175,6 +194,7 @@ def select(ctx: Context, op: Op) -> None:
         ctx.set(out, [dim for a, dim in enumerate(dims) if a != axis])
 
 
+@with_dimensions
 def windows(ctx: Context, op: Op) -> None:
     """``unfold``: windows slide over one dimension, which must be whole; what is in a window comes last."""
     x, out = op.args[0], op.outs[0]
@@ -193,59 +213,6 @@ def unbind(ctx: Context, op: Op) -> None:
     ctx.pin(op, dims[axis], why=f"{op.site} takes its positions apart")
     for out in op.outs:
         ctx.set(out, [dim for a, dim in enumerate(dims) if a != axis])
-
-
-def index(ctx: Context, op: Op) -> None:
-    """Advanced indexing: indexed dimensions need all positions, the others pass."""
-    x, indices, out = op.args[0], op.args[1], op.outs[0]
-    assert out is not None
-    dims = ctx.dims(x)
-    at = [a for a, i in enumerate(indices) if i is not None]
-    ctx.pin(op, *(dims[a] for a in at), why=f"{op.site} picks positions by number")
-    consumed = [a for a in at if isinstance(indices[a], Tensor)]
-    kept = [dim for a, dim in enumerate(dims) if a not in at]
-    new = out.ndim - len(kept)
-    together = consumed == list(range(consumed[0], consumed[-1] + 1))
-    first = consumed[0] if together else 0
-    picked = [rigid(size) for size in out.shape[first : first + new]]
-    ctx.set(out, [*kept[:first], *picked, *kept[first:]])
-
-
-def index_select(ctx: Context, op: Op) -> None:
-    """Positions of one dimension by number."""
-    x, out = op.args[0], op.outs[0]
-    assert out is not None
-    axis = axis_of(op.args[1], x.ndim)
-    dims = list(ctx.dims(x))
-    ctx.pin(op, dims[axis], why=f"{op.site} picks positions by number")
-    dims[axis] = rigid(out.shape[axis])
-    ctx.set(out, dims)
-
-
-def gather(ctx: Context, op: Op) -> None:
-    """Positions of one dimension by number, chosen anew at every position of the others."""
-    x, axis, indices, out = op.args[0], axis_of(op.args[1], op.args[0].ndim), op.args[2], op.outs[0]
-    assert out is not None
-    dims, chosen = ctx.dims(x), ctx.dims(indices)
-    ctx.pin(op, dims[axis], why=f"{op.site} picks positions by number")
-    result: list[Dim] = []
-    for a, size in enumerate(out.shape):
-        if a != axis and x.shape[a] == size:
-            ctx.labels.unify(dims[a], chosen[a], f"{op.site} picks positions by number")
-            result.append(dims[a])
-        else:
-            ctx.pin(op, dims[a], chosen[a])
-            result.append(rigid(size))
-    ctx.set(out, result)
-
-
-def embedding(ctx: Context, op: Op) -> None:
-    """Rows are looked up by number, columns are channels."""
-    weight, indices = op.args[0], op.args[1]
-    rows, columns = ctx.dims(weight)
-    ctx.pin(op, rows, why=f"{op.site} looks rows up by number")
-    ctx.attribute(op, "embedding_dim", columns)
-    ctx.set(op.outs[0], [*ctx.dims(indices), columns])
 
 
 def pad(ctx: Context, op: Op) -> None:
@@ -294,10 +261,5 @@ RULES: dict[str, Rule] = {
     "select": select,
     "unbind": unbind,
     "unfold": windows,
-    "index": index,
-    "_unsafe_index": index,
-    "index_select": index_select,
-    "gather": gather,
-    "embedding": embedding,
     "constant_pad_nd": pad,
 }
