@@ -80,7 +80,8 @@ def test_half_of_it_goes(name: str) -> None:
     dtype = torch.float32 if "grouped" in name else torch.float64  # the kernel knows no double precision
     structure, _, small = prove(model, inputs, dtype=dtype)
     assert share_kept(small, model) < 0.6
-    assert not structure.unknown and not structure.repairs
+    assert not structure.unknown
+    assert not [note for note in structure.repairs if "reads values" not in note]  # as loops over experts do
 
 
 @pytest.mark.parametrize("name", ["hiera", "mixtral grouped_mm", "gpt-oss grouped_mm"])

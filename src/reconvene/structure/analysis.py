@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -121,6 +122,8 @@ def label(recording: Recording) -> Context:
         if tensor.is_complex():  # criteria and rectification know real numbers only
             for dim in dims:
                 context.labels.pin(dim, f"{name} holds complex numbers")
+    reshaping = [(n, op) for n, op in enumerate(recording.ops) if torch.Tag.inplace_view in op.func.tags]
+    context.last_view = {id(op.outs[0]): number for number, op in reshaping}
     read: set[int] = set()
     for index, op in enumerate(recording.ops):
         context.index = index

@@ -38,6 +38,8 @@ class Context:
     """Outputs of slices and splits whose sizes follow from attributes and shapes."""
     chunks: set[int] = field(default_factory=set)
     """Pieces of ``chunk``: the last one may be shorter."""
+    last_view: dict[int, int] = field(default_factory=dict)
+    """Tensors whose shape is changed in place, with the number of the last call that does."""
     index: int = 0
 
     def dims(self, tensor: Tensor) -> list[Dim]:
@@ -53,6 +55,12 @@ class Context:
         """Give an output its dimensions (an in-place result keeps the ones it has)."""
         if tensor is not None:
             self.tensors.setdefault(id(tensor), list(dims))
+
+    def same_source(self, op: Op) -> None:
+        """What is picked from a parameter is one: where channels were removed it holds zeros."""
+        sources = op.args[0] if isinstance(op.args[0], (list, tuple)) else [op.args[0]]
+        if all(id(source) in self.weights for source in sources):
+            self.weights.update(id(out) for out in op.outs if out is not None)
 
     def set_like(self, op: Op, source: Tensor) -> None:
         """Every output of the same shape as ``source`` has its dimensions; other outputs are fixed."""

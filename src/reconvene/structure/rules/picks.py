@@ -69,6 +69,7 @@ def index(ctx: Context, op: Op) -> None:
     taken, result = indexed(ctx, x, indices, out.ndim)
     ctx.pin(op, *taken, *_dims_of(ctx, indices), why=f"{op.site} picks positions by number")
     ctx.set(out, [rigid(s) if dim is None else dim for dim, s in zip(result, out.shape, strict=True)])
+    ctx.same_source(op)
 
 
 def _dims_of(ctx: Context, indices: Sequence[Tensor | None]) -> list[Dim]:
@@ -104,6 +105,7 @@ def index_select(ctx: Context, op: Op) -> None:
     ctx.pin(op, dims[axis], why=f"{op.site} picks positions by number")
     dims[axis] = rigid(out.shape[axis])
     ctx.set(out, dims)
+    ctx.same_source(op)
 
 
 @with_dimensions

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from reconvene.structure.labels import Dim, Vector, is_labelled, rigid, size_of
 from reconvene.structure.recording import Op
@@ -15,12 +14,7 @@ def view(ctx: Context, op: Op) -> None:
     out = op.outs[0]
     assert out is not None
     ctx.set(out, ctx.labels.regroup(ctx.dims(op.args[0]), list(out.shape), f"{op.site} views it in another shape"))
-    _same_source(ctx, op)
-
-
-def _same_source(ctx: Context, op: Op) -> None:
-    if id(op.args[0]) in ctx.weights:
-        ctx.weights.update(id(out) for out in op.outs)
+    ctx.same_source(op)
 
 
 def permute(ctx: Context, op: Op) -> None:
@@ -28,13 +22,12 @@ def permute(ctx: Context, op: Op) -> None:
     out = op.outs[0]
     assert out is not None
     dims = _permuted(op, list(ctx.dims(op.args[0])))
-    in_place = torch.Tag.inplace_view in op.func.tags
-    if in_place and [size_of(dim) for dim in dims] != list(out.shape):
-        # Calls before this one were read with the shape that the tensor has only now.
+    if ctx.last_view.get(id(out)) == ctx.index and [size_of(dim) for dim in dims] != list(out.shape):
+        # A call before this one was read with the shape that the tensor has only now.
         ctx.pin_all(op, f"{op.site} changes the shape of a tensor in place")
         dims = [rigid(size) for size in out.shape]
     ctx.tensors[id(out)] = dims  # in place, the dimensions of the tensor itself get other names
-    _same_source(ctx, op)
+    ctx.same_source(op)
 
 
 def _permuted(op: Op, dims: list[Dim]) -> list[Dim]:
@@ -68,6 +61,7 @@ def expand(ctx: Context, op: Op) -> None:
             for a, size in enumerate(out.shape)
         ],
     )
+    ctx.same_source(op)
 
 
 def repeat(ctx: Context, op: Op) -> None:
@@ -98,6 +92,7 @@ def concatenate(ctx: Context, op: Op) -> None:
                 ctx.labels.unify(mine, its, f"{op.site} joins it with a fixed size")
     dims[axis] = _joined(ctx, op, [d[axis] for d in known], [t.shape[axis] for t in parts])
     ctx.set(op.outs[0], dims)
+    ctx.same_source(op)
 
 
 def _joined(ctx: Context, op: Op, pieces: list[Dim], sizes: list[int]) -> Dim:
@@ -119,6 +114,7 @@ def stack(ctx: Context, op: Op) -> None:
             ctx.labels.unify(mine, its, f"{op.site} joins it with a fixed size")
     axis = axis_of(arg(op, 1, "dim", 0), len(dims) + 1)
     ctx.set(op.outs[0], [*dims[:axis], rigid(len(parts)), *dims[axis:]])
+    ctx.same_source(op)
 
 
 def split(ctx: Context, op: Op) -> None:
@@ -133,6 +129,7 @@ def split(ctx: Context, op: Op) -> None:
     for out, size, vector in zip(op.outs, sizes, vectors, strict=True):
         piece = rigid(size) if vector is None or size == 1 else ((size, vector),)
         ctx.set(out, [*dims[:axis], piece, *dims[axis + 1 :]])
+    ctx.same_source(op)
 
 
 def _cut(ctx: Context, op: Op, dim: Dim, sizes: list[int], *, known: bool, counted: bool) -> list[Vector | None]:
@@ -175,6 +172,7 @@ def cut(ctx: Context, op: Op) -> None:
                 ctx.labels.pieces.append((pieces, f"{op.site} takes one of equal pieces"))
             dims[axis] = () if size == 1 else ((size, whole[start : start + size]),)
     ctx.set(out, dims)
+    ctx.same_source(op)
 
 
 def _every(ctx: Context, op: Op, dim: Dim, rows: int, step: int) -> Dim:
@@ -192,6 +190,7 @@ def select(ctx: Context, op: Op) -> None:
     ctx.pin(op, dims[axis], why=f"{op.site} takes one position of it")
     for out in op.outs:
         ctx.set(out, [dim for a, dim in enumerate(dims) if a != axis])
+    ctx.same_source(op)
 
 
 @with_dimensions
@@ -213,6 +212,7 @@ def unbind(ctx: Context, op: Op) -> None:
     ctx.pin(op, dims[axis], why=f"{op.site} takes its positions apart")
     for out in op.outs:
         ctx.set(out, [dim for a, dim in enumerate(dims) if a != axis])
+    ctx.same_source(op)
 
 
 def pad(ctx: Context, op: Op) -> None:
