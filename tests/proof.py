@@ -52,13 +52,16 @@ def error(got: Any, want: Any) -> float:
     return worst
 
 
-def prove(model: nn.Module, inputs: Any, *, ratio: float = 0.5, seed: int = 0) -> tuple[Structure, Plan, nn.Module]:
+def prove(
+    model: nn.Module, inputs: Any, *, ratio: float = 0.5, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> tuple[Structure, Plan, nn.Module]:
     """Shrink, replay, and hold the small network against the silenced one; returns what was made.
 
-    Everything runs in double precision, so that a difference is an error and not rounding.
+    Everything runs in double precision, so that a difference is an error and not rounding; kernels that have none run
+    in another ``dtype``.
     """
-    model = unsettle(model).double().eval()
-    inputs = torch.utils._pytree.tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, inputs)
+    model = unsettle(model).to(dtype).eval()
+    inputs = torch.utils._pytree.tree_map_only(Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, inputs)
     structure = analyse(model, inputs)
     keep = half(structure, ratio=ratio, seed=seed)
     rerun = replay(model, inputs, structure, keep)

@@ -129,6 +129,43 @@ def test_every_budget_is_kept_and_no_group_can_grow_one_step(problem, round_to, 
             assert any(costs.evaluate(cost, grown) > limit for cost, limit in result.limits.items())
 
 
+@settings(max_examples=150, deadline=None)
+@given(problem=problems(), link=st.booleans(), kind=st.sampled_from([case, adding_up]))
+def test_finer_steps_fill_what_multiples_leave_and_change_nothing_else(problem, link, kind):
+    widths, rates, asked = problem
+    balances = [linked({0: 1}, {1: 1})] if link and len(widths) > 1 and widths[0] == widths[1] else []
+    structure, sensitivity, costs = kind(widths, rates, balances)
+    plain = allocate(structure, sensitivity, costs, Budget(**asked))
+    result = allocate(structure, sensitivity, costs, Budget(**asked), refine=True)
+    used = max(plain.costs[cost] / limit for cost, limit in plain.limits.items())
+    whole = list(plain.widths) == widths
+    assert keeps(result) and balanced(balances, result.widths)
+    assert np.all(result.widths >= plain.widths)
+    if used >= 0.9 or whole:
+        assert result.to_json() == plain.to_json() and not result.notes
+        return
+    assert result.finest < result.round_to and result.notes
+    for row, before in zip(result.rows, plain.widths, strict=True):
+        assert row.width == before or row.why == f"grown in steps of {result.finest} to fill the budget"
+    if max(result.costs[cost] / limit for cost, limit in result.limits.items()) < 0.9:
+        assert result.finest == 1  # and no group can grow by one channel alone
+        for g in range(len(widths)):
+            if result.widths[g] < widths[g] and not balances:
+                grown = result.widths.copy()
+                grown[g] += 1
+                assert any(costs.evaluate(cost, grown) > limit for cost, limit in result.limits.items())
+
+
+def test_a_narrow_net_fills_its_budget_and_says_how():
+    structure, sensitivity, costs = adding_up([32], [1.0])
+    plain = allocate(structure, sensitivity, costs, Budget(params=0.45))
+    assert plain.widths.tolist() == [8] and plain.costs["params"] < 0.6 * plain.limits["params"]
+    result = allocate(structure, sensitivity, costs, Budget(params=0.45), refine=True)
+    assert result.widths.tolist() == [14] and result.finest == 2
+    assert 0.9 * result.limits["params"] <= result.costs["params"] <= result.limits["params"]
+    assert "in steps of" in str(result) and "round_to=8 keeps multiples" in str(result)
+
+
 @settings(max_examples=100, deadline=None)
 @given(problem=problems())
 def test_widths_are_multiples_where_the_group_is_wide_enough(problem):

@@ -59,8 +59,8 @@ def plan(
         seed: the same seed gives the same plan, byte for byte, unless its latency was measured.
         evaluator: what judges how much a group can lose.
         loss: ``loss(output, target)`` for criteria that need one; cross entropy by default.
-        round_to: widths become multiples of this where a group is wide enough; by default 8, and with a budget on
-            latency the step of the device.
+        round_to: widths become multiples of this where a group is wide enough; by default 8, or finer where that leaves
+            more than a tenth of the budget unused, and with a budget on latency the step of the device.
         device: whose latency it is: a profile, its file or its name, or ``here``, which is this machine in ONNX Runtime
             on one thread: its layers are measured when they are first met, and kept. A budget on latency is about
             ``here`` by default; without such a budget the plan says what is predicted for the device that is given.
@@ -171,7 +171,8 @@ def plan_with(
         own = max(ROUND_TO, profile.steps["out"]) if profile else ROUND_TO
         step = own if round_to is None else round_to
         if profile is None or tried.latency is None:
-            return planner.plan(tried, round_to=step, foresee=foresee)
+            refine = round_to is None and profile is None  # a step that was asked for, or is a device's own, is kept
+            return planner.plan(tried, round_to=step, refine=refine, foresee=foresee)
         timely = Timely(planner, tried, profile, step, foresee)
         return timely.measured(say) if timely.is_here else timely.predicted()
 

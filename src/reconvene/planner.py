@@ -66,12 +66,21 @@ class Planner:
             self._prepared = Prepared.of(self.model, self.example_inputs, seed=self.seed)
         return self._prepared
 
-    def plan(self, budget: Budget, *, round_to: int = 8, foresee: Mapping[str, Foresee] = MappingProxyType({})) -> Plan:
+    def plan(
+        self,
+        budget: Budget,
+        *,
+        round_to: int = 8,
+        refine: bool = False,
+        foresee: Mapping[str, Foresee] = MappingProxyType({}),
+    ) -> Plan:
         """The plan that keeps ``budget``; ``foresee`` predicts ``latency``, which budgets on it need, or other costs.
+
+        ``refine``: finer steps than ``round_to`` where its multiples leave much of the budget unused.
 
         Raises BudgetError, StructureError, CriterionError.
         """
-        made = self._planned(budget, round_to, foresee)
+        made = self._planned(budget, round_to, refine, foresee)
         if budget.peak_memory is None or "peak_memory" in foresee:
             return made
         limit = tried = made.limits["peak_memory"]
@@ -82,14 +91,14 @@ class Planner:
             if counted <= limit:
                 return found(made, budget, "peak_memory", limit, pruned=counted)
             tried = int(tried * limit / counted)
-            made = self._planned(replace(budget, peak_memory=tried), round_to, foresee)
+            made = self._planned(replace(budget, peak_memory=tried), round_to, refine, foresee)
         raise BudgetError(
             f"peak_memory {budget.asked['peak_memory']}: every plan that should keep {int(limit):,} bytes makes copies "
             f"that take more, the last {int(counted):,}. Ask for a little more",
             {"peak_memory": counted},
         )
 
-    def _planned(self, budget: Budget, round_to: int, foresee: Mapping[str, Foresee]) -> Plan:
+    def _planned(self, budget: Budget, round_to: int, refine: bool, foresee: Mapping[str, Foresee]) -> Plan:
 
         def choose(structure: Structure, costs: CostModel, timings: dict[str, float]) -> Choice:
             for cost, predict in foresee.items():
@@ -100,7 +109,7 @@ class Planner:
             with timed(timings, "sensitivity"):
                 curves = self.judge.sensitivity(structure, scores, density)
             with timed(timings, "allocation"):
-                allocation = allocate(structure, curves, costs, budget, round_to=round_to)
+                allocation = allocate(structure, curves, costs, budget, round_to=round_to, refine=refine)
             return chosen(curves, allocation, budget, data=scores.note if scores else None)
 
         timings: dict[str, float] = {}

@@ -146,6 +146,7 @@ def chosen(curves: Sensitivity, allocation: Allocation, budget: Budget, *, data:
         "budget": dict(budget.asked),
         "limits": allocation.limits,
         "costs": {"dense": dict(allocation.dense), "pruned": dict(allocation.costs)},
+        "notes": allocation.notes,
     }
     return Choice(keep, _rows(allocation, curves, keep), facts)
 

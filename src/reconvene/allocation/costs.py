@@ -30,7 +30,7 @@ from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim, Vector
 
 Ints = NDArray[np.int64]
-_TYPE = {1: "BOOL", 2: "BF16", 4: "F32", 8: "F64"}
+_TYPE = {1: "BOOL", 2: "BF16", 4: "F32", 8: "F64", 16: "C128"}
 
 
 class CostModel:

@@ -7,8 +7,52 @@ from collections.abc import Sequence
 import numpy as np
 
 from reconvene.allocation.balance import Pieces, Widths
-from reconvene.allocation.ladder import Floats, grow
+from reconvene.allocation.ladder import Floats, allowed_widths, grow, step_of
 from reconvene.allocation.meter import Meter
+from reconvene.structure.lattice import systems
+
+ENOUGH = 0.9
+"""The share of the tightest budget that multiples should use; below it, finer steps fill the rest."""
+
+
+def fill(
+    widths: Widths, losses: Sequence[Floats], equations: Sequence[Pieces], allowed: Sequence[Widths], meter: Meter
+) -> Widths:
+    """Widths at which no group, with whoever must follow it, can grow to its next allowed width within the budgets."""
+    return Filler(widths, losses, equations, allowed, meter).fill()
+
+
+def fill_finer(
+    widths: Widths,
+    losses: Sequence[Floats],
+    equations: Sequence[Pieces],
+    allowed: Sequence[Widths],
+    meter: Meter,
+    *,
+    round_to: int,
+) -> tuple[Widths, int]:
+    """Fill in halved steps while the tightest budget is used to less than ``ENOUGH``; returns the last step too.
+
+    Narrow networks cost a tenth and more per step, and stop that far below a budget. What is wide enough already keeps
+    its multiple of ``round_to``.
+    """
+    dense = np.array([options[-1] for options in allowed], dtype=np.int64)
+    step = round_to
+    while step > 1 and np.any(widths < dense) and float(meter.price(widths).max()) < ENOUGH:
+        step //= 2
+        allowed = _finer(dense, equations, allowed, step)
+        widths = fill(widths, losses, equations, allowed, meter)
+    return widths, step
+
+
+def _finer(dense: Widths, equations: Sequence[Pieces], allowed: Sequence[Widths], round_to: int) -> list[Widths]:
+    """What is allowed, and multiples of a finer step; groups that equations link share the finest step of theirs."""
+    result = list(allowed)
+    for members, _ in systems(equations, len(dense)):
+        step = min(step_of(int(dense[g]), round_to) for g in members)
+        for g in members:
+            result[g] = np.union1d(allowed[g], allowed_widths(int(dense[g]), step, fine=False))
+    return result
 
 
 class Filler:

@@ -37,6 +37,18 @@ class Allocation:
     water_level: float
     rows: tuple[Row, ...]
     round_to: int
+    finest: int
+    """The step in which widths grew last: ``round_to``, or less where its multiples left the budget unused."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the widths should know, in words."""
+        if self.finest == self.round_to:
+            return []
+        return [
+            f"multiples of {self.round_to} left more than a tenth of the budget unused, so some widths grew in steps "
+            f"of {self.finest}; round_to={self.round_to} keeps multiples"
+        ]
 
     def __str__(self) -> str:
         foot = [
@@ -46,13 +58,14 @@ class Allocation:
         ]
         lines: list[list[Cell]] = [[r.group, r.dense, r.width, r.loss, r.why] for r in self.rows]
         title = f"allocation at water level {self.water_level:.4g}"
-        return table(["group", "dense", "width", "loss", "why"], lines, title=title, foot=foot)
+        return table(["group", "dense", "width", "loss", "why"], lines, title=title, foot=[*foot, *self.notes])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only."""
         return {
             "water_level": self.water_level,
             "round_to": self.round_to,
+            "finest": self.finest,
             "costs": self.costs,
             "limits": self.limits,
             "dense": self.dense,

@@ -9,12 +9,12 @@ import numpy as np
 
 from reconvene.allocation.balance import Pieces, Widths, simplify
 from reconvene.allocation.budget import Budget
-from reconvene.allocation.fill import Filler
+from reconvene.allocation.fill import fill, fill_finer
 from reconvene.allocation.ladder import Floats, Ladders, ladders, step_of
 from reconvene.allocation.meter import Costs, Meter
 from reconvene.allocation.prices import settle
 from reconvene.allocation.result import Allocation, Row
-from reconvene.allocation.trade import refine
+from reconvene.allocation.trade import trade
 from reconvene.allocation.water import sink
 from reconvene.errors import BudgetError, CriterionError, StructureError
 from reconvene.evaluator import Sensitivity
@@ -32,6 +32,7 @@ def allocate(
     budget: Budget,
     *,
     round_to: int = 8,
+    refine: bool = False,
     slack: float = 0.05,
     plain: bool = False,
 ) -> Allocation:
@@ -42,7 +43,8 @@ def allocate(
        (``sensitivity.adds_up``) every channel pays its price instead, for the least sum of squared losses.
     2. Refinement: trades that lower the sum of squared losses; no group ends more than ``slack`` (a share) above
        ``tau``; where losses add up any may.
-    3. Filling: no group, with those that equations tie to it, can grow one step within the budgets.
+    3. Filling: no group, with those that equations tie to it, can grow one step within the budgets. With ``refine``,
+       where the tightest budget is used to less than ``fill.ENOUGH`` then, in steps of a half, a quarter, an eighth.
 
     ``plain`` stops after the first step: the curves alone decide, and what is left of the budget stays unused.
 
@@ -73,11 +75,20 @@ def allocate(
     if plain:
         widths = ways.widths(base)
     else:
-        position = refine(ways, position, meter, cap=cap)
-        widths = Filler(ways.widths(position), losses, equations, allowed, meter).fill()
+        position = trade(ways, position, meter, cap=cap)
+        widths = fill(ways.widths(position), losses, equations, allowed, meter)
+    whole_steps, finest = widths, round_to
+    if refine and not plain:
+        widths, finest = fill_finer(widths, losses, equations, allowed, meter, round_to=round_to)
     reasons = _Reasons(
         dense, ways.widths(base), losses, equations, allowed, level, round_to, meter.fits(dense), sensitivity.adds_up
     )
+    why = [
+        reasons.why(g, names, widths)
+        if widths[g] == whole_steps[g]
+        else f"grown in steps of {finest} to fill the budget"
+        for g in range(len(names))
+    ]
     return Allocation(
         widths=widths,
         costs={cost: costs.evaluate(cost, widths) for cost in costs.dense},
@@ -85,10 +96,11 @@ def allocate(
         dense=dict(costs.dense),
         water_level=level,
         rows=tuple(
-            Row(name, int(dense[g]), int(widths[g]), float(losses[g][widths[g]]), reasons.why(g, names, widths))
+            Row(name, int(dense[g]), int(widths[g]), float(losses[g][widths[g]]), why[g])
             for g, name in enumerate(names)
         ),
         round_to=round_to,
+        finest=finest,
     )
 
 

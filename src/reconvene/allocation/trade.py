@@ -40,7 +40,7 @@ class Margins:
 Move = tuple[float, tuple[int, ...], tuple[int, ...]]
 
 
-def refine(ladders: Ladders, position: Widths, meter: Meter, *, cap: float) -> Widths:
+def trade(ladders: Ladders, position: Widths, meter: Meter, *, cap: float) -> Widths:
     """A position of no more total loss than ``position``, no ladder's level above ``cap``, every budget kept."""
     position = position.copy()
     allowance = meter.asked + EVALUATIONS

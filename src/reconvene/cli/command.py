@@ -168,7 +168,8 @@ class PruneOptions(CriterionOptions):
     rectify: Annotated[str, arg(metavar="WAY")] = "reinit"
     """What touched layers get: reinit (fresh weights at the dense spread), rescale, or keep."""
     round_to: int | None = None
-    """Widths become multiples of this where a group is wide enough: 8, or with --latency the step of the device."""
+    """Widths become multiples of this where a group is wide enough: 8 (finer where that leaves much of the budget
+    unused), or with --latency the step of the device."""
     overwrite: bool = False
     """Replace an artifact that was trained already."""
 

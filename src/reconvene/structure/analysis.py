@@ -6,15 +6,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from reconvene.structure.borrowed import paused_collector
 from reconvene.structure.build import build_balances, build_groups, pinned_groups
 from reconvene.structure.capture import record
-from reconvene.structure.equations import Attribute, Ratio, solve_equations
+from reconvene.structure.equations import Attribute, solve_equations
 from reconvene.structure.groups import Balance, Group
 from reconvene.structure.labels import Dim, Vector
+from reconvene.structure.ratios import Apart, Ratio
 from reconvene.structure.recording import Op, Recording
 from reconvene.structure.rules import Context, apply_rule
 from reconvene.structure.solve import solve
@@ -35,7 +37,7 @@ class Structure:
     atom_group: NDArray[np.int64]
     """Prunable group of every atom, -1 for atoms that never leave."""
     atom_channel: NDArray[np.int64]
-    owned: dict[Attribute, Ratio] = field(default_factory=dict)
+    owned: dict[Attribute, Ratio | Apart] = field(default_factory=dict)
     """Attributes that Python keeps as sizes, as functions of widths."""
     repairs: list[str] = field(default_factory=list)
     """What the trial run had to pin, in words."""
@@ -110,13 +112,18 @@ def analyse(model: nn.Module, example_inputs: Any, *, trial: bool = True) -> Str
 def label(recording: Recording) -> Context:
     """Read the recorded calls in order and note what is coupled."""
     context = Context(known_cuts=recording.sizes.known_cuts, chunks=recording.sizes.chunks)
-    for tensor in recording.parameters.values():
-        fixed = not tensor.is_floating_point()
+    for name, tensor in recording.parameters.items():
+        fixed = not (tensor.is_floating_point() or tensor.is_complex())
         dims: list[Dim] = [
             () if size == 1 else ((size, None if fixed else context.labels.fresh(size)),) for size in tensor.shape
         ]
         context.set(tensor, dims)
         context.weights.add(id(tensor))
+        if tensor.is_complex():  # criteria and rectification know real numbers only
+            for dim in dims:
+                context.labels.pin(dim, f"{name} holds complex numbers")
+    reshaping = [(n, op) for n, op in enumerate(recording.ops) if torch.Tag.inplace_view in op.func.tags]
+    context.last_view = {id(op.outs[0]): number for number, op in reshaping}
     read: set[int] = set()
     for index, op in enumerate(recording.ops):
         context.index = index
@@ -158,7 +165,7 @@ def assemble(recording: Recording, context: Context, repairs: list[str] | None =
         for number, reason in stuck.items():
             context.labels.pins.append((np.flatnonzero(atom_group == number), reason))
     structure = Structure(groups, balances, recording, context, root, atom_group, atom_channel)
-    structure.owned, structure.repairs = equations.owned, repairs or []
+    structure.owned, structure.repairs = {**equations.apart, **equations.owned}, repairs or []
     return structure
 
 

@@ -37,6 +37,8 @@ def known_result(func: Any, args: Sequence[Any]) -> Any:
         bias, a, b = args[:3]
         fits = a.shape[1] == b.shape[0] and bias.shape == b.shape[1:] and bias.dtype == a.dtype == b.dtype
         return a.new_empty(a.shape[0], b.shape[1]) if fits else None
+    if func is _ATEN._grouped_mm.default:
+        return _grouped(*args)
     if func is _ATEN.native_layer_norm.default:
         x, shape = args[0], tuple(args[1])
         statistic = x.new_empty(*x.shape[: x.ndim - len(shape)], *[1] * len(shape))
@@ -54,6 +56,16 @@ def known_result(func: Any, args: Sequence[Any]) -> Any:
 def _like(x: Tensor) -> Tensor:
     """``empty_like``, which on meta is written in Python and ten times as slow as ``empty``."""
     return torch.empty(x.shape, dtype=x.dtype, device="meta") if x.is_contiguous() else torch.empty_like(x)
+
+
+def _grouped(a: Tensor, b: Tensor, *rest: Any) -> Tensor | None:
+    """Products of experts, whose meta kernel knows half precision only; ``None`` where PyTorch had better look."""
+    dtype = rest[2] if len(rest) > 2 and rest[2] is not None else a.dtype
+    if a.dtype != b.dtype or a.shape[-1] != b.shape[-2] or not (a.is_meta and b.is_meta):
+        return None
+    experts = (a.shape[0],) if a.ndim == b.ndim == 3 else (len(rest[0]),) if a.ndim == b.ndim == 2 else ()
+    rows = a.shape[1:2] if a.ndim == 3 else a.shape[:1]
+    return torch.empty((*experts, *rows, b.shape[-1]), dtype=dtype, device="meta")
 
 
 def _joined(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:

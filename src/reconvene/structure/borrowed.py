@@ -42,17 +42,31 @@ def kept_random_state(devices: Sequence[int | torch.device] = ()) -> Iterator[No
 
 @contextmanager
 def canonical_calls() -> Iterator[None]:
-    """Attention as plain products and ``x[i] = number`` as a fill: the calls of every device are the recorded ones."""
+    """Attention as plain products, ``x[i] = number`` as a fill and ``one_hot`` as a comparison.
+
+    So the calls of every device are the recorded ones.
+    """
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH), patched([(Tensor, "__setitem__", _assign)]):
+        with (
+            sdpa_kernel(SDPBackend.MATH),
+            patched([(Tensor, "__setitem__", _assign), (torch.nn.functional, "one_hot", _mark)]),
+        ):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
 _set_item = Tensor.__setitem__
+_one_hot = torch.nn.functional.one_hot
+
+
+def _mark(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    """``one_hot``, which PyTorch scatters where tensors have values and compares where they have none."""
+    if num_classes < 0:  # the largest value decides
+        return _one_hot(tensor, num_classes)
+    return (tensor.unsqueeze(-1) == torch.arange(num_classes, device=tensor.device)).to(torch.int64)
 
 
 def _assign(tensor: Tensor, index: Any, value: Any) -> None:

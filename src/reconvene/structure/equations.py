@@ -7,93 +7,20 @@ the solver. What is not linear is pinned.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import lcm
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reconvene.structure.groups import Balance, Group
 from reconvene.structure.labels import Dim, Vector
+from reconvene.structure.ratios import Apart, Linear, Ratio
 from reconvene.structure.rules import Context
 from reconvene.structure.sizes import Expression, SizeLog
 
 Attribute = tuple[str, str, int | None]
-
-
-@dataclass(frozen=True)
-class Linear:
-    """``constant + sum(coefficient[g] * width[g])``."""
-
-    constant: Fraction
-    coefficients: tuple[tuple[int, Fraction], ...] = ()
-
-    @property
-    def fixed(self) -> bool:
-        """Whether no width is in it."""
-        return not self.coefficients
-
-    def plus(self, other: Linear, scale: Fraction = Fraction(1)) -> Linear:
-        """``self + scale * other``."""
-        total = dict(self.coefficients)
-        for group, coefficient in other.coefficients:
-            total[group] = total.get(group, Fraction(0)) + scale * coefficient
-        kept = tuple(sorted((g, c) for g, c in total.items() if c))
-        return Linear(self.constant + scale * other.constant, kept)
-
-    def times(self, other: Linear) -> Linear | None:
-        """The product, if at most one of the two depends on a width."""
-        one, two = (self, other) if other.fixed else (other, self)
-        return Linear(Fraction(0)).plus(one, two.constant) if two.fixed else None
-
-    def at(self, widths: Sequence[int] | NDArray[np.int64]) -> Fraction:
-        """The value at these widths."""
-        return self.constant + sum((c * int(widths[g]) for g, c in self.coefficients), Fraction(0))
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """``top / bottom``, both linear: products and exact quotients of sizes stay in this form where they can."""
-
-    top: Linear
-    bottom: Linear = Linear(Fraction(1))
-
-    def combine(self, op: str, other: Ratio) -> Ratio | None:
-        """The result of ``+ - * /``, or ``None`` if it has no such form."""
-        if op == "/":
-            return self.combine("*", Ratio(other.bottom, other.top))
-        if op == "*" and self.bottom == other.top:
-            return Ratio(self.top, other.bottom)
-        if op == "*" and self.top == other.bottom:
-            return Ratio(other.top, self.bottom)
-        bottom = self.bottom.times(other.bottom)
-        if op == "*":
-            top = self.top.times(other.top)
-        else:
-            first, second = self.top.times(other.bottom), other.top.times(self.bottom)
-            sign = Fraction(1 if op == "+" else -1)
-            top = first.plus(second, sign) if first is not None and second is not None else None
-        return Ratio(top, bottom) if top is not None and bottom is not None else None
-
-    @property
-    def whole(self) -> bool:
-        """Whether the value is a whole number at all widths."""
-        numbers = (self.top.constant, *(coefficient for _, coefficient in self.top.coefficients))
-        return self.bottom.fixed and all((number / self.bottom.constant).denominator == 1 for number in numbers)
-
-    def difference(self, other: Ratio) -> Linear | None:
-        """A linear form that is zero exactly where both are equal."""
-        if self.bottom == other.bottom:
-            return self.top.plus(other.top, Fraction(-1))
-        first, second = self.top.times(other.bottom), other.top.times(self.bottom)
-        return first.plus(second, Fraction(-1)) if first is not None and second is not None else None
-
-    def at(self, widths: NDArray[np.int64]) -> Fraction:
-        """The value at these widths."""
-        return self.top.at(widths) / self.bottom.at(widths)
 
 
 @dataclass
@@ -102,6 +29,8 @@ class Equations:
 
     owned: dict[Attribute, Ratio] = field(default_factory=dict)
     """Attributes that follow sizes."""
+    apart: dict[Attribute, Apart] = field(default_factory=dict)
+    """Attributes that no size gives, and that must go on to differ from one."""
     balances: list[Balance] = field(default_factory=list)
     pinned: list[tuple[Dim, str]] = field(default_factory=list)
     """Dimensions in equations that are not linear, with the reason."""
@@ -141,7 +70,18 @@ class _Solver:
             if self._adopted(left, right):
                 continue
             self._balance(left, right, f"{place or 'the model'} keeps sizes that depend on each other")
+        for left, right in log.differences:
+            self._keep_apart(left, right)
+            self._keep_apart(right, left)
         return self.out
+
+    def _keep_apart(self, left: Expression, right: Expression) -> None:
+        """A branch on ``left != right`` must go the same way, however small the size on the right becomes."""
+        if left[0] != "attr" or left[1:4] in self.out.owned:
+            return
+        size = self.value(right)
+        if size is not None and not (size.top.fixed and size.bottom.fixed):
+            self.out.apart[left[1:4]] = Apart(int(left[4]), size, int(size.at(self.widths)))
 
     def _own_all(
         self, pending: list[tuple[Expression, Expression, str]], inverse: bool

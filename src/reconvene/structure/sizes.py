@@ -71,6 +71,8 @@ class Size(int):
         equal = int.__eq__(self, other)  # no answer to what is no integer: a tensor that holds one answers itself
         if equal is True and isinstance(other, Size):
             self.log.equal(self.expression, other.expression)
+        elif equal is False and isinstance(other, Size):
+            self.log.unequal(self.expression, other.expression)
         return equal
 
     def __ne__(self, other: object) -> Any:
@@ -99,6 +101,8 @@ class SizeLog:
     """Equations noted while recording, and which cuts follow sizes that are known."""
 
     equations: list[tuple[Expression, Expression, str]] = field(default_factory=list)
+    differences: list[tuple[Expression, Expression]] = field(default_factory=list)
+    """Expressions that code compared and that were not equal."""
     known_cuts: set[int] = field(default_factory=set)
     """Outputs of slices and splits all of whose sizes come from attributes and shapes."""
     chunks: set[int] = field(default_factory=set)
@@ -112,6 +116,11 @@ class SizeLog:
         """Note that two expressions must stay equal."""
         if self.active and left is not right:
             self.equations.append((left, right, self.stack[-1]))
+
+    def unequal(self, left: Expression, right: Expression) -> None:
+        """Note that code saw two expressions differ."""
+        if self.active:
+            self.differences.append((left, right))
 
     def sized(self, tensor: Any, axis: int, size: Any) -> None:
         """Note that a dimension of a tensor has this size because the code said so."""

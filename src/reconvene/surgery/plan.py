@@ -238,5 +238,6 @@ def make_plan(
     attributes = following_attributes(model, structure, keep, shrunk_shapes(structure, kept))
     pinned = [{"name": g.name, "width": g.width, "why": g.pinned} for g in structure.groups if not g.prunable]
     notes = [*structure.repairs, *(f"{site} has no rule; what it touches stays whole" for site in structure.unknown)]
+    notes += facts.pop("notes", [])
     sites = restricted_sites(structure, keep, scalars or {})
     return Plan(rows, pinned, shapes, slices, attributes, sites, notes=notes, **facts)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from reconvene.errors import ReconveneError
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import is_labelled
 from reconvene.structure.opaque import LAYERS, LayerCall
@@ -59,7 +60,12 @@ def apply_rule(ctx: Context, op: Op) -> None:
     known = RULES.get(name) or RULES.get(name.removesuffix("_"))
     if known is None and torch.Tag.pointwise in op.func.tags:
         known = elementwise.pointwise
-    (known or unknown)(ctx, op)
+    try:
+        (known or unknown)(ctx, op)
+    except ReconveneError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the last line of defence: a rule that fails knows nothing
+        failed(ctx, op, error)
     if ctx.of_weights(tensors_in((op.args, op.kwargs))):
         ctx.derived.update(id(out) for out in op.outs if out is not None)
 
@@ -69,7 +75,27 @@ def unknown(ctx: Context, op: Op) -> None:
     labelled = any(is_labelled(dim) for tensor in tensors_in((op.args, op.kwargs)) for dim in ctx.dims(tensor))
     if labelled and op.site not in ctx.unknown:
         ctx.unknown.append(op.site)
-    ctx.pin_all(op, f"{op.site} is an operator without a rule")
+    ctx.pin_all(op, f"{op.site} is {_kind(op)}")
+
+
+def _kind(op: Op) -> str:
+    """What an operator without a rule is, as far as that says why it has none."""
+    if _key(op).startswith("_fft_"):
+        return "a Fourier transform, which mixes all positions"
+    if any(t.is_complex() for t in (*tensors_in((op.args, op.kwargs)), *(o for o in op.outs if o is not None))):
+        return "an operator on complex numbers without a rule"
+    return "an operator without a rule"
+
+
+def failed(ctx: Context, op: Op, error: Exception) -> None:
+    """The rule of this call raised: everything the call touches stays as it is, and the failure is named."""
+    why = f"{op.site}, whose rule fails ({type(error).__name__}: {error})"
+    if why not in ctx.unknown:
+        ctx.unknown.append(why)
+    for out in op.outs:
+        if out is not None:
+            ctx.tensors.pop(id(out), None)
+    ctx.pin_all(op, why)
 
 
 __all__ = ["RULES", "Context", "Rule", "apply_rule", "rule"]

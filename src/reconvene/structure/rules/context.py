@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any
 
 from torch import Tensor
@@ -37,6 +38,8 @@ class Context:
     """Outputs of slices and splits whose sizes follow from attributes and shapes."""
     chunks: set[int] = field(default_factory=set)
     """Pieces of ``chunk``: the last one may be shorter."""
+    last_view: dict[int, int] = field(default_factory=dict)
+    """Tensors whose shape is changed in place, with the number of the last call that does."""
     index: int = 0
 
     def dims(self, tensor: Tensor) -> list[Dim]:
@@ -52,6 +55,12 @@ class Context:
         """Give an output its dimensions (an in-place result keeps the ones it has)."""
         if tensor is not None:
             self.tensors.setdefault(id(tensor), list(dims))
+
+    def same_source(self, op: Op) -> None:
+        """What is picked from a parameter is one: where channels were removed it holds zeros."""
+        sources = op.args[0] if isinstance(op.args[0], (list, tuple)) else [op.args[0]]
+        if all(id(source) in self.weights for source in sources):
+            self.weights.update(id(out) for out in op.outs if out is not None)
 
     def set_like(self, op: Op, source: Tensor) -> None:
         """Every output of the same shape as ``source`` has its dimensions; other outputs are fixed."""
@@ -95,6 +104,26 @@ def arg(op: Op, position: int, name: str, default: Any = None) -> Any:
     return op.kwargs.get(name, default)
 
 
+def named(op: Op, name: str, default: Any = None) -> Any:
+    """An argument of a call by its name in the operator's schema; ``default`` where this overload has none."""
+    for position, argument in enumerate(op.func._schema.arguments):
+        if argument.name == name:
+            return arg(op, position, name, argument.default_value)
+    return default
+
+
+def with_dimensions(rule: Rule) -> Rule:
+    """The rule for a call on a dimension; a first argument of no dimension leaves nothing to follow in the others."""
+
+    def read(ctx: Context, op: Op) -> None:
+        if ctx.dims(op.args[0]):
+            rule(ctx, op)
+        else:
+            ctx.pin_all(op, f"{op.site} reads a single number")
+
+    return wraps(rule)(read)
+
+
 def axis_of(value: int, ndim: int) -> int:
     """A dimension number counted from the front."""
     return value + ndim if value < 0 else value
@@ -104,5 +133,7 @@ def axes_of(value: Any, ndim: int) -> list[int]:
     """Dimension numbers counted from the front; none given means all."""
     if value is None or (isinstance(value, (list, tuple)) and not value):
         return list(range(ndim))
+    if not ndim:  # PyTorch lets a number have a dimension of its own
+        return []
     values = [value] if isinstance(value, int) else value
     return sorted(axis_of(v, ndim) for v in values)

@@ -75,7 +75,7 @@ _POINTWISE = (
     "relu hardswish hardswish_ hardsigmoid hardtanh fill_ fill copy_ copy clone contiguous _to_copy to alias detach "
     "lift_fresh masked_fill where _prelu_kernel prelu rrelu leaky_relu elu celu selu silu gelu mish softplus "
     "hardshrink softshrink threshold log_sigmoid_forward native_dropout dropout bernoulli bernoulli_ dropout_ clamp "
-    "uniform_ normal_ random_ exponential_ floor_divide "
+    "uniform_ normal_ random_ exponential_ floor_divide rsub copysign "
     "lerp_ addcmul_ addcdiv_ feature_dropout alpha_dropout nan_to_num isfinite isnan zero_ logical_not rrelu_with_noise"
 )
 _CONSTANT = (

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from reconvene.structure.labels import Dim, rigid
 from reconvene.structure.recording import Op
-from reconvene.structure.rules.context import Context, Rule, axis_of
+from reconvene.structure.rules.context import Context, Rule, axis_of, with_dimensions
 
 
 def chosen_by_value(ctx: Context, op: Op) -> None:
@@ -32,30 +35,118 @@ def region_align(ctx: Context, op: Op) -> None:
     ctx.set(out, [rigid(out.shape[0]), dims[1], *(rigid(size) for size in out.shape[2:])])
 
 
+def indexed(ctx: Context, x: Tensor, indices: Sequence[Tensor | None], ndim: int) -> tuple[list[Dim], list[Dim | None]]:
+    """Dimensions of ``x`` that ``x[indices]`` picks from, and the ``ndim`` dimensions of the result.
+
+    A mask of truth values takes as many dimensions of ``x`` as it has itself. What is picked (``None`` in the result)
+    stands where it was taken from if all indexed dimensions are neighbours, else in front (NumPy's rule).
+    """
+    dims = ctx.dims(x)
+    taken: list[int] = []
+    kept: list[int] = []
+    first = len(dims)
+    axis = 0
+    for one in indices:
+        count = one.ndim if one is not None and one.dtype in (torch.bool, torch.uint8) else 1
+        if one is not None:
+            first = min(first, len(kept))
+            taken += range(axis, axis + count)
+        else:
+            kept.append(axis)
+        axis += count
+    kept += range(axis, len(dims))
+    if taken and taken != list(range(taken[0], taken[-1] + 1)):
+        first = 0
+    passing: list[Dim | None] = [dims[a] for a in kept]
+    picked: list[Dim | None] = [None] * (ndim - len(kept))
+    return [dims[a] for a in taken], [*passing[:first], *picked, *passing[first:]]
+
+
+def index(ctx: Context, op: Op) -> None:
+    """Advanced indexing: indexed dimensions need all positions, the others pass."""
+    x, indices, out = op.args[0], op.args[1], op.outs[0]
+    assert out is not None
+    taken, result = indexed(ctx, x, indices, out.ndim)
+    ctx.pin(op, *taken, *_dims_of(ctx, indices), why=f"{op.site} picks positions by number")
+    ctx.set(out, [rigid(s) if dim is None else dim for dim, s in zip(result, out.shape, strict=True)])
+    ctx.same_source(op)
+
+
+def _dims_of(ctx: Context, indices: Sequence[Tensor | None]) -> list[Dim]:
+    return [dim for one in indices if one is not None for dim in ctx.dims(one)]
+
+
 def index_put(ctx: Context, op: Op) -> None:
     """``x[indices] = values``: indexed dimensions need all positions, the others are the same in ``values``."""
     x, indices, values = op.args[:3]
-    dims, given = ctx.dims(x), ctx.dims(values)
-    at = [a for a, index in enumerate(indices) if index is not None]
     reason = f"{op.site} writes to positions by number"
-    ctx.pin(op, *(dims[a] for a in at), why=reason)
-    last = at[-1] + 1
-    if at != list(range(at[0], last)):  # apart: what is indexed comes first in the values
-        ctx.pin(op, *dims, *given, why=reason)
+    picks = [one for one in indices if one is not None]
+    spread = max((1 if one.dtype in (torch.bool, torch.uint8) else one.ndim for one in picks), default=0)
+    gone = sum(one.ndim if one.dtype in (torch.bool, torch.uint8) else 1 for one in picks)
+    taken, result = indexed(ctx, x, indices, x.ndim - gone + spread)
+    ctx.pin(op, *taken, *_dims_of(ctx, indices), why=reason)
+    given = ctx.dims(values)
+    for mine, its in zip(result[::-1], given[::-1], strict=False):
+        if mine is None:
+            ctx.pin(op, its, why=reason)
+        else:
+            ctx.labels.unify(mine, its, reason)
+    ctx.pin(op, *given[: max(len(given) - len(result), 0)], why=reason)
+    ctx.set(op.outs[0], ctx.dims(x))
+
+
+@with_dimensions
+def index_select(ctx: Context, op: Op) -> None:
+    """Positions of one dimension by number."""
+    x, out = op.args[0], op.outs[0]
+    assert out is not None
+    axis = axis_of(op.args[1], x.ndim)
+    dims = list(ctx.dims(x))
+    ctx.pin(op, dims[axis], why=f"{op.site} picks positions by number")
+    dims[axis] = rigid(out.shape[axis])
+    ctx.set(out, dims)
+    ctx.same_source(op)
+
+
+@with_dimensions
+def gather(ctx: Context, op: Op) -> None:
+    """Positions of one dimension by number, chosen anew at every position of the others."""
+    x, axis, indices, out = op.args[0], axis_of(op.args[1], op.args[0].ndim), op.args[2], op.outs[0]
+    assert out is not None
+    dims, chosen = ctx.dims(x), ctx.dims(indices)
+    reason = f"{op.site} picks positions by number"
+    if len(dims) != len(chosen):  # a single index, of no dimension
+        ctx.pin_all(op, reason)
         return
-    behind, trailing = dims[last:], given[max(len(given) - (len(dims) - last), 0) :]
-    for mine, its in zip(behind[::-1], trailing[::-1], strict=False):
-        ctx.labels.unify(mine, its, reason)
-    ctx.pin(op, *given[: len(given) - len(trailing)], *dims[: at[0]], why=reason)
-    ctx.set(op.outs[0], dims)
+    ctx.pin(op, dims[axis], why=reason)
+    result: list[Dim] = []
+    for a, size in enumerate(out.shape):
+        if a != axis and x.shape[a] == size:
+            ctx.labels.unify(dims[a], chosen[a], reason)
+            result.append(dims[a])
+        else:
+            ctx.pin(op, dims[a], chosen[a])
+            result.append(rigid(size))
+    ctx.set(out, result)
 
 
+def embedding(ctx: Context, op: Op) -> None:
+    """Rows are looked up by number, columns are channels."""
+    weight, indices = op.args[0], op.args[1]
+    rows, columns = ctx.dims(weight)
+    ctx.pin(op, rows, why=f"{op.site} looks rows up by number")
+    ctx.attribute(op, "embedding_dim", columns)
+    ctx.set(op.outs[0], [*ctx.dims(indices), columns])
+
+
+@with_dimensions
 def index_fill(ctx: Context, op: Op) -> None:
     """``index_fill``, ``index_copy``, ``index_add``: one dimension by number, the others are the same in all."""
     x, axis = op.args[0], axis_of(op.args[1], op.args[0].ndim)
     _by_number(ctx, op, x, axis, [t for t in op.args[3:] if isinstance(t, Tensor) and t.ndim])
 
 
+@with_dimensions
 def scatter(ctx: Context, op: Op) -> None:
     """Positions of one dimension by number, chosen anew at every position of the others."""
     x, axis = op.args[0], axis_of(op.args[1], op.args[0].ndim)
@@ -77,10 +168,16 @@ def _by_number(ctx: Context, op: Op, x: Tensor, axis: int, others: list[Tensor])
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("nonzero", "nonzero_static", "_unique2", "unique_dim", "unique_consecutive"), chosen_by_value),
+    **dict.fromkeys(("masked_scatter", "histc", "bincount"), chosen_by_value),
     **dict.fromkeys(("torchvision::nms", "masked_select", "searchsorted", "bucketize", "aminmax"), chosen_by_value),
     "_local_scalar_dense": number,
     **dict.fromkeys(("value::numpy", "value::tolist", "value::__array__"), taken_out),
     "torchvision::roi_align": region_align,
+    "index": index,
+    "_unsafe_index": index,
+    "index_select": index_select,
+    "gather": gather,
+    "embedding": embedding,
     "index_put": index_put,
     "_unsafe_index_put": index_put,
     **dict.fromkeys(("index_fill", "index_copy", "index_add"), index_fill),

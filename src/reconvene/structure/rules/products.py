@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from reconvene.structure.labels import Dim, is_labelled, rigid
+from reconvene.structure.labels import Dim, is_labelled, rigid, size_of
 from reconvene.structure.recording import Op
 from reconvene.structure.rules.context import Context, Rule, arg
 
@@ -151,6 +151,46 @@ def attention(ctx: Context, op: Op) -> None:
     ctx.products.append((ctx.index, [*out, k[-2]]))
 
 
+def grouped_product(ctx: Context, op: Op) -> None:
+    """Products of experts: rows ``[tokens, k]`` sorted by expert times ``[experts, k, n]``, or ``k`` or ``n`` grouped.
+
+    ``offs`` says where each expert's part of the grouped dimension ends, so all of that dimension is needed. The
+    kernels read rows of whole 16 bytes: channels that lie side by side in memory leave together.
+    """
+    a, b, out = op.args[0], op.args[1], op.outs[0]
+    assert out is not None
+    first, second = ctx.dims(a), ctx.dims(b)
+    reason = f"{op.site} reads a fixed input"
+    ctx.labels.unify(first[-1], second[-2], reason)
+    for tensor, dims in ((a, first), (b, second)):
+        _whole_rows(ctx, op, dims[-1 if tensor.stride(-1) == 1 else -2], 16 // tensor.element_size())
+    grouped = f"{op.site} takes its parts by number"
+    if a.ndim == b.ndim == 3:  # a plain batch
+        ctx.labels.unify(first[0], second[0], reason)
+        result = [first[0], first[1], second[2]]
+    elif a.ndim == 2 and b.ndim == 3:
+        ctx.pin(op, first[0], second[0], why=grouped)
+        result = [rigid(out.shape[0]), second[2]]
+    elif b.ndim == 2 and a.ndim == 3:
+        ctx.pin(op, first[0], second[1], why=grouped)
+        result = [first[1], rigid(out.shape[1])]
+    else:
+        ctx.pin(op, first[1], second[0], why=grouped)
+        result = [rigid(out.shape[0]), first[0], second[1]]
+    ctx.set(out, result)
+    ctx.products.append((ctx.index, [*(result if a.ndim != 2 or b.ndim != 2 else result[1:]), first[-1]]))
+    if not ctx.weights & {id(a), id(b)} and is_labelled(first[-1]):
+        ctx.restrict()
+
+
+def _whole_rows(ctx: Context, op: Op, dim: Dim, block: int) -> None:
+    """Positions ``block * i`` up to the next such number leave together."""
+    if block > 1 and is_labelled(dim) and size_of(dim) % block == 0:
+        reason = f"{op.site} reads {block} neighbours at once"
+        _, inner = ctx.labels.regroup([dim], [size_of(dim) // block, block], reason)
+        ctx.pin(op, inner, why=reason)
+
+
 RULES: dict[str, Rule] = {
     "convolution": convolution,
     "convolution_overrideable": convolution,
@@ -163,6 +203,8 @@ RULES: dict[str, Rule] = {
     "addmm": added_product,
     "baddbmm": added_product,
     "linear": linear,
+    "_grouped_mm": grouped_product,
+    "transformers::grouped_mm_fallback": grouped_product,
     "_scaled_dot_product_flash_attention_for_cpu": attention,
     "_scaled_dot_product_flash_attention": attention,
     "_scaled_dot_product_efficient_attention": attention,

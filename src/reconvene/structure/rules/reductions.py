@@ -6,7 +6,7 @@ from torch import Tensor
 
 from reconvene.structure.labels import Dim, is_labelled, rigid
 from reconvene.structure.recording import Op
-from reconvene.structure.rules.context import Context, Rule, arg, axes_of, axis_of
+from reconvene.structure.rules.context import Context, Rule, arg, axes_of, axis_of, named
 
 
 def batch_norm(ctx: Context, op: Op) -> None:
@@ -81,7 +81,7 @@ def reduce(ctx: Context, op: Op) -> None:
     """Mean, sum, norm, maximum over dimensions: what is reduced disappears, what stays passes."""
     x = op.args[0]
     dims = ctx.dims(x)
-    axes = axes_of(_reduced(op), x.ndim)
+    axes = axes_of(named(op, "dim"), x.ndim)
     if any(is_labelled(dims[a]) for a in axes):
         ctx.restrict()
     for out in op.outs:
@@ -93,23 +93,11 @@ def reduce(ctx: Context, op: Op) -> None:
             ctx.set(out, [dim for a, dim in enumerate(dims) if a not in axes])
 
 
-def _reduced(op: Op) -> object:
-    if op.name.endswith((".default", ".dtype", ".correction_names")) and not op.name.startswith(
-        ("aten.linalg_vector_norm", "aten.amax", "aten.amin", "aten.logsumexp")
-    ):
-        return None
-    if "norm" in op.name:
-        return arg(op, 2, "dim")
-    return arg(op, 1, "dim")
-
-
 def whole_axis(ctx: Context, op: Op) -> None:
     """Softmax, cumulative sums, sorting, rolling: each position of the axis needs all others."""
     x = op.args[0]
     dims = list(ctx.dims(x))
-    axis_argument = 2 if op.name.startswith(("aten.topk", "aten.roll", "aten.kthvalue")) else 1
-    default = None if op.name.startswith(("aten.roll", "aten.flip", "aten.arg")) else -1
-    axes = axes_of(arg(op, axis_argument, "dims" if "roll" in op.name else "dim", default), x.ndim)
+    axes = axes_of(named(op, "dim", named(op, "dims")), x.ndim)
     for a in axes:
         ctx.pin(op, dims[a])
         dims[a] = rigid(x.shape[a])

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from torch import Tensor
 
 from reconvene.structure.labels import Dim, Vector, is_labelled, rigid, size_of
 from reconvene.structure.recording import Op
-from reconvene.structure.rules.context import Context, Rule, arg, axes_of, axis_of
+from reconvene.structure.rules.context import Context, Rule, arg, axes_of, axis_of, with_dimensions
 
 
 def view(ctx: Context, op: Op) -> None:
@@ -15,34 +14,38 @@ def view(ctx: Context, op: Op) -> None:
     out = op.outs[0]
     assert out is not None
     ctx.set(out, ctx.labels.regroup(ctx.dims(op.args[0]), list(out.shape), f"{op.site} views it in another shape"))
-    _same_source(ctx, op)
-
-
-def _same_source(ctx: Context, op: Op) -> None:
-    if id(op.args[0]) in ctx.weights:
-        ctx.weights.update(id(out) for out in op.outs)
+    ctx.same_source(op)
 
 
 def permute(ctx: Context, op: Op) -> None:
     """``permute``, ``transpose``, ``t``, ``unsqueeze``, ``squeeze``: dimensions change places."""
-    dims = list(ctx.dims(op.args[0]))
+    out = op.outs[0]
+    assert out is not None
+    dims = _permuted(op, list(ctx.dims(op.args[0])))
+    if ctx.last_view.get(id(out)) == ctx.index and [size_of(dim) for dim in dims] != list(out.shape):
+        # A call before this one was read with the shape that the tensor has only now.
+        ctx.pin_all(op, f"{op.site} changes the shape of a tensor in place")
+        dims = [rigid(size) for size in out.shape]
+    ctx.tensors[id(out)] = dims  # in place, the dimensions of the tensor itself get other names
+    ctx.same_source(op)
+
+
+def _permuted(op: Op, dims: list[Dim]) -> list[Dim]:
     rank = len(dims)  # not that of the tensor, which a later call may have changed in place
     name = op.func.overloadpacket.__name__.removesuffix("_")
     if name == "permute":
         dims = [dims[axis_of(a, rank)] for a in op.args[1]]
     elif name in ("transpose", "t") and rank > 1:
         first, second = (0, 1) if name == "t" else (axis_of(a, rank) for a in op.args[1:3])
-        dims[first], dims[second] = dims[second], dims[first]
+        if max(first, second) < rank:
+            dims[first], dims[second] = dims[second], dims[first]
     elif name == "unsqueeze":
         dims.insert(axis_of(op.args[1], rank + 1), ())
     elif name == "squeeze":
-        axes = axes_of(arg(op, 1, "dim"), rank)
+        given = arg(op, 1, "dim")
+        axes = [] if given == [] else axes_of(given, rank)  # an empty list is no dimension here, not all of them
         dims = [dim for a, dim in enumerate(dims) if not (a in axes and size_of(dim) == 1)]
-    out = op.outs[0]
-    assert out is not None
-    # An in-place transpose renames the dimensions of the tensor itself.
-    ctx.tensors[id(out)] = dims
-    _same_source(ctx, op)
+    return dims
 
 
 def expand(ctx: Context, op: Op) -> None:
@@ -58,6 +61,7 @@ def expand(ctx: Context, op: Op) -> None:
             for a, size in enumerate(out.shape)
         ],
     )
+    ctx.same_source(op)
 
 
 def repeat(ctx: Context, op: Op) -> None:
@@ -88,6 +92,7 @@ def concatenate(ctx: Context, op: Op) -> None:
                 ctx.labels.unify(mine, its, f"{op.site} joins it with a fixed size")
     dims[axis] = _joined(ctx, op, [d[axis] for d in known], [t.shape[axis] for t in parts])
     ctx.set(op.outs[0], dims)
+    ctx.same_source(op)
 
 
 def _joined(ctx: Context, op: Op, pieces: list[Dim], sizes: list[int]) -> Dim:
@@ -109,6 +114,7 @@ def stack(ctx: Context, op: Op) -> None:
             ctx.labels.unify(mine, its, f"{op.site} joins it with a fixed size")
     axis = axis_of(arg(op, 1, "dim", 0), len(dims) + 1)
     ctx.set(op.outs[0], [*dims[:axis], rigid(len(parts)), *dims[axis:]])
+    ctx.same_source(op)
 
 
 def split(ctx: Context, op: Op) -> None:
@@ -123,6 +129,7 @@ def split(ctx: Context, op: Op) -> None:
     for out, size, vector in zip(op.outs, sizes, vectors, strict=True):
         piece = rigid(size) if vector is None or size == 1 else ((size, vector),)
         ctx.set(out, [*dims[:axis], piece, *dims[axis + 1 :]])
+    ctx.same_source(op)
 
 
 def _cut(ctx: Context, op: Op, dim: Dim, sizes: list[int], *, known: bool, counted: bool) -> list[Vector | None]:
@@ -151,7 +158,9 @@ def cut(ctx: Context, op: Op) -> None:
     start, step = arg(op, 2, "start") or 0, arg(op, 4, "step", 1)
     dims, size, whole_size = list(ctx.dims(x)), out.shape[axis], x.shape[axis]
     start = min(start + whole_size if start < 0 else start, whole_size)
-    if size != whole_size:
+    if step > 1 and start < step and whole_size % step == 0:
+        dims[axis] = _every(ctx, op, dims[axis], size, step)
+    elif size != whole_size:
         whole = ctx.labels.flat(dims[axis], op.site)
         equal = step == 1 and size and whole_size % size == 0 and start % size == 0
         if whole is None or not (equal or (step == 1 and id(out) in ctx.known_cuts)):
@@ -163,6 +172,14 @@ def cut(ctx: Context, op: Op) -> None:
                 ctx.labels.pieces.append((pieces, f"{op.site} takes one of equal pieces"))
             dims[axis] = () if size == 1 else ((size, whole[start : start + size]),)
     ctx.set(out, dims)
+    ctx.same_source(op)
+
+
+def _every(ctx: Context, op: Op, dim: Dim, rows: int, step: int) -> Dim:
+    """``x[start::step]``: positions stand in rows of ``step``, and only whole rows can go, or others would be taken."""
+    outer, inner = ctx.labels.regroup([dim], [rows, step], f"{op.site} takes every {step} positions")
+    ctx.pin(op, inner, why=f"{op.site} takes every {step} positions")
+    return outer
 
 
 def select(ctx: Context, op: Op) -> None:
@@ -173,8 +190,10 @@ def select(ctx: Context, op: Op) -> None:
     ctx.pin(op, dims[axis], why=f"{op.site} takes one position of it")
     for out in op.outs:
         ctx.set(out, [dim for a, dim in enumerate(dims) if a != axis])
+    ctx.same_source(op)
 
 
+@with_dimensions
 def windows(ctx: Context, op: Op) -> None:
     """``unfold``: windows slide over one dimension, which must be whole; what is in a window comes last."""
     x, out = op.args[0], op.outs[0]
@@ -193,59 +212,7 @@ def unbind(ctx: Context, op: Op) -> None:
     ctx.pin(op, dims[axis], why=f"{op.site} takes its positions apart")
     for out in op.outs:
         ctx.set(out, [dim for a, dim in enumerate(dims) if a != axis])
-
-
-def index(ctx: Context, op: Op) -> None:
-    """Advanced indexing: indexed dimensions need all positions, the others pass."""
-    x, indices, out = op.args[0], op.args[1], op.outs[0]
-    assert out is not None
-    dims = ctx.dims(x)
-    at = [a for a, i in enumerate(indices) if i is not None]
-    ctx.pin(op, *(dims[a] for a in at), why=f"{op.site} picks positions by number")
-    consumed = [a for a in at if isinstance(indices[a], Tensor)]
-    kept = [dim for a, dim in enumerate(dims) if a not in at]
-    new = out.ndim - len(kept)
-    together = consumed == list(range(consumed[0], consumed[-1] + 1))
-    first = consumed[0] if together else 0
-    picked = [rigid(size) for size in out.shape[first : first + new]]
-    ctx.set(out, [*kept[:first], *picked, *kept[first:]])
-
-
-def index_select(ctx: Context, op: Op) -> None:
-    """Positions of one dimension by number."""
-    x, out = op.args[0], op.outs[0]
-    assert out is not None
-    axis = axis_of(op.args[1], x.ndim)
-    dims = list(ctx.dims(x))
-    ctx.pin(op, dims[axis], why=f"{op.site} picks positions by number")
-    dims[axis] = rigid(out.shape[axis])
-    ctx.set(out, dims)
-
-
-def gather(ctx: Context, op: Op) -> None:
-    """Positions of one dimension by number, chosen anew at every position of the others."""
-    x, axis, indices, out = op.args[0], axis_of(op.args[1], op.args[0].ndim), op.args[2], op.outs[0]
-    assert out is not None
-    dims, chosen = ctx.dims(x), ctx.dims(indices)
-    ctx.pin(op, dims[axis], why=f"{op.site} picks positions by number")
-    result: list[Dim] = []
-    for a, size in enumerate(out.shape):
-        if a != axis and x.shape[a] == size:
-            ctx.labels.unify(dims[a], chosen[a], f"{op.site} picks positions by number")
-            result.append(dims[a])
-        else:
-            ctx.pin(op, dims[a], chosen[a])
-            result.append(rigid(size))
-    ctx.set(out, result)
-
-
-def embedding(ctx: Context, op: Op) -> None:
-    """Rows are looked up by number, columns are channels."""
-    weight, indices = op.args[0], op.args[1]
-    rows, columns = ctx.dims(weight)
-    ctx.pin(op, rows, why=f"{op.site} looks rows up by number")
-    ctx.attribute(op, "embedding_dim", columns)
-    ctx.set(op.outs[0], [*ctx.dims(indices), columns])
+    ctx.same_source(op)
 
 
 def pad(ctx: Context, op: Op) -> None:
@@ -294,10 +261,5 @@ RULES: dict[str, Rule] = {
     "select": select,
     "unbind": unbind,
     "unfold": windows,
-    "index": index,
-    "_unsafe_index": index,
-    "index_select": index_select,
-    "gather": gather,
-    "embedding": embedding,
     "constant_pad_nd": pad,
 }
