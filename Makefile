@@ -12,7 +12,7 @@ help:
 	@echo "make test-slow  the tests that take longer"
 	@echo "make test-litert the tests of LiteRT, in an environment of their own (.venv-litert)"
 	@echo "make formats    time every format of the demo's model on this machine, and put the table into the README"
-	@echo "make test-zoo   the tests over whole model zoos"
+	@echo "make test-zoo   whole model zoos, from a plan to a verified ONNX file: hours, resumable"
 	@echo "make examples   the examples with Lightning, Accelerate, timm, torch.compile, torchao and Torch-Pruning"
 	@echo "make fuzz       5,000 new random networks, each proved; a failure prints what rebuilds it"
 	@echo "make check      style and types only"
@@ -61,8 +61,12 @@ formats: .venv/.ready .venv-litert/.ready
 	OMP_NUM_THREADS=1 .venv-litert/bin/python benchmarks/formats.py --again --only litert
 	$(BIN)/python benchmarks/readme.py
 
+# Everything again; ZOO_FLAGS= goes on where a sweep of the same engine stopped.
+ZOO_FLAGS ?= --again
+
 test-zoo: .venv/.ready
-	$(BIN)/python benchmarks/zoo.py --again --check
+	$(BIN)/python benchmarks/zoo.py $(ZOO_FLAGS) --rotation today --check
+	$(BIN)/python benchmarks/zoo.py $(ZOO_FLAGS) --value-checks --check
 	$(BIN)/python benchmarks/zoo_table.py
 
 examples: .venv/.ready

@@ -31,6 +31,20 @@ def unsettle(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
+def both_signs(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Turn the sign of half of the values of every vector (biases, scales of norms and layers, tokens).
+
+    Vectors are parameters with at most one dimension longer than one. Single numbers (temperatures) keep their sign.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.is_floating_point() and 1 < parameter.numel() == max(parameter.shape):
+                signs = torch.rand(parameter.shape, generator=generator) < 0.5
+                parameter.copy_(torch.where(signs, -parameter, parameter))
+    return model
+
+
 def half(structure: Structure, *, ratio: float = 0.5, seed: int = 0) -> Keep:
     """Random channels at about this width in every group, balanced where they must be."""
     wanted = np.maximum(1, np.round(structure.widths * ratio)).astype(np.int64)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 import random_blocks as blocks
 import random_oddities as oddities
 import random_tokens as tokens
+import random_values as values
 from random_blocks import Shape
 
 Block = tuple[Any, ...]
@@ -36,7 +37,14 @@ class Spec:
     outputs: str = "tensor"
     second: str = "none"
     auxiliary: bool = False
+    check: str = "none"
+    """A check of the values of the input."""
     seed: int = 0
+
+    @property
+    def looks_at_values(self) -> bool:
+        """Whether a part of it looks at values or widths, so that a named error may refuse it."""
+        return self.check != "none" or _holds(self.blocks, "valued")
 
 
 @dataclass
@@ -75,7 +83,7 @@ class Net(nn.Module):
             self.auxiliary = nn.Linear(spec.width, 4)
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Any:
-        x = stem = self._with_second(self.stem(x), other)
+        x = stem = self._with_second(self.stem(values.checked(x, self.spec.check)), other)
         x = self.body(x)
         if self.spec.head == "conv":
             main = self.head(x)
@@ -117,6 +125,11 @@ def build(spec: Spec) -> tuple[Net, Any]:
         if spec.second == "tokens":
             return net, {"x": image, "other": torch.tensor([[0, 1, 2], [3, 4, 5]])}
         return net, image
+
+
+def _holds(block: Any, name: str) -> bool:
+    """Whether a block, or a chain of blocks, holds this mechanism."""
+    return isinstance(block, tuple) and (block[:1] == (name,) or any(_holds(part, name) for part in block))
 
 
 def _append(chain: nn.Sequential, shape: Shape, block: Block) -> Shape:
@@ -194,6 +207,7 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "recurrent": _on_few_tokens(tokens.Recurrent),
     "windows": tokens.Windows,
     "odd": oddities.odd,
+    "valued": values.valued,
     "twice": blocks.Twice,
     "interleave": blocks.Interleave,
     "gram": lambda shape, how: tokens.Gram(how),
@@ -258,6 +272,9 @@ LEAVES: tuple[st.SearchStrategy[Block], ...] = (
     _block("windows"),
     _block("odd", st.sampled_from(sorted(oddities.ODDITIES))),
     _block("odd", st.sampled_from(sorted(oddities.ODDITIES))),
+    _block("valued", st.sampled_from(sorted(values.VALUED))),
+    _block("valued", st.sampled_from(sorted(values.VALUED))),
+    _block("valued", st.sampled_from(sorted(values.VALUED))),
     _block("twice", _one_of("same", "tied", "transposed")),
     _block("interleave", _WIDTH, _one_of("sum", "inner", "outer", "constant", "minimum", "where", "repeat")),
     _block("gram", _one_of("plain", "softmax", "einsum")),
@@ -295,5 +312,6 @@ def specs(*, depth: int = 2, longest: int = 4) -> st.SearchStrategy[Spec]:
         outputs=_one_of("tensor", "tuple", "dict", "dataclass"),
         second=_one_of("none", "none", "image", "vector", "tokens"),
         auxiliary=st.booleans(),
+        check=_one_of("none", "none", "none", "nan", "finite", "item", "bool"),
         seed=st.integers(0, 2**16),
     )

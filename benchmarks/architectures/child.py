@@ -8,12 +8,13 @@ import warnings
 from multiprocessing.connection import Connection
 from typing import Any
 
-from architectures import all_architectures
+from architectures import all_architectures, other_architectures
+from architectures.results import Options
 
 
-def judge(name: str, results: Connection) -> None:
-    """Prove one architecture and tell the parent after every stage."""
-    from architectures.proving import prove_architecture  # here, since the parent only starts this function
+def judge(name: str, results: Connection, options: Options) -> None:
+    """Take one architecture through its stages and send the record to the parent before each."""
+    from architectures.stages import sweep_architecture  # here, since the parent only starts this function
 
     warnings.simplefilter("ignore")
 
@@ -22,4 +23,4 @@ def judge(name: str, results: Connection) -> None:
         results.send(record)
 
     with contextlib.closing(results):
-        prove_architecture(all_architectures()[name], tell)
+        sweep_architecture((all_architectures() | other_architectures())[name], tell, options)

@@ -79,3 +79,9 @@ def summed(model: nn.Module, inputs: Any) -> Tensor:
     """The sum of every floating output: a loss through which each of them is differentiated."""
     tensors = [t for t in tensors_in(call(model, inputs)) if t.is_floating_point() and t.requires_grad]
     return torch.stack([t.sum() for t in tensors]).sum()
+
+
+def squared(model: nn.Module, inputs: Any) -> Tensor:
+    """The mean square of every floating output, added up: a loss that is bounded and sees each of them."""
+    tensors = [t for t in tensors_in(call(model, inputs)) if t.is_floating_point() and t.requires_grad]
+    return torch.stack([t.square().mean() for t in tensors]).sum()

@@ -1,4 +1,4 @@
-"""The results of the sweep: one JSON line a model, resumable, and what is expected of each."""
+"""The results of the sweep: one JSON line a network, resumable, and what is expected of each."""
 
 from __future__ import annotations
 
@@ -8,12 +8,30 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 EXPECTED = Path(__file__).with_name("expected.json")
-"""What is known not to be fully proved: ``{name: kind of verdict}``. Everything else must be ``proved``."""
-ORDER = ["proved", "proved, little removable", "not lossless by nature", "failed"]
+"""What is known not to pass every stage: ``{name: state}``. Everything else must have ``passed``."""
+STAGES = ("plan", "apply", "compare", "rectify", "train", "save", "load", "export")
+"""What a user does with a network, in this order."""
+STATES = ("passed", "refused", "failed", "WRONG")
+"""Of a stage, best first. Refused: a named error of Reconvene. Failed: any other error. WRONG: a silent difference."""
+ROOMS = (
+    "structure", "saliency", "evaluator", "allocation", "surgery", "rectifier", "planning.py", "planner.py",
+    "cutting.py", "artifact", "deploy",
+)  # fmt: skip
+"""The sources that decide a result."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the sweep does with every network."""
+
+    stages: tuple[str, ...] = STAGES
+    value_checks: bool = False
+    """Whether the network looks at values: a check of its inputs, and one of a module in its middle."""
 
 
 class Results:
@@ -25,11 +43,13 @@ class Results:
         if path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
                 record = json.loads(line)
-                self.records[record["name"]] = record
+                if "stages" in record or "error" in record:  # the sweep once wrote lines of another form
+                    self.records[record["name"]] = record
 
-    def has(self, name: str, *, engine: str) -> bool:
-        """Whether this engine has judged the model already."""
-        return self.records.get(name, {}).get("engine") == engine
+    def has(self, name: str, *, engine: str, stages: Iterable[str] = STAGES) -> bool:
+        """Whether this engine has taken the network through these stages already."""
+        record = self.records.get(name, {})
+        return record.get("engine") == engine and set(stages) <= set(record.get("asked", ()))
 
     def add(self, record: dict[str, Any]) -> None:
         """Append one line."""
@@ -66,10 +86,11 @@ def commit(root: Path) -> str:
 
 
 def engine(root: Path) -> str:
-    """A digest of the sources of structure and surgery: a result holds as long as these stay the same."""
+    """A digest of the sources on the road from a network to its file: a result holds as long as these stay the same."""
     digest = hashlib.sha256()
-    for room in ("structure", "surgery"):
-        for path in sorted((root / "src" / "reconvene" / room).rglob("*.py")):
+    for room in ROOMS:
+        source = root / "src" / "reconvene" / room
+        for path in sorted(source.rglob("*.py")) if source.is_dir() else [source]:
             digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -94,13 +115,13 @@ def machine() -> str:
 
 
 def expected() -> dict[str, str]:
-    """Kind of verdict by name for the models that are not expected to be proved."""
+    """The state by name of the networks that are not expected to pass."""
     return dict(json.loads(EXPECTED.read_text(encoding="utf-8"))) if EXPECTED.exists() else {}
 
 
 def accept(records: Iterable[Mapping[str, Any]]) -> None:
-    """Write down the models that are not proved as what is expected from now on."""
-    wanted = {record["name"]: kind(record) for record in records if kind(record) != "proved"}
+    """Write down the networks that do not pass as what is expected from now on."""
+    wanted = {record["name"]: kind(record) for record in records if kind(record) != "passed"}
     EXPECTED.write_text(json.dumps(dict(sorted(wanted.items())), indent=1) + "\n", encoding="utf-8")
 
 
@@ -110,5 +131,5 @@ def kind(record: Mapping[str, Any]) -> str:
 
 
 def worse(record: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:
-    """Whether a model does worse than expected of it."""
-    return ORDER.index(kind(record)) > ORDER.index(wanted.get(record["name"], "proved"))
+    """Whether a network does worse than expected of it."""
+    return STATES.index(kind(record)) > STATES.index(wanted.get(record["name"], "passed"))

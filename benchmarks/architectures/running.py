@@ -18,11 +18,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Limits:
-    """What one model may take, and how many run at a time."""
+    """What one model may take, how many run at a time, and when no more begin."""
 
     seconds: float = 300
     gigabytes: float = 9
     jobs: int = 2
+    total: float | None = None
+    """Seconds after which no model is started."""
 
 
 @dataclass
@@ -79,12 +81,18 @@ Judge = Callable[[str, Connection], None]
 def run_all(
     names: Sequence[str], limits: Limits, judge: Judge, *, preload: str = "architectures.preload"
 ) -> Iterator[dict[str, Any]]:
-    """The record of every name, as they are done; ``preload`` is imported before the processes fork."""
+    """The record of every name, as they are done, or of as many as the time allows.
+
+    ``preload`` is imported before the processes fork.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([preload])
     waiting = list(reversed(names))
     running: list[Running] = []
+    last = time.monotonic() + (float("inf") if limits.total is None else limits.total)
     while waiting or running:
+        if time.monotonic() > last:
+            waiting.clear()
         while waiting and len(running) < limits.jobs:
             running.append(start(context, waiting.pop(), judge))
         time.sleep(0.05)
