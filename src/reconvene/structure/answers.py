@@ -1,4 +1,4 @@
-"""Answers to the commonest calls on meta: only the shape of the result matters there.
+"""Answers to the commonest calls on meta: the shape and the strides of the result, which decide what comes after it.
 
 PyTorch's own meta kernels for them are decompositions written in Python, which cost more than all the rest.
 """
@@ -28,7 +28,7 @@ def known_result(func: Any, args: Sequence[Any]) -> Any:
     """The result of a call; ``None`` where shapes do not fit as they are: PyTorch broadcasts or complains."""
     if func in _BATCH_NORMS:
         empty = args[0].new_empty(0)
-        return _like(args[0]), empty, empty
+        return _normalised(args[0]), empty, empty
     if func is _ATEN.convolution.default:
         return _convolved(*args)
     if func is _ATEN.cat.default:
@@ -43,13 +43,15 @@ def known_result(func: Any, args: Sequence[Any]) -> Any:
         x, shape = args[0], tuple(args[1])
         statistic = x.new_empty(*x.shape[: x.ndim - len(shape)], *[1] * len(shape))
         fits = tuple(x.shape[x.ndim - len(shape) :]) == shape and all(w is None or w.shape == shape for w in args[2:4])
-        return (_like(x), statistic, _like(statistic)) if fits else None
+        return (torch.empty(x.shape, dtype=x.dtype, device="meta"), statistic, _like(statistic)) if fits else None
     in_place = func in _ELEMENTWISE_IN_PLACE
     if not in_place and func not in _ELEMENTWISE:
         return None
     x = args[0]
-    if len(args) > 1 and isinstance(args[1], Tensor) and (args[1].shape != x.shape or args[1].dtype != x.dtype):
-        return None
+    if len(args) > 1 and isinstance(args[1], Tensor):
+        alike = args[1].shape == x.shape and args[1].dtype == x.dtype
+        if not alike or not (in_place or x.is_contiguous()):  # strides of the result follow those of both
+            return None
     return x if in_place else _like(x)
 
 
@@ -66,6 +68,13 @@ def _grouped(a: Tensor, b: Tensor, *rest: Any) -> Tensor | None:
     experts = (a.shape[0],) if a.ndim == b.ndim == 3 else (len(rest[0]),) if a.ndim == b.ndim == 2 else ()
     rows = a.shape[1:2] if a.ndim == 3 else a.shape[:1]
     return torch.empty((*experts, *rows, b.shape[-1]), dtype=dtype, device="meta")
+
+
+def _normalised(x: Tensor) -> Tensor:
+    """The output of a batch norm, whose memory is channels-last or plain, whatever the strides of its input."""
+    if x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        return torch.empty_like(x)
+    return torch.empty(x.shape, dtype=x.dtype, device="meta")
 
 
 def _joined(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:

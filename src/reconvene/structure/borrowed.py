@@ -226,20 +226,26 @@ def changed_attributes(model: nn.Module, attributes: Sequence[tuple[str, str, An
             setattr(module, attribute, value)
 
 
+Leave = Callable[[str, Any, Any], None]
+"""Is told the path, the arguments and the output of a layer that has run."""
+
+
 @contextmanager
-def module_stack(model: nn.Module) -> Iterator[list[str]]:
-    """A stack of module paths, so that every call knows its layer."""
+def module_stack(model: nn.Module, leave: Leave | None = None) -> Iterator[list[str]]:
+    """A stack of module paths, so that every call knows its layer; ``leave`` is called where a layer of them ends."""
     paths = {id(module): name for name, module in model.named_modules()}
     stack = [""]
 
-    def enter(module: nn.Module, _: Any) -> None:
+    def push(module: nn.Module, _: Any) -> None:
         stack.append(paths.get(id(module), stack[-1]))
 
-    def leave(module: nn.Module, _: Any, __: Any) -> None:
+    def pop(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
         stack.pop()
+        if leave is not None and paths.get(id(module)):
+            leave(paths[id(module)], (args, kwargs), out)
 
-    first = module_hooks.register_module_forward_pre_hook(enter)
-    second = module_hooks.register_module_forward_hook(leave)
+    first = module_hooks.register_module_forward_pre_hook(push)
+    second = module_hooks.register_module_forward_hook(pop, with_kwargs=True)
     try:
         yield stack
     finally:

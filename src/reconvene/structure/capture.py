@@ -146,7 +146,7 @@ def _record_on(
         _enter_common(restore, model)
         restore.enter_context(twins(model, recording.parameters, recording.aliases, device, replace or {}))
         restore.enter_context(changed_attributes(model, attributes))
-        stack = restore.enter_context(module_stack(model))
+        stack = restore.enter_context(module_stack(model, recording.leave))
         if replace is None:
             recording.sizes.stack = stack
             restore.enter_context(traced_sizes(model, recording.sizes))

@@ -2,7 +2,9 @@
 
 A run on meta and one on real tensors make the same calls but for copies, whose number depends on memory layout and
 device. So a call is known by its layer, its operator and the data it reads, and data by the call that computed them, up
-to parameters and inputs; calls that agree in all of that are told apart by their order.
+to parameters and inputs; calls that agree in all of that are told apart by their order. What a layer gives is known by
+the layer and by what it was given, so that nothing outside depends on how PyTorch takes it apart (an LSTM makes other
+calls on another device).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from reconvene.structure.inputs import tensors_in
+from reconvene.structure.recording import Recording
 from reconvene.structure.values import COPIES, operator_name
 
 _MOST = 4096
@@ -49,21 +52,47 @@ class Identities:
 
     def before(self, layer: str, func: Any, args: Any, kwargs: Any) -> str:
         """The identity of a call that is about to run; ``after`` must follow, even where the call raises nothing."""
-        read = [self._data.get(tensor) or _constant(tensor) for tensor in tensors_in((args, kwargs))]
+        tensors = tensors_in((args, kwargs))
         if func in COPIES:
-            return str(read[0])
+            return self._known(tensors[0])
         name = operator_name(func)
-        text = "|".join([layer, "view" if name in VIEWS else name, *read])
+        return self._key(f"{layer}|{'view' if name in VIEWS else name}", tensors)
+
+    def _known(self, tensor: Tensor) -> str:
+        return self._data.get(tensor) or _constant(tensor)
+
+    def _key(self, head: str, tensors: Sequence[Tensor]) -> str:
+        text = "|".join([head, *(self._known(tensor) for tensor in tensors)])
         digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
         self._turns[digest] += 1
         turn = self._turns[digest]
         return digest if turn == 1 else f"{digest}.{turn}"
 
+    def leave(self, layer: str, arguments: Any, output: Any) -> None:
+        """Note what a layer has given."""
+        self.after(self._key(f"out of {layer}", tensors_in(arguments)), None, tensors_in(output))
+
     def after(self, key: str, func: Any, outs: Iterable[Tensor | None]) -> None:
         """Note what a call has computed."""
         for position, out in enumerate(outs):
             if out is not None:
-                self._data[out] = key if func in COPIES or position == 0 else f"{key}:{position}"
+                self._data[out] = key if position == 0 else f"{key}:{position}"
+
+
+def of_calls(recording: Recording) -> list[str]:
+    """The identity of every call of the eval pass, in order."""
+    identities = Identities(recording.parameters, recording.inputs)
+    exits = iter([*recording.exits, (len(recording.ops) + 1, "", [], [])])
+    done, path, given, result = next(exits)
+    out = []
+    for number, op in enumerate(recording.ops):
+        if op.training:
+            break
+        while done <= number:
+            identities.leave(path, given, result)
+            done, path, given, result = next(exits)
+        out.append(identities.of(op.owner, op.func, op.args, op.kwargs, op.outs))
+    return out
 
 
 def _constant(tensor: Tensor) -> str:

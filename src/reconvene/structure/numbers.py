@@ -22,6 +22,8 @@ from reconvene.structure.rules import Context
 
 Numbers = dict[str, Any]
 """Arguments of a call by position (``"1"``) or, where it can only be given so, by name: numbers, or lists of them."""
+RESULT = "result"
+"""Key of the number that a call gives, in place of arguments."""
 Leaves = dict[int, dict[int, Tensor]]
 """Per call, by position: tensors that no recorded call made, such as ``torch.tensor(width)``."""
 

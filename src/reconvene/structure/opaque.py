@@ -14,10 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook
 
 from reconvene.structure.borrowed import patched
-from reconvene.structure.identity import Identities
 from reconvene.structure.inputs import map_tensors, tensors_in
 
 LAYERS: set[type[nn.Module]] = set()
@@ -54,23 +52,6 @@ def opaque_layers(model: nn.Module, note: Callable[[LayerCall, list[Tensor], lis
     layers = [module for module in model.modules() if type(module) in LAYERS]
     with patched([(layer, "forward", _stand_in(layer, note)) for layer in layers]):
         yield
-
-
-@contextmanager
-def opaque_results(model: nn.Module, identities: Identities) -> Iterator[None]:
-    """Let the results of registered layers that run as they are have the identities that a recording gives them."""
-    paths = {id(module): name for name, module in model.named_modules() if type(module) in LAYERS}
-
-    def leave(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
-        if id(module) in paths:
-            arguments = [*tensors_in((args, kwargs)), *module.parameters()]
-            identities.of(paths[id(module)], LayerCall(type(module)), arguments, {}, tensors_in(out))
-
-    hook = register_module_forward_hook(leave, with_kwargs=True)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def _stand_in(module: nn.Module, note: Callable[[LayerCall, list[Tensor], list[Tensor]], None]) -> Callable[..., Any]:

@@ -95,7 +95,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name, producer = operator_name(func), self._producer(args)
         if not follows:
             self.answers.skip(name, producer)
-            return func(*args, **kwargs)
+            value = func(*args, **kwargs)
+            if isinstance(value, (bool, int, float)):
+                self.recording.numbers[len(self.recording.ops)] = value
+            return value
         try:
             return answered(func, args, kwargs, self.answers.next(name, producer))
         except MissingValueError:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from reconvene.structure.inputs import tensors_in
 from reconvene.structure.sizes import SizeLog
 from reconvene.structure.values import Values
 
@@ -64,7 +65,15 @@ class Recording:
     notes: list[str] = field(default_factory=list)
     values: Values = field(default_factory=Values)
     """What runs on real tensors answered to code that reads values."""
+    exits: list[tuple[int, str, list[Tensor], list[Tensor]]] = field(default_factory=list)
+    """Where a layer ends: how many calls were made by then, its path, the tensors it was given and those it gave."""
+    numbers: dict[int, bool | int | float] = field(default_factory=dict)
+    """What calls have read from tensors that are made of sizes and constants alone."""
     lacking: set[bool] = field(default_factory=set)
     """Modes (training or not) in which the forward pass read a value that nothing has answered."""
     guards: dict[str, None] = field(default_factory=dict)
     """Operators and layers that read values on meta: the calls are those of the branch that the answers take."""
+
+    def leave(self, path: str, arguments: Any, output: Any) -> None:
+        """Note that a layer has run."""
+        self.exits.append((len(self.ops), path, tensors_in(arguments), tensors_in(output)))

@@ -19,7 +19,7 @@ from reconvene.structure.capture import record
 from reconvene.structure.extents import kept_positions, kept_size, settle
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim
-from reconvene.structure.numbers import Numbers, following_numbers, leaves
+from reconvene.structure.numbers import RESULT, Numbers, following_numbers, leaves
 from reconvene.structure.recording import Op, Recording
 
 _PRODUCTS = {"mm", "bmm", "addmm"}
@@ -99,6 +99,9 @@ def _replayed(model: nn.Module, example_inputs: Any, structure: Structure, keep:
         if not wrong:
             read = constants.get(number, {}), theirs.get(nth, {})
             numbers, wrong = following_numbers(structure.context, want, got, kept, read)
+            if structure.recording.numbers.get(number) != seen.numbers.get(nth):
+                # A number that code reads from a tensor made of sizes: each network goes on with its own.
+                numbers[RESULT] = structure.recording.numbers[number]
         if wrong:
             out.failure = (number, wrong)
             return out

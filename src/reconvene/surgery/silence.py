@@ -25,11 +25,10 @@ from reconvene.errors import PlanError
 from reconvene.structure import Keep, Structure
 from reconvene.structure.borrowed import canonical_calls, module_stack
 from reconvene.structure.extents import kept_size
-from reconvene.structure.identity import Identities
+from reconvene.structure.identity import Identities, of_calls
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim
-from reconvene.structure.numbers import Numbers
-from reconvene.structure.opaque import opaque_results
+from reconvene.structure.numbers import RESULT, Numbers
 from reconvene.structure.values import COPIES
 from reconvene.surgery.ranges import from_text, to_text
 
@@ -62,10 +61,8 @@ def restricted_sites(structure: Structure, keep: Keep, scalars: Mapping[int, Num
     kept = structure.kept_atoms(keep)
     context = structure.context
     wanted = dict(context.restricted)
-    identities = Identities(structure.recording.parameters, structure.recording.inputs)
     sites = []
-    for index, op in enumerate(structure.eval_ops()):
-        data = identities.of(op.owner, op.func, op.args, op.kwargs, op.outs)
+    for index, (op, data) in enumerate(zip(structure.eval_ops(), of_calls(structure.recording), strict=True)):
         if (index not in wanted and index not in scalars) or op.func in COPIES:
             continue
         restrict = index in wanted or torch.Tag.pointwise in op.func.tags
@@ -121,9 +118,8 @@ class Silenced:
         assert isinstance(self, nn.Module)
         identities = Identities(first_names(self), tensors_in((args, kwargs)))
         with ExitStack() as stack:
-            layers = stack.enter_context(module_stack(self))
+            layers = stack.enter_context(module_stack(self, identities.leave))
             stack.enter_context(canonical_calls())
-            stack.enter_context(opaque_results(self, identities))
             restrict = stack.enter_context(_Restrict(self.reconvene_sites, layers, identities, self.reconvene_observe))
             output = super().forward(*args, **kwargs)  # type: ignore[misc]
         restrict.check()
@@ -169,6 +165,8 @@ class _Restrict(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _result(self, func: Any, args: Any, kwargs: Any, site: Site | None) -> Any:
         if site is None:
             return func(*args, **kwargs)
+        if RESULT in site.sizes:
+            return site.sizes[RESULT]
         small = [_take(a, k) for a, k in zip(args, [*site.args, *[None] * len(args)], strict=False)]
         result = func(*small, **kwargs) if not site.sizes else _call_with(func, small, kwargs, site.sizes)
         results = (result,) if isinstance(result, Tensor) else tuple(result)

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from reconvene.structure import Keep, Structure, call, tensors_in
 from reconvene.structure.borrowed import canonical_calls, kept_random_state, module_stack
 from reconvene.structure.extents import kept_positions
-from reconvene.structure.identity import Identities
+from reconvene.structure.identity import Identities, of_calls
 from reconvene.structure.inputs import map_tensors
 from reconvene.surgery.apply import apply, mask_in_place, uncopied
 from reconvene.surgery.silence import Observe, first_names, observed
@@ -135,11 +135,7 @@ class _Pairs:
 
     def locate(self, structure: Structure, keep: Keep) -> int | None:
         """The number of the first call whose result differs, or that one of the networks does not come to."""
-        identities = Identities(structure.recording.parameters, structure.recording.inputs)
-        calls = {
-            identities.of(op.owner, op.func, op.args, op.kwargs, op.outs): number
-            for number, op in enumerate(structure.eval_ops())
-        }
+        calls = {data: number for number, data in enumerate(of_calls(structure.recording))}
         results: dict[str, list[Tensor | None]] = {}
         broken = self._watch(self.small, lambda data, outs: results.setdefault(data, outs))
         comparison = _Comparison(structure, keep, calls, results)
@@ -163,7 +159,7 @@ class _Pairs:
                 inputs = map_tensors(torch.clone, self.inputs)
                 identities = Identities(first_names(network), tensors_in(inputs))
                 torch.manual_seed(self.seed)
-                with module_stack(network) as layers, _Watch(identities, layers, observe):
+                with module_stack(network, identities.leave) as layers, _Watch(identities, layers, observe):
                     call(network, inputs)
         except Exception:  # noqa: BLE001 -- foreign code
             return True
