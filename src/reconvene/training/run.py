@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reconvene.artifact.tensors import module_versions
 from reconvene.data import Dataset, train_batches
 from reconvene.data.progress import Bar
 from reconvene.errors import TrainingError
@@ -216,7 +217,8 @@ class Run:
         self.saved_at = time.monotonic()
         if self.world.rank == 0:
             tensors = all_tensors(self.model, self.optimizer.momentum_tensors, self._rounding)
-            save_checkpoint(self.directory, self.identity, self.state, tensors)
+            versions = module_versions(self.model.state_dict())
+            save_checkpoint(self.directory, self.identity, self.state, tensors, versions)
 
     def _identity(self) -> dict[str, Any]:
         """What makes this run this run. How often it saves does not."""
