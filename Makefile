@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-litert formats test-zoo examples fuzz check format bench evidence evidence-quick docs clean
+.PHONY: help setup demo test test-slow test-litert test-oldest formats test-zoo examples fuzz check format bench evidence evidence-quick docs clean
 
 help:
 	@echo "make setup      .venv with everything that the tests need (once)"
@@ -11,6 +11,7 @@ help:
 	@echo "make test       style, types and tests"
 	@echo "make test-slow  the tests that take longer"
 	@echo "make test-litert the tests of LiteRT, in an environment of their own (.venv-litert)"
+	@echo "make test-oldest the oldest versions of optional packages that pyproject.toml allows have what our code takes from them"
 	@echo "make formats    time every format of the demo's model on this machine, and put the table into the README"
 	@echo "make test-zoo   whole model zoos, from a plan to a verified ONNX file: hours, resumable"
 	@echo "make examples   the examples with Lightning, Accelerate, timm, torch.compile, torchao and Torch-Pruning"
@@ -55,6 +56,10 @@ test-litert: .venv-litert/.ready
 	.venv-litert/bin/python -m pip install --quiet --disable-pip-version-check -e '.[onnx,litert,data]' torchvision timm \
 		pytest pytest-timeout pytest-xdist hypothesis
 	touch $@
+
+# Each extra in an environment of its own under .venv-oldest, on top of .venv.
+test-oldest: .venv/.ready
+	$(BIN)/python tests/oldest_versions.py
 
 formats: .venv/.ready .venv-litert/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/formats.py --again
@@ -110,4 +115,4 @@ docs: .venv/.docs
 	touch $@
 
 clean:
-	rm -rf .venv .venv-litert site dist out .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-litert .venv-oldest site dist out .mypy_cache .ruff_cache .pytest_cache

@@ -1,23 +1,27 @@
 """Artifacts: a folder that keeps a model, how it was pruned and how to build it again. Nothing in it can execute code.
 
 ``model.safetensors`` holds the tensors, ``plan.json`` which channels stayed, and ``reconvene.json``, the manifest, the
-rest: format version, model source, aliases of tied tensors, measurements, a checksum of every file and of itself.
+rest: format version, model source, aliases of tied tensors, versions of modules, a probe of what the model computes,
+measurements, a checksum of every file and of itself.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from reconvene._version import __version__
 from reconvene.artifact.derive import derive
 from reconvene.artifact.folder import MANIFEST, PLAN, WEIGHTS, Manifest, commit, describe, read_file
 from reconvene.artifact.folder import read as _read
 from reconvene.artifact.hub import PREFIX, Push, fetched, parse, pull, push_to_hub
-from reconvene.artifact.tensors import compare, decode, encode, fill
+from reconvene.artifact.probe import differs, take
+from reconvene.artifact.tensors import compare, decode, encode, fill, module_versions
 from reconvene.errors import ArtifactError, ModelError
 from reconvene.models import Source
 
@@ -62,23 +66,35 @@ def save(
             can be proved to give it: see ``reconvene.artifact.derive``.
         extra: free-form measurements for the manifest, in plain JSON types.
 
-    Before anything is written the dense model is built and the plan applied: what is saved can be loaded.
+    Before anything is written the dense model is built, the plan applied and the tensors filled in, and both models run
+    on a seeded example (where the source has an input shape): what is saved can be loaded, and computes the same. Its
+    outputs are kept as the artifact's probe, see ``reconvene.artifact.probe``.
 
     Raises ArtifactError: no source, a source that does not give this model, or a folder that cannot be written.
     """
     plan = plan if plan is not None else getattr(model, "reconvene_plan", None)
     origin = _source_of(model, plan, source)
     state = model.state_dict()
-    compare(
-        _rebuild(origin, plan, allow_import=True).state_dict(),
-        state,
-        f"{origin.address} built with {dict(origin.args)}" + (" and pruned by the plan" if plan is not None else ""),
+    again = _rebuild(origin, plan, allow_import=True)
+    description = f"{origin.address} built with {dict(origin.args)}" + (
+        " and pruned by the plan" if plan is not None else ""
     )
+    compare(again.state_dict(), state, description)
     weights, aliases = encode(state)
+    versions = module_versions(state)
+    fill(again, decode(weights, aliases, Path(directory)), versions)
+    # Of the rebuilt model: it is on the CPU, wherever the given one is.
+    probe = take(again, origin.input_shape)
+    if (difference := differs(model, probe)) is not None:
+        raise ArtifactError(
+            f"{description} is another model, although its tensors fit: {difference}. Save the model as its source "
+            "builds it, or name a source= that builds it as it is"
+        )
     files = {WEIGHTS: weights}
     if plan is not None:
         files[PLAN] = plan.to_json().encode()
-    commit(Path(directory), files, Manifest(origin, describe(files), aliases, dict(extra or {})))
+    facts = Manifest(origin, describe(files), aliases, dict(extra or {}), versions=versions, probe=probe)
+    commit(Path(directory), files, facts)
 
 
 def load(directory: str | Path, *, allow_import: bool = False) -> nn.Module:
@@ -90,7 +106,8 @@ def load(directory: str | Path, *, allow_import: bool = False) -> nn.Module:
         directory: the artifact; or, on the Hugging Face hub, ``hf:owner/name`` or ``hf:owner/name@revision``.
         allow_import: whether a model addressed as ``package.module:callable`` may be imported, which runs that code.
 
-    Raises ArtifactError: missing, truncated, altered, foreign, newer, or an import that was not allowed.
+    Raises ArtifactError: missing, truncated, altered, foreign, newer, an import that was not allowed, or a model that
+    does not compute what the saved one did (see ``reconvene.artifact.probe``).
     """
     if isinstance(directory, str) and directory.startswith(PREFIX):
         repo_id, revision = parse(directory)
@@ -101,7 +118,13 @@ def load(directory: str | Path, *, allow_import: bool = False) -> nn.Module:
     model = _rebuild(_permitted(found, folder, allow_import), plan, allow_import=allow_import)
     state = decode(read_file(folder, found, WEIGHTS), found.aliases, folder)
     compare(model.state_dict(), state, f"{found.source.address} as {folder} describes it")
-    fill(model, state)
+    fill(model, state, found.versions)
+    if found.probe is not None and (difference := differs(model, found.probe)) is not None:
+        raise ArtifactError(
+            f"{folder} does not reproduce: with the saved tensors {found.source.address} computes something else than "
+            f"the model that Reconvene {found.written_by} saved: {difference}. Load it with the releases of torch and "
+            "of the model's package that it was saved with"
+        )
     return note(model, plan=plan, source=found.source)
 
 
@@ -152,7 +175,7 @@ def record(directory: str | Path, measurements: Mapping[str, Any]) -> None:
     """Add measurements to the manifest of an artifact, replacing those of the same name. Raises ArtifactError."""
     folder = Path(directory)
     found = _read(folder)
-    commit(folder, {}, Manifest(found.source, found.files, found.aliases, {**found.measurements, **measurements}))
+    commit(folder, {}, replace(found, measurements={**found.measurements, **measurements}, written_by=__version__))
 
 
 def note(model: nn.Module, *, plan: Plan | None, source: Source | None) -> nn.Module:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from reconvene._version import __version__
+from reconvene.artifact.probe import check as check_probe
 from reconvene.disk import PENDING, settle_names, write_through
 from reconvene.errors import ArtifactError, ModelError
 from reconvene.models import Source
@@ -39,6 +40,8 @@ class Manifest:
         aliases: name of a tied tensor to the name under which it is stored.
         measurements: free-form, in plain JSON types.
         written_by: version of Reconvene that wrote it.
+        versions: of modules, see ``reconvene.artifact.tensors``; None where an older version wrote it.
+        probe: what the model puts out, see ``reconvene.artifact.probe``; None where an older version wrote it.
     """
 
     source: Source
@@ -46,6 +49,8 @@ class Manifest:
     aliases: Mapping[str, str] = field(default_factory=dict)
     measurements: Mapping[str, Any] = field(default_factory=dict)
     written_by: str = __version__
+    versions: Mapping[str, int] | None = None
+    probe: Mapping[str, Any] | None = None
 
 
 def commit(folder: Path, files: Mapping[str, bytes], manifest: Manifest) -> None:
@@ -88,9 +93,16 @@ def read(folder: Path) -> Manifest:
         raise ArtifactError(f"{path} was altered after it was written: its checksum does not fit. Save the model again")
     try:
         source = Source.from_dict(data["model"])
-        return Manifest(source, data["files"], data["aliases"], data["measurements"], data["reconvene"])
+        versions, probe = data.get("versions"), data.get("probe")
+        found = Manifest(
+            source, data["files"], data["aliases"], data["measurements"], data["reconvene"], versions, probe
+        )
     except (KeyError, ModelError) as error:
         raise ArtifactError(f"{path} does not say what it must: {error}") from error
+    if versions is not None and not all(type(version) is int for version in versions.values()):
+        raise ArtifactError(f"{path} does not say what it must: versions of modules are whole numbers")
+    check_probe(probe, str(path))
+    return found
 
 
 def read_file(folder: Path, manifest: Manifest, name: str) -> bytes:
@@ -139,6 +151,9 @@ def _to_json(manifest: Manifest) -> bytes:
         "aliases": dict(manifest.aliases),
         "measurements": dict(manifest.measurements),
     }
+    # Absent, not null: what an older version wrote keeps its bytes when it is copied.
+    data |= {"versions": dict(manifest.versions)} if manifest.versions is not None else {}
+    data |= {"probe": dict(manifest.probe)} if manifest.probe is not None else {}
     return dump({**data, "checksum": _checksum(data)})
 
 

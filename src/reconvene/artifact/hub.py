@@ -57,7 +57,7 @@ def push_to_hub(
         license: of the weights, as the hub calls it (``apache-2.0``); the card says that none was stated without it.
         include: names of further files in the folder, such as an exported model or a bundle.
         private: whether a repository that is made here is private; by default what the owner's account says.
-        revision: branch to commit to; by default the main one.
+        revision: branch to commit to, made from the main one where there is none; by default the main one.
         token: by default the one that ``hf auth login`` or the environment gave.
         dry_run: only say what would be uploaded.
 
@@ -78,9 +78,11 @@ def push_to_hub(
     sizes = {name: len(data) for name, data in sorted(files.items())}
     if dry_run:
         return Push(repo_id, sizes, text, None)
-    with _trouble(hub, f"pushing to {repo_id}"):
+    with _trouble(f"pushing to {repo_id}"):
         api = hub.HfApi(token=token)
         api.create_repo(repo_id, private=private, exist_ok=True)
+        if revision is not None and not api.revision_exists(repo_id, revision):
+            api.create_branch(repo_id, branch=revision)
         changes = [hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=files[name]) for name in sizes]
         if PLAN not in files and PLAN in api.list_repo_files(repo_id, revision=revision):
             changes.append(hub.CommitOperationDelete(path_in_repo=PLAN))
@@ -96,7 +98,7 @@ def fetched(repo_id: str, *, revision: str | None = None, token: str | None = No
     Raises ArtifactError: it does not exist, cannot be reached, or holds no artifact. MissingExtraError.
     """
     hub = _hub(f"loading {repo_id} from the hub")
-    with _trouble(hub, f"loading {repo_id}"):
+    with _trouble(f"loading {repo_id}"):
         wanted = [MANIFEST, PLAN, WEIGHTS]
         folder = Path(hub.HfApi(token=token).snapshot_download(repo_id, revision=revision, allow_patterns=wanted))
     if not (folder / MANIFEST).exists():
@@ -141,12 +143,15 @@ def _hub(needed_for: str) -> Any:
 
 
 @contextmanager
-def _trouble(hub: Any, doing: str) -> Iterator[None]:
+def _trouble(doing: str) -> Iterator[None]:
     """What the hub or the way to it refuses, as an ArtifactError."""
-    # Its client lets errors of the library it speaks HTTP with through, and which that is has changed.
-    transport = hub.errors.HfHubHTTPError.__bases__
+    # Imported by its full name: the package loads its parts lazily, and this one is no attribute until it is imported.
+    errors = importlib.import_module("huggingface_hub.errors")
+    # Its client lets errors of the library it speaks HTTP with through, and which that is has changed. An upload that
+    # fails half-way is a RuntimeError, an answer without an entry that must be there a KeyError.
+    transport = errors.HfHubHTTPError.__bases__
     try:
         yield
-    except (OSError, ValueError, *transport) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, *transport) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ArtifactError(f"{doing} failed: {reason}") from error

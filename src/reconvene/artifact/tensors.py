@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,13 +47,43 @@ def decode(data: bytes, aliases: Mapping[str, str], folder: Path) -> dict[str, T
         raise ArtifactError(f"the weights of {folder} cannot be read: {error}") from error
 
 
-def fill(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put ``state`` into the model in the dtype in which it was saved. The shapes must have been compared."""
+def module_versions(state: Mapping[str, Any]) -> dict[str, int]:
+    """Versions of the modules that a state dict was taken of, by path; without those of version 1, torch's default.
+
+    ``load_state_dict`` hands them to the modules, which migrate older tensors by them.
+    """
+    metadata: Mapping[str, Mapping[str, Any]] = getattr(state, "_metadata", {})
+    versions = {path: facts.get("version") for path, facts in metadata.items()}
+    return {path: version for path, version in versions.items() if isinstance(version, int) and version != 1}
+
+
+def with_versions(
+    state: Mapping[str, Tensor], versions: Mapping[str, int] | None, model: nn.Module
+) -> OrderedDict[str, Tensor]:
+    """``state`` as ``load_state_dict`` takes it, with the versions of the modules it was taken of.
+
+    ``versions`` None: it was saved before versions were kept, and is taken for one of the modules as they are here.
+    """
+    own = module_versions(model.state_dict()) if versions is None else versions
+    whole = OrderedDict(state)
+    metadata = {path: {"version": own.get(path, 1)} for path, _ in model.named_modules(remove_duplicate=False)}
+    whole._metadata = metadata  # type: ignore[attr-defined]  # where torch keeps them
+    return whole
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor], versions: Mapping[str, int] | None) -> None:
+    """Put ``state`` into the model in the dtype in which it was saved. The shapes must have been compared.
+
+    ``versions`` as for ``with_versions``. Raises ArtifactError where a module does not take its tensors.
+    """
     for name, own in model.state_dict(keep_vars=True).items():
         if own.dtype != state[name].dtype:
             # load_state_dict would cast in silence: a float64 model would come back rounded. ``data`` keeps ties.
             own.data = own.data.to(state[name].dtype)
-    model.load_state_dict(state, strict=True)
+    try:
+        model.load_state_dict(with_versions(state, versions, model), strict=True)
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{type(model).__name__} does not take the saved tensors: {error}") from error
 
 
 def compare(built: Mapping[str, Any], state: Mapping[str, Any], what: str) -> None:

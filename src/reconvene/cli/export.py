@@ -43,7 +43,7 @@ class Export(LimitOptions, Importing, Command):
         from reconvene import artifact
         from reconvene.cli.progress import steps
         from reconvene.data import load
-        from reconvene.pipeline import bundle, export
+        from reconvene.pipeline import bundle, export, training_warnings
 
         shape = self.input or artifact.manifest(self.directory).source.input_shape
         dataset = None if self.data is None else load(self.data, input_shape=shape, progress=True)
@@ -60,7 +60,9 @@ class Export(LimitOptions, Importing, Command):
         )
         text = [str(made) for exports in found.values() for made in exports]
         rows = [{"variant": variant, **made.to_dict()} for variant, exports in found.items() for made in exports]
-        answer: dict[str, Any] = {"artifact": str(self.directory), "exports": rows}
+        warnings = {name: text for name, text in training_warnings(self.directory).items() if name in found}
+        text += [f"warning: {name}: {doubt}: agreement with it says little" for name, doubt in warnings.items()]
+        answer: dict[str, Any] = {"artifact": str(self.directory), "exports": rows, "warnings": warnings}
         if self.bundle is not None:
             own = list(found.values())[-1]  # the artifact's own model comes after the dense one
             made = bundle(self.directory, self.bundle, exports=own, dataset=dataset, seed=self.seed, steps=steps)

@@ -31,7 +31,7 @@ class Push(Command):
     private: bool = False
     """Make a repository that is new private."""
     revision: Annotated[str | None, arg(metavar="BRANCH")] = None
-    """Branch to commit to. By default the main one."""
+    """Branch to commit to, made where there is none. By default the main one."""
     message: Annotated[str | None, arg(metavar="TEXT")] = None
     """Message of the commit."""
     dry_run: bool = False

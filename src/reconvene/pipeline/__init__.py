@@ -12,7 +12,7 @@ from reconvene.pipeline.qat import train_quantised
 from reconvene.pipeline.report import report
 from reconvene.pipeline.run import Outcome, run
 from reconvene.pipeline.steps import Steps, quiet
-from reconvene.pipeline.train import Lesson, Training, train
+from reconvene.pipeline.train import Lesson, Training, train, training_warnings
 
 __all__ = [
     "Int8",
@@ -31,4 +31,5 @@ __all__ = [
     "run",
     "train",
     "train_quantised",
+    "training_warnings",
 ]

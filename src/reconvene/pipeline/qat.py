@@ -87,6 +87,8 @@ def train_quantised(
         loss=now.loss,
         per_class=now.per_class,
         quantised={**facts, "asked": asked},
+        recalibration=result.recalibration,
+        warning=now.warning,
     )
     learned = {label: list(found) for label, found in (result.ranges or {}).items()}
     keep_trained(folder, model, {"training": asdict(told), RANGES: learned})

@@ -19,7 +19,7 @@ from reconvene.pipeline.deploy import Int8, bench, export
 from reconvene.pipeline.prune import DENSE, Pruning, prune
 from reconvene.pipeline.report import accuracies, read_bench, report
 from reconvene.pipeline.steps import Steps, quiet
-from reconvene.pipeline.train import Lesson, train
+from reconvene.pipeline.train import Lesson, recalibrated_text, train
 from reconvene.text import table
 from reconvene.training import TrainConfig
 
@@ -34,6 +34,8 @@ class Outcome:
             ``int8_size``, ``int8_latency`` and ``int8_agreement`` (with float32, in [0, 1]) where int8 could be made.
         speedups: median over rounds of dense time over pruned, each pair from the same round, as the report has it:
             ``latency`` (both in float32), ``int8_latency`` (both in int8), ``int8_gain`` (float32 over int8).
+        notes: what a reader must know of the trained networks: recalibrated norm statistics, and warnings of one that
+            answers one class or is at chance.
         verified: largest relative error of each exported file against PyTorch.
         int8: why a variant's int8 file was not kept, by variant; ``None`` where none was asked for.
     """
@@ -46,6 +48,7 @@ class Outcome:
     verified: dict[str, float]
     int8: dict[str, str] | None = None
     speedups: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         dense, pruned = self.costs["dense"], self.costs["pruned"]
@@ -63,6 +66,7 @@ class Outcome:
             f"trained on {self.dataset}",
             f"exported to ONNX and verified: largest relative error {worst:.1e}",
             *(f"int8 file of {variant} not kept: {why}" for variant, why in (self.int8 or {}).items()),
+            *self.notes,
             f"report: {self.report}",
         ]
         if "int8_gain" in self.speedups:
@@ -132,8 +136,9 @@ def run(
         )
     if not (folder / DENSE / artifact.MANIFEST).exists():
         artifact.save(artifact.dense(folder, allow_import=allow_import), folder / DENSE)
-    for place, what in ((folder / DENSE, "training dense"), (folder, "training pruned")):
-        train(
+    notes: list[str] = []
+    for place, variant in ((folder / DENSE, "dense"), (folder, "pruned")):
+        training = train(
             place,
             dataset,
             epochs=epochs,
@@ -141,16 +146,21 @@ def run(
             lesson=lesson if place == folder else None,
             resume=resume,
             allow_import=allow_import,
-            what=what,
+            what=f"training {variant}",
             steps=steps,
         )
+        if training.recalibration is not None:
+            notes.append(f"{variant}: {recalibrated_text(training.recalibration)}")
+        if training.warning is not None:
+            notes.append(f"warning: {variant}: {training.warning}")
     exports = export(folder, dataset=dataset, with_dense=True, allow_import=allow_import, steps=steps)
     refused = None if int8 is None else _quantised(folder, dataset, int8, allow_import=allow_import, steps=steps)
     bench(folder, int8=int8, dataset=dataset, seed=pruning.seed, allow_import=allow_import, steps=steps)
     page = report(folder, command=command)
     checked = {variant: made[0].verification for variant, made in exports.items()}
     errors = {variant: found.max_rel_error for variant, found in checked.items() if isinstance(found, Verification)}
-    return Outcome(source.address, folder, page, str(dataset), _costs(folder), errors, refused, _speedups(folder))
+    costs, speedups = _costs(folder), _speedups(folder)
+    return Outcome(source.address, folder, page, str(dataset), costs, errors, refused, speedups, tuple(notes))
 
 
 def _quantised(folder: Path, dataset: Dataset, int8: Int8, *, allow_import: bool, steps: Steps) -> dict[str, str]:

@@ -44,8 +44,20 @@ class Training:
     quantised: dict[str, Any] | None = None
     """Where it was trained on quantisation-aware: see ``reconvene.pipeline.qat``; the numbers above are then of what
     came out of that, in float32."""
+    recalibration: dict[str, Any] | None = None
+    """Where norm statistics lagged at the end and were taken anew: see ``reconvene.training.statistics``."""
+    warning: str | None = None
+    """Why this is hardly a trained network: it answers one class, or is at chance."""
 
     def __str__(self) -> str:
+        notes = [self._text()]
+        if self.recalibration is not None:
+            notes.append(recalibrated_text(self.recalibration))
+        if self.warning is not None:
+            notes.append(f"warning: {self.warning}")
+        return "\n".join(notes)
+
+    def _text(self) -> str:
         text = self._plain()
         if self.quantised is None:
             return text
@@ -64,6 +76,16 @@ class Training:
         if self.teacher is None:
             return text
         return f"{text}, taught by {self.teacher['model']} with accuracy {self.teacher['accuracy']:.2%}"
+
+
+def recalibrated_text(facts: Mapping[str, Any]) -> str:
+    """What a recalibration of norm statistics did, in words."""
+    before = "not finite" if facts["loss_before"] is None else f"{facts['loss_before']:.3g}"
+    return (
+        f"the statistics of {facts['layers']} norms lagged behind the weights and were taken anew from "
+        f"{facts['images']} training images in {facts['seconds']:.1f} s: loss on them {before} before, "
+        f"{facts['loss_after']:.3g} after"
+    )
 
 
 @dataclass(frozen=True)
@@ -145,6 +167,8 @@ def train(
         result.seconds,
         asked,
         examples=len(dataset.train),
+        recalibration=result.recalibration,
+        warning=evaluation.warning,
     )
     if distillation is not None:
         accuracy = evaluate(distillation.teacher, dataset).accuracy
@@ -196,6 +220,22 @@ def _teacher(
         what = "training the dense teacher"
         train(place, dataset, epochs=epochs, config=config, allow_import=allow_import, what=what, steps=steps)
     return place
+
+
+def training_warnings(directory: str | Path) -> dict[str, str]:
+    """Why the trained networks of an artifact are hardly trained, by variant; empty where nothing speaks against them.
+
+    What agrees with such a network shows nothing: an int8 file of one that answers one class agrees in every answer.
+    """
+    folder = Path(directory)
+    pruned = artifact.read_plan(folder) is not None
+    places = {"dense": folder / DENSE, "pruned": folder} if pruned else {"dense": folder}
+    found = {
+        variant: artifact.manifest(place).measurements.get("training", {}).get("warning")
+        for variant, place in places.items()
+        if (place / artifact.MANIFEST).exists()
+    }
+    return {variant: warning for variant, warning in found.items() if warning is not None}
 
 
 def _trained_already(folder: Path, done: Mapping[str, Any]) -> TrainingError:

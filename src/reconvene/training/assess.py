@@ -15,7 +15,7 @@ from reconvene.data.progress import track
 from reconvene.errors import TrainingError
 from reconvene.modes import evaluating
 from reconvene.text import Cell, table
-from reconvene.training.evaluate import check_output
+from reconvene.training.evaluate import check_output, warning
 
 BINS = 15
 
@@ -28,6 +28,7 @@ class Assessment:
     - ``worst_class``: the class it gets right least often, with ``worst_accuracy``.
     - Only beside a dense network: ``agreement``, how often both say the same class, and ``worst_drop``, the most that
       any class lost against it, with ``dropped_class``.
+    - ``predicted``: how many distinct classes it answers with; ``warning``: why it is hardly a trained network, if so.
     - Only if asked: ``corruptions``, the accuracy at strengths 1, 2 and 3 by corruption; ``corrupted`` is their mean.
     """
 
@@ -41,6 +42,8 @@ class Assessment:
     worst_drop: float | None = None
     corruptions: dict[str, list[float]] | None = None
     corrupted: float | None = None
+    predicted: int | None = None
+    warning: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -109,8 +112,10 @@ def assess(
         drop = before[dropped] - per_class[dropped]
     spoiled = _spoiled(model, dataset, seed=seed, progress=progress) if corruptions else None
     every = [value for values in (spoiled or {}).values() for value in values]
+    accuracy, predicted = float(right.double().mean()), int((given.classes.bincount() > 0).sum())
+    chance = float(labels.bincount().max()) / len(labels)
     return Assessment(
-        accuracy=float(right.double().mean()),
+        accuracy=accuracy,
         calibration_error=calibration_error(given.confidence, right),
         worst_class=worst,
         worst_accuracy=per_class[worst],
@@ -120,6 +125,8 @@ def assess(
         worst_drop=drop,
         corruptions=spoiled,
         corrupted=sum(every) / len(every) if every else None,
+        predicted=predicted,
+        warning=warning(accuracy, predicted, chance, len(labels)),
     )
 
 
@@ -132,7 +139,7 @@ def calibration_error(confidence: Tensor, right: Tensor) -> float:
 
 
 def compare_text(assessments: Mapping[str, Assessment]) -> str:
-    """A table with one column a network."""
+    """A table with one column a network, and a warning below it for one that is hardly trained."""
     of = list(assessments.values())
     rows: list[list[Cell]] = [
         ["accuracy", *(_percent(a.accuracy) for a in of)],
@@ -147,7 +154,8 @@ def compare_text(assessments: Mapping[str, Assessment]) -> str:
             values = [a.corruptions[name][level] if a.corruptions else None for a in of]
             if any(value is not None for value in values):
                 rows.append([f"{name}, strength {strength}", *(_percent(value) for value in values)])
-    return table(["", *assessments], rows, right=range(1, len(assessments) + 1))
+    foot = [f"warning: {name}: {a.warning}" for name, a in assessments.items() if a.warning is not None]
+    return table(["", *assessments], rows, right=range(1, len(assessments) + 1), foot=foot)
 
 
 def _spoiled(model: nn.Module, dataset: Dataset, *, seed: int, progress: bool) -> dict[str, list[float]]:

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from reconvene.artifact.tensors import with_versions
 from reconvene.disk import write_atomic
 from reconvene.errors import TrainingError
 
@@ -46,15 +47,25 @@ class Checkpoint:
     run: dict[str, Any]
     state: State
     tensors: dict[str, Tensor]
+    versions: dict[str, int] | None = None
+    """Of the model's modules; None where an older version wrote it."""
 
 
-def save_checkpoint(directory: Path, run: Mapping[str, Any], state: State, tensors: Mapping[str, Tensor]) -> None:
+def save_checkpoint(
+    directory: Path,
+    run: Mapping[str, Any],
+    state: State,
+    tensors: Mapping[str, Tensor],
+    versions: Mapping[str, int],
+) -> None:
     """Write ``checkpoint.safetensors``: whoever reads it finds the old one or the new one, whole.
+
+    ``versions`` are those of the model's modules, see ``reconvene.artifact.tensors``.
 
     Raises:
         TrainingError: it cannot be written (full disk, no permission); the previous one is intact.
     """
-    header = {"format": FORMAT, "run": dict(run), "state": asdict(state)}
+    header = {"format": FORMAT, "run": dict(run), "state": asdict(state), "versions": dict(versions)}
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     write_atomic(
         directory / CHECKPOINT_NAME,
@@ -85,7 +96,7 @@ def load_checkpoint(directory: Path) -> Checkpoint | None:
         header = json.loads(text)
         if header["format"] != FORMAT:
             raise TrainingError(f"{path} has format {header['format']}, this version reads {FORMAT}. {hint}")
-        return Checkpoint(header["run"], State(**header["state"]), tensors)
+        return Checkpoint(header["run"], State(**header["state"]), tensors, header.get("versions"))
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"the header of the checkpoint {path} is damaged: {error!r}. {hint}") from error
 
@@ -127,9 +138,9 @@ def restore(
     checkpoint: Checkpoint, model: nn.Module, momentum: Mapping[str, Tensor], rounding: nn.Module | None = None
 ) -> None:
     """Copy the tensors back, into the memory layout that is there."""
-    model.load_state_dict(_part(checkpoint.tensors, "model."))
+    model.load_state_dict(with_versions(_part(checkpoint.tensors, "model."), checkpoint.versions, model))
     if rounding is not None:
-        rounding.load_state_dict(_part(checkpoint.tensors, "rounding."))
+        rounding.load_state_dict(with_versions(_part(checkpoint.tensors, "rounding."), None, rounding))
     saved = _part(checkpoint.tensors, "momentum.")
     for name, tensor in momentum.items():
         tensor.copy_(saved[name])

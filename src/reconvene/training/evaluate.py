@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,13 +21,21 @@ from reconvene.training.parallel import World
 class Evaluation:
     """``accuracy`` in [0, 1] and mean cross entropy ``loss`` (nats) over ``count`` images, in float32 and eval mode.
 
-    ``per_class`` is the accuracy on each class that the split holds.
+    ``per_class`` is the accuracy on each class that the split holds; ``predicted`` counts the distinct classes that the
+    model answers with; ``chance`` is the accuracy of always answering the most frequent class.
     """
 
     accuracy: float
     loss: float
     count: int
     per_class: dict[str, float]
+    predicted: int | None = None
+    chance: float | None = None
+
+    @property
+    def warning(self) -> str | None:
+        """What speaks against calling the model trained, in words; None where nothing does."""
+        return None if self.predicted is None else warning(self.accuracy, self.predicted, self.chance, self.count)
 
     def __str__(self) -> str:
         text = f"accuracy {self.accuracy:.2%}, loss {self.loss:.4f} on {self.count} images"
@@ -57,20 +66,45 @@ def evaluate(
         raise TrainingError(f"{dataset.name} has no {split} images to evaluate on.")
     world = World() if world is None else world
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    # per class: images, right answers, summed loss
-    sums = torch.zeros(3, len(dataset.classes), dtype=torch.float64, device=device)
+    # per class: images, right answers, summed loss, how often it is the answer
+    sums = torch.zeros(4, len(dataset.classes), dtype=torch.float64, device=device)
     steps = -(-len(part) // (batch_size * world.size))
     batches = test_batches(dataset, split=part, batch_size=batch_size, shard=world.shard, device=device)
     with evaluating(model), torch.no_grad():
         for x, y in track(batches, f"evaluating on {dataset.name}", total=steps, enabled=progress):
             output = check_output(model(x), y, dataset)
             losses = F.cross_entropy(output.float(), y, reduction="none").double()
-            right = (output.argmax(1) == y).double()
-            sums.index_add_(1, y, torch.stack([torch.ones_like(losses), right, losses]))
-    counts, right, losses = world.total(sums).cpu()
+            answers = output.argmax(1)
+            right = (answers == y).double()
+            sums[:3].index_add_(1, y, torch.stack([torch.ones_like(losses), right, losses]))
+            sums[3].index_add_(0, answers, torch.ones_like(losses))
+    counts, right, losses, answered = world.total(sums).cpu()
     per_class = {name: float(right[c] / counts[c]) for c, name in enumerate(dataset.classes) if counts[c] > 0}
     total = float(counts.sum())
-    return Evaluation(float(right.sum()) / total, float(losses.sum()) / total, int(total), per_class)
+    return Evaluation(
+        float(right.sum()) / total,
+        float(losses.sum()) / total,
+        int(total),
+        per_class,
+        predicted=int((answered > 0).sum()),
+        chance=float(counts.max()) / total,
+    )
+
+
+def warning(accuracy: float, predicted: int, chance: float | None, count: int) -> str | None:
+    """A line that warns of a model that answers one class for every image, or is no better than chance.
+
+    ``chance`` is the share of the most frequent class among ``count`` images; better means by two standard deviations
+    of the accuracy that always answering it would have. Nothing is wrong where the images are all of one class.
+    """
+    if chance is None or chance >= 1:
+        return None
+    distinct = f"{predicted} distinct {'class' if predicted == 1 else 'classes'} predicted for {count} images"
+    if predicted == 1:
+        return f"the network answers one class whatever it sees ({distinct}, accuracy {accuracy:.2%})"
+    if accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / count):
+        return f"accuracy {accuracy:.2%} is at chance (the most frequent class: {chance:.2%}; {distinct})"
+    return None
 
 
 def check_output(output: object, labels: Tensor, dataset: Dataset, *, who: str = "the model") -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reconvene.artifact.tensors import module_versions
 from reconvene.data import Dataset, train_batches
+from reconvene.data.batches import Batch
 from reconvene.data.progress import Bar
 from reconvene.errors import TrainingError
 from reconvene.modes import evaluating
@@ -35,6 +38,7 @@ from reconvene.training.optimizer import Nesterov
 from reconvene.training.parallel import World
 from reconvene.training.quantising import Quantising
 from reconvene.training.randomness import seed_step
+from reconvene.training.statistics import Recalibration, recalibrate
 
 
 class Run:
@@ -140,17 +144,7 @@ class Run:
 
     def _epoch(self, bar: Bar) -> None:
         state, began = self.state, time.monotonic() - self.state.seconds
-        batches = train_batches(
-            self.dataset,
-            batch_size=self.config.batch_size,
-            seed=self.config.seed,
-            epoch=state.epoch,
-            augmentation=self.config.augmentation(self.dataset),
-            start=state.step,
-            shard=self.world.shard,
-            device=self.device,
-        )
-        for x, y in batches:
+        for x, y in self._batches(start=state.step):
             loss, correct = self._step(x, y)
             state.step += 1
             state.loss_sum += loss * self.config.batch_size
@@ -160,6 +154,19 @@ class Run:
             if time.monotonic() - self.saved_at >= self.config.checkpoint_seconds and state.step < self.steps:
                 self._save()
             bar.advance(description=f"epoch {state.epoch + 1}/{self.epochs}, loss {state.loss_sum / state.seen:.3f}")
+
+    def _batches(self, *, start: int) -> Iterator[Batch]:
+        """The batches of the epoch in progress for this process, from step ``start`` on."""
+        return train_batches(
+            self.dataset,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            epoch=self.state.epoch,
+            augmentation=self.config.augmentation(self.dataset),
+            start=start,
+            shard=self.world.shard,
+            device=self.device,
+        )
 
     def _step(self, x: Tensor, y: Tensor) -> tuple[float, int]:
         """One step of SGD; the loss and the number of right answers over the whole batch, of all processes."""
@@ -186,6 +193,7 @@ class Run:
     def _end_epoch(self) -> None:
         """Evaluate, log, checkpoint: in this order, so that a log line without its checkpoint is cut off on resume."""
         state, began = self.state, time.monotonic()
+        recalibration = self._recalibrate()
         result = evaluate(self.network, self.dataset, world=self.world)
         if not math.isfinite(result.loss):
             raise self._diverged(f"the test loss became {result.loss}")
@@ -199,6 +207,7 @@ class Run:
             "train_accuracy": state.correct / state.seen,
             "test_loss": result.loss,
             "test_accuracy": result.accuracy,
+            "recalibration": None if recalibration is None else recalibration.to_dict(),
             "seconds": round(state.seconds + time.monotonic() - began, 3),
             "samples_per_second": round(state.seen / max(state.seconds, 1e-9), 1),
         }
@@ -212,11 +221,25 @@ class Run:
         )
         self._save()
 
+    def _recalibrate(self) -> Recalibration | None:
+        """Renew norm statistics that lag, on the batches that the epoch began with: a resumed run does the same."""
+        seed_step(self.device, self.config.seed, self.done, self.world.rank)
+        batches = self._batches(start=0)
+        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
+        return recalibrate(
+            self.model,
+            ((images.contiguous(memory_format=layout), labels) for images, labels in batches),
+            steps=self.done,
+            batch_size=self.config.batch_size,
+            world=self.world,
+        )
+
     def _save(self) -> None:
         self.saved_at = time.monotonic()
         if self.world.rank == 0:
             tensors = all_tensors(self.model, self.optimizer.momentum_tensors, self._rounding)
-            save_checkpoint(self.directory, self.identity, self.state, tensors)
+            versions = module_versions(self.model.state_dict())
+            save_checkpoint(self.directory, self.identity, self.state, tensors, versions)
 
     def _identity(self) -> dict[str, Any]:
         """What makes this run this run. How often it saves does not."""

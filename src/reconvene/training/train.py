@@ -44,6 +44,12 @@ class TrainResult:
         """On the test split, in [0, 1]."""
         return self.evaluation.accuracy
 
+    @property
+    def recalibration(self) -> dict[str, Any] | None:
+        """Of norm statistics after the last epoch; None where they did not lag. See ``training.statistics``."""
+        facts: dict[str, Any] | None = self.records[-1].get("recalibration")
+        return facts
+
     def __str__(self) -> str:
         return f"{self.epochs} epochs in {self.seconds:.1f} s: {self.evaluation}"
 
@@ -70,6 +76,9 @@ def train(
     learns from a teacher as well as from the labels, and the logged training loss is that of both. With ``quantising``
     (``reconvene.deploy.QuantisationAware``) weights and activations are rounded as in int8 while it is trained, the
     evaluation is that of the rounded network, and the result has the ``ranges`` for an export. The model stays float32.
+
+    Where norm statistics lag behind the weights at the end of an epoch, they are taken anew from training images, and
+    the epoch's record says so: see ``reconvene.training.statistics``.
 
     Raises:
         TrainingError: the loss is not finite, the data is empty, the outputs do not fit the classes, the folder cannot
