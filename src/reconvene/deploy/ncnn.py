@@ -70,7 +70,9 @@ def _convert(model: nn.Module, script: Path, shapes: list[list[int]]) -> None:
     """Run pnnx, a program of its own, on the TorchScript file; it leaves its results beside it."""
     program = imported("pnnx", EXTRA, "ncnn export").EXEC_PATH
     told = ",".join(f"[{','.join(map(str, shape))}]f32" for shape in shapes)
-    command = [program, str(script), f"inputshape={told}", "fp16=0"]
+    # pnnx writes where it runs, so it runs beside the script, and a relative path would be looked up from there.
+    script = script.resolve()
+    command = [str(Path(program).resolve()), str(script), f"inputshape={told}", "fp16=0"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=script.parent, check=False)
     if done.returncode or not script.with_name("model.ncnn.param").exists():
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
