@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from reconvene import deploy
-from reconvene.deploy import Fidelity, Limits
+from reconvene.deploy import FORMATS, Fidelity, Limits
 from reconvene.deploy.advice import TRIALS, advice, remedy
 from reconvene.errors import VerificationError
 
@@ -161,3 +161,16 @@ def test_the_advice_of_an_export_keeps_the_limits_when_it_is_followed(tmp_path: 
     assert layers is not None and "which was tried and keeps the limits" in str(caught.value)
     made = int8(net, tmp_path, x, limits=limits, keep_fp32=re.findall(r"'(.*?)'", layers[1]))
     assert isinstance(made.verification, Fidelity) and made.verification.sqnr >= 20
+
+
+@pytest.mark.parametrize(("outputs", "left"), [(16, True), (8, True), (12, False), (4, False), (1, False)])
+def test_grouped_convolutions_that_ncnn_gets_wrong_stay_in_float32(outputs: int, left: bool, tmp_path: Path) -> None:
+    if not FORMATS["ncnn"].installed:
+        pytest.skip("the ncnn extra is not installed")
+    head = (nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * outputs, 10))
+    grouped = nn.Conv2d(4, 4 * outputs, 3, padding=1, groups=4)
+    net = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), grouped, *head))
+    made = int8(net, tmp_path, images(16), format="ncnn")
+    assert isinstance(made.verification, Fidelity) and made.verification.sqnr > 25
+    assert made.keep_fp32 == (("2",) if left else ())
+    assert ("in float32: 2;" in "".join(made.notes)) is left and ("fp32: 2" in str(made)) is left

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,14 @@ def quantize_ncnn(
     written = export_ncnn(model, example_inputs, path, options)
     with open_ncnn(path, 1) as session:
         assert isinstance(session, NcnnSession)
-        quantised_ncnn(model, session, _pair(path), quantisation)
-    return written
+        left = quantised_ncnn(model, session, _pair(path), quantisation)
+    if not left:
+        return written
+    note = (
+        f"in float32: {', '.join(left)}; ncnn's int8 kernel is wrong for grouped convolutions whose groups have a "
+        "multiple of eight outputs"
+    )
+    return replace(written, notes=(note,), keep_fp32=left)
 
 
 def _pair(path: Path) -> list[Path]:
