@@ -9,6 +9,7 @@ from torch import nn
 
 from reconvene.deploy.options import FileOptions
 from reconvene.deploy.quantisation import Quantisation
+from reconvene.deploy.rewriting import eval_form
 from reconvene.deploy.runtime import Runtime, Written
 from reconvene.errors import ExportError
 
@@ -25,6 +26,7 @@ def write_file(
     runtime: Runtime, model: nn.Module, inputs: Any, path: Path, settings: Quantisation | None, options: FileOptions
 ) -> Written:
     """The same as ``options`` say, and what there is to be known of what was written."""
+    model = eval_form(model)
     options, inputs = options.resolved(model, runtime, inputs)
     if settings is None:
         if runtime.export is None:
