@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.deploy.calling import evaluating, leaves, outputs_of
+from reconvene.deploy.functional import functional_form, writes_into_views
 from reconvene.deploy.ncnn_int8 import quantised_ncnn
 from reconvene.deploy.options import FileOptions
 from reconvene.deploy.quantisation import Quantisation
@@ -49,6 +50,8 @@ def export_ncnn(model: nn.Module, example_inputs: Any, path: Path, options: File
             outputs_of(model, sample)
         with exporting(model, "ncnn"), said(), evaluating(model):
             script_module = _traced(TensorsOnly(model, sample), tensors)
+            if writes_into_views(script_module):
+                script_module = _traced(functional_form(model, sample), tensors)
             script_module.save(str(script))
         _convert(model, script, [list(tensor.shape) for tensor in tensors], halves=options.half)
         made = [script.with_name("model.ncnn.param"), script.with_name("model.ncnn.bin")]
