@@ -52,11 +52,6 @@ class TwoHeads(nn.Module):
         return {"out": self.inner(a) + b, "aux": (a * 2, None, more["c"] - 1), "count": 3, "a": torch.relu(a)}
 
 
-class FixedBatch(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.view(2, 2, 2) * 2
-
-
 class Unsupported(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.linalg.svd(x)[1]
@@ -69,7 +64,8 @@ class Branching(nn.Module):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> deploy.Exported:
-    return deploy.export(small_net(), tmp_path_factory.mktemp("net"), example_inputs=torch.randn(1, 3, 8, 8))
+    folder, x = tmp_path_factory.mktemp("net"), torch.randn(1, 3, 8, 8)
+    return deploy.export(small_net(), folder, example_inputs=x, task="classification")
 
 
 def test_file_computes_what_the_model_computes_for_every_batch_size(exported: deploy.Exported) -> None:
@@ -162,7 +158,6 @@ def test_models_of_ours_need_no_example_inputs(tmp_path: Path, exported: deploy.
 @pytest.mark.parametrize(
     ("net", "inputs", "message"),
     [
-        (nn.Sequential(FixedBatch()), torch.randn(2, 4), "batch of 2"),
         (nn.Sequential(Unsupported()), torch.randn(2, 4, 4), r"aten\._linalg_svd.*module 0, a Unsupported"),
         (Branching(), torch.randn(2, 4), "depends on computed values"),
     ],
@@ -250,7 +245,7 @@ def test_a_file_that_fails_verification_replaces_nothing(
 
 
 def test_verification_says_which_data_and_uses_all_of_it(exported: deploy.Exported) -> None:
-    batches = [(torch.randn(10, 3, 8, 8), torch.zeros(10)) for _ in range(4)]
+    batches = [(torch.randn(10, 3, 8, 8), torch.zeros(10, dtype=torch.int64)) for _ in range(4)]
     result = deploy.verify(small_net(), exported.path, data=batches, samples=36)
     assert (result.data, result.samples) == ("real data", 36)
     assert [row.batches for row in result.rows] == [3, 3, 3] and sum(row.predictions for row in result.rows) == 36
@@ -273,10 +268,11 @@ def test_an_output_that_never_changes_is_told(exported: deploy.Exported, tmp_pat
 def test_errors_are_relative_to_the_output_and_ties_are_no_disagreement() -> None:
     a = torch.tensor([[100.0, 99.9999, 0.0], [5.0, 0.0, 1.0]])
     b = torch.tensor([[99.9999, 100.0, 0.0], [5.0, 0.0, 1.5]])
-    row = Row(2).with_batch({"y": a}, {"y": b}, where="here")
+    row = Row(2).with_batch({"y": a}, {"y": b}, where="here", classes=["y"])
     assert row.max_abs_error == 0.5 and row.max_rel_error == pytest.approx(0.005) and "'y' [1, 2]" in row.where
     assert row.agreement == 1.0
-    assert Row(2).with_batch({"y": a}, {"y": b.roll(1, 1)}, where="here").agreement == 0.0
+    assert Row(2).with_batch({"y": a}, {"y": b.roll(1, 1)}, where="here", classes=["y"]).agreement == 0.0
+    assert Row(2).with_batch({"y": a}, {"y": b}, where="here").agreement is None, "no classes, no predictions"
     endless = torch.tensor([[-torch.inf, 1.0]])
     assert Row(1).with_batch({"y": endless}, {"y": endless.clone()}, where="here").max_rel_error == 0.0
     for other in (torch.tensor([[0.0, 1.0]]), torch.tensor([[-torch.inf, torch.nan]])):

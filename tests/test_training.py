@@ -19,6 +19,7 @@ from reconvene.errors import TrainingError
 from reconvene.training import TrainConfig, evaluate, read_log, train
 from reconvene.training.config import Settled, learning_rate
 from reconvene.training.machine import choose_device
+from reconvene.training.memory_format import safe_in_channels_last
 from reconvene.training.optimizer import Nesterov
 from training_kills import CONFIG, digits, net
 
@@ -271,3 +272,19 @@ def test_the_log_has_no_value_json_does_not_know(tmp_path: Path) -> None:
     train(net(), digits(), epochs=1, directory=tmp_path, config=CONFIG)
     for line in (tmp_path / "train.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} in the log"))
+
+
+def test_strided_convolutions_of_few_channels_are_not_trained_in_channels_last() -> None:
+    """PyTorch's gradient of them, in float32 on a CPU, writes past its buffers."""
+    device = torch.device("cpu")
+    for channels, kernel, stride, safe in (
+        (4, 1, 2, False),
+        (15, 1, 2, False),
+        (16, 1, 2, True),
+        (4, 1, 1, True),
+        (4, 3, 2, True),
+    ):
+        net = nn.Sequential(nn.Conv2d(channels, 8, kernel, stride=stride))
+        assert safe_in_channels_last(net, device=device, precision="fp32") is safe
+        assert safe_in_channels_last(net, device=device, precision="bf16")
+        assert safe_in_channels_last(net, device=torch.device("cuda"), precision="fp32")

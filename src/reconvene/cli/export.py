@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
 from reconvene.cli.command import Answer, ArtifactFolder, Command, Importing, LimitOptions, Shape, UsageError
+
+if TYPE_CHECKING:
+    from reconvene.data import Dataset
+    from reconvene.deploy import Exported
+    from reconvene.pipeline import Form
 
 
 @dataclass(kw_only=True)
@@ -21,6 +26,20 @@ class Export(LimitOptions, Importing, Command):
     """Shape of one example. By default what the artifact says."""
     to: Annotated[str, arg(metavar="FORMAT[,FORMAT]")] = "onnx"
     """Formats, separated by commas: onnx, openvino, executorch, litert, ncnn."""
+    precision: Literal["fp32", "fp16"] | None = None
+    """fp16: weights in float16, as model.fp16.onnx; onnx, openvino, executorch, ncnn. By default the model's own."""
+    batch: Annotated[str, arg(metavar="auto|free|static|N")] = "auto"
+    """Examples a call takes: free (any number), static (one), or N. auto: free where the format and the model can."""
+    dynamic_axes: Annotated[str, arg(metavar="AXIS[,AXIS]")] = ""
+    """Axes of images that are free besides the batch: height, width; onnx, openvino."""
+    opset: Annotated[int | None, arg(metavar="N")] = None
+    """Opset of an ONNX file. By default 20."""
+    task: Literal["classification", "regression"] | None = None
+    """Whether outputs are class scores, and agreement is asked for. By default they are where the artifact or --data
+    has classes."""
+    tolerance: Annotated[float | None, arg(metavar="SHARE")] = None
+    """Largest error of a float32 or float16 file, as a share of the largest output. By default 1e-4, and 1e-2 in
+    float16."""
     quantize: Literal["int8"] | None = None
     """int8: static quantisation, calibrated on training images of --data and verified on its test images."""
     dense: bool = False
@@ -39,17 +58,19 @@ class Export(LimitOptions, Importing, Command):
             raise UsageError(
                 "--quantize int8 is calibrated on real data: add --data, best what the model was trained on"
             )
+        form = self._form()
         int8 = self.int8()
         from reconvene import artifact
         from reconvene.cli.progress import steps
         from reconvene.data import load
-        from reconvene.pipeline import bundle, export, training_warnings
+        from reconvene.pipeline import export
 
         shape = self.input or artifact.manifest(self.directory).source.input_shape
         dataset = None if self.data is None else load(self.data, input_shape=shape, progress=True)
         found = export(
             self.directory,
             formats=formats,
+            form=form,
             int8=int8 if self.quantize else None,
             dataset=dataset,
             with_dense=self.dense,
@@ -58,12 +79,34 @@ class Export(LimitOptions, Importing, Command):
             allow_import=self.allow_import,
             steps=steps,
         )
+        return self._answer(found, dataset)
+
+    def _form(self) -> Form:
+        """How the files are written, as the pipeline takes it."""
+        batch = int(self.batch) if self.batch.isdecimal() else self.batch
+        if batch not in ("auto", "free", "static") and not (isinstance(batch, int) and batch > 0):
+            raise UsageError(f"--batch {self.batch} is none of auto, free, static, nor a number of examples")
+        if self.tolerance is not None and (self.quantize or not 0 < self.tolerance < 1):
+            raise UsageError("--tolerance is a share between 0 and 1, of float32 and float16: int8 has limits")
+        if self.quantize and self.precision == "fp16":
+            raise UsageError("--quantize int8 is made from float32: leave --precision fp16 out")
+        from reconvene.pipeline import Form
+
+        axes = tuple(name for name in self.dynamic_axes.split(",") if name)
+        return Form(self.precision, batch, axes, self.opset, self.task, self.tolerance)
+
+    def _answer(self, found: dict[str, list[Exported]], dataset: Dataset | None) -> Answer:
+        """What was exported; with --bundle also write that."""
+        from reconvene.pipeline import bundle, training_warnings
+
         text = [str(made) for exports in found.values() for made in exports]
         rows = [{"variant": variant, **made.to_dict()} for variant, exports in found.items() for made in exports]
         warnings = {name: text for name, text in training_warnings(self.directory).items() if name in found}
         text += [f"warning: {name}: {doubt}: agreement with it says little" for name, doubt in warnings.items()]
         answer: dict[str, Any] = {"artifact": str(self.directory), "exports": rows, "warnings": warnings}
         if self.bundle is not None:
+            from reconvene.cli.progress import steps
+
             own = list(found.values())[-1]  # the artifact's own model comes after the dense one
             made = bundle(self.directory, self.bundle, exports=own, dataset=dataset, seed=self.seed, steps=steps)
             text.append(str(made))

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from reconvene.deploy.calling import batch_size, leaves, own_inputs
-from reconvene.deploy.exporting import write
 from reconvene.deploy.fidelity import fidelity
 from reconvene.deploy.machine import machine, now
 from reconvene.deploy.quantisation import PRECISIONS, quantisation, stand_in
 from reconvene.deploy.registry import runtime_named
 from reconvene.deploy.results import BenchResult, BenchRow
 from reconvene.deploy.runtime import Runtime, Session
+from reconvene.deploy.writing import write
 from reconvene.errors import ExportError, ModelError, UnknownNameError
 from reconvene.training.quantising import Range
 

@@ -34,7 +34,7 @@ RUNNABLE = {"onnx": "onnxruntime", "openvino": "openvino", "litert": "litert"}
 """Formats that ``run.py`` runs, and in which of its runtimes."""
 PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "litert": "ai-edge-litert"}
 """What pip calls them."""
-TOLERANCES = {"fp32": 1e-4, "int8": 0.03}
+TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.03}
 """How far, as a share of the largest score, a device's answers may be from those stored. In int8 processors round ties
 differently: single scores move by one step of the quantised output, about a 120th of the largest score."""
 _PICTURES = "from reconvene.deploy.pictures import Array, Refused, decode, fit, normalise, read_npy\n"
@@ -144,6 +144,11 @@ def _models(
     way = preprocessing.to_dict()
     for made in exports:
         runtime = RUNNABLE[made.format]
+        if made.batch not in (None, 1):
+            raise ExportError(
+                f"{made.path.name} takes {made.batch} images a call, and a bundle classifies one at a time. Export it "
+                "with batch=1 (--batch 1)"
+            )
         try:
             infer = runner.RUNTIMES[runtime](made.path, 1)
         except Refused as error:

@@ -21,6 +21,7 @@ class EagerSession:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+        self.batch: int | None = None
 
     def bind(self, example_inputs: Any) -> Callable[[], object]:
         """See Session."""

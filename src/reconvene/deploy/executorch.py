@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,48 +11,60 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reconvene.deploy.calling import evaluating, leaves
+from reconvene.deploy.calling import batch_size, evaluating, leaves
+from reconvene.deploy.options import STATIC, FileOptions
 from reconvene.deploy.pt2e import quantised_program, xnnpack_quantiser
 from reconvene.deploy.quantisation import Quantisation
-from reconvene.deploy.runtime import Runtime, Session, file_of, imported
-from reconvene.deploy.single import SingleSession
+from reconvene.deploy.runtime import Runtime, Session, Written, file_of, imported
+from reconvene.deploy.single import SingleSession, static_batch
 from reconvene.deploy.tracing import exporting, one_sample, plain, said, traced
 from reconvene.errors import ModelError
 
 EXTRA = "executorch"
 
 
-def export_executorch(model: nn.Module, example_inputs: Any, path: Path) -> list[Path]:
-    """Write ``model`` in eval mode as ``.pte`` in float32, for a batch of one: memory is planned ahead for it.
+def export_executorch(model: nn.Module, example_inputs: Any, path: Path, options: FileOptions) -> Written:
+    """Write ``model`` in eval mode as ``.pte``: memory is planned ahead for one batch, by default of one.
 
     Raises ExportError, naming the operator and the module the exporter stopped at.
     """
-    return _lowered(model, traced(model, one_sample(example_inputs), "ExecuTorch"), path)
+    sample, batch = _sample(example_inputs, options)
+    program = traced(model, sample, "ExecuTorch", half=options.half)
+    return Written((_lowered(model, program, path),), batch)
 
 
-def quantize_executorch(model: nn.Module, example_inputs: Any, path: Path, quantisation: Quantisation) -> list[Path]:
+def quantize_executorch(
+    model: nn.Module, example_inputs: Any, path: Path, quantisation: Quantisation, options: FileOptions
+) -> Written:
     """The same in int8: XNNPACK's symmetric weights per channel, static activations, calibrated or learned."""
+    sample, batch = _sample(example_inputs, options)
     program = quantised_program(
         model,
-        example_inputs,
+        sample,
         xnnpack_quantiser(training=False),
         quantisation,
         extra=EXTRA,
         file_format="ExecuTorch",
+        batch=batch,
     )
     with exporting(model, "ExecuTorch"), evaluating(model):
-        again = torch.export.export(program, tuple(leaves(one_sample(example_inputs))))
-    return _lowered(model, again, path)
+        again = torch.export.export(program, tuple(leaves(sample)))
+    return Written((_lowered(model, again, path),), batch)
 
 
-def _lowered(model: nn.Module, program: torch.export.ExportedProgram, path: Path) -> list[Path]:
+def _sample(example_inputs: Any, options: FileOptions) -> tuple[Any, int]:
+    batch = batch_size(example_inputs) if options.batch == STATIC else 1
+    return one_sample(example_inputs, batch), batch
+
+
+def _lowered(model: nn.Module, program: torch.export.ExportedProgram, path: Path) -> Path:
     exir = imported("executorch.exir", EXTRA, "ExecuTorch export")
     xnnpack = imported("executorch.backends.xnnpack.partition.xnnpack_partitioner", EXTRA, "ExecuTorch export")
     violation = imported("executorch.exir.verification.verifier", EXTRA, "ExecuTorch export").SpecViolationError
     with exporting(model, "ExecuTorch", violation), said():
         edge = exir.to_edge_transform_and_lower(program, partitioner=[xnnpack.XnnpackPartitioner()])
         path.write_bytes(edge.to_executorch().buffer)
-    return [path]
+    return path
 
 
 class ExecutorchSession(SingleSession):
@@ -67,7 +80,8 @@ class ExecutorchSession(SingleSession):
             except RuntimeError as error:
                 raise ModelError(f"ExecuTorch cannot load {path.name}: {error}. {_last(text())}") from error
         meta = self.method.metadata
-        super().__init__("ExecuTorch", [tuple(meta.input_tensor_meta(i).sizes()) for i in range(meta.num_inputs())])
+        shapes = [tuple(meta.input_tensor_meta(i).sizes()) for i in range(meta.num_inputs())]
+        super().__init__("ExecuTorch", shapes, static_batch(shapes) or 1)
 
     def prepare(self, tensors: list[Tensor]) -> list[Tensor]:
         """See SingleSession."""
@@ -76,6 +90,29 @@ class ExecutorchSession(SingleSession):
     def once(self, prepared: list[Tensor]) -> list[Tensor]:
         """See SingleSession."""
         return [value for value in self.method.execute(prepared) if isinstance(value, Tensor)]
+
+    def bind(self, example_inputs: Any) -> Callable[[], object]:
+        """See Session. Run once before it is timed: only ``run`` catches what ExecuTorch says of a failure."""
+        self.run(example_inputs)
+        return super().bind(example_inputs)
+
+    def run(self, example_inputs: Any) -> dict[str, Tensor]:
+        """See Session. The operator that fails is only named in what ExecuTorch logs."""
+        with said() as text:
+            try:
+                return super().run(example_inputs)
+            except RuntimeError as error:
+                raise ModelError(_failure(text()) or f"ExecuTorch stops: {error}. {_last(text())}") from error
+
+
+def _failure(text: str) -> str:
+    """The operator at which ExecuTorch stopped, with the check that failed; empty where the log names none."""
+    operator = re.search(r"in operator ([\w.]+(?:::[\w.]+)*)", text)
+    if operator is None:
+        return ""
+    check = re.search(r"Check failed [^:]*: *([^\n]*\S)", text)
+    why = f": {check[1]}" if check is not None else ""
+    return f"ExecuTorch has the operator {operator[1]}, but cannot run it on what it is given here{why}"
 
 
 def _last(text: str) -> str:
@@ -104,6 +141,6 @@ EXECUTORCH = Runtime(
     extra=EXTRA,
     to_run={"executorch": "1.5"},
     to_export={"torchao": "0.18"},
-    one_by_one=True,
+    takes=frozenset({"static_batch", "fp16"}),
     takes_ranges=True,
 )

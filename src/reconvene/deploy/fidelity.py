@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.deploy.calling import batch_size, evaluating, labelled_samples, outputs_of, own_inputs, take
+from reconvene.deploy.classes import Answers, check_task, class_outputs, is_labelled
 from reconvene.deploy.layerwise import sqnr
 from reconvene.deploy.registry import runtime_named, runtime_of
 from reconvene.deploy.runtime import Session
@@ -40,9 +41,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How an int8 file compares with float32 in PyTorch. ``None``: no classes in the output, or no labels in the data.
+    """How an int8 file compares with float32 in PyTorch. ``None``: outputs are no classes, or no labels in the data.
 
-    ``sqnr`` in dB; ``accuracy`` and ``reference_accuracy`` (of float32) in [0, 1].
+    ``sqnr`` in dB, of the output where it is least (``worst_output``, where there are several); ``accuracy`` and
+    ``reference_accuracy`` (of float32) in [0, 1]; ``warning`` is what the reader must know about the evidence, empty
+    where there is nothing.
     """
 
     runtime: str
@@ -53,13 +56,16 @@ class Fidelity:
     accuracy: float | None
     reference_accuracy: float | None
     limits: Limits
+    warning: str = ""
+    worst_output: str = ""
 
     @property
     def failures(self) -> list[str]:
         """Every limit that was not kept, in words."""
         found = []
         if not self.sqnr >= self.limits.sqnr:
-            found.append(f"SQNR is {self.sqnr:.1f} dB, at least {self.limits.sqnr:g} are required")
+            where = f" of output {self.worst_output}" if self.worst_output else ""
+            found.append(f"SQNR{where} is {self.sqnr:.1f} dB, at least {self.limits.sqnr:g} are required")
         if self.agreement is not None and self.agreement < self.limits.agreement:
             found.append(f"top-1 agreement is {self.agreement:.1%}, at least {self.limits.agreement:.1%} is required")
         if self.accuracy is not None and self.reference_accuracy is not None:
@@ -84,11 +90,6 @@ class Fidelity:
         """What a file that stands for itself says of this."""
         return {"data": self.data, "agreement": self.agreement, "sqnr": self.to_dict()["sqnr"]}
 
-    @property
-    def warning(self) -> str:
-        """Nothing to warn of: the same name as in a Verification."""
-        return ""
-
     def __str__(self) -> str:
         def share(value: float | None) -> str:
             return "-" if value is None else f"{value:.2%}"
@@ -101,11 +102,13 @@ class Fidelity:
             ("accuracy in float32", share(self.reference_accuracy), ""),
         ]
         title = f"int8 verified in {self.runtime} on {self.samples} samples of {self.data}"
-        return table(("measure", "found", "limit"), rows, right=(1,), title=title)
+        return table(
+            ("measure", "found", "limit"), rows, right=(1,), title=title, foot=[self.warning] if self.warning else []
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; an SQNR without any noise is ``None``."""
-        return {**asdict(self), "sqnr": self.sqnr if abs(self.sqnr) < 1e9 else None, "warning": self.warning}
+        return {**asdict(self), "sqnr": self.sqnr if abs(self.sqnr) < 1e9 else None}
 
     def to_json(self) -> str:
         """JSON text of ``to_dict``."""
@@ -120,18 +123,23 @@ def verify_int8(
     what: str = "real data",
     runtime: str | None = None,
     limits: Limits = Limits(),  # frozen
+    task: str | None = None,
     samples: int = SAMPLES,
 ) -> Fidelity:
     """Compare an int8 file with ``model`` in float32 in PyTorch; raise VerificationError unless it keeps the limits.
 
     ``data`` is an iterable of ``(inputs, target)`` batches, of which up to ``samples`` samples are used; ``what`` says
-    in words what it is. Targets that are classes (one a sample, or one a pixel) give the accuracies.
+    in words what it is. Every output is held to the SQNR. Agreement is asked for where outputs are class scores: as
+    ``task`` says (``classification``, ``regression``), or without it, where the targets are labels of them (one a
+    sample, or one a pixel). Labels give the accuracies as well.
 
     Raises also ModelError (the model or the file does not run) and DataError (no samples).
     """
     chosen = runtime_of(Path(path)) if runtime is None else runtime_named(runtime)
     with chosen.open(Path(path), 1) as session:
-        found = fidelity(model, session, data, runtime=chosen.name, what=what, limits=limits, samples=samples)
+        found = fidelity(
+            model, session, data, runtime=chosen.name, what=what, limits=limits, task=task, samples=samples
+        )
     found.check()
     return found
 
@@ -144,37 +152,72 @@ def fidelity(
     runtime: str,
     what: str = "real data",
     limits: Limits = Limits(),  # frozen
+    task: str | None = None,
     samples: int = SAMPLES,
 ) -> Fidelity:
     """The same for a file that is open, without a verdict."""
+    check_task(task)
     given, targets = labelled_samples(data, samples)
     pool = own_inputs(model, given)
     total = batch_size(pool)
-    plain: list[list[Tensor]] = []
-    noisy: list[list[Tensor]] = []
-    with evaluating(model):
-        for start in range(0, total, BATCH):
-            batch = take(pool, start, min(BATCH, total - start))
-            plain.append([value.detach().cpu() for value in outputs_of(model, batch).values()])
-            noisy.append(list(session.run(batch).values()))
-    a, b = ([torch.cat(parts) for parts in zip(*rows, strict=True)] for rows in (plain, noisy))
-    if [value.shape for value in a] != [value.shape for value in b]:
-        shapes = [[list(value.shape) for value in values] for values in (a, b)]
+    a, b = _outputs(model, session, pool, total)
+    if [value.shape for value in a.values()] != [value.shape for value in b]:
+        shapes = [[list(value.shape) for value in values] for values in (list(a.values()), b)]
         raise VerificationError(f"outputs are {shapes[0]} in PyTorch, {shapes[1]} in the int8 file")
     if any(not torch.isfinite(value).all() for value in b if value.is_floating_point()):
         raise VerificationError(f"an output of the int8 file is not finite in {runtime}")
-    classes = [(x, y) for x, y in zip(a, b, strict=True) if x.is_floating_point() and x.ndim > 1 and x.shape[1] > 1]
-    same = [x.argmax(1) == y.argmax(1) for x, y in classes]
-    accuracy = [_accuracy(values[0], targets) if values else None for values in zip(*classes, strict=True)] or [
-        None
-    ] * 2
-    agreement = float(torch.cat([rows.flatten() for rows in same]).double().mean()) if same else None
-    return Fidelity(runtime, what, total, sqnr(a, b), agreement, accuracy[1], accuracy[0], limits)
+    plain, targets = list(a.values()), None if targets is None else targets.cpu()
+    chosen = class_outputs(plain, targets, task)
+    answers = Answers()
+    for i in chosen:
+        answers.see(list(a)[i], plain[i])
+    same = [(plain[i].argmax(1) == b[i].argmax(1)).flatten() for i in chosen]
+    agreement = float(torch.cat(same).double().mean()) if same else None
+    labelled = next((i for i in chosen if is_labelled(plain[i], targets)), None)
+    here, there = [None if labelled is None else _accuracy(values[labelled], targets) for values in (plain, b)]
+    ratio, worst = _least_sqnr(dict(zip(a, zip(plain, b, strict=True), strict=True)))
+    return Fidelity(runtime, what, total, ratio, agreement, there, here, limits, answers.warning, worst)
 
 
-def _accuracy(output: Tensor, targets: Tensor | None) -> float | None:
-    """Share of right answers of the first output with classes; ``None`` without labels that fit it."""
-    found = output.argmax(1)
-    if targets is None or targets.is_floating_point() or targets.shape != found.shape:
-        return None
-    return float((found == targets.cpu()).double().mean())
+def _least_sqnr(outputs: dict[str, tuple[Tensor, Tensor]]) -> tuple[float, str]:
+    """The SQNR of the worst output and its name: boxes in pixels must not hide what became of scores below one.
+
+    Outputs without any signal have no ratio; where none has one, it is that of all together.
+    """
+    ratios = {
+        name: sqnr([plain], [noisy])
+        for name, (plain, noisy) in outputs.items()
+        if plain.is_floating_point() and bool(plain.any())
+    }
+    if len(ratios) < 2:
+        return sqnr(*([pair[i] for pair in outputs.values()] for i in (0, 1))), ""
+    worst = min(ratios, key=lambda name: ratios[name])
+    return ratios[worst], worst
+
+
+def _outputs(model: nn.Module, session: Session, pool: Any, total: int) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """What PyTorch and the file compute for every sample, in batches that the file takes."""
+    size = BATCH if session.batch is None else session.batch
+    plain: list[dict[str, Tensor]] = []
+    noisy: list[list[Tensor]] = []
+    with evaluating(model):
+        for start in range(0, total, size):
+            batch = take(pool, start, size if session.batch is not None else min(size, total - start))
+            plain.append({name: _rows(value.detach().cpu()) for name, value in outputs_of(model, batch).items()})
+            noisy.append([_rows(value) for value in session.run(batch).values()])
+    # a static batch is filled up with samples that were there already: they are left out again
+    whole = {name: _first(torch.cat([row[name] for row in plain]), total) for name in plain[0]}
+    return whole, [_first(torch.cat(parts), total) for parts in zip(*noisy, strict=True)]
+
+
+def _rows(value: Tensor) -> Tensor:
+    return value if value.ndim else value[None]
+
+
+def _first(values: Tensor, count: int) -> Tensor:
+    return values[:count] if values.ndim and len(values) > count else values
+
+
+def _accuracy(output: Tensor, targets: Tensor | None) -> float:
+    assert targets is not None, "it is labelled"
+    return float((output.argmax(1) == targets).double().mean())

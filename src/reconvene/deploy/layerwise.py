@@ -25,18 +25,20 @@ class LayerNoise:
     sqnr: float
 
 
-def layerwise_sqnr(model: nn.Module, samples: Any) -> list[LayerNoise]:
+def layerwise_sqnr(model: nn.Module, samples: Any, *, batch: int | None = None) -> list[LayerNoise]:
     """Signal to quantisation noise of every convolution and linear layer by itself, the worst first.
 
     In PyTorch, on up to 64 of ``samples``: the layer's weight is rounded to int8 per output channel (symmetric), its
     input to uint8 by its smallest and largest value in these samples. The runtimes calibrate on more data, fuse, and
-    quantise a few other operators too: this ranks the layers, it does not predict a runtime's own number.
+    quantise a few other operators too: this ranks the layers, it does not predict a runtime's own number. ``batch`` is
+    how many samples the model takes, where it does not take any number: ranges are then those of each such batch.
     """
-    inputs = take(samples, 0, min(SAMPLES, batch_size(samples)))
+    count = min(SAMPLES, batch_size(samples))
+    inputs = [take(samples, start, batch or count) for start in range(0, count, batch or count)]
     # on a copy: neither hooks nor rounded weights may be seen by whoever holds the model
     own = copy.deepcopy(model)
     with evaluating(own):
-        plain = outputs_of(own, inputs)
+        plain = _all_outputs(own, inputs)
         found = []
         for name, layer in layers(own).items():
             weight = layer.weight
@@ -45,12 +47,16 @@ def layerwise_sqnr(model: nn.Module, samples: Any) -> list[LayerNoise]:
             hook = layer.register_forward_pre_hook(lambda _, args: (_rounded_input(args[0]), *args[1:]))
             try:
                 weight.data.copy_(_rounded_weight(before, layer))
-                noisy = outputs_of(own, inputs)
+                noisy = _all_outputs(own, inputs)
             finally:
                 weight.data.copy_(before)
                 hook.remove()
-            found.append(LayerNoise(name, sqnr(list(plain.values()), list(noisy.values()))))
+            found.append(LayerNoise(name, sqnr(plain, noisy)))
     return sorted(found, key=lambda noise: noise.sqnr)
+
+
+def _all_outputs(model: nn.Module, batches: list[Any]) -> list[Tensor]:
+    return [value for batch in batches for value in outputs_of(model, batch).values()]
 
 
 def sqnr(plain: list[Tensor], noisy: list[Tensor]) -> float:

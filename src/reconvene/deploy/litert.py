@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.deploy.calling import evaluating, leaves
+from reconvene.deploy.options import FileOptions
 from reconvene.deploy.pt2e import quantised_program
 from reconvene.deploy.quantisation import Quantisation
-from reconvene.deploy.runtime import Runtime, Session, file_of, imported
+from reconvene.deploy.runtime import Runtime, Session, Written, file_of, imported
 from reconvene.deploy.single import SingleSession
 from reconvene.deploy.tracing import TensorsOnly, exporting, one_sample, said
 from reconvene.errors import ModelError
@@ -23,7 +24,7 @@ EXTRA = "litert"
 Values = np.ndarray[Any, Any]
 
 
-def export_litert(model: nn.Module, example_inputs: Any, path: Path) -> list[Path]:
+def export_litert(model: nn.Module, example_inputs: Any, path: Path, options: FileOptions) -> Written:
     """Write ``model`` in eval mode as ``.tflite`` in float32, for a batch of one.
 
     Raises ExportError, naming the operator and the module the exporter stopped at.
@@ -33,7 +34,9 @@ def export_litert(model: nn.Module, example_inputs: Any, path: Path) -> list[Pat
         return _converted(model, TensorsOnly(model, sample), sample, path)
 
 
-def quantize_litert(model: nn.Module, example_inputs: Any, path: Path, quantisation: Quantisation) -> list[Path]:
+def quantize_litert(
+    model: nn.Module, example_inputs: Any, path: Path, quantisation: Quantisation, options: FileOptions
+) -> Written:
     """The same in int8 by litert-torch's PT2E quantiser: weights per channel, static activations."""
     quantizer = imported("litert_torch.quantize.pt2e_quantizer", EXTRA, "int8 LiteRT")
     config = imported("litert_torch.quantize.quant_config", EXTRA, "int8 LiteRT")
@@ -46,11 +49,11 @@ def quantize_litert(model: nn.Module, example_inputs: Any, path: Path, quantisat
     return _converted(model, program, sample, path, quant_config=config.QuantConfig(pt2e_quantizer=own))
 
 
-def _converted(model: nn.Module, program: nn.Module, sample: Any, path: Path, **options: Any) -> list[Path]:
+def _converted(model: nn.Module, program: nn.Module, sample: Any, path: Path, **settings: Any) -> Written:
     litert_torch = imported("litert_torch", EXTRA, "LiteRT export")
     with exporting(model, "LiteRT"), said(), torch.no_grad():
-        litert_torch.convert(program, tuple(leaves(sample)), strict_export=False, **options).export(str(path))
-    return [path]
+        litert_torch.convert(program, tuple(leaves(sample)), strict_export=False, **settings).export(str(path))
+    return Written((path,), batch=1)
 
 
 class LitertSession(SingleSession):
@@ -118,5 +121,4 @@ LITERT = Runtime(
     extra=EXTRA,
     to_run={"ai_edge_litert": "2.3"},
     to_export={"litert_torch": "0.10", "torchao": "0.18"},
-    one_by_one=True,
 )

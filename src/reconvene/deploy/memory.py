@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from reconvene.deploy import onnx_memory
 from reconvene.deploy.calling import by_name, evaluating, input_names, leaves, own_inputs
 from reconvene.deploy.executorch import EXTRA
-from reconvene.deploy.exporting import write
 from reconvene.deploy.pt2e import quantised_program
 from reconvene.deploy.quantisation import PRECISIONS, Quantisation, stand_in
 from reconvene.deploy.registry import format_named
 from reconvene.deploy.runtime import imported
 from reconvene.deploy.tracing import exporting, one_sample, traced
+from reconvene.deploy.writing import write
 from reconvene.errors import ExportError, UnknownNameError
 from reconvene.structure.inputs import map_tensors
 

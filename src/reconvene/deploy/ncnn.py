@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.deploy.calling import evaluating, leaves, outputs_of
+from reconvene.deploy.functional import functional_form, writes_into_views
 from reconvene.deploy.ncnn_int8 import quantised_ncnn
+from reconvene.deploy.options import FileOptions
 from reconvene.deploy.quantisation import Quantisation
-from reconvene.deploy.runtime import Runtime, Session, file_of, imported
+from reconvene.deploy.runtime import Runtime, Session, Written, file_of, imported
 from reconvene.deploy.single import SingleSession
 from reconvene.deploy.tracing import TensorsOnly, exporting, one_sample, said
 from reconvene.errors import ExportError, ModelError
@@ -29,48 +32,69 @@ SUFFIX = ".ncnn.param"
 HALVES = ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_packed", "use_bf16_storage")
 
 
-def export_ncnn(model: nn.Module, example_inputs: Any, path: Path) -> list[Path]:
-    """Write ``model`` in eval mode as an ncnn pair of files in float32, for a batch of one.
+def export_ncnn(model: nn.Module, example_inputs: Any, path: Path, options: FileOptions) -> Written:
+    """Write ``model`` in eval mode as an ncnn pair of files for a batch of one; in float16 its weights are halves.
 
     Raises ExportError: an operator that ncnn lacks (named), or an input that is not floating point.
     """
     sample = one_sample(example_inputs)
     tensors = leaves(sample)
     if odd := [str(tensor.dtype) for tensor in tensors if tensor.dtype != torch.float32]:
-        raise ExportError(f"ncnn takes float32 inputs only, and {type(model).__name__} takes {', '.join(odd)}")
+        raise ExportError(
+            f"ncnn takes float32 inputs only, and {type(model).__name__} takes {', '.join(odd)}. For weights in "
+            "float16 pass the model in float32 and precision='fp16'"
+        )
     with tempfile.TemporaryDirectory(prefix=".pnnx-", dir=path.parent) as folder:
         script = Path(folder) / "model.pt"
-        outputs_of(model, sample)
+        with evaluating(model):
+            outputs_of(model, sample)
         with exporting(model, "ncnn"), said(), evaluating(model):
-            script_module = torch.jit.trace(TensorsOnly(model, sample), tuple(tensors), check_trace=False)  # type: ignore[no-untyped-call]
+            script_module = _traced(TensorsOnly(model, sample), tensors)
+            if writes_into_views(script_module):
+                script_module = _traced(functional_form(model, sample), tensors)
             script_module.save(str(script))
-        _convert(model, script, [list(tensor.shape) for tensor in tensors])
+        _convert(model, script, [list(tensor.shape) for tensor in tensors], halves=options.half)
         made = [script.with_name("model.ncnn.param"), script.with_name("model.ncnn.bin")]
         _check_operators(model, made[0])
         _tell_shapes(made[0], [tuple(tensor.shape) for tensor in tensors])
         for source, target in zip(made, _pair(path), strict=True):
             shutil.copyfile(source, target)
-    return _pair(path)
+    return Written(tuple(_pair(path)), batch=1)
 
 
-def quantize_ncnn(model: nn.Module, example_inputs: Any, path: Path, quantisation: Quantisation) -> list[Path]:
+def _traced(module: nn.Module, tensors: list[Tensor]) -> torch.jit.ScriptModule:
+    script: torch.jit.ScriptModule = torch.jit.trace(module, tuple(tensors), check_trace=False)  # type: ignore[no-untyped-call]
+    return script
+
+
+def quantize_ncnn(
+    model: nn.Module, example_inputs: Any, path: Path, quantisation: Quantisation, options: FileOptions
+) -> Written:
     """The same with convolutions and linear layers in int8: symmetric, weights per channel. Raises ExportError."""
-    export_ncnn(model, example_inputs, path)
+    written = export_ncnn(model, example_inputs, path, options)
     with open_ncnn(path, 1) as session:
         assert isinstance(session, NcnnSession)
-        quantised_ncnn(model, session, _pair(path), quantisation)
-    return _pair(path)
+        left = quantised_ncnn(model, session, _pair(path), quantisation)
+    if not left:
+        return written
+    note = (
+        f"in float32: {', '.join(left)}; ncnn's int8 kernel is wrong for grouped convolutions whose groups have a "
+        "multiple of eight outputs"
+    )
+    return replace(written, notes=(note,), keep_fp32=left)
 
 
 def _pair(path: Path) -> list[Path]:
     return [path, path.with_name(path.name.removesuffix(SUFFIX) + ".ncnn.bin")]
 
 
-def _convert(model: nn.Module, script: Path, shapes: list[list[int]]) -> None:
+def _convert(model: nn.Module, script: Path, shapes: list[list[int]], *, halves: bool) -> None:
     """Run pnnx, a program of its own, on the TorchScript file; it leaves its results beside it."""
     program = imported("pnnx", EXTRA, "ncnn export").EXEC_PATH
     told = ",".join(f"[{','.join(map(str, shape))}]f32" for shape in shapes)
-    command = [program, str(script), f"inputshape={told}", "fp16=0"]
+    # pnnx writes where it runs, so it runs beside the script, and a relative path would be looked up from there.
+    script = script.resolve()
+    command = [str(Path(program).resolve()), str(script), f"inputshape={told}", f"fp16={int(halves)}"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=script.parent, check=False)
     if done.returncode or not script.with_name("model.ncnn.param").exists():
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
@@ -180,5 +204,5 @@ NCNN = Runtime(
     extra=EXTRA,
     to_run={"ncnn": "1.0.20261020"},
     to_export={"pnnx": "20261020"},
-    one_by_one=True,
+    takes=frozenset({"fp16"}),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,13 @@ from reconvene.deploy.calling import (
     leaves,
     noise,
     outputs_of,
+    take,
 )
 from reconvene.deploy.onnx_int8 import quantised_onnx
+from reconvene.deploy.options import FREE, STATIC, FileOptions, free_axes
 from reconvene.deploy.quantisation import Quantisation
-from reconvene.deploy.runtime import Runtime, Session, file_of, imported
+from reconvene.deploy.runtime import Runtime, Session, Written, file_of, imported
+from reconvene.deploy.single import joined, pieces, static_batch
 from reconvene.deploy.tracing import TensorsOnly, exporting
 from reconvene.errors import ExportError, ModelError
 
@@ -34,37 +38,69 @@ OPSET = 20
 SINGLE_FILE_LIMIT = 2**31 - 2**26
 
 
-def export_onnx(model: nn.Module, example_inputs: Any, path: Path) -> list[Path]:
-    """Write ``model`` in eval mode as ONNX with a dynamic batch; weights inside the file unless they pass 2 GB.
+def export_onnx(model: nn.Module, example_inputs: Any, path: Path, options: FileOptions = FileOptions()) -> Written:  # noqa: B008  # frozen
+    """Write ``model`` in eval mode as ONNX; weights inside the file unless they pass 2 GB.
 
-    The same model gives the same bytes, and nothing of the machine it was exported on is in them.
+    The batch is free, or where the model computes for its example's batch only, that one. The same model gives the
+    same bytes, and nothing of the machine it was exported on is in them.
     Raises ExportError, naming the operator and the module the exporter stopped at.
     """
+    if options.batch == STATIC:
+        return _written(model, example_inputs, path, options)
     # The exporter takes a batch of one for a constant, so it is shown two samples.
-    inputs = noise(example_inputs, 2, seed=0) if batch_size(example_inputs) == 1 else example_inputs
+    several = noise(example_inputs, 2, seed=0) if batch_size(example_inputs) == 1 else example_inputs
+    try:
+        return _written(model, several, path, replace(options, batch=FREE))
+    except (ExportError, ModelError):
+        if options.batch == FREE:
+            raise
+    written = _written(model, example_inputs, path, replace(options, batch=STATIC))
+    size = batch_size(example_inputs)
+    note = (
+        f"static batch of {size}, that of the example: {type(model).__name__} does not compute for any batch (a shape "
+        "that is fixed, remembered or compared)"
+    )
+    return replace(written, notes=(note,))
+
+
+def _written(model: nn.Module, inputs: Any, path: Path, options: FileOptions) -> Written:
     with evaluating(model):
         outputs = outputs_of(model, inputs)
-        program = _exported(model, inputs)
+        program = _exported(model, inputs, options)
     ir_model = program.model
     _rename(ir_model, input_names(model, inputs), list(outputs), model)
-    _check_batch(ir_model.graph, inputs, model)
+    _check_free(ir_model.graph, inputs, list(outputs.values()), model, options)
+    wanted, version = options.opset or OPSET, ir_model.opset_imports[""]
+    if version != wanted:
+        raise ExportError(
+            f"{type(model).__name__} could not be exported to ONNX of opset {wanted}: the exporter left "
+            f"opset {version}, since it has no such opset or cannot turn an operator back to it. Try opset=18 or "
+            "newer, or leave it out"
+        )
     _forget(ir_model)
     ir_model.graph.name = type(model).__name__
-    return _write(ir_model, path)
+    return Written(tuple(_write(ir_model, path)), None if options.batch == FREE else batch_size(inputs))
 
 
-def _exported(model: nn.Module, inputs: Any) -> Any:
-    batch, dim = batch_size(inputs), torch.export.Dim("batch")
-    shapes = tuple({0: dim} if is_batched(tensor, batch) else None for tensor in leaves(inputs))
+def _exported(model: nn.Module, inputs: Any, options: FileOptions) -> Any:
+    axes = [_free(tensor, inputs, options) for tensor in leaves(inputs)]
+    dims = {name: torch.export.Dim(name) for name in dict.fromkeys(name for free in axes for name in free.values())}
+    shapes = tuple({axis: dims[name] for axis, name in free.items()} or None for free in axes)
     with exporting(model, "ONNX"):
         return torch.onnx.export(
-            TensorsOnly(model, inputs),
+            TensorsOnly(model, inputs, half=options.half),
             tuple(leaves(inputs)),
             dynamo=True,
-            opset_version=OPSET,
-            dynamic_shapes={"tensors": shapes},
+            opset_version=options.opset or OPSET,
+            dynamic_shapes={"tensors": shapes} if dims else None,
             verbose=False,
         )
+
+
+def _free(tensor: Tensor, inputs: Any, options: FileOptions) -> dict[int, str]:
+    """The axes of one input that the file leaves open, with their names."""
+    batch = {0: "batch"} if options.batch == FREE and is_batched(tensor, batch_size(inputs)) else {}
+    return {**batch, **free_axes(tensor, options)}
 
 
 def _rename(ir_model: Any, inputs: list[str], outputs: list[str], model: nn.Module) -> None:
@@ -105,14 +141,36 @@ def _module_of(node: Any) -> str:
     return modules[-1].removeprefix("model.") if modules else ""
 
 
-def _check_batch(graph: Any, inputs: Any, model: nn.Module) -> None:
-    """Where the model fixes its batch size the exporter says nothing and fixes it too."""
-    batch = batch_size(inputs)
+def _check_free(graph: Any, inputs: Any, outputs: list[Tensor], model: nn.Module, options: FileOptions) -> None:
+    """Where the model fixes a size the exporter says nothing and fixes it too, in the input or in what is computed."""
     for value, tensor in zip(graph.inputs, leaves(inputs), strict=True):
-        if is_batched(tensor, batch) and isinstance(value.shape[0], int):
+        for axis, name in _free(tensor, inputs, options).items():
+            if isinstance(value.shape[axis], int):
+                raise ExportError(
+                    f"{type(model).__name__} only computes for a {name} of {tensor.shape[axis]}, the one it was shown: "
+                    f"input {value.name!r} has no free {name} dimension. Look for a reshape or view with a fixed size, "
+                    "and for shapes that are remembered or compared"
+                )
+    if options.batch == FREE:
+        _check_outputs(graph, inputs, outputs, model)
+
+
+def _check_outputs(graph: Any, inputs: Any, outputs: list[Tensor], model: nn.Module) -> None:
+    batch = batch_size(inputs)
+    fixed = [
+        i
+        for i, (value, tensor) in enumerate(zip(graph.outputs, outputs, strict=True))
+        if is_batched(tensor, batch) and value.shape is not None and isinstance(value.shape[0], int)
+    ]
+    if not fixed:
+        return
+    with evaluating(model):  # an output that grows with the batch is no table of as many rows
+        larger = list(outputs_of(model, take(inputs, 0, batch + 1)).values())
+    for i in fixed:
+        if larger[i].shape[0] != batch:
             raise ExportError(
-                f"{type(model).__name__} only computes for a batch of {batch}, the one it was shown: input "
-                f"{value.name!r} has no free batch dimension. Look for a reshape or view with a fixed first size"
+                f"{type(model).__name__} only computes for a batch of {batch}, the one it was shown: output "
+                f"{graph.outputs[i].name!r} has no free batch dimension"
             )
 
 
@@ -147,15 +205,18 @@ def _write(ir_model: Any, path: Path) -> list[Path]:
     return [path]
 
 
-def quantize_onnx(model: nn.Module, example_inputs: Any, path: Path, quantisation: Quantisation) -> list[Path]:
-    """Write ``model`` as ONNX in int8, for any batch size. Raises ExportError."""
-    plain = path.with_name(f"{path.stem}.fp32.onnx")
-    files = export_onnx(model, example_inputs, plain)
+def quantize_onnx(
+    model: nn.Module, example_inputs: Any, path: Path, quantisation: Quantisation, options: FileOptions
+) -> Written:
+    """Write ``model`` as ONNX in int8. Raises ExportError."""
+    plain = export_onnx(model, example_inputs, path.with_name(f"{path.stem}.fp32.onnx"), options)
     try:
         with exporting(model, "int8 ONNX"):
-            return quantised_onnx(plain, path, input_names(model, example_inputs), quantisation)
+            names = input_names(model, example_inputs)
+            files = quantised_onnx(plain.files[0], path, names, quantisation, batch=plain.batch)
+        return replace(plain, files=tuple(files))
     finally:
-        for file in files:
+        for file in plain.files:
             file.unlink()
 
 
@@ -175,14 +236,20 @@ class OnnxSession:
             raise ModelError(f"ONNX Runtime cannot load {path.name}: {error}") from error
         self.inputs = [node.name for node in self.session.get_inputs()]
         self.outputs = [node.name for node in self.session.get_outputs()]
+        self.batch = static_batch([node.shape for node in self.session.get_inputs()])
 
     def bind(self, example_inputs: Any) -> Callable[[], object]:
         """See Session."""
-        feeds = self._feeds(example_inputs)
-        return lambda: self.session.run(None, feeds)
+        feeds = [self._feeds(piece) for piece in pieces(example_inputs, self.batch, "ONNX")]
+        if len(feeds) == 1:
+            return lambda: self.session.run(None, feeds[0])
+        return lambda: [self.session.run(None, feed) for feed in feeds]
 
     def run(self, example_inputs: Any) -> dict[str, Tensor]:
         """See Session."""
+        return joined([self._once(piece) for piece in pieces(example_inputs, self.batch, "ONNX")])
+
+    def _once(self, example_inputs: Any) -> dict[str, Tensor]:
         feeds = self._feeds(example_inputs)
         try:
             values = self.session.run(None, feeds)
@@ -218,4 +285,5 @@ ONNX = Runtime(
     extra="onnx",
     to_run={"onnxruntime": "1.23"},
     to_export={"onnx": "1.19", "onnxscript": "0.6"},
+    takes=frozenset({"free_batch", "static_batch", "dynamic_axes", "opset", "fp16"}),
 )

@@ -16,11 +16,14 @@ from reconvene.errors import ExportError
 BATCH = 32
 
 
-def quantised_onnx(plain: Path, path: Path, inputs: list[str], quantisation: Quantisation) -> list[Path]:
+def quantised_onnx(
+    plain: Path, path: Path, inputs: list[str], quantisation: Quantisation, *, batch: int | None = None
+) -> list[Path]:
     """Quantise the float32 file ``plain`` into ``path``: QDQ, activations uint8, weights int8 per output channel.
 
     U8S8, because S8S8 is 2.6 times slower on x86. Ranges are the smallest and largest values seen in calibration.
-    The weights and inputs of layers in ``keep_fp32`` stay in float32. Same file and samples, same bytes.
+    The weights and inputs of layers in ``keep_fp32`` stay in float32; ``batch`` is the static batch of ``plain``, where
+    it has one. Same file and samples, same bytes.
     """
     tool = imported("onnxruntime.quantization", "onnx", "int8 ONNX")
     onnx = imported("onnx", "onnx", "int8 ONNX")
@@ -35,7 +38,7 @@ def quantised_onnx(plain: Path, path: Path, inputs: list[str], quantisation: Qua
         tool.quantize_static(
             str(prepared),
             str(path),
-            _reader(tool, inputs, quantisation),
+            _reader(tool, inputs, quantisation, batch),
             quant_format=tool.QuantFormat.QDQ,
             activation_type=tool.QuantType.QUInt8,
             weight_type=tool.QuantType.QInt8,
@@ -52,12 +55,12 @@ def quantised_onnx(plain: Path, path: Path, inputs: list[str], quantisation: Qua
     return [path]
 
 
-def _reader(tool: Any, names: list[str], quantisation: Quantisation) -> Any:
+def _reader(tool: Any, names: list[str], quantisation: Quantisation, batch: int | None) -> Any:
     """The calibration samples as ONNX Runtime's tool asks for them."""
 
     class Reader(tool.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.left = quantisation.batches(BATCH)
+            self.left = quantisation.batches(batch or BATCH, full=batch is not None)
 
         def get_next(self) -> dict[str, np.ndarray[Any, Any]] | None:
             batch = next(self.left, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,27 @@ from torch import Tensor, nn
 
 from reconvene.deploy.calling import by_name, input_names, leaves
 from reconvene.deploy.onnx import export_onnx
+from reconvene.deploy.options import FileOptions
 from reconvene.deploy.quantisation import Quantisation, within
-from reconvene.deploy.runtime import Runtime, Session, file_of, imported
+from reconvene.deploy.runtime import Runtime, Session, Written, file_of, imported
+from reconvene.deploy.single import joined, pieces, static_batch
 from reconvene.deploy.tracing import exporting
 from reconvene.errors import ExportError, ModelError
 
 
-def export_openvino(model: nn.Module, example_inputs: Any, path: Path) -> list[Path]:
-    """Write ``model`` in eval mode as OpenVINO IR (``.xml`` beside ``.bin``), float32, for any batch size.
+def export_openvino(model: nn.Module, example_inputs: Any, path: Path, options: FileOptions) -> Written:
+    """Write ``model`` in eval mode as OpenVINO IR (``.xml`` beside ``.bin``); the batch is as in ``export_onnx``.
 
-    Raises ExportError, naming the operator that OpenVINO lacks.
+    In float16 it is the weights that are halves, as OpenVINO's own converter has it: every device computes in the
+    precision it is best at. Raises ExportError, naming the operator that OpenVINO lacks.
     """
-    return _write(_converted(model, example_inputs, path), path)
+    ir, plain = _converted(model, example_inputs, path, replace(options, half=False))
+    return replace(plain, files=_write(ir, path, halves=options.half))
 
 
-def quantize_openvino(model: nn.Module, example_inputs: Any, path: Path, quantisation: Quantisation) -> list[Path]:
+def quantize_openvino(
+    model: nn.Module, example_inputs: Any, path: Path, quantisation: Quantisation, options: FileOptions
+) -> Written:
     """The same in int8 by NNCF: weights per channel, activations asymmetric where that helps (its ``mixed`` preset).
 
     Ranges are the smallest and largest values seen: NNCF's own choice, the mean of every sample's extremes, clips
@@ -35,7 +42,8 @@ def quantize_openvino(model: nn.Module, example_inputs: Any, path: Path, quantis
     """
     nncf = imported("nncf", "openvino", "int8 OpenVINO")
     ranges = imported("nncf.quantization.range_estimator", "openvino", "int8 OpenVINO").RangeEstimatorParametersSet
-    ir = _converted(model, example_inputs, path)
+    ir, plain = _converted(model, example_inputs, path, options)
+    samples = list(quantisation.batches(plain.batch or 1, full=True))
     names = input_names(model, example_inputs)
 
     def feed(batch: Any) -> dict[str, np.ndarray[Any, Any]]:
@@ -44,25 +52,25 @@ def quantize_openvino(model: nn.Module, example_inputs: Any, path: Path, quantis
     with exporting(model, "int8 OpenVINO"):
         small = nncf.quantize(
             ir,
-            nncf.Dataset(list(quantisation.batches(1)), feed),
+            nncf.Dataset(samples, feed),
             preset=nncf.QuantizationPreset.MIXED,
             target_device=nncf.TargetDevice.CPU,
-            subset_size=len(quantisation),
+            subset_size=len(samples),
             advanced_parameters=nncf.AdvancedQuantizationParameters(activations_range_estimator_params=ranges.MINMAX),
             ignored_scope=nncf.IgnoredScope(names=_nodes(ir, quantisation.keep_fp32)),
         )
-    return _write(small, path)
+    return replace(plain, files=_write(small, path))
 
 
-def _converted(model: nn.Module, example_inputs: Any, path: Path) -> Any:
+def _converted(model: nn.Module, example_inputs: Any, path: Path, options: FileOptions) -> tuple[Any, Written]:
+    """The IR, and what is to be known of the ONNX file that it was made from."""
     openvino = imported("openvino", "openvino", "OpenVINO export")
-    plain = path.with_name(f"{path.stem}.onnx")
-    files = export_onnx(model, example_inputs, plain)
+    plain = export_onnx(model, example_inputs, path.with_name(f"{path.stem}.onnx"), options)
     try:
         with exporting(model, "OpenVINO"):
-            return openvino.Core().read_model(plain).clone()
+            return openvino.Core().read_model(plain.files[0]).clone(), plain
     finally:
-        for file in files:
+        for file in plain.files:
             file.unlink()
 
 
@@ -91,10 +99,10 @@ def _source(node: Any, port: int) -> str:
     return str(source.get_friendly_name())
 
 
-def _write(ir: Any, path: Path) -> list[Path]:
+def _write(ir: Any, path: Path, *, halves: bool = False) -> tuple[Path, Path]:
     openvino = imported("openvino", "openvino", "OpenVINO export")
-    openvino.save_model(ir, path, compress_to_fp16=False)
-    return [path, path.with_suffix(".bin")]
+    openvino.save_model(ir, path, compress_to_fp16=halves)
+    return path, path.with_suffix(".bin")
 
 
 class OpenvinoSession:
@@ -116,14 +124,26 @@ class OpenvinoSession:
         self.request = self.model.create_infer_request()
         self.inputs = [entry.get_any_name() for entry in self.model.inputs]
         self.outputs = [entry.get_any_name() for entry in self.model.outputs]
+        self.batch = static_batch(
+            [
+                [size.get_length() if size.is_static else None for size in entry.get_partial_shape()]
+                for entry in self.model.inputs
+            ]
+        )
 
     def bind(self, example_inputs: Any) -> Callable[[], object]:
         """See Session."""
-        self.request.set_tensors(self._feeds(example_inputs))
-        return lambda: self.request.infer()
+        feeds = [self._feeds(piece) for piece in pieces(example_inputs, self.batch, "OpenVINO")]
+        if len(feeds) == 1:
+            self.request.set_tensors(feeds[0])
+            return lambda: self.request.infer()
+        return lambda: [self.request.infer(feed) for feed in feeds]
 
     def run(self, example_inputs: Any) -> dict[str, Tensor]:
         """See Session."""
+        return joined([self._once(piece) for piece in pieces(example_inputs, self.batch, "OpenVINO")])
+
+    def _once(self, example_inputs: Any) -> dict[str, Tensor]:
         feeds = self._feeds(example_inputs)
         try:
             self.request.set_tensors(feeds)
@@ -161,4 +181,5 @@ OPENVINO = Runtime(
     extra="openvino",
     to_run={"openvino": "2026.4"},
     to_export={"nncf": "3.4", "onnx": "1.19", "onnxscript": "0.6"},
+    takes=frozenset({"free_batch", "static_batch", "dynamic_axes", "fp16"}),
 )

@@ -35,15 +35,16 @@ def quantised_program(
     file_format: str,
     fold_weights: bool = True,
     guards: bool = True,
+    batch: int = 1,
 ) -> torch.fx.GraphModule:
     """``model`` with quantise and dequantise operators, calibrated on every sample; layers that are kept have none.
 
     ``quantiser`` decides what is quantised and how; ``fold_weights`` stores weights as int8, ``guards``
-    keeps the call that checks shapes. Raises ExportError.
+    keeps the call that checks shapes; it is for ``batch`` samples. Raises ExportError.
     """
     imported("torchao", extra, f"int8 {file_format}")
     pt2e = imported("torchao.quantization.pt2e.quantize_pt2e", extra, f"int8 {file_format}")
-    sample = one_sample(inputs)
+    sample = one_sample(inputs, batch)
     program = traced(model, sample, file_format)
     with exporting(model, file_format), evaluating(model):
         graph = labelled(program.module(check_guards=guards))
@@ -56,8 +57,8 @@ def quantised_program(
             ) from error
         if quantisation.learned is not None:
             _fix(prepared, quantisation.learned)
-        for batch in quantisation.batches(1):
-            prepared(*leaves(in_order(batch)))
+        for samples in quantisation.batches(batch, full=True):
+            prepared(*leaves(in_order(samples)))
             if quantisation.learned is not None:
                 break  # weights are to be seen once, and nothing else is to be learned
         converted: torch.fx.GraphModule = pt2e.convert_pt2e(prepared, fold_quantize=fold_weights)

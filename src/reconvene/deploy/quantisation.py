@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reconvene.deploy.calling import batch_size, is_batched, leaves, noise, samples_of, take
+from reconvene.deploy.calling import batch_size, is_batched, labelled_samples, leaves, noise, take
 from reconvene.errors import DataError, ExportError, UnknownNameError
 from reconvene.training.quantising import Range
 
@@ -33,20 +33,25 @@ LAYERS = (
 class Quantisation:
     """Inputs to calibrate on (joined, first dimension the sample), and full names of the layers kept in float32.
 
-    ``learned`` are ranges of activations from quantisation-aware training, in place of calibrated ones.
+    ``learned`` are ranges of activations from quantisation-aware training, in place of calibrated ones; ``targets``
+    what the calibration data says of each sample, where it says so.
     """
 
     samples: Any
     keep_fp32: tuple[str, ...] = ()
     learned: Mapping[str, Range] | None = None
+    targets: Tensor | None = None
 
     def __len__(self) -> int:
         return batch_size(self.samples)
 
-    def batches(self, size: int) -> Iterator[Any]:
-        """The samples in batches of ``size``, the last one smaller where they do not divide."""
+    def batches(self, size: int, *, full: bool = False) -> Iterator[Any]:
+        """The samples in batches of ``size``, the last one smaller where they do not divide.
+
+        ``full`` fills the last one up with the first samples: a static batch takes no other number.
+        """
         for start in range(0, len(self), size):
-            yield take(self.samples, start, min(size, len(self) - start))
+            yield take(self.samples, start, size if full else min(size, len(self) - start))
 
 
 def quantisation(
@@ -65,11 +70,11 @@ def quantisation(
     """
     if calibration is None:
         raise ExportError("int8 is calibrated on real data: pass calibration, batches such as those of training")
-    samples = samples_of(_checked(calibration, example_inputs), CALIBRATION_SAMPLES)
+    samples, targets = labelled_samples(_checked(calibration, example_inputs), CALIBRATION_SAMPLES)
     for tensor in leaves(samples):
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise DataError("the calibration data holds values that are not finite (NaN or infinity)")
-    return Quantisation(samples, _kept(model, keep_fp32), learned)
+    return Quantisation(samples, _kept(model, keep_fp32), learned, targets)
 
 
 def stand_in(example_inputs: Any) -> Quantisation:
@@ -108,7 +113,7 @@ def _checked(calibration: Iterable[Any], example_inputs: Any) -> Iterator[Any]:
         types, right = [tensor.dtype for tensor in found], [tensor.dtype for tensor in wanted]
         if types != right:
             raise DataError(f"calibration batch {number} has inputs of {types}; the model takes {right}")
-        yield inputs, None
+        yield (inputs, batch[1]) if isinstance(batch, (tuple, list)) and len(batch) > 1 else (inputs, None)
 
 
 def _shape(tensor: Tensor, batch: int) -> tuple[int | str, ...]:

@@ -15,12 +15,19 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from reconvene.deploy.options import FileOptions
 from reconvene.deploy.quantisation import Quantisation
 from reconvene.errors import MissingExtraError, ModelError
 
 
 class Session(Protocol):
-    """A model loaded in a runtime."""
+    """A model loaded in a runtime.
+
+    ``batch`` is how many examples one call of the file takes; ``None`` where any number will do. A larger batch that
+    it divides is run piece by piece.
+    """
+
+    batch: int | None
 
     def bind(self, example_inputs: Any) -> Callable[[], object]:
         """One inference on these inputs as a call ready to be timed: conversions are done before, not inside."""
@@ -29,8 +36,22 @@ class Session(Protocol):
         """Outputs by name, on the CPU. Raises ModelError when the runtime refuses the inputs."""
 
 
-Export = Callable[[nn.Module, Any, Path], list[Path]]
-Quantize = Callable[[nn.Module, Any, Path, Quantisation], list[Path]]
+@dataclass(frozen=True)
+class Written:
+    """What a runtime's exporter wrote: every file, the main one first, and what the caller did not ask for.
+
+    ``batch`` is how many examples a call takes, ``None`` for any number; ``notes`` say in words where the file is
+    other than the default; ``keep_fp32`` are layers that the exporter itself left in float32.
+    """
+
+    files: tuple[Path, ...]
+    batch: int | None = None
+    notes: tuple[str, ...] = ()
+    keep_fp32: tuple[str, ...] = ()
+
+
+Export = Callable[[nn.Module, Any, Path, FileOptions], Written]
+Quantize = Callable[[nn.Module, Any, Path, Quantisation, FileOptions], Written]
 Open = Callable[[nn.Module | Path, int], AbstractContextManager[Session]]
 
 
@@ -46,13 +67,14 @@ class Runtime:
         name: what ``bench`` and ``verify`` call it.
         file_format: what ``export`` calls its format; ``None`` for a runtime that only runs the module itself.
         suffix: ending of its files; empty without a format.
-        export: writes ``model`` for ``example_inputs`` to a path and returns every file written, the main one first.
+        export: writes ``model`` for ``example_inputs`` to a path, as the options say.
         quantize: the same in int8; ``None`` for a runtime without.
         open: loads a file (or a module, without a format) with so many threads, as a context manager.
         extra: the extra of ours that brings its packages.
         to_run: packages that run a file, and the oldest version we know to work; ``to_export``: those that make one.
         tolerance: largest error of a float32 file that is no fault, as a share of the largest output.
-        one_by_one: whether a file is for a batch of one; larger batches are then run sample by sample.
+        takes: options that its files can have: ``free_batch``, ``static_batch`` (of more than one), ``dynamic_axes``,
+            ``opset``, ``fp16``. Without ``free_batch`` a file is for a batch of one unless the caller says otherwise.
         takes_ranges: whether int8 can take the ranges that quantisation-aware training learned.
     """
 
@@ -66,7 +88,7 @@ class Runtime:
     to_run: Mapping[str, str] = field(default_factory=dict)
     to_export: Mapping[str, str] = field(default_factory=dict)
     tolerance: float = 1e-4
-    one_by_one: bool = False
+    takes: frozenset[str] = frozenset()
     takes_ranges: bool = False
 
     def require(self, *, exporting: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import os
@@ -35,26 +36,44 @@ FAILURES: tuple[type[Exception], ...] = (
 class TensorsOnly(nn.Module):
     """The model as a function of a flat row of tensors that returns another.
 
-    Exporters stop at outputs that are numbers, and where they must guard keyword arguments.
+    Exporters stop at outputs that are numbers, and where they must guard keyword arguments. With ``half`` it computes
+    in float16 between inputs and outputs that stay float32.
     """
 
-    def __init__(self, model: nn.Module, inputs: Any) -> None:
+    def __init__(self, model: nn.Module, inputs: Any, *, half: bool = False) -> None:
         super().__init__()
-        self.model = model
+        self.model = halved(model) if half else model
+        self.half_inside = half
         self.values, self.spec = pytree.tree_flatten(inputs)
         self.training = model.training
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Outputs in order, those that are tensors."""
-        given = iter(tensors)
+        given = iter([_cast(t, torch.float32, torch.float16) for t in tensors] if self.half_inside else tensors)
         values = [next(given) if isinstance(value, Tensor) else value for value in self.values]
-        return tuple(named(call(self.model, pytree.tree_unflatten(values, self.spec)), "output").values())
+        outputs = tuple(named(call(self.model, pytree.tree_unflatten(values, self.spec)), "output").values())
+        return tuple(_cast(t, torch.float16, torch.float32) for t in outputs) if self.half_inside else outputs
 
 
-def one_sample(example_inputs: Any) -> Any:
-    """The first sample as a batch of one, in the order in which files without names take their inputs."""
+def _cast(tensor: Tensor, source: torch.dtype, target: torch.dtype) -> Tensor:
+    return tensor.to(target) if tensor.dtype == source else tensor
+
+
+def halved(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` in float16. Raises ExportError for a model that cannot be copied."""
+    try:
+        return copy.deepcopy(model).half()
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        raise ExportError(
+            f"{type(model).__name__} cannot be copied to be turned into float16: {str(error).splitlines()[0]}. Pass "
+            "model.half() instead, with example inputs in float16"
+        ) from error
+
+
+def one_sample(example_inputs: Any, count: int = 1) -> Any:
+    """The first sample (or ``count``) as a batch, in the order in which files without names take their inputs."""
     batch_size(example_inputs)
-    return map_tensors(plain, in_order(take(example_inputs, 0, 1)))
+    return map_tensors(plain, in_order(take(example_inputs, 0, count)))
 
 
 def plain(tensor: Tensor) -> Tensor:
@@ -67,17 +86,21 @@ def in_order(example_inputs: Any) -> Any:
     return dict(sorted(example_inputs.items())) if isinstance(example_inputs, Mapping) else example_inputs
 
 
-def traced(model: nn.Module, inputs: Any, file_format: str, *, any_batch: bool = False) -> torch.export.ExportedProgram:
-    """``model`` in eval mode as a program for inputs of just this shape, or of any batch size.
+def traced(
+    model: nn.Module, inputs: Any, file_format: str, *, any_batch: bool = False, half: bool = False
+) -> torch.export.ExportedProgram:
+    """``model`` in eval mode as a program for inputs of just this shape, or of any batch size; ``half``: in float16.
 
     Raises ExportError, ModelError.
     """
-    outputs_of(model, inputs)
+    with evaluating(model):  # without gradients, as it is exported: they forbid some writes into views
+        outputs_of(model, inputs)
     batch = batch_size(inputs)
     free = [{0: torch.export.Dim("batch")} if is_batched(tensor, batch) else None for tensor in leaves(inputs)]
     shapes = {"tensors": tuple(free)} if any_batch else None
     with exporting(model, file_format), evaluating(model):
-        return torch.export.export(TensorsOnly(model, inputs), tuple(leaves(inputs)), dynamic_shapes=shapes)
+        whole = TensorsOnly(model, inputs, half=half)
+        return torch.export.export(whole, tuple(leaves(inputs)), dynamic_shapes=shapes)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reconvene.deploy.calling import batch_size, evaluating, noise, outputs_of, own_inputs, samples_of, take
+from reconvene.deploy.calling import batch_size, evaluating, labelled_samples, noise, outputs_of, own_inputs, take
+from reconvene.deploy.classes import Answers, check_task, class_outputs
+from reconvene.deploy.options import precision_of
 from reconvene.deploy.registry import runtime_named, runtime_of
+from reconvene.deploy.runtime import Session
 from reconvene.errors import ModelError, VerificationError
 from reconvene.text import table
 
 # Two classes closer than this share of the largest output are a tie: float32 does not order them.
 TIE = 1e-5
+NOISE_SAMPLES = 24
+HALF_TOLERANCE = 1e-2
+"""Largest error of a float16 file that is no fault, as a share of the largest output: a half has eleven bits, one part
+in two thousand, and a deep network rounds many times. Runtimes differ in what they add up in float32."""
 
 
 def verify(
@@ -29,48 +36,88 @@ def verify(
     example_inputs: Any = None,
     data: Iterable[Any] | None = None,
     runtime: str | None = None,
-    batch_sizes: Sequence[int] = (1, 3, 8),
+    batch_sizes: Sequence[int] | None = None,
     samples: int = 96,
     tolerance: float | None = None,
     agreement: float = 0.99,
+    task: str | None = None,
     seed: int = 0,
 ) -> Verification:
     """Compare the file with ``model`` in eval mode in PyTorch; raise VerificationError unless they agree.
 
     ``data`` is an iterable of ``(inputs, target)`` batches, of which up to ``samples`` samples are used; without it,
-    two rounds of noise from ``seed``. They are cut into batches of ``batch_sizes`` in turn. An output agrees when its
-    largest absolute error is at most ``tolerance`` (by default the runtime's own) times its largest absolute value in
-    the batch. Where an output has
-    classes (floating point, dimension 1 longer than one), at least the share ``agreement`` of the predictions must be
-    the same.
+    two rounds of noise from ``seed``. They are cut into batches of ``batch_sizes`` in turn: 1, 3 and 8, or where the
+    file's batch is not free, that one. An output agrees when its largest absolute error is at most ``tolerance`` (by
+    default the runtime's own, ``HALF_TOLERANCE`` for a model in float16) times its largest absolute value in the batch.
+    Where outputs are class scores, which ``task`` (``classification``, ``regression``) or labels in the data say, at
+    least the share ``agreement`` of the predictions must be the same.
 
     Raises also ModelError (the model or the file does not run) and DataError (no samples).
     """
-    inputs = own_inputs(model, example_inputs, seed=seed) if data is None or example_inputs is not None else None
-    cycle = sum(batch_sizes)
-    if data is None:
-        pool, source = noise(inputs, 2 * cycle, seed=seed), f"noise, seed {seed}"
-    else:
-        pool, source = own_inputs(model, samples_of(data, samples)), "real data"
-    total = max(batch_size(pool), cycle)  # every batch size is tried, on repeated samples if there are few
-    rows = {size: Row(size) for size in batch_sizes}
-    constant: dict[str, Tensor | None] = {}
+    check_task(task)
     chosen = runtime_of(Path(path)) if runtime is None else runtime_named(runtime)
+    if tolerance is None:
+        tolerance = HALF_TOLERANCE if precision_of(model, None)[0] == "fp16" else chosen.tolerance
     with chosen.open(Path(path), 1) as session, evaluating(model):
-        for start, size in _cuts(batch_sizes, total):
-            batch = take(pool, start, size)
-            expected = {name: value.detach().cpu() for name, value in outputs_of(model, batch).items()}
-            try:
-                found = session.run(batch)
-            except ModelError as error:
-                raise VerificationError(f"batch size {size}: {error}") from error
-            _compare_samples(constant, expected, size)
-            rows[size] = rows[size].with_batch(expected, found, where=f"{chosen.name} at batch size {size}")
-    unchanging = tuple(name for name, first in constant.items() if first is not None)
-    limit = chosen.tolerance if tolerance is None else tolerance
-    result = Verification(chosen.name, source, batch_size(pool), limit, agreement, tuple(rows.values()), unchanging)
+        sizes = batch_sizes or ((1, 3, 8) if session.batch is None else (session.batch,))
+        pool, targets = _pool(model, example_inputs, data, samples, max(NOISE_SAMPLES, 2 * sum(sizes)), seed)
+        comparison = _Comparison(session, chosen.name, task, tie=tolerance / 10, rows={s: Row(s) for s in sizes})
+        # every batch size is tried, on repeated samples if there are few
+        for start, size in _cuts(sizes, max(batch_size(pool), sum(sizes))):
+            labels = None if targets is None else take(targets, start, size)
+            comparison.compare(model, take(pool, start, size), labels, size)
+    unchanging = tuple(name for name, first in comparison.constant.items() if first is not None)
+    source = f"noise, seed {seed}" if data is None else "real data"
+    result = Verification(
+        chosen.name,
+        source,
+        batch_size(pool),
+        tolerance,
+        agreement,
+        tuple(comparison.rows.values()),
+        unchanging,
+        comparison.answers.warning,
+    )
     result.check()
     return result
+
+
+def _pool(
+    model: nn.Module, example_inputs: Any, data: Iterable[Any] | None, samples: int, count: int, seed: int
+) -> tuple[Any, Tensor | None]:
+    """The samples to compare on, with their targets where the data has some."""
+    if data is None:
+        return noise(own_inputs(model, example_inputs, seed=seed), count, seed=seed), None
+    given, targets = labelled_samples(data, samples)
+    return own_inputs(model, given), targets
+
+
+@dataclass
+class _Comparison:
+    """One file beside its model, batch by batch."""
+
+    session: Session
+    runtime: str
+    task: str | None
+    tie: float
+    rows: dict[int, Row]
+    constant: dict[str, Tensor | None] = field(default_factory=dict)
+    answers: Answers = field(default_factory=Answers)
+
+    def compare(self, model: nn.Module, batch: Any, targets: Tensor | None, size: int) -> None:
+        """Raises VerificationError at once where outputs cannot be compared at all."""
+        expected = {name: value.detach().cpu() for name, value in outputs_of(model, batch).items()}
+        try:
+            found = self.session.run(batch)
+        except ModelError as error:
+            raise VerificationError(f"batch size {size}: {error}") from error
+        _compare_samples(self.constant, expected, size)
+        values = list(expected.items())
+        classes = [values[i][0] for i in class_outputs(list(expected.values()), targets, self.task)]
+        for name in classes:
+            self.answers.see(name, expected[name])
+        where = f"{self.runtime} at batch size {size}"
+        self.rows[size] = self.rows[size].with_batch(expected, found, where=where, classes=classes, tie=self.tie)
 
 
 def _cuts(batch_sizes: Sequence[int], total: int) -> Iterator[tuple[int, int]]:
@@ -108,8 +155,19 @@ class Row:
         """Share of equal predictions; ``None`` where no output has classes."""
         return self.same / self.predictions if self.predictions else None
 
-    def with_batch(self, expected: dict[str, Tensor], found: dict[str, Tensor], *, where: str) -> Row:
-        """Add one batch. Raises VerificationError at once where outputs cannot be compared at all."""
+    def with_batch(
+        self,
+        expected: dict[str, Tensor],
+        found: dict[str, Tensor],
+        *,
+        where: str,
+        classes: Sequence[str] = (),
+        tie: float = TIE,
+    ) -> Row:
+        """Add one batch; outputs named in ``classes`` are scores, equal where closer than ``tie`` times the largest.
+
+        Raises VerificationError at once where outputs cannot be compared at all.
+        """
         row = replace(self, batches=self.batches + 1)
         if len(expected) != len(found):
             raise VerificationError(f"{where}: the model returns {list(expected)}, the file {list(found)}")
@@ -118,10 +176,12 @@ class Row:
                 raise VerificationError(
                     f"{where}: output {name!r} is {list(a.shape)} in PyTorch, {list(b.shape)} in the file"
                 )
-            row = row._with_output(name, a.double().numpy(), b.double().numpy(), a.is_floating_point(), where)
+            row = row._with_output(
+                name, a.double().numpy(), b.double().numpy(), tie if name in classes else None, where
+            )
         return row
 
-    def _with_output(self, name: str, a: Any, b: Any, floating: bool, where: str) -> Row:
+    def _with_output(self, name: str, a: Any, b: Any, tie: float | None, where: str) -> Row:
         if np.isnan(a).any():
             raise VerificationError(f"{where}: output {name!r} is NaN in PyTorch already. Look at the weights")
         endless = np.isinf(a)
@@ -138,11 +198,11 @@ class Row:
                 place = f"output {name!r} {[int(i) for i in at]}: {a[at]:.6g} in PyTorch, {b[at]:.6g} in the file"
                 row = replace(row, max_rel_error=relative, where=place)
             row = replace(row, max_abs_error=max(row.max_abs_error, largest))
-        if floating and a.ndim >= 2 and a.shape[1] > 1:
+        if tie is not None:
             here, there = a.argmax(1, keepdims=True), b.argmax(1, keepdims=True)
             lost = np.take_along_axis(a, here, 1) - np.take_along_axis(a, there, 1)
             row = replace(
-                row, predictions=row.predictions + here.size, same=row.same + int((lost <= TIE * scale).sum())
+                row, predictions=row.predictions + here.size, same=row.same + int((lost <= tie * scale).sum())
             )
         return row
 
@@ -152,7 +212,8 @@ class Verification:
     """How far the file and PyTorch were apart, one row a batch size.
 
     ``data`` says in words what they were compared on; ``samples`` how many different samples that was. ``unchanging``
-    names outputs that were the same for every sample (a head that starts at zero): their agreement proves little.
+    names outputs that were the same for every sample (a head that starts at zero): their agreement proves little;
+    ``single_class`` says where a classifier answered one class only.
     """
 
     runtime: str
@@ -162,6 +223,7 @@ class Verification:
     required_agreement: float
     rows: tuple[Row, ...]
     unchanging: tuple[str, ...] = ()
+    single_class: str = ""
 
     def check(self) -> None:
         """Raise VerificationError naming the worst batch size, unless every row is within the limits."""
@@ -219,7 +281,7 @@ class Verification:
     def warning(self) -> str:
         """What the reader must know about the evidence; empty where there is nothing."""
         if not self.unchanging:
-            return ""
+            return self.single_class
         return f"{', '.join(self.unchanging)}: the same for every sample in PyTorch, so agreement there proves little"
 
     def to_dict(self) -> dict[str, Any]:

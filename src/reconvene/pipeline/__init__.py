@@ -5,7 +5,7 @@ different days, and a way that was interrupted goes on where it stopped.
 """
 
 from reconvene.pipeline.bundle import bundle
-from reconvene.pipeline.deploy import Int8, bench, export
+from reconvene.pipeline.deploy import Form, Int8, bench, export
 from reconvene.pipeline.evaluate import evaluate
 from reconvene.pipeline.prune import Pruning, prune
 from reconvene.pipeline.qat import train_quantised
@@ -15,6 +15,7 @@ from reconvene.pipeline.steps import Steps, quiet
 from reconvene.pipeline.train import Lesson, Training, train, training_warnings
 
 __all__ = [
+    "Form",
     "Int8",
     "Lesson",
     "Outcome",

@@ -18,7 +18,7 @@ from reconvene.deploy.registry import format_named
 from reconvene.disk import write_atomic
 from reconvene.errors import ArtifactError, ExportError
 from reconvene.models import example_inputs
-from reconvene.pipeline.prune import BENCH, DENSE
+from reconvene.pipeline.prune import BENCH, DENSE, PREPROCESSING
 from reconvene.pipeline.qat import learned_ranges
 from reconvene.pipeline.steps import Steps, quiet
 from reconvene.training.quantising import Range
@@ -33,10 +33,35 @@ class Int8:
     samples: int = 256
 
 
+@dataclass(frozen=True)
+class Form:
+    """How files are written and judged; the names are those of ``reconvene.export``.
+
+    ``task`` is ``None`` where the artifact says it: outputs are class scores where it, or the dataset, has classes.
+    """
+
+    precision: str | None = None
+    batch: str | int = "auto"
+    dynamic_axes: tuple[str, ...] = ()
+    opset: int | None = None
+    task: str | None = None
+    tolerance: float | None = None
+
+    def options(self, folder: Path, dataset: Dataset | None) -> dict[str, Any]:
+        """These as ``reconvene.export`` takes them."""
+        has_classes = dataset is not None or PREPROCESSING in artifact.manifest(folder).measurements
+        names = ("precision", "batch", "dynamic_axes", "opset", "tolerance")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "task": self.task or ("classification" if has_classes else None),
+        }
+
+
 def export(
     directory: str | Path,
     *,
     formats: Sequence[str] = ("onnx",),
+    form: Form = Form(),  # frozen
     int8: Int8 | None = None,
     dataset: Dataset | None = None,
     with_dense: bool = False,
@@ -50,6 +75,7 @@ def export(
 
     Args:
         formats: what ``reconvene.deploy.FORMATS`` knows.
+        form: precision, batch, free axes and opset of the files, and whether their outputs are class scores.
         int8: quantise, calibrated on training images of ``dataset``: ``model.int8.onnx``; ``None`` is float32. Formats
             that can take ranges from quantisation-aware training take those, where the artifact has them.
         dataset: whose test images the export is verified on; without it, seeded noise.
@@ -64,8 +90,9 @@ def export(
         raise ExportError("int8 is calibrated on real data: name it (--data), best what the model was trained on")
     for kind in formats:
         format_named(kind).require(exporting=True)
-    inputs = _inputs(folder, input_shape, batch=2, seed=seed)
+    inputs = _inputs(folder, input_shape, batch=1, seed=seed)
     models = variants(folder, allow_import=allow_import)
+    options = form.options(folder, dataset)
     own = list(models)[-1]  # what the artifact itself holds
     quantising: dict[str, Any] = {}
     if int8 is not None and dataset is not None:
@@ -90,6 +117,7 @@ def export(
                     data=data,
                     seed=seed,
                     learned=learned,
+                    **options,
                     **quantising,
                 )
             found.setdefault(variant, []).append(made)

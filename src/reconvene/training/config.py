@@ -43,7 +43,7 @@ class TrainConfig:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic of the training step. auto: bfloat16 autocast where the processor computes in it, else float32."""
     channels_last: bool = True
-    """Keep images and convolution weights channels-last in memory while training."""
+    """Keep images and convolution weights channels-last in memory while training, where PyTorch does so safely."""
     compile: bool = False
     """Compile the model with torch.compile first: slow to start, faster in long runs."""
     device: str = "auto"

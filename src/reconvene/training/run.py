@@ -34,6 +34,7 @@ from reconvene.training.distillation import Distillation, labels_alone, with_tea
 from reconvene.training.evaluate import Evaluation, check_output, evaluate
 from reconvene.training.log import append_log, rewrite_log
 from reconvene.training.machine import describe_machine, library_versions
+from reconvene.training.memory_format import safe_in_channels_last
 from reconvene.training.optimizer import Nesterov
 from reconvene.training.parallel import World
 from reconvene.training.quantising import Quantising
@@ -61,7 +62,10 @@ class Run:
         self.config, self.device, self.world = config, device, world
         self.steps = len(dataset.train) // config.batch_size
         self.model = copy.deepcopy(model).to(device).train()
-        if config.channels_last:
+        self.channels_last = config.channels_last and safe_in_channels_last(
+            self.model, device=device, precision=config.precision
+        )
+        if self.channels_last:
             self.model.to(memory_format=torch.channels_last)
         world.copy_from_first(self.model)
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
@@ -108,7 +112,7 @@ class Run:
     def _images(self) -> Tensor:
         """Images as a step sees them."""
         images = self.dataset.normalise(self.dataset.train.images[: self.config.batch_size].to(self.device))
-        return images if self.config.channels_last else images.contiguous()
+        return images if self.channels_last else images.contiguous()
 
     def begin(self, *, resume: bool) -> int:
         """Go back to the checkpoint, or start the log of a fresh run. Returns the number of steps already done."""
@@ -173,7 +177,7 @@ class Run:
         seed_step(self.device, self.config.seed, self.done, self.world.rank)
         if self.rounded is not None:
             self.rounded.at(self.done / (self.epochs * self.steps))
-        if not self.config.channels_last:
+        if not self.channels_last:
             x = x.contiguous()
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"):
             output = self.forward(x)
@@ -225,7 +229,7 @@ class Run:
         """Renew norm statistics that lag, on the batches that the epoch began with: a resumed run does the same."""
         seed_step(self.device, self.config.seed, self.done, self.world.rank)
         batches = self._batches(start=0)
-        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
         return recalibrate(
             self.model,
             ((images.contiguous(memory_format=layout), labels) for images, labels in batches),
