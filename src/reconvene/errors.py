@@ -2,7 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+_PARTS = {"params": "the parameters", "macs": "the multiply-accumulates", "size": "the bytes of weights"}
+# Reasons and layers that a message names at most.
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class PinnedShare:
+    """A part of a cost that one kind of reason keeps: ``amount`` in the unit of the cost, ``share`` of dense."""
+
+    reason: str
+    layers: tuple[str, ...]
+    amount: float
+    share: float
+
+    def __str__(self) -> str:
+        others = f" and {len(self.layers) - 1} more" if len(self.layers) > 1 else ""
+        place = f" (in {self.layers[0]}{others})" if self.layers and self.layers[0] else ""
+        return f"{_percent(self.share)} {self.reason}{place}"
+
+
+@dataclass(frozen=True)
+class PinnedCost:
+    """What of one cost no choice of channels can remove, and why.
+
+    ``amount`` of ``dense`` lies where nothing may leave; ``shares`` divide it by reason, the largest first. ``floor``
+    is the least cost that could be reached, where one was looked for: the rest of it are the least widths of groups
+    that can be pruned. Amounts are parameters, multiply-accumulates or bytes.
+    """
+
+    cost: str
+    dense: float
+    amount: float
+    shares: tuple[PinnedShare, ...]
+    floor: float | None = None
+
+    def __str__(self) -> str:
+        text = f"{_percent(self.amount / self.dense if self.dense else 0.0)} of {_PARTS[self.cost]} cannot leave"
+        named = [str(share) for share in self.shares[:_NAMED]]
+        rest = sum(share.share for share in self.shares[_NAMED:])
+        text += f": {', '.join([*named, *([f'{_percent(rest)} other reasons'] if rest else [])])}" if named else ""
+        if self.floor:
+            kept = min(self.amount / self.floor, 1.0)
+            text += f"; of the floor, {_percent(kept)} is that and {_percent(1 - kept)} the least widths of the others"
+        return text
+
+
+def _percent(share: float) -> str:
+    return "under 1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
 
 
 class ReconveneError(Exception):
@@ -45,7 +95,14 @@ class ModelError(ReconveneError):
 
 
 class StructureError(ReconveneError):
-    """The structure of the model could not be found, or what was found failed its proof."""
+    """The structure of the model could not be found, or failed its proof.
+
+    Where nothing can be pruned, ``pinned`` says by cost what keeps it.
+    """
+
+    def __init__(self, message: str, pinned: Mapping[str, PinnedCost] | None = None) -> None:
+        super().__init__(message)
+        self.pinned = dict(pinned or {})
 
 
 class CriterionError(ReconveneError):
@@ -53,11 +110,21 @@ class CriterionError(ReconveneError):
 
 
 class BudgetError(ReconveneError):
-    """A budget cannot be read, or cannot be kept; then ``floor`` holds what each cost could fall to."""
+    """A budget cannot be read, or cannot be kept.
 
-    def __init__(self, message: str, floor: dict[str, float] | None = None) -> None:
+    Then ``floor`` holds what each cost could fall to, and ``pinned`` what of the costs that cannot be kept lies where
+    nothing may leave, and why; ``params``, ``macs`` and ``size`` can be divided so.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        floor: dict[str, float] | None = None,
+        pinned: Mapping[str, PinnedCost] | None = None,
+    ) -> None:
         super().__init__(message)
         self.floor = floor or {}
+        self.pinned = dict(pinned or {})
 
 
 class DeviceError(ReconveneError):

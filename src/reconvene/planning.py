@@ -20,6 +20,7 @@ from reconvene.allocation.costs import CostModel
 from reconvene.errors import CriterionError, ModelError, StructureError
 from reconvene.evaluator import Sensitivity
 from reconvene.structure import Keep, Structure, analyse
+from reconvene.structure.pinned import pinned_cost
 from reconvene.structure.replay import pin_site, replay
 from reconvene.surgery import Plan, Row, make_plan
 from reconvene.surgery.ranges import to_text
@@ -167,9 +168,9 @@ def found(
 def prunable(structure: Structure) -> Structure:
     """The structure itself. Raises StructureError, with the reasons, where nothing of the model can be pruned."""
     if not structure.prunable:
-        reasons = dict.fromkeys(str(group.pinned) for group in structure.groups)
-        because = "; ".join(list(reasons)[:4]) or "it has no parameters with channels"
-        raise StructureError(f"nothing of this model can be pruned: {because}")
+        pinned = pinned_cost(structure, "params")
+        because = str(pinned) if pinned.dense else "it has no parameters with channels"
+        raise StructureError(f"nothing of this model can be pruned: {because}", {"params": pinned})
     return structure
 
 

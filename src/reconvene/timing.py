@@ -90,7 +90,7 @@ class Timely:
                 made = self._corrected(partial(self._seconds_by, watch), say)
             except BudgetError as error:
                 why = f". {_UNSETTLED}" if watch.unsettled else ""
-                raise BudgetError(f"{error}{why}", error.floor) from error
+                raise BudgetError(f"{error}{why}", error.floor, error.pinned) from error
         if watch.unsettled:
             made.notes.append(f"{_UNSETTLED}: {watch.unsettled} times were taken as they came")
         return made
@@ -152,7 +152,7 @@ class Timely:
             return self.planner.plan(budget, round_to=self.round_to, foresee={**self.foresee, "latency": clock})
         except BudgetError as error:  # in the words of who asked
             asked = str(error).replace(f"latency {budget.latency}", f"latency {self.budget.latency}")
-            raise BudgetError(f"{asked} ({self.profile.conditions})", error.floor) from error
+            raise BudgetError(f"{asked} ({self.profile.conditions})", error.floor, error.pinned) from error
 
     def _seconds(self, widths: NDArray[np.int64]) -> float:
         return Predictor(self.planner.prepared.structure, self.profile, scale=self.scale).seconds(widths)

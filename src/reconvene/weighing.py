@@ -127,5 +127,7 @@ def _refused(value: Any, limit: int, scales: Scales, least: float, error: Budget
         why += f". The smallest network that was looked at takes {least:,.0f} bytes: that is the floor"
     floor = dict(error.floor) if error is not None else {scales.cost: least}
     return BudgetError(
-        f"{scales.cost} {value} (at most {limit:,} bytes, {scales.what}{scales.hint}) cannot be kept{why}", floor
+        f"{scales.cost} {value} (at most {limit:,} bytes, {scales.what}{scales.hint}) cannot be kept{why}",
+        floor,
+        error.pinned if error is not None else None,
     )

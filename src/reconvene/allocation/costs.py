@@ -24,10 +24,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from reconvene.errors import UnknownNameError
+from reconvene.errors import PinnedCost, UnknownNameError
 from reconvene.structure import Structure
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim, Vector
+from reconvene.structure.pinned import COUNTED, pinned_cost
 
 Ints = NDArray[np.int64]
 _TYPE = {1: "BOOL", 2: "BF16", 4: "F32", 8: "F64", 16: "C128"}
@@ -37,6 +38,7 @@ class CostModel:
     """Evaluates ``params``, ``macs``, ``peak_memory`` and ``size`` for widths in ``structure.prunable`` order."""
 
     def __init__(self, structure: Structure) -> None:
+        self._structure = structure
         self._sizes = Sizes(structure)
         self._terms = {
             "params": self._sum_of(_parameter_dims(structure, parameters_only=True)),
@@ -77,6 +79,12 @@ class CostModel:
         if cost not in self._terms:
             raise UnknownNameError("cost", cost, self.names)
         return self._terms[cost].at(sizes)
+
+    def pinned(self, cost: str, floor: float) -> PinnedCost | None:
+        """What of a cost never leaves, and why, beside the least that could be reached; None where it has no parts."""
+        if cost in self._added or cost not in COUNTED:
+            return None
+        return pinned_cost(self._structure, cost, floor=floor)
 
     def evaluate_all(self, widths: Ints) -> dict[str, float]:
         """Every cost at these widths."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reconvene.allocation.balance import Widths
+from reconvene.errors import PinnedCost
 
 
 class Costs(Protocol):
@@ -21,6 +22,10 @@ class Costs(Protocol):
 
     def evaluate(self, cost: str, widths: Widths) -> float:
         """One cost for widths in ``structure.prunable`` order."""
+        ...
+
+    def pinned(self, cost: str, floor: float) -> PinnedCost | None:
+        """What of a cost never leaves, and why; None for costs that have no parts."""
         ...
 
 

@@ -16,7 +16,7 @@ from reconvene.allocation.prices import settle
 from reconvene.allocation.result import Allocation, Row
 from reconvene.allocation.trade import trade
 from reconvene.allocation.water import sink
-from reconvene.errors import BudgetError, CriterionError, StructureError
+from reconvene.errors import BudgetError, CriterionError, PinnedCost, StructureError
 from reconvene.evaluator import Sensitivity
 from reconvene.structure.lattice import systems
 from reconvene.text import quantity
@@ -128,6 +128,7 @@ def _feasible(
 
 def _infeasible(meter: Meter, lowest: Widths, budget: Budget) -> BudgetError:
     floor = {cost: float(meter.costs.evaluate(cost, lowest)) for cost in meter.costs.dense}
+    pinned: dict[str, PinnedCost] = {}
     parts = []
     for cost, limit in meter.limits.items():
         least, whole = floor[cost], meter.costs.dense[cost]
@@ -135,7 +136,12 @@ def _infeasible(meter: Meter, lowest: Widths, budget: Budget) -> BudgetError:
         times = f", {_times(whole / least)} smaller than dense" if least > 0 else ""
         most, floored = quantity(cost, limit), quantity(cost, least)
         parts.append(f"{cost} {budget.asked[cost]} (at most {most}) {verdict}: the floor is {floored}{times}")
-    return BudgetError(f"no widths keep this budget. {'; '.join(parts)}. Ask for no less than the floor", floor)
+        share = meter.costs.pinned(cost, least) if least > limit else None
+        if share is not None:
+            pinned[cost] = share
+    why = "".join(f". {str(share)[0].upper()}{str(share)[1:]}" for share in pinned.values())
+    message = f"no widths keep this budget. {'; '.join(parts)}. Ask for no less than the floor{why}"
+    return BudgetError(message, floor, pinned)
 
 
 def _times(ratio: float) -> str:

@@ -19,6 +19,33 @@ Factor = tuple[int, Vector | None]
 Dim = tuple[Factor, ...]
 
 
+class Reason(str):
+    """Why positions stay, in words that keep their parts: what needs them, the layer that calls it, and for what.
+
+    Reasons that differ in the layer alone are of one kind. ``follows``: positions stay only because those that they
+    meet do, so something else is the root.
+    """
+
+    operator: str
+    layer: str
+    cause: str
+    follows: bool
+
+    def __new__(cls, operator: str, layer: str, cause: str, follows: bool = False) -> Reason:
+        """``operator`` in ``layer`` and then ``cause``, such as ``reads a fixed input``."""
+        self = super().__new__(cls, f"{operator} in {layer or 'the model itself'} {cause}")
+        self.operator, self.layer, self.cause, self.follows = operator, layer, cause, follows
+        return self
+
+    def __getnewargs__(self) -> tuple[str, str, str, bool]:  # type: ignore[override]
+        return self.operator, self.layer, self.cause, self.follows
+
+    @property
+    def kind(self) -> str:
+        """The reason without the layer."""
+        return f"{self.operator} {self.cause}"
+
+
 @dataclass(slots=True)
 class Tie:
     """A labelled vector that code views as several axes: which axis carries its channels is decided after all unions.
@@ -82,10 +109,10 @@ class Labels:
         if not first or not second or first is second:
             return
         if all(labels is None for _, labels in first):
-            self.pin(second, reason)
+            self.pin(second, _following(reason))
             return
         if all(labels is None for _, labels in second):
-            self.pin(first, reason)
+            self.pin(first, _following(reason))
             return
         sizes_first, sizes_second = [s for s, _ in first], [s for s, _ in second]
         if sizes_first == sizes_second:
@@ -106,7 +133,7 @@ class Labels:
             if one is not other:
                 self.unions.append((one, other))
         elif one is not None or other is not None:
-            self.pin((first, second), reason)
+            self.pin((first, second), _following(reason))
 
     def refine(self, dim: Dim, sizes: list[int], reason: str) -> Dim:
         """The same dimension with factors of exactly these sizes (a refinement of its own)."""
@@ -165,6 +192,12 @@ class Labels:
                     return [() if s == 1 else ((s, None),) for s in shape]
             out.append(tuple(f for f in taken if f[0] > 1))
         return out
+
+
+def _following(reason: str) -> str:
+    if isinstance(reason, Reason):
+        return Reason(reason.operator, reason.layer, reason.cause, follows=True)
+    return reason
 
 
 def refinement(first: list[int], second: list[int]) -> list[int] | None:

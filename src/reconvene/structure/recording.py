@@ -33,9 +33,14 @@ class Op:
         return _name(self.func)
 
     @property
+    def operator(self) -> str:
+        """Short name, such as ``convolution``."""
+        return _short_name(self.func)
+
+    @property
     def site(self) -> str:
         """Where a person finds this call: the operator and the layer that made it."""
-        return f"{_short_name(self.func)} in {self.owner or 'the model itself'}"
+        return f"{self.operator} in {self.owner or 'the model itself'}"
 
 
 @cache

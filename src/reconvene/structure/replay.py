@@ -18,7 +18,7 @@ from reconvene.structure.attributes import Change, attribute_changes
 from reconvene.structure.capture import record
 from reconvene.structure.extents import kept_positions, kept_size, settle
 from reconvene.structure.inputs import tensors_in
-from reconvene.structure.labels import Dim
+from reconvene.structure.labels import Dim, Reason
 from reconvene.structure.numbers import RESULT, Numbers, following_numbers, leaves
 from reconvene.structure.recording import Op, Recording
 
@@ -222,7 +222,7 @@ def pin_site(model: nn.Module, structure: Structure, number: int, why: str) -> S
         if dims_of is None:
             continue
         for op in twins:
-            reason = f"{op.site} does not follow smaller sizes ({why})"
+            reason = Reason(op.operator, op.owner, f"does not follow smaller sizes ({why})")
             for dim in dims_of(structure, op):
                 context.labels.pin(dim, reason)
         note = f"{ops[back].site} does not follow smaller sizes ({why})"

@@ -13,7 +13,7 @@ from reconvene.structure.labels import is_labelled
 from reconvene.structure.opaque import LAYERS, LayerCall
 from reconvene.structure.recording import Op
 from reconvene.structure.rules import elementwise, folds, picks, products, reductions, shapes
-from reconvene.structure.rules.context import Context, Rule
+from reconvene.structure.rules.context import Context, Rule, because
 
 RULES: dict[str, Rule] = {
     **elementwise.RULES,
@@ -75,7 +75,7 @@ def unknown(ctx: Context, op: Op) -> None:
     labelled = any(is_labelled(dim) for tensor in tensors_in((op.args, op.kwargs)) for dim in ctx.dims(tensor))
     if labelled and op.site not in ctx.unknown:
         ctx.unknown.append(op.site)
-    ctx.pin_all(op, f"{op.site} is {_kind(op)}")
+    ctx.pin_all(op, because(op, f"is {_kind(op)}"))
 
 
 def _kind(op: Op) -> str:

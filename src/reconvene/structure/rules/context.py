@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from reconvene.structure.inputs import tensors_in
-from reconvene.structure.labels import Dim, Labels, rigid
+from reconvene.structure.labels import Dim, Labels, Reason, rigid
 from reconvene.structure.recording import Op
 
 Rule = Callable[["Context", Op], None]
@@ -83,7 +83,7 @@ class Context:
     def pin(self, op: Op, *dims: Dim, why: str = "") -> None:
         """Pin dimensions because of this call."""
         for dim in dims:
-            self.labels.pin(dim, why or f"{op.site} needs all of it")
+            self.labels.pin(dim, why or because(op, "needs all of it"))
 
     def restrict(self, sizes: dict[int, Dim | list[Dim]] | None = None) -> None:
         """Note that the current call's value depends on how many channels there are.
@@ -95,6 +95,11 @@ class Context:
     def attribute(self, op: Op, name: str, dim: Dim) -> None:
         """Note that an attribute of the layer that made this call is the size of a dimension."""
         self.attributes.append((op.owner, name, dim))
+
+
+def because(op: Op, cause: str) -> Reason:
+    """Why positions stay: this call, and what it does to them."""
+    return Reason(op.operator, op.owner, cause)
 
 
 def arg(op: Op, position: int, name: str, default: Any = None) -> Any:

@@ -7,7 +7,7 @@ from torch import Tensor
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim, is_labelled, rigid
 from reconvene.structure.recording import Op
-from reconvene.structure.rules.context import Context, Rule
+from reconvene.structure.rules.context import Context, Rule, because
 
 
 def pointwise(ctx: Context, op: Op) -> None:
@@ -32,7 +32,7 @@ def _broadcast(ctx: Context, op: Op, operands: list[Tensor], out: Tensor) -> lis
             dims.append(rigid(size))
             continue
         for other in same[1:]:
-            ctx.labels.unify(same[0], other, f"{op.site} mixes it with a fixed size")
+            ctx.labels.unify(same[0], other, because(op, "mixes it with a fixed size"))
         dims.append(next((d for d in same if is_labelled(d)), same[0]))
     return dims[::-1]
 

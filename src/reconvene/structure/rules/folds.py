@@ -6,7 +6,7 @@ from math import prod
 
 from reconvene.structure.labels import rigid
 from reconvene.structure.recording import Op
-from reconvene.structure.rules.context import Context, Rule
+from reconvene.structure.rules.context import Context, Rule, because
 
 
 def pixel_shuffle(ctx: Context, op: Op) -> None:
@@ -14,7 +14,7 @@ def pixel_shuffle(ctx: Context, op: Op) -> None:
     x, factor, out = op.args[0], op.args[1], op.outs[0]
     assert out is not None
     dims = ctx.dims(x)
-    reason = f"{op.site} folds channels into space"
+    reason = because(op, "folds channels into space")
     channels, folded = ctx.labels.regroup([dims[-3]], [out.shape[-3], factor**2], reason)
     ctx.pin(op, folded)
     ctx.set(out, [*dims[:-3], channels, *(rigid(s) for s in out.shape[-2:])])
@@ -33,7 +33,7 @@ def channel_shuffle(ctx: Context, op: Op) -> None:
     """``(groups, inner) -> (inner, groups)``."""
     x, groups = op.args[0], op.args[1]
     dims = list(ctx.dims(x))
-    outer, inner = ctx.labels.regroup([dims[1]], [groups, x.shape[1] // groups], f"{op.site} has fixed groups")
+    outer, inner = ctx.labels.regroup([dims[1]], [groups, x.shape[1] // groups], because(op, "has fixed groups"))
     ctx.pin(op, outer)  # the number of groups is written in the call: only whole rows across all groups can go
     dims[1] = (*inner, *outer)
     ctx.set(op.outs[0], dims)
@@ -53,7 +53,7 @@ def fold_patches(ctx: Context, op: Op) -> None:
     x, kernel, out = op.args[0], op.args[2], op.outs[0]
     assert out is not None
     dims = ctx.dims(x)
-    channels, patch = ctx.labels.regroup([dims[-2]], [out.shape[-3], prod(kernel)], f"{op.site} folds patches")
+    channels, patch = ctx.labels.regroup([dims[-2]], [out.shape[-3], prod(kernel)], because(op, "folds patches"))
     ctx.pin(op, patch)
     ctx.set(out, [*dims[:-2], channels, *(rigid(s) for s in out.shape[-2:])])
 

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from reconvene.structure.labels import Dim, rigid
 from reconvene.structure.recording import Op
-from reconvene.structure.rules.context import Context, Rule, axis_of, with_dimensions
+from reconvene.structure.rules.context import Context, Rule, axis_of, because, with_dimensions
 
 
 def chosen_by_value(ctx: Context, op: Op) -> None:
     """``nonzero``, non-maximum suppression, unique values: which positions come out depends on all that go in."""
-    ctx.pin_all(op, f"{op.site} chooses positions by value")
+    ctx.pin_all(op, because(op, "chooses positions by value"))
 
 
 def number(ctx: Context, op: Op) -> None:
@@ -23,7 +23,7 @@ def number(ctx: Context, op: Op) -> None:
 
 def taken_out(ctx: Context, op: Op) -> None:
     """``x.numpy()``, ``x.tolist()``: what code computes from values outside PyTorch, no recording sees."""
-    ctx.pin_all(op, f"{op.site} takes its values out of PyTorch")
+    ctx.pin_all(op, because(op, "takes its values out of PyTorch"))
 
 
 def region_align(ctx: Context, op: Op) -> None:
@@ -67,7 +67,7 @@ def index(ctx: Context, op: Op) -> None:
     x, indices, out = op.args[0], op.args[1], op.outs[0]
     assert out is not None
     taken, result = indexed(ctx, x, indices, out.ndim)
-    ctx.pin(op, *taken, *_dims_of(ctx, indices), why=f"{op.site} picks positions by number")
+    ctx.pin(op, *taken, *_dims_of(ctx, indices), why=because(op, "picks positions by number"))
     ctx.set(out, [rigid(s) if dim is None else dim for dim, s in zip(result, out.shape, strict=True)])
     ctx.same_source(op)
 
@@ -79,7 +79,7 @@ def _dims_of(ctx: Context, indices: Sequence[Tensor | None]) -> list[Dim]:
 def index_put(ctx: Context, op: Op) -> None:
     """``x[indices] = values``: indexed dimensions need all positions, the others are the same in ``values``."""
     x, indices, values = op.args[:3]
-    reason = f"{op.site} writes to positions by number"
+    reason = because(op, "writes to positions by number")
     picks = [one for one in indices if one is not None]
     spread = max((1 if one.dtype in (torch.bool, torch.uint8) else one.ndim for one in picks), default=0)
     gone = sum(one.ndim if one.dtype in (torch.bool, torch.uint8) else 1 for one in picks)
@@ -102,7 +102,7 @@ def index_select(ctx: Context, op: Op) -> None:
     assert out is not None
     axis = axis_of(op.args[1], x.ndim)
     dims = list(ctx.dims(x))
-    ctx.pin(op, dims[axis], why=f"{op.site} picks positions by number")
+    ctx.pin(op, dims[axis], why=because(op, "picks positions by number"))
     dims[axis] = rigid(out.shape[axis])
     ctx.set(out, dims)
     ctx.same_source(op)
@@ -114,7 +114,7 @@ def gather(ctx: Context, op: Op) -> None:
     x, axis, indices, out = op.args[0], axis_of(op.args[1], op.args[0].ndim), op.args[2], op.outs[0]
     assert out is not None
     dims, chosen = ctx.dims(x), ctx.dims(indices)
-    reason = f"{op.site} picks positions by number"
+    reason = because(op, "picks positions by number")
     if len(dims) != len(chosen):  # a single index, of no dimension
         ctx.pin_all(op, reason)
         return
@@ -134,7 +134,7 @@ def embedding(ctx: Context, op: Op) -> None:
     """Rows are looked up by number, columns are channels."""
     weight, indices = op.args[0], op.args[1]
     rows, columns = ctx.dims(weight)
-    ctx.pin(op, rows, why=f"{op.site} looks rows up by number")
+    ctx.pin(op, rows, why=because(op, "looks rows up by number"))
     ctx.attribute(op, "embedding_dim", columns)
     ctx.set(op.outs[0], [*ctx.dims(indices), columns])
 
@@ -154,7 +154,7 @@ def scatter(ctx: Context, op: Op) -> None:
 
 
 def _by_number(ctx: Context, op: Op, x: Tensor, axis: int, others: list[Tensor]) -> None:
-    reason = f"{op.site} writes to positions by number"
+    reason = because(op, "writes to positions by number")
     dims: list[Dim] = ctx.dims(x)
     ctx.pin(op, dims[axis], why=reason)
     for other in others:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from reconvene.structure.labels import Dim, is_labelled, rigid, size_of
 from reconvene.structure.recording import Op
-from reconvene.structure.rules.context import Context, Rule, arg
+from reconvene.structure.rules.context import Context, Rule, arg, because
 
 
 def convolution(ctx: Context, op: Op) -> None:
@@ -18,7 +18,7 @@ def convolution(ctx: Context, op: Op) -> None:
     for kernel_dim in w[2:]:
         ctx.labels.pin(kernel_dim, "")  # nobody expects a kernel to be pruned, so no reason is listed
     space = _space(ctx, op, dims[2:], weight)
-    reason = f"{op.site} reads a fixed input"
+    reason = because(op, "reads a fixed input")
     if transposed:
         w_in, w_out = w[0], w[1]
         out_channels = w_out if groups == 1 else _transposed_grouped(ctx, op, dims[1], weight, groups)
@@ -54,14 +54,14 @@ def _space(ctx: Context, op: Op, dims: list[Dim], weight: Tensor) -> list[Dim]:
         if weight.shape[2 + axis] == 1 and stride == 1 and padding == 0:
             space.append(dim)
         else:
-            ctx.pin(op, dim, why=f"{op.site} slides over it")
+            ctx.pin(op, dim, why=because(op, "slides over it"))
             space.append(rigid(out.shape[2 + axis]))
     return space
 
 
 def _grouped(ctx: Context, op: Op, channels: Dim, weight: Tensor, groups: int) -> None:
     """Input ``(g, i)``, weight ``(g, o), i``: the group axis is shared, the inner axes are each their own."""
-    labels, reason = ctx.labels, f"{op.site} has fixed groups"
+    labels, reason = ctx.labels, because(op, "has fixed groups")
     w_out, w_in = ctx.dims(weight)[:2]
     outer, inner = labels.regroup([channels], [groups, weight.shape[1]], reason)
     w_outer, _ = labels.regroup([w_out], [groups, weight.shape[0] // groups], reason)
@@ -72,7 +72,7 @@ def _grouped(ctx: Context, op: Op, channels: Dim, weight: Tensor, groups: int) -
 
 def _transposed_grouped(ctx: Context, op: Op, channels: Dim, weight: Tensor, groups: int) -> Dim:
     """Weight ``(g, i), o``: the output has the channels ``(g, o)``."""
-    labels, reason = ctx.labels, f"{op.site} has fixed groups"
+    labels, reason = ctx.labels, because(op, "has fixed groups")
     w_in, w_out = ctx.dims(weight)[:2]
     labels.unify(channels, w_in, reason)
     outer, _ = labels.regroup([w_in], [groups, weight.shape[0] // groups], reason)
@@ -90,13 +90,13 @@ def added_product(ctx: Context, op: Op) -> None:
     out = _product(ctx, op, op.args[1], op.args[2])
     bias = ctx.dims(op.args[0])
     for mine, other in zip(out[::-1], bias[::-1], strict=False):
-        ctx.labels.unify(mine, other, f"{op.site} reads a fixed input")
+        ctx.labels.unify(mine, other, because(op, "reads a fixed input"))
 
 
 def _product(ctx: Context, op: Op, a: Tensor, b: Tensor) -> list[Dim]:
     first, second = ctx.dims(a), ctx.dims(b)
     contracted = second[-2] if b.ndim > 1 else second[-1]
-    reason = f"{op.site} reads a fixed input"
+    reason = because(op, "reads a fixed input")
     ctx.labels.unify(first[-1], contracted, reason)
     for one, other in zip(first[:-2], second[:-2], strict=False):
         ctx.labels.unify(one, other, reason)
@@ -119,7 +119,7 @@ def linear(ctx: Context, op: Op) -> None:
     x, weight = op.args[0], op.args[1]
     bias = arg(op, 2, "bias")
     dims, w = ctx.dims(x), ctx.dims(weight)
-    reason = f"{op.site} reads a fixed input"
+    reason = because(op, "reads a fixed input")
     ctx.labels.unify(dims[-1], w[1], reason)
     if isinstance(bias, Tensor):
         ctx.labels.unify(w[0], ctx.dims(bias)[0], reason)
@@ -131,7 +131,7 @@ def linear(ctx: Context, op: Op) -> None:
 def attention(ctx: Context, op: Op) -> None:
     """Fused scaled dot product attention: batch and heads are shared, query and key contract, value gives the width."""
     q, k, v = (ctx.dims(t) for t in op.args[:3])
-    reason = f"{op.site} reads a fixed input"
+    reason = because(op, "reads a fixed input")
     for query, key, value in zip(q[:-2], k[:-2], v[:-2], strict=True):
         ctx.labels.unify(query, key, reason)
         ctx.labels.unify(query, value, reason)
@@ -141,7 +141,7 @@ def attention(ctx: Context, op: Op) -> None:
     ctx.pin(op, k[-2])
     # The scale is the head width to the power of minus one half, so the head width decides every value.
     ctx.restrict()
-    ctx.pin(op, q[-1], why=f"{op.site} scales by the head width")
+    ctx.pin(op, q[-1], why=because(op, "scales by the head width"))
     out = [*q[:-1], v[-1]]
     ctx.set(op.outs[0], out)
     for extra in op.outs[1:]:
@@ -160,11 +160,11 @@ def grouped_product(ctx: Context, op: Op) -> None:
     a, b, out = op.args[0], op.args[1], op.outs[0]
     assert out is not None
     first, second = ctx.dims(a), ctx.dims(b)
-    reason = f"{op.site} reads a fixed input"
+    reason = because(op, "reads a fixed input")
     ctx.labels.unify(first[-1], second[-2], reason)
     for tensor, dims in ((a, first), (b, second)):
         _whole_rows(ctx, op, dims[-1 if tensor.stride(-1) == 1 else -2], 16 // tensor.element_size())
-    grouped = f"{op.site} takes its parts by number"
+    grouped = because(op, "takes its parts by number")
     if a.ndim == b.ndim == 3:  # a plain batch
         ctx.labels.unify(first[0], second[0], reason)
         result = [first[0], first[1], second[2]]
@@ -186,7 +186,7 @@ def grouped_product(ctx: Context, op: Op) -> None:
 def _whole_rows(ctx: Context, op: Op, dim: Dim, block: int) -> None:
     """Positions ``block * i`` up to the next such number leave together."""
     if block > 1 and is_labelled(dim) and size_of(dim) % block == 0:
-        reason = f"{op.site} reads {block} neighbours at once"
+        reason = because(op, f"reads {block} neighbours at once")
         _, inner = ctx.labels.regroup([dim], [size_of(dim) // block, block], reason)
         ctx.pin(op, inner, why=reason)
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from reconvene.structure.labels import Dim, is_labelled, rigid
 from reconvene.structure.recording import Op
-from reconvene.structure.rules.context import Context, Rule, arg, axes_of, axis_of, named
+from reconvene.structure.rules.context import Context, Rule, arg, axes_of, axis_of, because, named
 
 
 def batch_norm(ctx: Context, op: Op) -> None:
@@ -15,7 +15,7 @@ def batch_norm(ctx: Context, op: Op) -> None:
     channels = dims[1]
     for other in op.args[1:5]:
         if isinstance(other, Tensor) and other.ndim == 1 and other.shape[0] == op.args[0].shape[1]:
-            ctx.labels.unify(channels, ctx.dims(other)[0], f"{op.site} has fixed statistics")
+            ctx.labels.unify(channels, ctx.dims(other)[0], because(op, "has fixed statistics"))
     if any(is_labelled(dim) for dim in (dims[0], *dims[2:])):
         ctx.restrict()  # weight standardisation by batch norm: statistics over the input channels of a weight
     own = [t for t in op.args[1:5] if isinstance(t, Tensor) and id(t) in ctx.weights]
@@ -37,7 +37,7 @@ def layer_norm(ctx: Context, op: Op) -> None:
     for other in op.args[2:4]:
         if isinstance(other, Tensor):
             for mine, its in zip(normalised, ctx.dims(other), strict=True):
-                ctx.labels.unify(mine, its, f"{op.site} has fixed affine parameters")
+                ctx.labels.unify(mine, its, because(op, "has fixed affine parameters"))
     if any(is_labelled(dim) for dim in normalised):
         ctx.restrict({1: normalised})
     for position, dim in enumerate(normalised):
@@ -52,7 +52,7 @@ def group_norm(ctx: Context, op: Op) -> None:
     x, weight, bias = op.args[0], arg(op, 1, "weight"), arg(op, 2, "bias")
     channels, groups = op.args[4], op.args[6]
     dims = ctx.dims(x)
-    reason = f"{op.site} has fixed groups"
+    reason = because(op, "has fixed groups")
     outer, _ = ctx.labels.regroup([dims[1]], [groups, channels // groups], reason)
     for other in (weight, bias):
         if isinstance(other, Tensor):
@@ -69,7 +69,7 @@ def weight_norm(ctx: Context, op: Op) -> None:
     """``g * v / |v|``: the norm runs over all dimensions of ``v`` but one, and a silenced row has none."""
     v, g, axis = op.args[0], op.args[1], axis_of(arg(op, 2, "dim", 0), op.args[0].ndim)
     dims = ctx.dims(v)
-    ctx.labels.unify(dims[axis], ctx.dims(g)[axis], f"{op.site} has a fixed norm")
+    ctx.labels.unify(dims[axis], ctx.dims(g)[axis], because(op, "has a fixed norm"))
     if any(is_labelled(dim) for dim in dims):
         ctx.restrict()
     ctx.set(op.outs[0], dims)

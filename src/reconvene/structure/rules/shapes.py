@@ -6,14 +6,14 @@ import numpy as np
 
 from reconvene.structure.labels import Dim, Vector, is_labelled, rigid, size_of
 from reconvene.structure.recording import Op
-from reconvene.structure.rules.context import Context, Rule, arg, axes_of, axis_of, with_dimensions
+from reconvene.structure.rules.context import Context, Rule, arg, axes_of, axis_of, because, with_dimensions
 
 
 def view(ctx: Context, op: Op) -> None:
     """The same positions under another shape."""
     out = op.outs[0]
     assert out is not None
-    ctx.set(out, ctx.labels.regroup(ctx.dims(op.args[0]), list(out.shape), f"{op.site} views it in another shape"))
+    ctx.set(out, ctx.labels.regroup(ctx.dims(op.args[0]), list(out.shape), because(op, "views it in another shape")))
     ctx.same_source(op)
 
 
@@ -24,7 +24,7 @@ def permute(ctx: Context, op: Op) -> None:
     dims = _permuted(op, list(ctx.dims(op.args[0])))
     if ctx.last_view.get(id(out)) == ctx.index and [size_of(dim) for dim in dims] != list(out.shape):
         # A call before this one was read with the shape that the tensor has only now.
-        ctx.pin_all(op, f"{op.site} changes the shape of a tensor in place")
+        ctx.pin_all(op, because(op, "changes the shape of a tensor in place"))
         dims = [rigid(size) for size in out.shape]
     ctx.tensors[id(out)] = dims  # in place, the dimensions of the tensor itself get other names
     ctx.same_source(op)
@@ -89,7 +89,7 @@ def concatenate(ctx: Context, op: Op) -> None:
     for other in known[1:]:
         for a, (mine, its) in enumerate(zip(dims, other, strict=True)):
             if a != axis:
-                ctx.labels.unify(mine, its, f"{op.site} joins it with a fixed size")
+                ctx.labels.unify(mine, its, because(op, "joins it with a fixed size"))
     dims[axis] = _joined(ctx, op, [d[axis] for d in known], [t.shape[axis] for t in parts])
     ctx.set(op.outs[0], dims)
     ctx.same_source(op)
@@ -111,7 +111,7 @@ def stack(ctx: Context, op: Op) -> None:
     dims = list(ctx.dims(parts[0]))
     for other in parts[1:]:
         for mine, its in zip(dims, ctx.dims(other), strict=True):
-            ctx.labels.unify(mine, its, f"{op.site} joins it with a fixed size")
+            ctx.labels.unify(mine, its, because(op, "joins it with a fixed size"))
     axis = axis_of(arg(op, 1, "dim", 0), len(dims) + 1)
     ctx.set(op.outs[0], [*dims[:axis], rigid(len(parts)), *dims[axis:]])
     ctx.same_source(op)
@@ -140,13 +140,13 @@ def _cut(ctx: Context, op: Op, dim: Dim, sizes: list[int], *, known: bool, count
     if known:
         return list(pieces)  # equations hold the pieces to the sizes the code gives
     if len(set(sizes)) == 1 and sizes[0] > 1:
-        ctx.labels.pieces.append((pieces, f"{op.site} cuts it into equal pieces"))
+        ctx.labels.pieces.append((pieces, because(op, "cuts it into equal pieces")))
     elif counted and sizes[0] - sizes[-1] < len(sizes):
         # As much shorter as it is now, the last piece comes out of as many pieces again. Zeros stand for what it lacks.
         last = np.concatenate([pieces[-1], np.zeros(sizes[0] - sizes[-1], dtype=np.int64)])
-        ctx.labels.pieces.append(([*pieces[:-1], last], f"{op.site} cuts it into pieces, the last one shorter"))
+        ctx.labels.pieces.append(([*pieces[:-1], last], because(op, "cuts it into pieces, the last one shorter")))
     else:
-        ctx.pin(op, dim, why=f"{op.site} cuts it into unequal pieces")
+        ctx.pin(op, dim, why=because(op, "cuts it into unequal pieces"))
     return list(pieces)
 
 
@@ -164,12 +164,12 @@ def cut(ctx: Context, op: Op) -> None:
         whole = ctx.labels.flat(dims[axis], op.site)
         equal = step == 1 and size and whole_size % size == 0 and start % size == 0
         if whole is None or not (equal or (step == 1 and id(out) in ctx.known_cuts)):
-            ctx.pin(op, dims[axis], why=f"{op.site} takes a part of it")
+            ctx.pin(op, dims[axis], why=because(op, "takes a part of it"))
             dims[axis] = rigid(size)
         else:
             if id(out) not in ctx.known_cuts:
                 pieces = list(whole.reshape(-1, size))
-                ctx.labels.pieces.append((pieces, f"{op.site} takes one of equal pieces"))
+                ctx.labels.pieces.append((pieces, because(op, "takes one of equal pieces")))
             dims[axis] = () if size == 1 else ((size, whole[start : start + size]),)
     ctx.set(out, dims)
     ctx.same_source(op)
@@ -177,8 +177,8 @@ def cut(ctx: Context, op: Op) -> None:
 
 def _every(ctx: Context, op: Op, dim: Dim, rows: int, step: int) -> Dim:
     """``x[start::step]``: positions stand in rows of ``step``, and only whole rows can go, or others would be taken."""
-    outer, inner = ctx.labels.regroup([dim], [rows, step], f"{op.site} takes every {step} positions")
-    ctx.pin(op, inner, why=f"{op.site} takes every {step} positions")
+    outer, inner = ctx.labels.regroup([dim], [rows, step], because(op, f"takes every {step} positions"))
+    ctx.pin(op, inner, why=because(op, f"takes every {step} positions"))
     return outer
 
 
@@ -187,7 +187,7 @@ def select(ctx: Context, op: Op) -> None:
     x = op.args[0]
     axis = axis_of(arg(op, 1, "dim", 0), x.ndim)
     dims = ctx.dims(x)
-    ctx.pin(op, dims[axis], why=f"{op.site} takes one position of it")
+    ctx.pin(op, dims[axis], why=because(op, "takes one position of it"))
     for out in op.outs:
         ctx.set(out, [dim for a, dim in enumerate(dims) if a != axis])
     ctx.same_source(op)
@@ -200,7 +200,7 @@ def windows(ctx: Context, op: Op) -> None:
     assert out is not None
     axis = axis_of(op.args[1], x.ndim)
     dims = ctx.dims(x)
-    ctx.pin(op, dims[axis], why=f"{op.site} slides over it")
+    ctx.pin(op, dims[axis], why=because(op, "slides over it"))
     ctx.set(out, [*dims[:axis], rigid(out.shape[axis]), *dims[axis + 1 :], rigid(out.shape[-1])])
 
 
@@ -209,7 +209,7 @@ def unbind(ctx: Context, op: Op) -> None:
     x = op.args[0]
     axis = axis_of(arg(op, 1, "dim", 0), x.ndim)
     dims = ctx.dims(x)
-    ctx.pin(op, dims[axis], why=f"{op.site} takes its positions apart")
+    ctx.pin(op, dims[axis], why=because(op, "takes its positions apart"))
     for out in op.outs:
         ctx.set(out, [dim for a, dim in enumerate(dims) if a != axis])
     ctx.same_source(op)

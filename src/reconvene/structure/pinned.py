@@ -1,0 +1,105 @@
+"""What of a cost can never leave, divided by the reasons that keep it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from reconvene.errors import PinnedCost, PinnedShare
+from reconvene.structure.analysis import Structure
+from reconvene.structure.labels import Dim, Labels, Reason, Vector
+from reconvene.structure.solve import components
+
+COUNTED = ("params", "macs", "size")
+"""Costs that are sums over tensors and calls, so that each part has its reasons."""
+_NO_CHANNELS = "sizes that are no channels"
+
+
+def pinned_cost(structure: Structure, cost: str, *, floor: float | None = None) -> PinnedCost:
+    """What of ``cost`` (one of ``COUNTED``) lies where nothing may leave, by kind of reason.
+
+    A part of a tensor can never leave if none of its dimensions can lose the positions it has there; where several
+    dimensions keep it, each has an equal share in it, but for those that only meet something fixed where another has a
+    reason of its own. ``floor``: the least cost that could be reached, if known.
+    """
+    reasons = _Reasons(structure)
+    amounts: dict[str, float] = defaultdict(float)
+    layers: dict[str, dict[str, None]] = defaultdict(dict)
+    dense = 0.0
+    for dims, weight in _terms(structure, cost):
+        factors = [factor for dim in dims for factor in dim]
+        dense += weight * float(np.prod([size for size, _ in factors]))
+        held = weight * float(np.prod([reasons.pinned(size, labels) for size, labels in factors]))
+        if not held:
+            continue
+        parts = [part for _, labels in factors if labels is not None and (part := reasons.of(labels))]
+        parts = [part for part in parts if not all(_follows(reason) for reason, _ in part)] or parts
+        for part in parts or [[(_NO_CHANNELS, 1.0)]]:
+            for reason, share in part:
+                kind, layer = (reason.kind, reason.layer) if isinstance(reason, Reason) else (reason, "")
+                amounts[kind] += held * share / max(len(parts), 1)
+                layers[kind][layer] = None
+    shares = [PinnedShare(kind, tuple(layers[kind]), amount, amount / dense) for kind, amount in amounts.items()]
+    shares.sort(key=lambda share: -share.amount)
+    return PinnedCost(cost, dense, sum(amounts.values()), tuple(shares), floor)
+
+
+def _follows(reason: str) -> bool:
+    return isinstance(reason, Reason) and reason.follows
+
+
+def reasons_of_atoms(labels: Labels) -> tuple[Vector, list[str]]:
+    """For every atom the number of the first reason that keeps it (-1: none), and the reasons.
+
+    A tie that no axis can carry keeps its positions, too; the reasons of pins come first.
+    """
+    free = components(labels.count, labels.unions, [])
+    pins = [(vector, reason) for vector, reason in labels.pins if reason]
+    ties = [
+        (vector, tie.reason)
+        for tie in labels.ties
+        for vector in (tie.array.reshape(-1), *(axis for axis in tie.axes if axis is not None))
+    ]
+    everything = [*pins, *ties]
+    first = np.full(labels.count, -1, dtype=np.int64)
+    for number in range(len(everything) - 1, -1, -1):
+        first[free[everything[number][0]]] = number
+    return first[free], [reason for _, reason in everything]
+
+
+class _Reasons:
+    """Pinned positions of label vectors, and why they are; each vector is looked at once."""
+
+    def __init__(self, structure: Structure) -> None:
+        self.stays: NDArray[np.bool_] = structure.atom_group < 0
+        self.number, self.reasons = reasons_of_atoms(structure.context.labels)
+        self._known: dict[int, list[tuple[str, float]]] = {}
+
+    def pinned(self, size: int, labels: Vector | None) -> int:
+        """Positions of a factor that never leave."""
+        return size if labels is None else int(np.count_nonzero(self.stays[labels]))
+
+    def of(self, labels: Vector) -> list[tuple[str, float]]:
+        """Reasons of the pinned positions, and each one's share of those that have one."""
+        if id(labels) not in self._known:
+            numbers = self.number[labels[self.stays[labels]]]
+            unique, counts = np.unique(numbers[numbers >= 0], return_counts=True)
+            total = float(counts.sum())
+            self._known[id(labels)] = [(self.reasons[n], c / total) for n, c in zip(unique, counts, strict=True)]
+        return self._known[id(labels)]
+
+
+def _terms(structure: Structure, cost: str) -> Iterator[tuple[Sequence[Dim], int]]:
+    """The dimensions of every product that the cost adds up, and what one position counts."""
+    if cost == "macs":
+        for number, dims in structure.context.products:
+            if not structure.recording.ops[number].training:
+                yield dims, 1
+        return
+    for tensor in structure.recording.parameters.values():
+        if cost == "size" or isinstance(tensor, nn.Parameter):
+            yield structure.context.tensors[id(tensor)], tensor.element_size() if cost == "size" else 1
