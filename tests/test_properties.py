@@ -39,7 +39,7 @@ PROFILE = os.environ.get("RECONVENE_PROPERTIES", "test")
 FIRST_SEED = int(os.environ.get("RECONVENE_FUZZ_SEED", "0"))
 SHARDS = {"test": 2, "fuzz": 20}[PROFILE]
 """Each shard is a test of its own with its own seed, so that processes share the work."""
-_SHARES = st.one_of(st.floats(0.4, 0.95), st.floats(0.02, 1))
+_SHARES = st.integers(5, 98).map(lambda percent: 1 - percent / 100)
 """Budgets as shares of the dense cost: most can be kept, and some are below the floor of a small network."""
 chosen = settings.get_profile(PROFILE)
 
