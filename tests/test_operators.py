@@ -16,7 +16,7 @@ from reconvene.structure.capture import record
 from reconvene.structure.labels import size_of
 from reconvene.structure.recording import Recording
 
-SAMPLES = 3
+SAMPLES = 2
 """Argument lists per operator, from both ends: numbers without dimensions, negative and missing arguments."""
 
 
