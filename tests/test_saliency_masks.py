@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from reconvene.errors import CriterionError, UnknownNameError
 from reconvene.models import MODELS
 from reconvene.saliency import CRITERIA, LAYERWISE, masks, objective, score, weights
-from reconvene.saliency.select import keep_largest, kept, schedule
+from reconvene.saliency.select import keep_largest, kept, schedule, with_floor
 
 
 def network() -> nn.Sequential:
@@ -241,6 +241,58 @@ def test_what_float32_cannot_tell_apart_is_decided_in_float64(size: int) -> None
         expected[precise.argsort(descending=True)[:keep]] = True
         assert torch.equal(keep_largest(precise.float(), keep, exact=exact), expected)
     assert len(asked) == 2 and max(asked) < 30  # only the rivals and chance neighbours are computed anew
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=6),
+    masked=st.booleans(),
+    share=st.floats(0.0, 1.0),
+    seed=st.integers(0, 999),
+)
+def test_the_floor_keeps_the_best_of_every_layer_and_the_total(
+    sizes: list[int], masked: bool, share: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    total = sum(sizes)
+    scores = torch.rand(total, generator=generator) * 10.0 ** torch.randint(-9, 9, (total,), generator=generator)
+    scores *= torch.rand(total, generator=generator) < 0.8
+    alive = torch.rand(total, generator=generator) < 0.7 if masked else None
+    room = total if alive is None else int(alive.sum())
+    keep = max(1, round(share * room))
+    if not room:
+        return
+    plain = keep_largest(scores, keep, alive=alive)
+    mask = with_floor(plain, scores, sizes, keep, alive=alive)
+    assert int(mask.sum()) == keep and (alive is None or not (mask & ~alive).any())
+    layers = list(zip(mask.split(sizes), plain.split(sizes), scores.split(sizes), strict=True))
+    if keep <= len(sizes):
+        assert torch.equal(mask, plain)
+        return
+    for layer, (kept_here, _, values) in enumerate(layers):
+        living = torch.ones_like(kept_here) if alive is None else alive.split(sizes)[layer]
+        if living.any():
+            assert kept_here[values.masked_fill(~living, -1).argmax()]  # the best of the layer
+        out, inside = values[living & ~kept_here], values[kept_here]
+        assert not out.numel() or not inside.numel() or out.max() <= inside.max()
+    if all(part.any() for _, part, _ in layers):
+        assert torch.equal(mask, plain)
+
+
+@pytest.mark.parametrize("criterion", list(CRITERIA))
+@pytest.mark.parametrize("layerwise", [None, *LAYERWISE])
+def test_masks_empty_no_layer_of_a_network_with_shortcuts(criterion: str, layerwise: str | None) -> None:
+    torch.manual_seed(0)
+    net = MODELS["resnet18"](width=0.125)
+    for name, module in net.named_modules():  # as recipes for residual networks start: no branch says anything
+        if name.endswith("bn2"):
+            nn.init.zeros_(module.weight)
+    images = torch.randn(4, 3, 32, 32)
+    data = [(images, torch.arange(4))]
+    found = masks(net, 0.02, criterion, example_inputs=images[:1], data=data, rounds=4, layerwise=layerwise)
+    total = sum(mask.numel() for mask in found.values())
+    assert all(bool(mask.any()) for mask in found.values())
+    assert int(flat(found).sum()) == kept(0.02, total)
 
 
 def reference() -> ModuleType:

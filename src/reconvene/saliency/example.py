@@ -15,12 +15,15 @@ SIDES = (32, 48, 64, 96, 128, 160, 192)
 STEP = 16  # sides of an input that is not square are rounded up to a multiple of this
 
 
-def filled(example_inputs: Any, dtype: torch.dtype, device: torch.device) -> Any:
-    """The example inputs with ones in every floating tensor; token ids, masks and flags as they are."""
+def filled(example_inputs: Any, dtype: torch.dtype, device: torch.device, *, channels_last: bool) -> Any:
+    """The example inputs with ones in every floating tensor; token ids, masks and flags as they are.
+
+    Images lie as the weights do (``Layout``) with ``channels_last``, else as the model expects them: contiguous.
+    """
 
     def fill(tensor: Tensor) -> Tensor:
         if tensor.is_floating_point():
-            order = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format  # as the weights lie (Layout)
+            order = torch.channels_last if channels_last and tensor.ndim == 4 else torch.contiguous_format
             return torch.ones(tensor.shape, dtype=dtype, device=device).to(memory_format=order)
         return tensor.detach().to(device)
 

@@ -1,15 +1,19 @@
-"""Numbers of any size in float32: tensors that carry a power of two beside their values.
+"""Numbers of any size in float32: tensors that carry a power of two beside their values, and marks of what they are.
 
 Signals in a network with absolute weights grow by a factor per layer, to ``2 ** 400`` in DenseNet-121. Where a product
 of two tensors leaves a comfortable range it is divided by a power of two, which is exact, and the power is remembered
 on the tensor. Sums bring their operands to one power first. Autograd sees only multiplications by constants, so
-gradients stay in range too.
+gradients stay in range too. ``arithmetic`` holds the rules by which operators act on such tensors.
+
+Marks say what a tensor is made of. A *signal* is made of the input and grows with it, a *gate* is made of it and does
+not. A *live* tensor is a signal, a gate, a weight, or made of one: what the flow passes. Everything else is a constant
+of the model.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,23 +21,13 @@ from torch import Tensor
 
 ATTRIBUTE = "_reconvene_exponent"
 SIGNAL = "_reconvene_signal"
+GATE = "_reconvene_gate"
+LIVE = "_reconvene_live"
+POSITIVE = "_reconvene_positive"
+CONSTANT = "_reconvene_constant"
 COMFORT = 16  # products within 2 ** +-COMFORT stay as they are
-
-WEIGHTED = frozenset(  # the second factor is a weight
-    f"{kind}{dims}d" for kind in ("conv", "conv_transpose") for dims in (1, 2, 3)
-) | {"linear"}
-PRODUCTS = WEIGHTED | {"mul", "multiply", "matmul", "bmm", "mm", "mv", "dot", "einsum", "tensordot"}
-QUOTIENTS = frozenset({"div", "true_divide", "divide"})
-POWERS = {"square": 2.0, "sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0}
-SUMS = frozenset({"add", "sub", "subtract", "rsub"})
-CREATIONS = frozenset({f"{kind}_like" for kind in ("zeros", "ones", "empty", "full", "rand", "randn")}) | {
-    f"new_{kind}" for kind in ("zeros", "ones", "empty", "full")
-}
-ABSOLUTES = (
-    frozenset({"exp", "expm1", "log", "log1p", "log2", "sqrt", "rsqrt", "pow", "square", "reciprocal", "var", "std"})
-    | {"sin", "cos", "erf", "clamp", "clip", "clamp_min", "clamp_max", "floor", "ceil", "round"}
-    | {"addmm", "addbmm", "baddbmm", "addcmul", "addcdiv"}
-)
+LARGEST = 1000  # powers of two that a Python float holds
+STEP = 100  # and that float32 holds
 
 
 def exponent(tensor: Tensor) -> int:
@@ -41,102 +35,58 @@ def exponent(tensor: Tensor) -> int:
     return int(getattr(tensor, ATTRIBUTE, 0))
 
 
-def evaluate(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """``func(*args, **kwargs)`` on tensors with exponents, where ``name`` is what ``func`` does.
-
-    Products add exponents (and of several signals share the flow between them), quotients subtract them, functions that
-    are not homogeneous see true values; everything else is taken to be homogeneous of degree one in its floating
-    arguments together. What is made of a signal is a signal, of degree one: a power of it is the signal itself, and
-    what it is divided by (a norm written out by hand) is a constant.
-    """
-    power = _power(name.strip("_"), args)
-    if power is not None and power > 0:
-        return args[0]
-    if power is not None:
-        return _inverse(args[0])
-    if name.strip("_") in QUOTIENTS and len(args) > 1 and isinstance(args[1], Tensor) and is_signal(args[1]):
-        return evaluate(torch.mul, "mul", (args[0], _inverse(args[1])), kwargs)
-    result = _evaluated(func, name, args, kwargs)
-    return signal(result) if any(is_signal(tensor) for tensor in _floating((args, kwargs))) else result
-
-
-def _evaluated(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    in_place = (name.endswith("_") and not name.startswith("__")) or name.startswith("__i") or name == "__setitem__"
-    name = name.strip("_").removeprefix("i" if in_place and name.startswith("__i") else "")
-    operands = [exponent(tensor) for tensor in _floating((args, kwargs))]
-    if name in PRODUCTS:
-        if in_place:
-            return attach(func(*args, **kwargs), sum(operands))
-        factors = [place for place, factor in enumerate(args) if _is_made(factor)]
-        degree = sum(isinstance(factor, Tensor) and is_signal(factor) for factor in args)
-        if name not in WEIGHTED and degree > 1:
-            return settle(_mean(func(*args, **kwargs), sum(operands), degree))
-        shared = name not in WEIGHTED and len(factors) == 2
-        result = _shared(func, args, kwargs, factors) if shared else func(*args, **kwargs)
-        return settle(attach(result, sum(operands)))
-    if not any(operands):
-        return func(*args, **kwargs)
-    if name in QUOTIENTS:
-        return attach(func(*args, **kwargs), operands[0] - sum(operands[1:]))
-    if name in CREATIONS:
-        return func(*args, **kwargs)
-    common = 0 if name in ABSOLUTES else operands[0] if in_place else max(operands)
-    args, kwargs = _aligned((args, dict(kwargs)), common, numbers=name in SUMS)
-    return attach(func(*args, **kwargs), common)
-
-
 def attach(result: Any, power: int) -> Any:
     """Note the power of two on a result, or on every tensor of a sequence of results."""
-    for tensor in _floating(result):
+    for tensor in floating(result):
         if power or hasattr(tensor, ATTRIBUTE):
             setattr(tensor, ATTRIBUTE, power)
     return result
 
 
-def settle(tensor: Tensor) -> Tensor:
-    """The same number with its largest value near one, if it has left the comfortable range."""
-    largest = float(tensor.detach().abs().amax()) if tensor.numel() else 0.0
-    if not 0.0 < largest < math.inf:
-        return tensor
-    power = math.frexp(largest)[1]
-    if abs(power) <= COMFORT:
-        return tensor
-    scaled: Tensor = attach(tensor * math.ldexp(1.0, -power), exponent(tensor) + power)
-    return scaled
-
-
-def aligned(tensor: Tensor, power: int) -> Tensor:
-    """The values of ``tensor`` when the power of two beside them is ``power``."""
-    shift = exponent(tensor) - power
-    return tensor if shift == 0 else tensor * math.ldexp(1.0, shift) if shift < 1000 else tensor * math.inf
-
-
-def _is_made(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.requires_grad and not value.is_leaf
-
-
-def _power(name: str, args: tuple[Any, ...]) -> float | None:
-    """The power to which a function raises a signal; ``None`` if it does something else."""
-    if not (args and isinstance(args[0], Tensor) and is_signal(args[0])):
-        return None
-    if name == "pow":
-        return float(args[1]) if len(args) > 1 and isinstance(args[1], (int, float)) and args[1] else None
-    return POWERS.get(name)
-
-
-def _inverse(tensor: Tensor) -> Tensor:
-    """``1 / tensor`` as a constant; zero stays zero."""
-    value = tensor.detach()
-    live = value != 0
-    out: Tensor = attach(torch.where(live, 1.0 / torch.where(live, value, 1.0), 0.0), -exponent(tensor))
-    return out
-
-
 def signal(result: Any) -> Any:
     """Note that a result is made of the input, as weights and gates are not: it grows with the input."""
-    for tensor in _floating(result):
+    for tensor in floating(result):
         setattr(tensor, SIGNAL, True)
+        setattr(tensor, LIVE, True)
     return result
+
+
+def gate(result: Any) -> Any:
+    """Note that a result is made of the input and does not grow with it."""
+    for tensor in floating(result):
+        setattr(tensor, GATE, True)
+        setattr(tensor, LIVE, True)
+    return result
+
+
+def live(result: Any) -> Any:
+    """Note that flow passes through a result: it is a weight, or made of one."""
+    for tensor in floating(result):
+        setattr(tensor, LIVE, True)
+    return result
+
+
+def positive(leaf: Tensor) -> Tensor:
+    """Note that a tensor is a weight taken by absolute value, so that nobody has to look."""
+    setattr(leaf, POSITIVE, True)
+    leaf = live(leaf)
+    return leaf
+
+
+def is_positive(tensor: Tensor) -> bool:
+    """Whether a tensor was noted as a weight taken by absolute value."""
+    return hasattr(tensor, POSITIVE)
+
+
+def degree_zero(result: Tensor) -> Tensor:
+    """Note on the result of a rule that it does not grow with the input, although a signal went in."""
+    setattr(result, CONSTANT, True)
+    return result
+
+
+def is_degree_zero(result: Any) -> bool:
+    """Whether a result was noted as not growing with the input."""
+    return hasattr(result, CONSTANT)
 
 
 def is_signal(tensor: Tensor) -> bool:
@@ -144,46 +94,89 @@ def is_signal(tensor: Tensor) -> bool:
     return hasattr(tensor, SIGNAL)
 
 
-def _shared(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], factors: list[int]) -> Any:
-    """A product with a gate, which gives half of its gradient to each: what flows in flows out, once."""
-    halves = []
-    for still in factors:
-        fixed = [factor.detach() if place == still else factor for place, factor in enumerate(args)]
-        halves.append(func(*fixed, **kwargs) * 0.5)
-    return halves[0] + halves[1]
+def is_made_of_input(tensor: Tensor) -> bool:
+    """Whether a tensor was noted as a signal or a gate."""
+    return hasattr(tensor, SIGNAL) or hasattr(tensor, GATE)
 
 
-def _mean(product: Tensor, power: int, degree: int) -> Tensor:
-    """The geometric mean of several signals instead of their product: of degree one, as a signal is.
-
-    A product would square the signal in every block that multiplies two (linear attention), so that whatever reaches
-    the output past such blocks were lost beside it. The flow is shared evenly, as in the product.
-    """
-    whole = product * math.ldexp(1.0, power % degree)
-    live = whole > 0
-    root: Tensor = torch.where(live, torch.where(live, whole, 1.0) ** (1 / degree), 0.0)
-    return attach(root, power // degree)  # type: ignore[no-any-return]
+def is_live(value: Any) -> bool:
+    """Whether flow passes through a value; constants of the model and numbers are not live."""
+    return isinstance(value, Tensor) and (hasattr(value, LIVE) or value.requires_grad)
 
 
-def _aligned(tree: Any, power: int, *, numbers: bool) -> Any:
+def marked_like(result: Any, source: Tensor) -> Any:
+    """Note on a result what is noted on the tensor it was made of."""
+    attach(result, exponent(source))
+    if is_made_of_input(source):
+        return signal(result) if is_signal(source) else gate(result)
+    return live(result) if is_live(source) else result
+
+
+def settle(tensor: Tensor) -> Tensor:
+    """The same number, positive, with its largest value near one if it has left the comfortable range."""
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor) or not tensor.numel():  # values of it cannot be read
+        return tensor
+    low, high = (float(extreme) for extreme in torch.aminmax(tensor.detach()))
+    if low < 0.0:  # an operator without a rule may have turned the sign
+        tensor, high = attach(tensor.abs(), exponent(tensor)), max(-low, high)
+    if not 0.0 < high < math.inf:
+        return tensor
+    power = math.frexp(high)[1]
+    if abs(power) <= COMFORT:
+        return tensor
+    scaled: Tensor = attach(shifted(tensor, -power), exponent(tensor) + power)
+    return scaled
+
+
+def aligned(tensor: Tensor, power: int) -> Tensor:
+    """The values of ``tensor`` when the power of two beside them is ``power``."""
+    shift = exponent(tensor) - power
+    # So far below the others it is nothing beside them, and its gradient would leave the range of float32.
+    return tensor * 0.0 if shift < -STEP else shifted(tensor, shift)
+
+
+def shifted(tensor: Tensor, power: int) -> Tensor:
+    """``tensor * 2 ** power``, in steps that float32 holds."""
+    while power:
+        step = max(-STEP, min(STEP, power))
+        tensor, power = tensor * math.ldexp(1.0, step), power - step
+        if abs(power) > LARGEST:  # nothing is left of it, or nothing beside it
+            return tensor * scale(power)
+    return tensor
+
+
+def aligned_all(tree: Any, power: int) -> Any:
+    """``aligned`` for every floating tensor in lists, tuples and dictionaries."""
     if isinstance(tree, Tensor):
         return aligned(tree, power) if tree.is_floating_point() else tree
-    if isinstance(tree, (tuple, list)):
-        return (
-            type(tree)(_aligned(item, power, numbers=numbers) for item in tree) if type(tree) in (tuple, list) else tree
-        )
+    if type(tree) in (tuple, list):
+        return type(tree)(aligned_all(item, power) for item in tree)
     if isinstance(tree, dict):
-        return {key: _aligned(item, power, numbers=False) for key, item in tree.items()}
-    return math.ldexp(tree, -power) if numbers and isinstance(tree, float) else tree
+        return {key: aligned_all(item, power) for key, item in tree.items()}
+    return tree
 
 
-def _floating(tree: Any) -> Iterator[Tensor]:
+def scale(power: int) -> float:
+    """``2 ** power``, infinite beyond what a float holds."""
+    return math.ldexp(1.0, power) if power < LARGEST else math.inf
+
+
+def inverse(tensor: Tensor) -> Tensor:
+    """``1 / tensor`` as a positive constant; zero stays zero."""
+    value = tensor.detach().abs()
+    nonzero = value != 0
+    out: Tensor = attach(torch.where(nonzero, 1.0 / torch.where(nonzero, value, 1.0), 0.0), -exponent(tensor))
+    return degree_zero(out)
+
+
+def floating(tree: Any) -> Iterator[Tensor]:
+    """Every floating tensor in lists, tuples and dictionaries."""
     if isinstance(tree, Tensor):
         if tree.is_floating_point():
             yield tree
     elif isinstance(tree, (tuple, list)):
         for item in tree:
-            yield from _floating(item)
+            yield from floating(item)
     elif isinstance(tree, dict):
         for item in tree.values():
-            yield from _floating(item)
+            yield from floating(item)

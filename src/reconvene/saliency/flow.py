@@ -3,6 +3,10 @@
 One pass computes ``R = sum of outputs`` of the network with absolute weights, no biases and an all-ones input, run as
 its positive linear counterpart (``linear``), and ``|w| * dR/d|w|`` for every weight (2006.05467, equation 6). It runs
 in float32: ``exponents`` keeps numbers in range by powers of two, which is exact.
+
+Weights lie channels last, which halves the time of convolutions on few pixels, and so do activations then. A model that
+does not run so (``x.view(len(x), -1)`` after a convolution), or looks at strides, is run in the order it was written
+for.
 """
 
 from __future__ import annotations
@@ -19,13 +23,15 @@ from torch.func import functional_call
 
 from reconvene.errors import CriterionError
 from reconvene.saliency.example import describe, filled, smallest
-from reconvene.saliency.exponents import aligned, exponent, signal
+from reconvene.saliency.exponents import aligned, exponent, positive, signal
+from reconvene.saliency.layers import broken_layer, refusing_layer
 from reconvene.saliency.linear import Linear
 from reconvene.saliency.untouched import untouched
 from reconvene.saliency.weights import Layout, is_bias
 from reconvene.structure.inputs import arguments, tensors_in
 
-REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, KeyError)
+REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, KeyError, AttributeError)
+OTHERS = " Criteria 'magnitude' and 'random' do not run the network; 'snip' and 'grasp' run it as it is, on data."
 
 
 class Flow:
@@ -40,11 +46,15 @@ class Flow:
         self._device = next(model.parameters()).device
         self._inputs = example_inputs
         self._signed: bool | None = None
+        self._channels_last = True
         self._double: Tensor | None = None
         self.evened: tuple[str, ...] = ()
         self._take()
-        with untouched(model), torch.no_grad():
-            self._inputs = smallest(example_inputs, self._extents, spatial=small)
+        with untouched(model):
+            with torch.no_grad():
+                if self._extents(example_inputs) is None:
+                    self._channels_last = False
+                self._inputs = smallest(example_inputs, self._extents, spatial=small)
             self._require_signal()
         self.input = f"ones {describe(self._inputs)} (given {describe(example_inputs)})"
 
@@ -134,24 +144,32 @@ class Flow:
         """Sum over every floating tensor the model returns, and the power of two it stands multiplied by."""
         outputs = [output for output in tensors_in(self._run(leaves)) if output.is_floating_point()]
         if not outputs:
-            raise CriterionError("the model returns no floating tensor, so there is no output to sum.")
+            raise CriterionError(f"the model returns no floating tensor, so there is no output to sum.{OTHERS}")
         power = max(exponent(output) for output in outputs)
-        total = torch.stack([aligned(output, power).sum() for output in outputs]).sum()
-        if not 0.0 <= float(total.detach()) < math.inf:
+        total = torch.stack([aligned(output, power).abs().sum() for output in outputs]).sum()
+        if not float(total.detach()) < math.inf:
+            where = broken_layer(self.model, lambda: self._run(self._views), lambda tensor: not tensor.isfinite().all())
             raise CriterionError(
-                f"the sum of outputs under absolute weights is {float(total)}: there is no flow to share out."
+                f"the sum of outputs under absolute weights is {float(total)}{where}: there is no flow to share "
+                f"out.{OTHERS}"
             )
         return total, power
 
     def _run(self, leaves: Mapping[str, Tensor], mode: Linear | None = None) -> Any:
         dtype = next(iter(leaves.values())).dtype
-        args, kwargs = arguments(signal(filled(self._inputs, dtype, self._device)))
+        inputs = filled(self._inputs, dtype, self._device, channels_last=self._channels_last)
+        args, kwargs = arguments(signal(inputs))
+        ordered = {name: leaf if self._channels_last else leaf.contiguous() for name, leaf in leaves.items()}
+        weights = {name: positive(leaf) for name, leaf in ordered.items()}
         rest = {name: value.to(dtype) if value.is_floating_point() else value for name, value in self._rest.items()}
         try:
             with mode or Linear():
-                return functional_call(self.model, {**rest, **leaves}, args, kwargs)
+                return functional_call(self.model, {**rest, **weights}, args, kwargs)
         except REFUSALS as error:
-            raise CriterionError(f"the model does not run on ones of {describe(self._inputs)}: {error}") from error
+            where = refusing_layer(error, self.model)
+            raise CriterionError(
+                f"the model does not run on ones of {describe(self._inputs)}{where}: {error}.{OTHERS}"
+            ) from error
 
     def _extents(self, inputs: Any) -> list[tuple[int, int]] | None:
         before, self._inputs, mode = self._inputs, inputs, Linear()
@@ -161,26 +179,35 @@ class Flow:
             return None
         finally:
             self._inputs = before
+        self._channels_last &= not mode.reads_strides
         return mode.extents
 
     def _require_signal(self) -> None:
         """See that something flows. A recipe may start the last layer at zero: it says nothing, so it counts evenly."""
-        if float(self._total(self._views)[0]) > 0.0:
+        if self._flows():
             return
         for name, view in self._views.items():
             if name.rpartition(".")[2] == "weight" and not view.any():
                 view.fill_(view[0].numel() ** -0.5)
                 self.evened += (name,)
         self._pristine.copy_(self._flat)
-        if not self.evened or float(self._total(self._views)[0]) == 0.0:
+        if not self.evened or not self._flows():
             silent = [name for name, view in self._views.items() if not view.any()]
             hint = f" These parameters are all zero: {', '.join(silent)}. Initialize them first." if silent else ""
-            raise CriterionError(f"no signal reaches the output of the network under absolute weights.{hint}")
+            where = broken_layer(self.model, lambda: self._run(self._views), lambda tensor: not tensor.any())
+            raise CriterionError(
+                f"no signal reaches the output of the network under absolute weights{where}.{hint}{OTHERS}"
+            )
+
+    def _flows(self) -> bool:
+        """Whether anything reaches the output; with gradients on, since what passes flow may be known by them."""
+        leaves = {name: view.detach().requires_grad_() for name, view in self._views.items()}
+        return float(self._total(leaves)[0].detach()) > 0.0
 
     def _examine(self, scores: Tensor) -> bool:
-        """Whether some flow is negative, as it may be where a network subtracts; an error if some is not finite."""
+        """Whether some flow is negative, as an operator without a rule may make it; an error if some is not finite."""
         low, high = (float(extreme) for extreme in torch.aminmax(scores))
         if not math.isfinite(low + high):
             broken = [name for name, view in self.layout.views(scores).items() if not torch.isfinite(view).all()]
-            raise CriterionError(f"the flow through these weights is not finite: {', '.join(broken)}.")
+            raise CriterionError(f"the flow through these weights is not finite: {', '.join(broken)}.{OTHERS}")
         return low < 0.0

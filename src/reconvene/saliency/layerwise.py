@@ -52,7 +52,10 @@ LAYERWISE: dict[str, Callable[[Sequence[torch.Size], float], NDArray[np.float64]
 
 
 def keep_by_layer(scores: Tensor, layout: Layout, density: float, how: str, *, alive: Tensor | None) -> Tensor:
-    """Mask ``[N]`` of the largest scores of each layer, as many as ``LAYERWISE[how]`` gives it; exact in total."""
+    """Mask ``[N]`` of the largest scores of each layer, as many as ``LAYERWISE[how]`` gives it; exact in total.
+
+    A layer whose share rounds to nothing keeps one weight, which the layer that keeps most gives up.
+    """
     if how not in LAYERWISE:
         raise UnknownNameError("layer-wise density", how, LAYERWISE)
     room = layout.sizes if alive is None else [int(view.sum()) for view in layout.views(alive).values()]
@@ -85,4 +88,8 @@ def _whole(ideal: NDArray[np.float64], room: Sequence[int], total: int) -> list[
     while (missing := total - int(counts.sum())) > 0:
         open_layers = [layer for layer in order if counts[layer] < room[layer]]
         counts[open_layers[:missing]] += 1
+    for layer in np.flatnonzero((counts == 0) & (np.array(room) > 0)):
+        largest = int(np.argmax(counts))
+        if counts[largest] > 1:
+            counts[layer], counts[largest] = 1, counts[largest] - 1
     return [int(count) for count in counts]

@@ -2,7 +2,8 @@
 
 SynFlow (2006.05467) proves its conservation law for networks whose only nonlinearities are positively homogeneous
 (ReLU, max and average pooling). Real ones also hold norms, saturating activations, gates and attention. ``Linear``
-intercepts those functions while a network runs and puts the piece in their place that keeps signal flowing:
+intercepts those functions while a network runs and puts the piece in their place that keeps signal flowing; operators
+follow the rules of ``arithmetic``:
 
 - norms are the identity: neutral statistics, scale one, shift zero. (Their scale is one at initialization in any case,
   save where a recipe starts a residual branch at zero, which would hide the branch from the criterion.)
@@ -12,10 +13,9 @@ intercepts those functions while a network runs and puts the piece in their plac
 - gates (``sigmoid``, ``hardsigmoid``) are open, value one, and pass gradient as the identity would relative to its
   value: a relative change before the gate is the same relative change after it. So the layers that feed a gate carry as
   much flow as the layers it gates, instead of none (saturated) or a power of it (product).
-- a product of two signals (linear attention) is their geometric mean, and a power of a signal the signal: of degree
-  one. What a signal is divided by (a norm written out by hand) is a constant.
 - ``softmax`` and attention weigh all positions alike, with the gradient of a gate.
 - an embedding is fed all of its rows at once, which is what an all-ones input is in one-hot coding.
+- recurrent layers take two steps (``recurrent``).
 """
 
 from __future__ import annotations
@@ -29,19 +29,23 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from reconvene.saliency.exponents import attach, evaluate, exponent, is_signal, signal
+from reconvene.saliency.arithmetic import evaluate
+from reconvene.saliency.exponents import gate, live, marked_like, signal
+from reconvene.saliency.recurrent import RECURRENT
 
 
 class Linear(TorchFunctionMode):
     """Context in which a network runs as its positive linear counterpart, on tensors with exponents (``exponents``).
 
     ``extents`` collects, for every convolution met, the smallest spatial input it saw per dimension and how far its
-    kernel reaches: ``(size, reach)`` pairs in order of execution.
+    kernel reaches: ``(size, reach)`` pairs in order of execution. ``reads_strides`` tells whether the model looked at
+    how a tensor lies in memory.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.extents: list[tuple[int, int]] = []
+        self.reads_strides = False
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -53,6 +57,7 @@ class Linear(TorchFunctionMode):
             args, kwargs = _picked(*args, **kwargs)
         if func in LINEAR:
             return LINEAR[func](*args, **kwargs)
+        self.reads_strides |= func in STRIDES
         if func is F.relu:
             return _relu(*args, **kwargs)
         return evaluate(func, getattr(func, "__name__", ""), args, kwargs)
@@ -83,7 +88,7 @@ def _picked(
     steps = (stride,) * dims if isinstance(stride, int) else tuple(stride) * (dims if len(stride) == 1 else 1)
     if max(weight.shape[2:]) == 1 and max(steps) > 1 and padding in (0, (0,), (0,) * dims, "valid"):
         seen: tuple[Any, ...] = (..., *(slice(None, None, step) for step in steps))
-        input = _as(input[seen], input)
+        input = marked_like(input[seen], input)
         stride = 1
     return (input, weight, bias, stride, padding, *rest), others
 
@@ -98,12 +103,20 @@ def _relu(input: Tensor, inplace: bool = False) -> Tensor:
 def _gate(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """One everywhere; gradient ``1 / input`` where there is input."""
     value = input.detach()
-    live = value > 0
-    return torch.where(live, input / torch.where(live, value, 1.0), torch.ones_like(value))
+    reached = value > 0
+    opened: Tensor = gate(torch.where(reached, input / torch.where(reached, value, 1.0), torch.ones_like(value)))
+    return opened
 
 
 def _softmax(input: Tensor, dim: int | None = None, *args: Any, **kwargs: Any) -> Tensor:
-    return _gate(input) / input.shape[-1 if dim is None else dim]
+    weights: Tensor = gate(_gate(input) / input.shape[-1 if dim is None else dim])
+    return weights
+
+
+def _glu(input: Tensor, dim: int = -1) -> Tensor:
+    value, opener = (marked_like(half, input) for half in input.chunk(2, dim))
+    gated: Tensor = evaluate(torch.mul, "mul", (value, _gate(opener)), {})
+    return gated
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -133,16 +146,16 @@ def _multi_head(
 ) -> tuple[Tensor, None]:
     """``F.multi_head_attention_forward`` on ``[length, (batch,) features]``, without biases."""
     if in_proj_weight is not None and not kwargs.get("use_separate_proj_weight"):
-        projections = in_proj_weight.chunk(3)
+        projections = tuple(marked_like(part, in_proj_weight) for part in in_proj_weight.chunk(3))
     else:
         projections = tuple(kwargs[f"{letter}_proj_weight"] for letter in "qkv")
     heads = []
     for source, projection in zip((query, key, value), projections, strict=True):
         projected = evaluate(F.linear, "linear", (source, projection), {})
         split = projected.reshape(*projected.shape[:-1], num_heads, -1).movedim(0, -2)
-        heads.append(_as(split, projected))
+        heads.append(marked_like(split, projected))
     mixed = _attention(*heads)
-    joined = _as(mixed.movedim(-2, 0).flatten(-2), mixed)
+    joined = marked_like(mixed.movedim(-2, 0).flatten(-2), mixed)
     return evaluate(F.linear, "linear", (joined, out_proj_weight), {}), None
 
 
@@ -153,22 +166,19 @@ def _embedding(input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tens
 
 def _normalised_rows(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """``F.normalize`` divides by a norm that is a constant of the signal: the direction is what flows."""
-    return _as(input / math.sqrt(input.shape[-1]), input)
+    direction: Tensor = marked_like(input / math.sqrt(input.shape[-1]), input)
+    return direction
 
 
 def _weight_norm(direction: Tensor, length: Tensor, dim: int = 0) -> Tensor:
     """A normalised weight: its norm is a constant, and of a part that a mask has emptied nothing is left."""
     norm = torch.norm_except_dim(direction.detach(), 2, dim)
-    return direction * torch.where(norm > 0, length / torch.where(norm > 0, norm, 1.0), 0.0)
-
-
-def _as(result: Tensor, source: Tensor) -> Tensor:
-    """Note on a result what is noted on the tensor it was made of."""
-    noted: Tensor = attach(result, exponent(source))
-    return signal(noted) if is_signal(source) else noted
+    weight: Tensor = live(direction * torch.where(norm > 0, length.abs() / torch.where(norm > 0, norm, 1.0), 0.0))
+    return weight
 
 
 RECTIFIED = "_reconvene_rectified"
+STRIDES = {torch.as_strided, Tensor.as_strided, Tensor.stride}
 CONVOLUTIONS = {F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d}
 LINEAR: dict[Callable[..., Any], Callable[..., Any]] = {
     **dict.fromkeys(
@@ -188,6 +198,9 @@ LINEAR: dict[Callable[..., Any], Callable[..., Any]] = {
     **dict.fromkeys((Tensor.sigmoid, torch.sigmoid_, Tensor.sigmoid_), _gate),
     **dict.fromkeys((F.softmax, torch.softmax, Tensor.softmax), _softmax),
     F.normalize: _normalised_rows,
+    F.glu: _glu,
+    F.softmin: _softmax,
+    **RECURRENT,
     torch._weight_norm: _weight_norm,
     F.scaled_dot_product_attention: _attention,
     F.multi_head_attention_forward: _multi_head,

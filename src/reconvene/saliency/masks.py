@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from reconvene.saliency.layerwise import keep_by_layer
 from reconvene.saliency.registry import criterion as lookup
-from reconvene.saliency.select import Exact, keep_largest, kept, schedule
+from reconvene.saliency.select import Exact, keep_largest, kept, schedule, with_floor
 from reconvene.saliency.subject import Loss, Scorer, Subject
 from reconvene.saliency.weights import Layout
 
@@ -28,10 +28,12 @@ def masks(
 ) -> dict[str, Tensor]:
     """Masks that keep ``density`` of all weights (``weights(model)``), highest scores first.
 
-    Exactly ``max(1, floor(density * N + 0.5))`` of ``N`` weights are kept. With ``rounds`` (default 100 for
-    ``synflow``, else 1) the density falls exponentially, the masked network is scored again each round, and no weight
-    comes back. ``layerwise`` fixes each layer's density (``uniform``, ``erk``, ``smart_ratio``) instead of one
-    threshold for all.
+    Exactly ``max(1, floor(density * N + 0.5))`` of ``N`` weights are kept, and of every layer the best one at least, as
+    long as that many are kept at all: a layer without weights cuts the network, or a way around it.
+
+    With ``rounds`` (default 100 for ``synflow``, else 1) the density falls exponentially, the masked network is scored
+    again each round, and no weight comes back. ``layerwise`` fixes each layer's density (``uniform``, ``erk``,
+    ``smart_ratio``) instead of one threshold for all.
 
     ``data`` is an iterable of ``(inputs, target)`` batches and ``loss`` a function of ``(output, target)``, cross
     entropy by default; ``snip`` and ``grasp`` need data. Returns a bool tensor of each weight's shape by name, on the
@@ -63,7 +65,9 @@ def choose(
     alive: Tensor | None,
     exact: Exact | None,
 ) -> Tensor:
-    """Mask ``[N]`` of the largest scores, among all weights or layer by layer."""
+    """Mask ``[N]`` of the largest scores, among all weights or layer by layer, of which none is emptied."""
     if layerwise is not None:
         return keep_by_layer(scores, layout, density, layerwise, alive=alive)
-    return keep_largest(scores, kept(density, layout.total), alive=alive, exact=exact)
+    keep = kept(density, layout.total)
+    mask = keep_largest(scores, keep, alive=alive, exact=exact)
+    return with_floor(mask, scores, layout.sizes, keep, alive=alive, exact=exact)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -49,6 +49,41 @@ def keep_largest(scores: Tensor, keep: int, *, alive: Tensor | None = None, exac
     if alive is not None and bool((mask > alive.numpy()).any()):  # something dead ranks as high as what is kept
         mask = _largest(np.where(alive.numpy(), values, -np.inf), keep, exact)
     return torch.from_numpy(mask)
+
+
+def with_floor(
+    mask: Tensor,
+    scores: Tensor,
+    sizes: Sequence[int],
+    keep: int,
+    *,
+    alive: Tensor | None = None,
+    exact: Exact | None = None,
+) -> Tensor:
+    """The mask of ``keep_largest`` where it empties no layer; else the best weight of each, and the largest others.
+
+    The total is ``keep`` in any case. Fewer than one weight a layer cannot reach all of them: the mask stays as it is.
+
+    Args:
+        mask: of ``keep_largest``, ``[N]`` (bool).
+        scores: ``[N]``; of equal ones the first is the best.
+        sizes: elements of each layer, which lie one behind the other.
+        keep: how many weights stay in all.
+        alive: ``[N]`` (bool), what may stay; a layer where nothing is alive keeps nothing.
+    """
+    pieces = torch.split(mask, list(sizes))
+    if keep <= len(sizes) or all(bool(piece.any()) for piece in pieces):
+        return mask
+    values = scores.detach().cpu().clone()
+    start = 0
+    for size in sizes:
+        layer = slice(start, start + size)
+        living = values[layer] if alive is None else values[layer].masked_fill(~alive[layer], -math.inf)
+        best = int(living.argmax())
+        if alive is None or bool(alive[start + best]):
+            values[start + best] = math.inf
+        start += size
+    return keep_largest(values, keep, alive=alive, exact=exact)
 
 
 def _largest(values: NDArray[np.floating], keep: int, exact: Exact | None) -> NDArray[np.bool_]:

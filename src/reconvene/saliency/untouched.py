@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import checkpoint
 
-from reconvene.structure.borrowed import kept_attributes, kept_random_state
+from reconvene.structure.borrowed import kept_attributes, kept_random_state, patched
 
 
 @contextmanager
 def untouched(model: nn.Module, *, seed: int | None = None) -> Iterator[None]:
-    """Within: ``model`` in eval mode, gradients on, no autocast, random state seeded. After: everything as before.
+    """Within: ``model`` in eval mode, gradients on, no autocast, no checkpoints, random state seeded. After: as before.
 
     The values of weights, buffers and gradients are safe because callers run the model on stand-ins
     (``torch.func.functional_call``) and never call ``backward``.
@@ -28,8 +30,31 @@ def untouched(model: nn.Module, *, seed: int | None = None) -> Iterator[None]:
         # Modes; what a forward pass notes on modules; and where one module has two names, ``functional_call`` puts the
         # first swap back in place of its tensors.
         kept_attributes(model),
+        _without_checkpoints(),
     ):
         if seed is not None:
             torch.manual_seed(seed)
         model.eval()
+        yield
+
+
+@contextmanager
+def _without_checkpoints() -> Iterator[None]:
+    """Within: what a model runs under ``torch.utils.checkpoint`` simply runs.
+
+    A reentrant checkpoint refuses ``torch.autograd.grad``; any checkpoint runs its part anew in the backward pass,
+    where the functions that a criterion puts in place of others are no longer there.
+    """
+
+    class Plain:
+        @staticmethod
+        def apply(function: Any, preserve: bool, *args: Any) -> Any:
+            return function(*args)
+
+    def plain(*args: Any, **kwargs: Any) -> Iterator[None]:
+        yield
+
+    generator = "_checkpoint_without_reentrant_generator"  # newer releases call the second of these
+    generators = [(checkpoint, generator + end, plain) for end in ("", "_impl")]
+    with patched([(checkpoint, "CheckpointFunction", Plain), *generators]):
         yield
