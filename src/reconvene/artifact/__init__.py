@@ -7,7 +7,6 @@ measurements, a checksum of every file and of itself.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from reconvene.artifact.folder import read as _read
 from reconvene.artifact.hub import PREFIX, Push, fetched, parse, pull, push_to_hub
 from reconvene.artifact.probe import differs, take
 from reconvene.artifact.tensors import compare, decode, encode, fill, module_versions
+from reconvene.artifact.untrusted import check_attributes, parse_json
 from reconvene.errors import ArtifactError, ModelError
 from reconvene.models import Source
 
@@ -168,7 +168,7 @@ def read_plan(directory: str | Path) -> Plan | None:
         return None
     from reconvene.surgery import Plan
 
-    return Plan.from_dict(json.loads(read_file(folder, found, PLAN)))
+    return Plan.from_dict(parse_json(read_file(folder, found, PLAN), folder / PLAN))
 
 
 def record(directory: str | Path, measurements: Mapping[str, Any]) -> None:
@@ -188,7 +188,13 @@ def note(model: nn.Module, *, plan: Plan | None, source: Source | None) -> nn.Mo
 
 def _rebuild(source: Source, plan: Plan | None, *, allow_import: bool) -> nn.Module:
     model = source.build(allow_import=allow_import)
-    return model if plan is None else plan.apply(model)
+    if plan is None:
+        return model
+    check_attributes(plan, model)
+    try:
+        return plan.apply(model)
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ArtifactError(f"the plan does not fit {source.address}: {type(error).__name__}: {error}") from error
 
 
 def _permitted(found: Manifest, folder: Path, allow_import: bool) -> Source:

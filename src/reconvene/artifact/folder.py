@@ -18,6 +18,7 @@ from typing import Any
 
 from reconvene._version import __version__
 from reconvene.artifact.probe import check as check_probe
+from reconvene.artifact.untrusted import check_manifest, parse_json, read_bytes, size_of
 from reconvene.disk import PENDING, settle_names, write_through
 from reconvene.errors import ArtifactError, ModelError
 from reconvene.models import Source
@@ -25,6 +26,8 @@ from reconvene.models import Source
 MANIFEST = "reconvene.json"
 PLAN = "plan.json"
 WEIGHTS = "model.safetensors"
+MANIFEST_LIMIT = 2**26
+"""Bytes of the largest manifest that is read; those that are written have some thousands."""
 
 _FORMAT = "reconvene-artifact"
 _FORMAT_VERSION = 1
@@ -91,18 +94,14 @@ def read(folder: Path) -> Manifest:
         )
     if data.get("checksum") != _checksum(data):
         raise ArtifactError(f"{path} was altered after it was written: its checksum does not fit. Save the model again")
+    check_manifest(data, path, names=frozenset((WEIGHTS, PLAN)), required=WEIGHTS)
+    versions, probe = data.get("versions"), data.get("probe")
+    check_probe(probe, str(path))
     try:
         source = Source.from_dict(data["model"])
-        versions, probe = data.get("versions"), data.get("probe")
-        found = Manifest(
-            source, data["files"], data["aliases"], data["measurements"], data["reconvene"], versions, probe
-        )
-    except (KeyError, ModelError) as error:
+    except ModelError as error:
         raise ArtifactError(f"{path} does not say what it must: {error}") from error
-    if versions is not None and not all(type(version) is int for version in versions.values()):
-        raise ArtifactError(f"{path} does not say what it must: versions of modules are whole numbers")
-    check_probe(probe, str(path))
-    return found
+    return Manifest(source, data["files"], data["aliases"], data["measurements"], data["reconvene"], versions, probe)
 
 
 def read_file(folder: Path, manifest: Manifest, name: str) -> bytes:
@@ -111,20 +110,21 @@ def read_file(folder: Path, manifest: Manifest, name: str) -> bytes:
         raise ArtifactError(f"{folder} holds no {name} that its manifest knows of")
     expected = manifest.files[name]
     path = folder / name
-    found: bytes | None = None
-    for candidate in (
-        path,
-        folder / (name + PENDING),
-    ):  # pending: the writer was stopped after its manifest was in place
-        if candidate.exists():
-            data = _read_bytes(candidate)
+    sizes: list[int] = []
+    # Pending: the writer was stopped after its manifest was in place.
+    for candidate in (path, folder / (name + PENDING)):
+        size = size_of(candidate)
+        if size is None:
+            continue
+        sizes.append(size)
+        if size == expected["bytes"]:  # read nothing of another size: it cannot be what is meant
+            data = read_bytes(candidate, limit=size)
             if hashlib.sha256(data).hexdigest() == expected["sha256"]:
                 return data
-            found = data if found is None else found
-    if found is None:
+    if not sizes:
         raise ArtifactError(f"{path} is missing")
-    if len(found) < expected["bytes"]:
-        raise ArtifactError(f"{path} is truncated: {len(found)} of {expected['bytes']} bytes")
+    if sizes[0] < expected["bytes"]:
+        raise ArtifactError(f"{path} is truncated: {sizes[0]} of {expected['bytes']} bytes")
     raise ArtifactError(f"{path} was altered after it was written: its checksum does not fit the one in {MANIFEST}")
 
 
@@ -162,20 +162,16 @@ def _checksum(data: Mapping[str, Any]) -> str:
 
 
 def _parse(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(_read_bytes(path))
-    except ValueError as error:
-        raise ArtifactError(f"{path} is truncated or no JSON at all: {error}") from error
+    data = parse_json(read_bytes(path, limit=MANIFEST_LIMIT), path)
     if not isinstance(data, dict) or data.get("format") != _FORMAT:
         raise ArtifactError(f"{path} was not written by Reconvene: it is JSON, but no manifest of an artifact")
     return data
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {error.strerror or type(error).__name__}") from error
+def _fits(path: Path, facts: Mapping[str, Any]) -> bool:
+    if size_of(path) != facts["bytes"]:
+        return False
+    return describe({"": read_bytes(path, limit=facts["bytes"])})[""] == facts
 
 
 def _is_committed(folder: Path, text: bytes) -> bool:
@@ -201,7 +197,7 @@ def _settle(folder: Path, manifest: Manifest, fresh: Mapping[str, bytes]) -> Non
                 (folder / name).unlink(missing_ok=True)
                 pending.unlink(missing_ok=True)
             elif pending.exists():
-                meant = name in fresh or describe({name: _read_bytes(pending)})[name] == manifest.files[name]
+                meant = name in fresh or _fits(pending, manifest.files[name])
                 os.replace(pending, folder / name) if meant else pending.unlink()
         settle_names(folder)
     except OSError as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 from reconvene.artifact.card import card
 from reconvene.artifact.folder import MANIFEST, PLAN, WEIGHTS, commit, read, read_file
+from reconvene.artifact.untrusted import parse_json
 from reconvene.errors import ArtifactError, MissingExtraError
 from reconvene.surgery import Plan
 
@@ -67,7 +68,7 @@ def push_to_hub(
     folder = Path(directory)
     found = read(folder)
     files = {name: read_file(folder, found, name) for name in found.files}
-    plan = None if PLAN not in files else Plan.load(folder / PLAN)
+    plan = None if PLAN not in files else Plan.from_dict(parse_json(files[PLAN], folder / PLAN))
     text = card(found, plan, repo_id=repo_id, license=license)
     files |= {MANIFEST: (folder / MANIFEST).read_bytes(), CARD: text.encode()}
     for name in include:

@@ -99,11 +99,14 @@ def resolve(
 ) -> Source:
     """Check that ``address`` names a model and fill in its own input shape where none is given.
 
+    Only here is anything looked up on a hub: the configuration of ``transformers:OWNER/NAME``. ``Source.build``, and so
+    the loading of an artifact, finds it on this machine or fails.
+
     Raises UnknownNameError (lists what exists), MissingExtraError, and ModelError where the import is not allowed or
     no input shape is known.
     """
     given = dict(args or {})
-    _, own_shape = _locate(address, given, allow_import=allow_import)
+    _, own_shape = _locate(address, given, allow_import=allow_import, fetch=True)
     shape = input_shape or own_shape
     if shape is None:
         raise ModelError(f"{address} does not say what input it takes. Give its shape, such as 3x224x224 (--input)")
@@ -142,7 +145,9 @@ def _value(text: str) -> Argument:
     return text
 
 
-def _locate(address: str, args: Mapping[str, Argument], *, allow_import: bool) -> tuple[Build, tuple[int, ...] | None]:
+def _locate(
+    address: str, args: Mapping[str, Argument], *, allow_import: bool, fetch: bool = False
+) -> tuple[Build, tuple[int, ...] | None]:
     """How to build what the address names, and the input shape it is made for."""
     prefix, colon, name = address.partition(":")
     if not colon:
@@ -151,7 +156,7 @@ def _locate(address: str, args: Mapping[str, Argument], *, allow_import: bool) -
             raise UnknownNameError("model", address, known)
         return bind(MODELS[address], args, address), (int(args.get("in_channels", 3)), 32, 32)
     if prefix in FAMILIES:
-        return FAMILIES[prefix](name, args)
+        return FAMILIES[prefix](name, args, fetch=fetch)
     if not allow_import:
         raise ModelError(
             f"{address} would import {prefix!r}, which runs its code. If you trust it, say so: --allow-import, "

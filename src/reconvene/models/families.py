@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import difflib
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 from reconvene.errors import MissingExtraError, ModelError, UnknownNameError
 from reconvene.models.binding import Argument, Build, bind, built
@@ -18,13 +20,16 @@ from reconvene.models.binding import Argument, Build, bind, built
 Located = tuple[Build, tuple[int, ...] | None]
 
 
-def torchvision(name: str, args: Mapping[str, Argument]) -> Located:
-    """A torchvision model by its name; images of 224x224 (299x299 for Inception) unless it is no image classifier."""
+def torchvision(name: str, args: Mapping[str, Argument], *, fetch: bool = False) -> Located:
+    """A torchvision model by its name; images of 224x224 (299x299 for Inception) unless it is no image classifier.
+
+    ``fetch`` makes no difference: nothing of it is ever looked up on a hub.
+    """
     models = _optional("torchvision.models", "vision", f"torchvision:{name}")
-    _refuse(("weights", "weights_backbone"), args, f"torchvision:{name}")
     if name not in models.list_models():
         raise _unknown("torchvision", name, models.list_models())
     builder = models.get_model_builder(name)
+    _require_data(args, _parameters(builder), f"torchvision:{name}")
     # Segmentation and detection would fetch a trained backbone by default; two builders warn unless told to initialise.
     named = inspect.signature(builder).parameters
     fixed: dict[str, Any] = {key: None for key in ("weights", "weights_backbone") if key in named}
@@ -36,12 +41,15 @@ def torchvision(name: str, args: Mapping[str, Argument]) -> Located:
     return bind(builder, args, f"torchvision:{name}", **fixed), shape
 
 
-def timm(name: str, args: Mapping[str, Argument]) -> Located:
-    """A timm model by its name; the input shape is that of its own configuration, or of ``img_size`` where given."""
+def timm(name: str, args: Mapping[str, Argument], *, fetch: bool = False) -> Located:
+    """A timm model by its name; the input shape is that of its own configuration, or of ``img_size`` where given.
+
+    ``fetch`` makes no difference: nothing of it is ever looked up on a hub.
+    """
     package = _optional("timm", "vision", f"timm:{name}")
-    _refuse(("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"), args, f"timm:{name}")
     if not package.is_model(name):
         raise _unknown("timm", name, package.list_models())
+    _require_data(args, _parameters(package.model_entrypoint(name)), f"timm:{name}")
     config = package.get_pretrained_cfg(name)
     channels, height, width = config.input_size if config is not None else (3, 224, 224)
     channels = int(args.get("in_chans", channels))
@@ -51,23 +59,26 @@ def timm(name: str, args: Mapping[str, Argument]) -> Located:
     return bind(build, {**args, "model_name": name}, f"timm:{name}", pretrained=False), (channels, height, width)
 
 
-def transformers(name: str, args: Mapping[str, Argument]) -> Located:
+def transformers(name: str, args: Mapping[str, Argument], *, fetch: bool = False) -> Located:
     """An image classifier of transformers from a configuration: a model type, a local folder or file, or a hub id.
 
-    Only the configuration is read; ``args`` override its entries.
+    Only the configuration is read; ``args`` override its entries. A hub id is looked up on the hub where ``fetch`` is
+    set, else among what was fetched to this machine before.
     """
     package = _optional("transformers", "transformers", f"transformers:{name}")
     types = importlib.import_module("transformers.models.auto.configuration_auto").CONFIG_MAPPING_NAMES
     address = f"transformers:{name}"
-    _refuse(("trust_remote_code", "code_revision", "auto_map"), args, address)
     if not name or (name not in types and "/" not in name and not Path(name).exists()):
         raise _unknown("transformers", name, types)
 
     if name in types and not Path(name).exists():
         read = partial(package.AutoConfig.for_model, name)
     else:
-        read = partial(package.AutoConfig.from_pretrained, name, trust_remote_code=False)
-    config = built(address, lambda: read(**args))
+        place = name if fetch or Path(name).exists() else _fetched(name, address)
+        read = partial(package.AutoConfig.from_pretrained, place, trust_remote_code=False)
+    plain = built(address, read)
+    _require_data(args, {*plain.to_dict(), "num_labels"}, address)
+    config = built(address, lambda: read(**args)) if args else plain
     size = getattr(config, "image_size", None)
     channels = getattr(config, "num_channels", 3)
     height, width = size if isinstance(size, list | tuple) else (size or 224, size or 224)
@@ -75,7 +86,30 @@ def transformers(name: str, args: Mapping[str, Argument]) -> Located:
     return lambda: built(address, lambda: build(copy.deepcopy(config))), (channels, height, width)
 
 
-FAMILIES: dict[str, Callable[[str, Mapping[str, Argument]], Located]] = {
+def _fetched(name: str, address: str) -> str:
+    """The folder in the hub's cache with the configuration ``name``. Raises ModelError where it was not fetched."""
+    # Not local_files_only: with it transformers still asks the hub when the file is not there.
+    find = importlib.import_module("huggingface_hub").try_to_load_from_cache
+    try:
+        path = find(name, "config.json")
+    except ValueError as error:  # no name of a repository
+        raise ModelError(f"{address}: {error}") from error
+    if not isinstance(path, str):
+        raise ModelError(
+            f"{address} is a configuration on the hub that was not fetched to this machine, and building a model never "
+            f"goes there. First: reconvene inspect {address}, or reconvene.models.resolve({address!r})"
+        )
+    return str(Path(path).parent)
+
+
+class Family(Protocol):
+    """How an address ``FAMILY:NAME`` is resolved."""
+
+    def __call__(self, name: str, args: Mapping[str, Argument], *, fetch: bool = False) -> Located:
+        """How to build ``name`` with ``args``, and its input shape; ``fetch`` allows a look-up on a hub."""
+
+
+FAMILIES: dict[str, Family] = {
     "torchvision": torchvision,
     "timm": timm,
     "transformers": transformers,
@@ -116,10 +150,38 @@ def _unknown(family: str, name: str, available: Iterable[str]) -> UnknownNameErr
     return UnknownNameError(f"{family} model (the closest of {len(names)} follow)", name, closest)
 
 
-def _refuse(names: Iterable[str], args: Mapping[str, Argument], address: str) -> None:
-    """Arguments that would load weights or run downloaded code: an artifact must not be able to ask for either."""
-    for name in names:
-        if name in args:
+def _parameters(builder: Callable[..., Any]) -> set[str]:
+    """Names that a builder, or the classes and functions of its file that it hands arguments on to, takes."""
+    module = importlib.import_module(builder.__module__)
+    own = [value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__]
+    names: set[str] = set()
+    for candidate in (builder, *(value for value in own if callable(value))):
+        with contextlib.suppress(TypeError, ValueError):  # what has no signature takes nothing by name
+            names |= set(inspect.signature(candidate).parameters)
+    return names - {"kwargs", "args"}
+
+
+def _require_data(args: Mapping[str, Argument], known: Iterable[str], address: str) -> None:
+    """Raise ModelError unless every argument is data of the architecture: a size, a rate, a switch, a plain word.
+
+    An artifact must not be able to ask for weights, a download or code from elsewhere, so what is allowed is derived
+    from the architecture, and names and texts that could lead elsewhere are refused.
+    """
+    allowed = {name for name in known if not _LEADS_ELSEWHERE.search(name)}
+    for name, value in args.items():
+        if name not in allowed:
+            close = difflib.get_close_matches(name, allowed, n=8, cutoff=0.4)
             raise ModelError(
-                f"{address}: argument {name!r} is refused: models are built untrained, from code that is installed"
+                f"{address}: argument {name!r} is refused: models are built untrained, from code that is installed and "
+                f"by data of the architecture" + (f", such as {', '.join(close)}" if close else "")
             )
+        if isinstance(value, str) and not _WORD.fullmatch(value):
+            raise ModelError(f"{address}: argument {name}={value!r} is refused: text must be a plain word such as gelu")
+
+
+_LEADS_ELSEWHERE = re.compile(
+    "^_|pretrained|^weights|checkpoint|cache_dir|download|remote|revision|^token$|auth_token|prox|url|file|hub|backbone|"
+    "timm|implementation|auto_map|scriptable|exportable|jit|local_files"
+)
+"""In names of arguments: what loads weights, fetches, imports, or chooses code."""
+_WORD = re.compile(r"[A-Za-z0-9_.+-]*")

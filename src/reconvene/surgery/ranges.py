@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reconvene.errors import PlanError
+
+MOST = 2**23
+"""Indices that one text may stand for: the largest dimensions of real weights, vocabularies, have a tenth of it."""
+_PIECE = re.compile(r"([0-9]{1,12})(?:-([0-9]{1,12}))?")
 
 
 def to_text(indices: NDArray[np.int64]) -> str:
@@ -38,14 +43,22 @@ def _text(data: bytes) -> str:
 
 @lru_cache(maxsize=4096)
 def _indices(text: str) -> NDArray[np.int64]:
-    indices: list[int] = []
-    try:
-        for piece in text.split(",") if text else ():
-            first, _, last = piece.partition("-")
-            indices.extend(range(int(first), int(last or first) + 1))
-    except (ValueError, AttributeError) as error:
-        raise PlanError(f"{text!r} is not a list of index ranges such as '0-5,7'") from error
-    whole = np.array(indices, dtype=np.int64)
-    if (np.diff(whole) <= 0).any():
-        raise PlanError(f"the index ranges {text!r} are not ascending")
-    return whole
+    pieces: list[NDArray[np.int64]] = []
+    before, count = -1, 0
+    for piece in text.split(",") if text else ():
+        match = _PIECE.fullmatch(piece)
+        if match is None:
+            raise PlanError(f"{_short(text)} is not a list of index ranges such as '0-5,7'")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if first <= before or last < first:
+            raise PlanError(f"the index ranges {_short(text)} are not ascending")
+        count += last - first + 1
+        if count > MOST:  # before they are written out: a few characters may stand for all memory
+            raise PlanError(f"the index ranges {_short(text)} stand for more than {MOST:,} channels")
+        pieces.append(np.arange(first, last + 1, dtype=np.int64))
+        before = last
+    return np.concatenate(pieces) if pieces else np.array([], dtype=np.int64)
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:60] + "...")
