@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 
 from cli_calls import SMALL, prune, python, trouble
 from reconvene import artifact
+from reconvene.cli import Terminated, terminable
 from reconvene.surgery import Plan
 
 MODELS = """
@@ -147,3 +150,44 @@ def test_ctrl_c_leaves_with_130_and_no_artifact(
     monkeypatch.setattr(Plan, "apply", interrupted)
     assert "interrupted" in trouble(capfd, "prune", *SMALL, "-o", str(tmp_path / "a"), code=130)
     assert not (tmp_path / "a").exists()
+
+
+STUCK = """
+import sys, time
+from reconvene.cli import main
+from reconvene.deploy import exporting
+
+def stuck(work, written, check):
+    print(*(path.name for path in written.files[0].parents[1].iterdir()), flush=True)
+    time.sleep(60)
+
+exporting.verified = stuck
+sys.exit(main(["export", sys.argv[1], "--input", "3x32x32"]))
+"""
+
+
+def test_sigterm_leaves_with_143_and_no_file_that_was_begun(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    before = prune(tmp_path / "a")
+    names = {path.name for path in (tmp_path / "a").iterdir()}
+    export = subprocess.Popen(
+        [sys.executable, "-c", STUCK, str(tmp_path / "a")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    # what the command prints goes to stderr: stdout is for its answer alone
+    assert export.stderr is not None and export.stdout is not None
+    assert ".model-" in export.stderr.readline(), "it was in the middle of its work"
+    export.terminate()
+    out, err = export.communicate(timeout=30)
+    assert export.returncode == 143 and out == "" and err.strip() == "reconvene export: terminated"
+    assert {path.name for path in (tmp_path / "a").iterdir()} == names
+    assert {name: (tmp_path / "a" / name).read_bytes() for name in before} == before
+
+
+def test_sigterm_is_what_it_was_after_a_command() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with terminable():
+        assert signal.getsignal(signal.SIGTERM) is not before
+        with pytest.raises(Terminated):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN, "a second one must not stop the tidying up"
+    assert signal.getsignal(signal.SIGTERM) is before

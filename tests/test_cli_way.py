@@ -117,6 +117,7 @@ def test_formats_and_runtimes_that_are_not_known_list_those_that_are(
 def test_export_and_bench_answer_in_json_alone(ran: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (export,) = answer(capfd, "export", str(ran))["exports"]
     assert export["file"] == "model.onnx" and export["verification"]["agreement"] == 1
+    assert export["batch"] is None and export["notes"] == []
     (ran / "report.html").unlink()
     found = answer(capfd, "bench", str(ran), "--repeats", "2", "--runtimes", "eager")
     assert [row["variant"] for row in found["rows"]] == ["dense", "pruned"]
@@ -130,6 +131,19 @@ def test_export_bundles_what_it_exported(ran: Path, capfd: pytest.CaptureFixture
     assert found["bytes"] == (tmp_path / "device.tar.gz").stat().st_size and len(found["sha256"]) == 64
     assert "model.onnx" in found["files"] and "dense.onnx" not in found["files"]
     assert "NAME.tar.gz" in trouble(capfd, *asked[:-1], str(tmp_path / "device.zip"))
+
+
+def test_options_of_an_export_reach_the_file_and_the_manifest(
+    ran: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    options = ["--precision", "fp16", "--batch", "2", "--dynamic-axes", "height,width", "--opset", "19"]
+    (export,) = answer(capfd, "export", str(ran), *options, "--task", "regression", "--tolerance", "0.05")["exports"]
+    assert (export["file"], export["precision"], export["batch"], export["opset"]) == ("model.fp16.onnx", "fp16", 2, 19)
+    assert export["dynamic_axes"] == ["height", "width"] and "verified at" in export["notes"][0]
+    assert export["verification"]["tolerance"] == 0.05 and export["verification"]["agreement"] is None
+    kept = json.loads((ran / artifact.MANIFEST).read_text())["measurements"]["exports"]
+    assert [row for row in kept if row["file"] == export["file"]] == [{"variant": "pruned", **export}] or export in kept
+    assert "one at a time" in trouble(capfd, "export", str(ran), "--batch", "2", "--bundle", str(tmp_path / "b.tar.gz"))
 
 
 LOOSE = ["--min-agreement", "0", "--min-sqnr", "5", "--max-accuracy-drop", "1"]

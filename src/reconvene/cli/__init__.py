@@ -1,7 +1,7 @@
 """The command line: one file a command, each a dataclass that tyro turns into a parser.
 
 Nothing here imports torch before a command runs, so that help and usage errors come at once. Exit codes: 0 done, 1
-could not do it (one clear line on stderr), 2 usage, 130 interrupted.
+could not do it (one clear line on stderr), 2 usage, 130 interrupted, 143 terminated (SIGTERM).
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reconvene._version import __version__
 from reconvene.errors import ReconveneError
@@ -51,12 +53,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"reconvene: unknown command {words[0]!r}. There are: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        return _carry_out(words[0], _parse(words[0], words[1:]))
+        with terminable():
+            return _carry_out(words[0], _parse(words[0], words[1:]))
     except SystemExit as stop:  # tyro has said on stderr what is wrong, or shown the help
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
         print(f"reconvene {words[0]}: interrupted", file=sys.stderr)
         return 130
+    except Terminated:
+        print(f"reconvene {words[0]}: terminated", file=sys.stderr)
+        return 143
+
+
+class Terminated(BaseException):
+    """SIGTERM has come. No Exception, so that nothing on the way takes it for a failure it can go on after."""
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does, so that unfinished files are removed; by default it leaves them."""
+    if threading.current_thread() is not threading.main_thread():  # only there can a handler be set
+        yield
+        return
+    process = os.getpid()
+
+    def stop(number: int, frame: object) -> None:
+        if os.getpid() != process:  # a child that was forked from here: it ends as any other process does
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        signal.signal(number, signal.SIG_IGN)  # a second one must not stop the tidying up
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def is_first() -> bool:
@@ -85,7 +118,35 @@ def _parse(name: str, words: list[str]) -> Command:
 
     kind: type[Command] = getattr(import_module(f"reconvene.cli.{name}"), COMMANDS[name][0])
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
-    return tyro.cli(kind, prog=f"reconvene {name}", args=words, config=config)
+    return tyro.cli(kind, prog=f"reconvene {name}", args=words, config=config, registry=_registry())
+
+
+def _registry() -> Any:
+    """How words become values: a path that is empty is a mistake, and would be the folder one is in."""
+    from pathlib import Path
+
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+    def read(words: list[str]) -> Path:
+        if not words[0]:
+            raise ValueError("an empty path. For the folder you are in, say .")
+        return Path(words[0])
+
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def path_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
+        if info.type is not Path:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="PATH",
+            instance_from_str=read,
+            is_instance=lambda value: isinstance(value, Path),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    return registry
 
 
 def _carry_out(name: str, command: Command) -> int:
