@@ -1,4 +1,4 @@
-"""Fingerprints of plans, weights and artifacts of forty architectures: does a change of the code change any byte?
+"""Fingerprints of plans, weights and artifacts of forty architectures tell whether a change of the code changes a byte.
 
     python benchmarks/fingerprints.py            # writes benchmarks/results/fingerprints.json
     python benchmarks/fingerprints.py --check    # compares with it, and names every field that differs
