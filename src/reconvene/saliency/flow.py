@@ -19,14 +19,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from reconvene.errors import CriterionError
 from reconvene.saliency.example import describe, filled, smallest
 from reconvene.saliency.exponents import aligned, exponent, positive, signal
 from reconvene.saliency.layers import broken_layer, refusing_layer
 from reconvene.saliency.linear import Linear
-from reconvene.saliency.untouched import untouched
+from reconvene.saliency.untouched import call_with, untouched
 from reconvene.saliency.weights import Layout, is_bias
 from reconvene.structure.inputs import arguments, tensors_in
 
@@ -164,7 +163,7 @@ class Flow:
         rest = {name: value.to(dtype) if value.is_floating_point() else value for name, value in self._rest.items()}
         try:
             with mode or Linear():
-                return functional_call(self.model, {**rest, **weights}, args, kwargs)
+                return call_with(self.model, {**rest, **weights}, args, kwargs)
         except REFUSALS as error:
             where = refusing_layer(error, self.model)
             raise CriterionError(

@@ -9,13 +9,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reconvene.errors import CriterionError
 from reconvene.saliency.batches import Batches
 from reconvene.saliency.subject import Subject
-from reconvene.saliency.untouched import untouched
+from reconvene.saliency.untouched import call_with, untouched
 from reconvene.structure.inputs import arguments
 
 REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AssertionError, AttributeError)
@@ -112,7 +111,7 @@ class Gradients:
 
     def _forward(self, tensors: dict[str, Tensor], inputs: Any) -> Any:
         args, kwargs = arguments(inputs)
-        return functional_call(self.subject.model, tensors, args, kwargs)
+        return call_with(self.subject.model, tensors, args, kwargs)
 
     def _rest(self, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
         """Everything but the weights, copied, with the norm statistics of the masked network on this data."""

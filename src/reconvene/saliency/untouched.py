@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils import checkpoint
 
 from reconvene.structure.borrowed import kept_attributes, kept_random_state, patched
@@ -58,3 +60,13 @@ def _without_checkpoints() -> Iterator[None]:
     generators = [(checkpoint, generator + end, plain) for end in ("", "_impl")]
     with patched([(checkpoint, "CheckpointFunction", Plain), *generators]):
         yield
+
+
+def call_with(model: nn.Module, tensors: Mapping[str, Tensor], args: Any, kwargs: Any) -> Any:
+    """``model(*args, **kwargs)`` with stand-ins for its parameters and buffers, by name.
+
+    A ``DataParallel``, which ``functional_call`` does not take, is called as the network inside of it.
+    """
+    while isinstance(model, nn.DataParallel):
+        model, tensors = model.module, {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return functional_call(model, dict(tensors), args, kwargs)
