@@ -27,6 +27,8 @@ SOURCES = {
     "transformers": "vision, audio and language architectures of transformers, from small configs",
     "own": "one small network per mechanism",
 }
+LONGEST = 240
+"""Characters of a reason; the whole is in the results."""
 CELLS = {"passed": "✓", "refused": "refused", "failed": "failed", "WRONG": "**WRONG**"}
 
 Record = dict[str, Any]
@@ -162,6 +164,7 @@ def exceptions(records: list[Record], values: list[Record]) -> str:
 def reason(record: Record) -> str:
     """The reason of a verdict, and what holds most of the parameters where a budget was refused; fit for a table."""
     text = str(record["verdict"].partition(" (")[2].removesuffix(")"))
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
     if "BudgetError" in text and record.get("why"):
         text += f" Pinned: {record['why']}"
     return text.replace("|", "\\|").replace("\n", " ")

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 import reconvene as rc
 from proof import prove
 from random_nets import Spec
-from test_properties import hold
+from random_values import VALUED
+from test_properties import hold, hold_budget
 
 
 @pytest.mark.parametrize("choice", range(4))
@@ -208,3 +209,34 @@ def test_one_head_of_several_is_multiplied_in_fewer_calls(choice: int) -> None:
 
 def test_a_norm_over_one_pixel() -> None:
     hold(plain(("conv", 4, 3, 2, 1, "valid", 1, False), ("norm", "instance-stats", False), size=4), 0)
+
+
+def looking(name: str, check: str) -> Spec:
+    """A mechanism that looks at values or widths between two convolutions, behind a check of the input or not."""
+    conv = ("conv", 8, 3, 1, 1, "zeros", 1, True)
+    return Spec((conv, ("valued", name), ("conv", 12, 1, 1, 1, "zeros", 1, True)), size=4, width=16, check=check)
+
+
+@pytest.mark.parametrize("check", ["none", "nan"])
+@pytest.mark.parametrize("name", VALUED)
+def test_code_that_looks_at_values_or_widths(name: str, check: str) -> None:
+    """None of these is refused, and none is wrong, whatever widths stay."""
+    for choice in (0, 1):
+        hold(looking(name, check), choice)
+
+
+@pytest.mark.parametrize("criterion", ["random", "magnitude", "default"])
+@pytest.mark.parametrize("name", VALUED)
+def test_a_budget_of_code_that_looks_at_values_or_widths(name: str, criterion: str) -> None:
+    """A criterion that needs no flow plans differences, closed gates and scales below zero as anything else."""
+    assert hold_budget(looking(name, "none"), criterion, {"params": 0.6}, 1) is not None
+
+
+@pytest.mark.parametrize("check", ["nan", "finite", "item", "bool"])
+def test_a_head_that_only_training_reads_behind_a_check_of_values(check: str) -> None:
+    """Where values were read, training took no part in the recording: the auxiliary head kept its width."""
+    hold(Spec((("padded", "replicate"),), dims=1, head="conv", auxiliary=True, check=check), 0)
+
+
+def test_the_silenced_reference_meets_every_norm_of_two_blocks() -> None:
+    hold(Spec((("convnext", 8), ("convnext", 8)), size=6, width=6, outputs="dict", seed=2), 2)
