@@ -318,3 +318,20 @@ def test_detection_heads_and_networks_as_they_are_created_are_scored() -> None:
         flow = Flow(net, inputs, small=True)
         scores = flow.scores()
         assert flow._signed is False and bool(scores.isfinite().all()) and bool(scores.any())
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_attention_shares_the_flow_alike_however_it_is_written(fused: bool) -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.i, (self.q, self.k, self.v, self.o) = nn.Linear(12, 16), (nn.Linear(16, 16) for _ in range(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = (layer(self.i(x)) for layer in (self.q, self.k, self.v))
+            return self.o(F.scaled_dot_product_attention(q, k, v) if fused else (q @ k.mT / 4).softmax(-1) @ v)
+
+    torch.manual_seed(0)
+    found = flow_of(Attention(), torch.randn(2, 7, 12))
+    shares = {"i": 1.0, "q": 0.25, "k": 0.25, "v": 0.5, "o": 1.0}
+    assert {name: float(found[f"{name}.weight"].sum()) for name in shares} == pytest.approx(shares, rel=1e-4)

@@ -122,8 +122,9 @@ def _glu(input: Tensor, dim: int = -1) -> Tensor:
 def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     if kwargs.get("enable_gqa"):
         repeats = query.shape[-3] // key.shape[-3]
-        key, value = key.repeat_interleave(repeats, -3), value.repeat_interleave(repeats, -3)
-    similarity = evaluate(torch.matmul, "matmul", (query, key.transpose(-2, -1)), {})
+        key, value = (marked_like(side.repeat_interleave(repeats, -3), side) for side in (key, value))
+    turned = marked_like(key.transpose(-2, -1), key)
+    similarity = evaluate(torch.matmul, "matmul", (query, turned), {})
     mixed: Tensor = evaluate(torch.matmul, "matmul", (_softmax(similarity), value), {})
     return mixed
 
