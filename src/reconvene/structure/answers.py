@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 
 _BATCH_NORMS = {torch.ops.aten.native_batch_norm.default, torch.ops.aten._native_batch_norm_legit_no_training.default}
 _ATEN = torch.ops.aten
@@ -103,8 +104,8 @@ def _convolved(
     """The output of a plain convolution; ``None`` where PyTorch had better look itself."""
     groups = rest[-1]
     spatial = weight.ndim - 2
-    plain = not transposed and x.ndim == weight.ndim and x.dtype == weight.dtype and x.is_contiguous()
-    if not plain or x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups or not weight.is_contiguous():
+    plain = not transposed and x.ndim == weight.ndim and x.dtype == weight.dtype
+    if not plain or x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
         return None
     if bias is not None and (bias.shape != weight.shape[:1] or bias.dtype != x.dtype):
         return None
@@ -114,4 +115,10 @@ def _convolved(
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, k, s, p, d in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
     ]
-    return torch.empty((x.shape[0], weight.shape[0], *size), dtype=x.dtype, device="meta") if min(size) > 0 else None
+    if min(size) <= 0:
+        return None
+    shape = (x.shape[0], weight.shape[0], *size)
+    if x.is_contiguous() and weight.is_contiguous():
+        return torch.empty(shape, dtype=x.dtype, device="meta")
+    formats = {suggest_memory_format(tensor) for tensor in (x, weight)} - {torch.contiguous_format}
+    return torch.empty(shape, dtype=x.dtype, device="meta", memory_format=next(iter(formats), torch.contiguous_format))

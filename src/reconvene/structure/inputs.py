@@ -43,6 +43,10 @@ def tensors_in(tree: Any) -> list[Tensor]:
 _PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format})
 
 
+_CLOSED = (type, nn.Module, torch.dtype, int, float, str)
+"""Kinds whose attributes are not looked into: a traced size remembers tensors, but is a number."""
+
+
 def _collect(value: Any, found: list[Tensor], *, depth: int) -> None:
     kind = type(value)
     if kind in _PLAIN:  # nearly everything in the arguments of a call that is no tensor
@@ -57,6 +61,6 @@ def _collect(value: Any, found: list[Tensor], *, depth: int) -> None:
     elif kind is dict or isinstance(value, Mapping):
         for item in value.values():
             _collect(item, found, depth=depth + 1)
-    elif hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module, torch.dtype)):
+    elif hasattr(value, "__dict__") and not isinstance(value, _CLOSED):
         for item in vars(value).values():
             _collect(item, found, depth=depth + 1)
