@@ -25,8 +25,8 @@ class Remedy:
 def remedy(measured: Fidelity, candidates: Sequence[str], trial: Trial) -> tuple[list[Remedy], Remedy | None]:
     """Every layer that helps alone, the best first, and the smallest set found that keeps the limits, or else the best.
 
-    ``candidates`` are layers in the order in which they are likely to hurt. A layer that makes the file worse in SQNR
-    or agreement is never named; ``None`` where nothing that was tried is better.
+    ``candidates`` are layers in the order in which they are likely to hurt. A layer that adds noise, or takes
+    the file further from any limit, is never named; ``None`` where nothing that was tried is better.
     """
     alone = []
     for layer in candidates[:TRIALS]:
@@ -70,9 +70,23 @@ def _quality(result: Fidelity) -> tuple[bool, float, float]:
 
 
 def _is_better(result: Fidelity, before: Fidelity) -> bool:
-    if result.agreement is not None and before.agreement is not None and result.agreement < before.agreement:
-        return False
-    return result.sqnr > before.sqnr
+    """Less noise, and no limit further away; a share that stays above its limit may move by a sample or two."""
+    closer = all(now <= then for now, then in zip(_shortfalls(result), _shortfalls(before), strict=True))
+    return closer and result.sqnr > before.sqnr
+
+
+def _shortfalls(result: Fidelity) -> tuple[float, float, float]:
+    """By how much each limit is missed; 0 where it is kept, or where nothing is known."""
+    lost = 0.0
+    if result.accuracy is not None and result.reference_accuracy is not None:
+        lost = result.reference_accuracy - result.accuracy
+    limits = result.limits
+    agreement = limits.agreement if result.agreement is None else result.agreement
+    return (
+        max(0.0, limits.sqnr - result.sqnr),
+        max(0.0, limits.agreement - agreement),
+        max(0.0, lost - limits.accuracy_drop),
+    )
 
 
 def _share(result: Fidelity) -> str:
