@@ -17,6 +17,7 @@ from reconvene.deploy.quantisation import PRECISIONS
 from reconvene.errors import UnknownNameError
 from reconvene.planner import Data, Foresee, Loss, Planner
 from reconvene.planning import timed
+from reconvene.structure.borrowed import exclusive
 from reconvene.surgery import Plan
 from reconvene.timing import Device, Timely, resolve, tell_latency
 from reconvene.weighing import Keep, file_size, keep_weighed, runtime_memory
@@ -45,7 +46,8 @@ def plan(
 ) -> Plan:
     """Choose which channels stay so that every budget is kept.
 
-    The model, its mode and the random state are left as they were.
+    The model, its mode and the random state are left as they were. Calls from several threads run one after the other,
+    since a model is borrowed while it is looked at: meanwhile nothing else may run it.
 
     Args:
         model: the untrained model.
@@ -146,6 +148,7 @@ class Target:
     precision: str | None = None
 
 
+@exclusive()
 def plan_with(
     planner: Planner,
     budget: Budget,

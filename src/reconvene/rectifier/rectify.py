@@ -14,6 +14,7 @@ from reconvene.errors import PlanError, UnknownNameError
 from reconvene.rectifier.calibration import measure, run_hooked, spread_of, spread_on
 from reconvene.rectifier.layers import is_constant, is_norm, layers, reset_norm, weights_of
 from reconvene.rectifier.report import RectifyReport, SpreadRow
+from reconvene.structure.borrowed import exclusive
 
 if TYPE_CHECKING:
     from reconvene.surgery import Plan
@@ -27,6 +28,7 @@ DRAWS = 8
 LINEAR = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
+@exclusive()
 def rectify(
     small: nn.Module,
     plan: Plan,

@@ -12,8 +12,10 @@ from reconvene.saliency.registry import criterion as lookup
 from reconvene.saliency.select import Exact, keep_largest, kept, schedule, with_floor
 from reconvene.saliency.subject import Loss, Scorer, Subject
 from reconvene.saliency.weights import Layout
+from reconvene.structure.borrowed import exclusive
 
 
+@exclusive()
 def masks(
     model: nn.Module,
     density: float,

@@ -17,6 +17,7 @@ from reconvene.saliency.registry import criterion as lookup
 from reconvene.saliency.select import kept, schedule
 from reconvene.saliency.subject import Criterion, Loss, Scorer, Subject
 from reconvene.saliency.weights import Layout
+from reconvene.structure.borrowed import exclusive
 
 LEVELS = 24  # of a criterion whose scores do not change on the way down
 FEWEST_ROUNDS = 12
@@ -63,6 +64,7 @@ class Saliency:
         return f"{self.criterion}{path}{used}\n" + "\n".join(rows)
 
 
+@exclusive()
 def score(
     model: nn.Module,
     example_inputs: Any,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import checkpoint
 
-from reconvene.structure.borrowed import kept_attributes, kept_random_state, patched
+from reconvene.structure.borrowed import exclusive, kept_attributes, kept_random_state, patched
 
 
 @contextmanager
@@ -24,6 +24,7 @@ def untouched(model: nn.Module, *, seed: int | None = None) -> Iterator[None]:
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     accelerators = [device] if device.type == "cuda" else []
     with (
+        exclusive(),
         kept_random_state(accelerators),
         torch.inference_mode(False),
         torch.enable_grad(),

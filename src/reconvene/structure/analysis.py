@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from reconvene.structure.borrowed import paused_collector
+from reconvene.structure.borrowed import exclusive, paused_collector
 from reconvene.structure.build import build_balances, build_groups, pinned_groups
 from reconvene.structure.capture import record
 from reconvene.structure.equations import Attribute, solve_equations
@@ -84,6 +84,7 @@ class Structure:
         return [op for op in self.recording.ops if not op.training]
 
 
+@exclusive()
 def analyse(model: nn.Module, example_inputs: Any, *, trial: bool = True) -> Structure:
     """Find the groups of ``model``: channels that can only leave together, proved by a trial at half width.
 

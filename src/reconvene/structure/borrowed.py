@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -107,26 +108,54 @@ def _is_position(part: Any) -> bool:
     return isinstance(part, int) and not isinstance(part, bool)
 
 
+_EXCLUSIVE = threading.RLock()
+
+
+@contextmanager
+def exclusive() -> Iterator[None]:
+    """One thread at a time: what a step swaps in a model, or patches in PyTorch, another thread must not meet."""
+    with _EXCLUSIVE:
+        yield
+
+
 @contextmanager
 def patched(changes: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
     """Put others in the place of functions, methods and properties: ``(place, name, new)``.
 
-    Afterwards a place that had none of its own (a class that inherits it, a layer whose class has it) has none again.
+    Only this thread meets them; a thread that trains beside it goes on with the old ones. Afterwards a place that had
+    none of its own (a class that inherits it, a layer whose class has it) has none again.
     """
-    own = [(place, name, place.__dict__.get(name, _ABSENT)) for place, name, _ in changes]
-    try:
-        for place, name, new in changes:
-            setattr(place, name, new)
-        yield
-    finally:
-        for place, name, old in own:
-            if old is not _ABSENT:
-                setattr(place, name, old)
-            elif name in place.__dict__:
-                delattr(place, name)
+    with exclusive():
+        own = [(place, name, place.__dict__.get(name, _ABSENT)) for place, name, _ in changes]
+        try:
+            for place, name, new in changes:
+                setattr(place, name, _for_this_thread(getattr(place, name), new))
+            yield
+        finally:
+            for place, name, old in own:
+                if old is not _ABSENT:
+                    setattr(place, name, old)
+                elif name in place.__dict__:
+                    delattr(place, name)
 
 
 _ABSENT = object()
+
+
+def _for_this_thread(old: Any, new: Any) -> Any:
+    """``new`` for this thread, ``old`` for all others; a class is one for all."""
+    owner = threading.get_ident()
+    if isinstance(new, type):
+        return new
+    if isinstance(new, property):
+        get = new.fget
+        assert get is not None
+        return property(lambda own: get(own) if threading.get_ident() == owner else old.__get__(own))
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return (new if threading.get_ident() == owner else old)(*args, **kwargs)
+
+    return call
 
 
 @contextmanager
@@ -234,12 +263,15 @@ Leave = Callable[[str, Any, Any], None]
 def module_stack(model: nn.Module, leave: Leave | None = None) -> Iterator[list[str]]:
     """A stack of module paths, so that every call knows its layer; ``leave`` is called where a layer of them ends."""
     paths = {id(module): name for name, module in model.named_modules()}
-    stack = [""]
+    stack, owner = [""], threading.get_ident()
 
     def push(module: nn.Module, _: Any) -> None:
-        stack.append(paths.get(id(module), stack[-1]))
+        if threading.get_ident() == owner:  # the hooks are those of every module in the process
+            stack.append(paths.get(id(module), stack[-1]))
 
     def pop(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+        if threading.get_ident() != owner:
+            return
         stack.pop()
         if leave is not None and paths.get(id(module)):
             leave(paths[id(module)], (args, kwargs), out)

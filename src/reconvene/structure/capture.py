@@ -20,6 +20,7 @@ from reconvene.errors import ModelError
 from reconvene.structure.borrowed import (
     canonical_calls,
     changed_attributes,
+    exclusive,
     kept_attributes,
     kept_random_state,
     module_stack,
@@ -163,6 +164,7 @@ def _record_on(
 
 def _enter_common(restore: ExitStack, model: nn.Module) -> None:
     """What every pass over a user's model needs to leave it, and the world, as they were."""
+    restore.enter_context(exclusive())
     restore.enter_context(kept_random_state())
     restore.enter_context(paused_collector())
     restore.enter_context(canonical_calls())

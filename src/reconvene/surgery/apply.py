@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from reconvene.errors import PlanError
 from reconvene.modes import kept_modes
-from reconvene.structure.borrowed import paused_collector
+from reconvene.structure.borrowed import exclusive, paused_collector
 from reconvene.surgery.ranges import from_text
 from reconvene.surgery.silence import silence
 
@@ -22,6 +22,7 @@ _LOCKS = {"_thread", "threading", "_multiprocess", "multiprocessing.synchronize"
 """Modules whose objects guard something among threads or processes."""
 
 
+@exclusive()
 def apply(plan: Plan, model: nn.Module) -> nn.Module:
     """A new module of the same classes with the kept slices (see ``Plan.apply``)."""
     tensors = _checked(plan, model)
@@ -42,6 +43,7 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
     return small
 
 
+@exclusive()
 def mask(plan: Plan, model: nn.Module) -> nn.Module:
     """A copy in the original shapes with the removed channels silenced (see ``Plan.mask``)."""
     _checked(plan, model)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reconvene.structure import Keep, Structure, call, tensors_in
-from reconvene.structure.borrowed import canonical_calls, kept_random_state, module_stack
+from reconvene.structure.borrowed import canonical_calls, exclusive, kept_random_state, module_stack
 from reconvene.structure.extents import kept_positions
 from reconvene.structure.identity import Identities, of_calls
 from reconvene.structure.inputs import map_tensors
@@ -55,7 +55,7 @@ def verify(
         ``None`` if no output differs by more than ``TOLERANCE`` of its largest value, in float32 or, where that is too
         coarse, in float64.
     """
-    with kept_random_state(), torch.no_grad(), canonical_calls():
+    with exclusive(), kept_random_state(), torch.no_grad(), canonical_calls():
         probe = trained_like(model, seed)
         pairs = _Pairs(plan, probe, example_inputs, seed)
         error, why = pairs.difference()
