@@ -17,9 +17,9 @@ from reconvene.data import Dataset, load, test_batches
 from reconvene.deploy import FORMATS, Runtime, export, installed
 from reconvene.errors import ExportError, VerificationError
 from reconvene.models import resolve
-from reconvene.pipeline import Int8, bench, run
-from reconvene.pipeline.deploy import calibration_of, variants
-from reconvene.text import table
+from reconvene.utils.tables import table
+from reconvene.workflow import Int8, bench, run
+from reconvene.workflow.deploy import calibration_of, variants
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "formats.jsonl"

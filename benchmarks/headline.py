@@ -19,7 +19,7 @@ from typing import Any
 
 from reconvene.experiments import Experiment, Outcome, compare, make_experiment
 from reconvene.experiments.summary import Line, summarise
-from reconvene.text import table
+from reconvene.utils.tables import table
 
 HERE = Path(__file__).parent
 TIERS = {tier: HERE / "experiments" / f"headline_{tier}.toml" for tier in ("small", "paper", "full", "full_64")}

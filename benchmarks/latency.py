@@ -19,16 +19,19 @@ from typing import Any
 import numpy as np
 
 import reconvene as rc
-from reconvene import cutting, devices, models, timing
+from reconvene import devices, models
 from reconvene.deploy.benchmark import latency
 from reconvene.deploy.machine import machine, now
 from reconvene.deploy.onnx import export_onnx
 from reconvene.devices import probe
 from reconvene.errors import StructureError
 from reconvene.experiments.plot import Dot, scatter
+from reconvene.planning.calibration_networks import cut, yardsticks
+from reconvene.planning.latency import resolve, weights_of
+from reconvene.planning.plan import ROUND_TO, plan_with
+from reconvene.planning.session import Planner
 from reconvene.structure import analyse
-from reconvene.structure.extents import settle
-from reconvene.yardsticks import cut, yardsticks
+from reconvene.structure.pruned_sizes import settle
 
 BEGIN, END = "<!-- latency: begin -->", "<!-- latency: end -->"
 RESULTS = Path(__file__).parent / "results" / "latency.jsonl"
@@ -82,7 +85,7 @@ def predict(name: str, plans: int, steps: tuple[int, ...]) -> None:
     structure = analyse(model, inputs)
     own = json.loads((folder / "yardsticks.json").read_text(encoding="utf-8"))
     networks = [(layers, (folder / f"yardstick{count}.onnx").read_bytes()) for count, layers in enumerate(own)]
-    profile = devices.measure(devices.jobs(devices.sites(structure)), far=timing.weights_of(model), networks=networks)
+    profile = devices.measure(devices.jobs(devices.sites(structure)), far=weights_of(model), networks=networks)
     devices.save(profile, folder / "profile.json")
     # One network by itself, as it will run: taking turns, each would find the caches cold. The fastest of several
     # passes, as the profile has the device at its best pace: others on the host slow it for seconds at a time.
@@ -129,14 +132,14 @@ def judge(name: str, steps: tuple[int, ...]) -> None:
 def budgets(name: str, values: list[str]) -> None:
     source = models.resolve(name, {})
     model, inputs = source.build(), models.example_inputs(source.input_shape)
-    planner = cutting.Planner(model, inputs, "synflow", density=1 / 16)
-    profile = timing.resolve(planner, None, print)
+    planner = Planner(model, inputs, "synflow", density=1 / 16)
+    profile = resolve(planner, None, print)
     for asked in values:
         start = time.perf_counter()
         said: list[str] = []
         row: dict[str, Any] = {"what": "budgets", "model": name, "asked": asked}
         try:
-            plan = cutting.plan_with(planner, rc.Budget(latency=asked), say=said.append)
+            plan = plan_with(planner, rc.Budget(latency=asked), say=said.append)
             limit, found = plan.limits["latency"], plan.costs["pruned"]["latency"]
             with closing(devices.Stopwatch(devices.reference(1, profile.pace))) as watch:
                 again = latency(plan.apply(model), inputs, settled=watch.time)
@@ -155,11 +158,11 @@ def monotone(name: str) -> None:
     """Plans for ever tighter budgets, as wide as the device's steps allow and as odd as they like, all timed."""
     source = models.resolve(name, {})
     model, inputs = source.build(), models.example_inputs(source.input_shape)
-    planner = cutting.Planner(model, inputs, "synflow", density=1 / 16)
-    profile = timing.resolve(planner, None, print)
+    planner = Planner(model, inputs, "synflow", density=1 / 16)
+    profile = resolve(planner, None, print)
     dense = latency(model, inputs, repeats=15)
     scale = dense / devices.Predictor(planner.prepared.structure, profile).seconds(planner.prepared.structure.widths)
-    step = max(cutting.ROUND_TO, profile.steps["out"])
+    step = max(ROUND_TO, profile.steps["out"])
     rows = []
 
     def clock(structure: Any) -> Any:
@@ -198,13 +201,13 @@ def fleet(name: str = "torchvision:resnet18", count: int = 50) -> None:
     model, inputs = source.build(), models.example_inputs(source.input_shape)
     asked = [rc.Budget(params=float(share)) for share in np.geomspace(0.9, 0.02, count)]
     start = time.perf_counter()
-    planner = cutting.Planner(model, inputs, "synflow", density=1 / 32)
+    planner = Planner(model, inputs, "synflow", density=1 / 32)
     for budget in asked:
-        cutting.plan_with(planner, budget)
+        plan_with(planner, budget)
     together = time.perf_counter() - start
     start = time.perf_counter()
     for budget in asked:
-        cutting.plan(model, inputs, budget)
+        rc.plan(model, inputs, budget)
     alone = time.perf_counter() - start
     row = {"what": "fleet", "model": name, "budgets": count, "together": together, "alone": alone}
     note(row)

@@ -21,9 +21,9 @@ from reconvene import devices, models
 from reconvene.deploy.machine import machine, now
 from reconvene.deploy.memory import planned_memory
 from reconvene.errors import StructureError
+from reconvene.planning.calibration_networks import cut
 from reconvene.structure import analyse
-from reconvene.structure.extents import settle
-from reconvene.yardsticks import cut
+from reconvene.structure.pruned_sizes import settle
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "memory.jsonl", ROOT / "docs" / "devices.md"

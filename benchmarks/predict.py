@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import reconvene as rc
-from reconvene import saliency
+from reconvene import criteria
 from reconvene.data import calibration, load
 from reconvene.evaluator import EVALUATORS, evaluate
 from reconvene.experiments import compare, make_experiment
@@ -107,8 +107,8 @@ def say_before(model: str, args: dict[str, Any], images: dict[str, Any], seed: i
                 continue
             start = time.process_time()
             structure = analyse(dense, inputs)
-            found = found or saliency.score(dense, inputs, criterion, data=samples, seed=seed, density=DENSITY)
-            objective = saliency.objective(dense, inputs, criterion, data=samples, seed=seed)
+            found = found or criteria.score(dense, inputs, criterion, data=samples, seed=seed, density=DENSITY)
+            objective = criteria.objective(dense, inputs, criterion, data=samples, seed=seed)
             curves = evaluate(structure, found, evaluator=evaluator, objective=objective, density=DENSITY).curves
             loss = {curve.group: float(curve.loss[max(1, round(SHARE * curve.width))]) for curve in curves}
             line = {**name, "share": SHARE, "loss": loss, "cpu_seconds": time.process_time() - start}

@@ -32,13 +32,13 @@ from predict import RESULTS, SHARE, TIERS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reconvene.criteria import score
 from reconvene.data import Dataset, load, train_batches
 from reconvene.evaluator import evaluate
-from reconvene.experiments.arms import ARMS
+from reconvene.experiments.context import Setting
+from reconvene.experiments.methods import ARMS
 from reconvene.experiments.results import commit
-from reconvene.experiments.setting import Setting
 from reconvene.models import example_inputs, resolve
-from reconvene.saliency import score
 from reconvene.structure import Structure, analyse
 from reconvene.surgery import make_plan
 from reconvene.training import TrainConfig

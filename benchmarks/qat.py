@@ -29,9 +29,9 @@ from reconvene.data import Dataset, calibration, load, test_batches
 from reconvene.deploy import FORMATS, QuantisationAware, export
 from reconvene.deploy.fidelity import fidelity
 from reconvene.models import Source
-from reconvene.pipeline.deploy import calibration_of
-from reconvene.pipeline.qat import QAT_CONFIG, QAT_EPOCHS
 from reconvene.training import TrainConfig, evaluate, train
+from reconvene.workflow.deploy import calibration_of
+from reconvene.workflow.qat import QAT_CONFIG, QAT_EPOCHS
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results" / "qat.jsonl", HERE.parent / "docs" / "qat.md"

@@ -20,11 +20,11 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent))
 from reference_synflow import overlap, reference_synflow
 
+from reconvene.criteria.base import Subject
+from reconvene.criteria.masks import rounds_of
+from reconvene.criteria.registry import CRITERIA
+from reconvene.criteria.weights import Layout
 from reconvene.models import MODELS
-from reconvene.saliency.masks import rounds_of
-from reconvene.saliency.registry import CRITERIA
-from reconvene.saliency.subject import Subject
-from reconvene.saliency.weights import Layout
 
 
 def ours(model: torch.nn.Module, inputs: Tensor, density: float, rounds: int) -> Iterator[dict[str, Tensor]]:

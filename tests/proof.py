@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.structure import Keep, Structure, analyse, call, tensors_in
-from reconvene.structure.extents import settle
+from reconvene.structure.pruned_sizes import settle
 from reconvene.structure.replay import replay
 from reconvene.surgery import Plan, make_plan
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import reconvene
-from reconvene import artifact, cutting
+from reconvene import artifact
 from reconvene.allocation import Budget
 from reconvene.artifact import MANIFEST, PLAN, WEIGHTS
 from reconvene.artifact import folder as folder_module
@@ -404,7 +404,7 @@ def test_resolve_and_save_agree_on_the_address(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def small() -> nn.Module:
     model = artifact.note(tiny(), plan=None, source=Source.from_dict(TINY))
-    return cutting.prune(model, example_inputs((3, 32, 32)), Budget(params="2x"), "magnitude")
+    return reconvene.prune(model, example_inputs((3, 32, 32)), Budget(params="2x"), "magnitude")
 
 
 def test_a_pruned_model_comes_back_bit_for_bit_with_its_plan(tmp_path: Path, small: nn.Module) -> None:

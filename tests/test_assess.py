@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import reconvene as rc
-from reconvene import artifact, cli, pipeline
+from reconvene import artifact, cli, workflow
 from reconvene.allocation import Budget
 from reconvene.data import Split, load
 from reconvene.data.corruptions import CORRUPTIONS, STRENGTHS, corrupt, corrupted
@@ -125,13 +125,13 @@ def test_an_artifact_is_evaluated_beside_its_dense_network(
     tmp_path: Path, digits, capsys: pytest.CaptureFixture
 ) -> None:
     source = resolve("resnet20", {"width": 0.25, "num_classes": 10})
-    pipeline.prune(source, tmp_path, budget=Budget(params="2x"))
+    workflow.prune(source, tmp_path, budget=Budget(params="2x"))
     with pytest.raises(ArtifactError, match="Train it first"):
-        pipeline.evaluate(tmp_path, digits)
+        workflow.evaluate(tmp_path, digits)
     rc.save(artifact.dense(tmp_path), tmp_path / "dense")
     for place in (tmp_path / "dense", tmp_path):
-        pipeline.train(place, digits, epochs=1, config=TrainConfig(precision="fp32"))
-    pipeline.report(tmp_path, command="reconvene run it")
+        workflow.train(place, digits, epochs=1, config=TrainConfig(precision="fp32"))
+    workflow.report(tmp_path, command="reconvene run it")
     assert cli.main(["evaluate", str(tmp_path), "--limit", "60", "--corruptions"]) == 0
     told = capsys.readouterr().out
     assert "agreement with dense" in told and "jpeg, strength 3" in told
@@ -141,13 +141,13 @@ def test_an_artifact_is_evaluated_beside_its_dense_network(
     assert kept["pruned"]["accuracy"] == pytest.approx(trained)
     # The images are normalised as in training, whatever part of them the statistics are of; other classes are refused.
     part = replace(digits, mean=tuple(2 * value for value in digits.mean), std=tuple(3 * value for value in digits.std))
-    assert pipeline.evaluate(tmp_path, part)["pruned"].accuracy == kept["pruned"]["accuracy"]
+    assert workflow.evaluate(tmp_path, part)["pruned"].accuracy == kept["pruned"]["accuracy"]
     with pytest.raises(DataError, match="is not what the model"):
-        pipeline.evaluate(tmp_path, replace(digits, classes=tuple(f"class {name}" for name in digits.classes)))
+        workflow.evaluate(tmp_path, replace(digits, classes=tuple(f"class {name}" for name in digits.classes)))
     page = (tmp_path / "report.html").read_text()
     assert "Beyond accuracy" in page and "reconvene run it" in page
     # Trained on, the network is another one: what was said of the old one goes.
-    pipeline.train(tmp_path, digits, epochs=1, config=TrainConfig(precision="fp32"), again=True)
+    workflow.train(tmp_path, digits, epochs=1, config=TrainConfig(precision="fp32"), again=True)
     assert "assessment" not in artifact.manifest(tmp_path).measurements
 
 

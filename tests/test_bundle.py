@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 
-from reconvene import artifact, pipeline
+from reconvene import artifact, workflow
 from reconvene.data import Dataset, calibration, load
 from reconvene.deploy import Bundled, Exported
 from reconvene.deploy import bundle as write_bundle
@@ -57,12 +57,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("bundle") / "a"
     artifact.save(Source("resnet20", {"width": 0.25}, (3, 32, 32)).build(), folder)
     dataset = load("digits", input_shape=(3, 32, 32), limit=120)
-    pipeline.train(folder, dataset, epochs=1)
-    exports = pipeline.export(folder, dataset=dataset)["dense"]
+    workflow.train(folder, dataset, epochs=1)
+    exports = workflow.export(folder, dataset=dataset)["dense"]
     loose = Limits(accuracy_drop=1.0, agreement=0.0, sqnr=0.0)  # one epoch leaves scores that are nearly ties
     model, samples = artifact.load(folder), calibration(dataset, 40)
     exports.append(export_file(model, folder, quantize="int8", calibration=samples, limits=loose))
-    bundled = pipeline.bundle(folder, folder.parent / "device.tar.gz", exports=exports, dataset=dataset)
+    bundled = workflow.bundle(folder, folder.parent / "device.tar.gz", exports=exports, dataset=dataset)
     return Made(folder, dataset, exports, bundled)
 
 
@@ -120,7 +120,7 @@ def test_it_answers_what_pytorch_answers(size: tuple[int, int], made: Made, unpa
 
 def test_the_same_model_gives_the_same_bytes(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: 1.0)
-    again = pipeline.bundle(made.artifact, tmp_path / "device.tar.gz", exports=made.exports, dataset=made.dataset)
+    again = workflow.bundle(made.artifact, tmp_path / "device.tar.gz", exports=made.exports, dataset=made.dataset)
     assert again.path.read_bytes() == made.bundled.path.read_bytes()
     assert again.sha256 == made.bundled.sha256 == hashlib.sha256(again.path.read_bytes()).hexdigest()
     assert again.bytes == again.path.stat().st_size and [file.name for file in tmp_path.iterdir()] == ["device.tar.gz"]
@@ -257,7 +257,7 @@ def test_a_model_for_another_runtime_runs_in_it(made: Made, tmp_path: Path) -> N
     pytest.importorskip("openvino"), pytest.importorskip("nncf")
     model = artifact.load(made.artifact)
     other = export_file(model, tmp_path, format="openvino", example_inputs=torch.randn(2, 3, 32, 32))
-    pipeline.bundle(made.artifact, tmp_path / "b.tgz", exports=[other, made.exports[0]], dataset=made.dataset)
+    workflow.bundle(made.artifact, tmp_path / "b.tgz", exports=[other, made.exports[0]], dataset=made.dataset)
     with tarfile.open(tmp_path / "b.tgz") as tar:
         tar.extractall(tmp_path, filter="data")
     assert {"model.xml", "model.bin", "model.onnx"} <= {path.name for path in (tmp_path / "b").iterdir()}
@@ -270,7 +270,7 @@ def test_a_model_for_another_runtime_runs_in_it(made: Made, tmp_path: Path) -> N
 
 
 def test_without_data_noise_is_tested_and_said(made: Made, tmp_path: Path) -> None:
-    bundled = pipeline.bundle(made.artifact, tmp_path / "b.tgz", exports=made.exports, seed=3)
+    bundled = workflow.bundle(made.artifact, tmp_path / "b.tgz", exports=made.exports, seed=3)
     with tarfile.open(bundled.path) as tar:
         tar.extractall(tmp_path, filter="data")
     assert json.loads((tmp_path / "b" / "bundle.json").read_text())["test"]["from"] == "noise, seed 3"
@@ -279,7 +279,7 @@ def test_without_data_noise_is_tested_and_said(made: Made, tmp_path: Path) -> No
 
 def test_what_cannot_be_bundled_says_why(made: Made, tmp_path: Path) -> None:
     def bundle(folder: Path = made.artifact, name: str = "b.tar.gz", **more: Any) -> None:
-        pipeline.bundle(folder, tmp_path / name, **{"exports": made.exports, "dataset": made.dataset, **more})
+        workflow.bundle(folder, tmp_path / name, **{"exports": made.exports, "dataset": made.dataset, **more})
 
     untrained = tmp_path / "untrained"
     artifact.save(Source("resnet20", {"width": 0.25}, (3, 32, 32)).build(), untrained)
@@ -302,7 +302,7 @@ def test_what_cannot_be_bundled_says_why(made: Made, tmp_path: Path) -> None:
 
 def test_other_formats_are_left_out_and_said(made: Made, tmp_path: Path) -> None:
     other: Any = SimpleNamespace(path=Path("model.xyz"), format="xyz")
-    bundled = pipeline.bundle(made.artifact, tmp_path / "b.tgz", exports=[*made.exports, other])
+    bundled = workflow.bundle(made.artifact, tmp_path / "b.tgz", exports=[*made.exports, other])
     assert bundled.left_out == ("model.xyz",) and "not in it" in str(bundled)
 
 

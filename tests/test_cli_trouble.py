@@ -155,13 +155,13 @@ def test_ctrl_c_leaves_with_130_and_no_artifact(
 STUCK = """
 import sys, time
 from reconvene.cli import main
-from reconvene.deploy import exporting
+from reconvene.deploy import exporter
 
 def stuck(work, written, check):
     print(*(path.name for path in written.files[0].parents[1].iterdir()), flush=True)
     time.sleep(60)
 
-exporting.verified = stuck
+exporter.verified = stuck
 sys.exit(main(["export", sys.argv[1], "--input", "3x32x32"]))
 """
 

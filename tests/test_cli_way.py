@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cli_calls import SMALL, answer, prune, trouble
-from reconvene import artifact, pipeline
+from reconvene import artifact, workflow
 from reconvene.cli import main
 from reconvene.training.run import Run
 
@@ -77,9 +77,9 @@ def test_run_leaves_everything(ran: Path) -> None:
 def test_run_again_does_nothing_twice_and_answers_the_same(
     ran: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = sys.modules["reconvene.pipeline.run"]
+    module = sys.modules["reconvene.workflow.run"]
     monkeypatch.setattr(module, "prune", lambda *a, **k: pytest.fail("pruned again"))
-    monkeypatch.setattr(sys.modules["reconvene.pipeline.train"], "train_model", lambda *a, **k: pytest.fail("trained"))
+    monkeypatch.setattr(sys.modules["reconvene.workflow.train"], "train_model", lambda *a, **k: pytest.fail("trained"))
     found = answer(capfd, "run", *SMALL, *FAST, "-o", str(ran))
     dense, pruned = found["costs"]["dense"], found["costs"]["pruned"]
     fp32, int8 = {"params", "macs", "size", "peak_memory", "latency", "accuracy"}, {"int8_size", "int8_latency"}
@@ -218,7 +218,7 @@ def test_train_goes_on_after_ctrl_c(capfd: pytest.CaptureFixture[str], tmp_path:
     assert (folder / artifact.WEIGHTS).read_bytes() == before[artifact.WEIGHTS]
     done = len(_lines(folder / "train.jsonl"))
     assert "--no-resume" in trouble(capfd, "train", str(folder), "--epochs", "11", "--limit", "200")
-    again = pipeline.train(folder, _digits(200), epochs=40)
+    again = workflow.train(folder, _digits(200), epochs=40)
     assert again.epochs == 40 and len(_lines(folder / "train.jsonl")) == 41 > done >= 3
     assert not (folder / "checkpoint.safetensors").exists()
     assert (folder / artifact.WEIGHTS).read_bytes() != before[artifact.WEIGHTS]

@@ -16,19 +16,23 @@ from torch import nn
 
 import device_fakes as fakes
 import reconvene as rc
-from reconvene import cli, cutting, devices, models, timing
+from reconvene import cli, devices, models
 from reconvene.devices import bench, probe
-from reconvene.devices.clock import Clock
 from reconvene.devices.facts import describe
+from reconvene.devices.latency_model import Clock
 from reconvene.devices.layers import chain
+from reconvene.devices.lookup_table import Table
 from reconvene.devices.operators import ACTIVATIONS
-from reconvene.devices.points import grid
+from reconvene.devices.runtime_layers import key_of
+from reconvene.devices.sample_widths import grid
 from reconvene.devices.sessions import SLOW
-from reconvene.devices.sites import key_of
-from reconvene.devices.table import Table
 from reconvene.errors import BudgetError, DeviceError, UnknownNameError
+from reconvene.planning import latency as latency_budget
+from reconvene.planning.calibration_networks import yardsticks
+from reconvene.planning.latency import ATTEMPTS
+from reconvene.planning.plan import Target, plan_with
+from reconvene.planning.session import Planner
 from reconvene.structure import Structure, analyse
-from reconvene.yardsticks import yardsticks
 
 IMAGE = torch.randn(1, 3, 32, 32)
 
@@ -332,7 +336,7 @@ def test_a_layer_that_is_slower_below_one_block_does_not_make_the_next_one_slow(
 def test_a_latency_budget_is_kept_on_a_device_that_is_elsewhere_and_used(times: str) -> None:
     model = models.resolve("vgg16_bn", {}).build()
     structure, profile = fakes.of(model, IMAGE)
-    plan = cutting.plan(model, IMAGE, rc.Budget(latency=times), "magnitude", device=profile)
+    plan = rc.plan(model, IMAGE, rc.Budget(latency=times), "magnitude", device=profile)
     limit = plan.limits["latency"]
     widths = np.array([row.width for row in plan.rows])
     assert 0.9 * limit <= plan.costs["pruned"]["latency"] <= limit
@@ -343,10 +347,10 @@ def test_a_latency_budget_is_kept_on_a_device_that_is_elsewhere_and_used(times: 
 def test_latency_falls_with_the_budget_and_both_budgets_hold() -> None:
     model = models.resolve("resnet20", {}).build()
     _, profile = fakes.of(model, IMAGE)
-    planner = cutting.Planner(model, IMAGE, "magnitude", density=0.1)
+    planner = Planner(model, IMAGE, "magnitude", density=0.1)
     found = []
     for share in (0.8, 0.6, 0.4, 0.3):
-        plan = cutting.plan_with(planner, rc.Budget(latency=share, params="3x"), target=cutting.Target(profile))
+        plan = plan_with(planner, rc.Budget(latency=share, params="3x"), target=Target(profile))
         assert plan.costs["pruned"]["params"] <= plan.limits["params"]
         found.append(plan.costs["pruned"]["latency"])
     assert found == sorted(found, reverse=True)
@@ -356,7 +360,7 @@ def test_a_latency_nobody_can_keep_is_refused_with_the_floor() -> None:
     model = models.resolve("vgg16_bn", {}).build()
     _, profile = fakes.of(model, IMAGE)
     with pytest.raises(BudgetError, match=r"the floor is .* ms") as caught:
-        cutting.plan(model, IMAGE, rc.Budget(latency="1us"), "magnitude", device=profile)
+        rc.plan(model, IMAGE, rc.Budget(latency="1us"), "magnitude", device=profile)
     assert caught.value.floor["latency"] > 1e-6
 
 
@@ -366,7 +370,7 @@ def test_a_latency_measured_on_this_machine_is_kept(tmp_path: Path) -> None:
         *(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)),
     )
     said: list[str] = []
-    plan = cutting.plan(model, IMAGE, rc.Budget(latency="2x"), "magnitude", say=said.append)
+    plan = rc.plan(model, IMAGE, rc.Budget(latency="2x"), "magnitude", say=said.append)
     assert plan.costs["pruned"]["latency"] <= plan.limits["latency"]
     assert any("measured on" in note for note in plan.notes)
     assert said[0].startswith("measuring") and "kept in" in said[0]
@@ -458,14 +462,14 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, list[int]]:
         sizes.append(sum(parameter.numel() for parameter in network.parameters()))
         return 1e-6 * sizes[-1] ** 0.5
 
-    monkeypatch.setattr(timing, "inference", inference)
+    monkeypatch.setattr(latency_budget, "inference", inference)
     return model, sizes
 
 
 def test_a_limit_that_the_dense_network_keeps_leaves_it_whole(timed: tuple[nn.Module, list[int]]) -> None:
     model, sizes = timed
     for asked in ("100%", "1x", "5s"):
-        plan = cutting.plan(model, IMAGE, rc.Budget(latency=asked), "magnitude")
+        plan = rc.plan(model, IMAGE, rc.Budget(latency=asked), "magnitude")
         assert all(row.width == row.dense for row in plan.rows)
         assert plan.costs["pruned"]["latency"] == plan.costs["dense"]["latency"] <= plan.limits["latency"]
     assert len(sizes) == 3, "it was timed once each, to know what dense takes"
@@ -476,23 +480,23 @@ def test_a_prediction_that_is_wrong_is_corrected_until_the_limit_is_used(
     timed: tuple[nn.Module, list[int]], asked: str
 ) -> None:
     model, sizes = timed
-    plan = cutting.plan(model, IMAGE, rc.Budget(latency=asked), "magnitude")
+    plan = rc.plan(model, IMAGE, rc.Budget(latency=asked), "magnitude")
     assert 0.9 <= plan.costs["pruned"]["latency"] / plan.limits["latency"] <= 1
-    assert 2 <= len(sizes) <= 1 + timing.ATTEMPTS and len(set(sizes)) == len(sizes), "no network is timed twice"
+    assert 2 <= len(sizes) <= 1 + ATTEMPTS and len(set(sizes)) == len(sizes), "no network is timed twice"
 
 
 def test_without_a_budget_on_latency_a_device_still_says_what_it_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
     model = models.resolve("vgg16_bn", {}).build()
     structure, profile = fakes.of(model, IMAGE)
-    plan = cutting.plan(model, IMAGE, rc.Budget(params="4x"), "magnitude", device=profile)
+    plan = rc.plan(model, IMAGE, rc.Budget(params="4x"), "magnitude", device=profile)
     widths = np.array([row.width for row in plan.rows])
     assert plan.costs["pruned"]["latency"] == pytest.approx(by_hand(structure, widths))
     assert plan.costs["dense"]["latency"] == pytest.approx(by_hand(structure, structure.widths))
     assert "latency" not in plan.limits and any("latency predicted for a machine" in note for note in plan.notes)
     assert all(row.width % 16 == 0 for row in plan.rows), "widths stand on the device's steps"
     monkeypatch.setattr(devices, "here", lambda jobs, **options: profile)
-    assert cutting.plan(model, IMAGE, rc.Budget(params="4x"), "magnitude", device="here").costs == plan.costs
-    assert "latency" not in cutting.plan(model, IMAGE, rc.Budget(params="4x"), "magnitude").costs["pruned"]
+    assert rc.plan(model, IMAGE, rc.Budget(params="4x"), "magnitude", device="here").costs == plan.costs
+    assert "latency" not in rc.plan(model, IMAGE, rc.Budget(params="4x"), "magnitude").costs["pruned"]
 
 
 def test_a_missing_profile_and_an_unknown_name_say_so(tmp_path: Path) -> None:
@@ -509,7 +513,7 @@ def test_a_profile_of_an_older_runtime_is_predicted_with_and_said_to_be_old(monk
     _, profile = fakes.of(model, IMAGE)
     now = {"device": profile.device, "runtime": {**profile.runtime, "version": "9.9"}, "precision": "fp32"}
     monkeypatch.setattr(devices, "conditions", lambda threads, precision: now)
-    plan = cutting.plan(model, IMAGE, rc.Budget(latency="2x"), "magnitude", device=profile)
+    plan = rc.plan(model, IMAGE, rc.Budget(latency="2x"), "magnitude", device=profile)
     assert "has onnxruntime 9.9 now: measure it again" in plan.notes[-1]
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 import reconvene as rc
 from cli_calls import answer, trouble
-from reconvene import artifact, pipeline
+from reconvene import artifact, workflow
 from reconvene.data import Dataset, load
 from reconvene.errors import TrainingError
 from reconvene.surgery import Plan
@@ -221,15 +221,15 @@ def test_run_lets_the_dense_network_teach_the_pruned_one(tmp_path: Path, monkeyp
 
     lessons = {}
 
-    def train_nobody(place: Path, *_: Any, lesson: pipeline.Lesson | None, **__: Any) -> None:
+    def train_nobody(place: Path, *_: Any, lesson: workflow.Lesson | None, **__: Any) -> None:
         lessons[place.name] = lesson
         if len(lessons) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["reconvene.pipeline.run"], "train", train_nobody)
+    monkeypatch.setattr(sys.modules["reconvene.workflow.run"], "train", train_nobody)
     asked = ["--distill", "--temperature", "2", "--distill-weight", "0.9", "--feature-weight", "0.5"]
     assert main(["run", *SMALL, *FAST, *asked, "-o", str(tmp_path / "a")]) == 130
-    assert lessons == {"dense": None, "a": pipeline.Lesson(None, 2.0, 0.9, 0.5)}
+    assert lessons == {"dense": None, "a": workflow.Lesson(None, 2.0, 0.9, 0.5)}
 
 
 def test_a_teacher_that_is_named_teaches(data: Dataset, tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_teacher_that_is_named_teaches(data: Dataset, tmp_path: Path) -> None:
     for folder, width in ((teacher, 0.5), (student, 0.25)):
         artifact.save(Source("resnet20", {"width": width}, (3, 32, 32)).build(), folder)
     with pytest.raises(TrainingError, match="--teacher DIR"):
-        pipeline.train(student, data, epochs=1, lesson=pipeline.Lesson())
-    found = pipeline.train(student, data, epochs=1, lesson=pipeline.Lesson(teacher))
+        workflow.train(student, data, epochs=1, lesson=workflow.Lesson())
+    found = workflow.train(student, data, epochs=1, lesson=workflow.Lesson(teacher))
     assert found.teacher is not None and "taught by resnet20" in str(found)
     assert not (student / "dense").exists()

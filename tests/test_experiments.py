@@ -22,15 +22,15 @@ from reconvene.deploy import measure
 from reconvene.devices import Predictor
 from reconvene.errors import ExperimentError, ModelError, UnknownNameError
 from reconvene.experiments import ARMS, compare, make_experiment, read_experiment, read_results
-from reconvene.experiments.arms import arm_named
 from reconvene.experiments.config import Run
+from reconvene.experiments.context import Setting
 from reconvene.experiments.masked import put_on, take_off
+from reconvene.experiments.methods import arm_named
 from reconvene.experiments.pages import write_pages
 from reconvene.experiments.results import append_result
 from reconvene.experiments.search import KNOWN, OPTIONS
-from reconvene.experiments.setting import Setting
-from reconvene.experiments.single import carry_out
 from reconvene.experiments.summary import Mean, summarise
+from reconvene.experiments.worker import carry_out
 from reconvene.models import example_inputs, resolve
 from reconvene.structure import analyse
 from reconvene.training import TrainConfig, train
@@ -311,7 +311,7 @@ def test_a_run_does_not_outlive_what_asked_for_it(tmp_path: Path) -> None:
     """Killed outright, a comparison leaves no process behind that would share its folder with the next call's."""
     run = make_experiment(experiment(epochs=200)).runs[0]
     (tmp_path / "run.json").write_text(json.dumps({"run": asdict(run), "data": "digits"}))
-    single = ["-m", "reconvene.experiments.single", str(tmp_path)]
+    single = ["-m", "reconvene.experiments.worker", str(tmp_path)]
     asks = f"import os, subprocess, sys; subprocess.run([sys.executable, *{single}, str(os.getpid())])"
     asker = subprocess.Popen([sys.executable, "-c", asks], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     lock = FileLock(tmp_path / ".lock")

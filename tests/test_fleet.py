@@ -17,12 +17,13 @@ from filelock import FileLock
 
 import device_fakes as fakes
 import reconvene as rc
-from reconvene import artifact, cli, cutting, devices
+from reconvene import artifact, cli, devices
 from reconvene.allocation import Budget
 from reconvene.errors import BudgetError, FleetError
-from reconvene.fleet import Result, crew, front, rank, read_fleet, run_fleet, write_page
+from reconvene.fleet import Result, executors, front, rank, read_fleet, run_fleet, write_page
 from reconvene.fleet.portfolio import DONE
 from reconvene.models import resolve
+from reconvene.planning.plan import Target
 from reconvene.report import numbers
 
 FILE = """\
@@ -212,7 +213,7 @@ def test_who_kills_its_workers_or_fails_costs_the_others_nothing(
 def test_an_error_nobody_foresaw_is_a_row_with_its_place_in_the_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crew, "carry_out", lambda job, work: [][0])
+    monkeypatch.setattr(executors, "carry_out", lambda job, work: [][0])
     path = fleet_file(tmp_path, "models: [resnet20]\nargs: {width: 0.25}\ndevices: {a: {params: 2x}}")
     (row,) = run_fleet(read_fleet(path), tmp_path / "out").rows
     assert row.trouble.startswith("IndexError: list index out of range (in <lambda>, ") and __file__ in row.trouble
@@ -316,7 +317,7 @@ def test_two_ray_nodes_share_the_work_and_a_killed_worker_loses_nothing(
 def test_fit_ranks_what_loses_least_first_and_says_what_does_not_fit() -> None:
     sources = [resolve(name, {"width": width}) for name, width in (("resnet20", 0.25), ("resnet20", 1.0))]
     device = board()
-    found = rank(sources, Budget(params=10_000), target=cutting.Target(device), criterion="magnitude", examples=1000)
+    found = rank(sources, Budget(params=10_000), target=Target(device), criterion="magnitude", examples=1000)
     losses = [candidate.loss for candidate in found.candidates]
     assert losses[0] < losses[1], "the smaller network has less to lose"
     for candidate in found.candidates:  # the device has its say though no latency was asked for
@@ -325,7 +326,7 @@ def test_fit_ranks_what_loses_least_first_and_says_what_does_not_fit() -> None:
     assert "latency: predicted for a machine that is nowhere" in str(found) and "an epoch of 1,000 examples" in str(
         found
     )
-    none = rank(sources, Budget(params=10), target=cutting.Target(device), criterion="magnitude")
+    none = rank(sources, Budget(params=10), target=Target(device), criterion="magnitude")
     assert all("floor" in candidate.trouble for candidate in none.candidates)
 
 
@@ -369,10 +370,10 @@ def test_where_no_budget_can_be_kept_the_fleet_says_why(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_so_small_is_refused() -> None:
     model = resolve("resnet20", {"width": 0.25}).build()
     # The floor of the weights' file is above that of the exported one: what counts is the file itself.
-    smallest = cutting.plan(model, torch.zeros(1, 3, 32, 32), Budget(size="10kB"), "magnitude", size_of=["onnx"])
+    smallest = rc.plan(model, torch.zeros(1, 3, 32, 32), Budget(size="10kB"), "magnitude", size_of=["onnx"])
     assert smallest.costs["pruned"]["size"] <= 10_000
     with pytest.raises(BudgetError, match="exported file: onnx, of which the graph itself takes some"):
-        cutting.plan(model, torch.zeros(1, 3, 32, 32), Budget(size="9kB"), "magnitude", size_of=["onnx"])
+        rc.plan(model, torch.zeros(1, 3, 32, 32), Budget(size="9kB"), "magnitude", size_of=["onnx"])
 
 
 @pytest.mark.slow

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconvene.structure.extents import settle
 from reconvene.structure.groups import Balance
 from reconvene.structure.lattice import differences, moves, systems
+from reconvene.structure.pruned_sizes import settle
 
 
 def balance(first: dict[int, int], second: dict[int, int], *fixed: int) -> Balance:

@@ -1,55 +1,34 @@
-"""The house: imports go one way, the core needs the core's dependencies only, files stay readable."""
+"""The house: imports go one way and in no circle, the core needs the core's dependencies only, files stay readable."""
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
-
-import pytest
 
 import reconvene
 
 ROOT = Path(reconvene.__path__[0])
-# The way of the data (CONTRIBUTING.md): a room imports rooms above it or itself, never one below.
+CONTRIBUTING = Path(__file__).resolve().parents[1] / "CONTRIBUTING.md"
+# The way of the data: a room imports rooms above it or itself, never one below. CONTRIBUTING.md draws the same.
 ORDER = [
-    "_version",
-    "errors",
-    "disk",
-    "text",
-    "modes",
-    "structure",
-    "saliency",
-    "evaluator",
-    "allocation",
-    "surgery",
-    "rectifier",
-    "devices",
-    "planning",
-    "planner",
-    "api",
-    "models",
-    "artifact",
-    "data",
-    "training",
-    "deploy",
-    "weighing",
-    "yardsticks",
-    "timing",
-    "cutting",
-    "report",
-    "experiments",
-    "pipeline",
-    "fleet",
-    "cli",
-    "__init__",
-    "__main__",
+    *("_version", "errors", "utils", "structure", "criteria", "evaluator", "allocation", "surgery", "rectifier"),
+    *("devices", "models", "artifact", "data", "training", "deploy", "planning", "api", "report", "experiments"),
+    *("workflow", "fleet", "cli", "__init__", "__main__"),
 ]
+AT_THE_TOP = {"__init__", "__main__", "_version", "api", "errors"}
+"""Modules at the top of the package; everything else has a room."""
 CORE = {"filelock", "numpy", "reconvene", "rich", "safetensors", "torch", "tyro"}
+LONGEST = 330
 
 
 def files() -> list[Path]:
     return sorted(ROOT.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
 def room(path: Path) -> str:
@@ -70,26 +49,64 @@ def imported(nodes: list[ast.stmt] | ast.Module) -> set[str]:
 
 def test_every_room_has_its_place() -> None:
     assert {room(path) for path in files()} <= set(ORDER)
+    assert {path.stem for path in ROOT.glob("*.py")} == AT_THE_TOP
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_imports_from_further_down_the_way(path: Path) -> None:
-    own = ORDER.index(room(path))
-    if room(path) == "__init__":
-        return  # the package's front door shows every room
-    for name in imported(ast.parse(path.read_text())):
-        parts = name.split(".")
-        if parts[0] == "reconvene" and len(parts) > 1 and parts[1] in ORDER:
-            assert ORDER.index(parts[1]) <= own, f"{room(path)} imports {name}"
+def test_nothing_imports_from_further_down_the_way() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in files()
+        if room(path) != "__init__"  # the package's front door shows every room
+        for name in sorted(imported(ast.parse(path.read_text())))
+        if (parts := name.split("."))[0] == "reconvene" and len(parts) > 1 and parts[1] in ORDER
+        if ORDER.index(parts[1]) > ORDER.index(room(path))
+    ]
+    assert not wrong
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_what_is_imported_at_the_top_comes_with_the_core(path: Path) -> None:
-    for name in imported(ast.parse(path.read_text()).body):
-        top = name.split(".")[0]
-        assert top in CORE or top in sys.stdlib_module_names, f"{top} is an extra: import it where it is used"
+def test_the_picture_of_contributing_shows_the_same_order() -> None:
+    drawn = re.findall(r"^(\w+)/ ", CONTRIBUTING.read_text(), flags=re.MULTILINE)
+    assert drawn == [name for name in ORDER if name not in AT_THE_TOP]
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_file_is_read_in_one_sitting(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 330
+def test_no_files_import_each_other_in_a_circle() -> None:
+    modules = {name_of(path): path for path in files()}
+    needs = {
+        name: {other for other in _at_the_top(path) if other in modules and other != name}
+        for name, path in modules.items()
+        if path.name != "__init__.py"  # a package shows what its files offer, and they are loaded through it
+    }
+    assert not _circle(needs)
+
+
+def _at_the_top(path: Path) -> set[str]:
+    """Modules that a file imports when it is loaded, itself and not for its types only."""
+    return imported(ast.parse(path.read_text()).body)  # what stands under ``if TYPE_CHECKING`` is no top-level import
+
+
+def _circle(needs: dict[str, set[str]]) -> list[str]:
+    """Files that import each other in a circle; empty where there is none."""
+    left = dict(needs)
+    while free := [name for name, others in left.items() if not others & left.keys()]:
+        for name in free:
+            del left[name]
+    return sorted(left)
+
+
+def test_a_circle_would_be_found() -> None:
+    assert _circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": set()}) == ["a", "b", "c", "d"]
+
+
+def test_what_is_imported_at_the_top_comes_with_the_core() -> None:
+    extras = [
+        f"{path.relative_to(ROOT)} imports {name}: import an extra where it is used"
+        for path in files()
+        for name in sorted(imported(ast.parse(path.read_text()).body))
+        if name.split(".")[0] not in CORE | sys.stdlib_module_names
+    ]
+    assert not extras
+
+
+def test_a_file_is_read_in_one_sitting() -> None:
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in files()}
+    assert not {name: lines for name, lines in lengths.items() if lines > LONGEST}

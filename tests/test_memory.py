@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 import reconvene as rc
-from reconvene import cutting, devices, timing
+from reconvene import devices
 from reconvene.deploy.benchmark import latency
 from reconvene.deploy.memory import planned_memory
 from reconvene.errors import BudgetError, DeviceError, UnknownNameError
+from reconvene.planning import latency as latency_budget
 from reconvene.structure import analyse
 
 IMAGE = torch.randn(1, 3, 16, 16)
@@ -94,7 +95,7 @@ def test_a_microcontroller_plans_no_less_in_int8_than_is_predicted() -> None:
 def test_a_budget_on_memory_holds_in_the_runtime_itself(precision: str) -> None:
     model = Residual()
     options = {"memory_of": "onnx", "precision": precision, "round_to": 1}
-    made = cutting.plan(model, IMAGE, rc.Budget(peak_memory="2x"), "magnitude", **options)
+    made = rc.plan(model, IMAGE, rc.Budget(peak_memory="2x"), "magnitude", **options)
     small, limit = made.apply(model), made.limits["peak_memory"]
     found = planned_memory(small, IMAGE, plan="onnx", precision=precision)
     assert found == made.costs["pruned"]["peak_memory"] and 0.4 * limit <= found <= limit  # blocks are coarse here
@@ -104,15 +105,15 @@ def test_a_budget_on_memory_holds_in_the_runtime_itself(precision: str) -> None:
 
 def test_a_memory_that_no_widths_keep_is_refused_with_the_floor() -> None:
     with pytest.raises(BudgetError, match=r"at most 900 bytes, that of the plan of onnx in fp32.*floor") as caught:
-        cutting.plan(Residual(), IMAGE, rc.Budget(peak_memory=900), "magnitude", memory_of="onnx")
+        rc.plan(Residual(), IMAGE, rc.Budget(peak_memory=900), "magnitude", memory_of="onnx")
     assert caught.value.floor["peak_memory"] > 900
 
 
 def test_names_nobody_knows_are_refused_before_any_work() -> None:
     with pytest.raises(UnknownNameError, match="executorch"):
-        cutting.plan(nn.Identity(), IMAGE, rc.Budget(peak_memory="2x"), memory_of="tvm")
+        rc.plan(nn.Identity(), IMAGE, rc.Budget(peak_memory="2x"), memory_of="tvm")
     with pytest.raises(UnknownNameError, match="int8"):
-        cutting.plan(nn.Identity(), IMAGE, rc.Budget(peak_memory="2x"), memory_of="onnx", precision="int4")
+        rc.plan(nn.Identity(), IMAGE, rc.Budget(peak_memory="2x"), memory_of="onnx", precision="int4")
     with pytest.raises(UnknownNameError, match="onnx"):
         planned_memory(plain(), IMAGE, plan="tvm")
 
@@ -120,7 +121,7 @@ def test_names_nobody_knows_are_refused_before_any_work() -> None:
 def test_a_size_is_that_of_the_int8_file_where_that_is_asked_for() -> None:
     model, limit = Residual(), 20_000
     options = {"size_of": ["onnx"], "precision": "int8", "round_to": 1}
-    made = cutting.plan(model, IMAGE, rc.Budget(size=limit), "magnitude", **options)
+    made = rc.plan(model, IMAGE, rc.Budget(size=limit), "magnitude", **options)
     assert 0.9 * limit <= made.costs["pruned"]["size"] <= limit < made.costs["dense"]["size"]
 
 
@@ -146,8 +147,8 @@ def test_a_latency_in_int8_is_predicted_and_timed_with_int8_networks(
         timed.append((precision, sum(parameter.numel() for parameter in network.parameters())))
         return 1e-8 * timed[-1][1]  # as if time were parameters: a busy machine has no say in this test
 
-    monkeypatch.setattr(timing, "inference", stopwatch)
-    made = cutting.plan(model, image, rc.Budget(latency="1.5x"), "magnitude", precision="int8")
+    monkeypatch.setattr(latency_budget, "inference", stopwatch)
+    made = rc.plan(model, image, rc.Budget(latency="1.5x"), "magnitude", precision="int8")
     assert {precision for precision, _ in timed} == {"int8"} and len(timed) >= 2
     assert made.costs["pruned"]["latency"] <= made.limits["latency"] == pytest.approx(1e-8 * timed[0][1] / 1.5)
     assert any(note.startswith("latency measured") and "int8" in note for note in made.notes)
@@ -159,4 +160,4 @@ def test_a_profile_of_the_other_precision_is_refused() -> None:
     model = plain()
     _, profile = fakes.of(model, IMAGE)
     with pytest.raises(DeviceError, match="was measured in fp32, and int8 was asked for"):
-        cutting.plan(model, IMAGE, rc.Budget(latency="2x"), "magnitude", device=profile, precision="int8")
+        rc.plan(model, IMAGE, rc.Budget(latency="2x"), "magnitude", device=profile, precision="int8")

@@ -28,7 +28,7 @@ from random_nets import Spec, build, specs
 from reconvene.allocation.costs import CostModel
 from reconvene.errors import BudgetError, CriterionError, ReconveneError, StructureError
 from reconvene.structure import Keep, Structure, analyse, call, tensors_in
-from reconvene.structure.extents import settle
+from reconvene.structure.pruned_sizes import settle
 from reconvene.structure.replay import pin_site, replay
 from reconvene.surgery import Plan, make_plan
 

@@ -15,8 +15,8 @@ import pytest
 from reconvene.errors import ArtifactError, ReconveneError
 from reconvene.report import ReportData, numbers, render, write
 from reconvene.report.charts import nice_ticks
-from reconvene.report.evidence import portable
 from reconvene.report.markup import Html, join, tag
+from reconvene.report.measurements import portable
 
 VGG = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
 VGG_PRUNED = (32, 56, 96, 112, 192, 176, 160, 168, 96, 64, 48, 40, 72)

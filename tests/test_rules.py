@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from proof import prove
 from reconvene.allocation.costs import CostModel
 from reconvene.structure import analyse, rule
-from reconvene.structure.opaque import LAYERS
+from reconvene.structure.custom_layers import LAYERS
 from reconvene.structure.rules import RULES, Context, elementwise
 
 

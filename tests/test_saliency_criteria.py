@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from reconvene.criteria import CRITERIA, objective, score
 from reconvene.errors import CriterionError, UnknownNameError
-from reconvene.saliency import CRITERIA, objective, score
 
 
 def two_layers() -> nn.Sequential:

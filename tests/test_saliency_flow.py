@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reconvene.criteria import masks, score
+from reconvene.criteria.flow import Flow
 from reconvene.errors import CriterionError
-from reconvene.saliency import masks, score
-from reconvene.saliency.flow import Flow
 
 
 def convolutional(width: int = 6) -> nn.Sequential:

@@ -15,9 +15,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
 
 import reconvene as rc
+from reconvene.criteria import masks, score
+from reconvene.criteria.flow import Flow
 from reconvene.errors import CriterionError
-from reconvene.saliency import masks, score
-from reconvene.saliency.flow import Flow
 
 Body = Callable[["Layers", Tensor], Tensor]
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from reconvene.criteria import CRITERIA, LAYERWISE, masks, objective, score, weights
+from reconvene.criteria.topk import keep_largest, kept, schedule, with_floor
 from reconvene.errors import CriterionError, UnknownNameError
 from reconvene.models import MODELS
-from reconvene.saliency import CRITERIA, LAYERWISE, masks, objective, score, weights
-from reconvene.saliency.select import keep_largest, kept, schedule, with_floor
 
 
 def network() -> nn.Sequential:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 import reconvene as rc
-from reconvene import saliency
+from reconvene import criteria
+from reconvene.criteria import CRITERIA, flow, synflow
 from reconvene.errors import CriterionError
 from reconvene.evaluator import EVALUATORS
 from reconvene.models import MODELS
-from reconvene.planner import Judge
-from reconvene.saliency import CRITERIA, flow, synflow
+from reconvene.planning.session import Judge
 
 X = torch.randn(2, 3, 16, 16)
 DATA = [(X, torch.tensor([0, 1]))]
@@ -50,8 +50,8 @@ def test_by_default_nothing_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("weights were scored")
 
-    monkeypatch.setattr(saliency, "score", refuse)
-    monkeypatch.setattr(saliency, "objective", refuse)
+    monkeypatch.setattr(criteria, "score", refuse)
+    monkeypatch.setattr(criteria, "objective", refuse)
     model = network()
     plan = rc.plan(model, X, rc.Budget(params="3x"))
     assert plan.criterion == "" and "plan by fan_in: params 3x" in str(plan)
@@ -102,7 +102,7 @@ def test_no_criterion_means_synflow_exactly_where_the_evaluator_reads_one(evalua
 
 
 def test_a_judge_asked_again_scores_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = counted(monkeypatch, saliency, "score")
+    calls = counted(monkeypatch, criteria, "score")
     judge = Judge(network(), X, "magnitude", "fan_in", None, None, 0)
     assert judge.saliency(0.5) is judge.saliency(0.1) and len(calls) == 1
     deep = Judge(network(), X, "magnitude", "density", None, None, 0)

@@ -19,7 +19,7 @@ from reconvene.evaluator.ablation import without
 from reconvene.evaluator.channels import channel_scores
 from reconvene.evaluator.curves import isotonic
 from reconvene.evaluator.density import NEAR, invert
-from reconvene.evaluator.joint import _model, equations, log_densities, solve
+from reconvene.evaluator.widths_from_density import _model, equations, log_densities, solve
 from reconvene.structure.groups import Group, Slot
 
 LEVELS = np.geomspace(1.0, 1 / 16, 25)

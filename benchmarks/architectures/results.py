@@ -19,8 +19,8 @@ STAGES = ("plan", "apply", "compare", "rectify", "train", "save", "load", "expor
 STATES = ("passed", "refused", "failed", "WRONG")
 """Of a stage, best first. Refused: a named error of Reconvene. Failed: any other error. WRONG: a silent difference."""
 ROOMS = (
-    "structure", "saliency", "evaluator", "allocation", "surgery", "rectifier", "planning.py", "planner.py",
-    "cutting.py", "artifact", "deploy",
+    "structure", "criteria", "evaluator", "allocation", "surgery", "rectifier", "planning",
+    "artifact", "deploy",
 )  # fmt: skip
 """The sources that decide a result."""
 

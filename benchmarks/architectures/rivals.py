@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from architectures import all_architectures
 from architectures.entry import Built, fill, image, without_initialization
 from reconvene.structure import Structure, analyse, call, tensors_in
-from reconvene.structure.extents import settle
+from reconvene.structure.pruned_sizes import settle
 from reconvene.structure.replay import replay
 from reconvene.surgery import make_plan
 

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reconvene import rectifier, saliency
+from reconvene import criteria, rectifier
+from reconvene.criteria.registry import criterion as criterion_named
 from reconvene.errors import CriterionError
 from reconvene.evaluator import Sensitivity
-from reconvene.planner import Data, Judge, Loss
-from reconvene.planning import check_finite, prunable
+from reconvene.planning.assemble import check_finite, prunable
+from reconvene.planning.session import Data, Judge, Loss
 from reconvene.rectifier import RectifyReport
-from reconvene.saliency.registry import criterion as criterion_named
 from reconvene.structure import Group, analyse
 from reconvene.surgery import Plan
 
@@ -102,7 +102,7 @@ def masks(
     """Unstructured masks that keep ``density`` of all weights: a bool tensor by parameter name, on the CPU.
 
     ``example_inputs`` are needed only by criteria that run the model on them, and only when the model did not come
-    from us: a model of ours knows the shape of its input. The rest is as for ``reconvene.saliency.masks``.
+    from us: a model of ours knows the shape of its input. The rest is as for ``reconvene.criteria.masks``.
 
     Raises:
         CriterionError: what the criterion needs is missing, or the model cannot be scored.
@@ -116,7 +116,7 @@ def masks(
                 "not build it. Pass example_inputs, such as torch.randn(1, 3, 32, 32)"
             )
         example_inputs = torch.zeros(1, *shape, device=next((p.device for p in model.parameters()), None))
-    return saliency.masks(
+    return criteria.masks(
         model,
         density,
         criterion,

@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from reconvene.allocation.balance import Widths
-from reconvene.text import Cell, quantity, smaller, table
+from reconvene.allocation.constraints import Widths
+from reconvene.utils.tables import Cell, quantity, smaller, table
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reconvene.allocation.balance import Pieces, Widths, simplify
 from reconvene.allocation.budget import Budget
-from reconvene.allocation.fill import fill, fill_finer
-from reconvene.allocation.ladder import Floats, Ladders, ladders, step_of
-from reconvene.allocation.meter import Costs, Meter
-from reconvene.allocation.prices import settle
+from reconvene.allocation.candidates import Floats, Ladders, ladders, step_of
+from reconvene.allocation.constraints import Pieces, Widths, simplify
+from reconvene.allocation.feasibility import Costs, Meter
+from reconvene.allocation.greedy_fill import fill, fill_finer
+from reconvene.allocation.lagrangian import settle
+from reconvene.allocation.local_search import trade
 from reconvene.allocation.result import Allocation, Row
-from reconvene.allocation.trade import trade
-from reconvene.allocation.water import sink
+from reconvene.allocation.water_filling import sink
 from reconvene.errors import BudgetError, CriterionError, PinnedCost, StructureError
 from reconvene.evaluator import Sensitivity
 from reconvene.structure.lattice import systems
-from reconvene.text import quantity
+from reconvene.utils.tables import quantity
 
 if TYPE_CHECKING:
     from reconvene.structure import Structure

@@ -9,7 +9,7 @@ from typing import Any
 from reconvene.artifact.folder import Manifest
 from reconvene.errors import MissingExtraError
 from reconvene.surgery import Plan
-from reconvene.text import quantity, smaller
+from reconvene.utils.tables import quantity, smaller
 
 Cells = tuple[object, ...]
 

@@ -19,9 +19,9 @@ from typing import Any
 from reconvene._version import __version__
 from reconvene.artifact.probe import check as check_probe
 from reconvene.artifact.untrusted import check_manifest, parse_json, read_bytes, size_of
-from reconvene.disk import PENDING, settle_names, write_through
 from reconvene.errors import ArtifactError, ModelError
 from reconvene.models import Source
+from reconvene.utils.files import PENDING, settle_names, write_through
 
 MANIFEST = "reconvene.json"
 PLAN = "plan.json"

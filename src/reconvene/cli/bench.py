@@ -39,7 +39,7 @@ class Bench(Int8Options, Importing, Command):
         from reconvene.cli.progress import steps
         from reconvene.data import load
         from reconvene.deploy import installed
-        from reconvene.pipeline import bench, report
+        from reconvene.workflow import bench, report
 
         shape = self.input or artifact.manifest(self.directory).source.input_shape
         result = bench(

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from reconvene.allocation import Budget
     from reconvene.data import Dataset
     from reconvene.models import Source
-    from reconvene.pipeline import Int8, Lesson, Pruning
     from reconvene.training import TrainConfig
+    from reconvene.workflow import Int8, Lesson, Pruning
 
 
 EPOCHS = 5
@@ -175,7 +175,7 @@ class PruneOptions(CriterionOptions):
 
     def pruning(self, seed: int, **where: Any) -> Pruning:
         """These options as the pipeline takes them."""
-        from reconvene.pipeline import Pruning
+        from reconvene.workflow import Pruning
 
         if self.round_to is not None and self.round_to < 1:
             raise UsageError("--round-to is 1 at least")
@@ -243,7 +243,7 @@ class TrainOptions:
 
     def lesson(self) -> Lesson | None:
         """How to learn from a teacher; None where that was not asked for."""
-        from reconvene.pipeline import Lesson
+        from reconvene.workflow import Lesson
 
         if not self.distill and self.teacher is None:
             return None
@@ -278,7 +278,7 @@ class Int8Options:
         """These options as the pipeline takes them."""
         if not 1 <= self.calibration_samples <= 256:
             raise UsageError("--calibration-samples is from 1 to 256")
-        from reconvene.pipeline import Int8
+        from reconvene.workflow import Int8
 
         return Int8(
             keep_fp32=tuple(name for name in self.keep_fp32.split(",") if name), samples=self.calibration_samples

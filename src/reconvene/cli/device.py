@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from reconvene.cli.command import Answer, Command, ModelOptions, UsageError
-from reconvene.disk import unwritable
 from reconvene.errors import DeviceError
+from reconvene.utils.files import unwritable
 
 if TYPE_CHECKING:
     from reconvene.devices.sessions import Network
@@ -80,9 +80,9 @@ class Device(ModelOptions, Command):
         """Layers, bytes of weights, and whole networks."""
         from reconvene import devices
         from reconvene.models import example_inputs
+        from reconvene.planning.calibration_networks import yardsticks
+        from reconvene.planning.latency import weights_of
         from reconvene.structure import analyse
-        from reconvene.timing import weights_of
-        from reconvene.yardsticks import yardsticks
 
         if self.model is None:
             return devices.general(), 64 << 20, []
@@ -99,7 +99,7 @@ def _list() -> Answer:
     from reconvene import devices
     from reconvene.devices.store import cache_folder, named_folder
     from reconvene.report.numbers import NARROW, memory
-    from reconvene.text import Cell, table
+    from reconvene.utils.tables import Cell, table
 
     rows: list[list[Cell]] = []
     found, wrong = devices.profiles()

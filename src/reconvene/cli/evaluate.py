@@ -20,9 +20,9 @@ class Evaluate(DataOptions, Importing, Command):
         """Evaluate, keep, and renew the report where there is one."""
         from reconvene import artifact
         from reconvene.cli.progress import steps
-        from reconvene.pipeline import evaluate, report
-        from reconvene.pipeline.prune import REPORT
         from reconvene.training.assess import compare_text
+        from reconvene.workflow import evaluate, report
+        from reconvene.workflow.prune import REPORT
 
         dataset = self.dataset(artifact.manifest(self.directory).source.input_shape)
         found = evaluate(

@@ -13,7 +13,7 @@ from reconvene.cli.command import Answer, ArtifactFolder, Command, Importing, Li
 if TYPE_CHECKING:
     from reconvene.data import Dataset
     from reconvene.deploy import Exported
-    from reconvene.pipeline import Form
+    from reconvene.workflow import Form
 
 
 @dataclass(kw_only=True)
@@ -63,7 +63,7 @@ class Export(LimitOptions, Importing, Command):
         from reconvene import artifact
         from reconvene.cli.progress import steps
         from reconvene.data import load
-        from reconvene.pipeline import export
+        from reconvene.workflow import export
 
         shape = self.input or artifact.manifest(self.directory).source.input_shape
         dataset = None if self.data is None else load(self.data, input_shape=shape, progress=True)
@@ -90,14 +90,14 @@ class Export(LimitOptions, Importing, Command):
             raise UsageError("--tolerance is a share between 0 and 1, of float32 and float16: int8 has limits")
         if self.quantize and self.precision == "fp16":
             raise UsageError("--quantize int8 is made from float32: leave --precision fp16 out")
-        from reconvene.pipeline import Form
+        from reconvene.workflow import Form
 
         axes = tuple(name for name in self.dynamic_axes.split(",") if name)
         return Form(self.precision, batch, axes, self.opset, self.task, self.tolerance)
 
     def _answer(self, found: dict[str, list[Exported]], dataset: Dataset | None) -> Answer:
         """What was exported; with --bundle also write that."""
-        from reconvene.pipeline import bundle, training_warnings
+        from reconvene.workflow import bundle, training_warnings
 
         text = [str(made) for exports in found.values() for made in exports]
         rows = [{"variant": variant, **made.to_dict()} for variant, exports in found.items() for made in exports]

@@ -38,11 +38,11 @@ class Fit(LimitsOptions, DataOptions, CriterionOptions, ModelOptions, Command):
             raise UsageError("--round-to is 1 at least")
         budget = self.budget()
         from reconvene.cli.progress import say
-        from reconvene.cutting import Target
         from reconvene.devices import HERE, find
         from reconvene.errors import FleetError
         from reconvene.fleet import rank
-        from reconvene.pipeline.prune import Samples
+        from reconvene.planning.plan import Target
+        from reconvene.workflow.prune import Samples
 
         if self.device != HERE:
             find(self.device)  # said before any model is built

@@ -24,7 +24,7 @@ class Inspect(DataOptions, CriterionOptions, ModelOptions, Command):
         from reconvene import api
         from reconvene.cli.progress import steps
         from reconvene.models import example_inputs
-        from reconvene.pipeline.prune import Samples
+        from reconvene.workflow.prune import Samples
 
         source = self.source(self.model, seed=self.seed)
         assert source.input_shape is not None, "resolve() fills it in"

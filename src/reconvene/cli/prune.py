@@ -25,8 +25,8 @@ class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
         budget = self.budget()
         from reconvene import artifact
         from reconvene.cli.progress import say, steps
-        from reconvene.pipeline import prune
-        from reconvene.text import Cell, quantity, smaller, table
+        from reconvene.utils.tables import Cell, quantity, smaller, table
+        from reconvene.workflow import prune
 
         source = self.source(self.model, seed=self.seed)
         examples = self.examples()

@@ -47,7 +47,7 @@ class Run(LimitOptions, BudgetOptions, TrainOptions, PruneOptions, DataOptions, 
         int8 = self.int8()
         budget = self.budget(default=EXAMPLE_BUDGET)
         from reconvene.cli.progress import say, steps
-        from reconvene.pipeline import run
+        from reconvene.workflow import run
 
         source = self.source(self.model, seed=self.seed)
         dataset = self.dataset(source.input_shape)

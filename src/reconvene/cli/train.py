@@ -26,7 +26,7 @@ class Train(TrainOptions, DataOptions, Importing, Command):
         """Load, train, keep."""
         from reconvene import artifact
         from reconvene.cli.progress import steps
-        from reconvene.pipeline import train, train_quantised
+        from reconvene.workflow import train, train_quantised
 
         dataset = self.dataset(artifact.manifest(self.directory).source.input_shape)
         options: dict[str, Any] = {
@@ -46,6 +46,6 @@ class Train(TrainOptions, DataOptions, Importing, Command):
 
     def quantised_recipe(self) -> tuple[TrainConfig, int]:
         """The recipe and the epochs of quantisation-aware training, with what was given in their place."""
-        from reconvene.pipeline.qat import QAT_CONFIG, QAT_EPOCHS
+        from reconvene.workflow.qat import QAT_CONFIG, QAT_EPOCHS
 
         return self.config(self.seed, QAT_CONFIG), self.rounds(QAT_EPOCHS)

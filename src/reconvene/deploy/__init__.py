@@ -8,7 +8,7 @@ from __future__ import annotations
 from reconvene.deploy.benchmark import Evidence, bench, latency
 from reconvene.deploy.bundle import Bundled, bundle
 from reconvene.deploy.exported import Exported
-from reconvene.deploy.exporting import export, run
+from reconvene.deploy.exporter import export, run
 from reconvene.deploy.fidelity import Fidelity, Limits, verify_int8
 from reconvene.deploy.layerwise import LayerNoise, layerwise_sqnr
 from reconvene.deploy.measure import Measurement, measure

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from reconvene.deploy.calling import batch_size, leaves, own_inputs
 from reconvene.deploy.fidelity import fidelity
 from reconvene.deploy.machine import machine, now
+from reconvene.deploy.model_io import batch_size, leaves, own_inputs
 from reconvene.deploy.quantisation import PRECISIONS, quantisation, stand_in
 from reconvene.deploy.registry import runtime_named
 from reconvene.deploy.results import BenchResult, BenchRow

@@ -24,10 +24,10 @@ from reconvene._version import __version__
 from reconvene.data import Preprocessing
 from reconvene.deploy import runner
 from reconvene.deploy.bundle_readme import readme
-from reconvene.deploy.exporting import Exported
-from reconvene.deploy.pictures import Refused, normalise
-from reconvene.disk import write_atomic
+from reconvene.deploy.exporter import Exported
+from reconvene.deploy.images import Refused, normalise
 from reconvene.errors import ExportError
+from reconvene.utils.files import write_atomic
 
 SUFFIXES = (".tar.gz", ".tgz")
 RUNNABLE = {"onnx": "onnxruntime", "openvino": "openvino", "litert": "litert"}
@@ -37,7 +37,7 @@ PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "litert": "ai-
 TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.03}
 """How far, as a share of the largest score, a device's answers may be from those stored. In int8 processors round ties
 differently: single scores move by one step of the quantised output, about a 120th of the largest score."""
-_PICTURES = "from reconvene.deploy.pictures import Array, Refused, decode, fit, normalise, read_npy\n"
+_PICTURES = "from reconvene.deploy.images import Array, Refused, decode, fit, normalise, read_npy\n"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from reconvene.text import Cell, table
+from reconvene.utils.tables import Cell, table
 
 
 def readme(manifest: Mapping[str, Any]) -> str:

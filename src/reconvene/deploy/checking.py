@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reconvene.deploy.advice import TRIALS, advice, remedy
-from reconvene.deploy.calling import batch_size, evaluating, labelled_samples, leaves, outputs_of, take
 from reconvene.deploy.fidelity import SAMPLES, Fidelity, Limits, fidelity, verify_int8
 from reconvene.deploy.layerwise import layerwise_sqnr
+from reconvene.deploy.model_io import batch_size, evaluating, labelled_samples, leaves, outputs_of, take
 from reconvene.deploy.options import FileOptions, free_axes
 from reconvene.deploy.quantisation import Quantisation, layers
 from reconvene.deploy.runtime import Runtime, Written

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reconvene.deploy.calling import evaluating, outputs_of, own_inputs
+from reconvene.deploy.model_io import evaluating, outputs_of, own_inputs
 from reconvene.deploy.runtime import Runtime, Session
 from reconvene.errors import ModelError
 from reconvene.structure.inputs import call

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reconvene.deploy.calling import batch_size, evaluating, leaves
+from reconvene.deploy.batch_of_one import SingleSession, static_batch
+from reconvene.deploy.model_io import batch_size, evaluating, leaves
 from reconvene.deploy.options import STATIC, FileOptions
 from reconvene.deploy.pt2e import quantised_program, xnnpack_quantiser
 from reconvene.deploy.quantisation import Quantisation
 from reconvene.deploy.runtime import Runtime, Session, Written, file_of, imported
-from reconvene.deploy.single import SingleSession, static_batch
 from reconvene.deploy.tracing import exporting, one_sample, plain, said, traced
 from reconvene.errors import ModelError
 

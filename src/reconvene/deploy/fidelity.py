@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reconvene.deploy.calling import batch_size, evaluating, labelled_samples, outputs_of, own_inputs, take
 from reconvene.deploy.classes import Answers, check_task, class_outputs, is_labelled
 from reconvene.deploy.layerwise import sqnr
+from reconvene.deploy.model_io import batch_size, evaluating, labelled_samples, outputs_of, own_inputs, take
 from reconvene.deploy.registry import runtime_named, runtime_of
 from reconvene.deploy.runtime import Session
 from reconvene.errors import ModelError, VerificationError
-from reconvene.text import table
+from reconvene.utils.tables import table
 
 BATCH = 32
 SAMPLES = 512

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from reconvene.deploy.calling import leaves
+from reconvene.deploy.model_io import leaves
 from reconvene.deploy.tracing import TensorsOnly
 
 ATEN = torch.ops.aten

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reconvene.deploy.calling import batch_size, evaluating, outputs_of, take
+from reconvene.deploy.model_io import batch_size, evaluating, outputs_of, take
 from reconvene.deploy.quantisation import layers
-from reconvene.text import table
+from reconvene.utils.tables import table
 
 SAMPLES = 64
 

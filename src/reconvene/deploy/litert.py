@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reconvene.deploy.calling import evaluating, leaves
+from reconvene.deploy.batch_of_one import SingleSession
+from reconvene.deploy.model_io import evaluating, leaves
 from reconvene.deploy.options import FileOptions
 from reconvene.deploy.pt2e import quantised_program
 from reconvene.deploy.quantisation import Quantisation
 from reconvene.deploy.runtime import Runtime, Session, Written, file_of, imported
-from reconvene.deploy.single import SingleSession
 from reconvene.deploy.tracing import TensorsOnly, exporting, one_sample, said
 from reconvene.errors import ModelError
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.deploy import onnx_memory
-from reconvene.deploy.calling import by_name, evaluating, input_names, leaves, own_inputs
 from reconvene.deploy.executorch import EXTRA
+from reconvene.deploy.model_io import by_name, evaluating, input_names, leaves, own_inputs
 from reconvene.deploy.pt2e import quantised_program
 from reconvene.deploy.quantisation import PRECISIONS, Quantisation, stand_in
 from reconvene.deploy.registry import format_named

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from reconvene.deploy.calling import leaves
+from reconvene.deploy.model_io import leaves
 from reconvene.deploy.quantisation import Quantisation, layers
 from reconvene.deploy.tracing import in_order
 from reconvene.errors import ExportError

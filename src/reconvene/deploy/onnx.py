@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from reconvene._version import __version__
-from reconvene.deploy.calling import (
+from reconvene.deploy.batch_of_one import joined, pieces, static_batch
+from reconvene.deploy.model_io import (
     batch_size,
     by_name,
     evaluating,
@@ -29,7 +30,6 @@ from reconvene.deploy.onnx_int8 import quantised_onnx
 from reconvene.deploy.options import FREE, STATIC, FileOptions, free_axes
 from reconvene.deploy.quantisation import Quantisation
 from reconvene.deploy.runtime import Runtime, Session, Written, file_of, imported
-from reconvene.deploy.single import joined, pieces, static_batch
 from reconvene.deploy.tracing import TensorsOnly, exporting
 from reconvene.errors import ExportError, ModelError
 

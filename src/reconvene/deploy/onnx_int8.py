@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from reconvene._version import __version__
-from reconvene.deploy.calling import leaves
+from reconvene.deploy.model_io import leaves
 from reconvene.deploy.quantisation import Quantisation, within
 from reconvene.deploy.runtime import imported
 from reconvene.errors import ExportError

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from reconvene.deploy.calling import batch_size, leaves, take
+from reconvene.deploy.model_io import batch_size, leaves, take
 from reconvene.errors import ExportError, UnknownNameError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from reconvene.deploy.calling import evaluating, leaves
+from reconvene.deploy.model_io import evaluating, leaves
 from reconvene.deploy.quantisation import Quantisation, within
 from reconvene.deploy.runtime import imported
 from reconvene.deploy.tracing import exporting, in_order, module_of, one_sample, traced

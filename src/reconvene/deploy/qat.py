@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from reconvene.deploy.calling import evaluating
+from reconvene.deploy.model_io import evaluating
 from reconvene.deploy.pt2e import labelled, ranges_of, xnnpack_quantiser
 from reconvene.deploy.runtime import imported
 from reconvene.deploy.tracing import exporting, traced

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reconvene.deploy.calling import batch_size, is_batched, labelled_samples, leaves, noise, take
+from reconvene.deploy.model_io import batch_size, is_batched, labelled_samples, leaves, noise, take
 from reconvene.errors import DataError, ExportError, UnknownNameError
 from reconvene.training.quantising import Range
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reconvene.text import table
+from reconvene.utils.tables import table
 
 
 @dataclass(frozen=True)

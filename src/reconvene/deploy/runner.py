@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from reconvene.deploy.pictures import Array, Refused, decode, fit, normalise, read_npy
+from reconvene.deploy.images import Array, Refused, decode, fit, normalise, read_npy
 
 MANIFEST, SUMS = "bundle.json", "SHA256SUMS"
 UNPACK = "Unpack the bundle again"

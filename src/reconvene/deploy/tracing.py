@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from reconvene.deploy.calling import batch_size, evaluating, is_batched, leaves, named, outputs_of, take
+from reconvene.deploy.model_io import batch_size, evaluating, is_batched, leaves, named, outputs_of, take
 from reconvene.errors import ExportError
 from reconvene.structure.inputs import call, map_tensors
 

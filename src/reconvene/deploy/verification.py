@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reconvene.deploy.calling import batch_size, evaluating, labelled_samples, noise, outputs_of, own_inputs, take
 from reconvene.deploy.classes import Answers, check_task, class_outputs
+from reconvene.deploy.model_io import batch_size, evaluating, labelled_samples, noise, outputs_of, own_inputs, take
 from reconvene.deploy.options import precision_of
 from reconvene.deploy.registry import runtime_named, runtime_of
 from reconvene.deploy.runtime import Session
 from reconvene.errors import ModelError, VerificationError
-from reconvene.text import table
+from reconvene.utils.tables import table
 
 # Two classes closer than this share of the largest output are a tie: float32 does not order them.
 TIE = 1e-5

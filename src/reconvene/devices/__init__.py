@@ -8,7 +8,7 @@ from reconvene.devices.memory import WAYS, Held
 from reconvene.devices.predict import Channels, Predictor, SiteTime
 from reconvene.devices.probe import reference
 from reconvene.devices.profile import Profile
-from reconvene.devices.sites import jobs, sites
+from reconvene.devices.runtime_layers import jobs, sites
 from reconvene.devices.stopwatch import Stopwatch
 from reconvene.devices.store import HERE, conditions, find, here, measure, profiles, save
 

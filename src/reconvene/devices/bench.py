@@ -10,9 +10,9 @@ import numpy as np
 
 try:
     from reconvene.devices.layers import BUILDERS, chain
-    from reconvene.devices.points import Job, Point, batches, grid, weight_bytes
+    from reconvene.devices.onnx_writer import Graph
+    from reconvene.devices.sample_widths import Job, Point, batches, grid, weight_bytes
     from reconvene.devices.sessions import RUNS, WARMUPS, kernel_times, opened
-    from reconvene.devices.wire import Graph
 except ImportError:  # on a device, beside this file
     from layers import BUILDERS, chain  # type: ignore[import-not-found, no-redef]
     from points import Job, Point, batches, grid, weight_bytes  # type: ignore[import-not-found, no-redef]

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from reconvene.devices.sessions import Network
-from reconvene.disk import write_atomic
 from reconvene.errors import DeviceError
+from reconvene.utils.files import write_atomic
 
 MODULES = ("probe.py", "bench.py", "facts.py", "points.py", "layers.py", "sessions.py", "wire.py")
 _MAIN = """\

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 try:
-    from reconvene.devices.wire import FLOAT, INT64, Graph
+    from reconvene.devices.onnx_writer import FLOAT, INT64, Graph
 except ImportError:  # on a device, beside this file
     from wire import FLOAT, INT64, Graph  # type: ignore[import-not-found, no-redef]
 

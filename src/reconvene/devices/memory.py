@@ -17,7 +17,7 @@ from torch import Tensor
 
 from reconvene.allocation.costs import Products, Sizes
 from reconvene.devices.operators import ACTIVATIONS, FREE
-from reconvene.devices.sites import Reader
+from reconvene.devices.runtime_layers import Reader
 from reconvene.structure import Structure
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reconvene.allocation.costs import Products, Sizes
-from reconvene.devices.clock import Clock, correction
+from reconvene.devices.latency_model import Clock, correction
+from reconvene.devices.lookup_table import SHORTEST, Floats
 from reconvene.devices.profile import Profile
-from reconvene.devices.sites import Amount, Site, sites
-from reconvene.devices.table import SHORTEST, Floats
+from reconvene.devices.runtime_layers import Amount, Site, sites
 from reconvene.structure import Structure
 
 Ints = NDArray[np.int64]

@@ -23,7 +23,7 @@ try:
     from reconvene.devices.bench import Bench
     from reconvene.devices.facts import conditions, describe
     from reconvene.devices.layers import chain
-    from reconvene.devices.points import Job
+    from reconvene.devices.sample_widths import Job
     from reconvene.devices.sessions import SLOW, Network, Pace, seconds
 except ImportError:  # on a device, beside this file
     from bench import Bench  # type: ignore[import-not-found, no-redef]

@@ -13,11 +13,11 @@ import numpy as np
 
 from reconvene.devices.bench import NEAR_BYTES
 from reconvene.devices.facts import describe
+from reconvene.devices.lookup_table import Floats, Table
 from reconvene.devices.probe import FORMAT, VERSION
-from reconvene.devices.sites import key_of
-from reconvene.devices.table import Floats, Table
+from reconvene.devices.runtime_layers import key_of
 from reconvene.errors import DeviceError
-from reconvene.text import table
+from reconvene.utils.tables import table
 
 RUNTIME = "onnxruntime"
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from reconvene.devices import facts, probe
 from reconvene.devices.profile import Profile
+from reconvene.devices.runtime_layers import key_of
 from reconvene.devices.sessions import Network
-from reconvene.devices.sites import key_of
-from reconvene.disk import unwritable
 from reconvene.errors import DeviceError, MissingExtraError, UnknownNameError
+from reconvene.utils.files import unwritable
 
 Say = Callable[[str], None]
 HERE = "here"

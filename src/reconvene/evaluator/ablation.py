@@ -22,7 +22,7 @@ from reconvene.evaluator.evidence import Evidence
 from reconvene.structure.groups import Group
 
 if TYPE_CHECKING:
-    from reconvene.saliency.subject import Objective
+    from reconvene.criteria.base import Objective
 
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4)
 
@@ -36,7 +36,7 @@ def ablation_losses(evidence: Evidence) -> list[Floats]:
     if objective is None:
         raise CriterionError(
             "evaluator 'ablation' needs objective=, the criterion's objective as a function of masks: "
-            "reconvene.saliency.objective(model, example_inputs, criterion)"
+            "reconvene.criteria.objective(model, example_inputs, criterion)"
         )
     whole = objective(None)
     if not math.isfinite(whole) or whole <= 0:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reconvene.text import Cell, table
+from reconvene.utils.tables import Cell, table
 
 Floats = NDArray[np.float64]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from reconvene.criteria.weights import is_bias
 from reconvene.errors import CriterionError, UnknownNameError
 from reconvene.evaluator.ablation import ablation_losses
 from reconvene.evaluator.concentration import concentration_losses
@@ -16,11 +17,10 @@ from reconvene.evaluator.density import density_losses
 from reconvene.evaluator.evidence import Evidence
 from reconvene.evaluator.fan_in import fan_in_losses
 from reconvene.evaluator.reach import reach_losses
-from reconvene.saliency.weights import is_bias
 
 if TYPE_CHECKING:
-    from reconvene.saliency import Saliency
-    from reconvene.saliency.subject import Objective
+    from reconvene.criteria import Saliency
+    from reconvene.criteria.base import Objective
     from reconvene.structure import Structure
 
 
@@ -72,7 +72,7 @@ def evaluate(
 
     ``saliency`` is what ``Evaluator.reads`` asks for: none, scores, or scores with levels. ``density`` is the global
     density of weights, in (0, 1], at which single numbers are given (default: the lowest of ``saliency.levels``, or
-    1/16 without). ``objective`` (``reconvene.saliency.objective``) is needed by ``ablation`` only. Groups that nothing
+    1/16 without). ``objective`` (``reconvene.criteria.objective``) is needed by ``ablation`` only. Groups that nothing
     can prune are listed with their reason, never with a loss. Same input, same bytes.
 
     Raises ``UnknownNameError`` for an unknown evaluator, ``CriterionError`` when there is nothing to judge by.

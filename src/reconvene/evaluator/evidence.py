@@ -12,12 +12,12 @@ import numpy as np
 from reconvene.errors import CriterionError
 from reconvene.evaluator.channels import channel_scores
 from reconvene.evaluator.curves import Floats
-from reconvene.evaluator.joint import equations, log_densities, mean_density, solve
+from reconvene.evaluator.widths_from_density import equations, log_densities, mean_density, solve
 from reconvene.structure.groups import Group
 
 if TYPE_CHECKING:
-    from reconvene.saliency import Saliency
-    from reconvene.saliency.subject import Objective
+    from reconvene.criteria import Saliency
+    from reconvene.criteria.base import Objective
 
 
 @dataclass(frozen=True, eq=False)

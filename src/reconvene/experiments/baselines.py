@@ -11,17 +11,17 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from reconvene import saliency
+from reconvene import criteria
 from reconvene.allocation import Budget, allocate
 from reconvene.allocation.costs import CostModel
+from reconvene.criteria import Saliency
 from reconvene.errors import UnknownNameError
 from reconvene.evaluator import Curve, Sensitivity
 from reconvene.evaluator.channels import channel_scores
 from reconvene.evaluator.curves import Floats
 from reconvene.evaluator.density import invert
-from reconvene.experiments.setting import Prepared, Setting, carry_out
-from reconvene.planning import Choice, chosen, plan_by, timed
-from reconvene.saliency import Saliency
+from reconvene.experiments.context import Prepared, Setting, carry_out
+from reconvene.planning.assemble import Choice, chosen, plan_by, timed
 from reconvene.structure import Group, Structure
 from reconvene.surgery import Plan, Row
 from reconvene.surgery.ranges import to_text
@@ -150,7 +150,7 @@ def _from(setting: Setting, name: str, curves: Curves) -> Prepared:
 
 def _score(setting: Setting, criterion: str, density: float | None = None) -> Saliency:
     """Scores, and levels down to a density where one is given."""
-    return saliency.score(
+    return criteria.score(
         setting.model,
         setting.inputs,
         criterion,

@@ -18,11 +18,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from reconvene.disk import write_atomic
 from reconvene.errors import ExperimentError
 from reconvene.experiments.config import Experiment, Run
 from reconvene.experiments.results import Record, append_result, of_keys, read_results
-from reconvene.experiments.single import ERROR, LOCK, RESULT, RUN
+from reconvene.experiments.worker import ERROR, LOCK, RESULT, RUN
+from reconvene.utils.files import write_atomic
 
 Say = Callable[[str], None]
 PATIENCE = 15.0  # seconds for a run that was asked to stop
@@ -121,7 +121,7 @@ def _one(run: Run, source: str, folder: Path, deadline: float | None) -> str | N
     write_atomic(folder / RUN, json.dumps({"run": asdict(run), "data": source}).encode(), error=ExperimentError)
     with (folder / "output.txt").open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "reconvene.experiments.single", str(folder), str(os.getpid())],
+            [sys.executable, "-m", "reconvene.experiments.worker", str(folder), str(os.getpid())],
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

@@ -15,7 +15,7 @@ from typing import Any
 
 from reconvene.allocation import Budget
 from reconvene.errors import ExperimentError
-from reconvene.experiments.arms import ARMS, arm_named
+from reconvene.experiments.methods import ARMS, arm_named
 from reconvene.training import TrainConfig
 
 _RECIPE = {entry.name for entry in fields(TrainConfig)} - {"seed", "checkpoint_seconds"}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from reconvene.disk import write_atomic
 from reconvene.errors import ExperimentError
 from reconvene.experiments.plot import Dot, scatter
 from reconvene.experiments.summary import EXTRA, HEADER, WHOLE, Line, cells
+from reconvene.utils.files import write_atomic
 
 AXES: dict[str, str] = {
     "params": "parameters, share of dense",

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from reconvene.data import Dataset, Split
 from reconvene.errors import ExperimentError
 from reconvene.experiments.baselines import log_share, plan_from
-from reconvene.experiments.setting import Prepared, Setting, carry_out
+from reconvene.experiments.context import Prepared, Setting, carry_out
 from reconvene.surgery import Plan
 from reconvene.training import train
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from reconvene.experiments.config import arm_label
 from reconvene.experiments.results import Record
-from reconvene.text import table
+from reconvene.utils.tables import table
 
 
 @dataclass(frozen=True)

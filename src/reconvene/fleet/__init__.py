@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from reconvene.fleet.config import Device, Fleet, read_fleet
+from reconvene.fleet.device_result import Cut, Result, Row, front
 from reconvene.fleet.fit import Ranking, rank
 from reconvene.fleet.loss import predicted_loss
 from reconvene.fleet.page import write_page
 from reconvene.fleet.portfolio import run_fleet
-from reconvene.fleet.rows import Cut, Result, Row, front
 
 __all__ = [
     "Cut",

@@ -10,7 +10,7 @@ from typing import Any
 
 from reconvene.allocation import Budget
 from reconvene.allocation.budget import COSTS
-from reconvene.cutting import Target
+from reconvene.criteria import CRITERIA
 from reconvene.data import count
 from reconvene.deploy.memory import PLANS
 from reconvene.deploy.quantisation import PRECISIONS
@@ -28,8 +28,8 @@ from reconvene.errors import (
 )
 from reconvene.evaluator import EVALUATORS
 from reconvene.models import Source, resolve
+from reconvene.planning.plan import Target
 from reconvene.rectifier import WAYS
-from reconvene.saliency import CRITERIA
 from reconvene.training import TrainConfig
 
 _RECIPE = {entry.name for entry in fields(TrainConfig)} - {"seed", "checkpoint_seconds"}

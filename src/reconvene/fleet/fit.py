@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from reconvene.allocation import Budget
-from reconvene.cutting import Target, plan_with
 from reconvene.devices import HERE, Profile, find
 from reconvene.errors import BudgetError, DeviceError, StructureError
-from reconvene.fleet.rows import SHOWN, Cut, meanings, told, work_of
+from reconvene.fleet.device_result import SHOWN, Cut, meanings, told, work_of
 from reconvene.models import Source, example_inputs
-from reconvene.planner import Data, Planner
-from reconvene.text import Cell, quantity, table
+from reconvene.planning.plan import Target, plan_with
+from reconvene.planning.session import Data, Planner
+from reconvene.utils.tables import Cell, quantity, table
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
 
-from reconvene.disk import write_atomic
 from reconvene.errors import FleetError
 from reconvene.experiments.plot import Dot, scatter
-from reconvene.fleet.rows import SHOWN, Result, Row, front, meanings
+from reconvene.fleet.device_result import SHOWN, Result, Row, front, meanings
 from reconvene.report import numbers
 from reconvene.report.markup import Html, document, join, name, raw_style, tag
 from reconvene.report.page import POLICY
 from reconvene.report.sections import section, table, used
+from reconvene.utils.files import write_atomic
 
 AXES = {
     "params": "parameters",

@@ -14,19 +14,19 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from reconvene import artifact
-from reconvene.cutting import plan_with
 from reconvene.data import count, load
 from reconvene.devices import HERE, conditions, find
-from reconvene.disk import unwritable, write_atomic
 from reconvene.errors import ArtifactError, FleetError, MissingExtraError, ReconveneError
 from reconvene.fleet.config import Device, Fleet
-from reconvene.fleet.crew import Outcome, in_processes, join_ray, on_ray
-from reconvene.fleet.rows import Result, Row, choose, told
-from reconvene.fleet.work import Files, Job, key_of
+from reconvene.fleet.device_result import Result, Row, choose, told
+from reconvene.fleet.executors import Outcome, in_processes, join_ray, on_ray
+from reconvene.fleet.job import Files, Job, key_of
 from reconvene.models import Source, example_inputs, resolve
-from reconvene.pipeline.prune import Samples
-from reconvene.planner import Planner
+from reconvene.planning.plan import plan_with
+from reconvene.planning.session import Planner
 from reconvene.surgery import Plan
+from reconvene.utils.files import unwritable, write_atomic
+from reconvene.workflow.prune import Samples
 
 # At which share of the weights every architecture is scored, once for all budgets.
 DENSITY = 1 / 32

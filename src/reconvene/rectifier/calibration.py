@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from reconvene.errors import ModelError
 from reconvene.rectifier.layers import layers
 from reconvene.structure import call, map_tensors, tensors_in
-from reconvene.structure.borrowed import exclusive, kept_attributes, kept_random_state
+from reconvene.structure.restore import exclusive, kept_attributes, kept_random_state
 
 # A calibration batch holds about this many input values, between 2 and 8 samples: few values suffice for a spread.
 VALUES = 2**17

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from reconvene.text import Cell, table
+from reconvene.utils.tables import Cell, table
 
 HEALTHY = (0.8, 1.25)
 

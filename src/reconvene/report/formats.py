@@ -6,8 +6,8 @@ from typing import Any
 
 from reconvene.report import numbers
 from reconvene.report.data import ReportData
-from reconvene.report.marks import BYTES, Mark, Panel, scatter
 from reconvene.report.markup import Child, Html, name, tag
+from reconvene.report.scatter import BYTES, Mark, Panel, scatter
 from reconvene.report.sections import section, table
 
 LEAST_AGREEMENT = 0.95

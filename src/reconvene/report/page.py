@@ -6,24 +6,24 @@ from importlib import resources
 from pathlib import Path
 
 from reconvene._version import __version__
-from reconvene.disk import write_atomic
 from reconvene.errors import ArtifactError
-from reconvene.report import beyond, evidence, formats, numbers, sections
+from reconvene.report import formats, measurements, numbers, robustness, sections
 from reconvene.report.data import ReportData
 from reconvene.report.markup import Child, Html, document, name, raw_style, tag
+from reconvene.utils.files import write_atomic
 
 SECTIONS = (
     sections.budget,
-    evidence.latency,
+    measurements.latency,
     formats.formats,
     sections.widths,
     sections.spread,
     sections.training,
-    beyond.assessment,
-    evidence.verification,
+    robustness.assessment,
+    measurements.verification,
     formats.int8,
-    evidence.timings,
-    evidence.reproduce,
+    measurements.timings,
+    measurements.reproduce,
 )
 # The browser itself then refuses every request: what is in the page is all there is.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from reconvene.structure.borrowed import exclusive, paused_collector
 from reconvene.structure.build import build_balances, build_groups, pinned_groups
 from reconvene.structure.capture import record
 from reconvene.structure.equations import Attribute, solve_equations
@@ -18,6 +17,7 @@ from reconvene.structure.groups import Balance, Group
 from reconvene.structure.labels import Dim, Vector
 from reconvene.structure.ratios import Apart, Ratio
 from reconvene.structure.recording import Op, Recording
+from reconvene.structure.restore import exclusive, paused_collector
 from reconvene.structure.rules import Context, apply_rule
 from reconvene.structure.solve import solve
 

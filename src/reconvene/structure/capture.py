@@ -17,7 +17,11 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reconvene.errors import ModelError
-from reconvene.structure.borrowed import (
+from reconvene.structure.custom_layers import LayerCall, opaque_layers
+from reconvene.structure.inputs import arguments, map_tensors, tensors_in
+from reconvene.structure.recorder import Recorder
+from reconvene.structure.recording import Op, Recording
+from reconvene.structure.restore import (
     canonical_calls,
     changed_attributes,
     exclusive,
@@ -28,11 +32,7 @@ from reconvene.structure.borrowed import (
     twins,
     values_on_meta,
 )
-from reconvene.structure.inputs import arguments, map_tensors, tensors_in
-from reconvene.structure.opaque import LayerCall, opaque_layers
-from reconvene.structure.recorder import Recorder
-from reconvene.structure.recording import Op, Recording
-from reconvene.structure.traced import traced_sizes
+from reconvene.structure.size_tracing import traced_sizes
 from reconvene.structure.values import ValueCollector, Values, noted_methods
 
 

@@ -18,7 +18,7 @@ from reconvene.structure.groups import Balance, Group
 from reconvene.structure.labels import Dim, Vector
 from reconvene.structure.ratios import Apart, Linear, Ratio
 from reconvene.structure.rules import Context
-from reconvene.structure.sizes import Expression, SizeLog
+from reconvene.structure.traced_size import Expression, SizeLog
 
 Attribute = tuple[str, str, int | None]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from reconvene.structure.answers import known_result
 from reconvene.structure.inputs import map_tensors, tensors_in
+from reconvene.structure.meta_kernels import known_result
 from reconvene.structure.recording import Op, Recording
 from reconvene.structure.values import COPIES, Answers, MissingValueError, answered, operator_name, reads_values
 

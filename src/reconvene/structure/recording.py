@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from reconvene.structure.inputs import tensors_in
-from reconvene.structure.sizes import SizeLog
+from reconvene.structure.traced_size import SizeLog
 from reconvene.structure.values import Values
 
 

@@ -16,11 +16,11 @@ from reconvene.errors import StructureError
 from reconvene.structure.analysis import Keep, Structure, assemble, label
 from reconvene.structure.attributes import Change, attribute_changes
 from reconvene.structure.capture import record
-from reconvene.structure.extents import kept_positions, kept_size, settle
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim, Reason
-from reconvene.structure.numbers import RESULT, Numbers, following_numbers, leaves
+from reconvene.structure.pruned_sizes import kept_positions, kept_size, settle
 from reconvene.structure.recording import Op, Recording
+from reconvene.structure.scalar_args import RESULT, Numbers, following_numbers, leaves
 
 _PRODUCTS = {"mm", "bmm", "addmm"}
 _AROUND_PRODUCTS = {"view", "_unsafe_view", "expand", "t", "permute", "transpose", "unsqueeze", "squeeze", "add"}

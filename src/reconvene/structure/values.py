@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from reconvene.structure.borrowed import patched
 from reconvene.structure.inputs import tensors_in
+from reconvene.structure.restore import patched
 
 Question = tuple[bool, str, str, str]
 """``(training, layer, operator, operator that computed the tensor)``."""

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.errors import PlanError
-from reconvene.modes import kept_modes
-from reconvene.structure.borrowed import exclusive, paused_collector
+from reconvene.structure.restore import exclusive, paused_collector
 from reconvene.surgery.ranges import from_text
 from reconvene.surgery.silence import silence
+from reconvene.utils.module_state import kept_modes
 
 if TYPE_CHECKING:
     from reconvene.surgery.plan import Plan

@@ -19,12 +19,12 @@ from torch import nn
 from reconvene.errors import PlanError
 from reconvene.structure import Keep, Structure
 from reconvene.structure.attributes import Change
-from reconvene.structure.extents import kept_positions
-from reconvene.structure.numbers import Numbers
+from reconvene.structure.pruned_sizes import kept_positions
 from reconvene.structure.replay import following_attributes, shrunk_shapes
+from reconvene.structure.scalar_args import Numbers
 from reconvene.surgery.ranges import from_text, to_text
 from reconvene.surgery.silence import Site, restricted_sites
-from reconvene.text import quantity, smaller, table
+from reconvene.utils.tables import quantity, smaller, table
 
 FORMAT, VERSION = "reconvene-plan", 1
 

@@ -23,12 +23,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from reconvene.errors import PlanError
 from reconvene.structure import Keep, Structure
-from reconvene.structure.borrowed import canonical_calls, module_stack
-from reconvene.structure.extents import kept_size
 from reconvene.structure.identity import Identities, of_calls
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim
-from reconvene.structure.numbers import RESULT, Numbers
+from reconvene.structure.pruned_sizes import kept_size
+from reconvene.structure.restore import canonical_calls, module_stack
+from reconvene.structure.scalar_args import RESULT, Numbers
 from reconvene.structure.values import COPIES
 from reconvene.surgery.ranges import from_text, to_text
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reconvene.structure import Keep, Structure, call, tensors_in
-from reconvene.structure.borrowed import canonical_calls, exclusive, kept_random_state, module_stack
-from reconvene.structure.extents import kept_positions
 from reconvene.structure.identity import Identities, of_calls
 from reconvene.structure.inputs import map_tensors
+from reconvene.structure.pruned_sizes import kept_positions
+from reconvene.structure.restore import canonical_calls, exclusive, kept_random_state, module_stack
 from reconvene.surgery.apply import apply, mask_in_place, uncopied
 from reconvene.surgery.silence import Observe, first_names, observed
 

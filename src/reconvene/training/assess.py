@@ -13,9 +13,9 @@ from reconvene.data import Dataset, test_batches
 from reconvene.data.corruptions import CORRUPTIONS, STRENGTHS, corrupted
 from reconvene.data.progress import track
 from reconvene.errors import TrainingError
-from reconvene.modes import evaluating
-from reconvene.text import Cell, table
 from reconvene.training.evaluate import check_output, warning
+from reconvene.utils.module_state import evaluating
+from reconvene.utils.tables import Cell, table
 
 BINS = 15
 

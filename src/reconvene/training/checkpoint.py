@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from reconvene.artifact.tensors import with_versions
-from reconvene.disk import write_atomic
 from reconvene.errors import TrainingError
+from reconvene.utils.files import write_atomic
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 FORMAT = 1

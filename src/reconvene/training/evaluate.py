@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from reconvene.data import Dataset, test_batches
 from reconvene.data.progress import track
 from reconvene.errors import TrainingError
-from reconvene.modes import evaluating
 from reconvene.training.parallel import World
+from reconvene.utils.module_state import evaluating
 
 
 @dataclass(frozen=True)

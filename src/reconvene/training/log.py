@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reconvene.disk import write_atomic
 from reconvene.errors import TrainingError
+from reconvene.utils.files import write_atomic
 
 LOG_NAME = "train.jsonl"
 Record = dict[str, Any]

@@ -18,7 +18,6 @@ from reconvene.data import Dataset, train_batches
 from reconvene.data.batches import Batch
 from reconvene.data.progress import Bar
 from reconvene.errors import TrainingError
-from reconvene.modes import evaluating
 from reconvene.training.checkpoint import (
     CHECKPOINT_NAME,
     State,
@@ -40,6 +39,7 @@ from reconvene.training.parallel import World
 from reconvene.training.quantising import Quantising
 from reconvene.training.randomness import seed_step
 from reconvene.training.statistics import Recalibration, recalibrate
+from reconvene.utils.module_state import evaluating
 
 
 class Run:

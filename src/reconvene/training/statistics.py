@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _NormBase
 
 from reconvene.data.batches import Batch
-from reconvene.modes import kept_modes
 from reconvene.training.parallel import World
+from reconvene.utils.module_state import kept_modes
 
 USUAL_MOMENTUM = 0.1
 """torch's default: statistics of about the last ten steps, over which the weights hardly move."""

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from reconvene.errors import ReconveneError
+from reconvene.structure.custom_layers import LAYERS, LayerCall
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import is_labelled
-from reconvene.structure.opaque import LAYERS, LayerCall
 from reconvene.structure.recording import Op
-from reconvene.structure.rules import elementwise, folds, picks, products, reductions, shapes
+from reconvene.structure.rules import elementwise, folds, indexing, products, reductions, shapes
 from reconvene.structure.rules.context import Context, Rule, because
 
 RULES: dict[str, Rule] = {
@@ -21,7 +21,7 @@ RULES: dict[str, Rule] = {
     **reductions.RULES,
     **shapes.RULES,
     **folds.RULES,
-    **picks.RULES,
+    **indexing.RULES,
 }
 
 

@@ -1,0 +1,104 @@
+"""Filling: nothing that fits is left out. Afterwards no group, with whoever must follow it, can grow one step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from reconvene.allocation.candidates import Floats, allowed_widths, grow, step_of
+from reconvene.allocation.constraints import Pieces, Widths
+from reconvene.allocation.feasibility import Meter
+from reconvene.structure.lattice import systems
+
+ENOUGH = 0.9
+"""The share of the tightest budget that multiples should use; below it, finer steps fill the rest."""
+
+
+def fill(
+    widths: Widths, losses: Sequence[Floats], equations: Sequence[Pieces], allowed: Sequence[Widths], meter: Meter
+) -> Widths:
+    """Widths at which no group, with whoever must follow it, can grow to its next allowed width within the budgets."""
+    return Filler(widths, losses, equations, allowed, meter).fill()
+
+
+def fill_finer(
+    widths: Widths,
+    losses: Sequence[Floats],
+    equations: Sequence[Pieces],
+    allowed: Sequence[Widths],
+    meter: Meter,
+    *,
+    round_to: int,
+) -> tuple[Widths, int]:
+    """Fill in halved steps while the tightest budget is used to less than ``ENOUGH``; returns the last step too.
+
+    Narrow networks cost a tenth and more per step, and stop that far below a budget. What is wide enough already keeps
+    its multiple of ``round_to``.
+    """
+    dense = np.array([options[-1] for options in allowed], dtype=np.int64)
+    step = round_to
+    while step > 1 and np.any(widths < dense) and float(meter.price(widths).max()) < ENOUGH:
+        step //= 2
+        allowed = _finer(dense, equations, allowed, step)
+        widths = fill(widths, losses, equations, allowed, meter)
+    return widths, step
+
+
+def _finer(dense: Widths, equations: Sequence[Pieces], allowed: Sequence[Widths], round_to: int) -> list[Widths]:
+    """What is allowed, and multiples of a finer step; groups that equations link share the finest step of theirs."""
+    result = list(allowed)
+    for members, _ in systems(equations, len(dense)):
+        step = min(step_of(int(dense[g]), round_to) for g in members)
+        for g in members:
+            result[g] = np.union1d(allowed[g], allowed_widths(int(dense[g]), step, fine=False))
+    return result
+
+
+class Filler:
+    """Widths that grow group by group while every budget stays kept."""
+
+    def __init__(
+        self,
+        widths: Widths,
+        losses: Sequence[Floats],
+        equations: Sequence[Pieces],
+        allowed: Sequence[Widths],
+        meter: Meter,
+    ) -> None:
+        self.widths, self.losses, self.equations = widths.copy(), losses, equations
+        self.allowed, self.meter = allowed, meter
+        self.room = 1.0 - meter.price(widths)
+
+    def fill(self) -> Widths:
+        """Grow whoever gains most for the room it takes, until nobody can grow within the budgets."""
+        worth = {g: self._try(g)[0] for g in range(len(self.widths)) if self._open(g)}
+        worth = {g: value for g, value in worth.items() if value >= 0}
+        while worth:
+            best = max(worth, key=lambda g: (worth[g], -g))
+            now, grown = self._try(best)
+            if now < 0:
+                # Costs never fall when widths grow: what does not fit now never will.
+                del worth[best]
+            elif now < max((value for g, value in worth.items() if g != best), default=now):
+                # Its worth was computed when there was more room: ask the next one first.
+                worth[best] = now
+            else:
+                self.widths, self.room = grown, 1.0 - self.meter.price(grown)
+                worth = {g: value for g, value in worth.items() if self._open(g)}
+        return self.widths
+
+    def _open(self, group: int) -> bool:
+        return int(self.widths[group]) < int(self.allowed[group][-1])
+
+    def _try(self, group: int) -> tuple[float, Widths]:
+        """What a step of ``group`` is worth, squared loss saved per share of room, and the widths then; -1: no room."""
+        widths = self.widths
+        need = [float(loss[width]) for loss, width in zip(self.losses, widths, strict=True)]
+        grown = grow(widths, group, self.equations, self.allowed, need)
+        left = 1.0 - self.meter.price(grown)
+        if np.any(left < 0) or not self.meter.fits(grown):
+            return -1.0, widths
+        saved = sum(before**2 - float(loss[w]) ** 2 for before, loss, w in zip(need, self.losses, grown, strict=True))
+        taken = float(((self.room - left) / np.maximum(self.room, 1e-15)).max())
+        return saved / max(taken, 1e-12), grown

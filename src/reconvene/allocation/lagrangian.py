@@ -1,0 +1,75 @@
+"""The least sum of squared losses within the budgets, where losses add up: every channel pays its price.
+
+Lagrange's way. At given widths a channel of each group has a price, its share of what the budgets allow. At a rate of
+exchange each group takes the width where loss and price together are least; the rate is bisected until all budgets
+hold, exactly; then prices are taken anew at the widths that were found. Since a cost is a product of the widths on both
+sides of a layer, this settles: a group that has become too wide makes its neighbours dear.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from reconvene.allocation.candidates import Floats, Ladders
+from reconvene.allocation.constraints import Widths
+from reconvene.allocation.feasibility import Meter
+
+ROUNDS = 20
+# Rates of exchange are bisected to this ratio.
+NEAR = 1.0005
+
+
+def settle(ladders: Ladders, position: Widths, meter: Meter) -> Widths:
+    """The position of least total loss that was met, never worse than ``position``, which must keep the budgets."""
+    best, least = position, _total(ladders, position)
+    weight = np.ones(len(meter.limits))
+    for _ in range(ROUNDS):
+        moved = _affordable(ladders, _prices(ladders, position, meter) @ weight, meter)
+        if moved is None or np.array_equal(moved, position):
+            break
+        position = moved
+        if _total(ladders, position) < least:
+            best, least = position, _total(ladders, position)
+        # A budget with room to spare should hardly count, whatever its prices say.
+        weight *= meter.price(ladders.widths(position)) ** 2
+        weight /= weight.max()
+    return best
+
+
+def _total(ladders: Ladders, position: Widths) -> float:
+    return float(ladders.at_position(ladders.loss, position).sum())
+
+
+def _prices(ladders: Ladders, position: Widths, meter: Meter) -> Floats:
+    """What a channel of each ladder costs, in shares of every limit: ``[ladders, budgets]``."""
+    here = meter.price(ladders.widths(position))
+    prices = np.zeros((len(ladders), len(here)))
+    for u in range(len(ladders)):
+        other = position.copy()
+        other[u] += -1 if position[u] > 0 else 1 if ladders.top[u] > 0 else 0
+        channels = ladders.channels[u, position[u]] - ladders.channels[u, other[u]]
+        if channels:
+            prices[u] = (here - meter.price(ladders.widths(other))) / channels
+    return np.maximum(prices, 0.0)
+
+
+def _affordable(ladders: Ladders, price: Floats, meter: Meter) -> Widths | None:
+    """The position at the lowest rate of exchange that keeps all budgets; None where no rate does."""
+    paid = price[:, None] * ladders.channels
+    beyond = np.arange(ladders.loss.shape[1]) > ladders.top[:, None]
+
+    def at(rate: float) -> Widths:
+        total = np.where(beyond, np.inf, ladders.loss + rate * paid)
+        # Of equal ones the widest: what costs nothing stays.
+        return np.asarray(ladders.loss.shape[1] - 1 - np.argmin(total[:, ::-1], axis=1), dtype=np.int64)
+
+    low, high = 1e-12, 1e12
+    if not meter.fits(ladders.widths(at(high))):
+        return None
+    while high > NEAR * low:
+        middle = (low * high) ** 0.5
+        if meter.fits(ladders.widths(at(middle))):
+            high = middle
+        else:
+            low = middle
+    return at(high)

@@ -1,0 +1,156 @@
+"""Gradients of a loss over data, for a masked stand-in of the user's model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from reconvene.criteria.base import Subject
+from reconvene.criteria.batches import Batches
+from reconvene.criteria.preserve_state import call_with, untouched
+from reconvene.errors import CriterionError
+from reconvene.structure.inputs import arguments
+
+REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AssertionError, AttributeError)
+
+
+class Gradients:
+    """Sums over batches of gradients (and Hessian products) with respect to every weight, in eval mode.
+
+    Before each sum one pass over the data sets the norm layers' running statistics for the masked network: at
+    initialization they hold nothing yet. Gradients then add up over batches exactly, however the data is cut.
+    ``temperature`` divides the output where the loss is the default cross entropy (a loss of the caller's own sees the
+    output as it is).
+    """
+
+    def __init__(self, subject: Subject, *, criterion: str, temperature: float = 1.0) -> None:
+        self.subject, self.criterion = subject, criterion
+        self._temperature = temperature
+        device = next(subject.model.parameters()).device
+        self.batches = Batches(subject.data, criterion=criterion, device=device, seed=subject.seed)
+
+    def weights(self, alive: Tensor | None) -> dict[str, Tensor]:
+        """Leaves for the masked weights, by name."""
+        parameters = dict(self.subject.model.named_parameters())
+        masks = {} if alive is None else self.subject.layout.views(alive)
+        leaves = {}
+        for name in self.subject.layout.names:
+            weight = parameters[name].detach()
+            leaves[name] = (weight * masks[name].to(weight.device) if masks else weight.clone()).requires_grad_()
+        return leaves
+
+    def first(self, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``sum over batches of dL/dw``."""
+        with untouched(self.subject.model, seed=self.subject.seed):
+            rest = self._rest(leaves)
+            return self._sum(leaves, (self._gradient(leaves, rest, batch, at) for at, batch in enumerate(self.batches)))
+
+    def second(self, leaves: dict[str, Tensor], gradient: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``H g``: the Hessian of the same sum of losses times a fixed vector, one batch at a time."""
+        with untouched(self.subject.model, seed=self.subject.seed):
+            rest = self._rest(leaves)
+            return self._sum(
+                leaves, (self._hessian(leaves, rest, gradient, batch, at) for at, batch in enumerate(self.batches))
+            )
+
+    def _sum(self, leaves: dict[str, Tensor], found: Iterator[tuple[Tensor | None, ...]]) -> dict[str, Tensor]:
+        sums = {name: torch.zeros_like(leaf, requires_grad=False) for name, leaf in leaves.items()}
+        for gradients in found:
+            for total, gradient in zip(sums.values(), gradients, strict=True):
+                if gradient is not None:
+                    total.add_(gradient)
+        for name, total in sums.items():
+            if not torch.isfinite(total).all():
+                raise CriterionError(
+                    f"criterion {self.criterion!r}: the gradient of {name!r} is not finite on this data and loss."
+                )
+        return sums
+
+    def _gradient(
+        self, leaves: dict[str, Tensor], rest: dict[str, Tensor], batch: tuple[Any, Any], at: int
+    ) -> tuple[Tensor | None, ...]:
+        with self._explained(at):
+            return torch.autograd.grad(self._loss(leaves, rest, batch), list(leaves.values()), allow_unused=True)
+
+    def _hessian(
+        self,
+        leaves: dict[str, Tensor],
+        rest: dict[str, Tensor],
+        vector: dict[str, Tensor],
+        batch: tuple[Any, Any],
+        at: int,
+    ) -> tuple[Tensor | None, ...]:
+        with self._explained(at):
+            loss, inputs = self._loss(leaves, rest, batch), list(leaves.values())
+            gradients = torch.autograd.grad(loss, inputs, create_graph=True, allow_unused=True)
+            terms = [
+                (gradient * vector[name]).sum()
+                for name, gradient in zip(leaves, gradients, strict=True)
+                if gradient is not None and gradient.requires_grad
+            ]
+            if not terms:  # the loss is linear in every weight
+                return (None,) * len(inputs)
+            return torch.autograd.grad(torch.stack(terms).sum(), inputs, allow_unused=True)
+
+    def _loss(self, leaves: dict[str, Tensor], rest: dict[str, Tensor], batch: tuple[Any, Any]) -> Tensor:
+        output = self._forward({**rest, **leaves}, batch[0])
+        if self.subject.loss is not None:
+            return self.subject.loss(output, batch[1])
+        if not isinstance(output, Tensor):
+            raise CriterionError(
+                f"criterion {self.criterion!r}: the model returns a {type(output).__name__}, and the default loss "
+                "(cross entropy) needs a tensor of logits. Pass loss=, a function of (output, target)."
+            )
+        return F.cross_entropy(output / self._temperature, batch[1])
+
+    def _forward(self, tensors: dict[str, Tensor], inputs: Any) -> Any:
+        args, kwargs = arguments(inputs)
+        return call_with(self.subject.model, tensors, args, kwargs)
+
+    def _rest(self, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Everything but the weights, copied, with the norm statistics of the masked network on this data."""
+        model = self.subject.model
+        state = [*model.named_parameters(), *model.named_buffers()]
+        rest = {name: value.detach().clone() for name, value in state if name not in leaves}
+        norms = {n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm) and _tracks(m)}
+        if not norms:
+            return rest
+        for name in norms:
+            rest[f"{name}.running_mean".lstrip(".")].zero_()
+            rest[f"{name}.running_var".lstrip(".")].fill_(1.0)
+            rest[f"{name}.num_batches_tracked".lstrip(".")].zero_()
+        with torch.no_grad(), _averaging(list(norms.values())):
+            for at, (inputs, _) in enumerate(self.batches):
+                with self._explained(at):
+                    self._forward({**rest, **leaves}, inputs)
+        return rest
+
+    @contextmanager
+    def _explained(self, at: int) -> Iterator[None]:
+        try:
+            yield
+        except REFUSALS as error:
+            raise CriterionError(f"criterion {self.criterion!r}: batch {at} of the data failed: {error}") from error
+
+
+def _tracks(norm: _BatchNorm) -> bool:
+    return norm.running_mean is not None and norm.num_batches_tracked is not None
+
+
+@contextmanager
+def _averaging(norms: list[_BatchNorm]) -> Iterator[None]:
+    """Within: the norm layers see batch statistics and keep their plain average over batches."""
+    momenta = [norm.momentum for norm in norms]
+    try:
+        for norm in norms:
+            norm.momentum, norm.training = None, True
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum, norm.training = momentum, False

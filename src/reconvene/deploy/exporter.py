@@ -1,0 +1,176 @@
+"""From a model in memory to a verified file that a runtime loads."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from reconvene.deploy.checking import Check, Export, verified
+from reconvene.deploy.classes import check_task
+from reconvene.deploy.exported import Exported
+from reconvene.deploy.fidelity import Fidelity, Limits
+from reconvene.deploy.model_io import own_inputs, take
+from reconvene.deploy.options import AUTO, FileOptions, precision_of
+from reconvene.deploy.quantisation import PRECISIONS, quantisation
+from reconvene.deploy.registry import format_named, runtime_named, runtime_of
+from reconvene.deploy.runtime import Runtime, Written
+from reconvene.deploy.verification import Verification
+from reconvene.deploy.writing import write
+from reconvene.errors import ExportError, UnknownNameError
+from reconvene.training.quantising import Range
+
+__all__ = ["Exported", "export", "run", "write"]
+
+
+def export(
+    model: nn.Module,
+    directory: str | Path,
+    *,
+    format: str = "onnx",
+    example_inputs: Any = None,
+    precision: str | None = None,
+    batch: str | int = AUTO,
+    dynamic_axes: Sequence[str] = (),
+    opset: int | None = None,
+    quantize: str | None = None,
+    calibration: Iterable[Any] | None = None,
+    keep_fp32: Sequence[str] = (),
+    learned: Mapping[str, Range] | None = None,
+    limits: Limits = Limits(),  # noqa: B008  # frozen
+    task: str | None = None,
+    name: str = "model",
+    verify: bool = True,
+    data: Iterable[Any] | None = None,
+    tolerance: float | None = None,
+    seed: int = 0,
+) -> Exported:
+    """Export any model to ``directory/name.<format>``, and verify what was written before it takes that name.
+
+    The model's weights and mode stay as they are; the file computes what the model computes in eval mode.
+
+    Args:
+        format: a name in ``reconvene.deploy.FORMATS``.
+        example_inputs: a tensor, positional arguments as a tuple, or keyword arguments as a dict; first dimension the
+            batch. Needed only when the model did not come from Reconvene.
+        precision: ``"fp16"`` writes ``name.fp16.<format>`` with weights in float16, inputs and outputs as they are;
+            ``None`` is the model's own, so that a model in float16 gives a file in float16.
+        batch: ``"auto"``: any batch size where format and model allow it, a batch of one in the formats that have
+            no free batch, and the example's batch, with a note, where the model computes for no other; ``"free"``,
+            ``"static"`` (the example's) or a number insist.
+        dynamic_axes: ``"height"``, ``"width"``: axes of images that are free besides the batch; onnx and openvino.
+        opset: of an ONNX file, by default 20.
+        quantize: ``"int8"`` writes ``name.int8.<format>``.
+        calibration: real data for int8: batches ``(inputs, target)`` or bare inputs, up to 256 samples are used.
+        keep_fp32: layers that stay in float32 in an int8 file, by name; a module's name stands for all layers in it.
+        learned: ranges of activations from quantisation-aware training (``TrainResult.ranges``), in place of ranges
+            measured on the calibration data; executorch only.
+        limits: what an int8 file must keep in accuracy, top-1 agreement and SQNR.
+        task: ``"classification"``: outputs are class scores, and agreement is asked for; ``"regression"``: they are
+            not, and errors alone decide (SQNR in int8). ``None``: class scores where the data has labels for them.
+        data: batches ``(inputs, target)`` that the file is verified on. Without it: float32 on seeded noise, int8 on
+            the calibration data.
+        tolerance: largest error of a float32 or float16 file, as a share of the largest output; by default the
+            runtime's own, 1e-4, and 1e-2 in float16.
+
+    Raises UnknownNameError (format, precision, layer, option), MissingExtraError, ModelError when the model does not
+    run on the inputs, DataError for calibration data that does not fit, ExportError when it cannot be exported, written
+    or run, or has an option that the format lacks, VerificationError when the file computes something else; for int8 it
+    names layers that were tried in float32 and helped.
+    """
+    runtime = format_named(format)
+    _check(runtime, format, name, task, tolerance, quantize, calibration is not None or bool(keep_fp32), learned)
+    width, half = precision_of(model, precision)
+    options = FileOptions(batch, tuple(dict.fromkeys(dynamic_axes)), opset, width, half)
+    options.check(runtime, int8=quantize is not None)
+    runtime.require(exporting=True)
+    inputs = own_inputs(model, example_inputs, seed=seed)
+    # where nobody gave an example, a batch that cannot be free is one of one
+    options, inputs = options.resolved(model, runtime, inputs if example_inputs is not None else take(inputs, 0, 1))
+    settings = None if quantize is None else quantisation(model, inputs, calibration, keep_fp32, learned)
+    work = Export(runtime, model, inputs, settings, options)
+    stem = ".".join([name, *([quantize] if quantize else [precision] if precision == "fp16" else [])])
+    start = time.perf_counter()
+    checked: Verification | Fidelity | None = None
+    directory, notes = Path(directory), list[str]()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        # Written beside its destination and moved when complete: a crash or Ctrl-C leaves nothing half-written there.
+        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=directory) as folder:
+            written = work.write(Path(folder) / f"{stem}{runtime.suffix}", settings)
+            seconds = time.perf_counter() - start
+            if verify:
+                checked, notes = verified(work, written, Check(data, limits, task, tolerance, seed))
+            files = _moved(written, directory)
+    except OSError as error:
+        raise ExportError(f"could not write the export into {directory}: {error.strerror or error}") from error
+    return Exported(
+        files[0],
+        files,
+        format,
+        sum(file.stat().st_size for file in files),
+        seconds,
+        checked,
+        quantize or width,
+        tuple(dict.fromkeys((*(settings.keep_fp32 if settings is not None else ()), *written.keep_fp32))),
+        learned is not None,
+        written.batch,
+        options.dynamic_axes,
+        opset,
+        (*written.notes, *notes),
+    )
+
+
+def _check(
+    runtime: Runtime,
+    format: str,
+    name: str,
+    task: str | None,
+    tolerance: float | None,
+    quantize: str | None,
+    has_int8_options: bool,
+    learned: Mapping[str, Range] | None,
+) -> None:
+    """Raise for options that mean nothing, before any work."""
+    if quantize not in (None, *PRECISIONS[1:]):
+        raise UnknownNameError("precision", quantize, PRECISIONS[1:])
+    if quantize is None and (has_int8_options or learned is not None):
+        raise ExportError("calibration, keep_fp32 and learned are for int8: add quantize='int8', or leave them out")
+    if learned is not None and not runtime.takes_ranges:
+        raise ExportError(f"int8 {format} measures its own ranges: leave learned out; the trained weights are enough")
+    if not name or Path(name).name != name:
+        raise ExportError(f"name={name!r} is not a plain file name")
+    check_task(task)
+    if tolerance is not None and quantize is not None:
+        raise ExportError("tolerance is for float32 and float16: int8 has limits")
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise ExportError(f"tolerance={tolerance} must be between 0 and 1: a share of the largest output")
+
+
+def _moved(written: Written, directory: Path) -> tuple[Path, ...]:
+    """Give the files their names, the main one last: it names the others."""
+    for file in reversed(written.files):
+        _flush(file)
+        os.replace(file, directory / file.name)
+    return tuple(directory / file.name for file in written.files)
+
+
+def run(path: str | Path, example_inputs: Any, *, runtime: str | None = None, threads: int = 1) -> dict[str, Tensor]:
+    """Run an exported file once, in the runtime that its name ends for, or in the one given; outputs on the CPU.
+
+    Raises UnknownNameError, MissingExtraError, and ModelError when the runtime refuses the file or the inputs.
+    """
+    chosen = runtime_of(Path(path)) if runtime is None else runtime_named(runtime)
+    chosen.require(exporting=False)
+    with chosen.open(Path(path), threads) as session:
+        return session.run(example_inputs)
+
+
+def _flush(file: Path) -> None:
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())

@@ -1,0 +1,111 @@
+"""What layers take at given widths, by a profile: the sum of measured points, before whole networks correct it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reconvene.devices.lookup_table import SHORTEST, Floats, Table
+from reconvene.devices.profile import Profile
+from reconvene.devices.runtime_layers import key_of
+from reconvene.devices.sample_widths import weight_bytes
+
+Ints = NDArray[np.int64]
+
+
+class Clock:
+    """Layers of one network: ``jobs``, in the order of the calls, none wider than its ``tops`` (in, out)."""
+
+    def __init__(self, profile: Profile, jobs: Sequence[Mapping[str, Any]], tops: Sequence[tuple[int, int]]) -> None:
+        wide = {key_of(job): {**job, "in": top[0], "out": top[1]} for job, top in zip(jobs, tops, strict=True)}
+        found = profile.tables(list(wide.values()))
+        tables = [found[key_of(job)] for job in jobs]
+        self.fixed = profile.overhead["call"] + profile.overhead["node"] * len(jobs)
+        """Seconds beside the layers' own."""
+        self._lookup = _Lookup(tables, tops)
+        self._narrow = _apart([table.narrow for table in tables], tops)
+        self._odd = _apart([table.odd for table in tables], tops)
+        self._far = _apart([table.far for table in tables], tops)
+        self._block = np.array([table.block_in for table in tables], dtype=np.int64)
+        self._align = np.array([table.align for table in tables], dtype=np.int64)
+        item = 1 if profile.precision == "int8" else 4
+        self._weights = np.array([weight_bytes(job, (1, 1), item) for job in jobs], dtype=np.float64)
+        self._memory = profile.far_share()
+
+    def times(self, into: Ints, out: Ints, *, exact: bool = True) -> Floats:
+        """Seconds of every layer; unless ``exact``, as if every width cost as little as the next aligned one."""
+        times = self._lookup.at(into, out)
+        for rows, narrow in self._narrow:
+            own = narrow.at(into[rows], out[rows])
+            own = own if exact else np.minimum(own, times[rows])  # else it would fall where the first block is whole
+            times[rows] = np.where(into[rows] < self._block[rows], own, times[rows])
+        for rows, odd in self._odd if exact else ():
+            slower = np.maximum(odd.at(into[rows], out[rows]), times[rows])
+            times[rows] = np.where(into[rows] % self._align[rows] > 0, slower, times[rows])
+        for rows, far in self._far:
+            share = np.interp(float((self._weights * into * out).sum()), *self._memory)
+            times[rows] += share * far.at(into[rows], out[rows])
+        return times
+
+
+@lru_cache(maxsize=8)  # a budget asks one profile many times
+def correction(profile: Profile) -> tuple[Floats, Floats]:
+    """How far whole networks are from the sum of their layers: seconds by ``Clock``, ascending, and what they take.
+
+    Between two of them a network is corrected on the straight line between both logarithms, outside by the factor of
+    the nearest; so what is longer by the clock stays longer. Where no networks were measured, all layers in one graph
+    tell one factor.
+    """
+    pairs = []
+    for network in profile.networks:
+        numbers, into, out = np.array(network["layers"], dtype=np.int64).T
+        tops = [(int(a), int(b)) for a, b in zip(into, out, strict=True)]
+        clock = Clock(profile, [profile.layers[number] for number in numbers], tops)
+        pairs.append((max(clock.fixed + float(clock.times(into, out).sum()), SHORTEST), network["seconds"]))
+    by_clock, taken = np.array(sorted(pairs or [(1.0, profile.together())]), dtype=np.float64).T
+    return by_clock, np.maximum.accumulate(taken)
+
+
+class _Lookup:
+    """All tables in flat arrays, so that a network is one gather."""
+
+    def __init__(self, tables: Sequence[Table], tops: Sequence[tuple[int, int]]) -> None:
+        self._row_start, self._rows = _flat([t.row_positions(top) for t, (top, _) in zip(tables, tops, strict=True)])
+        single = [len(t.outs) == 1 for t in tables]
+        columns = [
+            np.zeros(top + 1) if one else t.column_positions(top).astype(np.float64)
+            for t, (_, top), one in zip(tables, tops, single, strict=True)
+        ]
+        self._column_start, self._columns = _flat(columns)
+        grids = [t.values if one else t.expanded(top) for t, (_, top), one in zip(tables, tops, single, strict=True)]
+        self._width = np.array([grid.shape[1] for grid in grids], dtype=np.int64)
+        self._last = np.array([max(len(grid) - 2, 0) for grid in grids], dtype=np.int64)
+        self._height = np.array([len(grid) for grid in grids], dtype=np.int64)
+        self._grid_start, self._grid = _flat([grid.reshape(-1) for grid in grids])
+
+    def at(self, into: Ints, out: Ints) -> Floats:
+        """Seconds of every site, widths taken as aligned."""
+        position = self._rows[self._row_start + into]
+        row = np.clip(position.astype(np.int64), 0, self._last)
+        share = np.where(self._height > 1, position - row, 0.0)
+        first = self._grid_start + row * self._width + self._columns[self._column_start + out].astype(np.int64)
+        low = self._grid[first]
+        high = self._grid[np.where(self._height > 1, first + self._width, first)]
+        times: Floats = np.maximum(low + share * (high - low), SHORTEST)
+        return times
+
+
+def _apart(tables: Sequence[Table | None], tops: Sequence[tuple[int, int]]) -> list[tuple[Ints, _Lookup]]:
+    """The layers that have such a table, and all of these tables; nothing where no layer has one."""
+    rows = np.flatnonzero([table is not None for table in tables])
+    known = [table for table in tables if table is not None]
+    return [(rows, _Lookup(known, [tops[int(row)] for row in rows]))] if known else []
+
+
+def _flat(parts: list[Floats]) -> tuple[Ints, Floats]:
+    starts = np.cumsum([0, *[len(part) for part in parts[:-1]]], dtype=np.int64)
+    return starts, np.concatenate(parts)

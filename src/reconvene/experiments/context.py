@@ -1,0 +1,94 @@
+"""What every arm of a comparison starts from, and what it hands to training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from reconvene import rectifier
+from reconvene.allocation import Budget
+from reconvene.allocation.costs import CostModel
+from reconvene.criteria.registry import criterion as criterion_named
+from reconvene.data import Dataset, calibration
+from reconvene.planning.assemble import timed
+from reconvene.planning.session import Data, Foresee
+from reconvene.structure import Structure
+from reconvene.surgery import Plan
+from reconvene.training import TrainConfig
+
+EVERYWHERE = "everywhere"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The same for all arms of one comparison: the untrained model, the data, the recipe; and the arm's own options.
+
+    ``folder`` is where an arm may keep what it would not like to compute again after an interruption. ``clock``
+    predicts seconds on the device that budgets on latency are about; the same for all arms.
+    """
+
+    model: nn.Module
+    inputs: Tensor
+    dataset: Dataset
+    budget: Budget | None
+    options: Mapping[str, Any]
+    seed: int
+    epochs: int
+    config: TrainConfig
+    round_to: int
+    folder: Path
+    clock: Foresee | None = None
+
+    @property
+    def asked(self) -> Budget:
+        """The budget of an arm that has one."""
+        assert self.budget is not None, "the configuration was checked"
+        return self.budget
+
+    def timed(self, costs: CostModel, structure: Structure) -> CostModel:
+        """The costs of a structure, and its latency where a device is known."""
+        if self.clock is not None:
+            costs.add("latency", self.clock(structure))
+        return costs
+
+    def samples(self, criterion: str) -> Data | None:
+        """A few training images of every class, for a criterion that needs data. Raises UnknownNameError."""
+        if criterion_named(criterion).needs != "data":
+            return None
+        return calibration(self.dataset, seed=self.seed)
+
+
+@dataclass
+class Prepared:
+    """A network ready for training, and what it took to get there.
+
+    ``seconds``: wall time by step, all of it before training. ``epochs``: of training still to do, of ``setting``'s.
+    ``masked``: whether masks hold some weights at zero. ``earlier``: seconds, epochs and MACs of one example of
+    training that was part of the arm itself (pruning after training); ``facts``: anything else worth a column.
+    """
+
+    model: nn.Module
+    seconds: dict[str, float]
+    epochs: int
+    plan: Plan | None = None
+    masked: bool = False
+    earlier: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def carry_out(setting: Setting, plan: Plan, *, rectify: str) -> Prepared:
+    """Surgery and rectification, the same for every arm that chooses widths.
+
+    ``rectify`` is one of the rectifier's ways, or ``everywhere``: ``reinit`` of resilient layers too.
+    """
+    how, everywhere = ("reinit", True) if rectify == EVERYWHERE else (rectify, False)
+    seconds = dict(plan.timings)
+    with timed(seconds, "surgery"):
+        small = plan.apply(setting.model)
+    with timed(seconds, "rectify"):
+        rectifier.rectify(small, plan, setting.inputs, how, seed=setting.seed, everywhere=everywhere)
+    return Prepared(small, seconds, setting.epochs, plan=plan)

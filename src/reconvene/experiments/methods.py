@@ -1,0 +1,100 @@
+"""The arms of a comparison by name: each turns the same untrained network into what is then trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from reconvene import criteria
+from reconvene.errors import BudgetError, UnknownNameError
+from reconvene.experiments import baselines, search, torch_pruning
+from reconvene.experiments.context import Prepared, Setting, carry_out
+from reconvene.experiments.masked import put_on
+from reconvene.planning.assemble import timed
+from reconvene.planning.session import Planner
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to get a network.
+
+    ``options``: what it can be told, with the usual values. ``budgets``: whether it is asked to keep one; ``needs``:
+    the cost without which a budget means nothing to it.
+    """
+
+    prepare: Callable[[Setting], Prepared]
+    options: dict[str, Any] = field(default_factory=dict)
+    budgets: bool = True
+    needs: str | None = None
+
+    def takes(self, budget: Mapping[str, Any]) -> bool:
+        """Whether a run under this budget makes sense."""
+        return self.needs is None or self.needs in budget
+
+
+def dense(setting: Setting) -> Prepared:
+    """The network as it is."""
+    return Prepared(setting.model, {}, setting.epochs)
+
+
+def ours(setting: Setting) -> Prepared:
+    """Reconvene: sensitivity by an evaluator, of a criterion if one is named, a water level, rectification."""
+    criterion = str(setting.options["criterion"]) or None
+    data = setting.samples(criterion) if criterion else None
+    evaluator = str(setting.options["evaluator"])
+    planner = Planner(setting.model, setting.inputs, criterion, data, setting.seed, evaluator=evaluator)
+    foresee = {} if setting.clock is None else {"latency": setting.clock}
+    plan = planner.plan(setting.asked, round_to=setting.round_to, foresee=foresee)
+    return carry_out(setting, plan, rectify=str(setting.options["rectify"]))
+
+
+def unstructured(setting: Setting) -> Prepared:
+    """Masks that leave as many parameters as the budget allows, in the dense network's shapes, kept while training."""
+    criterion, layerwise = str(setting.options["criterion"]), str(setting.options["layerwise"])
+    total = sum(parameter.numel() for parameter in setting.model.parameters())
+    limit = setting.asked.limits(
+        {"params": float(total)} | dict.fromkeys(("macs", "size", "peak_memory", "latency"), 1.0)
+    )
+    scored = sum(weight.numel() for weight in criteria.weights(setting.model).values())
+    # What is not scored (norms, biases) stays, and counts.
+    left = limit["params"] - (total - scored)
+    if left < 1:
+        raise BudgetError(
+            f"params {setting.asked.asked['params']}: norms and biases alone are {total - scored:,}. Ask for more"
+        )
+    seconds: dict[str, float] = {}
+    with timed(seconds, "masks"):
+        masks = criteria.masks(
+            setting.model,
+            min(1.0, left / scored),
+            criterion,
+            example_inputs=setting.inputs,
+            data=setting.samples(criterion),
+            seed=setting.seed,
+            layerwise=layerwise or None,
+        )
+    return Prepared(put_on(setting.model, masks), seconds, setting.epochs, masked=True)
+
+
+ARMS: dict[str, Arm] = {
+    "dense": Arm(dense, budgets=False),
+    "ours": Arm(ours, {"criterion": "synflow", "evaluator": "fan_in", "rectify": "reinit"}),
+    "unstructured": Arm(unstructured, {"criterion": "synflow", "layerwise": ""}, needs="params"),
+    "uniform": Arm(baselines.uniform, {"rectify": "reinit"}),
+    "random": Arm(baselines.random_widths, {"rectify": "reinit"}),
+    "precrop": Arm(baselines.precrop, {"criterion": "synflow", "rectify": "reinit"}),
+    "precrop_filled": Arm(partial(baselines.precrop, filled=True), {"criterion": "synflow", "rectify": "reinit"}),
+    "channels": Arm(baselines.channels, {"criterion": "synflow", "normalised": False, "rectify": "reinit"}),
+    "nas": Arm(search.nas, search.OPTIONS),
+    "torch_pruning": Arm(torch_pruning.torch_pruning, torch_pruning.OPTIONS),
+    "cut": Arm(baselines.cut, {"group": "", "share": 0.125, "rectify": "reinit"}, budgets=False),
+}
+
+
+def arm_named(name: str) -> Arm:
+    """Look an arm up. Raises UnknownNameError with the names there are."""
+    if name not in ARMS:
+        raise UnknownNameError("arm", name, ARMS)
+    return ARMS[name]

@@ -1,0 +1,97 @@
+"""Torch-Pruning after training: train dense, prune by trained magnitude, go on training; all epochs count.
+
+The epochs of both parts together are those of every other arm. Since the dense part costs more per epoch, this arm is
+paid more training than the others, and its row says how much.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import time
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from reconvene.allocation import Budget
+from reconvene.allocation.costs import CostModel
+from reconvene.errors import BudgetError, ExperimentError, MissingExtraError
+from reconvene.experiments.context import Prepared, Setting
+from reconvene.structure import analyse
+from reconvene.training import train
+from reconvene.utils.module_state import evaluating
+
+OPTIONS = {"dense_share": 0.5, "everywhere": True}
+HALVINGS = 12
+
+
+def torch_pruning(setting: Setting) -> Prepared:
+    """Group magnitude importance of the Torch-Pruning package, one ratio bisected until the budget is kept.
+
+    ``dense_share``: of the epochs, before pruning. ``everywhere``: one ranking for all layers, not the same ratio in
+    each. Its widths are not rounded, which lets it come nearer to the budget than the others.
+    """
+    first = max(1, round(setting.epochs * float(setting.options["dense_share"])))
+    if first >= setting.epochs:
+        raise ExperimentError(
+            f"torch_pruning: {setting.epochs} epochs leave none after {first} dense ones. Give more epochs"
+        )
+    whole = analyse(setting.model, setting.inputs, trial=False)
+    costs = setting.timed(CostModel(whole), whole).dense
+    result = train(
+        setting.model,
+        setting.dataset,
+        epochs=first,
+        directory=setting.folder / "dense",
+        config=replace(setting.config, seed=setting.seed),
+    )
+    start = time.perf_counter()
+    small, ratio = _smaller(setting, setting.asked, {name: float(value) for name, value in costs.items()})
+    seconds = {"torch_pruning": time.perf_counter() - start}
+    earlier = {"seconds": result.seconds, "epochs": float(first), "macs": float(costs["macs"])}
+    return Prepared(small, seconds, setting.epochs - first, earlier=earlier, facts={"ratio": ratio})
+
+
+def _smaller(setting: Setting, budget: Budget, dense: dict[str, float]) -> tuple[nn.Module, float]:
+    """The largest of the networks that the bisection meets within the budget, and its ratio."""
+    limits = budget.limits(dense)
+    low, high = 0.0, 1.0
+    found: tuple[nn.Module, float] | None = None
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        trial = _pruned(setting, middle)
+        structure = analyse(trial, setting.inputs, trial=False)
+        costs = setting.timed(CostModel(structure), structure).dense
+        if all(costs[name] <= limit for name, limit in limits.items()):
+            found, high = (trial, middle), middle
+        else:
+            low = middle
+    if found is None:
+        raise BudgetError(f"torch_pruning keeps no budget of {budget}")
+    return found
+
+
+def _pruned(setting: Setting, ratio: float) -> nn.Module:
+    package = _imported()
+    model = copy.deepcopy(setting.model)
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    with evaluating(model):
+        pruner = package.pruner.MagnitudePruner(
+            model,
+            setting.inputs,
+            importance=package.importance.GroupMagnitudeImportance(p=2),
+            global_pruning=bool(setting.options["everywhere"]),
+            pruning_ratio=ratio,
+            max_pruning_ratio=0.95,
+            ignored_layers=last[-1:],  # it would cut the classes
+        )
+        pruner.step()
+    return model
+
+
+def _imported() -> Any:
+    try:
+        return importlib.import_module("torch_pruning")
+    except ImportError as error:
+        raise MissingExtraError("torch-pruning", "bench", "arm 'torch_pruning'") from error

@@ -1,0 +1,196 @@
+"""One run, in a process of its own: ``python -m reconvene.experiments.worker FOLDER`` does what FOLDER/run.json says.
+
+It leaves ``result.json`` when it is finished. Stopped before, it goes on from its checkpoint when started again.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sys
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import nn
+
+from reconvene.allocation import Budget
+from reconvene.data import Dataset, load
+from reconvene.deploy import bench, measure
+from reconvene.deploy.machine import now
+from reconvene.devices import Predictor
+from reconvene.errors import ExperimentError, ReconveneError
+from reconvene.experiments.config import Run
+from reconvene.experiments.context import Prepared, Setting
+from reconvene.experiments.masked import take_off
+from reconvene.experiments.methods import arm_named
+from reconvene.experiments.results import Record, commit
+from reconvene.models import Source, example_inputs, resolve
+from reconvene.planning.latency import resolve as resolve_profile
+from reconvene.planning.session import Foresee, Planner
+from reconvene.training import TrainConfig, TrainResult, train
+from reconvene.training.assess import answers, assess
+from reconvene.training.machine import choose_device, describe_machine, library_versions
+from reconvene.utils.files import write_atomic
+
+RUN, RESULT, ERROR, LOCK = "run.json", "result.json", "error.txt", ".lock"
+
+
+def carry_out(run: Run, folder: Path, *, data: str) -> Record:
+    """Do one run in ``folder`` and return its record. ``data`` says where the run's data set lies.
+
+    Raises ReconveneError.
+    """
+    start = time.perf_counter()
+    dataset = load(data, input_shape=run.input, limit=run.limit)
+    source = _source(run, dataset)
+    config = TrainConfig(seed=run.seed, **run.train)
+    setting = _setting(run, source, dataset, config, folder)
+    dense = source.build()
+    began = time.process_time()
+    prepared = arm_named(run.arm).prepare(setting)
+    search_cpu = time.process_time() - began
+    costs = measure(dense if prepared.masked else prepared.model, setting.inputs, latency=False)
+    result = train(
+        prepared.model, dataset, epochs=prepared.epochs, directory=folder / "train", config=config, progress=True
+    )
+    model = take_off(prepared.model)
+    kept = sum(int(p.count_nonzero()) for p in model.parameters()) if prepared.masked else costs.params
+    whole = measure(dense, setting.inputs, latency=False)
+    record: Record = {
+        "key": run.key,
+        "run": asdict(run),
+        "label": run.label,
+        "dataset": str(dataset),
+        "dataset_sha256": dataset.sha256,
+        "params": kept,
+        "macs": costs.macs,
+        "size": costs.size,
+        "peak_memory": costs.peak_memory,
+        "dense": {"params": whole.params, "macs": whole.macs, "size": whole.size, "peak_memory": whole.peak_memory},
+        "widths": {row.name: row.width for row in prepared.plan.rows} if prepared.plan else None,
+        "search": {"seconds": sum(prepared.seconds.values()), "cpu_seconds": search_cpu, "steps": prepared.seconds},
+        "facts": prepared.facts,
+        **_training(result, prepared, costs.macs, dataset),
+        "assessment": _assessment(model, dataset) if run.corruptions else None,
+        "latency": _latency(dense, model, setting.inputs) if run.latency else None,
+        "commit": commit(),
+        "libraries": library_versions(),
+        "machine": describe_machine(choose_device(config.device)),
+        "threads": torch.get_num_threads(),
+        "seconds": time.perf_counter() - start,
+        "date": now(),
+    }
+    return record
+
+
+def _source(run: Run, dataset: Dataset) -> Source:
+    shape = run.input or dataset.shape
+    source = resolve(run.model, run.args, input_shape=shape, seed=run.seed).with_classes(len(dataset.classes))
+    dataset.require(input_shape=shape)
+    return source
+
+
+def _setting(run: Run, source: Source, dataset: Dataset, config: TrainConfig, folder: Path) -> Setting:
+    assert source.input_shape is not None, "resolve() fills it in"
+    model, inputs = source.build(), example_inputs(source.input_shape, seed=run.seed)
+    return Setting(
+        model=model,
+        inputs=inputs,
+        dataset=dataset,
+        budget=Budget(**run.budget) if run.budget else None,
+        options=run.options,
+        seed=run.seed,
+        epochs=run.epochs,
+        config=config,
+        round_to=run.round_to,
+        folder=folder,
+        clock=_clock(run, model, inputs) if "latency" in run.budget else None,
+    )
+
+
+def _clock(run: Run, model: nn.Module, inputs: torch.Tensor) -> Foresee:
+    """What layers take on the run's device; on this machine they are measured when they are first met, and kept."""
+    profile = resolve_profile(Planner(model, inputs, seed=run.seed), run.device, lambda line: print(line, flush=True))
+    return lambda structure: Predictor(structure, profile).floor
+
+
+def _training(result: TrainResult, prepared: Prepared, macs: int, dataset: Dataset) -> Record:
+    """What training gave and took; an arm that trained before it pruned paid for that too."""
+    header, epochs = result.records[0], result.records[1:]
+    earlier = prepared.earlier
+    # Forward, and backward by inputs and by weights: three times the multiply-accumulates of a forward pass.
+    work = 3 * len(dataset.train) * (macs * prepared.epochs + earlier.get("macs", 0.0) * earlier.get("epochs", 0.0))
+    return {
+        "initial_sha256": header["weights_sha256"],
+        "recipe": header["config"],
+        "accuracy": result.accuracy,
+        "loss": result.evaluation.loss,
+        "train_loss": epochs[-1]["train_loss"],
+        "per_class": result.evaluation.per_class,
+        "curve": [epoch["test_accuracy"] for epoch in epochs],
+        "training": {
+            "seconds": result.seconds + earlier.get("seconds", 0.0),
+            "seconds_per_epoch": result.seconds / prepared.epochs,
+            "macs": work,
+            "earlier": earlier,
+        },
+    }
+
+
+def _assessment(model: nn.Module, dataset: Dataset) -> Record:
+    """Beyond accuracy; with every answer, so that agreement with the dense run of the same seed can be told later."""
+    said = answers(model, dataset).classes.numpy().astype(np.uint16)
+    packed = base64.b64encode(zlib.compress(said.tobytes(), 9)).decode()
+    return {**assess(model, dataset, corruptions=True).to_dict(), "answers": packed}
+
+
+def _latency(dense: nn.Module, model: nn.Module, inputs: torch.Tensor) -> Record:
+    """Seconds in ONNX Runtime, the dense network and this one taking turns."""
+    found = bench({"dense": dense, "this": model.cpu()}, inputs, runtimes=("onnxruntime",), repeats=20)
+    base, own = (found.row("onnxruntime", name) for name in ("dense", "this"))
+    return {"seconds": own.median, "dense": base.median, "speedup": own.speedup}
+
+
+def main(arguments: list[str]) -> int:
+    """Run what ``FOLDER/run.json`` says, and leave ``result.json`` or ``error.txt`` beside it.
+
+    A second argument is the process that asked: where that ends, however it ends, so does this. Until then no other
+    touches the folder.
+    """
+    folder = Path(arguments[0])
+    if len(arguments) > 1:
+        Thread(target=_follow, args=(int(arguments[1]),), daemon=True).start()
+    with FileLock(folder / LOCK):
+        return _main(folder)
+
+
+def _follow(asker: int) -> None:
+    while os.getppid() == asker:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _main(folder: Path) -> int:
+    asked: Mapping[str, Any] = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    if threads := os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(int(threads))
+    try:
+        record = carry_out(Run.from_dict(asked["run"]), folder, data=asked["data"])
+    except ReconveneError as error:
+        write_atomic(folder / ERROR, f"{type(error).__name__}: {error}\n".encode(), error=ExperimentError)
+        return 1
+    write_atomic(folder / RESULT, json.dumps(record, allow_nan=False).encode(), error=ExperimentError)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

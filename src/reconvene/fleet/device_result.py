@@ -1,0 +1,187 @@
+"""What came out of a fleet: a row per device and architecture, as a table and as JSON types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from reconvene.fleet.loss import predicted_loss
+from reconvene.surgery import Plan
+from reconvene.utils.tables import Cell, quantity, table
+
+TRAINING = "training FLOPs"
+SHOWN = ("params", "macs", "peak_memory", "size", "latency")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """One architecture cut to a budget.
+
+    Attributes:
+        costs: of the pruned network, and ``dense``; where no plan was found, the floor.
+        loss: predicted, see ``predicted_loss``; None where no plan was found.
+        trouble: why there is nothing, with the floor where a budget cannot be kept.
+        about: what a cost is that of, where that is not always the same: the file, the runtime, the device.
+        training_flops: of ``training_unit``, ``dense`` and ``pruned``.
+    """
+
+    model: str
+    costs: dict[str, float] = field(default_factory=dict)
+    dense: dict[str, float] = field(default_factory=dict)
+    loss: float | None = None
+    trouble: str = ""
+    about: dict[str, str] = field(default_factory=dict)
+    training_flops: dict[str, float] = field(default_factory=dict)
+    training_unit: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row(Cut):
+    """One device and one architecture.
+
+    Attributes:
+        chosen: whether the device gets this architecture: of those that keep its budget, the one that loses least.
+        folder: of the artifact, under the fleet's.
+        key: of everything that decides the artifact.
+        accuracy: on the test images, of what was trained.
+        files: bytes of every exported file.
+    """
+
+    device: str
+    budget: dict[str, Any]
+    key: str
+    limits: dict[str, float] = field(default_factory=dict)
+    chosen: bool = False
+    folder: str = ""
+    accuracy: float | None = None
+    files: dict[str, int] | None = None
+
+    @property
+    def asked(self) -> str:
+        """Its budget as it was written."""
+        return ", ".join(f"{cost} {value}" for cost, value in self.budget.items())
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row per device and architecture, by device, and how many artifacts were made now."""
+
+    rows: tuple[Row, ...]
+    made: int
+    kept: int
+    folder: Path
+
+    def __str__(self) -> str:
+        body: list[list[Cell]] = []
+        for row in self.rows:
+            costs = [quantity(cost, row.costs[cost]) if cost in row.costs else None for cost in SHOWN]
+            accuracy = None if row.accuracy is None else f"{row.accuracy:.2%}"
+            mark = row.trouble.split(". ")[0] if row.trouble else "chosen" if row.chosen else ""
+            body.append([row.device, row.model, row.asked, *costs, work_of(row), row.loss, accuracy, mark])
+        header = ("device", "model", "budget", *SHOWN, "training FLOPs", "loss", "accuracy", "")
+        why = [f"{row.device}, {row.model}: {row.trouble}" for row in self.rows if row.trouble]
+        nothing = self.unserved
+        foot = [
+            *meanings(self.rows),
+            *why,
+            *([f"devices that get nothing: {', '.join(nothing)}"] if nothing else []),
+            f"{self.made} artifacts made, {self.kept} were there already",
+            f"page: {self.folder / 'index.html'}",
+        ]
+        return table(header, body, right=range(3, 10), foot=foot)
+
+    @property
+    def devices(self) -> dict[str, list[Row]]:
+        """Rows by device, in the order of the file."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(row.device, []).append(row)
+        return found
+
+    @property
+    def unserved(self) -> list[str]:
+        """Devices that get nothing."""
+        return [device for device, rows in self.devices.items() if not any(row.chosen for row in rows)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        rows = [dict(vars(row)) for row in self.rows]
+        return {"rows": rows, "made": self.made, "kept": self.kept, "folder": str(self.folder)}
+
+
+def told(plan: Plan) -> dict[str, Any]:
+    """What a plan says, by the fields of ``Cut``."""
+    return {
+        "costs": dict(plan.costs["pruned"]),
+        "dense": dict(plan.costs["dense"]),
+        "loss": predicted_loss(plan),
+        "about": _about(plan),
+        "training_flops": plan.training_flops,
+        "training_unit": plan.training_unit,
+    }
+
+
+def _about(plan: Plan) -> dict[str, str]:
+    """What the size, the memory, the latency and the training of a plan are those of, in its own words."""
+    found = {"size": "that of model.safetensors", "peak_memory": "as PyTorch holds activations"}
+    for note in plan.notes:
+        for cost, begin in (("size", "size is "), ("peak_memory", "peak_memory is "), ("latency", "latency ")):
+            if note.startswith(begin):
+                found[cost] = note.removeprefix(begin)
+    known = {cost: words for cost, words in found.items() if cost in plan.costs["pruned"]}
+    return {**known, TRAINING: f"of {plan.training_unit}, beside those of the dense network"}
+
+
+def meanings(rows: Iterable[Cut], names: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+    """One line for everything that costs of these rows are those of, and for whom where that is not the same for all.
+
+    Last what training FLOPs are of, and what a predicted loss says. ``names``: what else to call a cost.
+    """
+    able = [row for row in rows if row.loss is not None]
+    lines = []
+    for cost in (*SHOWN, TRAINING):
+        whom: dict[str, list[str]] = {}
+        for row in able:
+            if cost in row.about:
+                whom.setdefault(row.about[cost], []).append(row.device if isinstance(row, Row) else row.model)
+        for words, those in whom.items():
+            whose = f" ({', '.join(dict.fromkeys(those))})" if len(whom) > 1 else ""
+            lines.append(f"{names.get(cost, cost)}{whose}: {words}")
+    return [*lines, *([CAVEAT] if able else [])]
+
+
+CAVEAT = "loss: how deep an architecture was cut, not how good it was to begin with; only training tells that"
+
+
+def work_of(row: Cut) -> str | None:
+    """Training FLOPs beside those of the dense network: ``12.3 G of 98.1 G``."""
+    work = row.training_flops
+    return f"{quantity('flops', work['pruned'])} of {quantity('flops', work['dense'])}" if work else None
+
+
+def choose(rows: Iterable[Row]) -> list[Row]:
+    """Mark what each device gets: by accuracy where all were trained, else by predicted loss."""
+    best: dict[str, Row] = {}
+    for row in (held := list(rows)):
+        if row.loss is not None and not row.trouble:
+            known = best.get(row.device)
+            if known is None or _rank(row) < _rank(known):
+                best[row.device] = row
+    return [replace(row, chosen=best.get(row.device) is row) for row in held]
+
+
+def front(rows: Iterable[Row], cost: str) -> list[Row]:
+    """The rows that no other one beats in both this cost and predicted loss, by rising cost."""
+    able = [row for row in rows if row.loss is not None and cost in row.costs and not row.trouble]
+    best: list[Row] = []
+    for row in sorted(able, key=lambda row: (row.costs[cost], row.loss)):
+        if not best or (row.loss or 0.0) < (best[-1].loss or 0.0):
+            best.append(row)
+    return best
+
+
+def _rank(row: Row) -> tuple[float, float]:
+    return (-(row.accuracy or 0.0), row.loss or 0.0)

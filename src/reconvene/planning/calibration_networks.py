@@ -1,0 +1,96 @@
+"""Whole networks to check a device profile against: the model itself at even widths, as files for ONNX Runtime.
+
+Layers of a network share caches, and what they take together is not what each took alone: less where everything fits,
+more where it does not. A few whole networks tell by how much, from the smallest to the dense one.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from reconvene import devices
+from reconvene.deploy.exporter import write
+from reconvene.deploy.model_io import own_inputs
+from reconvene.deploy.quantisation import stand_in
+from reconvene.deploy.registry import format_named
+from reconvene.devices.runtime_layers import key_of
+from reconvene.devices.sessions import Network
+from reconvene.devices.store import Say, silent
+from reconvene.errors import ReconveneError, StructureError
+from reconvene.structure import Structure
+from reconvene.structure.pruned_sizes import settle
+from reconvene.structure.replay import replay
+from reconvene.surgery import make_plan
+
+SHARES = (1.0, 0.5, 0.25, 0.125, 0.0625)
+ROUND_TO = 8
+# Of a file, so that a bundle can be copied about and a large dense network does not fill the memory.
+MOST_BYTES = 256 << 20
+
+
+def yardsticks(
+    model: nn.Module,
+    example_inputs: Any,
+    structure: Structure,
+    *,
+    precision: str = "fp32",
+    largest: float = MOST_BYTES,
+    say: Say = silent,
+) -> list[Network]:
+    """The model at even widths: layers and ONNX file of each, those of ``largest`` bytes at most.
+
+    Layers are ``(number in devices.jobs(devices.sites(structure)), in, out)``. ``say`` is told what was left out.
+    """
+    found = devices.sites(structure)
+    number = {key_of(job): count for count, job in enumerate(devices.jobs(found))}
+    channels = devices.Channels(structure, found)
+    made: list[Network] = []
+    for share, widths in _even(structure):
+        try:
+            file = _file(model, example_inputs, structure, widths, precision)
+        except ReconveneError as error:
+            say(f"the network at {share:g} of its widths is not timed: {error}")
+            continue
+        if len(file) > largest:
+            say(f"the network at {share:g} of its widths is not timed: its file has {len(file):,} bytes")
+            continue
+        ends = zip(found, *channels.at(widths), strict=True)
+        made.append(([[number[site.key], int(into), int(out)] for site, into, out in ends], file))
+    return made
+
+
+def cut(model: nn.Module, example_inputs: Any, structure: Structure, widths: NDArray[np.int64]) -> nn.Module:
+    """The model with the first channels of every group. Raises StructureError where it does not run so."""
+    keep = [np.arange(width) for width in widths]
+    rerun = replay(model, example_inputs, structure, keep)
+    if rerun.failure is not None:
+        raise StructureError(f"it does not run so: {rerun.failure}")
+    return make_plan(model, structure, keep, [], scalars=rerun.scalars).apply(model)
+
+
+def _even(structure: Structure) -> Iterator[tuple[float, NDArray[np.int64]]]:
+    """Widths that are the same share of the dense ones everywhere, in multiples of ``ROUND_TO``."""
+    dense, seen = structure.widths, set()
+    for share in SHARES:
+        wanted = np.clip(np.round(dense * share / ROUND_TO) * ROUND_TO, np.minimum(ROUND_TO, dense), dense)
+        widths = settle(structure.balances, wanted.astype(np.int64), dense)
+        if tuple(widths) not in seen:
+            seen.add(tuple(widths))
+            yield share, widths
+
+
+def _file(model: nn.Module, inputs: Any, structure: Structure, widths: NDArray[np.int64], precision: str) -> bytes:
+    """``cut`` as ONNX. Raises ReconveneError where that does not work."""
+    small = cut(model, inputs, structure, widths)
+    own = own_inputs(small, inputs)
+    settings = stand_in(own) if precision == "int8" else None
+    with tempfile.TemporaryDirectory(prefix="reconvene-yardstick-") as folder:
+        files = write(format_named("onnx"), small, own, Path(folder) / "model.onnx", settings)
+        return b"".join(file.read_bytes() for file in files[:1])

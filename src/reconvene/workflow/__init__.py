@@ -1,0 +1,36 @@
+"""The whole way on artifacts: prune, train, export, bench, report, and all of it in one call.
+
+Each step reads what it needs from the artifact's folder and leaves its result there, so steps can be run one by one, on
+different days, and a way that was interrupted goes on where it stopped.
+"""
+
+from reconvene.workflow.bundle import bundle
+from reconvene.workflow.deploy import Form, Int8, bench, export
+from reconvene.workflow.evaluate import evaluate
+from reconvene.workflow.prune import Pruning, prune
+from reconvene.workflow.qat import train_quantised
+from reconvene.workflow.report import report
+from reconvene.workflow.run import Outcome, run
+from reconvene.workflow.steps import Steps, quiet
+from reconvene.workflow.train import Lesson, Training, train, training_warnings
+
+__all__ = [
+    "Form",
+    "Int8",
+    "Lesson",
+    "Outcome",
+    "Pruning",
+    "Steps",
+    "Training",
+    "bench",
+    "bundle",
+    "evaluate",
+    "export",
+    "prune",
+    "quiet",
+    "report",
+    "run",
+    "train",
+    "train_quantised",
+    "training_warnings",
+]

@@ -1,0 +1,97 @@
+"""The bundle of an artifact: its exports with the pre-processing and labels it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reconvene import artifact
+from reconvene.artifact import Manifest
+from reconvene.data import Dataset, Preprocessing
+from reconvene.data.source import stratified
+from reconvene.deploy import Bundled, Exported
+from reconvene.deploy import bundle as write_bundle
+from reconvene.errors import ArtifactError, DataError
+from reconvene.workflow.prune import PREPROCESSING
+from reconvene.workflow.steps import Steps, quiet
+
+TEST_IMAGES = 16
+
+
+def bundle(
+    directory: str | Path,
+    path: str | Path,
+    *,
+    exports: Sequence[Exported],
+    dataset: Dataset | None = None,
+    seed: int = 0,
+    steps: Steps = quiet,
+) -> Bundled:
+    """Put exports of an artifact's model into a bundle that classifies images on a device.
+
+    Args:
+        path: of the archive, ``NAME.tar.gz``.
+        exports: what ``export`` returned for the artifact's own model.
+        dataset: whose test images the device tests itself with; without it, seeded noise.
+
+    Raises ArtifactError: what the model takes is not known, since it was neither trained nor given a dataset.
+    DataError: a dataset of other classes or another shape than it was trained on. ExportError.
+    """
+    folder = Path(directory)
+    found = artifact.manifest(folder)
+    way = preparation(found, folder, dataset)
+    if dataset is None:
+        images, origin = _noise(way, seed), f"noise, seed {seed}"
+    else:
+        rows = stratified(dataset.test.labels.numpy(), min(TEST_IMAGES, len(dataset.test)), seed=seed)
+        images = dataset.test.images[rows].numpy()
+        origin = f"{len(images)} test images of {dataset.name}"
+    about = {"model": found.source.address, "results": results(folder, found)}
+    with steps(f"bundling {path}", False):
+        return write_bundle(path, exports, preprocessing=way, images=images, images_from=origin, about=about)
+
+
+def preparation(found: Manifest, folder: Path, dataset: Dataset | None) -> Preprocessing:
+    """What pictures go through: as in training, or where nothing was trained, as the dataset says."""
+    recorded = found.measurements.get(PREPROCESSING)
+    if recorded is None:
+        if dataset is None:
+            raise ArtifactError(
+                f"{folder} does not say how its images are prepared or what its classes are called: it was not trained "
+                "by this version. Name the data that it is for (--data), or train it"
+            )
+        return dataset.preprocessing
+    way = Preprocessing.from_dict(recorded)
+    if dataset is not None and (dataset.classes, dataset.shape) != (way.classes, way.shape):
+        raise DataError(
+            f"{dataset.name} ({_said(dataset.preprocessing)}) is not what the model in {folder} was trained on "
+            f"({_said(way)}). Try: --data with that data"
+        )
+    return way
+
+
+def _said(way: Preprocessing) -> str:
+    some = ", ".join(way.classes[:3]) + ", ..." * (len(way.classes) > 3)
+    return f"{'x'.join(map(str, way.shape))}, {len(way.classes)} classes: {some}"
+
+
+def results(folder: Path, found: Manifest) -> dict[str, str]:
+    """What is known of the model, in words a person reads; empty for one that was never trained."""
+    training, plan = found.measurements.get("training"), artifact.read_plan(folder)
+    if training is None:
+        return {}
+    told: dict[str, Any] = {"test accuracy": f"{training['accuracy']:.2%}", "data": training["dataset"]}
+    told["epochs"] = str(training["epochs"])
+    if plan is not None:
+        dense, pruned = plan.costs["dense"], plan.costs["pruned"]
+        told |= {name: f"{pruned[name]:,} of {dense[name]:,}" for name in ("params", "macs") if name in pruned}
+    return told
+
+
+def _noise(way: Preprocessing, seed: int) -> NDArray[np.uint8]:
+    generator = np.random.Generator(np.random.PCG64(seed))
+    return generator.integers(0, 256, size=(TEST_IMAGES, *way.shape), dtype=np.uint8)

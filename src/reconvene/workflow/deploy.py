@@ -1,0 +1,217 @@
+"""Exporting an artifact, with the dense network beside it, and timing both in the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from reconvene import artifact
+from reconvene.data import Calibration, Dataset, calibration, test_batches
+from reconvene.deploy import BenchResult, Evidence, Exported, Limits
+from reconvene.deploy import bench as bench_variants
+from reconvene.deploy import export as export_file
+from reconvene.deploy.registry import format_named
+from reconvene.errors import ArtifactError, ExportError
+from reconvene.models import example_inputs
+from reconvene.training.quantising import Range
+from reconvene.utils.files import write_atomic
+from reconvene.workflow.prune import BENCH, DENSE, PREPROCESSING
+from reconvene.workflow.qat import learned_ranges
+from reconvene.workflow.steps import Steps, quiet
+
+
+@dataclass(frozen=True)
+class Int8:
+    """How int8 is made: what it must keep, which layers stay in float32, on how many images it is calibrated."""
+
+    limits: Limits = Limits()  # noqa: RUF009  # frozen
+    keep_fp32: tuple[str, ...] = ()
+    samples: int = 256
+
+
+@dataclass(frozen=True)
+class Form:
+    """How files are written and judged; the names are those of ``reconvene.export``.
+
+    ``task`` is ``None`` where the artifact says it: outputs are class scores where it, or the dataset, has classes.
+    """
+
+    precision: str | None = None
+    batch: str | int = "auto"
+    dynamic_axes: tuple[str, ...] = ()
+    opset: int | None = None
+    task: str | None = None
+    tolerance: float | None = None
+
+    def options(self, folder: Path, dataset: Dataset | None) -> dict[str, Any]:
+        """These as ``reconvene.export`` takes them."""
+        has_classes = dataset is not None or PREPROCESSING in artifact.manifest(folder).measurements
+        names = ("precision", "batch", "dynamic_axes", "opset", "tolerance")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "task": self.task or ("classification" if has_classes else None),
+        }
+
+
+def export(
+    directory: str | Path,
+    *,
+    formats: Sequence[str] = ("onnx",),
+    form: Form = Form(),  # frozen
+    int8: Int8 | None = None,
+    dataset: Dataset | None = None,
+    with_dense: bool = False,
+    only: str | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    seed: int = 0,
+    allow_import: bool = False,
+    steps: Steps = quiet,
+) -> dict[str, list[Exported]]:
+    """Export the model of an artifact into its folder and verify it: ``model.onnx``. Returns exports by variant.
+
+    Args:
+        formats: what ``reconvene.deploy.FORMATS`` knows.
+        form: precision, batch, free axes and opset of the files, and whether their outputs are class scores.
+        int8: quantise, calibrated on training images of ``dataset``: ``model.int8.onnx``; ``None`` is float32. Formats
+            that can take ranges from quantisation-aware training take those, where the artifact has them.
+        dataset: whose test images the export is verified on; without it, seeded noise.
+        with_dense: also the dense network it is compared with, as ``dense.onnx``.
+        only: this variant alone, ``dense`` or ``pruned``.
+        input_shape: of one example; by default what the artifact says.
+
+    Raises UnknownNameError, MissingExtraError, ExportError, DataError, VerificationError, ArtifactError.
+    """
+    folder = Path(directory)
+    if int8 is not None and dataset is None:
+        raise ExportError("int8 is calibrated on real data: name it (--data), best what the model was trained on")
+    for kind in formats:
+        format_named(kind).require(exporting=True)
+    inputs = _inputs(folder, input_shape, batch=1, seed=seed)
+    models = variants(folder, allow_import=allow_import)
+    options = form.options(folder, dataset)
+    own = list(models)[-1]  # what the artifact itself holds
+    quantising: dict[str, Any] = {}
+    if int8 is not None and dataset is not None:
+        images = calibration_of(dataset, int8.samples, seed=seed)
+        quantising = {"quantize": "int8", "calibration": images, "keep_fp32": int8.keep_fp32, "limits": int8.limits}
+    ranges = _ranges(folder, models)
+    found: dict[str, list[Exported]] = {}
+    for variant, model in models.items():
+        if variant != (only or own) and not (with_dense and only is None):
+            continue
+        name = "model" if variant == own else variant
+        for kind in formats:
+            with steps(f"exporting {name} to {kind}{' in int8' if quantising else ''} and verifying it", False):
+                data = None if dataset is None else test_batches(dataset, batch_size=32)
+                learned = ranges.get(variant) if quantising and format_named(kind).takes_ranges else None
+                made = export_file(
+                    model,
+                    folder,
+                    format=kind,
+                    example_inputs=inputs,
+                    name=name,
+                    data=data,
+                    seed=seed,
+                    learned=learned,
+                    **options,
+                    **quantising,
+                )
+            found.setdefault(variant, []).append(made)
+    rows = [{"variant": variant, **made.to_dict()} for variant, exports in found.items() for made in exports]
+    artifact.record(folder, {"exports": _with_earlier(folder, rows)})
+    return found
+
+
+def bench(
+    directory: str | Path,
+    *,
+    runtimes: Sequence[str] = ("onnxruntime", "eager"),
+    int8: Int8 | None = None,
+    dataset: Dataset | None = None,
+    batch: int = 1,
+    input_shape: tuple[int, ...] | None = None,
+    threads: int = 1,
+    repeats: int = 30,
+    seed: int = 0,
+    allow_import: bool = False,
+    steps: Steps = quiet,
+) -> BenchResult:
+    """Time dense beside pruned, in each runtime, interleaved; kept as ``bench.json``.
+
+    Args:
+        int8: also in int8, in every runtime that has it, calibrated on training images of ``dataset``.
+        dataset: whose test images say how often each file agrees with PyTorch, and how often it is right.
+
+    Raises UnknownNameError, MissingExtraError, ExportError, DataError, ArtifactError.
+    """
+    folder = Path(directory)
+    inputs = _inputs(folder, input_shape, batch=batch, seed=seed)
+    models = variants(folder, allow_import=allow_import)
+    evidence = Evidence()
+    if dataset is not None:
+        data = Calibration(tuple(test_batches(dataset, batch_size=32)), f"test images of {dataset.name}")
+        images = calibration_of(dataset, int8.samples, seed=seed) if int8 else None
+        evidence = Evidence(images, data, str(data), int8.keep_fp32 if int8 else (), _ranges(folder, models))
+    precisions = ("fp32",) if int8 is None else ("fp32", "int8")
+    with steps(f"timing {' beside '.join(models)} in {', '.join(runtimes)}", False):
+        result = bench_variants(
+            models,
+            inputs,
+            runtimes=runtimes,
+            precisions=precisions,
+            evidence=evidence,
+            threads=threads,
+            repeats=repeats,
+            seed=seed,
+        )
+    write_atomic(folder / BENCH, (result.to_json() + "\n").encode())
+    return result
+
+
+def calibration_of(dataset: Dataset, samples: int, *, seed: int) -> Calibration:
+    """As many training images of every class, ``samples`` in all, or fewer where a class has no more."""
+    count = len(dataset.classes)
+    fewest = min(int((dataset.train.labels == label).sum()) for label in range(count))
+    return calibration(dataset, min(max(samples, count), max(fewest, 1) * count), seed=seed, batch_size=32)
+
+
+def _with_earlier(folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """These exports, after earlier ones whose files are still there and were not made anew."""
+    new = {row["file"] for row in rows}
+    before = artifact.manifest(folder).measurements.get("exports", [])
+    return [row for row in before if row["file"] not in new and (folder / row["file"]).exists()] + rows
+
+
+def variants(folder: Path, *, allow_import: bool) -> dict[str, nn.Module]:
+    """``dense`` (trained, where there is one) and then ``pruned``, in eval mode; a dense artifact is ``dense`` alone.
+
+    Raises ArtifactError.
+    """
+    model = artifact.load(folder, allow_import=allow_import).eval()
+    if artifact.read_plan(folder) is None:
+        return {"dense": model}
+    trained = folder / DENSE
+    if trained.is_dir():
+        dense = artifact.load(trained, allow_import=allow_import)
+    else:
+        dense = artifact.dense(folder, allow_import=allow_import)
+    return {"dense": dense.eval(), "pruned": model}
+
+
+def _ranges(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Range]]:
+    """What quantisation-aware training learned, of those variants that it was done to."""
+    *others, own = names
+    places = {own: folder, **dict.fromkeys(others, folder / DENSE)}
+    learned = {name: learned_ranges(place) for name, place in places.items() if place == folder or place.is_dir()}
+    return {name: found for name, found in learned.items() if found is not None}
+
+
+def _inputs(folder: Path, input_shape: tuple[int, ...] | None, *, batch: int, seed: int) -> Tensor:
+    shape = input_shape or artifact.manifest(folder).source.input_shape
+    if shape is None:
+        raise ArtifactError(f"{folder} does not say what its model takes. Give its shape, such as 3x224x224 (--input)")
+    return example_inputs(shape, batch=batch, seed=seed)

@@ -1,0 +1,68 @@
+"""What a trained artifact is worth beyond accuracy, beside the dense network it was made from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from reconvene import artifact
+from reconvene.data import Dataset
+from reconvene.errors import ArtifactError
+from reconvene.training.assess import Assessment, answers, assess
+from reconvene.workflow.bundle import preparation
+from reconvene.workflow.deploy import variants
+from reconvene.workflow.prune import DENSE
+from reconvene.workflow.steps import Steps, quiet
+
+
+def evaluate(
+    directory: str | Path,
+    dataset: Dataset,
+    *,
+    corruptions: bool = False,
+    seed: int = 0,
+    allow_import: bool = False,
+    steps: Steps = quiet,
+) -> dict[str, Assessment]:
+    """Assess the trained networks of an artifact, by variant, and keep the result in it.
+
+    The dense network takes part where it was trained too (``reconvene run`` does that). Images are normalised as those
+    it was trained on, whichever part of them ``dataset`` holds.
+
+    Raises ArtifactError, where nothing was trained among others, DataError where the classes are others than those it
+    was trained on, and TrainingError.
+    """
+    folder = Path(directory)
+    trained = [name for name, place in _places(folder).items() if _is_trained(place)]
+    if not trained:
+        raise ArtifactError(f"{folder} holds no trained network. Train it first: reconvene train {folder}")
+    place = _places(folder)[trained[-1]]
+    way = preparation(artifact.manifest(place), place, dataset)
+    dataset = replace(dataset, mean=way.mean, std=way.std)
+    models = {name: m for name, m in variants(folder, allow_import=allow_import).items() if name in trained}
+    dense = None
+    found: dict[str, Assessment] = {}
+    for name, model in models.items():
+        with steps(f"evaluating {name}", corruptions):
+            if name == "dense" and len(models) > 1:
+                dense = answers(model, dataset)
+            found[name] = assess(
+                model,
+                dataset,
+                dense=None if name == "dense" else dense,
+                corruptions=corruptions,
+                seed=seed,
+                progress=steps is not quiet,
+            )
+    artifact.record(folder, {"assessment": {name: assessment.to_dict() for name, assessment in found.items()}})
+    return found
+
+
+def _places(folder: Path) -> dict[str, Path]:
+    if artifact.read_plan(folder) is None:
+        return {"dense": folder}
+    return {"dense": folder / DENSE, "pruned": folder}
+
+
+def _is_trained(place: Path) -> bool:
+    return (place / artifact.MANIFEST).exists() and "training" in artifact.manifest(place).measurements

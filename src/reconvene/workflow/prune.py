@@ -1,0 +1,205 @@
+"""From a model's address to an artifact that keeps every budget."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+from reconvene import api, artifact
+from reconvene.allocation import Budget
+from reconvene.criteria import CRITERIA
+from reconvene.data import Batch, Calibration, Dataset, calibration
+from reconvene.deploy import FORMATS
+from reconvene.devices.store import silent
+from reconvene.errors import ArtifactError, UnknownNameError
+from reconvene.evaluator.evaluators import EVALUATORS
+from reconvene.models import Source, example_inputs
+from reconvene.planning.assemble import timed
+from reconvene.planning.plan import plan as make_plan
+from reconvene.rectifier import WAYS
+from reconvene.surgery import Plan
+from reconvene.training.checkpoint import CHECKPOINT_NAME
+from reconvene.training.log import LOG_NAME
+from reconvene.utils.files import unwritable, write_atomic
+from reconvene.workflow.steps import Steps, quiet
+
+DENSE = "dense"
+"""Folder of the dense network's own artifact, inside that of the network that is compared with it."""
+BENCH, REPORT, TIMINGS, COMMAND = "bench.json", "report.html", "timings.json", "command.txt"
+PREPROCESSING = "preprocessing"
+"""Measurement of a trained artifact: what pictures go through, and what its classes are called."""
+_ASIDE = ".replaced"
+_DERIVED = (CHECKPOINT_NAME, LOG_NAME, BENCH, REPORT, TIMINGS, COMMAND)
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What was asked of a pruning, but for the model and the budget: all that decides the result."""
+
+    criterion: str | None = None
+    """What scores weights; ``None``: whatever the evaluator needs."""
+    evaluator: str = "fan_in"
+    rectify: str = "reinit"
+    round_to: int | None = None
+    """Widths become multiples of this; ``None``: 8, or with a budget on latency the step of the device."""
+    seed: int = 0
+    device: str | None = None
+    """For budgets on latency: a profile's file or name; ``None``: this machine."""
+    size_of: tuple[str, ...] = ()
+    """Formats whose files a budget on size is about; none: the artifact's own weights file."""
+    memory_of: str | None = None
+    """Whose plan of activations a budget on peak memory is about; ``None``: PyTorch's own."""
+    precision: str | None = None
+    """Of the network that these are about; ``None``: that of the device's profile, else fp32."""
+
+    def check(self) -> None:
+        """Raise UnknownNameError now for what would only be looked up after a while."""
+        registries = (
+            ("criterion", self.criterion, CRITERIA),
+            ("evaluator", self.evaluator, EVALUATORS),
+            ("way to rectify", self.rectify, WAYS),
+        )
+        for kind, name, registry in registries:
+            if name is not None and name not in registry:
+                raise UnknownNameError(kind, name, registry)
+
+
+def prune(
+    source: Source,
+    directory: str | Path,
+    *,
+    budget: Budget,
+    pruning: Pruning = Pruning(),
+    data: Callable[[], Dataset] | None = None,
+    examples: int | None = None,
+    overwrite: bool = False,
+    allow_import: bool = False,
+    steps: Steps = quiet,
+    say: Callable[[str], None] = silent,
+) -> Plan:
+    """Build the untrained model, prune it to ``budget``, rectify it, and save it as an artifact. Returns the plan.
+
+    Args:
+        data: where criteria that need data get it from; it is only called for those.
+        examples: training images of an epoch, by which the plan tells what one costs; by default those of ``data``
+            where that was called.
+        overwrite: whether an artifact that was trained already may be replaced.
+        say: told what takes time while a budget on latency is kept.
+
+    Raises BudgetError, StructureError, CriterionError, DeviceError, UnknownNameError, ArtifactError, ModelError.
+    """
+    folder = Path(directory)
+    pruning.check()
+    make_way(folder, overwrite=overwrite)
+    assert source.input_shape is not None, "resolve() fills it in"
+    with steps(f"building {source.address}", False):
+        model = source.build(allow_import=allow_import)
+    inputs = example_inputs(source.input_shape, seed=pruning.seed)
+    samples = None if data is None else Samples(data, seed=pruning.seed)
+    with steps(f"pruning to {budget}", False):
+        plan = make_plan(
+            model,
+            inputs,
+            budget,
+            pruning.criterion,
+            samples,
+            pruning.seed,
+            evaluator=pruning.evaluator,
+            round_to=pruning.round_to,
+            device=pruning.device,
+            size_of=pruning.size_of,
+            memory_of=pruning.memory_of,
+            precision=pruning.precision,
+            say=say,
+        )
+        plan.examples = samples.examples if examples is None and samples is not None else examples
+        with timed(plan.timings, "surgery"):
+            small = plan.apply(model)
+        with timed(plan.timings, "rectify"):
+            report = api.rectify(small, plan, inputs, pruning.rectify, seed=pruning.seed)
+    ratios = {row.layer: row.ratio for row in report.rows if row.ratio is not None}
+    facts = {**asdict(pruning), "budget": dict(budget.asked), "spread": ratios}
+    with steps(f"saving to {folder}", False):
+        with _set_aside(folder):
+            artifact.save(small, folder, plan=plan, source=source, extra={"pruning": facts})
+        # Beside the artifact's own files: those are the same bytes for the same seed, and seconds never are.
+        write_atomic(folder / TIMINGS, (json.dumps(plan.timings, indent=1) + "\n").encode())
+    return plan
+
+
+def make_way(folder: Path, *, overwrite: bool) -> None:
+    """Raise ArtifactError where nothing can be written to ``folder``, or somebody would lose a trained model."""
+    if why := unwritable(folder / artifact.MANIFEST):
+        raise ArtifactError(f"cannot write to {folder}: {why}")
+    if overwrite or not (folder / artifact.MANIFEST).exists():
+        return
+    if "training" in artifact.manifest(folder).measurements or (folder / CHECKPOINT_NAME).exists():
+        raise ArtifactError(f"{folder} holds a model that was trained. Choose another folder, or --overwrite it")
+
+
+@contextmanager
+def _set_aside(folder: Path) -> Iterator[None]:
+    """Keep what was made from an artifact out of the way while that is replaced: it would be taken for the new one's.
+
+    Where the replacing fails everything comes back; where it succeeds everything goes. A process that is killed in
+    between leaves it in ``_ASIDE``, where nothing takes it for the new one's.
+    """
+    aside, manifest = folder / _ASIDE, folder / artifact.MANIFEST
+    names = [name for name in _DERIVED if (folder / name).exists()] + _exported(folder)
+    names += [DENSE] if (folder / DENSE / artifact.MANIFEST).exists() else []
+    before = manifest.read_bytes() if manifest.exists() else None
+    try:
+        if aside.exists():
+            shutil.rmtree(aside)
+        if names:
+            aside.mkdir()
+        for name in names:
+            os.replace(folder / name, aside / name)
+        yield
+    except BaseException as error:
+        # An artifact can be in place and its saving fail all the same: the old one's things are not its own.
+        if names and manifest.exists() and manifest.read_bytes() == before:
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):  # it was not moved yet
+                    os.replace(aside / name, folder / name)
+            aside.rmdir()
+        if isinstance(error, OSError):
+            raise ArtifactError(f"cannot replace what is in {folder}: {error.strerror or error}") from error
+        raise
+    if names:
+        shutil.rmtree(aside)
+
+
+def _exported(folder: Path) -> list[str]:
+    """Names of the files that exporting left, of whatever runtime and precision."""
+    endings = (*(runtime.suffix for runtime in FORMATS.values()), ".bin", ".data")
+    names = [path.name for stem in ("model", "dense") for path in folder.glob(f"{stem}.*") if path.is_file()]
+    return sorted(name for name in names if name.endswith(endings))
+
+
+class Samples:
+    """A few training images of every class, which are only loaded for a criterion that looks at them."""
+
+    def __init__(self, data: Callable[[], Dataset], *, seed: int) -> None:
+        self._data, self._seed = data, seed
+        self.examples: int | None = None
+        """Training images in the whole of the data, once it was loaded."""
+
+    @cached_property
+    def _calibration(self) -> Calibration:
+        dataset = self._data()
+        self.examples = len(dataset.train)
+        return calibration(dataset, seed=self._seed)
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield from self._calibration
+
+    def __str__(self) -> str:
+        return str(self._calibration)

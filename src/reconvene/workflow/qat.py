@@ -1,0 +1,111 @@
+"""Quantisation-aware training of a trained artifact: a few more epochs, in which the network is rounded as in int8."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from reconvene import artifact
+from reconvene.data import Dataset
+from reconvene.deploy import QuantisationAware
+from reconvene.errors import TrainingError
+from reconvene.training import Distillation, TrainConfig, evaluate
+from reconvene.training import train as train_model
+from reconvene.training.quantising import Range, check_quantising
+from reconvene.workflow.prune import DENSE
+from reconvene.workflow.steps import Steps, quiet
+from reconvene.workflow.train import RANGES, Lesson, Training, keep_trained, not_itself, recipe_of
+
+QAT_EPOCHS = 3
+QAT_CONFIG = TrainConfig(lr=0.01)
+"""The recipe, at a tenth of its rate, since the network is trained already."""
+
+
+def train_quantised(
+    directory: str | Path,
+    dataset: Dataset,
+    *,
+    epochs: int = QAT_EPOCHS,
+    config: TrainConfig = QAT_CONFIG,  # frozen
+    lesson: Lesson | None = None,
+    way: QuantisationAware = QuantisationAware(),  # noqa: B008  # frozen
+    again: bool = False,
+    resume: bool = True,
+    allow_import: bool = False,
+    steps: Steps = quiet,
+) -> Training:
+    """Train a trained artifact on for ``epochs``, with the roundings of int8, and keep weights and ranges in it.
+
+    The artifact stays a float32 network; exports in int8 use the ranges where the format takes them. Its ``training``
+    says how good it is in float32 now, and in ``quantised`` how good with every rounding, and how good it was before.
+    It resumes and repeats as ``train`` does.
+
+    Args:
+        lesson: learn from the scores of a teacher, too: of the dense network in ``DIR/dense`` unless one is named.
+        again: do it once more to an artifact that it was done to.
+
+    Raises TrainingError, among others for an artifact that is not trained, or was quantised in another way; ExportError
+    for a model that torch.export cannot take; MissingExtraError.
+    """
+    folder = Path(directory)
+    training = artifact.manifest(folder).measurements.get("training")
+    if training is None:
+        raise TrainingError(
+            f"{folder} is not trained yet, and quantisation-aware training goes on from trained weights. "
+            f"First: reconvene train {folder}"
+        )
+    distillation = None if lesson is None else _taught(folder, lesson, config, allow_import=allow_import)
+    check_quantising(config, distillation)
+    asked = {**recipe_of(dataset, epochs, config), "way": way.to_dict()}
+    asked |= {} if distillation is None else {"distillation": distillation.to_dict()}
+    done = None if again else training.get("quantised")
+    if done is not None:
+        if done["asked"] != asked:
+            raise TrainingError(
+                f"{folder} was trained quantisation-aware already, for {done['epochs']} epochs, in another way. To do "
+                "it once more from its weights: again=True (--again)"
+            )
+        return Training(**training)
+    model = artifact.load(folder, allow_import=allow_import)
+    with steps(f"training {folder} quantisation-aware", True):
+        result = train_model(
+            model,
+            dataset,
+            epochs=epochs,
+            directory=folder,
+            config=config,
+            distillation=distillation,
+            quantising=way,
+            resume=resume,
+            progress=steps is not quiet,
+        )
+    facts = {"epochs": epochs, "accuracy": result.accuracy, "before": training["accuracy"], "seconds": result.seconds}
+    now = evaluate(model, dataset)
+    told = replace(
+        Training(**training),
+        accuracy=now.accuracy,
+        loss=now.loss,
+        per_class=now.per_class,
+        quantised={**facts, "asked": asked},
+        recalibration=result.recalibration,
+        warning=now.warning,
+    )
+    learned = {label: list(found) for label, found in (result.ranges or {}).items()}
+    keep_trained(folder, model, {"training": asdict(told), RANGES: learned})
+    return told
+
+
+def _taught(folder: Path, lesson: Lesson, config: TrainConfig, *, allow_import: bool) -> Distillation:
+    """The scores of a teacher that is there already."""
+    place = not_itself(folder, lesson.teacher or folder / DENSE)
+    if not (place / artifact.MANIFEST).exists() or "training" not in artifact.manifest(place).measurements:
+        raise TrainingError(f"{place} is no trained artifact, so it teaches nothing. Name one (--teacher DIR)")
+    distillation = lesson.from_(artifact.load(place, allow_import=allow_import), None)
+    distillation.check(config)
+    return distillation
+
+
+def learned_ranges(folder: Path) -> dict[str, Range] | None:
+    """The ranges that an artifact's weights were trained with; None where they were not. Raises ArtifactError."""
+    found = artifact.manifest(folder).measurements.get(RANGES)
+    return None if found is None else {label: (float(scale), int(zero)) for label, (scale, zero) in found.items()}

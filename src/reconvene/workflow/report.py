@@ -1,0 +1,108 @@
+"""The report of an artifact, from what its folder holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from reconvene import artifact
+from reconvene.deploy.machine import machine, now
+from reconvene.errors import ArtifactError
+from reconvene.report import ReportData, write
+from reconvene.training import read_log
+from reconvene.training.log import LOG_NAME
+from reconvene.utils.files import write_atomic
+from reconvene.workflow.prune import BENCH, COMMAND, DENSE, REPORT, TIMINGS
+
+
+def report(directory: str | Path, *, command: str | None = None) -> Path:
+    """Write ``report.html`` into the folder of a pruned artifact; what was not done yet has no section in it.
+
+    Args:
+        directory: the artifact.
+        command: the command line that makes it again, as the report tells it; by default that of the last report.
+
+    Raises ArtifactError.
+    """
+    folder = Path(directory)
+    if command is not None:
+        write_atomic(folder / COMMAND, (command + "\n").encode())
+    elif (folder / COMMAND).exists():
+        command = (folder / COMMAND).read_text(encoding="utf-8").strip()
+    return write(collect(folder, command=command), folder / REPORT)
+
+
+def collect(folder: Path, *, command: str | None = None) -> ReportData:
+    """Everything that the folder of a pruned artifact says of itself. Raises ArtifactError."""
+    found, plan = artifact.manifest(folder), artifact.read_plan(folder)
+    if plan is None:
+        raise ArtifactError(f"{folder} holds a dense model: there is nothing to set beside it")
+    pruning, training = found.measurements.get("pruning", {}), found.measurements.get("training")
+    bench = read_bench(folder)
+    return ReportData(
+        model=found.source.address,
+        costs=plan.costs,
+        groups=plan.summary,
+        pinned=plan.pinned,
+        budget=plan.budget,
+        limits=plan.limits,
+        spread=dict(pruning.get("spread", {})),
+        training=_logs(folder),
+        accuracy=accuracies(folder),
+        assessment=dict(found.measurements.get("assessment", {})),
+        bench=bench,
+        exports=list(found.measurements.get("exports", [])),
+        timings=_read_timings(folder),
+        criterion=plan.criterion,
+        evaluator=plan.evaluator,
+        rectify=pruning.get("rectify"),
+        data=plan.data,
+        dataset=training["dataset"] if training else None,
+        examples=(training or {}).get("examples", plan.examples),
+        seed=plan.seed,
+        notes=list(plan.notes),
+        command=command,
+        versions={"reconvene": found.written_by, **(bench["versions"] if bench else {})},
+        machine=dict(machine()),
+        date=now(),
+    )
+
+
+def accuracies(folder: Path) -> dict[str, float]:
+    """Test accuracy in [0, 1] of those of ``dense`` and ``pruned`` that were trained. Raises ArtifactError."""
+    places = {"dense": folder / DENSE, "pruned": folder}
+    manifests = {name: artifact.manifest(place) for name, place in places.items() if place.is_dir()}
+    trained = {name: found.measurements.get("training") for name, found in manifests.items()}
+    return {name: training["accuracy"] for name, training in trained.items() if training}
+
+
+def read_bench(folder: Path) -> dict[str, Any] | None:
+    """What ``bench.json`` holds, None where nothing was timed yet. Raises ArtifactError where it is damaged."""
+    found = _read_json(folder / BENCH)
+    if found is not None and "rows" not in found:
+        raise ArtifactError(f"{folder / BENCH} is no benchmark of ours. Remove it, or run the benchmark again")
+    return found
+
+
+def _read_timings(folder: Path) -> dict[str, float]:
+    return {step: float(seconds) for step, seconds in (_read_json(folder / TIMINGS) or {}).items()}
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """What a file beside the artifact's own holds, None where there is none. ArtifactError where it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}. Remove it; what it held can be measured again") from error
+    if not isinstance(found, Mapping):
+        raise ArtifactError(f"{path} holds no table of ours. Remove it; what it held can be measured again")
+    return dict(found)
+
+
+def _logs(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    places = {"dense": folder / DENSE, "pruned": folder}
+    return {name: read_log(place) for name, place in places.items() if (place / LOG_NAME).exists()}

@@ -1,0 +1,210 @@
+"""The whole way in one call: prune, train dense and pruned alike, export and verify both, time them, report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reconvene import artifact
+from reconvene.allocation import Budget
+from reconvene.data import Dataset
+from reconvene.deploy import Verification
+from reconvene.devices.store import silent
+from reconvene.errors import ExportError, VerificationError
+from reconvene.models import Source
+from reconvene.training import TrainConfig
+from reconvene.utils.tables import table
+from reconvene.workflow.deploy import Int8, bench, export
+from reconvene.workflow.prune import DENSE, Pruning, prune
+from reconvene.workflow.report import accuracies, read_bench, report
+from reconvene.workflow.steps import Steps, quiet
+from reconvene.workflow.train import Lesson, recalibrated_text, train
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Dense beside pruned, and where everything is.
+
+    Attributes:
+        costs: ``{"dense": {...}, "pruned": {...}}`` with ``params``, ``macs``, ``size`` and ``peak_memory`` (bytes),
+            ``latency`` (seconds in ONNX Runtime, batch of one, one thread), ``accuracy`` (in [0, 1]).
+            ``int8_size``, ``int8_latency`` and ``int8_agreement`` (with float32, in [0, 1]) where int8 could be made.
+        speedups: median over rounds of dense time over pruned, each pair from the same round, as the report has it:
+            ``latency`` (both in float32), ``int8_latency`` (both in int8), ``int8_gain`` (float32 over int8).
+        notes: what a reader must know of the trained networks: recalibrated norm statistics, and warnings of one that
+            answers one class or is at chance.
+        verified: largest relative error of each exported file against PyTorch.
+        int8: why a variant's int8 file was not kept, by variant; ``None`` where none was asked for.
+    """
+
+    model: str
+    folder: Path
+    report: Path
+    dataset: str
+    costs: dict[str, dict[str, float]]
+    verified: dict[str, float]
+    int8: dict[str, str] | None = None
+    speedups: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        dense, pruned = self.costs["dense"], self.costs["pruned"]
+        rows = [
+            [label, show(dense[cost]), show(pruned[cost]), f"{self._ratio(cost):.2f}x {better}"]
+            for cost, (label, show, better) in _ROWS.items()
+            if cost in dense and cost in pruned
+        ]
+        change = 100 * (pruned["accuracy"] - dense["accuracy"])
+        rows.append(["accuracy", f"{dense['accuracy']:.2%}", f"{pruned['accuracy']:.2%}", f"{change:+.2f} points"])
+        if "int8_agreement" in dense and "int8_agreement" in pruned:
+            rows.append(["int8 agreement", *(f"{costs['int8_agreement']:.2%}" for costs in (dense, pruned)), ""])
+        worst = max(self.verified.values())
+        foot = [
+            f"trained on {self.dataset}",
+            f"exported to ONNX and verified: largest relative error {worst:.1e}",
+            *(f"int8 file of {variant} not kept: {why}" for variant, why in (self.int8 or {}).items()),
+            *self.notes,
+            f"report: {self.report}",
+        ]
+        if "int8_gain" in self.speedups:
+            gain = self.speedups["int8_gain"]
+            foot.insert(2, f"dense in fp32 beside pruned in int8: {gain:.2f}x faster in ONNX Runtime")
+        return table([self.model, "dense", "pruned", ""], rows, right=(1, 2), foot=["", *foot])
+
+    def _ratio(self, cost: str) -> float:
+        return self.speedups.get(cost) or self.costs["dense"][cost] / self.costs["pruned"][cost]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {**asdict(self), "folder": str(self.folder), "report": str(self.report)}
+
+
+_ROWS: dict[str, tuple[str, Callable[[float], str], str]] = {
+    "params": ("parameters", lambda v: f"{v:,.0f}", "fewer"),
+    "macs": ("MACs", lambda v: f"{v:,.0f}", "fewer"),
+    "size": ("file size", lambda v: f"{v / 1e6:.2f} MB", "smaller"),
+    "peak_memory": ("peak memory", lambda v: f"{v / 1024:,.0f} KiB", "less"),
+    "latency": ("ONNX Runtime latency", lambda v: f"{v * 1e3:.2f} ms", "faster"),
+    "int8_size": ("int8 file size", lambda v: f"{v / 1e6:.2f} MB", "smaller"),
+    "int8_latency": ("int8 latency", lambda v: f"{v * 1e3:.2f} ms", "faster"),
+}
+
+
+def run(
+    source: Source,
+    directory: str | Path,
+    *,
+    dataset: Dataset,
+    budget: Budget,
+    pruning: Pruning = Pruning(),  # noqa: B008  # frozen
+    epochs: int = 5,
+    config: TrainConfig = TrainConfig(),  # noqa: B008  # frozen
+    lesson: Lesson | None = None,
+    int8: Int8 | None = None,
+    overwrite: bool = False,
+    resume: bool = True,
+    allow_import: bool = False,
+    command: str | None = None,
+    steps: Steps = quiet,
+    say: Callable[[str], None] = silent,
+) -> Outcome:
+    """Go the whole way, and go on where an earlier call with the same arguments was stopped.
+
+    The dense network is trained by the same recipe into ``directory/dense``; with a ``lesson`` it (or the teacher that
+    is named) then teaches the pruned one. With ``int8`` both are also quantised for ONNX Runtime; a file that is too
+    far from float32 is not kept, and the outcome says so. Args as for ``prune`` and ``train``;
+    ``command`` is what the report says makes it again.
+
+    Raises any ReconveneError of the steps.
+    """
+    folder = Path(directory)
+    if not _pruned_already(folder, source, budget, pruning):
+        prune(
+            source,
+            folder,
+            budget=budget,
+            pruning=pruning,
+            data=lambda: dataset,
+            examples=len(dataset.train),
+            overwrite=overwrite,
+            allow_import=allow_import,
+            steps=steps,
+            say=say,
+        )
+    if not (folder / DENSE / artifact.MANIFEST).exists():
+        artifact.save(artifact.dense(folder, allow_import=allow_import), folder / DENSE)
+    notes: list[str] = []
+    for place, variant in ((folder / DENSE, "dense"), (folder, "pruned")):
+        training = train(
+            place,
+            dataset,
+            epochs=epochs,
+            config=config,
+            lesson=lesson if place == folder else None,
+            resume=resume,
+            allow_import=allow_import,
+            what=f"training {variant}",
+            steps=steps,
+        )
+        if training.recalibration is not None:
+            notes.append(f"{variant}: {recalibrated_text(training.recalibration)}")
+        if training.warning is not None:
+            notes.append(f"warning: {variant}: {training.warning}")
+    exports = export(folder, dataset=dataset, with_dense=True, allow_import=allow_import, steps=steps)
+    refused = None if int8 is None else _quantised(folder, dataset, int8, allow_import=allow_import, steps=steps)
+    bench(folder, int8=int8, dataset=dataset, seed=pruning.seed, allow_import=allow_import, steps=steps)
+    page = report(folder, command=command)
+    checked = {variant: made[0].verification for variant, made in exports.items()}
+    errors = {variant: found.max_rel_error for variant, found in checked.items() if isinstance(found, Verification)}
+    costs, speedups = _costs(folder), _speedups(folder)
+    return Outcome(source.address, folder, page, str(dataset), costs, errors, refused, speedups, tuple(notes))
+
+
+def _quantised(folder: Path, dataset: Dataset, int8: Int8, *, allow_import: bool, steps: Steps) -> dict[str, str]:
+    """Export both in int8 as well; where one cannot be kept, say why, since all else is there to be used."""
+    refused = {}
+    for variant in ("dense", "pruned"):
+        try:
+            export(folder, int8=int8, dataset=dataset, only=variant, allow_import=allow_import, steps=steps)
+        except (VerificationError, ExportError) as error:
+            refused[variant] = str(error)
+    return refused
+
+
+def _pruned_already(folder: Path, source: Source, budget: Budget, pruning: Pruning) -> bool:
+    """Whether the folder holds just what pruning would put there."""
+    if not (folder / artifact.MANIFEST).exists():
+        return False
+    found = artifact.manifest(folder)
+    facts = found.measurements.get("pruning", {})
+    asked = json.loads(json.dumps({**asdict(pruning), "budget": dict(budget.asked)}))  # as the manifest holds it
+    return found.source == source and {name: facts.get(name) for name in asked} == asked
+
+
+def _speedups(folder: Path) -> dict[str, float]:
+    timed = read_bench(folder)
+    assert timed is not None, "timed above"
+    found = {}
+    for row in timed["rows"]:
+        if (row["runtime"], row["variant"]) == ("onnxruntime", "pruned") and row["speedup_alike"] is not None:
+            found["latency" if row["precision"] == "fp32" else "int8_latency"] = row["speedup_alike"]
+            found |= {"int8_gain": row["speedup"]} if row["precision"] == "int8" else {}
+    return found
+
+
+def _costs(folder: Path) -> dict[str, dict[str, float]]:
+    plan, timed, accuracy = artifact.read_plan(folder), read_bench(folder), accuracies(folder)
+    assert plan is not None and timed is not None, "pruned and timed above"
+    found = {name: {**plan.costs[name], "accuracy": accuracy[name]} for name in ("dense", "pruned")}
+    for row in timed["rows"]:
+        if row["runtime"] != "onnxruntime":
+            continue
+        if row["precision"] == "fp32":
+            found[row["variant"]]["latency"] = row["median"]
+        else:
+            found[row["variant"]] |= {"int8_latency": row["median"], "int8_size": row["size"]}
+            found[row["variant"]] |= {} if row["agreement"] is None else {"int8_agreement": row["agreement"]}
+    return found
