@@ -32,7 +32,7 @@ E = TypeVar("E", bound=Equation)
 
 
 def systems(equations: Sequence[E], count: int) -> list[tuple[tuple[int, ...], list[E]]]:
-    """Groups ``0 .. count - 1`` that some chain of equations links, ascending, and these equations in their order.
+    """Groups ``0 .. count - 1`` linked by a chain of equations, ascending, and these equations in their order.
 
     A group of no equation stands alone.
     """

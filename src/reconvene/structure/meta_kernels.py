@@ -61,12 +61,12 @@ def _like(x: Tensor) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device="meta") if x.is_contiguous() else torch.empty_like(x)
 
 
-def _grouped(a: Tensor, b: Tensor, *rest: Any) -> Tensor | None:
+def _grouped(a: Tensor, b: Tensor, *options: Any) -> Tensor | None:
     """Products of experts, whose meta kernel knows half precision only; ``None`` where PyTorch had better look."""
-    dtype = rest[2] if len(rest) > 2 and rest[2] is not None else a.dtype
+    dtype = options[2] if len(options) > 2 and options[2] is not None else a.dtype
     if a.dtype != b.dtype or a.shape[-1] != b.shape[-2] or not (a.is_meta and b.is_meta):
         return None
-    experts = (a.shape[0],) if a.ndim == b.ndim == 3 else (len(rest[0]),) if a.ndim == b.ndim == 2 else ()
+    experts = (a.shape[0],) if a.ndim == b.ndim == 3 else (len(options[0]),) if a.ndim == b.ndim == 2 else ()
     rows = a.shape[1:2] if a.ndim == 3 else a.shape[:1]
     return torch.empty((*experts, *rows, b.shape[-1]), dtype=dtype, device="meta")
 
@@ -99,10 +99,10 @@ def _convolved(
     padding: Any,
     dilation: Any,
     transposed: bool,
-    *rest: Any,
+    *options: Any,
 ) -> Tensor | None:
     """The output of a plain convolution; ``None`` where PyTorch had better look itself."""
-    groups = rest[-1]
+    groups = options[-1]
     spatial = weight.ndim - 2
     plain = not transposed and x.ndim == weight.ndim and x.dtype == weight.dtype
     if not plain or x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
