@@ -1,10 +1,10 @@
 """Which call of one run is which call of another: the one that reads the same data.
 
 A run on meta and one on real tensors make the same calls but for copies, whose number depends on memory layout and
-device. So a call is known by its layer, its operator and the data it reads, and data by the call that computed them, up
-to parameters and inputs; calls that agree in all of that are told apart by their order. What a layer gives is known by
-the layer and by what it was given, so that nothing outside depends on how PyTorch takes it apart (an LSTM makes other
-calls on another device).
+device. So the identity of a call comes from its layer, its operator and the data it reads; the identity of data comes
+from the call that computed it, back to parameters and inputs. Calls that agree in all of these differ by their order.
+The identity of a layer's output comes from the layer and its inputs, so that nothing outside the layer depends on its
+inner calls (an LSTM makes other calls on another device).
 """
 
 from __future__ import annotations

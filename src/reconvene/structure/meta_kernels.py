@@ -1,6 +1,6 @@
-"""Answers to the commonest calls on meta: the shape and the strides of the result, which decide what comes after it.
+"""Results of the most frequent calls on meta: shape and strides, on which the following calls depend.
 
-PyTorch's own meta kernels for them are decompositions written in Python, which cost more than all the rest.
+PyTorch's own meta kernels for these calls are decompositions in Python, which cost more than all other work together.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def known_result(func: Any, args: Sequence[Any]) -> Any:
     x = args[0]
     if len(args) > 1 and isinstance(args[1], Tensor):
         alike = args[1].shape == x.shape and args[1].dtype == x.dtype
-        if not alike or not (in_place or x.is_contiguous()):  # strides of the result follow those of both
+        if not alike or not (in_place or x.is_contiguous()):  # strides of the result depend on both operands
             return None
     return x if in_place else _like(x)
 

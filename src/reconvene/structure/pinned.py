@@ -80,7 +80,7 @@ class _Reasons:
     def __init__(self, structure: Structure) -> None:
         self.stays: NDArray[np.bool_] = structure.atom_group < 0
         self.number, self.reasons = reasons_of_atoms(structure.context.labels)
-        self._known: dict[int, list[tuple[str, float]]] = {}
+        self._reason_shares: dict[int, list[tuple[str, float]]] = {}
 
     def pinned(self, size: int, labels: Vector | None) -> int:
         """Positions of a factor that never leave."""
@@ -88,12 +88,14 @@ class _Reasons:
 
     def of(self, labels: Vector) -> list[tuple[str, float]]:
         """Reasons of the pinned positions, and each one's share of those that have one."""
-        if id(labels) not in self._known:
+        if id(labels) not in self._reason_shares:
             numbers = self.number[labels[self.stays[labels]]]
             unique, counts = np.unique(numbers[numbers >= 0], return_counts=True)
             total = float(counts.sum())
-            self._known[id(labels)] = [(self.reasons[n], c / total) for n, c in zip(unique, counts, strict=True)]
-        return self._known[id(labels)]
+            self._reason_shares[id(labels)] = [
+                (self.reasons[n], c / total) for n, c in zip(unique, counts, strict=True)
+            ]
+        return self._reason_shares[id(labels)]
 
 
 def _terms(structure: Structure, cost: str) -> Iterator[tuple[Sequence[Dim], int]]:

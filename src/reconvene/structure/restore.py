@@ -269,7 +269,7 @@ def module_stack(model: nn.Module, leave: Leave | None = None) -> Iterator[list[
     stack, owner = [""], threading.get_ident()
 
     def push(module: nn.Module, _: Any) -> None:
-        if threading.get_ident() == owner:  # the hooks are those of every module in the process
+        if threading.get_ident() == owner:  # the hooks are called for every module in the process
             stack.append(paths.get(id(module), stack[-1]))
 
     def pop(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:

@@ -69,7 +69,7 @@ class Plan:
     spread: dict[str, float] = field(default_factory=dict)
     """Activation spread of the dense network per layer, which rectification restores."""
     examples: int | None = None
-    """Training examples of an epoch, where they were told: what an epoch costs in FLOPs follows."""
+    """Training examples of an epoch, if known; the FLOPs of an epoch follow from it."""
     notes: list[str] = field(default_factory=list)
     """What structure analysis had to pin after its trial, and operators it did not know."""
     timings: dict[str, float] = field(default_factory=dict, compare=False)

@@ -38,7 +38,7 @@ KeptDim = list[list[Any]]
 
 @dataclass
 class Site:
-    """One call to compute on kept channels only: that of ``call`` by ``layer`` which reads ``data`` (``Identities``).
+    """One call to compute on kept channels only: ``layer`` calls the operator ``call`` on ``data`` (``Identities``).
 
     Plans of earlier releases say instead that it is the ``nth`` call of ``call`` by ``layer``.
     """

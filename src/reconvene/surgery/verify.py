@@ -181,7 +181,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _Comparison:
-    """Holds the results of the silenced network, at kept positions, against those of the small one."""
+    """Compares the results of the silenced network, at kept positions, with the results of the small network."""
 
     def __init__(
         self, structure: Structure, keep: Keep, calls: dict[str, int], results: dict[str, list[Tensor | None]]

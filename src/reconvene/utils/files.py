@@ -56,7 +56,7 @@ def settle_names(folder: Path) -> None:
 
 
 def unwritable(path: Path) -> str:
-    """Why a file could not be written here, as far as can be told before; empty where nothing speaks against it."""
+    """The reason why a file cannot be written at ``path``, checked without writing; empty if there is none."""
     if path.is_dir():
         return "it is a folder"
     ancestor = next(parent for parent in path.absolute().parents if parent.exists())

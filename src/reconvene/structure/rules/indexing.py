@@ -21,7 +21,7 @@ def number(ctx: Context, op: Op) -> None:
     """A tensor of one number becomes a number of Python: there is no dimension to follow."""
 
 
-def taken_out(ctx: Context, op: Op) -> None:
+def python_values(ctx: Context, op: Op) -> None:
     """``x.numpy()``, ``x.tolist()``: what code computes from values outside PyTorch, no recording sees."""
     ctx.pin_all(op, because(op, "takes its values out of PyTorch"))
 
@@ -171,7 +171,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("masked_scatter", "histc", "bincount"), chosen_by_value),
     **dict.fromkeys(("torchvision::nms", "masked_select", "searchsorted", "bucketize", "aminmax"), chosen_by_value),
     "_local_scalar_dense": number,
-    **dict.fromkeys(("value::numpy", "value::tolist", "value::__array__"), taken_out),
+    **dict.fromkeys(("value::numpy", "value::tolist", "value::__array__"), python_values),
     "torchvision::roi_align": region_align,
     "index": index,
     "_unsafe_index": index,

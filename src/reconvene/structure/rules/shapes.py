@@ -31,7 +31,7 @@ def permute(ctx: Context, op: Op) -> None:
 
 
 def _permuted(op: Op, dims: list[Dim]) -> list[Dim]:
-    rank = len(dims)  # not that of the tensor, which a later call may have changed in place
+    rank = len(dims)  # tensor.ndim may differ: a later call may have changed the tensor in place
     name = op.func.overloadpacket.__name__.removesuffix("_")
     if name == "permute":
         dims = [dims[axis_of(a, rank)] for a in op.args[1]]
