@@ -21,7 +21,7 @@ from reconvene.evaluator.channels import channel_scores
 from reconvene.evaluator.curves import Floats
 from reconvene.evaluator.density import invert
 from reconvene.experiments.context import Prepared, Setting, carry_out
-from reconvene.planning.assemble import Choice, chosen, plan_by, timed
+from reconvene.planning.assemble import Choice, chosen, plan_from_choice, timed
 from reconvene.structure import Group, Structure
 from reconvene.surgery import Plan, Row
 from reconvene.surgery.ranges import to_text
@@ -103,7 +103,7 @@ def cut(setting: Setting) -> Prepared:
         paid = {"dense": dict(costs.dense), "pruned": costs.evaluate_all(widths)}
         return Choice(keep, rows, {"criterion": "hand", "costs": paid})
 
-    plan = plan_by(setting.model, setting.inputs, choose, seed=setting.seed)
+    plan = plan_from_choice(setting.model, setting.inputs, choose, seed=setting.seed)
     return carry_out(setting, plan, rectify=str(setting.options["rectify"]))
 
 
@@ -118,7 +118,7 @@ def plan_from(setting: Setting, name: str, curves: Curves, *, step: int = 1, pla
             allocation = allocate(structure, found, costs, setting.asked, round_to=step, plain=plain)
         return chosen(found, allocation, setting.asked)
 
-    return plan_by(setting.model, setting.inputs, choose, seed=setting.seed)
+    return plan_from_choice(setting.model, setting.inputs, choose, seed=setting.seed)
 
 
 def sensitivity(groups: Sequence[Group], losses: Sequence[Floats], name: str) -> Sensitivity:
