@@ -20,6 +20,7 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
 ALL = Limits()
+SLOW = ("executorch", "openvino")
 
 
 def seeded(build: Callable[[], nn.Module]) -> nn.Module:
@@ -167,6 +168,18 @@ def test_the_advice_of_an_export_keeps_the_limits_when_it_is_followed(tmp_path: 
     assert layers is not None and "which was tried and keeps the limits" in str(caught.value)
     made = int8(net, tmp_path, x, limits=limits, keep_fp32=re.findall(r"'(.*?)'", layers[1]))
     assert isinstance(made.verification, Fidelity) and made.verification.sqnr >= 20
+
+
+@pytest.mark.parametrize("format", ["onnx", "ncnn", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)])
+def test_a_layer_in_float32_reads_what_the_network_gives_it(format: str, tmp_path: Path) -> None:
+    """ONNX Runtime's tool drops a ReLU whose result is uint8; a layer that reads past that integer still needs it."""
+    if not FORMATS[format].installed:
+        pytest.skip(f"the {FORMATS[format].extra} extra is not installed")
+    layers = (nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    net, x = seeded(lambda: nn.Sequential(*layers)), images(16)
+    for kept in (["2"], ["4"], ["2", "4"]):
+        checked = int8(net, tmp_path, x, format=format, keep_fp32=kept).verification
+        assert isinstance(checked, Fidelity) and checked.sqnr > 25, kept
 
 
 @pytest.mark.parametrize(("outputs", "left"), [(16, True), (8, True), (12, False), (4, False), (1, False)])

@@ -45,6 +45,9 @@ def quantised_onnx(
             per_channel=True,
             nodes_to_exclude=kept,
             calibrate_method=tool.CalibrationMethod.MinMax,
+            # By default a ReLU before a uint8 tensor is dropped, since that has no negative values: a kept layer that
+            # reads what stands before that tensor would read them.
+            extra_options={"QDQKeepRemovableActivations": bool(kept)},
         )
     finally:
         prepared.unlink(missing_ok=True)

@@ -135,18 +135,25 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def said() -> Iterator[Callable[[], str]]:
-    """Catch what native code prints, past Python, on the process's own stdout and stderr; the value reads it."""
+    """Catch what native code prints, on the process's own stdout and stderr or through Python's; the value reads it.
+
+    ExecuTorch prints through ``sys.stderr``, which in a notebook is not the process's own.
+    """
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    kept = [os.dup(1), os.dup(2)]
-    with tempfile.TemporaryFile() as file:
+    kept, printed = [os.dup(1), os.dup(2)], io.StringIO()
+    with (
+        tempfile.TemporaryFile() as file,
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(printed),
+    ):
         try:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
 
             def text() -> str:
                 file.seek(0)
-                return file.read().decode(errors="replace")
+                return printed.getvalue() + file.read().decode(errors="replace")
 
             yield text
         finally:
