@@ -15,9 +15,9 @@ try:
     from reconvene.devices.sessions import RUNS, WARMUPS, kernel_times, opened
 except ImportError:  # on a device, beside this file
     from layers import BUILDERS, chain  # type: ignore[import-not-found, no-redef]
-    from points import Job, Point, batches, grid, weight_bytes  # type: ignore[import-not-found, no-redef]
+    from onnx_writer import Graph  # type: ignore[import-not-found, no-redef]
+    from sample_widths import Job, Point, batches, grid, weight_bytes  # type: ignore[import-not-found, no-redef]
     from sessions import RUNS, WARMUPS, kernel_times, opened  # type: ignore[import-not-found, no-redef]
-    from wire import Graph  # type: ignore[import-not-found, no-redef]
 
 # One graph holds layers until their weights come to about this many bytes.
 NEAR_BYTES, FAR_BYTES = 1 << 20, 16 << 20

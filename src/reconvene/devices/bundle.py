@@ -13,7 +13,7 @@ from reconvene.devices.sessions import Network
 from reconvene.errors import DeviceError
 from reconvene.utils.files import write_atomic
 
-MODULES = ("probe.py", "bench.py", "facts.py", "points.py", "layers.py", "sessions.py", "wire.py")
+MODULES = ("probe.py", "bench.py", "facts.py", "sample_widths.py", "layers.py", "sessions.py", "onnx_writer.py")
 _MAIN = """\
 import importlib.util
 import sys

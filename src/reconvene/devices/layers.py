@@ -13,7 +13,7 @@ from typing import Any
 try:
     from reconvene.devices.onnx_writer import FLOAT, INT64, Graph
 except ImportError:  # on a device, beside this file
-    from wire import FLOAT, INT64, Graph  # type: ignore[import-not-found, no-redef]
+    from onnx_writer import FLOAT, INT64, Graph  # type: ignore[import-not-found, no-redef]
 
 Job = Mapping[str, Any]
 Points = Sequence[tuple[int, int]]

@@ -29,7 +29,7 @@ except ImportError:  # on a device, beside this file
     from bench import Bench  # type: ignore[import-not-found, no-redef]
     from facts import conditions, describe  # type: ignore[import-not-found, no-redef]
     from layers import chain  # type: ignore[import-not-found, no-redef]
-    from points import Job  # type: ignore[import-not-found, no-redef]
+    from sample_widths import Job  # type: ignore[import-not-found, no-redef]
     from sessions import SLOW, Network, Pace, seconds  # type: ignore[import-not-found, no-redef]
 
 FORMAT, VERSION = "reconvene-device-profile", 1
