@@ -36,7 +36,18 @@ MODELS = {
     "mobilenet_v2@224": "torchvision:mobilenet_v2",
     "densenet121@224": "torchvision:densenet121",
 }
-STEPS = ("structure", "saliency", "sensitivity", "allocation", "replay", "spread", "plan", "verify", "surgery", "rectify")
+STEPS = (
+    "structure",
+    "saliency",
+    "sensitivity",
+    "allocation",
+    "replay",
+    "spread",
+    "plan",
+    "verify",
+    "surgery",
+    "rectify",
+)
 # A round of the straightforward loop at 224x224 costs seconds, so it is fed the small input that suits SynFlow as well.
 REFERENCE_SIZE = 32
 
