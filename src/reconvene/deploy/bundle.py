@@ -116,7 +116,7 @@ def bundle(
 def runner_source() -> bytes:
     """``run.py``: the two files that are read and tested apart, as the one that a device gets."""
     room = resources.files("reconvene.deploy")
-    main, pictures = (room.joinpath(name).read_text(encoding="utf-8") for name in ("runner.py", "pictures.py"))
+    main, pictures = (room.joinpath(name).read_text(encoding="utf-8") for name in ("runner.py", "images.py"))
     before, after = main.split(_PICTURES, 1)
     own = pictures.split("from __future__ import annotations\n", 1)[1].splitlines(keepends=True)
     there = {line for line in before.splitlines(keepends=True) if line.startswith(("import ", "from "))}

@@ -15,9 +15,9 @@ try:
     from reconvene.devices.sessions import RUNS, WARMUPS, kernel_times, opened
 except ImportError:  # on a device, beside this file
     from layers import BUILDERS, chain  # type: ignore[import-not-found, no-redef]
-    from points import Job, Point, batches, grid, weight_bytes  # type: ignore[import-not-found, no-redef]
+    from onnx_writer import Graph  # type: ignore[import-not-found, no-redef]
+    from sample_widths import Job, Point, batches, grid, weight_bytes  # type: ignore[import-not-found, no-redef]
     from sessions import RUNS, WARMUPS, kernel_times, opened  # type: ignore[import-not-found, no-redef]
-    from wire import Graph  # type: ignore[import-not-found, no-redef]
 
 # One graph holds layers until their weights come to about this many bytes.
 NEAR_BYTES, FAR_BYTES = 1 << 20, 16 << 20
@@ -36,47 +36,54 @@ class Bench:
         self.threads, self.precision = threads, precision
         self.item = 1 if precision == "int8" else 4
 
-    def measure(self, job: Job, steps: Mapping[str, int], far: int) -> dict[str, list[list[float]]]:
+    def measure(self, job: Job, steps: Mapping[str, int], network_bytes: int) -> dict[str, list[list[float]]]:
         """Seconds over the job's grid of widths.
 
         ``points``: ``(in, out, seconds)`` where the layer's weights are nearly alone in the caches. ``far``: ``(in,
-        out, seconds more)`` where ``far`` bytes of other weights are read between two runs.
+        out, extra seconds)`` where ``network_bytes`` bytes of other weights are read between two runs.
         """
         points: list[list[float]] = []
         for batch in batches(job, list(grid(job, steps)), NEAR_BYTES):
             points += [[*point, _typical(runs)] for point, runs in zip(batch, self.time(job, batch), strict=True)]
-        more: list[list[float]] = []
-        if far > 2 * NEAR_BYTES and weight_bytes(job, (job["in"], job["out"]), self.item) > 0:
-            near = {(int(a), int(b)): seconds for a, b, seconds in points}
-            corners = [(a, b) for a in _thirds(near, 0) for b in _thirds(near, 1) if (a, b) in near]
+        extra_points: list[list[float]] = []
+        if network_bytes > 2 * NEAR_BYTES and weight_bytes(job, (job["in"], job["out"]), self.item) > 0:
+            cached_seconds = {(int(a), int(b)): seconds for a, b, seconds in points}
+            corners = [
+                (a, b)
+                for a in _thirds(cached_seconds, 0)
+                for b in _thirds(cached_seconds, 1)
+                if (a, b) in cached_seconds
+            ]
             for batch in batches(job, corners, FAR_BYTES):
-                held = sum(weight_bytes(job, point, self.item) for point in batch)
-                for point, runs in zip(batch, self.time(job, batch, beside=max(0, far - held)), strict=True):
-                    more.append([*point, round(max(0.0, _typical(runs) - near[point]), 9)])
-        return {"points": points, "far": more}
+                batch_bytes = sum(weight_bytes(job, point, self.item) for point in batch)
+                for point, runs in zip(
+                    batch, self.time(job, batch, other_bytes=max(0, network_bytes - batch_bytes)), strict=True
+                ):
+                    extra_points.append([*point, round(max(0.0, _typical(runs) - cached_seconds[point]), 9)])
+        return {"points": points, "far": extra_points}
 
-    def whole(self, layers: Sequence[Mapping[str, Any]], third: int, far: int) -> dict[str, float]:
+    def whole(self, layers: Sequence[Mapping[str, Any]], third: int, network_bytes: int) -> dict[str, float]:
         """Layers of a profile in one graph, as they share caches in a network; empty where they are too few.
 
-        Each at one width that was measured alone: the narrowest, middle or widest ``third`` of them. ``seconds`` is
-        what all take together, the median of the runs; ``near`` and ``far`` what was measured of each, ``weights``
-        bytes.
+        Each layer has one width that was measured alone: the narrowest, middle or widest ``third`` of its widths.
+        ``seconds`` is the time of all layers together, the median of the runs; ``near`` and ``far`` are the sums of
+        the layers' own times and extra times, ``weights`` is the sum of their bytes.
         """
-        graph, found, count = Graph(self.precision), {"near": 0.0, "far": 0.0, "weights": 0.0}, 0
+        graph, totals, count = Graph(self.precision), {"near": 0.0, "far": 0.0, "weights": 0.0}, 0
         for number, layer in enumerate(layers):
-            more = {(int(a), int(b)): seconds for a, b, seconds in layer["far"]}
-            known = {(int(a), int(b)): seconds for a, b, seconds in layer["points"]}
-            places = [_thirds(more or known, axis) for axis in (0, 1)]
-            into, out = (place[min(third, len(place) - 1)] if place else 1 for place in places)
+            extra_seconds = {(int(a), int(b)): seconds for a, b, seconds in layer["far"]}
+            cached_seconds = {(int(a), int(b)): seconds for a, b, seconds in layer["points"]}
+            widths = [_thirds(extra_seconds or cached_seconds, axis) for axis in (0, 1)]
+            into, out = (axis_widths[min(third, len(axis_widths) - 1)] if axis_widths else 1 for axis_widths in widths)
             point = (into, out)
             size = weight_bytes(layer, point, self.item)
-            if point not in known or found["weights"] + size > far:
+            if point not in cached_seconds or totals["weights"] + size > network_bytes:
                 continue
             graph.prefix = f"n{number}."
             feeds = build(graph, layer, [point])
-            found["near"] += known[point]
-            found["far"] += more.get(point, 0.0)
-            found["weights"] += size
+            totals["near"] += cached_seconds[point]
+            totals["far"] += extra_seconds.get(point, 0.0)
+            totals["weights"] += size
             count += 1
         if count < WHOLE_LAYERS:
             return {}
@@ -85,20 +92,20 @@ class Bench:
             session.run(None, feeds)
         nodes = kernel_times(session)
         folder.cleanup()
-        mine = [durations for name, durations in nodes.items() if name.startswith("n") and ".p0_" in name]
-        summed = np.array(mine, dtype=np.float64)[:, WHOLE_RUNS:].sum(axis=0) * 1e-6
-        return {**found, "seconds": float(np.median(summed))}
+        layer_durations = [durations for name, durations in nodes.items() if name.startswith("n") and ".p0_" in name]
+        summed = np.array(layer_durations, dtype=np.float64)[:, WHOLE_RUNS:].sum(axis=0) * 1e-6
+        return {**totals, "seconds": float(np.median(summed))}
 
-    def time(self, job: Job, points: Sequence[Point], *, beside: int = 0) -> list[np.ndarray[Any, Any]]:
-        """Seconds of every run ``[RUNS]`` at every point, in one graph, ``beside`` bytes of other weights in it.
+    def time(self, job: Job, points: Sequence[Point], *, other_bytes: int = 0) -> list[np.ndarray[Any, Any]]:
+        """Seconds of every run ``[RUNS]`` at every point, in one graph, ``other_bytes`` bytes of other weights in it.
 
         The runtime's clock is the wall's. One kernel is far shorter than a turn of the scheduler, so that a busy
         neighbour costs a few of its runs much and the others nothing.
         """
         graph = Graph(self.precision)
         feeds = build(graph, job, points)
-        if beside:
-            feeds |= _evict(graph, beside)
+        if other_bytes:
+            feeds |= _evict(graph, other_bytes)
         session, folder = opened(graph.to_bytes(), self.threads, profiled=True)
         for _ in range(WARMUPS + RUNS):
             session.run(None, feeds)
@@ -146,10 +153,12 @@ class Bench:
         session, folder = opened(chain(65).to_bytes(), self.threads, profiled=True)
         for _ in range(WARMUPS + RUNS):
             session.run(None, feeds)
-        found = kernel_times(session)
+        node_durations = kernel_times(session)
         folder.cleanup()
-        mine = np.array([durations for name, durations in found.items() if name.startswith("p")])[:, WARMUPS:]
-        kernels = float(np.quantile(mine.sum(axis=0), 0.25)) * 1e-6 / len(mine)
+        convolution_durations = np.array(
+            [durations for name, durations in node_durations.items() if name.startswith("p")]
+        )[:, WARMUPS:]
+        kernels = float(np.quantile(convolution_durations.sum(axis=0), 0.25)) * 1e-6 / len(convolution_durations)
         node = (times[1] - times[0]) / 64
         return {"call": round(max(times[0] - node, 0.0), 9), "node": round(node - kernels, 9)}
 
@@ -162,10 +171,10 @@ class Bench:
         job |= {"spatial": [2, 2], "batch": 1, "tail": [], "in": 128, "out": 128}
         size = weight_bytes(job, (128, 128), self.item)
         counts = [count for count in (1, 2, 4, 8, 16, 32, 64, 128) if count * size <= MEMORY_BYTES]
-        found = []
+        typical_seconds = []
         for count in counts:
-            found.append(float(np.mean([_typical(runs) for runs in self.time(job, [(128, 128)] * count)])))
-        highest = np.maximum.accumulate(found)
+            typical_seconds.append(float(np.mean([_typical(runs) for runs in self.time(job, [(128, 128)] * count)])))
+        highest = np.maximum.accumulate(typical_seconds)
         return [
             [count * size, float(seconds - highest[0]) / size] for count, seconds in zip(counts, highest, strict=True)
         ]
@@ -190,8 +199,8 @@ def _typical(runs: np.ndarray[Any, Any]) -> float:
 
 def _thirds(points: Iterable[Point], axis: int) -> list[int]:
     """The middle, the narrower and the widest of the even widths along an axis."""
-    known = sorted({point[axis] for point in points if point[0] % 4 == 0})
-    return sorted({known[len(known) // 3], known[len(known) * 2 // 3], known[-1]}) if known else []
+    widths = sorted({point[axis] for point in points if point[0] % 4 == 0})
+    return sorted({widths[len(widths) // 3], widths[len(widths) * 2 // 3], widths[-1]}) if widths else []
 
 
 def _evict(graph: Graph, size: int) -> dict[str, np.ndarray[Any, Any]]:
@@ -204,16 +213,16 @@ def _evict(graph: Graph, size: int) -> dict[str, np.ndarray[Any, Any]]:
 
 def _of_point(nodes: Mapping[str, list[int]], number: int, point: Point) -> np.ndarray[Any, Any]:
     """Kernel times of all nodes of a point's layer, summed within each run; warm-ups dropped."""
-    mine = [durations for name, durations in nodes.items() if name.startswith(f"p{number}_")]
-    if not mine:
+    layer_durations = [durations for name, durations in nodes.items() if name.startswith(f"p{number}_")]
+    if not layer_durations:
         raise RuntimeError(f"the runtime reports no time for a layer at {point}: {sorted(nodes)[:8]}")
-    summed: np.ndarray[Any, Any] = np.array(mine, dtype=np.float64)[:, WARMUPS:].sum(axis=0) * 1e-6
+    summed: np.ndarray[Any, Any] = np.array(layer_durations, dtype=np.float64)[:, WARMUPS:].sum(axis=0) * 1e-6
     return summed
 
 
 def _before(nodes: Mapping[str, list[int]]) -> Any:
     """Seconds of every run that went into another layout for the first point's input, which others share."""
-    first = next(place for place, name in enumerate(nodes) if name.startswith("p"))
+    first = next(position for position, name in enumerate(nodes) if name.startswith("p"))
     spent = [durations for name, durations in list(nodes.items())[:first] if name.startswith("ReorderOutput")]
     return np.array(spent, dtype=np.float64)[:, WARMUPS:].sum(axis=0) * 1e-6 if spent else 0.0
 

@@ -13,7 +13,7 @@ from reconvene.devices.sessions import Network
 from reconvene.errors import DeviceError
 from reconvene.utils.files import write_atomic
 
-MODULES = ("probe.py", "bench.py", "facts.py", "points.py", "layers.py", "sessions.py", "wire.py")
+MODULES = ("probe.py", "bench.py", "facts.py", "sample_widths.py", "layers.py", "sessions.py", "onnx_writer.py")
 _MAIN = """\
 import importlib.util
 import sys
@@ -41,10 +41,10 @@ def write_bundle(
     Raises DeviceError where it cannot be written.
     """
     path = Path(path)
-    asked = {"jobs": list(jobs), "threads": threads, "precision": precision, "far": far}
-    asked["networks"] = [own for own, _ in networks]
+    request = {"jobs": list(jobs), "threads": threads, "precision": precision, "far": far}
+    request["networks"] = [network_layers for network_layers, _ in networks]
     files = {name: (Path(__file__).parent / name).read_bytes() for name in MODULES}
-    files |= {"__main__.py": _MAIN.encode(), "jobs.json": json.dumps(asked, indent=1).encode()}
+    files |= {"__main__.py": _MAIN.encode(), "jobs.json": json.dumps(request, indent=1).encode()}
     files |= {f"network{number}.onnx": model for number, (_, model) in enumerate(networks)}
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -40,6 +40,6 @@ def describe(job: Job) -> str:
     kernel = "x".join(str(size) for size in job.get("kernel", ()))
     stride = f" stride {job['stride'][0]}" if max(job.get("stride", [1])) > 1 else ""
     tail = " + " + " + ".join(job["tail"]) if job.get("tail") else ""
-    at = "at " + "x".join(str(size) for size in job["spatial"]) if job["spatial"] else ""
+    input_size = "at " + "x".join(str(size) for size in job["spatial"]) if job["spatial"] else ""
     name = job.get("op", job["kind"])
-    return " ".join(f"{name} {kernel}{stride}{tail} {at}".split()) + f", up to {job['in']} -> {job['out']}"
+    return " ".join(f"{name} {kernel}{stride}{tail} {input_size}".split()) + f", up to {job['in']} -> {job['out']}"

@@ -22,14 +22,14 @@ class Clock:
 
     def __init__(self, profile: Profile, jobs: Sequence[Mapping[str, Any]], tops: Sequence[tuple[int, int]]) -> None:
         wide = {key_of(job): {**job, "in": top[0], "out": top[1]} for job, top in zip(jobs, tops, strict=True)}
-        found = profile.tables(list(wide.values()))
-        tables = [found[key_of(job)] for job in jobs]
+        table_by_key = profile.tables(list(wide.values()))
+        tables = [table_by_key[key_of(job)] for job in jobs]
         self.fixed = profile.overhead["call"] + profile.overhead["node"] * len(jobs)
         """Seconds beside the layers' own."""
         self._lookup = _Lookup(tables, tops)
-        self._narrow = _apart([table.narrow for table in tables], tops)
-        self._odd = _apart([table.odd for table in tables], tops)
-        self._far = _apart([table.far for table in tables], tops)
+        self._narrow = _lookups([table.narrow for table in tables], tops)
+        self._odd = _lookups([table.odd for table in tables], tops)
+        self._far = _lookups([table.uncached for table in tables], tops)
         self._block = np.array([table.block_in for table in tables], dtype=np.int64)
         self._align = np.array([table.align for table in tables], dtype=np.int64)
         item = 1 if profile.precision == "int8" else 4
@@ -40,25 +40,27 @@ class Clock:
         """Seconds of every layer; unless ``exact``, as if every width cost as little as the next aligned one."""
         times = self._lookup.at(into, out)
         for rows, narrow in self._narrow:
-            own = narrow.at(into[rows], out[rows])
-            own = own if exact else np.minimum(own, times[rows])  # else it would fall where the first block is whole
-            times[rows] = np.where(into[rows] < self._block[rows], own, times[rows])
+            narrow_times = narrow.at(into[rows], out[rows])
+            narrow_times = (
+                narrow_times if exact else np.minimum(narrow_times, times[rows])
+            )  # else it would fall where the first block is whole
+            times[rows] = np.where(into[rows] < self._block[rows], narrow_times, times[rows])
         for rows, odd in self._odd if exact else ():
             slower = np.maximum(odd.at(into[rows], out[rows]), times[rows])
             times[rows] = np.where(into[rows] % self._align[rows] > 0, slower, times[rows])
-        for rows, far in self._far:
+        for rows, uncached in self._far:
             share = np.interp(float((self._weights * into * out).sum()), *self._memory)
-            times[rows] += share * far.at(into[rows], out[rows])
+            times[rows] += share * uncached.at(into[rows], out[rows])
         return times
 
 
 @lru_cache(maxsize=8)  # a budget asks one profile many times
 def correction(profile: Profile) -> tuple[Floats, Floats]:
-    """How far whole networks are from the sum of their layers: seconds by ``Clock``, ascending, and what they take.
+    """Seconds of whole networks: by ``Clock`` (the sum of the layers), ascending, and as measured.
 
     Between two of them a network is corrected on the straight line between both logarithms, outside by the factor of
-    the nearest; so what is longer by the clock stays longer. Where no networks were measured, all layers in one graph
-    tell one factor.
+    the nearest; so a network that is longer by the clock stays longer. Where no networks were measured, all layers in
+    one graph give one factor.
     """
     pairs = []
     for network in profile.networks:
@@ -66,8 +68,8 @@ def correction(profile: Profile) -> tuple[Floats, Floats]:
         tops = [(int(a), int(b)) for a, b in zip(into, out, strict=True)]
         clock = Clock(profile, [profile.layers[number] for number in numbers], tops)
         pairs.append((max(clock.fixed + float(clock.times(into, out).sum()), SHORTEST), network["seconds"]))
-    by_clock, taken = np.array(sorted(pairs or [(1.0, profile.together())]), dtype=np.float64).T
-    return by_clock, np.maximum.accumulate(taken)
+    by_clock, measured_seconds = np.array(sorted(pairs or [(1.0, profile.together())]), dtype=np.float64).T
+    return by_clock, np.maximum.accumulate(measured_seconds)
 
 
 class _Lookup:
@@ -77,11 +79,14 @@ class _Lookup:
         self._row_start, self._rows = _flat([t.row_positions(top) for t, (top, _) in zip(tables, tops, strict=True)])
         single = [len(t.outs) == 1 for t in tables]
         columns = [
-            np.zeros(top + 1) if one else t.column_positions(top).astype(np.float64)
-            for t, (_, top), one in zip(tables, tops, single, strict=True)
+            np.zeros(top + 1) if is_single else t.column_positions(top).astype(np.float64)
+            for t, (_, top), is_single in zip(tables, tops, single, strict=True)
         ]
         self._column_start, self._columns = _flat(columns)
-        grids = [t.values if one else t.expanded(top) for t, (_, top), one in zip(tables, tops, single, strict=True)]
+        grids = [
+            t.values if is_single else t.expanded(top)
+            for t, (_, top), is_single in zip(tables, tops, single, strict=True)
+        ]
         self._width = np.array([grid.shape[1] for grid in grids], dtype=np.int64)
         self._last = np.array([max(len(grid) - 2, 0) for grid in grids], dtype=np.int64)
         self._height = np.array([len(grid) for grid in grids], dtype=np.int64)
@@ -99,11 +104,11 @@ class _Lookup:
         return times
 
 
-def _apart(tables: Sequence[Table | None], tops: Sequence[tuple[int, int]]) -> list[tuple[Ints, _Lookup]]:
+def _lookups(tables: Sequence[Table | None], tops: Sequence[tuple[int, int]]) -> list[tuple[Ints, _Lookup]]:
     """The layers that have such a table, and all of these tables; nothing where no layer has one."""
     rows = np.flatnonzero([table is not None for table in tables])
-    known = [table for table in tables if table is not None]
-    return [(rows, _Lookup(known, [tops[int(row)] for row in rows]))] if known else []
+    present_tables = [table for table in tables if table is not None]
+    return [(rows, _Lookup(present_tables, [tops[int(row)] for row in rows]))] if present_tables else []
 
 
 def _flat(parts: list[Floats]) -> tuple[Ints, Floats]:

@@ -13,7 +13,7 @@ from typing import Any
 try:
     from reconvene.devices.onnx_writer import FLOAT, INT64, Graph
 except ImportError:  # on a device, beside this file
-    from wire import FLOAT, INT64, Graph  # type: ignore[import-not-found, no-redef]
+    from onnx_writer import FLOAT, INT64, Graph  # type: ignore[import-not-found, no-redef]
 
 Job = Mapping[str, Any]
 Points = Sequence[tuple[int, int]]
@@ -26,18 +26,18 @@ def convolution(graph: Graph, job: Job, points: Points) -> None:
     transposed, depthwise = job["kind"] == "conv_transpose", job["kind"] == "depthwise"
     spatial, batch = list(job["spatial"]), job["batch"]
     fed = graph.input("x", [batch, points[0][0] if job.get("first") else SOURCE, *spatial])
-    made: dict[int, str] = {}
-    beside = _beside(graph, job, batch, spatial)
+    sources: dict[int, str] = {}
+    summand = _summand(graph, job, batch, spatial)
     for number, (into, out) in enumerate(points):
         groups = into if depthwise else job["groups"]
         if not depthwise:  # widths of grouped convolutions are those of one group
             into, out = into * groups, out * groups
-        if into not in made:
-            made[into] = fed if job.get("first") else _dense(graph, fed, SOURCE, into, f"source{into}", len(spatial))
+        if into not in sources:
+            sources[into] = fed if job.get("first") else _dense(graph, fed, SOURCE, into, f"source{into}", len(spatial))
         shape = (into, out // groups) if transposed else (out, into // groups)
         name = graph.node(
             "ConvTranspose" if transposed else "Conv",
-            [made[into], graph.weight(*shape, *job["kernel"]), graph.bias(out)],
+            [sources[into], graph.weight(*shape, *job["kernel"]), graph.bias(out)],
             f"p{number}_conv",
             kernel_shape=job["kernel"],
             strides=job["stride"],
@@ -45,7 +45,7 @@ def convolution(graph: Graph, job: Job, points: Points) -> None:
             dilations=job["dilation"],
             group=groups,
         )
-        name = tail(graph, name, job["tail"], f"p{number}", partial(beside, out))
+        name = tail(graph, name, job["tail"], f"p{number}", partial(summand, out))
         _sink(graph, name, f"sink{number}")
 
 
@@ -98,11 +98,11 @@ BUILDERS: dict[str, Callable[[Graph, Job, Points], None]] = {
 }
 
 
-def tail(graph: Graph, name: str, steps: Sequence[str], prefix: str, beside: Callable[[], str] | None) -> str:
+def tail(graph: Graph, name: str, steps: Sequence[str], prefix: str, summand: Callable[[], str] | None) -> str:
     """Operators directly behind a layer."""
     for step in steps:
-        if step == "add" and beside is not None:
-            name = graph.node("Add", [graph.edge(name), beside()], f"{prefix}_add")
+        if step == "add" and summand is not None:
+            name = graph.node("Add", [graph.edge(name), summand()], f"{prefix}_add")
         elif step in ACTIVATIONS:
             name = ACTIVATIONS[step](graph, name, prefix)
     return name
@@ -159,23 +159,23 @@ def _source(graph: Graph, job: Job, width: int, prefix: str) -> str:
 
 def _dense(graph: Graph, fed: str, into: int, out: int, name: str, rank: int) -> str:
     ones = [1] * rank
-    made = graph.node("Conv", [fed, graph.weight(out, into, *ones), graph.bias(out)], name, kernel_shape=ones)
-    return graph.edge(made)
+    output = graph.node("Conv", [fed, graph.weight(out, into, *ones), graph.bias(out)], name, kernel_shape=ones)
+    return graph.edge(output)
 
 
-def _beside(graph: Graph, job: Job, batch: int, spatial: Sequence[int]) -> Callable[[int], str]:
-    """What is added to a layer's result: made once a width, in the layout that convolutions leave."""
+def _summand(graph: Graph, job: Job, batch: int, spatial: Sequence[int]) -> Callable[[int], str]:
+    """The tensor that is added to a layer's result: built once a width, in the layout that convolutions leave."""
     if "add" not in job["tail"]:
         return lambda out: ""
     fed = graph.input("z", [batch, SOURCE, *job["spatial_out"]])
-    made: dict[int, str] = {}
+    summands: dict[int, str] = {}
 
-    def at(out: int) -> str:
-        if out not in made:
-            made[out] = _dense(graph, fed, SOURCE, out, f"beside{out}", len(spatial))
-        return made[out]
+    def summand(out: int) -> str:
+        if out not in summands:
+            summands[out] = _dense(graph, fed, SOURCE, out, f"beside{out}", len(spatial))
+        return summands[out]
 
-    return at
+    return summand
 
 
 def _sink(graph: Graph, name: str, sink: str) -> None:
@@ -192,8 +192,8 @@ def _unary(build: Callable[[Graph, str, str], str]) -> Callable[[Graph, str, Job
 
 def _binary(op: str) -> Callable[[Graph, str, Job, int, str], str]:
     def build(graph: Graph, fed: str, job: Job, width: int, prefix: str) -> str:
-        other = graph.input(f"{prefix}y", _shape(job, width))
-        return graph.node(op, [fed, other], f"{prefix}_{op.lower()}")
+        second_input = graph.input(f"{prefix}y", _shape(job, width))
+        return graph.node(op, [fed, second_input], f"{prefix}_{op.lower()}")
 
     return build
 
@@ -203,8 +203,8 @@ def _pool(op: str) -> Callable[[Graph, str, Job, int, str], str]:
         source = _source(graph, job, width, prefix)
         if op.startswith("Global"):
             return graph.node(op, [source], f"{prefix}_pool")
-        where = {"kernel_shape": job["kernel"], "strides": job["stride"], "pads": job["pads"]}
-        return graph.node(op, [source], f"{prefix}_pool", **where)
+        attributes = {"kernel_shape": job["kernel"], "strides": job["stride"], "pads": job["pads"]}
+        return graph.node(op, [source], f"{prefix}_pool", **attributes)
 
     return build
 
@@ -236,8 +236,8 @@ def _copy(graph: Graph, fed: str, job: Job, width: int, prefix: str) -> str:
 
 
 def _concat(graph: Graph, fed: str, job: Job, width: int, prefix: str) -> str:
-    other = graph.input(f"{prefix}y", _shape(job, width))
-    return graph.node("Concat", [fed, other], f"{prefix}_concat", axis=1)
+    second_input = graph.input(f"{prefix}y", _shape(job, width))
+    return graph.node("Concat", [fed, second_input], f"{prefix}_concat", axis=1)
 
 
 def _resize(graph: Graph, fed: str, job: Job, width: int, prefix: str) -> str:

@@ -21,8 +21,8 @@ class Table:
 
     ``ins`` and ``outs`` are ascending widths; ``values[i, j]`` never falls along either. ``odd``: the same for input
     widths that are no multiple of ``align``, where the runtime takes another road, ``narrow`` for those below one
-    block, where it may take a third; ``far``: seconds more where weights come from far away; each ``None`` where there
-    is none.
+    block, where it may take a third; ``uncached``: extra seconds where weights are read from memory; each ``None``
+    where there is none.
     """
 
     ins: Ints
@@ -32,36 +32,48 @@ class Table:
     block_out: int
     align: int = 1
     odd: Table | None = None
-    far: Table | None = None
+    uncached: Table | None = None
     narrow: Table | None = None
 
     @classmethod
     def of(cls, layer: Mapping[str, Any], steps: Mapping[str, int]) -> Table:
-        """The table of a measured layer: its ``points`` ``(in, out, seconds)``, and those of ``far``."""
-        points, kind = layer["points"], layer["kind"]
-        align = steps["align"] if kind in ("conv", "depthwise") else 1
+        """The table of a measured layer: its ``points`` ``(in, out, seconds)``, and the points of ``far``."""
+        points, layer_kind = layer["points"], layer["kind"]
+        align = steps["align"] if layer_kind in ("conv", "depthwise") else 1
         regular = [p for p in points if p[0] % align == 0 or len({q[0] for q in points}) == 1]
         odd = [p for p in points if p[0] % align] if len(regular) < len(points) else []
-        one = kind in ("op", "matmul", "depthwise")
-        block_in = steps["out"] if kind == "depthwise" else 1 if one else steps["in"]
-        block_out = 1 if one else steps["out"]
-        thin = [p for p in regular if p[0] < block_in] if kind == "conv" else []
+        has_one_axis = layer_kind in ("op", "matmul", "depthwise")
+        block_in = steps["out"] if layer_kind == "depthwise" else 1 if has_one_axis else steps["in"]
+        block_out = 1 if has_one_axis else steps["out"]
+        thin = [p for p in regular if p[0] < block_in] if layer_kind == "conv" else []
         # Two widths at least: between and beside them time is on a line.
-        apart = len({p[0] for p in thin}) > 1 and len(thin) < len(regular)
-        narrow = cls._grid(thin, 1, block_out) if apart else None
-        made = cls._grid([p for p in regular if narrow is None or p[0] >= block_in], block_in, block_out)
-        rest = cls._grid(odd, 1, 1) if odd else None
-        far = cls._grid([[0, 1, 0.0], *layer["far"]] if one else layer["far"], 1, 1) if layer["far"] else None
-        return cls(made.ins, made.outs, made.values, block_in, made.block_out, align, rest, far, narrow)
+        has_narrow = len({p[0] for p in thin}) > 1 and len(thin) < len(regular)
+        narrow = cls._grid(thin, 1, block_out) if has_narrow else None
+        regular_table = cls._grid([p for p in regular if narrow is None or p[0] >= block_in], block_in, block_out)
+        odd_table = cls._grid(odd, 1, 1) if odd else None
+        uncached = (
+            cls._grid([[0, 1, 0.0], *layer["far"]] if has_one_axis else layer["far"], 1, 1) if layer["far"] else None
+        )
+        return cls(
+            regular_table.ins,
+            regular_table.outs,
+            regular_table.values,
+            block_in,
+            regular_table.block_out,
+            align,
+            odd_table,
+            uncached,
+            narrow,
+        )
 
     @classmethod
     def _grid(cls, points: Sequence[Sequence[float]], block_in: int, block_out: int) -> Table:
         ins, outs = sorted({int(p[0]) for p in points}), sorted({int(p[1]) for p in points})
-        found = {(int(a), int(b)): seconds for a, b, seconds in points}
-        if len(found) < len(ins) * len(outs):  # widths out follow widths in, as in a depthwise convolution
+        seconds_at = {(int(a), int(b)): seconds for a, b, seconds in points}
+        if len(seconds_at) < len(ins) * len(outs):  # widths out follow widths in, as in a depthwise convolution
             outs = [1]
-            found = {(int(a), 1): seconds for a, _, seconds in points}
-        values = np.array([[found[a, b] for b in outs] for a in ins], dtype=np.float64)
+            seconds_at = {(int(a), 1): seconds for a, _, seconds in points}
+        values = np.array([[seconds_at[a, b] for b in outs] for a in ins], dtype=np.float64)
         values = np.maximum.accumulate(np.maximum.accumulate(values, axis=0), axis=1)
         return cls(np.array(ins, np.int64), np.array(outs, np.int64), values, block_in, block_out)
 
@@ -69,9 +81,9 @@ class Table:
         """Where every input width ``0 .. top`` lies between the rows, as a fractional row."""
         widths = np.arange(top + 1)
         # With no points below one block of their own, such widths are on the line of the first two.
-        apart = widths > self.block_in if self.narrow is None else widths > 0
-        whole = np.where(apart, _up(widths, self.block_in), widths)
-        return _fraction(whole, self.ins)
+        in_blocks = widths > self.block_in if self.narrow is None else widths > 0
+        block_widths = np.where(in_blocks, _up(widths, self.block_in), widths)
+        return _fraction(block_widths, self.ins)
 
     def column_positions(self, top: int) -> Ints:
         """Which column of ``expanded`` every output width ``0 .. top`` falls on."""
@@ -95,16 +107,16 @@ class Table:
     def _ripple(self, widths: Ints, rows: Floats) -> Floats:
         """How far above the line between sets of four blocks the blocks in between lie."""
         period = 4 * self.block_out
-        known = [w for w in range(period, 2 * period + 1, self.block_out)]
-        if not set(known) <= set(self.outs.tolist()):
+        pattern_widths = [w for w in range(period, 2 * period + 1, self.block_out)]
+        if not set(pattern_widths) <= set(self.outs.tolist()):
             return np.zeros_like(rows)
-        at = [int(np.searchsorted(self.outs, w)) for w in known]
-        cell = self.values[:, at]
-        line = np.linspace(0, 1, len(known))
+        columns = [int(np.searchsorted(self.outs, w)) for w in pattern_widths]
+        cell = self.values[:, columns]
+        line = np.linspace(0, 1, len(pattern_widths))
         above = cell - (cell[:, :1] * (1 - line) + cell[:, -1:] * line)
         inside = ~np.isin(widths, self.outs) & (widths > 2 * period)
-        made: Floats = np.where(inside, above[:, (widths % period) // self.block_out], 0.0)
-        return made
+        ripple: Floats = np.where(inside, above[:, (widths % period) // self.block_out], 0.0)
+        return ripple
 
     def seconds(self, into: int, out: int) -> float:
         """Seconds at one pair of widths."""
@@ -124,20 +136,20 @@ def _fraction(widths: Ints, grid: Ints) -> Floats:
     """Fractional index of every width in ``grid``; below and above it, on the line of its first or last two points."""
     if len(grid) == 1:
         return np.zeros(len(widths))
-    at = np.clip(np.searchsorted(grid, widths, side="right") - 1, 0, len(grid) - 2)
-    return np.asarray(at + (widths - grid[at]) / (grid[at + 1] - grid[at]), dtype=np.float64)
+    lower = np.clip(np.searchsorted(grid, widths, side="right") - 1, 0, len(grid) - 2)
+    return np.asarray(lower + (widths - grid[lower]) / (grid[lower + 1] - grid[lower]), dtype=np.float64)
 
 
 def _between(column: Floats, position: float) -> float:
     if len(column) == 1:
         return float(column[0])
-    at = int(np.clip(np.floor(position), 0, len(column) - 2))
-    return max(SHORTEST, float(column[at] + (position - at) * (column[at + 1] - column[at])))
+    lower = int(np.clip(np.floor(position), 0, len(column) - 2))
+    return max(SHORTEST, float(column[lower] + (position - lower) * (column[lower + 1] - column[lower])))
 
 
 def _extended(widths: Ints, grid: Ints, values: Floats) -> Floats:
     if len(grid) == 1:
         return np.full(len(widths), values[0])
     position = _fraction(widths, grid)
-    at = np.clip(np.floor(position).astype(np.int64), 0, len(grid) - 2)
-    return np.asarray(values[at] + (position - at) * (values[at + 1] - values[at]), dtype=np.float64)
+    lower = np.clip(np.floor(position).astype(np.int64), 0, len(grid) - 2)
+    return np.asarray(values[lower] + (position - lower) * (values[lower + 1] - values[lower]), dtype=np.float64)

@@ -58,45 +58,45 @@ WAYS = {
 class Held:
     """Bytes of activations alive at once, at any widths of one network."""
 
-    def __init__(self, structure: Structure, way: Way) -> None:
+    def __init__(self, structure: Structure, policy: Way) -> None:
         self._sizes = Sizes(structure)
-        lives = _Lives(structure, way)
-        images = [way.block > 1 and len(dims) == 4 for dims in lives.dims]
-        rest = [[*dims[:1], *dims[2:]] if image else dims for dims, image in zip(lives.dims, images, strict=True)]
+        lives = _Lives(structure, policy)
+        images = [policy.block > 1 and len(dims) == 4 for dims in lives.dims]
+        other_dims = [[*dims[:1], *dims[2:]] if image else dims for dims, image in zip(lives.dims, images, strict=True)]
         channels = [dims[1:2] if image else [] for dims, image in zip(lives.dims, images, strict=True)]
-        self._rest, self._channels = Products(self._sizes, rest, lives.items), Products(self._sizes, channels)
-        self._block = np.where(images, way.block, 1)
+        self._rest, self._channels = Products(self._sizes, other_dims, lives.items), Products(self._sizes, channels)
+        self._block = np.where(images, policy.block, 1)
         self._birth, self._death = np.array(lives.birth, np.int64), np.array(lives.death, np.int64)
         self._moments = lives.moments + 1
 
     def bytes(self, widths: Ints) -> float:
         """Bytes at these widths, int64 ``[groups]``; never falls when a width grows."""
         sizes = self._sizes.at(widths)
-        held = self._rest.terms(sizes) * (-(-self._channels.terms(sizes) // self._block) * self._block)
-        born, gone = (np.bincount(when, held, self._moments) for when in (self._birth, self._death + 1))
-        return float(np.cumsum(born - gone).max())
+        buffer_bytes = self._rest.terms(sizes) * (-(-self._channels.terms(sizes) // self._block) * self._block)
+        born, freed = (np.bincount(when, buffer_bytes, self._moments) for when in (self._birth, self._death + 1))
+        return float(np.cumsum(born - freed).max())
 
 
 class _Lives:
     """First and last moment of every buffer: moment 0 is the inputs', then every call has one."""
 
-    def __init__(self, structure: Structure, way: Way) -> None:
+    def __init__(self, structure: Structure, policy: Way) -> None:
         self.dims: list[list[Dim]] = []
         self.items: list[int] = []
         self.birth: list[int] = []
         self.death: list[int] = []
         self._of: dict[int, int] = {}
-        self._structure, self._way = structure, way
+        self._structure, self._way = structure, policy
         self._reader = Reader(structure)
         ops = structure.eval_ops()
         self.moments = len(ops) + 1
         self._read_last = {id(t): moment for moment, op in enumerate(ops, 1) for t in tensors_in((op.args, op.kwargs))}
         self._read_last |= {id(tensor): self.moments for tensor in structure.recording.outputs}
         for tensor in structure.recording.inputs:
-            if way.outside:
-                self._new(tensor, way.outside, 0)
-            if way.own_inputs:
-                self._new(tensor, way.item, 0)
+            if policy.outside:
+                self._new(tensor, policy.outside, 0)
+            if policy.own_inputs:
+                self._new(tensor, policy.item, 0)
         for moment, op in enumerate(ops, 1):
             self._call(op, moment)
         for tensor in structure.recording.outputs:
@@ -106,42 +106,42 @@ class _Lives:
     def _call(self, op: Op, moment: int) -> None:
         weights = self._structure.context.weights
         read = [tensor for tensor in tensors_in((op.args, op.kwargs)) if id(tensor) not in weights]
-        held = [tensor for tensor in read if id(tensor) in self._of]
+        buffered = [tensor for tensor in read if id(tensor) in self._of]
         before = len(self._reader.sites)
         self._reader.read(op)
-        for tensor in held:
+        for tensor in buffered:
             self._keep(self._of[id(tensor)], moment)
         out = next((out for out in op.outs if out is not None), None)  # of several results runtimes make the first
         if not read or out is None:
             return
         name = op.name.split(".")[1] if op.name.startswith("aten.") else op.name
-        over = self._written_over(name, held, out, moment, fused=len(self._reader.sites) == before)
+        over = self._written_over(name, buffered, out, moment, fused=len(self._reader.sites) == before)
         if over is not None:
             self._of[id(out)] = over
             self._keep(over, moment)
         elif name not in FREE:  # else it is a view of what the caller holds
             self._new(out, self._way.item, moment)
 
-    def _written_over(self, name: str, held: list[Tensor], out: Tensor, moment: int, *, fused: bool) -> int | None:
+    def _written_over(self, name: str, buffered: list[Tensor], out: Tensor, moment: int, *, fused: bool) -> int | None:
         """The buffer that the result shares, if there is one."""
-        if not held:
+        if not buffered:
             return None
         if name in FREE:
-            return self._of[id(held[0])]
+            return self._of[id(buffered[0])]
         name = name.removesuffix("_")
-        done = [self._of[id(t)] for t in held if t.shape == out.shape and self._read_last[id(t)] <= moment]
+        reusable = [self._of[id(t)] for t in buffered if t.shape == out.shape and self._read_last[id(t)] <= moment]
         if not fused:
-            return done[0] if self._way.in_place and name in _IN_PLACE and done else None
-        mine = max((self._of[id(tensor)] for tensor in held), key=lambda number: self.birth[number])
+            return reusable[0] if self._way.in_place and name in _IN_PLACE and reusable else None
+        newest = max((self._of[id(tensor)] for tensor in buffered), key=lambda number: self.birth[number])
         if name != "add":
-            return mine
-        beside = [number for number in done if number != mine]
+            return newest
+        other_buffers = [number for number in reusable if number != newest]
         if not self._way.adds:
             return None
-        if not beside:
-            return mine
-        self.items[mine] = 0  # the convolution writes over what is added, and never had a buffer of its own
-        return beside[0]
+        if not other_buffers:
+            return newest
+        self.items[newest] = 0  # the convolution writes over what is added, and never had a buffer of its own
+        return other_buffers[0]
 
     def _new(self, tensor: Tensor, item: int, moment: int) -> None:
         self._of[id(tensor)] = len(self.dims)

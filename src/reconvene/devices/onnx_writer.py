@@ -51,12 +51,12 @@ class Graph:
         self._nodes.append(_bytes(1, body + (_text(7, domain) if domain else b"")))
         return output
 
-    def constant(self, values: Any, kind: int) -> str:
+    def constant(self, values: Any, data_type: int) -> str:
         """A tensor of the file; returns its name."""
         self._number += 1
         name = f"const{self._number}"
-        array = np.asarray(values, dtype=_DTYPES[kind])
-        body = b"".join(_int(1, size) for size in array.shape) + _int(2, kind) + _text(8, name)
+        array = np.asarray(values, dtype=_DTYPES[data_type])
+        body = b"".join(_int(1, size) for size in array.shape) + _int(2, data_type) + _text(8, name)
         self._initializers.append(_bytes(5, body + _bytes(9, array.tobytes())))
         return name
 
@@ -82,8 +82,8 @@ class Graph:
         stored = self.node("QuantizeLinear", [name, *self._scale(0.02, UINT8)], f"{name}.q")
         return self.node("DequantizeLinear", [stored, *self._scale(0.02, UINT8)], f"{name}.dq")
 
-    def _scale(self, scale: float, kind: int) -> tuple[str, str]:
-        return self.constant(np.float32(scale), FLOAT), self.constant(0, kind)
+    def _scale(self, scale: float, data_type: int) -> tuple[str, str]:
+        return self.constant(np.float32(scale), FLOAT), self.constant(0, data_type)
 
     def to_bytes(self) -> bytes:
         """The model file."""

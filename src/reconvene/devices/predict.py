@@ -24,7 +24,7 @@ class SiteTime:
     """What one layer is predicted to take: ``into`` and ``out`` channels, seconds."""
 
     owner: str
-    what: str
+    operator: str
     into: int
     out: int
     seconds: float
@@ -40,8 +40,8 @@ class Predictor:
         self.profile, self.scale = profile, scale
         self.sites = sites(structure)
         self._clock = Clock(profile, [site.job for site in self.sites], [site.dense for site in self.sites])
-        by_clock, taken = correction(profile)
-        self._lengths, self._factors = np.log(by_clock), np.log(taken / by_clock)
+        by_clock, measured_seconds = correction(profile)
+        self._lengths, self._factors = np.log(by_clock), np.log(measured_seconds / by_clock)
         self._channels = Channels(structure, self.sites)
 
     @property
@@ -84,10 +84,10 @@ class Predictor:
 class Channels:
     """How many channels go into and out of every site at any widths of the network's groups."""
 
-    def __init__(self, structure: Structure, found: Sequence[Site]) -> None:
+    def __init__(self, structure: Structure, runtime_sites: Sequence[Site]) -> None:
         self._sizes = Sizes(structure)
-        self._into = self._products([site.into for site in found])
-        self._out = self._products([site.out for site in found])
+        self._into = self._products([site.into for site in runtime_sites])
+        self._out = self._products([site.out for site in runtime_sites])
 
     def at(self, widths: Ints) -> tuple[Ints, Ints]:
         """Channels in and out, each int64 ``[sites]``, rounded up to whole ones."""

@@ -29,7 +29,7 @@ except ImportError:  # on a device, beside this file
     from bench import Bench  # type: ignore[import-not-found, no-redef]
     from facts import conditions, describe  # type: ignore[import-not-found, no-redef]
     from layers import chain  # type: ignore[import-not-found, no-redef]
-    from points import Job  # type: ignore[import-not-found, no-redef]
+    from sample_widths import Job  # type: ignore[import-not-found, no-redef]
     from sessions import SLOW, Network, Pace, seconds  # type: ignore[import-not-found, no-redef]
 
 FORMAT, VERSION = "reconvene-device-profile", 1
@@ -45,10 +45,10 @@ def profile(
     *,
     threads: int = 1,
     precision: str = "fp32",
-    far: int = 64 << 20,
+    network_bytes: int = 64 << 20,
     networks: Sequence[Network] = (),
-    say: Callable[[str], None] = lambda line: None,
-    known: Mapping[str, Any] | None = None,
+    report: Callable[[str], None] = lambda line: None,
+    earlier: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The device profile of these jobs: JSON types, seconds.
 
@@ -56,23 +56,25 @@ def profile(
         jobs: layers without their widths, with the widest ``in`` and ``out`` to measure.
         threads: of the runtime, within an operator.
         precision: ``fp32`` or ``int8``.
-        far: bytes of weights that the largest network has.
-        networks: whole networks of these jobs, to time besides.
-        say: told what is being measured.
-        known: ``steps``, ``memory``, ``overhead`` and ``pace`` of an earlier profile of the same device.
+        network_bytes: weights of the largest network, in bytes.
+        networks: whole networks of these jobs, to time as well.
+        report: called with a line of text before each measurement.
+        earlier: ``steps``, ``memory``, ``overhead`` and ``pace`` of an earlier profile of the same device.
     """
     start = time.perf_counter()
     bench = Bench(threads, precision)
-    pace = reference(threads, (known or {}).get("pace", 0.0))
-    pace.learn(0.0 if known else LEARNING)
-    basis = known or {what: _calmly(pace, getattr(bench, what)) for what in ("memory", "steps", "overhead")}
+    pace = reference(threads, (earlier or {}).get("pace", 0.0))
+    pace.learn(0.0 if earlier else LEARNING)
+    basis = earlier or {
+        quantity: _calmly(pace, getattr(bench, quantity)) for quantity in ("memory", "steps", "overhead")
+    }
     steps = basis["steps"]
-    layers, noise = measured(bench, pace, jobs, steps, far, say)
+    layers, noise = measured(bench, pace, jobs, steps, network_bytes, report)
     pace.close()
-    say(f"{len(networks)} whole networks" if networks else "all layers at once")
-    # They tell what layers take together; all layers in one graph stand in for them.
+    report(f"{len(networks)} whole networks" if networks else "all layers at once")
+    # Networks give the time of layers together; without networks all layers run in one graph instead.
     thirds = () if networks else range(3)
-    whole = [found for third in thirds if (found := bench.whole(layers, third, far))]
+    joint_timings = [timing for third in thirds if (timing := bench.whole(layers, third, network_bytes))]
     took = seconds(networks, threads)
     return {
         "format": FORMAT,
@@ -82,21 +84,24 @@ def profile(
         "seconds": round(time.perf_counter() - start, 1),
         **basis,
         "pace": round(pace.best, 9),
-        "far_bytes": far,
-        "whole": whole,
-        "networks": [{"layers": own, "seconds": each} for (own, _), each in zip(networks, took, strict=True)],
+        "far_bytes": network_bytes,
+        "whole": joint_timings,
+        "networks": [
+            {"layers": network_layers, "seconds": each}
+            for (network_layers, _), each in zip(networks, took, strict=True)
+        ],
         "layers": layers,
     }
 
 
 def _calmly(pace: Pace, measure: Callable[[], Any]) -> Any:
-    """What was measured between two looks at the device at its best pace, or at the last of a few tries."""
+    """A measurement between two readings of the device at its best pace, or the last of a few tries."""
     for _ in range(TRIES):
         pace.wait(BRIEFLY)
-        found = measure()
+        measurement = measure()
         if not pace.disturbed():
             break
-    return found
+    return measurement
 
 
 def reference(threads: int, best: float = 0.0) -> Pace:
@@ -105,35 +110,40 @@ def reference(threads: int, best: float = 0.0) -> Pace:
 
 
 def measured(
-    bench: Bench, pace: Pace, jobs: Sequence[Job], steps: Mapping[str, int], far: int, say: Callable[[str], None]
+    bench: Bench,
+    pace: Pace,
+    jobs: Sequence[Job],
+    steps: Mapping[str, int],
+    network_bytes: int,
+    report: Callable[[str], None],
 ) -> tuple[list[dict[str, Any]], float]:
     """The jobs with what every point took at the device's best pace, and how much slower it was for the worst tenth.
 
     Jobs that were disturbed come again when all others are through: what disturbs lasts for seconds. Of several tries
     every point keeps the least.
     """
-    found: list[dict[str, list[list[float]]]] = [{} for _ in jobs]
+    measurements: list[dict[str, list[list[float]]]] = [{} for _ in jobs]
     slowest, pending = [float("inf")] * len(jobs), list(range(len(jobs)))
     patience = PATIENCE
     for attempt in range(TRIES if jobs else 0):
         for number in pending:
-            say(f"{number + 1}/{len(jobs)} {describe(jobs[number])}{', again' * bool(attempt)}")
+            report(f"{number + 1}/{len(jobs)} {describe(jobs[number])}{', again' * bool(attempt)}")
             patience -= pace.wait(patience if attempt else 0.0)
             before = pace.last
-            found[number] = _lesser(found[number], bench.measure(jobs[number], steps, far))
+            measurements[number] = _lesser(measurements[number], bench.measure(jobs[number], steps, network_bytes))
             slowest[number] = min(slowest[number], max(before, pace.now()))
         pending = [number for number in pending if slowest[number] > SLOW * pace.best]
         if not pending:
             break
     noise = float(np.quantile(slowest, 0.9)) / pace.best - 1 if jobs else 0.0
-    return [{**job, **own} for job, own in zip(jobs, found, strict=True)], noise
+    return [{**job, **measurement} for job, measurement in zip(jobs, measurements, strict=True)], noise
 
 
-def _lesser(one: dict[str, list[list[float]]], other: dict[str, list[list[float]]]) -> dict[str, list[list[float]]]:
-    """Point by point; ``one`` may be empty."""
+def _lesser(earlier: dict[str, list[list[float]]], later: dict[str, list[list[float]]]) -> dict[str, list[list[float]]]:
+    """Point by point; ``earlier`` may be empty."""
     return {
-        kind: [min(pair, key=lambda point: point[2]) for pair in zip(one.get(kind, points), points, strict=True)]
-        for kind, points in other.items()
+        key: [min(pair, key=lambda point: point[2]) for pair in zip(earlier.get(key, points), points, strict=True)]
+        for key, points in later.items()
     }
 
 
@@ -151,14 +161,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.output.absolute().parent.is_dir() or options.output.is_dir():
         parser.error(f"{options.output} cannot be written: its folder is not there, or it is one")
     inside = b"" if options.jobs else _packed("jobs.json")
-    asked = json.loads(options.jobs.read_text(encoding="utf-8") if options.jobs else inside)
+    request = json.loads(options.jobs.read_text(encoding="utf-8") if options.jobs else inside)
     result = profile(
-        asked["jobs"],
-        threads=asked["threads"],
-        far=asked["far"],
-        precision=asked["precision"],
-        networks=[(own, _packed(f"network{number}.onnx")) for number, own in enumerate(asked.get("networks", ()))],
-        say=lambda line: print(line, file=sys.stderr, flush=True),
+        request["jobs"],
+        threads=request["threads"],
+        network_bytes=request["far"],
+        precision=request["precision"],
+        networks=[
+            (network_layers, _packed(f"network{number}.onnx"))
+            for number, network_layers in enumerate(request.get("networks", ()))
+        ],
+        report=lambda line: print(line, file=sys.stderr, flush=True),
     )
     result["name"] = options.output.stem
     partial = options.output.with_name(options.output.name + ".part")

@@ -74,38 +74,38 @@ class Profile:
         return cls.from_dict(values, str(path))
 
     @classmethod
-    def from_dict(cls, values: Any, where: str = "this") -> Profile:
+    def from_dict(cls, values: Any, source: str = "this") -> Profile:
         """The profile of ``to_dict``. Raises DeviceError."""
         if not isinstance(values, Mapping) or values.get("format") != FORMAT:
-            raise DeviceError(f"{where} is no device profile. Make one with: reconvene device profile -o {where}")
+            raise DeviceError(f"{source} is no device profile. Make one with: reconvene device profile -o {source}")
         if values.get("version") != VERSION:
             raise DeviceError(
-                f"{where} has version {values.get('version')}, this release reads {VERSION}. Measure the device again"
+                f"{source} has version {values.get('version')}, this release reads {VERSION}. Measure the device again"
             )
         runtime = values.get("runtime")
         if isinstance(runtime, Mapping) and runtime.get("name") != RUNTIME:
             raise DeviceError(
-                f"{where} was measured in {runtime.get('name')}, and latency is predicted and timed in {RUNTIME}. "
+                f"{source} was measured in {runtime.get('name')}, and latency is predicted and timed in {RUNTIME}. "
                 "Measure the device with it: reconvene device profile --bundle probe.pyz"
             )
         try:
-            found = cls(**{str(key): value for key, value in values.items()})
-            for layer in found.layers:
-                Table.of(layer, found.steps)
-            found.together()
-            found._sound()
+            profile = cls(**{str(key): value for key, value in values.items()})
+            for layer in profile.layers:
+                Table.of(layer, profile.steps)
+            profile.together()
+            profile._sound()
         except (TypeError, KeyError, ValueError, IndexError, AttributeError, ZeroDivisionError) as error:
-            raise DeviceError(f"the device profile {where} is damaged: {error}. Measure the device again") from error
-        return found
+            raise DeviceError(f"the device profile {source} is damaged: {error}. Measure the device again") from error
+        return profile
 
     def _sound(self) -> None:
         """Raise ValueError, KeyError or TypeError where a value cannot be one of a device."""
         for name, texts in (("device", ("processor", "architecture")), ("runtime", ("name", "version"))):
             if not all(isinstance(getattr(self, name)[text], str) for text in texts):
                 raise ValueError(f"{name} does not say its {' and '.join(texts)}")
-        whole = {"threads": self.runtime["threads"], **{name: self.steps[name] for name in ("in", "out", "align")}}
-        if wrong := [name for name, value in whole.items() if not isinstance(value, int) or value < 1]:
-            raise ValueError(f"{wrong[0]} is {whole[wrong[0]]!r}, not a whole number above 0")
+        counts = {"threads": self.runtime["threads"], **{name: self.steps[name] for name in ("in", "out", "align")}}
+        if wrong := [name for name, value in counts.items() if not isinstance(value, int) or value < 1]:
+            raise ValueError(f"{wrong[0]} is {counts[wrong[0]]!r}, not a whole number above 0")
         if self.precision not in ("fp32", "int8"):
             raise ValueError(f"precision {self.precision!r} is neither fp32 nor int8")
         if not all(isinstance(text, str) for text in (self.name, self.date)):
@@ -133,8 +133,8 @@ class Profile:
     def conditions(self) -> str:
         """Where and with what it was measured, in one line."""
         threads = f"{self.runtime['threads']} thread" + ("s" if self.runtime["threads"] > 1 else "")
-        where = f"{self.device['processor']} ({self.device['architecture']})"
-        return f"{where}, {self.runtime['name']} {self.runtime['version']}, {threads}, {self.precision}"
+        machine = f"{self.device['processor']} ({self.device['architecture']})"
+        return f"{machine}, {self.runtime['name']} {self.runtime['version']}, {threads}, {self.precision}"
 
     def __str__(self) -> str:
         rows = [
@@ -153,8 +153,10 @@ class Profile:
     def far_share(self) -> tuple[Floats, Floats]:
         """How much of ``far`` a layer pays beside so many bytes of weights: bytes and shares, both ascending."""
         sizes, price = np.array(self.memory, dtype=np.float64).T
-        near, whole = (float(np.interp(held, sizes, price)) for held in (NEAR_BYTES, self.far_bytes))
-        return sizes, np.clip((price - near) / max(whole - near, 1e-15), 0.0, 1.0)
+        cached_price, uncached_price = (
+            float(np.interp(weights, sizes, price)) for weights in (NEAR_BYTES, self.far_bytes)
+        )
+        return sizes, np.clip((price - cached_price) / max(uncached_price - cached_price, 1e-15), 0.0, 1.0)
 
     def together(self) -> float:
         """What layers take in one graph over what each takes by itself: the median of ``whole``, 1 without it."""
@@ -170,16 +172,16 @@ class Profile:
 
         Raises DeviceError naming what was not measured.
         """
-        known = {key_of(layer): layer for layer in self.layers}
-        made = {}
+        layer_by_key = {key_of(layer): layer for layer in self.layers}
+        tables = {}
         for job in jobs:
             key = key_of(job)
-            if key in known:
-                layer = known[key]
-                made[key] = Table.of(layer, self.steps)
+            if key in layer_by_key:
+                layer = layer_by_key[key]
+                tables[key] = Table.of(layer, self.steps)
             else:
-                made[key] = self._alike(job)
-        return made
+                tables[key] = self._alike(job)
+        return tables
 
     def _alike(self, job: Mapping[str, Any]) -> Table:
         """Of layers that differ in spatial size or in what is fused only: seconds per position, between two sizes."""
@@ -189,21 +191,21 @@ class Profile:
                 f"the profile of {self.name or self.device['processor']} has no {describe(job)}, nor one of another "
                 f"size. Measure the device for this model: reconvene device profile MODEL --precision {self.precision}"
             )
-        here = _positions(job)
+        positions = _positions(job)
         by_size = (
             {_positions(layer): layer for layer in sorted(alike, key=lambda layer: layer["tail"] == job["tail"])}
             if "tail" in job
             else {_positions(layer): layer for layer in alike}
         )
         sizes = sorted(by_size)
-        above = next((size for size in sizes if size >= here), sizes[-1])
-        below = next((size for size in reversed(sizes) if size <= here), sizes[0])
+        above = next((size for size in sizes if size >= positions), sizes[-1])
+        below = next((size for size in reversed(sizes) if size <= positions), sizes[0])
         upper, lower = (Table.of(by_size[size], self.steps) for size in (above, below))
-        share = 0.0 if above == below else (np.log(here) - np.log(below)) / (np.log(above) - np.log(below))
+        share = 0.0 if above == below else (np.log(positions) - np.log(below)) / (np.log(above) - np.log(below))
 
         def scaled(into: int, out: int) -> float:
             low, high = lower.seconds(into, out) / below, upper.seconds(into, out) / above
-            return float(here * np.exp((1 - share) * np.log(low) + share * np.log(high)))
+            return float(positions * np.exp((1 - share) * np.log(low) + share * np.log(high)))
 
         base = by_size[above] if upper.values.size >= lower.values.size else by_size[below]
         points = [(a, b, scaled(int(a), int(b))) for a, b, _ in base["points"]]

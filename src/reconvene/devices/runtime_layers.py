@@ -67,10 +67,10 @@ def sites(structure: Structure) -> list[Site]:
     return reader.sites
 
 
-def jobs(found: Sequence[Site]) -> list[dict[str, Any]]:
+def jobs(runtime_sites: Sequence[Site]) -> list[dict[str, Any]]:
     """One job for all sites of the same kind, as wide as the widest of them."""
     widest: dict[str, dict[str, Any]] = {}
-    for site in found:
+    for site in runtime_sites:
         job = widest.setdefault(site.key, {**site.job, "in": 1, "out": 1})
         job["in"], job["out"] = max(job["in"], site.dense[0]), max(job["out"], site.dense[1])
     return list(widest.values())
@@ -109,17 +109,17 @@ class Reader:
         active = [t for t in tensors_in((op.args, op.kwargs)) if id(t) not in weights and id(t) in self._values]
         if not active:
             return
-        behind = self._behind(op, name, active)
-        if behind is None and name not in FREE:
+        site_number = self._behind(op, name, active)
+        if site_number is None and name not in FREE:
             self._add(op, name, active)
-            behind = len(self.sites) - 1
+            site_number = len(self.sites) - 1
         if name in FREE:
-            behind = self._values[id(active[0])].site if name != "select" else None
+            site_number = self._values[id(active[0])].site if name != "select" else None
         is_input = name in FREE and self._values[id(active[0])].is_input
         for out in op.outs:
             if out is not None:
                 value = self._make(out)
-                value.site, value.is_input = behind, is_input
+                value.site, value.is_input = site_number, is_input
 
     def _count_uses(self) -> list[int]:
         """How often every value is read, values numbered in the order they are made."""
@@ -192,7 +192,7 @@ def _convolution(reader: Reader, op: Op, name: str, active: list[Tensor]) -> Sit
     transposed, groups = bool(arg(op, 6, "transposed", False)), int(arg(op, 8, "groups", 1))
     out = op.outs[0]
     assert out is not None
-    channels, made = reader.dims(x)[1], reader.dims(out)[1]
+    in_channels, out_channels = reader.dims(x)[1], reader.dims(out)[1]
     depthwise = groups == x.shape[1] > 1 and not transposed
     job = {
         "kind": "depthwise" if depthwise else "conv_transpose" if transposed else "conv",
@@ -214,8 +214,8 @@ def _convolution(reader: Reader, op: Op, name: str, active: list[Tensor]) -> Sit
             return Site(
                 job,
                 op.owner,
-                Amount((channels,), 1 / share),
-                Amount((made,), 1 / share),
+                Amount((in_channels,), 1 / share),
+                Amount((out_channels,), 1 / share),
                 (into // share, outs // share),
             )
         # What a group reads is a dimension of the weight; the groups themselves may become fewer.
@@ -223,10 +223,10 @@ def _convolution(reader: Reader, op: Op, name: str, active: list[Tensor]) -> Sit
             job,
             op.owner,
             Amount((inner,)),
-            Amount((made,), 1 / share),
+            Amount((out_channels,), 1 / share),
             (into // share, outs // share),
         )
-    return Site(job, op.owner, Amount((channels,)), Amount((made,)), (into, outs))
+    return Site(job, op.owner, Amount((in_channels,)), Amount((out_channels,)), (into, outs))
 
 
 def _linear(reader: Reader, op: Op, name: str, active: list[Tensor]) -> Site:
@@ -257,13 +257,13 @@ def _matmul(reader: Reader, op: Op, name: str, active: list[Tensor]) -> Site:
 def _operator(reader: Reader, op: Op, name: str, active: list[Tensor]) -> Site:
     """Operators without weights: their time follows how many numbers they touch."""
     x = max(active, key=lambda t: t.numel())
-    kind, job = _operator_kind(op, name, active, x)
-    axis = 1 if x.ndim > 2 and kind not in ("softmax", "layer_norm", "gelu") else -1
+    operator, job = _operator_kind(op, name, active, x)
+    axis = 1 if x.ndim > 2 and operator not in ("softmax", "layer_norm", "gelu") else -1
     width, spatial = x.shape[axis], [s for i, s in enumerate(x.shape) if i not in (0, axis % x.ndim)]
-    job |= {"kind": "op", "op": kind, "batch": x.shape[0], "spatial": spatial, "axis": axis, "groups": 1}
-    known = {*OTHERS, *POOLS, *ACTIVATIONS, *NORMS, "add", "add_", "mul", "mul_", "clone", "copy"}
-    whole = Amount(tuple(reader.dims(x)), width / max(x.numel(), 1))
-    return Site(job, op.owner, whole, Amount(), (width, 1), approximate="" if name in known else name)
+    job |= {"kind": "op", "op": operator, "batch": x.shape[0], "spatial": spatial, "axis": axis, "groups": 1}
+    exact_operators = {*OTHERS, *POOLS, *ACTIVATIONS, *NORMS, "add", "add_", "mul", "mul_", "clone", "copy"}
+    elements = Amount(tuple(reader.dims(x)), width / max(x.numel(), 1))
+    return Site(job, op.owner, elements, Amount(), (width, 1), approximate="" if name in exact_operators else name)
 
 
 def _operator_kind(op: Op, name: str, active: list[Tensor], x: Tensor) -> tuple[str, dict[str, Any]]:
@@ -275,8 +275,8 @@ def _operator_kind(op: Op, name: str, active: list[Tensor], x: Tensor) -> tuple[
     if name in ("mul", "mul_") and len(active) == 2 and x.ndim == 4 and min(t.numel() for t in active) < x.numel():
         return "scale", {}
     if name in OTHERS:
-        kind = OTHERS[name]
-        return ("copy" if kind in ("global_pool", "resize") and x.ndim < 3 else kind), {}
+        operator = OTHERS[name]
+        return ("copy" if operator in ("global_pool", "resize") and x.ndim < 3 else operator), {}
     if name in ACTIVATIONS:
         return ACTIVATIONS[name], {}
     return ("batch_norm" if name in NORMS else "copy" if name in ("clone", "copy") else "add"), {}

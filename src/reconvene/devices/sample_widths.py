@@ -14,12 +14,12 @@ Point = tuple[int, int]
 
 def grid(job: Job, steps: Mapping[str, int]) -> Iterator[Point]:
     """Pairs (in, out) to measure."""
-    kind = job["kind"]
+    layer_kind = job["kind"]
     step_in, step_out = max(steps["in"], 4), max(steps["out"], 4)
-    if kind in ("op", "matmul", "depthwise"):
-        for width in widths(job["in"], step_out, fine=kind == "depthwise"):
-            yield width, width * max(1, job["out"] // job["in"]) if kind == "depthwise" else 1
-        if kind == "depthwise" and steps["align"] > 1:
+    if layer_kind in ("op", "matmul", "depthwise"):
+        for width in widths(job["in"], step_out, fine=layer_kind == "depthwise"):
+            yield width, width * max(1, job["out"] // job["in"]) if layer_kind == "depthwise" else 1
+        if layer_kind == "depthwise" and steps["align"] > 1:
             for width in _odd(job["in"]):
                 yield width, width * max(1, job["out"] // job["in"])
         return
@@ -31,7 +31,7 @@ def grid(job: Job, steps: Mapping[str, int]) -> Iterator[Point]:
     for width in ins:
         for out in outs:
             yield width, out
-    if steps["align"] > 1 and not job.get("first") and kind == "conv" and job["in"] > 8:
+    if steps["align"] > 1 and not job.get("first") and layer_kind == "conv" and job["in"] > 8:
         for width in _odd(job["in"]):
             for out in sorted({max(4, job["out"] * n // 4) for n in (1, 2, 4)}):
                 yield width, out
@@ -39,18 +39,18 @@ def grid(job: Job, steps: Mapping[str, int]) -> Iterator[Point]:
 
 def batches(job: Job, points: Sequence[Point], limit: int) -> Iterator[list[Point]]:
     """Points that share a graph: one input width where a layer has weights of its own for each."""
-    held: list[Point] = []
+    batch: list[Point] = []
     size = 0
     for point in points:
-        more = weight_bytes(job, point, 4)
-        other = held and point[0] != held[0][0] and job["kind"] not in ("op", "depthwise")
-        if held and (other or size + more > limit):
-            yield held
-            held, size = [], 0
-        held.append(point)
-        size += more
-    if held:
-        yield held
+        point_bytes = weight_bytes(job, point, 4)
+        width_changes = batch and point[0] != batch[0][0] and job["kind"] not in ("op", "depthwise")
+        if batch and (width_changes or size + point_bytes > limit):
+            yield batch
+            batch, size = [], 0
+        batch.append(point)
+        size += point_bytes
+    if batch:
+        yield batch
 
 
 def weight_bytes(job: Job, point: Point, item: int) -> int:

@@ -104,7 +104,7 @@ def seconds(networks: Sequence[Network], threads: int) -> list[float]:
     clock = time.thread_time if threads == 1 else time.perf_counter
     sessions = [opened(model, threads, profiled=False) for _, model in networks]
     feeds = [_feeds(session) for session, _ in sessions]
-    found = np.zeros((ROUNDS, len(sessions)))
+    round_seconds = np.zeros((ROUNDS, len(sessions)))
     for round_ in range(ROUNDS):
         for number, (session, _) in enumerate(sessions):
             runs = []
@@ -112,10 +112,10 @@ def seconds(networks: Sequence[Network], threads: int) -> list[float]:
                 begin = clock()
                 session.run(None, feeds[number])
                 runs.append(clock() - begin)
-            found[round_, number] = np.median(runs[WARMUPS:])
+            round_seconds[round_, number] = np.median(runs[WARMUPS:])
     for _, folder in sessions:
         folder.cleanup()
-    return [round(float(took), 9) for took in np.quantile(found, 0.25, axis=0)]
+    return [round(float(took), 9) for took in np.quantile(round_seconds, 0.25, axis=0)]
 
 
 def _feeds(session: Any) -> dict[str, np.ndarray[Any, Any]]:

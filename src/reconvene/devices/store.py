@@ -37,20 +37,22 @@ def cache_folder() -> Path:
 
 
 def _home(variable: str, default: str) -> Path:
-    given = os.environ.get(variable, "")
-    return (Path(given) if given else Path.home() / default) / "reconvene"
+    configured = os.environ.get(variable, "")
+    return (Path(configured) if configured else Path.home() / default) / "reconvene"
 
 
 def find(device: str | Path) -> Profile:
     """The profile of a file, or of a name in ``named_folder``. Raises DeviceError, UnknownNameError."""
     path = Path(device)
     if path.suffix == ".json" or path.is_file():
-        found = Profile.load(path)
-        return found if found.name else Profile.from_dict({**found.to_dict(), "name": path.stem})
-    known = {file.stem: file for file in sorted(named_folder().glob("*.json"))}
-    if str(device) not in known:
-        raise UnknownNameError("device", str(device), known or ["none yet: reconvene device profile --name NAME"])
-    return Profile.load(known[str(device)])
+        profile = Profile.load(path)
+        return profile if profile.name else Profile.from_dict({**profile.to_dict(), "name": path.stem})
+    file_by_name = {file.stem: file for file in sorted(named_folder().glob("*.json"))}
+    if str(device) not in file_by_name:
+        raise UnknownNameError(
+            "device", str(device), file_by_name or ["none yet: reconvene device profile --name NAME"]
+        )
+    return Profile.load(file_by_name[str(device)])
 
 
 def measure(
@@ -67,8 +69,8 @@ def measure(
 
     Raises MissingExtraError, DeviceError.
     """
-    options: dict[str, Any] = {"threads": threads, "precision": precision, "far": far, "networks": networks}
-    return Profile.from_dict({**_probed(jobs, **options, say=say), "name": name})
+    options: dict[str, Any] = {"threads": threads, "precision": precision, "network_bytes": far, "networks": networks}
+    return Profile.from_dict({**_probed(jobs, **options, report=say), "name": name})
 
 
 def here(
@@ -85,18 +87,20 @@ def here(
     """
     far = 1 << max(21, (far - 1).bit_length())  # one file for all models of about a size
     path = _cache_path(threads, precision, far)
-    known = _cached(path)
-    held = {key_of(layer): layer for layer in known.layers} if known else {}
-    missing = [job for job in jobs if not _covers(held.get(key_of(job)), job)]
-    if known is not None and not missing:
-        return known
+    cached = _cached(path)
+    layer_by_key = {key_of(layer): layer for layer in cached.layers} if cached else {}
+    missing = [job for job in jobs if not _covers(layer_by_key.get(key_of(job)), job)]
+    if cached is not None and not missing:
+        return cached
     lost = unwritable(path)
     kept = f"kept in {path}" if not lost else f"and again the next time, since nothing can be kept in {path}: {lost}"
     say(f"measuring {len(missing)} layers on this machine, {kept}")
-    made = _probed(missing, threads=threads, precision=precision, far=far, say=silent, known=known)
-    layers = {**held, **{key_of(layer): layer for layer in made["layers"]}}
-    whole = [*(known.whole if known else []), *made["whole"]]
-    profile = Profile.from_dict({**made, "layers": list(layers.values()), "whole": whole, "name": "this machine"})
+    measured = _probed(missing, threads=threads, precision=precision, network_bytes=far, report=silent, cached=cached)
+    layers = {**layer_by_key, **{key_of(layer): layer for layer in measured["layers"]}}
+    joint_timings = [*(cached.whole if cached else []), *measured["whole"]]
+    profile = Profile.from_dict(
+        {**measured, "layers": list(layers.values()), "whole": joint_timings, "name": "this machine"}
+    )
     if not lost:
         save(profile, path)
     return profile
@@ -124,13 +128,13 @@ def save(profile: Profile, path: Path) -> None:
 
 def profiles() -> tuple[list[tuple[Path, Profile]], list[str]]:
     """Every profile of the two folders that can be read, and what is wrong with the others."""
-    found, wrong = [], []
+    readable, wrong = [], []
     for file in [*sorted(named_folder().glob("*.json")), *sorted(cache_folder().glob("*.json"))]:
         try:
-            found.append((file, Profile.load(file)))
+            readable.append((file, Profile.load(file)))
         except DeviceError as error:
             wrong.append(str(error))
-    return found, wrong
+    return readable, wrong
 
 
 def _probed(
@@ -138,18 +142,24 @@ def _probed(
     *,
     threads: int,
     precision: str,
-    far: int,
+    network_bytes: int,
     networks: Sequence[Network] = (),
-    say: Say,
-    known: Profile | None = None,
+    report: Say,
+    cached: Profile | None = None,
 ) -> dict[str, Any]:
     conditions(threads, precision)
     basis = None
-    if known is not None:
-        basis = {"steps": known.steps, "memory": known.memory, "overhead": known.overhead, "pace": known.pace}
+    if cached is not None:
+        basis = {"steps": cached.steps, "memory": cached.memory, "overhead": cached.overhead, "pace": cached.pace}
     try:
         return probe.profile(
-            jobs, threads=threads, precision=precision, far=far, networks=networks, say=say, known=basis
+            jobs,
+            threads=threads,
+            precision=precision,
+            network_bytes=network_bytes,
+            networks=networks,
+            report=report,
+            earlier=basis,
         )
     except _runtime_errors() as error:
         raise DeviceError(f"ONNX Runtime does not run a layer that was to be measured: {error}") from error
@@ -158,14 +168,18 @@ def _probed(
 def _runtime_errors() -> tuple[type[Exception], ...]:
     """What ONNX Runtime raises: its own family has no common base but Exception."""
     state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
-    own = tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
-    return (*own, RuntimeError, ValueError)
+    runtime_errors = tuple(
+        member for member in vars(state).values() if isinstance(member, type) and issubclass(member, Exception)
+    )
+    return (*runtime_errors, RuntimeError, ValueError)
 
 
-def _cache_path(threads: int, precision: str, far: int) -> Path:
-    told = json.dumps([probe.VERSION, conditions(threads, precision)["device"], threads, far], sort_keys=True)
+def _cache_path(threads: int, precision: str, network_bytes: int) -> Path:
+    identity = json.dumps(
+        [probe.VERSION, conditions(threads, precision)["device"], threads, network_bytes], sort_keys=True
+    )
     version = conditions(threads, precision)["runtime"]["version"]
-    return cache_folder() / f"{precision}-{version}-{hashlib.sha256(told.encode()).hexdigest()[:12]}.json"
+    return cache_folder() / f"{precision}-{version}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.json"
 
 
 def _cached(path: Path) -> Profile | None:
