@@ -113,7 +113,7 @@ class Result:
 
 
 def cut_fields(plan: Plan) -> dict[str, Any]:
-    """What a plan says, by the fields of ``Cut``."""
+    """The costs and the predicted loss of a plan, as fields of ``Cut``."""
     return {
         "costs": dict(plan.costs["pruned"]),
         "dense": dict(plan.costs["dense"]),
@@ -125,7 +125,7 @@ def cut_fields(plan: Plan) -> dict[str, Any]:
 
 
 def _about(plan: Plan) -> dict[str, str]:
-    """What the size, the memory, the latency and the training of a plan are those of, in its own words."""
+    """The conditions of size, memory, latency and training FLOPs, by cost, in the words of the plan."""
     texts = {"size": "that of model.safetensors", "peak_memory": "as PyTorch holds activations"}
     for note in plan.notes:
         for cost, begin in (("size", "size is "), ("peak_memory", "peak_memory is "), ("latency", "latency ")):

@@ -80,7 +80,7 @@ def _describe(preprocessing: Preprocessing) -> str:
 
 
 def results(folder: Path, manifest: Manifest) -> dict[str, str]:
-    """What is known of the model, in words a person reads; empty for one that was never trained."""
+    """The results of the model as text, by heading; empty for a model that was never trained."""
     training, plan = manifest.measurements.get("training"), artifact.read_plan(folder)
     if training is None:
         return {}
