@@ -136,7 +136,7 @@ def _about(plan: Plan) -> dict[str, str]:
 
 
 def meanings(rows: Iterable[Cut], names: Mapping[str, str] = MappingProxyType({})) -> list[str]:
-    """One line for everything that costs of these rows are those of, and for whom where that is not the same for all.
+    """One line for the conditions of each cost, with the devices or models they hold for where rows differ.
 
     Last what training FLOPs are of, and what a predicted loss says. ``names``: what else to call a cost.
     """

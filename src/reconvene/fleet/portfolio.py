@@ -197,7 +197,7 @@ def planner_of(fleet: Fleet, source: Source, *, allow_import: bool) -> Planner:
 
 
 def _is_complete(path: Path, key: str) -> bool:
-    """Whether what the key asks for was made, and all of it is still there as it was written."""
+    """Whether the artifact of ``key`` is complete in ``path``: every file has the size it was written with."""
     try:
         receipt = json.loads((path / DONE).read_text(encoding="utf-8"))
         if not isinstance(receipt, dict) or receipt.get("key") != key:
@@ -212,7 +212,7 @@ def _is_complete(path: Path, key: str) -> bool:
 
 
 def _land(files: Files, destination: Path, key: str) -> None:
-    """Put an artifact in its place whole: written beside it, then renamed; the mark that it is done goes in first."""
+    """Write an artifact, with its mark of completion, into a staging folder and rename that to ``destination``."""
     staging = destination.with_name(f".{destination.name}.{os.getpid()}")
     shutil.rmtree(staging, ignore_errors=True)
     for name, content in {**files, DONE: json.dumps({"key": key}).encode()}.items():
@@ -246,7 +246,7 @@ def _row(planned: _Planned, folder: Path, trouble: dict[str, str]) -> Row:
 
 
 def _left_from_before(folder: Path, relative_path: str) -> str:
-    """What to say of an artifact where none could be made now."""
+    """A sentence on the artifact of an earlier call, for a device that gets none now; empty without one."""
     return (
         f". What lies in {relative_path} is from before, made for what was asked then"
         if (folder / relative_path).is_dir()

@@ -58,7 +58,7 @@ class Distillation:
             raise TrainingError(f"cannot learn from a teacher: {'; '.join(violations)}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """What makes this distillation this one, in plain JSON types; the teacher by the digest of its tensors."""
+        """The settings that identify this distillation, in JSON types; the teacher by the digest of its tensors."""
         settings = {"temperature": self.temperature, "weight": self.weight, "features": self.features}
         return {"teacher": sha256(self.teacher.state_dict()), **settings}
 

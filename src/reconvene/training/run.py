@@ -246,7 +246,7 @@ class Run:
             save_checkpoint(self.directory, self.identity, self.state, tensors, versions)
 
     def _identity(self) -> dict[str, Any]:
-        """What makes this run this run. How often it saves does not."""
+        """The settings that identify this run. The interval between checkpoints is not one of them."""
         recipe = asdict(self.config)
         recipe.pop("checkpoint_seconds")
         return {

@@ -205,7 +205,7 @@ def variants(folder: Path, *, allow_import: bool) -> dict[str, nn.Module]:
 
 
 def _ranges(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Range]]:
-    """What quantisation-aware training learned, of those variants that it was done to."""
+    """The ranges from quantisation-aware training, by variant; variants without that training are left out."""
     *others, artifact_variant = names
     places = {artifact_variant: folder, **dict.fromkeys(others, folder / DENSE)}
     learned = {name: learned_ranges(path) for name, path in places.items() if path == folder or path.is_dir()}

@@ -71,7 +71,7 @@ def collect(folder: Path, *, command: str | None = None) -> ReportData:
 
 
 def accuracies(folder: Path) -> dict[str, float]:
-    """Test accuracy in [0, 1] of those of ``dense`` and ``pruned`` that were trained. Raises ArtifactError."""
+    """Test accuracy in [0, 1] of ``dense`` and ``pruned``, without the untrained ones. Raises ArtifactError."""
     places = {"dense": folder / DENSE, "pruned": folder}
     manifests = {name: artifact.manifest(path) for name, path in places.items() if path.is_dir()}
     trained = {name: manifest.measurements.get("training") for name, manifest in manifests.items()}
@@ -79,7 +79,7 @@ def accuracies(folder: Path) -> dict[str, float]:
 
 
 def read_bench(folder: Path) -> dict[str, Any] | None:
-    """What ``bench.json`` holds, None where nothing was timed yet. Raises ArtifactError where it is damaged."""
+    """The contents of ``bench.json``; None before the first benchmark. Raises ArtifactError where it is damaged."""
     bench = _read_json(folder / BENCH)
     if bench is not None and "rows" not in bench:
         raise ArtifactError(f"{folder / BENCH} is no benchmark of ours. Remove it, or run the benchmark again")
@@ -91,7 +91,7 @@ def _read_timings(folder: Path) -> dict[str, float]:
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
-    """What a file beside the artifact's own holds, None where there is none. ArtifactError where it is damaged."""
+    """The contents of a JSON file of the folder; None without the file. Raises ArtifactError where it is damaged."""
     if not path.exists():
         return None
     try:

@@ -79,7 +79,7 @@ class Training:
 
 
 def recalibrated_text(recalibration: Mapping[str, Any]) -> str:
-    """What a recalibration of norm statistics did, in words."""
+    """A sentence on a recalibration of norm statistics."""
     before = "not finite" if recalibration["loss_before"] is None else f"{recalibration['loss_before']:.3g}"
     return (
         f"the statistics of {recalibration['layers']} norms lagged behind the weights and were taken anew from "
@@ -182,7 +182,7 @@ def train(
 
 
 def keep_trained(folder: Path, model: nn.Module, measurements: Mapping[str, Any]) -> None:
-    """Put trained weights and what is known of them into the artifact; what held for the weights before goes."""
+    """Put trained weights and their measurements into the artifact; measurements of the earlier weights are removed."""
     if int(os.environ.get("RANK", "0")) != 0:  # under torchrun every process comes here, one of them writes
         return
     before = dict(artifact.manifest(folder).measurements)
