@@ -7,6 +7,7 @@ import importlib.util
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -221,10 +222,11 @@ def test_run_lets_the_dense_network_teach_the_pruned_one(tmp_path: Path, monkeyp
 
     lessons = {}
 
-    def train_nobody(place: Path, *_: Any, lesson: workflow.Lesson | None, **__: Any) -> None:
+    def train_nobody(place: Path, *_: Any, lesson: workflow.Lesson | None, **__: Any) -> SimpleNamespace:
         lessons[place.name] = lesson
         if len(lessons) == 2:
             raise KeyboardInterrupt
+        return SimpleNamespace(recalibration=None, warning=None)
 
     monkeypatch.setattr(sys.modules["reconvene.workflow.run"], "train", train_nobody)
     asked = ["--distill", "--temperature", "2", "--distill-weight", "0.9", "--feature-weight", "0.5"]

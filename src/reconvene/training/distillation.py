@@ -145,7 +145,8 @@ class Hint:
 
 def _keep(features: dict[str, list[Tensor]], name: str, *, training: bool) -> Callable[[nn.Module, Any, Tensor], None]:
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        if module.training == training:  # the student's evaluation between epochs is nobody's business here
+        # Without gradients (evaluation, statistics taken anew) the student passes alone, and the teacher sees nothing.
+        if module.training == training and (not training or torch.is_grad_enabled()):
             features.setdefault(name, []).append(output)
 
     return hook
