@@ -85,13 +85,13 @@ def test_hints_compare_the_channels_that_were_kept() -> None:
             norm.momentum = 1.0
     x = torch.randn(64, 1, 8, 8)
     dense.train()(x), dense.eval()  # its statistics become those of this batch, which the student in training uses
-    hint.theirs.clear(), hint.mine.clear()
+    hint.teacher_features.clear(), hint.student_features.clear()
     dense(x), student(x)
     assert hint.loss() < 1e-3
     hint.kept = {name: kept.flip(0) for name, kept in hint.kept.items()}
     dense(x), student(x)
     assert hint.loss() > 0.1, "other channels are other features"
-    assert hint.mine == {} and hint.theirs == {}, "nothing is kept from one step to the next"
+    assert hint.student_features == {} and hint.teacher_features == {}, "nothing is kept from one step to the next"
 
 
 def test_a_teacher_with_no_say_changes_no_bit(tmp_path: Path) -> None:

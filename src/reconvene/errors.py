@@ -21,17 +21,17 @@ class PinnedShare:
 
     def __str__(self) -> str:
         others = f" and {len(self.layers) - 1} more" if len(self.layers) > 1 else ""
-        place = f" (in {self.layers[0]}{others})" if self.layers and self.layers[0] else ""
-        return f"{_percent(self.share)} {self.reason}{place}"
+        location = f" (in {self.layers[0]}{others})" if self.layers and self.layers[0] else ""
+        return f"{_percent(self.share)} {self.reason}{location}"
 
 
 @dataclass(frozen=True)
 class PinnedCost:
-    """What of one cost no choice of channels can remove, and why.
+    """The part of one cost that no choice of channels can remove, and the reasons.
 
     ``amount`` of ``dense`` lies where nothing may leave; ``shares`` divide it by reason, the largest first. ``floor``
-    is the least cost that could be reached, where one was looked for: the rest of it are the least widths of groups
-    that can be pruned. Amounts are parameters, multiply-accumulates or bytes.
+    is the least cost that could be reached, where one was looked for: beyond ``amount`` it holds the least widths of
+    groups that can be pruned. Amounts are parameters, multiply-accumulates or bytes.
     """
 
     cost: str
@@ -43,8 +43,12 @@ class PinnedCost:
     def __str__(self) -> str:
         text = f"{_percent(self.amount / self.dense if self.dense else 0.0)} of {_PARTS[self.cost]} cannot leave"
         named = [str(share) for share in self.shares[:_NAMED]]
-        rest = sum(share.share for share in self.shares[_NAMED:])
-        text += f": {', '.join([*named, *([f'{_percent(rest)} other reasons'] if rest else [])])}" if named else ""
+        remaining_share = sum(share.share for share in self.shares[_NAMED:])
+        text += (
+            f": {', '.join([*named, *([f'{_percent(remaining_share)} other reasons'] if remaining_share else [])])}"
+            if named
+            else ""
+        )
         if self.floor:
             kept = min(self.amount / self.floor, 1.0)
             text += f"; of the floor, {_percent(kept)} is that and {_percent(1 - kept)} the least widths of the others"
@@ -82,12 +86,12 @@ class MissingExtraError(ReconveneError):
     ) -> None:
         self.package, self.extra = package, extra
         if found is not None:
-            what, command = f"{package} {least} or newer, and {found} is installed", "pip install --upgrade"
+            requirement, command = f"{package} {least} or newer, and {found} is installed", "pip install --upgrade"
         else:
-            what, command = f"{package}, which is not installed", "pip install"
+            requirement, command = f"{package}, which is not installed", "pip install"
             if first is not None:
                 command = f"in an environment of its own, pip install {first} and then {command}"
-        super().__init__(f"{needed_for} needs {what}. Try: {command} 'reconvene[{extra}]'")
+        super().__init__(f"{needed_for} needs {requirement}. Try: {command} 'reconvene[{extra}]'")
 
 
 class ModelError(ReconveneError):

@@ -126,10 +126,10 @@ def _text(cost: str, value: str) -> Limit:
 
 
 def _factor(cost: str, value: str, unit: str) -> float:
-    factors, words, _ = _UNITS[cost]
-    for word in words:
-        if unit.endswith(word):
-            prefix = unit[: len(unit) - len(word)].strip()
+    factors, unit_names, _ = _UNITS[cost]
+    for unit_name in unit_names:
+        if unit.endswith(unit_name):
+            prefix = unit[: len(unit) - len(unit_name)].strip()
             if prefix in factors:
                 return factors[prefix]
     if not unit and "B" in factors:

@@ -59,7 +59,7 @@ class Ladders:
         widths: Widths = self._width[np.arange(len(self._owner)), position[self._owner]]
         return widths
 
-    def at(self, level: float) -> Widths:
+    def position_at(self, level: float) -> Widths:
         """The position where every ladder is on its lowest rung with no member losing more than ``level``."""
         position: Widths = np.minimum((self.level > level).sum(axis=1), self.top)
         return position
@@ -97,13 +97,13 @@ def ladders(
     """
     allowed = [allowed_widths(int(w), step_of(int(w), round_to), fine=fine) for w in dense]
     result = []
-    for members, own in systems(equations, len(dense)):
+    for members, member_equations in systems(equations, len(dense)):
         if len(members) == 1:
             g = members[0]
             loss = losses[g][allowed[g]]
             result.append(Ladder(members, allowed[g][:, None], loss**2, loss))
             continue
-        result.append(_linked(members, dense, losses, own, allowed, round_to=round_to, fine=fine))
+        result.append(_linked(members, dense, losses, member_equations, allowed, round_to=round_to, fine=fine))
     return Ladders(result), allowed
 
 
@@ -139,27 +139,31 @@ def _climb(
     allowed: Sequence[Widths],
 ) -> Widths:
     """From the narrowest balanced state up: each rung grows whoever loses most, and whoever must follow."""
-    own = list(members)
+    indices = list(members)
     steps = moves(differences(equations, members))
 
-    def lowered(widths: Widths, least: Widths) -> Widths:
-        """Back to the smallest solution above ``least``: repair may have grown past it."""
+    def lowered(widths: Widths, lower_bound: Widths) -> Widths:
+        """Back to the smallest solution above ``lower_bound``: repair may have grown past it."""
         out = widths.copy()
-        out[own] = descend(
-            widths[own], least[own], dense[own], steps, lambda w: all(w[i] in allowed[g] for i, g in enumerate(own))
+        out[indices] = descend(
+            widths[indices],
+            lower_bound[indices],
+            dense[indices],
+            steps,
+            lambda w: all(w[i] in allowed[g] for i, g in enumerate(indices)),
         )
         return out
 
     widths = dense.copy()
-    widths[own] = [allowed[g][0] for g in members]
+    widths[indices] = [allowed[g][0] for g in members]
     widths = lowered(repair(widths, equations, allowed, _needs(widths, losses, members)), widths)
-    rungs = [widths[own]]
+    rungs = [widths[indices]]
     while any(widths[g] < dense[g] for g in members):
         need = _needs(widths, losses, members)
         worst = max((g for g in members if widths[g] < dense[g]), key=lambda g: (need[g], -g))
-        least = stepped(widths, worst, allowed)
-        widths = lowered(repair(least, equations, allowed, need), least)
-        rungs.append(widths[own])
+        lower_bound = stepped(widths, worst, allowed)
+        widths = lowered(repair(lower_bound, equations, allowed, need), lower_bound)
+        rungs.append(widths[indices])
     return np.stack(rungs)
 
 

@@ -75,17 +75,17 @@ def _level(
     """Grow one equation's pieces in place: all to their smallest common total, or one piece if they share groups."""
     highest = max(totals)
     if equation.disjoint:
-        behind = list(range(len(totals)))
+        growing = list(range(len(totals)))
     else:
-        behind = [next(p for p, total in enumerate(totals) if total < highest)]
-    ways = [_reachable(widths, equation.pieces[p], equation.fixed[p], allowed, need) for p in behind]
+        growing = [next(p for p, total in enumerate(totals) if total < highest)]
+    reachable = [_reachable(widths, equation.pieces[p], equation.fixed[p], allowed, need) for p in growing]
     common = -1 << highest
-    for _, sets in ways:
+    for _, sets in reachable:
         common &= sets[-1]
     if common == 0:
         raise StructureError(f"no widths give equal counts for pieces {equation.pieces}; please report this model")
     total = (common & -common).bit_length() - 1
-    for p, (order, sets) in zip(behind, ways, strict=True):
+    for p, (order, sets) in zip(growing, reachable, strict=True):
         _assign(widths, equation.pieces[p], order, sets, total, allowed)
 
 
@@ -107,12 +107,12 @@ def _reachable(
 def _assign(
     widths: Widths, piece: dict[int, int], order: list[int], sets: list[int], total: int, allowed: Sequence[Widths]
 ) -> None:
-    """Walk back from ``total``: the neediest group first, given the most that still leaves the rest a way."""
+    """Walk back from ``total``: the neediest group first, at the largest width that the other groups can complete."""
     for position in range(len(order) - 1, -1, -1):
         g = order[position]
         for width in allowed[g][::-1]:
-            rest = total - int(width) * piece[g]
-            if width >= widths[g] and rest >= 0 and sets[position] >> rest & 1:
+            remaining = total - int(width) * piece[g]
+            if width >= widths[g] and remaining >= 0 and sets[position] >> remaining & 1:
                 widths[g] = width
-                total = rest
+                total = remaining
                 break

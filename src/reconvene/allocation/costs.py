@@ -116,13 +116,13 @@ class Sizes:
 
     def of_vector(self, labels: Vector) -> int:
         """The number of a labelled factor."""
-        known = self._by_vector.get(id(labels))
-        if known is None:
+        number = self._by_vector.get(id(labels))
+        if number is None:
             group = self._structure.atom_group[labels]
             counts = np.bincount(group + 1, minlength=len(self._structure.prunable) + 1)
             per_channel = counts[1:] // np.maximum(self._structure.widths, 1)
-            known = self._by_vector[id(labels)] = self.of_row((int(counts[0]), *(int(c) for c in per_channel)))
-        return known
+            number = self._by_vector[id(labels)] = self.of_row((int(counts[0]), *(int(c) for c in per_channel)))
+        return number
 
     def at(self, widths: Ints) -> Ints:
         """Sizes of all factors at these widths."""
@@ -177,8 +177,10 @@ class _Peak:
         """The peak at these factor sizes."""
         if not len(self.birth):
             return 0
-        held = self.storages.terms(sizes)
-        change = np.bincount(self.birth, held, self.calls + 2) - np.bincount(self.death + 1, held, self.calls + 2)
+        storage_bytes = self.storages.terms(sizes)
+        change = np.bincount(self.birth, storage_bytes, self.calls + 2) - np.bincount(
+            self.death + 1, storage_bytes, self.calls + 2
+        )
         return int(np.cumsum(change).max())
 
 

@@ -1,4 +1,4 @@
-"""The one place that asks cost models: it counts what is asked, and says whether widths keep the budget."""
+"""The only caller of cost models: it counts evaluations and checks widths against the budget."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ class Meter:
 
     def __init__(self, costs: Costs, limits: Mapping[str, float]) -> None:
         self.costs, self.limits = costs, dict(limits)
-        self.asked = 0
+        self.evaluations = 0
         self._order = list(self.limits)
 
     def fits(self, widths: Widths) -> bool:
-        """Whether every budget is kept; the one that failed last is asked first."""
+        """Whether every budget is kept; the cost that failed last is evaluated first."""
         for position, cost in enumerate(self._order):
-            self.asked += 1
+            self.evaluations += 1
             if self.costs.evaluate(cost, widths) > self.limits[cost]:
                 self._order.insert(0, self._order.pop(position))
                 return False
         return True
 
     def price(self, widths: Widths) -> NDArray[np.float64]:
-        """Cost over limit, per asked cost."""
-        self.asked += len(self.limits)
+        """Cost over limit, per limited cost."""
+        self.evaluations += len(self.limits)
         shares = [self.costs.evaluate(cost, widths) / limit for cost, limit in self.limits.items()]
         return np.array(shares, dtype=np.float64)

@@ -92,7 +92,7 @@ class Filler:
         return int(self.widths[group]) < int(self.allowed[group][-1])
 
     def _try(self, group: int) -> tuple[float, Widths]:
-        """What a step of ``group`` is worth, squared loss saved per share of room, and the widths then; -1: no room."""
+        """The value of one step of ``group`` (squared loss saved per share of room; -1: no room), and new widths."""
         widths = self.widths
         need = [float(loss[width]) for loss, width in zip(self.losses, widths, strict=True)]
         grown = grow(widths, group, self.equations, self.allowed, need)
@@ -100,5 +100,5 @@ class Filler:
         if np.any(left < 0) or not self.meter.fits(grown):
             return -1.0, widths
         saved = sum(before**2 - float(loss[w]) ** 2 for before, loss, w in zip(need, self.losses, grown, strict=True))
-        taken = float(((self.room - left) / np.maximum(self.room, 1e-15)).max())
-        return saved / max(taken, 1e-12), grown
+        used_share = float(((self.room - left) / np.maximum(self.room, 1e-15)).max())
+        return saved / max(used_share, 1e-12), grown

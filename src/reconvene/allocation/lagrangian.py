@@ -19,17 +19,17 @@ ROUNDS = 20
 NEAR = 1.0005
 
 
-def settle(ladders: Ladders, position: Widths, meter: Meter) -> Widths:
-    """The position of least total loss that was met, never worse than ``position``, which must keep the budgets."""
-    best, least = position, _total(ladders, position)
+def minimise_loss(ladders: Ladders, position: Widths, meter: Meter) -> Widths:
+    """The visited position with the least total loss, at most that of ``position``, which must keep the budgets."""
+    best, lowest_loss = position, _total(ladders, position)
     weight = np.ones(len(meter.limits))
     for _ in range(ROUNDS):
         moved = _affordable(ladders, _prices(ladders, position, meter) @ weight, meter)
         if moved is None or np.array_equal(moved, position):
             break
         position = moved
-        if _total(ladders, position) < least:
-            best, least = position, _total(ladders, position)
+        if _total(ladders, position) < lowest_loss:
+            best, lowest_loss = position, _total(ladders, position)
         # A budget with room to spare should hardly count, whatever its prices say.
         weight *= meter.price(ladders.widths(position)) ** 2
         weight /= weight.max()
@@ -42,14 +42,14 @@ def _total(ladders: Ladders, position: Widths) -> float:
 
 def _prices(ladders: Ladders, position: Widths, meter: Meter) -> Floats:
     """What a channel of each ladder costs, in shares of every limit: ``[ladders, budgets]``."""
-    here = meter.price(ladders.widths(position))
-    prices = np.zeros((len(ladders), len(here)))
+    current_price = meter.price(ladders.widths(position))
+    prices = np.zeros((len(ladders), len(current_price)))
     for u in range(len(ladders)):
-        other = position.copy()
-        other[u] += -1 if position[u] > 0 else 1 if ladders.top[u] > 0 else 0
-        channels = ladders.channels[u, position[u]] - ladders.channels[u, other[u]]
+        neighbour = position.copy()
+        neighbour[u] += -1 if position[u] > 0 else 1 if ladders.top[u] > 0 else 0
+        channels = ladders.channels[u, position[u]] - ladders.channels[u, neighbour[u]]
         if channels:
-            prices[u] = (here - meter.price(ladders.widths(other))) / channels
+            prices[u] = (current_price - meter.price(ladders.widths(neighbour))) / channels
     return np.maximum(prices, 0.0)
 
 
@@ -58,18 +58,18 @@ def _affordable(ladders: Ladders, price: Floats, meter: Meter) -> Widths | None:
     paid = price[:, None] * ladders.channels
     beyond = np.arange(ladders.loss.shape[1]) > ladders.top[:, None]
 
-    def at(rate: float) -> Widths:
+    def position_at(rate: float) -> Widths:
         total = np.where(beyond, np.inf, ladders.loss + rate * paid)
         # Of equal ones the widest: what costs nothing stays.
         return np.asarray(ladders.loss.shape[1] - 1 - np.argmin(total[:, ::-1], axis=1), dtype=np.int64)
 
     low, high = 1e-12, 1e12
-    if not meter.fits(ladders.widths(at(high))):
+    if not meter.fits(ladders.widths(position_at(high))):
         return None
     while high > NEAR * low:
         middle = (low * high) ** 0.5
-        if meter.fits(ladders.widths(at(middle))):
+        if meter.fits(ladders.widths(position_at(middle))):
             high = middle
         else:
             low = middle
-    return at(high)
+    return position_at(high)

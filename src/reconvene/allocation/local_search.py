@@ -43,7 +43,7 @@ Move = tuple[float, tuple[int, ...], tuple[int, ...]]
 def trade(ladders: Ladders, position: Widths, meter: Meter, *, cap: float) -> Widths:
     """A position of no more total loss than ``position``, no ladder's level above ``cap``, every budget kept."""
     position = position.copy()
-    allowance = meter.asked + EVALUATIONS
+    allowance = meter.evaluations + EVALUATIONS
     while True:
         margins = _margins(ladders, position, meter, cap)
         if not _apply(ladders, position, meter, list(_moves(margins)), allowance):
@@ -51,8 +51,8 @@ def trade(ladders: Ladders, position: Widths, meter: Meter, *, cap: float) -> Wi
 
 
 def _margins(ladders: Ladders, position: Widths, meter: Meter, cap: float) -> Margins:
-    here = meter.price(ladders.widths(position))
-    count, budgets = len(ladders), len(here)
+    current_price = meter.price(ladders.widths(position))
+    count, budgets = len(ladders), len(current_price)
     up, down = np.full((count, budgets), np.inf), np.zeros((count, budgets))
     below = np.maximum(position - 1, 0)
     can_fall = (position > 0) & (ladders.at_position(ladders.level, below) <= cap)
@@ -60,13 +60,13 @@ def _margins(ladders: Ladders, position: Widths, meter: Meter, cap: float) -> Ma
         step = np.zeros_like(position)
         step[u] = 1
         if position[u] < ladders.top[u]:
-            up[u] = meter.price(ladders.widths(position + step)) - here
+            up[u] = meter.price(ladders.widths(position + step)) - current_price
         if can_fall[u]:
-            down[u] = here - meter.price(ladders.widths(position - step))
+            down[u] = current_price - meter.price(ladders.widths(position - step))
     loss = ladders.at_position(ladders.loss, position)
     above = np.minimum(position + 1, ladders.top)
     gain = loss - ladders.at_position(ladders.loss, above)
-    return Margins(1.0 - here, up, down, gain, ladders.at_position(ladders.loss, below) - loss, can_fall)
+    return Margins(1.0 - current_price, up, down, gain, ladders.at_position(ladders.loss, below) - loss, can_fall)
 
 
 def _apply(ladders: Ladders, position: Widths, meter: Meter, moves: list[Move], allowance: int) -> bool:
@@ -74,7 +74,7 @@ def _apply(ladders: Ladders, position: Widths, meter: Meter, moves: list[Move], 
     moves.sort(key=lambda move: (-move[0], move[1], move[2]))
     touched: set[int] = set()
     for _, falling, climbing in moves:
-        if meter.asked >= allowance:
+        if meter.evaluations >= allowance:
             break
         if touched.isdisjoint(falling) and touched.isdisjoint(climbing):
             trial = position.copy()
@@ -83,7 +83,7 @@ def _apply(ladders: Ladders, position: Widths, meter: Meter, moves: list[Move], 
             if meter.fits(ladders.widths(trial)):
                 position[:] = trial
                 touched.update(falling, climbing)
-    return bool(touched) and meter.asked < allowance
+    return bool(touched) and meter.evaluations < allowance
 
 
 def _moves(margins: Margins) -> Iterator[Move]:

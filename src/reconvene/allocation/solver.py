@@ -12,7 +12,7 @@ from reconvene.allocation.candidates import Floats, Ladders, ladders, step_of
 from reconvene.allocation.constraints import Pieces, Widths, simplify
 from reconvene.allocation.feasibility import Costs, Meter
 from reconvene.allocation.greedy_fill import fill, fill_finer
-from reconvene.allocation.lagrangian import settle
+from reconvene.allocation.lagrangian import minimise_loss
 from reconvene.allocation.local_search import trade
 from reconvene.allocation.result import Allocation, Row
 from reconvene.allocation.water_filling import sink
@@ -66,26 +66,34 @@ def allocate(
     dense = np.array([group.width for group in structure.prunable], dtype=np.int64)
     equations = simplify(structure.balances, dense)
     meter = Meter(costs, budget.limits(costs.dense))
-    ways, allowed = _feasible(dense, losses, equations, meter, budget, round_to)
-    level, base, position = sink(ways, meter)
+    ladder_set, allowed = _feasible(dense, losses, equations, meter, budget, round_to)
+    level, base, position = sink(ladder_set, meter)
     cap = level * (1.0 + slack)
     if sensitivity.adds_up:
-        base = position = settle(ways, position, meter)
-        level, cap = float(ways.at_position(ways.level, base).max()), np.inf
+        base = position = minimise_loss(ladder_set, position, meter)
+        level, cap = float(ladder_set.at_position(ladder_set.level, base).max()), np.inf
     if plain:
-        widths = ways.widths(base)
+        widths = ladder_set.widths(base)
     else:
-        position = trade(ways, position, meter, cap=cap)
-        widths = fill(ways.widths(position), losses, equations, allowed, meter)
-    whole_steps, finest = widths, round_to
+        position = trade(ladder_set, position, meter, cap=cap)
+        widths = fill(ladder_set.widths(position), losses, equations, allowed, meter)
+    coarse_widths, finest = widths, round_to
     if refine and not plain:
         widths, finest = fill_finer(widths, losses, equations, allowed, meter, round_to=round_to)
     reasons = _Reasons(
-        dense, ways.widths(base), losses, equations, allowed, level, round_to, meter.fits(dense), sensitivity.adds_up
+        dense,
+        ladder_set.widths(base),
+        losses,
+        equations,
+        allowed,
+        level,
+        round_to,
+        meter.fits(dense),
+        sensitivity.adds_up,
     )
     why = [
         reasons.why(g, names, widths)
-        if widths[g] == whole_steps[g]
+        if widths[g] == coarse_widths[g]
         else f"grown in steps of {finest} to fill the budget"
         for g in range(len(names))
     ]
@@ -119,10 +127,10 @@ def _feasible(
 ) -> tuple[Ladders, list[Widths]]:
     """Ladders whose lowest rungs keep the budget, with narrower rungs than one step only if it takes them."""
     for fine in (False, True):
-        ways, allowed = ladders(dense, losses, equations, round_to=round_to, fine=fine)
-        lowest = ways.widths(np.zeros_like(ways.top))
+        ladder_set, allowed = ladders(dense, losses, equations, round_to=round_to, fine=fine)
+        lowest = ladder_set.widths(np.zeros_like(ladder_set.top))
         if meter.fits(lowest):
-            return ways, allowed
+            return ladder_set, allowed
     raise _infeasible(meter, lowest, budget)
 
 
@@ -131,12 +139,12 @@ def _infeasible(meter: Meter, lowest: Widths, budget: Budget) -> BudgetError:
     pinned: dict[str, PinnedCost] = {}
     parts = []
     for cost, limit in meter.limits.items():
-        least, whole = floor[cost], meter.costs.dense[cost]
-        verdict = "cannot be kept" if least > limit else "can be kept"
-        times = f", {_times(whole / least)} smaller than dense" if least > 0 else ""
-        most, floored = quantity(cost, limit), quantity(cost, least)
-        parts.append(f"{cost} {budget.asked[cost]} (at most {most}) {verdict}: the floor is {floored}{times}")
-        share = meter.costs.pinned(cost, least) if least > limit else None
+        floor_cost, dense_cost = floor[cost], meter.costs.dense[cost]
+        verdict = "cannot be kept" if floor_cost > limit else "can be kept"
+        times = f", {_times(dense_cost / floor_cost)} smaller than dense" if floor_cost > 0 else ""
+        limit_text, floor_text = quantity(cost, limit), quantity(cost, floor_cost)
+        parts.append(f"{cost} {budget.asked[cost]} (at most {limit_text}) {verdict}: the floor is {floor_text}{times}")
+        share = meter.costs.pinned(cost, floor_cost) if floor_cost > limit else None
         if share is not None:
             pinned[cost] = share
     why = "".join(f". {str(share)[0].upper()}{str(share)[1:]}" for share in pinned.values())
@@ -174,7 +182,7 @@ class _Reasons:
             return "kept whole: the budget has room"
         fewest = int(np.argmax(self.losses[g] <= self.level))
         alone = int(self.allowed[g][int(np.searchsorted(self.allowed[g], fewest))])
-        partners = [names[other] for other in self.linked[g] if other != g]
+        partners = [names[partner] for partner in self.linked[g] if partner != g]
         if partners and width > alone and width >= base > alone:
             return f"balanced with {', '.join(partners[:2])}" + (
                 f" and {len(partners) - 2} more" if partners[2:] else ""

@@ -50,14 +50,14 @@ def _lowest(ladders: Ladders, position: Widths, free: NDArray[np.bool_], meter: 
     reachable = ladders.level[free][np.arange(ladders.level.shape[1]) >= position[free][:, None]]
     levels = np.unique(reachable)
 
-    def at(level: float) -> Widths:
-        return np.where(free, np.maximum(position, ladders.at(level)), position)
+    def position_at(level: float) -> Widths:
+        return np.where(free, np.maximum(position, ladders.position_at(level)), position)
 
     low, high = 0, len(levels) - 1
     while low < high:
         middle = (low + high) // 2
-        if meter.fits(ladders.widths(at(float(levels[middle])))):
+        if meter.fits(ladders.widths(position_at(float(levels[middle])))):
             high = middle
         else:
             low = middle + 1
-    return float(levels[high]), at(float(levels[high]))
+    return float(levels[high]), position_at(float(levels[high]))

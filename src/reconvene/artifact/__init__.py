@@ -93,8 +93,8 @@ def save(
     files = {WEIGHTS: weights}
     if plan is not None:
         files[PLAN] = plan.to_json().encode()
-    facts = Manifest(origin, describe(files), aliases, dict(extra or {}), versions=versions, probe=probe)
-    commit(Path(directory), files, facts)
+    contents = Manifest(origin, describe(files), aliases, dict(extra or {}), versions=versions, probe=probe)
+    commit(Path(directory), files, contents)
 
 
 def load(directory: str | Path, *, allow_import: bool = False) -> nn.Module:
@@ -113,19 +113,19 @@ def load(directory: str | Path, *, allow_import: bool = False) -> nn.Module:
         repo_id, revision = parse(directory)
         directory = fetched(repo_id, revision=revision)
     folder = Path(directory)
-    found = _read(folder)
+    contents = _read(folder)
     plan = read_plan(folder)
-    model = _rebuild(_permitted(found, folder, allow_import), plan, allow_import=allow_import)
-    state = decode(read_file(folder, found, WEIGHTS), found.aliases, folder)
-    compare(model.state_dict(), state, f"{found.source.address} as {folder} describes it")
-    fill(model, state, found.versions)
-    if found.probe is not None and (difference := differs(model, found.probe)) is not None:
+    model = _rebuild(_permitted(contents, folder, allow_import), plan, allow_import=allow_import)
+    state = decode(read_file(folder, contents, WEIGHTS), contents.aliases, folder)
+    compare(model.state_dict(), state, f"{contents.source.address} as {folder} describes it")
+    fill(model, state, contents.versions)
+    if contents.probe is not None and (difference := differs(model, contents.probe)) is not None:
         raise ArtifactError(
-            f"{folder} does not reproduce: with the saved tensors {found.source.address} computes something else than "
-            f"the model that Reconvene {found.written_by} saved: {difference}. Load it with the releases of torch and "
-            "of the model's package that it was saved with"
+            f"{folder} does not reproduce: with the saved tensors {contents.source.address} computes something else "
+            f"than the model that Reconvene {contents.written_by} saved: {difference}. Load it with the releases of "
+            "torch and of the model's package that it was saved with"
         )
-    return note(model, plan=plan, source=found.source)
+    return note(model, plan=plan, source=contents.source)
 
 
 def from_pretrained(
@@ -163,19 +163,23 @@ def manifest(directory: str | Path) -> Manifest:
 def read_plan(directory: str | Path) -> Plan | None:
     """The plan of an artifact, None for a dense one. Raises ArtifactError."""
     folder = Path(directory)
-    found = _read(folder)
-    if PLAN not in found.files:
+    contents = _read(folder)
+    if PLAN not in contents.files:
         return None
     from reconvene.surgery import Plan
 
-    return Plan.from_dict(parse_json(read_file(folder, found, PLAN), folder / PLAN))
+    return Plan.from_dict(parse_json(read_file(folder, contents, PLAN), folder / PLAN))
 
 
 def record(directory: str | Path, measurements: Mapping[str, Any]) -> None:
     """Add measurements to the manifest of an artifact, replacing those of the same name. Raises ArtifactError."""
     folder = Path(directory)
-    found = _read(folder)
-    commit(folder, {}, replace(found, measurements={**found.measurements, **measurements}, written_by=__version__))
+    contents = _read(folder)
+    commit(
+        folder,
+        {},
+        replace(contents, measurements={**contents.measurements, **measurements}, written_by=__version__),
+    )
 
 
 def note(model: nn.Module, *, plan: Plan | None, source: Source | None) -> nn.Module:
@@ -197,23 +201,23 @@ def _rebuild(source: Source, plan: Plan | None, *, allow_import: bool) -> nn.Mod
         raise ArtifactError(f"the plan does not fit {source.address}: {type(error).__name__}: {error}") from error
 
 
-def _permitted(found: Manifest, folder: Path, allow_import: bool) -> Source:
+def _permitted(contents: Manifest, folder: Path, allow_import: bool) -> Source:
     """The source, if it imports nothing or the caller allows it."""
-    if found.source.imports and not allow_import:
+    if contents.source.imports and not allow_import:
         raise ArtifactError(
-            f"{folder} holds a model that is built by importing {found.source.address}, which runs that code. "
+            f"{folder} holds a model that is built by importing {contents.source.address}, which runs that code. "
             "If you trust it: allow_import=True, or --allow-import"
         )
-    return found.source
+    return contents.source
 
 
-def _source_of(model: nn.Module, plan: Plan | None, given: Source | Mapping[str, Any] | str | None) -> Source:
-    if isinstance(given, str):
-        return Source(given)
-    if isinstance(given, Mapping):
+def _source_of(model: nn.Module, plan: Plan | None, source: Source | Mapping[str, Any] | str | None) -> Source:
+    if isinstance(source, str):
+        return Source(source)
+    if isinstance(source, Mapping):
         try:
-            return Source.from_dict(given)
+            return Source.from_dict(source)
         except ModelError as error:
             raise ArtifactError(str(error)) from error
-    noted = given if given is not None else getattr(model, "reconvene_source", None)
+    noted = source if source is not None else getattr(model, "reconvene_source", None)
     return noted if isinstance(noted, Source) else derive(model, plan)

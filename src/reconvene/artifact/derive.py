@@ -23,36 +23,36 @@ _NOTES = {*vars(nn.Module()), "reconvene_plan", "reconvene_source", "_model_args
 
 
 def derive(model: nn.Module, plan: Plan | None) -> Source:
-    """The source that gives just this model: the same classes, attributes and shapes in every place.
+    """The source that gives just this model: the same classes, attributes and shapes in every module.
 
     Tried are the builders of torchvision and timm, and the model's own class with the arguments that it keeps as
     attributes or has defaults for. The input shape stays unknown. Raises ArtifactError where none gives this model.
     """
-    wanted = signature(model)
+    target_signature = signature(model)
     for source in _candidates(model, plan):
         # On the meta device nothing is drawn or computed, so trying a whole family of builders takes no time.
         device = torch.device("meta") if source.address.startswith("torchvision:") else contextlib.nullcontext()
         with contextlib.suppress(ReconveneError), device:
             built = source.build(allow_import=True)
-            if signature(built if plan is None else plan.apply(built)) == wanted:
+            if signature(built if plan is None else plan.apply(built)) == target_signature:
                 return source
-    kind = type(model)
+    model_class = type(model)
     raise ArtifactError(
-        f"an artifact says how to build its model, and how this {kind.__module__}:{kind.__qualname__} was built is not "
-        'known here. Pass source={"address": "package.module:callable", "args": {...}, "input_shape": [...]}, with a '
-        "callable that can be imported"
+        f"an artifact says how to build its model, and how this {model_class.__module__}:{model_class.__qualname__} "
+        'was built is not known here. Pass source={"address": "package.module:callable", "args": {...}, "input_shape": '
+        "[...]}, with a callable that can be imported"
     )
 
 
 def signature(model: nn.Module) -> list[tuple[Any, ...]]:
-    """What two models that compute alike have in common: classes, attributes and shapes, place by place.
+    """The properties that two models that compute alike share: classes, attributes and shapes, module by module.
 
     Attributes that cannot be compared are equal only to themselves, so that they make models differ.
     """
     places: list[tuple[Any, ...]] = []
     for name, module in model.named_modules(remove_duplicate=False):
-        own = {key: _comparable(value) for key, value in vars(module).items() if key not in _NOTES}
-        places.append((name, type(module), own))
+        attributes = {key: _comparable(value) for key, value in vars(module).items() if key not in _NOTES}
+        places.append((name, type(module), attributes))
     return places + [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
 
 
@@ -71,13 +71,13 @@ def _comparable(value: Any) -> Any:
 
 
 def _candidates(model: nn.Module, plan: Plan | None) -> Iterator[Source]:
-    kind = type(model)
-    family = kind.__module__.partition(".")[0]
+    model_class = type(model)
+    family = model_class.__module__.partition(".")[0]
     if family == "torchvision":
         yield from _torchvision(model, plan)
     elif family == "timm":
         yield from _timm(model)
-    elif kind.__module__ != "__main__" and "<locals>" not in kind.__qualname__:
+    elif model_class.__module__ != "__main__" and "<locals>" not in model_class.__qualname__:
         yield from _own_class(model)
 
 
@@ -111,5 +111,5 @@ def _own_class(model: nn.Module) -> Iterator[Source]:
             args[name] = value
         elif parameter.default is inspect.Parameter.empty:
             return
-    kind = type(model)
-    yield Source(f"{kind.__module__}:{kind.__qualname__}", args)
+    model_class = type(model)
+    yield Source(f"{model_class.__module__}:{model_class.__qualname__}", args)

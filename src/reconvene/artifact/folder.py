@@ -59,7 +59,7 @@ class Manifest:
 def commit(folder: Path, files: Mapping[str, bytes], manifest: Manifest) -> None:
     """Put ``files`` and ``manifest`` into the folder, all or nothing. Raises ArtifactError where it cannot write."""
     text = _to_json(manifest)
-    made = not folder.exists()
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
@@ -68,12 +68,12 @@ def commit(folder: Path, files: Mapping[str, bytes], manifest: Manifest) -> None
         os.replace(folder / (MANIFEST + PENDING), folder / MANIFEST)  # from here on the new artifact is the artifact
     except BaseException as error:
         if not _is_committed(folder, text):  # a Ctrl-C can come between the replacement and the next line
-            _discard(folder, [*files, MANIFEST], made)
+            _discard(folder, [*files, MANIFEST], is_new)
         if isinstance(error, OSError):
             reason = error.strerror or type(error).__name__
             raise ArtifactError(f"cannot write the artifact {folder}: {reason}. What was there is unchanged") from error
         raise
-    _settle(folder, manifest, fresh=files)
+    _finish_pending(folder, manifest, fresh=files)
 
 
 def read(folder: Path) -> Manifest:
@@ -168,10 +168,10 @@ def _parse(path: Path) -> dict[str, Any]:
     return data
 
 
-def _fits(path: Path, facts: Mapping[str, Any]) -> bool:
-    if size_of(path) != facts["bytes"]:
+def _fits(path: Path, entry: Mapping[str, Any]) -> bool:
+    if size_of(path) != entry["bytes"]:
         return False
-    return describe({"": read_bytes(path, limit=facts["bytes"])})[""] == facts
+    return describe({"": read_bytes(path, limit=entry["bytes"])})[""] == entry
 
 
 def _is_committed(folder: Path, text: bytes) -> bool:
@@ -180,15 +180,15 @@ def _is_committed(folder: Path, text: bytes) -> bool:
     return False
 
 
-def _discard(folder: Path, names: list[str], made: bool) -> None:
+def _discard(folder: Path, names: list[str], is_new: bool) -> None:
     with contextlib.suppress(OSError):
         for name in names:
             (folder / (name + PENDING)).unlink(missing_ok=True)
-        if made:
+        if is_new:
             folder.rmdir()
 
 
-def _settle(folder: Path, manifest: Manifest, fresh: Mapping[str, bytes]) -> None:
+def _finish_pending(folder: Path, manifest: Manifest, fresh: Mapping[str, bytes]) -> None:
     """Give pending files their names; drop what a stopped writer left and what the manifest no longer names."""
     try:
         for name in (WEIGHTS, PLAN):

@@ -30,8 +30,8 @@ class Push:
 
     def __str__(self) -> str:
         listed = "\n".join(f"  {name}  {size:,} bytes" for name, size in self.files.items())
-        done = f"pushed to {self.url}" if self.url else f"would be pushed to {self.repo_id}"
-        return f"{done}\n{listed}" + ("" if self.url else f"\n\n{self.card}")
+        outcome = f"pushed to {self.url}" if self.url else f"would be pushed to {self.repo_id}"
+        return f"{outcome}\n{listed}" + ("" if self.url else f"\n\n{self.card}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -66,10 +66,10 @@ def push_to_hub(
     """
     hub = _hub("pushing to the hub")
     folder = Path(directory)
-    found = read(folder)
-    files = {name: read_file(folder, found, name) for name in found.files}
+    manifest = read(folder)
+    files = {name: read_file(folder, manifest, name) for name in manifest.files}
     plan = None if PLAN not in files else Plan.from_dict(parse_json(files[PLAN], folder / PLAN))
-    text = card(found, plan, repo_id=repo_id, license=license)
+    text = card(manifest, plan, repo_id=repo_id, license=license)
     files |= {MANIFEST: (folder / MANIFEST).read_bytes(), CARD: text.encode()}
     for name in include:
         path = folder / name
@@ -87,10 +87,10 @@ def push_to_hub(
         changes = [hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=files[name]) for name in sizes]
         if PLAN not in files and PLAN in api.list_repo_files(repo_id, revision=revision):
             changes.append(hub.CommitOperationDelete(path_in_repo=PLAN))
-        done = api.create_commit(
-            repo_id, changes, commit_message=message or f"Push {found.source.address}", revision=revision
+        uploaded = api.create_commit(
+            repo_id, changes, commit_message=message or f"Push {manifest.source.address}", revision=revision
         )
-    return Push(repo_id, sizes, text, str(done.commit_url))
+    return Push(repo_id, sizes, text, str(uploaded.commit_url))
 
 
 def fetched(repo_id: str, *, revision: str | None = None, token: str | None = None) -> Path:
@@ -100,8 +100,8 @@ def fetched(repo_id: str, *, revision: str | None = None, token: str | None = No
     """
     hub = _hub(f"loading {repo_id} from the hub")
     with _trouble(f"loading {repo_id}"):
-        wanted = [MANIFEST, PLAN, WEIGHTS]
-        folder = Path(hub.HfApi(token=token).snapshot_download(repo_id, revision=revision, allow_patterns=wanted))
+        patterns = [MANIFEST, PLAN, WEIGHTS]
+        folder = Path(hub.HfApi(token=token).snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
     if not (folder / MANIFEST).exists():
         raise ArtifactError(f"{repo_id} on the hub is no Reconvene artifact: it holds no {MANIFEST}")
     return folder
@@ -123,15 +123,15 @@ def pull(
     if (target / MANIFEST).exists() and not overwrite:
         raise ArtifactError(f"{target} holds an artifact already. Choose another folder, or --overwrite it")
     folder = fetched(repo_id, revision=revision, token=token)
-    found = read(folder)
-    commit(target, {name: read_file(folder, found, name) for name in found.files}, found)
+    manifest = read(folder)
+    commit(target, {name: read_file(folder, manifest, name) for name in manifest.files}, manifest)
     return target
 
 
 def parse(address: str) -> tuple[str, str | None]:
     """``hf:owner/name`` or ``hf:owner/name@revision``, apart. Raises ArtifactError."""
-    repo_id, at, revision = address.removeprefix(PREFIX).partition("@")
-    if not repo_id or (at and not revision):
+    repo_id, separator, revision = address.removeprefix(PREFIX).partition("@")
+    if not repo_id or (separator and not revision):
         raise ArtifactError(f"{address!r} is no address on the hub. Write hf:owner/name, or hf:owner/name@revision")
     return repo_id, revision or None
 

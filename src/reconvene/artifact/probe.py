@@ -73,24 +73,24 @@ def differs(model: nn.Module, probe: Mapping[str, Any]) -> str | None:
     return _difference(probe["outputs"], outputs, elsewhere=_device(model).type != "cpu")
 
 
-def check(probe: Mapping[str, Any] | None, where: str) -> None:
+def check(probe: Mapping[str, Any] | None, manifest_path: str) -> None:
     """Raise ArtifactError unless ``probe``, as read from a manifest, is one; None is that of an older version."""
     if probe is None or (set(probe) == {"skipped"} and isinstance(probe["skipped"], str)):
         return
     try:
-        given = probe["input"]
-        shape_fits = all(type(size) is int and 0 < size <= 2**16 for size in given["shape"]) and given["shape"]
-        fits = shape_fits and math.prod(given["shape"]) <= 2**28 and type(given["seed"]) is int
-        fits = fits and getattr(torch, given["dtype"], None) in TOLERANCES and bool(probe["outputs"])
+        example = probe["input"]
+        shape_fits = all(type(size) is int and 0 < size <= 2**16 for size in example["shape"]) and example["shape"]
+        fits = shape_fits and math.prod(example["shape"]) <= 2**28 and type(example["seed"]) is int
+        fits = fits and getattr(torch, example["dtype"], None) in TOLERANCES and bool(probe["outputs"])
         for output in probe["outputs"]:
             numbers = [output["largest"], output["rms"], *output["values"]]
             fits = fits and all(type(value) in (int, float) for value in numbers)
             fits = fits and getattr(torch, output["dtype"], None) in TOLERANCES
             fits = fits and len(output["values"]) == min(VALUES, math.prod(output["shape"]))
     except (KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{where} does not say what it must: its probe lacks or garbles {error}") from error
+        raise ArtifactError(f"{manifest_path} does not say what it must: its probe lacks or garbles {error}") from error
     if not fits:
-        raise ArtifactError(f"{where} does not say what it must: its probe has values of a wrong kind or size")
+        raise ArtifactError(f"{manifest_path} does not say what it must: its probe has values of a wrong kind or size")
 
 
 def _outputs(model: nn.Module, example: Tensor) -> Outputs:
@@ -98,11 +98,11 @@ def _outputs(model: nn.Module, example: Tensor) -> Outputs:
     example = example.to(_device(model))
     with seeded(SEED), undisturbed(model, seed=SEED), _kept_buffers(model):
         try:
-            found = [tensor for tensor in tensors_in(model(example)) if tensor.is_floating_point()]
+            tensors = [tensor for tensor in tensors_in(model(example)) if tensor.is_floating_point()]
         except _TROUBLE as error:
             reason = " ".join(str(error).split())[:200]
             raise ProbeError(f"it does not run on {list(example.shape)}: {type(error).__name__}: {reason}") from error
-    outputs = [_summary(tensor) for tensor in found if tensor.numel() and tensor.dtype in TOLERANCES]
+    outputs = [_summary(tensor) for tensor in tensors if tensor.numel() and tensor.dtype in TOLERANCES]
     if not outputs:
         raise ProbeError("it puts out no floating-point tensor")
     return outputs
@@ -127,7 +127,7 @@ def _summary(tensor: Tensor) -> dict[str, Any]:
         raise ProbeError("its output is not finite")
     largest = float(flat.abs().max())
     last, count = len(flat) - 1, min(VALUES, len(flat))
-    places = torch.tensor([place * last // max(count - 1, 1) for place in range(count)])
+    places = torch.tensor([index * last // max(count - 1, 1) for index in range(count)])
     shares = flat[places] / (largest or 1.0)
     return {
         "shape": list(tensor.shape),
@@ -141,15 +141,17 @@ def _summary(tensor: Tensor) -> dict[str, Any]:
 def _difference(stored: Outputs, outputs: Outputs, *, elsewhere: bool = False) -> str | None:
     if len(stored) != len(outputs):
         return f"it puts out {len(outputs)} tensors instead of {len(stored)}"
-    for number, (one, other) in enumerate(zip(stored, outputs, strict=True)):
+    for number, (expected, actual) in enumerate(zip(stored, outputs, strict=True)):
         for fact in ("shape", "dtype"):
-            if one[fact] != other[fact]:
-                return f"output {number} has {fact} {other[fact]} instead of {one[fact]}"
-        tolerance = TOLERANCES[getattr(torch, one["dtype"])]
+            if expected[fact] != actual[fact]:
+                return f"output {number} has {fact} {actual[fact]} instead of {expected[fact]}"
+        tolerance = TOLERANCES[getattr(torch, expected["dtype"])]
         tolerance = max(tolerance, ACCELERATOR) if elsewhere else tolerance
-        scale = one["largest"]
-        gaps = [abs(one["rms"] - other["rms"]), abs(scale - other["largest"])]
-        gaps += [abs(a * scale - b * other["largest"]) for a, b in zip(one["values"], other["values"], strict=True)]
+        scale = expected["largest"]
+        gaps = [abs(expected["rms"] - actual["rms"]), abs(scale - actual["largest"])]
+        gaps += [
+            abs(a * scale - b * actual["largest"]) for a, b in zip(expected["values"], actual["values"], strict=True)
+        ]
         if not max(gaps) <= tolerance * scale:
             share = f"{max(gaps) / scale:.2g} of its largest value" if scale else f"{max(gaps):.2g} where it was zero"
             return f"output {number} differs by {share} (tolerance {tolerance:g})"

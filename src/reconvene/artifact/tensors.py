@@ -27,8 +27,8 @@ def encode(state: Mapping[str, Any]) -> tuple[bytes, dict[str, str]]:
     first: dict[tuple[Any, ...], str] = {}
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized:
-            kind = f"a {tensor.layout} tensor" if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise ArtifactError(f"{name} cannot be kept: it is {kind}, and an artifact holds dense tensors only")
+            type_name = f"a {tensor.layout} tensor" if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise ArtifactError(f"{name} cannot be kept: it is {type_name}, and an artifact holds dense tensors only")
         view = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if tensor.numel() and view in first:
             aliases[name] = first[view]
@@ -48,27 +48,27 @@ def decode(data: bytes, aliases: Mapping[str, str], folder: Path) -> dict[str, T
 
 
 def module_versions(state: Mapping[str, Any]) -> dict[str, int]:
-    """Versions of the modules that a state dict was taken of, by path; without those of version 1, torch's default.
+    """Versions of the modules that a state dict came from, by path; without those of version 1, torch's default.
 
     ``load_state_dict`` hands them to the modules, which migrate older tensors by them.
     """
     metadata: Mapping[str, Mapping[str, Any]] = getattr(state, "_metadata", {})
-    versions = {path: facts.get("version") for path, facts in metadata.items()}
+    versions = {path: entry.get("version") for path, entry in metadata.items()}
     return {path: version for path, version in versions.items() if isinstance(version, int) and version != 1}
 
 
 def with_versions(
     state: Mapping[str, Tensor], versions: Mapping[str, int] | None, model: nn.Module
 ) -> OrderedDict[str, Tensor]:
-    """``state`` as ``load_state_dict`` takes it, with the versions of the modules it was taken of.
+    """``state`` as ``load_state_dict`` takes it, with the versions of the modules that it came from.
 
-    ``versions`` None: it was saved before versions were kept, and is taken for one of the modules as they are here.
+    ``versions`` None: it was saved before versions were kept; the versions of ``model`` are then used.
     """
-    own = module_versions(model.state_dict()) if versions is None else versions
-    whole = OrderedDict(state)
-    metadata = {path: {"version": own.get(path, 1)} for path, _ in model.named_modules(remove_duplicate=False)}
-    whole._metadata = metadata  # type: ignore[attr-defined]  # where torch keeps them
-    return whole
+    version_of = module_versions(model.state_dict()) if versions is None else versions
+    full_state = OrderedDict(state)
+    metadata = {path: {"version": version_of.get(path, 1)} for path, _ in model.named_modules(remove_duplicate=False)}
+    full_state._metadata = metadata  # type: ignore[attr-defined]  # where torch keeps them
+    return full_state
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], versions: Mapping[str, int] | None) -> None:
@@ -76,25 +76,27 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], versions: Mapping[str, i
 
     ``versions`` as for ``with_versions``. Raises ArtifactError where a module does not take its tensors.
     """
-    for name, own in model.state_dict(keep_vars=True).items():
-        if own.dtype != state[name].dtype:
+    for name, target in model.state_dict(keep_vars=True).items():
+        if target.dtype != state[name].dtype:
             # load_state_dict would cast in silence: a float64 model would come back rounded. ``data`` keeps ties.
-            own.data = own.data.to(state[name].dtype)
+            target.data = target.data.to(state[name].dtype)
     try:
         model.load_state_dict(with_versions(state, versions, model), strict=True)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{type(model).__name__} does not take the saved tensors: {error}") from error
 
 
-def compare(built: Mapping[str, Any], state: Mapping[str, Any], what: str) -> None:
+def compare(built: Mapping[str, Any], state: Mapping[str, Any], description: str) -> None:
     """Raise ArtifactError unless both hold the same names with the same shapes."""
     missing, surplus = sorted(state.keys() - built.keys()), sorted(built.keys() - state.keys())
     if missing or surplus:
-        raise ArtifactError(f"{what} is another model: it lacks {_some(missing)} and has {_some(surplus)} besides")
+        raise ArtifactError(
+            f"{description} is another model: it lacks {_some(missing)} and has {_some(surplus)} besides"
+        )
     for name, tensor in state.items():
         if isinstance(tensor, Tensor) and tensor.shape != built[name].shape:
             shapes = f"{tuple(built[name].shape)}, but the saved one {tuple(tensor.shape)}"
-            raise ArtifactError(f"{what} is another model: its {name} has shape {shapes}")
+            raise ArtifactError(f"{description} is another model: its {name} has shape {shapes}")
 
 
 def _some(names: list[str]) -> str:

@@ -27,14 +27,14 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 def size_of(path: Path) -> int | None:
     """Bytes of a regular file, links followed; None where there is nothing. Raises ArtifactError for anything else."""
     try:
-        facts = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror or type(error).__name__}") from error
-    if not stat.S_ISREG(facts.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise ArtifactError(f"{path} is no regular file, and an artifact is made of those only")
-    return facts.st_size
+    return status.st_size
 
 
 def read_bytes(path: Path, *, limit: int) -> bytes:
@@ -43,11 +43,11 @@ def read_bytes(path: Path, *, limit: int) -> bytes:
         # Without waiting: opening a named pipe would last until somebody writes into it.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with os.fdopen(descriptor, "rb") as file:
-            facts = os.fstat(file.fileno())
-            if not stat.S_ISREG(facts.st_mode):
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
                 raise ArtifactError(f"{path} is no regular file, and an artifact is made of those only")
-            if facts.st_size > limit:
-                raise ArtifactError(f"{path} has {facts.st_size:,} bytes, and at most {limit:,} are expected there")
+            if status.st_size > limit:
+                raise ArtifactError(f"{path} has {status.st_size:,} bytes, and at most {limit:,} are expected there")
             return file.read(limit)
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror or type(error).__name__}") from error
@@ -97,8 +97,8 @@ def check_attributes(plan: Plan, model: nn.Module) -> None:
     modules = dict(model.named_modules())
     for path, name, value in plan.attributes:
         # What every module has is no size. Statically, since a property could run code.
-        known = path in modules and isinstance(name, str) and not hasattr(nn.Module, name)
-        before = inspect.getattr_static(modules[path], name, None) if known else None
+        settable = path in modules and isinstance(name, str) and not hasattr(nn.Module, name)
+        before = inspect.getattr_static(modules[path], name, None) if settable else None
         if not _is_new_size(before, value):
             raise ArtifactError(
                 f"the plan sets {path + '.' * bool(path)}{name} to {str(value)[:60]!r}, which is no size that the "
@@ -112,15 +112,18 @@ def _is_new_size(before: Any, value: Any) -> bool:
         return type(before) is type(value) and value >= 0
     if not (isinstance(before, tuple | list) and isinstance(value, tuple | list) and len(before) == len(value)):
         return False
-    return all(one == other or _is_new_size(one, other) for one, other in zip(before, value, strict=True))
+    return all(
+        previous == replacement or _is_new_size(previous, replacement)
+        for previous, replacement in zip(before, value, strict=True)
+    )
 
 
-def _describes_file(facts: Any) -> bool:
-    if not isinstance(facts, dict) or set(facts) != {"sha256", "bytes"}:
+def _describes_file(entry: Any) -> bool:
+    if not isinstance(entry, dict) or set(entry) != {"sha256", "bytes"}:
         return False
-    digest, size = facts["sha256"], facts["bytes"]
+    digest, size = entry["sha256"], entry["bytes"]
     return isinstance(digest, str) and bool(_DIGEST.fullmatch(digest)) and type(size) is int and size >= 0
 
 
-def _maps(value: Any, kind: type) -> bool:
-    return isinstance(value, dict) and all(type(item) is kind for item in value.values())
+def _maps(value: Any, value_type: type) -> bool:
+    return isinstance(value, dict) and all(type(item) is value_type for item in value.values())

@@ -42,26 +42,26 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
-        print(overview(), file=sys.stdout if words else sys.stderr)
-        return 0 if words else 2
-    if words[0] == "--version":
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    if not tokens or tokens[0] in ("-h", "--help"):
+        print(overview(), file=sys.stdout if tokens else sys.stderr)
+        return 0 if tokens else 2
+    if tokens[0] == "--version":
         print(f"reconvene {__version__}")
         return 0
-    if words[0] not in COMMANDS:
-        print(f"reconvene: unknown command {words[0]!r}. There are: {', '.join(COMMANDS)}", file=sys.stderr)
+    if tokens[0] not in COMMANDS:
+        print(f"reconvene: unknown command {tokens[0]!r}. There are: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
         with terminable():
-            return _carry_out(words[0], _parse(words[0], words[1:]))
+            return _carry_out(tokens[0], _parse(tokens[0], tokens[1:]))
     except SystemExit as stop:  # tyro has said on stderr what is wrong, or shown the help
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
-        print(f"reconvene {words[0]}: interrupted", file=sys.stderr)
+        print(f"reconvene {tokens[0]}: interrupted", file=sys.stderr)
         return 130
     except Terminated:
-        print(f"reconvene {words[0]}: terminated", file=sys.stderr)
+        print(f"reconvene {tokens[0]}: terminated", file=sys.stderr)
         return 143
 
 
@@ -99,7 +99,7 @@ def is_first() -> bool:
 
 def overview() -> str:
     """What ``reconvene --help`` prints."""
-    lines = [f"  {name:<9} {what}" for name, (_, what) in COMMANDS.items()]
+    lines = [f"  {name:<9} {summary}" for name, (_, summary) in COMMANDS.items()]
     return "\n".join(
         [
             f"reconvene {__version__}: smaller networks before any training money is spent",
@@ -113,12 +113,12 @@ def overview() -> str:
     )
 
 
-def _parse(name: str, words: list[str]) -> Command:
+def _parse(name: str, tokens: list[str]) -> Command:
     import tyro
 
-    kind: type[Command] = getattr(import_module(f"reconvene.cli.{name}"), COMMANDS[name][0])
+    command_type: type[Command] = getattr(import_module(f"reconvene.cli.{name}"), COMMANDS[name][0])
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
-    return tyro.cli(kind, prog=f"reconvene {name}", args=words, config=config, registry=_registry())
+    return tyro.cli(command_type, prog=f"reconvene {name}", args=tokens, config=config, registry=_registry())
 
 
 def _registry() -> Any:
@@ -127,10 +127,10 @@ def _registry() -> Any:
 
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-    def read(words: list[str]) -> Path:
-        if not words[0]:
+    def read(tokens: list[str]) -> Path:
+        if not tokens[0]:
             raise ValueError("an empty path. For the folder you are in, say .")
-        return Path(words[0])
+        return Path(tokens[0])
 
     registry = ConstructorRegistry()
 

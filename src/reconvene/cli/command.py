@@ -32,8 +32,8 @@ class Answer:
     data: dict[str, Any]
 
 
-def _read_shape(words: list[str]) -> tuple[int, ...]:
-    sizes = tuple(int(word) for word in words[0].lower().split("x"))
+def _read_shape(tokens: list[str]) -> tuple[int, ...]:
+    sizes = tuple(int(word) for word in tokens[0].lower().split("x"))
     if min(sizes) < 1:
         raise ValueError("sizes are at least 1")
     return sizes
@@ -118,22 +118,22 @@ class LimitsOptions:
         from reconvene.allocation import Budget
 
         names = ("params", "macs", "size", "peak_memory", "latency")
-        asked = {name: getattr(self, name) for name in names if getattr(self, name) is not None} or default
-        if not asked:
+        limits = {name: getattr(self, name) for name in names if getattr(self, name) is not None} or default
+        if not limits:
             raise UsageError(
                 "a budget is missing. Give at least one of --params, --macs, --size, --peak-memory, --latency"
             )
-        if self.size_of and "size" not in asked:
+        if self.size_of and "size" not in limits:
             raise UsageError("--size-of says what --size is about. Give both, or leave it out")
-        if self.memory_of is not None and "peak_memory" not in asked:
+        if self.memory_of is not None and "peak_memory" not in limits:
             raise UsageError("--memory-of says what --peak-memory is about. Give both, or leave it out")
-        timed = "latency" in asked or getattr(self, "device", None) is not None
+        timed = "latency" in limits or getattr(self, "device", None) is not None
         if self.for_int8 and not timed and not self.size_of and self.memory_of is None:
             raise UsageError("--for-int8 says what --latency, --size-of or --memory-of is about. Give one of them too")
-        return Budget(**asked)
+        return Budget(**limits)
 
     @property
-    def where(self) -> dict[str, Any]:
+    def target_options(self) -> dict[str, Any]:
         """Device and files, as ``Pruning`` takes them."""
         sizes = tuple(dict.fromkeys(name.strip() for name in self.size_of.split(",") if name.strip()))
         precision = "int8" if self.for_int8 else None
@@ -173,13 +173,13 @@ class PruneOptions(CriterionOptions):
     overwrite: bool = False
     """Replace an artifact that was trained already."""
 
-    def pruning(self, seed: int, **where: Any) -> Pruning:
+    def pruning(self, seed: int, **target: Any) -> Pruning:
         """These options as the pipeline takes them."""
         from reconvene.workflow import Pruning
 
         if self.round_to is not None and self.round_to < 1:
             raise UsageError("--round-to is 1 at least")
-        return Pruning(self.criterion, self.evaluator, self.rectify, self.round_to, seed, **where)
+        return Pruning(self.criterion, self.evaluator, self.rectify, self.round_to, seed, **target)
 
 
 @dataclass(kw_only=True)
@@ -204,12 +204,12 @@ class DataOptions:
         from reconvene.errors import MissingExtraError
 
         try:
-            found = count(self.data, limit=self.limit)
+            images = count(self.data, limit=self.limit)
         except MissingExtraError:
             return None
-        if found is None:
+        if images is None:
             say(f"no folder {self.data} here: taken for an id on the hub, and not looked up now")
-        return found
+        return images
 
 
 @dataclass(kw_only=True)
@@ -260,9 +260,9 @@ class TrainOptions:
         from reconvene.training import TrainConfig
 
         names = ("batch_size", "lr", "schedule", "precision")
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        given["device"] = self.train_on
-        return replace(recipe or TrainConfig(), seed=seed, **given)
+        overrides = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        overrides["device"] = self.train_on
+        return replace(recipe or TrainConfig(), seed=seed, **overrides)
 
 
 @dataclass(kw_only=True)
@@ -300,12 +300,12 @@ class LimitOptions(Int8Options):
         """These options as the pipeline takes them."""
         if not (0 <= self.min_agreement <= 1 and 0 <= self.max_accuracy_drop <= 1):
             raise UsageError("--min-agreement and --max-accuracy-drop are shares, from 0 to 1")
-        made = super().int8()
+        settings = super().int8()
         from dataclasses import replace
 
         from reconvene.deploy import Limits
 
-        return replace(made, limits=Limits(self.min_agreement, self.min_sqnr, self.max_accuracy_drop))
+        return replace(settings, limits=Limits(self.min_agreement, self.min_sqnr, self.max_accuracy_drop))
 
 
 ModelAddress = Positional[Annotated[str, arg(metavar="MODEL")]]

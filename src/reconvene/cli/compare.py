@@ -38,7 +38,7 @@ class Compare(Command):
         """Run what is not there yet, then summarise all of it."""
         from reconvene.errors import ExperimentError
         from reconvene.experiments import compare, read_experiment
-        from reconvene.experiments.compare import picked
+        from reconvene.experiments.compare import select_runs
         from reconvene.experiments.pages import write_pages
         from reconvene.experiments.summary import as_text, summarise
 
@@ -46,7 +46,7 @@ class Compare(Command):
             raise UsageError("--seconds is above 0")
         experiment = read_experiment(self.experiment, sources=self._sources())
         if self.list:
-            runs = picked(experiment, self.only)
+            runs = select_runs(experiment, self.only)
             return Answer(
                 "\n".join(f"{run.key}  {run}" for run in runs),
                 {"runs": [{"key": run.key, "what": str(run)} for run in runs]},

@@ -62,19 +62,19 @@ class Device(ModelOptions, Command):
         from reconvene.cli.progress import say, steps
 
         with steps("exporting the model at even widths" if self.model else "listing layers", False):
-            jobs, far, networks = self._jobs(say)
-        options: dict[str, Any] = {"threads": self.threads, "precision": self.precision, "far": far}
+            jobs, far_bytes, networks = self._jobs(say)
+        options: dict[str, Any] = {"threads": self.threads, "precision": self.precision, "far": far_bytes}
         if self.bundle is not None:
-            made = devices.write_bundle(self.bundle, jobs, networks=networks, **options)
-            then = f"copy it to the device, then: python {made.name} -o {made.stem}.json"
-            what = f"{len(jobs)} layers" + (f" and {len(networks)} whole networks" if networks else "")
-            facts = {"bundle": str(made), "layers": len(jobs), "networks": len(networks)}
-            return Answer(f"{made}: {what}. {then}", facts)
-        where = self.output or named_folder() / f"{self.name}.json"
+            bundle_path = devices.write_bundle(self.bundle, jobs, networks=networks, **options)
+            then = f"copy it to the device, then: python {bundle_path.name} -o {bundle_path.stem}.json"
+            contents = f"{len(jobs)} layers" + (f" and {len(networks)} whole networks" if networks else "")
+            data = {"bundle": str(bundle_path), "layers": len(jobs), "networks": len(networks)}
+            return Answer(f"{bundle_path}: {contents}. {then}", data)
+        profile_path = self.output or named_folder() / f"{self.name}.json"
         with steps(f"measuring {len(jobs)} layers", False):
-            profile = devices.measure(jobs, networks=networks, name=self.name or where.stem, say=say, **options)
-        devices.save(profile, where)
-        return Answer(f"{profile}\nprofile: {where}", {"profile": str(where), **profile.to_dict()})
+            profile = devices.measure(jobs, networks=networks, name=self.name or profile_path.stem, say=say, **options)
+        devices.save(profile, profile_path)
+        return Answer(f"{profile}\nprofile: {profile_path}", {"profile": str(profile_path), **profile.to_dict()})
 
     def _jobs(self, say: Callable[[str], None]) -> tuple[list[dict[str, Any]], int, list[Network]]:
         """Layers, bytes of weights, and whole networks."""
@@ -102,11 +102,11 @@ def _list() -> Answer:
     from reconvene.utils.tables import Cell, table
 
     rows: list[list[Cell]] = []
-    found, wrong = devices.profiles()
-    for path, profile in found:
+    profiles, wrong = devices.profiles()
+    for path, profile in profiles:
         threads = int(profile.runtime["threads"])
         runtime = f"{profile.runtime['name']} {profile.runtime['version']}"
-        facts: list[Cell] = [
+        cells: list[Cell] = [
             profile.name or path.stem,
             str(profile.device["processor"]),
             runtime,
@@ -114,7 +114,7 @@ def _list() -> Answer:
             profile.precision,
         ]
         weights = memory(profile.far_bytes).replace(NARROW, " ")
-        rows.append([*facts, weights, len(profile.layers), f"{profile.noise:.1%}", profile.date, path.name])
+        rows.append([*cells, weights, len(profile.layers), f"{profile.noise:.1%}", profile.date, path.name])
     header = ("device", "processor", "runtime", "threads", "precision", "weights", "layers", "noise", "date", "file")
     foot = [
         "weights: of models up to about so large",
@@ -127,5 +127,5 @@ def _list() -> Answer:
     )
     text = "\n".join([text, *wrong])
     keys = ("name", "device", "runtime", "precision", "noise", "date")
-    data = [{"file": str(path), **{key: getattr(profile, key) for key in keys}} for path, profile in found]
+    data = [{"file": str(path), **{key: getattr(profile, key) for key in keys}} for path, profile in profiles]
     return Answer(text, {"devices": data, "unreadable": wrong})

@@ -25,7 +25,7 @@ class Evaluate(DataOptions, Importing, Command):
         from reconvene.workflow.prune import REPORT
 
         dataset = self.dataset(artifact.manifest(self.directory).source.input_shape)
-        found = evaluate(
+        assessments = evaluate(
             self.directory,
             dataset,
             corruptions=self.corruptions,
@@ -35,8 +35,8 @@ class Evaluate(DataOptions, Importing, Command):
         )
         if (self.directory / REPORT).exists():
             report(self.directory)
-        variants = {name: assessment.to_dict() for name, assessment in found.items()}
+        variants = {name: assessment.to_dict() for name, assessment in assessments.items()}
         return Answer(
-            f"{compare_text(found)}\non {dataset}",
+            f"{compare_text(assessments)}\non {dataset}",
             {"artifact": str(self.directory), "dataset": str(dataset), "variants": variants},
         )

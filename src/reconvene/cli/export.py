@@ -67,7 +67,7 @@ class Export(LimitOptions, Importing, Command):
 
         shape = self.input or artifact.manifest(self.directory).source.input_shape
         dataset = None if self.data is None else load(self.data, input_shape=shape, progress=True)
-        found = export(
+        by_variant = export(
             self.directory,
             formats=formats,
             form=form,
@@ -79,7 +79,7 @@ class Export(LimitOptions, Importing, Command):
             allow_import=self.allow_import,
             steps=steps,
         )
-        return self._answer(found, dataset)
+        return self._answer(by_variant, dataset)
 
     def _form(self) -> Form:
         """How the files are written, as the pipeline takes it."""
@@ -95,20 +95,26 @@ class Export(LimitOptions, Importing, Command):
         axes = tuple(name for name in self.dynamic_axes.split(",") if name)
         return Form(self.precision, batch, axes, self.opset, self.task, self.tolerance)
 
-    def _answer(self, found: dict[str, list[Exported]], dataset: Dataset | None) -> Answer:
+    def _answer(self, by_variant: dict[str, list[Exported]], dataset: Dataset | None) -> Answer:
         """What was exported; with --bundle also write that."""
         from reconvene.workflow import bundle, training_warnings
 
-        text = [str(made) for exports in found.values() for made in exports]
-        rows = [{"variant": variant, **made.to_dict()} for variant, exports in found.items() for made in exports]
-        warnings = {name: text for name, text in training_warnings(self.directory).items() if name in found}
+        text = [str(exported) for exports in by_variant.values() for exported in exports]
+        rows = [
+            {"variant": variant, **exported.to_dict()}
+            for variant, exports in by_variant.items()
+            for exported in exports
+        ]
+        warnings = {name: text for name, text in training_warnings(self.directory).items() if name in by_variant}
         text += [f"warning: {name}: {doubt}: agreement with it says little" for name, doubt in warnings.items()]
         answer: dict[str, Any] = {"artifact": str(self.directory), "exports": rows, "warnings": warnings}
         if self.bundle is not None:
             from reconvene.cli.progress import steps
 
-            own = list(found.values())[-1]  # the artifact's own model comes after the dense one
-            made = bundle(self.directory, self.bundle, exports=own, dataset=dataset, seed=self.seed, steps=steps)
-            text.append(str(made))
-            answer["bundle"] = made.to_dict()
+            artifact_exports = list(by_variant.values())[-1]  # the artifact's own model comes after the dense one
+            bundled = bundle(
+                self.directory, self.bundle, exports=artifact_exports, dataset=dataset, seed=self.seed, steps=steps
+            )
+            text.append(str(bundled))
+            answer["bundle"] = bundled.to_dict()
         return Answer("\n".join(text), answer)

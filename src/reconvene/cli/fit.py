@@ -47,10 +47,10 @@ class Fit(LimitsOptions, DataOptions, CriterionOptions, ModelOptions, Command):
         if self.device != HERE:
             find(self.device)  # said before any model is built
         sources = [self.source(name, seed=self.seed) for name in names]
-        found = rank(
+        ranking = rank(
             sources,
             budget,
-            target=Target(**self.where),
+            target=Target(**self.target_options),
             round_to=self.round_to,
             criterion=self.criterion,
             evaluator=self.evaluator,
@@ -60,7 +60,7 @@ class Fit(LimitsOptions, DataOptions, CriterionOptions, ModelOptions, Command):
             allow_import=self.allow_import,
             say=say,
         )
-        if all(one.trouble for one in found.candidates):
-            say(str(found))
+        if all(candidate.trouble for candidate in ranking.candidates):
+            say(str(ranking))
             raise FleetError(f"none of {', '.join(names)} can be cut to {budget} for {self.device}")
-        return Answer(str(found), found.to_dict())
+        return Answer(str(ranking), ranking.to_dict())

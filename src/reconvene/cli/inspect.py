@@ -34,7 +34,7 @@ class Inspect(DataOptions, CriterionOptions, ModelOptions, Command):
         data = Samples(lambda: self.dataset(source.input_shape), seed=self.seed)
         by = f"{self.evaluator} of {self.criterion}" if self.criterion else self.evaluator
         with steps(f"finding groups and their sensitivity by {by}", False):
-            found = api.sensitivity(
+            sensitivities = api.sensitivity(
                 model,
                 inputs,
                 self.criterion,
@@ -45,5 +45,9 @@ class Inspect(DataOptions, CriterionOptions, ModelOptions, Command):
             )
         parameters = sum(parameter.numel() for parameter in model.parameters())
         head = f"{source.address}, input {'x'.join(map(str, source.input_shape))}, {parameters:,} parameters"
-        answer: dict[str, Any] = {"model": source.to_dict(), "parameters": parameters, "sensitivity": found.to_dict()}
-        return Answer(f"{head}\n{found}", answer)
+        answer: dict[str, Any] = {
+            "model": source.to_dict(),
+            "parameters": parameters,
+            "sensitivity": sensitivities.to_dict(),
+        }
+        return Answer(f"{head}\n{sensitivities}", answer)

@@ -11,8 +11,8 @@ from reconvene.cli import is_first
 
 
 @contextmanager
-def steps(what: str, own_bar: bool) -> Iterator[None]:
-    """Show that ``what`` is at work, and for how long, then leave a line that says it is done.
+def steps(description: str, own_bar: bool) -> Iterator[None]:
+    """Show that ``description`` is at work, and for how long, then leave a line that says it is done.
 
     On a terminal work shows a running clock; a step with a progress bar of its own is left to it.
     """
@@ -24,12 +24,12 @@ def steps(what: str, own_bar: bool) -> Iterator[None]:
     if console.is_terminal and is_first() and not own_bar:
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
         with Progress(*columns, console=console, transient=True) as progress:
-            progress.add_task(what, total=None)
+            progress.add_task(description, total=None)
             yield
     else:
         yield
     if is_first():
-        print(f"{what}: {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
+        print(f"{description}: {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
 
 
 def say(line: str) -> None:

@@ -34,7 +34,7 @@ class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
             source,
             self.output,
             budget=budget,
-            pruning=self.pruning(self.seed, **self.where),
+            pruning=self.pruning(self.seed, **self.target_options),
             data=lambda: self.dataset(source.input_shape),
             examples=examples,
             overwrite=self.overwrite,
@@ -49,7 +49,7 @@ class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
             for name in dense
         ]
         costs.append([f"training FLOPs, {plan.training_unit}", *plan.training_told])
-        facts = artifact.manifest(self.output).measurements["pruning"]
+        pruning = artifact.manifest(self.output).measurements["pruning"]
         text = [
             table(["group", "dense", "width", "loss", "why"], widths, title=f"{source.address} within {budget}"),
             "",
@@ -68,7 +68,7 @@ class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
             "costs": plan.costs,
             "limits": plan.limits,
             "training_flops": {"of": plan.training_unit, "examples": plan.examples, **plan.training_flops},
-            **facts,
+            **pruning,
             "timings": plan.timings,
         }
         return Answer("\n".join(text), data)

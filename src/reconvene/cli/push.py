@@ -41,7 +41,7 @@ class Push(Command):
         """Check, describe, upload."""
         from reconvene.artifact import push_to_hub
 
-        done = push_to_hub(
+        upload = push_to_hub(
             self.directory,
             self.repository,
             license=self.license,
@@ -51,4 +51,4 @@ class Push(Command):
             message=self.message,
             dry_run=self.dry_run,
         )
-        return Answer(str(done), done.to_dict())
+        return Answer(str(upload), upload.to_dict())

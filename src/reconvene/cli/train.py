@@ -40,8 +40,8 @@ class Train(TrainOptions, DataOptions, Importing, Command):
             config, epochs = self.quantised_recipe()
             result = train_quantised(self.directory, dataset, epochs=epochs, config=config, **options)
         else:
-            config, epochs, what = self.config(self.seed), self.rounds(), f"training {self.directory}"
-            result = train(self.directory, dataset, epochs=epochs, config=config, what=what, **options)
+            config, epochs, description = self.config(self.seed), self.rounds(), f"training {self.directory}"
+            result = train(self.directory, dataset, epochs=epochs, config=config, description=description, **options)
         return Answer(str(result), {"artifact": str(self.directory), **asdict(result)})
 
     def quantised_recipe(self) -> tuple[TrainConfig, int]:

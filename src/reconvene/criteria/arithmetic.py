@@ -128,9 +128,9 @@ def _filled(call: Call) -> Any:
     func, name, args, kwargs, in_place = call
     places = FILLED[name]
     values: list[Any] = list(args)
-    for place in places:
-        if place < len(values) and not is_live(values[place]):
-            values[place] = torch.zeros_like(values[place]) if isinstance(values[place], Tensor) else 0.0
+    for position in places:
+        if position < len(values) and not is_live(values[position]):
+            values[position] = torch.zeros_like(values[position]) if isinstance(values[position], Tensor) else 0.0
     named = {key: 0.0 if key == "value" and not is_live(value) else value for key, value in kwargs.items()}
     return _homogeneous((func, name, tuple(values), named, in_place))
 
@@ -138,10 +138,10 @@ def _filled(call: Call) -> Any:
 def _extreme(call: Call) -> Any:
     """The larger or smaller of two: of a live tensor and a constant the live one."""
     _, _, args, kwargs, in_place = call
-    other = args[1] if len(args) > 1 else kwargs.get("other")
-    if not isinstance(other, Tensor) or (is_live(args[0]) and is_live(other)) or not other.is_floating_point():
+    operand = args[1] if len(args) > 1 else kwargs.get("other")
+    if not isinstance(operand, Tensor) or (is_live(args[0]) and is_live(operand)) or not operand.is_floating_point():
         return _homogeneous(call)  # over a dimension, or of two live tensors
-    return _added((torch.add, "add", (args[0], other), {}, in_place))
+    return _added((torch.add, "add", (args[0], operand), {}, in_place))
 
 
 def _averaged(call: Call) -> Any:
@@ -195,8 +195,8 @@ def _interpolated(call: Call) -> Any:
 def _joined(call: Call) -> Any:
     """Parts side by side; constants among them by absolute value."""
     func, name, args, kwargs, in_place = call
-    parts, rest = absolute(args[:1] or (kwargs.pop("tensors"),)), args[1:]
-    return _homogeneous((func, name, (*parts, *rest), kwargs, in_place))
+    parts, remaining_args = absolute(args[:1] or (kwargs.pop("tensors"),)), args[1:]
+    return _homogeneous((func, name, (*parts, *remaining_args), kwargs, in_place))
 
 
 SUMS = frozenset({"add", "sub", "subtract", "rsub"})
@@ -205,7 +205,7 @@ FUNCTIONS_OF_ONE_NUMBER = (
     | {"sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "sinc", "arctan"}
     | {"clamp", "clip", "clamp_min", "clamp_max", "floor", "ceil", "round", "trunc", "fix", "frac", "fmod", "remainder"}
     | {"neg", "negative", "sign", "sgn", "hardshrink", "softshrink", "tanhshrink", "threshold", "prelu", "rrelu"}
-    | {f"fft_{kind}fft{dims}" for kind in ("", "i") for dims in ("", "2", "n")}
+    | {f"fft_{prefix}fft{dims}" for prefix in ("", "i") for dims in ("", "2", "n")}
 )
 FILLED = {"where": (1, 2), "masked_fill": (2,), "setitem": (2,), "index_fill": (3,), "pad": (3,), "fill_diagonal": (1,)}
 SUMS_OF_PRODUCTS: dict[str, Callable[..., Any]] = {
@@ -216,8 +216,8 @@ SUMS_OF_PRODUCTS: dict[str, Callable[..., Any]] = {
     "addcdiv": torch.div,
     "lerp": torch.mul,
 }
-CREATIONS = frozenset({f"{kind}_like" for kind in ("zeros", "ones", "empty", "full", "rand", "randn")}) | {
-    f"new_{kind}" for kind in ("zeros", "ones", "empty", "full")
+CREATIONS = frozenset({f"{content}_like" for content in ("zeros", "ones", "empty", "full", "rand", "randn")}) | {
+    f"new_{content}" for content in ("zeros", "ones", "empty", "full")
 }
 OPERATORS = frozenset({"add", "sub", "mul", "matmul", "truediv", "floordiv", "pow", "div", "mod"})
 RULES: dict[str, Callable[[Call], Any]] = {

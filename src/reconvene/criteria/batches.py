@@ -60,5 +60,5 @@ class Batches:
         return f"{self._name} ({counts})" if self._name else counts
 
 
-def _plural(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"
+def _plural(count: int, singular: str, plural: str) -> str:
+    return f"{count} {singular if count == 1 else plural}"

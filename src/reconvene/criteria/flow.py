@@ -92,18 +92,18 @@ class Flow:
         leaves = self.layout.views(self._double.copy_(self._flat))
         starts = np.cumsum([0, *self.layout.sizes])
         owners = np.searchsorted(starts, places, side="right") - 1
-        wanted = [self.layout.names[owner] for owner in np.unique(owners)]
+        names = [self.layout.names[owner] for owner in np.unique(owners)]
         with untouched(self.model):
-            leaves |= {name: leaves[name].detach().requires_grad_() for name in wanted}
+            leaves |= {name: leaves[name].detach().requires_grad_() for name in names}
             total, _ = self._total(leaves)
-            gradients = torch.autograd.grad(total, [leaves[name] for name in wanted], allow_unused=True)
-        found = np.zeros(places.size)
+            gradients = torch.autograd.grad(total, [leaves[name] for name in names], allow_unused=True)
+        scores = np.zeros(places.size)
         for owner, gradient in zip(np.unique(owners), gradients, strict=True):
             if gradient is not None:
-                here = torch.from_numpy(places[owners == owner])
-                local = gradient.movedim(1, -1).reshape(-1)[(here - starts[owner]).to(self._device)]
-                found[owners == owner] = (local.cpu() * self._double[here.to(self._device)].cpu()).abs().numpy()
-        return found
+                positions = torch.from_numpy(places[owners == owner])
+                local = gradient.movedim(1, -1).reshape(-1)[(positions - starts[owner]).to(self._device)]
+                scores[owners == owner] = (local.cpu() * self._double[positions.to(self._device)].cpu()).abs().numpy()
+        return scores
 
     def log2_total(self, masks: Mapping[str, Tensor] | None = None) -> float:
         """``log2`` of R with weights multiplied by masks that broadcast to them; minus infinity if nothing flows."""
@@ -120,11 +120,11 @@ class Flow:
         self._pristine, self._scores = self._flat.clone(), torch.empty_like(self._flat)
         self._alive: Tensor | None = None
         self._views = self.layout.views(self._flat)
-        self._rest: dict[str, Tensor] = {}
+        self._unscored: dict[str, Tensor] = {}
         for name, value in [*parameters.items(), *self.model.named_buffers()]:
             if name not in self._views:
                 value = value.detach().float() if value.is_floating_point() else value.detach()
-                self._rest[name] = torch.zeros_like(value) if is_bias(name) else value.clone()
+                self._unscored[name] = torch.zeros_like(value) if is_bias(name) else value.clone()
 
     def _mask(self, alive: Tensor | None) -> None:
         """Set the weights outside the mask to zero, in place; anew from the dense network if some come back."""
@@ -147,9 +147,11 @@ class Flow:
         power = max(exponent(output) for output in outputs)
         total = torch.stack([aligned(output, power).abs().sum() for output in outputs]).sum()
         if not float(total.detach()) < math.inf:
-            where = broken_layer(self.model, lambda: self._run(self._views), lambda tensor: not tensor.isfinite().all())
+            layer_note = broken_layer(
+                self.model, lambda: self._run(self._views), lambda tensor: not tensor.isfinite().all()
+            )
             raise CriterionError(
-                f"the sum of outputs under absolute weights is {float(total)}{where}: there is no flow to share "
+                f"the sum of outputs under absolute weights is {float(total)}{layer_note}: there is no flow to share "
                 f"out.{OTHERS}"
             )
         return total, power
@@ -160,14 +162,16 @@ class Flow:
         args, kwargs = arguments(signal(inputs))
         ordered = {name: leaf if self._channels_last else leaf.contiguous() for name, leaf in leaves.items()}
         weights = {name: positive(leaf) for name, leaf in ordered.items()}
-        rest = {name: value.to(dtype) if value.is_floating_point() else value for name, value in self._rest.items()}
+        unscored = {
+            name: value.to(dtype) if value.is_floating_point() else value for name, value in self._unscored.items()
+        }
         try:
             with mode or Linear():
-                return call_with(self.model, {**rest, **weights}, args, kwargs)
+                return call_with(self.model, {**unscored, **weights}, args, kwargs)
         except REFUSALS as error:
-            where = refusing_layer(error, self.model)
+            layer_note = refusing_layer(error, self.model)
             raise CriterionError(
-                f"the model does not run on ones of {describe(self._inputs)}{where}: {error}.{OTHERS}"
+                f"the model does not run on ones of {describe(self._inputs)}{layer_note}: {error}.{OTHERS}"
             ) from error
 
     def _extents(self, inputs: Any) -> list[tuple[int, int]] | None:
@@ -193,9 +197,9 @@ class Flow:
         if not self.evened or not self._flows():
             silent = [name for name, view in self._views.items() if not view.any()]
             hint = f" These parameters are all zero: {', '.join(silent)}. Initialize them first." if silent else ""
-            where = broken_layer(self.model, lambda: self._run(self._views), lambda tensor: not tensor.any())
+            layer_note = broken_layer(self.model, lambda: self._run(self._views), lambda tensor: not tensor.any())
             raise CriterionError(
-                f"no signal reaches the output of the network under absolute weights{where}.{hint}{OTHERS}"
+                f"no signal reaches the output of the network under absolute weights{layer_note}.{hint}{OTHERS}"
             )
 
     def _flows(self) -> bool:

@@ -48,20 +48,32 @@ class Gradients:
     def first(self, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
         """``sum over batches of dL/dw``."""
         with untouched(self.subject.model, seed=self.subject.seed):
-            rest = self._rest(leaves)
-            return self._sum(leaves, (self._gradient(leaves, rest, batch, at) for at, batch in enumerate(self.batches)))
+            unscored = self._unscored_state(leaves)
+            return self._sum(
+                leaves,
+                (
+                    self._gradient(leaves, unscored, batch, batch_index)
+                    for batch_index, batch in enumerate(self.batches)
+                ),
+            )
 
     def second(self, leaves: dict[str, Tensor], gradient: dict[str, Tensor]) -> dict[str, Tensor]:
         """``H g``: the Hessian of the same sum of losses times a fixed vector, one batch at a time."""
         with untouched(self.subject.model, seed=self.subject.seed):
-            rest = self._rest(leaves)
+            unscored = self._unscored_state(leaves)
             return self._sum(
-                leaves, (self._hessian(leaves, rest, gradient, batch, at) for at, batch in enumerate(self.batches))
+                leaves,
+                (
+                    self._hessian(leaves, unscored, gradient, batch, batch_index)
+                    for batch_index, batch in enumerate(self.batches)
+                ),
             )
 
-    def _sum(self, leaves: dict[str, Tensor], found: Iterator[tuple[Tensor | None, ...]]) -> dict[str, Tensor]:
+    def _sum(
+        self, leaves: dict[str, Tensor], batch_gradients: Iterator[tuple[Tensor | None, ...]]
+    ) -> dict[str, Tensor]:
         sums = {name: torch.zeros_like(leaf, requires_grad=False) for name, leaf in leaves.items()}
-        for gradients in found:
+        for gradients in batch_gradients:
             for total, gradient in zip(sums.values(), gradients, strict=True):
                 if gradient is not None:
                     total.add_(gradient)
@@ -73,21 +85,21 @@ class Gradients:
         return sums
 
     def _gradient(
-        self, leaves: dict[str, Tensor], rest: dict[str, Tensor], batch: tuple[Any, Any], at: int
+        self, leaves: dict[str, Tensor], unscored: dict[str, Tensor], batch: tuple[Any, Any], batch_index: int
     ) -> tuple[Tensor | None, ...]:
-        with self._explained(at):
-            return torch.autograd.grad(self._loss(leaves, rest, batch), list(leaves.values()), allow_unused=True)
+        with self._explained(batch_index):
+            return torch.autograd.grad(self._loss(leaves, unscored, batch), list(leaves.values()), allow_unused=True)
 
     def _hessian(
         self,
         leaves: dict[str, Tensor],
-        rest: dict[str, Tensor],
+        unscored: dict[str, Tensor],
         vector: dict[str, Tensor],
         batch: tuple[Any, Any],
-        at: int,
+        batch_index: int,
     ) -> tuple[Tensor | None, ...]:
-        with self._explained(at):
-            loss, inputs = self._loss(leaves, rest, batch), list(leaves.values())
+        with self._explained(batch_index):
+            loss, inputs = self._loss(leaves, unscored, batch), list(leaves.values())
             gradients = torch.autograd.grad(loss, inputs, create_graph=True, allow_unused=True)
             terms = [
                 (gradient * vector[name]).sum()
@@ -98,8 +110,8 @@ class Gradients:
                 return (None,) * len(inputs)
             return torch.autograd.grad(torch.stack(terms).sum(), inputs, allow_unused=True)
 
-    def _loss(self, leaves: dict[str, Tensor], rest: dict[str, Tensor], batch: tuple[Any, Any]) -> Tensor:
-        output = self._forward({**rest, **leaves}, batch[0])
+    def _loss(self, leaves: dict[str, Tensor], unscored: dict[str, Tensor], batch: tuple[Any, Any]) -> Tensor:
+        output = self._forward({**unscored, **leaves}, batch[0])
         if self.subject.loss is not None:
             return self.subject.loss(output, batch[1])
         if not isinstance(output, Tensor):
@@ -113,30 +125,32 @@ class Gradients:
         args, kwargs = arguments(inputs)
         return call_with(self.subject.model, tensors, args, kwargs)
 
-    def _rest(self, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Everything but the weights, copied, with the norm statistics of the masked network on this data."""
+    def _unscored_state(self, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Copies of all unscored parameters and buffers, with norm statistics of the masked network on this data."""
         model = self.subject.model
         state = [*model.named_parameters(), *model.named_buffers()]
-        rest = {name: value.detach().clone() for name, value in state if name not in leaves}
+        unscored = {name: value.detach().clone() for name, value in state if name not in leaves}
         norms = {n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm) and _tracks(m)}
         if not norms:
-            return rest
+            return unscored
         for name in norms:
-            rest[f"{name}.running_mean".lstrip(".")].zero_()
-            rest[f"{name}.running_var".lstrip(".")].fill_(1.0)
-            rest[f"{name}.num_batches_tracked".lstrip(".")].zero_()
+            unscored[f"{name}.running_mean".lstrip(".")].zero_()
+            unscored[f"{name}.running_var".lstrip(".")].fill_(1.0)
+            unscored[f"{name}.num_batches_tracked".lstrip(".")].zero_()
         with torch.no_grad(), _averaging(list(norms.values())):
-            for at, (inputs, _) in enumerate(self.batches):
-                with self._explained(at):
-                    self._forward({**rest, **leaves}, inputs)
-        return rest
+            for batch_index, (inputs, _) in enumerate(self.batches):
+                with self._explained(batch_index):
+                    self._forward({**unscored, **leaves}, inputs)
+        return unscored
 
     @contextmanager
-    def _explained(self, at: int) -> Iterator[None]:
+    def _explained(self, batch_index: int) -> Iterator[None]:
         try:
             yield
         except REFUSALS as error:
-            raise CriterionError(f"criterion {self.criterion!r}: batch {at} of the data failed: {error}") from error
+            raise CriterionError(
+                f"criterion {self.criterion!r}: batch {batch_index} of the data failed: {error}"
+            ) from error
 
 
 def _tracks(norm: _BatchNorm) -> bool:

@@ -51,15 +51,15 @@ LAYERWISE: dict[str, Callable[[Sequence[torch.Size], float], NDArray[np.float64]
 }
 
 
-def keep_by_layer(scores: Tensor, layout: Layout, density: float, how: str, *, alive: Tensor | None) -> Tensor:
-    """Mask ``[N]`` of the largest scores of each layer, as many as ``LAYERWISE[how]`` gives it; exact in total.
+def keep_by_layer(scores: Tensor, layout: Layout, density: float, rule: str, *, alive: Tensor | None) -> Tensor:
+    """Mask ``[N]`` of the largest scores of each layer, as many as ``LAYERWISE[rule]`` gives it; exact in total.
 
     A layer whose share rounds to nothing keeps one weight, which the layer that keeps most gives up.
     """
-    if how not in LAYERWISE:
-        raise UnknownNameError("layer-wise density", how, LAYERWISE)
+    if rule not in LAYERWISE:
+        raise UnknownNameError("layer-wise density", rule, LAYERWISE)
     room = layout.sizes if alive is None else [int(view.sum()) for view in layout.views(alive).values()]
-    counts = _whole(LAYERWISE[how](layout.shapes, density) * layout.sizes, room, kept(density, layout.total))
+    counts = _rounded_counts(LAYERWISE[rule](layout.shapes, density) * layout.sizes, room, kept(density, layout.total))
     living = [None] * len(room) if alive is None else list(torch.split(alive, layout.sizes))
     pieces = [
         keep_largest(piece, count, alive=live) if count else torch.zeros(piece.numel(), dtype=torch.bool)
@@ -81,7 +81,7 @@ def _filled(wish: NDArray[np.float64], shapes: Sequence[torch.Size], density: fl
         full |= densities > 1.0
 
 
-def _whole(ideal: NDArray[np.float64], room: Sequence[int], total: int) -> list[int]:
+def _rounded_counts(ideal: NDArray[np.float64], room: Sequence[int], total: int) -> list[int]:
     """Whole numbers near ``ideal``, none above ``room``, that add up to ``total``: largest remainders first."""
     counts = np.minimum(np.floor(ideal).astype(np.int64), room)
     order = np.argsort(np.floor(ideal) - ideal, kind="stable")

@@ -77,7 +77,13 @@ def _identity(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _picked(
-    input: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0, *rest: Any, **others: Any
+    input: Tensor,
+    weight: Tensor,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    *trailing_args: Any,
+    **others: Any,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a convolution; one by one with strides becomes one without, of the pixels it looks at.
 
@@ -90,14 +96,14 @@ def _picked(
         seen: tuple[Any, ...] = (..., *(slice(None, None, step) for step in steps))
         input = marked_like(input[seen], input)
         stride = 1
-    return (input, weight, bias, stride, padding, *rest), others
+    return (input, weight, bias, stride, padding, *trailing_args), others
 
 
 def _relu(input: Tensor, inplace: bool = False) -> Tensor:
-    """In place as asked, except on what another one made: norms between the two are the identity here."""
-    made: Tensor = evaluate(F.relu, "relu", (input,), {"inplace": inplace and not hasattr(input, RECTIFIED)})
-    setattr(made, RECTIFIED, True)
-    return made
+    """In place on request, except on the output of another ReLU: norms between the two are the identity here."""
+    activation: Tensor = evaluate(F.relu, "relu", (input,), {"inplace": inplace and not hasattr(input, RECTIFIED)})
+    setattr(activation, RECTIFIED, True)
+    return activation
 
 
 def _gate(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -42,20 +42,23 @@ def smallest(example_inputs: Any, extents: Callable[[Any], list[tuple[int, int]]
     (per dimension), or returns None where the model refuses the input. A smaller input is taken only when every kernel
     that the given one filled is still filled, so that no weight loses its signal; all images keep their aspect.
     """
-    given = extents(example_inputs)
+    original_extents = extents(example_inputs)
     single = _changed(example_inputs, None)
-    base = single if given is not None and extents(single) == given else example_inputs
-    if given is None or not spatial:
+    base = single if original_extents is not None and extents(single) == original_extents else example_inputs
+    if original_extents is None or not spatial:
         return base
     for side in SIDES:
         candidate = _changed(base, side)
         if candidate is None:
             continue
-        found = extents(candidate)
+        candidate_extents = extents(candidate)
         if (
-            found is not None
-            and len(found) == len(given)
-            and all(size >= min(reach, original) for (size, reach), (original, _) in zip(found, given, strict=True))
+            candidate_extents is not None
+            and len(candidate_extents) == len(original_extents)
+            and all(
+                size >= min(reach, original)
+                for (size, reach), (original, _) in zip(candidate_extents, original_extents, strict=True)
+            )
         ):
             return candidate
     return base

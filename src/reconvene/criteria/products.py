@@ -19,8 +19,8 @@ from reconvene.criteria.scaled_tensor import (
     is_positive,
     is_signal,
     marked_like,
+    normalise,
     scale,
-    settle,
 )
 
 Call = tuple[Callable[..., Any], str, tuple[Any, ...], dict[str, Any], bool]
@@ -40,19 +40,19 @@ def product(call: Call) -> Any:
 
 
 def _shared_product(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], power: int) -> Tensor:
-    """A product whose flow is shared evenly among what it is made of."""
+    """A product whose flow is shared evenly among its factors."""
     degree = sum(is_signal(factor) for factor in floating(args))
     if degree > 1:
-        return settle(_mean(func(*args, **kwargs), power, degree))
-    tensors = [(place, factor) for place, factor in enumerate(args) if isinstance(factor, Tensor)]
-    sharing = [place for place, factor in tensors if is_made_of_input(factor) and factor.requires_grad]
+        return normalise(_mean(func(*args, **kwargs), power, degree))
+    tensors = [(position, factor) for position, factor in enumerate(args) if isinstance(factor, Tensor)]
+    sharing = [position for position, factor in tensors if is_made_of_input(factor) and factor.requires_grad]
     if len(sharing) != 2:
-        return settle(attach(func(*args, **kwargs), power))
+        return normalise(attach(func(*args, **kwargs), power))
     halves = []  # a gate and what it gates get half of the gradient each: what flows in flows out, once
     for still in sharing:
-        fixed = [factor.detach() if place == still else factor for place, factor in enumerate(args)]
+        fixed = [factor.detach() if position == still else factor for position, factor in enumerate(args)]
         halves.append(func(*fixed, **kwargs) * 0.5)
-    return settle(attach(halves[0] + halves[1], power))
+    return normalise(attach(halves[0] + halves[1], power))
 
 
 def _mean(product: Tensor, power: int, degree: int) -> Tensor:
@@ -61,9 +61,9 @@ def _mean(product: Tensor, power: int, degree: int) -> Tensor:
     A product would square the signal in every block that multiplies two (linear attention), so that whatever reaches
     the output past such blocks were lost beside it. The flow is shared evenly, as in the product.
     """
-    whole = product * scale(power % degree)
-    positive = whole > 0
-    root: Tensor = torch.where(positive, torch.where(positive, whole, 1.0) ** (1 / degree), 0.0)
+    scaled = product * scale(power % degree)
+    positive = scaled > 0
+    root: Tensor = torch.where(positive, torch.where(positive, scaled, 1.0) ** (1 / degree), 0.0)
     mean: Tensor = attach(root, power // degree)
     return mean
 
@@ -77,7 +77,7 @@ def layer_product(call: Call) -> Any:
         value if is_signal(value) or is_positive(value) else marked_like(value.abs(), value) for value in values[:2]
     ]
     power = sum(exponent(operand) for operand in floating((values, named)))
-    return settle(attach(func(*values, **named), power))
+    return normalise(attach(func(*values, **named), power))
 
 
 def quotient(call: Call) -> Any:
@@ -123,7 +123,7 @@ def absolute(values: Any) -> Any:
     return abs(values) if isinstance(values, (int, float)) and not isinstance(values, bool) else values
 
 
-WEIGHTED = frozenset(f"{kind}{dims}d" for kind in ("conv", "conv_transpose") for dims in (1, 2, 3)) | {"linear"}
+WEIGHTED = frozenset(f"{layer}{dims}d" for layer in ("conv", "conv_transpose") for dims in (1, 2, 3)) | {"linear"}
 PRODUCTS = frozenset({"mul", "multiply", "matmul", "bmm", "mm", "mv", "dot", "vdot", "inner", "outer", "ger"}) | {
     "einsum",
     "tensordot",

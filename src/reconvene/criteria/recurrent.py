@@ -20,7 +20,7 @@ from reconvene.criteria.scaled_tensor import marked_like
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
 
-def _layer(kind: str) -> Callable[..., Any]:
+def _layer(cell: str) -> Callable[..., Any]:
     """The counterpart of ``torch._VF.lstm`` and its like, for padded and for packed input."""
 
     def run(data: Tensor, *args: Any) -> Any:
@@ -34,7 +34,7 @@ def _layer(kind: str) -> Callable[..., Any]:
             sides = []
             for side in range(directions):
                 start = (layer * directions + side) * each
-                sides.append(_steps(output, weights[start : start + each], kind, has_biases))
+                sides.append(_steps(output, weights[start : start + each], cell, has_biases))
             finals += sides
             output = evaluate(torch.cat, "cat", (sides, -1), {}) if both_ways else sides[0]
         return output, *_final_states(finals, state)
@@ -42,21 +42,21 @@ def _layer(kind: str) -> Callable[..., Any]:
     return run
 
 
-def _steps(rows: Tensor, weights: Sequence[Tensor], kind: str, has_biases: bool) -> Tensor:
+def _steps(rows: Tensor, weights: Sequence[Tensor], cell: str, has_biases: bool) -> Tensor:
     """Two steps of one layer on rows ``[..., features]``."""
     inner, between = weights[0], weights[1]
     project = weights[-1] if len(weights) == (5 if has_biases else 3) else None
-    first = _candidate(_linear(rows, inner), kind)
+    first = _candidate(_linear(rows, inner), cell)
     first = first if project is None else _linear(first, project)
-    second = _candidate(_linear(first, between), kind)
+    second = _candidate(_linear(first, between), cell)
     second = second if project is None else _linear(second, project)
     total: Tensor = evaluate(torch.add, "add", (first, second), {})
     return total
 
 
-def _candidate(gates: Tensor, kind: str) -> Tensor:
-    """The mean of what the gates and the candidate are made of: open gates pass the flow of their own weights on."""
-    parts = gates.reshape(*gates.shape[:-1], GATES[kind], -1)
+def _candidate(gates: Tensor, cell: str) -> Tensor:
+    """The mean of the inputs of the gates and the candidate: open gates pass the flow of their own weights on."""
+    parts = gates.reshape(*gates.shape[:-1], GATES[cell], -1)
     mean: Tensor = marked_like(parts.mean(-2), gates)
     return mean
 
@@ -68,13 +68,13 @@ def _linear(rows: Tensor, weight: Tensor) -> Tensor:
 
 def _final_states(finals: list[Tensor], state: Any) -> list[Tensor]:
     """One state per layer and direction in the shape of the first states: the mean over rows."""
-    given = list(state) if isinstance(state, (tuple, list)) else [state]
+    initial_states = list(state) if isinstance(state, (tuple, list)) else [state]
     stacked = []
-    for shape in (tensor.shape for tensor in given):
+    for shape in (tensor.shape for tensor in initial_states):
         rows = [marked_like(final.flatten(0, -2).mean(0)[: shape[-1]], final) for final in finals]
         rows = [marked_like(F.pad(row, (0, shape[-1] - row.shape[-1])).expand(shape[1:]), row) for row in rows]
         stacked.append(evaluate(torch.stack, "stack", (rows,), {}))
     return stacked
 
 
-RECURRENT: dict[Callable[..., Any], Callable[..., Any]] = {getattr(torch, kind): _layer(kind) for kind in GATES}
+RECURRENT: dict[Callable[..., Any], Callable[..., Any]] = {getattr(torch, cell): _layer(cell) for cell in GATES}

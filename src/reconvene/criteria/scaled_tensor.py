@@ -112,8 +112,8 @@ def marked_like(result: Any, source: Tensor) -> Any:
     return live(result) if is_live(source) else result
 
 
-def settle(tensor: Tensor) -> Tensor:
-    """The same number, positive, with its largest value near one if it has left the comfortable range."""
+def normalise(tensor: Tensor) -> Tensor:
+    """The same value, positive, rescaled to a largest number near one if it has left the comfortable range."""
     if torch._C._functorch.is_functorch_wrapped_tensor(tensor) or not tensor.numel():  # values of it cannot be read
         return tensor
     low, high = (float(extreme) for extreme in torch.aminmax(tensor.detach()))

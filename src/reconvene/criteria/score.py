@@ -120,7 +120,7 @@ class _Path:
         shares = np.array([layout.sizes, *self.kept], dtype=np.float64) / np.array(layout.sizes, dtype=np.float64)
         step = math.ceil(len(self.levels) / MOST_LEVELS)
         chosen = sorted({0, len(self.levels) - 1, *range(0, len(self.levels), step)})
-        return np.array(self.levels)[chosen], {name: shares[chosen, at] for at, name in enumerate(layout.names)}
+        return np.array(self.levels)[chosen], {name: shares[chosen, index] for index, name in enumerate(layout.names)}
 
 
 def _dense(scorer: Scorer) -> Tensor:

@@ -43,8 +43,8 @@ def objective(subject: Subject) -> Objective:
     dense = flow.log2_total()
 
     def share(masks: Mapping[str, Tensor] | None) -> float:
-        known = {name: mask for name, mask in (masks or {}).items() if name in flow.layout.names}
-        return float(2.0 ** (flow.log2_total(known) - dense))
+        scored_masks = {name: mask for name, mask in (masks or {}).items() if name in flow.layout.names}
+        return float(2.0 ** (flow.log2_total(scored_masks) - dense))
 
     return share
 

@@ -104,7 +104,7 @@ def _bracket(sample: NDArray[np.floating], rank: float) -> tuple[float, float]:
     margin = BAND_SIGMAS * math.sqrt(max(1.0, rank)) + 8
     below = sample.size - 1 - math.ceil(rank + margin)
     above = max(0, sample.size - 1 - math.floor(rank - margin))
-    inside = [place for place in (below, above) if 0 <= place < sample.size]
+    inside = [index for index in (below, above) if 0 <= index < sample.size]
     ordered = np.partition(sample, inside) if inside else sample
     return (
         float(ordered[below]) if below >= 0 else -math.inf,
@@ -122,15 +122,15 @@ def _around(
     if low == -math.inf and high <= 0:
         return None
     mask = np.empty(values.size, dtype=np.bool_)
-    above, found = 0, []
+    above, candidates = 0, []
     for start in range(0, values.size, PIECE):
         piece, over = values[start : start + PIECE], mask[start : start + PIECE]
         np.greater(piece, high, out=over)
         above += int(np.count_nonzero(over))
         band = piece > 0 if low == -math.inf else piece >= low
         band ^= over
-        found.append(np.flatnonzero(band) + start)
-    places = np.concatenate(found)
+        candidates.append(np.flatnonzero(band) + start)
+    places = np.concatenate(candidates)
     if not above < keep <= above + places.size:
         return None
     mask[_best(values[places], places, keep - above, exact)] = True

@@ -51,7 +51,7 @@ class Layout:
 
         Raises ``CriterionError`` if there is nothing to score, a parameter has no shape yet, or one is not finite.
         """
-        found = weights(model)
+        scored = weights(model)
         for name, parameter in model.named_parameters():
             if is_lazy(parameter):
                 raise CriterionError(
@@ -61,11 +61,11 @@ class Layout:
                 raise CriterionError(
                     f"parameter {name!r} holds NaN or infinite values, so no score would mean anything."
                 )
-        if not sum(parameter.numel() for parameter in found.values()):
+        if not sum(parameter.numel() for parameter in scored.values()):
             raise CriterionError(
                 f"nothing to score: {type(model).__name__} has no floating parameter with two dimensions or more."
             )
-        return cls(tuple(found), tuple(parameter.shape for parameter in found.values()))
+        return cls(tuple(scored), tuple(parameter.shape for parameter in scored.values()))
 
     @property
     def sizes(self) -> list[int]:

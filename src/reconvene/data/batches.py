@@ -40,9 +40,11 @@ def train_batches(
     shift = torch.from_numpy(rng.integers(0, 2 * augmentation.pad + 1, size=(2, n))).to(device)
     flip = torch.from_numpy(rng.random(n) < 0.5 if augmentation.flip else np.zeros(n, dtype=bool)).to(device)
     for step in range(start, n // batch_size):
-        at = slice(step * batch_size + batch_size * rank // world, step * batch_size + batch_size * (rank + 1) // world)
-        chosen = order[at]
-        pixels = crop(images[chosen], augmentation.pad, shift[0, at], shift[1, at], flip[at])
+        part = slice(
+            step * batch_size + batch_size * rank // world, step * batch_size + batch_size * (rank + 1) // world
+        )
+        chosen = order[part]
+        pixels = crop(images[chosen], augmentation.pad, shift[0, part], shift[1, part], flip[part])
         yield dataset.normalise(pixels), labels[chosen]
 
 
@@ -58,9 +60,9 @@ def test_batches(
     split = dataset.test if split is None else split
     rank, world = shard
     first, last = len(split) * rank // world, len(split) * (rank + 1) // world
-    for at in range(first, last, batch_size):
-        stop = min(at + batch_size, last)
-        yield dataset.normalise(split.images[at:stop].to(device)), split.labels[at:stop].to(device)
+    for begin in range(first, last, batch_size):
+        stop = min(begin + batch_size, last)
+        yield dataset.normalise(split.images[begin:stop].to(device)), split.labels[begin:stop].to(device)
 
 
 def crop(images: Tensor, pad: int, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:

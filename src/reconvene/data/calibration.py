@@ -47,9 +47,9 @@ def calibration(dataset: Dataset, n: int | None = None, *, seed: int = 0, batch_
         )
     rng = np.random.Generator(np.random.PCG64(seed))
     labels = dataset.train.labels.numpy()
-    wanted = [n // count + (c < n % count) for c in range(count)]
+    class_counts = [n // count + (c < n % count) for c in range(count)]
     picks, turns = [], []
-    for c, size in enumerate(wanted):
+    for c, size in enumerate(class_counts):
         rows = np.flatnonzero(labels == c)
         if len(rows) < size:
             raise DataError(

@@ -61,8 +61,8 @@ def _noise(images: Tensor, level: int, stream: tuple[int, ...]) -> Tensor:
 def _blur(images: Tensor, level: int, stream: tuple[int, ...]) -> Tensor:
     sigma = WIDTHS[level] * images.shape[2] / 32
     reach = min(max(1, round(3 * sigma)), min(images.shape[2:]) - 1)
-    at = torch.arange(-reach, reach + 1, dtype=torch.float32)
-    kernel = torch.exp(-(at**2) / (2 * sigma**2))
+    offsets = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
     kernel /= kernel.sum()
     channels = images.shape[1]
     padded = F.pad(images.float(), (reach, reach, reach, reach), mode="reflect")

@@ -97,9 +97,9 @@ class Dataset:
                 f"Try: build the model with num_classes={len(self.classes)}."
             )
         if input_shape is not None and tuple(input_shape) != self.shape:
-            found, asked = ("x".join(map(str, shape)) for shape in (self.shape, input_shape))
+            loaded, required = ("x".join(map(str, shape)) for shape in (self.shape, input_shape))
             raise DataError(
-                f"the model takes {asked} but {self.name} was loaded as {found}. Try: load(..., input_shape=...)."
+                f"the model takes {required} but {self.name} was loaded as {loaded}. Try: load(..., input_shape=...)."
             )
 
 

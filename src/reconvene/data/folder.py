@@ -44,9 +44,9 @@ def _rows(root: Path, classes: tuple[str, ...], *, partly: bool = False) -> Rows
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(path for path in (root / name).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        if not found and not partly:
+        images = sorted(path for path in (root / name).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        if not images and not partly:
             raise DataError(f"class folder {root / name} holds no images (looked for {', '.join(sorted(SUFFIXES))}).")
-        paths += found
-        labels += [label] * len(found)
+        paths += images
+        labels += [label] * len(images)
     return Rows(np.array(labels, dtype=np.int64), lambda i: image.open(paths[i]), lambda i: str(paths[i]))

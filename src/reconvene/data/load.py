@@ -50,23 +50,23 @@ def load(
     """
     _check_limit(limit)
     if input_shape is not None and (len(input_shape) != 3 or input_shape[0] not in (1, 3) or min(input_shape) < 1):
-        wanted = "x".join(map(str, input_shape))
-        raise DataError(f"image data can become 1xHxW (grey) or 3xHxW (RGB), not {wanted}.")
+        requested_shape = "x".join(map(str, input_shape))
+        raise DataError(f"image data can become 1xHxW (grey) or 3xHxW (RGB), not {requested_shape}.")
     source = _find(spec, image_column=image_column, label_column=label_column)
     note = ""
     train, test = source.train, source.test
     if test is None:
-        held = stratified(train.labels, round(HELD_OUT * len(train)), seed=split_seed)
-        rest = np.setdiff1d(np.arange(len(train)), held)
-        train, test = train.take(rest), train.take(held)
+        test_rows = stratified(train.labels, round(HELD_OUT * len(train)), seed=split_seed)
+        train_rows = np.setdiff1d(np.arange(len(train)), test_rows)
+        train, test = train.take(train_rows), train.take(test_rows)
         note = f"test held out with split seed {split_seed}"
     train, test = (_limited(rows, limit, split_seed) for rows in (train, test))
     for split, rows in (("training", train), ("test", test)):
         if not len(rows):
             raise DataError(f"{source.name} has no {split} images.")
-    asked = source.shape if input_shape is None else (input_shape[0], input_shape[1], input_shape[2])
-    shape = _own_shape(train) if asked is None else asked
-    fit = asked is not None
+    target_shape = source.shape if input_shape is None else (input_shape[0], input_shape[1], input_shape[2])
+    shape = _own_shape(train) if target_shape is None else target_shape
+    fit = target_shape is not None
     splits = [_decode(rows, shape, source.name, fit=fit, progress=progress) for rows in (train, test)]
     mean, std = statistics(splits[0].images)
     return Dataset(
@@ -140,9 +140,9 @@ def _open(rows: Rows, i: int) -> Image:
         picture = rows.open(i)
         picture.load()
     except (OSError, SyntaxError, ValueError, unidentified) as error:
-        raise DataError(f"broken image at {rows.where(i)}: {error}") from error
+        raise DataError(f"broken image at {rows.locate(i)}: {error}") from error
     if picture.mode not in MODES:
-        raise DataError(f"{rows.where(i)} is an image of mode {picture.mode}; known modes: {', '.join(MODES)}.")
+        raise DataError(f"{rows.locate(i)} is an image of mode {picture.mode}; known modes: {', '.join(MODES)}.")
     return picture
 
 
@@ -156,7 +156,7 @@ def _decode(rows: Rows, shape: tuple[int, int, int], name: str, *, fit: bool, pr
             if not fit:
                 raise DataError(
                     f"images differ in size: the first is {height}x{width}, "
-                    f"{rows.where(i)} is {picture.height}x{picture.width}. "
+                    f"{rows.locate(i)} is {picture.height}x{picture.width}. "
                     f"Try: input_shape=({channels}, {height}, {width})."
                 )
             picture = _cover(picture, height, width)
@@ -175,5 +175,5 @@ def _cover(picture: Image, height: int, width: int) -> Image:
 
 def _augmentation(classes: tuple[str, ...], shape: tuple[int, int, int]) -> Augmentation:
     """Shift by an eighth; flip only where class names are words, not numbers or letters, which may be read."""
-    words = all(len(name) > 1 and not name.isdecimal() for name in classes)
-    return Augmentation(pad=max(1, min(shape[1:]) // 8), flip=words)
+    flip = all(len(name) > 1 and not name.isdecimal() for name in classes)
+    return Augmentation(pad=max(1, min(shape[1:]) // 8), flip=flip)

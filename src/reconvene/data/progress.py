@@ -19,8 +19,8 @@ DELAY_SECONDS = 1.0
 class Bar:
     """A bar that appears once its work has taken a second, and only on a terminal. Leaving its context removes it."""
 
-    def __init__(self, description: str, total: int, *, enabled: bool = True, done: int = 0) -> None:
-        self._description, self._total, self._done = description, total, done
+    def __init__(self, description: str, total: int, *, enabled: bool = True, completed: int = 0) -> None:
+        self._description, self._total, self._completed = description, total, completed
         self._due = time.monotonic() + DELAY_SECONDS if enabled and sys.stderr.isatty() else math.inf
         self._shown: tuple[Progress, TaskID] | None = None
 
@@ -28,18 +28,18 @@ class Bar:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._shown is not None:
             self._shown[0].stop()
 
     def advance(self, steps: int = 1, *, description: str | None = None) -> None:
         """Say that ``steps`` more are done."""
-        self._done += steps
+        self._completed += steps
         self._description = description or self._description
         if self._shown is not None:
             progress, task = self._shown
-            progress.update(task, completed=self._done, description=self._description)
+            progress.update(task, completed=self._completed, description=self._description)
         elif time.monotonic() >= self._due:
             self._shown = self._show()
 
@@ -49,7 +49,7 @@ class Bar:
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         progress = Progress(*columns, console=Console(stderr=True), transient=True)
-        task = progress.add_task(self._description, total=self._total, completed=self._done)
+        task = progress.add_task(self._description, total=self._total, completed=self._completed)
         progress.start()
         return progress, task
 

@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """One split: ``labels[i]`` int64, ``open(i)`` gives the picture of row i, ``where(i)`` names the row for errors."""
+    """One split: ``labels[i]`` int64, ``open(i)`` gives the picture of row i, ``locate(i)`` its name in errors."""
 
     labels: NDArray[np.int64]
     open: Callable[[int], Image]
-    where: Callable[[int], str]
+    locate: Callable[[int], str]
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, rows: NDArray[np.int64]) -> Rows:
         """The same split with only these rows, in this order."""
-        return Rows(self.labels[rows], lambda i: self.open(int(rows[i])), lambda i: self.where(int(rows[i])))
+        return Rows(self.labels[rows], lambda i: self.open(int(rows[i])), lambda i: self.locate(int(rows[i])))
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +64,8 @@ def stratified(labels: NDArray[np.int64], count: int, *, seed: int) -> NDArray[n
     Every image gets a place in [0, 1) within its shuffled class; the ``count`` lowest places are taken.
     """
     rng = np.random.Generator(np.random.PCG64(seed))
-    place = np.empty(len(labels), dtype=np.float64)
+    positions = np.empty(len(labels), dtype=np.float64)
     for c in np.unique(labels):
         rows = np.flatnonzero(labels == c)
-        place[rows] = (rng.permutation(len(rows)) + rng.random()) / len(rows)
-    return np.sort(np.argsort(place, kind="stable")[:count])
+        positions[rows] = (rng.permutation(len(rows)) + rng.random()) / len(rows)
+    return np.sort(np.argsort(positions, kind="stable")[:count])

@@ -44,13 +44,13 @@ def count_parquet(root: Path) -> dict[str, int]:
     """Rows of every split, from the files' own footers. Raises as ``read_parquet`` does for files."""
     pyarrow = needs("pyarrow", "pyarrow", "reading parquet files")
     parquet = needs("pyarrow.parquet", "pyarrow", "reading parquet files")
-    found: dict[str, int] = {}
+    rows: dict[str, int] = {}
     for split, paths in _by_split(root).items():
         try:
-            found[split] = sum(parquet.read_metadata(path).num_rows for path in paths)
+            rows[split] = sum(parquet.read_metadata(path).num_rows for path in paths)
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"cannot read {', '.join(map(str, paths))}: {error}") from error
-    return found
+    return rows
 
 
 def read_hub(name: str, *, image_column: str | None, label_column: str | None) -> Source:
@@ -90,19 +90,19 @@ def read_tables(name: str, tables: Mapping[str, Any], *, image_column: str | Non
 
 def _by_split(root: Path) -> dict[str, list[Path]]:
     paths = [root] if root.is_file() else sorted(root.rglob("*.parquet"))
-    found: dict[str, list[Path]] = {}
+    paths_by_split: dict[str, list[Path]] = {}
     for path in paths:
-        words = re.split(r"[^a-z]+", (path.name if root.is_file() else str(path.relative_to(root))).lower())
-        splits = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}
-        found.setdefault(splits.pop() if len(splits) == 1 else "?", []).append(path)
-    if list(found) == ["?"] and all(not _has_split_word(path, root) for path in paths):
+        path_words = re.split(r"[^a-z]+", (path.name if root.is_file() else str(path.relative_to(root))).lower())
+        splits = {SPLIT_WORDS[word] for word in path_words if word in SPLIT_WORDS}
+        paths_by_split.setdefault(splits.pop() if len(splits) == 1 else "?", []).append(path)
+    if list(paths_by_split) == ["?"] and all(not _has_split_word(path, root) for path in paths):
         return {"train": paths}
-    if "?" in found or "train" not in found:
+    if "?" in paths_by_split or "train" not in paths_by_split:
         listed = ", ".join(path.name for path in paths)
         raise DataError(
             f"cannot tell train from test among the files of {root}: {listed}. Put 'train' or 'test' in each name."
         )
-    return found
+    return paths_by_split
 
 
 def _has_split_word(path: Path, root: Path) -> bool:
@@ -117,23 +117,29 @@ def _features(table: Any) -> dict[str, dict[str, Any]]:
     return features
 
 
-def _column(what: str, asked: str | None, known: tuple[str, ...], kinds: dict[str, str | None], name: str) -> str:
+def _column(
+    role: str, requested: str | None, usual_names: tuple[str, ...], kinds: dict[str, str | None], name: str
+) -> str:
     listed = ", ".join(kinds)
-    if asked is not None:
-        if asked not in kinds:
-            raise DataError(f"{name} has no column {asked!r}. Its columns: {listed}.")
-        return asked
-    found = [column for column in known if column in kinds]
-    typed = [column for column, kind in kinds.items() if kind == {"image": "Image", "label": "ClassLabel"}[what]]
-    if found:
-        return found[0]
+    if requested is not None:
+        if requested not in kinds:
+            raise DataError(f"{name} has no column {requested!r}. Its columns: {listed}.")
+        return requested
+    usual_columns = [column for column in usual_names if column in kinds]
+    typed = [
+        column
+        for column, column_type in kinds.items()
+        if column_type == {"image": "Image", "label": "ClassLabel"}[role]
+    ]
+    if usual_columns:
+        return usual_columns[0]
     if len(typed) == 1:
         return typed[0]
-    masks = [column for column, kind in kinds.items() if kind == "Image" and column not in IMAGE_COLUMNS]
-    hint = f" Column {masks[0]!r} holds images: segmentation is not supported yet." if what == "label" and masks else ""
+    masks = [column for column, column_type in kinds.items() if column_type == "Image" and column not in IMAGE_COLUMNS]
+    hint = f" Column {masks[0]!r} holds images: segmentation is not supported yet." if role == "label" and masks else ""
     raise DataError(
-        f"no {what} column found in {name}. Its columns: {listed}. Expected one of {', '.join(known)}, "
-        f"or name it with {what}_column.{hint}"
+        f"no {role} column found in {name}. Its columns: {listed}. Expected one of {', '.join(usual_names)}, "
+        f"or name it with {role}_column.{hint}"
     )
 
 

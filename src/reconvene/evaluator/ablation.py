@@ -38,20 +38,22 @@ def ablation_losses(evidence: Evidence) -> list[Floats]:
             "evaluator 'ablation' needs objective=, the criterion's objective as a function of masks: "
             "reconvene.criteria.objective(model, example_inputs, criterion)"
         )
-    whole = objective(None)
-    if not math.isfinite(whole) or whole <= 0:
+    dense_value = objective(None)
+    if not math.isfinite(dense_value) or dense_value <= 0:
         raise CriterionError(
-            f"the objective of criterion {evidence.scored.criterion!r} on the whole network is {whole}: "
+            f"the objective of criterion {evidence.scored.criterion!r} on the whole network is {dense_value}: "
             "'ablation' needs a positive finite number to compare with. Try evaluator='density'"
         )
     scores = evidence.scored.scores
     return [
-        _curve(group, score, scores, objective, whole)
+        _curve(group, score, scores, objective, dense_value)
         for group, score in zip(evidence.groups, evidence.channel_scores, strict=True)
     ]
 
 
-def _curve(group: Group, score: Floats, scores: Mapping[str, Tensor], objective: Objective, whole: float) -> Floats:
+def _curve(
+    group: Group, score: Floats, scores: Mapping[str, Tensor], objective: Objective, dense_value: float
+) -> Floats:
     width = group.width
     probes = sorted({max(1, round(share * width)) for share in SHARES} - {width})
     ranked = np.argsort(-score, kind="stable").astype(np.int64)
@@ -60,12 +62,12 @@ def _curve(group: Group, score: Floats, scores: Mapping[str, Tensor], objective:
         left = objective(without(group, ranked[kept:], scores))
         if not math.isfinite(left):
             raise CriterionError(f"the objective is {left} when {group.name!r} keeps {kept} of {width} channels")
-        falls.append(1.0 - left / whole)
+        falls.append(1.0 - left / dense_value)
     # Losing every channel loses everything, losing none nothing: both ends are known without asking.
-    at = np.array([0.0, *map(float, probes), float(width)])
+    widths = np.array([0.0, *map(float, probes), float(width)])
     fall = np.clip(np.array([1.0, *falls, 0.0]), 0.0, 1.0)
     smooth = np.clip(isotonic(fall[::-1], weights=np.r_[1e6, np.ones(len(probes)), 1e6])[::-1], 0.0, 1.0)
-    loss = np.interp(np.arange(width + 1, dtype=np.float64), at, smooth)
+    loss = np.interp(np.arange(width + 1, dtype=np.float64), widths, smooth)
     loss[width] = 0.0
     return np.asarray(loss, dtype=np.float64)
 
@@ -76,6 +78,6 @@ def without(group: Group, channels: NDArray[np.int64], scores: Mapping[str, Tens
     for slot in group.slots:
         if slot.parameter in scores:
             mask = masks.setdefault(slot.parameter, torch.ones(scores[slot.parameter].shape))
-            gone = torch.from_numpy(np.ascontiguousarray(slot.index[channels].reshape(-1)))
-            mask.index_fill_(slot.dim, gone, 0.0)
+            removed = torch.from_numpy(np.ascontiguousarray(slot.index[channels].reshape(-1)))
+            mask.index_fill_(slot.dim, removed, 0.0)
     return masks

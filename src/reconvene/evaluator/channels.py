@@ -29,8 +29,8 @@ def channel_scores(groups: Iterable[Group], scores: Mapping[str, Tensor]) -> lis
                 if name not in matrices:
                     matrices[name] = score.flatten(2).sum(dim=2, dtype=torch.float64)
                 score = matrices[name]
-            rest = tuple(d for d in range(score.ndim) if d != dim)
-            summed = score.sum(dim=rest, dtype=torch.float64) if rest else score.to(torch.float64)
+            summed_dims = tuple(d for d in range(score.ndim) if d != dim)
+            summed = score.sum(dim=summed_dims, dtype=torch.float64) if summed_dims else score.to(torch.float64)
             profiles[name, dim] = summed.cpu().numpy()
         return profiles[name, dim]
 

@@ -34,10 +34,10 @@ def concentration_losses(evidence: Evidence) -> list[Floats]:
 
 def lost_share(score: Floats) -> Floats:
     """``loss[k] = 1 - top-k share`` of nonnegative channel scores ``[width]``; even when they are all zero."""
-    even = np.ones_like(score)
-    best = np.sort(score if score.sum() > 0 else even)[::-1]
-    held = np.concatenate([[0.0], np.cumsum(best)])
-    return np.asarray(1.0 - held / held[-1], dtype=np.float64)
+    uniform = np.ones_like(score)
+    best = np.sort(score if score.sum() > 0 else uniform)[::-1]
+    cumulative = np.concatenate([[0.0], np.cumsum(best)])
+    return np.asarray(1.0 - cumulative / cumulative[-1], dtype=np.float64)
 
 
 def _kept(score: Tensor, density: float) -> Tensor:

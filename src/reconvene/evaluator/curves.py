@@ -79,9 +79,9 @@ class Sensitivity:
     @property
     def rows(self) -> tuple[Row, ...]:
         """Prunable groups first, then pinned ones with their reasons."""
-        cut = (Row(c.group, c.width, True, c.density, c.implied, c.sensitivity, None) for c in self.curves)
-        whole = (Row(p.group, p.width, False, None, None, None, p.reason) for p in self.pinned)
-        return (*cut, *whole)
+        prunable_rows = (Row(c.group, c.width, True, c.density, c.implied, c.sensitivity, None) for c in self.curves)
+        pinned_rows = (Row(p.group, p.width, False, None, None, None, p.reason) for p in self.pinned)
+        return (*prunable_rows, *pinned_rows)
 
     def __str__(self) -> str:
         followed = any(curve.density is not None for curve in self.curves)

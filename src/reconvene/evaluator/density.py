@@ -34,15 +34,15 @@ def invert(nats: Floats, depth: Floats, width: int) -> Floats:
     """
     rising = np.maximum(isotonic(depth), 0.0)
     rising[0] = 0.0
-    wanted = np.log(width / (np.arange(width + 1) + NEAR))
-    wanted[width] = 0.0
-    after = np.minimum(np.searchsorted(rising, wanted, side="left"), len(rising) - 1)
+    target_depth = np.log(width / (np.arange(width + 1) + NEAR))
+    target_depth[width] = 0.0
+    after = np.minimum(np.searchsorted(rising, target_depth, side="left"), len(rising) - 1)
     before = np.maximum(after - 1, 0)
     rise = rising[after] - rising[before]
-    part = np.divide(wanted - rising[before], rise, out=np.zeros_like(wanted), where=rise > 0)
+    part = np.divide(target_depth - rising[before], rise, out=np.zeros_like(target_depth), where=rise > 0)
     inside = nats[before] + part * (nats[after] - nats[before])
-    beyond = nats[-1] + (wanted - rising[-1]) / _last_slope(nats, rising)
-    loss = np.where(wanted > rising[-1], beyond, inside)
+    beyond = nats[-1] + (target_depth - rising[-1]) / _last_slope(nats, rising)
+    loss = np.where(target_depth > rising[-1], beyond, inside)
     loss[width] = 0.0
     return np.asarray(loss, dtype=np.float64)
 

@@ -108,7 +108,7 @@ def _curves(evidence: Evidence, losses: list[Floats]) -> tuple[Curve, ...]:
     for g, (group, loss) in enumerate(zip(evidence.groups, losses, strict=True)):
         final = loss.copy()
         final[0] = np.inf
-        even = max(1, round(group.width * evidence.target**0.5))
+        even_width = max(1, round(group.width * evidence.target**0.5))
         curves.append(
             Curve(
                 group=group.name,
@@ -117,7 +117,7 @@ def _curves(evidence: Evidence, losses: list[Floats]) -> tuple[Curve, ...]:
                 channel_score=None if scores is None else scores[g],
                 density=None if shares is None else float(density[g]),
                 implied=None if shares is None else min(group.width, max(1, round(group.width * float(share[g])))),
-                sensitivity=float(final[even]),
+                sensitivity=float(final[even_width]),
             )
         )
     return tuple(curves)

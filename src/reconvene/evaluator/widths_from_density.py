@@ -95,12 +95,12 @@ def solve(system: Equations, logs: Floats) -> Floats:
         weighted = jacobian * weight[:, :, None]
         hessian = weighted.transpose(0, 2, 1) @ jacobian
         gradient = np.einsum("lwg,lw->lg", weighted, residual) + RIDGE * (prior - x)
-        held = ((x >= 0.0) & (gradient > 0)) | ((x <= low) & (gradient < 0))
-        free = ~held
+        at_bound = ((x >= 0.0) & (gradient > 0)) | ((x <= low) & (gradient < 0))
+        free = ~at_bound
         hessian *= free[:, :, None] & free[:, None, :]
         diagonal = np.arange(x.shape[1])
-        hessian[:, diagonal, diagonal] += np.where(held, 1.0, RIDGE)
-        step = np.linalg.solve(hessian, np.where(held, 0.0, gradient)[:, :, None])[:, :, 0]
+        hessian[:, diagonal, diagonal] += np.where(at_bound, 1.0, RIDGE)
+        step = np.linalg.solve(hessian, np.where(at_bound, 0.0, gradient)[:, :, None])[:, :, 0]
         moved = np.clip(x + np.clip(step, -2.0, 2.0), low, 0.0)
         change = float(np.max(np.abs(moved - x), initial=0.0))
         x = moved

@@ -21,7 +21,7 @@ from reconvene.evaluator.channels import channel_scores
 from reconvene.evaluator.curves import Floats
 from reconvene.evaluator.density import invert
 from reconvene.experiments.context import Prepared, Setting, carry_out
-from reconvene.planning.assemble import Choice, chosen, plan_by, timed
+from reconvene.planning.assemble import Choice, chosen, plan_from_choice, timed
 from reconvene.structure import Group, Structure
 from reconvene.surgery import Plan, Row
 from reconvene.surgery.ranges import to_text
@@ -58,9 +58,9 @@ def precrop(setting: Setting, *, filled: bool = False) -> Prepared:
     criterion = str(setting.options["criterion"])
 
     def curves(structure: Structure, costs: CostModel) -> list[Floats]:
-        found = _score(setting, criterion, _tightest(setting.asked, costs) * BELOW)
-        nats = -np.log(np.asarray(found.levels, dtype=np.float64))
-        return [invert(nats, _depth(group, found), group.width) for group in structure.prunable]
+        saliency = _score(setting, criterion, _tightest(setting.asked, costs) * BELOW)
+        nats = -np.log(np.asarray(saliency.levels, dtype=np.float64))
+        return [invert(nats, _depth(group, saliency), group.width) for group in structure.prunable]
 
     plan = plan_from(setting, f"precrop {criterion}", curves, step=setting.round_to if filled else 1, plain=not filled)
     return carry_out(setting, plan, rectify=str(setting.options["rectify"]))
@@ -103,7 +103,7 @@ def cut(setting: Setting) -> Prepared:
         paid = {"dense": dict(costs.dense), "pruned": costs.evaluate_all(widths)}
         return Choice(keep, rows, {"criterion": "hand", "costs": paid})
 
-    plan = plan_by(setting.model, setting.inputs, choose, seed=setting.seed)
+    plan = plan_from_choice(setting.model, setting.inputs, choose, seed=setting.seed)
     return carry_out(setting, plan, rectify=str(setting.options["rectify"]))
 
 
@@ -113,12 +113,12 @@ def plan_from(setting: Setting, name: str, curves: Curves, *, step: int = 1, pla
     def choose(structure: Structure, costs: CostModel, timings: dict[str, float]) -> Choice:
         setting.timed(costs, structure)
         with timed(timings, "sensitivity"):
-            found = sensitivity(structure.prunable, curves(structure, costs), name)
+            sensitivities = sensitivity(structure.prunable, curves(structure, costs), name)
         with timed(timings, "allocation"):
-            allocation = allocate(structure, found, costs, setting.asked, round_to=step, plain=plain)
-        return chosen(found, allocation, setting.asked)
+            allocation = allocate(structure, sensitivities, costs, setting.asked, round_to=step, plain=plain)
+        return chosen(sensitivities, allocation, setting.asked)
 
-    return plan_by(setting.model, setting.inputs, choose, seed=setting.seed)
+    return plan_from_choice(setting.model, setting.inputs, choose, seed=setting.seed)
 
 
 def sensitivity(groups: Sequence[Group], losses: Sequence[Floats], name: str) -> Sensitivity:
@@ -161,14 +161,16 @@ def _score(setting: Setting, criterion: str, density: float | None = None) -> Sa
     )
 
 
-def _depth(group: Group, found: Saliency) -> Floats:
+def _depth(group: Group, saliency: Saliency) -> Floats:
     """``-log`` of the share of channels kept, per level."""
-    producers = [s.parameter for s in group.slots if s.dim == 0 and s.parameter in found.scores]
-    touching = producers or [name for name in group.parameters if name in found.scores]
+    producers = [s.parameter for s in group.slots if s.dim == 0 and s.parameter in saliency.scores]
+    touching = producers or [name for name in group.parameters if name in saliency.scores]
     if not touching:
-        return np.zeros(len(found.levels))
-    least = [0.5 / found.scores[name].numel() for name in touching]
-    logs = [np.log(np.maximum(found.densities[name], low)) for name, low in zip(touching, least, strict=True)]
+        return np.zeros(len(saliency.levels))
+    lowest_densities = [0.5 / saliency.scores[name].numel() for name in touching]
+    logs = [
+        np.log(np.maximum(saliency.densities[name], low)) for name, low in zip(touching, lowest_densities, strict=True)
+    ]
     return np.asarray(-0.5 * np.mean(logs, axis=0), dtype=np.float64)
 
 

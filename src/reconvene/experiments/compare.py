@@ -59,32 +59,32 @@ def compare(
     Raises:
         ExperimentError: the file of results is damaged; ``only`` fits no run; another call is at work in ``work``.
     """
-    wanted = picked(experiment, only)
+    selected = select_runs(experiment, only)
     work.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(work / LOCK, timeout=0):
-            return _compare(experiment, wanted, results, work, seconds, say)
+            return _compare(experiment, selected, results, work, seconds, say)
     except Timeout as error:
         raise ExperimentError(
             f"another compare is at work in {work}. Wait for it, or give this one another -o"
         ) from error
 
 
-def picked(experiment: Experiment, only: Sequence[str]) -> list[Run]:
+def select_runs(experiment: Experiment, only: Sequence[str]) -> list[Run]:
     """The runs in whose description one of these words occurs; all where there are none. Raises ExperimentError."""
-    wanted = [run for run in experiment.runs if not only or any(word in str(run) for word in only)]
-    if not wanted:
+    selected = [run for run in experiment.runs if not only or any(word in str(run) for word in only)]
+    if not selected:
         raise ExperimentError(
             f"no run has {' or '.join(map(repr, only))} in its description. --list tells what there is"
         )
-    return wanted
+    return selected
 
 
 def _compare(
-    experiment: Experiment, wanted: list[Run], results: Path, work: Path, seconds: float | None, say: Say
+    experiment: Experiment, selected: list[Run], results: Path, work: Path, seconds: float | None, say: Say
 ) -> Outcome:
-    done = {record["key"] for record in read_results(results)}
-    todo = [run for run in wanted if run.key not in done]
+    finished_keys = {record["key"] for record in read_results(results)}
+    todo = [run for run in selected if run.key not in finished_keys]
     deadline = None if seconds is None else time.monotonic() + seconds
     failed: dict[str, str] = {}
     took: list[float] = []
@@ -99,18 +99,18 @@ def _compare(
             record = json.loads((folder / RESULT).read_text(encoding="utf-8"))
             append_result(results, record)
             shutil.rmtree(folder)
-            told = f"{record['accuracy']:.2%}"
+            outcome = f"{record['accuracy']:.2%}"
         elif trouble is None:
             say(f"[{number}/{len(todo)}] {run}: stopped, to be continued")
             break
         else:
             failed[run.key] = trouble
-            told = f"failed: {trouble}"
-        rest = sum(took) / len(took) * (len(todo) - number)
-        say(f"[{number}/{len(todo)}] {run}: {told}, {took[-1]:.0f} s; about {_spoken(rest)} left")
-    known = read_results(results)
-    left = len(wanted) - len(of_keys(known, [run.key for run in wanted]))
-    return Outcome(tuple(of_keys(known, [run.key for run in experiment.runs])), failed, left)
+            outcome = f"failed: {trouble}"
+        remaining_seconds = sum(took) / len(took) * (len(todo) - number)
+        say(f"[{number}/{len(todo)}] {run}: {outcome}, {took[-1]:.0f} s; about {_spoken(remaining_seconds)} left")
+    records = read_results(results)
+    left = len(selected) - len(of_keys(records, [run.key for run in selected]))
+    return Outcome(tuple(of_keys(records, [run.key for run in experiment.runs])), failed, left)
 
 
 def _one(run: Run, source: str, folder: Path, deadline: float | None) -> str | None:

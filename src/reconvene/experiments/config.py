@@ -63,9 +63,9 @@ class Run:
 
     def __str__(self) -> str:
         size = f" x{self.args['width']:g}" if "width" in self.args else ""
-        asked = " and ".join(f"{cost} {value}" for cost, value in self.budget.items()) or "whole"
+        limits = " and ".join(f"{cost} {value}" for cost, value in self.budget.items()) or "whole"
         recipe = "".join(f", {name} {value}" for name, value in self.train.items())
-        return f"{self.model}{size}, {self.data}, {asked}, {self.label}{recipe}, seed {self.seed}"
+        return f"{self.model}{size}, {self.data}, {limits}, {self.label}{recipe}, seed {self.seed}"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Run:
@@ -110,7 +110,7 @@ def make_experiment(
     values: Mapping[str, Any], *, name: str = "experiment", sources: Mapping[str, str] | None = None
 ) -> Experiment:
     """The experiment that a table of plain values describes. Raises ExperimentError."""
-    _known(values, {*_TOP, "arms", "models", "data", "budgets", "train"}, "the experiment")
+    _require_known(values, {*_TOP, "arms", "models", "data", "budgets", "train"}, "the experiment")
     for part in ("arms", "models", "data", "budgets"):
         if not values.get(part) and part != "budgets":
             raise ExperimentError(f"the experiment names no {part}. Give at least one [[{part}]]")
@@ -122,7 +122,7 @@ def make_experiment(
         raise ExperimentError(f"seeds is a list of numbers, such as [0, 1, 2], not {values['seeds']!r}")
     models = [_entry(entry, {"model"}, {"args", "input"}, "models") for entry in values["models"]]
     data = [_entry(entry, {"name", "spec"}, {"limit"}, "data") for entry in values["data"]]
-    _known(values.get("train", {}), _RECIPE, "[train]")
+    _require_known(values.get("train", {}), _RECIPE, "[train]")
     for model in models:
         if wrong := [f"{name} = {value!r}" for name, value in model.get("args", {}).items() if isinstance(value, list)]:
             raise ExperimentError(f"[[models]] {model['model']}: {wrong[0]}. Give every size a [[models]] of its own")
@@ -154,8 +154,8 @@ def make_experiment(
     ]
     if not runs:
         raise ExperimentError("the experiment comes to no run at all: seeds, [train] or an arm holds an empty list")
-    where = {entry["name"]: os.path.expandvars(entry["spec"]) for entry in data} | dict(sources or {})
-    return Experiment(name, tuple(dict((run.key, run) for run in runs).values()), where)
+    paths = {entry["name"]: os.path.expandvars(entry["spec"]) for entry in data} | dict(sources or {})
+    return Experiment(name, tuple(dict((run.key, run) for run in runs).values()), paths)
 
 
 _TOP: dict[str, Any] = {"epochs": 5, "seeds": [0], "round_to": 8, "latency": True, "corruptions": False, "device": None}
@@ -165,11 +165,11 @@ def _cells(values: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], dic
     """Every arm with every value of its options, under every budget it can take; budget by budget."""
     budgets = [dict(budget) for budget in values.get("budgets", [])]
     for budget in budgets:
-        _known(budget, {entry.name for entry in fields(Budget)}, "[[budgets]]")
+        _require_known(budget, {entry.name for entry in fields(Budget)}, "[[budgets]]")
         Budget(**budget)
-    asked = [_options(entry, bool(budgets)) for entry in values["arms"]]
+    arm_choices = [_options(entry, bool(budgets)) for entry in values["arms"]]
     for number, budget in enumerate(budgets or [{}]):
-        for name, choices in asked:
+        for name, choices in arm_choices:
             arm = arm_named(name)
             if not (arm.takes(budget) if arm.budgets else number == 0):
                 continue
@@ -188,22 +188,22 @@ def _options(entry: Mapping[str, Any], any_budget: bool) -> tuple[str, dict[str,
     """An arm's name, and what is asked of each option."""
     name = str(entry.get("arm", ""))
     arm = arm_named(name)
-    _known(entry, {"arm", *arm.options}, f"arm {name!r}")
+    _require_known(entry, {"arm", *arm.options}, f"arm {name!r}")
     if arm.budgets and not any_budget:
         raise ExperimentError(f"arm {name!r} needs a budget. Give at least one [[budgets]], such as params = '16x'")
     return name, {key: value for key, value in entry.items() if key != "arm"}
 
 
 def _entry(entry: Mapping[str, Any], needed: set[str], optional: set[str], part: str) -> Mapping[str, Any]:
-    _known(entry, needed | optional, f"[[{part}]]")
+    _require_known(entry, needed | optional, f"[[{part}]]")
     if missing := sorted(needed - set(entry)):
         raise ExperimentError(f"[[{part}]] {dict(entry)} does not say its {', '.join(missing)}")
     return entry
 
 
-def _known(entry: Mapping[str, Any], names: set[str], where: str) -> None:
+def _require_known(entry: Mapping[str, Any], names: set[str], subject: str) -> None:
     if unknown := sorted(set(entry) - names):
-        raise ExperimentError(f"{where} has no {', '.join(unknown)}. It may say: {', '.join(sorted(names))}")
+        raise ExperimentError(f"{subject} has no {', '.join(unknown)}. It may say: {', '.join(sorted(names))}")
 
 
 __all__ = ["ARMS", "Experiment", "Run", "arm_label", "make_experiment", "read_experiment"]

@@ -85,10 +85,10 @@ def carry_out(setting: Setting, plan: Plan, *, rectify: str) -> Prepared:
 
     ``rectify`` is one of the rectifier's ways, or ``everywhere``: ``reinit`` of resilient layers too.
     """
-    how, everywhere = ("reinit", True) if rectify == EVERYWHERE else (rectify, False)
+    method, everywhere = ("reinit", True) if rectify == EVERYWHERE else (rectify, False)
     seconds = dict(plan.timings)
     with timed(seconds, "surgery"):
         small = plan.apply(setting.model)
     with timed(seconds, "rectify"):
-        rectifier.rectify(small, plan, setting.inputs, how, seed=setting.seed, everywhere=everywhere)
+        rectifier.rectify(small, plan, setting.inputs, method, seed=setting.seed, everywhere=everywhere)
     return Prepared(small, seconds, setting.epochs, plan=plan)

@@ -48,7 +48,7 @@ def take_off(model: nn.Module) -> nn.Module:
     """Make a masked model plain again, in place: removed weights are zeros in ordinary parameters."""
     for module in model.modules():
         for leaf in list(getattr(module, "parametrizations", {})):
-            found = module.parametrizations[leaf]  # type: ignore[index]
-            if any(isinstance(part, Masked) for part in found):
+            parametrizations = module.parametrizations[leaf]  # type: ignore[index]
+            if any(isinstance(part, Masked) for part in parametrizations):
                 parametrize.remove_parametrizations(module, leaf, leave_parametrized=True)
     return model

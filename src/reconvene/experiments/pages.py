@@ -20,13 +20,13 @@ AXES: dict[str, str] = {
 def markdown(lines: Sequence[Line]) -> str:
     """One table a model and data set, rows grouped by budget; what was measured beyond accuracy in a second one."""
     parts = []
-    for place in dict.fromkeys((line.model, line.data) for line in lines):
-        own = [line for line in lines if (line.model, line.data) == place]
-        rows = [[line.budget, *cells(line)] for line in own]
-        parts.append(f"**{place[0]} on {place[1]}**\n\n{grid(['budget', *HEADER], rows)}")
-        names = [name for name in EXTRA if any(name in line.extra for line in own)]
+    for network_and_data in dict.fromkeys((line.model, line.data) for line in lines):
+        group = [line for line in lines if (line.model, line.data) == network_and_data]
+        rows = [[line.budget, *cells(line)] for line in group]
+        parts.append(f"**{network_and_data[0]} on {network_and_data[1]}**\n\n{grid(['budget', *HEADER], rows)}")
+        names = [name for name in EXTRA if any(name in line.extra for line in group)]
         if names:
-            beyond = [[line.budget, line.label, *(str(line.extra.get(name, "")) for name in names)] for line in own]
+            beyond = [[line.budget, line.label, *(str(line.extra.get(name, "")) for name in names)] for line in group]
             parts.append(grid(["budget", "arm", *(f"{name} %" for name in names)], beyond))
     return "\n\n".join(parts) + "\n"
 
@@ -39,15 +39,15 @@ def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def plots(lines: Sequence[Line]) -> dict[str, str]:
     """SVG text by file name: accuracy against every axis that was measured, a plot per model and data set."""
-    found = {}
+    documents = {}
     for model, data in dict.fromkeys((line.model, line.data) for line in lines):
-        own = [line for line in lines if (line.model, line.data) == (model, data)]
-        for axis, words in AXES.items():
-            dots = [dot for line in own if (dot := _dot(line, axis)) is not None]
+        group = [line for line in lines if (line.model, line.data) == (model, data)]
+        for axis, axis_label in AXES.items():
+            dots = [dot for line in group if (dot := _dot(line, axis)) is not None]
             if len({dot.x for dot in dots}) > 1:
                 stem = "".join(c if c.isalnum() else "-" for c in f"{model}-{data}-{axis}").strip("-")
-                found[f"{stem}.svg"] = scatter(f"{model} on {data}", dots, x=words, y="test accuracy, %")
-    return found
+                documents[f"{stem}.svg"] = scatter(f"{model} on {data}", dots, x=axis_label, y="test accuracy, %")
+    return documents
 
 
 def write_pages(lines: Sequence[Line], folder: Path) -> list[Path]:
@@ -64,9 +64,9 @@ def _dot(line: Line, axis: str) -> Dot | None:
     x = places[axis]
     if not x:
         return None
-    told = (
+    text = (
         f"{line.label}, {line.budget}: {line.accuracy} %"
         if line.budget != WHOLE
         else f"{line.label}: {line.accuracy} %"
     )
-    return Dot(x, line.accuracy.value, line.label, told, line.accuracy.spread or 0.0)
+    return Dot(x, line.accuracy.value, line.label, text, line.accuracy.spread or 0.0)

@@ -38,24 +38,24 @@ def scatter(
     across = _across(xs, log_x)
     up = Scale(marks[0], marks[-1])
 
-    def at(dot_x: float, dot_y: float) -> tuple[float, float]:
+    def to_pixels(dot_x: float, dot_y: float) -> tuple[float, float]:
         inner = WIDTH - left - RIGHT, HEIGHT - TOP - BOTTOM
         return left + inner[0] * across(dot_x) / 100, HEIGHT - BOTTOM - inner[1] * up(dot_y) / 100
 
-    parts = [_grid(left, at(across.low, mark)[1], f"{mark:g}") for mark in marks]
-    parts += [_tick(at(mark, marks[0])[0], f"{mark:.3g}") for mark in _ticks(across)]
+    parts = [_grid(left, to_pixels(across.low, mark)[1], f"{mark:g}") for mark in marks]
+    parts += [_tick(to_pixels(mark, marks[0])[0], f"{mark:.3g}") for mark in _ticks(across)]
     for i, name in enumerate(dict.fromkeys(dot.series for dot in dots)):
         colour = COLOURS[i % len(COLOURS)]
-        own = sorted((dot for dot in dots if dot.series == name), key=lambda dot: dot.x)
-        if (joined is None or name in joined) and len(own) > 1:
-            path = "L".join("{:.1f} {:.1f}".format(*at(dot.x, dot.y)) for dot in own)
+        points = sorted((dot for dot in dots if dot.series == name), key=lambda dot: dot.x)
+        if (joined is None or name in joined) and len(points) > 1:
+            path = "L".join("{:.1f} {:.1f}".format(*to_pixels(dot.x, dot.y)) for dot in points)
             parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-opacity=".55"/>')
-        parts += [_dot(dot, at, colour) for dot in own]
+        parts += [_dot(dot, to_pixels, colour) for dot in points]
         height = TOP + 10 + 17 * i
         parts.append(f'<circle cx="{WIDTH - RIGHT + 16}" cy="{height}" r="4" fill="{colour}"/>')
         parts.append(f'<text x="{WIDTH - RIGHT + 26}" y="{height + 4}">{escape(name)}</text>')
     middle = (left + WIDTH - RIGHT) / 2
-    words = [
+    captions = [
         f'<text x="{left}" y="18" font-size="14" font-weight="bold">{escape(title)}</text>',
         f'<text x="{middle:.0f}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x)}</text>',
         f'<text transform="translate(14 {(HEIGHT - BOTTOM + TOP) / 2:.0f}) rotate(-90)" text-anchor="middle">'
@@ -64,7 +64,7 @@ def scatter(
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'font-family="system-ui, sans-serif" font-size="12" fill="#222">\n<title>{escape(title)}</title>\n'
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>\n' + "\n".join([*words, *parts]) + "\n</svg>\n"
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>\n' + "\n".join([*captions, *parts]) + "\n</svg>\n"
     )
 
 
@@ -87,12 +87,12 @@ def _ticks(scale: Scale) -> list[float]:
     return [mark for mark in nice_ticks(scale.low, scale.high) if scale.low <= mark <= scale.high]
 
 
-def _dot(dot: Dot, at: object, colour: str) -> str:
-    assert callable(at)
-    cx, cy = at(dot.x, dot.y)
+def _dot(dot: Dot, to_pixels: object, colour: str) -> str:
+    assert callable(to_pixels)
+    cx, cy = to_pixels(dot.x, dot.y)
     bar = ""
     if dot.spread:
-        ends = [at(dot.x, dot.y + sign * dot.spread)[1] for sign in (-1, 1)]
+        ends = [to_pixels(dot.x, dot.y + sign * dot.spread)[1] for sign in (-1, 1)]
         bar = f'<line x1="{cx:.1f}" x2="{cx:.1f}" y1="{ends[0]:.1f}" y2="{ends[1]:.1f}" stroke="{colour}"/>'
     if dot.label:
         bar += f'<text x="{cx + 7:.1f}" y="{cy - 5:.1f}" font-size="11">{escape(dot.label)}</text>'

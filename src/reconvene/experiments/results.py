@@ -47,9 +47,9 @@ def append_result(path: Path, record: Record) -> None:
         size = file.seek(0, os.SEEK_END)
         if size:
             file.seek(0)
-            whole = file.read()
-            if not whole.endswith(b"\n"):
-                file.truncate(whole.rfind(b"\n") + 1)
+            content = file.read()
+            if not content.endswith(b"\n"):
+                file.truncate(content.rfind(b"\n") + 1)
         file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
@@ -63,13 +63,13 @@ def of_keys(records: Iterable[Record], keys: Iterable[str]) -> list[Record]:
 
 def commit() -> str | None:
     """The commit of the sources this runs from, with ``+`` where they differ from it; None outside a checkout."""
-    here = Path(__file__).parent
+    package = Path(__file__).parent
     try:
         head = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
+            ["git", "-C", str(package), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip()
         changed = subprocess.run(
-            ["git", "-C", str(here), "status", "--porcelain", "--untracked-files=no", "--", str(here.parent)],
+            ["git", "-C", str(package), "status", "--porcelain", "--untracked-files=no", "--", str(package.parent)],
             capture_output=True,
             text=True,
             check=True,

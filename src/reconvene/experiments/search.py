@@ -49,7 +49,7 @@ def nas(setting: Setting) -> Prepared:
     best = judge.plan(ranked[0][2])
     ready = carry_out(setting, best, rectify=str(setting.options["rectify"]))
     ready.seconds["search"] = judge.seconds
-    ready.facts = {"candidates": len(judge.known), "proxy_accuracy": ranked[0][0]}
+    ready.facts = {"candidates": len(judge.judged), "proxy_accuracy": ranked[0][0]}
     return ready
 
 
@@ -65,7 +65,7 @@ def _proxy(dataset: Dataset, images: int) -> Dataset:
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(len(dataset.train), generator=generator)[:images]
     cut = len(order) - len(order) // 5
-    parts = [Split(dataset.train.images[at], dataset.train.labels[at]) for at in (order[:cut], order[cut:])]
+    parts = [Split(dataset.train.images[part], dataset.train.labels[part]) for part in (order[:cut], order[cut:])]
     return replace(dataset, train=parts[0], test=parts[1], note="proxy of a search")
 
 
@@ -75,16 +75,18 @@ class _Judge:
     def __init__(self, setting: Setting, dataset: Dataset, epochs: int) -> None:
         self.setting, self.dataset, self.epochs = setting, dataset, epochs
         self.file = setting.folder / KNOWN
-        self.known: dict[str, tuple[float, float]] = {}
+        self.judged: dict[str, tuple[float, float]] = {}
         if self.file.exists():
-            whole = [line for line in self.file.read_text(encoding="utf-8").split("\n")[:-1] if line]
-            self.known = {entry["widths"]: (entry["accuracy"], entry["seconds"]) for entry in map(json.loads, whole)}
-            self.file.write_text("".join(line + "\n" for line in whole), encoding="utf-8")
+            finished = [line for line in self.file.read_text(encoding="utf-8").split("\n")[:-1] if line]
+            self.judged = {
+                entry["widths"]: (entry["accuracy"], entry["seconds"]) for entry in map(json.loads, finished)
+            }
+            self.file.write_text("".join(line + "\n" for line in finished), encoding="utf-8")
 
     @property
     def seconds(self) -> float:
         """Of all candidates, those of earlier attempts at this run included."""
-        return sum(seconds for _, seconds in self.known.values())
+        return sum(seconds for _, seconds in self.judged.values())
 
     def plan(self, pace: Pace | None) -> Plan:
         return plan_from(
@@ -103,13 +105,13 @@ class _Judge:
         start = time.perf_counter()
         plan = self.plan(pace)
         widths = ",".join(str(row.width) for row in plan.rows)
-        if widths not in self.known:
+        if widths not in self.judged:
             small = carry_out(self.setting, plan, rectify=str(self.setting.options["rectify"])).model
             config = replace(self.setting.config, checkpoint_seconds=1e9)
             with tempfile.TemporaryDirectory(prefix="reconvene-nas-") as folder:
                 result = train(small, self.dataset, epochs=self.epochs, directory=Path(folder), config=config)
-            self.known[widths] = (result.accuracy, time.perf_counter() - start)
-            entry = {"widths": widths, "accuracy": result.accuracy, "seconds": self.known[widths][1]}
+            self.judged[widths] = (result.accuracy, time.perf_counter() - start)
+            entry = {"widths": widths, "accuracy": result.accuracy, "seconds": self.judged[widths][1]}
             with self.file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
-        return self.known[widths][0]
+        return self.judged[widths][0]

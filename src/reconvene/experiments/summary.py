@@ -74,16 +74,16 @@ def summarise(records: Iterable[Record]) -> list[Line]:
     What differs between recipes stands behind the arm: ``ours, lr 0.2``. So does anything else that is not the same in
     all runs, since only seeds are averaged over.
     """
-    known = list(records)
-    varied = _varied([_settings(record["run"]) for record in known])
+    all_records = list(records)
+    varied = _varied([_settings(record["run"]) for record in all_records])
     cells: dict[tuple[str, str, str, str], list[Record]] = {}
-    for record in known:
+    for record in all_records:
         run = record["run"]
         settings = _settings(run)
         label = ", ".join([_label(run), *(f"{name} {settings[name]}" for name in varied if name in settings)])
         cells.setdefault((_model(run), run["data"], budget_text(run["budget"]), label), []).append(record)
-    dense = {_place(record): record for record in chain(*cells.values()) if record["run"]["arm"] == "dense"}
-    order = {place: i for i, place in enumerate(dict.fromkeys(cell[:2] for cell in cells))}
+    dense = {_pairing_key(record): record for record in chain(*cells.values()) if record["run"]["arm"] == "dense"}
+    order = {pair: i for i, pair in enumerate(dict.fromkeys(cell[:2] for cell in cells))}
     budgets = {text: i for i, text in enumerate(dict.fromkeys(sorted((c[2] for c in cells), key=lambda t: t != WHOLE)))}
     ranked = sorted(cells, key=lambda cell: (order[cell[:2]], budgets[cell[2]]))
     return [_line(*cell, cells[cell], dense) for cell in ranked]
@@ -131,8 +131,8 @@ def _line(
     dense: dict[tuple[str, str, int, str], Record],
 ) -> Line:
     timed = [record["latency"] for record in records if record["latency"]]
-    beyond = [_beyond(record, dense.get(_place(record))) for record in records]
-    found = {name: [values[name] for values in beyond if name in values] for name in EXTRA}
+    beyond = [_beyond(record, dense.get(_pairing_key(record))) for record in records]
+    by_measure = {name: [values[name] for values in beyond if name in values] for name in EXTRA}
     return Line(
         model,
         data,
@@ -146,26 +146,26 @@ def _line(
         training_macs=_mean(record["training"]["macs"] for record in records),
         latency=_mean(entry["seconds"] for entry in timed) if timed else None,
         speedup=_mean(entry["speedup"] for entry in timed) if timed else None,
-        extra={name: Mean.of([100 * v for v in values]) for name, values in found.items() if values},
+        extra={name: Mean.of([100 * v for v in values]) for name, values in by_measure.items() if values},
         records=tuple(records),
     )
 
 
 def _beyond(record: Record, dense: Record | None) -> dict[str, float]:
-    """What is known of one run beyond accuracy."""
-    own = record.get("assessment")
-    if not own:
+    """The measures of one run other than accuracy."""
+    assessment = record.get("assessment")
+    if not assessment:
         return {}
-    found = {
-        "calibration error": own["calibration_error"],
-        "worst class": own["worst_accuracy"],
-        "corrupted": own["corrupted"],
+    measures = {
+        "calibration error": assessment["calibration_error"],
+        "worst class": assessment["worst_accuracy"],
+        "corrupted": assessment["corrupted"],
     }
     if dense is not None and dense is not record and dense.get("assessment"):
-        said, before = _answers(own), _answers(dense["assessment"])
-        found["agreement"] = float((said == before).mean())
-        found["worst drop"] = max(dense["per_class"][name] - value for name, value in record["per_class"].items())
-    return found
+        said, before = _answers(assessment), _answers(dense["assessment"])
+        measures["agreement"] = float((said == before).mean())
+        measures["worst drop"] = max(dense["per_class"][name] - value for name, value in record["per_class"].items())
+    return measures
 
 
 def _answers(assessment: Record) -> NDArray[np.uint16]:
@@ -179,16 +179,16 @@ def _settings(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _varied(settings: Sequence[dict[str, Any]]) -> list[str]:
-    """What is not alike in all of them."""
-    names = dict.fromkeys(name for own in settings for name in own)
-    return [name for name in names if any(own.get(name) != settings[0].get(name) for own in settings)]
+    """The settings that differ between runs."""
+    names = dict.fromkeys(name for run_settings in settings for name in run_settings)
+    return [name for name in names if any(run_settings.get(name) != settings[0].get(name) for run_settings in settings)]
 
 
-def _place(record: Record) -> tuple[str, str, int, str]:
-    """What a run shares with the dense one to compare it with."""
+def _pairing_key(record: Record) -> tuple[str, str, int, str]:
+    """The settings a run has in common with the dense run it is compared with."""
     run = record["run"]
-    rest = {name: value for name, value in _settings(run).items() if name not in ("round_to", "device")}
-    return _model(run), run["data"], run["seed"], json.dumps(rest, sort_keys=True)
+    conditions = {name: value for name, value in _settings(run).items() if name not in ("round_to", "device")}
+    return _model(run), run["data"], run["seed"], json.dumps(conditions, sort_keys=True)
 
 
 def _label(run: dict[str, Any]) -> str:
@@ -197,10 +197,10 @@ def _label(run: dict[str, Any]) -> str:
 
 
 def _model(run: dict[str, Any]) -> str:
-    rest = ", ".join(f"{name}={value}" for name, value in run["args"].items())
-    return f"{run['model']} ({rest})" if rest else str(run["model"])
+    arguments = ", ".join(f"{name}={value}" for name, value in run["args"].items())
+    return f"{run['model']} ({arguments})" if arguments else str(run["model"])
 
 
 def _mean(values: Iterable[float]) -> float:
-    known = list(values)
-    return sum(known) / len(known)
+    numbers = list(values)
+    return sum(numbers) / len(numbers)

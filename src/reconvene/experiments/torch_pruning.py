@@ -37,8 +37,8 @@ def torch_pruning(setting: Setting) -> Prepared:
         raise ExperimentError(
             f"torch_pruning: {setting.epochs} epochs leave none after {first} dense ones. Give more epochs"
         )
-    whole = analyse(setting.model, setting.inputs, trial=False)
-    costs = setting.timed(CostModel(whole), whole).dense
+    structure = analyse(setting.model, setting.inputs, trial=False)
+    costs = setting.timed(CostModel(structure), structure).dense
     result = train(
         setting.model,
         setting.dataset,
@@ -57,19 +57,19 @@ def _smaller(setting: Setting, budget: Budget, dense: dict[str, float]) -> tuple
     """The largest of the networks that the bisection meets within the budget, and its ratio."""
     limits = budget.limits(dense)
     low, high = 0.0, 1.0
-    found: tuple[nn.Module, float] | None = None
+    best: tuple[nn.Module, float] | None = None
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         trial = _pruned(setting, middle)
         structure = analyse(trial, setting.inputs, trial=False)
         costs = setting.timed(CostModel(structure), structure).dense
         if all(costs[name] <= limit for name, limit in limits.items()):
-            found, high = (trial, middle), middle
+            best, high = (trial, middle), middle
         else:
             low = middle
-    if found is None:
+    if best is None:
         raise BudgetError(f"torch_pruning keeps no budget of {budget}")
-    return found
+    return best
 
 
 def _pruned(setting: Setting, ratio: float) -> nn.Module:

@@ -64,7 +64,7 @@ def carry_out(run: Run, folder: Path, *, data: str) -> Record:
     )
     model = take_off(prepared.model)
     kept = sum(int(p.count_nonzero()) for p in model.parameters()) if prepared.masked else costs.params
-    whole = measure(dense, setting.inputs, latency=False)
+    dense_costs = measure(dense, setting.inputs, latency=False)
     record: Record = {
         "key": run.key,
         "run": asdict(run),
@@ -75,7 +75,12 @@ def carry_out(run: Run, folder: Path, *, data: str) -> Record:
         "macs": costs.macs,
         "size": costs.size,
         "peak_memory": costs.peak_memory,
-        "dense": {"params": whole.params, "macs": whole.macs, "size": whole.size, "peak_memory": whole.peak_memory},
+        "dense": {
+            "params": dense_costs.params,
+            "macs": dense_costs.macs,
+            "size": dense_costs.size,
+            "peak_memory": dense_costs.peak_memory,
+        },
         "widths": {row.name: row.width for row in prepared.plan.rows} if prepared.plan else None,
         "search": {"seconds": sum(prepared.seconds.values()), "cpu_seconds": search_cpu, "steps": prepared.seconds},
         "facts": prepared.facts,
@@ -155,9 +160,9 @@ def _assessment(model: nn.Module, dataset: Dataset) -> Record:
 
 def _latency(dense: nn.Module, model: nn.Module, inputs: torch.Tensor) -> Record:
     """Seconds in ONNX Runtime, the dense network and this one taking turns."""
-    found = bench({"dense": dense, "this": model.cpu()}, inputs, runtimes=("onnxruntime",), repeats=20)
-    base, own = (found.row("onnxruntime", name) for name in ("dense", "this"))
-    return {"seconds": own.median, "dense": base.median, "speedup": own.speedup}
+    timings = bench({"dense": dense, "this": model.cpu()}, inputs, runtimes=("onnxruntime",), repeats=20)
+    base, pruned = (timings.row("onnxruntime", name) for name in ("dense", "this"))
+    return {"seconds": pruned.median, "dense": base.median, "speedup": pruned.speedup}
 
 
 def main(arguments: list[str]) -> int:
@@ -180,11 +185,11 @@ def _follow(asker: int) -> None:
 
 
 def _main(folder: Path) -> int:
-    asked: Mapping[str, Any] = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    request: Mapping[str, Any] = json.loads((folder / RUN).read_text(encoding="utf-8"))
     if threads := os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(threads))
     try:
-        record = carry_out(Run.from_dict(asked["run"]), folder, data=asked["data"])
+        record = carry_out(Run.from_dict(request["run"]), folder, data=request["data"])
     except ReconveneError as error:
         write_atomic(folder / ERROR, f"{type(error).__name__}: {error}\n".encode(), error=ExperimentError)
         return 1

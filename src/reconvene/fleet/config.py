@@ -121,9 +121,9 @@ class _Reader:
             self._fail(top["devices"], "there is no device")
         train = self._train(top["train"]) if "train" in top else {}
         shape = self._value(top["input"]) if "input" in top else None
-        options = {name: self._typed(top[name], kind) for name, kind in _TYPES.items() if name in top}
-        for name, known in _KNOWN.items():
-            self._one_of(top, name, known)
+        options = {name: self._typed(top[name], value_type) for name, value_type in _TYPES.items() if name in top}
+        for name, choices in _KNOWN.items():
+            self._one_of(top, name, choices)
         if not 0 <= options.get("seed", 0) < 2**63:
             self._fail(top["seed"], f"seed {options['seed']} is not a whole number from 0 to 2^63 - 1")
         if "data" in options:
@@ -143,37 +143,37 @@ class _Reader:
         return Fleet(devices, models, args=args, input=sizes, train=train, **options)
 
     def _device(self, name: str, node: Any, shared: tuple[str, ...], models: tuple[str, ...]) -> Device:
-        taken = name in ("index.html", "fleet.json") or (name.startswith("front-") and name.endswith(".svg"))
-        plain = name.isprintable() and len(name) <= 100 and not taken
+        reserved = name in ("index.html", "fleet.json") or (name.startswith("front-") and name.endswith(".svg"))
+        plain = name.isprintable() and len(name) <= 100 and not reserved
         if not plain or not name or Path(name).name != name or name.startswith("."):
             self._fail(node, f"device {name!r} becomes a folder: give it a plain name")
-        found = self._mapping(node, f"device {name}", _DEVICE)
-        values = {cost: self._value(found[cost]) for cost in COSTS if cost in found}
+        entries = self._mapping(node, f"device {name}", _DEVICE)
+        values = {cost: self._value(entries[cost]) for cost in COSTS if cost in entries}
         try:
             budget = Budget(**values)
         except BudgetError as error:
             culprit = next((cost for cost in values if str(error).startswith(cost)), next(iter(values), ""))
-            self._fail(found.get(culprit, node), f"device {name}: {error}")
-        if "memory_of" in found and "peak_memory" not in found:
-            self._fail(found["memory_of"], f"device {name}: memory_of is about peak_memory, which has no budget here")
-        own = self._names(found["models"]) if "models" in found else ()
-        if unknown := [model for model in own if model not in models]:
-            self._fail(found["models"], f"device {name}: the fleet has no model {unknown[0]!r}: {', '.join(models)}")
-        precision = self._one_of(found, "precision", PRECISIONS)
+            self._fail(entries.get(culprit, node), f"device {name}: {error}")
+        if "memory_of" in entries and "peak_memory" not in entries:
+            self._fail(entries["memory_of"], f"device {name}: memory_of is about peak_memory, which has no budget here")
+        device_models = self._names(entries["models"]) if "models" in entries else ()
+        if unknown := [model for model in device_models if model not in models]:
+            self._fail(entries["models"], f"device {name}: the fleet has no model {unknown[0]!r}: {', '.join(models)}")
+        precision = self._one_of(entries, "precision", PRECISIONS)
         profile = None
-        if "profile" in found:
-            profile, precision = self._profile(name, found["profile"], precision)
-        step = self._typed(found["round_to"], int) if "round_to" in found else None
+        if "profile" in entries:
+            profile, precision = self._profile(name, entries["profile"], precision)
+        step = self._typed(entries["round_to"], int) if "round_to" in entries else None
         if step is not None and step < 1:
-            self._fail(found["round_to"], f"device {name}: round_to {step} is not a whole number above 0")
+            self._fail(entries["round_to"], f"device {name}: round_to {step} is not a whole number above 0")
         return Device(
             name,
             budget,
             profile,
             step,
-            self._formats(found) if "export" in found else shared,
-            own,
-            self._one_of(found, "memory_of", PLANS),
+            self._formats(entries) if "export" in entries else shared,
+            device_models,
+            self._one_of(entries, "memory_of", PLANS),
             precision,
         )
 
@@ -188,55 +188,57 @@ class _Reader:
         if profile == HERE:
             return profile, precision
         try:
-            own = find(profile).precision
+            profile_precision = find(profile).precision
         except (DeviceError, UnknownNameError) as error:
             self._fail(node, f"device {device}: {error}")
-        if precision not in (None, own):
-            self._fail(node, f"device {device}: precision is {precision}, and its profile was measured in {own}")
-        return profile, own
+        if precision not in (None, profile_precision):
+            self._fail(
+                node, f"device {device}: precision is {precision}, and its profile was measured in {profile_precision}"
+            )
+        return profile, profile_precision
 
     def _models(self, node: Any, names: tuple[str, ...], args: dict[str, Any], shape: tuple[int, ...] | None) -> None:
         """Look every architecture up."""
         nodes = node.value if isinstance(node, self.yaml.SequenceNode) else [node]
-        for name, own in zip(names, nodes, strict=True):
+        for name, model_node in zip(names, nodes, strict=True):
             try:
                 if not Source(name).imports:
                     resolve(name, args, input_shape=shape)
             except (ModelError, UnknownNameError) as error:
-                self._fail(own, str(error))
+                self._fail(model_node, str(error))
 
     def _data(self, node: Any) -> str:
         """The data, a path from where the file is; looked up unless they are an id on the hub, but not read."""
         spec = str(self._typed(node, str))
-        beside = Path(self.path).parent / Path(spec).expanduser()
-        is_path = spec != "digits" and (beside.exists() or Path(spec).exists())
-        found = str(beside.resolve()) if is_path else spec
+        local_path = Path(self.path).parent / Path(spec).expanduser()
+        is_path = spec != "digits" and (local_path.exists() or Path(spec).exists())
+        location = str(local_path.resolve()) if is_path else spec
         try:
-            count(found)
+            count(location)
         except DataError as error:
             self._fail(node, f"{error} A path is from the folder of this file")
-        return found
+        return location
 
-    def _formats(self, found: Mapping[str, Any]) -> tuple[str, ...]:
-        names = self._names(found["export"])
+    def _formats(self, entries: Mapping[str, Any]) -> tuple[str, ...]:
+        names = self._names(entries["export"])
         for name in names:
             if name not in FORMATS:
-                self._fail(found["export"], f"export {name!r} is none of {', '.join(sorted(FORMATS))}")
+                self._fail(entries["export"], f"export {name!r} is none of {', '.join(sorted(FORMATS))}")
         return names
 
-    def _one_of(self, found: Mapping[str, Any], key: str, known: Collection[str]) -> str | None:
-        value = self._typed(found[key], str) if key in found else None
-        if value is not None and value not in known:
-            self._fail(found[key], f"{key} {value!r} is none of {', '.join(sorted(known))}")
+    def _one_of(self, entries: Mapping[str, Any], key: str, choices: Collection[str]) -> str | None:
+        value = self._typed(entries[key], str) if key in entries else None
+        if value is not None and value not in choices:
+            self._fail(entries[key], f"{key} {value!r} is none of {', '.join(sorted(choices))}")
         return value
 
     def _train(self, node: Any) -> dict[str, Any]:
-        found = self._mapping(node, "train", {"epochs", *_RECIPE})
-        if "epochs" not in found:
+        entries = self._mapping(node, "train", {"epochs", *_RECIPE})
+        if "epochs" not in entries:
             self._fail(node, "train needs epochs")
-        values = {name: self._value(value) for name, value in found.items()}
+        values = {name: self._value(value) for name, value in entries.items()}
         if isinstance(values["epochs"], bool) or not isinstance(values["epochs"], int) or values["epochs"] < 1:
-            self._fail(found["epochs"], f"epochs {values['epochs']!r} is not a whole number above 0")
+            self._fail(entries["epochs"], f"epochs {values['epochs']!r} is not a whole number above 0")
         for name in values.keys() - {"epochs"}:
             why = ""
             try:
@@ -248,23 +250,25 @@ class _Reader:
             except TypeError:
                 why = "it is no number"
             if why:
-                self._fail(found[name], f"{name} {values[name]!r} cannot be trained with: {why}")
+                self._fail(entries[name], f"{name} {values[name]!r} cannot be trained with: {why}")
         return values
 
-    def _mapping(self, node: Any, what: str, known: set[str] | None) -> dict[str, Any]:
+    def _mapping(self, node: Any, subject: str, allowed: set[str] | None) -> dict[str, Any]:
         if not isinstance(node, self.yaml.MappingNode):
-            self._fail(node, f"{what} is not made of 'name: value' lines")
+            self._fail(node, f"{subject} is not made of 'name: value' lines")
         result: dict[str, Any] = {}
         for key, value in node.value:
             if not isinstance(key, self.yaml.ScalarNode):
-                self._fail(key, f"a name in {what} is no plain text")
+                self._fail(key, f"a name in {subject} is no plain text")
             name = str(key.value)
             if name in result:
-                self._fail(key, f"{name!r} is there twice in {what}")
-            if known is not None and name not in known:
-                close = difflib.get_close_matches(name, known, 1)
-                hint = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(sorted(known))}"
-                self._fail(key, f"{what} has no {name!r}. {hint}")
+                self._fail(key, f"{name!r} is there twice in {subject}")
+            if allowed is not None and name not in allowed:
+                suggestions = difflib.get_close_matches(name, allowed, 1)
+                hint = (
+                    f"Did you mean {suggestions[0]!r}?" if suggestions else f"There are: {', '.join(sorted(allowed))}"
+                )
+                self._fail(key, f"{subject} has no {name!r}. {hint}")
             result[name] = value
         return result
 
@@ -277,10 +281,10 @@ class _Reader:
             self._fail(node, f"{value!r} names one of them twice")
         return tuple(names)
 
-    def _typed(self, node: Any, kind: type) -> Any:
+    def _typed(self, node: Any, expected: type) -> Any:
         value = self._value(node)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            self._fail(node, f"{value!r} is not {'a whole number' if kind is int else 'a name'}")
+        if not isinstance(value, expected) or isinstance(value, bool):
+            self._fail(node, f"{value!r} is not {'a whole number' if expected is int else 'a name'}")
         return value
 
     def _value(self, node: Any) -> Any:

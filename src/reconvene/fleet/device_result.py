@@ -96,10 +96,10 @@ class Result:
     @property
     def devices(self) -> dict[str, list[Row]]:
         """Rows by device, in the order of the file."""
-        found: dict[str, list[Row]] = {}
+        by_device: dict[str, list[Row]] = {}
         for row in self.rows:
-            found.setdefault(row.device, []).append(row)
-        return found
+            by_device.setdefault(row.device, []).append(row)
+        return by_device
 
     @property
     def unserved(self) -> list[str]:
@@ -112,8 +112,8 @@ class Result:
         return {"rows": rows, "made": self.made, "kept": self.kept, "folder": str(self.folder)}
 
 
-def told(plan: Plan) -> dict[str, Any]:
-    """What a plan says, by the fields of ``Cut``."""
+def cut_fields(plan: Plan) -> dict[str, Any]:
+    """The costs and the predicted loss of a plan, as fields of ``Cut``."""
     return {
         "costs": dict(plan.costs["pruned"]),
         "dense": dict(plan.costs["dense"]),
@@ -125,31 +125,31 @@ def told(plan: Plan) -> dict[str, Any]:
 
 
 def _about(plan: Plan) -> dict[str, str]:
-    """What the size, the memory, the latency and the training of a plan are those of, in its own words."""
-    found = {"size": "that of model.safetensors", "peak_memory": "as PyTorch holds activations"}
+    """The conditions of size, memory, latency and training FLOPs, by cost, in the words of the plan."""
+    texts = {"size": "that of model.safetensors", "peak_memory": "as PyTorch holds activations"}
     for note in plan.notes:
         for cost, begin in (("size", "size is "), ("peak_memory", "peak_memory is "), ("latency", "latency ")):
             if note.startswith(begin):
-                found[cost] = note.removeprefix(begin)
-    known = {cost: words for cost, words in found.items() if cost in plan.costs["pruned"]}
-    return {**known, TRAINING: f"of {plan.training_unit}, beside those of the dense network"}
+                texts[cost] = note.removeprefix(begin)
+    present = {cost: text for cost, text in texts.items() if cost in plan.costs["pruned"]}
+    return {**present, TRAINING: f"of {plan.training_unit}, beside those of the dense network"}
 
 
 def meanings(rows: Iterable[Cut], names: Mapping[str, str] = MappingProxyType({})) -> list[str]:
-    """One line for everything that costs of these rows are those of, and for whom where that is not the same for all.
+    """One line for the conditions of each cost, with the devices or models they hold for where rows differ.
 
     Last what training FLOPs are of, and what a predicted loss says. ``names``: what else to call a cost.
     """
     able = [row for row in rows if row.loss is not None]
     lines = []
     for cost in (*SHOWN, TRAINING):
-        whom: dict[str, list[str]] = {}
+        owners: dict[str, list[str]] = {}
         for row in able:
             if cost in row.about:
-                whom.setdefault(row.about[cost], []).append(row.device if isinstance(row, Row) else row.model)
-        for words, those in whom.items():
-            whose = f" ({', '.join(dict.fromkeys(those))})" if len(whom) > 1 else ""
-            lines.append(f"{names.get(cost, cost)}{whose}: {words}")
+                owners.setdefault(row.about[cost], []).append(row.device if isinstance(row, Row) else row.model)
+        for text, those in owners.items():
+            whose = f" ({', '.join(dict.fromkeys(those))})" if len(owners) > 1 else ""
+            lines.append(f"{names.get(cost, cost)}{whose}: {text}")
     return [*lines, *([CAVEAT] if able else [])]
 
 
@@ -165,12 +165,12 @@ def work_of(row: Cut) -> str | None:
 def choose(rows: Iterable[Row]) -> list[Row]:
     """Mark what each device gets: by accuracy where all were trained, else by predicted loss."""
     best: dict[str, Row] = {}
-    for row in (held := list(rows)):
+    for row in (candidates := list(rows)):
         if row.loss is not None and not row.trouble:
-            known = best.get(row.device)
-            if known is None or _rank(row) < _rank(known):
+            leader = best.get(row.device)
+            if leader is None or _rank(row) < _rank(leader):
                 best[row.device] = row
-    return [replace(row, chosen=best.get(row.device) is row) for row in held]
+    return [replace(row, chosen=best.get(row.device) is row) for row in candidates]
 
 
 def front(rows: Iterable[Row], cost: str) -> list[Row]:

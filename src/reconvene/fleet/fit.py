@@ -9,7 +9,7 @@ from typing import Any
 from reconvene.allocation import Budget
 from reconvene.devices import HERE, Profile, find
 from reconvene.errors import BudgetError, DeviceError, StructureError
-from reconvene.fleet.device_result import SHOWN, Cut, meanings, told, work_of
+from reconvene.fleet.device_result import SHOWN, Cut, cut_fields, meanings, work_of
 from reconvene.models import Source, example_inputs
 from reconvene.planning.plan import Target, plan_with
 from reconvene.planning.session import Data, Planner
@@ -26,18 +26,18 @@ class Ranking:
 
     def __str__(self) -> str:
         body: list[list[Cell]] = []
-        for found in self.candidates:
-            costs = [quantity(cost, found.costs[cost]) if cost in found.costs else None for cost in SHOWN]
-            body.append([found.model, found.loss, *costs, work_of(found), found.trouble.split(". ")[0]])
+        for candidate in self.candidates:
+            costs = [quantity(cost, candidate.costs[cost]) if cost in candidate.costs else None for cost in SHOWN]
+            body.append([candidate.model, candidate.loss, *costs, work_of(candidate), candidate.trouble.split(". ")[0]])
         title = f"cut to {self.budget} for {self.device}, what is predicted to lose least first"
-        why = [f"{found.model}: {found.trouble}" for found in self.candidates if found.trouble]
+        why = [f"{candidate.model}: {candidate.trouble}" for candidate in self.candidates if candidate.trouble]
         header = ("model", "loss", *SHOWN, "training FLOPs", "")
         foot = [*meanings(self.candidates), *why]
         return table(header, body, right=range(2, 8), title=title, foot=foot)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        rows = [dict(vars(found)) for found in self.candidates]
+        rows = [dict(vars(candidate)) for candidate in self.candidates]
         return {"device": self.device, "budget": dict(self.budget.asked), "candidates": rows}
 
 
@@ -67,7 +67,7 @@ def rank(
     """
     device = target.device or HERE
     target = replace(target, device=device if isinstance(device, Profile) or device == HERE else find(device))
-    found = []
+    cuts = []
     for source in sources:
         assert source.input_shape is not None, "resolve() fills it in"
         model = source.build(allow_import=allow_import)
@@ -77,9 +77,9 @@ def rank(
         try:
             plan = plan_with(planner, budget, round_to=round_to, target=target, say=say)
         except (BudgetError, DeviceError, StructureError) as error:
-            found.append(Cut(model=source.address, trouble=str(error)))
+            cuts.append(Cut(model=source.address, trouble=str(error)))
             continue
         plan.examples = examples
-        found.append(Cut(model=source.address, **told(plan)))
-    found.sort(key=lambda one: (one.loss is None, one.loss or 0.0))
-    return Ranking(device.name if isinstance(device, Profile) else str(device), budget, tuple(found))
+        cuts.append(Cut(model=source.address, **cut_fields(plan)))
+    cuts.sort(key=lambda cut: (cut.loss is None, cut.loss or 0.0))
+    return Ranking(device.name if isinstance(device, Profile) else str(device), budget, tuple(cuts))

@@ -30,9 +30,9 @@ _UNTRAINED = Limits(agreement=0.0, accuracy_drop=1.0)
 """What is not trained has no answers to agree on."""
 
 
-def key_of(asked: Mapping[str, Any]) -> str:
+def key_of(request: Mapping[str, Any]) -> str:
     """Sixteen hex digits that name everything that decides a result, in JSON types."""
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def carry_out(job: Job, work: str) -> Files:
@@ -49,8 +49,8 @@ def carry_out(job: Job, work: str) -> Files:
         small = plan.apply(source.build(allow_import=allow))
         report = rectifier.rectify(small, plan, inputs, how=job["rectify"], seed=seed)
         ratios = {row.layer: row.ratio for row in report.rows if row.ratio is not None}
-        facts = {"rectify": job["rectify"], "criterion": plan.criterion, "budget": plan.budget, "spread": ratios}
-        artifact.save(small, folder, plan=plan, source=source, extra={"pruning": facts})
+        pruning = {"rectify": job["rectify"], "criterion": plan.criterion, "budget": plan.budget, "spread": ratios}
+        artifact.save(small, folder, plan=plan, source=source, extra={"pruning": pruning})
     dataset = None
     if job["train"]:
         dataset = load(job["data"], input_shape=source.input_shape, limit=job["limit"])

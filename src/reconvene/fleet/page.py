@@ -60,15 +60,15 @@ def fronts(rows: tuple[Row, ...]) -> dict[str, tuple[str, str]]:
     for cost in AXES:
         able = [row for row in rows if row.loss is not None and row.costs.get(cost)]
         kinds = dict.fromkeys(row.about.get(cost, "") for row in able)
-        for kind in kinds:
-            own = [row for row in able if row.about.get(cost, "") == kind]
-            if len(own) < 2:
+        for subject in kinds:
+            comparable = [row for row in able if row.about.get(cost, "") == subject]
+            if len(comparable) < 2:
                 continue
             title = f"Predicted loss against {numbers.COSTS[cost].lower()}"
             number = sum(file.startswith(f"front-{cost}") for file in drawn) + 1
             file = f"front-{cost}.svg" if number == 1 else f"front-{cost}-{number}.svg"
-            said = f"{title}, {kind}" if len(kinds) > 1 else title
-            drawn[file] = said, _plot(own, cost, title)
+            said = f"{title}, {subject}" if len(kinds) > 1 else title
+            drawn[file] = said, _plot(comparable, cost, title)
     return drawn
 
 
@@ -100,20 +100,20 @@ def _served(result: Result) -> str:
 def _devices(result: Result) -> Html:
     groups = [line for device, rows in result.devices.items() for line in _group(device, rows)]
     header = ["Network", *(numbers.COSTS[cost] for cost in SHOWN), "Training FLOPs", "Loss", "Accuracy"]
-    words = [tag("li", line) for line in meanings(result.rows, numbers.COSTS)]
+    notes = [tag("li", line) for line in meanings(result.rows, numbers.COSTS)]
     return section(
         "What each device gets",
         "In bold what the device gets: of what keeps its budget, what loses least, or where all were trained what is "
         "right most often. Below each cost how many times less than dense, and how much of its limit is used.",
         tag("div", table(header, groups, numeric=range(1, len(header))), class_="tight"),
-        tag("ul", *words, class_="note") if words else None,
+        tag("ul", *notes, class_="note") if notes else None,
     )
 
 
 def _group(device: str, rows: list[Row]) -> list[Html]:
     """A line with the device and its budget, and one for each network."""
-    asked = rows[0].asked
-    lines = [tag("tr", tag("th", device, f": {asked}", colspan=len(SHOWN) + 4, scope="rowgroup"), class_="group")]
+    budget = rows[0].asked
+    lines = [tag("tr", tag("th", device, f": {budget}", colspan=len(SHOWN) + 4, scope="rowgroup"), class_="group")]
     for row in rows:
         if row.loss is None or row.trouble:
             text = tag("td", "nothing: see what could not be met", colspan=len(SHOWN) + 3, class_="bad")
@@ -123,8 +123,8 @@ def _group(device: str, rows: list[Row]) -> list[Html]:
         model = tag("strong", shown) if row.chosen else shown
         cells = [tag("td", _cost(row, cost), class_="number") for cost in SHOWN]
         accuracy = "–" if row.accuracy is None else numbers.share(row.accuracy)
-        rest = (_work(row), numbers.digits(row.loss), accuracy)
-        cells += [tag("td", text, class_="number") for text in rest]
+        figures = (_work(row), numbers.digits(row.loss), accuracy)
+        cells += [tag("td", text, class_="number") for text in figures]
         lines.append(tag("tr", tag("th", model, scope="row"), *cells))
     return lines
 

@@ -18,7 +18,7 @@ from reconvene.data import count, load
 from reconvene.devices import HERE, conditions, find
 from reconvene.errors import ArtifactError, FleetError, MissingExtraError, ReconveneError
 from reconvene.fleet.config import Device, Fleet
-from reconvene.fleet.device_result import Result, Row, choose, told
+from reconvene.fleet.device_result import Result, Row, choose, cut_fields
 from reconvene.fleet.executors import Outcome, in_processes, join_ray, on_ray
 from reconvene.fleet.job import Files, Job, key_of
 from reconvene.models import Source, example_inputs, resolve
@@ -61,17 +61,17 @@ def run_fleet(
     if ray is not None:  # before any planning: it may not be there
         join_ray(ray)
     with _alone(folder):
-        return _made(fleet, folder, workers, ray, allow_import, say)
+        return _build_artifacts(fleet, folder, workers, ray, allow_import, say)
 
 
-def _made(
+def _build_artifacts(
     fleet: Fleet, folder: Path, workers: int, ray: str | None, allow_import: bool, say: Callable[[str], None]
 ) -> Result:
     examples = _examples(fleet)
-    planned = [made for model in fleet.models for made in _plans(fleet, model, folder, examples, allow_import, say)]
+    planned = [entry for model in fleet.models for entry in _plans(fleet, model, folder, examples, allow_import, say)]
     if not planned:
         raise FleetError("no device takes any of these models: look at 'models' of the devices")
-    missing = [made.job for made in planned if made.job is not None]
+    missing = [entry.job for entry in planned if entry.job is not None]
     trouble: dict[str, str] = {}
     work = folder / ".work"
     try:
@@ -91,10 +91,10 @@ def _made(
     except OSError as error:
         raise FleetError(f"cannot write to {folder}: {error.strerror or error}") from error
     order = {device.name: number for number, device in enumerate(fleet.devices)}
-    rows = choose(_row(made, folder, trouble) for made in sorted(planned, key=lambda made: order[made.device.name]))
-    made = len(missing) - len(trouble)
+    rows = choose(_row(entry, folder, trouble) for entry in sorted(planned, key=lambda entry: order[entry.device.name]))
+    built = len(missing) - len(trouble)
     kept = sum(entry.plan is not None and entry.job is None for entry in planned)
-    result = Result(tuple(rows), made, kept, folder)
+    result = Result(tuple(rows), built, kept, folder)
     write_atomic(folder / SUMMARY, (json.dumps(result.to_dict()["rows"], indent=1) + "\n").encode())
     return result
 
@@ -125,7 +125,7 @@ class _Planned:
 
     device: Device
     model: str
-    place: str
+    relative_path: str
     key: str
     plan: Plan | None = None
     job: Job | None = None
@@ -154,10 +154,10 @@ def _plans(
     result = []
     for device in devices:
         options = {**shared, "export": list(device.export), "precision": device.precision}
-        place = f"{device.name}/{model.replace(':', '-').replace('/', '-')}"
-        key = key_of({**options, **_asked(fleet, device), "examples": examples, "place": place})
-        if _is_there(folder / place, key):
-            result.append(_Planned(device, model, place, key, artifact.read_plan(folder / place)))
+        relative_path = f"{device.name}/{model.replace(':', '-').replace('/', '-')}"
+        key = key_of({**options, **_request(fleet, device), "examples": examples, "place": relative_path})
+        if _is_complete(folder / relative_path, key):
+            result.append(_Planned(device, model, relative_path, key, artifact.read_plan(folder / relative_path)))
             continue
         try:
             planner = planner or planner_of(fleet, source, allow_import=allow_import)
@@ -166,24 +166,24 @@ def _plans(
             raise
         except ReconveneError as error:
             floor = getattr(error, "floor", None)
-            result.append(_Planned(device, model, place, key, trouble=str(error), floor=floor))
+            result.append(_Planned(device, model, relative_path, key, trouble=str(error), floor=floor))
             continue
         plan.examples = examples
-        job = {**options, "plan": plan.to_dict(), "key": key, "place": place}
-        result.append(_Planned(device, model, place, key, plan, job))
-    say(f"{model}: {sum(made.plan is not None for made in result)} of {len(devices)} budgets can be kept")
+        job = {**options, "plan": plan.to_dict(), "key": key, "place": relative_path}
+        result.append(_Planned(device, model, relative_path, key, plan, job))
+    say(f"{model}: {sum(entry.plan is not None for entry in result)} of {len(devices)} budgets can be kept")
     return result
 
 
-def _asked(fleet: Fleet, device: Device) -> dict[str, Any]:
+def _request(fleet: Fleet, device: Device) -> dict[str, Any]:
     profile: Any = None
     if device.profile not in (None, HERE):
         profile = find(device.profile).to_dict()
     elif device.profile == HERE or device.budget.latency is not None:
         profile = conditions(1, device.precision or "fp32")  # what was measured elsewhere is measured again
-    asked: dict[str, Any] = {"budget": dict(device.budget.asked), "profile": profile, "round_to": device.round_to}
-    asked |= {"memory_of": device.memory_of, "precision": device.precision}
-    return {**asked, "criterion": fleet.criterion, "evaluator": fleet.evaluator}
+    request: dict[str, Any] = {"budget": dict(device.budget.asked), "profile": profile, "round_to": device.round_to}
+    request |= {"memory_of": device.memory_of, "precision": device.precision}
+    return {**request, "criterion": fleet.criterion, "evaluator": fleet.evaluator}
 
 
 def planner_of(fleet: Fleet, source: Source, *, allow_import: bool) -> Planner:
@@ -196,46 +196,59 @@ def planner_of(fleet: Fleet, source: Source, *, allow_import: bool) -> Planner:
     return planner
 
 
-def _is_there(place: Path, key: str) -> bool:
-    """Whether what the key asks for was made, and all of it is still there as it was written."""
+def _is_complete(path: Path, key: str) -> bool:
+    """Whether the artifact of ``key`` is complete in ``path``: every file has the size it was written with."""
     try:
-        found = json.loads((place / DONE).read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or found.get("key") != key:
+        receipt = json.loads((path / DONE).read_text(encoding="utf-8"))
+        if not isinstance(receipt, dict) or receipt.get("key") != key:
             return False
-        made = artifact.manifest(place)
-        exports = {entry["file"]: entry["bytes"] for entry in made.measurements.get("exports", [])}
-        sizes = {**{name: entry["bytes"] for name, entry in made.files.items()}, **exports}
-        artifact.read_plan(place)
-        return all((place / name).stat().st_size == size for name, size in sizes.items())
+        manifest = artifact.manifest(path)
+        exports = {entry["file"]: entry["bytes"] for entry in manifest.measurements.get("exports", [])}
+        sizes = {**{name: entry["bytes"] for name, entry in manifest.files.items()}, **exports}
+        artifact.read_plan(path)
+        return all((path / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError, ArtifactError):
         return False
 
 
-def _land(files: Files, place: Path, key: str) -> None:
-    """Put an artifact in its place whole: written beside it, then renamed; the mark that it is done goes in first."""
-    beside = place.with_name(f".{place.name}.{os.getpid()}")
-    shutil.rmtree(beside, ignore_errors=True)
+def _land(files: Files, destination: Path, key: str) -> None:
+    """Write an artifact, with its mark of completion, into a staging folder and rename that to ``destination``."""
+    staging = destination.with_name(f".{destination.name}.{os.getpid()}")
+    shutil.rmtree(staging, ignore_errors=True)
     for name, content in {**files, DONE: json.dumps({"key": key}).encode()}.items():
-        target = beside / name
+        target = staging / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
-    shutil.rmtree(place, ignore_errors=True)
-    os.replace(beside, place)
+    shutil.rmtree(destination, ignore_errors=True)
+    os.replace(staging, destination)
 
 
-def _row(made: _Planned, folder: Path, trouble: dict[str, str]) -> Row:
-    name, asked = made.device.name, dict(made.device.budget.asked)
-    row = Row(device=name, model=made.model, budget=asked, key=made.key, costs=made.floor or {}, trouble=made.trouble)
-    if made.plan is None:
-        return replace(row, trouble=row.trouble + _left_from_before(folder, made.place))
-    row = replace(row, limits=dict(made.plan.limits), **told(made.plan))
-    if made.place in trouble:
-        return replace(row, trouble=trouble[made.place] + _left_from_before(folder, made.place))
-    found = artifact.manifest(folder / made.place).measurements
-    files = {entry["file"]: entry["bytes"] for entry in found.get("exports", [])}
-    return replace(row, folder=made.place, accuracy=found.get("training", {}).get("accuracy"), files=files)
+def _row(planned: _Planned, folder: Path, trouble: dict[str, str]) -> Row:
+    name, budget = planned.device.name, dict(planned.device.budget.asked)
+    row = Row(
+        device=name,
+        model=planned.model,
+        budget=budget,
+        key=planned.key,
+        costs=planned.floor or {},
+        trouble=planned.trouble,
+    )
+    if planned.plan is None:
+        return replace(row, trouble=row.trouble + _left_from_before(folder, planned.relative_path))
+    row = replace(row, limits=dict(planned.plan.limits), **cut_fields(planned.plan))
+    if planned.relative_path in trouble:
+        return replace(row, trouble=trouble[planned.relative_path] + _left_from_before(folder, planned.relative_path))
+    measurements = artifact.manifest(folder / planned.relative_path).measurements
+    files = {entry["file"]: entry["bytes"] for entry in measurements.get("exports", [])}
+    return replace(
+        row, folder=planned.relative_path, accuracy=measurements.get("training", {}).get("accuracy"), files=files
+    )
 
 
-def _left_from_before(folder: Path, place: str) -> str:
-    """What to say of an artifact where none could be made now."""
-    return f". What lies in {place} is from before, made for what was asked then" if (folder / place).is_dir() else ""
+def _left_from_before(folder: Path, relative_path: str) -> str:
+    """A sentence on the artifact of an earlier call, for a device that gets none now; empty without one."""
+    return (
+        f". What lies in {relative_path} is from before, made for what was asked then"
+        if (folder / relative_path).is_dir()
+        else ""
+    )

@@ -105,12 +105,12 @@ def resolve(
     Raises UnknownNameError (lists what exists), MissingExtraError, and ModelError where the import is not allowed or
     no input shape is known.
     """
-    given = dict(args or {})
-    _, own_shape = _locate(address, given, allow_import=allow_import, fetch=True)
+    arguments = dict(args or {})
+    _, own_shape = _locate(address, arguments, allow_import=allow_import, fetch=True)
     shape = input_shape or own_shape
     if shape is None:
         raise ModelError(f"{address} does not say what input it takes. Give its shape, such as 3x224x224 (--input)")
-    return Source(address, given, shape, seed)
+    return Source(address, arguments, shape, seed)
 
 
 def example_inputs(shape: tuple[int, ...], *, batch: int = 1, seed: int = 0) -> Tensor:
@@ -137,9 +137,9 @@ def parse_arguments(pairs: Iterable[str]) -> dict[str, Argument]:
 def _value(text: str) -> Argument:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    for kind in (int, float):
+    for number_type in (int, float):
         try:
-            return kind(text)
+            return number_type(text)
         except ValueError:
             continue
     return text
@@ -152,8 +152,8 @@ def _locate(
     prefix, colon, name = address.partition(":")
     if not colon:
         if address not in MODELS:
-            known = [*MODELS, "torchvision:NAME", "timm:NAME", "transformers:CONFIG", "package.module:callable"]
-            raise UnknownNameError("model", address, known)
+            available = [*MODELS, "torchvision:NAME", "timm:NAME", "transformers:CONFIG", "package.module:callable"]
+            raise UnknownNameError("model", address, available)
         return bind(MODELS[address], args, address), (int(args.get("in_channels", 3)), 32, 32)
     if prefix in FAMILIES:
         return FAMILIES[prefix](name, args, fetch=fetch)

@@ -74,8 +74,8 @@ def transformers(name: str, args: Mapping[str, Argument], *, fetch: bool = False
     if name in types and not Path(name).exists():
         read = partial(package.AutoConfig.for_model, name)
     else:
-        place = name if fetch or Path(name).exists() else _fetched(name, address)
-        read = partial(package.AutoConfig.from_pretrained, place, trust_remote_code=False)
+        location = name if fetch or Path(name).exists() else _fetched(name, address)
+        read = partial(package.AutoConfig.from_pretrained, location, trust_remote_code=False)
     plain = built(address, read)
     _require_data(args, {*plain.to_dict(), "num_labels"}, address)
     config = built(address, lambda: read(**args)) if args else plain
@@ -119,17 +119,17 @@ FAMILIES: dict[str, Family] = {
 def imported(module: str, name: str) -> Callable[..., Any]:
     """The callable ``name`` (dots allowed) of a module. Importing runs the module: call only when that is allowed."""
     try:
-        found: Any = importlib.import_module(module)
+        attribute: Any = importlib.import_module(module)
     except ImportError as error:
         raise ModelError(f"{module}:{name}: {module} cannot be imported: {error}") from error
     for part in name.split("."):
-        if not hasattr(found, part):
-            public = [key for key in vars(found) if not key.startswith("_") and callable(getattr(found, key))]
+        if not hasattr(attribute, part):
+            public = [key for key in vars(attribute) if not key.startswith("_") and callable(getattr(attribute, key))]
             raise UnknownNameError(f"callable of {module}", name, public)
-        found = getattr(found, part)
-    if not callable(found):
-        raise ModelError(f"{module}:{name} is {type(found).__name__}, nothing that can be called to build a model")
-    constructor: Callable[..., Any] = found
+        attribute = getattr(attribute, part)
+    if not callable(attribute):
+        raise ModelError(f"{module}:{name} is {type(attribute).__name__}, nothing that can be called to build a model")
+    constructor: Callable[..., Any] = attribute
     return constructor
 
 
@@ -153,27 +153,27 @@ def _unknown(family: str, name: str, available: Iterable[str]) -> UnknownNameErr
 def _parameters(builder: Callable[..., Any]) -> set[str]:
     """Names that a builder, or the classes and functions of its file that it hands arguments on to, takes."""
     module = importlib.import_module(builder.__module__)
-    own = [value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__]
+    definitions = [value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__]
     names: set[str] = set()
-    for candidate in (builder, *(value for value in own if callable(value))):
+    for candidate in (builder, *(value for value in definitions if callable(value))):
         with contextlib.suppress(TypeError, ValueError):  # what has no signature takes nothing by name
             names |= set(inspect.signature(candidate).parameters)
     return names - {"kwargs", "args"}
 
 
-def _require_data(args: Mapping[str, Argument], known: Iterable[str], address: str) -> None:
+def _require_data(args: Mapping[str, Argument], parameter_names: Iterable[str], address: str) -> None:
     """Raise ModelError unless every argument is data of the architecture: a size, a rate, a switch, a plain word.
 
     An artifact must not be able to ask for weights, a download or code from elsewhere, so what is allowed is derived
     from the architecture, and names and texts that could lead elsewhere are refused.
     """
-    allowed = {name for name in known if not _LEADS_ELSEWHERE.search(name)}
+    allowed = {name for name in parameter_names if not _LEADS_ELSEWHERE.search(name)}
     for name, value in args.items():
         if name not in allowed:
-            close = difflib.get_close_matches(name, allowed, n=8, cutoff=0.4)
+            similar = difflib.get_close_matches(name, allowed, n=8, cutoff=0.4)
             raise ModelError(
                 f"{address}: argument {name!r} is refused: models are built untrained, from code that is installed and "
-                f"by data of the architecture" + (f", such as {', '.join(close)}" if close else "")
+                f"by data of the architecture" + (f", such as {', '.join(similar)}" if similar else "")
             )
         if isinstance(value, str) and not _WORD.fullmatch(value):
             raise ModelError(f"{address}: argument {name}={value!r} is refused: text must be a plain word such as gelu")

@@ -37,9 +37,9 @@ class MobileNetV2(nn.Module):
         super().__init__()
         channels, last = scaled(32, width), scaled(1280, max(width, 1.0))
         layers: list[nn.Module] = [nn.Sequential(*conv_bn(in_channels, channels), nn.ReLU6(inplace=True))]
-        for expansion, wanted, count, first_stride in _STAGES:
+        for expansion, base_width, count, first_stride in _STAGES:
             for position in range(count):
-                out_channels = scaled(wanted, width)
+                out_channels = scaled(base_width, width)
                 layers.append(InvertedResidual(channels, out_channels, expansion, first_stride if position == 0 else 1))
                 channels = out_channels
         layers.append(nn.Sequential(*conv_bn(channels, last, 1), nn.ReLU6(inplace=True)))

@@ -46,12 +46,12 @@ class ResNet(nn.Module):
         channels = scaled(widths[0], width)
         self.stem = nn.Sequential(*conv_bn(in_channels, channels), nn.ReLU(inplace=True))
         stages: list[nn.Module] = []
-        for stage, (count, wanted) in enumerate(zip(blocks, widths, strict=True)):
+        for stage, (count, base_width) in enumerate(zip(blocks, widths, strict=True)):
             layers: list[nn.Module] = []
             for position in range(count):
                 stride = 2 if stage > 0 and position == 0 else 1
-                layers.append(BasicBlock(channels, scaled(wanted, width), stride))
-                channels = scaled(wanted, width)
+                layers.append(BasicBlock(channels, scaled(base_width, width), stride))
+                channels = scaled(base_width, width)
             stages.append(nn.Sequential(*layers))
         self.stages = nn.Sequential(*stages)
         self.pool = nn.AdaptiveAvgPool2d(1)

@@ -17,8 +17,8 @@ class VGG(nn.Module):
         layers: list[nn.Module] = []
         channels = in_channels
         for stage in _STAGES:
-            for wanted in stage:
-                out_channels = scaled(wanted, width)
+            for base_width in stage:
+                out_channels = scaled(base_width, width)
                 layers += [*conv_bn(channels, out_channels), nn.ReLU(inplace=True)]
                 channels = out_channels
             layers.append(nn.MaxPool2d(2))

@@ -1,4 +1,4 @@
-"""From any choice of channels to a plan: the one road that all ways to choose share."""
+"""From a choice of channels to a plan: the steps that every method of choosing shares."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from reconvene.surgery.verify import verify
 
 @dataclass(frozen=True)
 class Choice:
-    """The channels that stay, and what the plan says of them: one row a group, and other fields of ``Plan``."""
+    """The channels that stay, one row a group for the plan, and further fields of ``Plan``."""
 
     keep: Keep
     rows: list[Row]
-    facts: dict[str, Any]
+    plan_fields: dict[str, Any]
 
 
 Choose = Callable[[Structure, CostModel, dict[str, float]], Choice]
@@ -61,7 +61,7 @@ class Prepared:
         return self._spread
 
 
-def plan_by(
+def plan_from_choice(
     model: nn.Module,
     example_inputs: Any,
     choose: Choose,
@@ -70,7 +70,7 @@ def plan_by(
     prepared: Prepared | None = None,
     verified: bool = True,
 ) -> Plan:
-    """The plan of any way to choose channels: structure before it, a trial of the choice and the plan after it.
+    """The plan for any method of choosing channels: analyse the structure, choose, try the choice, make the plan.
 
     Where the trial finds that a call does not run as chosen, or the small network differs from the silenced one, the
     channels of that call are pinned and ``choose`` is asked again.
@@ -78,9 +78,9 @@ def plan_by(
     Args:
         model: the untrained model, only read.
         example_inputs: as for ``groups``.
-        choose: what decides.
+        choose: the function that decides.
         seed: of the batch on which the dense network's activation spread is measured.
-        prepared: what an earlier plan of the same model found out; it learns what this one finds out.
+        prepared: results that an earlier plan of the same model left; this plan adds its own to them.
         verified: whether to compare the small network with the silenced one on the example inputs.
 
     Raises:
@@ -100,15 +100,15 @@ def plan_by(
             with timed(timings, "spread"):
                 spread = prepared.spread(model, example_inputs)
             with timed(timings, "plan"):
-                facts = {**choice.facts, "seed": seed, "spread": spread}
-                made = make_plan(model, structure, choice.keep, choice.rows, scalars=rerun.scalars, **facts)
-            failure = _differing(made, model, example_inputs, structure, choice.keep, timings) if verified else None
+                plan_fields = {**choice.plan_fields, "seed": seed, "spread": spread}
+                plan = make_plan(model, structure, choice.keep, choice.rows, scalars=rerun.scalars, **plan_fields)
+            failure = _differing(plan, model, example_inputs, structure, choice.keep, timings) if verified else None
         if failure is None:
             break
         structure = prepared.structure = prunable(pin_site(model, structure, *failure))
         costs = CostModel(structure)
-    made.timings = timings
-    return made
+    plan.timings = timings
+    return plan
 
 
 def _differing(
@@ -140,7 +140,7 @@ def chosen(curves: Sensitivity, allocation: Allocation, budget: Budget, *, data:
     is better than another.
     """
     keep = _best_channels(curves, allocation.widths)
-    facts = {
+    plan_fields = {
         "criterion": curves.criterion,
         "evaluator": curves.evaluator,
         "data": data,
@@ -149,20 +149,20 @@ def chosen(curves: Sensitivity, allocation: Allocation, budget: Budget, *, data:
         "costs": {"dense": dict(allocation.dense), "pruned": dict(allocation.costs)},
         "notes": allocation.notes,
     }
-    return Choice(keep, _rows(allocation, curves, keep), facts)
+    return Choice(keep, _rows(allocation, curves, keep), plan_fields)
 
 
-def found(
-    made: Plan, budget: Budget, cost: str, limit: float, *, pruned: float, dense: float | None = None, note: str = ""
+def with_measured_cost(
+    plan: Plan, budget: Budget, cost: str, limit: float, *, pruned: float, dense: float | None = None, note: str = ""
 ) -> Plan:
-    """A plan that was made for a tighter budget, told what was asked of it and what its network was found to cost."""
-    made.budget, made.limits[cost] = dict(budget.asked), limit
-    made.costs["pruned"][cost] = pruned
+    """Record the original budget, its limit and the measured cost in a plan, in place; returns the same plan."""
+    plan.budget, plan.limits[cost] = dict(budget.asked), limit
+    plan.costs["pruned"][cost] = pruned
     if dense is not None:
-        made.costs["dense"][cost] = dense
+        plan.costs["dense"][cost] = dense
     if note:
-        made.notes = [*made.notes, note]
-    return made
+        plan.notes = [*plan.notes, note]
+    return plan
 
 
 def prunable(structure: Structure) -> Structure:

@@ -48,10 +48,10 @@ def yardsticks(
 
     Layers are ``(number in devices.jobs(devices.sites(structure)), in, out)``. ``say`` is told what was left out.
     """
-    found = devices.sites(structure)
-    number = {key_of(job): count for count, job in enumerate(devices.jobs(found))}
-    channels = devices.Channels(structure, found)
-    made: list[Network] = []
+    sites = devices.sites(structure)
+    number = {key_of(job): count for count, job in enumerate(devices.jobs(sites))}
+    channels = devices.Channels(structure, sites)
+    networks: list[Network] = []
     for share, widths in _even(structure):
         try:
             file = _file(model, example_inputs, structure, widths, precision)
@@ -61,9 +61,9 @@ def yardsticks(
         if len(file) > largest:
             say(f"the network at {share:g} of its widths is not timed: its file has {len(file):,} bytes")
             continue
-        ends = zip(found, *channels.at(widths), strict=True)
-        made.append(([[number[site.key], int(into), int(out)] for site, into, out in ends], file))
-    return made
+        ends = zip(sites, *channels.at(widths), strict=True)
+        networks.append(([[number[site.key], int(into), int(out)] for site, into, out in ends], file))
+    return networks
 
 
 def cut(model: nn.Module, example_inputs: Any, structure: Structure, widths: NDArray[np.int64]) -> nn.Module:
@@ -79,8 +79,8 @@ def _even(structure: Structure) -> Iterator[tuple[float, NDArray[np.int64]]]:
     """Widths that are the same share of the dense ones everywhere, in multiples of ``ROUND_TO``."""
     dense, seen = structure.widths, set()
     for share in SHARES:
-        wanted = np.clip(np.round(dense * share / ROUND_TO) * ROUND_TO, np.minimum(ROUND_TO, dense), dense)
-        widths = settle(structure.balances, wanted.astype(np.int64), dense)
+        rounded = np.clip(np.round(dense * share / ROUND_TO) * ROUND_TO, np.minimum(ROUND_TO, dense), dense)
+        widths = settle(structure.balances, rounded.astype(np.int64), dense)
         if tuple(widths) not in seen:
             seen.add(tuple(widths))
             yield share, widths
@@ -89,8 +89,8 @@ def _even(structure: Structure) -> Iterator[tuple[float, NDArray[np.int64]]]:
 def _file(model: nn.Module, inputs: Any, structure: Structure, widths: NDArray[np.int64], precision: str) -> bytes:
     """``cut`` as ONNX. Raises ReconveneError where that does not work."""
     small = cut(model, inputs, structure, widths)
-    own = own_inputs(small, inputs)
-    settings = stand_in(own) if precision == "int8" else None
+    small_inputs = own_inputs(small, inputs)
+    settings = stand_in(small_inputs) if precision == "int8" else None
     with tempfile.TemporaryDirectory(prefix="reconvene-yardstick-") as folder:
-        files = write(format_named("onnx"), small, own, Path(folder) / "model.onnx", settings)
+        files = write(format_named("onnx"), small, small_inputs, Path(folder) / "model.onnx", settings)
         return b"".join(file.read_bytes() for file in files[:1])

@@ -18,7 +18,7 @@ from reconvene.allocation.budget import read
 from reconvene.deploy.benchmark import latency as inference
 from reconvene.devices import Predictor, Profile
 from reconvene.errors import BudgetError, DeviceError
-from reconvene.planning.assemble import found
+from reconvene.planning.assemble import with_measured_cost
 from reconvene.planning.session import Foresee, Planner
 from reconvene.structure import Structure
 from reconvene.surgery import Plan
@@ -38,8 +38,8 @@ def resolve(
 ) -> Profile:
     """The profile of a device; of this machine, for this model, where that or none is named. Raises DeviceError."""
     if device is None or device == devices.HERE:
-        jobs, far = devices.jobs(devices.sites(planner.prepared.structure)), weights_of(planner.model)
-        return devices.here(jobs, far=far, precision=precision or "fp32", say=say)
+        jobs, weight_bytes = devices.jobs(devices.sites(planner.prepared.structure)), weights_of(planner.model)
+        return devices.here(jobs, far=weight_bytes, precision=precision or "fp32", say=say)
     profile = device if isinstance(device, Profile) else devices.find(device)
     if precision is not None and profile.precision != precision:
         raise DeviceError(
@@ -63,7 +63,7 @@ class Timely:
         self.planner, self.budget, self.profile, self.round_to = planner, budget, profile, round_to
         self.foresee = foresee
         self.scale = 1.0
-        self._asked = read("latency", budget.latency or 1.0)
+        self._requested_limit = read("latency", budget.latency or 1.0)
 
     @property
     def is_here(self) -> bool:
@@ -73,74 +73,74 @@ class Timely:
     def predicted(self) -> Plan:
         """A plan whose predicted seconds keep the limit, unaligned widths included."""
         dense = self._seconds(self.planner.prepared.structure.widths)
-        limit = self._asked.of(dense)
-        aim = limit
+        limit = self._requested_limit.of(dense)
+        target = limit
         for _ in range(ATTEMPTS):
-            made = self._plan(aim)
-            seconds = self._seconds(_widths(made))
+            plan = self._plan(target)
+            seconds = self._seconds(_widths(plan))
             if seconds <= limit:
-                return self._told(made, limit, dense, seconds, _predicted_for(self.profile))
-            aim *= limit / seconds
+                return self._with_latency(plan, limit, dense, seconds, _predicted_for(self.profile))
+            target *= limit / seconds
         raise BudgetError(f"latency {self.budget.latency}: no widths were found that are predicted to keep it")
 
     def measured(self, say: Callable[[str], None]) -> Plan:
         """A plan whose measured seconds keep the limit, the widest that was tried."""
         with closing(devices.Stopwatch(devices.reference(self.profile.runtime["threads"], self.profile.pace))) as watch:
             try:
-                made = self._corrected(partial(self._seconds_by, watch), say)
+                plan = self._corrected(partial(self._seconds_by, watch), say)
             except BudgetError as error:
                 why = f". {_UNSETTLED}" if watch.unsettled else ""
                 raise BudgetError(f"{error}{why}", error.floor, error.pinned) from error
         if watch.unsettled:
-            made.notes.append(f"{_UNSETTLED}: {watch.unsettled} times were taken as they came")
-        return made
+            plan.notes.append(f"{_UNSETTLED}: {watch.unsettled} times were taken as they came")
+        return plan
 
     def _corrected(self, time: Callable[[nn.Module], float], say: Callable[[str], None]) -> Plan:
         model, inputs = self.planner.model, self.planner.example_inputs
         say(f"timing the dense network in ONNX Runtime in {self.profile.precision}")
         dense = time(model)
-        limit = self._asked.of(dense)
+        limit = self._requested_limit.of(dense)
         self.scale = dense / self._seconds(self.planner.prepared.structure.widths)
-        whole = self.planner.prepared.structure.widths
+        dense_widths = self.planner.prepared.structure.widths
         best: tuple[float, Plan] | None = None
-        known = {tuple(whole.tolist()): dense}
+        measured = {tuple(dense_widths.tolist()): dense}
         kept, missed = 0.0, float("inf")  # the longest prediction that kept the limit, the shortest that did not
-        aim = limit if dense <= limit else AIM * limit
+        target = limit if dense <= limit else AIM * limit
         for _ in range(2 * ATTEMPTS):
             try:
-                made = self._plan(aim)
+                plan = self._plan(target)
             except BudgetError:
-                if len(known) == 1:
+                if len(measured) == 1:
                     raise
                 break  # what is left to try is below the floor: the message below says what was measured
-            widths = _widths(made)
-            at = tuple(widths.tolist())
-            if at not in known:
-                if len(known) > ATTEMPTS:
+            widths = _widths(plan)
+            key = tuple(widths.tolist())
+            if key not in measured:
+                if len(measured) > ATTEMPTS:
                     break
-                small = made.apply(model)
-                rectifier.rectify(small, made, inputs, how="reinit", seed=self.planner.seed)
-                known[at] = time(small)
-                say(f"measured {known[at] * 1e3:.3g} ms of {limit * 1e3:.3g} ms")
-            seconds = known[at]
+                small = plan.apply(model)
+                rectifier.rectify(small, plan, inputs, how="reinit", seed=self.planner.seed)
+                measured[key] = time(small)
+                say(f"measured {measured[key] * 1e3:.3g} ms of {limit * 1e3:.3g} ms")
+            seconds = measured[key]
             if seconds <= limit and (best is None or seconds > best[0]):
-                best = seconds, made
-            if ENOUGH * limit <= seconds <= limit or (seconds <= limit and (widths == whole).all()):
+                best = seconds, plan
+            if ENOUGH * limit <= seconds <= limit or (seconds <= limit and (widths == dense_widths).all()):
                 break
-            kept, missed = (max(kept, aim), missed) if seconds <= limit else (kept, min(missed, aim))
+            kept, missed = (max(kept, target), missed) if seconds <= limit else (kept, min(missed, target))
             if kept >= CLOSE * missed:
                 break  # the next step in width is too long
-            aim = aim * AIM * limit / seconds
-            aim = aim if kept < aim < missed else (kept + missed) / 2 if best else missed * AIM
+            target = target * AIM * limit / seconds
+            target = target if kept < target < missed else (kept + missed) / 2 if best else missed * AIM
         if best is None:
             raise BudgetError(
                 f"latency {self.budget.latency}: every plan that was predicted to keep it took longer when measured, "
-                f"the shortest {min(known.values()) * 1e3:.3g} ms of {limit * 1e3:.3g} ms. Is the machine busy? Else "
-                "ask for more time",
-                {"latency": min(known.values())},
+                f"the shortest {min(measured.values()) * 1e3:.3g} ms of {limit * 1e3:.3g} ms. Is the machine busy? "
+                "Else ask for more time",
+                {"latency": min(measured.values())},
             )
         note = f"latency measured on {self.profile.conditions}"
-        return self._told(best[1], limit, dense, best[0], note)
+        return self._with_latency(best[1], limit, dense, best[0], note)
 
     def _plan(self, limit: float) -> Plan:
         budget = replace(self.budget, latency=f"{limit:.9f}s")
@@ -150,39 +150,39 @@ class Timely:
 
         try:
             return self.planner.plan(budget, round_to=self.round_to, foresee={**self.foresee, "latency": clock})
-        except BudgetError as error:  # in the words of who asked
-            asked = str(error).replace(f"latency {budget.latency}", f"latency {self.budget.latency}")
-            raise BudgetError(f"{asked} ({self.profile.conditions})", error.floor, error.pinned) from error
+        except BudgetError as error:  # name the limit that the user set, not the tightened one
+            message = str(error).replace(f"latency {budget.latency}", f"latency {self.budget.latency}")
+            raise BudgetError(f"{message} ({self.profile.conditions})", error.floor, error.pinned) from error
 
     def _seconds(self, widths: NDArray[np.int64]) -> float:
         return Predictor(self.planner.prepared.structure, self.profile, scale=self.scale).seconds(widths)
 
     def _seconds_by(self, watch: devices.Stopwatch, model: nn.Module) -> float:
-        asked = {"precision": self.profile.precision, "threads": self.profile.runtime["threads"]}
-        return inference(model, self.planner.example_inputs, **asked, settled=watch.time)
+        options = {"precision": self.profile.precision, "threads": self.profile.runtime["threads"]}
+        return inference(model, self.planner.example_inputs, **options, settled=watch.time)
 
-    def _told(self, made: Plan, limit: float, dense: float, seconds: float, note: str) -> Plan:
-        return found(made, self.budget, "latency", limit, pruned=seconds, dense=dense, note=note)
+    def _with_latency(self, plan: Plan, limit: float, dense: float, seconds: float, note: str) -> Plan:
+        return with_measured_cost(plan, self.budget, "latency", limit, pruned=seconds, dense=dense, note=note)
 
 
 def _predicted_for(profile: Profile) -> str:
-    """Whose latency it is; of a profile of this machine also whether its runtime is another version now."""
-    here = devices.conditions(profile.runtime["threads"], profile.precision)
+    """A note that names the device; for this machine also whether its runtime has another version now."""
+    conditions = devices.conditions(profile.runtime["threads"], profile.precision)
     note = f"latency predicted for {profile.conditions}"
-    if profile.device != here["device"] or profile.runtime == here["runtime"]:
+    if profile.device != conditions["device"] or profile.runtime == conditions["runtime"]:
         return note
-    now = f"{profile.runtime['name']} {here['runtime']['version']}"
+    now = f"{profile.runtime['name']} {conditions['runtime']['version']}"
     return f"{note}. It is of this machine, which has {now} now: measure it again"
 
 
-def _widths(made: Plan) -> NDArray[np.int64]:
-    return np.array([row.width for row in made.rows], dtype=np.int64)
+def _widths(plan: Plan) -> NDArray[np.int64]:
+    return np.array([row.width for row in plan.rows], dtype=np.int64)
 
 
-def tell_latency(made: Plan, planner: Planner, profile: Profile) -> None:
-    """Have a plan without a budget on latency say what its network is predicted to take. Raises DeviceError."""
+def note_predicted_latency(plan: Plan, planner: Planner, profile: Profile) -> None:
+    """Add the predicted latency to a plan without a budget on latency, in place. Raises DeviceError."""
     structure = planner.prepared.structure
     predictor = Predictor(structure, profile)
-    for which, widths in (("dense", structure.widths), ("pruned", _widths(made))):
-        made.costs[which]["latency"] = predictor.seconds(widths)
-    made.notes.append(_predicted_for(profile))
+    for variant, widths in (("dense", structure.widths), ("pruned", _widths(plan))):
+        plan.costs[variant]["latency"] = predictor.seconds(widths)
+    plan.notes.append(_predicted_for(profile))

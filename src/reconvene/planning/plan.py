@@ -16,7 +16,7 @@ from reconvene.deploy.memory import PLANS
 from reconvene.deploy.quantisation import PRECISIONS
 from reconvene.errors import UnknownNameError
 from reconvene.planning.assemble import timed
-from reconvene.planning.latency import Device, Timely, resolve, tell_latency
+from reconvene.planning.latency import Device, Timely, note_predicted_latency, resolve
 from reconvene.planning.runtime_costs import Keep, file_size, keep_weighed, runtime_memory
 from reconvene.planning.session import Data, Foresee, Loss, Planner
 from reconvene.structure.restore import exclusive
@@ -86,9 +86,9 @@ def plan(
     """
     planner = Planner(model, example_inputs, criterion, data, seed, evaluator=evaluator, loss=loss, verify=verify)
     target = Target(device, tuple(size_of), memory_of, precision)
-    made = plan_with(planner, budget, round_to=round_to, target=target, say=say)
-    made.examples = _epoch(data) if examples is None else examples
-    return made
+    chosen_plan = plan_with(planner, budget, round_to=round_to, target=target, say=say)
+    chosen_plan.examples = _epoch(data) if examples is None else examples
+    return chosen_plan
 
 
 def prune(
@@ -114,7 +114,7 @@ def prune(
 
     Args and errors as for ``plan``; ``rectify`` is ``reinit``, ``rescale`` or ``keep``.
     """
-    made = plan(
+    chosen_plan = plan(
         model,
         example_inputs,
         budget,
@@ -131,10 +131,10 @@ def prune(
         examples=examples,
         verify=verify,
     )
-    with timed(made.timings, "surgery"):
-        small = made.apply(model)
-    with timed(made.timings, "rectify"):
-        rectifier.rectify(small, made, example_inputs, how=rectify, seed=seed)
+    with timed(chosen_plan.timings, "surgery"):
+        small = chosen_plan.apply(model)
+    with timed(chosen_plan.timings, "rectify"):
+        rectifier.rectify(small, chosen_plan, example_inputs, how=rectify, seed=seed)
     return small
 
 
@@ -171,8 +171,8 @@ def plan_with(
     foresee: dict[str, Foresee] = {}
 
     def planned(tried: Budget) -> Plan:
-        own = max(ROUND_TO, profile.steps["out"]) if profile else ROUND_TO
-        step = own if round_to is None else round_to
+        default_step = max(ROUND_TO, profile.steps["out"]) if profile else ROUND_TO
+        step = default_step if round_to is None else round_to
         if profile is None or tried.latency is None:
             refine = round_to is None and profile is None  # a step that was asked for, or is a device's own, is kept
             return planner.plan(tried, round_to=step, refine=refine, foresee=foresee)
@@ -181,17 +181,17 @@ def plan_with(
 
     keep: Keep = planned
     if target.memory_of is not None and budget.peak_memory is not None:
-        way = devices.WAYS.get((target.memory_of, precision))
-        if way is not None:
-            foresee["peak_memory"] = lambda structure: devices.Held(structure, way).bytes
+        memory_model = devices.WAYS.get((target.memory_of, precision))
+        if memory_model is not None:
+            foresee["peak_memory"] = lambda structure: devices.Held(structure, memory_model).bytes
         keep = partial(keep_weighed, planner, scales=runtime_memory(planner, target.memory_of, precision), keep=keep)
     if target.size_of and budget.size is not None:
         keep = partial(keep_weighed, planner, scales=file_size(planner, target.size_of, precision), keep=keep)
-    made = keep(budget)
+    chosen_plan = keep(budget)
     if profile is not None and budget.latency is None:
-        tell_latency(made, planner, profile)
-    made.timings = {**timings, **made.timings}
-    return made
+        note_predicted_latency(chosen_plan, planner, profile)
+    chosen_plan.timings = {**timings, **chosen_plan.timings}
+    return chosen_plan
 
 
 def _epoch(data: Data | None) -> int | None:

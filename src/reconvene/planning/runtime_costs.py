@@ -22,7 +22,7 @@ from reconvene.deploy.model_io import own_inputs
 from reconvene.deploy.quantisation import stand_in
 from reconvene.deploy.registry import format_named
 from reconvene.errors import BudgetError
-from reconvene.planning.assemble import found
+from reconvene.planning.assemble import with_measured_cost
 from reconvene.planning.session import Planner
 from reconvene.surgery import Plan
 
@@ -34,11 +34,11 @@ Keep = Callable[[Budget], Plan]
 
 @dataclass(frozen=True)
 class Scales:
-    """What weighs a network: ``cost`` is that of the budget, ``fixed`` whether what is not predicted is a constant."""
+    """How to weigh a network for one cost of the budget; ``fixed``: the part that is not predicted is a constant."""
 
     cost: str
     weigh: Callable[[nn.Module], int]
-    what: str
+    label: str
     hint: str = ""
     fixed: bool = True
 
@@ -46,11 +46,11 @@ class Scales:
 def file_size(planner: Planner, formats: Sequence[str], precision: str) -> Scales:
     """Bytes of the largest of the exported files, one export a format: weights, and a graph of about constant size."""
     inputs = planner.example_inputs
-    what = f"{', '.join(formats)} in {precision}" if precision != "fp32" else ", ".join(formats)
+    format_list = f"{', '.join(formats)} in {precision}" if precision != "fp32" else ", ".join(formats)
     return Scales(
         "size",
         lambda model: weigh(model, inputs, formats, precision),
-        f"that of the exported file: {what}",
+        f"that of the exported file: {format_list}",
         ", of which the graph itself takes some",
     )
 
@@ -73,39 +73,39 @@ def keep_weighed(planner: Planner, budget: Budget, scales: Scales, keep: Keep) -
     Raises BudgetError with the floor, UnknownNameError (format, plan), MissingExtraError, ExportError.
     """
     value = budget.asked[scales.cost]
-    asked = read(scales.cost, value)
+    requested = read(scales.cost, value)
     dense = scales.weigh(planner.model)
-    limit = int(asked.of(dense))
-    aim, best, least, at_floor = limit, None, float("inf"), False
+    limit = int(requested.of(dense))
+    target, best, smallest_bytes, at_floor = limit, None, float("inf"), False
     for _ in range(ATTEMPTS):
-        if aim < 1:
+        if target < 1:
             break
         try:
-            made = keep(replace(budget, **{scales.cost: aim}))
+            plan = keep(replace(budget, **{scales.cost: target}))
         except BudgetError as error:
             floor = error.floor.get(scales.cost, 0.0)
-            if best is None and not at_floor and floor > aim:
-                aim, at_floor = ceil(floor), True  # the floor is a prediction too: the smallest network is weighed
+            if best is None and not at_floor and floor > target:
+                target, at_floor = ceil(floor), True  # the floor is a prediction too: the smallest network is weighed
                 continue
             if best is None:
-                raise _refused(value, limit, scales, least, None if at_floor else error) from error
+                raise _refused(value, limit, scales, smallest_bytes, None if at_floor else error) from error
             break
-        weight = scales.weigh(made.apply(planner.model))
-        least = min(least, weight)
+        weight = scales.weigh(plan.apply(planner.model))
+        smallest_bytes = min(smallest_bytes, weight)
         if weight <= limit and (best is None or weight > best[0]):
-            best = weight, made
-        whole = all(row.width == row.dense for row in made.rows)
-        if ENOUGH * limit <= weight <= limit or (whole and weight <= limit):
+            best = weight, plan
+        is_dense = all(row.width == row.dense for row in plan.rows)
+        if ENOUGH * limit <= weight <= limit or (is_dense and weight <= limit):
             break
-        follow = aim + limit - weight if scales.fixed else int(aim * limit / weight)
+        next_target = target + limit - weight if scales.fixed else int(target * limit / weight)
         if best is not None and weight > limit:  # between one that kept it and one that did not
-            follow = (follow + aim) // 2 if follow < aim else aim - 1
-        aim = follow
+            next_target = (next_target + target) // 2 if next_target < target else target - 1
+        target = next_target
     if best is None:
-        raise _refused(value, limit, scales, least, None)
-    weight, made = best
-    note = f"{scales.cost} is {scales.what}"
-    return found(made, budget, scales.cost, float(limit), pruned=weight, dense=dense, note=note)
+        raise _refused(value, limit, scales, smallest_bytes, None)
+    weight, plan = best
+    note = f"{scales.cost} is {scales.label}"
+    return with_measured_cost(plan, budget, scales.cost, float(limit), pruned=weight, dense=dense, note=note)
 
 
 def weigh(model: nn.Module, inputs: Any, formats: Sequence[str], precision: str = "fp32") -> int:
@@ -114,20 +114,20 @@ def weigh(model: nn.Module, inputs: Any, formats: Sequence[str], precision: str 
     for name in formats:
         runtime = format_named(name)
         with tempfile.TemporaryDirectory(prefix="reconvene-weigh-") as folder:
-            own = own_inputs(model, inputs)
-            settings = stand_in(own) if precision == "int8" else None
-            files = write(runtime, model, own, Path(folder) / f"model{runtime.suffix}", settings)
+            export_inputs = own_inputs(model, inputs)
+            settings = stand_in(export_inputs) if precision == "int8" else None
+            files = write(runtime, model, export_inputs, Path(folder) / f"model{runtime.suffix}", settings)
             sizes.append(sum(file.stat().st_size for file in files))
     return max(sizes)
 
 
-def _refused(value: Any, limit: int, scales: Scales, least: float, error: BudgetError | None) -> BudgetError:
+def _refused(value: Any, limit: int, scales: Scales, smallest_bytes: float, error: BudgetError | None) -> BudgetError:
     why = f": {error}" if error is not None else ""
-    if least < float("inf"):
-        why += f". The smallest network that was looked at takes {least:,.0f} bytes: that is the floor"
-    floor = dict(error.floor) if error is not None else {scales.cost: least}
+    if smallest_bytes < float("inf"):
+        why += f". The smallest network that was looked at takes {smallest_bytes:,.0f} bytes: that is the floor"
+    floor = dict(error.floor) if error is not None else {scales.cost: smallest_bytes}
     return BudgetError(
-        f"{scales.cost} {value} (at most {limit:,} bytes, {scales.what}{scales.hint}) cannot be kept{why}",
+        f"{scales.cost} {value} (at most {limit:,} bytes, {scales.label}{scales.hint}) cannot be kept{why}",
         floor,
         error.pinned if error is not None else None,
     )

@@ -19,7 +19,7 @@ from reconvene.criteria.registry import criterion as criterion_named
 from reconvene.errors import BudgetError
 from reconvene.evaluator import Sensitivity, evaluate
 from reconvene.evaluator.evaluators import evaluator_named
-from reconvene.planning.assemble import Choice, Prepared, chosen, found, plan_by, timed
+from reconvene.planning.assemble import Choice, Prepared, chosen, plan_from_choice, timed, with_measured_cost
 from reconvene.structure import Structure, analyse
 from reconvene.surgery import Plan
 
@@ -80,18 +80,18 @@ class Planner:
 
         Raises BudgetError, StructureError, CriterionError.
         """
-        made = self._planned(budget, round_to, refine, foresee)
+        plan = self._planned(budget, round_to, refine, foresee)
         if budget.peak_memory is None or "peak_memory" in foresee:
-            return made
-        limit = tried = made.limits["peak_memory"]
+            return plan
+        limit = tried = plan.limits["peak_memory"]
         for _ in range(ATTEMPTS):
             # Layouts may need a copy at some widths and none at others, which no function of widths tells.
-            small = analyse(made.apply(self.model), self.example_inputs, trial=False)
+            small = analyse(plan.apply(self.model), self.example_inputs, trial=False)
             counted = CostModel(small).dense["peak_memory"]
             if counted <= limit:
-                return found(made, budget, "peak_memory", limit, pruned=counted)
+                return with_measured_cost(plan, budget, "peak_memory", limit, pruned=counted)
             tried = int(tried * limit / counted)
-            made = self._planned(replace(budget, peak_memory=tried), round_to, refine, foresee)
+            plan = self._planned(replace(budget, peak_memory=tried), round_to, refine, foresee)
         raise BudgetError(
             f"peak_memory {budget.asked['peak_memory']}: every plan that should keep {int(limit):,} bytes makes copies "
             f"that take more, the last {int(counted):,}. Ask for a little more",
@@ -115,9 +115,11 @@ class Planner:
         timings: dict[str, float] = {}
         with timed(timings, "structure"):
             prepared = self.prepared
-        made = plan_by(self.model, self.example_inputs, choose, seed=self.seed, prepared=prepared, verified=self.verify)
-        made.timings["structure"] += timings["structure"]
-        return made
+        plan = plan_from_choice(
+            self.model, self.example_inputs, choose, seed=self.seed, prepared=prepared, verified=self.verify
+        )
+        plan.timings["structure"] += timings["structure"]
+        return plan
 
 
 class Judge:

@@ -47,15 +47,15 @@ def measure(model: nn.Module, example_inputs: Any, *, seed: int) -> tuple[dict[s
 
 def spread_on(model: nn.Module, batch: Any, *, seed: int) -> dict[str, float]:
     """The spreads on this batch."""
-    found: dict[str, float] = {}
+    spreads: dict[str, float] = {}
 
     def note(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         value = spread_of(output)
         if value is not None:
-            found[name] = value
+            spreads[name] = value
 
     run_hooked(model, batch, note, seed=seed)
-    return found
+    return spreads
 
 
 def calibration_batch(example_inputs: Any, *, seed: int, samples: int | None = None) -> Any:

@@ -58,15 +58,15 @@ def rectify(
     """
     if how not in WAYS:
         raise UnknownNameError("way to rectify", how, WAYS)
-    known = {name for name, _ in small.named_modules()}
-    missing = [name for name in plan.touched if name not in known]
+    module_names = {name for name, _ in small.named_modules()}
+    missing = [name for name in plan.touched if name not in module_names]
     if missing:
         raise PlanError(
             f"the plan changed module {missing[0]!r}, which this model does not have. Rectify plan.apply(model)"
         )
     drawn_with = plan.seed if seed is None else seed
     before, batch = measure(small, example_inputs, seed=plan.seed)
-    touched = known if everywhere else set(plan.touched)
+    touched = module_names if everywhere else set(plan.touched)
     best: RectifyReport | None = None
     for draw in range(DRAWS if how == "reinit" else 1):
         report = _attempt(small, plan, batch, how, drawn_with, draw, before, touched)
@@ -83,22 +83,22 @@ def _attempt(
     small: nn.Module,
     plan: Plan,
     batch: Any,
-    how: str,
+    method: str,
     seed: int,
     draw: int,
     before: dict[str, float],
     touched: set[str],
 ) -> RectifyReport:
     """One rectification with the ``draw``-th stream of weights; it starts over whatever an earlier one left."""
-    work = _Work(small, plan.spread, touched, f"{seed}:{draw}", WAYS[how])
-    after = work.run(batch, calibration_seed=plan.seed) if WAYS[how] else before
+    work = _Work(small, plan.spread, touched, f"{seed}:{draw}", WAYS[method])
+    after = work.run(batch, calibration_seed=plan.seed) if WAYS[method] else before
     rows = []
     for name, module in small.named_modules():
         if name in work.layers or name in work.actions:
             values = plan.spread.get(name), before.get(name), after.get(name)
             action = work.actions.get(name) or _unchanged(name, before, work)
             rows.append(SpreadRow(name, type(module).__name__, name in work.touched, action, *values))
-    return RectifyReport(how, seed, tuple(rows), draw)
+    return RectifyReport(method, seed, tuple(rows), draw)
 
 
 def _unchanged(name: str, before: dict[str, float], work: _Work) -> str:
@@ -111,16 +111,16 @@ class _Work:
     """One rectification under way: what to do at each layer's first call, and what was done."""
 
     def __init__(
-        self, small: nn.Module, dense: dict[str, float], touched: set[str], stream: str, way: _Way | None
+        self, small: nn.Module, dense: dict[str, float], touched: set[str], stream: str, change: _WeightChange | None
     ) -> None:
-        self.small, self.dense, self.touched, self.stream, self.way = small, dense, touched, stream, way
+        self.small, self.dense, self.touched, self.stream, self.change = small, dense, touched, stream, change
         self.layers = layers(small)
         self.actions: dict[str, str] = {}
         self._done: dict[int, str] = {}
 
     def run(self, batch: Any, *, calibration_seed: int) -> dict[str, float]:
         """Change what is to be changed; the spread of every layer afterwards."""
-        if self.way is _reinit:
+        if self.change is _reinit:
             for name, module in self.small.named_modules():
                 if name in self.touched and is_norm(module):
                     reset_norm(module)
@@ -130,12 +130,12 @@ class _Work:
 
     def _before(self, name: str, module: nn.Module) -> None:
         """Decide, and put the new weights in, before the layer is first called."""
-        if name not in self.touched or self.way is None:
+        if name not in self.touched or self.change is None:
             return
         reason = self._barred(name, module)
         if reason is None:
             self._done[id(weights_of(module)[0])] = name
-            self.way(module, _generator(self.stream, name))
+            self.change(module, _generator(self.stream, name))
         else:
             self.actions[name] = f"kept: {reason}"
 
@@ -156,10 +156,10 @@ class _Work:
 
     def _after(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Scale the layer to the dense spread; its new output goes on to the next layer."""
-        if name not in self.touched or name in self.actions or self.way is None:
+        if name not in self.touched or name in self.actions or self.change is None:
             return None
-        verb = "reinitialised" if self.way is _reinit else "rescaled"
-        if self.way is _reinit and _balance_signs(module, output):
+        verb = "reinitialised" if self.change is _reinit else "rescaled"
+        if self.change is _reinit and _balance_signs(module, output):
             output = module.forward(*args, **kwargs)
         output, trouble = _scale(module, args, kwargs, output, self.dense[name])
         self.actions[name] = f"{verb}, {trouble}" if trouble else verb
@@ -228,8 +228,8 @@ def _balance_signs(module: nn.Module, output: Any) -> bool:
     if not isinstance(module, LINEAR) or not isinstance(output, Tensor):
         return False
     axis = output.ndim - 1 if isinstance(module, nn.Linear) else output.ndim - 1 - len(module.kernel_size)
-    rest = [dim for dim in range(output.ndim) if dim != axis]
-    energy = (output.double() * output.double().abs()).sum(dim=rest).tolist()
+    other_axes = [dim for dim in range(output.ndim) if dim != axis]
+    energy = (output.double() * output.double().abs()).sum(dim=other_axes).tolist()
     mirrored, total = [], 0.0
     for channel in sorted(range(len(energy)), key=lambda c: -abs(energy[c])):
         flip = total * energy[channel] > 0
@@ -248,5 +248,5 @@ def _generator(stream: str, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-_Way = Callable[[nn.Module, torch.Generator], None]
-WAYS: dict[str, _Way | None] = {"reinit": _reinit, "rescale": _rescale, "keep": None}
+_WeightChange = Callable[[nn.Module, torch.Generator], None]
+WAYS: dict[str, _WeightChange | None] = {"reinit": _reinit, "rescale": _rescale, "keep": None}

@@ -28,8 +28,8 @@ class Scale:
 
     def __call__(self, value: float) -> float:
         """Where ``value`` is, from 0 at ``low`` to 100 at ``high``."""
-        low, high, at = (math.log(v) if self.log else v for v in (self.low, self.high, value))
-        return 100 * (at - low) / (high - low) if high > low else 50.0
+        low, high, position = (math.log(v) if self.log else v for v in (self.low, self.high, value))
+        return 100 * (position - low) / (high - low) if high > low else 50.0
 
 
 def lines(
@@ -92,16 +92,16 @@ def dots_in_band(
         clipped = min(max(value, 1 / edge), edge) if math.isfinite(value) and value > 0 else 1 / edge
         x = 100 * (i + 0.5) / len(values)
         marks.append(_dot(x, up(clipped), "dot pruned" if inside else "dot outside", f"{name}: {value:.3f}"))
-    ticks = _apart([1.0, *band, 0.1, 10.0, 0.5, 2.0, 0.01, 100.0, 0.001, 1000.0], up)
+    ticks = _spaced_labels([1.0, *band, 0.1, 10.0, 0.5, 2.0, 0.01, 100.0, 0.001, 1000.0], up)
     below = [tag("span", "input"), tag("span", "output")]
     return tag("figure", tag("figcaption", title), _plot(title, description, marks, ticks, below), class_="chart")
 
 
-def bar(value: float, whole: float, class_: str, *, of: float | None = None) -> Html:
-    """A horizontal bar ``value`` long on a track ``of`` long, in a space ``whole`` long; its text is beside it."""
-    full = max(whole, 1e-12)
-    track = 100 * (whole if of is None else of) / full
-    inner = tag("span", style=f"width:{100 * value / max(whole if of is None else of, 1e-12):.2f}%", class_=class_)
+def bar(value: float, full_scale: float, class_: str, *, of: float | None = None) -> Html:
+    """A horizontal bar ``value`` long on a track ``of`` long. ``full_scale`` fills the cell; the text is beside it."""
+    full = max(full_scale, 1e-12)
+    track = 100 * (full_scale if of is None else of) / full
+    inner = tag("span", style=f"width:{100 * value / max(full_scale if of is None else of, 1e-12):.2f}%", class_=class_)
     return tag(
         "span", tag("span", inner, class_="track", style=f"width:{track:.2f}%"), class_="bar", aria_hidden="true"
     )
@@ -133,20 +133,23 @@ def _plot(
         aria_label=f"{title}. {description}",
     )
     left = tag(
-        "div", [tag("span", text, style=f"bottom:{at:.2f}%") for at, text in labels], class_="y", aria_hidden="true"
+        "div",
+        [tag("span", text, style=f"bottom:{position:.2f}%") for position, text in labels],
+        class_="y",
+        aria_hidden="true",
     )
     return tag(
         "div", left, tag("div", svg, class_="area"), tag("div", *below, class_="x", aria_hidden="true"), class_="plot"
     )
 
 
-def _apart(values: Sequence[float], up: Scale, *, least: float = 9.0) -> list[tuple[float, str]]:
+def _spaced_labels(values: Sequence[float], up: Scale, *, min_gap: float = 9.0) -> list[tuple[float, str]]:
     """The first of these values that have room beside those before them."""
     chosen: list[tuple[float, str]] = []
     for value in values:
-        at = up(value)
-        if 0 <= at <= 100 and all(abs(at - other) >= least for other, _ in chosen):
-            chosen.append((at, f"{value:g}"))
+        position = up(value)
+        if 0 <= position <= 100 and all(abs(position - neighbour) >= min_gap for neighbour, _ in chosen):
+            chosen.append((position, f"{value:g}"))
     return chosen
 
 
@@ -154,8 +157,8 @@ def _grid(up: Scale, ticks: Sequence[float]) -> list[Html]:
     return [_rule(up(tick), "grid") for tick in ticks]
 
 
-def _rule(at: float, class_: str) -> Html:
-    y = f"{100 - at:.2f}"
+def _rule(height: float, class_: str) -> Html:
+    y = f"{100 - height:.2f}"
     return tag("line", x1="0", x2="100", y1=y, y2=y, class_=class_, vector_effect="non-scaling-stroke")
 
 

@@ -64,12 +64,12 @@ class ReportData:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ReportData:
         """Undo ``to_dict``. Raises ReconveneError on a name it does not know, or without a model."""
-        known = {entry.name for entry in fields(cls)}
-        unknown = sorted(set(values) - known)
+        names = {entry.name for entry in fields(cls)}
+        unknown = sorted(set(values) - names)
         if unknown or "model" not in values:
             raise ReconveneError(
                 f"this is no report data: unknown {unknown}, model {'given' if 'model' in values else 'missing'}. "
-                f"Known: {', '.join(sorted(known))}"
+                f"Known: {', '.join(sorted(names))}"
             )
         return cls(**values)
 

@@ -26,8 +26,8 @@ def formats(data: ReportData) -> Html | None:
         return None
     low, small = min(rows, key=lambda row: float(row["median"])), min(rows, key=lambda row: float(row["size"]))
     described = f"Fastest is {_name(low)}, smallest is {_name(small)}."
-    far = [row for row in rows if _far(row)]
-    ringed = f" A ring marks less than {LEAST_AGREEMENT:.0%} agreement." if far else ""
+    disagreeing = [row for row in rows if _disagrees(row)]
+    ringed = f" A ring marks less than {LEAST_AGREEMENT:.0%} agreement." if disagreeing else ""
     judged = any(row.get("agreement") is not None for row in rows)
     lead = (
         "Every file by its size (across) and the time of one inference (up), both on logarithmic axes: better is "
@@ -43,8 +43,8 @@ def formats(data: ReportData) -> Html | None:
     measured = (data.bench or {}).get("data")
     note = tag("p", f"Agreement and accuracy on {measured}, at most 512 samples.", class_="note") if measured else None
     left_out = [
-        tag("p", f"Left out: {what}: {why}", class_="note")
-        for what, why in (data.bench or {}).get("left_out", {}).items()
+        tag("p", f"Left out: {file}: {why}", class_="note")
+        for file, why in (data.bench or {}).get("left_out", {}).items()
     ]
     return section("Formats and precisions", lead, chart, table(columns, lines, numeric=(1, 2, 3, 4)), note, left_out)
 
@@ -65,10 +65,10 @@ def int8(data: ReportData) -> Html | None:
 
 
 def _int8_cells(export: dict[str, Any]) -> list[Child]:
-    found = export["verification"]
+    verification = export["verification"]
     kept = tag("small", "fp32: ", ", ".join(export["keep_fp32"])) if export.get("keep_fp32") else None
-    noise = "no noise" if found["sqnr"] is None else f"{found['sqnr']:.1f}{numbers.NARROW}dB"
-    shares = [_share(found[key]) for key in ("agreement", "accuracy", "reference_accuracy")]
+    noise = "no noise" if verification["sqnr"] is None else f"{verification['sqnr']:.1f}{numbers.NARROW}dB"
+    shares = [_share(verification[key]) for key in ("agreement", "accuracy", "reference_accuracy")]
     return [
         tag("th", name(export["file"]), kept, scope="row"),
         *(_cell(text) for text in (shares[0], noise, *shares[1:])),
@@ -76,15 +76,21 @@ def _int8_cells(export: dict[str, Any]) -> list[Child]:
 
 
 def _mark(row: dict[str, Any]) -> Mark:
-    kind = (row["variant"], row.get("precision", "fp32"))
-    told = f"{_name(row)}: {', '.join(_texts(row)[:3])} the same class"
+    colour_key = (row["variant"], row.get("precision", "fp32"))
+    text = f"{_name(row)}: {', '.join(_texts(row)[:3])} the same class"
     heights = (float(row["median"]), row.get("agreement"))
     return Mark(
-        told, float(row["size"]), heights, COLOURS.get(kind, "other2"), " ".join(kind), row["runtime"], _far(row)
+        text,
+        float(row["size"]),
+        heights,
+        COLOURS.get(colour_key, "other2"),
+        " ".join(colour_key),
+        row["runtime"],
+        _disagrees(row),
     )
 
 
-def _far(row: dict[str, Any]) -> bool:
+def _disagrees(row: dict[str, Any]) -> bool:
     return row.get("agreement") is not None and row["agreement"] < LEAST_AGREEMENT
 
 

@@ -116,7 +116,7 @@ def timings(data: ReportData) -> Html | None:
 
 def reproduce(data: ReportData) -> Html | None:
     """Everything that is needed to get the same network again."""
-    facts = {
+    conditions = {
         "Seed": data.seed,
         "Criterion": data.criterion,
         "Evaluator": data.evaluator,
@@ -127,7 +127,9 @@ def reproduce(data: ReportData) -> Html | None:
         "Versions": ", ".join(f"{library} {version}" for library, version in data.versions.items()),
         "Date": numbers.moment(data.date) if data.date else None,
     }
-    entries = [join(tag("dt", fact), tag("dd", str(value))) for fact, value in facts.items() if value not in (None, "")]
+    entries = [
+        join(tag("dt", fact), tag("dd", str(value))) for fact, value in conditions.items() if value not in (None, "")
+    ]
     notes = tag("ul", [tag("li", note) for note in data.notes]) if data.notes else None
     command = tag("pre", tag("code", portable(data.command)), tabindex="0") if data.command else None
     if not entries and command is None and notes is None:

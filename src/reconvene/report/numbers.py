@@ -16,13 +16,13 @@ COSTS = {
 }
 
 
-def cost(kind: str, value: float) -> str:
+def cost(name: str, value: float) -> str:
     """A cost with its unit: ``14.7 M``, ``313 MMACs``, ``3.5 MiB``, ``4.21 ms``."""
-    if kind in ("size", "peak_memory"):
+    if name in ("size", "peak_memory"):
         return memory(value)
-    if kind == "latency":
+    if name == "latency":
         return seconds(value)
-    return count(value) + (" MACs" if kind == "macs" else "")
+    return count(value) + (" MACs" if name == "macs" else "")
 
 
 def count(value: float) -> str:

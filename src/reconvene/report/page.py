@@ -81,9 +81,9 @@ def _header(data: ReportData) -> Html:
 
 def _headline(data: ReportData) -> str:
     dense, pruned = data.costs.get("dense", {}), data.costs.get("pruned", {})
-    for kind in FEWER:
-        if dense.get(kind) and pruned.get(kind) and dense[kind] >= pruned[kind]:
-            return f"{numbers.ratio(dense[kind] / pruned[kind])} {FEWER[kind][1]}"
+    for cost in FEWER:
+        if dense.get(cost) and pruned.get(cost) and dense[cost] >= pruned[cost]:
+            return f"{numbers.ratio(dense[cost] / pruned[cost])} {FEWER[cost][1]}"
     return "pruned before training"
 
 
@@ -98,12 +98,12 @@ def _sentence(data: ReportData) -> str:
 def _cost_cards(data: ReportData) -> list[Html]:
     dense, pruned = data.costs.get("dense", {}), data.costs.get("pruned", {})
     cards = []
-    for kind, (words, _) in FEWER.items():
-        before, after = dense.get(kind), pruned.get(kind)
+    for cost, (comparison, _) in FEWER.items():
+        before, after = dense.get(cost), pruned.get(cost)
         if before and after:
-            change = f"{numbers.cost(kind, before)} → {numbers.cost(kind, after)}"
+            change = f"{numbers.cost(cost, before)} → {numbers.cost(cost, after)}"
             figure = numbers.ratio(max(before, after) / min(before, after))
-            cards.append(_card(numbers.COSTS[kind], figure, words if after <= before else "more", change))
+            cards.append(_card(numbers.COSTS[cost], figure, comparison if after <= before else "more", change))
     return cards
 
 
@@ -136,11 +136,11 @@ def _time_card(data: ReportData) -> Html | None:
     return _card("Time to prune", numbers.seconds(sum(data.timings.values())), "", "before any training")
 
 
-def _card(label: str, figure: str, words: str, detail: Child) -> Html:
+def _card(label: str, figure: str, comparison: str, detail: Child) -> Html:
     return tag(
         "div",
         tag("p", label, class_="label"),
-        tag("p", tag("strong", figure), " ", words, class_="value"),
+        tag("p", tag("strong", figure), " ", comparison, class_="value"),
         tag("p", detail, class_="detail") if detail else None,
         class_="card",
         role="listitem",

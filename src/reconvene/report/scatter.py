@@ -28,14 +28,14 @@ BYTES = tuple(10.0**power * 1024.0**unit for unit in range(4) for power in range
 class Mark:
     """One mark in every panel: what it says of itself, where it is across, and up in each panel (None: not in it).
 
-    ``class_`` colours it and ``kind`` is what that colour means; ``shape`` is what its shape means; ``ringed`` warns.
+    ``class_`` is the colour and ``meaning`` its entry in the legend, as ``shape`` is for the shape; ``ringed`` warns.
     """
 
     text: str
     x: float
     ys: Sequence[float | None]
     class_: str
-    kind: str
+    meaning: str
     shape: str
     ringed: bool = False
 
@@ -65,7 +65,7 @@ def scatter(
     """
     across = _around([mark.x for mark in marks])
     shapes = {name: SHAPES[i % len(SHAPES)] for i, name in enumerate(dict.fromkeys(mark.shape for mark in marks))}
-    ticks = _round_values(across, x, units, apart=APART_ACROSS)
+    ticks = _round_values(across, x, units, min_gap=APART_ACROSS)
     drawn = [
         _panel(panel, [(mark, y) for mark in marks if (y := mark.ys[i]) is not None], shapes, across, ticks)
         for i, panel in enumerate(panels)
@@ -74,7 +74,9 @@ def scatter(
     return tag(
         "figure",
         tag("figcaption", title),
-        _legend([(kind, SHAPES[0], class_) for kind, class_ in dict.fromkeys((m.kind, m.class_) for m in marks)]),
+        _legend(
+            [(meaning, SHAPES[0], class_) for meaning, class_ in dict.fromkeys((m.meaning, m.class_) for m in marks)]
+        ),
         _legend([(name, path, "plain") for name, path in shapes.items()]) if len(shapes) > 1 else None,
         tag("div", drawn, role="img", aria_label=f"{title}. {description}"),
         class_="chart marks",
@@ -91,18 +93,21 @@ def _panel(
     values = [y for _, y in placed]
     if panel.log:
         up = _around(values)
-        levels = _round_values(up, panel.written, TENS, apart=APART)
+        levels = _round_values(up, panel.written, TENS, min_gap=APART)
     else:
         round_values = nice_ticks(min(values), max([*values, *([] if panel.top is None else [panel.top])]))
         up = Scale(round_values[0], round_values[-1] if panel.top is None else panel.top)
         levels = [(up(value), _short(panel.written(value))) for value in round_values if value <= up.high]
-    lines = [*(_line(at, flat=True) for at, _ in levels), *(_line(at, flat=False) for at, _ in ticks)]
+    lines = [
+        *(_line(position, flat=True) for position, _ in levels),
+        *(_line(position, flat=False) for position, _ in ticks),
+    ]
     grid = tag("svg", lines, viewBox="0 0 100 100", preserveAspectRatio="none")
     # The light ones first: a warning must not hide under a mark that has nothing to say.
     order = sorted(placed, key=lambda pair: pair[0].ringed)
     dots = [_placed(mark, shapes[mark.shape], across(mark.x), up(y)) for mark, y in order]
-    left = tag("div", [tag("span", text, style=f"bottom:{at:.2f}%") for at, text in levels], class_="y")
-    below = tag("div", [tag("span", text, style=f"left:{at:.2f}%") for at, text in ticks], class_="x round")
+    left = tag("div", [tag("span", text, style=f"bottom:{position:.2f}%") for position, text in levels], class_="y")
+    below = tag("div", [tag("span", text, style=f"left:{position:.2f}%") for position, text in ticks], class_="x round")
     area = tag("div", tag("div", grid, dots, class_="field"), class_="area" if panel.log else "area low")
     return tag("div", tag("p", panel.heading, class_="label"), tag("div", left, area, below, class_="plot"))
 
@@ -130,15 +135,15 @@ def _around(values: Sequence[float]) -> Scale:
 
 
 def _round_values(
-    scale: Scale, written: Callable[[float], str], units: Sequence[float], *, apart: float
+    scale: Scale, written: Callable[[float], str], units: Sequence[float], *, min_gap: float
 ) -> list[tuple[float, str]]:
     """Once, five times and twice the units: those on a logarithmic axis that have room beside the ones before."""
-    found: list[tuple[float, str]] = []
+    labels: list[tuple[float, str]] = []
     for value in (factor * unit for factor in (1, 5, 2) for unit in units):
-        at = scale(value)
-        if 0 <= at <= 100 and all(abs(at - other) >= apart for other, _ in found):
-            found.append((at, _short(written(value))))
-    return sorted(found)
+        position = scale(value)
+        if 0 <= position <= 100 and all(abs(position - neighbour) >= min_gap for neighbour, _ in labels):
+            labels.append((position, _short(written(value))))
+    return sorted(labels)
 
 
 def _short(text: str) -> str:
@@ -146,9 +151,11 @@ def _short(text: str) -> str:
     return re.sub(r"\.0+(?!\d)", "", text)
 
 
-def _line(at: float, *, flat: bool) -> Child:
-    where = f"{100 - at:.2f}" if flat else f"{at:.2f}"
+def _line(position: float, *, flat: bool) -> Child:
+    coordinate = f"{100 - position:.2f}" if flat else f"{position:.2f}"
     ends = (
-        {"x1": "0", "x2": "100", "y1": where, "y2": where} if flat else {"x1": where, "x2": where, "y1": 0, "y2": 100}
+        {"x1": "0", "x2": "100", "y1": coordinate, "y2": coordinate}
+        if flat
+        else {"x1": coordinate, "x2": coordinate, "y1": 0, "y2": 100}
     )
     return tag("line", **ends, class_="grid", vector_effect="non-scaling-stroke")

@@ -22,17 +22,17 @@ def budget(data: ReportData) -> Html | None:
         return None
     pruned = data.costs.get("pruned", {})
     rows = []
-    for kind, limit in data.limits.items():
-        got = pruned.get(kind)
+    for cost, limit in data.limits.items():
+        got = pruned.get(cost)
         kept = got is not None and got <= limit * (1 + 1e-9)
         verdict = "not measured" if got is None else f"kept, {used(got / limit)} used" if kept else "exceeded"
-        asked = [_asked(data.budget.get(kind)), tag("small", f"at most {numbers.cost(kind, limit)}")]
+        request = [_limit_text(data.budget.get(cost)), tag("small", f"at most {numbers.cost(cost, limit)}")]
         rows.append(
             tag(
                 "tr",
-                tag("th", numbers.COSTS.get(kind, kind), scope="row"),
-                tag("td", asked),
-                tag("td", "–" if got is None else numbers.cost(kind, got)),
+                tag("th", numbers.COSTS.get(cost, cost), scope="row"),
+                tag("td", request),
+                tag("td", "–" if got is None else numbers.cost(cost, got)),
                 tag("td", verdict, class_="good" if kept else "bad"),
             )
         )
@@ -49,9 +49,9 @@ def widths(data: ReportData) -> Html | None:
         return None
     widest = max(group["dense"] for group in data.groups)
     losses = [group["loss"] for group in data.groups if _finite(group.get("loss"))]
-    most = max(losses, default=0.0)
+    largest_loss = max(losses, default=0.0)
     header = ["Group", "Channels kept", *(["Loss"] if losses else [])]
-    rows = [tag("tr", _group_cells(group, widest, most, bool(losses))) for group in data.groups]
+    rows = [tag("tr", _group_cells(group, widest, largest_loss, bool(losses))) for group in data.groups]
     kept, dense = sum(g["width"] for g in data.groups), sum(g["dense"] for g in data.groups)
     lead = (
         f"{len(data.groups)} groups of channels that can only leave together, from input to output: "
@@ -75,7 +75,7 @@ def widths(data: ReportData) -> Html | None:
     )
 
 
-def _group_cells(group: dict[str, Any], widest: int, most: float, with_loss: bool) -> list[Html]:
+def _group_cells(group: dict[str, Any], widest: int, largest_loss: float, with_loss: bool) -> list[Html]:
     width, dense, loss = group["width"], group["dense"], group.get("loss")
     lost = float(loss) if _finite(loss) and loss is not None else None
     kept = f"{width:,} of {dense:,}"
@@ -85,7 +85,7 @@ def _group_cells(group: dict[str, Any], widest: int, most: float, with_loss: boo
     ]
     if with_loss:
         shown = "–" if lost is None else numbers.digits(lost)
-        drawn = bar(lost, most, "loss") if lost is not None and most > 0 else None
+        drawn = bar(lost, largest_loss, "loss") if lost is not None and largest_loss > 0 else None
         cells.append(tag("td", drawn, tag("span", shown, class_="figure"), class_="bars"))
     return cells
 
@@ -126,15 +126,15 @@ def spread(data: ReportData) -> Html | None:
     values = list(data.spread.items())
     outside = [(layer, value) for layer, value in values if not BAND[0] <= value <= BAND[1]]
     low, high = min(values, key=lambda v: v[1]), max(values, key=lambda v: v[1])
-    how = f" (rectified by {data.rectify})" if data.rectify else ""
+    method_note = f" (rectified by {data.rectify})" if data.rectify else ""
     lead = (
-        f"Standard deviation of each layer's activations, small network over dense{how}. "
+        f"Standard deviation of each layer's activations, small network over dense{method_note}. "
         f"{len(values) - len(outside)} of {len(values)} layers are within {BAND[0]:g} to {BAND[1]:g}, "
         f"where signals neither fade nor explode."
     )
     named = [[", " if i else None, name(layer), f" ({value:.2f})"] for i, (layer, value) in enumerate(outside[:6])]
-    more = f" and {len(outside) - 6} more" if len(outside) > 6 else ""
-    note = tag("p", "Outside the band: ", named, f"{more}.", class_="note") if outside else None
+    remainder = f" and {len(outside) - 6} more" if len(outside) > 6 else ""
+    note = tag("p", "Outside the band: ", named, f"{remainder}.", class_="note") if outside else None
     described = f"Lowest {low[1]:.3f} in {low[0]}, highest {high[1]:.3f} in {high[0]}."
     rows = [tag("tr", tag("th", name(n), scope="row"), tag("td", f"{v:.3f}", class_="number")) for n, v in values]
     return section(
@@ -151,9 +151,9 @@ def training(data: ReportData) -> Html | None:
     runs = {variant: data.epochs(variant) for variant in data.training if data.epochs(variant)}
     if not runs:
         return None
-    where = f" on {data.dataset}" if data.dataset else ""
+    data_note = f" on {data.dataset}" if data.dataset else ""
     alike = "Every network was trained by the same recipe" if len(runs) > 1 else "The network was trained"
-    lead = f"{alike}{where}. Accuracy and loss are those on the test split after each epoch."
+    lead = f"{alike}{data_note}. Accuracy and loss are those on the test split after each epoch."
     charts = [
         chart
         for chart in (
@@ -192,9 +192,9 @@ def _curve(runs: dict[str, list[dict[str, Any]]], key: str, title: str, written:
             series.append(Line(variant, points, colour(variant, i)))
     if not series:
         return None
-    told = "; ".join(f"{s.name} from {written(s.points[0][1])} to {written(s.points[-1][1])}" for s in series)
+    summary = "; ".join(f"{s.name} from {written(s.points[0][1])} to {written(s.points[-1][1])}" for s in series)
     ticks = percent if key == "test_accuracy" else "{:g}".format
-    return lines(title, f"By epoch: {told}.", series, x="epoch", y=written, ticks=ticks)
+    return lines(title, f"By epoch: {summary}.", series, x="epoch", y=written, ticks=ticks)
 
 
 def percent(value: float) -> str:
@@ -250,7 +250,7 @@ def colour(variant: str, index: int) -> str:
     return variant if variant in ("dense", "pruned") else f"other{index % 3}"
 
 
-def _asked(value: Any) -> str:
+def _limit_text(value: Any) -> str:
     if value is None:
         return "–"
     return numbers.share(value) + " of dense" if isinstance(value, float) and value <= 1 else str(value)

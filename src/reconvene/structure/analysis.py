@@ -15,7 +15,7 @@ from reconvene.structure.capture import record
 from reconvene.structure.equations import Attribute, solve_equations
 from reconvene.structure.groups import Balance, Group
 from reconvene.structure.labels import Dim, Vector
-from reconvene.structure.ratios import Apart, Ratio
+from reconvene.structure.ratios import DistinctSize, Ratio
 from reconvene.structure.recording import Op, Recording
 from reconvene.structure.restore import exclusive, paused_collector
 from reconvene.structure.rules import Context, apply_rule
@@ -37,7 +37,7 @@ class Structure:
     atom_group: NDArray[np.int64]
     """Prunable group of every atom, -1 for atoms that never leave."""
     atom_channel: NDArray[np.int64]
-    owned: dict[Attribute, Ratio | Apart] = field(default_factory=dict)
+    owned: dict[Attribute, Ratio | DistinctSize] = field(default_factory=dict)
     """Attributes that Python keeps as sizes, as functions of widths."""
     repairs: list[str] = field(default_factory=list)
     """What the trial run had to pin, in words."""
@@ -75,8 +75,8 @@ class Structure:
             start = np.concatenate([[0], np.cumsum(self.widths)])
             flags = np.zeros(start[-1], dtype=np.bool_)
             flags[np.concatenate([channels + first for channels, first in zip(keep, start[:-1], strict=True)])] = True
-            mine = self.atom_group >= 0
-            kept[mine] = flags[start[self.atom_group[mine]] + self.atom_channel[mine]]
+            prunable_atoms = self.atom_group >= 0
+            kept[prunable_atoms] = flags[start[self.atom_group[prunable_atoms]] + self.atom_channel[prunable_atoms]]
         return kept
 
     def eval_ops(self) -> list[Op]:
@@ -166,7 +166,7 @@ def assemble(recording: Recording, context: Context, repairs: list[str] | None =
         for number, reason in stuck.items():
             context.labels.pins.append((np.flatnonzero(atom_group == number), reason))
     structure = Structure(groups, balances, recording, context, root, atom_group, atom_channel)
-    structure.owned, structure.repairs = {**equations.apart, **equations.owned}, repairs or []
+    structure.owned, structure.repairs = {**equations.distinct, **equations.owned}, repairs or []
     return structure
 
 

@@ -75,17 +75,19 @@ def attribute_changes(
             entry.
         owned: new values of ``(module, attribute, index)`` that the code uses as sizes; no index where it is no tuple.
     """
-    wanted: dict[tuple[str, str], Any] = {}
+    changes: dict[tuple[str, str], Any] = {}
     modules = dict(model.named_modules())
     for (path, name, index), size in (owned or {}).items():
-        old = wanted.get((path, name), getattr(modules[path], name))
-        wanted[path, name] = size if index is None else type(old)([*old[:index], size, *old[index + 1 :]])
+        old = changes.get((path, name), getattr(modules[path], name))
+        changes[path, name] = size if index is None else type(old)([*old[:index], size, *old[index + 1 :]])
     for path, module in modules.items():
-        for kind, rule in _BY_SHAPE:
+        for layer_type, rule in _BY_SHAPE:
             # A parametrised layer owns other tensors than its kind: its attributes are not read in a forward pass.
-            if isinstance(module, kind) and _tensors(module).get(_NEEDED[kind]) is not None:
-                own = {n: shapes.get(f"{path}.{n}" if path else n, tuple(p.shape)) for n, p in _tensors(module).items()}
-                wanted.update({(path, attribute): value for attribute, value in rule(own).items()})
+            if isinstance(module, layer_type) and _tensors(module).get(_NEEDED[layer_type]) is not None:
+                layer_shapes = {
+                    n: shapes.get(f"{path}.{n}" if path else n, tuple(p.shape)) for n, p in _tensors(module).items()
+                }
+                changes.update({(path, attribute): value for attribute, value in rule(layer_shapes).items()})
     for path, attribute, size in sizes:
         match = _INDEXED.fullmatch(attribute)
         base = match[1] if match else attribute
@@ -93,14 +95,14 @@ def attribute_changes(
         if not isinstance(module, _BY_CALL.get(base, ())) or not hasattr(module, base):
             continue
         if match:
-            value = list(wanted.get((path, base), getattr(module, base)))
+            value = list(changes.get((path, base), getattr(module, base)))
             value[int(match[2])] = size
-            wanted[path, base] = tuple(value)
+            changes[path, base] = tuple(value)
         else:
-            wanted[path, base] = size
-    return [(path, name, value) for (path, name), value in wanted.items() if getattr(modules[path], name) != value]
+            changes[path, base] = size
+    return [(path, name, value) for (path, name), value in changes.items() if getattr(modules[path], name) != value]
 
 
 def _tensors(module: nn.Module) -> dict[str, Any]:
-    own = {**module._parameters, **module._buffers}
-    return {name: tensor for name, tensor in own.items() if tensor is not None}
+    tensors = {**module._parameters, **module._buffers}
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}

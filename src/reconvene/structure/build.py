@@ -107,9 +107,9 @@ def _add_slots(
         if first < 0:
             return
     for number in np.flatnonzero(np.bincount(group[group >= 0])).tolist():
-        where = np.flatnonzero(group == number)
-        where = where[np.argsort(channel[where], kind="stable")]
-        slots[number].append(Slot(name, dim, where.reshape(sizes[number], -1)))
+        positions = np.flatnonzero(group == number)
+        positions = positions[np.argsort(channel[positions], kind="stable")]
+        slots[number].append(Slot(name, dim, positions.reshape(sizes[number], -1)))
 
 
 def _name_of(recording: Recording, slots: list[Slot]) -> str:
@@ -128,11 +128,11 @@ def _unique_names(names: list[str]) -> list[str]:
 
 
 def build_balances(
-    context: Context, groups: tuple[Group, ...], atom_group: NDArray[np.int64], more: Sequence[Balance] = ()
+    context: Context, groups: tuple[Group, ...], atom_group: NDArray[np.int64], extra: Sequence[Balance] = ()
 ) -> tuple[Balance, ...]:
-    """Equal pieces as constraints on widths, and ``more`` constraints; those that always hold are left out."""
+    """Equal pieces as constraints on widths, and ``extra`` constraints; those that always hold are left out."""
     out: dict[object, Balance] = {}
-    for balance in (*(_piece_balance(p, r, groups, atom_group) for p, r in context.labels.pieces), *more):
+    for balance in (*(_piece_balance(p, r, groups, atom_group) for p, r in context.labels.pieces), *extra):
         if all(c == balance.pieces[0] for c in balance.pieces) and len(set(balance.fixed)) == 1:
             continue
         key = (tuple(tuple(sorted(c.items())) for c in balance.pieces), balance.fixed)

@@ -172,8 +172,8 @@ def _enter_common(restore: ExitStack, model: nn.Module) -> None:
 
 
 def _run(model: nn.Module, inputs: Any, recording: Recording, stack: list[str], *, training: bool) -> None:
-    def note(call: LayerCall, taken: list[Tensor], made: list[Tensor]) -> None:
-        recording.ops.append(Op(call, tuple(taken), {}, tuple(made), stack[-1], training))
+    def note(call: LayerCall, layer_inputs: list[Tensor], layer_outputs: list[Tensor]) -> None:
+        recording.ops.append(Op(call, tuple(layer_inputs), {}, tuple(layer_outputs), stack[-1], training))
 
     recorder = Recorder(recording, stack, training)
     try:
@@ -200,7 +200,9 @@ def _run_training(model: nn.Module, inputs: Any, recording: Recording, stack: li
     for batch in (inputs, map_tensors(lambda t: torch.cat([t, t]) if t.ndim else t, inputs)):
         try:
             _run(model, batch, recording, stack, training=True)
-            recording.inputs += [t for t in tensors_in(batch) if all(t is not known for known in recording.inputs)]
+            recording.inputs += [
+                t for t in tensors_in(batch) if all(t is not recorded for recorded in recording.inputs)
+            ]
             return
         except Exception as error:  # noqa: BLE001 -- foreign code
             failure = str(error).split("\n")[0]

@@ -16,7 +16,7 @@ import numpy as np
 
 from reconvene.structure.groups import Balance, Group
 from reconvene.structure.labels import Dim, Vector
-from reconvene.structure.ratios import Apart, Linear, Ratio
+from reconvene.structure.ratios import DistinctSize, Linear, Ratio
 from reconvene.structure.rules import Context
 from reconvene.structure.traced_size import Expression, SizeLog
 
@@ -29,7 +29,7 @@ class Equations:
 
     owned: dict[Attribute, Ratio] = field(default_factory=dict)
     """Attributes that follow sizes."""
-    apart: dict[Attribute, Apart] = field(default_factory=dict)
+    distinct: dict[Attribute, DistinctSize] = field(default_factory=dict)
     """Attributes that no size gives, and that must go on to differ from one."""
     balances: list[Balance] = field(default_factory=list)
     pinned: list[tuple[Dim, str]] = field(default_factory=list)
@@ -66,22 +66,22 @@ class _Solver:
             pending = self._own_all(pending, inverse)
         while any(self._own_largest(equation) for equation in pending):
             pending = self._own_all(pending, True)
-        for left, right, place in pending:
+        for left, right, layer in pending:
             if self._adopted(left, right):
                 continue
-            self._balance(left, right, f"{place or 'the model'} keeps sizes that depend on each other")
+            self._balance(left, right, f"{layer or 'the model'} keeps sizes that depend on each other")
         for left, right in log.differences:
-            self._keep_apart(left, right)
-            self._keep_apart(right, left)
+            self._keep_distinct(left, right)
+            self._keep_distinct(right, left)
         return self.out
 
-    def _keep_apart(self, left: Expression, right: Expression) -> None:
+    def _keep_distinct(self, left: Expression, right: Expression) -> None:
         """A branch on ``left != right`` must go the same way, however small the size on the right becomes."""
         if left[0] != "attr" or left[1:4] in self.out.owned:
             return
         size = self.value(right)
         if size is not None and not (size.top.fixed and size.bottom.fixed):
-            self.out.apart[left[1:4]] = Apart(int(left[4]), size, int(size.at(self.widths)))
+            self.out.distinct[left[1:4]] = DistinctSize(int(left[4]), size, int(size.at(self.widths)))
 
     def _own_all(
         self, pending: list[tuple[Expression, Expression, str]], inverse: bool
@@ -94,29 +94,29 @@ class _Solver:
 
     def _own_largest(self, equation: tuple[Expression, Expression, str]) -> bool:
         """Of several unknown attributes on one side the largest is a width; the others count things and stay."""
-        for one, other in (equation[:2], equation[1::-1]):
-            unknown = self._unknown(one)
-            target = self.value(other) if len(unknown) > 1 and not self._unknown(other) else None
+        for side, opposite in (equation[:2], equation[1::-1]):
+            unknown = self._unknown(side)
+            target = self.value(opposite) if len(unknown) > 1 and not self._unknown(opposite) else None
             if target is None or target.top.fixed:
                 continue
-            largest = max(unknown, key=lambda key: _present(key, one))
-            rest = {key: Ratio(Linear(Fraction(_present(key, one)))) for key in unknown if key != largest}
-            self.out.owned |= rest
-            answer = self._invert(one, target)
-            for key in rest:
+            largest = max(unknown, key=lambda key: _present(key, side))
+            constants = {key: Ratio(Linear(Fraction(_present(key, side)))) for key in unknown if key != largest}
+            self.out.owned |= constants
+            answer = self._invert(side, target)
+            for key in constants:
                 del self.out.owned[key]
-            if answer is not None and answer.whole:
+            if answer is not None and answer.is_integer:
                 self.out.owned[largest] = answer
                 return True
         return False
 
     def _own(self, equation: tuple[Expression, Expression, str], inverse: bool) -> bool:
-        for one, other in (equation[:2], equation[1::-1]):
-            unknown = self._unknown(one)
-            if len(unknown) != 1 or self._unknown(other) or (one[0] != "attr" and not inverse):
+        for side, opposite in (equation[:2], equation[1::-1]):
+            unknown = self._unknown(side)
+            if len(unknown) != 1 or self._unknown(opposite) or (side[0] != "attr" and not inverse):
                 continue
-            target = self.value(other)
-            answer = self._invert(one, target) if target is not None else None
+            target = self.value(opposite)
+            answer = self._invert(side, target) if target is not None else None
             if answer is not None:
                 self.out.owned[unknown[0]] = answer
                 return True
@@ -138,27 +138,27 @@ class _Solver:
         unknown_left = bool(self._unknown(left))
         if unknown_left and self._unknown(right):
             return None
-        known = self.value(right if unknown_left else left)
-        if known is None:
+        known_value = self.value(right if unknown_left else left)
+        if known_value is None:
             return None
         if unknown_left or op in "+*":
-            wanted = target.combine({"+": "-", "-": "+", "*": "/", "/": "*"}[op], known)
+            required = target.combine({"+": "-", "-": "+", "*": "/", "/": "*"}[op], known_value)
         else:
-            wanted = known.combine(op, target)
-        return self._invert(left if unknown_left else right, wanted) if wanted is not None else None
+            required = known_value.combine(op, target)
+        return self._invert(left if unknown_left else right, required) if required is not None else None
 
     def value(self, expression: Expression) -> Ratio | None:
         """An expression in widths; attributes nobody owns stay as they are."""
-        kind = expression[0]
-        if kind == "int":
+        tag = expression[0]
+        if tag == "int":
             return Ratio(Linear(Fraction(expression[1])))
-        if kind == "dim":
+        if tag == "dim":
             size = self._size(expression[1], expression[2])
             return Ratio(size) if size is not None else None
-        if kind == "attr":
+        if tag == "attr":
             return self.out.owned.get(expression[1:4])
         left, right = self.value(expression[1]), self.value(expression[2])
-        return left.combine(kind, right) if left is not None and right is not None else None
+        return left.combine(tag, right) if left is not None and right is not None else None
 
     def _size(self, tensor: Any, axis: int) -> Linear | None:
         key = (id(tensor), axis)
@@ -181,12 +181,12 @@ class _Solver:
 
     def _adopted(self, left: Expression, right: Expression) -> bool:
         """Let a dimension that no parameter has (of a constant, of copies) have the channels whose number it has."""
-        for one, other in ((left, right), (right, left)):
-            dim = self.context.dims(one[1])[one[2]] if one[0] == "dim" else ()
+        for side, opposite in ((left, right), (right, left)):
+            dim = self.context.dims(side[1])[side[2]] if side[0] == "dim" else ()
             labels = dim[0][1] if len(dim) == 1 else None
             if labels is None or (self.atom_group[labels] >= 0).any() or not self.root[labels].all():
                 continue
-            value = self.value(other)
+            value = self.value(opposite)
             if value is None or value.bottom != Linear(Fraction(1)) or value.top.constant:
                 continue
             if len(value.top.coefficients) == 1 and value.top.coefficients[0][1] == 1:
@@ -201,8 +201,8 @@ class _Solver:
         unknown = [key for side in (left, right) for key in self._unknown(side)]
         for key in unknown:  # two attributes that only know each other: neither follows anything
             self.out.owned[key] = Ratio(Linear(Fraction(_present(key, left, right))))
-        one, other = self.value(left), self.value(right)
-        difference = one.difference(other) if one is not None and other is not None else None
+        left_value, right_value = self.value(left), self.value(right)
+        difference = left_value.difference(right_value) if left_value is not None and right_value is not None else None
         for key in unknown:
             del self.out.owned[key]
         if difference is None:
@@ -221,9 +221,9 @@ class _Solver:
 def _present(key: Attribute, *sides: Expression) -> int:
     """The value an attribute had while recording."""
     for side in sides:
-        found = _find(key, side)
-        if found is not None:
-            return found
+        value = _find(key, side)
+        if value is not None:
+            return value
     return 1
 
 

@@ -1,10 +1,10 @@
 """Which call of one run is which call of another: the one that reads the same data.
 
 A run on meta and one on real tensors make the same calls but for copies, whose number depends on memory layout and
-device. So a call is known by its layer, its operator and the data it reads, and data by the call that computed them, up
-to parameters and inputs; calls that agree in all of that are told apart by their order. What a layer gives is known by
-the layer and by what it was given, so that nothing outside depends on how PyTorch takes it apart (an LSTM makes other
-calls on another device).
+device. So the identity of a call comes from its layer, its operator and the data it reads; the identity of data comes
+from the call that computed it, back to parameters and inputs. Calls that agree in all of these differ by their order.
+The identity of a layer's output comes from the layer and its inputs, so that nothing outside the layer depends on its
+inner calls (an LSTM makes other calls on another device).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Identities:
             self._data[tensor] = name
 
     def of(self, layer: str, func: Any, args: Any, kwargs: Any, outs: Iterable[Tensor | None]) -> str:
-        """The identity of the next call, which has given ``outs``; of a copy, that of the data it copies."""
+        """The identity of the next call, whose results are ``outs``; a copy has the identity of the data it copies."""
         key = self.before(layer, func, args, kwargs)
         self.after(key, func, outs)
         return key
@@ -54,26 +54,26 @@ class Identities:
         """The identity of a call that is about to run; ``after`` must follow, even where the call raises nothing."""
         tensors = tensors_in((args, kwargs))
         if func in COPIES:
-            return self._known(tensors[0])
+            return self._data_identity(tensors[0])
         name = operator_name(func)
         return self._key(f"{layer}|{'view' if name in VIEWS else name}", tensors)
 
-    def _known(self, tensor: Tensor) -> str:
+    def _data_identity(self, tensor: Tensor) -> str:
         return self._data.get(tensor) or _constant(tensor)
 
     def _key(self, head: str, tensors: Sequence[Tensor]) -> str:
-        text = "|".join([head, *(self._known(tensor) for tensor in tensors)])
+        text = "|".join([head, *(self._data_identity(tensor) for tensor in tensors)])
         digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
         self._turns[digest] += 1
         turn = self._turns[digest]
         return digest if turn == 1 else f"{digest}.{turn}"
 
     def leave(self, layer: str, arguments: Any, output: Any) -> None:
-        """Note what a layer has given."""
+        """Note the output of a layer."""
         self.after(self._key(f"out of {layer}", tensors_in(arguments)), None, tensors_in(output))
 
     def after(self, key: str, func: Any, outs: Iterable[Tensor | None]) -> None:
-        """Note what a call has computed."""
+        """Note the results of a call."""
         for position, out in enumerate(outs):
             if out is not None:
                 self._data[out] = key if position == 0 else f"{key}:{position}"
@@ -83,14 +83,14 @@ def of_calls(recording: Recording) -> list[str]:
     """The identity of every call of the eval pass, in order."""
     identities = Identities(recording.parameters, recording.inputs)
     exits = iter([*recording.exits, (len(recording.ops) + 1, "", [], [])])
-    done, path, given, result = next(exits)
+    exit_number, path, arguments, result = next(exits)
     out = []
     for number, op in enumerate(recording.ops):
         if op.training:
             break
-        while done <= number:
-            identities.leave(path, given, result)
-            done, path, given, result = next(exits)
+        while exit_number <= number:
+            identities.leave(path, arguments, result)
+            exit_number, path, arguments, result = next(exits)
         out.append(identities.of(op.owner, op.func, op.args, op.kwargs, op.outs))
     return out
 

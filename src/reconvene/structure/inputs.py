@@ -35,9 +35,9 @@ def map_tensors(change: Callable[[Tensor], Tensor], tree: Any) -> Any:
 
 def tensors_in(tree: Any) -> list[Tensor]:
     """Every tensor in a nest of containers, dataclasses and objects with attributes (model outputs of any library)."""
-    found: list[Tensor] = []
-    _collect(tree, found, depth=0)
-    return found
+    tensors: list[Tensor] = []
+    _collect(tree, tensors, depth=0)
+    return tensors
 
 
 _PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format})
@@ -47,20 +47,20 @@ _CLOSED = (type, nn.Module, torch.dtype, int, float, str)
 """Kinds whose attributes are not looked into: a traced size remembers tensors, but is a number."""
 
 
-def _collect(value: Any, found: list[Tensor], *, depth: int) -> None:
-    kind = type(value)
-    if kind in _PLAIN:  # nearly everything in the arguments of a call that is no tensor
+def _collect(value: Any, tensors: list[Tensor], *, depth: int) -> None:
+    value_type = type(value)
+    if value_type in _PLAIN:  # nearly everything in the arguments of a call that is no tensor
         return
     if isinstance(value, Tensor):
-        found.append(value)
+        tensors.append(value)
     elif depth > 8:
         return
     elif isinstance(value, (tuple, list)):
         for item in value:
-            _collect(item, found, depth=depth + 1)
-    elif kind is dict or isinstance(value, Mapping):
+            _collect(item, tensors, depth=depth + 1)
+    elif value_type is dict or isinstance(value, Mapping):
         for item in value.values():
-            _collect(item, found, depth=depth + 1)
+            _collect(item, tensors, depth=depth + 1)
     elif hasattr(value, "__dict__") and not isinstance(value, _CLOSED):
         for item in vars(value).values():
-            _collect(item, found, depth=depth + 1)
+            _collect(item, tensors, depth=depth + 1)

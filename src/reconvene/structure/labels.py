@@ -100,9 +100,9 @@ class Labels:
             labels = dim[labelled[0]][1]
             assert labels is not None
             return np.ascontiguousarray(np.broadcast_to(labels.reshape(view), shape)).reshape(-1)
-        whole = self.fresh(prod(shape))
-        self.ties.append(Tie(whole.reshape(shape), tuple(labels for _, labels in dim), reason))
-        return whole
+        flat_labels = self.fresh(prod(shape))
+        self.ties.append(Tie(flat_labels.reshape(shape), tuple(labels for _, labels in dim), reason))
+        return flat_labels
 
     def unify(self, first: Dim, second: Dim, reason: str) -> None:
         """Positions of two dimensions of the same size are the same channels; size one broadcasts and says nothing."""
@@ -116,23 +116,25 @@ class Labels:
             return
         sizes_first, sizes_second = [s for s, _ in first], [s for s, _ in second]
         if sizes_first == sizes_second:
-            for one, other in zip(first, second, strict=True):
-                self._unify_factor(one, other, reason)
+            for first_factor, second_factor in zip(first, second, strict=True):
+                self._unify_factor(first_factor, second_factor, reason)
             return
         common = refinement(sizes_first, sizes_second)
         if common is None:
             self.pin(first, reason)
             self.pin(second, reason)
             return
-        for one, other in zip(self.refine(first, common, reason), self.refine(second, common, reason), strict=True):
-            self._unify_factor(one, other, reason)
+        for first_factor, second_factor in zip(
+            self.refine(first, common, reason), self.refine(second, common, reason), strict=True
+        ):
+            self._unify_factor(first_factor, second_factor, reason)
 
     def _unify_factor(self, first: Factor, second: Factor, reason: str) -> None:
-        one, other = first[1], second[1]
-        if one is not None and other is not None:
-            if one is not other:
-                self.unions.append((one, other))
-        elif one is not None or other is not None:
+        first_labels, second_labels = first[1], second[1]
+        if first_labels is not None and second_labels is not None:
+            if first_labels is not second_labels:
+                self.unions.append((first_labels, second_labels))
+        elif first_labels is not None or second_labels is not None:
             self.pin((first, second), _following(reason))
 
     def refine(self, dim: Dim, sizes: list[int], reason: str) -> Dim:
@@ -172,16 +174,16 @@ class Labels:
         queue = [factor for dim in dims for factor in dim]
         out: list[Dim] = []
         for size in shape:
-            taken: list[Factor] = []
+            factors: list[Factor] = []
             missing = size
             while missing > 1:
                 head = queue.pop(0)
                 if missing % head[0] == 0:
-                    taken.append(head)
+                    factors.append(head)
                     missing //= head[0]
                 elif head[0] % missing == 0:
                     outer, inner = self.split(head, [missing, head[0] // missing], reason)
-                    taken.append(outer)
+                    factors.append(outer)
                     queue.insert(0, inner)
                     missing = 1
                 elif head[1] is None and queue and queue[0][1] is None:
@@ -190,7 +192,7 @@ class Labels:
                     for dim in dims:
                         self.pin(dim, reason)
                     return [() if s == 1 else ((s, None),) for s in shape]
-            out.append(tuple(f for f in taken if f[0] > 1))
+            out.append(tuple(f for f in factors if f[0] > 1))
         return out
 
 
@@ -209,11 +211,11 @@ def refinement(first: list[int], second: list[int]) -> list[int] | None:
             out.append(a)
             continue
         # A factor is outermost first, so the smaller one must be the outer part of the larger.
-        small, large, rest = (a, b, right) if a < b else (b, a, left)
+        small, large, remaining = (a, b, right) if a < b else (b, a, left)
         if large % small:
             return None
         out.append(small)
-        rest.insert(0, large // small)
+        remaining.insert(0, large // small)
     return out if not left and not right else None
 
 

@@ -32,19 +32,19 @@ E = TypeVar("E", bound=Equation)
 
 
 def systems(equations: Sequence[E], count: int) -> list[tuple[tuple[int, ...], list[E]]]:
-    """Groups ``0 .. count - 1`` that some chain of equations links, ascending, and these equations in their order.
+    """Groups ``0 .. count - 1`` linked by a chain of equations, ascending, and these equations in their order.
 
     A group of no equation stands alone.
     """
     linked: dict[int, tuple[int, ...]] = {g: (g,) for g in range(count)}
     for equation in equations:
-        together = tuple(sorted({other for g in members_of(equation) for other in linked[g]}))
+        together = tuple(sorted({member for g in members_of(equation) for member in linked[g]}))
         linked.update(dict.fromkeys(together, together))
-    found: dict[tuple[int, ...], list[E]] = {members: [] for members in linked.values()}
+    linked_equations: dict[tuple[int, ...], list[E]] = {members: [] for members in linked.values()}
     for equation in equations:
         for g in members_of(equation)[:1]:
-            found[linked[g]].append(equation)
-    return list(found.items())
+            linked_equations[linked[g]].append(equation)
+    return list(linked_equations.items())
 
 
 def members_of(equation: Equation) -> list[int]:
@@ -78,46 +78,47 @@ def moves(rows: Sequence[Sequence[int]]) -> list[Widths]:
 def _kernel(rows: list[list[int]]) -> list[Widths]:
     count = len(rows[0]) if rows else 0
     columns = [([row[j] for row in rows], [int(i == j) for i in range(count)]) for j in range(count)]
-    done = 0
+    pivot_count = 0
     for i in range(len(rows)):
         while True:
-            live = [j for j in range(done, count) if columns[j][0][i]]
+            live = [j for j in range(pivot_count, count) if columns[j][0][i]]
             if len(live) < 2:
                 break
-            least = min(live, key=lambda j: abs(columns[j][0][i]))
+            pivot = min(live, key=lambda j: abs(columns[j][0][i]))
             for j in live:
-                if j != least:
-                    times = columns[j][0][i] // columns[least][0][i]
-                    for part, base in zip(columns[j], columns[least], strict=True):
+                if j != pivot:
+                    times = columns[j][0][i] // columns[pivot][0][i]
+                    for part, base in zip(columns[j], columns[pivot], strict=True):
                         part[:] = [a - times * b for a, b in zip(part, base, strict=True)]
         if live:
-            columns[done], columns[live[0]] = columns[live[0]], columns[done]
-            done += 1
-    return [np.array(solution, dtype=np.int64) for _, solution in columns[done:]]
+            columns[pivot_count], columns[live[0]] = columns[live[0]], columns[pivot_count]
+            pivot_count += 1
+    return [np.array(solution, dtype=np.int64) for _, solution in columns[pivot_count:]]
 
 
 def descend(
-    widths: Widths, least: Widths, dense: Widths, steps: Sequence[Widths], fits: Callable[[Widths], bool]
+    widths: Widths, lower_bound: Widths, dense: Widths, steps: Sequence[Widths], fits: Callable[[Widths], bool]
 ) -> Widths:
     """The solution that short moves reach from ``widths`` with the smallest sum of shares of dense widths.
 
-    No width falls below ``least`` or rises above ``dense``; ``fits`` says whether other limits (rounding) hold.
+    No width falls below ``lower_bound`` or rises above ``dense``; ``fits`` checks the other limits (rounding).
     """
     widths = widths.copy()
     while True:
-        found = [w for step in steps if (w := _furthest(widths, step, least, dense, fits)) is not None]
-        if not found:
+        candidates = [w for step in steps if (w := _furthest(widths, step, lower_bound, dense, fits)) is not None]
+        if not candidates:
             return widths
-        widths = min(found, key=lambda w: float((w / dense).sum()))
+        widths = min(candidates, key=lambda w: float((w / dense).sum()))
 
 
 def _furthest(
-    widths: Widths, step: Widths, least: Widths, dense: Widths, fits: Callable[[Widths], bool]
+    widths: Widths, step: Widths, lower_bound: Widths, dense: Widths, fits: Callable[[Widths], bool]
 ) -> Widths | None:
     if float((step / dense).sum()) <= 0:
         return None
     down, up = step > 0, step < 0
-    most = min(
-        [*((widths - least)[down] // step[down]).tolist(), *((dense - widths)[up] // -step[up]).tolist()], default=0
+    step_limit = min(
+        [*((widths - lower_bound)[down] // step[down]).tolist(), *((dense - widths)[up] // -step[up]).tolist()],
+        default=0,
     )
-    return next((w for times in range(int(most), 0, -1) if fits(w := widths - times * step)), None)
+    return next((w for times in range(int(step_limit), 0, -1) if fits(w := widths - times * step)), None)

@@ -1,6 +1,6 @@
-"""Answers to the commonest calls on meta: the shape and the strides of the result, which decide what comes after it.
+"""Results of the most frequent calls on meta: shape and strides, on which the following calls depend.
 
-PyTorch's own meta kernels for them are decompositions written in Python, which cost more than all the rest.
+PyTorch's own meta kernels for these calls are decompositions in Python, which cost more than all other work together.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def known_result(func: Any, args: Sequence[Any]) -> Any:
     x = args[0]
     if len(args) > 1 and isinstance(args[1], Tensor):
         alike = args[1].shape == x.shape and args[1].dtype == x.dtype
-        if not alike or not (in_place or x.is_contiguous()):  # strides of the result follow those of both
+        if not alike or not (in_place or x.is_contiguous()):  # strides of the result depend on both operands
             return None
     return x if in_place else _like(x)
 
@@ -61,12 +61,12 @@ def _like(x: Tensor) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device="meta") if x.is_contiguous() else torch.empty_like(x)
 
 
-def _grouped(a: Tensor, b: Tensor, *rest: Any) -> Tensor | None:
+def _grouped(a: Tensor, b: Tensor, *options: Any) -> Tensor | None:
     """Products of experts, whose meta kernel knows half precision only; ``None`` where PyTorch had better look."""
-    dtype = rest[2] if len(rest) > 2 and rest[2] is not None else a.dtype
+    dtype = options[2] if len(options) > 2 and options[2] is not None else a.dtype
     if a.dtype != b.dtype or a.shape[-1] != b.shape[-2] or not (a.is_meta and b.is_meta):
         return None
-    experts = (a.shape[0],) if a.ndim == b.ndim == 3 else (len(rest[0]),) if a.ndim == b.ndim == 2 else ()
+    experts = (a.shape[0],) if a.ndim == b.ndim == 3 else (len(options[0]),) if a.ndim == b.ndim == 2 else ()
     rows = a.shape[1:2] if a.ndim == 3 else a.shape[:1]
     return torch.empty((*experts, *rows, b.shape[-1]), dtype=dtype, device="meta")
 
@@ -99,10 +99,10 @@ def _convolved(
     padding: Any,
     dilation: Any,
     transposed: bool,
-    *rest: Any,
+    *options: Any,
 ) -> Tensor | None:
     """The output of a plain convolution; ``None`` where PyTorch had better look itself."""
-    groups = rest[-1]
+    groups = options[-1]
     spatial = weight.ndim - 2
     plain = not transposed and x.ndim == weight.ndim and x.dtype == weight.dtype
     if not plain or x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:

@@ -33,17 +33,20 @@ def pinned_cost(structure: Structure, cost: str, *, floor: float | None = None) 
     for dims, weight in _terms(structure, cost):
         factors = [factor for dim in dims for factor in dim]
         dense += weight * float(np.prod([size for size, _ in factors]))
-        held = weight * float(np.prod([reasons.pinned(size, labels) for size, labels in factors]))
-        if not held:
+        pinned_amount = weight * float(np.prod([reasons.pinned(size, labels) for size, labels in factors]))
+        if not pinned_amount:
             continue
         parts = [part for _, labels in factors if labels is not None and (part := reasons.of(labels))]
         parts = [part for part in parts if not all(_follows(reason) for reason, _ in part)] or parts
         for part in parts or [[(_NO_CHANNELS, 1.0)]]:
             for reason, share in part:
-                kind, layer = (reason.kind, reason.layer) if isinstance(reason, Reason) else (reason, "")
-                amounts[kind] += held * share / max(len(parts), 1)
-                layers[kind][layer] = None
-    shares = [PinnedShare(kind, tuple(layers[kind]), amount, amount / dense) for kind, amount in amounts.items()]
+                reason_kind, layer = (reason.kind, reason.layer) if isinstance(reason, Reason) else (reason, "")
+                amounts[reason_kind] += pinned_amount * share / max(len(parts), 1)
+                layers[reason_kind][layer] = None
+    shares = [
+        PinnedShare(reason_kind, tuple(layers[reason_kind]), amount, amount / dense)
+        for reason_kind, amount in amounts.items()
+    ]
     shares.sort(key=lambda share: -share.amount)
     return PinnedCost(cost, dense, sum(amounts.values()), tuple(shares), floor)
 
@@ -77,7 +80,7 @@ class _Reasons:
     def __init__(self, structure: Structure) -> None:
         self.stays: NDArray[np.bool_] = structure.atom_group < 0
         self.number, self.reasons = reasons_of_atoms(structure.context.labels)
-        self._known: dict[int, list[tuple[str, float]]] = {}
+        self._reason_shares: dict[int, list[tuple[str, float]]] = {}
 
     def pinned(self, size: int, labels: Vector | None) -> int:
         """Positions of a factor that never leave."""
@@ -85,12 +88,14 @@ class _Reasons:
 
     def of(self, labels: Vector) -> list[tuple[str, float]]:
         """Reasons of the pinned positions, and each one's share of those that have one."""
-        if id(labels) not in self._known:
+        if id(labels) not in self._reason_shares:
             numbers = self.number[labels[self.stays[labels]]]
             unique, counts = np.unique(numbers[numbers >= 0], return_counts=True)
             total = float(counts.sum())
-            self._known[id(labels)] = [(self.reasons[n], c / total) for n, c in zip(unique, counts, strict=True)]
-        return self._known[id(labels)]
+            self._reason_shares[id(labels)] = [
+                (self.reasons[n], c / total) for n, c in zip(unique, counts, strict=True)
+            ]
+        return self._reason_shares[id(labels)]
 
 
 def _terms(structure: Structure, cost: str) -> Iterator[tuple[Sequence[Dim], int]]:

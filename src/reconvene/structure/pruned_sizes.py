@@ -37,18 +37,18 @@ def kept_positions(dim: Dim, kept: NDArray[np.bool_]) -> NDArray[np.int64]:
         return np.flatnonzero(kept[dim[0][1]])
     flags = np.ones(1, dtype=np.bool_)
     for size, labels in dim:
-        mine = np.ones(size, dtype=np.bool_) if labels is None else kept[labels]
-        flags = np.logical_and.outer(flags, mine).reshape(-1)
+        factor_flags = np.ones(size, dtype=np.bool_) if labels is None else kept[labels]
+        flags = np.logical_and.outer(flags, factor_flags).reshape(-1)
     return np.flatnonzero(flags)
 
 
 def settle(balances: Sequence[Balance], widths: Widths, dense: Widths) -> Widths:
     """The widths, raised where pieces that must stay equal are not. Dense widths always satisfy every balance."""
-    least, widths = widths, widths.copy()
+    lower_bound, widths = widths, widths.copy()
     for _ in range(int(dense.sum()) + 1):
         short = _first_short(balances, widths)
         if short is None:
-            return _lowered(balances, widths, least, dense)
+            return _lowered(balances, widths, lower_bound, dense)
         piece, missing = short
         # The group that overshoots least; among those the narrowest part of its dense width.
         room = [g for g in piece if widths[g] < dense[g]]
@@ -59,14 +59,14 @@ def settle(balances: Sequence[Balance], widths: Widths, dense: Widths) -> Widths
     raise StructureError("pieces that must stay equal cannot be made equal; please report this model")
 
 
-def _lowered(balances: Sequence[Balance], widths: Widths, least: Widths, dense: Widths) -> Widths:
+def _lowered(balances: Sequence[Balance], widths: Widths, lower_bound: Widths, dense: Widths) -> Widths:
     """The same, lowered again where growing ran past a smaller solution."""
     out = widths.copy()
-    for groups, own in systems(balances, len(widths)):
+    for groups, equations in systems(balances, len(widths)):
         members = list(groups)
-        if own and (widths[members] > least[members]).any():
-            steps = moves(differences(own, members))
-            out[members] = descend(widths[members], least[members], dense[members], steps, lambda _: True)
+        if equations and (widths[members] > lower_bound[members]).any():
+            steps = moves(differences(equations, members))
+            out[members] = descend(widths[members], lower_bound[members], dense[members], steps, lambda _: True)
     return out
 
 
@@ -76,8 +76,8 @@ def _first_short(balances: Sequence[Balance], widths: Widths) -> tuple[dict[int,
             fixed + sum(n * int(widths[g]) for g, n in piece.items())
             for piece, fixed in zip(balance.pieces, balance.fixed, strict=True)
         ]
-        most = max(counts)
+        largest_count = max(counts)
         for piece, count in zip(balance.pieces, counts, strict=True):
-            if count < most:
-                return piece, most - count
+            if count < largest_count:
+                return piece, largest_count - count
     return None

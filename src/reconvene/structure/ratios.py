@@ -22,18 +22,18 @@ class Linear:
         """Whether no width is in it."""
         return not self.coefficients
 
-    def plus(self, other: Linear, scale: Fraction = Fraction(1)) -> Linear:
-        """``self + scale * other``."""
+    def plus(self, term: Linear, scale: Fraction = Fraction(1)) -> Linear:
+        """``self + scale * term``."""
         total = dict(self.coefficients)
-        for group, coefficient in other.coefficients:
+        for group, coefficient in term.coefficients:
             total[group] = total.get(group, Fraction(0)) + scale * coefficient
         kept = tuple(sorted((g, c) for g, c in total.items() if c))
-        return Linear(self.constant + scale * other.constant, kept)
+        return Linear(self.constant + scale * term.constant, kept)
 
-    def times(self, other: Linear) -> Linear | None:
+    def times(self, factor: Linear) -> Linear | None:
         """The product, if at most one of the two depends on a width."""
-        one, two = (self, other) if other.fixed else (other, self)
-        return Linear(Fraction(0)).plus(one, two.constant) if two.fixed else None
+        form, scalar = (self, factor) if factor.fixed else (factor, self)
+        return Linear(Fraction(0)).plus(form, scalar.constant) if scalar.fixed else None
 
     def at(self, widths: Sequence[int] | NDArray[np.int64]) -> Fraction:
         """The value at these widths."""
@@ -47,34 +47,34 @@ class Ratio:
     top: Linear
     bottom: Linear = Linear(Fraction(1))
 
-    def combine(self, op: str, other: Ratio) -> Ratio | None:
+    def combine(self, op: str, right: Ratio) -> Ratio | None:
         """The result of ``+ - * /``, or ``None`` if it has no such form."""
         if op == "/":
-            return self.combine("*", Ratio(other.bottom, other.top))
-        if op == "*" and self.bottom == other.top:
-            return Ratio(self.top, other.bottom)
-        if op == "*" and self.top == other.bottom:
-            return Ratio(other.top, self.bottom)
-        bottom = self.bottom.times(other.bottom)
+            return self.combine("*", Ratio(right.bottom, right.top))
+        if op == "*" and self.bottom == right.top:
+            return Ratio(self.top, right.bottom)
+        if op == "*" and self.top == right.bottom:
+            return Ratio(right.top, self.bottom)
+        bottom = self.bottom.times(right.bottom)
         if op == "*":
-            top = self.top.times(other.top)
+            top = self.top.times(right.top)
         else:
-            first, second = self.top.times(other.bottom), other.top.times(self.bottom)
+            first, second = self.top.times(right.bottom), right.top.times(self.bottom)
             sign = Fraction(1 if op == "+" else -1)
             top = first.plus(second, sign) if first is not None and second is not None else None
         return Ratio(top, bottom) if top is not None and bottom is not None else None
 
     @property
-    def whole(self) -> bool:
+    def is_integer(self) -> bool:
         """Whether the value is a whole number at all widths."""
         numbers = (self.top.constant, *(coefficient for _, coefficient in self.top.coefficients))
         return self.bottom.fixed and all((number / self.bottom.constant).denominator == 1 for number in numbers)
 
-    def difference(self, other: Ratio) -> Linear | None:
+    def difference(self, right: Ratio) -> Linear | None:
         """A linear form that is zero exactly where both are equal."""
-        if self.bottom == other.bottom:
-            return self.top.plus(other.top, Fraction(-1))
-        first, second = self.top.times(other.bottom), other.top.times(self.bottom)
+        if self.bottom == right.bottom:
+            return self.top.plus(right.top, Fraction(-1))
+        first, second = self.top.times(right.bottom), right.top.times(self.bottom)
         return first.plus(second, Fraction(-1)) if first is not None and second is not None else None
 
     def at(self, widths: NDArray[np.int64]) -> Fraction:
@@ -83,13 +83,13 @@ class Ratio:
 
 
 @dataclass(frozen=True)
-class Apart:
-    """An attribute that code only compares with a size and finds different: it changes where the two would meet."""
+class DistinctSize:
+    """An attribute that code compares with a size and finds different: it changes where both would be equal."""
 
     present: int
     size: Ratio
     dense: int
-    """The whole size, which the smaller one does not reach where it meets ``present``."""
+    """The dense size: the value of the attribute where the smaller size equals ``present``."""
 
     def at(self, widths: NDArray[np.int64]) -> Fraction:
         """The value at these widths."""

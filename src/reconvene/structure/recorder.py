@@ -59,7 +59,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         meta = self.recording.device == "meta"
         if meta and follows:
             written = args[0] if _writes(func) else None
-            args = [self._twin(value, whole=value is written) for value in args]
+            args = [self._twin(value, is_written=value is written) for value in args]
             kwargs = {key: self._twin(value) for key, value in _kept_on_meta(func, kwargs).items()}
             if isinstance(written, Tensor) and not written.is_meta:
                 self._follow([written])
@@ -112,13 +112,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _follow(self, tensors: Iterable[Tensor]) -> None:
         self.data.update(_storage(t) for t in tensors if not t.is_meta and _storage(t))
 
-    def _twin(self, value: Any, *, whole: bool = False) -> Any:
+    def _twin(self, value: Any, *, is_written: bool = False) -> Any:
         """Let a real tensor take part in a call on meta: as a twin of the same labels.
 
         Scalars stay as they are, unless the call writes to them or has written to them.
         """
         if isinstance(value, Tensor):
-            if value.is_meta or (value.ndim == 0 and not whole and not self._follows(value)):
+            if value.is_meta or (value.ndim == 0 and not is_written and not self._follows(value)):
                 return value
             twin = self.twins.get(id(value))
             if twin is None:
@@ -144,9 +144,9 @@ def _called(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     def zero(tensor: Tensor) -> Tensor:
         if not tensor.is_meta:
             return tensor
-        made = zeros.setdefault(id(tensor), torch.zeros(tensor.shape, dtype=tensor.dtype))
-        originals[id(made)] = tensor
-        return made
+        substitute = zeros.setdefault(id(tensor), torch.zeros(tensor.shape, dtype=tensor.dtype))
+        originals[id(substitute)] = tensor
+        return substitute
 
     with _disable_current_modes():
         out = func(*map_tensors(zero, tuple(args)), **map_tensors(zero, kwargs))

@@ -77,7 +77,7 @@ class Recording:
     lacking: set[bool] = field(default_factory=set)
     """Modes (training or not) in which the forward pass read a value that nothing has answered."""
     guards: dict[str, None] = field(default_factory=dict)
-    """Operators and layers that read values on meta: the calls are those of the branch that the answers take."""
+    """Operators and layers that read values on meta: the calls belong to the branch that the answers take."""
 
     def leave(self, path: str, arguments: Any, output: Any) -> None:
         """Note that a layer has run."""

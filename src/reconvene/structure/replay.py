@@ -65,10 +65,10 @@ def replay(model: nn.Module, example_inputs: Any, structure: Structure, keep: Ke
     if structure.recording.device != "meta":
         return _replayed(model, example_inputs, structure, keep)
     widths = tuple(len(channels) for channels in keep)
-    done: Replay | None = structure.replays.get(widths)
-    if done is None:
-        done = structure.replays[widths] = _replayed(model, example_inputs, structure, keep)
-    return done
+    result: Replay | None = structure.replays.get(widths)
+    if result is None:
+        result = structure.replays[widths] = _replayed(model, example_inputs, structure, keep)
+    return result
 
 
 def _replayed(model: nn.Module, example_inputs: Any, structure: Structure, keep: Keep) -> Replay:
@@ -83,21 +83,21 @@ def _replayed(model: nn.Module, example_inputs: Any, structure: Structure, keep:
     except Exception as error:  # noqa: BLE001 -- foreign code
         broke = str(error).strip().split("\n")[0] or type(error).__name__
     expected = structure.eval_ops()
-    steps, made = _steps(expected), _steps(seen.ops)
+    steps, seen_steps = _steps(expected), _steps(seen.ops)
     out = Replay()
     counts: dict[int, int] = {}
-    constants, theirs = leaves(structure.recording), leaves(seen)
-    at = there = 0
-    while at < len(steps) and there < len(made):
-        (number, want), (nth, got) = steps[at], made[there]
+    constants, seen_constants = leaves(structure.recording), leaves(seen)
+    expected_index = seen_index = 0
+    while expected_index < len(steps) and seen_index < len(seen_steps):
+        (number, want), (nth, got) = steps[expected_index], seen_steps[seen_index]
         wrong = _disagreement(structure, want, got, kept, counts)
-        if wrong and (after := _same_product(structure, steps[at:], made[there:], kept, counts)):
-            at, there = at + after[0], there + after[1]
+        if wrong and (after := _same_product(structure, steps[expected_index:], seen_steps[seen_index:], kept, counts)):
+            expected_index, seen_index = expected_index + after[0], seen_index + after[1]
             continue
-        at, there = at + 1, there + 1
+        expected_index, seen_index = expected_index + 1, seen_index + 1
         numbers: Numbers = {}
         if not wrong:
-            read = constants.get(number, {}), theirs.get(nth, {})
+            read = constants.get(number, {}), seen_constants.get(nth, {})
             numbers, wrong = following_numbers(structure.context, want, got, kept, read)
             if structure.recording.numbers.get(number) != seen.numbers.get(nth):
                 # A number that code reads from a tensor made of sizes: each network goes on with its own.
@@ -107,8 +107,8 @@ def _replayed(model: nn.Module, example_inputs: Any, structure: Structure, keep:
             return out
         if numbers:
             out.scalars[number] = numbers
-    if broke or at < len(steps) or there < len(made):
-        last = steps[at][0] if at < len(steps) else len(expected) - 1
+    if broke or expected_index < len(steps) or seen_index < len(seen_steps):
+        last = steps[expected_index][0] if expected_index < len(steps) else len(expected) - 1
         out.failure = last, broke or "the smaller model makes fewer or more calls"
     return out
 
@@ -124,7 +124,7 @@ def _steps(ops: list[Op]) -> list[tuple[int, Op]]:
 def _same_product(
     structure: Structure,
     steps: list[tuple[int, Op]],
-    made: list[tuple[int, Op]],
+    seen_steps: list[tuple[int, Op]],
     kept: NDArray[np.bool_],
     counts: dict[int, int],
 ) -> tuple[int, int] | None:
@@ -133,11 +133,11 @@ def _same_product(
     PyTorch chooses by the memory layout, which is another one where a tensor has one channel instead of several, and
     ``einsum`` puts dimensions of size one elsewhere.
     """
-    mine, theirs = _product_span(steps), _product_span(made)
-    if not mine or not theirs or steps[0][1].owner != made[0][1].owner:
+    expected_count, seen_count = _product_span(steps), _product_span(seen_steps)
+    if not expected_count or not seen_count or steps[0][1].owner != seen_steps[0][1].owner:
         return None
-    wrong = _other_shape(structure, steps[mine - 1][1], made[theirs - 1][1], kept, counts)
-    return None if wrong else (mine, theirs)
+    wrong = _shape_disagreement(structure, steps[expected_count - 1][1], seen_steps[seen_count - 1][1], kept, counts)
+    return None if wrong else (expected_count, seen_count)
 
 
 def _product_span(steps: list[tuple[int, Op]]) -> int:
@@ -145,8 +145,8 @@ def _product_span(steps: list[tuple[int, Op]]) -> int:
     products, owner = 0, steps[0][1].owner if steps else ""
     for count, (_, op) in enumerate(steps):
         name = op.func.overloadpacket.__name__
-        more = op.owner == owner and (name in _AROUND_PRODUCTS or (name in _PRODUCTS and not products))
-        if not more:
+        in_product = op.owner == owner and (name in _AROUND_PRODUCTS or (name in _PRODUCTS and not products))
+        if not in_product:
             return count if products else 0
         products += name in _PRODUCTS
     return len(steps) if products else 0
@@ -155,20 +155,22 @@ def _product_span(steps: list[tuple[int, Op]]) -> int:
 def _disagreement(structure: Structure, want: Op, got: Op, kept: NDArray[np.bool_], counts: dict[int, int]) -> str:
     if not _same_call(want, got):
         return f"the smaller model calls {got.name} instead"
-    return _other_shape(structure, want, got, kept, counts)
+    return _shape_disagreement(structure, want, got, kept, counts)
 
 
 def _same_call(want: Op, got: Op) -> bool:
     return want.func == got.func or {want.func, got.func} <= _VIEWS
 
 
-def _other_shape(structure: Structure, want: Op, got: Op, kept: NDArray[np.bool_], counts: dict[int, int]) -> str:
-    for out, made in zip(want.outs, got.outs, strict=True):
-        if out is not None and made is not None:
+def _shape_disagreement(
+    structure: Structure, want: Op, got: Op, kept: NDArray[np.bool_], counts: dict[int, int]
+) -> str:
+    for out, result in zip(want.outs, got.outs, strict=True):
+        if out is not None and result is not None:
             dims = structure.context.dims(out)
             shape = tuple(kept_size(dim, kept, counts) for dim in dims)
-            if shape != tuple(made.shape) and made.numel():
-                return f"the smaller model makes {tuple(made.shape)} instead of {shape}"
+            if shape != tuple(result.shape) and result.numel():
+                return f"the smaller model makes {tuple(result.shape)} instead of {shape}"
     return ""
 
 
@@ -215,9 +217,9 @@ def pin_site(model: nn.Module, structure: Structure, number: int, why: str) -> S
     """
     context = structure.context
     ops = structure.eval_ops()
-    kinds = _kinds(model, ops)
+    call_keys = _call_keys(model, ops)
     for back in range(number, -1, -1):
-        twins = [op for op, kind in zip(ops, kinds, strict=True) if kind == kinds[back]]
+        twins = [op for op, call_key in zip(ops, call_keys, strict=True) if call_key == call_keys[back]]
         dims_of = next((of for of in (_literal_dims, _dims_of) if _any_open(structure, of(structure, ops[back]))), None)
         if dims_of is None:
             continue
@@ -232,14 +234,14 @@ def pin_site(model: nn.Module, structure: Structure, number: int, why: str) -> S
     return assemble(structure.recording, context, [*structure.repairs, f"everything is pinned: {why}"])
 
 
-def _kinds(model: nn.Module, ops: list[Op]) -> list[tuple[type, str, int]]:
+def _call_keys(model: nn.Module, ops: list[Op]) -> list[tuple[type, str, int]]:
     """For every call: the class of its layer, the operator, and how many of it the layer made before."""
     seen: Counter[tuple[str, str]] = Counter()
-    kinds = []
+    call_keys = []
     for op in ops:
-        kinds.append((type(model.get_submodule(op.owner)), op.name, seen[op.owner, op.name]))
+        call_keys.append((type(model.get_submodule(op.owner)), op.name, seen[op.owner, op.name]))
         seen[op.owner, op.name] += 1
-    return kinds
+    return call_keys
 
 
 def _literal_dims(structure: Structure, op: Op) -> list[Dim]:

@@ -86,19 +86,19 @@ def values_on_meta() -> Iterator[None]:
     """Constants made on the device of another tensor keep their values, which meta has not: they follow widths."""
     tensor, as_tensor, new_tensor = torch.tensor, torch.as_tensor, Tensor.new_tensor
 
-    def here(device: Any) -> Any:
+    def value_device(device: Any) -> Any:
         return "cpu" if device is not None and torch.device(device).type == "meta" else device
 
-    def make(data: Any, *, device: Any = None, **how: Any) -> Tensor:
-        return tensor(data, device=here(device), **how)
+    def make(data: Any, *, device: Any = None, **options: Any) -> Tensor:
+        return tensor(data, device=value_device(device), **options)
 
     def adopt(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
-        return as_tensor(data, dtype=dtype, device=device if isinstance(data, Tensor) else here(device))
+        return as_tensor(data, dtype=dtype, device=device if isinstance(data, Tensor) else value_device(device))
 
-    def make_like(own: Tensor, data: Any, *, dtype: Any = None, device: Any = None, **how: Any) -> Tensor:
-        if isinstance(data, Tensor) or not (own.is_meta if device is None else here(device) != device):
-            return new_tensor(own, data, dtype=dtype, device=device, **how)
-        return tensor(data, dtype=dtype or own.dtype, **how)
+    def make_like(source: Tensor, data: Any, *, dtype: Any = None, device: Any = None, **options: Any) -> Tensor:
+        if isinstance(data, Tensor) or not (source.is_meta if device is None else value_device(device) != device):
+            return new_tensor(source, data, dtype=dtype, device=device, **options)
+        return tensor(data, dtype=dtype or source.dtype, **options)
 
     with patched([(torch, "tensor", make), (torch, "as_tensor", adopt), (Tensor, "new_tensor", make_like)]):
         yield
@@ -120,23 +120,23 @@ def exclusive() -> Iterator[None]:
 
 @contextmanager
 def patched(changes: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
-    """Put others in the place of functions, methods and properties: ``(place, name, new)``.
+    """Replace functions, methods and properties for a while: ``(owner, name, new)``.
 
-    Only this thread meets them; a thread that trains beside it goes on with the old ones. Afterwards a place that had
-    none of its own (a class that inherits it, a layer whose class has it) has none again.
+    Only this thread meets the new ones; a thread that trains at the same time keeps the old ones. Afterwards an owner
+    that only inherited the attribute (a subclass, a layer whose class has it) does not have it either.
     """
     with exclusive():
-        own = [(place, name, place.__dict__.get(name, _ABSENT)) for place, name, _ in changes]
+        originals = [(owner, name, owner.__dict__.get(name, _ABSENT)) for owner, name, _ in changes]
         try:
-            for place, name, new in changes:
-                setattr(place, name, _for_this_thread(getattr(place, name), new))
+            for owner, name, new in changes:
+                setattr(owner, name, _for_this_thread(getattr(owner, name), new))
             yield
         finally:
-            for place, name, old in own:
+            for owner, name, old in originals:
                 if old is not _ABSENT:
-                    setattr(place, name, old)
-                elif name in place.__dict__:
-                    delattr(place, name)
+                    setattr(owner, name, old)
+                elif name in owner.__dict__:
+                    delattr(owner, name)
 
 
 _ABSENT = object()
@@ -150,7 +150,7 @@ def _for_this_thread(old: Any, new: Any) -> Any:
     if isinstance(new, property):
         get = new.fget
         assert get is not None
-        return property(lambda own: get(own) if threading.get_ident() == owner else old.__get__(own))
+        return property(lambda instance: get(instance) if threading.get_ident() == owner else old.__get__(instance))
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return (new if threading.get_ident() == owner else old)(*args, **kwargs)
@@ -160,14 +160,17 @@ def _for_this_thread(old: Any, new: Any) -> Any:
 
 @contextmanager
 def kept_attributes(model: nn.Module) -> Iterator[None]:
-    """Undo what a forward pass stores on modules: a cached table would stay behind as a meta tensor, a hook twice.
+    """Restore module attributes after a forward pass: a cached table would stay as a meta tensor, a hook twice.
 
     Modes, and which tensors are a module's parameters and buffers, are among its attributes.
     """
     before = [(module, dict(module.__dict__)) for module in model.modules()]
-    kinds = {dict, OrderedDict, list, set}
+    container_types = {dict, OrderedDict, list, set}
     containers = [
-        (v, kind(v) if v else ()) for _, attributes in before for v in attributes.values() if (kind := type(v)) in kinds
+        (v, container_type(v) if v else ())
+        for _, attributes in before
+        for v in attributes.values()
+        if (container_type := type(v)) in container_types
     ]
     try:
         yield
@@ -223,16 +226,16 @@ def twins(
             step()
 
 
-def _twin_of(tensor: Tensor, device: str, other: Tensor | None) -> Tensor:
+def _twin_of(tensor: Tensor, device: str, replacement: Tensor | None) -> Tensor:
     if device == "real":
-        if other is not None:
-            return nn.Parameter(other, requires_grad=False) if isinstance(tensor, nn.Parameter) else other
+        if replacement is not None:
+            return nn.Parameter(replacement, requires_grad=False) if isinstance(tensor, nn.Parameter) else replacement
         # Buffers are copied so that a forward pass may update them; parameters are only read.
         return tensor if isinstance(tensor, nn.Parameter) else tensor.clone()
     if not tensor.is_floating_point():  # indices and counters keep their values: code may read them
-        return other if other is not None else tensor.detach().clone()
-    if other is not None:
-        twin = other if other.is_meta else torch.empty_like(other, device="meta", requires_grad=False)
+        return replacement if replacement is not None else tensor.detach().clone()
+    if replacement is not None:
+        twin = replacement if replacement.is_meta else torch.empty_like(replacement, device="meta", requires_grad=False)
     elif tensor.is_contiguous():  # empty_like is written in Python on meta, and costs ten times as much
         twin = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
     else:
@@ -256,7 +259,7 @@ def changed_attributes(model: nn.Module, attributes: Sequence[tuple[str, str, An
 
 
 Leave = Callable[[str, Any, Any], None]
-"""Is told the path, the arguments and the output of a layer that has run."""
+"""Receives the path, the arguments and the output of a layer after its call."""
 
 
 @contextmanager
@@ -266,7 +269,7 @@ def module_stack(model: nn.Module, leave: Leave | None = None) -> Iterator[list[
     stack, owner = [""], threading.get_ident()
 
     def push(module: nn.Module, _: Any) -> None:
-        if threading.get_ident() == owner:  # the hooks are those of every module in the process
+        if threading.get_ident() == owner:  # the hooks are called for every module in the process
             stack.append(paths.get(id(module), stack[-1]))
 
     def pop(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:

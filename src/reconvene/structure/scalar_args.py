@@ -45,24 +45,24 @@ _MOST = 4096
 
 def leaves(recording: Recording) -> Leaves:
     """Constant tensors that calls of the eval pass read at the top level of their arguments."""
-    known = {id(t) for t in (*recording.parameters.values(), *recording.inputs)}
+    recorded_ids = {id(t) for t in (*recording.parameters.values(), *recording.inputs)}
     twins: dict[int, Tensor] = {}
-    found: Leaves = {}
+    constants: Leaves = {}
     for number, op in enumerate(recording.ops):
         if op.training:
             break
         for position, value in enumerate(op.args):
-            if not isinstance(value, Tensor) or id(value) in known:
+            if not isinstance(value, Tensor) or id(value) in recorded_ids:
                 continue
             leaf = twins.get(id(value), value)
             if not leaf.is_meta:
-                found.setdefault(number, {})[position] = leaf
+                constants.setdefault(number, {})[position] = leaf
         outs = [out for out in op.outs if out is not None]
-        if op.func is torch.ops.aten.alias.default and number in found and outs[0].is_meta:
-            twins[id(outs[0])] = found.pop(number)[0]  # only a recording makes this call
+        if op.func is torch.ops.aten.alias.default and number in constants and outs[0].is_meta:
+            twins[id(outs[0])] = constants.pop(number)[0]  # only a recording makes this call
         else:
-            known.update(id(out) for out in outs)
-    return found
+            recorded_ids.update(id(out) for out in outs)
+    return constants
 
 
 def following_numbers(
@@ -71,24 +71,29 @@ def following_numbers(
     """Arguments that are other numbers in the smaller model, and what is wrong with them if they cannot be followed."""
     numbers: Numbers = {}
     for position, leaf in constants[0].items():
-        other = constants[1].get(position)
-        if other is None or other.shape != leaf.shape or other.dtype != leaf.dtype:
+        small_value = constants[1].get(position)
+        if small_value is None or small_value.shape != leaf.shape or small_value.dtype != leaf.dtype:
             return {}, "it reads a constant tensor of another kind in the smaller model"
-        if torch.equal(leaf, other) or leaf.isnan().any():
+        if torch.equal(leaf, small_value) or leaf.isnan().any():
             continue
-        if leaf.numel() > _MOST or not other.isfinite().all():
+        if leaf.numel() > _MOST or not small_value.isfinite().all():
             return {}, "it reads a table whose values follow a width"
-        numbers[str(position)] = other.tolist()
+        numbers[str(position)] = small_value.tolist()
     if not _differ(want, got):
         return numbers, ""
-    for (key, name, one), (_, _, other) in zip(_arguments(want), _arguments(got), strict=True):
-        if isinstance(one, Tensor) or isinstance(other, Tensor) or _same(one, other) or _is_size(want, name):
+    for (key, name, dense_value), (_, _, small_value) in zip(_arguments(want), _arguments(got), strict=True):
+        if (
+            isinstance(dense_value, Tensor)
+            or isinstance(small_value, Tensor)
+            or _same(dense_value, small_value)
+            or _is_size(want, name)
+        ):
             continue
-        wrong, follows = _place(context, want, name, one, other, kept)
+        wrong, follows = _check_argument(context, want, name, dense_value, small_value, kept)
         if wrong:
             return {}, wrong
         if follows:
-            numbers[key] = other
+            numbers[key] = small_value
     return numbers, ""
 
 
@@ -100,16 +105,18 @@ def _differ(want: Op, got: Op) -> bool:
     return any(not (isinstance(a, Tensor) or isinstance(b, Tensor) or _same(a, b)) for a, b in values)
 
 
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and all(
-            isinstance(a, Tensor) or isinstance(b, Tensor) or _same(a, b) for a, b in zip(one, other, strict=True)
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
+        return len(first) == len(second) and all(
+            isinstance(a, Tensor) or isinstance(b, Tensor) or _same(a, b) for a, b in zip(first, second, strict=True)
         )
-    if isinstance(one, (torch.Generator, torch.ScriptObject)) or isinstance(
-        other, (torch.Generator, torch.ScriptObject)
+    if isinstance(first, (torch.Generator, torch.ScriptObject)) or isinstance(
+        second, (torch.Generator, torch.ScriptObject)
     ):
         return True  # handles (of a profiler's record) that hold no number
-    return bool(one == other) or (isinstance(one, float) and isinstance(other, float) and one != one and other != other)
+    return bool(first == second) or (
+        isinstance(first, float) and isinstance(second, float) and first != first and second != second
+    )
 
 
 def _arguments(op: Op) -> Iterator[tuple[str, str, Any]]:
@@ -130,25 +137,27 @@ def _is_size(op: Op, name: str) -> bool:
     )
 
 
-def _place(context: Context, op: Op, name: str, one: Any, other: Any, kept: NDArray[Any]) -> tuple[str, bool]:
+def _check_argument(
+    context: Context, op: Op, name: str, dense_value: Any, small_value: Any, kept: NDArray[Any]
+) -> tuple[str, bool]:
     """What is wrong with this argument of the smaller model, and whether the reference must take it over."""
-    values = other if isinstance(other, (list, tuple)) else [other]
+    values = small_value if isinstance(small_value, (list, tuple)) else [small_value]
     if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in values):
-        return f"its argument {name} is {other} instead of {one} in the smaller model", False
-    if any(isinstance(v, float) for v in (*values, one)) or _takes_any_number(op, name):
+        return f"its argument {name} is {small_value} instead of {dense_value} in the smaller model", False
+    if any(isinstance(v, float) for v in (*values, dense_value)) or _takes_any_number(op, name):
         return "", True
     if name not in _PLACES:
-        return f"its argument {name} is {other} instead of {one} in the smaller model", False
+        return f"its argument {name} is {small_value} instead of {dense_value} in the smaller model", False
     axis = {argument: value for _, argument, value in _arguments(op)}.get("dim")
     if not isinstance(axis, int) or not isinstance(op.args[0], Tensor) or not context.dims(op.args[0]):
         return "", True
     dim = context.dims(op.args[0])[axis]
     if not is_labelled(dim) or len(kept_positions(dim, kept)) == size_of(dim):
         return "", True
-    if name == "start" and isinstance(one, int):
-        start = max(one + size_of(dim), 0) if one < 0 else one
+    if name == "start" and isinstance(dense_value, int):
+        start = max(dense_value + size_of(dim), 0) if dense_value < 0 else dense_value
         expected = int((kept_positions(dim, kept) < start).sum())
-        actual = other + len(kept_positions(dim, kept)) if other < 0 else other
+        actual = small_value + len(kept_positions(dim, kept)) if small_value < 0 else small_value
         return ("" if actual == expected else f"the smaller model cuts at {actual} instead of {expected}"), False
     return "", False
 

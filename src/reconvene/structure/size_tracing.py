@@ -26,17 +26,17 @@ def traced_sizes(model: nn.Module, log: SizeLog) -> Iterator[None]:
 
 @contextmanager
 def _attributes(model: nn.Module, log: SizeLog) -> Iterator[None]:
-    given: list[tuple[nn.Module, str, Any, Any]] = []
+    replaced: list[tuple[nn.Module, str, Any, Any]] = []
     try:
         for path, module in model.named_modules():
             for name, value in list(module.__dict__.items()):
                 traced = _traced(value, path, name, log)
                 if traced is not None:
                     module.__dict__[name] = traced
-                    given.append((module, name, value, traced))
+                    replaced.append((module, name, value, traced))
         yield
     finally:
-        for module, name, value, traced in given:
+        for module, name, value, traced in replaced:
             now = module.__dict__.get(name)
             if now is traced:
                 module.__dict__[name] = value
@@ -59,12 +59,12 @@ def _tensor_methods(log: SizeLog) -> Iterator[None]:
     noted = [
         *((torch.Tensor, name, note) for name, note in _METHODS.items()),
         *((torch, name, note) for name, note in _FUNCTIONS.items()),
-        *((place, f"conv{n}d", _convolved) for n in (1, 2, 3) for place in (torch, torch.nn.functional)),
+        *((owner, f"conv{n}d", _convolved) for n in (1, 2, 3) for owner in (torch, torch.nn.functional)),
     ]
     changes = [
         (torch.Tensor, "shape", property(lambda tensor: _shape(tensor, log))),
         (torch.Tensor, "size", lambda tensor, dim=None: _size(tensor, dim, log)),
-        *((place, name, _noting(getattr(place, name), note, log)) for place, name, note in noted),
+        *((owner, name, _noting(getattr(owner, name), note, log)) for owner, name, note in noted),
     ]
     with patched(changes):
         yield
@@ -116,13 +116,13 @@ def _unflattened(log: SizeLog, out: Any, tensor: Any, dim: Any = 0, sizes: Any =
         log.sized(out, first + offset, size)
 
 
-def _made(log: SizeLog, out: Any, *sizes: Any, **_: Any) -> None:
+def _created(log: SizeLog, out: Any, *sizes: Any, **_: Any) -> None:
     for axis, size in enumerate(_sizes([s for s in sizes if isinstance(s, (int, tuple, list))])):
         log.sized(out, axis, size)
 
 
-def _made_like(log: SizeLog, out: Any, tensor: Any, *sizes: Any, **_: Any) -> None:
-    _made(log, out, *sizes)
+def _created_like(log: SizeLog, out: Any, tensor: Any, *sizes: Any, **_: Any) -> None:
+    _created(log, out, *sizes)
 
 
 def _split(log: SizeLog, out: Any, tensor: Any, sizes: Any = None, dim: Any = 0, **named: Any) -> None:
@@ -151,22 +151,22 @@ def _indexed(log: SizeLog, out: Any, tensor: Any, index: Any) -> None:
     if not all(isinstance(p, slice) or p is Ellipsis for p in parts) or not isinstance(out, Tensor):
         return
     if any(p is Ellipsis for p in parts):
-        at = next(i for i, p in enumerate(parts) if p is Ellipsis)
-        parts[at : at + 1] = [slice(None)] * (tensor.ndim - len(parts) + 1)
+        ellipsis_index = next(i for i, p in enumerate(parts) if p is Ellipsis)
+        parts[ellipsis_index : ellipsis_index + 1] = [slice(None)] * (tensor.ndim - len(parts) + 1)
     for axis, part in enumerate(parts):
         if (isinstance(part.start, Size) or isinstance(part.stop, Size)) and part.step in (None, 1):
             _cut(log, out, tensor, axis, part.start, part.stop)
 
 
 def _cut(log: SizeLog, out: Any, tensor: Any, axis: int, start: Any, stop: Any) -> None:
-    whole = Size(_plain_shape(tensor)[axis], ("dim", tensor, axis), log)
-    first = 0 if start is None else start if start >= 0 else whole + start
-    last = whole if stop is None else stop if stop >= 0 else whole + stop
-    last = whole if int(last) > int(whole) else last
+    full_size = Size(_plain_shape(tensor)[axis], ("dim", tensor, axis), log)
+    first = 0 if start is None else start if start >= 0 else full_size + start
+    last = full_size if stop is None else stop if stop >= 0 else full_size + stop
+    last = full_size if int(last) > int(full_size) else last
     if int(first) == 0:
         log.sized(out, axis, last)
-    elif int(last) == int(whole):
-        log.sized(out, axis, whole - first)
+    elif int(last) == int(full_size):
+        log.sized(out, axis, full_size - first)
     else:
         return
     log.known_cuts.add(id(out))
@@ -203,10 +203,10 @@ _METHODS: dict[str, Callable[..., None]] = {
     "narrow": _narrowed,
     "chunk": _chunked,
     "__getitem__": _indexed,
-    "new_zeros": _made_like,
-    "new_ones": _made_like,
-    "new_empty": _made_like,
-    "new_full": lambda log, out, tensor, sizes, *_, **__: _made(log, out, sizes),
+    "new_zeros": _created_like,
+    "new_ones": _created_like,
+    "new_empty": _created_like,
+    "new_full": lambda log, out, tensor, sizes, *_, **__: _created(log, out, sizes),
 }
 _FUNCTIONS: dict[str, Callable[..., None]] = {
     "layer_norm": _normalised,  # not those of torch.nn.functional, which other libraries import by name
@@ -217,9 +217,9 @@ _FUNCTIONS: dict[str, Callable[..., None]] = {
     "unflatten": _unflattened,
     "split": _split,
     "narrow": _narrowed,
-    "zeros": _made,
-    "ones": _made,
-    "empty": _made,
-    "randn": _made,
-    "full": lambda log, out, sizes, *_, **__: _made(log, out, sizes),
+    "zeros": _created,
+    "ones": _created,
+    "empty": _created,
+    "randn": _created,
+    "full": lambda log, out, sizes, *_, **__: _created(log, out, sizes),
 }

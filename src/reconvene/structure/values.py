@@ -95,7 +95,7 @@ class ValueCollector(TorchDispatchMode):  # type: ignore[no-untyped-call]
         tensors = tensors_in(args)
         producer = self.producers.get(tensors[0], "") if tensors else ""
         if reads_values(func, args):
-            answer = _places(args[1]) if func is torch.ops.aten.index.Tensor else copied(out)
+            answer = _mask_positions(args[1]) if func is torch.ops.aten.index.Tensor else copied(out)
             self.values.add((self.training, self.stack[-1], operator_name(func), producer), answer)
         for tensor in tensors_in(out):
             self.producers[tensor] = producer if func in COPIES else operator_name(func)
@@ -135,14 +135,14 @@ class Answers:
     def next(self, name: str, producer: str) -> Any:
         """The next answer to a question. Raises MissingValueError where no run has answered it."""
         question = (self.training, self.stack[-1], name, producer)
-        turn, known = self.turns[question], self.values.answers.get(question, [])
+        turn, answers = self.turns[question], self.values.answers.get(question, [])
         self.turns[question] += 1
         layer = self.stack[-1] or "the model itself"
-        if turn >= len(known):
+        if turn >= len(answers):
             self.lacking = True
             raise MissingValueError(f"{name} in {layer} reads a value, which a tensor on meta does not have")
         self.guards[f"{name.removeprefix('aten::').lstrip('_')} in {layer}"] = None
-        return known[turn]
+        return answers[turn]
 
     @contextmanager
     def methods(self, note: Callable[[ValueRead, Tensor], None]) -> Iterator[None]:
@@ -181,10 +181,11 @@ def answered(func: Any, args: Sequence[Any], kwargs: dict[str, Any], answer: Any
     meta = any(tensor.is_meta for tensor in tensors_in(args))
     if func is torch.ops.aten.index.Tensor:
         device = "meta" if meta else args[0].device
-        places = [
-            [p.to(device) for p in place] if place else [index] for index, place in zip(args[1], answer, strict=True)
+        indices = [
+            [p.to(device) for p in positions] if positions else [index]
+            for index, positions in zip(args[1], answer, strict=True)
         ]
-        return func(args[0], [index for place in places for index in place], *args[2:], **kwargs)
+        return func(args[0], [index for positions in indices for index in positions], *args[2:], **kwargs)
     out = copied(answer)
     return _map(lambda t: t.to("meta") if meta and t.is_floating_point() else t, out)
 
@@ -208,7 +209,7 @@ def _is_mask(index: Any) -> bool:
     return isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8)
 
 
-def _places(indices: Sequence[Any]) -> list[tuple[Tensor, ...] | None]:
+def _mask_positions(indices: Sequence[Any]) -> list[tuple[Tensor, ...] | None]:
     """For every mask among indices, the positions that it picks, one vector a dimension."""
     return [index.nonzero(as_tuple=True) if _is_mask(index) else None for index in indices]
 

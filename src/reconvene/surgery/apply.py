@@ -67,8 +67,8 @@ def mask_in_place(plan: Plan, model: nn.Module) -> nn.Module:
 
 def _empty_tables(model: nn.Module) -> dict[int, object]:
     """A new table for every empty one: each module has a dozen (hooks), and deepcopy is slow at making them."""
-    held = [value for module in model.modules() for value in vars(module).values()]
-    return {id(value): type(value)() for value in held if type(value) in (dict, OrderedDict) and not value}
+    attributes = [value for module in model.modules() for value in vars(module).values()]
+    return {id(value): type(value)() for value in attributes if type(value) in (dict, OrderedDict) and not value}
 
 
 def uncopied(model: nn.Module) -> dict[int, object]:
@@ -77,9 +77,9 @@ def uncopied(model: nn.Module) -> dict[int, object]:
     Tensors that modules hold as results (old-style weight norm) are copied here, since deepcopy takes leaves only;
     locks are shared, since one that guards two networks does no harm.
     """
-    held = [value for module in model.modules() for value in vars(module).values()]
-    results = {id(v): v.detach().clone() for v in held if isinstance(v, Tensor) and not v.is_leaf}
-    return {**results, **{id(v): v for v in held if type(v).__module__ in _LOCKS}}
+    attributes = [value for module in model.modules() for value in vars(module).values()]
+    results = {id(v): v.detach().clone() for v in attributes if isinstance(v, Tensor) and not v.is_leaf}
+    return {**results, **{id(v): v for v in attributes if type(v).__module__ in _LOCKS}}
 
 
 def _checked(plan: Plan, model: nn.Module) -> dict[str, Tensor]:

@@ -69,7 +69,7 @@ class Plan:
     spread: dict[str, float] = field(default_factory=dict)
     """Activation spread of the dense network per layer, which rectification restores."""
     examples: int | None = None
-    """Training examples of an epoch, where they were told: what an epoch costs in FLOPs follows."""
+    """Training examples of an epoch, if known; the FLOPs of an epoch follow from it."""
     notes: list[str] = field(default_factory=list)
     """What structure analysis had to pin after its trial, and operators it did not know."""
     timings: dict[str, float] = field(default_factory=dict, compare=False)
@@ -97,8 +97,8 @@ class Plan:
         Forward, and the gradients of inputs and weights: six a multiply-accumulate, two each in three products of the
         same size. Norms, elementwise work and the optimizer are not in it.
         """
-        many = self.examples or 1
-        return {which: 6.0 * costs["macs"] * many for which, costs in self.costs.items() if "macs" in costs}
+        examples = self.examples or 1
+        return {network: 6.0 * costs["macs"] * examples for network, costs in self.costs.items() if "macs" in costs}
 
     @property
     def training_unit(self) -> str:
@@ -112,9 +112,9 @@ class Plan:
         return quantity("flops", dense), quantity("flops", pruned), smaller(dense, pruned)
 
     def __str__(self) -> str:
-        asked = ", ".join(f"{cost} {value}" for cost, value in self.budget.items())
+        budget_text = ", ".join(f"{cost} {value}" for cost, value in self.budget.items())
         by = " of ".join(dict.fromkeys(name for name in (self.evaluator, self.criterion) if name))
-        head = f"plan by {by or 'hand'}: {asked or 'no budget'}"
+        head = f"plan by {by or 'hand'}: {budget_text or 'no budget'}"
         rows = [[r.name, r.dense, r.width, r.loss, r.why] for r in self.rows]
         dense, pruned = self.costs.get("dense", {}), self.costs.get("pruned", {})
         foot = [
@@ -167,13 +167,17 @@ class Plan:
             raise PlanError(
                 f"the plan has version {values.get('version')}, this release reads {VERSION}; upgrade reconvene"
             )
-        own = {k: v for k, v in values.items() if k not in ("format", "version")}
+        plan_fields = {k: v for k, v in values.items() if k not in ("format", "version")}
         try:
-            own["rows"] = [Row(**row) for row in own["rows"]]
-            own["sites"] = [Site(**site) for site in own["sites"]]
-            own["slices"] = {n: {int(d): str(t) for d, t in dims.items()} for n, dims in own["slices"].items()}
-            own["attributes"] = [(path, name, _frozen(value)) for path, name, value in own["attributes"]]
-            plan = cls(**own)
+            plan_fields["rows"] = [Row(**row) for row in plan_fields["rows"]]
+            plan_fields["sites"] = [Site(**site) for site in plan_fields["sites"]]
+            plan_fields["slices"] = {
+                n: {int(d): str(t) for d, t in dims.items()} for n, dims in plan_fields["slices"].items()
+            }
+            plan_fields["attributes"] = [
+                (path, name, _frozen(value)) for path, name, value in plan_fields["attributes"]
+            ]
+            plan = cls(**plan_fields)
             _ = [from_text(text) for dims in plan.slices.values() for text in dims.values()]
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise PlanError(f"the plan is damaged: {error}") from error
@@ -214,7 +218,7 @@ def make_plan(
     rows: list[Row],
     *,
     scalars: Mapping[int, Numbers] | None = None,
-    **facts: Any,
+    **plan_fields: Any,
 ) -> Plan:
     """The plan that keeps these channels.
 
@@ -238,6 +242,6 @@ def make_plan(
     attributes = following_attributes(model, structure, keep, shrunk_shapes(structure, kept))
     pinned = [{"name": g.name, "width": g.width, "why": g.pinned} for g in structure.groups if not g.prunable]
     notes = [*structure.repairs, *(f"{site} has no rule; what it touches stays whole" for site in structure.unknown)]
-    notes += facts.pop("notes", [])
+    notes += plan_fields.pop("notes", [])
     sites = restricted_sites(structure, keep, scalars or {})
-    return Plan(rows, pinned, shapes, slices, attributes, sites, notes=notes, **facts)
+    return Plan(rows, pinned, shapes, slices, attributes, sites, notes=notes, **plan_fields)

@@ -38,7 +38,7 @@ KeptDim = list[list[Any]]
 
 @dataclass
 class Site:
-    """One call to compute on kept channels only: that of ``call`` by ``layer`` which reads ``data`` (``Identities``).
+    """One call to compute on kept channels only: ``layer`` calls the operator ``call`` on ``data`` (``Identities``).
 
     Plans of earlier releases say instead that it is the ``nth`` call of ``call`` by ``layer``.
     """
@@ -60,16 +60,16 @@ def restricted_sites(structure: Structure, keep: Keep, scalars: Mapping[int, Num
     """
     kept = structure.kept_atoms(keep)
     context = structure.context
-    wanted = dict(context.restricted)
+    restricted = dict(context.restricted)
     sites = []
     for index, (op, data) in enumerate(zip(structure.eval_ops(), of_calls(structure.recording), strict=True)):
-        if (index not in wanted and index not in scalars) or op.func in COPIES:
+        if (index not in restricted and index not in scalars) or op.func in COPIES:
             continue
-        restrict = index in wanted or torch.Tag.pointwise in op.func.tags
+        restrict = index in restricted or torch.Tag.pointwise in op.func.tags
         args = [_kept_dims(context.dims(a), kept) if restrict and isinstance(a, Tensor) else None for a in op.args]
         outs = [_kept_dims(context.dims(o), kept) if restrict and o is not None else None for o in op.outs]
         if any(arg is not None for arg in args) or index in scalars:
-            sizes: dict[str, Any] = {str(k): _size(value, kept) for k, value in wanted.get(index, {}).items()}
+            sizes: dict[str, Any] = {str(k): _size(value, kept) for k, value in restricted.get(index, {}).items()}
             sizes |= scalars.get(index, {})
             sites.append(Site(op.owner, op.name, args, outs, sizes, data))
     return sites
@@ -94,7 +94,7 @@ def _kept_dims(dims: list[Dim], kept: NDArray[np.bool_]) -> list[KeptDim] | None
 
 
 Observe = Callable[[str, list[Tensor | None]], object]
-"""Is shown the identity and copies of the results of every call."""
+"""Receives the identity of every call, and copies of its results."""
 
 
 @contextmanager
@@ -129,8 +129,10 @@ class Silenced:
 def silence(model: nn.Module, sites: Sequence[Site]) -> nn.Module:
     """Let ``model`` (already zeroed) run its restricted calls on kept channels only."""
     if sites:
-        kind = type(model)
-        model.__class__ = type(f"Silenced{kind.__name__}", (Silenced, kind), {"__module__": kind.__module__})
+        model_class = type(model)
+        model.__class__ = type(
+            f"Silenced{model_class.__name__}", (Silenced, model_class), {"__module__": model_class.__module__}
+        )
         model.reconvene_sites = list(sites)  # type: ignore[assignment]
     return model
 
@@ -156,9 +158,9 @@ class _Restrict(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _site(self, data: str, func: Any) -> Site | None:
-        where = (self.stack[-1], str(func))
-        key: Any = data if data in self.sites else (*where, self.counts[where])
-        self.counts[where] += 1
+        call_key = (self.stack[-1], str(func))
+        key: Any = data if data in self.sites else (*call_key, self.counts[call_key])
+        self.counts[call_key] += 1
         self.missed.pop(key, None)
         return self.sites.get(key)
 
@@ -225,11 +227,11 @@ def _positions(factors: KeptDim, actual: int) -> NDArray[np.int64]:
         sizes[free] = actual // (prod(sizes) // sizes[free])
     flags = np.ones(1, dtype=np.bool_)
     for size, (_, text) in zip(sizes, factors, strict=True):
-        mine = np.ones(size, dtype=np.bool_)
+        factor_flags = np.ones(size, dtype=np.bool_)
         if text is not None:
-            mine[:] = False
-            mine[from_text(text)] = True
-        flags = np.logical_and.outer(flags, mine).reshape(-1)
+            factor_flags[:] = False
+            factor_flags[from_text(text)] = True
+        flags = np.logical_and.outer(flags, factor_flags).reshape(-1)
     return np.flatnonzero(flags)
 
 

@@ -141,8 +141,8 @@ class _Pairs:
         comparison = _Comparison(structure, keep, calls, results)
         broken = self._watch(self.silenced, comparison.see) or broken
         if comparison.differs is None and broken:
-            done = [number for data, number in calls.items() if data in results]
-            return min(max(done, default=-1) + 1, len(calls) - 1)
+            completed_calls = [number for data, number in calls.items() if data in results]
+            return min(max(completed_calls, default=-1) + 1, len(calls) - 1)
         return comparison.differs
 
     def _run(self, network: nn.Module) -> Any:
@@ -181,7 +181,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _Comparison:
-    """Holds the results of the silenced network, at kept positions, against those of the small one."""
+    """Compares the results of the silenced network, at kept positions, with the results of the small network."""
 
     def __init__(
         self, structure: Structure, keep: Keep, calls: dict[str, int], results: dict[str, list[Tensor | None]]

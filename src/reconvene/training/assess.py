@@ -99,24 +99,24 @@ def assess(
         TrainingError: as ``answers`` does.
         MissingExtraError: JPEG corruption without pillow.
     """
-    given = answers(model, dataset)
+    outputs = answers(model, dataset)
     labels = dataset.test.labels
-    right = given.classes == labels
+    right = outputs.classes == labels
     per_class = _per_class(right, labels, dataset.classes)
     worst = min(per_class, key=per_class.__getitem__)
     agreement = dropped = drop = None
     if dense is not None:
-        agreement = float((given.classes == dense.classes).double().mean())
+        agreement = float((outputs.classes == dense.classes).double().mean())
         before = _per_class(dense.classes == labels, labels, dataset.classes)
         dropped = max(per_class, key=lambda name: before[name] - per_class[name])
         drop = before[dropped] - per_class[dropped]
     spoiled = _spoiled(model, dataset, seed=seed, progress=progress) if corruptions else None
     every = [value for values in (spoiled or {}).values() for value in values]
-    accuracy, predicted = float(right.double().mean()), int((given.classes.bincount() > 0).sum())
+    accuracy, predicted = float(right.double().mean()), int((outputs.classes.bincount() > 0).sum())
     chance = float(labels.bincount().max()) / len(labels)
     return Assessment(
         accuracy=accuracy,
-        calibration_error=calibration_error(given.confidence, right),
+        calibration_error=calibration_error(outputs.confidence, right),
         worst_class=worst,
         worst_accuracy=per_class[worst],
         count=len(labels),
@@ -159,12 +159,12 @@ def compare_text(assessments: Mapping[str, Assessment]) -> str:
 
 
 def _spoiled(model: nn.Module, dataset: Dataset, *, seed: int, progress: bool) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {}
+    accuracies: dict[str, list[float]] = {}
     total = len(CORRUPTIONS) * len(STRENGTHS)
     for name, _, spoiled in track(corrupted(dataset, seed=seed), "corruptions", total=total, enabled=progress):
         said = answers(model, spoiled).classes
-        found.setdefault(name, []).append(float((said == dataset.test.labels).double().mean()))
-    return found
+        accuracies.setdefault(name, []).append(float((said == dataset.test.labels).double().mean()))
+    return accuracies
 
 
 def _per_class(right: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, float]:

@@ -66,10 +66,10 @@ def save_checkpoint(
         TrainingError: it cannot be written (full disk, no permission); the previous one is intact.
     """
     header = {"format": FORMAT, "run": dict(run), "state": asdict(state), "versions": dict(versions)}
-    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     write_atomic(
         directory / CHECKPOINT_NAME,
-        safetensors.torch.save(whole, {"reconvene": json.dumps(header, allow_nan=False)}),
+        safetensors.torch.save(contiguous, {"reconvene": json.dumps(header, allow_nan=False)}),
         error=TrainingError,
     )
 
@@ -107,13 +107,13 @@ def require_same_run(checkpoint: Checkpoint, run: Mapping[str, Any], directory: 
     Raises:
         TrainingError: the message lists what differs, here and there, and what to do.
     """
-    found, asked = dict(checkpoint.run), dict(run)
-    if checkpoint.state.finished and asked.get("weights") == sha256(_part(checkpoint.tensors, "model.")):
-        asked["weights"] = found.get("weights")
+    saved, requested = dict(checkpoint.run), dict(run)
+    if checkpoint.state.finished and requested.get("weights") == sha256(_part(checkpoint.tensors, "model.")):
+        requested["weights"] = saved.get("weights")
     different = [
-        f"{key} is {_short(asked.get(key))} here, {_short(found.get(key))} there"
-        for key in dict.fromkeys([*asked, *found])
-        if asked.get(key) != found.get(key)
+        f"{key} is {_short(requested.get(key))} here, {_short(saved.get(key))} there"
+        for key in dict.fromkeys([*requested, *saved])
+        if requested.get(key) != saved.get(key)
     ]
     if different:
         raise TrainingError(

@@ -66,9 +66,9 @@ class TrainConfig:
                 f"it must be from {2 * processes} to {n} and a multiple of {processes}."
             )
         if self.augment == "auto":
-            own = dataset.augmentation
+            recommended = dataset.augmentation
             augment: Literal["shift", "shift-flip", "none"] = (
-                "none" if not own.pad else "shift-flip" if own.flip else "shift"
+                "none" if not recommended.pad else "shift-flip" if recommended.flip else "shift"
             )
         else:
             augment = self.augment
@@ -79,13 +79,13 @@ class TrainConfig:
     def augmentation(self, dataset: Dataset) -> Augmentation:
         """What ``augment`` means for this dataset."""
         pad = dataset.augmentation.pad or max(1, min(dataset.shape[1:]) // 8)
-        known = {
+        choices = {
             "auto": dataset.augmentation,
             "shift": Augmentation(pad),
             "shift-flip": Augmentation(pad, flip=True),
             "none": Augmentation(),
         }
-        return known[self.augment]
+        return choices[self.augment]
 
     def check(self) -> None:
         """Raise TrainingError for a value that cannot work."""
@@ -103,8 +103,8 @@ class TrainConfig:
             "augment must be auto, shift, shift-flip or none": self.augment not in AUGMENTATIONS,
             "precision must be auto, bf16 or fp32": self.precision not in ("auto", "bf16", "fp32"),
         }
-        if found := [rule for rule, broken in wrong.items() if broken]:
-            raise TrainingError(f"cannot train with {self}: {'; '.join(found)}.")
+        if violations := [rule for rule, broken in wrong.items() if broken]:
+            raise TrainingError(f"cannot train with {self}: {'; '.join(violations)}.")
 
 
 @dataclass(frozen=True)

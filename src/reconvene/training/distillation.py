@@ -54,13 +54,13 @@ class Distillation:
             "features must not be negative": not 0 <= self.features < math.inf,
             "features cannot be followed in a compiled model": self.features > 0 and config.compile,
         }
-        if found := [rule for rule, broken in wrong.items() if broken]:
-            raise TrainingError(f"cannot learn from a teacher: {'; '.join(found)}.")
+        if violations := [rule for rule, broken in wrong.items() if broken]:
+            raise TrainingError(f"cannot learn from a teacher: {'; '.join(violations)}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """What makes this distillation this one, in plain JSON types; the teacher by the digest of its tensors."""
-        facts = {"temperature": self.temperature, "weight": self.weight, "features": self.features}
-        return {"teacher": sha256(self.teacher.state_dict()), **facts}
+        """The settings that identify this distillation, in JSON types; the teacher by the digest of its tensors."""
+        settings = {"temperature": self.temperature, "weight": self.weight, "features": self.features}
+        return {"teacher": sha256(self.teacher.state_dict()), **settings}
 
 
 def labels_alone(config: Settled) -> Objective:
@@ -80,48 +80,48 @@ def with_teacher(distillation: Distillation, student: nn.Module, config: Settled
     teacher = copy.deepcopy(distillation.teacher).to(device).requires_grad_(False).eval()
     if config.channels_last:
         teacher.to(memory_format=torch.channels_last)
-    own = labels_alone(config)
+    label_loss = labels_alone(config)
     hint = Hint(teacher, student, distillation.plan) if distillation.features else None
 
     def loss(images: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
         bf16 = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
         with torch.no_grad(), bf16:
-            wanted = teacher(images).float()
+            teacher_scores = teacher(images).float()
         share = distillation.weight
-        total = (1 - share) * own(images, scores, labels)
-        total = total + share * soft_loss(scores, wanted, distillation.temperature)
+        total = (1 - share) * label_loss(images, scores, labels)
+        total = total + share * soft_loss(scores, teacher_scores, distillation.temperature)
         return total if hint is None else total + distillation.features * hint.loss()
 
     return loss
 
 
-def soft_loss(scores: Tensor, wanted: Tensor, temperature: float) -> Tensor:
-    """``T^2 KL(softmax(wanted / T) || softmax(scores / T))``, mean over ``[B, classes]``'s first dimension, in nats."""
-    mine, theirs = ((values / temperature).log_softmax(1) for values in (scores, wanted))
-    return temperature**2 * F.kl_div(mine, theirs, reduction="batchmean", log_target=True)
+def soft_loss(scores: Tensor, teacher_scores: Tensor, temperature: float) -> Tensor:
+    """``T^2 KL(softmax(teacher_scores / T) || softmax(scores / T))`` in nats, the mean over dimension 0, the batch."""
+    student, teacher = ((values / temperature).log_softmax(1) for values in (scores, teacher_scores))
+    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
 class Hint:
     """How far the student's features are from those of the teacher's channels that were kept."""
 
     def __init__(self, teacher: nn.Module, student: nn.Module, plan: Plan | None) -> None:
-        theirs, mine = dict(teacher.named_modules()), dict(student.named_modules())
+        teacher_layers, student_layers = dict(teacher.named_modules()), dict(student.named_modules())
         kinds: tuple[type[nn.Module], ...] = (_BatchNorm,)
-        if not any(isinstance(module, kinds) for module in mine.values()):
+        if not any(isinstance(module, kinds) for module in student_layers.values()):
             kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
         self.kept: dict[str, Tensor] = {}
-        self.mine: dict[str, list[Tensor]] = {}
-        self.theirs: dict[str, list[Tensor]] = {}
-        for name, module in mine.items():
-            other = theirs.get(name)
-            if other is None or not isinstance(module, kinds) or type(other) is not type(module):
+        self.student_features: dict[str, list[Tensor]] = {}
+        self.teacher_features: dict[str, list[Tensor]] = {}
+        for name, module in student_layers.items():
+            teacher_layer = teacher_layers.get(name)
+            if teacher_layer is None or not isinstance(module, kinds) or type(teacher_layer) is not type(module):
                 continue
-            kept = _kept(plan, name, dense=_width(other))
-            if len(kept) != _width(module) or int(kept.max()) >= _width(other):
+            kept = _kept(plan, name, dense=_width(teacher_layer))
+            if len(kept) != _width(module) or int(kept.max()) >= _width(teacher_layer):
                 continue
             self.kept[name] = kept
-            module.register_forward_hook(_keep(self.mine, name, training=True))
-            other.register_forward_hook(_keep(self.theirs, name, training=False))
+            module.register_forward_hook(_keep(self.student_features, name, training=True))
+            teacher_layer.register_forward_hook(_keep(self.teacher_features, name, training=False))
         if not self.kept:
             raise TrainingError(
                 "no layer of the student has the name and the kept channels of one of the teacher's, so features "
@@ -132,21 +132,21 @@ class Hint:
         """The hint for the batch that both have just seen; what was kept of it is forgotten."""
         losses = []
         for name, kept in self.kept.items():
-            for a, b in zip(self.mine.pop(name, []), self.theirs.pop(name, []), strict=True):
-                wanted = b.index_select(1, kept.to(b.device)).float()
-                if a.shape != wanted.shape:
+            for a, b in zip(self.student_features.pop(name, []), self.teacher_features.pop(name, []), strict=True):
+                matched = b.index_select(1, kept.to(b.device)).float()
+                if a.shape != matched.shape:
                     raise TrainingError(
-                        f"{name} puts out {list(a.shape)} in the student and {list(wanted.shape)} in the teacher: "
+                        f"{name} puts out {list(a.shape)} in the student and {list(matched.shape)} in the teacher: "
                         "their features cannot be matched. Take features=0."
                     )
-                losses.append((a.float() - wanted).square().mean() / wanted.square().mean().clamp_min(1e-6))
+                losses.append((a.float() - matched).square().mean() / matched.square().mean().clamp_min(1e-6))
         return torch.stack(losses).mean()
 
 
-def _keep(place: dict[str, list[Tensor]], name: str, *, training: bool) -> Callable[[nn.Module, Any, Tensor], None]:
+def _keep(features: dict[str, list[Tensor]], name: str, *, training: bool) -> Callable[[nn.Module, Any, Tensor], None]:
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
         if module.training == training:  # the student's evaluation between epochs is nobody's business here
-            place.setdefault(name, []).append(output)
+            features.setdefault(name, []).append(output)
 
     return hook
 

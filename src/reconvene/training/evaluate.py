@@ -107,22 +107,22 @@ def warning(accuracy: float, predicted: int, chance: float | None, count: int) -
     return None
 
 
-def check_output(output: object, labels: Tensor, dataset: Dataset, *, who: str = "the model") -> Tensor:
+def check_output(output: object, labels: Tensor, dataset: Dataset, *, role: str = "the model") -> Tensor:
     """The model's answer to a batch, if it is one score for each class of the dataset.
 
     Raises:
         TrainingError: it is not; the message says what came and what to change.
     """
     if not isinstance(output, Tensor):
-        raise TrainingError(f"{who} returns {type(output).__name__}; training needs one tensor [batch, classes].")
+        raise TrainingError(f"{role} returns {type(output).__name__}; training needs one tensor [batch, classes].")
     if output.ndim != 2 or output.shape[0] != labels.shape[0]:
         raise TrainingError(
-            f"{who} returns a tensor {list(output.shape)} for {labels.shape[0]} images; "
+            f"{role} returns a tensor {list(output.shape)} for {labels.shape[0]} images; "
             f"classification needs [{labels.shape[0]}, {len(dataset.classes)}]."
         )
     if output.shape[1] != len(dataset.classes):
         raise TrainingError(
-            f"{who} has {output.shape[1]} outputs but {dataset.name} has {len(dataset.classes)} classes. "
+            f"{role} has {output.shape[1]} outputs but {dataset.name} has {len(dataset.classes)} classes. "
             f"Try: build the model with num_classes={len(dataset.classes)}."
         )
     return output

@@ -40,26 +40,26 @@ def has_bf16(device: torch.device) -> bool:
 
 def describe_machine(device: torch.device) -> dict[str, str | int]:
     """Processor, threads, system and Python; and the accelerator if there is one in use."""
-    facts: dict[str, str | int] = {
+    description: dict[str, str | int] = {
         "processor": _cpuinfo("model name", "Model") or platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
     }
     if device.type == "cuda":
-        facts["accelerator"] = torch.cuda.get_device_name(device)
-    return facts
+        description["accelerator"] = torch.cuda.get_device_name(device)
+    return description
 
 
 def library_versions() -> dict[str, str]:
     """Versions of what the result depends on; a package that runs uninstalled, from its sources, says so."""
-    found = {"torch": str(torch.__version__)}
+    versions = {"torch": str(torch.__version__)}
     for name in LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
 
 
 def _cpuinfo(*keys: str) -> str:

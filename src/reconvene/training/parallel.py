@@ -39,17 +39,17 @@ class World:
 
     def agrees_on(self, number: int, device: torch.device) -> bool:
         """Whether every process says the same number. All wait here for each other."""
-        mine = torch.tensor([number, number * number], dtype=torch.float64, device=device)
-        mean, mean_square = (self.total(mine) / self.size).tolist()
+        moments = torch.tensor([number, number * number], dtype=torch.float64, device=device)
+        mean, mean_square = (self.total(moments) / self.size).tolist()
         return bool(mean_square == mean * mean)
 
     def copy_from_first(self, model: nn.Module) -> None:
         """Give every process the weights and buffers of the first."""
         if self.size > 1:
             for tensor in model.state_dict().values():
-                whole = tensor.detach().contiguous()
-                distributed.broadcast(whole, src=0)
-                tensor.copy_(whole)
+                contiguous = tensor.detach().contiguous()
+                distributed.broadcast(contiguous, src=0)
+                tensor.copy_(contiguous)
 
 
 def local_rank() -> int:

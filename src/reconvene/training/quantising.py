@@ -56,5 +56,5 @@ def check_quantising(config: TrainConfig, distillation: Distillation | None) -> 
         "features cannot be followed in a network that rounds: take features=0": distillation is not None
         and distillation.features > 0,
     }
-    if found := [rule for rule, broken in wrong.items() if broken]:
-        raise TrainingError(f"cannot train quantisation-aware: {'; '.join(found)}.")
+    if violations := [rule for rule, broken in wrong.items() if broken]:
+        raise TrainingError(f"cannot train quantisation-aware: {'; '.join(violations)}.")

@@ -80,7 +80,7 @@ class Run:
         self.objective = labels_alone(config)
         if distillation is not None:
             distillation.check(config)
-            _try_model(distillation.teacher, dataset, who="the teacher")
+            _try_model(distillation.teacher, dataset, role="the teacher")
             self.objective = with_teacher(distillation, self.model, config, device)
         self.identity = self._identity() | ({} if distillation is None else {"distillation": distillation.to_dict()})
         self.identity |= {} if quantising is None else {"quantisation-aware": quantising.to_dict()}
@@ -140,7 +140,7 @@ class Run:
     def go(self, *, progress: bool) -> None:
         """Train until the last epoch is done, then give the original model the weights."""
         total = self.epochs * self.steps
-        with Bar(f"training on {self.dataset.name}", total, enabled=progress, done=self.done) as bar:
+        with Bar(f"training on {self.dataset.name}", total, enabled=progress, completed=self.done) as bar:
             while not self.state.finished:
                 self._epoch(bar)
                 self._end_epoch()
@@ -183,9 +183,9 @@ class Run:
             output = self.forward(x)
         loss = self.objective(x, output.float(), y)
         loss.backward()  # type: ignore[no-untyped-call]
-        facts = torch.stack([loss.detach(), (output.argmax(1) == y).sum() * float(self.world.size)])
-        self.world.average([*self.optimizer.gradients, *self.buffers, facts])
-        value, correct = facts.tolist()
+        loss_and_correct = torch.stack([loss.detach(), (output.argmax(1) == y).sum() * float(self.world.size)])
+        self.world.average([*self.optimizer.gradients, *self.buffers, loss_and_correct])
+        value, correct = loss_and_correct.tolist()
         if not math.isfinite(value):
             raise self._diverged(f"the training loss became {value}")
         norm = self.optimizer.clip(self.config.clip)
@@ -246,12 +246,12 @@ class Run:
             save_checkpoint(self.directory, self.identity, self.state, tensors, versions)
 
     def _identity(self) -> dict[str, Any]:
-        """What makes this run this run. How often it saves does not."""
-        settled = asdict(self.config)
-        settled.pop("checkpoint_seconds")
+        """The settings that identify this run. The interval between checkpoints is not one of them."""
+        recipe = asdict(self.config)
+        recipe.pop("checkpoint_seconds")
         return {
             "epochs": self.epochs,
-            **settled,
+            **recipe,
             "processes": self.world.size,
             "dataset": str(self.dataset),
             "pixels": self.dataset.sha256,
@@ -277,15 +277,15 @@ class Run:
             "machine": describe_machine(self.device),
         }
 
-    def _diverged(self, what: str) -> TrainingError:
+    def _diverged(self, symptom: str) -> TrainingError:
         return TrainingError(
-            f"{what} in epoch {self.state.epoch + 1}, step {self.done + 1}, at learning rate {self.rate:.4g} "
+            f"{symptom} in epoch {self.state.epoch + 1}, step {self.done + 1}, at learning rate {self.rate:.4g} "
             f"({self.config.precision}). Try: a lower lr (now {self.config.lr:g}), precision fp32, or rectify it. "
             f"The last good state, if there was a checkpoint yet, is in {self.directory / CHECKPOINT_NAME}."
         )
 
 
-def _try_model(model: nn.Module, dataset: Dataset, *, who: str = "the model") -> None:
+def _try_model(model: nn.Module, dataset: Dataset, *, role: str = "the model") -> None:
     """Find out now, on two images, whether the model takes this dataset's images and answers with its classes."""
     device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
     images, labels = dataset.train.images[:2], dataset.train.labels[:2]
@@ -294,5 +294,5 @@ def _try_model(model: nn.Module, dataset: Dataset, *, who: str = "the model") ->
             output = model(dataset.normalise(images.to(device)))
         except (RuntimeError, ValueError, TypeError) as error:
             shape = "x".join(map(str, dataset.shape))
-            raise TrainingError(f"{who} does not run on {dataset.name}'s images {shape}: {error}") from error
-    check_output(output, labels, dataset, who=who)
+            raise TrainingError(f"{role} does not run on {dataset.name}'s images {shape}: {error}") from error
+    check_output(output, labels, dataset, role=role)

@@ -82,13 +82,13 @@ def recalibrate(
     if not norms:
         return None
     began = time.monotonic()
-    held = list(islice(batches, -(-IMAGES // batch_size)))
+    samples = list(islice(batches, -(-IMAGES // batch_size)))
     before = [{name: buffer.clone() for name, buffer in norm.named_buffers(recurse=False)} for norm in norms]
     with kept_modes(model), torch.no_grad():
         model.eval()
-        loss_before = _loss(model, held, world)
-        _renew(model, norms, held, world)
-        loss_after = _loss(model, held, world)
+        loss_before = _loss(model, samples, world)
+        _renew(model, norms, samples, world)
+        loss_after = _loss(model, samples, world)
         if loss_after >= min(loss_before - GAIN, loss_before * (1 - GAIN)):
             for norm, buffers in zip(norms, before, strict=True):
                 for name, value in buffers.items():
@@ -96,7 +96,7 @@ def recalibrate(
             return None
     before_or_none = loss_before if math.isfinite(loss_before) else None
     seconds = round(time.monotonic() - began, 3)
-    return Recalibration(len(norms), len(held) * batch_size, before_or_none, loss_after, seconds)
+    return Recalibration(len(norms), len(samples) * batch_size, before_or_none, loss_after, seconds)
 
 
 def _lags(momentum: float, steps: int) -> bool:

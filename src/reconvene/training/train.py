@@ -47,8 +47,8 @@ class TrainResult:
     @property
     def recalibration(self) -> dict[str, Any] | None:
         """Of norm statistics after the last epoch; None where they did not lag. See ``training.statistics``."""
-        facts: dict[str, Any] | None = self.records[-1].get("recalibration")
-        return facts
+        recalibration: dict[str, Any] | None = self.records[-1].get("recalibration")
+        return recalibration
 
     def __str__(self) -> str:
         return f"{self.epochs} epochs in {self.seconds:.1f} s: {self.evaluation}"
@@ -97,13 +97,13 @@ def train(
     device = choose_device(config.device, local_rank=local_rank())
     world = join_world(device)
     with own_randomness(device):
-        settled = config.settled(dataset, device=device, processes=world.size)
+        recipe = config.settled(dataset, device=device, processes=world.size)
         run = Run(
             model,
             dataset,
             epochs=epochs,
             directory=Path(directory),
-            config=settled,
+            config=recipe,
             device=device,
             world=world,
             distillation=distillation,

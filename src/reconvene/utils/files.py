@@ -56,10 +56,10 @@ def settle_names(folder: Path) -> None:
 
 
 def unwritable(path: Path) -> str:
-    """Why a file could not be written here, as far as can be told before; empty where nothing speaks against it."""
+    """The reason why a file cannot be written at ``path``, checked without writing; empty if there is none."""
     if path.is_dir():
         return "it is a folder"
-    place = next(parent for parent in path.absolute().parents if parent.exists())
-    if not place.is_dir():
-        return f"{place} is not a folder"
-    return "" if os.access(place, os.W_OK) else f"{place} does not allow it"
+    ancestor = next(parent for parent in path.absolute().parents if parent.exists())
+    if not ancestor.is_dir():
+        return f"{ancestor} is not a folder"
+    return "" if os.access(ancestor, os.W_OK) else f"{ancestor} does not allow it"

@@ -42,22 +42,22 @@ def bundle(
     DataError: a dataset of other classes or another shape than it was trained on. ExportError.
     """
     folder = Path(directory)
-    found = artifact.manifest(folder)
-    way = preparation(found, folder, dataset)
+    manifest = artifact.manifest(folder)
+    preprocessing = preparation(manifest, folder, dataset)
     if dataset is None:
-        images, origin = _noise(way, seed), f"noise, seed {seed}"
+        images, origin = _noise(preprocessing, seed), f"noise, seed {seed}"
     else:
         rows = stratified(dataset.test.labels.numpy(), min(TEST_IMAGES, len(dataset.test)), seed=seed)
         images = dataset.test.images[rows].numpy()
         origin = f"{len(images)} test images of {dataset.name}"
-    about = {"model": found.source.address, "results": results(folder, found)}
+    about = {"model": manifest.source.address, "results": results(folder, manifest)}
     with steps(f"bundling {path}", False):
-        return write_bundle(path, exports, preprocessing=way, images=images, images_from=origin, about=about)
+        return write_bundle(path, exports, preprocessing=preprocessing, images=images, images_from=origin, about=about)
 
 
-def preparation(found: Manifest, folder: Path, dataset: Dataset | None) -> Preprocessing:
+def preparation(manifest: Manifest, folder: Path, dataset: Dataset | None) -> Preprocessing:
     """What pictures go through: as in training, or where nothing was trained, as the dataset says."""
-    recorded = found.measurements.get(PREPROCESSING)
+    recorded = manifest.measurements.get(PREPROCESSING)
     if recorded is None:
         if dataset is None:
             raise ArtifactError(
@@ -65,33 +65,33 @@ def preparation(found: Manifest, folder: Path, dataset: Dataset | None) -> Prepr
                 "by this version. Name the data that it is for (--data), or train it"
             )
         return dataset.preprocessing
-    way = Preprocessing.from_dict(recorded)
-    if dataset is not None and (dataset.classes, dataset.shape) != (way.classes, way.shape):
+    preprocessing = Preprocessing.from_dict(recorded)
+    if dataset is not None and (dataset.classes, dataset.shape) != (preprocessing.classes, preprocessing.shape):
         raise DataError(
-            f"{dataset.name} ({_said(dataset.preprocessing)}) is not what the model in {folder} was trained on "
-            f"({_said(way)}). Try: --data with that data"
+            f"{dataset.name} ({_describe(dataset.preprocessing)}) is not what the model in {folder} was trained on "
+            f"({_describe(preprocessing)}). Try: --data with that data"
         )
-    return way
+    return preprocessing
 
 
-def _said(way: Preprocessing) -> str:
-    some = ", ".join(way.classes[:3]) + ", ..." * (len(way.classes) > 3)
-    return f"{'x'.join(map(str, way.shape))}, {len(way.classes)} classes: {some}"
+def _describe(preprocessing: Preprocessing) -> str:
+    some = ", ".join(preprocessing.classes[:3]) + ", ..." * (len(preprocessing.classes) > 3)
+    return f"{'x'.join(map(str, preprocessing.shape))}, {len(preprocessing.classes)} classes: {some}"
 
 
-def results(folder: Path, found: Manifest) -> dict[str, str]:
-    """What is known of the model, in words a person reads; empty for one that was never trained."""
-    training, plan = found.measurements.get("training"), artifact.read_plan(folder)
+def results(folder: Path, manifest: Manifest) -> dict[str, str]:
+    """The results of the model as text, by heading; empty for a model that was never trained."""
+    training, plan = manifest.measurements.get("training"), artifact.read_plan(folder)
     if training is None:
         return {}
-    told: dict[str, Any] = {"test accuracy": f"{training['accuracy']:.2%}", "data": training["dataset"]}
-    told["epochs"] = str(training["epochs"])
+    texts: dict[str, Any] = {"test accuracy": f"{training['accuracy']:.2%}", "data": training["dataset"]}
+    texts["epochs"] = str(training["epochs"])
     if plan is not None:
         dense, pruned = plan.costs["dense"], plan.costs["pruned"]
-        told |= {name: f"{pruned[name]:,} of {dense[name]:,}" for name in ("params", "macs") if name in pruned}
-    return told
+        texts |= {name: f"{pruned[name]:,} of {dense[name]:,}" for name in ("params", "macs") if name in pruned}
+    return texts
 
 
-def _noise(way: Preprocessing, seed: int) -> NDArray[np.uint8]:
+def _noise(preprocessing: Preprocessing, seed: int) -> NDArray[np.uint8]:
     generator = np.random.Generator(np.random.PCG64(seed))
-    return generator.integers(0, 256, size=(TEST_IMAGES, *way.shape), dtype=np.uint8)
+    return generator.integers(0, 256, size=(TEST_IMAGES, *preprocessing.shape), dtype=np.uint8)

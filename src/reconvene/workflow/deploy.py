@@ -88,30 +88,30 @@ def export(
     folder = Path(directory)
     if int8 is not None and dataset is None:
         raise ExportError("int8 is calibrated on real data: name it (--data), best what the model was trained on")
-    for kind in formats:
-        format_named(kind).require(exporting=True)
+    for format_name in formats:
+        format_named(format_name).require(exporting=True)
     inputs = _inputs(folder, input_shape, batch=1, seed=seed)
     models = variants(folder, allow_import=allow_import)
     options = form.options(folder, dataset)
-    own = list(models)[-1]  # what the artifact itself holds
+    artifact_variant = list(models)[-1]  # what the artifact itself holds
     quantising: dict[str, Any] = {}
     if int8 is not None and dataset is not None:
         images = calibration_of(dataset, int8.samples, seed=seed)
         quantising = {"quantize": "int8", "calibration": images, "keep_fp32": int8.keep_fp32, "limits": int8.limits}
     ranges = _ranges(folder, models)
-    found: dict[str, list[Exported]] = {}
+    by_variant: dict[str, list[Exported]] = {}
     for variant, model in models.items():
-        if variant != (only or own) and not (with_dense and only is None):
+        if variant != (only or artifact_variant) and not (with_dense and only is None):
             continue
-        name = "model" if variant == own else variant
-        for kind in formats:
-            with steps(f"exporting {name} to {kind}{' in int8' if quantising else ''} and verifying it", False):
+        name = "model" if variant == artifact_variant else variant
+        for format_name in formats:
+            with steps(f"exporting {name} to {format_name}{' in int8' if quantising else ''} and verifying it", False):
                 data = None if dataset is None else test_batches(dataset, batch_size=32)
-                learned = ranges.get(variant) if quantising and format_named(kind).takes_ranges else None
-                made = export_file(
+                learned = ranges.get(variant) if quantising and format_named(format_name).takes_ranges else None
+                exported = export_file(
                     model,
                     folder,
-                    format=kind,
+                    format=format_name,
                     example_inputs=inputs,
                     name=name,
                     data=data,
@@ -120,10 +120,12 @@ def export(
                     **options,
                     **quantising,
                 )
-            found.setdefault(variant, []).append(made)
-    rows = [{"variant": variant, **made.to_dict()} for variant, exports in found.items() for made in exports]
+            by_variant.setdefault(variant, []).append(exported)
+    rows = [
+        {"variant": variant, **exported.to_dict()} for variant, exports in by_variant.items() for exported in exports
+    ]
     artifact.record(folder, {"exports": _with_earlier(folder, rows)})
-    return found
+    return by_variant
 
 
 def bench(
@@ -203,11 +205,11 @@ def variants(folder: Path, *, allow_import: bool) -> dict[str, nn.Module]:
 
 
 def _ranges(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Range]]:
-    """What quantisation-aware training learned, of those variants that it was done to."""
-    *others, own = names
-    places = {own: folder, **dict.fromkeys(others, folder / DENSE)}
-    learned = {name: learned_ranges(place) for name, place in places.items() if place == folder or place.is_dir()}
-    return {name: found for name, found in learned.items() if found is not None}
+    """The ranges from quantisation-aware training, by variant; variants without that training are left out."""
+    *others, artifact_variant = names
+    places = {artifact_variant: folder, **dict.fromkeys(others, folder / DENSE)}
+    learned = {name: learned_ranges(path) for name, path in places.items() if path == folder or path.is_dir()}
+    return {name: ranges for name, ranges in learned.items() if ranges is not None}
 
 
 def _inputs(folder: Path, input_shape: tuple[int, ...] | None, *, batch: int, seed: int) -> Tensor:

@@ -33,20 +33,20 @@ def evaluate(
     was trained on, and TrainingError.
     """
     folder = Path(directory)
-    trained = [name for name, place in _places(folder).items() if _is_trained(place)]
+    trained = [name for name, variant_folder in _places(folder).items() if _is_trained(variant_folder)]
     if not trained:
         raise ArtifactError(f"{folder} holds no trained network. Train it first: reconvene train {folder}")
-    place = _places(folder)[trained[-1]]
-    way = preparation(artifact.manifest(place), place, dataset)
-    dataset = replace(dataset, mean=way.mean, std=way.std)
+    variant_folder = _places(folder)[trained[-1]]
+    preprocessing = preparation(artifact.manifest(variant_folder), variant_folder, dataset)
+    dataset = replace(dataset, mean=preprocessing.mean, std=preprocessing.std)
     models = {name: m for name, m in variants(folder, allow_import=allow_import).items() if name in trained}
     dense = None
-    found: dict[str, Assessment] = {}
+    assessments: dict[str, Assessment] = {}
     for name, model in models.items():
         with steps(f"evaluating {name}", corruptions):
             if name == "dense" and len(models) > 1:
                 dense = answers(model, dataset)
-            found[name] = assess(
+            assessments[name] = assess(
                 model,
                 dataset,
                 dense=None if name == "dense" else dense,
@@ -54,8 +54,8 @@ def evaluate(
                 seed=seed,
                 progress=steps is not quiet,
             )
-    artifact.record(folder, {"assessment": {name: assessment.to_dict() for name, assessment in found.items()}})
-    return found
+    artifact.record(folder, {"assessment": {name: assessment.to_dict() for name, assessment in assessments.items()}})
+    return assessments
 
 
 def _places(folder: Path) -> dict[str, Path]:
@@ -64,5 +64,5 @@ def _places(folder: Path) -> dict[str, Path]:
     return {"dense": folder / DENSE, "pruned": folder}
 
 
-def _is_trained(place: Path) -> bool:
-    return (place / artifact.MANIFEST).exists() and "training" in artifact.manifest(place).measurements
+def _is_trained(path: Path) -> bool:
+    return (path / artifact.MANIFEST).exists() and "training" in artifact.manifest(path).measurements

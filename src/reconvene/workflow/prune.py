@@ -66,9 +66,9 @@ class Pruning:
             ("evaluator", self.evaluator, EVALUATORS),
             ("way to rectify", self.rectify, WAYS),
         )
-        for kind, name, registry in registries:
+        for subject, name, registry in registries:
             if name is not None and name not in registry:
-                raise UnknownNameError(kind, name, registry)
+                raise UnknownNameError(subject, name, registry)
 
 
 def prune(
@@ -125,10 +125,10 @@ def prune(
         with timed(plan.timings, "rectify"):
             report = api.rectify(small, plan, inputs, pruning.rectify, seed=pruning.seed)
     ratios = {row.layer: row.ratio for row in report.rows if row.ratio is not None}
-    facts = {**asdict(pruning), "budget": dict(budget.asked), "spread": ratios}
+    settings = {**asdict(pruning), "budget": dict(budget.asked), "spread": ratios}
     with steps(f"saving to {folder}", False):
         with _set_aside(folder):
-            artifact.save(small, folder, plan=plan, source=source, extra={"pruning": facts})
+            artifact.save(small, folder, plan=plan, source=source, extra={"pruning": settings})
         # Beside the artifact's own files: those are the same bytes for the same seed, and seconds never are.
         write_atomic(folder / TIMINGS, (json.dumps(plan.timings, indent=1) + "\n").encode())
     return plan
@@ -151,30 +151,30 @@ def _set_aside(folder: Path) -> Iterator[None]:
     Where the replacing fails everything comes back; where it succeeds everything goes. A process that is killed in
     between leaves it in ``_ASIDE``, where nothing takes it for the new one's.
     """
-    aside, manifest = folder / _ASIDE, folder / artifact.MANIFEST
+    backup, manifest = folder / _ASIDE, folder / artifact.MANIFEST
     names = [name for name in _DERIVED if (folder / name).exists()] + _exported(folder)
     names += [DENSE] if (folder / DENSE / artifact.MANIFEST).exists() else []
     before = manifest.read_bytes() if manifest.exists() else None
     try:
-        if aside.exists():
-            shutil.rmtree(aside)
+        if backup.exists():
+            shutil.rmtree(backup)
         if names:
-            aside.mkdir()
+            backup.mkdir()
         for name in names:
-            os.replace(folder / name, aside / name)
+            os.replace(folder / name, backup / name)
         yield
     except BaseException as error:
         # An artifact can be in place and its saving fail all the same: the old one's things are not its own.
         if names and manifest.exists() and manifest.read_bytes() == before:
             for name in names:
                 with contextlib.suppress(FileNotFoundError):  # it was not moved yet
-                    os.replace(aside / name, folder / name)
-            aside.rmdir()
+                    os.replace(backup / name, folder / name)
+            backup.rmdir()
         if isinstance(error, OSError):
             raise ArtifactError(f"cannot replace what is in {folder}: {error.strerror or error}") from error
         raise
     if names:
-        shutil.rmtree(aside)
+        shutil.rmtree(backup)
 
 
 def _exported(folder: Path) -> list[str]:

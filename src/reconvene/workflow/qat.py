@@ -28,7 +28,7 @@ def train_quantised(
     epochs: int = QAT_EPOCHS,
     config: TrainConfig = QAT_CONFIG,  # frozen
     lesson: Lesson | None = None,
-    way: QuantisationAware = QuantisationAware(),  # noqa: B008  # frozen
+    quantising: QuantisationAware = QuantisationAware(),  # noqa: B008  # frozen
     again: bool = False,
     resume: bool = True,
     allow_import: bool = False,
@@ -54,16 +54,16 @@ def train_quantised(
             f"{folder} is not trained yet, and quantisation-aware training goes on from trained weights. "
             f"First: reconvene train {folder}"
         )
-    distillation = None if lesson is None else _taught(folder, lesson, config, allow_import=allow_import)
+    distillation = None if lesson is None else _distillation(folder, lesson, config, allow_import=allow_import)
     check_quantising(config, distillation)
-    asked = {**recipe_of(dataset, epochs, config), "way": way.to_dict()}
-    asked |= {} if distillation is None else {"distillation": distillation.to_dict()}
-    done = None if again else training.get("quantised")
-    if done is not None:
-        if done["asked"] != asked:
+    recipe = {**recipe_of(dataset, epochs, config), "way": quantising.to_dict()}
+    recipe |= {} if distillation is None else {"distillation": distillation.to_dict()}
+    earlier = None if again else training.get("quantised")
+    if earlier is not None:
+        if earlier["asked"] != recipe:
             raise TrainingError(
-                f"{folder} was trained quantisation-aware already, for {done['epochs']} epochs, in another way. To do "
-                "it once more from its weights: again=True (--again)"
+                f"{folder} was trained quantisation-aware already, for {earlier['epochs']} epochs, in another way. To "
+                "do it once more from its weights: again=True (--again)"
             )
         return Training(**training)
     model = artifact.load(folder, allow_import=allow_import)
@@ -75,37 +75,37 @@ def train_quantised(
             directory=folder,
             config=config,
             distillation=distillation,
-            quantising=way,
+            quantising=quantising,
             resume=resume,
             progress=steps is not quiet,
         )
-    facts = {"epochs": epochs, "accuracy": result.accuracy, "before": training["accuracy"], "seconds": result.seconds}
+    summary = {"epochs": epochs, "accuracy": result.accuracy, "before": training["accuracy"], "seconds": result.seconds}
     now = evaluate(model, dataset)
-    told = replace(
+    record = replace(
         Training(**training),
         accuracy=now.accuracy,
         loss=now.loss,
         per_class=now.per_class,
-        quantised={**facts, "asked": asked},
+        quantised={**summary, "asked": recipe},
         recalibration=result.recalibration,
         warning=now.warning,
     )
-    learned = {label: list(found) for label, found in (result.ranges or {}).items()}
-    keep_trained(folder, model, {"training": asdict(told), RANGES: learned})
-    return told
+    learned = {label: list(scale_and_zero) for label, scale_and_zero in (result.ranges or {}).items()}
+    keep_trained(folder, model, {"training": asdict(record), RANGES: learned})
+    return record
 
 
-def _taught(folder: Path, lesson: Lesson, config: TrainConfig, *, allow_import: bool) -> Distillation:
+def _distillation(folder: Path, lesson: Lesson, config: TrainConfig, *, allow_import: bool) -> Distillation:
     """The scores of a teacher that is there already."""
-    place = not_itself(folder, lesson.teacher or folder / DENSE)
-    if not (place / artifact.MANIFEST).exists() or "training" not in artifact.manifest(place).measurements:
-        raise TrainingError(f"{place} is no trained artifact, so it teaches nothing. Name one (--teacher DIR)")
-    distillation = lesson.from_(artifact.load(place, allow_import=allow_import), None)
+    teacher = not_itself(folder, lesson.teacher or folder / DENSE)
+    if not (teacher / artifact.MANIFEST).exists() or "training" not in artifact.manifest(teacher).measurements:
+        raise TrainingError(f"{teacher} is no trained artifact, so it teaches nothing. Name one (--teacher DIR)")
+    distillation = lesson.from_(artifact.load(teacher, allow_import=allow_import), None)
     distillation.check(config)
     return distillation
 
 
 def learned_ranges(folder: Path) -> dict[str, Range] | None:
     """The ranges that an artifact's weights were trained with; None where they were not. Raises ArtifactError."""
-    found = artifact.manifest(folder).measurements.get(RANGES)
-    return None if found is None else {label: (float(scale), int(zero)) for label, (scale, zero) in found.items()}
+    ranges = artifact.manifest(folder).measurements.get(RANGES)
+    return None if ranges is None else {label: (float(scale), int(zero)) for label, (scale, zero) in ranges.items()}

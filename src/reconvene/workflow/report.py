@@ -36,13 +36,13 @@ def report(directory: str | Path, *, command: str | None = None) -> Path:
 
 def collect(folder: Path, *, command: str | None = None) -> ReportData:
     """Everything that the folder of a pruned artifact says of itself. Raises ArtifactError."""
-    found, plan = artifact.manifest(folder), artifact.read_plan(folder)
+    manifest, plan = artifact.manifest(folder), artifact.read_plan(folder)
     if plan is None:
         raise ArtifactError(f"{folder} holds a dense model: there is nothing to set beside it")
-    pruning, training = found.measurements.get("pruning", {}), found.measurements.get("training")
+    pruning, training = manifest.measurements.get("pruning", {}), manifest.measurements.get("training")
     bench = read_bench(folder)
     return ReportData(
-        model=found.source.address,
+        model=manifest.source.address,
         costs=plan.costs,
         groups=plan.summary,
         pinned=plan.pinned,
@@ -51,9 +51,9 @@ def collect(folder: Path, *, command: str | None = None) -> ReportData:
         spread=dict(pruning.get("spread", {})),
         training=_logs(folder),
         accuracy=accuracies(folder),
-        assessment=dict(found.measurements.get("assessment", {})),
+        assessment=dict(manifest.measurements.get("assessment", {})),
         bench=bench,
-        exports=list(found.measurements.get("exports", [])),
+        exports=list(manifest.measurements.get("exports", [])),
         timings=_read_timings(folder),
         criterion=plan.criterion,
         evaluator=plan.evaluator,
@@ -64,26 +64,26 @@ def collect(folder: Path, *, command: str | None = None) -> ReportData:
         seed=plan.seed,
         notes=list(plan.notes),
         command=command,
-        versions={"reconvene": found.written_by, **(bench["versions"] if bench else {})},
+        versions={"reconvene": manifest.written_by, **(bench["versions"] if bench else {})},
         machine=dict(machine()),
         date=now(),
     )
 
 
 def accuracies(folder: Path) -> dict[str, float]:
-    """Test accuracy in [0, 1] of those of ``dense`` and ``pruned`` that were trained. Raises ArtifactError."""
+    """Test accuracy in [0, 1] of ``dense`` and ``pruned``, without the untrained ones. Raises ArtifactError."""
     places = {"dense": folder / DENSE, "pruned": folder}
-    manifests = {name: artifact.manifest(place) for name, place in places.items() if place.is_dir()}
-    trained = {name: found.measurements.get("training") for name, found in manifests.items()}
+    manifests = {name: artifact.manifest(path) for name, path in places.items() if path.is_dir()}
+    trained = {name: manifest.measurements.get("training") for name, manifest in manifests.items()}
     return {name: training["accuracy"] for name, training in trained.items() if training}
 
 
 def read_bench(folder: Path) -> dict[str, Any] | None:
-    """What ``bench.json`` holds, None where nothing was timed yet. Raises ArtifactError where it is damaged."""
-    found = _read_json(folder / BENCH)
-    if found is not None and "rows" not in found:
+    """The contents of ``bench.json``; None before the first benchmark. Raises ArtifactError where it is damaged."""
+    bench = _read_json(folder / BENCH)
+    if bench is not None and "rows" not in bench:
         raise ArtifactError(f"{folder / BENCH} is no benchmark of ours. Remove it, or run the benchmark again")
-    return found
+    return bench
 
 
 def _read_timings(folder: Path) -> dict[str, float]:
@@ -91,18 +91,18 @@ def _read_timings(folder: Path) -> dict[str, float]:
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
-    """What a file beside the artifact's own holds, None where there is none. ArtifactError where it is damaged."""
+    """The contents of a JSON file of the folder; None without the file. Raises ArtifactError where it is damaged."""
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path} cannot be read: {error}. Remove it; what it held can be measured again") from error
-    if not isinstance(found, Mapping):
+    if not isinstance(content, Mapping):
         raise ArtifactError(f"{path} holds no table of ours. Remove it; what it held can be measured again")
-    return dict(found)
+    return dict(content)
 
 
 def _logs(folder: Path) -> dict[str, list[dict[str, Any]]]:
     places = {"dense": folder / DENSE, "pruned": folder}
-    return {name: read_log(place) for name, place in places.items() if (place / LOG_NAME).exists()}
+    return {name: read_log(path) for name, path in places.items() if (path / LOG_NAME).exists()}

@@ -137,16 +137,16 @@ def run(
     if not (folder / DENSE / artifact.MANIFEST).exists():
         artifact.save(artifact.dense(folder, allow_import=allow_import), folder / DENSE)
     notes: list[str] = []
-    for place, variant in ((folder / DENSE, "dense"), (folder, "pruned")):
+    for variant_folder, variant in ((folder / DENSE, "dense"), (folder, "pruned")):
         training = train(
-            place,
+            variant_folder,
             dataset,
             epochs=epochs,
             config=config,
-            lesson=lesson if place == folder else None,
+            lesson=lesson if variant_folder == folder else None,
             resume=resume,
             allow_import=allow_import,
-            what=f"training {variant}",
+            description=f"training {variant}",
             steps=steps,
         )
         if training.recalibration is not None:
@@ -157,8 +157,12 @@ def run(
     refused = None if int8 is None else _quantised(folder, dataset, int8, allow_import=allow_import, steps=steps)
     bench(folder, int8=int8, dataset=dataset, seed=pruning.seed, allow_import=allow_import, steps=steps)
     page = report(folder, command=command)
-    checked = {variant: made[0].verification for variant, made in exports.items()}
-    errors = {variant: found.max_rel_error for variant, found in checked.items() if isinstance(found, Verification)}
+    checked = {variant: exported[0].verification for variant, exported in exports.items()}
+    errors = {
+        variant: verification.max_rel_error
+        for variant, verification in checked.items()
+        if isinstance(verification, Verification)
+    }
     costs, speedups = _costs(folder), _speedups(folder)
     return Outcome(source.address, folder, page, str(dataset), costs, errors, refused, speedups, tuple(notes))
 
@@ -178,33 +182,33 @@ def _pruned_already(folder: Path, source: Source, budget: Budget, pruning: Pruni
     """Whether the folder holds just what pruning would put there."""
     if not (folder / artifact.MANIFEST).exists():
         return False
-    found = artifact.manifest(folder)
-    facts = found.measurements.get("pruning", {})
-    asked = json.loads(json.dumps({**asdict(pruning), "budget": dict(budget.asked)}))  # as the manifest holds it
-    return found.source == source and {name: facts.get(name) for name in asked} == asked
+    manifest = artifact.manifest(folder)
+    recorded = manifest.measurements.get("pruning", {})
+    requested = json.loads(json.dumps({**asdict(pruning), "budget": dict(budget.asked)}))  # as the manifest holds it
+    return manifest.source == source and {name: recorded.get(name) for name in requested} == requested
 
 
 def _speedups(folder: Path) -> dict[str, float]:
     timed = read_bench(folder)
     assert timed is not None, "timed above"
-    found = {}
+    speedups = {}
     for row in timed["rows"]:
         if (row["runtime"], row["variant"]) == ("onnxruntime", "pruned") and row["speedup_alike"] is not None:
-            found["latency" if row["precision"] == "fp32" else "int8_latency"] = row["speedup_alike"]
-            found |= {"int8_gain": row["speedup"]} if row["precision"] == "int8" else {}
-    return found
+            speedups["latency" if row["precision"] == "fp32" else "int8_latency"] = row["speedup_alike"]
+            speedups |= {"int8_gain": row["speedup"]} if row["precision"] == "int8" else {}
+    return speedups
 
 
 def _costs(folder: Path) -> dict[str, dict[str, float]]:
     plan, timed, accuracy = artifact.read_plan(folder), read_bench(folder), accuracies(folder)
     assert plan is not None and timed is not None, "pruned and timed above"
-    found = {name: {**plan.costs[name], "accuracy": accuracy[name]} for name in ("dense", "pruned")}
+    costs = {name: {**plan.costs[name], "accuracy": accuracy[name]} for name in ("dense", "pruned")}
     for row in timed["rows"]:
         if row["runtime"] != "onnxruntime":
             continue
         if row["precision"] == "fp32":
-            found[row["variant"]]["latency"] = row["median"]
+            costs[row["variant"]]["latency"] = row["median"]
         else:
-            found[row["variant"]] |= {"int8_latency": row["median"], "int8_size": row["size"]}
-            found[row["variant"]] |= {} if row["agreement"] is None else {"int8_agreement": row["agreement"]}
-    return found
+            costs[row["variant"]] |= {"int8_latency": row["median"], "int8_size": row["size"]}
+            costs[row["variant"]] |= {} if row["agreement"] is None else {"int8_agreement": row["agreement"]}
+    return costs

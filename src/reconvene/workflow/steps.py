@@ -9,6 +9,6 @@ Steps = Callable[[str, bool], AbstractContextManager[None]]
 """``with steps("pruning", False): ...``; the flag says that the step shows a progress bar of its own."""
 
 
-def quiet(what: str, own_bar: bool) -> AbstractContextManager[None]:
+def quiet(description: str, own_bar: bool) -> AbstractContextManager[None]:
     """Tell nobody."""
     return nullcontext()

@@ -61,11 +61,11 @@ class Training:
         text = self._plain()
         if self.quantised is None:
             return text
-        more = self.quantised
-        rounds = f"{more['epochs']} {'epoch' if more['epochs'] == 1 else 'epochs'}"
+        qat = self.quantised
+        rounds = f"{qat['epochs']} {'epoch' if qat['epochs'] == 1 else 'epochs'}"
         return (
-            f"{text}\nthen {rounds} quantisation-aware in {more['seconds']:.1f} s: accuracy {more['accuracy']:.2%} "
-            f"with every rounding of int8 (before, in float32: {more['before']:.2%})"
+            f"{text}\nthen {rounds} quantisation-aware in {qat['seconds']:.1f} s: accuracy {qat['accuracy']:.2%} "
+            f"with every rounding of int8 (before, in float32: {qat['before']:.2%})"
         )
 
     def _plain(self) -> str:
@@ -78,13 +78,13 @@ class Training:
         return f"{text}, taught by {self.teacher['model']} with accuracy {self.teacher['accuracy']:.2%}"
 
 
-def recalibrated_text(facts: Mapping[str, Any]) -> str:
-    """What a recalibration of norm statistics did, in words."""
-    before = "not finite" if facts["loss_before"] is None else f"{facts['loss_before']:.3g}"
+def recalibrated_text(recalibration: Mapping[str, Any]) -> str:
+    """A sentence on a recalibration of norm statistics."""
+    before = "not finite" if recalibration["loss_before"] is None else f"{recalibration['loss_before']:.3g}"
     return (
-        f"the statistics of {facts['layers']} norms lagged behind the weights and were taken anew from "
-        f"{facts['images']} training images in {facts['seconds']:.1f} s: loss on them {before} before, "
-        f"{facts['loss_after']:.3g} after"
+        f"the statistics of {recalibration['layers']} norms lagged behind the weights and were taken anew from "
+        f"{recalibration['images']} training images in {recalibration['seconds']:.1f} s: loss on them {before} before, "
+        f"{recalibration['loss_after']:.3g} after"
     )
 
 
@@ -113,7 +113,7 @@ def train(
     again: bool = False,
     resume: bool = True,
     allow_import: bool = False,
-    what: str = "training",
+    description: str = "training",
     steps: Steps = quiet,
 ) -> Training:
     """Train the model of an artifact on ``dataset`` and keep the trained weights and what was measured in it.
@@ -129,24 +129,28 @@ def train(
     Raises TrainingError: among others, when the artifact was trained in another way already and ``again`` is not set.
     """
     folder = Path(directory)
-    asked = recipe_of(dataset, epochs, config)
-    done = None if again else artifact.manifest(folder).measurements.get("training")
-    if done is not None:
-        taught = done["asked"].get("distillation")
-        if {**done["asked"], "distillation": None} != {**asked, "distillation": None} or bool(taught) != bool(lesson):
-            raise _trained_already(folder, done)
+    recipe = recipe_of(dataset, epochs, config)
+    earlier = None if again else artifact.manifest(folder).measurements.get("training")
+    if earlier is not None:
+        taught = earlier["asked"].get("distillation")
+        if {**earlier["asked"], "distillation": None} != {**recipe, "distillation": None} or bool(taught) != bool(
+            lesson
+        ):
+            raise _trained_already(folder, earlier)
     distillation = None
     if lesson is not None:
         lesson.from_(nn.Identity(), None).check(config)  # before a teacher is trained for hours
-        place = _teacher(folder, lesson, dataset, epochs=epochs, config=config, allow_import=allow_import, steps=steps)
-        distillation = lesson.from_(artifact.load(place, allow_import=allow_import), artifact.read_plan(folder))
-        asked["distillation"] = distillation.to_dict()
-    if done is not None:
-        if done["asked"] != asked:
-            raise _trained_already(folder, done)
-        return Training(**done)
+        teacher = _teacher(
+            folder, lesson, dataset, epochs=epochs, config=config, allow_import=allow_import, steps=steps
+        )
+        distillation = lesson.from_(artifact.load(teacher, allow_import=allow_import), artifact.read_plan(folder))
+        recipe["distillation"] = distillation.to_dict()
+    if earlier is not None:
+        if earlier["asked"] != recipe:
+            raise _trained_already(folder, earlier)
+        return Training(**earlier)
     model = artifact.load(folder, allow_import=allow_import)
-    with steps(what, True):
+    with steps(description, True):
         result = train_model(
             model,
             dataset,
@@ -165,26 +169,26 @@ def train(
         evaluation.loss,
         evaluation.per_class,
         result.seconds,
-        asked,
+        recipe,
         examples=len(dataset.train),
         recalibration=result.recalibration,
         warning=evaluation.warning,
     )
     if distillation is not None:
         accuracy = evaluate(distillation.teacher, dataset).accuracy
-        training = replace(training, teacher={"model": artifact.manifest(place).source.address, "accuracy": accuracy})
+        training = replace(training, teacher={"model": artifact.manifest(teacher).source.address, "accuracy": accuracy})
     keep_trained(folder, model, {"training": asdict(training), PREPROCESSING: dataset.preprocessing.to_dict()})
     return training
 
 
-def keep_trained(folder: Path, model: nn.Module, facts: Mapping[str, Any]) -> None:
-    """Put trained weights and what is known of them into the artifact; what held for the weights before goes."""
+def keep_trained(folder: Path, model: nn.Module, measurements: Mapping[str, Any]) -> None:
+    """Put trained weights and their measurements into the artifact; measurements of the earlier weights are removed."""
     if int(os.environ.get("RANK", "0")) != 0:  # under torchrun every process comes here, one of them writes
         return
     before = dict(artifact.manifest(folder).measurements)
     for of_other_weights in OF_THE_WEIGHTS:
         before.pop(of_other_weights, None)
-    artifact.save(model, folder, extra={**before, **facts})
+    artifact.save(model, folder, extra={**before, **measurements})
     (folder / CHECKPOINT_NAME).unlink(missing_ok=True)  # what it was for is in the artifact now
 
 
@@ -210,16 +214,26 @@ def _teacher(
         return not_itself(folder, lesson.teacher)
     if artifact.read_plan(folder) is None:
         raise TrainingError(f"{folder} holds a dense network: say which artifact teaches it (--teacher DIR)")
-    place = folder / DENSE
-    there = (place / artifact.MANIFEST).exists()
-    if not there or "training" not in artifact.manifest(place).measurements:
+    teacher = folder / DENSE
+    there = (teacher / artifact.MANIFEST).exists()
+    if not there or "training" not in artifact.manifest(teacher).measurements:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # several processes would write it at once
-            raise TrainingError(f"{place} is not trained yet. Under torchrun, train the teacher first (--teacher DIR)")
+            raise TrainingError(
+                f"{teacher} is not trained yet. Under torchrun, train the teacher first (--teacher DIR)"
+            )
         if not there:
-            artifact.save(artifact.dense(folder, allow_import=allow_import), place)
-        what = "training the dense teacher"
-        train(place, dataset, epochs=epochs, config=config, allow_import=allow_import, what=what, steps=steps)
-    return place
+            artifact.save(artifact.dense(folder, allow_import=allow_import), teacher)
+        description = "training the dense teacher"
+        train(
+            teacher,
+            dataset,
+            epochs=epochs,
+            config=config,
+            allow_import=allow_import,
+            description=description,
+            steps=steps,
+        )
+    return teacher
 
 
 def training_warnings(directory: str | Path) -> dict[str, str]:
@@ -230,18 +244,18 @@ def training_warnings(directory: str | Path) -> dict[str, str]:
     folder = Path(directory)
     pruned = artifact.read_plan(folder) is not None
     places = {"dense": folder / DENSE, "pruned": folder} if pruned else {"dense": folder}
-    found = {
-        variant: artifact.manifest(place).measurements.get("training", {}).get("warning")
-        for variant, place in places.items()
-        if (place / artifact.MANIFEST).exists()
+    warnings = {
+        variant: artifact.manifest(path).measurements.get("training", {}).get("warning")
+        for variant, path in places.items()
+        if (path / artifact.MANIFEST).exists()
     }
-    return {variant: warning for variant, warning in found.items() if warning is not None}
+    return {variant: warning for variant, warning in warnings.items() if warning is not None}
 
 
-def _trained_already(folder: Path, done: Mapping[str, Any]) -> TrainingError:
-    taught = " with a teacher" if done.get("teacher") else ""
+def _trained_already(folder: Path, earlier: Mapping[str, Any]) -> TrainingError:
+    taught = " with a teacher" if earlier.get("teacher") else ""
     return TrainingError(
-        f"{folder} was trained already, for {done['epochs']} epochs on {done['dataset']}{taught}. "
+        f"{folder} was trained already, for {earlier['epochs']} epochs on {earlier['dataset']}{taught}. "
         "To train on from its weights: again=True (--again)"
     )
 

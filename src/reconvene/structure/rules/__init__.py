@@ -57,11 +57,11 @@ def apply_rule(ctx: Context, op: Op) -> None:
     if not any(t.ndim for t in op.outs if t is not None) and not tensors_in((op.args, op.kwargs)):
         return
     name = _key(op)
-    known = RULES.get(name) or RULES.get(name.removesuffix("_"))
-    if known is None and torch.Tag.pointwise in op.func.tags:
-        known = elementwise.pointwise
+    operator_rule = RULES.get(name) or RULES.get(name.removesuffix("_"))
+    if operator_rule is None and torch.Tag.pointwise in op.func.tags:
+        operator_rule = elementwise.pointwise
     try:
-        (known or unknown)(ctx, op)
+        (operator_rule or unknown)(ctx, op)
     except ReconveneError:
         raise
     except Exception as error:  # noqa: BLE001 - the last line of defence: a rule that fails knows nothing

@@ -44,8 +44,8 @@ class Context:
 
     def dims(self, tensor: Tensor) -> list[Dim]:
         """The dimensions of a tensor; one that no recorded call made is fixed."""
-        known = self.tensors.get(id(tensor))
-        return known if known is not None else [rigid(size) for size in tensor.shape]
+        tensor_dims = self.tensors.get(id(tensor))
+        return tensor_dims if tensor_dims is not None else [rigid(size) for size in tensor.shape]
 
     def of_weights(self, tensors: Sequence[Tensor]) -> bool:
         """Whether there are tensors, and all of them are parameters or computed from parameters alone."""

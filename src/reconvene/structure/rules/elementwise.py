@@ -23,16 +23,18 @@ def pointwise(ctx: Context, op: Op) -> None:
 
 
 def _broadcast(ctx: Context, op: Op, operands: list[Tensor], out: Tensor) -> list[Dim]:
-    known = [ctx.dims(t) for t in operands]
+    operand_dims = [ctx.dims(t) for t in operands]
     dims: list[Dim] = []
     for back in range(1, out.ndim + 1):
         size = out.shape[-back]
-        same = [d[-back] for d, t in zip(known, operands, strict=True) if t.ndim >= back and t.shape[-back] == size]
+        same = [
+            d[-back] for d, t in zip(operand_dims, operands, strict=True) if t.ndim >= back and t.shape[-back] == size
+        ]
         if size == 1 or not same:
             dims.append(rigid(size))
             continue
-        for other in same[1:]:
-            ctx.labels.unify(same[0], other, because(op, "mixes it with a fixed size"))
+        for dim in same[1:]:
+            ctx.labels.unify(same[0], dim, because(op, "mixes it with a fixed size"))
         dims.append(next((d for d in same if is_labelled(d)), same[0]))
     return dims[::-1]
 

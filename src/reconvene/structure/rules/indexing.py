@@ -21,7 +21,7 @@ def number(ctx: Context, op: Op) -> None:
     """A tensor of one number becomes a number of Python: there is no dimension to follow."""
 
 
-def taken_out(ctx: Context, op: Op) -> None:
+def python_values(ctx: Context, op: Op) -> None:
     """``x.numpy()``, ``x.tolist()``: what code computes from values outside PyTorch, no recording sees."""
     ctx.pin_all(op, because(op, "takes its values out of PyTorch"))
 
@@ -38,60 +38,60 @@ def region_align(ctx: Context, op: Op) -> None:
 def indexed(ctx: Context, x: Tensor, indices: Sequence[Tensor | None], ndim: int) -> tuple[list[Dim], list[Dim | None]]:
     """Dimensions of ``x`` that ``x[indices]`` picks from, and the ``ndim`` dimensions of the result.
 
-    A mask of truth values takes as many dimensions of ``x`` as it has itself. What is picked (``None`` in the result)
-    stands where it was taken from if all indexed dimensions are neighbours, else in front (NumPy's rule).
+    A boolean mask indexes as many dimensions of ``x`` as it has itself. The new dimensions (``None`` in the result)
+    replace the indexed ones if these are neighbours, else they come first (NumPy's rule).
     """
     dims = ctx.dims(x)
-    taken: list[int] = []
+    indexed_axes: list[int] = []
     kept: list[int] = []
     first = len(dims)
     axis = 0
-    for one in indices:
-        count = one.ndim if one is not None and one.dtype in (torch.bool, torch.uint8) else 1
-        if one is not None:
+    for selector in indices:
+        count = selector.ndim if selector is not None and selector.dtype in (torch.bool, torch.uint8) else 1
+        if selector is not None:
             first = min(first, len(kept))
-            taken += range(axis, axis + count)
+            indexed_axes += range(axis, axis + count)
         else:
             kept.append(axis)
         axis += count
     kept += range(axis, len(dims))
-    if taken and taken != list(range(taken[0], taken[-1] + 1)):
+    if indexed_axes and indexed_axes != list(range(indexed_axes[0], indexed_axes[-1] + 1)):
         first = 0
     passing: list[Dim | None] = [dims[a] for a in kept]
     picked: list[Dim | None] = [None] * (ndim - len(kept))
-    return [dims[a] for a in taken], [*passing[:first], *picked, *passing[first:]]
+    return [dims[a] for a in indexed_axes], [*passing[:first], *picked, *passing[first:]]
 
 
 def index(ctx: Context, op: Op) -> None:
     """Advanced indexing: indexed dimensions need all positions, the others pass."""
     x, indices, out = op.args[0], op.args[1], op.outs[0]
     assert out is not None
-    taken, result = indexed(ctx, x, indices, out.ndim)
-    ctx.pin(op, *taken, *_dims_of(ctx, indices), why=because(op, "picks positions by number"))
+    indexed_dims, result = indexed(ctx, x, indices, out.ndim)
+    ctx.pin(op, *indexed_dims, *_dims_of(ctx, indices), why=because(op, "picks positions by number"))
     ctx.set(out, [rigid(s) if dim is None else dim for dim, s in zip(result, out.shape, strict=True)])
     ctx.same_source(op)
 
 
 def _dims_of(ctx: Context, indices: Sequence[Tensor | None]) -> list[Dim]:
-    return [dim for one in indices if one is not None for dim in ctx.dims(one)]
+    return [dim for selector in indices if selector is not None for dim in ctx.dims(selector)]
 
 
 def index_put(ctx: Context, op: Op) -> None:
     """``x[indices] = values``: indexed dimensions need all positions, the others are the same in ``values``."""
     x, indices, values = op.args[:3]
     reason = because(op, "writes to positions by number")
-    picks = [one for one in indices if one is not None]
-    spread = max((1 if one.dtype in (torch.bool, torch.uint8) else one.ndim for one in picks), default=0)
-    gone = sum(one.ndim if one.dtype in (torch.bool, torch.uint8) else 1 for one in picks)
-    taken, result = indexed(ctx, x, indices, x.ndim - gone + spread)
-    ctx.pin(op, *taken, *_dims_of(ctx, indices), why=reason)
-    given = ctx.dims(values)
-    for mine, its in zip(result[::-1], given[::-1], strict=False):
-        if mine is None:
-            ctx.pin(op, its, why=reason)
+    picks = [selector for selector in indices if selector is not None]
+    spread = max((1 if selector.dtype in (torch.bool, torch.uint8) else selector.ndim for selector in picks), default=0)
+    indexed_count = sum(selector.ndim if selector.dtype in (torch.bool, torch.uint8) else 1 for selector in picks)
+    indexed_dims, result = indexed(ctx, x, indices, x.ndim - indexed_count + spread)
+    ctx.pin(op, *indexed_dims, *_dims_of(ctx, indices), why=reason)
+    value_dims = ctx.dims(values)
+    for result_dim, value_dim in zip(result[::-1], value_dims[::-1], strict=False):
+        if result_dim is None:
+            ctx.pin(op, value_dim, why=reason)
         else:
-            ctx.labels.unify(mine, its, reason)
-    ctx.pin(op, *given[: max(len(given) - len(result), 0)], why=reason)
+            ctx.labels.unify(result_dim, value_dim, reason)
+    ctx.pin(op, *value_dims[: max(len(value_dims) - len(result), 0)], why=reason)
     ctx.set(op.outs[0], ctx.dims(x))
 
 
@@ -153,13 +153,13 @@ def scatter(ctx: Context, op: Op) -> None:
     _by_number(ctx, op, x, axis, [t for t in op.args[2:] if isinstance(t, Tensor) and t.ndim])
 
 
-def _by_number(ctx: Context, op: Op, x: Tensor, axis: int, others: list[Tensor]) -> None:
+def _by_number(ctx: Context, op: Op, x: Tensor, axis: int, operands: list[Tensor]) -> None:
     reason = because(op, "writes to positions by number")
     dims: list[Dim] = ctx.dims(x)
     ctx.pin(op, dims[axis], why=reason)
-    for other in others:
-        for a, dim in enumerate(ctx.dims(other)):
-            if a != axis and other.ndim == x.ndim and other.shape[a] == x.shape[a]:
+    for operand in operands:
+        for a, dim in enumerate(ctx.dims(operand)):
+            if a != axis and operand.ndim == x.ndim and operand.shape[a] == x.shape[a]:
                 ctx.labels.unify(dims[a], dim, reason)
             else:
                 ctx.pin(op, dim, *dims[a : a + 1], why=reason)
@@ -171,7 +171,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("masked_scatter", "histc", "bincount"), chosen_by_value),
     **dict.fromkeys(("torchvision::nms", "masked_select", "searchsorted", "bucketize", "aminmax"), chosen_by_value),
     "_local_scalar_dense": number,
-    **dict.fromkeys(("value::numpy", "value::tolist", "value::__array__"), taken_out),
+    **dict.fromkeys(("value::numpy", "value::tolist", "value::__array__"), python_values),
     "torchvision::roi_align": region_align,
     "index": index,
     "_unsafe_index": index,

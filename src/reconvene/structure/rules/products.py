@@ -39,8 +39,8 @@ def convolution(ctx: Context, op: Op) -> None:
     ctx.set(out, [dims[0], out_channels, *space])
     spread = dims[2:] if transposed else space
     kernel = [rigid(s) for s in weight.shape[2:]]
-    other = w_in if not transposed else dims[1]
-    ctx.products.append((ctx.index, [dims[0], w[1] if transposed else out_channels, other, *spread, *kernel]))
+    in_channels = w_in if not transposed else dims[1]
+    ctx.products.append((ctx.index, [dims[0], w[1] if transposed else out_channels, in_channels, *spread, *kernel]))
 
 
 def _space(ctx: Context, op: Op, dims: list[Dim], weight: Tensor) -> list[Dim]:
@@ -89,8 +89,8 @@ def added_product(ctx: Context, op: Op) -> None:
     """``bias + a @ b``."""
     out = _product(ctx, op, op.args[1], op.args[2])
     bias = ctx.dims(op.args[0])
-    for mine, other in zip(out[::-1], bias[::-1], strict=False):
-        ctx.labels.unify(mine, other, because(op, "reads a fixed input"))
+    for out_dim, bias_dim in zip(out[::-1], bias[::-1], strict=False):
+        ctx.labels.unify(out_dim, bias_dim, because(op, "reads a fixed input"))
 
 
 def _product(ctx: Context, op: Op, a: Tensor, b: Tensor) -> list[Dim]:
@@ -98,12 +98,15 @@ def _product(ctx: Context, op: Op, a: Tensor, b: Tensor) -> list[Dim]:
     contracted = second[-2] if b.ndim > 1 else second[-1]
     reason = because(op, "reads a fixed input")
     ctx.labels.unify(first[-1], contracted, reason)
-    for one, other in zip(first[:-2], second[:-2], strict=False):
-        ctx.labels.unify(one, other, reason)
-        for _, labels in (*one, *other):
+    for first_dim, second_dim in zip(first[:-2], second[:-2], strict=False):
+        ctx.labels.unify(first_dim, second_dim, reason)
+        for _, labels in (*first_dim, *second_dim):
             if labels is not None:
                 ctx.labels.heads.append(labels)
-    batch = [one if is_labelled(one) else other for one, other in zip(first[:-2], second[:-2], strict=False)]
+    batch = [
+        first_dim if is_labelled(first_dim) else second_dim
+        for first_dim, second_dim in zip(first[:-2], second[:-2], strict=False)
+    ]
     rows = [first[-2]] if a.ndim > 1 else []
     columns = [second[-1]] if b.ndim > 1 else []
     out = [*batch, *rows, *columns]

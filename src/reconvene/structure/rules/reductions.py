@@ -13,14 +13,15 @@ def batch_norm(ctx: Context, op: Op) -> None:
     """Affine parameters and statistics belong to the channels; each channel stands alone."""
     dims = ctx.dims(op.args[0])
     channels = dims[1]
-    for other in op.args[1:5]:
-        if isinstance(other, Tensor) and other.ndim == 1 and other.shape[0] == op.args[0].shape[1]:
-            ctx.labels.unify(channels, ctx.dims(other)[0], because(op, "has fixed statistics"))
+    for vector in op.args[1:5]:
+        if isinstance(vector, Tensor) and vector.ndim == 1 and vector.shape[0] == op.args[0].shape[1]:
+            ctx.labels.unify(channels, ctx.dims(vector)[0], because(op, "has fixed statistics"))
     if any(is_labelled(dim) for dim in (dims[0], *dims[2:])):
         ctx.restrict()  # weight standardisation by batch norm: statistics over the input channels of a weight
-    own = [t for t in op.args[1:5] if isinstance(t, Tensor) and id(t) in ctx.weights]
-    if own:  # instance norm folds the batch in front of the channels, and compares its input with the attribute itself
-        ctx.attribute(op, "num_features", ctx.dims(own[0])[0])
+    parameters = [t for t in op.args[1:5] if isinstance(t, Tensor) and id(t) in ctx.weights]
+    if parameters:
+        # Instance norm folds the batch in front of the channels, and compares its input with the attribute itself.
+        ctx.attribute(op, "num_features", ctx.dims(parameters[0])[0])
     elif op.args[0].shape[0] > 1:
         ctx.attribute(op, "num_features", channels)
     ctx.set(op.outs[0], dims)
@@ -34,10 +35,10 @@ def layer_norm(ctx: Context, op: Op) -> None:
     x, shape = op.args[0], op.args[1]
     dims = ctx.dims(x)
     normalised = dims[len(dims) - len(shape) :]
-    for other in op.args[2:4]:
-        if isinstance(other, Tensor):
-            for mine, its in zip(normalised, ctx.dims(other), strict=True):
-                ctx.labels.unify(mine, its, because(op, "has fixed affine parameters"))
+    for parameter in op.args[2:4]:
+        if isinstance(parameter, Tensor):
+            for input_dim, parameter_dim in zip(normalised, ctx.dims(parameter), strict=True):
+                ctx.labels.unify(input_dim, parameter_dim, because(op, "has fixed affine parameters"))
     if any(is_labelled(dim) for dim in normalised):
         ctx.restrict({1: normalised})
     for position, dim in enumerate(normalised):
@@ -54,9 +55,9 @@ def group_norm(ctx: Context, op: Op) -> None:
     dims = ctx.dims(x)
     reason = because(op, "has fixed groups")
     outer, _ = ctx.labels.regroup([dims[1]], [groups, channels // groups], reason)
-    for other in (weight, bias):
-        if isinstance(other, Tensor):
-            ctx.labels.unify(dims[1], ctx.dims(other)[0], reason)
+    for parameter in (weight, bias):
+        if isinstance(parameter, Tensor):
+            ctx.labels.unify(dims[1], ctx.dims(parameter)[0], reason)
     ctx.restrict({4: dims[1], 6: outer})
     ctx.attribute(op, "num_channels", dims[1])
     ctx.attribute(op, "num_groups", outer)
@@ -122,11 +123,11 @@ def glu(ctx: Context, op: Op) -> None:
     x = op.args[0]
     dims: list[Dim] = list(ctx.dims(x))
     axis = axis_of(arg(op, 1, "dim", -1), x.ndim)
-    whole = ctx.labels.flat(dims[axis], op.site)
+    labels = ctx.labels.flat(dims[axis], op.site)
     half = x.shape[axis] // 2
-    if whole is not None:
-        ctx.labels.unions.append((whole[:half], whole[half:]))
-    dims[axis] = rigid(half) if whole is None else ((half, whole[:half]),)
+    if labels is not None:
+        ctx.labels.unions.append((labels[:half], labels[half:]))
+    dims[axis] = rigid(half) if labels is None else ((half, labels[:half]),)
     ctx.set(op.outs[0], dims)
 
 

@@ -31,7 +31,7 @@ def permute(ctx: Context, op: Op) -> None:
 
 
 def _permuted(op: Op, dims: list[Dim]) -> list[Dim]:
-    rank = len(dims)  # not that of the tensor, which a later call may have changed in place
+    rank = len(dims)  # tensor.ndim may differ: a later call may have changed the tensor in place
     name = op.func.overloadpacket.__name__.removesuffix("_")
     if name == "permute":
         dims = [dims[axis_of(a, rank)] for a in op.args[1]]
@@ -42,8 +42,9 @@ def _permuted(op: Op, dims: list[Dim]) -> list[Dim]:
     elif name == "unsqueeze":
         dims.insert(axis_of(op.args[1], rank + 1), ())
     elif name == "squeeze":
-        given = arg(op, 1, "dim")
-        axes = [] if given == [] else axes_of(given, rank)  # an empty list is no dimension here, not all of them
+        dim_argument = arg(op, 1, "dim")
+        # An empty list is no dimension here, not all of them.
+        axes = [] if dim_argument == [] else axes_of(dim_argument, rank)
         dims = [dim for a, dim in enumerate(dims) if not (a in axes and size_of(dim) == 1)]
     return dims
 
@@ -84,13 +85,13 @@ def concatenate(ctx: Context, op: Op) -> None:
         ctx.set_like(op, op.args[0][0])
         return
     axis = axis_of(arg(op, 1, "dim", 0), parts[0].ndim)
-    known = [ctx.dims(t) for t in parts]
-    dims = list(known[0])
-    for other in known[1:]:
-        for a, (mine, its) in enumerate(zip(dims, other, strict=True)):
+    dims_by_part = [ctx.dims(t) for t in parts]
+    dims = list(dims_by_part[0])
+    for part_dims in dims_by_part[1:]:
+        for a, (first_dim, part_dim) in enumerate(zip(dims, part_dims, strict=True)):
             if a != axis:
-                ctx.labels.unify(mine, its, because(op, "joins it with a fixed size"))
-    dims[axis] = _joined(ctx, op, [d[axis] for d in known], [t.shape[axis] for t in parts])
+                ctx.labels.unify(first_dim, part_dim, because(op, "joins it with a fixed size"))
+    dims[axis] = _joined(ctx, op, [d[axis] for d in dims_by_part], [t.shape[axis] for t in parts])
     ctx.set(op.outs[0], dims)
     ctx.same_source(op)
 
@@ -101,17 +102,17 @@ def _joined(ctx: Context, op: Op, pieces: list[Dim], sizes: list[int]) -> Dim:
     vectors = [ctx.labels.flat(piece, op.site) for piece in pieces]
     if all(vector is None for vector in vectors):
         return rigid(sum(sizes))
-    whole = [np.zeros(s, dtype=np.int64) if v is None else v for v, s in zip(vectors, sizes, strict=True)]
-    return ((sum(sizes), np.concatenate(whole)),)
+    complete_vectors = [np.zeros(s, dtype=np.int64) if v is None else v for v, s in zip(vectors, sizes, strict=True)]
+    return ((sum(sizes), np.concatenate(complete_vectors)),)
 
 
 def stack(ctx: Context, op: Op) -> None:
     """A new fixed dimension; the others are the same in all."""
     parts = op.args[0]
     dims = list(ctx.dims(parts[0]))
-    for other in parts[1:]:
-        for mine, its in zip(dims, ctx.dims(other), strict=True):
-            ctx.labels.unify(mine, its, because(op, "joins it with a fixed size"))
+    for part in parts[1:]:
+        for first_dim, part_dim in zip(dims, ctx.dims(part), strict=True):
+            ctx.labels.unify(first_dim, part_dim, because(op, "joins it with a fixed size"))
     axis = axis_of(arg(op, 1, "dim", 0), len(dims) + 1)
     ctx.set(op.outs[0], [*dims[:axis], rigid(len(parts)), *dims[axis:]])
     ctx.same_source(op)
@@ -123,21 +124,21 @@ def split(ctx: Context, op: Op) -> None:
     axis = axis_of(arg(op, 2, "dim", 0), x.ndim)
     dims = ctx.dims(x)
     sizes = [out.shape[axis] for out in op.outs if out is not None]
-    known = all(id(out) in ctx.known_cuts for out in op.outs)
+    sizes_known = all(id(out) in ctx.known_cuts for out in op.outs)
     counted = all(id(out) in ctx.chunks for out in op.outs)
-    vectors = _cut(ctx, op, dims[axis], sizes, known=known, counted=counted)
+    vectors = _cut(ctx, op, dims[axis], sizes, sizes_known=sizes_known, counted=counted)
     for out, size, vector in zip(op.outs, sizes, vectors, strict=True):
         piece = rigid(size) if vector is None or size == 1 else ((size, vector),)
         ctx.set(out, [*dims[:axis], piece, *dims[axis + 1 :]])
     ctx.same_source(op)
 
 
-def _cut(ctx: Context, op: Op, dim: Dim, sizes: list[int], *, known: bool, counted: bool) -> list[Vector | None]:
-    whole = ctx.labels.flat(dim, op.site)
-    if whole is None or len(sizes) == 1:
-        return [whole] * len(sizes)
-    pieces = np.split(whole, np.cumsum(sizes)[:-1])
-    if known:
+def _cut(ctx: Context, op: Op, dim: Dim, sizes: list[int], *, sizes_known: bool, counted: bool) -> list[Vector | None]:
+    labels = ctx.labels.flat(dim, op.site)
+    if labels is None or len(sizes) == 1:
+        return [labels] * len(sizes)
+    pieces = np.split(labels, np.cumsum(sizes)[:-1])
+    if sizes_known:
         return list(pieces)  # equations hold the pieces to the sizes the code gives
     if len(set(sizes)) == 1 and sizes[0] > 1:
         ctx.labels.pieces.append((pieces, because(op, "cuts it into equal pieces")))
@@ -161,16 +162,16 @@ def cut(ctx: Context, op: Op) -> None:
     if step > 1 and start < step and whole_size % step == 0:
         dims[axis] = _every(ctx, op, dims[axis], size, step)
     elif size != whole_size:
-        whole = ctx.labels.flat(dims[axis], op.site)
+        labels = ctx.labels.flat(dims[axis], op.site)
         equal = step == 1 and size and whole_size % size == 0 and start % size == 0
-        if whole is None or not (equal or (step == 1 and id(out) in ctx.known_cuts)):
+        if labels is None or not (equal or (step == 1 and id(out) in ctx.known_cuts)):
             ctx.pin(op, dims[axis], why=because(op, "takes a part of it"))
             dims[axis] = rigid(size)
         else:
             if id(out) not in ctx.known_cuts:
-                pieces = list(whole.reshape(-1, size))
+                pieces = list(labels.reshape(-1, size))
                 ctx.labels.pieces.append((pieces, because(op, "takes one of equal pieces")))
-            dims[axis] = () if size == 1 else ((size, whole[start : start + size]),)
+            dims[axis] = () if size == 1 else ((size, labels[start : start + size]),)
     ctx.set(out, dims)
     ctx.same_source(op)
 
