@@ -33,11 +33,11 @@ def remedy(measured: Fidelity, candidates: Sequence[str], trial: Trial) -> tuple
         result = trial((layer,))
         if result is not None and _is_better(result, measured):
             alone.append(Remedy((layer,), result))
-    alone.sort(key=lambda found: _quality(found.result), reverse=True)
+    alone.sort(key=lambda single: _quality(single.result), reverse=True)
     best = alone[0] if alone else None
     count = 2
     while best is not None and best.result.failures and count <= len(alone):
-        layers = tuple(layer for found in alone[:count] for layer in found.layers)
+        layers = tuple(layer for single in alone[:count] for layer in single.layers)
         result = trial(layers)
         if result is not None and _is_better(result, best.result):
             best = Remedy(layers, result)
@@ -55,7 +55,7 @@ def advice(alone: Sequence[Remedy], best: Remedy | None, keep_fp32: Sequence[str
             "data, train quantisation-aware, or loosen the limits"
         )
     first = alone[0]
-    others = ", ".join(f"{found.layers[0]} {found.result.sqnr:.1f} dB" for found in alone[1:3]) or "none"
+    others = ", ".join(f"{single.layers[0]} {single.result.sqnr:.1f} dB" for single in alone[1:3]) or "none"
     kept = [*keep_fp32, *best.layers]
     verdict = "keeps the limits" if not best.result.failures else "still does not keep the limits"
     return (

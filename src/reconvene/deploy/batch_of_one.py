@@ -70,7 +70,7 @@ class SingleSession:
     def _samples(self, example_inputs: Any) -> list[Any]:
         inputs = in_order(example_inputs)
         calls = [leaves(piece) for piece in pieces(inputs, self.batch, self.runtime)]
-        found = [tuple(tensor.shape) for tensor in calls[0]]
-        if found != self.shapes:
-            raise ModelError(f"the {self.runtime} file takes inputs of shape {self.shapes}, but was given {found}")
+        shapes = [tuple(tensor.shape) for tensor in calls[0]]
+        if shapes != self.shapes:
+            raise ModelError(f"the {self.runtime} file takes inputs of shape {self.shapes}, but was given {shapes}")
         return [self.prepare([tensor.detach().cpu().contiguous() for tensor in call]) for call in calls]

@@ -128,10 +128,10 @@ def latency(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="reconvene-bench-")))
         entries = _Entries(runtime, inputs, (precision,), evidence, left_out)
-        made = next(entries.made({"model": model}, folder), None)
-        if made is None:
+        entry = next(entries.targets({"model": model}, folder), None)
+        if entry is None:
             raise ExportError(next(iter(left_out.values())))
-        calls = [stack.enter_context(runtime.open(made[2], threads)).bind(inputs)]
+        calls = [stack.enter_context(runtime.open(entry[2], threads)).bind(inputs)]
 
         def read() -> float:
             times = _rounds(calls, repeats=repeats, seed=seed)[0 if threads == 1 else 1]
@@ -162,7 +162,7 @@ class _Entries:
     evidence: Evidence
     left_out: dict[str, str]
 
-    def made(
+    def targets(
         self, variants: Mapping[str, nn.Module | str | Path], folder: Path
     ) -> Iterator[tuple[str, str, nn.Module | Path, int | None]]:
         """Variant, precision, what to open, and its bytes."""
@@ -190,12 +190,14 @@ class _Entries:
             settings = quantisation(model, inputs, self.evidence.calibration, self.evidence.keep_fp32, learned)
         return write(self.runtime, model, inputs, path, settings)
 
-    def facts(self, model: nn.Module | str | Path, session: Session) -> dict[str, float | None]:
+    def quality(self, model: nn.Module | str | Path, session: Session) -> dict[str, float | None]:
         """Agreement and accuracy of what is open, where there is data and the module to compare with."""
         if self.evidence.data is None or not isinstance(model, nn.Module):
             return {}
-        found = fidelity(model, session, self.evidence.data, runtime=self.runtime.name, what=self.evidence.what)
-        return {"agreement": found.agreement, "accuracy": found.accuracy}
+        comparison = fidelity(
+            model, session, self.evidence.data, runtime=self.runtime.name, description=self.evidence.what
+        )
+        return {"agreement": comparison.agreement, "accuracy": comparison.accuracy}
 
 
 def _rows(
@@ -206,20 +208,27 @@ def _rows(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="reconvene-bench-")))
         names: list[tuple[str, str]] = []
         calls: list[Callable[[], object]] = []
-        facts: list[dict[str, Any]] = []
-        for name, precision, target, size in entries.made(variants, folder):
+        metrics: list[dict[str, Any]] = []
+        for name, precision, target, size in entries.targets(variants, folder):
             session = stack.enter_context(runtime.open(target, threads))
-            facts.append({"size": size, **entries.facts(variants[name], session)})
+            metrics.append({"size": size, **entries.quality(variants[name], session)})
             calls.append(session.bind(entries.inputs))
             names.append((name, precision))
         thread, wall = _rounds(calls, repeats=repeats, seed=seed)
     times = thread if threads == 1 else wall
     for i, (_, precision) in enumerate(names):
-        alike = next((j for j, (name, other) in enumerate(names) if (name, other) == (names[0][0], precision)), None)
+        alike = next(
+            (
+                j
+                for j, (name, other_precision) in enumerate(names)
+                if (name, other_precision) == (names[0][0], precision)
+            ),
+            None,
+        )
         if alike is not None:
-            facts[i]["speedup_alike"] = float(np.median(times[:, alike] / np.maximum(times[:, i], 1e-9)))
+            metrics[i]["speedup_alike"] = float(np.median(times[:, alike] / np.maximum(times[:, i], 1e-9)))
     return [
-        BenchRow.of(runtime.name, *name, times[:, i], wall[:, i], times[:, 0], **facts[i])
+        BenchRow.of(runtime.name, *name, times[:, i], wall[:, i], times[:, 0], **metrics[i])
         for i, name in enumerate(names)
     ]
 

@@ -57,8 +57,8 @@ class Bundled:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; the file name without its folder."""
-        facts = {"file": self.path.name, "bytes": self.bytes, "sha256": self.sha256}
-        return {**facts, "files": list(self.files), "left_out": list(self.left_out)}
+        archive = {"file": self.path.name, "bytes": self.bytes, "sha256": self.sha256}
+        return {**archive, "files": list(self.files), "left_out": list(self.left_out)}
 
 
 def bundle(
@@ -85,7 +85,7 @@ def bundle(
     suffix = next((suffix for suffix in SUFFIXES if target.name.endswith(suffix)), None)
     if suffix is None or target.name == suffix:
         raise ExportError(f"a bundle is a compressed archive: call it NAME.tar.gz, not {target.name!r}")
-    chosen = [made for made in exports if made.format in RUNNABLE]
+    chosen = [exported for exported in exports if exported.format in RUNNABLE]
     if not chosen:
         raise ExportError(f"a bundle needs a model that its run.py can run. Export to one of: {', '.join(RUNNABLE)}")
     files, models = _models(chosen, preprocessing, images)
@@ -109,18 +109,18 @@ def bundle(
     except OSError as error:
         raise ExportError(f"cannot make the folder {target.parent}: {error.strerror or error}") from error
     write_atomic(target, archive, error=ExportError)
-    left_out = tuple(made.path.name for made in exports if made.format not in RUNNABLE)
+    left_out = tuple(exported.path.name for exported in exports if exported.format not in RUNNABLE)
     return Bundled(target, len(archive), hashlib.sha256(archive).hexdigest(), tuple(sorted(files)), left_out)
 
 
 def runner_source() -> bytes:
     """``run.py``: the two files that are read and tested apart, as the one that a device gets."""
     room = resources.files("reconvene.deploy")
-    main, pictures = (room.joinpath(name).read_text(encoding="utf-8") for name in ("runner.py", "images.py"))
+    main, images = (room.joinpath(name).read_text(encoding="utf-8") for name in ("runner.py", "images.py"))
     before, after = main.split(_PICTURES, 1)
-    own = pictures.split("from __future__ import annotations\n", 1)[1].splitlines(keepends=True)
-    there = {line for line in before.splitlines(keepends=True) if line.startswith(("import ", "from "))}
-    part = "".join(line for line in own if line not in there).strip()
+    image_lines = images.split("from __future__ import annotations\n", 1)[1].splitlines(keepends=True)
+    imports = {line for line in before.splitlines(keepends=True) if line.startswith(("import ", "from "))}
+    part = "".join(line for line in image_lines if line not in imports).strip()
     return f"{before.rstrip()}\n{part}\n\n\n# ---- the bundle ----\n\n{after.lstrip()}".encode()
 
 
@@ -141,38 +141,38 @@ def _models(
     """The files of the exports with their answers to the images, and what the manifest says of them."""
     files: dict[str, bytes] = {}
     models = []
-    way = preprocessing.to_dict()
-    for made in exports:
-        runtime = RUNNABLE[made.format]
-        if made.batch not in (None, 1):
+    input_settings = preprocessing.to_dict()
+    for exported in exports:
+        runtime = RUNNABLE[exported.format]
+        if exported.batch not in (None, 1):
             raise ExportError(
-                f"{made.path.name} takes {made.batch} images a call, and a bundle classifies one at a time. Export it "
-                "with batch=1 (--batch 1)"
+                f"{exported.path.name} takes {exported.batch} images a call, and a bundle classifies one at a time. "
+                "Export it with batch=1 (--batch 1)"
             )
         try:
-            infer = runner.RUNTIMES[runtime](made.path, 1)
+            infer = runner.RUNTIMES[runtime](exported.path, 1)
         except Refused as error:
             raise ExportError(str(error)) from error
-        answers = np.concatenate([infer(normalise(image[None], way)) for image in images])
+        answers = np.concatenate([infer(normalise(image[None], input_settings)) for image in images])
         if answers.shape != (len(images), len(preprocessing.classes)):
             raise ExportError(
-                f"{made.path.name} answers {len(images)} images with {list(answers.shape)}; to classify images, "
+                f"{exported.path.name} answers {len(images)} images with {list(answers.shape)}; to classify images, "
                 f"a bundle needs [{len(images)}, {len(preprocessing.classes)}], a score for each label"
             )
-        expected = f"test/{made.path.name}.npy"
-        files |= {file.name: file.read_bytes() for file in made.files} | {expected: _npy(answers)}
-        checked = made.verification
+        expected = f"test/{exported.path.name}.npy"
+        files |= {file.name: file.read_bytes() for file in exported.files} | {expected: _npy(answers)}
+        checked = exported.verification
         models.append(
             {
-                "file": made.path.name,
-                "files": [file.name for file in made.files],
+                "file": exported.path.name,
+                "files": [file.name for file in exported.files],
                 "runtime": runtime,
                 "package": PACKAGES[runtime],
                 "expected": expected,
-                "precision": made.precision,
-                "keep_fp32": list(made.keep_fp32),
-                "tolerance": TOLERANCES[made.precision],
-                "bytes": made.bytes,
+                "precision": exported.precision,
+                "keep_fp32": list(exported.keep_fp32),
+                "tolerance": TOLERANCES[exported.precision],
+                "bytes": exported.bytes,
                 "verified": None if checked is None else checked.short,
             }
         )

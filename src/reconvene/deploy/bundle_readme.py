@@ -67,9 +67,9 @@ def _models(manifest: Mapping[str, Any]) -> str:
 
 
 def _results(manifest: Mapping[str, Any]) -> str:
-    facts: list[list[Cell]] = [[name, str(value)] for name, value in manifest["results"].items()]
+    cells: list[list[Cell]] = [[name, str(value)] for name, value in manifest["results"].items()]
     return (
-        _indented(table(["of the model", ""], facts)) if facts else "It was not trained: its answers mean nothing yet."
+        _indented(table(["of the model", ""], cells)) if cells else "It was not trained: its answers mean nothing yet."
     )
 
 

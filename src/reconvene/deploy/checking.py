@@ -99,13 +99,13 @@ def _run_once(export: Export, path: Path, inputs: Any) -> None:
 
 def _verified_int8(export: Export, settings: Quantisation, written: Written, check: Check) -> Fidelity:
     """Raises VerificationError with what to try, which was tried before it is said."""
-    where = "the calibration data" if check.data is None else "real data"
-    given = (settings.samples, settings.targets) if check.data is None else labelled_samples(check.data, SAMPLES)
+    source = "the calibration data" if check.data is None else "real data"
+    batch = (settings.samples, settings.targets) if check.data is None else labelled_samples(check.data, SAMPLES)
 
     def compare(path: Path) -> Fidelity:
-        options: dict[str, Any] = {"runtime": export.runtime.name, "what": where, "limits": check.limits}
+        options: dict[str, Any] = {"runtime": export.runtime.name, "description": source, "limits": check.limits}
         with export.runtime.open(path, 1) as session:
-            return fidelity(export.model, session, [given], task=check.task, **options)
+            return fidelity(export.model, session, [batch], task=check.task, **options)
 
     result = compare(written.files[0])
     try:
@@ -121,9 +121,9 @@ def _advice(
 ) -> str:
     """Which layers to leave in float32: ranked in PyTorch, then tried in the runtime."""
 
-    def trial(more: tuple[str, ...]) -> Fidelity | None:
+    def trial(extra_layers: tuple[str, ...]) -> Fidelity | None:
         path = written.files[0].with_name(f"trial{export.runtime.suffix}")
-        names = tuple(name for name in layers(export.model) if name in (*settings.keep_fp32, *more))
+        names = tuple(name for name in layers(export.model) if name in (*settings.keep_fp32, *extra_layers))
         files: tuple[Path, ...] = ()
         try:
             files = export.write(path, replace(settings, keep_fp32=names)).files
@@ -142,14 +142,16 @@ def _advice(
 def _verified_at_another_size(export: Export, path: Path, inputs: Any, check: Check, tolerance: float | None) -> str:
     """Compare at a second height and width. Raises ExportError where the model itself has only one."""
     options, axes = export.options, ", ".join(export.options.dynamic_axes)
-    lengthen = next((way for way in LENGTHEN if _runs(export.model, _resized(inputs, options, way))), None)
+    lengthen = next((change for change in LENGTHEN if _runs(export.model, _resized(inputs, options, change))), None)
     if lengthen is None:
         raise ExportError(f"{type(export.model).__name__} runs at the size of its example only: {axes} cannot be free")
-    other = _resized(inputs, options, lengthen)
-    shapes = ", ".join("x".join(map(str, tensor.shape[1:])) for tensor in leaves(other) if tensor.ndim >= 4)
+    resized_inputs = _resized(inputs, options, lengthen)
+    shapes = ", ".join("x".join(map(str, tensor.shape[1:])) for tensor in leaves(resized_inputs) if tensor.ndim >= 4)
     if export.settings is None:
-        found = verify_file(export.model, path, example_inputs=other, tolerance=tolerance, seed=check.seed)
-        return f"{axes} free: verified at {shapes} too, relative error {found.max_rel_error:.1e}"
+        verification = verify_file(
+            export.model, path, example_inputs=resized_inputs, tolerance=tolerance, seed=check.seed
+        )
+        return f"{axes} free: verified at {shapes} too, relative error {verification.max_rel_error:.1e}"
     samples = take(export.settings.samples, 0, min(32, len(export.settings)))
     limits = Limits(agreement=0, sqnr=check.limits.sqnr, accuracy_drop=1)
     larger = [(_resized(samples, options, lengthen), None)]

@@ -64,8 +64,8 @@ class Answers:
         single = {name: answer for name, answer in self.first.items() if name not in self.several}
         if not single or self.samples < 2:
             return ""
-        told = ", ".join(f"{name} is class {answer}" for name, answer in single.items())
+        listing = ", ".join(f"{name} is class {answer}" for name, answer in single.items())
         return (
-            f"{told} for every sample in float32 already, so the agreement says nothing. Is it trained, and are the "
+            f"{listing} for every sample in float32 already, so the agreement says nothing. Is it trained, and are the "
             "statistics of its batch norms those of its data?"
         )

@@ -36,10 +36,10 @@ class Exported:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        how = "  learned ranges" if self.learned_ranges else ""
-        how += f"  fp32: {', '.join(self.keep_fp32)}" if self.keep_fp32 else ""
-        how += f"  free: {', '.join(self.dynamic_axes)}" if self.dynamic_axes else ""
-        first = f"{self.path}  {self.format}  {self.precision}{how}  {self.bytes:,} bytes  in {self.seconds:.1f} s"
+        details = "  learned ranges" if self.learned_ranges else ""
+        details += f"  fp32: {', '.join(self.keep_fp32)}" if self.keep_fp32 else ""
+        details += f"  free: {', '.join(self.dynamic_axes)}" if self.dynamic_axes else ""
+        first = f"{self.path}  {self.format}  {self.precision}{details}  {self.bytes:,} bytes  in {self.seconds:.1f} s"
         first = first if self.verification else f"{first}, not verified"
         return "\n".join([first, *(f"note: {note}" for note in self.notes), *self._checked()])
 

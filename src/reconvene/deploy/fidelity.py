@@ -62,20 +62,22 @@ class Fidelity:
     @property
     def failures(self) -> list[str]:
         """Every limit that was not kept, in words."""
-        found = []
+        failures = []
         if not self.sqnr >= self.limits.sqnr:
-            where = f" of output {self.worst_output}" if self.worst_output else ""
-            found.append(f"SQNR{where} is {self.sqnr:.1f} dB, at least {self.limits.sqnr:g} are required")
+            output = f" of output {self.worst_output}" if self.worst_output else ""
+            failures.append(f"SQNR{output} is {self.sqnr:.1f} dB, at least {self.limits.sqnr:g} are required")
         if self.agreement is not None and self.agreement < self.limits.agreement:
-            found.append(f"top-1 agreement is {self.agreement:.1%}, at least {self.limits.agreement:.1%} is required")
+            failures.append(
+                f"top-1 agreement is {self.agreement:.1%}, at least {self.limits.agreement:.1%} is required"
+            )
         if self.accuracy is not None and self.reference_accuracy is not None:
             lost = self.reference_accuracy - self.accuracy
             if lost > self.limits.accuracy_drop + 1e-9:
-                found.append(
+                failures.append(
                     f"accuracy falls from {self.reference_accuracy:.1%} to {self.accuracy:.1%}, "
                     f"at most {100 * self.limits.accuracy_drop:g} points may be lost"
                 )
-        return found
+        return failures
 
     def check(self) -> None:
         """Raise VerificationError naming every limit that was not kept."""
@@ -137,11 +139,11 @@ def verify_int8(
     """
     chosen = runtime_of(Path(path)) if runtime is None else runtime_named(runtime)
     with chosen.open(Path(path), 1) as session:
-        found = fidelity(
-            model, session, data, runtime=chosen.name, what=what, limits=limits, task=task, samples=samples
+        result = fidelity(
+            model, session, data, runtime=chosen.name, description=what, limits=limits, task=task, samples=samples
         )
-    found.check()
-    return found
+    result.check()
+    return result
 
 
 def fidelity(
@@ -150,15 +152,15 @@ def fidelity(
     data: Iterable[Any],
     *,
     runtime: str,
-    what: str = "real data",
+    description: str = "real data",
     limits: Limits = Limits(),  # frozen
     task: str | None = None,
     samples: int = SAMPLES,
 ) -> Fidelity:
     """The same for a file that is open, without a verdict."""
     check_task(task)
-    given, targets = labelled_samples(data, samples)
-    pool = own_inputs(model, given)
+    inputs, targets = labelled_samples(data, samples)
+    pool = own_inputs(model, inputs)
     total = batch_size(pool)
     a, b = _outputs(model, session, pool, total)
     if [value.shape for value in a.values()] != [value.shape for value in b]:
@@ -174,9 +176,13 @@ def fidelity(
     same = [(plain[i].argmax(1) == b[i].argmax(1)).flatten() for i in chosen]
     agreement = float(torch.cat(same).double().mean()) if same else None
     labelled = next((i for i in chosen if is_labelled(plain[i], targets)), None)
-    here, there = [None if labelled is None else _accuracy(values[labelled], targets) for values in (plain, b)]
+    file_accuracy, reference_accuracy = [
+        None if labelled is None else _accuracy(values[labelled], targets) for values in (plain, b)
+    ]
     ratio, worst = _least_sqnr(dict(zip(a, zip(plain, b, strict=True), strict=True)))
-    return Fidelity(runtime, what, total, ratio, agreement, there, here, limits, answers.warning, worst)
+    return Fidelity(
+        runtime, description, total, ratio, agreement, reference_accuracy, file_accuracy, limits, answers.warning, worst
+    )
 
 
 def _least_sqnr(outputs: dict[str, tuple[Tensor, Tensor]]) -> tuple[float, str]:
@@ -196,7 +202,7 @@ def _least_sqnr(outputs: dict[str, tuple[Tensor, Tensor]]) -> tuple[float, str]:
 
 
 def _outputs(model: nn.Module, session: Session, pool: Any, total: int) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """What PyTorch and the file compute for every sample, in batches that the file takes."""
+    """Outputs of PyTorch and of the file for every sample, in batches that the file takes."""
     size = BATCH if session.batch is None else session.batch
     plain: list[dict[str, Tensor]] = []
     noisy: list[list[Tensor]] = []
@@ -206,8 +212,8 @@ def _outputs(model: nn.Module, session: Session, pool: Any, total: int) -> tuple
             plain.append({name: _rows(value.detach().cpu()) for name, value in outputs_of(model, batch).items()})
             noisy.append([_rows(value) for value in session.run(batch).values()])
     # a static batch is filled up with samples that were there already: they are left out again
-    whole = {name: _first(torch.cat([row[name] for row in plain]), total) for name in plain[0]}
-    return whole, [_first(torch.cat(parts), total) for parts in zip(*noisy, strict=True)]
+    reference = {name: _first(torch.cat([row[name] for row in plain]), total) for name in plain[0]}
+    return reference, [_first(torch.cat(parts), total) for parts in zip(*noisy, strict=True)]
 
 
 def _rows(value: Tensor) -> Tensor:

@@ -64,8 +64,8 @@ def functional_form(model: nn.Module, sample: Any) -> nn.Module:
 
 def _concatenate(graph: fx.GraphModule, node: fx.Node) -> None:
     """The part before the slice, the new slice, and the part after it."""
-    given: list[Any] = [*node.args, *(0, None, None, 1)[len(node.args) - 2 :]]
-    base, part, axis, start, end, step = given
+    arguments: list[Any] = [*node.args, *(0, None, None, 1)[len(node.args) - 2 :]]
+    base, part, axis, start, end, step = arguments
     assert isinstance(base, fx.Node) and isinstance(axis, int)
     size = base.meta["val"].shape[axis]
     low, high = _index(start, 0, size), _index(end, size, size)
@@ -77,10 +77,10 @@ def _concatenate(graph: fx.GraphModule, node: fx.Node) -> None:
             pieces.insert(0, graph.graph.call_function(ATEN.slice.Tensor, (base, axis, 0, low)))
         if high < size:
             pieces.append(graph.graph.call_function(ATEN.slice.Tensor, (base, axis, high, size)))
-        whole = part if len(pieces) == 1 else graph.graph.call_function(ATEN.cat.default, (pieces, axis))
-    assert isinstance(whole, fx.Node)
-    whole.meta.setdefault("val", node.meta["val"])
-    node.replace_all_uses_with(whole)
+        result = part if len(pieces) == 1 else graph.graph.call_function(ATEN.cat.default, (pieces, axis))
+    assert isinstance(result, fx.Node)
+    result.meta.setdefault("val", node.meta["val"])
+    node.replace_all_uses_with(result)
     graph.graph.erase_node(node)
 
 
@@ -116,9 +116,9 @@ def _batch_norm(graph: fx.GraphModule, node: fx.Node) -> None:
     source, weight, bias, mean, variance, momentum, eps = node.args
     with graph.graph.inserting_before(node):
         arguments = (source, weight, bias, mean, variance, False, momentum, eps, False)
-        whole = graph.graph.call_function(ATEN.batch_norm.default, arguments)
+        result = graph.graph.call_function(ATEN.batch_norm.default, arguments)
     for user in list(node.users):
-        whole.meta.setdefault("val", user.meta.get("val"))
-        user.replace_all_uses_with(whole)
+        result.meta.setdefault("val", user.meta.get("val"))
+        user.replace_all_uses_with(result)
         graph.graph.erase_node(user)
     graph.graph.erase_node(node)

@@ -27,9 +27,9 @@ class Refused(Exception):
     """What cannot be done, in one line for the user."""
 
 
-def normalise(images: Array, way: dict[str, Any]) -> Array:
+def normalise(images: Array, settings: dict[str, Any]) -> Array:
     """From uint8 ``[B, C, h, w]`` to float32: the same arithmetic as in training, bit for bit."""
-    mean, std = (np.asarray(way[key], np.float32) * np.float32(255) for key in ("mean", "std"))
+    mean, std = (np.asarray(settings[key], np.float32) * np.float32(255) for key in ("mean", "std"))
     return (images.astype(np.float32) - mean[:, None, None]) / std[:, None, None]
 
 
@@ -61,15 +61,17 @@ def resize(pixels: Array, size: int, axis: int) -> Array:
     first = np.maximum((centers - support + 0.5).astype(np.int64), 0)
     last = np.minimum((centers + support + 0.5).astype(np.int64), length)
     taps = np.arange(int(np.ceil(support)) * 2 + 1)
-    at = first[:, None] + taps
-    weights = np.maximum(1.0 - np.abs((at - centers[:, None] + 0.5) * (1.0 / support)), 0.0) * (at < last[:, None])
+    positions = first[:, None] + taps
+    weights = np.maximum(1.0 - np.abs((positions - centers[:, None] + 0.5) * (1.0 / support)), 0.0) * (
+        positions < last[:, None]
+    )
     total_weights = np.cumsum(weights, axis=1)[:, -1:]  # added one after the other: numpy's sum would round otherwise
     fixed = (weights / total_weights * (1 << 22) + 0.5).astype(np.int64)
-    at = np.minimum(at, length - 1)
+    positions = np.minimum(positions, length - 1)
     shape = [-1 if i == axis else 1 for i in range(3)]
     total: Array = np.int64(1 << 21)
     for tap in taps:
-        total = total + np.take(pixels, at[:, tap], axis).astype(np.int64) * fixed[:, tap].reshape(shape)
+        total = total + np.take(pixels, positions[:, tap], axis).astype(np.int64) * fixed[:, tap].reshape(shape)
     return np.clip(total >> 22, 0, 255).astype(np.uint8)
 
 
@@ -108,26 +110,28 @@ def read_npy(data: bytes, name: object) -> Array:
 
 def read_pnm(data: bytes, path: Path) -> Array:
     """A binary grey (P5) or colour (P6) image of 8 bits a channel."""
-    words: list[bytes] = []
-    at = 0
-    while len(words) < 4 and at < len(data):  # magic, width, height, largest value; comments run to the end of a line
-        if data[at : at + 1] == b"#":
-            at = (data.find(b"\n", at) + 1) or len(data)
-        elif data[at : at + 1].isspace():
-            at += 1
+    fields: list[bytes] = []
+    position = 0
+    while len(fields) < 4 and position < len(
+        data
+    ):  # magic, width, height, largest value; comments run to the end of a line
+        if data[position : position + 1] == b"#":
+            position = (data.find(b"\n", position) + 1) or len(data)
+        elif data[position : position + 1].isspace():
+            position += 1
         else:
-            start = at
-            while at < len(data) and not data[at : at + 1].isspace():
-                at += 1
-            words.append(data[start:at])
+            start = position
+            while position < len(data) and not data[position : position + 1].isspace():
+                position += 1
+            fields.append(data[start:position])
     try:
-        width, height, largest = (int(word) for word in words[1:])
+        width, height, largest = (int(word) for word in fields[1:])
     except ValueError as error:
         raise Refused(f"{path} has a damaged header") from error
     if largest != 255 or min(width, height) < 1:
         raise Refused(f"{path} is {width}x{height} with values up to {largest}; 8 bits a channel (255) are read")
-    channels = 3 if words[0] == b"P6" else 1
-    pixels = np.frombuffer(data[at + 1 :], np.uint8)
+    channels = 3 if fields[0] == b"P6" else 1
+    pixels = np.frombuffer(data[position + 1 :], np.uint8)
     if pixels.size < width * height * channels:
         raise Refused(f"{path} is truncated: {pixels.size} of {width * height * channels} bytes of pixels")
     return pixels[: width * height * channels].reshape(height, width, channels)
@@ -135,20 +139,22 @@ def read_pnm(data: bytes, path: Path) -> Array:
 
 def read_png(data: bytes, path: Path) -> Array:
     """A PNG of up to 8 bits a channel, not interlaced; transparency is ignored (PNG specification, third edition)."""
-    header, palette, packed, at = b"", np.zeros((256, 3), np.uint8), bytearray(), 8
+    header, palette, packed, position = b"", np.zeros((256, 3), np.uint8), bytearray(), 8
     try:
-        while at < len(data):
-            length, kind = struct.unpack(">I4s", data[at : at + 8])
-            body = data[at + 8 : at + 8 + length]
-            if struct.unpack(">I", data[at + 8 + length : at + 12 + length])[0] != zlib.crc32(kind + body):
+        while position < len(data):
+            length, chunk_type = struct.unpack(">I4s", data[position : position + 8])
+            body = data[position + 8 : position + 8 + length]
+            if struct.unpack(">I", data[position + 8 + length : position + 12 + length])[0] != zlib.crc32(
+                chunk_type + body
+            ):
                 raise Refused(f"{path} is damaged: the checksum of a part does not fit")
-            if kind == b"IHDR":
+            if chunk_type == b"IHDR":
                 header = body
-            elif kind == b"PLTE":
+            elif chunk_type == b"PLTE":
                 palette[: length // 3] = np.frombuffer(body, np.uint8).reshape(-1, 3)
-            elif kind == b"IDAT":
+            elif chunk_type == b"IDAT":
                 packed += body
-            at += 12 + length
+            position += 12 + length
         width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
         raw = np.frombuffer(zlib.decompress(packed), np.uint8)
     except (struct.error, zlib.error, ValueError) as error:
@@ -175,17 +181,17 @@ def _unfilter(rows: Array, step: int, path: Path) -> Array:
     above = np.zeros(rows.shape[1] - 1, np.uint8)
     out = np.empty((len(rows), len(above)), np.uint8)
     for y, row in enumerate(rows):
-        kind, values = int(row[0]), row[1:]
-        if kind == 0:
+        filter_type, values = int(row[0]), row[1:]
+        if filter_type == 0:
             out[y] = values
-        elif kind == 1:
+        elif filter_type == 1:
             out[y] = np.cumsum(values.reshape(-1, step), axis=0, dtype=np.uint8).reshape(-1)
-        elif kind == 2:
+        elif filter_type == 2:
             out[y] = values + above
-        elif kind in (3, 4):
-            out[y] = _from_neighbours(values.tolist(), above.tolist(), step, paeth=kind == 4)
+        elif filter_type in (3, 4):
+            out[y] = _from_neighbours(values.tolist(), above.tolist(), step, paeth=filter_type == 4)
         else:
-            raise Refused(f"{path} is damaged: a row has filter {kind}")
+            raise Refused(f"{path} is damaged: a row has filter {filter_type}")
         above = out[y]
     return out
 

@@ -36,23 +36,23 @@ def layerwise_sqnr(model: nn.Module, samples: Any, *, batch: int | None = None) 
     count = min(SAMPLES, batch_size(samples))
     inputs = [take(samples, start, batch or count) for start in range(0, count, batch or count)]
     # on a copy: neither hooks nor rounded weights may be seen by whoever holds the model
-    own = copy.deepcopy(model)
-    with evaluating(own):
-        plain = _all_outputs(own, inputs)
-        found = []
-        for name, layer in layers(own).items():
+    copied = copy.deepcopy(model)
+    with evaluating(copied):
+        plain = _all_outputs(copied, inputs)
+        noises = []
+        for name, layer in layers(copied).items():
             weight = layer.weight
             assert isinstance(weight, Tensor)
             before = weight.detach().clone()
             hook = layer.register_forward_pre_hook(lambda _, args: (_rounded_input(args[0]), *args[1:]))
             try:
                 weight.data.copy_(_rounded_weight(before, layer))
-                noisy = _all_outputs(own, inputs)
+                noisy = _all_outputs(copied, inputs)
             finally:
                 weight.data.copy_(before)
                 hook.remove()
-            found.append(LayerNoise(name, sqnr(plain, noisy)))
-    return sorted(found, key=lambda noise: noise.sqnr)
+            noises.append(LayerNoise(name, sqnr(plain, noisy)))
+    return sorted(noises, key=lambda noise: noise.sqnr)
 
 
 def _all_outputs(model: nn.Module, batches: list[Any]) -> list[Tensor]:

@@ -41,12 +41,12 @@ def quantize_litert(
     quantizer = imported("litert_torch.quantize.pt2e_quantizer", EXTRA, "int8 LiteRT")
     config = imported("litert_torch.quantize.quant_config", EXTRA, "int8 LiteRT")
     settings = quantizer.get_symmetric_quantization_config(is_per_channel=True, is_dynamic=False)
-    own = quantizer.PT2EQuantizer().set_global(settings)
+    int8_quantizer = quantizer.PT2EQuantizer().set_global(settings)
     program = quantised_program(
-        model, example_inputs, own, quantisation, extra=EXTRA, file_format="LiteRT", fold_weights=False
+        model, example_inputs, int8_quantizer, quantisation, extra=EXTRA, file_format="LiteRT", fold_weights=False
     )
     sample = one_sample(example_inputs)
-    return _converted(model, program, sample, path, quant_config=config.QuantConfig(pt2e_quantizer=own))
+    return _converted(model, program, sample, path, quant_config=config.QuantConfig(pt2e_quantizer=int8_quantizer))
 
 
 def _converted(model: nn.Module, program: nn.Module, sample: Any, path: Path, **settings: Any) -> Written:

@@ -50,14 +50,14 @@ def _onnx(model: nn.Module, inputs: Any, precision: str) -> int:
     settings = stand_in(inputs) if precision == "int8" else None
     with tempfile.TemporaryDirectory(prefix="reconvene-memory-") as folder:
         path = write(runtime, model, inputs, Path(folder) / "model.onnx", settings)[0]
-        given = by_name(inputs, input_names(model, inputs), "ONNX")
-        np.savez(Path(folder) / "inputs.npz", *(tensor.numpy() for tensor in given.values()))
+        feeds = by_name(inputs, input_names(model, inputs), "ONNX")
+        np.savez(Path(folder) / "inputs.npz", *(tensor.numpy() for tensor in feeds.values()))
         command = [sys.executable, onnx_memory.__file__, str(path), str(Path(folder) / "inputs.npz")]
-        found = subprocess.run(command, capture_output=True, text=True)
-    if found.returncode or not found.stdout.strip().isdigit():
-        why = (found.stderr.strip().splitlines() or [f"it ended with {found.returncode}"])[-1]
+        process = subprocess.run(command, capture_output=True, text=True)
+    if process.returncode or not process.stdout.strip().isdigit():
+        why = (process.stderr.strip().splitlines() or [f"it ended with {process.returncode}"])[-1]
         raise ExportError(f"ONNX Runtime does not tell what memory {type(model).__name__} takes: {why}")
-    return int(found.stdout)
+    return int(process.stdout)
 
 
 def _executorch(model: nn.Module, inputs: Any, precision: str) -> int:
@@ -73,11 +73,11 @@ def _executorch(model: nn.Module, inputs: Any, precision: str) -> int:
 
 def _on_cortex_m(model: nn.Module, inputs: Any, exir: Any) -> Any:
     """The program as ExecuTorch's Cortex-M backend lowers it: int8 from end to end, channels last."""
-    backend, what = "executorch.backends.cortex_m", "the plan of a microcontroller"
-    config = imported(f"{backend}.edge_compile_config", CORTEX_M, what)
-    passes = imported(f"{backend}.passes.cortex_m_pass_manager", CORTEX_M, what).CortexMPassManager
-    target = imported(f"{backend}.target_config", CORTEX_M, what)
-    quantizer = imported(f"{backend}.quantizer.quantizer", CORTEX_M, what).CortexMQuantizer()
+    backend, purpose = "executorch.backends.cortex_m", "the plan of a microcontroller"
+    config = imported(f"{backend}.edge_compile_config", CORTEX_M, purpose)
+    passes = imported(f"{backend}.passes.cortex_m_pass_manager", CORTEX_M, purpose).CortexMPassManager
+    target = imported(f"{backend}.target_config", CORTEX_M, purpose)
+    quantizer = imported(f"{backend}.quantizer.quantizer", CORTEX_M, purpose).CortexMQuantizer()
     with exporting(model, "ExecuTorch"):
         last = copy.deepcopy(model).to(memory_format=torch.channels_last)
         sample = map_tensors(_channels_last, one_sample(inputs))

@@ -41,8 +41,8 @@ def own_inputs(model: nn.Module, example_inputs: Any, *, seed: int = 0) -> Any:
                 "Pass example_inputs, such as torch.randn(1, 3, 32, 32)"
             )
         example_inputs = torch.randn(2, *shape, generator=torch.Generator().manual_seed(seed))
-    where = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
-    return map_tensors(lambda tensor: tensor.to(where), example_inputs)
+    device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
+    return map_tensors(lambda tensor: tensor.to(device), example_inputs)
 
 
 def outputs_of(model: nn.Module, example_inputs: Any) -> dict[str, Tensor]:
@@ -61,14 +61,14 @@ def outputs_of(model: nn.Module, example_inputs: Any) -> dict[str, Tensor]:
 
 def named(tree: Any, prefix: str) -> dict[str, Tensor]:
     """Tensors of a nest of containers by their path: ``output``, ``output_1``, ``aux.0``; anything else is left out."""
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for path, leaf in pytree.tree_flatten_with_path(tree)[0]:
         if not isinstance(leaf, Tensor):
             continue
         parts = [str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path]
         name = ".".join(parts)
-        found[prefix if not parts else f"{prefix}_{name}" if parts[0].isdigit() else name] = leaf
-    return found
+        tensors[prefix if not parts else f"{prefix}_{name}" if parts[0].isdigit() else name] = leaf
+    return tensors
 
 
 def input_names(model: nn.Module, example_inputs: Any) -> list[str]:
@@ -81,13 +81,13 @@ def input_names(model: nn.Module, example_inputs: Any) -> list[str]:
     return list(named({plain[i] if i < len(plain) else f"input_{i}": arg for i, arg in enumerate(args)}, "input"))
 
 
-def by_name(example_inputs: Any, names: list[str], what: str) -> dict[str, Tensor]:
+def by_name(example_inputs: Any, names: list[str], file_format: str) -> dict[str, Tensor]:
     """Inputs by the names in a file: keyword inputs go by name, positional ones in order. Raises ModelError."""
     tensors = named(example_inputs, "input")
     if not isinstance(example_inputs, Mapping) and len(tensors) == len(names):
         tensors = dict(zip(names, tensors.values(), strict=True))
     if set(tensors) != set(names):
-        raise ModelError(f"the {what} model takes {names}, but was given {list(tensors)}")
+        raise ModelError(f"the {file_format} model takes {names}, but was given {list(tensors)}")
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
@@ -155,12 +155,12 @@ def labelled_samples(data: Iterable[Any], limit: int) -> tuple[Any, Tensor | Non
     for batch in data:
         inputs = batch if isinstance(batch, (Tensor, Mapping)) else batch[0]
         target = None if isinstance(batch, (Tensor, Mapping)) or len(batch) < 2 else batch[1]
-        whole = batch_size(inputs)
-        count = min(whole, limit - sum(sizes))
+        available = batch_size(inputs)
+        count = min(available, limit - sum(sizes))
         if count:
             pieces.append(take(inputs, 0, count))
             sizes.append(count)
-            if isinstance(target, Tensor) and is_batched(target, whole):
+            if isinstance(target, Tensor) and is_batched(target, available):
                 targets.append(target[:count])
         if sum(sizes) >= limit:
             break

@@ -54,10 +54,10 @@ def export_ncnn(model: nn.Module, example_inputs: Any, path: Path, options: File
                 script_module = _traced(functional_form(model, sample), tensors)
             script_module.save(str(script))
         _convert(model, script, [list(tensor.shape) for tensor in tensors], halves=options.half)
-        made = [script.with_name("model.ncnn.param"), script.with_name("model.ncnn.bin")]
-        _check_operators(model, made[0])
-        _tell_shapes(made[0], [tuple(tensor.shape) for tensor in tensors])
-        for source, target in zip(made, _pair(path), strict=True):
+        converted = [script.with_name("model.ncnn.param"), script.with_name("model.ncnn.bin")]
+        _check_operators(model, converted[0])
+        _write_shapes(converted[0], [tuple(tensor.shape) for tensor in tensors])
+        for source, target in zip(converted, _pair(path), strict=True):
             shutil.copyfile(source, target)
     return Written(tuple(_pair(path)), batch=1)
 
@@ -91,23 +91,25 @@ def _pair(path: Path) -> list[Path]:
 def _convert(model: nn.Module, script: Path, shapes: list[list[int]], *, halves: bool) -> None:
     """Run pnnx, a program of its own, on the TorchScript file; it leaves its results beside it."""
     program = imported("pnnx", EXTRA, "ncnn export").EXEC_PATH
-    told = ",".join(f"[{','.join(map(str, shape))}]f32" for shape in shapes)
+    input_shapes = ",".join(f"[{','.join(map(str, shape))}]f32" for shape in shapes)
     # pnnx writes where it runs, so it runs beside the script, and a relative path would be looked up from there.
     script = script.resolve()
-    command = [str(Path(program).resolve()), str(script), f"inputshape={told}", f"fp16={int(halves)}"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=script.parent, check=False)
-    if done.returncode or not script.with_name("model.ncnn.param").exists():
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    command = [str(Path(program).resolve()), str(script), f"inputshape={input_shapes}", f"fp16={int(halves)}"]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=script.parent, check=False)
+    if process.returncode or not script.with_name("model.ncnn.param").exists():
+        lines = [line for line in (process.stdout + process.stderr).splitlines() if line.strip()]
         raise ExportError(
-            f"{type(model).__name__} could not be exported to ncnn: pnnx stopped with code {done.returncode}: "
+            f"{type(model).__name__} could not be exported to ncnn: pnnx stopped with code {process.returncode}: "
             + "; ".join(lines[-2:])
         )
 
 
 def _check_operators(model: nn.Module, param: Path) -> None:
-    """What pnnx cannot express in ncnn it leaves in the file under torch's name, without a word."""
-    kinds = {line.split()[0] for line in param.read_text(encoding="utf-8").splitlines()[2:]}
-    if lacking := sorted(kind for kind in kinds if re.match(r"(aten|torch|nn|F|Tensor|prim|pnnx)[.:]", kind)):
+    """Raise ExportError for operators that ncnn lacks: pnnx leaves them in the file under torch's name, silently."""
+    operators = {line.split()[0] for line in param.read_text(encoding="utf-8").splitlines()[2:]}
+    if lacking := sorted(
+        operator for operator in operators if re.match(r"(aten|torch|nn|F|Tensor|prim|pnnx)[.:]", operator)
+    ):
         raise ExportError(
             f"{type(model).__name__} could not be exported to ncnn: it has no operator for {', '.join(lacking)}"
         )
@@ -117,31 +119,31 @@ SIZES = {0: (), 1: ("0",), 2: ("1", "0"), 3: ("2", "1", "0"), 4: ("2", "11", "1"
 """Parameters of an Input layer that hold the sizes of a sample, by its dimensions."""
 
 
-def _tell_shapes(param: Path, shapes: list[tuple[int, ...]]) -> None:
-    """Say in the file what it takes: pnnx leaves that open."""
+def _write_shapes(param: Path, shapes: list[tuple[int, ...]]) -> None:
+    """Write the shapes of the inputs into the file: pnnx leaves them open."""
     lines = param.read_text(encoding="utf-8").splitlines()
     for i, line in enumerate(lines):
-        words = line.split()
-        if words[0] == "Input":
-            _, *sizes = shapes[_number(words[1])]
+        fields = line.split()
+        if fields[0] == "Input":
+            _, *sizes = shapes[_number(fields[1])]
             lines[i] = " ".join(
-                [*words, *(f"{key}={size}" for key, size in zip(SIZES[len(sizes)], sizes, strict=True))]
+                [*fields, *(f"{key}={size}" for key, size in zip(SIZES[len(sizes)], sizes, strict=True))]
             )
     param.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _input_shapes(path: Path) -> list[tuple[int, ...]]:
-    """What the file takes, for a batch of one."""
-    found: dict[int, tuple[int, ...]] = {}
+    """Shapes of the file's inputs, for a batch of one."""
+    shapes: dict[int, tuple[int, ...]] = {}
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
-            words = line.split()
-            if words and words[0] == "Input":
-                sizes = dict(word.split("=") for word in words[5:])
-                found[_number(words[1])] = (1, *(int(sizes[key]) for key in SIZES[len(sizes)]))
+            fields = line.split()
+            if fields and fields[0] == "Input":
+                sizes = dict(word.split("=") for word in fields[5:])
+                shapes[_number(fields[1])] = (1, *(int(sizes[key]) for key in SIZES[len(sizes)]))
     except (ValueError, KeyError, IndexError) as error:
         raise ModelError(f"ncnn cannot load {path.name}: it is damaged") from error
-    return [found[i] for i in sorted(found)]
+    return [shapes[i] for i in sorted(shapes)]
 
 
 class NcnnSession(SingleSession):
@@ -175,13 +177,13 @@ class NcnnSession(SingleSession):
             extractor.set_light_mode(blobs == self.outputs)  # anything else forgets blobs in between
             for name, value in zip(self.inputs, prepared, strict=True):
                 extractor.input(name, value)
-            found = []
+            values = []
             for name in blobs:
                 failed, value = extractor.extract(name)
                 if failed:
                     raise ModelError(f"ncnn could not compute {name}: error {failed}")
-                found.append(value)
-            return found
+                values.append(value)
+            return values
 
 
 def _number(name: str) -> int:

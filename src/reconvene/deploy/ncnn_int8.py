@@ -43,13 +43,13 @@ QUANTISED = {"Convolution": "2", "ConvolutionDepthWise": "1", "InnerProduct": "2
 class _Layer:
     """One line of a ``.param`` file, with its numbers."""
 
-    kind: str
+    operator: str
     head: list[str]
     bottoms: list[str]
     parameters: dict[str, str]
     weight: Floats | None = None
     bias: Floats | None = None
-    rest: bytes = b""
+    constant: bytes = b""
 
     @property
     def line(self) -> str:
@@ -58,7 +58,7 @@ class _Layer:
     def rows(self) -> Floats:
         """The weight with one row a scale: per output channel, per group in a depthwise convolution."""
         assert self.weight is not None
-        count = self.parameters["7" if self.kind == "ConvolutionDepthWise" else "0"]
+        count = self.parameters["7" if self.operator == "ConvolutionDepthWise" else "0"]
         return self.weight.reshape(int(count), -1)
 
 
@@ -74,17 +74,21 @@ def quantised_ncnn(
     stack = [_parsed(line) for line in lines[2:] if line.strip()]
     _read_weights(stack, weights.read_bytes())
     kept = _matched(model, stack, quantisation.keep_fp32)
-    wrong = [layer for layer in stack if _is_wrong_in_int8(layer) and not any(layer is other for other in kept)]
+    wrong = [
+        layer for layer in stack if _is_wrong_in_int8(layer) and not any(layer is kept_layer for kept_layer in kept)
+    ]
     kept += wrong
-    chosen = [layer for layer in stack if layer.kind in QUANTISED and not any(layer is other for other in kept)]
+    chosen = [
+        layer for layer in stack if layer.operator in QUANTISED and not any(layer is kept_layer for kept_layer in kept)
+    ]
     if not chosen:
         raise ExportError(f"{type(model).__name__} has no layer left that ncnn computes in int8")
     scales = _scales(session, quantisation, chosen)
     for layer in chosen:
-        layer.parameters["8"] = QUANTISED[layer.kind]
-    found = {id(layer): _int8(layer, scale) for layer, scale in zip(chosen, scales, strict=True)}
+        layer.parameters["8"] = QUANTISED[layer.operator]
+    int8_bytes = {id(layer): _int8(layer, scale) for layer, scale in zip(chosen, scales, strict=True)}
     param.write_text("\n".join([*lines[:2], *(layer.line for layer in stack)]) + "\n", encoding="utf-8")
-    weights.write_bytes(b"".join(found.get(id(layer)) or _float(layer) for layer in stack))
+    weights.write_bytes(b"".join(int8_bytes.get(id(layer)) or _float(layer) for layer in stack))
     return _names(model, wrong)
 
 
@@ -94,52 +98,52 @@ def _is_wrong_in_int8(layer: _Layer) -> bool:
     Groups with a multiple of eight outputs are packed by eight, and the packed kernel mixes groups up; all others
     reached 40 dB or more. Depthwise convolutions have one output a group and a kernel of their own.
     """
-    if layer.kind != "ConvolutionDepthWise":
+    if layer.operator != "ConvolutionDepthWise":
         return False
     return int(layer.parameters["0"]) // int(layer.parameters["7"]) % 8 == 0
 
 
-def _names(model: nn.Module, wanted: list[_Layer]) -> tuple[str, ...]:
+def _names(model: nn.Module, chosen: list[_Layer]) -> tuple[str, ...]:
     """Names of these layers in the model; they are grouped convolutions all, so only those are looked at."""
     grouped = [name for name, module in layers(model).items() if getattr(module, "groups", 1) > 1]
-    return tuple(name for name in grouped if any(_matches(layers(model)[name], layer) for layer in wanted))
+    return tuple(name for name in grouped if any(_matches(layers(model)[name], layer) for layer in chosen))
 
 
 def _parsed(line: str) -> _Layer:
-    words = line.split()
-    bottoms, tops = int(words[2]), int(words[3])
+    fields = line.split()
+    bottoms, tops = int(fields[2]), int(fields[3])
     end = 4 + bottoms + tops
-    parameters = dict(word.split("=", 1) for word in words[end:])
-    return _Layer(words[0], words[:end], words[4 : 4 + bottoms], parameters)
+    parameters = dict(word.split("=", 1) for word in fields[end:])
+    return _Layer(fields[0], fields[:end], fields[4 : 4 + bottoms], parameters)
 
 
 def _read_weights(stack: list[_Layer], data: bytes) -> None:
     """Cut the ``.bin`` file up. A layer with weights that is not known here would leave bytes over, or too few."""
-    at = 0
+    offset = 0
 
     def floats(count: int) -> Floats:
-        nonlocal at
-        found = np.frombuffer(data, np.float32, count, at)
-        at += 4 * count
-        return found
+        nonlocal offset
+        values = np.frombuffer(data, np.float32, count, offset)
+        offset += 4 * count
+        return values
 
     try:
         for layer in stack:
-            if layer.kind in WEIGHTED:
-                outputs, size, bias = WEIGHTED[layer.kind]
-                if np.frombuffer(data, np.uint32, 1, at)[0] != RAW:
+            if layer.operator in WEIGHTED:
+                outputs, size, bias = WEIGHTED[layer.operator]
+                if np.frombuffer(data, np.uint32, 1, offset)[0] != RAW:
                     raise ValueError("a weight is not where it should be")
-                at += 4
+                offset += 4
                 layer.weight = floats(int(layer.parameters[size]))
                 if layer.parameters.get(bias) == "1":
                     layer.bias = floats(int(layer.parameters[outputs]))
-            elif layer.kind == "MemoryData":
+            elif layer.operator == "MemoryData":
                 sizes = [int(layer.parameters.get(key, "0")) or 1 for key in ("0", "1", "11", "2")]
-                layer.rest = floats(int(np.prod(sizes))).tobytes()
-        if at != len(data):
-            raise ValueError(f"{len(data) - at} bytes are left over")
+                layer.constant = floats(int(np.prod(sizes))).tobytes()
+        if offset != len(data):
+            raise ValueError(f"{len(data) - offset} bytes are left over")
     except ValueError as error:
-        others = sorted({layer.kind for layer in stack} - set(WEIGHTED))
+        others = sorted({layer.operator for layer in stack} - set(WEIGHTED))
         raise ExportError(
             f"this ncnn model cannot be quantised: {error}. The weights of some of its layers are not known here: "
             f"{', '.join(others)}. Export it to another format, or in fp32"
@@ -149,15 +153,15 @@ def _read_weights(stack: list[_Layer], data: bytes) -> None:
 def _matched(model: nn.Module, stack: list[_Layer], names: tuple[str, ...]) -> list[_Layer]:
     """The layers of these names. pnnx drops names, and folds norms in: rows of weights are equal but for a factor."""
     modules = layers(model)
-    found: list[_Layer] = []
+    matched: list[_Layer] = []
     for name in names:
         for layer in stack:
-            if not any(layer is other for other in found) and _matches(modules[name], layer):
-                found.append(layer)
+            if not any(layer is matched_layer for matched_layer in matched) and _matches(modules[name], layer):
+                matched.append(layer)
                 break
         else:
             raise ExportError(f"no layer of the ncnn model has the weights of {name}: it cannot be kept in fp32")
-    return found
+    return matched
 
 
 def _matches(module: nn.Module, layer: _Layer) -> bool:
@@ -165,8 +169,8 @@ def _matches(module: nn.Module, layer: _Layer) -> bool:
     assert isinstance(weight, Tensor), "a layer has a weight"
     if layer.weight is None or layer.weight.size != weight.numel():
         return False
-    wanted = _directions(weight.detach().cpu().numpy())
-    return np.allclose(_directions(layer.weight.reshape(len(wanted), -1)), wanted, atol=1e-3)
+    directions = _directions(weight.detach().cpu().numpy())
+    return np.allclose(_directions(layer.weight.reshape(len(directions), -1)), directions, atol=1e-3)
 
 
 def _directions(weight: NDArray[Any]) -> NDArray[np.float64]:
@@ -198,10 +202,10 @@ def _int8(layer: _Layer, bottom_scale: float) -> bytes:
 
 def _float(layer: _Layer) -> bytes:
     if layer.weight is None:
-        return layer.rest
+        return layer.constant
     bias = b"" if layer.bias is None else layer.bias.tobytes()
     return _tag(RAW) + layer.weight.tobytes() + bias
 
 
-def _tag(kind: int) -> bytes:
-    return struct.pack("<I", kind)
+def _tag(flag: int) -> bytes:
+    return struct.pack("<I", flag)

@@ -70,10 +70,10 @@ def _written(model: nn.Module, inputs: Any, path: Path, options: FileOptions) ->
     ir_model = program.model
     _rename(ir_model, input_names(model, inputs), list(outputs), model)
     _check_free(ir_model.graph, inputs, list(outputs.values()), model, options)
-    wanted, version = options.opset or OPSET, ir_model.opset_imports[""]
-    if version != wanted:
+    opset, version = options.opset or OPSET, ir_model.opset_imports[""]
+    if version != opset:
         raise ExportError(
-            f"{type(model).__name__} could not be exported to ONNX of opset {wanted}: the exporter left "
+            f"{type(model).__name__} could not be exported to ONNX of opset {opset}: the exporter left "
             f"opset {version}, since it has no such opset or cannot turn an operator back to it. Try opset=18 or "
             "newer, or leave it out"
         )
@@ -114,12 +114,12 @@ def _rename(ir_model: Any, inputs: list[str], outputs: list[str], model: nn.Modu
     outputs = [f"output_{name}" if name in inputs else name for name in outputs]
     public = dict(zip([*graph.inputs, *graph.outputs], [*inputs, *outputs], strict=True))
     inner = [value for node in graph.all_nodes() for value in node.outputs if value not in public and value.name]
-    taken = set(public.values())
+    used_names = set(public.values())
     for value in (*list(graph.initializers.values()), *inner):
         name = value.name.removeprefix("model.")
-        while name in taken:
+        while name in used_names:
             name = f"{name}_"
-        taken.add(name)
+        used_names.add(name)
         value.name = name
     # last, so that no name is ever held twice
     for value, name in public.items():
@@ -263,10 +263,12 @@ class OnnxSession:
 
 
 def _ort_errors() -> tuple[type[Exception], ...]:
-    """What ONNX Runtime raises: its own family has no common base but Exception."""
+    """The exceptions of ONNX Runtime: they have no common base but Exception."""
     state = imported("onnxruntime.capi.onnxruntime_pybind11_state", "onnx", "running an ONNX file")
-    own = tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
-    return (*own, RuntimeError, ValueError)
+    runtime_errors = tuple(
+        member for member in vars(state).values() if isinstance(member, type) and issubclass(member, Exception)
+    )
+    return (*runtime_errors, RuntimeError, ValueError)
 
 
 @contextmanager

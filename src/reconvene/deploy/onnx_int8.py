@@ -34,7 +34,7 @@ def quantised_onnx(
         tool.shape_inference.quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
         nodes = [node.name for node in onnx.load(prepared, load_external_data=False).graph.node]
         kept = [name for name in nodes if within(name.split("/")[0], quantisation.keep_fp32)]
-        _all_found(quantisation.keep_fp32, {name.split("/")[0] for name in kept})
+        _require_nodes(quantisation.keep_fp32, {name.split("/")[0] for name in kept})
         tool.quantize_static(
             str(prepared),
             str(path),
@@ -75,7 +75,7 @@ def _reader(tool: Any, names: list[str], quantisation: Quantisation, batch: int 
 
 
 def _read_in_float(graph: Any, kept: set[str]) -> None:
-    """Let kept layers read what their producer computed, not its int8 copy: a layer that must not lose does not."""
+    """Let kept layers read the float32 output of their producer, not its int8 copy."""
     made_by = {output: node for node in graph.node for output in node.output}
     for node in graph.node:
         if node.name not in kept:
@@ -86,12 +86,12 @@ def _read_in_float(graph: Any, kept: set[str]) -> None:
             if there is not None and there.op_type == "QuantizeLinear":
                 node.input[i] = there.input[0]
     used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
-    for kind in ("DequantizeLinear", "QuantizeLinear"):
-        for node in [node for node in graph.node if node.op_type == kind and not used & set(node.output)]:
+    for operator in ("DequantizeLinear", "QuantizeLinear"):
+        for node in [node for node in graph.node if node.op_type == operator and not used & set(node.output)]:
             graph.node.remove(node)
             used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
 
 
-def _all_found(wanted: tuple[str, ...], found: set[str]) -> None:
-    if lost := [layer for layer in wanted if layer not in found]:
+def _require_nodes(layers: tuple[str, ...], node_layers: set[str]) -> None:
+    if lost := [layer for layer in layers if layer not in node_layers]:
         raise ExportError(f"no node of the exported graph belongs to {', '.join(lost)}: it cannot be kept in fp32")

@@ -26,24 +26,26 @@ def main(path: str, inputs: str) -> int:
     from onnxruntime.capi import _pybind_state as binding
 
     onnxruntime.set_default_logger_severity(1)  # the arena speaks at this level, sessions are silenced below
-    where = binding.OrtMemoryInfo("Cpu", binding.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, binding.OrtMemType.DEFAULT)
+    memory_info = binding.OrtMemoryInfo(
+        "Cpu", binding.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, binding.OrtMemType.DEFAULT
+    )
     sparing = {"max_mem": 0, "arena_extend_strategy": 1, "initial_chunk_size_bytes": 1, "max_dead_bytes_per_chunk": 1}
     kept = os.dup(2)
     with tempfile.TemporaryFile() as log:
         os.dup2(log.fileno(), 2)
         try:
-            binding.create_and_register_allocator(where, binding.OrtArenaCfg(sparing))
+            binding.create_and_register_allocator(memory_info, binding.OrtArenaCfg(sparing))
             _run(_session(onnxruntime, _small()), {"x": np.ones(64, np.float32)})  # an arena keeps its first block
             session = _session(onnxruntime, path)
             with np.load(inputs) as feeds:
-                given = {node.name: feeds[f"arr_{i}"] for i, node in enumerate(session.get_inputs())}
+                inputs_by_name = {node.name: feeds[f"arr_{i}"] for i, node in enumerate(session.get_inputs())}
             for _ in range(RUNS):
                 start = log.seek(0, os.SEEK_END)
-                _run(session, given)
+                _run(session, inputs_by_name)
         finally:
             os.dup2(kept, 2)
         log.seek(start)
-        return sum(int(found) for found in _EXTENDED.findall(log.read()))
+        return sum(int(size) for size in _EXTENDED.findall(log.read()))
 
 
 def _session(onnxruntime: Any, model: str | bytes) -> Any:
@@ -69,8 +71,8 @@ def _small() -> bytes:
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [64]) for name in ("x", "z")]
     nodes = [helper.make_node("Sin", ["x"], ["y"]), helper.make_node("Cos", ["y"], ["z"])]
     graph = helper.make_graph(nodes, "small", values[:1], values[1:])
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-    return bytes(made.SerializeToString())
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    return bytes(model.SerializeToString())
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def _converted(model: nn.Module, example_inputs: Any, path: Path, options: FileO
 
 def _nodes(ir: Any, layers: tuple[str, ...]) -> list[str]:
     """Names of the operations of these layers. The node names are those of our ONNX file: ``layer/Conv``."""
-    found: dict[str, str] = {}
+    layer_of_node: dict[str, str] = {}
     for node in ir.get_ops():
         layer = node.get_friendly_name().split("/")[0]
         if node.get_type_name() not in ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul"):
@@ -85,10 +85,10 @@ def _nodes(ir: Any, layers: tuple[str, ...]) -> list[str]:
         weights = [_source(node, i) for i in range(1, node.get_input_size())]
         for candidate in (layer, *(weight.removesuffix(".weight") for weight in weights)):
             if within(candidate, layers):
-                found[node.get_friendly_name()] = candidate
-    if lost := [layer for layer in layers if layer not in found.values()]:
+                layer_of_node[node.get_friendly_name()] = candidate
+    if lost := [layer for layer in layers if layer not in layer_of_node.values()]:
         raise ExportError(f"no operation of the OpenVINO graph belongs to {', '.join(lost)}: it cannot stay in fp32")
-    return list(found)
+    return list(layer_of_node)
 
 
 def _source(node: Any, port: int) -> str:

@@ -111,4 +111,5 @@ def _others(option: str) -> str:
 
     name = option.split("=")[0]
     key = {"batch": "free_batch" if "free" in option else "static_batch", "precision": "fp16"}.get(name, name)
-    return f"Formats that do: {', '.join(sorted(kind for kind, runtime in FORMATS.items() if key in runtime.takes))}"
+    names = sorted(format_name for format_name, runtime in FORMATS.items() if key in runtime.takes)
+    return f"Formats that do: {', '.join(names)}"

@@ -79,12 +79,12 @@ def xnnpack_settings(*, training: bool) -> Any:
         return settings
     fake = imported("torchao.quantization.pt2e.fake_quantize", "executorch", "quantisation-aware training").FakeQuantize
     observers = imported("torchao.quantization.pt2e.observer", "executorch", "quantisation-aware training")
-    seen = fake.with_args(observer=observers.MovingAverageMinMaxObserver, eps=LEAST_SCALE)
-    held = fake.with_args(
+    activation_range = fake.with_args(observer=observers.MovingAverageMinMaxObserver, eps=LEAST_SCALE)
+    weight_range = fake.with_args(
         observer=observers.MovingAveragePerChannelMinMaxObserver, averaging_constant=1.0, eps=LEAST_SCALE
     )
-    activation = replace(settings.input_activation, observer_or_fake_quant_ctr=seen)
-    weight = replace(settings.weight, observer_or_fake_quant_ctr=held)
+    activation = replace(settings.input_activation, observer_or_fake_quant_ctr=activation_range)
+    weight = replace(settings.weight, observer_or_fake_quant_ctr=weight_range)
     return replace(settings, input_activation=activation, output_activation=activation, weight=weight)
 
 

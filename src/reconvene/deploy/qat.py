@@ -93,15 +93,15 @@ class RoundedGraph(Rounded):
 
     def ranges(self) -> dict[str, Range]:
         """See Rounded. Raises TrainingError before anything was seen."""
-        found: dict[str, Range] = {}
+        ranges: dict[str, Range] = {}
         for label, module in ranges_of(self._graphs[False]):
             if is_weight(module):
                 continue
             if not torch.isfinite(module.activation_post_process.min_val).all():
                 raise TrainingError("no range is known yet: the rounded network has not seen any image in training")
             scale, zero_point = module.calculate_qparams()
-            found[label] = (float(scale), int(zero_point))
-        return found
+            ranges[label] = (float(scale), int(zero_point))
+        return ranges
 
 
 def is_weight(module: Any) -> bool:
@@ -116,11 +116,11 @@ def _prepared(graph: fx.GraphModule) -> fx.GraphModule:
     prepared: fx.GraphModule = pt2e.prepare_qat_pt2e(graph, xnnpack_quantiser(training=True))
     for node in _batch_norms(prepared):
         variance = node.args[RUNNING_VAR]
-        own = before[variance.target]
-        node.args = (*node.args[:TRAINING], *own[TRAINING:])
+        built_with = before[variance.target]
+        node.args = (*node.args[:TRAINING], *built_with[TRAINING:])
         for user in list(variance.users):
             if user.target == torch.ops.aten.add.Tensor:  # the deviation that weights are folded by
-                user.args = (variance, own[EPS])
+                user.args = (variance, built_with[EPS])
     return prepared
 
 

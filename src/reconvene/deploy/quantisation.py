@@ -88,11 +88,11 @@ def layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _kept(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
-    known = list(layers(model))
+    layer_names = list(layers(model))
     for name in names:
-        if not any(within(layer, [name]) for layer in known):
-            raise UnknownNameError("layer", name, known)
-    return tuple(layer for layer in known if within(layer, names))
+        if not any(within(layer, [name]) for layer in layer_names):
+            raise UnknownNameError("layer", name, layer_names)
+    return tuple(layer for layer in layer_names if within(layer, names))
 
 
 def within(layer: str, names: Iterable[str]) -> bool:
@@ -102,17 +102,17 @@ def within(layer: str, names: Iterable[str]) -> bool:
 
 def _checked(calibration: Iterable[Any], example_inputs: Any) -> Iterator[Any]:
     """The batches as they come; DataError at the first that the model would not take."""
-    wanted, size = leaves(example_inputs), batch_size(example_inputs)
+    examples, size = leaves(example_inputs), batch_size(example_inputs)
     for number, batch in enumerate(calibration):
         inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-        found = leaves(inputs)
-        shapes = [_shape(tensor, batch_size(inputs)) for tensor in found]
-        expected = [_shape(tensor, size) for tensor in wanted]
+        tensors = leaves(inputs)
+        shapes = [_shape(tensor, batch_size(inputs)) for tensor in tensors]
+        expected = [_shape(tensor, size) for tensor in examples]
         if shapes != expected:
             raise DataError(f"calibration batch {number} has inputs {_told(shapes)}; the model takes {_told(expected)}")
-        types, right = [tensor.dtype for tensor in found], [tensor.dtype for tensor in wanted]
-        if types != right:
-            raise DataError(f"calibration batch {number} has inputs of {types}; the model takes {right}")
+        types, expected_types = [tensor.dtype for tensor in tensors], [tensor.dtype for tensor in examples]
+        if types != expected_types:
+            raise DataError(f"calibration batch {number} has inputs of {types}; the model takes {expected_types}")
         yield (inputs, batch[1]) if isinstance(batch, (tuple, list)) and len(batch) > 1 else (inputs, None)
 
 

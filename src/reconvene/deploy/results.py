@@ -51,12 +51,12 @@ class BenchRow:
         times: NDArray[np.float64],
         wall: NDArray[np.float64],
         base: NDArray[np.float64],
-        **facts: Any,
+        **metrics: Any,
     ) -> BenchRow:
-        """Summarise the rounds of one variant beside those of the baseline; ``facts`` are the last attributes."""
+        """Summarise the rounds of one variant beside those of the baseline; ``metrics`` are the last attributes."""
         q1, q2, q3 = (float(q) for q in np.quantile(times, (0.25, 0.5, 0.75)))
         s1, s2, s3 = (float(s) for s in np.quantile(base / np.maximum(times, 1e-9), (0.25, 0.5, 0.75)))
-        return cls(runtime, variant, precision, q2, q1, q3, float(wall.min()), s2, s1, s3, len(times), **facts)
+        return cls(runtime, variant, precision, q2, q1, q3, float(wall.min()), s2, s1, s3, len(times), **metrics)
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class BenchResult:
 
     def row(self, runtime: str, variant: str, precision: str = "fp32") -> BenchRow:
         """The row of one variant in one runtime and precision."""
-        wanted = (runtime, variant, precision)
-        return next(row for row in self.rows if (row.runtime, row.variant, row.precision) == wanted)
+        key = (runtime, variant, precision)
+        return next(row for row in self.rows if (row.runtime, row.variant, row.precision) == key)
 
     def __str__(self) -> str:
         header = ["runtime", "variant", "", f"{self.clock} ms", "quartiles", "min wall ms", "speed-up", "quartiles"]
@@ -102,7 +102,7 @@ class BenchResult:
         # a column of nothing but dashes tells nothing
         shown = [i for i in range(len(header)) if i < 8 or any(row[i] != "-" for row in rows)]
         cells = [[row[i] for i in shown] for row in rows]
-        missing = [f"left out: {what}: {why}" for what, why in self.left_out.items()]
+        missing = [f"left out: {entry}: {reason}" for entry, reason in self.left_out.items()]
         names = [header[i] for i in shown]
         return table(names, cells, right=range(3, len(names)), foot=[*missing, self._conditions()])
 

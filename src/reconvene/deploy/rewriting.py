@@ -31,8 +31,8 @@ def with_modules(model: nn.Module, replaced: dict[str, nn.Module]) -> nn.Module:
         return replaced[""]
     inside: dict[str, dict[str, nn.Module]] = {}
     for name, module in replaced.items():
-        child, _, rest = name.partition(".")
-        inside.setdefault(child, {})[rest] = module
+        child, _, inner_name = name.partition(".")
+        inside.setdefault(child, {})[inner_name] = module
     # neither deepcopy nor copy: locks and the like cannot be copied, and some classes copy in a way of their own
     copied: nn.Module = object.__new__(type(model))
     children = dict(model._modules)

@@ -28,7 +28,7 @@ MANIFEST, SUMS = "bundle.json", "SHA256SUMS"
 UNPACK = "Unpack the bundle again"
 
 
-def main(words: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run one command line and return its exit code: 0 done, 1 refused or a test that failed, 2 usage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=("classify", "test", "time"))
@@ -38,18 +38,18 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=100, help="for time: how often (default 100)")
     parser.add_argument("--top", type=int, default=3, help="for classify: how many labels (default 3)")
     parser.add_argument("--json", action="store_true", help="answer as JSON")
-    given = parser.parse_args(words)
-    if given.command == "classify" and not given.images:
+    options = parser.parse_args(arguments)
+    if options.command == "classify" and not options.images:
         parser.error("classify needs at least one image")
-    if min(given.threads, given.rounds, given.top) < 1:
+    if min(options.threads, options.rounds, options.top) < 1:
         parser.error("--threads, --rounds and --top are 1 at least")
     try:
         bundle = Bundle(Path(__file__).resolve().parent)
-        answer, text = COMMANDS[given.command](bundle, given)
+        answer, text = COMMANDS[options.command](bundle, options)
     except (Refused, OSError) as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(answer, indent=2) if given.json else text)
+    print(json.dumps(answer, indent=2) if options.json else text)
     return 0 if answer.get("passed", True) else 1
 
 
@@ -112,74 +112,74 @@ class Bundle:
 # ---- the three commands ----
 
 
-def classify(bundle: Bundle, given: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def classify(bundle: Bundle, options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """The most likely labels of every image, with the softmax of their scores."""
-    infer = open_model(bundle, given)
+    infer = open_model(bundle, options)
     labels, answer, lines = bundle.about["labels"], {}, []
-    for path in given.images:
-        pixels, how = decode(path)
-        print(f"{path}: {pixels.shape[1]}x{pixels.shape[0]}, decoded {how}", file=sys.stderr)
+    for path in options.images:
+        pixels, decoder = decode(path)
+        print(f"{path}: {pixels.shape[1]}x{pixels.shape[0]}, decoded {decoder}", file=sys.stderr)
         scores = infer(bundle.prepare(pixels))[0].astype(np.float64)
         share = np.exp(scores - scores.max())
         share /= share.sum()
-        best = [int(i) for i in np.argsort(-share, kind="stable")[: given.top]]
+        best = [int(i) for i in np.argsort(-share, kind="stable")[: options.top]]
         answer[str(path)] = [{"label": labels[i], "probability": round(float(share[i]), 6)} for i in best]
         lines.append(f"{path}  " + "  ".join(f"{labels[i]} {share[i]:.1%}" for i in best))
     return {"images": answer}, "\n".join(lines)
 
 
-def test(bundle: Bundle, given: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def test(bundle: Bundle, options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Compare the answers to the stored images with the stored answers, of every model or the one asked for."""
     images = bundle.array(bundle.about["test"]["images"])
-    names = [given.model] if given.model else [model["file"] for model in bundle.about["models"]]
+    names = [options.model] if options.model else [model["file"] for model in bundle.about["models"]]
     answer: dict[str, Any] = {"passed": True, "images": len(images), "models": {}}
     lines = []
     for name in names:
-        facts = bundle.model(name)
-        infer = open_model(bundle, argparse.Namespace(model=name, threads=given.threads))
-        expected = bundle.array(facts["expected"])
-        found = np.concatenate([infer(normalise(image[None], bundle.about["input"])) for image in images])
-        if found.shape != expected.shape:
-            raise Refused(f"{name} gives outputs of shape {found.shape} here, {expected.shape} where it was made")
-        error = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-30))
-        same = int((found.argmax(1) == expected.argmax(1)).sum())
-        passed = bool(error <= facts["tolerance"])  # NaN is not
-        exact = bool(np.array_equal(found, expected))
+        entry = bundle.model(name)
+        infer = open_model(bundle, argparse.Namespace(model=name, threads=options.threads))
+        expected = bundle.array(entry["expected"])
+        outputs = np.concatenate([infer(normalise(image[None], bundle.about["input"])) for image in images])
+        if outputs.shape != expected.shape:
+            raise Refused(f"{name} gives outputs of shape {outputs.shape} here, {expected.shape} where it was made")
+        error = float(np.abs(outputs - expected).max() / max(float(np.abs(expected).max()), 1e-30))
+        same = int((outputs.argmax(1) == expected.argmax(1)).sum())
+        passed = bool(error <= entry["tolerance"])  # NaN is not
+        exact = bool(np.array_equal(outputs, expected))
         result = {"passed": passed, "relative_error": error, "bit_exact": exact, "same_label": same}
         answer["models"][name] = result
         answer["passed"] = answer["passed"] and passed
         verdict = "passed" if passed else "FAILED"
-        detail = "bit for bit" if exact else f"relative error {error:.1e}, tolerance {facts['tolerance']:.0e}"
+        detail = "bit for bit" if exact else f"relative error {error:.1e}, tolerance {entry['tolerance']:.0e}"
         lines.append(f"{verdict}  {name}: {same} of {len(images)} labels the same, {detail}")
     return answer, "\n".join(lines)
 
 
-def measure(bundle: Bundle, given: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def measure(bundle: Bundle, options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Milliseconds for one image: by the wall clock, and with one thread by the processor time of the process."""
-    infer = open_model(bundle, given)
+    infer = open_model(bundle, options)
     image = bundle.array(bundle.about["test"]["images"])[:1]
     prepared = normalise(image, bundle.about["input"])
     for _ in range(5):
         infer(prepared)
-    clocks = np.empty((given.rounds, 2))
-    for i in range(given.rounds):
+    clocks = np.empty((options.rounds, 2))
+    for i in range(options.rounds):
         wall, busy = time.perf_counter(), time.process_time()  # runtimes may compute in a thread of their own
         infer(prepared)
         clocks[i] = time.perf_counter() - wall, time.process_time() - busy
     start = time.perf_counter()
     normalise(image, bundle.about["input"])
     answer = {
-        "model": bundle.model(given.model)["file"],
-        "threads": given.threads,
-        "rounds": given.rounds,
+        "model": bundle.model(options.model)["file"],
+        "threads": options.threads,
+        "rounds": options.rounds,
         "wall_ms_median": round(float(np.median(clocks[:, 0])) * 1e3, 4),
         "wall_ms_min": round(float(clocks[:, 0].min()) * 1e3, 4),
-        "processor_ms_median": round(float(np.median(clocks[:, 1])) * 1e3, 4) if given.threads == 1 else None,
+        "processor_ms_median": round(float(np.median(clocks[:, 1])) * 1e3, 4) if options.threads == 1 else None,
         "normalise_ms": round((time.perf_counter() - start) * 1e3, 4),
     }
-    used = f", {answer['processor_ms_median']} ms of processor time" if given.threads == 1 else ""
+    used = f", {answer['processor_ms_median']} ms of processor time" if options.threads == 1 else ""
     text = f"{answer['model']}: {answer['wall_ms_median']} ms (fastest {answer['wall_ms_min']} ms){used}"
-    return answer, f"{text}, batch 1, {given.threads} thread(s), {given.rounds} rounds, on {platform.machine()}"
+    return answer, f"{text}, batch 1, {options.threads} thread(s), {options.rounds} rounds, on {platform.machine()}"
 
 
 COMMANDS: dict[str, Callable[[Bundle, argparse.Namespace], tuple[dict[str, Any], str]]] = {
@@ -192,10 +192,10 @@ COMMANDS: dict[str, Callable[[Bundle, argparse.Namespace], tuple[dict[str, Any],
 # ---- the model ----
 
 
-def open_model(bundle: Bundle, given: argparse.Namespace) -> Callable[[Array], Array]:
+def open_model(bundle: Bundle, options: argparse.Namespace) -> Callable[[Array], Array]:
     """The model as a function from float32 ``[1, C, h, w]`` to its scores ``[1, classes]``."""
-    facts = bundle.model(given.model)
-    return RUNTIMES[facts["runtime"]](bundle.folder / facts["file"], given.threads)
+    entry = bundle.model(options.model)
+    return RUNTIMES[entry["runtime"]](bundle.folder / entry["file"], options.threads)
 
 
 def one_line(error: Exception) -> str:
@@ -215,10 +215,10 @@ def onnxruntime(path: Path, threads: int) -> Callable[[Array], Array]:
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
     kinds = vars(ort.capi.onnxruntime_pybind11_state).values()  # its errors have no base of their own
-    own = tuple(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Exception))
+    runtime_errors = tuple(member for member in kinds if isinstance(member, type) and issubclass(member, Exception))
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except own as error:
+    except runtime_errors as error:
         raise Refused(
             f"onnxruntime {ort.__version__} cannot load {path.name}: {one_line(error)}. Try a newer one"
         ) from error
@@ -255,17 +255,17 @@ def litert(path: Path, threads: int) -> Callable[[Array], Array]:
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
         raise Refused(f"LiteRT cannot load {path.name}: {one_line(error)}. Try a newer one") from error
-    (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
+    (input_entry,), (output_entry,) = interpreter.get_input_details(), interpreter.get_output_details()
 
     def infer(batch: Array) -> Array:
-        scale, zero = given["quantization"]
-        if given["dtype"] == np.int8:
+        scale, zero = input_entry["quantization"]
+        if input_entry["dtype"] == np.int8:
             batch = np.clip(np.rint(batch / scale) + zero, -128, 127)
-        interpreter.set_tensor(given["index"], np.asarray(batch, given["dtype"]))
+        interpreter.set_tensor(input_entry["index"], np.asarray(batch, input_entry["dtype"]))
         interpreter.invoke()
-        scores = interpreter.get_tensor(wanted["index"])
-        scale, zero = wanted["quantization"]
-        return (scores.astype(np.float32) - zero) * np.float32(scale) if wanted["dtype"] == np.int8 else scores
+        scores = interpreter.get_tensor(output_entry["index"])
+        scale, zero = output_entry["quantization"]
+        return (scores.astype(np.float32) - zero) * np.float32(scale) if output_entry["dtype"] == np.int8 else scores
 
     return infer
 

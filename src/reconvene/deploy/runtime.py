@@ -94,8 +94,8 @@ class Runtime:
     def require(self, *, exporting: bool) -> None:
         """Import what running (and ``exporting``) needs. Raises MissingExtraError: absent, or too old."""
         needed_for = f"exporting to {self.file_format}" if exporting else f"running in {self.name}"
-        for package, least in {**self.to_run, **(self.to_export if exporting else {})}.items():
-            imported(package, self.extra, needed_for, least=least)
+        for package, minimum_version in {**self.to_run, **(self.to_export if exporting else {})}.items():
+            imported(package, self.extra, needed_for, minimum_version=minimum_version)
 
     def versions(self) -> dict[str, str]:
         """Versions of the packages that take part."""
@@ -117,19 +117,19 @@ def file_of(model: nn.Module | Path, runtime: str) -> Path:
     return model
 
 
-def imported(package: str, extra: str, needed_for: str, *, least: str | None = None) -> ModuleType:
+def imported(package: str, extra: str, needed_for: str, *, minimum_version: str | None = None) -> ModuleType:
     """Import an optional package, or raise MissingExtraError naming the extra that brings it.
 
-    ``least`` is the oldest version that will do.
+    ``minimum_version`` is the oldest version that will do.
     """
     try:
         module = importlib.import_module(package)
     except ImportError as error:
         raise MissingExtraError(package, extra, needed_for, first=FIRST.get(extra)) from error
-    if least is not None:
-        found = metadata.version(package)
-        if _numbers(found) < _numbers(least):
-            raise MissingExtraError(package, extra, needed_for, least=least, found=found)
+    if minimum_version is not None:
+        installed_version = metadata.version(package)
+        if _numbers(installed_version) < _numbers(minimum_version):
+            raise MissingExtraError(package, extra, needed_for, least=minimum_version, found=installed_version)
     return module
 
 

@@ -49,8 +49,8 @@ class TensorsOnly(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Outputs in order, those that are tensors."""
-        given = iter([_cast(t, torch.float32, torch.float16) for t in tensors] if self.half_inside else tensors)
-        values = [next(given) if isinstance(value, Tensor) else value for value in self.values]
+        remaining = iter([_cast(t, torch.float32, torch.float16) for t in tensors] if self.half_inside else tensors)
+        values = [next(remaining) if isinstance(value, Tensor) else value for value in self.values]
         outputs = tuple(named(call(self.model, pytree.tree_unflatten(values, self.spec)), "output").values())
         return tuple(_cast(t, torch.float16, torch.float32) for t in outputs) if self.half_inside else outputs
 
@@ -99,20 +99,20 @@ def traced(
     free = [{0: torch.export.Dim("batch")} if is_batched(tensor, batch) else None for tensor in leaves(inputs)]
     shapes = {"tensors": tuple(free)} if any_batch else None
     with exporting(model, file_format), evaluating(model):
-        whole = TensorsOnly(model, inputs, half=half)
-        return torch.export.export(whole, tuple(leaves(inputs)), dynamic_shapes=shapes)
+        wrapped = TensorsOnly(model, inputs, half=half)
+        return torch.export.export(wrapped, tuple(leaves(inputs)), dynamic_shapes=shapes)
 
 
 @contextmanager
-def exporting(model: nn.Module, file_format: str, *own: type[Exception]) -> Iterator[None]:
+def exporting(model: nn.Module, file_format: str, *exporter_errors: type[Exception]) -> Iterator[None]:
     """Silence, and ExportError that names the operator and the module, for whatever an exporter stops at.
 
-    ``own`` are further exceptions that this exporter raises.
+    ``exporter_errors`` are exceptions that this exporter raises as well.
     """
     try:
         with quiet():
             yield
-    except (*FAILURES, *own) as error:
+    except (*FAILURES, *exporter_errors) as error:
         raise ExportError(f"{type(model).__name__} could not be exported to {file_format}: {_reason(error)}") from error
 
 
@@ -196,7 +196,7 @@ def _place(node: torch.fx.Node | None) -> str:
     scopes = list((node.meta.get("nn_module_stack") or {}).values())
     if not scopes:
         return f" (operator {node.target})"
-    kind = scopes[-1][1]
-    kind = kind if isinstance(kind, str) else kind.__qualname__
-    where = module_of(node) or "the model itself"
-    return f" (operator {node.target}, in module {where}, a {kind.rsplit('.', 1)[-1]})"
+    module_type = scopes[-1][1]
+    module_type = module_type if isinstance(module_type, str) else module_type.__qualname__
+    module_path = module_of(node) or "the model itself"
+    return f" (operator {node.target}, in module {module_path}, a {module_type.rsplit('.', 1)[-1]})"

@@ -88,8 +88,8 @@ def _pool(
     """The samples to compare on, with their targets where the data has some."""
     if data is None:
         return noise(own_inputs(model, example_inputs, seed=seed), count, seed=seed), None
-    given, targets = labelled_samples(data, samples)
-    return own_inputs(model, given), targets
+    inputs, targets = labelled_samples(data, samples)
+    return own_inputs(model, inputs), targets
 
 
 @dataclass
@@ -108,7 +108,7 @@ class _Comparison:
         """Raises VerificationError at once where outputs cannot be compared at all."""
         expected = {name: value.detach().cpu() for name, value in outputs_of(model, batch).items()}
         try:
-            found = self.session.run(batch)
+            outputs = self.session.run(batch)
         except ModelError as error:
             raise VerificationError(f"batch size {size}: {error}") from error
         _compare_samples(self.constant, expected, size)
@@ -116,8 +116,10 @@ class _Comparison:
         classes = [values[i][0] for i in class_outputs(list(expected.values()), targets, self.task)]
         for name in classes:
             self.answers.see(name, expected[name])
-        where = f"{self.runtime} at batch size {size}"
-        self.rows[size] = self.rows[size].with_batch(expected, found, where=where, classes=classes, tie=self.tie)
+        location = f"{self.runtime} at batch size {size}"
+        self.rows[size] = self.rows[size].with_batch(
+            expected, outputs, location=location, classes=classes, tie=self.tie
+        )
 
 
 def _cuts(batch_sizes: Sequence[int], total: int) -> Iterator[tuple[int, int]]:
@@ -158,9 +160,9 @@ class Row:
     def with_batch(
         self,
         expected: dict[str, Tensor],
-        found: dict[str, Tensor],
+        outputs: dict[str, Tensor],
         *,
-        where: str,
+        location: str,
         classes: Sequence[str] = (),
         tie: float = TIE,
     ) -> Row:
@@ -169,40 +171,45 @@ class Row:
         Raises VerificationError at once where outputs cannot be compared at all.
         """
         row = replace(self, batches=self.batches + 1)
-        if len(expected) != len(found):
-            raise VerificationError(f"{where}: the model returns {list(expected)}, the file {list(found)}")
-        for (name, a), b in zip(expected.items(), found.values(), strict=True):
+        if len(expected) != len(outputs):
+            raise VerificationError(f"{location}: the model returns {list(expected)}, the file {list(outputs)}")
+        for (name, a), b in zip(expected.items(), outputs.values(), strict=True):
             if a.shape != b.shape:
                 raise VerificationError(
-                    f"{where}: output {name!r} is {list(a.shape)} in PyTorch, {list(b.shape)} in the file"
+                    f"{location}: output {name!r} is {list(a.shape)} in PyTorch, {list(b.shape)} in the file"
                 )
             row = row._with_output(
-                name, a.double().numpy(), b.double().numpy(), tie if name in classes else None, where
+                name, a.double().numpy(), b.double().numpy(), tie if name in classes else None, location
             )
         return row
 
-    def _with_output(self, name: str, a: Any, b: Any, tie: float | None, where: str) -> Row:
+    def _with_output(self, name: str, a: Any, b: Any, tie: float | None, location: str) -> Row:
         if np.isnan(a).any():
-            raise VerificationError(f"{where}: output {name!r} is NaN in PyTorch already. Look at the weights")
+            raise VerificationError(f"{location}: output {name!r} is NaN in PyTorch already. Look at the weights")
         endless = np.isinf(a)
         if not np.array_equal(np.where(endless, a, 0), np.where(np.isfinite(b), 0, b)):
-            raise VerificationError(f"{where}: output {name!r} is not finite in the file where it is in PyTorch")
+            raise VerificationError(f"{location}: output {name!r} is not finite in the file where it is in PyTorch")
         a, b = np.where(endless, 0, a), np.where(endless, 0, b)
         row, scale = self, float(np.abs(a).max(initial=0.0))
         if a.size:
             error = np.abs(a - b)
-            at = np.unravel_index(int(error.argmax()), a.shape)
-            largest = float(error[at])
+            position = np.unravel_index(int(error.argmax()), a.shape)
+            largest = float(error[position])
             relative = largest / scale if scale else largest
             if relative >= row.max_rel_error:
-                place = f"output {name!r} {[int(i) for i in at]}: {a[at]:.6g} in PyTorch, {b[at]:.6g} in the file"
-                row = replace(row, max_rel_error=relative, where=place)
+                description = (
+                    f"output {name!r} {[int(i) for i in position]}: {a[position]:.6g} in PyTorch, "
+                    f"{b[position]:.6g} in the file"
+                )
+                row = replace(row, max_rel_error=relative, where=description)
             row = replace(row, max_abs_error=max(row.max_abs_error, largest))
         if tie is not None:
-            here, there = a.argmax(1, keepdims=True), b.argmax(1, keepdims=True)
-            lost = np.take_along_axis(a, here, 1) - np.take_along_axis(a, there, 1)
+            reference_class, file_class = a.argmax(1, keepdims=True), b.argmax(1, keepdims=True)
+            lost = np.take_along_axis(a, reference_class, 1) - np.take_along_axis(a, file_class, 1)
             row = replace(
-                row, predictions=row.predictions + here.size, same=row.same + int((lost <= tie * scale).sum())
+                row,
+                predictions=row.predictions + reference_class.size,
+                same=row.same + int((lost <= tie * scale).sum()),
             )
         return row
 

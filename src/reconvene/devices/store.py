@@ -166,7 +166,7 @@ def _probed(
 
 
 def _runtime_errors() -> tuple[type[Exception], ...]:
-    """What ONNX Runtime raises: its own family has no common base but Exception."""
+    """The exceptions of ONNX Runtime: they have no common base but Exception."""
     state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
     runtime_errors = tuple(
         member for member in vars(state).values() if isinstance(member, type) and issubclass(member, Exception)
