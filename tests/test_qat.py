@@ -55,7 +55,7 @@ def digits() -> Dataset:
 def trained(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
     torch.manual_seed(11)
     net = Net()
-    train(net, digits, epochs=5, directory=tmp_path_factory.mktemp("trained"), config=replace(CONFIG, lr=0.1))
+    train(net, digits, epochs=8, directory=tmp_path_factory.mktemp("trained"), config=replace(CONFIG, lr=0.1))
     return net.eval()
 
 
