@@ -180,3 +180,15 @@ def test_relative_error_of_values_that_are_not_finite() -> None:
     assert relative_error(one, one) == 0.0
     assert relative_error(one, torch.tensor([1.0, 3.0, 2.0])) == float("inf")
     assert relative_error(torch.tensor([1]), torch.tensor([2])) == float("inf")
+
+
+def test_a_plan_of_a_model_on_meta_applies_to_real_weights() -> None:
+    with torch.device("meta"):
+        model = Mirrored()
+    plan = rc.plan(model, INPUTS, HALF)
+    assert "the model has no values (meta)" in plan.notes[-1] and not plan.spread
+    assert plan.slices == rc.plan(Mirrored(), INPUTS, HALF).slices
+    real = Mirrored().eval()
+    assert error(plan, real) < TOLERANCE
+    report = rc.rectify(plan.apply(real), plan, INPUTS, how="reinit")
+    assert all(row.dense is None for row in report.rows)

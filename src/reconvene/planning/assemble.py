@@ -55,9 +55,9 @@ class Prepared:
         return cls(prunable(analyse(model, example_inputs)), seed)
 
     def spread(self, model: nn.Module, example_inputs: Any) -> dict[str, float]:
-        """Activation spread of the dense network per layer."""
+        """Activation spread of the dense network per layer; of none where the model has no values (meta)."""
         if self._spread is None:
-            self._spread = rectifier.spread(model, example_inputs, seed=self.seed)
+            self._spread = {} if _on_meta(model) else rectifier.spread(model, example_inputs, seed=self.seed)
         return self._spread
 
 
@@ -118,8 +118,9 @@ def _differing(
 
     Raises StructureError for a difference that no call explains.
     """
-    if any(parameter.is_meta for parameter in model.parameters()):
-        plan.notes = [*plan.notes, "not compared with the silenced network: the model has no values (meta)"]
+    if _on_meta(model):
+        note = "the model has no values (meta): no spread is known, and nothing was compared with the silenced network"
+        plan.notes = [*plan.notes, note]
         return None
     with timed(timings, "verify"):
         difference = verify(plan, model, example_inputs, structure, keep, seed=plan.seed)
@@ -163,6 +164,10 @@ def with_measured_cost(
     if note:
         plan.notes = [*plan.notes, note]
     return plan
+
+
+def _on_meta(model: nn.Module) -> bool:
+    return any(parameter.is_meta for parameter in model.parameters())
 
 
 def prunable(structure: Structure) -> Structure:
