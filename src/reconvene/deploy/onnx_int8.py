@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from reconvene._version import __version__
+from reconvene.deploy.machine import saturates
 from reconvene.deploy.model_io import leaves
 from reconvene.deploy.quantisation import Quantisation, within
 from reconvene.deploy.runtime import imported
@@ -21,7 +22,8 @@ def quantised_onnx(
 ) -> list[Path]:
     """Quantise the float32 file ``plain`` into ``path``: QDQ, activations uint8, weights int8 per output channel.
 
-    U8S8, because S8S8 is 2.6 times slower on x86. Ranges are the smallest and largest values seen in calibration.
+    U8S8, because S8S8 is 2.6 times slower on x86. On a processor where its sums overflow (``saturates``) weights have 7
+    bits, or the file could not be verified there. Ranges are the smallest and largest values seen in calibration.
     The weights and inputs of layers in ``keep_fp32`` stay in float32; ``batch`` is the static batch of ``plain``, where
     it has one. Same file and samples, same bytes.
     """
@@ -43,6 +45,7 @@ def quantised_onnx(
             activation_type=tool.QuantType.QUInt8,
             weight_type=tool.QuantType.QInt8,
             per_channel=True,
+            reduce_range=saturates(),
             nodes_to_exclude=kept,
             calibrate_method=tool.CalibrationMethod.MinMax,
             # By default a ReLU before a uint8 tensor is dropped, since that has no negative values: a kept layer that
