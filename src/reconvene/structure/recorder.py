@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from reconvene.structure.inputs import map_tensors, tensors_in
 from reconvene.structure.meta_kernels import known_result
-from reconvene.structure.recording import Op, Recording
+from reconvene.structure.recording import Op, Recording, writes_in_place
 from reconvene.structure.values import COPIES, Answers, MissingValueError, answered, operator_name, reads_values
 
 _ATEN = torch.ops.aten
@@ -58,7 +58,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         follows = any(self._follows(t) for t in tensors_in((args, kwargs)))
         meta = self.recording.device == "meta"
         if meta and follows:
-            written = args[0] if _writes(func) else None
+            written = args[0] if writes_in_place(func) else None
             args = [self._twin(value, is_written=value is written) for value in args]
             kwargs = {key: self._twin(value) for key, value in _kept_on_meta(func, kwargs).items()}
             if isinstance(written, Tensor) and not written.is_meta:
@@ -158,13 +158,6 @@ def _storage(tensor: Tensor) -> int:
         return tensor.untyped_storage().data_ptr()
     except (NotImplementedError, RuntimeError):  # sparse tensors and wrappers have none
         return 0
-
-
-def _writes(func: Any) -> bool:
-    """Whether a call changes its first argument in place."""
-    schema = getattr(func, "_schema", None)
-    alias = schema.arguments[0].alias_info if schema is not None and schema.arguments else None
-    return alias is not None and bool(alias.is_write)
 
 
 def _kept_on_meta(func: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:

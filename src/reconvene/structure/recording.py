@@ -82,3 +82,10 @@ class Recording:
     def leave(self, path: str, arguments: Any, output: Any) -> None:
         """Note that a layer has run."""
         self.exits.append((len(self.ops), path, tensors_in(arguments), tensors_in(output)))
+
+
+def writes_in_place(func: Any) -> bool:
+    """Whether a call changes its first argument in place."""
+    schema = getattr(func, "_schema", None)
+    alias = schema.arguments[0].alias_info if schema is not None and schema.arguments else None
+    return alias is not None and bool(alias.is_write)

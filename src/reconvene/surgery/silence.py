@@ -27,6 +27,7 @@ from reconvene.structure.identity import Identities, of_calls
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim
 from reconvene.structure.pruned_sizes import kept_size
+from reconvene.structure.recording import writes_in_place
 from reconvene.structure.restore import canonical_calls, module_stack
 from reconvene.structure.scalar_args import RESULT, Numbers
 from reconvene.structure.values import COPIES
@@ -173,7 +174,7 @@ class _Restrict(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*small, **kwargs) if not site.sizes else _call_with(func, small, kwargs, site.sizes)
         results = (result,) if isinstance(result, Tensor) else tuple(result)
         back = [_put(r, k) for r, k in zip(results, site.outs, strict=True)]
-        if _writes(func):  # the small copy was changed, and code reads on from the tensor it wrote to
+        if writes_in_place(func):  # the small copy was changed, and code reads on from the tensor it wrote to
             return args[0].copy_(back[0])
         return back[0] if isinstance(result, Tensor) else tuple(back)
 
@@ -209,12 +210,6 @@ def _call_with(func: Any, args: list[Any], kwargs: Mapping[str, Any], numbers: M
         old = args[position]
         args[position] = old.new_tensor(value) if isinstance(old, Tensor) else value
     return func(*args, **{**kwargs, **named})
-
-
-def _writes(func: Any) -> bool:
-    """Whether a call changes its first argument in place."""
-    alias = func._schema.arguments[0].alias_info if func._schema.arguments else None
-    return alias is not None and bool(alias.is_write)
 
 
 def _positions(factors: KeptDim, actual: int) -> NDArray[np.int64]:
