@@ -1,12 +1,13 @@
-"""The data a data-driven criterion looks at: any iterable of ``(inputs, target)`` batches."""
+"""The data a step looks at: any iterable of batches, whatever a batch is made of."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import inspect
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reconvene.errors import CriterionError
 from reconvene.structure.inputs import map_tensors, tensors_in
@@ -17,16 +18,37 @@ EXPECTED = "data= takes an iterable of (inputs, target) batches: a DataLoader, a
 class Batches:
     """A data iterable that can be passed over again, in the same order, and says what it holds.
 
+    A batch is ``(inputs, target)``; ``(inputs, target, target ...)``, whose targets become one tuple; or a mapping,
+    whose entries are the inputs that the model takes by these names and, as a whole, the target. Where nothing reads
+    targets (``labelled=False``), a tensor and ``(inputs,)`` are batches, too.
+
     A one-shot iterator (a generator) is kept in memory; what can be iterated again (a ``DataLoader``) is, under the
     same random seed each time. Batches come out on ``device``. Counts are those of the latest complete pass.
+
+    Args:
+        data: the iterable.
+        user: who reads it, for messages, such as ``criterion 'snip'``.
+        device: where batches go.
+        seed: of what the iterable draws.
+        names: arguments that the model takes by name (``argument_names``), which batches that are mappings need.
+        labelled: whether targets are read.
     """
 
-    def __init__(self, data: Iterable[Any] | None, *, criterion: str, device: torch.device, seed: int) -> None:
+    def __init__(
+        self,
+        data: Iterable[Any] | None,
+        *,
+        user: str,
+        device: torch.device,
+        seed: int,
+        names: Collection[str] = (),
+        labelled: bool = True,
+    ) -> None:
         if data is None:
-            raise CriterionError(f"criterion {criterion!r} scores weights by data, and got none. {EXPECTED}.")
-        if isinstance(data, (Tensor, str, bytes)) or not isinstance(data, Iterable):
-            raise CriterionError(f"criterion {criterion!r} got data of type {type(data).__name__}. {EXPECTED}.")
-        self._criterion, self._device, self._seed = criterion, device, seed
+            raise CriterionError(f"{user} needs data, and got none. {EXPECTED}.")
+        if isinstance(data, (Tensor, str, bytes, Mapping)) or not isinstance(data, Iterable):
+            raise CriterionError(f"{user} got data of type {type(data).__name__}. {EXPECTED}.")
+        self._user, self._device, self._seed, self._names, self._labelled = user, device, seed, names, labelled
         self._name = str(data) if type(data).__str__ is not object.__str__ else None
         self._data = list(data) if iter(data) is data else data
         self._counts = (0, 0, 0)
@@ -36,28 +58,56 @@ class Batches:
         batches = samples = 0
         classes: set[int] = set()
         for batch in self._data:
-            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-                raise CriterionError(
-                    f"batch {batches} of the data is a {type(batch).__name__}, not a pair. {EXPECTED}."
-                )
-            inputs, target = map_tensors(lambda tensor: tensor.to(self._device), (batch[0], batch[1]))
+            inputs, target = map_tensors(lambda tensor: tensor.to(self._device), self._parts(batch, batches))
             batches += 1
-            samples += next((len(tensor) for tensor in tensors_in((target, inputs)) if tensor.ndim), 0)
+            samples += samples_in(inputs, target)
             if isinstance(target, Tensor) and not target.is_floating_point() and target.ndim == 1:
                 classes.update(target.tolist())
             yield inputs, target
         if not samples:
-            raise CriterionError(
-                f"criterion {self._criterion!r} got empty data: {batches} batches, no samples. {EXPECTED}."
-            )
+            raise CriterionError(f"{self._user} got empty data: {batches} batches, no samples. {EXPECTED}.")
         self._counts = (batches, samples, len(classes))
 
     def describe(self) -> str:
-        """What the criterion saw: the data's own name if it has one, then batches, samples, and classes if any."""
+        """What was seen: the data's own name if it has one, then batches, samples, and classes if any."""
         batches, samples, classes = self._counts
         counts = f"{_plural(batches, 'batch', 'batches')}, {_plural(samples, 'sample', 'samples')}"
         counts += f", {_plural(classes, 'class', 'classes')}" if classes else ""
         return f"{self._name} ({counts})" if self._name else counts
+
+    def _parts(self, batch: Any, number: int) -> tuple[Any, Any]:
+        """Inputs and target of a batch."""
+        if isinstance(batch, Mapping):
+            inputs = {name: batch[name] for name in self._names if name in batch}
+            if not inputs:
+                entries, names = ", ".join(map(str, batch)), ", ".join(self._names)
+                raise CriterionError(
+                    f"batch {number} of the data is a mapping with {entries}, and the model takes {names or 'none'} "
+                    f"by name. {EXPECTED}."
+                )
+            return inputs, batch
+        if isinstance(batch, (tuple, list)) and len(batch) >= 2:
+            return batch[0], batch[1] if len(batch) == 2 else tuple(batch[1:])
+        if not self._labelled and isinstance(batch, Tensor):
+            return batch, None
+        if not self._labelled and isinstance(batch, (tuple, list)) and len(batch) == 1:
+            return batch[0], None
+        raise CriterionError(f"batch {number} of the data is a {type(batch).__name__}, not a pair. {EXPECTED}.")
+
+
+def samples_in(inputs: Any, target: Any = None) -> int:
+    """Examples of a batch: the length of its first tensor that has one."""
+    return next((len(tensor) for tensor in tensors_in((target, inputs)) if tensor.ndim), 0)
+
+
+def argument_names(model: nn.Module, example_inputs: Any) -> tuple[str, ...]:
+    """Arguments by name that batches may hold: those of the example inputs, else all that ``forward`` has."""
+    if isinstance(example_inputs, Mapping):
+        return tuple(example_inputs)
+    while isinstance(model, nn.DataParallel):
+        model = model.module
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return tuple(name for name, value in inspect.signature(model.forward).parameters.items() if value.kind in kinds)
 
 
 def _plural(count: int, singular: str, plural: str) -> str:

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from reconvene.criteria.base import Subject
-from reconvene.criteria.batches import Batches
+from reconvene.criteria.base import Loss, Subject
+from reconvene.criteria.batches import Batches, argument_names
 from reconvene.criteria.preserve_state import call_with, untouched
 from reconvene.errors import CriterionError
 from reconvene.structure.inputs import arguments
@@ -33,7 +33,10 @@ class Gradients:
         self.subject, self.criterion = subject, criterion
         self._temperature = temperature
         device = next(subject.model.parameters()).device
-        self.batches = Batches(subject.data, criterion=criterion, device=device, seed=subject.seed)
+        names = argument_names(subject.model, subject.example_inputs)
+        self.batches = Batches(
+            subject.data, user=f"criterion {criterion!r}", device=device, seed=subject.seed, names=names
+        )
 
     def weights(self, alive: Tensor | None) -> dict[str, Tensor]:
         """Leaves for the masked weights, by name."""
@@ -87,7 +90,7 @@ class Gradients:
     def _gradient(
         self, leaves: dict[str, Tensor], unscored: dict[str, Tensor], batch: tuple[Any, Any], batch_index: int
     ) -> tuple[Tensor | None, ...]:
-        with self._explained(batch_index):
+        with explained(f"criterion {self.criterion!r}", batch_index):
             return torch.autograd.grad(self._loss(leaves, unscored, batch), list(leaves.values()), allow_unused=True)
 
     def _hessian(
@@ -98,7 +101,7 @@ class Gradients:
         batch: tuple[Any, Any],
         batch_index: int,
     ) -> tuple[Tensor | None, ...]:
-        with self._explained(batch_index):
+        with explained(f"criterion {self.criterion!r}", batch_index):
             loss, inputs = self._loss(leaves, unscored, batch), list(leaves.values())
             gradients = torch.autograd.grad(loss, inputs, create_graph=True, allow_unused=True)
             terms = [
@@ -112,14 +115,7 @@ class Gradients:
 
     def _loss(self, leaves: dict[str, Tensor], unscored: dict[str, Tensor], batch: tuple[Any, Any]) -> Tensor:
         output = self._forward({**unscored, **leaves}, batch[0])
-        if self.subject.loss is not None:
-            return self.subject.loss(output, batch[1])
-        if not isinstance(output, Tensor):
-            raise CriterionError(
-                f"criterion {self.criterion!r}: the model returns a {type(output).__name__}, and the default loss "
-                "(cross entropy) needs a tensor of logits. Pass loss=, a function of (output, target)."
-            )
-        return F.cross_entropy(output / self._temperature, batch[1])
+        return loss_of(self.subject.loss, output, batch[1], criterion=self.criterion, temperature=self._temperature)
 
     def _forward(self, tensors: dict[str, Tensor], inputs: Any) -> Any:
         args, kwargs = arguments(inputs)
@@ -139,18 +135,30 @@ class Gradients:
             unscored[f"{name}.num_batches_tracked".lstrip(".")].zero_()
         with torch.no_grad(), _averaging(list(norms.values())):
             for batch_index, (inputs, _) in enumerate(self.batches):
-                with self._explained(batch_index):
+                with explained(f"criterion {self.criterion!r}", batch_index):
                     self._forward({**unscored, **leaves}, inputs)
         return unscored
 
-    @contextmanager
-    def _explained(self, batch_index: int) -> Iterator[None]:
-        try:
-            yield
-        except REFUSALS as error:
-            raise CriterionError(
-                f"criterion {self.criterion!r}: batch {batch_index} of the data failed: {error}"
-            ) from error
+
+def loss_of(loss: Loss | None, output: Any, target: Any, *, criterion: str, temperature: float = 1.0) -> Tensor:
+    """The caller's loss of an output, else cross entropy; ``temperature`` divides the output of the latter alone."""
+    if loss is not None:
+        return loss(output, target)
+    if not isinstance(output, Tensor):
+        raise CriterionError(
+            f"criterion {criterion!r}: the model returns a {type(output).__name__}, and the default loss "
+            "(cross entropy) needs a tensor of logits. Pass loss=, a function of (output, target)."
+        )
+    return F.cross_entropy(output / temperature, target)
+
+
+@contextmanager
+def explained(user: str, batch_index: int) -> Iterator[None]:
+    """Within: what a model or a loss refuses becomes an error that names the batch."""
+    try:
+        yield
+    except REFUSALS as error:
+        raise CriterionError(f"{user}: batch {batch_index} of the data failed: {error}") from error
 
 
 def _tracks(norm: _BatchNorm) -> bool:

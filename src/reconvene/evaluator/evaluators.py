@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from reconvene.criteria.channels.base import ChannelSaliency
 from reconvene.criteria.weights import is_bias
 from reconvene.errors import CriterionError, UnknownNameError
 from reconvene.evaluator.ablation import ablation_losses
@@ -17,6 +18,7 @@ from reconvene.evaluator.density import density_losses
 from reconvene.evaluator.evidence import Evidence
 from reconvene.evaluator.fan_in import fan_in_losses
 from reconvene.evaluator.reach import reach_losses
+from reconvene.evaluator.removed_loss import removed_losses
 
 if TYPE_CHECKING:
     from reconvene.criteria import Saliency
@@ -24,8 +26,9 @@ if TYPE_CHECKING:
     from reconvene.structure import Structure
 
 
-Reads = Literal["scores", "levels", "objective"]
-"""Scores of weights, layer densities at levels on the way down, the criterion's objective as a function of masks."""
+Reads = Literal["scores", "levels", "objective", "channels"]
+"""Scores of weights, layer densities at levels on the way down, the criterion's objective as a function of masks; or
+scores of channels, which criteria of either kind give."""
 
 TARGET = 1 / 16
 
@@ -49,6 +52,7 @@ EVALUATORS: dict[str, Evaluator] = {
     "density": Evaluator("nats of global density", density_losses, frozenset({"levels"})),
     "reach": Evaluator("nats of density over layers", reach_losses, frozenset({"levels"})),
     "concentration": Evaluator("share of kept saliency", concentration_losses, frozenset({"scores", "levels"})),
+    "removed_loss": Evaluator("root of loss", removed_losses, frozenset({"channels"}), adds_up=True),
     "ablation": Evaluator("share of the objective", ablation_losses, frozenset({"scores", "objective"})),
 }
 
@@ -62,7 +66,7 @@ def evaluator_named(name: str) -> Evaluator:
 
 def evaluate(
     structure: Structure,
-    saliency: Saliency | None = None,
+    saliency: Saliency | ChannelSaliency | None = None,
     *,
     evaluator: str = "fan_in",
     objective: Objective | None = None,
@@ -70,7 +74,8 @@ def evaluate(
 ) -> Sensitivity:
     """One curve per group of ``structure.prunable``: what the network loses when the group keeps ``k`` channels.
 
-    ``saliency`` is what ``Evaluator.reads`` asks for: none, scores, or scores with levels. ``density`` is the global
+    ``saliency`` is what ``Evaluator.reads`` asks for: none, scores, or scores with levels; scores of channels alone
+    where nothing else is read. ``density`` is the global
     density of weights, in (0, 1], at which single numbers are given (default: the lowest of ``saliency.levels``, or
     1/16 without). ``objective`` (``reconvene.criteria.objective``) is needed by ``ablation`` only. Groups that nothing
     can prune are listed with their reason, never with a loss. Same input, same bytes.
@@ -87,7 +92,14 @@ def evaluate(
     )
     curves: tuple[Curve, ...] = ()
     if structure.prunable:
-        evidence = Evidence(structure.prunable, weight_shapes(structure), target, saliency, objective)
+        by_channel = saliency if isinstance(saliency, ChannelSaliency) else None
+        by_weight = None if isinstance(saliency, ChannelSaliency) else saliency
+        if by_channel is not None and chosen.reads - {"channels"}:
+            raise CriterionError(
+                f"evaluator {evaluator!r} reads scores of weights, and criterion {by_channel.criterion!r} scores "
+                "channels. Use evaluator='removed_loss', which reads those, or 'fan_in', which reads none"
+            )
+        evidence = Evidence(structure.prunable, weight_shapes(structure), target, by_weight, objective, by_channel)
         curves = _curves(evidence, chosen.losses(evidence))
     criterion = saliency.criterion if saliency is not None else ""
     return Sensitivity(evaluator, criterion, chosen.unit, target, curves, pinned, chosen.adds_up)
@@ -99,7 +111,7 @@ def weight_shapes(structure: Structure) -> dict[str, tuple[int, ...]]:
 
 
 def _curves(evidence: Evidence, losses: list[Floats]) -> tuple[Curve, ...]:
-    scores = evidence.channel_scores if evidence.saliency is not None else None
+    scores = evidence.channel_ranks
     shares = evidence.shares
     if shares is not None:
         density = shares.interpolated(shares.density, evidence.target)

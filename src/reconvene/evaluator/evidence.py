@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reconvene.errors import CriterionError
 from reconvene.evaluator.channels import channel_scores
@@ -16,7 +17,7 @@ from reconvene.evaluator.widths_from_density import equations, log_densities, me
 from reconvene.structure.groups import Group
 
 if TYPE_CHECKING:
-    from reconvene.criteria import Saliency
+    from reconvene.criteria import ChannelSaliency, Saliency
     from reconvene.criteria.base import Objective
 
 
@@ -52,6 +53,7 @@ class Evidence:
     target: float
     saliency: Saliency | None = None
     objective: Objective | None = None
+    channel_saliency: ChannelSaliency | None = None
 
     def __post_init__(self) -> None:
         scores = self.saliency.scores if self.saliency is not None else None
@@ -71,7 +73,16 @@ class Evidence:
     @cached_property
     def channel_scores(self) -> list[Floats]:
         """Saliency per channel of every group."""
+        if self.channel_saliency is not None:
+            return self.channel_saliency.scores
         return channel_scores(self.groups, self.scored.scores)
+
+    @cached_property
+    def leaving(self) -> list[NDArray[np.int64]]:
+        """Channels of every group, in the order in which they leave; of equal ones the last first."""
+        if self.channel_saliency is not None:
+            return self.channel_saliency.leaving
+        return [np.argsort(-scores, kind="stable")[::-1].astype(np.int64) for scores in self.channel_scores]
 
     @cached_property
     def shares(self) -> Shares | None:
@@ -85,6 +96,16 @@ class Evidence:
             log_share=solve(system, log_densities(system, densities)),
             density=mean_density(system, densities),
         )
+
+    @property
+    def channel_ranks(self) -> list[Floats] | None:
+        """What says which channels of a group stay, the highest first; None where no criterion was asked for.
+
+        The scores, or the place in the order of leaving where a criterion has one that its scores do not give.
+        """
+        if self.channel_saliency is not None and self.channel_saliency.order is not None:
+            return [np.argsort(order).astype(np.float64) for order in self.channel_saliency.order]
+        return self.channel_scores if self.saliency is not None or self.channel_saliency is not None else None
 
     @property
     def levels(self) -> Shares:

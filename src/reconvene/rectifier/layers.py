@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.parametrize import ParametrizationList
 
-NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+from reconvene.utils.norms import is_norm
 
 
 def layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -25,13 +24,6 @@ def layers(model: nn.Module) -> dict[str, nn.Module]:
 def weights_of(module: nn.Module) -> list[nn.Parameter]:
     """The module's own parameters of two dimensions or more."""
     return [p for p in module.parameters(recurse=False) if p.ndim >= 2]
-
-
-def is_norm(module: nn.Module) -> bool:
-    """A normalisation: one of PyTorch's classes, or anything that keeps a running mean and variance."""
-    return isinstance(module, NORMS) or all(
-        isinstance(getattr(module, name, None), Tensor) for name in ("running_mean", "running_var")
-    )
 
 
 def is_constant(tensor: Tensor) -> bool:

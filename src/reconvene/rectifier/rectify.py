@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from reconvene.errors import PlanError, UnknownNameError
 from reconvene.rectifier.calibration import measure, run_hooked, spread_of, spread_on
-from reconvene.rectifier.layers import is_constant, is_norm, layers, reset_norm, weights_of
+from reconvene.rectifier.layers import is_constant, layers, reset_norm, weights_of
 from reconvene.rectifier.report import RectifyReport, SpreadRow
 from reconvene.structure.restore import exclusive
+from reconvene.utils.norms import is_norm
 
 if TYPE_CHECKING:
     from reconvene.surgery import Plan

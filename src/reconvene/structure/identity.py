@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from reconvene.structure.inputs import tensors_in
@@ -93,6 +93,16 @@ def of_calls(recording: Recording) -> list[str]:
             exit_number, path, arguments, result = next(exits)
         out.append(identities.of(op.owner, op.func, op.args, op.kwargs, op.outs))
     return out
+
+
+def first_names(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by the names that a recording gives them."""
+    names: dict[int, tuple[str, Tensor]] = {}
+    for prefix, module in model.named_modules():
+        for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                names.setdefault(id(tensor), (f"{prefix}.{key}" if prefix else key, tensor))
+    return dict(names.values())
 
 
 def _constant(tensor: Tensor) -> str:

@@ -9,7 +9,7 @@ result is put back in place.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from reconvene.errors import PlanError
 from reconvene.structure import Keep, Structure
-from reconvene.structure.identity import Identities, of_calls
+from reconvene.structure.identity import Identities, first_names, of_calls
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim
 from reconvene.structure.pruned_sizes import kept_size
@@ -31,6 +31,7 @@ from reconvene.structure.recording import writes_in_place
 from reconvene.structure.restore import canonical_calls, module_stack
 from reconvene.structure.scalar_args import RESULT, Numbers
 from reconvene.structure.values import COPIES
+from reconvene.structure.watch import Observe
 from reconvene.surgery.ranges import from_text, to_text
 
 KeptDim = list[list[Any]]
@@ -92,10 +93,6 @@ def _kept_dims(dims: list[Dim], kept: NDArray[np.bool_]) -> list[KeptDim] | None
         ]
         for dim in dims
     ]
-
-
-Observe = Callable[[str, list[Tensor | None]], object]
-"""Receives the identity of every call, and copies of its results."""
 
 
 @contextmanager
@@ -188,16 +185,6 @@ class _Restrict(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _key(site: Site) -> Any:
     return site.data or (site.layer, site.call, site.nth)
-
-
-def first_names(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by the names that a recording gives them."""
-    names: dict[int, tuple[str, Tensor]] = {}
-    for prefix, module in model.named_modules():
-        for key, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is not None:
-                names.setdefault(id(tensor), (f"{prefix}.{key}" if prefix else key, tensor))
-    return dict(names.values())
 
 
 def _call_with(func: Any, args: list[Any], kwargs: Mapping[str, Any], numbers: Mapping[str, Any]) -> Any:

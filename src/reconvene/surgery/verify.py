@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from reconvene.structure import Keep, Structure, call, tensors_in
-from reconvene.structure.identity import Identities, of_calls
+from reconvene.structure.identity import of_calls
 from reconvene.structure.inputs import map_tensors
 from reconvene.structure.pruned_sizes import kept_positions
-from reconvene.structure.restore import canonical_calls, exclusive, kept_random_state, module_stack
+from reconvene.structure.restore import canonical_calls, exclusive, kept_random_state
+from reconvene.structure.watch import Observe, watched
 from reconvene.surgery.apply import apply, mask_in_place, uncopied
-from reconvene.surgery.silence import Observe, first_names, observed
+from reconvene.surgery.silence import observed
 
 if TYPE_CHECKING:
     from reconvene.surgery.plan import Plan
@@ -157,27 +157,12 @@ class _Pairs:
                     self._run(network)
             else:
                 inputs = map_tensors(torch.clone, self.inputs)
-                identities = Identities(first_names(network), tensors_in(inputs))
                 torch.manual_seed(self.seed)
-                with module_stack(network, identities.leave) as layers, _Watch(identities, layers, observe):
+                with watched(network, inputs, observe):
                     call(network, inputs)
         except Exception:  # noqa: BLE001 -- foreign code
             return True
         return False
-
-
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Shows an observer the identity and the results of every call."""
-
-    def __init__(self, identities: Identities, stack: list[str], observe: Observe) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.identities, self.stack, self.observe = identities, stack, observe
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        outs: list[Tensor | None] = list(tensors_in(out))
-        self.observe(self.identities.of(self.stack[-1], func, args, kwargs or {}, outs), _copies(outs))
-        return out
 
 
 class _Comparison:
@@ -222,7 +207,3 @@ def relative_error(got: Tensor, want: Tensor) -> float:
     scale = float(want[both].abs().max()) if both.any() else 0.0
     worst = float((got - want)[both].abs().max()) if both.any() else 0.0
     return worst / (scale or 1.0)
-
-
-def _copies(outs: list[Tensor | None]) -> list[Tensor | None]:
-    return [None if out is None else out.detach().clone() for out in outs]
