@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -228,3 +230,58 @@ class Absent:
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name.partition(".")[0] == self.package:
             raise ModuleNotFoundError(f"No module named {self.package!r}", name=self.package)
+
+
+NET = """
+from torch import nn
+from blocks import block
+
+def make(classes=3):
+    from late import late
+    return nn.Sequential(block(), late(), nn.Flatten(), nn.Linear(4, classes))
+"""
+
+
+@pytest.fixture
+def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Two folders of a user's, each with a model in a file of the same name, which imports its neighbours."""
+    for folder, width in ((tmp_path, 4), (tmp_path / "other", 8)):
+        folder.mkdir(exist_ok=True)
+        (folder / "usernet.py").write_text(NET.replace("Linear(4", f"Linear({width}"))
+        (folder / "blocks.py").write_text("from torch import nn\ndef block(): return nn.Conv2d(3, 4, 2)\n")
+        (folder / "late.py").write_text(f"from torch import nn\ndef late(): return nn.Conv2d(4, {width}, 1)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])  # as the installed command has it
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("address", ["usernet:make", "usernet.py:make", "./usernet.py:make"])
+def test_a_model_of_the_current_folder_is_found_with_what_it_imports(address: str, user_folder: Path) -> None:
+    folders = list(sys.path)
+    source = resolve(address, {"classes": 5}, input_shape=(3, 2, 2), allow_import=True)
+    assert source.build(allow_import=True)(torch.zeros(1, 3, 2, 2)).shape == (1, 5)
+    assert sys.path == folders
+    with pytest.raises(ModelError, match="--allow-import"):
+        resolve(address, input_shape=(3, 2, 2))
+
+
+def test_files_of_one_name_are_modules_of_their_own(user_folder: Path) -> None:
+    for address, width in (("usernet.py:make", 4), (f"{user_folder}/other/usernet.py:make", 8)):
+        for name in ("late", "blocks"):  # what two folders call alike is one module to Python
+            sys.modules.pop(name, None)
+        assert Source(address).build(allow_import=True)[-1].in_features == width
+
+
+def test_what_a_users_file_raises_is_named_with_its_line(user_folder: Path) -> None:
+    for code, words in (
+        ("1 / 0", "ZeroDivisionError"),
+        ("x = = 1", "SyntaxError"),
+        ("import sys; sys.exit(3)", "Exit"),
+    ):
+        (user_folder / "usernet.py").write_text(f"\n\n{code}\n")
+        with pytest.raises(ModelError, match=rf"usernet.py cannot be imported: .*{words}.*line 3"):
+            resolve("usernet.py:make", input_shape=(3, 2, 2), allow_import=True)
+    assert "usernet" not in sys.modules

@@ -9,15 +9,21 @@ from torch import Tensor, nn
 
 from reconvene import criteria, rectifier
 from reconvene.criteria.registry import criterion as criterion_named
-from reconvene.errors import CriterionError
+from reconvene.errors import CriterionError, PlanError
 from reconvene.evaluator import Sensitivity
 from reconvene.planning.assemble import check_finite, prunable
 from reconvene.planning.session import Data, Judge, Loss
 from reconvene.rectifier import RectifyReport
 from reconvene.structure import Group, analyse
 from reconvene.surgery import Plan
+from reconvene.utils.arguments import check_model, check_number, check_seed, checked, instance_of, optional
+
+_check_plan = instance_of(
+    Plan, "rc.plan(...) gives one, and small.reconvene_plan of a pruned model holds it", PlanError
+)
 
 
+@checked(model=check_model)
 def groups(model: nn.Module, example_inputs: Any) -> list[Group]:
     """Channels of ``model`` that can only leave together, prunable groups first, then pinned ones with the reason.
 
@@ -31,6 +37,7 @@ def groups(model: nn.Module, example_inputs: Any) -> list[Group]:
     return list(analyse(model, example_inputs).groups)
 
 
+@checked(model=check_model, seed=check_seed, density=check_number)
 def sensitivity(
     model: nn.Module,
     example_inputs: Any,
@@ -69,6 +76,7 @@ def sensitivity(
     return judge.sensitivity(structure, judge.saliency(density), density)
 
 
+@checked(small=check_model, plan=_check_plan, seed=optional(check_seed))
 def rectify(
     small: nn.Module, plan: Plan, example_inputs: Any, how: str = "reinit", *, seed: int | None = None
 ) -> RectifyReport:
@@ -87,6 +95,7 @@ def rectify(
     return rectifier.rectify(small, plan, example_inputs, how=how, seed=seed)
 
 
+@checked(model=check_model, density=check_number, seed=check_seed)
 def masks(
     model: nn.Module,
     density: float,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -63,12 +64,35 @@ class ReconveneError(Exception):
     """Base of the family: catching it catches everything the package raises on purpose."""
 
 
-class UnknownNameError(ReconveneError):
-    """A lookup by name failed; the message lists the names that exist."""
+class ArgumentError(ReconveneError):
+    """An argument of a public function has a type or a value that the function cannot work with."""
 
-    def __init__(self, kind: str, name: object, available: Iterable[str]) -> None:
+
+class ResourceError(ReconveneError):
+    """The machine cannot do it: memory, or Python's limit of nested calls, is used up."""
+
+
+class UnknownNameError(ReconveneError):
+    """A lookup by name failed; the message lists the names that exist, and first the one that is nearest."""
+
+    def __init__(
+        self, kind: str, name: object, available: Iterable[str], *, nearest: Iterable[str] | None = None
+    ) -> None:
+        """``nearest``: names that may be meant; by default the one of ``available`` that is spelt most alike."""
         self.kind, self.name, self.available = kind, name, sorted(available)
-        super().__init__(f"unknown {kind} {name!r}. Available: {', '.join(self.available)}")
+        hint = suggestion(name, self.available) if nearest is None else _question(nearest)
+        super().__init__(f"unknown {kind} {name!r}.{hint} Available: {', '.join(self.available)}")
+
+
+def suggestion(name: object, available: Iterable[str]) -> str:
+    """``" Did you mean 'synflow'?"`` for the nearest of the available names; empty where none is near."""
+    names = {entry.lower(): entry for entry in available}
+    return _question(names[match] for match in difflib.get_close_matches(str(name).lower(), names, n=1))
+
+
+def _question(names: Iterable[str]) -> str:
+    listed = " or ".join(map(repr, names))
+    return f" Did you mean {listed}?" if listed else ""
 
 
 class MissingExtraError(ReconveneError):

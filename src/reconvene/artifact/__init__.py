@@ -24,6 +24,7 @@ from reconvene.artifact.tensors import compare, decode, encode, fill, module_ver
 from reconvene.artifact.untrusted import check_attributes, parse_json
 from reconvene.errors import ArtifactError, ModelError
 from reconvene.models import Source
+from reconvene.utils.arguments import check_model, check_path, checked
 
 if TYPE_CHECKING:
     from reconvene.surgery import Plan
@@ -47,6 +48,7 @@ __all__ = [
 ]
 
 
+@checked(model=check_model, directory=check_path)
 def save(
     model: nn.Module,
     directory: str | Path,
@@ -97,6 +99,7 @@ def save(
     commit(Path(directory), files, contents)
 
 
+@checked(directory=check_path)
 def load(directory: str | Path, *, allow_import: bool = False) -> nn.Module:
     """Rebuild the model of an artifact: same classes, same tensors, on the CPU, in train mode as after construction.
 

@@ -1,7 +1,8 @@
 """The command line: one file a command, each a dataclass that tyro turns into a parser.
 
 Nothing here imports torch before a command runs, so that help and usage errors come at once. Exit codes: 0 done, 1
-could not do it (one clear line on stderr), 2 usage, 130 interrupted, 143 terminated (SIGTERM).
+could not do it (one clear line on stderr), 2 usage, 70 an error that nobody foresaw (one line, and a file with the
+trace), 130 interrupted, 143 terminated (SIGTERM).
 """
 
 from __future__ import annotations
@@ -9,15 +10,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import sys
+import tempfile
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from reconvene._version import __version__
-from reconvene.errors import ReconveneError
+from reconvene.errors import ReconveneError, suggestion
 
 if TYPE_CHECKING:
     from reconvene.cli.command import Answer, Command
@@ -40,6 +44,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """Command to the class in the module of the same name, and what it does."""
 
 
+UNFORESEEN = 70
+"""Exit code of an error that nobody foresaw: EX_SOFTWARE of sysexits.h."""
+LONGEST_MESSAGE = 300
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
@@ -50,11 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"reconvene {__version__}")
         return 0
     if tokens[0] not in COMMANDS:
-        print(f"reconvene: unknown command {tokens[0]!r}. There are: {', '.join(COMMANDS)}", file=sys.stderr)
+        hint = suggestion(tokens[0], COMMANDS)
+        print(f"reconvene: unknown command {tokens[0]!r}.{hint} There are: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
         with terminable():
-            return _carry_out(tokens[0], _parse(tokens[0], tokens[1:]))
+            return _carry_out(tokens[0], tokens[1:])
     except SystemExit as stop:  # tyro has said on stderr what is wrong, or shown the help
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
@@ -149,10 +159,12 @@ def _registry() -> Any:
     return registry
 
 
-def _carry_out(name: str, command: Command) -> int:
+def _carry_out(name: str, tokens: list[str]) -> int:
     from reconvene.cli.command import UsageError
 
+    debug = "--debug" in tokens
     try:
+        command = _parse(name, tokens)
         if not 0 <= command.seed < 2**63:
             raise UsageError(f"--seed {command.seed} is not a whole number from 0 to 2^63 - 1")
         # Exporters and the like print as they please: stdout is for the answer alone.
@@ -164,17 +176,58 @@ def _carry_out(name: str, command: Command) -> int:
         print(f"reconvene {name}: {error}", file=sys.stderr)
         return 2
     except ReconveneError as error:
-        print(f"reconvene {name}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+        return _say(name, error, debug=debug)
     except BrokenPipeError:
         # Whoever read our output has gone (head, less). Python must not complain of that when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:  # what the system refused where no room foresaw it: a full disk, a folder taken away
-        print(f"reconvene {name}: {error}", file=sys.stderr)
-        return 1
+        return _say(name, error, debug=debug)
+    except Exception as error:  # noqa: BLE001 -- the last line of defence: no trace on the terminal unless asked for
+        from reconvene.utils.resources import resource_error
+
+        if (explanation := resource_error(error)) is not None:
+            explanation.__cause__ = error
+            return _say(name, explanation, debug=debug)
+        return unforeseen(name, error, debug=debug)
     return 0
 
 
+def _say(name: str, error: Exception, *, debug: bool) -> int:
+    """One line on stderr, after the trace where that was asked for; the exit code."""
+    if debug:
+        traceback.print_exception(error)
+    print(f"reconvene {name}: {' '.join(str(error).split())}", file=sys.stderr)
+    return 1
+
+
+def unforeseen(name: str, error: Exception, *, debug: bool) -> int:
+    """Report an error of no kind of ours: its name, and where its trace is. Returns the exit code."""
+    trace = "".join(traceback.format_exception(error))
+    words = " ".join(str(error).split())
+    line = f"reconvene {name}: unforeseen {type(error).__name__}{': ' * bool(words)}{words[:LONGEST_MESSAGE]}"
+    if debug:
+        print(f"{trace}\n{line}", file=sys.stderr)
+        return UNFORESEEN
+    path = _keep_trace(f"reconvene {__version__}, {shlex.join(['reconvene', *sys.argv[1:]])}\n\n{trace}")
+    place = f"The full trace: {path}" if path else "With --debug the full trace is shown"
+    print(f"{line}. {place}. Please report it", file=sys.stderr)
+    return UNFORESEEN
+
+
+def _keep_trace(text: str) -> str:
+    """A new file for it in the system's folder for temporary files, and its path; empty where it takes none."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="reconvene-", suffix=".log", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            file.write(text)
+    except OSError:
+        return ""
+    return file.name
+
+
 def _print(answer: Answer, *, as_json: bool) -> None:
-    print(json.dumps(answer.data, indent=2, allow_nan=False) if as_json else answer.text, flush=True)
+    text = json.dumps(answer.data, indent=2, allow_nan=False) if as_json else answer.text
+    encoding = sys.stdout.encoding or "utf-8"  # names of files need not be text in any encoding
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)

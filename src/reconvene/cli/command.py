@@ -60,6 +60,8 @@ class Command:
     """Every random number comes from it: the same seed gives the same bytes."""
     json: bool = False
     """Print the answer as JSON on stdout; everything else goes to stderr."""
+    debug: bool = False
+    """Show where in the code an error came up."""
 
     def run(self) -> Answer:
         """Do it. Raises ReconveneError when it cannot be done, UsageError when the options make no sense together."""

@@ -41,7 +41,7 @@ class Device(ModelOptions, Command):
         if self.threads < 1:
             raise UsageError("--threads is 1 at least")
         if self.what == "list":
-            if self != Device(what="list", seed=self.seed, json=self.json):
+            if self != Device(what="list", seed=self.seed, json=self.json, debug=self.debug):
                 raise UsageError("list shows all profiles: it takes no model and none of the options of profile")
             return _list()
         if (self.output is not None) + (self.name is not None) + (self.bundle is not None) != 1:

@@ -58,7 +58,7 @@ class Batches:
         batches = samples = 0
         classes: set[int] = set()
         for batch in self._data:
-            inputs, target = map_tensors(lambda tensor: tensor.to(self._device), self._parts(batch, batches))
+            inputs, target = map_tensors(lambda tensor: _plain(tensor).to(self._device), self._parts(batch, batches))
             batches += 1
             samples += samples_in(inputs, target)
             if isinstance(target, Tensor) and not target.is_floating_point() and target.ndim == 1:
@@ -108,6 +108,11 @@ def argument_names(model: nn.Module, example_inputs: Any) -> tuple[str, ...]:
         model = model.module
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return tuple(name for name, value in inspect.signature(model.forward).parameters.items() if value.kind in kinds)
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy where it was made in inference mode, whose tensors take part in no gradient."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _plural(count: int, singular: str, plural: str) -> str:

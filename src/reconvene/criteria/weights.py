@@ -57,7 +57,7 @@ class Layout:
                 raise CriterionError(
                     f"parameter {name!r} is lazy and has no shape yet. Run the model once before scoring it."
                 )
-            if not torch.isfinite(parameter).all():
+            if not torch.isfinite(parameter.detach()).all():  # an inference tensor cannot be tracked
                 raise CriterionError(
                     f"parameter {name!r} holds NaN or infinite values, so no score would mean anything."
                 )

@@ -24,10 +24,12 @@ from reconvene.deploy.verification import Verification
 from reconvene.deploy.writing import write
 from reconvene.errors import ExportError, UnknownNameError
 from reconvene.training.quantising import Range
+from reconvene.utils.arguments import check_model, check_path, check_seed, checked
 
 __all__ = ["Exported", "export", "run", "write"]
 
 
+@checked(model=check_model, directory=check_path, seed=check_seed)
 def export(
     model: nn.Module,
     directory: str | Path,

@@ -13,6 +13,7 @@ from reconvene.allocation.costs import CostModel
 from reconvene.artifact.tensors import encode
 from reconvene.deploy.benchmark import latency as time_in_runtime
 from reconvene.structure import analyse
+from reconvene.utils.arguments import check_model, checked
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Measurement:
         return json.dumps(self.to_dict())
 
 
+@checked(model=check_model)
 def measure(model: nn.Module, example_inputs: Any, *, latency: bool = True) -> Measurement:
     """Measure a model, dense or pruned, on inputs of this shape.
 

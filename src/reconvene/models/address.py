@@ -1,10 +1,12 @@
 """Model addresses.
 
-``vgg16_bn`` (ours), ``torchvision:NAME``, ``timm:NAME``, ``transformers:CONFIG-OR-ID``, ``package.module:callable``.
+``vgg16_bn`` (ours), ``torchvision:NAME``, ``timm:NAME``, ``transformers:CONFIG-OR-ID``; of the user's own:
+``package.module:callable`` and ``folder/file.py:callable``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,11 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reconvene.errors import ModelError, UnknownNameError
+from reconvene.errors import ModelError, suggestion
 from reconvene.models.binding import Argument, Build, bind
-from reconvene.models.families import FAMILIES, imported
+from reconvene.models.families import FAMILIES
 from reconvene.models.registry import MODELS
 from reconvene.models.seeding import seeded
+from reconvene.models.suggestions import unknown_model
+from reconvene.models.user_code import import_callable, importing_from
+from reconvene.utils.resources import require_memory
 
 
 @dataclass(frozen=True)
@@ -114,14 +119,19 @@ def resolve(
 
 
 def example_inputs(shape: tuple[int, ...], *, batch: int = 1, seed: int = 0) -> Tensor:
-    """Standard normal float32 ``[batch, *shape]`` drawn from ``seed`` alone."""
+    """Standard normal float32 ``[batch, *shape]`` drawn from ``seed`` alone.
+
+    Raises ResourceError where the machine has not as much memory.
+    """
+    sizes = "x".join(map(str, shape))
+    require_memory(4 * batch * math.prod(shape), f"an input of {sizes}", "Try a smaller shape (--input)")
     return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(seed))
 
 
 def parse_arguments(pairs: Iterable[str]) -> dict[str, Argument]:
     """``["num_classes=10", "width=0.5", "bias=false"]`` to named values: int, float, bool (true / false), else str.
 
-    Raises ModelError for a pair without ``=`` or a name given twice.
+    Raises ModelError for a pair without ``=``, a name given twice, or a number that is not finite.
     """
     args: dict[str, Argument] = {}
     for pair in pairs:
@@ -131,7 +141,14 @@ def parse_arguments(pairs: Iterable[str]) -> dict[str, Argument]:
         if name in args:
             raise ModelError(f"model argument {name!r} is given twice")
         args[name] = _value(text)
+    _require_finite(args)
     return args
+
+
+def _require_finite(args: Mapping[str, Argument]) -> None:
+    for name, value in args.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ModelError(f"model argument {name}={value} is not finite. Give a number, such as {name}=0.5")
 
 
 def _value(text: str) -> Argument:
@@ -149,17 +166,24 @@ def _locate(
     address: str, args: Mapping[str, Argument], *, allow_import: bool, fetch: bool = False
 ) -> tuple[Build, tuple[int, ...] | None]:
     """How to build what the address names, and the input shape it is made for."""
+    _require_finite(args)
     prefix, colon, name = address.partition(":")
     if not colon:
         if address not in MODELS:
-            available = [*MODELS, "torchvision:NAME", "timm:NAME", "transformers:CONFIG", "package.module:callable"]
-            raise UnknownNameError("model", address, available)
+            raise unknown_model(address, MODELS)
         return bind(MODELS[address], args, address), (int(args.get("in_channels", 3)), 32, 32)
     if prefix in FAMILIES:
         return FAMILIES[prefix](name, args, fetch=fetch)
+    location, _, name = address.rpartition(":")  # the path of a file may hold a colon
     if not allow_import:
         raise ModelError(
-            f"{address} would import {prefix!r}, which runs its code. If you trust it, say so: --allow-import, "
-            "or allow_import=True"
+            f"{address} would import {location!r}, which runs its code.{suggestion(prefix, FAMILIES)} If you trust it, "
+            "say so: --allow-import, or allow_import=True"
         )
-    return bind(imported(prefix, name), args, address), None
+    build = bind(import_callable(location, name), args, address)
+
+    def build_here() -> nn.Module:
+        with importing_from(location):  # a constructor may import, too
+            return build()
+
+    return build_here, None

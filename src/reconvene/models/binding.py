@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from reconvene.errors import ModelError
+from reconvene.errors import ModelError, ReconveneError
+from reconvene.models.user_code import describe_error
+from reconvene.utils.resources import resource_error
 
 Argument = int | float | bool | str
 Build = Callable[[], nn.Module]
@@ -32,5 +34,9 @@ def built(address: str, build: Callable[[], Any]) -> Any:
     """What ``build`` returns; what a constructor complains of becomes a ModelError that says which model it was."""
     try:
         return build()
-    except (TypeError, ValueError, KeyError, AttributeError, OSError, RuntimeError, AssertionError) as error:
-        raise ModelError(f"{address} cannot be built: {type(error).__name__}: {error}") from error
+    except Exception as error:  # a constructor is foreign code, which may raise anything
+        if isinstance(error, ReconveneError):
+            raise
+        if (explanation := resource_error(error)) is not None:
+            raise explanation from error
+        raise ModelError(f"{address} cannot be built: {describe_error(error)}") from error

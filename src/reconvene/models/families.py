@@ -116,23 +116,6 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def imported(module: str, name: str) -> Callable[..., Any]:
-    """The callable ``name`` (dots allowed) of a module. Importing runs the module: call only when that is allowed."""
-    try:
-        attribute: Any = importlib.import_module(module)
-    except ImportError as error:
-        raise ModelError(f"{module}:{name}: {module} cannot be imported: {error}") from error
-    for part in name.split("."):
-        if not hasattr(attribute, part):
-            public = [key for key in vars(attribute) if not key.startswith("_") and callable(getattr(attribute, key))]
-            raise UnknownNameError(f"callable of {module}", name, public)
-        attribute = getattr(attribute, part)
-    if not callable(attribute):
-        raise ModelError(f"{module}:{name} is {type(attribute).__name__}, nothing that can be called to build a model")
-    constructor: Callable[..., Any] = attribute
-    return constructor
-
-
 def _optional(module: str, extra: str, needed_for: str) -> ModuleType:
     try:
         return importlib.import_module(module)

@@ -9,13 +9,17 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from reconvene.errors import ModelError
+
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed the CPU generators of torch, numpy and Python inside the block; put their states back after it.
 
-    All three, because a user's constructor may draw from any of them.
+    All three, because a user's constructor may draw from any of them. Raises ModelError for what is no seed.
     """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
+        raise ModelError(f"seed {seed!r} is no whole number of 64 bits, such as 0")
     torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()
     # Not torch.manual_seed: that one seeds the accelerators as well, whose states we would not put back.
     torch.default_generator.manual_seed(seed)

@@ -15,16 +15,19 @@ from reconvene.allocation import Budget
 from reconvene.deploy.memory import PLANS
 from reconvene.deploy.quantisation import PRECISIONS
 from reconvene.errors import UnknownNameError
+from reconvene.planning.arguments import PLAN_CHECKS
 from reconvene.planning.assemble import timed
 from reconvene.planning.latency import Device, Timely, note_predicted_latency, resolve
 from reconvene.planning.runtime_costs import Keep, file_size, keep_weighed, runtime_memory
 from reconvene.planning.session import Data, Foresee, Loss, Planner
 from reconvene.structure.restore import exclusive
 from reconvene.surgery import Plan
+from reconvene.utils.arguments import checked
 
 ROUND_TO = 8
 
 
+@checked(**PLAN_CHECKS)
 def plan(
     model: nn.Module,
     example_inputs: Any,
@@ -91,6 +94,7 @@ def plan(
     return chosen_plan
 
 
+@checked(**PLAN_CHECKS)
 def prune(
     model: nn.Module,
     example_inputs: Any,

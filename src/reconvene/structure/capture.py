@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from reconvene.errors import ModelError
+from reconvene.errors import ModelError, ReconveneError
 from reconvene.structure.custom_layers import LayerCall, opaque_layers
 from reconvene.structure.inputs import arguments, map_tensors, tensors_in
 from reconvene.structure.recorder import Recorder
@@ -34,6 +34,7 @@ from reconvene.structure.restore import (
 )
 from reconvene.structure.size_tracing import traced_sizes
 from reconvene.structure.values import ValueCollector, Values, noted_methods
+from reconvene.utils.resources import resource_error
 
 
 def record(
@@ -104,7 +105,9 @@ def _with_guards(recording: Recording) -> Recording:
     return recording
 
 
-def _does_not_run(example_inputs: Any, error: Exception | None) -> ModelError:
+def _does_not_run(example_inputs: Any, error: Exception | None) -> ReconveneError:
+    if error is not None and (explanation := resource_error(error)) is not None:
+        return explanation
     shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in tensors_in(example_inputs))
     return ModelError(
         f"the model does not run on the example inputs ({shapes or 'no tensor'}): {error}. "
