@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from reconvene.data.batches import crop
 from reconvene.data.dataset import statistics
 from reconvene.data.load import count as counted
 from reconvene.data.source import stratified
-from reconvene.errors import DataError, MissingExtraError
+from reconvene.errors import DataError, MissingExtraError, ResourceError
 
 image = pytest.importorskip("PIL.Image", reason="needs the data extra")
 pyarrow = pytest.importorskip("pyarrow", reason="needs the data extra")
@@ -428,3 +429,107 @@ def test_calibration_that_cannot_be_balanced_is_refused() -> None:
         calibration(data, 9)
     with pytest.raises(DataError, match=r"class '.' of digits has . training images, 20 asked"):
         calibration(data, 200)
+
+
+# plain mistakes
+
+
+HUGGINGFACE = [
+    (b"\xff\xfe", "another form"),
+    (b"{", "another form"),
+    (b"[]", "another form"),
+    (b'{"info": null}', "another form"),
+    (b'{"info": {"features": [{"name": "label"}]}}', "another form"),
+    (b'{"info": {"features": {"label": {"names": 3}}}}', "column 'label' 3, which is no list"),
+    (b'{"info": {"features": {"label": {"names": [1, 2]}}}}', "no list of text"),
+    (b'{"info": {"features": {"label": {"names": ["a", "a"]}}}}', "two classes called 'a'"),
+    (b'{"info": {"features": {"label": {"names": ["\\ud800", "b"]}}}}', r"called '\\ud800'"),
+    (b'{"info": {"features": {"label": {"names": ["a\\nb", "b"]}}}}', "one line of text"),
+    (b'{"info": {"features": {"label": {"names": ["", "b"]}}}}', "called ''"),
+]
+
+
+@pytest.mark.parametrize(("metadata", "message"), HUGGINGFACE)
+def test_metadata_of_another_form_is_said(metadata: bytes, message: str, tmp_path: Path) -> None:
+    parquet.write_table(
+        table([0, 1] * 5).replace_schema_metadata({b"huggingface": metadata}), tmp_path / "train.parquet"
+    )
+    with pytest.raises(DataError, match=message):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {b"huggingface": b'{"fingerprint": "abc"}'},
+        {b"huggingface": b'{"info": {"features": {"label": [{"dtype": "int64"}], "img": "x"}}}'},
+        {b"pandas": b"\xff no JSON"},
+        {b"pandas": b'{"index_columns": ["missing"]}'},
+        {b"\xff": b"\xff"},
+    ],
+)
+def test_metadata_of_others_says_nothing_about_classes(metadata: dict[bytes, bytes], tmp_path: Path) -> None:
+    parquet.write_table(table([0, 1] * 5).replace_schema_metadata(metadata), tmp_path / "train.parquet")
+    assert load(tmp_path).classes == ("0", "1")
+
+
+def test_labels_that_are_lists_of_different_lengths_are_no_classes(tmp_path: Path) -> None:
+    parquet.write_table(table([[1], [2, 3]] * 5), tmp_path / "train.parquet")
+    with pytest.raises(DataError, match="not classes"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"two\nlines", b"bell\x07"])
+def test_class_folders_are_named_in_text(name: bytes, tmp_path: Path) -> None:
+    write_folder(tmp_path / "data", {"cat": 5, "dog": 5})
+    try:
+        os.rename(os.fsencode(tmp_path / "data" / "dog"), os.path.join(os.fsencode(tmp_path / "data"), name))
+    except OSError:
+        pytest.skip("this file system holds UTF-8 only")
+    with pytest.raises(DataError, match=r"class called '[^\n]*\\[^\n]*': a name is one line of text"):
+        load(tmp_path / "data")
+
+
+def test_a_folder_of_data_whose_own_name_is_no_text_is_shown_with_escapes(tmp_path: Path) -> None:
+    write_folder(tmp_path / "data", {"cat": 5, "dog": 5})
+    strange = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    try:
+        os.rename(tmp_path / "data", strange)
+    except OSError:
+        pytest.skip("this file system holds UTF-8 only")
+    assert load(strange).name == "caf\\udce9"
+
+
+def test_a_picture_above_pillows_limit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path, {"cat": 5, "dog": 5})
+    (tmp_path / "dog" / "3.png").write_bytes(png(0, (40, 40)))
+    monkeypatch.setattr(image, "MAX_IMAGE_PIXELS", 700)
+    with pytest.raises(DataError, match=r"too large to be decoded safely at .*dog/3\.png.*1600 pixels"):
+        load(tmp_path, input_shape=(3, 4, 4))
+
+
+def test_whatever_a_decoder_raises_is_a_broken_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path, {"cat": 5, "dog": 5})
+
+    def broken(self: Any) -> None:
+        raise IndexError("a fault of a decoder")
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", broken)
+    with pytest.raises(DataError, match=r"broken image at .*cat/\d\.png: a fault of a decoder"):
+        load(tmp_path)
+
+
+def test_more_images_than_memory_are_refused_before_any_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path, {"cat": 5, "dog": 5})
+    monkeypatch.setattr("reconvene.utils.resources.machine_memory", lambda: 8 * 48 - 1)
+    with pytest.raises(ResourceError, match=r"8 images of 3x4x4 takes .*--limit"):
+        load(tmp_path)
+    assert len(load(tmp_path, limit=7).train) == 7
+
+
+@pytest.mark.parametrize("spec", [3, None, ["digits"]])
+def test_data_of_another_type(spec: Any) -> None:
+    with pytest.raises(DataError, match="no 'digits', no path and no hub id"):
+        load(spec)

@@ -8,6 +8,7 @@ import numpy as np
 
 from reconvene.data.source import Rows, Source, needs
 from reconvene.errors import DataError
+from reconvene.utils.escaping import printable
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
 TEST_NAMES = ("test", "val", "valid", "validation")
@@ -30,7 +31,10 @@ def read_folder(root: Path) -> Source:
     if test is not None and (strange := sorted(set(_subfolders(test)) - set(classes))):
         raise DataError(f"{test} has classes that {train} has not: {', '.join(strange)}.")
     return Source(
-        root.name, classes, _rows(train, classes), None if test is None else _rows(test, classes, partly=True)
+        printable(root.name),
+        classes,
+        _rows(train, classes),
+        None if test is None else _rows(test, classes, partly=True),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from reconvene.data.progress import track
 from reconvene.data.source import Rows, Source, needs, stratified
 from reconvene.data.table import count_parquet, read_hub, read_parquet
 from reconvene.errors import DataError
+from reconvene.utils.escaping import printable
+from reconvene.utils.resources import require_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,6 +49,7 @@ def load(
     Raises:
         DataError: nothing there, no images, no labels, a broken picture (named), or sizes that differ without an
             ``input_shape``.
+        ResourceError: the images take more memory than the machine has.
         MissingExtraError: the ``data`` extra is absent.
     """
     _check_limit(limit)
@@ -53,6 +57,7 @@ def load(
         requested_shape = "x".join(map(str, input_shape))
         raise DataError(f"image data can become 1xHxW (grey) or 3xHxW (RGB), not {requested_shape}.")
     source = _find(spec, image_column=image_column, label_column=label_column)
+    _check_classes(source)
     note = ""
     train, test = source.train, source.test
     if test is None:
@@ -108,6 +113,8 @@ def _is_hub_id(text: str) -> bool:
 
 
 def _find(spec: str | os.PathLike[str], *, image_column: str | None, label_column: str | None) -> Source:
+    if not isinstance(spec, str | os.PathLike):
+        raise DataError(f"data {spec!r} is no 'digits', no path and no hub id, but of type {type(spec).__name__}.")
     text = os.fspath(spec)
     if text == "digits":
         return read_digits()
@@ -135,20 +142,40 @@ def _own_shape(rows: Rows) -> tuple[int, int, int]:
 
 
 def _open(rows: Rows, i: int) -> Image:
-    unidentified = needs("PIL", "pillow", "decoding images").UnidentifiedImageError
     try:
         picture = rows.open(i)
         picture.load()
-    except (OSError, SyntaxError, ValueError, unidentified) as error:
-        raise DataError(f"broken image at {rows.locate(i)}: {error}") from error
+    except Exception as error:  # files of images make decoders raise whatever their damage leads to
+        raise DataError(f"{_trouble(error)} at {rows.locate(i)}: {error}") from error
     if picture.mode not in MODES:
         raise DataError(f"{rows.locate(i)} is an image of mode {picture.mode}; known modes: {', '.join(MODES)}.")
     return picture
 
 
+def _trouble(error: Exception) -> str:
+    too_large = needs("PIL.Image", "pillow", "decoding images").DecompressionBombError
+    return "image too large to be decoded safely" if isinstance(error, too_large) else "broken image"
+
+
+def _check_classes(source: Source) -> None:
+    """Raise DataError for names that cannot be written, or not be told apart, in logs, labels and reports."""
+    for name in source.classes:
+        if len(name.splitlines()) != 1 or not name.strip() or printable(name) != name:
+            raise DataError(
+                f"{source.name} has a class called {name!r}: a name is one line of text in UTF-8, without "
+                "control characters. Rename it."
+            )
+    if again := [name for name, number in Counter(source.classes).items() if number > 1]:
+        raise DataError(f"{source.name} has two classes called {again[0]!r}. Rename one.")
+
+
 def _decode(rows: Rows, shape: tuple[int, int, int], name: str, *, fit: bool, progress: bool) -> Split:
     """``fit``: pictures of other sizes are scaled and cut; else they are an error."""
     channels, height, width = shape
+    memory = len(rows) * height * width * channels
+    require_memory(
+        memory, f"{len(rows):,} images of {channels}x{height}x{width}", "Use fewer (--limit) or smaller ones"
+    )
     pixels = np.empty((len(rows), height, width, channels), dtype=np.uint8)
     for i in track(range(len(rows)), f"decoding {name}", total=len(rows), enabled=progress):
         picture = _open(rows, i).convert("L" if channels == 1 else "RGB")

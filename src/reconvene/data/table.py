@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from reconvene.data.source import Rows, Source, needs
 from reconvene.errors import DataError
+from reconvene.utils.escaping import printable
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
@@ -37,7 +38,7 @@ def read_parquet(root: Path, *, image_column: str | None, label_column: str | No
             )
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"cannot read {', '.join(map(str, paths))}: {error}") from error
-    return read_tables(root.stem, tables, image_column=image_column, label_column=label_column)
+    return read_tables(printable(root.stem), tables, image_column=image_column, label_column=label_column)
 
 
 def count_parquet(root: Path) -> dict[str, int]:
@@ -77,13 +78,13 @@ def read_hub(name: str, *, image_column: str | None, label_column: str | None) -
 def read_tables(name: str, tables: Mapping[str, Any], *, image_column: str | None, label_column: str | None) -> Source:
     """Turn arrow tables, one a split (``train``, and ``test`` or ``val``), into a source of labelled images."""
     train = tables["train"]
-    features = _features(train)
+    features = _features(train, name)
     kinds = {column: features.get(column, {}).get("_type") for column in train.column_names}
     image = _column("image", image_column, IMAGE_COLUMNS, kinds, name)
     label = _column("label", label_column, LABEL_COLUMNS, kinds, name)
     test = tables.get("test", tables.get("val"))
     labels = [_labels(part, label, name) for part in (train, test) if part is not None]
-    classes, coded = _classes(labels, features.get(label, {}).get("names"), label, name)
+    classes, coded = _classes(labels, _class_names(features.get(label, {}), label, name), label, name)
     rows = [_rows(part, image, code, name) for part, code in zip((train, test), coded, strict=False)]
     return Source(name, classes, rows[0], rows[1] if test is not None else None)
 
@@ -110,11 +111,35 @@ def _has_split_word(path: Path, root: Path) -> bool:
     return any(word in SPLIT_WORDS for word in re.split(r"[^a-z]+", text.lower()))
 
 
-def _features(table: Any) -> dict[str, dict[str, Any]]:
-    """Column kinds and class names, as the ``datasets`` library writes them into the schema; empty where it did not."""
+def _features(table: Any, name: str) -> dict[str, dict[str, Any]]:
+    """Column kinds and class names, as the ``datasets`` library writes them into the schema; empty where it did not.
+
+    Raises DataError where something else stands in their place: without them labels would lose their names.
+    """
     metadata = (table.schema.metadata or {}).get(b"huggingface")
-    features: dict[str, dict[str, Any]] = json.loads(metadata)["info"]["features"] if metadata else {}
-    return features
+    if metadata is None:
+        return {}
+    try:
+        notes = json.loads(metadata)
+        features = notes.get("info", {}).get("features", {})
+        return {column: feature for column, feature in features.items() if isinstance(feature, dict)}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise DataError(
+            f"the schema of {name} holds huggingface metadata of another form than the datasets library writes "
+            f"({error}). Write the table again without that metadata, for instance with replace_schema_metadata()."
+        ) from error
+
+
+def _class_names(feature: Mapping[str, Any], column: str, name: str) -> list[str] | None:
+    """Names of the classes as the schema lists them; ``None`` where it does not."""
+    names = feature.get("names")
+    if names is None:
+        return None
+    if not isinstance(names, list) or not all(isinstance(entry, str) for entry in names):
+        raise DataError(
+            f"the schema of {name} names the classes of column {column!r} {names!r}, which is no list of text."
+        )
+    return names
 
 
 def _column(
@@ -147,7 +172,10 @@ def _labels(table: Any, column: str, name: str) -> NDArray[Any]:
     values = table.column(column)
     if values.null_count:
         raise DataError(f"{values.null_count} of {len(values)} rows of {name} have no {column!r}.")
-    labels: NDArray[Any] = np.asarray(values.to_pylist())
+    try:
+        labels: NDArray[Any] = np.asarray(values.to_pylist())
+    except ValueError:  # lists of different lengths make no array
+        labels = np.empty((len(values), 0))
     if len(labels) and (labels.ndim != 1 or labels.dtype.kind not in "iuUb"):
         raise DataError(f"column {column!r} of {name} holds {values.type}, not classes (integers or strings).")
     return labels

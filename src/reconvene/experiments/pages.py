@@ -8,6 +8,7 @@ from pathlib import Path
 from reconvene.errors import ExperimentError
 from reconvene.experiments.plot import Dot, scatter
 from reconvene.experiments.summary import EXTRA, HEADER, WHOLE, Line, cells
+from reconvene.utils.escaping import markdown, markdown_table
 from reconvene.utils.files import write_atomic
 
 AXES: dict[str, str] = {
@@ -17,13 +18,13 @@ AXES: dict[str, str] = {
 }
 
 
-def markdown(lines: Sequence[Line]) -> str:
+def tables(lines: Sequence[Line]) -> str:
     """One table a model and data set, rows grouped by budget; what was measured beyond accuracy in a second one."""
     parts = []
-    for network_and_data in dict.fromkeys((line.model, line.data) for line in lines):
-        group = [line for line in lines if (line.model, line.data) == network_and_data]
+    for model, data in dict.fromkeys((line.model, line.data) for line in lines):
+        group = [line for line in lines if (line.model, line.data) == (model, data)]
         rows = [[line.budget, *cells(line)] for line in group]
-        parts.append(f"**{network_and_data[0]} on {network_and_data[1]}**\n\n{grid(['budget', *HEADER], rows)}")
+        parts.append(f"**{markdown(model)} on {markdown(data)}**\n\n{grid(['budget', *HEADER], rows)}")
         names = [name for name in EXTRA if any(name in line.extra for line in group)]
         if names:
             beyond = [[line.budget, line.label, *(str(line.extra.get(name, "")) for name in names)] for line in group]
@@ -33,8 +34,7 @@ def markdown(lines: Sequence[Line]) -> str:
 
 def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
-    body = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in body)
+    return markdown_table(header, [[cell.replace("|", "\\|") for cell in row] for row in rows])
 
 
 def plots(lines: Sequence[Line]) -> dict[str, str]:
@@ -53,7 +53,7 @@ def plots(lines: Sequence[Line]) -> dict[str, str]:
 def write_pages(lines: Sequence[Line], folder: Path) -> list[Path]:
     """``table.md`` and the plots, into ``folder``; what was written."""
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {"table.md": markdown(lines), **plots(lines)} if lines else {}
+    texts = {"table.md": tables(lines), **plots(lines)} if lines else {}
     for name, text in texts.items():
         write_atomic(folder / name, text.encode(), error=ExperimentError)
     return [folder / name for name in texts]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from html import escape
 
 from reconvene.report.charts import Scale, nice_ticks
+from reconvene.report.markup import escape
 
 WIDTH, HEIGHT, BOTTOM, TOP, RIGHT = 720, 420, 44, 34, 200
 COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#7b4ea3", "#b8860b", "#5c6770", "#d1495b", "#00798c", "#8a5a44", "#444444")

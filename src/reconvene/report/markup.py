@@ -6,6 +6,8 @@ import html
 import re
 from collections.abc import Iterable
 
+from reconvene.utils.escaping import printable
+
 
 class Html(str):
     """Text that is markup already. Only this module makes it."""
@@ -39,10 +41,15 @@ def join(*children: Child) -> Html:
         if isinstance(child, Html):
             parts.append(child)
         elif isinstance(child, (str, int)):
-            parts.append(html.escape(str(child)))
+            parts.append(escape(str(child)))
         else:
             parts.append(join(*child))
     return Html("".join(parts))
+
+
+def escape(text: str) -> str:
+    """Text for HTML and SVG, which hold neither control characters nor halves of surrogate pairs."""
+    return html.escape(printable(text))
 
 
 def name(text: str, **attributes: Attribute) -> Html:
@@ -70,4 +77,4 @@ def _attribute(key: str, value: Attribute) -> str:
     written = key.rstrip("_").replace("_", "-")
     if value is True:
         return f" {written}"
-    return f' {written}="{html.escape(str(value))}"'
+    return f' {written}="{escape(str(value))}"'
