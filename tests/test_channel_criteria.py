@@ -467,3 +467,21 @@ def test_losses_that_add_up_are_the_curve():
             assert curve.loss[k] ** 2 == pytest.approx(np.sort(values)[: curve.width - k].sum())
     with pytest.raises(CriterionError, match="evaluator='removed_loss'"):
         evaluate(structure, saliency, evaluator="density")
+
+
+def test_equal_scores_without_a_unit_lose_what_fan_in_says():
+    from reconvene.criteria import ChannelSaliency
+    from reconvene.evaluator import evaluate
+
+    structure = analyse(trained(), X)
+    even = ChannelSaliency("even", [np.full(group.width, 2.5) for group in structure.prunable])
+    best_first = ChannelSaliency("steep", [10.0 ** -np.arange(group.width) for group in structure.prunable])
+    base = evaluate(structure)
+    for curve, same, steep in zip(
+        base.curves,
+        evaluate(structure, even, evaluator="removed_loss").curves,
+        evaluate(structure, best_first, evaluator="removed_loss").curves,
+        strict=True,
+    ):
+        np.testing.assert_allclose(same.loss[1:], curve.loss[1:], atol=1e-9)
+        assert (steep.loss[1:-1] < curve.loss[1:-1]).all()

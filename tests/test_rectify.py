@@ -344,7 +344,7 @@ def test_a_model_that_does_not_run_on_the_batch_says_which_shapes():
 def test_an_unknown_way_or_module_is_refused_before_anything_changes():
     _, small, plan = pair()
     before = state(small)
-    with pytest.raises(UnknownNameError, match="keep, reinit, rescale"):
+    with pytest.raises(UnknownNameError, match="keep, recalibrate, reconstruct, reinit, rescale"):
         rectify(small, plan, EXAMPLE, "guess")
     plan.touched.append("nowhere")
     with pytest.raises(PlanError, match="nowhere"):

@@ -14,6 +14,7 @@ from reconvene.evaluator import Sensitivity
 from reconvene.planning.assemble import check_finite, prunable
 from reconvene.planning.session import Data, Judge, Loss
 from reconvene.rectifier import RectifyReport
+from reconvene.rectifier.recalibrate import Progress, silent
 from reconvene.structure import Group, analyse
 from reconvene.surgery import Plan
 from reconvene.utils.arguments import check_model, check_number, check_seed, checked, instance_of, optional
@@ -78,21 +79,37 @@ def sensitivity(
 
 @checked(small=check_model, plan=_check_plan, seed=optional(check_seed))
 def rectify(
-    small: nn.Module, plan: Plan, example_inputs: Any, how: str = "reinit", *, seed: int | None = None
+    small: nn.Module,
+    plan: Plan,
+    example_inputs: Any,
+    how: str = "reinit",
+    *,
+    seed: int | None = None,
+    model: nn.Module | None = None,
+    data: Data | None = None,
+    progress: Progress = silent,
 ) -> RectifyReport:
-    """Give every touched layer a healthy initialization again, in place (RLR); returns the spread ratios as a table.
+    """Repair every layer that the cut touched, in place (RLR); returns the spread ratios as a table.
 
     Args:
         small: what ``plan.apply`` gave.
         plan: the plan, which remembers the dense network's activation spread.
         example_inputs: as for ``plan``.
-        how: ``reinit`` draws fresh weights at the dense spread, ``rescale`` scales the kept ones, ``keep`` leaves them.
-        seed: of the fresh weights; the plan's by default.
+        how: of an untrained network, ``reinit`` draws fresh weights at the dense spread, ``rescale`` scales the kept
+            ones, ``keep`` leaves them. Of a trained one, ``recalibrate`` takes the statistics of norms from data again,
+            and ``reconstruct`` fits the kept weights to what the dense network gives on data, then recalibrates.
+        seed: of the fresh weights, and of what data draw; the plan's by default.
+        model: the dense network, for ``reconstruct``; only read.
+        data: for ``recalibrate`` (about 2,000 examples are read) and ``reconstruct`` (512): batches of inputs, or with
+            targets, which are not read.
+        progress: called with how much is done, of how much, and what the last piece was, such as a layer.
 
     Raises:
         UnknownNameError: no such way.
+        DataError: data are missing or do not fit.
+        ModelError: ``model`` is missing, or a network does not run.
     """
-    return rectifier.rectify(small, plan, example_inputs, how=how, seed=seed)
+    return rectifier.rectify(small, plan, example_inputs, how=how, seed=seed, model=model, data=data, progress=progress)
 
 
 @checked(model=check_model, density=check_number, seed=check_seed)

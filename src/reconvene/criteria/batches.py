@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reconvene.errors import CriterionError
+from reconvene.errors import CriterionError, ReconveneError
 from reconvene.structure.inputs import map_tensors, tensors_in
 
 EXPECTED = "data= takes an iterable of (inputs, target) batches: a DataLoader, a list, a generator"
@@ -32,6 +32,7 @@ class Batches:
         seed: of what the iterable draws.
         names: arguments that the model takes by name (``argument_names``), which batches that are mappings need.
         labelled: whether targets are read.
+        error: what is raised.
     """
 
     def __init__(
@@ -43,12 +44,14 @@ class Batches:
         seed: int,
         names: Collection[str] = (),
         labelled: bool = True,
+        error: type[ReconveneError] = CriterionError,
     ) -> None:
         if data is None:
-            raise CriterionError(f"{user} needs data, and got none. {EXPECTED}.")
+            raise error(f"{user} needs data, and got none. {EXPECTED}.")
         if isinstance(data, (Tensor, str, bytes, Mapping)) or not isinstance(data, Iterable):
-            raise CriterionError(f"{user} got data of type {type(data).__name__}. {EXPECTED}.")
+            raise error(f"{user} got data of type {type(data).__name__}. {EXPECTED}.")
         self._user, self._device, self._seed, self._names, self._labelled = user, device, seed, names, labelled
+        self._error = error
         self._name = str(data) if type(data).__str__ is not object.__str__ else None
         self._data = list(data) if iter(data) is data else data
         self._counts = (0, 0, 0)
@@ -65,7 +68,7 @@ class Batches:
                 classes.update(target.tolist())
             yield inputs, target
         if not samples:
-            raise CriterionError(f"{self._user} got empty data: {batches} batches, no samples. {EXPECTED}.")
+            raise self._error(f"{self._user} got empty data: {batches} batches, no samples. {EXPECTED}.")
         self._counts = (batches, samples, len(classes))
 
     def describe(self) -> str:
@@ -81,7 +84,7 @@ class Batches:
             inputs = {name: batch[name] for name in self._names if name in batch}
             if not inputs:
                 entries, names = ", ".join(map(str, batch)), ", ".join(self._names)
-                raise CriterionError(
+                raise self._error(
                     f"batch {number} of the data is a mapping with {entries}, and the model takes {names or 'none'} "
                     f"by name. {EXPECTED}."
                 )
@@ -92,7 +95,7 @@ class Batches:
             return batch, None
         if not self._labelled and isinstance(batch, (tuple, list)) and len(batch) == 1:
             return batch[0], None
-        raise CriterionError(f"batch {number} of the data is a {type(batch).__name__}, not a pair. {EXPECTED}.")
+        raise self._error(f"batch {number} of the data is a {type(batch).__name__}, not a pair. {EXPECTED}.")
 
 
 def samples_in(inputs: Any, target: Any = None) -> int:

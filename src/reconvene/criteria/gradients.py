@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from reconvene.criteria.base import Loss, Subject
 from reconvene.criteria.batches import Batches, argument_names
 from reconvene.criteria.preserve_state import call_with, untouched
-from reconvene.errors import CriterionError
+from reconvene.errors import CriterionError, ReconveneError
 from reconvene.structure.inputs import arguments
 
 REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AssertionError, AttributeError)
@@ -153,12 +153,12 @@ def loss_of(loss: Loss | None, output: Any, target: Any, *, criterion: str, temp
 
 
 @contextmanager
-def explained(user: str, batch_index: int) -> Iterator[None]:
+def explained(user: str, batch_index: int, error: type[ReconveneError] = CriterionError) -> Iterator[None]:
     """Within: what a model or a loss refuses becomes an error that names the batch."""
     try:
         yield
-    except REFUSALS as error:
-        raise CriterionError(f"{user}: batch {batch_index} of the data failed: {error}") from error
+    except REFUSALS as refusal:
+        raise error(f"{user}: batch {batch_index} of the data failed: {refusal}") from refusal
 
 
 def _tracks(norm: _BatchNorm) -> bool:

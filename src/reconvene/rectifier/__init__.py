@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from reconvene.rectifier.calibration import calibration_batch, spread
-from reconvene.rectifier.rectify import WAYS, rectify
+from reconvene.rectifier.recalibrate import recalibrate
+from reconvene.rectifier.reconstruct import reconstruct
+from reconvene.rectifier.rectify import TRAINED_WAYS, WAYS, rectify
 from reconvene.rectifier.report import RectifyReport, SpreadRow
 
-__all__ = ["WAYS", "RectifyReport", "SpreadRow", "calibration_batch", "rectify", "spread"]
+__all__ = [
+    "TRAINED_WAYS",
+    "WAYS",
+    "RectifyReport",
+    "SpreadRow",
+    "calibration_batch",
+    "recalibrate",
+    "reconstruct",
+    "rectify",
+    "spread",
+]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from reconvene.errors import PlanError, UnknownNameError
+from reconvene.errors import ModelError, PlanError, UnknownNameError
 from reconvene.rectifier.calibration import measure, run_hooked, spread_of, spread_on
 from reconvene.rectifier.layers import is_constant, layers, reset_norm, weights_of
+from reconvene.rectifier.recalibrate import Progress, recalibrate, silent
+from reconvene.rectifier.reconstruct import reconstruct
 from reconvene.rectifier.report import RectifyReport, SpreadRow
 from reconvene.structure.restore import exclusive
 from reconvene.utils.norms import is_norm
@@ -38,6 +40,9 @@ def rectify(
     *,
     seed: int | None = None,
     everywhere: bool = False,
+    model: nn.Module | None = None,
+    data: Iterable[Any] | None = None,
+    progress: Progress = silent,
 ) -> RectifyReport:
     """Rectify ``small`` in place and report the spread of every layer against the dense network's.
 
@@ -47,18 +52,24 @@ def rectify(
       times, and the draw whose worst ratio is nearest to 1 stays.
     - ``rescale``: touched layers keep the kept weights and biases, scaled so; norms stay.
     - ``keep``: nothing changes; the report still measures.
+    - ``recalibrate``, for trained networks: norms take their statistics from ``data`` again (``recalibrate``).
+    - ``reconstruct``, for trained networks: cut layers are fitted by least squares to what the dense network ``model``
+      gives on ``data`` (``reconstruct``), then norms are recalibrated.
 
     Untouched layers keep every byte, unless ``everywhere``, which takes all layers for touched. What was chosen rather
     than drawn stays: a bias of one single value (others become zero in ``reinit``), a norm's constant scale (a zero one
     starts a residual branch silent), all-zero and frozen weights. ``seed`` (the plan's by default) decides the fresh
     weights; the calibration batch always comes from the plan's seed, as the dense spreads did. Layers that cannot be
-    scaled keep the weights they have by then, and the report says why.
+    scaled keep the weights they have by then, and the report says why. ``progress`` hears of layers and batches that
+    are done.
 
     Raises ``UnknownNameError`` for an unknown ``how``, ``PlanError`` when the plan touches modules that ``small`` does
-    not have, ``ModelError`` when it does not run.
+    not have, ``ModelError`` when it does not run or the dense network is missing, ``DataError`` without data.
     """
     if how not in WAYS:
         raise UnknownNameError("way to rectify", how, WAYS)
+    if how in TRAINED_WAYS and everywhere:
+        raise PlanError(f"rectify how={how!r} fits what the plan cut; it cannot work everywhere")
     module_names = {name for name, _ in small.named_modules()}
     missing = [name for name in plan.touched if name not in module_names]
     if missing:
@@ -67,6 +78,10 @@ def rectify(
         )
     drawn_with = plan.seed if seed is None else seed
     before, batch = measure(small, example_inputs, seed=plan.seed)
+    if how in TRAINED_WAYS:
+        actions = _follow_data(small, plan, example_inputs, how, model, data, drawn_with, progress)
+        after = spread_on(small, batch, seed=plan.seed)
+        return RectifyReport(how, drawn_with, _rows(small, plan, actions, before, after))
     touched = module_names if everywhere else set(plan.touched)
     best: RectifyReport | None = None
     for draw in range(DRAWS if how == "reinit" else 1):
@@ -91,21 +106,57 @@ def _attempt(
     touched: set[str],
 ) -> RectifyReport:
     """One rectification with the ``draw``-th stream of weights; it starts over whatever an earlier one left."""
-    work = _Work(small, plan.spread, touched, f"{seed}:{draw}", WAYS[method])
-    after = work.run(batch, calibration_seed=plan.seed) if WAYS[method] else before
-    rows = []
-    for name, module in small.named_modules():
-        if name in work.layers or name in work.actions:
-            values = plan.spread.get(name), before.get(name), after.get(name)
-            action = work.actions.get(name) or _unchanged(name, before, work)
-            rows.append(SpreadRow(name, type(module).__name__, name in work.touched, action, *values))
-    return RectifyReport(method, seed, tuple(rows), draw)
+    work = _Work(small, plan.spread, touched, f"{seed}:{draw}", _CHANGES[method])
+    after = work.run(batch, calibration_seed=plan.seed) if _CHANGES[method] else before
+    for name in work.layers:
+        if name in touched and name not in work.actions:
+            work.actions[name] = "kept" if name in before else "kept: never called by itself, or not finite"
+    return RectifyReport(method, seed, _rows(small, plan, work.actions, before, after, touched), draw)
 
 
-def _unchanged(name: str, before: dict[str, float], work: _Work) -> str:
-    if name not in work.touched:
-        return "untouched"
-    return "kept" if name in before else "kept: never called by itself, or not finite"
+def _rows(
+    small: nn.Module,
+    plan: Plan,
+    actions: Mapping[str, str],
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    touched: Collection[str] | None = None,
+) -> tuple[SpreadRow, ...]:
+    """A row for every layer with a weight, and for everything else that something was done to."""
+    touched = set(plan.touched) if touched is None else touched
+    with_weights = layers(small)
+    return tuple(
+        SpreadRow(
+            name,
+            type(module).__name__,
+            name in touched,
+            actions.get(name, "kept" if name in touched else "untouched"),
+            *(plan.spread.get(name), before.get(name), after.get(name)),
+        )
+        for name, module in small.named_modules()
+        if name in with_weights or name in actions
+    )
+
+
+def _follow_data(
+    small: nn.Module,
+    plan: Plan,
+    example_inputs: Any,
+    how: str,
+    model: nn.Module | None,
+    data: Iterable[Any] | None,
+    seed: int,
+    progress: Progress,
+) -> dict[str, str]:
+    """``recalibrate`` or ``reconstruct``: what was done to which module."""
+    data = list(data) if data is not None and iter(data) is data else data  # it is read twice
+    actions: dict[str, str] = {}
+    if how == "reconstruct":
+        if model is None:
+            raise ModelError("rectify how='reconstruct' compares with the dense network. Pass model=, that was pruned")
+        actions = reconstruct(small, plan, model, data, example_inputs, seed=seed, progress=progress)
+    norms = recalibrate(small, data, example_inputs, seed=seed, progress=progress)
+    return actions | dict.fromkeys(norms, "norm recalibrated")
 
 
 class _Work:
@@ -250,4 +301,7 @@ def _generator(stream: str, name: str) -> torch.Generator:
 
 
 _WeightChange = Callable[[nn.Module, torch.Generator], None]
-WAYS: dict[str, _WeightChange | None] = {"reinit": _reinit, "rescale": _rescale, "keep": None}
+_CHANGES: dict[str, _WeightChange | None] = {"reinit": _reinit, "rescale": _rescale, "keep": None}
+TRAINED_WAYS = ("recalibrate", "reconstruct")
+"""What keeps the weights of a trained network, and repairs it from data."""
+WAYS = (*_CHANGES, *TRAINED_WAYS)

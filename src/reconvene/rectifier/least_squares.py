@@ -1,0 +1,150 @@
+"""Layers as linear maps: rows of what a layer reads and gives, and the weights that map one to the other best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+# Penalties on the change of weights that are tried, as shares of the mean energy of an input.
+PENALTIES = (1e-6, 1e-4, 1e-2, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Positions:
+    """Which outputs of a layer are looked at: the example of each, and its place in every spatial dimension."""
+
+    example: Tensor
+    place: tuple[Tensor, ...]
+
+    @classmethod
+    def drawn(cls, shape: tuple[int, ...], count: int, seed: int) -> Positions:
+        """At most ``count`` positions of ``[N, *spatial]``, each at most once, in order."""
+        total = prod(shape)
+        order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].sort().values
+        index = torch.unravel_index(order, shape)
+        return cls(index[0], tuple(index[1:]))
+
+
+def refusal(module: nn.Module) -> str | None:
+    """Why a layer cannot be written as a linear map of rows, if it cannot."""
+    if isinstance(module, nn.Linear):
+        return None
+    if isinstance(module, _ConvTransposeNd):
+        plain = module.groups == 1 and set(module.dilation) == {1} and not any(module.padding)
+        plain = plain and not any(module.output_padding) and tuple(module.stride) == tuple(module.kernel_size)
+        return None if plain else "its windows overlap"
+    if isinstance(module, _ConvNd):
+        return None
+    return "it is no product with a weight"
+
+
+def output_rows(module: nn.Module, output: Tensor, positions: Positions | None) -> Tensor:
+    """What the layer gives, ``[rows, out]``; of a transposed convolution a row is a window, ``[rows, out, window]``."""
+    if isinstance(module, nn.Linear):
+        rows = output.reshape(-1, output.shape[-1])
+        return rows if positions is None else rows[positions.example.to(rows.device)]
+    assert positions is not None
+    if isinstance(module, _ConvTransposeNd):
+        return _windows(output, positions, module.kernel_size, module.stride, (1,) * len(positions.place))
+    return output.movedim(1, -1)[(positions.example, *positions.place)]
+
+
+def input_rows(module: nn.Module, value: Tensor, positions: Positions | None) -> Tensor:
+    """What the layer reads for the same rows, ``[rows, in]``, in the order of its weight's inputs (channels first)."""
+    if isinstance(module, nn.Linear):
+        return output_rows(module, value, positions)
+    assert positions is not None
+    if isinstance(module, _ConvTransposeNd):
+        return value.movedim(1, -1)[(positions.example, *positions.place)]
+    assert isinstance(module, _ConvNd)
+    padded = pad(value, _padding(module), mode="constant" if module.padding_mode == "zeros" else module.padding_mode)
+    return _windows(padded, positions, module.kernel_size, module.stride, module.dilation).flatten(1)
+
+
+def spatial_shape(module: nn.Module, output: Tensor) -> tuple[int, ...]:
+    """The shape ``[N, *spatial]`` of which ``Positions`` are drawn."""
+    if isinstance(module, nn.Linear):
+        return (output.numel() // output.shape[-1],)
+    if isinstance(module, _ConvTransposeNd):
+        sizes = (size // step for size, step in zip(output.shape[2:], module.stride, strict=True))
+        return (output.shape[0], *sizes)
+    return (output.shape[0], *output.shape[2:])
+
+
+def _windows(value: Tensor, positions: Positions, kernel: Any, stride: Any, dilation: Any) -> Tensor:
+    """The window of every position, ``[rows, channels, window]``."""
+    channels_last = value.movedim(1, -1)
+    pieces = []
+    for offset in product(*(range(size) for size in kernel)):
+        place = tuple(
+            at * step + shift * gap
+            for at, step, shift, gap in zip(positions.place, stride, offset, dilation, strict=True)
+        )
+        pieces.append(channels_last[(positions.example, *place)])
+    return torch.stack(pieces, dim=-1)
+
+
+def _padding(module: _ConvNd) -> list[int]:
+    """Padding of a convolution as ``pad`` takes it: the last dimension first."""
+    if module.padding == "valid":
+        sides = [(0, 0) for _ in module.kernel_size]
+    elif module.padding == "same":
+        totals = [gap * (size - 1) for gap, size in zip(module.dilation, module.kernel_size, strict=True)]
+        sides = [(total // 2, total - total // 2) for total in totals]
+    else:
+        sides = [(int(size), int(size)) for size in module.padding]
+    return [size for side in reversed(sides) for size in side]
+
+
+def fit(inputs: Tensor, outputs: Tensor, weight: Tensor, *, centred: bool) -> tuple[Tensor, float]:
+    """Weights ``[in, out]`` near ``weight`` for which ``inputs @ weights`` is nearest to ``outputs``.
+
+    The change of the weights is penalised (ridge regression around ``weight``), by what predicts one half of the rows
+    best from the other; where no penalty predicts better than the weights as they are, these stay. ``centred``: means
+    are left out, for layers whose bias, or whose norm, takes them.
+
+    Returns:
+        the weights, and the share of the error that they take away, measured on the half not fitted.
+    """
+    half = len(inputs) // 2
+    error = outputs - inputs @ weight
+    first, second = (_Moments.of(inputs[rows], error[rows], centred) for rows in (slice(half), slice(half, None)))
+    gains = [second.gain(first.change(penalty)) for penalty in PENALTIES] if half else [0.0]
+    best = max(range(len(gains)), key=lambda number: gains[number])
+    if gains[best] <= 0 or not second.energy:
+        return weight, 0.0
+    change = _Moments.of(inputs, error, centred).change(PENALTIES[best])
+    return weight + change, gains[best] / second.energy
+
+
+@dataclass(frozen=True, eq=False)
+class _Moments:
+    """Second moments of inputs and errors."""
+
+    inputs: Tensor
+    mixed: Tensor
+    energy: float
+
+    @classmethod
+    def of(cls, inputs: Tensor, error: Tensor, centred: bool) -> _Moments:
+        if centred and len(inputs):
+            inputs, error = inputs - inputs.mean(dim=0), error - error.mean(dim=0)
+        return cls(inputs.mT @ inputs, inputs.mT @ error, float(error.square().sum()))
+
+    def change(self, penalty: float) -> Tensor:
+        """The change of weights of the least squared error under a penalty."""
+        scale = self.inputs.diagonal().mean().clamp(min=torch.finfo(self.inputs.dtype).tiny)
+        damped = self.inputs + penalty * scale * torch.eye(len(self.inputs), dtype=self.inputs.dtype).to(self.inputs)
+        factor, trouble = torch.linalg.cholesky_ex(damped)
+        return torch.zeros_like(self.mixed) if trouble else torch.cholesky_solve(self.mixed, factor)
+
+    def gain(self, change: Tensor) -> float:
+        """By how much a change of weights lowers the squared error of these rows."""
+        return float((2 * self.mixed - self.inputs @ change).mul(change).sum())

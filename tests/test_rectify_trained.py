@@ -1,0 +1,217 @@
+"""Trained networks after the cut: statistics are taken again, and what is left is fitted to what the dense one gave."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import reconvene as rc
+from reconvene.errors import DataError, ModelError
+from reconvene.rectifier import recalibrate
+from reconvene.rectifier.least_squares import fit
+from reconvene.structure import analyse
+from reconvene.structure.replay import replay
+from reconvene.surgery import make_plan
+
+
+def cut(net: nn.Module, x: Tensor, keep: dict[str, list[int]]):
+    """A plan that keeps these channels of these groups, and all of the others."""
+    structure = analyse(net, x)
+    kept = [np.array(keep.get(group.name, range(group.width)), dtype=np.int64) for group in structure.prunable]
+    assert keep.keys() <= {group.name for group in structure.prunable}
+    return make_plan(net, structure, kept, [], scalars=replay(net, x, structure, kept).scalars)
+
+
+def images(count: int, *shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def trained_look(net: nn.Module) -> nn.Module:
+    generator = torch.Generator().manual_seed(9)
+    for name, tensor in (*net.named_parameters(), *net.named_buffers()):
+        if tensor.is_floating_point() and tensor.ndim == 1:
+            noise = 0.2 * torch.randn(tensor.shape, generator=generator)
+            tensor.data.add_(noise.abs() if name.endswith("var") else noise)
+    return net.eval()
+
+
+def convolutions() -> nn.Sequential:
+    torch.manual_seed(0)
+    return trained_look(
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.Conv2d(8, 6, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(),
+            nn.Conv2d(6, 5, 3, padding="same", dilation=2, padding_mode="reflect"), nn.ReLU(),
+            nn.Flatten(), nn.Linear(5 * 16, 4),
+        )
+    )  # fmt: skip
+
+
+def copies(net: nn.Module, producer: str, norm: str | None, pairs: dict[int, tuple[int, float]]) -> None:
+    """Make channels multiples of others: behind a ReLU, too, what one holds then says what the other holds."""
+    with torch.no_grad():
+        modules = dict(net.named_modules())
+        for copied, (source, factor) in pairs.items():
+            if norm is None:
+                modules[producer].weight[copied] = factor * modules[producer].weight[source]
+                modules[producer].bias[copied] = factor * modules[producer].bias[source]
+                continue
+            for name in ("weight", "bias", "running_mean", "running_var"):
+                tensor = getattr(modules[norm], name)
+                tensor[copied] = tensor[source] * (factor if name in ("weight", "bias") else 1)
+            modules[producer].weight[copied] = modules[producer].weight[source]
+            if modules[producer].bias is not None:
+                modules[producer].bias[copied] = modules[producer].bias[source]
+
+
+def test_statistics_are_the_plain_mean_over_batches():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=0.01), nn.Dropout(0.5), nn.Conv2d(4, 2, 1))
+    net[2].eval()
+    modes = [module.training for module in net.modules()]
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    data = [images(16, 3, 8, 8, seed=s) for s in range(4)]
+    seen: list[tuple[int, int]] = []
+    names = recalibrate(net, data, progress=lambda done, total, _: seen.append((done, total)))
+    with torch.no_grad():
+        outputs = [net[0](batch) for batch in data]
+    assert names == ["1"] and seen[-1] == (64, 2000)
+    want_mean = torch.stack([o.mean((0, 2, 3)) for o in outputs]).mean(0)
+    want_var = torch.stack([o.var((0, 2, 3)) for o in outputs]).mean(0)
+    torch.testing.assert_close(net[1].running_mean, want_mean)
+    torch.testing.assert_close(net[1].running_var, want_var)
+    assert net[1].momentum == 0.01 and [module.training for module in net.modules()] == modes
+    unchanged = {n for n, t in net.state_dict().items() if torch.equal(t, before[n])}
+    assert set(before) - unchanged == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+
+
+def test_recalibration_reads_no_more_than_it_needs():
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    read = []
+
+    def batches():
+        for number in range(100):
+            read.append(number)
+            yield images(10, 3, seed=number), torch.zeros(10)
+
+    recalibrate(net, batches(), examples=35)
+    assert net[1].num_batches_tracked == 4
+    assert recalibrate(nn.Linear(3, 4), None) == []  # nothing to take again
+
+
+def test_what_left_is_read_from_what_stays():
+    net, x = convolutions(), images(2, 3, 8, 8)
+    copies(net, "0", "1", {5: (0, 2.0), 6: (1, 0.5), 7: (2, 1.5)})
+    copies(net, "3", "4", {5: (3, 3.0)})
+    copies(net, "6", None, {4: (1, 0.7)})
+    data = [(images(64, 3, 8, 8, seed=s), None) for s in range(6)]
+    recalibrate(net, data)  # so that statistics are those of the data, before and after
+    before = copy.deepcopy(net.state_dict())
+    plan = cut(net, x, {"0": [0, 1, 2, 3, 4], "3": [0, 1, 2, 3, 4], "6": [0, 1, 2, 3]})
+    test = images(32, 3, 8, 8, seed=99)
+    small = plan.apply(net).eval()
+    want = net(test)
+    assert not torch.allclose(small(test), want, atol=0.1)
+    layers: list[str] = []
+    report = rc.rectify(
+        small, plan, x, "reconstruct", model=net, data=data, progress=lambda done, total, name: layers.append(name)
+    )
+    torch.testing.assert_close(small(test), want, atol=2e-3, rtol=2e-3)
+    assert layers[:3] == ["3", "6", "9"]
+    actions = {row.layer: row.action for row in report.rows}
+    assert all(actions[name].startswith("reconstructed") for name in ("3", "6", "9"))
+    assert actions["0"] == "kept" and actions["1"] == actions["4"] == "norm recalibrated"
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+class Decoder(nn.Module):
+    """A transposed and a grouped convolution, one dimension, no norms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.up = nn.Conv1d(3, 6, 3, padding=1), nn.ConvTranspose1d(6, 4, 2, 2)
+        self.grouped, self.head = nn.Conv1d(4, 4, 3, padding=1, groups=2), nn.Linear(4, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.grouped(self.up(self.first(x).relu()).relu()).relu()
+        return self.head(x.transpose(1, 2))
+
+
+def test_transposed_and_grouped_convolutions_are_fitted():
+    net, x = Decoder(), images(2, 3, 10)
+    copies(net, "first", None, {4: (0, 2.0), 5: (1, 0.5)})
+    plan = cut(net, x, {"first": [0, 1, 2, 3]})
+    small = plan.apply(net)
+    rc.rectify(small, plan, x, "reconstruct", model=net, data=[images(200, 3, 10, seed=1)])
+    test = images(8, 3, 10, seed=2)
+    torch.testing.assert_close(small(test), net(test), atol=1e-4, rtol=1e-3)
+
+
+def test_the_mean_of_what_left_goes_into_the_bias():
+    net = nn.Sequential(nn.Linear(4, 6), nn.Sigmoid(), nn.Linear(6, 3))
+    with torch.no_grad():
+        net[0].weight[4:], net[0].bias[4:] = 0.0, torch.tensor([0.3, -2.0])
+    x = images(2, 4)
+    plan = cut(net, x, {"0": [0, 1, 2, 3]})
+    small = plan.apply(net)
+    rc.rectify(small, plan, x, "reconstruct", model=net, data=[images(100, 4, seed=1)])
+    torch.testing.assert_close(small(x), net(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(small[2].weight, net[2].weight[:, :4])  # nothing else was to be mended
+
+
+def test_weights_stay_where_none_predict_better():
+    generator = torch.Generator().manual_seed(0)
+    inputs, weight = torch.randn(40, 30, generator=generator), torch.randn(30, 2, generator=generator)
+    noise = torch.randn(40, 2, generator=generator)  # what nothing explains
+    fitted, share = fit(inputs.double(), (inputs @ weight + noise).double(), weight.double(), centred=True)
+    naive = torch.linalg.lstsq(inputs.double(), (inputs @ weight + noise).double()).solution
+    assert (fitted - weight).norm() < 0.2 * (naive - weight).norm() and share < 0.1
+
+
+def test_a_layer_that_runs_twice_keeps_its_weights_and_says_so():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.again, self.head = nn.Linear(3, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x).relu()
+            return self.head(self.again(self.again(x).relu()).relu())
+
+    net, x = Twice(), images(2, 3)
+    plan = cut(net, x, {analyse(net, x).prunable[0].name: [0, 1, 2, 3]})
+    small = plan.apply(net)
+    report = rc.rectify(small, plan, x, "reconstruct", model=net, data=[images(64, 3)])
+    actions = {row.layer: row.action for row in report.rows}
+    assert actions["again"] == "kept: it runs more than once" and actions["head"].startswith("reconstructed")
+
+
+def test_what_is_missing_is_an_error():
+    net, x = convolutions(), images(2, 3, 8, 8)
+    plan = cut(net, x, {"0": [0, 1, 2]})
+    with pytest.raises(ModelError, match="Pass model="):
+        rc.rectify(plan.apply(net), plan, x, "reconstruct", data=[x])
+    with pytest.raises(DataError, match="'reconstruct' needs data"):
+        rc.rectify(plan.apply(net), plan, x, "reconstruct", model=net)
+    with pytest.raises(DataError, match="'recalibrate' needs data"):
+        rc.rectify(plan.apply(net), plan, x, "recalibrate")
+    with pytest.raises(DataError, match="batch 0 of the data failed"):
+        rc.rectify(plan.apply(net), plan, x, "recalibrate", data=[images(4, 5, 8, 8)])
+
+
+def test_the_same_data_give_the_same_bytes():
+    net, x = convolutions(), images(2, 3, 8, 8)
+    plan = cut(net, x, {"0": [0, 1, 2, 5], "3": [0, 4]})
+    states = []
+    for _ in range(2):
+        small = plan.apply(net)
+        torch.rand(3)  # whatever was drawn before
+        random_state = torch.get_rng_state()
+        rc.rectify(small, plan, x, "reconstruct", model=net, data=iter([images(32, 3, 8, 8)]))
+        assert torch.equal(torch.get_rng_state(), random_state)
+        states.append(small.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
