@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from reconvene.deploy import export
     from reconvene.deploy.measure import Measurement, measure
     from reconvene.errors import ReconveneError
+    from reconvene.planning.simplify import simplify
     from reconvene.surgery import Plan
 
 _HOMES = {
@@ -36,6 +37,7 @@ _HOMES = {
     "rectify": "api",
     "save": "artifact",
     "sensitivity": "api",
+    "simplify": "planning.simplify",
 }
 
 __all__ = [
@@ -56,6 +58,7 @@ __all__ = [
     "rectify",
     "save",
     "sensitivity",
+    "simplify",
 ]
 
 

@@ -1,0 +1,247 @@
+"""``rc.simplify``: remove the channels that say nothing, exactly."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from reconvene.criteria.channels.slots import Roles
+from reconvene.planning.assemble import check_finite
+from reconvene.rectifier.calibration import calibration_batch, undisturbed
+from reconvene.structure import Group, Keep, Slot, Structure, analyse, call, map_tensors, tensors_in
+from reconvene.structure.pruned_sizes import settle
+from reconvene.structure.replay import replay
+from reconvene.structure.restore import exclusive
+from reconvene.surgery import Plan, Row, make_plan
+from reconvene.surgery.apply import uncopied
+from reconvene.surgery.ranges import to_text
+from reconvene.surgery.verify import relative_error
+from reconvene.utils.norms import is_norm
+
+# Networks with random weights in which a channel must be constant, so that its zeros are the reason.
+DRAWS = 4
+# A weight is zero if it is smaller than this share of the largest of its tensor.
+ZERO = 1e-9
+EXACT = 1e-6
+"""Largest relative difference of an output that a removal may make."""
+
+
+@exclusive()
+def simplify(model: nn.Module, example_inputs: Any) -> nn.Module:
+    """A new module without the channels that are dead or constant; it gives the same outputs.
+
+    A channel is dead where zero weights or zero scales of norms leave nothing of it, or a constant, whatever the inputs
+    are, or where only zero weights read it: training with decay or with a penalty on scales ends so. (A channel that
+    is silent on some data only, as behind a ReLU, stays.) A constant other than zero moves into the biases of the
+    layers that read it; where it cannot, as at a padded border or without a bias, the channel stays. No data are
+    needed, and nothing is estimated: outputs are compared, in float64, before the result is given.
+
+    Args:
+        model: a trained model, only read.
+        example_inputs: as for ``groups``.
+
+    Returns:
+        the smaller module, with its plan as ``reconvene_plan``; a copy where nothing is dead.
+
+    Raises:
+        ModelError: the model does not run on these inputs, or cannot be pruned by nature.
+        CriterionError: weights are not finite.
+    """
+    check_finite(model)
+    structure = analyse(model, example_inputs)
+    simpler = _Simpler(model, structure, example_inputs)
+    whole = [np.arange(group.width, dtype=np.int64) for group in structure.prunable]
+    keep = simpler.settled([_left(group, simpler.dead[group.name]) for group in structure.prunable])
+    if simpler.is_exact(keep):
+        return simpler.network(keep)
+    accepted = whole  # one group in the way keeps no other from leaving
+    for g, kept in enumerate(keep):
+        trial = simpler.settled([*accepted[:g], kept, *accepted[g + 1 :]])
+        if len(kept) < len(whole[g]) and simpler.is_exact(trial):
+            accepted = trial
+    return simpler.network(accepted)
+
+
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """A layer that reads channels of a group; ``slot.index``: the columns of its weight that do, by channel."""
+
+    owner: str
+    slot: Slot
+
+    def columns(self, module: nn.Module, channels: NDArray[np.int64]) -> Tensor:
+        """The weights that read these channels, summed over a kernel: ``[rows, channels * m]``, float64."""
+        weight = module.get_parameter("weight").detach().double()
+        index = torch.from_numpy(self.slot.index[channels].reshape(-1)).to(weight.device)
+        columns = weight.index_select(self.slot.dim, index).movedim(self.slot.dim, 1)
+        return columns.flatten(2).sum(dim=2) if columns.ndim > 2 else columns
+
+    def places(self, module: nn.Module, channels: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+        """Where the channels are among the ``size`` inputs: a grouped weight reads the same ones of each of its groups.
+
+        ``[groups, channels, m]``.
+        """
+        groups = _groups(module)
+        return np.stack([self.slot.index[channels] + n * (size // groups) for n in range(groups)])
+
+
+class _Simpler:
+    """Networks without some of the dead channels of a model; ``dead``: by group, which channels are, ``[width]``."""
+
+    def __init__(self, model: nn.Module, structure: Structure, inputs: Any) -> None:
+        self.model, self.structure, self.inputs = model, structure, inputs
+        roles = Roles.of(model)
+        self.readers = {
+            group.name: [
+                _Reader(slot.parameter.rpartition(".")[0], slot)
+                for slot in roles.slots(group, frozenset({"column"}))
+                if slot.parameter.endswith("weight")
+            ]
+            for group in structure.prunable
+        }
+        owners = {reader.owner for readers in self.readers.values() for reader in readers}
+        probes = [_ranges(_random_like(model, seed), owners, inputs, seed) for seed in range(DRAWS)]
+        constant = {owner: np.logical_and.reduce([_is_constant(probe[owner]) for probe in probes]) for owner in owners}
+        self.values = {owner: low for owner, (low, _) in _ranges(model, owners, inputs, DRAWS).items()}
+        self.dead = {group.name: self._dead(group, constant) for group in structure.prunable}
+
+    def _dead(self, group: Group, constant: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.bool_]:
+        everyone = np.arange(group.width)
+        dead = np.full(group.width, bool(self.readers[group.name]))
+        for reader in self.readers[group.name]:
+            module, inputs = self.model.get_submodule(reader.owner), constant[reader.owner]
+            weight = self.model.get_parameter(reader.slot.parameter).detach().abs()
+            largest = weight.movedim(reader.slot.dim, 0).flatten(1).amax(dim=1).cpu().numpy()
+            unread = (largest[reader.slot.index] <= ZERO * largest.max(initial=0.0)).all(axis=1)
+            same = inputs[reader.places(module, everyone, len(inputs))].all(axis=(0, 2)) if len(inputs) else False
+            dead &= unread | same
+        return dead
+
+    def settled(self, keep: Keep) -> Keep:
+        """With as many dead channels again as pieces that must stay equal need."""
+        counts = np.array([len(kept) for kept in keep], dtype=np.int64)
+        widths = settle(self.structure.balances, counts, self.structure.widths)
+        spare = [np.setdiff1d(np.arange(g.width), kept) for g, kept in zip(self.structure.prunable, keep, strict=True)]
+        return [
+            np.sort(np.concatenate([kept, others[: width - len(kept)]])).astype(np.int64)
+            for kept, others, width in zip(keep, spare, widths, strict=True)
+        ]
+
+    def network(self, keep: Keep) -> nn.Module:
+        """The model with these channels; constants that left are in the biases."""
+        folded = copy.deepcopy(self.model, uncopied(self.model))
+        for group, kept in zip(self.structure.prunable, keep, strict=True):
+            gone = np.setdiff1d(np.arange(group.width), kept)
+            for reader in self.readers[group.name] if len(gone) else ():
+                self._fold(folded.get_submodule(reader.owner), reader, gone)
+        small = self._plan(keep).apply(folded)
+        for module, original in zip(small.modules(), self.model.modules(), strict=True):
+            module.training = original.training
+        return small
+
+    def _fold(self, module: nn.Module, reader: _Reader, gone: NDArray[np.int64]) -> None:
+        """Add what channels that leave give to the bias of a layer that reads them.
+
+        Where that is not the same everywhere, or there is no bias, the comparison says so, and the channels stay.
+        """
+        bias, values = getattr(module, "bias", None), self.values.get(reader.owner)
+        if not isinstance(bias, Tensor) or values is None or isinstance(module, _ConvTransposeNd):
+            return
+        given = values[torch.from_numpy(reader.places(module, gone, len(values)))].flatten(1)
+        columns = reader.columns(module, gone)
+        by_group = columns.reshape(len(given), -1, columns.shape[1])
+        with torch.no_grad():
+            bias.add_(torch.einsum("grc,gc->gr", by_group, given.to(by_group)).reshape(-1).to(bias))
+
+    def is_exact(self, keep: Keep) -> bool:
+        """Whether the network with these channels runs and gives the same outputs."""
+        if replay(self.model, self.inputs, self.structure, keep).failure is not None:
+            return False
+        networks = [self.network(keep).double(), copy.deepcopy(self.model, uncopied(self.model)).double()]
+        for seed in range(DRAWS):
+            batch = map_tensors(
+                lambda tensor: tensor.double() if tensor.is_floating_point() else tensor,
+                calibration_batch(self.inputs, seed=seed) if seed else self.inputs,
+            )
+            got, want = (_outputs(network, batch, seed) for network in networks)
+            if any(relative_error(small, dense) > EXACT for small, dense in zip(got, want, strict=True)):
+                return False
+        return True
+
+    def _plan(self, keep: Keep) -> Plan:
+        scalars = replay(self.model, self.inputs, self.structure, keep).scalars
+        rows = [
+            Row(group.name, group.width, len(kept), to_text(kept), why="" if len(kept) == group.width else "dead left")
+            for group, kept in zip(self.structure.prunable, keep, strict=True)
+        ]
+        return make_plan(self.model, self.structure, keep, rows, scalars=scalars)
+
+
+def _left(group: Group, dead: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The channels that are not dead; the first one, where all are."""
+    kept = np.flatnonzero(~dead).astype(np.int64)
+    return kept if len(kept) else np.arange(1, dtype=np.int64)
+
+
+def _groups(module: nn.Module) -> int:
+    return int(module.groups) if isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd) else 1
+
+
+def _random_like(model: nn.Module, seed: int) -> nn.Module:
+    """A copy in which every weight is drawn anew, but for those that are zero."""
+    probe = copy.deepcopy(model, uncopied(model))
+    generator = torch.Generator().manual_seed(seed)
+    scales = {id(getattr(module, "weight", None)) for module in probe.modules() if is_norm(module)}
+    with torch.no_grad():
+        for parameter in probe.parameters():
+            if parameter.is_floating_point() and parameter.numel():
+                alive = parameter.abs() > ZERO * parameter.abs().max()
+                drawn = torch.randn(parameter.shape, generator=generator).to(parameter)
+                fan_in = parameter[0].numel() if parameter.ndim > 1 else 100
+                drawn = drawn.abs() + 0.5 if id(parameter) in scales else drawn * (2.0 / fan_in) ** 0.5
+                parameter.copy_(torch.where(alive, drawn, torch.zeros_like(drawn)))
+    return probe
+
+
+Ranges = dict[str, tuple[Tensor, Tensor]]
+"""The least and the largest value of every input channel, by layer."""
+
+
+def _ranges(model: nn.Module, owners: set[str], inputs: Any, seed: int) -> Ranges:
+    """What layers are given on a calibration batch; of no channels where a layer is never called by itself."""
+    seen: Ranges = dict.fromkeys(owners, (torch.empty(0), torch.empty(0)))
+
+    def look(name: str, module: nn.Module, args: Any) -> None:
+        value = args[0].detach().double().cpu()
+        flat = value.movedim(1 if isinstance(module, _ConvNd) else -1, 0).flatten(1)
+        low, high = flat.amin(dim=1), flat.amax(dim=1)
+        if len(seen[name][0]):  # it runs more than once
+            low, high = torch.minimum(low, seen[name][0]), torch.maximum(high, seen[name][1])
+        seen[name] = low, high
+
+    with ExitStack() as stack:
+        for name in owners:
+            hook = partial(look, name)
+            stack.callback(model.get_submodule(name).register_forward_pre_hook(hook).remove)
+        _outputs(model, calibration_batch(inputs, seed=seed), seed)
+    return seen
+
+
+def _is_constant(limits: tuple[Tensor, Tensor]) -> NDArray[np.bool_]:
+    low, high = limits
+    return np.asarray((high - low <= ZERO * high.abs().clamp(min=1.0)).numpy(), dtype=np.bool_)
+
+
+def _outputs(model: nn.Module, batch: Any, seed: int) -> list[Tensor]:
+    with undisturbed(model, seed=seed):
+        return tensors_in(call(model, batch))
