@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from reconvene.allocation import Budget
+from reconvene.costs import Budget
 from reconvene.data import Dataset, load, test_batches
 from reconvene.deploy import FORMATS, Runtime, export, installed
 from reconvene.errors import ExportError, VerificationError

@@ -20,16 +20,18 @@ import numpy as np
 
 import reconvene as rc
 from reconvene import devices, models
+from reconvene.costs import listed_costs
 from reconvene.deploy.benchmark import latency
 from reconvene.deploy.machine import machine, now
 from reconvene.deploy.onnx import export_onnx
 from reconvene.devices import probe
+from reconvene.devices.latency_cost import DeviceLatency
 from reconvene.errors import StructureError
 from reconvene.experiments.plot import Dot, scatter
 from reconvene.planning.calibration_networks import cut, yardsticks
-from reconvene.planning.latency import resolve, weights_of
-from reconvene.planning.plan import ROUND_TO, plan_with
+from reconvene.planning.plan import plan_with
 from reconvene.planning.session import Planner
+from reconvene.planning.target import ROUND_TO, resolve, weights_of
 from reconvene.structure import analyse
 from reconvene.structure.pruned_sizes import settle
 
@@ -147,7 +149,7 @@ def budgets(name: str, values: list[str]) -> None:
             widths = np.array([group.width for group in plan.rows], dtype=np.int64)
             # What the profile alone says, before any network was timed.
             row["predicted"] = devices.Predictor(planner.prepared.structure, profile).seconds(widths)
-            row |= {"notes": plan.notes, "costs": plan.costs}
+            row |= {"notes": plan.remarks, "costs": plan.costs}
         except rc.ReconveneError as error:
             row["refused"] = str(error)
         note({**row, "seconds": time.perf_counter() - start})
@@ -163,16 +165,14 @@ def monotone(name: str) -> None:
     dense = latency(model, inputs, repeats=15)
     scale = dense / devices.Predictor(planner.prepared.structure, profile).seconds(planner.prepared.structure.widths)
     step = max(ROUND_TO, profile.steps["out"])
+    costs = {**listed_costs(), "latency": DeviceLatency(profile)}
     rows = []
-
-    def clock(structure: Any) -> Any:
-        return devices.Predictor(structure, profile, scale=scale).floor
-
     for share in np.linspace(0.95, 0.15, 17):
         for round_to in (step, 1):
             budget = rc.Budget(latency=f"{share * dense:.9f}s")
-            made = planner.plan(budget, round_to=round_to, foresee={"latency": clock})
-            seconds = latency(made.apply(model), inputs, repeats=15)
+            aim = {"latency": share * dense / scale}
+            plan = planner.plan(budget, costs=costs, limits=aim, round_to=round_to)
+            seconds = latency(plan.apply(model), inputs, repeats=15)
             rows.append({"limit": share * dense, "round_to": round_to, "measured": seconds})
             print(rows[-1], flush=True)
     note({"what": "monotone", "model": name, "dense": dense, "step": step, "steps": profile.steps, "rows": rows})

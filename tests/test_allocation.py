@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconvene.allocation import Budget, allocate
+from reconvene.allocation import allocate
 from reconvene.allocation.candidates import allowed_widths, ladders, step_of
 from reconvene.allocation.constraints import repair, simplify
+from reconvene.costs import Budget
 from reconvene.errors import BudgetError, CriterionError, StructureError
 from reconvene.evaluator import Curve, Sensitivity
 from reconvene.structure.groups import Balance, Group

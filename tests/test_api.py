@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import reconvene as rc
 from reconvene import models
-from reconvene.allocation.costs import CostModel
+from reconvene.costs.model import CostModel
 from reconvene.errors import BudgetError, CriterionError, ModelError, PlanError, StructureError, UnknownNameError
 from reconvene.structure import analyse
 

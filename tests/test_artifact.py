@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 import reconvene
 from reconvene import artifact
-from reconvene.allocation import Budget
 from reconvene.artifact import MANIFEST, PLAN, WEIGHTS
 from reconvene.artifact import folder as folder_module
+from reconvene.costs import Budget
 from reconvene.errors import ArtifactError
 from reconvene.models import MODELS, Source, example_inputs, resolve
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import reconvene as rc
 from reconvene import artifact, cli, workflow
-from reconvene.allocation import Budget
+from reconvene.costs import Budget
 from reconvene.data import Split, load
 from reconvene.data.corruptions import CORRUPTIONS, STRENGTHS, corrupt, corrupted
 from reconvene.errors import ArtifactError, DataError, UnknownNameError

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconvene.allocation import Budget
+from reconvene.costs import Budget
 from reconvene.errors import BudgetError
 
 DENSE = {"params": 1_000_000, "macs": 2_000_000_000, "size": 4_000_000, "peak_memory": 1_048_576}

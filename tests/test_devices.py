@@ -17,7 +17,7 @@ from torch import nn
 import device_fakes as fakes
 import reconvene as rc
 from reconvene import cli, devices, models
-from reconvene.devices import bench, probe
+from reconvene.devices import bench, latency_cost, probe
 from reconvene.devices.facts import describe
 from reconvene.devices.latency_model import Clock
 from reconvene.devices.layers import chain
@@ -27,9 +27,9 @@ from reconvene.devices.runtime_layers import key_of
 from reconvene.devices.sample_widths import grid
 from reconvene.devices.sessions import SLOW
 from reconvene.errors import BudgetError, DeviceError, UnknownNameError
-from reconvene.planning import latency as latency_budget
+from reconvene.planning import runtime_costs
 from reconvene.planning.calibration_networks import yardsticks
-from reconvene.planning.latency import ATTEMPTS
+from reconvene.planning.feedback import ATTEMPTS
 from reconvene.planning.plan import Target, plan_with
 from reconvene.planning.session import Planner
 from reconvene.structure import Structure, analyse
@@ -372,7 +372,7 @@ def test_a_latency_measured_on_this_machine_is_kept(tmp_path: Path) -> None:
     said: list[str] = []
     plan = rc.plan(model, IMAGE, rc.Budget(latency="2x"), "magnitude", say=said.append)
     assert plan.costs["pruned"]["latency"] <= plan.limits["latency"]
-    assert any("measured on" in note for note in plan.notes)
+    assert plan.conditions["latency"].startswith("measured on")
     assert said[0].startswith("measuring") and "kept in" in said[0]
     assert json.loads(plan.to_json())["budget"] == {"latency": "2x"}
 
@@ -462,7 +462,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, list[int]]:
         sizes.append(sum(parameter.numel() for parameter in network.parameters()))
         return 1e-6 * sizes[-1] ** 0.5
 
-    monkeypatch.setattr(latency_budget, "inference", inference)
+    monkeypatch.setattr(runtime_costs, "latency", inference)
     return model, sizes
 
 
@@ -492,7 +492,7 @@ def test_without_a_budget_on_latency_a_device_still_says_what_it_would_be(monkey
     widths = np.array([row.width for row in plan.rows])
     assert plan.costs["pruned"]["latency"] == pytest.approx(by_hand(structure, widths))
     assert plan.costs["dense"]["latency"] == pytest.approx(by_hand(structure, structure.widths))
-    assert "latency" not in plan.limits and any("latency predicted for a machine" in note for note in plan.notes)
+    assert "latency" not in plan.limits and plan.conditions["latency"].startswith("predicted for a machine")
     assert all(row.width % 16 == 0 for row in plan.rows), "widths stand on the device's steps"
     monkeypatch.setattr(devices, "here", lambda jobs, **options: profile)
     assert rc.plan(model, IMAGE, rc.Budget(params="4x"), "magnitude", device="here").costs == plan.costs
@@ -512,9 +512,9 @@ def test_a_profile_of_an_older_runtime_is_predicted_with_and_said_to_be_old(monk
     model = models.resolve("resnet20", {}).build()
     _, profile = fakes.of(model, IMAGE)
     now = {"device": profile.device, "runtime": {**profile.runtime, "version": "9.9"}, "precision": "fp32"}
-    monkeypatch.setattr(devices, "conditions", lambda threads, precision: now)
+    monkeypatch.setattr(latency_cost, "conditions", lambda threads, precision: now)
     plan = rc.plan(model, IMAGE, rc.Budget(latency="2x"), "magnitude", device=profile)
-    assert "has onnxruntime 9.9 now: measure it again" in plan.notes[-1]
+    assert "has onnxruntime 9.9 now: measure it again" in plan.conditions["latency"]
 
 
 def test_the_list_tells_profiles_apart_and_takes_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:

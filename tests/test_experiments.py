@@ -16,10 +16,11 @@ import torch
 from filelock import FileLock, Timeout
 
 import device_fakes
-from reconvene.allocation import Budget
+from reconvene.costs import Budget, listed_costs
 from reconvene.data import load
 from reconvene.deploy import measure
 from reconvene.devices import Predictor
+from reconvene.devices.latency_cost import DeviceLatency
 from reconvene.errors import ExperimentError, ModelError, UnknownNameError
 from reconvene.experiments import ARMS, compare, make_experiment, read_experiment, read_results
 from reconvene.experiments.config import Run
@@ -100,7 +101,7 @@ def test_equal_budgets_are_really_equal(arm: str, budget: dict[str, Any], tmp_pa
 def test_every_arm_keeps_the_seconds_that_one_device_is_predicted_to_take(arm: str, tmp_path: Path, digits) -> None:
     at = setting(arm, tmp_path, digits, budget={"latency": "2x"})
     structure, profile = device_fakes.of(at.model, at.inputs)
-    at = replace(at, clock=lambda of: Predictor(of, profile).floor)
+    at = replace(at, costs={**listed_costs(), "latency": DeviceLatency(profile)})
     if arm == "torch_pruning":
         pytest.importorskip("torch_pruning")
     small = analyse(ARMS[arm].prepare(at).model, at.inputs)

@@ -18,13 +18,13 @@ from filelock import FileLock
 import device_fakes as fakes
 import reconvene as rc
 from reconvene import artifact, cli, devices
-from reconvene.allocation import Budget
+from reconvene.costs import Budget, short_text
 from reconvene.errors import BudgetError, FleetError
 from reconvene.fleet import Result, executors, front, rank, read_fleet, run_fleet, write_page
 from reconvene.fleet.portfolio import DONE
 from reconvene.models import resolve
 from reconvene.planning.plan import Target
-from reconvene.report import numbers
+from reconvene.utils import numbers
 
 FILE = """\
 models: [resnet20, mobilenetv2]
@@ -107,7 +107,7 @@ def test_the_page_says_who_gets_what_and_what_could_not_be_met(made: tuple[Path,
     assert "nothing: see what could not be met" in page[places[3] :]
     # Numbers have units, their dense ones beside them, and say what they are of.
     row = next(row for row in result.rows if row.device == "board")
-    assert numbers.cost("latency", row.costs["latency"]) in board and "used" in board
+    assert short_text("latency", row.costs["latency"]) in board and "used" in board
     assert f"{numbers.ratio(row.dense['params'] / row.costs['params'])} less" in board
     assert f"of {numbers.count(row.training_flops['dense'])}" in board
     assert "File size (chip): that of the exported file: onnx" in page and "model.safetensors" in page

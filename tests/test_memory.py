@@ -14,7 +14,7 @@ from reconvene import devices
 from reconvene.deploy.benchmark import latency
 from reconvene.deploy.memory import planned_memory
 from reconvene.errors import BudgetError, DeviceError, UnknownNameError
-from reconvene.planning import latency as latency_budget
+from reconvene.planning import runtime_costs
 from reconvene.structure import analyse
 
 IMAGE = torch.randn(1, 3, 16, 16)
@@ -100,7 +100,7 @@ def test_a_budget_on_memory_holds_in_the_runtime_itself(precision: str) -> None:
     found = planned_memory(small, IMAGE, plan="onnx", precision=precision)
     assert found == made.costs["pruned"]["peak_memory"] and 0.4 * limit <= found <= limit  # blocks are coarse here
     assert limit == planned_memory(model, IMAGE, plan="onnx", precision=precision) // 2
-    assert any(f"plan of onnx in {precision}" in note for note in made.notes)
+    assert f"plan of onnx in {precision}" in made.conditions["peak_memory"]
 
 
 def test_a_memory_that_no_widths_keep_is_refused_with_the_floor() -> None:
@@ -147,11 +147,11 @@ def test_a_latency_in_int8_is_predicted_and_timed_with_int8_networks(
         timed.append((precision, sum(parameter.numel() for parameter in network.parameters())))
         return 1e-8 * timed[-1][1]  # as if time were parameters: a busy machine has no say in this test
 
-    monkeypatch.setattr(latency_budget, "inference", stopwatch)
+    monkeypatch.setattr(runtime_costs, "latency", stopwatch)
     made = rc.plan(model, image, rc.Budget(latency="1.5x"), "magnitude", precision="int8")
     assert {precision for precision, _ in timed} == {"int8"} and len(timed) >= 2
     assert made.costs["pruned"]["latency"] <= made.limits["latency"] == pytest.approx(1e-8 * timed[0][1] / 1.5)
-    assert any(note.startswith("latency measured") and "int8" in note for note in made.notes)
+    assert made.conditions["latency"].startswith("measured") and "int8" in made.conditions["latency"]
 
 
 def test_a_profile_of_the_other_precision_is_refused() -> None:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import reconvene as rc
 from proof import TOLERANCE, both_signs, error, unsettle
 from random_nets import Spec, build, specs
-from reconvene.allocation.costs import CostModel
+from reconvene.costs.model import CostModel
 from reconvene.errors import BudgetError, CriterionError, ReconveneError, StructureError
 from reconvene.structure import Keep, Structure, analyse, call, tensors_in
 from reconvene.structure.pruned_sizes import settle

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from reconvene.costs import short_text
 from reconvene.errors import ArtifactError, ReconveneError
-from reconvene.report import ReportData, numbers, render, write
+from reconvene.report import ReportData, render, write
 from reconvene.report.charts import nice_ticks
 from reconvene.report.markup import Html, join, tag
 from reconvene.report.measurements import portable
+from reconvene.utils import numbers
 
 VGG = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
 VGG_PRUNED = (32, 56, 96, 112, 192, 176, 160, 168, 96, 64, 48, 40, 72)
@@ -373,7 +375,7 @@ def test_numbers_read_like_numbers() -> None:
             numbers.ratio(163.4),
             numbers.points(-0.0049),
             numbers.points(0.0001),
-            numbers.cost("macs", 313_474_048),
+            short_text("macs", 313_474_048),
             numbers.digits(0.000412),
         )
     ]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from proof import prove
-from reconvene.allocation.costs import CostModel
+from reconvene.costs.model import CostModel
 from reconvene.structure import analyse, rule
 from reconvene.structure.custom_layers import LAYERS
 from reconvene.structure.rules import RULES, Context, elementwise

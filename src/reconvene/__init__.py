@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from reconvene._version import __version__
 
 if TYPE_CHECKING:
-    from reconvene.allocation import Budget
     from reconvene.api import groups, masks, rectify, sensitivity
     from reconvene.artifact import from_pretrained, load, push_to_hub, save
+    from reconvene.costs import Budget
     from reconvene.deploy import export
     from reconvene.deploy.measure import Measurement, measure
     from reconvene.errors import ReconveneError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from reconvene.surgery import Plan
 
 _HOMES = {
-    "Budget": "allocation",
+    "Budget": "costs",
     "Measurement": "deploy",
     "Plan": "surgery",
     "ReconveneError": "errors",

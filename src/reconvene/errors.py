@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-_PARTS = {"params": "the parameters", "macs": "the multiply-accumulates", "size": "the bytes of weights"}
 # Reasons and layers that a message names at most.
 _NAMED = 3
 
@@ -32,7 +31,7 @@ class PinnedCost:
 
     ``amount`` of ``dense`` lies where nothing may leave; ``shares`` divide it by reason, the largest first. ``floor``
     is the least cost that could be reached, where one was looked for: beyond ``amount`` it holds the least widths of
-    groups that can be pruned. Amounts are parameters, multiply-accumulates or bytes.
+    groups that can be pruned. Amounts are in the unit of the cost; ``plural`` names them ("parameters").
     """
 
     cost: str
@@ -40,9 +39,10 @@ class PinnedCost:
     amount: float
     shares: tuple[PinnedShare, ...]
     floor: float | None = None
+    plural: str = "amount"
 
     def __str__(self) -> str:
-        text = f"{_percent(self.amount / self.dense if self.dense else 0.0)} of {_PARTS[self.cost]} cannot leave"
+        text = f"{_percent(self.amount / self.dense if self.dense else 0.0)} of the {self.plural} cannot leave"
         named = [str(share) for share in self.shares[:_NAMED]]
         remaining_share = sum(share.share for share in self.shares[_NAMED:])
         text += (
@@ -141,7 +141,7 @@ class BudgetError(ReconveneError):
     """A budget cannot be read, or cannot be kept.
 
     Then ``floor`` holds what each cost could fall to, and ``pinned`` what of the costs that cannot be kept lies where
-    nothing may leave, and why; ``params``, ``macs`` and ``size`` can be divided so.
+    nothing may leave, and why; costs that are sums over layers can be divided so.
     """
 
     def __init__(

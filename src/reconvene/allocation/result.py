@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from reconvene.allocation.constraints import Widths
-from reconvene.utils.tables import Cell, quantity, smaller, table
+from reconvene.costs import text_of
+from reconvene.utils.tables import Cell, smaller, table
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class Allocation:
 
     def __str__(self) -> str:
         foot = [
-            f"{cost}: {quantity(cost, self.dense[cost])} -> {quantity(cost, value)} ({smaller(self.dense[cost], value)}"
-            + (f" smaller, limit {quantity(cost, self.limits[cost])})" if cost in self.limits else " smaller)")
+            f"{cost}: {text_of(cost, self.dense[cost])} -> {text_of(cost, value)} ({smaller(self.dense[cost], value)}"
+            + (f" smaller, limit {text_of(cost, self.limits[cost])})" if cost in self.limits else " smaller)")
             for cost, value in self.costs.items()
         ]
         lines: list[list[Cell]] = [[r.group, r.dense, r.width, r.loss, r.why] for r in self.rows]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reconvene.allocation.budget import Budget
 from reconvene.allocation.candidates import Floats, Ladders, ladders, step_of
 from reconvene.allocation.constraints import Pieces, Widths, simplify
 from reconvene.allocation.feasibility import Costs, Meter
@@ -16,10 +15,10 @@ from reconvene.allocation.lagrangian import minimise_loss
 from reconvene.allocation.local_search import trade
 from reconvene.allocation.result import Allocation, Row
 from reconvene.allocation.water_filling import sink
+from reconvene.costs import Budget, text_of
 from reconvene.errors import BudgetError, CriterionError, PinnedCost, StructureError
 from reconvene.evaluator import Sensitivity
 from reconvene.structure.lattice import systems
-from reconvene.utils.tables import quantity
 
 if TYPE_CHECKING:
     from reconvene.structure import Structure
@@ -31,6 +30,7 @@ def allocate(
     costs: Costs,
     budget: Budget,
     *,
+    limits: Mapping[str, float] | None = None,
     round_to: int = 8,
     refine: bool = False,
     slack: float = 0.05,
@@ -45,6 +45,8 @@ def allocate(
        ``tau``; where losses add up any may.
     3. Filling: no group, with those that equations tie to it, can grow one step within the budgets. With ``refine``,
        where the tightest budget is used to less than ``fill.ENOUGH`` then, in steps of a half, a quarter, an eighth.
+
+    ``limits``: the absolute limits of the budget's costs; by default as the budget has them of ``costs.dense``.
 
     ``plain`` stops after the first step: the curves alone decide, and what is left of the budget stays unused.
 
@@ -65,7 +67,7 @@ def allocate(
     losses = _losses(names, sensitivity)
     dense = np.array([group.width for group in structure.prunable], dtype=np.int64)
     equations = simplify(structure.balances, dense)
-    meter = Meter(costs, budget.limits(costs.dense))
+    meter = Meter(costs, budget.limits(costs.dense) if limits is None else limits)
     ladder_set, allowed = _feasible(dense, losses, equations, meter, budget, round_to)
     level, base, position = sink(ladder_set, meter)
     cap = level * (1.0 + slack)
@@ -142,7 +144,7 @@ def _infeasible(meter: Meter, lowest: Widths, budget: Budget) -> BudgetError:
         floor_cost, dense_cost = floor[cost], meter.costs.dense[cost]
         verdict = "cannot be kept" if floor_cost > limit else "can be kept"
         times = f", {_times(dense_cost / floor_cost)} smaller than dense" if floor_cost > 0 else ""
-        limit_text, floor_text = quantity(cost, limit), quantity(cost, floor_cost)
+        limit_text, floor_text = text_of(cost, limit), text_of(cost, floor_cost)
         parts.append(f"{cost} {budget.asked[cost]} (at most {limit_text}) {verdict}: the floor is {floor_text}{times}")
         share = meter.costs.pinned(cost, floor_cost) if floor_cost > limit else None
         if share is not None:

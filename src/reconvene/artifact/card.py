@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from reconvene.artifact.folder import Manifest
+from reconvene.costs import label_of, text_of
 from reconvene.errors import MissingExtraError
 from reconvene.surgery import Plan
 from reconvene.utils.escaping import markdown, markdown_code, markdown_table
-from reconvene.utils.tables import quantity, smaller
+from reconvene.utils.tables import smaller
 
 Cells = tuple[object, ...]
 
@@ -114,9 +115,9 @@ def _results(training: Mapping[str, Any]) -> str:
 def _pruning(plan: Plan) -> str:
     dense, pruned = plan.costs.get("dense", {}), plan.costs.get("pruned", {})
     costs: list[Cells] = [
-        (name, quantity(name, dense[name]), quantity(name, pruned[name]), smaller(dense[name], pruned[name]), limit)
+        (name, text_of(name, dense[name]), text_of(name, pruned[name]), smaller(dense[name], pruned[name]), limit)
         for name in pruned
-        for limit in [quantity(name, plan.limits[name]) if name in plan.limits else ""]
+        for limit in [text_of(name, plan.limits[name]) if name in plan.limits else ""]
     ]
     if "pruned" in plan.training_flops:
         costs.append((f"training FLOPs, {plan.training_unit}", *plan.training_told, ""))
@@ -125,7 +126,7 @@ def _pruning(plan: Plan) -> str:
         [
             "## Costs\n\n" + _table(("cost", "dense", "pruned", "smaller", "budget"), costs),
             "Counted: parameters, multiply-accumulates and bytes of one example. "
-            + " ".join(markdown(f"{note[0].upper()}{note[1:]}.") for note in plan.notes if note.startswith("latency ")),
+            + " ".join(markdown(f"{label_of(cost)}: {condition}.") for cost, condition in plan.conditions.items()),
             "## Widths\n\n" + _table(("group", "dense", "kept"), widths),
         ]
     )

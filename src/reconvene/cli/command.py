@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
+from reconvene.costs import COSTS, Budget
+
 if TYPE_CHECKING:
-    from reconvene.allocation import Budget
     from reconvene.data import Dataset
     from reconvene.models import Source
     from reconvene.training import TrainConfig
@@ -93,20 +94,28 @@ class ModelOptions(Importing):
         return resolve(address, arguments, input_shape=self.input, seed=seed, allow_import=self.allow_import)
 
 
+def _limit_options() -> type:
+    """An option for every cost there is, those that were added from outside included."""
+    options = [
+        (cost.name, Annotated[str | None, arg(metavar="LIMIT", help=cost.meaning)], field(default=None))
+        for cost in COSTS.values()
+    ]
+    return make_dataclass("CostLimits", options, kw_only=True)
+
+
+if TYPE_CHECKING:
+
+    class CostLimits:
+        """Limits by cost."""
+
+else:
+    CostLimits = _limit_options()
+
+
 @dataclass(kw_only=True)
-class LimitsOptions:
+class LimitsOptions(CostLimits):
     """Options that say how small, on whatever device."""
 
-    params: Annotated[str | None, arg(metavar="LIMIT")] = None
-    """Parameters: 16x (16 times fewer), 25%, 1.5M."""
-    macs: Annotated[str | None, arg(metavar="LIMIT")] = None
-    """Multiply-accumulates of one example: 4x, 25%, 250MMACs."""
-    size: Annotated[str | None, arg(metavar="LIMIT")] = None
-    """Bytes of the weights file: 16x, 1MB."""
-    peak_memory: Annotated[str | None, arg(metavar="LIMIT")] = None
-    """Bytes of activations alive at once: 2x, 256KiB."""
-    latency: Annotated[str | None, arg(metavar="LIMIT")] = None
-    """Seconds of one inference: 5ms, 2x (twice as fast)."""
     size_of: Annotated[str, arg(metavar="FORMAT[,FORMAT]")] = ""
     """Formats whose exported files --size is about: onnx. By default it is about the artifact's weights file."""
 
@@ -117,14 +126,10 @@ class LimitsOptions:
 
     def budget(self, *, default: dict[str, str] | None = None) -> Budget:
         """The budget asked for, or ``default`` where none was. UsageError where there is neither."""
-        from reconvene.allocation import Budget
-
-        names = ("params", "macs", "size", "peak_memory", "latency")
-        limits = {name: getattr(self, name) for name in names if getattr(self, name) is not None} or default
+        limits = {name: getattr(self, name) for name in COSTS if getattr(self, name) is not None} or default
         if not limits:
-            raise UsageError(
-                "a budget is missing. Give at least one of --params, --macs, --size, --peak-memory, --latency"
-            )
+            options = ", ".join(cost.option for cost in COSTS.values())
+            raise UsageError(f"a budget is missing. Give at least one of {options}")
         if self.size_of and "size" not in limits:
             raise UsageError("--size-of says what --size is about. Give both, or leave it out")
         if self.memory_of is not None and "peak_memory" not in limits:

@@ -81,7 +81,7 @@ class Device(ModelOptions, Command):
         from reconvene import devices
         from reconvene.models import example_inputs
         from reconvene.planning.calibration_networks import yardsticks
-        from reconvene.planning.latency import weights_of
+        from reconvene.planning.target import weights_of
         from reconvene.structure import analyse
 
         if self.model is None:
@@ -98,7 +98,7 @@ class Device(ModelOptions, Command):
 def _list() -> Answer:
     from reconvene import devices
     from reconvene.devices.store import cache_folder, named_folder
-    from reconvene.report.numbers import NARROW, memory
+    from reconvene.utils.numbers import NARROW, memory
     from reconvene.utils.tables import Cell, table
 
     rows: list[list[Cell]] = []

@@ -41,7 +41,7 @@ class Fit(LimitsOptions, DataOptions, CriterionOptions, ModelOptions, Command):
         from reconvene.devices import HERE, find
         from reconvene.errors import FleetError
         from reconvene.fleet import rank
-        from reconvene.planning.plan import Target
+        from reconvene.planning.target import Target
         from reconvene.workflow.prune import Samples
 
         if self.device != HERE:

@@ -25,7 +25,8 @@ class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
         budget = self.budget()
         from reconvene import artifact
         from reconvene.cli.progress import say, steps
-        from reconvene.utils.tables import Cell, quantity, smaller, table
+        from reconvene.costs import text_of
+        from reconvene.utils.tables import Cell, smaller, table
         from reconvene.workflow import prune
 
         source = self.source(self.model, seed=self.seed)
@@ -45,7 +46,7 @@ class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
         widths: list[list[Cell]] = [[row.name, row.dense, row.width, row.loss, row.why] for row in plan.rows]
         dense, pruned = plan.costs["dense"], plan.costs["pruned"]
         costs: list[list[Cell]] = [
-            [name, quantity(name, dense[name]), quantity(name, pruned[name]), smaller(dense[name], pruned[name])]
+            [name, text_of(name, dense[name]), text_of(name, pruned[name]), smaller(dense[name], pruned[name])]
             for name in dense
         ]
         costs.append([f"training FLOPs, {plan.training_unit}", *plan.training_told])
@@ -57,7 +58,7 @@ class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
                 ["cost", "dense", "pruned", "smaller"],
                 costs,
                 right=(1, 2, 3),
-                foot=[*plan.notes, f"artifact: {self.output}"],
+                foot=[*plan.remarks, f"artifact: {self.output}"],
             ),
         ]
         data = {

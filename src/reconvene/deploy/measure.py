@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from reconvene.allocation.costs import CostModel
 from reconvene.artifact.tensors import encode
+from reconvene.costs.model import CostModel
 from reconvene.deploy.benchmark import latency as time_in_runtime
 from reconvene.structure import analyse
 from reconvene.utils.arguments import check_model, checked
@@ -18,7 +18,7 @@ from reconvene.utils.arguments import check_model, checked
 
 @dataclass(frozen=True)
 class Measurement:
-    """Costs of one model on one input shape. How each is counted: ``reconvene.allocation.costs``."""
+    """Costs of one model on one input shape. How each is counted: ``reconvene.costs``."""
 
     params: int
     macs: int

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reconvene.allocation.costs import Products, Sizes
+from reconvene.costs.sizes import Products, Sizes
 from reconvene.devices.operators import ACTIVATIONS, FREE
 from reconvene.devices.runtime_layers import Reader
 from reconvene.structure import Structure

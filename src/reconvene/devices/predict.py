@@ -9,7 +9,7 @@ from math import exp, log
 import numpy as np
 from numpy.typing import NDArray
 
-from reconvene.allocation.costs import Products, Sizes
+from reconvene.costs.sizes import Products, Sizes
 from reconvene.devices.latency_model import Clock, correction
 from reconvene.devices.lookup_table import SHORTEST, Floats
 from reconvene.devices.profile import Profile

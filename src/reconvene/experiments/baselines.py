@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from reconvene import criteria
-from reconvene.allocation import Budget, allocate
-from reconvene.allocation.costs import CostModel
+from reconvene.allocation import allocate
+from reconvene.costs import Budget
+from reconvene.costs.model import CostModel
 from reconvene.criteria import Saliency
 from reconvene.errors import UnknownNameError
 from reconvene.evaluator import Curve, Sensitivity
@@ -100,7 +101,7 @@ def cut(setting: Setting) -> Prepared:
         rows = [
             Row(group.name, group.width, len(k), to_text(k)) for group, k in zip(structure.prunable, keep, strict=True)
         ]
-        paid = {"dense": dict(costs.dense), "pruned": costs.evaluate_all(widths)}
+        paid = {"dense": dict(costs.dense), "pruned": costs.exact_all(widths)}
         return Choice(keep, rows, {"criterion": "hand", "costs": paid})
 
     plan = plan_from_choice(setting.model, setting.inputs, choose, seed=setting.seed)
@@ -111,14 +112,13 @@ def plan_from(setting: Setting, name: str, curves: Curves, *, step: int = 1, pla
     """The plan of the widths, multiples of ``step``, that keep the budget; if not ``plain``, traded and filled."""
 
     def choose(structure: Structure, costs: CostModel, timings: dict[str, float]) -> Choice:
-        setting.timed(costs, structure)
         with timed(timings, "sensitivity"):
             sensitivities = sensitivity(structure.prunable, curves(structure, costs), name)
         with timed(timings, "allocation"):
             allocation = allocate(structure, sensitivities, costs, setting.asked, round_to=step, plain=plain)
         return chosen(sensitivities, allocation, setting.asked)
 
-    return plan_from_choice(setting.model, setting.inputs, choose, seed=setting.seed)
+    return plan_from_choice(setting.model, setting.inputs, choose, seed=setting.seed, cost_model=setting.cost_model)
 
 
 def sensitivity(groups: Sequence[Group], losses: Sequence[Floats], name: str) -> Sensitivity:

@@ -13,7 +13,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from reconvene.allocation import Budget
+from reconvene.costs import COSTS, Budget
 from reconvene.errors import ExperimentError
 from reconvene.experiments.methods import ARMS, arm_named
 from reconvene.training import TrainConfig
@@ -165,7 +165,7 @@ def _cells(values: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], dic
     """Every arm with every value of its options, under every budget it can take; budget by budget."""
     budgets = [dict(budget) for budget in values.get("budgets", [])]
     for budget in budgets:
-        _require_known(budget, {entry.name for entry in fields(Budget)}, "[[budgets]]")
+        _require_known(budget, set(COSTS), "[[budgets]]")
         Budget(**budget)
     arm_choices = [_options(entry, bool(budgets)) for entry in values["arms"]]
     for number, budget in enumerate(budgets or [{}]):

@@ -10,12 +10,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from reconvene import rectifier
-from reconvene.allocation import Budget
-from reconvene.allocation.costs import CostModel
+from reconvene.costs import Budget, Cost
+from reconvene.costs.model import CostModel
 from reconvene.criteria.registry import criterion as criterion_named
 from reconvene.data import Dataset, calibration
 from reconvene.planning.assemble import timed
-from reconvene.planning.session import Data, Foresee
+from reconvene.planning.session import Data
 from reconvene.structure import Structure
 from reconvene.surgery import Plan
 from reconvene.training import TrainConfig
@@ -27,8 +27,8 @@ EVERYWHERE = "everywhere"
 class Setting:
     """The same for all arms of one comparison: the untrained model, the data, the recipe; and the arm's own options.
 
-    ``folder`` is where an arm may keep what it would not like to compute again after an interruption. ``clock``
-    predicts seconds on the device that budgets on latency are about; the same for all arms.
+    ``folder`` is where an arm may keep what it would not like to compute again after an interruption. ``costs``:
+    the cost that answers to each name, the same for all arms; by default those that every plan tells.
     """
 
     model: nn.Module
@@ -41,7 +41,7 @@ class Setting:
     config: TrainConfig
     round_to: int
     folder: Path
-    clock: Foresee | None = None
+    costs: Mapping[str, Cost] | None = None
 
     @property
     def asked(self) -> Budget:
@@ -49,11 +49,9 @@ class Setting:
         assert self.budget is not None, "the configuration was checked"
         return self.budget
 
-    def timed(self, costs: CostModel, structure: Structure) -> CostModel:
-        """The costs of a structure, and its latency where a device is known."""
-        if self.clock is not None:
-            costs.add("latency", self.clock(structure))
-        return costs
+    def cost_model(self, structure: Structure) -> CostModel:
+        """What a network of this structure costs."""
+        return CostModel(structure, self.costs)
 
     def samples(self, criterion: str) -> Data | None:
         """A few training images of every class, for a criterion that needs data. Raises UnknownNameError."""

@@ -8,11 +8,14 @@ from functools import partial
 from typing import Any
 
 from reconvene import criteria
+from reconvene.costs import listed_costs, read
+from reconvene.devices.store import silent
 from reconvene.errors import BudgetError, UnknownNameError
 from reconvene.experiments import baselines, search, torch_pruning
 from reconvene.experiments.context import Prepared, Setting, carry_out
 from reconvene.experiments.masked import put_on
 from reconvene.planning.assemble import timed
+from reconvene.planning.feedback import plan_within
 from reconvene.planning.session import Planner
 
 
@@ -45,8 +48,8 @@ def ours(setting: Setting) -> Prepared:
     data = setting.samples(criterion) if criterion else None
     evaluator = str(setting.options["evaluator"])
     planner = Planner(setting.model, setting.inputs, criterion, data, setting.seed, evaluator=evaluator)
-    foresee = {} if setting.clock is None else {"latency": setting.clock}
-    plan = planner.plan(setting.asked, round_to=setting.round_to, foresee=foresee)
+    costs = setting.costs or listed_costs()
+    plan = plan_within(planner, setting.asked, costs, round_to=setting.round_to, refine=False, say=silent)
     return carry_out(setting, plan, rectify=str(setting.options["rectify"]))
 
 
@@ -54,16 +57,13 @@ def unstructured(setting: Setting) -> Prepared:
     """Masks that leave as many parameters as the budget allows, in the dense network's shapes, kept while training."""
     criterion, layerwise = str(setting.options["criterion"]), str(setting.options["layerwise"])
     total = sum(parameter.numel() for parameter in setting.model.parameters())
-    limit = setting.asked.limits(
-        {"params": float(total)} | dict.fromkeys(("macs", "size", "peak_memory", "latency"), 1.0)
-    )
+    requested = setting.asked.asked["params"]
+    limit = read("params", requested).of(total)
     scored = sum(weight.numel() for weight in criteria.weights(setting.model).values())
     # What is not scored (norms, biases) stays, and counts.
-    left = limit["params"] - (total - scored)
+    left = limit - (total - scored)
     if left < 1:
-        raise BudgetError(
-            f"params {setting.asked.asked['params']}: norms and biases alone are {total - scored:,}. Ask for more"
-        )
+        raise BudgetError(f"params {requested}: norms and biases alone are {total - scored:,}. Ask for more")
     seconds: dict[str, float] = {}
     with timed(seconds, "masks"):
         masks = criteria.masks(

@@ -14,8 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from reconvene.allocation import Budget
-from reconvene.allocation.costs import CostModel
+from reconvene.costs import Budget
 from reconvene.errors import BudgetError, ExperimentError, MissingExtraError
 from reconvene.experiments.context import Prepared, Setting
 from reconvene.structure import analyse
@@ -38,7 +37,7 @@ def torch_pruning(setting: Setting) -> Prepared:
             f"torch_pruning: {setting.epochs} epochs leave none after {first} dense ones. Give more epochs"
         )
     structure = analyse(setting.model, setting.inputs, trial=False)
-    costs = setting.timed(CostModel(structure), structure).dense
+    costs = setting.cost_model(structure).dense
     result = train(
         setting.model,
         setting.dataset,
@@ -62,7 +61,7 @@ def _smaller(setting: Setting, budget: Budget, dense: dict[str, float]) -> tuple
         middle = (low + high) / 2
         trial = _pruned(setting, middle)
         structure = analyse(trial, setting.inputs, trial=False)
-        costs = setting.timed(CostModel(structure), structure).dense
+        costs = setting.cost_model(structure).dense
         if all(costs[name] <= limit for name, limit in limits.items()):
             best, high = (trial, middle), middle
         else:

@@ -22,11 +22,11 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from reconvene.allocation import Budget
+from reconvene.costs import Budget, Cost, listed_costs
 from reconvene.data import Dataset, load
 from reconvene.deploy import bench, measure
 from reconvene.deploy.machine import now
-from reconvene.devices import Predictor
+from reconvene.devices.latency_cost import DeviceLatency
 from reconvene.errors import ExperimentError, ReconveneError
 from reconvene.experiments.config import Run
 from reconvene.experiments.context import Prepared, Setting
@@ -34,8 +34,8 @@ from reconvene.experiments.masked import take_off
 from reconvene.experiments.methods import arm_named
 from reconvene.experiments.results import Record, commit
 from reconvene.models import Source, example_inputs, resolve
-from reconvene.planning.latency import resolve as resolve_profile
-from reconvene.planning.session import Foresee, Planner
+from reconvene.planning.session import Planner
+from reconvene.planning.target import resolve as resolve_profile
 from reconvene.training import TrainConfig, TrainResult, train
 from reconvene.training.assess import answers, assess
 from reconvene.training.machine import choose_device, describe_machine, library_versions
@@ -118,14 +118,17 @@ def _setting(run: Run, source: Source, dataset: Dataset, config: TrainConfig, fo
         config=config,
         round_to=run.round_to,
         folder=folder,
-        clock=_clock(run, model, inputs) if "latency" in run.budget else None,
+        costs=_costs_on_device(run, model, inputs) if "latency" in run.budget else None,
     )
 
 
-def _clock(run: Run, model: nn.Module, inputs: torch.Tensor) -> Foresee:
-    """What layers take on the run's device; on this machine they are measured when they are first met, and kept."""
+def _costs_on_device(run: Run, model: nn.Module, inputs: torch.Tensor) -> dict[str, Cost]:
+    """The listed costs, and latency as predicted for the run's device.
+
+    On this machine layers are measured when they are first met, and kept.
+    """
     profile = resolve_profile(Planner(model, inputs, seed=run.seed), run.device, lambda line: print(line, flush=True))
-    return lambda structure: Predictor(structure, profile).floor
+    return {**listed_costs(), "latency": DeviceLatency(profile)}
 
 
 def _training(result: TrainResult, prepared: Prepared, macs: int, dataset: Dataset) -> Record:

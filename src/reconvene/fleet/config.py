@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from reconvene.allocation import Budget
-from reconvene.allocation.budget import COSTS
+from reconvene.costs import COSTS, Budget
 from reconvene.criteria import CRITERIA
 from reconvene.data import count
 from reconvene.deploy.memory import PLANS
@@ -28,7 +27,7 @@ from reconvene.errors import (
 )
 from reconvene.evaluator import EVALUATORS
 from reconvene.models import Source, resolve
-from reconvene.planning.plan import Target
+from reconvene.planning.target import Target
 from reconvene.rectifier import WAYS
 from reconvene.training import TrainConfig
 

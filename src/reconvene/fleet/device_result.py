@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
+from reconvene.costs import COSTS, text_of
+from reconvene.costs.unit import FLOPS
 from reconvene.fleet.loss import predicted_loss
 from reconvene.surgery import Plan
-from reconvene.utils.tables import Cell, quantity, table
+from reconvene.utils.tables import Cell, table
 
 TRAINING = "training FLOPs"
-SHOWN = ("params", "macs", "peak_memory", "size", "latency")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +76,13 @@ class Result:
 
     def __str__(self) -> str:
         body: list[list[Cell]] = []
+        shown = shown_costs(self.rows)
         for row in self.rows:
-            costs = [quantity(cost, row.costs[cost]) if cost in row.costs else None for cost in SHOWN]
+            costs = [text_of(cost, row.costs[cost]) if cost in row.costs else None for cost in shown]
             accuracy = None if row.accuracy is None else f"{row.accuracy:.2%}"
-            mark = row.trouble.split(". ")[0] if row.trouble else "chosen" if row.chosen else ""
+            mark = "nothing: see below" if row.trouble else "chosen" if row.chosen else ""
             body.append([row.device, row.model, row.asked, *costs, work_of(row), row.loss, accuracy, mark])
-        header = ("device", "model", "budget", *SHOWN, "training FLOPs", "loss", "accuracy", "")
+        header = ("device", "model", "budget", *shown, "training FLOPs", "loss", "accuracy", "")
         why = [f"{row.device}, {row.model}: {row.trouble}" for row in self.rows if row.trouble]
         nothing = self.unserved
         foot = [
@@ -91,7 +92,7 @@ class Result:
             f"{self.made} artifacts made, {self.kept} were there already",
             f"page: {self.folder / 'index.html'}",
         ]
-        return table(header, body, right=range(3, 10), foot=foot)
+        return table(header, body, right=range(3, 5 + len(shown)), foot=foot)
 
     @property
     def devices(self) -> dict[str, list[Row]]:
@@ -126,30 +127,32 @@ def cut_fields(plan: Plan) -> dict[str, Any]:
 
 def _about(plan: Plan) -> dict[str, str]:
     """The conditions of size, memory, latency and training FLOPs, by cost, in the words of the plan."""
-    texts = {"size": "that of model.safetensors", "peak_memory": "as PyTorch holds activations"}
-    for note in plan.notes:
-        for cost, begin in (("size", "size is "), ("peak_memory", "peak_memory is "), ("latency", "latency ")):
-            if note.startswith(begin):
-                texts[cost] = note.removeprefix(begin)
-    present = {cost: text for cost, text in texts.items() if cost in plan.costs["pruned"]}
-    return {**present, TRAINING: f"of {plan.training_unit}, beside those of the dense network"}
+    present = plan.costs["pruned"]
+    usual = {name: cost.condition for name, cost in COSTS.items() if name in present and cost.condition}
+    return {**usual, **plan.conditions, TRAINING: f"of {plan.training_unit}, beside those of the dense network"}
 
 
-def meanings(rows: Iterable[Cut], names: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+def shown_costs(rows: Iterable[Cut]) -> list[str]:
+    """The costs that any row has, in the order of the registry."""
+    present = {name for row in rows for name in row.costs}
+    return [name for name in COSTS if name in present]
+
+
+def meanings(rows: Iterable[Cut], name_of: Callable[[str], str] = str) -> list[str]:
     """One line for the conditions of each cost, with the devices or models they hold for where rows differ.
 
-    Last what training FLOPs are of, and what a predicted loss says. ``names``: what else to call a cost.
+    Last what training FLOPs are of, and what a predicted loss says. ``name_of``: the name of a cost in the text.
     """
     able = [row for row in rows if row.loss is not None]
     lines = []
-    for cost in (*SHOWN, TRAINING):
+    for cost in (*COSTS, TRAINING):
         owners: dict[str, list[str]] = {}
         for row in able:
             if cost in row.about:
                 owners.setdefault(row.about[cost], []).append(row.device if isinstance(row, Row) else row.model)
         for text, those in owners.items():
             whose = f" ({', '.join(dict.fromkeys(those))})" if len(owners) > 1 else ""
-            lines.append(f"{names.get(cost, cost)}{whose}: {text}")
+            lines.append(f"{name_of(cost)}{whose}: {text}")
     return [*lines, *([CAVEAT] if able else [])]
 
 
@@ -159,7 +162,7 @@ CAVEAT = "loss: how deep an architecture was cut, not how good it was to begin w
 def work_of(row: Cut) -> str | None:
     """Training FLOPs beside those of the dense network: ``12.3 G of 98.1 G``."""
     work = row.training_flops
-    return f"{quantity('flops', work['pruned'])} of {quantity('flops', work['dense'])}" if work else None
+    return f"{FLOPS.text(work['pruned'])} of {FLOPS.text(work['dense'])}" if work else None
 
 
 def choose(rows: Iterable[Row]) -> list[Row]:

@@ -6,14 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reconvene.allocation import Budget
+from reconvene.costs import Budget, text_of
 from reconvene.devices import HERE, Profile, find
 from reconvene.errors import BudgetError, DeviceError, StructureError
-from reconvene.fleet.device_result import SHOWN, Cut, cut_fields, meanings, work_of
+from reconvene.fleet.device_result import Cut, cut_fields, meanings, shown_costs, work_of
 from reconvene.models import Source, example_inputs
-from reconvene.planning.plan import Target, plan_with
+from reconvene.planning.plan import plan_with
 from reconvene.planning.session import Data, Planner
-from reconvene.utils.tables import Cell, quantity, table
+from reconvene.planning.target import Target
+from reconvene.utils.tables import Cell, table
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,23 @@ class Ranking:
 
     def __str__(self) -> str:
         body: list[list[Cell]] = []
+        shown = shown_costs(self.candidates)
         for candidate in self.candidates:
-            costs = [quantity(cost, candidate.costs[cost]) if cost in candidate.costs else None for cost in SHOWN]
-            body.append([candidate.model, candidate.loss, *costs, work_of(candidate), candidate.trouble.split(". ")[0]])
+            costs = [text_of(cost, candidate.costs[cost]) if cost in candidate.costs else None for cost in shown]
+            body.append(
+                [
+                    candidate.model,
+                    candidate.loss,
+                    *costs,
+                    work_of(candidate),
+                    "nothing: see below" if candidate.trouble else "",
+                ]
+            )
         title = f"cut to {self.budget} for {self.device}, what is predicted to lose least first"
         why = [f"{candidate.model}: {candidate.trouble}" for candidate in self.candidates if candidate.trouble]
-        header = ("model", "loss", *SHOWN, "training FLOPs", "")
+        header = ("model", "loss", *shown, "training FLOPs", "")
         foot = [*meanings(self.candidates), *why]
-        return table(header, body, right=range(2, 8), title=title, foot=foot)
+        return table(header, body, right=range(2, 3 + len(shown)), title=title, foot=foot)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

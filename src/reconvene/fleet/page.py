@@ -6,22 +6,16 @@ from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
 
+from reconvene.costs import COSTS, label_of, short_text
 from reconvene.errors import FleetError
 from reconvene.experiments.plot import Dot, scatter
-from reconvene.fleet.device_result import SHOWN, Result, Row, front, meanings
-from reconvene.report import numbers
+from reconvene.fleet.device_result import Result, Row, front, meanings, shown_costs
 from reconvene.report.markup import Html, document, join, name, raw_style, tag
 from reconvene.report.page import POLICY
 from reconvene.report.sections import section, table, used
+from reconvene.utils import numbers
 from reconvene.utils.files import write_atomic
 
-AXES = {
-    "params": "parameters",
-    "macs": "multiply-accumulates",
-    "peak_memory": "bytes of activations",
-    "size": "bytes of the file",
-    "latency": "milliseconds",
-}
 _FRONT = "the front"
 # More names than these beside dots lie over each other.
 MOST_LABELS = 12
@@ -57,14 +51,14 @@ def fronts(rows: tuple[Row, ...]) -> dict[str, tuple[str, str]]:
     Costs are only set beside each other where they are of the same: a time on one device is not one on another.
     """
     drawn: dict[str, tuple[str, str]] = {}
-    for cost in AXES:
+    for cost in shown_costs(rows):
         able = [row for row in rows if row.loss is not None and row.costs.get(cost)]
         kinds = dict.fromkeys(row.about.get(cost, "") for row in able)
         for subject in kinds:
             comparable = [row for row in able if row.about.get(cost, "") == subject]
             if len(comparable) < 2:
                 continue
-            title = f"Predicted loss against {numbers.COSTS[cost].lower()}"
+            title = f"Predicted loss against {label_of(cost).lower()}"
             number = sum(file.startswith(f"front-{cost}") for file in drawn) + 1
             file = f"front-{cost}.svg" if number == 1 else f"front-{cost}-{number}.svg"
             said = f"{title}, {subject}" if len(kinds) > 1 else title
@@ -73,16 +67,16 @@ def fronts(rows: tuple[Row, ...]) -> dict[str, tuple[str, str]]:
 
 
 def _plot(rows: list[Row], cost: str, title: str) -> str:
-    factor = 1e3 if cost == "latency" else 1.0
+    factor = COSTS[cost].unit.axis[1]
     best = front(rows, cost)
 
     def dot(row: Row, series: str, label: str = "") -> Dot:
-        text = f"{row.device}: {row.model}, {numbers.cost(cost, row.costs[cost])}, loss {numbers.digits(row.loss or 0)}"
+        text = f"{row.device}: {row.model}, {short_text(cost, row.costs[cost])}, loss {numbers.digits(row.loss or 0)}"
         return Dot(row.costs[cost] * factor, row.loss or 0.0, series, text, label=label)
 
     dots = [dot(row, _FRONT) for row in best]
     dots += [dot(row, row.model, row.device if row in best and len(best) <= MOST_LABELS else "") for row in rows]
-    return scatter(title, dots, x=AXES[cost], y="predicted loss", joined=(_FRONT,))
+    return scatter(title, dots, x=COSTS[cost].axis, y="predicted loss", joined=(_FRONT,))
 
 
 def _title(result: Result) -> str:
@@ -98,9 +92,10 @@ def _served(result: Result) -> str:
 
 
 def _devices(result: Result) -> Html:
-    groups = [line for device, rows in result.devices.items() for line in _group(device, rows)]
-    header = ["Network", *(numbers.COSTS[cost] for cost in SHOWN), "Training FLOPs", "Loss", "Accuracy"]
-    notes = [tag("li", line) for line in meanings(result.rows, numbers.COSTS)]
+    shown = shown_costs(result.rows)
+    groups = [line for device, rows in result.devices.items() for line in _group(device, rows, shown)]
+    header = ["Network", *(label_of(cost) for cost in shown), "Training FLOPs", "Loss", "Accuracy"]
+    notes = [tag("li", line) for line in meanings(result.rows, label_of)]
     return section(
         "What each device gets",
         "In bold what the device gets: of what keeps its budget, what loses least, or where all were trained what is "
@@ -110,18 +105,18 @@ def _devices(result: Result) -> Html:
     )
 
 
-def _group(device: str, rows: list[Row]) -> list[Html]:
+def _group(device: str, rows: list[Row], shown: list[str]) -> list[Html]:
     """A line with the device and its budget, and one for each network."""
     budget = rows[0].asked
-    lines = [tag("tr", tag("th", device, f": {budget}", colspan=len(SHOWN) + 4, scope="rowgroup"), class_="group")]
+    lines = [tag("tr", tag("th", device, f": {budget}", colspan=len(shown) + 4, scope="rowgroup"), class_="group")]
     for row in rows:
         if row.loss is None or row.trouble:
-            text = tag("td", "nothing: see what could not be met", colspan=len(SHOWN) + 3, class_="bad")
+            text = tag("td", "nothing: see what could not be met", colspan=len(shown) + 3, class_="bad")
             lines.append(tag("tr", tag("th", name(row.model), scope="row"), text))
             continue
-        shown = tag("a", name(row.model), href=quote(f"{row.folder}/"))
-        model = tag("strong", shown) if row.chosen else shown
-        cells = [tag("td", _cost(row, cost), class_="number") for cost in SHOWN]
+        link = tag("a", name(row.model), href=quote(f"{row.folder}/"))
+        model = tag("strong", link) if row.chosen else link
+        cells = [tag("td", _cost(row, cost), class_="number") for cost in shown]
         accuracy = "–" if row.accuracy is None else numbers.share(row.accuracy)
         figures = (_work(row), numbers.digits(row.loss), accuracy)
         cells += [tag("td", text, class_="number") for text in figures]
@@ -138,7 +133,7 @@ def _cost(row: Row, cost: str) -> Html:
         less = f"{numbers.ratio(dense / value)} less" if value <= dense else f"{numbers.ratio(value / dense)} more"
     part = f"{used(value / row.limits[cost])} used" if cost in row.limits else None
     small = [tag("small", text) for text in (less, part) if text]
-    return join(numbers.cost(cost, value), *small)
+    return join(short_text(cost, value), *small)
 
 
 def _work(row: Row) -> Html:

@@ -22,7 +22,7 @@ from reconvene.fleet.device_result import Result, Row, choose, cut_fields
 from reconvene.fleet.executors import Outcome, in_processes, join_ray, on_ray
 from reconvene.fleet.job import Files, Job, key_of
 from reconvene.models import Source, example_inputs, resolve
-from reconvene.planning.plan import plan_with
+from reconvene.planning.plan import Options, plan_with
 from reconvene.planning.session import Planner
 from reconvene.surgery import Plan
 from reconvene.utils.files import unwritable, write_atomic
@@ -179,7 +179,7 @@ def _request(fleet: Fleet, device: Device) -> dict[str, Any]:
     profile: Any = None
     if device.profile not in (None, HERE):
         profile = find(device.profile).to_dict()
-    elif device.profile == HERE or device.budget.latency is not None:
+    elif device.profile == HERE or "latency" in device.budget:
         profile = conditions(1, device.precision or "fp32")  # what was measured elsewhere is measured again
     request: dict[str, Any] = {"budget": dict(device.budget.asked), "profile": profile, "round_to": device.round_to}
     request |= {"memory_of": device.memory_of, "precision": device.precision}
@@ -192,8 +192,8 @@ def planner_of(fleet: Fleet, source: Source, *, allow_import: bool) -> Planner:
     built = source.build(allow_import=allow_import)
     samples = Samples(lambda: load(fleet.data, input_shape=source.input_shape, limit=fleet.limit), seed=fleet.seed)
     inputs = example_inputs(source.input_shape, seed=fleet.seed)
-    planner = Planner(built, inputs, fleet.criterion, samples, fleet.seed, evaluator=fleet.evaluator, density=DENSITY)
-    return planner
+    options = Options(criterion=fleet.criterion, data=samples, seed=fleet.seed, evaluator=fleet.evaluator)
+    return options.planner(built, inputs, density=DENSITY)
 
 
 def _is_complete(path: Path, key: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reconvene.allocation import Budget
+from reconvene.costs import Budget
 from reconvene.errors import BudgetError
 from reconvene.utils.arguments import Check, check_integer, check_model, check_seed, optional
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from reconvene import rectifier
-from reconvene.allocation import Allocation, Budget
-from reconvene.allocation.costs import CostModel
+from reconvene.allocation import Allocation
+from reconvene.costs import COSTS, Budget
+from reconvene.costs.model import CostModel
 from reconvene.errors import CriterionError, ModelError, StructureError
 from reconvene.evaluator import Sensitivity
 from reconvene.structure import Keep, Structure, analyse
@@ -69,6 +70,7 @@ def plan_from_choice(
     seed: int = 0,
     prepared: Prepared | None = None,
     verified: bool = True,
+    cost_model: Callable[[Structure], CostModel] = CostModel,
 ) -> Plan:
     """The plan for any method of choosing channels: analyse the structure, choose, try the choice, make the plan.
 
@@ -82,6 +84,7 @@ def plan_from_choice(
         seed: of the batch on which the dense network's activation spread is measured.
         prepared: results that an earlier plan of the same model left; this plan adds its own to them.
         verified: whether to compare the small network with the silenced one on the example inputs.
+        cost_model: the costs of a structure; by default those that every plan tells.
 
     Raises:
         StructureError: nothing can be pruned, or both networks differ and no call explains it; the message says why.
@@ -90,7 +93,7 @@ def plan_from_choice(
     with timed(timings, "structure"):
         prepared = prepared or Prepared.of(model, example_inputs, seed=seed)
         structure = prepared.structure
-        costs = CostModel(structure)
+        costs = cost_model(structure)
     while True:
         choice = choose(structure, costs, timings)
         with timed(timings, "replay"):
@@ -106,7 +109,7 @@ def plan_from_choice(
         if failure is None:
             break
         structure = prepared.structure = prunable(pin_site(model, structure, *failure))
-        costs = CostModel(structure)
+        costs = cost_model(structure)
     plan.timings = timings
     return plan
 
@@ -153,19 +156,6 @@ def chosen(curves: Sensitivity, allocation: Allocation, budget: Budget, *, data:
     return Choice(keep, _rows(allocation, curves, keep), plan_fields)
 
 
-def with_measured_cost(
-    plan: Plan, budget: Budget, cost: str, limit: float, *, pruned: float, dense: float | None = None, note: str = ""
-) -> Plan:
-    """Record the original budget, its limit and the measured cost in a plan, in place; returns the same plan."""
-    plan.budget, plan.limits[cost] = dict(budget.asked), limit
-    plan.costs["pruned"][cost] = pruned
-    if dense is not None:
-        plan.costs["dense"][cost] = dense
-    if note:
-        plan.notes = [*plan.notes, note]
-    return plan
-
-
 def _on_meta(model: nn.Module) -> bool:
     return any(parameter.is_meta for parameter in model.parameters())
 
@@ -173,7 +163,8 @@ def _on_meta(model: nn.Module) -> bool:
 def prunable(structure: Structure) -> Structure:
     """The structure itself. Raises StructureError, with the reasons, where nothing of the model can be pruned."""
     if not structure.prunable:
-        pinned = pinned_cost(structure, "params")
+        parameters = COSTS["params"]
+        pinned = pinned_cost(structure, parameters.terms(structure) or (), parameters.name, plural=parameters.plural)
         because = str(pinned) if pinned.dense else "it has no parameters with channels"
         raise StructureError(f"nothing of this model can be pruned: {because}", {"params": pinned})
     return structure

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Sized
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from collections.abc import Sequence, Sized
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from torch import nn
 from torch.utils.data import DataLoader
 
-from reconvene import devices, rectifier
-from reconvene.allocation import Budget
-from reconvene.deploy.memory import PLANS
-from reconvene.deploy.quantisation import PRECISIONS
-from reconvene.errors import UnknownNameError
+from reconvene import rectifier
+from reconvene.costs import Budget
+from reconvene.devices.store import silent
 from reconvene.planning.arguments import PLAN_CHECKS
 from reconvene.planning.assemble import timed
-from reconvene.planning.latency import Device, Timely, note_predicted_latency, resolve
-from reconvene.planning.runtime_costs import Keep, file_size, keep_weighed, runtime_memory
-from reconvene.planning.session import Data, Foresee, Loss, Planner
+from reconvene.planning.feedback import plan_within
+from reconvene.planning.session import Data, Loss, Planner
+from reconvene.planning.target import Device, Say, Target
+from reconvene.rectifier import RectifyReport
 from reconvene.structure.restore import exclusive
 from reconvene.surgery import Plan
 from reconvene.utils.arguments import checked
-
-ROUND_TO = 8
 
 
 @checked(**PLAN_CHECKS)
@@ -45,7 +42,7 @@ def plan(
     precision: str | None = None,
     examples: int | None = None,
     verify: bool = True,
-    say: Callable[[str], None] = devices.store.silent,
+    say: Say = silent,
 ) -> Plan:
     """Choose which channels stay so that every budget is kept.
 
@@ -80,18 +77,25 @@ def plan(
         verify: whether the plan ends with a comparison of the small network and the silenced one (``Plan.mask``) on
             the example inputs. A difference pins the call that causes it and plans again. Not possible for a model on
             meta, which the plan notes.
-        say: told what takes time.
+        say: called with a line on what takes time.
 
     Raises:
         BudgetError: the budget cannot be kept; the message and ``error.floor`` say what could.
         StructureError: nothing can be pruned; the message says why.
         DeviceError: the profile is missing, damaged, or does not know a layer of this model.
     """
-    planner = Planner(model, example_inputs, criterion, data, seed, evaluator=evaluator, loss=loss, verify=verify)
-    target = Target(device, tuple(size_of), memory_of, precision)
-    chosen_plan = plan_with(planner, budget, round_to=round_to, target=target, say=say)
-    chosen_plan.examples = _epoch(data) if examples is None else examples
-    return chosen_plan
+    options = Options(
+        criterion=criterion,
+        data=data,
+        seed=seed,
+        evaluator=evaluator,
+        loss=loss,
+        round_to=round_to,
+        target=Target(device, tuple(size_of), memory_of, precision),
+        examples=examples,
+        verify=verify,
+    )
+    return plan_by(model, example_inputs, budget, options, say=say)
 
 
 @checked(**PLAN_CHECKS)
@@ -118,38 +122,81 @@ def prune(
 
     Args and errors as for ``plan``; ``rectify`` is ``reinit``, ``rescale`` or ``keep``.
     """
-    chosen_plan = plan(
-        model,
-        example_inputs,
-        budget,
-        criterion,
-        data,
-        seed,
+    options = Options(
+        criterion=criterion,
+        data=data,
+        seed=seed,
         evaluator=evaluator,
         loss=loss,
         round_to=round_to,
-        device=device,
-        size_of=size_of,
-        memory_of=memory_of,
-        precision=precision,
+        target=Target(device, tuple(size_of), memory_of, precision),
         examples=examples,
         verify=verify,
     )
+    return prune_by(model, example_inputs, budget, options, rectify=rectify).model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to plan, but for the model and the budget; each as for ``plan``."""
+
+    criterion: str | None = None
+    data: Data | None = None
+    seed: int = 0
+    evaluator: str = "fan_in"
+    loss: Loss | None = None
+    round_to: int | None = None
+    target: Target = field(default_factory=Target)
+    examples: int | None = None
+    verify: bool = True
+
+    def planner(self, model: nn.Module, example_inputs: Any, *, density: float | None = None) -> Planner:
+        """A planner for any number of budgets of one model. ``density``: as for ``Planner``."""
+        return Planner(
+            model,
+            example_inputs,
+            self.criterion,
+            self.data,
+            self.seed,
+            evaluator=self.evaluator,
+            loss=self.loss,
+            density=density,
+            verify=self.verify,
+        )
+
+
+class Pruned(NamedTuple):
+    """The small network, its plan, and how its spread compares with the dense network's."""
+
+    model: nn.Module
+    plan: Plan
+    report: RectifyReport
+
+
+def plan_by(model: nn.Module, example_inputs: Any, budget: Budget, options: Options, *, say: Say = silent) -> Plan:
+    """``plan`` with its options as one object."""
+    planner = options.planner(model, example_inputs)
+    chosen_plan = plan_with(planner, budget, round_to=options.round_to, target=options.target, say=say)
+    chosen_plan.examples = _epoch(options.data) if options.examples is None else options.examples
+    return chosen_plan
+
+
+def prune_by(
+    model: nn.Module,
+    example_inputs: Any,
+    budget: Budget,
+    options: Options,
+    *,
+    rectify: str = "reinit",
+    say: Say = silent,
+) -> Pruned:
+    """``prune`` with its options as one object."""
+    chosen_plan = plan_by(model, example_inputs, budget, options, say=say)
     with timed(chosen_plan.timings, "surgery"):
         small = chosen_plan.apply(model)
     with timed(chosen_plan.timings, "rectify"):
-        rectifier.rectify(small, chosen_plan, example_inputs, how=rectify, seed=seed)
-    return small
-
-
-@dataclass(frozen=True)
-class Target:
-    """What budgets on latency, exported size and memory are about; each as for ``plan``."""
-
-    device: Device | None = None
-    size_of: tuple[str, ...] = ()
-    memory_of: str | None = None
-    precision: str | None = None
+        report = rectifier.rectify(small, chosen_plan, example_inputs, how=rectify, seed=options.seed)
+    return Pruned(small, chosen_plan, report)
 
 
 @exclusive()
@@ -158,42 +205,18 @@ def plan_with(
     budget: Budget,
     *,
     round_to: int | None = None,
-    target: Target = Target(),  # frozen
-    say: Callable[[str], None] = devices.store.silent,
+    target: Target = Target(),  # noqa: B008  # frozen
+    say: Say = silent,
 ) -> Plan:
     """``plan`` for one of many budgets of a model."""
-    profile = None
     timings: dict[str, float] = {}
-    if target.precision not in (None, *PRECISIONS):
-        raise UnknownNameError("precision", target.precision, PRECISIONS)
-    if target.memory_of not in (None, *PLANS):
-        raise UnknownNameError("plan of memory", str(target.memory_of), PLANS)
-    if budget.latency is not None or target.device is not None:
+    with ExitStack() as stack:
         with timed(timings, "profile"):
-            profile = resolve(planner, target.device, say, precision=target.precision)
-    precision = target.precision or (profile.precision if profile else "fp32")
-    foresee: dict[str, Foresee] = {}
-
-    def planned(tried: Budget) -> Plan:
-        default_step = max(ROUND_TO, profile.steps["out"]) if profile else ROUND_TO
-        step = default_step if round_to is None else round_to
-        if profile is None or tried.latency is None:
-            refine = round_to is None and profile is None  # a step that was asked for, or is a device's own, is kept
-            return planner.plan(tried, round_to=step, refine=refine, foresee=foresee)
-        timely = Timely(planner, tried, profile, step, foresee)
-        return timely.measured(say) if timely.is_here else timely.predicted()
-
-    keep: Keep = planned
-    if target.memory_of is not None and budget.peak_memory is not None:
-        memory_model = devices.WAYS.get((target.memory_of, precision))
-        if memory_model is not None:
-            foresee["peak_memory"] = lambda structure: devices.Held(structure, memory_model).bytes
-        keep = partial(keep_weighed, planner, scales=runtime_memory(planner, target.memory_of, precision), keep=keep)
-    if target.size_of and budget.size is not None:
-        keep = partial(keep_weighed, planner, scales=file_size(planner, target.size_of, precision), keep=keep)
-    chosen_plan = keep(budget)
-    if profile is not None and budget.latency is None:
-        note_predicted_latency(chosen_plan, planner, profile)
+            answers = stack.enter_context(target.costs(planner, budget, say))
+        # A step that was asked for, or is a device's own, is kept.
+        refine = round_to is None and answers.refine
+        step = answers.round_to if round_to is None else round_to
+        chosen_plan = plan_within(planner, budget, answers.costs, round_to=step, refine=refine, say=say)
     chosen_plan.timings = {**timings, **chosen_plan.timings}
     return chosen_plan
 

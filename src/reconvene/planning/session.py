@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from reconvene import criteria
-from reconvene.allocation import Budget, allocate
-from reconvene.allocation.costs import CostModel
+from reconvene.allocation import allocate
+from reconvene.costs import Budget, Cost, Network, listed_costs
+from reconvene.costs.model import CostModel
 from reconvene.criteria import Saliency
 from reconvene.criteria.registry import criterion as criterion_named
-from reconvene.errors import BudgetError
 from reconvene.evaluator import Sensitivity, evaluate
 from reconvene.evaluator.evaluators import evaluator_named
-from reconvene.planning.assemble import Choice, Prepared, chosen, plan_from_choice, timed, with_measured_cost
-from reconvene.structure import Structure, analyse
+from reconvene.planning.assemble import Choice, Prepared, chosen, plan_from_choice, timed
+from reconvene.structure import Structure
 from reconvene.surgery import Plan
 
 Loss = Callable[[Any, Any], Tensor]
 Data = Iterable[Any]
-Foresee = Callable[[Structure], Callable[[NDArray[np.int64]], float]]
-"""From a structure to what predicts one cost at any widths; it never falls when a width grows."""
-# Plans that are counted at most.
-ATTEMPTS = 4
 USUAL_CRITERION = "synflow"
 """The criterion of evaluators that read one, where none is asked for: it needs no data."""
 
@@ -58,67 +52,74 @@ class Planner:
         self.judge = Judge(model, example_inputs, criterion, evaluator, data, loss, seed)
         self._density = density
         self._prepared: Prepared | None = None
+        self._cost_model: tuple[Structure, dict[str, Cost], CostModel] | None = None
+        self._analysis: dict[str, float] = {}
+        """Seconds of the analysis, until a plan tells them."""
 
     @property
     def prepared(self) -> Prepared:
-        """Structure and spread, found when first asked for."""
+        """Structure and spread, computed when first asked for."""
         if self._prepared is None:
-            self._prepared = Prepared.of(self.model, self.example_inputs, seed=self.seed)
+            with timed(self._analysis, "structure"):
+                self._prepared = Prepared.of(self.model, self.example_inputs, seed=self.seed)
         return self._prepared
+
+    def cost_model(self, costs: Mapping[str, Cost] | None = None, structure: Structure | None = None) -> CostModel:
+        """What the network costs at any widths of its present structure; the latest one is kept."""
+        structure = structure or self.prepared.structure
+        chosen_costs = dict(listed_costs() if costs is None else costs)
+        if self._cost_model is None or self._cost_model[:2] != (structure, chosen_costs):
+            network = Network(self.model, self.example_inputs, self.judge.data)
+            self._cost_model = structure, chosen_costs, CostModel(structure, chosen_costs, network)
+        return self._cost_model[2]
 
     def plan(
         self,
         budget: Budget,
         *,
+        costs: Mapping[str, Cost] | None = None,
+        limits: Mapping[str, float] = MappingProxyType({}),
         round_to: int = 8,
         refine: bool = False,
-        foresee: Mapping[str, Foresee] = MappingProxyType({}),
     ) -> Plan:
-        """The plan that keeps ``budget``; ``foresee`` predicts ``latency``, which budgets on it need, or other costs.
+        """The plan whose predicted costs keep ``budget``; ``feedback`` corrects it where only a measurement tells.
 
-        ``refine``: finer steps than ``round_to`` where its multiples leave much of the budget unused.
+        Args:
+            budget: what is asked.
+            costs: which cost answers to each name; by default the listed ones.
+            limits: absolute limits to aim at instead of those of the budget, by cost.
+            round_to: widths become multiples of this where a group is wide enough.
+            refine: finer steps than ``round_to`` where its multiples leave much of the budget unused.
 
-        Raises BudgetError, StructureError, CriterionError.
+        Raises:
+            BudgetError: no widths keep the budget.
+            StructureError: nothing can be pruned.
+            CriterionError: the criterion cannot score this model.
         """
-        plan = self._planned(budget, round_to, refine, foresee)
-        if budget.peak_memory is None or "peak_memory" in foresee:
-            return plan
-        limit = tried = plan.limits["peak_memory"]
-        for _ in range(ATTEMPTS):
-            # Layouts may need a copy at some widths and none at others, which no function of widths tells.
-            small = analyse(plan.apply(self.model), self.example_inputs, trial=False)
-            counted = CostModel(small).dense["peak_memory"]
-            if counted <= limit:
-                return with_measured_cost(plan, budget, "peak_memory", limit, pruned=counted)
-            tried = int(tried * limit / counted)
-            plan = self._planned(replace(budget, peak_memory=tried), round_to, refine, foresee)
-        raise BudgetError(
-            f"peak_memory {budget.asked['peak_memory']}: every plan that should keep {int(limit):,} bytes makes copies "
-            f"that take more, the last {int(counted):,}. Ask for a little more",
-            {"peak_memory": counted},
-        )
 
-    def _planned(self, budget: Budget, round_to: int, refine: bool, foresee: Mapping[str, Foresee]) -> Plan:
-
-        def choose(structure: Structure, costs: CostModel, timings: dict[str, float]) -> Choice:
-            for cost, predict in foresee.items():
-                costs.add(cost, predict(structure))
-            density = self._density or density_of_interest(budget.limits(costs.dense), costs.dense)
+        def choose(structure: Structure, model: CostModel, timings: dict[str, float]) -> Choice:
+            absolute = {**budget.limits(model.dense), **limits}
+            density = self._density or density_of_interest(absolute, model.dense)
             with timed(timings, "saliency"):
                 scores = self.judge.saliency(density)
             with timed(timings, "sensitivity"):
                 curves = self.judge.sensitivity(structure, scores, density)
             with timed(timings, "allocation"):
-                allocation = allocate(structure, curves, costs, budget, round_to=round_to, refine=refine)
+                allocation = allocate(
+                    structure, curves, model, budget, limits=absolute, round_to=round_to, refine=refine
+                )
             return chosen(curves, allocation, budget, data=scores.note if scores else None)
 
-        timings: dict[str, float] = {}
-        with timed(timings, "structure"):
-            prepared = self.prepared
         plan = plan_from_choice(
-            self.model, self.example_inputs, choose, seed=self.seed, prepared=prepared, verified=self.verify
+            self.model,
+            self.example_inputs,
+            choose,
+            seed=self.seed,
+            prepared=self.prepared,
+            verified=self.verify,
+            cost_model=partial(self.cost_model, costs),
         )
-        plan.timings["structure"] += timings["structure"]
+        plan.timings["structure"] += self._analysis.pop("structure", 0.0)
         return plan
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from reconvene.report import numbers
 from reconvene.report.data import ReportData
 from reconvene.report.markup import Child, Html, name, tag
 from reconvene.report.scatter import BYTES, Mark, Panel, scatter
 from reconvene.report.sections import section, table
+from reconvene.utils import numbers
 
 LEAST_AGREEMENT = 0.95
 COLOURS = {

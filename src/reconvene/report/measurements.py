@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from reconvene.report import numbers
 from reconvene.report.charts import bar
 from reconvene.report.data import ReportData
 from reconvene.report.markup import Child, Html, join, name, tag
 from reconvene.report.sections import colour, section, table
+from reconvene.utils import numbers
 
 
 def latency(data: ReportData) -> Html | None:

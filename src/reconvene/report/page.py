@@ -6,10 +6,13 @@ from importlib import resources
 from pathlib import Path
 
 from reconvene._version import __version__
+from reconvene.costs import listed_costs
 from reconvene.errors import ArtifactError
-from reconvene.report import formats, measurements, numbers, robustness, sections
+from reconvene.report import formats, measurements, robustness, sections
 from reconvene.report.data import ReportData
-from reconvene.report.markup import Child, Html, document, name, raw_style, tag
+from reconvene.report.markup import Child, Html, document, raw_style, tag
+from reconvene.report.markup import name as shown_name
+from reconvene.utils import numbers
 from reconvene.utils.files import write_atomic
 
 SECTIONS = (
@@ -27,13 +30,6 @@ SECTIONS = (
 )
 # The browser itself then refuses every request: what is in the page is all there is.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-FEWER = {
-    "params": ("fewer", "fewer parameters"),
-    "macs": ("less", "less compute"),
-    "size": ("smaller", "smaller file"),
-    "peak_memory": ("less", "less peak memory"),
-}
-"""The word on a cost's card, and in a headline."""
 
 
 def write(report_data: ReportData, path: str | Path) -> Path:
@@ -73,7 +69,7 @@ def _header(data: ReportData) -> Html:
     return tag(
         "header",
         tag("p", "Reconvene report", class_="eyebrow"),
-        tag("h1", name(data.model), " ", tag("span", _headline(data), class_="headline")),
+        tag("h1", shown_name(data.model), " ", tag("span", _headline(data), class_="headline")),
         tag("p", _sentence(data), class_="lead"),
         tag("div", cards, class_="cards", role="list") if cards else None,
     )
@@ -81,9 +77,9 @@ def _header(data: ReportData) -> Html:
 
 def _headline(data: ReportData) -> str:
     dense, pruned = data.costs.get("dense", {}), data.costs.get("pruned", {})
-    for cost in FEWER:
-        if dense.get(cost) and pruned.get(cost) and dense[cost] >= pruned[cost]:
-            return f"{numbers.ratio(dense[cost] / pruned[cost])} {FEWER[cost][1]}"
+    for name, cost in listed_costs().items():
+        if dense.get(name) and pruned.get(name) and dense[name] >= pruned[name]:
+            return f"{numbers.ratio(dense[name] / pruned[name])} {cost.less} {cost.label.lower()}"
     return "pruned before training"
 
 
@@ -98,12 +94,12 @@ def _sentence(data: ReportData) -> str:
 def _cost_cards(data: ReportData) -> list[Html]:
     dense, pruned = data.costs.get("dense", {}), data.costs.get("pruned", {})
     cards = []
-    for cost, (comparison, _) in FEWER.items():
-        before, after = dense.get(cost), pruned.get(cost)
+    for name, cost in listed_costs().items():
+        before, after = dense.get(name), pruned.get(name)
         if before and after:
-            change = f"{numbers.cost(cost, before)} → {numbers.cost(cost, after)}"
+            change = f"{cost.unit.short(before)} → {cost.unit.short(after)}"
             figure = numbers.ratio(max(before, after) / min(before, after))
-            cards.append(_card(numbers.COSTS[cost], figure, comparison if after <= before else "more", change))
+            cards.append(_card(cost.label, figure, cost.less if after <= before else "more", change))
     return cards
 
 

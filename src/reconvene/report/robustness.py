@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from reconvene.report import numbers
 from reconvene.report.data import ReportData
 from reconvene.report.markup import Child, Html, tag
 from reconvene.report.sections import section, table
+from reconvene.utils import numbers
 
 
 def assessment(data: ReportData) -> Html | None:

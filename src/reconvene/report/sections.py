@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from reconvene.report import numbers
+from reconvene.costs import label_of, short_text
 from reconvene.report.charts import Line, bar, dots_in_band, lines
 from reconvene.report.data import ReportData
 from reconvene.report.markup import Child, Html, name, tag
+from reconvene.utils import numbers
 
 BAND = (0.8, 1.25)
 LONG = 24
@@ -26,13 +27,13 @@ def budget(data: ReportData) -> Html | None:
         got = pruned.get(cost)
         kept = got is not None and got <= limit * (1 + 1e-9)
         verdict = "not measured" if got is None else f"kept, {used(got / limit)} used" if kept else "exceeded"
-        request = [_limit_text(data.budget.get(cost)), tag("small", f"at most {numbers.cost(cost, limit)}")]
+        request = [_limit_text(data.budget.get(cost)), tag("small", f"at most {short_text(cost, limit)}")]
         rows.append(
             tag(
                 "tr",
-                tag("th", numbers.COSTS.get(cost, cost), scope="row"),
+                tag("th", label_of(cost), scope="row"),
                 tag("td", request),
-                tag("td", "–" if got is None else numbers.cost(cost, got)),
+                tag("td", "–" if got is None else short_text(cost, got)),
                 tag("td", verdict, class_="good" if kept else "bad"),
             )
         )

@@ -25,9 +25,9 @@ Keep = list[NDArray[np.int64]]
 """Kept channels of every prunable group, ascending, in ``Structure.prunable`` order."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Structure:
-    """What is coupled with what in one model."""
+    """What is coupled with what in one model. Two structures are the same only if they are one object."""
 
     prunable: tuple[Group, ...]
     balances: tuple[Balance, ...]

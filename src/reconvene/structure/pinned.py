@@ -3,34 +3,45 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from reconvene.errors import PinnedCost, PinnedShare
 from reconvene.structure.analysis import Structure
 from reconvene.structure.labels import Dim, Labels, Reason, Vector
 from reconvene.structure.solve import components
 
-COUNTED = ("params", "macs", "size")
-"""Costs that are sums over tensors and calls, so that each part has its reasons."""
 _NO_CHANNELS = "sizes that are no channels"
 
 
-def pinned_cost(structure: Structure, cost: str, *, floor: float | None = None) -> PinnedCost:
-    """What of ``cost`` (one of ``COUNTED``) lies where nothing may leave, by kind of reason.
+def pinned_cost(
+    structure: Structure,
+    terms: Iterable[tuple[Sequence[Dim], float]],
+    cost: str,
+    *,
+    plural: str,
+    floor: float | None = None,
+) -> PinnedCost:
+    """What of a cost lies where nothing may leave, by kind of reason.
 
     A part of a tensor can never leave if none of its dimensions can lose the positions it has there; where several
     dimensions keep it, each has an equal share in it, but for those that only meet something fixed where another has a
-    reason of its own. ``floor``: the least cost that could be reached, if known.
+    reason of its own.
+
+    Args:
+        structure: the structure of the network.
+        terms: dimensions and weight of every product that the cost adds up, see ``Cost.terms``.
+        cost: its name.
+        plural: what it counts, such as "parameters".
+        floor: the least cost that could be reached, if known.
     """
     reasons = _Reasons(structure)
     amounts: dict[str, float] = defaultdict(float)
     layers: dict[str, dict[str, None]] = defaultdict(dict)
     dense = 0.0
-    for dims, weight in _terms(structure, cost):
+    for dims, weight in terms:
         factors = [factor for dim in dims for factor in dim]
         dense += weight * float(np.prod([size for size, _ in factors]))
         pinned_amount = weight * float(np.prod([reasons.pinned(size, labels) for size, labels in factors]))
@@ -48,7 +59,7 @@ def pinned_cost(structure: Structure, cost: str, *, floor: float | None = None) 
         for reason_kind, amount in amounts.items()
     ]
     shares.sort(key=lambda share: -share.amount)
-    return PinnedCost(cost, dense, sum(amounts.values()), tuple(shares), floor)
+    return PinnedCost(cost, dense, sum(amounts.values()), tuple(shares), floor, plural)
 
 
 def _follows(reason: str) -> bool:
@@ -96,15 +107,3 @@ class _Reasons:
                 (self.reasons[n], c / total) for n, c in zip(unique, counts, strict=True)
             ]
         return self._reason_shares[id(labels)]
-
-
-def _terms(structure: Structure, cost: str) -> Iterator[tuple[Sequence[Dim], int]]:
-    """The dimensions of every product that the cost adds up, and what one position counts."""
-    if cost == "macs":
-        for number, dims in structure.context.products:
-            if not structure.recording.ops[number].training:
-                yield dims, 1
-        return
-    for tensor in structure.recording.parameters.values():
-        if cost == "size" or isinstance(tensor, nn.Parameter):
-            yield structure.context.tensors[id(tensor)], tensor.element_size() if cost == "size" else 1

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from reconvene.costs import text_of
+from reconvene.costs.unit import FLOPS
 from reconvene.errors import PlanError
 from reconvene.structure import Keep, Structure
 from reconvene.structure.attributes import Change
@@ -24,7 +26,7 @@ from reconvene.structure.replay import following_attributes, shrunk_shapes
 from reconvene.structure.scalar_args import Numbers
 from reconvene.surgery.ranges import from_text, to_text
 from reconvene.surgery.silence import Site, restricted_sites
-from reconvene.utils.tables import quantity, smaller, table
+from reconvene.utils.tables import smaller, table
 
 FORMAT, VERSION = "reconvene-plan", 1
 
@@ -70,6 +72,8 @@ class Plan:
     """Activation spread of the dense network per layer, which rectification restores."""
     examples: int | None = None
     """Training examples of an epoch, if known; the FLOPs of an epoch follow from it."""
+    conditions: dict[str, str] = field(default_factory=dict)
+    """What a cost holds for, where the plan was about a certain device or file: ``{"latency": "measured on ..."}``."""
     notes: list[str] = field(default_factory=list)
     """What structure analysis had to pin after its trial, and operators it did not know."""
     timings: dict[str, float] = field(default_factory=dict, compare=False)
@@ -79,6 +83,16 @@ class Plan:
     def keep(self) -> dict[str, NDArray[np.int64]]:
         """Kept channels by group."""
         return {row.name: from_text(row.keep) for row in self.rows}
+
+    @property
+    def widths(self) -> NDArray[np.int64]:
+        """Kept width of every group, int64 ``[groups]``."""
+        return np.array([row.width for row in self.rows], dtype=np.int64)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader of the plan should know: what costs hold for, and the notes."""
+        return [*(f"{cost} is {condition}" for cost, condition in self.conditions.items()), *self.notes]
 
     @property
     def summary(self) -> list[dict[str, Any]]:
@@ -109,7 +123,7 @@ class Plan:
     def training_told(self) -> tuple[str, str, str]:
         """``training_flops`` as people read them: dense, pruned, how many times less."""
         dense, pruned = self.training_flops["dense"], self.training_flops["pruned"]
-        return quantity("flops", dense), quantity("flops", pruned), smaller(dense, pruned)
+        return FLOPS.text(dense), FLOPS.text(pruned), smaller(dense, pruned)
 
     def __str__(self) -> str:
         budget_text = ", ".join(f"{cost} {value}" for cost, value in self.budget.items())
@@ -118,12 +132,12 @@ class Plan:
         rows = [[r.name, r.dense, r.width, r.loss, r.why] for r in self.rows]
         dense, pruned = self.costs.get("dense", {}), self.costs.get("pruned", {})
         foot = [
-            f"{cost}: {quantity(cost, dense[cost])} -> {quantity(cost, value)} ({smaller(dense[cost], value)})"
+            f"{cost}: {text_of(cost, dense[cost])} -> {text_of(cost, value)} ({smaller(dense[cost], value)})"
             for cost, value in pruned.items()
         ]
         if "pruned" in self.training_flops:
             foot.append("training FLOPs of {}: {} -> {} ({})".format(self.training_unit, *self.training_told))
-        return table(["group", "dense", "width", "loss", "why"], rows, title=head, foot=[*foot, *self.notes])
+        return table(["group", "dense", "width", "loss", "why"], rows, title=head, foot=[*foot, *self.remarks])
 
     def apply(self, model: nn.Module) -> nn.Module:
         """A new module of the same classes with the kept slices as weights; ``model`` is untouched.
@@ -152,6 +166,8 @@ class Plan:
         out["sites"] = [dataclasses.asdict(site) for site in self.sites]
         out["slices"] = {n: {str(d): t for d, t in dims.items()} for n, dims in self.slices.items()}
         out["attributes"] = [list(change) for change in self.attributes]
+        if not self.conditions:
+            del out["conditions"]  # as in plans of older releases
         return {"format": FORMAT, "version": VERSION, **out}
 
     @classmethod

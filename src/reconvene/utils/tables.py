@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Sequence
 
 Cell = str | int | float | None
-_LARGE = {"P": 1e15, "T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}
 
 
 def table(
@@ -44,14 +43,6 @@ def _text(cell: Cell) -> str:
     if isinstance(cell, float):
         return f"{cell:.4g}"
     return cell if isinstance(cell, str) else f"{cell:,}"
-
-
-def quantity(cost: str, value: float) -> str:
-    """An amount of a cost as a person reads it: milliseconds for ``latency``, four digits of FLOPs, else all digits."""
-    if cost == "flops":
-        letter, size = next(((k, v) for k, v in _LARGE.items() if value >= v), ("", 1.0))
-        return f"{value / size:.4g} {letter}".strip()
-    return f"{value * 1e3:.4g} ms" if cost == "latency" else f"{value:,.0f}"
 
 
 def smaller(dense: float, pruned: float) -> str:

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-from reconvene import api, artifact
-from reconvene.allocation import Budget
+from reconvene import artifact
+from reconvene.costs import Budget
 from reconvene.criteria import CRITERIA
 from reconvene.data import Batch, Calibration, Dataset, calibration
 from reconvene.deploy import FORMATS
@@ -21,8 +21,9 @@ from reconvene.devices.store import silent
 from reconvene.errors import ArtifactError, UnknownNameError
 from reconvene.evaluator.evaluators import EVALUATORS
 from reconvene.models import Source, example_inputs
-from reconvene.planning.assemble import timed
-from reconvene.planning.plan import plan as make_plan
+from reconvene.planning.plan import Options, prune_by
+from reconvene.planning.session import Data
+from reconvene.planning.target import Target
 from reconvene.rectifier import WAYS
 from reconvene.surgery import Plan
 from reconvene.training.checkpoint import CHECKPOINT_NAME
@@ -58,6 +59,17 @@ class Pruning:
     """Whose plan of activations a budget on peak memory is about; ``None``: PyTorch's own."""
     precision: str | None = None
     """Of the network that these are about; ``None``: that of the device's profile, else fp32."""
+
+    def options(self, data: Data | None = None) -> Options:
+        """These options as planning takes them."""
+        return Options(
+            criterion=self.criterion,
+            data=data,
+            seed=self.seed,
+            evaluator=self.evaluator,
+            round_to=self.round_to,
+            target=Target(self.device, self.size_of, self.memory_of, self.precision),
+        )
 
     def check(self) -> None:
         """Raise UnknownNameError now for what would only be looked up after a while."""
@@ -104,26 +116,10 @@ def prune(
     inputs = example_inputs(source.input_shape, seed=pruning.seed)
     samples = None if data is None else Samples(data, seed=pruning.seed)
     with steps(f"pruning to {budget}", False):
-        plan = make_plan(
-            model,
-            inputs,
-            budget,
-            pruning.criterion,
-            samples,
-            pruning.seed,
-            evaluator=pruning.evaluator,
-            round_to=pruning.round_to,
-            device=pruning.device,
-            size_of=pruning.size_of,
-            memory_of=pruning.memory_of,
-            precision=pruning.precision,
-            say=say,
+        small, plan, report = prune_by(
+            model, inputs, budget, pruning.options(samples), rectify=pruning.rectify, say=say
         )
-        plan.examples = samples.examples if examples is None and samples is not None else examples
-        with timed(plan.timings, "surgery"):
-            small = plan.apply(model)
-        with timed(plan.timings, "rectify"):
-            report = api.rectify(small, plan, inputs, pruning.rectify, seed=pruning.seed)
+    plan.examples = samples.examples if examples is None and samples is not None else examples
     ratios = {row.layer: row.ratio for row in report.rows if row.ratio is not None}
     settings = {**asdict(pruning), "budget": dict(budget.asked), "spread": ratios}
     with steps(f"saving to {folder}", False):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reconvene import artifact
-from reconvene.allocation import Budget
+from reconvene.costs import COSTS, Budget
 from reconvene.data import Dataset
 from reconvene.deploy import Verification
 from reconvene.devices.store import silent
@@ -52,10 +52,16 @@ class Outcome:
 
     def __str__(self) -> str:
         dense, pruned = self.costs["dense"], self.costs["pruned"]
+        int8 = {f"int8_{name}": (f"int8 {COSTS[name].label.lower()}", COSTS[name]) for name in ("size", "latency")}
         rows = [
-            [label, show(dense[cost]), show(pruned[cost]), f"{self._ratio(cost):.2f}x {better}"]
-            for cost, (label, show, better) in _ROWS.items()
-            if cost in dense and cost in pruned
+            [
+                label,
+                cost.unit.short(dense[name]),
+                cost.unit.short(pruned[name]),
+                f"{self._ratio(name):.2f}x {cost.less}",
+            ]
+            for name, (label, cost) in ({name: (cost.label, cost) for name, cost in COSTS.items()} | int8).items()
+            if name in dense and name in pruned
         ]
         change = 100 * (pruned["accuracy"] - dense["accuracy"])
         rows.append(["accuracy", f"{dense['accuracy']:.2%}", f"{pruned['accuracy']:.2%}", f"{change:+.2f} points"])
@@ -80,17 +86,6 @@ class Outcome:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return {**asdict(self), "folder": str(self.folder), "report": str(self.report)}
-
-
-_ROWS: dict[str, tuple[str, Callable[[float], str], str]] = {
-    "params": ("parameters", lambda v: f"{v:,.0f}", "fewer"),
-    "macs": ("MACs", lambda v: f"{v:,.0f}", "fewer"),
-    "size": ("file size", lambda v: f"{v / 1e6:.2f} MB", "smaller"),
-    "peak_memory": ("peak memory", lambda v: f"{v / 1024:,.0f} KiB", "less"),
-    "latency": ("ONNX Runtime latency", lambda v: f"{v * 1e3:.2f} ms", "faster"),
-    "int8_size": ("int8 file size", lambda v: f"{v / 1e6:.2f} MB", "smaller"),
-    "int8_latency": ("int8 latency", lambda v: f"{v * 1e3:.2f} ms", "faster"),
-}
 
 
 def run(

@@ -7,23 +7,6 @@ from datetime import UTC, datetime
 
 MINUS, TIMES, NARROW = "−", "×", "\u202f"
 
-COSTS = {
-    "params": "Parameters",
-    "macs": "Compute",
-    "size": "File size",
-    "peak_memory": "Peak memory",
-    "latency": "Latency",
-}
-
-
-def cost(name: str, value: float) -> str:
-    """A cost with its unit: ``14.7 M``, ``313 MMACs``, ``3.5 MiB``, ``4.21 ms``."""
-    if name in ("size", "peak_memory"):
-        return memory(value)
-    if name == "latency":
-        return seconds(value)
-    return count(value) + (" MACs" if name == "macs" else "")
-
 
 def count(value: float) -> str:
     """Three digits and a letter: ``908 k``, ``14.7 M``; whole numbers below ten thousand."""

@@ -5,26 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
+from reconvene.costs.registry import COSTS, cost_named
 from reconvene.errors import BudgetError
 
 Amount = str | int | float
 
-_COUNTS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
-_BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-_SECONDS = {"NS": 1e-9, "US": 1e-6, "ΜS": 1e-6, "MS": 1e-3, "S": 1.0}
-
-# cost -> (factor per unit, words that may follow a unit, an example of an absolute value)
-_UNITS: dict[str, tuple[Mapping[str, float], tuple[str, ...], str]] = {
-    "params": (_COUNTS, ("", "PARAMS", "PARAMETERS"), "'1.5M'"),
-    "macs": (_COUNTS, ("", "MACS", "MAC"), "'250MMACs'"),
-    "size": (_BYTES, ("",), "'1MB'"),
-    "peak_memory": (_BYTES, ("",), "'256KiB'"),
-    "latency": (_SECONDS, ("",), "'5ms'"),
-}
-COSTS = tuple(_UNITS)
-"""What a budget can limit."""
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)\s*(\D*?)\s*\Z")
 
 
@@ -40,42 +27,69 @@ class Limit:
         return self.share * dense if self.share is not None else float(self.amount or 0.0)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Budget:
     """Limits the smaller network must keep: any subset, all of them kept.
 
     ``params`` counts parameters, ``macs`` multiply-accumulates of one sample, ``size`` bytes of the weights file,
-    ``peak_memory`` bytes of activations alive at once, ``latency`` seconds of one forward pass.
+    ``peak_memory`` bytes of activations alive at once, ``latency`` seconds of one forward pass; ``other`` costs are
+    those that were added to ``reconvene.costs.COSTS``.
 
     Values read as people write them: ``"16x"`` (16 times smaller), ``0.25`` or ``"25%"`` (a quarter of dense),
     ``"1.5M"``, ``"250MMACs"``, ``"1MB"`` (10^6 bytes), ``"256KiB"`` (2^18 bytes), ``"5ms"``; a plain ``int`` is
     absolute: parameters, MACs or bytes. A ``float`` is always a share.
 
-    Raises ``BudgetError``, saying how to write it, for a value that cannot be read, and for a budget that asks nothing.
+    >>> Budget(params="16x", latency="5ms")
+    Budget(params='16x', latency='5ms')
+
+    Raises:
+        BudgetError: a value cannot be read (the message says how to write it), or the budget asks nothing.
+        UnknownNameError: no such cost; the message lists the costs.
     """
 
-    params: Amount | None = None
-    macs: Amount | None = None
-    size: Amount | None = None
-    peak_memory: Amount | None = None
-    latency: Amount | None = None
-
-    def __post_init__(self) -> None:
-        if not self.asked:
-            raise BudgetError(
-                f"an empty budget asks for nothing. Give at least one of {', '.join(_UNITS)}: Budget(params='16x')"
-            )
-        for cost, value in self.asked.items():
+    def __init__(
+        self,
+        *,
+        params: Amount | None = None,
+        macs: Amount | None = None,
+        size: Amount | None = None,
+        peak_memory: Amount | None = None,
+        latency: Amount | None = None,
+        **other: Amount | None,
+    ) -> None:
+        named = {"params": params, "macs": macs, "size": size, "peak_memory": peak_memory, "latency": latency, **other}
+        given = {cost: value for cost, value in named.items() if value is not None}
+        for cost, value in given.items():
             read(cost, value)
+        if not given:
+            raise BudgetError(
+                f"an empty budget asks for nothing. Give at least one of {', '.join(COSTS)}: Budget(params='16x')"
+            )
+        self._asked = {cost: given[cost] for cost in COSTS if cost in given}
 
     @property
     def asked(self) -> dict[str, Amount]:
         """The values as written, without those not given: what to store beside a result."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {cost: value for cost, value in values.items() if value is not None}
+        return dict(self._asked)
+
+    def __contains__(self, cost: object) -> bool:
+        return cost in self._asked
+
+    def __getattr__(self, name: str) -> Amount | None:
+        if name.startswith("_") or name not in COSTS:
+            raise AttributeError(f"a budget has no {name!r}; it can limit {', '.join(COSTS)}")
+        return self._asked.get(name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Budget) and self._asked == other._asked
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._asked.items()))
+
+    def __repr__(self) -> str:
+        return f"Budget({', '.join(f'{cost}={value!r}' for cost, value in self._asked.items())})"
 
     def __str__(self) -> str:
-        return ", ".join(f"{cost} {_spoken(value)}" for cost, value in self.asked.items())
+        return ", ".join(f"{cost} {_spoken(value)}" for cost, value in self._asked.items())
 
     def limits(self, dense: Mapping[str, float]) -> dict[str, float]:
         """The absolute limit of every asked cost, for a model whose dense costs are ``dense``.
@@ -84,27 +98,24 @@ class Budget:
         hold: ``latency`` is in it only where a device profile says what layers take.
         """
         result = {}
-        for cost, value in self.asked.items():
-            if cost == "latency" and cost not in dense:
-                raise BudgetError(
-                    f"latency {_spoken(value)}: what a layer costs in time is known of no device here. rc.plan and "
-                    "rc.prune measure this machine, or take device='profile.json' (reconvene device profile)"
-                )
+        for cost, value in self._asked.items():
             if cost not in dense:
-                raise BudgetError(f"no cost model for {cost!r}; there is one for: {', '.join(sorted(dense))}")
+                known = f"there is a cost model for: {', '.join(sorted(dense))}"
+                raise BudgetError(f"{cost} {_spoken(value)}: {cost_named(cost).unknown or known}")
             result[cost] = read(cost, value).of(float(dense[cost]))
         return result
 
 
 def read(cost: str, value: Amount) -> Limit:
     """Understand one ``value`` asked of ``cost``; ``BudgetError`` says how to write it when that is not possible."""
+    unit = cost_named(cost).unit
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise _unreadable(cost, value, "it is neither a number nor text")
     if isinstance(value, float):
         return _share(cost, value, value)
     if isinstance(value, int):
-        if cost == "latency":
-            raise _unreadable(cost, value, "a plain number has no unit of time")
+        if not unit.bare:
+            raise _unreadable(cost, value, f"a plain number has no unit ({', '.join(unit.factors)})")
         return _amount(cost, value, value)
     return _text(cost, value)
 
@@ -113,28 +124,20 @@ def _text(cost: str, value: str) -> Limit:
     match = _NUMBER.match(value)
     if match is None:
         raise _unreadable(cost, value, "no number followed by a unit was found")
-    number, unit = float(match[1]), match[2].upper()
-    if unit in ("X", "×"):
+    number, unit_name = float(match[1]), match[2].upper()
+    if unit_name in ("X", "×"):
         if number < 1:
             raise _unreadable(cost, value, "'Nx' means N times smaller, so N is at least 1")
         return Limit(share=1 / number)
-    if unit == "%":
+    if unit_name == "%":
         return _share(cost, value, number / 100)
-    if not unit and "." in match[1] and "E" not in match[1].upper():
+    if not unit_name and "." in match[1] and "E" not in match[1].upper():
         return _share(cost, value, number)
-    return _amount(cost, value, number * _factor(cost, value, unit))
-
-
-def _factor(cost: str, value: str, unit: str) -> float:
-    factors, unit_names, _ = _UNITS[cost]
-    for unit_name in unit_names:
-        if unit.endswith(unit_name):
-            prefix = unit[: len(unit) - len(unit_name)].strip()
-            if prefix in factors:
-                return factors[prefix]
-    if not unit and "B" in factors:
-        return 1.0
-    raise _unreadable(cost, value, f"unit {unit!r} is not one of {', '.join(u for u in factors if u)}")
+    unit = cost_named(cost).unit
+    factor = unit.factor(unit_name)
+    if factor is None:
+        raise _unreadable(cost, value, f"unit {unit_name!r} is not one of {', '.join(u for u in unit.factors if u)}")
+    return _amount(cost, value, number * factor)
 
 
 def _share(cost: str, value: Amount, share: float) -> Limit:
@@ -152,7 +155,7 @@ def _amount(cost: str, value: Amount, amount: float) -> Limit:
 def _unreadable(cost: str, value: object, why: str) -> BudgetError:
     return BudgetError(
         f"{cost}={value!r} cannot be read: {why}. "
-        f"Write '16x' (16 times smaller), 0.25 (a quarter of dense) or {_UNITS[cost][2]} (absolute)"
+        f"Write '16x' (16 times smaller), 0.25 (a quarter of dense) or {cost_named(cost).unit.example} (absolute)"
     )
 
 

@@ -1,0 +1,30 @@
+"""Costs: what a network is charged for, how amounts are written, and the budgets that limit them.
+
+Importing this room does not import torch, since the command line builds its options from it.
+"""
+
+from __future__ import annotations
+
+from reconvene.costs.base import Cost, CostFunction, Network, SumOfProducts
+from reconvene.costs.budget import Amount, Budget, Limit, read
+from reconvene.costs.registry import COSTS, cost_named, label_of, listed_costs, short_text, text_of
+from reconvene.costs.unit import Unit, metric_unit
+
+__all__ = [
+    "COSTS",
+    "Amount",
+    "Budget",
+    "Cost",
+    "CostFunction",
+    "Limit",
+    "Network",
+    "SumOfProducts",
+    "Unit",
+    "cost_named",
+    "label_of",
+    "listed_costs",
+    "metric_unit",
+    "read",
+    "short_text",
+    "text_of",
+]

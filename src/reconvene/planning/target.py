@@ -1,0 +1,105 @@
+"""What a budget is about: the device, the runtime, the file formats and the precision that answer to its costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from reconvene import devices
+from reconvene.costs import Budget, Cost, cost_named, listed_costs
+from reconvene.deploy.memory import PLANS
+from reconvene.deploy.quantisation import PRECISIONS
+from reconvene.devices import Profile
+from reconvene.devices.latency_cost import DeviceLatency
+from reconvene.errors import DeviceError, UnknownNameError
+from reconvene.planning.runtime_costs import ExportedSize, MachineLatency, RuntimeMemory
+from reconvene.planning.session import Planner
+
+ROUND_TO = 8
+"""Widths become multiples of this where neither the caller nor the device asks for another step."""
+Device = str | Path | Profile
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TargetCosts:
+    """The cost that answers to each name of a budget, and the step in width that suits the device."""
+
+    costs: dict[str, Cost]
+    round_to: int
+    refine: bool
+    """Whether steps may become finer: no device asks for this one."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What budgets on latency, size and memory are about.
+
+    Attributes:
+        device: a profile, its file or its name, or ``here``; ``None``: this machine where the budget has a latency.
+        size_of: formats whose exported files a budget on size is about; none: ``model.safetensors``.
+        memory_of: runtime whose plan of activations a budget on peak memory is about; ``None``: PyTorch's own.
+        precision: of the network that these are about; ``None``: that of the device's profile, else ``fp32``.
+    """
+
+    device: Device | None = None
+    size_of: tuple[str, ...] = ()
+    memory_of: str | None = None
+    precision: str | None = None
+
+    @contextmanager
+    def costs(self, planner: Planner, budget: Budget, say: Say) -> Iterator[TargetCosts]:
+        """The costs of a budget on this target; what they need for measuring is given back at the end.
+
+        Raises UnknownNameError for a precision or a runtime that there is not, DeviceError for a profile.
+        """
+        if self.precision not in (None, *PRECISIONS):
+            raise UnknownNameError("precision", self.precision, PRECISIONS)
+        if self.memory_of not in (None, *PLANS):
+            raise UnknownNameError("plan of memory", str(self.memory_of), PLANS)
+        profile = None
+        if "latency" in budget or self.device is not None:
+            profile = resolve(planner, self.device, say, precision=self.precision)
+        precision = self.precision or (profile.precision if profile else "fp32")
+        costs = {**listed_costs(), **{name: cost_named(name) for name in budget.asked}}
+        if profile is not None:
+            costs["latency"] = latency_on(profile, measured="latency" in budget)
+        if self.memory_of is not None and "peak_memory" in budget:
+            costs["peak_memory"] = RuntimeMemory(self.memory_of, precision)
+        if self.size_of and "size" in budget:
+            costs["size"] = ExportedSize(self.size_of, precision)
+        step = max(ROUND_TO, profile.steps["out"]) if profile else ROUND_TO
+        try:
+            yield TargetCosts(costs, step, refine=profile is None)
+        finally:
+            for cost in costs.values():
+                cost.close()
+
+
+def latency_on(profile: Profile, *, measured: bool) -> DeviceLatency:
+    """Latency on the device of a profile: where that is this machine, and it is asked for, measured."""
+    here = profile.matches(devices.conditions(profile.runtime["threads"], profile.precision))
+    return MachineLatency(profile) if measured and here else DeviceLatency(profile)
+
+
+def resolve(planner: Planner, device: Device | None, say: Say, *, precision: str | None = None) -> Profile:
+    """The profile of a device; of this machine, for this model, where that or none is named. Raises DeviceError."""
+    if device is None or device == devices.HERE:
+        jobs, weight_bytes = devices.jobs(devices.sites(planner.prepared.structure)), weights_of(planner.model)
+        return devices.here(jobs, far=weight_bytes, precision=precision or "fp32", say=say)
+    profile = device if isinstance(device, Profile) else devices.find(device)
+    if precision is not None and profile.precision != precision:
+        raise DeviceError(
+            f"the profile of {profile.name or profile.device['processor']} was measured in {profile.precision}, and "
+            f"{precision} was asked for. Measure it so: reconvene device profile --precision {precision}"
+        )
+    return profile
+
+
+def weights_of(model: nn.Module) -> int:
+    """Bytes of a model's parameters, each counted once."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
