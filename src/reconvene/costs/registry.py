@@ -11,7 +11,7 @@ from reconvene.costs.params import Params
 from reconvene.costs.unit import COUNT, Unit
 from reconvene.errors import UnknownNameError
 
-COSTS: dict[str, Cost] = {cost.name: cost for cost in (Params(), Macs(), FileSize(), PeakMemory(), Latency())}
+COSTS: dict[str, Cost] = {cost.name: cost for cost in (Params(), Macs(), PeakMemory(), FileSize(), Latency())}
 """What a budget can limit. A cost of one's own is added by ``COSTS["energy"] = Energy()``."""
 
 
