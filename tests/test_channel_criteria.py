@@ -462,9 +462,10 @@ def test_losses_that_add_up_are_the_curve():
     saliency = score_channels(net, structure, X, "taylor", data=batches())
     curves = evaluate(structure, saliency, evaluator="removed_loss")
     assert curves.adds_up and curves.criterion == "taylor"
+    total = sum(values.sum() for values in saliency.scores)
     for curve, values in zip(curves.curves, saliency.scores, strict=True):
         for k in range(1, curve.width + 1):
-            assert curve.loss[k] ** 2 == pytest.approx(np.sort(values)[: curve.width - k].sum())
+            assert curve.loss[k] ** 2 == pytest.approx(np.sort(values)[: curve.width - k].sum() / total)
     with pytest.raises(CriterionError, match="evaluator='removed_loss'"):
         evaluate(structure, saliency, evaluator="density")
 

@@ -44,7 +44,7 @@ def sensitivity(
     example_inputs: Any,
     criterion: str | None = None,
     *,
-    evaluator: str = "fan_in",
+    evaluator: str | None = None,
     data: Data | None = None,
     loss: Loss | None = None,
     seed: int = 0,
@@ -57,11 +57,13 @@ def sensitivity(
     Our own definition, see ``docs/method.md``.
 
     Args:
-        model: the untrained model, only read.
+        model: the model, only read.
         example_inputs: as for ``groups``.
-        criterion: ``random``, ``magnitude``, ``snip``, ``grasp`` or ``synflow``; by default none where the evaluator
-            reads none (``fan_in``), else ``synflow``.
-        evaluator: ``fan_in``, ``density``, ``reach``, ``concentration`` or ``ablation``.
+        criterion: ``random``, ``magnitude``, ``snip``, ``grasp`` or ``synflow`` of untrained networks; ``taylor``,
+            ``obd``, ``group_l2``, ``l1``, ``l2``, ``slimming``, ``lamp``, ``fpgm``, ``hrank`` or ``chip`` of trained
+            ones, which score channels. By default none where the evaluator reads none (``fan_in``), else ``synflow``.
+        evaluator: ``fan_in``, ``density``, ``reach``, ``concentration``, ``ablation`` or ``removed_loss``. By default
+            ``removed_loss`` for criteria that score channels, else ``fan_in``.
         data: batches ``(inputs, target)`` for criteria that need data.
         loss: ``loss(output, target)``; cross entropy by default.
         seed: of everything random.
@@ -74,7 +76,7 @@ def sensitivity(
     check_finite(model)
     structure = prunable(analyse(model, example_inputs))
     judge = Judge(model, example_inputs, criterion, evaluator, data, loss, seed)
-    return judge.sensitivity(structure, judge.saliency(density), density)
+    return judge.sensitivity(structure, judge.saliency(density, structure), density)
 
 
 @checked(small=check_model, plan=_check_plan, seed=optional(check_seed))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,14 +88,24 @@ def allowed_widths(width: int, step: int, *, fine: bool) -> Widths:
 
 
 def ladders(
-    dense: Widths, losses: Sequence[Floats], equations: Sequence[Pieces], *, round_to: int, fine: bool
+    dense: Widths,
+    losses: Sequence[Floats],
+    equations: Sequence[Pieces],
+    *,
+    round_to: int,
+    fine: bool,
+    fixed: Collection[int] = (),
 ) -> tuple[Ladders, list[Widths]]:
     """One ladder per set of linked groups, and the widths allowed for every group.
 
     ``losses[g][k]`` for ``k`` kept channels. Linked groups share one step: the finest of theirs, halved further while
-    the equations make some rung jump more than twice what a step of every member comes to.
+    the equations make some rung jump more than twice what a step of every member comes to. Groups in ``fixed`` have
+    their dense width alone.
     """
-    allowed = [allowed_widths(int(w), step_of(int(w), round_to), fine=fine) for w in dense]
+    allowed = [
+        np.array([w]) if g in fixed else allowed_widths(int(w), step_of(int(w), round_to), fine=fine)
+        for g, w in enumerate(dense)
+    ]
     result = []
     for members, member_equations in systems(equations, len(dense)):
         if len(members) == 1:
@@ -103,7 +113,8 @@ def ladders(
             loss = losses[g][allowed[g]]
             result.append(Ladder(members, allowed[g][:, None], loss**2, loss))
             continue
-        result.append(_linked(members, dense, losses, member_equations, allowed, round_to=round_to, fine=fine))
+        free = [g for g in members if g not in fixed]
+        result.append(_linked(members, dense, losses, member_equations, allowed, free, round_to=round_to, fine=fine))
     return Ladders(result), allowed
 
 
@@ -113,14 +124,15 @@ def _linked(
     losses: Sequence[Floats],
     equations: Sequence[Pieces],
     allowed: list[Widths],
+    free: Sequence[int],
     *,
     round_to: int,
     fine: bool,
 ) -> Ladder:
-    """The ladder of ``members``; writes the widths it allows them into ``allowed``."""
-    step = min(step_of(int(dense[g]), round_to) for g in members)
+    """The ladder of ``members``; writes the widths it allows the ``free`` ones into ``allowed``."""
+    step = min((step_of(int(dense[g]), round_to) for g in free), default=1)
     while True:
-        for g in members:
+        for g in free:
             allowed[g] = allowed_widths(int(dense[g]), step, fine=fine)
         rungs = _climb(members, dense, losses, equations, allowed)
         totals = np.concatenate([[0], rungs.sum(axis=1)])

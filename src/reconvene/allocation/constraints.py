@@ -6,13 +6,13 @@ a balanced state, at the latest in the dense one; it is the smallest reachable t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reconvene.errors import StructureError
+from reconvene.errors import BudgetError, StructureError
 from reconvene.structure.groups import Balance
 from reconvene.structure.lattice import members_of
 
@@ -48,6 +48,39 @@ def simplify(balances: Sequence[Balance], dense: Widths) -> list[Pieces]:
         if members:
             result.append(equation)
     return result
+
+
+def capped(balances: Sequence[Balance], dense: Widths, fixed: Mapping[int, int]) -> Widths:
+    """The widest widths with these ``fixed`` ones that satisfy every equation, as lowering one piece at a time finds.
+
+    Raises ``BudgetError`` where none do.
+    """
+    caps = dense.copy()
+    for g, width in fixed.items():
+        caps[g] = width
+    while (unequal := _unequal(balances, caps)) is not None:
+        balance, longest, excess = unequal
+        free = [g for g in balance.pieces[longest] if g not in fixed and caps[g] > 1]
+        if not free:
+            raise BudgetError(
+                f"the widths that were asked for do not go together: {balance.reason}, so pieces keep equal counts. "
+                "Ask for the same share of every layer that is tied so, or leave all but one of them free"
+            )
+        widest = max(free, key=lambda g: (int(caps[g]), -g))
+        caps[widest] -= min(max(excess // balance.pieces[longest][widest], 1), int(caps[widest]) - 1)
+    return caps
+
+
+def _unequal(balances: Sequence[Balance], widths: Widths) -> tuple[Balance, int, int] | None:
+    """An equation that does not hold, its longest piece, and by how much that is longer than the shortest."""
+    for balance in balances:
+        totals = [
+            fixed + sum(int(widths[g]) * times for g, times in piece.items())
+            for piece, fixed in zip(balance.pieces, balance.fixed, strict=True)
+        ]
+        if len(set(totals)) > 1:
+            return balance, totals.index(max(totals)), max(totals) - min(totals)
+    return None
 
 
 def repair(kept: Widths, equations: Sequence[Pieces], allowed: Sequence[Widths], need: Sequence[float]) -> Widths:

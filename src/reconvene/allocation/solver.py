@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from reconvene.allocation.candidates import Floats, Ladders, ladders, step_of
-from reconvene.allocation.constraints import Pieces, Widths, simplify
+from reconvene.allocation.constraints import Pieces, Widths, capped, simplify
 from reconvene.allocation.feasibility import Costs, Meter
 from reconvene.allocation.greedy_fill import fill, fill_finer
 from reconvene.allocation.lagrangian import minimise_loss
@@ -35,6 +36,7 @@ def allocate(
     refine: bool = False,
     slack: float = 0.05,
     plain: bool = False,
+    fixed: Mapping[int, int] = MappingProxyType({}),
 ) -> Allocation:
     """Widths of ``structure.prunable`` that keep every budget, fill the tightest, and lose least.
 
@@ -49,6 +51,9 @@ def allocate(
     ``limits``: the absolute limits of the budget's costs; by default as the budget has them of ``costs.dense``.
 
     ``plain`` stops after the first step: the curves alone decide, and what is left of the budget stays unused.
+
+    ``fixed``: groups (their place in ``structure.prunable``) that have exactly this width; what equations tie to them
+    follows.
 
     Widths are multiples of ``round_to``, halved until it goes four times into the group; never zero; the dense width
     is always allowed. Only where multiples cannot keep the budget are widths below one step used. Same input, same
@@ -66,9 +71,11 @@ def allocate(
         raise BudgetError(f"round_to={round_to}: widths are multiples of a whole number of at least 1")
     losses = _losses(names, sensitivity)
     dense = np.array([group.width for group in structure.prunable], dtype=np.int64)
-    equations = simplify(structure.balances, dense)
+    caps = capped(structure.balances, dense, fixed)
+    losses = [loss[: cap + 1] for loss, cap in zip(losses, caps, strict=True)]
+    equations = simplify(structure.balances, caps)
     meter = Meter(costs, budget.limits(costs.dense) if limits is None else limits)
-    ladder_set, allowed = _feasible(dense, losses, equations, meter, budget, round_to)
+    ladder_set, allowed = _feasible(caps, losses, equations, meter, budget, round_to, fixed)
     level, base, position = sink(ladder_set, meter)
     cap = level * (1.0 + slack)
     if sensitivity.adds_up:
@@ -83,18 +90,20 @@ def allocate(
     if refine and not plain:
         widths, finest = fill_finer(widths, losses, equations, allowed, meter, round_to=round_to)
     reasons = _Reasons(
-        dense,
+        caps,
         ladder_set.widths(base),
         losses,
         equations,
         allowed,
         level,
         round_to,
-        meter.fits(dense),
+        meter.fits(caps),
         sensitivity.adds_up,
     )
     why = [
-        reasons.why(g, names, widths)
+        "the width that was asked for"
+        if g in fixed
+        else reasons.why(g, names, widths)
         if widths[g] == coarse_widths[g]
         else f"grown in steps of {finest} to fill the budget"
         for g in range(len(names))
@@ -125,18 +134,24 @@ def _losses(names: Sequence[str], sensitivity: Sensitivity) -> list[Floats]:
 
 
 def _feasible(
-    dense: Widths, losses: Sequence[Floats], equations: Sequence[Pieces], meter: Meter, budget: Budget, round_to: int
+    dense: Widths,
+    losses: Sequence[Floats],
+    equations: Sequence[Pieces],
+    meter: Meter,
+    budget: Budget,
+    round_to: int,
+    fixed: Mapping[int, int],
 ) -> tuple[Ladders, list[Widths]]:
     """Ladders whose lowest rungs keep the budget, with narrower rungs than one step only if it takes them."""
     for fine in (False, True):
-        ladder_set, allowed = ladders(dense, losses, equations, round_to=round_to, fine=fine)
+        ladder_set, allowed = ladders(dense, losses, equations, round_to=round_to, fine=fine, fixed=fixed)
         lowest = ladder_set.widths(np.zeros_like(ladder_set.top))
         if meter.fits(lowest):
             return ladder_set, allowed
-    raise _infeasible(meter, lowest, budget)
+    raise _infeasible(meter, lowest, budget, fixed)
 
 
-def _infeasible(meter: Meter, lowest: Widths, budget: Budget) -> BudgetError:
+def _infeasible(meter: Meter, lowest: Widths, budget: Budget, fixed: Mapping[int, int]) -> BudgetError:
     floor = {cost: float(meter.costs.evaluate(cost, lowest)) for cost in meter.costs.dense}
     pinned: dict[str, PinnedCost] = {}
     parts = []
@@ -146,6 +161,11 @@ def _infeasible(meter: Meter, lowest: Widths, budget: Budget) -> BudgetError:
         times = f", {_times(dense_cost / floor_cost)} smaller than dense" if floor_cost > 0 else ""
         limit_text, floor_text = text_of(cost, limit), text_of(cost, floor_cost)
         parts.append(f"{cost} {budget.asked[cost]} (at most {limit_text}) {verdict}: the floor is {floor_text}{times}")
+        if fixed and floor_cost > limit:
+            without = lowest.copy()
+            without[list(fixed)] = 1
+            held = (floor_cost - float(meter.costs.evaluate(cost, without))) / dense_cost
+            parts[-1] += f", of which {held:.0%} of dense are the widths that were asked for"
         share = meter.costs.pinned(cost, floor_cost) if floor_cost > limit else None
         if share is not None:
             pinned[cost] = share

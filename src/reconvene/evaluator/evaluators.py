@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from reconvene.criteria.channels.base import ChannelSaliency
+from reconvene.criteria.registry import CHANNEL_CRITERIA
 from reconvene.criteria.weights import is_bias
 from reconvene.errors import CriterionError, UnknownNameError
 from reconvene.evaluator.ablation import ablation_losses
@@ -52,7 +53,7 @@ EVALUATORS: dict[str, Evaluator] = {
     "density": Evaluator("nats of global density", density_losses, frozenset({"levels"})),
     "reach": Evaluator("nats of density over layers", reach_losses, frozenset({"levels"})),
     "concentration": Evaluator("share of kept saliency", concentration_losses, frozenset({"scores", "levels"})),
-    "removed_loss": Evaluator("root of loss", removed_losses, frozenset({"channels"}), adds_up=True),
+    "removed_loss": Evaluator("root of lost share", removed_losses, frozenset({"channels"}), adds_up=True),
     "ablation": Evaluator("share of the objective", ablation_losses, frozenset({"scores", "objective"})),
 }
 
@@ -62,6 +63,11 @@ def evaluator_named(name: str) -> Evaluator:
     if name not in EVALUATORS:
         raise UnknownNameError("evaluator", name, EVALUATORS)
     return EVALUATORS[name]
+
+
+def usual_evaluator(criterion: str | None) -> str:
+    """The evaluator that is used where none is asked for: ``removed_loss`` of channels' scores, else ``fan_in``."""
+    return "removed_loss" if criterion in CHANNEL_CRITERIA else "fan_in"
 
 
 def evaluate(

@@ -1,8 +1,8 @@
 """Evaluator `removed_loss`: what the criterion says that the channels which leave are worth.
 
 Scores that estimate a loss (`taylor`, `obd`) add up: ``loss(k) ** 2 = sum of the scores of the channels that leave``,
-in the criterion's order of leaving. The solver, which minimises the sum of squared losses, so minimises the estimated
-loss of the whole network at whatever budget.
+in the criterion's order of leaving, as a share of the sum of all scores. The solver minimises the sum of squared
+losses, and so the estimated loss of the whole network at whatever budget.
 
 Other scores have a unit of their own in every group. They say how much of a group leaves, and `fan_in` what that costs:
 ``loss(k) = fan_in_loss(width * worth of the k channels / worth of all)``, so equal scores give `fan_in`. (The sum of
@@ -23,7 +23,9 @@ from reconvene.evaluator.fan_in import fan_in_losses
 
 
 def removed_losses(evidence: Evidence) -> list[Floats]:
-    """Loss for every group and every kept width, in the root of the criterion's unit or that of `fan_in`.
+    """Loss for every group and every kept width: the root of a share of the estimated losses of all channels.
+
+    For scores without a common unit, what `fan_in` says.
 
     Raises ``CriterionError`` without a criterion.
     """
@@ -35,7 +37,8 @@ def removed_losses(evidence: Evidence) -> list[Floats]:
         for scores, leaving in zip(evidence.channel_scores, evidence.leaving, strict=True)
     ]
     if evidence.channel_saliency is not None and evidence.channel_saliency.adds_up:
-        return [np.sqrt(lost) for lost in removed]
+        everything = sum(float(lost[0]) for lost in removed)
+        return [np.sqrt(lost / everything) if everything > 0 else lost for lost in removed]
     return [_by_worth(lost, base) for lost, base in zip(removed, fan_in_losses(evidence), strict=True)]
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from reconvene.costs import Budget
-from reconvene.errors import BudgetError
+from reconvene.errors import ArgumentError, BudgetError
 from reconvene.utils.arguments import Check, check_integer, check_model, check_seed, optional
 
 
@@ -19,10 +20,26 @@ def check_budget(name: str, value: Any) -> Budget:
     )
 
 
+def check_layer_names(name: str, value: Any) -> tuple[str, ...]:
+    """Check: names or patterns of layers, several of them."""
+    if isinstance(value, str) or not isinstance(value, Iterable) or not all(isinstance(v, str) for v in value):
+        raise ArgumentError(f"{name}={value!r} is no list of names of layers. Try: {name}=['head', 'stem.*']")
+    return tuple(value)
+
+
+def check_layer_widths(name: str, value: Any) -> dict[str, float]:
+    """Check: a share or a count by the name or pattern of a layer."""
+    if not isinstance(value, Mapping):
+        raise ArgumentError(f"{name}={value!r} does not say which layers. Try: {name}={{'layer1': 0.5}}")
+    return dict(value)
+
+
 PLAN_CHECKS: dict[str, Check] = {
     "model": check_model,
     "budget": check_budget,
     "seed": check_seed,
+    "keep": check_layer_names,
+    "widths": check_layer_widths,
     "round_to": optional(check_integer),
     "examples": optional(check_integer),
 }

@@ -20,6 +20,7 @@ from reconvene.costs import COSTS, Budget
 from reconvene.costs.model import CostModel
 from reconvene.errors import CriterionError, ModelError, StructureError
 from reconvene.evaluator import Sensitivity
+from reconvene.planning.limits import LayerLimits
 from reconvene.structure import Keep, Structure, analyse
 from reconvene.structure.pinned import pinned_cost
 from reconvene.structure.replay import pin_site, replay
@@ -50,10 +51,17 @@ class Prepared:
     _spread: dict[str, float] | None = None
 
     @classmethod
-    def of(cls, model: nn.Module, example_inputs: Any, *, seed: int = 0) -> Prepared:
-        """Analyse a model. Raises StructureError where nothing can be pruned."""
+    def of(
+        cls,
+        model: nn.Module,
+        example_inputs: Any,
+        *,
+        seed: int = 0,
+        limits: LayerLimits = LayerLimits(),  # noqa: B008  # frozen
+    ) -> Prepared:
+        """Analyse a model. Raises StructureError where nothing can be pruned, UnknownNameError for layers to keep."""
         check_finite(model)
-        return cls(prunable(analyse(model, example_inputs)), seed)
+        return cls(prunable(limits.hold(model, analyse(model, example_inputs))), seed)
 
     def spread(self, model: nn.Module, example_inputs: Any) -> dict[str, float]:
         """Activation spread of the dense network per layer; of none where the model has no values (meta)."""

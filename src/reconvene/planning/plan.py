@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+import warnings
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -16,12 +18,16 @@ from reconvene.devices.store import silent
 from reconvene.planning.arguments import PLAN_CHECKS
 from reconvene.planning.assemble import timed
 from reconvene.planning.feedback import plan_within
+from reconvene.planning.limits import LayerLimits
 from reconvene.planning.session import Data, Loss, Planner
 from reconvene.planning.target import Device, Say, Target
 from reconvene.rectifier import RectifyReport
+from reconvene.rectifier.recalibrate import Progress
+from reconvene.rectifier.recalibrate import silent as quiet_progress
 from reconvene.structure.restore import exclusive
 from reconvene.surgery import Plan
 from reconvene.utils.arguments import checked
+from reconvene.utils.norms import keeps_statistics
 
 
 @checked(**PLAN_CHECKS)
@@ -33,7 +39,10 @@ def plan(
     data: Data | None = None,
     seed: int = 0,
     *,
-    evaluator: str = "fan_in",
+    trained: bool = False,
+    keep: Sequence[str] = (),
+    widths: Mapping[str, float] = MappingProxyType({}),
+    evaluator: str | None = None,
     loss: Loss | None = None,
     round_to: int | None = None,
     device: Device | None = None,
@@ -50,17 +59,23 @@ def plan(
     since a model is borrowed while it is looked at: meanwhile nothing else may run it.
 
     Args:
-        model: the untrained model.
+        model: the model, untrained or, with ``trained``, trained.
         example_inputs: as for ``groups``; budgets on MACs, memory and latency are for inputs of this size.
         budget: limits to keep, such as ``Budget(params="16x", latency="5ms")``.
         criterion: what scores weights (see ``sensitivity``) and so chooses which channels of a group stay. By default
             only what the evaluator needs: with ``fan_in`` nothing is scored, and the first channels of each group stay
             (at initialization the channels of a group are drawn alike, so none is better than another); with the other
-            evaluators ``synflow``.
-        data: batches ``(inputs, target)`` for criteria that need data.
+            evaluators ``synflow``. Of a ``trained`` network ``taylor`` with data, ``group_l2`` without.
+        data: batches for criteria that need data: ``(inputs, target)``, with several targets, or mappings.
         seed: the same seed gives the same plan, byte for byte, unless its latency was measured.
-        evaluator: what judges how much a group can lose.
-        loss: ``loss(output, target)`` for criteria that need one; cross entropy by default.
+        trained: whether the weights are worth keeping, so that channels are chosen by what they do.
+        keep: layers of which nothing changes, neither what they give nor what they read, by name or pattern:
+            ``["head", "stem.*"]``. A name stands for all layers in it.
+        widths: how many channels layers give, exactly: a share or a count by name or pattern, ``{"layer1": 0.5}``.
+        evaluator: what judges how much a group can lose; by default ``removed_loss`` for criteria that score channels,
+            else ``fan_in``.
+        loss: ``loss(output, target)`` for criteria that need one; cross entropy by default. The target of a batch that
+            is a mapping is that mapping.
         round_to: widths become multiples of this where a group is wide enough; by default 8, or finer where that leaves
             more than a tenth of the budget unused, and with a budget on latency the step of the device.
         device: whose latency it is: a profile, its file or its name, or ``here``, which is this machine in ONNX Runtime
@@ -80,7 +95,10 @@ def plan(
         say: called with a line on what takes time.
 
     Raises:
-        BudgetError: the budget cannot be kept; the message and ``error.floor`` say what could.
+        BudgetError: the budget cannot be kept; the message and ``error.floor`` say what could, and what ``keep`` and
+            ``widths`` hold of it.
+        UnknownNameError: no layer has a name in ``keep`` or ``widths``, or there is no such criterion or evaluator.
+        ArgumentError: a width is no share and no count, or cannot be had.
         StructureError: nothing can be pruned; the message says why.
         DeviceError: the profile is missing, damaged, or does not know a layer of this model.
     """
@@ -88,6 +106,8 @@ def plan(
         criterion=criterion,
         data=data,
         seed=seed,
+        trained=trained,
+        limits=LayerLimits(tuple(keep), dict(widths)),
         evaluator=evaluator,
         loss=loss,
         round_to=round_to,
@@ -107,8 +127,11 @@ def prune(
     data: Data | None = None,
     seed: int = 0,
     *,
-    rectify: str = "reinit",
-    evaluator: str = "fan_in",
+    rectify: str | None = None,
+    trained: bool = False,
+    keep: Sequence[str] = (),
+    widths: Mapping[str, float] = MappingProxyType({}),
+    evaluator: str | None = None,
     loss: Loss | None = None,
     round_to: int | None = None,
     device: Device | None = None,
@@ -117,15 +140,20 @@ def prune(
     precision: str | None = None,
     examples: int | None = None,
     verify: bool = True,
+    progress: Progress = quiet_progress,
 ) -> nn.Module:
     """Plan, apply and rectify in one call; the result is a new module and carries ``reconvene_plan``.
 
-    Args and errors as for ``plan``; ``rectify`` is ``reinit``, ``rescale`` or ``keep``.
+    Args and errors as for ``plan``. ``rectify``: a way of ``rc.rectify``, which ``progress`` is for. By default
+    ``reinit``, which draws weights anew; of a ``trained`` network ``reconstruct`` with data, and ``keep`` without. A
+    network that looks trained gets a warning where nothing says whether its weights are to be kept.
     """
     options = Options(
         criterion=criterion,
         data=data,
         seed=seed,
+        trained=trained,
+        limits=LayerLimits(tuple(keep), dict(widths)),
         evaluator=evaluator,
         loss=loss,
         round_to=round_to,
@@ -133,7 +161,7 @@ def prune(
         examples=examples,
         verify=verify,
     )
-    return prune_by(model, example_inputs, budget, options, rectify=rectify).model
+    return prune_by(model, example_inputs, budget, options, rectify=rectify, progress=progress).model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +171,9 @@ class Options:
     criterion: str | None = None
     data: Data | None = None
     seed: int = 0
-    evaluator: str = "fan_in"
+    trained: bool = False
+    limits: LayerLimits = field(default_factory=LayerLimits)
+    evaluator: str | None = None
     loss: Loss | None = None
     round_to: int | None = None
     target: Target = field(default_factory=Target)
@@ -155,14 +185,29 @@ class Options:
         return Planner(
             model,
             example_inputs,
-            self.criterion,
+            self.chosen_criterion,
             self.data,
             self.seed,
             evaluator=self.evaluator,
             loss=self.loss,
             density=density,
             verify=self.verify,
+            limits=self.limits,
         )
+
+    @property
+    def chosen_criterion(self) -> str | None:
+        """The criterion that was asked for, or that a trained network has by default."""
+        if self.criterion is not None or not self.trained:
+            return self.criterion
+        return "group_l2" if self.data is None else "taylor"
+
+    @property
+    def usual_way(self) -> str:
+        """How the small network is rectified where nothing else is asked."""
+        if not self.trained:
+            return "reinit"
+        return "keep" if self.data is None else "reconstruct"
 
 
 class Pruned(NamedTuple):
@@ -187,16 +232,60 @@ def prune_by(
     budget: Budget,
     options: Options,
     *,
-    rectify: str = "reinit",
+    rectify: str | None = None,
     say: Say = silent,
+    progress: Progress = quiet_progress,
 ) -> Pruned:
     """``prune`` with its options as one object."""
+    if isinstance(options.data, Iterator):
+        options = replace(options, data=list(options.data))  # the criterion reads it, and then the rectifier
+    how = options.usual_way if rectify is None else rectify
+    note = _on_weights(model, options, how, asked=rectify is not None)
     chosen_plan = plan_by(model, example_inputs, budget, options, say=say)
+    chosen_plan.notes += [note] if note else []
     with timed(chosen_plan.timings, "surgery"):
         small = chosen_plan.apply(model)
     with timed(chosen_plan.timings, "rectify"):
-        report = rectifier.rectify(small, chosen_plan, example_inputs, how=rectify, seed=options.seed)
+        report = rectifier.rectify(
+            small,
+            chosen_plan,
+            example_inputs,
+            how=how,
+            seed=options.seed,
+            model=model,
+            data=options.data,
+            progress=progress,
+        )
     return Pruned(small, chosen_plan, report)
+
+
+def _on_weights(model: nn.Module, options: Options, how: str, *, asked: bool) -> str | None:
+    """What a plan should say of the weights; warns where trained ones would be lost and nobody asked for it."""
+    if options.trained:
+        without = "" if options.data is not None else "; data= would let it be fitted to the dense network"
+        return f"the trained weights are kept ({how}{without})"
+    moved = moved_statistics(model)
+    if not moved or asked:
+        return None
+    note = (
+        f"this network looks trained (the statistics of {len(moved)} norms have moved, first {moved[0]}), and its "
+        "touched layers are drawn anew. trained=True keeps the weights; rectify='reinit' says that they may go"
+    )
+    warnings.warn(note, TrainedWeightsWarning, stacklevel=4)
+    return note
+
+
+def moved_statistics(model: nn.Module) -> list[str]:
+    """Names of the norms whose running statistics are not those that they begin with."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if keeps_statistics(module) and not module.running_mean.is_meta and bool((module.running_mean != 0).any())
+    ]
+
+
+class TrainedWeightsWarning(UserWarning):
+    """A network that looks trained is about to lose its weights."""
 
 
 @exclusive()

@@ -13,12 +13,13 @@ from reconvene import criteria
 from reconvene.allocation import allocate
 from reconvene.costs import Budget, Cost, Network, listed_costs
 from reconvene.costs.model import CostModel
-from reconvene.criteria import Saliency
-from reconvene.criteria.registry import criterion as criterion_named
+from reconvene.criteria import CHANNEL_CRITERIA, ChannelSaliency, Saliency
+from reconvene.criteria.registry import any_criterion
 from reconvene.evaluator import Sensitivity, evaluate
-from reconvene.evaluator.evaluators import evaluator_named
+from reconvene.evaluator.evaluators import evaluator_named, usual_evaluator
 from reconvene.planning.assemble import Choice, Prepared, chosen, plan_from_choice, timed
-from reconvene.structure import Structure
+from reconvene.planning.limits import LayerLimits
+from reconvene.structure import Structure, analyse
 from reconvene.surgery import Plan
 
 Loss = Callable[[Any, Any], Tensor]
@@ -32,7 +33,7 @@ class Planner:
 
     ``density``: the share of weights down to which layers are followed, for evaluators that read levels; by default
     each budget has its own, which the tightest of its limits decides, and only budgets that agree in it share levels.
-    ``verify``: whether each plan is compared with the silenced network.
+    ``verify``: whether each plan is compared with the silenced network. ``limits``: what was asked of single layers.
     """
 
     def __init__(
@@ -43,11 +44,13 @@ class Planner:
         data: Data | None = None,
         seed: int = 0,
         *,
-        evaluator: str = "fan_in",
+        evaluator: str | None = None,
         loss: Loss | None = None,
         density: float | None = None,
         verify: bool = True,
+        limits: LayerLimits = LayerLimits(),  # noqa: B008  # frozen
     ) -> None:
+        self.limits = limits
         self.model, self.example_inputs, self.seed, self.verify = model, example_inputs, seed, verify
         self.judge = Judge(model, example_inputs, criterion, evaluator, data, loss, seed)
         self._density = density
@@ -61,7 +64,7 @@ class Planner:
         """Structure and spread, computed when first asked for."""
         if self._prepared is None:
             with timed(self._analysis, "structure"):
-                self._prepared = Prepared.of(self.model, self.example_inputs, seed=self.seed)
+                self._prepared = Prepared.of(self.model, self.example_inputs, seed=self.seed, limits=self.limits)
         return self._prepared
 
     def cost_model(self, costs: Mapping[str, Cost] | None = None, structure: Structure | None = None) -> CostModel:
@@ -101,12 +104,19 @@ class Planner:
             absolute = {**budget.limits(model.dense), **limits}
             density = self._density or density_of_interest(absolute, model.dense)
             with timed(timings, "saliency"):
-                scores = self.judge.saliency(density)
+                scores = self.judge.saliency(density, structure)
             with timed(timings, "sensitivity"):
                 curves = self.judge.sensitivity(structure, scores, density)
             with timed(timings, "allocation"):
                 allocation = allocate(
-                    structure, curves, model, budget, limits=absolute, round_to=round_to, refine=refine
+                    structure,
+                    curves,
+                    model,
+                    budget,
+                    limits=absolute,
+                    round_to=round_to,
+                    refine=refine,
+                    fixed=self.limits.fixed(self.model, structure),
                 )
             return chosen(curves, allocation, budget, data=scores.note if scores else None)
 
@@ -135,27 +145,30 @@ class Judge:
         model: nn.Module,
         example_inputs: Any,
         criterion: str | None,
-        evaluator: str,
+        evaluator: str | None,
         data: Data | None,
         loss: Loss | None,
         seed: int,
     ) -> None:
         self.model, self.example_inputs = model, example_inputs
-        self.reads = evaluator_named(evaluator).reads
+        self.evaluator = usual_evaluator(criterion) if evaluator is None else evaluator
+        self.reads = evaluator_named(self.evaluator).reads
         self.criterion = criterion if criterion is not None or not self.reads else USUAL_CRITERION
         if self.criterion is not None:
-            criterion_named(self.criterion)
-        self.evaluator = evaluator
+            any_criterion(self.criterion)
         self.data, self.loss, self.seed = data, loss, seed
         self._scores: dict[float, Saliency] = {}
+        self._channel_scores: tuple[Structure, ChannelSaliency] | None = None
 
-    def saliency(self, density: float) -> Saliency | None:
+    def saliency(self, density: float, structure: Structure | None = None) -> Saliency | ChannelSaliency | None:
         """Scores of all weights, and levels down to this share of them, if the evaluator reads those; computed once.
 
-        None where no criterion is needed.
+        Scores of the channels of ``structure`` by criteria of channels. None where no criterion is needed.
         """
         if self.criterion is None:
             return None
+        if self.criterion in CHANNEL_CRITERIA:
+            return self._of_channels(structure or analyse(self.model, self.example_inputs))
         levels = "levels" in self.reads
         key = density if levels else 1.0
         if key not in self._scores:
@@ -171,10 +184,26 @@ class Judge:
             )
         return self._scores[key]
 
-    def sensitivity(self, structure: Structure, scores: Saliency | None, density: float) -> Sensitivity:
+    def _of_channels(self, structure: Structure) -> ChannelSaliency:
+        if self._channel_scores is None or self._channel_scores[0] is not structure:
+            scores = criteria.score_channels(
+                self.model,
+                structure,
+                self.example_inputs,
+                str(self.criterion),
+                data=self.data,
+                loss=self.loss,
+                seed=self.seed,
+            )
+            self._channel_scores = structure, scores
+        return self._channel_scores[1]
+
+    def sensitivity(
+        self, structure: Structure, scores: Saliency | ChannelSaliency | None, density: float
+    ) -> Sensitivity:
         """What every group loses."""
         objective = None
-        if "objective" in self.reads and self.criterion is not None:
+        if "objective" in self.reads and self.criterion is not None and isinstance(scores, Saliency):
             objective = criteria.objective(
                 self.model, self.example_inputs, self.criterion, data=self.data, loss=self.loss, seed=self.seed
             )
