@@ -60,12 +60,12 @@ def main() -> None:
         accuracy = {}
         with tempfile.TemporaryDirectory() as folder:
             options = {"epochs": given.epochs, "config": config}
-            accuracy["dense teacher"] = train(dense, dataset, directory=f"{folder}/dense", **options).accuracy
+            accuracy["dense teacher"] = train(dense, dataset, directory=f"{folder}/dense", **options).score
             for number, (arm, lesson) in enumerate(ARMS.items()):
                 student = copy.deepcopy(small)
                 taught = None if lesson is None else Distillation(dense, **lesson, plan=small.reconvene_plan)
                 result = train(student, dataset, directory=f"{folder}/{number}", distillation=taught, **options)
-                accuracy[arm] = result.accuracy
+                accuracy[arm] = result.score
         row = {"seed": seed, **asked, "accuracy": accuracy}
         with RESULTS.open("a") as file:
             file.write(json.dumps(row) + "\n")

@@ -22,7 +22,6 @@ import reconvene as rc
 from reconvene import devices, models
 from reconvene.costs import listed_costs
 from reconvene.deploy.benchmark import latency
-from reconvene.deploy.machine import machine, now
 from reconvene.deploy.onnx import export_onnx
 from reconvene.devices import probe
 from reconvene.devices.latency_cost import DeviceLatency
@@ -34,6 +33,7 @@ from reconvene.planning.session import Planner
 from reconvene.planning.target import ROUND_TO, resolve, weights_of
 from reconvene.structure import analyse
 from reconvene.structure.pruned_sizes import settle
+from reconvene.utils.machine import machine, now
 
 BEGIN, END = "<!-- latency: begin -->", "<!-- latency: end -->"
 RESULTS = Path(__file__).parent / "results" / "latency.jsonl"

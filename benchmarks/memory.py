@@ -18,12 +18,12 @@ from torch import nn
 
 import reconvene as rc
 from reconvene import devices, models
-from reconvene.deploy.machine import machine, now
 from reconvene.deploy.memory import planned_memory
 from reconvene.errors import StructureError
 from reconvene.planning.calibration_networks import cut
 from reconvene.structure import analyse
 from reconvene.structure.pruned_sizes import settle
+from reconvene.utils.machine import machine, now
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "memory.jsonl", ROOT / "docs" / "devices.md"

@@ -147,11 +147,11 @@ def probe(model: nn.Module, dataset: Dataset, seed: int) -> float:
     x, z = features(model, train), features(model, test)
     middle, scale = x.mean(0), x.std(0) + 1e-9
     x, z = ((f - middle) / scale for f in (x, z))
-    y = F.one_hot(dataset.train.labels[:IMAGES], len(dataset.classes)).double()
+    y = F.one_hot(dataset.train.targets[:IMAGES], len(dataset.classes)).double()
     base = y.mean(0)
     kernel = x @ x.T + RIDGE * x.shape[1] * torch.eye(len(x), dtype=torch.float64) / 10
     said = z @ x.T @ torch.linalg.solve(kernel, y - base) + base
-    target = F.one_hot(dataset.test.labels[:IMAGES], len(dataset.classes)).double()
+    target = F.one_hot(dataset.test.targets[:IMAGES], len(dataset.classes)).double()
     return -float((said - target).square().sum(1).mean())
 
 
@@ -205,7 +205,7 @@ def start(model: nn.Module, dataset: Dataset, seed: int) -> float:
 
 def _gradients(model: nn.Module, dataset: Dataset) -> list[tuple[Tensor, Tensor]]:
     model.train()
-    loss = F.cross_entropy(model(dataset.normalise(dataset.train.images[:BATCH])), dataset.train.labels[:BATCH])
+    loss = F.cross_entropy(model(dataset.normalise(dataset.train.images[:BATCH])), dataset.train.targets[:BATCH])
     weights = [p for p in model.parameters() if p.ndim >= 2]
     return list(zip((w.detach() for w in weights), torch.autograd.grad(loss, weights), strict=True))
 

@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from reference_synflow import reference_synflow
 
 import reconvene as rc
-from reconvene.deploy.machine import machine
 from reconvene.models import example_inputs, resolve
+from reconvene.utils.machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = {

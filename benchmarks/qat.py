@@ -93,7 +93,7 @@ def measured(name: str, dataset: Dataset, seed: int, epochs: int) -> dict[str, A
         found["float32"] = exported(longer, dataset, folder / "longer", seed)
         result = train(aware, dataset, directory=folder / "aware", quantising=QuantisationAware(), **more)
         found["quantisation-aware"] = exported(aware, dataset, folder / "aware", seed)
-        found["quantisation-aware"]["rounded"] = result.accuracy
+        found["quantisation-aware"]["rounded"] = result.score
         learned = exported(aware, dataset, folder / "aware", seed, learned=result.ranges)
         found["quantisation-aware"]["executorch, learned"] = learned["executorch"]
     return found

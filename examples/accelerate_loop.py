@@ -22,7 +22,7 @@ def main(epochs: int = 6) -> tuple[nn.Module, list[float]]:
     torch.manual_seed(0)
     data = load("digits", input_shape=(3, 32, 32), limit=300)
     small = rc.prune(MODELS["resnet20"](width=0.5), torch.randn(1, 3, 32, 32), rc.Budget(params="4x"))
-    images = TensorDataset(data.normalise(data.train.images), data.train.labels)
+    images = TensorDataset(data.normalise(data.train.images), data.train.targets)
     network, optimizer, batches = accelerator.prepare(
         small, torch.optim.Adam(small.parameters(), lr=5e-3), DataLoader(images, 30, shuffle=True)
     )

@@ -41,7 +41,7 @@ def main(epochs: int = 6) -> tuple[nn.Module, list[float]]:
     lightning.seed_everything(0)
     data = load("digits", input_shape=(3, 32, 32), limit=300)
     small = rc.prune(MODELS["resnet20"](width=0.5), torch.randn(1, 3, 32, 32), rc.Budget(params="4x"))
-    images = TensorDataset(data.normalise(data.train.images), data.train.labels)
+    images = TensorDataset(data.normalise(data.train.images), data.train.targets)
     classifier = Classifier(small)
     trainer = lightning.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False

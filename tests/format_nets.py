@@ -67,7 +67,7 @@ def _pixels(images: Tensor, labels: Tensor) -> Tensor:
 def _train_dense(model: nn.Module, epochs: int) -> None:
     torch.manual_seed(0)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    x, y = digits().normalise(digits().train.images), digits().train.labels
+    x, y = digits().normalise(digits().train.images), digits().train.targets
     model.train()
     for _ in range(epochs):
         for rows in torch.randperm(len(x)).split(32):

@@ -16,8 +16,9 @@ from reconvene.data import Split, load
 from reconvene.data.corruptions import CORRUPTIONS, STRENGTHS, corrupt, corrupted
 from reconvene.errors import ArtifactError, DataError, UnknownNameError
 from reconvene.models import resolve
+from reconvene.tasks.classification import Answers, calibration_error
 from reconvene.training import TrainConfig
-from reconvene.training.assess import Answers, answers, assess, calibration_error, compare_text
+from reconvene.training.assess import assess, compare_text, predict
 
 
 class Fixed(nn.Module):
@@ -56,7 +57,7 @@ def test_calibration_error_by_hand() -> None:
 
 
 def test_everything_against_a_network_that_is_known(digits) -> None:
-    labels = digits.test.labels
+    labels = digits.test.targets
     said = labels.clone()
     threes = (labels == 3).nonzero().flatten()
     said[threes] = 4
@@ -73,7 +74,7 @@ def test_everything_against_a_network_that_is_known(digits) -> None:
 def test_a_network_agrees_with_itself_and_is_left_as_it_was(digits) -> None:
     model = resolve("resnet20", {"width": 0.25}).build().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    found = assess(model, digits, dense=answers(model, digits))
+    found = assess(model, digits, dense=predict(model, digits))
     assert found.agreement == 1.0 and found.worst_drop == 0.0
     assert model.training and all(torch.equal(before[name], t) for name, t in model.state_dict().items())
 
@@ -137,7 +138,7 @@ def test_an_artifact_is_evaluated_beside_its_dense_network(
     assert "agreement with dense" in told and "jpeg, strength 3" in told
     kept = artifact.manifest(tmp_path).measurements["assessment"]
     assert list(kept) == ["dense", "pruned"] and kept["pruned"]["agreement"] is not None
-    trained = artifact.manifest(tmp_path).measurements["training"]["accuracy"]
+    trained = artifact.manifest(tmp_path).measurements["training"]["metrics"]["accuracy"]
     assert kept["pruned"]["accuracy"] == pytest.approx(trained)
     # The images are normalised as in training, whatever part of them the statistics are of; other classes are refused.
     part = replace(digits, mean=tuple(2 * value for value in digits.mean), std=tuple(3 * value for value in digits.std))
@@ -152,6 +153,6 @@ def test_an_artifact_is_evaluated_beside_its_dense_network(
 
 
 def test_a_split_without_images_is_refused(digits) -> None:
-    empty = replace(digits, test=Split(digits.test.images[:0], digits.test.labels[:0]))
+    empty = replace(digits, test=Split(digits.test.images[:0], digits.test.targets[:0]))
     with pytest.raises(rc.ReconveneError, match="no test images"):
         assess(resolve("resnet20", {"width": 0.25}).build(), empty)

@@ -250,7 +250,11 @@ def test_what_lies_in_it_says_how_it_was_made(made: Made, unpacked: Path) -> Non
     assert about["labels"] == list(made.dataset.classes) and about["input"]["mean"] == list(made.dataset.mean)
     training = artifact.manifest(made.artifact).measurements["training"]
     text = (unpacked / "README.md").read_text()
-    assert f"{training['accuracy']:.2%}" in text and "16 test images of digits" in text and "not calibrated" in text
+    assert (
+        f"{training['metrics']['accuracy']:.2%}" in text
+        and "16 test images of digits" in text
+        and "not calibrated" in text
+    )
 
 
 def test_a_model_for_another_runtime_runs_in_it(made: Made, tmp_path: Path) -> None:

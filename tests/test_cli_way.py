@@ -91,7 +91,7 @@ def test_run_again_does_nothing_twice_and_answers_the_same(
     assert set(found["speedups"]) == {"latency", "int8_latency", "int8_gain"}, "each from rounds that timed both"
     assert pruned["params"] <= dense["params"] / 2
     assert found["verified"]["dense"] < 1e-4 and found["verified"]["pruned"] < 1e-4
-    assert pruned["accuracy"] == artifact.manifest(ran).measurements["training"]["accuracy"]
+    assert pruned["accuracy"] == artifact.manifest(ran).measurements["training"]["metrics"]["accuracy"]
 
 
 def test_a_trained_artifact_is_not_replaced_unasked(ran: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -48,7 +48,7 @@ def write_folder(root: Path, classes: dict[str, int], size: tuple[int, int] = (4
 
 
 def same(one: Split, other: Split) -> bool:
-    return torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
+    return torch.equal(one.images, other.images) and torch.equal(one.targets, other.targets)
 
 
 # digits
@@ -57,12 +57,12 @@ def same(one: Split, other: Split) -> bool:
 def test_digits_are_the_1797_scans_split_the_same_way_every_time() -> None:
     data, again, other = load("digits"), load("digits"), load("digits", split_seed=1)
     assert (len(data.train), len(data.test), data.shape) == (1438, 359, (3, 32, 32))
-    assert data.train.images.dtype == torch.uint8 and data.train.labels.dtype == torch.int64
+    assert data.train.images.dtype == torch.uint8 and data.train.targets.dtype == torch.int64
     assert data.classes == tuple("0123456789")
     assert same(data.train, again.train) and same(data.test, again.test) and data.sha256 == again.sha256
     assert data.sha256 != other.sha256
     assert torch.equal(data.train.images[:, 0], data.train.images[:, 2]), "grey, three times"
-    shares = data.test.labels.bincount() / data.train.labels.bincount()
+    shares = data.test.targets.bincount() / data.train.targets.bincount()
     assert shares.tolist() == pytest.approx([0.25] * 10, abs=0.01), "every class in proportion"
     assert str(data) == ("digits: 1438 train and 359 test images 3x32x32, 10 classes, test held out with split seed 0")
 
@@ -79,7 +79,7 @@ def test_no_digit_is_in_both_splits_and_none_is_lost() -> None:
 def test_a_limit_keeps_classes_in_proportion() -> None:
     data = load("digits", input_shape=(1, 8, 8), limit=100)
     assert (len(data.train), len(data.test)) == (100, 100)
-    assert data.train.labels.bincount(minlength=10).tolist() == pytest.approx([10] * 10, abs=1)
+    assert data.train.targets.bincount(minlength=10).tolist() == pytest.approx([10] * 10, abs=1)
 
 
 @pytest.mark.parametrize("counts", [[5, 5], [1, 99], [3, 30, 300], [7]])
@@ -113,7 +113,7 @@ def test_parquet_gives_the_pixels_labels_and_names(tmp_path: Path) -> None:
     parquet.write_table(table(["b", "a", "b"]), tmp_path / "train-00000-of-00001.parquet")
     parquet.write_table(table(["a"]), tmp_path / "test-00000-of-00001.parquet")
     data = load(tmp_path)
-    assert data.classes == ("a", "b") and data.train.labels.tolist() == [1, 0, 1] and data.test.labels.tolist() == [0]
+    assert data.classes == ("a", "b") and data.train.targets.tolist() == [1, 0, 1] and data.test.targets.tolist() == [0]
     assert data.train.images[:, 0, 0, 0].tolist() == [0, 1, 2]
     assert data.train.images[:, 2, 3, 3].tolist() == [255, 254, 253]
     assert data.name == tmp_path.name and not data.note
@@ -124,7 +124,7 @@ def test_one_parquet_file_gets_a_test_split_that_the_line_confesses(tmp_path: Pa
     for spec in (tmp_path, tmp_path / "all.parquet"):
         data = load(spec)
         assert (len(data.train), len(data.test)) == (16, 4)
-        assert data.classes == ("3", "7") and data.test.labels.bincount().tolist() == [2, 2]
+        assert data.classes == ("3", "7") and data.test.targets.bincount().tolist() == [2, 2]
         assert "held out with split seed 0" in str(data)
 
 
@@ -133,7 +133,7 @@ def test_cifar10_as_it_lies_here() -> None:
         pytest.skip("the shared CIFAR-10 copy is not on this machine")
     data = load(SHARED / "cifar10", limit=200)
     assert data.classes[:3] == ("airplane", "automobile", "bird") and data.shape == (3, 32, 32)
-    assert data.train.labels.bincount().tolist() == [20] * 10
+    assert data.train.targets.bincount().tolist() == [20] * 10
     assert data.augmentation == Augmentation(pad=4, flip=True)
 
 
@@ -210,7 +210,7 @@ def test_a_folder_of_classes_and_one_with_splits(tmp_path: Path) -> None:
     write_folder(tmp_path / "split" / "train", {"cat": 2, "dog": 3})
     write_folder(tmp_path / "split" / "val", {"dog": 1})
     split = load(tmp_path / "split")
-    assert split.train.labels.tolist() == [0, 0, 1, 1, 1] and split.test.labels.tolist() == [1]
+    assert split.train.targets.tolist() == [0, 0, 1, 1, 1] and split.test.targets.tolist() == [1]
     assert split.train.images[:, 0, 0, 0].tolist() == [0, 1, 10, 11, 12]
 
 
@@ -268,7 +268,7 @@ def test_a_hub_dataset_is_read_by_its_splits_and_features(monkeypatch: pytest.Mo
     monkeypatch.setattr(datasets, "load_dataset", lambda name: splits)
     data = load("owner/animals")
     assert data.name == "owner/animals" and data.classes == ("cat", "dog")
-    assert data.train.labels.tolist() == [1, 0, 0, 1] and data.test.labels.tolist() == [1, 0]
+    assert data.train.targets.tolist() == [1, 0, 0, 1] and data.test.targets.tolist() == [1, 0]
     assert data.train.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
 
 
@@ -401,7 +401,7 @@ def test_characters_are_shifted_only_and_words_flipped_too(tmp_path: Path) -> No
 def test_test_batches_are_every_image_once_in_order() -> None:
     data = load("digits", input_shape=(1, 8, 8))
     whole = torch.cat([y for _, y in test_batches(data, batch_size=100)])
-    assert torch.equal(whole, data.test.labels)
+    assert torch.equal(whole, data.test.targets)
     parts = [torch.cat([x for x, _ in test_batches(data, batch_size=100, shard=(rank, 3))]) for rank in range(3)]
     assert torch.equal(torch.cat(parts), data.normalise(data.test.images))
 

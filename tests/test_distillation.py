@@ -20,9 +20,10 @@ from reconvene import artifact, workflow
 from reconvene.data import Dataset, load
 from reconvene.errors import TrainingError
 from reconvene.surgery import Plan
+from reconvene.tasks.classification.scores import soft_loss
 from reconvene.training import Distillation, read_log, train
 from reconvene.training.config import Settled
-from reconvene.training.distillation import Hint, soft_loss, with_teacher
+from reconvene.training.distillation import Hint, with_teacher
 from reconvene.training.run import Run
 from test_training import bytes_of
 from test_training_resume import interrupt_at, same
@@ -66,7 +67,7 @@ def test_labels_and_teacher_share_the_loss(share: float) -> None:
         teacher[-1].bias.add_(torch.arange(10.0))
     images, labels = torch.randn(6, 1, 8, 8), torch.arange(6)
     scores = student(images)
-    loss = with_teacher(Distillation(teacher, temperature=2.0, weight=share), student, config, CPU)
+    loss = with_teacher(Distillation(teacher, temperature=2.0, weight=share), student, digits().task, config, CPU)
     plain = nn.functional.cross_entropy(scores, labels, label_smoothing=0.1)
     taught = soft_loss(scores, teacher.eval()(images), 2.0)
     torch.testing.assert_close(loss(images, scores, labels), (1 - share) * plain + share * taught)
@@ -151,12 +152,12 @@ def test_it_learns_what_only_the_teacher_says(tmp_path: Path) -> None:
     teacher = net()
     train(teacher, data, epochs=6, directory=tmp_path / "teacher", config=replace(FP32, augment="none"))
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
-    wrong = replace(data, train=replace(data.train, labels=data.train.labels[order]))
+    wrong = replace(data, train=replace(data.train, targets=data.train.targets[order]))
     options: dict[str, Any] = {"epochs": 4, "config": replace(FP32, augment="none")}
     alone = train(net(), wrong, directory=tmp_path / "alone", **options)
     lesson = Distillation(teacher, weight=1.0)
     taught = train(net(), wrong, directory=tmp_path / "taught", distillation=lesson, **options)
-    assert alone.accuracy < 0.4 < 0.8 < taught.accuracy
+    assert alone.score < 0.4 < 0.8 < taught.score
 
 
 @pytest.mark.parametrize(
@@ -208,7 +209,7 @@ def test_the_dense_network_teaches_where_nobody_else_does(
     assert not (folder / "dense").exists(), "nobody is trained for a lesson that cannot be given"
     found = answer(capfd, "train", str(folder), *FAST, "--distill", "--feature-weight", "0.1")
     dense = artifact.manifest(folder / "dense").measurements["training"]
-    assert found["teacher"] == {"model": "resnet20", "accuracy": dense["accuracy"]}
+    assert found["teacher"] == {"model": "resnet20", "score": dense["metrics"]["accuracy"]}
     assert found["asked"]["distillation"]["features"] == 0.1
     monkeypatch.setattr(Run, "_step", lambda *a: pytest.fail("trained again"))
     assert answer(capfd, "train", str(folder), *FAST, "--distill", "--feature-weight", "0.1") == found

@@ -108,7 +108,7 @@ def test_timms_own_script_trains_it(tmp_path: Path) -> None:
     prune(tmp_path / "a")
     data = load("digits", input_shape=(3, 32, 32), limit=60)
     for split, part in (("train", data.train), ("validation", data.test)):
-        for number, (image, label) in enumerate(zip(part.images, part.labels, strict=True)):
+        for number, (image, label) in enumerate(zip(part.images, part.targets, strict=True)):
             folder = tmp_path / "images" / split / str(int(label))
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{number}.png")

@@ -13,20 +13,9 @@ ROOT = Path(reconvene.__path__[0])
 CONTRIBUTING = Path(__file__).resolve().parents[1] / "CONTRIBUTING.md"
 # The way of the data: a room imports rooms above it or itself, never one below. CONTRIBUTING.md draws the same.
 ORDER = [
-    *(
-        "_version",
-        "errors",
-        "utils",
-        "structure",
-        "criteria",
-        "evaluator",
-        "costs",
-        "allocation",
-        "surgery",
-        "rectifier",
-    ),
-    *("devices", "models", "artifact", "data", "training", "deploy", "planning", "api", "report", "experiments"),
-    *("workflow", "fleet", "cli", "__init__", "__main__"),
+    *("_version", "errors", "utils", "structure", "criteria", "evaluator", "costs", "allocation", "surgery"),
+    *("rectifier", "tasks", "devices", "models", "artifact", "data", "training", "deploy", "planning", "api"),
+    *("report", "experiments", "workflow", "fleet", "cli", "__init__", "__main__"),
 ]
 AT_THE_TOP = {"__init__", "__main__", "_version", "api", "errors"}
 """Modules at the top of the package; everything else has a room."""

@@ -193,7 +193,7 @@ def in_executorch(model: nn.Module, data: Dataset, folder: Path, **more: Any) ->
 
 def test_it_is_exact_and_resumes_and_leaves_an_ordinary_module(aware: Any, trained: nn.Module) -> None:
     parts, found, whole, result = aware
-    assert same(parts, whole) and found.ranges == result.ranges and found.accuracy == result.accuracy
+    assert same(parts, whole) and found.ranges == result.ranges and found.score == result.score
     assert not same(whole, trained)
     assert list(whole.state_dict()) == list(Net().state_dict()) and type(whole.stem[1]) is nn.BatchNorm2d
     assert not whole.training and not any(module._forward_hooks for module in whole.modules())
@@ -212,7 +212,7 @@ def test_int8_that_ruins_a_network_does_not_ruin_one_that_was_trained_for_it(
         )
     assert before.accuracy is not None and after.accuracy is not None
     assert before.accuracy < 0.8 < 0.9 < after.accuracy
-    assert after.accuracy == pytest.approx(result.accuracy, abs=0.012)
+    assert after.accuracy == pytest.approx(result.score, abs=0.012)
 
 
 @pytest.mark.parametrize(

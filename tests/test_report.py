@@ -158,7 +158,7 @@ def fifty() -> ReportData:
         {"name": n, "width": 7, "why": "its channels are mixed by an operator without a rule"} for n in names[:6]
     ]
     data.spread = {n: 0.95 + 0.02 * (i % 6) for i, n in enumerate(names)} | {names[7]: 0.61, names[30]: 1.9}
-    data.training, data.exports, data.accuracy = {}, [], {}
+    data.training, data.exports, data.scores = {}, [], {}
     data.notes = [
         "The operator aten::grid_sampler has no rule, so its channels stay.",
         "The budget leaves no room below 3.1x.",
@@ -233,7 +233,7 @@ def test_absent_sections_are_left_out() -> None:
     page = Page(render(ReportData(model="net")))
     assert [name for name, _ in page.seen if name in ("section", "table", "svg", "h2")] == []
     assert "net" in page.words
-    only = Page(render(ReportData(model="net", accuracy={"pruned": 0.5})))
+    only = Page(render(ReportData(model="net", scores={"pruned": 0.5})))
     assert "50.0" in only.words and not any(name == "section" for name, _ in only.seen)
 
 

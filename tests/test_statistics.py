@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from cli_calls import answer
 from reconvene.data import Dataset, Split
 from reconvene.errors import TrainingError
+from reconvene.tasks.classification import warning
 from reconvene.training import TrainConfig, evaluate, read_log, train
 from reconvene.training import run as run_module
 from reconvene.training.assess import assess, compare_text
-from reconvene.training.evaluate import warning
 from reconvene.training.parallel import World
 from reconvene.training.statistics import recalibrate, suspects
 
@@ -55,7 +55,7 @@ def test_a_network_whose_statistics_lag_is_recalibrated_and_the_log_says_so(
     momentum: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, result = trained(momentum, tmp_path / "a")
-    assert result.accuracy > 0.9 and evaluate(model, stripes()).accuracy == result.accuracy
+    assert result.score > 0.9 and evaluate(model, stripes()).accuracy == result.score
     recalibrations = [record["recalibration"] for record in read_log(tmp_path / "a")[1:]]
     assert recalibrations[0] and recalibrations[-1] == result.recalibration
     facts = recalibrations[0]
@@ -80,7 +80,7 @@ def test_usual_networks_keep_every_byte(tmp_path: Path, monkeypatch: pytest.Monk
 def test_suspects_that_do_not_lag_keep_every_byte() -> None:
     """A small momentum alone is no reason: here the statistics are those of the data."""
     model, data = network(0.01), stripes()
-    batches = [(data.normalise(data.train.images), data.train.labels)]
+    batches = [(data.normalise(data.train.images), data.train.targets)]
     with torch.no_grad():
         for norm in suspects(model, steps=1000):
             norm.momentum = None
@@ -90,7 +90,7 @@ def test_suspects_that_do_not_lag_keep_every_byte() -> None:
                 norm.momentum = 0.01
     before, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
     assert len(suspects(model, steps=1000)) == 3
-    assert recalibrate(model, batches, steps=1000, batch_size=256, world=World()) is None
+    assert recalibrate(model, data.task, batches, steps=1000, batch_size=256, world=World()) is None
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert [module.training for module in model.modules()] == modes
 
@@ -112,8 +112,8 @@ def test_which_norms_are_suspects(momentum: float | None, steps: int, suspect: b
 def test_statistics_that_are_not_finite_are_taken_anew() -> None:
     model, data = network(0.01), stripes()
     model[1].running_var.fill_(float("nan"))
-    batches = [(data.normalise(data.train.images), data.train.labels)]
-    done = recalibrate(model, batches, steps=9, batch_size=256, world=World())
+    batches = [(data.normalise(data.train.images), data.train.targets)]
+    done = recalibrate(model, data.task, batches, steps=9, batch_size=256, world=World())
     assert done is not None and done.loss_before is None and bool(model[1].running_var.isfinite().all())
 
 

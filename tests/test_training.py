@@ -33,7 +33,7 @@ def bytes_of(model: nn.Module) -> bytes:
 def test_it_learns_the_digits(tmp_path: Path) -> None:
     model, data = net(), load("digits", input_shape=(1, 8, 8))
     result = train(model, data, epochs=8, directory=tmp_path, config=TrainConfig(augment="none"))
-    assert result.accuracy > 0.9
+    assert result.score > 0.9
     assert evaluate(model, data) == result.evaluation
     losses = [record["train_loss"] for record in result.records[1:]]
     assert losses[-1] < losses[0] / 2
@@ -84,8 +84,8 @@ def test_the_log_says_how_the_run_was_made(tmp_path: Path) -> None:
     for record in epochs:
         assert {"lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds"} < record.keys()
         assert record["samples_per_second"] > 0
-    assert epochs[-1]["test_accuracy"] == result.accuracy
-    assert f"{result.accuracy:.2%}" in str(result)
+    assert epochs[-1]["test_accuracy"] == result.score
+    assert f"{result.score:.2%}" in str(result)
 
 
 def test_nesterov_is_torchs() -> None:
@@ -201,7 +201,7 @@ def test_a_model_that_does_not_fit_the_data_is_said(tmp_path: Path, model: nn.Mo
 
 def test_empty_data_is_said(tmp_path: Path) -> None:
     data = digits()
-    nothing = Split(data.train.images[:0], data.train.labels[:0])
+    nothing = Split(data.train.images[:0], data.train.targets[:0])
     for empty, message in ((replace(data, train=nothing), "no training"), (replace(data, test=nothing), "no test")):
         with pytest.raises(TrainingError, match=message):
             train(net(), empty, epochs=1, directory=tmp_path)

@@ -59,7 +59,7 @@ def test_two_processes_come_out_where_one_does(pair: tuple[Path, list[dict[str, 
     assert first["count"] == alone.evaluation.count, "the test split is shared out, not repeated"
     assert first["loss"] == pytest.approx(alone.evaluation.loss, rel=0.1)
     assert first["train_loss"] == pytest.approx(alone.records[-1]["train_loss"], rel=0.1)
-    assert first["accuracy"] == pytest.approx(alone.accuracy, abs=0.1)
+    assert first["accuracy"] == pytest.approx(alone.score, abs=0.1)
 
 
 def test_one_log_is_written(pair: tuple[Path, list[dict[str, Any]]]) -> None:

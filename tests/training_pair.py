@@ -60,7 +60,7 @@ def main(root: Path) -> None:
         "parts": sha256(parts.state_dict()),
         "resumed_at": resumed.resumed_at,
         "loss": result.evaluation.loss,
-        "accuracy": result.accuracy,
+        "accuracy": result.score,
         "count": result.evaluation.count,
         "train_loss": result.records[-1]["train_loss"],
     }

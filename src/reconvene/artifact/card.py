@@ -10,6 +10,7 @@ from reconvene.artifact.folder import Manifest
 from reconvene.costs import label_of, text_of
 from reconvene.errors import MissingExtraError
 from reconvene.surgery import Plan
+from reconvene.tasks import task_of, training_record
 from reconvene.utils.escaping import markdown, markdown_code, markdown_table
 from reconvene.utils.tables import smaller
 
@@ -21,7 +22,7 @@ def card(manifest: Manifest, plan: Plan | None, *, repo_id: str, license: str | 
 
     Raises MissingExtraError: the hub's own library writes the metadata.
     """
-    training = manifest.measurements.get("training")
+    training = _training(manifest)
     parts = [
         f"---\n{_metadata(manifest, repo_id, license)}\n---",
         f"# {repo_id}",
@@ -36,22 +37,29 @@ def card(manifest: Manifest, plan: Plan | None, *, repo_id: str, license: str | 
     return "\n\n".join(parts) + "\n"
 
 
+def _training(manifest: Manifest) -> dict[str, Any] | None:
+    record = manifest.measurements.get("training")
+    return training_record(record) if record else None
+
+
 def _metadata(manifest: Manifest, repo_id: str, license: str | None) -> str:
     try:
         cards = importlib.import_module("huggingface_hub")
     except ImportError as error:
         raise MissingExtraError("huggingface_hub", "hub", "a model card") from error
     metadata: dict[str, Any] = {"library_name": "reconvene", "tags": ["reconvene", "pruning-at-initialization"]}
-    training = manifest.measurements.get("training")
+    training = _training(manifest)
     if training:
+        task = task_of(training)
         result = cards.EvalResult(
-            task_type="image-classification",
+            task_type=task.pipeline or task.name,
             dataset_type="image",
             dataset_name=training["dataset"].partition(":")[0],
-            metric_type="accuracy",
-            metric_value=training["accuracy"],
+            metric_type=task.headline,
+            metric_value=training["metrics"][task.headline],
         )
-        metadata |= {"model_name": repo_id, "eval_results": [result], "pipeline_tag": "image-classification"}
+        metadata |= {"model_name": repo_id, "eval_results": [result]}
+        metadata |= {} if task.pipeline is None else {"pipeline_tag": task.pipeline}
     return str(cards.ModelCardData(license=license, **metadata).to_yaml())
 
 
@@ -91,24 +99,27 @@ def _loading(manifest: Manifest, repo_id: str) -> str:
         mean, std = ([round(value, 6) for value in preprocessing[name]] for name in ("mean", "std"))
         text += f"\n\nInput: images {shape}, scaled to [0, 1], then `(x - mean) / std` with mean {mean} and std {std}."
         classes = preprocessing["classes"]
-        text += f" Outputs: {markdown(', '.join(classes[:20]))}{', ...' if len(classes) > 20 else ''}."
+        if classes:
+            text += f" Outputs: {markdown(', '.join(classes[:20]))}{', ...' if len(classes) > 20 else ''}."
     return text
 
 
 def _results(training: Mapping[str, Any]) -> str:
+    task = task_of(training)
     rows: list[Cells] = [
-        ("test accuracy", f"{training['accuracy']:.2%}"),
+        *((f"test {name}", task.show(value)) for name, value in training["metrics"].items()),
         ("test loss", f"{training['loss']:.4f}"),
         ("data", markdown(training["dataset"])),
         ("epochs", training["epochs"]),
     ]
     teacher = training.get("teacher")
     if teacher:
-        rows.append(("taught by", f"{markdown(teacher['model'])}, test accuracy {teacher['accuracy']:.2%}"))
-    classes = training.get("per_class") or {}
-    if classes:
-        worst = min(classes, key=lambda name: classes[name])
-        rows.append(("worst class", f"{markdown(worst)}, {classes[worst]:.1%}"))
+        score = f"test {task.headline} {task.show(teacher['score'])}"
+        rows.append(("taught by", f"{markdown(teacher['model'])}, {score}"))
+    parts = training.get("parts")
+    if parts:
+        worst = (min if task.larger_is_better else max)(parts, key=lambda name: parts[name])
+        rows.append((f"worst {task.part}", f"{markdown(worst)}, {task.show(parts[worst])}"))
     return _table(("", ""), rows)
 
 

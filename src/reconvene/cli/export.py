@@ -34,9 +34,9 @@ class Export(LimitOptions, Importing, Command):
     """Axes of images that are free besides the batch: height, width; onnx, openvino."""
     opset: Annotated[int | None, arg(metavar="N")] = None
     """Opset of an ONNX file. By default 20."""
-    task: Literal["classification", "regression"] | None = None
-    """Whether outputs are class scores, and agreement is asked for. By default they are where the artifact or --data
-    has classes."""
+    task: Annotated[str | None, arg(metavar="NAME")] = None
+    """What outputs are, which says whether agreement is asked for: classification, regression, ... By default what the
+    artifact or --data says."""
     tolerance: Annotated[float | None, arg(metavar="SHARE")] = None
     """Largest error of a float32 or float16 file, as a share of the largest output. By default 1e-4, and 1e-2 in
     float16."""

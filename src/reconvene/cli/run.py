@@ -52,7 +52,7 @@ class Run(LimitOptions, BudgetOptions, TrainOptions, PruneOptions, DataOptions, 
         source = self.source(self.model, seed=self.seed)
         dataset = self.dataset(source.input_shape)
         outcome = run(
-            source.with_classes(len(dataset.classes)),
+            source.with_classes(dataset.outputs),
             self.output or Path("out") / re.sub(r"[^\w.-]+", "-", self.model),
             dataset=dataset,
             budget=budget,

@@ -42,7 +42,7 @@ class Train(TrainOptions, DataOptions, Importing, Command):
         else:
             config, epochs, description = self.config(self.seed), self.rounds(), f"training {self.directory}"
             result = train(self.directory, dataset, epochs=epochs, config=config, description=description, **options)
-        return Answer(str(result), {"artifact": str(self.directory), **asdict(result)})
+        return Answer(str(result), {"artifact": str(self.directory), **asdict(result), **result.metrics})
 
     def quantised_recipe(self) -> tuple[TrainConfig, int]:
         """The recipe and the epochs of quantisation-aware training, with what was given in their place."""

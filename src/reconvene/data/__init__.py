@@ -1,10 +1,11 @@
-"""Labelled images, decoded once into uint8 tensors, and batches that a seed and an epoch fully determine."""
+"""Images and targets, decoded once into tensors, and batches that a seed and an epoch fully determine."""
 
 from reconvene.data.batches import Batch, test_batches, train_batches
 from reconvene.data.calibration import Calibration, calibration
-from reconvene.data.dataset import Augmentation, Dataset, Split
+from reconvene.data.dataset import Dataset, Split
 from reconvene.data.load import count, load
 from reconvene.data.preprocessing import Preprocessing
+from reconvene.tasks import Augmentation
 
 __all__ = [
     "Augmentation",

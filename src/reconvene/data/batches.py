@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from reconvene.data.dataset import Augmentation, Dataset, Split
+from reconvene.data.dataset import Dataset, Split
+from reconvene.tasks import Augmentation
 
 Batch = tuple[Tensor, Tensor]
 
@@ -27,12 +28,13 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Shuffled, augmented, normalised batches of the training split.
 
-    Each is float32 ``[B, C, H, W]``, channels-last in memory, and int64 ``[B]``. All randomness of an epoch is drawn at
-    once from ``(seed, epoch)``, one draw per image: ``start`` skips steps at no cost, and ``shard=(rank, world)`` gives
-    the rank-th part of the same global batch of ``batch_size``. Images left over after the last full batch wait for
-    another epoch. ``augmentation`` ``None`` means the dataset's own.
+    Each is float32 ``[B, C, H, W]``, channels-last in memory, and its targets, which are moved as their images where
+    they have a height and a width. All randomness of an epoch is drawn at once from ``(seed, epoch)``, one draw per
+    image: ``start`` skips steps at no cost, and ``shard=(rank, world)`` gives the rank-th part of the same global batch
+    of ``batch_size``. Images left over after the last full batch wait for another epoch. ``augmentation`` ``None``
+    means the dataset's own.
     """
-    images, labels = dataset.train.images.to(device), dataset.train.labels.to(device)
+    images, targets = dataset.train.images.to(device), dataset.train.targets.to(device)
     augmentation = dataset.augmentation if augmentation is None else augmentation
     n, (rank, world) = len(dataset.train), shard
     rng = np.random.Generator(np.random.PCG64([seed, epoch]))
@@ -44,8 +46,12 @@ def train_batches(
             step * batch_size + batch_size * rank // world, step * batch_size + batch_size * (rank + 1) // world
         )
         chosen = order[part]
-        pixels = crop(images[chosen], augmentation.pad, shift[0, part], shift[1, part], flip[part])
-        yield dataset.normalise(pixels), labels[chosen]
+        moves = (augmentation.pad, shift[0, part], shift[1, part], flip[part])
+        if dataset.task.targets.spatial:
+            pixels, moved = (crop(values[chosen], *moves, extend=True) for values in (images, targets))
+            yield dataset.normalise(pixels), moved
+        else:
+            yield dataset.normalise(crop(images[chosen], *moves)), targets[chosen]
 
 
 def test_batches(
@@ -56,24 +62,29 @@ def test_batches(
     shard: tuple[int, int] = (0, 1),
     device: torch.device | str = "cpu",
 ) -> Iterator[Batch]:
-    """Every image once, in order, normalised: float32 ``[B, C, H, W]``, int64 ``[B]``; of the test split by default."""
+    """Every image once, in order, normalised: float32 ``[B, C, H, W]``, targets; of the test split by default."""
     split = dataset.test if split is None else split
     rank, world = shard
     first, last = len(split) * rank // world, len(split) * (rank + 1) // world
     for begin in range(first, last, batch_size):
         stop = min(begin + batch_size, last)
-        yield dataset.normalise(split.images[begin:stop].to(device)), split.labels[begin:stop].to(device)
+        yield dataset.normalise(split.images[begin:stop].to(device)), split.targets[begin:stop].to(device)
 
 
-def crop(images: Tensor, pad: int, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
-    """Cut each image of ``[B, C, H, W]`` out of its padded self at ``(top[b], left[b])``, mirrored where ``flip[b]``.
+def crop(images: Tensor, pad: int, top: Tensor, left: Tensor, flip: Tensor, *, extend: bool = False) -> Tensor:
+    """Cut each of ``[B, (C,) H, W]`` out of its padded self at ``(top[b], left[b])``, mirrored where ``flip[b]``.
 
-    One gather for the whole batch; it comes out as rows of pixels, which is channels-last.
+    The padding is zero; with ``extend`` it repeats the edge, since a zero in a map is a class. One gather for the whole
+    batch; it comes out as rows of pixels, which is channels-last.
     """
+    if images.ndim == 3:
+        return crop(images[:, None], pad, top, left, flip, extend=extend)[:, 0]
     height, width = images.shape[2:]
-    padded = F.pad(images, (pad, pad, pad, pad)) if pad else images
+    padded = F.pad(images, (pad, pad, pad, pad)) if pad and not extend else images
     along = torch.arange(width, device=images.device).expand(len(images), width)
     columns = torch.where(flip[:, None], along.flip(1), along) + left[:, None]
     rows = torch.arange(height, device=images.device) + top[:, None]
+    if extend:
+        rows, columns = (rows - pad).clamp_(0, height - 1), (columns - pad).clamp_(0, width - 1)
     each = torch.arange(len(images), device=images.device)[:, None, None]
     return padded.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

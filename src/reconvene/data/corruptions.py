@@ -49,7 +49,7 @@ def corrupted(dataset: Dataset, *, seed: int = 0) -> Iterator[tuple[str, int, Da
     for name in CORRUPTIONS:
         for strength in STRENGTHS:
             images = corrupt(dataset.test.images, name, strength, seed=seed)
-            yield name, strength, replace(dataset, test=Split(images, dataset.test.labels))
+            yield name, strength, replace(dataset, test=Split(images, dataset.test.targets))
 
 
 def _noise(images: Tensor, level: int, stream: tuple[int, ...]) -> Tensor:

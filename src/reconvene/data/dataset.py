@@ -1,9 +1,9 @@
-"""What the data step hands on: two splits of uint8 images with labels, and the facts that training needs about them."""
+"""What the data step hands on: two splits of uint8 images with targets, and the facts that training needs of them."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -11,36 +11,26 @@ from torch import Tensor
 
 from reconvene.data.preprocessing import Preprocessing
 from reconvene.errors import DataError
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random changes of a training image: a shift by up to ``pad`` pixels (zeros move in), and a flip half the time."""
-
-    pad: int = 0
-    flip: bool = False
-
-    def __str__(self) -> str:
-        parts = [f"shift by {self.pad}"] * (self.pad > 0) + ["flip"] * self.flip
-        return " and ".join(parts) or "none"
+from reconvene.tasks import DEFAULT, Augmentation, Targets, Task
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """``images`` uint8 ``[N, C, H, W]`` with ``labels`` int64 ``[N]``."""
+    """``images`` uint8 ``[N, C, H, W]`` with ``targets`` ``[N, ...]``, as ``reconvene.tasks.Targets`` has them."""
 
     images: Tensor
-    labels: Tensor
+    targets: Tensor
 
     def __len__(self) -> int:
-        return self.labels.shape[0]
+        return self.targets.shape[0]
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images for classification. ``mean`` and ``std`` are per channel, of the training images scaled to [0, 1].
+    """Images with targets for a task. ``mean`` and ``std`` are per channel, of the training images scaled to [0, 1].
 
-    ``note`` says how the splits came about, for the line that describes the data in logs and reports.
+    ``classes`` are empty where the task has none; ``augmentation`` is what suits these images; ``note`` says how the
+    splits came about, for the line that describes the data in logs and reports.
     """
 
     name: str
@@ -49,13 +39,14 @@ class Dataset:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation = field(default=Augmentation())  # frozen
     note: str = ""
+    task: Task = field(default=DEFAULT)
 
     def __str__(self) -> str:
         c, h, w = self.shape
         images = f"{len(self.train)} train and {len(self.test)} test images {c}x{h}x{w}"
-        return f"{self.name}: {images}, {len(self.classes)} classes" + f", {self.note}" * bool(self.note)
+        return f"{self.name}: {images}, {self.task.describe(self.classes)}" + f", {self.note}" * bool(self.note)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -64,18 +55,33 @@ class Dataset:
         return int(c), int(h), int(w)
 
     @property
+    def outputs(self) -> int:
+        """Outputs (channels) that a model for this data needs."""
+        return self.task.outputs(self.classes, self.train.targets)
+
+    @property
+    def strata(self) -> tuple[str, ...]:
+        """The parts of the data that every sample of it shows alike: its classes, or one where images have no label."""
+        return self.classes if self.task.targets is Targets.LABELS else ("images",)
+
+    def stratum_of(self, split: Split) -> Tensor:
+        """Which stratum each image of a split is of: int64 ``[N]``."""
+        labelled = self.task.targets is Targets.LABELS
+        return split.targets if labelled else torch.zeros(len(split), dtype=torch.int64)
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """What a picture from elsewhere must go through to look to a model like one of these."""
-        return Preprocessing(self.shape, self.mean, self.std, self.classes)
+        return Preprocessing(self.shape, self.mean, self.std, self.classes, self.task.name)
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of every pixel and label of both splits, and of the class names: which data this is."""
+        """Digest of every pixel and target of both splits, and of the class names: which data this is."""
         digest = hashlib.sha256("\0".join(self.classes).encode())
         for split in (self.train, self.test):
             digest.update(str(tuple(split.images.shape)).encode())
             digest.update(split.images.contiguous().numpy().data)
-            digest.update(split.labels.contiguous().numpy().data)
+            digest.update(split.targets.contiguous().numpy().data)
         return digest.hexdigest()
 
     def normalise(self, images: Tensor) -> Tensor:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from reconvene.data.dataset import Augmentation, Dataset, Split, statistics
+from reconvene.data.dataset import Dataset, Split, statistics
 from reconvene.data.digits import COUNT, read_digits
 from reconvene.data.folder import read_folder
 from reconvene.data.progress import track
 from reconvene.data.source import Rows, Source, needs, stratified
 from reconvene.data.table import count_parquet, read_hub, read_parquet
 from reconvene.errors import DataError
+from reconvene.tasks import DEFAULT
 from reconvene.utils.escaping import printable
 from reconvene.utils.resources import require_memory
 
@@ -75,7 +76,7 @@ def load(
     splits = [_decode(rows, shape, source.name, fit=fit, progress=progress) for rows in (train, test)]
     mean, std = statistics(splits[0].images)
     return Dataset(
-        source.name, splits[0], splits[1], source.classes, mean, std, _augmentation(source.classes, shape), note
+        source.name, splits[0], splits[1], source.classes, mean, std, DEFAULT.augmentation(source.classes, shape), note
     )
 
 
@@ -198,9 +199,3 @@ def _cover(picture: Image, height: int, width: int) -> Image:
     size = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
     return picture.resize(size, resampling).crop((left, top, left + width, top + height))
-
-
-def _augmentation(classes: tuple[str, ...], shape: tuple[int, int, int]) -> Augmentation:
-    """Shift by an eighth; flip only where class names are words, not numbers or letters, which may be read."""
-    flip = all(len(name) > 1 and not name.isdecimal() for name in classes)
-    return Augmentation(pad=max(1, min(shape[1:]) // 8), flip=flip)

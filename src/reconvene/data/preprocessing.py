@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from reconvene.errors import DataError
+from reconvene.tasks import DEFAULT, task_named
 
 
 @dataclass(frozen=True)
@@ -14,17 +15,20 @@ class Preprocessing:
     """The way from a picture to the model's input, and from an output to a word.
 
     A picture is scaled to cover ``shape`` (bilinear), its middle cut out, and turned to grey (C = 1) or RGB (C = 3);
-    then ``(x - 255 mean) / (255 std)`` per channel. Output ``i`` is the score of ``classes[i]``.
+    then ``(x - 255 mean) / (255 std)`` per channel. ``task`` says what outputs mean: output ``i`` of a classifier is
+    the score of ``classes[i]``.
     """
 
     shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: tuple[str, ...]
+    task: str = DEFAULT.name
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {name: list(value) for name, value in asdict(self).items()}
+        values = {name: list(value) for name, value in asdict(self).items() if name != "task"}
+        return {**values, **task_named(self.task).identity()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Preprocessing:
@@ -37,4 +41,4 @@ class Preprocessing:
             raise DataError(f"not a way to prepare pictures: {data!r} ({error})") from error
         if not len(mean) == len(std) == c or min(std) <= 0:
             raise DataError(f"{c} channels need as many means and positive deviations, not {mean} and {std}")
-        return cls((c, h, w), mean, std, classes)
+        return cls((c, h, w), mean, std, classes, str(data.get("task", DEFAULT.name)))

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from reconvene.deploy.fidelity import fidelity
-from reconvene.deploy.machine import machine, now
 from reconvene.deploy.model_io import batch_size, leaves, own_inputs
 from reconvene.deploy.quantisation import PRECISIONS, quantisation, stand_in
 from reconvene.deploy.registry import runtime_named
@@ -24,6 +23,7 @@ from reconvene.deploy.runtime import Runtime, Session
 from reconvene.deploy.writing import write
 from reconvene.errors import ExportError, ModelError, UnknownNameError
 from reconvene.training.quantising import Range
+from reconvene.utils.machine import machine, now
 
 # A visit to a variant is repeated until it takes about this long: a clock's own cost must not show.
 VISIT_SECONDS = 2e-3
@@ -31,10 +31,10 @@ VISIT_SECONDS = 2e-3
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Real data beside the clock: ``calibration`` for int8, ``data`` (with targets) for agreement and accuracy.
+    """Real data beside the clock: ``calibration`` for int8, ``data`` (with targets) for agreement and quality.
 
     ``what`` says in words what ``data`` is; ``keep_fp32`` are the layers that int8 leaves alone; ``learned`` are ranges
-    from quantisation-aware training, by variant, for the runtimes that take them.
+    from quantisation-aware training, by variant, for the runtimes that take them; ``task`` is as for ``export``.
     """
 
     calibration: Iterable[Any] | None = None
@@ -42,6 +42,7 @@ class Evidence:
     what: str = "real data"
     keep_fp32: Sequence[str] = ()
     learned: Mapping[str, Mapping[str, Range]] = field(default_factory=dict)
+    task: str | None = None
 
 
 def bench(
@@ -191,11 +192,16 @@ class _Entries:
         return write(self.runtime, model, inputs, path, settings)
 
     def quality(self, model: nn.Module | str | Path, session: Session) -> dict[str, float | None]:
-        """Agreement and accuracy of what is open, where there is data and the module to compare with."""
+        """Agreement and quality of what is open, where there is data and the module to compare with."""
         if self.evidence.data is None or not isinstance(model, nn.Module):
             return {}
         comparison = fidelity(
-            model, session, self.evidence.data, runtime=self.runtime.name, description=self.evidence.what
+            model,
+            session,
+            self.evidence.data,
+            runtime=self.runtime.name,
+            description=self.evidence.what,
+            task=self.evidence.task,
         )
         return {"agreement": comparison.agreement, "accuracy": comparison.accuracy}
 

@@ -12,7 +12,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from reconvene.deploy.checking import Check, Export, verified
-from reconvene.deploy.classes import check_task
 from reconvene.deploy.exported import Exported
 from reconvene.deploy.fidelity import Fidelity, Limits
 from reconvene.deploy.model_io import own_inputs, take
@@ -23,6 +22,7 @@ from reconvene.deploy.runtime import Runtime, Written
 from reconvene.deploy.verification import Verification
 from reconvene.deploy.writing import write
 from reconvene.errors import ExportError, UnknownNameError
+from reconvene.tasks import task_named
 from reconvene.training.quantising import Range
 from reconvene.utils.arguments import check_model, check_path, check_seed, checked
 
@@ -73,8 +73,9 @@ def export(
         learned: ranges of activations from quantisation-aware training (``TrainResult.ranges``), in place of ranges
             measured on the calibration data; executorch only.
         limits: what an int8 file must keep in accuracy, top-1 agreement and SQNR.
-        task: ``"classification"``: outputs are class scores, and agreement is asked for; ``"regression"``: they are
-            not, and errors alone decide (SQNR in int8). ``None``: class scores where the data has labels for them.
+        task: a name in ``reconvene.tasks.TASKS``, such as ``"classification"``: outputs are class scores, and agreement
+            is asked for; ``"regression"``: they are not, and errors alone decide (SQNR in int8). ``None``: class scores
+            where the data has labels for them.
         data: batches ``(inputs, target)`` that the file is verified on. Without it: float32 on seeded noise, int8 on
             the calibration data.
         tolerance: largest error of a float32 or float16 file, as a share of the largest output; by default the
@@ -147,7 +148,8 @@ def _check(
         raise ExportError(f"int8 {format} measures its own ranges: leave learned out; the trained weights are enough")
     if not name or Path(name).name != name:
         raise ExportError(f"name={name!r} is not a plain file name")
-    check_task(task)
+    if task is not None:
+        task_named(task)
     if tolerance is not None and quantize is not None:
         raise ExportError("tolerance is for float32 and float16: int8 has limits")
     if tolerance is not None and not 0 < tolerance < 1:

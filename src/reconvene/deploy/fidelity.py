@@ -1,9 +1,9 @@
-"""Whether an int8 file is still the same network: accuracy, top-1 agreement and SQNR on real data, all three."""
+"""Whether an int8 file is still the same network: quality, agreement of predictions and SQNR on real data."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reconvene.deploy.classes import Answers, check_task, class_outputs, is_labelled
 from reconvene.deploy.layerwise import sqnr
 from reconvene.deploy.model_io import batch_size, evaluating, labelled_samples, outputs_of, own_inputs, take
 from reconvene.deploy.registry import runtime_named, runtime_of
 from reconvene.deploy.runtime import Session
 from reconvene.errors import ModelError, VerificationError
+from reconvene.tasks import DEFAULT, Task, Witnesses, judge, task_named
 from reconvene.utils.tables import table
 
 BATCH = 32
@@ -28,11 +28,11 @@ class Limits:
     """What an int8 file must keep beside its float32 network in PyTorch, on the same samples."""
 
     agreement: float = 0.95
-    """Least share of samples (pixels, in a dense prediction) with the same most likely class."""
+    """Least share of samples (pixels, in a dense prediction) with the same most likely class, if there are classes."""
     sqnr: float = 10.0
     """Least signal to quantisation noise of the outputs, in dB: at 10 dB noise has a tenth of the signal's power."""
     accuracy_drop: float = 0.02
-    """Most accuracy that may be lost, in [0, 1]: 0.02 is two points."""
+    """Most accuracy (or other share that the task measures quality by) that may be lost: 0.02 is two points."""
 
     def __post_init__(self) -> None:
         if not (0 <= self.agreement <= 1 and 0 <= self.accuracy_drop <= 1):
@@ -41,10 +41,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How an int8 file compares with float32 in PyTorch. ``None``: outputs are no classes, or no labels in the data.
+    """How an int8 file compares with float32 in PyTorch. ``None``: outputs are no classes, or no targets in the data.
 
     ``sqnr`` in dB, of the output where it is least (``worst_output``, where there are several); ``accuracy`` and
-    ``reference_accuracy`` (of float32) in [0, 1]; ``warning`` is what the reader must know about the evidence, empty
+    ``reference_accuracy`` (of float32) in [0, 1] are what ``measure`` names: accuracy, or what else the task measures
+    quality by; ``warning`` is what the reader must know about the evidence, empty
     where there is nothing.
     """
 
@@ -58,6 +59,7 @@ class Fidelity:
     limits: Limits
     warning: str = ""
     worst_output: str = ""
+    measure: str = DEFAULT.headline
 
     @property
     def failures(self) -> list[str]:
@@ -74,7 +76,7 @@ class Fidelity:
             lost = self.reference_accuracy - self.accuracy
             if lost > self.limits.accuracy_drop + 1e-9:
                 failures.append(
-                    f"accuracy falls from {self.reference_accuracy:.1%} to {self.accuracy:.1%}, "
+                    f"{self.measure} falls from {self.reference_accuracy:.1%} to {self.accuracy:.1%}, "
                     f"at most {100 * self.limits.accuracy_drop:g} points may be lost"
                 )
         return failures
@@ -100,8 +102,8 @@ class Fidelity:
         rows = [
             ("top-1 agreement", share(self.agreement), f">= {limits.agreement:.2%}"),
             ("SQNR", f"{self.sqnr:.1f} dB", f">= {limits.sqnr:g} dB"),
-            ("accuracy", share(self.accuracy), f"loses <= {100 * limits.accuracy_drop:g} points"),
-            ("accuracy in float32", share(self.reference_accuracy), ""),
+            (self.measure, share(self.accuracy), f"loses <= {100 * limits.accuracy_drop:g} points"),
+            (f"{self.measure} in float32", share(self.reference_accuracy), ""),
         ]
         title = f"int8 verified in {self.runtime} on {self.samples} samples of {self.data}"
         return table(
@@ -131,9 +133,9 @@ def verify_int8(
     """Compare an int8 file with ``model`` in float32 in PyTorch; raise VerificationError unless it keeps the limits.
 
     ``data`` is an iterable of ``(inputs, target)`` batches, of which up to ``samples`` samples are used; ``what`` says
-    in words what it is. Every output is held to the SQNR. Agreement is asked for where outputs are class scores: as
-    ``task`` says (``classification``, ``regression``), or without it, where the targets are labels of them (one a
-    sample, or one a pixel). Labels give the accuracies as well.
+    in words what it is. Every output is held to the SQNR. Agreement is asked for where outputs are scores of classes,
+    as ``task`` (a name in ``reconvene.tasks.TASKS``) says, or without it, where the targets are labels of them (one a
+    sample, or one a pixel). Targets give the quality as well, where the task has a share for it.
 
     Raises also ModelError (the model or the file does not run) and DataError (no samples).
     """
@@ -158,7 +160,7 @@ def fidelity(
     samples: int = SAMPLES,
 ) -> Fidelity:
     """The same for a file that is open, without a verdict."""
-    check_task(task)
+    named = None if task is None else task_named(task)
     inputs, targets = labelled_samples(data, samples)
     pool = own_inputs(model, inputs)
     total = batch_size(pool)
@@ -169,19 +171,28 @@ def fidelity(
     if any(not torch.isfinite(value).all() for value in b if value.is_floating_point()):
         raise VerificationError(f"an output of the int8 file is not finite in {runtime}")
     plain, targets = list(a.values()), None if targets is None else targets.cpu()
-    chosen = class_outputs(plain, targets, task)
-    answers = Answers()
-    for i in chosen:
-        answers.see(list(a)[i], plain[i])
-    same = [(plain[i].argmax(1) == b[i].argmax(1)).flatten() for i in chosen]
-    agreement = float(torch.cat(same).double().mean()) if same else None
-    labelled = next((i for i in chosen if is_labelled(plain[i], targets)), None)
-    file_accuracy, reference_accuracy = [
-        None if labelled is None else _accuracy(values[labelled], targets) for values in (plain, b)
-    ]
+    judges = {name: judge(value, targets, named) for name, value in a.items()}
+    witnesses = Witnesses()
+    witnesses.see(judges, a)
+    tasks = list(judges.values())
+    same = [task.agreement(*pair) for task, *pair in zip(tasks, plain, b, strict=True) if task is not None]
+    equal = [values.flatten() for values in same if values is not None]
+    agreement = float(torch.cat(equal).double().mean()) if equal else None
+    reference_quality, file_quality = (_quality(tasks, values, targets) for values in (plain, b))
+    measure = next((task.headline for task in tasks if task is not None), DEFAULT.headline)
     ratio, worst = _least_sqnr(dict(zip(a, zip(plain, b, strict=True), strict=True)))
     return Fidelity(
-        runtime, description, total, ratio, agreement, reference_accuracy, file_accuracy, limits, answers.warning, worst
+        runtime,
+        description,
+        total,
+        ratio,
+        agreement,
+        file_quality,
+        reference_quality,
+        limits,
+        witnesses.warning,
+        worst,
+        measure,
     )
 
 
@@ -224,6 +235,10 @@ def _first(values: Tensor, count: int) -> Tensor:
     return values[:count] if values.ndim and len(values) > count else values
 
 
-def _accuracy(output: Tensor, targets: Tensor | None) -> float:
-    assert targets is not None, "it is labelled"
-    return float((output.argmax(1) == targets).double().mean())
+def _quality(tasks: Sequence[Task | None], outputs: Sequence[Tensor], targets: Tensor | None) -> float | None:
+    """The share that the task measures quality by, of the first output that it can be measured of."""
+    for task, output in zip(tasks, outputs, strict=True):
+        quality = None if task is None or targets is None else task.quality(output, targets)
+        if quality is not None:
+            return quality
+    return None

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from reconvene._version import __version__
-from reconvene.deploy.machine import saturates
 from reconvene.deploy.model_io import leaves
 from reconvene.deploy.quantisation import Quantisation, within
 from reconvene.deploy.runtime import imported
 from reconvene.errors import ExportError
+from reconvene.utils.machine import saturates
 
 BATCH = 32
 

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reconvene.deploy.classes import Answers, check_task, class_outputs
 from reconvene.deploy.model_io import batch_size, evaluating, labelled_samples, noise, outputs_of, own_inputs, take
 from reconvene.deploy.options import precision_of
 from reconvene.deploy.registry import runtime_named, runtime_of
 from reconvene.deploy.runtime import Session
 from reconvene.errors import ModelError, VerificationError
+from reconvene.tasks import Task, Witnesses, judge, task_named
 from reconvene.utils.tables import table
 
-# Two classes closer than this share of the largest output are a tie: float32 does not order them.
+# Two scores closer than this share of the largest output are a tie: float32 does not order them.
 TIE = 1e-5
 NOISE_SAMPLES = 24
 HALF_TOLERANCE = 1e-2
@@ -49,19 +50,19 @@ def verify(
     two rounds of noise from ``seed``. They are cut into batches of ``batch_sizes`` in turn: 1, 3 and 8, or where the
     file's batch is not free, that one. An output agrees when its largest absolute error is at most ``tolerance`` (by
     default the runtime's own, ``HALF_TOLERANCE`` for a model in float16) times its largest absolute value in the batch.
-    Where outputs are class scores, which ``task`` (``classification``, ``regression``) or labels in the data say, at
-    least the share ``agreement`` of the predictions must be the same.
+    Where outputs are scores of classes, which ``task`` (a name in ``reconvene.tasks.TASKS``) or labels in the data say,
+    at least the share ``agreement`` of the predictions must be the same.
 
     Raises also ModelError (the model or the file does not run) and DataError (no samples).
     """
-    check_task(task)
+    named = None if task is None else task_named(task)
     chosen = runtime_of(Path(path)) if runtime is None else runtime_named(runtime)
     if tolerance is None:
         tolerance = HALF_TOLERANCE if precision_of(model, None)[0] == "fp16" else chosen.tolerance
     with chosen.open(Path(path), 1) as session, evaluating(model):
         sizes = batch_sizes or ((1, 3, 8) if session.batch is None else (session.batch,))
         pool, targets = _pool(model, example_inputs, data, samples, max(NOISE_SAMPLES, 2 * sum(sizes)), seed)
-        comparison = _Comparison(session, chosen.name, task, tie=tolerance / 10, rows={s: Row(s) for s in sizes})
+        comparison = _Comparison(session, chosen.name, named, tie=tolerance / 10, rows={s: Row(s) for s in sizes})
         # every batch size is tried, on repeated samples if there are few
         for start, size in _cuts(sizes, max(batch_size(pool), sum(sizes))):
             labels = None if targets is None else take(targets, start, size)
@@ -76,7 +77,7 @@ def verify(
         agreement,
         tuple(comparison.rows.values()),
         unchanging,
-        comparison.answers.warning,
+        comparison.witnesses.warning,
     )
     result.check()
     return result
@@ -98,11 +99,11 @@ class _Comparison:
 
     session: Session
     runtime: str
-    task: str | None
+    task: Task | None
     tie: float
     rows: dict[int, Row]
     constant: dict[str, Tensor | None] = field(default_factory=dict)
-    answers: Answers = field(default_factory=Answers)
+    witnesses: Witnesses = field(default_factory=Witnesses)
 
     def compare(self, model: nn.Module, batch: Any, targets: Tensor | None, size: int) -> None:
         """Raises VerificationError at once where outputs cannot be compared at all."""
@@ -112,14 +113,11 @@ class _Comparison:
         except ModelError as error:
             raise VerificationError(f"batch size {size}: {error}") from error
         _compare_samples(self.constant, expected, size)
-        values = list(expected.items())
-        classes = [values[i][0] for i in class_outputs(list(expected.values()), targets, self.task)]
-        for name in classes:
-            self.answers.see(name, expected[name])
+        targets = None if targets is None else targets.cpu()
+        judges = {name: judge(value, targets, self.task) for name, value in expected.items()}
+        self.witnesses.see(judges, expected)
         location = f"{self.runtime} at batch size {size}"
-        self.rows[size] = self.rows[size].with_batch(
-            expected, outputs, location=location, classes=classes, tie=self.tie
-        )
+        self.rows[size] = self.rows[size].with_batch(expected, outputs, location=location, judges=judges, tie=self.tie)
 
 
 def _cuts(batch_sizes: Sequence[int], total: int) -> Iterator[tuple[int, int]]:
@@ -154,7 +152,7 @@ class Row:
 
     @property
     def agreement(self) -> float | None:
-        """Share of equal predictions; ``None`` where no output has classes."""
+        """Share of equal predictions; ``None`` where no output has any."""
         return self.same / self.predictions if self.predictions else None
 
     def with_batch(
@@ -163,10 +161,12 @@ class Row:
         outputs: dict[str, Tensor],
         *,
         location: str,
-        classes: Sequence[str] = (),
+        judges: Mapping[str, Task | None] = MappingProxyType({}),
         tie: float = TIE,
     ) -> Row:
-        """Add one batch; outputs named in ``classes`` are scores, equal where closer than ``tie`` times the largest.
+        """Add one batch; ``judges`` says by name whose predictions outputs are.
+
+        Predictions are equal where their scores are closer than ``tie`` times the largest.
 
         Raises VerificationError at once where outputs cannot be compared at all.
         """
@@ -178,12 +178,10 @@ class Row:
                 raise VerificationError(
                     f"{location}: output {name!r} is {list(a.shape)} in PyTorch, {list(b.shape)} in the file"
                 )
-            row = row._with_output(
-                name, a.double().numpy(), b.double().numpy(), tie if name in classes else None, location
-            )
+            row = row._with_output(name, a.double().numpy(), b.double().numpy(), judges.get(name), tie, location)
         return row
 
-    def _with_output(self, name: str, a: Any, b: Any, tie: float | None, location: str) -> Row:
+    def _with_output(self, name: str, a: Any, b: Any, task: Task | None, tie: float, location: str) -> Row:
         if np.isnan(a).any():
             raise VerificationError(f"{location}: output {name!r} is NaN in PyTorch already. Look at the weights")
         endless = np.isinf(a)
@@ -203,14 +201,9 @@ class Row:
                 )
                 row = replace(row, max_rel_error=relative, where=description)
             row = replace(row, max_abs_error=max(row.max_abs_error, largest))
-        if tie is not None:
-            reference_class, file_class = a.argmax(1, keepdims=True), b.argmax(1, keepdims=True)
-            lost = np.take_along_axis(a, reference_class, 1) - np.take_along_axis(a, file_class, 1)
-            row = replace(
-                row,
-                predictions=row.predictions + reference_class.size,
-                same=row.same + int((lost <= tie * scale).sum()),
-            )
+        same = None if task is None else task.agreement(torch.from_numpy(a), torch.from_numpy(b), tie=tie * scale)
+        if same is not None:
+            row = replace(row, predictions=row.predictions + same.numel(), same=row.same + int(same.sum()))
         return row
 
 
@@ -220,7 +213,7 @@ class Verification:
 
     ``data`` says in words what they were compared on; ``samples`` how many different samples that was. ``unchanging``
     names outputs that were the same for every sample (a head that starts at zero): their agreement proves little;
-    ``single_class`` says where a classifier answered one class only.
+    ``single_class`` says where predictions were the same for every sample.
     """
 
     runtime: str
@@ -265,7 +258,7 @@ class Verification:
 
     @property
     def agreement(self) -> float | None:
-        """Share of equal predictions over all batches; ``None`` where no output has classes."""
+        """Share of equal predictions over all batches; ``None`` where no output has any."""
         predictions = sum(row.predictions for row in self.rows)
         return sum(row.same for row in self.rows) / predictions if predictions else None
 

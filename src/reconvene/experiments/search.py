@@ -65,7 +65,7 @@ def _proxy(dataset: Dataset, images: int) -> Dataset:
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(len(dataset.train), generator=generator)[:images]
     cut = len(order) - len(order) // 5
-    parts = [Split(dataset.train.images[part], dataset.train.labels[part]) for part in (order[:cut], order[cut:])]
+    parts = [Split(dataset.train.images[part], dataset.train.targets[part]) for part in (order[:cut], order[cut:])]
     return replace(dataset, train=parts[0], test=parts[1], note="proxy of a search")
 
 
@@ -110,8 +110,8 @@ class _Judge:
             config = replace(self.setting.config, checkpoint_seconds=1e9)
             with tempfile.TemporaryDirectory(prefix="reconvene-nas-") as folder:
                 result = train(small, self.dataset, epochs=self.epochs, directory=Path(folder), config=config)
-            self.judged[widths] = (result.accuracy, time.perf_counter() - start)
-            entry = {"widths": widths, "accuracy": result.accuracy, "seconds": self.judged[widths][1]}
+            self.judged[widths] = (result.score, time.perf_counter() - start)
+            entry = {"widths": widths, "accuracy": result.score, "seconds": self.judged[widths][1]}
             with self.file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
         return self.judged[widths][0]

@@ -25,7 +25,6 @@ from torch import nn
 from reconvene.costs import Budget, Cost, listed_costs
 from reconvene.data import Dataset, load
 from reconvene.deploy import bench, measure
-from reconvene.deploy.machine import now
 from reconvene.devices.latency_cost import DeviceLatency
 from reconvene.errors import ExperimentError, ReconveneError
 from reconvene.experiments.config import Run
@@ -37,9 +36,10 @@ from reconvene.models import Source, example_inputs, resolve
 from reconvene.planning.session import Planner
 from reconvene.planning.target import resolve as resolve_profile
 from reconvene.training import TrainConfig, TrainResult, train
-from reconvene.training.assess import answers, assess
+from reconvene.training.assess import assess, predict
 from reconvene.training.machine import choose_device, describe_machine, library_versions
 from reconvene.utils.files import write_atomic
+from reconvene.utils.machine import now
 
 RUN, RESULT, ERROR, LOCK = "run.json", "result.json", "error.txt", ".lock"
 
@@ -99,7 +99,7 @@ def carry_out(run: Run, folder: Path, *, data: str) -> Record:
 
 def _source(run: Run, dataset: Dataset) -> Source:
     shape = run.input or dataset.shape
-    source = resolve(run.model, run.args, input_shape=shape, seed=run.seed).with_classes(len(dataset.classes))
+    source = resolve(run.model, run.args, input_shape=shape, seed=run.seed).with_classes(dataset.outputs)
     dataset.require(input_shape=shape)
     return source
 
@@ -140,11 +140,11 @@ def _training(result: TrainResult, prepared: Prepared, macs: int, dataset: Datas
     return {
         "initial_sha256": header["weights_sha256"],
         "recipe": header["config"],
-        "accuracy": result.accuracy,
+        "accuracy": result.score,
         "loss": result.evaluation.loss,
         "train_loss": epochs[-1]["train_loss"],
-        "per_class": result.evaluation.per_class,
-        "curve": [epoch["test_accuracy"] for epoch in epochs],
+        "per_class": result.evaluation.parts,
+        "curve": [epoch[f"test_{dataset.task.headline}"] for epoch in epochs],
         "training": {
             "seconds": result.seconds + earlier.get("seconds", 0.0),
             "seconds_per_epoch": result.seconds / prepared.epochs,
@@ -156,7 +156,7 @@ def _training(result: TrainResult, prepared: Prepared, macs: int, dataset: Datas
 
 def _assessment(model: nn.Module, dataset: Dataset) -> Record:
     """Beyond accuracy; with every answer, so that agreement with the dense run of the same seed can be told later."""
-    said = answers(model, dataset).classes.numpy().astype(np.uint16)
+    said = predict(model, dataset)[0].numpy().astype(np.uint16)
     packed = base64.b64encode(zlib.compress(said.tobytes(), 9)).decode()
     return {**assess(model, dataset, corruptions=True).to_dict(), "answers": packed}
 

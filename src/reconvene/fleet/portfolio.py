@@ -27,6 +27,7 @@ from reconvene.planning.session import Planner
 from reconvene.surgery import Plan
 from reconvene.utils.files import unwritable, write_atomic
 from reconvene.workflow.prune import Samples
+from reconvene.workflow.train import Training
 
 # At which share of the weights every architecture is scored, once for all budgets.
 DENSITY = 1 / 32
@@ -240,9 +241,9 @@ def _row(planned: _Planned, folder: Path, trouble: dict[str, str]) -> Row:
         return replace(row, trouble=trouble[planned.relative_path] + _left_from_before(folder, planned.relative_path))
     measurements = artifact.manifest(folder / planned.relative_path).measurements
     files = {entry["file"]: entry["bytes"] for entry in measurements.get("exports", [])}
-    return replace(
-        row, folder=planned.relative_path, accuracy=measurements.get("training", {}).get("accuracy"), files=files
-    )
+    training = measurements.get("training")
+    score = None if training is None else Training.from_dict(training).score
+    return replace(row, folder=planned.relative_path, accuracy=score, files=files)
 
 
 def _left_from_before(folder: Path, relative_path: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from reconvene.errors import ReconveneError
+from reconvene.tasks import DEFAULT, task_named
 
 
 @dataclass
@@ -24,7 +25,8 @@ class ReportData:
         spread: activation spread, small over dense, by layer.
         training: records of ``train.jsonl`` by variant: ``{"dense": [...], "pruned": [...]}``.
         examples: training images of an epoch; ``None`` where nothing was trained.
-        accuracy: share of right answers by variant; without it, the last epoch of ``training``.
+        task: what was trained for, by its name in ``reconvene.tasks.TASKS``.
+        scores: the task's headline by variant; without it, the last epoch of ``training``.
         assessment: ``Assessment.to_dict()`` by variant.
         bench: ``BenchResult.to_dict()``.
         exports: ``Exported.to_dict()``, each with its ``verification`` or ``None``; ``variant`` may be added.
@@ -43,7 +45,8 @@ class ReportData:
     limits: dict[str, float] = field(default_factory=dict)
     spread: dict[str, float] = field(default_factory=dict)
     training: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    accuracy: dict[str, float] = field(default_factory=dict)
+    task: str = DEFAULT.name
+    scores: dict[str, float] = field(default_factory=dict)
     assessment: dict[str, dict[str, Any]] = field(default_factory=dict)
     bench: dict[str, Any] | None = None
     exports: list[dict[str, Any]] = field(default_factory=list)
@@ -96,9 +99,10 @@ class ReportData:
         """The epoch records of one variant's training."""
         return [row for row in self.training.get(variant, ()) if row.get("event", "epoch") == "epoch"]
 
-    def accuracies(self) -> dict[str, float]:
-        """Accuracy by variant: as given, else what the last epoch says."""
-        if self.accuracy:
-            return dict(self.accuracy)
+    def headlines(self) -> dict[str, float]:
+        """The task's headline by variant: as given, else what the last epoch says."""
+        if self.scores:
+            return dict(self.scores)
+        key = f"test_{task_named(self.task).headline}"
         last = {variant: self.epochs(variant)[-1] for variant in self.training if self.epochs(variant)}
-        return {variant: row["test_accuracy"] for variant, row in last.items() if "test_accuracy" in row}
+        return {variant: row[key] for variant, row in last.items() if key in row}

@@ -8,10 +8,11 @@ from pathlib import Path
 from reconvene._version import __version__
 from reconvene.costs import listed_costs
 from reconvene.errors import ArtifactError
-from reconvene.report import formats, measurements, robustness, sections
+from reconvene.report import formats, headline, measurements, robustness, sections
 from reconvene.report.data import ReportData
 from reconvene.report.markup import Child, Html, document, raw_style, tag
 from reconvene.report.markup import name as shown_name
+from reconvene.tasks import task_named
 from reconvene.utils import numbers
 from reconvene.utils.files import write_atomic
 
@@ -65,7 +66,7 @@ def render(data: ReportData) -> str:
 
 
 def _header(data: ReportData) -> Html:
-    cards = [card for card in (*_cost_cards(data), _speed_card(data), _accuracy_card(data), _time_card(data)) if card]
+    cards = [card for card in (*_cost_cards(data), _speed_card(data), _score_card(data), _time_card(data)) if card]
     return tag(
         "header",
         tag("p", "Reconvene report", class_="eyebrow"),
@@ -85,7 +86,7 @@ def _headline(data: ReportData) -> str:
 
 def _sentence(data: ReportData) -> str:
     by = f", as the {data.criterion} criterion advised" if data.criterion else ""
-    trained = " Then both networks were trained alike." if {"dense", "pruned"} <= set(data.accuracies()) else ""
+    trained = " Then both networks were trained alike." if {"dense", "pruned"} <= set(data.headlines()) else ""
     return (
         f"Channels were removed before any training{by}; what is left is an ordinary, dense, smaller network.{trained}"
     )
@@ -115,15 +116,15 @@ def _speed_card(data: ReportData) -> Html | None:
     return None
 
 
-def _accuracy_card(data: ReportData) -> Html | None:
-    accuracy = data.accuracies()
-    if "pruned" not in accuracy:
+def _score_card(data: ReportData) -> Html | None:
+    scores, task = data.headlines(), task_named(data.task)
+    if "pruned" not in scores:
         return None
     detail: str | None = None
-    if "dense" in accuracy:
-        difference = numbers.points(accuracy["pruned"] - accuracy["dense"])
-        detail = f"dense {numbers.share(accuracy['dense'])}, {difference}"
-    return _card("Accuracy", numbers.share(accuracy["pruned"]), "pruned", detail)
+    if "dense" in scores:
+        change = headline.change(scores["pruned"] - scores["dense"], task)
+        detail = f"dense {headline.score(scores['dense'], task)}, {change}"
+    return _card(headline.title(task.headline), headline.score(scores["pruned"], task), "pruned", detail)
 
 
 def _time_card(data: ReportData) -> Html | None:

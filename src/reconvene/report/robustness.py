@@ -1,49 +1,45 @@
-"""The section on what accuracy does not say: calibration, the worst class, agreement, corrupted images."""
+"""The section on what the headline does not say: of a classifier calibration, the worst class; corrupted images."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from reconvene.report import headline
 from reconvene.report.data import ReportData
 from reconvene.report.markup import Child, Html, tag
 from reconvene.report.sections import section, table
-from reconvene.utils import numbers
+from reconvene.tasks import Task, task_named
 
 
 def assessment(data: ReportData) -> Html | None:
     """Every trained variant side by side; a row for each thing that was looked at."""
-    assessments = data.assessment
-    if not assessments:
+    if not data.assessment:
         return None
-    rows = [
-        _row("Calibration error", [_share(values["calibration_error"]) for values in assessments.values()]),
-        _row("Worst class", [_named(v["worst_accuracy"], v["worst_class"]) for v in assessments.values()]),
-    ]
-    if any(values.get("agreement") is not None for values in assessments.values()):
-        rows.append(_row("Same answer as dense", [_share(values.get("agreement")) for values in assessments.values()]))
-        drops = [_named(v.get("worst_drop"), v.get("dropped_class")) for v in assessments.values()]
-        rows.append(_row("Largest drop of a class", drops))
-    rows += _corruptions(assessments)
-    lead = (
-        f"On {next(iter(assessments.values()))['count']:,} test images. Calibration error is how far confidence and "
-        "accuracy lie apart, the mean over fifteen bins of confidence; lower is better."
-    )
+    task = task_named(data.task)
+    assessments = {name: task.read_assessment(values) for name, values in data.assessment.items()}
+    texts = [entry.rows() for entry in assessments.values()]
+    headings = [heading for heading in texts[0] if heading != task.headline and any(text[heading] for text in texts)]
+    rows = [_row(heading[:1].upper() + heading[1:], [text[heading] or "–" for text in texts]) for heading in headings]
+    rows += _corruptions(data.assessment, task)
+    first = next(iter(assessments.values()))
+    lead = f"On {first.count:,} test images. {first.note}".strip()
     shares = (40, *(60 // len(assessments) for _ in assessments))
     columns = ["", *(name.capitalize() for name in assessments)]
-    return section("Beyond accuracy", lead, table(columns, rows, shares=shares, numeric=range(1, len(columns))))
+    heading = f"Beyond {task.headline}"
+    return section(heading, lead, table(columns, rows, shares=shares, numeric=range(1, len(columns))))
 
 
-def _corruptions(assessments: dict[str, dict[str, Any]]) -> list[Html]:
+def _corruptions(assessments: dict[str, dict[str, Any]], task: Task) -> list[Html]:
     names = dict.fromkeys(name for values in assessments.values() for name in values.get("corruptions") or ())
     if not names:
         return []
-    head = tag("th", "Accuracy on corrupted images, by strength", colspan=str(len(assessments) + 1), scope="rowgroup")
-    rows = [tag("tr", head, class_="group")]
+    title = f"{headline.title(task.headline)} on corrupted images, by strength"
+    rows = [tag("tr", tag("th", title, colspan=str(len(assessments) + 1), scope="rowgroup"), class_="group")]
     for name in names:
         levels = max(len((values.get("corruptions") or {}).get(name, ())) for values in assessments.values())
         for level in range(levels):
-            cells = [
-                _share(accuracies[level]) if (accuracies := (values.get("corruptions") or {}).get(name)) else "–"
+            cells: list[Child] = [
+                headline.score(scores[level], task) if (scores := (values.get("corruptions") or {}).get(name)) else "–"
                 for values in assessments.values()
             ]
             rows.append(_row(f"{name.upper() if name == 'jpeg' else name.capitalize()}, {level + 1}", cells))
@@ -52,11 +48,3 @@ def _corruptions(assessments: dict[str, dict[str, Any]]) -> list[Html]:
 
 def _row(label: str, cells: list[Child]) -> Html:
     return tag("tr", tag("th", label, scope="row"), [tag("td", cell, class_="number") for cell in cells])
-
-
-def _share(value: float | None) -> Child:
-    return "–" if value is None else numbers.share(value)
-
-
-def _named(value: float | None, name: str | None) -> Child:
-    return "–" if value is None else [numbers.share(value), tag("small", str(name))]

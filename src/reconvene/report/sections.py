@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from reconvene.costs import label_of, short_text
+from reconvene.report import headline
 from reconvene.report.charts import Line, bar, dots_in_band, lines
 from reconvene.report.data import ReportData
 from reconvene.report.markup import Child, Html, name, tag
+from reconvene.tasks import Task, task_named
 from reconvene.utils import numbers
 
 BAND = (0.8, 1.25)
@@ -148,24 +150,37 @@ def spread(data: ReportData) -> Html | None:
 
 
 def training(data: ReportData) -> Html | None:
-    """Accuracy and loss by epoch, every variant in one chart."""
+    """The task's headline and the loss by epoch, every variant in one chart."""
+    task = task_named(data.task)
+    title = headline.title(task.headline)
+    key, heading = f"test_{task.headline}", f"Test {title if title.isupper() else title.lower()}"
     runs = {variant: data.epochs(variant) for variant in data.training if data.epochs(variant)}
     if not runs:
         return None
     data_note = f" on {data.dataset}" if data.dataset else ""
     alike = "Every network was trained by the same recipe" if len(runs) > 1 else "The network was trained"
-    lead = f"{alike}{data_note}. Accuracy and loss are those on the test split after each epoch."
+    lead = f"{alike}{data_note}. {title} and loss are those on the test split after each epoch."
     charts = [
         chart
         for chart in (
-            _curve(runs, "test_accuracy", "Test accuracy", numbers.share),
-            _curve(runs, "test_loss", "Test loss", numbers.digits),
+            _curve(
+                runs,
+                key,
+                heading,
+                lambda value: headline.score(value, task),
+                percent if task.is_share else "{:g}".format,
+            ),
+            _curve(runs, "test_loss", "Test loss", numbers.digits, "{:g}".format),
         )
         if chart is not None
     ]
-    columns = ["Variant", "Epoch", "Train loss", "Test loss", "Test accuracy"]
+    columns = ["Variant", "Epoch", "Train loss", "Test loss", heading]
     rows = [
-        tag("tr", tag("th", variant, scope="row"), [tag("td", text, class_="number") for text in _epoch_texts(row)])
+        tag(
+            "tr",
+            tag("th", variant, scope="row"),
+            [tag("td", text, class_="number") for text in _epoch_texts(row, task)],
+        )
         for variant, records in runs.items()
         for row in records
     ]
@@ -185,7 +200,13 @@ def _work(data: ReportData) -> Html | None:
     return tag("p", text + "Norms, elementwise work and the optimizer are not in it.")
 
 
-def _curve(runs: dict[str, list[dict[str, Any]]], key: str, title: str, written: Callable[[float], str]) -> Html | None:
+def _curve(
+    runs: dict[str, list[dict[str, Any]]],
+    key: str,
+    title: str,
+    written: Callable[[float], str],
+    ticks: Callable[[float], str],
+) -> Html | None:
     series = []
     for i, (variant, records) in enumerate(runs.items()):
         points = [(float(row["epoch"]), float(row[key])) for row in records if _finite(row.get(key))]
@@ -194,7 +215,6 @@ def _curve(runs: dict[str, list[dict[str, Any]]], key: str, title: str, written:
     if not series:
         return None
     summary = "; ".join(f"{s.name} from {written(s.points[0][1])} to {written(s.points[-1][1])}" for s in series)
-    ticks = percent if key == "test_accuracy" else "{:g}".format
     return lines(title, f"By epoch: {summary}.", series, x="epoch", y=written, ticks=ticks)
 
 
@@ -203,10 +223,10 @@ def percent(value: float) -> str:
     return f"{value * 100:g}{numbers.NARROW}%"
 
 
-def _epoch_texts(row: dict[str, Any]) -> list[str]:
+def _epoch_texts(row: dict[str, Any], task: Task) -> list[str]:
     losses = [numbers.digits(row[key]) if _finite(row.get(key)) else "–" for key in ("train_loss", "test_loss")]
-    accuracy = numbers.share(row["test_accuracy"]) if _finite(row.get("test_accuracy")) else "–"
-    return [str(row["epoch"]), *losses, accuracy]
+    key = f"test_{task.headline}"
+    return [str(row["epoch"]), *losses, headline.score(row[key], task) if _finite(row.get(key)) else "–"]
 
 
 def section(heading: str, lead: Child, *children: Child) -> Html:

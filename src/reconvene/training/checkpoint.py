@@ -26,13 +26,15 @@ FORMAT = 1
 class State:
     """Where a run is: ``step`` steps of epoch ``epoch`` (from 0) are done; the sums are over the epoch in progress.
 
+    ``correct`` sums the task's headline over training images; None where the task does not say it of a batch.
+
     There is no random state in it: every draw is a function of seed, epoch and step.
     """
 
     epoch: int = 0
     step: int = 0
     loss_sum: float = 0.0
-    correct: int = 0
+    correct: float | None = 0
     seen: int = 0
     seconds: float = 0.0
     finished: bool = False

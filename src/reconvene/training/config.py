@@ -8,12 +8,13 @@ from typing import Literal
 
 import torch
 
-from reconvene.data import Augmentation, Dataset
+from reconvene.data import Dataset
 from reconvene.errors import TrainingError
+from reconvene.tasks import Augmentation
 from reconvene.training.machine import has_bf16
 
 MIN_STEPS, MIN_BATCH, MAX_BATCH = 32, 8, 128
-AUGMENTATIONS = ("auto", "shift", "shift-flip", "none")
+AUGMENTATIONS = ("auto", "shift", "flip", "shift-flip", "none")
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class TrainConfig:
     clip: float | None = 2.0
     """Longest gradient (norm over all weights); a longer one is scaled down to it. None: no limit."""
     label_smoothing: float = 0.1
-    """Share of the target spread evenly over all classes."""
-    augment: Literal["auto", "shift", "shift-flip", "none"] = "auto"
+    """Share of the target spread evenly over all classes; tasks without classes have nothing to spread it over."""
+    augment: Literal["auto", "shift", "flip", "shift-flip", "none"] = "auto"
     """Random changes of training images. auto: what suits the dataset (characters are not flipped)."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic of the training step. auto: bfloat16 autocast where the processor computes in it, else float32."""
@@ -65,13 +66,7 @@ class TrainConfig:
                 f"batch_size {size} does not work for {n} training images on {processes} process(es): "
                 f"it must be from {2 * processes} to {n} and a multiple of {processes}."
             )
-        if self.augment == "auto":
-            recommended = dataset.augmentation
-            augment: Literal["shift", "shift-flip", "none"] = (
-                "none" if not recommended.pad else "shift-flip" if recommended.flip else "shift"
-            )
-        else:
-            augment = self.augment
+        augment = _augment(dataset.augmentation) if self.augment == "auto" else self.augment
         precision = self.precision if self.precision != "auto" else "bf16" if has_bf16(device) else "fp32"
         decided = {"batch_size": size, "augment": augment, "precision": precision, "device": device.type}
         return Settled(**{**asdict(self), **decided})
@@ -82,6 +77,7 @@ class TrainConfig:
         choices = {
             "auto": dataset.augmentation,
             "shift": Augmentation(pad),
+            "flip": Augmentation(flip=True),
             "shift-flip": Augmentation(pad, flip=True),
             "none": Augmentation(),
         }
@@ -100,7 +96,7 @@ class TrainConfig:
             "checkpoint_seconds must not be negative": not self.checkpoint_seconds >= 0,
             "seed must not be negative": self.seed < 0,
             "schedule must be one-cycle or multi-step": self.schedule not in ("one-cycle", "multi-step"),
-            "augment must be auto, shift, shift-flip or none": self.augment not in AUGMENTATIONS,
+            "augment must be auto, shift, flip, shift-flip or none": self.augment not in AUGMENTATIONS,
             "precision must be auto, bf16 or fp32": self.precision not in ("auto", "bf16", "fp32"),
         }
         if violations := [rule for rule, broken in wrong.items() if broken]:
@@ -122,6 +118,13 @@ def learning_rate(config: Settled, step: int, total: int) -> float:
     if step < rising:
         return config.lr * (step + 1) / (rising + 1)
     return config.lr * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(total - rising, 1)))
+
+
+def _augment(augmentation: Augmentation) -> Literal["shift", "flip", "shift-flip", "none"]:
+    """The word for what suits a dataset."""
+    if augmentation.pad:
+        return "shift-flip" if augmentation.flip else "shift"
+    return "flip" if augmentation.flip else "none"
 
 
 def _batch_size(n: int, processes: int) -> int:

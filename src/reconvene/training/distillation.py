@@ -1,4 +1,4 @@
-"""What a training step minimises: the labels alone, or also what a trained, larger network makes of the same images."""
+"""What a training step minimises: the task alone, or also what a trained, larger network makes of the same images."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reconvene.errors import TrainingError
 from reconvene.surgery import Plan
 from reconvene.surgery.ranges import from_text
+from reconvene.tasks import Task
 from reconvene.training.checkpoint import sha256
 from reconvene.training.config import Settled, TrainConfig
+from reconvene.training.evaluate import in_float32
 
-Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""From images ``[B, C, H, W]``, the model's scores ``[B, classes]`` for them and labels ``[B]`` to the loss."""
+Objective = Callable[[Tensor, Any, Tensor], Tensor]
+"""From images ``[B, C, H, W]``, the model's outputs for them and their targets to the loss."""
 
 
 @dataclass(frozen=True)
 class Distillation:
     """Learning from a teacher (Hinton, Vinyals and Dean 2015, arXiv 1503.02531), and from its features.
 
-    With teacher scores ``t``, own scores ``s``, temperature ``T`` and weight ``w`` the loss is
-    ``(1 - w) cross_entropy(s, labels) + w T^2 KL(softmax(t / T) || softmax(s / T)) + features * hint``.
+    With teacher outputs ``t``, student outputs ``s``, temperature ``T`` and weight ``w`` the loss is
+    ``(1 - w) loss(s, targets) + w soft_loss(s, t, T) + features * hint``; where outputs are scores of classes,
+    ``soft_loss`` is ``T^2 KL(softmax(t / T) || softmax(s / T))``.
 
     ``hint`` is the mean over layers of ``mean((a - b)^2) / mean(b^2)``, where ``a`` is what a batch norm (without any:
     a convolution) of the student puts out and ``b`` what the layer of the same name puts out in the teacher, in just
@@ -40,7 +42,7 @@ class Distillation:
     """Trained already; it is only read, and runs in eval mode."""
     temperature: float = 4.0
     weight: float = 0.5
-    """Share of the teacher's scores in the loss, in [0, 1]."""
+    """Share of the teacher's outputs in the loss, in [0, 1]."""
     features: float = 0.0
     """Weight of the hint; 0 leaves it out."""
     plan: Plan | None = None
@@ -63,16 +65,18 @@ class Distillation:
         return {"teacher": sha256(self.teacher.state_dict()), **settings}
 
 
-def labels_alone(config: Settled) -> Objective:
-    """Cross entropy with label smoothing."""
+def task_alone(task: Task, config: Settled) -> Objective:
+    """The loss of the task."""
 
-    def loss(_: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(scores, labels, label_smoothing=config.label_smoothing)
+    def loss(_: Tensor, output: Any, target: Tensor) -> Tensor:
+        return task.training_loss(output, target, label_smoothing=config.label_smoothing)
 
     return loss
 
 
-def with_teacher(distillation: Distillation, student: nn.Module, config: Settled, device: torch.device) -> Objective:
+def with_teacher(
+    distillation: Distillation, student: nn.Module, task: Task, config: Settled, device: torch.device
+) -> Objective:
     """The objective of ``Distillation`` for ``student``, which gets hooks where its features are followed.
 
     Raises TrainingError: no layer's features can be matched.
@@ -80,25 +84,19 @@ def with_teacher(distillation: Distillation, student: nn.Module, config: Settled
     teacher = copy.deepcopy(distillation.teacher).to(device).requires_grad_(False).eval()
     if config.channels_last:
         teacher.to(memory_format=torch.channels_last)
-    label_loss = labels_alone(config)
+    task_loss = task_alone(task, config)
     hint = Hint(teacher, student, distillation.plan) if distillation.features else None
 
-    def loss(images: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
+    def loss(images: Tensor, output: Any, target: Tensor) -> Tensor:
         bf16 = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
         with torch.no_grad(), bf16:
-            teacher_scores = teacher(images).float()
+            teacher_output = in_float32(teacher(images))
         share = distillation.weight
-        total = (1 - share) * label_loss(images, scores, labels)
-        total = total + share * soft_loss(scores, teacher_scores, distillation.temperature)
+        total = (1 - share) * task_loss(images, output, target)
+        total = total + share * task.soft_loss(output, teacher_output, distillation.temperature)
         return total if hint is None else total + distillation.features * hint.loss()
 
     return loss
-
-
-def soft_loss(scores: Tensor, teacher_scores: Tensor, temperature: float) -> Tensor:
-    """``T^2 KL(softmax(teacher_scores / T) || softmax(scores / T))`` in nats, the mean over dimension 0, the batch."""
-    student, teacher = ((values / temperature).log_softmax(1) for values in (scores, teacher_scores))
-    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
 class Hint:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import platform
 from importlib import metadata
-from pathlib import Path
 
 import torch
 
 from reconvene.errors import TrainingError
+from reconvene.utils.machine import instruction_sets, processor
 
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 LIBRARIES = ("reconvene", "numpy", "safetensors")
@@ -35,13 +35,13 @@ def has_bf16(device: torch.device) -> bool:
     """Whether the processor has bfloat16 instructions, not merely an emulation of them."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and not BF16_FLAGS.isdisjoint(_cpuinfo("flags", "Features").split())
+    return device.type == "cpu" and not BF16_FLAGS.isdisjoint(instruction_sets())
 
 
 def describe_machine(device: torch.device) -> dict[str, str | int]:
     """Processor, threads, system and Python; and the accelerator if there is one in use."""
     description: dict[str, str | int] = {
-        "processor": _cpuinfo("model name", "Model") or platform.processor() or platform.machine(),
+        "processor": processor(),
         "threads": torch.get_num_threads(),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
@@ -60,11 +60,3 @@ def library_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
     return versions
-
-
-def _cpuinfo(*keys: str) -> str:
-    """The first line of /proc/cpuinfo under one of these keys; empty where there is none (it exists on Linux only)."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    pairs = (line.partition(":") for line in lines)
-    return next((value.strip() for key, _, value in pairs if key.strip() in keys), "")

@@ -18,6 +18,7 @@ from reconvene.data import Dataset, train_batches
 from reconvene.data.batches import Batch
 from reconvene.data.progress import Bar
 from reconvene.errors import TrainingError
+from reconvene.tasks import Evaluation
 from reconvene.training.checkpoint import (
     CHECKPOINT_NAME,
     State,
@@ -29,8 +30,8 @@ from reconvene.training.checkpoint import (
     sha256,
 )
 from reconvene.training.config import Settled, learning_rate
-from reconvene.training.distillation import Distillation, labels_alone, with_teacher
-from reconvene.training.evaluate import Evaluation, check_output, evaluate
+from reconvene.training.distillation import Distillation, task_alone, with_teacher
+from reconvene.training.evaluate import check_output, evaluate, in_float32
 from reconvene.training.log import append_log, rewrite_log
 from reconvene.training.machine import describe_machine, library_versions
 from reconvene.training.memory_format import safe_in_channels_last
@@ -60,6 +61,7 @@ class Run:
     ) -> None:
         self.original, self.dataset, self.epochs, self.directory = model, dataset, epochs, directory
         self.config, self.device, self.world = config, device, world
+        self.task = dataset.task
         self.steps = len(dataset.train) // config.batch_size
         self.model = copy.deepcopy(model).to(device).train()
         self.channels_last = config.channels_last and safe_in_channels_last(
@@ -77,11 +79,11 @@ class Run:
         self.forward = torch.compile(self.model) if config.compile else self.network
         self.optimizer = Nesterov(self.model, momentum=config.momentum, weight_decay=config.weight_decay)
         self.buffers = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
-        self.objective = labels_alone(config)
+        self.objective = task_alone(self.task, config)
         if distillation is not None:
             distillation.check(config)
             _try_model(distillation.teacher, dataset, role="the teacher")
-            self.objective = with_teacher(distillation, self.model, config, device)
+            self.objective = with_teacher(distillation, self.model, self.task, config, device)
         self.identity = self._identity() | ({} if distillation is None else {"distillation": distillation.to_dict()})
         self.identity |= {} if quantising is None else {"quantisation-aware": quantising.to_dict()}
         self.state = State()
@@ -92,7 +94,7 @@ class Run:
         """The test split after the last finished epoch."""
         if self.state.evaluation is None:
             raise TrainingError("no epoch is finished, so nothing was evaluated.")
-        return Evaluation(**self.state.evaluation)
+        return self.task.evaluation(self.state.evaluation)
 
     @property
     def done(self) -> int:
@@ -152,7 +154,7 @@ class Run:
             loss, correct = self._step(x, y)
             state.step += 1
             state.loss_sum += loss * self.config.batch_size
-            state.correct += correct
+            state.correct = None if correct is None else (state.correct or 0) + correct
             state.seen += self.config.batch_size
             state.seconds = time.monotonic() - began
             if time.monotonic() - self.saved_at >= self.config.checkpoint_seconds and state.step < self.steps:
@@ -172,8 +174,8 @@ class Run:
             device=self.device,
         )
 
-    def _step(self, x: Tensor, y: Tensor) -> tuple[float, int]:
-        """One step of SGD; the loss and the number of right answers over the whole batch, of all processes."""
+    def _step(self, x: Tensor, y: Tensor) -> tuple[float, float | None]:
+        """One step of SGD; the loss over the whole batch, of all processes, and the headline where it is cheap."""
         seed_step(self.device, self.config.seed, self.done, self.world.rank)
         if self.rounded is not None:
             self.rounded.at(self.done / (self.epochs * self.steps))
@@ -181,18 +183,21 @@ class Run:
             x = x.contiguous()
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"):
             output = self.forward(x)
-        loss = self.objective(x, output.float(), y)
+        output = in_float32(output)
+        loss = self.objective(x, output, y)
         loss.backward()  # type: ignore[no-untyped-call]
-        loss_and_correct = torch.stack([loss.detach(), (output.argmax(1) == y).sum() * float(self.world.size)])
-        self.world.average([*self.optimizer.gradients, *self.buffers, loss_and_correct])
-        value, correct = loss_and_correct.tolist()
+        correct = self.task.correct(output, y)
+        sums = [loss.detach()] + ([] if correct is None else [correct * float(self.world.size)])
+        facts = torch.stack(sums)
+        self.world.average([*self.optimizer.gradients, *self.buffers, facts])
+        value, *right = facts.tolist()
         if not math.isfinite(value):
             raise self._diverged(f"the training loss became {value}")
         norm = self.optimizer.clip(self.config.clip)
         if not math.isfinite(norm):
             raise self._diverged(f"the gradient's norm became {norm}")
         self.optimizer.step(self.rate)
-        return value, round(correct)
+        return value, right[0] if right else None
 
     def _end_epoch(self) -> None:
         """Evaluate, log, checkpoint: in this order, so that a log line without its checkpoint is cut off on resume."""
@@ -208,9 +213,9 @@ class Run:
             "step": self.done,
             "lr": learning_rate(self.config, self.done - 1, total),
             "train_loss": state.loss_sum / state.seen,
-            "train_accuracy": state.correct / state.seen,
+            **({} if state.correct is None else {f"train_{self.task.headline}": state.correct / state.seen}),
             "test_loss": result.loss,
-            "test_accuracy": result.accuracy,
+            **{f"test_{name}": value for name, value in result.metrics.items()},
             "recalibration": None if recalibration is None else recalibration.to_dict(),
             "seconds": round(state.seconds + time.monotonic() - began, 3),
             "samples_per_second": round(state.seen / max(state.seconds, 1e-9), 1),
@@ -220,7 +225,7 @@ class Run:
         self.state = State(
             epoch=state.epoch + 1,
             finished=state.epoch + 1 == self.epochs,
-            evaluation=asdict(result),
+            evaluation=result.to_dict(),
             records=[*state.records, record],
         )
         self._save()
@@ -232,7 +237,8 @@ class Run:
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         return recalibrate(
             self.model,
-            ((images.contiguous(memory_format=layout), labels) for images, labels in batches),
+            self.task,
+            ((images.contiguous(memory_format=layout), targets) for images, targets in batches),
             steps=self.done,
             batch_size=self.config.batch_size,
             world=self.world,
@@ -255,6 +261,7 @@ class Run:
             "processes": self.world.size,
             "dataset": str(self.dataset),
             "pixels": self.dataset.sha256,
+            **self.task.identity(),
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "weights": sha256(self.model.state_dict()),
         }
@@ -286,13 +293,13 @@ class Run:
 
 
 def _try_model(model: nn.Module, dataset: Dataset, *, role: str = "the model") -> None:
-    """Find out now, on two images, whether the model takes this dataset's images and answers with its classes."""
+    """Find out now, on two images, whether the model takes this dataset's images and the task reads its outputs."""
     device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
-    images, labels = dataset.train.images[:2], dataset.train.labels[:2]
+    images, targets = dataset.train.images[:2], dataset.train.targets[:2]
     with evaluating(model), torch.no_grad():
         try:
             output = model(dataset.normalise(images.to(device)))
         except (RuntimeError, ValueError, TypeError) as error:
             shape = "x".join(map(str, dataset.shape))
             raise TrainingError(f"{role} does not run on {dataset.name}'s images {shape}: {error}") from error
-    check_output(output, labels, dataset, role=role)
+    check_output(output, targets, dataset, role=role)

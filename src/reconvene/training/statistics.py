@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _NormBase
 
 from reconvene.data.batches import Batch
+from reconvene.tasks import Task
+from reconvene.training.evaluate import in_float32
 from reconvene.training.parallel import World
 from reconvene.utils.module_state import kept_modes
 
@@ -32,12 +33,12 @@ INITIAL_SHARE = 0.01
 IMAGES = 2048
 """Training images, over all processes, that statistics are taken from and both kinds are compared on."""
 GAIN = 0.1
-"""Statistics lag where new ones lower the loss by more than this many nats and by more than this share of it."""
+"""Statistics lag where new ones lower the loss by more than this share of it, and notably for the task."""
 
 
 @dataclass(frozen=True)
 class Recalibration:
-    """What recalibration did: mean cross entropy in eval mode on the same training images, before and after it.
+    """What recalibration did: mean loss in eval mode on the same training images, before and after it.
 
     ``loss_before`` is None where it was not finite.
     """
@@ -64,16 +65,17 @@ def suspects(model: nn.Module, *, steps: int) -> list[_NormBase]:
 
 
 def recalibrate(
-    model: nn.Module, batches: Iterable[Batch], *, steps: int, batch_size: int, world: World
+    model: nn.Module, task: Task, batches: Iterable[Batch], *, steps: int, batch_size: int, world: World
 ) -> Recalibration | None:
     """Take the statistics of suspect norms anew where they lag. None, and not a bit changed, where they do not.
 
     Statistics are cumulative averages over ``batches``, with all other modules in eval mode (no dropout). They lag if
-    the loss on these batches with the new ones is lower by more than 0.1 nats and by more than a tenth.
+    the loss on these batches with the new ones is lower by more than a tenth, and by more than is notable for the task.
 
     Args:
-        model: a classifier; its modes are restored.
-        batches: of this process, float32 images and labels as in training; the first 2,048 images of all processes.
+        model: its modes are restored.
+        task: whose loss it is.
+        batches: of this process, float32 images and targets as in training; the first 2,048 images of all processes.
         steps: done in training so far.
         batch_size: of all processes together.
         world: the statistics are averaged over its processes.
@@ -86,10 +88,10 @@ def recalibrate(
     before = [{name: buffer.clone() for name, buffer in norm.named_buffers(recurse=False)} for norm in norms]
     with kept_modes(model), torch.no_grad():
         model.eval()
-        loss_before = _loss(model, samples, world)
+        loss_before = _loss(model, task, samples, world)
         _renew(model, norms, samples, world)
-        loss_after = _loss(model, samples, world)
-        if loss_after >= min(loss_before - GAIN, loss_before * (1 - GAIN)):
+        loss_after = _loss(model, task, samples, world)
+        if loss_after >= min(loss_before - task.notable_loss, loss_before * (1 - GAIN)):
             for norm, buffers in zip(norms, before, strict=True):
                 for name, value in buffers.items():
                     getattr(norm, name).copy_(value)
@@ -126,11 +128,11 @@ def _renew(model: nn.Module, norms: Sequence[_NormBase], batches: Sequence[Batch
     world.average(statistics)
 
 
-def _loss(model: nn.Module, batches: Sequence[Batch], world: World) -> float:
-    """Mean cross entropy in nats over the batches of all processes; infinite where it is no number."""
+def _loss(model: nn.Module, task: Task, batches: Sequence[Batch], world: World) -> float:
+    """Mean loss over the batches of all processes; infinite where it is no number."""
     sums = torch.zeros(2, dtype=torch.float64, device=batches[0][1].device)
-    for images, labels in batches:
-        losses: Tensor = F.cross_entropy(model(images).float(), labels, reduction="none").double()
+    for images, targets in batches:
+        losses: Tensor = task.losses(in_float32(model(images)), targets).double()
         sums += torch.stack([losses.sum(), torch.ones_like(losses).sum()])
     total, count = world.total(sums).tolist()
     loss = total / count

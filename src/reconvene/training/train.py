@@ -11,9 +11,9 @@ from torch import nn
 
 from reconvene.data import Dataset
 from reconvene.errors import TrainingError
+from reconvene.tasks import Evaluation
 from reconvene.training.config import TrainConfig
 from reconvene.training.distillation import Distillation
-from reconvene.training.evaluate import Evaluation
 from reconvene.training.log import LOG_NAME
 from reconvene.training.machine import choose_device
 from reconvene.training.parallel import join_world, local_rank
@@ -40,9 +40,9 @@ class TrainResult:
     """Of quantisation-aware training: scale and zero point by what puts a tensor out."""
 
     @property
-    def accuracy(self) -> float:
-        """On the test split, in [0, 1]."""
-        return self.evaluation.accuracy
+    def score(self) -> float:
+        """The task's headline on the test split: of a classifier its accuracy in [0, 1]."""
+        return self.evaluation.score
 
     @property
     def recalibration(self) -> dict[str, Any] | None:
@@ -73,7 +73,7 @@ def train(
     with the same number of threads); a finished one returns at once. ``resume=False`` starts over. Under ``torchrun``
     every process calls this with the same arguments; ``batch_size`` is of all together, the first process writes. The
     global random state is left as it was. ``config`` ``None`` is the default recipe. With ``distillation`` the model
-    learns from a teacher as well as from the labels, and the logged training loss is that of both. With ``quantising``
+    learns from a teacher as well as from the targets, and the logged training loss is that of both. With ``quantising``
     (``reconvene.deploy.QuantisationAware``) weights and activations are rounded as in int8 while it is trained, the
     evaluation is that of the rounded network, and the result has the ``ranges`` for an export. The model stays float32.
 
@@ -81,7 +81,7 @@ def train(
     the epoch's record says so: see ``reconvene.training.statistics``.
 
     Raises:
-        TrainingError: the loss is not finite, the data is empty, the outputs do not fit the classes, the folder cannot
+        TrainingError: the loss is not finite, the data is empty, the task cannot read the outputs, the folder cannot
             be written, or its checkpoint belongs to another run.
         ExportError: a model that torch.export cannot take, with ``quantising``.
     """

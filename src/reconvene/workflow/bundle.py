@@ -15,9 +15,11 @@ from reconvene.data import Dataset, Preprocessing
 from reconvene.data.source import stratified
 from reconvene.deploy import Bundled, Exported
 from reconvene.deploy import bundle as write_bundle
-from reconvene.errors import ArtifactError, DataError
+from reconvene.errors import ArtifactError, DataError, ExportError
+from reconvene.tasks import DEFAULT
 from reconvene.workflow.prune import PREPROCESSING
 from reconvene.workflow.steps import Steps, quiet
+from reconvene.workflow.train import Training
 
 TEST_IMAGES = 16
 
@@ -44,10 +46,15 @@ def bundle(
     folder = Path(directory)
     manifest = artifact.manifest(folder)
     preprocessing = preparation(manifest, folder, dataset)
+    if preprocessing.task != DEFAULT.name:
+        raise ExportError(
+            f"a bundle names the class of an image, and the model in {folder} is for {preprocessing.task}. Take the "
+            "exported file itself, which any runtime loads"
+        )
     if dataset is None:
         images, origin = _noise(preprocessing, seed), f"noise, seed {seed}"
     else:
-        rows = stratified(dataset.test.labels.numpy(), min(TEST_IMAGES, len(dataset.test)), seed=seed)
+        rows = stratified(dataset.stratum_of(dataset.test).numpy(), min(TEST_IMAGES, len(dataset.test)), seed=seed)
         images = dataset.test.images[rows].numpy()
         origin = f"{len(images)} test images of {dataset.name}"
     about = {"model": manifest.source.address, "results": results(folder, manifest)}
@@ -81,11 +88,12 @@ def _describe(preprocessing: Preprocessing) -> str:
 
 def results(folder: Path, manifest: Manifest) -> dict[str, str]:
     """The results of the model as text, by heading; empty for a model that was never trained."""
-    training, plan = manifest.measurements.get("training"), artifact.read_plan(folder)
-    if training is None:
+    record, plan = manifest.measurements.get("training"), artifact.read_plan(folder)
+    if record is None:
         return {}
-    texts: dict[str, Any] = {"test accuracy": f"{training['accuracy']:.2%}", "data": training["dataset"]}
-    texts["epochs"] = str(training["epochs"])
+    training = Training.from_dict(record)
+    texts: dict[str, Any] = {f"test {training.headline}": training.show(training.score), "data": training.dataset}
+    texts["epochs"] = str(training.epochs)
     if plan is not None:
         dense, pruned = plan.costs["dense"], plan.costs["pruned"]
         texts |= {name: f"{pruned[name]:,} of {dense[name]:,}" for name in ("params", "macs") if name in pruned}

@@ -17,6 +17,7 @@ from reconvene.deploy import export as export_file
 from reconvene.deploy.registry import format_named
 from reconvene.errors import ArtifactError, ExportError
 from reconvene.models import example_inputs
+from reconvene.tasks import task_of
 from reconvene.training.quantising import Range
 from reconvene.utils.files import write_atomic
 from reconvene.workflow.prune import BENCH, DENSE, PREPROCESSING
@@ -37,7 +38,7 @@ class Int8:
 class Form:
     """How files are written and judged; the names are those of ``reconvene.export``.
 
-    ``task`` is ``None`` where the artifact says it: outputs are class scores where it, or the dataset, has classes.
+    ``task`` is ``None`` where the artifact, or the dataset, says what the model is for.
     """
 
     precision: str | None = None
@@ -49,11 +50,12 @@ class Form:
 
     def options(self, folder: Path, dataset: Dataset | None) -> dict[str, Any]:
         """These as ``reconvene.export`` takes them."""
-        has_classes = dataset is not None or PREPROCESSING in artifact.manifest(folder).measurements
+        recorded = artifact.manifest(folder).measurements.get(PREPROCESSING)
+        known = None if recorded is None else task_of(recorded).name
         names = ("precision", "batch", "dynamic_axes", "opset", "tolerance")
         return {
             **{name: getattr(self, name) for name in names},
-            "task": self.task or ("classification" if has_classes else None),
+            "task": self.task or (known if dataset is None else dataset.task.name),
         }
 
 
@@ -157,7 +159,8 @@ def bench(
     if dataset is not None:
         data = Calibration(tuple(test_batches(dataset, batch_size=32)), f"test images of {dataset.name}")
         images = calibration_of(dataset, int8.samples, seed=seed) if int8 else None
-        evidence = Evidence(images, data, str(data), int8.keep_fp32 if int8 else (), _ranges(folder, models))
+        kept, task = int8.keep_fp32 if int8 else (), dataset.task.name
+        evidence = Evidence(images, data, str(data), kept, _ranges(folder, models), task)
     precisions = ("fp32",) if int8 is None else ("fp32", "int8")
     with steps(f"timing {' beside '.join(models)} in {', '.join(runtimes)}", False):
         result = bench_variants(
@@ -176,8 +179,8 @@ def bench(
 
 def calibration_of(dataset: Dataset, samples: int, *, seed: int) -> Calibration:
     """As many training images of every class, ``samples`` in all, or fewer where a class has no more."""
-    count = len(dataset.classes)
-    fewest = min(int((dataset.train.labels == label).sum()) for label in range(count))
+    count, strata = len(dataset.strata), dataset.stratum_of(dataset.train)
+    fewest = min(int((strata == stratum).sum()) for stratum in range(count))
     return calibration(dataset, min(max(samples, count), max(fewest, 1) * count), seed=seed, batch_size=32)
 
 

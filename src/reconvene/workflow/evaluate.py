@@ -1,4 +1,4 @@
-"""What a trained artifact is worth beyond accuracy, beside the dense network it was made from."""
+"""What a trained artifact is worth, beside the dense network it was made from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from reconvene import artifact
 from reconvene.data import Dataset
 from reconvene.errors import ArtifactError
-from reconvene.training.assess import Assessment, answers, assess
+from reconvene.tasks import Assessment
+from reconvene.training.assess import assess, predict
 from reconvene.workflow.bundle import preparation
 from reconvene.workflow.deploy import variants
 from reconvene.workflow.prune import DENSE
@@ -45,7 +46,7 @@ def evaluate(
     for name, model in models.items():
         with steps(f"evaluating {name}", corruptions):
             if name == "dense" and len(models) > 1:
-                dense = answers(model, dataset)
+                dense = predict(model, dataset)
             assessments[name] = assess(
                 model,
                 dataset,

@@ -65,7 +65,7 @@ def train_quantised(
                 f"{folder} was trained quantisation-aware already, for {earlier['epochs']} epochs, in another way. To "
                 "do it once more from its weights: again=True (--again)"
             )
-        return Training(**training)
+        return Training.from_dict(training)
     model = artifact.load(folder, allow_import=allow_import)
     with steps(f"training {folder} quantisation-aware", True):
         result = train_model(
@@ -79,13 +79,13 @@ def train_quantised(
             resume=resume,
             progress=steps is not quiet,
         )
-    summary = {"epochs": epochs, "accuracy": result.accuracy, "before": training["accuracy"], "seconds": result.seconds}
-    now = evaluate(model, dataset)
+    before, now = Training.from_dict(training), evaluate(model, dataset)
+    summary = {"epochs": epochs, "score": result.score, "before": before.score, "seconds": result.seconds}
     record = replace(
-        Training(**training),
-        accuracy=now.accuracy,
+        before,
+        metrics=now.metrics,
         loss=now.loss,
-        per_class=now.per_class,
+        parts=now.parts,
         quantised={**summary, "asked": recipe},
         recalibration=result.recalibration,
         warning=now.warning,

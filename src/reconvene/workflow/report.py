@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from reconvene import artifact
-from reconvene.deploy.machine import machine, now
 from reconvene.errors import ArtifactError
 from reconvene.report import ReportData, write
+from reconvene.tasks import DEFAULT
 from reconvene.training import read_log
 from reconvene.training.log import LOG_NAME
 from reconvene.utils.files import write_atomic
+from reconvene.utils.machine import machine, now
 from reconvene.workflow.prune import BENCH, COMMAND, DENSE, REPORT, TIMINGS
+from reconvene.workflow.train import Training
 
 
 def report(directory: str | Path, *, command: str | None = None) -> Path:
@@ -50,7 +52,8 @@ def collect(folder: Path, *, command: str | None = None) -> ReportData:
         limits=plan.limits,
         spread=dict(pruning.get("spread", {})),
         training=_logs(folder),
-        accuracy=accuracies(folder),
+        scores=scores(folder),
+        task=DEFAULT.name if training is None else Training.from_dict(training).task,
         assessment=dict(manifest.measurements.get("assessment", {})),
         bench=bench,
         exports=list(manifest.measurements.get("exports", [])),
@@ -70,12 +73,12 @@ def collect(folder: Path, *, command: str | None = None) -> ReportData:
     )
 
 
-def accuracies(folder: Path) -> dict[str, float]:
-    """Test accuracy in [0, 1] of ``dense`` and ``pruned``, without the untrained ones. Raises ArtifactError."""
+def scores(folder: Path) -> dict[str, float]:
+    """The task's headline on the test images, of ``dense`` and ``pruned`` if trained. Raises ArtifactError."""
     places = {"dense": folder / DENSE, "pruned": folder}
     manifests = {name: artifact.manifest(path) for name, path in places.items() if path.is_dir()}
     trained = {name: manifest.measurements.get("training") for name, manifest in manifests.items()}
-    return {name: training["accuracy"] for name, training in trained.items() if training}
+    return {name: Training.from_dict(training).score for name, training in trained.items() if training}
 
 
 def read_bench(folder: Path) -> dict[str, Any] | None:

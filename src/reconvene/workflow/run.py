@@ -15,11 +15,12 @@ from reconvene.deploy import Verification
 from reconvene.devices.store import silent
 from reconvene.errors import ExportError, VerificationError
 from reconvene.models import Source
+from reconvene.tasks import DEFAULT, Task, task_named
 from reconvene.training import TrainConfig
 from reconvene.utils.tables import table
 from reconvene.workflow.deploy import Int8, bench, export
 from reconvene.workflow.prune import DENSE, Pruning, prune
-from reconvene.workflow.report import accuracies, read_bench, report
+from reconvene.workflow.report import read_bench, report, scores
 from reconvene.workflow.steps import Steps, quiet
 from reconvene.workflow.train import Lesson, recalibrated_text, train
 
@@ -30,7 +31,8 @@ class Outcome:
 
     Attributes:
         costs: ``{"dense": {...}, "pruned": {...}}`` with ``params``, ``macs``, ``size`` and ``peak_memory`` (bytes),
-            ``latency`` (seconds in ONNX Runtime, batch of one, one thread), ``accuracy`` (in [0, 1]).
+            ``latency`` (seconds in ONNX Runtime, batch of one, one thread), and the task's headline by its name:
+            ``accuracy`` (in [0, 1]) of a classifier.
             ``int8_size``, ``int8_latency`` and ``int8_agreement`` (with float32, in [0, 1]) where int8 could be made.
         speedups: median over rounds of dense time over pruned, each pair from the same round, as the report has it:
             ``latency`` (both in float32), ``int8_latency`` (both in int8), ``int8_gain`` (float32 over int8).
@@ -49,6 +51,7 @@ class Outcome:
     int8: dict[str, str] | None = None
     speedups: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    task: str = DEFAULT.name
 
     def __str__(self) -> str:
         dense, pruned = self.costs["dense"], self.costs["pruned"]
@@ -63,8 +66,9 @@ class Outcome:
             for name, (label, cost) in ({name: (cost.label, cost) for name, cost in COSTS.items()} | int8).items()
             if name in dense and name in pruned
         ]
-        change = 100 * (pruned["accuracy"] - dense["accuracy"])
-        rows.append(["accuracy", f"{dense['accuracy']:.2%}", f"{pruned['accuracy']:.2%}", f"{change:+.2f} points"])
+        task = task_named(self.task)
+        before, after = dense[task.headline], pruned[task.headline]
+        rows.append([task.headline, task.show(before), task.show(after), task.difference(after - before)])
         if "int8_agreement" in dense and "int8_agreement" in pruned:
             rows.append(["int8 agreement", *(f"{costs['int8_agreement']:.2%}" for costs in (dense, pruned)), ""])
         worst = max(self.verified.values())
@@ -158,8 +162,8 @@ def run(
         for variant, verification in checked.items()
         if isinstance(verification, Verification)
     }
-    costs, speedups = _costs(folder), _speedups(folder)
-    return Outcome(source.address, folder, page, str(dataset), costs, errors, refused, speedups, tuple(notes))
+    costs, speedups, task = _costs(folder, dataset.task), _speedups(folder), dataset.task.name
+    return Outcome(source.address, folder, page, str(dataset), costs, errors, refused, speedups, tuple(notes), task)
 
 
 def _quantised(folder: Path, dataset: Dataset, int8: Int8, *, allow_import: bool, steps: Steps) -> dict[str, str]:
@@ -194,10 +198,10 @@ def _speedups(folder: Path) -> dict[str, float]:
     return speedups
 
 
-def _costs(folder: Path) -> dict[str, dict[str, float]]:
-    plan, timed, accuracy = artifact.read_plan(folder), read_bench(folder), accuracies(folder)
+def _costs(folder: Path, task: Task) -> dict[str, dict[str, float]]:
+    plan, timed, score = artifact.read_plan(folder), read_bench(folder), scores(folder)
     assert plan is not None and timed is not None, "pruned and timed above"
-    costs = {name: {**plan.costs[name], "accuracy": accuracy[name]} for name in ("dense", "pruned")}
+    costs = {name: {**plan.costs[name], task.headline: score[name]} for name in ("dense", "pruned")}
     for row in timed["rows"]:
         if row["runtime"] != "onnxruntime":
             continue

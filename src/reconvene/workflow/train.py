@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from reconvene import artifact
 from reconvene.data import Dataset
 from reconvene.errors import TrainingError
 from reconvene.surgery import Plan
+from reconvene.tasks import DEFAULT, Evaluation, task_named, training_record
 from reconvene.training import Distillation, TrainConfig, evaluate
 from reconvene.training import train as train_model
 from reconvene.training.checkpoint import CHECKPOINT_NAME
@@ -28,17 +29,20 @@ OF_THE_WEIGHTS = ("exports", "assessment", RANGES)
 
 @dataclass(frozen=True)
 class Training:
-    """What came out of training: ``accuracy`` in [0, 1] and ``loss`` on the test split; ``seconds`` of all parts."""
+    """What came out of training: ``metrics`` and ``loss`` on the test split; ``seconds`` of all parts."""
 
     epochs: int
     dataset: str
-    accuracy: float
+    metrics: dict[str, float]
+    """By name, the headline of the task first."""
     loss: float
-    per_class: dict[str, float]
     seconds: float
     asked: dict[str, Any]
+    parts: dict[str, float] = field(default_factory=dict)
+    """The headline by part of the data: of a classifier by class."""
+    task: str = DEFAULT.name
     teacher: dict[str, Any] | None = None
-    """Where it learned from a teacher: the teacher's ``model`` and its ``accuracy`` on the same test split."""
+    """Where it learned from a teacher: the teacher's ``model`` and its ``score`` on the same test split."""
     examples: int | None = None
     """Training images of an epoch."""
     quantised: dict[str, Any] | None = None
@@ -47,7 +51,42 @@ class Training:
     recalibration: dict[str, Any] | None = None
     """Where norm statistics lagged at the end and were taken anew: see ``reconvene.training.statistics``."""
     warning: str | None = None
-    """Why this is hardly a trained network: it answers one class, or is at chance."""
+    """Why this is hardly a trained network, in words of the task."""
+
+    @classmethod
+    def of(cls, dataset: Dataset, epochs: int, evaluation: Evaluation, asked: dict[str, Any], **facts: Any) -> Training:
+        """What an evaluation after ``epochs`` says."""
+        return cls(
+            epochs,
+            str(dataset),
+            evaluation.metrics,
+            evaluation.loss,
+            asked=asked,
+            parts=evaluation.parts,
+            task=dataset.task.name,
+            examples=len(dataset.train),
+            warning=evaluation.warning,
+            **facts,
+        )
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Training:
+        """Read what an artifact says, of whatever release."""
+        return cls(**training_record(record))
+
+    @property
+    def score(self) -> float:
+        """The headline of the task."""
+        return next(iter(self.metrics.values()))
+
+    @property
+    def headline(self) -> str:
+        """The name of the metric that ``score`` is."""
+        return next(iter(self.metrics))
+
+    def show(self, score: float) -> str:
+        """A score as people read it."""
+        return task_named(self.task).show(score)
 
     def __str__(self) -> str:
         notes = [self._text()]
@@ -63,19 +102,22 @@ class Training:
             return text
         qat = self.quantised
         rounds = f"{qat['epochs']} {'epoch' if qat['epochs'] == 1 else 'epochs'}"
+        rounded, before = self.show(qat["score"]), self.show(qat["before"])
         return (
-            f"{text}\nthen {rounds} quantisation-aware in {qat['seconds']:.1f} s: accuracy {qat['accuracy']:.2%} "
-            f"with every rounding of int8 (before, in float32: {qat['before']:.2%})"
+            f"{text}\nthen {rounds} quantisation-aware in {qat['seconds']:.1f} s: {self.headline} {rounded} with every "
+            f"rounding of int8 (before, in float32: {before})"
         )
 
     def _plain(self) -> str:
+        headline = f"{self.headline} {self.show(self.score)}"
+        others = [f"{name} {value:.4g}" for name, value in self.metrics.items() if name != self.headline]
         text = (
             f"{self.epochs} {'epoch' if self.epochs == 1 else 'epochs'} on {self.dataset} in {self.seconds:.1f} s: "
-            f"accuracy {self.accuracy:.2%}, loss {self.loss:.4f} on the test images"
+            f"{', '.join([headline, *others])}, loss {self.loss:.4f} on the test images"
         )
         if self.teacher is None:
             return text
-        return f"{text}, taught by {self.teacher['model']} with accuracy {self.teacher['accuracy']:.2%}"
+        return f"{text}, taught by {self.teacher['model']} with {self.headline} {self.show(self.teacher['score'])}"
 
 
 def recalibrated_text(recalibration: Mapping[str, Any]) -> str:
@@ -129,6 +171,7 @@ def train(
     Raises TrainingError: among others, when the artifact was trained in another way already and ``again`` is not set.
     """
     folder = Path(directory)
+    task_named(dataset.task.name)  # an artifact names it: what is not registered is said before hours of training
     recipe = recipe_of(dataset, epochs, config)
     earlier = None if again else artifact.manifest(folder).measurements.get("training")
     if earlier is not None:
@@ -148,7 +191,7 @@ def train(
     if earlier is not None:
         if earlier["asked"] != recipe:
             raise _trained_already(folder, earlier)
-        return Training(**earlier)
+        return Training.from_dict(earlier)
     model = artifact.load(folder, allow_import=allow_import)
     with steps(description, True):
         result = train_model(
@@ -161,22 +204,19 @@ def train(
             resume=resume,
             progress=steps is not quiet,
         )
-    evaluation = result.evaluation
-    training = Training(
-        epochs,
-        str(dataset),
-        evaluation.accuracy,
-        evaluation.loss,
-        evaluation.per_class,
-        result.seconds,
-        recipe,
-        examples=len(dataset.train),
-        recalibration=result.recalibration,
-        warning=evaluation.warning,
-    )
+    teacher_record = None
     if distillation is not None:
-        accuracy = evaluate(distillation.teacher, dataset).accuracy
-        training = replace(training, teacher={"model": artifact.manifest(teacher).source.address, "accuracy": accuracy})
+        score = evaluate(distillation.teacher, dataset).score
+        teacher_record = {"model": artifact.manifest(teacher).source.address, "score": score}
+    training = Training.of(
+        dataset,
+        epochs,
+        result.evaluation,
+        recipe,
+        seconds=result.seconds,
+        teacher=teacher_record,
+        recalibration=result.recalibration,
+    )
     keep_trained(folder, model, {"training": asdict(training), PREPROCESSING: dataset.preprocessing.to_dict()})
     return training
 
@@ -264,4 +304,4 @@ def recipe_of(dataset: Dataset, epochs: int, config: TrainConfig) -> dict[str, A
     """What makes a training run this one, but for its teacher. How often it saves does not."""
     recipe = asdict(config)
     del recipe["checkpoint_seconds"]
-    return {"epochs": epochs, "pixels": dataset.sha256, **recipe}
+    return {"epochs": epochs, "pixels": dataset.sha256, **dataset.task.identity(), **recipe}

@@ -21,14 +21,13 @@ def machine() -> dict[str, str | int]:
 
 def processor() -> str:
     """The processor's own name where the system tells it, else its architecture."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            # ARM boards say Model (the board) where x86 says model name
-            if key.strip() in ("model name", "Model", "Hardware") and value.strip():
-                return value.strip()
-    return platform.processor() or platform.machine()
+    # ARM boards say Model (the board) where x86 says model name
+    return _cpuinfo("model name", "Model", "Hardware") or platform.processor() or platform.machine()
+
+
+def instruction_sets() -> frozenset[str]:
+    """Names of the processor's instruction sets, such as ``avx2``; empty where the system does not tell them."""
+    return frozenset(_cpuinfo("flags", "Features").split())
 
 
 def saturates() -> bool:
@@ -38,10 +37,18 @@ def saturates() -> bool:
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return False
-    info = Path("/proc/cpuinfo")
-    return info.is_file() and "vnni" not in info.read_text(encoding="utf-8", errors="replace")
+    known = instruction_sets()
+    return bool(known) and not any("vnni" in name for name in known)
 
 
 def now() -> str:
     """The time in UTC, to the second, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _cpuinfo(*keys: str) -> str:
+    """The first value of /proc/cpuinfo under one of these keys; empty where there is none (it exists on Linux only)."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    pairs = (line.partition(":") for line in lines)
+    return next((value.strip() for key, _, value in pairs if key.strip() in keys and value.strip()), "")

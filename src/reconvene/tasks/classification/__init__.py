@@ -1,0 +1,7 @@
+"""Classification of images: nothing outside this room knows about classes of images."""
+
+from reconvene.tasks.classification.assessment import Answers, ClassAssessment, calibration_error
+from reconvene.tasks.classification.evaluation import ClassEvaluation, warning
+from reconvene.tasks.classification.task import Classification
+
+__all__ = ["Answers", "ClassAssessment", "ClassEvaluation", "Classification", "calibration_error", "warning"]

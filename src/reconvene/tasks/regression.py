@@ -1,0 +1,83 @@
+"""Tasks whose outputs are numbers: of an image, or of every pixel of another image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from reconvene.errors import TrainingError
+from reconvene.tasks.base import Picture, Targets, Task
+
+LEAST_ERROR = 1e-10
+"""Mean squared error below which the signal to noise ratio no longer grows: 100 dB."""
+
+
+class Regression(Task):
+    """Numbers of an image: float32 ``[B]`` or ``[B, D]``, mean squared error; compared by the mean absolute error."""
+
+    name, headline, targets = "regression", "mae", Targets.VALUES
+    larger_is_better = False
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Mean squared error."""
+        return F.mse_loss(output.view_as(target), self.values(target))
+
+    def metrics(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Mean absolute and mean squared error of each example."""
+        error = (output.view_as(target) - self.values(target)).reshape(len(target), -1)
+        return {"mae": error.abs().mean(1), "mse": error.square().mean(1)}
+
+    def losses(self, output: Tensor, target: Tensor) -> Tensor:
+        """The mean squared error of each example."""
+        return self.metrics(output, target)["mse"]
+
+    def values(self, target: Tensor) -> Tensor:
+        """Targets as the numbers that outputs are compared with."""
+        return target.float()
+
+    def check(self, output: Any, target: Tensor, *, classes: Sequence[str], data: str, role: str = "the model") -> Any:
+        """``output``, if it holds as many numbers an image as the target."""
+        if not isinstance(output, Tensor) or output.shape[:1] != target.shape[:1] or output.numel() != target.numel():
+            shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise TrainingError(
+                f"{role} returns {shape} for targets {list(target.shape)} of {data}; {self.name} needs one number for "
+                f"each. Try: build the model with num_classes={self.outputs(classes, target)}."
+            )
+        return output
+
+    def describe(self, classes: Sequence[str]) -> str:
+        """What the targets are."""
+        return "numbers to predict"
+
+
+class ImageToImage(Regression):
+    """A picture from a picture: outputs float32 ``[B, C, H, W]`` in [0, 1], targets uint8; compared by the PSNR in dB.
+
+    Super-resolution, denoising, colouring, restoration.
+    """
+
+    name, headline, targets = "image-to-image", "psnr", Targets.PICTURES
+    larger_is_better, pipeline = True, "image-to-image"
+
+    def metrics(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Peak signal to noise ratio ``10 log10(1 / mse)`` in dB (at most 100), mean absolute and squared error."""
+        errors = super().metrics(output, target)
+        return {"psnr": -10 * errors["mse"].clamp_min(LEAST_ERROR).log10(), **errors}
+
+    def values(self, target: Tensor) -> Tensor:
+        """Pixels in [0, 1]."""
+        return target.float() / 255
+
+    def describe(self, classes: Sequence[str]) -> str:
+        """What the targets are."""
+        return "pictures to predict"
+
+    def draw(self, values: Tensor, *, is_target: bool = False) -> Picture:
+        """The picture itself."""
+        pixels = values.float() if is_target else 255 * values
+        pixels = pixels.round().clamp(0, 255).to(torch.uint8)
+        return pixels.expand(3, *pixels.shape[-2:]).permute(1, 2, 0).numpy()
