@@ -189,3 +189,7 @@ class VerificationError(ReconveneError):
 
 class ExperimentError(ReconveneError):
     """An experiment cannot be read or run as written: the message says which part of it and what would work."""
+
+
+class PluginError(ReconveneError):
+    """A module that adds something of its own cannot be imported."""

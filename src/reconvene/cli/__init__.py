@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from reconvene._version import __version__
 from reconvene.errors import ReconveneError, suggestion
+from reconvene.utils.plugins import load_plugins
 
 if TYPE_CHECKING:
     from reconvene.cli.command import Answer, Command
@@ -160,9 +161,13 @@ def _registry() -> Any:
 
 
 def _carry_out(name: str, tokens: list[str]) -> int:
+    debug = "--debug" in tokens
+    try:
+        load_plugins()
+    except ReconveneError as error:
+        return _say(name, error, debug=debug)
     from reconvene.cli.command import UsageError
 
-    debug = "--debug" in tokens
     try:
         command = _parse(name, tokens)
         if not 0 <= command.seed < 2**63:

@@ -11,8 +11,8 @@ _COUNTS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
 _BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _SECONDS = {"NS": 1e-9, "US": 1e-6, "ΜS": 1e-6, "MS": 1e-3, "S": 1.0}
 _LARGE = {"P": 1e15, "T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}
-_PREFIXES = {"N": 1e-9, "U": 1e-6, "Μ": 1e-6, "M": 1e-3, "": 1.0, "K": 1e3}
-_PREFIX_NAMES = {1e-9: "n", 1e-6: "µ", 1e-3: "m", 1.0: "", 1e3: "k"}
+_PREFIXES = {"P": 1e-12, "N": 1e-9, "U": 1e-6, "Μ": 1e-6, "M": 1e-3, "": 1.0, "K": 1e3}
+_PREFIX_NAMES = {1e-12: "p", 1e-9: "n", 1e-6: "µ", 1e-3: "m", 1.0: "", 1e3: "k"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Unit:
 
 
 def metric_unit(symbol: str, name: str) -> Unit:
-    """A unit with metric prefixes from nano to kilo: ``metric_unit("J", "joules")`` reads ``"3mJ"``.
+    """A unit with metric prefixes from pico to kilo: ``metric_unit("J", "joules")`` reads ``"3mJ"``.
 
     Args:
         symbol: the symbol of the unit.

@@ -40,6 +40,7 @@ from reconvene.training.assess import assess, predict
 from reconvene.training.machine import choose_device, describe_machine, library_versions
 from reconvene.utils.files import write_atomic
 from reconvene.utils.machine import now
+from reconvene.utils.plugins import load_plugins
 
 RUN, RESULT, ERROR, LOCK = "run.json", "result.json", "error.txt", ".lock"
 
@@ -189,6 +190,7 @@ def _follow(asker: int) -> None:
 
 def _main(folder: Path) -> int:
     request: Mapping[str, Any] = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    load_plugins()
     if threads := os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(threads))
     try:

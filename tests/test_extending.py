@@ -1,0 +1,105 @@
+"""What the pages on extending show works from outside: no file of the package is touched."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from reconvene.costs import COSTS
+from reconvene.models import resolve
+
+PAGES = Path(__file__).parents[1] / "docs" / "extending"
+SOURCES = str(Path(__file__).parents[1] / "src")
+
+
+def blocks(page: str) -> list[str]:
+    """The Python blocks of a page: the plugin first, then its use."""
+    text = (PAGES / f"{page}.md").read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def run(folder: Path, plugin: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """``reconvene`` in a process of its own, in the folder of the plugin."""
+    environment = {**os.environ, "RECONVENE_PLUGINS": plugin, "PYTHONPATH": SOURCES, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "reconvene", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def energy(tmp_path: Path) -> Path:
+    (tmp_path / "energy.py").write_text(blocks("cost")[0])
+    return tmp_path
+
+
+def test_a_cost_of_ones_own_is_a_budget_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin, use = blocks("cost")
+    monkeypatch.setitem(COSTS, "energy", None)  # removed again after the test
+    exec(plugin, {"__name__": "energy"})
+    names = {"model": resolve("resnet20", {"width": 0.5}).build(), "example_inputs": torch.randn(1, 3, 32, 32)}
+    exec(use, names)
+    plan = names["small"].reconvene_plan
+    for cost, times in (("energy", 3), ("params", 2)):
+        assert plan.costs["pruned"][cost] <= plan.limits[cost] == pytest.approx(plan.costs["dense"][cost] / times)
+    by_hand = 0.0
+
+    def count(module, inputs, output):
+        nonlocal by_hand
+        joules = 4.6e-12 if isinstance(module, torch.nn.Conv2d) else 3.7e-12
+        by_hand += joules * output.numel() * module.weight[0].numel()
+
+    small = names["small"]
+    hooks = [
+        m.register_forward_hook(count) for m in small.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)
+    ]
+    small(names["example_inputs"])
+    for hook in hooks:
+        hook.remove()
+    assert plan.costs["pruned"]["energy"] == pytest.approx(by_hand, rel=1e-9)
+    assert "energy: " in str(plan) and "µJ" in str(plan)
+
+
+def test_a_cost_of_ones_own_is_an_option_of_the_command_line_and_is_in_the_report(energy: Path) -> None:
+    shown = run(energy, "energy", "prune", "--help")
+    assert "--energy LIMIT" in shown.stdout and "Joules of one inference" in shown.stdout
+    call = (
+        "run",
+        "resnet20",
+        "--model-arg",
+        "width=0.25",
+        "--energy",
+        "2x",
+        "--epochs",
+        "1",
+        "--limit",
+        "80",
+        "-o",
+        "out",
+    )
+    done = run(energy, "energy", *call)
+    assert done.returncode == 0, done.stderr
+    assert "Energy" in done.stdout
+    plan = json.loads((energy / "out" / "plan.json").read_text())
+    assert plan["costs"]["pruned"]["energy"] <= plan["limits"]["energy"]
+    page = (energy / "out" / "report.html").read_text()
+    assert '<th scope="row">Energy</th>' in page.replace("'", '"') and "µJ" in page
+
+
+def test_a_cost_of_ones_own_limits_devices_of_a_fleet(energy: Path) -> None:
+    (energy / "fleet.yaml").write_text(
+        "models: [resnet20]\nargs: {width: 0.25}\ndevices:\n  sensor: {energy: 3x, params: 2x}\n  hub: {energy: 1.5x}\n"
+    )
+    done = run(energy, "energy", "fleet", "fleet.yaml", "-o", "out")
+    assert done.returncode == 0, done.stderr
+    assert "energy" in done.stdout and "µJ" in (energy / "out" / "index.html").read_text()
+
+
+def test_a_plugin_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    done = run(tmp_path, "no_such_module", "prune", "resnet20", "--params", "2x", "-o", "out")
+    assert done.returncode == 1 and "the plugin no_such_module (RECONVENE_PLUGINS) cannot be imported" in done.stderr
