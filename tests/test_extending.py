@@ -11,9 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from reconvene.costs import COSTS
+from reconvene.criteria.registry import CHANNEL_CRITERIA
 from reconvene.models import resolve
+from reconvene.structure.custom_layers import LAYERS
+from reconvene.structure.rules import RULES
+from reconvene.tasks import TASKS
 
 PAGES = Path(__file__).parents[1] / "docs" / "extending"
 SOURCES = str(Path(__file__).parents[1] / "src")
@@ -103,3 +108,39 @@ def test_a_cost_of_ones_own_limits_devices_of_a_fleet(energy: Path) -> None:
 def test_a_plugin_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
     done = run(tmp_path, "no_such_module", "prune", "resnet20", "--params", "2x", "-o", "out")
     assert done.returncode == 1 and "the plugin no_such_module (RECONVENE_PLUGINS) cannot be imported" in done.stderr
+
+
+def test_a_criterion_of_ones_own_chooses_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin, use = blocks("criterion")
+    monkeypatch.setitem(CHANNEL_CRITERIA, "spread", None)
+    exec(plugin, {"__name__": "activity"})
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 3))
+    with torch.no_grad():
+        model[0].weight[::2] *= 1e-3  # every second channel hardly varies
+    names = {"model": model, "example_inputs": torch.randn(1, 3, 8, 8)}
+    exec(use, names)
+    kept = names["plan"].keep["0"]
+    assert 0 < len(kept) < 16 and set(kept[:8].tolist()) <= set(range(1, 16, 2)) and names["plan"].criterion == "spread"
+
+
+def test_a_layer_of_ones_own_gets_a_rule(capsys: pytest.CaptureFixture[str]) -> None:
+    plugin, use = blocks("operator")
+    names: dict[str, object] = {"__name__": "fused"}
+    try:
+        exec(plugin, names)
+        exec(use, names)
+    finally:
+        LAYERS.discard(names["Fused"])
+        RULES.pop("Fused", None)
+    small = names["small"]
+    assert isinstance(small, nn.Sequential) and len(small[1].scale) == small[0].out_channels < 16
+
+
+def test_a_task_of_ones_own_trains(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (plugin,) = blocks("task")
+    monkeypatch.setitem(TASKS, "depth", None)
+    exec(plugin, {"__name__": "depth"})
+    task = TASKS["depth"]
+    output, target = torch.tensor([[1.0], [3.0]]), torch.tensor([2.0, 3.0])
+    assert float(task.loss(output, target)) == 0.5 and task.metrics(output, target)["error"].tolist() == [1.0, 0.0]
+    assert task.agreement(output, output) is None
