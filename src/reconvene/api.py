@@ -34,6 +34,14 @@ def groups(model: nn.Module, example_inputs: Any) -> list[Group]:
 
     Raises:
         ModelError: the model does not run on these inputs, or cannot be pruned by nature.
+
+    >>> import torch
+    >>> import reconvene as rc
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3))
+    >>> x = torch.randn(1, 3, 16, 16)
+    >>> [(group.name, group.width, group.prunable) for group in rc.groups(model, x)]
+    [('0', 16, True), ('0', 3, False), ('2', 8, False)]
     """
     return list(analyse(model, example_inputs).groups)
 
@@ -72,6 +80,15 @@ def sensitivity(
     Raises:
         UnknownNameError: no such criterion or evaluator (the message lists them).
         CriterionError: no data for a criterion that needs it, or weights that are not finite.
+
+    >>> import torch
+    >>> import reconvene as rc
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3))
+    >>> x = torch.randn(1, 3, 16, 16)
+    >>> table = rc.sensitivity(model, x)
+    >>> [(curve.group, curve.width) for curve in table.curves]
+    [('0', 16)]
     """
     check_finite(model)
     structure = prunable(analyse(model, example_inputs))
@@ -110,6 +127,17 @@ def rectify(
         UnknownNameError: no such way.
         DataError: data are missing or do not fit.
         ModelError: ``model`` is missing, or a network does not run.
+
+    >>> import torch
+    >>> import reconvene as rc
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3))
+    >>> x = torch.randn(1, 3, 16, 16)
+    >>> plan = rc.plan(model, x, rc.Budget(params="2x"))
+    >>> small = plan.apply(model)
+    >>> report = rc.rectify(small, plan, x, how="reinit")
+    >>> [row.layer for row in report.rows]
+    ['0', '2']
     """
     return rectifier.rectify(small, plan, example_inputs, how=how, seed=seed, model=model, data=data, progress=progress)
 
@@ -135,6 +163,15 @@ def masks(
     Raises:
         CriterionError: what the criterion needs is missing, or the model cannot be scored.
         UnknownNameError: no such criterion (the message lists them).
+
+    >>> import torch
+    >>> import reconvene as rc
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3))
+    >>> x = torch.randn(1, 3, 16, 16)
+    >>> kept = rc.masks(model, 0.25, "magnitude")
+    >>> sum(int(mask.sum()) for mask in kept.values()), sum(mask.numel() for mask in kept.values())
+    (396, 1584)
     """
     if example_inputs is None and criterion_named(criterion).needs == "example_inputs":
         shape = getattr(getattr(model, "reconvene_source", None), "input_shape", None)

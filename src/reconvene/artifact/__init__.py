@@ -73,6 +73,17 @@ def save(
     outputs are kept as the artifact's probe, see ``reconvene.artifact.probe``.
 
     Raises ArtifactError: no source, a source that does not give this model, or a folder that cannot be written.
+
+    >>> import tempfile
+    >>> import reconvene as rc
+    >>> from reconvene.models import example_inputs, resolve
+    >>> model, x = resolve("resnet20", {"width": 0.25}).build(), example_inputs((3, 32, 32))
+    >>> small = rc.prune(model, x, rc.Budget(params="4x"))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     rc.save(small, folder)
+    ...     again = rc.load(folder)
+    >>> bool((again.eval()(x) == small.eval()(x)).all())
+    True
     """
     plan = plan if plan is not None else getattr(model, "reconvene_plan", None)
     origin = _source_of(model, plan, source)
@@ -111,6 +122,17 @@ def load(directory: str | Path, *, allow_import: bool = False) -> nn.Module:
 
     Raises ArtifactError: missing, truncated, altered, foreign, newer, an import that was not allowed, or a model that
     does not compute what the saved one did (see ``reconvene.artifact.probe``).
+
+    >>> import tempfile
+    >>> import reconvene as rc
+    >>> from reconvene.models import example_inputs, resolve
+    >>> model, x = resolve("resnet20", {"width": 0.25}).build(), example_inputs((3, 32, 32))
+    >>> small = rc.prune(model, x, rc.Budget(params="4x"))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     rc.save(small, folder)
+    ...     again = rc.load(folder)
+    >>> bool((again.eval()(x) == small.eval()(x)).all())
+    True
     """
     if isinstance(directory, str) and directory.startswith(PREFIX):
         repo_id, revision = parse(directory)

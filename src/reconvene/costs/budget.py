@@ -38,7 +38,8 @@ class Budget:
     ``"1.5M"``, ``"250MMACs"``, ``"1MB"`` (10^6 bytes), ``"256KiB"`` (2^18 bytes), ``"5ms"``; a plain ``int`` is
     absolute: parameters, MACs or bytes. A ``float`` is always a share.
 
-    >>> Budget(params="16x", latency="5ms")
+    >>> import reconvene as rc
+    >>> rc.Budget(params="16x", latency="5ms")
     Budget(params='16x', latency='5ms')
 
     Raises:

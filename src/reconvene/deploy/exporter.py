@@ -85,6 +85,16 @@ def export(
     run on the inputs, DataError for calibration data that does not fit, ExportError when it cannot be exported, written
     or run, or has an option that the format lacks, VerificationError when the file computes something else; for int8 it
     names layers that were tried in float32 and helped.
+
+    >>> import tempfile
+    >>> import torch
+    >>> import reconvene as rc
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     exported = rc.export(model, folder, example_inputs=torch.randn(1, 3, 16, 16))
+    ...     exported.path.name
+    'model.onnx'
     """
     runtime = format_named(format)
     _check(runtime, format, name, task, tolerance, quantize, calibration is not None or bool(keep_fp32), learned)

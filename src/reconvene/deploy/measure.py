@@ -18,7 +18,16 @@ from reconvene.utils.arguments import check_model, checked
 
 @dataclass(frozen=True)
 class Measurement:
-    """Costs of one model on one input shape. How each is counted: ``reconvene.costs``."""
+    """Costs of one model on one input shape. How each is counted: ``reconvene.costs``.
+
+    >>> import torch
+    >>> import reconvene as rc
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3))
+    >>> x = torch.randn(1, 3, 16, 16)
+    >>> rc.measure(model, x, latency=False).params
+    1608
+    """
 
     params: int
     macs: int
@@ -61,6 +70,15 @@ def measure(model: nn.Module, example_inputs: Any, *, latency: bool = True) -> M
     Raises:
         ModelError: the model does not run on these inputs.
         MissingExtraError: latency was asked for, and ONNX Runtime is not installed.
+
+    >>> import torch
+    >>> import reconvene as rc
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3))
+    >>> x = torch.randn(1, 3, 16, 16)
+    >>> costs = rc.measure(model, x, latency=False)
+    >>> costs.params, costs.macs, costs.peak_memory
+    (1608, 250560, 25088)
     """
     costs = CostModel(analyse(model, example_inputs, trial=False)).dense
     size = len(encode(model.state_dict())[0])

@@ -101,6 +101,15 @@ def plan(
         ArgumentError: a width is no share and no count, or cannot be had.
         StructureError: nothing can be pruned; the message says why.
         DeviceError: the profile is missing, damaged, or does not know a layer of this model.
+
+    >>> import torch
+    >>> import reconvene as rc
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3))
+    >>> x = torch.randn(1, 3, 16, 16)
+    >>> plan = rc.plan(model, x, rc.Budget(params="2x"))
+    >>> [(row.name, row.dense, row.width) for row in plan.rows]
+    [('0', 16, 7)]
     """
     options = Options(
         criterion=criterion,
@@ -147,6 +156,15 @@ def prune(
     Args and errors as for ``plan``. ``rectify``: a way of ``rc.rectify``, which ``progress`` is for. By default
     ``reinit``, which draws weights anew; of a ``trained`` network ``reconstruct`` with data, and ``keep`` without. A
     network that looks trained gets a warning where nothing says whether its weights are to be kept.
+
+    >>> import torch
+    >>> import reconvene as rc
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3))
+    >>> x = torch.randn(1, 3, 16, 16)
+    >>> small = rc.prune(model, x, rc.Budget(params="2x"))
+    >>> small[0]
+    Conv2d(3, 7, kernel_size=(3, 3), stride=(1, 1))
     """
     options = Options(
         criterion=criterion,

@@ -56,6 +56,16 @@ def simplify(model: nn.Module, example_inputs: Any) -> nn.Module:
     Raises:
         ModelError: the model does not run on these inputs, or cannot be pruned by nature.
         CriterionError: weights are not finite.
+
+    >>> import torch
+    >>> import reconvene as rc
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3))
+    >>> x = torch.randn(1, 3, 16, 16)
+    >>> with torch.no_grad():
+    ...     _ = model[0].weight[4].zero_(), model[0].bias[4].zero_()
+    >>> rc.simplify(model, x)[0]
+    Conv2d(3, 15, kernel_size=(3, 3), stride=(1, 1))
     """
     check_finite(model)
     structure = analyse(model, example_inputs)

@@ -49,6 +49,16 @@ class Plan:
     """What stays of a model.
 
     ``apply`` makes the smaller network, ``mask`` the silenced reference of the same shapes.
+
+    >>> import torch
+    >>> import reconvene as rc
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3))
+    >>> x = torch.randn(1, 3, 16, 16)
+    >>> plan = rc.plan(model, x, rc.Budget(params="2x"))
+    >>> small, silenced = plan.apply(model), plan.mask(model)
+    >>> torch.allclose(small(x), silenced(x), atol=1e-6)
+    True
     """
 
     rows: list[Row]
