@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from reconvene.deploy import export
     from reconvene.deploy.measure import Measurement, measure
     from reconvene.errors import ReconveneError
+    from reconvene.planning.schedule import prune_iteratively
     from reconvene.planning.simplify import simplify
     from reconvene.surgery import Plan
 
@@ -33,6 +34,7 @@ _HOMES = {
     "measure": "deploy",
     "plan": "planning.plan",
     "prune": "planning.plan",
+    "prune_iteratively": "planning.schedule",
     "push_to_hub": "artifact",
     "rectify": "api",
     "save": "artifact",
@@ -54,6 +56,7 @@ __all__ = [
     "measure",
     "plan",
     "prune",
+    "prune_iteratively",
     "push_to_hub",
     "rectify",
     "save",

@@ -34,6 +34,14 @@ def check_layer_widths(name: str, value: Any) -> dict[str, float]:
     return dict(value)
 
 
+def check_steps(name: str, value: Any) -> int:
+    """Check: a whole number of at least 1."""
+    steps = check_integer(name, value)
+    if steps < 1:
+        raise ArgumentError(f"{name}={value!r}: there is one step at least")
+    return steps
+
+
 PLAN_CHECKS: dict[str, Check] = {
     "model": check_model,
     "budget": check_budget,

@@ -88,6 +88,18 @@ class LayerLimits:
                 asked_by[g] = pattern
         return fixed
 
+    def counts(self, model: nn.Module, structure: Structure) -> dict[str, tuple[int, int]]:
+        """For every layer with a width, by the name of its group: how many channels it gives, and how many are asked.
+
+        Errors as for ``fixed``.
+        """
+        roles, result = Roles.of(model), {}
+        for g, width in self.fixed(model, structure).items():
+            group = structure.prunable[g]
+            times = roles.slots(group, ROWS)[0].index.shape[1]
+            result[group.name] = group.width * times, width * times
+        return result
+
 
 def matching(model: nn.Module, pattern: str, kind: str) -> list[tuple[str, nn.Module]]:
     """The layers that a name or pattern stands for, and all in them, that hold tensors.

@@ -1,0 +1,105 @@
+"""What is left of a trained network's accuracy right after the cut, without fine-tuning: criteria and repairs in turn.
+
+Every line of ``results/trained_one_shot.jsonl`` is one seed: ResNet-20, trained on a part of CIFAR-10, cut once for
+each budget on MACs and each criterion, and repaired in each way from 2,000 training images. Lines are appended as seeds
+finish, and what is there is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import reconvene as rc
+from reconvene.data import calibration, load
+from reconvene.models import Source
+from reconvene.training import TrainConfig, train
+
+HERE = Path(__file__).parent
+RESULTS, PAGE = HERE / "results" / "trained_one_shot.jsonl", HERE.parent / "docs" / "trained.md"
+BEGIN, END = "<!-- generated: one shot -->\n", "<!-- end -->"
+BUDGETS = ("2x", "4x")
+CRITERIA = ("random", "l2", "group_l2", "fpgm", "lamp", "taylor")
+WAYS = ("keep", "recalibrate", "reconstruct")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default=str(HERE.parents[1] / "shared" / "data" / "cifar10"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--limit", type=int, default=10000)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--table", action="store_true", help="only write the table in docs/trained.md anew")
+    given = parser.parse_args()
+    if given.table:
+        before, rest = PAGE.read_text().split(BEGIN)
+        PAGE.write_text(before + BEGIN + table() + rest[rest.index(END) :])
+        return
+    if given.data != "digits" and not Path(given.data).is_dir():
+        print(f"no CIFAR-10 at {given.data}: nothing is measured")
+        return
+    torch.set_num_threads(1)
+    dataset = load(given.data, limit=given.limit, input_shape=(3, 32, 32))
+    known = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    asked = {"epochs": given.epochs, "data": str(dataset)}
+    done = {row["seed"] for row in known if {name: row[name] for name in asked} == asked}
+    for seed in sorted(set(range(given.seeds)) - done):
+        dense = Source("resnet20", {"num_classes": 10}, (3, 32, 32), seed).build()
+        with tempfile.TemporaryDirectory() as folder:
+            accuracy = train(
+                dense, dataset, directory=folder, epochs=given.epochs, config=TrainConfig(seed=seed)
+            ).accuracy
+        data = list(calibration(dataset, 2000, seed=seed))
+        test = dataset.normalise(dataset.test.images), dataset.test.labels
+        arms = [arm for budget in BUDGETS for arm in cut(dense, data, test, budget, seed)]
+        row = {"seed": seed, **asked, "dense": accuracy, "arms": arms}
+        with RESULTS.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+
+
+def cut(
+    dense: nn.Module, data: list[tuple[Tensor, Tensor]], test: tuple[Tensor, Tensor], budget: str, seed: int
+) -> list[dict[str, object]]:
+    """Every criterion at one budget: accuracy after every repair, and the seconds that each took."""
+    example, arms = data[0][0][:2], []
+    for criterion in CRITERIA:
+        start = time.perf_counter()
+        plan = rc.plan(dense, example, rc.Budget(macs=budget), criterion, data, seed, trained=True)
+        arm: dict[str, object] = {"criterion": criterion, "macs": budget, "plan": time.perf_counter() - start}
+        for how in WAYS:
+            start, small = time.perf_counter(), plan.apply(dense)
+            rc.rectify(small, plan, example, how, model=dense, data=data)
+            arm[how] = {"seconds": time.perf_counter() - start, "accuracy": right(small, test)}
+        arms.append(arm)
+    return arms
+
+
+def right(model: nn.Module, test: tuple[Tensor, Tensor]) -> float:
+    """Share of test images that are classified correctly."""
+    model.eval()
+    with torch.no_grad():
+        hits = [model(x).argmax(1) == y for x, y in zip(*(part.split(500) for part in test), strict=True)]
+    return float(torch.cat(hits).float().mean())
+
+
+def table() -> str:
+    """The results as they stand in docs/trained.md: means over seeds."""
+    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    lines = ["| MACs | criterion | as cut | recalibrate | reconstruct |", "| --- | --- | --- | --- | --- |"]
+    dense = sum(row["dense"] for row in rows) / len(rows)
+    lines.append(f"| dense | | {dense:.1%} | | |")
+    for number, arm in enumerate(rows[0]["arms"]):
+        means = [sum(row["arms"][number][how]["accuracy"] for row in rows) / len(rows) for how in WAYS]
+        lines.append(f"| 1/{arm['macs'][:-1]} | `{arm['criterion']}` | {' | '.join(f'{mean:.1%}' for mean in means)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
