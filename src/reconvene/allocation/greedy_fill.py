@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from heapq import heapify, heappop, heappush
 
 import numpy as np
 
@@ -69,36 +70,44 @@ class Filler:
         self.widths, self.losses, self.equations = widths.copy(), losses, equations
         self.allowed, self.meter = allowed, meter
         self.room = 1.0 - meter.price(widths)
+        self.need = [float(loss[width]) for loss, width in zip(losses, widths, strict=True)]
 
     def fill(self) -> Widths:
         """Grow whoever gains most for the room it takes, until nobody can grow within the budgets."""
-        worth = {g: self._try(g)[0] for g in range(len(self.widths)) if self._open(g)}
-        worth = {g: value for g, value in worth.items() if value >= 0}
-        while worth:
-            best = max(worth, key=lambda g: (worth[g], -g))
+        queue = [(-self._try(g)[0], g) for g in range(len(self.widths)) if self._open(g)]  # the greatest worth first
+        queue = [(price, g) for price, g in queue if price <= 0]
+        heapify(queue)
+        while queue:
+            price, best = heappop(queue)
+            if not self._open(best):  # it had to follow another group up to its dense width
+                continue
             now, grown = self._try(best)
+            while queue and not self._open(queue[0][1]):
+                heappop(queue)
             if now < 0:
-                # Costs never fall when widths grow: what does not fit now never will.
-                del worth[best]
-            elif now < max((value for g, value in worth.items() if g != best), default=now):
-                # Its worth was computed when there was more room: ask the next one first.
-                worth[best] = now
+                continue  # costs never fall when widths grow: what does not fit now never will
+            if queue and now < -queue[0][0]:
+                heappush(queue, (-now, best))  # its worth was computed when there was more room: ask the next one first
             else:
-                self.widths, self.room = grown, 1.0 - self.meter.price(grown)
-                worth = {g: value for g, value in worth.items() if self._open(g)}
+                self._accept(grown)
+                heappush(queue, (price, best))
         return self.widths
 
     def _open(self, group: int) -> bool:
         return int(self.widths[group]) < int(self.allowed[group][-1])
 
+    def _accept(self, grown: Widths) -> None:
+        for g in np.flatnonzero(grown != self.widths).tolist():
+            self.need[g] = float(self.losses[g][grown[g]])
+        self.widths, self.room = grown, 1.0 - self.meter.price(grown)
+
     def _try(self, group: int) -> tuple[float, Widths]:
         """The value of one step of ``group`` (squared loss saved per share of room; -1: no room), and new widths."""
-        widths = self.widths
-        need = [float(loss[width]) for loss, width in zip(self.losses, widths, strict=True)]
-        grown = grow(widths, group, self.equations, self.allowed, need)
+        grown = grow(self.widths, group, self.equations, self.allowed, self.need)
         left = 1.0 - self.meter.price(grown)
         if np.any(left < 0) or not self.meter.fits(grown):
-            return -1.0, widths
-        saved = sum(before**2 - float(loss[w]) ** 2 for before, loss, w in zip(need, self.losses, grown, strict=True))
+            return -1.0, self.widths
+        changed = np.flatnonzero(grown != self.widths).tolist()
+        saved = sum(self.need[g] ** 2 - float(self.losses[g][grown[g]]) ** 2 for g in changed)
         used_share = float(((self.room - left) / np.maximum(self.room, 1e-15)).max())
         return saved / max(used_share, 1e-12), grown
