@@ -16,6 +16,7 @@ from reconvene.planning.session import Data, Judge, Loss
 from reconvene.rectifier import RectifyReport
 from reconvene.rectifier.recalibrate import Progress, silent
 from reconvene.structure import Group, analyse
+from reconvene.structure.nesting import on_model
 from reconvene.surgery import Plan
 from reconvene.utils.arguments import check_model, check_number, check_seed, checked, instance_of, optional
 
@@ -46,6 +47,7 @@ def groups(model: nn.Module, example_inputs: Any) -> list[Group]:
     return list(analyse(model, example_inputs).groups)
 
 
+@on_model
 @checked(model=check_model, seed=check_seed, density=check_number)
 def sensitivity(
     model: nn.Module,

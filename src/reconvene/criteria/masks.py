@@ -12,10 +12,10 @@ from reconvene.criteria.layerwise import keep_by_layer
 from reconvene.criteria.registry import criterion as lookup
 from reconvene.criteria.topk import Exact, keep_largest, kept, schedule, with_floor
 from reconvene.criteria.weights import Layout
-from reconvene.structure.restore import exclusive
+from reconvene.structure.nesting import on_model
 
 
-@exclusive()
+@on_model
 def masks(
     model: nn.Module,
     density: float,

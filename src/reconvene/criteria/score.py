@@ -17,7 +17,7 @@ from reconvene.criteria.masks import choose, rounds_of
 from reconvene.criteria.registry import criterion as lookup
 from reconvene.criteria.topk import kept, schedule
 from reconvene.criteria.weights import Layout
-from reconvene.structure.restore import exclusive
+from reconvene.structure.nesting import on_model
 
 LEVELS = 24  # of a criterion whose scores do not change on the way down
 FEWEST_ROUNDS = 12
@@ -64,7 +64,7 @@ class Saliency:
         return f"{self.criterion}{path}{used}\n" + "\n".join(rows)
 
 
-@exclusive()
+@on_model
 def score(
     model: nn.Module,
     example_inputs: Any,

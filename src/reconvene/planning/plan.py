@@ -24,12 +24,14 @@ from reconvene.planning.target import Device, Say, Target
 from reconvene.rectifier import RectifyReport
 from reconvene.rectifier.recalibrate import Progress
 from reconvene.rectifier.recalibrate import silent as quiet_progress
+from reconvene.structure.nesting import on_model
 from reconvene.structure.restore import exclusive
 from reconvene.surgery import Plan
 from reconvene.utils.arguments import checked
 from reconvene.utils.norms import keeps_statistics
 
 
+@on_model
 @checked(**PLAN_CHECKS)
 def plan(
     model: nn.Module,

@@ -19,9 +19,9 @@ from reconvene.criteria.channels.slots import Roles
 from reconvene.planning.assemble import check_finite
 from reconvene.rectifier.calibration import calibration_batch, undisturbed
 from reconvene.structure import Group, Keep, Slot, Structure, analyse, call, map_tensors, tensors_in
+from reconvene.structure.nesting import on_model
 from reconvene.structure.pruned_sizes import settle
 from reconvene.structure.replay import replay
-from reconvene.structure.restore import exclusive
 from reconvene.surgery import Plan, Row, make_plan
 from reconvene.surgery.apply import uncopied
 from reconvene.surgery.ranges import to_text
@@ -36,7 +36,7 @@ EXACT = 1e-6
 """Largest relative difference of an output that a removal may make."""
 
 
-@exclusive()
+@on_model
 def simplify(model: nn.Module, example_inputs: Any) -> nn.Module:
     """A new module without the channels that are dead or constant; it gives the same outputs.
 

@@ -16,7 +16,7 @@ from reconvene.rectifier.layers import is_constant, layers, reset_norm, weights_
 from reconvene.rectifier.recalibrate import Progress, recalibrate, silent
 from reconvene.rectifier.reconstruct import reconstruct
 from reconvene.rectifier.report import RectifyReport, SpreadRow
-from reconvene.structure.restore import exclusive
+from reconvene.structure.nesting import on_model
 from reconvene.utils.norms import is_norm
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ DRAWS = 8
 LINEAR = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
-@exclusive()
+@on_model
 def rectify(
     small: nn.Module,
     plan: Plan,

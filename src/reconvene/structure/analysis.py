@@ -15,9 +15,10 @@ from reconvene.structure.capture import record
 from reconvene.structure.equations import Attribute, solve_equations
 from reconvene.structure.groups import Balance, Group
 from reconvene.structure.labels import Dim, Vector
+from reconvene.structure.nesting import on_model
 from reconvene.structure.ratios import DistinctSize, Ratio
 from reconvene.structure.recording import Op, Recording
-from reconvene.structure.restore import exclusive, paused_collector
+from reconvene.structure.restore import paused_collector
 from reconvene.structure.rules import Context, apply_rule
 from reconvene.structure.solve import solve
 
@@ -84,7 +85,7 @@ class Structure:
         return [op for op in self.recording.ops if not op.training]
 
 
-@exclusive()
+@on_model
 def analyse(model: nn.Module, example_inputs: Any, *, trial: bool = True) -> Structure:
     """Find the groups of ``model``: channels that can only leave together, proved by a trial at half width.
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.errors import PlanError
-from reconvene.structure.restore import exclusive, paused_collector
+from reconvene.structure.nesting import on_model
+from reconvene.structure.restore import paused_collector
 from reconvene.surgery.ranges import from_text
 from reconvene.surgery.silence import silence
 from reconvene.utils.module_state import kept_modes
@@ -22,7 +23,7 @@ _LOCKS = {"_thread", "threading", "_multiprocess", "multiprocessing.synchronize"
 """Modules whose objects guard something among threads or processes."""
 
 
-@exclusive()
+@on_model
 def apply(plan: Plan, model: nn.Module) -> nn.Module:
     """A new module of the same classes with the kept slices (see ``Plan.apply``)."""
     tensors = _checked(plan, model)
@@ -43,7 +44,7 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
     return small
 
 
-@exclusive()
+@on_model
 def mask(plan: Plan, model: nn.Module) -> nn.Module:
     """A copy in the original shapes with the removed channels silenced (see ``Plan.mask``)."""
     _checked(plan, model)

@@ -13,10 +13,10 @@ from reconvene.criteria.channels.base import ChannelSaliency, ChannelSubject
 from reconvene.criteria.registry import channel_criterion
 from reconvene.errors import CriterionError
 from reconvene.structure import Structure
-from reconvene.structure.restore import exclusive
+from reconvene.structure.nesting import on_model
 
 
-@exclusive()
+@on_model
 def score_channels(
     model: nn.Module,
     structure: Structure,

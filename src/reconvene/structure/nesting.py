@@ -1,0 +1,62 @@
+"""Modules nested deeply: work on them calls functions within functions, more of them than Python allows by default."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+from torch import nn
+
+from reconvene.errors import ModelError
+from reconvene.structure.restore import exclusive
+
+P = ParamSpec("P")
+R = TypeVar("R")
+DEEPEST = 2000
+"""Levels of nested modules that fit on the stack of a thread; a forward pass takes two kilobytes a level."""
+_FRAMES = 10
+"""Calls of Python that a level takes at most: ``deepcopy`` makes six, a forward pass under hooks four."""
+
+
+def on_model(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a step that works on a model: one thread at a time, and with calls enough for modules nested deeply."""
+
+    @wraps(function)
+    def step(*args: P.args, **kwargs: P.kwargs) -> R:
+        model = next((value for value in (*args, *kwargs.values()) if isinstance(value, nn.Module)), None)
+        with exclusive(), _calls_for(0 if model is None else _nesting(model)):
+            return function(*args, **kwargs)
+
+    return step
+
+
+@contextmanager
+def _calls_for(levels: int) -> Iterator[None]:
+    """Let Python call as deeply as work on modules of so many levels takes: by default it stops at 1,000 calls."""
+    if levels > DEEPEST:
+        raise ModelError(
+            f"the model nests modules {levels:,} levels deep, and a thread's stack holds {DEEPEST:,} at most. "
+            "Build it with less nesting: one nn.Sequential of many layers has one level"
+        )
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(before, 1000 + _FRAMES * levels))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
+
+
+def _nesting(model: nn.Module) -> int:
+    """Levels of modules within modules, counted without recursion."""
+    seen, waiting, deepest = {id(model)}, [(model, 1)], 1
+    while waiting:
+        module, level = waiting.pop()
+        deepest = max(deepest, level)
+        for child in module._modules.values():
+            if child is not None and id(child) not in seen:
+                seen.add(id(child))
+                waiting.append((child, level + 1))
+    return deepest
