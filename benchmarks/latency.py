@@ -22,13 +22,13 @@ import reconvene as rc
 from reconvene import devices, models
 from reconvene.costs import listed_costs
 from reconvene.deploy.benchmark import latency
-from reconvene.deploy.onnx import export_onnx
+from reconvene.deploy.runtimes.onnx.runtime import export_onnx
 from reconvene.devices import probe
 from reconvene.devices.latency_cost import DeviceLatency
 from reconvene.errors import StructureError
 from reconvene.experiments.plot import Dot, scatter
 from reconvene.planning.calibration_networks import cut, yardsticks
-from reconvene.planning.plan import plan_with
+from reconvene.planning.pruning import plan_with
 from reconvene.planning.session import Planner
 from reconvene.planning.target import ROUND_TO, resolve, weights_of
 from reconvene.structure import analyse

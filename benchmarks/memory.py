@@ -18,6 +18,7 @@ from torch import nn
 
 import reconvene as rc
 from reconvene import devices, models
+from reconvene.deploy import FORMATS
 from reconvene.deploy.memory import planned_memory
 from reconvene.errors import StructureError
 from reconvene.planning.calibration_networks import cut
@@ -50,7 +51,7 @@ def look(name: str, plans: int) -> None:
     for number, network in enumerate(networks(model, inputs, plans)):
         structure = analyse(network, inputs, trial=False)
         for plan, precision in ASKED:
-            way = devices.WAYS.get((plan, precision))
+            way = FORMATS[plan].holds.get(precision)
             predicted = devices.Held(structure, way).bytes(structure.widths) if way else None
             if predicted is None:  # ExecuTorch in float32 holds what PyTorch holds
                 predicted = float(rc.measure(network, inputs, latency=False).peak_memory)

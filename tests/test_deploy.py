@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from reconvene import deploy
-from reconvene.deploy import benchmark, onnx
+from reconvene.deploy import benchmark
+from reconvene.deploy.runtimes.onnx import runtime as onnx_runtime
 from reconvene.deploy.verification import Row
 from reconvene.errors import (
     DataError,
@@ -202,7 +203,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_weights_past_the_limit_go_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx, "SINGLE_FILE_LIMIT", 100)
+    monkeypatch.setattr(onnx_runtime, "SINGLE_FILE_LIMIT", 100)
     net = nn.Linear(64, 64)
     result = deploy.export(net, tmp_path / "a", example_inputs=torch.randn(1, 64))
     assert [file.name for file in result.files] == ["model.onnx", "model.onnx.data"]
@@ -235,9 +236,11 @@ def test_a_file_that_fails_verification_replaces_nothing(
     exported: deploy.Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "model.onnx").write_bytes(b"what was there")
-    run = onnx.OnnxSession.run
+    run = onnx_runtime.OnnxSession.run
     monkeypatch.setattr(
-        onnx.OnnxSession, "run", lambda self, x: {name: value + (len(x) == 3) for name, value in run(self, x).items()}
+        onnx_runtime.OnnxSession,
+        "run",
+        lambda self, x: {name: value + (len(x) == 3) for name, value in run(self, x).items()},
     )
     with pytest.raises(VerificationError, match="batch size 3"):
         deploy.export(small_net(), tmp_path, example_inputs=torch.randn(1, 3, 8, 8))

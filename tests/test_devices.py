@@ -30,8 +30,9 @@ from reconvene.errors import BudgetError, DeviceError, UnknownNameError
 from reconvene.planning import runtime_costs
 from reconvene.planning.calibration_networks import yardsticks
 from reconvene.planning.feedback import ATTEMPTS
-from reconvene.planning.plan import Target, plan_with
+from reconvene.planning.pruning import plan_with
 from reconvene.planning.session import Planner
+from reconvene.planning.target import Target
 from reconvene.structure import Structure, analyse
 
 IMAGE = torch.randn(1, 3, 32, 32)

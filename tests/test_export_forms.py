@@ -146,7 +146,7 @@ def test_an_operator_that_executorch_cannot_run_is_named(tmp_path: Path, capfd: 
 
 
 def test_a_file_that_its_runtime_does_not_run_is_no_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from reconvene.deploy.onnx import OnnxSession
+    from reconvene.deploy.runtimes.onnx.runtime import OnnxSession
     from reconvene.errors import ModelError
 
     def fail(self: OnnxSession, inputs: object) -> None:

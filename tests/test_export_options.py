@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from reconvene import deploy
 from reconvene.deploy import FORMATS
-from reconvene.deploy.onnx import OnnxSession
+from reconvene.deploy.runtimes.onnx.runtime import OnnxSession
 from reconvene.deploy.verification import HALF_TOLERANCE
 from reconvene.errors import ExportError, ModelError, UnknownNameError, VerificationError
 

@@ -23,7 +23,7 @@ from reconvene.errors import BudgetError, FleetError
 from reconvene.fleet import Result, executors, front, rank, read_fleet, run_fleet, write_page
 from reconvene.fleet.portfolio import DONE
 from reconvene.models import resolve
-from reconvene.planning.plan import Target
+from reconvene.planning.target import Target
 from reconvene.utils import numbers
 
 FILE = """\

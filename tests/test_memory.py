@@ -11,6 +11,7 @@ from torch import nn
 
 import reconvene as rc
 from reconvene import devices
+from reconvene.deploy import FORMATS
 from reconvene.deploy.benchmark import latency
 from reconvene.deploy.memory import planned_memory
 from reconvene.errors import BudgetError, DeviceError, UnknownNameError
@@ -44,14 +45,14 @@ class Residual(nn.Module):
 
 def held(model: nn.Module, plan: str, precision: str) -> float:
     structure = analyse(model.eval(), IMAGE, trial=False)
-    return devices.Held(structure, devices.WAYS[plan, precision]).bytes(structure.widths)
+    return devices.Held(structure, FORMATS[plan].holds[precision]).bytes(structure.widths)
 
 
 def test_what_is_alive_at_once_is_counted_as_by_hand() -> None:
     channels = PIXELS * 4
     assert held(plain(16, 32), "onnx", "fp32") == (16 + 32) * channels, "norm and activation take nothing of their own"
     structure = analyse(plain(8, 17).eval(), IMAGE, trial=False)
-    blocks = devices.Held(structure, dataclasses.replace(devices.WAYS["onnx", "fp32"], block=16))
+    blocks = devices.Held(structure, dataclasses.replace(FORMATS["onnx"].holds["fp32"], block=16))
     assert blocks.bytes(structure.widths) == (16 + 32) * channels, "channels in whole blocks"
     assert held(plain(), "onnx", "int8") == (8 + 16) * PIXELS
     assert held(plain(2, 2), "executorch", "int8") == (4 + 1) * 3 * PIXELS, "the input, and the int8 copy made of it"
@@ -61,7 +62,7 @@ def test_what_is_alive_at_once_is_counted_as_by_hand() -> None:
 
 def test_memory_never_falls_when_a_width_grows_and_is_that_of_the_smaller_network() -> None:
     structure = analyse(plain().eval(), IMAGE)
-    memory = devices.Held(structure, devices.WAYS["onnx", "int8"])
+    memory = devices.Held(structure, FORMATS["onnx"].holds["int8"])
     rng = np.random.default_rng(0)
     for _ in range(20):
         widths = rng.integers(1, structure.widths + 1)

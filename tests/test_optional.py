@@ -57,6 +57,6 @@ def test_the_collection_finds_each_way_to_import() -> None:
     by_place = {use.where: use for use in uses()}
     assert "load_digits" in by_place["data/digits.py:read_digits"].attributes["sklearn.datasets"]
     assert "CommitOperationAdd" in by_place["artifact/hub.py:push_to_hub"].attributes["huggingface_hub"]
-    assert "_pybind_state" in by_place["deploy/onnx_memory.py:main"].attributes["onnxruntime.capi"]
-    assert "UnidentifiedImageError" in by_place["data/load.py:_open"].attributes["PIL"]
+    assert "_pybind_state" in by_place["deploy/runtimes/onnx/arena.py:main"].attributes["onnxruntime.capi"]
+    assert "DecompressionBombError" in by_place["data/load.py:_trouble"].attributes["PIL.Image"]
     assert "HfHubHTTPError.__bases__" in by_place["artifact/hub.py:_trouble"].attributes["huggingface_hub.errors"]

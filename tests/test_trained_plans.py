@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import reconvene as rc
 from reconvene.criteria import CHANNEL_CRITERIA
 from reconvene.errors import ArgumentError, BudgetError, CriterionError, StructureError, UnknownNameError
-from reconvene.planning.plan import TrainedWeightsWarning
+from reconvene.planning.pruning import TrainedWeightsWarning
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 

@@ -13,9 +13,9 @@ from reconvene.deploy.fidelity import Fidelity, Limits, verify_int8
 from reconvene.deploy.layerwise import LayerNoise, layerwise_sqnr
 from reconvene.deploy.measure import Measurement, measure
 from reconvene.deploy.qat import QuantisationAware
-from reconvene.deploy.registry import FORMATS, RUNTIMES, installed
 from reconvene.deploy.results import BenchResult, BenchRow
-from reconvene.deploy.runtime import Runtime, Session
+from reconvene.deploy.runtimes.base import Runtime, Session
+from reconvene.deploy.runtimes.registry import FORMATS, RUNTIMES, installed
 from reconvene.deploy.verification import Verification, verify
 
 __all__ = [

@@ -17,9 +17,9 @@ from torch import nn
 from reconvene.deploy.fidelity import fidelity
 from reconvene.deploy.model_io import batch_size, leaves, own_inputs
 from reconvene.deploy.quantisation import PRECISIONS, quantisation, stand_in
-from reconvene.deploy.registry import runtime_named
 from reconvene.deploy.results import BenchResult, BenchRow
-from reconvene.deploy.runtime import Runtime, Session
+from reconvene.deploy.runtimes.base import Runtime, Session
+from reconvene.deploy.runtimes.registry import runtime_named
 from reconvene.deploy.writing import write
 from reconvene.errors import ExportError, ModelError, UnknownNameError
 from reconvene.training.quantising import Range

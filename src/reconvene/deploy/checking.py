@@ -16,7 +16,7 @@ from reconvene.deploy.layerwise import layerwise_sqnr
 from reconvene.deploy.model_io import batch_size, evaluating, labelled_samples, leaves, outputs_of, take
 from reconvene.deploy.options import FileOptions, free_axes
 from reconvene.deploy.quantisation import Quantisation, layers
-from reconvene.deploy.runtime import Runtime, Written
+from reconvene.deploy.runtimes.base import Runtime, Written
 from reconvene.deploy.verification import HALF_TOLERANCE, Verification
 from reconvene.deploy.verification import verify as verify_file
 from reconvene.deploy.writing import write_file

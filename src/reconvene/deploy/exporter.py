@@ -17,8 +17,8 @@ from reconvene.deploy.fidelity import Fidelity, Limits
 from reconvene.deploy.model_io import own_inputs, take
 from reconvene.deploy.options import AUTO, FileOptions, precision_of
 from reconvene.deploy.quantisation import PRECISIONS, quantisation
-from reconvene.deploy.registry import format_named, runtime_named, runtime_of
-from reconvene.deploy.runtime import Runtime, Written
+from reconvene.deploy.runtimes.base import Runtime, Written
+from reconvene.deploy.runtimes.registry import format_named, runtime_named, runtime_of
 from reconvene.deploy.verification import Verification
 from reconvene.deploy.writing import write
 from reconvene.errors import ExportError, UnknownNameError

@@ -12,7 +12,7 @@ from reconvene.deploy.model_io import batch_size, leaves, take
 from reconvene.errors import ExportError, UnknownNameError
 
 if TYPE_CHECKING:
-    from reconvene.deploy.runtime import Runtime
+    from reconvene.deploy.runtimes.base import Runtime
 
 AUTO, FREE, STATIC = "auto", "free", "static"
 BATCHES = (AUTO, FREE, STATIC)
@@ -107,7 +107,7 @@ def free_axes(tensor: Tensor, options: FileOptions) -> dict[int, str]:
 
 
 def _others(option: str) -> str:
-    from reconvene.deploy.registry import FORMATS
+    from reconvene.deploy.runtimes.registry import FORMATS
 
     name = option.split("=")[0]
     key = {"batch": "free_batch" if "free" in option else "static_batch", "precision": "fp16"}.get(name, name)

@@ -11,7 +11,7 @@ from torch import nn
 
 from reconvene.deploy.model_io import evaluating, leaves
 from reconvene.deploy.quantisation import Quantisation, within
-from reconvene.deploy.runtime import imported
+from reconvene.deploy.runtimes.base import imported
 from reconvene.deploy.tracing import exporting, in_order, module_of, one_sample, traced
 from reconvene.errors import ExportError
 from reconvene.training.quantising import Range

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from reconvene.deploy.model_io import evaluating
 from reconvene.deploy.pt2e import labelled, ranges_of, xnnpack_quantiser
-from reconvene.deploy.runtime import imported
+from reconvene.deploy.runtimes.base import imported
 from reconvene.deploy.tracing import exporting, traced
 from reconvene.errors import TrainingError
 from reconvene.training.quantising import Range, Rounded

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from reconvene.deploy.model_io import batch_size, evaluating, labelled_samples, noise, outputs_of, own_inputs, take
 from reconvene.deploy.options import precision_of
-from reconvene.deploy.registry import runtime_named, runtime_of
-from reconvene.deploy.runtime import Session
+from reconvene.deploy.runtimes.base import Session
+from reconvene.deploy.runtimes.registry import runtime_named, runtime_of
 from reconvene.errors import ModelError, VerificationError
 from reconvene.tasks import Task, Witnesses, judge, task_named
 from reconvene.utils.tables import table

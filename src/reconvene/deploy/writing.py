@@ -10,7 +10,7 @@ from torch import nn
 from reconvene.deploy.options import FileOptions
 from reconvene.deploy.quantisation import Quantisation
 from reconvene.deploy.rewriting import eval_form
-from reconvene.deploy.runtime import Runtime, Written
+from reconvene.deploy.runtimes.base import Runtime, Written
 from reconvene.errors import ExportError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from reconvene.devices.bundle import write_bundle
 from reconvene.devices.grid import general
-from reconvene.devices.memory import WAYS, Held
+from reconvene.devices.memory import ActivationPolicy, Held
 from reconvene.devices.predict import Channels, Predictor, SiteTime
 from reconvene.devices.probe import reference
 from reconvene.devices.profile import Profile
@@ -14,7 +14,7 @@ from reconvene.devices.store import HERE, conditions, find, here, measure, profi
 
 __all__ = [
     "HERE",
-    "WAYS",
+    "ActivationPolicy",
     "Channels",
     "Held",
     "Predictor",

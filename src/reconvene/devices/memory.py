@@ -28,7 +28,7 @@ _IN_PLACE = frozenset({*ACTIVATIONS, "add", "mul"})
 
 
 @dataclass(frozen=True)
-class Way:
+class ActivationPolicy:
     """How a runtime holds activations.
 
     ``item``: bytes of a number; ``outside``: bytes of a number of the inputs where these are in the runtime's memory
@@ -47,18 +47,12 @@ class Way:
 
 BLOCK = {"AVX512": 16, "AVX2": 8}.get(torch.backends.cpu.get_cpu_capability(), 1)
 """In what blocks ONNX Runtime holds the channels of images on this machine, where it is asked, too."""
-WAYS = {
-    ("onnx", "fp32"): Way(item=4, outside=0, own_inputs=False, adds=True, in_place=True, block=BLOCK),
-    ("onnx", "int8"): Way(item=1, outside=0, own_inputs=True, adds=False, in_place=False),
-    ("executorch", "int8"): Way(item=1, outside=4, own_inputs=True, adds=False, in_place=False),
-}
-"""By plan and precision. ExecuTorch's portable operators in float32 are held as PyTorch holds them: ``costs``."""
 
 
 class Held:
     """Bytes of activations alive at once, at any widths of one network."""
 
-    def __init__(self, structure: Structure, policy: Way) -> None:
+    def __init__(self, structure: Structure, policy: ActivationPolicy) -> None:
         self._sizes = Sizes(structure)
         lives = _Lives(structure, policy)
         images = [policy.block > 1 and len(dims) == 4 for dims in lives.dims]
@@ -80,13 +74,13 @@ class Held:
 class _Lives:
     """First and last moment of every buffer: moment 0 is the inputs', then every call has one."""
 
-    def __init__(self, structure: Structure, policy: Way) -> None:
+    def __init__(self, structure: Structure, policy: ActivationPolicy) -> None:
         self.dims: list[list[Dim]] = []
         self.items: list[int] = []
         self.birth: list[int] = []
         self.death: list[int] = []
         self._of: dict[int, int] = {}
-        self._structure, self._way = structure, policy
+        self._structure, self._policy = structure, policy
         self._reader = Reader(structure)
         ops = structure.eval_ops()
         self.moments = len(ops) + 1
@@ -120,7 +114,7 @@ class _Lives:
             self._of[id(out)] = over
             self._keep(over, moment)
         elif name not in FREE:  # else it is a view of what the caller holds
-            self._new(out, self._way.item, moment)
+            self._new(out, self._policy.item, moment)
 
     def _written_over(self, name: str, buffered: list[Tensor], out: Tensor, moment: int, *, fused: bool) -> int | None:
         """The buffer that the result shares, if there is one."""
@@ -131,12 +125,12 @@ class _Lives:
         name = name.removesuffix("_")
         reusable = [self._of[id(t)] for t in buffered if t.shape == out.shape and self._read_last[id(t)] <= moment]
         if not fused:
-            return reusable[0] if self._way.in_place and name in _IN_PLACE and reusable else None
+            return reusable[0] if self._policy.in_place and name in _IN_PLACE and reusable else None
         newest = max((self._of[id(tensor)] for tensor in buffered), key=lambda number: self.birth[number])
         if name != "add":
             return newest
         other_buffers = [number for number in reusable if number != newest]
-        if not self._way.adds:
+        if not self._policy.adds:
             return None
         if not other_buffers:
             return newest

@@ -11,10 +11,9 @@ from typing import Any
 from reconvene.costs import COSTS, Budget
 from reconvene.criteria import CRITERIA
 from reconvene.data import count
-from reconvene.deploy.memory import PLANS
 from reconvene.deploy.quantisation import PRECISIONS
-from reconvene.deploy.registry import FORMATS
-from reconvene.deploy.runtime import imported
+from reconvene.deploy.runtimes.base import imported
+from reconvene.deploy.runtimes.registry import FORMATS, memory_planners
 from reconvene.devices import HERE, find
 from reconvene.errors import (
     BudgetError,
@@ -172,7 +171,7 @@ class _Reader:
             step,
             self._formats(entries) if "export" in entries else shared,
             device_models,
-            self._one_of(entries, "memory_of", PLANS),
+            self._one_of(entries, "memory_of", memory_planners()),
             precision,
         )
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from reconvene.deploy.runtime import imported
+from reconvene.deploy.runtimes.base import imported
 from reconvene.errors import FleetError, ReconveneError
 from reconvene.fleet.job import Files, Job, carry_out, carry_out_anywhere
 

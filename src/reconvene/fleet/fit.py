@@ -11,7 +11,7 @@ from reconvene.devices import HERE, Profile, find
 from reconvene.errors import BudgetError, DeviceError, StructureError
 from reconvene.fleet.device_result import Cut, cut_fields, meanings, shown_costs, work_of
 from reconvene.models import Source, example_inputs
-from reconvene.planning.plan import plan_with
+from reconvene.planning.pruning import plan_with
 from reconvene.planning.session import Data, Planner
 from reconvene.planning.target import Target
 from reconvene.utils.tables import Cell, table

@@ -22,7 +22,8 @@ from reconvene.fleet.device_result import Result, Row, choose, cut_fields
 from reconvene.fleet.executors import Outcome, in_processes, join_ray, on_ray
 from reconvene.fleet.job import Files, Job, key_of
 from reconvene.models import Source, example_inputs, resolve
-from reconvene.planning.plan import Options, plan_with
+from reconvene.planning.options import Options
+from reconvene.planning.pruning import plan_with
 from reconvene.planning.session import Planner
 from reconvene.surgery import Plan
 from reconvene.utils.files import unwritable, write_atomic

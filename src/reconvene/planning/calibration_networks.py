@@ -19,7 +19,7 @@ from reconvene import devices
 from reconvene.deploy.exporter import write
 from reconvene.deploy.model_io import own_inputs
 from reconvene.deploy.quantisation import stand_in
-from reconvene.deploy.registry import format_named
+from reconvene.deploy.runtimes.registry import format_named
 from reconvene.devices.runtime_layers import key_of
 from reconvene.devices.sessions import Network
 from reconvene.devices.store import Say, silent

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence, Sized
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
-from torch.utils.data import DataLoader
 
-from reconvene import rectifier
 from reconvene.costs import Budget
 from reconvene.devices.store import silent
 from reconvene.planning.arguments import PLAN_CHECKS
-from reconvene.planning.assemble import timed
-from reconvene.planning.feedback import plan_within
 from reconvene.planning.limits import LayerLimits
-from reconvene.planning.session import Data, Loss, Planner
+from reconvene.planning.options import Options
+from reconvene.planning.pruning import plan_by, prune_by
+from reconvene.planning.session import Data, Loss
 from reconvene.planning.target import Device, Say, Target
-from reconvene.rectifier import RectifyReport
 from reconvene.rectifier.recalibrate import Progress
 from reconvene.rectifier.recalibrate import silent as quiet_progress
 from reconvene.structure.nesting import on_model
-from reconvene.structure.restore import exclusive
 from reconvene.surgery import Plan
 from reconvene.utils.arguments import checked
-from reconvene.utils.norms import keeps_statistics
 
 
 @on_model
@@ -182,155 +174,3 @@ def prune(
         verify=verify,
     )
     return prune_by(model, example_inputs, budget, options, rectify=rectify, progress=progress).model
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How to plan, but for the model and the budget; each as for ``plan``."""
-
-    criterion: str | None = None
-    data: Data | None = None
-    seed: int = 0
-    trained: bool = False
-    limits: LayerLimits = field(default_factory=LayerLimits)
-    evaluator: str | None = None
-    loss: Loss | None = None
-    round_to: int | None = None
-    target: Target = field(default_factory=Target)
-    examples: int | None = None
-    verify: bool = True
-
-    def planner(self, model: nn.Module, example_inputs: Any, *, density: float | None = None) -> Planner:
-        """A planner for any number of budgets of one model. ``density``: as for ``Planner``."""
-        return Planner(
-            model,
-            example_inputs,
-            self.chosen_criterion,
-            self.data,
-            self.seed,
-            evaluator=self.evaluator,
-            loss=self.loss,
-            density=density,
-            verify=self.verify,
-            limits=self.limits,
-        )
-
-    @property
-    def chosen_criterion(self) -> str | None:
-        """The criterion that was asked for, or that a trained network has by default."""
-        if self.criterion is not None or not self.trained:
-            return self.criterion
-        return "group_l2" if self.data is None else "taylor"
-
-    @property
-    def usual_way(self) -> str:
-        """How the small network is rectified where nothing else is asked."""
-        if not self.trained:
-            return "reinit"
-        return "keep" if self.data is None else "reconstruct"
-
-
-class Pruned(NamedTuple):
-    """The small network, its plan, and how its spread compares with the dense network's."""
-
-    model: nn.Module
-    plan: Plan
-    report: RectifyReport
-
-
-def plan_by(model: nn.Module, example_inputs: Any, budget: Budget, options: Options, *, say: Say = silent) -> Plan:
-    """``plan`` with its options as one object."""
-    planner = options.planner(model, example_inputs)
-    chosen_plan = plan_with(planner, budget, round_to=options.round_to, target=options.target, say=say)
-    chosen_plan.examples = _epoch(options.data) if options.examples is None else options.examples
-    return chosen_plan
-
-
-def prune_by(
-    model: nn.Module,
-    example_inputs: Any,
-    budget: Budget,
-    options: Options,
-    *,
-    rectify: str | None = None,
-    say: Say = silent,
-    progress: Progress = quiet_progress,
-) -> Pruned:
-    """``prune`` with its options as one object."""
-    if isinstance(options.data, Iterator):
-        options = replace(options, data=list(options.data))  # the criterion reads it, and then the rectifier
-    how = options.usual_way if rectify is None else rectify
-    note = _on_weights(model, options, how, asked=rectify is not None)
-    chosen_plan = plan_by(model, example_inputs, budget, options, say=say)
-    chosen_plan.notes += [note] if note else []
-    with timed(chosen_plan.timings, "surgery"):
-        small = chosen_plan.apply(model)
-    with timed(chosen_plan.timings, "rectify"):
-        report = rectifier.rectify(
-            small,
-            chosen_plan,
-            example_inputs,
-            how=how,
-            seed=options.seed,
-            model=model,
-            data=options.data,
-            progress=progress,
-        )
-    return Pruned(small, chosen_plan, report)
-
-
-def _on_weights(model: nn.Module, options: Options, how: str, *, asked: bool) -> str | None:
-    """What a plan should say of the weights; warns where trained ones would be lost and nobody asked for it."""
-    if options.trained:
-        without = "" if options.data is not None else "; data= would let it be fitted to the dense network"
-        return f"the trained weights are kept ({how}{without})"
-    moved = moved_statistics(model)
-    if not moved or asked:
-        return None
-    note = (
-        f"this network looks trained (the statistics of {len(moved)} norms have moved, first {moved[0]}), and its "
-        "touched layers are drawn anew. trained=True keeps the weights; rectify='reinit' says that they may go"
-    )
-    warnings.warn(note, TrainedWeightsWarning, stacklevel=4)
-    return note
-
-
-def moved_statistics(model: nn.Module) -> list[str]:
-    """Names of the norms whose running statistics are not those that they begin with."""
-    return [
-        name
-        for name, module in model.named_modules()
-        if keeps_statistics(module) and not module.running_mean.is_meta and bool((module.running_mean != 0).any())
-    ]
-
-
-class TrainedWeightsWarning(UserWarning):
-    """A network that looks trained is about to lose its weights."""
-
-
-@exclusive()
-def plan_with(
-    planner: Planner,
-    budget: Budget,
-    *,
-    round_to: int | None = None,
-    target: Target = Target(),  # noqa: B008  # frozen
-    say: Say = silent,
-) -> Plan:
-    """``plan`` for one of many budgets of a model."""
-    timings: dict[str, float] = {}
-    with ExitStack() as stack:
-        with timed(timings, "profile"):
-            answers = stack.enter_context(target.costs(planner, budget, say))
-        # A step that was asked for, or is a device's own, is kept.
-        refine = round_to is None and answers.refine
-        step = answers.round_to if round_to is None else round_to
-        chosen_plan = plan_within(planner, budget, answers.costs, round_to=step, refine=refine, say=say)
-    chosen_plan.timings = {**timings, **chosen_plan.timings}
-    return chosen_plan
-
-
-def _epoch(data: Data | None) -> int | None:
-    """Examples of an epoch, where the data tell."""
-    dataset = data.dataset if isinstance(data, DataLoader) else None
-    return len(dataset) if isinstance(dataset, Sized) else None

@@ -18,7 +18,7 @@ from reconvene.deploy.exporter import write
 from reconvene.deploy.memory import planned_memory
 from reconvene.deploy.model_io import own_inputs
 from reconvene.deploy.quantisation import stand_in
-from reconvene.deploy.registry import format_named
+from reconvene.deploy.runtimes.registry import format_named
 from reconvene.devices import Profile
 from reconvene.devices.latency_cost import DeviceLatency
 from reconvene.structure import Structure
@@ -96,7 +96,7 @@ class RuntimeMemory(PeakMemory):
 
     def bind(self, structure: Structure, network: Network | None) -> CostFunction:
         """The largest sum of what is alive at once, which no allocator undercuts."""
-        policy = devices.WAYS.get((self._runtime, self._precision))
+        policy = format_named(self._runtime).holds.get(self._precision)
         if policy is None:  # it holds activations as PyTorch does
             return COSTS["peak_memory"].bind(structure, network)
         return CostFunction(devices.Held(structure, policy).bytes)

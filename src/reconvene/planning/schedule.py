@@ -17,7 +17,8 @@ from reconvene.devices.store import silent
 from reconvene.errors import PlanError
 from reconvene.planning.arguments import PLAN_CHECKS, check_steps
 from reconvene.planning.limits import LayerLimits
-from reconvene.planning.plan import Options, plan_by, prune_by
+from reconvene.planning.options import Options
+from reconvene.planning.pruning import plan_by, prune_by
 from reconvene.planning.session import Data, Loss
 from reconvene.planning.target import Device, Say, Target
 from reconvene.rectifier.recalibrate import Progress
@@ -80,6 +81,15 @@ def prune_iteratively(
     Raises:
         BudgetError: the budget cannot be kept; it is raised before the first step.
         Other errors are those of ``rc.plan`` and ``rc.rectify``.
+
+    >>> import torch
+    >>> import reconvene as rc
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3))
+    >>> x = torch.randn(1, 3, 16, 16)
+    >>> small = rc.prune_iteratively(model, x, rc.Budget(params="2x"), steps=2)
+    >>> small[0]
+    Conv2d(3, 7, kernel_size=(3, 3), stride=(1, 1))
     """
     options = Options(
         criterion=criterion,

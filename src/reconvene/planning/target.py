@@ -11,8 +11,8 @@ from torch import nn
 
 from reconvene import devices
 from reconvene.costs import Budget, Cost, cost_named, listed_costs
-from reconvene.deploy.memory import PLANS
 from reconvene.deploy.quantisation import PRECISIONS
+from reconvene.deploy.runtimes.registry import memory_planners
 from reconvene.devices import Profile
 from reconvene.devices.latency_cost import DeviceLatency
 from reconvene.errors import DeviceError, UnknownNameError
@@ -59,8 +59,8 @@ class Target:
         """
         if self.precision not in (None, *PRECISIONS):
             raise UnknownNameError("precision", self.precision, PRECISIONS)
-        if self.memory_of not in (None, *PLANS):
-            raise UnknownNameError("plan of memory", str(self.memory_of), PLANS)
+        if self.memory_of not in (None, *memory_planners()):
+            raise UnknownNameError("plan of memory", str(self.memory_of), memory_planners())
         profile = None
         if "latency" in budget or self.device is not None:
             profile = resolve(planner, self.device, say, precision=self.precision)

@@ -14,7 +14,7 @@ from reconvene.data import Calibration, Dataset, calibration, test_batches
 from reconvene.deploy import BenchResult, Evidence, Exported, Limits
 from reconvene.deploy import bench as bench_variants
 from reconvene.deploy import export as export_file
-from reconvene.deploy.registry import format_named
+from reconvene.deploy.runtimes.registry import format_named
 from reconvene.errors import ArtifactError, ExportError
 from reconvene.models import example_inputs
 from reconvene.tasks import task_of

@@ -21,7 +21,8 @@ from reconvene.devices.store import silent
 from reconvene.errors import ArtifactError, UnknownNameError
 from reconvene.evaluator.evaluators import EVALUATORS
 from reconvene.models import Source, example_inputs
-from reconvene.planning.plan import Options, prune_by
+from reconvene.planning.options import Options
+from reconvene.planning.pruning import prune_by
 from reconvene.planning.session import Data
 from reconvene.planning.target import Target
 from reconvene.rectifier import WAYS

@@ -1,4 +1,4 @@
-"""What ONNX Runtime asks its arena for in a real run: ``python onnx_memory.py MODEL.onnx INPUTS.npz`` prints bytes.
+"""What ONNX Runtime asks its arena for in a real run: ``python arena.py MODEL.onnx INPUTS.npz`` prints bytes.
 
 A program of its own, since an arena belongs to a process. From the second run on the runtime takes all activations
 that it has planned as one block, and whatever kernels need beside it (packed inputs, columns of a convolution) one by

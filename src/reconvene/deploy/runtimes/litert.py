@@ -16,11 +16,13 @@ from reconvene.deploy.model_io import evaluating, leaves
 from reconvene.deploy.options import FileOptions
 from reconvene.deploy.pt2e import quantised_program
 from reconvene.deploy.quantisation import Quantisation
-from reconvene.deploy.runtime import Runtime, Session, Written, file_of, imported
+from reconvene.deploy.runtimes.base import Runtime, Session, Written, file_of, imported
 from reconvene.deploy.tracing import TensorsOnly, exporting, one_sample, said
 from reconvene.errors import ModelError
 
 EXTRA = "litert"
+FIRST_PACKAGE = "litert-torch"
+"""Pip must install it by itself before the extra; see pyproject.toml."""
 Values = np.ndarray[Any, Any]
 
 
@@ -38,8 +40,8 @@ def quantize_litert(
     model: nn.Module, example_inputs: Any, path: Path, quantisation: Quantisation, options: FileOptions
 ) -> Written:
     """The same in int8 by litert-torch's PT2E quantiser: weights per channel, static activations."""
-    quantizer = imported("litert_torch.quantize.pt2e_quantizer", EXTRA, "int8 LiteRT")
-    config = imported("litert_torch.quantize.quant_config", EXTRA, "int8 LiteRT")
+    quantizer = imported("litert_torch.quantize.pt2e_quantizer", EXTRA, "int8 LiteRT", first=FIRST_PACKAGE)
+    config = imported("litert_torch.quantize.quant_config", EXTRA, "int8 LiteRT", first=FIRST_PACKAGE)
     settings = quantizer.get_symmetric_quantization_config(is_per_channel=True, is_dynamic=False)
     int8_quantizer = quantizer.PT2EQuantizer().set_global(settings)
     program = quantised_program(
@@ -50,7 +52,7 @@ def quantize_litert(
 
 
 def _converted(model: nn.Module, program: nn.Module, sample: Any, path: Path, **settings: Any) -> Written:
-    litert_torch = imported("litert_torch", EXTRA, "LiteRT export")
+    litert_torch = imported("litert_torch", EXTRA, "LiteRT export", first=FIRST_PACKAGE)
     with exporting(model, "LiteRT"), said(), torch.no_grad():
         litert_torch.convert(program, tuple(leaves(sample)), strict_export=False, **settings).export(str(path))
     return Written((path,), batch=1)
@@ -60,7 +62,7 @@ class LitertSession(SingleSession):
     """A ``.tflite`` file in the interpreter. Inputs and outputs that are int8 in the file are float32 here."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        interpreter = imported("ai_edge_litert.interpreter", EXTRA, "running a .tflite file")
+        interpreter = imported("ai_edge_litert.interpreter", EXTRA, "running a .tflite file", first=FIRST_PACKAGE)
         with said():
             try:
                 self.interpreter = interpreter.Interpreter(str(path), num_threads=threads)
@@ -121,4 +123,5 @@ LITERT = Runtime(
     extra=EXTRA,
     to_run={"ai_edge_litert": "2.3"},
     to_export={"litert_torch": "0.10", "torchao": "0.18"},
+    first_package=FIRST_PACKAGE,
 )

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from reconvene.deploy.batch_of_one import joined, pieces, static_batch
 from reconvene.deploy.model_io import by_name, input_names, leaves
-from reconvene.deploy.onnx import export_onnx
 from reconvene.deploy.options import FileOptions
 from reconvene.deploy.quantisation import Quantisation, within
-from reconvene.deploy.runtime import Runtime, Session, Written, file_of, imported
+from reconvene.deploy.runtimes.base import Runtime, Session, Written, file_of, imported
+from reconvene.deploy.runtimes.onnx.runtime import export_onnx
 from reconvene.deploy.tracing import exporting
 from reconvene.errors import ExportError, ModelError
 

@@ -1,20 +1,31 @@
-"""Every runtime by name. A new one is a file of this folder and a line here."""
+"""Every runtime by name. A new one is a file of this folder and a line here, or a plugin: see docs/extending."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from reconvene.deploy.eager import EAGER
-from reconvene.deploy.executorch import EXECUTORCH
-from reconvene.deploy.litert import LITERT
-from reconvene.deploy.ncnn import NCNN
-from reconvene.deploy.onnx import ONNX
-from reconvene.deploy.openvino import OPENVINO
-from reconvene.deploy.runtime import Runtime
+from reconvene.deploy.runtimes.base import Runtime
+from reconvene.deploy.runtimes.eager import EAGER
+from reconvene.deploy.runtimes.executorch.runtime import EXECUTORCH
+from reconvene.deploy.runtimes.litert import LITERT
+from reconvene.deploy.runtimes.ncnn.runtime import NCNN
+from reconvene.deploy.runtimes.onnx.runtime import ONNX
+from reconvene.deploy.runtimes.openvino import OPENVINO
 from reconvene.errors import UnknownNameError
 
-RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in (ONNX, OPENVINO, EXECUTORCH, LITERT, NCNN, EAGER)}
-FORMATS: dict[str, Runtime] = {runtime.file_format: runtime for runtime in RUNTIMES.values() if runtime.file_format}
+RUNTIMES: dict[str, Runtime] = {}
+FORMATS: dict[str, Runtime] = {}
+
+
+def register(runtime: Runtime) -> None:
+    """Let a runtime be used everywhere: by its name in ``bench`` and ``verify``, by its format in ``export``."""
+    RUNTIMES[runtime.name] = runtime
+    if runtime.file_format:
+        FORMATS[runtime.file_format] = runtime
+
+
+for _runtime in (ONNX, OPENVINO, EXECUTORCH, LITERT, NCNN, EAGER):
+    register(_runtime)
 
 
 def runtime_named(name: str) -> Runtime:
@@ -37,6 +48,11 @@ def runtime_of(path: Path) -> Runtime:
         if path.name.endswith(runtime.suffix):
             return runtime
     raise UnknownNameError("kind of file", path.name, [runtime.suffix for runtime in FORMATS.values()])
+
+
+def memory_planners() -> list[str]:
+    """Formats whose runtimes say what memory they plan for activations."""
+    return [name for name, runtime in FORMATS.items() if runtime.plan_memory is not None]
 
 
 def installed() -> list[str]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from reconvene.deploy.options import FileOptions
 from reconvene.deploy.quantisation import Quantisation
+from reconvene.devices.memory import ActivationPolicy
 from reconvene.errors import MissingExtraError, ModelError
 
 
@@ -55,10 +56,6 @@ Quantize = Callable[[nn.Module, Any, Path, Quantisation, FileOptions], Written]
 Open = Callable[[nn.Module | Path, int], AbstractContextManager[Session]]
 
 
-FIRST = {"litert": "litert-torch"}
-"""Extras that pip can only install after a package that it was given by itself; see pyproject.toml."""
-
-
 @dataclass(frozen=True)
 class Runtime:
     """One file of this folder fills in one of these; export, run, verify and bench are written once over them.
@@ -76,6 +73,11 @@ class Runtime:
         takes: options that its files can have: ``free_batch``, ``static_batch`` (of more than one), ``dynamic_axes``,
             ``opset``, ``fp16``. Without ``free_batch`` a file is for a batch of one unless the caller says otherwise.
         takes_ranges: whether int8 can take the ranges that quantisation-aware training learned.
+        plan_memory: bytes that it plans for the activations of a model, given itself, the model, its inputs and the
+            precision; ``None`` where it does not say.
+        holds: by precision how it holds activations, where that differs from PyTorch: budgets on its memory are
+            predicted by it.
+        first_package: a package that pip must install by itself before the extra; see pyproject.toml.
     """
 
     name: str
@@ -90,12 +92,15 @@ class Runtime:
     tolerance: float = 1e-4
     takes: frozenset[str] = frozenset()
     takes_ranges: bool = False
+    plan_memory: Callable[[Runtime, nn.Module, Any, str], int] | None = None
+    holds: Mapping[str, ActivationPolicy] = field(default_factory=dict)
+    first_package: str | None = None
 
     def require(self, *, exporting: bool) -> None:
         """Import what running (and ``exporting``) needs. Raises MissingExtraError: absent, or too old."""
         needed_for = f"exporting to {self.file_format}" if exporting else f"running in {self.name}"
         for package, minimum_version in {**self.to_run, **(self.to_export if exporting else {})}.items():
-            imported(package, self.extra, needed_for, minimum_version=minimum_version)
+            imported(package, self.extra, needed_for, minimum_version=minimum_version, first=self.first_package)
 
     def versions(self) -> dict[str, str]:
         """Versions of the packages that take part."""
@@ -117,15 +122,17 @@ def file_of(model: nn.Module | Path, runtime: str) -> Path:
     return model
 
 
-def imported(package: str, extra: str, needed_for: str, *, minimum_version: str | None = None) -> ModuleType:
+def imported(
+    package: str, extra: str, needed_for: str, *, minimum_version: str | None = None, first: str | None = None
+) -> ModuleType:
     """Import an optional package, or raise MissingExtraError naming the extra that brings it.
 
-    ``minimum_version`` is the oldest version that will do.
+    ``minimum_version`` is the oldest version that will do; ``first`` a package that pip must install before the extra.
     """
     try:
         module = importlib.import_module(package)
     except ImportError as error:
-        raise MissingExtraError(package, extra, needed_for, first=FIRST.get(extra)) from error
+        raise MissingExtraError(package, extra, needed_for, first=first) from error
     if minimum_version is not None:
         installed_version = metadata.version(package)
         if _numbers(installed_version) < _numbers(minimum_version):

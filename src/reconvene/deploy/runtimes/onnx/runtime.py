@@ -26,11 +26,13 @@ from reconvene.deploy.model_io import (
     outputs_of,
     take,
 )
-from reconvene.deploy.onnx_int8 import quantised_onnx
 from reconvene.deploy.options import FREE, STATIC, FileOptions, free_axes
 from reconvene.deploy.quantisation import Quantisation
-from reconvene.deploy.runtime import Runtime, Session, Written, file_of, imported
+from reconvene.deploy.runtimes.base import Runtime, Session, Written, file_of, imported
+from reconvene.deploy.runtimes.onnx.int8 import quantised_onnx
+from reconvene.deploy.runtimes.onnx.memory import plan_onnx_memory
 from reconvene.deploy.tracing import TensorsOnly, exporting
+from reconvene.devices.memory import BLOCK, ActivationPolicy
 from reconvene.errors import ExportError, ModelError
 
 OPSET = 20
@@ -288,4 +290,9 @@ ONNX = Runtime(
     to_run={"onnxruntime": "1.23"},
     to_export={"onnx": "1.19", "onnxscript": "0.6"},
     takes=frozenset({"free_batch", "static_batch", "dynamic_axes", "opset", "fp16"}),
+    plan_memory=plan_onnx_memory,
+    holds={
+        "fp32": ActivationPolicy(item=4, outside=0, own_inputs=False, adds=True, in_place=True, block=BLOCK),
+        "int8": ActivationPolicy(item=1, outside=0, own_inputs=True, adds=False, in_place=False),
+    },
 )

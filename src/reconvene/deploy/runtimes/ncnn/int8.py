@@ -21,7 +21,7 @@ from reconvene.deploy.tracing import in_order
 from reconvene.errors import ExportError
 
 if TYPE_CHECKING:
-    from reconvene.deploy.ncnn import NcnnSession
+    from reconvene.deploy.runtimes.ncnn.runtime import NcnnSession
 
 Floats = NDArray[np.float32]
 RAW, INT8 = 0, 0x000D4B38

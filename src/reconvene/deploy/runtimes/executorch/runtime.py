@@ -16,8 +16,10 @@ from reconvene.deploy.model_io import batch_size, evaluating, leaves
 from reconvene.deploy.options import STATIC, FileOptions
 from reconvene.deploy.pt2e import quantised_program, xnnpack_quantiser
 from reconvene.deploy.quantisation import Quantisation
-from reconvene.deploy.runtime import Runtime, Session, Written, file_of, imported
+from reconvene.deploy.runtimes.base import Runtime, Session, Written, file_of, imported
+from reconvene.deploy.runtimes.executorch.memory import plan_executorch_memory
 from reconvene.deploy.tracing import exporting, one_sample, plain, said, traced
+from reconvene.devices.memory import ActivationPolicy
 from reconvene.errors import ModelError
 
 EXTRA = "executorch"
@@ -143,4 +145,7 @@ EXECUTORCH = Runtime(
     to_export={"torchao": "0.18"},
     takes=frozenset({"static_batch", "fp16"}),
     takes_ranges=True,
+    plan_memory=plan_executorch_memory,
+    # Its portable operators hold float32 as PyTorch does.
+    holds={"int8": ActivationPolicy(item=1, outside=4, own_inputs=True, adds=False, in_place=False)},
 )

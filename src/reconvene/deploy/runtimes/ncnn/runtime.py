@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from reconvene.deploy.batch_of_one import SingleSession
 from reconvene.deploy.functional import functional_form, writes_into_views
 from reconvene.deploy.model_io import evaluating, leaves, outputs_of
-from reconvene.deploy.ncnn_int8 import quantised_ncnn
 from reconvene.deploy.options import FileOptions
 from reconvene.deploy.quantisation import Quantisation
-from reconvene.deploy.runtime import Runtime, Session, Written, file_of, imported
+from reconvene.deploy.runtimes.base import Runtime, Session, Written, file_of, imported
+from reconvene.deploy.runtimes.ncnn.int8 import quantised_ncnn
 from reconvene.deploy.tracing import TensorsOnly, exporting, one_sample, said
 from reconvene.errors import ExportError, ModelError
 

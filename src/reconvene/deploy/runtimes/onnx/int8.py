@@ -10,7 +10,7 @@ import numpy as np
 from reconvene._version import __version__
 from reconvene.deploy.model_io import leaves
 from reconvene.deploy.quantisation import Quantisation, within
-from reconvene.deploy.runtime import imported
+from reconvene.deploy.runtimes.base import imported
 from reconvene.errors import ExportError
 from reconvene.utils.machine import saturates
 

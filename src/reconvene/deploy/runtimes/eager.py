@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.deploy.model_io import evaluating, outputs_of, own_inputs
-from reconvene.deploy.runtime import Runtime, Session
+from reconvene.deploy.runtimes.base import Runtime, Session
 from reconvene.errors import ModelError
 from reconvene.structure.inputs import call
 

@@ -1,0 +1,133 @@
+"""A plan and the network that it makes, with their options as one object."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sized
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from torch import nn
+from torch.utils.data import DataLoader
+
+from reconvene import rectifier
+from reconvene.costs import Budget
+from reconvene.devices.store import silent
+from reconvene.planning.assemble import timed
+from reconvene.planning.feedback import plan_within
+from reconvene.planning.options import Options
+from reconvene.planning.session import Data, Planner
+from reconvene.planning.target import Say, Target
+from reconvene.rectifier import RectifyReport
+from reconvene.rectifier.recalibrate import Progress
+from reconvene.rectifier.recalibrate import silent as quiet_progress
+from reconvene.structure.restore import exclusive
+from reconvene.surgery import Plan
+from reconvene.utils.norms import keeps_statistics
+
+
+class Pruned(NamedTuple):
+    """The small network, its plan, and how its spread compares with the dense network's."""
+
+    model: nn.Module
+    plan: Plan
+    report: RectifyReport
+
+
+def plan_by(model: nn.Module, example_inputs: Any, budget: Budget, options: Options, *, say: Say = silent) -> Plan:
+    """``plan`` with its options as one object."""
+    planner = options.planner(model, example_inputs)
+    chosen_plan = plan_with(planner, budget, round_to=options.round_to, target=options.target, say=say)
+    chosen_plan.examples = _epoch(options.data) if options.examples is None else options.examples
+    return chosen_plan
+
+
+def prune_by(
+    model: nn.Module,
+    example_inputs: Any,
+    budget: Budget,
+    options: Options,
+    *,
+    rectify: str | None = None,
+    say: Say = silent,
+    progress: Progress = quiet_progress,
+) -> Pruned:
+    """``prune`` with its options as one object."""
+    if isinstance(options.data, Iterator):
+        options = replace(options, data=list(options.data))  # the criterion reads it, and then the rectifier
+    how = options.usual_way if rectify is None else rectify
+    note = _on_weights(model, options, how, asked=rectify is not None)
+    chosen_plan = plan_by(model, example_inputs, budget, options, say=say)
+    chosen_plan.notes += [note] if note else []
+    with timed(chosen_plan.timings, "surgery"):
+        small = chosen_plan.apply(model)
+    with timed(chosen_plan.timings, "rectify"):
+        report = rectifier.rectify(
+            small,
+            chosen_plan,
+            example_inputs,
+            how=how,
+            seed=options.seed,
+            model=model,
+            data=options.data,
+            progress=progress,
+        )
+    return Pruned(small, chosen_plan, report)
+
+
+def _on_weights(model: nn.Module, options: Options, how: str, *, asked: bool) -> str | None:
+    """What a plan should say of the weights; warns where trained ones would be lost and nobody asked for it."""
+    if options.trained:
+        without = "" if options.data is not None else "; data= would let it be fitted to the dense network"
+        return f"the trained weights are kept ({how}{without})"
+    moved = moved_statistics(model)
+    if not moved or asked:
+        return None
+    note = (
+        f"this network looks trained (the statistics of {len(moved)} norms have moved, first {moved[0]}), and its "
+        "touched layers are drawn anew. trained=True keeps the weights; rectify='reinit' says that they may go"
+    )
+    warnings.warn(note, TrainedWeightsWarning, stacklevel=4)
+    return note
+
+
+def moved_statistics(model: nn.Module) -> list[str]:
+    """Names of the norms whose running statistics are not those that they begin with."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if keeps_statistics(module) and not module.running_mean.is_meta and bool((module.running_mean != 0).any())
+    ]
+
+
+class TrainedWeightsWarning(UserWarning):
+    """A network that looks trained is about to lose its weights."""
+
+
+@exclusive()
+def plan_with(
+    planner: Planner,
+    budget: Budget,
+    *,
+    round_to: int | None = None,
+    target: Target = Target(),  # noqa: B008  # frozen
+    say: Say = silent,
+) -> Plan:
+    """``plan`` for one of many budgets of a model."""
+    timings: dict[str, float] = {}
+    with ExitStack() as stack:
+        with timed(timings, "profile"):
+            answers = stack.enter_context(target.costs(planner, budget, say))
+        # A step that was asked for, or is a device's own, is kept.
+        refine = round_to is None and answers.refine
+        step = answers.round_to if round_to is None else round_to
+        chosen_plan = plan_within(planner, budget, answers.costs, round_to=step, refine=refine, say=say)
+    chosen_plan.timings = {**timings, **chosen_plan.timings}
+    return chosen_plan
+
+
+def _epoch(data: Data | None) -> int | None:
+    """Examples of an epoch, where the data tell."""
+    dataset = data.dataset if isinstance(data, DataLoader) else None
+    return len(dataset) if isinstance(dataset, Sized) else None
