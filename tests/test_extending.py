@@ -13,8 +13,11 @@ import pytest
 import torch
 from torch import nn
 
+import reconvene as rc
 from reconvene.costs import COSTS
 from reconvene.criteria.registry import CHANNEL_CRITERIA
+from reconvene.deploy import FORMATS, RUNTIMES
+from reconvene.errors import ExportError
 from reconvene.models import resolve
 from reconvene.structure.custom_layers import LAYERS
 from reconvene.structure.rules import RULES
@@ -144,3 +147,23 @@ def test_a_task_of_ones_own_trains(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     output, target = torch.tensor([[1.0], [3.0]]), torch.tensor([2.0, 3.0])
     assert float(task.loss(output, target)) == 0.5 and task.metrics(output, target)["error"].tolist() == [1.0, 0.0]
     assert task.agreement(output, output) is None
+
+
+def test_a_runtime_of_ones_own_exports_verifies_times_and_limits_sizes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin, use = blocks("runtime")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(RUNTIMES, "numpy", None)
+    monkeypatch.setitem(FORMATS, "npz", None)
+    names: dict[str, object] = {"__name__": "numpy_runtime"}
+    exec(plugin, names)
+    exec(use, names)
+    exported = names["exported"]
+    assert exported.path.suffix == ".npz" and exported.verification.rows[0].max_rel_error < 1e-5
+    plan = names["small"].reconvene_plan
+    assert 0.9 * 40 * 1024 <= exported.bytes == plan.costs["pruned"]["size"] <= 40 * 1024
+    assert plan.conditions["size"] == "that of the exported file: npz"
+    assert "numpy" in capsys.readouterr().out
+    with pytest.raises(ExportError, match="npz files hold linear layers"):
+        rc.export(nn.Conv2d(3, 4, 3), "other", format="npz", example_inputs=torch.randn(1, 3, 8, 8))
