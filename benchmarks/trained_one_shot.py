@@ -1,7 +1,7 @@
 """What is left of a trained network's accuracy right after the cut, without fine-tuning: criteria and repairs in turn.
 
-Every line of ``results/trained_one_shot.jsonl`` is one seed: ResNet-20, trained on a part of CIFAR-10, cut once for
-each budget on MACs and each criterion, and repaired in each way from 2,000 training images. Lines are appended as seeds
+Every line of ``results/trained_one_shot.jsonl`` is one seed: ResNet-20, trained on digits or on CIFAR-10, cut once for
+each budget on MACs and each criterion, and repaired in each way from training images. Lines are appended as seeds
 finish, and what is there is not done again.
 """
 
@@ -31,10 +31,11 @@ WAYS = ("keep", "recalibrate", "reconstruct")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default=str(HERE.parents[1] / "shared" / "data" / "cifar10"))
+    parser.add_argument("--data", default="digits", help="digits, or a folder with CIFAR-10")
+    parser.add_argument("--side", type=int, default=16, help="pixels of a side")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--limit", type=int, default=10000)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--limit", type=int, default=None)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--table", action="store_true", help="only write the table in docs/trained.md anew")
     given = parser.parse_args()
     if given.table:
@@ -42,21 +43,21 @@ def main() -> None:
         PAGE.write_text(before + BEGIN + table() + rest[rest.index(END) :])
         return
     if given.data != "digits" and not Path(given.data).is_dir():
-        print(f"no CIFAR-10 at {given.data}: nothing is measured")
+        print(f"no data at {given.data}: nothing is measured")
         return
     torch.set_num_threads(1)
-    dataset = load(given.data, limit=given.limit, input_shape=(3, 32, 32))
+    shape = (3, given.side, given.side)
+    dataset = load(given.data, limit=given.limit, input_shape=shape)
     known = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-    asked = {"epochs": given.epochs, "data": str(dataset)}
+    asked = {"epochs": given.epochs, "data": str(dataset), "side": given.side}
     done = {row["seed"] for row in known if {name: row[name] for name in asked} == asked}
     for seed in sorted(set(range(given.seeds)) - done):
-        dense = Source("resnet20", {"num_classes": 10}, (3, 32, 32), seed).build()
+        dense = Source("resnet20", {"num_classes": 10}, shape, seed).build()
         with tempfile.TemporaryDirectory() as folder:
-            accuracy = train(
-                dense, dataset, directory=folder, epochs=given.epochs, config=TrainConfig(seed=seed)
-            ).accuracy
-        data = list(calibration(dataset, 2000, seed=seed))
-        test = dataset.normalise(dataset.test.images), dataset.test.labels
+            accuracy = train(dense, dataset, directory=folder, epochs=given.epochs, config=TrainConfig(seed=seed)).score
+        fewest = int(dataset.train.targets.bincount().min())
+        data = list(calibration(dataset, min(2000, fewest * len(dataset.classes)), seed=seed))
+        test = dataset.normalise(dataset.test.images), dataset.test.targets
         arms = [arm for budget in BUDGETS for arm in cut(dense, data, test, budget, seed)]
         row = {"seed": seed, **asked, "dense": accuracy, "arms": arms}
         with RESULTS.open("a") as file:

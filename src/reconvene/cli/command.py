@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from reconvene.data import Dataset
     from reconvene.models import Source
     from reconvene.training import TrainConfig
-    from reconvene.workflow import Int8, Lesson, Pruning
+    from reconvene.workflow import Int8, Lesson
 
 
 EPOCHS = 5
+DIGITS = "digits"
+"""The data set that needs no download."""
 
 
 class UsageError(Exception):
@@ -158,42 +160,10 @@ class BudgetOptions(LimitsOptions):
 
 
 @dataclass(kw_only=True)
-class CriterionOptions:
-    """Options that say what to keep."""
-
-    criterion: Annotated[str | None, arg(metavar="NAME")] = None
-    """What scores the weights: synflow, snip, grasp, magnitude, random. By default nothing where --evaluator reads no
-    scores, which fan_in does not, and synflow with the others."""
-    evaluator: Annotated[str, arg(metavar="NAME")] = "fan_in"
-    """How sensitivity is found: fan_in from the shapes alone; density, reach, concentration, ablation from scores."""
-
-
-@dataclass(kw_only=True)
-class PruneOptions(CriterionOptions):
-    """Options that say how to prune."""
-
-    rectify: Annotated[str, arg(metavar="WAY")] = "reinit"
-    """What touched layers get: reinit (fresh weights at the dense spread), rescale, or keep."""
-    round_to: int | None = None
-    """Widths become multiples of this where a group is wide enough: 8 (finer where that leaves much of the budget
-    unused), or with --latency the step of the device."""
-    overwrite: bool = False
-    """Replace an artifact that was trained already."""
-
-    def pruning(self, seed: int, **target: Any) -> Pruning:
-        """These options as the pipeline takes them."""
-        from reconvene.workflow import Pruning
-
-        if self.round_to is not None and self.round_to < 1:
-            raise UsageError("--round-to is 1 at least")
-        return Pruning(self.criterion, self.evaluator, self.rectify, self.round_to, seed, **target)
-
-
-@dataclass(kw_only=True)
 class DataOptions:
     """Options that say which data."""
 
-    data: Annotated[str, arg(metavar="DATA")] = "digits"
+    data: Annotated[str | None, arg(metavar="DATA")] = DIGITS
     """digits (handwritten, no download), a hub id such as owner/name, or a folder of images or parquet."""
     limit: Annotated[int | None, arg(metavar="N")] = None
     """Use at most so many images of each split, every class in proportion."""
@@ -202,7 +172,7 @@ class DataOptions:
         """The data, in the shape the model takes."""
         from reconvene.data import load
 
-        return load(self.data, input_shape=input_shape, limit=self.limit, progress=True)
+        return load(self.data or DIGITS, input_shape=input_shape, limit=self.limit, progress=True)
 
     def examples(self) -> int | None:
         """Training images of an epoch; None where counting them takes a download, or an extra that is not installed."""
@@ -211,7 +181,7 @@ class DataOptions:
         from reconvene.errors import MissingExtraError
 
         try:
-            images = count(self.data, limit=self.limit)
+            images = count(self.data or DIGITS, limit=self.limit)
         except MissingExtraError:
             return None
         if images is None:

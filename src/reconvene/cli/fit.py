@@ -10,12 +10,12 @@ from tyro.conf import Positional, arg
 from reconvene.cli.command import (
     Answer,
     Command,
-    CriterionOptions,
     DataOptions,
     LimitsOptions,
     ModelOptions,
     UsageError,
 )
+from reconvene.cli.prune_options import CriterionOptions
 
 
 @dataclass(kw_only=True)

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from reconvene.cli.command import Answer, Command, CriterionOptions, DataOptions, ModelAddress, ModelOptions
+from reconvene.cli.command import Answer, Command, DataOptions, ModelAddress, ModelOptions
+from reconvene.cli.prune_options import CriterionOptions
 
 
 @dataclass(kw_only=True)
@@ -23,6 +24,7 @@ class Inspect(DataOptions, CriterionOptions, ModelOptions, Command):
         """Groups and sensitivity, without changing or saving anything."""
         from reconvene import api
         from reconvene.cli.progress import steps
+        from reconvene.evaluator.evaluators import usual_evaluator
         from reconvene.models import example_inputs
         from reconvene.workflow.prune import Samples
 
@@ -32,13 +34,14 @@ class Inspect(DataOptions, CriterionOptions, ModelOptions, Command):
             model = source.build(allow_import=self.allow_import)
         inputs = example_inputs(source.input_shape, seed=self.seed)
         data = Samples(lambda: self.dataset(source.input_shape), seed=self.seed)
-        by = f"{self.evaluator} of {self.criterion}" if self.criterion else self.evaluator
+        evaluator = self.evaluator or usual_evaluator(self.criterion)
+        by = f"{evaluator} of {self.criterion}" if self.criterion else evaluator
         with steps(f"finding groups and their sensitivity by {by}", False):
             sensitivities = api.sensitivity(
                 model,
                 inputs,
                 self.criterion,
-                evaluator=self.evaluator,
+                evaluator=evaluator,
                 data=data,
                 seed=self.seed,
                 density=self.density,

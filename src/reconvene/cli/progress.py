@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from reconvene.cli import is_first
 
@@ -36,3 +36,22 @@ def say(line: str) -> None:
     """A line of what is at work within a step."""
     if is_first():
         print(f"  {line}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def bars() -> Iterator[Callable[[int, int, str], None]]:
+    """A bar for each piece of work that tells how much of it is done: ``show(done, total, what)``."""
+    from reconvene.data.progress import Bar
+
+    with ExitStack() as stack:
+        bar, last, of = Bar("", 1), 0, 0
+
+        def show(done: int, total: int, name: str) -> None:
+            nonlocal bar, last, of
+            if total != of or done < last:
+                stack.close()
+                bar, last, of = stack.enter_context(Bar(name, total, enabled=is_first())), 0, total
+            bar.advance(done - last, description=name)
+            last = done
+
+        yield show

@@ -4,45 +4,75 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from reconvene.cli.command import Answer, BudgetOptions, Command, DataOptions, ModelAddress, ModelOptions, PruneOptions
+from reconvene.cli.command import (
+    Answer,
+    BudgetOptions,
+    Command,
+    DataOptions,
+    ModelAddress,
+    ModelOptions,
+    UsageError,
+)
+from reconvene.cli.prune_options import PruneOptions
 
 
 @dataclass(kw_only=True)
 class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
-    """Make an untrained model smaller so that it keeps every budget, and save it as an artifact."""
+    """Make a model smaller so that it keeps every budget, and save it as an artifact.
+
+    An untrained one, whose touched layers are drawn anew; or with --trained a network whose weights are kept.
+    """
 
     model: ModelAddress
-    """vgg16_bn (ours), torchvision:NAME, timm:NAME, transformers:CONFIG-OR-ID, or package.module:callable."""
+    """vgg16_bn (ours), torchvision:NAME, timm:NAME, transformers:CONFIG-OR-ID, or package.module:callable; with
+    --trained also the folder of an artifact that was trained."""
     output: Annotated[Path, arg(aliases=["-o"], metavar="DIR")]
     """Folder of the artifact."""
+    trained: bool = False
+    """Keep the weights: choose channels by what they do, and repair what is left from --data, where they are given."""
+    weights: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Weights of the model: a .safetensors file, or a checkpoint of torch.save. Needs --trained."""
+    data: Annotated[str | None, arg(metavar="DATA")] = None
+    """digits (handwritten, no download), a hub id such as owner/name, or a folder of images or parquet. By default
+    digits for criteria of untrained networks that need data, and none with --trained."""
 
     def run(self) -> Answer:
         """Plan, surgery, rectification, artifact."""
         budget = self.budget()
+        self._check_weights()
         from reconvene import artifact
-        from reconvene.cli.progress import say, steps
+        from reconvene.cli.progress import bars, say, steps
         from reconvene.costs import text_of
         from reconvene.utils.tables import Cell, smaller, table
         from reconvene.workflow import prune
 
-        source = self.source(self.model, seed=self.seed)
-        examples = self.examples()
-        plan = prune(
-            source,
-            self.output,
-            budget=budget,
-            pruning=self.pruning(self.seed, **self.target_options),
-            data=lambda: self.dataset(source.input_shape),
-            examples=examples,
-            overwrite=self.overwrite,
-            allow_import=self.allow_import,
-            steps=steps,
-            say=say,
-        )
+        base = Path(self.model) if self.trained and (Path(self.model) / artifact.MANIFEST).is_file() else None
+        source = self.source(self.model, seed=self.seed) if base is None else artifact.manifest(base).source
+        with_data = not self.trained or self.data is not None
+        defaults: dict[str, Any] = {}
+        if self.trained:
+            criterion, rectify = ("taylor", "reconstruct") if with_data else ("group_l2", "keep")
+            defaults = {"trained": True, "criterion": criterion, "rectify": rectify}
+        with bars() as progress:
+            plan = prune(
+                source,
+                self.output,
+                budget=budget,
+                pruning=self.pruning(self.seed, **defaults, **self.target_options),
+                data=(lambda: self.dataset(source.input_shape)) if with_data else None,
+                base=base,
+                weights=self.weights,
+                examples=self.examples() if with_data else None,
+                overwrite=self.overwrite,
+                allow_import=self.allow_import,
+                steps=steps,
+                say=say,
+                progress=progress,
+            )
         widths: list[list[Cell]] = [[row.name, row.dense, row.width, row.loss, row.why] for row in plan.rows]
         dense, pruned = plan.costs["dense"], plan.costs["pruned"]
         costs: list[list[Cell]] = [
@@ -73,3 +103,14 @@ class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
             "timings": plan.timings,
         }
         return Answer("\n".join(text), data)
+
+    def _check_weights(self) -> None:
+        from reconvene.artifact import MANIFEST
+
+        is_artifact = (Path(self.model) / MANIFEST).is_file()
+        if self.weights is not None and not self.trained:
+            raise UsageError("--weights are kept with --trained only; without it touched layers are drawn anew")
+        if is_artifact and self.weights is not None:
+            raise UsageError(f"{self.model} is an artifact and has weights. Leave --weights out")
+        if is_artifact and not self.trained:
+            raise UsageError(f"{self.model} is an artifact. --trained prunes the network in it and keeps its weights")

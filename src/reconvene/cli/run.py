@@ -19,9 +19,9 @@ from reconvene.cli.command import (
     LimitOptions,
     ModelAddress,
     ModelOptions,
-    PruneOptions,
     TrainOptions,
 )
+from reconvene.cli.prune_options import PruneOptions
 
 EXAMPLE_BUDGET = {"params": "16.21x"}
 

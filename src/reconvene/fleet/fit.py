@@ -58,7 +58,7 @@ def rank(
     target: Target,
     round_to: int | None = None,
     criterion: str | None = None,
-    evaluator: str = "fan_in",
+    evaluator: str | None = None,
     data: Callable[[Source], Data] | None = None,
     examples: int | None = None,
     seed: int = 0,

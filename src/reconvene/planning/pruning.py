@@ -79,14 +79,15 @@ def prune_by(
 def _on_weights(model: nn.Module, options: Options, how: str, *, asked: bool) -> str | None:
     """What a plan should say of the weights; warns where trained ones would be lost and nobody asked for it."""
     if options.trained:
-        without = "" if options.data is not None else "; data= would let it be fitted to the dense network"
+        without = "" if options.data is not None else "; data= would let them be fitted to the dense network"
         return f"the trained weights are kept ({how}{without})"
     moved = moved_statistics(model)
     if not moved or asked:
         return None
     note = (
         f"this network looks trained (the statistics of {len(moved)} norms have moved, first {moved[0]}), and its "
-        "touched layers are drawn anew. trained=True keeps the weights; rectify='reinit' says that they may go"
+        "touched layers are drawn anew. trained=True (--trained) keeps the weights; rectify='reinit' says that they "
+        "may go"
     )
     warnings.warn(note, TrainedWeightsWarning, stacklevel=4)
     return note

@@ -85,11 +85,13 @@ def prune_iteratively(
     >>> import torch
     >>> import reconvene as rc
     >>> from torch import nn
-    >>> model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3))
+    >>> model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU(), nn.Conv2d(32, 8, 3))
     >>> x = torch.randn(1, 3, 16, 16)
-    >>> small = rc.prune_iteratively(model, x, rc.Budget(params="2x"), steps=2)
-    >>> small[0]
-    Conv2d(3, 7, kernel_size=(3, 3), stride=(1, 1))
+    >>> def tune(network, step):
+    ...     pass  # an epoch of your own training
+    >>> small = rc.prune_iteratively(model, x, rc.Budget(params="4x"), steps=2, train=tune)
+    >>> small.reconvene_plan.costs["pruned"]["params"] <= small.reconvene_plan.costs["dense"]["params"] / 4
+    True
     """
     options = Options(
         criterion=criterion,

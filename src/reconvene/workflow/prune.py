@@ -11,21 +11,28 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from reconvene import artifact
+from reconvene.artifact.weights import load_weights
 from reconvene.costs import Budget
-from reconvene.criteria import CRITERIA
+from reconvene.criteria import CHANNEL_CRITERIA, CRITERIA
 from reconvene.data import Batch, Calibration, Dataset, calibration
 from reconvene.deploy import FORMATS
 from reconvene.devices.store import silent
 from reconvene.errors import ArtifactError, UnknownNameError
 from reconvene.evaluator.evaluators import EVALUATORS
 from reconvene.models import Source, example_inputs
+from reconvene.planning.limits import LayerLimits
 from reconvene.planning.options import Options
 from reconvene.planning.pruning import prune_by
-from reconvene.planning.session import Data
+from reconvene.planning.schedule import compose_plans
 from reconvene.planning.target import Target
 from reconvene.rectifier import WAYS
+from reconvene.rectifier.recalibrate import Progress
+from reconvene.rectifier.recalibrate import silent as quiet_progress
 from reconvene.surgery import Plan
 from reconvene.training.checkpoint import CHECKPOINT_NAME
 from reconvene.training.log import LOG_NAME
@@ -37,6 +44,8 @@ DENSE = "dense"
 BENCH, REPORT, TIMINGS, COMMAND = "bench.json", "report.html", "timings.json", "command.txt"
 PREPROCESSING = "preprocessing"
 """Measurement of a trained artifact: what pictures go through, and what its classes are called."""
+TRAINED_SAMPLES = 2000
+"""Training images at most that a trained network is judged and repaired by."""
 _ASIDE = ".replaced"
 _DERIVED = (CHECKPOINT_NAME, LOG_NAME, BENCH, REPORT, TIMINGS, COMMAND)
 
@@ -60,14 +69,21 @@ class Pruning:
     """Whose plan of activations a budget on peak memory is about; ``None``: PyTorch's own."""
     precision: str | None = None
     """Of the network that these are about; ``None``: that of the device's profile, else fp32."""
+    keep: tuple[str, ...] = ()
+    """Layers of which nothing changes, by name or pattern."""
+    trained: bool = False
+    """Whether the weights are kept."""
 
-    def options(self, data: Data | None = None) -> Options:
+    def options(self, data: Samples | None = None) -> Options:
         """These options as planning takes them."""
         return Options(
             criterion=self.criterion,
             data=data,
             seed=self.seed,
             evaluator=self.evaluator,
+            trained=self.trained,
+            loss=data.loss if self.trained and data is not None else None,
+            limits=LayerLimits(self.keep),
             round_to=self.round_to,
             target=Target(self.device, self.size_of, self.memory_of, self.precision),
         )
@@ -75,7 +91,7 @@ class Pruning:
     def check(self) -> None:
         """Raise UnknownNameError now for what would only be looked up after a while."""
         registries = (
-            ("criterion", self.criterion, CRITERIA),
+            ("criterion", self.criterion, {**CRITERIA, **CHANNEL_CRITERIA}),
             ("evaluator", self.evaluator, EVALUATORS),
             ("way to rectify", self.rectify, WAYS),
         )
@@ -91,13 +107,18 @@ def prune(
     budget: Budget,
     pruning: Pruning = Pruning(),
     data: Callable[[], Dataset] | None = None,
+    base: Path | None = None,
+    weights: Path | None = None,
     examples: int | None = None,
     overwrite: bool = False,
     allow_import: bool = False,
     steps: Steps = quiet,
     say: Callable[[str], None] = silent,
+    progress: Progress = quiet_progress,
 ) -> Plan:
-    """Build the untrained model, prune it to ``budget``, rectify it, and save it as an artifact. Returns the plan.
+    """Build the model, prune it to ``budget``, rectify it, and save it as an artifact. Returns the plan.
+
+    The plan is always one of the dense model of ``source``, also where ``base`` was pruned before.
 
     Args:
         data: where criteria that need data get it from; it is only called for those.
@@ -105,6 +126,9 @@ def prune(
             where that was called.
         overwrite: whether an artifact that was trained already may be replaced.
         say: told what takes time while a budget on latency is kept.
+        base: artifact of the trained network that is pruned; by default the model of ``source``.
+        weights: file with the weights of the model of ``source``, as ``load_weights`` reads them.
+        progress: told of layers and batches while a trained network is repaired.
 
     Raises BudgetError, StructureError, CriterionError, DeviceError, UnknownNameError, ArtifactError, ModelError.
     """
@@ -113,13 +137,20 @@ def prune(
     make_way(folder, overwrite=overwrite)
     assert source.input_shape is not None, "resolve() fills it in"
     with steps(f"building {source.address}", False):
-        model = source.build(allow_import=allow_import)
-    inputs = example_inputs(source.input_shape, seed=pruning.seed)
-    samples = None if data is None else Samples(data, seed=pruning.seed)
-    with steps(f"pruning to {budget}", False):
-        small, plan, report = prune_by(
-            model, inputs, budget, pruning.options(samples), rectify=pruning.rectify, say=say
+        model = (
+            source.build(allow_import=allow_import) if base is None else artifact.load(base, allow_import=allow_import)
         )
+        if weights is not None:
+            load_weights(model, weights)
+    earlier: Plan | None = getattr(model, "reconvene_plan", None)
+    inputs = example_inputs(source.input_shape, seed=pruning.seed)
+    samples = None if data is None else Samples(data, seed=pruning.seed, most=TRAINED_SAMPLES * pruning.trained)
+    with steps(f"pruning to {budget}", pruning.trained):
+        small, plan, report = prune_by(
+            model, inputs, budget, pruning.options(samples), rectify=pruning.rectify, say=say, progress=progress
+        )
+        if earlier is not None:
+            plan = compose_plans(source.build(allow_import=allow_import), inputs, earlier, plan)
     plan.examples = samples.examples if examples is None and samples is not None else examples
     ratios = {row.layer: row.ratio for row in report.rows if row.ratio is not None}
     settings = {**asdict(pruning), "budget": dict(budget.asked), "spread": ratios}
@@ -182,18 +213,32 @@ def _exported(folder: Path) -> list[str]:
 
 
 class Samples:
-    """A few training images of every class, which are only loaded for a criterion that looks at them."""
+    """A few training images of every class, which are only loaded for a criterion that looks at them.
 
-    def __init__(self, data: Callable[[], Dataset], *, seed: int) -> None:
-        self._data, self._seed = data, seed
+    ``most``: how many images at most, as many of every class; by default ten a class.
+    """
+
+    def __init__(self, data: Callable[[], Dataset], *, seed: int, most: int = 0) -> None:
+        self._data, self._seed, self._most = data, seed, most
         self.examples: int | None = None
         """Training images in the whole of the data, once it was loaded."""
 
+    def loss(self, output: Any, target: Any) -> Tensor:
+        """The loss of the data's task."""
+        return self._dataset.task.loss(output, target)
+
+    @cached_property
+    def _dataset(self) -> Dataset:
+        return self._data()
+
     @cached_property
     def _calibration(self) -> Calibration:
-        dataset = self._data()
+        dataset = self._dataset
         self.examples = len(dataset.train)
-        return calibration(dataset, seed=self._seed)
+        if not self._most:
+            return calibration(dataset, seed=self._seed)
+        fewest = int(dataset.stratum_of(dataset.train).bincount(minlength=len(dataset.strata)).min())
+        return calibration(dataset, min(self._most, fewest * len(dataset.strata)), seed=self._seed)
 
     def __iter__(self) -> Iterator[Batch]:
         yield from self._calibration

@@ -184,6 +184,7 @@ def _pruned_already(folder: Path, source: Source, budget: Budget, pruning: Pruni
     manifest = artifact.manifest(folder)
     recorded = manifest.measurements.get("pruning", {})
     requested = json.loads(json.dumps({**asdict(pruning), "budget": dict(budget.asked)}))  # as the manifest holds it
+    recorded = {**json.loads(json.dumps(asdict(Pruning()))), **recorded}  # an earlier release had fewer options
     return manifest.source == source and {name: recorded.get(name) for name in requested} == requested
 
 

@@ -1,0 +1,63 @@
+"""Weights from outside: files that other programs have saved, put into a model that was built here."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from reconvene.errors import ArtifactError, suggestion
+
+_NESTS = ("state_dict", "model_state_dict", "model")
+"""Entries under which checkpoints keep the weights."""
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Put the weights of a ``.safetensors`` file, or of a checkpoint of ``torch.save``, into ``model``, in place.
+
+    A checkpoint is read with ``weights_only``, so nothing in it runs; weights may lie in its entry ``state_dict`` or
+    ``model``, and their names may begin with ``module.``, as ``DataParallel`` leaves them.
+
+    Raises:
+        ArtifactError: the file cannot be read, or a weight is missing, unknown or of another shape; the message names
+            the first one.
+    """
+    state = _read(Path(path))
+    expected = model.state_dict()
+    missing = [name for name in expected if name not in state]
+    unknown = [name for name in state if name not in expected]
+    if missing or unknown:
+        hint = suggestion(missing[0], unknown) if missing else suggestion(unknown[0], expected)
+        parts = [f"{len(missing)} are missing, first {missing[0]}"] if missing else []
+        parts += [f"{len(unknown)} are unknown, first {unknown[0]}"] if unknown else []
+        raise ArtifactError(f"the weights of {path} are not those of {type(model).__name__}: {'; '.join(parts)}.{hint}")
+    for name, tensor in expected.items():
+        if state[name].shape != tensor.shape:
+            raise ArtifactError(
+                f"the weights of {path} are not those of {type(model).__name__}: {name} has shape "
+                f"{tuple(state[name].shape)}, and the model {tuple(tensor.shape)}. Were other arguments given "
+                "(--model-arg num_classes=...)?"
+            )
+    model.load_state_dict(state)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return dict(safetensors.torch.load_file(path))
+        contents: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ArtifactError(f"the weights {path} cannot be read: {error.strerror or error}") from error
+    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        words = str(error).strip().split("\n")[0]
+        raise ArtifactError(f"the weights {path} cannot be read: {words}") from error
+    nest = next((contents[name] for name in _NESTS if isinstance(contents, Mapping) and name in contents), contents)
+    if not isinstance(nest, Mapping) or not all(isinstance(value, Tensor) for value in nest.values()):
+        raise ArtifactError(f"{path} holds a {type(nest).__name__}, not weights by name (a state dict)")
+    return {str(name).removeprefix("module."): value for name, value in nest.items()}

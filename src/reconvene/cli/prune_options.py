@@ -1,0 +1,61 @@
+"""Options of the commands that prune: what is kept, and what the smaller network gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import UseAppendAction, arg
+
+from reconvene.cli.command import UsageError
+
+if TYPE_CHECKING:
+    from reconvene.workflow import Pruning
+
+
+@dataclass(kw_only=True)
+class CriterionOptions:
+    """Options that say what to keep."""
+
+    criterion: Annotated[str | None, arg(metavar="NAME")] = None
+    """What scores the weights: synflow, snip, grasp, magnitude, random; or the channels of a trained network: taylor,
+    obd, group_l2, l1, l2, slimming, lamp, fpgm, hrank, chip. By default nothing where --evaluator reads no scores, as
+    fan_in does, and synflow with the others; with --trained taylor with --data, group_l2 without."""
+    evaluator: Annotated[str | None, arg(metavar="NAME")] = None
+    """How sensitivity is found: fan_in from the shapes alone, the default; density, reach, concentration, ablation,
+    removed_loss from scores. By default removed_loss for criteria that score channels."""
+
+
+@dataclass(kw_only=True)
+class PruneOptions(CriterionOptions):
+    """Options that say how to prune."""
+
+    rectify: Annotated[str | None, arg(metavar="WAY")] = None
+    """What touched layers get: reinit (fresh weights at the dense spread), rescale, or keep. Of trained networks:
+    reconstruct, recalibrate or keep. By default reinit; with --trained reconstruct with --data, keep without."""
+    keep: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="NAME")]] = ()
+    """A layer, or a pattern such as 'stem.*', of which nothing may change; as often as needed."""
+    round_to: int | None = None
+    """Widths become multiples of this where a group is wide enough: 8 (finer where that leaves much of the budget
+    unused), or with --latency the step of the device."""
+    overwrite: bool = False
+    """Replace an artifact that was trained already."""
+
+    def pruning(self, seed: int, *, criterion: str | None = None, rectify: str = "reinit", **target: Any) -> Pruning:
+        """These options as the pipeline takes them; ``criterion`` and ``rectify`` where none is asked for."""
+        from reconvene.workflow import Pruning
+
+        if self.round_to is not None and self.round_to < 1:
+            raise UsageError("--round-to is 1 at least")
+        from reconvene.evaluator.evaluators import usual_evaluator
+
+        criterion = self.criterion or criterion
+        return Pruning(
+            criterion,
+            self.evaluator or usual_evaluator(criterion),
+            self.rectify or rectify,
+            self.round_to,
+            seed,
+            keep=self.keep,
+            **target,
+        )
