@@ -155,6 +155,10 @@ class BudgetError(ReconveneError):
         self.pinned = dict(pinned or {})
 
 
+class CostFileError(ReconveneError):
+    """A file of costs is missing, cannot be read, or says nothing of a layer; the message names the entry."""
+
+
 class DeviceError(ReconveneError):
     """A device profile is missing, damaged, or does not fit; or a device does not answer."""
 

@@ -125,6 +125,8 @@ class LimitsOptions(CostLimits):
     """Whose plan of activations --peak-memory is about: onnx, executorch. By default PyTorch's own."""
     for_int8: bool = False
     """Let --latency, --size-of and --memory-of be about the network in int8."""
+    target: Annotated[str | None, arg(metavar="CHIP")] = None
+    """Chip whose --cycles and --energy these are: mpic, ne16, or the path of a file of costs."""
 
     def budget(self, *, default: dict[str, str] | None = None) -> Budget:
         """The budget asked for, or ``default`` where none was. UsageError where there is neither."""
@@ -147,7 +149,8 @@ class LimitsOptions(CostLimits):
         sizes = tuple(dict.fromkeys(name.strip() for name in self.size_of.split(",") if name.strip()))
         precision = "int8" if self.for_int8 else None
         device = getattr(self, "device", None)
-        return {"device": device, "size_of": sizes, "memory_of": self.memory_of, "precision": precision}
+        files = {"size_of": sizes, "memory_of": self.memory_of}
+        return {"device": device, **files, "precision": precision, "chip": self.target}
 
 
 @dataclass(kw_only=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from reconvene.costs.base import Cost, CostFunction, Network, SumOfProducts
 from reconvene.costs.budget import Amount, Budget, Limit, read
+from reconvene.costs.cost_file import CostFile, cost_file, targets
 from reconvene.costs.registry import COSTS, cost_named, label_of, listed_costs, short_text, text_of
 from reconvene.costs.unit import Unit, metric_unit
 
@@ -15,16 +16,19 @@ __all__ = [
     "Amount",
     "Budget",
     "Cost",
+    "CostFile",
     "CostFunction",
     "Limit",
     "Network",
     "SumOfProducts",
     "Unit",
+    "cost_file",
     "cost_named",
     "label_of",
     "listed_costs",
     "metric_unit",
     "read",
     "short_text",
+    "targets",
     "text_of",
 ]

@@ -93,6 +93,8 @@ def _large(value: float) -> str:
 
 
 COUNT = Unit(_COUNTS, "'1.5M'", _whole, count, ("", "PARAMS", "PARAMETERS"))
+BITS = Unit(_COUNTS, "'145504'", _whole, lambda value: f"{count(value)} bits", ("", "BITS", "BIT"), name="bits")
+CYCLES = Unit(_COUNTS, "'1.2M'", _whole, count, ("", "CYCLES", "CYCLE"), name="cycles")
 MACS = Unit(_COUNTS, "'250MMACs'", _whole, lambda value: f"{count(value)} MACs", ("", "MACS", "MAC"))
 FLOPS = Unit(_COUNTS, "'2GFLOPs'", _large, lambda value: f"{count(value)}FLOPs", ("", "FLOPS", "FLOP"))
 BYTES = Unit(_BYTES, "'256KiB'", _whole, memory, name="bytes")

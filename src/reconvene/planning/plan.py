@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -43,6 +44,7 @@ def plan(
     size_of: Sequence[str] = (),
     memory_of: str | None = None,
     precision: str | None = None,
+    target: str | Path | None = None,
     examples: int | None = None,
     verify: bool = True,
     say: Say = silent,
@@ -83,6 +85,8 @@ def plan(
             ``data`` where that is a ``DataLoader``.
         precision: ``int8`` makes budgets on latency, on the size of exported files and on the memory of a runtime those
             of the quantised network. By default that of the device's profile, else ``fp32``.
+        target: the chip whose ``cycles``, ``energy`` and the like budgets may limit, and the plan tells: ``mpic``,
+            ``ne16``, or the path of a file of costs (docs/extending/cost-file.md).
         verify: whether the plan ends with a comparison of the small network and the silenced one (``Plan.mask``) on
             the example inputs. A difference pins the call that causes it and plans again. Not possible for a model on
             meta, which the plan notes.
@@ -95,6 +99,7 @@ def plan(
         ArgumentError: a width is no share and no count, or cannot be had.
         StructureError: nothing can be pruned; the message says why.
         DeviceError: the profile is missing, damaged, or does not know a layer of this model.
+        CostFileError: the file of costs is damaged, or says nothing of a layer of this model.
 
     >>> import torch
     >>> import reconvene as rc
@@ -114,7 +119,7 @@ def plan(
         evaluator=evaluator,
         loss=loss,
         round_to=round_to,
-        target=Target(device, tuple(size_of), memory_of, precision),
+        target=Target(device, tuple(size_of), memory_of, precision, target),
         examples=examples,
         verify=verify,
     )
@@ -141,6 +146,7 @@ def prune(
     size_of: Sequence[str] = (),
     memory_of: str | None = None,
     precision: str | None = None,
+    target: str | Path | None = None,
     examples: int | None = None,
     verify: bool = True,
     progress: Progress = quiet_progress,
@@ -169,7 +175,7 @@ def prune(
         evaluator=evaluator,
         loss=loss,
         round_to=round_to,
-        target=Target(device, tuple(size_of), memory_of, precision),
+        target=Target(device, tuple(size_of), memory_of, precision, target),
         examples=examples,
         verify=verify,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -54,6 +55,7 @@ def prune_iteratively(
     size_of: Sequence[str] = (),
     memory_of: str | None = None,
     precision: str | None = None,
+    target: str | Path | None = None,
     examples: int | None = None,
     verify: bool = True,
     say: Say = silent,
@@ -102,7 +104,7 @@ def prune_iteratively(
         evaluator=evaluator,
         loss=loss,
         round_to=round_to,
-        target=Target(device, tuple(size_of), memory_of, precision),
+        target=Target(device, tuple(size_of), memory_of, precision, target),
         examples=examples,
         verify=verify,
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from reconvene import devices
-from reconvene.costs import Budget, Cost, cost_named, listed_costs
+from reconvene.costs import Budget, Cost, cost_file, cost_named, listed_costs
 from reconvene.deploy.quantisation import PRECISIONS
 from reconvene.deploy.runtimes.registry import memory_planners
 from reconvene.devices import Profile
@@ -44,18 +44,21 @@ class Target:
         size_of: formats whose exported files a budget on size is about; none: ``model.safetensors``.
         memory_of: runtime whose plan of activations a budget on peak memory is about; ``None``: PyTorch's own.
         precision: of the network that these are about; ``None``: that of the device's profile, else ``fp32``.
+        chip: name or path of a file of costs, whose costs the plan tells and budgets can limit.
     """
 
     device: Device | None = None
     size_of: tuple[str, ...] = ()
     memory_of: str | None = None
     precision: str | None = None
+    chip: str | Path | None = None
 
     @contextmanager
     def costs(self, planner: Planner, budget: Budget, say: Say) -> Iterator[TargetCosts]:
         """The costs of a budget on this target; what they need for measuring is given back at the end.
 
-        Raises UnknownNameError for a precision or a runtime that there is not, DeviceError for a profile.
+        Raises UnknownNameError for a precision, a runtime or a chip that there is not, DeviceError for a profile,
+        CostFileError for a file of costs.
         """
         if self.precision not in (None, *PRECISIONS):
             raise UnknownNameError("precision", self.precision, PRECISIONS)
@@ -66,6 +69,8 @@ class Target:
             profile = resolve(planner, self.device, say, precision=self.precision)
         precision = self.precision or (profile.precision if profile else "fp32")
         costs = {**listed_costs(), **{name: cost_named(name) for name in budget.asked}}
+        if self.chip is not None:
+            costs |= cost_file(self.chip).costs
         if profile is not None:
             costs["latency"] = latency_on(profile, measured="latency" in budget)
         if self.memory_of is not None and "peak_memory" in budget:

@@ -73,6 +73,8 @@ class Pruning:
     """Layers of which nothing changes, by name or pattern."""
     trained: bool = False
     """Whether the weights are kept."""
+    chip: str | None = None
+    """Name or path of the file of costs that budgets on cycles, energy and the like are about."""
 
     def options(self, data: Samples | None = None) -> Options:
         """These options as planning takes them."""
@@ -85,7 +87,7 @@ class Pruning:
             loss=data.loss if self.trained and data is not None else None,
             limits=LayerLimits(self.keep),
             round_to=self.round_to,
-            target=Target(self.device, self.size_of, self.memory_of, self.precision),
+            target=Target(self.device, self.size_of, self.memory_of, self.precision, self.chip),
         )
 
     def check(self) -> None:

@@ -1,0 +1,194 @@
+"""Costs as data files: what a chip charges for layers of any sizes and bits. See docs/extending/cost-file.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reconvene.costs.base import Cost, CostFunction, Network
+from reconvene.costs.file_fields import bits, layer_rule, number_table, read_values, require_known, text
+from reconvene.costs.formula import Formula
+from reconvene.costs.layer_rule import LayerCosts, LayerRule
+from reconvene.costs.unit import BITS, BYTES, COUNT, CYCLES, SECONDS, Unit, metric_unit
+from reconvene.errors import BudgetError, CostFileError, UnknownNameError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from reconvene.costs.layers import Layer
+    from reconvene.structure import Structure
+
+    Ints = NDArray[np.int64]
+
+FORMAT = "reconvene-costs 1"
+FOLDER = Path(__file__).with_name("targets")
+JOULES = metric_unit("J", "joules")
+UNITS: dict[str, Unit] = {
+    "bits": BITS,
+    "bytes": BYTES,
+    "count": COUNT,
+    "cycles": CYCLES,
+    "joules": JOULES,
+    "seconds": SECONDS,
+}
+_ENTRIES = ("format", "name", "title", "source", "weights", "activations", "single_precision", "tables", "costs")
+
+
+class CostFile:
+    """A file of costs, read and checked.
+
+    Attributes:
+        name: its name.
+        title: the chip, in words.
+        weights: bits that weights may have, ascending.
+        activations: bits of activations.
+        costs: the costs that it defines, by name.
+
+    Raises:
+        CostFileError: the file is missing or damaged; the message names the entry.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        values, self.path = read_values(Path(path)), Path(path).name
+        require_known(values, _ENTRIES, self.path)
+        if values.get("format") != FORMAT:
+            raise CostFileError(f"{self.path}: format is {values.get('format')!r}, and this release reads {FORMAT!r}")
+        self.name, self.title = text(values, "name", self.path), text(values, "title", self.path)
+        self.weights = bits(values.get("weights"), f"{self.path}: weights")
+        self.activations = bits([values.get("activations")], f"{self.path}: activations")[0]
+        self._single = values.get("single_precision", False) is True
+        tables, costs = values.get("tables", {}), values.get("costs", {})
+        for section, entries in (("tables", tables), ("costs", costs)):
+            require_known(entries, entries, f"{self.path}: {section}")
+        self._tables = {name: number_table(table, f"{self.path}: tables.{name}") for name, table in tables.items()}
+        if not costs:
+            raise CostFileError(f"{self.path} defines no cost. Add a section such as [costs.cycles]")
+        self.costs: dict[str, Cost] = {}
+        for name, table in costs.items():
+            self.costs[name] = self._cost(name, table, f"{self.path}: costs.{name}")
+
+    def rounded(self, amount: float) -> float:
+        """A sum over layers, in single precision where the file asks for that."""
+        import numpy as np
+
+        return float(np.float32(amount)) if self._single else amount
+
+    def _cost(self, name: str, table: Mapping[str, Any], place: str) -> Cost:
+        require_known(table, ("label", "unit", "meaning", "layers", "of", "total"), place)
+        if ("layers" in table) == ("total" in table):
+            raise CostFileError(f"{place} needs either layers, or a total and of, the cost it is computed from")
+        if "layers" in table:
+            rules = table["layers"] if isinstance(table["layers"], list) else [None]
+            return LayerSum(
+                self, name, table, [layer_rule(r, self._tables, f"{place}.layers[{i}]") for i, r in enumerate(rules)]
+            )
+        inner = self.costs.get(str(table.get("of")))
+        if not isinstance(inner, LayerSum):
+            sums = [other for other, cost in self.costs.items() if isinstance(cost, LayerSum)]
+            raise CostFileError(f"{place}.of is no sum over layers that stands before it: {', '.join(sums) or 'none'}")
+        return Total(self, name, table, inner, Formula(table["total"], [inner.name], place=f"{place}.total"))
+
+
+class FileCost(Cost):
+    """One cost of a file, of bits as well as of widths; where no bits are decided, every weight has the most bits."""
+
+    listed = False
+
+    def __init__(self, file: CostFile, name: str, table: Mapping[str, Any]) -> None:
+        place = f"{file.path}: costs.{name}"
+        self.file, self.name = file, name
+        self.label, self.meaning = text(table, "label", place), text(table, "meaning", place)
+        if table.get("unit") not in UNITS:
+            raise CostFileError(f"{place}.unit is none of {', '.join(UNITS)}")
+        self.unit, self.plural = UNITS[table["unit"]], self.label.lower()
+        self.condition = f"that of {file.title}"
+
+    def layer_costs(self, layers: Sequence[Layer]) -> LayerCosts:
+        """The cost as a sum over these layers. Raises CostFileError where the file says nothing of one of them."""
+        raise NotImplementedError
+
+    def bind(self, structure: Structure, network: Network | None) -> CostFunction:
+        """The cost at any widths, every weight of the most bits that the file knows."""
+        from reconvene.costs.layers import LayerTable
+
+        table, most = LayerTable(structure), max(self.file.weights)
+        costs = self.layer_costs(table.layers)
+
+        def at(widths: Ints) -> float:
+            sizes = table.at(widths)
+            return costs.at(sizes, [((most, size.outputs),) for size in sizes])
+
+        return CostFunction(at)
+
+
+class LayerSum(FileCost):
+    """A cost that adds up over layers."""
+
+    def __init__(self, file: CostFile, name: str, table: Mapping[str, Any], rules: Sequence[LayerRule]) -> None:
+        super().__init__(file, name, table)
+        self._rules = rules
+
+    def layer_costs(self, layers: Sequence[Layer]) -> LayerCosts:
+        """See FileCost."""
+        rules = [self._rule(layer) for layer in layers]
+        return LayerCosts(layers, rules, self.file.activations, self.file.rounded)
+
+    def _rule(self, layer: Layer) -> LayerRule:
+        for rule in self._rules:
+            if rule.fits(layer):
+                return rule
+        kernel = f" with a kernel of {'x'.join(map(str, layer.kernel))}" if layer.kernel else ""
+        raise CostFileError(
+            f"{self.file.path} says nothing of {self.name} for the {layer.kind} {layer.name or 'of the model'}{kernel}"
+            f". Add an entry to costs.{self.name}.layers, or choose another target"
+        )
+
+
+class Total(FileCost):
+    """A cost that is a formula of another cost of the whole network, as energy is of cycles."""
+
+    def __init__(self, file: CostFile, name: str, table: Mapping[str, Any], inner: LayerSum, formula: Formula) -> None:
+        super().__init__(file, name, table)
+        self._inner, self._formula = inner, formula
+
+    def layer_costs(self, layers: Sequence[Layer]) -> LayerCosts:
+        """See FileCost."""
+        costs = self._inner.layer_costs(layers)
+        inner, name = costs.finish, self._inner.name
+        return LayerCosts(layers, costs.rules, costs.activations, lambda sum_: self._formula({name: inner(sum_)}))
+
+
+class ChipCost(Cost):
+    """A cost that no network has without a chip; the target of a plan says which."""
+
+    listed = False
+
+    def __init__(self, name: str, label: str, unit: Unit, meaning: str) -> None:
+        self.name, self.label, self.unit, self.meaning, self.plural = name, label, unit, meaning, label.lower()
+        self.unknown = (
+            f"{label.lower()} depend on a chip. Name it: target='mpic', 'ne16', or the path of a file of costs"
+        )
+
+    def bind(self, structure: Structure, network: Network | None) -> CostFunction:
+        """Raises BudgetError: a target has to be named."""
+        raise BudgetError(f"{self.name}: {self.unknown}")
+
+
+def targets() -> dict[str, Path]:
+    """The files of costs that come with Reconvene, by name."""
+    return {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
+
+
+def cost_file(target: str | Path) -> CostFile:
+    """The file of costs that has this name, or that lies at this path.
+
+    Raises:
+        UnknownNameError: there is no such name, and no such file.
+        CostFileError: the file cannot be read.
+    """
+    known = targets()
+    if str(target) not in known and not Path(target).is_file():
+        raise UnknownNameError("target", str(target), [*known, "the path of a file of costs"])
+    return CostFile(known.get(str(target), Path(target)))

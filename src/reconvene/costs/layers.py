@@ -1,0 +1,136 @@
+"""The layers of a network that compute products, with the sizes that formulas of costs read, at any widths and bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from reconvene.costs.layer_rule import CONVOLUTION, DEPTHWISE, LINEAR, PRODUCT
+from reconvene.costs.sizes import Products, Sizes, sizes_of
+from reconvene.structure import Structure
+from reconvene.structure.labels import Dim
+from reconvene.structure.recording import Op
+from reconvene.structure.rules.context import arg
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Ints = NDArray[np.int64]
+
+_VIEWS = frozenset({"t", "transpose", "permute", "detach", "alias"})
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One convolution or matrix product.
+
+    Attributes:
+        name: the module that calls it.
+        weight: name of the weight; empty for a product of two activations.
+        axis: dimension of the weight that its output channels lie along.
+        kind: one of ``layer_rule.KINDS``.
+        kernel: size of the kernel; empty for matrix products.
+        outputs: output channels.
+        inputs: input channels that each output channel reads.
+        places: sizes whose product is the number of times the weight is applied, samples included.
+    """
+
+    name: str
+    weight: str
+    axis: int
+    kind: str
+    kernel: tuple[int, ...]
+    outputs: Dim
+    inputs: Dim
+    places: tuple[Dim, ...]
+
+
+@dataclass(frozen=True)
+class LayerSizes:
+    """The sizes of one layer at certain widths. ``spatial``: of the output, one number an axis."""
+
+    outputs: int
+    inputs: int
+    samples: int
+    spatial: tuple[int, ...]
+
+
+def layers_of(structure: Structure) -> list[Layer]:
+    """Every convolution and matrix product of one forward pass, in the order of the calls."""
+    weights = _weights(structure)
+    calls = structure.recording.ops
+    return [
+        _layer(structure, calls[number], list(dims), weights)
+        for number, dims in structure.context.products
+        if not calls[number].training
+    ]
+
+
+class LayerTable:
+    """The layers of a structure, and their sizes at any widths."""
+
+    def __init__(self, structure: Structure) -> None:
+        self.layers = layers_of(structure)
+        self._sizes: Sizes = sizes_of(structure)
+        rows = [(layer.outputs, layer.inputs, *layer.places) for layer in self.layers]
+        self._starts = np.cumsum([0, *map(len, rows)]).tolist()
+        self._products = Products(self._sizes, [[dim] for row in rows for dim in row])
+
+    def at(self, widths: Ints) -> list[LayerSizes]:
+        """The sizes of every layer at these widths, int64 ``[groups]``."""
+        sizes = self._products.terms(self._sizes.at(widths)).tolist()
+        bounds = zip(self._starts, self._starts[1:], strict=False)
+        return [_layer_sizes(*sizes[start:end]) for start, end in bounds]
+
+
+def _layer_sizes(outputs: int, inputs: int, samples: int, *spatial: int) -> LayerSizes:
+    return LayerSizes(outputs, inputs, samples, spatial)
+
+
+def _layer(structure: Structure, op: Op, dims: list[Dim], weights: Mapping[int, tuple[str, int]]) -> Layer:
+    if op.operator.startswith("convolution"):
+        return _convolution(structure, op, dims)
+    # The weight of a linear layer is the second operand of a matrix product.
+    operands = op.args[1:] if op.operator in ("addmm", "baddbmm") else op.args
+    name, axis = next((weights[id(t)] for t in operands[1:2] if id(t) in weights), ("", 0))
+    *places, outputs, inputs = dims
+    kind = LINEAR if name else PRODUCT
+    return Layer(op.owner, name, axis, kind, (), outputs, inputs, ((), tuple(f for dim in places for f in dim)))
+
+
+def _convolution(structure: Structure, op: Op, dims: list[Dim]) -> Layer:
+    weight = op.args[1]
+    transposed, groups = bool(arg(op, 6, "transposed", False)), int(arg(op, 8, "groups", 1))
+    names = {id(tensor): name for name, tensor in structure.recording.parameters.items()}
+    rank = weight.ndim - 2
+    depthwise = groups > 1 and weight.shape[0 if transposed else 1] == (groups if transposed else 1)
+    samples, outputs, inputs, *spatial = dims[: 3 + rank]
+    return Layer(
+        op.owner,
+        names.get(id(weight), ""),
+        1 if transposed else 0,
+        DEPTHWISE if depthwise else CONVOLUTION,
+        tuple(weight.shape[2:]),
+        outputs,
+        inputs,
+        (samples, *spatial),
+    )
+
+
+def _weights(structure: Structure) -> dict[int, tuple[str, int]]:
+    """Matrices of weights by identity, also turned ones: name and the dimension of the parameter that gives outputs."""
+    known = {id(t): (n, tuple(range(t.ndim))) for n, t in structure.recording.parameters.items() if t.ndim == 2}
+    turned = dict(known)
+    for op in structure.eval_ops():
+        source = op.args[0] if op.args else None
+        out = op.outs[0] if op.outs else None
+        if op.operator in _VIEWS and isinstance(source, Tensor) and id(source) in turned and out is not None:
+            name, order = turned[id(source)]
+            swaps = op.operator == "t" or (op.operator == "transpose" and source.ndim == 2)
+            turned[id(out)] = (name, order[::-1] if swaps else order)
+    linear = {id(op.args[1]) for op in structure.eval_ops() if op.operator == "linear"}
+    return {key: (name, order[0] if key in linear else order[1]) for key, (name, order) in turned.items()}
