@@ -79,7 +79,7 @@ def test_a_dense_model_comes_back_bit_for_bit(tmp_path: Path) -> None:
     artifact.save(model, tmp_path / "a", source=TINY, extra={"accuracy": 0.5})
     again = artifact.load(tmp_path / "a")
     assert type(again) is type(model) and same(model, again)
-    found = artifact.manifest(tmp_path / "a")
+    found = artifact.Artifact.open(tmp_path / "a")
     assert found.source == Source.from_dict(TINY) and found.measurements == {"accuracy": 0.5}
     assert sorted(contents(tmp_path / "a")) == [WEIGHTS, MANIFEST]
 
@@ -104,7 +104,7 @@ def test_tied_and_overlapping_tensors_come_back_tied(tmp_path: Path) -> None:
     again = artifact.load(tmp_path / "a", allow_import=True)
     assert isinstance(again, Tied) and same(model, again)
     assert again.head.weight is again.embed.weight
-    assert artifact.manifest(tmp_path / "a").aliases == {"head.weight": "embed.weight"}
+    assert artifact.Artifact.open(tmp_path / "a").aliases == {"head.weight": "embed.weight"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -130,7 +130,7 @@ def test_record_adds_measurements_and_keeps_the_rest(tmp_path: Path) -> None:
     model = disturb(tiny())
     artifact.save(model, tmp_path / "a", source=TINY, extra={"x": 1, "y": 1})
     artifact.record(tmp_path / "a", {"y": 2, "z": [3]})
-    assert artifact.manifest(tmp_path / "a").measurements == {"x": 1, "y": 2, "z": [3]}
+    assert artifact.Artifact.open(tmp_path / "a").measurements == {"x": 1, "y": 2, "z": [3]}
     assert same(model, artifact.load(tmp_path / "a"))
 
 
@@ -144,7 +144,7 @@ def test_files_of_others_stay_in_the_folder(tmp_path: Path) -> None:
 def test_a_model_of_ours_knows_how_it_was_built(tmp_path: Path) -> None:
     model = disturb(MODELS["resnet20"](7, width=0.25))
     artifact.save(model, tmp_path / "a")
-    assert artifact.manifest(tmp_path / "a").source == Source(
+    assert artifact.Artifact.open(tmp_path / "a").source == Source(
         "resnet20", {"num_classes": 7, "width": 0.25}, (3, 32, 32)
     )
     assert same(model, artifact.load(tmp_path / "a"))
@@ -155,7 +155,7 @@ def test_a_model_of_a_vision_package_is_recognised(tmp_path: Path, build: str) -
     module, name = build.split(":")
     model = getattr(pytest.importorskip(module), name)(num_classes=7)
     artifact.save(disturb(model), tmp_path / "a")
-    source = artifact.manifest(tmp_path / "a").source
+    source = artifact.Artifact.open(tmp_path / "a").source
     assert source.address == f"{module.partition('.')[0]}:{name}" and source.args == {"num_classes": 7}
     assert same(model, artifact.load(tmp_path / "a"))
 
@@ -178,7 +178,7 @@ def test_a_model_that_was_changed_after_it_was_built_is_not_taken_for_the_built_
 
 def test_an_own_class_that_keeps_its_arguments_is_recognised(tmp_path: Path) -> None:
     artifact.save(Keeping(3), tmp_path / "a")
-    assert artifact.manifest(tmp_path / "a").source.args == {"width": 3, "scale": 1.0}
+    assert artifact.Artifact.open(tmp_path / "a").source.args == {"width": 3, "scale": 1.0}
     with pytest.raises(ArtifactError, match="source="):  # a function that is not the default one
         artifact.save(Keeping(3, activation=torch.tanh), tmp_path / "a")
 
@@ -274,7 +274,7 @@ DAMAGE: list[tuple[str, Callable[[Path], Any], str]] = [
     ("manifest altered in its version", lambda f: rewrite(f, format_version="one"), "altered"),
     ("manifest foreign", lambda f: (f / MANIFEST).write_text('{"name": "package"}'), "not written by Reconvene"),
     ("manifest a list", lambda f: (f / MANIFEST).write_text("[]"), "not written by Reconvene"),
-    ("manifest binary", lambda f: (f / MANIFEST).write_bytes(b"\xff\xfe\x00"), "no JSON"),
+    ("manifest binary", lambda f: (f / MANIFEST).write_bytes(b"\xff\xfe\x00"), "not JSON"),
     ("newer", lambda f: rewrite(f, format_version=99, reconvene="9.0"), "written by Reconvene 9.0.*Upgrade"),
 ]
 
@@ -395,7 +395,7 @@ def test_a_dense_model_saved_over_a_pruned_one_takes_the_plan_away(tmp_path: Pat
 def test_resolve_and_save_agree_on_the_address(tmp_path: Path) -> None:
     source = resolve("resnet20", {"width": 0.25}, seed=3)
     artifact.save(source.build(), tmp_path / "a", source=source)
-    assert artifact.manifest(tmp_path / "a").source == source
+    assert artifact.Artifact.open(tmp_path / "a").source == source
 
 
 # ---- pruned models ----

@@ -136,9 +136,9 @@ def test_an_artifact_is_evaluated_beside_its_dense_network(
     assert cli.main(["evaluate", str(tmp_path), "--limit", "60", "--corruptions"]) == 0
     told = capsys.readouterr().out
     assert "agreement with dense" in told and "jpeg, strength 3" in told
-    kept = artifact.manifest(tmp_path).measurements["assessment"]
+    kept = artifact.Artifact.open(tmp_path).assessment
     assert list(kept) == ["dense", "pruned"] and kept["pruned"]["agreement"] is not None
-    trained = artifact.manifest(tmp_path).measurements["training"]["metrics"]["accuracy"]
+    trained = artifact.Artifact.open(tmp_path).training.score
     assert kept["pruned"]["accuracy"] == pytest.approx(trained)
     # The images are normalised as in training, whatever part of them the statistics are of; other classes are refused.
     part = replace(digits, mean=tuple(2 * value for value in digits.mean), std=tuple(3 * value for value in digits.std))
@@ -149,7 +149,7 @@ def test_an_artifact_is_evaluated_beside_its_dense_network(
     assert "Beyond accuracy" in page and "reconvene run it" in page
     # Trained on, the network is another one: what was said of the old one goes.
     workflow.train(tmp_path, digits, epochs=1, config=TrainConfig(precision="fp32"), again=True)
-    assert "assessment" not in artifact.manifest(tmp_path).measurements
+    assert not artifact.Artifact.open(tmp_path).assessment
 
 
 def test_a_split_without_images_is_refused(digits) -> None:

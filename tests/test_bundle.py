@@ -248,13 +248,9 @@ def test_the_runner_is_python_3_9_and_needs_only_numpy_at_the_top() -> None:
 def test_what_lies_in_it_says_how_it_was_made(made: Made, unpacked: Path) -> None:
     about = json.loads((unpacked / "bundle.json").read_text())
     assert about["labels"] == list(made.dataset.classes) and about["input"]["mean"] == list(made.dataset.mean)
-    training = artifact.manifest(made.artifact).measurements["training"]
+    training = artifact.Artifact.open(made.artifact).training
     text = (unpacked / "README.md").read_text()
-    assert (
-        f"{training['metrics']['accuracy']:.2%}" in text
-        and "16 test images of digits" in text
-        and "not calibrated" in text
-    )
+    assert f"{training.score:.2%}" in text and "16 test images of digits" in text and "not calibrated" in text
 
 
 def test_a_model_for_another_runtime_runs_in_it(made: Made, tmp_path: Path) -> None:
@@ -299,7 +295,7 @@ def test_what_cannot_be_bundled_says_why(made: Made, tmp_path: Path) -> None:
     images = made.dataset.test.images[:2].numpy()
     with pytest.raises(ExportError, match=r"\[2, 10\]; to classify images, a bundle needs \[2, 2\]"):
         write_bundle(
-            tmp_path / "b.tgz", made.exports, preprocessing=way, images=images, images_from="", about={"model": ""}
+            tmp_path / "b.tgz", made.exports, preprocessing=way, images=images, images_from="", model="", results={}
         )
     assert [path.name for path in tmp_path.iterdir()] == ["untrained"]
 

@@ -44,7 +44,7 @@ def test_an_artifact_is_pruned_again_and_again_as_one_plan(tmp_path: Path, capfd
     assert kept_slices(quarter, net)
     assert again["costs"]["pruned"]["macs"] <= said["costs"]["pruned"]["macs"] / 2
     assert again["costs"]["dense"] == said["costs"]["dense"]
-    assert artifact.manifest(tmp_path / "quarter").measurements["pruning"]["trained"] is True
+    assert artifact.Artifact.open(tmp_path / "quarter").pruning.trained is True
 
 
 def test_data_choose_and_repair(tmp_path: Path, capfd: pytest.CaptureFixture[str]):

@@ -91,7 +91,7 @@ def test_run_again_does_nothing_twice_and_answers_the_same(
     assert set(found["speedups"]) == {"latency", "int8_latency", "int8_gain"}, "each from rounds that timed both"
     assert pruned["params"] <= dense["params"] / 2
     assert found["verified"]["dense"] < 1e-4 and found["verified"]["pruned"] < 1e-4
-    assert pruned["accuracy"] == artifact.manifest(ran).measurements["training"]["metrics"]["accuracy"]
+    assert pruned["accuracy"] == artifact.Artifact.open(ran).training.score
 
 
 def test_a_trained_artifact_is_not_replaced_unasked(ran: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -240,7 +240,7 @@ def test_an_unfinished_training_can_be_started_over(tmp_path: Path, monkeypatch:
     assert (folder / "checkpoint.safetensors").exists()
     assert main(["train", str(folder), *FAST]) == 1, "the checkpoint is of another seed"
     assert main(["train", str(folder), *FAST, "--no-resume"]) == 0
-    assert artifact.manifest(folder).measurements["training"]["asked"]["seed"] == 0
+    assert artifact.Artifact.open(folder).training.asked["seed"] == 0
 
 
 def _lines(path: Path) -> list[str]:

@@ -208,8 +208,8 @@ def test_the_dense_network_teaches_where_nobody_else_does(
     assert "temperature" in trouble(capfd, "train", str(folder), *FAST, "--distill", "--temperature", "0")
     assert not (folder / "dense").exists(), "nobody is trained for a lesson that cannot be given"
     found = answer(capfd, "train", str(folder), *FAST, "--distill", "--feature-weight", "0.1")
-    dense = artifact.manifest(folder / "dense").measurements["training"]
-    assert found["teacher"] == {"model": "resnet20", "score": dense["metrics"]["accuracy"]}
+    dense = artifact.Artifact.open(folder / "dense").training
+    assert dense is not None and found["teacher"] == {"model": "resnet20", "score": dense.score}
     assert found["asked"]["distillation"]["features"] == 0.1
     monkeypatch.setattr(Run, "_step", lambda *a: pytest.fail("trained again"))
     assert answer(capfd, "train", str(folder), *FAST, "--distill", "--feature-weight", "0.1") == found

@@ -401,8 +401,9 @@ def test_a_fleet_trains_each_of_its_networks_and_picks_the_one_with_the_best_acc
     result = run_fleet(read_fleet(path), tmp_path / "out")
     assert not any(row.trouble for row in result.rows), [row.trouble for row in result.rows]
     for row in result.rows:
-        trained = artifact.manifest(tmp_path / "out" / row.folder).measurements["training"]
-        assert (trained["epochs"], trained["examples"]) == (1, 60) and trained["metrics"]["accuracy"] == row.accuracy
+        trained = artifact.Artifact.open(tmp_path / "out" / row.folder).training
+        assert trained is not None and trained.score == row.accuracy
+        assert (trained.epochs, trained.examples) == (1, 60)
     best = max(row.accuracy for row in result.rows if row.accuracy is not None)
     assert [row.accuracy for row in result.rows if row.chosen] == [best]
     assert f">{best:.1%}<".replace("%", "\u202f%") in (write_page(result)[0]).read_text()

@@ -69,18 +69,19 @@ def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
 
 def test_what_was_pushed_comes_back_without_the_other_files(hub: HubServer, folder: Path, tmp_path: Path) -> None:
     pushed = rc.push_to_hub(folder, "me/net", include=["model.onnx"], private=True, message="first")
-    assert set(pushed.files) == {"README.md", "model.onnx", "model.safetensors", "plan.json", "reconvene.json"}
+    own = {"model.safetensors", "plan.json", "reconvene.json", "timings.json"}
+    assert set(pushed.files) == {"README.md", "model.onnx", *own}
     assert pushed.url == f"{hub.url}/me/net/commit/{hub.heads['me/net', 'main']}" and pushed.url in str(pushed)
     assert hub.private == {"me/net"} and hub.messages == ["first"]
-    for name in ("model.safetensors", "plan.json", "reconvene.json", "model.onnx"):
+    for name in ("model.onnx", *own):
         assert hub.files("me/net")[name] == (folder / name).read_bytes()
     hub.commit("me/net", "v2", {**hub.files("me/net"), "weights.bin": b"a pickle"})
     original = rc.load(folder)
     for found in (rc.load("hf:me/net"), rc.from_pretrained("me/net"), rc.load("hf:me/net@v2")):
         assert same(found, original) and found.reconvene_plan == original.reconvene_plan
-    assert set(hub.served) == {"model.safetensors", "plan.json", "reconvene.json"}
+    assert set(hub.served) == own
     assert artifact.pull("me/net", tmp_path / "b", revision="v2") == tmp_path / "b"
-    assert {path.name for path in (tmp_path / "b").iterdir()} == {"model.safetensors", "plan.json", "reconvene.json"}
+    assert {path.name for path in (tmp_path / "b").iterdir()} == own
     for path in (tmp_path / "b").iterdir():
         assert path.read_bytes() == (folder / path.name).read_bytes()
     with pytest.raises(ArtifactError, match="--overwrite"):
@@ -117,7 +118,7 @@ def test_a_dense_artifact_takes_the_plan_of_the_one_before_away(hub: HubServer, 
     rc.push_to_hub(folder, "me/net")
     rc.save(artifact.dense(folder), tmp_path / "dense")
     rc.push_to_hub(tmp_path / "dense", "me/net")
-    assert "plan.json" not in hub.files("me/net")
+    assert {"plan.json", "timings.json"}.isdisjoint(hub.files("me/net"))
     assert same(rc.load("hf:me/net"), artifact.dense(folder))
 
 

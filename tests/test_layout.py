@@ -14,12 +14,23 @@ CONTRIBUTING = Path(__file__).resolve().parents[1] / "CONTRIBUTING.md"
 # The way of the data: a room imports rooms above it or itself, never one below. CONTRIBUTING.md draws the same.
 ORDER = [
     *("_version", "errors", "utils", "structure", "criteria", "evaluator", "costs", "allocation", "surgery"),
-    *("rectifier", "tasks", "devices", "models", "artifact", "data", "training", "deploy", "planning", "api"),
+    *("rectifier", "tasks", "devices", "models", "data", "artifact", "training", "deploy", "planning", "api"),
     *("report", "experiments", "workflow", "fleet", "cli", "__init__", "__main__"),
 ]
 AT_THE_TOP = {"__init__", "__main__", "_version", "api", "errors"}
 """Modules at the top of the package; everything else has a room."""
-CORE = {"filelock", "numpy", "reconvene", "rich", "safetensors", "torch", "tyro"}
+CORE = {
+    "filelock",
+    "numpy",
+    "pydantic",
+    "pydantic_core",
+    "reconvene",
+    "rich",
+    "safetensors",
+    "torch",
+    "typing_extensions",
+    "tyro",
+}
 LONGEST = 330
 
 

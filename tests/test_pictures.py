@@ -109,14 +109,22 @@ def test_every_filter_of_png(kind: int, channels: int, tmp_path: Path) -> None:
 
 
 def png(
-    rows: np.ndarray, width: int, bits: int, colour: int, palette: bytes | None = None, interlaced: int = 0
+    pixels: np.ndarray,
+    width: int,
+    bits: int,
+    colour: int,
+    palette: bytes | None = None,
+    interlaced: int = 0,
+    rows: int | None = None,
 ) -> bytes:
+    """``rows``: as many as the header claims, where that is not so many as there are."""
+
     def part(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = struct.pack(">IIBBBBB", width, len(rows), bits, colour, 0, 0, interlaced)
+    header = struct.pack(">IIBBBBB", width, len(pixels) if rows is None else rows, bits, colour, 0, 0, interlaced)
     colours = part(b"PLTE", palette) if palette else b""
-    whole = zlib.compress(rows.astype(np.uint8).tobytes())
+    whole = zlib.compress(pixels.astype(np.uint8).tobytes())
     data = part(b"IDAT", whole[: len(whole) // 2]) + part(b"IDAT", whole[len(whole) // 2 :])
     return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + colours + data + part(b"IEND", b"")
 
@@ -128,12 +136,14 @@ GOOD = png(np.zeros((4, 13), np.uint8), 4, 8, 2)
     ("data", "said"),
     [
         (GOOD[:30], "truncated or damaged"),
-        (GOOD[:-30], "damaged"),
+        (GOOD[:-30], "truncated"),
         (GOOD[:20] + b"\x07" + GOOD[21:], "checksum of a part"),
         (png(np.zeros((3, 13), np.uint8), 5, 8, 2), "truncated"),
         (png(np.zeros((4, 25), np.uint8), 4, 16, 2), "16 bits a channel"),
         (png(np.zeros((4, 13), np.uint8), 4, 8, 2, interlaced=1), "interlaced"),
         (png(np.full((4, 13), 9), 4, 8, 2), "filter 9"),
+        (png(np.zeros((1, 13), np.uint8), 4, 8, 2, rows=2**30), "and at most"),
+        (png(np.zeros((4000, 13), np.uint8), 4, 8, 2, rows=4), "truncated: 53 of 52"),
     ],
 )
 def test_a_png_that_cannot_be_read_says_why(data: bytes, said: str, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -267,8 +267,8 @@ def test_an_artifact_is_trained_on_and_exported(
     found = answer(capfd, *asked)
     assert found["quantised"]["before"] == plain["accuracy"] and found["quantised"]["epochs"] == 1
     assert found["asked"] == plain["asked"] and found["quantised"]["asked"]["lr"] == 0.01
-    kept = artifact.manifest(folder).measurements
-    assert kept["training"]["quantised"] == found["quantised"] and len(kept["ranges"]) >= 6
+    kept = artifact.Artifact.open(folder)
+    assert asdict(kept.timed_training)["quantised"] == found["quantised"] and len(kept.ranges) >= 6
     assert not (folder / "checkpoint.safetensors").exists()
     with monkeypatch.context() as patch:
         patch.setattr(Run, "_step", lambda *a: pytest.fail("trained again"))
@@ -281,7 +281,7 @@ def test_an_artifact_is_trained_on_and_exported(
     assert [row["learned_ranges"] for row in exports] == [False, True]
     assert all(row["verification"]["accuracy"] > 0.7 for row in exports)
     answer(capfd, "train", str(folder), *FAST, "--again", "--epochs", "1")
-    assert {"ranges", "exports"}.isdisjoint(artifact.manifest(folder).measurements)
+    assert {"ranges", "exports"}.isdisjoint(artifact.Artifact.open(folder).measurements)
 
 
 @pytest.mark.parametrize("quantize", [None, "int8"])

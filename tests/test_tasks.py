@@ -13,12 +13,14 @@ from torch.nn import functional as F
 
 import reconvene as rc
 from reconvene import artifact, workflow
+from reconvene.artifact.sections import Sections
 from reconvene.data import Dataset, Split, train_batches
 from reconvene.data.dataset import statistics
-from reconvene.errors import TrainingError, UnknownNameError, VerificationError
+from reconvene.errors import ArtifactError, TrainingError, UnknownNameError, VerificationError
 from reconvene.tasks import TASKS, Targets, Task, judge, task_named
 from reconvene.training import Distillation, TrainConfig, evaluate, read_log, train
 from reconvene.training.assess import assess, compare_text, predict
+from reconvene.utils.schema import convert
 
 CONFIG = TrainConfig(batch_size=16, precision="fp32", device="cpu", lr=0.02)
 
@@ -107,8 +109,9 @@ def test_the_whole_way_with_a_task_from_outside(tmp_path: Path) -> None:
     assert trained.task == "corner" and "distance" in str(trained) and trained.teacher is not None
     again = workflow.train(tmp_path, data, epochs=3, config=CONFIG, lesson=lesson, allow_import=True)
     assert again == trained, "what the artifact says is what came out"
-    said = artifact.manifest(tmp_path).measurements
-    assert said["preprocessing"]["task"] == "corner" and said["training"]["metrics"] == {"distance": trained.score}
+    said = artifact.Artifact.open(tmp_path)
+    assert said.preprocessing is not None and said.preprocessing.task == "corner"
+    assert said.training is not None and said.training.metrics == {"distance": trained.score}
     assessments = workflow.evaluate(tmp_path, data, corruptions=True, allow_import=True)
     assert 0 < assessments["pruned"].agreement < 1 and "noise, strength 1" in compare_text(assessments)
     exported = workflow.export(tmp_path, dataset=data, allow_import=True)["pruned"][0]
@@ -180,7 +183,8 @@ def test_what_earlier_releases_wrote_is_read() -> None:
         **{"epochs": 3, "dataset": "digits", "accuracy": 0.875, "loss": 0.5, "per_class": {"a": 0.25}, "seconds": 1.0},
         **{"asked": {}, "teacher": {"model": "resnet56", "accuracy": 0.9375}},
     }
-    training = workflow.Training.from_dict(json.loads(json.dumps(record)))
+    training = convert(Sections, {"training": record}, source="a manifest", error=ArtifactError).training
+    assert training is not None and training.teacher is not None and training.teacher.score == 0.9375
     assert training.score == 0.875 and training.parts == {"a": 0.25} and training.task == "classification"
     assert "accuracy 87.50%" in str(training) and "accuracy 93.75%" in str(training)
 

@@ -17,10 +17,10 @@ from torch import nn
 import reconvene as rc
 from reconvene import artifact
 from reconvene.artifact import MANIFEST, PLAN, WEIGHTS
-from reconvene.artifact import folder as folder_module
 from reconvene.errors import ArtifactError, ModelError, PlanError, ReconveneError
 from reconvene.models import Source, example_inputs, resolve
 from reconvene.surgery.ranges import MOST, from_text
+from signed_artifacts import change_manifest, describe, put_file
 
 SOURCE = Source("resnet20", {"width": 0.25}, (3, 32, 32))
 
@@ -43,22 +43,13 @@ def folder(made: Path, tmp_path: Path) -> Path:
 
 
 def sign(folder: Path, **changes: Any) -> None:
-    """Change the manifest and sign it again, as a program of somebody else might."""
-    data = {**json.loads((folder / MANIFEST).read_text()), **changes}
-    data["checksum"] = folder_module._checksum(data)
-    (folder / MANIFEST).write_bytes(folder_module.dump(data))
+    change_manifest(folder, lambda data: data.update(changes))
 
 
 def change_plan(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     plan = json.loads((folder / PLAN).read_text())
     change(plan)
-    put_plan(folder, json.dumps(plan).encode())
-
-
-def put_plan(folder: Path, data: bytes) -> None:
-    (folder / PLAN).write_bytes(data)
-    files = json.loads((folder / MANIFEST).read_text())["files"]
-    sign(folder, files={**files, **folder_module.describe({PLAN: data})})
+    put_file(folder, PLAN, json.dumps(plan).encode())
 
 
 @pytest.mark.parametrize(
@@ -68,7 +59,7 @@ def test_a_manifest_names_no_other_file(name: str, folder: Path) -> None:
     secret = folder.parent / "secret"
     secret.write_text("not yours")
     files = json.loads((folder / MANIFEST).read_text())["files"]
-    sign(folder, files={**files, name: folder_module.describe({"": b"not yours"})[""]})
+    sign(folder, files={**files, name: describe(b"not yours")})
     before = sorted(path.name for path in folder.parent.rglob("*"))
     acts: list[Callable[[], Any]] = [
         lambda: rc.load(folder),
@@ -77,7 +68,7 @@ def test_a_manifest_names_no_other_file(name: str, folder: Path) -> None:
         lambda: artifact.read_plan(folder),
     ]
     for act in acts:
-        with pytest.raises(ArtifactError, match=r"files must name model\.safetensors"):
+        with pytest.raises(ArtifactError, match=r"files\..*expected 'model\.safetensors' or 'plan\.json'"):
             act()
     assert sorted(path.name for path in folder.parent.rglob("*")) == before
 
@@ -102,7 +93,7 @@ def test_a_manifest_names_no_other_file(name: str, folder: Path) -> None:
 )
 def test_entries_of_a_wrong_type_are_errors_of_ours(changes: dict[str, Any], folder: Path) -> None:
     sign(folder, **changes)
-    with pytest.raises(ArtifactError, match="does not say what it must"):
+    with pytest.raises(ArtifactError, match=r"reconvene\.json: \w+"):
         rc.load(folder)
 
 
@@ -134,11 +125,11 @@ def test_a_link_to_a_regular_file_is_read(folder: Path, tmp_path: Path) -> None:
 
 
 def test_json_without_end_is_an_error_of_ours(folder: Path) -> None:
-    put_plan(folder, b"[" * 100_000)
-    with pytest.raises(ArtifactError, match=r"nested too deep|truncated"):
+    put_file(folder, PLAN, b"[" * 100_000)
+    with pytest.raises(PlanError, match=r"plan\.json is truncated, nested too deep"):
         rc.load(folder)
     (folder / MANIFEST).write_bytes(b'{"a":' * 100_000)
-    with pytest.raises(ArtifactError, match=r"nested too deep|truncated"):
+    with pytest.raises(ArtifactError, match=r"reconvene\.json is truncated, nested too deep"):
         rc.load(folder)
 
 
@@ -175,7 +166,6 @@ def test_ranges_that_stand_for_too_much_or_nothing_are_refused(text: str, folder
         ("stem.0", "new", 3),
         ("stem.0", "kernel_size", [3]),
         ("absent", "out_channels", 3),
-        ("stem.0", 5, 3),
     ],
 )
 def test_a_plan_sets_nothing_but_sizes(path: str, name: Any, value: Any, folder: Path) -> None:

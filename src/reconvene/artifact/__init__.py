@@ -2,26 +2,34 @@
 
 ``model.safetensors`` holds the tensors, ``plan.json`` which channels stayed, and ``reconvene.json``, the manifest, the
 rest: format version, model source, aliases of tied tensors, versions of modules, a probe of what the model computes,
-measurements, a checksum of every file and of itself.
+what was done to it, a checksum of every file and of itself. The same seed gives the same bytes of all three; how long
+things took stands beside them in ``timings.json``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from reconvene._version import __version__
 from reconvene.artifact.derive import derive
-from reconvene.artifact.folder import MANIFEST, PLAN, WEIGHTS, Manifest, commit, describe, read_file
-from reconvene.artifact.folder import read as _read
+from reconvene.artifact.folder import Artifact, commit
 from reconvene.artifact.hub import PREFIX, Push, fetched, parse, pull, push_to_hub
+from reconvene.artifact.manifest import MANIFEST, PLAN, WEIGHTS, changed_manifest, new_manifest
 from reconvene.artifact.probe import differs, take
+from reconvene.artifact.sections import (
+    ExportRecord,
+    PruningRecord,
+    QuantisedTraining,
+    Recalibrated,
+    Teacher,
+    Training,
+)
 from reconvene.artifact.tensors import compare, decode, encode, fill, module_versions
-from reconvene.artifact.untrusted import check_attributes, parse_json
+from reconvene.artifact.timings import TIMINGS, Timings, write_timings
+from reconvene.artifact.untrusted import check_attributes
 from reconvene.errors import ArtifactError, ModelError
 from reconvene.models import Source
 from reconvene.utils.arguments import check_model, check_path, checked
@@ -32,13 +40,20 @@ if TYPE_CHECKING:
 __all__ = [
     "MANIFEST",
     "PLAN",
+    "TIMINGS",
     "WEIGHTS",
-    "Manifest",
+    "Artifact",
+    "ExportRecord",
+    "PruningRecord",
     "Push",
+    "QuantisedTraining",
+    "Recalibrated",
+    "Teacher",
+    "Timings",
+    "Training",
     "dense",
     "from_pretrained",
     "load",
-    "manifest",
     "note",
     "pull",
     "push_to_hub",
@@ -56,6 +71,7 @@ def save(
     plan: Plan | None = None,
     source: Source | Mapping[str, Any] | str | None = None,
     extra: Mapping[str, Any] | None = None,
+    timings: Timings | None = None,
 ) -> None:
     """Write ``model`` as an artifact. The folder is made where there is none, and other files in it stay.
 
@@ -66,7 +82,9 @@ def save(
         source: how to build the dense model: a Source, an address, or a mapping such as ``{"address": "mymodels:Net",
             "args": {"classes": 10}, "input_shape": [3, 32, 32]}``. By default what was noted on the model, else what
             can be proved to give it: see ``reconvene.artifact.derive``.
-        extra: free-form measurements for the manifest, in plain JSON types.
+        extra: measurements for the manifest: sections (see ``reconvene.artifact.sections``), and others by names of
+            your own, in plain JSON types.
+        timings: seconds of the steps that made it; those of an artifact that was there before are removed.
 
     Before anything is written the dense model is built, the plan applied and the tensors filled in, and both models run
     on a seeded example (where the source has an input shape): what is saved can be loaded, and computes the same. Its
@@ -106,8 +124,9 @@ def save(
     files = {WEIGHTS: weights}
     if plan is not None:
         files[PLAN] = plan.to_json().encode()
-    contents = Manifest(origin, describe(files), aliases, dict(extra or {}), versions=versions, probe=probe)
-    commit(Path(directory), files, contents)
+    text = new_manifest(origin, files, aliases=aliases, measurements=extra or {}, versions=versions, probe=probe)
+    commit(Path(directory), files, text)
+    write_timings(Path(directory), timings)
 
 
 @checked(directory=check_path)
@@ -121,7 +140,7 @@ def load(directory: str | Path, *, allow_import: bool = False) -> nn.Module:
         allow_import: whether a model addressed as ``package.module:callable`` may be imported, which runs that code.
 
     Raises ArtifactError: missing, truncated, altered, foreign, newer, an import that was not allowed, or a model that
-    does not compute what the saved one did (see ``reconvene.artifact.probe``).
+    does not compute what the saved one did (see ``reconvene.artifact.probe``); PlanError for a plan that is none.
 
     >>> import tempfile
     >>> import reconvene as rc
@@ -137,20 +156,19 @@ def load(directory: str | Path, *, allow_import: bool = False) -> nn.Module:
     if isinstance(directory, str) and directory.startswith(PREFIX):
         repo_id, revision = parse(directory)
         directory = fetched(repo_id, revision=revision)
-    folder = Path(directory)
-    contents = _read(folder)
-    plan = read_plan(folder)
-    model = _rebuild(_permitted(contents, folder, allow_import), plan, allow_import=allow_import)
-    state = decode(read_file(folder, contents, WEIGHTS), contents.aliases, folder)
-    compare(model.state_dict(), state, f"{contents.source.address} as {folder} describes it")
-    fill(model, state, contents.versions)
-    if contents.probe is not None and (difference := differs(model, contents.probe)) is not None:
+    stored = Artifact.open(directory)
+    folder, plan = stored.folder, stored.plan
+    model = _rebuild(_permitted(stored, allow_import), plan, allow_import=allow_import)
+    state = decode(stored.read(WEIGHTS), stored.aliases, folder)
+    compare(model.state_dict(), state, f"{stored.source.address} as {folder} describes it")
+    fill(model, state, stored.versions)
+    if stored.probe is not None and (difference := differs(model, stored.probe)) is not None:
         raise ArtifactError(
-            f"{folder} does not reproduce: with the saved tensors {contents.source.address} computes something else "
-            f"than the model that Reconvene {contents.written_by} saved: {difference}. Load it with the releases of "
+            f"{folder} does not reproduce: with the saved tensors {stored.source.address} computes something else "
+            f"than the model that Reconvene {stored.written_by} saved: {difference}. Load it with the releases of "
             "torch and of the model's package that it was saved with"
         )
-    return note(model, plan=plan, source=contents.source)
+    return note(model, plan=plan, source=stored.source)
 
 
 def from_pretrained(
@@ -175,36 +193,21 @@ def from_pretrained(
 
 def dense(directory: str | Path, *, allow_import: bool = False) -> nn.Module:
     """The untrained dense model that an artifact was pruned from. Raises ArtifactError."""
-    folder = Path(directory)
-    origin = _permitted(_read(folder), folder, allow_import)
+    origin = _permitted(Artifact.open(directory), allow_import)
     return note(origin.build(allow_import=allow_import), plan=None, source=origin)
 
 
-def manifest(directory: str | Path) -> Manifest:
-    """What ``reconvene.json`` says, checked; no model is built. Raises ArtifactError."""
-    return _read(Path(directory))
-
-
 def read_plan(directory: str | Path) -> Plan | None:
-    """The plan of an artifact, None for a dense one. Raises ArtifactError."""
-    folder = Path(directory)
-    contents = _read(folder)
-    if PLAN not in contents.files:
-        return None
-    from reconvene.surgery import Plan
-
-    return Plan.from_dict(parse_json(read_file(folder, contents, PLAN), folder / PLAN))
+    """The plan of an artifact, None for a dense one. Raises ArtifactError, PlanError."""
+    return Artifact.open(directory).plan
 
 
 def record(directory: str | Path, measurements: Mapping[str, Any]) -> None:
-    """Add measurements to the manifest of an artifact, replacing those of the same name. Raises ArtifactError."""
-    folder = Path(directory)
-    contents = _read(folder)
-    commit(
-        folder,
-        {},
-        replace(contents, measurements={**contents.measurements, **measurements}, written_by=__version__),
-    )
+    """Add measurements to the manifest of an artifact, replacing those of the same name; as ``extra`` of ``save``.
+
+    Raises ArtifactError.
+    """
+    commit(Path(directory), {}, changed_manifest(Artifact.open(directory).text, measurements))
 
 
 def note(model: nn.Module, *, plan: Plan | None, source: Source | None) -> nn.Module:
@@ -226,14 +229,14 @@ def _rebuild(source: Source, plan: Plan | None, *, allow_import: bool) -> nn.Mod
         raise ArtifactError(f"the plan does not fit {source.address}: {type(error).__name__}: {error}") from error
 
 
-def _permitted(contents: Manifest, folder: Path, allow_import: bool) -> Source:
+def _permitted(stored: Artifact, allow_import: bool) -> Source:
     """The source, if it imports nothing or the caller allows it."""
-    if contents.source.imports and not allow_import:
+    if stored.source.imports and not allow_import:
         raise ArtifactError(
-            f"{folder} holds a model that is built by importing {contents.source.address}, which runs that code. "
+            f"{stored.folder} holds a model that is built by importing {stored.source.address}, which runs that code. "
             "If you trust it: allow_import=True, or --allow-import"
         )
-    return contents.source
+    return stored.source
 
 
 def _source_of(model: nn.Module, plan: Plan | None, source: Source | Mapping[str, Any] | str | None) -> Source:

@@ -8,57 +8,110 @@ artifact or the new one: reading takes whichever file has the checksum that the 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from reconvene._version import __version__
-from reconvene.artifact.probe import check as check_probe
-from reconvene.artifact.untrusted import check_manifest, parse_json, read_bytes, size_of
-from reconvene.errors import ArtifactError, ModelError
+from reconvene.artifact.manifest import MANIFEST, PLAN, WEIGHTS, FileEntry, Manifest, describe, parse_manifest
+from reconvene.artifact.probe import Probe
+from reconvene.artifact.sections import Sections, Training
+from reconvene.artifact.timings import Timings, read_timings
+from reconvene.artifact.untrusted import size_of
+from reconvene.errors import ArtifactError
 from reconvene.models import Source
-from reconvene.utils.files import PENDING, settle_names, write_through
+from reconvene.surgery import Plan
+from reconvene.utils.files import PENDING, read_regular, settle_names, write_through
 
-MANIFEST = "reconvene.json"
-PLAN = "plan.json"
-WEIGHTS = "model.safetensors"
 MANIFEST_LIMIT = 2**26
 """Bytes of the largest manifest that is read; those that are written have some thousands."""
 
-_FORMAT = "reconvene-artifact"
-_FORMAT_VERSION = 1
 
-
-@dataclass(frozen=True)
-class Manifest:
-    """What ``reconvene.json`` holds.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Artifact(Sections):
+    """What a folder says of its model: how it is built, of which files it is made, what was done to it.
 
     Attributes:
+        folder: where it lies.
+        text: its manifest, byte for byte.
         source: how the dense model is built.
-        files: file name to ``{"sha256": hex, "bytes": int}``.
+        files: checksum and size by file name.
         aliases: name of a tied tensor to the name under which it is stored.
-        measurements: free-form, in plain JSON types.
         written_by: version of Reconvene that wrote it.
         versions: of modules, see ``reconvene.artifact.tensors``; None where an older version wrote it.
         probe: what the model puts out, see ``reconvene.artifact.probe``; None where an older version wrote it.
     """
 
+    folder: Path
+    text: bytes
     source: Source
-    files: Mapping[str, Mapping[str, Any]]
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    measurements: Mapping[str, Any] = field(default_factory=dict)
-    written_by: str = __version__
-    versions: Mapping[str, int] | None = None
-    probe: Mapping[str, Any] | None = None
+    files: Mapping[str, FileEntry]
+    aliases: Mapping[str, str]
+    written_by: str
+    versions: Mapping[str, int] | None
+    probe: Probe | None
+
+    @classmethod
+    def open(cls, directory: str | Path) -> Artifact:
+        """Read and check a manifest; no model is built.
+
+        Raises ArtifactError: missing, truncated, altered, foreign, newer, or with a field that does not fit.
+        """
+        folder = Path(directory)
+        path = folder / MANIFEST
+        if not folder.is_dir():
+            raise ArtifactError(f"{folder} is no folder, so no artifact")
+        if not path.exists():
+            raise ArtifactError(f"{folder} is no Reconvene artifact: it holds no {MANIFEST}")
+        text = read_regular(path, limit=MANIFEST_LIMIT, error=ArtifactError)
+        manifest = parse_manifest(text, path)
+        return cls(
+            folder=folder,
+            text=text,
+            source=manifest.model.source,
+            files=dict(manifest.files.items()),
+            aliases=manifest.aliases,
+            written_by=manifest.reconvene,
+            versions=manifest.versions,
+            probe=manifest.probe,
+            **vars(manifest.measurements),
+        )
+
+    @cached_property
+    def plan(self) -> Plan | None:
+        """The plan that made the model smaller, None for a dense one. Raises ArtifactError, PlanError."""
+        return Plan.from_json(self.read(PLAN), self.folder / PLAN) if PLAN in self.files else None
+
+    @cached_property
+    def timings(self) -> Timings:
+        """Seconds of the steps that made it. Raises ArtifactError where the file with them is damaged."""
+        return read_timings(self.folder)
+
+    @property
+    def timed_training(self) -> Training | None:
+        """``training`` with the seconds that it took, where they are known."""
+        return None if self.training is None else self.timings.put_into(self.training)
+
+    @property
+    def measurements(self) -> dict[str, Any]:
+        """The sections in plain JSON types, and measurements by names of the user's own, as they are stored."""
+        measurements: dict[str, Any] = json.loads(self.text)["measurements"]
+        return measurements
+
+    def read(self, name: str) -> bytes:
+        """The bytes that the manifest means by ``name``. Raises ArtifactError: missing, truncated or altered."""
+        return read_file(self.folder, self.files, name)
 
 
-def commit(folder: Path, files: Mapping[str, bytes], manifest: Manifest) -> None:
-    """Put ``files`` and ``manifest`` into the folder, all or nothing. Raises ArtifactError where it cannot write."""
-    text = _to_json(manifest)
+def commit(folder: Path, files: Mapping[str, bytes], text: bytes) -> None:
+    """Put ``files`` and a manifest into the folder, all or nothing.
+
+    Raises ArtifactError where it cannot write, or for a manifest that could not be read again.
+    """
+    manifest = parse_manifest(text, folder / MANIFEST)
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,39 +129,11 @@ def commit(folder: Path, files: Mapping[str, bytes], manifest: Manifest) -> None
     _finish_pending(folder, manifest, fresh=files)
 
 
-def read(folder: Path) -> Manifest:
-    """The checked manifest of a folder. Raises ArtifactError: missing, truncated, altered, foreign or newer."""
-    path = folder / MANIFEST
-    if not folder.is_dir():
-        raise ArtifactError(f"{folder} is no folder, so no artifact")
-    if not path.exists():
-        raise ArtifactError(f"{folder} is no Reconvene artifact: it holds no {MANIFEST}")
-    data = _parse(path)
-    version = data.get("format_version")
-    if not isinstance(version, int) or version < 1:
-        raise ArtifactError(f"{path} was altered: format_version is {version!r}")
-    if version > _FORMAT_VERSION:
-        raise ArtifactError(
-            f"{path} has format version {version}, written by Reconvene {data.get('reconvene')}; "
-            f"this is Reconvene {__version__}, which reads up to version {_FORMAT_VERSION}. Upgrade Reconvene"
-        )
-    if data.get("checksum") != _checksum(data):
-        raise ArtifactError(f"{path} was altered after it was written: its checksum does not fit. Save the model again")
-    check_manifest(data, path, names=frozenset((WEIGHTS, PLAN)), required=WEIGHTS)
-    versions, probe = data.get("versions"), data.get("probe")
-    check_probe(probe, str(path))
-    try:
-        source = Source.from_dict(data["model"])
-    except ModelError as error:
-        raise ArtifactError(f"{path} does not say what it must: {error}") from error
-    return Manifest(source, data["files"], data["aliases"], data["measurements"], data["reconvene"], versions, probe)
-
-
-def read_file(folder: Path, manifest: Manifest, name: str) -> bytes:
-    """The bytes that the manifest means by ``name``. Raises ArtifactError: missing, truncated or altered."""
-    if name not in manifest.files:
+def read_file(folder: Path, files: Mapping[str, FileEntry], name: str) -> bytes:
+    """The bytes that a manifest with these files means by ``name``. Raises ArtifactError."""
+    if name not in files:
         raise ArtifactError(f"{folder} holds no {name} that its manifest knows of")
-    expected = manifest.files[name]
+    expected = files[name]
     path = folder / name
     sizes: list[int] = []
     # Pending: the writer was stopped after its manifest was in place.
@@ -117,61 +142,21 @@ def read_file(folder: Path, manifest: Manifest, name: str) -> bytes:
         if size is None:
             continue
         sizes.append(size)
-        if size == expected["bytes"]:  # read nothing of another size: it cannot be what is meant
-            data = read_bytes(candidate, limit=size)
-            if hashlib.sha256(data).hexdigest() == expected["sha256"]:
+        if size == expected.bytes:  # read nothing of another size: it cannot be what is meant
+            data = read_regular(candidate, limit=size, error=ArtifactError)
+            if describe(data) == expected:
                 return data
     if not sizes:
         raise ArtifactError(f"{path} is missing")
-    if sizes[0] < expected["bytes"]:
-        raise ArtifactError(f"{path} is truncated: {sizes[0]} of {expected['bytes']} bytes")
+    if sizes[0] < expected.bytes:
+        raise ArtifactError(f"{path} is truncated: {sizes[0]} of {expected.bytes} bytes")
     raise ArtifactError(f"{path} was altered after it was written: its checksum does not fit the one in {MANIFEST}")
 
 
-def describe(files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
-    """Checksum and size of every file, as the manifest keeps them."""
-    return {name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()}
-
-
-def dump(data: Any) -> bytes:
-    """JSON that is the same for the same data. Raises ArtifactError for what JSON cannot hold, NaN among it."""
-    try:
-        return (json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
-    except (TypeError, ValueError) as error:
-        raise ArtifactError(f"cannot be kept as JSON: {error}. Use finite numbers, strings, lists and dicts") from error
-
-
-def _to_json(manifest: Manifest) -> bytes:
-    data = {
-        "format": _FORMAT,
-        "format_version": _FORMAT_VERSION,
-        "reconvene": manifest.written_by,
-        "model": manifest.source.to_dict(),
-        "files": dict(manifest.files),
-        "aliases": dict(manifest.aliases),
-        "measurements": dict(manifest.measurements),
-    }
-    # Absent, not null: what an older version wrote keeps its bytes when it is copied.
-    data |= {"versions": dict(manifest.versions)} if manifest.versions is not None else {}
-    data |= {"probe": dict(manifest.probe)} if manifest.probe is not None else {}
-    return dump({**data, "checksum": _checksum(data)})
-
-
-def _checksum(data: Mapping[str, Any]) -> str:
-    return hashlib.sha256(dump({key: value for key, value in data.items() if key != "checksum"})).hexdigest()
-
-
-def _parse(path: Path) -> dict[str, Any]:
-    data = parse_json(read_bytes(path, limit=MANIFEST_LIMIT), path)
-    if not isinstance(data, dict) or data.get("format") != _FORMAT:
-        raise ArtifactError(f"{path} was not written by Reconvene: it is JSON, but no manifest of an artifact")
-    return data
-
-
-def _fits(path: Path, entry: Mapping[str, Any]) -> bool:
-    if size_of(path) != entry["bytes"]:
+def _fits(path: Path, entry: FileEntry) -> bool:
+    if size_of(path) != entry.bytes:
         return False
-    return describe({"": read_bytes(path, limit=entry["bytes"])})[""] == entry
+    return describe(read_regular(path, limit=entry.bytes, error=ArtifactError)) == entry
 
 
 def _is_committed(folder: Path, text: bytes) -> bool:

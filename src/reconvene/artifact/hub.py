@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from reconvene.artifact.card import card
-from reconvene.artifact.folder import MANIFEST, PLAN, WEIGHTS, commit, read, read_file
-from reconvene.artifact.untrusted import parse_json
+from reconvene.artifact.folder import Artifact, commit
+from reconvene.artifact.manifest import MANIFEST, PLAN, WEIGHTS
+from reconvene.artifact.timings import TIMINGS, write_timings
 from reconvene.errors import ArtifactError, MissingExtraError
-from reconvene.surgery import Plan
 
 PREFIX = "hf:"
 CARD = "README.md"
@@ -66,11 +66,12 @@ def push_to_hub(
     """
     hub = _hub("pushing to the hub")
     folder = Path(directory)
-    manifest = read(folder)
-    files = {name: read_file(folder, manifest, name) for name in manifest.files}
-    plan = None if PLAN not in files else Plan.from_dict(parse_json(files[PLAN], folder / PLAN))
-    text = card(manifest, plan, repo_id=repo_id, license=license)
-    files |= {MANIFEST: (folder / MANIFEST).read_bytes(), CARD: text.encode()}
+    stored = Artifact.open(folder)
+    text = card(stored, repo_id=repo_id, license=license)
+    files: dict[str, bytes] = {name: stored.read(name) for name in stored.files}
+    files |= {MANIFEST: stored.text, CARD: text.encode()}
+    if (folder / TIMINGS).exists():
+        files[TIMINGS] = stored.timings.to_json()
     for name in include:
         path = folder / name
         if Path(name).name != name or not path.is_file() or name in files:
@@ -85,10 +86,12 @@ def push_to_hub(
         if revision is not None and not api.revision_exists(repo_id, revision):
             api.create_branch(repo_id, branch=revision)
         changes = [hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=files[name]) for name in sizes]
-        if PLAN not in files and PLAN in api.list_repo_files(repo_id, revision=revision):
-            changes.append(hub.CommitOperationDelete(path_in_repo=PLAN))
+        of_the_one_before = {PLAN, TIMINGS} - files.keys()
+        if of_the_one_before:
+            there = api.list_repo_files(repo_id, revision=revision)
+            changes += [hub.CommitOperationDelete(path_in_repo=name) for name in sorted(of_the_one_before & {*there})]
         uploaded = api.create_commit(
-            repo_id, changes, commit_message=message or f"Push {manifest.source.address}", revision=revision
+            repo_id, changes, commit_message=message or f"Push {stored.source.address}", revision=revision
         )
     return Push(repo_id, sizes, text, str(uploaded.commit_url))
 
@@ -100,7 +103,7 @@ def fetched(repo_id: str, *, revision: str | None = None, token: str | None = No
     """
     hub = _hub(f"loading {repo_id} from the hub")
     with _trouble(f"loading {repo_id}"):
-        patterns = [MANIFEST, PLAN, WEIGHTS]
+        patterns = [MANIFEST, PLAN, WEIGHTS, TIMINGS]
         folder = Path(hub.HfApi(token=token).snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
     if not (folder / MANIFEST).exists():
         raise ArtifactError(f"{repo_id} on the hub is no Reconvene artifact: it holds no {MANIFEST}")
@@ -122,9 +125,9 @@ def pull(
     target = Path(directory)
     if (target / MANIFEST).exists() and not overwrite:
         raise ArtifactError(f"{target} holds an artifact already. Choose another folder, or --overwrite it")
-    folder = fetched(repo_id, revision=revision, token=token)
-    manifest = read(folder)
-    commit(target, {name: read_file(folder, manifest, name) for name in manifest.files}, manifest)
+    stored = Artifact.open(fetched(repo_id, revision=revision, token=token))
+    commit(target, {name: stored.read(name) for name in stored.files}, stored.text)
+    write_timings(target, stored.timings if (stored.folder / TIMINGS).exists() else None)
     return target
 
 

@@ -8,18 +8,20 @@ an attribute that was changed after construction.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
-from reconvene.errors import ArtifactError
 from reconvene.models import example_inputs
 from reconvene.models.seeding import seeded
 from reconvene.rectifier.calibration import undisturbed
 from reconvene.structure import tensors_in
+from reconvene.utils.schema import Count, Seed, Text, closed
 
 SEED = 0
 VALUES = 64
@@ -35,65 +37,108 @@ MOVED = 1e-6
 """Relative change of the input that must not move the output beyond the tolerance: else it says nothing elsewhere."""
 _TROUBLE = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError, ArithmeticError)
 
-Outputs = list[dict[str, Any]]
+DtypeName = Literal["float64", "float32", "float16", "bfloat16"]
+"""Those of ``TOLERANCES``."""
+Magnitude = Annotated[float, Field(ge=0, le=1e300)]
+
+
+def _of_a_sane_size(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if math.prod(shape) > 2**28:
+        raise ValueError("has more than 2**28 elements")
+    return shape
+
+
+@closed
+@dataclass(frozen=True)
+class ProbeInput:
+    """The input, from which it can be drawn again: ``[1, *shape of an example]``."""
+
+    shape: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=2**28)], ...],
+        Field(min_length=1, max_length=8),
+        AfterValidator(_of_a_sane_size),
+    ]
+    dtype: DtypeName
+    seed: Seed
+
+    def draw(self) -> Tensor:
+        """The tensor."""
+        _, *shape = self.shape
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return example_inputs(tuple(shape), seed=self.seed).to(dtype)
+
+
+@closed
+@dataclass(frozen=True)
+class ProbeOutput:
+    """One output tensor: its largest magnitude, its root mean square, and some values as shares of the largest."""
+
+    shape: Annotated[tuple[Count, ...], Field(max_length=64)]
+    dtype: DtypeName
+    largest: Magnitude
+    rms: Magnitude
+    values: Annotated[tuple[float, ...], Field(max_length=VALUES)]
+
+
+def _whole(probe: Probe) -> Probe:
+    outputs = probe.outputs or ()
+    if (probe.skipped is None) != (probe.input is not None and bool(outputs)):
+        raise ValueError("needs an input and its outputs, or the reason why it was skipped")
+    if any(len(output.values) != min(VALUES, math.prod(output.shape)) for output in outputs):
+        raise ValueError("has another number of values than its outputs have")
+    return probe
+
+
+@closed
+@dataclass(frozen=True)
+class Probe:
+    """An input and what the model put out for it, or in ``skipped`` the reason why there is none."""
+
+    input: ProbeInput | None = None
+    outputs: Annotated[tuple[ProbeOutput, ...], Field(max_length=1000)] | None = None
+    skipped: Text | None = None
+
+
+CheckedProbe = Annotated[Probe, AfterValidator(_whole)]
+"""One in a file."""
 
 
 class ProbeError(Exception):
     """Why a model has no probe; the message goes into the manifest."""
 
 
-def take(model: nn.Module, shape: Sequence[int] | None) -> dict[str, Any]:
-    """The probe of ``model`` on its device, in plain JSON types; ``{"skipped": reason}`` where it has none.
+def take(model: nn.Module, shape: Sequence[int] | None) -> Probe:
+    """The probe of ``model`` on its device.
 
     Args:
         model: in any mode; modes, attributes and random state are left as they are.
         shape: of one example without the batch dimension, None where it is not known.
     """
     if shape is None:
-        return {"skipped": "the input shape is not known: save with a source that has input_shape"}
-    description = {"shape": [1, *shape], "dtype": _dtype_name(_float_dtype(model)), "seed": SEED}
+        return Probe(skipped="the input shape is not known: save with a source that has input_shape")
+    description = ProbeInput((1, *shape), _dtype_name(_float_dtype(model)), SEED)
     try:
-        outputs = _outputs(model, _input(description))
-        moved = _outputs(model, _input(description) * (1 + MOVED))
+        outputs = _outputs(model, description.draw())
+        moved = _outputs(model, description.draw() * (1 + MOVED))
     except ProbeError as error:
-        return {"skipped": str(error)}
+        return Probe(skipped=str(error))
     if difference := _difference(outputs, moved):
-        return {"skipped": f"its output is not stable: {difference} when the input changes by {MOVED:g} of itself"}
-    return {"input": description, "outputs": outputs}
+        return Probe(skipped=f"its output is not stable: {difference} when the input changes by {MOVED:g} of itself")
+    return Probe(description, outputs)
 
 
-def differs(model: nn.Module, probe: Mapping[str, Any]) -> str | None:
+def differs(model: nn.Module, probe: Probe) -> str | None:
     """In what ``model`` differs from the one that the probe was taken of, in words; None where it does not."""
-    if "skipped" in probe:
+    if probe.input is None or probe.outputs is None:
         return None
     try:
-        outputs = _outputs(model, _input(probe["input"]))
+        outputs = _outputs(model, probe.input.draw())
     except ProbeError as error:
         return str(error)
-    return _difference(probe["outputs"], outputs, elsewhere=_device(model).type != "cpu")
+    return _difference(probe.outputs, outputs, elsewhere=_device(model).type != "cpu")
 
 
-def check(probe: Mapping[str, Any] | None, manifest_path: str) -> None:
-    """Raise ArtifactError unless ``probe``, as read from a manifest, is one; None is that of an older version."""
-    if probe is None or (set(probe) == {"skipped"} and isinstance(probe["skipped"], str)):
-        return
-    try:
-        example = probe["input"]
-        shape_fits = all(type(size) is int and 0 < size <= 2**16 for size in example["shape"]) and example["shape"]
-        fits = shape_fits and math.prod(example["shape"]) <= 2**28 and type(example["seed"]) is int
-        fits = fits and getattr(torch, example["dtype"], None) in TOLERANCES and bool(probe["outputs"])
-        for output in probe["outputs"]:
-            numbers = [output["largest"], output["rms"], *output["values"]]
-            fits = fits and all(type(value) in (int, float) for value in numbers)
-            fits = fits and getattr(torch, output["dtype"], None) in TOLERANCES
-            fits = fits and len(output["values"]) == min(VALUES, math.prod(output["shape"]))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{manifest_path} does not say what it must: its probe lacks or garbles {error}") from error
-    if not fits:
-        raise ArtifactError(f"{manifest_path} does not say what it must: its probe has values of a wrong kind or size")
-
-
-def _outputs(model: nn.Module, example: Tensor) -> Outputs:
+def _outputs(model: nn.Module, example: Tensor) -> tuple[ProbeOutput, ...]:
     """A summary of every floating output for ``example``. Raises ProbeError."""
     example = example.to(_device(model))
     with seeded(SEED), undisturbed(model, seed=SEED), _kept_buffers(model):
@@ -102,7 +147,7 @@ def _outputs(model: nn.Module, example: Tensor) -> Outputs:
         except _TROUBLE as error:
             reason = " ".join(str(error).split())[:200]
             raise ProbeError(f"it does not run on {list(example.shape)}: {type(error).__name__}: {reason}") from error
-    outputs = [_summary(tensor) for tensor in tensors if tensor.numel() and tensor.dtype in TOLERANCES]
+    outputs = tuple(_summary(tensor) for tensor in tensors if tensor.numel() and tensor.dtype in TOLERANCES)
     if not outputs:
         raise ProbeError("it puts out no floating-point tensor")
     return outputs
@@ -121,7 +166,7 @@ def _kept_buffers(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(value)
 
 
-def _summary(tensor: Tensor) -> dict[str, Any]:
+def _summary(tensor: Tensor) -> ProbeOutput:
     flat = tensor.detach().cpu().reshape(-1).double()
     if not bool(flat.isfinite().all()):
         raise ProbeError("its output is not finite")
@@ -129,39 +174,34 @@ def _summary(tensor: Tensor) -> dict[str, Any]:
     last, count = len(flat) - 1, min(VALUES, len(flat))
     places = torch.tensor([index * last // max(count - 1, 1) for index in range(count)])
     shares = flat[places] / (largest or 1.0)
-    return {
-        "shape": list(tensor.shape),
-        "dtype": _dtype_name(tensor.dtype),
-        "largest": float(f"{largest:.{DIGITS}g}"),
-        "rms": float(f"{float(flat.square().mean().sqrt()):.{DIGITS}g}"),
-        "values": [round(float(share), DIGITS) + 0.0 for share in shares],  # + 0.0: no minus zero
-    }
+    return ProbeOutput(
+        shape=tuple(tensor.shape),
+        dtype=_dtype_name(tensor.dtype),
+        largest=float(f"{largest:.{DIGITS}g}"),
+        rms=float(f"{float(flat.square().mean().sqrt()):.{DIGITS}g}"),
+        values=tuple(round(float(share), DIGITS) + 0.0 for share in shares),  # + 0.0: no minus zero
+    )
 
 
-def _difference(stored: Outputs, outputs: Outputs, *, elsewhere: bool = False) -> str | None:
+def _difference(
+    stored: Sequence[ProbeOutput], outputs: Sequence[ProbeOutput], *, elsewhere: bool = False
+) -> str | None:
     if len(stored) != len(outputs):
         return f"it puts out {len(outputs)} tensors instead of {len(stored)}"
     for number, (expected, actual) in enumerate(zip(stored, outputs, strict=True)):
-        for fact in ("shape", "dtype"):
-            if expected[fact] != actual[fact]:
-                return f"output {number} has {fact} {actual[fact]} instead of {expected[fact]}"
-        tolerance = TOLERANCES[getattr(torch, expected["dtype"])]
+        if expected.shape != actual.shape:
+            return f"output {number} has shape {list(actual.shape)} instead of {list(expected.shape)}"
+        if expected.dtype != actual.dtype:
+            return f"output {number} has dtype {actual.dtype} instead of {expected.dtype}"
+        tolerance = TOLERANCES[getattr(torch, expected.dtype)]
         tolerance = max(tolerance, ACCELERATOR) if elsewhere else tolerance
-        scale = expected["largest"]
-        gaps = [abs(expected["rms"] - actual["rms"]), abs(scale - actual["largest"])]
-        gaps += [
-            abs(a * scale - b * actual["largest"]) for a, b in zip(expected["values"], actual["values"], strict=True)
-        ]
+        scale = expected.largest
+        gaps = [abs(expected.rms - actual.rms), abs(scale - actual.largest)]
+        gaps += [abs(a * scale - b * actual.largest) for a, b in zip(expected.values, actual.values, strict=True)]
         if not max(gaps) <= tolerance * scale:
             share = f"{max(gaps) / scale:.2g} of its largest value" if scale else f"{max(gaps):.2g} where it was zero"
             return f"output {number} differs by {share} (tolerance {tolerance:g})"
     return None
-
-
-def _input(description: Mapping[str, Any]) -> Tensor:
-    _, *shape = description["shape"]
-    dtype: torch.dtype = getattr(torch, description["dtype"])
-    return example_inputs(tuple(shape), seed=description["seed"]).to(dtype)
 
 
 def _float_dtype(model: nn.Module) -> torch.dtype:
@@ -173,5 +213,6 @@ def _device(model: nn.Module) -> torch.device:
     return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def _dtype_name(dtype: torch.dtype) -> DtypeName:
+    name: DtypeName = str(dtype).removeprefix("torch.")  # type: ignore[assignment]  # one of TOLERANCES
+    return name

@@ -41,7 +41,7 @@ class Bench(Int8Options, Importing, Command):
         from reconvene.deploy import installed
         from reconvene.workflow import bench, report
 
-        shape = self.input or artifact.manifest(self.directory).source.input_shape
+        shape = self.input or artifact.Artifact.open(self.directory).source.input_shape
         result = bench(
             self.directory,
             runtimes=installed() if runtimes == ["installed"] else runtimes,

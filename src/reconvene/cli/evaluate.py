@@ -24,7 +24,7 @@ class Evaluate(DataOptions, Importing, Command):
         from reconvene.workflow import evaluate, report
         from reconvene.workflow.prune import REPORT
 
-        dataset = self.dataset(artifact.manifest(self.directory).source.input_shape)
+        dataset = self.dataset(artifact.Artifact.open(self.directory).source.input_shape)
         assessments = evaluate(
             self.directory,
             dataset,

@@ -65,7 +65,7 @@ class Export(LimitOptions, Importing, Command):
         from reconvene.data import load
         from reconvene.workflow import export
 
-        shape = self.input or artifact.manifest(self.directory).source.input_shape
+        shape = self.input or artifact.Artifact.open(self.directory).source.input_shape
         dataset = None if self.data is None else load(self.data, input_shape=shape, progress=True)
         by_variant = export(
             self.directory,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,7 +51,7 @@ class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
         from reconvene.workflow import prune
 
         base = Path(self.model) if self.trained and (Path(self.model) / artifact.MANIFEST).is_file() else None
-        source = self.source(self.model, seed=self.seed) if base is None else artifact.manifest(base).source
+        source = self.source(self.model, seed=self.seed) if base is None else artifact.Artifact.open(base).source
         with_data = not self.trained or self.data is not None
         defaults: dict[str, Any] = {}
         if self.trained:
@@ -80,7 +80,8 @@ class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
             for name in dense
         ]
         costs.append([f"training FLOPs, {plan.training_unit}", *plan.training_told])
-        pruning = artifact.manifest(self.output).measurements["pruning"]
+        pruning = artifact.Artifact.open(self.output).pruning
+        assert pruning is not None, "pruned above"
         text = [
             table(["group", "dense", "width", "loss", "why"], widths, title=f"{source.address} within {budget}"),
             "",
@@ -99,7 +100,7 @@ class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
             "costs": plan.costs,
             "limits": plan.limits,
             "training_flops": {"of": plan.training_unit, "examples": plan.examples, **plan.training_flops},
-            **pruning,
+            **asdict(pruning),
             "timings": plan.timings,
         }
         return Answer("\n".join(text), data)

@@ -30,5 +30,5 @@ class Pull(Command):
         from reconvene import artifact
 
         folder = artifact.pull(self.repository, self.output, revision=self.revision, overwrite=self.overwrite)
-        source = artifact.manifest(folder).source
+        source = artifact.Artifact.open(folder).source
         return Answer(f"{source.address}: {folder}", {"artifact": str(folder), "model": source.to_dict()})

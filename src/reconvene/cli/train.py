@@ -28,7 +28,7 @@ class Train(TrainOptions, DataOptions, Importing, Command):
         from reconvene.cli.progress import steps
         from reconvene.workflow import train, train_quantised
 
-        dataset = self.dataset(artifact.manifest(self.directory).source.input_shape)
+        dataset = self.dataset(artifact.Artifact.open(self.directory).source.input_shape)
         options: dict[str, Any] = {
             "lesson": self.lesson(),
             "again": self.again,

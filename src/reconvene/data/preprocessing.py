@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from reconvene.errors import DataError
+from pydantic import AfterValidator, Field
+
 from reconvene.tasks import DEFAULT, task_named
+from reconvene.utils.schema import Name, Size, Text, opened
+
+Channels = Annotated[tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...], Field(max_length=1024)]
 
 
+@opened
 @dataclass(frozen=True)
 class Preprocessing:
     """The way from a picture to the model's input, and from an output to a word.
@@ -19,26 +23,24 @@ class Preprocessing:
     the score of ``classes[i]``.
     """
 
-    shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    classes: tuple[str, ...]
-    task: str = DEFAULT.name
+    shape: tuple[Size, Size, Size]
+    mean: Channels
+    std: Channels
+    classes: Annotated[tuple[Text, ...], Field(max_length=10_000_000)]
+    task: Name = DEFAULT.name
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         values = {name: list(value) for name, value in asdict(self).items() if name != "task"}
         return {**values, **task_named(self.task).identity()}
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Preprocessing:
-        """Undo ``to_dict``. Raises DataError on anything that does not fit."""
-        try:
-            c, h, w = (int(size) for size in data["shape"])
-            mean, std = (tuple(float(value) for value in data[name]) for name in ("mean", "std"))
-            classes = tuple(str(name) for name in data["classes"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"not a way to prepare pictures: {data!r} ({error})") from error
-        if not len(mean) == len(std) == c or min(std) <= 0:
-            raise DataError(f"{c} channels need as many means and positive deviations, not {mean} and {std}")
-        return cls((c, h, w), mean, std, classes, str(data.get("task", DEFAULT.name)))
+
+def _of_its_channels(preprocessing: Preprocessing) -> Preprocessing:
+    channels, mean, std = preprocessing.shape[0], preprocessing.mean, preprocessing.std
+    if not len(mean) == len(std) == channels or min(std) <= 0:
+        raise ValueError(f"{channels} channels need as many means and positive deviations, not {mean} and {std}")
+    return preprocessing
+
+
+CheckedPreprocessing = Annotated[Preprocessing, AfterValidator(_of_its_channels)]
+"""One in a file."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from reconvene.deploy.benchmark import Evidence, bench, latency
 from reconvene.deploy.bundle import Bundled, bundle
+from reconvene.deploy.bundle_description import check_bundle
 from reconvene.deploy.exported import Exported
 from reconvene.deploy.exporter import export, run
 from reconvene.deploy.fidelity import Fidelity, Limits, verify_int8
@@ -36,6 +37,7 @@ __all__ = [
     "Verification",
     "bench",
     "bundle",
+    "check_bundle",
     "export",
     "installed",
     "latency",

@@ -6,6 +6,7 @@ runtime and numpy), images with the answers that were computed here, an example,
 
 from __future__ import annotations
 
+import ast
 import gzip
 import hashlib
 import io
@@ -23,9 +24,11 @@ from numpy.typing import NDArray
 from reconvene._version import __version__
 from reconvene.data import Preprocessing
 from reconvene.deploy import runner
+from reconvene.deploy.bundle_description import BundledInput, BundledModel, BundledTest, Description, read_description
+from reconvene.deploy.bundle_files import MANIFEST, SUMS, Refused
 from reconvene.deploy.bundle_readme import readme
 from reconvene.deploy.exporter import Exported
-from reconvene.deploy.images import Refused, normalise
+from reconvene.deploy.images import normalise
 from reconvene.errors import ExportError
 from reconvene.utils.files import write_atomic
 
@@ -37,7 +40,8 @@ PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "litert": "ai-
 TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.03}
 """How far, as a share of the largest score, a device's answers may be from those stored. In int8 processors round ties
 differently: single scores move by one step of the quantised output, about a 120th of the largest score."""
-_PICTURES = "from reconvene.deploy.images import Array, Refused, decode, fit, normalise, read_npy\n"
+_PARTS = ("bundle_files.py", "images.py", "runner.py")
+"""What ``run.py`` is put together from."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,8 @@ def bundle(
     preprocessing: Preprocessing,
     images: NDArray[np.uint8],
     images_from: str,
-    about: Mapping[str, Any],
+    model: str,
+    results: Mapping[str, str],
 ) -> Bundled:
     """Write the bundle of exported image classifiers. The same files and images give the same bytes.
 
@@ -77,7 +82,8 @@ def bundle(
         exports: of one model; the first is what the device runs unless told otherwise.
         images: uint8 ``[N, C, h, w]`` in the shape of ``preprocessing``: what the device tests itself with.
         images_from: in words.
-        about: further facts for ``bundle.json`` and the README, in plain JSON types.
+        model: address of the model.
+        results: what it achieved, as text by heading; empty for a model that was never trained.
 
     Raises ExportError: nothing that can be run, another number of answers than labels, a path that takes no file.
     """
@@ -89,20 +95,22 @@ def bundle(
     if not chosen:
         raise ExportError(f"a bundle needs a model that its run.py can run. Export to one of: {', '.join(RUNNABLE)}")
     files, models = _models(chosen, preprocessing, images)
-    manifest = {
-        "format": "reconvene-bundle",
-        "format_version": 1,
-        "reconvene": __version__,
-        **about,
-        "models": models,
-        "input": {name: value for name, value in preprocessing.to_dict().items() if name != "classes"},
-        "labels": list(preprocessing.classes),
-        "test": {"images": "test/images.npy", "from": images_from},
-    }
+    description = Description(
+        reconvene=__version__,
+        model=model,
+        models=models,
+        input=BundledInput(preprocessing.shape, preprocessing.mean, preprocessing.std),
+        labels=preprocessing.classes,
+        test=BundledTest("test/images.npy", images_from),
+        results=dict(results),
+    )
     files |= {"test/images.npy": _npy(images), _example_name(images): _pnm(images[0])}
-    files |= {runner.MANIFEST: _json(manifest), "run.py": runner_source(), "README.md": readme(manifest).encode()}
+    files |= {"run.py": runner_source(), "README.md": readme(description).encode()}
+    described = _json({**description.to_dict(), "sizes": {name: len(data) for name, data in files.items()}})
+    read_description(described)  # what is written can be read
+    files[MANIFEST] = described
     sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()))
-    files[runner.SUMS] = sums.encode()
+    files[SUMS] = sums.encode()
     archive = pack(files, target.name.removesuffix(suffix))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -114,14 +122,31 @@ def bundle(
 
 
 def runner_source() -> bytes:
-    """``run.py``: the two files that are read and tested apart, as the one that a device gets."""
+    """``run.py``: files that are read and tested apart, as the one that a device gets."""
     room = resources.files("reconvene.deploy")
-    main, images = (room.joinpath(name).read_text(encoding="utf-8") for name in ("runner.py", "images.py"))
-    before, after = main.split(_PICTURES, 1)
-    image_lines = images.split("from __future__ import annotations\n", 1)[1].splitlines(keepends=True)
-    imports = {line for line in before.splitlines(keepends=True) if line.startswith(("import ", "from "))}
-    part = "".join(line for line in image_lines if line not in imports).strip()
-    return f"{before.rstrip()}\n{part}\n\n\n# ---- the bundle ----\n\n{after.lstrip()}".encode()
+    parts = [_split(room.joinpath(name).read_text(encoding="utf-8")) for name in _PARTS]
+    modules: set[str] = set()
+    names: dict[str, set[str]] = {}
+    for node in [node for _, nodes, _ in parts for node in nodes]:
+        if isinstance(node, ast.Import):
+            modules.add(ast.unparse(node))
+        elif node.module and not node.module.startswith("reconvene."):
+            names.setdefault(node.module, set()).update(alias.name for alias in node.names)
+    future = names.pop("__future__")
+    lines = [f"from __future__ import {', '.join(sorted(future))}", "", *sorted(modules)]
+    lines += [f"from {module} import {', '.join(sorted(imported))}" for module, imported in sorted(names.items())]
+    head = parts[-1][0]
+    bodies = [body for _, _, body in parts]
+    bodies[-1] = f"# ---- the bundle ----\n\n{bodies[-1]}"
+    return "\n".join([head, "\n".join(lines), *(f"\n{body}\n" for body in bodies)]).encode()
+
+
+def _split(text: str) -> tuple[str, list[ast.Import | ast.ImportFrom], str]:
+    """What stands above the imports of a file, the imports, and what stands below them."""
+    nodes = [node for node in ast.parse(text).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    lines = text.splitlines()
+    below = "\n".join(lines[nodes[-1].end_lineno :])
+    return "\n".join(lines[: nodes[0].lineno - 1]), nodes, below.strip()
 
 
 def pack(files: Mapping[str, bytes], root: str) -> bytes:
@@ -137,7 +162,7 @@ def pack(files: Mapping[str, bytes], root: str) -> bytes:
 
 def _models(
     exports: Sequence[Exported], preprocessing: Preprocessing, images: NDArray[np.uint8]
-) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
+) -> tuple[dict[str, bytes], tuple[BundledModel, ...]]:
     """The files of the exports with their answers to the images, and what the manifest says of them."""
     files: dict[str, bytes] = {}
     models = []
@@ -163,20 +188,20 @@ def _models(
         files |= {file.name: file.read_bytes() for file in exported.files} | {expected: _npy(answers)}
         checked = exported.verification
         models.append(
-            {
-                "file": exported.path.name,
-                "files": [file.name for file in exported.files],
-                "runtime": runtime,
-                "package": PACKAGES[runtime],
-                "expected": expected,
-                "precision": exported.precision,
-                "keep_fp32": list(exported.keep_fp32),
-                "tolerance": TOLERANCES[exported.precision],
-                "bytes": exported.bytes,
-                "verified": None if checked is None else checked.short,
-            }
+            BundledModel(
+                file=exported.path.name,
+                files=tuple(file.name for file in exported.files),
+                runtime=runtime,
+                package=PACKAGES[runtime],
+                expected=expected,
+                precision=exported.precision,
+                keep_fp32=tuple(exported.keep_fp32),
+                tolerance=TOLERANCES[exported.precision],
+                bytes=exported.bytes,
+                verified=None if checked is None else checked.short,
+            )
         )
-    return files, models
+    return files, tuple(models)
 
 
 def _npy(array: NDArray[Any]) -> bytes:

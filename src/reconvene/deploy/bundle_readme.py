@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from reconvene.deploy.bundle_description import Description
 from reconvene.utils.tables import Cell, table
 
 
-def readme(manifest: Mapping[str, Any]) -> str:
-    """The text, from the ``bundle.json`` it describes."""
-    channels, height, width = manifest["input"]["shape"]
+def readme(description: Description) -> str:
+    """The text, from what ``bundle.json`` says."""
+    channels, height, width = description.input.shape
     colour = "grey" if channels == 1 else "RGB"
-    labels = manifest["labels"]
+    labels = description.labels
     shown = ", ".join(labels[:20]) + (f" and {len(labels) - 20} more (bundle.json)" if len(labels) > 20 else "")
     example = "example.pgm" if channels == 1 else "example.ppm"
-    runtimes = " ".join(dict.fromkeys(model["package"] for model in manifest["models"]))
-    return f"""# {manifest["model"]}, for a device
+    runtimes = " ".join(dict.fromkeys(model.package for model in description.models))
+    return f"""# {description.model}, for a device
 
 Classifies images into {len(labels)} classes: {shown}.
 
@@ -30,9 +31,9 @@ a model, `python run.py --help` shows the rest.
 
 ## Models
 
-{_models(manifest)}
+{_models(description)}
 
-{_results(manifest)}
+{_results(description)}
 
 ## Images
 
@@ -49,25 +50,25 @@ run.py compares every file with its checksum in SHA256SUMS before it does anythi
 altered or damaged; `sha256sum -c SHA256SUMS` does the same. This finds damage and mix-ups. It does not prove who made
 the bundle: for that, compare the digest of the whole archive with the one that its maker published.
 
-The images that `test` compares are {manifest["test"]["from"]}. The stored answers were computed in the same runtime
+The images that `test` compares are {description.test.origin}. The stored answers were computed in the same runtime
 on the machine that made the bundle. Shares shown by `classify` are the softmax of the scores; they are not calibrated.
 
-Made by Reconvene {manifest["reconvene"]}.
+Made by Reconvene {description.reconvene}.
 """
 
 
-def _models(manifest: Mapping[str, Any]) -> str:
+def _models(description: Description) -> str:
     rows: list[list[Cell]] = []
-    for model in manifest["models"]:
-        checked = model["verified"]
+    for model in description.models:
+        checked = model.verified
         said = "not verified" if checked is None else f"{_measured(checked)} on {checked['data']}"
-        kept = f"; in fp32: {', '.join(model['keep_fp32'])}" if model["keep_fp32"] else ""
-        rows.append([model["file"], model["runtime"], model["bytes"], said + kept])
+        kept = f"; in fp32: {', '.join(model.keep_fp32)}" if model.keep_fp32 else ""
+        rows.append([model.file, model.runtime, model.bytes, said + kept])
     return _indented(table(["file", "runs in", "bytes", "against PyTorch"], rows))
 
 
-def _results(manifest: Mapping[str, Any]) -> str:
-    cells: list[list[Cell]] = [[name, str(value)] for name, value in manifest["results"].items()]
+def _results(description: Description) -> str:
+    cells: list[list[Cell]] = [[name, value] for name, value in description.results.items()]
     return (
         _indented(table(["of the model", ""], cells)) if cells else "It was not trained: its answers mean nothing yet."
     )

@@ -15,16 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from reconvene.deploy.bundle_files import Refused
+
 Array = Any  # numpy.ndarray, whose parameters differ between the releases of numpy that devices have
 # Images of these modes are what training reads too; others (16 bits a channel, floats) would be read differently.
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
 MAX_PIXELS = 2**28
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-
-
-class Refused(Exception):
-    """What cannot be done, in one line for the user."""
 
 
 def normalise(images: Array, settings: dict[str, Any]) -> Array:
@@ -96,7 +94,7 @@ def decode(path: Path) -> tuple[Array, str]:
                 raise Refused(f"{path} is an image of mode {picture.mode}. Known modes: {', '.join(MODES)}")
             grey = picture.mode in ("1", "L", "LA")
             return _shaped(np.asarray(picture.convert("L" if grey else "RGB")), path), "by Pillow"
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
         raise Refused(f"{path} is no image that Pillow can read: {error}") from error
 
 
@@ -104,7 +102,7 @@ def read_npy(data: bytes, name: object) -> Array:
     """The array in the bytes of an NPY file; one that holds Python objects is refused."""
     try:
         return np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, MemoryError, OverflowError) as error:
         raise Refused(f"{name} is no plain NPY file: {error}") from error
 
 
@@ -156,13 +154,18 @@ def read_png(data: bytes, path: Path) -> Array:
                 packed += body
             position += 12 + length
         width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
-        raw = np.frombuffer(zlib.decompress(packed), np.uint8)
-    except (struct.error, zlib.error, ValueError) as error:
+    except (struct.error, ValueError) as error:
         raise Refused(f"{path} is truncated or damaged: {error}") from error
     if interlaced or bits > 8 or colour not in PNG_CHANNELS:
         raise Refused(f"{path} is interlaced or has {bits} bits a channel: save it plainly, with 8, or install Pillow")
+    if width * height > MAX_PIXELS:
+        raise Refused(f"{path} has {width}x{height} pixels, and at most {MAX_PIXELS:,} are read")
     channels = PNG_CHANNELS[colour]
     stride = (width * channels * bits + 7) // 8
+    try:  # a few bytes may unpack to all memory: no more than the pixels need
+        raw = np.frombuffer(zlib.decompressobj().decompress(packed, height * (stride + 1) + 1), np.uint8)
+    except zlib.error as error:
+        raise Refused(f"{path} is truncated or damaged: {error}") from error
     if raw.size != height * (stride + 1) or not raw.size:
         raise Refused(f"{path} is truncated: {raw.size} of {height * (stride + 1)} bytes of pixels")
     rows = _unfilter(raw.reshape(height, stride + 1), max(1, channels * bits // 8), path)

@@ -11,7 +11,6 @@ Before anything else every file is compared with its checksum; a bundle that was
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import platform
 import sys
@@ -22,10 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from reconvene.deploy.images import Array, Refused, decode, fit, normalise, read_npy
-
-MANIFEST, SUMS = "bundle.json", "SHA256SUMS"
-UNPACK = "Unpack the bundle again"
+from reconvene.deploy.bundle_files import Files, Refused
+from reconvene.deploy.images import Array, decode, fit, normalise, read_npy
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,28 +50,20 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if answer.get("passed", True) else 1
 
 
-class Bundle:
-    """The files of a bundle, each as its checksum says, and what the manifest says of them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.sums = self._sums()
-        for name in self.sums:
-            self._checked(name)
-        self.about: dict[str, Any] = json.loads(self.read(MANIFEST))
-        version = (self.about.get("format"), self.about.get("format_version"))
-        if version != ("reconvene-bundle", 1):
-            raise Refused(f"{MANIFEST} has format {version}; this run.py reads version 1 of reconvene-bundle")
-
-    def read(self, name: str) -> bytes:
-        """The bytes of a file of the bundle, which must have a checksum."""
-        if name not in self.sums:
-            raise Refused(f"{name} has no checksum in {SUMS}. {UNPACK}")
-        return self._checked(name)
+class Bundle(Files):
+    """The files of a bundle, and what they are to each other."""
 
     def array(self, name: str) -> Array:
         """A stored array."""
         return read_npy(self.read(name), name)
+
+    def images(self) -> Array:
+        """The stored images, uint8 ``[N, C, h, w]``."""
+        name, shape = self.about["test"]["images"], self.about["input"]["shape"]
+        images = self.array(name)
+        if images.dtype != np.uint8 or images.ndim != 4 or len(images) < 1 or list(images.shape[1:]) != shape:
+            raise Refused(f"{name} holds {images.dtype} {images.shape}, no images of {shape}")
+        return images
 
     def model(self, name: str | None) -> dict[str, Any]:
         """The facts about one of the models: the first, or the one in this file."""
@@ -83,30 +72,12 @@ class Bundle:
         if chosen not in models:
             raise Refused(f"no model {chosen!r} in this bundle. There are: {', '.join(models)}")
         for file in models[chosen]["files"]:
-            self.read(file)
+            self.path(file)
         return dict(models[chosen])
 
     def prepare(self, pixels: Array) -> Array:
         """From uint8 ``[H, W, 1 or 3]`` of any size to float32 ``[1, C, h, w]``, as in training."""
         return normalise(fit(pixels, self.about["input"]["shape"])[None], self.about["input"])
-
-    def _sums(self) -> dict[str, str]:
-        path = self.folder / SUMS
-        if not path.is_file():
-            raise Refused(f"{SUMS} is missing beside run.py. {UNPACK}")
-        pairs = [line.split("  ", 1) for line in path.read_text(encoding="utf-8").splitlines()]
-        if not pairs or any(len(pair) != 2 for pair in pairs):
-            raise Refused(f"{SUMS} is damaged. {UNPACK}")
-        return {name: digest for digest, name in pairs}
-
-    def _checked(self, name: str) -> bytes:
-        path = self.folder / name
-        if not path.is_file():
-            raise Refused(f"{name} is missing. {UNPACK}")
-        data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != self.sums[name]:
-            raise Refused(f"{name} was altered or damaged: its checksum does not fit the one in {SUMS}. {UNPACK}")
-        return data
 
 
 # ---- the three commands ----
@@ -120,6 +91,8 @@ def classify(bundle: Bundle, options: argparse.Namespace) -> tuple[dict[str, Any
         pixels, decoder = decode(path)
         print(f"{path}: {pixels.shape[1]}x{pixels.shape[0]}, decoded {decoder}", file=sys.stderr)
         scores = infer(bundle.prepare(pixels))[0].astype(np.float64)
+        if scores.shape != (len(labels),):
+            raise Refused(f"the model gives scores of shape {scores.shape}, and there are {len(labels)} labels")
         share = np.exp(scores - scores.max())
         share /= share.sum()
         best = [int(i) for i in np.argsort(-share, kind="stable")[: options.top]]
@@ -130,7 +103,7 @@ def classify(bundle: Bundle, options: argparse.Namespace) -> tuple[dict[str, Any
 
 def test(bundle: Bundle, options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Compare the answers to the stored images with the stored answers, of every model or the one asked for."""
-    images = bundle.array(bundle.about["test"]["images"])
+    images = bundle.images()
     names = [options.model] if options.model else [model["file"] for model in bundle.about["models"]]
     answer: dict[str, Any] = {"passed": True, "images": len(images), "models": {}}
     lines = []
@@ -157,7 +130,7 @@ def test(bundle: Bundle, options: argparse.Namespace) -> tuple[dict[str, Any], s
 def measure(bundle: Bundle, options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Milliseconds for one image: by the wall clock, and with one thread by the processor time of the process."""
     infer = open_model(bundle, options)
-    image = bundle.array(bundle.about["test"]["images"])[:1]
+    image = bundle.images()[:1]
     prepared = normalise(image, bundle.about["input"])
     for _ in range(5):
         infer(prepared)
@@ -195,7 +168,9 @@ COMMANDS: dict[str, Callable[[Bundle, argparse.Namespace], tuple[dict[str, Any],
 def open_model(bundle: Bundle, options: argparse.Namespace) -> Callable[[Array], Array]:
     """The model as a function from float32 ``[1, C, h, w]`` to its scores ``[1, classes]``."""
     entry = bundle.model(options.model)
-    return RUNTIMES[entry["runtime"]](bundle.folder / entry["file"], options.threads)
+    if entry["runtime"] not in RUNTIMES:
+        raise Refused(f"{entry['file']} runs in {entry['runtime']!r}, and this run.py in: {', '.join(RUNTIMES)}")
+    return RUNTIMES[entry["runtime"]](bundle.path(entry["file"]), options.threads)
 
 
 def one_line(error: Exception) -> str:

@@ -7,21 +7,38 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from reconvene.devices.bench import NEAR_BYTES
 from reconvene.devices.facts import describe
 from reconvene.devices.lookup_table import Floats, Table
+from reconvene.devices.measured_layers import (
+    Machine,
+    MeasuredLayer,
+    MeasuredNetwork,
+    Overhead,
+    Runtime,
+    Steps,
+    TimedTogether,
+)
 from reconvene.devices.probe import FORMAT, VERSION
 from reconvene.devices.runtime_layers import key_of
 from reconvene.errors import DeviceError
+from reconvene.utils import schema
+from reconvene.utils.files import read_regular
+from reconvene.utils.schema import Amount, Count, Number, Text
 from reconvene.utils.tables import table
 
 RUNTIME = "onnxruntime"
+FILE_LIMIT = 2**27
+"""Bytes of the largest profile that is read; that of fifty networks has a few millions."""
+_REMEDY = "Measure the device again"
 
 
+@schema.closed
 @dataclass(frozen=True, eq=False)
 class Profile:
     """What layers cost on one device.
@@ -44,82 +61,74 @@ class Profile:
         networks: whole networks: ``seconds``, and ``layers`` ``(number in layers, in, out)`` in the order of the calls.
     """
 
-    device: dict[str, Any]
-    runtime: dict[str, Any]
-    precision: str
-    noise: float
-    steps: dict[str, int]
-    overhead: dict[str, float]
-    memory: list[list[float]]
-    far_bytes: int
-    layers: list[dict[str, Any]]
-    date: str
-    seconds: float
-    name: str = ""
-    format: str = FORMAT
-    version: int = VERSION
-    pace: float = 0.0
-    whole: list[dict[str, float]] = field(default_factory=list)
-    networks: list[dict[str, Any]] = field(default_factory=list)
+    device: Machine
+    runtime: Runtime
+    precision: Literal["fp32", "int8"]
+    noise: Number
+    steps: Steps
+    overhead: Overhead
+    memory: Annotated[list[tuple[Amount, Number]], Field(min_length=1, max_length=10_000)]
+    far_bytes: Count
+    layers: list[MeasuredLayer]
+    date: Text
+    seconds: Amount
+    name: Text = ""
+    format: Text = FORMAT
+    version: Count = VERSION
+    pace: Amount = 0.0
+    whole: list[TimedTogether] = field(default_factory=list)
+    networks: list[MeasuredNetwork] = field(default_factory=list)
 
     @classmethod
     def load(cls, path: str | Path) -> Profile:
         """Read a profile. Raises DeviceError when it is missing, damaged, or of another version."""
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise DeviceError(f"the device profile {path} cannot be read: {error.strerror or error}") from error
-        except ValueError as error:
-            raise DeviceError(f"the device profile {path} is not JSON ({error}); was it cut short?") from error
-        return cls.from_dict(values, str(path))
+        text = read_regular(Path(path), limit=FILE_LIMIT, error=DeviceError, what="the device profile")
+        return cls._read(text, str(path))
 
     @classmethod
     def from_dict(cls, values: Any, source: str = "this") -> Profile:
         """The profile of ``to_dict``. Raises DeviceError."""
-        if not isinstance(values, Mapping) or values.get("format") != FORMAT:
+        return cls._read(schema.to_json(values, source=f"the device profile {source}", error=DeviceError), source)
+
+    @classmethod
+    def _read(cls, text: str | bytes, source: str) -> Profile:
+        named = f"the device profile {source}"
+        values = schema.parse(text, source=named, error=DeviceError, remedy=_REMEDY)
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise DeviceError(f"{source} is no device profile. Make one with: reconvene device profile -o {source}")
         if values.get("version") != VERSION:
             raise DeviceError(
-                f"{source} has version {values.get('version')}, this release reads {VERSION}. Measure the device again"
+                f"{source} has version {schema.shown(values.get('version'))}, this release reads {VERSION}. {_REMEDY}"
             )
         runtime = values.get("runtime")
-        if isinstance(runtime, Mapping) and runtime.get("name") != RUNTIME:
+        if isinstance(runtime, dict) and runtime.get("name", RUNTIME) != RUNTIME:
             raise DeviceError(
-                f"{source} was measured in {runtime.get('name')}, and latency is predicted and timed in {RUNTIME}. "
-                "Measure the device with it: reconvene device profile --bundle probe.pyz"
+                f"{source} was measured in {str(runtime['name'])[:60]}, and latency is predicted and timed in "
+                f"{RUNTIME}. Measure the device with it: reconvene device profile --bundle probe.pyz"
             )
-        try:
-            profile = cls(**{str(key): value for key, value in values.items()})
-            for layer in profile.layers:
-                Table.of(layer, profile.steps)
-            profile.together()
-            profile._sound()
-        except (TypeError, KeyError, ValueError, IndexError, AttributeError, ZeroDivisionError) as error:
-            raise DeviceError(f"the device profile {source} is damaged: {error}. Measure the device again") from error
+        profile = schema.read(cls, text, source=named, error=DeviceError, remedy=_REMEDY)
+        if trouble := profile._mismatch():
+            raise DeviceError(f"{named}: {trouble}. {_REMEDY}")
         return profile
 
-    def _sound(self) -> None:
-        """Raise ValueError, KeyError or TypeError where a value cannot be one of a device."""
-        for name, texts in (("device", ("processor", "architecture")), ("runtime", ("name", "version"))):
-            if not all(isinstance(getattr(self, name)[text], str) for text in texts):
-                raise ValueError(f"{name} does not say its {' and '.join(texts)}")
-        counts = {"threads": self.runtime["threads"], **{name: self.steps[name] for name in ("in", "out", "align")}}
-        if wrong := [name for name, value in counts.items() if not isinstance(value, int) or value < 1]:
-            raise ValueError(f"{wrong[0]} is {counts[wrong[0]]!r}, not a whole number above 0")
-        if self.precision not in ("fp32", "int8"):
-            raise ValueError(f"precision {self.precision!r} is neither fp32 nor int8")
-        if not all(isinstance(text, str) for text in (self.name, self.date)):
-            raise ValueError("name and date are text")
+    def _mismatch(self) -> str | None:
+        """What of the parts does not fit the others, in words; None where all of them do."""
         points = [seconds for layer in self.layers for *_, seconds in layer["points"]]
-        numbers = [self.noise, self.seconds, self.pace, self.overhead["call"], self.overhead["node"], *points]
-        if not np.isfinite(np.array(numbers, dtype=np.float64)).all() or min([self.pace, *points]) < 0:
-            raise ValueError("it holds times that are no numbers, or below zero")
         if points and max(points) <= 0:
-            raise ValueError("no layer takes any time")
-        for network in self.networks:
-            numbers = [int(number) for number, _, _ in network["layers"]]
-            if not numbers or not 0 <= min(numbers) <= max(numbers) < len(self.layers) or network["seconds"] <= 0:
-                raise ValueError("a whole network is of layers that are not there, or takes no time")
+            return "layers: none of them takes any time"
+        for number, network in enumerate(self.networks):
+            if max(layer for layer, _, _ in network["layers"]) >= len(self.layers):
+                return f"networks.{number}.layers: some of them are not there"
+        part = ""
+        try:
+            for number, layer in enumerate(self.layers):
+                part = f"layers.{number}.points"
+                Table.of(layer, self.steps)
+            part = "whole"
+            self.together()
+        except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
+            return f"{part}: they do not fit each other: {type(error).__name__} {error}"
+        return None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

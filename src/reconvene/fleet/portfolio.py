@@ -28,7 +28,6 @@ from reconvene.planning.session import Planner
 from reconvene.surgery import Plan
 from reconvene.utils.files import unwritable, write_atomic
 from reconvene.workflow.prune import Samples
-from reconvene.workflow.train import Training
 
 # At which share of the weights every architecture is scored, once for all budgets.
 DENSITY = 1 / 32
@@ -204,10 +203,10 @@ def _is_complete(path: Path, key: str) -> bool:
         receipt = json.loads((path / DONE).read_text(encoding="utf-8"))
         if not isinstance(receipt, dict) or receipt.get("key") != key:
             return False
-        manifest = artifact.manifest(path)
-        exports = {entry["file"]: entry["bytes"] for entry in manifest.measurements.get("exports", [])}
-        sizes = {**{name: entry["bytes"] for name, entry in manifest.files.items()}, **exports}
-        artifact.read_plan(path)
+        stored = artifact.Artifact.open(path)
+        exports = {entry.file: entry.bytes for entry in stored.exports}
+        sizes = {**{name: entry.bytes for name, entry in stored.files.items()}, **exports}
+        _ = stored.plan  # can it be read?
         return all((path / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError, ArtifactError):
         return False
@@ -240,10 +239,9 @@ def _row(planned: _Planned, folder: Path, trouble: dict[str, str]) -> Row:
     row = replace(row, limits=dict(planned.plan.limits), **cut_fields(planned.plan))
     if planned.relative_path in trouble:
         return replace(row, trouble=trouble[planned.relative_path] + _left_from_before(folder, planned.relative_path))
-    measurements = artifact.manifest(folder / planned.relative_path).measurements
-    files = {entry["file"]: entry["bytes"] for entry in measurements.get("exports", [])}
-    training = measurements.get("training")
-    score = None if training is None else Training.from_dict(training).score
+    stored = artifact.Artifact.open(folder / planned.relative_path)
+    files = {entry.file: entry.bytes for entry in stored.exports}
+    score = None if stored.training is None else stored.training.score
     return replace(row, folder=planned.relative_path, accuracy=score, files=files)
 
 

@@ -10,40 +10,57 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator
 from torch import nn
 
 from reconvene.costs import text_of
 from reconvene.costs.unit import FLOPS
 from reconvene.errors import PlanError
 from reconvene.structure import Keep, Structure
-from reconvene.structure.attributes import Change
 from reconvene.structure.pruned_sizes import kept_positions
 from reconvene.structure.replay import following_attributes, shrunk_shapes
 from reconvene.structure.scalar_args import Numbers
-from reconvene.surgery.ranges import from_text, to_text
+from reconvene.surgery.ranges import Ranges, from_text, to_text
 from reconvene.surgery.silence import Site, restricted_sites
+from reconvene.utils import schema
+from reconvene.utils.files import read_regular, write_atomic
+from reconvene.utils.schema import Amount, Count, Name, Number, Plain, Seconds, Seed, Size, Text
 from reconvene.utils.tables import smaller, table
 
 FORMAT, VERSION = "reconvene-plan", 1
+FILE_LIMIT = 2**28
+"""Bytes of the largest plan that is read; that of a network of 300 million parameters has two millions."""
 
 
+@schema.closed
 @dataclass
 class Row:
     """One group in a plan: how wide it was, how wide it stays, and why."""
 
-    name: str
-    dense: int
-    width: int
-    keep: str
-    loss: float | None = None
-    density: float | None = None
-    why: str = ""
+    name: Name
+    dense: Count
+    width: Count
+    keep: Ranges
+    loss: Number | None = None
+    density: Number | None = None
+    why: Text = ""
 
 
+def _fixed(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _of_both_networks(costs: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    if costs and not (costs.keys() == {"dense", "pruned"} and costs["pruned"].keys() <= costs["dense"].keys()):
+        raise ValueError("does not give the cost of the dense network for every one of the pruned network")
+    return costs
+
+
+@schema.opened  # besides its fields a file holds its format and version
 @dataclass
 class Plan:
     """What stays of a model.
@@ -62,31 +79,32 @@ class Plan:
     """
 
     rows: list[Row]
-    pinned: list[dict[str, Any]]
+    pinned: list[dict[str, Plain]]
     """Groups nothing of which can leave: ``name``, ``width``, ``why``."""
-    shapes: dict[str, list[int]]
+    shapes: dict[Name, list[Count]]
     """Dense shape of every parameter and buffer, by its first name: the plan fits this model and no other."""
-    slices: dict[str, dict[int, str]]
+    slices: dict[Name, dict[Count, Ranges]]
     """Kept positions (as ranges) by parameter and dimension; what is not named stays whole."""
-    attributes: list[Change]
+    attributes: list[tuple[Name, Name, Annotated[Plain, AfterValidator(_fixed)]]]
+    """``(module, attribute, value)`` of the sizes that modules keep beside their tensors."""
     sites: list[Site] = field(default_factory=list)
-    criterion: str = ""
-    evaluator: str = ""
-    seed: int = 0
-    data: str | None = None
-    budget: dict[str, Any] = field(default_factory=dict)
-    limits: dict[str, float] = field(default_factory=dict)
-    costs: dict[str, dict[str, float]] = field(default_factory=dict)
+    criterion: Text = ""
+    evaluator: Text = ""
+    seed: Seed = 0
+    data: Text | None = None
+    budget: dict[str, Plain] = field(default_factory=dict)
+    limits: dict[str, Amount] = field(default_factory=dict)
+    costs: Annotated[dict[str, dict[str, Amount]], AfterValidator(_of_both_networks)] = field(default_factory=dict)
     """``dense`` and ``pruned`` cost of every kind."""
-    spread: dict[str, float] = field(default_factory=dict)
+    spread: dict[str, Amount] = field(default_factory=dict)
     """Activation spread of the dense network per layer, which rectification restores."""
-    examples: int | None = None
+    examples: Size | None = None
     """Training examples of an epoch, if known; the FLOPs of an epoch follow from it."""
-    conditions: dict[str, str] = field(default_factory=dict)
+    conditions: dict[str, Text] = field(default_factory=dict)
     """What a cost holds for, where the plan was about a certain device or file: ``{"latency": "measured on ..."}``."""
-    notes: list[str] = field(default_factory=list)
+    notes: list[Text] = field(default_factory=list)
     """What structure analysis had to pin after its trial, and operators it did not know."""
-    timings: dict[str, float] = field(default_factory=dict, compare=False)
+    timings: dict[str, Seconds] = field(default_factory=dict, compare=False)
     """Seconds of each step of this run; never saved, so that a seed gives the same bytes."""
 
     @property
@@ -187,31 +205,35 @@ class Plan:
         Raises:
             PlanError: not a plan, of a newer version, or damaged.
         """
-        if not isinstance(values, Mapping) or values.get("format") != FORMAT:
-            raise PlanError(f"this is not a Reconvene plan (its format is not {FORMAT!r})")
+        return cls.from_json(schema.to_json(values, source="the plan", error=PlanError))
+
+    @classmethod
+    def from_json(cls, text: str | bytes, source: object = "the plan") -> Plan:
+        """The plan of ``to_json``; ``source`` is what errors call it.
+
+        Raises:
+            PlanError: not a plan, of a newer version, or damaged.
+        """
+        values = schema.parse(text, source=source, error=PlanError)
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            raise PlanError(f"{source} is not a Reconvene plan (its format is not {FORMAT!r})")
         if values.get("version") != VERSION:
             raise PlanError(
-                f"the plan has version {values.get('version')}, this release reads {VERSION}; upgrade reconvene"
+                f"{source} has version {schema.shown(values.get('version'))}, this release reads {VERSION}; upgrade "
+                "reconvene"
             )
-        plan_fields = {k: v for k, v in values.items() if k not in ("format", "version")}
-        try:
-            plan_fields["rows"] = [Row(**row) for row in plan_fields["rows"]]
-            plan_fields["sites"] = [Site(**site) for site in plan_fields["sites"]]
-            plan_fields["slices"] = {
-                n: {int(d): str(t) for d, t in dims.items()} for n, dims in plan_fields["slices"].items()
-            }
-            plan_fields["attributes"] = [
-                (path, name, _frozen(value)) for path, name, value in plan_fields["attributes"]
-            ]
-            plan = cls(**plan_fields)
-            _ = [from_text(text) for dims in plan.slices.values() for text in dims.values()]
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
-            raise PlanError(f"the plan is damaged: {error}") from error
-        return plan
+        known = {"format", "version", *(field.name for field in dataclasses.fields(cls))}
+        if unknown := sorted(values.keys() - known):
+            raise PlanError(f"{source}: {unknown[0]}: is no field that this release knows; upgrade reconvene")
+        return schema.read(cls, text, source=source, error=PlanError)
 
     def save(self, path: str | Path) -> None:
-        """Write the plan as JSON; the same plan gives the same bytes."""
-        Path(path).write_text(self.to_json(), encoding="utf-8")
+        """Write the plan as JSON, whole or not at all; the same plan gives the same bytes.
+
+        Raises:
+            PlanError: the file cannot be written; one that was there before is intact.
+        """
+        write_atomic(Path(path), self.to_json().encode(), error=PlanError, what="the plan")
 
     def to_json(self) -> str:
         """The plan as JSON text."""
@@ -224,17 +246,7 @@ class Plan:
         Raises:
             PlanError: the file is missing, is not JSON, or is not a plan this release can read.
         """
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise PlanError(f"the plan {path} cannot be read: {error.strerror}") from error
-        except ValueError as error:
-            raise PlanError(f"the plan {path} is not JSON ({error}); was it cut short?") from error
-        return cls.from_dict(values)
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+        return cls.from_json(read_regular(Path(path), limit=FILE_LIMIT, error=PlanError, what="the plan"), path)
 
 
 def make_plan(

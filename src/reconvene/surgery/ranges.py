@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator
 
 from reconvene.errors import PlanError
 
@@ -27,6 +29,18 @@ def from_text(text: str) -> NDArray[np.int64]:
         PlanError: the text is not a list of ascending ranges.
     """
     return _indices(text).copy()
+
+
+def _checked(text: str) -> str:
+    try:
+        _indices(text)
+    except PlanError as error:
+        raise ValueError(str(error)) from error
+    return text
+
+
+Ranges = Annotated[str, AfterValidator(_checked)]
+"""Ranges in a file, checked when it is read."""
 
 
 # The tensors of a group keep the same channels, so one plan writes and reads each list many times.

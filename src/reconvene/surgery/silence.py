@@ -32,12 +32,15 @@ from reconvene.structure.restore import canonical_calls, module_stack
 from reconvene.structure.scalar_args import RESULT, Numbers
 from reconvene.structure.values import COPIES
 from reconvene.structure.watch import Observe
-from reconvene.surgery.ranges import from_text, to_text
+from reconvene.surgery.ranges import Ranges, from_text, to_text
+from reconvene.utils import schema
+from reconvene.utils.schema import Count, Name, Plain, Text
 
-KeptDim = list[list[Any]]
-"""Factors of one dimension, outermost first: ``[size, kept ranges or None]``."""
+KeptDim = list[tuple[Count, Ranges | None]]
+"""Factors of one dimension, outermost first: ``(size, kept ranges or None)``."""
 
 
+@schema.closed
 @dataclass
 class Site:
     """One call to compute on kept channels only: ``layer`` calls the operator ``call`` on ``data`` (``Identities``).
@@ -45,13 +48,13 @@ class Site:
     Plans of earlier releases say instead that it is the ``nth`` call of ``call`` by ``layer``.
     """
 
-    layer: str
-    call: str
+    layer: Name
+    call: Name
     args: list[list[KeptDim] | None]
     outs: list[list[KeptDim] | None]
-    sizes: dict[str, Any]
-    data: str = ""
-    nth: int | None = None
+    sizes: dict[str, Plain]
+    data: Text = ""
+    nth: Count | None = None
 
 
 def restricted_sites(structure: Structure, keep: Keep, scalars: Mapping[int, Numbers]) -> list[Site]:
@@ -88,7 +91,7 @@ def _kept_dims(dims: list[Dim], kept: NDArray[np.bool_]) -> list[KeptDim] | None
     return [
         # What is kept whole gets no text: where it is a number of boxes, other weights find another number.
         [
-            [size, None if labels is None or kept[labels].all() else to_text(np.flatnonzero(kept[labels]))]
+            (size, None if labels is None or kept[labels].all() else to_text(np.flatnonzero(kept[labels])))
             for size, labels in dim
         ]
         for dim in dims
@@ -202,7 +205,7 @@ def _call_with(func: Any, args: list[Any], kwargs: Mapping[str, Any], numbers: M
 def _positions(factors: KeptDim, actual: int) -> NDArray[np.int64]:
     """Kept positions of a dimension; a batch of another size changes its first fixed factor."""
     if all(text is not None for _, text in factors):
-        factors = [[1, None], *factors]  # a batch of one left no factor
+        factors = [(1, None), *factors]  # a batch of one left no factor
     sizes = [size for size, _ in factors]
     if prod(sizes) != actual:
         free = next(i for i, (_, text) in enumerate(factors) if text is None)

@@ -2,7 +2,7 @@
 
 from reconvene.tasks.base import Augmentation, Picture, Targets, Task, Witnesses
 from reconvene.tasks.measures import Assessment, Evaluation, Meter
-from reconvene.tasks.registry import DEFAULT, TASKS, judge, task_named, task_of, training_record
+from reconvene.tasks.registry import DEFAULT, TASKS, judge, task_named
 
 __all__ = [
     "DEFAULT",
@@ -17,6 +17,4 @@ __all__ = [
     "Witnesses",
     "judge",
     "task_named",
-    "task_of",
-    "training_record",
 ]

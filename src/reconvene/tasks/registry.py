@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from torch import Tensor
 
 from reconvene.errors import UnknownNameError
@@ -23,27 +20,6 @@ def task_named(name: str) -> Task:
     if name not in TASKS:
         raise UnknownNameError("task", name, TASKS)
     return TASKS[name]
-
-
-def task_of(record: Mapping[str, Any] | None) -> Task:
-    """The task that a record of an artifact (of its data, its training) names. Raises UnknownNameError."""
-    return DEFAULT if record is None or "task" not in record else task_named(record["task"])
-
-
-def training_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What an artifact says of its training, in the names of today.
-
-    Releases that knew classification alone wrote ``accuracy`` and ``per_class`` for ``metrics`` and ``parts``.
-    """
-    if "metrics" in record:
-        return dict(record)
-    values = dict(record)
-    values |= {"metrics": {DEFAULT.headline: values.pop(DEFAULT.headline)}, "parts": values.pop("per_class", {})}
-    for name in ("teacher", "quantised"):
-        if values.get(name) is not None:
-            part = dict(values[name])
-            values[name] = {**part, "score": part.pop(DEFAULT.headline)}
-    return values
 
 
 def judge(output: Tensor, target: Tensor | None, task: Task | None) -> Task | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from pathlib import Path
 
 from reconvene.errors import ArtifactError, ReconveneError
@@ -34,6 +35,29 @@ def write_atomic(path: Path, data: bytes, *, error: type[ReconveneError] = Artif
                 f"cannot write {what + ' ' * bool(what)}{path}: {reason}. What was there before is intact."
             ) from stopped
         raise
+
+
+def read_regular(path: Path, *, limit: int, error: type[ReconveneError], what: str = "") -> bytes:
+    """The bytes of a regular file, links followed: nothing is opened for ever, and no more than ``limit`` is read.
+
+    ``what`` stands before the path where it is said that it cannot be read: ``the plan``.
+
+    Raises:
+        ReconveneError: of the type ``error``; it is missing, larger than ``limit``, or a pipe, a device, a folder.
+    """
+    name = f"{what + ' ' * bool(what)}{path}"
+    try:
+        # Without waiting: opening a named pipe would last until somebody writes into it.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise error(f"cannot read {name}: it is no regular file")
+            if status.st_size > limit:
+                raise error(f"cannot read {name}: it has {status.st_size:,} bytes, and at most {limit:,} are expected")
+            return file.read(limit)
+    except (OSError, ValueError) as reason:  # a name with a zero byte in it is a ValueError
+        raise error(f"cannot read {name}: {getattr(reason, 'strerror', None) or reason}") from reason
 
 
 def write_through(path: Path, data: bytes) -> None:

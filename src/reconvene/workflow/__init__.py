@@ -4,6 +4,7 @@ Each step reads what it needs from the artifact's folder and leaves its result t
 different days, and a way that was interrupted goes on where it stopped.
 """
 
+from reconvene.artifact import Training
 from reconvene.workflow.bundle import bundle
 from reconvene.workflow.deploy import Form, Int8, bench, export
 from reconvene.workflow.evaluate import evaluate
@@ -12,7 +13,7 @@ from reconvene.workflow.qat import train_quantised
 from reconvene.workflow.report import report
 from reconvene.workflow.run import Outcome, run
 from reconvene.workflow.steps import Steps, quiet
-from reconvene.workflow.train import Lesson, Training, train, training_warnings
+from reconvene.workflow.train import Lesson, train, training_warnings
 
 __all__ = [
     "Form",

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reconvene import artifact
-from reconvene.artifact import Manifest
+from reconvene.artifact import Artifact
 from reconvene.data import Dataset, Preprocessing
 from reconvene.data.source import stratified
 from reconvene.deploy import Bundled, Exported
 from reconvene.deploy import bundle as write_bundle
 from reconvene.errors import ArtifactError, DataError, ExportError
 from reconvene.tasks import DEFAULT
-from reconvene.workflow.prune import PREPROCESSING
 from reconvene.workflow.steps import Steps, quiet
-from reconvene.workflow.train import Training
 
 TEST_IMAGES = 16
 
@@ -44,8 +40,8 @@ def bundle(
     DataError: a dataset of other classes or another shape than it was trained on. ExportError.
     """
     folder = Path(directory)
-    manifest = artifact.manifest(folder)
-    preprocessing = preparation(manifest, folder, dataset)
+    stored = Artifact.open(folder)
+    preprocessing = preparation(stored, dataset)
     if preprocessing.task != DEFAULT.name:
         raise ExportError(
             f"a bundle names the class of an image, and the model in {folder} is for {preprocessing.task}. Take the "
@@ -57,26 +53,32 @@ def bundle(
         rows = stratified(dataset.stratum_of(dataset.test).numpy(), min(TEST_IMAGES, len(dataset.test)), seed=seed)
         images = dataset.test.images[rows].numpy()
         origin = f"{len(images)} test images of {dataset.name}"
-    about = {"model": manifest.source.address, "results": results(folder, manifest)}
     with steps(f"bundling {path}", False):
-        return write_bundle(path, exports, preprocessing=preprocessing, images=images, images_from=origin, about=about)
+        return write_bundle(
+            path,
+            exports,
+            preprocessing=preprocessing,
+            images=images,
+            images_from=origin,
+            model=stored.source.address,
+            results=results(stored),
+        )
 
 
-def preparation(manifest: Manifest, folder: Path, dataset: Dataset | None) -> Preprocessing:
+def preparation(stored: Artifact, dataset: Dataset | None) -> Preprocessing:
     """What pictures go through: as in training, or where nothing was trained, as the dataset says."""
-    recorded = manifest.measurements.get(PREPROCESSING)
-    if recorded is None:
+    preprocessing = stored.preprocessing
+    if preprocessing is None:
         if dataset is None:
             raise ArtifactError(
-                f"{folder} does not say how its images are prepared or what its classes are called: it was not trained "
-                "by this version. Name the data that it is for (--data), or train it"
+                f"{stored.folder} does not say how its images are prepared or what its classes are called: it was not "
+                "trained by this version. Name the data that it is for (--data), or train it"
             )
         return dataset.preprocessing
-    preprocessing = Preprocessing.from_dict(recorded)
     if dataset is not None and (dataset.classes, dataset.shape) != (preprocessing.classes, preprocessing.shape):
         raise DataError(
-            f"{dataset.name} ({_describe(dataset.preprocessing)}) is not what the model in {folder} was trained on "
-            f"({_describe(preprocessing)}). Try: --data with that data"
+            f"{dataset.name} ({_describe(dataset.preprocessing)}) is not what the model in {stored.folder} was trained "
+            f"on ({_describe(preprocessing)}). Try: --data with that data"
         )
     return preprocessing
 
@@ -86,13 +88,12 @@ def _describe(preprocessing: Preprocessing) -> str:
     return f"{'x'.join(map(str, preprocessing.shape))}, {len(preprocessing.classes)} classes: {some}"
 
 
-def results(folder: Path, manifest: Manifest) -> dict[str, str]:
+def results(stored: Artifact) -> dict[str, str]:
     """The results of the model as text, by heading; empty for a model that was never trained."""
-    record, plan = manifest.measurements.get("training"), artifact.read_plan(folder)
-    if record is None:
+    training, plan = stored.training, stored.plan
+    if training is None:
         return {}
-    training = Training.from_dict(record)
-    texts: dict[str, Any] = {f"test {training.headline}": training.show(training.score), "data": training.dataset}
+    texts = {f"test {training.headline}": training.show(training.score), "data": training.dataset}
     texts["epochs"] = str(training.epochs)
     if plan is not None:
         dense, pruned = plan.costs["dense"], plan.costs["pruned"]

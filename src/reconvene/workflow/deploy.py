@@ -17,10 +17,9 @@ from reconvene.deploy import export as export_file
 from reconvene.deploy.runtimes.registry import format_named
 from reconvene.errors import ArtifactError, ExportError
 from reconvene.models import example_inputs
-from reconvene.tasks import task_of
 from reconvene.training.quantising import Range
 from reconvene.utils.files import write_atomic
-from reconvene.workflow.prune import BENCH, DENSE, PREPROCESSING
+from reconvene.workflow.prune import BENCH, DENSE
 from reconvene.workflow.qat import learned_ranges
 from reconvene.workflow.steps import Steps, quiet
 
@@ -50,8 +49,8 @@ class Form:
 
     def options(self, folder: Path, dataset: Dataset | None) -> dict[str, Any]:
         """These as ``reconvene.export`` takes them."""
-        recorded = artifact.manifest(folder).measurements.get(PREPROCESSING)
-        known = None if recorded is None else task_of(recorded).name
+        recorded = artifact.Artifact.open(folder).preprocessing
+        known = None if recorded is None else recorded.task
         names = ("precision", "batch", "dynamic_axes", "opset", "tolerance")
         return {
             **{name: getattr(self, name) for name in names},
@@ -124,7 +123,9 @@ def export(
                 )
             by_variant.setdefault(variant, []).append(exported)
     rows = [
-        {"variant": variant, **exported.to_dict()} for variant, exports in by_variant.items() for exported in exports
+        artifact.ExportRecord(variant=variant, **exported.to_dict())
+        for variant, exports in by_variant.items()
+        for exported in exports
     ]
     artifact.record(folder, {"exports": _with_earlier(folder, rows)})
     return by_variant
@@ -184,11 +185,11 @@ def calibration_of(dataset: Dataset, samples: int, *, seed: int) -> Calibration:
     return calibration(dataset, min(max(samples, count), max(fewest, 1) * count), seed=seed, batch_size=32)
 
 
-def _with_earlier(folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _with_earlier(folder: Path, rows: list[artifact.ExportRecord]) -> list[artifact.ExportRecord]:
     """These exports, after earlier ones whose files are still there and were not made anew."""
-    new = {row["file"] for row in rows}
-    before = artifact.manifest(folder).measurements.get("exports", [])
-    return [row for row in before if row["file"] not in new and (folder / row["file"]).exists()] + rows
+    new = {row.file for row in rows}
+    before = artifact.Artifact.open(folder).exports
+    return [row for row in before if row.file not in new and (folder / row.file).exists()] + rows
 
 
 def variants(folder: Path, *, allow_import: bool) -> dict[str, nn.Module]:
@@ -216,7 +217,7 @@ def _ranges(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Range]]:
 
 
 def _inputs(folder: Path, input_shape: tuple[int, ...] | None, *, batch: int, seed: int) -> Tensor:
-    shape = input_shape or artifact.manifest(folder).source.input_shape
+    shape = input_shape or artifact.Artifact.open(folder).source.input_shape
     if shape is None:
         raise ArtifactError(f"{folder} does not say what its model takes. Give its shape, such as 3x224x224 (--input)")
     return example_inputs(shape, batch=batch, seed=seed)

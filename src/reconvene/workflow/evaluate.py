@@ -38,7 +38,7 @@ def evaluate(
     if not trained:
         raise ArtifactError(f"{folder} holds no trained network. Train it first: reconvene train {folder}")
     variant_folder = _places(folder)[trained[-1]]
-    preprocessing = preparation(artifact.manifest(variant_folder), variant_folder, dataset)
+    preprocessing = preparation(artifact.Artifact.open(variant_folder), dataset)
     dataset = replace(dataset, mean=preprocessing.mean, std=preprocessing.std)
     models = {name: m for name, m in variants(folder, allow_import=allow_import).items() if name in trained}
     dense = None
@@ -66,4 +66,4 @@ def _places(folder: Path) -> dict[str, Path]:
 
 
 def _is_trained(path: Path) -> bool:
-    return (path / artifact.MANIFEST).exists() and "training" in artifact.manifest(path).measurements
+    return (path / artifact.MANIFEST).exists() and artifact.Artifact.open(path).training is not None

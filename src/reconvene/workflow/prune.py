@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from reconvene import artifact
+from reconvene.artifact.sections import PruningSettings
 from reconvene.artifact.weights import load_weights
 from reconvene.costs import Budget
 from reconvene.criteria import CHANNEL_CRITERIA, CRITERIA
@@ -36,45 +36,20 @@ from reconvene.rectifier.recalibrate import silent as quiet_progress
 from reconvene.surgery import Plan
 from reconvene.training.checkpoint import CHECKPOINT_NAME
 from reconvene.training.log import LOG_NAME
-from reconvene.utils.files import unwritable, write_atomic
+from reconvene.utils.files import unwritable
 from reconvene.workflow.steps import Steps, quiet
 
 DENSE = "dense"
 """Folder of the dense network's own artifact, inside that of the network that is compared with it."""
-BENCH, REPORT, TIMINGS, COMMAND = "bench.json", "report.html", "timings.json", "command.txt"
-PREPROCESSING = "preprocessing"
-"""Measurement of a trained artifact: what pictures go through, and what its classes are called."""
+BENCH, REPORT, COMMAND = "bench.json", "report.html", "command.txt"
 TRAINED_SAMPLES = 2000
 """Training images at most that a trained network is judged and repaired by."""
 _ASIDE = ".replaced"
-_DERIVED = (CHECKPOINT_NAME, LOG_NAME, BENCH, REPORT, TIMINGS, COMMAND)
+_DERIVED = (CHECKPOINT_NAME, LOG_NAME, BENCH, REPORT, artifact.TIMINGS, COMMAND)
 
 
-@dataclass(frozen=True)
-class Pruning:
+class Pruning(PruningSettings):
     """What was asked of a pruning, but for the model and the budget: all that decides the result."""
-
-    criterion: str | None = None
-    """What scores weights; ``None``: whatever the evaluator needs."""
-    evaluator: str = "fan_in"
-    rectify: str = "reinit"
-    round_to: int | None = None
-    """Widths become multiples of this; ``None``: 8, or with a budget on latency the step of the device."""
-    seed: int = 0
-    device: str | None = None
-    """For budgets on latency: a profile's file or name; ``None``: this machine."""
-    size_of: tuple[str, ...] = ()
-    """Formats whose files a budget on size is about; none: the artifact's own weights file."""
-    memory_of: str | None = None
-    """Whose plan of activations a budget on peak memory is about; ``None``: PyTorch's own."""
-    precision: str | None = None
-    """Of the network that these are about; ``None``: that of the device's profile, else fp32."""
-    keep: tuple[str, ...] = ()
-    """Layers of which nothing changes, by name or pattern."""
-    trained: bool = False
-    """Whether the weights are kept."""
-    chip: str | None = None
-    """Name or path of the file of costs that budgets on cycles, energy and the like are about."""
 
     def options(self, data: Samples | None = None) -> Options:
         """These options as planning takes them."""
@@ -107,7 +82,7 @@ def prune(
     directory: str | Path,
     *,
     budget: Budget,
-    pruning: Pruning = Pruning(),
+    pruning: Pruning = Pruning(),  # noqa: B008  # frozen
     data: Callable[[], Dataset] | None = None,
     base: Path | None = None,
     weights: Path | None = None,
@@ -155,13 +130,16 @@ def prune(
             plan = compose_plans(source.build(allow_import=allow_import), inputs, earlier, plan)
     plan.examples = samples.examples if examples is None and samples is not None else examples
     ratios = {row.layer: row.ratio for row in report.rows if row.ratio is not None}
-    settings = {**asdict(pruning), "budget": dict(budget.asked), "spread": ratios}
-    with steps(f"saving to {folder}", False):
-        with _set_aside(folder):
-            artifact.save(small, folder, plan=plan, source=source, extra={"pruning": settings})
-        # Beside the artifact's own files: those are the same bytes for the same seed, and seconds never are.
-        write_atomic(folder / TIMINGS, (json.dumps(plan.timings, indent=1) + "\n").encode())
+    settings = replace(record_of(pruning, budget), spread=ratios)
+    with steps(f"saving to {folder}", False), _set_aside(folder):
+        timings = artifact.Timings(pruning=dict(plan.timings))
+        artifact.save(small, folder, plan=plan, source=source, extra={"pruning": settings}, timings=timings)
     return plan
+
+
+def record_of(pruning: Pruning, budget: Budget) -> artifact.PruningRecord:
+    """What an artifact keeps of what was asked."""
+    return artifact.PruningRecord(**asdict(pruning), budget=dict(budget.asked))
 
 
 def make_way(folder: Path, *, overwrite: bool) -> None:
@@ -170,7 +148,7 @@ def make_way(folder: Path, *, overwrite: bool) -> None:
         raise ArtifactError(f"cannot write to {folder}: {why}")
     if overwrite or not (folder / artifact.MANIFEST).exists():
         return
-    if "training" in artifact.manifest(folder).measurements or (folder / CHECKPOINT_NAME).exists():
+    if artifact.Artifact.open(folder).training is not None or (folder / CHECKPOINT_NAME).exists():
         raise ArtifactError(f"{folder} holds a model that was trained. Choose another folder, or --overwrite it")
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from reconvene import artifact
+from reconvene.artifact import QuantisedTraining, Training
 from reconvene.data import Dataset
 from reconvene.deploy import QuantisationAware
 from reconvene.errors import TrainingError
@@ -14,7 +15,7 @@ from reconvene.training import train as train_model
 from reconvene.training.quantising import Range, check_quantising
 from reconvene.workflow.prune import DENSE
 from reconvene.workflow.steps import Steps, quiet
-from reconvene.workflow.train import RANGES, Lesson, Training, keep_trained, not_itself, recipe_of
+from reconvene.workflow.train import Lesson, keep_trained, not_itself, recalibrated, recipe_of
 
 QAT_EPOCHS = 3
 QAT_CONFIG = TrainConfig(lr=0.01)
@@ -48,7 +49,7 @@ def train_quantised(
     for a model that torch.export cannot take; MissingExtraError.
     """
     folder = Path(directory)
-    training = artifact.manifest(folder).measurements.get("training")
+    training = artifact.Artifact.open(folder).timed_training
     if training is None:
         raise TrainingError(
             f"{folder} is not trained yet, and quantisation-aware training goes on from trained weights. "
@@ -58,14 +59,14 @@ def train_quantised(
     check_quantising(config, distillation)
     recipe = {**recipe_of(dataset, epochs, config), "way": quantising.to_dict()}
     recipe |= {} if distillation is None else {"distillation": distillation.to_dict()}
-    earlier = None if again else training.get("quantised")
+    earlier = None if again else training.quantised
     if earlier is not None:
-        if earlier["asked"] != recipe:
+        if earlier.asked != recipe:
             raise TrainingError(
-                f"{folder} was trained quantisation-aware already, for {earlier['epochs']} epochs, in another way. To "
+                f"{folder} was trained quantisation-aware already, for {earlier.epochs} epochs, in another way. To "
                 "do it once more from its weights: again=True (--again)"
             )
-        return Training.from_dict(training)
+        return training
     model = artifact.load(folder, allow_import=allow_import)
     with steps(f"training {folder} quantisation-aware", True):
         result = train_model(
@@ -79,26 +80,26 @@ def train_quantised(
             resume=resume,
             progress=steps is not quiet,
         )
-    before, now = Training.from_dict(training), evaluate(model, dataset)
-    summary = {"epochs": epochs, "score": result.score, "before": before.score, "seconds": result.seconds}
+    quantised = QuantisedTraining(epochs, result.score, training.score, recipe, result.seconds)
+    now = evaluate(model, dataset)
     record = replace(
-        before,
+        training,
         metrics=now.metrics,
         loss=now.loss,
         parts=now.parts,
-        quantised={**summary, "asked": recipe},
-        recalibration=result.recalibration,
+        quantised=quantised,
+        recalibration=recalibrated(result),
         warning=now.warning,
     )
     learned = {label: list(scale_and_zero) for label, scale_and_zero in (result.ranges or {}).items()}
-    keep_trained(folder, model, {"training": asdict(record), RANGES: learned})
+    keep_trained(folder, model, record, ranges=learned)
     return record
 
 
 def _distillation(folder: Path, lesson: Lesson, config: TrainConfig, *, allow_import: bool) -> Distillation:
     """The scores of a teacher that is there already."""
     teacher = not_itself(folder, lesson.teacher or folder / DENSE)
-    if not (teacher / artifact.MANIFEST).exists() or "training" not in artifact.manifest(teacher).measurements:
+    if not (teacher / artifact.MANIFEST).exists() or artifact.Artifact.open(teacher).training is None:
         raise TrainingError(f"{teacher} is no trained artifact, so it teaches nothing. Name one (--teacher DIR)")
     distillation = lesson.from_(artifact.load(teacher, allow_import=allow_import), None)
     distillation.check(config)
@@ -107,5 +108,4 @@ def _distillation(folder: Path, lesson: Lesson, config: TrainConfig, *, allow_im
 
 def learned_ranges(folder: Path) -> dict[str, Range] | None:
     """The ranges that an artifact's weights were trained with; None where they were not. Raises ArtifactError."""
-    ranges = artifact.manifest(folder).measurements.get(RANGES)
-    return None if ranges is None else {label: (float(scale), int(zero)) for label, (scale, zero) in ranges.items()}
+    return artifact.Artifact.open(folder).ranges

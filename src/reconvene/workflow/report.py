@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,7 @@ from reconvene.training import read_log
 from reconvene.training.log import LOG_NAME
 from reconvene.utils.files import write_atomic
 from reconvene.utils.machine import machine, now
-from reconvene.workflow.prune import BENCH, COMMAND, DENSE, REPORT, TIMINGS
-from reconvene.workflow.train import Training
+from reconvene.workflow.prune import BENCH, COMMAND, DENSE, REPORT
 
 
 def report(directory: str | Path, *, command: str | None = None) -> Path:
@@ -38,36 +38,36 @@ def report(directory: str | Path, *, command: str | None = None) -> Path:
 
 def collect(folder: Path, *, command: str | None = None) -> ReportData:
     """Everything that the folder of a pruned artifact says of itself. Raises ArtifactError."""
-    manifest, plan = artifact.manifest(folder), artifact.read_plan(folder)
+    stored = artifact.Artifact.open(folder)
+    plan, pruning, training = stored.plan, stored.pruning, stored.training
     if plan is None:
         raise ArtifactError(f"{folder} holds a dense model: there is nothing to set beside it")
-    pruning, training = manifest.measurements.get("pruning", {}), manifest.measurements.get("training")
     bench = read_bench(folder)
     return ReportData(
-        model=manifest.source.address,
+        model=stored.source.address,
         costs=plan.costs,
         groups=plan.summary,
         pinned=plan.pinned,
         budget=plan.budget,
         limits=plan.limits,
-        spread=dict(pruning.get("spread", {})),
+        spread=dict(pruning.spread) if pruning else {},
         training=_logs(folder),
         scores=scores(folder),
-        task=DEFAULT.name if training is None else Training.from_dict(training).task,
-        assessment=dict(manifest.measurements.get("assessment", {})),
+        task=DEFAULT.name if training is None else training.task,
+        assessment=dict(stored.assessment),
         bench=bench,
-        exports=list(manifest.measurements.get("exports", [])),
-        timings=_read_timings(folder),
+        exports=[asdict(export) for export in stored.exports],
+        timings=dict(stored.timings.pruning),
         criterion=plan.criterion,
         evaluator=plan.evaluator,
-        rectify=pruning.get("rectify"),
+        rectify=pruning.rectify if pruning else None,
         data=plan.data,
-        dataset=training["dataset"] if training else None,
-        examples=(training or {}).get("examples", plan.examples),
+        dataset=training.dataset if training else None,
+        examples=plan.examples if training is None or training.examples is None else training.examples,
         seed=plan.seed,
         notes=plan.remarks,
         command=command,
-        versions={"reconvene": manifest.written_by, **(bench["versions"] if bench else {})},
+        versions={"reconvene": stored.written_by, **(bench["versions"] if bench else {})},
         machine=dict(machine()),
         date=now(),
     )
@@ -76,9 +76,8 @@ def collect(folder: Path, *, command: str | None = None) -> ReportData:
 def scores(folder: Path) -> dict[str, float]:
     """The task's headline on the test images, of ``dense`` and ``pruned`` if trained. Raises ArtifactError."""
     places = {"dense": folder / DENSE, "pruned": folder}
-    manifests = {name: artifact.manifest(path) for name, path in places.items() if path.is_dir()}
-    trained = {name: manifest.measurements.get("training") for name, manifest in manifests.items()}
-    return {name: Training.from_dict(training).score for name, training in trained.items() if training}
+    trained = {name: artifact.Artifact.open(path).training for name, path in places.items() if path.is_dir()}
+    return {name: training.score for name, training in trained.items() if training}
 
 
 def read_bench(folder: Path) -> dict[str, Any] | None:
@@ -87,10 +86,6 @@ def read_bench(folder: Path) -> dict[str, Any] | None:
     if bench is not None and "rows" not in bench:
         raise ArtifactError(f"{folder / BENCH} is no benchmark of ours. Remove it, or run the benchmark again")
     return bench
-
-
-def _read_timings(folder: Path) -> dict[str, float]:
-    return {step: float(seconds) for step, seconds in (_read_json(folder / TIMINGS) or {}).items()}
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,10 @@ from reconvene.tasks import DEFAULT, Task, task_named
 from reconvene.training import TrainConfig
 from reconvene.utils.tables import table
 from reconvene.workflow.deploy import Int8, bench, export
-from reconvene.workflow.prune import DENSE, Pruning, prune
+from reconvene.workflow.prune import DENSE, Pruning, prune, record_of
 from reconvene.workflow.report import read_bench, report, scores
 from reconvene.workflow.steps import Steps, quiet
-from reconvene.workflow.train import Lesson, recalibrated_text, train
+from reconvene.workflow.train import Lesson, train
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ def run(
             steps=steps,
         )
         if training.recalibration is not None:
-            notes.append(f"{variant}: {recalibrated_text(training.recalibration)}")
+            notes.append(f"{variant}: {training.recalibration}")
         if training.warning is not None:
             notes.append(f"warning: {variant}: {training.warning}")
     exports = export(folder, dataset=dataset, with_dense=True, allow_import=allow_import, steps=steps)
@@ -181,11 +180,10 @@ def _pruned_already(folder: Path, source: Source, budget: Budget, pruning: Pruni
     """Whether the folder holds just what pruning would put there."""
     if not (folder / artifact.MANIFEST).exists():
         return False
-    manifest = artifact.manifest(folder)
-    recorded = manifest.measurements.get("pruning", {})
-    requested = json.loads(json.dumps({**asdict(pruning), "budget": dict(budget.asked)}))  # as the manifest holds it
-    recorded = {**json.loads(json.dumps(asdict(Pruning()))), **recorded}  # an earlier release had fewer options
-    return manifest.source == source and {name: recorded.get(name) for name in requested} == requested
+    stored = artifact.Artifact.open(folder)
+    if stored.pruning is None or stored.source != source:
+        return False
+    return replace(stored.pruning, spread={}) == record_of(pruning, budget)
 
 
 def _speedups(folder: Path) -> dict[str, float]:

@@ -1,0 +1,249 @@
+"""What the steps of a workflow leave in an artifact: a section each, absent until the step is done.
+
+In ``reconvene.json`` they stand under ``measurements``. Fields that a newer release adds are passed over when they are
+read, and kept when the manifest is written again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, AliasChoices, Field
+
+from reconvene.data.preprocessing import CheckedPreprocessing
+from reconvene.errors import ArtifactError
+from reconvene.tasks import DEFAULT, task_named
+from reconvene.utils.schema import Amount, Count, Name, Number, Plain, Seconds, Seed, Share, Text, opened
+
+Score = Annotated[Number, Field(validation_alias=AliasChoices("score", DEFAULT.headline))]
+"""Of a task; ``accuracy`` where a release wrote it that knew classification alone."""
+Names = Annotated[tuple[Text, ...], Field(max_length=100_000)]
+FileName = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^/\\\x00]+$")]
+
+
+@opened
+@dataclass(frozen=True)
+class PruningSettings:
+    """What was asked of a pruning, but for the model and the budget; what is not said was not asked."""
+
+    criterion: Text | None = None
+    """What scores weights; ``None``: whatever the evaluator needs."""
+    evaluator: Text = "fan_in"
+    rectify: Text = "reinit"
+    round_to: Count | None = None
+    """Widths become multiples of this; ``None``: 8, or with a budget on latency the step of the device."""
+    seed: Seed = 0
+    device: Text | None = None
+    """For budgets on latency: a profile's file or name; ``None``: this machine."""
+    size_of: Names = ()
+    """Formats whose files a budget on size is about; none: the artifact's own weights file."""
+    memory_of: Text | None = None
+    """Whose plan of activations a budget on peak memory is about; ``None``: PyTorch's own."""
+    precision: Text | None = None
+    """Of the network that these are about; ``None``: that of the device's profile, else fp32."""
+    keep: Names = ()
+    """Layers of which nothing changes, by name or pattern."""
+    trained: bool = False
+    """Whether the weights are kept."""
+    chip: Text | None = None
+    """Name or path of the file of costs that budgets on cycles, energy and the like are about."""
+
+
+@opened
+@dataclass(frozen=True)
+class PruningRecord(PruningSettings):
+    """What was asked of a pruning, the ``budget`` as it was written, and what it did.
+
+    ``spread`` is the activation spread of the small network over that of the dense one, by layer.
+    """
+
+    budget: dict[str, Plain] = field(default_factory=dict)
+    spread: dict[str, Amount] = field(default_factory=dict)
+
+
+@opened
+@dataclass(frozen=True)
+class Teacher:
+    """Whom a network learned from: an address, and its headline on the same test split."""
+
+    model: Text
+    score: Score
+
+
+@opened
+@dataclass(frozen=True)
+class Recalibrated:
+    """Norm statistics that lagged and were taken anew: see ``reconvene.training.statistics``."""
+
+    layers: Count
+    images: Count
+    loss_before: Number | None
+    loss_after: Number
+    seconds: Seconds | None = None
+
+    def __str__(self) -> str:
+        before = "not finite" if self.loss_before is None else f"{self.loss_before:.3g}"
+        return (
+            f"the statistics of {self.layers} norms lagged behind the weights and were taken anew from "
+            f"{self.images} training images{_took(self.seconds)}: loss on them {before} before, "
+            f"{self.loss_after:.3g} after"
+        )
+
+
+@opened
+@dataclass(frozen=True)
+class QuantisedTraining:
+    """Epochs of quantisation-aware training: the headline with every rounding of int8, and in float32 ``before``."""
+
+    epochs: Count
+    score: Score
+    before: Number
+    asked: dict[str, Plain]
+    seconds: Seconds | None = None
+
+
+@opened
+@dataclass(frozen=True)
+class Training:
+    """What came out of training: ``metrics`` and ``loss`` on the test split.
+
+    ``seconds`` of all parts, here and in its parts, are kept in ``timings.json``: a seed gives the same manifest. Those
+    of an older release stand in the manifest.
+    """
+
+    epochs: Count
+    dataset: Text
+    metrics: Annotated[dict[Name, Number], Field(min_length=1)]
+    """By name, the headline of the task among them."""
+    loss: Number
+    asked: dict[str, Plain] = field(default_factory=dict)
+    parts: Annotated[dict[str, Number], Field(validation_alias=AliasChoices("parts", "per_class"))] = field(
+        default_factory=dict
+    )
+    """The headline by part of the data: of a classifier by class."""
+    task: Name = DEFAULT.name
+    seconds: Seconds | None = None
+    teacher: Teacher | None = None
+    examples: Count | None = None
+    """Training images of an epoch."""
+    quantised: QuantisedTraining | None = None
+    """Where it was trained on quantisation-aware: the numbers above are then of what came out of that, in float32."""
+    recalibration: Recalibrated | None = None
+    warning: Text | None = None
+    """Why this is hardly a trained network, in words of the task."""
+
+    @property
+    def headline(self) -> str:
+        """The name of the metric that ``score`` is. Raises UnknownNameError for a task that is not known here."""
+        return task_named(self.task).headline
+
+    @property
+    def score(self) -> float:
+        """The headline of the task. Raises ArtifactError where it was not measured."""
+        if self.headline not in self.metrics:
+            raise ArtifactError(f"the training for {self.task} says {', '.join(self.metrics)}, but no {self.headline}")
+        return self.metrics[self.headline]
+
+    def show(self, score: float) -> str:
+        """A score as people read it. Raises UnknownNameError for a task that is not known here."""
+        return task_named(self.task).show(score)
+
+    def untimed(self) -> Training:
+        """The same without any seconds, as the manifest keeps it."""
+        quantised = None if self.quantised is None else replace(self.quantised, seconds=None)
+        recalibration = None if self.recalibration is None else replace(self.recalibration, seconds=None)
+        return replace(self, seconds=None, quantised=quantised, recalibration=recalibration)
+
+    def __str__(self) -> str:
+        metrics = [f"{self.headline} {self.show(self.score)}"]
+        metrics += [f"{name} {value:.4g}" for name, value in self.metrics.items() if name != self.headline]
+        text = (
+            f"{_rounds(self.epochs)} on {self.dataset}{_took(self.seconds)}: {', '.join(metrics)}, loss "
+            f"{self.loss:.4f} on the test images"
+        )
+        if self.teacher is not None:
+            text += f", taught by {self.teacher.model} with {self.headline} {self.show(self.teacher.score)}"
+        lines = [text]
+        if (rounded := self.quantised) is not None:
+            lines.append(
+                f"then {_rounds(rounded.epochs)} quantisation-aware{_took(rounded.seconds)}: {self.headline} "
+                f"{self.show(rounded.score)} with every rounding of int8 (before, in float32: "
+                f"{self.show(rounded.before)})"
+            )
+        lines += [] if self.recalibration is None else [str(self.recalibration)]
+        return "\n".join(lines if self.warning is None else [*lines, f"warning: {self.warning}"])
+
+
+@opened
+@dataclass(frozen=True, kw_only=True)
+class _TrainingOfBefore(Training):
+    """As releases wrote it that knew classification alone: ``accuracy``, and ``per_class`` for ``parts``."""
+
+    accuracy: Share
+    metrics: dict[Name, Number] = field(default_factory=dict)
+
+
+def _of_today(training: Training) -> Training:
+    if not isinstance(training, _TrainingOfBefore):
+        return training
+    values = {entry.name: getattr(training, entry.name) for entry in fields(Training)}
+    return Training(**{**values, "metrics": {DEFAULT.headline: training.accuracy}})
+
+
+AnyTraining = Annotated[Training | _TrainingOfBefore, AfterValidator(_of_today)]
+"""One in a file."""
+
+
+@opened
+@dataclass(frozen=True)
+class ExportRecord:
+    """One exported file, see ``reconvene.deploy.Exported``; ``variant`` is ``dense`` or ``pruned``.
+
+    ``verification`` is as that class says it, in plain JSON types, None where the file was not verified.
+    """
+
+    file: FileName
+    bytes: Count
+    variant: Text = "pruned"
+    files: Annotated[tuple[FileName, ...], Field(max_length=10_000)] = ()
+    format: Text = ""
+    precision: Text = "fp32"
+    keep_fp32: Names = ()
+    learned_ranges: bool = False
+    batch: Count | None = None
+    dynamic_axes: Names = ()
+    opset: Count | None = None
+    notes: Names = ()
+    verification: dict[str, Plain] | None = None
+
+
+@opened
+@dataclass(frozen=True)
+class Sections:
+    """The sections of an artifact; what is None or empty was not done."""
+
+    pruning: PruningRecord | None = None
+    training: AnyTraining | None = None
+    preprocessing: CheckedPreprocessing | None = None
+    """What pictures go through, and what the classes are called."""
+    exports: Annotated[tuple[ExportRecord, ...], Field(max_length=10_000)] = ()
+    assessment: dict[str, dict[str, Plain]] = field(default_factory=dict)
+    """``Assessment.to_dict()`` by variant."""
+    ranges: dict[str, tuple[float, int]] | None = None
+    """Scale and zero point by what puts a tensor out, as quantisation-aware training learned them."""
+
+
+def plain(section: Any) -> Any:
+    """A section in plain JSON types."""
+    if isinstance(section, tuple | list):
+        return [plain(entry) for entry in section]
+    return asdict(section) if is_dataclass(section) and not isinstance(section, type) else section
+
+
+def _rounds(epochs: int) -> str:
+    return f"{epochs} {'epoch' if epochs == 1 else 'epochs'}"
+
+
+def _took(seconds: float | None) -> str:
+    return "" if seconds is None else f" in {seconds:.1f} s"

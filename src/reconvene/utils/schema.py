@@ -1,0 +1,251 @@
+"""Files of JSON, checked against the type that describes them: strict types, bounds, finite numbers, bounded nesting.
+
+A dataclass (or ``TypedDict``) describes a file. ``@closed`` refuses fields that it does not name, ``@opened`` passes
+over them. An error names the file, the path of the field, what is expected and what was found there::
+
+    reconvene.json: measurements.training.accuracy: expected a number, got text 'high'
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Annotated, Any, TypeVar, cast
+
+from pydantic import AfterValidator, Field, GetPydanticSchema, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, core_schema, from_json
+
+from reconvene.errors import ReconveneError
+
+T = TypeVar("T")
+Class = TypeVar("Class", bound=type)
+
+LARGEST = 2**53
+"""Largest whole number that every reader of JSON keeps exactly."""
+DEEPEST = 16
+"""Nesting of what has no type of its own; of everything together the parser allows 200."""
+LONGEST = 2**20
+"""Characters of a text."""
+
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
+"""A whole number, not below zero."""
+Size = Annotated[int, Field(ge=1, le=2**40)]
+"""A whole number of things there are."""
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
+"""What torch takes as one."""
+Number = Annotated[int, Field(ge=-LARGEST, le=LARGEST)] | Annotated[float, Field(ge=-1e300, le=1e300)]
+"""A number, kept as it is written: ``3`` stays a whole number."""
+Amount = Annotated[int, Field(ge=0, le=LARGEST)] | Annotated[float, Field(ge=0, le=1e300)]
+"""A number that is not below zero, kept as it is written."""
+Seconds = Annotated[float, Field(ge=0, le=1e12)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Text = Annotated[str, Field(max_length=LONGEST)]
+Name = Annotated[str, Field(max_length=1000)]
+"""Text that errors repeat in full: of a module, an attribute, a file."""
+
+_BASE = {"strict": True, "allow_inf_nan": False}
+
+
+def closed(described: Class) -> Class:
+    """Class decorator: a field that the class does not name is refused."""
+    described.__pydantic_config__ = {**_BASE, "extra": "forbid"}  # type: ignore[attr-defined]  # where pydantic looks
+    return described
+
+
+def opened(described: Class) -> Class:
+    """Class decorator: fields that the class does not name are passed over, as newer releases may write some."""
+    described.__pydantic_config__ = {**_BASE, "extra": "ignore"}  # type: ignore[attr-defined]  # where pydantic looks
+    return described
+
+
+def with_more(described: Class) -> Class:
+    """Class decorator for a ``TypedDict``: entries that it does not name are kept as they are."""
+    described.__pydantic_config__ = {**_BASE, "extra": "allow"}  # type: ignore[attr-defined]  # where pydantic looks
+    return described
+
+
+def described_by(described: Any) -> GetPydanticSchema:
+    """Of a plain dictionary, for ``Annotated``: in a file it is what a ``TypedDict`` describes."""
+    return GetPydanticSchema(
+        lambda _, handler: core_schema.no_info_after_validator_function(_plain, handler.generate_schema(described))
+    )
+
+
+def parse(data: bytes | str, *, source: object, error: type[ReconveneError], remedy: str = "") -> Any:
+    """The value of JSON text, in plain Python types.
+
+    Raises:
+        ReconveneError: of the type ``error``; truncated, nested without end, NaN, not UTF-8, or no JSON at all.
+    """
+    try:
+        return from_json(data, allow_inf_nan=False)
+    except ValueError as reason:
+        raise error(
+            f"{source} is truncated, nested too deep, or not JSON at all: {reason}{_sentence(remedy)}"
+        ) from None
+
+
+def read(
+    schema: type[T],
+    data: bytes | str,
+    *,
+    source: object,
+    error: type[ReconveneError],
+    remedy: str = "",
+    prefix: str = "",
+) -> T:
+    """The value of ``schema`` that JSON text describes.
+
+    Args:
+        schema: a dataclass or typed dictionary, decorated by ``closed`` or ``opened``.
+        data: the text.
+        source: what the text is, as errors call it: mostly the path of a file.
+        error: what is raised.
+        remedy: a sentence on what to do about a text that does not fit.
+        prefix: path of the text inside ``source``, where it is a part of it.
+
+    Raises:
+        ReconveneError: of the type ``error``, naming the first field that does not fit.
+    """
+    try:
+        value: T = _adapter(cast("Any", schema)).validate_json(data)
+        return value
+    except ValidationError as failure:
+        plain = parse(data, source=source, error=error, remedy=remedy)
+        wrong = _describe(failure.errors(include_url=False), plain, prefix)
+        raise error(f"{source}: {wrong}{_sentence(remedy)}") from None
+
+
+def convert(
+    schema: type[T], value: Any, *, source: object, error: type[ReconveneError], remedy: str = "", prefix: str = ""
+) -> T:
+    """``read`` for plain Python values instead of their JSON text; ``to_json`` says which those are."""
+    return read(
+        schema, to_json(value, source=source, error=error), source=source, error=error, remedy=remedy, prefix=prefix
+    )
+
+
+def to_json(value: Any, *, source: object, error: type[ReconveneError]) -> str:
+    """JSON text of plain values. Raises an ``error`` for what JSON cannot hold: other types, NaN, circles."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as reason:
+        raise error(
+            f"{source} cannot be kept as JSON: {reason}. Use finite numbers, strings, lists and dicts"
+        ) from None
+
+
+def shown(value: Any) -> str:
+    """A value that does not fit, as errors show it: in a few words, however large it is."""
+    if isinstance(value, str):
+        return f"text {_short(repr(value))}"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    return "an object" if isinstance(value, Mapping) else _short(json.dumps(value))
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """``value`` unchanged. Raises ValueError where it is nested too deep, too long, or holds no finite number."""
+    if depth > DEEPEST:
+        raise ValueError(f"has more than {DEEPEST} levels of lists and objects")
+    if isinstance(value, Mapping | list | tuple):
+        for entry in value.values() if isinstance(value, Mapping) else value:
+            _plain(entry, depth + 1)
+    elif isinstance(value, str):
+        if len(value) > LONGEST:
+            raise ValueError(f"has more than {LONGEST:,} characters")
+    elif value is not None and not (math.isfinite(value) if isinstance(value, float) else abs(value) < 2**64):
+        raise ValueError("holds a number that is not finite, or beyond 64 bits")
+    return value
+
+
+Plain = Annotated[Any, AfterValidator(_plain)]
+"""JSON without a type of its own: settings that are compared, and printed, but not computed with."""
+
+
+@cache
+def _adapter(schema: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(schema)
+
+
+_EXPECTED: Mapping[str, str] = {
+    **dict.fromkeys(("int_type", "int_from_float", "int_parsing", "int_parsing_size"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    **dict.fromkeys(("list_type", "tuple_type", "set_type"), "a list"),
+    **dict.fromkeys(("dict_type", "dataclass_type", "model_attributes_type"), "an object"),
+    "none_required": "null",
+    "union_tag_not_found": "an object that says its kind",
+}
+_BOUND: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "greater_than_equal": lambda bound: f"{bound['ge']:,.15g} at least",
+    "greater_than": lambda bound: f"more than {bound['gt']:,.15g}",
+    "less_than_equal": lambda bound: f"{bound['le']:,.15g} at most",
+    "less_than": lambda bound: f"less than {bound['lt']:,.15g}",
+    "too_long": lambda bound: f"at most {bound['max_length']} entries",
+    "too_short": lambda bound: f"at least {bound['min_length']} entries",
+    "string_too_long": lambda bound: f"at most {bound['max_length']} characters",
+    "string_too_short": lambda bound: f"at least {bound['min_length']} characters",
+    "string_pattern_mismatch": lambda bound: f"text of the form {bound['pattern']}",
+    "literal_error": lambda bound: str(bound["expected"]),
+    "union_tag_invalid": lambda bound: str(bound["expected_tags"]),
+}
+
+
+def _describe(errors: Sequence[ErrorDetails], value: Any, prefix: str) -> str:
+    """The first field that does not fit, in words, and how many others there are."""
+    by_field: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
+    for error in errors:
+        by_field.setdefault(_field(error, value), []).append(error)
+    path, first = next(iter(by_field.items()))
+    more = f" (and {len(by_field) - 1} more)" if len(by_field) > 1 else ""
+    named = ".".join([prefix] * bool(prefix) + [_short(str(part)) for part in path])
+    return f"{named + ': ' * bool(named)}{_words(first)}{more}"
+
+
+def _field(error: ErrorDetails, value: Any) -> tuple[int | str, ...]:
+    """The path of an error inside ``value``, without the members of unions that pydantic writes into it."""
+    path: list[int | str] = []
+    for part in error["loc"]:
+        if part in value if isinstance(value, Mapping) else isinstance(value, list) and part in range(len(value)):
+            value = value[part]
+        elif error["type"] == "missing" and part == error["loc"][-1]:
+            pass
+        else:
+            continue
+        path.append(part)
+    return tuple(path)
+
+
+def _words(errors: Sequence[ErrorDetails]) -> str:
+    first = errors[0]
+    if first["type"] == "missing":
+        return "is missing"
+    if first["type"] == "value_error":  # of our validators, which say all of it
+        return str(first["ctx"]["error"])
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return "is no field that this release knows"
+    if first["loc"] and first["loc"][-1] == "[key]":
+        return f"expected {_expected(first)} as its name, got {shown(first['input'])}"
+    # Of a value that may have several types, what is nearest speaks: a number that is too large, not no text.
+    bounds = [error for error in errors if error["type"] in _BOUND] or errors
+    return f"expected {' or '.join(dict.fromkeys(map(_expected, bounds)))}, got {shown(first['input'])}"
+
+
+def _expected(error: ErrorDetails) -> str:
+    if error["type"] in _EXPECTED:
+        return _EXPECTED[error["type"]]
+    word = _BOUND.get(error["type"])
+    return error["msg"] if word is None else word(cast("Mapping[str, Any]", error.get("ctx", {})))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _sentence(remedy: str) -> str:
+    return f". {remedy}" if remedy else ""
