@@ -192,6 +192,9 @@ def test_files_of_the_user_beside_it_do_not_matter(unpacked: Path) -> None:
 
 def sign(folder: Path) -> None:
     """Make the checksums fit what is there, as somebody does who changes a bundle on purpose."""
+    about = json.loads((folder / "bundle.json").read_text())
+    about["sizes"] = {name: (folder / name).stat().st_size for name in about["sizes"]}
+    (folder / "bundle.json").write_text(json.dumps(about))
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "SHA256SUMS")
     sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder)}\n" for path in files]
     (folder / "SHA256SUMS").write_text("".join(sums))

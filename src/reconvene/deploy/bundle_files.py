@@ -102,7 +102,7 @@ class Files:
 
 def altered(name: str) -> Refused:
     """The refusal of a file that is not what was put into the bundle."""
-    return Refused(f"{name} was altered or damaged: its checksum does not fit the one in {SUMS}. {UNPACK}")
+    return Refused(f"{name} was altered or damaged: its size or checksum does not fit {MANIFEST} or {SUMS}. {UNPACK}")
 
 
 def chunks(file: Any) -> Iterator[bytes]:

@@ -95,6 +95,10 @@ class _Network(TypedDict):
 
 _AnyLayer = Annotated[_Convolution | _Linear | _Product | _Operator, Field(discriminator="kind")]
 
+Prices = Annotated[
+    list[list[float]],
+    described_by(Annotated[list[tuple[Amount, Number]], Field(min_length=1, max_length=10_000)]),
+]
 MeasuredLayer = Annotated[dict[str, Any], described_by(_AnyLayer)]
 MeasuredNetwork = Annotated[dict[str, Any], described_by(_Network)]
 Machine = Annotated[dict[str, Any], described_by(_Machine)]

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
 
 from reconvene.devices.bench import NEAR_BYTES
 from reconvene.devices.facts import describe
@@ -20,6 +19,7 @@ from reconvene.devices.measured_layers import (
     MeasuredLayer,
     MeasuredNetwork,
     Overhead,
+    Prices,
     Runtime,
     Steps,
     TimedTogether,
@@ -67,7 +67,7 @@ class Profile:
     noise: Number
     steps: Steps
     overhead: Overhead
-    memory: Annotated[list[tuple[Amount, Number]], Field(min_length=1, max_length=10_000)]
+    memory: Prices
     far_bytes: Count
     layers: list[MeasuredLayer]
     date: Text
@@ -106,7 +106,8 @@ class Profile:
                 f"{source} was measured in {str(runtime['name'])[:60]}, and latency is predicted and timed in "
                 f"{RUNTIME}. Measure the device with it: reconvene device profile --bundle probe.pyz"
             )
-        profile = schema.read(cls, text, source=named, error=DeviceError, remedy=_REMEDY)
+        schema.read(cls, text, source=named, error=DeviceError, remedy=_REMEDY)
+        profile = cls(**values)  # as it is written, lists as lists: a cached profile is measured on and written again
         if trouble := profile._mismatch():
             raise DeviceError(f"{named}: {trouble}. {_REMEDY}")
         return profile

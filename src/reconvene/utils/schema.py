@@ -67,7 +67,7 @@ def with_more(described: Class) -> Class:
 
 
 def described_by(described: Any) -> GetPydanticSchema:
-    """Of a plain dictionary, for ``Annotated``: in a file it is what a ``TypedDict`` describes."""
+    """For ``Annotated``: what has a plain type in the program is checked in a file as another type describes it."""
     return GetPydanticSchema(
         lambda _, handler: core_schema.no_info_after_validator_function(_plain, handler.generate_schema(described))
     )
