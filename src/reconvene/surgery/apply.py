@@ -31,7 +31,7 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
     memo: dict[int, object] = {}
     for name, dims in plan.slices.items():
         old = tensors[name]
-        memo[id(old)] = _like(old, _sliced(old, dims))
+        memo[id(old)] = _like(old, sliced(old, dims))
     memo.update(uncopied(model))
     memo.update(_empty_tables(model))
     with paused_collector():
@@ -102,7 +102,8 @@ def _checked(plan: Plan, model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def _sliced(tensor: Tensor, dims: dict[int, str]) -> Tensor:
+def sliced(tensor: Tensor, dims: dict[int, str]) -> Tensor:
+    """A copy of the kept positions."""
     out = tensor.detach()
     for dim, text in dims.items():
         out = out.index_select(dim, torch.from_numpy(from_text(text)).to(tensor.device))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from reconvene.errors import PlanError
 from reconvene.structure import Keep, Structure
+from reconvene.structure.dispatch import DispatchMode
 from reconvene.structure.identity import Identities, first_names, of_calls
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim
@@ -117,14 +117,29 @@ class Silenced:
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The dense forward pass, with the restricted calls computed on kept channels."""
         assert isinstance(self, nn.Module)
-        identities = Identities(first_names(self), tensors_in((args, kwargs)))
-        with ExitStack() as stack:
-            layers = stack.enter_context(module_stack(self, identities.leave))
-            stack.enter_context(canonical_calls())
-            restrict = stack.enter_context(_Restrict(self.reconvene_sites, layers, identities, self.reconvene_observe))
-            output = super().forward(*args, **kwargs)  # type: ignore[misc]
-        restrict.check()
-        return output
+        with restricted(self, self.reconvene_sites, tensors_in((args, kwargs)), self.reconvene_observe):
+            return super().forward(*args, **kwargs)  # type: ignore[misc]
+
+
+@contextmanager
+def restricted(
+    model: nn.Module, sites: Sequence[Site], inputs: Sequence[Tensor], observe: Observe | None = None
+) -> Iterator[None]:
+    """Compute the calls of ``sites`` on kept channels while ``model``, already zeroed, runs on ``inputs``.
+
+    Raises PlanError where a site is never met.
+    """
+    if not sites:
+        yield
+        return
+    identities = Identities(first_names(model), inputs)
+    with (
+        module_stack(model, identities.leave) as layers,
+        canonical_calls(),
+        _Restrict(sites, layers, identities, observe) as restrict,
+    ):
+        yield
+    restrict.check()
 
 
 def silence(model: nn.Module, sites: Sequence[Site]) -> nn.Module:
@@ -138,11 +153,11 @@ def silence(model: nn.Module, sites: Sequence[Site]) -> nn.Module:
     return model
 
 
-class _Restrict(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Restrict(DispatchMode):  # type: ignore[no-untyped-call]
     def __init__(
         self, sites: Sequence[Site], stack: list[str], identities: Identities, observe: Observe | None = None
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.sites = {_key(site): site for site in sites}
         self.missed = dict(self.sites)
         self.stack, self.identities, self.observe = stack, identities, observe

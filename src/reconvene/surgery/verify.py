@@ -1,26 +1,28 @@
 """The last word on a plan is arithmetic: the small network and the silenced one give the same outputs.
 
-Both run on the example inputs, on a copy of the model whose norms, biases and scales look trained: at initialization a
-wrong channel may carry a zero, which no output shows.
+Both run on the example inputs with norms, biases and scales that look trained: at initialization a wrong channel may
+carry a zero, which no output shows.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from reconvene.structure import Keep, Structure, call, tensors_in
+from reconvene.structure import Keep, Structure, call
 from reconvene.structure.identity import of_calls
-from reconvene.structure.inputs import map_tensors
+from reconvene.structure.inputs import map_tensors, tensors_in
 from reconvene.structure.pruned_sizes import kept_positions
 from reconvene.structure.restore import canonical_calls, exclusive, kept_random_state
 from reconvene.structure.watch import Observe, watched
-from reconvene.surgery.apply import apply, mask_in_place, uncopied
+from reconvene.surgery.apply import apply, mask_in_place, sliced, uncopied
 from reconvene.surgery.silence import observed
+from reconvene.surgery.silenced_run import run_silenced
 
 if TYPE_CHECKING:
     from reconvene.surgery.plan import Plan
@@ -56,39 +58,53 @@ def verify(
         coarse, in float64.
     """
     with exclusive(), kept_random_state(), torch.no_grad(), canonical_calls():
-        probe = trained_like(model, seed)
-        pairs = _Pairs(plan, probe, example_inputs, seed)
-        error, why = pairs.difference()
+        noisy = trained_like(model, seed)
+        error, why = _difference(
+            lambda: run_silenced(plan, model, _copied(example_inputs), noisy),
+            lambda: call(_small(plan, model, noisy), _copied(example_inputs)),
+            seed,
+        )
         if error <= TOLERANCE:
             return None
-        exact = pairs.in_float64()
-        if exact is not None:
-            error, why = exact.difference()
+        pairs = _Pairs(plan, model, noisy, example_inputs, seed)
+        if pairs.to_float64():
+            error, why = pairs.difference()
             if error <= TOLERANCE:
                 return None
-            pairs = exact
         number = pairs.locate(structure, keep)
         return Difference(number, why or f"the small network differs from the silenced one by {error:.1e}")
 
 
-def trained_like(model: nn.Module, seed: int = 0) -> nn.Module:
-    """A copy in eval mode whose norm statistics, biases and scales are noisy, as training leaves them."""
-    probe = copy.deepcopy(model, uncopied(model)).eval()
+def trained_like(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
+    """Noisy values for norm statistics, biases and scales, as training leaves them, by name."""
     generator = torch.Generator().manual_seed(seed)
 
     def noise(tensor: Tensor) -> Tensor:
         return torch.randn(tensor.shape, generator=generator).to(tensor) * NOISE
 
-    with torch.no_grad():
-        for name, buffer in probe.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.add_(noise(buffer))
-            elif name.endswith("running_var"):
-                buffer.mul_(1 + noise(buffer).abs())
-        for parameter in probe.parameters():
-            if parameter.is_floating_point() and (parameter.ndim == 1 or _all_zero(parameter)):
-                parameter.add_(noise(parameter))
-    return probe
+    values: dict[str, Tensor] = {}
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            values[name] = buffer + noise(buffer)
+        elif name.endswith("running_var"):
+            values[name] = buffer * (1 + noise(buffer).abs())
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and (parameter.ndim == 1 or _all_zero(parameter)):
+            values[name] = parameter.detach() + noise(parameter)
+    return values
+
+
+def _small(plan: Plan, model: nn.Module, noisy: dict[str, Tensor]) -> nn.Module:
+    """The small network in eval mode, with these values in place of its own."""
+    small = apply(plan, model).eval()
+    _give(small, {name: sliced(value, plan.slices.get(name, {})) for name, value in noisy.items()})
+    return small
+
+
+def _give(network: nn.Module, values: dict[str, Tensor]) -> None:
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    for name, value in values.items():
+        tensors[name].copy_(value)
 
 
 def _all_zero(tensor: Tensor) -> bool:
@@ -99,13 +115,15 @@ def _all_zero(tensor: Tensor) -> bool:
 class _Pairs:
     """The small and the silenced network of one plan and one copy of the model."""
 
-    def __init__(self, plan: Plan, probe: nn.Module, inputs: Any, seed: int) -> None:
+    def __init__(self, plan: Plan, model: nn.Module, noisy: dict[str, Tensor], inputs: Any, seed: int) -> None:
         self.plan, self.inputs, self.seed = plan, inputs, seed
-        self.small = apply(plan, probe).eval()
+        self.small = _small(plan, model, noisy)
+        probe = copy.deepcopy(model, uncopied(model)).eval()
+        _give(probe, noisy)
         self.silenced = mask_in_place(plan, probe).eval()
 
-    def in_float64(self) -> _Pairs | None:
-        """The same pair in float64; ``None`` where the model's code does not run so."""
+    def to_float64(self) -> bool:
+        """Turn both into float64; whether the model's code runs so, else they stay as they are."""
         self.small.double()
         self.silenced.double()
         self.inputs = map_tensors(lambda t: t.double() if t.is_floating_point() else t, self.inputs)
@@ -115,23 +133,12 @@ class _Pairs:
             self.small.float()
             self.silenced.float()
             self.inputs = map_tensors(lambda t: t.float() if t.is_floating_point() else t, self.inputs)
-            return None
-        return self
+            return False
+        return True
 
     def difference(self) -> tuple[float, str]:
-        """The largest relative difference of an output, infinite where one network does not run; and why."""
-        outputs = []
-        for network, name in ((self.silenced, "silenced"), (self.small, "small")):
-            try:
-                outputs.append(tensors_in(self._run(network)))
-            except Exception as error:  # noqa: BLE001 -- foreign code
-                reason = str(error).strip().split("\n")[0] or type(error).__name__
-                return float("inf"), f"the {name} network does not run: {reason}"
-        want, got = outputs
-        if [t.shape for t in want] != [t.shape for t in got]:
-            shapes = [", ".join(str(tuple(t.shape)) for t in tensors) for tensors in (got, want)]
-            return float("inf"), f"the small network gives {shapes[0]} instead of {shapes[1]}"
-        return max((relative_error(a, b) for a, b in zip(got, want, strict=True)), default=0.0), ""
+        """The largest relative difference of an output."""
+        return _difference(lambda: self._run(self.silenced), lambda: self._run(self.small), self.seed)
 
     def locate(self, structure: Structure, keep: Keep) -> int | None:
         """The number of the first call whose result differs, or that one of the networks does not come to."""
@@ -147,7 +154,7 @@ class _Pairs:
 
     def _run(self, network: nn.Module) -> Any:
         torch.manual_seed(self.seed)
-        return call(network, map_tensors(torch.clone, self.inputs))
+        return call(network, _copied(self.inputs))
 
     def _watch(self, network: nn.Module, observe: Observe) -> bool:
         """Run a network and see every result; whether it broke off."""
@@ -156,13 +163,34 @@ class _Pairs:
                 with observed(network, observe):
                     self._run(network)
             else:
-                inputs = map_tensors(torch.clone, self.inputs)
+                inputs = _copied(self.inputs)
                 torch.manual_seed(self.seed)
                 with watched(network, inputs, observe):
                     call(network, inputs)
         except Exception:  # noqa: BLE001 -- foreign code
             return True
         return False
+
+
+def _difference(silenced: Callable[[], Any], small: Callable[[], Any], seed: int) -> tuple[float, str]:
+    """The largest relative difference of an output, infinite where one network does not run; and why."""
+    outputs = []
+    for run, name in ((silenced, "silenced"), (small, "small")):
+        torch.manual_seed(seed)
+        try:
+            outputs.append(tensors_in(run()))
+        except Exception as error:  # noqa: BLE001 -- foreign code
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            return float("inf"), f"the {name} network does not run: {reason}"
+    want, got = outputs
+    if [t.shape for t in want] != [t.shape for t in got]:
+        shapes = [", ".join(str(tuple(t.shape)) for t in tensors) for tensors in (got, want)]
+        return float("inf"), f"the small network gives {shapes[0]} instead of {shapes[1]}"
+    return max((relative_error(a, b) for a, b in zip(got, want, strict=True)), default=0.0), ""
+
+
+def _copied(inputs: Any) -> Any:
+    return map_tensors(torch.clone, inputs)
 
 
 class _Comparison:
