@@ -381,11 +381,43 @@ def test_a_list_in_the_recipe_asks_for_every_value() -> None:
         ({"train": {"lrr": 1}}, "lr"),
         ({"arms": [{"arm": "ours", "criterium": "snip"}]}, "criterion"),
         ({"budgets": []}, "budget"),
-        ({"models": [{"args": {}}]}, "model"),
-        ({"seeds": 0}, "seeds is a list"),
+        ({"models": [{"args": {}}]}, "entry 1 of models does not say its model"),
+        ({"seeds": 0}, "seeds 0 is not a list"),
+        ({"seeds": [0, -1]}, "entry 2 of seeds -1 must be at least 0"),
+        ({"seeds": [True]}, "entry 1 of seeds true is not a whole number"),
         ({"arms": {"arm": "ours"}}, "each begins with"),
-        ({"models": [{"model": "vgg16_bn", "args": {"width": [0.25, 0.5]}}]}, "a .*models.* of its own"),
-        ({"data": [DATA, {**DATA, "limit": 64}]}, "two .*data.* are called 'digits'"),
+        ({"arms": ["ours"]}, "entry 1 of arms is no table"),
+        ({"arms": [{"arm": "our"}]}, "unknown arm 'our'. Did you mean 'ours'"),
+        ({"arms": [{"arm": ["ours"]}]}, "unknown arm"),
+        ({"arms": [{"arm": "ours", "criterion": 3}]}, "entry 1 of arms: criterion 3 is not text"),
+        ({"arms": [{"arm": "ours", "criterion": ["snip", 3]}]}, "criterion 3 is not text"),
+        ({"arms": [{"arm": "nas", "population": "8"}]}, "population '8' is not a whole number"),
+        (
+            {"models": [{"model": "vgg16_bn", "args": {"width": [0.25, 0.5]}}]},
+            "entry 1 of models: args.width a list of 2",
+        ),
+        ({"models": [{"model": "vgg16_bn", "args": {"width": float("inf")}}]}, "args.width inf is not finite"),
+        ({"models": [{"model": "vgg16_bn", "input": "3x32"}, {"model": "vgg16_bn", "input": "x"}]}, "no shape such as"),
+        (
+            {"models": [{"model": "vgg16_bn", "input": [3, 0, 32]}]},
+            "entry 2 of entry 1 of models: input 0 must be at least 1",
+        ),
+        ({"models": "vgg16_bn"}, "models is a list of tables"),
+        ({"data": [DATA, {**DATA, "limit": 64}]}, "two of data are called 'digits'"),
+        ({"data": [{"name": "digits", "spec": 3}]}, "entry 1 of data: spec 3 is not text"),
+        ({"data": [{**DATA, "limit": "many"}]}, "limit 'many' is not a whole number"),
+        ({"epochs": "five"}, "epochs 'five' is not a whole number"),
+        ({"epochs": 0}, "epochs 0 must be at least 1"),
+        ({"latency": "yes"}, "latency 'yes' is not true or false"),
+        ({"device": 3}, "device 3 is not text"),
+        ({"budgets": [{"params": [1]}]}, "entry 1 of budgets: params=.1. cannot be read"),
+        ({"budgets": [{}]}, "entry 1 of budgets has no budget"),
+        ({"budgets": [{"parms": "2x"}]}, "no 'parms'. Did you mean 'params'"),
+        ({"train": {"lr": "fast"}}, "train.lr 'fast' is not a number"),
+        ({"train": {"lr": [0.1, -1]}}, "lr -1 cannot be trained with: lr must be above 0"),
+        ({"train": {"schedule": "linear"}}, "train.schedule 'linear' must be one of 'one-cycle' or 'multi-step'"),
+        ({"train": {"compile": 1}}, "train.compile 1 is not true or false"),
+        ({"train": []}, "train is no table"),
         ({"seeds": []}, "empty"),
         ({"train": {"lr": []}}, "empty"),
         ({"arms": [{"arm": "ours", "criterion": []}]}, "empty"),
@@ -407,7 +439,7 @@ def test_an_experiment_is_a_toml_file(tmp_path: Path) -> None:
     found = read_experiment(file, sources={"x": "here"})
     assert found.name == "e" and len(found.runs) == 2 and found.sources == {"x": "here"}
     file.write_text("epochs = ")
-    with pytest.raises(ExperimentError, match="TOML"):
+    with pytest.raises(ExperimentError, match=r"e.toml is not TOML"):
         read_experiment(file)
     assert OPTIONS["population"] > 3
 

@@ -20,7 +20,7 @@ class Compare(Command):
     """
 
     experiment: Positional[Annotated[Path, arg(metavar="EXPERIMENT")]]
-    """A TOML file: arms, models, data, budgets, seeds. See docs/cli.md."""
+    """A TOML or YAML file: arms, models, data, budgets, seeds. See docs/cli.md."""
     out: Annotated[Path, arg(aliases=("-o",))] = Path("out/compare")
     """Folder for results.jsonl, table.md, plots, and unfinished runs."""
     results: Path | None = None

@@ -16,8 +16,8 @@ from reconvene.errors import FleetError
 class Fleet(Importing, Command):
     """Make a network for every device of a fleet. Stopped at any moment, the same command makes what is missing."""
 
-    file: Positional[Annotated[Path, arg(metavar="FLEET.yaml")]]
-    """Devices with budgets, architectures, and what to do with each."""
+    file: Positional[Annotated[Path, arg(metavar="FLEET")]]
+    """A YAML or TOML file: devices with budgets, architectures, and what to do with each. See docs/fleet.md."""
     output: Annotated[Path | None, arg(aliases=["-o"], metavar="DIR")] = None
     """Where artifacts and the page go. By default out/NAME-OF-THE-FILE."""
     workers: int | None = None

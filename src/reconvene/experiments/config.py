@@ -6,28 +6,60 @@ import hashlib
 import itertools
 import json
 import os
-import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from reconvene.costs import COSTS, Budget
-from reconvene.errors import ExperimentError
+from reconvene.costs import COSTS
+from reconvene.errors import ExperimentError, UnknownNameError
 from reconvene.experiments.methods import ARMS, arm_named
-from reconvene.training import TrainConfig
+from reconvene.planning.arguments import read_budget
+from reconvene.training.recipe import read_recipe
+from reconvene.utils.settings import Argument, Place, Positive, Seed, Settings, Shape
+from reconvene.utils.settings_files import read_settings
 
-_RECIPE = {entry.name for entry in fields(TrainConfig)} - {"seed", "checkpoint_seconds"}
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What every run of an experiment shares, and a file says at its top.
+
+    ``device`` is the profile that budgets on latency go by, by default this machine's.
+    """
+
+    epochs: Positive = 5
+    round_to: Positive = 8
+    latency: bool = True
+    corruptions: bool = False
+    device: str | None = None
 
 
-@dataclass(frozen=True)
-class Run:
+@dataclass(frozen=True, kw_only=True)
+class _Top(RunOptions):
+    seeds: tuple[Seed, ...] = (0,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Model:
+    model: str
+    args: dict[str, Argument] = field(default_factory=dict)
+    input: Shape | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Data:
+    name: str
+    spec: str
+    limit: Positive | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(RunOptions):
     """All that decides one result: two runs that are equal are one run. Budgets and options as they are written.
 
     ``data`` is a name; where those images lie is the business of the machine, and ``limit`` is how many are used of
-    each split. ``device`` is the profile that budgets on latency go by, by default this machine's. ``seed`` draws the
-    initial weights, the criterion's noise and data, and the order of training.
+    each split. ``seed`` draws the initial weights, the criterion's noise and data, and the order of training.
     """
 
     arm: str
@@ -38,21 +70,18 @@ class Run:
     limit: int | None
     budget: dict[str, Any]
     seed: int
-    epochs: int
     train: dict[str, Any]
     input: tuple[int, ...] | None = None
-    round_to: int = 8
-    latency: bool = True
-    corruptions: bool = False
-    device: str | None = None
 
     @property
     def key(self) -> str:
         """Sixteen hex digits that name this run.
 
-        What has a usual value and holds it does not count, so that a run keeps its name when a new choice is added.
+        What has a usual value and holds it does not count, so that a run keeps its name when a new choice is added;
+        but for the epochs, which stood in the first names.
         """
         usual = {entry.name: entry.default for entry in fields(self) if entry.default is not MISSING}
+        del usual["epochs"]
         said = {name: value for name, value in asdict(self).items() if name not in usual or value != usual[name]}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -92,88 +121,77 @@ def arm_label(arm: str, options: Mapping[str, Any]) -> str:
 
 
 def read_experiment(path: str | os.PathLike[str], *, sources: Mapping[str, str] | None = None) -> Experiment:
-    """Read a TOML file; see ``docs/cli.md`` for what it may say. ``sources`` overrides where data sets lie.
+    """Read a file, TOML or YAML; see ``docs/cli.md`` for what it may say. ``sources`` overrides where data sets lie.
 
     Raises:
-        ExperimentError: the file is missing, is not TOML, or asks for what does not exist.
+        ExperimentError: the file is missing, is neither, or asks for what does not exist; it names the line.
     """
-    try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ExperimentError(f"the experiment {path} cannot be read: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ExperimentError(f"the experiment {path} is not TOML: {error}") from error
-    return make_experiment(values, name=Path(path).stem, sources=sources)
+    settings = read_settings(path, error=ExperimentError, usual="toml")
+    return _experiment(settings, name=Path(path).stem, sources=sources)
 
 
 def make_experiment(
     values: Mapping[str, Any], *, name: str = "experiment", sources: Mapping[str, str] | None = None
 ) -> Experiment:
     """The experiment that a table of plain values describes. Raises ExperimentError."""
-    _require_known(values, {*_TOP, "arms", "models", "data", "budgets", "train"}, "the experiment")
-    for part in ("arms", "models", "data", "budgets"):
-        if not values.get(part) and part != "budgets":
-            raise ExperimentError(f"the experiment names no {part}. Give at least one [[{part}]]")
-        if not all(isinstance(entry, Mapping) for entry in values.get(part, [])) or isinstance(
-            values.get(part), Mapping
-        ):
-            raise ExperimentError(f"{part} is a list of tables: each begins with [[{part}]]")
-    if not isinstance(values.get("seeds", []), list):
-        raise ExperimentError(f"seeds is a list of numbers, such as [0, 1, 2], not {values['seeds']!r}")
-    models = [_entry(entry, {"model"}, {"args", "input"}, "models") for entry in values["models"]]
-    data = [_entry(entry, {"name", "spec"}, {"limit"}, "data") for entry in values["data"]]
-    _require_known(values.get("train", {}), _RECIPE, "[train]")
-    for model in models:
-        if wrong := [f"{name} = {value!r}" for name, value in model.get("args", {}).items() if isinstance(value, list)]:
-            raise ExperimentError(f"[[models]] {model['model']}: {wrong[0]}. Give every size a [[models]] of its own")
-    if again := [name for name, count in Counter(entry["name"] for entry in data).items() if count > 1]:
-        raise ExperimentError(f"two [[data]] are called {again[0]!r}. Give each a name of its own")
-    top = {key: values.get(key, usual) for key, usual in _TOP.items()}
+    settings = Settings(values, source="the experiment", error=ExperimentError)
+    return _experiment(settings, name=name, sources=sources)
+
+
+def _experiment(settings: Settings, *, name: str, sources: Mapping[str, str] | None) -> Experiment:
+    top = settings.read(_Top, besides=(*_PARTS, "budgets", "train"))
+    places = {part: settings.tables(part) for part in (*_PARTS, "budgets")}
+    if missing := [part for part in _PARTS if not places[part]]:
+        settings.fail((), f"the experiment names no {missing[0]}. Give at least one [[{missing[0]}]]")
+    models = [settings.read(_Model, place) for place in places["models"]]
+    data = [settings.read(_Data, place) for place in places["data"]]
+    if again := [name for name, count in Counter(entry.name for entry in data).items() if count > 1]:
+        settings.fail(places["data"][-1], f"two of data are called {again[0]!r}. Give each a name of its own")
+    recipe = read_recipe(settings, ("train",), lists=True) if "train" in settings.values else {}
+    cells = list(_cells(settings, places["arms"], places["budgets"]))
+    shared = {entry.name: getattr(top, entry.name) for entry in fields(RunOptions)}
     runs = [
         Run(
             arm=arm,
             options=options,
-            model=model["model"],
-            args=dict(model.get("args", {})),
-            data=images["name"],
-            limit=images.get("limit"),
+            model=model.model,
+            args=model.args,
+            data=images.name,
+            limit=images.limit,
             budget=budget,
             seed=seed,
-            epochs=top["epochs"],
-            train=dict(recipe),
-            input=tuple(model["input"]) if "input" in model else None,
-            round_to=top["round_to"],
-            latency=top["latency"],
-            corruptions=top["corruptions"],
-            device=top["device"],
+            train=dict(choice),
+            input=model.input,
+            **shared,
         )
         # Seeds change slowest: whatever is there when time runs out covers every arm.
-        for seed, model, images in itertools.product(top["seeds"], models, data)
-        for recipe in _every(values.get("train", {}))
-        for arm, options, budget in _cells(values)
+        for seed, model, images in itertools.product(top.seeds, models, data)
+        for choice in _every(recipe)
+        for arm, options, budget in cells
     ]
     if not runs:
-        raise ExperimentError("the experiment comes to no run at all: seeds, [train] or an arm holds an empty list")
-    paths = {entry["name"]: os.path.expandvars(entry["spec"]) for entry in data} | dict(sources or {})
-    return Experiment(name, tuple(dict((run.key, run) for run in runs).values()), paths)
+        settings.fail((), "the experiment comes to no run at all: seeds, train or an arm holds an empty list")
+    locations = {entry.name: os.path.expandvars(entry.spec) for entry in data} | dict(sources or {})
+    return Experiment(name, tuple({run.key: run for run in runs}.values()), locations)
 
 
-_TOP: dict[str, Any] = {"epochs": 5, "seeds": [0], "round_to": 8, "latency": True, "corruptions": False, "device": None}
+_PARTS = ("arms", "models", "data")
+Cell = tuple[str, dict[str, Any], dict[str, Any]]
+"""An arm, its options, and the budget it is to keep."""
 
 
-def _cells(values: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+def _cells(settings: Settings, arms: list[Place], budgets: list[Place]) -> Iterator[Cell]:
     """Every arm with every value of its options, under every budget it can take; budget by budget."""
-    budgets = [dict(budget) for budget in values.get("budgets", [])]
-    for budget in budgets:
-        _require_known(budget, set(COSTS), "[[budgets]]")
-        Budget(**budget)
-    arm_choices = [_options(entry, bool(budgets)) for entry in values["arms"]]
-    for number, budget in enumerate(budgets or [{}]):
-        for name, choices in arm_choices:
+    for place in budgets:
+        settings.require_known(place, COSTS)
+        read_budget(settings, place)
+    choices = [_arm(settings, place, any_budget=bool(budgets)) for place in arms]
+    for number, budget in enumerate([dict(settings.table(place)) for place in budgets] or [{}]):
+        for name, options in choices:
             arm = arm_named(name)
             if not (arm.takes(budget) if arm.budgets else number == 0):
                 continue
-            for picked in _every(choices):
+            for picked in _every(options):
                 yield name, {**arm.options, **picked}, budget if arm.budgets else {}
 
 
@@ -184,26 +202,21 @@ def _every(choices: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield dict(zip(choices, picked, strict=True))
 
 
-def _options(entry: Mapping[str, Any], any_budget: bool) -> tuple[str, dict[str, Any]]:
-    """An arm's name, and what is asked of each option."""
-    name = str(entry.get("arm", ""))
+def _arm(settings: Settings, place: Place, *, any_budget: bool) -> tuple[str, dict[str, Any]]:
+    """An arm's name, and what is asked of each option: a value of the type of its usual one, or a list of such."""
+    entry = settings.table(place)
+    name = entry.get("arm")
+    if not isinstance(name, str) or name not in ARMS:
+        settings.fail((*place, "arm"), str(UnknownNameError("arm", name, ARMS)))
     arm = arm_named(name)
-    _require_known(entry, {"arm", *arm.options}, f"arm {name!r}")
+    settings.require_known(place, {"arm", *arm.options})
     if arm.budgets and not any_budget:
-        raise ExperimentError(f"arm {name!r} needs a budget. Give at least one [[budgets]], such as params = '16x'")
-    return name, {key: value for key, value in entry.items() if key != "arm"}
-
-
-def _entry(entry: Mapping[str, Any], needed: set[str], optional: set[str], part: str) -> Mapping[str, Any]:
-    _require_known(entry, needed | optional, f"[[{part}]]")
-    if missing := sorted(needed - set(entry)):
-        raise ExperimentError(f"[[{part}]] {dict(entry)} does not say its {', '.join(missing)}")
-    return entry
-
-
-def _require_known(entry: Mapping[str, Any], names: set[str], subject: str) -> None:
-    if unknown := sorted(set(entry) - names):
-        raise ExperimentError(f"{subject} has no {', '.join(unknown)}. It may say: {', '.join(sorted(names))}")
+        settings.fail(place, f"arm {name!r} needs a budget. Give at least one [[budgets]], such as params = '16x'")
+    options = {key: value for key, value in entry.items() if key != "arm"}
+    for key, value in options.items():
+        for choice in value if isinstance(value, list | tuple) else [value]:
+            settings.check(type(arm.options[key]), choice, (*place, key))
+    return name, options
 
 
 __all__ = ["ARMS", "Experiment", "Run", "arm_label", "make_experiment", "read_experiment"]

@@ -1,13 +1,14 @@
-"""Checks of what ``rc.plan`` and ``rc.prune`` are given."""
+"""What ``rc.plan`` and ``rc.prune`` are given: checks of arguments, and budgets in files of settings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from reconvene.costs import Budget
+from reconvene.costs import COSTS, Budget
 from reconvene.errors import ArgumentError, BudgetError
 from reconvene.utils.arguments import Check, check_integer, check_model, check_seed, optional
+from reconvene.utils.settings import Place, Settings, name_of
 
 
 def check_budget(name: str, value: Any) -> Budget:
@@ -52,3 +53,16 @@ PLAN_CHECKS: dict[str, Check] = {
     "examples": optional(check_integer),
 }
 """Check of each argument that ``rc.plan`` and ``rc.prune`` share."""
+
+
+def read_budget(settings: Settings, place: Place) -> Budget:
+    """The budget of a table's costs, each read by itself, so that a mistake is known by its line."""
+    limits = {cost: value for cost, value in settings.table(place).items() if cost in COSTS}
+    for cost, value in limits.items():
+        try:
+            Budget(**{cost: value})
+        except BudgetError as error:
+            settings.fail((*place, cost), f"{name_of(place)}: {error}")
+    if not limits:
+        settings.fail(place, f"{name_of(place)} has no budget. Give at least one of {', '.join(COSTS)}")
+    return Budget(**limits)

@@ -85,6 +85,11 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raise TrainingError for a value that cannot work."""
+        if broken := self.broken_rules():
+            raise TrainingError(f"cannot train with {self}: {'; '.join(broken)}.")
+
+    def broken_rules(self) -> list[str]:
+        """What must be and is not, a sentence a rule; empty where all values can work."""
         wrong = {
             "batch_size must be above 0": self.batch_size is not None and self.batch_size < 1,
             "lr must be above 0": not 0 < self.lr < math.inf,
@@ -99,8 +104,7 @@ class TrainConfig:
             "augment must be auto, shift, flip, shift-flip or none": self.augment not in AUGMENTATIONS,
             "precision must be auto, bf16 or fp32": self.precision not in ("auto", "bf16", "fp32"),
         }
-        if violations := [rule for rule, broken in wrong.items() if broken]:
-            raise TrainingError(f"cannot train with {self}: {'; '.join(violations)}.")
+        return [rule for rule, broken in wrong.items() if broken]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,33 @@
+"""The recipe of training in a file of settings: fields of ``TrainConfig`` by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from reconvene.training.config import TrainConfig
+from reconvene.utils.settings import Place, Positive, Settings, name_of
+
+NAMES = {entry.name for entry in fields(TrainConfig)} - {"seed", "checkpoint_seconds"}
+"""What a file may say: the seed is the file's own, and how often a checkpoint is written decides no result."""
+
+
+@dataclass(frozen=True)
+class _Training(TrainConfig):
+    epochs: Positive = 1
+
+
+def read_recipe(settings: Settings, place: Place, *, epochs: bool = False, lists: bool = False) -> dict[str, Any]:
+    """The values of a table, as written, each checked by its type and by the rules of ``TrainConfig``.
+
+    ``epochs``: whether the table says those as well. ``lists``: whether a list may stand for each of its values.
+    """
+    settings.require_known(place, NAMES | {"epochs"} if epochs else NAMES)
+    recipe = dict(settings.table(place))
+    if epochs and "epochs" not in recipe:
+        settings.fail(place, f"{name_of(place)} does not say its epochs")
+    for name, value in recipe.items():
+        for choice in value if lists and isinstance(value, list | tuple) else [value]:
+            if broken := settings.check(_Training, {name: choice}, place).broken_rules():
+                settings.fail((*place, name), f"{name} {choice!r} cannot be trained with: {'; '.join(broken)}")
+    return recipe

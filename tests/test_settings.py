@@ -1,0 +1,238 @@
+"""Files of settings: YAML and TOML say the same, a dataclass decides what may stand there, errors name the line."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reconvene.errors import ExperimentError, FleetError, ReconveneError
+from reconvene.experiments import make_experiment, read_experiment
+from reconvene.fleet import read_fleet
+from reconvene.utils.settings import Argument, Names, Positive, Seed, Settings, Shape, one_of
+from reconvene.utils.settings_files import read_settings
+
+pytest.importorskip("yaml")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    count: Positive
+    seed: Seed = 0
+    rate: float = 0.5
+    switch: bool = False
+    names: Names = ("usual",)
+    shape: Shape | None = None
+    choice: Annotated[str, one_of(["apple", "pear"])] | None = None
+    args: dict[str, Argument] = field(default_factory=dict)
+
+
+YAML = """\
+# a comment
+count: 3
+rate: 1
+names: one
+
+shape: 3x32X32
+choice: pear
+args:
+  width: 0.5
+  bias: true
+  depth: 2
+  kind: "7"
+"""
+TOML = """\
+# a comment
+count = 3
+rate = 1
+names = ["one"]
+
+shape = [3, 32, 32]
+choice = "pear"
+[args]
+width = 0.5
+bias = true
+depth = 2
+kind = "7"
+"""
+
+
+def settings(folder: Path, text: str, ending: str) -> Settings:
+    path = folder / f"file.{ending}"
+    path.write_text(text)
+    return read_settings(path, error=FleetError, usual="yaml")
+
+
+def test_both_languages_say_the_same(tmp_path: Path) -> None:
+    from_yaml, from_toml = (
+        settings(tmp_path, text, ending).read(Example) for text, ending in ((YAML, "yml"), (TOML, "toml"))
+    )
+    assert from_yaml == from_toml
+    assert (from_yaml.rate, from_yaml.names, from_yaml.shape) == (1.0, ("one",), (3, 32, 32))
+    assert [type(value) for value in from_yaml.args.values()] == [float, bool, int, str]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("count", "0", "count 0 must be at least 1"),
+        ("count", "true", "count true is not a whole number"),
+        ("count", '"3"', "count '3' is not a whole number"),
+        ("count", "3.5", "count 3.5 is not a whole number"),
+        ("count", "[3]", "count a list of 1 is not a whole number"),
+        ("count", "2024-01-01", "count is a date: write text in quotes"),
+        ("count", "99999999999999999999", "count 9+ is beyond 64 bits"),
+        ("seed", "9223372036854775808", "seed 9223372036854775808 must be less than 9223372036854775808"),
+        ("rate", '"fast"', "rate 'fast' is not a number"),
+        ("rate", "true", "rate true is not a number"),
+        ("switch", "1", "switch 1 is not true or false"),
+        ("names", "[]", "names a list of 0 must be of at least one entry"),
+        ("names", '["a", "a"]', "names 'a' is named twice"),
+        ("names", '["a", 3]', "entry 2 of names 3 is not text"),
+        ("shape", '"3x-1"', "shape '3x-1' is no shape such as 3x32x32"),
+        ("shape", "[3, 0]", "entry 2 of shape 0 must be at least 1"),
+        ("shape", "3", "shape 3 is not a list"),
+        ("choice", '"peer"', "choice 'peer' is none of apple, pear. Did you mean 'pear'"),
+        ("rat", "1", "the file has no 'rat'. Did you mean 'rate'"),
+        ("unheard", "1", "the file has no 'unheard'. It may have: args, choice"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["yaml", "toml"])
+def test_a_mistake_is_told_with_its_line(ending: str, name: str, value: str, why: str, tmp_path: Path) -> None:
+    text, sign = (YAML, ": ") if ending == "yaml" else (TOML, " = ")
+    lines = [line for line in text.splitlines() if not line.startswith(f"{name}{sign.rstrip()}")]
+    lines.insert(3, f"{name}{sign}{value}")
+    with pytest.raises(FleetError, match=rf"file.{ending}, line 4: {why}"):
+        settings(tmp_path, "\n".join(lines), ending).read(Example)
+
+
+@pytest.mark.parametrize(
+    ("ending", "text", "why"),
+    [
+        ("yaml", "count: 1\nargs: {width: .inf}", r"line 2: args.width inf is not finite"),
+        ("toml", "count = 1\n\n[args]\n# wide\nwidth = nan", r"line 5: args.width nan is not finite"),
+        ("toml", "count = [\n1,\n2,\n]\nseed = 1", r"line 1: count a list of 2 is not"),
+        ("toml", 'text = """\ncount\n"""\ncount = 0\nseed = 1', r"line 1: the file has no 'text'"),
+        ("toml", "count = 1\nargs = {a = 1, b = [1]}", r"line 2: args.b a list of 1 is not"),
+        ("yaml", "count: 1\nargs:\n  a: 1\n  b: [1]", r"line 4: args.b a list of 1 is not"),
+        ("yaml", "count: 1\nseed: 1\ncount: 2", r"line 3: 'count' is there twice"),
+        ("toml", "count = 1\ncount = 2", r"is not TOML"),
+        ("yaml", "- 1", r"line 1: the file is no table"),
+        ("yaml", "", r"the file does not say its count"),
+        ("toml", "", r"the file does not say its count"),
+        ("yaml", "count: [1", r"line \d: this is no YAML"),
+        ("yaml", "count: !!python/object:os.system x", r"line 1: this value cannot be read"),
+        ("yaml", "[a]: 1", r"line 1: a name in the file is no plain text"),
+        ("yaml", "a: &a [*a]", r"line 1: .*nested too deep|line 1: found undefined alias|recursive"),
+        ("yaml", "a: " + "[" * 5000, r"nested too deep|no YAML"),
+        ("toml", "a = " + "[" * 5000 + "]" * 5000, r"nested too deep"),
+        ("toml", "a = " + "9" * 5000, r"not TOML|beyond 64 bits"),
+        ("yaml", "a: \x00", r"no YAML"),
+    ],
+)
+def test_what_is_no_settings_is_told(ending: str, text: str, why: str, tmp_path: Path) -> None:
+    with pytest.raises(FleetError, match=why):
+        settings(tmp_path, text, ending).read(Example)
+
+
+def test_aliases_that_multiply_are_refused(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    with pytest.raises(FleetError, match="too many values"):
+        settings(tmp_path, "\n".join(lines), "yaml")
+
+
+def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file.yaml").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path / "file.yaml", tmp_path, tmp_path / "nowhere", "a\0b"):
+        with pytest.raises(FleetError, match="cannot be read"):
+            read_settings(path, error=FleetError, usual="toml")
+
+
+WORDS = st.text("abcdefg_\n\"'[]{}#=:,. 0123456789-", max_size=80)
+
+
+@given(WORDS, st.sampled_from(["yaml", "toml"]))
+def test_any_text_is_read_or_refused(text: str, ending: str) -> None:
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(FleetError):
+        settings(Path(folder), text, ending).read(Example)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+PARTS = [
+    "epochs",
+    "seeds",
+    "train",
+    "models",
+    "data",
+    "budgets",
+    "arms",
+    "latency",
+    "device",
+    "round_to",
+    "input",
+    "args",
+]
+
+
+@given(
+    st.dictionaries(st.sampled_from(PARTS), VALUES), st.sampled_from(["", "models", "data", "budgets", "arms", "train"])
+)
+def test_any_values_are_an_experiment_or_an_error_of_ours(values: dict[str, Any], part: str) -> None:
+    whole = {
+        "models": [{"model": "resnet20"}],
+        "data": [{"name": "digits", "spec": "digits"}],
+        "budgets": [{"params": "2x"}],
+        "arms": [{"arm": "ours"}],
+    }
+    changed = {**whole, part: [{**whole[part][0], **values}]} if part in whole else {**whole, **values}
+    with contextlib.suppress(ReconveneError):
+        make_experiment(changed)
+
+
+FLEET_TOML = """\
+models = ["resnet20"]
+args = {width = 0.25}
+export = "onnx"
+[devices.chip]
+params = "2x"
+[devices.board]
+macs = 0.5
+export = ["onnx"]
+[train]
+epochs = 2
+lr = 0.05
+"""
+FLEET_YAML = """\
+models: [resnet20]
+args: {width: 0.25}
+export: onnx
+devices:
+  chip: {params: 2x}
+  board: {macs: 0.5, export: [onnx]}
+train: {epochs: 2, lr: 0.05}
+"""
+
+
+def test_fleets_and_experiments_are_written_in_either_language(tmp_path: Path) -> None:
+    for name, text in (("fleet.yaml", FLEET_YAML), ("fleet.toml", FLEET_TOML)):
+        (tmp_path / name).write_text(text)
+    assert read_fleet(tmp_path / "fleet.yaml") == read_fleet(tmp_path / "fleet.toml")
+    (tmp_path / "e.yaml").write_text(
+        "seeds: [0, 1]\nmodels:\n  - model: resnet20\ndata:\n  - {name: digits, spec: digits}\n"
+        "budgets:\n  - params: 4x\narms:\n  - arm: ours\n    criterion: [synflow, snip]\n  - arm: unifrom\n"
+    )
+    with pytest.raises(ExperimentError, match=r"e.yaml, line 11: unknown arm 'unifrom'. Did you mean 'uniform'"):
+        read_experiment(tmp_path / "e.yaml")
+    (tmp_path / "e.yaml").write_text((tmp_path / "e.yaml").read_text().replace("unifrom", "uniform"))
+    assert len(read_experiment(tmp_path / "e.yaml").runs) == 6
