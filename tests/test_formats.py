@@ -171,7 +171,10 @@ def test_limits_that_mean_nothing(limits: dict[str, float]) -> None:
 def test_every_limit_that_is_not_kept_is_told() -> None:
     found = deploy.Fidelity("here", "data", 10, 5.0, 0.5, 0.6, 0.9, Limits())
     assert len(found.failures) == 3
-    with pytest.raises(VerificationError, match=r"SQNR is 5\.0 dB.*agreement is 50\.0%.*90\.0% to 60\.0%"):
+    with pytest.raises(
+        VerificationError,
+        match=r"SQNR is 5\.0 dB.*agreement is 50\.0%, at least .*falls by 30\.0 points, from 90\.0% to 60\.0%",
+    ):
         found.check()
     deploy.Fidelity("here", "data", 10, 5.0, 0.5, 0.6, 0.9, Limits(0.5, 5.0, 0.31)).check()
     deploy.Fidelity("here", "data", 10, 40.0, None, None, None, Limits()).check()

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -103,6 +104,18 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextlib.contextmanager
+def library_warnings(*, shown: bool) -> Iterator[None]:
+    """Keep warnings of libraries off the terminal: they speak to whoever writes code, and Reconvene raises none.
+
+    Python's own switches (``-W``, PYTHONWARNINGS) go before.
+    """
+    with warnings.catch_warnings():
+        if not shown and not sys.warnoptions:
+            warnings.simplefilter("ignore")
+        yield
+
+
 def is_first() -> bool:
     """Whether this process speaks: under torchrun only the first one does."""
     return int(os.environ.get("RANK", "0")) == 0
@@ -173,7 +186,7 @@ def _carry_out(name: str, tokens: list[str]) -> int:
         if not 0 <= command.seed < 2**63:
             raise UsageError(f"--seed {command.seed} is not a whole number from 0 to 2^63 - 1")
         # Exporters and the like print as they please: stdout is for the answer alone.
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), library_warnings(shown=debug):
             answer = command.run()
         if is_first():
             _print(answer, as_json=command.json)

@@ -17,6 +17,7 @@ from reconvene.deploy.runtimes.base import Session
 from reconvene.deploy.runtimes.registry import runtime_named, runtime_of
 from reconvene.errors import ModelError, VerificationError
 from reconvene.tasks import DEFAULT, Task, Witnesses, judge, task_named
+from reconvene.utils.numbers import distinct
 from reconvene.utils.tables import table
 
 BATCH = 32
@@ -67,17 +68,18 @@ class Fidelity:
         failures = []
         if not self.sqnr >= self.limits.sqnr:
             output = f" of output {self.worst_output}" if self.worst_output else ""
-            failures.append(f"SQNR{output} is {self.sqnr:.1f} dB, at least {self.limits.sqnr:g} are required")
+            ratio, least = distinct(self.sqnr, self.limits.sqnr)
+            failures.append(f"SQNR{output} is {ratio} dB, at least {least} are required")
         if self.agreement is not None and self.agreement < self.limits.agreement:
-            failures.append(
-                f"top-1 agreement is {self.agreement:.1%}, at least {self.limits.agreement:.1%} is required"
-            )
+            share, least = distinct(100 * self.agreement, 100 * self.limits.agreement)
+            failures.append(f"top-1 agreement is {share}%, at least {least}% is required")
         if self.accuracy is not None and self.reference_accuracy is not None:
             lost = self.reference_accuracy - self.accuracy
             if lost > self.limits.accuracy_drop + 1e-9:
+                points, most = distinct(100 * lost, 100 * self.limits.accuracy_drop)
                 failures.append(
-                    f"{self.measure} falls from {self.reference_accuracy:.1%} to {self.accuracy:.1%}, "
-                    f"at most {100 * self.limits.accuracy_drop:g} points may be lost"
+                    f"{self.measure} falls by {points} points, from {self.reference_accuracy:.1%} to "
+                    f"{self.accuracy:.1%}, at most {most} may be lost"
                 )
         return failures
 

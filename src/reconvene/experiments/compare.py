@@ -6,6 +6,7 @@ else; one that is stopped goes on from its checkpoint when the experiment is run
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -63,11 +64,21 @@ def compare(
     work.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(work / LOCK, timeout=0):
-            return _compare(experiment, selected, results, work, seconds, say)
+            outcome = _compare(experiment, selected, results, work, seconds, say)
+        _remove_if_empty(work)
+        return outcome
     except Timeout as error:
         raise ExperimentError(
             f"another compare is at work in {work}. Wait for it, or give this one another -o"
         ) from error
+
+
+def _remove_if_empty(work: Path) -> None:
+    """Leave no folder of unfinished runs where none is unfinished; another call may just have begun to work in it."""
+    if [path.name for path in work.iterdir()] == [LOCK]:
+        with contextlib.suppress(OSError):
+            (work / LOCK).unlink()
+            work.rmdir()
 
 
 def select_runs(experiment: Experiment, only: Sequence[str]) -> list[Run]:

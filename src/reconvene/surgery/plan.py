@@ -119,8 +119,11 @@ class Plan:
 
     @property
     def remarks(self) -> list[str]:
-        """What a reader of the plan should know: what costs hold for, and the notes."""
-        return [*(f"{cost} is {condition}" for cost, condition in self.conditions.items()), *self.notes]
+        """What a reader of the plan should know: that nothing is removed, what costs hold for, and the notes."""
+        whole = bool(self.budget and self.rows) and all(row.width == row.dense for row in self.rows)
+        nothing = ["nothing is removed: the dense network keeps this budget already"] if whole else []
+        conditions = [f"{cost} is {condition}" for cost, condition in self.conditions.items()]
+        return [*nothing, *conditions, *self.notes]
 
     @property
     def summary(self) -> list[dict[str, Any]]:

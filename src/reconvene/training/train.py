@@ -20,6 +20,7 @@ from reconvene.training.parallel import join_world, local_rank
 from reconvene.training.quantising import Quantising, Range, check_quantising, in_float32
 from reconvene.training.randomness import own_randomness
 from reconvene.training.run import Run
+from reconvene.utils.numbers import plural
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class TrainResult:
         return recalibration
 
     def __str__(self) -> str:
-        return f"{self.epochs} epochs in {self.seconds:.1f} s: {self.evaluation}"
+        return f"{plural(self.epochs, 'epoch')} in {self.seconds:.1f} s: {self.evaluation}"
 
 
 def train(

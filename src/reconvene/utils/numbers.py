@@ -70,3 +70,17 @@ def points(difference: float) -> str:
     value = f"{abs(difference) * 100:.1f}"
     sign = "±" if float(value) == 0 else "+" if difference > 0 else MINUS
     return f"{sign}{value} points"
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 epoch``, ``3 epochs``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def distinct(value: float, limit: float, *, digits: int = 1) -> tuple[str, str]:
+    """Both numbers with ``digits`` decimals, or as many more as it takes to tell them apart."""
+    for decimals in range(digits, 16):
+        texts = f"{value:.{decimals}f}", f"{limit:.{decimals}f}"
+        if value == limit or texts[0] != texts[1]:
+            return texts
+    return repr(value), repr(limit)

@@ -13,6 +13,7 @@ from reconvene.errors import TrainingError
 from reconvene.training import Distillation, TrainConfig, evaluate
 from reconvene.training import train as train_model
 from reconvene.training.quantising import Range, check_quantising
+from reconvene.utils.numbers import plural
 from reconvene.workflow.prune import DENSE
 from reconvene.workflow.steps import Steps, quiet
 from reconvene.workflow.train import Lesson, keep_trained, not_itself, recalibrated, recipe_of
@@ -63,8 +64,8 @@ def train_quantised(
     if earlier is not None:
         if earlier.asked != recipe:
             raise TrainingError(
-                f"{folder} was trained quantisation-aware already, for {earlier.epochs} epochs, in another way. To "
-                "do it once more from its weights: again=True (--again)"
+                f"{folder} was trained quantisation-aware already, for {plural(earlier.epochs, 'epoch')}, in another "
+                "way. To do it once more from its weights: again=True (--again)"
             )
         return training
     model = artifact.load(folder, allow_import=allow_import)

@@ -18,6 +18,7 @@ from reconvene.tasks import task_named
 from reconvene.training import Distillation, TrainConfig, TrainResult, evaluate
 from reconvene.training import train as train_model
 from reconvene.training.checkpoint import CHECKPOINT_NAME
+from reconvene.utils.numbers import plural
 from reconvene.workflow.prune import DENSE
 from reconvene.workflow.steps import Steps, quiet
 
@@ -205,7 +206,7 @@ def training_warnings(directory: str | Path) -> dict[str, str]:
 def _trained_already(folder: Path, earlier: Training) -> TrainingError:
     taught = " with a teacher" if earlier.teacher else ""
     return TrainingError(
-        f"{folder} was trained already, for {earlier.epochs} epochs on {earlier.dataset}{taught}. "
+        f"{folder} was trained already, for {plural(earlier.epochs, 'epoch')} on {earlier.dataset}{taught}. "
         "To train on from its weights: again=True (--again)"
     )
 
