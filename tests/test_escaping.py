@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt  # comes with rich
 from torch import nn
@@ -77,6 +77,7 @@ def test_text_in_a_table_stays_in_its_cell(text: str) -> None:
     assert page.text.count(shown(text)) == 2
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_comes_out_of_markdown_as_it_went_in(text: str) -> None:
     page = Page(RENDERER.render(f"before {markdown(text)} after"))

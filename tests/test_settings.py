@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from reconvene.errors import ExperimentError, FleetError, ReconveneError
@@ -158,6 +159,7 @@ def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
 WORDS = st.text("abcdefg_\n\"'[]{}#=:,. 0123456789-", max_size=80)
 
 
+@limits(deadline=None)
 @given(WORDS, st.sampled_from(["yaml", "toml"]))
 def test_any_text_is_read_or_refused(text: str, ending: str) -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(FleetError):
@@ -185,6 +187,7 @@ PARTS = [
 ]
 
 
+@limits(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(st.sampled_from(PARTS), VALUES), st.sampled_from(["", "models", "data", "budgets", "arms", "train"])
 )
