@@ -13,6 +13,7 @@ from reconvene.artifact.tensors import encode
 from reconvene.costs.model import CostModel
 from reconvene.deploy.benchmark import latency as time_in_runtime
 from reconvene.structure import analyse
+from reconvene.structure.nesting import on_model
 from reconvene.utils.arguments import check_model, checked
 
 
@@ -59,6 +60,7 @@ class Measurement:
 
 
 @checked(model=check_model)
+@on_model
 def measure(model: nn.Module, example_inputs: Any, *, latency: bool = True) -> Measurement:
     """Measure a model, dense or pruned, on inputs of this shape.
 
