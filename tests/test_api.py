@@ -266,3 +266,32 @@ def test_a_budget_on_memory_holds_for_the_network_that_is_made(limit: str) -> No
     counted = CostModel(analyse(plan.apply(model), inputs, trial=False)).dense["peak_memory"]
     assert counted == plan.costs["pruned"]["peak_memory"] <= plan.limits["peak_memory"]
     assert plan.budget == {"peak_memory": limit}
+
+
+def test_macs_are_of_one_example_whatever_the_batch() -> None:
+    model, images = resnet(), torch.cat([INPUTS, INPUTS])
+    plans = [rc.plan(model, images[:count], rc.Budget(macs="3M"), verify=False) for count in (1, 2, 3, 4)]
+    assert len({plan.costs["dense"]["macs"] for plan in plans}) == 1
+    assert len({tuple(plan.widths) for plan in plans}) == 1
+    assert len({plan.training_flops["pruned"] for plan in plans}) == 1
+    assert plans[0].limits == plans[3].limits == {"macs": 3_000_000}
+    assert all(isinstance(plan.costs["pruned"]["macs"], int) for plan in plans)
+    shares = []
+    for count in (1, 4):
+        with pytest.raises(BudgetError) as caught:
+            rc.plan(model, images[:count], rc.Budget(macs=1), verify=False)
+        shares.append(caught.value.pinned["macs"])
+    assert shares[0].amount == pytest.approx(shares[1].amount) and shares[0].floor == shares[1].floor
+
+
+def test_an_image_without_a_batch_is_one_example() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 3))
+    image = INPUTS[0]
+    alone, batched = (rc.measure(model, inputs, latency=False).macs for inputs in (image, image[None]))
+    assert alone == batched
+
+
+def test_a_budget_that_removes_nothing_says_so() -> None:
+    words = "nothing is removed"
+    assert words in str(rc.plan(resnet(), INPUTS, rc.Budget(params="1x"), verify=False))
+    assert words not in str(rc.plan(resnet(), INPUTS, rc.Budget(params="2x"), verify=False))

@@ -298,6 +298,11 @@ def test_a_finished_experiment_does_nothing_and_a_failing_run_loses_only_itself(
     assert (tmp_path / "r.jsonl").read_bytes() == before and len(said) == 2
 
 
+def test_no_folder_of_unfinished_runs_is_left_where_none_is(tmp_path: Path) -> None:
+    compare(make_experiment(experiment(arms=[{"arm": "dense"}])), tmp_path / "r.jsonl", tmp_path / "unfinished")
+    assert [path.name for path in tmp_path.iterdir()] == ["r.jsonl"]
+
+
 def test_two_calls_do_not_share_a_folder_and_words_that_fit_nothing_are_named(tmp_path: Path) -> None:
     asked = make_experiment(experiment())
     (tmp_path / "unfinished").mkdir()

@@ -6,6 +6,7 @@ import copy
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -323,3 +324,21 @@ def test_debug_shows_where_an_error_of_ours_came_up_and_keeps_its_code(capfd: py
     assert main(["inspect", "vgg17", "--debug"]) == 1
     err = capfd.readouterr().err
     assert "Traceback" in err and err.splitlines()[-1].startswith("reconvene inspect: unknown model 'vgg17'")
+
+
+def test_warnings_of_libraries_are_kept_off_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def run(self: Prune) -> None:
+        warnings.warn("a hint to whoever writes code", DeprecationWarning, stacklevel=1)
+        warnings.warn("another", UserWarning, stacklevel=1)
+        raise ModelError("an error")
+
+    monkeypatch.setattr(Prune, "run", run)
+    monkeypatch.setattr(sys, "warnoptions", [])
+    for words, shown in (([], False), (["--debug"], True)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.showwarning = lambda message, *_: print(message, file=sys.stderr)
+            assert main(["prune", *SMALL, "-o", "nowhere", *words]) == 1
+        assert ("another" in capfd.readouterr().err) == shown

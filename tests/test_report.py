@@ -527,3 +527,25 @@ def test_a_chart_of_one_point_has_no_axis_to_divide_by() -> None:
     assert data.bench is not None
     data.bench["rows"] = [{**data.bench["rows"][0], "size": 10}, {**data.bench["rows"][1], "size": 10}]
     assert "Formats and precisions" in render(data)
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "texts"),
+    [
+        (94.98, 95.0, ("94.98", "95.00")),
+        (94.0, 95.0, ("94.0", "95.0")),
+        (95.0, 95.0, ("95.0", "95.0")),
+        (9.9999999, 10.0, ("9.9999999", "10.0000000")),
+    ],
+)
+def test_a_value_and_its_limit_are_told_apart(value: float, limit: float, texts: tuple[str, str]) -> None:
+    assert numbers.distinct(value, limit) == texts
+
+
+def test_one_is_no_plural() -> None:
+    assert [numbers.plural(count, "epoch") for count in (0, 1, 2, 1000)] == [
+        "0 epochs",
+        "1 epoch",
+        "2 epochs",
+        "1,000 epochs",
+    ]

@@ -5,18 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from reconvene.costs.base import SumOfProducts
+from reconvene.costs.base import CostFunction, SumOfProducts
 from reconvene.costs.unit import MACS
 
 if TYPE_CHECKING:
-    from reconvene.costs.base import Term
+    from reconvene.costs.base import Network, Term, Widths
     from reconvene.structure import Structure
     from reconvene.structure.labels import Dim
     from reconvene.structure.recording import Op
 
 
+class _ForwardPass(SumOfProducts):
+    """Multiply-accumulates of one forward pass on all of the example inputs."""
+
+    def terms(self, structure: Structure) -> Sequence[Term]:
+        """Every convolution and matrix product."""
+        return [(dims, 1) for _, dims in products(structure)]
+
+
 class Macs(SumOfProducts):
-    """Multiply-accumulates of one forward pass on the example inputs.
+    """Multiply-accumulates of one example: of a forward pass on the example inputs, divided by their number.
 
     Convolutions and matrix products count, attention included; norms and elementwise work do not. One fused
     multiply-add is one.
@@ -25,9 +33,33 @@ class Macs(SumOfProducts):
     name, label, plural, unit = "macs", "Compute", "multiply-accumulates", MACS
     meaning = "Multiply-accumulates of one example: 4x, 25%, 250MMACs."
 
+    def bind(self, structure: Structure, network: Network | None) -> CostFunction:
+        """The sum at any widths: a whole number, unless some product is shared by all examples."""
+        whole, examples = _ForwardPass().bind(structure, network).bound, examples_of(structure)
+
+        def of_one(widths: Widths) -> float:
+            total = whole(widths)
+            return total / examples if total % examples else total // examples
+
+        return CostFunction(of_one)
+
     def terms(self, structure: Structure) -> Sequence[Term]:
         """Every convolution and matrix product."""
-        return [(dims, 1) for _, dims in products(structure)]
+        share = 1 / examples_of(structure)
+        return [(dims, share) for _, dims in products(structure)]
+
+
+def examples_of(structure: Structure) -> int:
+    """How many examples the example inputs hold: the first dimension, where input and output have the same.
+
+    Where they differ (an image without a batch, boxes of all images together) the inputs count as one example.
+    """
+    recording = structure.recording
+    sizes = [
+        next((tensor.shape[0] for tensor in tensors if tensor.ndim), 1)
+        for tensors in (recording.inputs, recording.outputs)
+    ]
+    return max(1, sizes[0]) if sizes[0] == sizes[1] else 1
 
 
 def products(structure: Structure) -> list[tuple[Op, list[Dim]]]:

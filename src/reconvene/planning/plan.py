@@ -56,7 +56,8 @@ def plan(
 
     Args:
         model: the model, untrained or, with ``trained``, trained.
-        example_inputs: as for ``groups``; budgets on MACs, memory and latency are for inputs of this size.
+        example_inputs: as for ``groups``; budgets on memory and latency are for inputs of this size, those on
+            MACs for one example of them.
         budget: limits to keep, such as ``Budget(params="16x", latency="5ms")``.
         criterion: what scores weights (see ``sensitivity``) and so chooses which channels of a group stay. By default
             only what the evaluator needs: with ``fan_in`` nothing is scored, and the first channels of each group stay
