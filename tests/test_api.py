@@ -295,3 +295,13 @@ def test_a_budget_that_removes_nothing_says_so() -> None:
     words = "nothing is removed"
     assert words in str(rc.plan(resnet(), INPUTS, rc.Budget(params="1x"), verify=False))
     assert words not in str(rc.plan(resnet(), INPUTS, rc.Budget(params="2x"), verify=False))
+
+
+@pytest.mark.parametrize(("value", "hint"), [("4", "4x"), (16, "16x"), ("4x", None), (1, None), ("5000", None)])
+def test_a_plain_number_that_is_no_amount_is_asked_about(value: str | int, hint: str | None) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 900, 3))
+    budget = {"params": value} if value != "4x" else {"params": value, "macs": 1}
+    with pytest.raises(BudgetError) as caught:
+        rc.plan(model, INPUTS, rc.Budget(**budget), verify=False)
+    assert ("Did you mean" in str(caught.value)) == (hint is not None)
+    assert hint is None or f"Did you mean {hint!r}?" in str(caught.value)

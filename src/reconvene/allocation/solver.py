@@ -17,6 +17,7 @@ from reconvene.allocation.local_search import trade
 from reconvene.allocation.result import Allocation, Row
 from reconvene.allocation.water_filling import sink
 from reconvene.costs import Budget, text_of
+from reconvene.costs.budget import factor_meant
 from reconvene.errors import BudgetError, CriterionError, PinnedCost, StructureError
 from reconvene.evaluator import Sensitivity
 from reconvene.structure.lattice import systems
@@ -170,7 +171,9 @@ def _infeasible(meter: Meter, lowest: Widths, budget: Budget, fixed: Mapping[int
         if share is not None:
             pinned[cost] = share
     why = "".join(f". {str(share)[0].upper()}{str(share)[1:]}" for share in pinned.values())
-    message = f"no widths keep this budget. {'; '.join(parts)}. Ask for no less than the floor{why}"
+    factors = [factor for cost in pinned if (factor := factor_meant(budget.asked[cost])) is not None]
+    hint = f". A plain number is an amount. Did you mean {' and '.join(map(repr, factors))}?" if factors else ""
+    message = f"no widths keep this budget. {'; '.join(parts)}. Ask for no less than the floor{why}{hint}"
     return BudgetError(message, floor, pinned)
 
 

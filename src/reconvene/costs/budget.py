@@ -12,6 +12,7 @@ from reconvene.errors import BudgetError
 
 Amount = str | int | float
 
+_LARGEST_FACTOR = 1000
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)\s*(\D*?)\s*\Z")
 
 
@@ -105,6 +106,14 @@ class Budget:
                 raise BudgetError(f"{cost} {_spoken(value)}: {cost_named(cost).unknown or known}")
             result[cost] = read(cost, value).of(float(dense[cost]))
         return result
+
+
+def factor_meant(value: Amount) -> str | None:
+    """``4x`` for a plain ``4``, which is an amount (four parameters) and may not be meant so; ``None`` otherwise."""
+    text = str(value).strip()
+    return (
+        f"{text}x" if not isinstance(value, float) and text.isdecimal() and 1 < int(text) <= _LARGEST_FACTOR else None
+    )
 
 
 def read(cost: str, value: Amount) -> Limit:
