@@ -76,7 +76,7 @@ class Importing:
     """The option of every command that may meet a model of the user's own."""
 
     allow_import: bool = False
-    """Let a model addressed as package.module:callable be imported, which runs its code."""
+    """Let a model of your own (mymodel:make) be imported, which runs its code."""
 
 
 @dataclass(kw_only=True)

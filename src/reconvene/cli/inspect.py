@@ -16,7 +16,7 @@ class Inspect(DataOptions, CriterionOptions, ModelOptions, Command):
     """Show the groups of a model: widths, how sensitive each is, what is pinned and why."""
 
     model: ModelAddress
-    """vgg16_bn (ours), torchvision:NAME, timm:NAME, transformers:CONFIG-OR-ID, or package.module:callable."""
+    """vgg16_bn (ours), torchvision:NAME, timm:NAME, transformers:CONFIG-OR-ID, mymodel:make, or mymodel.py:make."""
     density: Annotated[float, arg(metavar="SHARE")] = 1 / 16
     """Share of the weights at which sensitivity is told."""
 

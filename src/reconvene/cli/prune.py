@@ -28,7 +28,7 @@ class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
     """
 
     model: ModelAddress
-    """vgg16_bn (ours), torchvision:NAME, timm:NAME, transformers:CONFIG-OR-ID, or package.module:callable; with
+    """vgg16_bn (ours), torchvision:NAME, timm:NAME, transformers:CONFIG-OR-ID, mymodel:make, or mymodel.py:make; with
     --trained also the folder of an artifact that was trained."""
     output: Annotated[Path, arg(aliases=["-o"], metavar="DIR")]
     """Folder of the artifact."""

@@ -35,7 +35,7 @@ class Run(LimitOptions, BudgetOptions, TrainOptions, PruneOptions, DataOptions, 
     """
 
     model: ModelAddress = "vgg16_bn"
-    """vgg16_bn (ours), torchvision:NAME, timm:NAME, transformers:CONFIG-OR-ID, or package.module:callable."""
+    """vgg16_bn (ours), torchvision:NAME, timm:NAME, transformers:CONFIG-OR-ID, mymodel:make, or mymodel.py:make."""
     output: Annotated[Path | None, arg(aliases=["-o"], metavar="DIR")] = None
     """Folder of the artifact. By default out/MODEL."""
 
