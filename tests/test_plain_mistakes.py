@@ -21,7 +21,16 @@ from cli_calls import SMALL, trouble
 from reconvene import cli
 from reconvene.cli import main
 from reconvene.cli.prune import Prune
-from reconvene.errors import ArgumentError, BudgetError, ModelError, PlanError, ReconveneError, ResourceError
+from reconvene.errors import (
+    ArgumentError,
+    BudgetError,
+    DeviceError,
+    ModelError,
+    PlanError,
+    ReconveneError,
+    ResourceError,
+    UnknownNameError,
+)
 from reconvene.models import Source, example_inputs, parse_arguments, resolve
 from reconvene.utils import resources
 
@@ -133,6 +142,9 @@ def test_a_model_is_not_drawn_from_what_is_no_seed(seed: Any) -> None:
         (lambda: rc.plan(MODEL, INPUTS, BUDGET, round_to=1.5), ArgumentError),
         (lambda: rc.sensitivity(MODEL, INPUTS, density="a"), ArgumentError),
         (lambda: rc.masks(MODEL, "a"), ArgumentError),
+        (lambda: rc.plan(MODEL, INPUTS, BUDGET, device=3), DeviceError),
+        (lambda: rc.plan(MODEL, INPUTS, BUDGET, size_of=[1]), ArgumentError),
+        (lambda: rc.plan(MODEL, INPUTS, rc.Budget(size="2x"), size_of="onxx"), UnknownNameError),
         (lambda: rc.rectify(MODEL, None, INPUTS), PlanError),
         (lambda: rc.load(3), ArgumentError),
         (lambda: rc.save(MODEL, 3), ArgumentError),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from reconvene.costs import COSTS, Budget
-from reconvene.errors import ArgumentError, BudgetError
+from reconvene.devices import Profile
+from reconvene.errors import ArgumentError, BudgetError, DeviceError
 from reconvene.utils.arguments import Check, check_integer, check_model, check_seed, optional
 from reconvene.utils.settings import Place, Settings, name_of
 
@@ -43,6 +45,21 @@ def check_steps(name: str, value: Any) -> int:
     return steps
 
 
+def check_device(name: str, value: Any) -> Any:
+    """Check: a profile, or the name or file of one."""
+    if not isinstance(value, str | os.PathLike | Profile):
+        raise DeviceError(f"{name}={value!r} is no device. Give a profile, its file, its name, or 'here'")
+    return value
+
+
+def check_names(name: str, value: Any) -> tuple[str, ...]:
+    """Check: several names; one name stands for itself."""
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, Iterable) or not all(isinstance(entry, str) for entry in names):
+        raise ArgumentError(f"{name}={value!r} is no list of names. Try: {name}=['onnx']")
+    return tuple(names)
+
+
 PLAN_CHECKS: dict[str, Check] = {
     "model": check_model,
     "budget": check_budget,
@@ -51,6 +68,8 @@ PLAN_CHECKS: dict[str, Check] = {
     "widths": check_layer_widths,
     "round_to": optional(check_integer),
     "examples": optional(check_integer),
+    "device": optional(check_device),
+    "size_of": check_names,
 }
 """Check of each argument that ``rc.plan`` and ``rc.prune`` share."""
 
