@@ -1,6 +1,6 @@
 """Put what runs printed into the README, between its markers: numbers there are generated, never typed.
 
-reconvene run > benchmarks/results/readme_digits.txt
+reconvene run > benchmarks/results/readme_digits.txt       # and --json into readme_digits.json, for the picture
 python benchmarks/formats.py --again    # on an idle machine; make formats does it all
 python benchmarks/readme.py            # writes; --check only compares
 """
