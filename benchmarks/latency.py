@@ -23,8 +23,8 @@ from reconvene import devices, models
 from reconvene.costs import listed_costs
 from reconvene.deploy.benchmark import latency
 from reconvene.deploy.runtimes.onnx.runtime import export_onnx
-from reconvene.devices import probe
 from reconvene.devices.latency_cost import DeviceLatency
+from reconvene.devices.on_device import probe
 from reconvene.errors import StructureError
 from reconvene.experiments.plot import Dot, scatter
 from reconvene.planning.calibration_networks import cut, yardsticks

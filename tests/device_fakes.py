@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from reconvene import devices
-from reconvene.devices.sample_widths import grid, weight_bytes
+from reconvene.devices.on_device.sample_widths import grid, weight_bytes
 from reconvene.structure import Structure, analyse
 
 STEPS = {"in": 16, "out": 16, "align": 4}

@@ -20,8 +20,6 @@ SOURCES = Path(__file__).parents[1] / "src" / "reconvene"
 CORE = {"filelock", "numpy", "reconvene", "rich", "safetensors", "torch", "tyro"}
 IMPORTERS = {"import_module", "needs", "imported", "_optional"}
 """Functions that import what their first argument names."""
-OTHER_PLACES = ("devices/bench.py", "devices/layers.py", "devices/probe.py")
-"""Files that import their neighbours by bare names where they run without the package."""
 
 
 @dataclass
@@ -43,8 +41,7 @@ def uses(sources: Path = SOURCES) -> list[Use]:
     out: list[Use] = []
     for path in sorted(sources.rglob("*.py")):
         name = str(path.relative_to(sources))
-        if name not in OTHER_PLACES:
-            out += list(_of_file(name, ast.parse(path.read_text(encoding="utf-8"))))
+        out += list(_of_file(name, ast.parse(path.read_text(encoding="utf-8"))))
     return [use for use in out if use.modules]
 
 

@@ -27,7 +27,7 @@ from reconvene.data import Dataset, calibration, load
 from reconvene.deploy import Bundled, Exported
 from reconvene.deploy import bundle as write_bundle
 from reconvene.deploy import export as export_file
-from reconvene.deploy.bundle import runner_source
+from reconvene.deploy.bundle import device_program, runnable
 from reconvene.deploy.fidelity import Limits
 from reconvene.errors import ArtifactError, DataError, ExportError
 from reconvene.models import Source
@@ -148,19 +148,21 @@ def test_nothing_of_the_machine_is_in_the_archive(made: Made) -> None:
         "example.ppm",
         "model.onnx",
         "model.int8.onnx",
+        "on_device/images.py",
+        "on_device/runtimes/onnxruntime.py",
         "run.py",
         "test/images.npy",
         "test/model.int8.onnx.npy",
     ],
 )
 def test_an_altered_or_missing_file_is_refused(name: str, made: Made, unpacked: Path) -> None:
-    assert {name, "SHA256SUMS"} <= set(made.bundled.files) and len(made.bundled.files) == 10
+    assert {name, "SHA256SUMS"} <= set(made.bundled.files) and len(made.bundled.files) == 16
     path = unpacked / name
     data = path.read_bytes()
-    path.write_bytes(data + b"\n" if name == "run.py" else data[:-1] + bytes([data[-1] ^ 1]))
+    path.write_bytes(data + b"\n" if name.endswith(".py") else data[:-1] + bytes([data[-1] ^ 1]))
     done = run(unpacked, "classify", str(unpacked / "example.ppm"))
     assert done.returncode == 1 and done.stdout == "" and f"{name} was altered or damaged" in done.stderr
-    if name != "run.py":
+    if not name.endswith(".py"):
         path.unlink()
         done = run(unpacked, "test")
         assert done.returncode == 1 and done.stdout == "" and f"{name} is missing" in done.stderr
@@ -240,12 +242,12 @@ def test_a_runtime_that_is_missing_or_too_old_is_named(unpacked: Path) -> None:
 
 
 def test_the_runner_is_python_3_9_and_needs_only_numpy_at_the_top() -> None:
-    tree = ast.parse(runner_source(), feature_version=(3, 9))
-    names = [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
-    names += [node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom)]
-    assert {name.split(".")[0] for name in names} - sys.stdlib_module_names == {"numpy"}
-    assert len(names) == len(set(names))
-    assert "reconvene.deploy" not in runner_source().decode()
+    for name, source in device_program(runnable().values()).items():
+        tree = ast.parse(source, feature_version=(3, 9))
+        names = [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
+        names += [node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom) and not node.level]
+        assert {name.split(".")[0] for name in names} - sys.stdlib_module_names <= {"numpy", "on_device"}, name
+        assert b"reconvene.deploy" not in source
 
 
 def test_what_lies_in_it_says_how_it_was_made(made: Made, unpacked: Path) -> None:

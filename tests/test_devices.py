@@ -17,15 +17,16 @@ from torch import nn
 import device_fakes as fakes
 import reconvene as rc
 from reconvene import cli, devices, models
-from reconvene.devices import bench, latency_cost, probe
-from reconvene.devices.facts import describe
+from reconvene.devices import latency_cost
 from reconvene.devices.latency_model import Clock
-from reconvene.devices.layers import chain
 from reconvene.devices.lookup_table import Table
+from reconvene.devices.on_device import bench, probe
+from reconvene.devices.on_device.facts import describe
+from reconvene.devices.on_device.layers import chain
+from reconvene.devices.on_device.sample_widths import grid
+from reconvene.devices.on_device.sessions import SLOW
 from reconvene.devices.operators import ACTIVATIONS
 from reconvene.devices.runtime_layers import key_of
-from reconvene.devices.sample_widths import grid
-from reconvene.devices.sessions import SLOW
 from reconvene.errors import BudgetError, DeviceError, UnknownNameError
 from reconvene.planning import runtime_costs
 from reconvene.planning.calibration_networks import yardsticks

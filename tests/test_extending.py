@@ -7,8 +7,10 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,7 +18,8 @@ from torch import nn
 import reconvene as rc
 from reconvene.costs import COSTS
 from reconvene.criteria.registry import CHANNEL_CRITERIA
-from reconvene.deploy import FORMATS, RUNTIMES
+from reconvene.data import Preprocessing
+from reconvene.deploy import FORMATS, RUNTIMES, bundle
 from reconvene.errors import ExportError
 from reconvene.models import resolve
 from reconvene.structure.custom_layers import LAYERS
@@ -152,8 +155,9 @@ def test_a_task_of_ones_own_trains(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_a_runtime_of_ones_own_exports_verifies_times_and_limits_sizes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plugin, use = blocks("runtime")
+    plugin, program, use = blocks("runtime")
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "npz_on_device.py").write_text(program)
     monkeypatch.setitem(RUNTIMES, "numpy", None)
     monkeypatch.setitem(FORMATS, "npz", None)
     names: dict[str, object] = {"__name__": "numpy_runtime"}
@@ -167,3 +171,19 @@ def test_a_runtime_of_ones_own_exports_verifies_times_and_limits_sizes(
     assert "numpy" in capsys.readouterr().out
     with pytest.raises(ExportError, match="npz files hold linear layers"):
         rc.export(nn.Conv2d(3, 4, 3), "other", format="npz", example_inputs=torch.randn(1, 3, 8, 8))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 8), nn.ReLU(), nn.Linear(8, 2))
+    images = np.random.default_rng(0).integers(0, 256, (4, 3, 4, 4), dtype=np.uint8)
+    exported = rc.export(model, "pictures", format="npz", example_inputs=torch.randn(1, 3, 4, 4))
+    bundle(
+        "device.tar.gz",
+        [exported],
+        preprocessing=Preprocessing((3, 4, 4), (0.5,) * 3, (0.25,) * 3, ("a", "b")),
+        images=images,
+        images_from="noise",
+        model="two layers",
+        results={},
+    )
+    with tarfile.open("device.tar.gz") as archive:
+        archive.extractall(tmp_path)  # our own archive; Python 3.11.2 takes no filter
+    done = subprocess.run([sys.executable, "-I", "device/run.py", "test"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "passed  model.npz: 4 of 4 labels the same" in done.stdout, done.stderr

@@ -16,7 +16,7 @@ import pytest
 import reconvene as rc
 from reconvene import devices
 from reconvene.deploy import check_bundle
-from reconvene.deploy.bundle import runner_source
+from reconvene.deploy.bundle import device_program, runnable
 from reconvene.errors import DeviceError, ExportError, PlanError, ReconveneError
 from test_mutations import sign_bundle, tiny_bundle
 
@@ -66,11 +66,14 @@ def bundle(tmp_path: Path) -> Path:
 
 def on_the_device(folder: Path) -> str:
     """What the bundle's own runner says of it, in an interpreter that has nothing of ours."""
-    runner = folder.parent / "run.py"
-    runner.write_bytes(runner_source())
-    check = "import runpy, sys; run = runpy.run_path(sys.argv[1]); from pathlib import Path\n"
-    check += "try: run['Bundle'](Path(sys.argv[2]))\nexcept run['Refused'] as error: print(error)"
-    command = [sys.executable, "-I", "-c", check, str(runner), str(folder)]
+    program = folder.parent / "program"
+    for name, source in device_program(runnable().values()).items():
+        (program / name).parent.mkdir(parents=True, exist_ok=True)
+        (program / name).write_bytes(source)
+    check = "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
+    check += "from on_device.main import Bundle, Refused\n"
+    check += "try: Bundle(Path(sys.argv[2]))\nexcept Refused as error: print(error)"
+    command = [sys.executable, "-I", "-c", check, str(program), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=WAIT)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

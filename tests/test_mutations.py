@@ -23,7 +23,7 @@ from reconvene import artifact, devices
 from reconvene.artifact import ExportRecord, QuantisedTraining, Recalibrated, Teacher, Timings, Training
 from reconvene.data import Preprocessing
 from reconvene.deploy import check_bundle
-from reconvene.deploy.bundle_files import Files, Refused
+from reconvene.deploy.on_device.files import Files, Refused
 from reconvene.errors import ReconveneError
 from signed_artifacts import MANIFEST, PLAN, canonical, describe
 

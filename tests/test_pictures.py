@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from reconvene.data import Augmentation, Dataset, Split
-from reconvene.deploy.images import Refused, decode, fit, normalise, read_npy, read_png, resize
+from reconvene.deploy.on_device.images import Refused, decode, fit, normalise, read_npy, read_png, resize
 
 Image = pytest.importorskip("PIL.Image")
 

@@ -8,8 +8,9 @@ from contextlib import closing
 import pytest
 
 from reconvene import devices
-from reconvene.devices import sessions, stopwatch
-from reconvene.devices.sessions import SLOW
+from reconvene.devices import stopwatch
+from reconvene.devices.on_device import sessions
+from reconvene.devices.on_device.sessions import SLOW
 
 Read = Callable[[], float]
 

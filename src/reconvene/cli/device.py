@@ -14,7 +14,7 @@ from reconvene.errors import DeviceError
 from reconvene.utils.files import unwritable
 
 if TYPE_CHECKING:
-    from reconvene.devices.sessions import Network
+    from reconvene.devices.on_device.sessions import Network
 
 
 @dataclass(kw_only=True)

@@ -1,20 +1,20 @@
 """A device bundle: one archive with all that a device needs to classify images, and to prove that it does it rightly.
 
-In it lie the exported models, ``bundle.json`` (pre-processing, labels, results), ``run.py`` (one file that needs the
-runtime and numpy), images with the answers that were computed here, an example, a README, and a checksum of everything.
+In it lie the exported models, ``bundle.json`` (pre-processing, labels, results), ``run.py`` with the package
+``on_device`` (they need the runtime and numpy), images with the answers that were computed here, an example, a README,
+and a checksum of everything.
 """
 
 from __future__ import annotations
 
-import ast
 import gzip
 import hashlib
+import importlib.util
 import io
 import json
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +23,37 @@ from numpy.typing import NDArray
 
 from reconvene._version import __version__
 from reconvene.data import Preprocessing
-from reconvene.deploy import runner
+from reconvene.deploy import on_device
 from reconvene.deploy.bundle_description import BundledInput, BundledModel, BundledTest, Description, read_description
-from reconvene.deploy.bundle_files import MANIFEST, SUMS, Refused
 from reconvene.deploy.bundle_readme import readme
 from reconvene.deploy.exporter import Exported
-from reconvene.deploy.images import normalise
+from reconvene.deploy.on_device import main
+from reconvene.deploy.on_device.files import MANIFEST, SUMS, Refused
+from reconvene.deploy.on_device.images import normalise
+from reconvene.deploy.runtimes.base import Runtime
+from reconvene.deploy.runtimes.registry import FORMATS
 from reconvene.errors import ExportError
 from reconvene.utils.files import write_atomic
 
 SUFFIXES = (".tar.gz", ".tgz")
-RUNNABLE = {"onnx": "onnxruntime", "openvino": "openvino", "litert": "litert"}
-"""Formats that ``run.py`` runs, and in which of its runtimes."""
-PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "litert": "ai-edge-litert"}
-"""What pip calls them."""
 TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.03}
 """How far, as a share of the largest score, a device's answers may be from those stored. In int8 processors round ties
 differently: single scores move by one step of the quantised output, about a 120th of the largest score."""
-_PARTS = ("bundle_files.py", "images.py", "runner.py")
-"""What ``run.py`` is put together from."""
+_LAUNCHER = '''\
+#!/usr/bin/env python3
+"""{usage}"""
+
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+sys.path.insert(0, str(FOLDER))
+
+from on_device.main import main
+
+if __name__ == "__main__":
+    sys.exit(main(FOLDER))
+'''
 
 
 @dataclass(frozen=True)
@@ -56,7 +68,7 @@ class Bundled:
 
     def __str__(self) -> str:
         first = f"{self.path}  bundle of {len(self.files)} files  {self.bytes:,} bytes  sha256 {self.sha256}"
-        lost = f"not in it, since its run.py runs only {', '.join(RUNNABLE)}: {', '.join(self.left_out)}"
+        lost = f"not in it, since its run.py runs only {', '.join(runnable())}: {', '.join(self.left_out)}"
         return f"{first}\n{lost}" if self.left_out else first
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,9 +103,9 @@ def bundle(
     suffix = next((suffix for suffix in SUFFIXES if target.name.endswith(suffix)), None)
     if suffix is None or target.name == suffix:
         raise ExportError(f"a bundle is a compressed archive: call it NAME.tar.gz, not {target.name!r}")
-    chosen = [exported for exported in exports if exported.format in RUNNABLE]
+    chosen = [exported for exported in exports if exported.format in runnable()]
     if not chosen:
-        raise ExportError(f"a bundle needs a model that its run.py can run. Export to one of: {', '.join(RUNNABLE)}")
+        raise ExportError(f"a bundle needs a model that its run.py can run. Export to one of: {', '.join(runnable())}")
     files, models = _models(chosen, preprocessing, images)
     description = Description(
         reconvene=__version__,
@@ -105,7 +117,8 @@ def bundle(
         results=dict(results),
     )
     files |= {"test/images.npy": _npy(images), _example_name(images): _pnm(images[0])}
-    files |= {"run.py": runner_source(), "README.md": readme(description).encode()}
+    files |= device_program({name: runnable()[name] for name in (exported.format for exported in chosen)}.values())
+    files |= {"README.md": readme(description).encode()}
     described = _json({**description.to_dict(), "sizes": {name: len(data) for name, data in files.items()}})
     read_description(described)  # what is written can be read
     files[MANIFEST] = described
@@ -117,36 +130,36 @@ def bundle(
     except OSError as error:
         raise ExportError(f"cannot make the folder {target.parent}: {error.strerror or error}") from error
     write_atomic(target, archive, error=ExportError)
-    left_out = tuple(exported.path.name for exported in exports if exported.format not in RUNNABLE)
+    left_out = tuple(exported.path.name for exported in exports if exported.format not in runnable())
     return Bundled(target, len(archive), hashlib.sha256(archive).hexdigest(), tuple(sorted(files)), left_out)
 
 
-def runner_source() -> bytes:
-    """``run.py``: files that are read and tested apart, as the one that a device gets."""
-    room = resources.files("reconvene.deploy")
-    parts = [_split(room.joinpath(name).read_text(encoding="utf-8")) for name in _PARTS]
-    modules: set[str] = set()
-    names: dict[str, set[str]] = {}
-    for node in [node for _, nodes, _ in parts for node in nodes]:
-        if isinstance(node, ast.Import):
-            modules.add(ast.unparse(node))
-        elif node.module and not node.module.startswith("reconvene."):
-            names.setdefault(node.module, set()).update(alias.name for alias in node.names)
-    future = names.pop("__future__")
-    lines = [f"from __future__ import {', '.join(sorted(future))}", "", *sorted(modules)]
-    lines += [f"from {module} import {', '.join(sorted(imported))}" for module, imported in sorted(names.items())]
-    head = parts[-1][0]
-    bodies = [body for _, _, body in parts]
-    bodies[-1] = f"# ---- the bundle ----\n\n{bodies[-1]}"
-    return "\n".join([head, "\n".join(lines), *(f"\n{body}\n" for body in bodies)]).encode()
+def runnable() -> dict[str, Runtime]:
+    """Formats whose files a bundle can run, and their runtimes."""
+    return {name: runtime for name, runtime in FORMATS.items() if runtime.on_device is not None}
 
 
-def _split(text: str) -> tuple[str, list[ast.Import | ast.ImportFrom], str]:
-    """What stands above the imports of a file, the imports, and what stands below them."""
-    nodes = [node for node in ast.parse(text).body if isinstance(node, ast.Import | ast.ImportFrom)]
-    lines = text.splitlines()
-    below = "\n".join(lines[nodes[-1].end_lineno :])
-    return "\n".join(lines[: nodes[0].lineno - 1]), nodes, below.strip()
+def device_program(runtimes: Iterable[Runtime]) -> dict[str, bytes]:
+    """What runs on the device, by its name in the bundle: ``run.py`` and the package ``on_device``, zipped as it is."""
+    folder = Path(on_device.__file__).parent
+    files = {f"on_device/{file.name}": file.read_bytes() for file in sorted(folder.glob("*.py"))}
+    files["on_device/runtimes/__init__.py"] = (folder / "runtimes" / "__init__.py").read_bytes()
+    for runtime in runtimes:
+        assert runtime.on_device is not None, "it is runnable"
+        files[f"on_device/runtimes/{runtime.name}.py"] = runtime.on_device.program.read_bytes()
+    return {**files, "run.py": _LAUNCHER.format(usage=main.__doc__).encode()}
+
+
+def _loader(runtime: Runtime) -> Callable[[Path, int], Callable[[NDArray[Any]], NDArray[Any]]]:
+    """``load`` of the program that goes to the device, run here: it gives the answers that the device's are held to."""
+    assert runtime.on_device is not None, "it is runnable"
+    name = f"{on_device.__name__}.runtimes.{runtime.name}"
+    spec = importlib.util.spec_from_file_location(name, runtime.on_device.program)
+    assert spec is not None and spec.loader is not None, "it is a Python file"
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    load: Callable[[Path, int], Callable[[NDArray[Any]], NDArray[Any]]] = program.load
+    return load
 
 
 def pack(files: Mapping[str, bytes], root: str) -> bytes:
@@ -168,14 +181,15 @@ def _models(
     models = []
     input_settings = preprocessing.to_dict()
     for exported in exports:
-        runtime = RUNNABLE[exported.format]
+        runtime = runnable()[exported.format]
+        assert runtime.on_device is not None, "it is runnable"
         if exported.batch not in (None, 1):
             raise ExportError(
                 f"{exported.path.name} takes {exported.batch} images a call, and a bundle classifies one at a time. "
                 "Export it with batch=1 (--batch 1)"
             )
         try:
-            infer = runner.RUNTIMES[runtime](exported.path, 1)
+            infer = _loader(runtime)(exported.path, 1)
         except Refused as error:
             raise ExportError(str(error)) from error
         answers = np.concatenate([infer(normalise(image[None], input_settings)) for image in images])
@@ -191,8 +205,8 @@ def _models(
             BundledModel(
                 file=exported.path.name,
                 files=tuple(file.name for file in exported.files),
-                runtime=runtime,
-                package=PACKAGES[runtime],
+                runtime=runtime.name,
+                package=runtime.on_device.package,
                 expected=expected,
                 precision=exported.precision,
                 keep_fp32=tuple(exported.keep_fp32),

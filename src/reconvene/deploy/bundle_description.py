@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from reconvene.data.preprocessing import Channels
-from reconvene.deploy.bundle_files import MANIFEST, Files, Refused, is_inside
+from reconvene.deploy.on_device.files import MANIFEST, Files, Refused, is_inside
 from reconvene.errors import ExportError
 from reconvene.utils import schema
 from reconvene.utils.schema import Count, Plain, Size, Text

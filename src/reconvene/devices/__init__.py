@@ -5,8 +5,8 @@ from __future__ import annotations
 from reconvene.devices.bundle import write_bundle
 from reconvene.devices.grid import general
 from reconvene.devices.memory import ActivationPolicy, Held
+from reconvene.devices.on_device.probe import reference
 from reconvene.devices.predict import Channels, Predictor, SiteTime
-from reconvene.devices.probe import reference
 from reconvene.devices.profile import Profile
 from reconvene.devices.runtime_layers import jobs, sites
 from reconvene.devices.stopwatch import Stopwatch

@@ -1,4 +1,4 @@
-"""One file that measures a device: the probe and what it is to measure, for a Python with numpy and onnxruntime."""
+"""One file that measures a device: the package ``on_device`` and its jobs, for a Python with numpy and onnxruntime."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reconvene.devices.sessions import Network
+from reconvene.devices.on_device.sessions import Network
 from reconvene.errors import DeviceError
 from reconvene.utils.files import write_atomic
 
-MODULES = ("probe.py", "bench.py", "facts.py", "sample_widths.py", "layers.py", "sessions.py", "onnx_writer.py")
 _MAIN = """\
 import importlib.util
 import sys
 
 if missing := [name for name in ("numpy", "onnxruntime") if importlib.util.find_spec(name) is None]:
     sys.exit(f"this device has no {' and no '.join(missing)}. Try: pip install numpy onnxruntime")
-from probe import main
+from on_device.probe import main
 
 sys.exit(main())
 """
@@ -43,9 +42,10 @@ def write_bundle(
     path = Path(path)
     request = {"jobs": list(jobs), "threads": threads, "precision": precision, "far": far}
     request["networks"] = [network_layers for network_layers, _ in networks]
-    files = {name: (Path(__file__).parent / name).read_bytes() for name in MODULES}
-    files |= {"__main__.py": _MAIN.encode(), "jobs.json": json.dumps(request, indent=1).encode()}
-    files |= {f"network{number}.onnx": model for number, (_, model) in enumerate(networks)}
+    program = Path(__file__).parent / "on_device"
+    files = {f"on_device/{file.name}": file.read_bytes() for file in sorted(program.glob("*.py"))}
+    files |= {"__main__.py": _MAIN.encode(), "on_device/jobs.json": json.dumps(request, indent=1).encode()}
+    files |= {f"on_device/network{number}.onnx": model for number, (_, model) in enumerate(networks)}
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():

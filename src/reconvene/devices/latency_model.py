@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reconvene.devices.lookup_table import SHORTEST, Floats, Table
+from reconvene.devices.on_device.sample_widths import weight_bytes
 from reconvene.devices.profile import Profile
 from reconvene.devices.runtime_layers import key_of
-from reconvene.devices.sample_widths import weight_bytes
 
 Ints = NDArray[np.int64]
 

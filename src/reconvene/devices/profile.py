@@ -11,8 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from reconvene.devices.bench import NEAR_BYTES
-from reconvene.devices.facts import describe
 from reconvene.devices.lookup_table import Floats, Table
 from reconvene.devices.measured_layers import (
     Machine,
@@ -24,7 +22,9 @@ from reconvene.devices.measured_layers import (
     Steps,
     TimedTogether,
 )
-from reconvene.devices.probe import FORMAT, VERSION
+from reconvene.devices.on_device.bench import NEAR_BYTES
+from reconvene.devices.on_device.facts import describe
+from reconvene.devices.on_device.probe import FORMAT, VERSION
 from reconvene.devices.runtime_layers import key_of
 from reconvene.errors import DeviceError
 from reconvene.utils import schema

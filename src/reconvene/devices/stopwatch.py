@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from reconvene.devices.sessions import Pace
+from reconvene.devices.on_device.sessions import Pace
 
 # Two readings of one network that are nearer than this agree.
 AGREE = 1.03

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reconvene.devices import facts, probe
+from reconvene.devices.on_device import facts, probe
+from reconvene.devices.on_device.sessions import Network
 from reconvene.devices.profile import Profile
 from reconvene.devices.runtime_layers import key_of
-from reconvene.devices.sessions import Network
 from reconvene.errors import DeviceError, MissingExtraError, UnknownNameError
 from reconvene.utils.files import unwritable
 

@@ -20,8 +20,8 @@ from reconvene.deploy.exporter import write
 from reconvene.deploy.model_io import own_inputs
 from reconvene.deploy.quantisation import stand_in
 from reconvene.deploy.runtimes.registry import format_named
+from reconvene.devices.on_device.sessions import Network
 from reconvene.devices.runtime_layers import key_of
-from reconvene.devices.sessions import Network
 from reconvene.devices.store import Say, silent
 from reconvene.errors import ReconveneError, StructureError
 from reconvene.structure import Structure

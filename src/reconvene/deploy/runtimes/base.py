@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from reconvene.deploy import on_device
 from reconvene.deploy.options import FileOptions
 from reconvene.deploy.quantisation import Quantisation
 from reconvene.devices.memory import ActivationPolicy
@@ -57,6 +58,21 @@ Open = Callable[[nn.Module | Path, int], AbstractContextManager[Session]]
 
 
 @dataclass(frozen=True)
+class OnDevice:
+    """How a bundle runs the files of a runtime on a device.
+
+    Attributes:
+        package: what pip calls the package that runs them there.
+        program: a Python file with ``load(path, threads)``, which gives a function from float32 ``[1, C, h, w]`` to
+            scores ``[1, classes]``. It goes to ``on_device/runtimes/`` of the bundle, needs numpy and the package only,
+            and raises ``Refused`` of ``..files`` in one line for the user.
+    """
+
+    package: str
+    program: Path
+
+
+@dataclass(frozen=True)
 class Runtime:
     """One file of this folder fills in one of these; export, run, verify and bench are written once over them.
 
@@ -77,6 +93,7 @@ class Runtime:
             precision; ``None`` where it does not say.
         holds: by precision how it holds activations, where that differs from PyTorch: budgets on its memory are
             predicted by it.
+        on_device: how a bundle runs its files; ``None`` where it cannot.
         first_package: a package that pip must install by itself before the extra; see pyproject.toml.
     """
 
@@ -94,6 +111,7 @@ class Runtime:
     takes_ranges: bool = False
     plan_memory: Callable[[Runtime, nn.Module, Any, str], int] | None = None
     holds: Mapping[str, ActivationPolicy] = field(default_factory=dict)
+    on_device: OnDevice | None = None
     first_package: str | None = None
 
     def require(self, *, exporting: bool) -> None:
@@ -111,6 +129,11 @@ class Runtime:
         """Whether everything that exporting and running need is there, without importing it."""
         packages = (*self.to_run, *self.to_export)
         return all(importlib.util.find_spec(package) is not None for package in packages)
+
+
+def our_program(name: str) -> Path:
+    """The program of ours that runs files in a runtime on a device."""
+    return Path(on_device.__file__).parent / "runtimes" / f"{name}.py"
 
 
 def file_of(model: nn.Module | Path, runtime: str) -> Path:

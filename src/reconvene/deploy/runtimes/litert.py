@@ -16,7 +16,7 @@ from reconvene.deploy.model_io import evaluating, leaves
 from reconvene.deploy.options import FileOptions
 from reconvene.deploy.pt2e import quantised_program
 from reconvene.deploy.quantisation import Quantisation
-from reconvene.deploy.runtimes.base import Runtime, Session, Written, file_of, imported
+from reconvene.deploy.runtimes.base import OnDevice, Runtime, Session, Written, file_of, imported, our_program
 from reconvene.deploy.tracing import TensorsOnly, exporting, one_sample, said
 from reconvene.errors import ModelError
 
@@ -123,5 +123,6 @@ LITERT = Runtime(
     extra=EXTRA,
     to_run={"ai_edge_litert": "2.3"},
     to_export={"litert_torch": "0.10", "torchao": "0.18"},
+    on_device=OnDevice("ai-edge-litert", our_program("litert")),
     first_package=FIRST_PACKAGE,
 )

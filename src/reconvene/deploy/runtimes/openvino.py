@@ -16,7 +16,7 @@ from reconvene.deploy.batch_of_one import joined, pieces, static_batch
 from reconvene.deploy.model_io import by_name, input_names, leaves
 from reconvene.deploy.options import FileOptions
 from reconvene.deploy.quantisation import Quantisation, within
-from reconvene.deploy.runtimes.base import Runtime, Session, Written, file_of, imported
+from reconvene.deploy.runtimes.base import OnDevice, Runtime, Session, Written, file_of, imported, our_program
 from reconvene.deploy.runtimes.onnx.runtime import export_onnx
 from reconvene.deploy.tracing import exporting
 from reconvene.errors import ExportError, ModelError
@@ -182,4 +182,5 @@ OPENVINO = Runtime(
     to_run={"openvino": "2026.4"},
     to_export={"nncf": "3.4", "onnx": "1.19", "onnxscript": "0.6"},
     takes=frozenset({"free_batch", "static_batch", "dynamic_axes", "fp16"}),
+    on_device=OnDevice("openvino", our_program("openvino")),
 )

@@ -28,7 +28,7 @@ from reconvene.deploy.model_io import (
 )
 from reconvene.deploy.options import FREE, STATIC, FileOptions, free_axes
 from reconvene.deploy.quantisation import Quantisation
-from reconvene.deploy.runtimes.base import Runtime, Session, Written, file_of, imported
+from reconvene.deploy.runtimes.base import OnDevice, Runtime, Session, Written, file_of, imported, our_program
 from reconvene.deploy.runtimes.onnx.int8 import quantised_onnx
 from reconvene.deploy.runtimes.onnx.memory import plan_onnx_memory
 from reconvene.deploy.tracing import TensorsOnly, exporting
@@ -290,6 +290,7 @@ ONNX = Runtime(
     to_run={"onnxruntime": "1.23"},
     to_export={"onnx": "1.19", "onnxscript": "0.6"},
     takes=frozenset({"free_batch", "static_batch", "dynamic_axes", "opset", "fp16"}),
+    on_device=OnDevice("onnxruntime", our_program("onnxruntime")),
     plan_memory=plan_onnx_memory,
     holds={
         "fp32": ActivationPolicy(item=4, outside=0, own_inputs=False, adds=True, in_place=True, block=BLOCK),

@@ -1,4 +1,4 @@
-"""From an image file to what a model takes: a part of the one file with which a device bundle runs, see ``runner``.
+"""From an image file to what a model takes: a part of what runs on a device.
 
 Only the standard library and numpy are used, and nothing newer than Python 3.9. Pixels come out as training saw them:
 ``normalise`` is ``Dataset.normalise`` and ``resize`` is Pillow's bilinear filter, to the bit. Releases of Pillow differ
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from reconvene.deploy.bundle_files import Refused
+from .files import Refused
 
 Array = Any  # numpy.ndarray, whose parameters differ between the releases of numpy that devices have
 # Images of these modes are what training reads too; others (16 bits a channel, floats) would be read differently.

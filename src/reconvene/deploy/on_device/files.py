@@ -1,4 +1,4 @@
-"""The files of a device bundle, checked before they are used: a part of its ``run.py``, see ``runner``.
+"""The files of a device bundle, checked before they are used: a part of what runs on a device.
 
 Only the standard library is used, and nothing newer than Python 3.9. A bundle is somebody else's: its checksums name
 plain files inside it and nothing else, no file is read that is not regular and of the size that it must have, and what
@@ -174,3 +174,8 @@ def require(value: Any, shape: Any, path: str) -> None:
     elif isinstance(shape, list):
         for number, entry in enumerate(value):
             require(entry, shape[0], f"{path}.{number}")
+
+
+def one_line(error: Exception) -> str:
+    """What a runtime says, which may run over several lines, as a part of a sentence."""
+    return " ".join(str(error).split()).rstrip(".")

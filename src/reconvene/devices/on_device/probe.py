@@ -1,7 +1,7 @@
 """What layers cost on this device, as a function of their widths, measured in ONNX Runtime.
 
-A program of its own: ``python probe.py jobs.json -o pi4.json`` needs numpy, onnxruntime and its neighbours, and
-nothing of Reconvene, torch or onnx. Every layer is timed where it would stand in a network, between others in one
+``python probe.pyz -o pi4.json`` runs it on a device. It needs numpy, onnxruntime and its neighbours, and nothing of
+Reconvene, torch or onnx. Every layer is timed where it would stand in a network, between others in one
 graph, by the runtime's own clock around each kernel, in the layout and with the fusions the runtime chooses.
 """
 
@@ -19,18 +19,11 @@ from typing import Any
 
 import numpy as np
 
-try:
-    from reconvene.devices.bench import Bench
-    from reconvene.devices.facts import conditions, describe
-    from reconvene.devices.layers import chain
-    from reconvene.devices.sample_widths import Job
-    from reconvene.devices.sessions import SLOW, Network, Pace, seconds
-except ImportError:  # on a device, beside this file
-    from bench import Bench  # type: ignore[import-not-found, no-redef]
-    from facts import conditions, describe  # type: ignore[import-not-found, no-redef]
-    from layers import chain  # type: ignore[import-not-found, no-redef]
-    from sample_widths import Job  # type: ignore[import-not-found, no-redef]
-    from sessions import SLOW, Network, Pace, seconds  # type: ignore[import-not-found, no-redef]
+from .bench import Bench
+from .facts import conditions, describe
+from .layers import chain
+from .sample_widths import Job
+from .sessions import SLOW, Network, Pace, seconds
 
 FORMAT, VERSION = "reconvene-device-profile", 1
 # What the device was disturbed at is measured at most so often, and it is waited for so many seconds: for all layers
@@ -148,7 +141,7 @@ def _lesser(earlier: dict[str, list[list[float]]], later: dict[str, list[list[fl
 
 
 def _packed(name: str) -> bytes:
-    """What came with this file."""
+    """What came with this package, in the same archive."""
     return pkgutil.get_data(__name__, name) or b""
 
 
@@ -178,7 +171,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     os.replace(partial, options.output)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""Classify images with the model of this bundle. One file: it needs Python 3.9, numpy and the model's runtime.
+"""Classify images with the model of this bundle. It needs Python 3.9, numpy and the model's runtime.
 
     python run.py classify IMAGE...   what each image shows
     python run.py test                do the answers here equal those of the machine that made the bundle?
@@ -11,6 +10,7 @@ Before anything else every file is compared with its checksum; a bundle that was
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import platform
 import sys
@@ -21,12 +21,15 @@ from typing import Any
 
 import numpy as np
 
-from reconvene.deploy.bundle_files import Files, Refused
-from reconvene.deploy.images import Array, decode, fit, normalise, read_npy
+from .files import Files, Refused
+from .images import Array, decode, fit, normalise, read_npy
+
+RUNTIMES = "on_device/runtimes/"
+"""Folder of the bundle with a program for each runtime that its models need."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one command line and return its exit code: 0 done, 1 refused or a test that failed, 2 usage."""
+def main(folder: Path, arguments: list[str] | None = None) -> int:
+    """Run one command line on the bundle in a folder; 0 done, 1 refused or a test that failed, 2 usage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=("classify", "test", "time"))
     parser.add_argument("images", nargs="*", type=Path, help="for classify: PNG, PPM, PGM, NPY; more with Pillow")
@@ -41,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     if min(options.threads, options.rounds, options.top) < 1:
         parser.error("--threads, --rounds and --top are 1 at least")
     try:
-        bundle = Bundle(Path(__file__).resolve().parent)
+        bundle = Bundle(folder)
         answer, text = COMMANDS[options.command](bundle, options)
     except (Refused, OSError) as error:
         print(f"run.py: {error}", file=sys.stderr)
@@ -171,89 +174,11 @@ COMMANDS: dict[str, Callable[[Bundle, argparse.Namespace], tuple[dict[str, Any],
 def open_model(bundle: Bundle, options: argparse.Namespace) -> Callable[[Array], Array]:
     """The model as a function from float32 ``[1, C, h, w]`` to its scores ``[1, classes]``."""
     entry = bundle.model(options.model)
-    if entry["runtime"] not in RUNTIMES:
-        raise Refused(f"{entry['file']} runs in {entry['runtime']!r}, and this run.py in: {', '.join(RUNTIMES)}")
-    return RUNTIMES[entry["runtime"]](bundle.path(entry["file"]), options.threads)
-
-
-def one_line(error: Exception) -> str:
-    """What a runtime says, which may run over several lines, as a part of a sentence."""
-    return " ".join(str(error).split()).rstrip(".")
-
-
-def onnxruntime(path: Path, threads: int) -> Callable[[Array], Array]:
-    """A file in ONNX Runtime on the processor."""
-    try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise Refused(
-            f"{path.name} runs in ONNX Runtime, which is not installed. Try: pip install onnxruntime"
-        ) from error
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
-    kinds = vars(ort.capi.onnxruntime_pybind11_state).values()  # its errors have no base of their own
-    runtime_errors = tuple(member for member in kinds if isinstance(member, type) and issubclass(member, Exception))
-    try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except runtime_errors as error:
-        raise Refused(
-            f"onnxruntime {ort.__version__} cannot load {path.name}: {one_line(error)}. Try a newer one"
-        ) from error
-    name = session.get_inputs()[0].name
-    return lambda batch: session.run(None, {name: batch})[0]
-
-
-def openvino(path: Path, threads: int) -> Callable[[Array], Array]:
-    """A file in OpenVINO on the processor, in float32 wherever the file is."""
-    try:
-        import openvino as ov
-    except ImportError as error:
-        raise Refused(f"{path.name} runs in OpenVINO, which is not installed. Try: pip install openvino") from error
-    # Where the processor has bfloat16 it would be taken for float32.
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-    try:
-        model = ov.Core().compile_model(path, "CPU", settings)
-    except RuntimeError as error:
-        raise Refused(
-            f"openvino {ov.__version__} cannot load {path.name}: {one_line(error)}. Try a newer one"
-        ) from error
-    request = model.create_infer_request()
-    return lambda batch: request.infer({0: batch})[0].copy()
-
-
-def litert(path: Path, threads: int) -> Callable[[Array], Array]:
-    """A file in LiteRT on the processor; scores of an int8 file come back as float32."""
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError as error:
-        raise Refused(f"{path.name} runs in LiteRT, which is not installed. Try: pip install ai-edge-litert") from error
-    try:
-        interpreter = Interpreter(str(path), num_threads=threads)
-        interpreter.allocate_tensors()
-    except (RuntimeError, ValueError) as error:
-        raise Refused(f"LiteRT cannot load {path.name}: {one_line(error)}. Try a newer one") from error
-    (input_entry,), (output_entry,) = interpreter.get_input_details(), interpreter.get_output_details()
-
-    def infer(batch: Array) -> Array:
-        scale, zero = input_entry["quantization"]
-        if input_entry["dtype"] == np.int8:
-            batch = np.clip(np.rint(batch / scale) + zero, -128, 127)
-        interpreter.set_tensor(input_entry["index"], np.asarray(batch, input_entry["dtype"]))
-        interpreter.invoke()
-        scores = interpreter.get_tensor(output_entry["index"])
-        scale, zero = output_entry["quantization"]
-        return (scores.astype(np.float32) - zero) * np.float32(scale) if output_entry["dtype"] == np.int8 else scores
-
+    name = entry["runtime"]
+    programs = [file[len(RUNTIMES) : -3] for file in bundle.sums if file.startswith(RUNTIMES) and file.endswith(".py")]
+    known = [program for program in programs if program.isidentifier() and program != "__init__"]
+    if name not in known:
+        raise Refused(f"{entry['file']} runs in {name!r}, and this bundle has programs for: {', '.join(known)}")
+    program = importlib.import_module(f".runtimes.{name}", __package__)
+    infer: Callable[[Array], Array] = program.load(bundle.path(entry["file"]), options.threads)
     return infer
-
-
-RUNTIMES: dict[str, Callable[[Path, int], Callable[[Array], Array]]] = {
-    "onnxruntime": onnxruntime,
-    "openvino": openvino,
-    "litert": litert,
-}
-
-
-if __name__ == "__main__":
-    sys.exit(main())

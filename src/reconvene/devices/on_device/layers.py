@@ -10,10 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-try:
-    from reconvene.devices.onnx_writer import FLOAT, INT64, Graph
-except ImportError:  # on a device, beside this file
-    from onnx_writer import FLOAT, INT64, Graph  # type: ignore[import-not-found, no-redef]
+from .onnx_writer import FLOAT, INT64, Graph
 
 Job = Mapping[str, Any]
 Points = Sequence[tuple[int, int]]

@@ -8,16 +8,10 @@ from typing import Any
 
 import numpy as np
 
-try:
-    from reconvene.devices.layers import BUILDERS, chain
-    from reconvene.devices.onnx_writer import Graph
-    from reconvene.devices.sample_widths import Job, Point, batches, grid, weight_bytes
-    from reconvene.devices.sessions import RUNS, WARMUPS, kernel_times, opened
-except ImportError:  # on a device, beside this file
-    from layers import BUILDERS, chain  # type: ignore[import-not-found, no-redef]
-    from onnx_writer import Graph  # type: ignore[import-not-found, no-redef]
-    from sample_widths import Job, Point, batches, grid, weight_bytes  # type: ignore[import-not-found, no-redef]
-    from sessions import RUNS, WARMUPS, kernel_times, opened  # type: ignore[import-not-found, no-redef]
+from .layers import BUILDERS, chain
+from .onnx_writer import Graph
+from .sample_widths import Job, Point, batches, grid, weight_bytes
+from .sessions import RUNS, WARMUPS, kernel_times, opened
 
 # One graph holds layers until their weights come to about this many bytes.
 NEAR_BYTES, FAR_BYTES = 1 << 20, 16 << 20
