@@ -13,7 +13,8 @@ ROOT = Path(reconvene.__path__[0])
 CONTRIBUTING = Path(__file__).resolve().parents[1] / "CONTRIBUTING.md"
 # The way of the data: a room imports rooms above it or itself, never one below. CONTRIBUTING.md draws the same.
 ORDER = [
-    *("_version", "errors", "utils", "structure", "criteria", "evaluator", "costs", "allocation", "surgery"),
+    *("_version", "errors", "utils", "structure", "criteria", "evaluator", "costs"),
+    *("quantiser", "allocation", "surgery"),
     *("rectifier", "tasks", "devices", "models", "data", "artifact", "training", "deploy", "planning", "api"),
     *("report", "experiments", "workflow", "fleet", "cli", "__init__", "__main__"),
 ]

@@ -24,6 +24,7 @@ from reconvene.structure import Keep, Structure
 from reconvene.structure.pruned_sizes import kept_positions
 from reconvene.structure.replay import following_attributes, shrunk_shapes
 from reconvene.structure.scalar_args import Numbers
+from reconvene.surgery.bits import BitPlan
 from reconvene.surgery.ranges import Ranges, from_text, to_text
 from reconvene.surgery.silence import Site, restricted_sites
 from reconvene.utils import schema
@@ -31,7 +32,8 @@ from reconvene.utils.files import read_regular, write_atomic
 from reconvene.utils.schema import Amount, Count, Name, Number, Plain, Seconds, Seed, Size, Text
 from reconvene.utils.tables import smaller, table
 
-FORMAT, VERSION = "reconvene-plan", 1
+FORMAT, VERSION, WITH_BITS = "reconvene-plan", 1, 2
+"""A plan with bits has a version of its own, so that releases that know none say so."""
 FILE_LIMIT = 2**28
 """Bytes of the largest plan that is read; that of a network of 300 million parameters has two millions."""
 
@@ -100,12 +102,16 @@ class Plan:
     """Activation spread of the dense network per layer, which rectification restores."""
     examples: Size | None = None
     """Training examples of an epoch, if known; the FLOPs of an epoch follow from it."""
+    bits: BitPlan | None = None
+    """Bits of the small network's weights, where the plan decides them."""
     conditions: dict[str, Text] = field(default_factory=dict)
     """What a cost holds for, where the plan was about a certain device or file: ``{"latency": "measured on ..."}``."""
     notes: list[Text] = field(default_factory=list)
     """What structure analysis had to pin after its trial, and operators it did not know."""
     timings: dict[str, Seconds] = field(default_factory=dict, compare=False)
     """Seconds of each step of this run; never saved, so that a seed gives the same bytes."""
+    calibration: Any = field(default=None, init=False, compare=False, repr=False)
+    """Inputs of a few examples, where bits were decided on data: an export calibrates on them by default. Never saved."""
 
     @property
     def keep(self) -> dict[str, NDArray[np.int64]]:
@@ -168,6 +174,7 @@ class Plan:
         ]
         if "pruned" in self.training_flops:
             foot.append("training FLOPs of {}: {} -> {} ({})".format(self.training_unit, *self.training_told))
+        foot += [] if self.bits is None else [self.bits.summary]
         return table(["group", "dense", "width", "loss", "why"], rows, title=head, foot=[*foot, *self.remarks])
 
     def apply(self, model: nn.Module) -> nn.Module:
@@ -192,14 +199,17 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "timings"}
+        passing = ("timings", "calibration", "bits")
+        out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in passing}
         out["rows"] = [dataclasses.asdict(row) for row in self.rows]
         out["sites"] = [dataclasses.asdict(site) for site in self.sites]
         out["slices"] = {n: {str(d): t for d, t in dims.items()} for n, dims in self.slices.items()}
         out["attributes"] = [list(change) for change in self.attributes]
         if not self.conditions:
             del out["conditions"]  # as in plans of older releases
-        return {"format": FORMAT, "version": VERSION, **out}
+        if self.bits is None:
+            return {"format": FORMAT, "version": VERSION, **out}
+        return {"format": FORMAT, "version": WITH_BITS, **out, "bits": self.bits.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:
@@ -220,10 +230,10 @@ class Plan:
         values = schema.parse(text, source=source, error=PlanError)
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise PlanError(f"{source} is not a Reconvene plan (its format is not {FORMAT!r})")
-        if values.get("version") != VERSION:
+        if values.get("version") not in (VERSION, WITH_BITS):
             raise PlanError(
-                f"{source} has version {schema.shown(values.get('version'))}, this release reads {VERSION}; upgrade "
-                "reconvene"
+                f"{source} has version {schema.shown(values.get('version'))}, this release reads {VERSION} "
+                f"and {WITH_BITS}; upgrade reconvene"
             )
         known = {"format", "version", *(field.name for field in dataclasses.fields(cls))}
         if unknown := sorted(values.keys() - known):

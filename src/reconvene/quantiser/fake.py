@@ -1,0 +1,57 @@
+"""Fake quantisation: a network in floating point whose weights are those that integers stand for."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from reconvene.quantiser.uniform import Ints, quantise
+
+
+def fake_quantised(model: nn.Module, bits: Mapping[str, tuple[int, Ints]]) -> nn.Module:
+    """A copy in which these weights are rounded to what their bits can hold.
+
+    Args:
+        model: the network, only read.
+        bits: dimension of the output channels, and bits of each, by the name of the weight.
+    """
+    rounded = copy.deepcopy(model)
+    parameters = dict(rounded.named_parameters())
+    with torch.no_grad():
+        for name, (axis, widths) in bits.items():
+            parameters[name].copy_(quantise(parameters[name], widths, axis=axis).values)
+    return rounded
+
+
+def train_quantised(model: nn.Module, bits: Mapping[str, tuple[int, Ints]]) -> None:
+    """Let the network compute with rounded weights while it is trained, in place; gradients pass straight through.
+
+    ``stop_quantised`` ends it. Args as for ``fake_quantised``.
+    """
+    for name, (axis, widths) in bits.items():
+        path, _, attribute = name.rpartition(".")
+        parametrize.register_parametrization(model.get_submodule(path), attribute, _Rounded(axis, widths), unsafe=True)
+
+
+def stop_quantised(model: nn.Module, bits: Mapping[str, tuple[int, Ints]]) -> None:
+    """End ``train_quantised``: the weights stay real numbers, and are rounded again when they are exported."""
+    for name in bits:
+        path, _, attribute = name.rpartition(".")
+        parametrize.remove_parametrizations(model.get_submodule(path), attribute, leave_parametrized=False)
+
+
+class _Rounded(nn.Module):
+    """A weight as it is rounded to, with the gradient of the weight itself (straight-through, 1308.3432)."""
+
+    def __init__(self, axis: int, widths: Ints) -> None:
+        super().__init__()
+        self.axis, self.widths = axis, widths
+
+    def forward(self, weight: Tensor) -> Any:
+        values = quantise(weight, self.widths, axis=self.axis).values
+        return weight + (values - weight).detach()
