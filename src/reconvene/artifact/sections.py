@@ -29,7 +29,7 @@ class PruningSettings:
 
     criterion: Text | None = None
     """What scores weights; ``None``: whatever the evaluator needs."""
-    evaluator: Text = "fan_in"
+    evaluator: Text | None = "fan_in"
     rectify: Text = "reinit"
     round_to: Count | None = None
     """Widths become multiples of this; ``None``: 8, or with a budget on latency the step of the device."""
@@ -46,6 +46,8 @@ class PruningSettings:
     """Layers of which nothing changes, by name or pattern."""
     trained: bool = False
     """Whether the weights are kept."""
+    bits: tuple[Count, ...] | None = None
+    """Bits of weights to choose from, zero for channels that leave; ``None``: no bits are decided."""
     chip: Text | None = None
     """Name or path of the file of costs that budgets on cycles, energy and the like are about."""
 

@@ -38,6 +38,8 @@ class PruneOptions(CriterionOptions):
     round_to: int | None = None
     """Widths become multiples of this where a group is wide enough: 8 (finer where that leaves much of the budget
     unused), or with --latency the step of the device."""
+    bits: Annotated[str, arg(metavar="BITS,BITS")] = ""
+    """Decide bits of weights as well: 0,2,4,8, zero for channels that leave. --size is then that of packed weights."""
     overwrite: bool = False
     """Replace an artifact that was trained already."""
 
@@ -49,13 +51,23 @@ class PruneOptions(CriterionOptions):
             raise UsageError("--round-to is 1 at least")
         from reconvene.evaluator.evaluators import usual_evaluator
 
-        criterion = self.criterion or criterion
+        bits = self._bits()
+        criterion = self.criterion or (criterion if bits is None else None)
         return Pruning(
             criterion,
-            self.evaluator or usual_evaluator(criterion),
+            self.evaluator or (usual_evaluator(criterion) if bits is None else None),
             self.rectify or rectify,
             self.round_to,
             seed,
             keep=self.keep,
+            bits=bits,
             **target,
         )
+
+    def _bits(self) -> tuple[int, ...] | None:
+        if not self.bits:
+            return None
+        parts = [part.strip() for part in self.bits.split(",")]
+        if not all(part.isdecimal() for part in parts):
+            raise UsageError(f"--bits {self.bits} is no list of numbers, such as 0,2,4,8")
+        return tuple(map(int, parts))

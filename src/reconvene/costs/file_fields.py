@@ -69,7 +69,7 @@ def number_table(value: object, place: str) -> Table:
 
 def layer_rule(table: Any, tables: Mapping[str, Table], place: str) -> LayerRule:
     """One entry of a cost's ``layers``."""
-    require_known(table, ("kinds", "kernels", "tile", "where", "amount"), place)
+    require_known(table, ("kinds", "kernels", "tile", "where", "amount", "per"), place)
     kinds = table.get("kinds")
     if not isinstance(kinds, list) or not kinds or not set(kinds) <= set(KINDS):
         raise CostFileError(f"{place}.kinds is no list of {', '.join(KINDS)}")
@@ -81,8 +81,12 @@ def layer_rule(table: Any, tables: Mapping[str, Table], place: str) -> LayerRule
     for name, formula in table.get("where", {}).items():
         where.append((name, Formula(formula, names, tables, place=f"{place}.where.{name}")))
         names.append(name)
+    if table.get("per", "sample") not in ("sample", "weight"):
+        raise CostFileError(f"{place}.per={table['per']!r} is neither 'sample' nor 'weight'")
     amount = Formula(table.get("amount", ""), names, tables, place=f"{place}.amount")
-    return LayerRule(tuple(kinds), _kernels(table.get("kernels"), place), tile, tuple(where), amount)
+    return LayerRule(
+        tuple(kinds), _kernels(table.get("kernels"), place), tile, tuple(where), amount, table.get("per") == "weight"
+    )
 
 
 def _kernels(value: object, place: str) -> tuple[tuple[int, ...], ...] | None:

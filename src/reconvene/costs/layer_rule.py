@@ -29,7 +29,8 @@ class LayerRule:
     output channels, the last one smaller. Names: ``k`` output channels, ``cin`` input channels that each of them reads,
     ``kernel`` size of the kernel, ``height`` and ``width`` of the output, ``places`` their product, ``weights`` =
     kernel * cin * k, ``outputs`` = k * places, ``macs`` = weights * places, ``w`` and ``a`` bits of weights and
-    activations, and what ``where`` defines before it. The amount counts once a sample of the example inputs.
+    activations, and what ``where`` defines before it. The amount counts once a sample of the example inputs; with
+    ``per_weight`` it counts once a weight, however many samples and calls read that.
     """
 
     kinds: tuple[str, ...]
@@ -37,6 +38,7 @@ class LayerRule:
     tile: int | None
     where: tuple[tuple[str, Formula], ...]
     amount: Formula
+    per_weight: bool = False
 
     def fits(self, layer: Layer) -> bool:
         """Whether it is about this layer."""
@@ -49,7 +51,7 @@ class LayerRule:
             tile = channels if self.tile is None else self.tile
             tiles = [(tile, channels // tile), (channels % tile, 1)] if tile else []
             total += sum(n * self._tile(layer, sizes, k, bits, activations) for k, n in tiles if k and n)
-        return total * sizes.samples
+        return total * (1 if self.per_weight else sizes.samples)
 
     def _tile(self, layer: Layer, sizes: LayerSizes, k: int, bits: int, activations: int) -> float:
         kernel, places = prod(layer.kernel), prod(sizes.spatial)
@@ -91,10 +93,14 @@ class LayerCosts:
         finish: Callable[[float], float],
     ) -> None:
         self.layers, self.rules, self.activations, self.finish = layers, rules, activations, finish
+        first = {layer.weight: number for number, layer in reversed(list(enumerate(layers)))}
+        self._again = {n for n, rule in enumerate(rules) if rule.per_weight and first[layers[n].weight] != n}
         self._known: dict[tuple[int, LayerSizes, Counts], float] = {}
 
     def of(self, number: int, sizes: LayerSizes, counts: Counts) -> float:
         """The share of one layer in the sum, by its number."""
+        if number in self._again:
+            return 0.0
         key = (number, sizes, counts)
         if key not in self._known:
             self._known[key] = self.rules[number].evaluate(self.layers[number], sizes, counts, self.activations)

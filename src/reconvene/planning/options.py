@@ -25,6 +25,7 @@ class Options:
     loss: Loss | None = None
     round_to: int | None = None
     target: Target = field(default_factory=Target)
+    bits: tuple[int, ...] | None = None
     examples: int | None = None
     verify: bool = True
 

@@ -12,6 +12,7 @@ from torch import nn
 from reconvene.costs import Budget
 from reconvene.devices.store import silent
 from reconvene.planning.arguments import PLAN_CHECKS
+from reconvene.planning.bits import check_bits
 from reconvene.planning.limits import LayerLimits
 from reconvene.planning.options import Options
 from reconvene.planning.pruning import plan_by, prune_by
@@ -45,6 +46,7 @@ def plan(
     memory_of: str | None = None,
     precision: str | None = None,
     target: str | Path | None = None,
+    bits: Sequence[int] | None = None,
     examples: int | None = None,
     verify: bool = True,
     say: Say = silent,
@@ -88,6 +90,9 @@ def plan(
             of the quantised network. By default that of the device's profile, else ``fp32``.
         target: the chip whose ``cycles``, ``energy`` and the like budgets may limit, and the plan tells: ``mpic``,
             ``ne16``, or the path of a file of costs (docs/extending/cost-file.md).
+        bits: decide bits of weights as well, from these: ``(0, 2, 4, 8)``. Zero bits is a channel that leaves its
+            group; others are free for every output channel of every layer. ``size`` is then that of packed weights.
+            The plan has ``plan.bits``, and ``rc.export(small, ..., quantize="plan")`` writes them (docs/bits.md).
         verify: whether the plan ends with a comparison of the small network and the silenced one (``Plan.mask``) on
             the example inputs. A difference pins the call that causes it and plans again. Not possible for a model on
             meta, which the plan notes.
@@ -121,6 +126,7 @@ def plan(
         loss=loss,
         round_to=round_to,
         target=Target(device, tuple(size_of), memory_of, precision, target),
+        bits=None if bits is None else check_bits(bits),
         examples=examples,
         verify=verify,
     )
@@ -148,6 +154,7 @@ def prune(
     memory_of: str | None = None,
     precision: str | None = None,
     target: str | Path | None = None,
+    bits: Sequence[int] | None = None,
     examples: int | None = None,
     verify: bool = True,
     progress: Progress = quiet_progress,
@@ -177,6 +184,7 @@ def prune(
         loss=loss,
         round_to=round_to,
         target=Target(device, tuple(size_of), memory_of, precision, target),
+        bits=None if bits is None else check_bits(bits),
         examples=examples,
         verify=verify,
     )

@@ -15,6 +15,7 @@ from reconvene import rectifier
 from reconvene.costs import Budget
 from reconvene.devices.store import silent
 from reconvene.planning.assemble import timed
+from reconvene.planning.bits import plan_bits
 from reconvene.planning.feedback import plan_within
 from reconvene.planning.options import Options
 from reconvene.planning.session import Data, Planner
@@ -37,8 +38,11 @@ class Pruned(NamedTuple):
 
 def plan_by(model: nn.Module, example_inputs: Any, budget: Budget, options: Options, *, say: Say = silent) -> Plan:
     """``plan`` with its options as one object."""
-    planner = options.planner(model, example_inputs)
-    chosen_plan = plan_with(planner, budget, round_to=options.round_to, target=options.target, say=say)
+    if options.bits is not None:
+        chosen_plan = plan_bits(model, example_inputs, budget, options, options.bits)
+    else:
+        planner = options.planner(model, example_inputs)
+        chosen_plan = plan_with(planner, budget, round_to=options.round_to, target=options.target, say=say)
     chosen_plan.examples = _epoch(options.data) if options.examples is None else options.examples
     return chosen_plan
 

@@ -111,7 +111,7 @@ class Plan:
     timings: dict[str, Seconds] = field(default_factory=dict, compare=False)
     """Seconds of each step of this run; never saved, so that a seed gives the same bytes."""
     calibration: Any = field(default=None, init=False, compare=False, repr=False)
-    """Inputs of a few examples, where bits were decided on data: an export calibrates on them by default. Never saved."""
+    """Inputs of a few examples, where bits were decided on data: exports calibrate on them. Never saved."""
 
     @property
     def keep(self) -> dict[str, NDArray[np.int64]]:

@@ -63,6 +63,7 @@ class Pruning(PruningSettings):
             limits=LayerLimits(self.keep),
             round_to=self.round_to,
             target=Target(self.device, self.size_of, self.memory_of, self.precision, self.chip),
+            bits=self.bits,
         )
 
     def check(self) -> None:

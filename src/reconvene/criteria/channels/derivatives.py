@@ -31,7 +31,7 @@ def taylor(subject: ChannelSubject) -> ChannelScores:
     attention) has its gate where it is computed: the mean over the layers that compute it.
     """
     roles = Roles.of(subject.model)
-    gates = _Gates(roles, subject.structure.prunable)
+    gates = Gates(roles, subject.structure.prunable)
     squares = [np.zeros(group.width) for group in subject.structure.prunable]
     batches = _batches(subject, "taylor")
     count = 0
@@ -55,7 +55,7 @@ def obd(subject: ChannelSubject) -> ChannelScores:
     totals = {name: torch.zeros_like(roles.parameters[name], dtype=torch.float64) for name in names}
     batches = _batches(subject, "obd")
     count = 0
-    for products in _products(subject, roles, names, _single_examples(batches), "obd"):
+    for products in _products(subject, roles, names, single_examples(batches), "obd"):
         for name, product in products.items():
             totals[name] += product.double() ** 2
         count += 1
@@ -63,7 +63,7 @@ def obd(subject: ChannelSubject) -> ChannelScores:
     return ChannelScores([0.5 * total / count for total in sums], data=batches.describe())
 
 
-class _Gates:
+class Gates:
     """The slots over which ``g w`` adds up to the derivative by a gate on the channel."""
 
     def __init__(self, roles: Roles, groups: Iterable[Group]) -> None:
@@ -79,6 +79,7 @@ class _Gates:
         self.parameters = {slot.parameter for slots in self._slots.values() for slot in slots}
 
     def slots(self, group: Group) -> list[Slot]:
+        """The slots of one group."""
         return self._slots[group.name]
 
 
@@ -87,7 +88,7 @@ def _batches(subject: ChannelSubject, criterion: str) -> Batches:
     return Batches(subject.data, user=f"criterion {criterion!r}", device=subject.device, seed=subject.seed, names=names)
 
 
-def _single_examples(batches: Batches) -> Iterator[tuple[Any, Any]]:
+def single_examples(batches: Batches) -> Iterator[tuple[Any, Any]]:
     """Every example as a batch of one."""
     for inputs, target in batches:
         for number in range(samples_in(inputs, target)):
@@ -102,6 +103,18 @@ def _products(
     criterion: str,
 ) -> Iterator[dict[str, Tensor]]:
     """``w dL/dw`` of these parameters for every batch; the model stays as it is."""
+    for gradients in gradients_of(subject, roles, names, batches, criterion):
+        yield {name: roles.parameters[name] * gradient for name, gradient in gradients.items()}
+
+
+def gradients_of(
+    subject: ChannelSubject,
+    roles: Roles,
+    names: Iterable[str],
+    batches: Iterable[tuple[Any, Any]],
+    criterion: str,
+) -> Iterator[dict[str, Tensor]]:
+    """``dL/dw`` of these parameters for every batch; the model stays as it is. Raises CriterionError."""
     wanted = sorted(names)
     with untouched(subject.model, seed=subject.seed):
         leaves = {name: roles.parameters[name].clone().requires_grad_() for name in wanted}
@@ -112,17 +125,17 @@ def _products(
                 args, kwargs = arguments(inputs)
                 output = call_with(subject.model, stand_ins, args, kwargs)
                 loss = loss_of(subject.loss, output, target, criterion=criterion)
-                gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-            products = {
-                name: torch.zeros_like(leaf) if gradient is None else leaf.detach() * gradient
-                for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True)
+                results = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+            gradients = {
+                name: torch.zeros_like(leaf) if gradient is None else gradient
+                for (name, leaf), gradient in zip(leaves.items(), results, strict=True)
             }
-            for name, product in products.items():
-                if not torch.isfinite(product).all():
+            for name, gradient in gradients.items():
+                if not torch.isfinite(gradient).all():
                     raise CriterionError(
                         f"criterion {criterion!r}: the gradient of {name!r} is not finite on this data and loss."
                     )
-            yield products
+            yield gradients
 
 
 DERIVATIVE_CRITERIA = (

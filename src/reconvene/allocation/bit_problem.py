@@ -1,0 +1,177 @@
+"""Widths and bits as one decision: what each choice loses, and what the network costs with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Counts = tuple[tuple[int, int], ...]
+
+
+class Charges(Protocol):
+    """Costs at widths and bits; ``reconvene.costs.with_bits.BitCosts``."""
+
+    names: tuple[str, ...]
+
+    def sizes(self, widths: Ints) -> list[Any]:
+        """The sizes of every layer at these widths."""
+
+    def part(self, name: str, number: int, size: Any, counts: Counts) -> float:
+        """The share of one layer in a cost."""
+
+    def beside(self, name: str, widths: Ints) -> float:
+        """What a cost has beside the shares of layers."""
+
+    def total(self, name: str, layers: float, beside: float) -> float:
+        """The cost whose layers add up to ``layers``."""
+
+
+@dataclass(frozen=True, eq=False)
+class WeightChoices:
+    """The output channels of one weight, each of which gets one of ``bits``.
+
+    Attributes:
+        name: name of the weight.
+        layers: numbers of the layers that read it.
+        group: the group that each output channel belongs to, int64 ``[outputs]``; -1 where it never leaves.
+        channel: which channel of the group it is.
+        bits: the choices, ascending, without zero.
+        loss: what each choice of each channel loses, ``[outputs, bits]``.
+    """
+
+    name: str
+    layers: tuple[int, ...]
+    group: Ints
+    channel: Ints
+    bits: tuple[int, ...]
+    loss: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class GroupChoices:
+    """The channels of one group, which stay or leave.
+
+    Attributes:
+        width: how many there are.
+        allowed: the widths it may have, ascending.
+        removal: what each channel loses when it leaves, ``[width]``, where that adds up.
+        curve: what the group loses by kept width, ``[width + 1]``, where it does not; channels leave from the last.
+    """
+
+    width: int
+    allowed: Ints
+    removal: Floats | None = None
+    curve: Floats | None = None
+
+
+@dataclass(eq=False)
+class Decision:
+    """Kept channels of every group, bool ``[width]``, and for every weight the choice of each output channel."""
+
+    kept: list[NDArray[np.bool_]]
+    choice: list[Ints]
+
+    def copy(self) -> Decision:
+        """A decision of its own."""
+        return Decision([k.copy() for k in self.kept], [c.copy() for c in self.choice])
+
+    @property
+    def widths(self) -> Ints:
+        """Kept width of every group."""
+        return np.array([int(kept.sum()) for kept in self.kept], dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class BitProblem:
+    """What is to be decided, and the limits of the costs. ``layers``: how many layers the network has.
+
+    Channels of layers without a weight of their own, such as products of activations, have ``plain`` bits.
+    """
+
+    groups: Sequence[GroupChoices]
+    weights: Sequence[WeightChoices]
+    charges: Charges
+    limits: Mapping[str, float]
+    layers: int
+    plain: int = 8
+    of_layer: dict[int, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "of_layer", {n: w for w, weight in enumerate(self.weights) for n in weight.layers})
+
+    def dense(self) -> Decision:
+        """Everything stays, with the most bits."""
+        return Decision(
+            [np.ones(group.width, dtype=np.bool_) for group in self.groups],
+            [np.full(len(weight.group), len(weight.bits) - 1, dtype=np.int64) for weight in self.weights],
+        )
+
+    def least(self) -> Decision:
+        """The cheapest decision: the fewest channels, with the fewest bits."""
+        decision = self.dense()
+        for kept, group in zip(decision.kept, self.groups, strict=True):
+            kept[_best(group)[int(group.allowed[0]) :]] = False
+        for choice in decision.choice:
+            choice[:] = 0
+        return decision
+
+    def present(self, w: int, decision: Decision) -> NDArray[np.bool_]:
+        """Which output channels of a weight stay, ``[outputs]``."""
+        weight = self.weights[w]
+        stays = np.ones(len(weight.group), dtype=np.bool_)
+        for g in np.unique(weight.group[weight.group >= 0]):
+            of_group = weight.group == g
+            stays[of_group] = decision.kept[g][weight.channel[of_group]]
+        return stays
+
+    def counts_of(self, w: int, decision: Decision) -> Counts:
+        """How many output channels of a weight have so many bits."""
+        chosen = decision.choice[w][self.present(w, decision)]
+        numbers = np.bincount(chosen, minlength=len(self.weights[w].bits)).tolist()
+        return tuple((bits, n) for bits, n in zip(self.weights[w].bits, numbers, strict=True) if n)
+
+    def counts(self, decision: Decision, sizes: Sequence[Any]) -> list[Counts]:
+        """``counts_of`` for every layer."""
+        of_weight = [self.counts_of(w, decision) for w in range(len(self.weights))]
+        return [
+            of_weight[self.of_layer[n]] if n in self.of_layer else ((self.plain, sizes[n].outputs),)
+            for n in range(self.layers)
+        ]
+
+    def cost(self, name: str, decision: Decision) -> float:
+        """One cost of a decision."""
+        widths = decision.widths
+        sizes = self.charges.sizes(widths)
+        counts = self.counts(decision, sizes)
+        layers = sum(self.charges.part(name, n, size, counts[n]) for n, size in enumerate(sizes))
+        return self.charges.total(name, layers, self.charges.beside(name, widths))
+
+    def fits(self, decision: Decision) -> bool:
+        """Whether a decision keeps every limit."""
+        return all(self.cost(name, decision) <= limit for name, limit in self.limits.items())
+
+    def loss(self, decision: Decision) -> float:
+        """What a decision loses."""
+        total = 0.0
+        for kept, group in zip(decision.kept, self.groups, strict=True):
+            if group.curve is not None:
+                total += float(group.curve[int(kept.sum())])
+            elif group.removal is not None:
+                total += float(group.removal[~kept].sum())
+        for w, weight in enumerate(self.weights):
+            stays = self.present(w, decision)
+            total += float(weight.loss[stays, decision.choice[w][stays]].sum())
+        return total
+
+
+def _best(group: GroupChoices) -> Ints:
+    """Channels of a group from the one that loses most when it leaves."""
+    if group.removal is None:
+        return np.arange(group.width, dtype=np.int64)
+    return np.argsort(-group.removal, kind="stable").astype(np.int64)

@@ -1,0 +1,74 @@
+"""All costs of one network at any widths and bits: what the solver of both asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reconvene.costs.base import Cost, CostFunction, Network
+from reconvene.costs.cost_file import FileCost
+from reconvene.costs.layer_rule import Counts, LayerCosts
+from reconvene.costs.layers import LayerSizes, LayerTable
+from reconvene.costs.packed_size import PackedSize
+from reconvene.structure import Structure
+
+Ints = NDArray[np.int64]
+
+
+class BitCosts:
+    """Costs by name, at widths (int64 ``[groups]``) and counts of bits (one entry a layer of ``table``).
+
+    Args:
+        structure: the structure of the network.
+        costs: the costs; those that are no sums over layers depend on widths alone.
+        network: the network itself.
+        folded: parameters that layers take in when a file is written, such as those of batch norms.
+    """
+
+    def __init__(
+        self, structure: Structure, costs: Mapping[str, Cost], network: Network, *, folded: frozenset[str]
+    ) -> None:
+        self.table = LayerTable(structure)
+        layers = self.table.layers
+        self.names = tuple(costs)
+        self._sums: dict[str, LayerCosts] = {}
+        self._beside: dict[str, CostFunction] = {}
+        for name, cost in costs.items():
+            if isinstance(cost, FileCost | PackedSize):
+                self._sums[name] = cost.layer_costs(layers)
+            if isinstance(cost, PackedSize):
+                self._beside[name] = cost.beside(structure, layers, folded)
+            elif not isinstance(cost, FileCost):
+                self._beside[name] = cost.bind(structure, network)
+
+    def sizes(self, widths: Ints) -> list[LayerSizes]:
+        """The sizes of every layer at these widths."""
+        return self.table.at(widths)
+
+    def parts(self, name: str, sizes: Sequence[LayerSizes], counts: Sequence[Counts]) -> list[float]:
+        """The share of every layer in a cost; of none where it depends on widths alone."""
+        sums = self._sums.get(name)
+        if sums is None:
+            return [0.0] * len(sizes)
+        return [sums.of(number, size, count) for number, (size, count) in enumerate(zip(sizes, counts, strict=True))]
+
+    def part(self, name: str, number: int, size: LayerSizes, counts: Counts) -> float:
+        """The share of one layer in a cost."""
+        sums = self._sums.get(name)
+        return 0.0 if sums is None else sums.of(number, size, counts)
+
+    def beside(self, name: str, widths: Ints) -> float:
+        """What a cost has beside the shares of layers."""
+        function = self._beside.get(name)
+        return 0.0 if function is None else function.at(widths)
+
+    def total(self, name: str, layers: float, beside: float) -> float:
+        """The cost whose layers add up to ``layers``."""
+        sums = self._sums.get(name)
+        return beside if sums is None else beside + sums.finish(layers)
+
+    def at(self, name: str, widths: Ints, counts: Sequence[Counts]) -> float:
+        """One cost at these widths and bits."""
+        return self.total(name, sum(self.parts(name, self.sizes(widths), counts)), self.beside(name, widths))

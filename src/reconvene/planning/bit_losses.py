@@ -1,0 +1,116 @@
+"""What bits and channels lose: by gradients of single examples where there are data, else by the noise of rounding.
+
+With data the unit is that of the loss: a change ``d`` of the weights of an output channel loses ``1/2 sum F d^2``,
+``F`` the mean squared gradient of single examples (the diagonal of the Fisher matrix), and a channel that leaves
+loses half the mean square of the derivative by a gate on it. Without data it is the relative squared error of
+signals: a layer of ``n`` inputs has ``1/n`` of it by itself (evaluator `fan_in`), and rounding adds its noise ratio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from reconvene.costs.layers import Layer
+from reconvene.criteria.batches import Batches, argument_names
+from reconvene.criteria.channels.base import ChannelSubject
+from reconvene.criteria.channels.derivatives import Gates, gradients_of, single_examples
+from reconvene.criteria.channels.slots import Roles, channel_sums
+from reconvene.evaluator import evaluate
+from reconvene.planning.session import Data, Loss
+from reconvene.quantiser import noise_ratio, quantise
+from reconvene.structure import Structure
+
+Floats = NDArray[np.float64]
+EXAMPLES = 256
+"""Examples of the data that are looked at, each in a backward pass of its own."""
+
+
+@dataclass(frozen=True, eq=False)
+class BitLosses:
+    """``weights[name]``: what each choice of bits of each output channel loses, ``[outputs, bits]``.
+
+    ``removal[g]``: what each channel of a group loses when it leaves, ``[width]``; or ``curves[g]``: what a group loses
+    by kept width, ``[width + 1]``. ``data``: what was looked at, in words.
+    """
+
+    weights: dict[str, Floats]
+    removal: list[Floats] | None
+    curves: list[Floats] | None
+    data: str | None = None
+
+
+def losses_on_data(
+    model: nn.Module,
+    structure: Structure,
+    example_inputs: Any,
+    layers: Sequence[Layer],
+    bits: tuple[int, ...],
+    *,
+    data: Data,
+    loss: Loss | None,
+    seed: int,
+) -> BitLosses:
+    """Losses from gradients of up to ``EXAMPLES`` examples. Raises CriterionError for data or a loss that do not do."""
+    subject = ChannelSubject(model, structure, example_inputs, data, loss, seed)
+    names = argument_names(model, example_inputs)
+    batches = Batches(data, user="the plan of bits", device=subject.device, seed=seed, names=names)
+    roles, count = Roles.of(model), 0
+    gates = Gates(roles, structure.prunable)
+    decided = {layer.weight: layer.axis for layer in layers}
+    squares = {name: torch.zeros_like(roles.parameters[name]) for name in decided}
+    removal = [np.zeros(group.width) for group in structure.prunable]
+    examples: Iterable[Any] = islice(single_examples(batches), EXAMPLES)
+    for gradients in gradients_of(subject, roles, gates.parameters | set(decided), examples, "bits"):
+        for name, square in squares.items():
+            square += gradients[name].square()
+        products = {name: roles.parameters[name] * gradients[name] for name in gates.parameters}
+        sums = channel_sums(structure, gates.slots, products)
+        for total, derivative, share in zip(removal, sums, gates.shares, strict=True):
+            total += (derivative * share) ** 2
+        count += 1
+    weights = {
+        name: np.stack([_rounding(roles.parameters[name], squares[name] / count, axis, b) for b in bits], axis=1)
+        for name, axis in decided.items()
+    }
+    return BitLosses(weights, [0.5 * total / count for total in removal], None, f"gradients of {count} examples")
+
+
+def losses_by_noise(
+    model: nn.Module, structure: Structure, layers: Sequence[Layer], bits: tuple[int, ...], *, trained: bool
+) -> BitLosses:
+    """Losses as relative squared errors of signals: of the weights there are, or at initialization the usual ones."""
+    parameters = dict(model.named_parameters())
+    weights = {}
+    for layer in layers:
+        weight = parameters[layer.weight].detach()
+        outputs = weight.shape[layer.axis]
+        ratios = [_ratio(weight, layer.axis, b) if trained else np.full(outputs, noise_ratio(b)) for b in bits]
+        weights[layer.weight] = np.stack(ratios, axis=1) / outputs
+    curves = [np.square(curve.loss) for curve in evaluate(structure, None, evaluator="fan_in").curves]
+    return BitLosses(weights, None, curves)
+
+
+def _rounding(weight: Tensor, curvature: Tensor, axis: int, bits: int) -> Floats:
+    """``1/2 sum F (Q(w) - w)^2`` of every output channel."""
+    error = (quantise(weight, bits, axis=axis).values - weight).square() * curvature
+    return _channels(0.5 * error, axis)
+
+
+def _ratio(weight: Tensor, axis: int, bits: int) -> Floats:
+    """Squared error of every output channel relative to its squares; of a channel of zeros 0."""
+    error = _channels((quantise(weight, bits, axis=axis).values - weight).square(), axis)
+    return error / np.maximum(_channels(weight.square(), axis), np.finfo(np.float64).tiny)
+
+
+def _channels(values: Tensor, axis: int) -> Floats:
+    """Sums over everything but one dimension, float64."""
+    total = values.detach().to(torch.float64).movedim(axis, 0).flatten(1).sum(dim=1)
+    return np.asarray(total.cpu().numpy(), dtype=np.float64)
