@@ -140,7 +140,9 @@ def test_cifar10_as_it_lies_here() -> None:
 def test_segmentation_and_sound_are_refused_by_the_column() -> None:
     if not (SHARED / "nuclei").is_dir():
         pytest.skip("the shared nuclei and spoken digits are not on this machine")
-    with pytest.raises(DataError, match=r"no label column.*id, image, instances, count.*segmentation is not supported"):
+    with pytest.raises(
+        DataError, match=r"no label column.*id, image, instances, count.*for segmentation, task=.segmentation"
+    ):
         load(SHARED / "nuclei")
     with pytest.raises(DataError, match=r"no image column.*audio, label, speaker"):
         load(SHARED / "spoken_digits")

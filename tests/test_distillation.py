@@ -20,7 +20,7 @@ from reconvene import artifact, workflow
 from reconvene.data import Dataset, load
 from reconvene.errors import TrainingError
 from reconvene.surgery import Plan
-from reconvene.tasks.classification.scores import soft_loss
+from reconvene.tasks.scores import soft_loss
 from reconvene.training import Distillation, read_log, train
 from reconvene.training.config import Settled
 from reconvene.training.distillation import Hint, with_teacher

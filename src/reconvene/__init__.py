@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from reconvene.planning.schedule import prune_iteratively
     from reconvene.planning.simplify import simplify
     from reconvene.surgery import Plan
+    from reconvene.tasks import metrics
 
 _HOMES = {
     "Budget": "costs",
@@ -32,6 +33,7 @@ _HOMES = {
     "load": "artifact",
     "masks": "api",
     "measure": "deploy",
+    "metrics": "tasks",
     "plan": "planning.plan",
     "prune": "planning.plan",
     "prune_iteratively": "planning.schedule",
@@ -54,6 +56,7 @@ __all__ = [
     "load",
     "masks",
     "measure",
+    "metrics",
     "plan",
     "prune",
     "prune_iteratively",

@@ -5,33 +5,31 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
-import torch
 
-from reconvene.data.dataset import Dataset, Split, statistics
+from reconvene.data.dataset import Dataset, statistics
+from reconvene.data.decode import decode, own_shape
 from reconvene.data.digits import COUNT, read_digits
 from reconvene.data.folder import read_folder
-from reconvene.data.progress import track
-from reconvene.data.source import Rows, Source, needs, stratified
-from reconvene.data.table import count_parquet, read_hub, read_parquet
+from reconvene.data.maps import OBJECTS, coded_maps
+from reconvene.data.pairs import pairs_in_folder, pairs_in_tables
+from reconvene.data.source import Rows, Source, stratified
+from reconvene.data.table import Reader, count_parquet, read_hub, read_parquet, read_tables
 from reconvene.errors import DataError
-from reconvene.tasks import DEFAULT
+from reconvene.tasks import DEFAULT, Targets, Task, task_named
 from reconvene.utils.escaping import printable
-from reconvene.utils.resources import require_memory
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 HELD_OUT = 0.2
-MODES = {"1": 1, "L": 1, "LA": 1, "P": 3, "RGB": 3, "RGBA": 3, "CMYK": 3, "YCbCr": 3}
 
 
 def load(
     spec: str | os.PathLike[str],
     *,
+    task: Task | str = DEFAULT,
     input_shape: tuple[int, ...] | None = None,
     split_seed: int = 0,
     limit: int | None = None,
@@ -39,13 +37,17 @@ def load(
     label_column: str | None = None,
     progress: bool = False,
 ) -> Dataset:
-    """Load labelled images, decoded once into uint8 tensors ``[N, C, H, W]``.
+    """Load images with targets for a task, decoded once into tensors; images are uint8 ``[N, C, H, W]``.
 
     ``spec`` is ``digits`` (scikit-learn's, no download), a folder of parquet files, a folder of images (one sub-folder
-    a class), or an id on the dataset hub. ``input_shape`` ``(C, H, W)`` is what the model takes: pictures are scaled to
-    cover H x W (bilinear), their middle cut out, and turned to grey (C = 1) or RGB (C = 3). ``None`` keeps their own
-    size; digits then become 3x32x32. Without a test split, a fifth of every class, drawn by ``split_seed``, is held
-    out. ``limit`` keeps at most so many images of each split, every class in proportion.
+    a class; or ``images`` beside ``masks``, ``instances`` or ``targets``), or an id on the dataset hub. ``task``, a
+    name in ``reconvene.tasks.TASKS`` or a task itself, says what targets are. Maps called ``instances`` number objects:
+    ``segmentation`` of them becomes the task ``instances``. In other maps every value is a class.
+
+    ``input_shape`` ``(C, H, W)`` is what the model takes: pictures are scaled to cover H x W (bilinear), their middle
+    cut out, and turned to grey (C = 1) or RGB (C = 3). ``None`` keeps their own size; digits then become 3x32x32.
+    Without a test split, a fifth of every class, drawn by ``split_seed``, is held out. ``limit`` keeps at most so many
+    images of each split, every class in proportion.
 
     Raises:
         DataError: nothing there, no images, no labels, a broken picture (named), or sizes that differ without an
@@ -57,8 +59,11 @@ def load(
     if input_shape is not None and (len(input_shape) != 3 or input_shape[0] not in (1, 3) or min(input_shape) < 1):
         requested_shape = "x".join(map(str, input_shape))
         raise DataError(f"image data can become 1xHxW (grey) or 3xHxW (RGB), not {requested_shape}.")
-    source = _find(spec, image_column=image_column, label_column=label_column)
+    task = task_named(task) if isinstance(task, str) else task
+    source = _find(spec, task.targets, image_column=image_column, label_column=label_column)
     _check_classes(source)
+    if source.numbered and task.instances is not None:
+        task = task_named(task.instances)
     note = ""
     train, test = source.train, source.test
     if test is None:
@@ -71,16 +76,18 @@ def load(
         if not len(rows):
             raise DataError(f"{source.name} has no {split} images.")
     target_shape = source.shape if input_shape is None else (input_shape[0], input_shape[1], input_shape[2])
-    shape = _own_shape(train) if target_shape is None else target_shape
+    shape = own_shape(train) if target_shape is None else target_shape
     fit = target_shape is not None
-    splits = [_decode(rows, shape, source.name, fit=fit, progress=progress) for rows in (train, test)]
+    splits = [decode(rows, task.targets, shape, source.name, fit=fit, progress=progress) for rows in (train, test)]
+    classes = source.classes
+    if task.targets is Targets.MAPS:
+        classes, splits = (OBJECTS, splits) if task.numbered else coded_maps(splits, source.name)
     mean, std = statistics(splits[0].images)
-    return Dataset(
-        source.name, splits[0], splits[1], source.classes, mean, std, DEFAULT.augmentation(source.classes, shape), note
-    )
+    augmentation = task.augmentation(classes, shape)
+    return Dataset(source.name, splits[0], splits[1], classes, mean, std, augmentation, note, task)
 
 
-def count(spec: str | os.PathLike[str], *, limit: int | None = None) -> int | None:
+def count(spec: str | os.PathLike[str], *, task: Task | str = DEFAULT, limit: int | None = None) -> int | None:
     """Training images that ``load`` would give, none of them read; None for an id on the hub, which takes a download.
 
     Raises DataError, MissingExtraError.
@@ -94,7 +101,8 @@ def count(spec: str | os.PathLike[str], *, limit: int | None = None) -> int | No
     elif not path.exists() and _is_hub_id(os.fspath(spec)):
         return None
     else:
-        source = _find(spec, image_column=None, label_column=None)
+        targets = (task_named(task) if isinstance(task, str) else task).targets
+        source = _find(spec, targets, image_column=None, label_column=None)
         sizes = {"train": len(source.train)} | ({} if source.test is None else {"test": len(source.test)})
     train = sizes["train"] - (round(HELD_OUT * sizes["train"]) if len(sizes) == 1 else 0)
     return train if limit is None else min(train, limit)
@@ -113,21 +121,28 @@ def _is_hub_id(text: str) -> bool:
     return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text) is not None
 
 
-def _find(spec: str | os.PathLike[str], *, image_column: str | None, label_column: str | None) -> Source:
+def _find(
+    spec: str | os.PathLike[str], targets: Targets, *, image_column: str | None, label_column: str | None
+) -> Source:
     if not isinstance(spec, str | os.PathLike):
         raise DataError(f"data {spec!r} is no 'digits', no path and no hub id, but of type {type(spec).__name__}.")
     text = os.fspath(spec)
+    labelled = targets is Targets.LABELS
     if text == "digits":
+        if not labelled:
+            raise DataError(f"digits are images with labels, and the task asks for {targets.value}. Name other data.")
         return read_digits()
+    columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column}
+    read: Reader = partial(read_tables, **columns) if labelled else partial(pairs_in_tables, targets=targets, **columns)
     path = Path(text).expanduser()
     if _is_table(path):
-        return read_parquet(path.resolve(), image_column=image_column, label_column=label_column)
+        return read_parquet(path.resolve(), read)
     if path.is_dir():
-        return read_folder(path.resolve())
+        return read_folder(path.resolve()) if labelled else pairs_in_folder(path.resolve(), targets=targets)
     if path.exists():
         raise DataError(f"{path} is a file, but not a parquet file. Pass a folder of images, or parquet.")
     if isinstance(spec, str) and _is_hub_id(spec):
-        return read_hub(spec, image_column=image_column, label_column=label_column)
+        return read_hub(spec, read)
     raise DataError(
         f"no data at {path.absolute()}: it does not exist. Pass 'digits', a folder, or a hub id like 'owner/name'."
     )
@@ -135,27 +150,6 @@ def _find(spec: str | os.PathLike[str], *, image_column: str | None, label_colum
 
 def _limited(rows: Rows, limit: int | None, seed: int) -> Rows:
     return rows if limit is None or limit >= len(rows) else rows.take(stratified(rows.labels, limit, seed=seed))
-
-
-def _own_shape(rows: Rows) -> tuple[int, int, int]:
-    picture = _open(rows, 0)
-    return MODES[picture.mode], picture.height, picture.width
-
-
-def _open(rows: Rows, i: int) -> Image:
-    try:
-        picture = rows.open(i)
-        picture.load()
-    except Exception as error:  # files of images make decoders raise whatever their damage leads to
-        raise DataError(f"{_trouble(error)} at {rows.locate(i)}: {error}") from error
-    if picture.mode not in MODES:
-        raise DataError(f"{rows.locate(i)} is an image of mode {picture.mode}; known modes: {', '.join(MODES)}.")
-    return picture
-
-
-def _trouble(error: Exception) -> str:
-    too_large = needs("PIL.Image", "pillow", "decoding images").DecompressionBombError
-    return "image too large to be decoded safely" if isinstance(error, too_large) else "broken image"
 
 
 def _check_classes(source: Source) -> None:
@@ -168,34 +162,3 @@ def _check_classes(source: Source) -> None:
             )
     if again := [name for name, number in Counter(source.classes).items() if number > 1]:
         raise DataError(f"{source.name} has two classes called {again[0]!r}. Rename one.")
-
-
-def _decode(rows: Rows, shape: tuple[int, int, int], name: str, *, fit: bool, progress: bool) -> Split:
-    """``fit``: pictures of other sizes are scaled and cut; else they are an error."""
-    channels, height, width = shape
-    memory = len(rows) * height * width * channels
-    require_memory(
-        memory, f"{len(rows):,} images of {channels}x{height}x{width}", "Use fewer (--limit) or smaller ones"
-    )
-    pixels = np.empty((len(rows), height, width, channels), dtype=np.uint8)
-    for i in track(range(len(rows)), f"decoding {name}", total=len(rows), enabled=progress):
-        picture = _open(rows, i).convert("L" if channels == 1 else "RGB")
-        if (picture.height, picture.width) != (height, width):
-            if not fit:
-                raise DataError(
-                    f"images differ in size: the first is {height}x{width}, "
-                    f"{rows.locate(i)} is {picture.height}x{picture.width}. "
-                    f"Try: input_shape=({channels}, {height}, {width})."
-                )
-            picture = _cover(picture, height, width)
-        pixels[i] = np.asarray(picture).reshape(height, width, channels)
-    return Split(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(rows.labels))
-
-
-def _cover(picture: Image, height: int, width: int) -> Image:
-    """Scale until both sides cover the frame, then cut out the middle."""
-    resampling = needs("PIL.Image", "pillow", "decoding images").Resampling.BILINEAR
-    scale = max(height / picture.height, width / picture.width)
-    size = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    return picture.resize(size, resampling).crop((left, top, left + width, top + height))

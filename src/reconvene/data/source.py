@@ -18,18 +18,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """One split: ``labels[i]`` int64, ``open(i)`` gives the picture of row i, ``locate(i)`` its name in errors."""
+    """One split: ``labels[i]`` int64, ``open(i)`` gives the picture of row i, ``locate(i)`` its name in errors.
+
+    Data without labels has ``target(i)``, which gives the picture that is the target of row i, or ``values``, float32
+    ``[N]`` or ``[N, D]``, and all labels are 0.
+    """
 
     labels: NDArray[np.int64]
     open: Callable[[int], Image]
     locate: Callable[[int], str]
+    target: Callable[[int], Image] | None = None
+    values: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, rows: NDArray[np.int64]) -> Rows:
         """The same split with only these rows, in this order."""
-        return Rows(self.labels[rows], lambda i: self.open(int(rows[i])), lambda i: self.locate(int(rows[i])))
+        target = self.target
+        return Rows(
+            self.labels[rows],
+            lambda i: self.open(int(rows[i])),
+            lambda i: self.locate(int(rows[i])),
+            None if target is None else lambda i: target(int(rows[i])),
+            None if self.values is None else self.values[rows],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +50,7 @@ class Source:
     """A dataset as found: ``test`` is ``None`` where it comes without a split to test on.
 
     ``shape`` ``(C, H, W)`` is what pictures become if nobody asks for a shape; ``None`` leaves them as they are.
+    ``numbered``: targets are maps that number objects.
     """
 
     name: str
@@ -44,6 +58,7 @@ class Source:
     train: Rows
     test: Rows | None
     shape: tuple[int, int, int] | None = None
+    numbered: bool = False
 
 
 def needs(module: str, package: str, purpose: str) -> Any:

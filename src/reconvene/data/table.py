@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,11 @@ LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
 SPLIT_WORDS = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
 
 
-def read_parquet(root: Path, *, image_column: str | None, label_column: str | None) -> Source:
+Reader = Callable[[str, Mapping[str, Any]], Source]
+"""Makes a source of a name and arrow tables by split: ``train``, and ``test`` or ``val``."""
+
+
+def read_parquet(root: Path, read: Reader) -> Source:
     """Read the parquet files under ``root`` (or ``root`` itself); words in their names tell train from test.
 
     Raises:
@@ -38,7 +42,7 @@ def read_parquet(root: Path, *, image_column: str | None, label_column: str | No
             )
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"cannot read {', '.join(map(str, paths))}: {error}") from error
-    return read_tables(printable(root.stem), tables, image_column=image_column, label_column=label_column)
+    return read(printable(root.stem), tables)
 
 
 def count_parquet(root: Path) -> dict[str, int]:
@@ -54,7 +58,7 @@ def count_parquet(root: Path) -> dict[str, int]:
     return rows
 
 
-def read_hub(name: str, *, image_column: str | None, label_column: str | None) -> Source:
+def read_hub(name: str, read: Reader) -> Source:
     """Read a dataset by its id on the Hugging Face hub (or from its local cache).
 
     Raises:
@@ -72,16 +76,15 @@ def read_hub(name: str, *, image_column: str | None, label_column: str | None) -
     tables = {SPLIT_WORDS[key]: part.with_format("arrow")[:] for key, part in splits.items() if key in SPLIT_WORDS}
     if "train" not in tables:
         raise DataError(f"hub dataset {name!r} has no train split, only: {', '.join(splits)}.")
-    return read_tables(name, tables, image_column=image_column, label_column=label_column)
+    return read(name, tables)
 
 
 def read_tables(name: str, tables: Mapping[str, Any], *, image_column: str | None, label_column: str | None) -> Source:
     """Turn arrow tables, one a split (``train``, and ``test`` or ``val``), into a source of labelled images."""
     train = tables["train"]
-    features = _features(train, name)
-    kinds = {column: features.get(column, {}).get("_type") for column in train.column_names}
-    image = _column("image", image_column, IMAGE_COLUMNS, kinds, name)
-    label = _column("label", label_column, LABEL_COLUMNS, kinds, name)
+    features, kinds = _features(train, name), column_kinds(train, name)
+    image = find_column("image", image_column, IMAGE_COLUMNS, kinds, name)
+    label = find_column("label", label_column, LABEL_COLUMNS, kinds, name)
     test = tables.get("test", tables.get("val"))
     labels = [_labels(part, label, name) for part in (train, test) if part is not None]
     classes, coded = _classes(labels, _class_names(features.get(label, {}), label, name), label, name)
@@ -130,6 +133,12 @@ def _features(table: Any, name: str) -> dict[str, dict[str, Any]]:
         ) from error
 
 
+def column_kinds(table: Any, name: str) -> dict[str, str | None]:
+    """What the schema says of every column, such as ``Image``; None where it says nothing. Raises DataError."""
+    features = _features(table, name)
+    return {column: features.get(column, {}).get("_type") for column in table.column_names}
+
+
 def _class_names(feature: Mapping[str, Any], column: str, name: str) -> list[str] | None:
     """Names of the classes as the schema lists them; ``None`` where it does not."""
     names = feature.get("names")
@@ -142,9 +151,15 @@ def _class_names(feature: Mapping[str, Any], column: str, name: str) -> list[str
     return names
 
 
-def _column(
+def find_column(
     role: str, requested: str | None, usual_names: tuple[str, ...], kinds: dict[str, str | None], name: str
 ) -> str:
+    """The column that is the ``image``, the ``label`` or the ``target``.
+
+    That requested; else the first of a usual name; else the only one of the right kind.
+
+    Raises DataError.
+    """
     listed = ", ".join(kinds)
     if requested is not None:
         if requested not in kinds:
@@ -154,17 +169,22 @@ def _column(
     typed = [
         column
         for column, column_type in kinds.items()
-        if column_type == {"image": "Image", "label": "ClassLabel"}[role]
+        if column_type == {"image": "Image", "label": "ClassLabel", "target": "Image"}[role]
     ]
     if usual_columns:
         return usual_columns[0]
     if len(typed) == 1:
         return typed[0]
     masks = [column for column, column_type in kinds.items() if column_type == "Image" and column not in IMAGE_COLUMNS]
-    hint = f" Column {masks[0]!r} holds images: segmentation is not supported yet." if role == "label" and masks else ""
+    hint = (
+        f" Column {masks[0]!r} holds images: for segmentation, task='segmentation' (--task segmentation)."
+        if role == "label" and masks
+        else ""
+    )
+    option = "image_column" if role == "image" else "label_column"
     raise DataError(
         f"no {role} column found in {name}. Its columns: {listed}. Expected one of {', '.join(usual_names)}, "
-        f"or name it with {role}_column.{hint}"
+        f"or name it with {option}.{hint}"
     )
 
 
@@ -201,6 +221,11 @@ def _classes(
 
 
 def _rows(table: Any, column: str, labels: NDArray[np.int64], name: str) -> Rows:
+    return Rows(labels, *image_cells(table, column, name))
+
+
+def image_cells(table: Any, column: str, name: str) -> tuple[Callable[[int], Any], Callable[[int], str]]:
+    """How to open the image in a row of a column, and what that row is called in errors."""
     image = needs("PIL.Image", "pillow", "decoding images")
     cells = table.column(column)
 
@@ -213,4 +238,4 @@ def _rows(table: Any, column: str, labels: NDArray[np.int64], name: str) -> Rows
             raise OSError(f"the cell holds {type(content).__name__}, not an image file's bytes")
         return image.open(io.BytesIO(content) if content is not None else path)
 
-    return Rows(labels, open_row, lambda i: f"{name}, column {column!r}, row {i}")
+    return open_row, lambda i: f"{name}, column {column!r}, row {i}"

@@ -1,5 +1,6 @@
 """What networks are trained for: classification, segmentation, regression, or a task of the user's own."""
 
+from reconvene.tasks import metrics
 from reconvene.tasks.base import Augmentation, Picture, Targets, Task, Witnesses
 from reconvene.tasks.measures import Assessment, Evaluation, Meter
 from reconvene.tasks.registry import DEFAULT, TASKS, judge, task_named
@@ -16,5 +17,6 @@ __all__ = [
     "Task",
     "Witnesses",
     "judge",
+    "metrics",
     "task_named",
 ]

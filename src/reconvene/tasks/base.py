@@ -82,6 +82,8 @@ class Task(ABC):
     pipeline: str | None = None
     """What the Hugging Face hub calls the task, for the card of a model."""
     targets: Targets = Targets.VALUES
+    numbered: bool = False
+    """Whether maps number objects; else their values are classes."""
     instances: str | None = None
     """The task that takes over where maps number objects and this one reads classes."""
     input_shape: tuple[int, int, int] | None = None

@@ -8,8 +8,10 @@ from reconvene.errors import UnknownNameError
 from reconvene.tasks.base import Task
 from reconvene.tasks.classification import Classification
 from reconvene.tasks.regression import ImageToImage, Regression
+from reconvene.tasks.segmentation import DistanceInstances, HoverInstances, Segmentation
 
-TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Regression(), ImageToImage())}
+OURS = (Classification(), Segmentation(), DistanceInstances(), HoverInstances(), Regression(), ImageToImage())
+TASKS: dict[str, Task] = {task.name: task for task in OURS}
 """A task of your own is entered here: ``TASKS["depth"] = Depth()``."""
 DEFAULT = TASKS["classification"]
 """What data is for where nobody says, and what artifacts of earlier versions, which do not say, were trained for."""

@@ -13,7 +13,7 @@ from reconvene.errors import TrainingError
 from reconvene.tasks.base import Augmentation, Targets, Task
 from reconvene.tasks.classification.assessment import Answers, ClassAssessment, assess_answers
 from reconvene.tasks.classification.evaluation import ClassEvaluation, ClassMeter
-from reconvene.tasks.classification.scores import ClassWitness, are_labels, same_class, soft_loss
+from reconvene.tasks.scores import ClassWitness, are_labels, same_class, soft_loss
 
 
 class Classification(Task):

@@ -1,0 +1,139 @@
+"""From files of images to tensors, and their targets with them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from reconvene.data.dataset import Split
+from reconvene.data.progress import track
+from reconvene.data.source import Rows, needs
+from reconvene.errors import DataError
+from reconvene.tasks import Targets
+from reconvene.utils.resources import require_memory
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MODES = {"1": 1, "L": 1, "LA": 1, "P": 3, "RGB": 3, "RGBA": 3, "CMYK": 3, "YCbCr": 3}
+MAP_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+"""Modes of pictures whose pixels are one integer: of ``P`` the number in the palette."""
+
+
+def own_shape(rows: Rows) -> tuple[int, int, int]:
+    """``(C, H, W)`` of the first image. Raises DataError."""
+    picture = _image(rows, 0)
+    return MODES[picture.mode], picture.height, picture.width
+
+
+def decode(rows: Rows, targets: Targets, shape: tuple[int, int, int], name: str, *, fit: bool, progress: bool) -> Split:
+    """All images of a split as ``shape`` ``(C, H, W)``, with their targets.
+
+    ``fit``: pictures of other sizes are scaled until they cover the frame (bilinear, maps by the nearest pixel) and
+    their middle is cut out; else they are an error.
+
+    Raises DataError, ResourceError.
+    """
+    channels, height, width = shape
+    _require_memory(len(rows), shape, targets)
+    pixels = np.empty((len(rows), height, width, channels), dtype=np.uint8)
+    maps = np.empty((len(rows), height, width) if targets is Targets.MAPS else 0, dtype=np.int32)
+    pictures = np.empty(pixels.shape if targets is Targets.PICTURES else 0, dtype=np.uint8)
+    for i in track(range(len(rows)), f"decoding {name}", total=len(rows), enabled=progress):
+        picture = _image(rows, i)
+        size = (picture.height, picture.width)
+        if size != (height, width) and not fit:
+            raise DataError(
+                f"images differ in size: the first is {height}x{width}, "
+                f"{rows.locate(i)} is {picture.height}x{picture.width}. "
+                f"Try: input_shape=({channels}, {height}, {width})."
+            )
+        pixels[i] = _pixels(picture, shape)
+        if targets is Targets.MAPS:
+            maps[i] = np.asarray(_covering(_map(rows, i, size), height, width, nearest=True))
+        elif targets is Targets.PICTURES:
+            pictures[i] = _pixels(_target(rows, i), shape)
+    images = _channels_first(pixels)
+    if targets is Targets.PICTURES:
+        return Split(images, _channels_first(pictures))
+    chosen = {Targets.MAPS: maps, Targets.VALUES: rows.values, Targets.LABELS: rows.labels}[targets]
+    assert chosen is not None, "the reader of such data fills it in"
+    return Split(images, torch.from_numpy(chosen))
+
+
+def _require_memory(count: int, shape: tuple[int, int, int], targets: Targets) -> None:
+    channels, height, width = shape
+    each = {Targets.MAPS: channels + 4, Targets.PICTURES: 2 * channels}.get(targets, channels)
+    memory = count * height * width * each
+    require_memory(memory, f"{count:,} images of {channels}x{height}x{width}", "Use fewer (--limit) or smaller ones")
+
+
+def _pixels(picture: Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    channels, height, width = shape
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    return np.asarray(_covering(picture, height, width, nearest=False)).reshape(height, width, channels)
+
+
+def _channels_first(pixels: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+
+def _image(rows: Rows, i: int) -> Image:
+    picture = _opened(rows, i, target=False)
+    if picture.mode not in MODES:
+        raise DataError(f"{rows.locate(i)} is an image of mode {picture.mode}; known modes: {', '.join(MODES)}.")
+    return picture
+
+
+def _map(rows: Rows, i: int, size: tuple[int, int]) -> Image:
+    """A map of integers in mode I, as large as its image."""
+    picture = _target(rows, i)
+    if picture.mode not in MAP_MODES:
+        raise DataError(
+            f"the map of {rows.locate(i)} is a picture of mode {picture.mode}, not one integer a pixel "
+            f"({', '.join(MAP_MODES)}). Save it as PNG in grey, of 8 or 16 bits, or with a palette."
+        )
+    if (picture.height, picture.width) != size:
+        raise DataError(
+            f"the map of {rows.locate(i)} is {picture.height}x{picture.width}, its image {size[0]}x{size[1]}."
+        )
+    image = needs("PIL.Image", "pillow", "decoding images")
+    numbers: Image = image.fromarray(np.asarray(picture).astype(np.int32))
+    return numbers
+
+
+def _target(rows: Rows, i: int) -> Image:
+    return _opened(rows, i, target=True)
+
+
+def _opened(rows: Rows, i: int, *, target: bool) -> Image:
+    place = f"{rows.locate(i)}, its target" if target else rows.locate(i)
+    try:
+        opener = rows.target if target else rows.open
+        assert opener is not None, "the reader of such data fills it in"
+        picture = opener(i)
+        picture.load()
+    except Exception as error:  # files of images make decoders raise whatever their damage leads to
+        raise DataError(f"{_trouble(error)} at {place}: {error}") from error
+    return picture
+
+
+def _trouble(error: Exception) -> str:
+    too_large = needs("PIL.Image", "pillow", "decoding images").DecompressionBombError
+    return "image too large to be decoded safely" if isinstance(error, too_large) else "broken image"
+
+
+def _covering(picture: Image, height: int, width: int, *, nearest: bool) -> Image:
+    """Scale until both sides cover the frame, then cut out the middle."""
+    if (picture.height, picture.width) == (height, width):
+        return picture
+    methods = needs("PIL.Image", "pillow", "decoding images").Resampling
+    scale = max(height / picture.height, width / picture.width)
+    size = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    resized = picture.resize(size, methods.NEAREST if nearest else methods.BILINEAR)
+    return resized.crop((left, top, left + width, top + height))
