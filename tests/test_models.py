@@ -17,6 +17,7 @@ from reconvene.models import MODELS, Source, example_inputs, parse_arguments, re
 
 # Counted by hand or known from the literature (ResNet-20: 0.27M, ResNet-56: 0.86M, VGG-16: 14.7M, ResNet-18: 11.17M).
 PARAMETERS = {
+    "hovernet": 37_639_626,
     "mobilenetv2": 2_236_682,
     "resnet18": 11_173_962,
     "resnet20": 272_474,
@@ -31,7 +32,10 @@ def state_bytes(model: nn.Module) -> bytes:
     return b"".join(tensor.numpy().tobytes() for tensor in model.state_dict().values())
 
 
-@pytest.mark.parametrize("name", MODELS)
+CLASSIFIERS_AND_UNET = [name for name in MODELS if name != "hovernet"]
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS_AND_UNET)
 def test_a_reference_network_has_its_size_and_output(name: str) -> None:
     model = MODELS[name]()
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
@@ -41,7 +45,7 @@ def test_a_reference_network_has_its_size_and_output(name: str) -> None:
     assert torch.isfinite(output).all()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CLASSIFIERS_AND_UNET)
 def test_constructor_arguments_reach_the_network(name: str) -> None:
     model = MODELS[name](num_classes=4, in_channels=1, width=0.25)
     with torch.no_grad():
