@@ -8,6 +8,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from reconvene.cli.command import Answer, ArtifactFolder, Command, Importing, Int8Options, Shape, UsageError
+from reconvene.cli.data_options import recorded_task
 
 
 @dataclass(kw_only=True)
@@ -42,11 +43,12 @@ class Bench(Int8Options, Importing, Command):
         from reconvene.workflow import bench, report
 
         shape = self.input or artifact.Artifact.open(self.directory).source.input_shape
+        task = recorded_task(self.directory)
         result = bench(
             self.directory,
             runtimes=installed() if runtimes == ["installed"] else runtimes,
             int8=None if self.data is None else int8,
-            dataset=None if self.data is None else load(self.data, input_shape=shape, progress=True),
+            dataset=None if self.data is None else load(self.data, task=task, input_shape=shape, progress=True),
             batch=self.batch,
             threads=self.threads,
             repeats=self.repeats,

@@ -12,14 +12,12 @@ from tyro.constructors import PrimitiveConstructorSpec
 from reconvene.costs import COSTS, Budget
 
 if TYPE_CHECKING:
-    from reconvene.data import Dataset
     from reconvene.models import Source
     from reconvene.training import TrainConfig
     from reconvene.workflow import Int8, Lesson
 
 
 EPOCHS = 5
-DIGITS = "digits"
 """The data set that needs no download."""
 
 
@@ -160,36 +158,6 @@ class BudgetOptions(LimitsOptions):
     device: Annotated[str | None, arg(metavar="PROFILE")] = None
     """Profile of the device whose --latency it is: a file, a name, or here, which is this machine and the default.
     Without --latency the plan says what it would be."""
-
-
-@dataclass(kw_only=True)
-class DataOptions:
-    """Options that say which data."""
-
-    data: Annotated[str | None, arg(metavar="DATA")] = DIGITS
-    """digits (handwritten, no download), a hub id such as owner/name, or a folder of images or parquet."""
-    limit: Annotated[int | None, arg(metavar="N")] = None
-    """Use at most so many images of each split, every class in proportion."""
-
-    def dataset(self, input_shape: tuple[int, ...] | None) -> Dataset:
-        """The data, in the shape the model takes."""
-        from reconvene.data import load
-
-        return load(self.data or DIGITS, input_shape=input_shape, limit=self.limit, progress=True)
-
-    def examples(self) -> int | None:
-        """Training images of an epoch; None where counting them takes a download, or an extra that is not installed."""
-        from reconvene.cli.progress import say
-        from reconvene.data import count
-        from reconvene.errors import MissingExtraError
-
-        try:
-            images = count(self.data or DIGITS, limit=self.limit)
-        except MissingExtraError:
-            return None
-        if images is None:
-            say(f"no folder {self.data} here: taken for an id on the hub, and not looked up now")
-        return images
 
 
 @dataclass(kw_only=True)

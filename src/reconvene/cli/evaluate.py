@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reconvene.cli.command import Answer, ArtifactFolder, Command, DataOptions, Importing
+from reconvene.cli.command import Answer, ArtifactFolder, Command, Importing
+from reconvene.cli.data_options import DataOptions
 
 
 @dataclass(kw_only=True)
 class Evaluate(DataOptions, Importing, Command):
-    """Accuracy, calibration, the worst class, agreement with the dense network; with --corruptions robustness too."""
+    """The task's metrics and agreement with the dense network; of classifiers calibration and the worst class too."""
 
     directory: ArtifactFolder
     """Folder of a trained artifact."""
@@ -24,7 +25,7 @@ class Evaluate(DataOptions, Importing, Command):
         from reconvene.workflow import evaluate, report
         from reconvene.workflow.prune import REPORT
 
-        dataset = self.dataset(artifact.Artifact.open(self.directory).source.input_shape)
+        dataset = self.dataset(artifact.Artifact.open(self.directory).source.input_shape, self.directory)
         assessments = evaluate(
             self.directory,
             dataset,

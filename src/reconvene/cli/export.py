@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import arg
 
 from reconvene.cli.command import Answer, ArtifactFolder, Command, Importing, LimitOptions, Shape, UsageError
+from reconvene.cli.data_options import recorded_task
 
 if TYPE_CHECKING:
     from reconvene.data import Dataset
@@ -66,7 +67,8 @@ class Export(LimitOptions, Importing, Command):
         from reconvene.workflow import export
 
         shape = self.input or artifact.Artifact.open(self.directory).source.input_shape
-        dataset = None if self.data is None else load(self.data, input_shape=shape, progress=True)
+        task = recorded_task(self.directory)
+        dataset = None if self.data is None else load(self.data, task=task, input_shape=shape, progress=True)
         by_variant = export(
             self.directory,
             formats=formats,

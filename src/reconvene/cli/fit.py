@@ -7,14 +7,8 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from reconvene.cli.command import (
-    Answer,
-    Command,
-    DataOptions,
-    LimitsOptions,
-    ModelOptions,
-    UsageError,
-)
+from reconvene.cli.command import Answer, Command, LimitsOptions, ModelOptions, UsageError
+from reconvene.cli.data_options import DataOptions
 from reconvene.cli.prune_options import CriterionOptions
 
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from reconvene.cli.command import Answer, Command, DataOptions, ModelAddress, ModelOptions
+from reconvene.cli.command import Answer, Command, ModelAddress, ModelOptions
+from reconvene.cli.data_options import DataOptions
 from reconvene.cli.prune_options import CriterionOptions
 
 

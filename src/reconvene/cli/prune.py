@@ -8,15 +8,8 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from reconvene.cli.command import (
-    Answer,
-    BudgetOptions,
-    Command,
-    DataOptions,
-    ModelAddress,
-    ModelOptions,
-    UsageError,
-)
+from reconvene.cli.command import Answer, BudgetOptions, Command, ModelAddress, ModelOptions, UsageError
+from reconvene.cli.data_options import DataOptions, recorded_task
 from reconvene.cli.prune_options import PruneOptions
 
 
@@ -47,6 +40,7 @@ class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
         from reconvene import artifact
         from reconvene.cli.progress import bars, say, steps
         from reconvene.costs import text_of
+        from reconvene.tasks import task_named
         from reconvene.utils.tables import Cell, smaller, table
         from reconvene.workflow import prune
 
@@ -63,7 +57,8 @@ class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
                 self.output,
                 budget=budget,
                 pruning=self.pruning(self.seed, **defaults, **self.target_options),
-                data=(lambda: self.dataset(source.input_shape)) if with_data else None,
+                data=(lambda: self.dataset(source.input_shape, base)) if with_data else None,
+                task=task_named(self.task or recorded_task(base)),
                 base=base,
                 weights=self.weights,
                 examples=self.examples() if with_data else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,12 +15,12 @@ from reconvene.cli.command import (
     Answer,
     BudgetOptions,
     Command,
-    DataOptions,
     LimitOptions,
     ModelAddress,
     ModelOptions,
     TrainOptions,
 )
+from reconvene.cli.data_options import DataOptions
 from reconvene.cli.prune_options import PruneOptions
 
 EXAMPLE_BUDGET = {"params": "16.21x"}
@@ -50,6 +50,7 @@ class Run(LimitOptions, BudgetOptions, TrainOptions, PruneOptions, DataOptions, 
         from reconvene.workflow import run
 
         source = self.source(self.model, seed=self.seed)
+        source = replace(source, input_shape=self.image_shape(self.input, source))
         dataset = self.dataset(source.input_shape)
         outcome = run(
             source.with_classes(dataset.outputs),

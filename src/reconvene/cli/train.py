@@ -1,22 +1,30 @@
-"""``reconvene train DIR``."""
+"""``reconvene train DIR``, and ``reconvene train MODEL``."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+import re
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from reconvene.cli.command import Answer, ArtifactFolder, Command, DataOptions, Importing, TrainOptions
+from tyro.conf import Positional, arg
+
+from reconvene.cli.command import Answer, Command, ModelOptions, TrainOptions, UsageError
+from reconvene.cli.data_options import DataOptions
 
 if TYPE_CHECKING:
+    from reconvene.data import Dataset
     from reconvene.training import TrainConfig
 
 
 @dataclass(kw_only=True)
-class Train(TrainOptions, DataOptions, Importing, Command):
-    """Train an artifact. Stopped at any moment, the same command goes on where it was."""
+class Train(TrainOptions, DataOptions, ModelOptions, Command):
+    """Train an artifact, or a model of that name. Stopped at any moment, the same command goes on where it was."""
 
-    directory: ArtifactFolder
-    """Folder of the artifact."""
+    directory: Positional[Annotated[Path, arg(metavar="DIR|MODEL")]]
+    """Folder of an artifact; or a model, such as unet, of which an artifact is made first."""
+    output: Annotated[Path | None, arg(aliases=["-o"], metavar="DIR")] = None
+    """Folder of the artifact that is made of a model. By default out/MODEL."""
     again: bool = False
     """Train a trained artifact on, from its trained weights."""
     qat: bool = False
@@ -24,11 +32,10 @@ class Train(TrainOptions, DataOptions, Importing, Command):
 
     def run(self) -> Answer:
         """Load, train, keep."""
-        from reconvene import artifact
         from reconvene.cli.progress import steps
         from reconvene.workflow import train, train_quantised
 
-        dataset = self.dataset(artifact.Artifact.open(self.directory).source.input_shape)
+        folder, dataset = self._artifact()
         options: dict[str, Any] = {
             "lesson": self.lesson(),
             "again": self.again,
@@ -38,11 +45,32 @@ class Train(TrainOptions, DataOptions, Importing, Command):
         }
         if self.qat:
             config, epochs = self.quantised_recipe()
-            result = train_quantised(self.directory, dataset, epochs=epochs, config=config, **options)
+            result = train_quantised(folder, dataset, epochs=epochs, config=config, **options)
         else:
-            config, epochs, description = self.config(self.seed), self.rounds(), f"training {self.directory}"
-            result = train(self.directory, dataset, epochs=epochs, config=config, description=description, **options)
-        return Answer(str(result), {"artifact": str(self.directory), **asdict(result), **result.metrics})
+            config, epochs, description = self.config(self.seed), self.rounds(), f"training {folder}"
+            result = train(folder, dataset, epochs=epochs, config=config, description=description, **options)
+        return Answer(str(result), {"artifact": str(folder), **asdict(result), **result.metrics})
+
+    def _artifact(self) -> tuple[Path, Dataset]:
+        """The artifact to train, which is made where a model was named, and the data it is trained on."""
+        from reconvene import artifact
+
+        if self.directory.is_dir() or len(self.directory.parts) > 1:
+            if self.output is not None or self.model_arg or self.input is not None:
+                raise UsageError(f"{self.directory} is an artifact: -o, --model-arg and --input are for a model's name")
+            shape = artifact.Artifact.open(self.directory).source.input_shape
+            return self.directory, self.dataset(shape, self.directory)
+        name = str(self.directory)
+        source = self.source(name, seed=self.seed)
+        source = replace(source, input_shape=self.image_shape(self.input, source))
+        dataset = self.dataset(source.input_shape)
+        source = source.with_classes(dataset.outputs)
+        folder = self.output or Path("out") / re.sub(r"[^\w.-]+", "-", name)
+        if not (folder / artifact.MANIFEST).exists():
+            artifact.save(source.build(allow_import=self.allow_import), folder, source=source)
+        elif (stored := artifact.Artifact.open(folder)).source != source or stored.plan is not None:
+            raise UsageError(f"{folder} holds another network than {name} as it was asked for. Choose another with -o")
+        return folder, dataset
 
     def quantised_recipe(self) -> tuple[TrainConfig, int]:
         """The recipe and the epochs of quantisation-aware training, with what was given in their place."""

@@ -28,6 +28,7 @@ class ReportData:
         task: what was trained for, by its name in ``reconvene.tasks.TASKS``.
         scores: the task's headline by variant; without it, the last epoch of ``training``.
         assessment: ``Assessment.to_dict()`` by variant.
+        pictures: a few test images, one row each: PNG files in base64 by heading, ``image``, ``truth``, ``dense``, ...
         bench: ``BenchResult.to_dict()``.
         exports: ``Exported.to_dict()``, each with its ``verification`` or ``None``; ``variant`` may be added.
         timings: seconds of each step of pruning, in order.
@@ -48,6 +49,7 @@ class ReportData:
     task: str = DEFAULT.name
     scores: dict[str, float] = field(default_factory=dict)
     assessment: dict[str, dict[str, Any]] = field(default_factory=dict)
+    pictures: list[dict[str, str]] = field(default_factory=list)
     bench: dict[str, Any] | None = None
     exports: list[dict[str, Any]] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)

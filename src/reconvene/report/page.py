@@ -8,7 +8,7 @@ from pathlib import Path
 from reconvene._version import __version__
 from reconvene.costs import listed_costs
 from reconvene.errors import ArtifactError
-from reconvene.report import formats, headline, measurements, robustness, sections
+from reconvene.report import formats, headline, measurements, pictures, robustness, sections
 from reconvene.report.data import ReportData
 from reconvene.report.markup import Child, Html, document, raw_style, tag
 from reconvene.report.markup import name as shown_name
@@ -23,6 +23,7 @@ SECTIONS = (
     sections.widths,
     sections.spread,
     sections.training,
+    pictures.pictures,
     robustness.assessment,
     measurements.verification,
     formats.int8,

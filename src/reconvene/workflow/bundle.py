@@ -75,7 +75,10 @@ def preparation(stored: Artifact, dataset: Dataset | None) -> Preprocessing:
                 "trained by this version. Name the data that it is for (--data), or train it"
             )
         return dataset.preprocessing
-    if dataset is not None and (dataset.classes, dataset.shape) != (preprocessing.classes, preprocessing.shape):
+    alike = ("task", "classes", "shape")
+    if dataset is not None and any(
+        getattr(dataset.preprocessing, name) != getattr(preprocessing, name) for name in alike
+    ):
         raise DataError(
             f"{dataset.name} ({_describe(dataset.preprocessing)}) is not what the model in {stored.folder} was trained "
             f"on ({_describe(preprocessing)}). Try: --data with that data"
@@ -85,7 +88,8 @@ def preparation(stored: Artifact, dataset: Dataset | None) -> Preprocessing:
 
 def _describe(preprocessing: Preprocessing) -> str:
     some = ", ".join(preprocessing.classes[:3]) + ", ..." * (len(preprocessing.classes) > 3)
-    return f"{'x'.join(map(str, preprocessing.shape))}, {len(preprocessing.classes)} classes: {some}"
+    shape = "x".join(map(str, preprocessing.shape))
+    return f"{shape}, {preprocessing.task}" + (f", {len(preprocessing.classes)} classes: {some}" if some else "")
 
 
 def results(stored: Artifact) -> dict[str, str]:

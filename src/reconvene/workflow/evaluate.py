@@ -12,6 +12,7 @@ from reconvene.tasks import Assessment
 from reconvene.training.assess import assess, predict
 from reconvene.workflow.bundle import preparation
 from reconvene.workflow.deploy import variants
+from reconvene.workflow.pictures import draw, keep
 from reconvene.workflow.prune import DENSE
 from reconvene.workflow.steps import Steps, quiet
 
@@ -25,7 +26,7 @@ def evaluate(
     allow_import: bool = False,
     steps: Steps = quiet,
 ) -> dict[str, Assessment]:
-    """Assess the trained networks of an artifact, by variant, and keep the result in it.
+    """Assess the trained networks of an artifact, by variant, and keep the result in it, with pictures of predictions.
 
     The dense network takes part where it was trained too (``reconvene run`` does that). Images are normalised as those
     it was trained on, whichever part of them ``dataset`` holds.
@@ -55,6 +56,7 @@ def evaluate(
                 seed=seed,
                 progress=steps is not quiet,
             )
+    keep(folder, draw(models, dataset))
     artifact.record(folder, {"assessment": {name: assessment.to_dict() for name, assessment in assessments.items()}})
     return assessments
 

@@ -34,9 +34,11 @@ from reconvene.rectifier import WAYS
 from reconvene.rectifier.recalibrate import Progress
 from reconvene.rectifier.recalibrate import silent as quiet_progress
 from reconvene.surgery import Plan
+from reconvene.tasks import DEFAULT, Task
 from reconvene.training.checkpoint import CHECKPOINT_NAME
 from reconvene.training.log import LOG_NAME
 from reconvene.utils.files import unwritable
+from reconvene.workflow.pictures import PICTURES
 from reconvene.workflow.steps import Steps, quiet
 
 DENSE = "dense"
@@ -45,13 +47,13 @@ BENCH, REPORT, COMMAND = "bench.json", "report.html", "command.txt"
 TRAINED_SAMPLES = 2000
 """Training images at most that a trained network is judged and repaired by."""
 _ASIDE = ".replaced"
-_DERIVED = (CHECKPOINT_NAME, LOG_NAME, BENCH, REPORT, artifact.TIMINGS, COMMAND)
+_DERIVED = (CHECKPOINT_NAME, LOG_NAME, BENCH, REPORT, artifact.TIMINGS, COMMAND, PICTURES)
 
 
 class Pruning(PruningSettings):
     """What was asked of a pruning, but for the model and the budget: all that decides the result."""
 
-    def options(self, data: Samples | None = None) -> Options:
+    def options(self, data: Samples | None = None, task: Task = DEFAULT) -> Options:
         """These options as planning takes them."""
         return Options(
             criterion=self.criterion,
@@ -59,7 +61,8 @@ class Pruning(PruningSettings):
             seed=self.seed,
             evaluator=self.evaluator,
             trained=self.trained,
-            loss=data.loss if self.trained and data is not None else None,
+            # untrained classifiers are scored by the criteria's own cross entropy, at a temperature
+            loss=data.loss if data is not None and (self.trained or task is not DEFAULT) else None,
             limits=LayerLimits(self.keep),
             round_to=self.round_to,
             target=Target(self.device, self.size_of, self.memory_of, self.precision, self.chip),
@@ -85,6 +88,7 @@ def prune(
     budget: Budget,
     pruning: Pruning = Pruning(),  # noqa: B008  # frozen
     data: Callable[[], Dataset] | None = None,
+    task: Task = DEFAULT,
     base: Path | None = None,
     weights: Path | None = None,
     examples: int | None = None,
@@ -100,6 +104,7 @@ def prune(
 
     Args:
         data: where criteria that need data get it from; it is only called for those.
+        task: what the data is for: criteria that need a loss take that of the data's task.
         examples: training images of an epoch, by which the plan tells what one costs; by default those of ``data``
             where that was called.
         overwrite: whether an artifact that was trained already may be replaced.
@@ -125,7 +130,7 @@ def prune(
     samples = None if data is None else Samples(data, seed=pruning.seed, most=TRAINED_SAMPLES * pruning.trained)
     with steps(f"pruning to {budget}", pruning.trained):
         small, plan, report = prune_by(
-            model, inputs, budget, pruning.options(samples), rectify=pruning.rectify, say=say, progress=progress
+            model, inputs, budget, pruning.options(samples, task), rectify=pruning.rectify, say=say, progress=progress
         )
         if earlier is not None:
             plan = compose_plans(source.build(allow_import=allow_import), inputs, earlier, plan)

@@ -16,7 +16,7 @@ from reconvene.training.quantising import Range, check_quantising
 from reconvene.utils.numbers import plural
 from reconvene.workflow.prune import DENSE
 from reconvene.workflow.steps import Steps, quiet
-from reconvene.workflow.train import Lesson, keep_trained, not_itself, recalibrated, recipe_of
+from reconvene.workflow.train import Lesson, keep_trained, measured, not_itself, recipe_of
 
 QAT_EPOCHS = 3
 QAT_CONFIG = TrainConfig(lr=0.01)
@@ -82,16 +82,7 @@ def train_quantised(
             progress=steps is not quiet,
         )
     quantised = QuantisedTraining(epochs, result.score, training.score, recipe, result.seconds)
-    now = evaluate(model, dataset)
-    record = replace(
-        training,
-        metrics=now.metrics,
-        loss=now.loss,
-        parts=now.parts,
-        quantised=quantised,
-        recalibration=recalibrated(result),
-        warning=now.warning,
-    )
+    record = replace(measured(training, evaluate(model, dataset), result), quantised=quantised)
     learned = {label: list(scale_and_zero) for label, scale_and_zero in (result.ranges or {}).items()}
     keep_trained(folder, model, record, ranges=learned)
     return record

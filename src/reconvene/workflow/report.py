@@ -16,6 +16,7 @@ from reconvene.training import read_log
 from reconvene.training.log import LOG_NAME
 from reconvene.utils.files import write_atomic
 from reconvene.utils.machine import machine, now
+from reconvene.workflow.pictures import PICTURES
 from reconvene.workflow.prune import BENCH, COMMAND, DENSE, REPORT
 
 
@@ -56,6 +57,7 @@ def collect(folder: Path, *, command: str | None = None) -> ReportData:
         task=DEFAULT.name if training is None else training.task,
         assessment=dict(stored.assessment),
         bench=bench,
+        pictures=_read_pictures(folder),
         exports=[asdict(export) for export in stored.exports],
         timings=dict(stored.timings.pruning),
         criterion=plan.criterion,
@@ -88,17 +90,34 @@ def read_bench(folder: Path) -> dict[str, Any] | None:
     return bench
 
 
+def _read_pictures(folder: Path) -> list[dict[str, str]]:
+    """The rows of ``pictures.json``; none without it. Raises ArtifactError where it is damaged."""
+    rows = _read_content(folder / PICTURES)
+    if rows is None:
+        return []
+    if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+        raise ArtifactError(f"{folder / PICTURES} holds no pictures of ours. Remove it, or evaluate again")
+    return [{str(heading): str(picture) for heading, picture in row.items()} for row in rows]
+
+
 def _read_json(path: Path) -> dict[str, Any] | None:
     """The contents of a JSON file of the folder; None without the file. Raises ArtifactError where it is damaged."""
-    if not path.exists():
+    content = _read_content(path)
+    if content is None:
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} cannot be read: {error}. Remove it; what it held can be measured again") from error
     if not isinstance(content, Mapping):
         raise ArtifactError(f"{path} holds no table of ours. Remove it; what it held can be measured again")
     return dict(content)
+
+
+def _read_content(path: Path) -> Any:
+    """What a JSON file holds; None without the file. Raises ArtifactError where it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}. Remove it; what it held can be measured again") from error
 
 
 def _logs(folder: Path) -> dict[str, list[dict[str, Any]]]:

@@ -17,7 +17,8 @@ from reconvene.models import Source
 from reconvene.tasks import DEFAULT, Task, task_named
 from reconvene.training import TrainConfig
 from reconvene.utils.tables import table
-from reconvene.workflow.deploy import Int8, bench, export
+from reconvene.workflow.deploy import Int8, bench, export, variants
+from reconvene.workflow.pictures import draw, keep
 from reconvene.workflow.prune import DENSE, Pruning, prune, record_of
 from reconvene.workflow.report import read_bench, report, scores
 from reconvene.workflow.steps import Steps, quiet
@@ -126,6 +127,7 @@ def run(
             budget=budget,
             pruning=pruning,
             data=lambda: dataset,
+            task=dataset.task,
             examples=len(dataset.train),
             overwrite=overwrite,
             allow_import=allow_import,
@@ -153,6 +155,7 @@ def run(
             notes.append(f"warning: {variant}: {training.warning}")
     exports = export(folder, dataset=dataset, with_dense=True, allow_import=allow_import, steps=steps)
     refused = None if int8 is None else _quantised(folder, dataset, int8, allow_import=allow_import, steps=steps)
+    keep(folder, draw(variants(folder, allow_import=allow_import), dataset))
     bench(folder, int8=int8, dataset=dataset, seed=pruning.seed, allow_import=allow_import, steps=steps)
     page = report(folder, command=command)
     checked = {variant: exported[0].verification for variant, exported in exports.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from reconvene.artifact import Recalibrated, Teacher, Timings, Training
 from reconvene.data import Dataset
 from reconvene.errors import TrainingError
 from reconvene.surgery import Plan
-from reconvene.tasks import task_named
+from reconvene.tasks import Evaluation, task_named
 from reconvene.training import Distillation, TrainConfig, TrainResult, evaluate
 from reconvene.training import train as train_model
 from reconvene.training.checkpoint import CHECKPOINT_NAME
 from reconvene.utils.numbers import plural
+from reconvene.workflow.pictures import keep
 from reconvene.workflow.prune import DENSE
 from reconvene.workflow.steps import Steps, quiet
 
@@ -110,18 +111,27 @@ def train(
 def _outcome(
     dataset: Dataset, epochs: int, result: TrainResult, recipe: dict[str, Any], taught_by: Teacher | None
 ) -> Training:
-    evaluation = result.evaluation
-    return Training(
+    training = Training(
         epochs,
         str(dataset),
-        evaluation.metrics,
-        evaluation.loss,
+        {},
+        0.0,
         recipe,
-        parts=evaluation.parts,
         task=dataset.task.name,
         seconds=result.seconds,
         teacher=taught_by,
         examples=len(dataset.train),
+    )
+    return measured(training, result.evaluation, result)
+
+
+def measured(training: Training, evaluation: Evaluation, result: TrainResult) -> Training:
+    """``training`` with what an evaluation says of the weights that a run ended with."""
+    return replace(
+        training,
+        metrics=evaluation.metrics,
+        loss=evaluation.loss,
+        parts=evaluation.parts,
         recalibration=recalibrated(result),
         warning=evaluation.warning,
     )
@@ -141,6 +151,7 @@ def keep_trained(folder: Path, model: nn.Module, training: Training, **sections:
     timings = Timings.of(training, pruning=stored.timings.pruning)
     artifact.save(model, folder, extra={**kept, "training": training.untimed(), **sections}, timings=timings)
     (folder / CHECKPOINT_NAME).unlink(missing_ok=True)  # what it was for is in the artifact now
+    keep(folder, None)  # what earlier weights predicted
 
 
 def not_itself(folder: Path, teacher: Path) -> Path:

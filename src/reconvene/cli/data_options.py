@@ -1,0 +1,65 @@
+"""Options that say which data, and what it is for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import arg
+
+if TYPE_CHECKING:
+    from reconvene.data import Dataset
+    from reconvene.models import Source
+
+
+DIGITS = "digits"
+
+
+@dataclass(kw_only=True)
+class DataOptions:
+    """Options that say which data."""
+
+    data: Annotated[str | None, arg(metavar="DATA")] = DIGITS
+    """digits (handwritten, no download), a hub id such as owner/name, or a folder of images or parquet."""
+    limit: Annotated[int | None, arg(metavar="N")] = None
+    """Use at most so many images of each split, every class in proportion."""
+    task: Annotated[str | None, arg(metavar="NAME")] = None
+    """What targets are: classification, segmentation (masks, or instances), instances-hv, regression, image-to-image.
+    By default what the artifact was trained for, else classification."""
+
+    def dataset(self, input_shape: tuple[int, ...] | None, directory: Path | None = None) -> Dataset:
+        """The data, in the shape the model takes, for the task that was given, else for that of an artifact."""
+        from reconvene.data import load
+
+        task = self.task or recorded_task(directory)
+        return load(self.data or DIGITS, task=task, input_shape=input_shape, limit=self.limit, progress=True)
+
+    def image_shape(self, given: tuple[int, ...] | None, source: Source) -> tuple[int, ...] | None:
+        """What images become for a model: the given shape, else the usual one of the task, else the model's."""
+        from reconvene.tasks import task_named
+
+        return given or (task_named(self.task).input_shape if self.task else None) or source.input_shape
+
+    def examples(self) -> int | None:
+        """Training images of an epoch; None where counting them takes a download, or an extra that is not installed."""
+        from reconvene.cli.progress import say
+        from reconvene.data import count
+        from reconvene.errors import MissingExtraError
+
+        try:
+            images = count(self.data or DIGITS, task=self.task or recorded_task(None), limit=self.limit)
+        except MissingExtraError:
+            return None
+        if images is None:
+            say(f"no folder {self.data} here: taken for an id on the hub, and not looked up now")
+        return images
+
+
+def recorded_task(directory: Path | None) -> str:
+    """The task that an artifact was trained for; the default where it was not, or without an artifact."""
+    from reconvene.artifact import Artifact
+    from reconvene.tasks import DEFAULT
+
+    preprocessing = None if directory is None else Artifact.open(directory).preprocessing
+    return DEFAULT.name if preprocessing is None else preprocessing.task

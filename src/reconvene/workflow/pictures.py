@@ -1,0 +1,67 @@
+"""Pictures of what networks predict, for tasks whose predictions can be seen: image, truth, and each network."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor, nn
+
+from reconvene.data import Dataset, Split
+from reconvene.data.source import needs
+from reconvene.tasks import Picture
+from reconvene.training.assess import predict
+from reconvene.utils.files import write_atomic
+
+PICTURES = "pictures.json"
+COUNT = 4
+"""Images that are shown, spread over the test split."""
+LARGEST = 160
+"""Pixels of a side: larger pictures are thinned out."""
+
+Rows = list[dict[str, str]]
+"""One row an image: PNG files in base64 by the heading of the column."""
+
+
+def draw(models: Mapping[str, nn.Module], dataset: Dataset) -> Rows | None:
+    """Image, truth, and the prediction of every model, for a few test images; None where the task shows nothing."""
+    places = np.linspace(0, len(dataset.test) - 1, min(COUNT, len(dataset.test))).astype(int)
+    few = Split(dataset.test.images[places], dataset.test.targets[places])
+    truths = [dataset.task.draw(target, is_target=True) for target in few.targets]
+    if any(truth is None for truth in truths):
+        return None
+    part = replace(dataset, test=few)
+    columns: dict[str, list[Picture | None]] = {"image": [_pixels(image) for image in few.images], "truth": truths}
+    for name, model in models.items():
+        columns[name] = [dataset.task.draw(prediction) for prediction in predict(model, part)[0]]
+    rows: Rows = []
+    for pictures in zip(*columns.values(), strict=True):
+        pairs = zip(columns, pictures, strict=True)
+        rows.append({heading: _png(picture) for heading, picture in pairs if picture is not None})
+    return rows
+
+
+def keep(folder: Path, rows: Rows | None) -> None:
+    """Put the pictures into the folder of an artifact, in place of those of earlier weights."""
+    if rows is None:
+        (folder / PICTURES).unlink(missing_ok=True)
+    else:
+        write_atomic(folder / PICTURES, (json.dumps(rows) + "\n").encode())
+
+
+def _pixels(image: Tensor) -> Picture:
+    pixels: Picture = image.expand(3, *image.shape[-2:]).permute(1, 2, 0).numpy()
+    return pixels
+
+
+def _png(picture: Picture) -> str:
+    step = -(-max(picture.shape[:2]) // LARGEST)
+    file = io.BytesIO()
+    image = needs("PIL.Image", "pillow", "pictures of a report")
+    image.fromarray(np.ascontiguousarray(picture[::step, ::step])).save(file, format="PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
