@@ -12,6 +12,7 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,11 +92,18 @@ def right(model: nn.Module, test: tuple[Tensor, Tensor]) -> float:
 
 
 def table() -> str:
-    """The results as they stand in docs/trained.md: means over seeds."""
+    """The results as they stand in docs/trained.md: a table for each data set, means over its seeds."""
     rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    lines = ["| MACs | criterion | as cut | recalibrate | reconstruct |", "| --- | --- | --- | --- | --- |"]
+    names = sorted({row["data"] for row in rows})
+    return "\n".join(of_data(name, [row for row in rows if row["data"] == name]) for name in names)
+
+
+def of_data(data: str, rows: list[dict[str, Any]]) -> str:
+    """One table."""
     dense = sum(row["dense"] for row in rows) / len(rows)
-    lines.append(f"| dense | | {dense:.1%} | | |")
+    seeds = f"{len(rows)} seed{'s' if len(rows) > 1 else ''}"
+    lines = [f"{data}; {rows[0]['epochs']} epochs, {seeds}; dense {dense:.1%}:", ""]
+    lines += ["| MACs | criterion | as cut | recalibrate | reconstruct |", "| --- | --- | --- | --- | --- |"]
     for number, arm in enumerate(rows[0]["arms"]):
         means = [sum(row["arms"][number][how]["accuracy"] for row in rows) / len(rows) for how in WAYS]
         lines.append(f"| 1/{arm['macs'][:-1]} | `{arm['criterion']}` | {' | '.join(f'{mean:.1%}' for mean in means)} |")
