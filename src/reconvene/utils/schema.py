@@ -94,7 +94,6 @@ def read(
     source: object,
     error: type[ReconveneError],
     remedy: str = "",
-    prefix: str = "",
 ) -> T:
     """The value of ``schema`` that JSON text describes.
 
@@ -104,7 +103,6 @@ def read(
         source: what the text is, as errors call it: mostly the path of a file.
         error: what is raised.
         remedy: a sentence on what to do about a text that does not fit.
-        prefix: path of the text inside ``source``, where it is a part of it.
 
     Raises:
         ReconveneError: of the type ``error``, naming the first field that does not fit.
@@ -114,17 +112,14 @@ def read(
         return value
     except ValidationError as failure:
         plain = parse(data, source=source, error=error, remedy=remedy)
-        wrong = _describe(failure.errors(include_url=False), plain, prefix)
+        wrong = _describe(failure.errors(include_url=False), plain)
         raise error(f"{source}: {wrong}{_sentence(remedy)}") from None
 
 
-def convert(
-    schema: type[T], value: Any, *, source: object, error: type[ReconveneError], remedy: str = "", prefix: str = ""
-) -> T:
+def convert(schema: type[T], value: Any, *, source: object, error: type[ReconveneError], remedy: str = "") -> T:
     """``read`` for plain Python values instead of their JSON text; ``to_json`` says which those are."""
-    return read(
-        schema, to_json(value, source=source, error=error), source=source, error=error, remedy=remedy, prefix=prefix
-    )
+    text = to_json(value, source=source, error=error)
+    return read(schema, text, source=source, error=error, remedy=remedy)
 
 
 def to_json(value: Any, *, source: object, error: type[ReconveneError]) -> str:
@@ -182,10 +177,10 @@ _EXPECTED: Mapping[str, str] = {
     "union_tag_not_found": "an object that says its kind",
 }
 _BOUND: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    "greater_than_equal": lambda bound: f"{bound['ge']:,.15g} at least",
-    "greater_than": lambda bound: f"more than {bound['gt']:,.15g}",
-    "less_than_equal": lambda bound: f"{bound['le']:,.15g} at most",
-    "less_than": lambda bound: f"less than {bound['lt']:,.15g}",
+    "greater_than_equal": lambda bound: f"{bound['ge']:,.16g} at least",
+    "greater_than": lambda bound: f"more than {bound['gt']:,.16g}",
+    "less_than_equal": lambda bound: f"{bound['le']:,.16g} at most",
+    "less_than": lambda bound: f"less than {bound['lt']:,.16g}",
     "too_long": lambda bound: f"at most {bound['max_length']} entries",
     "too_short": lambda bound: f"at least {bound['min_length']} entries",
     "string_too_long": lambda bound: f"at most {bound['max_length']} characters",
@@ -196,14 +191,14 @@ _BOUND: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 }
 
 
-def _describe(errors: Sequence[ErrorDetails], value: Any, prefix: str) -> str:
+def _describe(errors: Sequence[ErrorDetails], value: Any) -> str:
     """The first field that does not fit, in words, and how many others there are."""
     by_field: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
     for error in errors:
         by_field.setdefault(_field(error, value), []).append(error)
     path, first = next(iter(by_field.items()))
     more = f" (and {len(by_field) - 1} more)" if len(by_field) > 1 else ""
-    named = ".".join([prefix] * bool(prefix) + [_short(str(part)) for part in path])
+    named = ".".join(_short(str(part)) for part in path)
     return f"{named + ': ' * bool(named)}{_words(first)}{more}"
 
 
