@@ -16,7 +16,18 @@ import optional_surface
 from optional_surface import Use, merged, missing, uses
 
 QUICK = {"PIL", "datasets", "huggingface_hub", "ncnn", "nncf", "onnx", "onnx_ir", "onnxruntime", "openvino", "pnnx"}
-QUICK |= {"pyarrow", "ray", "sklearn", "timm", "torch_pruning", "torchvision", "transformers", "yaml"}
+QUICK |= {
+    "pyarrow",
+    "ray",
+    "scipy",
+    "skimage",
+    "sklearn",
+    "timm",
+    "torch_pruning",
+    "torchvision",
+    "transformers",
+    "yaml",
+}
 SLOW = {"ai_edge_litert", "executorch", "litert_torch", "torchao"}
 """Import for many seconds."""
 
@@ -58,5 +69,5 @@ def test_the_collection_finds_each_way_to_import() -> None:
     assert "load_digits" in by_place["data/digits.py:read_digits"].attributes["sklearn.datasets"]
     assert "CommitOperationAdd" in by_place["artifact/hub.py:push_to_hub"].attributes["huggingface_hub"]
     assert "_pybind_state" in by_place["deploy/runtimes/onnx/arena.py:main"].attributes["onnxruntime.capi"]
-    assert "DecompressionBombError" in by_place["data/load.py:_trouble"].attributes["PIL.Image"]
+    assert "DecompressionBombError" in by_place["data/decode.py:_trouble"].attributes["PIL.Image"]
     assert "HfHubHTTPError.__bases__" in by_place["artifact/hub.py:_trouble"].attributes["huggingface_hub.errors"]

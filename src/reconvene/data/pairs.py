@@ -56,9 +56,9 @@ def pairs_in_folder(root: Path, *, targets: Targets) -> Source:
     return Source(printable(root.name), (), rows, tested, numbered=folder in NUMBERED)
 
 
-def _table_rows(table: Any, image: str, column: str, targets: Targets, name: str) -> Rows:
+def _table_rows(table: Any, image_column: str, column: str, targets: Targets, name: str) -> Rows:
     alike = np.zeros(len(table), dtype=np.int64)  # no image is of another stratum than the next
-    opened, locate = image_cells(table, image, name)
+    opened, locate = image_cells(table, image_column, name)
     if targets is Targets.VALUES:
         return Rows(alike, opened, locate, values=_numbers(table, column, name))
     return Rows(alike, opened, locate, target=image_cells(table, column, name)[0])

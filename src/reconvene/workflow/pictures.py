@@ -62,6 +62,6 @@ def _pixels(image: Tensor) -> Picture:
 def _png(picture: Picture) -> str:
     step = -(-max(picture.shape[:2]) // LARGEST)
     file = io.BytesIO()
-    image = needs("PIL.Image", "pillow", "pictures of a report")
-    image.fromarray(np.ascontiguousarray(picture[::step, ::step])).save(file, format="PNG", optimize=True)
+    pillow = needs("PIL.Image", "pillow", "pictures of a report")
+    pillow.fromarray(np.ascontiguousarray(picture[::step, ::step])).save(file, format="PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
