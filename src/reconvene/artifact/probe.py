@@ -8,8 +8,7 @@ an attribute that was changed after construction.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -141,7 +140,7 @@ def differs(model: nn.Module, probe: Probe) -> str | None:
 def _outputs(model: nn.Module, example: Tensor) -> tuple[ProbeOutput, ...]:
     """A summary of every floating output for ``example``. Raises ProbeError."""
     example = example.to(_device(model))
-    with seeded(SEED), undisturbed(model, seed=SEED), _kept_buffers(model):
+    with seeded(SEED), undisturbed(model, seed=SEED):
         try:
             tensors = [tensor for tensor in tensors_in(model(example)) if tensor.is_floating_point()]
         except _TROUBLE as error:
@@ -151,19 +150,6 @@ def _outputs(model: nn.Module, example: Tensor) -> tuple[ProbeOutput, ...]:
     if not outputs:
         raise ProbeError("it puts out no floating-point tensor")
     return outputs
-
-
-@contextmanager
-def _kept_buffers(model: nn.Module) -> Iterator[None]:
-    """Afterwards buffers have their values again: a forward pass may update them in place, in eval mode too."""
-    before = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in before:
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
 
 
 def _summary(tensor: Tensor) -> ProbeOutput:

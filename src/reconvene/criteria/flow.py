@@ -12,7 +12,8 @@ for.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,9 @@ from reconvene.criteria.probe_input import describe, filled, smallest
 from reconvene.criteria.scaled_tensor import aligned, exponent, positive, signal
 from reconvene.criteria.weights import Layout, is_bias
 from reconvene.errors import CriterionError
-from reconvene.structure.inputs import arguments, tensors_in
+from reconvene.structure.capture import settle_state
+from reconvene.structure.inputs import arguments, map_tensors, tensors_in
+from reconvene.structure.neurons import neurons
 
 REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, KeyError, AttributeError)
 OTHERS = " Criteria 'magnitude' and 'random' do not run the network; 'snip' and 'grasp' run it as it is, on data."
@@ -49,6 +52,8 @@ class Flow:
         self._double: Tensor | None = None
         self.evened: tuple[str, ...] = ()
         self._take()
+        if neurons(model):
+            settle_state(model, example_inputs)
         with untouched(model):
             with torch.no_grad():
                 if self._extents(example_inputs) is None:
@@ -166,7 +171,7 @@ class Flow:
             name: value.to(dtype) if value.is_floating_point() else value for name, value in self._unscored.items()
         }
         try:
-            with mode or Linear():
+            with _transparent_neurons(self.model), mode or Linear():
                 return call_with(self.model, {**unscored, **weights}, args, kwargs)
         except REFUSALS as error:
             layer_note = refusing_layer(error, self.model)
@@ -214,3 +219,20 @@ class Flow:
             broken = [name for name, view in self.layout.views(scores).items() if not torch.isfinite(view).all()]
             raise CriterionError(f"the flow through these weights is not finite: {', '.join(broken)}.{OTHERS}")
         return low < 0.0
+
+
+@contextmanager
+def _transparent_neurons(model: nn.Module) -> Iterator[None]:
+    """Within: spiking neurons pass their drive on, in place of spikes and of membranes.
+
+    A spike has no derivative, and the one that training puts in its place would let the flow leak at every layer.
+    """
+
+    def passed(module: nn.Module, args: Any, output: Any) -> Any:
+        drive = tensors_in(args)[0]
+        return map_tensors(lambda tensor: drive if tensor.shape == drive.shape else tensor, output)
+
+    with ExitStack() as stack:
+        for module, _ in neurons(model).values():
+            stack.callback(module.register_forward_hook(passed).remove)
+        yield

@@ -12,6 +12,7 @@ from torch.func import functional_call
 from torch.utils import checkpoint
 
 from reconvene.structure.restore import exclusive, kept_attributes, kept_random_state, patched
+from reconvene.structure.state import fresh_passes
 
 
 @contextmanager
@@ -32,6 +33,7 @@ def untouched(model: nn.Module, *, seed: int | None = None) -> Iterator[None]:
         # Modes; what a forward pass notes on modules; and where one module has two names, ``functional_call`` puts the
         # first swap back in place of its tensors.
         kept_attributes(model),
+        fresh_passes(model),
         _without_checkpoints(),
     ):
         if seed is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from reconvene.criteria.base import Criterion
+from reconvene.criteria.channels.activity import ACTIVITY_CRITERIA
 from reconvene.criteria.channels.base import ChannelCriterion
 from reconvene.criteria.channels.derivatives import DERIVATIVE_CRITERIA
 from reconvene.criteria.channels.feature_maps import FEATURE_MAP_CRITERIA
@@ -17,7 +18,7 @@ from reconvene.errors import CriterionError, UnknownNameError
 CRITERIA: dict[str, Criterion] = {entry.name: entry for entry in (RANDOM, MAGNITUDE, SNIP, GRASP, SYNFLOW)}
 """Criteria that score every weight."""
 CHANNEL_CRITERIA: dict[str, ChannelCriterion] = {
-    entry.name: entry for entry in (*WEIGHT_CRITERIA, *DERIVATIVE_CRITERIA, *FEATURE_MAP_CRITERIA)
+    entry.name: entry for entry in (*WEIGHT_CRITERIA, *DERIVATIVE_CRITERIA, *FEATURE_MAP_CRITERIA, *ACTIVITY_CRITERIA)
 }
 """Criteria that score every channel of a group, norms included: those of trained networks."""
 

@@ -11,20 +11,23 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from reconvene.errors import CriterionError
+from reconvene.structure.neurons import neurons
 
 
 def weights(model: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters a criterion scores, by name and in model order: convolution and linear style weights.
 
     These are the floating parameters with two dimensions or more that hold anything. Biases (whatever their shape, so
-    position-bias tables too) and the one-dimensional parameters of norm layers are not scored. A tied parameter appears
-    once, under its first name.
+    position-bias tables too), the one-dimensional parameters of norm layers, and the decays and thresholds of spiking
+    neurons are not scored. A tied parameter appears once, under its first name.
     """
+    of_neurons = {id(p) for module, _ in neurons(model).values() for p in module.parameters(recurse=False)}
     return {
         name: parameter
         for name, parameter in model.named_parameters()
         if parameter.is_floating_point()
         and not is_bias(name)
+        and id(parameter) not in of_neurons
         and (is_lazy(parameter) or (parameter.ndim >= 2 and parameter.numel()))
     }
 

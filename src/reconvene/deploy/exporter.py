@@ -22,6 +22,7 @@ from reconvene.deploy.runtimes.registry import format_named, runtime_named, runt
 from reconvene.deploy.verification import Verification
 from reconvene.deploy.writing import write
 from reconvene.errors import ExportError, UnknownNameError
+from reconvene.structure.capture import settle_state
 from reconvene.tasks import task_named
 from reconvene.training.quantising import Range
 from reconvene.utils.arguments import check_model, check_path, check_seed, checked
@@ -104,6 +105,7 @@ def export(
     runtime.require(exporting=True)
     inputs = own_inputs(model, example_inputs, seed=seed)
     # where nobody gave an example, a batch that cannot be free is one of one
+    settle_state(model, inputs)
     options, inputs = options.resolved(model, runtime, inputs if example_inputs is not None else take(inputs, 0, 1))
     settings = None if quantize is None else quantisation(model, inputs, calibration, keep_fp32, learned)
     work = Export(runtime, model, inputs, settings, options)

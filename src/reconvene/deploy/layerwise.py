@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from reconvene.deploy.model_io import batch_size, evaluating, outputs_of, take
 from reconvene.deploy.quantisation import layers
+from reconvene.structure.copies import copied
 from reconvene.utils.tables import table
 
 SAMPLES = 64
@@ -36,18 +36,18 @@ def layerwise_sqnr(model: nn.Module, samples: Any, *, batch: int | None = None) 
     count = min(SAMPLES, batch_size(samples))
     inputs = [take(samples, start, batch or count) for start in range(0, count, batch or count)]
     # on a copy: neither hooks nor rounded weights may be seen by whoever holds the model
-    copied = copy.deepcopy(model)
-    with evaluating(copied):
-        plain = _all_outputs(copied, inputs)
+    network = copied(model)
+    with evaluating(network):
+        plain = _all_outputs(network, inputs)
         noises = []
-        for name, layer in layers(copied).items():
+        for name, layer in layers(network).items():
             weight = layer.weight
             assert isinstance(weight, Tensor)
             before = weight.detach().clone()
             hook = layer.register_forward_pre_hook(lambda _, args: (_rounded_input(args[0]), *args[1:]))
             try:
                 weight.data.copy_(_rounded_weight(before, layer))
-                noisy = _all_outputs(copied, inputs)
+                noisy = _all_outputs(network, inputs)
             finally:
                 weight.data.copy_(before)
                 hook.remove()

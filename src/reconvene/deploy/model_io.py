@@ -14,6 +14,8 @@ from torch.utils import _pytree as pytree
 
 from reconvene.errors import DataError, ExportError, ModelError
 from reconvene.structure.inputs import arguments, call, map_tensors
+from reconvene.structure.restore import kept_attributes
+from reconvene.structure.state import clear_state, kept_values, known_state, own_instances
 from reconvene.utils.module_state import evaluating as in_eval_mode
 
 
@@ -22,10 +24,21 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     """``model`` in eval mode without gradients; every module's mode and the CPU random state come back afterwards."""
     random_state = torch.get_rng_state()
     try:
-        with torch.no_grad(), in_eval_mode(model):
+        with torch.no_grad(), in_eval_mode(model), _afresh(model):
             yield model
     finally:
         torch.set_rng_state(random_state)
+
+
+@contextmanager
+def _afresh(model: nn.Module) -> Iterator[None]:
+    """Within: a model with state starts as a newly built one; afterwards it holds what it held."""
+    if not known_state(model):
+        yield
+        return
+    with kept_attributes(model), kept_values(model, buffers=True), own_instances(model):
+        clear_state(model)
+        yield
 
 
 def own_inputs(model: nn.Module, example_inputs: Any, *, seed: int = 0) -> Any:
@@ -47,6 +60,7 @@ def own_inputs(model: nn.Module, example_inputs: Any, *, seed: int = 0) -> Any:
 
 def outputs_of(model: nn.Module, example_inputs: Any) -> dict[str, Tensor]:
     """Run ``model`` (in the mode it is in) and name every tensor it returns. Raises ModelError when it does not run."""
+    clear_state(model)
     try:
         outputs = named(call(model, example_inputs), "output")
     except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, AssertionError) as error:

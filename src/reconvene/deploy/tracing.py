@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import logging
 import os
@@ -20,7 +19,9 @@ from torch.utils import _pytree as pytree
 
 from reconvene.deploy.model_io import batch_size, evaluating, is_batched, leaves, named, outputs_of, take
 from reconvene.errors import ExportError
+from reconvene.structure.copies import copied
 from reconvene.structure.inputs import call, map_tensors
+from reconvene.structure.state import clear_state
 
 FAILURES: tuple[type[Exception], ...] = (
     RuntimeError,
@@ -51,6 +52,7 @@ class TensorsOnly(nn.Module):
         """Outputs in order, those that are tensors."""
         remaining = iter([_cast(t, torch.float32, torch.float16) for t in tensors] if self.half_inside else tensors)
         values = [next(remaining) if isinstance(value, Tensor) else value for value in self.values]
+        clear_state(self.model)  # an exporter may run the model more than once
         outputs = tuple(named(call(self.model, pytree.tree_unflatten(values, self.spec)), "output").values())
         return tuple(_cast(t, torch.float16, torch.float32) for t in outputs) if self.half_inside else outputs
 
@@ -62,7 +64,7 @@ def _cast(tensor: Tensor, source: torch.dtype, target: torch.dtype) -> Tensor:
 def halved(model: nn.Module) -> nn.Module:
     """A copy of ``model`` in float16. Raises ExportError for a model that cannot be copied."""
     try:
-        return copy.deepcopy(model).half()
+        return copied(model).half()
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise ExportError(
             f"{type(model).__name__} cannot be copied to be turned into float16: {str(error).splitlines()[0]}. Pass "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,11 +18,11 @@ from reconvene.criteria.channels.slots import Roles
 from reconvene.planning.assemble import check_finite
 from reconvene.rectifier.calibration import calibration_batch, undisturbed
 from reconvene.structure import Group, Keep, Slot, Structure, analyse, call, map_tensors, tensors_in
+from reconvene.structure.copies import copied
 from reconvene.structure.nesting import on_model
 from reconvene.structure.pruned_sizes import settle
 from reconvene.structure.replay import replay
 from reconvene.surgery import Plan, Row, make_plan
-from reconvene.surgery.apply import uncopied
 from reconvene.surgery.ranges import to_text
 from reconvene.surgery.verify import relative_error
 from reconvene.utils.norms import is_norm
@@ -149,7 +148,7 @@ class _Simpler:
 
     def network(self, keep: Keep) -> nn.Module:
         """The model with these channels; constants that left are in the biases."""
-        folded = copy.deepcopy(self.model, uncopied(self.model))
+        folded = copied(self.model)
         for group, kept in zip(self.structure.prunable, keep, strict=True):
             gone = np.setdiff1d(np.arange(group.width), kept)
             for reader in self.readers[group.name] if len(gone) else ():
@@ -177,7 +176,7 @@ class _Simpler:
         """Whether the network with these channels runs and gives the same outputs."""
         if replay(self.model, self.inputs, self.structure, keep).failure is not None:
             return False
-        networks = [self.network(keep).double(), copy.deepcopy(self.model, uncopied(self.model)).double()]
+        networks = [self.network(keep).double(), copied(self.model).double()]
         for seed in range(DRAWS):
             batch = map_tensors(
                 lambda tensor: tensor.double() if tensor.is_floating_point() else tensor,
@@ -209,7 +208,7 @@ def _groups(module: nn.Module) -> int:
 
 def _random_like(model: nn.Module, seed: int) -> nn.Module:
     """A copy in which every weight is drawn anew, but for those that are zero."""
-    probe = copy.deepcopy(model, uncopied(model))
+    probe = copied(model)
     generator = torch.Generator().manual_seed(seed)
     scales = {id(getattr(module, "weight", None)) for module in probe.modules() if is_norm(module)}
     with torch.no_grad():

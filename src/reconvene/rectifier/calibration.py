@@ -14,6 +14,7 @@ from reconvene.errors import ModelError
 from reconvene.rectifier.layers import layers
 from reconvene.structure import call, map_tensors, tensors_in
 from reconvene.structure.restore import exclusive, kept_attributes, kept_random_state
+from reconvene.structure.state import fresh_passes
 
 # A calibration batch holds about this many input values, between 2 and 8 samples: few values suffice for a spread.
 VALUES = 2**17
@@ -128,7 +129,7 @@ def _first_call(
 def undisturbed(model: nn.Module, *, seed: int) -> Iterator[None]:
     """Eval mode, no gradients, a seeded random state; modes, attributes and the random state come back afterwards."""
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with exclusive(), kept_random_state(devices), torch.no_grad(), kept_attributes(model):
+    with exclusive(), kept_random_state(devices), torch.no_grad(), kept_attributes(model), fresh_passes(model):
         torch.manual_seed(seed)
         model.eval()
         yield

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from reconvene.errors import ModelError, ReconveneError
 from reconvene.structure.custom_layers import LayerCall, opaque_layers
+from reconvene.structure.find_state import Try, find_state, runs_afresh, written_state
 from reconvene.structure.inputs import arguments, map_tensors, tensors_in
 from reconvene.structure.recorder import Recorder
 from reconvene.structure.recording import Op, Recording
@@ -33,6 +34,16 @@ from reconvene.structure.restore import (
     values_on_meta,
 )
 from reconvene.structure.size_tracing import traced_sizes
+from reconvene.structure.state import (
+    State,
+    clear_state,
+    kept_values,
+    known_state,
+    own_instances,
+    snapshot,
+    state_buffers,
+    suspects,
+)
 from reconvene.structure.values import ValueCollector, Values, noted_methods
 from reconvene.utils.resources import resource_error
 
@@ -62,6 +73,40 @@ def record(
     refuse_unsupported(model)
     if replace is not None:
         return _record_on(model, example_inputs, into or Recording(), replace, attributes)
+    try:
+        recording = _record(model, example_inputs, attributes)
+    except ModelError:
+        # It may not run only because it was run on a batch of another size before.
+        if not suspects(model) or not runs_afresh(model, _trial(model, example_inputs, Recording())):
+            raise
+        recording = _record(model, example_inputs, attributes)
+    if {(state.module, state.name) for state in recording.written} != {(s.module, s.name) for s in known_state(model)}:
+        find_state(model, recording.written, _trial(model, example_inputs, recording))
+        recording = _record(model, example_inputs, attributes)
+    return recording
+
+
+def settle_state(model: nn.Module, example_inputs: Any) -> None:
+    """Find the state of a model that may not have been analysed; none of a model that cannot be recorded."""
+    with suppress(ReconveneError):
+        record(model, example_inputs)
+
+
+def _trial(model: nn.Module, example_inputs: Any, recording: Recording) -> Try:
+    """A function that records the model, on the device of a recording, with other state started afresh."""
+
+    def attempt(states: Sequence[State]) -> Recording | None:
+        seen = Recording(device=recording.device, values=recording.values)
+        try:
+            return _record_on(model, example_inputs, seen, {}, (), states)
+        except Exception:  # noqa: BLE001 -- foreign code
+            return None
+
+    return attempt
+
+
+def _record(model: nn.Module, example_inputs: Any, attributes: Sequence[tuple[str, str, Any]]) -> Recording:
+    """The first recording of a model, its known state started afresh."""
     values = Values()
     failure: Exception | None = None
     for device in ("meta", "meta", "meta", "real"):
@@ -86,7 +131,8 @@ def _read_values(
     values.modes.add(training)
     with ExitStack() as restore:
         _enter_common(restore, model)
-        restore.enter_context(twins(model, {}, {}, "real", {}))
+        restore.enter_context(twins(model, {}, {}, "real", {}, state_buffers(model)))
+        clear_state(model)
         stack = restore.enter_context(module_stack(model))
         restore.enter_context(noted_methods(values, stack, training))
         try:
@@ -144,11 +190,16 @@ def _record_on(
     recording: Recording,
     replace: Mapping[str, Tensor] | None,
     attributes: Sequence[tuple[str, str, Any]],
+    states: Sequence[State] | None = None,
 ) -> Recording:
     device = recording.device
+    states = known_state(model) if states is None else states
     with ExitStack() as restore:
         _enter_common(restore, model)
-        restore.enter_context(twins(model, recording.parameters, recording.aliases, device, replace or {}))
+        skip = state_buffers(model, states)
+        restore.enter_context(twins(model, recording.parameters, recording.aliases, device, replace or {}, skip))
+        clear_state(model, states)
+        _refuse_changed(recording)
         restore.enter_context(changed_attributes(model, attributes))
         stack = restore.enter_context(module_stack(model, recording.leave))
         if replace is None:
@@ -159,10 +210,20 @@ def _record_on(
             # Token ids and masks keep their values: code may look at them.
             example_inputs = map_tensors(lambda t: t.to("meta") if t.is_floating_point() else t, example_inputs)
         recording.inputs = tensors_in(example_inputs)
+        before = snapshot(model)
         _run(model, example_inputs, recording, stack, training=False)
+        if replace is None:
+            recording.written = written_state(model, before, recording)
         if replace is None and device == "meta" and _untouched(recording):
+            clear_state(model, states)
             _run_training(model, example_inputs, recording, stack)
     return recording
+
+
+def _refuse_changed(recording: Recording) -> None:
+    """See that a module's ``reset()`` does not draw weights anew."""
+    if recording.device == "meta" and any(twin._version for twin in recording.parameters.values()):
+        raise ModelError("reset() changes parameters")
 
 
 def _enter_common(restore: ExitStack, model: nn.Module) -> None:
@@ -172,6 +233,8 @@ def _enter_common(restore: ExitStack, model: nn.Module) -> None:
     restore.enter_context(paused_collector())
     restore.enter_context(canonical_calls())
     restore.enter_context(kept_attributes(model))
+    restore.enter_context(kept_values(model, buffers=False))
+    restore.enter_context(own_instances(model))
 
 
 def _run(model: nn.Module, inputs: Any, recording: Recording, stack: list[str], *, training: bool) -> None:

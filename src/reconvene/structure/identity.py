@@ -20,6 +20,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.recording import Recording
+from reconvene.structure.state import state_buffers
 from reconvene.structure.values import COPIES, operator_name
 
 _MOST = 4096
@@ -96,12 +97,14 @@ def of_calls(recording: Recording) -> list[str]:
 
 
 def first_names(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by the names that a recording gives them."""
+    """Parameters and buffers by the names that a recording gives them; state is not among them."""
     names: dict[int, tuple[str, Tensor]] = {}
+    skip = state_buffers(model)
     for prefix, module in model.named_modules():
         for key, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is not None:
-                names.setdefault(id(tensor), (f"{prefix}.{key}" if prefix else key, tensor))
+            name = f"{prefix}.{key}" if prefix else key
+            if tensor is not None and name not in skip:
+                names.setdefault(id(tensor), (name, tensor))
     return dict(names.values())
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from reconvene.structure.inputs import tensors_in
+from reconvene.structure.state import State
 from reconvene.structure.traced_size import SizeLog
 from reconvene.structure.values import Values
 
@@ -76,6 +77,8 @@ class Recording:
     """What calls have read from tensors that are made of sizes and constants alone."""
     lacking: set[bool] = field(default_factory=set)
     """Modes (training or not) in which the forward pass read a value that nothing has answered."""
+    written: list[State] = field(default_factory=list)
+    """State: what the pass left for the next one in attributes and buffers."""
     guards: dict[str, None] = field(default_factory=dict)
     """Operators and layers that read values on meta: the calls belong to the branch that the answers take."""
 

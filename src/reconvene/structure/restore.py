@@ -6,7 +6,7 @@ import gc
 import random
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -193,8 +193,9 @@ def twins(
     aliases: dict[str, tuple[str, ...]],
     device: str,
     replace: Mapping[str, Tensor],
+    skip: Collection[str] = (),
 ) -> Iterator[None]:
-    """Swap parameters and buffers for twins.
+    """Swap parameters and buffers for twins, but for the buffers named in ``skip``.
 
     ``parameters`` learns every twin by its first name, ``aliases`` all names of a tensor that has several.
     """
@@ -207,6 +208,8 @@ def twins(
                     if tensor is None:
                         continue
                     name = f"{prefix}.{key}" if prefix else key
+                    if name in skip:
+                        continue
                     first, twin = by_identity.get(id(tensor), (name, None))
                     if twin is None:
                         twin = _twin_of(tensor, device, replace.get(name))

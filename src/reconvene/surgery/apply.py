@@ -10,17 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.errors import PlanError
+from reconvene.structure.copies import copied, uncopied
 from reconvene.structure.nesting import on_model
 from reconvene.structure.restore import paused_collector
+from reconvene.structure.state import clear_state, enter_instances, remember_state
 from reconvene.surgery.ranges import from_text
 from reconvene.surgery.silence import silence
 from reconvene.utils.module_state import kept_modes
 
 if TYPE_CHECKING:
     from reconvene.surgery.plan import Plan
-
-_LOCKS = {"_thread", "threading", "_multiprocess", "multiprocessing.synchronize"}
-"""Modules whose objects guard something among threads or processes."""
 
 
 @on_model
@@ -40,15 +39,23 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
         setattr(small.get_submodule(path), attribute, value)
     with kept_modes(small):  # modules drop the tables they cached for eval (LeViT's biases) when they are set to train
         small.train(True)
+    enter_instances(model, small)
     object.__setattr__(small, "reconvene_plan", plan)  # a note for ``rc.save``, no part of the module
-    return small
+    return _afresh(plan, small)
 
 
 @on_model
 def mask(plan: Plan, model: nn.Module) -> nn.Module:
     """A copy in the original shapes with the removed channels silenced (see ``Plan.mask``)."""
     _checked(plan, model)
-    return mask_in_place(plan, copy.deepcopy(model, uncopied(model)))
+    return mask_in_place(plan, _afresh(plan, copied(model)))
+
+
+def _afresh(plan: Plan, network: nn.Module) -> nn.Module:
+    """The network with its state started afresh, as a newly built one has it."""
+    remember_state(network, plan.state)
+    clear_state(network)
+    return network
 
 
 def mask_in_place(plan: Plan, model: nn.Module) -> nn.Module:
@@ -72,22 +79,13 @@ def _empty_tables(model: nn.Module) -> dict[int, object]:
     return {id(value): type(value)() for value in attributes if type(value) in (dict, OrderedDict) and not value}
 
 
-def uncopied(model: nn.Module) -> dict[int, object]:
-    """What a deep copy cannot copy by itself, for its memo.
-
-    Tensors that modules hold as results (old-style weight norm) are copied here, since deepcopy takes leaves only;
-    locks are shared, since one that guards two networks does no harm.
-    """
-    attributes = [value for module in model.modules() for value in vars(module).values()]
-    results = {id(v): v.detach().clone() for v in attributes if isinstance(v, Tensor) and not v.is_leaf}
-    return {**results, **{id(v): v for v in attributes if type(v).__module__ in _LOCKS}}
-
-
 def _checked(plan: Plan, model: nn.Module) -> dict[str, Tensor]:
     """All tensors of the model by name, which must be those the plan was made for."""
     tensors: dict[str, Tensor] = dict(model.named_parameters())
     tensors |= dict(model.named_buffers())
     missing = [name for name in plan.shapes if name not in tensors]
+    modules = dict(model.named_modules())
+    missing += [f"{state.module}.{state.name}" for state in plan.state if state.module not in modules]
     if missing:
         raise PlanError(
             f"the plan was made for a model with {missing[0]} (and {len(missing) - 1} more), "

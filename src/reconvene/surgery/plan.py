@@ -24,6 +24,7 @@ from reconvene.structure import Keep, Structure
 from reconvene.structure.pruned_sizes import kept_positions
 from reconvene.structure.replay import following_attributes, shrunk_shapes
 from reconvene.structure.scalar_args import Numbers
+from reconvene.structure.state import State, known_state
 from reconvene.surgery.bits import BitPlan
 from reconvene.surgery.ranges import Ranges, from_text, to_text
 from reconvene.surgery.silence import Site, restricted_sites
@@ -90,6 +91,8 @@ class Plan:
     attributes: list[tuple[Name, Name, Annotated[Plain, AfterValidator(_fixed)]]]
     """``(module, attribute, value)`` of the sizes that modules keep beside their tensors."""
     sites: list[Site] = field(default_factory=list)
+    state: list[State] = field(default_factory=list)
+    """What a forward pass leaves for the next one, and how it starts afresh in the networks that a plan makes."""
     criterion: Text = ""
     evaluator: Text = ""
     seed: Seed = 0
@@ -205,8 +208,10 @@ class Plan:
         out["sites"] = [dataclasses.asdict(site) for site in self.sites]
         out["slices"] = {n: {str(d): t for d, t in dims.items()} for n, dims in self.slices.items()}
         out["attributes"] = [list(change) for change in self.attributes]
-        if not self.conditions:
-            del out["conditions"]  # as in plans of older releases
+        out["state"] = [dataclasses.asdict(state) for state in self.state]
+        for name in ("conditions", "state"):
+            if not out[name]:
+                del out[name]  # as in plans of older releases
         if self.bits is None:
             return {"format": FORMAT, "version": VERSION, **out}
         return {"format": FORMAT, "version": WITH_BITS, **out, "bits": self.bits.to_dict()}
@@ -295,4 +300,5 @@ def make_plan(
     notes = [*structure.repairs, *(f"{site} has no rule; what it touches stays whole" for site in structure.unknown)]
     notes += plan_fields.pop("notes", [])
     sites = restricted_sites(structure, keep, scalars or {})
-    return Plan(rows, pinned, shapes, slices, attributes, sites, notes=notes, **plan_fields)
+    state = list(known_state(model))
+    return Plan(rows, pinned, shapes, slices, attributes, sites, state, notes=notes, **plan_fields)

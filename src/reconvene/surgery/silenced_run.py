@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from reconvene.structure import call, tensors_in
 from reconvene.structure.dispatch import DispatchMode
 from reconvene.structure.restore import kept_attributes, twins
+from reconvene.structure.state import clear_state, kept_values, own_instances, state_buffers
 from reconvene.surgery.ranges import from_text
 from reconvene.surgery.silence import restricted
 
@@ -39,11 +40,13 @@ def run_silenced(plan: Plan, model: nn.Module, inputs: Any, noisy: dict[str, Ten
     late = {name: tensor for name in plan.slices if (tensor := weights.get(name)) is not None and name not in noisy}
     replace |= {name: zeroed(tensor, plan.slices[name]) for name, tensor in late.items() if not _alone(tensor)}
     late = {name: tensor for name, tensor in late.items() if name not in replace}
-    with kept_attributes(model):
+    with kept_attributes(model), kept_values(model, buffers=False), own_instances(model):
         model.train(True)  # modules drop the tables that they cached for eval
         model.eval()
+        skip = state_buffers(model)
+        clear_state(model)
         with (
-            twins(model, {}, {}, "real", replace),
+            twins(model, {}, {}, "real", replace, skip),
             _Silence(plan, late),
             restricted(model, plan.sites, tensors_in(inputs)),
         ):

@@ -6,7 +6,6 @@ carry a zero, which no output shows.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,12 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.structure import Keep, Structure, call
+from reconvene.structure.copies import copied
 from reconvene.structure.identity import of_calls
 from reconvene.structure.inputs import map_tensors, tensors_in
 from reconvene.structure.pruned_sizes import kept_positions
 from reconvene.structure.restore import canonical_calls, exclusive, kept_random_state
+from reconvene.structure.state import clear_state, own_instances
 from reconvene.structure.watch import Observe, watched
-from reconvene.surgery.apply import apply, mask_in_place, sliced, uncopied
+from reconvene.surgery.apply import apply, mask_in_place, sliced
 from reconvene.surgery.silence import observed
 from reconvene.surgery.silenced_run import run_silenced
 
@@ -61,7 +62,7 @@ def verify(
         noisy = trained_like(model, seed)
         error, why = _difference(
             lambda: run_silenced(plan, model, _copied(example_inputs), noisy),
-            lambda: call(_small(plan, model, noisy), _copied(example_inputs)),
+            lambda: _called(_small(plan, model, noisy), example_inputs),
             seed,
         )
         if error <= TOLERANCE:
@@ -118,7 +119,7 @@ class _Pairs:
     def __init__(self, plan: Plan, model: nn.Module, noisy: dict[str, Tensor], inputs: Any, seed: int) -> None:
         self.plan, self.inputs, self.seed = plan, inputs, seed
         self.small = _small(plan, model, noisy)
-        probe = copy.deepcopy(model, uncopied(model)).eval()
+        probe = copied(model).eval()
         _give(probe, noisy)
         self.silenced = mask_in_place(plan, probe).eval()
 
@@ -154,10 +155,11 @@ class _Pairs:
 
     def _run(self, network: nn.Module) -> Any:
         torch.manual_seed(self.seed)
-        return call(network, _copied(self.inputs))
+        return _called(network, self.inputs)
 
     def _watch(self, network: nn.Module, observe: Observe) -> bool:
         """Run a network and see every result; whether it broke off."""
+        clear_state(network)
         try:
             if network is self.silenced and self.plan.sites:
                 with observed(network, observe):
@@ -165,7 +167,7 @@ class _Pairs:
             else:
                 inputs = _copied(self.inputs)
                 torch.manual_seed(self.seed)
-                with watched(network, inputs, observe):
+                with watched(network, inputs, observe), own_instances(network):
                     call(network, inputs)
         except Exception:  # noqa: BLE001 -- foreign code
             return True
@@ -187,6 +189,13 @@ def _difference(silenced: Callable[[], Any], small: Callable[[], Any], seed: int
         shapes = [", ".join(str(tuple(t.shape)) for t in tensors) for tensors in (got, want)]
         return float("inf"), f"the small network gives {shapes[0]} instead of {shapes[1]}"
     return max((relative_error(a, b) for a, b in zip(got, want, strict=True)), default=0.0), ""
+
+
+def _called(network: nn.Module, inputs: Any) -> Any:
+    """The output for the inputs, from a fresh state."""
+    clear_state(network)
+    with own_instances(network):
+        return call(network, _copied(inputs))
 
 
 def _copied(inputs: Any) -> Any:

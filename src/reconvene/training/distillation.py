@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reconvene.errors import TrainingError
+from reconvene.structure.copies import copied
 from reconvene.surgery import Plan
 from reconvene.surgery.ranges import from_text
 from reconvene.tasks import Task
@@ -81,7 +81,7 @@ def with_teacher(
 
     Raises TrainingError: no layer's features can be matched.
     """
-    teacher = copy.deepcopy(distillation.teacher).to(device).requires_grad_(False).eval()
+    teacher = copied(distillation.teacher).to(device).requires_grad_(False).eval()
     if config.channels_last:
         teacher.to(memory_format=torch.channels_last)
     task_loss = task_alone(task, config)

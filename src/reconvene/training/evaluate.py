@@ -11,6 +11,7 @@ from reconvene.data import Dataset, test_batches
 from reconvene.data.progress import track
 from reconvene.errors import TrainingError
 from reconvene.structure.inputs import map_tensors
+from reconvene.structure.state import clear_state
 from reconvene.tasks import Evaluation
 from reconvene.training.parallel import World
 from reconvene.utils.module_state import evaluating
@@ -42,6 +43,7 @@ def evaluate(
     batches = test_batches(dataset, split=part, batch_size=batch_size, shard=world.shard, device=device)
     with evaluating(model), torch.no_grad():
         for x, y in track(batches, f"evaluating on {dataset.name}", total=steps, enabled=progress):
+            clear_state(model)
             meter.add(in_float32(check_output(model(x), y, dataset)), y)
     return meter.evaluation(world.total(meter.totals))
 

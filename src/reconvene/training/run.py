@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Iterator
@@ -18,6 +17,8 @@ from reconvene.data import Dataset, train_batches
 from reconvene.data.batches import Batch
 from reconvene.data.progress import Bar
 from reconvene.errors import TrainingError
+from reconvene.structure.copies import copied
+from reconvene.structure.state import clear_state
 from reconvene.tasks import Evaluation
 from reconvene.training.checkpoint import (
     CHECKPOINT_NAME,
@@ -63,7 +64,7 @@ class Run:
         self.config, self.device, self.world = config, device, world
         self.task = dataset.task
         self.steps = len(dataset.train) // config.batch_size
-        self.model = copy.deepcopy(model).to(device).train()
+        self.model = copied(model).to(device).train()
         self.channels_last = config.channels_last and safe_in_channels_last(
             self.model, device=device, precision=config.precision
         )
@@ -181,6 +182,7 @@ class Run:
             self.rounded.at(self.done / (self.epochs * self.steps))
         if not self.channels_last:
             x = x.contiguous()
+        clear_state(self.model)  # examples of one batch have nothing to say to those of the next
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"):
             output = self.forward(x)
         output = in_float32(output)

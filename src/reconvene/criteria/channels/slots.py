@@ -16,6 +16,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from reconvene.criteria.channels.base import Floats
 from reconvene.criteria.weights import is_bias
 from reconvene.structure import Group, Slot, Structure
+from reconvene.structure.neurons import neuron_kind
 from reconvene.utils.norms import is_norm
 
 Role = Literal["row", "column", "scale", "shift", "other"]
@@ -48,7 +49,7 @@ class Roles:
         if is_bias(slot.parameter):
             return "shift"
         owner = self.owners[slot.parameter]
-        if tensor.ndim < 2 or is_norm(owner):
+        if tensor.ndim < 2 or is_norm(owner) or neuron_kind(owner) is not None:
             return "scale" if is_norm(owner) else "other"
         if slot.dim > 1:
             return "other"

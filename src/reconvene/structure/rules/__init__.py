@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import torch
@@ -23,6 +24,10 @@ RULES: dict[str, Rule] = {
     **folds.RULES,
     **indexing.RULES,
 }
+
+
+NEURON = re.compile(r"sj_(if|lif|plif|eif|qif|clif|ilif|izhikevich)::(strided_)?forward\w*")
+"""SpikingJelly's neurons, of one step and of many: every channel by itself, time in front."""
 
 
 def rule(*targets: str | type[nn.Module]) -> Callable[[Rule], Rule]:
@@ -58,7 +63,7 @@ def apply_rule(ctx: Context, op: Op) -> None:
         return
     name = _key(op)
     operator_rule = RULES.get(name) or RULES.get(name.removesuffix("_"))
-    if operator_rule is None and torch.Tag.pointwise in op.func.tags:
+    if operator_rule is None and (torch.Tag.pointwise in op.func.tags or NEURON.fullmatch(name)):
         operator_rule = elementwise.pointwise
     try:
         (operator_rule or unknown)(ctx, op)

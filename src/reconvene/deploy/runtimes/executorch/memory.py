@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from reconvene.deploy.pt2e import quantised_program
 from reconvene.deploy.quantisation import Quantisation, stand_in
 from reconvene.deploy.runtimes.base import Runtime, imported
 from reconvene.deploy.tracing import exporting, one_sample, traced
+from reconvene.structure.copies import copied
 from reconvene.structure.inputs import map_tensors
 
 EXTRA, CORTEX_M = "executorch", "cortex-m"
@@ -38,7 +38,7 @@ def _on_cortex_m(model: nn.Module, inputs: Any, exir: Any) -> Any:
     target = imported(f"{backend}.target_config", CORTEX_M, purpose)
     quantizer = imported(f"{backend}.quantizer.quantizer", CORTEX_M, purpose).CortexMQuantizer()
     with exporting(model, "ExecuTorch"):
-        last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+        last = copied(model).to(memory_format=torch.channels_last)
         sample = map_tensors(_channels_last, one_sample(inputs))
     noise = Quantisation(map_tensors(_channels_last, stand_in(inputs).samples))
     graph = quantised_program(last, sample, quantizer, noise, extra=EXTRA, file_format="ExecuTorch", guards=False)
