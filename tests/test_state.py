@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -288,3 +290,10 @@ def test_an_exported_file_does_not_depend_on_what_was_run(neuron: Callable[[], n
         for name, model in (("fresh", fresh), ("used", used))
     ]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_the_example_of_the_page_on_spiking_networks_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "spiking.md").read_text(encoding="utf-8")
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(compile(block, "spiking.md", "exec"), {"__name__": "page"})
+    assert "of activity: params 2x" in capsys.readouterr().out

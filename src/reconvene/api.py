@@ -71,7 +71,8 @@ def sensitivity(
         example_inputs: as for ``groups``.
         criterion: ``random``, ``magnitude``, ``snip``, ``grasp`` or ``synflow`` of untrained networks; ``taylor``,
             ``obd``, ``group_l2``, ``l1``, ``l2``, ``slimming``, ``lamp``, ``fpgm``, ``hrank`` or ``chip`` of trained
-            ones, which score channels. By default none where the evaluator reads none (``fan_in``), else ``synflow``.
+            ones, which score channels, ``activity`` or ``spike_rate`` of spiking ones. By default none where the
+            evaluator reads none (``fan_in``), else ``synflow``.
         evaluator: ``fan_in``, ``density``, ``reach``, ``concentration``, ``ablation`` or ``removed_loss``. By default
             ``removed_loss`` for criteria that score channels, else ``fan_in``.
         data: batches ``(inputs, target)`` for criteria that need data.

@@ -19,8 +19,9 @@ class CriterionOptions:
 
     criterion: Annotated[str | None, arg(metavar="NAME")] = None
     """What scores the weights: synflow, snip, grasp, magnitude, random; or the channels of a trained network: taylor,
-    obd, group_l2, l1, l2, slimming, lamp, fpgm, hrank, chip. By default nothing where --evaluator reads no scores, as
-    fan_in does, and synflow with the others; with --trained taylor with --data, group_l2 without."""
+    obd, group_l2, l1, l2, slimming, lamp, fpgm, hrank, chip; of a spiking one: activity, spike_rate. By default nothing
+    where --evaluator reads no scores, as fan_in does, and synflow with the others; with --trained taylor with --data,
+    group_l2 without."""
     evaluator: Annotated[str | None, arg(metavar="NAME")] = None
     """How sensitivity is found: fan_in from the shapes alone, the default; density, reach, concentration, ablation,
     removed_loss from scores. By default removed_loss for criteria that score channels."""
