@@ -79,22 +79,25 @@ class _Aim:
         """Whether so much of the limit is used that no wider network is looked for."""
         return value >= self.cost.enough * self.limit
 
-    def learn(self, value: float) -> None:
-        """Note whether the network that was planned for the target keeps the limit."""
+    def learn(self, value: float, predicted: float) -> None:
+        """Note whether a network of this predicted cost keeps the limit.
+
+        Any target from the prediction on may lead to the same network again, so it is no better than that.
+        """
         if self.keeps(value):
-            self._kept = max(self._kept, self.target)
+            self._kept = max(self._kept, predicted)
         else:
-            self._missed = min(self._missed, self.target)
+            self._missed = min(self._missed, predicted)
 
     @property
     def is_settled(self) -> bool:
         """Whether no target is left between one that kept the limit and one that did not."""
         return self._kept >= CLOSE * self._missed
 
-    def move(self, value: float) -> None:
+    def move(self, value: float, predicted: float) -> None:
         """The next target: where the measured value would meet the limit, between what kept it and what did not."""
         goal = self.cost.margin * self.limit
-        target = self.target + goal - value if self.cost.shifts else self.target * goal / value
+        target = predicted + goal - value if self.cost.shifts else predicted * goal / value
         if not self._kept < target < self._missed:
             target = (self._kept + self._missed) / 2 if self._kept else self._missed * min(self.cost.margin, CLOSE)
         self.target = max(target, self._least)
@@ -221,14 +224,14 @@ class _Search:
         if kept and (is_dense or known or all(aim.is_used(values[name]) for name, aim in self.aims.items())):
             return True  # known: another cost holds the widths back
         moving = [aim for name, aim in self.aims.items() if name in values and (kept or not aim.keeps(values[name]))]
-        for name, aim in self.aims.items():
-            if name in values:
-                aim.learn(values[name])
+        predicted = {name: self.cost_model().evaluate(name, plan.widths) for name in values}
+        for name in values:
+            self.aims[name].learn(values[name], predicted[name])
         if any(aim.is_settled for aim in moving):
             return True
         for name, aim in self.aims.items():
             if aim in moving:
-                aim.move(values[name])
+                aim.move(values[name], predicted[name])
         return False
 
     def _with_measurements(self, plan: Plan, values: dict[str, float]) -> Plan:
