@@ -1,6 +1,6 @@
 """Put what runs printed into the README, between its markers: numbers there are generated, never typed.
 
-reconvene run > benchmarks/results/readme_digits.txt       # and --json into readme_digits.json, for the picture
+reconvene run > benchmarks/results/readme_digits.txt
 python benchmarks/formats.py --again    # on an idle machine; make formats does it all
 python benchmarks/readme.py            # writes; --check only compares
 """
@@ -11,8 +11,11 @@ import re
 import sys
 from pathlib import Path
 
+from reconvene.experiments.plot import Dot, scatter
+
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+PICTURE = ROOT / "docs" / "plots" / "readme.svg"
 MARKED = re.compile(r"<!-- generated: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -28,13 +31,40 @@ def block(name: str) -> str:
     return f"<!-- generated: {name} -->\n```\n{printed}\n```\n<!-- end -->"
 
 
+def picture(printed: str) -> str:
+    """Accuracy against latency, as the demo printed them: dense and pruned, in float32, and in int8 where all agree.
+
+    Where int8 gives every test image the class of float32 (agreement 100.00%), its accuracy is the same.
+    """
+    rows = {cells[0].lower(): cells[1:3] for line in printed.splitlines() if len(cells := re.split(r"  +", line)) > 2}
+    accuracy = [float(text.rstrip("%")) for text in rows["accuracy"]]
+    agreement = rows.get("int8 agreement", ["", ""])
+    dots = []
+    for number, variant in enumerate(("dense", "pruned")):
+        series = {"float32": ("latency", "file size")}
+        if agreement[number] == "100.00%":
+            series["int8"] = ("int8 latency", "int8 file size")
+        for precision, (latency, size) in series.items():
+            milliseconds = _milliseconds((rows.get(f"onnx runtime {latency}") or rows[latency])[number])
+            text = f"{variant} in {precision}: {milliseconds:g} ms, {accuracy[number]} %, {rows[size][number]}"
+            dots.append(Dot(milliseconds, accuracy[number], f"{variant}, {precision}, {rows[size][number]}", text))
+    title = f"{printed.split()[0]} on digits: accuracy against latency"
+    return scatter(title, dots, x="ONNX Runtime latency, ms (one thread, batch 1)", y="test accuracy, %")
+
+
+def _milliseconds(text: str) -> float:
+    number, unit = text.replace("\u202f", " ").split()
+    return float(number) * {"ms": 1.0, "µs": 1e-3, "s": 1e3}[unit]
+
+
 def main() -> int:
-    """Write the README, or with ``--check`` say whether it is as generated."""
-    text = README.read_text(encoding="utf-8")
-    new = generated(text)
+    """Write the README and its picture, or with ``--check`` say whether they are as generated."""
+    digits = (ROOT / "benchmarks" / "results" / "readme_digits.txt").read_text(encoding="utf-8")
+    wanted = {README: generated(README.read_text(encoding="utf-8")), PICTURE: picture(digits)}
     if "--check" in sys.argv[1:]:
-        return int(new != text)
-    README.write_text(new, encoding="utf-8")
+        return int(any(not path.exists() or path.read_text(encoding="utf-8") != text for path, text in wanted.items()))
+    for path, text in wanted.items():
+        path.write_text(text, encoding="utf-8")
     return 0
 
 
