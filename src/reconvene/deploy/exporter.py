@@ -6,6 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from reconvene.deploy.exported import Exported
 from reconvene.deploy.fidelity import Fidelity, Limits
 from reconvene.deploy.model_io import own_inputs, take
 from reconvene.deploy.options import AUTO, FileOptions, precision_of
+from reconvene.deploy.planned import planned
 from reconvene.deploy.quantisation import PRECISIONS, quantisation
 from reconvene.deploy.runtimes.base import Runtime, Written
 from reconvene.deploy.runtimes.registry import format_named, runtime_named, runtime_of
@@ -27,6 +29,8 @@ from reconvene.tasks import task_named
 from reconvene.training.quantising import Range
 from reconvene.utils.arguments import check_model, check_path, check_seed, checked
 
+PLAN = "plan"
+"""What an export is quantised as whose bits the plan of the network decides."""
 __all__ = ["Exported", "export", "run", "write"]
 
 
@@ -68,7 +72,8 @@ def export(
             ``"static"`` (the example's) or a number insist.
         dynamic_axes: ``"height"``, ``"width"``: axes of images that are free besides the batch; onnx and openvino.
         opset: of an ONNX file, by default 20.
-        quantize: ``"int8"`` writes ``name.int8.<format>``.
+        quantize: ``"int8"`` writes ``name.int8.<format>``; ``"plan"`` writes ``name.plan.<format>`` with the bits of
+            the plan that the small network carries, packed, and computed in int8 (docs/bits.md); onnx only.
         calibration: real data for int8: batches ``(inputs, target)`` or bare inputs, up to 256 samples are used.
         keep_fp32: layers that stay in float32 in an int8 file, by name; a module's name stands for all layers in it.
         learned: ranges of activations from quantisation-aware training (``TrainResult.ranges``), in place of ranges
@@ -107,7 +112,12 @@ def export(
     # where nobody gave an example, a batch that cannot be free is one of one
     settle_state(model, inputs)
     options, inputs = options.resolved(model, runtime, inputs if example_inputs is not None else take(inputs, 0, 1))
+    packed: dict[str, Any] = {}
+    if quantize == PLAN:
+        by_plan = planned(model, runtime, calibration)
+        model, packed, calibration = by_plan.model, dict(by_plan.weights), by_plan.calibration
     settings = None if quantize is None else quantisation(model, inputs, calibration, keep_fp32, learned)
+    settings = settings and replace(settings, packed=packed)
     work = Export(runtime, model, inputs, settings, options)
     stem = ".".join([name, *([quantize] if quantize else [precision] if precision == "fp16" else [])])
     start = time.perf_counter()
@@ -152,8 +162,8 @@ def _check(
     learned: Mapping[str, Range] | None,
 ) -> None:
     """Raise for options that mean nothing, before any work."""
-    if quantize not in (None, *PRECISIONS[1:]):
-        raise UnknownNameError("precision", quantize, PRECISIONS[1:])
+    if quantize not in (None, *PRECISIONS[1:], PLAN):
+        raise UnknownNameError("precision", quantize, [*PRECISIONS[1:], PLAN])
     if quantize is None and (has_int8_options or learned is not None):
         raise ExportError("calibration, keep_fp32 and learned are for int8: add quantize='int8', or leave them out")
     if learned is not None and not runtime.takes_ranges:

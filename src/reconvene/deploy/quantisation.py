@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -34,13 +34,15 @@ class Quantisation:
     """Inputs to calibrate on (joined, first dimension the sample), and full names of the layers kept in float32.
 
     ``learned`` are ranges of activations from quantisation-aware training, in place of calibrated ones; ``targets``
-    what the calibration data says of each sample, where it says so.
+    what the calibration data says of each sample, where it says so; ``packed`` weights of few bits by name, see
+    ``reconvene.deploy.planned``.
     """
 
     samples: Any
     keep_fp32: tuple[str, ...] = ()
     learned: Mapping[str, Range] | None = None
     targets: Tensor | None = None
+    packed: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return batch_size(self.samples)

@@ -1,0 +1,74 @@
+"""The bits of a plan on their way into a file: integers of every weight, and the network that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from reconvene.deploy.runtimes.base import Runtime
+from reconvene.errors import ExportError
+from reconvene.quantiser import QuantisedWeight, fake_quantised, quantise
+from reconvene.surgery.bits import BitPlan, LayerBits
+
+PACKED = "packed"
+"""What runtimes take whose files can hold weights of few bits."""
+_WHY_NOT = {
+    "executorch": "XNNPACK computes convolutions in 8 bits, and of 4 bits linear layers only",
+    "ncnn": "ncnn has no weights below 8 bits",
+    "openvino": "OpenVINO runs 4 bits in int8 when they are cast first, and refuses 2; that is not written here yet",
+    "litert": "LiteRT takes 4 bits and refuses 2; that is not written here yet",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class PackedWeight:
+    """A weight of the small network as integers, with the bits of its channels."""
+
+    quantised: QuantisedWeight
+    layer: LayerBits
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """The fake-quantised network, its weights as integers by name, and what to calibrate activations on."""
+
+    model: nn.Module
+    weights: Mapping[str, PackedWeight]
+    calibration: Iterable[Any]
+
+
+def planned(model: nn.Module, runtime: Runtime, calibration: Iterable[Any] | None) -> Planned:
+    """Round the weights of a small network to the bits of its plan.
+
+    Raises ExportError: the format cannot hold them, the network has no plan of bits or another shape, or there is
+    nothing to calibrate on.
+    """
+    name = str(runtime.file_format)
+    if PACKED not in runtime.takes:
+        because = _WHY_NOT.get(name, f"{name} files hold no weights below 8 bits here")
+        raise ExportError(f"quantize='plan' is for onnx: {because}. quantize='int8' writes 8 bits everywhere")
+    plan = getattr(model, "reconvene_plan", None)
+    bits: BitPlan | None = getattr(plan, "bits", None)
+    if bits is None:
+        raise ExportError(
+            f"{type(model).__name__} has no plan of bits. rc.prune(model, x, budget, bits=(0, 2, 4, 8), ...) makes one"
+        )
+    if calibration is None and plan is not None and plan.calibration is not None:
+        calibration = [plan.calibration]
+    if calibration is None:
+        raise ExportError(
+            "activations are calibrated on real data: pass calibration, batches such as those of training. (A plan "
+            "that was just made with data remembers some of them; one that was loaded does not)"
+        )
+    parameters = dict(model.named_parameters())
+    for weight, layer in bits.layers.items():
+        if weight not in parameters or parameters[weight].shape[layer.axis] != len(layer.bits):
+            raise ExportError(f"the plan gives bits to {len(layer.bits)} channels of {weight}, and the network differs")
+    weights = {
+        weight: PackedWeight(quantise(parameters[weight], layer.bits, axis=layer.axis), layer)
+        for weight, layer in bits.layers.items()
+    }
+    return Planned(fake_quantised(model, bits.by_weight), weights, calibration)

@@ -1,0 +1,304 @@
+"""Weights of few bits in an ONNX file: packed into bytes, unpacked by the graph itself, computed in int8.
+
+ONNX Runtime folds the unpacking when it loads the file, so the layers run in its int8 kernels, and take the memory and
+the time of int8; what is smaller is the file. Output channels of the same bits form a block: ``8 / bits`` integers a
+byte, the first in the lowest bits, each stored as ``q + 2^(bits - 1)``. Blocks stand one after the other, those of
+fewer bits first, and a permutation of the *weight* puts its channels where the network has them. docs/bits.md reads
+such a file with numpy alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reconvene.deploy.planned import PackedWeight
+from reconvene.deploy.runtimes.base import imported
+from reconvene.deploy.runtimes.onnx.unpacking import DOMAIN, UNPACK, VERSION, bias_scale, order, packed_bytes
+from reconvene.errors import ExportError
+from reconvene.surgery.bits import LayerBits
+from reconvene.utils.machine import saturates
+
+Array = NDArray[Any]
+_EXACT = 1e-3
+_BIAS_LIMIT = 2**31 - 1
+
+
+def pack_weights(proto: Any, weights: Mapping[str, PackedWeight], plain: Any) -> Any:
+    """Put packed weights into a QDQ model, in place, where it has int8 ones.
+
+    Returns the same model with activations and biases in float32: what it computes is what the weights say, so that
+    they can be compared with those of the network.
+
+    Args:
+        proto: the model as ONNX Runtime's tool quantised it.
+        weights: by the name of the weight in the network.
+        plain: the model in float32 that the tool was given, norms folded into its weights.
+
+    Raises ExportError for a weight that the file does not have in int8.
+    """
+    graph = _Graph(proto, plain)
+    done = set()
+    for node, layer in graph.layers(weights):
+        graph.replace(node, weights[layer], layer)
+        done.add(layer)
+    if missing := [name for name in weights if name not in done]:
+        raise ExportError(
+            f"{', '.join(missing[:3])} cannot be packed: no layer of the quantised graph reads it. Export it "
+            "with quantize='int8'"
+        )
+    graph.clean()
+    exact = graph.with_float_activations()
+    _shorten(proto)
+    return exact
+
+
+class _Graph:
+    """A QDQ model that is rewritten: producers, initializers, and the functions that unpack."""
+
+    def __init__(self, proto: Any, plain: Any) -> None:
+        self.onnx = imported("onnx", "onnx", "packed ONNX")
+        self.proto, self.graph = proto, proto.graph
+        self.made_by = {output: node for node in self.graph.node for output in node.output}
+        self.initializers = {tensor.name: tensor for tensor in self.graph.initializer}
+        self._floats = {tensor.name: tensor for tensor in plain.graph.initializer}
+        # The tool drops a ReLU where uint8 holds no negative values anyway, and gives its name to what it read.
+        names = {node.name for node in self.graph.node}
+        dropped = [n for n in plain.graph.node if n.op_type in ("Relu", "Clip") and n.name not in names]
+        self._dropped = {node.output[0]: node for node in dropped}
+        self._unpacking: list[Any] = []
+        self._functions: dict[str, Any] = {}
+        self._biases: dict[str, Array] = {}
+        self._count = 0
+
+    def layers(self, weights: Mapping[str, PackedWeight]) -> Iterator[tuple[Any, str]]:
+        """Every node that reads an int8 weight, and the name of that weight in the network."""
+        for node in list(self.graph.node):
+            if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or len(node.input) < 2:
+                continue
+            name = f"{node.name.split('/')[0]}.weight"
+            weight = self.made_by.get(node.input[1])
+            if name in weights and weight is not None and weight.op_type == "DequantizeLinear":
+                yield node, name
+
+    def replace(self, node: Any, packed: PackedWeight, name: str) -> None:
+        """Let one layer read the packed weight, with its own scales, and a bias at the scale that follows."""
+        dequantize = self.made_by[node.input[1]]
+        axis = next((a.i for a in dequantize.attribute if a.name == "axis"), 0)
+        folded = self._float(dequantize.input[0])
+        integers, scale = _folded(packed, folded, axis, name)
+        activation = self.made_by.get(node.input[0])
+        if activation is None or activation.op_type != "DequantizeLinear":
+            raise ExportError(f"{name} cannot be packed: what its layer reads is not quantised")
+        step = float(self._value(activation.input[1]))
+        bias = self._bias(node)
+        if bias is not None:  # a channel of zeros has no scale of its own: one that its bias fits
+            idle = ~integers.any(axis=tuple(d for d in range(integers.ndim) if d != axis))
+            scale[idle] = np.maximum(1e-8, np.abs(bias[idle]) / step / 2**30)
+        unsigned = saturates() and max(packed.layer.channels) == 8
+        zero = np.full(len(scale), 128 if unsigned else 0, np.uint8 if unsigned else np.int8)
+        node.input[1] = self._weight(integers, packed.layer, axis, scale.astype(np.float32), zero)
+        if bias is not None:
+            self._set_bias(node, bias, activation.input[1], scale.astype(np.float32), name)
+        for number in reversed(range(len(node.attribute))):
+            if _is_default(node.attribute[number]):
+                del node.attribute[number]
+
+    def clean(self) -> None:
+        """Remove what nobody reads any more; what unpacks comes first."""
+        nodes = [*self._unpacking, *self.graph.node]
+        read = {output.name for output in self.graph.output}
+        kept = []
+        for node in reversed(nodes):
+            if read & set(node.output):
+                kept.append(node)
+                read.update(node.input)
+        tensors = [tensor for tensor in self.graph.initializer if tensor.name in read]
+        for entries, values in ((self.graph.node, kept[::-1]), (self.graph.initializer, tensors)):
+            copies = [type(value).FromString(value.SerializeToString()) for value in values]
+            del entries[:]
+            entries.extend(copies)
+        del self.graph.value_info[:]
+        if self._functions:
+            helper = self.onnx.helper
+            self.proto.functions.extend(self._functions[name] for name in sorted(self._functions))
+            self.proto.opset_import.append(helper.make_opsetid(DOMAIN, VERSION))
+
+    def with_float_activations(self) -> Any:
+        """A copy that rounds weights only."""
+        copy = self.onnx.ModelProto.FromString(self.proto.SerializeToString())
+        sources = {node.output[0]: node.input[0] for node in copy.graph.node if node.op_type == "QuantizeLinear"}
+        nodes, used = [], {tensor.name for tensor in copy.graph.initializer}
+        for node in copy.graph.node:
+            if node.op_type == "QuantizeLinear":
+                continue
+            if node.op_type == "DequantizeLinear" and node.input[0] in sources:
+                node = self._in_float(sources[node.input[0]], node.output[0])
+            elif node.op_type == "DequantizeLinear" and node.input[0].removesuffix("_quantized") in self._floats:
+                # A bias that is an addition by itself: the tool rounds it as it rounds activations.
+                node = self.onnx.helper.make_node(
+                    "Identity", [node.input[0].removesuffix("_quantized")], [node.output[0]]
+                )
+            elif node.op_type == "Bias" and node.domain == DOMAIN:
+                name, output = f"{node.output[0]}/float", node.output[0]
+                copy.graph.initializer.append(self.onnx.numpy_helper.from_array(self._biases[output], name))
+                node = self.onnx.helper.make_node("Identity", [name], [output])
+            missing = [name for name in node.input if name in self._floats and name not in used]
+            copy.graph.initializer.extend(self._floats[name] for name in missing)
+            used.update(missing)
+            nodes.append(type(node).FromString(node.SerializeToString()))
+        del copy.graph.node[:]
+        copy.graph.node.extend(nodes)
+        return copy
+
+    def _in_float(self, source: str, output: str) -> Any:
+        """What stands in place of a rounding of activations: a ReLU that the tool dropped before it, or nothing."""
+        if source not in self._dropped:
+            return self.onnx.helper.make_node("Identity", [source], [output])
+        node = self.onnx.NodeProto.FromString(self._dropped[source].SerializeToString())
+        node.input[0], node.output[0] = source, output
+        return node
+
+    def _weight(self, integers: Array, layer: LayerBits, axis: int, scale: Array, zero: Array) -> str:
+        """Name of the tensor of the weight, dequantised."""
+        rows = np.moveaxis(integers, axis, 0)
+        bits, parts, places = layer.bits, [], []
+        for width, _ in layer.counts:
+            channels = np.flatnonzero(bits == width)
+            places += channels.tolist()
+            parts.append(self._block(rows[channels], width, zero))
+        flat = parts[0] if len(parts) == 1 else self._node("Concat", parts, axis=0)
+        shape = self._add(np.array(rows.shape, dtype=np.int64))
+        scales = [self._add(scale), self._add(zero)]
+        if places == sorted(places):
+            weight = self._node("Reshape", [flat, shape])
+        else:
+            inverse = np.argsort(np.array(places)).astype(np.uint8 if len(places) <= 256 else np.uint16)
+            weight = self._call(order, [flat, shape, self._add(inverse)])
+        if axis:
+            weight = self._node("Transpose", [weight], perm=[*range(1, axis + 1), 0, *range(axis + 1, rows.ndim)])
+        return self._node("DequantizeLinear", [weight, *scales], axis=axis)
+
+    def _block(self, block: Array, width: int, zero: Array) -> str:
+        """Name of the flat tensor of the integers of one block, of the type of ``zero`` and around it."""
+        if width == 8:
+            return self._add((block.astype(np.int64) + zero[0]).astype(zero.dtype).reshape(-1))
+        packed = packed_bytes(block, width)
+        flat = self._call(UNPACK[width, zero.dtype.name], [self._add(packed)])
+        if packed.size * (8 // width) == block.size:
+            return flat
+        start, end = (self._add(np.array([n], dtype=np.int64)) for n in (0, block.size))
+        return self._node("Slice", [flat, start, end])
+
+    def _call(self, function: Callable[[Any], Any], inputs: list[str]) -> str:
+        """A call of a function of the file, which is written once."""
+        definition = function(self.onnx.helper)
+        self._functions[definition.name] = definition
+        return self._node(definition.name, inputs, domain=DOMAIN)
+
+    def _bias(self, node: Any) -> Array | None:
+        """The float32 bias of a layer, where it is quantised."""
+        if len(node.input) < 3 or not node.input[2]:
+            return None
+        dequantize = self.made_by.get(node.input[2])
+        if dequantize is None or dequantize.op_type != "DequantizeLinear":
+            return None
+        bias: Array = self._float(dequantize.input[0]).astype(np.float64)
+        return bias
+
+    def _set_bias(self, node: Any, bias: Array, step: str, scale: Array, name: str) -> None:
+        together = self._value(step).astype(np.float32) * scale
+        integers = np.rint(bias / together)
+        if np.abs(integers).max(initial=0) > _BIAS_LIMIT:
+            raise ExportError(f"the bias of {name.removesuffix('.weight')} does not fit into 32 bits at its scale")
+        scales = next(tensor.name for tensor in reversed(self.graph.initializer) if self._is(tensor, scale))
+        node.input[2] = self._call(bias_scale, [self._add(integers.astype(np.int32)), step, scales])
+        self._biases[node.input[2]] = bias.astype(np.float32)
+
+    def _is(self, tensor: Any, array: Array) -> bool:
+        return list(tensor.dims) == list(array.shape) and bool(tensor.raw_data == array.tobytes())
+
+    def _float(self, quantised: str) -> Array:
+        """The float32 tensor that the tool quantised."""
+        array: Array = self.onnx.numpy_helper.to_array(self._floats[quantised.removesuffix("_quantized")])
+        return array
+
+    def _value(self, name: str) -> Array:
+        array: Array = self.onnx.numpy_helper.to_array(self.initializers[name])
+        return array
+
+    def _add(self, array: Array) -> str:
+        name = self._name()
+        self.graph.initializer.append(self.onnx.numpy_helper.from_array(array, name))
+        return name
+
+    def _node(self, operator: str, inputs: list[str], **attributes: Any) -> str:
+        name = self._name()
+        self._unpacking.append(self.onnx.helper.make_node(operator, inputs, [name], **attributes))
+        return name
+
+    def _name(self) -> str:
+        self._count += 1
+        return f"packed/{self._count}"
+
+
+def _is_default(attribute: Any) -> bool:
+    """Whether an attribute of a convolution says what holds without it."""
+    if attribute.name == "auto_pad":
+        return bool(attribute.s == b"NOTSET")
+    if attribute.name == "pads":
+        return not any(attribute.ints)
+    if attribute.name in ("strides", "dilations"):
+        return all(value == 1 for value in attribute.ints)
+    return bool(attribute.name == "group" and attribute.i == 1)
+
+
+def _folded(packed: PackedWeight, folded: Array, axis: int, name: str) -> tuple[Array, Array]:
+    """Integers and float64 scales of a weight that took in the norm behind it, channels along ``axis``.
+
+    A norm multiplies a channel by a number: that goes into the scale, and its sign into the integers.
+    """
+    quantised = packed.quantised
+    integers = np.moveaxis(quantised.integers.cpu().numpy(), quantised.axis, 0)
+    values = np.moveaxis(quantised.values.cpu().numpy().astype(np.float64), quantised.axis, 0)
+    rows = np.moveaxis(folded, axis, 0).astype(np.float64)
+    if rows.shape != values.shape:
+        raise ExportError(f"{name} cannot be packed: the file has it in the shape {list(folded.shape)}")
+    flat, wanted = values.reshape(len(values), -1), rows.reshape(len(values), -1)
+    place = np.abs(flat).argmax(axis=1)[:, None]
+    peak, target = np.take_along_axis(flat, place, 1)[:, 0], np.take_along_axis(wanted, place, 1)[:, 0]
+    factor = np.divide(target, peak, out=np.ones_like(peak), where=peak != 0)
+    error = np.abs(flat * factor[:, None] - wanted).max(axis=1, initial=0)
+    if (error > _EXACT * np.abs(wanted).max(axis=1, initial=0) + 1e-12).any():
+        raise ExportError(f"{name} cannot be packed: the file has other weights than the network")
+    shape = (-1, *[1] * (integers.ndim - 1))
+    signs = np.sign(factor).astype(np.int8).reshape(shape)
+    scale = quantised.scale.cpu().numpy().astype(np.float64) * np.abs(factor)
+    return np.moveaxis(integers * signs, 0, axis), np.where(scale > 0, scale, 1e-8)
+
+
+def _shorten(proto: Any) -> None:
+    """Give everything inside short names: those of a graph take more bytes than its numbers."""
+    graph = proto.graph
+    public = {value.name for value in (*graph.input, *graph.output)}
+    short: dict[str, str] = {"": ""}
+
+    def name(long: str) -> str:
+        if long in public:
+            return long
+        if long not in short:
+            short[long] = np.base_repr(len(short), 36).lower()
+            while short[long] in public:
+                short[long] += "_"
+        return short[long]
+
+    for node in graph.node:
+        node.input[:] = [name(value) for value in node.input]
+        node.output[:] = [name(value) for value in node.output]
+        node.ClearField("name")
+        node.ClearField("doc_string")
+    for tensor in graph.initializer:
+        tensor.name = name(tensor.name)
