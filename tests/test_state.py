@@ -294,6 +294,7 @@ def test_an_exported_file_does_not_depend_on_what_was_run(neuron: Callable[[], n
 
 def test_the_example_of_the_page_on_spiking_networks_runs(capsys: pytest.CaptureFixture[str]) -> None:
     page = (Path(__file__).parents[1] / "docs" / "spiking.md").read_text(encoding="utf-8")
+    names = {"__name__": "page"}
     for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
-        exec(compile(block, "spiking.md", "exec"), {"__name__": "page"})
+        exec(compile(block, "spiking.md", "exec"), names)
     assert "of activity: params 2x" in capsys.readouterr().out

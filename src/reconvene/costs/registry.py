@@ -9,11 +9,13 @@ from reconvene.costs.file_size import FileSize
 from reconvene.costs.latency import Latency
 from reconvene.costs.macs import Macs
 from reconvene.costs.params import Params
+from reconvene.costs.synops import SynapticEnergy, SynapticOperations
 from reconvene.costs.unit import COUNT, CYCLES, Unit
 from reconvene.errors import UnknownNameError
 
 COSTS: dict[str, Cost] = {cost.name: cost for cost in (Params(), Macs(), PeakMemory(), FileSize(), Latency())}
 COSTS |= cost_file("bits").costs
+COSTS |= {cost.name: cost for cost in (SynapticOperations(), SynapticEnergy())}
 COSTS["cycles"] = ChipCost("cycles", "Cycles", CYCLES, "Clock cycles of one inference on the target: 2x, 1.2M.")
 COSTS["energy"] = ChipCost("energy", "Energy", JOULES, "Joules of one inference on the target: 2x, 70uJ.")
 """What a budget can limit. A cost of one's own is added by ``COSTS["energy"] = Energy()``."""

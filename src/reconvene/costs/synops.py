@@ -1,0 +1,194 @@
+"""Synaptic operations of spiking networks: additions that spikes cause, counted on data.
+
+A synaptic operation is an input that is not zero meeting a weight that is not zero, at a position that lies in the
+output (borders count exactly, as NeuroBench does). In a call all of whose inputs are -1, 0 or 1 they are additions
+(``AC``), else multiply-accumulates (``MAC``): average pooling of spikes, and an image given as currents, make the
+layers that read them MACs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from reconvene.costs.base import Cost, CostFunction, Network
+from reconvene.costs.unit import COUNT, metric_unit
+from reconvene.errors import BudgetError
+from reconvene.utils.tables import table
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from reconvene.structure import Structure
+
+MAC_JOULES, AC_JOULES = 4.6e-12, 0.9e-12
+"""32-bit floating point in 45 nm (Horowitz, ISSCC 2014): arithmetic alone, without memory."""
+
+
+@dataclass
+class LayerSynops:
+    """One layer, per example: ``ac`` additions, ``mac`` multiply-accumulates, ``rate`` the share of inputs not zero."""
+
+    layer: str
+    ac: float = 0.0
+    mac: float = 0.0
+    active: float = 0.0
+    inputs: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Share of the inputs, over all time steps, that are not zero."""
+        return self.active / self.inputs if self.inputs else 0.0
+
+
+@dataclass(frozen=True)
+class Synops:
+    """Synaptic operations of one example, by layer; means over the examples of the data."""
+
+    layers: tuple[LayerSynops, ...]
+    examples: int
+
+    @property
+    def ac(self) -> float:
+        """Additions."""
+        return sum(layer.ac for layer in self.layers)
+
+    @property
+    def mac(self) -> float:
+        """Multiply-accumulates."""
+        return sum(layer.mac for layer in self.layers)
+
+    @property
+    def joules(self) -> float:
+        """Energy of the arithmetic alone: 4.6 pJ a MAC and 0.9 pJ an AC (45 nm), no memory access."""
+        return self.mac * MAC_JOULES + self.ac * AC_JOULES
+
+    def __str__(self) -> str:
+        rows = [[x.layer, round(x.ac), round(x.mac), f"{x.rate:.1%}"] for x in self.layers]
+        foot = [
+            f"{round(self.ac):,} AC, {round(self.mac):,} MAC an example, over {self.examples} examples",
+            f"{self.joules * 1e6:.3g} uJ of arithmetic at 4.6 pJ a MAC and 0.9 pJ an AC (45 nm); memory is not in it",
+        ]
+        return table(["layer", "AC", "MAC", "active inputs"], rows, title="synaptic operations", foot=foot)
+
+
+def count_synops(model: nn.Module, data: Iterable[Any], example_inputs: Any = None, *, seed: int = 0) -> Synops:
+    """Count the synaptic operations of a network on data, each batch from a fresh state; the model is left as it was.
+
+    Convolutions (transposed ones too) and linear layers count, in every call; products that no such layer makes do not.
+
+    Args:
+        model: any network; one without spikes has MACs alone, as many as it has inputs that are not zero.
+        data: batches of inputs, or ``(inputs, target)``; targets are not read.
+        example_inputs: find the state of a model that was not analysed before, and name entries of mappings.
+        seed: of what data draw.
+
+    Raises:
+        CriterionError: there are no data, or the model refuses a batch.
+    """
+    import torch
+
+    from reconvene.criteria.batches import Batches, argument_names, samples_in
+    from reconvene.criteria.gradients import explained
+    from reconvene.criteria.preserve_state import untouched
+    from reconvene.structure import call
+    from reconvene.structure.capture import settle_state
+
+    if example_inputs is not None:
+        settle_state(model, example_inputs)
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    names = argument_names(model, example_inputs)
+    batches = Batches(data, user="counting synaptic operations", device=device, seed=seed, names=names, labelled=False)
+    counts: dict[str, LayerSynops] = {}
+    examples = 0
+    with untouched(model, seed=seed), torch.no_grad(), _counted(model, counts):
+        for number, (inputs, _) in enumerate(batches):
+            with explained("counting synaptic operations", number):
+                call(model, inputs)
+            examples += samples_in(inputs)
+    for layer in counts.values():
+        layer.ac, layer.mac = layer.ac / examples, layer.mac / examples
+    return Synops(tuple(counts.values()), examples)
+
+
+@contextmanager
+def _counted(model: nn.Module, counts: dict[str, LayerSynops]) -> Iterator[None]:
+    from torch import nn
+    from torch.nn.modules.conv import _ConvNd
+
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            if isinstance(module, (_ConvNd, nn.Linear)):
+                stack.callback(module.register_forward_pre_hook(partial(_count, name, counts)).remove)
+        yield
+
+
+def _count(name: str, counts: dict[str, LayerSynops], module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    import torch
+
+    given = args[0].detach()
+    active = (given != 0).to(given.dtype)
+    ones = {key: torch.zeros_like(p) if key == "bias" else (p != 0).to(p) for key, p in module.named_parameters()}
+    forward = type(module).forward  # without hooks, this one among them
+    kept = {key: module._parameters[key] for key in ones}
+    try:
+        module._parameters.update({key: torch.nn.Parameter(value, requires_grad=False) for key, value in ones.items()})
+        operations = float(forward(module, active).double().sum())
+    finally:
+        module._parameters.update(kept)
+    layer = counts.setdefault(name, LayerSynops(name))
+    if bool(((given == 0) | (given.abs() == 1)).all()):
+        layer.ac += operations
+    else:
+        layer.mac += operations
+    layer.active += float(active.sum())
+    layer.inputs += given.numel()
+
+
+class SynapticOperations(Cost):
+    """Synaptic operations, AC and MAC together, of one example of the data.
+
+    Predicted from the dense network's rates: a channel that stays is taken for the mean channel of its layer, and to
+    spike as often as before. ``count_synops`` of the small network tells what came out.
+    """
+
+    name, label, plural, less = "synops", "Synaptic operations", "synaptic operations", "fewer"
+    unit = COUNT
+    meaning = "Synaptic operations of one example of the data, of a spiking network: 3x, 100k."
+    condition = "predicted from the rates of the dense network"
+    listed = False
+    mac_weight, ac_weight = 1.0, 1.0
+
+    def bind(self, structure: Structure, network: Network | None) -> CostFunction:
+        """The prediction. Raises BudgetError without data."""
+        from reconvene.costs.macs import products
+        from reconvene.costs.sizes import Products, sizes_of
+
+        if network is None or network.data is None:
+            raise BudgetError(f"a budget on {self.name} is about data: pass data=, batches of inputs", {})
+        counted = count_synops(network.model, network.data, network.example_inputs)
+        by_layer = {layer.layer: layer for layer in counted.layers}
+        calls = [(op.owner, dims) for op, dims in products(structure) if op.owner in by_layer]
+        sizes = sizes_of(structure)
+        dense = [Products(sizes, [dims], [1.0], 0).at(sizes.at(structure.widths)) for _, dims in calls]
+        totals: dict[str, float] = {}
+        for (owner, _), macs in zip(calls, dense, strict=True):
+            totals[owner] = totals.get(owner, 0.0) + macs
+        weights = [
+            (by_layer[owner].mac * self.mac_weight + by_layer[owner].ac * self.ac_weight) / totals[owner]
+            for owner, _ in calls
+        ]
+        everything = Products(sizes, [dims for _, dims in calls], weights, 0)
+        return CostFunction(lambda widths: everything.at(sizes.at(widths)))
+
+
+class SynapticEnergy(SynapticOperations):
+    """Energy of the synaptic operations: 4.6 pJ a MAC and 0.9 pJ an AC (45 nm), arithmetic alone."""
+
+    name, label, plural, less = "synop_energy", "Synaptic energy", "joules of synaptic operations", "less"
+    unit = metric_unit("J", "joules")
+    meaning = "Joules of synaptic operations (4.6 pJ a MAC, 0.9 pJ an AC), of one example of the data: 3x, 2uJ."
+    mac_weight, ac_weight = MAC_JOULES, AC_JOULES
