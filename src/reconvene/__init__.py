@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from reconvene.deploy import export
     from reconvene.deploy.measure import Measurement, measure
     from reconvene.errors import ReconveneError
+    from reconvene.planning.regrow import prune_and_regrow
     from reconvene.planning.schedule import prune_iteratively
     from reconvene.planning.simplify import simplify
     from reconvene.surgery import Plan
@@ -36,6 +37,7 @@ _HOMES = {
     "metrics": "tasks",
     "plan": "planning.plan",
     "prune": "planning.plan",
+    "prune_and_regrow": "planning.regrow",
     "prune_iteratively": "planning.schedule",
     "push_to_hub": "artifact",
     "rectify": "api",
@@ -59,6 +61,7 @@ __all__ = [
     "metrics",
     "plan",
     "prune",
+    "prune_and_regrow",
     "prune_iteratively",
     "push_to_hub",
     "rectify",

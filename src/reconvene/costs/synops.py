@@ -67,7 +67,7 @@ class Synops:
         return self.mac * MAC_JOULES + self.ac * AC_JOULES
 
     def __str__(self) -> str:
-        rows = [[x.layer, round(x.ac), round(x.mac), f"{x.rate:.1%}"] for x in self.layers]
+        rows: list[list[str | int]] = [[x.layer, round(x.ac), round(x.mac), f"{x.rate:.1%}"] for x in self.layers]
         foot = [
             f"{round(self.ac):,} AC, {round(self.mac):,} MAC an example, over {self.examples} examples",
             f"{self.joules * 1e6:.3g} uJ of arithmetic at 4.6 pJ a MAC and 0.9 pJ an AC (45 nm); memory is not in it",
