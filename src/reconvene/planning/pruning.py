@@ -23,6 +23,7 @@ from reconvene.planning.target import Say, Target
 from reconvene.rectifier import RectifyReport
 from reconvene.rectifier.recalibrate import Progress
 from reconvene.rectifier.recalibrate import silent as quiet_progress
+from reconvene.structure.nesting import on_model
 from reconvene.structure.restore import exclusive
 from reconvene.surgery import Plan
 from reconvene.utils.norms import keeps_statistics
@@ -97,6 +98,7 @@ def _on_weights(model: nn.Module, options: Options, how: str, *, asked: bool) ->
     return note
 
 
+@on_model
 def moved_statistics(model: nn.Module) -> list[str]:
     """Names of the norms whose running statistics are not those that they begin with."""
     return [

@@ -264,6 +264,8 @@ class Plan:
         Raises:
             PlanError: the file is missing, is not JSON, or is not a plan this release can read.
         """
+        if not isinstance(path, str | Path):
+            raise PlanError(f"a plan is read from a path, and {path!r} is none. Try: Plan.load('plan.json')")
         return cls.from_json(read_regular(Path(path), limit=FILE_LIMIT, error=PlanError, what="the plan"), path)
 
 
