@@ -247,3 +247,14 @@ def test_what_a_plan_of_bits_does_not_know_is_refused() -> None:
     for bits in ((3,), (0,), (), "8", (0, 2, 16)):
         with pytest.raises(ArgumentError, match=r"bits=\(0, 2, 4, 8\)"):
             rc.plan(model, data[0][0][:1], rc.Budget(size="3kB"), bits=bits)
+
+
+def test_norms_of_a_pruned_network_are_those_of_its_rounded_weights() -> None:
+    model, data = trained_net()
+    small = rc.prune(model, data[0][0][:1], rc.Budget(size="2kB"), bits=(0, 2, 4, 8), trained=True, data=data)
+    rounded = fake_quantised(small, small.reconvene_plan.bits.by_weight).eval()
+    seen = rounded.stem[0](torch.cat([images for images, _ in data]))
+    assert torch.allclose(rounded.stem[1].running_mean, seen.mean((0, 2, 3)), atol=1e-4)
+    assert not torch.allclose(
+        small.stem[1].running_mean, small.stem[0](torch.cat([images for images, _ in data])).mean((0, 2, 3)), atol=1e-4
+    )

@@ -15,7 +15,7 @@ from reconvene import rectifier
 from reconvene.costs import Budget
 from reconvene.devices.store import silent
 from reconvene.planning.assemble import timed
-from reconvene.planning.bits import plan_bits
+from reconvene.planning.bits import fit_norms, plan_bits
 from reconvene.planning.feedback import plan_within
 from reconvene.planning.options import Options
 from reconvene.planning.session import Data, Planner
@@ -78,6 +78,9 @@ def prune_by(
             data=options.data,
             progress=progress,
         )
+    if chosen_plan.bits is not None and options.data is not None and how in ("recalibrate", "reconstruct"):
+        with timed(chosen_plan.timings, "rectify"):
+            fit_norms(small, chosen_plan, chosen_plan.bits, example_inputs, options)
     return Pruned(small, chosen_plan, report)
 
 
