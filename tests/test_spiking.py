@@ -217,3 +217,13 @@ def test_activity_says_which_layers_have_no_neurons() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
     with pytest.raises(rc.ReconveneError, match="no spiking neurons follow the channels of 0"):
         rc.plan(model, X, BUDGET, criterion="activity", data=[X], trained=True)
+
+
+@nets
+def test_prune_and_regrow_cuts_what_it_masked(name: str) -> None:
+    batch = (X, torch.tensor([0, 1]))
+    small = rc.prune_and_regrow(used(name), X, BUDGET, train=[batch], epochs=40, lr=0.01)
+    assert {row.name for row in small.reconvene_plan.rows if row.width < row.dense} == {"conv1", "conv2"}
+    assert small.reconvene_plan.criterion == "activity"
+    _reset(small)
+    assert torch.isfinite(small(X)).all()

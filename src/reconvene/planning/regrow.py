@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from reconvene.costs import Budget
 from reconvene.criteria.channels.activity import Place, neuron_places
@@ -234,7 +235,7 @@ class Regrowth:
 
     def _mask(self, gate: _Gate, module: nn.Module, args: Any, output: Tensor) -> Tensor:
         """Mask the output of a layer, and note the gradient by the effective scale when it comes."""
-        normed = _without_affine(module, args[0].detach(), output.detach())
+        normed = _without_affine(module, args[0].detach(), output.detach(), gate.places[0].axis)
         for place in gate.places:
             mask = np.ones(output.shape[place.axis], dtype=np.float32)
             mask[place.positions[~self.alive[place.group]]] = 0.0
@@ -264,16 +265,21 @@ class Regrowth:
             self._new_activity[place.group] += values[place.positions].mean(axis=1)
 
 
-def _without_affine(module: nn.Module, given: Tensor, output: Tensor) -> Tensor:
-    """What the scale of a layer multiplies: the normalised input of a batch norm, else the output without its bias."""
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        mean, var = (None, None) if module.training else (module.running_mean, module.running_var)
-        return F.batch_norm(given, mean, var, training=module.training or mean is None, eps=module.eps)
+def _without_affine(module: nn.Module, given: Tensor, output: Tensor, axis: int) -> Tensor:
+    """What the scale of a layer multiplies: the normalised input of a batch norm, else the output without its bias.
+
+    ``axis``: of the channels; time may stand in front of the examples.
+    """
+    shape = [1] * output.ndim
+    shape[axis] = -1
+    if isinstance(module, _BatchNorm):
+        mean, var = module.running_mean, module.running_var
+        if module.training or mean is None or var is None:
+            others = [dim for dim in range(given.ndim) if dim != axis % given.ndim]
+            var, mean = torch.var_mean(given, dim=others, correction=0)
+        return (given - mean.view(shape)) * (var.view(shape) + module.eps).rsqrt()
     bias = getattr(module, "bias", None)
-    if not isinstance(bias, Tensor):
-        return output
-    last = isinstance(module, nn.Linear)
-    return output - (bias.detach() if last else bias.detach().view(-1, *[1] * (len(module.weight.shape) - 2)))  # type: ignore[arg-type]
+    return output - bias.detach().view(shape) if isinstance(bias, Tensor) and bias.ndim == 1 else output
 
 
 def _gated(model: nn.Module, structure: Structure) -> list[tuple[str, list[Place]]]:
