@@ -50,6 +50,21 @@ class Chain(nn.Module):
         return self.second(torch.relu(self.first(torch.relu(self.conv(x)).transpose(1, 2)))).mean(1)
 
 
+class Attention(nn.Module):
+    """A norm of its own, and products of activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(16)
+        self.query, self.key, self.value = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(x)
+        weights = torch.softmax(self.query(x) @ self.key(x).transpose(1, 2) / 4, -1)
+        return self.head((weights @ self.value(x)).mean(1))
+
+
 def lively(model: nn.Module) -> nn.Module:
     """Norms as a trained network has them, some of which turn the sign."""
     generator = torch.Generator().manual_seed(5)
@@ -65,6 +80,7 @@ NETS = {
     "residual": (lambda: mini_resnet((8, 12, 16)), (3, 16, 16)),
     "branches": (Branches, (3, 12, 12)),
     "chain": (Chain, (3, 20)),
+    "attention": (Attention, (6, 16)),
     "plain": (lambda: nn.Sequential(nn.Conv2d(3, 7, 3), nn.ReLU(), nn.Flatten(), nn.Linear(7 * 16, 3)), (3, 6, 6)),
 }
 
@@ -104,7 +120,8 @@ def test_interleaved_bits_compute_what_the_rounded_network_does(name: str, seed:
         small, tmp_path, quantize="plan", calibration=[images], example_inputs=images[:1], task="regression"
     )
     assert exported.path.name == "model.plan.onnx" and exported.verification.sqnr > 25
-    assert not FLOAT_KERNELS & set(optimised(exported.path, tmp_path))
+    if name != "attention":  # products of activations behind a softmax stay as ONNX Runtime has them in int8 files
+        assert not FLOAT_KERNELS & set(optimised(exported.path, tmp_path))
 
 
 def unpacker() -> dict[str, object]:

@@ -132,6 +132,7 @@ class _Graph:
         copy = self.onnx.ModelProto.FromString(self.proto.SerializeToString())
         sources = {node.output[0]: node.input[0] for node in copy.graph.node if node.op_type == "QuantizeLinear"}
         nodes, used = [], {tensor.name for tensor in copy.graph.initializer}
+        used.update(output for node in copy.graph.node for output in node.output)
         for node in copy.graph.node:
             if node.op_type == "QuantizeLinear":
                 continue
@@ -139,9 +140,9 @@ class _Graph:
                 node = self._in_float(sources[node.input[0]], node.output[0])
             elif node.op_type == "DequantizeLinear" and node.input[0].removesuffix("_quantized") in self._floats:
                 # A bias that is an addition by itself: the tool rounds it as it rounds activations.
-                node = self.onnx.helper.make_node(
-                    "Identity", [node.input[0].removesuffix("_quantized")], [node.output[0]]
-                )
+                name, output = f"{node.output[0]}/float", node.output[0]
+                copy.graph.initializer.append(self.onnx.numpy_helper.from_array(self._float(node.input[0]), name))
+                node = self.onnx.helper.make_node("Identity", [name], [output])
             elif node.op_type == "Bias" and node.domain == DOMAIN:
                 name, output = f"{node.output[0]}/float", node.output[0]
                 copy.graph.initializer.append(self.onnx.numpy_helper.from_array(self._biases[output], name))
