@@ -54,6 +54,8 @@ class Train(TrainOptions, DataOptions, ModelOptions, Command):
     def _artifact(self) -> tuple[Path, Dataset]:
         """The artifact to train, which is made where a model was named, and the data it is trained on."""
         from reconvene import artifact
+        from reconvene.errors import ArtifactError
+        from reconvene.models import MODELS
 
         if self.directory.is_dir() or len(self.directory.parts) > 1:
             if self.output is not None or self.model_arg or self.input is not None:
@@ -61,6 +63,11 @@ class Train(TrainOptions, DataOptions, ModelOptions, Command):
             shape = artifact.Artifact.open(self.directory).source.input_shape
             return self.directory, self.dataset(shape, self.directory)
         name = str(self.directory)
+        if not re.search(r"[:.]", name) and name not in MODELS:
+            raise ArtifactError(
+                f"there is no folder {name}, and no model of that name. Make the artifact first: reconvene prune MODEL "
+                f"--params 4x -o {name}. Models of ours: {', '.join(sorted(MODELS))}"
+            )
         source = self.source(name, seed=self.seed)
         source = replace(source, input_shape=self.image_shape(self.input, source))
         dataset = self.dataset(source.input_shape)

@@ -35,7 +35,8 @@ class LayerLimits:
     def __post_init__(self) -> None:
         for name, width in self.widths.items():
             number = isinstance(width, int | float) and not isinstance(width, bool)
-            if not number or not (0 < width <= 1 or (width >= 1 and width == int(width))):
+            # 1.0 is the whole layer and 1 is one channel: a float is a share, and a count is a whole number.
+            if not number or not (0 < width <= 1 if isinstance(width, float) else width >= 1):
                 raise ArgumentError(
                     f"widths[{name!r}]={width!r} is neither a share of the channels, above 0 and at most 1.0, nor a "
                     "whole number of them"

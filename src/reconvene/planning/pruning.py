@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sized
 from contextlib import ExitStack
 from dataclasses import replace
@@ -26,6 +25,7 @@ from reconvene.rectifier.recalibrate import silent as quiet_progress
 from reconvene.structure.nesting import on_model
 from reconvene.structure.restore import exclusive
 from reconvene.surgery import Plan
+from reconvene.utils.arguments import warn_caller
 from reconvene.utils.norms import keeps_statistics
 
 
@@ -93,11 +93,11 @@ def _on_weights(model: nn.Module, options: Options, how: str, *, asked: bool) ->
     if not moved or asked:
         return None
     note = (
-        f"this network looks trained (the statistics of {len(moved)} norms have moved, first {moved[0]}), and its "
-        "touched layers are drawn anew. trained=True (--trained) keeps the weights; rectify='reinit' says that they "
-        "may go"
+        f"this network looks trained (the statistics of {len(moved)} norm{'s' * (len(moved) > 1)} have moved, first of "
+        f"layer {moved[0]!r}), and its touched layers are drawn anew. trained=True (--trained) keeps the weights; "
+        "rectify='reinit' says that they may go"
     )
-    warnings.warn(note, TrainedWeightsWarning, stacklevel=4)
+    warn_caller(note, TrainedWeightsWarning)
     return note
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import sys
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from numbers import Integral, Real
@@ -54,6 +56,15 @@ def checked(**checks: Check) -> Callable[[Callable[P, R]], Callable[P, R]]:
 def _outside_of_inference_mode() -> AbstractContextManager[Any]:
     # Entering torch.inference_mode(False) would switch gradients on also under torch.no_grad.
     return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+
+
+def warn_caller(message: str, category: type[Warning]) -> None:
+    """Warn at the line outside of this package that called it, so that a user sees his own line, once for each."""
+    package = os.path.dirname(os.path.dirname(__file__))
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and os.path.realpath(frame.f_code.co_filename).startswith(package + os.sep):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
 
 
 def check_model(name: str, value: Any) -> nn.Module:
