@@ -21,7 +21,13 @@ LIGHT = ("reconvene.costs", "reconvene.utils", "reconvene.tasks")
 @pytest.mark.parametrize("name", PUBLIC)
 def test_a_public_name_shows_an_example_that_runs(name: str) -> None:
     thing = getattr(rc, name)
-    examples = [test for test in doctest.DocTestFinder().find(thing, name, globs={}) if test.examples]
+    examples = [
+        test
+        for test in doctest.DocTestFinder().find(
+            thing, name, globs=dict(vars(thing)) if inspect.ismodule(thing) else {}
+        )
+        if test.examples
+    ]
     if inspect.isclass(thing) and issubclass(thing, Exception):
         return
     assert examples, f"{name} has no example in its docstring"

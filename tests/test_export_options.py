@@ -105,7 +105,7 @@ def test_a_format_without_an_option_says_so_and_which_has_it(option: str, tmp_pa
         ({"batch": "dynamic"}, UnknownNameError, "auto, free, static"),
         ({"dynamic_axes": ["depth"]}, UnknownNameError, "height, width"),
         ({"precision": "fp8"}, UnknownNameError, "fp16, fp32"),
-        ({"task": "detection"}, UnknownNameError, "classification, regression"),
+        ({"task": "detection"}, UnknownNameError, "classification, image-to-image"),
         ({"tolerance": 2.0}, ExportError, "between 0 and 1"),
         ({"precision": "fp16", "quantize": "int8", "calibration": [X]}, ExportError, "made from float32"),
         ({"tolerance": 0.1, "quantize": "int8", "calibration": [X]}, ExportError, "int8 has limits"),
