@@ -105,11 +105,11 @@ def test_it_answers_what_pytorch_answers(size: tuple[int, int], made: Made, unpa
     """From a PNG of any size to the label, against the pictures and the model that training had."""
     from PIL import Image
 
-    from reconvene.data.load import _cover
+    from reconvene.data.decode import _covering
 
     picture = Image.fromarray(made.dataset.test.images[3].permute(1, 2, 0).numpy()).resize(size[::-1])
     picture.save(unpacked / "a.png")
-    fitted = picture if size == (32, 32) else _cover(picture, 32, 32)
+    fitted = picture if size == (32, 32) else _covering(picture, 32, 32, nearest=False)
     pixels = torch.from_numpy(np.array(fitted)).permute(2, 0, 1)[None]
     with torch.no_grad():
         expected = artifact.load(made.artifact).eval()(made.dataset.normalise(pixels)).softmax(1)[0]
@@ -294,7 +294,7 @@ def test_what_cannot_be_bundled_says_why(made: Made, tmp_path: Path) -> None:
         bundle(name="b.zip")
     with pytest.raises(ExportError, match=r"run\.py can run"):
         bundle(exports=[dataclasses.replace(made.exports[0], format="other")])
-    with pytest.raises(DataError, match="1x8x8, 10 classes"):
+    with pytest.raises(DataError, match="1x8x8, classification, 10 classes"):
         bundle(dataset=load("digits", input_shape=(1, 8, 8), limit=60))
     way = dataclasses.replace(made.dataset.preprocessing, classes=("a", "b"))
     images = made.dataset.test.images[:2].numpy()

@@ -182,7 +182,7 @@ def test_int8_that_keeps_no_limit_leaves_no_file_and_no_bundle(
     asked = ["export", str(ran), "--data", "digits", "--quantize", "int8", "--bundle", str(tmp_path / "b.tar.gz")]
     before = {path.name: path.read_bytes() for path in ran.iterdir() if path.is_file()}
     said = trouble(capfd, *asked, "--min-sqnr", "90")
-    assert "at least 90 are required" in said and "hurts most is" in said and "--keep-fp32" in said
+    assert "at least 90.0 are required" in said and "hurts most is" in said and "--keep-fp32" in said
     assert "Available:" in trouble(capfd, *asked, "--keep-fp32", "no.such.layer")
     trouble(capfd, *asked, "--calibration-samples", "0", code=2)
     trouble(capfd, *(word for word in asked if word not in ("--data", "digits")), code=2)

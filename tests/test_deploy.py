@@ -27,6 +27,7 @@ from reconvene.errors import (
     UnknownNameError,
     VerificationError,
 )
+from reconvene.tasks import DEFAULT
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -271,10 +272,10 @@ def test_an_output_that_never_changes_is_told(exported: deploy.Exported, tmp_pat
 def test_errors_are_relative_to_the_output_and_ties_are_no_disagreement() -> None:
     a = torch.tensor([[100.0, 99.9999, 0.0], [5.0, 0.0, 1.0]])
     b = torch.tensor([[99.9999, 100.0, 0.0], [5.0, 0.0, 1.5]])
-    row = Row(2).with_batch({"y": a}, {"y": b}, location="here", classes=["y"])
+    row = Row(2).with_batch({"y": a}, {"y": b}, location="here", judges={"y": DEFAULT})
     assert row.max_abs_error == 0.5 and row.max_rel_error == pytest.approx(0.005) and "'y' [1, 2]" in row.where
     assert row.agreement == 1.0
-    assert Row(2).with_batch({"y": a}, {"y": b.roll(1, 1)}, location="here", classes=["y"]).agreement == 0.0
+    assert Row(2).with_batch({"y": a}, {"y": b.roll(1, 1)}, location="here", judges={"y": DEFAULT}).agreement == 0.0
     assert Row(2).with_batch({"y": a}, {"y": b}, location="here").agreement is None, "no classes, no predictions"
     endless = torch.tensor([[-torch.inf, 1.0]])
     assert Row(1).with_batch({"y": endless}, {"y": endless.clone()}, location="here").max_rel_error == 0.0

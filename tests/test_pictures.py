@@ -48,12 +48,12 @@ def by_pillow(pixels: np.ndarray, wide: int, tall: int) -> np.ndarray:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [(32, 32), (8, 8), (100, 37), (31, 90), (1, 5), (33, 32)])
 def test_fitting_is_what_training_does(channels: int, size: tuple[int, int]) -> None:
-    from reconvene.data.load import _cover
+    from reconvene.data.decode import _covering
 
     picture = Image.fromarray(noise(*size, 3))
     wanted = picture.convert("L" if channels == 1 else "RGB")
     if size != (32, 32):
-        wanted = _cover(wanted, 32, 32)
+        wanted = _covering(wanted, 32, 32, nearest=False)
     expected = np.asarray(wanted).reshape(32, 32, channels).transpose(2, 0, 1)
     assert abs(fit(np.asarray(picture), [channels, 32, 32]).astype(int) - expected).max() <= (size != (32, 32))
 
