@@ -15,6 +15,7 @@ from torch.nn.utils import parametrizations
 import reconvene as rc
 from proof import prove
 from reconvene.structure import analyse
+from reconvene.structure.restore import patched
 
 INPUTS = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -166,3 +167,12 @@ def test_what_scoring_on_a_small_input_notes_on_modules_does_not_stay() -> None:
     dense = NotesItsInput()
     plan = rc.plan(dense, torch.randn(1, 3, 64, 64), rc.Budget(params="2x"))
     assert not dense.small and plan.rows[0].width < 16
+
+
+def test_the_compiler_knows_functions_that_were_replaced_when_it_looked_them_up() -> None:
+    rules = pytest.importorskip("torch._dynamo.trace_rules")
+    rules.clear_lru_cache()
+    function = torch.conv1d
+    with patched([(torch, "conv1d", torch.conv2d)]):
+        assert function not in rules.get_torch_obj_rule_map()
+    assert function in rules.get_torch_obj_rule_map()

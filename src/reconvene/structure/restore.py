@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -119,13 +120,33 @@ def exclusive() -> Iterator[None]:
 
 
 @contextmanager
+def _without_compiler_tables() -> Iterator[None]:
+    """Let the compiler forget what it looked up of PyTorch meanwhile: it keeps functions for the rest of the process.
+
+    It looks them up once, by name, at the first use of ``torch.compile`` or ``torch.export``. Where that is while a
+    function is replaced, it would not know the original one later, and refuse every network that calls it.
+    """
+
+    def is_built() -> bool:
+        rules = sys.modules.get("torch._dynamo.trace_rules")
+        return rules is not None and bool(rules.get_torch_obj_rule_map.cache_info().currsize)
+
+    before = is_built()
+    try:
+        yield
+    finally:
+        if not before and is_built():
+            sys.modules["torch._dynamo.trace_rules"].clear_lru_cache()
+
+
+@contextmanager
 def patched(changes: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
     """Replace functions, methods and properties for a while: ``(owner, name, new)``.
 
     Only this thread meets the new ones; a thread that trains at the same time keeps the old ones. Afterwards an owner
     that only inherited the attribute (a subclass, a layer whose class has it) does not have it either.
     """
-    with exclusive():
+    with exclusive(), _without_compiler_tables():
         originals = [(owner, name, owner.__dict__.get(name, _ABSENT)) for owner, name, _ in changes]
         try:
             for owner, name, new in changes:
