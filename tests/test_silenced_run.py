@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -64,6 +67,17 @@ def test_zeroed_keeps_what_stays() -> None:
     assert out[1, :, [0, 1, 3]].equal(tensor[1, :, [0, 1, 3]])
     assert int((out != 0).sum()) == 9
     assert tensor.min() == 1
+
+
+def test_a_plan_does_not_import_the_compiler() -> None:
+    code = (
+        "import sys, torch, reconvene as rc; from torch import nn;"
+        "model = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.Linear(16, 4));"
+        "rc.prune(model, torch.ones(1, 8), rc.Budget(params='2x'));"
+        "print({'torch._dynamo', 'sympy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()", "both take seconds, and a plan needs neither"
 
 
 def test_a_compiled_part_is_planned_as_its_original() -> None:

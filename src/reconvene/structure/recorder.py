@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes
 
+from reconvene.structure.dispatch import DispatchMode
 from reconvene.structure.inputs import map_tensors, tensors_in
 from reconvene.structure.meta_kernels import known_result
 from reconvene.structure.recording import Op, Recording, writes_in_place
@@ -18,7 +19,7 @@ from reconvene.structure.values import COPIES, Answers, MissingValueError, answe
 _ATEN = torch.ops.aten
 
 
-class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Recorder(DispatchMode):  # type: ignore[no-untyped-call]
     """Appends every call of one pass to a recording.
 
     A call on meta takes real tensors (masks, tables made from sizes) as twins of the same labels. Calls on real tensors
@@ -26,7 +27,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, recording: Recording, stack: Sequence[str], training: bool) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.recording, self.stack, self.training = recording, stack, training
         self.answers = Answers(recording.values, stack, training)
         self.twins: dict[int, Tensor] = {}

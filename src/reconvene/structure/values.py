@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from reconvene.structure.dispatch import DispatchMode
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.restore import patched
 
@@ -81,11 +81,11 @@ def reads_values(func: Any, args: Sequence[Any]) -> bool:
     return tagged or operator_name(func) in _LENGTH_BY_VALUE
 
 
-class ValueCollector(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class ValueCollector(DispatchMode):  # type: ignore[no-untyped-call]
     """Collects the answers of a run on real tensors."""
 
     def __init__(self, values: Values, stack: Sequence[str], training: bool) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.values, self.stack, self.training = values, stack, training
         self.producers: Any = WeakIdKeyDictionary()
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from reconvene.structure.dispatch import DispatchMode
 from reconvene.structure.identity import Identities, first_names
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.restore import module_stack
@@ -28,13 +28,13 @@ def watched(model: nn.Module, inputs: Any, observe: Observe, *, wanted: frozense
         yield
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Watch(DispatchMode):  # type: ignore[no-untyped-call]
     """Shows an observer the identity and the results of every call."""
 
     def __init__(
         self, identities: Identities, stack: list[str], observe: Observe, wanted: frozenset[str] | None
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.identities, self.stack, self.observe, self.wanted = identities, stack, observe, wanted
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

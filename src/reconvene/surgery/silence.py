@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from reconvene.errors import PlanError
 from reconvene.structure import Keep, Structure
+from reconvene.structure.dispatch import DispatchMode
 from reconvene.structure.identity import Identities, first_names, of_calls
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim
@@ -153,11 +153,11 @@ def silence(model: nn.Module, sites: Sequence[Site]) -> nn.Module:
     return model
 
 
-class _Restrict(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Restrict(DispatchMode):  # type: ignore[no-untyped-call]
     def __init__(
         self, sites: Sequence[Site], stack: list[str], identities: Identities, observe: Observe | None = None
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.sites = {_key(site): site for site in sites}
         self.missed = dict(self.sites)
         self.stack, self.identities, self.observe = stack, identities, observe

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from reconvene.structure import call, tensors_in
+from reconvene.structure.dispatch import DispatchMode
 from reconvene.structure.restore import kept_attributes, twins
 from reconvene.structure.state import clear_state, kept_values, own_instances, state_buffers
 from reconvene.surgery.ranges import from_text
@@ -75,11 +75,11 @@ def zeroed(tensor: Tensor, slices: dict[int, str]) -> Tensor:
     return out if rows is None else torch.zeros_like(tensor).index_copy_(0, rows, out)
 
 
-class _Silence(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Silence(DispatchMode):  # type: ignore[no-untyped-call]
     """Gives every call the silenced weight in place of the dense one, which it knows by its memory."""
 
     def __init__(self, plan: Plan, weights: dict[str, Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.plan = plan
         self.weights = {tensor.untyped_storage().data_ptr(): (name, tensor) for name, tensor in weights.items()}
         self.held: OrderedDict[int, Tensor] = OrderedDict()
