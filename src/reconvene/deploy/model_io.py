@@ -152,11 +152,6 @@ def _cycle(start: int, count: int, batch: int) -> list[int]:
     return [(start + i) % batch for i in range(count)]
 
 
-def samples_of(data: Iterable[Any], limit: int) -> Any:
-    """The inputs of up to ``limit`` samples, joined. See ``labelled_samples``."""
-    return labelled_samples(data, limit)[0]
-
-
 def labelled_samples(data: Iterable[Any], limit: int) -> tuple[Any, Tensor | None]:
     """The inputs of up to ``limit`` samples, joined, and their targets where every batch has a tensor of them.
 

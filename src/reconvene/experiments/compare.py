@@ -13,19 +13,19 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from reconvene.devices.store import Say
 from reconvene.errors import ExperimentError
 from reconvene.experiments.config import Experiment, Run
 from reconvene.experiments.results import Record, append_result, of_keys, read_results
 from reconvene.experiments.worker import ERROR, LOCK, RESULT, RUN
 from reconvene.utils.files import write_atomic
 
-Say = Callable[[str], None]
 PATIENCE = 15.0  # seconds for a run that was asked to stop
 
 

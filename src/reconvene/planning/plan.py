@@ -10,22 +10,20 @@ from typing import Any
 from torch import nn
 
 from reconvene.costs import Budget
-from reconvene.devices.store import silent
+from reconvene.devices.store import Say, silent
 from reconvene.planning.arguments import PLAN_CHECKS
 from reconvene.planning.bits import check_bits
 from reconvene.planning.limits import LayerLimits
 from reconvene.planning.options import Options
 from reconvene.planning.pruning import plan_by, prune_by
 from reconvene.planning.session import Data, Loss
-from reconvene.planning.target import Device, Say, Target
+from reconvene.planning.target import Device, Target
 from reconvene.rectifier.recalibrate import Progress
 from reconvene.rectifier.recalibrate import silent as quiet_progress
-from reconvene.structure.nesting import on_model
 from reconvene.surgery import Plan
 from reconvene.utils.arguments import checked
 
 
-@on_model
 @checked(**PLAN_CHECKS)
 def plan(
     model: nn.Module,

@@ -12,13 +12,13 @@ from torch.utils.data import DataLoader
 
 from reconvene import rectifier
 from reconvene.costs import Budget
-from reconvene.devices.store import silent
+from reconvene.devices.store import Say, silent
 from reconvene.planning.assemble import timed
 from reconvene.planning.bits import fit_norms, plan_bits
 from reconvene.planning.feedback import plan_within
 from reconvene.planning.options import Options
 from reconvene.planning.session import Data, Planner
-from reconvene.planning.target import Say, Target
+from reconvene.planning.target import Target
 from reconvene.rectifier import RectifyReport
 from reconvene.rectifier.recalibrate import Progress
 from reconvene.rectifier.recalibrate import silent as quiet_progress
@@ -37,6 +37,7 @@ class Pruned(NamedTuple):
     report: RectifyReport
 
 
+@on_model
 def plan_by(model: nn.Module, example_inputs: Any, budget: Budget, options: Options, *, say: Say = silent) -> Plan:
     """``plan`` with its options as one object."""
     if options.bits is not None:

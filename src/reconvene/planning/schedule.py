@@ -14,14 +14,14 @@ from torch import nn
 
 from reconvene.costs import Budget
 from reconvene.costs.registry import cost_named
-from reconvene.devices.store import silent
+from reconvene.devices.store import Say, silent
 from reconvene.errors import PlanError
 from reconvene.planning.arguments import PLAN_CHECKS, check_steps
 from reconvene.planning.limits import LayerLimits
 from reconvene.planning.options import Options
 from reconvene.planning.pruning import plan_by, prune_by
 from reconvene.planning.session import Data, Loss
-from reconvene.planning.target import Device, Say, Target
+from reconvene.planning.target import Device, Target
 from reconvene.rectifier.recalibrate import Progress
 from reconvene.rectifier.recalibrate import silent as quiet_progress
 from reconvene.structure import Slot, analyse

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from reconvene.deploy.quantisation import PRECISIONS
 from reconvene.deploy.runtimes.registry import memory_planners
 from reconvene.devices import Profile
 from reconvene.devices.latency_cost import DeviceLatency
+from reconvene.devices.store import Say
 from reconvene.errors import DeviceError, UnknownNameError
 from reconvene.planning.runtime_costs import ExportedSize, MachineLatency, RuntimeMemory
 from reconvene.planning.session import Planner
@@ -22,7 +23,6 @@ from reconvene.planning.session import Planner
 ROUND_TO = 8
 """Widths become multiples of this where neither the caller nor the device asks for another step."""
 Device = str | Path | Profile
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

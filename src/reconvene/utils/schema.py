@@ -108,7 +108,7 @@ def read(
         ReconveneError: of the type ``error``, naming the first field that does not fit.
     """
     try:
-        value: T = _adapter(cast("Any", schema)).validate_json(data)
+        value: T = adapter_of(cast("Any", schema)).validate_json(data)
         return value
     except ValidationError as failure:
         plain = parse(data, source=source, error=error, remedy=remedy)
@@ -161,7 +161,8 @@ Plain = Annotated[Any, AfterValidator(_plain)]
 
 
 @cache
-def _adapter(schema: Any) -> TypeAdapter[Any]:
+def adapter_of(schema: Any) -> TypeAdapter[Any]:
+    """What checks values against a type; made once, since that takes milliseconds."""
     return TypeAdapter(schema)
 
 

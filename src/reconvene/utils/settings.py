@@ -10,13 +10,13 @@ import json
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
-from functools import cache
 from typing import Annotated, Any, NoReturn, TypeVar, cast
 
-from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from reconvene.errors import ReconveneError, suggestion
+from reconvene.utils.schema import adapter_of
 
 T = TypeVar("T")
 Place = tuple[str | int, ...]
@@ -130,7 +130,7 @@ class Settings:
         """The dataclass, or the value of another type, that a value describes which stands at a place."""
         try:
             # As JSON, in which a list is a tuple's only form: strict Python input would want a tuple.
-            checked: T = _adapter(cast("Any", schema)).validate_json(json.dumps(value), strict=True)
+            checked: T = adapter_of(cast("Any", schema)).validate_json(json.dumps(value), strict=True)
             return checked
         except ValidationError as failure:
             first = failure.errors(include_url=False)[0]
@@ -161,11 +161,6 @@ class Settings:
 
 def _names_of(schema: Any) -> set[str]:
     return {entry.name for entry in fields(schema)}
-
-
-@cache
-def _adapter(schema: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(schema)
 
 
 def holds(value: Any, place: Place) -> bool:
