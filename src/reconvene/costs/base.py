@@ -83,6 +83,8 @@ class Cost:
     """Whether prediction and true value differ by a constant; else by a factor."""
     enough: ClassVar[float] = 0.0
     """Share of the limit from which on a plan that keeps it is not made wider."""
+    depends_on_values: ClassVar[bool] = False
+    """Whether the values of the weights move the measurement, so that the network gets healthy ones before it."""
     margin: ClassVar[float] = 1.0
     """Share of the limit that is aimed at, where measurements of one network vary."""
 

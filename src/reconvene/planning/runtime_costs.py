@@ -27,7 +27,7 @@ from reconvene.structure import Structure
 class MachineLatency(DeviceLatency):
     """Latency on this machine: predicted from its profile, measured by a stopwatch in ONNX Runtime."""
 
-    measured, enough, margin = True, 0.93, 0.98
+    measured, depends_on_values, enough, margin = True, True, 0.93, 0.98
 
     def __init__(self, profile: Profile) -> None:
         super().__init__(profile)
