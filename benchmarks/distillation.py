@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 
 import reconvene as rc
-from reconvene.data import calibration, load
-from reconvene.models import Source
-from reconvene.training import Distillation, TrainConfig, train
+from reconvene.data import calibration, load_data
+from reconvene.models import ModelSource
+from reconvene.training import Distillation, TrainConfig, train_model
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results" / "distillation.jsonl", HERE.parent / "docs" / "distillation.md"
@@ -48,23 +48,23 @@ def main() -> None:
         print(f"no CIFAR-10 at {given.data}: nothing is measured")
         return
     torch.set_num_threads(1)
-    dataset = load(given.data, limit=given.limit)
+    dataset = load_data(given.data, limit=given.limit)
     known = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     asked = {"epochs": given.epochs, "data": str(dataset)}
     done = {row["seed"] for row in known if {name: row[name] for name in asked} == asked}
     for seed in sorted(set(range(given.seeds)) - done):
         config = TrainConfig(seed=seed)
-        dense = Source("resnet20", {"num_classes": 10}, (3, 32, 32), seed).build()
+        dense = ModelSource("resnet20", {"num_classes": 10}, (3, 32, 32), seed).build()
         batch = next(iter(calibration(dataset, 10, seed=seed)))[0]
         small = rc.prune(dense, batch, rc.Budget(params="8x"), seed=seed)
         accuracy = {}
         with tempfile.TemporaryDirectory() as folder:
             options = {"epochs": given.epochs, "config": config}
-            accuracy["dense teacher"] = train(dense, dataset, directory=f"{folder}/dense", **options).score
+            accuracy["dense teacher"] = train_model(dense, dataset, directory=f"{folder}/dense", **options).score
             for number, (arm, lesson) in enumerate(ARMS.items()):
                 student = copy.deepcopy(small)
                 taught = None if lesson is None else Distillation(dense, **lesson, plan=small.reconvene_plan)
-                result = train(student, dataset, directory=f"{folder}/{number}", distillation=taught, **options)
+                result = train_model(student, dataset, directory=f"{folder}/{number}", distillation=taught, **options)
                 accuracy[arm] = result.score
         row = {"seed": seed, **asked, "accuracy": accuracy}
         with RESULTS.open("a") as file:

@@ -15,7 +15,7 @@ from headline import row
 from predict_table import name, verdicts
 
 from reconvene.experiments import read_results
-from reconvene.experiments.pages import grid
+from reconvene.experiments.pages import escaped_table
 from reconvene.experiments.summary import EXTRA, Mean, budget_text, summarise
 
 HERE = Path(__file__).parent
@@ -113,7 +113,7 @@ class Found:
             f"commits {', '.join(f'`{commit}`' for commit in commits)}, "
             + (f"on {dates[0]}." if dates[0] == dates[-1] else f"from {dates[0]} to {dates[-1]}.")
         )
-        return "\n\n".join([grid(header, rows), took, ran])
+        return "\n\n".join([escaped_table(header, rows), took, ran])
 
     def headline(self) -> str:
         """The headline of every tier there is."""
@@ -122,7 +122,7 @@ class Found:
             lines = [line for line in summarise(records) if "100x" not in line.budget]
             for model in dict.fromkeys(line.model for line in lines):
                 own = [row(line) for line in lines if line.model == model]
-                parts.append(f"**{model}, tier {tier}**\n\n{grid(COLUMNS, own)}")
+                parts.append(f"**{model}, tier {tier}**\n\n{escaped_table(COLUMNS, own)}")
         return "\n\n".join(parts) or NOTHING
 
     def moonshot(self) -> str:
@@ -136,7 +136,7 @@ class Found:
                 work = whole.training_macs / line.training_macs
                 rows.append([line.model, line.label, str(line.accuracy), f"{below:.1f}", f"1/{work:.3g}"])
         header = ["model", "arm", "accuracy %", "points below dense", "training compute"]
-        return grid(header, rows) if rows else NOTHING
+        return escaped_table(header, rows) if rows else NOTHING
 
     def beyond(self) -> str:
         """What accuracy does not say."""
@@ -145,7 +145,7 @@ class Found:
         rows = [
             [line.model, line.budget, line.label, *(str(line.extra.get(what, "")) for what in EXTRA)] for line in lines
         ]
-        return grid(["model", "budget", "arm", *(f"{what} %" for what in EXTRA)], rows) if rows else NOTHING
+        return escaped_table(["model", "budget", "arm", *(f"{what} %" for what in EXTRA)], rows) if rows else NOTHING
 
     def explored(self) -> str:
         """The short runs by which the default evaluator was found."""
@@ -164,7 +164,7 @@ class Found:
             for cell, own in sorted(cells.items(), key=lambda item: item[0][:2])
         ]
         header = ["model", "budget", "widths by", "accuracy %", "test loss", "seeds", "widths, first seed"]
-        return grid(header, rows) if rows else NOTHING
+        return escaped_table(header, rows) if rows else NOTHING
 
     def missing(self) -> str:
         """What the protocol asks for and the results do not hold."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from predict_table import Verdict, agreement, name, said_before, truth, verdicts
 
-from reconvene.experiments.pages import grid
-from reconvene.experiments.plot import Dot, scatter
+from reconvene.experiments.pages import escaped_table
+from reconvene.experiments.plot import Dot, scatter_svg
 
 DEFAULT = ("synflow", "fan_in")
 """Criterion and evaluator of a budget, unless told otherwise."""
@@ -22,7 +22,7 @@ def prediction(predict: Path, scores: Path, plots: dict[str, str]) -> str:
     rows = [[v.model, v.name, _number(v.rho), _between(v), _number(v.rho_loss), _asked(v)] for v in found]
     header = ["model", "said by", "Spearman's ρ", "95 % interval", "ρ with test loss", "groups x seeds"]
     parts = [
-        grid(header, rows),
+        escaped_table(header, rows),
         *(_plot(model, predict, scores, plots) for model in dict.fromkeys(v.model for v in found)),
     ]
     best: dict[str, Verdict] = {}
@@ -66,7 +66,7 @@ def _unfinished(predict: Path, scores: Path) -> str:
             header = ["group", "points lost", "rise of test loss", *(f"{e} of synflow" for e in asked if e in said)]
             whole = len(next(iter(said.values()), lost))
             what = f"**{model}, seed {seed}: {len(lost)} of {whole} groups are trained, too few for a verdict.**"
-            parts.append(f"\n\n{what}\n\n{grid(header, rows)}")
+            parts.append(f"\n\n{what}\n\n{escaped_table(header, rows)}")
     return "".join(parts)
 
 
@@ -80,7 +80,7 @@ def _plot(model: str, predict: Path, scores: Path, plots: dict[str, str]) -> str
                 text = f"{group}, seed {line['seed']}: {lost:.1f} points"
                 dots.append(Dot(max(line["loss"][group], 1e-3), lost, f"seed {line['seed']}", text))
     file = _file(f"predict-{model}")
-    plots[file] = scatter(
+    plots[file] = scatter_svg(
         f"{model}: one group cut to an eighth",
         dots,
         x="loss foreseen (fan_in of synflow)",

@@ -10,8 +10,8 @@ from evidence_predict import DEFAULT, NOTHING
 from scipy.stats import t
 
 from reconvene.experiments.config import arm_label
-from reconvene.experiments.pages import grid, plots
-from reconvene.experiments.summary import HEADER, Line, Mean, cells, summarise
+from reconvene.experiments.pages import escaped_table, plots
+from reconvene.experiments.summary import HEADER, ArmSummary, Mean, cells, summarise
 
 Records = list[dict[str, Any]]
 NOISE = 1.0
@@ -30,7 +30,7 @@ def tables(records: Records, made: dict[str, str]) -> str:
         own = [line for line in lines if (line.model, line.data) == place]
         parts.append(
             f"**{place[0]} on {place[1]}**\n\n"
-            + grid(["budget", *HEADER], [[line.budget, *cells(line)] for line in own])
+            + escaped_table(["budget", *HEADER], [[line.budget, *cells(line)] for line in own])
         )
         for plot, text in plots(own).items():
             file = f"widths-{plot}"
@@ -54,7 +54,7 @@ def against(records: Records) -> str:
                 )
     if not rows:
         return NOTHING
-    return grid(["model", "budget", "ours minus", "points", "seeds", "reading"], rows)
+    return escaped_table(["model", "budget", "ours minus", "points", "seeds", "reading"], rows)
 
 
 def everywhere(records: Records) -> str:
@@ -71,7 +71,7 @@ def everywhere(records: Records) -> str:
         [arm, *(f"{gap:.1f}" for gap in gaps), f"{min(gaps):.1f}"]
         for arm, gaps in sorted(below.items(), key=lambda item: -min(item[1]))
     ]
-    return grid(["arm", *(f"{model}, {budget}" for model, budget in whole), "worst"], rows)
+    return escaped_table(["arm", *(f"{model}, {budget}" for model, budget in whole), "worst"], rows)
 
 
 def measured(records: Records) -> str:
@@ -89,7 +89,7 @@ def measured(records: Records) -> str:
                     gap = f"{line.accuracy.value - other:+.1f}"
                     rows.append([model, line.budget, f"{line.latency * 1e3:.3f}", arm, gap])
     header = ["model", "budget of ours", "measured ms", "arm", "ours minus that arm at as many ms"]
-    return grid(header, rows) if rows else NOTHING
+    return escaped_table(header, rows) if rows else NOTHING
 
 
 def of_rlr(records: Records) -> str:
@@ -106,12 +106,12 @@ def of_rlr(records: Records) -> str:
         if line.records[0]["run"]["options"]["evaluator"] == DEFAULT[1]:
             first = Mean.of([100 * r["curve"][0] for r in line.records])
             rows.append([line.model, line.budget, way, str(first), str(line.accuracy), str(line.accuracy.n)])
-    return grid(["model", "budget", "rectify", "after one epoch %", "accuracy %", "seeds"], rows)
+    return escaped_table(["model", "budget", "rectify", "after one epoch %", "accuracy %", "seeds"], rows)
 
 
 def of_rate(records: Records) -> str:
     """The same arms at several learning rates; the best of each arm is bold."""
-    cells: dict[tuple[str, str], dict[float, Line]] = {}
+    cells: dict[tuple[str, str], dict[float, ArmSummary]] = {}
     for line in summarise(records):
         run = line.records[0]["run"]
         arm = arm_label(run["arm"], run["options"])
@@ -131,11 +131,11 @@ def of_rate(records: Records) -> str:
             pairs = paired(cells[model, "ours"][best[model, "ours"]], found[best[model, arm]])
             against.append([model, arm, _signed(Mean.of(pairs)), str(len(pairs)), _verdict(pairs)])
     header = ["model", "ours minus", "points, each at its best rate", "seeds", "reading"]
-    table = grid(["model", "arm", *(f"rate {rate:g}" for rate in rates)], rows)
-    return f"{table}\n\n{grid(header, against)}" if against else table
+    table = escaped_table(["model", "arm", *(f"rate {rate:g}" for rate in rates)], rows)
+    return f"{table}\n\n{escaped_table(header, against)}" if against else table
 
 
-def paired(one: Line, other: Line) -> list[float]:
+def paired(one: ArmSummary, other: ArmSummary) -> list[float]:
     """Points of accuracy by which one is above the other, seed by seed."""
     by_seed = {r["run"]["seed"]: r["accuracy"] for r in other.records}
     return [100 * (r["accuracy"] - by_seed[s]) for r in one.records if (s := r["run"]["seed"]) in by_seed]

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from reconvene.costs import Budget
-from reconvene.data import Dataset, load, test_batches
+from reconvene.data import Dataset, load_data, test_batches
 from reconvene.deploy import FORMATS, Runtime, export, installed
 from reconvene.errors import ExportError, VerificationError
-from reconvene.models import resolve
-from reconvene.utils.tables import table
+from reconvene.models import resolve_address
+from reconvene.utils.tables import text_table
 from reconvene.workflow import Int8, bench, run
 from reconvene.workflow.deploy import calibration_of, variants
 
@@ -40,8 +40,8 @@ def main() -> None:
     )
     if options.again:
         names = options.only or [name for name in installed() if name != "eager"]
-        digits = load("digits", input_shape=SHAPE)
-        source = resolve("vgg16_bn", input_shape=SHAPE).with_classes(10)
+        digits = load_data("digits", input_shape=SHAPE)
+        source = resolve_address("vgg16_bn", input_shape=SHAPE).with_classes(10)
         run(source, DEMO, dataset=digits, budget=Budget(params="16.21x"), int8=Int8())
         for runtime in (runtime for runtime in FORMATS.values() if runtime.name in names):
             kept[runtime.name] = measured(runtime, digits, options.repeats)
@@ -84,7 +84,7 @@ def printed(kept: list[dict[str, Any]]) -> str:
         *dict.fromkeys(f"{entry['bench']['machine']['processor']}, {entry['bench']['date'][:10]}" for entry in kept),
         ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
     ]
-    return table(header, rows, right=range(1, 7), foot=["", *notes])
+    return text_table(header, rows, right=range(1, 7), foot=["", *notes])
 
 
 KEYS = [(variant, precision) for variant in ("dense", "pruned") for precision in ("fp32", "int8")]

@@ -17,9 +17,9 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from reconvene.experiments import Experiment, Outcome, compare, make_experiment
-from reconvene.experiments.summary import Line, summarise
-from reconvene.utils.tables import table
+from reconvene.experiments import Experiment, ExperimentState, compare, make_experiment
+from reconvene.experiments.summary import ArmSummary, summarise
+from reconvene.utils.tables import text_table
 
 HERE = Path(__file__).parent
 TIERS = {tier: HERE / "experiments" / f"headline_{tier}.toml" for tier in ("small", "paper", "full", "full_64")}
@@ -51,7 +51,7 @@ def main() -> int:
     lines = summarise(outcome.records)
     for model in dict.fromkeys(line.model for line in lines):
         rows = [row(line) for line in lines if line.model == model]
-        print(table(HEADER, rows, right=range(2, len(HEADER)), title=model))
+        print(text_table(HEADER, rows, right=range(2, len(HEADER)), title=model))
     for trouble in outcome.failed.values():
         print(f"failed: {trouble}")
     if outcome.left:
@@ -61,7 +61,7 @@ def main() -> int:
 
 def carry_out(
     tier: str, sources: dict[str, str], results: Path, *, seconds: float | None = None, steps: int | None = None
-) -> Outcome:
+) -> ExperimentState:
     """Run the tier as far as time allows."""
     values = tomllib.loads(TIERS[tier].read_text())
     name = f"headline_{tier}"
@@ -83,7 +83,7 @@ def tried(values: dict[str, Any], steps: int) -> dict[str, Any]:
     return {**values, "epochs": 1, "seeds": [0], "data": data, "budgets": values["budgets"][:1], "train": train}
 
 
-def row(line: Line) -> list[str]:
+def row(line: ArmSummary) -> list[str]:
     """One arm of the headline."""
     first = line.records[0]
     seconds = sum(record["training"]["seconds"] for record in line.records) / len(line.records)

@@ -21,16 +21,16 @@ import numpy as np
 import reconvene as rc
 from reconvene import devices, models
 from reconvene.costs import listed_costs
-from reconvene.deploy.benchmark import latency
+from reconvene.deploy.benchmark import measure_latency
 from reconvene.deploy.runtimes.onnx.runtime import export_onnx
 from reconvene.devices.latency_cost import DeviceLatency
 from reconvene.devices.on_device import probe
 from reconvene.errors import StructureError
-from reconvene.experiments.plot import Dot, scatter
-from reconvene.planning.calibration_networks import cut, yardsticks
+from reconvene.experiments.plot import Dot, scatter_svg
+from reconvene.planning.calibration_networks import cut_groups, yardsticks
 from reconvene.planning.pruning import plan_with
 from reconvene.planning.session import Planner
-from reconvene.planning.target import ROUND_TO, resolve, weights_of
+from reconvene.planning.target import ROUND_TO, parameter_bytes, resolve_profile
 from reconvene.structure import analyse
 from reconvene.structure.pruned_sizes import settle
 from reconvene.utils.machine import machine, now
@@ -52,7 +52,7 @@ def prepare(name: str, plans: int, steps: tuple[int, ...]) -> Path:
     if (folder / "plans.json").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    source = models.resolve(name, {})
+    source = models.resolve_address(name, {})
     model, inputs = source.build().eval(), models.example_inputs(source.input_shape)
     structure = analyse(model, inputs)
     rng = np.random.default_rng(0)
@@ -64,7 +64,7 @@ def prepare(name: str, plans: int, steps: tuple[int, ...]) -> Path:
         want = np.clip(np.round(structure.widths * share / step) * step, 1, structure.widths).astype(np.int64)
         widths = settle(structure.balances, want, structure.widths)
         try:
-            small = cut(model, inputs, structure, widths).eval()
+            small = cut_groups(model, inputs, structure, widths).eval()
         except StructureError:
             continue
         file = f"{len(rows)}.onnx"
@@ -82,16 +82,18 @@ def prepare(name: str, plans: int, steps: tuple[int, ...]) -> Path:
 def predict(name: str, plans: int, steps: tuple[int, ...]) -> None:
     folder = prepare(name, plans, steps)
     drawn = json.loads((folder / "plans.json").read_text(encoding="utf-8"))
-    source = models.resolve(name, {})
+    source = models.resolve_address(name, {})
     model, inputs = source.build().eval(), models.example_inputs(source.input_shape)
     structure = analyse(model, inputs)
     own = json.loads((folder / "yardsticks.json").read_text(encoding="utf-8"))
     networks = [(layers, (folder / f"yardstick{count}.onnx").read_bytes()) for count, layers in enumerate(own)]
-    profile = devices.measure(devices.jobs(devices.sites(structure)), far=weights_of(model), networks=networks)
-    devices.save(profile, folder / "profile.json")
+    profile = devices.measure_device(
+        devices.jobs(devices.sites(structure)), far=parameter_bytes(model), networks=networks
+    )
+    devices.save_profile(profile, folder / "profile.json")
     # One network by itself, as it will run: taking turns, each would find the caches cold. The fastest of several
     # passes, as the profile has the device at its best pace: others on the host slow it for seconds at a time.
-    passes = [[latency(folder / row["file"], inputs, repeats=15) for row in drawn] for _ in range(PASSES)]
+    passes = [[measure_latency(folder / row["file"], inputs, repeats=15) for row in drawn] for _ in range(PASSES)]
     for row, found in zip(drawn, np.transpose(passes), strict=True):
         row["measured"], row["spread"] = float(found.min()), float(found.max() / found.min() - 1)
     (folder / "measured.json").write_text(json.dumps(drawn), encoding="utf-8")
@@ -103,7 +105,7 @@ def judge(name: str, steps: tuple[int, ...]) -> None:
     folder = PREPARED / name.replace(":", "-")
     drawn = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
     profile = devices.find(folder / "profile.json")
-    source = models.resolve(name, {})
+    source = models.resolve_address(name, {})
     structure = analyse(source.build().eval(), models.example_inputs(source.input_shape))
     predictor = devices.Predictor(structure, profile)
     rows = [(predictor.seconds(np.array(row["widths"])), row["measured"], row["round_to"]) for row in drawn]
@@ -132,10 +134,10 @@ def judge(name: str, steps: tuple[int, ...]) -> None:
 
 
 def budgets(name: str, values: list[str]) -> None:
-    source = models.resolve(name, {})
+    source = models.resolve_address(name, {})
     model, inputs = source.build(), models.example_inputs(source.input_shape)
     planner = Planner(model, inputs, "synflow", density=1 / 16)
-    profile = resolve(planner, None, print)
+    profile = resolve_profile(planner, None, print)
     for asked in values:
         start = time.perf_counter()
         said: list[str] = []
@@ -144,7 +146,7 @@ def budgets(name: str, values: list[str]) -> None:
             plan = plan_with(planner, rc.Budget(latency=asked), say=said.append)
             limit, found = plan.limits["latency"], plan.costs["pruned"]["latency"]
             with closing(devices.Stopwatch(devices.reference(1, profile.pace))) as watch:
-                again = latency(plan.apply(model), inputs, settled=watch.time)
+                again = measure_latency(plan.apply(model), inputs, settled=watch.time)
             row |= {"limit": limit, "measured": found, "measured_again": again, "used": found / limit, "said": said}
             widths = np.array([group.width for group in plan.rows], dtype=np.int64)
             # What the profile alone says, before any network was timed.
@@ -158,11 +160,11 @@ def budgets(name: str, values: list[str]) -> None:
 
 def monotone(name: str) -> None:
     """Plans for ever tighter budgets, as wide as the device's steps allow and as odd as they like, all timed."""
-    source = models.resolve(name, {})
+    source = models.resolve_address(name, {})
     model, inputs = source.build(), models.example_inputs(source.input_shape)
     planner = Planner(model, inputs, "synflow", density=1 / 16)
-    profile = resolve(planner, None, print)
-    dense = latency(model, inputs, repeats=15)
+    profile = resolve_profile(planner, None, print)
+    dense = measure_latency(model, inputs, repeats=15)
     scale = dense / devices.Predictor(planner.prepared.structure, profile).seconds(planner.prepared.structure.widths)
     step = max(ROUND_TO, profile.steps["out"])
     costs = {**listed_costs(), "latency": DeviceLatency(profile)}
@@ -172,7 +174,7 @@ def monotone(name: str) -> None:
             budget = rc.Budget(latency=f"{share * dense:.9f}s")
             aim = {"latency": share * dense / scale}
             plan = planner.plan(budget, costs=costs, limits=aim, round_to=round_to)
-            seconds = latency(plan.apply(model), inputs, repeats=15)
+            seconds = measure_latency(plan.apply(model), inputs, repeats=15)
             rows.append({"limit": share * dense, "round_to": round_to, "measured": seconds})
             print(rows[-1], flush=True)
     note({"what": "monotone", "model": name, "dense": dense, "step": step, "steps": profile.steps, "rows": rows})
@@ -186,7 +188,7 @@ def monotone_plot(row: dict[str, Any]) -> str:
         for one in row["rows"]
     ]
     title = f"Measured latency against the budget, {row['model']}"
-    svg = scatter(title, dots, x="budget, milliseconds", y="measured, milliseconds", log_x=False)
+    svg = scatter_svg(title, dots, x="budget, milliseconds", y="measured, milliseconds", log_x=False)
     path = Path(__file__).parents[1] / "docs" / "plots" / f"latency-{row['model'].split(':')[-1]}.svg"
     path.write_text(svg, encoding="utf-8")
     own = [one["measured"] for one in row["rows"] if one["round_to"] == row["step"]]
@@ -197,7 +199,7 @@ def monotone_plot(row: dict[str, Any]) -> str:
 
 
 def fleet(name: str = "torchvision:resnet18", count: int = 50) -> None:
-    source = models.resolve(name, {})
+    source = models.resolve_address(name, {})
     model, inputs = source.build(), models.example_inputs(source.input_shape)
     asked = [rc.Budget(params=float(share)) for share in np.geomspace(0.9, 0.02, count)]
     start = time.perf_counter()

@@ -21,7 +21,7 @@ from reconvene import devices, models
 from reconvene.deploy import FORMATS
 from reconvene.deploy.memory import planned_memory
 from reconvene.errors import StructureError
-from reconvene.planning.calibration_networks import cut
+from reconvene.planning.calibration_networks import cut_groups
 from reconvene.structure import analyse
 from reconvene.structure.pruned_sizes import settle
 from reconvene.utils.machine import machine, now
@@ -40,13 +40,13 @@ def networks(model: nn.Module, inputs: Any, plans: int) -> list[nn.Module]:
         want = np.maximum(1, (structure.widths * rng.uniform(0.2, 1, len(structure.widths))).astype(np.int64) // 8 * 8)
         widths = settle(structure.balances, want, structure.widths)
         with suppress(StructureError):
-            found.append(cut(model, inputs, structure, widths).eval())
+            found.append(cut_groups(model, inputs, structure, widths).eval())
     return found
 
 
 def look(name: str, plans: int) -> None:
     """Predict and look up every network of a model."""
-    source = models.resolve(name, {})
+    source = models.resolve_address(name, {})
     model, inputs = source.build().eval(), models.example_inputs(source.input_shape)
     for number, network in enumerate(networks(model, inputs, plans)):
         structure = analyse(network, inputs, trial=False)

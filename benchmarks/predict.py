@@ -18,11 +18,11 @@ from typing import Any
 
 import reconvene as rc
 from reconvene import criteria
-from reconvene.data import calibration, load
-from reconvene.evaluator import EVALUATORS, evaluate
+from reconvene.data import calibration, load_data
+from reconvene.evaluator import EVALUATORS, evaluate_groups
 from reconvene.experiments import compare, make_experiment
-from reconvene.experiments.results import commit
-from reconvene.models import example_inputs, resolve
+from reconvene.experiments.results import source_commit
+from reconvene.models import example_inputs, resolve_address
 from reconvene.structure import analyse
 
 RESULTS = Path(__file__).parent / "results"
@@ -79,7 +79,7 @@ def main() -> None:
 
 def truth(model: str, args: dict[str, Any], epochs: int, images: dict[str, Any], seed: int) -> dict[str, Any]:
     """The experiment that finds out what every group alone is worth."""
-    dense = resolve(model, args, seed=seed).build()
+    dense = resolve_address(model, args, seed=seed).build()
     groups = [group.name for group in rc.groups(dense, example_inputs((3, 32, 32))) if group.prunable]
     return {
         "epochs": epochs,
@@ -95,9 +95,9 @@ def truth(model: str, args: dict[str, Any], epochs: int, images: dict[str, Any],
 def say_before(model: str, args: dict[str, Any], images: dict[str, Any], seed: int, path: Path) -> None:
     """What every evaluator of every criterion says of a cut to ``SHARE``, one line for each, unless it is there."""
     known = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    dense = resolve(model, args, seed=seed).build()
+    dense = resolve_address(model, args, seed=seed).build()
     inputs = example_inputs((3, 32, 32), seed=seed)
-    dataset = load(images["spec"], limit=images["limit"])
+    dataset = load_data(images["spec"], limit=images["limit"])
     for criterion in CRITERIA:
         samples = calibration(dataset, 10 * len(dataset.classes), seed=seed)
         found = None
@@ -109,10 +109,10 @@ def say_before(model: str, args: dict[str, Any], images: dict[str, Any], seed: i
             structure = analyse(dense, inputs)
             found = found or criteria.score(dense, inputs, criterion, data=samples, seed=seed, density=DENSITY)
             objective = criteria.objective(dense, inputs, criterion, data=samples, seed=seed)
-            curves = evaluate(structure, found, evaluator=evaluator, objective=objective, density=DENSITY).curves
+            curves = evaluate_groups(structure, found, evaluator=evaluator, objective=objective, density=DENSITY).curves
             loss = {curve.group: float(curve.loss[max(1, round(SHARE * curve.width))]) for curve in curves}
             line = {**name, "share": SHARE, "loss": loss, "cpu_seconds": time.process_time() - start}
-            line["commit"] = commit()
+            line["commit"] = source_commit()
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a") as file:
                 file.write(json.dumps(line) + "\n")

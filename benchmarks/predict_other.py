@@ -33,12 +33,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reconvene.criteria import score
-from reconvene.data import Dataset, load, train_batches
-from reconvene.evaluator import evaluate
+from reconvene.data import Dataset, load_data, train_batches
+from reconvene.evaluator import evaluate_groups
 from reconvene.experiments.context import Setting
 from reconvene.experiments.methods import ARMS
-from reconvene.experiments.results import commit
-from reconvene.models import example_inputs, resolve
+from reconvene.experiments.results import source_commit
+from reconvene.models import example_inputs, resolve_address
 from reconvene.structure import Structure, analyse
 from reconvene.surgery import make_plan
 from reconvene.training import TrainConfig
@@ -59,8 +59,8 @@ def main() -> None:
     tier = TIERS[asked.tier]
     model, args, *_ = next(entry for entry in tier["models"] if entry[0] == asked.model)
     images = {**tier["data"], "spec": tier["data"]["spec"] or asked.data}
-    dataset = load(images["spec"], limit=images["limit"])
-    source = resolve(model, args, seed=asked.seed)
+    dataset = load_data(images["spec"], limit=images["limit"])
+    source = resolve_address(model, args, seed=asked.seed)
     dense = source.build()
     structure = analyse(dense, example_inputs((3, 32, 32)))
     loss: dict[str, dict[str, float]] = {name: {} for name in sorted(wanted)}
@@ -91,7 +91,7 @@ def main() -> None:
     with file.open("a") as out:
         for name, values in loss.items():
             line = {"model": model, "args": args, "seed": asked.seed, "criterion": "the cut network", "evaluator": name}
-            line |= {"share": SHARE, "loss": values, "cpu_seconds": seconds[name], "commit": commit()}
+            line |= {"share": SHARE, "loss": values, "cpu_seconds": seconds[name], "commit": source_commit()}
             out.write(json.dumps(line) + "\n")
 
 
@@ -127,7 +127,7 @@ def features(model: nn.Module, images: Tensor) -> Tensor:
 def judged(dense: nn.Module, structure: Structure) -> dict[str, float]:
     """What the evaluator ``fan_in`` says of every group at ``SHARE``; the criterion does not matter to it."""
     scores = score(dense, example_inputs((3, 32, 32)), "random")
-    curves = evaluate(structure, scores, evaluator="fan_in").curves
+    curves = evaluate_groups(structure, scores, evaluator="fan_in").curves
     return {curve.group: float(curve.loss[max(1, round(SHARE * curve.width))]) for curve in curves}
 
 

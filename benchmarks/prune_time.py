@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from reference_synflow import reference_synflow
 
 import reconvene as rc
-from reconvene.models import example_inputs, resolve
+from reconvene.models import example_inputs, resolve_address
 from reconvene.utils.machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,7 +79,7 @@ def main() -> None:
 
 def once(name: str, budget: str, reference_rounds: int) -> dict[str, float]:
     """One pruning of one network, step by step, and some rounds of the reference loop."""
-    source = resolve(MODELS[name])
+    source = resolve_address(MODELS[name])
     model = source.build()
     assert source.input_shape is not None
     inputs = example_inputs(source.input_shape)

@@ -25,11 +25,11 @@ import torch
 from torch import nn
 
 import reconvene as rc
-from reconvene.data import Dataset, calibration, load, test_batches
+from reconvene.data import Dataset, calibration, load_data, test_batches
 from reconvene.deploy import FORMATS, QuantisationAware, export
 from reconvene.deploy.fidelity import fidelity
-from reconvene.models import Source
-from reconvene.training import TrainConfig, evaluate, train
+from reconvene.models import ModelSource
+from reconvene.training import TrainConfig, evaluate_split, train_model
 from reconvene.workflow.deploy import calibration_of
 from reconvene.workflow.qat import QAT_CONFIG, QAT_EPOCHS
 
@@ -66,7 +66,7 @@ def main() -> None:
         print(f"no CIFAR-10 at {given.data}: nothing is measured")
         return
     torch.set_num_threads(1)
-    dataset = load(given.data, limit=given.limit)
+    dataset = load_data(given.data, limit=given.limit)
     for seed in range(given.seeds):
         for name in given.only or NETWORKS:
             asked = {"network": name, "seed": seed, "epochs": given.epochs, "data": str(dataset)}
@@ -80,18 +80,18 @@ def main() -> None:
 def measured(name: str, dataset: Dataset, seed: int, epochs: int) -> dict[str, Any]:
     """Every way of spending the last epochs: accuracy in float32, and what each runtime's int8 keeps of it."""
     arguments, smaller = NETWORKS[name]
-    dense = Source(name, {"num_classes": 10, **arguments}, SHAPE, seed).build()
+    dense = ModelSource(name, {"num_classes": 10, **arguments}, SHAPE, seed).build()
     small = rc.prune(dense, next(iter(calibration(dataset, 10, seed=seed)))[0], rc.Budget(params=smaller), seed=seed)
     more = {"epochs": QAT_EPOCHS, "config": replace(QAT_CONFIG, seed=seed, precision="fp32")}
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        train(small, dataset, epochs=epochs, directory=folder / "base", config=TrainConfig(seed=seed))
+        train_model(small, dataset, epochs=epochs, directory=folder / "base", config=TrainConfig(seed=seed))
         found["nothing more"] = exported(small, dataset, folder / "base", seed)
         longer, aware = copy.deepcopy(small), copy.deepcopy(small)
-        train(longer, dataset, directory=folder / "longer", **more)
+        train_model(longer, dataset, directory=folder / "longer", **more)
         found["float32"] = exported(longer, dataset, folder / "longer", seed)
-        result = train(aware, dataset, directory=folder / "aware", quantising=QuantisationAware(), **more)
+        result = train_model(aware, dataset, directory=folder / "aware", quantising=QuantisationAware(), **more)
         found["quantisation-aware"] = exported(aware, dataset, folder / "aware", seed)
         found["quantisation-aware"]["rounded"] = result.score
         learned = exported(aware, dataset, folder / "aware", seed, learned=result.ranges)
@@ -104,7 +104,7 @@ def exported(
 ) -> dict[str, Any]:
     """Test accuracy in float32 in PyTorch; accuracy, agreement with float32 and SQNR of int8 in each runtime."""
     model.eval()
-    found: dict[str, Any] = {"float32": evaluate(model, dataset).accuracy}
+    found: dict[str, Any] = {"float32": evaluate_split(model, dataset).accuracy}
     for kind in FORMATS_ASKED if learned is None else ["executorch"]:
         file = export(
             model,

@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from reconvene.experiments.plot import Dot, scatter
+from reconvene.experiments.plot import Dot, scatter_svg
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -49,7 +49,7 @@ def picture(printed: str) -> str:
             text = f"{variant} in {precision}: {milliseconds:g} ms, {accuracy[number]} %, {rows[size][number]}"
             dots.append(Dot(milliseconds, accuracy[number], f"{variant}, {precision}, {rows[size][number]}", text))
     title = f"{printed.split()[0]} on digits: accuracy against latency"
-    return scatter(title, dots, x="ONNX Runtime latency, ms (one thread, batch 1)", y="test accuracy, %")
+    return scatter_svg(title, dots, x="ONNX Runtime latency, ms (one thread, batch 1)", y="test accuracy, %")
 
 
 def _milliseconds(text: str) -> float:

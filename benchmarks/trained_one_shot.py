@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 import reconvene as rc
-from reconvene.data import calibration, load
-from reconvene.models import Source
-from reconvene.training import TrainConfig, train
+from reconvene.data import calibration, load_data
+from reconvene.models import ModelSource
+from reconvene.training import TrainConfig, train_model
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results" / "trained_one_shot.jsonl", HERE.parent / "docs" / "trained.md"
@@ -48,14 +48,16 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     shape = (3, given.side, given.side)
-    dataset = load(given.data, limit=given.limit, input_shape=shape)
+    dataset = load_data(given.data, limit=given.limit, input_shape=shape)
     known = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     asked = {"epochs": given.epochs, "data": str(dataset), "side": given.side}
     done = {row["seed"] for row in known if {name: row[name] for name in asked} == asked}
     for seed in sorted(set(range(given.seeds)) - done):
-        dense = Source("resnet20", {"num_classes": 10}, shape, seed).build()
+        dense = ModelSource("resnet20", {"num_classes": 10}, shape, seed).build()
         with tempfile.TemporaryDirectory() as folder:
-            accuracy = train(dense, dataset, directory=folder, epochs=given.epochs, config=TrainConfig(seed=seed)).score
+            accuracy = train_model(
+                dense, dataset, directory=folder, epochs=given.epochs, config=TrainConfig(seed=seed)
+            ).score
         fewest = int(dataset.train.targets.bincount().min())
         data = list(calibration(dataset, min(2000, fewest * len(dataset.classes)), seed=seed))
         test = dataset.normalise(dataset.test.images), dataset.test.targets

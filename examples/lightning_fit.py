@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import reconvene as rc
-from reconvene.data import load
+from reconvene.data import load_data
 from reconvene.models import MODELS
 
 
@@ -39,7 +39,7 @@ class Classifier(lightning.LightningModule):
 def main(epochs: int = 6) -> tuple[nn.Module, list[float]]:
     """The trained network and the loss of every step."""
     lightning.seed_everything(0)
-    data = load("digits", input_shape=(3, 32, 32), limit=300)
+    data = load_data("digits", input_shape=(3, 32, 32), limit=300)
     small = rc.prune(MODELS["resnet20"](width=0.5), torch.randn(1, 3, 32, 32), rc.Budget(params="4x"))
     images = TensorDataset(data.normalise(data.train.images), data.train.targets)
     classifier = Classifier(small)

@@ -21,7 +21,7 @@ from timm.models import register_model
 from torch import nn
 
 import reconvene as rc
-from reconvene.data import load, train_batches
+from reconvene.data import load_data, train_batches
 
 
 @register_model
@@ -40,7 +40,7 @@ def main(artifact: str, epochs: int = 6) -> tuple[nn.Module, list[float]]:
     """Train with what timm's script is made of: its optimizer, schedule, loss and averaged weights."""
     torch.manual_seed(0)
     network = timm.create_model("reconvene_artifact", artifact=artifact, num_classes=10)
-    data = load("digits", input_shape=network.reconvene_source.input_shape, limit=300)
+    data = load_data("digits", input_shape=network.reconvene_source.input_shape, limit=300)
     optimizer = timm.optim.create_optimizer_v2(network, opt="adam", lr=5e-3)
     scheduler, _ = timm.scheduler.create_scheduler_v2(optimizer, sched="cosine", num_epochs=epochs, warmup_epochs=0)
     averaged = timm.utils.ModelEmaV3(network, decay=0.9)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from reconvene import devices
-from reconvene.devices.on_device.sample_widths import grid, weight_bytes
+from reconvene.devices.on_device.sample_widths import weight_bytes, width_pairs
 from reconvene.structure import Structure, analyse
 
 STEPS = {"in": 16, "out": 16, "align": 4}
@@ -32,7 +32,7 @@ def cost(job: dict[str, Any], into: int, out: int) -> float:
 def profile(jobs: Sequence[dict[str, Any]], *, name: str = "fake", far: float = 0.0) -> devices.Profile:
     layers = []
     for job in jobs:
-        points = [[a, b, cost(job, a, b)] for a, b in grid(job, STEPS)]
+        points = [[a, b, cost(job, a, b)] for a, b in width_pairs(job, STEPS)]
         rest = [[a, b, far * weight_bytes(job, (a, b), 4)] for a in (16, 64) for b in (16, 64)]
         layers.append({**job, "points": points, "far": rest if far and weight_bytes(job, (1, 1), 4) else []})
     return devices.Profile.from_dict(

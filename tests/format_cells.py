@@ -34,7 +34,7 @@ def _precision(name: str, net: nn.Module, format: str, folder: Path, options: di
     errors = {}
     with torch.no_grad():
         for size in BATCHES:
-            (found,) = deploy.run(made.path, x[:size]).values()
+            (found,) = deploy.run_file(made.path, x[:size]).values()
             expected = net(x[:size])
             errors[str(size)] = float((found - expected).abs().max() / expected.abs().max())
     assert made.verification is not None

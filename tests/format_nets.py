@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import reconvene as rc
-from reconvene.data import Dataset, calibration, load, test_batches
-from reconvene.models import resolve
-from reconvene.training import TrainConfig, train
+from reconvene.data import Dataset, calibration, load_data, test_batches
+from reconvene.models import resolve_address
+from reconvene.training import TrainConfig, train_model
 
 CLASSIFIERS = ("vgg16_bn", "resnet20", "mobilenetv2", "torchvision:resnet18", "timm:resnet10t")
 NAMES = (*CLASSIFIERS, "unet")
@@ -25,21 +25,21 @@ ResNet-20 is at 72 % then where a processor has no bfloat16."""
 
 @functools.cache
 def digits() -> Dataset:
-    return load("digits", input_shape=SHAPE)
+    return load_data("digits", input_shape=SHAPE)
 
 
 @functools.cache
 def trained(name: str) -> nn.Module:
     """``name`` with a quarter of its parameters, trained on digits; unet learns to tell a digit's strokes by class."""
     epochs = LONGER.get(name, EPOCHS)
-    source = resolve(name, {"num_classes": 10}, input_shape=SHAPE, seed=0)
+    source = resolve_address(name, {"num_classes": 10}, input_shape=SHAPE, seed=0)
     with torch.random.fork_rng():
         model = rc.prune(source.build(), torch.randn(1, *SHAPE), budget=rc.Budget(params="4x"), seed=0)
         if name == "unet":
             _train_dense(model, epochs)
         else:
             with TemporaryDirectory() as folder:
-                train(model, digits(), epochs=epochs, directory=Path(folder), config=TrainConfig(lr=0.05))
+                train_model(model, digits(), epochs=epochs, directory=Path(folder), config=TrainConfig(lr=0.05))
     return model
 
 

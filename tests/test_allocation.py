@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from reconvene.allocation import allocate
 from reconvene.allocation.candidates import allowed_widths, ladders, step_of
-from reconvene.allocation.constraints import repair, simplify
+from reconvene.allocation.constraints import repair, simplify_equations
 from reconvene.costs import Budget
 from reconvene.errors import BudgetError, CriterionError, StructureError
 from reconvene.evaluator import Curve, Sensitivity
@@ -385,7 +385,7 @@ def test_equations_hold_in_every_result(which, seed, share):
 def test_ladders_climb_through_balanced_states_from_low_to_dense_without_leaps(widths, balances):
     dense = np.array(widths)
     losses = [curve("", w, 0.5).loss for w in widths]
-    ways, allowed = ladders(dense, losses, simplify(balances, dense), round_to=8, fine=True)
+    ways, allowed = ladders(dense, losses, simplify_equations(balances, dense), round_to=8, fine=True)
     for u, members in enumerate(ways.members):
         position = np.zeros_like(ways.top)
         previous = None
@@ -406,7 +406,7 @@ def test_ladders_climb_through_balanced_states_from_low_to_dense_without_leaps(w
 def test_repair_only_grows_and_always_ends_balanced(which, data):
     widths, balances = which
     dense = np.array(widths)
-    equations = simplify(balances, dense)
+    equations = simplify_equations(balances, dense)
     allowed = [allowed_widths(w, data.draw(st.sampled_from([1, 2, 4])), fine=True) for w in widths]
     start = np.array([data.draw(st.sampled_from(options.tolist())) for options in allowed])
     repaired = repair(start, equations, allowed, [1.0] * len(widths))
@@ -418,7 +418,7 @@ def test_repair_only_grows_and_always_ends_balanced(which, data):
 @given(a=st.integers(1, 24), b=st.integers(1, 40), c=st.integers(1, 64))
 def test_repair_of_one_equation_keeps_no_more_than_it_must(a, b, c):
     dense = np.array([24, 40, 64])
-    equations = simplify([linked({0: 1, 1: 1}, {2: 1})], dense)
+    equations = simplify_equations([linked({0: 1, 1: 1}, {2: 1})], dense)
     allowed = [np.arange(1, w + 1) for w in dense.tolist()]
     repaired = repair(np.array([a, b, c]), equations, allowed, [1.0, 2.0, 0.0])
     assert repaired.sum() == 2 * max(a + b, c)
@@ -433,7 +433,7 @@ def test_linked_groups_say_with_whom():
 
 def test_dense_widths_that_break_an_equation_are_refused():
     with pytest.raises(StructureError, match="chunk"):
-        simplify([linked({0: 1}, {1: 1})], np.array([8, 9]))
+        simplify_equations([linked({0: 1}, {1: 1})], np.array([8, 9]))
 
 
 def test_curves_of_another_structure_or_out_of_shape_are_refused():

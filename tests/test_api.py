@@ -21,7 +21,7 @@ INPUTS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 def resnet(width: float = 0.5, seed: int = 0) -> nn.Module:
-    return models.resolve("resnet20", {"width": width}, seed=seed).build()
+    return models.resolve_address("resnet20", {"width": width}, seed=seed).build()
 
 
 def state(model: nn.Module) -> dict[str, bytes]:
@@ -247,7 +247,7 @@ def test_a_plan_refuses_another_model_and_damage(tmp_path: Path) -> None:
 
 
 def test_unet_and_segmentation_shapes() -> None:
-    model = models.resolve("unet", {"width": 0.25}).build()
+    model = models.resolve_address("unet", {"width": 0.25}).build()
     small = rc.prune(model, INPUTS, rc.Budget(params="4x"))
     assert small(INPUTS).shape == model(INPUTS).shape
 

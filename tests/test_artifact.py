@@ -21,7 +21,7 @@ from reconvene.artifact import MANIFEST, PLAN, WEIGHTS
 from reconvene.artifact import folder as folder_module
 from reconvene.costs import Budget
 from reconvene.errors import ArtifactError
-from reconvene.models import MODELS, Source, example_inputs, resolve
+from reconvene.models import MODELS, ModelSource, example_inputs, resolve_address
 
 
 class Tied(nn.Module):
@@ -52,7 +52,7 @@ TINY = {"address": "resnet20", "args": {"width": 0.25}, "input_shape": [3, 32, 3
 
 
 def tiny() -> nn.Module:
-    return Source.from_dict(TINY).build()
+    return ModelSource.from_dict(TINY).build()
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -80,7 +80,7 @@ def test_a_dense_model_comes_back_bit_for_bit(tmp_path: Path) -> None:
     again = artifact.load(tmp_path / "a")
     assert type(again) is type(model) and same(model, again)
     found = artifact.Artifact.open(tmp_path / "a")
-    assert found.source == Source.from_dict(TINY) and found.measurements == {"accuracy": 0.5}
+    assert found.source == ModelSource.from_dict(TINY) and found.measurements == {"accuracy": 0.5}
     assert sorted(contents(tmp_path / "a")) == [WEIGHTS, MANIFEST]
 
 
@@ -129,7 +129,7 @@ def test_the_dense_model_is_the_untrained_one(tmp_path: Path) -> None:
 def test_record_adds_measurements_and_keeps_the_rest(tmp_path: Path) -> None:
     model = disturb(tiny())
     artifact.save(model, tmp_path / "a", source=TINY, extra={"x": 1, "y": 1})
-    artifact.record(tmp_path / "a", {"y": 2, "z": [3]})
+    artifact.add_measurements(tmp_path / "a", {"y": 2, "z": [3]})
     assert artifact.Artifact.open(tmp_path / "a").measurements == {"x": 1, "y": 2, "z": [3]}
     assert same(model, artifact.load(tmp_path / "a"))
 
@@ -144,7 +144,7 @@ def test_files_of_others_stay_in_the_folder(tmp_path: Path) -> None:
 def test_a_model_of_ours_knows_how_it_was_built(tmp_path: Path) -> None:
     model = disturb(MODELS["resnet20"](7, width=0.25))
     artifact.save(model, tmp_path / "a")
-    assert artifact.Artifact.open(tmp_path / "a").source == Source(
+    assert artifact.Artifact.open(tmp_path / "a").source == ModelSource(
         "resnet20", {"num_classes": 7, "width": 0.25}, (3, 32, 32)
     )
     assert same(model, artifact.load(tmp_path / "a"))
@@ -343,7 +343,7 @@ def test_a_killed_save_leaves_the_old_artifact_or_the_new_one(
     monkeypatch.undo()
     assert (folder / (WEIGHTS + ".new")).exists()
     assert same(artifact.load(folder), [old, new][replaced])
-    artifact.record(folder, {"x": 1})
+    artifact.add_measurements(folder, {"x": 1})
     assert sorted(contents(folder)) == [WEIGHTS, MANIFEST]
     assert same(artifact.load(folder), [old, new][replaced])
 
@@ -393,7 +393,7 @@ def test_a_dense_model_saved_over_a_pruned_one_takes_the_plan_away(tmp_path: Pat
 
 
 def test_resolve_and_save_agree_on_the_address(tmp_path: Path) -> None:
-    source = resolve("resnet20", {"width": 0.25}, seed=3)
+    source = resolve_address("resnet20", {"width": 0.25}, seed=3)
     artifact.save(source.build(), tmp_path / "a", source=source)
     assert artifact.Artifact.open(tmp_path / "a").source == source
 
@@ -403,14 +403,14 @@ def test_resolve_and_save_agree_on_the_address(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def small() -> nn.Module:
-    model = artifact.note(tiny(), plan=None, source=Source.from_dict(TINY))
+    model = artifact.note(tiny(), plan=None, source=ModelSource.from_dict(TINY))
     return reconvene.prune(model, example_inputs((3, 32, 32)), Budget(params="2x"), "magnitude")
 
 
 def test_a_pruned_model_comes_back_bit_for_bit_with_its_plan(tmp_path: Path, small: nn.Module) -> None:
     artifact.save(small, tmp_path / "a")
     again = artifact.load(tmp_path / "a")
-    assert same(small, again) and not same(small, Source.from_dict(TINY).build())
+    assert same(small, again) and not same(small, ModelSource.from_dict(TINY).build())
     plan = artifact.read_plan(tmp_path / "a")
     assert plan is not None and plan.to_json() == small.reconvene_plan.to_json() == again.reconvene_plan.to_json()
     x = example_inputs((3, 32, 32), batch=2)
@@ -445,7 +445,7 @@ def test_a_damaged_plan_says_what_is_wrong(
 
 
 def test_a_pruned_model_without_its_plan_is_refused(tmp_path: Path, small: nn.Module) -> None:
-    model = artifact.note(copy.deepcopy(small), plan=None, source=Source.from_dict(TINY))
+    model = artifact.note(copy.deepcopy(small), plan=None, source=ModelSource.from_dict(TINY))
     with pytest.raises(ArtifactError, match="another model"):
         artifact.save(model, tmp_path / "a")
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 import reconvene as rc
 from reconvene import artifact, cli, workflow
 from reconvene.costs import Budget
-from reconvene.data import Split, load
+from reconvene.data import Split, load_data
 from reconvene.data.corruptions import CORRUPTIONS, STRENGTHS, corrupt, corrupted
 from reconvene.errors import ArtifactError, DataError, UnknownNameError
-from reconvene.models import resolve
-from reconvene.tasks.classification import Answers, calibration_error
+from reconvene.models import resolve_address
+from reconvene.tasks.classification import Predictions, calibration_error
 from reconvene.training import TrainConfig
 from reconvene.training.assess import assess, compare_text, predict
 
@@ -37,7 +37,7 @@ class Fixed(nn.Module):
 
 @pytest.fixture(scope="module")
 def digits():
-    return load("digits", limit=60)
+    return load_data("digits", limit=60)
 
 
 def confident(classes: Tensor, share: float, count: int = 10) -> Tensor:
@@ -61,7 +61,7 @@ def test_everything_against_a_network_that_is_known(digits) -> None:
     said = labels.clone()
     threes = (labels == 3).nonzero().flatten()
     said[threes] = 4
-    found = assess(Fixed(confident(said, 0.8)), digits, dense=Answers(labels, torch.ones(len(labels))))
+    found = assess(Fixed(confident(said, 0.8)), digits, dense=Predictions(labels, torch.ones(len(labels))))
     wrong = len(threes) / len(labels)
     assert found.accuracy == pytest.approx(1 - wrong)
     assert found.agreement == pytest.approx(1 - wrong)
@@ -72,7 +72,7 @@ def test_everything_against_a_network_that_is_known(digits) -> None:
 
 
 def test_a_network_agrees_with_itself_and_is_left_as_it_was(digits) -> None:
-    model = resolve("resnet20", {"width": 0.25}).build().train()
+    model = resolve_address("resnet20", {"width": 0.25}).build().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     found = assess(model, digits, dense=predict(model, digits))
     assert found.agreement == 1.0 and found.worst_drop == 0.0
@@ -112,7 +112,7 @@ def test_what_cannot_be_corrupted_is_refused(digits) -> None:
 
 
 def test_corrupted_accuracy_is_the_mean_over_all_of_them(digits) -> None:
-    model = resolve("resnet20", {"width": 0.25}).build()
+    model = resolve_address("resnet20", {"width": 0.25}).build()
     found = assess(model, digits, corruptions=True)
     assert found.corruptions is not None and set(found.corruptions) == set(CORRUPTIONS)
     every = [value for values in found.corruptions.values() for value in values]
@@ -125,7 +125,7 @@ def test_corrupted_accuracy_is_the_mean_over_all_of_them(digits) -> None:
 def test_an_artifact_is_evaluated_beside_its_dense_network(
     tmp_path: Path, digits, capsys: pytest.CaptureFixture
 ) -> None:
-    source = resolve("resnet20", {"width": 0.25, "num_classes": 10})
+    source = resolve_address("resnet20", {"width": 0.25, "num_classes": 10})
     workflow.prune(source, tmp_path, budget=Budget(params="2x"))
     with pytest.raises(ArtifactError, match="Train it first"):
         workflow.evaluate(tmp_path, digits)
@@ -155,4 +155,4 @@ def test_an_artifact_is_evaluated_beside_its_dense_network(
 def test_a_split_without_images_is_refused(digits) -> None:
     empty = replace(digits, test=Split(digits.test.images[:0], digits.test.targets[:0]))
     with pytest.raises(rc.ReconveneError, match="no test images"):
-        assess(resolve("resnet20", {"width": 0.25}).build(), empty)
+        assess(resolve_address("resnet20", {"width": 0.25}).build(), empty)

@@ -18,7 +18,7 @@ from reconvene.allocation.bit_problem import BitProblem, GroupChoices, WeightCho
 from reconvene.allocation.bit_solver import solve_bits
 from reconvene.errors import ArgumentError, BudgetError, PlanError
 from reconvene.quantiser import fake_quantised, largest, noise_ratio, quantise
-from reconvene.quantiser.fake import stop_quantised, train_quantised
+from reconvene.quantiser.fake import round_while_training, stop_quantised
 from reconvene.surgery.bits import BitPlan, LayerBits
 
 IMAGE = torch.zeros(1, 3, 32, 32)
@@ -66,7 +66,7 @@ def test_training_with_rounded_weights_moves_the_weights_themselves() -> None:
     bits = {"0.weight": (0, np.array([2, 4, 8, 2])), "2.weight": (0, np.array([4, 4]))}
     expected = fake_quantised(model, bits)
     before = model[0].weight.detach().clone()
-    train_quantised(model, bits)
+    round_while_training(model, bits)
     data = torch.randn(5, 6)
     assert torch.allclose(model(data), expected(data), atol=1e-6)
     model(data).square().sum().backward()

@@ -23,14 +23,14 @@ import pytest
 import torch
 
 from reconvene import artifact, workflow
-from reconvene.data import Dataset, calibration, load
+from reconvene.data import Dataset, calibration, load_data
 from reconvene.deploy import Bundled, Exported
-from reconvene.deploy import bundle as write_bundle
 from reconvene.deploy import export as export_file
+from reconvene.deploy import write_bundle as write_bundle
 from reconvene.deploy.bundle import device_program, runnable
 from reconvene.deploy.fidelity import Limits
 from reconvene.errors import ArtifactError, DataError, ExportError
-from reconvene.models import Source
+from reconvene.models import ModelSource
 
 for needed in ("onnxscript", "onnxruntime", "sklearn", "PIL"):
     pytest.importorskip(needed)
@@ -55,10 +55,10 @@ class Made:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("bundle") / "a"
-    artifact.save(Source("resnet20", {"width": 0.25}, (3, 32, 32)).build(), folder)
-    dataset = load("digits", input_shape=(3, 32, 32), limit=120)
+    artifact.save(ModelSource("resnet20", {"width": 0.25}, (3, 32, 32)).build(), folder)
+    dataset = load_data("digits", input_shape=(3, 32, 32), limit=120)
     workflow.train(folder, dataset, epochs=1)
-    exports = workflow.export(folder, dataset=dataset)["dense"]
+    exports = workflow.export_artifact(folder, dataset=dataset)["dense"]
     loose = Limits(accuracy_drop=1.0, agreement=0.0, sqnr=0.0)  # one epoch leaves scores that are nearly ties
     model, samples = artifact.load(folder), calibration(dataset, 40)
     exports.append(export_file(model, folder, quantize="int8", calibration=samples, limits=loose))
@@ -287,7 +287,7 @@ def test_what_cannot_be_bundled_says_why(made: Made, tmp_path: Path) -> None:
         workflow.bundle(folder, tmp_path / name, **{"exports": made.exports, "dataset": made.dataset, **more})
 
     untrained = tmp_path / "untrained"
-    artifact.save(Source("resnet20", {"width": 0.25}, (3, 32, 32)).build(), untrained)
+    artifact.save(ModelSource("resnet20", {"width": 0.25}, (3, 32, 32)).build(), untrained)
     with pytest.raises(ArtifactError, match="--data"):
         bundle(untrained, dataset=None)
     with pytest.raises(ExportError, match=r"NAME\.tar\.gz"):
@@ -295,7 +295,7 @@ def test_what_cannot_be_bundled_says_why(made: Made, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"run\.py can run"):
         bundle(exports=[dataclasses.replace(made.exports[0], format="other")])
     with pytest.raises(DataError, match="1x8x8, classification, 10 classes"):
-        bundle(dataset=load("digits", input_shape=(1, 8, 8), limit=60))
+        bundle(dataset=load_data("digits", input_shape=(1, 8, 8), limit=60))
     way = dataclasses.replace(made.dataset.preprocessing, classes=("a", "b"))
     images = made.dataset.test.images[:2].numpy()
     with pytest.raises(ExportError, match=r"\[2, 10\]; to classify images, a bundle needs \[2, 2\]"):

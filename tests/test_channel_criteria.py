@@ -352,7 +352,7 @@ def test_every_example_counts_for_the_hessian():
 @pytest.mark.parametrize("criterion", sorted(set(CHANNEL_CRITERIA) - {"activity", "spike_rate"}))
 @pytest.mark.parametrize("value", [0.0, 0.5])
 def test_equal_channels_have_equal_and_finite_scores(criterion, value):
-    from reconvene.evaluator import evaluate
+    from reconvene.evaluator import evaluate_groups
 
     net = chain()
     with torch.no_grad():
@@ -361,7 +361,7 @@ def test_equal_channels_have_equal_and_finite_scores(criterion, value):
     structure = analyse(net, X)
     saliency = score_channels(net, structure, X, criterion, data=batches())
     assert np.isfinite(saliency.scores[0]).all() and np.ptp(saliency.scores[0]) <= 1e-9 * saliency.scores[0].max()
-    curve = evaluate(structure, saliency, evaluator="removed_loss").curves[0]
+    curve = evaluate_groups(structure, saliency, evaluator="removed_loss").curves[0]
     assert np.isfinite(curve.loss[1:]).all() and (np.diff(curve.loss[1:]) <= 0).all()
 
 
@@ -457,33 +457,33 @@ def test_what_attention_compares_has_its_gate_where_it_is_computed():
 
 
 def test_losses_that_add_up_are_the_curve():
-    from reconvene.evaluator import evaluate
+    from reconvene.evaluator import evaluate_groups
 
     net = chain()
     structure = analyse(net, X)
     saliency = score_channels(net, structure, X, "taylor", data=batches())
-    curves = evaluate(structure, saliency, evaluator="removed_loss")
+    curves = evaluate_groups(structure, saliency, evaluator="removed_loss")
     assert curves.adds_up and curves.criterion == "taylor"
     total = sum(values.sum() for values in saliency.scores)
     for curve, values in zip(curves.curves, saliency.scores, strict=True):
         for k in range(1, curve.width + 1):
             assert curve.loss[k] ** 2 == pytest.approx(np.sort(values)[: curve.width - k].sum() / total)
     with pytest.raises(CriterionError, match="evaluator='removed_loss'"):
-        evaluate(structure, saliency, evaluator="density")
+        evaluate_groups(structure, saliency, evaluator="density")
 
 
 def test_equal_scores_without_a_unit_lose_what_fan_in_says():
     from reconvene.criteria import ChannelSaliency
-    from reconvene.evaluator import evaluate
+    from reconvene.evaluator import evaluate_groups
 
     structure = analyse(trained(), X)
     even = ChannelSaliency("even", [np.full(group.width, 2.5) for group in structure.prunable])
     best_first = ChannelSaliency("steep", [10.0 ** -np.arange(group.width) for group in structure.prunable])
-    base = evaluate(structure)
+    base = evaluate_groups(structure)
     for curve, same, steep in zip(
         base.curves,
-        evaluate(structure, even, evaluator="removed_loss").curves,
-        evaluate(structure, best_first, evaluator="removed_loss").curves,
+        evaluate_groups(structure, even, evaluator="removed_loss").curves,
+        evaluate_groups(structure, best_first, evaluator="removed_loss").curves,
         strict=True,
     ):
         np.testing.assert_allclose(same.loss[1:], curve.loss[1:], atol=1e-9)

@@ -12,9 +12,9 @@ from torch import nn
 import reconvene as rc
 from cli_calls import answer, trouble
 from reconvene import artifact
-from reconvene.models import Source
+from reconvene.models import ModelSource
 
-SOURCE = Source("resnet20", {"num_classes": 10, "width": 0.5, "in_channels": 1}, (1, 8, 8), 3)
+SOURCE = ModelSource("resnet20", {"num_classes": 10, "width": 0.5, "in_channels": 1}, (1, 8, 8), 3)
 MODEL = ["resnet20", *(f"--model-arg={name}={value}" for name, value in SOURCE.args.items()), "--input", "1x8x8"]
 
 

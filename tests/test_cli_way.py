@@ -16,7 +16,7 @@ import pytest
 from cli_calls import SMALL, answer, prune, trouble
 from reconvene import artifact, workflow
 from reconvene.cli import main
-from reconvene.training.run import Run
+from reconvene.training.run import TrainingRun
 
 # The whole way takes a minute of one core, and many where others have the core: how long is not what is tested here.
 pytestmark = pytest.mark.timeout(1800)
@@ -228,14 +228,14 @@ def test_an_unfinished_training_can_be_started_over(tmp_path: Path, monkeypatch:
     pytest.importorskip("sklearn")
     folder = tmp_path / "a"
     prune(folder)
-    end_epoch = Run._end_epoch
+    end_epoch = TrainingRun._end_epoch
 
-    def stopped(self: Run) -> None:
+    def stopped(self: TrainingRun) -> None:
         end_epoch(self)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "_end_epoch", stopped)
+        patch.setattr(TrainingRun, "_end_epoch", stopped)
         assert main(["train", str(folder), *FAST, "--seed", "7"]) == 130
     assert (folder / "checkpoint.safetensors").exists()
     assert main(["train", str(folder), *FAST]) == 1, "the checkpoint is of another seed"
@@ -248,6 +248,6 @@ def _lines(path: Path) -> list[str]:
 
 
 def _digits(limit: int) -> Any:
-    from reconvene.data import load
+    from reconvene.data import load_data
 
-    return load("digits", input_shape=(3, 32, 32), limit=limit)
+    return load_data("digits", input_shape=(3, 32, 32), limit=limit)

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from reconvene.data import Augmentation, Dataset, Split, calibration, load, test_batches, train_batches
+from reconvene.data import Augmentation, Dataset, Split, calibration, load_data, test_batches, train_batches
 from reconvene.data.batches import crop
 from reconvene.data.dataset import statistics
-from reconvene.data.load import count as counted
+from reconvene.data.load import count_images as counted
 from reconvene.data.source import stratified
 from reconvene.errors import DataError, MissingExtraError, ResourceError
 
@@ -55,7 +55,7 @@ def same(one: Split, other: Split) -> bool:
 
 
 def test_digits_are_the_1797_scans_split_the_same_way_every_time() -> None:
-    data, again, other = load("digits"), load("digits"), load("digits", split_seed=1)
+    data, again, other = load_data("digits"), load_data("digits"), load_data("digits", split_seed=1)
     assert (len(data.train), len(data.test), data.shape) == (1438, 359, (3, 32, 32))
     assert data.train.images.dtype == torch.uint8 and data.train.targets.dtype == torch.int64
     assert data.classes == tuple("0123456789")
@@ -70,14 +70,14 @@ def test_digits_are_the_1797_scans_split_the_same_way_every_time() -> None:
 def test_no_digit_is_in_both_splits_and_none_is_lost() -> None:
     from sklearn.datasets import load_digits
 
-    data = load("digits", input_shape=(1, 8, 8))
+    data = load_data("digits", input_shape=(1, 8, 8))
     both = torch.cat([data.train.images, data.test.images]).flatten(1).numpy()
     want = np.rint(load_digits().images * (255 / 16)).astype(np.uint8).reshape(1797, 64)
     assert sorted(map(bytes, both)) == sorted(map(bytes, want))
 
 
 def test_a_limit_keeps_classes_in_proportion() -> None:
-    data = load("digits", input_shape=(1, 8, 8), limit=100)
+    data = load_data("digits", input_shape=(1, 8, 8), limit=100)
     assert (len(data.train), len(data.test)) == (100, 100)
     assert data.train.targets.bincount(minlength=10).tolist() == pytest.approx([10] * 10, abs=1)
 
@@ -99,7 +99,7 @@ def test_training_images_are_counted_as_they_would_be_loaded(tmp_path: Path) -> 
     write_folder(tmp_path / "digits", {"cat": 5, "dog": 6}, size=(6, 6))
     for spec in ("digits", tmp_path / "all.parquet", tmp_path / "split", tmp_path / "digits"):
         for limit in (None, 4, 10_000):
-            assert counted(spec, limit=limit) == len(load(spec, limit=limit).train), (spec, limit)
+            assert counted(spec, limit=limit) == len(load_data(spec, limit=limit).train), (spec, limit)
     assert counted("owner/name") is None, "counting would be a download"
     for wrong, limit in (("no/such/place", None), (tmp_path / "no.parquet", None), ("digits", 0)):
         with pytest.raises(DataError):
@@ -112,7 +112,7 @@ def test_training_images_are_counted_as_they_would_be_loaded(tmp_path: Path) -> 
 def test_parquet_gives_the_pixels_labels_and_names(tmp_path: Path) -> None:
     parquet.write_table(table(["b", "a", "b"]), tmp_path / "train-00000-of-00001.parquet")
     parquet.write_table(table(["a"]), tmp_path / "test-00000-of-00001.parquet")
-    data = load(tmp_path)
+    data = load_data(tmp_path)
     assert data.classes == ("a", "b") and data.train.targets.tolist() == [1, 0, 1] and data.test.targets.tolist() == [0]
     assert data.train.images[:, 0, 0, 0].tolist() == [0, 1, 2]
     assert data.train.images[:, 2, 3, 3].tolist() == [255, 254, 253]
@@ -122,7 +122,7 @@ def test_parquet_gives_the_pixels_labels_and_names(tmp_path: Path) -> None:
 def test_one_parquet_file_gets_a_test_split_that_the_line_confesses(tmp_path: Path) -> None:
     parquet.write_table(table([3, 7] * 10), tmp_path / "all.parquet")
     for spec in (tmp_path, tmp_path / "all.parquet"):
-        data = load(spec)
+        data = load_data(spec)
         assert (len(data.train), len(data.test)) == (16, 4)
         assert data.classes == ("3", "7") and data.test.targets.bincount().tolist() == [2, 2]
         assert "held out with split seed 0" in str(data)
@@ -131,7 +131,7 @@ def test_one_parquet_file_gets_a_test_split_that_the_line_confesses(tmp_path: Pa
 def test_cifar10_as_it_lies_here() -> None:
     if not (SHARED / "cifar10").is_dir():
         pytest.skip("the shared CIFAR-10 copy is not on this machine")
-    data = load(SHARED / "cifar10", limit=200)
+    data = load_data(SHARED / "cifar10", limit=200)
     assert data.classes[:3] == ("airplane", "automobile", "bird") and data.shape == (3, 32, 32)
     assert data.train.targets.bincount().tolist() == [20] * 10
     assert data.augmentation == Augmentation(pad=4, flip=True)
@@ -143,9 +143,9 @@ def test_segmentation_and_sound_are_refused_by_the_column() -> None:
     with pytest.raises(
         DataError, match=r"no label column.*id, image, instances, count.*for segmentation, task=.segmentation"
     ):
-        load(SHARED / "nuclei")
+        load_data(SHARED / "nuclei")
     with pytest.raises(DataError, match=r"no image column.*audio, label, speaker"):
-        load(SHARED / "spoken_digits")
+        load_data(SHARED / "spoken_digits")
 
 
 @pytest.mark.parametrize(
@@ -166,14 +166,14 @@ def test_a_table_that_is_no_labelled_images_says_what_and_where(tmp_path: Path, 
     for split in ("train", "test"):
         parquet.write_table(content, tmp_path / f"{split}.parquet")
     with pytest.raises(DataError, match=message):
-        load(tmp_path, input_shape=(3, 4, 4))
+        load_data(tmp_path, input_shape=(3, 4, 4))
 
 
 def test_columns_can_be_named(tmp_path: Path) -> None:
     parquet.write_table(table([0, 1] * 5, column="kind", name="picture"), tmp_path / "all.parquet")
-    assert load(tmp_path, image_column="picture", label_column="kind").classes == ("0", "1")
+    assert load_data(tmp_path, image_column="picture", label_column="kind").classes == ("0", "1")
     with pytest.raises(DataError, match=r"no column 'sort'. Its columns: picture, kind"):
-        load(tmp_path, image_column="picture", label_column="sort")
+        load_data(tmp_path, image_column="picture", label_column="sort")
 
 
 def test_labels_beyond_the_class_names_are_said(tmp_path: Path) -> None:
@@ -181,25 +181,25 @@ def test_labels_beyond_the_class_names_are_said(tmp_path: Path) -> None:
     content = table([0, -1]).replace_schema_metadata({b"huggingface": features})
     parquet.write_table(content, tmp_path / "train.parquet")
     with pytest.raises(DataError, match="holds the label -1, but its 2 classes count from 0"):
-        load(tmp_path)
+        load_data(tmp_path)
 
 
 def test_labels_of_two_kinds_are_said(tmp_path: Path) -> None:
     parquet.write_table(table([0, 1]), tmp_path / "train.parquet")
     parquet.write_table(table(["0", "1"]), tmp_path / "test.parquet")
     with pytest.raises(DataError, match="strings in one split and numbers in the other"):
-        load(tmp_path)
+        load_data(tmp_path)
 
 
 def test_files_whose_split_cannot_be_told_are_listed(tmp_path: Path) -> None:
     parquet.write_table(table([0, 1]), tmp_path / "train.parquet")
     parquet.write_table(table([0, 1]), tmp_path / "more.parquet")
     with pytest.raises(DataError, match=r"cannot tell train from test .*more\.parquet, train\.parquet"):
-        load(tmp_path)
+        load_data(tmp_path)
     (tmp_path / "more.parquet").write_bytes(b"PAR1 and then nothing")
     (tmp_path / "more.parquet").rename(tmp_path / "test.parquet")
     with pytest.raises(DataError, match=r"cannot read .*test\.parquet"):
-        load(tmp_path)
+        load_data(tmp_path)
 
 
 # folders
@@ -207,47 +207,47 @@ def test_files_whose_split_cannot_be_told_are_listed(tmp_path: Path) -> None:
 
 def test_a_folder_of_classes_and_one_with_splits(tmp_path: Path) -> None:
     write_folder(tmp_path / "flat", {"cat": 10, "dog": 5})
-    flat = load(tmp_path / "flat")
+    flat = load_data(tmp_path / "flat")
     assert flat.classes == ("cat", "dog") and (len(flat.train), len(flat.test)) == (12, 3)
     write_folder(tmp_path / "split" / "train", {"cat": 2, "dog": 3})
     write_folder(tmp_path / "split" / "val", {"dog": 1})
-    split = load(tmp_path / "split")
+    split = load_data(tmp_path / "split")
     assert split.train.targets.tolist() == [0, 0, 1, 1, 1] and split.test.targets.tolist() == [1]
     assert split.train.images[:, 0, 0, 0].tolist() == [0, 1, 10, 11, 12]
 
 
 def test_a_folder_called_digits_is_a_folder(tmp_path: Path) -> None:
     write_folder(tmp_path / "digits", {"cat": 5, "dog": 5}, size=(6, 6))
-    assert load(tmp_path / "digits").shape == (3, 6, 6)
+    assert load_data(tmp_path / "digits").shape == (3, 6, 6)
 
 
 def test_trouble_in_a_folder_names_the_file(tmp_path: Path) -> None:
     write_folder(tmp_path / "data" / "train", {"cat": 2, "dog": 2})
     write_folder(tmp_path / "data" / "test", {"cat": 1, "fox": 1})
     with pytest.raises(DataError, match=r"has classes that .*train has not: fox"):
-        load(tmp_path / "data")
+        load_data(tmp_path / "data")
     (tmp_path / "data" / "test" / "fox").rename(tmp_path / "data" / "test" / "dog")
     (tmp_path / "data" / "train" / "dog" / "1.png").write_bytes(png(0)[:50])
     with pytest.raises(DataError, match=r"broken image at .*train/dog/1\.png"):
-        load(tmp_path / "data")
+        load_data(tmp_path / "data")
     (tmp_path / "data" / "train" / "eel").mkdir()
     with pytest.raises(DataError, match=r"class folder .*eel holds no images"):
-        load(tmp_path / "data")
+        load_data(tmp_path / "data")
 
 
 def test_nothing_there_and_nothing_in_it_are_different_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no data at .*nowhere: it does not exist"):
-        load(tmp_path / "nowhere")
+        load_data(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"no data at .*digit: it does not exist. Pass 'digits'"):
-        load("digit")
+        load_data("digit")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="neither parquet files nor class sub-folders"):
-        load(tmp_path / "empty")
+        load_data(tmp_path / "empty")
     (tmp_path / "file.txt").write_text("")
     with pytest.raises(DataError, match="is a file, but not a parquet file"):
-        load(tmp_path / "file.txt")
+        load_data(tmp_path / "file.txt")
     with pytest.raises(DataError, match="limit must be at least 1"):
-        load("digits", limit=0)
+        load_data("digits", limit=0)
 
 
 # the hub
@@ -258,7 +258,7 @@ def test_a_hub_dataset_that_cannot_be_reached_says_what_to_do(monkeypatch: pytes
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match=r"'nobody/nothing' could not be read.*Without a network, pass 'digits'"):
-        load("nobody/nothing")
+        load_data("nobody/nothing")
 
 
 def test_a_hub_dataset_is_read_by_its_splits_and_features(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +268,7 @@ def test_a_hub_dataset_is_read_by_its_splits_and_features(monkeypatch: pytest.Mo
     part = datasets.Dataset.from_dict(rows, features=features)
     splits = datasets.DatasetDict({"train": part, "validation": part.select([0, 1])})
     monkeypatch.setattr(datasets, "load_dataset", lambda name: splits)
-    data = load("owner/animals")
+    data = load_data("owner/animals")
     assert data.name == "owner/animals" and data.classes == ("cat", "dog")
     assert data.train.targets.tolist() == [1, 0, 0, 1] and data.test.targets.tolist() == [1, 0]
     assert data.train.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
@@ -277,7 +277,7 @@ def test_a_hub_dataset_is_read_by_its_splits_and_features(monkeypatch: pytest.Mo
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(MissingExtraError, match=r"digits dataset needs scikit-learn.*reconvene\[data\]"):
-        load("digits")
+        load_data("digits")
 
 
 # shapes
@@ -289,31 +289,31 @@ def test_pictures_are_scaled_to_cover_and_cut_in_the_middle(tmp_path: Path) -> N
     content = io.BytesIO()
     image.fromarray(stripes).save(content, "PNG")
     parquet.write_table(table([0, 1] * 3, cells=[{"bytes": content.getvalue()}] * 6), tmp_path / "all.parquet")
-    assert (load(tmp_path, input_shape=(3, 4, 4)).train.images == 200).all()
-    grey = load(tmp_path, input_shape=(1, 8, 16)).train.images
+    assert (load_data(tmp_path, input_shape=(3, 4, 4)).train.images == 200).all()
+    grey = load_data(tmp_path, input_shape=(1, 8, 16)).train.images
     assert grey.shape == (5, 1, 8, 16) and grey[0, 0, 0, 8] == 200 and grey[0, 0, 0, 0] == 0
-    assert load(tmp_path).shape == (3, 4, 8)
+    assert load_data(tmp_path).shape == (3, 4, 8)
 
 
 def test_grey_pictures_stay_grey_unless_asked(tmp_path: Path) -> None:
     cells = [{"bytes": png(i, mode="L")} for i in range(6)]
     parquet.write_table(table([0, 1] * 3, cells=cells), tmp_path / "all.parquet")
-    assert load(tmp_path).shape == (1, 4, 4)
-    assert torch.equal(load(tmp_path, input_shape=(3, 4, 4)).train.images[:, :1], load(tmp_path).train.images)
+    assert load_data(tmp_path).shape == (1, 4, 4)
+    assert torch.equal(load_data(tmp_path, input_shape=(3, 4, 4)).train.images[:, :1], load_data(tmp_path).train.images)
     with pytest.raises(DataError, match=r"1xHxW .grey. or 3xHxW .RGB., not 4x4x4"):
-        load(tmp_path, input_shape=(4, 4, 4))
+        load_data(tmp_path, input_shape=(4, 4, 4))
 
 
 def test_sizes_that_differ_are_an_error_until_a_size_is_asked(tmp_path: Path) -> None:
     cells = [{"bytes": png(0)}, {"bytes": png(1, size=(6, 5))}] * 3
     parquet.write_table(table([0, 1] * 3, cells=cells), tmp_path / "all.parquet")
     with pytest.raises(DataError, match=r"first is 4x4, .*row \d is 5x6. Try: input_shape=\(3, 4, 4\)"):
-        load(tmp_path)
-    assert load(tmp_path, input_shape=(3, 4, 4)).shape == (3, 4, 4)
+        load_data(tmp_path)
+    assert load_data(tmp_path, input_shape=(3, 4, 4)).shape == (3, 4, 4)
 
 
 def test_what_a_model_needs_can_be_required() -> None:
-    data = load("digits", input_shape=(1, 8, 8))
+    data = load_data("digits", input_shape=(1, 8, 8))
     data.require(classes=10, input_shape=(1, 8, 8))
     with pytest.raises(DataError, match=r"7 outputs but digits has 10 classes.*num_classes=10"):
         data.require(classes=7)
@@ -340,7 +340,7 @@ def epoch(data: Dataset, **options: Any) -> list[tuple[torch.Tensor, torch.Tenso
 
 
 def test_an_epoch_is_a_function_of_seed_and_number() -> None:
-    data = load("digits", input_shape=(1, 8, 8), limit=330)
+    data = load_data("digits", input_shape=(1, 8, 8), limit=330)
     first = epoch(data)
     assert len(first) == 330 // 32
     torch.manual_seed(99)
@@ -352,7 +352,7 @@ def test_an_epoch_is_a_function_of_seed_and_number() -> None:
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_starting_late_and_sharing_out_give_the_same_batches(world: int) -> None:
-    data = load("digits", input_shape=(1, 8, 8), limit=330)
+    data = load_data("digits", input_shape=(1, 8, 8), limit=330)
     whole = epoch(data)
     parts = [epoch(data, shard=(rank, world), start=3) for rank in range(world)]
     for step, (x, y) in enumerate(whole[3:]):
@@ -361,7 +361,7 @@ def test_starting_late_and_sharing_out_give_the_same_batches(world: int) -> None
 
 
 def test_an_epoch_shows_every_image_once_at_most() -> None:
-    data = load("digits", input_shape=(1, 8, 8))
+    data = load_data("digits", input_shape=(1, 8, 8))
     data = replace(data, mean=(0.0,), std=(1 / 255,))
     shown = torch.cat([x for x, _ in epoch(data, augmentation=Augmentation())]).flatten(1)
     known = {row.numpy().tobytes(): 0 for row in data.normalise(data.train.images).flatten(1)}
@@ -394,14 +394,14 @@ def test_augmentation_shows_all_shifts_and_flips_half() -> None:
 
 
 def test_characters_are_shifted_only_and_words_flipped_too(tmp_path: Path) -> None:
-    assert load("digits").augmentation == Augmentation(pad=4, flip=False)
+    assert load_data("digits").augmentation == Augmentation(pad=4, flip=False)
     write_folder(tmp_path, {"cat": 5, "dog": 5}, size=(16, 16))
-    assert load(tmp_path).augmentation == Augmentation(pad=2, flip=True)
-    assert str(load(tmp_path).augmentation) == "shift by 2 and flip" and str(Augmentation()) == "none"
+    assert load_data(tmp_path).augmentation == Augmentation(pad=2, flip=True)
+    assert str(load_data(tmp_path).augmentation) == "shift by 2 and flip" and str(Augmentation()) == "none"
 
 
 def test_test_batches_are_every_image_once_in_order() -> None:
-    data = load("digits", input_shape=(1, 8, 8))
+    data = load_data("digits", input_shape=(1, 8, 8))
     whole = torch.cat([y for _, y in test_batches(data, batch_size=100)])
     assert torch.equal(whole, data.test.targets)
     parts = [torch.cat([x for x, _ in test_batches(data, batch_size=100, shard=(rank, 3))]) for rank in range(3)]
@@ -412,7 +412,7 @@ def test_test_batches_are_every_image_once_in_order() -> None:
 
 
 def test_calibration_has_every_class_alike_and_says_so() -> None:
-    data = load("digits", input_shape=(1, 8, 8))
+    data = load_data("digits", input_shape=(1, 8, 8))
     samples = calibration(data, 100, seed=3, batch_size=40)
     assert [len(y) for _, y in samples] == [40, 40, 20] and len(samples) == 3
     labels = torch.cat([y for _, y in samples])
@@ -426,7 +426,7 @@ def test_calibration_has_every_class_alike_and_says_so() -> None:
 
 
 def test_calibration_that_cannot_be_balanced_is_refused() -> None:
-    data = load("digits", input_shape=(1, 8, 8), limit=50)
+    data = load_data("digits", input_shape=(1, 8, 8), limit=50)
     with pytest.raises(DataError, match="9 calibration samples cannot show all 10 classes"):
         calibration(data, 9)
     with pytest.raises(DataError, match=r"class '.' of digits has . training images, 20 asked"):
@@ -457,7 +457,7 @@ def test_metadata_of_another_form_is_said(metadata: bytes, message: str, tmp_pat
         table([0, 1] * 5).replace_schema_metadata({b"huggingface": metadata}), tmp_path / "train.parquet"
     )
     with pytest.raises(DataError, match=message):
-        load(tmp_path)
+        load_data(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -472,13 +472,13 @@ def test_metadata_of_another_form_is_said(metadata: bytes, message: str, tmp_pat
 )
 def test_metadata_of_others_says_nothing_about_classes(metadata: dict[bytes, bytes], tmp_path: Path) -> None:
     parquet.write_table(table([0, 1] * 5).replace_schema_metadata(metadata), tmp_path / "train.parquet")
-    assert load(tmp_path).classes == ("0", "1")
+    assert load_data(tmp_path).classes == ("0", "1")
 
 
 def test_labels_that_are_lists_of_different_lengths_are_no_classes(tmp_path: Path) -> None:
     parquet.write_table(table([[1], [2, 3]] * 5), tmp_path / "train.parquet")
     with pytest.raises(DataError, match="not classes"):
-        load(tmp_path)
+        load_data(tmp_path)
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9", b"two\nlines", b"bell\x07"])
@@ -489,7 +489,7 @@ def test_class_folders_are_named_in_text(name: bytes, tmp_path: Path) -> None:
     except OSError:
         pytest.skip("this file system holds UTF-8 only")
     with pytest.raises(DataError, match=r"class called '[^\n]*\\[^\n]*': a name is one line of text"):
-        load(tmp_path / "data")
+        load_data(tmp_path / "data")
 
 
 def test_a_folder_of_data_whose_own_name_is_no_text_is_shown_with_escapes(tmp_path: Path) -> None:
@@ -499,7 +499,7 @@ def test_a_folder_of_data_whose_own_name_is_no_text_is_shown_with_escapes(tmp_pa
         os.rename(tmp_path / "data", strange)
     except OSError:
         pytest.skip("this file system holds UTF-8 only")
-    assert load(strange).name == "caf\\udce9"
+    assert load_data(strange).name == "caf\\udce9"
 
 
 def test_a_picture_above_pillows_limit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -507,7 +507,7 @@ def test_a_picture_above_pillows_limit_is_named(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "dog" / "3.png").write_bytes(png(0, (40, 40)))
     monkeypatch.setattr(image, "MAX_IMAGE_PIXELS", 700)
     with pytest.raises(DataError, match=r"too large to be decoded safely at .*dog/3\.png.*1600 pixels"):
-        load(tmp_path, input_shape=(3, 4, 4))
+        load_data(tmp_path, input_shape=(3, 4, 4))
 
 
 def test_whatever_a_decoder_raises_is_a_broken_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -518,7 +518,7 @@ def test_whatever_a_decoder_raises_is_a_broken_image(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", broken)
     with pytest.raises(DataError, match=r"broken image at .*cat/\d\.png: a fault of a decoder"):
-        load(tmp_path)
+        load_data(tmp_path)
 
 
 def test_more_images_than_memory_are_refused_before_any_is_decoded(
@@ -527,11 +527,11 @@ def test_more_images_than_memory_are_refused_before_any_is_decoded(
     write_folder(tmp_path, {"cat": 5, "dog": 5})
     monkeypatch.setattr("reconvene.utils.resources.machine_memory", lambda: 8 * 48 - 1)
     with pytest.raises(ResourceError, match=r"8 images of 3x4x4 takes .*--limit"):
-        load(tmp_path)
-    assert len(load(tmp_path, limit=7).train) == 7
+        load_data(tmp_path)
+    assert len(load_data(tmp_path, limit=7).train) == 7
 
 
 @pytest.mark.parametrize("spec", [3, None, ["digits"]])
 def test_data_of_another_type(spec: Any) -> None:
     with pytest.raises(DataError, match="no 'digits', no path and no hub id"):
-        load(spec)
+        load_data(spec)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from reconvene import deploy
 from reconvene.deploy import benchmark
 from reconvene.deploy.runtimes.onnx import runtime as onnx_runtime
-from reconvene.deploy.verification import Row
+from reconvene.deploy.verification import BatchComparison
 from reconvene.errors import (
     DataError,
     ExportError,
@@ -74,7 +74,7 @@ def test_file_computes_what_the_model_computes_for_every_batch_size(exported: de
     net = small_net().eval()
     for size in (1, 2, 5, 17):
         x = torch.randn(size, 3, 8, 8)
-        outputs = deploy.run(exported.path, x)
+        outputs = deploy.run_file(exported.path, x)
         assert list(outputs) == ["output"]
         torch.testing.assert_close(outputs["output"], net(x), rtol=1e-5, atol=1e-6)
     checked = exported.verification
@@ -125,7 +125,7 @@ def test_model_modes_weights_random_state_and_hooks_stay(tmp_path: Path, capfd: 
     modes, random_state = [m.training for m in net.modules()], torch.get_rng_state()
     threads = torch.get_num_threads()
     deploy.export(net, tmp_path, example_inputs=torch.ones(1, 3, 8, 8))
-    deploy.bench({"net": net}, torch.ones(1, 3, 8, 8), repeats=1)
+    deploy.time_variants({"net": net}, torch.ones(1, 3, 8, 8), repeats=1)
     assert [m.training for m in net.modules()] == modes
     assert torch.equal(torch.get_rng_state(), random_state) and torch.get_num_threads() == threads
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
@@ -138,14 +138,14 @@ def test_keyword_inputs_and_nested_outputs(tmp_path: Path) -> None:
     net = TwoHeads()
     inputs = {name: torch.randn(1, 4) for name in "cba"}
     path = deploy.export(net, tmp_path, example_inputs=inputs).path
-    found = deploy.run(path, {name: inputs[name] for name in "abc"})
+    found = deploy.run_file(path, {name: inputs[name] for name in "abc"})
     assert list(found) == ["out", "aux.0", "aux.2", "output_a"]
     expected = net(**inputs)
     torch.testing.assert_close(found["out"], expected["out"])
     torch.testing.assert_close(found["aux.2"], inputs["c"] - 1)
     torch.testing.assert_close(found["output_a"], torch.relu(inputs["a"]))
     with pytest.raises(ModelError, match=r"takes \['c', 'b', 'a'\]"):
-        deploy.run(path, {"a": inputs["a"]})
+        deploy.run_file(path, {"a": inputs["a"]})
 
 
 def test_models_of_ours_need_no_example_inputs(tmp_path: Path, exported: deploy.Exported) -> None:
@@ -154,7 +154,7 @@ def test_models_of_ours_need_no_example_inputs(tmp_path: Path, exported: deploy.
         deploy.export(net, tmp_path)
     net.reconvene_source = SimpleNamespace(input_shape=(3, 8, 8))
     assert deploy.export(net, tmp_path, verify=False).path.read_bytes() == exported.path.read_bytes()
-    assert deploy.latency(net, repeats=1) > 0
+    assert deploy.measure_latency(net, repeats=1) > 0
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_options_that_do_not_exist(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="plain file name"):
         deploy.export(small_net(), tmp_path, name="../model", example_inputs=x)
     with pytest.raises(UnknownNameError, match="Available: eager, executorch, litert, ncnn, onnxruntime, openvino"):
-        deploy.bench({"a": small_net()}, x, runtimes=("tensorrt",))
+        deploy.time_variants({"a": small_net()}, x, runtimes=("tensorrt",))
     with pytest.raises(ModelError, match="does not run on inputs of shape"):
         deploy.export(small_net(), tmp_path, example_inputs=torch.randn(1, 4, 8, 8))
 
@@ -211,7 +211,7 @@ def test_weights_past_the_limit_go_beside_the_file(tmp_path: Path, monkeypatch: 
     assert sorted(file.name for file in (tmp_path / "a").iterdir()) == ["model.onnx", "model.onnx.data"]
     (tmp_path / "a").rename(tmp_path / "b")  # the reference between the files is relative
     x = torch.randn(3, 64)
-    torch.testing.assert_close(deploy.run(tmp_path / "b/model.onnx", x)["output"], net(x))
+    torch.testing.assert_close(deploy.run_file(tmp_path / "b/model.onnx", x)["output"], net(x))
 
 
 def test_a_file_of_another_model_is_refused_loudly(exported: deploy.Exported, tmp_path: Path) -> None:
@@ -219,18 +219,22 @@ def test_a_file_of_another_model_is_refused_loudly(exported: deploy.Exported, tm
     with torch.no_grad():
         net[6].bias[2] += 0.01
     with pytest.raises(VerificationError, match=r"batch size \d: relative error .* 'output' \[\d, 2\].*noise, seed 0"):
-        deploy.verify(net, exported.path, example_inputs=torch.randn(1, 3, 8, 8))
-    loose = deploy.verify(net, exported.path, example_inputs=torch.randn(1, 3, 8, 8), tolerance=1.0, agreement=0.0)
+        deploy.verify_export(net, exported.path, example_inputs=torch.randn(1, 3, 8, 8))
+    loose = deploy.verify_export(
+        net, exported.path, example_inputs=torch.randn(1, 3, 8, 8), tolerance=1.0, agreement=0.0
+    )
     assert loose.max_abs_error == pytest.approx(0.01, rel=1e-3)
     with pytest.raises(VerificationError, match=r"output 'output' is \[1, 4\] in PyTorch, \[1, 5\] in the file"):
-        deploy.verify(nn.Sequential(*net[:6], nn.Linear(8, 4)), exported.path, example_inputs=torch.randn(1, 3, 8, 8))
+        deploy.verify_export(
+            nn.Sequential(*net[:6], nn.Linear(8, 4)), exported.path, example_inputs=torch.randn(1, 3, 8, 8)
+        )
     with torch.no_grad():
         net[6].bias[0] = torch.nan
     with pytest.raises(VerificationError, match="NaN in PyTorch already"):
-        deploy.verify(net, exported.path, example_inputs=torch.randn(1, 3, 8, 8))
+        deploy.verify_export(net, exported.path, example_inputs=torch.randn(1, 3, 8, 8))
     (tmp_path / "broken.onnx").write_bytes(exported.path.read_bytes()[:500])
     with pytest.raises(ModelError, match=r"cannot load broken\.onnx"):
-        deploy.verify(net, tmp_path / "broken.onnx", example_inputs=torch.randn(1, 3, 8, 8))
+        deploy.verify_export(net, tmp_path / "broken.onnx", example_inputs=torch.randn(1, 3, 8, 8))
 
 
 def test_a_file_that_fails_verification_replaces_nothing(
@@ -250,13 +254,13 @@ def test_a_file_that_fails_verification_replaces_nothing(
 
 def test_verification_says_which_data_and_uses_all_of_it(exported: deploy.Exported) -> None:
     batches = [(torch.randn(10, 3, 8, 8), torch.zeros(10, dtype=torch.int64)) for _ in range(4)]
-    result = deploy.verify(small_net(), exported.path, data=batches, samples=36)
+    result = deploy.verify_export(small_net(), exported.path, data=batches, samples=36)
     assert (result.data, result.samples) == ("real data", 36)
     assert [row.batches for row in result.rows] == [3, 3, 3] and sum(row.predictions for row in result.rows) == 36
-    few = deploy.verify(small_net(), exported.path, data=[(torch.randn(2, 3, 8, 8), None)])
+    few = deploy.verify_export(small_net(), exported.path, data=[(torch.randn(2, 3, 8, 8), None)])
     assert few.samples == 2 and [row.batches for row in few.rows] == [1, 1, 1]
     with pytest.raises(DataError, match="no sample"):
-        deploy.verify(small_net(), exported.path, data=[])
+        deploy.verify_export(small_net(), exported.path, data=[])
     assert "36 samples of real data" in str(result) and json.loads(result.to_json())["rows"][2]["batch_size"] == 8
 
 
@@ -272,22 +276,27 @@ def test_an_output_that_never_changes_is_told(exported: deploy.Exported, tmp_pat
 def test_errors_are_relative_to_the_output_and_ties_are_no_disagreement() -> None:
     a = torch.tensor([[100.0, 99.9999, 0.0], [5.0, 0.0, 1.0]])
     b = torch.tensor([[99.9999, 100.0, 0.0], [5.0, 0.0, 1.5]])
-    row = Row(2).with_batch({"y": a}, {"y": b}, location="here", judges={"y": DEFAULT})
+    row = BatchComparison(2).with_batch({"y": a}, {"y": b}, location="here", judges={"y": DEFAULT})
     assert row.max_abs_error == 0.5 and row.max_rel_error == pytest.approx(0.005) and "'y' [1, 2]" in row.where
     assert row.agreement == 1.0
-    assert Row(2).with_batch({"y": a}, {"y": b.roll(1, 1)}, location="here", judges={"y": DEFAULT}).agreement == 0.0
-    assert Row(2).with_batch({"y": a}, {"y": b}, location="here").agreement is None, "no classes, no predictions"
+    assert (
+        BatchComparison(2).with_batch({"y": a}, {"y": b.roll(1, 1)}, location="here", judges={"y": DEFAULT}).agreement
+        == 0.0
+    )
+    assert BatchComparison(2).with_batch({"y": a}, {"y": b}, location="here").agreement is None, (
+        "no classes, no predictions"
+    )
     endless = torch.tensor([[-torch.inf, 1.0]])
-    assert Row(1).with_batch({"y": endless}, {"y": endless.clone()}, location="here").max_rel_error == 0.0
+    assert BatchComparison(1).with_batch({"y": endless}, {"y": endless.clone()}, location="here").max_rel_error == 0.0
     for other in (torch.tensor([[0.0, 1.0]]), torch.tensor([[-torch.inf, torch.nan]])):
         with pytest.raises(VerificationError, match="not finite in the file"):
-            Row(1).with_batch({"y": endless}, {"y": other}, location="here")
+            BatchComparison(1).with_batch({"y": endless}, {"y": other}, location="here")
 
 
 def test_bench_pairs_variants_round_by_round(exported: deploy.Exported) -> None:
     large = nn.Sequential(nn.Flatten(), nn.Linear(192, 2048), nn.ReLU(), nn.Linear(2048, 2048), nn.Linear(2048, 5))
     x = torch.randn(1, 3, 8, 8)
-    result = deploy.bench({"dense": large, "pruned": small_net()}, x, repeats=5)
+    result = deploy.time_variants({"dense": large, "pruned": small_net()}, x, repeats=5)
     assert [(row.runtime, row.variant) for row in result.rows] == [
         (runtime, variant) for runtime in ("onnxruntime", "eager") for variant in ("dense", "pruned")
     ]
@@ -301,10 +310,10 @@ def test_bench_pairs_variants_round_by_round(exported: deploy.Exported) -> None:
     data = json.loads(result.to_json())
     assert data["machine"]["processor"] and data["versions"]["onnxruntime"] and data["date"].endswith("+00:00")
     assert "speed-up" in str(result) and "pruned" in str(result)
-    by_file = deploy.bench({"file": exported.path}, x, runtimes=("onnxruntime",), repeats=1)
+    by_file = deploy.time_variants({"file": exported.path}, x, runtimes=("onnxruntime",), repeats=1)
     assert by_file.rows[0].median > 0
     with pytest.raises(ModelError, match="eager runtime runs modules"):
-        deploy.bench({"file": exported.path}, x, runtimes=("eager",))
+        deploy.time_variants({"file": exported.path}, x, runtimes=("eager",))
 
 
 def test_the_clock_sees_the_runtime_and_not_the_waiting(exported: deploy.Exported) -> None:
@@ -329,8 +338,8 @@ def test_a_latency_is_what_whoever_settles_it_believes(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(benchmark, "_rounds", rounds)
     model, inputs = nn.Linear(4, 2), torch.randn(1, 4)
-    assert benchmark.latency(model, inputs) == 3.0
-    assert benchmark.latency(model, inputs, settled=lambda read: read() + read()) == 3.5
+    assert benchmark.measure_latency(model, inputs) == 3.0
+    assert benchmark.measure_latency(model, inputs, settled=lambda read: read() + read()) == 3.5
 
 
 def test_files_written_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

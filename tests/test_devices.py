@@ -19,14 +19,14 @@ import reconvene as rc
 from reconvene import cli, devices, models
 from reconvene.devices import latency_cost
 from reconvene.devices.latency_model import Clock
-from reconvene.devices.lookup_table import Table
+from reconvene.devices.lookup_table import LatencyTable
 from reconvene.devices.on_device import bench, probe
-from reconvene.devices.on_device.facts import describe
+from reconvene.devices.on_device.facts import describe_layer
 from reconvene.devices.on_device.layers import chain
-from reconvene.devices.on_device.sample_widths import grid
+from reconvene.devices.on_device.sample_widths import width_pairs
 from reconvene.devices.on_device.sessions import SLOW
 from reconvene.devices.operators import ACTIVATIONS
-from reconvene.devices.runtime_layers import key_of
+from reconvene.devices.runtime_layers import layer_key
 from reconvene.errors import BudgetError, DeviceError, UnknownNameError
 from reconvene.planning import runtime_costs
 from reconvene.planning.calibration_networks import yardsticks
@@ -76,7 +76,7 @@ KINDS = [
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_every_kind_of_layer_runs_in_the_runtime_and_is_timed(precision: str) -> None:
-    timed = bench.Bench(1, precision)
+    timed = bench.LayerBench(1, precision)
     for kind in KINDS:
         pairs = [(3, 8), (3, 16)] if kind.get("first") else [(8, 8), (8, 16)]
         if kind["kind"] == "depthwise":
@@ -98,11 +98,11 @@ def test_the_bytes_are_an_onnx_model_as_onnx_reads_it() -> None:
 
 
 def test_a_measured_profile_survives_its_file_and_says_what_it_was_measured_on(tmp_path: Path) -> None:
-    made = devices.measure([job(), job(kind="depthwise", groups=0)], far=1 << 20, name="bench")
-    devices.save(made, tmp_path / "p.json")
+    made = devices.measure_device([job(), job(kind="depthwise", groups=0)], far=1 << 20, name="bench")
+    devices.save_profile(made, tmp_path / "p.json")
     again = devices.find(tmp_path / "p.json")
     assert again.to_dict() == made.to_dict()
-    assert again.matches(devices.conditions()) and not again.matches(devices.conditions(threads=2))
+    assert again.matches(devices.measuring_conditions()) and not again.matches(devices.measuring_conditions(threads=2))
     assert str(made.runtime["version"]) in str(again) and "noise" in str(again)
 
 
@@ -156,7 +156,7 @@ def test_a_layer_is_measured_again_where_the_device_was_disturbed() -> None:
 
     said: list[str] = []
     jobs = [job(**{"in": width}) for width in (8, 16, 24)]
-    found, noise = probe.measured(Bench(), Pace(), jobs, {}, 0, said.append)  # type: ignore[arg-type]
+    found, noise = probe.measured_jobs(Bench(), Pace(), jobs, {}, 0, said.append)  # type: ignore[arg-type]
     assert asked == [8, 16, 24, 16, 24]
     assert [line.endswith(", again") for line in said] == [False, False, False, True, True]
     assert [layer["points"] for layer in found] == [[[8, 8, a], [8, 16, b]] for a, b in ((5, 7), (4, 9), (3, 3.5))]
@@ -168,15 +168,15 @@ def test_a_device_that_is_never_at_rest_is_not_measured_for_ever(monkeypatch: py
     pace = probe.reference(1, best=1.0)
     monkeypatch.setattr(pace, "now", lambda: next(paces))
     monkeypatch.setattr(probe, "PATIENCE", 0.0)
-    timed, calls = bench.Bench(1, "fp32"), []
+    timed, calls = bench.LayerBench(1, "fp32"), []
     monkeypatch.setattr(timed, "measure", lambda *asked: calls.append(asked) or {"points": [[8, 8, 1.0]], "far": []})
-    _, noise = probe.measured(timed, pace, [job()] * 3, {}, 0, lambda line: None)
+    _, noise = probe.measured_jobs(timed, pace, [job()] * 3, {}, 0, lambda line: None)
     assert len(calls) <= 3 * probe.TRIES and noise > SLOW - 1
 
 
 def test_the_bundle_measures_where_reconvene_is_not_installed(tmp_path: Path) -> None:
     networks = [([[0, 8, 8], [0, 8, 4]], chain(2).to_bytes()), ([[0, 8, 8]], chain(1).to_bytes())]
-    devices.write_bundle(tmp_path / "probe.pyz", [job()], threads=1, precision="fp32", far=1, networks=networks)
+    devices.write_probe_bundle(tmp_path / "probe.pyz", [job()], threads=1, precision="fp32", far=1, networks=networks)
     blocked = tmp_path / "blocked"
     blocked.mkdir()
     for name in ("reconvene", "torch", "onnx"):
@@ -209,7 +209,7 @@ def by_hand(structure: Structure, widths: np.ndarray) -> float:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_where_costs_are_known_the_prediction_is_exact(seed: int) -> None:
-    model = models.resolve("vgg16_bn", {}).build()
+    model = models.resolve_address("vgg16_bn", {}).build()
     structure, profile = fakes.of(model, IMAGE)
     rng = np.random.default_rng(seed)
     widths = np.maximum(1, (structure.widths * rng.uniform(0.02, 1, len(structure.widths))).astype(np.int64) // 4 * 4)
@@ -223,7 +223,7 @@ def test_where_costs_are_known_the_prediction_is_exact(seed: int) -> None:
 
 
 def test_unaligned_widths_cost_more_and_the_solver_sees_a_cost_that_never_falls() -> None:
-    structure, profile = fakes.of(models.resolve("vgg16_bn", {}).build(), IMAGE)
+    structure, profile = fakes.of(models.resolve_address("vgg16_bn", {}).build(), IMAGE)
     predictor = devices.Predictor(structure, profile)
     odd = structure.widths - 2
     assert predictor.seconds(odd) > 2 * predictor.floor(odd)
@@ -235,7 +235,7 @@ def test_unaligned_widths_cost_more_and_the_solver_sees_a_cost_that_never_falls(
 
 
 def test_weights_that_come_from_far_away_cost_more() -> None:
-    structure, near = fakes.of(models.resolve("vgg16_bn", {}).build(), IMAGE)
+    structure, near = fakes.of(models.resolve_address("vgg16_bn", {}).build(), IMAGE)
     far = fakes.profile(devices.jobs(devices.sites(structure)), far=1e-11)
     slow, fast = (devices.Predictor(structure, p) for p in (far, near))
     narrow = np.full_like(structure.widths, 16)
@@ -244,14 +244,14 @@ def test_weights_that_come_from_far_away_cost_more() -> None:
 
 
 def test_whole_networks_correct_the_sum_of_layers_and_longer_networks_stay_longer() -> None:
-    model = models.resolve("resnet20", {"width": 0.5}).build()
+    model = models.resolve_address("resnet20", {"width": 0.5}).build()
     structure, plain = fakes.of(model, IMAGE)
     made = yardsticks(model, IMAGE, structure)
     small = [structure.widths, np.full_like(structure.widths, 8), np.minimum(structure.widths, 4)]
     small = [np.array(widths) for widths in {tuple(widths) for widths in small}]
     sums = devices.Predictor(structure, plain)
-    channels = devices.Channels(structure, sums.sites)
-    numbers = {key_of(layer): number for number, layer in enumerate(plain.layers)}
+    channels = devices.ChannelCounts(structure, sums.sites)
+    numbers = {layer_key(layer): number for number, layer in enumerate(plain.layers)}
     factors = {tuple(widths): factor for widths, factor in zip(small, (1.3, 0.8, 1.1), strict=True)}
     networks = [
         {
@@ -278,7 +278,7 @@ def test_whole_networks_correct_the_sum_of_layers_and_longer_networks_stay_longe
 
 def test_yardsticks_are_the_model_at_even_widths_as_files_that_run() -> None:
     ort = pytest.importorskip("onnxruntime")
-    model = models.resolve("resnet20", {}).build()
+    model = models.resolve_address("resnet20", {}).build()
     structure = analyse(model, IMAGE)
     made, sites = yardsticks(model, IMAGE, structure), devices.sites(structure)
     assert len(made) == 4, "dense, half and so on; 16 channels go no lower than 8"
@@ -294,19 +294,19 @@ def test_yardsticks_are_the_model_at_even_widths_as_files_that_run() -> None:
 
 
 def test_a_layer_of_another_size_is_predicted_between_those_measured_and_one_of_another_kind_is_refused() -> None:
-    model = models.resolve("vgg16_bn", {}).build()
+    model = models.resolve_address("vgg16_bn", {}).build()
     structure = analyse(model, IMAGE, trial=False)
     sizes = [job(**{"spatial": [size, size], "in": 64, "out": 64}) for size in (4, 16)]
     profile = fakes.profile(sizes)
-    between = profile.tables([job(spatial=[8, 8])])[key_of(job(spatial=[8, 8]))]
+    between = profile.tables([job(spatial=[8, 8])])[layer_key(job(spatial=[8, 8]))]
     assert between.seconds(64, 64) > 0
     with pytest.raises(DeviceError, match="reconvene device profile MODEL"):
         devices.Predictor(structure, profile)
 
 
 def test_a_table_keeps_its_points_and_goes_up_in_whole_blocks() -> None:
-    points = [[a, b, fakes.cost(job(), a, b)] for a, b in grid(job(**{"in": 64, "out": 256}), fakes.STEPS)]
-    table = Table.of({"kind": "conv", "points": points, "far": []}, fakes.STEPS)
+    points = [[a, b, fakes.cost(job(), a, b)] for a, b in width_pairs(job(**{"in": 64, "out": 256}), fakes.STEPS)]
+    table = LatencyTable.of({"kind": "conv", "points": points, "far": []}, fakes.STEPS)
     for into, out, seconds in points:
         assert table.seconds(into, out) == pytest.approx(seconds, rel=1e-9)
     assert table.seconds(33, 17) == table.seconds(45, 31) or 33 % 4  # within one block
@@ -316,8 +316,8 @@ def test_a_table_keeps_its_points_and_goes_up_in_whole_blocks() -> None:
 def test_a_layer_that_is_slower_below_one_block_does_not_make_the_next_one_slow() -> None:
     layer = job(**{"in": 64, "out": 64})
     slow = {4: 3e-5, 8: 4e-5}  # the runtime leaves its own layout for them
-    points = [[a, b, slow.get(a, fakes.cost(layer, a, b))] for a, b in grid(layer, fakes.STEPS)]
-    table = Table.of({"kind": "conv", "points": points, "far": []}, fakes.STEPS)
+    points = [[a, b, slow.get(a, fakes.cost(layer, a, b))] for a, b in width_pairs(layer, fakes.STEPS)]
+    table = LatencyTable.of({"kind": "conv", "points": points, "far": []}, fakes.STEPS)
     assert table.seconds(16, 64) == pytest.approx(fakes.cost(layer, 16, 64))
     assert table.seconds(8, 64) == pytest.approx(4e-5)
     whole = fakes.profile([layer])
@@ -336,7 +336,7 @@ def test_a_layer_that_is_slower_below_one_block_does_not_make_the_next_one_slow(
 
 @pytest.mark.parametrize("times", ["1.5x", "3x", "8x"])
 def test_a_latency_budget_is_kept_on_a_device_that_is_elsewhere_and_used(times: str) -> None:
-    model = models.resolve("vgg16_bn", {}).build()
+    model = models.resolve_address("vgg16_bn", {}).build()
     structure, profile = fakes.of(model, IMAGE)
     plan = rc.plan(model, IMAGE, rc.Budget(latency=times), "magnitude", device=profile)
     limit = plan.limits["latency"]
@@ -347,7 +347,7 @@ def test_a_latency_budget_is_kept_on_a_device_that_is_elsewhere_and_used(times: 
 
 
 def test_latency_falls_with_the_budget_and_both_budgets_hold() -> None:
-    model = models.resolve("resnet20", {}).build()
+    model = models.resolve_address("resnet20", {}).build()
     _, profile = fakes.of(model, IMAGE)
     planner = Planner(model, IMAGE, "magnitude", density=0.1)
     found = []
@@ -359,7 +359,7 @@ def test_latency_falls_with_the_budget_and_both_budgets_hold() -> None:
 
 
 def test_a_latency_nobody_can_keep_is_refused_with_the_floor() -> None:
-    model = models.resolve("vgg16_bn", {}).build()
+    model = models.resolve_address("vgg16_bn", {}).build()
     _, profile = fakes.of(model, IMAGE)
     with pytest.raises(BudgetError, match=r"the floor is .* ms") as caught:
         rc.plan(model, IMAGE, rc.Budget(latency="1us"), "magnitude", device=profile)
@@ -448,7 +448,7 @@ def test_an_output_that_cannot_be_is_told_before_anything_is_measured(
 
 def test_one_bad_file_does_not_hide_the_other_profiles() -> None:
     folder = devices.store.named_folder()
-    devices.save(fakes.profile([job()]), folder / "good.json")
+    devices.save_profile(fakes.profile([job()]), folder / "good.json")
     (folder / "bad.json").write_text("{")
     found, wrong = devices.profiles()
     assert [file.stem for file, _ in found] == ["good"] and len(wrong) == 1 and "bad.json" in wrong[0]
@@ -457,10 +457,10 @@ def test_one_bad_file_does_not_hide_the_other_profiles() -> None:
 @pytest.fixture
 def timed(monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, list[int]]:
     """A model on this machine, where a network takes as long as the root of its parameters; whose were timed."""
-    model, sizes = models.resolve("vgg16_bn", {"width": 0.25}).build(), []
+    model, sizes = models.resolve_address("vgg16_bn", {"width": 0.25}).build(), []
     _, profile = fakes.of(model, IMAGE)
     own = {"device": profile.device, "runtime": profile.runtime, "precision": "fp32"}
-    monkeypatch.setattr(devices, "conditions", lambda threads, precision: own)
+    monkeypatch.setattr(devices, "measuring_conditions", lambda threads, precision: own)
     monkeypatch.setattr(devices, "here", lambda jobs, **options: profile)
 
     def inference(network: nn.Module, inputs: torch.Tensor, **options: object) -> float:
@@ -491,7 +491,7 @@ def test_a_prediction_that_is_wrong_is_corrected_until_the_limit_is_used(
 
 
 def test_without_a_budget_on_latency_a_device_still_says_what_it_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = models.resolve("vgg16_bn", {}).build()
+    model = models.resolve_address("vgg16_bn", {}).build()
     structure, profile = fakes.of(model, IMAGE)
     plan = rc.plan(model, IMAGE, rc.Budget(params="4x"), "magnitude", device=profile)
     widths = np.array([row.width for row in plan.rows])
@@ -507,14 +507,14 @@ def test_without_a_budget_on_latency_a_device_still_says_what_it_would_be(monkey
 def test_a_missing_profile_and_an_unknown_name_say_so(tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="cannot read the device profile"):
         devices.find(tmp_path / "none.json")
-    devices.save(dataclasses.replace(fakes.profile([job()])), devices.store.named_folder() / "pi4.json")
+    devices.save_profile(dataclasses.replace(fakes.profile([job()])), devices.store.named_folder() / "pi4.json")
     assert devices.find("pi4").name == "fake"
     with pytest.raises(UnknownNameError, match="pi4"):
         devices.find("pi5")
 
 
 def test_a_profile_of_an_older_runtime_is_predicted_with_and_said_to_be_old(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = models.resolve("resnet20", {}).build()
+    model = models.resolve_address("resnet20", {}).build()
     _, profile = fakes.of(model, IMAGE)
     now = {"device": profile.device, "runtime": {**profile.runtime, "version": "9.9"}, "precision": "fp32"}
     monkeypatch.setattr(latency_cost, "conditions", lambda threads, precision: now)
@@ -525,7 +525,7 @@ def test_a_profile_of_an_older_runtime_is_predicted_with_and_said_to_be_old(monk
 def test_the_list_tells_profiles_apart_and_takes_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
     for far in (8 << 20, 64 << 20):
         own = dataclasses.replace(fakes.profile([job()]), name="this machine", far_bytes=far)
-        devices.save(own, devices.store.cache_folder() / f"{far}.json")
+        devices.save_profile(own, devices.store.cache_folder() / f"{far}.json")
     assert cli.main(["device", "list"]) == 0
     said = capfd.readouterr().out
     assert " 8.00 MiB" in said and " 64.0 MiB" in said and f"{8 << 20}.json" in said
@@ -542,4 +542,4 @@ def test_the_list_tells_profiles_apart_and_takes_nothing_else(capfd: pytest.Capt
     ],
 )
 def test_a_layer_is_named_without_what_it_has_not(made: dict[str, object], said: str) -> None:
-    assert describe(made) == said
+    assert describe_layer(made) == said

@@ -17,14 +17,14 @@ from torch import nn
 import reconvene as rc
 from cli_calls import answer, trouble
 from reconvene import artifact, workflow
-from reconvene.data import Dataset, load
+from reconvene.data import Dataset, load_data
 from reconvene.errors import TrainingError
 from reconvene.surgery import Plan
 from reconvene.tasks.scores import soft_loss
-from reconvene.training import Distillation, read_log, train
+from reconvene.training import Distillation, read_log, train_model
 from reconvene.training.config import Settled
 from reconvene.training.distillation import Hint, with_teacher
-from reconvene.training.run import Run
+from reconvene.training.run import TrainingRun
 from test_training import bytes_of
 from test_training_resume import interrupt_at, same
 from training_kills import CONFIG, EPOCHS, digits, net
@@ -98,9 +98,9 @@ def test_hints_compare_the_channels_that_were_kept() -> None:
 
 def test_a_teacher_with_no_say_changes_no_bit(tmp_path: Path) -> None:
     teacher, alone, taught = net(), net(), net()
-    train(alone, digits(), epochs=1, directory=tmp_path / "alone", config=FP32)
+    train_model(alone, digits(), epochs=1, directory=tmp_path / "alone", config=FP32)
     lesson = Distillation(teacher, weight=0.0)
-    train(taught, digits(), epochs=1, directory=tmp_path / "taught", config=FP32, distillation=lesson)
+    train_model(taught, digits(), epochs=1, directory=tmp_path / "taught", config=FP32, distillation=lesson)
     assert same(alone, taught)
 
 
@@ -115,17 +115,17 @@ def test_it_is_exact_resumes_and_leaves_the_teacher_alone(
     lesson = Distillation(teacher, weight=0.7, features=0.2, plan=plan)
     whole, again, parts, plain = (copy.deepcopy(student) for _ in range(4))
     options: dict[str, Any] = {"epochs": EPOCHS, "config": config}
-    train(whole, digits(), directory=tmp_path / "whole", distillation=lesson, **options)
+    train_model(whole, digits(), directory=tmp_path / "whole", distillation=lesson, **options)
     torch.rand(3)
-    train(again, digits(), directory=tmp_path / "again", distillation=lesson, **options)
+    train_model(again, digits(), directory=tmp_path / "again", distillation=lesson, **options)
     assert bytes_of(whole) == bytes_of(again)
     with monkeypatch.context() as patch:
         interrupt_at(patch, 13)
         with pytest.raises(KeyboardInterrupt):
-            train(parts, digits(), directory=tmp_path / "parts", distillation=lesson, **options)
-    assert train(parts, digits(), directory=tmp_path / "parts", distillation=lesson, **options).resumed_at == 13
+            train_model(parts, digits(), directory=tmp_path / "parts", distillation=lesson, **options)
+    assert train_model(parts, digits(), directory=tmp_path / "parts", distillation=lesson, **options).resumed_at == 13
     assert bytes_of(parts) == bytes_of(whole)
-    train(plain, digits(), directory=tmp_path / "plain", **options)
+    train_model(plain, digits(), directory=tmp_path / "plain", **options)
     assert bytes_of(plain) != bytes_of(whole), "the teacher is heard"
     assert bytes_of(teacher) == before and [module.training for module in teacher.modules()] == modes
     assert all(p.grad is None and p.requires_grad for p in teacher.parameters())
@@ -140,23 +140,23 @@ def test_another_teacher_is_another_run(tmp_path: Path, monkeypatch: pytest.Monk
     with monkeypatch.context() as patch:
         interrupt_at(patch, 3)
         with pytest.raises(KeyboardInterrupt):
-            train(net(), digits(), epochs=1, directory=tmp_path, config=FP32, distillation=Distillation(teacher))
+            train_model(net(), digits(), epochs=1, directory=tmp_path, config=FP32, distillation=Distillation(teacher))
     for changed in (Distillation(other), Distillation(teacher, temperature=2.0), None):
         with pytest.raises(TrainingError, match="distillation is"):
-            train(net(), digits(), epochs=1, directory=tmp_path, config=FP32, distillation=changed)
+            train_model(net(), digits(), epochs=1, directory=tmp_path, config=FP32, distillation=changed)
 
 
 def test_it_learns_what_only_the_teacher_says(tmp_path: Path) -> None:
     """Labels are shuffled, the teacher knows better: with all the weight on it, the student learns the digits."""
-    data = load("digits", input_shape=(1, 8, 8))
+    data = load_data("digits", input_shape=(1, 8, 8))
     teacher = net()
-    train(teacher, data, epochs=6, directory=tmp_path / "teacher", config=replace(FP32, augment="none"))
+    train_model(teacher, data, epochs=6, directory=tmp_path / "teacher", config=replace(FP32, augment="none"))
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
     wrong = replace(data, train=replace(data.train, targets=data.train.targets[order]))
     options: dict[str, Any] = {"epochs": 4, "config": replace(FP32, augment="none")}
-    alone = train(net(), wrong, directory=tmp_path / "alone", **options)
+    alone = train_model(net(), wrong, directory=tmp_path / "alone", **options)
     lesson = Distillation(teacher, weight=1.0)
-    taught = train(net(), wrong, directory=tmp_path / "taught", distillation=lesson, **options)
+    taught = train_model(net(), wrong, directory=tmp_path / "taught", distillation=lesson, **options)
     assert alone.score < 0.4 < 0.8 < taught.score
 
 
@@ -174,7 +174,7 @@ def test_it_learns_what_only_the_teacher_says(tmp_path: Path) -> None:
 def test_a_lesson_that_cannot_work_is_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     lesson = Distillation(**{"teacher": net(), **options})
     with pytest.raises(TrainingError, match=message):
-        train(net(), digits(), epochs=1, directory=tmp_path / "out", config=FP32, distillation=lesson)
+        train_model(net(), digits(), epochs=1, directory=tmp_path / "out", config=FP32, distillation=lesson)
     assert not (tmp_path / "out").exists()
 
 
@@ -195,7 +195,7 @@ FAST = ["--limit", "60", "--epochs", "1", "--batch-size", "20"]
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
-    return load("digits", input_shape=(3, 32, 32), limit=60)
+    return load_data("digits", input_shape=(3, 32, 32), limit=60)
 
 
 def test_the_dense_network_teaches_where_nobody_else_does(
@@ -211,7 +211,7 @@ def test_the_dense_network_teaches_where_nobody_else_does(
     dense = artifact.Artifact.open(folder / "dense").training
     assert dense is not None and found["teacher"] == {"model": "resnet20", "score": dense.score}
     assert found["asked"]["distillation"]["features"] == 0.1
-    monkeypatch.setattr(Run, "_step", lambda *a: pytest.fail("trained again"))
+    monkeypatch.setattr(TrainingRun, "_step", lambda *a: pytest.fail("trained again"))
     assert answer(capfd, "train", str(folder), *FAST, "--distill", "--feature-weight", "0.1") == found
     for other in ([], ["--distill"]):
         assert "with a teacher" in trouble(capfd, "train", str(folder), *FAST, *other)
@@ -236,11 +236,11 @@ def test_run_lets_the_dense_network_teach_the_pruned_one(tmp_path: Path, monkeyp
 
 
 def test_a_teacher_that_is_named_teaches(data: Dataset, tmp_path: Path) -> None:
-    from reconvene.models import Source
+    from reconvene.models import ModelSource
 
     teacher, student = tmp_path / "teacher", tmp_path / "student"
     for folder, width in ((teacher, 0.5), (student, 0.25)):
-        artifact.save(Source("resnet20", {"width": width}, (3, 32, 32)).build(), folder)
+        artifact.save(ModelSource("resnet20", {"width": width}, (3, 32, 32)).build(), folder)
     with pytest.raises(TrainingError, match="--teacher DIR"):
         workflow.train(student, data, epochs=1, lesson=workflow.Lesson())
     found = workflow.train(student, data, epochs=1, lesson=workflow.Lesson(teacher))

@@ -17,8 +17,8 @@ from torch import nn
 
 import reconvene as rc
 from reconvene.artifact.card import card
-from reconvene.experiments.plot import Dot, scatter
-from reconvene.models import Source
+from reconvene.experiments.plot import Dot, scatter_svg
+from reconvene.models import ModelSource
 from reconvene.report.markup import document, tag
 from reconvene.report.markup import name as layer_name
 from reconvene.surgery import Plan
@@ -111,7 +111,7 @@ def artifact_of(plan: Plan, name: str) -> Any:
     training |= {"loss": 1.0, "dataset": name, "epochs": 1, "parts": {name: 0.25}, "teacher": teacher}
     return SimpleNamespace(
         plan=plan,
-        source=Source(f"user.module:{name}", {"flavour": name}),
+        source=ModelSource(f"user.module:{name}", {"flavour": name}),
         training=SimpleNamespace(**training),
         preprocessing=SimpleNamespace(shape=(3, 8, 8), mean=(0.0,), std=(1.0,), classes=(name, "b")),
         written_by="1",
@@ -134,7 +134,7 @@ def test_a_page_can_be_written_and_shows_the_text(text: str) -> None:
 @pytest.mark.parametrize("text", EVIL, ids=ascii)
 def test_a_plot_is_well_formed_whatever_it_is_about(text: str) -> None:
     dots = [Dot(1.0, 2.0, text, text, label=text), Dot(2.0, 3.0, text, text)]
-    root = ElementTree.fromstring(scatter(text, dots, x=text, y=text).encode("utf-8"))
+    root = ElementTree.fromstring(scatter_svg(text, dots, x=text, y=text).encode("utf-8"))
     words = [element.text for element in root.iter() if element.text]
     assert printable(text) in words
     assert {element.tag.partition("}")[2] for element in root.iter()} <= {

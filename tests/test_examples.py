@@ -20,8 +20,8 @@ from torch import nn
 import reconvene as rc
 from cli_calls import prune
 from reconvene import artifact
-from reconvene.data import load
-from reconvene.training import evaluate
+from reconvene.data import load_data
+from reconvene.training import evaluate_split
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 # A first import of these frameworks and a compiler take most of the time.
@@ -42,7 +42,7 @@ def example(name: str, *needed: str) -> ModuleType:
 def learned(network: nn.Module, losses: list[float], folder: Path) -> None:
     """It got better, is still the pruned network, and can be kept."""
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
-    assert evaluate(network, load("digits", input_shape=(3, 32, 32), limit=300)).accuracy > 0.2
+    assert evaluate_split(network, load_data("digits", input_shape=(3, 32, 32), limit=300)).accuracy > 0.2
     rc.save(network, folder)
     again = rc.load(folder)
     assert again.reconvene_plan is not None
@@ -106,7 +106,7 @@ def test_timms_own_script_trains_it(tmp_path: Path) -> None:
     from PIL import Image
 
     prune(tmp_path / "a")
-    data = load("digits", input_shape=(3, 32, 32), limit=60)
+    data = load_data("digits", input_shape=(3, 32, 32), limit=60)
     for split, part in (("train", data.train), ("validation", data.test)):
         for number, (image, label) in enumerate(zip(part.images, part.targets, strict=True)):
             folder = tmp_path / "images" / split / str(int(label))

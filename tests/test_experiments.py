@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 import device_fakes
 from reconvene.costs import Budget, listed_costs
-from reconvene.data import load
+from reconvene.data import load_data
 from reconvene.deploy import measure
 from reconvene.devices import Predictor
 from reconvene.devices.latency_cost import DeviceLatency
@@ -29,14 +29,14 @@ from reconvene.experiments.masked import put_on, take_off
 from reconvene.experiments.methods import arm_named
 from reconvene.experiments.pages import write_pages
 from reconvene.experiments.results import append_result
-from reconvene.experiments.search import KNOWN, OPTIONS
+from reconvene.experiments.search import KNOWN, SEARCH_OPTIONS
 from reconvene.experiments.summary import Mean, summarise
-from reconvene.experiments.worker import carry_out
-from reconvene.models import example_inputs, resolve
+from reconvene.experiments.worker import execute_run
+from reconvene.models import example_inputs, resolve_address
 from reconvene.structure import analyse
-from reconvene.training import TrainConfig, train
+from reconvene.training import TrainConfig, train_model
 from reconvene.training.checkpoint import sha256
-from reconvene.training.run import Run as TrainingRun
+from reconvene.training.run import TrainingRun as TrainingRun
 
 DATA = {"name": "digits", "spec": "digits", "limit": 128}
 RECIPE = {"batch_size": 32, "precision": "fp32"}
@@ -46,11 +46,11 @@ SMALL_SEARCH = {"population": 4, "generations": 2, "proxy_images": 60}
 
 @pytest.fixture(scope="module")
 def digits():
-    return load("digits", limit=128)
+    return load_data("digits", limit=128)
 
 
 def setting(arm: str, folder: Path, dataset, *, budget: dict[str, Any] | None = None, **options: Any) -> Setting:
-    source = resolve("resnet20", {"width": 0.5}, seed=3)
+    source = resolve_address("resnet20", {"width": 0.5}, seed=3)
     usual = SMALL_SEARCH if arm == "nas" else {}
     return Setting(
         model=source.build(),
@@ -87,7 +87,7 @@ def test_equal_budgets_are_really_equal(arm: str, budget: dict[str, Any], tmp_pa
     But for uniform widths, whose next step widens every layer at once.
     """
     ready = ARMS[arm].prepare(setting(arm, tmp_path, digits, budget=budget))
-    whole = measure(resolve("resnet20", {"width": 0.5}).build(), example_inputs((3, 32, 32)), latency=False)
+    whole = measure(resolve_address("resnet20", {"width": 0.5}).build(), example_inputs((3, 32, 32)), latency=False)
     own = measure(ready.model, example_inputs((3, 32, 32)), latency=False)
     used = []
     for cost in budget:
@@ -128,13 +128,13 @@ def test_masks_are_kept_during_training(tmp_path: Path, digits) -> None:
     at = setting("unstructured", tmp_path, digits, budget={"params": "4x"})
     model = ARMS["unstructured"].prepare(at).model
     before = {name: p.detach().clone() for name, p in model.named_parameters() if name.endswith("original")}
-    train(model, digits, epochs=1, directory=tmp_path, config=at.config)
+    train_model(model, digits, epochs=1, directory=tmp_path, config=at.config)
     originals = dict(model.named_parameters())
     assert before and all((originals[name][start == 0] == 0).all() for name, start in before.items())
     moved = sum(int((originals[name] != start).sum()) for name, start in before.items())
     assert moved > 0
     plain = take_off(model)
-    names = set(resolve("resnet20", {"width": 0.5}).build().state_dict())
+    names = set(resolve_address("resnet20", {"width": 0.5}).build().state_dict())
     assert set(plain.state_dict()) == names
     for name, start in before.items():
         weight = plain.get_parameter(name.replace("parametrizations.", "").removesuffix(".original"))
@@ -148,7 +148,7 @@ def test_a_mask_that_fits_nothing_is_refused() -> None:
 
 def test_every_arm_starts_from_the_same_network(tmp_path: Path, digits) -> None:
     """What an arm does not touch is, bit for bit, what the dense network of that seed holds."""
-    dense = resolve("resnet20", {"width": 0.5}, seed=3).build()
+    dense = resolve_address("resnet20", {"width": 0.5}, seed=3).build()
     for arm in ("dense", "unstructured", "uniform", "ours"):
         at = setting(arm, tmp_path / arm, digits)
         assert sha256(at.model.state_dict()) == sha256(dense.state_dict())
@@ -165,7 +165,7 @@ def test_a_run_says_what_it_started_from_and_what_it_took(tmp_path: Path) -> Non
     records = []
     for run in runs:
         (tmp_path / run.key).mkdir()
-        records.append(carry_out(run, tmp_path / run.key, data="digits"))
+        records.append(execute_run(run, tmp_path / run.key, data="digits"))
     dense, uniform = records
     assert dense["params"] == dense["dense"]["params"] == uniform["dense"]["params"]
     assert uniform["params"] <= dense["params"] / 3
@@ -206,7 +206,7 @@ def test_the_time_of_a_search_is_counted_and_survives_an_interruption(tmp_path: 
     trained = sum(entry["seconds"] for entry in known)
     assert first.facts["candidates"] == len(known) <= SMALL_SEARCH["population"] * SMALL_SEARCH["generations"]
     assert first.seconds["search"] == pytest.approx(trained)
-    whole = measure(resolve("resnet20", {"width": 0.5}).build(), example_inputs((3, 32, 32)), latency=False)
+    whole = measure(resolve_address("resnet20", {"width": 0.5}).build(), example_inputs((3, 32, 32)), latency=False)
     own = measure(first.model, example_inputs((3, 32, 32)), latency=False)
     assert 0.9 * whole.params / 4 < own.params <= whole.params / 4
     assert 0.5 * wall < sum(first.seconds.values()) <= 1.5 * wall
@@ -225,7 +225,7 @@ def test_pruning_after_training_pays_for_its_dense_part(tmp_path: Path, digits) 
     pytest.importorskip("torch_pruning")
     at = setting("torch_pruning", tmp_path, digits)
     ready = ARMS["torch_pruning"].prepare(at)
-    whole = measure(resolve("resnet20", {"width": 0.5}).build(), at.inputs, latency=False)
+    whole = measure(resolve_address("resnet20", {"width": 0.5}).build(), at.inputs, latency=False)
     own = measure(ready.model, at.inputs, latency=False)
     assert 0.9 * whole.params / 4 < own.params <= whole.params / 4
     assert ready.epochs + ready.earlier["epochs"] == at.epochs
@@ -250,7 +250,7 @@ def test_interrupted_and_resumed_results_are_identical(tmp_path: Path, monkeypat
     (run,) = make_experiment(experiment(epochs=4, arms=[{"arm": "unstructured"}])).runs
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
-    whole = carry_out(run, tmp_path / "whole", data="digits")
+    whole = execute_run(run, tmp_path / "whole", data="digits")
     step, steps = TrainingRun._step, []
 
     def stop(self: Any, x: Any, y: Any) -> Any:
@@ -261,8 +261,8 @@ def test_interrupted_and_resumed_results_are_identical(tmp_path: Path, monkeypat
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("reconvene.training.run.Run._step", stop)
-        carry_out(run, tmp_path / "parts", data="digits")
-    resumed = carry_out(run, tmp_path / "parts", data="digits")
+        execute_run(run, tmp_path / "parts", data="digits")
+    resumed = execute_run(run, tmp_path / "parts", data="digits")
     assert _stable(resumed) == _stable(whole)
     # It did go on: the epochs that were done had their lines already, with the seconds they took then.
     assert len(resumed["curve"]) == 4
@@ -446,7 +446,7 @@ def test_an_experiment_is_a_toml_file(tmp_path: Path) -> None:
     file.write_text("epochs = ")
     with pytest.raises(ExperimentError, match=r"e.toml is not TOML"):
         read_experiment(file)
-    assert OPTIONS["population"] > 3
+    assert SEARCH_OPTIONS["population"] > 3
 
 
 def test_means_and_spreads_by_hand() -> None:

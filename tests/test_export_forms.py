@@ -70,7 +70,7 @@ def test_writes_into_views_are_seen_in_the_whole(kind: str, format: str, tmp_pat
         pytest.skip("seen in ncnn, which traces otherwise; two kinds are enough here")
     net, x = written(kind), torch.randn(1, 3, 8, 8)
     made = deploy.export(net, tmp_path, format=format, example_inputs=x)
-    (output,) = deploy.run(made.path, x).values()
+    (output,) = deploy.run_file(made.path, x).values()
     with torch.no_grad():
         torch.testing.assert_close(output, net(x), rtol=1e-3, atol=1e-5)
 
@@ -109,7 +109,7 @@ def test_an_instance_norm_with_statistics_is_the_batch_norm_that_it_is_in_eval_m
     installed(format)
     net, x = Normed().eval(), torch.randn(2, 1, 12, 12)
     made = deploy.export(net, tmp_path, format=format, example_inputs=x)
-    (output,) = deploy.run(made.path, x).values()
+    (output,) = deploy.run_file(made.path, x).values()
     with torch.no_grad():
         torch.testing.assert_close(output, net(x), rtol=1e-3, atol=1e-5)
     assert isinstance(net.body[1][0], nn.InstanceNorm2d), "the caller's model stays as it is"

@@ -155,10 +155,10 @@ def test_a_static_batch_on_demand(format: str, tmp_path: Path) -> None:
     made = deploy.export(net, tmp_path, format=format, example_inputs=X, batch=4)
     assert made.batch == 4 and made.notes == () and [row.batch_size for row in made.verification.rows] == [4]
     x = torch.randn(8, 3, 16, 16)
-    (output,) = deploy.run(made.path, x).values()  # taken apart
+    (output,) = deploy.run_file(made.path, x).values()  # taken apart
     torch.testing.assert_close(output, net(x), rtol=1e-4, atol=1e-5)
     with pytest.raises(ModelError, match="takes batches of 4, but was given 6"):
-        deploy.run(made.path, x[:6])
+        deploy.run_file(made.path, x[:6])
 
 
 @pytest.mark.parametrize("format", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
@@ -179,7 +179,7 @@ def test_free_height_and_width_are_verified_at_two_sizes(format: str, tmp_path: 
     made = deploy.export(net, tmp_path, format=format, example_inputs=X, dynamic_axes=("height", "width"))
     assert made.dynamic_axes == ("height", "width") and "verified at 3x48x80 too" in made.notes[0]
     x = torch.randn(3, 3, 24, 40)
-    (output,) = deploy.run(made.path, x).values()
+    (output,) = deploy.run_file(made.path, x).values()
     torch.testing.assert_close(output, net(x), rtol=1e-4, atol=1e-5)
 
 
@@ -222,7 +222,7 @@ def test_float16_keeps_inputs_and_outputs_and_halves_the_weights(format: str, tm
     made = deploy.export(net, tmp_path, format=format, example_inputs=X, precision="fp16")
     assert made.precision == "fp16" and ".fp16." in made.path.name and made.bytes < 0.6 * full.bytes
     assert 1e-5 < made.verification.max_rel_error < made.verification.tolerance == HALF_TOLERANCE
-    (output,) = deploy.run(made.path, X).values()
+    (output,) = deploy.run_file(made.path, X).values()
     assert output.dtype == torch.float32
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     with pytest.raises(VerificationError, match="tolerance 1e-06"):

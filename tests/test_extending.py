@@ -19,9 +19,9 @@ import reconvene as rc
 from reconvene.costs import COSTS
 from reconvene.criteria.registry import CHANNEL_CRITERIA
 from reconvene.data import Preprocessing
-from reconvene.deploy import FORMATS, RUNTIMES, bundle
+from reconvene.deploy import FORMATS, RUNTIMES, write_bundle
 from reconvene.errors import ExportError
-from reconvene.models import resolve
+from reconvene.models import resolve_address
 from reconvene.structure.custom_layers import LAYERS
 from reconvene.structure.rules import RULES
 from reconvene.tasks import TASKS
@@ -53,7 +53,7 @@ def test_a_cost_of_ones_own_is_a_budget_in_python(monkeypatch: pytest.MonkeyPatc
     plugin, use = blocks("cost")
     monkeypatch.setitem(COSTS, "energy", None)  # removed again after the test
     exec(plugin, {"__name__": "energy"})
-    names = {"model": resolve("resnet20", {"width": 0.5}).build(), "example_inputs": torch.randn(1, 3, 32, 32)}
+    names = {"model": resolve_address("resnet20", {"width": 0.5}).build(), "example_inputs": torch.randn(1, 3, 32, 32)}
     exec(use, names)
     plan = names["small"].reconvene_plan
     for cost, times in (("energy", 3), ("params", 2)):
@@ -174,7 +174,7 @@ def test_a_runtime_of_ones_own_exports_verifies_times_and_limits_sizes(
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 8), nn.ReLU(), nn.Linear(8, 2))
     images = np.random.default_rng(0).integers(0, 256, (4, 3, 4, 4), dtype=np.uint8)
     exported = rc.export(model, "pictures", format="npz", example_inputs=torch.randn(1, 3, 4, 4))
-    bundle(
+    write_bundle(
         "device.tar.gz",
         [exported],
         preprocessing=Preprocessing((3, 4, 4), (0.5,) * 3, (0.25,) * 3, ("a", "b")),

@@ -22,7 +22,7 @@ from reconvene.costs import Budget, short_text
 from reconvene.errors import BudgetError, FleetError
 from reconvene.fleet import Result, executors, front, rank, read_fleet, run_fleet, write_page
 from reconvene.fleet.portfolio import DONE
-from reconvene.models import resolve
+from reconvene.models import resolve_address
 from reconvene.planning.target import Target
 from reconvene.utils import numbers
 
@@ -43,11 +43,11 @@ ASKED = {"server": "params 2x", "board": "latency 1.2x", "chip": "size 40kB", "d
 
 
 def board() -> devices.Profile:
-    return fakes.of(resolve("resnet20", {"width": 0.25}).build(), torch.zeros(1, 3, 32, 32))[1]
+    return fakes.of(resolve_address("resnet20", {"width": 0.25}).build(), torch.zeros(1, 3, 32, 32))[1]
 
 
 def fleet_file(folder: Path, text: str = FILE) -> Path:
-    devices.save(board(), folder / "board.json")
+    devices.save_profile(board(), folder / "board.json")
     path = folder / "fleet.yaml"
     path.write_text(text)
     return path
@@ -109,7 +109,7 @@ def test_the_page_says_who_gets_what_and_what_could_not_be_met(made: tuple[Path,
     row = next(row for row in result.rows if row.device == "board")
     assert short_text("latency", row.costs["latency"]) in board and "used" in board
     assert f"{numbers.ratio(row.dense['params'] / row.costs['params'])} less" in board
-    assert f"of {numbers.count(row.training_flops['dense'])}" in board
+    assert f"of {numbers.format_count(row.training_flops['dense'])}" in board
     assert "File size (chip): that of the exported file: onnx" in page and "model.safetensors" in page
     assert "Latency: predicted for a machine that is nowhere" in page and "only training tells that" in page
     assert {path.name for path in written} >= {"index.html", "front-params.svg", "front-size.svg"}
@@ -177,14 +177,14 @@ def test_what_a_device_gets_is_in_the_precision_of_its_profile(tmp_path: Path) -
     assert [device.precision for device in plain.devices] == [None, "fp32", None, None]
     for precision in ("fp32", "int8"):
         path = fleet_file(tmp_path, FILE.replace("profile: board.json", f"profile: board.json, precision: {precision}"))
-        devices.save(dataclasses.replace(board(), precision="int8"), tmp_path / "board.json")
+        devices.save_profile(dataclasses.replace(board(), precision="int8"), tmp_path / "board.json")
         if precision == "int8":
             assert read_fleet(path).devices[1].target.precision == "int8"
         else:
             with pytest.raises(FleetError, match=r"line 7: device board: precision is fp32, .* measured in int8"):
                 read_fleet(path)
     fleet_file(tmp_path)
-    devices.save(dataclasses.replace(board(), precision="int8"), tmp_path / "board.json")
+    devices.save_profile(dataclasses.replace(board(), precision="int8"), tmp_path / "board.json")
     assert read_fleet(tmp_path / "fleet.yaml").devices[1].precision == "int8"
 
 
@@ -323,7 +323,7 @@ def test_two_ray_nodes_share_the_work_and_a_killed_worker_loses_nothing(
 
 
 def test_fit_ranks_what_loses_least_first_and_says_what_does_not_fit() -> None:
-    sources = [resolve(name, {"width": width}) for name, width in (("resnet20", 0.25), ("resnet20", 1.0))]
+    sources = [resolve_address(name, {"width": width}) for name, width in (("resnet20", 0.25), ("resnet20", 1.0))]
     device = board()
     found = rank(sources, Budget(params=10_000), target=Target(device), criterion="magnitude", examples=1000)
     losses = [candidate.loss for candidate in found.candidates]
@@ -376,7 +376,7 @@ def test_where_no_budget_can_be_kept_the_fleet_says_why(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_so_small_is_refused() -> None:
-    model = resolve("resnet20", {"width": 0.25}).build()
+    model = resolve_address("resnet20", {"width": 0.25}).build()
     # The floor of the weights' file is above that of the exported one: what counts is the file itself.
     smallest = rc.plan(model, torch.zeros(1, 3, 32, 32), Budget(size="10kB"), "magnitude", size_of=["onnx"])
     assert smallest.costs["pruned"]["size"] <= 10_000

@@ -194,7 +194,7 @@ def test_a_runtime_that_is_missing_or_too_old_is_named(
     with pytest.raises(
         MissingExtraError, match=rf"{package} {runtime.to_run[package]} or newer, and 0.0.1 is installed"
     ):
-        deploy.run(tmp_path / f"model{runtime.suffix}", images(1))
+        deploy.run_file(tmp_path / f"model{runtime.suffix}", images(1))
 
 
 class Unknown(nn.Module):
@@ -215,25 +215,25 @@ def test_an_operator_that_a_runtime_lacks_is_named(format: str, tmp_path: Path) 
 def test_a_file_that_is_damaged_or_another_shape_is_refused(format: str, tmp_path: Path) -> None:
     made = deploy.export(Wild(), tmp_path, format=format, example_inputs=images(1), verify=False)
     with pytest.raises(ModelError):
-        deploy.run(made.path, torch.randn(1, 3, 16, 16)[:, :2])
+        deploy.run_file(made.path, torch.randn(1, 3, 16, 16)[:, :2])
     made.path.write_bytes(made.path.read_bytes()[:40])
     with pytest.raises(ModelError, match="cannot load"):
-        deploy.run(made.path, images(1))
+        deploy.run_file(made.path, images(1))
     with pytest.raises(ModelError, match="there is no file"):
-        deploy.run(tmp_path / f"other{FORMATS[format].suffix}", images(1))
+        deploy.run_file(tmp_path / f"other{FORMATS[format].suffix}", images(1))
 
 
 def test_files_of_no_runtime_are_told_with_the_endings_there_are(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"Available: .*\.onnx.*\.pte"):
-        deploy.run(tmp_path / "model.engine", images(1))
+        deploy.run_file(tmp_path / "model.engine", images(1))
 
 
 def test_bench_sets_int8_beside_fp32_and_tells_size_and_agreement() -> None:
     pytest.importorskip("onnxruntime")
     net = trained("resnet20").eval()
-    evidence = deploy.Evidence(calibrating(), labelled("resnet20"), "128 test images")
+    evidence = deploy.BenchData(calibrating(), labelled("resnet20"), "128 test images")
     asked = {"runtimes": ("onnxruntime", "eager"), "precisions": ("fp32", "int8"), "evidence": evidence, "repeats": 2}
-    result = deploy.bench({"dense": net, "pruned": net}, images(1), **asked)
+    result = deploy.time_variants({"dense": net, "pruned": net}, images(1), **asked)
     rows = [(row.runtime, row.variant, row.precision) for row in result.rows]
     onnx = [("onnxruntime", variant, kind) for variant in ("dense", "pruned") for kind in ("fp32", "int8")]
     assert rows == [*onnx, ("eager", "dense", "fp32"), ("eager", "pruned", "fp32")]
@@ -244,6 +244,6 @@ def test_bench_sets_int8_beside_fp32_and_tells_size_and_agreement() -> None:
     assert result.row("eager", "dense").size is None and result.data == "128 test images" and not result.left_out
     assert "int8" in str(result) and "128 test images" in str(result)
     with pytest.raises(UnknownNameError, match="Available: fp32, int8"):
-        deploy.bench({"net": net}, images(1), precisions=("int4",))
+        deploy.time_variants({"net": net}, images(1), precisions=("int4",))
     with pytest.raises(ExportError, match="calibrated on real data"):
-        deploy.bench({"net": net}, images(1), runtimes=("onnxruntime",), precisions=("fp32", "int8"), repeats=1)
+        deploy.time_variants({"net": net}, images(1), runtimes=("onnxruntime",), precisions=("fp32", "int8"), repeats=1)

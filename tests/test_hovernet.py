@@ -11,7 +11,7 @@ import torch
 import reconvene as rc
 from reconvene.models import MODELS
 from reconvene.models.hovernet import HoVerNet
-from reconvene.training import TrainConfig, train
+from reconvene.training import TrainConfig, train_model
 from segments import discs
 
 SIZES = {"np": 2, "hv": 2, "tp": 6}
@@ -77,7 +77,7 @@ def test_it_learns_to_tell_objects_apart(tmp_path: Path) -> None:
     pytest.importorskip("skimage")
     data = discs(60, "instances-hv")
     config = TrainConfig(batch_size=8, precision="fp32", device="cpu", lr=0.1)
-    result = train(small(data.outputs, 1, width=1 / 8), data, epochs=10, directory=tmp_path, config=config)
+    result = train_model(small(data.outputs, 1, width=1 / 8), data, epochs=10, directory=tmp_path, config=config)
     assert result.evaluation.metrics["dice"] > 0.8 and result.score > 0.1
 
 

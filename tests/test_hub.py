@@ -58,7 +58,7 @@ def folder(pruned: Path, tmp_path: Path) -> Path:
     (tmp_path / "a" / "model.onnx").write_bytes(b"exported")
     training = {"accuracy": 0.875, "loss": 0.5, "dataset": "digits: 10 images", "epochs": 3, "per_class": {"a": 0.25}}
     training["teacher"] = {"model": "resnet56", "accuracy": 0.9375}
-    artifact.record(tmp_path / "a", {"training": training})
+    artifact.add_measurements(tmp_path / "a", {"training": training})
     return tmp_path / "a"
 
 
@@ -125,7 +125,7 @@ def test_a_dense_artifact_takes_the_plan_of_the_one_before_away(hub: HubServer, 
 def test_a_branch_that_is_not_there_is_made(hub: HubServer, folder: Path) -> None:
     rc.push_to_hub(folder, "me/net", revision="next")
     assert "reconvene.json" in hub.files("me/net", "next") and "reconvene.json" not in hub.files("me/net")
-    artifact.record(folder, {"x": 1})
+    artifact.add_measurements(folder, {"x": 1})
     rc.push_to_hub(folder, "me/net", revision="next")
     assert rc.load("hf:me/net@next") is not None
 

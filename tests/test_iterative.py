@@ -8,7 +8,7 @@ import torch
 import reconvene as rc
 from reconvene.costs.model import CostModel
 from reconvene.errors import ArgumentError, BudgetError, PlanError
-from reconvene.models import Source
+from reconvene.models import ModelSource
 from reconvene.planning.schedule import compose_plans
 from reconvene.structure import analyse
 from test_trained_plans import Net, X, batches, trained
@@ -45,7 +45,7 @@ def test_all_steps_are_one_plan_of_the_dense_network():
 
 
 def test_what_was_tuned_in_between_is_in_the_result_and_can_be_saved(tmp_path):
-    source = Source("resnet20", {"num_classes": 10}, (3, 16, 16))
+    source = ModelSource("resnet20", {"num_classes": 10}, (3, 16, 16))
     net, x = source.build(), torch.randn(2, 3, 16, 16)
 
     def tune(network, step):

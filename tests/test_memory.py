@@ -12,7 +12,7 @@ from torch import nn
 import reconvene as rc
 from reconvene import devices
 from reconvene.deploy import FORMATS
-from reconvene.deploy.benchmark import latency
+from reconvene.deploy.benchmark import measure_latency
 from reconvene.deploy.memory import planned_memory
 from reconvene.errors import BudgetError, DeviceError, UnknownNameError
 from reconvene.planning import runtime_costs
@@ -144,7 +144,7 @@ def test_a_latency_in_int8_is_predicted_and_timed_with_int8_networks(
     )
 
     def stopwatch(network: nn.Module, inputs: torch.Tensor, *, precision: str, threads: int, settled) -> float:
-        assert latency(network, inputs, precision=precision, threads=threads, repeats=1) > 0, "it runs in int8"
+        assert measure_latency(network, inputs, precision=precision, threads=threads, repeats=1) > 0, "it runs in int8"
         timed.append((precision, sum(parameter.numel() for parameter in network.parameters())))
         return 1e-8 * timed[-1][1]  # as if time were parameters: a busy machine has no say in this test
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from reconvene.errors import MissingExtraError, ModelError, UnknownNameError
-from reconvene.models import MODELS, Source, example_inputs, parse_arguments, resolve
+from reconvene.models import MODELS, ModelSource, example_inputs, parse_arguments, resolve_address
 
 # Counted by hand or known from the literature (ResNet-20: 0.27M, ResNet-56: 0.86M, VGG-16: 14.7M, ResNet-18: 11.17M).
 PARAMETERS = {
@@ -54,7 +54,7 @@ def test_constructor_arguments_reach_the_network(name: str) -> None:
 
 
 def test_a_seed_gives_the_same_bytes_and_another_seed_other_bytes() -> None:
-    build = [resolve("resnet20", seed=seed).build() for seed in (3, 3, 4)]
+    build = [resolve_address("resnet20", seed=seed).build() for seed in (3, 3, 4)]
     assert state_bytes(build[0]) == state_bytes(build[1]) != state_bytes(build[2])
 
 
@@ -70,16 +70,16 @@ def test_building_is_seeded_in_every_generator_and_leaves_all_of_them_as_they_we
     torch.manual_seed(1), np.random.seed(1), random.seed(1)
     expected = (torch.rand(1).item(), np.random.rand(), random.random())
     torch.manual_seed(1), np.random.seed(1), random.seed(1)
-    source = Source(f"{__name__}:Drawing", seed=7)
+    source = ModelSource(f"{__name__}:Drawing", seed=7)
     first = source.build(allow_import=True)
     assert (torch.rand(1).item(), np.random.rand(), random.random()) == expected
     assert state_bytes(first) == state_bytes(source.build(allow_import=True))
 
 
 def test_the_input_shape_is_the_models_own_unless_given() -> None:
-    assert resolve("vgg16_bn").input_shape == (3, 32, 32)
-    assert resolve("vgg16_bn", {"in_channels": 1}).input_shape == (1, 32, 32)
-    assert resolve("vgg16_bn", input_shape=(3, 64, 64)).input_shape == (3, 64, 64)
+    assert resolve_address("vgg16_bn").input_shape == (3, 32, 32)
+    assert resolve_address("vgg16_bn", {"in_channels": 1}).input_shape == (1, 32, 32)
+    assert resolve_address("vgg16_bn", input_shape=(3, 64, 64)).input_shape == (3, 64, 64)
 
 
 def test_example_inputs_depend_on_the_seed_alone() -> None:
@@ -90,8 +90,8 @@ def test_example_inputs_depend_on_the_seed_alone() -> None:
 
 
 def test_a_source_survives_json() -> None:
-    source = Source("vgg16_bn", {"num_classes": 4, "width": 0.5}, (3, 32, 32), 5)
-    assert Source.from_dict(source.to_dict()) == source
+    source = ModelSource("vgg16_bn", {"num_classes": 4, "width": 0.5}, (3, 32, 32), 5)
+    assert ModelSource.from_dict(source.to_dict()) == source
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_source_survives_json() -> None:
 )
 def test_what_is_no_source_is_refused(data: dict[str, object]) -> None:
     with pytest.raises(ModelError, match=r"source of a model|recorded"):
-        Source.from_dict(data)
+        ModelSource.from_dict(data)
 
 
 def test_arguments_are_read_as_their_kind() -> None:
@@ -124,35 +124,35 @@ def test_arguments_that_cannot_be_read_are_refused(pairs: list[str]) -> None:
 
 def test_an_unknown_name_lists_the_models_and_the_other_families() -> None:
     with pytest.raises(UnknownNameError) as caught:
-        resolve("vgg17")
+        resolve_address("vgg17")
     assert set(MODELS) <= set(caught.value.available)
     assert "torchvision:NAME" in caught.value.available
 
 
 def test_an_unknown_argument_lists_what_the_model_takes() -> None:
     with pytest.raises(ModelError, match=r"'classes'.*num_classes"):
-        resolve("vgg16_bn", {"classes": 3})
+        resolve_address("vgg16_bn", {"classes": 3})
 
 
 def test_a_module_is_only_imported_when_the_caller_says_so() -> None:
     sys.modules.pop("this", None)  # a standard module whose import can be seen
     with pytest.raises(ModelError, match="--allow-import"):
-        resolve("this:anything")
+        resolve_address("this:anything")
     with pytest.raises(ModelError, match="--allow-import"):
-        Source("this:anything").build()
+        ModelSource("this:anything").build()
     assert "this" not in sys.modules
 
 
 def test_an_imported_model_needs_an_input_shape_and_a_callable() -> None:
     with pytest.raises(ModelError, match="--input"):
-        resolve(f"{__name__}:Drawing", allow_import=True)
-    assert resolve(f"{__name__}:Drawing", input_shape=(3,), allow_import=True).input_shape == (3,)
+        resolve_address(f"{__name__}:Drawing", allow_import=True)
+    assert resolve_address(f"{__name__}:Drawing", input_shape=(3,), allow_import=True).input_shape == (3,)
     with pytest.raises(UnknownNameError, match="Drawing"):
-        resolve(f"{__name__}:Nothing", allow_import=True)
+        resolve_address(f"{__name__}:Nothing", allow_import=True)
     with pytest.raises(ModelError, match="cannot be imported"):
-        resolve("no_such_module_at_all:f", allow_import=True)
+        resolve_address("no_such_module_at_all:f", allow_import=True)
     with pytest.raises(ModelError, match="not a torch"):
-        Source("builtins:dict").build(allow_import=True)
+        ModelSource("builtins:dict").build(allow_import=True)
 
 
 @pytest.mark.parametrize(
@@ -166,13 +166,13 @@ def test_an_imported_model_needs_an_input_shape_and_a_callable() -> None:
 )
 def test_models_of_vision_packages_know_their_input_shape(address: str, shape: tuple[int, ...]) -> None:
     pytest.importorskip(address.partition(":")[0])
-    assert resolve(address).input_shape == shape
+    assert resolve_address(address).input_shape == shape
 
 
 @pytest.mark.parametrize("address", ["torchvision:squeezenet1_1", "timm:mobilenetv3_small_050"])
 def test_models_of_vision_packages_are_built_untrained_with_arguments(address: str) -> None:
     pytest.importorskip(address.partition(":")[0])
-    source = resolve(address, {"num_classes": 7}, seed=2)
+    source = resolve_address(address, {"num_classes": 7}, seed=2)
     model = source.build()
     with torch.no_grad():
         assert model.eval()(example_inputs((3, 64, 64), batch=2)).shape == (2, 7)
@@ -182,7 +182,7 @@ def test_models_of_vision_packages_are_built_untrained_with_arguments(address: s
 def test_a_segmentation_model_is_built_without_fetching_a_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torchvision")
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *a, **k: pytest.fail("a download was tried"))
-    assert isinstance(resolve("torchvision:lraspp_mobilenet_v3_large").build(), nn.Module)
+    assert isinstance(resolve_address("torchvision:lraspp_mobilenet_v3_large").build(), nn.Module)
 
 
 @pytest.mark.parametrize(
@@ -197,20 +197,20 @@ def test_a_segmentation_model_is_built_without_fetching_a_backbone(monkeypatch: 
 def test_no_argument_can_load_weights_or_run_downloaded_code(address: str, argument: str) -> None:
     pytest.importorskip(address.partition(":")[0])
     with pytest.raises(ModelError, match="refused"):
-        resolve(address, {argument: "x"})
+        resolve_address(address, {argument: "x"})
 
 
 @pytest.mark.parametrize("address", ["torchvision:resnet19", "timm:resnet19", "transformers:resnet19"])
 def test_an_unknown_name_of_another_package_lists_the_closest(address: str) -> None:
     pytest.importorskip(address.partition(":")[0])
     with pytest.raises(UnknownNameError, match="resnet"):
-        resolve(address)
+        resolve_address(address)
 
 
 def test_a_transformers_model_is_built_from_its_configuration() -> None:
     pytest.importorskip("transformers")
-    source = resolve("transformers:resnet", {"num_labels": 3, "embedding_size": 8}, input_shape=(3, 64, 64))
-    assert resolve("transformers:vit").input_shape == (3, 224, 224)
+    source = resolve_address("transformers:resnet", {"num_labels": 3, "embedding_size": 8}, input_shape=(3, 64, 64))
+    assert resolve_address("transformers:vit").input_shape == (3, 224, 224)
     with torch.no_grad():
         assert source.build().eval()(example_inputs((3, 64, 64)))["logits"].shape == (1, 3)
 
@@ -222,7 +222,7 @@ def test_an_absent_package_names_its_extra(address: str, monkeypatch: pytest.Mon
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Absent(package), *sys.meta_path])
     with pytest.raises(MissingExtraError, match=r"pip install 'reconvene\["):
-        resolve(address)
+        resolve_address(address)
 
 
 class Absent:
@@ -265,18 +265,18 @@ def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
 @pytest.mark.parametrize("address", ["usernet:make", "usernet.py:make", "./usernet.py:make"])
 def test_a_model_of_the_current_folder_is_found_with_what_it_imports(address: str, user_folder: Path) -> None:
     folders = list(sys.path)
-    source = resolve(address, {"classes": 5}, input_shape=(3, 2, 2), allow_import=True)
+    source = resolve_address(address, {"classes": 5}, input_shape=(3, 2, 2), allow_import=True)
     assert source.build(allow_import=True)(torch.zeros(1, 3, 2, 2)).shape == (1, 5)
     assert sys.path == folders
     with pytest.raises(ModelError, match="--allow-import"):
-        resolve(address, input_shape=(3, 2, 2))
+        resolve_address(address, input_shape=(3, 2, 2))
 
 
 def test_files_of_one_name_are_modules_of_their_own(user_folder: Path) -> None:
     for address, width in (("usernet.py:make", 4), (f"{user_folder}/other/usernet.py:make", 8)):
         for name in ("late", "blocks"):  # what two folders call alike is one module to Python
             sys.modules.pop(name, None)
-        assert Source(address).build(allow_import=True)[-1].in_features == width
+        assert ModelSource(address).build(allow_import=True)[-1].in_features == width
 
 
 def test_what_a_users_file_raises_is_named_with_its_line(user_folder: Path) -> None:
@@ -287,5 +287,5 @@ def test_what_a_users_file_raises_is_named_with_its_line(user_folder: Path) -> N
     ):
         (user_folder / "usernet.py").write_text(f"\n\n{code}\n")
         with pytest.raises(ModelError, match=rf"usernet.py cannot be imported: .*{words}.*line 3"):
-            resolve("usernet.py:make", input_shape=(3, 2, 2), allow_import=True)
+            resolve_address("usernet.py:make", input_shape=(3, 2, 2), allow_import=True)
     assert "usernet" not in sys.modules

@@ -12,8 +12,8 @@ from torch.utils import _pytree as pytree
 
 from reconvene.errors import ModelError
 from reconvene.structure.analysis import assemble, label
-from reconvene.structure.capture import record
-from reconvene.structure.labels import size_of
+from reconvene.structure.capture import record_forward
+from reconvene.structure.labels import dimension_size
 from reconvene.structure.recording import Recording
 
 SAMPLES = 2
@@ -57,7 +57,7 @@ def _recordings() -> Iterator[tuple[str, Recording]]:
             except Exception:  # noqa: BLE001 - no call that runs alone on this machine
                 continue
             try:
-                yield f"{info.name} {number}", record(model, torch.ones(()))
+                yield f"{info.name} {number}", record_forward(model, torch.ones(()))
             except ModelError:
                 continue
 
@@ -72,7 +72,7 @@ def _check(recordings: Iterator[tuple[str, Recording]]) -> int:
         for op in recording.ops:
             seen.add(op.name)
             for out in op.outs:
-                shape = [] if out is None else [size_of(dim) for dim in context.dims(out)]
+                shape = [] if out is None else [dimension_size(dim) for dim in context.dims(out)]
                 if out is not None and out.numel() and shape != list(out.shape):
                     wrong.append(f"{name}: {op.name} gives {tuple(out.shape)}, its rule {tuple(shape)}")
     assert not wrong
@@ -116,7 +116,7 @@ def test_rules_read_unusual_arguments(name: str) -> None:
         def forward(self, x: Tensor) -> Any:
             return NUMBERS[name](self.stem(x))
 
-    _check(iter([(name, record(Net(), torch.randn(5, 4)))]))
+    _check(iter([(name, record_forward(Net(), torch.randn(5, 4)))]))
 
 
 @pytest.mark.slow

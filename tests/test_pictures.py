@@ -13,7 +13,15 @@ import pytest
 import torch
 
 from reconvene.data import Augmentation, Dataset, Split
-from reconvene.deploy.on_device.images import Refused, decode, fit, normalise, read_npy, read_png, resize
+from reconvene.deploy.on_device.images import (
+    Refused,
+    decode_image,
+    normalise,
+    read_npy,
+    read_png,
+    resize,
+    scale_to_cover,
+)
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -55,7 +63,9 @@ def test_fitting_is_what_training_does(channels: int, size: tuple[int, int]) -> 
     if size != (32, 32):
         wanted = _covering(wanted, 32, 32, nearest=False)
     expected = np.asarray(wanted).reshape(32, 32, channels).transpose(2, 0, 1)
-    assert abs(fit(np.asarray(picture), [channels, 32, 32]).astype(int) - expected).max() <= (size != (32, 32))
+    assert abs(scale_to_cover(np.asarray(picture), [channels, 32, 32]).astype(int) - expected).max() <= (
+        size != (32, 32)
+    )
 
 
 def test_normalising_is_what_training_does_to_the_bit() -> None:
@@ -67,7 +77,7 @@ def test_normalising_is_what_training_does_to_the_bit() -> None:
 
 def test_what_cannot_be_an_image_of_that_shape_is_refused() -> None:
     with pytest.raises(Refused, match="too long and thin"):
-        fit(np.zeros((1, 2_000_000, 3), np.uint8), [3, 224, 224])
+        scale_to_cover(np.zeros((1, 2_000_000, 3), np.uint8), [3, 224, 224])
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
@@ -75,12 +85,12 @@ def test_png_without_pillow_is_png_with_pillow(mode: str, tmp_path: Path, monkey
     for number, size in enumerate([(1, 1), (17, 23), (40, 9)]):
         path = tmp_path / f"{number}.png"
         Image.fromarray(noise(*size, 4)).convert("RGB" if mode == "P" else "RGBA").convert(mode).save(path)
-        with_pillow, how = decode(path)
+        with_pillow, how = decode_image(path)
         assert how == "by Pillow"
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, "PIL", None)
             patch.setitem(sys.modules, "PIL.Image", None)
-            alone, how = decode(path)
+            alone, how = decode_image(path)
         assert "run.py itself" in how
         assert np.array_equal(alone, with_pillow)
 
@@ -158,7 +168,7 @@ def test_pnm_and_npy(channels: int, tmp_path: Path) -> None:
     (tmp_path / "a.pnm").write_bytes(header + b" # made by hand\n7 5\n#\n255\n" + pixels.tobytes())
     np.save(tmp_path / "a.npy", pixels)
     for name in ("a.pnm", "a.npy"):
-        assert np.array_equal(decode(tmp_path / name)[0], pixels)
+        assert np.array_equal(decode_image(tmp_path / name)[0], pixels)
 
 
 @pytest.mark.parametrize(
@@ -175,22 +185,22 @@ def test_pnm_and_npy(channels: int, tmp_path: Path) -> None:
 def test_other_images_that_cannot_be_read_say_why(data: bytes, said: str, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(data)
     with pytest.raises(Refused, match=said):
-        decode(tmp_path / "a")
+        decode_image(tmp_path / "a")
 
 
 def test_formats_that_only_pillow_reads_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(noise(8, 8, 3)).save(tmp_path / "a.jpg")
-    assert decode(tmp_path / "a.jpg")[0].shape == (8, 8, 3)
+    assert decode_image(tmp_path / "a.jpg")[0].shape == (8, 8, 3)
     monkeypatch.setitem(sys.modules, "PIL", None)
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     with pytest.raises(Refused, match="pip install pillow"):
-        decode(tmp_path / "a.jpg")
+        decode_image(tmp_path / "a.jpg")
 
 
 def test_16_bits_are_refused_with_pillow_too(tmp_path: Path) -> None:
     Image.fromarray(np.arange(12, dtype=np.uint16).reshape(3, 4)).save(tmp_path / "a.png")
     with pytest.raises(Refused, match="mode I;16"):
-        decode(tmp_path / "a.png")
+        decode_image(tmp_path / "a.png")
 
 
 def test_arrays_that_hold_objects_or_no_pixels_are_refused(tmp_path: Path) -> None:
@@ -200,6 +210,6 @@ def test_arrays_that_hold_objects_or_no_pixels_are_refused(tmp_path: Path) -> No
         read_npy(file.getvalue(), "a.npy")
     np.save(tmp_path / "a.npy", np.zeros((3, 4, 3), np.float32))
     with pytest.raises(Refused, match="float32"):
-        decode(tmp_path / "a.npy")
+        decode_image(tmp_path / "a.npy")
     with pytest.raises(Refused, match="no file"):
-        decode(tmp_path / "b.png")
+        decode_image(tmp_path / "b.png")

@@ -20,7 +20,7 @@ import reconvene as rc
 from cli_calls import SMALL, trouble
 from reconvene import cli
 from reconvene.cli import main
-from reconvene.cli.prune import Prune
+from reconvene.cli.prune import PruneCommand
 from reconvene.errors import (
     ArgumentError,
     BudgetError,
@@ -31,7 +31,7 @@ from reconvene.errors import (
     ResourceError,
     UnknownNameError,
 )
-from reconvene.models import Source, example_inputs, parse_arguments, resolve
+from reconvene.models import ModelSource, example_inputs, parse_arguments, resolve_address
 from reconvene.utils import resources
 
 INPUTS = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -132,7 +132,7 @@ def test_a_seed_of_numpy_is_a_whole_number_too() -> None:
 @pytest.mark.parametrize("seed", [True, 1.5, "a", None, 2**70], ids=repr)
 def test_a_model_is_not_drawn_from_what_is_no_seed(seed: Any) -> None:
     with pytest.raises(ModelError, match="seed"):
-        Source("resnet20", seed=seed).build()
+        ModelSource("resnet20", seed=seed).build()
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_arguments_of_models_are_finite(pair: str) -> None:
     with pytest.raises(ModelError, match="not finite"):
         parse_arguments([pair])
     with pytest.raises(ModelError, match="not finite"):
-        resolve("resnet20", {"width": float(pair.partition("=")[2])})
+        resolve_address("resnet20", {"width": float(pair.partition("=")[2])})
 
 
 def test_inputs_larger_than_the_machine_are_refused_before_memory_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,10 +290,10 @@ def test_a_command_that_is_misspelt(capfd: pytest.CaptureFixture[str]) -> None:
 def broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """A command line whose command has a fault; the temporary folder is of the test's own."""
 
-    def run(self: Prune) -> None:
+    def run(self: PruneCommand) -> None:
         raise KeyError("a fault\nof ours")
 
-    monkeypatch.setattr(Prune, "run", run)
+    monkeypatch.setattr(PruneCommand, "run", run)
     monkeypatch.setattr(cli.tempfile, "tempdir", str(tmp_path))
     return ["prune", *SMALL, "-o", str(tmp_path / "a")]
 
@@ -341,12 +341,12 @@ def test_debug_shows_where_an_error_of_ours_came_up_and_keeps_its_code(capfd: py
 def test_warnings_of_libraries_are_kept_off_the_terminal(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def run(self: Prune) -> None:
+    def run(self: PruneCommand) -> None:
         warnings.warn("a hint to whoever writes code", DeprecationWarning, stacklevel=1)
         warnings.warn("another", UserWarning, stacklevel=1)
         raise ModelError("an error")
 
-    monkeypatch.setattr(Prune, "run", run)
+    monkeypatch.setattr(PruneCommand, "run", run)
     monkeypatch.setattr(sys, "warnoptions", [])
     for words, shown in (([], False), (["--debug"], True)):
         with warnings.catch_warnings():

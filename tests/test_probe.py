@@ -22,8 +22,8 @@ from reconvene import artifact
 from reconvene.artifact import MANIFEST, WEIGHTS
 from reconvene.artifact.probe import ProbeInput
 from reconvene.errors import ArtifactError
-from reconvene.models import Source
-from reconvene.training.checkpoint import State, all_tensors, load_checkpoint, restore, save_checkpoint
+from reconvene.models import ModelSource
+from reconvene.training.checkpoint import TrainingState, all_tensors, load_checkpoint, restore, save_checkpoint
 from signed_artifacts import change_manifest, put_file
 
 TINY = {"address": "resnet20", "args": {"width": 0.25}, "input_shape": [3, 32, 32], "seed": 1}
@@ -95,7 +95,7 @@ def test_a_torchvision_model_that_refuses_weights_without_a_version_comes_back(t
     with torch.no_grad():
         assert torch.equal(again(x), small.eval()(x))
     assert artifact.Artifact.open(tmp_path / "a").versions[""] == 2
-    save_checkpoint(tmp_path, {}, State(), all_tensors(small, {}), {"": 2})
+    save_checkpoint(tmp_path, {}, TrainingState(), all_tensors(small, {}), {"": 2})
     checkpoint = load_checkpoint(tmp_path)
     assert checkpoint is not None
     restore(checkpoint, again, {})
@@ -106,7 +106,7 @@ def test_modules_get_the_versions_that_their_weights_were_saved_with(tmp_path: P
     assert artifact.Artifact.open(tmp_path / "a").versions == {"inner.1": 3}
     again = load(tmp_path / "a")
     assert torch.equal(again.inner[1].scale, torch.full((4,), 2.0))
-    save_checkpoint(tmp_path, {}, State(), all_tensors(again, {}), {"inner.1": 3})
+    save_checkpoint(tmp_path, {}, TrainingState(), all_tensors(again, {}), {"inner.1": 3})
     checkpoint = load_checkpoint(tmp_path)
     assert checkpoint is not None and checkpoint.versions == {"inner.1": 3}
     restore(checkpoint, again, {})
@@ -126,7 +126,7 @@ def test_an_artifact_from_before_probes_and_versions_loads(tmp_path: Path) -> No
     change_manifest(tmp_path / "a", lambda data: (data.pop("versions"), data.pop("probe")))
     again = load(tmp_path / "a")
     assert torch.equal(again.inner[1].scale, model.inner[1].scale)
-    artifact.record(tmp_path / "a", {"x": 1})
+    artifact.add_measurements(tmp_path / "a", {"x": 1})
     assert {"versions", "probe"}.isdisjoint(json.loads((tmp_path / "a" / MANIFEST).read_text()))
     checkpoint_of_then = {"format": 1, "run": {}, "state": {}}
     data = safetensors.torch.save(all_tensors(model, {}), {"reconvene": json.dumps(checkpoint_of_then)})
@@ -244,7 +244,7 @@ def test_saving_and_loading_leave_everything_as_it_was_and_cost_little(tmp_path:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_every_float_dtype_has_a_probe(tmp_path: Path, dtype: torch.dtype) -> None:
-    model = Source.from_dict(TINY).build().to(dtype)
+    model = ModelSource.from_dict(TINY).build().to(dtype)
     artifact.save(model, tmp_path / "a", source=TINY)
     probe = artifact.Artifact.open(tmp_path / "a").probe
     assert (

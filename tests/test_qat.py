@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from cli_calls import answer, trouble
 from reconvene import artifact, deploy
-from reconvene.data import Dataset, calibration, load
+from reconvene.data import Dataset, calibration, load_data
 from reconvene.data import test_batches as batches_of_test
 from reconvene.deploy import QuantisationAware, pt2e
 from reconvene.deploy.qat import RoundedGraph, is_weight
 from reconvene.errors import ExportError, TrainingError
-from reconvene.training import Distillation, TrainConfig, train
-from reconvene.training.run import Run
+from reconvene.training import Distillation, TrainConfig, train_model
+from reconvene.training.run import TrainingRun
 from test_training_resume import interrupt_at, same
 
 pytest.importorskip("executorch", reason="the executorch extra is not installed")
@@ -48,14 +48,14 @@ class Net(nn.Module):
 
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
-    return load("digits", input_shape=(1, 8, 8))
+    return load_data("digits", input_shape=(1, 8, 8))
 
 
 @pytest.fixture(scope="module")
 def trained(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
     torch.manual_seed(11)
     net = Net()
-    train(net, digits, epochs=8, directory=tmp_path_factory.mktemp("trained"), config=replace(CONFIG, lr=0.1))
+    train_model(net, digits, epochs=8, directory=tmp_path_factory.mktemp("trained"), config=replace(CONFIG, lr=0.1))
     return net.eval()
 
 
@@ -163,13 +163,15 @@ def aware(trained: nn.Module, digits: Dataset, tmp_path_factory: pytest.TempPath
     with coarse(), pytest.MonkeyPatch.context() as patch:
         interrupt_at(patch, 50)  # in the second half of the second epoch: ranges stand still since step 43
         with pytest.raises(KeyboardInterrupt):
-            train(parts, digits, directory=folder / "parts", config=replace(CONFIG, checkpoint_seconds=0), **options)
+            train_model(
+                parts, digits, directory=folder / "parts", config=replace(CONFIG, checkpoint_seconds=0), **options
+            )
     assert same(parts, trained), "a model is only changed at the end"
     with coarse():
-        found = train(parts, digits, directory=folder / "parts", config=CONFIG, **options)
+        found = train_model(parts, digits, directory=folder / "parts", config=CONFIG, **options)
         assert found.resumed_at == 50
         torch.rand(3)
-        return parts, found, whole, train(whole, digits, directory=folder / "whole", config=CONFIG, **options)
+        return parts, found, whole, train_model(whole, digits, directory=folder / "whole", config=CONFIG, **options)
 
 
 def in_executorch(model: nn.Module, data: Dataset, folder: Path, **more: Any) -> deploy.Fidelity:
@@ -229,7 +231,7 @@ def test_what_does_not_go_together_is_refused(
     lesson = None if distillation is None else Distillation(trained, **distillation)
     options = {"config": replace(CONFIG, **config), "distillation": lesson, "quantising": QuantisationAware()}
     with pytest.raises(TrainingError, match=message):
-        train(copy.deepcopy(trained), digits, epochs=1, directory=tmp_path / "out", **options)
+        train_model(copy.deepcopy(trained), digits, epochs=1, directory=tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 
@@ -240,7 +242,7 @@ class Choosing(Net):
 
 def test_a_network_that_cannot_be_exported_is_named(digits: Dataset, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"Choosing could not be exported to a graph for quantisation-aware training"):
-        train(Choosing(), digits, epochs=1, directory=tmp_path, config=CONFIG, quantising=QuantisationAware())
+        train_model(Choosing(), digits, epochs=1, directory=tmp_path, config=CONFIG, quantising=QuantisationAware())
 
 
 def test_formats_that_measure_their_own_ranges_say_so(trained: nn.Module, digits: Dataset, tmp_path: Path) -> None:
@@ -271,7 +273,7 @@ def test_an_artifact_is_trained_on_and_exported(
     assert asdict(kept.timed_training)["quantised"] == found["quantised"] and len(kept.ranges) >= 6
     assert not (folder / "checkpoint.safetensors").exists()
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "_step", lambda *a: pytest.fail("trained again"))
+        patch.setattr(TrainingRun, "_step", lambda *a: pytest.fail("trained again"))
         assert answer(capfd, *asked) == found == answer(capfd, "train", str(folder), *FAST)
         assert "in another way" in trouble(capfd, *asked, "--lr", "0.02")
         assert "no trained artifact" in trouble(capfd, *asked, "--distill")

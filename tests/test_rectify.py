@@ -13,9 +13,9 @@ from torch import nn
 
 from reconvene.errors import ModelError, PlanError, UnknownNameError
 from reconvene.models import MODELS
-from reconvene.rectifier import RectifyReport, SpreadRow, calibration_batch, rectify, spread
+from reconvene.rectifier import RectifyReport, SpreadRow, calibration_batch, output_spread, rectify
 from reconvene.structure import analyse
-from reconvene.surgery import Row, make_plan
+from reconvene.surgery import PlanRow, make_plan
 from reconvene.surgery.ranges import to_text
 
 
@@ -52,7 +52,7 @@ def pair(dense_width=64, width=12, example=EXAMPLE, seed=0):
     """A dense network, a smaller one with other weights, and the plan between them."""
     dense, small = seeded(lambda: Small(dense_width), 1), seeded(lambda: Small(width), 2)
     small.fixed.load_state_dict(dense.fixed.state_dict())
-    plan = SimpleNamespace(touched=list(TOUCHED), spread=spread(dense, example, seed=seed), seed=seed)
+    plan = SimpleNamespace(touched=list(TOUCHED), spread=output_spread(dense, example, seed=seed), seed=seed)
     return dense, small, plan
 
 
@@ -70,7 +70,7 @@ def test_every_layer_spreads_as_the_dense_one_did(how, width):
     _, small, plan = pair(width=width)
     report = rectify(small, plan, EXAMPLE, how)
     assert report.outside == ()
-    measured = spread(small, EXAMPLE, seed=plan.seed)
+    measured = output_spread(small, EXAMPLE, seed=plan.seed)
     for name in ("stem", "mid", "side", "head"):
         assert measured[name] == pytest.approx(plan.spread[name], rel=0.01)
         assert rows(report)[name].after == measured[name]
@@ -150,7 +150,7 @@ def test_mode_hooks_gradients_and_random_state_are_as_before():
     torch.manual_seed(7)
     random = torch.get_rng_state()
     rectify(small, plan, EXAMPLE)
-    spread(small, EXAMPLE)
+    output_spread(small, EXAMPLE)
     assert torch.equal(random, torch.get_rng_state())
     assert small.training and small.mid.training and not small.norm1.training
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in small.modules())
@@ -212,7 +212,7 @@ def test_fresh_weights_are_centred_and_never_a_silenced_layer():
     _, small, plan = pair(width=1)
     for seed in range(20):
         rectify(small, plan, EXAMPLE, seed=seed)
-        assert all(value > 0 for value in spread(small, EXAMPLE, seed=plan.seed).values())
+        assert all(value > 0 for value in output_spread(small, EXAMPLE, seed=plan.seed).values())
     _, wide, plan = pair(width=64)
     rectify(wide, plan, EXAMPLE)
     weight = wide.mid.weight.detach()
@@ -250,7 +250,7 @@ def test_layers_that_cannot_be_scaled_keep_their_weights_and_say_why():
     model = seeded(Odd)
     example = torch.randn(16, 6, generator=torch.Generator().manual_seed(3))
     touched = ["first", "again", "tied", "never", "zero", "frozen", "functional", "silent", "last"]
-    plan = SimpleNamespace(touched=touched, spread=spread(model, example, seed=0), seed=0)
+    plan = SimpleNamespace(touched=touched, spread=output_spread(model, example, seed=0), seed=0)
     before = state(model)
     report = rows(rectify(model, plan, example))
     assert report["first"].action == report["again"].action == report["last"].action == "reinitialised"
@@ -315,7 +315,7 @@ def test_calibration_batches():
 def test_the_first_call_counts_and_layers_come_in_the_order_of_calls():
     model = seeded(Odd)
     example = torch.randn(16, 6)
-    found = spread(model, example)
+    found = output_spread(model, example)
     assert list(found) == ["first", "again", "tied", "frozen", "zero", "last", "silent"]
     with torch.no_grad():
         expected = model.again(model.first(example)).std(correction=0)
@@ -332,12 +332,12 @@ def test_a_model_that_does_not_run_on_the_batch_says_which_shapes():
             return self.a(x.view(1, 6))
 
     model = Picky()
-    assert list(spread(model, torch.randn(1, 6))) == ["a"], "a fixed batch of one is measured on one sample"
+    assert list(output_spread(model, torch.randn(1, 6))) == ["a"], "a fixed batch of one is measured on one sample"
     plan = SimpleNamespace(touched=["a"], spread={"a": 3.0}, seed=0)
     assert rectify(model, plan, torch.randn(1, 6)).rows[0].after == pytest.approx(3.0, rel=0.01)
     model.train()
     with pytest.raises(ModelError, match=r"calibration batch of shapes \(2, 6\)"):
-        spread(model, torch.randn(2, 6))
+        output_spread(model, torch.randn(2, 6))
     assert model.training and model.a.training and not model.a._forward_hooks
 
 
@@ -376,8 +376,8 @@ def test_reference_networks_cut_to_a_plan_are_healthy_again(name):
         np.sort(random.permutation(group.width)[: max(1, int(share * group.width))])
         for group, share in zip(structure.prunable, shares, strict=True)
     ]
-    rows = [Row(g.name, g.width, len(k), to_text(k)) for g, k in zip(structure.prunable, keep, strict=True)]
-    plan = make_plan(model, structure, keep, rows, spread=spread(model, example))
+    rows = [PlanRow(g.name, g.width, len(k), to_text(k)) for g, k in zip(structure.prunable, keep, strict=True)]
+    plan = make_plan(model, structure, keep, rows, spread=output_spread(model, example))
     cut = rectify(plan.apply(model), plan, example, "keep")
     assert len(cut.outside) > len(cut.rows) // 4, "surgery alone must be seen to hurt, or this test shows nothing"
     for how in ("reinit", "rescale"):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import reconvene as rc
 from reconvene.errors import DataError, ModelError
 from reconvene.rectifier import recalibrate
-from reconvene.rectifier.least_squares import fit
+from reconvene.rectifier.least_squares import fit_weights
 from reconvene.structure import analyse
 from reconvene.structure.replay import replay
 from reconvene.surgery import make_plan
@@ -167,7 +167,7 @@ def test_weights_stay_where_none_predict_better():
     generator = torch.Generator().manual_seed(0)
     inputs, weight = torch.randn(40, 30, generator=generator), torch.randn(30, 2, generator=generator)
     noise = torch.randn(40, 2, generator=generator)  # what nothing explains
-    fitted, share = fit(inputs.double(), (inputs @ weight + noise).double(), weight.double(), centred=True)
+    fitted, share = fit_weights(inputs.double(), (inputs @ weight + noise).double(), weight.double(), centred=True)
     naive = torch.linalg.lstsq(inputs.double(), (inputs @ weight + noise).double()).solution
     assert (fitted - weight).norm() < 0.2 * (naive - weight).norm() and share < 0.1
 

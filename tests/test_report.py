@@ -14,7 +14,7 @@ import pytest
 
 from reconvene.costs import short_text
 from reconvene.errors import ArtifactError, ReconveneError
-from reconvene.report import ReportData, render, write
+from reconvene.report import ReportData, render, write_report
 from reconvene.report.charts import nice_ticks
 from reconvene.report.markup import Html, join, tag
 from reconvene.report.measurements import portable
@@ -297,7 +297,7 @@ def test_markup_escapes_whatever_is_not_markup() -> None:
 
 def test_page_is_self_contained_accessible_and_without_paths(tmp_path: Path) -> None:
     data = vgg()
-    path = write(data, tmp_path / "deep" / "report.html")
+    path = write_report(data, tmp_path / "deep" / "report.html")
     text = path.read_text(encoding="utf-8")
     assert text == render(data) and len(text) < 100_000
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
@@ -363,9 +363,9 @@ def test_numbers_read_like_numbers() -> None:
     plain = [
         text.replace("\u202f", " ")
         for text in (
-            numbers.count(908_411),
-            numbers.count(9_999),
-            numbers.count(999_600),
+            numbers.format_count(908_411),
+            numbers.format_count(9_999),
+            numbers.format_count(999_600),
             numbers.memory(262_144),
             numbers.memory(3_650_000),
             numbers.seconds(8.5e-4),
@@ -409,10 +409,10 @@ def test_ticks_enclose_the_data_and_are_few(low: float, high: float) -> None:
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match="cannot write the report"):
-        write(vgg(), tmp_path / "file" / "report.html")
+        write_report(vgg(), tmp_path / "file" / "report.html")
     (tmp_path / "report.html").mkdir()
     with pytest.raises(ArtifactError, match="cannot write the report"):
-        write(vgg(), tmp_path / "report.html")
+        write_report(vgg(), tmp_path / "report.html")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "report.html"]
 
 
@@ -434,7 +434,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.mark.parametrize("sample", [vgg, fifty, lambda: with_int8()], ids=["vgg", "fifty", "int8"])
 def test_in_a_browser(browser: Any, sample: Any, tmp_path: Path) -> None:
-    path = write(sample(), tmp_path / "report.html")
+    path = write_report(sample(), tmp_path / "report.html")
     backgrounds = set()
     for scheme in ("light", "dark"):
         for width in (1280, 360):

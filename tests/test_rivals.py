@@ -19,7 +19,7 @@ from torch.nn import functional as F
 import reconvene as rc
 from proof import TOLERANCE, error, prove, unsettle
 from reconvene.errors import BudgetError, ModelError
-from reconvene.models import resolve
+from reconvene.models import resolve_address
 
 IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
@@ -54,7 +54,7 @@ def test_round_to_never_floors_a_narrow_group_to_zero(width: int, round_to: int)
 
 def test_synflow_never_removes_a_whole_shortcut_convolution() -> None:
     """Single layers judged alone lose 1x1 shortcuts first; coupled with their block they stay as wide as the block."""
-    model = resolve("resnet18", {"width": 0.25}, seed=0).build()
+    model = resolve_address("resnet18", {"width": 0.25}, seed=0).build()
     image = torch.randn(2, 3, 32, 32)
     plan = rc.plan(model, image, rc.Budget(params="40x"), "synflow", round_to=1)
     assert plan.costs["pruned"]["params"] <= plan.limits["params"] and all(row.width >= 1 for row in plan.rows)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reconvene.criteria import masks, score
+from reconvene.criteria import masks_at, score
 from reconvene.criteria.flow import Flow
 from reconvene.errors import CriterionError
 
@@ -211,7 +211,7 @@ def test_densities_are_those_of_the_criterions_own_masks() -> None:
     net = nn.Sequential(nn.Linear(40, 40, bias=False), nn.ReLU(), nn.Linear(40, 10, bias=False))
     for criterion, rounds in (("random", None), ("magnitude", None), ("synflow", 7)):
         found = score(net, torch.ones(1, 40), criterion, density=0.1, rounds=rounds)
-        masked = masks(net, 0.1, criterion, example_inputs=torch.ones(1, 40), rounds=rounds)
+        masked = masks_at(net, 0.1, criterion, example_inputs=torch.ones(1, 40), rounds=rounds)
         for name, mask in masked.items():
             assert found.densities[name][-1] == float(mask.double().mean())
 

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
 
 import reconvene as rc
-from reconvene.criteria import masks, score
+from reconvene.criteria import masks_at, score
 from reconvene.criteria.flow import Flow
 from reconvene.errors import CriterionError
 
@@ -174,7 +174,9 @@ def test_memory_formats_are_those_the_model_was_written_for(kind: type[Views]) -
     # what enters a channel leaves it: the head's weights lie channel by channel
     inside, outside = found["second.weight"].sum((1, 2, 3)), found["head.weight"].sum(0).view(16, 64).sum(1)
     assert torch.allclose(inside, outside, rtol=1e-4)
-    assert int(sum(mask.sum() for mask in masks(net, 0.1, example_inputs=torch.randn(1, 3, 12, 12), rounds=3).values()))
+    assert int(
+        sum(mask.sum() for mask in masks_at(net, 0.1, example_inputs=torch.randn(1, 3, 12, 12), rounds=3).values())
+    )
 
 
 OLD, NEW = nn.utils, nn.utils.parametrizations

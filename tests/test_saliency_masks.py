@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from reconvene.criteria import CRITERIA, LAYERWISE, masks, objective, score, weights
+from reconvene.criteria import CRITERIA, LAYERWISE, masks_at, objective, score, weights
 from reconvene.criteria.topk import keep_largest, kept, schedule, with_floor
 from reconvene.errors import CriterionError, UnknownNameError
 from reconvene.models import MODELS
@@ -44,7 +44,7 @@ def test_masks_hit_the_density_exactly_and_have_the_shapes_of_the_weights(criter
     net = network()
     total = sum(weight.numel() for weight in weights(net).values())
     for density in (1.0, 0.37, 0.05, 1e-9):
-        found = masks(net, density, criterion, example_inputs=IMAGES, data=DATA, rounds=rounds)
+        found = masks_at(net, density, criterion, example_inputs=IMAGES, data=DATA, rounds=rounds)
         assert int(flat(found).sum()) == max(1, int(density * total + 0.5))
         assert {name: mask.shape for name, mask in found.items()} == {n: w.shape for n, w in weights(net).items()}
         assert all(mask.dtype == torch.bool for mask in found.values())
@@ -56,8 +56,8 @@ def test_iterative_masks_are_nested(criterion: str, layerwise: str | None) -> No
     # four rounds of a schedule to d are the first four of eight to d ** 2
     net = network()
     options = {"example_inputs": IMAGES, "data": DATA, "layerwise": layerwise}
-    outer = flat(masks(net, 0.3, criterion, rounds=4, **options))
-    inner = flat(masks(net, 0.09, criterion, rounds=8, **options))
+    outer = flat(masks_at(net, 0.3, criterion, rounds=4, **options))
+    inner = flat(masks_at(net, 0.09, criterion, rounds=8, **options))
     assert not (inner & ~outer).any()
     assert int(inner.sum()) < int(outer.sum())
 
@@ -65,7 +65,7 @@ def test_iterative_masks_are_nested(criterion: str, layerwise: str | None) -> No
 @pytest.mark.parametrize("criterion", ["snip", "grasp", "synflow"])
 def test_rounds_score_the_masked_network_again(criterion: str) -> None:
     net = network()
-    once, often = (masks(net, 0.1, criterion, example_inputs=IMAGES, data=DATA, rounds=n) for n in (1, 8))
+    once, often = (masks_at(net, 0.1, criterion, example_inputs=IMAGES, data=DATA, rounds=n) for n in (1, 8))
     assert not torch.equal(flat(once), flat(often))
 
 
@@ -95,7 +95,7 @@ def test_the_model_is_untouched(criterion: str, training: bool) -> None:
     identities = [id(parameter) for parameter in net.parameters()]
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tobytes()
     with torch.no_grad():
-        masks(net, 0.2, criterion, example_inputs=IMAGES, data=DATA, rounds=2)
+        masks_at(net, 0.2, criterion, example_inputs=IMAGES, data=DATA, rounds=2)
         score(net, IMAGES, criterion, data=DATA)
         objective(net, IMAGES, criterion, data=DATA)({"0.weight": torch.zeros(1)})
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
@@ -114,7 +114,7 @@ def test_the_model_is_untouched_after_a_failure() -> None:
     net = network().train()
     state = torch.get_rng_state()
     with pytest.raises(CriterionError):
-        masks(net, 0.2, "snip", example_inputs=IMAGES, data=[*DATA, (IMAGES[:, :1], torch.zeros(12).long())])
+        masks_at(net, 0.2, "snip", example_inputs=IMAGES, data=[*DATA, (IMAGES[:, :1], torch.zeros(12).long())])
     assert all(module.training for module in net.modules())
     assert net[1].momentum == 0.1 and not net[1].running_mean.any()
     assert torch.equal(torch.get_rng_state(), state)
@@ -124,28 +124,28 @@ def test_tied_weights_count_once() -> None:
     net = nn.Sequential(nn.Linear(4, 4, bias=False), nn.ReLU(), nn.Linear(4, 4, bias=False))
     net[2].weight = net[0].weight
     assert list(weights(net)) == ["0.weight"]
-    found = masks(net, 0.5, example_inputs=torch.ones(1, 4), rounds=2)
+    found = masks_at(net, 0.5, example_inputs=torch.ones(1, 4), rounds=2)
     assert int(found["0.weight"].sum()) == 8
 
 
 @pytest.mark.parametrize("density", [0.0, -0.1, 1.5, float("nan")])
 def test_densities_outside_zero_and_one_are_an_error(density: float) -> None:
     with pytest.raises(CriterionError, match="density must lie in"):
-        masks(network(), density, "magnitude", example_inputs=IMAGES)
+        masks_at(network(), density, "magnitude", example_inputs=IMAGES)
 
 
 def test_other_bad_arguments() -> None:
     with pytest.raises(CriterionError, match="rounds must be at least 1"):
-        masks(network(), 0.5, "magnitude", example_inputs=IMAGES, rounds=0)
+        masks_at(network(), 0.5, "magnitude", example_inputs=IMAGES, rounds=0)
     with pytest.raises(UnknownNameError, match="erk, smart_ratio, uniform"):
-        masks(network(), 0.5, "magnitude", example_inputs=IMAGES, layerwise="ekr")
+        masks_at(network(), 0.5, "magnitude", example_inputs=IMAGES, layerwise="ekr")
 
 
 @pytest.mark.parametrize("density", [0.9, 0.2, 0.01])
 @pytest.mark.parametrize("layerwise", list(LAYERWISE))
 def test_layerwise_densities_keep_the_total_and_their_own_form(layerwise: str, density: float) -> None:
     net = network()
-    found = masks(net, density, "random", example_inputs=IMAGES, layerwise=layerwise)
+    found = masks_at(net, density, "random", example_inputs=IMAGES, layerwise=layerwise)
     counts = {name: int(mask.sum()) for name, mask in found.items()}
     shapes = [mask.shape for mask in found.values()]
     assert sum(counts.values()) == kept(density, sum(mask.numel() for mask in found.values()))
@@ -153,7 +153,7 @@ def test_layerwise_densities_keep_the_total_and_their_own_form(layerwise: str, d
     assert (ideal <= 1.0).all() and (ideal >= 0.0).all()
     for share, mask in zip(ideal, found.values(), strict=True):
         assert abs(int(mask.sum()) - share * mask.numel()) <= 1
-    best = masks(net, density, "magnitude", example_inputs=IMAGES, layerwise=layerwise)
+    best = masks_at(net, density, "magnitude", example_inputs=IMAGES, layerwise=layerwise)
     for name, mask in best.items():
         values = weights(net)[name].detach().abs()
         if 0 < int(mask.sum()) < mask.numel():
@@ -289,7 +289,7 @@ def test_masks_empty_no_layer_of_a_network_with_shortcuts(criterion: str, layerw
             nn.init.zeros_(module.weight)
     images = torch.randn(4, 3, 32, 32)
     data = [(images, torch.arange(4))]
-    found = masks(net, 0.02, criterion, example_inputs=images[:1], data=data, rounds=4, layerwise=layerwise)
+    found = masks_at(net, 0.02, criterion, example_inputs=images[:1], data=data, rounds=4, layerwise=layerwise)
     total = sum(mask.numel() for mask in found.values())
     assert all(bool(mask.any()) for mask in found.values())
     assert int(flat(found).sum()) == kept(0.02, total)
@@ -312,7 +312,7 @@ def test_masks_are_those_of_the_straightforward_loop(name: str, rounds: int) -> 
         if isinstance(module, nn.ReLU6):
             module.max_val = torch.inf  # the reference would clip every signal
     *_, theirs = reference().reference_synflow(net, images, 0.05, rounds)
-    ours = masks(net, 0.05, "synflow", example_inputs=images, rounds=rounds)
+    ours = masks_at(net, 0.05, "synflow", example_inputs=images, rounds=rounds)
     assert reference().overlap(ours, theirs) > 0.999
 
 

@@ -10,7 +10,18 @@ import pytest
 from pydantic import Field
 
 from reconvene.errors import PlanError
-from reconvene.utils.schema import Amount, Count, Number, Plain, Share, closed, convert, opened, parse, read
+from reconvene.utils.schema import (
+    Count,
+    NonNegative,
+    Number,
+    Plain,
+    Share,
+    closed,
+    convert,
+    opened,
+    parse_json,
+    read_json,
+)
 
 
 @closed
@@ -25,7 +36,7 @@ class Part:
 class Whole:
     parts: dict[str, Part]
     list: Annotated[list[Part], Field(max_length=2)] = field(default_factory=list)
-    amount: Amount = 0
+    amount: NonNegative = 0
     number: Number | None = None
     free: dict[str, Plain] = field(default_factory=dict)
     by_dimension: dict[Count, str] = field(default_factory=dict)
@@ -82,13 +93,13 @@ def test_what_has_no_type_of_its_own_is_bounded() -> None:
 @pytest.mark.parametrize("text", ["NaN", "[1e", "", "[" * 2000, "\ufeff{}", b"\xff", '"\\ud800"', "1" * 5000])
 def test_what_is_no_json_is_an_error_of_ours(text: str | bytes) -> None:
     with pytest.raises(PlanError, match=r"x\.json is truncated, nested too deep, or not JSON"):
-        parse(text, source="x.json", error=PlanError)
+        parse_json(text, source="x.json", error=PlanError)
 
 
 @pytest.mark.parametrize("text", ['{"parts": {}, "number": 1e999}', '{"parts": {}, "free": {"a": 1e999}}'])
 def test_a_number_that_overflows_is_not_finite(text: str) -> None:
     with pytest.raises(PlanError, match="finite"):
-        read(Whole, text, source="x.json", error=PlanError)
+        read_json(Whole, text, source="x.json", error=PlanError)
 
 
 def test_numbers_stay_as_they_are_written() -> None:

@@ -16,13 +16,13 @@ from torch import nn
 import reconvene as rc
 from cli_calls import answer, trouble
 from reconvene import workflow
-from reconvene.data import Augmentation, load, train_batches
+from reconvene.data import Augmentation, load_data, train_batches
 from reconvene.deploy import Limits
 from reconvene.errors import DataError, TrainingError
 from reconvene.models import MODELS
 from reconvene.tasks import TASKS, Targets, task_named
 from reconvene.tasks.segmentation.semantic import map_metrics, soft_dice_loss
-from reconvene.training import TrainConfig, train
+from reconvene.training import TrainConfig, train_model
 from reconvene.training.assess import assess, predict
 from segments import disc_map, discs
 
@@ -92,7 +92,7 @@ def test_dice_of_classes_by_hand() -> None:
 @pytest.mark.parametrize("name", ["segmentation", *INSTANCES])
 def test_a_unet_learns_discs(name: str, tmp_path: Path) -> None:
     data = discs(80, name)
-    result = train(unet(data.outputs), data, epochs=12, directory=tmp_path, config=CONFIG)
+    result = train_model(unet(data.outputs), data, epochs=12, directory=tmp_path, config=CONFIG)
     assert result.evaluation.metrics["dice"] > 0.8
     if name != "segmentation":
         assert result.score > {"instances": 0.4, "instances-hv": 0.25}[name] and set(result.evaluation.metrics) == {
@@ -134,9 +134,9 @@ def test_losses_have_gradients_and_soft_ones_are_least_at_the_teacher(name: str)
 def test_outputs_that_do_not_fit_are_named(name: str, tmp_path: Path) -> None:
     data = discs(20, name)
     with pytest.raises(TrainingError, match=rf"num_classes={data.outputs}"):
-        train(unet(7), data, epochs=1, directory=tmp_path, config=CONFIG)
+        train_model(unet(7), data, epochs=1, directory=tmp_path, config=CONFIG)
     with pytest.raises(TrainingError, match="returns"):
-        train(MODELS["resnet20"](in_channels=1, width=0.25), data, epochs=1, directory=tmp_path, config=CONFIG)
+        train_model(MODELS["resnet20"](in_channels=1, width=0.25), data, epochs=1, directory=tmp_path, config=CONFIG)
 
 
 def test_int8_asks_for_agreement_where_outputs_are_classes(tmp_path: Path) -> None:
@@ -194,31 +194,31 @@ def test_instances_are_read_as_they_are(layout: str, tmp_path: Path) -> None:
     else:
         folder(tmp_path / "train", {"images": images[:8], "instances": maps[:8]})
         folder(tmp_path / "test", {"images": images[8:], "instances": maps[8:]})
-    data = load(tmp_path, task="segmentation")
+    data = load_data(tmp_path, task="segmentation")
     assert data.task is task_named("instances") and data.classes == ("background", "object") and data.outputs == 3
     assert len(data.train) == 8 and data.train.targets.dtype == torch.int32 and "instances" in str(data)
     together = np.concatenate([data.train.targets.numpy(), data.test.targets.numpy()])
     assert sorted(one.tobytes() for one in together) == sorted(one.astype(np.int32).tobytes() for one in maps)
-    small = load(tmp_path, task="segmentation", input_shape=(3, 10, 12))
+    small = load_data(tmp_path, task="segmentation", input_shape=(3, 10, 12))
     assert small.train.targets.shape == (8, 10, 12), "maps are scaled with their images"
     assert set(small.train.targets.unique().tolist()) <= set(data.train.targets.unique().tolist()), "and not blurred"
 
 
 def test_values_of_masks_are_classes(tmp_path: Path) -> None:
     masks = [np.where(one[:, :, 0] > 128, 255, 0).astype(np.uint8) for one in pictures(5)]
-    data = load(folder(tmp_path, {"images": pictures(5), "masks": masks}), task="segmentation")
+    data = load_data(folder(tmp_path, {"images": pictures(5), "masks": masks}), task="segmentation")
     assert data.task is task_named("segmentation") and data.classes == ("0", "255") and data.outputs == 2
     assert set(data.train.targets.unique().tolist()) == {0, 1}
-    as_objects = load(tmp_path, task="instances")
+    as_objects = load_data(tmp_path, task="instances")
     assert set(as_objects.train.targets.unique().tolist()) == {0, 255}, "asked for objects, numbers stay"
     with pytest.raises(DataError, match="too many for classes"):
         folder(tmp_path / "b", {"images": pictures(20), "masks": numbered(20)})
-        load(tmp_path / "b", task="segmentation")
+        load_data(tmp_path / "b", task="segmentation")
 
 
 def test_pictures_and_numbers_are_targets_too(tmp_path: Path) -> None:
     images = pictures(5)
-    data = load(folder(tmp_path / "a", {"images": images, "targets": images}), task="image-to-image")
+    data = load_data(folder(tmp_path / "a", {"images": images, "targets": images}), task="image-to-image")
     assert (
         data.task.targets is Targets.PICTURES
         and data.outputs == 3
@@ -232,7 +232,7 @@ def test_pictures_and_numbers_are_targets_too(tmp_path: Path) -> None:
     assert off["mae"].tolist() == pytest.approx([0.1] * len(same), abs=1e-5)
     table = pyarrow.table({"image": [png(one) for one in images], "value": [[float(i), 0.5] for i in range(5)]})
     parquet.write_table(table, tmp_path / "train.parquet")
-    numbers = load(tmp_path / "train.parquet", task="regression")
+    numbers = load_data(tmp_path / "train.parquet", task="regression")
     assert numbers.train.targets.shape == (4, 2) and numbers.outputs == 2
 
 
@@ -247,12 +247,12 @@ def test_pictures_and_numbers_are_targets_too(tmp_path: Path) -> None:
 )
 def test_what_is_no_pair_is_named(names: dict[str, Any], wrong: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=wrong):
-        load(folder(tmp_path, names), task="segmentation")
+        load_data(folder(tmp_path, names), task="segmentation")
 
 
 def test_labels_are_no_maps() -> None:
     with pytest.raises(DataError, match="asks for maps"):
-        load("digits", task="segmentation")
+        load_data("digits", task="segmentation")
 
 
 def test_maps_move_with_their_images() -> None:

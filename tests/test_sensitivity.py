@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconvene.errors import CriterionError, UnknownNameError
-from reconvene.evaluator import EVALUATORS, evaluate
+from reconvene.evaluator import EVALUATORS, evaluate_groups
 from reconvene.evaluator.ablation import without
 from reconvene.evaluator.channels import channel_scores
 from reconvene.evaluator.curves import isotonic
 from reconvene.evaluator.density import NEAR, invert
-from reconvene.evaluator.widths_from_density import _model, equations, log_densities, solve
+from reconvene.evaluator.widths_from_density import _model, equations, log_densities, solve_levels
 from reconvene.structure.groups import Group, Slot
 
 LEVELS = np.geomspace(1.0, 1 / 16, 25)
@@ -79,14 +79,14 @@ def chain_case(rates: tuple[float, ...] = (0.1, 0.5, 0.9)) -> tuple[list[Group],
 
 def recovered(groups: list[Group], saliency: FakeSaliency) -> np.ndarray:
     system = equations(groups, {n: tuple(s.shape) for n, s in saliency.scores.items()})
-    return np.exp(solve(system, log_densities(system, saliency.densities)))
+    return np.exp(solve_levels(system, log_densities(system, saliency.densities)))
 
 
 def explained(groups: list[Group], saliency: FakeSaliency) -> np.ndarray:
     """How far the solved widths' layer densities are from the given ones: factors, [levels, weights]."""
     system = equations(groups, {n: tuple(s.shape) for n, s in saliency.scores.items()})
     logs = log_densities(system, saliency.densities)
-    predicted = _model(system, solve(system, logs))[0]
+    predicted = _model(system, solve_levels(system, logs))[0]
     return np.exp(np.abs(predicted - logs))
 
 
@@ -158,7 +158,7 @@ def test_what_the_equations_leave_open_stays_finite_and_symmetric():
 @pytest.mark.parametrize("rates", [(0.1, 0.5, 0.9), (0.5, 0.5, 0.5), (0.0, 0.3, 0.6)])
 def test_one_water_level_is_the_joint_widths_at_that_density(rates):
     groups, saliency = chain_case(rates)
-    result = evaluate(structure(groups), saliency, evaluator="density")
+    result = evaluate_groups(structure(groups), saliency, evaluator="density")
     shares = recovered(groups, saliency)
     for level in (5, 12, 24):
         tau = -math.log(LEVELS[level]) + 1e-9
@@ -185,7 +185,7 @@ def test_every_curve_is_monotone_zero_when_whole_and_infinite_when_gone(seed, no
     def objective(masks):
         return 1.0 if masks is None else float(random.uniform(0, 1.2))
 
-    result = evaluate(structure(groups), saliency, evaluator=evaluator, objective=objective)
+    result = evaluate_groups(structure(groups), saliency, evaluator=evaluator, objective=objective)
     for group, curve in zip(groups, result.curves, strict=True):
         assert curve.loss.shape == (group.width + 1,)
         assert curve.loss[-1] == 0 and curve.loss[0] == np.inf
@@ -217,7 +217,7 @@ def test_fan_in_adds_reciprocal_sizes_over_the_weights_that_a_group_touches():
     pairs = Slot("flat", 1, np.arange(16).reshape(8, 2))
     flattened = Group("flattened", 8, (slot("w", 0, 8), pairs))
     part = Group("part", 3, (Slot("v", 1, np.arange(3).reshape(3, 1)),))
-    result = evaluate(structure([chain, read_twice, alone, flattened, part], shapes=shapes), evaluator="fan_in")
+    result = evaluate_groups(structure([chain, read_twice, alone, flattened, part], shapes=shapes), evaluator="fan_in")
     assert result.adds_up
     kept = np.arange(1, 9)
     once = 1 / kept - 1 / 8
@@ -231,8 +231,8 @@ def test_reach_counts_a_group_once_for_every_two_weights_it_touches():
     groups = [Group("a", 4, (slot("w", 0, 4), slot("v", 1, 4))), Group("b", 3, tuple(slot(n, 0, 3) for n in "vxyz"))]
     scores = {"w": torch.ones(4, 1), "v": torch.ones(3, 4), **{n: torch.ones(3, 1) for n in "xyz"}}
     saliency = FakeSaliency(scores, {name: np.linspace(1, 0.1, 25) for name in scores})
-    near, far = evaluate(structure(groups), saliency, evaluator="reach").curves
-    plain = evaluate(structure(groups), saliency, evaluator="density").curves
+    near, far = evaluate_groups(structure(groups), saliency, evaluator="reach").curves
+    plain = evaluate_groups(structure(groups), saliency, evaluator="density").curves
     assert np.allclose(near.loss[1:], plain[0].loss[1:]) and np.allclose(far.loss[1:], 2 * plain[1].loss[1:])
 
 
@@ -240,7 +240,7 @@ def test_concentration_counts_what_the_best_channels_hold():
     groups = [Group("a", 4, (slot("w", 0, 4),))]
     score = torch.tensor([[4.0], [1.0], [3.0], [2.0]])
     saliency = FakeSaliency({"w": score}, {"w": np.ones(25)})
-    curve = evaluate(structure(groups), saliency, evaluator="concentration").curves[0]
+    curve = evaluate_groups(structure(groups), saliency, evaluator="concentration").curves[0]
     assert np.allclose(curve.loss[1:], [0.6, 0.3, 0.1, 0.0])
     assert curve.channel_score.tolist() == [4, 1, 3, 2]
 
@@ -248,14 +248,14 @@ def test_concentration_counts_what_the_best_channels_hold():
 def test_concentration_forgets_weights_the_criterion_removes():
     groups = [Group("a", 4, (slot("w", 0, 4),))]
     saliency = FakeSaliency({"w": torch.tensor([[4.0], [1.0], [3.0], [2.0]])}, {"w": np.linspace(1, 0.5, 25)})
-    curve = evaluate(structure(groups), saliency, evaluator="concentration").curves[0]
+    curve = evaluate_groups(structure(groups), saliency, evaluator="concentration").curves[0]
     assert np.allclose(curve.loss[1:], [3 / 7, 0, 0, 0])
 
 
 def test_concentration_of_a_group_with_nothing_kept_is_even_not_insensitive():
     groups = [Group("a", 4, (slot("w", 0, 4),))]
     saliency = FakeSaliency({"w": torch.zeros(4, 1)}, {"w": np.ones(25)})
-    curve = evaluate(structure(groups), saliency, evaluator="concentration").curves[0]
+    curve = evaluate_groups(structure(groups), saliency, evaluator="concentration").curves[0]
     assert np.allclose(curve.loss[1:], [0.75, 0.5, 0.25, 0])
 
 
@@ -268,7 +268,7 @@ def test_ablation_measures_the_fall_with_only_the_best_channels_left():
         assert set(masks) <= {"l0", "l1", "l2", "l3"}
         return float((saliency.scores["l1"] * masks.get("l1", 1.0)).sum())
 
-    curve = evaluate(structure(groups), saliency, evaluator="ablation", objective=objective).curves[1]
+    curve = evaluate_groups(structure(groups), saliency, evaluator="ablation", objective=objective).curves[1]
     ranked = np.argsort(-curve.channel_score)
     rows = saliency.scores["l1"].sum(1).numpy()
     for kept in (1, 2, 4, 8, 12):
@@ -287,13 +287,13 @@ def test_masks_cut_exactly_the_positions_of_the_channels():
 def test_ablation_refuses_an_objective_it_cannot_compare_with(whole):
     groups, saliency = chain_case()
     with pytest.raises(CriterionError, match="whole network"):
-        evaluate(structure(groups), saliency, evaluator="ablation", objective=lambda masks: whole)
+        evaluate_groups(structure(groups), saliency, evaluator="ablation", objective=lambda masks: whole)
 
 
 def test_ablation_says_what_it_needs():
     groups, saliency = chain_case()
     with pytest.raises(CriterionError, match="objective="):
-        evaluate(structure(groups), saliency, evaluator="ablation")
+        evaluate_groups(structure(groups), saliency, evaluator="ablation")
 
 
 def test_channel_score_sums_producers_and_consumers():
@@ -306,7 +306,7 @@ def test_channel_score_sums_producers_and_consumers():
 def test_pinned_groups_have_a_reason_and_no_number():
     groups, saliency = chain_case()
     pinned = Group("out", 10, (slot("l3", 0, 10),), pinned="network output")
-    result = evaluate(structure(groups, (pinned,)), saliency)
+    result = evaluate_groups(structure(groups, (pinned,)), saliency)
     row = result.rows[-1]
     assert (row.group, row.prunable, row.reason) == ("out", False, "network output")
     assert row.density is None and row.sensitivity is None and row.implied is None
@@ -320,38 +320,38 @@ def test_pinned_groups_have_a_reason_and_no_number():
 def test_unknown_evaluator_and_bad_density_and_nothing_to_judge_by():
     groups, saliency = chain_case()
     with pytest.raises(UnknownNameError, match="ablation, concentration, density, fan_in, reach"):
-        evaluate(structure(groups), saliency, evaluator="guess")
+        evaluate_groups(structure(groups), saliency, evaluator="guess")
     with pytest.raises(CriterionError, match="share of weights"):
-        evaluate(structure(groups), saliency, density=0.0)
+        evaluate_groups(structure(groups), saliency, density=0.0)
     other = FakeSaliency({"elsewhere": torch.rand(2, 2)}, {"elsewhere": np.ones(25)})
     with pytest.raises(CriterionError, match="none of them touches"):
-        evaluate(structure(groups), other, evaluator="density")
+        evaluate_groups(structure(groups), other, evaluator="density")
 
 
 @pytest.mark.parametrize("name", [name for name in EVALUATORS if EVALUATORS[name].reads])
 def test_an_evaluator_is_refused_what_it_declares_to_read_and_does_not_get(name):
     groups, saliency = chain_case()
     with pytest.raises(CriterionError, match=r"no criterion was asked for|objective="):
-        evaluate(structure(groups), None, evaluator=name)
+        evaluate_groups(structure(groups), None, evaluator=name)
     if "levels" in EVALUATORS[name].reads:
         with pytest.raises(CriterionError, match="levels=True"):
-            evaluate(structure(groups), FakeSaliency(saliency.scores, {}, np.empty(0)), evaluator=name)
+            evaluate_groups(structure(groups), FakeSaliency(saliency.scores, {}, np.empty(0)), evaluator=name)
 
 
 def test_what_nobody_reads_is_neither_computed_nor_shown():
     groups, saliency = chain_case()
-    bare = evaluate(structure(groups), evaluator="fan_in")
-    scored = evaluate(structure(groups), FakeSaliency(saliency.scores, {}, np.empty(0)), evaluator="fan_in")
+    bare = evaluate_groups(structure(groups), evaluator="fan_in")
+    scored = evaluate_groups(structure(groups), FakeSaliency(saliency.scores, {}, np.empty(0)), evaluator="fan_in")
     assert all(curve.channel_score is None and curve.density is None for curve in bare.curves)
     assert all(curve.channel_score is not None and curve.implied is None for curve in scored.curves)
     assert all(np.array_equal(a.loss, b.loss) for a, b in zip(bare.curves, scored.curves, strict=True))
-    assert "density" not in str(bare).split("\n")[1] and "density" in str(evaluate(structure(groups), saliency))
+    assert "density" not in str(bare).split("\n")[1] and "density" in str(evaluate_groups(structure(groups), saliency))
     assert json.loads(bare.to_json())["groups"][0]["implied"] is None and bare.criterion == ""
 
 
 def test_nothing_prunable_gives_a_table_of_reasons():
     pinned = Group("out", 10, (slot("l3", 0, 10),), pinned="network output")
-    result = evaluate(structure([], (pinned,)), FakeSaliency({}, {}))
+    result = evaluate_groups(structure([], (pinned,)), FakeSaliency({}, {}))
     assert result.curves == () and len(result.rows) == 1
 
 
@@ -359,7 +359,7 @@ def test_same_input_same_bytes():
     groups, saliency = chain_case()
     for name in EVALUATORS:
         runs = [
-            evaluate(
+            evaluate_groups(
                 structure(groups), saliency, evaluator=name, objective=lambda m: 1.0 if m is None else 0.5
             ).to_json()
             for _ in range(2)

@@ -14,11 +14,11 @@ from cli_calls import answer
 from reconvene.data import Dataset, Split
 from reconvene.errors import TrainingError
 from reconvene.tasks.classification import warning
-from reconvene.training import TrainConfig, evaluate, read_log, train
+from reconvene.training import TrainConfig, evaluate_split, read_log, train_model
 from reconvene.training import run as run_module
 from reconvene.training.assess import assess, compare_text
 from reconvene.training.parallel import World
-from reconvene.training.statistics import recalibrate, suspects
+from reconvene.training.statistics import lagging_norms, refresh_statistics
 
 CONFIG = TrainConfig(batch_size=32, device="cpu", precision="fp32", augment="none")
 
@@ -47,7 +47,7 @@ def network(momentum: float | None) -> nn.Sequential:
 
 def trained(momentum: float | None, folder: Path, *, epochs: int = 6, images: int = 256) -> tuple[nn.Module, Any]:
     model = network(momentum)
-    return model, train(model, stripes(images), epochs=epochs, directory=folder, config=CONFIG)
+    return model, train_model(model, stripes(images), epochs=epochs, directory=folder, config=CONFIG)
 
 
 @pytest.mark.parametrize("momentum", [0.003, 0.01])
@@ -55,7 +55,7 @@ def test_a_network_whose_statistics_lag_is_recalibrated_and_the_log_says_so(
     momentum: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, result = trained(momentum, tmp_path / "a")
-    assert result.score > 0.9 and evaluate(model, stripes()).accuracy == result.score
+    assert result.score > 0.9 and evaluate_split(model, stripes()).accuracy == result.score
     recalibrations = [record["recalibration"] for record in read_log(tmp_path / "a")[1:]]
     assert recalibrations[0] and recalibrations[-1] == result.recalibration
     facts = recalibrations[0]
@@ -82,15 +82,15 @@ def test_suspects_that_do_not_lag_keep_every_byte() -> None:
     model, data = network(0.01), stripes()
     batches = [(data.normalise(data.train.images), data.train.targets)]
     with torch.no_grad():
-        for norm in suspects(model, steps=1000):
+        for norm in lagging_norms(model, steps=1000):
             norm.momentum = None
         model.train()(batches[0][0])
         for norm in model.modules():
             if isinstance(norm, nn.BatchNorm2d):
                 norm.momentum = 0.01
     before, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
-    assert len(suspects(model, steps=1000)) == 3
-    assert recalibrate(model, data.task, batches, steps=1000, batch_size=256, world=World()) is None
+    assert len(lagging_norms(model, steps=1000)) == 3
+    assert refresh_statistics(model, data.task, batches, steps=1000, batch_size=256, world=World()) is None
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert [module.training for module in model.modules()] == modes
 
@@ -105,15 +105,15 @@ def test_which_norms_are_suspects(momentum: float | None, steps: int, suspect: b
         nn.InstanceNorm2d(2, momentum=momentum or 0.01, track_running_stats=True),
         nn.LayerNorm(2),
     )
-    assert (norms[0] in suspects(norms, steps=steps)) == suspect
-    assert norms[1] not in suspects(norms, steps=steps) and norms[3] not in suspects(norms, steps=steps)
+    assert (norms[0] in lagging_norms(norms, steps=steps)) == suspect
+    assert norms[1] not in lagging_norms(norms, steps=steps) and norms[3] not in lagging_norms(norms, steps=steps)
 
 
 def test_statistics_that_are_not_finite_are_taken_anew() -> None:
     model, data = network(0.01), stripes()
     model[1].running_var.fill_(float("nan"))
     batches = [(data.normalise(data.train.images), data.train.targets)]
-    done = recalibrate(model, data.task, batches, steps=9, batch_size=256, world=World())
+    done = refresh_statistics(model, data.task, batches, steps=9, batch_size=256, world=World())
     assert done is not None and done.loss_before is None and bool(model[1].running_var.isfinite().all())
 
 
@@ -151,7 +151,7 @@ class Constant(nn.Module):
 
 
 def test_a_network_that_answers_one_class_is_warned_of() -> None:
-    found = evaluate(Constant([0.0, 1.0, 0.0, 0.0]), stripes())
+    found = evaluate_split(Constant([0.0, 1.0, 0.0, 0.0]), stripes())
     assert found.predicted == 1 and found.chance == 0.25
     assert found.warning is not None and "1 distinct class predicted for 64 images" in found.warning
     assessed = assess(Constant([0.0, 1.0, 0.0, 0.0]), stripes())
@@ -171,9 +171,9 @@ def test_what_is_warned_of(accuracy: float, predicted: int, chance: float, warne
 def test_the_commands_warn(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     from reconvene import artifact
     from reconvene.cli import main
-    from reconvene.models import Source
+    from reconvene.models import ModelSource
 
-    source = Source("resnet20", {"width": 0.5}, (3, 32, 32))
+    source = ModelSource("resnet20", {"width": 0.5}, (3, 32, 32))
     artifact.save(source.build(), tmp_path / "a")
     options = ["--data", "digits", "--epochs", "1", "--lr", "1e-9"]
     done = answer(capfd, "train", str(tmp_path / "a"), *options)

@@ -18,7 +18,7 @@ from reconvene.data import Dataset, Split, train_batches
 from reconvene.data.dataset import statistics
 from reconvene.errors import ArtifactError, TrainingError, UnknownNameError, VerificationError
 from reconvene.tasks import TASKS, Targets, Task, judge, task_named
-from reconvene.training import Distillation, TrainConfig, evaluate, read_log, train
+from reconvene.training import Distillation, TrainConfig, evaluate_split, read_log, train_model
 from reconvene.training.assess import assess, compare_text, predict
 from reconvene.utils.schema import convert
 
@@ -78,20 +78,20 @@ def corner() -> Iterator[None]:
 def test_a_task_from_outside_trains_and_is_evaluated(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, data = Net(), spots()
-    before = evaluate(model, data).score
-    result = train(model, data, epochs=4, directory=tmp_path, config=CONFIG)
+    before = evaluate_split(model, data).score
+    result = train_model(model, data, epochs=4, directory=tmp_path, config=CONFIG)
     assert result.score < before / 2 and set(result.evaluation.metrics) == {"distance"}
     record = read_log(tmp_path)[-1]
     assert record["test_distance"] == result.score and "train_distance" not in record
-    assert evaluate(model, data).score == pytest.approx(result.score, rel=1e-5)
+    assert evaluate_split(model, data).score == pytest.approx(result.score, rel=1e-5)
     # resumed, a finished run returns what it measured
-    assert train(model, data, epochs=4, directory=tmp_path, config=CONFIG).evaluation == result.evaluation
+    assert train_model(model, data, epochs=4, directory=tmp_path, config=CONFIG).evaluation == result.evaluation
 
 
 def test_means_are_over_examples_whatever_the_batches() -> None:
     torch.manual_seed(0)
     model, data = Net(), spots(52)
-    whole, parts = evaluate(model, data, batch_size=64), evaluate(model, data, batch_size=5)
+    whole, parts = evaluate_split(model, data, batch_size=64), evaluate_split(model, data, batch_size=5)
     assert whole.score == pytest.approx(parts.score, rel=1e-6) and whole.loss == pytest.approx(parts.loss, rel=1e-6)
     with torch.no_grad():
         outputs = model.eval()(data.normalise(data.test.images))
@@ -114,7 +114,7 @@ def test_the_whole_way_with_a_task_from_outside(tmp_path: Path) -> None:
     assert said.training is not None and said.training.metrics == {"distance": trained.score}
     assessments = workflow.evaluate(tmp_path, data, corruptions=True, allow_import=True)
     assert 0 < assessments["pruned"].agreement < 1 and "noise, strength 1" in compare_text(assessments)
-    exported = workflow.export(tmp_path, dataset=data, allow_import=True)["pruned"][0]
+    exported = workflow.export_artifact(tmp_path, dataset=data, allow_import=True)["pruned"][0]
     assert exported.verification.agreement == 1.0, "agreement is asked for, and is the task's own"
     page = workflow.report(tmp_path).read_text()
     assert "Beyond distance" in page and "Test distance" in page
@@ -128,7 +128,7 @@ def test_a_distilled_student_follows_numbers(tmp_path: Path) -> None:
         torch.manual_seed(1)
         student, folder = Net(), tmp_path / str(weight)
         lesson = Distillation(teacher, weight=weight)
-        train(student, data, epochs=2, directory=folder, config=CONFIG, distillation=lesson)
+        train_model(student, data, epochs=2, directory=folder, config=CONFIG, distillation=lesson)
         errors.append(float(F.mse_loss(predict(student, data)[0], wanted)))
     assert errors[1] < errors[0] / 2
 
@@ -175,7 +175,7 @@ def test_a_headline_must_be_measured(tmp_path: Path) -> None:
     wrong = Corner()
     wrong.headline = "error"
     with pytest.raises(TrainingError, match=r"compared by 'error', but measures distance"):
-        train(Net(), spots(task=wrong), epochs=1, directory=tmp_path, config=CONFIG)
+        train_model(Net(), spots(task=wrong), epochs=1, directory=tmp_path, config=CONFIG)
 
 
 def test_what_earlier_releases_wrote_is_read() -> None:

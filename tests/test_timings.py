@@ -13,15 +13,15 @@ from reconvene import artifact, workflow
 from reconvene.artifact import TIMINGS, Artifact
 from reconvene.artifact.card import card
 from reconvene.costs import Budget
-from reconvene.data import Dataset, load
+from reconvene.data import Dataset, load_data
 from reconvene.errors import ArtifactError
-from reconvene.models import Source
+from reconvene.models import ModelSource
 from reconvene.training import TrainConfig
 from reconvene.workflow.report import collect
 from signed_artifacts import change_manifest
 
 pytest.importorskip("sklearn")
-SOURCE = Source(f"{__name__}:Net", {"width": 16}, (1, 8, 8))
+SOURCE = ModelSource(f"{__name__}:Net", {"width": 16}, (1, 8, 8))
 OURS = {artifact.MANIFEST, artifact.PLAN, artifact.WEIGHTS}
 
 
@@ -37,7 +37,7 @@ class Net(nn.Module):
 
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
-    return load("digits", input_shape=(1, 8, 8), limit=200)
+    return load_data("digits", input_shape=(1, 8, 8), limit=200)
 
 
 def make(folder: Path, dataset: Dataset) -> artifact.Training:
@@ -90,7 +90,7 @@ def test_an_artifact_of_before_keeps_and_shows_its_seconds(trained: Path, tmp_pa
     assert (timed.seconds, timed.recalibration.seconds) == (12.5, 0.25) and " in 12.5 s" in str(timed)
     assert collect(folder).timings == {"structure": 0.5, "surgery": 0.25}
     artifact.load(folder, allow_import=True)
-    artifact.record(folder, {"mine": 1})
+    artifact.add_measurements(folder, {"mine": 1})
     assert Artifact.open(folder).measurements["training"]["seconds"] == 12.5
 
 

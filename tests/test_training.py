@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import nn
 
-from reconvene.data import Augmentation, Dataset, Split, load
+from reconvene.data import Augmentation, Dataset, Split, load_data
 from reconvene.errors import TrainingError
-from reconvene.training import TrainConfig, evaluate, read_log, train
+from reconvene.training import TrainConfig, evaluate_split, read_log, train_model
 from reconvene.training.config import Settled, learning_rate
 from reconvene.training.machine import choose_device
 from reconvene.training.memory_format import safe_in_channels_last
@@ -31,10 +31,10 @@ def bytes_of(model: nn.Module) -> bytes:
 
 
 def test_it_learns_the_digits(tmp_path: Path) -> None:
-    model, data = net(), load("digits", input_shape=(1, 8, 8))
-    result = train(model, data, epochs=8, directory=tmp_path, config=TrainConfig(augment="none"))
+    model, data = net(), load_data("digits", input_shape=(1, 8, 8))
+    result = train_model(model, data, epochs=8, directory=tmp_path, config=TrainConfig(augment="none"))
     assert result.score > 0.9
-    assert evaluate(model, data) == result.evaluation
+    assert evaluate_split(model, data) == result.evaluation
     losses = [record["train_loss"] for record in result.records[1:]]
     assert losses[-1] < losses[0] / 2
 
@@ -43,7 +43,7 @@ def test_a_seed_repeats_itself_and_another_does_not(tmp_path: Path) -> None:
     ends = []
     for number, seed in enumerate((3, 3, 4)):
         model = net()
-        train(model, digits(), epochs=1, directory=tmp_path / str(number), config=replace(CONFIG, seed=seed))
+        train_model(model, digits(), epochs=1, directory=tmp_path / str(number), config=replace(CONFIG, seed=seed))
         ends.append(bytes_of(model))
         torch.rand(number + 1)  # the caller's own random numbers play no part
     assert ends[0] == ends[1] != ends[2]
@@ -58,7 +58,7 @@ def test_the_callers_random_state_modes_layout_and_hooks_stay(tmp_path: Path) ->
     ids = [id(p) for p in model.parameters()]
     data = digits()  # loading imports libraries, and rich draws one number from ``random`` when it is imported
     before = torch.get_rng_state(), np.random.get_state()[1].tobytes(), random.getstate()
-    train(model, data, epochs=1, directory=tmp_path, config=CONFIG)
+    train_model(model, data, epochs=1, directory=tmp_path, config=CONFIG)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1].tobytes(), random.getstate()) == before[1:]
     assert [m.training for m in model] == [True, False] + [True] * (len(model) - 2)
@@ -70,7 +70,7 @@ def test_the_callers_random_state_modes_layout_and_hooks_stay(tmp_path: Path) ->
 
 def test_the_log_says_how_the_run_was_made(tmp_path: Path) -> None:
     data = digits()
-    result = train(net(), data, epochs=2, directory=tmp_path, config=CONFIG)
+    result = train_model(net(), data, epochs=2, directory=tmp_path, config=CONFIG)
     start, *epochs = read_log(tmp_path)
     assert tuple([start, *epochs]) == result.records
     assert start["dataset"] == str(data)
@@ -158,7 +158,7 @@ def test_a_recipe_that_cannot_work_is_refused_before_anything_is_written(
     tmp_path: Path, config: TrainConfig, message: str
 ) -> None:
     with pytest.raises(TrainingError, match=message):
-        train(net(), digits(), epochs=1, directory=tmp_path / "out", config=config)
+        train_model(net(), digits(), epochs=1, directory=tmp_path / "out", config=config)
     assert not (tmp_path / "out").exists()
 
 
@@ -195,7 +195,7 @@ class Pair(nn.Module):
 )
 def test_a_model_that_does_not_fit_the_data_is_said(tmp_path: Path, model: nn.Module, message: str) -> None:
     with pytest.raises(TrainingError, match=message):
-        train(model, digits(), epochs=1, directory=tmp_path / "out")
+        train_model(model, digits(), epochs=1, directory=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -204,9 +204,9 @@ def test_empty_data_is_said(tmp_path: Path) -> None:
     nothing = Split(data.train.images[:0], data.train.targets[:0])
     for empty, message in ((replace(data, train=nothing), "no training"), (replace(data, test=nothing), "no test")):
         with pytest.raises(TrainingError, match=message):
-            train(net(), empty, epochs=1, directory=tmp_path)
+            train_model(net(), empty, epochs=1, directory=tmp_path)
     with pytest.raises(TrainingError, match="epochs must be at least 1"):
-        train(net(), data, epochs=0, directory=tmp_path)
+        train_model(net(), data, epochs=0, directory=tmp_path)
 
 
 def test_a_loss_that_is_not_finite_says_where_and_what_to_try(tmp_path: Path) -> None:
@@ -214,14 +214,14 @@ def test_a_loss_that_is_not_finite_says_where_and_what_to_try(tmp_path: Path) ->
     before = copy.deepcopy(model)
     config = replace(CONFIG, lr=1e20, precision="fp32")
     with pytest.raises(TrainingError, match=r"loss became (nan|inf) in epoch 1, step \d+, at learning rate .*lower lr"):
-        train(model, digits(), epochs=2, directory=tmp_path, config=config)
+        train_model(model, digits(), epochs=2, directory=tmp_path, config=config)
     assert bytes_of(model) == bytes_of(before)
 
 
 def test_a_folder_that_takes_no_files_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(TrainingError, match="cannot write"):
-        train(net(), digits(), epochs=1, directory=tmp_path / "file" / "out")
+        train_model(net(), digits(), epochs=1, directory=tmp_path / "file" / "out")
     with pytest.raises(TrainingError, match="no training log"):
         read_log(tmp_path)
 
@@ -240,7 +240,7 @@ def test_evaluation_counts_by_hand() -> None:
     split = Split(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0]))
     data = Dataset("three", split, split, ("cat", "dog"), (0.0,), (1.0,), Augmentation())
     model = Constant().train()
-    result = evaluate(model, data, batch_size=2)
+    result = evaluate_split(model, data, batch_size=2)
     right, wrong = math.log(1 + math.exp(-1)), math.log(1 + math.e)
     assert result.accuracy == pytest.approx(2 / 3)
     assert result.loss == pytest.approx((2 * right + wrong) / 3, rel=1e-6)
@@ -253,10 +253,10 @@ def test_evaluation_restores_mixed_modes_even_after_an_error() -> None:
     model = net().train()
     model[1].eval()
     modes = [m.training for m in model.modules()]
-    evaluate(model, digits())
+    evaluate_split(model, digits())
     assert [m.training for m in model.modules()] == modes
     with pytest.raises(TrainingError):
-        evaluate(head(3), digits())
+        evaluate_split(head(3), digits())
     assert [m.training for m in model.modules()] == modes
 
 
@@ -264,12 +264,12 @@ def test_bf16_and_fp32_end_close(tmp_path: Path) -> None:
     ends = []
     for precision in ("fp32", "bf16"):
         config = replace(CONFIG, precision=precision)
-        ends.append(train(net(), digits(), epochs=2, directory=tmp_path / precision, config=config))
+        ends.append(train_model(net(), digits(), epochs=2, directory=tmp_path / precision, config=config))
     assert abs(ends[0].evaluation.loss - ends[1].evaluation.loss) < 0.1
 
 
 def test_the_log_has_no_value_json_does_not_know(tmp_path: Path) -> None:
-    train(net(), digits(), epochs=1, directory=tmp_path, config=CONFIG)
+    train_model(net(), digits(), epochs=1, directory=tmp_path, config=CONFIG)
     for line in (tmp_path / "train.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} in the log"))
 

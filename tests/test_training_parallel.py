@@ -13,7 +13,7 @@ import pytest
 from torch import distributed
 
 from reconvene.errors import TrainingError
-from reconvene.training import TrainConfig, read_log, train
+from reconvene.training import TrainConfig, read_log, train_model
 from training_kills import CONFIG, EPOCHS, digits, net
 
 HERE = Path(__file__).parent
@@ -55,7 +55,7 @@ def test_processes_that_see_different_folders_are_stopped(pair: tuple[Path, list
 
 def test_two_processes_come_out_where_one_does(pair: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
     _, (first, _) = pair
-    alone = train(net(), digits(), epochs=EPOCHS, directory=tmp_path, config=CONFIG)
+    alone = train_model(net(), digits(), epochs=EPOCHS, directory=tmp_path, config=CONFIG)
     assert first["count"] == alone.evaluation.count, "the test split is shared out, not repeated"
     assert first["loss"] == pytest.approx(alone.evaluation.loss, rel=0.1)
     assert first["train_loss"] == pytest.approx(alone.records[-1]["train_loss"], rel=0.1)

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from reconvene.errors import TrainingError
-from reconvene.training import TrainConfig, train
-from reconvene.training.run import Run
+from reconvene.training import TrainConfig, train_model
+from reconvene.training.run import TrainingRun
 from training_kills import CONFIG, EPOCHS, digits, net
 
 HERE = Path(__file__).parent
@@ -52,46 +52,46 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    original = Run._step
+    original = TrainingRun._step
 
-    def interrupted(self: Run, *args: Any) -> Any:
+    def interrupted(self: TrainingRun, *args: Any) -> Any:
         if self.done == step:
             raise KeyboardInterrupt
         return original(self, *args)
 
-    monkeypatch.setattr(Run, "_step", interrupted)
+    monkeypatch.setattr(TrainingRun, "_step", interrupted)
 
 
 def test_ctrl_c_comes_through_and_leaves_a_checkpoint_to_go_on_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, whole, parts = digits(), net(), net()
-    train(whole, data, epochs=EPOCHS, directory=tmp_path / "whole", config=CONFIG)
+    train_model(whole, data, epochs=EPOCHS, directory=tmp_path / "whole", config=CONFIG)
     with monkeypatch.context() as patch:
         interrupt_at(patch, 13)
         with pytest.raises(KeyboardInterrupt):
-            train(parts, data, epochs=EPOCHS, directory=tmp_path / "parts", config=CONFIG)
+            train_model(parts, data, epochs=EPOCHS, directory=tmp_path / "parts", config=CONFIG)
     assert same(parts, net()), "an interrupted run leaves the caller's weights alone"
-    result = train(parts, data, epochs=EPOCHS, directory=tmp_path / "parts", config=CONFIG)
+    result = train_model(parts, data, epochs=EPOCHS, directory=tmp_path / "parts", config=CONFIG)
     assert result.resumed_at == 13
     assert same(parts, whole)
 
 
 def test_a_finished_run_returns_at_once_with_its_weights_and_numbers(tmp_path: Path) -> None:
     data, first, again = digits(), net(), net()
-    one = train(first, data, epochs=1, directory=tmp_path, config=CONFIG)
-    two = train(again, data, epochs=1, directory=tmp_path, config=CONFIG)
+    one = train_model(first, data, epochs=1, directory=tmp_path, config=CONFIG)
+    two = train_model(again, data, epochs=1, directory=tmp_path, config=CONFIG)
     assert same(first, again)
     assert (two.evaluation, two.records, two.resumed_at) == (one.evaluation, one.records, one.steps)
-    assert train(again, data, epochs=1, directory=tmp_path, config=CONFIG).resumed_at == one.steps, (
+    assert train_model(again, data, epochs=1, directory=tmp_path, config=CONFIG).resumed_at == one.steps, (
         "trained weights too"
     )
 
 
 def test_starting_over_forgets_the_checkpoint(tmp_path: Path) -> None:
     data, first, again = digits(), net(), net()
-    train(first, data, epochs=1, directory=tmp_path, config=CONFIG)
-    result = train(again, data, epochs=1, directory=tmp_path, config=CONFIG, resume=False)
+    train_model(first, data, epochs=1, directory=tmp_path, config=CONFIG)
+    result = train_model(again, data, epochs=1, directory=tmp_path, config=CONFIG, resume=False)
     assert result.resumed_at == 0
     assert same(first, again)
 
@@ -114,16 +114,16 @@ def other_weights() -> nn.Module:
     ],
 )
 def test_the_checkpoint_of_another_run_says_what_differs(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    from reconvene.data import load
+    from reconvene.data import load_data
 
-    train(net(), digits(), epochs=1, directory=tmp_path, config=CONFIG)
+    train_model(net(), digits(), epochs=1, directory=tmp_path, config=CONFIG)
     before = (tmp_path / "checkpoint.safetensors").read_bytes()
     asked = {"model": net(), "dataset": digits(), "epochs": 1, "config": CONFIG, **change}
     if asked["dataset"] == "other":
-        asked["dataset"] = load("digits", input_shape=(1, 8, 8), limit=240)
+        asked["dataset"] = load_data("digits", input_shape=(1, 8, 8), limit=240)
     model, dataset = asked.pop("model"), asked.pop("dataset")
     with pytest.raises(TrainingError, match=message) as error:
-        train(model, dataset, directory=tmp_path, **asked)
+        train_model(model, dataset, directory=tmp_path, **asked)
     assert "resume=False" in str(error.value)
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
 
@@ -133,7 +133,7 @@ def test_a_checkpoint_that_cannot_be_read_says_so(tmp_path: Path, damage: str) -
     import safetensors.torch
 
     path = tmp_path / "checkpoint.safetensors"
-    train(net(), digits(), epochs=1, directory=tmp_path, config=CONFIG)
+    train_model(net(), digits(), epochs=1, directory=tmp_path, config=CONFIG)
     tensors = {"a": torch.zeros(2)}
     content, message = {
         "truncated": (path.read_bytes()[:-100], "damaged"),
@@ -143,14 +143,14 @@ def test_a_checkpoint_that_cannot_be_read_says_so(tmp_path: Path, damage: str) -
     }[damage]
     path.write_bytes(content)
     with pytest.raises(TrainingError, match=message):
-        train(net(), digits(), epochs=1, directory=tmp_path, config=CONFIG)
+        train_model(net(), digits(), epochs=1, directory=tmp_path, config=CONFIG)
 
 
 def test_a_full_disk_is_said_and_leaves_the_previous_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, whole, parts = digits(), net(), net()
-    train(whole, data, epochs=1, directory=tmp_path / "whole", config=CONFIG)
+    train_model(whole, data, epochs=1, directory=tmp_path / "whole", config=CONFIG)
     calls, fsync = 0, os.fsync
 
     def full(descriptor: int) -> None:
@@ -163,7 +163,7 @@ def test_a_full_disk_is_said_and_leaves_the_previous_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(TrainingError, match="No space left on device"):
-            train(parts, data, epochs=1, directory=tmp_path / "parts", config=CONFIG)
+            train_model(parts, data, epochs=1, directory=tmp_path / "parts", config=CONFIG)
     assert not list((tmp_path / "parts").glob("*.new"))
-    assert train(parts, data, epochs=1, directory=tmp_path / "parts", config=CONFIG).resumed_at > 0
+    assert train_model(parts, data, epochs=1, directory=tmp_path / "parts", config=CONFIG).resumed_at > 0
     assert same(parts, whole)

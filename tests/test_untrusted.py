@@ -18,11 +18,11 @@ import reconvene as rc
 from reconvene import artifact
 from reconvene.artifact import MANIFEST, PLAN, WEIGHTS
 from reconvene.errors import ArtifactError, ModelError, PlanError, ReconveneError
-from reconvene.models import Source, example_inputs, resolve
+from reconvene.models import ModelSource, example_inputs, resolve_address
 from reconvene.surgery.ranges import MOST, from_text
 from signed_artifacts import change_manifest, describe, put_file
 
-SOURCE = Source("resnet20", {"width": 0.25}, (3, 32, 32))
+SOURCE = ModelSource("resnet20", {"width": 0.25}, (3, 32, 32))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_a_manifest_names_no_other_file(name: str, folder: Path) -> None:
     before = sorted(path.name for path in folder.parent.rglob("*"))
     acts: list[Callable[[], Any]] = [
         lambda: rc.load(folder),
-        lambda: artifact.record(folder, {"x": 1}),
+        lambda: artifact.add_measurements(folder, {"x": 1}),
         lambda: rc.push_to_hub(folder, "me/net", dry_run=True),
         lambda: artifact.read_plan(folder),
     ]
@@ -212,7 +212,7 @@ def test_loading_opens_no_socket(
     address: str, args: dict[str, Any], shape: tuple[int, ...], tmp_path: Path, offline: list[str]
 ) -> None:
     pytest.importorskip(address.partition(":")[0])
-    source = Source(address, args, shape)
+    source = ModelSource(address, args, shape)
     rc.save(source.build(), tmp_path / "a", source=source)
     assert isinstance(rc.load(tmp_path / "a"), nn.Module) and offline == []
 
@@ -257,7 +257,7 @@ def test_an_address_on_the_hub_is_never_fetched_by_a_load(address: str, folder: 
         with pytest.raises(ModelError, match="not fetched to this machine"):
             rc.load(folder)
         with pytest.raises(ReconveneError):
-            resolve(address)
+            resolve_address(address)
         assert offline, "a user who resolves it by hand does look it up"
 
 
@@ -272,6 +272,6 @@ def test_a_configuration_that_was_fetched_before_is_found_without_the_hub(
     config.save_pretrained(repository / "snapshots" / "0123")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0123")
-    source = Source("transformers:owner/name", {"num_labels": 3}, (3, 32, 32))
+    source = ModelSource("transformers:owner/name", {"num_labels": 3}, (3, 32, 32))
     rc.save(source.build(), tmp_path / "a", source=source)
     assert rc.load(tmp_path / "a").config.num_labels == 3 and offline == []

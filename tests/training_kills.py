@@ -19,10 +19,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from reconvene.data import Dataset, load
-from reconvene.training import TrainConfig, read_log, train
+from reconvene.data import Dataset, load_data
+from reconvene.training import TrainConfig, read_log, train_model
 from reconvene.training import checkpoint as checkpoints
-from reconvene.training.run import Run
+from reconvene.training.run import TrainingRun
 
 EPOCHS = 2
 CONFIG = TrainConfig(seed=3, batch_size=48, checkpoint_seconds=0)
@@ -30,7 +30,7 @@ TIMES = ("seconds", "samples_per_second")
 
 
 def digits() -> Dataset:
-    return load("digits", input_shape=(1, 8, 8), limit=480)
+    return load_data("digits", input_shape=(1, 8, 8), limit=480)
 
 
 def net() -> nn.Module:
@@ -55,7 +55,7 @@ def untimed(directory: Path) -> list[dict[str, object]]:
 
 def train_here(directory: Path, dataset: Dataset) -> None:
     model = net()
-    train(model, dataset, epochs=EPOCHS, directory=directory, config=CONFIG)
+    train_model(model, dataset, epochs=EPOCHS, directory=directory, config=CONFIG)
     (directory / "final.safetensors").write_bytes(safetensors.torch.save(model.state_dict()))
 
 
@@ -116,14 +116,14 @@ def main(root: Path) -> None:
     in_fork(lambda: train_here(root / "whole", dataset))
     report("whole", 0, root / "whole")
     points: list[tuple[str, object, str, int, bool]] = [
-        ("before the first step", Run, "_step", 1, False),
-        ("in the first epoch", Run, "_step", steps // 4, True),
-        ("in the last step", Run, "_step", steps, True),
+        ("before the first step", TrainingRun, "_step", 1, False),
+        ("in the first epoch", TrainingRun, "_step", steps // 4, True),
+        ("in the last step", TrainingRun, "_step", steps, True),
         ("before a rename", os, "replace", 4, False),
         ("after a rename", os, "replace", 4, True),
         ("before the bytes are on the disk", os, "fsync", 9, False),
-        ("between log and checkpoint", Run, "_save", steps // EPOCHS, False),
-        ("after the log of the last epoch", Run, "_save", steps, False),
+        ("between log and checkpoint", TrainingRun, "_save", steps // EPOCHS, False),
+        ("after the log of the last epoch", TrainingRun, "_save", steps, False),
         ("after the last checkpoint", checkpoints, "write_atomic", steps, True),
     ]
     for name, owner, function, nth, after in points:

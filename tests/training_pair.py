@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from reconvene.errors import TrainingError
-from reconvene.training import train
+from reconvene.training import train_model
 from reconvene.training.checkpoint import sha256
-from reconvene.training.run import Run
+from reconvene.training.run import TrainingRun
 from training_kills import CONFIG, EPOCHS, digits, net
 
 
@@ -28,30 +28,30 @@ def perturbed(rank: int) -> nn.Module:
 
 
 def interrupt_at(step: int) -> Any:
-    original = Run._step
+    original = TrainingRun._step
 
-    def interrupted(self: Run, *args: Any) -> Any:
+    def interrupted(self: TrainingRun, *args: Any) -> Any:
         if self.done == step:
             raise KeyboardInterrupt
         return original(self, *args)
 
-    Run._step = interrupted  # type: ignore[method-assign]
+    TrainingRun._step = interrupted  # type: ignore[method-assign]
     return original
 
 
 def main(root: Path) -> None:
     rank, data = int(os.environ["RANK"]), digits()
     whole, parts = perturbed(rank), perturbed(rank)
-    result = train(whole, data, epochs=EPOCHS, directory=root / "whole", config=CONFIG)
+    result = train_model(whole, data, epochs=EPOCHS, directory=root / "whole", config=CONFIG)
     original = interrupt_at(13)
     try:
-        train(parts, data, epochs=EPOCHS, directory=root / "parts", config=CONFIG)
+        train_model(parts, data, epochs=EPOCHS, directory=root / "parts", config=CONFIG)
     except KeyboardInterrupt:
-        Run._step = original  # type: ignore[method-assign]
-    resumed = train(parts, data, epochs=EPOCHS, directory=root / "parts", config=CONFIG)
+        TrainingRun._step = original  # type: ignore[method-assign]
+    resumed = train_model(parts, data, epochs=EPOCHS, directory=root / "parts", config=CONFIG)
     apart = ""
     try:
-        train(net(), data, epochs=EPOCHS, directory=root / ("whole", "elsewhere")[rank], config=CONFIG)
+        train_model(net(), data, epochs=EPOCHS, directory=root / ("whole", "elsewhere")[rank], config=CONFIG)
     except TrainingError as error:
         apart = str(error).partition(":")[0]
     facts = {

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from reconvene import criteria, rectifier
+from reconvene.criteria.base import Loss
 from reconvene.criteria.registry import criterion as criterion_named
 from reconvene.errors import CriterionError, PlanError
 from reconvene.evaluator import Sensitivity
 from reconvene.planning.assemble import check_finite, prunable
-from reconvene.planning.session import Data, Judge, Loss
+from reconvene.planning.session import Data, Judge
 from reconvene.rectifier import RectifyReport
-from reconvene.rectifier.recalibrate import Progress, silent
+from reconvene.rectifier.recalibrate import Progress, no_progress
 from reconvene.structure import Group, analyse
 from reconvene.structure.nesting import on_model
 from reconvene.surgery import Plan
@@ -109,7 +110,7 @@ def rectify(
     seed: int | None = None,
     model: nn.Module | None = None,
     data: Data | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> RectifyReport:
     """Repair every layer that the cut touched, in place (RLR); returns the spread ratios as a table.
 
@@ -184,7 +185,7 @@ def masks(
                 "not build it. Pass example_inputs, such as torch.randn(1, 3, 32, 32)"
             )
         example_inputs = torch.zeros(1, *shape, device=next((p.device for p in model.parameters()), None))
-    return criteria.masks(
+    return criteria.masks_at(
         model,
         density,
         criterion,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reconvene.allocation.result import Allocation, Row
+from reconvene.allocation.result import Allocation, AllocationRow
 from reconvene.allocation.solver import allocate
 
-__all__ = ["Allocation", "Row", "allocate"]
+__all__ = ["Allocation", "AllocationRow", "allocate"]

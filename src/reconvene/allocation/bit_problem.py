@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Counts = tuple[tuple[int, int], ...]
+from reconvene.utils.arrays import Floats, Ints
+
+_Counts = tuple[tuple[int, int], ...]
 
 
 class Charges(Protocol):
@@ -22,7 +22,7 @@ class Charges(Protocol):
     def sizes(self, widths: Ints) -> list[Any]:
         """The sizes of every layer at these widths."""
 
-    def part(self, name: str, number: int, size: Any, counts: Counts) -> float:
+    def part(self, name: str, number: int, size: Any, counts: _Counts) -> float:
         """The share of one layer in a cost."""
 
     def beside(self, name: str, widths: Ints) -> float:
@@ -130,13 +130,13 @@ class BitProblem:
             stays[of_group] = decision.kept[g][weight.channel[of_group]]
         return stays
 
-    def counts_of(self, w: int, decision: Decision) -> Counts:
+    def counts_of(self, w: int, decision: Decision) -> _Counts:
         """How many output channels of a weight have so many bits."""
         chosen = decision.choice[w][self.present(w, decision)]
         numbers = np.bincount(chosen, minlength=len(self.weights[w].bits)).tolist()
         return tuple((bits, n) for bits, n in zip(self.weights[w].bits, numbers, strict=True) if n)
 
-    def counts(self, decision: Decision, sizes: Sequence[Any]) -> list[Counts]:
+    def counts(self, decision: Decision, sizes: Sequence[Any]) -> list[_Counts]:
         """``counts_of`` for every layer."""
         of_weight = [self.counts_of(w, decision) for w in range(len(self.weights))]
         return [

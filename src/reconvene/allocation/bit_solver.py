@@ -13,12 +13,13 @@ from math import inf
 
 import numpy as np
 
-from reconvene.allocation.bit_problem import BitProblem, Decision, Floats
-from reconvene.allocation.bit_state import State, exchange, exchange_channels, fill
+from reconvene.allocation.bit_problem import BitProblem, Decision
+from reconvene.allocation.bit_state import BitState, exchange, exchange_channels, fill_limits
+from reconvene.utils.arrays import Floats
 
 SWEEPS = 12
 BISECTIONS = 40
-ROUNDS = 3
+_ROUNDS = 3
 """How often the shares of several budgets in the price are set anew."""
 
 
@@ -34,10 +35,10 @@ def solve_bits(problem: BitProblem) -> Decision | None:
         return problem.dense()
     shares = {name: 1.0 for name in problem.limits}
     best, loss = least, inf
-    for _ in range(ROUNDS if len(shares) > 1 else 1):
+    for _ in range(_ROUNDS if len(shares) > 1 else 1):
         decision = _bisect(problem, shares) or least
-        state = State(problem, decision.copy())
-        fill(state)
+        state = BitState(problem, decision.copy())
+        fill_limits(state)
         exchange(state)
         exchange_channels(state)
         if problem.loss(state.decision) < loss:

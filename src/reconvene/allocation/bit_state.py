@@ -19,7 +19,7 @@ _PASSES = 4
 
 
 @dataclass(frozen=True)
-class Step:
+class _Step:
     """Another choice for one output channel of a weight; ``gain``: what it loses less."""
 
     weight: int
@@ -28,7 +28,7 @@ class Step:
     gain: float
 
 
-class State:
+class BitState:
     """A decision, the share of every layer in every limited cost, and whether a step keeps the limits."""
 
     def __init__(self, problem: BitProblem, decision: Decision) -> None:
@@ -49,7 +49,7 @@ class State:
         }
         self._beside = {name: problem.charges.beside(name, widths) for name in names}
 
-    def steps(self, distance: int) -> list[Step]:
+    def steps(self, distance: int) -> list[_Step]:
         """The choice so far up, or down where it is negative, of every channel that stays and has one."""
         steps = []
         for w, weight in enumerate(self.problem.weights):
@@ -58,7 +58,7 @@ class State:
             possible = np.flatnonzero(self._stays[w] & (after >= 0) & (after < len(weight.bits)))
             gains = weight.loss[possible, choice[possible]] - weight.loss[possible, after[possible]]
             for output, gain in zip(possible.tolist(), gains.tolist(), strict=True):
-                steps.append(Step(w, output, int(after[output]), gain))
+                steps.append(_Step(w, output, int(after[output]), gain))
         return steps
 
     @property
@@ -67,7 +67,7 @@ class State:
         most = max((len(weight.bits) for weight in self.problem.weights), default=1)
         return [distance for distance in range(1 - most, most) if distance]
 
-    def change(self, *steps: Step) -> dict[str, float]:
+    def change(self, *steps: _Step) -> dict[str, float]:
         """By how much the sums over layers grow, by cost."""
         counts = {step.weight: dict(self._counts[step.weight]) for step in steps}
         for step in steps:
@@ -89,7 +89,7 @@ class State:
             for name, limit in self.problem.limits.items()
         )
 
-    def take(self, grown: dict[str, float], *steps: Step) -> None:
+    def take(self, grown: dict[str, float], *steps: _Step) -> None:
         """Take steps whose change is known."""
         for step in steps:
             self._move(self._counts[step.weight], step)
@@ -101,7 +101,7 @@ class State:
         """The largest share of a limit that a change takes."""
         return max(amount / self.problem.limits[name] for name, amount in grown.items())
 
-    def _move(self, counts: dict[int, int], step: Step) -> None:
+    def _move(self, counts: dict[int, int], step: _Step) -> None:
         bits = self.problem.weights[step.weight].bits
         before = bits[self.decision.choice[step.weight][step.output]]
         counts[before] -= 1
@@ -113,13 +113,13 @@ class State:
         return self.problem.charges.part(name, n, self._sizes[n], tuple(sorted(counts.items())))
 
 
-def fill(state: State) -> None:
+def fill_limits(state: BitState) -> None:
     """Give channels back, and then more bits."""
     _give_back(state)
     fill_bits(state)
 
 
-def fill_bits(state: State) -> None:
+def fill_bits(state: BitState) -> None:
     """Give more bits, to those first that gain most for what they take of the limits."""
     for _ in range(_PASSES):
         offers = [(step, state.change(step)) for step in state.steps(1) if step.gain > 0]
@@ -134,7 +134,7 @@ def fill_bits(state: State) -> None:
             return
 
 
-def _give_back(state: State) -> None:
+def _give_back(state: BitState) -> None:
     """Widen groups by their best channels that left, with the fewest bits, while the limits allow it."""
     problem = state.problem
     for g, group in enumerate(problem.groups):
@@ -157,7 +157,7 @@ def _give_back(state: State) -> None:
             state.count()
 
 
-def exchange(state: State) -> None:
+def exchange(state: BitState) -> None:
     """Take bits from one channel for another while that loses less; on small networks only.
 
     On tiny ones three channels exchange bits at once.
@@ -173,7 +173,7 @@ def exchange(state: State) -> None:
             return
 
 
-def _exchanges(steps: list[Step]) -> list[tuple[float, tuple[Step, ...]]]:
+def _exchanges(steps: list[_Step]) -> list[tuple[float, tuple[_Step, ...]]]:
     """Steps of different channels that together lose less, with what they gain."""
     offers = []
     for number in (2, 3) if len(steps) <= _TINY else (2,):
@@ -184,7 +184,7 @@ def _exchanges(steps: list[Step]) -> list[tuple[float, tuple[Step, ...]]]:
     return offers
 
 
-def exchange_channels(state: State) -> None:
+def exchange_channels(state: BitState) -> None:
     """Let one channel leave, return, or stand in for another, while that loses less; on tiny networks only."""
     problem = state.problem
     if sum(len(weight.group) for weight in problem.weights) > _TINY:
@@ -197,7 +197,7 @@ def exchange_channels(state: State) -> None:
             trial.kept = kept
             if not problem.fits(trial):
                 continue
-            other = State(problem, trial)
+            other = BitState(problem, trial)
             fill_bits(other)
             exchange(other)
             if problem.loss(other.decision) < loss - 1e-15:
@@ -206,7 +206,7 @@ def exchange_channels(state: State) -> None:
                 break
 
 
-def _neighbours(state: State) -> Iterator[list[NDArray[np.bool_]]]:
+def _neighbours(state: BitState) -> Iterator[list[NDArray[np.bool_]]]:
     """Kept channels that differ from the present ones by one or two channels of a group."""
     for g, group in enumerate(state.problem.groups):
         present = state.decision.kept[g]

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from reconvene.allocation.constraints import Pieces, Widths, repair
 from reconvene.structure.lattice import descend, differences, moves, systems
-
-Floats = NDArray[np.float64]
+from reconvene.utils.arrays import Floats
 
 
 @dataclass(frozen=True, eq=False)

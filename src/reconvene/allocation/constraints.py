@@ -35,7 +35,7 @@ class Pieces:
         ]
 
 
-def simplify(balances: Sequence[Balance], dense: Widths) -> list[Pieces]:
+def simplify_equations(balances: Sequence[Balance], dense: Widths) -> list[Pieces]:
     """Equations without what cancels or always holds. ``StructureError`` when the dense widths break one."""
     result = []
     for balance in balances:

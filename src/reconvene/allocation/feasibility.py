@@ -29,7 +29,7 @@ class Costs(Protocol):
         ...
 
 
-class Meter:
+class PriceMeter:
     """Prices of widths as shares of their limits: a budget is kept while no share exceeds 1."""
 
     def __init__(self, costs: Costs, limits: Mapping[str, float]) -> None:

@@ -7,17 +7,18 @@ from heapq import heapify, heappop, heappush
 
 import numpy as np
 
-from reconvene.allocation.candidates import Floats, allowed_widths, grow, step_of
+from reconvene.allocation.candidates import allowed_widths, grow, step_of
 from reconvene.allocation.constraints import Pieces, Widths
-from reconvene.allocation.feasibility import Meter
+from reconvene.allocation.feasibility import PriceMeter
 from reconvene.structure.lattice import systems
+from reconvene.utils.arrays import Floats
 
 ENOUGH = 0.9
 """The share of the tightest budget that multiples should use; below it, finer steps fill the rest."""
 
 
-def fill(
-    widths: Widths, losses: Sequence[Floats], equations: Sequence[Pieces], allowed: Sequence[Widths], meter: Meter
+def fill_widths(
+    widths: Widths, losses: Sequence[Floats], equations: Sequence[Pieces], allowed: Sequence[Widths], meter: PriceMeter
 ) -> Widths:
     """Widths at which no group, with whoever must follow it, can grow to its next allowed width within the budgets."""
     return Filler(widths, losses, equations, allowed, meter).fill()
@@ -28,7 +29,7 @@ def fill_finer(
     losses: Sequence[Floats],
     equations: Sequence[Pieces],
     allowed: Sequence[Widths],
-    meter: Meter,
+    meter: PriceMeter,
     *,
     round_to: int,
 ) -> tuple[Widths, int]:
@@ -42,7 +43,7 @@ def fill_finer(
     while step > 1 and np.any(widths < dense) and float(meter.price(widths).max()) < ENOUGH:
         step //= 2
         allowed = _finer(dense, equations, allowed, step)
-        widths = fill(widths, losses, equations, allowed, meter)
+        widths = fill_widths(widths, losses, equations, allowed, meter)
     return widths, step
 
 
@@ -65,7 +66,7 @@ class Filler:
         losses: Sequence[Floats],
         equations: Sequence[Pieces],
         allowed: Sequence[Widths],
-        meter: Meter,
+        meter: PriceMeter,
     ) -> None:
         self.widths, self.losses, self.equations = widths.copy(), losses, equations
         self.allowed, self.meter = allowed, meter

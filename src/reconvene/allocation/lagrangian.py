@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from reconvene.allocation.candidates import Floats, Ladders
+from reconvene.allocation.candidates import Ladders
 from reconvene.allocation.constraints import Widths
-from reconvene.allocation.feasibility import Meter
+from reconvene.allocation.feasibility import PriceMeter
+from reconvene.utils.arrays import Floats
 
-ROUNDS = 20
+_ROUNDS = 20
 # Rates of exchange are bisected to this ratio.
-NEAR = 1.0005
+_NEAR = 1.0005
 
 
-def minimise_loss(ladders: Ladders, position: Widths, meter: Meter) -> Widths:
+def minimise_loss(ladders: Ladders, position: Widths, meter: PriceMeter) -> Widths:
     """The visited position with the least total loss, at most that of ``position``, which must keep the budgets."""
     best, lowest_loss = position, _total(ladders, position)
     weight = np.ones(len(meter.limits))
-    for _ in range(ROUNDS):
+    for _ in range(_ROUNDS):
         moved = _affordable(ladders, _prices(ladders, position, meter) @ weight, meter)
         if moved is None or np.array_equal(moved, position):
             break
@@ -40,7 +41,7 @@ def _total(ladders: Ladders, position: Widths) -> float:
     return float(ladders.at_position(ladders.loss, position).sum())
 
 
-def _prices(ladders: Ladders, position: Widths, meter: Meter) -> Floats:
+def _prices(ladders: Ladders, position: Widths, meter: PriceMeter) -> Floats:
     """What a channel of each ladder costs, in shares of every limit: ``[ladders, budgets]``."""
     current_price = meter.price(ladders.widths(position))
     prices = np.zeros((len(ladders), len(current_price)))
@@ -53,7 +54,7 @@ def _prices(ladders: Ladders, position: Widths, meter: Meter) -> Floats:
     return np.maximum(prices, 0.0)
 
 
-def _affordable(ladders: Ladders, price: Floats, meter: Meter) -> Widths | None:
+def _affordable(ladders: Ladders, price: Floats, meter: PriceMeter) -> Widths | None:
     """The position at the lowest rate of exchange that keeps all budgets; None where no rate does."""
     paid = price[:, None] * ladders.channels
     beyond = np.arange(ladders.loss.shape[1]) > ladders.top[:, None]
@@ -66,7 +67,7 @@ def _affordable(ladders: Ladders, price: Floats, meter: Meter) -> Widths | None:
     low, high = 1e-12, 1e12
     if not meter.fits(ladders.widths(position_at(high))):
         return None
-    while high > NEAR * low:
+    while high > _NEAR * low:
         middle = (low * high) ** 0.5
         if meter.fits(ladders.widths(position_at(middle))):
             high = middle

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reconvene.allocation.candidates import Floats, Ladders
+from reconvene.allocation.candidates import Ladders
 from reconvene.allocation.constraints import Widths
-from reconvene.allocation.feasibility import Meter
+from reconvene.allocation.feasibility import PriceMeter
+from reconvene.utils.arrays import Floats
 
 # Cost evaluations the refinement may spend: a fixed number, so that the result does not depend on the clock.
 EVALUATIONS = 3000
@@ -40,7 +41,7 @@ class Margins:
 Move = tuple[float, tuple[int, ...], tuple[int, ...]]
 
 
-def trade(ladders: Ladders, position: Widths, meter: Meter, *, cap: float) -> Widths:
+def trade(ladders: Ladders, position: Widths, meter: PriceMeter, *, cap: float) -> Widths:
     """A position of no more total loss than ``position``, no ladder's level above ``cap``, every budget kept."""
     position = position.copy()
     allowance = meter.evaluations + EVALUATIONS
@@ -50,7 +51,7 @@ def trade(ladders: Ladders, position: Widths, meter: Meter, *, cap: float) -> Wi
             return position
 
 
-def _margins(ladders: Ladders, position: Widths, meter: Meter, cap: float) -> Margins:
+def _margins(ladders: Ladders, position: Widths, meter: PriceMeter, cap: float) -> Margins:
     current_price = meter.price(ladders.widths(position))
     count, budgets = len(ladders), len(current_price)
     up, down = np.full((count, budgets), np.inf), np.zeros((count, budgets))
@@ -69,7 +70,7 @@ def _margins(ladders: Ladders, position: Widths, meter: Meter, cap: float) -> Ma
     return Margins(1.0 - current_price, up, down, gain, ladders.at_position(ladders.loss, below) - loss, can_fall)
 
 
-def _apply(ladders: Ladders, position: Widths, meter: Meter, moves: list[Move], allowance: int) -> bool:
+def _apply(ladders: Ladders, position: Widths, meter: PriceMeter, moves: list[Move], allowance: int) -> bool:
     """Make the best moves that do not touch each other, in place; whether any was made."""
     moves.sort(key=lambda move: (-move[0], move[1], move[2]))
     touched: set[int] = set()

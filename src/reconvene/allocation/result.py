@@ -8,11 +8,11 @@ from typing import Any
 
 from reconvene.allocation.constraints import Widths
 from reconvene.costs import text_of
-from reconvene.utils.tables import Cell, smaller, table
+from reconvene.utils.tables import Cell, smaller, text_table
 
 
 @dataclass(frozen=True)
-class Row:
+class AllocationRow:
     """One group: width before and after, what it loses (in the evaluator's unit), and why it is as wide as it is."""
 
     group: str
@@ -36,7 +36,7 @@ class Allocation:
     limits: dict[str, float]
     dense: dict[str, float]
     water_level: float
-    rows: tuple[Row, ...]
+    rows: tuple[AllocationRow, ...]
     round_to: int
     finest: int
     """The step in which widths grew last: ``round_to``, or less where its multiples left the budget unused."""
@@ -59,7 +59,7 @@ class Allocation:
         ]
         lines: list[list[Cell]] = [[r.group, r.dense, r.width, r.loss, r.why] for r in self.rows]
         title = f"allocation at water level {self.water_level:.4g}"
-        return table(["group", "dense", "width", "loss", "why"], lines, title=title, foot=[*foot, *self.notes])
+        return text_table(["group", "dense", "width", "loss", "why"], lines, title=title, foot=[*foot, *self.notes])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only."""

@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reconvene.allocation.candidates import Floats, Ladders, ladders, step_of
-from reconvene.allocation.constraints import Pieces, Widths, capped, simplify
-from reconvene.allocation.feasibility import Costs, Meter
-from reconvene.allocation.greedy_fill import fill, fill_finer
+from reconvene.allocation.candidates import Ladders, ladders, step_of
+from reconvene.allocation.constraints import Pieces, Widths, capped, simplify_equations
+from reconvene.allocation.feasibility import Costs, PriceMeter
+from reconvene.allocation.greedy_fill import fill_finer, fill_widths
 from reconvene.allocation.lagrangian import minimise_loss
 from reconvene.allocation.local_search import trade
-from reconvene.allocation.result import Allocation, Row
+from reconvene.allocation.result import Allocation, AllocationRow
 from reconvene.allocation.water_filling import sink
 from reconvene.costs import Budget, text_of
 from reconvene.costs.budget import factor_meant
 from reconvene.errors import BudgetError, CriterionError, PinnedCost, StructureError
 from reconvene.evaluator import Sensitivity
 from reconvene.structure.lattice import systems
+from reconvene.utils.arrays import Floats
 
 if TYPE_CHECKING:
     from reconvene.structure import Structure
@@ -74,8 +75,8 @@ def allocate(
     dense = np.array([group.width for group in structure.prunable], dtype=np.int64)
     caps = capped(structure.balances, dense, fixed)
     losses = [loss[: cap + 1] for loss, cap in zip(losses, caps, strict=True)]
-    equations = simplify(structure.balances, caps)
-    meter = Meter(costs, budget.limits(costs.dense) if limits is None else limits)
+    equations = simplify_equations(structure.balances, caps)
+    meter = PriceMeter(costs, budget.limits(costs.dense) if limits is None else limits)
     ladder_set, allowed = _feasible(caps, losses, equations, meter, budget, round_to, fixed)
     level, base, position = sink(ladder_set, meter)
     cap = level * (1.0 + slack)
@@ -86,7 +87,7 @@ def allocate(
         widths = ladder_set.widths(base)
     else:
         position = trade(ladder_set, position, meter, cap=cap)
-        widths = fill(ladder_set.widths(position), losses, equations, allowed, meter)
+        widths = fill_widths(ladder_set.widths(position), losses, equations, allowed, meter)
     coarse_widths, finest = widths, round_to
     if refine and not plain:
         widths, finest = fill_finer(widths, losses, equations, allowed, meter, round_to=round_to)
@@ -116,7 +117,7 @@ def allocate(
         dense=dict(costs.dense),
         water_level=level,
         rows=tuple(
-            Row(name, int(dense[g]), int(widths[g]), float(losses[g][widths[g]]), why[g])
+            AllocationRow(name, int(dense[g]), int(widths[g]), float(losses[g][widths[g]]), why[g])
             for g, name in enumerate(names)
         ),
         round_to=round_to,
@@ -138,7 +139,7 @@ def _feasible(
     dense: Widths,
     losses: Sequence[Floats],
     equations: Sequence[Pieces],
-    meter: Meter,
+    meter: PriceMeter,
     budget: Budget,
     round_to: int,
     fixed: Mapping[int, int],
@@ -152,7 +153,7 @@ def _feasible(
     raise _infeasible(meter, lowest, budget, fixed)
 
 
-def _infeasible(meter: Meter, lowest: Widths, budget: Budget, fixed: Mapping[int, int]) -> BudgetError:
+def _infeasible(meter: PriceMeter, lowest: Widths, budget: Budget, fixed: Mapping[int, int]) -> BudgetError:
     floor = {cost: float(meter.costs.evaluate(cost, lowest)) for cost in meter.costs.dense}
     pinned: dict[str, PinnedCost] = {}
     parts = []

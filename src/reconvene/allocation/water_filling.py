@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from reconvene.allocation.candidates import Ladders
 from reconvene.allocation.constraints import Widths
-from reconvene.allocation.feasibility import Meter
+from reconvene.allocation.feasibility import PriceMeter
 
 
-def sink(ladders: Ladders, meter: Meter) -> tuple[float, Widths, Widths]:
+def sink(ladders: Ladders, meter: PriceMeter) -> tuple[float, Widths, Widths]:
     """The water level, the position at it, and the position once it can sink no further for any ladder.
 
     The lowest rungs must keep the budget.
@@ -36,7 +36,7 @@ def sink(ladders: Ladders, meter: Meter) -> tuple[float, Widths, Widths]:
     return level, base, position
 
 
-def climb(ladders: Ladders, position: Widths, ladder: int, meter: Meter) -> bool:
+def climb(ladders: Ladders, position: Widths, ladder: int, meter: PriceMeter) -> bool:
     """Move one ladder up a rung, in place, if the budget stays kept."""
     position[ladder] += 1
     if meter.fits(ladders.widths(position)):
@@ -45,7 +45,7 @@ def climb(ladders: Ladders, position: Widths, ladder: int, meter: Meter) -> bool
     return False
 
 
-def _lowest(ladders: Ladders, position: Widths, free: NDArray[np.bool_], meter: Meter) -> tuple[float, Widths]:
+def _lowest(ladders: Ladders, position: Widths, free: NDArray[np.bool_], meter: PriceMeter) -> tuple[float, Widths]:
     """The lowest level the ``free`` ladders can sink to, others staying: bisected over the levels that occur."""
     reachable = ladders.level[free][np.arange(ladders.level.shape[1]) >= position[free][:, None]]
     levels = np.unique(reachable)

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from reconvene.artifact.derive import derive
-from reconvene.artifact.folder import Artifact, commit
-from reconvene.artifact.hub import PREFIX, Push, fetched, parse, pull, push_to_hub
+from reconvene.artifact.folder import Artifact, commit_files
+from reconvene.artifact.hub import PREFIX, Push, fetched, parse_hub_address, pull, push_to_hub
 from reconvene.artifact.manifest import MANIFEST, PLAN, WEIGHTS, changed_manifest, new_manifest
-from reconvene.artifact.probe import differs, take
+from reconvene.artifact.probe import differs, take_probe
 from reconvene.artifact.sections import (
     ExportRecord,
     PruningRecord,
@@ -27,11 +27,11 @@ from reconvene.artifact.sections import (
     Teacher,
     Training,
 )
-from reconvene.artifact.tensors import compare, decode, encode, fill, module_versions
+from reconvene.artifact.tensors import decode_tensors, encode, fill_model, module_versions, require_same_tensors
 from reconvene.artifact.timings import TIMINGS, Timings, write_timings
 from reconvene.artifact.untrusted import check_attributes
 from reconvene.errors import ArtifactError, ModelError
-from reconvene.models import Source
+from reconvene.models import ModelSource
 from reconvene.utils.arguments import check_model, check_path, checked
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ __all__ = [
     "Teacher",
     "Timings",
     "Training",
+    "add_measurements",
     "dense",
     "from_pretrained",
     "load",
@@ -58,7 +59,6 @@ __all__ = [
     "pull",
     "push_to_hub",
     "read_plan",
-    "record",
     "save",
 ]
 
@@ -69,7 +69,7 @@ def save(
     directory: str | Path,
     *,
     plan: Plan | None = None,
-    source: Source | Mapping[str, Any] | str | None = None,
+    source: ModelSource | Mapping[str, Any] | str | None = None,
     extra: Mapping[str, Any] | None = None,
     timings: Timings | None = None,
 ) -> None:
@@ -110,12 +110,12 @@ def save(
     description = f"{origin.address} built with {dict(origin.args)}" + (
         " and pruned by the plan" if plan is not None else ""
     )
-    compare(again.state_dict(), state, description)
+    require_same_tensors(again.state_dict(), state, description)
     weights, aliases = encode(state)
     versions = module_versions(state)
-    fill(again, decode(weights, aliases, Path(directory)), versions)
+    fill_model(again, decode_tensors(weights, aliases, Path(directory)), versions)
     # Of the rebuilt model: it is on the CPU, wherever the given one is.
-    probe = take(again, origin.input_shape)
+    probe = take_probe(again, origin.input_shape)
     if (difference := differs(model, probe)) is not None:
         raise ArtifactError(
             f"{description} is another model, although its tensors fit: {difference}. Save the model as its source "
@@ -125,7 +125,7 @@ def save(
     if plan is not None:
         files[PLAN] = plan.to_json().encode()
     text = new_manifest(origin, files, aliases=aliases, measurements=extra or {}, versions=versions, probe=probe)
-    commit(Path(directory), files, text)
+    commit_files(Path(directory), files, text)
     write_timings(Path(directory), timings)
 
 
@@ -154,14 +154,14 @@ def load(directory: str | Path, *, allow_import: bool = False) -> nn.Module:
     True
     """
     if isinstance(directory, str) and directory.startswith(PREFIX):
-        repo_id, revision = parse(directory)
+        repo_id, revision = parse_hub_address(directory)
         directory = fetched(repo_id, revision=revision)
     stored = Artifact.open(directory)
     folder, plan = stored.folder, stored.plan
     model = _rebuild(_permitted(stored, allow_import), plan, allow_import=allow_import)
-    state = decode(stored.read(WEIGHTS), stored.aliases, folder)
-    compare(model.state_dict(), state, f"{stored.source.address} as {folder} describes it")
-    fill(model, state, stored.versions)
+    state = decode_tensors(stored.read(WEIGHTS), stored.aliases, folder)
+    require_same_tensors(model.state_dict(), state, f"{stored.source.address} as {folder} describes it")
+    fill_model(model, state, stored.versions)
     if stored.probe is not None and (difference := differs(model, stored.probe)) is not None:
         raise ArtifactError(
             f"{folder} does not reproduce: with the saved tensors {stored.source.address} computes something else "
@@ -202,15 +202,15 @@ def read_plan(directory: str | Path) -> Plan | None:
     return Artifact.open(directory).plan
 
 
-def record(directory: str | Path, measurements: Mapping[str, Any]) -> None:
+def add_measurements(directory: str | Path, measurements: Mapping[str, Any]) -> None:
     """Add measurements to the manifest of an artifact, replacing those of the same name; as ``extra`` of ``save``.
 
     Raises ArtifactError.
     """
-    commit(Path(directory), {}, changed_manifest(Artifact.open(directory).text, measurements))
+    commit_files(Path(directory), {}, changed_manifest(Artifact.open(directory).text, measurements))
 
 
-def note(model: nn.Module, *, plan: Plan | None, source: Source | None) -> nn.Module:
+def note(model: nn.Module, *, plan: Plan | None, source: ModelSource | None) -> nn.Module:
     """Remember on the module itself where it comes from; ``save`` looks there. Returns the same module."""
     # object.__setattr__, because these are no parts of the module.
     object.__setattr__(model, "reconvene_plan", plan)
@@ -218,7 +218,7 @@ def note(model: nn.Module, *, plan: Plan | None, source: Source | None) -> nn.Mo
     return model
 
 
-def _rebuild(source: Source, plan: Plan | None, *, allow_import: bool) -> nn.Module:
+def _rebuild(source: ModelSource, plan: Plan | None, *, allow_import: bool) -> nn.Module:
     model = source.build(allow_import=allow_import)
     if plan is None:
         return model
@@ -229,7 +229,7 @@ def _rebuild(source: Source, plan: Plan | None, *, allow_import: bool) -> nn.Mod
         raise ArtifactError(f"the plan does not fit {source.address}: {type(error).__name__}: {error}") from error
 
 
-def _permitted(stored: Artifact, allow_import: bool) -> Source:
+def _permitted(stored: Artifact, allow_import: bool) -> ModelSource:
     """The source, if it imports nothing or the caller allows it."""
     if stored.source.imports and not allow_import:
         raise ArtifactError(
@@ -239,13 +239,15 @@ def _permitted(stored: Artifact, allow_import: bool) -> Source:
     return stored.source
 
 
-def _source_of(model: nn.Module, plan: Plan | None, source: Source | Mapping[str, Any] | str | None) -> Source:
+def _source_of(
+    model: nn.Module, plan: Plan | None, source: ModelSource | Mapping[str, Any] | str | None
+) -> ModelSource:
     if isinstance(source, str):
-        return Source(source)
+        return ModelSource(source)
     if isinstance(source, Mapping):
         try:
-            return Source.from_dict(source)
+            return ModelSource.from_dict(source)
         except ModelError as error:
             raise ArtifactError(str(error)) from error
     noted = source if source is not None else getattr(model, "reconvene_source", None)
-    return noted if isinstance(noted, Source) else derive(model, plan)
+    return noted if isinstance(noted, ModelSource) else derive(model, plan)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from reconvene.errors import ArtifactError, ReconveneError
-from reconvene.models import Source
+from reconvene.models import ModelSource
 
 if TYPE_CHECKING:
     from reconvene.surgery import Plan
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _NOTES = {*vars(nn.Module()), "reconvene_plan", "reconvene_source", "_model_args"}
 
 
-def derive(model: nn.Module, plan: Plan | None) -> Source:
+def derive(model: nn.Module, plan: Plan | None) -> ModelSource:
     """The source that gives just this model: the same classes, attributes and shapes in every module.
 
     Tried are the builders of torchvision and timm, and the model's own class with the arguments that it keeps as
@@ -70,7 +70,7 @@ def _comparable(value: Any) -> Any:
     return value
 
 
-def _candidates(model: nn.Module, plan: Plan | None) -> Iterator[Source]:
+def _candidates(model: nn.Module, plan: Plan | None) -> Iterator[ModelSource]:
     model_class = type(model)
     family = model_class.__module__.partition(".")[0]
     if family == "torchvision":
@@ -81,7 +81,7 @@ def _candidates(model: nn.Module, plan: Plan | None) -> Iterator[Source]:
         yield from _own_class(model)
 
 
-def _torchvision(model: nn.Module, plan: Plan | None) -> Iterator[Source]:
+def _torchvision(model: nn.Module, plan: Plan | None) -> Iterator[ModelSource]:
     """Builders from the file of the class, with its own number of classes and with that of the last parameter."""
     from torchvision import models
 
@@ -89,21 +89,21 @@ def _torchvision(model: nn.Module, plan: Plan | None) -> Iterator[Source]:
     last = [name for name, _ in model.named_parameters()][-1]
     for name in models.list_models():
         if models.get_model_builder(name).__module__ == type(model).__module__:
-            yield Source(f"torchvision:{name}")
-            yield Source(f"torchvision:{name}", {"num_classes": shapes[last][0]})
+            yield ModelSource(f"torchvision:{name}")
+            yield ModelSource(f"torchvision:{name}", {"num_classes": shapes[last][0]})
 
 
-def _timm(model: nn.Module) -> Iterator[Source]:
+def _timm(model: nn.Module) -> Iterator[ModelSource]:
     """The models of timm know their own name."""
     config = getattr(model, "pretrained_cfg", None) or {}
     name, classes = config.get("architecture"), getattr(model, "num_classes", None)
     if isinstance(name, str):
-        yield Source(f"timm:{name}")
+        yield ModelSource(f"timm:{name}")
         if isinstance(classes, int):
-            yield Source(f"timm:{name}", {"num_classes": classes})
+            yield ModelSource(f"timm:{name}", {"num_classes": classes})
 
 
-def _own_class(model: nn.Module) -> Iterator[Source]:
+def _own_class(model: nn.Module) -> Iterator[ModelSource]:
     args: dict[str, int | float | bool | str] = {}
     for name, parameter in inspect.signature(type(model)).parameters.items():
         value = getattr(model, name, None)
@@ -112,4 +112,4 @@ def _own_class(model: nn.Module) -> Iterator[Source]:
         elif parameter.default is inspect.Parameter.empty:
             return
     model_class = type(model)
-    yield Source(f"{model_class.__module__}:{model_class.__qualname__}", args)
+    yield ModelSource(f"{model_class.__module__}:{model_class.__qualname__}", args)

@@ -16,13 +16,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from reconvene.artifact.manifest import MANIFEST, PLAN, WEIGHTS, FileEntry, Manifest, describe, parse_manifest
+from reconvene.artifact.manifest import MANIFEST, PLAN, WEIGHTS, FileEntry, Manifest, file_entry, parse_manifest
 from reconvene.artifact.probe import Probe
 from reconvene.artifact.sections import Sections, Training
 from reconvene.artifact.timings import Timings, read_timings
-from reconvene.artifact.untrusted import size_of
+from reconvene.artifact.untrusted import file_bytes
 from reconvene.errors import ArtifactError
-from reconvene.models import Source
+from reconvene.models import ModelSource
 from reconvene.surgery import Plan
 from reconvene.utils.files import PENDING, read_regular, settle_names, write_through
 
@@ -47,7 +47,7 @@ class Artifact(Sections):
 
     folder: Path
     text: bytes
-    source: Source
+    source: ModelSource
     files: Mapping[str, FileEntry]
     aliases: Mapping[str, str]
     written_by: str
@@ -106,7 +106,7 @@ class Artifact(Sections):
         return read_file(self.folder, self.files, name)
 
 
-def commit(folder: Path, files: Mapping[str, bytes], text: bytes) -> None:
+def commit_files(folder: Path, files: Mapping[str, bytes], text: bytes) -> None:
     """Put ``files`` and a manifest into the folder, all or nothing.
 
     Raises ArtifactError where it cannot write, or for a manifest that could not be read again.
@@ -138,13 +138,13 @@ def read_file(folder: Path, files: Mapping[str, FileEntry], name: str) -> bytes:
     sizes: list[int] = []
     # Pending: the writer was stopped after its manifest was in place.
     for candidate in (path, folder / (name + PENDING)):
-        size = size_of(candidate)
+        size = file_bytes(candidate)
         if size is None:
             continue
         sizes.append(size)
         if size == expected.bytes:  # read nothing of another size: it cannot be what is meant
             data = read_regular(candidate, limit=size, error=ArtifactError)
-            if describe(data) == expected:
+            if file_entry(data) == expected:
                 return data
     if not sizes:
         raise ArtifactError(f"{path} is missing")
@@ -154,9 +154,9 @@ def read_file(folder: Path, files: Mapping[str, FileEntry], name: str) -> bytes:
 
 
 def _fits(path: Path, entry: FileEntry) -> bool:
-    if size_of(path) != entry.bytes:
+    if file_bytes(path) != entry.bytes:
         return False
-    return describe(read_regular(path, limit=entry.bytes, error=ArtifactError)) == entry
+    return file_entry(read_regular(path, limit=entry.bytes, error=ArtifactError)) == entry
 
 
 def _is_committed(folder: Path, text: bytes) -> bool:

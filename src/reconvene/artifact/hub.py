@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reconvene.artifact.card import card
-from reconvene.artifact.folder import Artifact, commit
+from reconvene.artifact.folder import Artifact, commit_files
 from reconvene.artifact.manifest import MANIFEST, PLAN, WEIGHTS
 from reconvene.artifact.timings import TIMINGS, write_timings
 from reconvene.errors import ArtifactError, MissingExtraError
@@ -126,12 +126,12 @@ def pull(
     if (target / MANIFEST).exists() and not overwrite:
         raise ArtifactError(f"{target} holds an artifact already. Choose another folder, or --overwrite it")
     stored = Artifact.open(fetched(repo_id, revision=revision, token=token))
-    commit(target, {name: stored.read(name) for name in stored.files}, stored.text)
+    commit_files(target, {name: stored.read(name) for name in stored.files}, stored.text)
     write_timings(target, stored.timings if (stored.folder / TIMINGS).exists() else None)
     return target
 
 
-def parse(address: str) -> tuple[str, str | None]:
+def parse_hub_address(address: str) -> tuple[str, str | None]:
     """``hf:owner/name`` or ``hf:owner/name@revision``, apart. Raises ArtifactError."""
     repo_id, separator, revision = address.removeprefix(PREFIX).partition("@")
     if not repo_id or (separator and not revision):

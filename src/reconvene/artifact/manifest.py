@@ -13,11 +13,11 @@ from pydantic import AfterValidator, Field
 
 from reconvene._version import __version__
 from reconvene.artifact.probe import CheckedProbe, Probe
-from reconvene.artifact.sections import Sections, plain
+from reconvene.artifact.sections import Sections, to_plain
 from reconvene.errors import ArtifactError
-from reconvene.models import Source
+from reconvene.models import ModelSource
 from reconvene.utils import schema
-from reconvene.utils.schema import Count, Name, Seed, Size, Text, closed, opened
+from reconvene.utils.schema import AnySeed, Count, Name, Size, Text, closed, opened
 
 MANIFEST = "reconvene.json"
 PLAN = "plan.json"
@@ -26,8 +26,8 @@ WEIGHTS = "model.safetensors"
 _FORMAT = "reconvene-artifact"
 _FORMAT_VERSION = 1
 
-Argument = Annotated[int, Field(ge=-(2**63), lt=2**64)] | float | bool | Text
-Shape = Annotated[tuple[Size, ...], Field(max_length=16)]
+_Argument = Annotated[int, Field(ge=-(2**63), lt=2**64)] | float | bool | Text
+_Shape = Annotated[tuple[Size, ...], Field(max_length=16)]
 
 
 @closed
@@ -39,15 +39,15 @@ class FileEntry:
     bytes: Count
 
 
-def describe(data: bytes) -> FileEntry:
+def file_entry(data: bytes) -> FileEntry:
     """The entry of a file that holds ``data``."""
     return FileEntry(hashlib.sha256(data).hexdigest(), len(data))
 
 
-Files = dict[Literal["model.safetensors", "plan.json"], FileEntry]
+_Files = dict[Literal["model.safetensors", "plan.json"], FileEntry]
 
 
-def _with_weights(files: Files) -> Files:
+def _with_weights(files: _Files) -> _Files:
     if WEIGHTS not in files:
         raise ValueError(f"does not name {WEIGHTS}")
     return files
@@ -59,14 +59,14 @@ class ModelEntry:
     """How the dense model is built, see ``reconvene.models.Source``."""
 
     address: Name
-    args: dict[Name, Argument] | None = None
-    input_shape: Shape | None = None
-    seed: Seed = 0
+    args: dict[Name, _Argument] | None = None
+    input_shape: _Shape | None = None
+    seed: AnySeed = 0
 
     @property
-    def source(self) -> Source:
+    def source(self) -> ModelSource:
         """As a source."""
-        return Source(self.address, dict(self.args or {}), self.input_shape, self.seed)
+        return ModelSource(self.address, dict(self.args or {}), self.input_shape, self.seed)
 
 
 @opened
@@ -90,7 +90,7 @@ class Manifest:
     format_version: Count
     reconvene: Name
     model: ModelEntry
-    files: Annotated[Files, AfterValidator(_with_weights)]
+    files: Annotated[_Files, AfterValidator(_with_weights)]
     aliases: dict[Name, Name]
     measurements: Sections
     versions: dict[str, Count] | None = None
@@ -99,7 +99,7 @@ class Manifest:
 
 
 def new_manifest(
-    source: Source,
+    source: ModelSource,
     files: Mapping[str, bytes],
     *,
     aliases: Mapping[str, str],
@@ -113,9 +113,9 @@ def new_manifest(
             "format": _FORMAT,
             "format_version": _FORMAT_VERSION,
             "model": source.to_dict(),
-            "files": {name: asdict(describe(data)) for name, data in files.items()},
+            "files": {name: asdict(file_entry(data)) for name, data in files.items()},
             "aliases": dict(aliases),
-            "measurements": {name: plain(section) for name, section in measurements.items()},
+            "measurements": {name: to_plain(section) for name, section in measurements.items()},
             "versions": dict(versions),
             "probe": {name: value for name, value in asdict(probe).items() if value is not None},
         }
@@ -125,13 +125,13 @@ def new_manifest(
 def changed_manifest(text: bytes, measurements: Mapping[str, Any]) -> bytes:
     """The same text with these measurements added or replaced; what this release does not know stays as it is."""
     data: dict[str, Any] = json.loads(text)
-    data["measurements"] |= {name: plain(section) for name, section in measurements.items()}
+    data["measurements"] |= {name: to_plain(section) for name, section in measurements.items()}
     return _signed(data)
 
 
 def parse_manifest(text: bytes, path: Path) -> Manifest:
     """The checked manifest in ``text``. Raises ArtifactError: truncated, altered, foreign, newer, or a wrong field."""
-    data = schema.parse(text, source=path, error=ArtifactError)
+    data = schema.parse_json(text, source=path, error=ArtifactError)
     if not isinstance(data, dict) or data.get("format") != _FORMAT:
         raise ArtifactError(f"{path} was not written by Reconvene: it is JSON, but no manifest of an artifact")
     version = data.get("format_version")
@@ -145,7 +145,7 @@ def parse_manifest(text: bytes, path: Path) -> Manifest:
         )
     if data.get("checksum") != _checksum(data):
         raise ArtifactError(f"{path} was altered after it was written: its checksum does not fit. Save the model again")
-    return schema.read(Manifest, text, source=path, error=ArtifactError)
+    return schema.read_json(Manifest, text, source=path, error=ArtifactError)
 
 
 def _signed(data: Mapping[str, Any]) -> bytes:

@@ -20,14 +20,14 @@ from reconvene.models import example_inputs
 from reconvene.models.seeding import seeded
 from reconvene.rectifier.calibration import undisturbed
 from reconvene.structure import tensors_in
-from reconvene.utils.schema import Count, Seed, Text, closed
+from reconvene.utils.schema import AnySeed, Count, Text, closed
 
 SEED = 0
-VALUES = 64
+_VALUES = 64
 """Numbers kept of each output tensor, evenly spaced, besides its largest magnitude and its root mean square."""
-DIGITS = 6
+_DIGITS = 6
 """Decimal digits kept of a value's share of the largest: what kernels of another machine change lies mostly below."""
-TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+_TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Largest difference, as a share of an output's largest magnitude, by the dtype of the output. Kernels of another
 processor, number of threads or release of torch differ by about 1e-6 in float32."""
 ACCELERATOR = 1e-2
@@ -58,7 +58,7 @@ class ProbeInput:
         AfterValidator(_of_a_sane_size),
     ]
     dtype: DtypeName
-    seed: Seed
+    seed: AnySeed
 
     def draw(self) -> Tensor:
         """The tensor."""
@@ -76,14 +76,14 @@ class ProbeOutput:
     dtype: DtypeName
     largest: Magnitude
     rms: Magnitude
-    values: Annotated[tuple[float, ...], Field(max_length=VALUES)]
+    values: Annotated[tuple[float, ...], Field(max_length=_VALUES)]
 
 
 def _whole(probe: Probe) -> Probe:
     outputs = probe.outputs or ()
     if (probe.skipped is None) != (probe.input is not None and bool(outputs)):
         raise ValueError("needs an input and its outputs, or the reason why it was skipped")
-    if any(len(output.values) != min(VALUES, math.prod(output.shape)) for output in outputs):
+    if any(len(output.values) != min(_VALUES, math.prod(output.shape)) for output in outputs):
         raise ValueError("has another number of values than its outputs have")
     return probe
 
@@ -106,7 +106,7 @@ class ProbeError(Exception):
     """Why a model has no probe; the message goes into the manifest."""
 
 
-def take(model: nn.Module, shape: Sequence[int] | None) -> Probe:
+def take_probe(model: nn.Module, shape: Sequence[int] | None) -> Probe:
     """The probe of ``model`` on its device.
 
     Args:
@@ -146,7 +146,7 @@ def _outputs(model: nn.Module, example: Tensor) -> tuple[ProbeOutput, ...]:
         except _TROUBLE as error:
             reason = " ".join(str(error).split())[:200]
             raise ProbeError(f"it does not run on {list(example.shape)}: {type(error).__name__}: {reason}") from error
-    outputs = tuple(_summary(tensor) for tensor in tensors if tensor.numel() and tensor.dtype in TOLERANCES)
+    outputs = tuple(_summary(tensor) for tensor in tensors if tensor.numel() and tensor.dtype in _TOLERANCES)
     if not outputs:
         raise ProbeError("it puts out no floating-point tensor")
     return outputs
@@ -157,15 +157,15 @@ def _summary(tensor: Tensor) -> ProbeOutput:
     if not bool(flat.isfinite().all()):
         raise ProbeError("its output is not finite")
     largest = float(flat.abs().max())
-    last, count = len(flat) - 1, min(VALUES, len(flat))
+    last, count = len(flat) - 1, min(_VALUES, len(flat))
     places = torch.tensor([index * last // max(count - 1, 1) for index in range(count)])
     shares = flat[places] / (largest or 1.0)
     return ProbeOutput(
         shape=tuple(tensor.shape),
         dtype=_dtype_name(tensor.dtype),
-        largest=float(f"{largest:.{DIGITS}g}"),
-        rms=float(f"{float(flat.square().mean().sqrt()):.{DIGITS}g}"),
-        values=tuple(round(float(share), DIGITS) + 0.0 for share in shares),  # + 0.0: no minus zero
+        largest=float(f"{largest:.{_DIGITS}g}"),
+        rms=float(f"{float(flat.square().mean().sqrt()):.{_DIGITS}g}"),
+        values=tuple(round(float(share), _DIGITS) + 0.0 for share in shares),  # + 0.0: no minus zero
     )
 
 
@@ -179,7 +179,7 @@ def _difference(
             return f"output {number} has shape {list(actual.shape)} instead of {list(expected.shape)}"
         if expected.dtype != actual.dtype:
             return f"output {number} has dtype {actual.dtype} instead of {expected.dtype}"
-        tolerance = TOLERANCES[getattr(torch, expected.dtype)]
+        tolerance = _TOLERANCES[getattr(torch, expected.dtype)]
         tolerance = max(tolerance, ACCELERATOR) if elsewhere else tolerance
         scale = expected.largest
         gaps = [abs(expected.rms - actual.rms), abs(scale - actual.largest)]
@@ -192,7 +192,7 @@ def _difference(
 
 def _float_dtype(model: nn.Module) -> torch.dtype:
     tensors = [*model.parameters(), *model.buffers()]
-    return next((tensor.dtype for tensor in tensors if tensor.dtype in TOLERANCES), torch.float32)
+    return next((tensor.dtype for tensor in tensors if tensor.dtype in _TOLERANCES), torch.float32)
 
 
 def _device(model: nn.Module) -> torch.device:

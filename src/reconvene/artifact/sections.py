@@ -14,12 +14,12 @@ from pydantic import AfterValidator, AliasChoices, Field
 from reconvene.data.preprocessing import CheckedPreprocessing
 from reconvene.errors import ArtifactError
 from reconvene.tasks import DEFAULT, task_named
-from reconvene.utils.schema import Amount, Count, Name, Number, Plain, Seconds, Seed, Share, Text, opened
+from reconvene.utils.schema import AnySeed, Count, Name, NonNegative, Number, Plain, Seconds, Share, Text, opened
 
-Score = Annotated[Number, Field(validation_alias=AliasChoices("score", DEFAULT.headline))]
+_Score = Annotated[Number, Field(validation_alias=AliasChoices("score", DEFAULT.headline))]
 """Of a task; ``accuracy`` where a release wrote it that knew classification alone."""
-Names = Annotated[tuple[Text, ...], Field(max_length=100_000)]
-FileName = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^/\\\x00]+$")]
+_Names = Annotated[tuple[Text, ...], Field(max_length=100_000)]
+_FileName = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^/\\\x00]+$")]
 
 
 @opened
@@ -33,16 +33,16 @@ class PruningSettings:
     rectify: Text = "reinit"
     round_to: Count | None = None
     """Widths become multiples of this; ``None``: 8, or with a budget on latency the step of the device."""
-    seed: Seed = 0
+    seed: AnySeed = 0
     device: Text | None = None
     """For budgets on latency: a profile's file or name; ``None``: this machine."""
-    size_of: Names = ()
+    size_of: _Names = ()
     """Formats whose files a budget on size is about; none: the artifact's own weights file."""
     memory_of: Text | None = None
     """Whose plan of activations a budget on peak memory is about; ``None``: PyTorch's own."""
     precision: Text | None = None
     """Of the network that these are about; ``None``: that of the device's profile, else fp32."""
-    keep: Names = ()
+    keep: _Names = ()
     """Layers of which nothing changes, by name or pattern."""
     trained: bool = False
     """Whether the weights are kept."""
@@ -61,7 +61,7 @@ class PruningRecord(PruningSettings):
     """
 
     budget: dict[str, Plain] = field(default_factory=dict)
-    spread: dict[str, Amount] = field(default_factory=dict)
+    spread: dict[str, NonNegative] = field(default_factory=dict)
 
 
 @opened
@@ -70,7 +70,7 @@ class Teacher:
     """Whom a network learned from: an address, and its headline on the same test split."""
 
     model: Text
-    score: Score
+    score: _Score
 
 
 @opened
@@ -99,7 +99,7 @@ class QuantisedTraining:
     """Epochs of quantisation-aware training: the headline with every rounding of int8, and in float32 ``before``."""
 
     epochs: Count
-    score: Score
+    score: _Score
     before: Number
     asked: dict[str, Plain]
     seconds: Seconds | None = None
@@ -205,18 +205,18 @@ class ExportRecord:
     ``verification`` is as that class says it, in plain JSON types, None where the file was not verified.
     """
 
-    file: FileName
+    file: _FileName
     bytes: Count
     variant: Text = "pruned"
-    files: Annotated[tuple[FileName, ...], Field(max_length=10_000)] = ()
+    files: Annotated[tuple[_FileName, ...], Field(max_length=10_000)] = ()
     format: Text = ""
     precision: Text = "fp32"
-    keep_fp32: Names = ()
+    keep_fp32: _Names = ()
     learned_ranges: bool = False
     batch: Count | None = None
-    dynamic_axes: Names = ()
+    dynamic_axes: _Names = ()
     opset: Count | None = None
-    notes: Names = ()
+    notes: _Names = ()
     verification: dict[str, Plain] | None = None
 
 
@@ -236,10 +236,10 @@ class Sections:
     """Scale and zero point by what puts a tensor out, as quantisation-aware training learned them."""
 
 
-def plain(section: Any) -> Any:
+def to_plain(section: Any) -> Any:
     """A section in plain JSON types."""
     if isinstance(section, tuple | list):
-        return [plain(entry) for entry in section]
+        return [to_plain(entry) for entry in section]
     return asdict(section) if is_dataclass(section) and not isinstance(section, type) else section
 
 

@@ -38,7 +38,7 @@ def encode(state: Mapping[str, Any]) -> tuple[bytes, dict[str, str]]:
     return safetensors.torch.save(stored), aliases
 
 
-def decode(data: bytes, aliases: Mapping[str, str], folder: Path) -> dict[str, Tensor]:
+def decode_tensors(data: bytes, aliases: Mapping[str, str], folder: Path) -> dict[str, Tensor]:
     """The state dict that ``encode`` was given. Raises ArtifactError where the bytes are no safetensors."""
     try:
         state: dict[str, Tensor] = safetensors.torch.load(data)
@@ -71,7 +71,7 @@ def with_versions(
     return full_state
 
 
-def fill(model: nn.Module, state: Mapping[str, Tensor], versions: Mapping[str, int] | None) -> None:
+def fill_model(model: nn.Module, state: Mapping[str, Tensor], versions: Mapping[str, int] | None) -> None:
     """Put ``state`` into the model in the dtype in which it was saved. The shapes must have been compared.
 
     ``versions`` as for ``with_versions``. Raises ArtifactError where a module does not take its tensors.
@@ -86,7 +86,7 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], versions: Mapping[str, i
         raise ArtifactError(f"{type(model).__name__} does not take the saved tensors: {error}") from error
 
 
-def compare(built: Mapping[str, Any], state: Mapping[str, Any], description: str) -> None:
+def require_same_tensors(built: Mapping[str, Any], state: Mapping[str, Any], description: str) -> None:
     """Raise ArtifactError unless both hold the same names with the same shapes."""
     missing, surplus = sorted(state.keys() - built.keys()), sorted(built.keys() - state.keys())
     if missing or surplus:

@@ -55,11 +55,11 @@ def read_timings(folder: Path) -> Timings:
     if not path.exists():
         return Timings()
     text = read_regular(path, limit=_LIMIT, error=ArtifactError)
-    values: Any = schema.parse(text, source=path, error=ArtifactError, remedy=_REMEDY)
+    values: Any = schema.parse_json(text, source=path, error=ArtifactError, remedy=_REMEDY)
     if isinstance(values, dict) and "pruning" not in values:
         # As earlier releases wrote it: the steps of pruning alone.
         return schema.convert(Timings, {"pruning": values}, source=path, error=ArtifactError, remedy=_REMEDY)
-    return schema.read(Timings, text, source=path, error=ArtifactError, remedy=_REMEDY)
+    return schema.read_json(Timings, text, source=path, error=ArtifactError, remedy=_REMEDY)
 
 
 def write_timings(folder: Path, timings: Timings | None) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from reconvene.surgery import Plan
 
 
-def size_of(path: Path) -> int | None:
+def file_bytes(path: Path) -> int | None:
     """Bytes of a regular file, links followed; None where there is nothing. Raises ArtifactError for anything else."""
     try:
         status = path.stat()

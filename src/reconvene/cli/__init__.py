@@ -29,19 +29,22 @@ if TYPE_CHECKING:
     from reconvene.cli.command import Answer, Command
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "inspect": ("Inspect", "groups, widths, sensitivity, what is pinned and why"),
-    "prune": ("Prune", "make an untrained model smaller, into an artifact"),
-    "train": ("Train", "train an artifact; goes on where it was stopped"),
-    "export": ("Export", "write the file that a runtime loads, and verify it"),
-    "bench": ("Bench", "time dense beside pruned, in each runtime"),
-    "evaluate": ("Evaluate", "accuracy, calibration, worst class, corruptions"),
-    "device": ("Device", "measure what layers cost on this device, or list what was measured"),
-    "fleet": ("Fleet", "a network for every device of a fleet, from one file"),
-    "fit": ("Fit", "which of several architectures suits a device"),
-    "compare": ("Compare", "run an experiment: arms x models x data x budgets x seeds"),
-    "push": ("Push", "share an artifact on the Hugging Face hub, with a model card"),
-    "pull": ("Pull", "fetch an artifact from the Hugging Face hub"),
-    "run": ("Run", "prune, train, export, bench and report on one line; without arguments, the README's example"),
+    "inspect": ("InspectCommand", "groups, widths, sensitivity, what is pinned and why"),
+    "prune": ("PruneCommand", "make an untrained model smaller, into an artifact"),
+    "train": ("TrainCommand", "train an artifact; goes on where it was stopped"),
+    "export": ("ExportCommand", "write the file that a runtime loads, and verify it"),
+    "bench": ("BenchCommand", "time dense beside pruned, in each runtime"),
+    "evaluate": ("EvaluateCommand", "accuracy, calibration, worst class, corruptions"),
+    "device": ("DeviceCommand", "measure what layers cost on this device, or list what was measured"),
+    "fleet": ("FleetCommand", "a network for every device of a fleet, from one file"),
+    "fit": ("FitCommand", "which of several architectures suits a device"),
+    "compare": ("CompareCommand", "run an experiment: arms x models x data x budgets x seeds"),
+    "push": ("PushCommand", "share an artifact on the Hugging Face hub, with a model card"),
+    "pull": ("PullCommand", "fetch an artifact from the Hugging Face hub"),
+    "run": (
+        "RunCommand",
+        "prune, train, export, bench and report on one line; without arguments, the README's example",
+    ),
 }
 """Command to the class in the module of the same name, and what it does."""
 

@@ -7,17 +7,17 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from reconvene.cli.command import Answer, ArtifactFolder, Command, Importing, Int8Options, Shape, UsageError
+from reconvene.cli.command import Answer, ArtifactFolder, Command, Importing, InputShape, Int8Options, UsageError
 from reconvene.cli.data_options import recorded_task
 
 
 @dataclass(kw_only=True)
-class Bench(Int8Options, Importing, Command):
+class BenchCommand(Int8Options, Importing, Command):
     """Time the dense network beside the pruned one, in fp32 and int8, in each runtime, in turns, on one thread."""
 
     directory: ArtifactFolder
     """Folder of the artifact."""
-    input: Shape = None
+    input: InputShape = None
     """Shape of one example. By default what the artifact says."""
     runtimes: Annotated[str, arg(metavar="RUNTIME[,RUNTIME]")] = "installed"
     """Runtimes, separated by commas: onnxruntime, openvino, executorch, litert, ncnn, eager; else all there are."""
@@ -38,7 +38,7 @@ class Bench(Int8Options, Importing, Command):
         int8 = self.int8()
         from reconvene import artifact
         from reconvene.cli.progress import steps
-        from reconvene.data import load
+        from reconvene.data import load_data
         from reconvene.deploy import installed
         from reconvene.workflow import bench, report
 
@@ -48,7 +48,7 @@ class Bench(Int8Options, Importing, Command):
             self.directory,
             runtimes=installed() if runtimes == ["installed"] else runtimes,
             int8=None if self.data is None else int8,
-            dataset=None if self.data is None else load(self.data, task=task, input_shape=shape, progress=True),
+            dataset=None if self.data is None else load_data(self.data, task=task, input_shape=shape, progress=True),
             batch=self.batch,
             threads=self.threads,
             repeats=self.repeats,

@@ -12,7 +12,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from reconvene.costs import COSTS, Budget
 
 if TYPE_CHECKING:
-    from reconvene.models import Source
+    from reconvene.models import ModelSource
     from reconvene.training import TrainConfig
     from reconvene.workflow import Int8, Lesson
 
@@ -40,7 +40,7 @@ def _read_shape(tokens: list[str]) -> tuple[int, ...]:
     return sizes
 
 
-Shape = Annotated[
+InputShape = Annotated[
     tuple[int, ...] | None,
     PrimitiveConstructorSpec(
         nargs=1,
@@ -83,15 +83,15 @@ class ModelOptions(Importing):
 
     model_arg: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="NAME=VALUE")]] = ()
     """An argument of the model's constructor, such as num_classes=10."""
-    input: Shape = None
+    input: InputShape = None
     """Shape of one example. By default the model's own."""
 
-    def source(self, address: str, *, seed: int) -> Source:
+    def source(self, address: str, *, seed: int) -> ModelSource:
         """The model these options address."""
-        from reconvene.models import parse_arguments, resolve
+        from reconvene.models import parse_arguments, resolve_address
 
         arguments = parse_arguments(self.model_arg)
-        return resolve(address, arguments, input_shape=self.input, seed=seed, allow_import=self.allow_import)
+        return resolve_address(address, arguments, input_shape=self.input, seed=seed, allow_import=self.allow_import)
 
 
 def _limit_options() -> type:

@@ -13,7 +13,7 @@ from reconvene.cli.command import Answer, Command, UsageError
 
 
 @dataclass(kw_only=True)
-class Compare(Command):
+class CompareCommand(Command):
     """Run every combination that a file asks for, each in a process of its own; stopped, the same command goes on.
 
     Seeds are the file's: --seed changes nothing here.

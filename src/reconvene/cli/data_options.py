@@ -10,7 +10,7 @@ from tyro.conf import arg
 
 if TYPE_CHECKING:
     from reconvene.data import Dataset
-    from reconvene.models import Source
+    from reconvene.models import ModelSource
 
 
 DIGITS = "digits"
@@ -30,12 +30,12 @@ class DataOptions:
 
     def dataset(self, input_shape: tuple[int, ...] | None, directory: Path | None = None) -> Dataset:
         """The data, in the shape the model takes, for the task that was given, else for that of an artifact."""
-        from reconvene.data import load
+        from reconvene.data import load_data
 
         task = self.task or recorded_task(directory)
-        return load(self.data or DIGITS, task=task, input_shape=input_shape, limit=self.limit, progress=True)
+        return load_data(self.data or DIGITS, task=task, input_shape=input_shape, limit=self.limit, progress=True)
 
-    def image_shape(self, given: tuple[int, ...] | None, source: Source) -> tuple[int, ...] | None:
+    def image_shape(self, given: tuple[int, ...] | None, source: ModelSource) -> tuple[int, ...] | None:
         """What images become for a model: the given shape, else the usual one of the task, else the model's."""
         from reconvene.tasks import task_named
 
@@ -44,11 +44,11 @@ class DataOptions:
     def examples(self) -> int | None:
         """Training images of an epoch; None where counting them takes a download, or an extra that is not installed."""
         from reconvene.cli.progress import say
-        from reconvene.data import count
+        from reconvene.data import count_images
         from reconvene.errors import MissingExtraError
 
         try:
-            images = count(self.data or DIGITS, task=self.task or recorded_task(None), limit=self.limit)
+            images = count_images(self.data or DIGITS, task=self.task or recorded_task(None), limit=self.limit)
         except MissingExtraError:
             return None
         if images is None:

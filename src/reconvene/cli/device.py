@@ -14,11 +14,11 @@ from reconvene.errors import DeviceError
 from reconvene.utils.files import unwritable
 
 if TYPE_CHECKING:
-    from reconvene.devices.on_device.sessions import Network
+    from reconvene.devices.on_device.sessions import NetworkSpec
 
 
 @dataclass(kw_only=True)
-class Device(ModelOptions, Command):
+class DeviceCommand(ModelOptions, Command):
     """Measure what layers cost on this device (profile), or list the devices that were measured (list)."""
 
     what: Positional[Literal["profile", "list"]]
@@ -41,7 +41,7 @@ class Device(ModelOptions, Command):
         if self.threads < 1:
             raise UsageError("--threads is 1 at least")
         if self.what == "list":
-            if self != Device(what="list", seed=self.seed, json=self.json, debug=self.debug):
+            if self != DeviceCommand(what="list", seed=self.seed, json=self.json, debug=self.debug):
                 raise UsageError("list shows all profiles: it takes no model and none of the options of profile")
             return _list()
         if (self.output is not None) + (self.name is not None) + (self.bundle is not None) != 1:
@@ -65,23 +65,25 @@ class Device(ModelOptions, Command):
             jobs, far_bytes, networks = self._jobs(say)
         options: dict[str, Any] = {"threads": self.threads, "precision": self.precision, "far": far_bytes}
         if self.bundle is not None:
-            bundle_path = devices.write_bundle(self.bundle, jobs, networks=networks, **options)
+            bundle_path = devices.write_probe_bundle(self.bundle, jobs, networks=networks, **options)
             then = f"copy it to the device, then: python {bundle_path.name} -o {bundle_path.stem}.json"
             contents = f"{len(jobs)} layers" + (f" and {len(networks)} whole networks" if networks else "")
             data = {"bundle": str(bundle_path), "layers": len(jobs), "networks": len(networks)}
             return Answer(f"{bundle_path}: {contents}. {then}", data)
         profile_path = self.output or named_folder() / f"{self.name}.json"
         with steps(f"measuring {len(jobs)} layers", False):
-            profile = devices.measure(jobs, networks=networks, name=self.name or profile_path.stem, say=say, **options)
-        devices.save(profile, profile_path)
+            profile = devices.measure_device(
+                jobs, networks=networks, name=self.name or profile_path.stem, say=say, **options
+            )
+        devices.save_profile(profile, profile_path)
         return Answer(f"{profile}\nprofile: {profile_path}", {"profile": str(profile_path), **profile.to_dict()})
 
-    def _jobs(self, say: Callable[[str], None]) -> tuple[list[dict[str, Any]], int, list[Network]]:
+    def _jobs(self, say: Callable[[str], None]) -> tuple[list[dict[str, Any]], int, list[NetworkSpec]]:
         """Layers, bytes of weights, and whole networks."""
         from reconvene import devices
         from reconvene.models import example_inputs
         from reconvene.planning.calibration_networks import yardsticks
-        from reconvene.planning.target import weights_of
+        from reconvene.planning.target import parameter_bytes
         from reconvene.structure import analyse
 
         if self.model is None:
@@ -92,14 +94,14 @@ class Device(ModelOptions, Command):
         inputs = example_inputs(source.input_shape, seed=self.seed)
         structure = analyse(model, inputs, trial=False)
         networks = yardsticks(model, inputs, structure, precision=self.precision, say=say)
-        return devices.jobs(devices.sites(structure)), weights_of(model), networks
+        return devices.jobs(devices.sites(structure)), parameter_bytes(model), networks
 
 
 def _list() -> Answer:
     from reconvene import devices
     from reconvene.devices.store import cache_folder, named_folder
     from reconvene.utils.numbers import NARROW, memory
-    from reconvene.utils.tables import Cell, table
+    from reconvene.utils.tables import Cell, text_table
 
     rows: list[list[Cell]] = []
     profiles, wrong = devices.profiles()
@@ -121,7 +123,7 @@ def _list() -> Answer:
         f"kept in {named_folder()} and, of this machine, {cache_folder()}",
     ]
     text = (
-        table(header, rows, right=(5, 7), foot=foot)
+        text_table(header, rows, right=(5, 7), foot=foot)
         if rows
         else "no device was measured yet: reconvene device profile --name NAME"
     )

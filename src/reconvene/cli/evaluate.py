@@ -9,7 +9,7 @@ from reconvene.cli.data_options import DataOptions
 
 
 @dataclass(kw_only=True)
-class Evaluate(DataOptions, Importing, Command):
+class EvaluateCommand(DataOptions, Importing, Command):
     """The task's metrics and agreement with the dense network; of classifiers calibration and the worst class too."""
 
     directory: ArtifactFolder

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from reconvene.cli.command import Answer, ArtifactFolder, Command, Importing, LimitOptions, Shape, UsageError
+from reconvene.cli.command import Answer, ArtifactFolder, Command, Importing, InputShape, LimitOptions, UsageError
 from reconvene.cli.data_options import recorded_task
 
 if TYPE_CHECKING:
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Export(LimitOptions, Importing, Command):
+class ExportCommand(LimitOptions, Importing, Command):
     """Write the file that a runtime loads into the artifact, and verify that it computes what the model computes."""
 
     directory: ArtifactFolder
     """Folder of the artifact."""
-    input: Shape = None
+    input: InputShape = None
     """Shape of one example. By default what the artifact says."""
     to: Annotated[str, arg(metavar="FORMAT[,FORMAT]")] = "onnx"
     """Formats, separated by commas: onnx, openvino, executorch, litert, ncnn."""
@@ -63,13 +63,13 @@ class Export(LimitOptions, Importing, Command):
         int8 = self.int8()
         from reconvene import artifact
         from reconvene.cli.progress import steps
-        from reconvene.data import load
-        from reconvene.workflow import export
+        from reconvene.data import load_data
+        from reconvene.workflow import export_artifact
 
         shape = self.input or artifact.Artifact.open(self.directory).source.input_shape
         task = recorded_task(self.directory)
-        dataset = None if self.data is None else load(self.data, task=task, input_shape=shape, progress=True)
-        by_variant = export(
+        dataset = None if self.data is None else load_data(self.data, task=task, input_shape=shape, progress=True)
+        by_variant = export_artifact(
             self.directory,
             formats=formats,
             form=form,

@@ -13,7 +13,7 @@ from reconvene.cli.prune_options import CriterionOptions
 
 
 @dataclass(kw_only=True)
-class Fit(LimitsOptions, DataOptions, CriterionOptions, ModelOptions, Command):
+class FitCommand(LimitsOptions, DataOptions, CriterionOptions, ModelOptions, Command):
     """Rank architectures by what they are predicted to lose when each is cut to a device's budget."""
 
     device: Positional[Annotated[str, arg(metavar="DEVICE")]]

@@ -13,7 +13,7 @@ from reconvene.errors import FleetError
 
 
 @dataclass(kw_only=True)
-class Fleet(Importing, Command):
+class FleetCommand(Importing, Command):
     """Make a network for every device of a fleet. Stopped at any moment, the same command makes what is missing."""
 
     file: Positional[Annotated[Path, arg(metavar="FLEET")]]

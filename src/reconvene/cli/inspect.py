@@ -13,7 +13,7 @@ from reconvene.cli.prune_options import CriterionOptions
 
 
 @dataclass(kw_only=True)
-class Inspect(DataOptions, CriterionOptions, ModelOptions, Command):
+class InspectCommand(DataOptions, CriterionOptions, ModelOptions, Command):
     """Show the groups of a model: widths, how sensitive each is, what is pinned and why."""
 
     model: ModelAddress

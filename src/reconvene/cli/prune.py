@@ -14,7 +14,7 @@ from reconvene.cli.prune_options import PruneOptions
 
 
 @dataclass(kw_only=True)
-class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
+class PruneCommand(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
     """Make a model smaller so that it keeps every budget, and save it as an artifact.
 
     An untrained one, whose touched layers are drawn anew; or with --trained a network whose weights are kept.
@@ -41,7 +41,7 @@ class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
         from reconvene.cli.progress import bars, say, steps
         from reconvene.costs import text_of
         from reconvene.tasks import task_named
-        from reconvene.utils.tables import Cell, smaller, table
+        from reconvene.utils.tables import Cell, smaller, text_table
         from reconvene.workflow import prune
 
         base = Path(self.model) if self.trained and (Path(self.model) / artifact.MANIFEST).is_file() else None
@@ -78,9 +78,9 @@ class Prune(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
         pruning = artifact.Artifact.open(self.output).pruning
         assert pruning is not None, "pruned above"
         text = [
-            table(["group", "dense", "width", "loss", "why"], widths, title=f"{source.address} within {budget}"),
+            text_table(["group", "dense", "width", "loss", "why"], widths, title=f"{source.address} within {budget}"),
             "",
-            table(
+            text_table(
                 ["cost", "dense", "pruned", "smaller"],
                 costs,
                 right=(1, 2, 3),

@@ -13,7 +13,7 @@ from reconvene.cli.push import Repository
 
 
 @dataclass(kw_only=True)
-class Pull(Command):
+class PullCommand(Command):
     """Fetch an artifact from the Hugging Face hub into a folder, to train, export or bench it there."""
 
     repository: Repository

@@ -14,7 +14,7 @@ Repository = Positional[Annotated[str, arg(metavar="OWNER/NAME")]]
 
 
 @dataclass(kw_only=True)
-class Push(Command):
+class PushCommand(Command):
     """Share an artifact on the Hugging Face hub, with a model card that is generated from it.
 
     Who you are is what `hf auth login` or HF_TOKEN says.

@@ -27,7 +27,7 @@ EXAMPLE_BUDGET = {"params": "16.21x"}
 
 
 @dataclass(kw_only=True)
-class Run(LimitOptions, BudgetOptions, TrainOptions, PruneOptions, DataOptions, ModelOptions, Command):
+class RunCommand(LimitOptions, BudgetOptions, TrainOptions, PruneOptions, DataOptions, ModelOptions, Command):
     """Prune a model, train it and the dense one alike, export and verify both, time them, and write the report.
 
     Without arguments: VGG-16 with 16.21x fewer parameters, on handwritten digits. Stopped at any moment, the same

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Train(TrainOptions, DataOptions, ModelOptions, Command):
+class TrainCommand(TrainOptions, DataOptions, ModelOptions, Command):
     """Train an artifact, or a model of that name. Stopped at any moment, the same command goes on where it was."""
 
     directory: Positional[Annotated[Path, arg(metavar="DIR|MODEL")]]

@@ -6,15 +6,15 @@ Importing this room does not import torch, since the command line builds its opt
 from __future__ import annotations
 
 from reconvene.costs.base import Cost, CostFunction, Network, SumOfProducts
-from reconvene.costs.budget import Amount, Budget, Limit, read
+from reconvene.costs.budget import Budget, BudgetValue, Limit, read_budget
 from reconvene.costs.cost_file import CostFile, cost_file, targets
 from reconvene.costs.registry import COSTS, cost_named, label_of, listed_costs, short_text, text_of
 from reconvene.costs.unit import Unit, metric_unit
 
 __all__ = [
     "COSTS",
-    "Amount",
     "Budget",
+    "BudgetValue",
     "Cost",
     "CostFile",
     "CostFunction",
@@ -27,7 +27,7 @@ __all__ = [
     "label_of",
     "listed_costs",
     "metric_unit",
-    "read",
+    "read_budget",
     "short_text",
     "targets",
     "text_of",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from reconvene.costs.registry import COSTS, cost_named
 from reconvene.errors import BudgetError
 
-Amount = str | int | float
+BudgetValue = str | int | float
 
 _LARGEST_FACTOR = 1000
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)\s*(\D*?)\s*\Z")
@@ -51,17 +51,17 @@ class Budget:
     def __init__(
         self,
         *,
-        params: Amount | None = None,
-        macs: Amount | None = None,
-        size: Amount | None = None,
-        peak_memory: Amount | None = None,
-        latency: Amount | None = None,
-        **other: Amount | None,
+        params: BudgetValue | None = None,
+        macs: BudgetValue | None = None,
+        size: BudgetValue | None = None,
+        peak_memory: BudgetValue | None = None,
+        latency: BudgetValue | None = None,
+        **other: BudgetValue | None,
     ) -> None:
         named = {"params": params, "macs": macs, "size": size, "peak_memory": peak_memory, "latency": latency, **other}
         given = {cost: value for cost, value in named.items() if value is not None}
         for cost, value in given.items():
-            read(cost, value)
+            read_budget(cost, value)
         if not given:
             raise BudgetError(
                 f"an empty budget asks for nothing. Give at least one of {', '.join(COSTS)}: Budget(params='16x')"
@@ -69,14 +69,14 @@ class Budget:
         self._asked = {cost: given[cost] for cost in COSTS if cost in given}
 
     @property
-    def asked(self) -> dict[str, Amount]:
+    def asked(self) -> dict[str, BudgetValue]:
         """The values as written, without those not given: what to store beside a result."""
         return dict(self._asked)
 
     def __contains__(self, cost: object) -> bool:
         return cost in self._asked
 
-    def __getattr__(self, name: str) -> Amount | None:
+    def __getattr__(self, name: str) -> BudgetValue | None:
         if name.startswith("_") or name not in COSTS:
             raise AttributeError(f"a budget has no {name!r}; it can limit {', '.join(COSTS)}")
         return self._asked.get(name)
@@ -104,11 +104,11 @@ class Budget:
             if cost not in dense:
                 known = f"there is a cost model for: {', '.join(sorted(dense))}"
                 raise BudgetError(f"{cost} {_spoken(value)}: {cost_named(cost).unknown or known}")
-            result[cost] = read(cost, value).of(float(dense[cost]))
+            result[cost] = read_budget(cost, value).of(float(dense[cost]))
         return result
 
 
-def factor_meant(value: Amount) -> str | None:
+def factor_meant(value: BudgetValue) -> str | None:
     """``4x`` for a plain ``4``, which is an amount (four parameters) and may not be meant so; ``None`` otherwise."""
     text = str(value).strip()
     return (
@@ -116,7 +116,7 @@ def factor_meant(value: Amount) -> str | None:
     )
 
 
-def read(cost: str, value: Amount) -> Limit:
+def read_budget(cost: str, value: BudgetValue) -> Limit:
     """Understand one ``value`` asked of ``cost``; ``BudgetError`` says how to write it when that is not possible."""
     unit = cost_named(cost).unit
     if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -150,13 +150,13 @@ def _text(cost: str, value: str) -> Limit:
     return _amount(cost, value, number * factor)
 
 
-def _share(cost: str, value: Amount, share: float) -> Limit:
+def _share(cost: str, value: BudgetValue, share: float) -> Limit:
     if not 0 < share <= 1:
         raise _unreadable(cost, value, "a share of dense lies above 0 and up to 1")
     return Limit(share=share)
 
 
-def _amount(cost: str, value: Amount, amount: float) -> Limit:
+def _amount(cost: str, value: BudgetValue, amount: float) -> Limit:
     if not (amount > 0 and math.isfinite(amount)):
         raise _unreadable(cost, value, "a limit is above 0 and finite")
     return Limit(amount=float(amount))
@@ -169,5 +169,5 @@ def _unreadable(cost: str, value: object, why: str) -> BudgetError:
     )
 
 
-def _spoken(value: Amount) -> str:
+def _spoken(value: BudgetValue) -> str:
     return f"{value:g} of dense" if isinstance(value, float) else str(value)

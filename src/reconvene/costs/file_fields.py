@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from reconvene.costs.formula import Formula, Table
+from reconvene.costs.formula import AmountTable, Formula
 from reconvene.costs.layer_rule import KINDS, SIZES, LayerRule
 from reconvene.errors import CostFileError, suggestion
 
@@ -54,7 +54,7 @@ def bits(value: object, place: str) -> tuple[int, ...]:
     return tuple(sorted(set(value)))
 
 
-def number_table(value: object, place: str) -> Table:
+def number_table(value: object, place: str) -> AmountTable:
     """A table of one or two levels as a mapping from a number, or a pair of numbers."""
     require_known(value, value if isinstance(value, Mapping) else (), place)
     assert isinstance(value, Mapping)
@@ -67,7 +67,7 @@ def number_table(value: object, place: str) -> Table:
     return entries
 
 
-def layer_rule(table: Any, tables: Mapping[str, Table], place: str) -> LayerRule:
+def layer_rule(table: Any, tables: Mapping[str, AmountTable], place: str) -> LayerRule:
     """One entry of a cost's ``layers``."""
     require_known(table, ("kinds", "kernels", "tile", "where", "amount", "per"), place)
     kinds = table.get("kinds")

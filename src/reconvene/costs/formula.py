@@ -11,7 +11,7 @@ from typing import Any
 from reconvene.errors import CostFileError
 
 FUNCTIONS = {"ceil": ceil, "floor": floor, "min": min, "max": max}
-Table = Mapping[Any, float]
+AmountTable = Mapping[Any, float]
 _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod)
 _LONGEST = 2000
 
@@ -30,7 +30,7 @@ class Formula:
     """
 
     def __init__(
-        self, text: str, names: Collection[str], tables: Mapping[str, Table] | None = None, *, place: str
+        self, text: str, names: Collection[str], tables: Mapping[str, AmountTable] | None = None, *, place: str
     ) -> None:
         self.text, self._place, self._tables = text, place, dict(tables or {})
         self._code = self._compiled(text, names)

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reconvene.costs.sizes import Ints, Products, Sizes
+from reconvene.costs.sizes import Products, Sizes
 from reconvene.structure import Structure
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim
+from reconvene.utils.arrays import Ints
 
 
 class Peak:

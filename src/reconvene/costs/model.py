@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-from numpy.typing import NDArray
-
 from reconvene.costs.base import Cost, Network
 from reconvene.costs.registry import listed_costs
 from reconvene.errors import PinnedCost, UnknownNameError
 from reconvene.structure import Structure
 from reconvene.structure.pinned import pinned_cost
-
-Ints = NDArray[np.int64]
+from reconvene.utils.arrays import Ints
 
 
 class CostModel:

@@ -10,12 +10,11 @@ from math import prod
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reconvene.structure import Structure
 from reconvene.structure.labels import Dim, Vector
+from reconvene.utils.arrays import Ints
 
-Ints = NDArray[np.int64]
 _SIZES: WeakKeyDictionary[Structure, Sizes] = WeakKeyDictionary()
 
 

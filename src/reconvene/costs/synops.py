@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from reconvene.costs.base import Cost, CostFunction, Network
 from reconvene.costs.unit import COUNT, metric_unit
 from reconvene.errors import BudgetError
-from reconvene.utils.tables import table
+from reconvene.utils.tables import text_table
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -72,7 +72,7 @@ class Synops:
             f"{round(self.ac):,} AC, {round(self.mac):,} MAC an example, over {self.examples} examples",
             f"{self.joules * 1e6:.3g} uJ of arithmetic at 4.6 pJ a MAC and 0.9 pJ an AC (45 nm); memory is not in it",
         ]
-        return table(["layer", "AC", "MAC", "active inputs"], rows, title="synaptic operations", foot=foot)
+        return text_table(["layer", "AC", "MAC", "active inputs"], rows, title="synaptic operations", foot=foot)
 
 
 def count_synops(model: nn.Module, data: Iterable[Any], example_inputs: Any = None, *, seed: int = 0) -> Synops:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from reconvene.utils.numbers import NARROW, count, digits, memory, seconds
+from reconvene.utils.numbers import NARROW, digits, format_count, memory, seconds
 
 _COUNTS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
 _BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -92,10 +92,10 @@ def _large(value: float) -> str:
     return f"{value / size:.4g} {letter}".strip()
 
 
-COUNT = Unit(_COUNTS, "'1.5M'", _whole, count, ("", "PARAMS", "PARAMETERS"))
-BITS = Unit(_COUNTS, "'145504'", _whole, lambda value: f"{count(value)} bits", ("", "BITS", "BIT"), name="bits")
-CYCLES = Unit(_COUNTS, "'1.2M'", _whole, count, ("", "CYCLES", "CYCLE"), name="cycles")
-MACS = Unit(_COUNTS, "'250MMACs'", _whole, lambda value: f"{count(value)} MACs", ("", "MACS", "MAC"))
-FLOPS = Unit(_COUNTS, "'2GFLOPs'", _large, lambda value: f"{count(value)}FLOPs", ("", "FLOPS", "FLOP"))
+COUNT = Unit(_COUNTS, "'1.5M'", _whole, format_count, ("", "PARAMS", "PARAMETERS"))
+BITS = Unit(_COUNTS, "'145504'", _whole, lambda value: f"{format_count(value)} bits", ("", "BITS", "BIT"), name="bits")
+CYCLES = Unit(_COUNTS, "'1.2M'", _whole, format_count, ("", "CYCLES", "CYCLE"), name="cycles")
+MACS = Unit(_COUNTS, "'250MMACs'", _whole, lambda value: f"{format_count(value)} MACs", ("", "MACS", "MAC"))
+FLOPS = Unit(_COUNTS, "'2GFLOPs'", _large, lambda value: f"{format_count(value)}FLOPs", ("", "FLOPS", "FLOP"))
 BYTES = Unit(_BYTES, "'256KiB'", _whole, memory, name="bytes")
 SECONDS = Unit(_SECONDS, "'5ms'", lambda value: f"{value * 1e3:.4g} ms", seconds, axis=("milliseconds", 1e3))

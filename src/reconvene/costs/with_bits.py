@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from reconvene.costs.base import Cost, CostFunction, Network
 from reconvene.costs.cost_file import FileCost
 from reconvene.costs.layer_rule import Counts, LayerCosts
 from reconvene.costs.layers import LayerSizes, LayerTable
 from reconvene.costs.packed_size import PackedSize
 from reconvene.structure import Structure
-
-Ints = NDArray[np.int64]
+from reconvene.utils.arrays import Ints
 
 
 class BitCosts:

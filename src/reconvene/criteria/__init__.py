@@ -6,7 +6,7 @@ from reconvene.criteria.base import Criterion
 from reconvene.criteria.channels.base import ChannelSaliency
 from reconvene.criteria.channels.score import score_channels
 from reconvene.criteria.layerwise import LAYERWISE
-from reconvene.criteria.masks import masks
+from reconvene.criteria.masks import masks_at
 from reconvene.criteria.objective import objective
 from reconvene.criteria.registry import CHANNEL_CRITERIA, CRITERIA
 from reconvene.criteria.score import Saliency, score
@@ -19,7 +19,7 @@ __all__ = [
     "ChannelSaliency",
     "Criterion",
     "Saliency",
-    "masks",
+    "masks_at",
     "objective",
     "score",
     "score_channels",

@@ -27,11 +27,11 @@ from reconvene.criteria.products import (
     WEIGHTED,
     Call,
     absolute,
-    copied,
     layer_product,
     power_of,
     product,
     quotient,
+    separate_copy,
 )
 from reconvene.criteria.scaled_tensor import (
     STEP,
@@ -51,7 +51,7 @@ from reconvene.criteria.scaled_tensor import (
 )
 
 
-def evaluate(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+def positive_counterpart(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """What the positive linear counterpart of ``func``, whose name is ``name``, makes of these arguments."""
     operands = list(floating((args, kwargs)))
     if not any(is_live(operand) for operand in operands):
@@ -59,7 +59,7 @@ def evaluate(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs:
     if not args and "input" in kwargs:
         args, kwargs = (kwargs["input"],), {key: value for key, value in kwargs.items() if key != "input"}
     plain, in_place = plain_name(name)
-    result = RULES.get(plain, _homogeneous)((func, plain, args, dict(kwargs), in_place))
+    result = _RULES.get(plain, _homogeneous)((func, plain, args, dict(kwargs), in_place))
     changed = args[0] if name == "__setitem__" else result
     if any(is_signal(operand) for operand in operands) and not is_degree_zero(result):
         signal(changed)
@@ -120,7 +120,7 @@ def _neutral(call: Call) -> Any:
     """A function of one number: the identity."""
     _, _, args, kwargs, in_place = call
     value = next(operand for operand in (*args, *kwargs.values()) if is_live(operand))
-    return value if in_place else copied(value)
+    return value if in_place else separate_copy(value)
 
 
 def _filled(call: Call) -> Any:
@@ -153,7 +153,7 @@ def _averaged(call: Call) -> Any:
     dims = None if isinstance(dims, bool) else dims
     mean = args[0].mean() if dims is None else args[0].mean(dim=dims, keepdim=keep)
     attach(mean, exponent(args[0]))
-    return (mean, copied(mean)) if name.endswith("_mean") else mean
+    return (mean, separate_copy(mean)) if name.endswith("_mean") else mean
 
 
 def _sum_of_product(call: Call) -> Any:
@@ -161,8 +161,8 @@ def _sum_of_product(call: Call) -> Any:
     _, name, args, _, _ = call
     multiply: Callable[..., Any] = SUMS_OF_PRODUCTS[name]
     if name == "lerp":
-        return _added((torch.add, "add", (args[0], evaluate(torch.mul, "mul", args[1:3], {})), {}, False))
-    added = evaluate(multiply, multiply.__name__, args[1:3], {})
+        return _added((torch.add, "add", (args[0], positive_counterpart(torch.mul, "mul", args[1:3], {})), {}, False))
+    added = positive_counterpart(multiply, multiply.__name__, args[1:3], {})
     return _added((torch.add, "add", (args[0], added), {}, False))
 
 
@@ -220,7 +220,7 @@ CREATIONS = frozenset({f"{content}_like" for content in ("zeros", "ones", "empty
     f"new_{content}" for content in ("zeros", "ones", "empty", "full")
 }
 OPERATORS = frozenset({"add", "sub", "mul", "matmul", "truediv", "floordiv", "pow", "div", "mod"})
-RULES: dict[str, Callable[[Call], Any]] = {
+_RULES: dict[str, Callable[[Call], Any]] = {
     **dict.fromkeys(FUNCTIONS_OF_ONE_NUMBER, _neutral),
     **dict.fromkeys(SUMS, _added),
     **dict.fromkeys(PRODUCTS, product),

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from reconvene.criteria.layers import broken_layer, refusing_layer
-from reconvene.criteria.linearize import Linear
+from reconvene.criteria.linearize import PositiveCounterpart
 from reconvene.criteria.preserve_state import call_with, untouched
-from reconvene.criteria.probe_input import describe, filled, smallest
+from reconvene.criteria.probe_input import describe_shapes, filled, smallest
 from reconvene.criteria.scaled_tensor import aligned, exponent, positive, signal
 from reconvene.criteria.weights import Layout, is_bias
 from reconvene.errors import CriterionError
@@ -32,8 +32,8 @@ from reconvene.structure.capture import settle_state
 from reconvene.structure.inputs import arguments, map_tensors, tensors_in
 from reconvene.structure.neurons import neurons
 
-REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, KeyError, AttributeError)
-OTHERS = " Criteria 'magnitude' and 'random' do not run the network; 'snip' and 'grasp' run it as it is, on data."
+_REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, KeyError, AttributeError)
+_OTHERS = " Criteria 'magnitude' and 'random' do not run the network; 'snip' and 'grasp' run it as it is, on data."
 
 
 class Flow:
@@ -60,7 +60,7 @@ class Flow:
                     self._channels_last = False
                 self._inputs = smallest(example_inputs, self._extents, spatial=small)
             self._require_signal()
-        self.input = f"ones {describe(self._inputs)} (given {describe(example_inputs)})"
+        self.input = f"ones {describe_shapes(self._inputs)} (given {describe_shapes(example_inputs)})"
 
     def scores(self, alive: Tensor | None = None) -> Tensor:
         """Flow through every weight ``[N]`` (CPU) under a mask ``[N]`` (bool), as a share of R.
@@ -148,7 +148,7 @@ class Flow:
         """Sum over every floating tensor the model returns, and the power of two it stands multiplied by."""
         outputs = [output for output in tensors_in(self._run(leaves)) if output.is_floating_point()]
         if not outputs:
-            raise CriterionError(f"the model returns no floating tensor, so there is no output to sum.{OTHERS}")
+            raise CriterionError(f"the model returns no floating tensor, so there is no output to sum.{_OTHERS}")
         power = max(exponent(output) for output in outputs)
         total = torch.stack([aligned(output, power).abs().sum() for output in outputs]).sum()
         if not float(total.detach()) < math.inf:
@@ -157,11 +157,11 @@ class Flow:
             )
             raise CriterionError(
                 f"the sum of outputs under absolute weights is {float(total)}{layer_note}: there is no flow to share "
-                f"out.{OTHERS}"
+                f"out.{_OTHERS}"
             )
         return total, power
 
-    def _run(self, leaves: Mapping[str, Tensor], mode: Linear | None = None) -> Any:
+    def _run(self, leaves: Mapping[str, Tensor], mode: PositiveCounterpart | None = None) -> Any:
         dtype = next(iter(leaves.values())).dtype
         inputs = filled(self._inputs, dtype, self._device, channels_last=self._channels_last)
         args, kwargs = arguments(signal(inputs))
@@ -171,16 +171,16 @@ class Flow:
             name: value.to(dtype) if value.is_floating_point() else value for name, value in self._unscored.items()
         }
         try:
-            with _transparent_neurons(self.model), mode or Linear():
+            with _transparent_neurons(self.model), mode or PositiveCounterpart():
                 return call_with(self.model, {**unscored, **weights}, args, kwargs)
-        except REFUSALS as error:
+        except _REFUSALS as error:
             layer_note = refusing_layer(error, self.model)
             raise CriterionError(
-                f"the model does not run on ones of {describe(self._inputs)}{layer_note}: {error}.{OTHERS}"
+                f"the model does not run on ones of {describe_shapes(self._inputs)}{layer_note}: {error}.{_OTHERS}"
             ) from error
 
     def _extents(self, inputs: Any) -> list[tuple[int, int]] | None:
-        before, self._inputs, mode = self._inputs, inputs, Linear()
+        before, self._inputs, mode = self._inputs, inputs, PositiveCounterpart()
         try:
             self._run(self._views, mode)
         except CriterionError:
@@ -204,7 +204,7 @@ class Flow:
             hint = f" These parameters are all zero: {', '.join(silent)}. Initialize them first." if silent else ""
             layer_note = broken_layer(self.model, lambda: self._run(self._views), lambda tensor: not tensor.any())
             raise CriterionError(
-                f"no signal reaches the output of the network under absolute weights{layer_note}.{hint}{OTHERS}"
+                f"no signal reaches the output of the network under absolute weights{layer_note}.{hint}{_OTHERS}"
             )
 
     def _flows(self) -> bool:
@@ -217,7 +217,7 @@ class Flow:
         low, high = (float(extreme) for extreme in torch.aminmax(scores))
         if not math.isfinite(low + high):
             broken = [name for name, view in self.layout.views(scores).items() if not torch.isfinite(view).all()]
-            raise CriterionError(f"the flow through these weights is not finite: {', '.join(broken)}.{OTHERS}")
+            raise CriterionError(f"the flow through these weights is not finite: {', '.join(broken)}.{_OTHERS}")
         return low < 0.0
 
 

@@ -17,7 +17,7 @@ from reconvene.criteria.preserve_state import call_with, untouched
 from reconvene.errors import CriterionError, ReconveneError
 from reconvene.structure.inputs import arguments
 
-REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AssertionError, AttributeError)
+_REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AssertionError, AttributeError)
 
 
 class Gradients:
@@ -157,7 +157,7 @@ def explained(user: str, batch_index: int, error: type[ReconveneError] = Criteri
     """Within: what a model or a loss refuses becomes an error that names the batch."""
     try:
         yield
-    except REFUSALS as refusal:
+    except _REFUSALS as refusal:
         raise error(f"{user}: batch {batch_index} of the data failed: {refusal}") from refusal
 
 

@@ -50,10 +50,10 @@ class Grasp:
             return self._layout.flatten(products).cpu()
 
 
-def objective(subject: Subject) -> Objective:
+def _objective(subject: Subject) -> Objective:
     """Share of the gradient flow that is left under masks, to first order: ``1 - 2 * sum of lost scores``."""
     views = subject.layout.views(Grasp(subject).scores(None))
     return lambda masks: 1.0 - 2.0 * lost(views, masks)
 
 
-GRASP = Criterion("grasp", Grasp, objective=objective, needs="data")
+GRASP = Criterion("grasp", Grasp, objective=_objective, needs="data")

@@ -20,7 +20,7 @@ from reconvene.errors import UnknownNameError
 LAST_LAYER = 0.3
 
 
-def uniform(shapes: Sequence[torch.Size], density: float) -> NDArray[np.float64]:
+def _uniform(shapes: Sequence[torch.Size], density: float) -> NDArray[np.float64]:
     """The same density in every layer."""
     return np.full(len(shapes), density)
 
@@ -45,7 +45,7 @@ def smart_ratio(shapes: Sequence[torch.Size], density: float) -> NDArray[np.floa
 
 
 LAYERWISE: dict[str, Callable[[Sequence[torch.Size], float], NDArray[np.float64]]] = {
-    "uniform": uniform,
+    "uniform": _uniform,
     "erk": erk,
     "smart_ratio": smart_ratio,
 }

@@ -29,12 +29,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from reconvene.criteria.arithmetic import evaluate
+from reconvene.criteria.arithmetic import positive_counterpart
 from reconvene.criteria.recurrent import RECURRENT
 from reconvene.criteria.scaled_tensor import gate, live, marked_like, signal
 
 
-class Linear(TorchFunctionMode):
+class PositiveCounterpart(TorchFunctionMode):
     """Context in which a network runs as its positive linear counterpart, on tensors with exponents (``exponents``).
 
     ``extents`` collects, for every convolution met, the smallest spatial input it saw per dimension and how far its
@@ -55,12 +55,12 @@ class Linear(TorchFunctionMode):
         if func in CONVOLUTIONS:
             self._note(*args, **kwargs)
             args, kwargs = _picked(*args, **kwargs)
-        if func in LINEAR:
-            return LINEAR[func](*args, **kwargs)
+        if func in _LINEAR:
+            return _LINEAR[func](*args, **kwargs)
         self.reads_strides |= func in STRIDES
         if func is F.relu:
             return _relu(*args, **kwargs)
-        return evaluate(func, getattr(func, "__name__", ""), args, kwargs)
+        return positive_counterpart(func, getattr(func, "__name__", ""), args, kwargs)
 
     def _note(self, input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> None:
         dilation = kwargs.get("dilation", args[3] if len(args) > 3 else 1)
@@ -101,7 +101,9 @@ def _picked(
 
 def _relu(input: Tensor, inplace: bool = False) -> Tensor:
     """In place on request, except on the output of another ReLU: norms between the two are the identity here."""
-    activation: Tensor = evaluate(F.relu, "relu", (input,), {"inplace": inplace and not hasattr(input, RECTIFIED)})
+    activation: Tensor = positive_counterpart(
+        F.relu, "relu", (input,), {"inplace": inplace and not hasattr(input, RECTIFIED)}
+    )
     setattr(activation, RECTIFIED, True)
     return activation
 
@@ -121,7 +123,7 @@ def _softmax(input: Tensor, dim: int | None = None, *args: Any, **kwargs: Any) -
 
 def _glu(input: Tensor, dim: int = -1) -> Tensor:
     value, opener = (marked_like(half, input) for half in input.chunk(2, dim))
-    gated: Tensor = evaluate(torch.mul, "mul", (value, _gate(opener)), {})
+    gated: Tensor = positive_counterpart(torch.mul, "mul", (value, _gate(opener)), {})
     return gated
 
 
@@ -130,8 +132,8 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: 
         repeats = query.shape[-3] // key.shape[-3]
         key, value = (marked_like(side.repeat_interleave(repeats, -3), side) for side in (key, value))
     turned = marked_like(key.transpose(-2, -1), key)
-    similarity = evaluate(torch.matmul, "matmul", (query, turned), {})
-    mixed: Tensor = evaluate(torch.matmul, "matmul", (_softmax(similarity), value), {})
+    similarity = positive_counterpart(torch.matmul, "matmul", (query, turned), {})
+    mixed: Tensor = positive_counterpart(torch.matmul, "matmul", (_softmax(similarity), value), {})
     return mixed
 
 
@@ -158,12 +160,12 @@ def _multi_head(
         projections = tuple(kwargs[f"{letter}_proj_weight"] for letter in "qkv")
     heads = []
     for source, projection in zip((query, key, value), projections, strict=True):
-        projected = evaluate(F.linear, "linear", (source, projection), {})
+        projected = positive_counterpart(F.linear, "linear", (source, projection), {})
         split = projected.reshape(*projected.shape[:-1], num_heads, -1).movedim(0, -2)
         heads.append(marked_like(split, projected))
     mixed = _attention(*heads)
     joined = marked_like(mixed.movedim(-2, 0).flatten(-2), mixed)
-    return evaluate(F.linear, "linear", (joined, out_proj_weight), {}), None
+    return positive_counterpart(F.linear, "linear", (joined, out_proj_weight), {}), None
 
 
 def _embedding(input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -187,7 +189,7 @@ def _weight_norm(direction: Tensor, length: Tensor, dim: int = 0) -> Tensor:
 RECTIFIED = "_reconvene_rectified"
 STRIDES = {torch.as_strided, Tensor.as_strided, Tensor.stride}
 CONVOLUTIONS = {F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d}
-LINEAR: dict[Callable[..., Any], Callable[..., Any]] = {
+_LINEAR: dict[Callable[..., Any], Callable[..., Any]] = {
     **dict.fromkeys(
         (F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm, F.rms_norm, F.local_response_norm), _identity
     ),

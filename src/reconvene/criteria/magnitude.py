@@ -5,9 +5,9 @@ from __future__ import annotations
 from reconvene.criteria.base import Criterion, Fixed, Subject
 
 
-def begin(subject: Subject) -> Fixed:
+def _begin(subject: Subject) -> Fixed:
     """Absolute weights."""
     return Fixed(subject.layout.flatten(dict(subject.model.named_parameters())).abs_().cpu())
 
 
-MAGNITUDE = Criterion("magnitude", begin)
+MAGNITUDE = Criterion("magnitude", _begin)

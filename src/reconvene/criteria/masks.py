@@ -16,7 +16,7 @@ from reconvene.structure.nesting import on_model
 
 
 @on_model
-def masks(
+def masks_at(
     model: nn.Module,
     density: float,
     criterion: str = "synflow",
@@ -55,11 +55,11 @@ def rounds_of(
     alive: Tensor | None = None
     for target in schedule(density, rounds):
         scores = scorer.scores(alive)
-        alive = choose(scores, layout, target, layerwise, alive, scorer.exact)
+        alive = largest_mask(scores, layout, target, layerwise, alive, scorer.exact)
         yield target, scores, alive
 
 
-def choose(
+def largest_mask(
     scores: Tensor,
     layout: Layout,
     density: float,

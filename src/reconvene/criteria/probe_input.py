@@ -11,8 +11,8 @@ from torch import Tensor
 
 from reconvene.structure.inputs import map_tensors, tensors_in
 
-SIDES = (32, 48, 64, 96, 128, 160, 192)
-STEP = 16  # sides of an input that is not square are rounded up to a multiple of this
+_SIDES = (32, 48, 64, 96, 128, 160, 192)
+_STEP = 16  # sides of an input that is not square are rounded up to a multiple of this
 
 
 def filled(example_inputs: Any, dtype: torch.dtype, device: torch.device, *, channels_last: bool) -> Any:
@@ -30,7 +30,7 @@ def filled(example_inputs: Any, dtype: torch.dtype, device: torch.device, *, cha
     return map_tensors(fill, example_inputs)
 
 
-def describe(inputs: Any) -> str:
+def describe_shapes(inputs: Any) -> str:
     """Shapes of the tensors in ``inputs`` in words."""
     return " and ".join("x".join(map(str, tensor.shape)) or "scalar" for tensor in tensors_in(inputs))
 
@@ -47,7 +47,7 @@ def smallest(example_inputs: Any, extents: Callable[[Any], list[tuple[int, int]]
     base = single if original_extents is not None and extents(single) == original_extents else example_inputs
     if original_extents is None or not spatial:
         return base
-    for side in SIDES:
+    for side in _SIDES:
         candidate = _changed(base, side)
         if candidate is None:
             continue
@@ -81,7 +81,7 @@ def _changed(inputs: Any, side: int | None) -> Any:
         if not tensor.is_floating_point() or tensor.ndim != 4:
             return tensor
         height, width = (
-            side if extent == shorter else STEP * math.ceil(extent * side / shorter / STEP)
+            side if extent == shorter else _STEP * math.ceil(extent * side / shorter / _STEP)
             for extent in tensor.shape[2:]
         )
         return tensor[:, :, :height, :width]

@@ -19,7 +19,7 @@ from reconvene.criteria.scaled_tensor import (
     is_positive,
     is_signal,
     marked_like,
-    normalise,
+    rescale,
     scale,
 )
 
@@ -43,16 +43,16 @@ def _shared_product(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dic
     """A product whose flow is shared evenly among its factors."""
     degree = sum(is_signal(factor) for factor in floating(args))
     if degree > 1:
-        return normalise(_mean(func(*args, **kwargs), power, degree))
+        return rescale(_mean(func(*args, **kwargs), power, degree))
     tensors = [(position, factor) for position, factor in enumerate(args) if isinstance(factor, Tensor)]
     sharing = [position for position, factor in tensors if is_made_of_input(factor) and factor.requires_grad]
     if len(sharing) != 2:
-        return normalise(attach(func(*args, **kwargs), power))
+        return rescale(attach(func(*args, **kwargs), power))
     halves = []  # a gate and what it gates get half of the gradient each: what flows in flows out, once
     for still in sharing:
         fixed = [factor.detach() if position == still else factor for position, factor in enumerate(args)]
         halves.append(func(*fixed, **kwargs) * 0.5)
-    return normalise(attach(halves[0] + halves[1], power))
+    return rescale(attach(halves[0] + halves[1], power))
 
 
 def _mean(product: Tensor, power: int, degree: int) -> Tensor:
@@ -77,7 +77,7 @@ def layer_product(call: Call) -> Any:
         value if is_signal(value) or is_positive(value) else marked_like(value.abs(), value) for value in values[:2]
     ]
     power = sum(exponent(operand) for operand in floating((values, named)))
-    return normalise(attach(func(*values, **named), power))
+    return rescale(attach(func(*values, **named), power))
 
 
 def quotient(call: Call) -> Any:
@@ -102,13 +102,13 @@ def power_of(call: Call) -> Any:
     base: Any = args[0]
     power: Any = POWERS[name] if name in POWERS else args[1] if len(args) > 1 else kwargs["exponent"]
     if not is_live(base):  # a number to the power of a live tensor
-        return copied(power)
+        return separate_copy(power)
     if isinstance(power, (int, float)) and power < 0:
         return inverse(base)
-    return copied(base) if not isinstance(power, (int, float)) or power else torch.ones_like(base)
+    return separate_copy(base) if not isinstance(power, (int, float)) or power else torch.ones_like(base)
 
 
-def copied(value: Tensor) -> Tensor:
+def separate_copy(value: Tensor) -> Tensor:
     """The same number in memory of its own: what is done to one in place is not done to the other."""
     copy: Tensor = attach(value.clone(), exponent(value))
     return copy

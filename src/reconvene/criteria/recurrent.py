@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reconvene.criteria.arithmetic import evaluate
+from reconvene.criteria.arithmetic import positive_counterpart
 from reconvene.criteria.scaled_tensor import marked_like
 
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
@@ -36,7 +36,7 @@ def _layer(cell: str) -> Callable[..., Any]:
                 start = (layer * directions + side) * each
                 sides.append(_steps(output, weights[start : start + each], cell, has_biases))
             finals += sides
-            output = evaluate(torch.cat, "cat", (sides, -1), {}) if both_ways else sides[0]
+            output = positive_counterpart(torch.cat, "cat", (sides, -1), {}) if both_ways else sides[0]
         return output, *_final_states(finals, state)
 
     return run
@@ -50,7 +50,7 @@ def _steps(rows: Tensor, weights: Sequence[Tensor], cell: str, has_biases: bool)
     first = first if project is None else _linear(first, project)
     second = _candidate(_linear(first, between), cell)
     second = second if project is None else _linear(second, project)
-    total: Tensor = evaluate(torch.add, "add", (first, second), {})
+    total: Tensor = positive_counterpart(torch.add, "add", (first, second), {})
     return total
 
 
@@ -62,7 +62,7 @@ def _candidate(gates: Tensor, cell: str) -> Tensor:
 
 
 def _linear(rows: Tensor, weight: Tensor) -> Tensor:
-    product: Tensor = evaluate(F.linear, "linear", (rows, weight), {})
+    product: Tensor = positive_counterpart(F.linear, "linear", (rows, weight), {})
     return product
 
 
@@ -73,7 +73,7 @@ def _final_states(finals: list[Tensor], state: Any) -> list[Tensor]:
     for shape in (tensor.shape for tensor in initial_states):
         rows = [marked_like(final.flatten(0, -2).mean(0)[: shape[-1]], final) for final in finals]
         rows = [marked_like(F.pad(row, (0, shape[-1] - row.shape[-1])).expand(shape[1:]), row) for row in rows]
-        stacked.append(evaluate(torch.stack, "stack", (rows,), {}))
+        stacked.append(positive_counterpart(torch.stack, "stack", (rows,), {}))
     return stacked
 
 

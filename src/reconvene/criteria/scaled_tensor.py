@@ -26,7 +26,7 @@ LIVE = "_reconvene_live"
 POSITIVE = "_reconvene_positive"
 CONSTANT = "_reconvene_constant"
 COMFORT = 16  # products within 2 ** +-COMFORT stay as they are
-LARGEST = 1000  # powers of two that a Python float holds
+_LARGEST = 1000  # powers of two that a Python float holds
 STEP = 100  # and that float32 holds
 
 
@@ -112,7 +112,7 @@ def marked_like(result: Any, source: Tensor) -> Any:
     return live(result) if is_live(source) else result
 
 
-def normalise(tensor: Tensor) -> Tensor:
+def rescale(tensor: Tensor) -> Tensor:
     """The same value, positive, rescaled to a largest number near one if it has left the comfortable range."""
     if torch._C._functorch.is_functorch_wrapped_tensor(tensor) or not tensor.numel():  # values of it cannot be read
         return tensor
@@ -140,7 +140,7 @@ def shifted(tensor: Tensor, power: int) -> Tensor:
     while power:
         step = max(-STEP, min(STEP, power))
         tensor, power = tensor * math.ldexp(1.0, step), power - step
-        if abs(power) > LARGEST:  # nothing is left of it, or nothing beside it
+        if abs(power) > _LARGEST:  # nothing is left of it, or nothing beside it
             return tensor * scale(power)
     return tensor
 
@@ -158,7 +158,7 @@ def aligned_all(tree: Any, power: int) -> Any:
 
 def scale(power: int) -> float:
     """``2 ** power``, infinite beyond what a float holds."""
-    return math.ldexp(1.0, power) if power < LARGEST else math.inf
+    return math.ldexp(1.0, power) if power < _LARGEST else math.inf
 
 
 def inverse(tensor: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from reconvene.criteria.base import Criterion, Loss, Scorer, Subject
-from reconvene.criteria.masks import choose, rounds_of
+from reconvene.criteria.masks import largest_mask, rounds_of
 from reconvene.criteria.registry import criterion as lookup
 from reconvene.criteria.topk import kept, schedule
 from reconvene.criteria.weights import Layout
@@ -149,7 +149,7 @@ def _thinned(
         return
     scores = scorer.scores(None)
     for target in schedule(density, LEVELS):
-        yield target, scores, choose(scores, layout, target, layerwise, None, None)
+        yield target, scores, largest_mask(scores, layout, target, layerwise, None, None)
 
 
 def _counts(flat: Tensor, layout: Layout) -> list[int]:

@@ -37,7 +37,7 @@ class SynFlow:
         return self.flow.scores(alive)
 
 
-def objective(subject: Subject) -> Objective:
+def _objective(subject: Subject) -> Objective:
     """``R`` under masks over ``R`` of the dense network."""
     flow = Flow(subject.model, subject.example_inputs, small=subject.small)
     dense = flow.log2_total()
@@ -49,4 +49,4 @@ def objective(subject: Subject) -> Objective:
     return share
 
 
-SYNFLOW = Criterion("synflow", SynFlow, rounds=100, pace=PACE, objective=objective, needs="example_inputs")
+SYNFLOW = Criterion("synflow", SynFlow, rounds=100, pace=PACE, objective=_objective, needs="example_inputs")

@@ -15,8 +15,8 @@ from reconvene.errors import CriterionError
 SAMPLE_STRIDE = 127  # prime, so that it does not step in time with channel counts
 BAND_SIGMAS = 4.0
 PIECE = 1 << 16
-SMALL = 100_000  # scores that are partitioned faster than sampled
-TOLERANCE = 2e-7  # float32 sums of flow are right to about 1e-7
+_SMALL = 100_000  # scores that are partitioned faster than sampled
+_TOLERANCE = 2e-7  # float32 sums of flow are right to about 1e-7
 
 Exact = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 """Scores in float64 at some places of the flat buffer."""
@@ -88,7 +88,7 @@ def with_floor(
 
 def _largest(values: NDArray[np.floating], keep: int, exact: Exact | None) -> NDArray[np.bool_]:
     """A sample brackets the threshold and one pass proves it; a bracket that missed costs a partition of everything."""
-    if values.size > SMALL:
+    if values.size > _SMALL:
         sample = values[::SAMPLE_STRIDE]
         sample = sample[sample != 0]  # masked weights crowd at zero: what matters is the order of the others
         proved = _around(values, keep, *_bracket(sample, keep / SAMPLE_STRIDE), exact)
@@ -140,7 +140,7 @@ def _around(
 def _best(values: NDArray[np.floating], places: NDArray[np.int64], keep: int, exact: Exact | None) -> NDArray[np.int64]:
     """Those of ``places`` (in order) where the ``keep`` largest of their ``values`` are."""
     threshold = np.partition(values, values.size - keep)[values.size - keep]
-    blur = TOLERANCE * float(threshold) if exact is not None and threshold > 0 else 0.0
+    blur = _TOLERANCE * float(threshold) if exact is not None and threshold > 0 else 0.0
     sure = values > threshold + blur
     contested = places[(values >= threshold - blur) & ~sure]
     missing = keep - int(np.count_nonzero(sure))

@@ -3,7 +3,7 @@
 from reconvene.data.batches import Batch, test_batches, train_batches
 from reconvene.data.calibration import Calibration, calibration
 from reconvene.data.dataset import Dataset, Split
-from reconvene.data.load import count, load
+from reconvene.data.load import count_images, load_data
 from reconvene.data.preprocessing import Preprocessing
 from reconvene.tasks import Augmentation
 
@@ -15,8 +15,8 @@ __all__ = [
     "Preprocessing",
     "Split",
     "calibration",
-    "count",
-    "load",
+    "count_images",
+    "load_data",
     "test_batches",
     "train_batches",
 ]

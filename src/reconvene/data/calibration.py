@@ -12,7 +12,7 @@ from reconvene.data.batches import Batch
 from reconvene.data.dataset import Dataset
 from reconvene.errors import DataError
 
-SAMPLES = 100
+_SAMPLES = 100
 """Of data without classes."""
 
 
@@ -44,7 +44,7 @@ def calibration(dataset: Dataset, n: int | None = None, *, seed: int = 0, batch_
     """
     count = len(dataset.strata)
     if n is None:
-        n = 10 * count if dataset.strata == dataset.classes else min(SAMPLES, len(dataset.train))
+        n = 10 * count if dataset.strata == dataset.classes else min(_SAMPLES, len(dataset.train))
     if n < count:
         raise DataError(
             f"{n} calibration samples cannot show all {count} classes of {dataset.name}. Try: n={10 * count}."

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reconvene.data.dataset import Dataset, Split
-from reconvene.data.source import needs
+from reconvene.data.source import import_data_extra
 from reconvene.errors import DataError, UnknownNameError
 
 STRENGTHS = (1, 2, 3)
@@ -20,7 +20,7 @@ SIGMAS = (10.0, 20.0, 40.0)  # of Gaussian noise, in grey levels of 255
 WIDTHS = (0.5, 1.0, 2.0)  # of a Gaussian blur, in pixels of an image 32 high
 FACTORS = (0.6, 0.4, 0.2)  # of the distance from the image's mean
 QUALITIES = (50, 25, 10)  # of JPEG
-BATCH = 1000
+_BATCH = 1000
 
 
 def corrupt(images: Tensor, name: str, strength: int, *, seed: int = 0) -> Tensor:
@@ -39,7 +39,7 @@ def corrupt(images: Tensor, name: str, strength: int, *, seed: int = 0) -> Tenso
         raise DataError(f"strength {strength} of {name}: there are {', '.join(map(str, STRENGTHS))}.")
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise DataError(f"corruptions take uint8 images [N, 1 or 3, H, W], not {images.dtype} {list(images.shape)}.")
-    parts = torch.split(images, BATCH)
+    parts = torch.split(images, _BATCH)
     changed = [CORRUPTIONS[name](part, strength - 1, (seed, strength, i)) for i, part in enumerate(parts)]
     return torch.cat(changed) if changed else images.clone()
 
@@ -77,7 +77,7 @@ def _contrast(images: Tensor, level: int, stream: tuple[int, ...]) -> Tensor:
 
 
 def _jpeg(images: Tensor, level: int, stream: tuple[int, ...]) -> Tensor:
-    pillow = needs("PIL.Image", "pillow", "JPEG corruption")
+    pillow = import_data_extra("PIL.Image", "pillow", "JPEG corruption")
     result = np.empty(tuple(images.shape), dtype=np.uint8)
     for i, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
         buffer = io.BytesIO()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from reconvene.data.dataset import Split
 from reconvene.data.progress import track
-from reconvene.data.source import Rows, needs
+from reconvene.data.source import Rows, import_data_extra
 from reconvene.errors import DataError
 from reconvene.tasks import Targets
 from reconvene.utils.resources import require_memory
@@ -19,7 +19,7 @@ from reconvene.utils.resources import require_memory
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MODES = {"1": 1, "L": 1, "LA": 1, "P": 3, "RGB": 3, "RGBA": 3, "CMYK": 3, "YCbCr": 3}
+_MODES = {"1": 1, "L": 1, "LA": 1, "P": 3, "RGB": 3, "RGBA": 3, "CMYK": 3, "YCbCr": 3}
 MAP_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 """Modes of pictures whose pixels are one integer: of ``P`` the number in the palette."""
 
@@ -27,10 +27,12 @@ MAP_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 def own_shape(rows: Rows) -> tuple[int, int, int]:
     """``(C, H, W)`` of the first image. Raises DataError."""
     picture = _image(rows, 0)
-    return MODES[picture.mode], picture.height, picture.width
+    return _MODES[picture.mode], picture.height, picture.width
 
 
-def decode(rows: Rows, targets: Targets, shape: tuple[int, int, int], name: str, *, fit: bool, progress: bool) -> Split:
+def decode_split(
+    rows: Rows, targets: Targets, shape: tuple[int, int, int], name: str, *, fit: bool, progress: bool
+) -> Split:
     """All images of a split as ``shape`` ``(C, H, W)``, with their targets.
 
     ``fit``: pictures of other sizes are scaled until they cover the frame (bilinear, maps by the nearest pixel) and
@@ -84,8 +86,8 @@ def _channels_first(pixels: NDArray[np.uint8]) -> Tensor:
 
 def _image(rows: Rows, i: int) -> Image:
     picture = _opened(rows, i, target=False)
-    if picture.mode not in MODES:
-        raise DataError(f"{rows.locate(i)} is an image of mode {picture.mode}; known modes: {', '.join(MODES)}.")
+    if picture.mode not in _MODES:
+        raise DataError(f"{rows.locate(i)} is an image of mode {picture.mode}; known modes: {', '.join(_MODES)}.")
     return picture
 
 
@@ -101,7 +103,7 @@ def _map(rows: Rows, i: int, size: tuple[int, int]) -> Image:
         raise DataError(
             f"the map of {rows.locate(i)} is {picture.height}x{picture.width}, its image {size[0]}x{size[1]}."
         )
-    image = needs("PIL.Image", "pillow", "decoding images")
+    image = import_data_extra("PIL.Image", "pillow", "decoding images")
     numbers: Image = image.fromarray(np.asarray(picture).astype(np.int32))
     return numbers
 
@@ -123,7 +125,7 @@ def _opened(rows: Rows, i: int, *, target: bool) -> Image:
 
 
 def _trouble(error: Exception) -> str:
-    too_large = needs("PIL.Image", "pillow", "decoding images").DecompressionBombError
+    too_large = import_data_extra("PIL.Image", "pillow", "decoding images").DecompressionBombError
     return "image too large to be decoded safely" if isinstance(error, too_large) else "broken image"
 
 
@@ -131,7 +133,7 @@ def _covering(picture: Image, height: int, width: int, *, nearest: bool) -> Imag
     """Scale until both sides cover the frame, then cut out the middle."""
     if (picture.height, picture.width) == (height, width):
         return picture
-    methods = needs("PIL.Image", "pillow", "decoding images").Resampling
+    methods = import_data_extra("PIL.Image", "pillow", "decoding images").Resampling
     scale = max(height / picture.height, width / picture.width)
     size = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
     left, top = (size[0] - width) // 2, (size[1] - height) // 2

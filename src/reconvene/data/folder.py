@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reconvene.data.source import Rows, Source, needs
+from reconvene.data.source import DataSource, Rows, import_data_extra
 from reconvene.errors import DataError
 from reconvene.utils.escaping import printable
 
@@ -14,7 +14,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", 
 TEST_NAMES = ("test", "val", "valid", "validation")
 
 
-def read_folder(root: Path) -> Source:
+def read_folder(root: Path) -> DataSource:
     """Find the classes and images under ``root``; nothing is decoded yet.
 
     Raises:
@@ -30,7 +30,7 @@ def read_folder(root: Path) -> Source:
         )
     if test is not None and (strange := sorted(set(_subfolders(test)) - set(classes))):
         raise DataError(f"{test} has classes that {train} has not: {', '.join(strange)}.")
-    return Source(
+    return DataSource(
         printable(root.name),
         classes,
         _rows(train, classes),
@@ -44,7 +44,7 @@ def _subfolders(root: Path) -> list[str]:
 
 def _rows(root: Path, classes: tuple[str, ...], *, partly: bool = False) -> Rows:
     """``partly``: a class may be absent, as in a small test split."""
-    image = needs("PIL.Image", "pillow", "decoding images")
+    image = import_data_extra("PIL.Image", "pillow", "decoding images")
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from reconvene.data.dataset import Dataset, statistics
-from reconvene.data.decode import decode, own_shape
+from reconvene.data.decode import decode_split, own_shape
 from reconvene.data.digits import COUNT, read_digits
 from reconvene.data.folder import read_folder
 from reconvene.data.maps import OBJECTS, coded_maps
 from reconvene.data.pairs import pairs_in_folder, pairs_in_tables
-from reconvene.data.source import Rows, Source, stratified
-from reconvene.data.table import Reader, count_parquet, read_hub, read_parquet, read_tables
+from reconvene.data.source import DataSource, Rows, stratified
+from reconvene.data.table import TableReader, count_parquet, read_hub, read_parquet, read_tables
 from reconvene.errors import DataError
 from reconvene.tasks import DEFAULT, Targets, Task, task_named
 from reconvene.utils.escaping import printable
@@ -26,7 +26,7 @@ from reconvene.utils.escaping import printable
 HELD_OUT = 0.2
 
 
-def load(
+def load_data(
     spec: str | os.PathLike[str],
     *,
     task: Task | str = DEFAULT,
@@ -78,7 +78,9 @@ def load(
     target_shape = source.shape if input_shape is None else (input_shape[0], input_shape[1], input_shape[2])
     shape = own_shape(train) if target_shape is None else target_shape
     fit = target_shape is not None
-    splits = [decode(rows, task.targets, shape, source.name, fit=fit, progress=progress) for rows in (train, test)]
+    splits = [
+        decode_split(rows, task.targets, shape, source.name, fit=fit, progress=progress) for rows in (train, test)
+    ]
     classes = source.classes
     if task.targets is Targets.MAPS:
         classes, splits = (OBJECTS, splits) if task.numbered else coded_maps(splits, source.name)
@@ -87,7 +89,7 @@ def load(
     return Dataset(source.name, splits[0], splits[1], classes, mean, std, augmentation, note, task)
 
 
-def count(spec: str | os.PathLike[str], *, task: Task | str = DEFAULT, limit: int | None = None) -> int | None:
+def count_images(spec: str | os.PathLike[str], *, task: Task | str = DEFAULT, limit: int | None = None) -> int | None:
     """Training images that ``load`` would give, none of them read; None for an id on the hub, which takes a download.
 
     Raises DataError, MissingExtraError.
@@ -123,7 +125,7 @@ def _is_hub_id(text: str) -> bool:
 
 def _find(
     spec: str | os.PathLike[str], targets: Targets, *, image_column: str | None, label_column: str | None
-) -> Source:
+) -> DataSource:
     if not isinstance(spec, str | os.PathLike):
         raise DataError(f"data {spec!r} is no 'digits', no path and no hub id, but of type {type(spec).__name__}.")
     text = os.fspath(spec)
@@ -133,7 +135,9 @@ def _find(
             raise DataError(f"digits are images with labels, and the task asks for {targets.value}. Name other data.")
         return read_digits()
     columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column}
-    read: Reader = partial(read_tables, **columns) if labelled else partial(pairs_in_tables, targets=targets, **columns)
+    read: TableReader = (
+        partial(read_tables, **columns) if labelled else partial(pairs_in_tables, targets=targets, **columns)
+    )
     path = Path(text).expanduser()
     if _is_table(path):
         return read_parquet(path.resolve(), read)
@@ -152,7 +156,7 @@ def _limited(rows: Rows, limit: int | None, seed: int) -> Rows:
     return rows if limit is None or limit >= len(rows) else rows.take(stratified(rows.labels, limit, seed=seed))
 
 
-def _check_classes(source: Source) -> None:
+def _check_classes(source: DataSource) -> None:
     """Raise DataError for names that cannot be written, or not be told apart, in logs, labels and reports."""
     for name in source.classes:
         if len(name.splitlines()) != 1 or not name.strip() or printable(name) != name:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reconvene.data.folder import SUFFIXES, TEST_NAMES
-from reconvene.data.source import Rows, Source, needs
+from reconvene.data.source import DataSource, Rows, import_data_extra
 from reconvene.data.table import IMAGE_COLUMNS, column_kinds, find_column, image_cells
 from reconvene.errors import DataError
 from reconvene.tasks import Targets
@@ -18,7 +18,7 @@ from reconvene.utils.escaping import printable
 
 NUMBERED = ("instances", "instance", "instance_map", "instance_maps")
 """Columns and folders whose maps number objects; those of other names hold classes."""
-NAMES = {
+_NAMES = {
     Targets.MAPS: (*NUMBERED, "masks", "mask", "annotations", "annotation", "segmentation", "label", "labels"),
     Targets.PICTURES: ("targets", "target", "target_image", "output", "label"),
     Targets.VALUES: ("targets", "target", "values", "value", "label"),
@@ -29,7 +29,7 @@ IMAGE_FOLDERS = ("images", "image", "imgs", "img")
 
 def pairs_in_tables(
     name: str, tables: Mapping[str, Any], *, targets: Targets, image_column: str | None, label_column: str | None
-) -> Source:
+) -> DataSource:
     """Turn arrow tables, one a split, into a source of images with ``targets`` from a second column.
 
     Raises DataError: no such column, numbers that are none.
@@ -37,12 +37,12 @@ def pairs_in_tables(
     train, test = tables["train"], tables.get("test", tables.get("val"))
     kinds = column_kinds(train, name)
     image = find_column("image", image_column, IMAGE_COLUMNS, kinds, name)
-    column = find_column("target", label_column, NAMES[targets], {k: v for k, v in kinds.items() if k != image}, name)
+    column = find_column("target", label_column, _NAMES[targets], {k: v for k, v in kinds.items() if k != image}, name)
     rows = [_table_rows(part, image, column, targets, name) for part in (train, test) if part is not None]
-    return Source(name, (), rows[0], rows[1] if test is not None else None, numbered=column in NUMBERED)
+    return DataSource(name, (), rows[0], rows[1] if test is not None else None, numbered=column in NUMBERED)
 
 
-def pairs_in_folder(root: Path, *, targets: Targets) -> Source:
+def pairs_in_folder(root: Path, *, targets: Targets) -> DataSource:
     """Read ``images`` beside ``masks`` (or ``instances``, ``targets``) in ``root``, or in its ``train`` and ``test``.
 
     Pictures of a pair have the same name but for the ending.
@@ -53,7 +53,7 @@ def pairs_in_folder(root: Path, *, targets: Targets) -> Source:
     test = next((root / name for name in TEST_NAMES if (root / name).is_dir()), None) if train != root else None
     rows, folder = _folder_rows(train, targets)
     tested = None if test is None else _folder_rows(test, targets)[0]
-    return Source(printable(root.name), (), rows, tested, numbered=folder in NUMBERED)
+    return DataSource(printable(root.name), (), rows, tested, numbered=folder in NUMBERED)
 
 
 def _table_rows(table: Any, image_column: str, column: str, targets: Targets, name: str) -> Rows:
@@ -77,16 +77,16 @@ def _numbers(table: Any, column: str, name: str) -> NDArray[np.float32]:
 
 
 def _folder_rows(root: Path, targets: Targets) -> tuple[Rows, str]:
-    image = needs("PIL.Image", "pillow", "decoding images")
+    image = import_data_extra("PIL.Image", "pillow", "decoding images")
     folders = {path.name: path for path in root.iterdir() if path.is_dir()}
     images = next((folders[name] for name in IMAGE_FOLDERS if name in folders), None)
-    found = next((folders[name] for name in NAMES[targets] if name in folders), None)
+    found = next((folders[name] for name in _NAMES[targets] if name in folders), None)
     if images is None or found is None:
         names = ", ".join(sorted(folders)) or "none"
         raise DataError(
             f"{root} holds no pairs of images and {targets.value}: its folders are {names}. "
-            f"Expected {root}/images/NAME.png beside {root}/{NAMES[targets][0]}/NAME.png (or {NAMES[targets][-2]}), or "
-            f"the same in {root}/train and {root}/test."
+            f"Expected {root}/images/NAME.png beside {root}/{_NAMES[targets][0]}/NAME.png (or {_NAMES[targets][-2]}), "
+            f"or the same in {root}/train and {root}/test."
         )
     pictures, others = _by_name(images), _by_name(found)
     if alone := sorted(set(pictures) ^ set(others)):

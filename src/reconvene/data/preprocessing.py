@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from reconvene.tasks import DEFAULT, task_named
 from reconvene.utils.schema import Name, Size, Text, opened
 
-Channels = Annotated[tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...], Field(max_length=1024)]
+ChannelValues = Annotated[tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...], Field(max_length=1024)]
 
 
 @opened
@@ -24,8 +24,8 @@ class Preprocessing:
     """
 
     shape: tuple[Size, Size, Size]
-    mean: Channels
-    std: Channels
+    mean: ChannelValues
+    std: ChannelValues
     classes: Annotated[tuple[Text, ...], Field(max_length=10_000_000)]
     task: Name = DEFAULT.name
 

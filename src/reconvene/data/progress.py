@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 DELAY_SECONDS = 1.0
 
 
@@ -54,7 +54,7 @@ class Bar:
         return progress, task
 
 
-def track(items: Iterable[T], description: str, *, total: int, enabled: bool) -> Iterator[T]:
+def track(items: Iterable[_T], description: str, *, total: int, enabled: bool) -> Iterator[_T]:
     """Pass ``items`` on, with a bar."""
     with Bar(description, total, enabled=enabled) as bar:
         for item in items:

@@ -46,7 +46,7 @@ class Rows:
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class DataSource:
     """A dataset as found: ``test`` is ``None`` where it comes without a split to test on.
 
     ``shape`` ``(C, H, W)`` is what pictures become if nobody asks for a shape; ``None`` leaves them as they are.
@@ -61,7 +61,7 @@ class Source:
     numbered: bool = False
 
 
-def needs(module: str, package: str, purpose: str) -> Any:
+def import_data_extra(module: str, package: str, purpose: str) -> Any:
     """Import an optional module of the ``data`` extra.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reconvene.data.source import Rows, Source, needs
+from reconvene.data.source import DataSource, Rows, import_data_extra
 from reconvene.errors import DataError
 from reconvene.utils.escaping import printable
 
@@ -21,19 +21,19 @@ LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
 SPLIT_WORDS = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
 
 
-Reader = Callable[[str, Mapping[str, Any]], Source]
+TableReader = Callable[[str, Mapping[str, Any]], DataSource]
 """Makes a source of a name and arrow tables by split: ``train``, and ``test`` or ``val``."""
 
 
-def read_parquet(root: Path, read: Reader) -> Source:
+def read_parquet(root: Path, read: TableReader) -> DataSource:
     """Read the parquet files under ``root`` (or ``root`` itself); words in their names tell train from test.
 
     Raises:
         DataError: a damaged file, files whose split cannot be told, no image or label column, unusable labels.
         MissingExtraError: pyarrow (it comes with ``datasets``) is absent.
     """
-    pyarrow = needs("pyarrow", "pyarrow", "reading parquet files")
-    parquet = needs("pyarrow.parquet", "pyarrow", "reading parquet files")
+    pyarrow = import_data_extra("pyarrow", "pyarrow", "reading parquet files")
+    parquet = import_data_extra("pyarrow.parquet", "pyarrow", "reading parquet files")
     tables: dict[str, Any] = {}
     for split, paths in _by_split(root).items():
         try:
@@ -47,8 +47,8 @@ def read_parquet(root: Path, read: Reader) -> Source:
 
 def count_parquet(root: Path) -> dict[str, int]:
     """Rows of every split, from the files' own footers. Raises as ``read_parquet`` does for files."""
-    pyarrow = needs("pyarrow", "pyarrow", "reading parquet files")
-    parquet = needs("pyarrow.parquet", "pyarrow", "reading parquet files")
+    pyarrow = import_data_extra("pyarrow", "pyarrow", "reading parquet files")
+    parquet = import_data_extra("pyarrow.parquet", "pyarrow", "reading parquet files")
     rows: dict[str, int] = {}
     for split, paths in _by_split(root).items():
         try:
@@ -58,14 +58,14 @@ def count_parquet(root: Path) -> dict[str, int]:
     return rows
 
 
-def read_hub(name: str, read: Reader) -> Source:
+def read_hub(name: str, read: TableReader) -> DataSource:
     """Read a dataset by its id on the Hugging Face hub (or from its local cache).
 
     Raises:
         DataError: it does not exist, the hub cannot be reached, or it is not labelled images.
         MissingExtraError: ``datasets`` is absent.
     """
-    datasets = needs("datasets", "datasets", f"{name!r} is no folder here, and reading it as a hub dataset")
+    datasets = import_data_extra("datasets", "datasets", f"{name!r} is no folder here, and reading it as a hub dataset")
     try:
         splits = datasets.load_dataset(name)
     except (OSError, ValueError, RuntimeError) as error:
@@ -79,7 +79,9 @@ def read_hub(name: str, read: Reader) -> Source:
     return read(name, tables)
 
 
-def read_tables(name: str, tables: Mapping[str, Any], *, image_column: str | None, label_column: str | None) -> Source:
+def read_tables(
+    name: str, tables: Mapping[str, Any], *, image_column: str | None, label_column: str | None
+) -> DataSource:
     """Turn arrow tables, one a split (``train``, and ``test`` or ``val``), into a source of labelled images."""
     train = tables["train"]
     features, kinds = _features(train, name), column_kinds(train, name)
@@ -89,7 +91,7 @@ def read_tables(name: str, tables: Mapping[str, Any], *, image_column: str | Non
     labels = [_labels(part, label, name) for part in (train, test) if part is not None]
     classes, coded = _classes(labels, _class_names(features.get(label, {}), label, name), label, name)
     rows = [_rows(part, image, code, name) for part, code in zip((train, test), coded, strict=False)]
-    return Source(name, classes, rows[0], rows[1] if test is not None else None)
+    return DataSource(name, classes, rows[0], rows[1] if test is not None else None)
 
 
 def _by_split(root: Path) -> dict[str, list[Path]]:
@@ -226,7 +228,7 @@ def _rows(table: Any, column: str, labels: NDArray[np.int64], name: str) -> Rows
 
 def image_cells(table: Any, column: str, name: str) -> tuple[Callable[[int], Any], Callable[[int], str]]:
     """How to open the image in a row of a column, and what that row is called in errors."""
-    image = needs("PIL.Image", "pillow", "decoding images")
+    image = import_data_extra("PIL.Image", "pillow", "decoding images")
     cells = table.column(column)
 
     def open_row(i: int) -> Any:

@@ -5,11 +5,11 @@ The four calls are written once; each runtime is one file that fills in a ``Runt
 
 from __future__ import annotations
 
-from reconvene.deploy.benchmark import Evidence, bench, latency
-from reconvene.deploy.bundle import Bundled, bundle
+from reconvene.deploy.benchmark import BenchData, measure_latency, time_variants
+from reconvene.deploy.bundle import Bundled, write_bundle
 from reconvene.deploy.bundle_description import check_bundle
 from reconvene.deploy.exported import Exported
-from reconvene.deploy.exporter import export, run
+from reconvene.deploy.exporter import export, run_file
 from reconvene.deploy.fidelity import Fidelity, Limits, verify_int8
 from reconvene.deploy.layerwise import LayerNoise, layerwise_sqnr
 from reconvene.deploy.measure import Measurement, measure
@@ -17,15 +17,15 @@ from reconvene.deploy.qat import QuantisationAware
 from reconvene.deploy.results import BenchResult, BenchRow
 from reconvene.deploy.runtimes.base import Runtime, Session
 from reconvene.deploy.runtimes.registry import FORMATS, RUNTIMES, installed
-from reconvene.deploy.verification import Verification, verify
+from reconvene.deploy.verification import Verification, verify_export
 
 __all__ = [
     "FORMATS",
     "RUNTIMES",
+    "BenchData",
     "BenchResult",
     "BenchRow",
     "Bundled",
-    "Evidence",
     "Exported",
     "Fidelity",
     "LayerNoise",
@@ -35,15 +35,15 @@ __all__ = [
     "Runtime",
     "Session",
     "Verification",
-    "bench",
-    "bundle",
     "check_bundle",
     "export",
     "installed",
-    "latency",
     "layerwise_sqnr",
     "measure",
-    "run",
-    "verify",
+    "measure_latency",
+    "run_file",
+    "time_variants",
+    "verify_export",
     "verify_int8",
+    "write_bundle",
 ]

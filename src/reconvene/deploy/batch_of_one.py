@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reconvene.deploy.model_io import batch_size, leaves, take
+from reconvene.deploy.model_io import batch_size, leaves, take_samples
 from reconvene.deploy.tracing import in_order
 from reconvene.errors import ModelError
 
@@ -20,7 +20,7 @@ def pieces(example_inputs: Any, batch: int | None, file: str) -> list[Any]:
         return [example_inputs]
     if size % batch:
         raise ModelError(f"the {file} file takes batches of {batch}, but was given {size} examples")
-    return [take(example_inputs, start, batch) for start in range(0, size, batch)]
+    return [take_samples(example_inputs, start, batch) for start in range(0, size, batch)]
 
 
 def static_batch(shapes: Sequence[Sequence[Any]]) -> int | None:

@@ -20,7 +20,7 @@ from reconvene.deploy.quantisation import PRECISIONS, quantisation, stand_in
 from reconvene.deploy.results import BenchResult, BenchRow
 from reconvene.deploy.runtimes.base import Runtime, Session
 from reconvene.deploy.runtimes.registry import runtime_named
-from reconvene.deploy.writing import write
+from reconvene.deploy.writing import write_model
 from reconvene.errors import ExportError, ModelError, UnknownNameError
 from reconvene.training.quantising import Range
 from reconvene.utils.machine import machine, now
@@ -30,7 +30,7 @@ VISIT_SECONDS = 2e-3
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class BenchData:
     """Real data beside the clock: ``calibration`` for int8, ``data`` (with targets) for agreement and quality.
 
     ``what`` says in words what ``data`` is; ``keep_fp32`` are the layers that int8 leaves alone; ``learned`` are ranges
@@ -45,13 +45,13 @@ class Evidence:
     task: str | None = None
 
 
-def bench(
+def time_variants(
     variants: Mapping[str, nn.Module | str | Path],
     example_inputs: Any = None,
     *,
     runtimes: Sequence[str] = ("onnxruntime", "eager"),
     precisions: Sequence[str] = ("fp32",),
-    evidence: Evidence = Evidence(),  # frozen
+    evidence: BenchData = BenchData(),  # frozen
     threads: int = 1,
     repeats: int = 30,
     seed: int = 0,
@@ -100,7 +100,7 @@ def bench(
     )
 
 
-def latency(
+def measure_latency(
     model: nn.Module | str | Path,
     example_inputs: Any = None,
     *,
@@ -117,9 +117,9 @@ def latency(
 
     Raises as ``bench`` does; MissingExtraError where ONNX Runtime is not installed.
     """
-    evidence = Evidence()
+    evidence = BenchData()
     if precision == "int8" and isinstance(model, nn.Module):
-        evidence = Evidence(calibration=[stand_in(own_inputs(model, example_inputs)).samples])
+        evidence = BenchData(calibration=[stand_in(own_inputs(model, example_inputs)).samples])
     _check((precision,), evidence, threads, repeats)
     runtime, left_out = runtime_named("onnxruntime"), dict[str, str]()
     runtime.require(exporting=True)
@@ -141,7 +141,7 @@ def latency(
         return read() if settled is None else settled(read)
 
 
-def _check(precisions: Sequence[str], evidence: Evidence, threads: int, repeats: int) -> None:
+def _check(precisions: Sequence[str], evidence: BenchData, threads: int, repeats: int) -> None:
     """Raises ModelError, UnknownNameError, ExportError."""
     if threads < 1 or repeats < 1:
         raise ModelError(f"threads={threads} and repeats={repeats} must be at least 1")
@@ -160,7 +160,7 @@ class _Entries:
     runtime: Runtime
     inputs: Any
     precisions: Sequence[str]
-    evidence: Evidence
+    evidence: BenchData
     left_out: dict[str, str]
 
     def targets(
@@ -189,7 +189,7 @@ class _Entries:
         if precision == "int8":
             learned = self.evidence.learned.get(name) if self.runtime.takes_ranges else None
             settings = quantisation(model, inputs, self.evidence.calibration, self.evidence.keep_fp32, learned)
-        return write(self.runtime, model, inputs, path, settings)
+        return write_model(self.runtime, model, inputs, path, settings)
 
     def quality(self, model: nn.Module | str | Path, session: Session) -> dict[str, float | None]:
         """Agreement and quality of what is open, where there is data and the module to compare with."""

@@ -35,8 +35,8 @@ from reconvene.deploy.runtimes.registry import FORMATS
 from reconvene.errors import ExportError
 from reconvene.utils.files import write_atomic
 
-SUFFIXES = (".tar.gz", ".tgz")
-TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.03}
+_SUFFIXES = (".tar.gz", ".tgz")
+_TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.03}
 """How far, as a share of the largest score, a device's answers may be from those stored. In int8 processors round ties
 differently: single scores move by one step of the quantised output, about a 120th of the largest score."""
 _LAUNCHER = '''\
@@ -77,7 +77,7 @@ class Bundled:
         return {**archive, "files": list(self.files), "left_out": list(self.left_out)}
 
 
-def bundle(
+def write_bundle(
     path: str | Path,
     exports: Sequence[Exported],
     *,
@@ -100,7 +100,7 @@ def bundle(
     Raises ExportError: nothing that can be run, another number of answers than labels, a path that takes no file.
     """
     target = Path(path)
-    suffix = next((suffix for suffix in SUFFIXES if target.name.endswith(suffix)), None)
+    suffix = next((suffix for suffix in _SUFFIXES if target.name.endswith(suffix)), None)
     if suffix is None or target.name == suffix:
         raise ExportError(f"a bundle is a compressed archive: call it NAME.tar.gz, not {target.name!r}")
     chosen = [exported for exported in exports if exported.format in runnable()]
@@ -210,7 +210,7 @@ def _models(
                 expected=expected,
                 precision=exported.precision,
                 keep_fp32=tuple(exported.keep_fp32),
-                tolerance=TOLERANCES[exported.precision],
+                tolerance=_TOLERANCES[exported.precision],
                 bytes=exported.bytes,
                 verified=None if checked is None else checked.short,
             )

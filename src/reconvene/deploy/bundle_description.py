@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from reconvene.data.preprocessing import Channels
+from reconvene.data.preprocessing import ChannelValues
 from reconvene.deploy.on_device.files import MANIFEST, Files, Refused, is_inside
 from reconvene.errors import ExportError
 from reconvene.utils import schema
@@ -21,7 +21,7 @@ def _inside(name: str) -> str:
     return name
 
 
-FileName = Annotated[str, Field(max_length=1000), AfterValidator(_inside)]
+_FileName = Annotated[str, Field(max_length=1000), AfterValidator(_inside)]
 
 
 @schema.opened
@@ -33,11 +33,11 @@ class BundledModel:
     off; ``verified`` what was compared with PyTorch, None where nothing was.
     """
 
-    file: FileName
-    files: Annotated[tuple[FileName, ...], Field(min_length=1, max_length=1000)]
+    file: _FileName
+    files: Annotated[tuple[_FileName, ...], Field(min_length=1, max_length=1000)]
     runtime: Text
     package: Text
-    expected: FileName
+    expected: _FileName
     precision: Text
     tolerance: Annotated[float, Field(gt=0, le=1)]
     bytes: Count
@@ -51,8 +51,8 @@ class BundledInput:
     """What images go through: as ``reconvene.data.Preprocessing`` says it."""
 
     shape: tuple[Size, Size, Size]
-    mean: Channels
-    std: Channels
+    mean: ChannelValues
+    std: ChannelValues
 
 
 @schema.opened
@@ -60,7 +60,7 @@ class BundledInput:
 class BundledTest:
     """The images that a device tests itself with, and in words where they are from."""
 
-    images: FileName
+    images: _FileName
     origin: Annotated[Text, Field(alias="from")]
 
 
@@ -76,7 +76,7 @@ class Description:
     labels: Annotated[tuple[Text, ...], Field(min_length=1, max_length=10_000_000)]
     test: BundledTest
     results: dict[str, Text]
-    sizes: dict[FileName, Count] | None = None
+    sizes: dict[_FileName, Count] | None = None
     format: Literal["reconvene-bundle"] = "reconvene-bundle"
     format_version: Literal[1] = 1
 
@@ -87,7 +87,7 @@ class Description:
 
 def read_description(text: bytes, source: object = MANIFEST) -> Description:
     """The description in the text of ``bundle.json``. Raises ExportError."""
-    return schema.read(Description, text, source=source, error=ExportError)
+    return schema.read_json(Description, text, source=source, error=ExportError)
 
 
 def check_bundle(folder: str | Path) -> Description:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reconvene.deploy.bundle_description import Description
-from reconvene.utils.tables import Cell, table
+from reconvene.utils.tables import Cell, text_table
 
 
 def readme(description: Description) -> str:
@@ -64,13 +64,15 @@ def _models(description: Description) -> str:
         said = "not verified" if checked is None else f"{_measured(checked)} on {checked['data']}"
         kept = f"; in fp32: {', '.join(model.keep_fp32)}" if model.keep_fp32 else ""
         rows.append([model.file, model.runtime, model.bytes, said + kept])
-    return _indented(table(["file", "runs in", "bytes", "against PyTorch"], rows))
+    return _indented(text_table(["file", "runs in", "bytes", "against PyTorch"], rows))
 
 
 def _results(description: Description) -> str:
     cells: list[list[Cell]] = [[name, value] for name, value in description.results.items()]
     return (
-        _indented(table(["of the model", ""], cells)) if cells else "It was not trained: its answers mean nothing yet."
+        _indented(text_table(["of the model", ""], cells))
+        if cells
+        else "It was not trained: its answers mean nothing yet."
     )
 
 

@@ -13,12 +13,12 @@ from torch.nn import functional
 from reconvene.deploy.advice import TRIALS, advice, remedy
 from reconvene.deploy.fidelity import SAMPLES, Fidelity, Limits, fidelity, verify_int8
 from reconvene.deploy.layerwise import layerwise_sqnr
-from reconvene.deploy.model_io import batch_size, evaluating, labelled_samples, leaves, outputs_of, take
+from reconvene.deploy.model_io import batch_size, in_inference, labelled_samples, leaves, outputs_of, take_samples
 from reconvene.deploy.options import FileOptions, free_axes
-from reconvene.deploy.quantisation import Quantisation, layers
+from reconvene.deploy.quantisation import Quantisation, quantised_layers
 from reconvene.deploy.runtimes.base import Runtime, Written
 from reconvene.deploy.verification import HALF_TOLERANCE, Verification
-from reconvene.deploy.verification import verify as verify_file
+from reconvene.deploy.verification import verify_export as verify_file
 from reconvene.deploy.writing import write_file
 from reconvene.errors import ExportError, ModelError, ReconveneError, VerificationError
 from reconvene.structure.inputs import map_tensors
@@ -32,7 +32,7 @@ LENGTHEN: tuple[Callable[[str, int], int], ...] = (
 
 
 @dataclass(frozen=True, eq=False)
-class Check:
+class CheckOptions:
     """How an export is verified: see ``export``."""
 
     data: Iterable[Any] | None
@@ -57,13 +57,13 @@ class Export:
         return write_file(self.runtime, self.model, self.inputs, path, settings, self.options)
 
 
-def verified(export: Export, written: Written, check: Check) -> tuple[Verification | Fidelity, list[str]]:
+def verified(export: Export, written: Written, check: CheckOptions) -> tuple[Verification | Fidelity, list[str]]:
     """How the file compares with the model, and in words what else was looked at.
 
     Raises ExportError for a file that its runtime does not run, VerificationError for one that computes otherwise.
     """
     path, options = written.files[0], export.options
-    inputs = take(export.inputs, 0, written.batch or batch_size(export.inputs))
+    inputs = take_samples(export.inputs, 0, written.batch or batch_size(export.inputs))
     _run_once(export, path, inputs)
     tolerance = check.tolerance or (HALF_TOLERANCE if options.precision == "fp16" else None)
     notes = []
@@ -97,7 +97,7 @@ def _run_once(export: Export, path: Path, inputs: Any) -> None:
         ) from error
 
 
-def _verified_int8(export: Export, settings: Quantisation, written: Written, check: Check) -> Fidelity:
+def _verified_int8(export: Export, settings: Quantisation, written: Written, check: CheckOptions) -> Fidelity:
     """Raises VerificationError with what to try, which was tried before it is said."""
     source = "the calibration data" if check.data is None else "real data"
     batch = (settings.samples, settings.targets) if check.data is None else labelled_samples(check.data, SAMPLES)
@@ -123,7 +123,7 @@ def _advice(
 
     def trial(extra_layers: tuple[str, ...]) -> Fidelity | None:
         path = written.files[0].with_name(f"trial{export.runtime.suffix}")
-        names = tuple(name for name in layers(export.model) if name in (*settings.keep_fp32, *extra_layers))
+        names = tuple(name for name in quantised_layers(export.model) if name in (*settings.keep_fp32, *extra_layers))
         files: tuple[Path, ...] = ()
         try:
             files = export.write(path, replace(settings, keep_fp32=names)).files
@@ -139,7 +139,9 @@ def _advice(
     return advice(*remedy(result, candidates, trial), settings.keep_fp32, candidates)
 
 
-def _verified_at_another_size(export: Export, path: Path, inputs: Any, check: Check, tolerance: float | None) -> str:
+def _verified_at_another_size(
+    export: Export, path: Path, inputs: Any, check: CheckOptions, tolerance: float | None
+) -> str:
     """Compare at a second height and width. Raises ExportError where the model itself has only one."""
     options, axes = export.options, ", ".join(export.options.dynamic_axes)
     lengthen = next((change for change in LENGTHEN if _runs(export.model, _resized(inputs, options, change))), None)
@@ -152,7 +154,7 @@ def _verified_at_another_size(export: Export, path: Path, inputs: Any, check: Ch
             export.model, path, example_inputs=resized_inputs, tolerance=tolerance, seed=check.seed
         )
         return f"{axes} free: verified at {shapes} too, relative error {verification.max_rel_error:.1e}"
-    samples = take(export.settings.samples, 0, min(32, len(export.settings)))
+    samples = take_samples(export.settings.samples, 0, min(32, len(export.settings)))
     limits = Limits(agreement=0, sqnr=check.limits.sqnr, accuracy_drop=1)
     larger = [(_resized(samples, options, lengthen), None)]
     measured = verify_int8(export.model, path, data=larger, what=f"the calibration data at {shapes}", limits=limits)
@@ -174,7 +176,7 @@ def _resized(tree: Any, options: FileOptions, lengthen: Callable[[str, int], int
 
 def _runs(model: nn.Module, inputs: Any) -> bool:
     try:
-        with evaluating(model):
+        with in_inference(model):
             outputs_of(model, inputs)
     except ModelError:
         return False

@@ -12,26 +12,25 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from reconvene.deploy.checking import Check, Export, verified
+from reconvene.deploy.checking import CheckOptions, Export, verified
 from reconvene.deploy.exported import Exported
 from reconvene.deploy.fidelity import Fidelity, Limits
-from reconvene.deploy.model_io import own_inputs, take
+from reconvene.deploy.model_io import own_inputs, take_samples
 from reconvene.deploy.options import AUTO, FileOptions, precision_of
 from reconvene.deploy.planned import planned
 from reconvene.deploy.quantisation import PRECISIONS, quantisation
 from reconvene.deploy.runtimes.base import Runtime, Written
 from reconvene.deploy.runtimes.registry import format_named, runtime_named, runtime_of
 from reconvene.deploy.verification import Verification
-from reconvene.deploy.writing import write
 from reconvene.errors import ExportError, UnknownNameError
 from reconvene.structure.capture import settle_state
 from reconvene.tasks import task_named
 from reconvene.training.quantising import Range
 from reconvene.utils.arguments import check_model, check_path, check_seed, checked
 
-PLAN = "plan"
+_PLAN = "plan"
 """What an export is quantised as whose bits the plan of the network decides."""
-__all__ = ["Exported", "export", "run", "write"]
+__all__ = ["Exported", "export", "run_file"]
 
 
 @checked(model=check_model, directory=check_path, seed=check_seed)
@@ -111,9 +110,11 @@ def export(
     inputs = own_inputs(model, example_inputs, seed=seed)
     # where nobody gave an example, a batch that cannot be free is one of one
     settle_state(model, inputs)
-    options, inputs = options.resolved(model, runtime, inputs if example_inputs is not None else take(inputs, 0, 1))
+    options, inputs = options.resolved(
+        model, runtime, inputs if example_inputs is not None else take_samples(inputs, 0, 1)
+    )
     packed: dict[str, Any] = {}
-    if quantize == PLAN:
+    if quantize == _PLAN:
         by_plan = planned(model, runtime, calibration)
         model, packed, calibration = by_plan.model, dict(by_plan.weights), by_plan.calibration
     settings = None if quantize is None else quantisation(model, inputs, calibration, keep_fp32, learned)
@@ -130,7 +131,7 @@ def export(
             written = work.write(Path(folder) / f"{stem}{runtime.suffix}", settings)
             seconds = time.perf_counter() - start
             if verify:
-                checked, notes = verified(work, written, Check(data, limits, task, tolerance, seed))
+                checked, notes = verified(work, written, CheckOptions(data, limits, task, tolerance, seed))
             files = _moved(written, directory)
     except OSError as error:
         raise ExportError(f"could not write the export into {directory}: {error.strerror or error}") from error
@@ -162,8 +163,8 @@ def _check(
     learned: Mapping[str, Range] | None,
 ) -> None:
     """Raise for options that mean nothing, before any work."""
-    if quantize not in (None, *PRECISIONS[1:], PLAN):
-        raise UnknownNameError("precision", quantize, [*PRECISIONS[1:], PLAN])
+    if quantize not in (None, *PRECISIONS[1:], _PLAN):
+        raise UnknownNameError("precision", quantize, [*PRECISIONS[1:], _PLAN])
     if quantize is None and (has_int8_options or learned is not None):
         raise ExportError("calibration, keep_fp32 and learned are for int8: add quantize='int8', or leave them out")
     if learned is not None and not runtime.takes_ranges:
@@ -186,7 +187,9 @@ def _moved(written: Written, directory: Path) -> tuple[Path, ...]:
     return tuple(directory / file.name for file in written.files)
 
 
-def run(path: str | Path, example_inputs: Any, *, runtime: str | None = None, threads: int = 1) -> dict[str, Tensor]:
+def run_file(
+    path: str | Path, example_inputs: Any, *, runtime: str | None = None, threads: int = 1
+) -> dict[str, Tensor]:
     """Run an exported file once, in the runtime that its name ends for, or in the one given; outputs on the CPU.
 
     Raises UnknownNameError, MissingExtraError, and ModelError when the runtime refuses the file or the inputs.

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.deploy.layerwise import sqnr
-from reconvene.deploy.model_io import batch_size, evaluating, labelled_samples, outputs_of, own_inputs, take
+from reconvene.deploy.model_io import batch_size, in_inference, labelled_samples, outputs_of, own_inputs, take_samples
 from reconvene.deploy.runtimes.base import Session
 from reconvene.deploy.runtimes.registry import runtime_named, runtime_of
 from reconvene.errors import ModelError, VerificationError
 from reconvene.tasks import DEFAULT, Task, Witnesses, judge, task_named
 from reconvene.utils.numbers import distinct
-from reconvene.utils.tables import table
+from reconvene.utils.tables import text_table
 
-BATCH = 32
+_BATCH = 32
 SAMPLES = 512
 
 
@@ -108,7 +108,7 @@ class Fidelity:
             (f"{self.measure} in float32", share(self.reference_accuracy), ""),
         ]
         title = f"int8 verified in {self.runtime} on {self.samples} samples of {self.data}"
-        return table(
+        return text_table(
             ("measure", "found", "limit"), rows, right=(1,), title=title, foot=[self.warning] if self.warning else []
         )
 
@@ -216,12 +216,12 @@ def _least_sqnr(outputs: dict[str, tuple[Tensor, Tensor]]) -> tuple[float, str]:
 
 def _outputs(model: nn.Module, session: Session, pool: Any, total: int) -> tuple[dict[str, Tensor], list[Tensor]]:
     """Outputs of PyTorch and of the file for every sample, in batches that the file takes."""
-    size = BATCH if session.batch is None else session.batch
+    size = _BATCH if session.batch is None else session.batch
     plain: list[dict[str, Tensor]] = []
     noisy: list[list[Tensor]] = []
-    with evaluating(model):
+    with in_inference(model):
         for start in range(0, total, size):
-            batch = take(pool, start, size if session.batch is not None else min(size, total - start))
+            batch = take_samples(pool, start, size if session.batch is not None else min(size, total - start))
             plain.append({name: _rows(value.detach().cpu()) for name, value in outputs_of(model, batch).items()})
             noisy.append([_rows(value) for value in session.run(batch).values()])
     # a static batch is filled up with samples that were there already: they are left out again

@@ -11,7 +11,7 @@ from reconvene.deploy.model_io import leaves
 from reconvene.deploy.tracing import TensorsOnly
 
 ATEN = torch.ops.aten
-VIEWS = (
+_VIEWS = (
     "slice",
     "select",
     "narrow",
@@ -35,7 +35,7 @@ def writes_into_views(script: torch.jit.ScriptModule) -> bool:
             source = next(iter(node.inputs())).node()
             while source.kind() in WITHOUT_CONTEXT:
                 source = next(iter(source.inputs())).node()
-            if source.kind().removeprefix("aten::").removesuffix("_copy").startswith(VIEWS):
+            if source.kind().removeprefix("aten::").removesuffix("_copy").startswith(_VIEWS):
                 return True
     return False
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reconvene.deploy.model_io import batch_size, evaluating, outputs_of, take
-from reconvene.deploy.quantisation import layers
-from reconvene.structure.copies import copied
-from reconvene.utils.tables import table
+from reconvene.deploy.model_io import batch_size, in_inference, outputs_of, take_samples
+from reconvene.deploy.quantisation import quantised_layers
+from reconvene.structure.copies import copy_model
+from reconvene.utils.tables import text_table
 
-SAMPLES = 64
+_SAMPLES = 64
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ def layerwise_sqnr(model: nn.Module, samples: Any, *, batch: int | None = None) 
     quantise a few other operators too: this ranks the layers, it does not predict a runtime's own number. ``batch`` is
     how many samples the model takes, where it does not take any number: ranges are then those of each such batch.
     """
-    count = min(SAMPLES, batch_size(samples))
-    inputs = [take(samples, start, batch or count) for start in range(0, count, batch or count)]
+    count = min(_SAMPLES, batch_size(samples))
+    inputs = [take_samples(samples, start, batch or count) for start in range(0, count, batch or count)]
     # on a copy: neither hooks nor rounded weights may be seen by whoever holds the model
-    network = copied(model)
-    with evaluating(network):
+    network = copy_model(model)
+    with in_inference(network):
         plain = _all_outputs(network, inputs)
         noises = []
-        for name, layer in layers(network).items():
+        for name, layer in quantised_layers(network).items():
             weight = layer.weight
             assert isinstance(weight, Tensor)
             before = weight.detach().clone()
@@ -76,7 +76,7 @@ def sqnr(plain: list[Tensor], noisy: list[Tensor]) -> float:
 def worst(noises: list[LayerNoise], count: int = 3) -> str:
     """The first of them as a table."""
     rows = [(noise.layer, f"{noise.sqnr:.1f}") for noise in noises[:count]]
-    return table(("layer alone in int8", "SQNR dB"), rows, right=(1,))
+    return text_table(("layer alone in int8", "SQNR dB"), rows, right=(1,))
 
 
 def _rounded_input(values: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import nn
 
 from reconvene.artifact.tensors import encode
 from reconvene.costs.model import CostModel
-from reconvene.deploy.benchmark import latency as time_in_runtime
+from reconvene.deploy.benchmark import measure_latency as time_in_runtime
 from reconvene.structure import analyse
 from reconvene.structure.nesting import on_model
 from reconvene.utils.arguments import check_model, checked

@@ -20,7 +20,7 @@ from reconvene.utils.module_state import evaluating as in_eval_mode
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+def in_inference(model: nn.Module) -> Iterator[nn.Module]:
     """``model`` in eval mode without gradients; every module's mode and the CPU random state come back afterwards."""
     random_state = torch.get_rng_state()
     try:
@@ -62,7 +62,7 @@ def outputs_of(model: nn.Module, example_inputs: Any) -> dict[str, Tensor]:
     """Run ``model`` (in the mode it is in) and name every tensor it returns. Raises ModelError when it does not run."""
     clear_state(model)
     try:
-        outputs = named(call(model, example_inputs), "output")
+        outputs = named_tensors(call(model, example_inputs), "output")
     except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, AssertionError) as error:
         shapes = [tuple(tensor.shape) for tensor in leaves(example_inputs)]
         raise ModelError(
@@ -73,7 +73,7 @@ def outputs_of(model: nn.Module, example_inputs: Any) -> dict[str, Tensor]:
     return outputs
 
 
-def named(tree: Any, prefix: str) -> dict[str, Tensor]:
+def named_tensors(tree: Any, prefix: str) -> dict[str, Tensor]:
     """Tensors of a nest of containers by their path: ``output``, ``output_1``, ``aux.0``; anything else is left out."""
     tensors: dict[str, Tensor] = {}
     for path, leaf in pytree.tree_flatten_with_path(tree)[0]:
@@ -89,15 +89,17 @@ def input_names(model: nn.Module, example_inputs: Any) -> list[str]:
     """One name per input tensor, in order: keys of keyword inputs, or the parameter names of ``model.forward``."""
     args, kwargs = arguments(example_inputs)
     if kwargs:
-        return list(named(kwargs, "input"))
+        return list(named_tensors(kwargs, "input"))
     parameters = inspect.signature(model.forward).parameters.values()
     plain = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return list(named({plain[i] if i < len(plain) else f"input_{i}": arg for i, arg in enumerate(args)}, "input"))
+    return list(
+        named_tensors({plain[i] if i < len(plain) else f"input_{i}": arg for i, arg in enumerate(args)}, "input")
+    )
 
 
 def by_name(example_inputs: Any, names: list[str], file_format: str) -> dict[str, Tensor]:
     """Inputs by the names in a file: keyword inputs go by name, positional ones in order. Raises ModelError."""
-    tensors = named(example_inputs, "input")
+    tensors = named_tensors(example_inputs, "input")
     if not isinstance(example_inputs, Mapping) and len(tensors) == len(names):
         tensors = dict(zip(names, tensors.values(), strict=True))
     if set(tensors) != set(names):
@@ -123,7 +125,7 @@ def is_batched(tensor: Tensor, batch: int) -> bool:
     return tensor.ndim > 0 and tensor.shape[0] == batch
 
 
-def take(example_inputs: Any, start: int, count: int) -> Any:
+def take_samples(example_inputs: Any, start: int, count: int) -> Any:
     """``count`` samples from ``start`` on, wrapping around at the end."""
     batch = batch_size(example_inputs)
     index = _cycle(start, count, batch)
@@ -167,7 +169,7 @@ def labelled_samples(data: Iterable[Any], limit: int) -> tuple[Any, Tensor | Non
         available = batch_size(inputs)
         count = min(available, limit - sum(sizes))
         if count:
-            pieces.append(take(inputs, 0, count))
+            pieces.append(take_samples(inputs, 0, count))
             sizes.append(count)
             if isinstance(target, Tensor) and is_batched(target, available):
                 targets.append(target[:count])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from reconvene.deploy.model_io import batch_size, leaves, take
+from reconvene.deploy.model_io import batch_size, leaves, take_samples
 from reconvene.errors import ExportError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 AUTO, FREE, STATIC = "auto", "free", "static"
 BATCHES = (AUTO, FREE, STATIC)
-AXES = {"height": -2, "width": -1}
+_AXES = {"height": -2, "width": -1}
 """Axes that may be free beside the batch: the last two of every input of four dimensions or more (NCHW, NCDHW)."""
 FILE_PRECISIONS = ("fp16", "fp32")
 
@@ -49,8 +49,8 @@ class FileOptions:
         if not isinstance(self.batch, int) and self.batch not in BATCHES:
             raise UnknownNameError("batch", self.batch, [*BATCHES, "a number of examples"])
         for axis in self.dynamic_axes:
-            if axis not in AXES:
-                raise UnknownNameError("axis", axis, AXES)
+            if axis not in _AXES:
+                raise UnknownNameError("axis", axis, _AXES)
         if self.precision not in FILE_PRECISIONS:
             raise UnknownNameError("precision", self.precision, FILE_PRECISIONS)
         if int8 and self.precision == "fp16":
@@ -72,7 +72,7 @@ class FileOptions:
         """The same with a batch that is ``auto``, ``free`` or ``static``, and the example inputs in that batch."""
         batch = self.batch
         if isinstance(batch, int):
-            example_inputs, batch = take(example_inputs, 0, batch), STATIC
+            example_inputs, batch = take_samples(example_inputs, 0, batch), STATIC
         size = batch_size(example_inputs)
         if batch == STATIC and size > 1 and "static_batch" not in runtime.takes:
             raise ExportError(f"{runtime.file_format} files are for a batch of one, not of {size}. Try batch=1")
@@ -103,7 +103,7 @@ def free_axes(tensor: Tensor, options: FileOptions) -> dict[int, str]:
     """The axes of one input that are to be free beside the batch, with their names."""
     if tensor.ndim < 4:
         return {}
-    return {tensor.ndim + AXES[name]: name for name in AXES if name in options.dynamic_axes}
+    return {tensor.ndim + _AXES[name]: name for name in _AXES if name in options.dynamic_axes}
 
 
 def _others(option: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from reconvene.deploy.model_io import evaluating, leaves
+from reconvene.deploy.model_io import in_inference, leaves
 from reconvene.deploy.quantisation import Quantisation, within
 from reconvene.deploy.runtimes.base import imported
 from reconvene.deploy.tracing import exporting, in_order, module_of, one_sample, traced
@@ -46,7 +46,7 @@ def quantised_program(
     pt2e = imported("torchao.quantization.pt2e.quantize_pt2e", extra, f"int8 {file_format}")
     sample = one_sample(inputs, batch)
     program = traced(model, sample, file_format)
-    with exporting(model, file_format), evaluating(model):
+    with exporting(model, file_format), in_inference(model):
         graph = labelled(program.module(check_guards=guards))
         try:
             prepared = pt2e.prepare_pt2e(graph, sparing(quantiser, quantisation.keep_fp32))

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from reconvene.deploy.model_io import evaluating
+from reconvene.deploy.model_io import in_inference
 from reconvene.deploy.pt2e import labelled, ranges_of, xnnpack_quantiser
 from reconvene.deploy.runtimes.base import imported
 from reconvene.deploy.tracing import exporting, traced
 from reconvene.errors import TrainingError
 from reconvene.training.quantising import Range, Rounded
 
-EXTRA = "executorch"
+_EXTRA = "executorch"
 WHAT = "a graph for quantisation-aware training"
 BATCH_NORM = torch.ops.aten.batch_norm.default
 RUNNING_VAR, TRAINING, EPS = 4, 5, 7  # arguments of aten.batch_norm
@@ -60,7 +60,7 @@ class RoundedGraph(Rounded):
     def __init__(self, network: nn.Module, images: Tensor, *, standing: float) -> None:
         super().__init__()
         self.network, self._standing, self._progress = network, standing, 0.0
-        with evaluating(network):
+        with in_inference(network):
             program = traced(network, images, WHAT, any_batch=True)
         with exporting(network, WHAT):
             prepared = _prepared(labelled(program.module()))
@@ -111,7 +111,7 @@ def is_weight(module: Any) -> bool:
 
 def _prepared(graph: fx.GraphModule) -> fx.GraphModule:
     """``graph`` with rounding. torchao's rewriting forgets what batch norms were built with: it is put back."""
-    pt2e = imported("torchao.quantization.pt2e.quantize_pt2e", EXTRA, "quantisation-aware training")
+    pt2e = imported("torchao.quantization.pt2e.quantize_pt2e", _EXTRA, "quantisation-aware training")
     before: dict[str, Any] = {node.args[RUNNING_VAR].target: node.args for node in _batch_norms(graph)}
     prepared: fx.GraphModule = pt2e.prepare_qat_pt2e(graph, xnnpack_quantiser(training=True))
     for node in _batch_norms(prepared):

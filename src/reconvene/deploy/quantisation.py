@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reconvene.deploy.model_io import batch_size, is_batched, labelled_samples, leaves, noise, take
+from reconvene.deploy.model_io import batch_size, is_batched, labelled_samples, leaves, noise, take_samples
 from reconvene.errors import DataError, ExportError, UnknownNameError
 from reconvene.training.quantising import Range
 
@@ -17,7 +17,7 @@ PRECISIONS = ("fp32", "int8")
 # More change the observed ranges little; each is one pass through the network.
 CALIBRATION_SAMPLES = 256
 STAND_INS = 4
-LAYERS = (
+_LAYERS = (
     nn.Conv1d,
     nn.Conv2d,
     nn.Conv3d,
@@ -53,7 +53,7 @@ class Quantisation:
         ``full`` fills the last one up with the first samples: a static batch takes no other number.
         """
         for start in range(0, len(self), size):
-            yield take(self.samples, start, size if full else min(size, len(self) - start))
+            yield take_samples(self.samples, start, size if full else min(size, len(self) - start))
 
 
 def quantisation(
@@ -84,13 +84,13 @@ def stand_in(example_inputs: Any) -> Quantisation:
     return Quantisation(noise(example_inputs, STAND_INS, seed=0))
 
 
-def layers(model: nn.Module) -> dict[str, nn.Module]:
+def quantised_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The layers that hold the weights, by name, in the order of the model."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, LAYERS)}
+    return {name: module for name, module in model.named_modules() if isinstance(module, _LAYERS)}
 
 
 def _kept(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
-    layer_names = list(layers(model))
+    layer_names = list(quantised_layers(model))
     for name in names:
         if not any(within(layer, [name]) for layer in layer_names):
             raise UnknownNameError("layer", name, layer_names)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reconvene.utils.tables import table
+from reconvene.utils.tables import text_table
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class BenchResult:
         cells = [[row[i] for i in shown] for row in rows]
         missing = [f"left out: {entry}: {reason}" for entry, reason in self.left_out.items()]
         names = [header[i] for i in shown]
-        return table(names, cells, right=range(3, len(names)), foot=[*missing, self._conditions()])
+        return text_table(names, cells, right=range(3, len(names)), foot=[*missing, self._conditions()])
 
     def _conditions(self) -> str:
         threads = f"{self.threads} thread" + ("s" if self.threads > 1 else "")

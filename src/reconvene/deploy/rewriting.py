@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-NORMS: dict[type[nn.Module], type[nn.Module]] = {
+_NORMS: dict[type[nn.Module], type[nn.Module]] = {
     nn.InstanceNorm1d: nn.BatchNorm1d,
     nn.InstanceNorm2d: nn.BatchNorm2d,
     nn.InstanceNorm3d: nn.BatchNorm3d,
@@ -20,7 +20,7 @@ def eval_form(model: nn.Module) -> nn.Module:
     replaced = {
         name: _batch_norm(module)
         for name, module in model.named_modules(remove_duplicate=False)
-        if type(module) in NORMS and getattr(module, "running_mean", None) is not None
+        if type(module) in _NORMS and getattr(module, "running_mean", None) is not None
     }
     return with_modules(model, replaced) if replaced else model
 
@@ -46,7 +46,7 @@ def with_modules(model: nn.Module, replaced: dict[str, nn.Module]) -> nn.Module:
 
 def _batch_norm(norm: nn.Module) -> nn.Module:
     assert isinstance(norm, (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d))
-    twin = NORMS[type(norm)](norm.num_features, eps=norm.eps, affine=norm.affine)
+    twin = _NORMS[type(norm)](norm.num_features, eps=norm.eps, affine=norm.affine)
     for kept in (norm._parameters, norm._buffers):
         for name, tensor in kept.items():
             setattr(twin, name, tensor)

@@ -17,9 +17,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from reconvene.deploy.model_io import batch_size, evaluating, is_batched, leaves, named, outputs_of, take
+from reconvene.deploy.model_io import (
+    batch_size,
+    in_inference,
+    is_batched,
+    leaves,
+    named_tensors,
+    outputs_of,
+    take_samples,
+)
 from reconvene.errors import ExportError
-from reconvene.structure.copies import copied
+from reconvene.structure.copies import copy_model
 from reconvene.structure.inputs import call, map_tensors
 from reconvene.structure.state import clear_state
 
@@ -53,7 +61,7 @@ class TensorsOnly(nn.Module):
         remaining = iter([_cast(t, torch.float32, torch.float16) for t in tensors] if self.half_inside else tensors)
         values = [next(remaining) if isinstance(value, Tensor) else value for value in self.values]
         clear_state(self.model)  # an exporter may run the model more than once
-        outputs = tuple(named(call(self.model, pytree.tree_unflatten(values, self.spec)), "output").values())
+        outputs = tuple(named_tensors(call(self.model, pytree.tree_unflatten(values, self.spec)), "output").values())
         return tuple(_cast(t, torch.float16, torch.float32) for t in outputs) if self.half_inside else outputs
 
 
@@ -64,7 +72,7 @@ def _cast(tensor: Tensor, source: torch.dtype, target: torch.dtype) -> Tensor:
 def halved(model: nn.Module) -> nn.Module:
     """A copy of ``model`` in float16. Raises ExportError for a model that cannot be copied."""
     try:
-        return copied(model).half()
+        return copy_model(model).half()
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise ExportError(
             f"{type(model).__name__} cannot be copied to be turned into float16: {str(error).splitlines()[0]}. Pass "
@@ -75,10 +83,10 @@ def halved(model: nn.Module) -> nn.Module:
 def one_sample(example_inputs: Any, count: int = 1) -> Any:
     """The first sample (or ``count``) as a batch, in the order in which files without names take their inputs."""
     batch_size(example_inputs)
-    return map_tensors(plain, in_order(take(example_inputs, 0, count)))
+    return map_tensors(with_usual_strides, in_order(take_samples(example_inputs, 0, count)))
 
 
-def plain(tensor: Tensor) -> Tensor:
+def with_usual_strides(tensor: Tensor) -> Tensor:
     """A copy with the usual strides: with one channel any pass for contiguous, and XNNPACK takes them at their word."""
     return tensor.clone(memory_format=torch.contiguous_format)
 
@@ -95,12 +103,12 @@ def traced(
 
     Raises ExportError, ModelError.
     """
-    with evaluating(model):  # without gradients, as it is exported: they forbid some writes into views
+    with in_inference(model):  # without gradients, as it is exported: they forbid some writes into views
         outputs_of(model, inputs)
     batch = batch_size(inputs)
     free = [{0: torch.export.Dim("batch")} if is_batched(tensor, batch) else None for tensor in leaves(inputs)]
     shapes = {"tensors": tuple(free)} if any_batch else None
-    with exporting(model, file_format), evaluating(model):
+    with exporting(model, file_format), in_inference(model):
         wrapped = TensorsOnly(model, inputs, half=half)
         return torch.export.export(wrapped, tuple(leaves(inputs)), dynamic_shapes=shapes)
 
@@ -112,14 +120,14 @@ def exporting(model: nn.Module, file_format: str, *exporter_errors: type[Excepti
     ``exporter_errors`` are exceptions that this exporter raises as well.
     """
     try:
-        with quiet():
+        with _quiet():
             yield
     except (*FAILURES, *exporter_errors) as error:
         raise ExportError(f"{type(model).__name__} could not be exported to {file_format}: {_reason(error)}") from error
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """No log lines, warnings or prints: what goes wrong is raised, and what is raised is told."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

@@ -14,13 +14,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reconvene.deploy.model_io import batch_size, evaluating, labelled_samples, noise, outputs_of, own_inputs, take
+from reconvene.deploy.model_io import (
+    batch_size,
+    in_inference,
+    labelled_samples,
+    noise,
+    outputs_of,
+    own_inputs,
+    take_samples,
+)
 from reconvene.deploy.options import precision_of
 from reconvene.deploy.runtimes.base import Session
 from reconvene.deploy.runtimes.registry import runtime_named, runtime_of
 from reconvene.errors import ModelError, VerificationError
 from reconvene.tasks import Task, Witnesses, judge, task_named
-from reconvene.utils.tables import table
+from reconvene.utils.tables import text_table
 
 # Two scores closer than this share of the largest output are a tie: float32 does not order them.
 TIE = 1e-5
@@ -30,7 +38,7 @@ HALF_TOLERANCE = 1e-2
 in two thousand, and a deep network rounds many times. Runtimes differ in what they add up in float32."""
 
 
-def verify(
+def verify_export(
     model: nn.Module,
     path: str | Path,
     *,
@@ -59,14 +67,16 @@ def verify(
     chosen = runtime_of(Path(path)) if runtime is None else runtime_named(runtime)
     if tolerance is None:
         tolerance = HALF_TOLERANCE if precision_of(model, None)[0] == "fp16" else chosen.tolerance
-    with chosen.open(Path(path), 1) as session, evaluating(model):
+    with chosen.open(Path(path), 1) as session, in_inference(model):
         sizes = batch_sizes or ((1, 3, 8) if session.batch is None else (session.batch,))
         pool, targets = _pool(model, example_inputs, data, samples, max(NOISE_SAMPLES, 2 * sum(sizes)), seed)
-        comparison = _Comparison(session, chosen.name, named, tie=tolerance / 10, rows={s: Row(s) for s in sizes})
+        comparison = _Comparison(
+            session, chosen.name, named, tie=tolerance / 10, rows={s: BatchComparison(s) for s in sizes}
+        )
         # every batch size is tried, on repeated samples if there are few
         for start, size in _cuts(sizes, max(batch_size(pool), sum(sizes))):
-            labels = None if targets is None else take(targets, start, size)
-            comparison.compare(model, take(pool, start, size), labels, size)
+            labels = None if targets is None else take_samples(targets, start, size)
+            comparison.compare(model, take_samples(pool, start, size), labels, size)
     unchanging = tuple(name for name, first in comparison.constant.items() if first is not None)
     source = f"noise, seed {seed}" if data is None else "real data"
     result = Verification(
@@ -101,7 +111,7 @@ class _Comparison:
     runtime: str
     task: Task | None
     tie: float
-    rows: dict[int, Row]
+    rows: dict[int, BatchComparison]
     constant: dict[str, Tensor | None] = field(default_factory=dict)
     witnesses: Witnesses = field(default_factory=Witnesses)
 
@@ -139,7 +149,7 @@ def _compare_samples(constant: dict[str, Tensor | None], outputs: dict[str, Tens
 
 
 @dataclass(frozen=True)
-class Row:
+class BatchComparison:
     """All batches of one size: the largest errors, where the relative one was, how often predictions were the same."""
 
     batch_size: int
@@ -163,7 +173,7 @@ class Row:
         location: str,
         judges: Mapping[str, Task | None] = MappingProxyType({}),
         tie: float = TIE,
-    ) -> Row:
+    ) -> BatchComparison:
         """Add one batch; ``judges`` says by name whose predictions outputs are.
 
         Predictions are equal where their scores are closer than ``tie`` times the largest.
@@ -181,7 +191,7 @@ class Row:
             row = row._with_output(name, a.double().numpy(), b.double().numpy(), judges.get(name), tie, location)
         return row
 
-    def _with_output(self, name: str, a: Any, b: Any, task: Task | None, tie: float, location: str) -> Row:
+    def _with_output(self, name: str, a: Any, b: Any, task: Task | None, tie: float, location: str) -> BatchComparison:
         if np.isnan(a).any():
             raise VerificationError(f"{location}: output {name!r} is NaN in PyTorch already. Look at the weights")
         endless = np.isinf(a)
@@ -221,7 +231,7 @@ class Verification:
     samples: int
     tolerance: float
     required_agreement: float
-    rows: tuple[Row, ...]
+    rows: tuple[BatchComparison, ...]
     unchanging: tuple[str, ...] = ()
     single_class: str = ""
 
@@ -275,7 +285,7 @@ class Verification:
             )
             for row in self.rows
         ]
-        return table(header, rows, right=range(5), title=title, foot=[self.warning] if self.warning else [])
+        return text_table(header, rows, right=range(5), title=title, foot=[self.warning] if self.warning else [])
 
     @property
     def warning(self) -> str:

@@ -14,7 +14,9 @@ from reconvene.deploy.runtimes.base import Runtime, Written
 from reconvene.errors import ExportError
 
 
-def write(runtime: Runtime, model: nn.Module, inputs: Any, path: Path, settings: Quantisation | None) -> list[Path]:
+def write_model(
+    runtime: Runtime, model: nn.Module, inputs: Any, path: Path, settings: Quantisation | None
+) -> list[Path]:
     """Write ``model`` in float32, or as ``settings`` say in int8: all files, the main one first.
 
     Raises ExportError for a runtime that cannot.

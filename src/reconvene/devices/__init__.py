@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from reconvene.devices.bundle import write_bundle
+from reconvene.devices.bundle import write_probe_bundle
 from reconvene.devices.grid import general
 from reconvene.devices.memory import ActivationPolicy, Held
 from reconvene.devices.on_device.probe import reference
-from reconvene.devices.predict import Channels, Predictor, SiteTime
+from reconvene.devices.predict import ChannelCounts, Predictor, SiteTime
 from reconvene.devices.profile import Profile
 from reconvene.devices.runtime_layers import jobs, sites
 from reconvene.devices.stopwatch import Stopwatch
-from reconvene.devices.store import HERE, conditions, find, here, measure, profiles, save
+from reconvene.devices.store import HERE, find, here, measure_device, measuring_conditions, profiles, save_profile
 
 __all__ = [
     "HERE",
     "ActivationPolicy",
-    "Channels",
+    "ChannelCounts",
     "Held",
     "Predictor",
     "Profile",
     "SiteTime",
     "Stopwatch",
-    "conditions",
     "find",
     "general",
     "here",
     "jobs",
-    "measure",
+    "measure_device",
+    "measuring_conditions",
     "profiles",
     "reference",
-    "save",
+    "save_profile",
     "sites",
-    "write_bundle",
+    "write_probe_bundle",
 ]

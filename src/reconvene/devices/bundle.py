@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reconvene.devices.on_device.sessions import Network
+from reconvene.devices.on_device.sessions import NetworkSpec
 from reconvene.errors import DeviceError
 from reconvene.utils.files import write_atomic
 
@@ -26,14 +26,14 @@ sys.exit(main())
 _DAY = (2020, 1, 1, 0, 0, 0)  # the same jobs give the same bytes
 
 
-def write_bundle(
+def write_probe_bundle(
     path: str | Path,
     jobs: Sequence[Mapping[str, Any]],
     *,
     threads: int,
     precision: str,
     far: int,
-    networks: Sequence[Network] = (),
+    networks: Sequence[NetworkSpec] = (),
 ) -> Path:
     """Write ``path`` (``probe.pyz``): ``python probe.pyz -o pi4.json`` on the device writes its profile.
 

@@ -6,7 +6,7 @@ from reconvene.costs import CostFunction, Network
 from reconvene.costs.latency import Latency
 from reconvene.devices.predict import Predictor
 from reconvene.devices.profile import Profile
-from reconvene.devices.store import conditions
+from reconvene.devices.store import measuring_conditions
 from reconvene.structure import Structure
 
 
@@ -31,7 +31,7 @@ class DeviceLatency(Latency):
 
 def _condition(profile: Profile) -> str:
     """Names the device; for this machine also whether its runtime has another version now."""
-    now = conditions(profile.runtime["threads"], profile.precision)
+    now = measuring_conditions(profile.runtime["threads"], profile.precision)
     text = f"predicted for {profile.conditions}"
     if profile.device != now["device"] or profile.runtime == now["runtime"]:
         return text

@@ -7,23 +7,21 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from reconvene.devices.lookup_table import SHORTEST, Floats, Table
+from reconvene.devices.lookup_table import SHORTEST, LatencyTable
 from reconvene.devices.on_device.sample_widths import weight_bytes
 from reconvene.devices.profile import Profile
-from reconvene.devices.runtime_layers import key_of
-
-Ints = NDArray[np.int64]
+from reconvene.devices.runtime_layers import layer_key
+from reconvene.utils.arrays import Floats, Ints
 
 
 class Clock:
     """Layers of one network: ``jobs``, in the order of the calls, none wider than its ``tops`` (in, out)."""
 
     def __init__(self, profile: Profile, jobs: Sequence[Mapping[str, Any]], tops: Sequence[tuple[int, int]]) -> None:
-        wide = {key_of(job): {**job, "in": top[0], "out": top[1]} for job, top in zip(jobs, tops, strict=True)}
+        wide = {layer_key(job): {**job, "in": top[0], "out": top[1]} for job, top in zip(jobs, tops, strict=True)}
         table_by_key = profile.tables(list(wide.values()))
-        tables = [table_by_key[key_of(job)] for job in jobs]
+        tables = [table_by_key[layer_key(job)] for job in jobs]
         self.fixed = profile.overhead["call"] + profile.overhead["node"] * len(jobs)
         """Seconds beside the layers' own."""
         self._lookup = _Lookup(tables, tops)
@@ -75,7 +73,7 @@ def correction(profile: Profile) -> tuple[Floats, Floats]:
 class _Lookup:
     """All tables in flat arrays, so that a network is one gather."""
 
-    def __init__(self, tables: Sequence[Table], tops: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, tables: Sequence[LatencyTable], tops: Sequence[tuple[int, int]]) -> None:
         self._row_start, self._rows = _flat([t.row_positions(top) for t, (top, _) in zip(tables, tops, strict=True)])
         single = [len(t.outs) == 1 for t in tables]
         columns = [
@@ -104,7 +102,7 @@ class _Lookup:
         return times
 
 
-def _lookups(tables: Sequence[Table | None], tops: Sequence[tuple[int, int]]) -> list[tuple[Ints, _Lookup]]:
+def _lookups(tables: Sequence[LatencyTable | None], tops: Sequence[tuple[int, int]]) -> list[tuple[Ints, _Lookup]]:
     """The layers that have such a table, and all of these tables; nothing where no layer has one."""
     rows = np.flatnonzero([table is not None for table in tables])
     present_tables = [table for table in tables if table is not None]

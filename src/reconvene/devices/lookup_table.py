@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from reconvene.utils.arrays import Floats, Ints
+
 # A line through two narrow layers may fall below zero further down; no layer is faster than this.
 SHORTEST = 2e-7
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
+class LatencyTable:
     """Seconds at ``[ins, outs]``; widths between are computed as the runtime does, in whole blocks.
 
     ``ins`` and ``outs`` are ascending widths; ``values[i, j]`` never falls along either. ``odd``: the same for input
@@ -31,12 +30,12 @@ class Table:
     block_in: int
     block_out: int
     align: int = 1
-    odd: Table | None = None
-    uncached: Table | None = None
-    narrow: Table | None = None
+    odd: LatencyTable | None = None
+    uncached: LatencyTable | None = None
+    narrow: LatencyTable | None = None
 
     @classmethod
-    def of(cls, layer: Mapping[str, Any], steps: Mapping[str, int]) -> Table:
+    def of(cls, layer: Mapping[str, Any], steps: Mapping[str, int]) -> LatencyTable:
         """The table of a measured layer: its ``points`` ``(in, out, seconds)``, and the points of ``far``."""
         points, layer_kind = layer["points"], layer["kind"]
         align = steps["align"] if layer_kind in ("conv", "depthwise") else 1
@@ -67,7 +66,7 @@ class Table:
         )
 
     @classmethod
-    def _grid(cls, points: Sequence[Sequence[float]], block_in: int, block_out: int) -> Table:
+    def _grid(cls, points: Sequence[Sequence[float]], block_in: int, block_out: int) -> LatencyTable:
         ins, outs = sorted({int(p[0]) for p in points}), sorted({int(p[1]) for p in points})
         seconds_at = {(int(a), int(b)): seconds for a, b, seconds in points}
         if len(seconds_at) < len(ins) * len(outs):  # widths out follow widths in, as in a depthwise convolution

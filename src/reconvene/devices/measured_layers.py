@@ -7,14 +7,14 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from reconvene.utils.schema import LARGEST, Amount, Count, Number, Size, Text, described_by, with_more
+from reconvene.utils.schema import LARGEST, Count, NonNegative, Number, Size, Text, described_by, with_more
 
-Sizes = Annotated[list[Count], Field(max_length=16)]
+_Sizes = Annotated[list[Count], Field(max_length=16)]
 Width = Annotated[int, Field(ge=0, le=2**30)]
-Point = tuple[Width, Width, Amount]
+_Point = tuple[Width, Width, NonNegative]
 """Channels in and out, and seconds."""
 Tail = Annotated[list[Text], Field(max_length=16)]
-Step = Annotated[int, Field(ge=1, le=2**20)]
+_Step = Annotated[int, Field(ge=1, le=2**20)]
 _Widest = TypedDict("_Widest", {"in": Width, "out": Width})
 
 
@@ -22,16 +22,16 @@ class _Layer(_Widest):
     batch: Size
     spatial: Annotated[list[Size], Field(max_length=16)]
     groups: Count
-    points: Annotated[list[Point], Field(min_length=1)]
+    points: Annotated[list[_Point], Field(min_length=1)]
     far: list[tuple[Width, Width, Number]]
 
 
 @with_more
 class _Convolution(_Layer):
     kind: Literal["conv", "depthwise", "conv_transpose"]
-    kernel: Sizes
-    stride: Sizes
-    dilation: Sizes
+    kernel: _Sizes
+    stride: _Sizes
+    dilation: _Sizes
     tail: Tail
     first: NotRequired[bool]
 
@@ -53,8 +53,8 @@ class _Product(_Layer):
 class _Operator(_Layer):
     kind: Literal["op"]
     op: Text
-    kernel: NotRequired[Sizes]
-    stride: NotRequired[Sizes]
+    kernel: NotRequired[_Sizes]
+    stride: NotRequired[_Sizes]
 
 
 @with_more
@@ -67,10 +67,10 @@ class _Machine(TypedDict):
 class _Runtime(TypedDict):
     name: Text
     version: Text
-    threads: Step
+    threads: _Step
 
 
-_Steps = TypedDict("_Steps", {"in": Step, "out": Step, "align": Step})
+_Steps = TypedDict("_Steps", {"in": _Step, "out": _Step, "align": _Step})
 
 
 @with_more
@@ -81,10 +81,10 @@ class _Overhead(TypedDict):
 
 @with_more
 class _Together(TypedDict):
-    seconds: Amount
-    near: Amount
+    seconds: NonNegative
+    near: NonNegative
     far: Number
-    weights: Amount
+    weights: NonNegative
 
 
 @with_more
@@ -97,12 +97,12 @@ _AnyLayer = Annotated[_Convolution | _Linear | _Product | _Operator, Field(discr
 
 Prices = Annotated[
     list[list[float]],
-    described_by(Annotated[list[tuple[Amount, Number]], Field(min_length=1, max_length=10_000)]),
+    described_by(Annotated[list[tuple[NonNegative, Number]], Field(min_length=1, max_length=10_000)]),
 ]
 MeasuredLayer = Annotated[dict[str, Any], described_by(_AnyLayer)]
 MeasuredNetwork = Annotated[dict[str, Any], described_by(_Network)]
 Machine = Annotated[dict[str, Any], described_by(_Machine)]
-Runtime = Annotated[dict[str, Any], described_by(_Runtime)]
-Steps = Annotated[dict[str, int], described_by(with_more(_Steps))]
+MeasuredRuntime = Annotated[dict[str, Any], described_by(_Runtime)]
+WidthSteps = Annotated[dict[str, int], described_by(with_more(_Steps))]
 Overhead = Annotated[dict[str, float], described_by(_Overhead)]
 TimedTogether = Annotated[dict[str, float], described_by(_Together)]

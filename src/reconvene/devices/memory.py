@@ -12,18 +12,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from reconvene.costs.sizes import Products, Sizes
 from reconvene.devices.operators import ACTIVATIONS, FREE
-from reconvene.devices.runtime_layers import Reader
+from reconvene.devices.runtime_layers import CallReader
 from reconvene.structure import Structure
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim
 from reconvene.structure.recording import Op
+from reconvene.utils.arrays import Ints
 
-Ints = NDArray[np.int64]
 _IN_PLACE = frozenset({*ACTIVATIONS, "add", "mul"})
 
 
@@ -81,7 +80,7 @@ class _Lives:
         self.death: list[int] = []
         self._of: dict[int, int] = {}
         self._structure, self._policy = structure, policy
-        self._reader = Reader(structure)
+        self._reader = CallReader(structure)
         ops = structure.eval_ops()
         self.moments = len(ops) + 1
         self._read_last = {id(t): moment for moment, op in enumerate(ops, 1) for t in tensors_in((op.args, op.kwargs))}

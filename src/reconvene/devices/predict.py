@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from math import exp, log
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reconvene.costs.sizes import Products, Sizes
 from reconvene.devices.latency_model import Clock, correction
-from reconvene.devices.lookup_table import SHORTEST, Floats
+from reconvene.devices.lookup_table import SHORTEST
 from reconvene.devices.profile import Profile
-from reconvene.devices.runtime_layers import Amount, Site, sites
+from reconvene.devices.runtime_layers import LayerSite, WidthProduct, sites
 from reconvene.structure import Structure
-
-Ints = NDArray[np.int64]
+from reconvene.utils.arrays import Floats, Ints
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Predictor:
         self._clock = Clock(profile, [site.job for site in self.sites], [site.dense for site in self.sites])
         by_clock, measured_seconds = correction(profile)
         self._lengths, self._factors = np.log(by_clock), np.log(measured_seconds / by_clock)
-        self._channels = Channels(structure, self.sites)
+        self._channels = ChannelCounts(structure, self.sites)
 
     @property
     def approximate(self) -> list[str]:
@@ -81,10 +79,10 @@ class Predictor:
         return factor * total, factor
 
 
-class Channels:
+class ChannelCounts:
     """How many channels go into and out of every site at any widths of the network's groups."""
 
-    def __init__(self, structure: Structure, runtime_sites: Sequence[Site]) -> None:
+    def __init__(self, structure: Structure, runtime_sites: Sequence[LayerSite]) -> None:
         self._sizes = Sizes(structure)
         self._into = self._products([site.into for site in runtime_sites])
         self._out = self._products([site.out for site in runtime_sites])
@@ -99,6 +97,6 @@ class Channels:
         )
         return into, out
 
-    def _products(self, amounts: list[Amount]) -> tuple[Products, Floats]:
+    def _products(self, amounts: list[WidthProduct]) -> tuple[Products, Floats]:
         factor = np.array([amount.factor for amount in amounts], dtype=np.float64)
         return Products(self._sizes, [amount.dims for amount in amounts]), factor

@@ -11,29 +11,30 @@ from typing import Any, Literal
 
 import numpy as np
 
-from reconvene.devices.lookup_table import Floats, Table
+from reconvene.devices.lookup_table import LatencyTable
 from reconvene.devices.measured_layers import (
     Machine,
     MeasuredLayer,
     MeasuredNetwork,
+    MeasuredRuntime,
     Overhead,
     Prices,
-    Runtime,
-    Steps,
     TimedTogether,
+    WidthSteps,
 )
 from reconvene.devices.on_device.bench import NEAR_BYTES
-from reconvene.devices.on_device.facts import describe
+from reconvene.devices.on_device.facts import describe_layer
 from reconvene.devices.on_device.probe import FORMAT, VERSION
-from reconvene.devices.runtime_layers import key_of
+from reconvene.devices.runtime_layers import layer_key
 from reconvene.errors import DeviceError
 from reconvene.utils import schema
+from reconvene.utils.arrays import Floats
 from reconvene.utils.files import read_regular
-from reconvene.utils.schema import Amount, Count, Number, Text
-from reconvene.utils.tables import table
+from reconvene.utils.schema import Count, NonNegative, Number, Text
+from reconvene.utils.tables import text_table
 
 RUNTIME = "onnxruntime"
-FILE_LIMIT = 2**27
+_FILE_LIMIT = 2**27
 """Bytes of the largest profile that is read; that of fifty networks has a few millions."""
 _REMEDY = "Measure the device again"
 
@@ -62,27 +63,27 @@ class Profile:
     """
 
     device: Machine
-    runtime: Runtime
+    runtime: MeasuredRuntime
     precision: Literal["fp32", "int8"]
     noise: Number
-    steps: Steps
+    steps: WidthSteps
     overhead: Overhead
     memory: Prices
     far_bytes: Count
     layers: list[MeasuredLayer]
     date: Text
-    seconds: Amount
+    seconds: NonNegative
     name: Text = ""
     format: Text = FORMAT
     version: Count = VERSION
-    pace: Amount = 0.0
+    pace: NonNegative = 0.0
     whole: list[TimedTogether] = field(default_factory=list)
     networks: list[MeasuredNetwork] = field(default_factory=list)
 
     @classmethod
     def load(cls, path: str | Path) -> Profile:
         """Read a profile. Raises DeviceError when it is missing, damaged, or of another version."""
-        text = read_regular(Path(path), limit=FILE_LIMIT, error=DeviceError, what="the device profile")
+        text = read_regular(Path(path), limit=_FILE_LIMIT, error=DeviceError, what="the device profile")
         return cls._read(text, str(path))
 
     @classmethod
@@ -93,7 +94,7 @@ class Profile:
     @classmethod
     def _read(cls, text: str | bytes, source: str) -> Profile:
         named = f"the device profile {source}"
-        values = schema.parse(text, source=named, error=DeviceError, remedy=_REMEDY)
+        values = schema.parse_json(text, source=named, error=DeviceError, remedy=_REMEDY)
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise DeviceError(f"{source} is no device profile. Make one with: reconvene device profile -o {source}")
         if values.get("version") != VERSION:
@@ -106,7 +107,7 @@ class Profile:
                 f"{source} was measured in {str(runtime['name'])[:60]}, and latency is predicted and timed in "
                 f"{RUNTIME}. Measure the device with it: reconvene device profile --bundle probe.pyz"
             )
-        schema.read(cls, text, source=named, error=DeviceError, remedy=_REMEDY)
+        schema.read_json(cls, text, source=named, error=DeviceError, remedy=_REMEDY)
         profile = cls(**values)  # as it is written, lists as lists: a cached profile is measured on and written again
         if trouble := profile._mismatch():
             raise DeviceError(f"{named}: {trouble}. {_REMEDY}")
@@ -124,7 +125,7 @@ class Profile:
         try:
             for number, layer in enumerate(self.layers):
                 part = f"layers.{number}.points"
-                Table.of(layer, self.steps)
+                LatencyTable.of(layer, self.steps)
             part = "whole"
             self.together()
         except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
@@ -148,13 +149,14 @@ class Profile:
 
     def __str__(self) -> str:
         rows = [
-            [describe(layer), len(layer["points"]), max(p[2] for p in layer["points"]) * 1e3] for layer in self.layers
+            [describe_layer(layer), len(layer["points"]), max(p[2] for p in layer["points"]) * 1e3]
+            for layer in self.layers
         ]
         steps = f"steps of {self.steps['out']} out and {self.steps['in']} in"
         if self.steps["align"] > 1:
             steps += f", slower where in is no multiple of {self.steps['align']}"
         foot = [steps, f"noise {self.noise:.1%}, measured in {self.seconds:.0f} s", f"{self.conditions}, {self.date}"]
-        return table(["layer", "points", "widest ms"], rows, foot=foot, title=self.name)
+        return text_table(["layer", "points", "widest ms"], rows, foot=foot, title=self.name)
 
     def matches(self, conditions: Mapping[str, Any]) -> bool:
         """Whether these conditions (of ``probe``) are those it was measured under."""
@@ -177,29 +179,31 @@ class Profile:
         ]
         return float(np.median(ratios)) if ratios else 1.0
 
-    def tables(self, jobs: Sequence[Mapping[str, Any]]) -> dict[str, Table]:
+    def tables(self, jobs: Sequence[Mapping[str, Any]]) -> dict[str, LatencyTable]:
         """A table for every job, by key: its own, or made of those of other spatial sizes.
 
         Raises DeviceError naming what was not measured.
         """
-        layer_by_key = {key_of(layer): layer for layer in self.layers}
+        layer_by_key = {layer_key(layer): layer for layer in self.layers}
         tables = {}
         for job in jobs:
-            key = key_of(job)
+            key = layer_key(job)
             if key in layer_by_key:
                 layer = layer_by_key[key]
-                tables[key] = Table.of(layer, self.steps)
+                tables[key] = LatencyTable.of(layer, self.steps)
             else:
                 tables[key] = self._alike(job)
         return tables
 
-    def _alike(self, job: Mapping[str, Any]) -> Table:
+    def _alike(self, job: Mapping[str, Any]) -> LatencyTable:
         """Of layers that differ in spatial size or in what is fused only: seconds per position, between two sizes."""
         alike = [layer for layer in self.layers if _family(layer) == _family(job)]
         if not alike:
             raise DeviceError(
-                f"the profile of {self.name or self.device['processor']} has no {describe(job)}, nor one of another "
-                f"size. Measure the device for this model: reconvene device profile MODEL --precision {self.precision}"
+                f"the profile of {self.name or self.device['processor']} has no "
+                f"{describe_layer(job)}, nor one of another "
+                f"size. Measure the device for this model: reconvene device profile MODEL "
+                f"--precision {self.precision}"
             )
         positions = _positions(job)
         by_size = (
@@ -210,7 +214,7 @@ class Profile:
         sizes = sorted(by_size)
         above = next((size for size in sizes if size >= positions), sizes[-1])
         below = next((size for size in reversed(sizes) if size <= positions), sizes[0])
-        upper, lower = (Table.of(by_size[size], self.steps) for size in (above, below))
+        upper, lower = (LatencyTable.of(by_size[size], self.steps) for size in (above, below))
         share = 0.0 if above == below else (np.log(positions) - np.log(below)) / (np.log(above) - np.log(below))
 
         def scaled(into: int, out: int) -> float:
@@ -219,7 +223,7 @@ class Profile:
 
         base = by_size[above] if upper.values.size >= lower.values.size else by_size[below]
         points = [(a, b, scaled(int(a), int(b))) for a, b, _ in base["points"]]
-        return Table.of({**base, "points": points}, self.steps)  # weights are the same bytes at any size
+        return LatencyTable.of({**base, "points": points}, self.steps)  # weights are the same bytes at any size
 
 
 def _family(job: Mapping[str, Any]) -> tuple[Any, ...]:

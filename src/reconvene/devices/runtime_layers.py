@@ -24,7 +24,7 @@ from reconvene.structure.rules.context import arg
 
 
 @dataclass(frozen=True)
-class Amount:
+class WidthProduct:
     """A number that widths decide: the product of these dimensions times ``factor``."""
 
     dims: tuple[Dim, ...] = ()
@@ -32,15 +32,15 @@ class Amount:
 
 
 @dataclass
-class Site:
+class LayerSite:
     """One layer of one network; ``job`` is what ``probe`` measures, without ``in`` and ``out``."""
 
     job: dict[str, Any]
     owner: str
-    into: Amount
-    out: Amount
+    into: WidthProduct
+    out: WidthProduct
     dense: tuple[int, int]
-    times: Amount = Amount()
+    times: WidthProduct = WidthProduct()
     """How many times as much work there is as in the job: kept over dense groups of a grouped convolution."""
     approximate: str = ""
     """The operator, where no probe measures it and another is taken for it."""
@@ -48,26 +48,26 @@ class Site:
     @property
     def key(self) -> str:
         """The same for sites that one job measures."""
-        return key_of(self.job)
+        return layer_key(self.job)
 
 
 _MEASURED = frozenset({"in", "out", "points", "far"})
 
 
-def key_of(job: Mapping[str, Any]) -> str:
+def layer_key(job: Mapping[str, Any]) -> str:
     """What tells one job from another: everything but how wide it was measured."""
     return json.dumps({k: v for k, v in job.items() if k not in _MEASURED}, sort_keys=True)
 
 
-def sites(structure: Structure) -> list[Site]:
+def sites(structure: Structure) -> list[LayerSite]:
     """What a runtime has to compute for one forward pass, in the order of the calls."""
-    reader = Reader(structure)
+    reader = CallReader(structure)
     for op in structure.eval_ops():
         reader.read(op)
     return reader.sites
 
 
-def jobs(runtime_sites: Sequence[Site]) -> list[dict[str, Any]]:
+def jobs(runtime_sites: Sequence[LayerSite]) -> list[dict[str, Any]]:
     """One job for all sites of the same kind, as wide as the widest of them."""
     widest: dict[str, dict[str, Any]] = {}
     for site in runtime_sites:
@@ -86,11 +86,11 @@ class _Value:
 
 
 @dataclass
-class Reader:
+class CallReader:
     """Reads calls in order, and tells which layer each becomes, or is a part of."""
 
     structure: Structure
-    sites: list[Site] = field(default_factory=list)
+    sites: list[LayerSite] = field(default_factory=list)
     _values: dict[int, _Value] = field(default_factory=dict)
     _uses: list[int] = field(default_factory=list)
     _made: int = 0
@@ -185,7 +185,7 @@ class Reader:
         return self._values[id(tensor)].is_input
 
 
-def _convolution(reader: Reader, op: Op, name: str, active: list[Tensor]) -> Site:
+def _convolution(reader: CallReader, op: Op, name: str, active: list[Tensor]) -> LayerSite:
     x, weight = op.args[0], op.args[1]
     rank = x.ndim - 2
     stride, padding, dilation = (_each(op.args[i], rank) for i in (3, 4, 5))
@@ -211,35 +211,35 @@ def _convolution(reader: Reader, op: Op, name: str, active: list[Tensor]) -> Sit
         share = groups
         inner = reader.dims(weight)[0 if transposed else 1]
         if transposed:
-            return Site(
+            return LayerSite(
                 job,
                 op.owner,
-                Amount((in_channels,), 1 / share),
-                Amount((out_channels,), 1 / share),
+                WidthProduct((in_channels,), 1 / share),
+                WidthProduct((out_channels,), 1 / share),
                 (into // share, outs // share),
             )
         # What a group reads is a dimension of the weight; the groups themselves may become fewer.
-        return Site(
+        return LayerSite(
             job,
             op.owner,
-            Amount((inner,)),
-            Amount((out_channels,), 1 / share),
+            WidthProduct((inner,)),
+            WidthProduct((out_channels,), 1 / share),
             (into // share, outs // share),
         )
-    return Site(job, op.owner, Amount((in_channels,)), Amount((out_channels,)), (into, outs))
+    return LayerSite(job, op.owner, WidthProduct((in_channels,)), WidthProduct((out_channels,)), (into, outs))
 
 
-def _linear(reader: Reader, op: Op, name: str, active: list[Tensor]) -> Site:
+def _linear(reader: CallReader, op: Op, name: str, active: list[Tensor]) -> LayerSite:
     operands = op.args[1:3] if name == "addmm" else op.args[:2]
     x, out = operands[0], op.outs[0]
     assert out is not None
     rows = prod(x.shape[:-1])
     job = {"kind": "linear", "batch": rows, "spatial": [], "groups": 1, "tail": []}
-    dims = Amount((reader.dims(x)[-1],)), Amount((reader.dims(out)[-1],))
-    return Site(job, op.owner, *dims, (x.shape[-1], out.shape[-1]))
+    dims = WidthProduct((reader.dims(x)[-1],)), WidthProduct((reader.dims(out)[-1],))
+    return LayerSite(job, op.owner, *dims, (x.shape[-1], out.shape[-1]))
 
 
-def _matmul(reader: Reader, op: Op, name: str, active: list[Tensor]) -> Site:
+def _matmul(reader: CallReader, op: Op, name: str, active: list[Tensor]) -> LayerSite:
     a, b = (op.args[1], op.args[2]) if name == "baddbmm" else (op.args[0], op.args[1])
     if id(b) in reader.structure.context.weights:
         return _linear(reader, op, "mm", active)
@@ -251,10 +251,10 @@ def _matmul(reader: Reader, op: Op, name: str, active: list[Tensor]) -> Site:
     work = (*reader.dims(out), reader.dims(a)[-1])
     factor = width / (batch * rows * inner * columns)
     job = {"kind": "matmul", "batch": 1, "spatial": [batch, rows, inner, columns], "vary": varies, "groups": 1}
-    return Site(job, op.owner, Amount(work, factor), Amount(), (width, 1))
+    return LayerSite(job, op.owner, WidthProduct(work, factor), WidthProduct(), (width, 1))
 
 
-def _operator(reader: Reader, op: Op, name: str, active: list[Tensor]) -> Site:
+def _operator(reader: CallReader, op: Op, name: str, active: list[Tensor]) -> LayerSite:
     """Operators without weights: their time follows how many numbers they touch."""
     x = max(active, key=lambda t: t.numel())
     operator, job = _operator_kind(op, name, active, x)
@@ -262,8 +262,10 @@ def _operator(reader: Reader, op: Op, name: str, active: list[Tensor]) -> Site:
     width, spatial = x.shape[axis], [s for i, s in enumerate(x.shape) if i not in (0, axis % x.ndim)]
     job |= {"kind": "op", "op": operator, "batch": x.shape[0], "spatial": spatial, "axis": axis, "groups": 1}
     exact_operators = {*OTHERS, *POOLS, *ACTIVATIONS, *NORMS, "add", "add_", "mul", "mul_", "clone", "copy"}
-    elements = Amount(tuple(reader.dims(x)), width / max(x.numel(), 1))
-    return Site(job, op.owner, elements, Amount(), (width, 1), approximate="" if name in exact_operators else name)
+    elements = WidthProduct(tuple(reader.dims(x)), width / max(x.numel(), 1))
+    return LayerSite(
+        job, op.owner, elements, WidthProduct(), (width, 1), approximate="" if name in exact_operators else name
+    )
 
 
 def _operator_kind(op: Op, name: str, active: list[Tensor], x: Tensor) -> tuple[str, dict[str, Any]]:
@@ -287,7 +289,7 @@ def _each(value: Any, rank: int) -> list[int]:
     return [int(v) for v in (values * rank if len(values) == 1 else values)]
 
 
-_Maker = Callable[[Reader, Op, str, list[Tensor]], Site]
+_Maker = Callable[[CallReader, Op, str, list[Tensor]], LayerSite]
 _MAKERS: dict[str, _Maker] = {
     "convolution": _convolution,
     "addmm": _linear,

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from reconvene.devices.on_device import facts, probe
-from reconvene.devices.on_device.sessions import Network
+from reconvene.devices.on_device.sessions import NetworkSpec
 from reconvene.devices.profile import Profile
-from reconvene.devices.runtime_layers import key_of
+from reconvene.devices.runtime_layers import layer_key
 from reconvene.errors import DeviceError, MissingExtraError, UnknownNameError
 from reconvene.utils.files import unwritable
 
@@ -55,13 +55,13 @@ def find(device: str | Path) -> Profile:
     return Profile.load(file_by_name[str(device)])
 
 
-def measure(
+def measure_device(
     jobs: Sequence[Mapping[str, Any]],
     *,
     threads: int = 1,
     precision: str = "fp32",
     far: int = 64 << 20,
-    networks: Sequence[Network] = (),
+    networks: Sequence[NetworkSpec] = (),
     name: str = "",
     say: Say = silent,
 ) -> Profile:
@@ -88,25 +88,25 @@ def here(
     far = 1 << max(21, (far - 1).bit_length())  # one file for all models of about a size
     path = _cache_path(threads, precision, far)
     cached = _cached(path)
-    layer_by_key = {key_of(layer): layer for layer in cached.layers} if cached else {}
-    missing = [job for job in jobs if not _covers(layer_by_key.get(key_of(job)), job)]
+    layer_by_key = {layer_key(layer): layer for layer in cached.layers} if cached else {}
+    missing = [job for job in jobs if not _covers(layer_by_key.get(layer_key(job)), job)]
     if cached is not None and not missing:
         return cached
     lost = unwritable(path)
     kept = f"kept in {path}" if not lost else f"and again the next time, since nothing can be kept in {path}: {lost}"
     say(f"measuring {len(missing)} layers on this machine, {kept}")
     measured = _probed(missing, threads=threads, precision=precision, network_bytes=far, report=silent, cached=cached)
-    layers = {**layer_by_key, **{key_of(layer): layer for layer in measured["layers"]}}
+    layers = {**layer_by_key, **{layer_key(layer): layer for layer in measured["layers"]}}
     joint_timings = [*(cached.whole if cached else []), *measured["whole"]]
     profile = Profile.from_dict(
         {**measured, "layers": list(layers.values()), "whole": joint_timings, "name": "this machine"}
     )
     if not lost:
-        save(profile, path)
+        save_profile(profile, path)
     return profile
 
 
-def conditions(threads: int = 1, precision: str = "fp32") -> dict[str, Any]:
+def measuring_conditions(threads: int = 1, precision: str = "fp32") -> dict[str, Any]:
     """What is measured on here. Raises MissingExtraError."""
     try:
         return facts.conditions(threads, precision)
@@ -114,7 +114,7 @@ def conditions(threads: int = 1, precision: str = "fp32") -> dict[str, Any]:
         raise MissingExtraError("onnxruntime", "onnx", "measuring a device") from error
 
 
-def save(profile: Profile, path: Path) -> None:
+def save_profile(profile: Profile, path: Path) -> None:
     """Write a profile, whole or not at all. Raises DeviceError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,11 +143,11 @@ def _probed(
     threads: int,
     precision: str,
     network_bytes: int,
-    networks: Sequence[Network] = (),
+    networks: Sequence[NetworkSpec] = (),
     report: Say,
     cached: Profile | None = None,
 ) -> dict[str, Any]:
-    conditions(threads, precision)
+    measuring_conditions(threads, precision)
     basis = None
     if cached is not None:
         basis = {"steps": cached.steps, "memory": cached.memory, "overhead": cached.overhead, "pace": cached.pace}
@@ -176,9 +176,9 @@ def _runtime_errors() -> tuple[type[Exception], ...]:
 
 def _cache_path(threads: int, precision: str, network_bytes: int) -> Path:
     identity = json.dumps(
-        [probe.VERSION, conditions(threads, precision)["device"], threads, network_bytes], sort_keys=True
+        [probe.VERSION, measuring_conditions(threads, precision)["device"], threads, network_bytes], sort_keys=True
     )
-    version = conditions(threads, precision)["runtime"]["version"]
+    version = measuring_conditions(threads, precision)["runtime"]["version"]
     return cache_folder() / f"{precision}-{version}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.json"
 
 

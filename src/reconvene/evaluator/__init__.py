@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reconvene.evaluator.curves import Curve, Pinned, Row, Sensitivity
-from reconvene.evaluator.evaluators import EVALUATORS, Evaluator, evaluate
+from reconvene.evaluator.curves import Curve, Pinned, Sensitivity, SensitivityRow
+from reconvene.evaluator.evaluators import EVALUATORS, Evaluator, evaluate_groups
 
-__all__ = ["EVALUATORS", "Curve", "Evaluator", "Pinned", "Row", "Sensitivity", "evaluate"]
+__all__ = ["EVALUATORS", "Curve", "Evaluator", "Pinned", "Sensitivity", "SensitivityRow", "evaluate_groups"]

@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reconvene.errors import CriterionError
-from reconvene.evaluator.curves import Floats, isotonic
+from reconvene.evaluator.curves import isotonic
 from reconvene.evaluator.evidence import Evidence
 from reconvene.structure.groups import Group
+from reconvene.utils.arrays import Floats
 
 if TYPE_CHECKING:
     from reconvene.criteria.base import Objective
 
-SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4)
+_SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4)
 
 
 def ablation_losses(evidence: Evidence) -> list[Floats]:
@@ -55,7 +56,7 @@ def _curve(
     group: Group, score: Floats, scores: Mapping[str, Tensor], objective: Objective, dense_value: float
 ) -> Floats:
     width = group.width
-    probes = sorted({max(1, round(share * width)) for share in SHARES} - {width})
+    probes = sorted({max(1, round(share * width)) for share in _SHARES} - {width})
     ranked = np.argsort(-score, kind="stable").astype(np.int64)
     falls = []
     for kept in probes:

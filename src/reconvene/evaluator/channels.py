@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reconvene.evaluator.curves import Floats
 from reconvene.structure.groups import Group
+from reconvene.utils.arrays import Floats
 
 
 def channel_scores(groups: Iterable[Group], scores: Mapping[str, Tensor]) -> list[Floats]:

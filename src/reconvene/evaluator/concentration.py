@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from reconvene.evaluator.channels import channel_scores
-from reconvene.evaluator.curves import Floats
 from reconvene.evaluator.evidence import Evidence
+from reconvene.utils.arrays import Floats
 
 
 def concentration_losses(evidence: Evidence) -> list[Floats]:

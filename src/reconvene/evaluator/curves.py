@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from reconvene.utils.tables import Cell, table
-
-Floats = NDArray[np.float64]
+from reconvene.utils.arrays import Floats
+from reconvene.utils.tables import Cell, text_table
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +46,7 @@ class Pinned:
 
 
 @dataclass(frozen=True)
-class Row:
+class SensitivityRow:
     """One line of the table: ``None`` where a group is pinned, or where nothing was computed since nothing reads it."""
 
     group: str
@@ -77,10 +75,12 @@ class Sensitivity:
     adds_up: bool = False
 
     @property
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self) -> tuple[SensitivityRow, ...]:
         """Prunable groups first, then pinned ones with their reasons."""
-        prunable_rows = (Row(c.group, c.width, True, c.density, c.implied, c.sensitivity, None) for c in self.curves)
-        pinned_rows = (Row(p.group, p.width, False, None, None, None, p.reason) for p in self.pinned)
+        prunable_rows = (
+            SensitivityRow(c.group, c.width, True, c.density, c.implied, c.sensitivity, None) for c in self.curves
+        )
+        pinned_rows = (SensitivityRow(p.group, p.width, False, None, None, None, p.reason) for p in self.pinned)
         return (*prunable_rows, *pinned_rows)
 
     def __str__(self) -> str:
@@ -95,7 +95,7 @@ class Sensitivity:
             for row in self.rows
         ]
         by = f"{self.criterion} at density" if self.criterion else "at density"
-        return table(header, lines, title=f"sensitivity by {self.evaluator} [{self.unit}], {by} {self.target:.4g}")
+        return text_table(header, lines, title=f"sensitivity by {self.evaluator} [{self.unit}], {by} {self.target:.4g}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only; ``loss[0]``, which is infinite, is ``None``."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from reconvene.evaluator.curves import Floats, isotonic
+from reconvene.evaluator.curves import isotonic
 from reconvene.evaluator.evidence import Evidence
+from reconvene.utils.arrays import Floats
 
 # d(-log r) / d(nats) past the last level: a group no density has touched so far is charged 1 / 0.05 = 20 nats per
 # e-fold.

@@ -14,12 +14,13 @@ from reconvene.criteria.weights import is_bias
 from reconvene.errors import CriterionError, UnknownNameError
 from reconvene.evaluator.ablation import ablation_losses
 from reconvene.evaluator.concentration import concentration_losses
-from reconvene.evaluator.curves import Curve, Floats, Pinned, Sensitivity
+from reconvene.evaluator.curves import Curve, Pinned, Sensitivity
 from reconvene.evaluator.density import density_losses
 from reconvene.evaluator.evidence import Evidence
 from reconvene.evaluator.fan_in import fan_in_losses
 from reconvene.evaluator.reach import reach_losses
 from reconvene.evaluator.removed_loss import removed_losses
+from reconvene.utils.arrays import Floats
 
 if TYPE_CHECKING:
     from reconvene.criteria import Saliency
@@ -70,7 +71,7 @@ def usual_evaluator(criterion: str | None) -> str:
     return "removed_loss" if criterion in CHANNEL_CRITERIA else "fan_in"
 
 
-def evaluate(
+def evaluate_groups(
     structure: Structure,
     saliency: Saliency | ChannelSaliency | None = None,
     *,

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from reconvene.errors import CriterionError
 from reconvene.evaluator.channels import channel_scores
-from reconvene.evaluator.curves import Floats
-from reconvene.evaluator.widths_from_density import equations, log_densities, mean_density, solve
+from reconvene.evaluator.widths_from_density import equations, log_densities, mean_density, solve_levels
 from reconvene.structure.groups import Group
+from reconvene.utils.arrays import Floats
 
 if TYPE_CHECKING:
     from reconvene.criteria import ChannelSaliency, Saliency
@@ -93,7 +93,7 @@ class Evidence:
         system = equations(self.groups, {name: tuple(score.shape) for name, score in self.saliency.scores.items()})
         return Shares(
             nats=-np.log(np.asarray(self.saliency.levels, dtype=np.float64)),
-            log_share=solve(system, log_densities(system, densities)),
+            log_share=solve_levels(system, log_densities(system, densities)),
             density=mean_density(system, densities),
         )
 

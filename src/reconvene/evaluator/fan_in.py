@@ -21,11 +21,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from reconvene.evaluator.curves import Floats
 from reconvene.evaluator.evidence import Evidence
 from reconvene.structure.groups import Group
+from reconvene.utils.arrays import Floats
 
-SIDES = (0, 1)
+_SIDES = (0, 1)
 
 
 def fan_in_losses(evidence: Evidence) -> list[Floats]:
@@ -39,7 +39,7 @@ def _loss(group: Group, shapes: Mapping[str, tuple[int, ...]]) -> Floats:
     for slot in group.slots:
         shape = shapes.get(slot.parameter, ())
         # A weight with one input or one output a channel (depthwise) adds nothing up.
-        if len(shape) < 2 or slot.dim not in SIDES or 1 in shape[:2]:
+        if len(shape) < 2 or slot.dim not in _SIDES or 1 in shape[:2]:
             continue
         size, times = shape[slot.dim], slot.index.shape[1]
         total += 0.5 * (1.0 / (size - times * (group.width - kept)) - 1.0 / size)

@@ -7,9 +7,9 @@ has a way around it; `density` solves one share for either and cannot tell them 
 
 from __future__ import annotations
 
-from reconvene.evaluator.curves import Floats
 from reconvene.evaluator.density import density_losses
 from reconvene.evaluator.evidence import Evidence
+from reconvene.utils.arrays import Floats
 
 USUAL = 2
 

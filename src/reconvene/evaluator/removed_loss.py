@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reconvene.errors import CriterionError
-from reconvene.evaluator.curves import Floats
 from reconvene.evaluator.evidence import Evidence
 from reconvene.evaluator.fan_in import fan_in_losses
+from reconvene.utils.arrays import Floats
 
 
 def removed_losses(evidence: Evidence) -> list[Floats]:

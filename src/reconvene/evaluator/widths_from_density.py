@@ -27,18 +27,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reconvene.evaluator.curves import Floats
 from reconvene.structure.groups import Group
+from reconvene.utils.arrays import Floats
 
 OUTLIER = 1.0
 RIDGE = 0.3
 STEPS = 15
 # In nats of share: a fifth of a percent of a width.
-TOLERANCE = 2e-3
+_TOLERANCE = 2e-3
 
 
 @dataclass(frozen=True, eq=False)
-class Equations:
+class _Equations:
     """Which groups share which weights: factor ``f`` is one dimension of one weight; ``starts`` parts them by weight.
 
     ``share[f, g]``: share of the dimension that belongs to prunable group ``g``; ``fixed[f]``: share that never leaves.
@@ -52,7 +52,7 @@ class Equations:
     widths: Floats
 
 
-def equations(groups: Sequence[Group], shapes: Mapping[str, Sequence[int]]) -> Equations:
+def equations(groups: Sequence[Group], shapes: Mapping[str, Sequence[int]]) -> _Equations:
     """Collect the equations of every weight in ``shapes`` that a prunable group touches."""
     shares: dict[str, dict[int, Floats]] = {}
     for g, group in enumerate(groups):
@@ -64,7 +64,7 @@ def equations(groups: Sequence[Group], shapes: Mapping[str, Sequence[int]]) -> E
     names = tuple(name for name in shapes if name in shares)
     counts = [len(shares[name]) for name in names]
     share = np.array([shares[name][dim] for name in names for dim in sorted(shares[name])]).reshape(-1, len(groups))
-    return Equations(
+    return _Equations(
         weights=names,
         starts=np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64) if names else np.zeros(0, np.int64),
         share=share,
@@ -74,13 +74,13 @@ def equations(groups: Sequence[Group], shapes: Mapping[str, Sequence[int]]) -> E
     )
 
 
-def log_densities(system: Equations, densities: Mapping[str, Floats]) -> Floats:
+def log_densities(system: _Equations, densities: Mapping[str, Floats]) -> Floats:
     """``log`` of the weights' densities, ``[levels, weights]``; a dead weight counts as half an entry."""
     stacked = np.stack([densities[name] for name in system.weights], axis=1)
     return np.log(np.maximum(stacked, 0.5 / system.sizes))
 
 
-def solve(system: Equations, logs: Floats) -> Floats:
+def solve_levels(system: _Equations, logs: Floats) -> Floats:
     """``log r`` per level and group, ``[levels, groups]``, between ``log(0.5 / width)`` and 0.
 
     Projected Gauss-Newton, reweighted by residual at every step; levels are independent and solved side by side.
@@ -104,12 +104,12 @@ def solve(system: Equations, logs: Floats) -> Floats:
         moved = np.clip(x + np.clip(step, -2.0, 2.0), low, 0.0)
         change = float(np.max(np.abs(moved - x), initial=0.0))
         x = moved
-        if change < TOLERANCE:
+        if change < _TOLERANCE:
             break
     return x
 
 
-def mean_density(system: Equations, densities: Mapping[str, Floats]) -> Floats:
+def mean_density(system: _Equations, densities: Mapping[str, Floats]) -> Floats:
     """Effective density of all the weights each group touches, by number of entries: ``[levels, groups]``.
 
     A group that touches no scored weight has density 1: nothing of it was removed.
@@ -117,14 +117,14 @@ def mean_density(system: Equations, densities: Mapping[str, Floats]) -> Floats:
     return _pooled(system, np.stack([densities[name] for name in system.weights], axis=1))
 
 
-def _pooled(system: Equations, stacked: Floats) -> Floats:
+def _pooled(system: _Equations, stacked: Floats) -> Floats:
     touches = np.add.reduceat(system.share > 0, system.starts, axis=0).astype(bool)
     mass = touches * system.sizes[:, None]
     total = mass.sum(axis=0)
     return np.where(total > 0, (stacked @ mass) / np.maximum(total, 1.0), 1.0)
 
 
-def _model(system: Equations, x: Floats) -> tuple[Floats, Floats]:
+def _model(system: _Equations, x: Floats) -> tuple[Floats, Floats]:
     """Predicted log densities ``[levels, weights]``; their derivative by ``log r``, ``[levels, weights, groups]``."""
     kept = np.exp(x)
     mixed = kept @ system.share.T + system.fixed

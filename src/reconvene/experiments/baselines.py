@@ -19,13 +19,13 @@ from reconvene.criteria import Saliency
 from reconvene.errors import UnknownNameError
 from reconvene.evaluator import Curve, Sensitivity
 from reconvene.evaluator.channels import channel_scores
-from reconvene.evaluator.curves import Floats
 from reconvene.evaluator.density import invert
-from reconvene.experiments.context import Prepared, Setting, carry_out
+from reconvene.experiments.context import PreparedRun, Setting, apply_plan
 from reconvene.planning.assemble import Choice, chosen, plan_from_choice, timed
 from reconvene.structure import Group, Structure
-from reconvene.surgery import Plan, Row
+from reconvene.surgery import Plan, PlanRow
 from reconvene.surgery.ranges import to_text
+from reconvene.utils.arrays import Floats
 
 Curves = Callable[[Structure, CostModel], list[Floats]]
 # How far down PreCrop looks beyond the budget: layers' densities are followed to this share of it.
@@ -33,12 +33,12 @@ BELOW = 0.25
 NARROWEST, WIDEST = 1 / 2, 2.0
 
 
-def uniform(setting: Setting) -> Prepared:
+def uniform(setting: Setting) -> PreparedRun:
     """The same share of channels in every group: ``loss(k) = log(width / k)``."""
     return _from(setting, "uniform", lambda structure, costs: [log_share(g.width) for g in structure.prunable])
 
 
-def random_widths(setting: Setting) -> Prepared:
+def random_widths(setting: Setting) -> PreparedRun:
     """Shares ``s ** u`` with ``log u`` uniform, drawn per group from the seed."""
     rng = np.random.Generator(np.random.PCG64([setting.seed, 1]))
 
@@ -50,7 +50,7 @@ def random_widths(setting: Setting) -> Prepared:
     return _from(setting, "random", curves)
 
 
-def precrop(setting: Setting, *, filled: bool = False) -> Prepared:
+def precrop(setting: Setting, *, filled: bool = False) -> PreparedRun:
     """PreCrop-style (2203.02549): a layer of density ``d`` keeps the share ``sqrt(d)`` of its output channels.
 
     Coupled groups keep the geometric mean over the layers that produce them. The paper's text gives no code for
@@ -64,10 +64,10 @@ def precrop(setting: Setting, *, filled: bool = False) -> Prepared:
         return [invert(nats, _depth(group, saliency), group.width) for group in structure.prunable]
 
     plan = plan_from(setting, f"precrop {criterion}", curves, step=setting.round_to if filled else 1, plain=not filled)
-    return carry_out(setting, plan, rectify=str(setting.options["rectify"]))
+    return apply_plan(setting, plan, rectify=str(setting.options["rectify"]))
 
 
-def channels(setting: Setting) -> Prepared:
+def channels(setting: Setting) -> PreparedRun:
     """Channel scores under one threshold for the whole network (SNAP, 3SP): ``loss(k)`` is the best score cut.
 
     ``normalised`` divides a channel's score by what the budget's tightest cost saves when it leaves. Widths are rounded
@@ -83,10 +83,10 @@ def channels(setting: Setting) -> Prepared:
         return [thresholded(score) for score in scores]
 
     plan = plan_from(setting, f"channels {criterion}", curves, step=setting.round_to, plain=False)
-    return carry_out(setting, plan, rectify=str(setting.options["rectify"]))
+    return apply_plan(setting, plan, rectify=str(setting.options["rectify"]))
 
 
-def cut(setting: Setting) -> Prepared:
+def cut_one_group(setting: Setting) -> PreparedRun:
     """One group alone to a share of its channels, its first ones; all others stay whole. No budget is asked."""
     name, share = str(setting.options["group"]), float(setting.options["share"])
 
@@ -99,13 +99,14 @@ def cut(setting: Setting) -> Prepared:
         widths[g] = max(1, round(share * int(widths[g])))
         keep = [np.arange(width, dtype=np.int64) for width in widths]
         rows = [
-            Row(group.name, group.width, len(k), to_text(k)) for group, k in zip(structure.prunable, keep, strict=True)
+            PlanRow(group.name, group.width, len(k), to_text(k))
+            for group, k in zip(structure.prunable, keep, strict=True)
         ]
         paid = {"dense": dict(costs.dense), "pruned": costs.exact_all(widths)}
         return Choice(keep, rows, {"criterion": "hand", "costs": paid})
 
     plan = plan_from_choice(setting.model, setting.inputs, choose, seed=setting.seed)
-    return carry_out(setting, plan, rectify=str(setting.options["rectify"]))
+    return apply_plan(setting, plan, rectify=str(setting.options["rectify"]))
 
 
 def plan_from(setting: Setting, name: str, curves: Curves, *, step: int = 1, plain: bool = True) -> Plan:
@@ -113,7 +114,7 @@ def plan_from(setting: Setting, name: str, curves: Curves, *, step: int = 1, pla
 
     def choose(structure: Structure, costs: CostModel, timings: dict[str, float]) -> Choice:
         with timed(timings, "sensitivity"):
-            sensitivities = sensitivity(structure.prunable, curves(structure, costs), name)
+            sensitivities = _sensitivity(structure.prunable, curves(structure, costs), name)
         with timed(timings, "allocation"):
             allocation = allocate(structure, sensitivities, costs, setting.asked, round_to=step, plain=plain)
         return chosen(sensitivities, allocation, setting.asked)
@@ -121,7 +122,7 @@ def plan_from(setting: Setting, name: str, curves: Curves, *, step: int = 1, pla
     return plan_from_choice(setting.model, setting.inputs, choose, seed=setting.seed, cost_model=setting.cost_model)
 
 
-def sensitivity(groups: Sequence[Group], losses: Sequence[Floats], name: str) -> Sensitivity:
+def _sensitivity(groups: Sequence[Group], losses: Sequence[Floats], name: str) -> Sensitivity:
     """Curves as an evaluator would hand them on; without scores, of every group the first channels stay."""
     curves = []
     for group, loss in zip(groups, losses, strict=True):
@@ -143,9 +144,9 @@ def thresholded(score: Floats) -> Floats:
     return np.concatenate([best, [0.0]])
 
 
-def _from(setting: Setting, name: str, curves: Curves) -> Prepared:
+def _from(setting: Setting, name: str, curves: Curves) -> PreparedRun:
     plan = plan_from(setting, name, curves)
-    return carry_out(setting, plan, rectify=str(setting.options["rectify"]))
+    return apply_plan(setting, plan, rectify=str(setting.options["rectify"]))
 
 
 def _score(setting: Setting, criterion: str, density: float | None = None) -> Saliency:

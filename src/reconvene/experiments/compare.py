@@ -26,11 +26,11 @@ from reconvene.experiments.results import Record, append_result, of_keys, read_r
 from reconvene.experiments.worker import ERROR, LOCK, RESULT, RUN
 from reconvene.utils.files import write_atomic
 
-PATIENCE = 15.0  # seconds for a run that was asked to stop
+_PATIENCE = 15.0  # seconds for a run that was asked to stop
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ExperimentState:
     """Where an experiment stands: all records there are, what failed in this call and why, how many runs are left.
 
     Those left are of the runs that were asked for.
@@ -49,7 +49,7 @@ def compare(
     seconds: float | None = None,
     only: Sequence[str] = (),
     say: Say = lambda line: None,
-) -> Outcome:
+) -> ExperimentState:
     """Do every run of ``experiment`` that ``results`` (JSON lines) does not hold yet; ``work`` is for unfinished ones.
 
     Args:
@@ -93,7 +93,7 @@ def select_runs(experiment: Experiment, only: Sequence[str]) -> list[Run]:
 
 def _compare(
     experiment: Experiment, selected: list[Run], results: Path, work: Path, seconds: float | None, say: Say
-) -> Outcome:
+) -> ExperimentState:
     finished_keys = {record["key"] for record in read_results(results)}
     todo = [run for run in selected if run.key not in finished_keys]
     deadline = None if seconds is None else time.monotonic() + seconds
@@ -121,7 +121,7 @@ def _compare(
         say(f"[{number}/{len(todo)}] {run}: {outcome}, {took[-1]:.0f} s; about {_spoken(remaining_seconds)} left")
     records = read_results(results)
     left = len(selected) - len(of_keys(records, [run.key for run in selected]))
-    return Outcome(tuple(of_keys(records, [run.key for run in experiment.runs])), failed, left)
+    return ExperimentState(tuple(of_keys(records, [run.key for run in experiment.runs])), failed, left)
 
 
 def _one(run: Run, source: str, folder: Path, deadline: float | None) -> str | None:
@@ -156,7 +156,7 @@ def _one(run: Run, source: str, folder: Path, deadline: float | None) -> str | N
 def _stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
-        process.wait(PATIENCE)
+        process.wait(_PATIENCE)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

@@ -15,7 +15,7 @@ from typing import Any
 from reconvene.costs import COSTS
 from reconvene.errors import ExperimentError, UnknownNameError
 from reconvene.experiments.methods import ARMS, arm_named
-from reconvene.planning.arguments import read_budget
+from reconvene.planning.arguments import budget_argument
 from reconvene.training.recipe import read_recipe
 from reconvene.utils.settings import Argument, Place, Positive, Seed, Settings, Shape
 from reconvene.utils.settings_files import read_settings
@@ -176,15 +176,15 @@ def _experiment(settings: Settings, *, name: str, sources: Mapping[str, str] | N
 
 
 _PARTS = ("arms", "models", "data")
-Cell = tuple[str, dict[str, Any], dict[str, Any]]
+_Cell = tuple[str, dict[str, Any], dict[str, Any]]
 """An arm, its options, and the budget it is to keep."""
 
 
-def _cells(settings: Settings, arms: list[Place], budgets: list[Place]) -> Iterator[Cell]:
+def _cells(settings: Settings, arms: list[Place], budgets: list[Place]) -> Iterator[_Cell]:
     """Every arm with every value of its options, under every budget it can take; budget by budget."""
     for place in budgets:
         settings.require_known(place, COSTS)
-        read_budget(settings, place)
+        budget_argument(settings, place)
     choices = [_arm(settings, place, any_budget=bool(budgets)) for place in arms]
     for number, budget in enumerate([dict(settings.table(place)) for place in budgets] or [{}]):
         for name, options in choices:

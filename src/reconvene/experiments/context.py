@@ -61,7 +61,7 @@ class Setting:
 
 
 @dataclass
-class Prepared:
+class PreparedRun:
     """A network ready for training, and what it took to get there.
 
     ``seconds``: wall time by step, all of it before training. ``epochs``: of training still to do, of ``setting``'s.
@@ -78,7 +78,7 @@ class Prepared:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def carry_out(setting: Setting, plan: Plan, *, rectify: str) -> Prepared:
+def apply_plan(setting: Setting, plan: Plan, *, rectify: str) -> PreparedRun:
     """Surgery and rectification, the same for every arm that chooses widths.
 
     ``rectify`` is one of the rectifier's ways, or ``everywhere``: ``reinit`` of resilient layers too.
@@ -89,4 +89,4 @@ def carry_out(setting: Setting, plan: Plan, *, rectify: str) -> Prepared:
         small = plan.apply(setting.model)
     with timed(seconds, "rectify"):
         rectifier.rectify(small, plan, setting.inputs, method, seed=setting.seed, everywhere=everywhere)
-    return Prepared(small, seconds, setting.epochs, plan=plan)
+    return PreparedRun(small, seconds, setting.epochs, plan=plan)

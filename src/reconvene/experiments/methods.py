@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any
 
 from reconvene import criteria
-from reconvene.costs import listed_costs, read
+from reconvene.costs import listed_costs, read_budget
 from reconvene.devices.store import silent
 from reconvene.errors import BudgetError, UnknownNameError
 from reconvene.experiments import baselines, search, torch_pruning
-from reconvene.experiments.context import Prepared, Setting, carry_out
+from reconvene.experiments.context import PreparedRun, Setting, apply_plan
 from reconvene.experiments.masked import put_on
 from reconvene.planning.assemble import timed
 from reconvene.planning.feedback import plan_within
@@ -27,7 +27,7 @@ class Arm:
     the cost without which a budget means nothing to it.
     """
 
-    prepare: Callable[[Setting], Prepared]
+    prepare: Callable[[Setting], PreparedRun]
     options: dict[str, Any] = field(default_factory=dict)
     budgets: bool = True
     needs: str | None = None
@@ -37,12 +37,12 @@ class Arm:
         return self.needs is None or self.needs in budget
 
 
-def dense(setting: Setting) -> Prepared:
+def _dense(setting: Setting) -> PreparedRun:
     """The network as it is."""
-    return Prepared(setting.model, {}, setting.epochs)
+    return PreparedRun(setting.model, {}, setting.epochs)
 
 
-def ours(setting: Setting) -> Prepared:
+def ours(setting: Setting) -> PreparedRun:
     """Reconvene: sensitivity by an evaluator, of a criterion if one is named, a water level, rectification."""
     criterion = str(setting.options["criterion"]) or None
     data = setting.samples(criterion) if criterion else None
@@ -50,15 +50,15 @@ def ours(setting: Setting) -> Prepared:
     planner = Planner(setting.model, setting.inputs, criterion, data, setting.seed, evaluator=evaluator)
     costs = setting.costs or listed_costs()
     plan = plan_within(planner, setting.asked, costs, round_to=setting.round_to, refine=False, say=silent)
-    return carry_out(setting, plan, rectify=str(setting.options["rectify"]))
+    return apply_plan(setting, plan, rectify=str(setting.options["rectify"]))
 
 
-def unstructured(setting: Setting) -> Prepared:
+def unstructured(setting: Setting) -> PreparedRun:
     """Masks that leave as many parameters as the budget allows, in the dense network's shapes, kept while training."""
     criterion, layerwise = str(setting.options["criterion"]), str(setting.options["layerwise"])
     total = sum(parameter.numel() for parameter in setting.model.parameters())
     requested = setting.asked.asked["params"]
-    limit = read("params", requested).of(total)
+    limit = read_budget("params", requested).of(total)
     scored = sum(weight.numel() for weight in criteria.weights(setting.model).values())
     # What is not scored (norms, biases) stays, and counts.
     left = limit - (total - scored)
@@ -66,7 +66,7 @@ def unstructured(setting: Setting) -> Prepared:
         raise BudgetError(f"params {requested}: norms and biases alone are {total - scored:,}. Ask for more")
     seconds: dict[str, float] = {}
     with timed(seconds, "masks"):
-        masks = criteria.masks(
+        masks = criteria.masks_at(
             setting.model,
             min(1.0, left / scored),
             criterion,
@@ -75,11 +75,11 @@ def unstructured(setting: Setting) -> Prepared:
             seed=setting.seed,
             layerwise=layerwise or None,
         )
-    return Prepared(put_on(setting.model, masks), seconds, setting.epochs, masked=True)
+    return PreparedRun(put_on(setting.model, masks), seconds, setting.epochs, masked=True)
 
 
 ARMS: dict[str, Arm] = {
-    "dense": Arm(dense, budgets=False),
+    "dense": Arm(_dense, budgets=False),
     "ours": Arm(ours, {"criterion": "synflow", "evaluator": "fan_in", "rectify": "reinit"}),
     "unstructured": Arm(unstructured, {"criterion": "synflow", "layerwise": ""}, needs="params"),
     "uniform": Arm(baselines.uniform, {"rectify": "reinit"}),
@@ -87,9 +87,9 @@ ARMS: dict[str, Arm] = {
     "precrop": Arm(baselines.precrop, {"criterion": "synflow", "rectify": "reinit"}),
     "precrop_filled": Arm(partial(baselines.precrop, filled=True), {"criterion": "synflow", "rectify": "reinit"}),
     "channels": Arm(baselines.channels, {"criterion": "synflow", "normalised": False, "rectify": "reinit"}),
-    "nas": Arm(search.nas, search.OPTIONS),
-    "torch_pruning": Arm(torch_pruning.torch_pruning, torch_pruning.OPTIONS),
-    "cut": Arm(baselines.cut, {"group": "", "share": 0.125, "rectify": "reinit"}, budgets=False),
+    "nas": Arm(search.nas, search.SEARCH_OPTIONS),
+    "torch_pruning": Arm(torch_pruning.torch_pruning, torch_pruning.TORCH_PRUNING_OPTIONS),
+    "cut": Arm(baselines.cut_one_group, {"group": "", "share": 0.125, "rectify": "reinit"}, budgets=False),
 }
 
 

@@ -6,51 +6,51 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reconvene.errors import ExperimentError
-from reconvene.experiments.plot import Dot, scatter
-from reconvene.experiments.summary import EXTRA, HEADER, WHOLE, Line, cells
+from reconvene.experiments.plot import Dot, scatter_svg
+from reconvene.experiments.summary import EXTRA, HEADER, WHOLE, ArmSummary, cells
 from reconvene.utils.escaping import markdown, markdown_table
 from reconvene.utils.files import write_atomic
 
-AXES: dict[str, str] = {
+_AXES: dict[str, str] = {
     "params": "parameters, share of dense",
     "macs": "multiply-accumulates, share of dense",
     "latency": "ONNX Runtime latency, ms (one thread, batch 1)",
 }
 
 
-def tables(lines: Sequence[Line]) -> str:
+def tables(lines: Sequence[ArmSummary]) -> str:
     """One table a model and data set, rows grouped by budget; what was measured beyond accuracy in a second one."""
     parts = []
     for model, data in dict.fromkeys((line.model, line.data) for line in lines):
         group = [line for line in lines if (line.model, line.data) == (model, data)]
         rows = [[line.budget, *cells(line)] for line in group]
-        parts.append(f"**{markdown(model)} on {markdown(data)}**\n\n{grid(['budget', *HEADER], rows)}")
+        parts.append(f"**{markdown(model)} on {markdown(data)}**\n\n{escaped_table(['budget', *HEADER], rows)}")
         names = [name for name in EXTRA if any(name in line.extra for line in group)]
         if names:
             beyond = [[line.budget, line.label, *(str(line.extra.get(name, "")) for name in names)] for line in group]
-            parts.append(grid(["budget", "arm", *(f"{name} %" for name in names)], beyond))
+            parts.append(escaped_table(["budget", "arm", *(f"{name} %" for name in names)], beyond))
     return "\n\n".join(parts) + "\n"
 
 
-def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def escaped_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     return markdown_table(header, [[cell.replace("|", "\\|") for cell in row] for row in rows])
 
 
-def plots(lines: Sequence[Line]) -> dict[str, str]:
+def plots(lines: Sequence[ArmSummary]) -> dict[str, str]:
     """SVG text by file name: accuracy against every axis that was measured, a plot per model and data set."""
     documents = {}
     for model, data in dict.fromkeys((line.model, line.data) for line in lines):
         group = [line for line in lines if (line.model, line.data) == (model, data)]
-        for axis, axis_label in AXES.items():
+        for axis, axis_label in _AXES.items():
             dots = [dot for line in group if (dot := _dot(line, axis)) is not None]
             if len({dot.x for dot in dots}) > 1:
                 stem = "".join(c if c.isalnum() else "-" for c in f"{model}-{data}-{axis}").strip("-")
-                documents[f"{stem}.svg"] = scatter(f"{model} on {data}", dots, x=axis_label, y="test accuracy, %")
+                documents[f"{stem}.svg"] = scatter_svg(f"{model} on {data}", dots, x=axis_label, y="test accuracy, %")
     return documents
 
 
-def write_pages(lines: Sequence[Line], folder: Path) -> list[Path]:
+def write_pages(lines: Sequence[ArmSummary], folder: Path) -> list[Path]:
     """``table.md`` and the plots, into ``folder``; what was written."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = {"table.md": tables(lines), **plots(lines)} if lines else {}
@@ -59,7 +59,7 @@ def write_pages(lines: Sequence[Line], folder: Path) -> list[Path]:
     return [folder / name for name in texts]
 
 
-def _dot(line: Line, axis: str) -> Dot | None:
+def _dot(line: ArmSummary, axis: str) -> Dot | None:
     places = {"params": line.params, "macs": line.macs, "latency": line.latency and line.latency * 1e3}
     x = places[axis]
     if not x:

@@ -10,7 +10,18 @@ from reconvene.report.charts import Scale, nice_ticks
 from reconvene.report.markup import escape
 
 WIDTH, HEIGHT, BOTTOM, TOP, RIGHT = 720, 420, 44, 34, 200
-COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#7b4ea3", "#b8860b", "#5c6770", "#d1495b", "#00798c", "#8a5a44", "#444444")
+_COLOURS = (
+    "#1b6ca8",
+    "#c8553d",
+    "#3a7d44",
+    "#7b4ea3",
+    "#b8860b",
+    "#5c6770",
+    "#d1495b",
+    "#00798c",
+    "#8a5a44",
+    "#444444",
+)
 
 
 @dataclass(frozen=True)
@@ -25,7 +36,7 @@ class Dot:
     label: str = ""
 
 
-def scatter(
+def scatter_svg(
     title: str, dots: Sequence[Dot], *, x: str, y: str, log_x: bool = True, joined: Container[str] | None = None
 ) -> str:
     """An SVG document. Dots of one series share a colour and a line from left to right, or only series in ``joined``.
@@ -45,7 +56,7 @@ def scatter(
     parts = [_grid(left, to_pixels(across.low, mark)[1], f"{mark:g}") for mark in marks]
     parts += [_tick(to_pixels(mark, marks[0])[0], f"{mark:.3g}") for mark in _ticks(across)]
     for i, name in enumerate(dict.fromkeys(dot.series for dot in dots)):
-        colour = COLOURS[i % len(COLOURS)]
+        colour = _COLOURS[i % len(_COLOURS)]
         points = sorted((dot for dot in dots if dot.series == name), key=lambda dot: dot.x)
         if (joined is None or name in joined) and len(points) > 1:
             path = "L".join("{:.1f} {:.1f}".format(*to_pixels(dot.x, dot.y)) for dot in points)

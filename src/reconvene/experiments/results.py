@@ -61,7 +61,7 @@ def of_keys(records: Iterable[Record], keys: Iterable[str]) -> list[Record]:
     return [last[key] for key in keys if key in last]
 
 
-def commit() -> str | None:
+def source_commit() -> str | None:
     """The commit of the sources this runs from, with ``+`` where they differ from it; None outside a checkout."""
     package = Path(__file__).parent
     try:

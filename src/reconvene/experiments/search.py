@@ -20,40 +20,40 @@ from numpy.typing import NDArray
 from reconvene.data import Dataset, Split
 from reconvene.errors import ExperimentError
 from reconvene.experiments.baselines import log_share, plan_from
-from reconvene.experiments.context import Prepared, Setting, carry_out
+from reconvene.experiments.context import PreparedRun, Setting, apply_plan
 from reconvene.surgery import Plan
-from reconvene.training import train
+from reconvene.training import train_model
 
-OPTIONS = {"population": 8, "generations": 4, "proxy_epochs": 1, "proxy_images": 4000, "rectify": "reinit"}
+SEARCH_OPTIONS = {"population": 8, "generations": 4, "proxy_epochs": 1, "proxy_images": 4000, "rectify": "reinit"}
 SPREAD, STEP, PARENTS = 0.7, 0.35, 3
 KNOWN = "candidates.jsonl"
 
-Pace = NDArray[np.float64]
+_Pace = NDArray[np.float64]
 
 
-def nas(setting: Setting) -> Prepared:
+def nas(setting: Setting) -> PreparedRun:
     """The fittest of ``population * generations`` candidates: the first generation random, the first of it uniform."""
-    options = {name: int(setting.options[name]) for name in OPTIONS if name != "rectify"}
+    options = {name: int(setting.options[name]) for name in SEARCH_OPTIONS if name != "rectify"}
     if min(options.values()) < 1 or options["population"] <= PARENTS:
         raise ExperimentError(f"nas: all of {options} must be at least 1, and the population above {PARENTS}")
     rng = np.random.Generator(np.random.PCG64([setting.seed, 2]))
     judge = _Judge(setting, _proxy(setting.dataset, options["proxy_images"]), options["proxy_epochs"])
     groups = len(judge.plan(None).rows)
-    young: list[Pace] = [np.zeros(groups), *rng.normal(0.0, SPREAD, (options["population"] - 1, groups))]
-    ranked: list[tuple[float, int, Pace]] = []
+    young: list[_Pace] = [np.zeros(groups), *rng.normal(0.0, SPREAD, (options["population"] - 1, groups))]
+    ranked: list[tuple[float, int, _Pace]] = []
     for _ in range(options["generations"]):
         for pace in young:
             ranked.append((judge.fitness(pace), -len(ranked), pace))  # of equally fit ones the older
         ranked.sort(key=lambda entry: entry[:2], reverse=True)
         young = [_child([pace for *_, pace in ranked[:PARENTS]], rng) for _ in range(options["population"])]
     best = judge.plan(ranked[0][2])
-    ready = carry_out(setting, best, rectify=str(setting.options["rectify"]))
+    ready = apply_plan(setting, best, rectify=str(setting.options["rectify"]))
     ready.seconds["search"] = judge.seconds
     ready.facts = {"candidates": len(judge.judged), "proxy_accuracy": ranked[0][0]}
     return ready
 
 
-def _child(parents: list[Pace], rng: np.random.Generator) -> Pace:
+def _child(parents: list[_Pace], rng: np.random.Generator) -> _Pace:
     """Each group's pace from one of two parents, then moved a little."""
     first, second = (parents[int(i)] for i in rng.integers(len(parents), size=2))
     crossed = np.where(rng.random(len(first)) < 0.5, first, second)
@@ -88,7 +88,7 @@ class _Judge:
         """Of all candidates, those of earlier attempts at this run included."""
         return sum(seconds for _, seconds in self.judged.values())
 
-    def plan(self, pace: Pace | None) -> Plan:
+    def plan(self, pace: _Pace | None) -> Plan:
         return plan_from(
             self.setting,
             "nas",
@@ -100,16 +100,16 @@ class _Judge:
             plain=False,
         )
 
-    def fitness(self, pace: Pace) -> float:
+    def fitness(self, pace: _Pace) -> float:
         """Accuracy of the candidate after a brief training; equal widths are trained once."""
         start = time.perf_counter()
         plan = self.plan(pace)
         widths = ",".join(str(row.width) for row in plan.rows)
         if widths not in self.judged:
-            small = carry_out(self.setting, plan, rectify=str(self.setting.options["rectify"])).model
+            small = apply_plan(self.setting, plan, rectify=str(self.setting.options["rectify"])).model
             config = replace(self.setting.config, checkpoint_seconds=1e9)
             with tempfile.TemporaryDirectory(prefix="reconvene-nas-") as folder:
-                result = train(small, self.dataset, epochs=self.epochs, directory=Path(folder), config=config)
+                result = train_model(small, self.dataset, epochs=self.epochs, directory=Path(folder), config=config)
             self.judged[widths] = (result.score, time.perf_counter() - start)
             entry = {"widths": widths, "accuracy": result.score, "seconds": self.judged[widths][1]}
             with self.file.open("a", encoding="utf-8") as file:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from reconvene.experiments.config import arm_label
 from reconvene.experiments.results import Record
-from reconvene.utils.tables import table
+from reconvene.utils.tables import text_table
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Mean:
 
 
 @dataclass(frozen=True)
-class Line:
+class ArmSummary:
     """One arm under one budget. Shares of dense: ``params``, ``macs``; seconds: ``search``, ``epoch``, ``latency``.
 
     ``search`` and ``epoch`` are medians over seeds: one that ran beside other work would decide a mean.
@@ -68,7 +68,7 @@ EXTRA = ("calibration error", "worst class", "worst drop", "agreement", "corrupt
 """Columns beyond accuracy: shares in [0, 1] that a record may hold, some of them beside the dense one of its seed."""
 
 
-def summarise(records: Iterable[Record]) -> list[Line]:
+def summarise(records: Iterable[Record]) -> list[ArmSummary]:
     """Rows in order of model, data, budget (arms without one first), then of first appearance.
 
     What differs between recipes stands behind the arm: ``ours, lr 0.2``. So does anything else that is not the same in
@@ -97,17 +97,17 @@ def budget_text(budget: dict[str, Any]) -> str:
     return ", ".join(f"{cost} {value}" for cost, value in budget.items()) or WHOLE
 
 
-def as_text(lines: Sequence[Line]) -> str:
+def as_text(lines: Sequence[ArmSummary]) -> str:
     """The rows as a table for a terminal."""
     rows = [[line.model, line.data, line.budget, *cells(line)] for line in lines]
     header = ["model", "data", "budget", *HEADER]
-    return table(header, rows, right=range(4, len(header)))
+    return text_table(header, rows, right=range(4, len(header)))
 
 
 HEADER = ["arm", "accuracy %", "seeds", "params", "MACs", "search s", "s/epoch", "ONNX Runtime ms", "speed-up"]
 
 
-def cells(line: Line) -> list[str]:
+def cells(line: ArmSummary) -> list[str]:
     """One row of results as text, under ``HEADER``."""
     return [
         line.label,
@@ -129,11 +129,11 @@ def _line(
     label: str,
     records: list[Record],
     dense: dict[tuple[str, str, int, str], Record],
-) -> Line:
+) -> ArmSummary:
     timed = [record["latency"] for record in records if record["latency"]]
     beyond = [_beyond(record, dense.get(_pairing_key(record))) for record in records]
     by_measure = {name: [values[name] for values in beyond if name in values] for name in EXTRA}
-    return Line(
+    return ArmSummary(
         model,
         data,
         budget,

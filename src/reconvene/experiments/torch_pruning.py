@@ -16,16 +16,16 @@ from torch import nn
 
 from reconvene.costs import Budget
 from reconvene.errors import BudgetError, ExperimentError, MissingExtraError
-from reconvene.experiments.context import Prepared, Setting
+from reconvene.experiments.context import PreparedRun, Setting
 from reconvene.structure import analyse
-from reconvene.training import train
+from reconvene.training import train_model
 from reconvene.utils.module_state import evaluating
 
-OPTIONS = {"dense_share": 0.5, "everywhere": True}
+TORCH_PRUNING_OPTIONS = {"dense_share": 0.5, "everywhere": True}
 HALVINGS = 12
 
 
-def torch_pruning(setting: Setting) -> Prepared:
+def torch_pruning(setting: Setting) -> PreparedRun:
     """Group magnitude importance of the Torch-Pruning package, one ratio bisected until the budget is kept.
 
     ``dense_share``: of the epochs, before pruning. ``everywhere``: one ranking for all layers, not the same ratio in
@@ -38,7 +38,7 @@ def torch_pruning(setting: Setting) -> Prepared:
         )
     structure = analyse(setting.model, setting.inputs, trial=False)
     costs = setting.cost_model(structure).dense
-    result = train(
+    result = train_model(
         setting.model,
         setting.dataset,
         epochs=first,
@@ -49,7 +49,7 @@ def torch_pruning(setting: Setting) -> Prepared:
     small, ratio = _smaller(setting, setting.asked, {name: float(value) for name, value in costs.items()})
     seconds = {"torch_pruning": time.perf_counter() - start}
     earlier = {"seconds": result.seconds, "epochs": float(first), "macs": float(costs["macs"])}
-    return Prepared(small, seconds, setting.epochs - first, earlier=earlier, facts={"ratio": ratio})
+    return PreparedRun(small, seconds, setting.epochs - first, earlier=earlier, facts={"ratio": ratio})
 
 
 def _smaller(setting: Setting, budget: Budget, dense: dict[str, float]) -> tuple[nn.Module, float]:

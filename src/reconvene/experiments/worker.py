@@ -23,19 +23,19 @@ from filelock import FileLock
 from torch import nn
 
 from reconvene.costs import Budget, Cost, listed_costs
-from reconvene.data import Dataset, load
-from reconvene.deploy import bench, measure
+from reconvene.data import Dataset, load_data
+from reconvene.deploy import measure, time_variants
 from reconvene.devices.latency_cost import DeviceLatency
 from reconvene.errors import ExperimentError, ReconveneError
 from reconvene.experiments.config import Run
-from reconvene.experiments.context import Prepared, Setting
+from reconvene.experiments.context import PreparedRun, Setting
 from reconvene.experiments.masked import take_off
 from reconvene.experiments.methods import arm_named
-from reconvene.experiments.results import Record, commit
-from reconvene.models import Source, example_inputs, resolve
+from reconvene.experiments.results import Record, source_commit
+from reconvene.models import ModelSource, example_inputs, resolve_address
 from reconvene.planning.session import Planner
-from reconvene.planning.target import resolve as resolve_profile
-from reconvene.training import TrainConfig, TrainResult, train
+from reconvene.planning.target import resolve_profile as resolve_profile
+from reconvene.training import TrainConfig, TrainResult, train_model
 from reconvene.training.assess import assess, predict
 from reconvene.training.machine import choose_device, describe_machine, library_versions
 from reconvene.utils.files import write_atomic
@@ -45,13 +45,13 @@ from reconvene.utils.plugins import load_plugins
 RUN, RESULT, ERROR, LOCK = "run.json", "result.json", "error.txt", ".lock"
 
 
-def carry_out(run: Run, folder: Path, *, data: str) -> Record:
+def execute_run(run: Run, folder: Path, *, data: str) -> Record:
     """Do one run in ``folder`` and return its record. ``data`` says where the run's data set lies.
 
     Raises ReconveneError.
     """
     start = time.perf_counter()
-    dataset = load(data, input_shape=run.input, limit=run.limit)
+    dataset = load_data(data, input_shape=run.input, limit=run.limit)
     source = _source(run, dataset)
     config = TrainConfig(seed=run.seed, **run.train)
     setting = _setting(run, source, dataset, config, folder)
@@ -60,7 +60,7 @@ def carry_out(run: Run, folder: Path, *, data: str) -> Record:
     prepared = arm_named(run.arm).prepare(setting)
     search_cpu = time.process_time() - began
     costs = measure(dense if prepared.masked else prepared.model, setting.inputs, latency=False)
-    result = train(
+    result = train_model(
         prepared.model, dataset, epochs=prepared.epochs, directory=folder / "train", config=config, progress=True
     )
     model = take_off(prepared.model)
@@ -88,7 +88,7 @@ def carry_out(run: Run, folder: Path, *, data: str) -> Record:
         **_training(result, prepared, costs.macs, dataset),
         "assessment": _assessment(model, dataset) if run.corruptions else None,
         "latency": _latency(dense, model, setting.inputs) if run.latency else None,
-        "commit": commit(),
+        "commit": source_commit(),
         "libraries": library_versions(),
         "machine": describe_machine(choose_device(config.device)),
         "threads": torch.get_num_threads(),
@@ -98,14 +98,14 @@ def carry_out(run: Run, folder: Path, *, data: str) -> Record:
     return record
 
 
-def _source(run: Run, dataset: Dataset) -> Source:
+def _source(run: Run, dataset: Dataset) -> ModelSource:
     shape = run.input or dataset.shape
-    source = resolve(run.model, run.args, input_shape=shape, seed=run.seed).with_classes(dataset.outputs)
+    source = resolve_address(run.model, run.args, input_shape=shape, seed=run.seed).with_classes(dataset.outputs)
     dataset.require(input_shape=shape)
     return source
 
 
-def _setting(run: Run, source: Source, dataset: Dataset, config: TrainConfig, folder: Path) -> Setting:
+def _setting(run: Run, source: ModelSource, dataset: Dataset, config: TrainConfig, folder: Path) -> Setting:
     assert source.input_shape is not None, "resolve() fills it in"
     model, inputs = source.build(), example_inputs(source.input_shape, seed=run.seed)
     return Setting(
@@ -132,7 +132,7 @@ def _costs_on_device(run: Run, model: nn.Module, inputs: torch.Tensor) -> dict[s
     return {**listed_costs(), "latency": DeviceLatency(profile)}
 
 
-def _training(result: TrainResult, prepared: Prepared, macs: int, dataset: Dataset) -> Record:
+def _training(result: TrainResult, prepared: PreparedRun, macs: int, dataset: Dataset) -> Record:
     """What training gave and took; an arm that trained before it pruned paid for that too."""
     header, epochs = result.records[0], result.records[1:]
     earlier = prepared.earlier
@@ -164,7 +164,7 @@ def _assessment(model: nn.Module, dataset: Dataset) -> Record:
 
 def _latency(dense: nn.Module, model: nn.Module, inputs: torch.Tensor) -> Record:
     """Seconds in ONNX Runtime, the dense network and this one taking turns."""
-    timings = bench({"dense": dense, "this": model.cpu()}, inputs, runtimes=("onnxruntime",), repeats=20)
+    timings = time_variants({"dense": dense, "this": model.cpu()}, inputs, runtimes=("onnxruntime",), repeats=20)
     base, pruned = (timings.row("onnxruntime", name) for name in ("dense", "this"))
     return {"seconds": pruned.median, "dense": base.median, "speedup": pruned.speedup}
 
@@ -194,7 +194,7 @@ def _main(folder: Path) -> int:
     if threads := os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(threads))
     try:
-        record = carry_out(Run.from_dict(request["run"]), folder, data=request["data"])
+        record = execute_run(Run.from_dict(request["run"]), folder, data=request["data"])
     except ReconveneError as error:
         write_atomic(folder / ERROR, f"{type(error).__name__}: {error}\n".encode(), error=ExperimentError)
         return 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reconvene.fleet.config import Device, Fleet, read_fleet
-from reconvene.fleet.device_result import Cut, Result, Row, front
+from reconvene.fleet.device_result import Cut, DeviceRow, Result, front
 from reconvene.fleet.fit import Ranking, rank
 from reconvene.fleet.loss import predicted_loss
 from reconvene.fleet.page import write_page
@@ -12,10 +12,10 @@ from reconvene.fleet.portfolio import run_fleet
 __all__ = [
     "Cut",
     "Device",
+    "DeviceRow",
     "Fleet",
     "Ranking",
     "Result",
-    "Row",
     "front",
     "predicted_loss",
     "rank",

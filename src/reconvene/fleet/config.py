@@ -8,16 +8,16 @@ from typing import Annotated, Any
 
 from reconvene.costs import COSTS, Budget
 from reconvene.criteria import CRITERIA
-from reconvene.data import count
+from reconvene.data import count_images
 from reconvene.deploy.quantisation import PRECISIONS
 from reconvene.deploy.runtimes.registry import FORMATS, memory_planners
 from reconvene.devices import HERE, find
 from reconvene.errors import DataError, DeviceError, FleetError, ModelError, UnknownNameError
 from reconvene.evaluator import EVALUATORS
-from reconvene.models import Source, resolve
-from reconvene.planning.arguments import read_budget
+from reconvene.models import ModelSource, resolve_address
+from reconvene.planning.arguments import budget_argument
 from reconvene.planning.target import Target
-from reconvene.rectifier import WAYS
+from reconvene.rectifier import RECTIFICATIONS
 from reconvene.training.recipe import read_recipe
 from reconvene.utils.settings import DISTINCT, LISTED, Argument, Names, Place, Positive, Seed, Settings, Shape, one_of
 from reconvene.utils.settings_files import read_settings
@@ -59,7 +59,7 @@ class FleetOptions:
     input: Shape | None = None
     criterion: Annotated[str, one_of(CRITERIA)] | None = None
     evaluator: Annotated[str, one_of(EVALUATORS)] = "fan_in"
-    rectify: Annotated[str, one_of(WAYS)] = "reinit"
+    rectify: Annotated[str, one_of(RECTIFICATIONS)] = "reinit"
     seed: Seed = 0
     data: str = "digits"
     limit: Positive | None = None
@@ -100,7 +100,7 @@ def _read_device(settings: Settings, name: str, fleet: FleetOptions, folder: Pat
     if not plain or not name or Path(name).name != name or name.startswith("."):
         settings.fail(place, f"device {name!r} becomes a folder: give it a plain name")
     options = settings.read(DeviceOptions, place, besides=COSTS)
-    budget = read_budget(settings, place)
+    budget = budget_argument(settings, place)
     if options.memory_of is not None and budget.peak_memory is None:
         settings.fail((*place, "memory_of"), f"device {name}: memory_of is about peak_memory, which has no budget here")
     if unknown := [model for model in options.models if model not in fleet.models]:
@@ -133,8 +133,8 @@ def _check_models(settings: Settings, options: FleetOptions) -> None:
     """Look every architecture up."""
     for index, name in enumerate(options.models):
         try:
-            if not Source(name).imports:
-                resolve(name, options.args, input_shape=options.input)
+            if not ModelSource(name).imports:
+                resolve_address(name, options.args, input_shape=options.input)
         except (ModelError, UnknownNameError) as error:
             listed = isinstance(settings.at(("models",)), list)
             settings.fail(("models", index) if listed else ("models",), str(error))
@@ -146,7 +146,7 @@ def _find_data(settings: Settings, spec: str, folder: Path) -> str:
     is_path = spec != "digits" and (local_path.exists() or Path(spec).exists())
     location = str(local_path.resolve()) if is_path else spec
     try:
-        count(location)
+        count_images(location)
     except DataError as error:
         settings.fail(("data",), f"{error} A path is from the folder of this file")
     return location

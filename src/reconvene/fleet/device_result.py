@@ -11,7 +11,7 @@ from reconvene.costs import COSTS, text_of
 from reconvene.costs.unit import FLOPS
 from reconvene.fleet.loss import predicted_loss
 from reconvene.surgery import Plan
-from reconvene.utils.tables import Cell, table
+from reconvene.utils.tables import Cell, text_table
 
 TRAINING = "training FLOPs"
 
@@ -39,7 +39,7 @@ class Cut:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row(Cut):
+class DeviceRow(Cut):
     """One device and one architecture.
 
     Attributes:
@@ -69,7 +69,7 @@ class Row(Cut):
 class Result:
     """A row per device and architecture, by device, and how many artifacts were made now."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[DeviceRow, ...]
     made: int
     kept: int
     folder: Path
@@ -92,12 +92,12 @@ class Result:
             f"{self.made} artifacts made, {self.kept} were there already",
             f"page: {self.folder / 'index.html'}",
         ]
-        return table(header, body, right=range(3, 5 + len(shown)), foot=foot)
+        return text_table(header, body, right=range(3, 5 + len(shown)), foot=foot)
 
     @property
-    def devices(self) -> dict[str, list[Row]]:
+    def devices(self) -> dict[str, list[DeviceRow]]:
         """Rows by device, in the order of the file."""
-        by_device: dict[str, list[Row]] = {}
+        by_device: dict[str, list[DeviceRow]] = {}
         for row in self.rows:
             by_device.setdefault(row.device, []).append(row)
         return by_device
@@ -149,7 +149,7 @@ def meanings(rows: Iterable[Cut], name_of: Callable[[str], str] = str) -> list[s
         owners: dict[str, list[str]] = {}
         for row in able:
             if cost in row.about:
-                owners.setdefault(row.about[cost], []).append(row.device if isinstance(row, Row) else row.model)
+                owners.setdefault(row.about[cost], []).append(row.device if isinstance(row, DeviceRow) else row.model)
         for text, those in owners.items():
             whose = f" ({', '.join(dict.fromkeys(those))})" if len(owners) > 1 else ""
             lines.append(f"{name_of(cost)}{whose}: {text}")
@@ -165,9 +165,9 @@ def work_of(row: Cut) -> str | None:
     return f"{FLOPS.text(work['pruned'])} of {FLOPS.text(work['dense'])}" if work else None
 
 
-def choose(rows: Iterable[Row]) -> list[Row]:
+def mark_chosen(rows: Iterable[DeviceRow]) -> list[DeviceRow]:
     """Mark what each device gets: by accuracy where all were trained, else by predicted loss."""
-    best: dict[str, Row] = {}
+    best: dict[str, DeviceRow] = {}
     for row in (candidates := list(rows)):
         if row.loss is not None and not row.trouble:
             leader = best.get(row.device)
@@ -176,15 +176,15 @@ def choose(rows: Iterable[Row]) -> list[Row]:
     return [replace(row, chosen=best.get(row.device) is row) for row in candidates]
 
 
-def front(rows: Iterable[Row], cost: str) -> list[Row]:
+def front(rows: Iterable[DeviceRow], cost: str) -> list[DeviceRow]:
     """The rows that no other one beats in both this cost and predicted loss, by rising cost."""
     able = [row for row in rows if row.loss is not None and cost in row.costs and not row.trouble]
-    best: list[Row] = []
+    best: list[DeviceRow] = []
     for row in sorted(able, key=lambda row: (row.costs[cost], row.loss)):
         if not best or (row.loss or 0.0) < (best[-1].loss or 0.0):
             best.append(row)
     return best
 
 
-def _rank(row: Row) -> tuple[float, float]:
+def _rank(row: DeviceRow) -> tuple[float, float]:
     return (-(row.accuracy or 0.0), row.loss or 0.0)

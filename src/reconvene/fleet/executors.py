@@ -16,16 +16,16 @@ from typing import Any
 
 from reconvene.deploy.runtimes.base import imported
 from reconvene.errors import FleetError, ReconveneError
-from reconvene.fleet.job import Files, Job, carry_out, carry_out_anywhere
+from reconvene.fleet.job import FileContents, Job, carry_out_anywhere, execute_job
 
 TRIES = 3
-PATIENCE = 10
+_PATIENCE = 10
 """Seconds within which a cluster must answer."""
-Outcome = tuple[Job, Files | str]
+JobOutcome = tuple[Job, FileContents | str]
 """A job with its files, or with why it failed."""
 
 
-def in_processes(jobs: Sequence[Job], work: str, *, workers: int) -> Iterator[Outcome]:
+def in_processes(jobs: Sequence[Job], work: str, *, workers: int) -> Iterator[JobOutcome]:
     """Outcomes as they come, from ``workers`` processes; a job whose worker died is given to another, three times.
 
     Nobody tells which worker broke a pool. So all jobs that were under way have one try less, and from then on work
@@ -50,7 +50,7 @@ def in_processes(jobs: Sequence[Job], work: str, *, workers: int) -> Iterator[Ou
                 yield waiting.pop(key), f"its worker died {TRIES} times. Is there enough memory? Try --workers 1"
 
 
-def _pooled(jobs: Sequence[Job], work: str, workers: int) -> Iterator[Outcome]:
+def _pooled(jobs: Sequence[Job], work: str, workers: int) -> Iterator[JobOutcome]:
     """Outcomes of one pool, until all jobs are done or one of its workers dies."""
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
     try:
@@ -99,7 +99,7 @@ def join_ray(address: str) -> None:
         raise FleetError(f"no Ray cluster answers at {address}: {error}. Start one with: ray start --head") from error
 
 
-def on_ray(jobs: Sequence[Job]) -> Iterator[Outcome]:
+def on_ray(jobs: Sequence[Job]) -> Iterator[JobOutcome]:
     """Outcomes as they come, from the workers of the Ray cluster that was joined; Ray retries what died."""
     ray = imported("ray", "ray", "working on a Ray cluster")
     remote = ray.remote(max_retries=TRIES)(_tried)
@@ -114,18 +114,18 @@ def _knock(address: str) -> None:
     """Raise OSError where nobody listens at ``HOST:PORT``; other addresses, such as ``auto``, are Ray's to find."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
 
 
-def _got(ray: Any, reference: Any) -> Files | str:
+def _got(ray: Any, reference: Any) -> FileContents | str:
     try:
-        files: Files | str = ray.get(reference)
+        files: FileContents | str = ray.get(reference)
     except ray.exceptions.RayError as error:
         return f"its worker died {TRIES + 1} times: {str(error).splitlines()[0]}"
     return files
 
 
-def _tried(job: Job, work: str | None = None) -> Files | str:
+def _tried(job: Job, work: str | None = None) -> FileContents | str:
     """Files, or why there are none; on a cluster, where no folder ``work`` is shared, each machine has its own."""
     try:
         return carry_out_anywhere(job) if work is None else _marked(job, work)
@@ -133,11 +133,11 @@ def _tried(job: Job, work: str | None = None) -> Files | str:
         return _why(error)
 
 
-def _marked(job: Job, work: str) -> Files:
+def _marked(job: Job, work: str) -> FileContents:
     mark = _mark(work, job["key"])
     try:
         mark.write_text(str(os.getpid()), encoding="utf-8")
-        return carry_out(job, work)
+        return execute_job(job, work)
     finally:
         mark.unlink(missing_ok=True)
 

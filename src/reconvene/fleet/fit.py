@@ -10,11 +10,11 @@ from reconvene.costs import Budget, text_of
 from reconvene.devices import HERE, Profile, find
 from reconvene.errors import BudgetError, DeviceError, StructureError
 from reconvene.fleet.device_result import Cut, cut_fields, meanings, shown_costs, work_of
-from reconvene.models import Source, example_inputs
+from reconvene.models import ModelSource, example_inputs
 from reconvene.planning.pruning import plan_with
 from reconvene.planning.session import Data, Planner
 from reconvene.planning.target import Target
-from reconvene.utils.tables import Cell, table
+from reconvene.utils.tables import Cell, text_table
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Ranking:
         why = [f"{candidate.model}: {candidate.trouble}" for candidate in self.candidates if candidate.trouble]
         header = ("model", "loss", *shown, "training FLOPs", "")
         foot = [*meanings(self.candidates), *why]
-        return table(header, body, right=range(2, 3 + len(shown)), title=title, foot=foot)
+        return text_table(header, body, right=range(2, 3 + len(shown)), title=title, foot=foot)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -52,14 +52,14 @@ class Ranking:
 
 
 def rank(
-    sources: Sequence[Source],
+    sources: Sequence[ModelSource],
     budget: Budget,
     *,
     target: Target,
     round_to: int | None = None,
     criterion: str | None = None,
     evaluator: str | None = None,
-    data: Callable[[Source], Data] | None = None,
+    data: Callable[[ModelSource], Data] | None = None,
     examples: int | None = None,
     seed: int = 0,
     allow_import: bool = False,

@@ -16,32 +16,32 @@ from pathlib import Path
 from typing import Any
 
 from reconvene import artifact, rectifier, workflow
-from reconvene.data import load
+from reconvene.data import load_data
 from reconvene.deploy import Limits
 from reconvene.errors import FleetError
-from reconvene.models import Source, example_inputs
+from reconvene.models import ModelSource, example_inputs
 from reconvene.surgery import Plan
 from reconvene.training import TrainConfig
 
 Job = dict[str, Any]
 """``key``, ``place``, ``source``, ``plan``; rectify, seed, data, limit, train, export, precision, allow_import."""
-Files = dict[str, bytes]
+FileContents = dict[str, bytes]
 _UNTRAINED = Limits(agreement=0.0, accuracy_drop=1.0)
 """What is not trained has no answers to agree on."""
 
 
-def key_of(request: Mapping[str, Any]) -> str:
+def job_key(request: Mapping[str, Any]) -> str:
     """Sixteen hex digits that name everything that decides a result, in JSON types."""
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def carry_out(job: Job, work: str) -> Files:
+def execute_job(job: Job, work: str) -> FileContents:
     """Make the artifact of a job in a folder under ``work``, and return its files.
 
     The folder stays until the result has landed, so that training that was stopped goes on from its checkpoint.
     """
     folder = Path(work) / job["key"]
-    source, plan = Source.from_dict(job["source"]), Plan.from_dict(job["plan"])
+    source, plan = ModelSource.from_dict(job["source"]), Plan.from_dict(job["plan"])
     allow, seed = bool(job["allow_import"]), int(job["seed"])
     assert source.input_shape is not None, "resolve() fills it in"
     if not (folder / artifact.MANIFEST).exists():
@@ -53,22 +53,24 @@ def carry_out(job: Job, work: str) -> Files:
         artifact.save(small, folder, plan=plan, source=source, extra={"pruning": pruning})
     dataset = None
     if job["train"]:
-        dataset = load(job["data"], input_shape=source.input_shape, limit=job["limit"])
+        dataset = load_data(job["data"], input_shape=source.input_shape, limit=job["limit"])
         recipe = {name: value for name, value in job["train"].items() if name != "epochs"}
         config = TrainConfig(seed=seed, **recipe)
         workflow.train(folder, dataset, epochs=job["train"]["epochs"], config=config, allow_import=allow)
     if job["export"]:
         int8 = None
         if job["precision"] == "int8":
-            dataset = dataset or load(job["data"], input_shape=source.input_shape, limit=job["limit"])
+            dataset = dataset or load_data(job["data"], input_shape=source.input_shape, limit=job["limit"])
             int8 = workflow.Int8() if job["train"] else workflow.Int8(limits=_UNTRAINED)
-        workflow.export(folder, formats=job["export"], int8=int8, dataset=dataset, seed=seed, allow_import=allow)
+        workflow.export_artifact(
+            folder, formats=job["export"], int8=int8, dataset=dataset, seed=seed, allow_import=allow
+        )
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
     }
 
 
-def carry_out_anywhere(job: Job) -> Files:
+def carry_out_anywhere(job: Job) -> FileContents:
     """``carry_out`` on a machine whose folders nobody else sees; what it leaves there goes once it is done.
 
     Another try of a job on the same machine goes on from the checkpoint of the first.
@@ -77,6 +79,6 @@ def carry_out_anywhere(job: Job) -> Files:
     work.mkdir(mode=0o700, exist_ok=True)
     if hasattr(os, "getuid") and work.stat().st_uid != os.getuid():
         raise FleetError(f"{work} belongs to somebody else. Remove it on {socket.gethostname()}")
-    files = carry_out(job, str(work))
+    files = execute_job(job, str(work))
     shutil.rmtree(work / job["key"], ignore_errors=True)
     return files

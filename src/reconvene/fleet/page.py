@@ -8,11 +8,11 @@ from urllib.parse import quote
 
 from reconvene.costs import COSTS, label_of, short_text
 from reconvene.errors import FleetError
-from reconvene.experiments.plot import Dot, scatter
-from reconvene.fleet.device_result import Result, Row, front, meanings, shown_costs
+from reconvene.experiments.plot import Dot, scatter_svg
+from reconvene.fleet.device_result import DeviceRow, Result, front, meanings, shown_costs
 from reconvene.report.markup import Html, document, join, name, raw_style, tag
 from reconvene.report.page import POLICY
-from reconvene.report.sections import section, table, used
+from reconvene.report.sections import html_table, section, used
 from reconvene.utils import numbers
 from reconvene.utils.files import write_atomic
 
@@ -45,7 +45,7 @@ def write_page(result: Result) -> list[Path]:
     return written
 
 
-def fronts(rows: tuple[Row, ...]) -> dict[str, tuple[str, str]]:
+def fronts(rows: tuple[DeviceRow, ...]) -> dict[str, tuple[str, str]]:
     """Plots of predicted loss against each cost by file name, each with its title.
 
     Costs are only set beside each other where they are of the same: a time on one device is not one on another.
@@ -66,17 +66,17 @@ def fronts(rows: tuple[Row, ...]) -> dict[str, tuple[str, str]]:
     return drawn
 
 
-def _plot(rows: list[Row], cost: str, title: str) -> str:
+def _plot(rows: list[DeviceRow], cost: str, title: str) -> str:
     factor = COSTS[cost].unit.axis[1]
     best = front(rows, cost)
 
-    def dot(row: Row, series: str, label: str = "") -> Dot:
+    def dot(row: DeviceRow, series: str, label: str = "") -> Dot:
         text = f"{row.device}: {row.model}, {short_text(cost, row.costs[cost])}, loss {numbers.digits(row.loss or 0)}"
         return Dot(row.costs[cost] * factor, row.loss or 0.0, series, text, label=label)
 
     dots = [dot(row, _FRONT) for row in best]
     dots += [dot(row, row.model, row.device if row in best and len(best) <= MOST_LABELS else "") for row in rows]
-    return scatter(title, dots, x=COSTS[cost].axis, y="predicted loss", joined=(_FRONT,))
+    return scatter_svg(title, dots, x=COSTS[cost].axis, y="predicted loss", joined=(_FRONT,))
 
 
 def _title(result: Result) -> str:
@@ -100,12 +100,12 @@ def _devices(result: Result) -> Html:
         "What each device gets",
         "In bold what the device gets: of what keeps its budget, what loses least, or where all were trained what is "
         "right most often. Below each cost how many times less than dense, and how much of its limit is used.",
-        tag("div", table(header, groups, numeric=range(1, len(header))), class_="tight"),
+        tag("div", html_table(header, groups, numeric=range(1, len(header))), class_="tight"),
         tag("ul", *notes, class_="note") if notes else None,
     )
 
 
-def _group(device: str, rows: list[Row], shown: list[str]) -> list[Html]:
+def _group(device: str, rows: list[DeviceRow], shown: list[str]) -> list[Html]:
     """A line with the device and its budget, and one for each network."""
     budget = rows[0].asked
     lines = [tag("tr", tag("th", device, f": {budget}", colspan=len(shown) + 4, scope="rowgroup"), class_="group")]
@@ -124,7 +124,7 @@ def _group(device: str, rows: list[Row], shown: list[str]) -> list[Html]:
     return lines
 
 
-def _cost(row: Row, cost: str) -> Html:
+def _cost(row: DeviceRow, cost: str) -> Html:
     if cost not in row.costs:
         return join("–")
     value, dense = row.costs[cost], row.dense.get(cost)
@@ -136,10 +136,12 @@ def _cost(row: Row, cost: str) -> Html:
     return join(short_text(cost, value), *small)
 
 
-def _work(row: Row) -> Html:
+def _work(row: DeviceRow) -> Html:
     work = row.training_flops
     return (
-        join(numbers.count(work["pruned"]), tag("small", f"of {numbers.count(work['dense'])}")) if work else join("–")
+        join(numbers.format_count(work["pruned"]), tag("small", f"of {numbers.format_count(work['dense'])}"))
+        if work
+        else join("–")
     )
 
 

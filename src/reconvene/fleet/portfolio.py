@@ -14,14 +14,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from reconvene import artifact
-from reconvene.data import count, load
-from reconvene.devices import HERE, conditions, find
+from reconvene.data import count_images, load_data
+from reconvene.devices import HERE, find, measuring_conditions
 from reconvene.errors import ArtifactError, FleetError, MissingExtraError, ReconveneError
 from reconvene.fleet.config import Device, Fleet
-from reconvene.fleet.device_result import Result, Row, choose, cut_fields
-from reconvene.fleet.executors import Outcome, in_processes, join_ray, on_ray
-from reconvene.fleet.job import Files, Job, key_of
-from reconvene.models import Source, example_inputs, resolve
+from reconvene.fleet.device_result import DeviceRow, Result, cut_fields, mark_chosen
+from reconvene.fleet.executors import JobOutcome, in_processes, join_ray, on_ray
+from reconvene.fleet.job import FileContents, Job, job_key
+from reconvene.models import ModelSource, example_inputs, resolve_address
 from reconvene.planning.options import Options
 from reconvene.planning.pruning import plan_with
 from reconvene.planning.session import Planner
@@ -76,7 +76,7 @@ def _build_artifacts(
     trouble: dict[str, str] = {}
     work = folder / ".work"
     try:
-        outcomes: Iterator[Outcome] = iter(())
+        outcomes: Iterator[JobOutcome] = iter(())
         if missing:
             work.mkdir(parents=True, exist_ok=True)
             outcomes = on_ray(missing) if ray else in_processes(missing, str(work), workers=workers)
@@ -92,7 +92,9 @@ def _build_artifacts(
     except OSError as error:
         raise FleetError(f"cannot write to {folder}: {error.strerror or error}") from error
     order = {device.name: number for number, device in enumerate(fleet.devices)}
-    rows = choose(_row(entry, folder, trouble) for entry in sorted(planned, key=lambda entry: order[entry.device.name]))
+    rows = mark_chosen(
+        _row(entry, folder, trouble) for entry in sorted(planned, key=lambda entry: order[entry.device.name])
+    )
     built = len(missing) - len(trouble)
     kept = sum(entry.plan is not None and entry.job is None for entry in planned)
     result = Result(tuple(rows), built, kept, folder)
@@ -137,7 +139,7 @@ class _Planned:
 def _examples(fleet: Fleet) -> int | None:
     """Training images of an epoch; None where counting takes a download, or an extra that is not installed."""
     try:
-        return count(fleet.data, limit=fleet.limit)
+        return count_images(fleet.data, limit=fleet.limit)
     except MissingExtraError:
         return None
 
@@ -148,7 +150,7 @@ def _plans(
     devices = [device for device in fleet.devices if not device.models or model in device.models]
     if not devices:
         return []
-    source = resolve(model, fleet.args, input_shape=fleet.input, seed=fleet.seed, allow_import=allow_import)
+    source = resolve_address(model, fleet.args, input_shape=fleet.input, seed=fleet.seed, allow_import=allow_import)
     shared = {name: getattr(fleet, name) for name in ("rectify", "seed", "data", "limit", "train")}
     shared |= {"source": source.to_dict(), "allow_import": allow_import}
     planner: Planner | None = None
@@ -156,7 +158,7 @@ def _plans(
     for device in devices:
         options = {**shared, "export": list(device.export), "precision": device.precision}
         relative_path = f"{device.name}/{model.replace(':', '-').replace('/', '-')}"
-        key = key_of({**options, **_request(fleet, device), "examples": examples, "place": relative_path})
+        key = job_key({**options, **_request(fleet, device), "examples": examples, "place": relative_path})
         if _is_complete(folder / relative_path, key):
             result.append(_Planned(device, model, relative_path, key, artifact.read_plan(folder / relative_path)))
             continue
@@ -181,17 +183,17 @@ def _request(fleet: Fleet, device: Device) -> dict[str, Any]:
     if device.profile not in (None, HERE):
         profile = find(device.profile).to_dict()
     elif device.profile == HERE or "latency" in device.budget:
-        profile = conditions(1, device.precision or "fp32")  # what was measured elsewhere is measured again
+        profile = measuring_conditions(1, device.precision or "fp32")  # what was measured elsewhere is measured again
     request: dict[str, Any] = {"budget": dict(device.budget.asked), "profile": profile, "round_to": device.round_to}
     request |= {"memory_of": device.memory_of, "precision": device.precision}
     return {**request, "criterion": fleet.criterion, "evaluator": fleet.evaluator}
 
 
-def planner_of(fleet: Fleet, source: Source, *, allow_import: bool) -> Planner:
+def planner_of(fleet: Fleet, source: ModelSource, *, allow_import: bool) -> Planner:
     """A planner that scores once for all devices of a fleet."""
     assert source.input_shape is not None, "resolve() fills it in"
     built = source.build(allow_import=allow_import)
-    samples = Samples(lambda: load(fleet.data, input_shape=source.input_shape, limit=fleet.limit), seed=fleet.seed)
+    samples = Samples(lambda: load_data(fleet.data, input_shape=source.input_shape, limit=fleet.limit), seed=fleet.seed)
     inputs = example_inputs(source.input_shape, seed=fleet.seed)
     options = Options(criterion=fleet.criterion, data=samples, seed=fleet.seed, evaluator=fleet.evaluator)
     return options.planner(built, inputs, density=DENSITY)
@@ -212,7 +214,7 @@ def _is_complete(path: Path, key: str) -> bool:
         return False
 
 
-def _land(files: Files, destination: Path, key: str) -> None:
+def _land(files: FileContents, destination: Path, key: str) -> None:
     """Write an artifact, with its mark of completion, into a staging folder and rename that to ``destination``."""
     staging = destination.with_name(f".{destination.name}.{os.getpid()}")
     shutil.rmtree(staging, ignore_errors=True)
@@ -224,9 +226,9 @@ def _land(files: Files, destination: Path, key: str) -> None:
     os.replace(staging, destination)
 
 
-def _row(planned: _Planned, folder: Path, trouble: dict[str, str]) -> Row:
+def _row(planned: _Planned, folder: Path, trouble: dict[str, str]) -> DeviceRow:
     name, budget = planned.device.name, dict(planned.device.budget.asked)
-    row = Row(
+    row = DeviceRow(
         device=name,
         model=planned.model,
         budget=budget,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.errors import ModelError, suggestion
-from reconvene.models.binding import Argument, Build, bind
+from reconvene.models.binding import Build, ModelArgument, bind
 from reconvene.models.families import FAMILIES
 from reconvene.models.registry import MODELS
 from reconvene.models.seeding import seeded
@@ -25,7 +25,7 @@ from reconvene.utils.resources import require_memory
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """How to build an untrained model again: all an artifact needs to know of it.
 
     Attributes:
@@ -36,7 +36,7 @@ class Source:
     """
 
     address: str
-    args: Mapping[str, Argument] = field(default_factory=dict)
+    args: Mapping[str, ModelArgument] = field(default_factory=dict)
     input_shape: tuple[int, ...] | None = None
     seed: int = 0
 
@@ -55,7 +55,7 @@ class Source:
         object.__setattr__(model, "reconvene_source", self)  # a note for ``rc.save``, no part of the module
         return model
 
-    def with_classes(self, classes: int) -> Source:
+    def with_classes(self, classes: int) -> ModelSource:
         """The same model with as many outputs as there are classes.
 
         Left as it is where the arguments say how many already, and for a model of the user's own, whose arguments are
@@ -78,7 +78,7 @@ class Source:
         return {"address": self.address, "args": dict(self.args), "input_shape": shape, "seed": self.seed}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Source:
+    def from_dict(cls, data: Mapping[str, Any]) -> ModelSource:
         """Undo ``to_dict``; only ``address`` must be there. Raises ModelError on anything that does not fit."""
         try:
             address, args, seed = data["address"], dict(data.get("args") or {}), data.get("seed", 0)
@@ -94,14 +94,14 @@ class Source:
         return cls(address, args, input_shape, seed)
 
 
-def resolve(
+def resolve_address(
     address: str,
-    args: Mapping[str, Argument] | None = None,
+    args: Mapping[str, ModelArgument] | None = None,
     *,
     input_shape: tuple[int, ...] | None = None,
     seed: int = 0,
     allow_import: bool = False,
-) -> Source:
+) -> ModelSource:
     """Check that ``address`` names a model and fill in its own input shape where none is given.
 
     Only here is anything looked up on a hub: the configuration of ``transformers:OWNER/NAME``. ``Source.build``, and so
@@ -115,7 +115,7 @@ def resolve(
     shape = input_shape or own_shape
     if shape is None:
         raise ModelError(f"{address} does not say what input it takes. Give its shape, such as 3x224x224 (--input)")
-    return Source(address, arguments, shape, seed)
+    return ModelSource(address, arguments, shape, seed)
 
 
 def example_inputs(shape: tuple[int, ...], *, batch: int = 1, seed: int = 0) -> Tensor:
@@ -128,12 +128,12 @@ def example_inputs(shape: tuple[int, ...], *, batch: int = 1, seed: int = 0) -> 
     return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(seed))
 
 
-def parse_arguments(pairs: Iterable[str]) -> dict[str, Argument]:
+def parse_arguments(pairs: Iterable[str]) -> dict[str, ModelArgument]:
     """``["num_classes=10", "width=0.5", "bias=false"]`` to named values: int, float, bool (true / false), else str.
 
     Raises ModelError for a pair without ``=``, a name given twice, or a number that is not finite.
     """
-    args: dict[str, Argument] = {}
+    args: dict[str, ModelArgument] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name.isidentifier():
@@ -145,13 +145,13 @@ def parse_arguments(pairs: Iterable[str]) -> dict[str, Argument]:
     return args
 
 
-def _require_finite(args: Mapping[str, Argument]) -> None:
+def _require_finite(args: Mapping[str, ModelArgument]) -> None:
     for name, value in args.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ModelError(f"model argument {name}={value} is not finite. Give a number, such as {name}=0.5")
 
 
-def _value(text: str) -> Argument:
+def _value(text: str) -> ModelArgument:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for number_type in (int, float):
@@ -163,7 +163,7 @@ def _value(text: str) -> Argument:
 
 
 def _locate(
-    address: str, args: Mapping[str, Argument], *, allow_import: bool, fetch: bool = False
+    address: str, args: Mapping[str, ModelArgument], *, allow_import: bool, fetch: bool = False
 ) -> tuple[Build, tuple[int, ...] | None]:
     """How to build what the address names, and the input shape it is made for."""
     _require_finite(args)

@@ -12,11 +12,11 @@ from reconvene.errors import ModelError, ReconveneError
 from reconvene.models.user_code import describe_error
 from reconvene.utils.resources import resource_error
 
-Argument = int | float | bool | str
+ModelArgument = int | float | bool | str
 Build = Callable[[], nn.Module]
 
 
-def bind(constructor: Callable[..., Any], args: Mapping[str, Argument], address: str, **fixed: Any) -> Build:
+def bind(constructor: Callable[..., Any], args: Mapping[str, ModelArgument], address: str, **fixed: Any) -> Build:
     """``constructor(**args, **fixed)`` to be called later; a ModelError now if its signature does not take them."""
     try:
         signature = inspect.signature(constructor)

@@ -15,12 +15,12 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from reconvene.errors import MissingExtraError, ModelError, UnknownNameError
-from reconvene.models.binding import Argument, Build, bind, built
+from reconvene.models.binding import Build, ModelArgument, bind, built
 
 Located = tuple[Build, tuple[int, ...] | None]
 
 
-def torchvision(name: str, args: Mapping[str, Argument], *, fetch: bool = False) -> Located:
+def torchvision(name: str, args: Mapping[str, ModelArgument], *, fetch: bool = False) -> Located:
     """A torchvision model by its name; images of 224x224 (299x299 for Inception) unless it is no image classifier.
 
     ``fetch`` makes no difference: nothing of it is ever looked up on a hub.
@@ -41,7 +41,7 @@ def torchvision(name: str, args: Mapping[str, Argument], *, fetch: bool = False)
     return bind(builder, args, f"torchvision:{name}", **fixed), shape
 
 
-def timm(name: str, args: Mapping[str, Argument], *, fetch: bool = False) -> Located:
+def timm(name: str, args: Mapping[str, ModelArgument], *, fetch: bool = False) -> Located:
     """A timm model by its name; the input shape is that of its own configuration, or of ``img_size`` where given.
 
     ``fetch`` makes no difference: nothing of it is ever looked up on a hub.
@@ -59,7 +59,7 @@ def timm(name: str, args: Mapping[str, Argument], *, fetch: bool = False) -> Loc
     return bind(build, {**args, "model_name": name}, f"timm:{name}", pretrained=False), (channels, height, width)
 
 
-def transformers(name: str, args: Mapping[str, Argument], *, fetch: bool = False) -> Located:
+def transformers(name: str, args: Mapping[str, ModelArgument], *, fetch: bool = False) -> Located:
     """An image classifier of transformers from a configuration: a model type, a local folder or file, or a hub id.
 
     Only the configuration is read; ``args`` override its entries. A hub id is looked up on the hub where ``fetch`` is
@@ -105,7 +105,7 @@ def _fetched(name: str, address: str) -> str:
 class Family(Protocol):
     """How an address ``FAMILY:NAME`` is resolved."""
 
-    def __call__(self, name: str, args: Mapping[str, Argument], *, fetch: bool = False) -> Located:
+    def __call__(self, name: str, args: Mapping[str, ModelArgument], *, fetch: bool = False) -> Located:
         """How to build ``name`` with ``args``, and its input shape; ``fetch`` allows a look-up on a hub."""
 
 
@@ -144,7 +144,7 @@ def _parameters(builder: Callable[..., Any]) -> set[str]:
     return names - {"kwargs", "args"}
 
 
-def _require_data(args: Mapping[str, Argument], parameter_names: Iterable[str], address: str) -> None:
+def _require_data(args: Mapping[str, ModelArgument], parameter_names: Iterable[str], address: str) -> None:
     """Raise ModelError unless every argument is data of the architecture: a size, a rate, a switch, a plain word.
 
     An artifact must not be able to ask for weights, a download or code from elsewhere, so what is allowed is derived

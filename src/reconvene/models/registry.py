@@ -21,11 +21,11 @@ def _noted(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
 
     @functools.wraps(build)
     def constructor(*args: Any, **kwargs: Any) -> nn.Module:
-        from reconvene.models.address import Source  # which itself looks names up here
+        from reconvene.models.address import ModelSource  # which itself looks names up here
 
         bound = inspect.signature(build).bind(*args, **kwargs)
         model = build(*args, **kwargs)
-        source = Source(build.__name__, bound.arguments, (int(bound.arguments.get("in_channels", 3)), 32, 32))
+        source = ModelSource(build.__name__, bound.arguments, (int(bound.arguments.get("in_channels", 3)), 32, 32))
         object.__setattr__(model, "reconvene_source", source)  # a note, no part of the module
         return model
 

@@ -9,7 +9,7 @@ from typing import Any
 from reconvene.costs import COSTS, Budget
 from reconvene.devices import Profile
 from reconvene.errors import ArgumentError, BudgetError, DeviceError
-from reconvene.utils.arguments import Check, check_integer, check_model, check_seed, optional
+from reconvene.utils.arguments import ArgumentCheck, check_integer, check_model, check_seed, optional
 from reconvene.utils.settings import Place, Settings, name_of
 
 
@@ -60,7 +60,7 @@ def check_names(name: str, value: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-PLAN_CHECKS: dict[str, Check] = {
+PLAN_CHECKS: dict[str, ArgumentCheck] = {
     "model": check_model,
     "budget": check_budget,
     "seed": check_seed,
@@ -74,7 +74,7 @@ PLAN_CHECKS: dict[str, Check] = {
 """Check of each argument that ``rc.plan`` and ``rc.prune`` share."""
 
 
-def read_budget(settings: Settings, place: Place) -> Budget:
+def budget_argument(settings: Settings, place: Place) -> Budget:
     """The budget of a table's costs, each read by itself, so that a mistake is known by its line."""
     limits = {cost: value for cost, value in settings.table(place).items() if cost in COSTS}
     for cost, value in limits.items():

@@ -24,9 +24,9 @@ from reconvene.planning.limits import LayerLimits
 from reconvene.structure import Keep, Structure, analyse
 from reconvene.structure.pinned import pinned_cost
 from reconvene.structure.replay import pin_site, replay
-from reconvene.surgery import Plan, Row, make_plan
+from reconvene.surgery import Plan, PlanRow, make_plan
 from reconvene.surgery.ranges import to_text
-from reconvene.surgery.verify import verify
+from reconvene.surgery.verify import verify_plan
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Choice:
     """The channels that stay, one row a group for the plan, and further fields of ``Plan``."""
 
     keep: Keep
-    rows: list[Row]
+    rows: list[PlanRow]
     plan_fields: dict[str, Any]
 
 
@@ -43,7 +43,7 @@ Choose = Callable[[Structure, CostModel, dict[str, float]], Choice]
 
 
 @dataclass
-class Prepared:
+class PreparedModel:
     """What all plans of one model share: its structure, and the spread of its activations once it was asked for."""
 
     structure: Structure
@@ -58,7 +58,7 @@ class Prepared:
         *,
         seed: int = 0,
         limits: LayerLimits = LayerLimits(),  # noqa: B008  # frozen
-    ) -> Prepared:
+    ) -> PreparedModel:
         """Analyse a model. Raises StructureError where nothing can be pruned, UnknownNameError for layers to keep."""
         check_finite(model)
         return cls(prunable(limits.hold(model, analyse(model, example_inputs))), seed)
@@ -66,7 +66,7 @@ class Prepared:
     def spread(self, model: nn.Module, example_inputs: Any) -> dict[str, float]:
         """Activation spread of the dense network per layer; of none where the model has no values (meta)."""
         if self._spread is None:
-            self._spread = {} if _on_meta(model) else rectifier.spread(model, example_inputs, seed=self.seed)
+            self._spread = {} if _on_meta(model) else rectifier.output_spread(model, example_inputs, seed=self.seed)
         return self._spread
 
 
@@ -76,7 +76,7 @@ def plan_from_choice(
     choose: Choose,
     *,
     seed: int = 0,
-    prepared: Prepared | None = None,
+    prepared: PreparedModel | None = None,
     verified: bool = True,
     cost_model: Callable[[Structure], CostModel] = CostModel,
 ) -> Plan:
@@ -99,7 +99,7 @@ def plan_from_choice(
     """
     timings: dict[str, float] = {}
     with timed(timings, "structure"):
-        prepared = prepared or Prepared.of(model, example_inputs, seed=seed)
+        prepared = prepared or PreparedModel.of(model, example_inputs, seed=seed)
         structure = prepared.structure
         costs = cost_model(structure)
     while True:
@@ -134,7 +134,7 @@ def _differing(
         plan.notes = [*plan.notes, note]
         return None
     with timed(timings, "verify"):
-        difference = verify(plan, model, example_inputs, structure, keep, seed=plan.seed)
+        difference = verify_plan(plan, model, example_inputs, structure, keep, seed=plan.seed)
     if difference is None:
         return None
     if difference.call is None:
@@ -205,9 +205,9 @@ def _best_channels(curves: Sensitivity, widths: NDArray[np.int64]) -> Keep:
     ]
 
 
-def _rows(allocation: Allocation, curves: Sensitivity, keep: Keep) -> list[Row]:
+def _rows(allocation: Allocation, curves: Sensitivity, keep: Keep) -> list[PlanRow]:
     return [
-        Row(row.group, row.dense, row.width, to_text(kept), row.loss, curve.density, row.why)
+        PlanRow(row.group, row.dense, row.width, to_text(kept), row.loss, curve.density, row.why)
         for row, curve, kept in zip(allocation.rows, curves.curves, keep, strict=True)
     ]
 

@@ -15,21 +15,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from reconvene.costs.layers import Layer
+from reconvene.criteria.base import Loss
 from reconvene.criteria.batches import Batches, argument_names
 from reconvene.criteria.channels.base import ChannelSubject
 from reconvene.criteria.channels.derivatives import Gates, gradients_of, single_examples
 from reconvene.criteria.channels.slots import Roles, channel_sums
-from reconvene.evaluator import evaluate
-from reconvene.planning.session import Data, Loss
+from reconvene.evaluator import evaluate_groups
+from reconvene.planning.session import Data
 from reconvene.quantiser import noise_ratio, quantise
 from reconvene.structure import Structure
+from reconvene.utils.arrays import Floats
 
-Floats = NDArray[np.float64]
-EXAMPLES = 256
+_EXAMPLES = 256
 """Examples of the data that are looked at, each in a backward pass of its own."""
 
 
@@ -67,7 +67,7 @@ def losses_on_data(
     decided = {layer.weight: layer.axis for layer in layers}
     squares = {name: torch.zeros_like(roles.parameters[name]) for name in decided}
     removal = [np.zeros(group.width) for group in structure.prunable]
-    examples: Iterable[Any] = islice(single_examples(batches), EXAMPLES)
+    examples: Iterable[Any] = islice(single_examples(batches), _EXAMPLES)
     for gradients in gradients_of(subject, roles, gates.parameters | set(decided), examples, "bits"):
         for name, square in squares.items():
             square += gradients[name].square()
@@ -94,7 +94,7 @@ def losses_by_noise(
         outputs = weight.shape[layer.axis]
         ratios = [_ratio(weight, layer.axis, b) if trained else np.full(outputs, noise_ratio(b)) for b in bits]
         weights[layer.weight] = np.stack(ratios, axis=1) / outputs
-    curves = [np.square(curve.loss) for curve in evaluate(structure, None, evaluator="fan_in").curves]
+    curves = [np.square(curve.loss) for curve in evaluate_groups(structure, None, evaluator="fan_in").curves]
     return BitLosses(weights, None, curves)
 
 

@@ -7,29 +7,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from reconvene import rectifier
 from reconvene.allocation.bit_problem import BitProblem, Decision, GroupChoices, WeightChoices
 from reconvene.allocation.bit_solver import solve_bits
-from reconvene.costs import COSTS, Budget, Cost, Network, cost_file, read
+from reconvene.costs import COSTS, Budget, Cost, Network, cost_file, read_budget
 from reconvene.costs.layers import Layer
 from reconvene.costs.packed_size import PackedSize
 from reconvene.costs.with_bits import BitCosts
 from reconvene.errors import ArgumentError, BudgetError
-from reconvene.planning.assemble import Choice, Prepared, plan_from_choice, timed
+from reconvene.planning.assemble import Choice, PreparedModel, plan_from_choice, timed
 from reconvene.planning.bit_losses import BitLosses, losses_by_noise, losses_on_data
 from reconvene.planning.options import Options
 from reconvene.quantiser import fake_quantised
 from reconvene.structure import Structure
 from reconvene.structure.inputs import map_tensors
-from reconvene.surgery import Plan, Row
+from reconvene.surgery import Plan, PlanRow
 from reconvene.surgery.bits import BitPlan, LayerBits
 from reconvene.surgery.ranges import to_text
 from reconvene.utils.norms import keeps_statistics
 
-Ints = NDArray[np.int64]
 CHOICES = (0, 2, 4, 8)
 """Bits that weights can have, since files hold these: zero is a channel that leaves."""
 KEPT_EXAMPLES = 64
@@ -45,7 +43,7 @@ def plan_bits(model: nn.Module, example_inputs: Any, budget: Budget, options: Op
     _refuse(options, budget)
     seconds: dict[str, float] = {}
     with timed(seconds, "structure"):
-        prepared = Prepared.of(model, example_inputs, seed=options.seed, limits=options.limits)
+        prepared = PreparedModel.of(model, example_inputs, seed=options.seed, limits=options.limits)
     decider = _Decider(model, example_inputs, budget, options, allowed)
     plan = plan_from_choice(
         model,
@@ -137,7 +135,7 @@ class _Decider:
             else cost.bind(structure, network).at(structure.widths)
             for name, cost in self.costs.items()
         }
-        limits = {name: read(name, value).of(dense[name]) for name, value in self.budget.asked.items()}
+        limits = {name: read_budget(name, value).of(dense[name]) for name, value in self.budget.asked.items()}
         groups = self._groups(structure, losses)
         weights = [_weight(structure, layer, charges.table.layers, choices, losses) for layer in first]
         problem = BitProblem(groups, weights, charges, limits, len(charges.table.layers))
@@ -190,7 +188,7 @@ class _Decider:
     ) -> Choice:
         keep = [np.flatnonzero(kept).astype(np.int64) for kept in decision.kept]
         rows = [
-            Row(group.name, group.width, len(kept), to_text(kept), why=_why(choices, len(kept)))
+            PlanRow(group.name, group.width, len(kept), to_text(kept), why=_why(choices, len(kept)))
             for group, kept, choices in zip(structure.prunable, keep, problem.groups, strict=True)
         ]
         bits = {}

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from reconvene import devices
-from reconvene.deploy.exporter import write
 from reconvene.deploy.model_io import own_inputs
 from reconvene.deploy.quantisation import stand_in
 from reconvene.deploy.runtimes.registry import format_named
-from reconvene.devices.on_device.sessions import Network
-from reconvene.devices.runtime_layers import key_of
+from reconvene.deploy.writing import write_model
+from reconvene.devices.on_device.sessions import NetworkSpec
+from reconvene.devices.runtime_layers import layer_key
 from reconvene.devices.store import Say, silent
 from reconvene.errors import ReconveneError, StructureError
 from reconvene.structure import Structure
@@ -29,8 +29,8 @@ from reconvene.structure.pruned_sizes import settle
 from reconvene.structure.replay import replay
 from reconvene.surgery import make_plan
 
-SHARES = (1.0, 0.5, 0.25, 0.125, 0.0625)
-ROUND_TO = 8
+_SHARES = (1.0, 0.5, 0.25, 0.125, 0.0625)
+_ROUND_TO = 8
 # Of a file, so that a bundle can be copied about and a large dense network does not fill the memory.
 MOST_BYTES = 256 << 20
 
@@ -43,15 +43,15 @@ def yardsticks(
     precision: str = "fp32",
     largest: float = MOST_BYTES,
     say: Say = silent,
-) -> list[Network]:
+) -> list[NetworkSpec]:
     """The model at even widths: layers and ONNX file of each, those of ``largest`` bytes at most.
 
     Layers are ``(number in devices.jobs(devices.sites(structure)), in, out)``. ``say`` is told what was left out.
     """
     sites = devices.sites(structure)
-    number = {key_of(job): count for count, job in enumerate(devices.jobs(sites))}
-    channels = devices.Channels(structure, sites)
-    networks: list[Network] = []
+    number = {layer_key(job): count for count, job in enumerate(devices.jobs(sites))}
+    channels = devices.ChannelCounts(structure, sites)
+    networks: list[NetworkSpec] = []
     for share, widths in _even(structure):
         try:
             file = _file(model, example_inputs, structure, widths, precision)
@@ -66,7 +66,7 @@ def yardsticks(
     return networks
 
 
-def cut(model: nn.Module, example_inputs: Any, structure: Structure, widths: NDArray[np.int64]) -> nn.Module:
+def cut_groups(model: nn.Module, example_inputs: Any, structure: Structure, widths: NDArray[np.int64]) -> nn.Module:
     """The model with the first channels of every group. Raises StructureError where it does not run so."""
     keep = [np.arange(width) for width in widths]
     rerun = replay(model, example_inputs, structure, keep)
@@ -78,8 +78,8 @@ def cut(model: nn.Module, example_inputs: Any, structure: Structure, widths: NDA
 def _even(structure: Structure) -> Iterator[tuple[float, NDArray[np.int64]]]:
     """Widths that are the same share of the dense ones everywhere, in multiples of ``ROUND_TO``."""
     dense, seen = structure.widths, set()
-    for share in SHARES:
-        rounded = np.clip(np.round(dense * share / ROUND_TO) * ROUND_TO, np.minimum(ROUND_TO, dense), dense)
+    for share in _SHARES:
+        rounded = np.clip(np.round(dense * share / _ROUND_TO) * _ROUND_TO, np.minimum(_ROUND_TO, dense), dense)
         widths = settle(structure.balances, rounded.astype(np.int64), dense)
         if tuple(widths) not in seen:
             seen.add(tuple(widths))
@@ -88,9 +88,9 @@ def _even(structure: Structure) -> Iterator[tuple[float, NDArray[np.int64]]]:
 
 def _file(model: nn.Module, inputs: Any, structure: Structure, widths: NDArray[np.int64], precision: str) -> bytes:
     """``cut`` as ONNX. Raises ReconveneError where that does not work."""
-    small = cut(model, inputs, structure, widths)
+    small = cut_groups(model, inputs, structure, widths)
     small_inputs = own_inputs(small, inputs)
     settings = stand_in(small_inputs) if precision == "int8" else None
     with tempfile.TemporaryDirectory(prefix="reconvene-yardstick-") as folder:
-        files = write(format_named("onnx"), small, small_inputs, Path(folder) / "model.onnx", settings)
+        files = write_model(format_named("onnx"), small, small_inputs, Path(folder) / "model.onnx", settings)
         return b"".join(file.read_bytes() for file in files[:1])

@@ -13,7 +13,7 @@ from math import inf
 from torch import nn
 
 from reconvene import rectifier
-from reconvene.costs import COSTS, Budget, Cost, read
+from reconvene.costs import COSTS, Budget, Cost, read_budget
 from reconvene.costs.model import CostModel
 from reconvene.devices.store import Say
 from reconvene.errors import BudgetError
@@ -24,7 +24,7 @@ from reconvene.surgery import Plan
 # Networks that are measured at most.
 ATTEMPTS = 8
 # Two aims that are nearer than this lead to the same widths, or to neighbours.
-CLOSE = 0.995
+_CLOSE = 0.995
 
 
 def plan_within(
@@ -93,7 +93,7 @@ class _Aim:
     @property
     def is_settled(self) -> bool:
         """Whether no target is left between one that kept the limit and one that did not."""
-        return self._kept >= CLOSE * self._missed
+        return self._kept >= _CLOSE * self._missed
 
     def move(self, value: float, predicted: float) -> None:
         """The next target: where the measured value would meet the limit, between what kept it and what did not."""
@@ -105,7 +105,7 @@ class _Aim:
         )
         self._latest = predicted, value
         if not self._kept < target < self._missed:
-            target = (self._kept + self._missed) / 2 if self._kept else self._missed * min(self.cost.margin, CLOSE)
+            target = (self._kept + self._missed) / 2 if self._kept else self._missed * min(self.cost.margin, _CLOSE)
         self.target = max(target, self._least)
 
     def _slope(self, value: float, predicted: float) -> float:
@@ -193,7 +193,7 @@ class _Search:
             self._say(f"measuring the {cost.label.lower()} of the dense network")
             with timed(self._seconds, "measure"):
                 dense = self._measure(cost, planner.model)
-        return _Aim(cost, read(name, self._budget.asked[name]).of(dense), dense, predicted)
+        return _Aim(cost, read_budget(name, self._budget.asked[name]).of(dense), dense, predicted)
 
     def _aim_at_floor(self, error: BudgetError) -> bool:
         """Aim at the least that was predicted, since what it measures may keep the limit; whether that is possible."""

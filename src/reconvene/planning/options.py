@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from reconvene.criteria.base import Loss
 from reconvene.planning.limits import LayerLimits
-from reconvene.planning.session import Data, Loss, Planner
+from reconvene.planning.session import Data, Planner
 from reconvene.planning.target import Target
 
 

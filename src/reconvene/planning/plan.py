@@ -10,16 +10,17 @@ from typing import Any
 from torch import nn
 
 from reconvene.costs import Budget
+from reconvene.criteria.base import Loss
 from reconvene.devices.store import Say, silent
 from reconvene.planning.arguments import PLAN_CHECKS
 from reconvene.planning.bits import check_bits
 from reconvene.planning.limits import LayerLimits
 from reconvene.planning.options import Options
 from reconvene.planning.pruning import plan_by, prune_by
-from reconvene.planning.session import Data, Loss
-from reconvene.planning.target import Device, Target
+from reconvene.planning.session import Data
+from reconvene.planning.target import DeviceLike, Target
 from reconvene.rectifier.recalibrate import Progress
-from reconvene.rectifier.recalibrate import silent as quiet_progress
+from reconvene.rectifier.recalibrate import no_progress as quiet_progress
 from reconvene.surgery import Plan
 from reconvene.utils.arguments import checked
 
@@ -39,7 +40,7 @@ def plan(
     evaluator: str | None = None,
     loss: Loss | None = None,
     round_to: int | None = None,
-    device: Device | None = None,
+    device: DeviceLike | None = None,
     size_of: Sequence[str] = (),
     memory_of: str | None = None,
     precision: str | None = None,
@@ -147,7 +148,7 @@ def prune(
     evaluator: str | None = None,
     loss: Loss | None = None,
     round_to: int | None = None,
-    device: Device | None = None,
+    device: DeviceLike | None = None,
     size_of: Sequence[str] = (),
     memory_of: str | None = None,
     precision: str | None = None,

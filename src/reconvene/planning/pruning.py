@@ -21,7 +21,7 @@ from reconvene.planning.session import Data, Planner
 from reconvene.planning.target import Target
 from reconvene.rectifier import RectifyReport
 from reconvene.rectifier.recalibrate import Progress
-from reconvene.rectifier.recalibrate import silent as quiet_progress
+from reconvene.rectifier.recalibrate import no_progress as quiet_progress
 from reconvene.structure.nesting import on_model
 from reconvene.structure.restore import exclusive
 from reconvene.surgery import Plan

@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reconvene.costs import Budget
-from reconvene.criteria.channels.activity import Place, neuron_places
+from reconvene.criteria.channels.activity import NeuronChannels, neuron_places
 from reconvene.criteria.channels.slots import Roles
 from reconvene.errors import ArgumentError, StructureError, TrainingError
 from reconvene.planning.options import Options
 from reconvene.planning.pruning import plan_by
 from reconvene.structure import Keep, Structure, analyse, call
-from reconvene.structure.copies import copied
+from reconvene.structure.copies import copy_model
 from reconvene.structure.neurons import neurons
 from reconvene.structure.replay import replay
 from reconvene.structure.state import clear_state
-from reconvene.surgery import Plan, Row, make_plan
+from reconvene.surgery import Plan, PlanRow, make_plan
 from reconvene.surgery.ranges import to_text
 from reconvene.surgery.verify import relative_error
 from reconvene.utils.norms import is_norm
@@ -126,7 +126,7 @@ class _Gate:
     """A layer whose output is masked, and where the channels of groups are in it."""
 
     module: nn.Module
-    places: list[Place]
+    places: list[NeuronChannels]
 
 
 class Regrowth:
@@ -149,7 +149,7 @@ class Regrowth:
             raise ArgumentError(f"regrow={regrow} must be a share: at least 0, less than 1")
         self.inputs, self.regrow = example_inputs, regrow
         self.goal = plan_by(model, example_inputs, budget, Options(trained=True, seed=seed))
-        self.network = copied(model)
+        self.network = copy_model(model)
         self.structure = analyse(self.network, example_inputs)
         widths = {row.name: row.width for row in self.goal.rows}
         self.targets = [widths.get(group.name, group.width) for group in self.structure.prunable]
@@ -225,7 +225,7 @@ class Regrowth:
     def _plan(self, keep: Keep) -> Plan:
         scalars = replay(self.network, self.inputs, self.structure, keep).scalars
         rows = [
-            Row(group.name, group.width, len(kept), to_text(kept), why="prune and regrow")
+            PlanRow(group.name, group.width, len(kept), to_text(kept), why="prune and regrow")
             for group, kept in zip(self.structure.prunable, keep, strict=True)
         ]
         goal = self.goal
@@ -248,7 +248,7 @@ class Regrowth:
             hook(partial(self._note_gradient, gate.places, normed, output.detach()))
         return output
 
-    def _note_gradient(self, places: list[Place], normed: Tensor, output: Tensor, gradient: Tensor) -> None:
+    def _note_gradient(self, places: list[NeuronChannels], normed: Tensor, output: Tensor, gradient: Tensor) -> None:
         for place in places:
             axis = place.axis % output.ndim
             others = [dim for dim in range(output.ndim) if dim != axis]
@@ -282,7 +282,7 @@ def _without_affine(module: nn.Module, given: Tensor, output: Tensor, axis: int)
     return output - bias.detach().view(shape) if isinstance(bias, Tensor) and bias.ndim == 1 else output
 
 
-def _gated(model: nn.Module, structure: Structure) -> list[tuple[str, list[Place]]]:
+def _gated(model: nn.Module, structure: Structure) -> list[tuple[str, list[NeuronChannels]]]:
     """The layers to mask: norms, and layers with weights that no norm follows; with the channels that they give."""
     roles = Roles.of(model)
     owners: set[str] = set()

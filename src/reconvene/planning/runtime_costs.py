@@ -13,12 +13,12 @@ from reconvene import devices
 from reconvene.costs import COSTS, CostFunction, Network
 from reconvene.costs.activation_memory import PeakMemory
 from reconvene.costs.file_size import FileSize
-from reconvene.deploy.benchmark import latency
-from reconvene.deploy.exporter import write
+from reconvene.deploy.benchmark import measure_latency
 from reconvene.deploy.memory import planned_memory
 from reconvene.deploy.model_io import own_inputs
 from reconvene.deploy.quantisation import stand_in
 from reconvene.deploy.runtimes.registry import format_named
+from reconvene.deploy.writing import write_model
 from reconvene.devices import Profile
 from reconvene.devices.latency_cost import DeviceLatency
 from reconvene.structure import Structure
@@ -39,7 +39,7 @@ class MachineLatency(DeviceLatency):
             threads, pace = self.profile.runtime["threads"], self.profile.pace
             self._watch = devices.Stopwatch(devices.reference(threads, pace))
         options = {"precision": self.profile.precision, "threads": self.profile.runtime["threads"]}
-        return latency(model, example_inputs, **options, settled=self._watch.time)
+        return measure_latency(model, example_inputs, **options, settled=self._watch.time)
 
     @property
     def measured_condition(self) -> str:
@@ -81,7 +81,7 @@ class ExportedSize(FileSize):
         inputs = own_inputs(model, example_inputs)
         settings = stand_in(inputs) if self._precision == "int8" else None
         with tempfile.TemporaryDirectory(prefix="reconvene-weigh-") as folder:
-            files = write(runtime, model, inputs, Path(folder) / f"model{runtime.suffix}", settings)
+            files = write_model(runtime, model, inputs, Path(folder) / f"model{runtime.suffix}", settings)
             return sum(file.stat().st_size for file in files)
 
 

@@ -14,23 +14,24 @@ from torch import nn
 
 from reconvene.costs import Budget
 from reconvene.costs.registry import cost_named
+from reconvene.criteria.base import Loss
 from reconvene.devices.store import Say, silent
 from reconvene.errors import PlanError
 from reconvene.planning.arguments import PLAN_CHECKS, check_steps
 from reconvene.planning.limits import LayerLimits
 from reconvene.planning.options import Options
 from reconvene.planning.pruning import plan_by, prune_by
-from reconvene.planning.session import Data, Loss
-from reconvene.planning.target import Device, Target
+from reconvene.planning.session import Data
+from reconvene.planning.target import DeviceLike, Target
 from reconvene.rectifier.recalibrate import Progress
-from reconvene.rectifier.recalibrate import silent as quiet_progress
+from reconvene.rectifier.recalibrate import no_progress as quiet_progress
 from reconvene.structure import Slot, analyse
 from reconvene.structure.replay import replay
-from reconvene.surgery import Plan, Row, make_plan
+from reconvene.surgery import Plan, PlanRow, make_plan
 from reconvene.surgery.ranges import from_text, to_text
 from reconvene.utils.arguments import checked
 
-Train = Callable[[nn.Module, int], Any]
+_Train = Callable[[nn.Module, int], Any]
 """The user's own fine-tuning, in place: of the network after a step, and the number of the step, from 1."""
 
 
@@ -40,7 +41,7 @@ def prune_iteratively(
     example_inputs: Any,
     budget: Budget,
     steps: int = 5,
-    train: Train | None = None,
+    train: _Train | None = None,
     data: Data | None = None,
     criterion: str | None = None,
     seed: int = 0,
@@ -51,7 +52,7 @@ def prune_iteratively(
     evaluator: str | None = None,
     loss: Loss | None = None,
     round_to: int | None = None,
-    device: Device | None = None,
+    device: DeviceLike | None = None,
     size_of: Sequence[str] = (),
     memory_of: str | None = None,
     precision: str | None = None,
@@ -204,7 +205,7 @@ def compose_plans(model: nn.Module, example_inputs: Any, first: Plan, second: Pl
     keep = [_kept(group.slots, group.width, slices) for group in structure.prunable]
     reasons = {row.name: row for row in (*first.rows, *second.rows)}
     rows = [
-        Row(
+        PlanRow(
             group.name,
             group.width,
             len(kept),

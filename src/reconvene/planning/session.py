@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from reconvene import criteria
 from reconvene.allocation import allocate
 from reconvene.costs import Budget, Cost, Network, listed_costs
 from reconvene.costs.model import CostModel
 from reconvene.criteria import CHANNEL_CRITERIA, ChannelSaliency, Saliency
+from reconvene.criteria.base import Loss
 from reconvene.criteria.registry import any_criterion
-from reconvene.evaluator import Sensitivity, evaluate
+from reconvene.evaluator import Sensitivity, evaluate_groups
 from reconvene.evaluator.evaluators import evaluator_named, usual_evaluator
-from reconvene.planning.assemble import Choice, Prepared, chosen, plan_from_choice, timed
+from reconvene.planning.assemble import Choice, PreparedModel, chosen, plan_from_choice, timed
 from reconvene.planning.limits import LayerLimits
 from reconvene.structure import Structure, analyse
 from reconvene.surgery import Plan
 
-Loss = Callable[[Any, Any], Tensor]
 Data = Iterable[Any]
 USUAL_CRITERION = "synflow"
 """The criterion of evaluators that read one, where none is asked for: it needs no data."""
@@ -54,17 +54,17 @@ class Planner:
         self.model, self.example_inputs, self.seed, self.verify = model, example_inputs, seed, verify
         self.judge = Judge(model, example_inputs, criterion, evaluator, data, loss, seed)
         self._density = density
-        self._prepared: Prepared | None = None
+        self._prepared: PreparedModel | None = None
         self._cost_model: tuple[Structure, dict[str, Cost], CostModel] | None = None
         self._analysis: dict[str, float] = {}
         """Seconds of the analysis, until a plan tells them."""
 
     @property
-    def prepared(self) -> Prepared:
+    def prepared(self) -> PreparedModel:
         """Structure and spread, computed when first asked for."""
         if self._prepared is None:
             with timed(self._analysis, "structure"):
-                self._prepared = Prepared.of(self.model, self.example_inputs, seed=self.seed, limits=self.limits)
+                self._prepared = PreparedModel.of(self.model, self.example_inputs, seed=self.seed, limits=self.limits)
         return self._prepared
 
     def cost_model(self, costs: Mapping[str, Cost] | None = None, structure: Structure | None = None) -> CostModel:
@@ -207,7 +207,7 @@ class Judge:
             objective = criteria.objective(
                 self.model, self.example_inputs, self.criterion, data=self.data, loss=self.loss, seed=self.seed
             )
-        return evaluate(structure, scores, evaluator=self.evaluator, objective=objective, density=density)
+        return evaluate_groups(structure, scores, evaluator=self.evaluator, objective=objective, density=density)
 
 
 def density_of_interest(limits: dict[str, float], dense: dict[str, float]) -> float:

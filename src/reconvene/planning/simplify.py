@@ -18,17 +18,17 @@ from reconvene.criteria.channels.slots import Roles
 from reconvene.planning.assemble import check_finite
 from reconvene.rectifier.calibration import calibration_batch, undisturbed
 from reconvene.structure import Group, Keep, Slot, Structure, analyse, call, map_tensors, tensors_in
-from reconvene.structure.copies import copied
+from reconvene.structure.copies import copy_model
 from reconvene.structure.nesting import on_model
 from reconvene.structure.pruned_sizes import settle
 from reconvene.structure.replay import replay
-from reconvene.surgery import Plan, Row, make_plan
+from reconvene.surgery import Plan, PlanRow, make_plan
 from reconvene.surgery.ranges import to_text
 from reconvene.surgery.verify import relative_error
 from reconvene.utils.norms import is_norm
 
 # Networks with random weights in which a channel must be constant, so that its zeros are the reason.
-DRAWS = 4
+_DRAWS = 4
 # A weight is zero if it is smaller than this share of the largest of its tensor.
 ZERO = 1e-9
 EXACT = 1e-6
@@ -119,9 +119,9 @@ class _Simpler:
             for group in structure.prunable
         }
         owners = {reader.owner for readers in self.readers.values() for reader in readers}
-        probes = [_ranges(_random_like(model, seed), owners, inputs, seed) for seed in range(DRAWS)]
+        probes = [_ranges(_random_like(model, seed), owners, inputs, seed) for seed in range(_DRAWS)]
         constant = {owner: np.logical_and.reduce([_is_constant(probe[owner]) for probe in probes]) for owner in owners}
-        self.values = {owner: low for owner, (low, _) in _ranges(model, owners, inputs, DRAWS).items()}
+        self.values = {owner: low for owner, (low, _) in _ranges(model, owners, inputs, _DRAWS).items()}
         self.dead = {group.name: self._dead(group, constant) for group in structure.prunable}
 
     def _dead(self, group: Group, constant: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.bool_]:
@@ -148,7 +148,7 @@ class _Simpler:
 
     def network(self, keep: Keep) -> nn.Module:
         """The model with these channels; constants that left are in the biases."""
-        folded = copied(self.model)
+        folded = copy_model(self.model)
         for group, kept in zip(self.structure.prunable, keep, strict=True):
             gone = np.setdiff1d(np.arange(group.width), kept)
             for reader in self.readers[group.name] if len(gone) else ():
@@ -176,8 +176,8 @@ class _Simpler:
         """Whether the network with these channels runs and gives the same outputs."""
         if replay(self.model, self.inputs, self.structure, keep).failure is not None:
             return False
-        networks = [self.network(keep).double(), copied(self.model).double()]
-        for seed in range(DRAWS):
+        networks = [self.network(keep).double(), copy_model(self.model).double()]
+        for seed in range(_DRAWS):
             batch = map_tensors(
                 lambda tensor: tensor.double() if tensor.is_floating_point() else tensor,
                 calibration_batch(self.inputs, seed=seed) if seed else self.inputs,
@@ -190,7 +190,9 @@ class _Simpler:
     def _plan(self, keep: Keep) -> Plan:
         scalars = replay(self.model, self.inputs, self.structure, keep).scalars
         rows = [
-            Row(group.name, group.width, len(kept), to_text(kept), why="" if len(kept) == group.width else "dead left")
+            PlanRow(
+                group.name, group.width, len(kept), to_text(kept), why="" if len(kept) == group.width else "dead left"
+            )
             for group, kept in zip(self.structure.prunable, keep, strict=True)
         ]
         return make_plan(self.model, self.structure, keep, rows, scalars=scalars)
@@ -208,7 +210,7 @@ def _groups(module: nn.Module) -> int:
 
 def _random_like(model: nn.Module, seed: int) -> nn.Module:
     """A copy in which every weight is drawn anew, but for those that are zero."""
-    probe = copied(model)
+    probe = copy_model(model)
     generator = torch.Generator().manual_seed(seed)
     scales = {id(getattr(module, "weight", None)) for module in probe.modules() if is_norm(module)}
     with torch.no_grad():
@@ -222,13 +224,13 @@ def _random_like(model: nn.Module, seed: int) -> nn.Module:
     return probe
 
 
-Ranges = dict[str, tuple[Tensor, Tensor]]
+_Ranges = dict[str, tuple[Tensor, Tensor]]
 """The least and the largest value of every input channel, by layer."""
 
 
-def _ranges(model: nn.Module, owners: set[str], inputs: Any, seed: int) -> Ranges:
+def _ranges(model: nn.Module, owners: set[str], inputs: Any, seed: int) -> _Ranges:
     """What layers are given on a calibration batch; of no channels where a layer is never called by itself."""
-    seen: Ranges = dict.fromkeys(owners, (torch.empty(0), torch.empty(0)))
+    seen: _Ranges = dict.fromkeys(owners, (torch.empty(0), torch.empty(0)))
 
     def look(name: str, module: nn.Module, args: Any) -> None:
         value = args[0].detach().double().cpu()

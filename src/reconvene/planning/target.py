@@ -22,7 +22,7 @@ from reconvene.planning.session import Planner
 
 ROUND_TO = 8
 """Widths become multiples of this where neither the caller nor the device asks for another step."""
-Device = str | Path | Profile
+DeviceLike = str | Path | Profile
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Target:
         chip: name or path of a file of costs, whose costs the plan tells and budgets can limit.
     """
 
-    device: Device | None = None
+    device: DeviceLike | None = None
     size_of: tuple[str, ...] = ()
     memory_of: str | None = None
     precision: str | None = None
@@ -66,7 +66,7 @@ class Target:
             raise UnknownNameError("plan of memory", str(self.memory_of), memory_planners())
         profile = None
         if "latency" in budget or self.device is not None:
-            profile = resolve(planner, self.device, say, precision=self.precision)
+            profile = resolve_profile(planner, self.device, say, precision=self.precision)
         precision = self.precision or (profile.precision if profile else "fp32")
         costs = {**listed_costs(), **{name: cost_named(name) for name in budget.asked}}
         if self.chip is not None:
@@ -87,14 +87,14 @@ class Target:
 
 def latency_on(profile: Profile, *, measured: bool) -> DeviceLatency:
     """Latency on the device of a profile: where that is this machine, and it is asked for, measured."""
-    here = profile.matches(devices.conditions(profile.runtime["threads"], profile.precision))
+    here = profile.matches(devices.measuring_conditions(profile.runtime["threads"], profile.precision))
     return MachineLatency(profile) if measured and here else DeviceLatency(profile)
 
 
-def resolve(planner: Planner, device: Device | None, say: Say, *, precision: str | None = None) -> Profile:
+def resolve_profile(planner: Planner, device: DeviceLike | None, say: Say, *, precision: str | None = None) -> Profile:
     """The profile of a device; of this machine, for this model, where that or none is named. Raises DeviceError."""
     if device is None or device == devices.HERE:
-        jobs, weight_bytes = devices.jobs(devices.sites(planner.prepared.structure)), weights_of(planner.model)
+        jobs, weight_bytes = devices.jobs(devices.sites(planner.prepared.structure)), parameter_bytes(planner.model)
         return devices.here(jobs, far=weight_bytes, precision=precision or "fp32", say=say)
     profile = device if isinstance(device, Profile) else devices.find(device)
     if precision is not None and profile.precision != precision:
@@ -105,6 +105,6 @@ def resolve(planner: Planner, device: Device | None, say: Say, *, precision: str
     return profile
 
 
-def weights_of(model: nn.Module) -> int:
+def parameter_bytes(model: nn.Module) -> int:
     """Bytes of a model's parameters, each counted once."""
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())

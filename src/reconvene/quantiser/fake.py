@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from reconvene.quantiser.uniform import Ints, quantise
+from reconvene.quantiser.uniform import quantise
+from reconvene.utils.arrays import Ints
 
 
 def fake_quantised(model: nn.Module, bits: Mapping[str, tuple[int, Ints]]) -> nn.Module:
@@ -28,7 +29,7 @@ def fake_quantised(model: nn.Module, bits: Mapping[str, tuple[int, Ints]]) -> nn
     return rounded
 
 
-def train_quantised(model: nn.Module, bits: Mapping[str, tuple[int, Ints]]) -> None:
+def round_while_training(model: nn.Module, bits: Mapping[str, tuple[int, Ints]]) -> None:
     """Let the network compute with rounded weights while it is trained, in place; gradients pass straight through.
 
     ``stop_quantised`` ends it. Args as for ``fake_quantised``.

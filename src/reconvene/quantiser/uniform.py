@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-Ints = NDArray[np.int64]
+from reconvene.utils.arrays import Ints
+
 WIDEST_SEARCHED = 4
 """Bits up to which the largest weight makes a bad scale: relative error .55 against .19 with two bits."""
 # Shares of the scale of the largest weight that a search begins from; least squares refines the best one.

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from reconvene.rectifier.calibration import calibration_batch, spread
+from reconvene.rectifier.calibration import calibration_batch, output_spread
 from reconvene.rectifier.recalibrate import recalibrate
 from reconvene.rectifier.reconstruct import reconstruct
-from reconvene.rectifier.rectify import TRAINED_WAYS, WAYS, rectify
+from reconvene.rectifier.rectify import RECTIFICATIONS, TRAINED_WAYS, rectify
 from reconvene.rectifier.report import RectifyReport, SpreadRow
 
 __all__ = [
+    "RECTIFICATIONS",
     "TRAINED_WAYS",
-    "WAYS",
     "RectifyReport",
     "SpreadRow",
     "calibration_batch",
+    "output_spread",
     "recalibrate",
     "reconstruct",
     "rectify",
-    "spread",
 ]

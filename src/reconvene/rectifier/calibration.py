@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.errors import ModelError
-from reconvene.rectifier.layers import layers
+from reconvene.rectifier.layers import weighted_layers
 from reconvene.structure import call, map_tensors, tensors_in
 from reconvene.structure.restore import exclusive, kept_attributes, kept_random_state
 from reconvene.structure.state import fresh_passes
 
 # A calibration batch holds about this many input values, between 2 and 8 samples: few values suffice for a spread.
-VALUES = 2**17
-SAMPLES = (2, 8)
+_VALUES = 2**17
+_SAMPLES = (2, 8)
 
 
-def spread(model: nn.Module, example_inputs: Any, *, seed: int = 0) -> dict[str, float]:
+def output_spread(model: nn.Module, example_inputs: Any, *, seed: int = 0) -> dict[str, float]:
     """Standard deviation of the output of every layer that holds a weight, by module name, in the order of first calls.
 
     Measured over all values of the first call's output (the first tensor of it), in eval mode, on
@@ -31,10 +31,10 @@ def spread(model: nn.Module, example_inputs: Any, *, seed: int = 0) -> dict[str,
 
     Raises ``ModelError`` when the model does not run on the calibration batch.
     """
-    return measure(model, example_inputs, seed=seed)[0]
+    return measure_spreads(model, example_inputs, seed=seed)[0]
 
 
-def measure(model: nn.Module, example_inputs: Any, *, seed: int) -> tuple[dict[str, float], Any]:
+def measure_spreads(model: nn.Module, example_inputs: Any, *, seed: int) -> tuple[dict[str, float], Any]:
     """The spreads, and the batch they were measured on."""
     batch = calibration_batch(example_inputs, seed=seed)
     try:
@@ -71,7 +71,7 @@ def calibration_batch(example_inputs: Any, *, seed: int, samples: int | None = N
     tensors = tensors_in(example_inputs)
     single = bool(tensors) and all(t.ndim >= 2 and t.shape[0] == 1 for t in tensors)
     largest = max((t.numel() for t in tensors), default=1)
-    count = samples or min(max(VALUES // max(largest, 1), SAMPLES[0]), SAMPLES[1])
+    count = samples or min(max(_VALUES // max(largest, 1), _SAMPLES[0]), _SAMPLES[1])
     generator = torch.Generator().manual_seed(seed)
 
     def drawn(tensor: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def run_hooked(model: nn.Module, batch: Any, after: Hook, *, seed: int, before: 
     """One calibration pass: ``before`` and ``after`` see each layer's first call; ``after`` may replace its output."""
     seen: set[str] = set()
     with ExitStack() as stack:
-        for name, module in layers(model).items():
+        for name, module in weighted_layers(model).items():
             first, then = _first_call(name, seen, before, after)
             stack.callback(module.register_forward_pre_hook(first).remove)
             stack.callback(module.register_forward_hook(then, with_kwargs=True).remove)

@@ -9,19 +9,19 @@ from torch.nn.utils.parametrize import ParametrizationList
 from reconvene.utils.norms import is_norm
 
 
-def layers(model: nn.Module) -> dict[str, nn.Module]:
+def weighted_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Leaf modules that hold weights (parameters of two dimensions or more), norms excepted, in module order."""
     return {
         name: module
         for name, module in model.named_modules()
-        if weights_of(module)
+        if weight_matrices(module)
         and not is_norm(module)
         and not isinstance(module, ParametrizationList)
         and next(module.children(), None) is None
     }
 
 
-def weights_of(module: nn.Module) -> list[nn.Parameter]:
+def weight_matrices(module: nn.Module) -> list[nn.Parameter]:
     """The module's own parameters of two dimensions or more."""
     return [p for p in module.parameters(recurse=False) if p.ndim >= 2]
 

@@ -103,7 +103,7 @@ def _padding(module: _ConvNd) -> list[int]:
     return [size for side in reversed(sides) for size in side]
 
 
-def fit(inputs: Tensor, outputs: Tensor, weight: Tensor, *, centred: bool) -> tuple[Tensor, float]:
+def fit_weights(inputs: Tensor, outputs: Tensor, weight: Tensor, *, centred: bool) -> tuple[Tensor, float]:
     """Weights ``[in, out]`` near ``weight`` for which ``inputs @ weights`` is nearest to ``outputs``.
 
     The change of the weights is penalised (ridge regression around ``weight``), by what predicts one half of the rows

@@ -18,10 +18,10 @@ from reconvene.utils.norms import keeps_statistics
 
 Progress = Callable[[int, int, str], object]
 """Receives how many pieces of work are done, of how many, and what the last one was."""
-EXAMPLES = 2000
+_EXAMPLES = 2000
 
 
-def silent(done: int, total: int, name: str) -> None:
+def no_progress(done: int, total: int, name: str) -> None:
     """Tell nobody."""
 
 
@@ -30,9 +30,9 @@ def recalibrate(
     data: Iterable[Any] | None,
     example_inputs: Any = None,
     *,
-    examples: int = EXAMPLES,
+    examples: int = _EXAMPLES,
     seed: int = 0,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> list[str]:
     """Take the running statistics of every norm again, in place; the names of these norms.
 

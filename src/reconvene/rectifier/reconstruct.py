@@ -23,9 +23,9 @@ from reconvene.criteria.batches import samples_in
 from reconvene.criteria.gradients import explained
 from reconvene.errors import DataError
 from reconvene.rectifier.calibration import undisturbed
-from reconvene.rectifier.layers import layers
-from reconvene.rectifier.least_squares import Positions, fit, input_rows, output_rows, refusal, spatial_shape
-from reconvene.rectifier.recalibrate import Progress, averaging, inputs_of, silent
+from reconvene.rectifier.layers import weighted_layers
+from reconvene.rectifier.least_squares import Positions, fit_weights, input_rows, output_rows, refusal, spatial_shape
+from reconvene.rectifier.recalibrate import Progress, averaging, inputs_of, no_progress
 from reconvene.structure import call, tensors_in
 from reconvene.surgery.ranges import from_text
 from reconvene.utils.norms import keeps_statistics
@@ -33,7 +33,7 @@ from reconvene.utils.norms import keeps_statistics
 if TYPE_CHECKING:
     from reconvene.surgery import Plan
 
-EXAMPLES = 512
+_EXAMPLES = 512
 # Of the examples that go through the networks at once.
 MOST_VALUES = 2**25
 # Rows of a least squares problem: so many an unknown, within bounds.
@@ -47,9 +47,9 @@ def reconstruct(
     data: Iterable[Any] | None,
     example_inputs: Any = None,
     *,
-    examples: int = EXAMPLES,
+    examples: int = _EXAMPLES,
     seed: int = 0,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> dict[str, str]:
     """Fit the weights and biases of every cut layer of ``small`` to the outputs of ``model``, in place.
 
@@ -74,7 +74,7 @@ def reconstruct(
     """
     work = _Work(small, plan, seed, progress)
     with undisturbed(model, seed=seed):  # data may draw
-        batch = gather(inputs_of(model, data, example_inputs, "reconstruct", seed), examples)
+        batch = _gather(inputs_of(model, data, example_inputs, "reconstruct", seed), examples)
     with undisturbed(model, seed=seed), work.hooked(model, work.see_dense, work.see_norm):
         _run(model, batch)
     norms = [module for module in small.modules() if keeps_statistics(module)]
@@ -88,7 +88,7 @@ def _run(model: nn.Module, batch: Any) -> None:
         call(model, batch)
 
 
-def gather(batches: Iterable[Any], examples: int) -> Any:
+def _gather(batches: Iterable[Any], examples: int) -> Any:
     """The first ``examples`` of some batches of inputs in one."""
     parts: list[Any] = []
     count = values = 0
@@ -121,7 +121,7 @@ class _Work:
 
     def __init__(self, small: nn.Module, plan: Plan, seed: int, progress: Progress) -> None:
         self.plan, self.seed, self.progress = plan, seed, progress
-        self.small = {name: layer for name, layer in layers(small).items() if self._is_cut(name, layer)}
+        self.small = {name: layer for name, layer in weighted_layers(small).items() if self._is_cut(name, layer)}
         self.actions: dict[str, str] = {}
         self._targets: dict[str, _Target] = {}
         self._calls: Counter[str] = Counter()
@@ -197,7 +197,7 @@ class _Work:
         elif bias is not None:
             wants = wants - bias.double()
         pieces = zip(reads.chunk(groups, 1), wants.flatten(1).chunk(groups, 1), old, strict=True)
-        fitted = [(fit(x, y, w, centred=centred), x, y) for x, y, w in pieces]
+        fitted = [(fit_weights(x, y, w, centred=centred), x, y) for x, y, w in pieces]
         new = [weight for (weight, _), _, _ in fitted]
         layer.weight.copy_((new[0] if transposed else torch.cat([w.mT for w in new])).reshape(layer.weight.shape))
         if bias is not None:

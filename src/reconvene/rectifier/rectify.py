@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.errors import ModelError, PlanError, UnknownNameError
-from reconvene.rectifier.calibration import measure, run_hooked, spread_of, spread_on
-from reconvene.rectifier.layers import is_constant, layers, reset_norm, weights_of
-from reconvene.rectifier.recalibrate import Progress, recalibrate, silent
+from reconvene.rectifier.calibration import measure_spreads, run_hooked, spread_of, spread_on
+from reconvene.rectifier.layers import is_constant, reset_norm, weight_matrices, weighted_layers
+from reconvene.rectifier.recalibrate import Progress, no_progress, recalibrate
 from reconvene.rectifier.reconstruct import reconstruct
 from reconvene.rectifier.report import RectifyReport, SpreadRow
 from reconvene.structure.nesting import on_model
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from reconvene.surgery import Plan
 
 # A layer is done when its spread is this near the dense one; one round of scaling is exact for a linear layer.
-CLOSE = 1e-3
-ROUNDS = 4
+_CLOSE = 1e-3
+_ROUNDS = 4
 # An untouched layer answers to what touched layers feed it, which only drawing again can change. The best of so many.
-DRAWS = 8
+_DRAWS = 8
 # Layers whose output channel ``c`` comes from row ``c`` of the weight alone.
-LINEAR = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_LINEAR = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 @on_model
@@ -42,7 +42,7 @@ def rectify(
     everywhere: bool = False,
     model: nn.Module | None = None,
     data: Iterable[Any] | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> RectifyReport:
     """Rectify ``small`` in place and report the spread of every layer against the dense network's.
 
@@ -66,8 +66,8 @@ def rectify(
     Raises ``UnknownNameError`` for an unknown ``how``, ``PlanError`` when the plan touches modules that ``small`` does
     not have, ``ModelError`` when it does not run or the dense network is missing, ``DataError`` without data.
     """
-    if how not in WAYS:
-        raise UnknownNameError("way to rectify", how, WAYS)
+    if how not in RECTIFICATIONS:
+        raise UnknownNameError("way to rectify", how, RECTIFICATIONS)
     if how in TRAINED_WAYS and everywhere:
         raise PlanError(f"rectify how={how!r} fits what the plan cut; it cannot work everywhere")
     module_names = {name for name, _ in small.named_modules()}
@@ -77,14 +77,14 @@ def rectify(
             f"the plan changed module {missing[0]!r}, which this model does not have. Rectify plan.apply(model)"
         )
     drawn_with = plan.seed if seed is None else seed
-    before, batch = measure(small, example_inputs, seed=plan.seed)
+    before, batch = measure_spreads(small, example_inputs, seed=plan.seed)
     if how in TRAINED_WAYS:
         actions = _follow_data(small, plan, example_inputs, how, model, data, drawn_with, progress)
         after = spread_on(small, batch, seed=plan.seed)
         return RectifyReport(how, drawn_with, _rows(small, plan, actions, before, after))
     touched = module_names if everywhere else set(plan.touched)
     best: RectifyReport | None = None
-    for draw in range(DRAWS if how == "reinit" else 1):
+    for draw in range(_DRAWS if how == "reinit" else 1):
         report = _attempt(small, plan, batch, how, drawn_with, draw, before, touched)
         if best is None or report.worst < best.worst:
             best = report
@@ -124,7 +124,7 @@ def _rows(
 ) -> tuple[SpreadRow, ...]:
     """A row for every layer with a weight, and for everything else that something was done to."""
     touched = set(plan.touched) if touched is None else touched
-    with_weights = layers(small)
+    with_weights = weighted_layers(small)
     return tuple(
         SpreadRow(
             name,
@@ -166,7 +166,7 @@ class _Work:
         self, small: nn.Module, dense: dict[str, float], touched: set[str], stream: str, change: _WeightChange | None
     ) -> None:
         self.small, self.dense, self.touched, self.stream, self.change = small, dense, touched, stream, change
-        self.layers = layers(small)
+        self.layers = weighted_layers(small)
         self.actions: dict[str, str] = {}
         self._done: dict[int, str] = {}
 
@@ -186,14 +186,14 @@ class _Work:
             return
         reason = self._barred(name, module)
         if reason is None:
-            self._done[id(weights_of(module)[0])] = name
+            self._done[id(weight_matrices(module)[0])] = name
             self.change(module, _generator(self.stream, name))
         else:
             self.actions[name] = f"kept: {reason}"
 
     def _barred(self, name: str, module: nn.Module) -> str | None:
         """Why the layer must keep its weights, if it must."""
-        weights = weights_of(module)
+        weights = weight_matrices(module)
         if len(weights) > 1:
             return "it holds several weights"
         if id(weights[0]) in self._done:
@@ -225,20 +225,20 @@ def _scale(
     scaled = _scaled(module)
     original = [tensor.clone() for tensor in scaled]
     last = None
-    for _ in range(ROUNDS):
+    for _ in range(_ROUNDS):
         now = spread_of(output)
         if not now:
             return output, "not scaled: no signal reaches it"
-        if math.isclose(now, target, rel_tol=CLOSE):
+        if math.isclose(now, target, rel_tol=_CLOSE):
             return output, None
-        if last is not None and math.isclose(now, last, rel_tol=CLOSE):
+        if last is not None and math.isclose(now, last, rel_tol=_CLOSE):
             break
         last = now
         for tensor in scaled:
             tensor.mul_(target / now)
         output = module.forward(*args, **kwargs)
     now = spread_of(output)
-    if now and math.isclose(now, target, rel_tol=10 * CLOSE):
+    if now and math.isclose(now, target, rel_tol=10 * _CLOSE):
         return output, None
     for tensor, value in zip(scaled, original, strict=True):
         tensor.copy_(value)
@@ -249,12 +249,12 @@ def _scaled(module: nn.Module) -> list[Tensor]:
     """The weight, and a bias that was drawn; a bias of one single value moves the mean and not the spread."""
     bias = getattr(module, "bias", None)
     drawn = isinstance(bias, Tensor) and bias.numel() > 0 and not is_constant(bias)
-    return [*weights_of(module), bias] if drawn and isinstance(bias, Tensor) else list(weights_of(module))
+    return [*weight_matrices(module), bias] if drawn and isinstance(bias, Tensor) else list(weight_matrices(module))
 
 
 def _reinit(module: nn.Module, generator: torch.Generator) -> None:
     """Fresh zero-mean Gaussian weights at fan-in scale, drawn on the processor; a drawn bias becomes zero."""
-    weight = weights_of(module)[0]
+    weight = weight_matrices(module)[0]
     fan_in = max(weight.numel() // max(weight.shape[0], 1), 1)
     fresh = torch.randn(weight.shape, generator=generator) * fan_in**-0.5
     padding = getattr(module, "padding_idx", None)
@@ -277,7 +277,7 @@ def _balance_signs(module: nn.Module, output: Any) -> bool:
     is symmetric, so a mirrored filter is as good a draw. ``sum(z * |z|)`` of a channel is its positive energy less its
     negative; the largest keeps its sign, and each next one takes the sign that brings the total nearer to zero.
     """
-    if not isinstance(module, LINEAR) or not isinstance(output, Tensor):
+    if not isinstance(module, _LINEAR) or not isinstance(output, Tensor):
         return False
     axis = output.ndim - 1 if isinstance(module, nn.Linear) else output.ndim - 1 - len(module.kernel_size)
     other_axes = [dim for dim in range(output.ndim) if dim != axis]
@@ -304,4 +304,4 @@ _WeightChange = Callable[[nn.Module, torch.Generator], None]
 _CHANGES: dict[str, _WeightChange | None] = {"reinit": _reinit, "rescale": _rescale, "keep": None}
 TRAINED_WAYS = ("recalibrate", "reconstruct")
 """What keeps the weights of a trained network, and repairs it from data."""
-WAYS = (*_CHANGES, *TRAINED_WAYS)
+RECTIFICATIONS = (*_CHANGES, *TRAINED_WAYS)

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from reconvene.utils.tables import Cell, table
+from reconvene.utils.tables import Cell, text_table
 
 HEALTHY = (0.8, 1.25)
 
@@ -61,7 +61,7 @@ class RectifyReport:
         lines: list[list[Cell]] = [[r.layer, r.kind, r.action, r.dense, r.before, r.after, r.ratio] for r in self.rows]
         measured = sum(row.ratio is not None for row in self.rows)
         low, high = HEALTHY
-        return table(
+        return text_table(
             ["layer", "kind", "action", "dense", "before", "after", "ratio"],
             lines,
             title=f"rectify {self.how}, seed {self.seed}: activation spread, small over dense",

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from reconvene.report.data import ReportData
-from reconvene.report.page import render, write
+from reconvene.report.page import render, write_report
 
-__all__ = ["ReportData", "render", "write"]
+__all__ = ["ReportData", "render", "write_report"]

@@ -10,7 +10,7 @@ from reconvene.report.markup import Child, Html, tag
 
 
 @dataclass(frozen=True)
-class Line:
+class ChartLine:
     """One line of a chart: points ``(x, y)`` in the data's units, and the class that colours it."""
 
     name: str
@@ -35,7 +35,7 @@ class Scale:
 def lines(
     title: str,
     description: str,
-    series: Sequence[Line],
+    series: Sequence[ChartLine],
     *,
     x: str,
     y: Callable[[float], str],

@@ -6,12 +6,12 @@ from typing import Any
 
 from reconvene.report.data import ReportData
 from reconvene.report.markup import Child, Html, name, tag
-from reconvene.report.scatter import BYTES, Mark, Panel, scatter
-from reconvene.report.sections import section, table
+from reconvene.report.scatter import BYTE_TICKS, Mark, Panel, scatter_chart
+from reconvene.report.sections import html_table, section
 from reconvene.utils import numbers
 
 LEAST_AGREEMENT = 0.95
-COLOURS = {
+_COLOURS = {
     ("dense", "fp32"): "dense",
     ("pruned", "fp32"): "pruned",
     ("dense", "int8"): "other0",
@@ -39,14 +39,16 @@ def formats(data: ReportData) -> Html | None:
     lines = [tag("tr", tag("th", _name(row), scope="row"), [_cell(text) for text in _texts(row)]) for row in rows]
     panels = (Panel("Time of one inference", numbers.seconds), Panel("Same class", numbers.share, log=False, top=1.0))
     title = "Size, latency and agreement of every file" if judged else "Size and latency of every file"
-    chart = scatter(title, described, [_mark(row) for row in rows], panels, x=numbers.memory, units=BYTES)
+    chart = scatter_chart(title, described, [_mark(row) for row in rows], panels, x=numbers.memory, units=BYTE_TICKS)
     measured = (data.bench or {}).get("data")
     note = tag("p", f"Agreement and accuracy on {measured}, at most 512 samples.", class_="note") if measured else None
     left_out = [
         tag("p", f"Left out: {file}: {why}", class_="note")
         for file, why in (data.bench or {}).get("left_out", {}).items()
     ]
-    return section("Formats and precisions", lead, chart, table(columns, lines, numeric=(1, 2, 3, 4)), note, left_out)
+    return section(
+        "Formats and precisions", lead, chart, html_table(columns, lines, numeric=(1, 2, 3, 4)), note, left_out
+    )
 
 
 def int8(data: ReportData) -> Html | None:
@@ -61,7 +63,7 @@ def int8(data: ReportData) -> Html | None:
         f"an SQNR of {limits['sqnr']:g} dB, and lose at most {100 * limits['accuracy_drop']:g} points of accuracy."
     )
     columns = ["File", "Same class", "SQNR", "Accuracy", "In fp32"]
-    return section("What int8 kept", lead, table(columns, rows, numeric=(1, 2, 3, 4)))
+    return section("What int8 kept", lead, html_table(columns, rows, numeric=(1, 2, 3, 4)))
 
 
 def _int8_cells(export: dict[str, Any]) -> list[Child]:
@@ -83,7 +85,7 @@ def _mark(row: dict[str, Any]) -> Mark:
         text,
         float(row["size"]),
         heights,
-        COLOURS.get(colour_key, "other2"),
+        _COLOURS.get(colour_key, "other2"),
         " ".join(colour_key),
         row["runtime"],
         _disagrees(row),

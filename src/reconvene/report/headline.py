@@ -6,7 +6,7 @@ from reconvene.tasks import Task
 from reconvene.utils import numbers
 
 
-def score(value: float, task: Task) -> str:
+def format_score(value: float, task: Task) -> str:
     """A share, or a number."""
     if task.is_share:
         return numbers.share(value)

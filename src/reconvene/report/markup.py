@@ -17,10 +17,10 @@ class Html(str):
 
 Child = str | int | None | Iterable["Child"]
 VOID = frozenset({"img", "link", "meta", "wbr"})
-Attribute = str | int | float | bool | None
+_Attribute = str | int | float | bool | None
 
 
-def tag(name: str, /, *children: Child, **attributes: Attribute) -> Html:
+def tag(name: str, /, *children: Child, **attributes: _Attribute) -> Html:
     """``<name attribute="value">children</name>``.
 
     Attributes: ``class_`` is ``class``, ``aria_label`` is ``aria-label``; None and False are left out.
@@ -52,7 +52,7 @@ def escape(text: str) -> str:
     return html.escape(printable(text))
 
 
-def name(text: str, **attributes: Attribute) -> Html:
+def name(text: str, **attributes: _Attribute) -> Html:
     """The name of a layer or a model, which may break after its dots and dashes rather than anywhere."""
     pieces = re.split(r"(?<=[._:/-])", text)
     broken = [child for piece in pieces if piece for child in (piece, Html("<wbr>"))]
@@ -71,7 +71,7 @@ def document(*children: Child, language: str = "en") -> Html:
     return Html(f"<!doctype html>\n{tag('html', *children, lang=language)}\n")
 
 
-def _attribute(key: str, value: Attribute) -> str:
+def _attribute(key: str, value: _Attribute) -> str:
     if value is None or value is False:
         return ""
     written = key.rstrip("_").replace("_", "-")

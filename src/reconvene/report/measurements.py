@@ -8,11 +8,11 @@ from typing import Any
 from reconvene.report.charts import bar
 from reconvene.report.data import ReportData
 from reconvene.report.markup import Child, Html, join, name, tag
-from reconvene.report.sections import colour, section, table
+from reconvene.report.sections import colour, html_table, section
 from reconvene.utils import numbers
 
 
-def latency(data: ReportData) -> Html | None:
+def latency_section(data: ReportData) -> Html | None:
     """One inference of every variant in every runtime."""
     result = data.bench
     if not result or not result.get("rows"):
@@ -37,7 +37,7 @@ def latency(data: ReportData) -> Html | None:
     conditions = ", ".join(str(machine[key]) for key in ("processor", "architecture", "system") if machine.get(key))
     note = tag("p", f"Measured on {conditions}.", class_="note") if conditions else None
     return section(
-        "Latency", lead, table(["Variant", "Time", "Speed-up"], rows, numeric=(2,), shares=(24, 52, 24)), note
+        "Latency", lead, html_table(["Variant", "Time", "Speed-up"], rows, numeric=(2,), shares=(24, 52, 24)), note
     )
 
 
@@ -85,7 +85,7 @@ def verification(data: ReportData) -> Html | None:
     notes = [tag("p", f"{warning}.", class_="note") for warning in warnings]
     columns = ["Batch", "Largest error", "Relative", "Same class"]
     return section(
-        "Verified in the runtime", lead, table(columns, rows, numeric=(1, 2, 3), shares=(19, 27, 27, 27)), notes
+        "Verified in the runtime", lead, html_table(columns, rows, numeric=(1, 2, 3), shares=(19, 27, 27, 27)), notes
     )
 
 
@@ -111,7 +111,7 @@ def timings(data: ReportData) -> Html | None:
         for step, value in data.timings.items()
     ]
     lead = f"From the untrained network to the smaller one in {numbers.seconds(total)}, without training anything."
-    return section("Time to prune", lead, table(["Step", "Time"], rows, shares=(30, 70)))
+    return section("Time to prune", lead, html_table(["Step", "Time"], rows, shares=(30, 70)))
 
 
 def reproduce(data: ReportData) -> Html | None:

@@ -18,10 +18,10 @@ from reconvene.utils.files import write_atomic
 
 SECTIONS = (
     sections.budget,
-    measurements.latency,
+    measurements.latency_section,
     formats.formats,
     sections.widths,
-    sections.spread,
+    sections.spread_section,
     sections.training,
     pictures.pictures,
     robustness.assessment,
@@ -34,7 +34,7 @@ SECTIONS = (
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
-def write(report_data: ReportData, path: str | Path) -> Path:
+def write_report(report_data: ReportData, path: str | Path) -> Path:
     """Write the report as one HTML file that needs nothing else; returns its path. Raises ArtifactError."""
     path = Path(path)
     page = render(report_data).encode()
@@ -124,8 +124,8 @@ def _score_card(data: ReportData) -> Html | None:
     detail: str | None = None
     if "dense" in scores:
         change = headline.change(scores["pruned"] - scores["dense"], task)
-        detail = f"dense {headline.score(scores['dense'], task)}, {change}"
-    return _card(headline.title(task.headline), headline.score(scores["pruned"], task), "pruned", detail)
+        detail = f"dense {headline.format_score(scores['dense'], task)}, {change}"
+    return _card(headline.title(task.headline), headline.format_score(scores["pruned"], task), "pruned", detail)
 
 
 def _time_card(data: ReportData) -> Html | None:

@@ -8,7 +8,7 @@ import binascii
 from reconvene.errors import ArtifactError
 from reconvene.report.data import ReportData
 from reconvene.report.markup import Html, tag
-from reconvene.report.sections import section, table
+from reconvene.report.sections import html_table, section
 
 
 def pictures(data: ReportData) -> Html | None:
@@ -21,7 +21,7 @@ def pictures(data: ReportData) -> Html | None:
     ]
     shares = [100 // len(headings)] * len(headings)
     lead = f"{len(data.pictures)} of the test images, spread over the split; every object or class has a colour."
-    return section("Predictions", lead, table([heading.capitalize() for heading in headings], rows, shares=shares))
+    return section("Predictions", lead, html_table([heading.capitalize() for heading in headings], rows, shares=shares))
 
 
 def _picture(row: dict[str, str], heading: str, number: int) -> Html | None:

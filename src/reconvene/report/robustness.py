@@ -7,7 +7,7 @@ from typing import Any
 from reconvene.report import headline
 from reconvene.report.data import ReportData
 from reconvene.report.markup import Child, Html, tag
-from reconvene.report.sections import section, table
+from reconvene.report.sections import html_table, section
 from reconvene.tasks import Task, task_named
 
 
@@ -26,7 +26,7 @@ def assessment(data: ReportData) -> Html | None:
     shares = (40, *(60 // len(assessments) for _ in assessments))
     columns = ["", *(name.capitalize() for name in assessments)]
     heading = f"Beyond {task.headline}"
-    return section(heading, lead, table(columns, rows, shares=shares, numeric=range(1, len(columns))))
+    return section(heading, lead, html_table(columns, rows, shares=shares, numeric=range(1, len(columns))))
 
 
 def _corruptions(assessments: dict[str, dict[str, Any]], task: Task) -> list[Html]:
@@ -39,7 +39,9 @@ def _corruptions(assessments: dict[str, dict[str, Any]], task: Task) -> list[Htm
         levels = max(len((values.get("corruptions") or {}).get(name, ())) for values in assessments.values())
         for level in range(levels):
             cells: list[Child] = [
-                headline.score(scores[level], task) if (scores := (values.get("corruptions") or {}).get(name)) else "–"
+                headline.format_score(scores[level], task)
+                if (scores := (values.get("corruptions") or {}).get(name))
+                else "–"
                 for values in assessments.values()
             ]
             rows.append(_row(f"{name.upper() if name == 'jpeg' else name.capitalize()}, {level + 1}", cells))

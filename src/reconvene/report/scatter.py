@@ -20,7 +20,7 @@ SHAPES = (
 APART, APART_ACROSS = 9.0, 24.0
 """Percent of a side between two labels of an axis, at least."""
 TENS = tuple(10.0**power for power in range(-9, 13))
-BYTES = tuple(10.0**power * 1024.0**unit for unit in range(4) for power in range(3))
+BYTE_TICKS = tuple(10.0**power * 1024.0**unit for unit in range(4) for power in range(3))
 """What the round values of an axis are once, twice and five times of."""
 
 
@@ -50,7 +50,7 @@ class Panel:
     top: float | None = None
 
 
-def scatter(
+def scatter_chart(
     title: str,
     description: str,
     marks: Sequence[Mark],

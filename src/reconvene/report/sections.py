@@ -8,7 +8,7 @@ from typing import Any
 
 from reconvene.costs import label_of, short_text
 from reconvene.report import headline
-from reconvene.report.charts import Line, bar, dots_in_band, lines
+from reconvene.report.charts import ChartLine, bar, dots_in_band, lines
 from reconvene.report.data import ReportData
 from reconvene.report.markup import Child, Html, name, tag
 from reconvene.tasks import Task, task_named
@@ -42,7 +42,7 @@ def budget(data: ReportData) -> Html | None:
     return section(
         "Budget",
         "Every limit that was asked for, and what the network needs now.",
-        table(["Cost", "Asked", "Result", "Kept"], rows, shares=(33, 25, 19, 23)),
+        html_table(["Cost", "Asked", "Result", "Kept"], rows, shares=(33, 25, 19, 23)),
     )
 
 
@@ -72,7 +72,7 @@ def widths(data: ReportData) -> Html | None:
     return section(
         "Widths, before and after",
         lead,
-        table(header, rows, shares=(38, 40, 22) if losses else (45, 55), long=len(rows) > LONG),
+        html_table(header, rows, shares=(38, 40, 22) if losses else (45, 55), long=len(rows) > LONG),
         meaning,
         _pinned(data),
     )
@@ -122,7 +122,7 @@ def _pinned(data: ReportData) -> Html | None:
     return details(f"{len(items)} {noun} whole because nothing of it may leave", tag("ul", items))
 
 
-def spread(data: ReportData) -> Html | None:
+def spread_section(data: ReportData) -> Html | None:
     """Activation spread of every rectified layer, small over dense, against the band that counts as healthy."""
     if not data.spread:
         return None
@@ -145,7 +145,7 @@ def spread(data: ReportData) -> Html | None:
         lead,
         dots_in_band("Spread ratio by layer, input to output", described, values, band=BAND),
         note,
-        details(f"All {len(values)} ratios", table(["Layer", "Ratio"], rows, numeric=(1,), long=len(rows) > LONG)),
+        details(f"All {len(values)} ratios", html_table(["Layer", "Ratio"], rows, numeric=(1,), long=len(rows) > LONG)),
     )
 
 
@@ -167,7 +167,7 @@ def training(data: ReportData) -> Html | None:
                 runs,
                 key,
                 heading,
-                lambda value: headline.score(value, task),
+                lambda value: headline.format_score(value, task),
                 percent if task.is_share else "{:g}".format,
             ),
             _curve(runs, "test_loss", "Test loss", numbers.digits, "{:g}".format),
@@ -184,7 +184,9 @@ def training(data: ReportData) -> Html | None:
         for variant, records in runs.items()
         for row in records
     ]
-    all_epochs = details("Every epoch in numbers", table(columns, rows, numeric=(1, 2, 3, 4), long=len(rows) > LONG))
+    all_epochs = details(
+        "Every epoch in numbers", html_table(columns, rows, numeric=(1, 2, 3, 4), long=len(rows) > LONG)
+    )
     return section("Training", lead, _work(data), tag("div", charts, class_="pair"), all_epochs)
 
 
@@ -193,7 +195,7 @@ def _work(data: ReportData) -> Html | None:
     macs = {variant: costs["macs"] for variant, costs in data.costs.items() if "macs" in costs}
     if not data.examples or set(macs) != {"dense", "pruned"}:
         return None
-    flops = {variant: f"{numbers.count(6 * each * data.examples)}FLOPs" for variant, each in macs.items()}
+    flops = {variant: f"{numbers.format_count(6 * each * data.examples)}FLOPs" for variant, each in macs.items()}
     less = numbers.ratio(macs["dense"] / macs["pruned"]) if macs["pruned"] else "–"
     text = f"An epoch takes {flops['dense']} dense and {flops['pruned']} pruned ({less} fewer): six a "
     text += f"multiply-accumulate, for {data.examples:,} images. "
@@ -211,7 +213,7 @@ def _curve(
     for i, (variant, records) in enumerate(runs.items()):
         points = [(float(row["epoch"]), float(row[key])) for row in records if _finite(row.get(key))]
         if points:
-            series.append(Line(variant, points, colour(variant, i)))
+            series.append(ChartLine(variant, points, colour(variant, i)))
     if not series:
         return None
     summary = "; ".join(f"{s.name} from {written(s.points[0][1])} to {written(s.points[-1][1])}" for s in series)
@@ -226,7 +228,7 @@ def percent(value: float) -> str:
 def _epoch_texts(row: dict[str, Any], task: Task) -> list[str]:
     losses = [numbers.digits(row[key]) if _finite(row.get(key)) else "–" for key in ("train_loss", "test_loss")]
     key = f"test_{task.headline}"
-    return [str(row["epoch"]), *losses, headline.score(row[key], task) if _finite(row.get(key)) else "–"]
+    return [str(row["epoch"]), *losses, headline.format_score(row[key], task) if _finite(row.get(key)) else "–"]
 
 
 def section(heading: str, lead: Child, *children: Child) -> Html:
@@ -234,7 +236,7 @@ def section(heading: str, lead: Child, *children: Child) -> Html:
     return tag("section", tag("h2", heading), tag("p", lead, class_="lead"), *children)
 
 
-def table(
+def html_table(
     header: Sequence[str],
     rows: Child,
     *,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from reconvene.structure.build import build_balances, build_groups, pinned_groups
-from reconvene.structure.capture import record
+from reconvene.structure.capture import record_forward
 from reconvene.structure.equations import Attribute, solve_equations
 from reconvene.structure.groups import Balance, Group
 from reconvene.structure.labels import Dim, Vector
@@ -20,7 +20,7 @@ from reconvene.structure.ratios import DistinctSize, Ratio
 from reconvene.structure.recording import Op, Recording
 from reconvene.structure.restore import paused_collector
 from reconvene.structure.rules import Context, apply_rule
-from reconvene.structure.solve import solve
+from reconvene.structure.solve import solve_channels
 
 Keep = list[NDArray[np.int64]]
 """Kept channels of every prunable group, ascending, in ``Structure.prunable`` order."""
@@ -105,7 +105,7 @@ def analyse(model: nn.Module, example_inputs: Any, *, trial: bool = True) -> Str
     from reconvene.structure.replay import prove_by_trial
 
     with paused_collector():
-        recording = record(model, example_inputs)
+        recording = record_forward(model, example_inputs)
         context = label(recording)
         structure = assemble(recording, context, list(recording.notes))
         return prove_by_trial(model, example_inputs, structure) if trial else structure
@@ -147,7 +147,7 @@ def label(recording: Recording) -> Context:
 def assemble(recording: Recording, context: Context, repairs: list[str] | None = None) -> Structure:
     """Solve the labels, build the groups, and hold their widths to the sizes that Python keeps."""
     while True:
-        root = solve(context.labels)
+        root = solve_channels(context.labels)
         groups, atom_group, atom_channel = build_groups(recording, context, root)
         equations = solve_equations(context, recording.sizes, groups, (root, atom_group, atom_channel))
         open_dims = [

@@ -8,37 +8,37 @@ from typing import Any
 
 from torch import nn
 
-Shape = tuple[int, ...]
+_Shape = tuple[int, ...]
 Change = tuple[str, str, Any]
 
 _INDEXED = re.compile(r"(\w+)\[(\d+)\]")
 _CONVOLUTION = nn.modules.conv._ConvNd
 
 
-def _linear(shapes: Mapping[str, Shape]) -> dict[str, int]:
+def _linear(shapes: Mapping[str, _Shape]) -> dict[str, int]:
     out, into = shapes["weight"]
     return {"out_features": out, "in_features": into}
 
 
-def _embedding(shapes: Mapping[str, Shape]) -> dict[str, int]:
+def _embedding(shapes: Mapping[str, _Shape]) -> dict[str, int]:
     return {"embedding_dim": shapes["weight"][1]}
 
 
-def _prelu(shapes: Mapping[str, Shape]) -> dict[str, int]:
+def _prelu(shapes: Mapping[str, _Shape]) -> dict[str, int]:
     return {"num_parameters": shapes["weight"][0]}
 
 
-def _normalised(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+def _normalised(shapes: Mapping[str, _Shape]) -> dict[str, _Shape]:
     return {"normalized_shape": shapes["weight"]}
 
 
-def _recurrent(shapes: Mapping[str, Shape]) -> dict[str, int]:
+def _recurrent(shapes: Mapping[str, _Shape]) -> dict[str, int]:
     into, hidden = shapes["weight_ih_l0"][1], shapes["weight_hh_l0"][1]
     gates = shapes["weight_ih_l0"][0]
     return {"input_size": into, "hidden_size": hidden} if gates % hidden == 0 else {}
 
 
-_BY_SHAPE: tuple[tuple[type[nn.Module], Callable[[Mapping[str, Shape]], Mapping[str, Any]]], ...] = (
+_BY_SHAPE: tuple[tuple[type[nn.Module], Callable[[Mapping[str, _Shape]], Mapping[str, Any]]], ...] = (
     (nn.Linear, _linear),
     (nn.Embedding, _embedding),
     (nn.PReLU, _prelu),
@@ -62,7 +62,7 @@ _BY_CALL: dict[str, tuple[type[nn.Module], ...]] = {
 
 def attribute_changes(
     model: nn.Module,
-    shapes: Mapping[str, Shape],
+    shapes: Mapping[str, _Shape],
     sizes: Iterable[tuple[str, str, int]],
     owned: Mapping[tuple[str, str, int | None], int] | None = None,
 ) -> list[Change]:

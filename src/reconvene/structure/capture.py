@@ -35,20 +35,20 @@ from reconvene.structure.restore import (
 )
 from reconvene.structure.size_tracing import traced_sizes
 from reconvene.structure.state import (
-    State,
+    StateItem,
     clear_state,
     kept_values,
     known_state,
     own_instances,
+    possible_state,
     snapshot,
     state_buffers,
-    suspects,
 )
-from reconvene.structure.values import ValueCollector, Values, noted_methods
+from reconvene.structure.values import ValueAnswers, ValueCollector, noted_methods
 from reconvene.utils.resources import resource_error
 
 
-def record(
+def record_forward(
     model: nn.Module,
     example_inputs: Any,
     *,
@@ -77,7 +77,7 @@ def record(
         recording = _record(model, example_inputs, attributes)
     except ModelError:
         # It may not run only because it was run on a batch of another size before.
-        if not suspects(model) or not runs_afresh(model, _trial(model, example_inputs, Recording())):
+        if not possible_state(model) or not runs_afresh(model, _trial(model, example_inputs, Recording())):
             raise
         recording = _record(model, example_inputs, attributes)
     if {(state.module, state.name) for state in recording.written} != {(s.module, s.name) for s in known_state(model)}:
@@ -89,13 +89,13 @@ def record(
 def settle_state(model: nn.Module, example_inputs: Any) -> None:
     """Find the state of a model that may not have been analysed; none of a model that cannot be recorded."""
     with suppress(ReconveneError):
-        record(model, example_inputs)
+        record_forward(model, example_inputs)
 
 
 def _trial(model: nn.Module, example_inputs: Any, recording: Recording) -> Try:
     """A function that records the model, on the device of a recording, with other state started afresh."""
 
-    def attempt(states: Sequence[State]) -> Recording | None:
+    def attempt(states: Sequence[StateItem]) -> Recording | None:
         seen = Recording(device=recording.device, values=recording.values)
         try:
             return _record_on(model, example_inputs, seen, {}, (), states)
@@ -107,7 +107,7 @@ def _trial(model: nn.Module, example_inputs: Any, recording: Recording) -> Try:
 
 def _record(model: nn.Module, example_inputs: Any, attributes: Sequence[tuple[str, str, Any]]) -> Recording:
     """The first recording of a model, its known state started afresh."""
-    values = Values()
+    values = ValueAnswers()
     failure: Exception | None = None
     for device in ("meta", "meta", "meta", "real"):
         recording = Recording(device=device, values=values)
@@ -125,7 +125,7 @@ def _record(model: nn.Module, example_inputs: Any, attributes: Sequence[tuple[st
 
 
 def _read_values(
-    model: nn.Module, example_inputs: Any, values: Values, *, training: bool, failure: Exception | None
+    model: nn.Module, example_inputs: Any, values: ValueAnswers, *, training: bool, failure: Exception | None
 ) -> None:
     """Run the model on its real tensors and note what it reads. Raises ModelError where it does not run in eval."""
     values.modes.add(training)
@@ -190,7 +190,7 @@ def _record_on(
     recording: Recording,
     replace: Mapping[str, Tensor] | None,
     attributes: Sequence[tuple[str, str, Any]],
-    states: Sequence[State] | None = None,
+    states: Sequence[StateItem] | None = None,
 ) -> Recording:
     device = recording.device
     states = known_state(model) if states is None else states

@@ -15,7 +15,7 @@ _LOCKS = {"_thread", "threading", "_multiprocess", "multiprocessing.synchronize"
 _PLAIN = (bool, int, float, str, type(None), nn.Parameter)
 
 
-def copied(model: nn.Module) -> nn.Module:
+def copy_model(model: nn.Module) -> nn.Module:
     """A deep copy, also of a model that holds results of a training step; its state is known where the model's is."""
     copy_of_model = copy.deepcopy(model, uncopied(model))
     remember_state(copy_of_model, known_state(model))

@@ -16,7 +16,7 @@ import numpy as np
 
 from reconvene.structure.groups import Balance, Group
 from reconvene.structure.labels import Dim, Vector
-from reconvene.structure.ratios import DistinctSize, Linear, Ratio
+from reconvene.structure.ratios import DistinctSize, LinearCount, Ratio
 from reconvene.structure.rules import Context
 from reconvene.structure.traced_size import Expression, SizeLog
 
@@ -24,7 +24,7 @@ Attribute = tuple[str, str, int | None]
 
 
 @dataclass
-class Equations:
+class _Equations:
     """What the sizes in the code demand of the widths."""
 
     owned: dict[Attribute, Ratio] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Equations:
 
 def solve_equations(
     context: Context, log: SizeLog, groups: tuple[Group, ...], solved: tuple[Vector, Vector, Vector]
-) -> Equations:
+) -> _Equations:
     """Give every attribute its owner, and turn what remains into balances or pins.
 
     Args:
@@ -57,10 +57,10 @@ class _Solver:
         self.context = context
         self.root, self.atom_group, self.atom_channel = solved
         self.widths = np.array([g.width for g in groups], dtype=np.int64)
-        self.out = Equations()
-        self.sizes: dict[tuple[int, int], Linear | None] = {}
+        self.out = _Equations()
+        self.sizes: dict[tuple[int, int], LinearCount | None] = {}
 
-    def run(self, log: SizeLog) -> Equations:
+    def run(self, log: SizeLog) -> _Equations:
         pending = list(log.equations)
         for inverse in (False, True):  # a size used as it is says more of an attribute than one used in a product
             pending = self._own_all(pending, inverse)
@@ -100,7 +100,7 @@ class _Solver:
             if target is None or target.top.fixed:
                 continue
             largest = max(unknown, key=lambda key: _present(key, side))
-            constants = {key: Ratio(Linear(Fraction(_present(key, side)))) for key in unknown if key != largest}
+            constants = {key: Ratio(LinearCount(Fraction(_present(key, side)))) for key in unknown if key != largest}
             self.out.owned |= constants
             answer = self._invert(side, target)
             for key in constants:
@@ -151,7 +151,7 @@ class _Solver:
         """An expression in widths; attributes nobody owns stay as they are."""
         tag = expression[0]
         if tag == "int":
-            return Ratio(Linear(Fraction(expression[1])))
+            return Ratio(LinearCount(Fraction(expression[1])))
         if tag == "dim":
             size = self._size(expression[1], expression[2])
             return Ratio(size) if size is not None else None
@@ -160,22 +160,22 @@ class _Solver:
         left, right = self.value(expression[1]), self.value(expression[2])
         return left.combine(tag, right) if left is not None and right is not None else None
 
-    def _size(self, tensor: Any, axis: int) -> Linear | None:
+    def _size(self, tensor: Any, axis: int) -> LinearCount | None:
         key = (id(tensor), axis)
         if key not in self.sizes:
             self.sizes[key] = self._linear(self.context.dims(tensor)[axis])
         return self.sizes[key]
 
-    def _linear(self, dim: Dim) -> Linear | None:
-        total: Linear | None = Linear(Fraction(1))
+    def _linear(self, dim: Dim) -> LinearCount | None:
+        total: LinearCount | None = LinearCount(Fraction(1))
         for size, labels in dim:
-            factor = Linear(Fraction(size))
+            factor = LinearCount(Fraction(size))
             if labels is not None:
                 counts = np.bincount(self.atom_group[labels] + 1, minlength=len(self.widths) + 1)
                 moving = tuple(
                     (int(g), Fraction(int(counts[g + 1]), int(self.widths[g]))) for g in np.flatnonzero(counts[1:])
                 )
-                factor = Linear(Fraction(int(counts[0])), moving)
+                factor = LinearCount(Fraction(int(counts[0])), moving)
             total = total.times(factor) if total is not None else None
         return total
 
@@ -187,7 +187,7 @@ class _Solver:
             if labels is None or (self.atom_group[labels] >= 0).any() or not self.root[labels].all():
                 continue
             value = self.value(opposite)
-            if value is None or value.bottom != Linear(Fraction(1)) or value.top.constant:
+            if value is None or value.bottom != LinearCount(Fraction(1)) or value.top.constant:
                 continue
             if len(value.top.coefficients) == 1 and value.top.coefficients[0][1] == 1:
                 atoms = np.flatnonzero(self.atom_group == value.top.coefficients[0][0])
@@ -200,7 +200,7 @@ class _Solver:
     def _balance(self, left: Expression, right: Expression, reason: str) -> None:
         unknown = [key for side in (left, right) for key in self._unknown(side)]
         for key in unknown:  # two attributes that only know each other: neither follows anything
-            self.out.owned[key] = Ratio(Linear(Fraction(_present(key, left, right))))
+            self.out.owned[key] = Ratio(LinearCount(Fraction(_present(key, left, right))))
         left_value, right_value = self.value(left), self.value(right)
         difference = left_value.difference(right_value) if left_value is not None and right_value is not None else None
         for key in unknown:
@@ -236,7 +236,7 @@ def _find(key: Attribute, expression: Expression) -> int | None:
     return None
 
 
-def _as_balance(zero: Linear, reason: str) -> Balance:
+def _as_balance(zero: LinearCount, reason: str) -> Balance:
     """``positive part == negative part``, in whole numbers."""
     scale = lcm(zero.constant.denominator, *(c.denominator for _, c in zero.coefficients))
     positive = {g: int(c * scale) for g, c in zero.coefficients if c > 0}

@@ -9,15 +9,15 @@ from torch import nn
 
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.recording import Recording
-from reconvene.structure.state import WAYS, Snapshot, State, known_state, remember_state, snapshot, suspects
+from reconvene.structure.state import RESETS, Snapshot, StateItem, known_state, possible_state, remember_state, snapshot
 
-MOST = 300
+_MOST = 300
 """Combinations of ways that are tried for a model that does not run as it is; most fail at the first layer."""
-Try = Callable[[Sequence[State]], Recording | None]
+Try = Callable[[Sequence[StateItem]], Recording | None]
 """Records the model with this state started afresh; ``None`` where it does not run so."""
 
 
-def written_state(model: nn.Module, before: Snapshot, recording: Recording) -> list[State]:
+def written_state(model: nn.Module, before: Snapshot, recording: Recording) -> list[StateItem]:
     """The attributes and buffers that hold other tensors than before, made from the inputs of the pass.
 
     What is made of parameters alone (a weight that a norm computes) or of sizes (a table) is no state: it is the same
@@ -31,10 +31,10 @@ def written_state(model: nn.Module, before: Snapshot, recording: Recording) -> l
     for op in recording.ops:
         if any(id(tensor) in from_inputs for tensor in tensors_in((op.args, op.kwargs))):
             from_inputs.update(id(out) for out in op.outs if out is not None)
-    return sorted(State(*key) for key in changed if from_inputs & set(after[key]))
+    return sorted(StateItem(*key) for key in changed if from_inputs & set(after[key]))
 
 
-def find_state(model: nn.Module, written: Sequence[State], trial: Try) -> None:
+def find_state(model: nn.Module, written: Sequence[StateItem], trial: Try) -> None:
     """Try how every piece of written state starts afresh, and remember it for the model.
 
     Pieces of one name in modules of one class start alike. A way is taken if the model runs so and its outputs have
@@ -43,8 +43,11 @@ def find_state(model: nn.Module, written: Sequence[State], trial: Try) -> None:
     chosen = {(state.module, state.name): state for state in known_state(model)}
     reference = trial(tuple(chosen.values()))
     for same in _by_class(model, written).values():
-        for way in WAYS:
-            attempt = {**chosen, **{(state.module, state.name): State(state.module, state.name, way) for state in same}}
+        for way in RESETS:
+            attempt = {
+                **chosen,
+                **{(state.module, state.name): StateItem(state.module, state.name, way) for state in same},
+            }
             recording = trial(list(attempt.values()))
             if recording is not None and (reference is None or _shapes(recording) == _shapes(reference)):
                 chosen = attempt
@@ -58,18 +61,18 @@ def runs_afresh(model: nn.Module, trial: Try) -> bool:
 
     What runs is known only where all of it does: ways are tried together, ``MOST`` combinations of them.
     """
-    classes = list(_by_class(model, suspects(model)).values())
-    for ways in islice(product([way for way in WAYS if way != "zeros"], repeat=len(classes)), MOST):
-        states = [State(s.module, s.name, way) for same, way in zip(classes, ways, strict=True) for s in same]
+    classes = list(_by_class(model, possible_state(model)).values())
+    for ways in islice(product([way for way in RESETS if way != "zeros"], repeat=len(classes)), _MOST):
+        states = [StateItem(s.module, s.name, way) for same, way in zip(classes, ways, strict=True) for s in same]
         if trial(states) is not None:
             remember_state(model, states)
             return True
     return False
 
 
-def _by_class(model: nn.Module, states: Sequence[State]) -> dict[tuple[type, str], list[State]]:
+def _by_class(model: nn.Module, states: Sequence[StateItem]) -> dict[tuple[type, str], list[StateItem]]:
     """Pieces of state of one name in modules of one class."""
-    by_class: dict[tuple[type, str], list[State]] = {}
+    by_class: dict[tuple[type, str], list[StateItem]] = {}
     for state in states:
         by_class.setdefault((type(model.get_submodule(state.module)), state.name), []).append(state)
     return by_class

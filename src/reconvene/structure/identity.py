@@ -25,7 +25,7 @@ from reconvene.structure.values import COPIES, operator_name
 
 _MOST = 4096
 """Numbers in a constant by which it is known."""
-VIEWS = frozenset({"aten::view", "aten::_unsafe_view", "aten::reshape", "aten::_reshape_alias"})
+_VIEWS = frozenset({"aten::view", "aten::_unsafe_view", "aten::reshape", "aten::_reshape_alias"})
 """Operators that are one and the same: which of them ``reshape`` becomes depends on memory layout."""
 
 
@@ -57,7 +57,7 @@ class Identities:
         if func in COPIES:
             return self._data_identity(tensors[0])
         name = operator_name(func)
-        return self._key(f"{layer}|{'view' if name in VIEWS else name}", tensors)
+        return self._key(f"{layer}|{'view' if name in _VIEWS else name}", tensors)
 
     def _data_identity(self, tensor: Tensor) -> str:
         return self._data.get(tensor) or _constant(tensor)

@@ -224,7 +224,7 @@ def rigid(size: int) -> Dim:
     return () if size == 1 else ((size, None),)
 
 
-def size_of(dim: Dim) -> int:
+def dimension_size(dim: Dim) -> int:
     """Positions of a dimension."""
     return prod(size for size, _ in dim)
 

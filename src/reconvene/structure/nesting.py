@@ -13,19 +13,19 @@ from torch import nn
 from reconvene.errors import ModelError
 from reconvene.structure.restore import exclusive
 
-P = ParamSpec("P")
-R = TypeVar("R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 DEEPEST = 2000
 """Levels of nested modules that fit on the stack of a thread; a forward pass takes two kilobytes a level."""
 _FRAMES = 10
 """Calls of Python that a level takes at most: ``deepcopy`` makes six, a forward pass under hooks four."""
 
 
-def on_model(function: Callable[P, R]) -> Callable[P, R]:
+def on_model(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Decorate a step that works on a model: one thread at a time, and with calls enough for modules nested deeply."""
 
     @wraps(function)
-    def step(*args: P.args, **kwargs: P.kwargs) -> R:
+    def step(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         model = next((value for value in (*args, *kwargs.values()) if isinstance(value, nn.Module)), None)
         with exclusive(), _calls_for(0 if model is None else _nesting(model)):
             return function(*args, **kwargs)

@@ -12,7 +12,7 @@ from reconvene.structure.groups import Balance
 from reconvene.structure.labels import Dim
 from reconvene.structure.lattice import descend, differences, moves, systems
 
-Widths = NDArray[np.int64]
+_Widths = NDArray[np.int64]
 
 
 def kept_size(dim: Dim, kept: NDArray[np.bool_], counts: dict[int, int] | None = None) -> int:
@@ -42,7 +42,7 @@ def kept_positions(dim: Dim, kept: NDArray[np.bool_]) -> NDArray[np.int64]:
     return np.flatnonzero(flags)
 
 
-def settle(balances: Sequence[Balance], widths: Widths, dense: Widths) -> Widths:
+def settle(balances: Sequence[Balance], widths: _Widths, dense: _Widths) -> _Widths:
     """The widths, raised where pieces that must stay equal are not. Dense widths always satisfy every balance."""
     lower_bound, widths = widths, widths.copy()
     for _ in range(int(dense.sum()) + 1):
@@ -59,7 +59,7 @@ def settle(balances: Sequence[Balance], widths: Widths, dense: Widths) -> Widths
     raise StructureError("pieces that must stay equal cannot be made equal; please report this model")
 
 
-def _lowered(balances: Sequence[Balance], widths: Widths, lower_bound: Widths, dense: Widths) -> Widths:
+def _lowered(balances: Sequence[Balance], widths: _Widths, lower_bound: _Widths, dense: _Widths) -> _Widths:
     """The same, lowered again where growing ran past a smaller solution."""
     out = widths.copy()
     for groups, equations in systems(balances, len(widths)):
@@ -70,7 +70,7 @@ def _lowered(balances: Sequence[Balance], widths: Widths, lower_bound: Widths, d
     return out
 
 
-def _first_short(balances: Sequence[Balance], widths: Widths) -> tuple[dict[int, int], int] | None:
+def _first_short(balances: Sequence[Balance], widths: _Widths) -> tuple[dict[int, int], int] | None:
     for balance in balances:
         counts = [
             fixed + sum(n * int(widths[g]) for g, n in piece.items())

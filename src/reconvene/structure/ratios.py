@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearCount:
     """``constant + sum(coefficient[g] * width[g])``."""
 
     constant: Fraction
@@ -22,18 +22,18 @@ class Linear:
         """Whether no width is in it."""
         return not self.coefficients
 
-    def plus(self, term: Linear, scale: Fraction = Fraction(1)) -> Linear:
+    def plus(self, term: LinearCount, scale: Fraction = Fraction(1)) -> LinearCount:
         """``self + scale * term``."""
         total = dict(self.coefficients)
         for group, coefficient in term.coefficients:
             total[group] = total.get(group, Fraction(0)) + scale * coefficient
         kept = tuple(sorted((g, c) for g, c in total.items() if c))
-        return Linear(self.constant + scale * term.constant, kept)
+        return LinearCount(self.constant + scale * term.constant, kept)
 
-    def times(self, factor: Linear) -> Linear | None:
+    def times(self, factor: LinearCount) -> LinearCount | None:
         """The product, if at most one of the two depends on a width."""
         form, scalar = (self, factor) if factor.fixed else (factor, self)
-        return Linear(Fraction(0)).plus(form, scalar.constant) if scalar.fixed else None
+        return LinearCount(Fraction(0)).plus(form, scalar.constant) if scalar.fixed else None
 
     def at(self, widths: Sequence[int] | NDArray[np.int64]) -> Fraction:
         """The value at these widths."""
@@ -44,8 +44,8 @@ class Linear:
 class Ratio:
     """``top / bottom``, both linear: products and exact quotients of sizes stay in this form where they can."""
 
-    top: Linear
-    bottom: Linear = Linear(Fraction(1))
+    top: LinearCount
+    bottom: LinearCount = LinearCount(Fraction(1))
 
     def combine(self, op: str, right: Ratio) -> Ratio | None:
         """The result of ``+ - * /``, or ``None`` if it has no such form."""
@@ -70,7 +70,7 @@ class Ratio:
         numbers = (self.top.constant, *(coefficient for _, coefficient in self.top.coefficients))
         return self.bottom.fixed and all((number / self.bottom.constant).denominator == 1 for number in numbers)
 
-    def difference(self, right: Ratio) -> Linear | None:
+    def difference(self, right: Ratio) -> LinearCount | None:
         """A linear form that is zero exactly where both are equal."""
         if self.bottom == right.bottom:
             return self.top.plus(right.top, Fraction(-1))

@@ -14,7 +14,7 @@ from reconvene.structure.dispatch import DispatchMode
 from reconvene.structure.inputs import map_tensors, tensors_in
 from reconvene.structure.meta_kernels import known_result
 from reconvene.structure.recording import Op, Recording, writes_in_place
-from reconvene.structure.values import COPIES, Answers, MissingValueError, answered, operator_name, reads_values
+from reconvene.structure.values import COPIES, MissingValueError, RecordedAnswers, answered, operator_name, reads_values
 
 _ATEN = torch.ops.aten
 
@@ -29,7 +29,7 @@ class Recorder(DispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, recording: Recording, stack: Sequence[str], training: bool) -> None:
         super().__init__()
         self.recording, self.stack, self.training = recording, stack, training
-        self.answers = Answers(recording.values, stack, training)
+        self.answers = RecordedAnswers(recording.values, stack, training)
         self.twins: dict[int, Tensor] = {}
         self.producers: dict[int, str] = {}
         self.data: set[int] = set()

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from reconvene.structure.inputs import tensors_in
-from reconvene.structure.state import State
+from reconvene.structure.state import StateItem
 from reconvene.structure.traced_size import SizeLog
-from reconvene.structure.values import Values
+from reconvene.structure.values import ValueAnswers
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ class Recording:
     sizes: SizeLog = field(default_factory=SizeLog)
     device: str = "meta"
     notes: list[str] = field(default_factory=list)
-    values: Values = field(default_factory=Values)
+    values: ValueAnswers = field(default_factory=ValueAnswers)
     """What runs on real tensors answered to code that reads values."""
     exits: list[tuple[int, str, list[Tensor], list[Tensor]]] = field(default_factory=list)
     """Where a layer ends: how many calls were made by then, its path, the tensors it was given and those it gave."""
@@ -77,7 +77,7 @@ class Recording:
     """What calls have read from tensors that are made of sizes and constants alone."""
     lacking: set[bool] = field(default_factory=set)
     """Modes (training or not) in which the forward pass read a value that nothing has answered."""
-    written: list[State] = field(default_factory=list)
+    written: list[StateItem] = field(default_factory=list)
     """State: what the pass left for the next one in attributes and buffers."""
     guards: dict[str, None] = field(default_factory=dict)
     """Operators and layers that read values on meta: the calls belong to the branch that the answers take."""

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from reconvene.errors import StructureError
 from reconvene.structure.analysis import Keep, Structure, assemble, label
 from reconvene.structure.attributes import Change, attribute_changes
-from reconvene.structure.capture import record
+from reconvene.structure.capture import record_forward
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim, Reason
 from reconvene.structure.pruned_sizes import kept_positions, kept_size, settle
 from reconvene.structure.recording import Op, Recording
-from reconvene.structure.scalar_args import RESULT, Numbers, following_numbers, leaves
+from reconvene.structure.scalar_args import RESULT, Numbers, constant_arguments, following_numbers
 
 _PRODUCTS = {"mm", "bmm", "addmm"}
 _AROUND_PRODUCTS = {"view", "_unsafe_view", "expand", "t", "permute", "transpose", "unsqueeze", "squeeze", "add"}
@@ -49,7 +49,7 @@ def prove_by_trial(model: nn.Module, example_inputs: Any, structure: Structure) 
             return structure
         if attempt == 0:
             # The first run of a model may fill caches that later runs use: what they do is what counts.
-            again = record(model, example_inputs)
+            again = record_forward(model, example_inputs)
             if [op.func for op in again.ops] != [op.func for op in structure.recording.ops]:
                 structure = assemble(again, label(again), list(again.notes))
                 continue
@@ -79,14 +79,14 @@ def _replayed(model: nn.Module, example_inputs: Any, structure: Structure, keep:
     seen = Recording(device=structure.recording.device, values=structure.recording.values)
     broke = ""
     try:
-        record(model, example_inputs, replace=replace, attributes=attributes, into=seen)
+        record_forward(model, example_inputs, replace=replace, attributes=attributes, into=seen)
     except Exception as error:  # noqa: BLE001 -- foreign code
         broke = str(error).strip().split("\n")[0] or type(error).__name__
     expected = structure.eval_ops()
     steps, seen_steps = _steps(expected), _steps(seen.ops)
     out = Replay()
     counts: dict[int, int] = {}
-    constants, seen_constants = leaves(structure.recording), leaves(seen)
+    constants, seen_constants = constant_arguments(structure.recording), constant_arguments(seen)
     expected_index = seen_index = 0
     while expected_index < len(steps) and seen_index < len(seen_steps):
         (number, want), (nth, got) = steps[expected_index], seen_steps[seen_index]

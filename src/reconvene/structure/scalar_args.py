@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reconvene.structure.labels import is_labelled, size_of
+from reconvene.structure.labels import dimension_size, is_labelled
 from reconvene.structure.pruned_sizes import kept_positions
 from reconvene.structure.recording import Op, Recording
 from reconvene.structure.rules import Context
@@ -43,7 +43,7 @@ _MOST = 4096
 """Numbers in a constant tensor that a plan still writes down."""
 
 
-def leaves(recording: Recording) -> Leaves:
+def constant_arguments(recording: Recording) -> Leaves:
     """Constant tensors that calls of the eval pass read at the top level of their arguments."""
     recorded_ids = {id(t) for t in (*recording.parameters.values(), *recording.inputs)}
     twins: dict[int, Tensor] = {}
@@ -152,10 +152,10 @@ def _check_argument(
     if not isinstance(axis, int) or not isinstance(op.args[0], Tensor) or not context.dims(op.args[0]):
         return "", True
     dim = context.dims(op.args[0])[axis]
-    if not is_labelled(dim) or len(kept_positions(dim, kept)) == size_of(dim):
+    if not is_labelled(dim) or len(kept_positions(dim, kept)) == dimension_size(dim):
         return "", True
     if name == "start" and isinstance(dense_value, int):
-        start = max(dense_value + size_of(dim), 0) if dense_value < 0 else dense_value
+        start = max(dense_value + dimension_size(dim), 0) if dense_value < 0 else dense_value
         expected = int((kept_positions(dim, kept) < start).sum())
         actual = small_value + len(kept_positions(dim, kept)) if small_value < 0 else small_value
         return ("" if actual == expected else f"the smaller model cuts at {actual} instead of {expected}"), False

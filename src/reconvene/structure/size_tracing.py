@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.structure.restore import patched
-from reconvene.structure.traced_size import Size, SizeLog
+from reconvene.structure.traced_size import SizeLog, TracedSize
 
 
 @contextmanager
@@ -40,16 +40,16 @@ def _attributes(model: nn.Module, log: SizeLog) -> Iterator[None]:
             now = module.__dict__.get(name)
             if now is traced:
                 module.__dict__[name] = value
-            elif isinstance(now, Size):  # the forward pass itself counted it up
+            elif isinstance(now, TracedSize):  # the forward pass itself counted it up
                 module.__dict__[name] = int(now)
 
 
 def _traced(value: Any, path: str, name: str, log: SizeLog) -> Any:
     """The attribute as traced sizes; ``None`` if it is not about sizes."""
     if type(value) is int and value > 1:
-        return Size(value, ("attr", path, name, None, value), log)
+        return TracedSize(value, ("attr", path, name, None, value), log)
     if type(value) in (tuple, list) and value and all(type(v) is int for v in value):
-        return type(value)(Size(v, ("attr", path, name, i, v), log) for i, v in enumerate(value))
+        return type(value)(TracedSize(v, ("attr", path, name, i, v), log) for i, v in enumerate(value))
     return None
 
 
@@ -77,7 +77,7 @@ def _shape(tensor: Tensor, log: SizeLog) -> torch.Size:
     plain = _plain_shape(tensor)
     if not log.active or not plain:
         return plain  # type: ignore[no-any-return]
-    return torch.Size([Size(n, ("dim", tensor, axis), log) for axis, n in enumerate(plain)])
+    return torch.Size([TracedSize(n, ("dim", tensor, axis), log) for axis, n in enumerate(plain)])
 
 
 def _size(tensor: Tensor, dim: Any, log: SizeLog) -> Any:
@@ -132,7 +132,7 @@ def _split(log: SizeLog, out: Any, tensor: Any, sizes: Any = None, dim: Any = 0,
     pieces = list(sizes) if isinstance(sizes, (tuple, list)) else [sizes] * (len(out) - 1)
     for piece, size in zip(out, pieces, strict=False):
         log.sized(piece, axis, size)
-    if isinstance(sizes, (tuple, list)) and all(isinstance(size, Size) for size in pieces):
+    if isinstance(sizes, (tuple, list)) and all(isinstance(size, TracedSize) for size in pieces):
         log.known_cuts.update(id(piece) for piece in out)
 
 
@@ -154,12 +154,12 @@ def _indexed(log: SizeLog, out: Any, tensor: Any, index: Any) -> None:
         ellipsis_index = next(i for i, p in enumerate(parts) if p is Ellipsis)
         parts[ellipsis_index : ellipsis_index + 1] = [slice(None)] * (tensor.ndim - len(parts) + 1)
     for axis, part in enumerate(parts):
-        if (isinstance(part.start, Size) or isinstance(part.stop, Size)) and part.step in (None, 1):
+        if (isinstance(part.start, TracedSize) or isinstance(part.stop, TracedSize)) and part.step in (None, 1):
             _cut(log, out, tensor, axis, part.start, part.stop)
 
 
 def _cut(log: SizeLog, out: Any, tensor: Any, axis: int, start: Any, stop: Any) -> None:
-    full_size = Size(_plain_shape(tensor)[axis], ("dim", tensor, axis), log)
+    full_size = TracedSize(_plain_shape(tensor)[axis], ("dim", tensor, axis), log)
     first = 0 if start is None else start if start >= 0 else full_size + start
     last = full_size if stop is None else stop if stop >= 0 else full_size + stop
     last = full_size if int(last) > int(full_size) else last
@@ -183,7 +183,7 @@ def _convolved(
     dilation: Any = 1,
     groups: Any = 1,
 ) -> None:
-    if isinstance(groups, Size) and out.ndim == tensor.ndim == weight.ndim:
+    if isinstance(groups, TracedSize) and out.ndim == tensor.ndim == weight.ndim:
         log.equal(groups.expression, ("/", ("dim", tensor, 1), ("dim", weight, 1)))
 
 

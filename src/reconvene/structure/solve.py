@@ -9,7 +9,7 @@ import numpy as np
 from reconvene.structure.labels import Labels, Tie, Vector
 
 
-def solve(labels: Labels) -> Vector:
+def solve_channels(labels: Labels) -> Vector:
     """The channel of every atom, named by its smallest atom (int64 ``[atoms]``); 0 for pinned atoms.
 
     Ties are decided when all unions are known: an axis that cannot be free is pinned, a single free axis takes the
@@ -56,7 +56,7 @@ def merge(root: Vector, unions: Sequence[tuple[Vector, Vector]], pins: Sequence[
             parent = shorter
 
 
-Decision = tuple[list[tuple[Vector, Vector]], list[Vector]]
+_Decision = tuple[list[tuple[Vector, Vector]], list[Vector]]
 
 
 def _forced(pending: list[Tie], root: Vector) -> tuple[list[Tie], list[tuple[Vector, Vector]], list[Vector]]:
@@ -92,7 +92,7 @@ def _only_axis(tie: Tie, root: Vector) -> int | None:
     return None
 
 
-def _decide(tie: Tie, axis: int) -> Decision:
+def _decide(tie: Tie, axis: int) -> _Decision:
     others = [labels for i, labels in enumerate(tie.axes) if i != axis and labels is not None]
     chosen = tie.axes[axis] if axis >= 0 else None
     if chosen is None:

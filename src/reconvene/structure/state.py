@@ -26,7 +26,7 @@ _PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device, torch.Si
 
 @closed
 @dataclass(frozen=True, order=True)
-class State:
+class StateItem:
     """One piece of state: an attribute or a buffer of a module, and the way it starts afresh (a name in ``WAYS``)."""
 
     module: Name
@@ -34,7 +34,7 @@ class State:
     way: Name = ""
 
     def __post_init__(self) -> None:
-        if self.name in _INTERNAL or self.way not in ("", *WAYS):
+        if self.name in _INTERNAL or self.way not in ("", *RESETS):
             raise ValueError(f"{self.module}.{self.name} cannot start afresh by {self.way!r}")
 
 
@@ -87,7 +87,7 @@ def _to_empty_container(module: nn.Module, name: str) -> None:
     module.__dict__[name] = type(value)()
 
 
-WAYS: dict[str, Callable[[nn.Module, str], None]] = {
+RESETS: dict[str, Callable[[nn.Module, str], None]] = {
     "reset": _call_reset,
     "absent": _delete,
     "no items": _to_empty_container,
@@ -102,27 +102,27 @@ The module's own ``reset()`` comes first. Then what lets the module's own code b
 ``empty``: no values), and last zeros: one that broadcasts, and a tensor of the shape that is there.
 """
 
-_KNOWN: weakref.WeakKeyDictionary[nn.Module, tuple[State, ...]] = weakref.WeakKeyDictionary()
+_KNOWN: weakref.WeakKeyDictionary[nn.Module, tuple[StateItem, ...]] = weakref.WeakKeyDictionary()
 
 
-def known_state(model: nn.Module) -> tuple[State, ...]:
+def known_state(model: nn.Module) -> tuple[StateItem, ...]:
     """The state of a model that was analysed, or that a plan made; else none."""
     return _KNOWN.get(model, ())
 
 
-def remember_state(model: nn.Module, states: Iterable[State]) -> None:
+def remember_state(model: nn.Module, states: Iterable[StateItem]) -> None:
     """Note the state of a model."""
     _KNOWN[model] = tuple(sorted(states))
 
 
-def clear_state(model: nn.Module, states: Iterable[State] | None = None) -> None:
+def clear_state(model: nn.Module, states: Iterable[StateItem] | None = None) -> None:
     """Let the state of a model (by default the known state) start afresh, in place."""
     for state in known_state(model) if states is None else states:
         if state.way:
-            WAYS[state.way](model.get_submodule(state.module), state.name)
+            RESETS[state.way](model.get_submodule(state.module), state.name)
 
 
-def state_buffers(model: nn.Module, states: Iterable[State] | None = None) -> frozenset[str]:
+def state_buffers(model: nn.Module, states: Iterable[StateItem] | None = None) -> frozenset[str]:
     """Names of the buffers among the state (by default the known state) whose shape the forward pass decides."""
     return frozenset(
         f"{state.module}.{state.name}".lstrip(".")
@@ -180,10 +180,10 @@ def snapshot(model: nn.Module) -> Snapshot:
     return {key: tensors for key, tensors in held.items() if tensors}
 
 
-def suspects(model: nn.Module) -> list[State]:
+def possible_state(model: nn.Module) -> list[StateItem]:
     """Whatever could be state: tensors in attributes, and buffers that are not saved."""
     return [
-        State(path, name)
+        StateItem(path, name)
         for path, name in snapshot(model)
         if name not in (module := model.get_submodule(path))._buffers or name in module._non_persistent_buffers_set
     ]

@@ -20,13 +20,13 @@ Expression = tuple[Any, ...]
 """
 
 
-class Size(int):
+class TracedSize(int):
     """An integer with the expression it came from; arithmetic keeps the expression, everything else is an ``int``."""
 
     expression: Expression
     log: SizeLog
 
-    def __new__(cls, value: int, expression: Expression, log: SizeLog) -> Size:
+    def __new__(cls, value: int, expression: Expression, log: SizeLog) -> TracedSize:
         """The integer ``value``, known to be ``expression``; comparisons are noted in ``log``."""
         self = super().__new__(cls, value)
         self.expression = expression
@@ -36,7 +36,7 @@ class Size(int):
     def _with(self, value: Any, op: str, left: Any, right: Any) -> Any:
         if type(value) is not int:
             return value
-        return Size(value, (op, expression_of(left), expression_of(right)), self.log)
+        return TracedSize(value, (op, expression_of(left), expression_of(right)), self.log)
 
     def __add__(self, other: Any) -> Any:
         return self._with(int.__add__(self, other), "+", self, other)
@@ -69,9 +69,9 @@ class Size(int):
 
     def __eq__(self, other: object) -> Any:
         equal = int.__eq__(self, other)  # no answer to what is no integer: a tensor that holds one answers itself
-        if equal is True and isinstance(other, Size):
+        if equal is True and isinstance(other, TracedSize):
             self.log.equal(self.expression, other.expression)
-        elif equal is False and isinstance(other, Size):
+        elif equal is False and isinstance(other, TracedSize):
             self.log.unequal(self.expression, other.expression)
         return equal
 
@@ -93,7 +93,7 @@ class Size(int):
 
 def expression_of(value: Any) -> Expression:
     """The expression of an integer."""
-    return value.expression if isinstance(value, Size) else ("int", int(value))
+    return value.expression if isinstance(value, TracedSize) else ("int", int(value))
 
 
 @dataclass
@@ -124,5 +124,5 @@ class SizeLog:
 
     def sized(self, tensor: Any, axis: int, size: Any) -> None:
         """Note that a dimension of a tensor has this size because the code said so."""
-        if isinstance(size, Size) and isinstance(tensor, Tensor):
+        if isinstance(size, TracedSize) and isinstance(tensor, Tensor):
             self.equal(("dim", tensor, axis), size.expression)

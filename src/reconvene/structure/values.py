@@ -61,7 +61,7 @@ class MissingValueError(NotImplementedError):
 
 
 @dataclass
-class Values:
+class ValueAnswers:
     """Answers of the runs on real tensors, in the order of the questions; ``modes`` says which runs there were."""
 
     answers: dict[Question, list[Any]] = field(default_factory=dict)
@@ -84,7 +84,7 @@ def reads_values(func: Any, args: Sequence[Any]) -> bool:
 class ValueCollector(DispatchMode):  # type: ignore[no-untyped-call]
     """Collects the answers of a run on real tensors."""
 
-    def __init__(self, values: Values, stack: Sequence[str], training: bool) -> None:
+    def __init__(self, values: ValueAnswers, stack: Sequence[str], training: bool) -> None:
         super().__init__()
         self.values, self.stack, self.training = values, stack, training
         self.producers: Any = WeakIdKeyDictionary()
@@ -103,7 +103,7 @@ class ValueCollector(DispatchMode):  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def noted_methods(values: Values, stack: Sequence[str], training: bool) -> Iterator[None]:
+def noted_methods(values: ValueAnswers, stack: Sequence[str], training: bool) -> Iterator[None]:
     """Note what ``x.tolist()`` and ``x.numpy()`` answer in a run on real tensors."""
 
     def noting(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -118,10 +118,10 @@ def noted_methods(values: Values, stack: Sequence[str], training: bool) -> Itera
         yield
 
 
-class Answers:
+class RecordedAnswers:
     """Hands out answers in order during one recorded pass."""
 
-    def __init__(self, values: Values, stack: Sequence[str], training: bool) -> None:
+    def __init__(self, values: ValueAnswers, stack: Sequence[str], training: bool) -> None:
         self.values, self.stack, self.training = values, stack, training
         self.turns: Counter[Question] = Counter()
         self.lacking = False

@@ -1,5 +1,5 @@
 """Surgery: the plan, the smaller network it makes, and the silenced reference that proves it."""
 
-from reconvene.surgery.plan import Plan, Row, make_plan
+from reconvene.surgery.plan import Plan, PlanRow, make_plan
 
-__all__ = ["Plan", "Row", "make_plan"]
+__all__ = ["Plan", "PlanRow", "make_plan"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.errors import PlanError
-from reconvene.structure.copies import copied, uncopied
+from reconvene.structure.copies import copy_model, uncopied
 from reconvene.structure.nesting import on_model
 from reconvene.structure.restore import paused_collector
 from reconvene.structure.state import clear_state, enter_instances, remember_state
@@ -48,7 +48,7 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
 def mask(plan: Plan, model: nn.Module) -> nn.Module:
     """A copy in the original shapes with the removed channels silenced (see ``Plan.mask``)."""
     _checked(plan, model)
-    return mask_in_place(plan, _afresh(plan, copied(model)))
+    return mask_in_place(plan, _afresh(plan, copy_model(model)))
 
 
 def _afresh(plan: Plan, network: nn.Module) -> nn.Module:

@@ -6,15 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import AfterValidator
 
 from reconvene.surgery.ranges import Ranges, from_text, to_text
 from reconvene.utils import schema
+from reconvene.utils.arrays import Ints
 from reconvene.utils.schema import Count, Name
 
-Ints = NDArray[np.int64]
-LARGEST = 8
+_LARGEST = 8
 
 
 def _complete(channels: dict[int, str]) -> dict[int, str]:
@@ -23,8 +22,8 @@ def _complete(channels: dict[int, str]) -> dict[int, str]:
     together = np.sort(np.concatenate([*positions, np.array([], dtype=np.int64)]))
     if not (together == np.arange(len(together))).all():
         raise ValueError("does not give every channel its bits once")
-    if not all(1 <= bits <= LARGEST for bits in channels):
-        raise ValueError(f"holds bits beyond 1 to {LARGEST}")
+    if not all(1 <= bits <= _LARGEST for bits in channels):
+        raise ValueError(f"holds bits beyond 1 to {_LARGEST}")
     return channels
 
 

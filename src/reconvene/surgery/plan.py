@@ -24,24 +24,24 @@ from reconvene.structure import Keep, Structure
 from reconvene.structure.pruned_sizes import kept_positions
 from reconvene.structure.replay import following_attributes, shrunk_shapes
 from reconvene.structure.scalar_args import Numbers
-from reconvene.structure.state import State, known_state
+from reconvene.structure.state import StateItem, known_state
 from reconvene.surgery.bits import BitPlan
 from reconvene.surgery.ranges import Ranges, from_text, to_text
-from reconvene.surgery.silence import Site, restricted_sites
+from reconvene.surgery.silence import SilencedCall, restricted_sites
 from reconvene.utils import schema
 from reconvene.utils.files import read_regular, write_atomic
-from reconvene.utils.schema import Amount, Count, Name, Number, Plain, Seconds, Seed, Size, Text
-from reconvene.utils.tables import smaller, table
+from reconvene.utils.schema import AnySeed, Count, Name, NonNegative, Number, Plain, Seconds, Size, Text
+from reconvene.utils.tables import smaller, text_table
 
 FORMAT, VERSION, WITH_BITS = "reconvene-plan", 1, 2
 """A plan with bits has a version of its own, so that releases that know none say so."""
-FILE_LIMIT = 2**28
+_FILE_LIMIT = 2**28
 """Bytes of the largest plan that is read; that of a network of 300 million parameters has two millions."""
 
 
 @schema.closed
 @dataclass
-class Row:
+class PlanRow:
     """One group in a plan: how wide it was, how wide it stays, and why."""
 
     name: Name
@@ -81,7 +81,7 @@ class Plan:
     True
     """
 
-    rows: list[Row]
+    rows: list[PlanRow]
     pinned: list[dict[str, Plain]]
     """Groups nothing of which can leave: ``name``, ``width``, ``why``."""
     shapes: dict[Name, list[Count]]
@@ -90,18 +90,18 @@ class Plan:
     """Kept positions (as ranges) by parameter and dimension; what is not named stays whole."""
     attributes: list[tuple[Name, Name, Annotated[Plain, AfterValidator(_fixed)]]]
     """``(module, attribute, value)`` of the sizes that modules keep beside their tensors."""
-    sites: list[Site] = field(default_factory=list)
-    state: list[State] = field(default_factory=list)
+    sites: list[SilencedCall] = field(default_factory=list)
+    state: list[StateItem] = field(default_factory=list)
     """What a forward pass leaves for the next one, and how it starts afresh in the networks that a plan makes."""
     criterion: Text = ""
     evaluator: Text = ""
-    seed: Seed = 0
+    seed: AnySeed = 0
     data: Text | None = None
     budget: dict[str, Plain] = field(default_factory=dict)
-    limits: dict[str, Amount] = field(default_factory=dict)
-    costs: Annotated[dict[str, dict[str, Amount]], AfterValidator(_of_both_networks)] = field(default_factory=dict)
+    limits: dict[str, NonNegative] = field(default_factory=dict)
+    costs: Annotated[dict[str, dict[str, NonNegative]], AfterValidator(_of_both_networks)] = field(default_factory=dict)
     """``dense`` and ``pruned`` cost of every kind."""
-    spread: dict[str, Amount] = field(default_factory=dict)
+    spread: dict[str, NonNegative] = field(default_factory=dict)
     """Activation spread of the dense network per layer, which rectification restores."""
     examples: Size | None = None
     """Training examples of an epoch, if known; the FLOPs of an epoch follow from it."""
@@ -178,7 +178,7 @@ class Plan:
         if "pruned" in self.training_flops:
             foot.append("training FLOPs of {}: {} -> {} ({})".format(self.training_unit, *self.training_told))
         foot += [] if self.bits is None else [self.bits.summary]
-        return table(["group", "dense", "width", "loss", "why"], rows, title=head, foot=[*foot, *self.remarks])
+        return text_table(["group", "dense", "width", "loss", "why"], rows, title=head, foot=[*foot, *self.remarks])
 
     def apply(self, model: nn.Module) -> nn.Module:
         """A new module of the same classes with the kept slices as weights; ``model`` is untouched.
@@ -232,7 +232,7 @@ class Plan:
         Raises:
             PlanError: not a plan, of a newer version, or damaged.
         """
-        values = schema.parse(text, source=source, error=PlanError)
+        values = schema.parse_json(text, source=source, error=PlanError)
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise PlanError(f"{source} is not a Reconvene plan (its format is not {FORMAT!r})")
         if values.get("version") not in (VERSION, WITH_BITS):
@@ -243,7 +243,7 @@ class Plan:
         known = {"format", "version", *(field.name for field in dataclasses.fields(cls))}
         if unknown := sorted(values.keys() - known):
             raise PlanError(f"{source}: {unknown[0]}: is no field that this release knows; upgrade reconvene")
-        return schema.read(cls, text, source=source, error=PlanError)
+        return schema.read_json(cls, text, source=source, error=PlanError)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON, whole or not at all; the same plan gives the same bytes.
@@ -266,14 +266,14 @@ class Plan:
         """
         if not isinstance(path, str | Path):
             raise PlanError(f"a plan is read from a path, and {path!r} is none. Try: Plan.load('plan.json')")
-        return cls.from_json(read_regular(Path(path), limit=FILE_LIMIT, error=PlanError, what="the plan"), path)
+        return cls.from_json(read_regular(Path(path), limit=_FILE_LIMIT, error=PlanError, what="the plan"), path)
 
 
 def make_plan(
     model: nn.Module,
     structure: Structure,
     keep: Keep,
-    rows: list[Row],
+    rows: list[PlanRow],
     *,
     scalars: Mapping[int, Numbers] | None = None,
     **plan_fields: Any,

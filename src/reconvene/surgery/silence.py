@@ -42,7 +42,7 @@ KeptDim = list[tuple[Count, Ranges | None]]
 
 @schema.closed
 @dataclass
-class Site:
+class SilencedCall:
     """One call to compute on kept channels only: ``layer`` calls the operator ``call`` on ``data`` (``Identities``).
 
     Plans of earlier releases say instead that it is the ``nth`` call of ``call`` by ``layer``.
@@ -57,7 +57,7 @@ class Site:
     nth: Count | None = None
 
 
-def restricted_sites(structure: Structure, keep: Keep, scalars: Mapping[int, Numbers]) -> list[Site]:
+def restricted_sites(structure: Structure, keep: Keep, scalars: Mapping[int, Numbers]) -> list[SilencedCall]:
     """The calls that the silenced reference must restrict under this choice of channels.
 
     A number that the code computes from a size (``x / x.shape[1]``) is a statistic over channels too: the reference
@@ -76,7 +76,7 @@ def restricted_sites(structure: Structure, keep: Keep, scalars: Mapping[int, Num
         if any(arg is not None for arg in args) or index in scalars:
             sizes: dict[str, Any] = {str(k): _size(value, kept) for k, value in restricted.get(index, {}).items()}
             sizes |= scalars.get(index, {})
-            sites.append(Site(op.owner, op.name, args, outs, sizes, data))
+            sites.append(SilencedCall(op.owner, op.name, args, outs, sizes, data))
     return sites
 
 
@@ -111,7 +111,7 @@ def observed(network: nn.Module, observe: Observe) -> Iterator[None]:
 class Silenced:
     """Mixed into the class of the silenced network: runs the forward pass under the restriction of its sites."""
 
-    reconvene_sites: list[Site]
+    reconvene_sites: list[SilencedCall]
     reconvene_observe: Observe | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -123,7 +123,7 @@ class Silenced:
 
 @contextmanager
 def restricted(
-    model: nn.Module, sites: Sequence[Site], inputs: Sequence[Tensor], observe: Observe | None = None
+    model: nn.Module, sites: Sequence[SilencedCall], inputs: Sequence[Tensor], observe: Observe | None = None
 ) -> Iterator[None]:
     """Compute the calls of ``sites`` on kept channels while ``model``, already zeroed, runs on ``inputs``.
 
@@ -142,7 +142,7 @@ def restricted(
     restrict.check()
 
 
-def silence(model: nn.Module, sites: Sequence[Site]) -> nn.Module:
+def silence(model: nn.Module, sites: Sequence[SilencedCall]) -> nn.Module:
     """Let ``model`` (already zeroed) run its restricted calls on kept channels only."""
     if sites:
         model_class = type(model)
@@ -155,7 +155,7 @@ def silence(model: nn.Module, sites: Sequence[Site]) -> nn.Module:
 
 class _Restrict(DispatchMode):  # type: ignore[no-untyped-call]
     def __init__(
-        self, sites: Sequence[Site], stack: list[str], identities: Identities, observe: Observe | None = None
+        self, sites: Sequence[SilencedCall], stack: list[str], identities: Identities, observe: Observe | None = None
     ) -> None:
         super().__init__()
         self.sites = {_key(site): site for site in sites}
@@ -173,14 +173,14 @@ class _Restrict(DispatchMode):  # type: ignore[no-untyped-call]
             self.observe(data, [out.detach().clone() for out in results])
         return result
 
-    def _site(self, data: str, func: Any) -> Site | None:
+    def _site(self, data: str, func: Any) -> SilencedCall | None:
         call_key = (self.stack[-1], str(func))
         key: Any = data if data in self.sites else (*call_key, self.counts[call_key])
         self.counts[call_key] += 1
         self.missed.pop(key, None)
         return self.sites.get(key)
 
-    def _result(self, func: Any, args: Any, kwargs: Any, site: Site | None) -> Any:
+    def _result(self, func: Any, args: Any, kwargs: Any, site: SilencedCall | None) -> Any:
         if site is None:
             return func(*args, **kwargs)
         if RESULT in site.sizes:
@@ -201,7 +201,7 @@ class _Restrict(DispatchMode):  # type: ignore[no-untyped-call]
             )
 
 
-def _key(site: Site) -> Any:
+def _key(site: SilencedCall) -> Any:
     return site.data or (site.layer, site.call, site.nth)
 
 

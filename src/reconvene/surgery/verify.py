@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.structure import Keep, Structure, call
-from reconvene.structure.copies import copied
+from reconvene.structure.copies import copy_model
 from reconvene.structure.identity import of_calls
 from reconvene.structure.inputs import map_tensors, tensors_in
 from reconvene.structure.pruned_sizes import kept_positions
@@ -41,7 +41,7 @@ class Difference:
     why: str
 
 
-def verify(
+def verify_plan(
     plan: Plan, model: nn.Module, example_inputs: Any, structure: Structure, keep: Keep, *, seed: int = 0
 ) -> Difference | None:
     """Compare the outputs of both networks on the example inputs.
@@ -119,7 +119,7 @@ class _Pairs:
     def __init__(self, plan: Plan, model: nn.Module, noisy: dict[str, Tensor], inputs: Any, seed: int) -> None:
         self.plan, self.inputs, self.seed = plan, inputs, seed
         self.small = _small(plan, model, noisy)
-        probe = copied(model).eval()
+        probe = copy_model(model).eval()
         _give(probe, noisy)
         self.silenced = mask_in_place(plan, probe).eval()
 

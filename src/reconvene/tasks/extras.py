@@ -8,7 +8,7 @@ from typing import Any
 from reconvene.errors import MissingExtraError
 
 
-def needs(module: str, package: str, purpose: str) -> Any:
+def import_extra(module: str, package: str, purpose: str) -> Any:
     """Import an optional module. Raises MissingExtraError where it is not installed."""
     try:
         return import_module(module)

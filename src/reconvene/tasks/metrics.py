@@ -126,7 +126,7 @@ class Overlaps:
         return np.asarray(self.shared / np.maximum(self.union, 1), dtype=np.float64)
 
 
-Counts = NDArray[np.float64]
+_Counts = NDArray[np.float64]
 
 
 def _averaged(
@@ -158,12 +158,12 @@ def _aji_counts(predicted: NDArray[np.int64], true: NDArray[np.int64]) -> tuple[
 
 
 def _aji_plus_counts(predicted: NDArray[np.int64], true: NDArray[np.int64]) -> tuple[int, int]:
-    from reconvene.tasks.extras import needs
+    from reconvene.tasks.extras import import_extra
 
     overlaps = Overlaps.of(predicted, true)
     if not overlaps.shared.size:
         return 0, int(overlaps.true.sum() + overlaps.predicted.sum())
-    assign = needs("scipy.optimize", "scipy", "AJI+").linear_sum_assignment
+    assign = import_extra("scipy.optimize", "scipy", "AJI+").linear_sum_assignment
     rows, columns = assign(overlaps.iou, maximize=True)
     touching = overlaps.shared[rows, columns] > 0
     return _aggregate(overlaps, rows[touching], columns[touching])
@@ -176,7 +176,7 @@ def _aggregate(overlaps: Overlaps, rows: NDArray[Any], columns: NDArray[Any]) ->
     return int(overlaps.shared[rows, columns].sum()), int(union)
 
 
-def _panoptic_counts(overlaps: Overlaps) -> Counts:
+def _panoptic_counts(overlaps: Overlaps) -> _Counts:
     """Sum of IoUs, true positives, false positives, false negatives."""
     # in whole numbers: a quotient of exactly one half must not match
     matched = 2 * overlaps.shared > overlaps.union
@@ -185,7 +185,7 @@ def _panoptic_counts(overlaps: Overlaps) -> Counts:
     return np.array([total, hits, len(overlaps.predicted) - hits, len(overlaps.true) - hits], dtype=np.float64)
 
 
-def _quality(counts: Counts) -> PanopticQuality:
+def _quality(counts: _Counts) -> PanopticQuality:
     total, hits, wrong, missed = counts.tolist()
     objects = hits + (wrong + missed) / 2
     if not objects:

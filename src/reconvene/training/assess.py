@@ -14,14 +14,14 @@ from reconvene.data.corruptions import CORRUPTIONS, STRENGTHS, corrupted
 from reconvene.data.progress import track
 from reconvene.errors import TrainingError
 from reconvene.tasks import Assessment
-from reconvene.training.evaluate import check_output, in_float32
+from reconvene.training.evaluate import check_output, outputs_in_float32
 from reconvene.utils.module_state import evaluating
-from reconvene.utils.tables import Cell, table
+from reconvene.utils.tables import Cell, text_table
 
-Predictions = tuple[Tensor, ...]
+_Predictions = tuple[Tensor, ...]
 
 
-def predict(model: nn.Module, dataset: Dataset, *, batch_size: int = 256) -> Predictions:
+def predict(model: nn.Module, dataset: Dataset, *, batch_size: int = 256) -> _Predictions:
     """What the task keeps of the outputs for the test images, float32, eval mode, on the CPU.
 
     Raises:
@@ -30,10 +30,10 @@ def predict(model: nn.Module, dataset: Dataset, *, batch_size: int = 256) -> Pre
     if not len(dataset.test):
         raise TrainingError(f"{dataset.name} has no test images to evaluate on.")
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    parts: list[Predictions] = []
+    parts: list[_Predictions] = []
     with evaluating(model), torch.no_grad():
         for x, y in test_batches(dataset, batch_size=batch_size, device=device):
-            parts.append(dataset.task.predict(in_float32(check_output(model(x), y, dataset))))
+            parts.append(dataset.task.predict(outputs_in_float32(check_output(model(x), y, dataset))))
     return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
 
 
@@ -41,7 +41,7 @@ def assess(
     model: nn.Module,
     dataset: Dataset,
     *,
-    dense: Predictions | None = None,
+    dense: _Predictions | None = None,
     corruptions: bool = False,
     seed: int = 0,
     progress: bool = False,
@@ -81,7 +81,7 @@ def compare_text(assessments: Mapping[str, Assessment]) -> str:
             if any(value is not None for value in values):
                 rows.append([f"{name}, strength {strength}", *(_percent(value) for value in values)])
     foot = [f"warning: {name}: {a.warning}" for name, a in assessments.items() if a.warning is not None]
-    return table(["", *assessments], rows, right=range(1, len(assessments) + 1), foot=foot)
+    return text_table(["", *assessments], rows, right=range(1, len(assessments) + 1), foot=foot)
 
 
 def _spoiled(model: nn.Module, dataset: Dataset, *, seed: int, progress: bool) -> dict[str, list[float]]:

@@ -19,11 +19,11 @@ from reconvene.errors import TrainingError
 from reconvene.utils.files import write_atomic
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
-FORMAT = 1
+_FORMAT = 1
 
 
 @dataclass
-class State:
+class TrainingState:
     """Where a run is: ``step`` steps of epoch ``epoch`` (from 0) are done; the sums are over the epoch in progress.
 
     ``correct`` sums the task's headline over training images; None where the task does not say it of a batch.
@@ -47,7 +47,7 @@ class Checkpoint:
     """A checkpoint as read: which run it belongs to, where that run was, and its tensors by name."""
 
     run: dict[str, Any]
-    state: State
+    state: TrainingState
     tensors: dict[str, Tensor]
     versions: dict[str, int] | None = None
     """Of the model's modules; None where an older version wrote it."""
@@ -56,7 +56,7 @@ class Checkpoint:
 def save_checkpoint(
     directory: Path,
     run: Mapping[str, Any],
-    state: State,
+    state: TrainingState,
     tensors: Mapping[str, Tensor],
     versions: Mapping[str, int],
 ) -> None:
@@ -67,7 +67,7 @@ def save_checkpoint(
     Raises:
         TrainingError: it cannot be written (full disk, no permission); the previous one is intact.
     """
-    header = {"format": FORMAT, "run": dict(run), "state": asdict(state), "versions": dict(versions)}
+    header = {"format": _FORMAT, "run": dict(run), "state": asdict(state), "versions": dict(versions)}
     contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     write_atomic(
         directory / CHECKPOINT_NAME,
@@ -96,9 +96,9 @@ def load_checkpoint(directory: Path) -> Checkpoint | None:
         raise TrainingError(f"{path} was not written by reconvene. {hint}")
     try:
         header = json.loads(text)
-        if header["format"] != FORMAT:
-            raise TrainingError(f"{path} has format {header['format']}, this version reads {FORMAT}. {hint}")
-        return Checkpoint(header["run"], State(**header["state"]), tensors, header.get("versions"))
+        if header["format"] != _FORMAT:
+            raise TrainingError(f"{path} has format {header['format']}, this version reads {_FORMAT}. {hint}")
+        return Checkpoint(header["run"], TrainingState(**header["state"]), tensors, header.get("versions"))
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"the header of the checkpoint {path} is damaged: {error!r}. {hint}") from error
 

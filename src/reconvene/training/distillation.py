@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reconvene.errors import TrainingError
-from reconvene.structure.copies import copied
+from reconvene.structure.copies import copy_model
 from reconvene.surgery import Plan
 from reconvene.surgery.ranges import from_text
 from reconvene.tasks import Task
 from reconvene.training.checkpoint import sha256
 from reconvene.training.config import Settled, TrainConfig
-from reconvene.training.evaluate import in_float32
+from reconvene.training.evaluate import outputs_in_float32
 
-Objective = Callable[[Tensor, Any, Tensor], Tensor]
+_Objective = Callable[[Tensor, Any, Tensor], Tensor]
 """From images ``[B, C, H, W]``, the model's outputs for them and their targets to the loss."""
 
 
@@ -65,7 +65,7 @@ class Distillation:
         return {"teacher": sha256(self.teacher.state_dict()), **settings}
 
 
-def task_alone(task: Task, config: Settled) -> Objective:
+def task_alone(task: Task, config: Settled) -> _Objective:
     """The loss of the task."""
 
     def loss(_: Tensor, output: Any, target: Tensor) -> Tensor:
@@ -76,12 +76,12 @@ def task_alone(task: Task, config: Settled) -> Objective:
 
 def with_teacher(
     distillation: Distillation, student: nn.Module, task: Task, config: Settled, device: torch.device
-) -> Objective:
+) -> _Objective:
     """The objective of ``Distillation`` for ``student``, which gets hooks where its features are followed.
 
     Raises TrainingError: no layer's features can be matched.
     """
-    teacher = copied(distillation.teacher).to(device).requires_grad_(False).eval()
+    teacher = copy_model(distillation.teacher).to(device).requires_grad_(False).eval()
     if config.channels_last:
         teacher.to(memory_format=torch.channels_last)
     task_loss = task_alone(task, config)
@@ -90,7 +90,7 @@ def with_teacher(
     def loss(images: Tensor, output: Any, target: Tensor) -> Tensor:
         bf16 = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
         with torch.no_grad(), bf16:
-            teacher_output = in_float32(teacher(images))
+            teacher_output = outputs_in_float32(teacher(images))
         share = distillation.weight
         total = (1 - share) * task_loss(images, output, target)
         total = total + share * task.soft_loss(output, teacher_output, distillation.temperature)

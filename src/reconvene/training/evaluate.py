@@ -17,7 +17,7 @@ from reconvene.training.parallel import World
 from reconvene.utils.module_state import evaluating
 
 
-def evaluate(
+def evaluate_split(
     model: nn.Module,
     dataset: Dataset,
     *,
@@ -44,7 +44,7 @@ def evaluate(
     with evaluating(model), torch.no_grad():
         for x, y in track(batches, f"evaluating on {dataset.name}", total=steps, enabled=progress):
             clear_state(model)
-            meter.add(in_float32(check_output(model(x), y, dataset)), y)
+            meter.add(outputs_in_float32(check_output(model(x), y, dataset)), y)
     return meter.evaluation(world.total(meter.totals))
 
 
@@ -53,6 +53,6 @@ def check_output(output: Any, targets: Tensor, dataset: Dataset, *, role: str = 
     return dataset.task.check(output, targets, classes=dataset.classes, data=dataset.name, role=role)
 
 
-def in_float32(output: Any) -> Any:
+def outputs_in_float32(output: Any) -> Any:
     """Outputs as tasks take them, whatever they were computed in."""
     return output.float() if isinstance(output, Tensor) else map_tensors(Tensor.float, output)

@@ -12,10 +12,10 @@ from reconvene.errors import TrainingError
 from reconvene.utils.files import write_atomic
 
 LOG_NAME = "train.jsonl"
-Record = dict[str, Any]
+_Record = dict[str, Any]
 
 
-def read_log(directory: str | os.PathLike[str]) -> list[Record]:
+def read_log(directory: str | os.PathLike[str]) -> list[_Record]:
     """The records of ``train.jsonl``: the first has ``event`` ``start``, the others ``epoch``, one for every epoch.
 
     Raises:
@@ -30,12 +30,12 @@ def read_log(directory: str | os.PathLike[str]) -> list[Record]:
         raise TrainingError(f"the training log {path} cannot be read: {error}.") from error
 
 
-def rewrite_log(directory: Path, records: Sequence[Record]) -> None:
+def rewrite_log(directory: Path, records: Sequence[_Record]) -> None:
     """Make the log hold exactly these records: what a killed run wrote after its last checkpoint goes."""
     write_atomic(directory / LOG_NAME, "".join(_line(record) for record in records).encode(), error=TrainingError)
 
 
-def append_log(directory: Path, record: Record) -> None:
+def append_log(directory: Path, record: _Record) -> None:
     """Add one record, on the disk before this returns."""
     try:
         with (directory / LOG_NAME).open("a", encoding="utf-8") as file:
@@ -46,5 +46,5 @@ def append_log(directory: Path, record: Record) -> None:
         raise TrainingError(f"cannot write to the log {directory / LOG_NAME}: {error}.") from error
 
 
-def _line(record: Record) -> str:
+def _line(record: _Record) -> str:
     return json.dumps(record, allow_nan=False) + "\n"

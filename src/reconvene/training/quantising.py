@@ -43,7 +43,7 @@ class Quantising(Protocol):
         """What makes this way this one, in plain JSON types."""
 
 
-def in_float32(config: TrainConfig) -> TrainConfig:
+def settle_precision(config: TrainConfig) -> TrainConfig:
     """The recipe with ``precision`` decided, where it was left open."""
     return replace(config, precision="fp32") if config.precision == "auto" else config
 

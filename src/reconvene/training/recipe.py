@@ -8,7 +8,7 @@ from typing import Any
 from reconvene.training.config import TrainConfig
 from reconvene.utils.settings import Place, Positive, Settings, name_of
 
-NAMES = {entry.name for entry in fields(TrainConfig)} - {"seed", "checkpoint_seconds"}
+_NAMES = {entry.name for entry in fields(TrainConfig)} - {"seed", "checkpoint_seconds"}
 """What a file may say: the seed is the file's own, and how often a checkpoint is written decides no result."""
 
 
@@ -22,7 +22,7 @@ def read_recipe(settings: Settings, place: Place, *, epochs: bool = False, lists
 
     ``epochs``: whether the table says those as well. ``lists``: whether a list may stand for each of its values.
     """
-    settings.require_known(place, NAMES | {"epochs"} if epochs else NAMES)
+    settings.require_known(place, _NAMES | {"epochs"} if epochs else _NAMES)
     recipe = dict(settings.table(place))
     if epochs and "epochs" not in recipe:
         settings.fail(place, f"{name_of(place)} does not say its epochs")

@@ -17,12 +17,12 @@ from reconvene.data import Dataset, train_batches
 from reconvene.data.batches import Batch
 from reconvene.data.progress import Bar
 from reconvene.errors import TrainingError
-from reconvene.structure.copies import copied
+from reconvene.structure.copies import copy_model
 from reconvene.structure.state import clear_state
 from reconvene.tasks import Evaluation
 from reconvene.training.checkpoint import (
     CHECKPOINT_NAME,
-    State,
+    TrainingState,
     all_tensors,
     load_checkpoint,
     require_same_run,
@@ -32,7 +32,7 @@ from reconvene.training.checkpoint import (
 )
 from reconvene.training.config import Settled, learning_rate
 from reconvene.training.distillation import Distillation, task_alone, with_teacher
-from reconvene.training.evaluate import check_output, evaluate, in_float32
+from reconvene.training.evaluate import check_output, evaluate_split, outputs_in_float32
 from reconvene.training.log import append_log, rewrite_log
 from reconvene.training.machine import describe_machine, library_versions
 from reconvene.training.memory_format import safe_in_channels_last
@@ -40,11 +40,11 @@ from reconvene.training.optimizer import Nesterov
 from reconvene.training.parallel import World
 from reconvene.training.quantising import Quantising
 from reconvene.training.randomness import seed_step
-from reconvene.training.statistics import Recalibration, recalibrate
+from reconvene.training.statistics import Recalibration, refresh_statistics
 from reconvene.utils.module_state import evaluating
 
 
-class Run:
+class TrainingRun:
     """One run over ``epochs``. ``config`` is settled; ``state`` says how far it is."""
 
     def __init__(
@@ -64,7 +64,7 @@ class Run:
         self.config, self.device, self.world = config, device, world
         self.task = dataset.task
         self.steps = len(dataset.train) // config.batch_size
-        self.model = copied(model).to(device).train()
+        self.model = copy_model(model).to(device).train()
         self.channels_last = config.channels_last and safe_in_channels_last(
             self.model, device=device, precision=config.precision
         )
@@ -87,7 +87,7 @@ class Run:
             self.objective = with_teacher(distillation, self.model, self.task, config, device)
         self.identity = self._identity() | ({} if distillation is None else {"distillation": distillation.to_dict()})
         self.identity |= {} if quantising is None else {"quantisation-aware": quantising.to_dict()}
-        self.state = State()
+        self.state = TrainingState()
         self.saved_at = time.monotonic()
 
     @property
@@ -185,7 +185,7 @@ class Run:
         clear_state(self.model)  # examples of one batch have nothing to say to those of the next
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"):
             output = self.forward(x)
-        output = in_float32(output)
+        output = outputs_in_float32(output)
         loss = self.objective(x, output, y)
         loss.backward()  # type: ignore[no-untyped-call]
         correct = self.task.correct(output, y)
@@ -205,7 +205,7 @@ class Run:
         """Evaluate, log, checkpoint: in this order, so that a log line without its checkpoint is cut off on resume."""
         state, began = self.state, time.monotonic()
         recalibration = self._recalibrate()
-        result = evaluate(self.network, self.dataset, world=self.world)
+        result = evaluate_split(self.network, self.dataset, world=self.world)
         if not math.isfinite(result.loss):
             raise self._diverged(f"the test loss became {result.loss}")
         total = self.epochs * self.steps
@@ -224,7 +224,7 @@ class Run:
         }
         if self.world.rank == 0:
             append_log(self.directory, record)
-        self.state = State(
+        self.state = TrainingState(
             epoch=state.epoch + 1,
             finished=state.epoch + 1 == self.epochs,
             evaluation=result.to_dict(),
@@ -237,7 +237,7 @@ class Run:
         seed_step(self.device, self.config.seed, self.done, self.world.rank)
         batches = self._batches(start=0)
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        return recalibrate(
+        return refresh_statistics(
             self.model,
             self.task,
             ((images.contiguous(memory_format=layout), targets) for images, targets in batches),

@@ -22,7 +22,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from reconvene.data.batches import Batch
 from reconvene.tasks import Task
-from reconvene.training.evaluate import in_float32
+from reconvene.training.evaluate import outputs_in_float32
 from reconvene.training.parallel import World
 from reconvene.utils.module_state import kept_modes
 
@@ -54,7 +54,7 @@ class Recalibration:
         return asdict(self)
 
 
-def suspects(model: nn.Module, *, steps: int) -> list[_NormBase]:
+def lagging_norms(model: nn.Module, *, steps: int) -> list[_NormBase]:
     """Norms whose running statistics may lag after ``steps`` steps of training.
 
     Those without a momentum (they average over the whole run), with one below torch's default of 0.1, or whose initial
@@ -64,7 +64,7 @@ def suspects(model: nn.Module, *, steps: int) -> list[_NormBase]:
     return [norm for norm in norms if norm.momentum is None or _lags(float(norm.momentum), steps)]
 
 
-def recalibrate(
+def refresh_statistics(
     model: nn.Module, task: Task, batches: Iterable[Batch], *, steps: int, batch_size: int, world: World
 ) -> Recalibration | None:
     """Take the statistics of suspect norms anew where they lag. None, and not a bit changed, where they do not.
@@ -80,7 +80,7 @@ def recalibrate(
         batch_size: of all processes together.
         world: the statistics are averaged over its processes.
     """
-    norms = suspects(model, steps=steps)
+    norms = lagging_norms(model, steps=steps)
     if not norms:
         return None
     began = time.monotonic()
@@ -132,7 +132,7 @@ def _loss(model: nn.Module, task: Task, batches: Sequence[Batch], world: World) 
     """Mean loss over the batches of all processes; infinite where it is no number."""
     sums = torch.zeros(2, dtype=torch.float64, device=batches[0][1].device)
     for images, targets in batches:
-        losses: Tensor = task.losses(in_float32(model(images)), targets).double()
+        losses: Tensor = task.losses(outputs_in_float32(model(images)), targets).double()
         sums += torch.stack([losses.sum(), torch.ones_like(losses).sum()])
     total, count = world.total(sums).tolist()
     loss = total / count

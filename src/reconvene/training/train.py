@@ -17,9 +17,9 @@ from reconvene.training.distillation import Distillation
 from reconvene.training.log import LOG_NAME
 from reconvene.training.machine import choose_device
 from reconvene.training.parallel import join_world, local_rank
-from reconvene.training.quantising import Quantising, Range, check_quantising, in_float32
+from reconvene.training.quantising import Quantising, Range, check_quantising, settle_precision
 from reconvene.training.randomness import own_randomness
-from reconvene.training.run import Run
+from reconvene.training.run import TrainingRun
 from reconvene.utils.numbers import plural
 
 
@@ -55,7 +55,7 @@ class TrainResult:
         return f"{plural(self.epochs, 'epoch')} in {self.seconds:.1f} s: {self.evaluation}"
 
 
-def train(
+def train_model(
     model: nn.Module,
     dataset: Dataset,
     *,
@@ -94,12 +94,12 @@ def train(
     config = TrainConfig() if config is None else config
     if quantising is not None:
         check_quantising(config, distillation)
-        config = in_float32(config)
+        config = settle_precision(config)
     device = choose_device(config.device, local_rank=local_rank())
     world = join_world(device)
     with own_randomness(device):
         recipe = config.settled(dataset, device=device, processes=world.size)
-        run = Run(
+        run = TrainingRun(
             model,
             dataset,
             epochs=epochs,

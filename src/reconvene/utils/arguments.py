@@ -18,26 +18,26 @@ from torch import nn
 from reconvene.errors import ArgumentError, ModelError
 from reconvene.utils.resources import explained_resources
 
-P = ParamSpec("P")
-R = TypeVar("R")
-Check = Callable[[str, Any], Any]
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+ArgumentCheck = Callable[[str, Any], Any]
 """From the name of an argument and its value to the value that the function gets; raises ReconveneError."""
 
 LARGEST_SEED = 2**63 - 1
 
 
-def checked(**checks: Check) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def checked(**checks: ArgumentCheck) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
     """Decorate a public function: each argument named in ``checks`` passes its check before the function runs.
 
     The function also runs outside of ``torch.inference_mode``, where nothing can be recorded or differentiated, and
     errors of Python and PyTorch about memory and nested calls become ``ResourceError``.
     """
 
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
         signature = inspect.signature(function)
 
         @functools.wraps(function)
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             try:
                 bound = signature.bind(*args, **kwargs)
             except TypeError:
@@ -110,15 +110,15 @@ def check_path(name: str, value: Any) -> Any:
     return value
 
 
-def optional(check: Check) -> Check:
+def optional(check: ArgumentCheck) -> ArgumentCheck:
     """The same check, which also lets ``None`` through."""
     return lambda name, value: None if value is None else check(name, value)
 
 
-def instance_of(kind: type[R], remedy: str, error: type[Exception] = ArgumentError) -> Check:
+def instance_of(kind: type[_R], remedy: str, error: type[Exception] = ArgumentError) -> ArgumentCheck:
     """Check: an instance of ``kind``; ``remedy`` says where one comes from."""
 
-    def check(name: str, value: Any) -> R:
+    def check(name: str, value: Any) -> _R:
         if not isinstance(value, kind):
             raise error(f"{name}={_shown(value)} is no {kind.__name__}. {remedy}")
         return value

@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 def is_norm(module: nn.Module) -> bool:
     """A normalisation: one of PyTorch's classes, or anything that keeps a running mean and variance."""
-    return isinstance(module, NORMS) or keeps_statistics(module)
+    return isinstance(module, _NORMS) or keeps_statistics(module)
 
 
 def keeps_statistics(module: nn.Module) -> bool:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 MINUS, TIMES, NARROW = "−", "×", "\u202f"
 
 
-def count(value: float) -> str:
+def format_count(value: float) -> str:
     """Three digits and a letter: ``908 k``, ``14.7 M``; whole numbers below ten thousand."""
     if abs(value) < 10_000:
         return f"{value:,.0f}"

@@ -11,7 +11,7 @@ from importlib import metadata
 
 from reconvene.errors import PluginError
 
-GROUP = "reconvene.plugins"
+_GROUP = "reconvene.plugins"
 """Entry points of installed packages that are imported."""
 VARIABLE = "RECONVENE_PLUGINS"
 """Environment variable with names of modules, separated by commas; those of the current folder are found, too."""
@@ -24,7 +24,7 @@ def load_plugins() -> list[str]:
         PluginError: a plugin cannot be imported; the message names it and says why.
     """
     names = []
-    for entry in metadata.entry_points(group=GROUP):
+    for entry in metadata.entry_points(group=_GROUP):
         _import(entry.name, entry.module)
         names.append(entry.name)
     with _current_folder():

@@ -19,12 +19,12 @@ from pydantic_core import ErrorDetails, core_schema, from_json
 
 from reconvene.errors import ReconveneError
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 Class = TypeVar("Class", bound=type)
 
 LARGEST = 2**53
 """Largest whole number that every reader of JSON keeps exactly."""
-DEEPEST = 16
+_DEEPEST = 16
 """Nesting of what has no type of its own; of everything together the parser allows 200."""
 LONGEST = 2**20
 """Characters of a text."""
@@ -33,11 +33,11 @@ Count = Annotated[int, Field(ge=0, le=LARGEST)]
 """A whole number, not below zero."""
 Size = Annotated[int, Field(ge=1, le=2**40)]
 """A whole number of things there are."""
-Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
+AnySeed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
 """What torch takes as one."""
 Number = Annotated[int, Field(ge=-LARGEST, le=LARGEST)] | Annotated[float, Field(ge=-1e300, le=1e300)]
 """A number, kept as it is written: ``3`` stays a whole number."""
-Amount = Annotated[int, Field(ge=0, le=LARGEST)] | Annotated[float, Field(ge=0, le=1e300)]
+NonNegative = Annotated[int, Field(ge=0, le=LARGEST)] | Annotated[float, Field(ge=0, le=1e300)]
 """A number that is not below zero, kept as it is written."""
 Seconds = Annotated[float, Field(ge=0, le=1e12)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -73,7 +73,7 @@ def described_by(described: Any) -> GetPydanticSchema:
     )
 
 
-def parse(data: bytes | str, *, source: object, error: type[ReconveneError], remedy: str = "") -> Any:
+def parse_json(data: bytes | str, *, source: object, error: type[ReconveneError], remedy: str = "") -> Any:
     """The value of JSON text, in plain Python types.
 
     Raises:
@@ -87,14 +87,14 @@ def parse(data: bytes | str, *, source: object, error: type[ReconveneError], rem
         ) from None
 
 
-def read(
-    schema: type[T],
+def read_json(
+    schema: type[_T],
     data: bytes | str,
     *,
     source: object,
     error: type[ReconveneError],
     remedy: str = "",
-) -> T:
+) -> _T:
     """The value of ``schema`` that JSON text describes.
 
     Args:
@@ -108,18 +108,18 @@ def read(
         ReconveneError: of the type ``error``, naming the first field that does not fit.
     """
     try:
-        value: T = adapter_of(cast("Any", schema)).validate_json(data)
+        value: _T = adapter_of(cast("Any", schema)).validate_json(data)
         return value
     except ValidationError as failure:
-        plain = parse(data, source=source, error=error, remedy=remedy)
+        plain = parse_json(data, source=source, error=error, remedy=remedy)
         wrong = _describe(failure.errors(include_url=False), plain)
         raise error(f"{source}: {wrong}{_sentence(remedy)}") from None
 
 
-def convert(schema: type[T], value: Any, *, source: object, error: type[ReconveneError], remedy: str = "") -> T:
+def convert(schema: type[_T], value: Any, *, source: object, error: type[ReconveneError], remedy: str = "") -> _T:
     """``read`` for plain Python values instead of their JSON text; ``to_json`` says which those are."""
     text = to_json(value, source=source, error=error)
-    return read(schema, text, source=source, error=error, remedy=remedy)
+    return read_json(schema, text, source=source, error=error, remedy=remedy)
 
 
 def to_json(value: Any, *, source: object, error: type[ReconveneError]) -> str:
@@ -143,8 +143,8 @@ def shown(value: Any) -> str:
 
 def _plain(value: Any, depth: int = 0) -> Any:
     """``value`` unchanged. Raises ValueError where it is nested too deep, too long, or holds no finite number."""
-    if depth > DEEPEST:
-        raise ValueError(f"has more than {DEEPEST} levels of lists and objects")
+    if depth > _DEEPEST:
+        raise ValueError(f"has more than {_DEEPEST} levels of lists and objects")
     if isinstance(value, Mapping | list | tuple):
         for entry in value.values() if isinstance(value, Mapping) else value:
             _plain(entry, depth + 1)

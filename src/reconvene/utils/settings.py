@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 from reconvene.errors import ReconveneError, suggestion
 from reconvene.utils.schema import adapter_of
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 Place = tuple[str | int, ...]
 """Where a value stands: names of tables and positions in lists, from the top."""
 
@@ -121,16 +121,16 @@ class Settings:
             self.table(place)
         return places
 
-    def read(self, schema: type[T], place: Place = (), *, besides: Collection[str] = ()) -> T:
+    def read(self, schema: type[_T], place: Place = (), *, besides: Collection[str] = ()) -> _T:
         """The dataclass that a table of the file describes. ``besides``: further names in it, read elsewhere."""
         self.require_known(place, {*_names_of(schema), *besides})
         return self.check(schema, {name: value for name, value in self.at(place).items() if name not in besides}, place)
 
-    def check(self, schema: type[T], value: Any, place: Place) -> T:
+    def check(self, schema: type[_T], value: Any, place: Place) -> _T:
         """The dataclass, or the value of another type, that a value describes which stands at a place."""
         try:
             # As JSON, in which a list is a tuple's only form: strict Python input would want a tuple.
-            checked: T = adapter_of(cast("Any", schema)).validate_json(json.dumps(value), strict=True)
+            checked: _T = adapter_of(cast("Any", schema)).validate_json(json.dumps(value), strict=True)
             return checked
         except ValidationError as failure:
             first = failure.errors(include_url=False)[0]

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Sequence
 Cell = str | int | float | None
 
 
-def table(
+def text_table(
     header: Sequence[str],
     rows: Iterable[Sequence[Cell]],
     *,

@@ -6,7 +6,7 @@ different days, and a way that was interrupted goes on where it stopped.
 
 from reconvene.artifact import Training
 from reconvene.workflow.bundle import bundle
-from reconvene.workflow.deploy import Form, Int8, bench, export
+from reconvene.workflow.deploy import Form, Int8, bench, export_artifact
 from reconvene.workflow.evaluate import evaluate
 from reconvene.workflow.prune import Pruning, prune
 from reconvene.workflow.qat import train_quantised
@@ -26,7 +26,7 @@ __all__ = [
     "bench",
     "bundle",
     "evaluate",
-    "export",
+    "export_artifact",
     "prune",
     "quiet",
     "report",

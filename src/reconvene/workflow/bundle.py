@@ -12,7 +12,7 @@ from reconvene.artifact import Artifact
 from reconvene.data import Dataset, Preprocessing
 from reconvene.data.source import stratified
 from reconvene.deploy import Bundled, Exported
-from reconvene.deploy import bundle as write_bundle
+from reconvene.deploy import write_bundle as write_bundle
 from reconvene.errors import ArtifactError, DataError, ExportError
 from reconvene.tasks import DEFAULT
 from reconvene.workflow.steps import Steps, quiet

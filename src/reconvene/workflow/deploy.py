@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from reconvene import artifact
 from reconvene.data import Calibration, Dataset, calibration, test_batches
-from reconvene.deploy import BenchResult, Evidence, Exported, Limits
-from reconvene.deploy import bench as bench_variants
+from reconvene.deploy import BenchData, BenchResult, Exported, Limits
 from reconvene.deploy import export as export_file
+from reconvene.deploy import time_variants as bench_variants
 from reconvene.deploy.runtimes.registry import format_named
 from reconvene.errors import ArtifactError, ExportError
 from reconvene.models import example_inputs
@@ -58,7 +58,7 @@ class Form:
         }
 
 
-def export(
+def export_artifact(
     directory: str | Path,
     *,
     formats: Sequence[str] = ("onnx",),
@@ -127,7 +127,7 @@ def export(
         for variant, exports in by_variant.items()
         for exported in exports
     ]
-    artifact.record(folder, {"exports": _with_earlier(folder, rows)})
+    artifact.add_measurements(folder, {"exports": _with_earlier(folder, rows)})
     return by_variant
 
 
@@ -156,12 +156,12 @@ def bench(
     folder = Path(directory)
     inputs = _inputs(folder, input_shape, batch=batch, seed=seed)
     models = variants(folder, allow_import=allow_import)
-    evidence = Evidence()
+    evidence = BenchData()
     if dataset is not None:
         data = Calibration(tuple(test_batches(dataset, batch_size=32)), f"test images of {dataset.name}")
         images = calibration_of(dataset, int8.samples, seed=seed) if int8 else None
         kept, task = int8.keep_fp32 if int8 else (), dataset.task.name
-        evidence = Evidence(images, data, str(data), kept, _ranges(folder, models), task)
+        evidence = BenchData(images, data, str(data), kept, _ranges(folder, models), task)
     precisions = ("fp32",) if int8 is None else ("fp32", "int8")
     with steps(f"timing {' beside '.join(models)} in {', '.join(runtimes)}", False):
         result = bench_variants(

@@ -57,7 +57,9 @@ def evaluate(
                 progress=steps is not quiet,
             )
     keep(folder, draw(models, dataset))
-    artifact.record(folder, {"assessment": {name: assessment.to_dict() for name, assessment in assessments.items()}})
+    artifact.add_measurements(
+        folder, {"assessment": {name: assessment.to_dict() for name, assessment in assessments.items()}}
+    )
     return assessments
 
 

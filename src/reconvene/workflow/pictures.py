@@ -13,24 +13,24 @@ import numpy as np
 from torch import Tensor, nn
 
 from reconvene.data import Dataset, Split
-from reconvene.data.source import needs
+from reconvene.data.source import import_data_extra
 from reconvene.tasks import Picture
 from reconvene.training.assess import predict
 from reconvene.utils.files import write_atomic
 
 PICTURES = "pictures.json"
-COUNT = 4
+_COUNT = 4
 """Images that are shown, spread over the test split."""
-LARGEST = 160
+_LARGEST = 160
 """Pixels of a side: larger pictures are thinned out."""
 
-Rows = list[dict[str, str]]
+_Rows = list[dict[str, str]]
 """One row an image: PNG files in base64 by the heading of the column."""
 
 
-def draw(models: Mapping[str, nn.Module], dataset: Dataset) -> Rows | None:
+def draw(models: Mapping[str, nn.Module], dataset: Dataset) -> _Rows | None:
     """Image, truth, and the prediction of every model, for a few test images; None where the task shows nothing."""
-    places = np.linspace(0, len(dataset.test) - 1, min(COUNT, len(dataset.test))).astype(int)
+    places = np.linspace(0, len(dataset.test) - 1, min(_COUNT, len(dataset.test))).astype(int)
     few = Split(dataset.test.images[places], dataset.test.targets[places])
     truths = [dataset.task.draw(target, is_target=True) for target in few.targets]
     if any(truth is None for truth in truths):
@@ -39,14 +39,14 @@ def draw(models: Mapping[str, nn.Module], dataset: Dataset) -> Rows | None:
     columns: dict[str, list[Picture | None]] = {"image": [_pixels(image) for image in few.images], "truth": truths}
     for name, model in models.items():
         columns[name] = [dataset.task.draw(prediction) for prediction in predict(model, part)[0]]
-    rows: Rows = []
+    rows: _Rows = []
     for pictures in zip(*columns.values(), strict=True):
         pairs = zip(columns, pictures, strict=True)
         rows.append({heading: _png(picture) for heading, picture in pairs if picture is not None})
     return rows
 
 
-def keep(folder: Path, rows: Rows | None) -> None:
+def keep(folder: Path, rows: _Rows | None) -> None:
     """Put the pictures into the folder of an artifact, in place of those of earlier weights."""
     if rows is None:
         (folder / PICTURES).unlink(missing_ok=True)
@@ -60,8 +60,8 @@ def _pixels(image: Tensor) -> Picture:
 
 
 def _png(picture: Picture) -> str:
-    step = -(-max(picture.shape[:2]) // LARGEST)
+    step = -(-max(picture.shape[:2]) // _LARGEST)
     file = io.BytesIO()
-    pillow = needs("PIL.Image", "pillow", "pictures of a report")
+    pillow = import_data_extra("PIL.Image", "pillow", "pictures of a report")
     pillow.fromarray(np.ascontiguousarray(picture[::step, ::step])).save(file, format="PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode()

@@ -24,15 +24,15 @@ from reconvene.deploy import FORMATS
 from reconvene.devices.store import silent
 from reconvene.errors import ArtifactError, UnknownNameError
 from reconvene.evaluator.evaluators import EVALUATORS
-from reconvene.models import Source, example_inputs
+from reconvene.models import ModelSource, example_inputs
 from reconvene.planning.limits import LayerLimits
 from reconvene.planning.options import Options
 from reconvene.planning.pruning import prune_by
 from reconvene.planning.schedule import compose_plans
 from reconvene.planning.target import Target
-from reconvene.rectifier import WAYS
+from reconvene.rectifier import RECTIFICATIONS
 from reconvene.rectifier.recalibrate import Progress
-from reconvene.rectifier.recalibrate import silent as quiet_progress
+from reconvene.rectifier.recalibrate import no_progress as quiet_progress
 from reconvene.surgery import Plan
 from reconvene.tasks import DEFAULT, Task
 from reconvene.training.checkpoint import CHECKPOINT_NAME
@@ -74,7 +74,7 @@ class Pruning(PruningSettings):
         registries = (
             ("criterion", self.criterion, {**CRITERIA, **CHANNEL_CRITERIA}),
             ("evaluator", self.evaluator, EVALUATORS),
-            ("way to rectify", self.rectify, WAYS),
+            ("way to rectify", self.rectify, RECTIFICATIONS),
         )
         for subject, name, registry in registries:
             if name is not None and name not in registry:
@@ -82,7 +82,7 @@ class Pruning(PruningSettings):
 
 
 def prune(
-    source: Source,
+    source: ModelSource,
     directory: str | Path,
     *,
     budget: Budget,

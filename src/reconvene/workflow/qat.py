@@ -10,13 +10,13 @@ from reconvene.artifact import QuantisedTraining, Training
 from reconvene.data import Dataset
 from reconvene.deploy import QuantisationAware
 from reconvene.errors import TrainingError
-from reconvene.training import Distillation, TrainConfig, evaluate
-from reconvene.training import train as train_model
+from reconvene.training import Distillation, TrainConfig, evaluate_split
+from reconvene.training import train_model as train_model
 from reconvene.training.quantising import Range, check_quantising
 from reconvene.utils.numbers import plural
 from reconvene.workflow.prune import DENSE
 from reconvene.workflow.steps import Steps, quiet
-from reconvene.workflow.train import Lesson, keep_trained, measured, not_itself, recipe_of
+from reconvene.workflow.train import Lesson, keep_trained, not_itself, recipe_of, with_evaluation
 
 QAT_EPOCHS = 3
 QAT_CONFIG = TrainConfig(lr=0.01)
@@ -82,7 +82,7 @@ def train_quantised(
             progress=steps is not quiet,
         )
     quantised = QuantisedTraining(epochs, result.score, training.score, recipe, result.seconds)
-    record = replace(measured(training, evaluate(model, dataset), result), quantised=quantised)
+    record = replace(with_evaluation(training, evaluate_split(model, dataset), result), quantised=quantised)
     learned = {label: list(scale_and_zero) for label, scale_and_zero in (result.ranges or {}).items()}
     keep_trained(folder, model, record, ranges=learned)
     return record

@@ -10,7 +10,7 @@ from typing import Any
 
 from reconvene import artifact
 from reconvene.errors import ArtifactError
-from reconvene.report import ReportData, write
+from reconvene.report import ReportData, write_report
 from reconvene.tasks import DEFAULT
 from reconvene.training import read_log
 from reconvene.training.log import LOG_NAME
@@ -34,7 +34,7 @@ def report(directory: str | Path, *, command: str | None = None) -> Path:
         write_atomic(folder / COMMAND, (command + "\n").encode())
     elif (folder / COMMAND).exists():
         command = (folder / COMMAND).read_text(encoding="utf-8").strip()
-    return write(collect(folder, command=command), folder / REPORT)
+    return write_report(collect(folder, command=command), folder / REPORT)
 
 
 def collect(folder: Path, *, command: str | None = None) -> ReportData:

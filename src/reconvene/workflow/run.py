@@ -13,11 +13,11 @@ from reconvene.data import Dataset
 from reconvene.deploy import Verification
 from reconvene.devices.store import silent
 from reconvene.errors import ExportError, VerificationError
-from reconvene.models import Source
+from reconvene.models import ModelSource
 from reconvene.tasks import DEFAULT, Task, task_named
 from reconvene.training import TrainConfig
-from reconvene.utils.tables import table
-from reconvene.workflow.deploy import Int8, bench, export, variants
+from reconvene.utils.tables import text_table
+from reconvene.workflow.deploy import Int8, bench, export_artifact, variants
 from reconvene.workflow.pictures import draw, keep
 from reconvene.workflow.prune import DENSE, Pruning, prune, record_of
 from reconvene.workflow.report import read_bench, report, scores
@@ -82,7 +82,7 @@ class Outcome:
         if "int8_gain" in self.speedups:
             gain = self.speedups["int8_gain"]
             foot.insert(2, f"dense in fp32 beside pruned in int8: {gain:.2f}x faster in ONNX Runtime")
-        return table([self.model, "dense", "pruned", ""], rows, right=(1, 2), foot=["", *foot])
+        return text_table([self.model, "dense", "pruned", ""], rows, right=(1, 2), foot=["", *foot])
 
     def _ratio(self, cost: str) -> float:
         return self.speedups.get(cost) or self.costs["dense"][cost] / self.costs["pruned"][cost]
@@ -93,7 +93,7 @@ class Outcome:
 
 
 def run(
-    source: Source,
+    source: ModelSource,
     directory: str | Path,
     *,
     dataset: Dataset,
@@ -153,7 +153,7 @@ def run(
             notes.append(f"{variant}: {training.recalibration}")
         if training.warning is not None:
             notes.append(f"warning: {variant}: {training.warning}")
-    exports = export(folder, dataset=dataset, with_dense=True, allow_import=allow_import, steps=steps)
+    exports = export_artifact(folder, dataset=dataset, with_dense=True, allow_import=allow_import, steps=steps)
     refused = None if int8 is None else _quantised(folder, dataset, int8, allow_import=allow_import, steps=steps)
     keep(folder, draw(variants(folder, allow_import=allow_import), dataset))
     bench(folder, int8=int8, dataset=dataset, seed=pruning.seed, allow_import=allow_import, steps=steps)
@@ -173,13 +173,13 @@ def _quantised(folder: Path, dataset: Dataset, int8: Int8, *, allow_import: bool
     refused = {}
     for variant in ("dense", "pruned"):
         try:
-            export(folder, int8=int8, dataset=dataset, only=variant, allow_import=allow_import, steps=steps)
+            export_artifact(folder, int8=int8, dataset=dataset, only=variant, allow_import=allow_import, steps=steps)
         except (VerificationError, ExportError) as error:
             refused[variant] = str(error)
     return refused
 
 
-def _pruned_already(folder: Path, source: Source, budget: Budget, pruning: Pruning) -> bool:
+def _pruned_already(folder: Path, source: ModelSource, budget: Budget, pruning: Pruning) -> bool:
     """Whether the folder holds just what pruning would put there."""
     if not (folder / artifact.MANIFEST).exists():
         return False

@@ -15,8 +15,8 @@ from reconvene.data import Dataset
 from reconvene.errors import TrainingError
 from reconvene.surgery import Plan
 from reconvene.tasks import Evaluation, task_named
-from reconvene.training import Distillation, TrainConfig, TrainResult, evaluate
-from reconvene.training import train as train_model
+from reconvene.training import Distillation, TrainConfig, TrainResult, evaluate_split
+from reconvene.training import train_model as train_model
 from reconvene.training.checkpoint import CHECKPOINT_NAME
 from reconvene.utils.numbers import plural
 from reconvene.workflow.pictures import keep
@@ -101,7 +101,7 @@ def train(
         )
     taught_by = None
     if distillation is not None:
-        score = evaluate(distillation.teacher, dataset).score
+        score = evaluate_split(distillation.teacher, dataset).score
         taught_by = Teacher(artifact.Artifact.open(teacher).source.address, score)
     training = _outcome(dataset, epochs, result, recipe, taught_by)
     keep_trained(folder, model, training, preprocessing=dataset.preprocessing.to_dict())
@@ -122,10 +122,10 @@ def _outcome(
         teacher=taught_by,
         examples=len(dataset.train),
     )
-    return measured(training, result.evaluation, result)
+    return with_evaluation(training, result.evaluation, result)
 
 
-def measured(training: Training, evaluation: Evaluation, result: TrainResult) -> Training:
+def with_evaluation(training: Training, evaluation: Evaluation, result: TrainResult) -> Training:
     """``training`` with what an evaluation says of the weights that a run ended with."""
     return replace(
         training,

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from reconvene.criteria.batches import Batches, argument_names
-from reconvene.criteria.channels.base import ChannelCriterion, ChannelScores, ChannelSubject, Floats
+from reconvene.criteria.channels.base import ChannelCriterion, ChannelScores, ChannelSubject
 from reconvene.criteria.gradients import explained
 from reconvene.criteria.preserve_state import untouched
 from reconvene.errors import CriterionError
 from reconvene.structure import Structure, call
 from reconvene.structure.neurons import NeuronKind, neurons, spikes_in
+from reconvene.utils.arrays import Floats
 
 Reading = Callable[[nn.Module, NeuronKind, Any], Tensor | None]
 """What is measured of a neuron that has just been called: a tensor ``[..., C, ...]``, at least zero."""
@@ -47,7 +48,7 @@ def spike_rate(subject: ChannelSubject) -> ChannelScores:
 
 
 @dataclass
-class Place:
+class NeuronChannels:
     """The channels of one group in what one layer of neurons gives: the axis from the end, and positions there.
 
     ``positions``: int64 ``[width, m]``.
@@ -69,9 +70,9 @@ class Place:
         self.count += channels.shape[1] * self.positions.shape[1]
 
 
-def neuron_places(structure: Structure, names: set[str]) -> dict[str, list[Place]]:
+def neuron_places(structure: Structure, names: set[str]) -> dict[str, list[NeuronChannels]]:
     """Where the channels of prunable groups are in what layers give, by the paths of the layers."""
-    places: dict[str, list[Place]] = {}
+    places: dict[str, list[NeuronChannels]] = {}
     for _, path, _, outputs in structure.recording.exits:
         if path not in names or path in places or not outputs:
             continue
@@ -85,7 +86,7 @@ def neuron_places(structure: Structure, names: set[str]) -> dict[str, list[Place
                 at, width = np.flatnonzero(group == g), structure.prunable[g].width
                 if len(at) % width == 0 and len(np.unique(channel[at])) == width:
                     positions = at[np.argsort(channel[at], kind="stable")].reshape(width, -1)
-                    places[path].append(Place(g, axis - outputs[0].ndim, positions))
+                    places[path].append(NeuronChannels(g, axis - outputs[0].ndim, positions))
     return places
 
 
@@ -116,7 +117,10 @@ def _scored(subject: ChannelSubject, criterion: str, reading: Reading) -> Channe
 
 @contextmanager
 def _read(
-    layers: dict[str, tuple[nn.Module, NeuronKind]], places: dict[str, list[Place]], reading: Reading, user: str
+    layers: dict[str, tuple[nn.Module, NeuronKind]],
+    places: dict[str, list[NeuronChannels]],
+    reading: Reading,
+    user: str,
 ) -> Iterator[None]:
     """Within: every call of a neuron is read."""
 

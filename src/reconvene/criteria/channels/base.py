@@ -13,8 +13,8 @@ from torch import nn
 
 from reconvene.criteria.base import Loss
 from reconvene.structure import Structure
+from reconvene.utils.arrays import Floats
 
-Floats = NDArray[np.float64]
 Order = NDArray[np.int64]
 
 

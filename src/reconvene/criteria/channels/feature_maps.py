@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reconvene.criteria.batches import Batches, argument_names
-from reconvene.criteria.channels.base import ChannelCriterion, ChannelScores, ChannelSubject, Floats
+from reconvene.criteria.channels.base import ChannelCriterion, ChannelScores, ChannelSubject
 from reconvene.criteria.gradients import explained
 from reconvene.criteria.preserve_state import untouched
 from reconvene.errors import CriterionError
@@ -25,8 +25,9 @@ from reconvene.structure import Structure, call, tensors_in
 from reconvene.structure.identity import of_calls
 from reconvene.structure.restore import canonical_calls
 from reconvene.structure.watch import watched
+from reconvene.utils.arrays import Floats
 
-Score = Callable[[Tensor, NDArray[np.int64]], Floats]
+_Score = Callable[[Tensor, NDArray[np.int64]], Floats]
 """From maps ``[N, C, H, W]`` and the positions of channels in C, ``[width, m]``, to a score for every channel."""
 SPATIAL = 2
 
@@ -83,7 +84,7 @@ class _Map:
         return channels_second.reshape(*channels_second.shape[:2], spatial[0], -1)
 
 
-def _scored(subject: ChannelSubject, criterion: str, score: Score) -> ChannelScores:
+def _scored(subject: ChannelSubject, criterion: str, score: _Score) -> ChannelScores:
     places = _feature_maps(subject.structure, criterion)
     user = f"criterion {criterion!r}"
     names = argument_names(subject.model, subject.example_inputs)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from reconvene.criteria.channels.base import Floats
 from reconvene.criteria.weights import is_bias
 from reconvene.structure import Group, Slot, Structure
 from reconvene.structure.neurons import neuron_kind
+from reconvene.utils.arrays import Floats
 from reconvene.utils.norms import is_norm
 
 Role = Literal["row", "column", "scale", "shift", "other"]

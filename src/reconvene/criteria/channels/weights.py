@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from reconvene.criteria.channels.base import ChannelCriterion, ChannelScores, ChannelSubject, Floats, Order
+from reconvene.criteria.channels.base import ChannelCriterion, ChannelScores, ChannelSubject, Order
 from reconvene.criteria.channels.slots import GROUP, ROWS, Role, Roles, channel_sums
 from reconvene.errors import CriterionError
+from reconvene.utils.arrays import Floats
 
 
 def l1(subject: ChannelSubject) -> ChannelScores:

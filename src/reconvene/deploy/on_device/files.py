@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 MANIFEST, SUMS = "bundle.json", "SHA256SUMS"
-UNPACK = "Unpack the bundle again"
-SMALL = 2**24
+_UNPACK = "Unpack the bundle again"
+_SMALL = 2**24
 """Bytes of ``bundle.json`` and of the checksums at most."""
-LARGEST = 2**32
+_LARGEST = 2**32
 """Bytes of any other file at most, where the bundle does not state them."""
 MOST_FILES = 10_000
 # What run.py computes with. A list holds any number of values of the type of its only one.
@@ -42,7 +42,7 @@ class Files:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.sums = checksums(self._content(SUMS, SMALL))
+        self.sums = checksums(self._content(SUMS, _SMALL))
         self.about = description(self.read(MANIFEST))
         self.sizes: dict[str, int] = self.about.get("sizes", {})
         for name in self.sums:
@@ -51,7 +51,7 @@ class Files:
     def read(self, name: str) -> bytes:
         """The bytes of a file of the bundle, which must have a checksum."""
         self._require(name)
-        data = self._content(name, SMALL if name == MANIFEST else self.sizes.get(name, LARGEST))
+        data = self._content(name, _SMALL if name == MANIFEST else self.sizes.get(name, _LARGEST))
         if hashlib.sha256(data).hexdigest() != self.sums[name]:
             raise altered(name)
         return data
@@ -63,14 +63,14 @@ class Files:
 
     def _require(self, name: str) -> None:
         if name not in self.sums:
-            raise Refused(f"{name} has no checksum in {SUMS}. {UNPACK}")
+            raise Refused(f"{name} has no checksum in {SUMS}. {_UNPACK}")
 
     def _compare(self, name: str) -> None:
         digest = hashlib.sha256()
-        with self._opened(name) as file:
+        with self.opened(name) as file:
             size = os.fstat(file.fileno()).st_size
             expected = self.sizes.get(name)
-            if size != expected if expected is not None else size > LARGEST:
+            if size != expected if expected is not None else size > _LARGEST:
                 raise altered(name)
             for chunk in chunks(file):
                 digest.update(chunk)
@@ -78,31 +78,31 @@ class Files:
             raise altered(name)
 
     def _content(self, name: str, limit: int) -> bytes:
-        with self._opened(name) as file:
+        with self.opened(name) as file:
             if os.fstat(file.fileno()).st_size > limit:
-                raise Refused(f"{name} is larger than the {limit:,} bytes that it may have. {UNPACK}")
+                raise Refused(f"{name} is larger than the {limit:,} bytes that it may have. {_UNPACK}")
             return file.read(limit)
 
-    def _opened(self, name: str) -> BinaryIO:
+    def opened(self, name: str) -> BinaryIO:
         """A regular file inside the folder, opened without waiting: a named pipe would keep it for ever."""
         path = self.folder / name
         try:
             if not path.resolve().is_relative_to(self.folder.resolve()):
-                raise Refused(f"{name} is a link that leads out of the bundle. {UNPACK}")
+                raise Refused(f"{name} is a link that leads out of the bundle. {_UNPACK}")
             descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         except FileNotFoundError:
-            raise Refused(f"{name} is missing. {UNPACK}") from None
+            raise Refused(f"{name} is missing. {_UNPACK}") from None
         except (OSError, RuntimeError) as error:  # a RuntimeError: links in a circle
-            raise Refused(f"{name} cannot be read: {error}. {UNPACK}") from error
+            raise Refused(f"{name} cannot be read: {error}. {_UNPACK}") from error
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise Refused(f"{name} is no regular file. {UNPACK}")
+            raise Refused(f"{name} is no regular file. {_UNPACK}")
         return os.fdopen(descriptor, "rb")
 
 
 def altered(name: str) -> Refused:
     """The refusal of a file that is not what was put into the bundle."""
-    return Refused(f"{name} was altered or damaged: its size or checksum does not fit {MANIFEST} or {SUMS}. {UNPACK}")
+    return Refused(f"{name} was altered or damaged: its size or checksum does not fit {MANIFEST} or {SUMS}. {_UNPACK}")
 
 
 def chunks(file: Any) -> Iterator[bytes]:
@@ -119,12 +119,12 @@ def checksums(content: bytes) -> dict[str, str]:
     try:
         pairs = [line.split("  ", 1) for line in content.decode("utf-8").splitlines()]
     except UnicodeDecodeError as error:
-        raise Refused(f"{SUMS} is damaged: {error}. {UNPACK}") from error
+        raise Refused(f"{SUMS} is damaged: {error}. {_UNPACK}") from error
     if not pairs or len(pairs) > MOST_FILES or any(len(pair) != 2 or len(pair[0]) != 64 for pair in pairs):
-        raise Refused(f"{SUMS} is damaged. {UNPACK}")
+        raise Refused(f"{SUMS} is damaged. {_UNPACK}")
     for _, name in pairs:
         if not is_inside(name):
-            raise Refused(f"{SUMS} names {name!r}, which is no plain file inside the bundle. {UNPACK}")
+            raise Refused(f"{SUMS} names {name!r}, which is no plain file inside the bundle. {_UNPACK}")
     return {name: digest for digest, name in pairs}
 
 
@@ -140,7 +140,7 @@ def description(content: bytes) -> dict[str, Any]:
     try:
         about: Any = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise Refused(f"{MANIFEST} is no JSON that can be read: {error}. {UNPACK}") from error
+        raise Refused(f"{MANIFEST} is no JSON that can be read: {error}. {_UNPACK}") from error
     version = (about.get("format"), about.get("format_version")) if isinstance(about, dict) else None
     if version != ("reconvene-bundle", 1):
         raise Refused(f"{MANIFEST} has format {str(version)[:60]}; this run.py reads version 1 of reconvene-bundle")

@@ -19,7 +19,7 @@ from .files import Refused
 
 Array = Any  # numpy.ndarray, whose parameters differ between the releases of numpy that devices have
 # Images of these modes are what training reads too; others (16 bits a channel, floats) would be read differently.
-MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
+_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
 MAX_PIXELS = 2**28
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -31,7 +31,7 @@ def normalise(images: Array, settings: dict[str, Any]) -> Array:
     return (images.astype(np.float32) - mean[:, None, None]) / std[:, None, None]
 
 
-def fit(pixels: Array, shape: list[int]) -> Array:
+def scale_to_cover(pixels: Array, shape: list[int]) -> Array:
     """From uint8 ``[H, W, 1 or 3]`` to uint8 ``[C, h, w]``: scaled to cover (bilinear), the middle cut out."""
     channels, height, width = shape
     if channels == 1 and pixels.shape[2] == 3:  # ITU-R 601, in the integers of Pillow
@@ -73,7 +73,7 @@ def resize(pixels: Array, size: int, axis: int) -> Array:
     return np.clip(total >> 22, 0, 255).astype(np.uint8)
 
 
-def decode(path: Path) -> tuple[Array, str]:
+def decode_image(path: Path) -> tuple[Array, str]:
     """Pixels uint8 ``[H, W, 1 or 3]`` of an image file, and in words how it was read. Transparency is ignored."""
     if not path.is_file():
         raise Refused(f"there is no file {path}")
@@ -90,8 +90,8 @@ def decode(path: Path) -> tuple[Array, str]:
         raise Refused(f"{path} is no PNG, PPM, PGM or NPY; other images need Pillow (pip install pillow)") from None
     try:
         with pillow.open(path) as picture:
-            if picture.mode not in MODES:
-                raise Refused(f"{path} is an image of mode {picture.mode}. Known modes: {', '.join(MODES)}")
+            if picture.mode not in _MODES:
+                raise Refused(f"{path} is an image of mode {picture.mode}. Known modes: {', '.join(_MODES)}")
             grey = picture.mode in ("1", "L", "LA")
             return _shaped(np.asarray(picture.convert("L" if grey else "RGB")), path), "by Pillow"
     except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:

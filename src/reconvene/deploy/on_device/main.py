@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from .files import Files, Refused
-from .images import Array, decode, fit, normalise, read_npy
+from .images import Array, decode_image, normalise, read_npy, scale_to_cover
 
-RUNTIMES = "on_device/runtimes/"
+_RUNTIMES = "on_device/runtimes/"
 """Folder of the bundle with a program for each runtime that its models need."""
 
 
@@ -45,7 +45,7 @@ def main(folder: Path, arguments: list[str] | None = None) -> int:
         parser.error("--threads, --rounds and --top are 1 at least")
     try:
         bundle = Bundle(folder)
-        answer, text = COMMANDS[options.command](bundle, options)
+        answer, text = _COMMANDS[options.command](bundle, options)
     except (Refused, OSError) as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 1
@@ -80,7 +80,7 @@ class Bundle(Files):
 
     def prepare(self, pixels: Array) -> Array:
         """From uint8 ``[H, W, 1 or 3]`` of any size to float32 ``[1, C, h, w]``, as in training."""
-        return normalise(fit(pixels, self.about["input"]["shape"])[None], self.about["input"])
+        return normalise(scale_to_cover(pixels, self.about["input"]["shape"])[None], self.about["input"])
 
 
 # ---- the three commands ----
@@ -91,7 +91,7 @@ def classify(bundle: Bundle, options: argparse.Namespace) -> tuple[dict[str, Any
     infer = open_model(bundle, options)
     labels, answer, lines = bundle.about["labels"], {}, []
     for path in options.images:
-        pixels, decoder = decode(path)
+        pixels, decoder = decode_image(path)
         print(f"{path}: {pixels.shape[1]}x{pixels.shape[0]}, decoded {decoder}", file=sys.stderr)
         scores = infer(bundle.prepare(pixels))[0].astype(np.float64)
         if scores.shape != (len(labels),):
@@ -161,7 +161,7 @@ def measure(bundle: Bundle, options: argparse.Namespace) -> tuple[dict[str, Any]
     return answer, f"{text}, batch 1, {options.threads} thread(s), {options.rounds} rounds, on {platform.machine()}"
 
 
-COMMANDS: dict[str, Callable[[Bundle, argparse.Namespace], tuple[dict[str, Any], str]]] = {
+_COMMANDS: dict[str, Callable[[Bundle, argparse.Namespace], tuple[dict[str, Any], str]]] = {
     "classify": classify,
     "test": test,
     "time": measure,
@@ -175,7 +175,9 @@ def open_model(bundle: Bundle, options: argparse.Namespace) -> Callable[[Array],
     """The model as a function from float32 ``[1, C, h, w]`` to its scores ``[1, classes]``."""
     entry = bundle.model(options.model)
     name = entry["runtime"]
-    programs = [file[len(RUNTIMES) : -3] for file in bundle.sums if file.startswith(RUNTIMES) and file.endswith(".py")]
+    programs = [
+        file[len(_RUNTIMES) : -3] for file in bundle.sums if file.startswith(_RUNTIMES) and file.endswith(".py")
+    ]
     known = [program for program in programs if program.isidentifier() and program != "__init__"]
     if name not in known:
         raise Refused(f"{entry['file']} runs in {name!r}, and this bundle has programs for: {', '.join(known)}")

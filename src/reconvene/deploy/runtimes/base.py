@@ -52,7 +52,7 @@ class Written:
     keep_fp32: tuple[str, ...] = ()
 
 
-Export = Callable[[nn.Module, Any, Path, FileOptions], Written]
+_Export = Callable[[nn.Module, Any, Path, FileOptions], Written]
 Quantize = Callable[[nn.Module, Any, Path, Quantisation, FileOptions], Written]
 Open = Callable[[nn.Module | Path, int], AbstractContextManager[Session]]
 
@@ -100,7 +100,7 @@ class Runtime:
     name: str
     file_format: str | None
     suffix: str
-    export: Export | None
+    export: _Export | None
     quantize: Quantize | None
     open: Open
     extra: str = ""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reconvene.deploy.model_io import evaluating, outputs_of, own_inputs
+from reconvene.deploy.model_io import in_inference, outputs_of, own_inputs
 from reconvene.deploy.runtimes.base import Runtime, Session
 from reconvene.errors import ModelError
 from reconvene.structure.inputs import call
@@ -42,7 +42,7 @@ def open_eager(model: nn.Module | Path, threads: int) -> Iterator[Session]:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with evaluating(model), torch.inference_mode():
+        with in_inference(model), torch.inference_mode():
             yield EagerSession(model)
     finally:
         torch.set_num_threads(before)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.deploy.batch_of_one import SingleSession
-from reconvene.deploy.model_io import evaluating, leaves
+from reconvene.deploy.model_io import in_inference, leaves
 from reconvene.deploy.options import FileOptions
 from reconvene.deploy.pt2e import quantised_program
 from reconvene.deploy.quantisation import Quantisation
@@ -20,7 +20,7 @@ from reconvene.deploy.runtimes.base import OnDevice, Runtime, Session, Written, 
 from reconvene.deploy.tracing import TensorsOnly, exporting, one_sample, said
 from reconvene.errors import ModelError
 
-EXTRA = "litert"
+_EXTRA = "litert"
 FIRST_PACKAGE = "litert-torch"
 """Pip must install it by itself before the extra; see pyproject.toml."""
 Values = np.ndarray[Any, Any]
@@ -32,7 +32,7 @@ def export_litert(model: nn.Module, example_inputs: Any, path: Path, options: Fi
     Raises ExportError, naming the operator and the module the exporter stopped at.
     """
     sample = one_sample(example_inputs)
-    with evaluating(model):
+    with in_inference(model):
         return _converted(model, TensorsOnly(model, sample), sample, path)
 
 
@@ -40,19 +40,19 @@ def quantize_litert(
     model: nn.Module, example_inputs: Any, path: Path, quantisation: Quantisation, options: FileOptions
 ) -> Written:
     """The same in int8 by litert-torch's PT2E quantiser: weights per channel, static activations."""
-    quantizer = imported("litert_torch.quantize.pt2e_quantizer", EXTRA, "int8 LiteRT", first=FIRST_PACKAGE)
-    config = imported("litert_torch.quantize.quant_config", EXTRA, "int8 LiteRT", first=FIRST_PACKAGE)
+    quantizer = imported("litert_torch.quantize.pt2e_quantizer", _EXTRA, "int8 LiteRT", first=FIRST_PACKAGE)
+    config = imported("litert_torch.quantize.quant_config", _EXTRA, "int8 LiteRT", first=FIRST_PACKAGE)
     settings = quantizer.get_symmetric_quantization_config(is_per_channel=True, is_dynamic=False)
     int8_quantizer = quantizer.PT2EQuantizer().set_global(settings)
     program = quantised_program(
-        model, example_inputs, int8_quantizer, quantisation, extra=EXTRA, file_format="LiteRT", fold_weights=False
+        model, example_inputs, int8_quantizer, quantisation, extra=_EXTRA, file_format="LiteRT", fold_weights=False
     )
     sample = one_sample(example_inputs)
     return _converted(model, program, sample, path, quant_config=config.QuantConfig(pt2e_quantizer=int8_quantizer))
 
 
 def _converted(model: nn.Module, program: nn.Module, sample: Any, path: Path, **settings: Any) -> Written:
-    litert_torch = imported("litert_torch", EXTRA, "LiteRT export", first=FIRST_PACKAGE)
+    litert_torch = imported("litert_torch", _EXTRA, "LiteRT export", first=FIRST_PACKAGE)
     with exporting(model, "LiteRT"), said(), torch.no_grad():
         litert_torch.convert(program, tuple(leaves(sample)), strict_export=False, **settings).export(str(path))
     return Written((path,), batch=1)
@@ -62,7 +62,7 @@ class LitertSession(SingleSession):
     """A ``.tflite`` file in the interpreter. Inputs and outputs that are int8 in the file are float32 here."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        interpreter = imported("ai_edge_litert.interpreter", EXTRA, "running a .tflite file", first=FIRST_PACKAGE)
+        interpreter = imported("ai_edge_litert.interpreter", _EXTRA, "running a .tflite file", first=FIRST_PACKAGE)
         with said():
             try:
                 self.interpreter = interpreter.Interpreter(str(path), num_threads=threads)
@@ -120,7 +120,7 @@ LITERT = Runtime(
     export_litert,
     quantize_litert,
     open_litert,
-    extra=EXTRA,
+    extra=_EXTRA,
     to_run={"ai_edge_litert": "2.3"},
     to_export={"litert_torch": "0.10", "torchao": "0.18"},
     on_device=OnDevice("ai-edge-litert", our_program("litert")),

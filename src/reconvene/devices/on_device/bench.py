@@ -10,7 +10,7 @@ import numpy as np
 
 from .layers import BUILDERS, chain
 from .onnx_writer import Graph
-from .sample_widths import Job, Point, batches, grid, weight_bytes
+from .sample_widths import Job, Point, batches, weight_bytes, width_pairs
 from .sessions import RUNS, WARMUPS, kernel_times, opened
 
 # One graph holds layers until their weights come to about this many bytes.
@@ -20,10 +20,10 @@ MEMORY_BYTES = 96 << 20
 # All layers together tell something where they are as many as this; the same number of runs brings them up to speed.
 WHOLE_LAYERS, WHOLE_RUNS = 4, 25
 # Channels of small tensors that others are made from.
-SOURCE = 16
+_SOURCE = 16
 
 
-class Bench:
+class LayerBench:
     """Times layers with so many threads."""
 
     def __init__(self, threads: int, precision: str) -> None:
@@ -37,7 +37,7 @@ class Bench:
         out, extra seconds)`` where ``network_bytes`` bytes of other weights are read between two runs.
         """
         points: list[list[float]] = []
-        for batch in batches(job, list(grid(job, steps)), NEAR_BYTES):
+        for batch in batches(job, list(width_pairs(job, steps)), NEAR_BYTES):
             points += [[*point, _typical(runs)] for point, runs in zip(batch, self.time(job, batch), strict=True)]
         extra_points: list[list[float]] = []
         if network_bytes > 2 * NEAR_BYTES and weight_bytes(job, (job["in"], job["out"]), self.item) > 0:
@@ -135,7 +135,7 @@ class Bench:
         times, kernels = [], 0.0
         for count in (1, 65):
             plain, folder = opened(chain(count).to_bytes(), self.threads, profiled=False)
-            feeds = {"x": np.ones((1, SOURCE, 8, 8), np.float32)}
+            feeds = {"x": np.ones((1, _SOURCE, 8, 8), np.float32)}
             rounds = []
             for _ in range(40):
                 begin = time.thread_time()

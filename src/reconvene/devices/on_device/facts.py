@@ -17,14 +17,14 @@ def conditions(threads: int, precision: str) -> dict[str, Any]:
     import onnxruntime
 
     return {
-        "device": {"processor": processor(), "architecture": platform.machine(), "cores": os.cpu_count() or 1},
+        "device": {"processor": _processor(), "architecture": platform.machine(), "cores": os.cpu_count() or 1},
         "runtime": {"name": "onnxruntime", "version": onnxruntime.__version__, "threads": threads},
         "precision": precision,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),  # noqa: UP017  # boards have Python 3.9
     }
 
 
-def processor() -> str:
+def _processor() -> str:
     """The processor's own name where the system tells it, else its architecture."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
@@ -35,7 +35,7 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def describe(job: Job) -> str:
+def describe_layer(job: Job) -> str:
     """One line that names a layer."""
     kernel = "x".join(str(size) for size in job.get("kernel", ()))
     stride = f" stride {job['stride'][0]}" if max(job.get("stride", [1])) > 1 else ""

@@ -6,23 +6,22 @@ before a pooling that reads it so. This file imports nothing of Reconvene, so th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
+from .facts import Job
 from .onnx_writer import FLOAT, INT64, Graph
 
-Job = Mapping[str, Any]
 Points = Sequence[tuple[int, int]]
-SOURCE = 16
+_SOURCE = 16
 """Channels of the small tensors that the layers' inputs are made from."""
 
 
-def convolution(graph: Graph, job: Job, points: Points) -> None:
+def _convolution(graph: Graph, job: Job, points: Points) -> None:
     """Convolutions, transposed ones, and depthwise ones, with what the runtime fuses behind them."""
     transposed, depthwise = job["kind"] == "conv_transpose", job["kind"] == "depthwise"
     spatial, batch = list(job["spatial"]), job["batch"]
-    fed = graph.input("x", [batch, points[0][0] if job.get("first") else SOURCE, *spatial])
+    fed = graph.input("x", [batch, points[0][0] if job.get("first") else _SOURCE, *spatial])
     sources: dict[int, str] = {}
     summand = _summand(graph, job, batch, spatial)
     for number, (into, out) in enumerate(points):
@@ -30,7 +29,9 @@ def convolution(graph: Graph, job: Job, points: Points) -> None:
         if not depthwise:  # widths of grouped convolutions are those of one group
             into, out = into * groups, out * groups
         if into not in sources:
-            sources[into] = fed if job.get("first") else _dense(graph, fed, SOURCE, into, f"source{into}", len(spatial))
+            sources[into] = (
+                fed if job.get("first") else _dense(graph, fed, _SOURCE, into, f"source{into}", len(spatial))
+            )
         shape = (into, out // groups) if transposed else (out, into // groups)
         name = graph.node(
             "ConvTranspose" if transposed else "Conv",
@@ -46,7 +47,7 @@ def convolution(graph: Graph, job: Job, points: Points) -> None:
         _sink(graph, name, f"sink{number}")
 
 
-def linear(graph: Graph, job: Job, points: Points) -> None:
+def _linear(graph: Graph, job: Job, points: Points) -> None:
     """Matrix products with a weight, for so many rows."""
     fed = graph.input("x", [job["batch"], points[0][0]])
     for number, (into, out) in enumerate(points):
@@ -77,19 +78,19 @@ def single(graph: Graph, job: Job, points: Points) -> None:
 def chain(count: int) -> Graph:
     """So many small convolutions, one after another."""
     graph = Graph()
-    name = graph.input("x", [1, SOURCE, 8, 8])
+    name = graph.input("x", [1, _SOURCE, 8, 8])
     for number in range(count):
-        inputs = [name, graph.weight(SOURCE, SOURCE, 3, 3), graph.bias(SOURCE)]
+        inputs = [name, graph.weight(_SOURCE, _SOURCE, 3, 3), graph.bias(_SOURCE)]
         name = graph.node("Conv", inputs, f"p{number}_conv", kernel_shape=[3, 3], pads=[1, 1, 1, 1])
     graph.output(name)
     return graph
 
 
 BUILDERS: dict[str, Callable[[Graph, Job, Points], None]] = {
-    "conv": convolution,
-    "depthwise": convolution,
-    "conv_transpose": convolution,
-    "linear": linear,
+    "conv": _convolution,
+    "depthwise": _convolution,
+    "conv_transpose": _convolution,
+    "linear": _linear,
     "matmul": matmul,
     "op": single,
 }
@@ -100,8 +101,8 @@ def tail(graph: Graph, name: str, steps: Sequence[str], prefix: str, summand: Ca
     for step in steps:
         if step == "add" and summand is not None:
             name = graph.node("Add", [graph.edge(name), summand()], f"{prefix}_add")
-        elif step in ACTIVATIONS:
-            name = ACTIVATIONS[step](graph, name, prefix)
+        elif step in _ACTIVATIONS:
+            name = _ACTIVATIONS[step](graph, name, prefix)
     return name
 
 
@@ -137,7 +138,7 @@ def _gelu(graph: Graph, name: str, prefix: str) -> str:
     return graph.node("Gelu", [name], f"{prefix}_gelu")
 
 
-ACTIVATIONS: dict[str, Callable[[Graph, str, str], str]] = {
+_ACTIVATIONS: dict[str, Callable[[Graph, str, str], str]] = {
     "relu": _relu,
     "clip": _clip,
     "sigmoid": _sigmoid,
@@ -150,8 +151,8 @@ ACTIVATIONS: dict[str, Callable[[Graph, str, str], str]] = {
 
 def _source(graph: Graph, job: Job, width: int, prefix: str) -> str:
     """So many channels as a convolution leaves them."""
-    fed = graph.input(f"{prefix}f", [job["batch"], SOURCE, *job["spatial"]])
-    return _dense(graph, fed, SOURCE, width, f"source{prefix}", len(job["spatial"]))
+    fed = graph.input(f"{prefix}f", [job["batch"], _SOURCE, *job["spatial"]])
+    return _dense(graph, fed, _SOURCE, width, f"source{prefix}", len(job["spatial"]))
 
 
 def _dense(graph: Graph, fed: str, into: int, out: int, name: str, rank: int) -> str:
@@ -164,12 +165,12 @@ def _summand(graph: Graph, job: Job, batch: int, spatial: Sequence[int]) -> Call
     """The tensor that is added to a layer's result: built once a width, in the layout that convolutions leave."""
     if "add" not in job["tail"]:
         return lambda out: ""
-    fed = graph.input("z", [batch, SOURCE, *job["spatial_out"]])
+    fed = graph.input("z", [batch, _SOURCE, *job["spatial_out"]])
     summands: dict[int, str] = {}
 
     def summand(out: int) -> str:
         if out not in summands:
-            summands[out] = _dense(graph, fed, SOURCE, out, f"beside{out}", len(spatial))
+            summands[out] = _dense(graph, fed, _SOURCE, out, f"beside{out}", len(spatial))
         return summands[out]
 
     return summand
@@ -243,7 +244,7 @@ def _resize(graph: Graph, fed: str, job: Job, width: int, prefix: str) -> str:
 
 
 _OPERATORS: dict[str, Callable[[Graph, str, Job, int, str], str]] = {
-    **{name: _unary(build) for name, build in ACTIVATIONS.items()},
+    **{name: _unary(build) for name, build in _ACTIVATIONS.items()},
     "add": _binary("Add"),
     "mul": _binary("Mul"),
     "max_pool": _pool("MaxPool"),

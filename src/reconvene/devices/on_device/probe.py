@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from .bench import Bench
-from .facts import conditions, describe
+from .bench import LayerBench
+from .facts import conditions, describe_layer
 from .layers import chain
 from .sample_widths import Job
-from .sessions import SLOW, Network, Pace, seconds
+from .sessions import SLOW, NetworkSpec, Pace, seconds
 
 FORMAT, VERSION = "reconvene-device-profile", 1
 # What the device was disturbed at is measured at most so often, and it is waited for so many seconds: for all layers
@@ -39,7 +39,7 @@ def profile(
     threads: int = 1,
     precision: str = "fp32",
     network_bytes: int = 64 << 20,
-    networks: Sequence[Network] = (),
+    networks: Sequence[NetworkSpec] = (),
     report: Callable[[str], None] = lambda line: None,
     earlier: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -55,14 +55,14 @@ def profile(
         earlier: ``steps``, ``memory``, ``overhead`` and ``pace`` of an earlier profile of the same device.
     """
     start = time.perf_counter()
-    bench = Bench(threads, precision)
+    bench = LayerBench(threads, precision)
     pace = reference(threads, (earlier or {}).get("pace", 0.0))
     pace.learn(0.0 if earlier else LEARNING)
     basis = earlier or {
         quantity: _calmly(pace, getattr(bench, quantity)) for quantity in ("memory", "steps", "overhead")
     }
     steps = basis["steps"]
-    layers, noise = measured(bench, pace, jobs, steps, network_bytes, report)
+    layers, noise = measured_jobs(bench, pace, jobs, steps, network_bytes, report)
     pace.close()
     report(f"{len(networks)} whole networks" if networks else "all layers at once")
     # Networks give the time of layers together; without networks all layers run in one graph instead.
@@ -102,8 +102,8 @@ def reference(threads: int, best: float = 0.0) -> Pace:
     return Pace(chain(65).to_bytes(), threads, best or float("inf"))
 
 
-def measured(
-    bench: Bench,
+def measured_jobs(
+    bench: LayerBench,
     pace: Pace,
     jobs: Sequence[Job],
     steps: Mapping[str, int],
@@ -120,7 +120,7 @@ def measured(
     patience = PATIENCE
     for attempt in range(TRIES if jobs else 0):
         for number in pending:
-            report(f"{number + 1}/{len(jobs)} {describe(jobs[number])}{', again' * bool(attempt)}")
+            report(f"{number + 1}/{len(jobs)} {describe_layer(jobs[number])}{', again' * bool(attempt)}")
             patience -= pace.wait(patience if attempt else 0.0)
             before = pace.last
             measurements[number] = _lesser(measurements[number], bench.measure(jobs[number], steps, network_bytes))

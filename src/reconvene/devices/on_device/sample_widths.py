@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-Job = Mapping[str, Any]
+from .facts import Job
+
 Point = tuple[int, int]
 """Channels in and out."""
 
 
-def grid(job: Job, steps: Mapping[str, int]) -> Iterator[Point]:
+def width_pairs(job: Job, steps: Mapping[str, int]) -> Iterator[Point]:
     """Pairs (in, out) to measure."""
     layer_kind = job["kind"]
     step_in, step_out = max(steps["in"], 4), max(steps["out"], 4)
     if layer_kind in ("op", "matmul", "depthwise"):
-        for width in widths(job["in"], step_out, fine=layer_kind == "depthwise"):
+        for width in _widths(job["in"], step_out, fine=layer_kind == "depthwise"):
             yield width, width * max(1, job["out"] // job["in"]) if layer_kind == "depthwise" else 1
         if layer_kind == "depthwise" and steps["align"] > 1:
             for width in _odd(job["in"]):
                 yield width, width * max(1, job["out"] // job["in"])
         return
-    outs = widths(job["out"], step_out, fine=True)
+    outs = _widths(job["out"], step_out, fine=True)
     if job.get("first") or job["groups"] > 1:
-        ins = sorted({job["in"], *(widths(job["in"], step_in, fine=False)[:-1] if not job.get("first") else ())})
+        ins = sorted({job["in"], *(_widths(job["in"], step_in, fine=False)[:-1] if not job.get("first") else ())})
     else:
-        ins = [*(n for n in (4, 8) if n < step_in and n <= job["in"]), *widths(job["in"], step_in, fine=False)]
+        ins = [*(n for n in (4, 8) if n < step_in and n <= job["in"]), *_widths(job["in"], step_in, fine=False)]
     for width in ins:
         for out in outs:
             yield width, out
@@ -60,7 +60,7 @@ def weight_bytes(job: Job, point: Point, item: int) -> int:
     return int(item * point[0] * point[1] * np.prod(job.get("kernel", [1])) * max(1, job.get("groups", 1)))
 
 
-def widths(top: int, block: int, *, fine: bool) -> list[int]:
+def _widths(top: int, block: int, *, fine: bool) -> list[int]:
     """Multiples of ``block`` up to ``top`` rounded up: all of the first eight if ``fine``, then sparser."""
     last = -(-top // block) * block
     dense = [block * n for n in ((1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 20, 24, 32) if fine else (1, 2, 4, 8, 16, 32))]

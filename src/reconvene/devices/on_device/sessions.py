@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-Network = tuple[Sequence[Sequence[int]], bytes]
+NetworkSpec = tuple[Sequence[Sequence[int]], bytes]
 """A whole network: its layers ``(number in jobs, in, out)`` in the order of the calls, and its ONNX file."""
 ROUNDS, RUNS, WARMUPS, PACES = 7, 10, 2, 15
 # So much slower than at its best is disturbed.
 SLOW = 1.15
-KINDS = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
+_KINDS = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
 
 
 def opened(model: bytes, threads: int, *, profiled: bool) -> tuple[Any, Any]:
@@ -95,7 +95,7 @@ class Pace:
         self._folder.cleanup()
 
 
-def seconds(networks: Sequence[Network], threads: int) -> list[float]:
+def seconds(networks: Sequence[NetworkSpec], threads: int) -> list[float]:
     """Seconds of whole networks, one sample: the lower quartile over rounds, each network warm when it is timed.
 
     Processor time of the thread, or time on the wall where there are several threads. The slower rounds are those in
@@ -123,5 +123,5 @@ def _feeds(session: Any) -> dict[str, np.ndarray[Any, Any]]:
     feeds: dict[str, np.ndarray[Any, Any]] = {}
     for entry in session.get_inputs():
         shape = [size if isinstance(size, int) else 1 for size in entry.shape]
-        feeds[entry.name] = np.resize(np.linspace(-1, 1, 997), shape).astype(KINDS[entry.type])
+        feeds[entry.name] = np.resize(np.linspace(-1, 1, 997), shape).astype(_KINDS[entry.type])
     return feeds

@@ -17,12 +17,12 @@ from reconvene.structure.rules import elementwise, folds, indexing, products, re
 from reconvene.structure.rules.context import Context, Rule, because
 
 RULES: dict[str, Rule] = {
-    **elementwise.RULES,
-    **products.RULES,
-    **reductions.RULES,
-    **shapes.RULES,
-    **folds.RULES,
-    **indexing.RULES,
+    **elementwise.ELEMENTWISE_RULES,
+    **products.PRODUCT_RULES,
+    **reductions.REDUCTION_RULES,
+    **shapes.SHAPE_RULES,
+    **folds.FOLD_RULES,
+    **indexing.INDEXING_RULES,
 }
 
 

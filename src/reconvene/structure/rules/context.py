@@ -109,7 +109,7 @@ def arg(op: Op, position: int, name: str, default: Any = None) -> Any:
     return op.kwargs.get(name, default)
 
 
-def named(op: Op, name: str, default: Any = None) -> Any:
+def named_argument(op: Op, name: str, default: Any = None) -> Any:
     """An argument of a call by its name in the operator's schema; ``default`` where this overload has none."""
     for position, argument in enumerate(op.func._schema.arguments):
         if argument.name == name:

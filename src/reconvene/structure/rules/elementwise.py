@@ -94,11 +94,11 @@ _SPATIAL = (
     "replication_pad1d replication_pad2d replication_pad3d"
 )
 
-RULES: dict[str, Rule] = {
+ELEMENTWISE_RULES: dict[str, Rule] = {
     **dict.fromkeys(_POINTWISE.split(), pointwise),
     **dict.fromkeys(_CONSTANT.split(), constant),
     **dict.fromkeys(_FIXED.split(), fixed),
     **dict.fromkeys(_SPATIAL.split(), spatial),
 }
 for _name in ("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "bernoulli"):
-    RULES[_name] = like
+    ELEMENTWISE_RULES[_name] = like

@@ -58,7 +58,7 @@ def fold_patches(ctx: Context, op: Op) -> None:
     ctx.set(out, [*dims[:-2], channels, *(rigid(s) for s in out.shape[-2:])])
 
 
-RULES: dict[str, Rule] = {
+FOLD_RULES: dict[str, Rule] = {
     "pixel_shuffle": pixel_shuffle,
     "pixel_unshuffle": pixel_unshuffle,
     "channel_shuffle": channel_shuffle,

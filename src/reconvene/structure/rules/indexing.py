@@ -109,7 +109,7 @@ def index_select(ctx: Context, op: Op) -> None:
 
 
 @with_dimensions
-def gather(ctx: Context, op: Op) -> None:
+def _gather(ctx: Context, op: Op) -> None:
     """Positions of one dimension by number, chosen anew at every position of the others."""
     x, axis, indices, out = op.args[0], axis_of(op.args[1], op.args[0].ndim), op.args[2], op.outs[0]
     assert out is not None
@@ -166,7 +166,7 @@ def _by_number(ctx: Context, op: Op, x: Tensor, axis: int, operands: list[Tensor
     ctx.set(op.outs[0], dims)
 
 
-RULES: dict[str, Rule] = {
+INDEXING_RULES: dict[str, Rule] = {
     **dict.fromkeys(("nonzero", "nonzero_static", "_unique2", "unique_dim", "unique_consecutive"), chosen_by_value),
     **dict.fromkeys(("masked_scatter", "histc", "bincount"), chosen_by_value),
     **dict.fromkeys(("torchvision::nms", "masked_select", "searchsorted", "bucketize", "aminmax"), chosen_by_value),
@@ -176,7 +176,7 @@ RULES: dict[str, Rule] = {
     "index": index,
     "_unsafe_index": index,
     "index_select": index_select,
-    "gather": gather,
+    "gather": _gather,
     "embedding": embedding,
     "index_put": index_put,
     "_unsafe_index_put": index_put,

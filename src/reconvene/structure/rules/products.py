@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from reconvene.structure.labels import Dim, is_labelled, rigid, size_of
+from reconvene.structure.labels import Dim, dimension_size, is_labelled, rigid
 from reconvene.structure.recording import Op
 from reconvene.structure.rules.context import Context, Rule, arg, because
 
 
-def convolution(ctx: Context, op: Op) -> None:
+def _convolution(ctx: Context, op: Op) -> None:
     """Input channels meet the weight; grouped ones through the split of both sides (depthwise falls out)."""
     x, weight = op.args[0], op.args[1]
     bias = arg(op, 2, "bias")
@@ -117,7 +117,7 @@ def _product(ctx: Context, op: Op, a: Tensor, b: Tensor) -> list[Dim]:
     return out
 
 
-def linear(ctx: Context, op: Op) -> None:
+def _linear(ctx: Context, op: Op) -> None:
     """``x @ weight.T + bias`` as one call."""
     x, weight = op.args[0], op.args[1]
     bias = arg(op, 2, "bias")
@@ -188,15 +188,15 @@ def grouped_product(ctx: Context, op: Op) -> None:
 
 def _whole_rows(ctx: Context, op: Op, dim: Dim, block: int) -> None:
     """Positions ``block * i`` up to the next such number leave together."""
-    if block > 1 and is_labelled(dim) and size_of(dim) % block == 0:
+    if block > 1 and is_labelled(dim) and dimension_size(dim) % block == 0:
         reason = because(op, f"reads {block} neighbours at once")
-        _, inner = ctx.labels.regroup([dim], [size_of(dim) // block, block], reason)
+        _, inner = ctx.labels.regroup([dim], [dimension_size(dim) // block, block], reason)
         ctx.pin(op, inner, why=reason)
 
 
-RULES: dict[str, Rule] = {
-    "convolution": convolution,
-    "convolution_overrideable": convolution,
+PRODUCT_RULES: dict[str, Rule] = {
+    "convolution": _convolution,
+    "convolution_overrideable": _convolution,
     "mm": matrix_product,
     "bmm": matrix_product,
     "mv": matrix_product,
@@ -205,7 +205,7 @@ RULES: dict[str, Rule] = {
     "matmul": matrix_product,
     "addmm": added_product,
     "baddbmm": added_product,
-    "linear": linear,
+    "linear": _linear,
     "_grouped_mm": grouped_product,
     "transformers::grouped_mm_fallback": grouped_product,
     "_scaled_dot_product_flash_attention_for_cpu": attention,

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from reconvene.structure.labels import Dim, is_labelled, rigid
 from reconvene.structure.recording import Op
-from reconvene.structure.rules.context import Context, Rule, arg, axes_of, axis_of, because, named
+from reconvene.structure.rules.context import Context, Rule, arg, axes_of, axis_of, because, named_argument
 
 
 def batch_norm(ctx: Context, op: Op) -> None:
@@ -82,7 +82,7 @@ def reduce(ctx: Context, op: Op) -> None:
     """Mean, sum, norm, maximum over dimensions: what is reduced disappears, what stays passes."""
     x = op.args[0]
     dims = ctx.dims(x)
-    axes = axes_of(named(op, "dim"), x.ndim)
+    axes = axes_of(named_argument(op, "dim"), x.ndim)
     if any(is_labelled(dims[a]) for a in axes):
         ctx.restrict()
     for out in op.outs:
@@ -98,7 +98,7 @@ def whole_axis(ctx: Context, op: Op) -> None:
     """Softmax, cumulative sums, sorting, rolling: each position of the axis needs all others."""
     x = op.args[0]
     dims = list(ctx.dims(x))
-    axes = axes_of(named(op, "dim", named(op, "dims")), x.ndim)
+    axes = axes_of(named_argument(op, "dim", named_argument(op, "dims")), x.ndim)
     for a in axes:
         ctx.pin(op, dims[a])
         dims[a] = rigid(x.shape[a])
@@ -137,7 +137,7 @@ _REDUCE = (
 )
 _WHOLE = "_softmax _log_softmax _safe_softmax softmax cumsum cumprod sort topk flip roll argmax argmin argsort kthvalue"
 
-RULES: dict[str, Rule] = {
+REDUCTION_RULES: dict[str, Rule] = {
     **dict.fromkeys(_REDUCE.split(), reduce),
     **dict.fromkeys(_WHOLE.split(), whole_axis),
     "native_batch_norm": batch_norm,

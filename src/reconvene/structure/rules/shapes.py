@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from reconvene.structure.labels import Dim, Vector, is_labelled, rigid, size_of
+from reconvene.structure.labels import Dim, Vector, dimension_size, is_labelled, rigid
 from reconvene.structure.recording import Op
 from reconvene.structure.rules.context import Context, Rule, arg, axes_of, axis_of, because, with_dimensions
 
@@ -22,7 +22,7 @@ def permute(ctx: Context, op: Op) -> None:
     out = op.outs[0]
     assert out is not None
     dims = _permuted(op, list(ctx.dims(op.args[0])))
-    if ctx.last_view.get(id(out)) == ctx.index and [size_of(dim) for dim in dims] != list(out.shape):
+    if ctx.last_view.get(id(out)) == ctx.index and [dimension_size(dim) for dim in dims] != list(out.shape):
         # A call before this one was read with the shape that the tensor has only now.
         ctx.pin_all(op, because(op, "changes the shape of a tensor in place"))
         dims = [rigid(size) for size in out.shape]
@@ -45,7 +45,7 @@ def _permuted(op: Op, dims: list[Dim]) -> list[Dim]:
         dim_argument = arg(op, 1, "dim")
         # An empty list is no dimension here, not all of them.
         axes = [] if dim_argument == [] else axes_of(dim_argument, rank)
-        dims = [dim for a, dim in enumerate(dims) if not (a in axes and size_of(dim) == 1)]
+        dims = [dim for a, dim in enumerate(dims) if not (a in axes and dimension_size(dim) == 1)]
     return dims
 
 
@@ -249,7 +249,7 @@ def restride(ctx: Context, op: Op) -> None:
 _VIEW = "view _unsafe_view reshape _reshape_alias flatten unflatten view_as"
 _PERMUTE = "permute transpose transpose_ t t_ unsqueeze unsqueeze_ squeeze squeeze_"
 
-RULES: dict[str, Rule] = {
+SHAPE_RULES: dict[str, Rule] = {
     **dict.fromkeys(_VIEW.split(), view),
     **dict.fromkeys(_PERMUTE.split(), permute),
     "as_strided": restride,

@@ -1,7 +1,7 @@
 """Classification of images: nothing outside this room knows about classes of images."""
 
-from reconvene.tasks.classification.assessment import Answers, ClassAssessment, calibration_error
+from reconvene.tasks.classification.assessment import ClassAssessment, Predictions, calibration_error
 from reconvene.tasks.classification.evaluation import ClassEvaluation, warning
 from reconvene.tasks.classification.task import Classification
 
-__all__ = ["Answers", "ClassAssessment", "ClassEvaluation", "Classification", "calibration_error", "warning"]
+__all__ = ["ClassAssessment", "ClassEvaluation", "Classification", "Predictions", "calibration_error", "warning"]

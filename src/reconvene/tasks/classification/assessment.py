@@ -15,7 +15,7 @@ from reconvene.tasks.measures import Assessment
 BINS = 15
 
 
-class Answers(NamedTuple):
+class Predictions(NamedTuple):
     """What a network says of every image: its class, int64 ``[N]``, and how sure it is, float32 ``[N]``."""
 
     classes: Tensor
@@ -67,7 +67,7 @@ class ClassAssessment(Assessment):
 
 
 def assess_answers(
-    answers: Answers, labels: Tensor, classes: Sequence[str], *, dense: Answers | None = None
+    answers: Predictions, labels: Tensor, classes: Sequence[str], *, dense: Predictions | None = None
 ) -> ClassAssessment:
     """Judge the answers for images of these ``labels`` ``[N]``, where given beside those of a dense network."""
     right = answers.classes == labels

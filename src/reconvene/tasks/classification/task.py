@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from reconvene.errors import TrainingError
 from reconvene.tasks.base import Augmentation, Targets, Task
-from reconvene.tasks.classification.assessment import Answers, ClassAssessment, assess_answers
+from reconvene.tasks.classification.assessment import ClassAssessment, Predictions, assess_answers
 from reconvene.tasks.classification.evaluation import ClassEvaluation, ClassMeter
 from reconvene.tasks.scores import ClassWitness, are_labels, same_class, soft_loss
 
@@ -104,10 +104,10 @@ class Classification(Task):
         """Undo ``Evaluation.to_dict``."""
         return ClassEvaluation(**values)
 
-    def predict(self, output: Tensor) -> Answers:
+    def predict(self, output: Tensor) -> Predictions:
         """Class and softmax confidence."""
         best = output.float().softmax(1).max(1)
-        return Answers(best.indices.cpu(), best.values.cpu())
+        return Predictions(best.indices.cpu(), best.values.cpu())
 
     def assess(
         self,
@@ -118,7 +118,9 @@ class Classification(Task):
         dense: tuple[Tensor, ...] | None = None,
     ) -> ClassAssessment:
         """Calibration, the worst class, and agreement with a dense network."""
-        return assess_answers(Answers(*predictions), target, classes, dense=None if dense is None else Answers(*dense))
+        return assess_answers(
+            Predictions(*predictions), target, classes, dense=None if dense is None else Predictions(*dense)
+        )
 
     def read_assessment(self, values: Mapping[str, Any]) -> ClassAssessment:
         """Undo ``Assessment.to_dict``."""

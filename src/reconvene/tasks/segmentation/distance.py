@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from reconvene.tasks.extras import needs
-from reconvene.tasks.segmentation.instances import Instances, Map, Values, with_lone_pieces, without_small
+from reconvene.tasks.extras import import_extra
+from reconvene.tasks.segmentation.instances import Instances, Map, PixelValues, with_lone_pieces, without_small
 
 CORE = 0.5
 """Depth from which on pixels are the core of an object: touching objects have cores that do not touch."""
@@ -22,9 +22,9 @@ class DistanceInstances(Instances):
 
     name, geometry = "instances", 1
 
-    def encode(self, numbers: Map) -> Values:
+    def encode(self, numbers: Map) -> PixelValues:
         """Euclidean distance to what is not the same object, over its largest value in the object."""
-        ndimage = needs("scipy.ndimage", "scipy", "distance maps")
+        ndimage = import_extra("scipy.ndimage", "scipy", "distance maps")
         inner = _inner(numbers)
         # where one object is all there is, nothing is far or near
         depth = (numbers > 0) + (0.0 if inner.all() else ndimage.distance_transform_edt(inner))
@@ -33,10 +33,10 @@ class DistanceInstances(Instances):
         np.maximum.at(deepest, places.ravel(), depth.ravel())
         return np.asarray(depth / np.maximum(deepest, 1)[places.reshape(numbers.shape)], dtype=np.float32)[None]
 
-    def decode(self, foreground: Values, geometry: Values) -> Map:
+    def decode(self, foreground: PixelValues, geometry: PixelValues) -> Map:
         """A watershed on the depth, from the cores, within the foreground."""
-        ndimage = needs("scipy.ndimage", "scipy", "separating objects")
-        segmentation = needs("skimage.segmentation", "scikit-image", "separating objects")
+        ndimage = import_extra("scipy.ndimage", "scipy", "separating objects")
+        segmentation = import_extra("skimage.segmentation", "scikit-image", "separating objects")
         inside, depth = foreground >= 0.5, geometry[0]
         cores = without_small(ndimage.label(inside & (depth > CORE))[0], FEWEST_OF_CORE)
         objects = segmentation.watershed(-depth, with_lone_pieces(cores, inside), mask=inside)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from reconvene.tasks.extras import needs
-from reconvene.tasks.segmentation.instances import Instances, Map, Values, with_lone_pieces, without_small
+from reconvene.tasks.extras import import_extra
+from reconvene.tasks.segmentation.instances import Instances, Map, PixelValues, with_lone_pieces, without_small
 
 EDGE = 0.4
 """Strength from which on an edge parts two objects."""
@@ -27,7 +27,7 @@ class HoverInstances(Instances):
 
     name, geometry = "instances-hv", 2
 
-    def encode(self, numbers: Map) -> Values:
+    def encode(self, numbers: Map) -> PixelValues:
         """Columns and rows relative to the middle (the mean) of each object, over the farthest on the same side."""
         ids, places = np.unique(numbers, return_inverse=True)
         places = places.ravel()
@@ -49,10 +49,10 @@ class HoverInstances(Instances):
         slopes = torch.stack(errors, dim=1) * inside
         return F.mse_loss(output, wanted) + slopes.sum() / (2 * inside.sum() + 1)
 
-    def decode(self, foreground: Values, geometry: Values) -> Map:
+    def decode(self, foreground: PixelValues, geometry: PixelValues) -> Map:
         """A watershed between edges, where the maps fall, from what edges leave of the foreground."""
-        ndimage = needs("scipy.ndimage", "scipy", "separating objects")
-        segmentation = needs("skimage.segmentation", "scikit-image", "separating objects")
+        ndimage = import_extra("scipy.ndimage", "scipy", "separating objects")
+        segmentation = import_extra("skimage.segmentation", "scikit-image", "separating objects")
         inside = without_small(ndimage.label(foreground >= 0.5)[0]) > 0
         falls = [
             1 - _stretched(ndimage.gaussian_filter(_stretched(geometry[i]), SIGMA, order=order))
@@ -74,7 +74,7 @@ def _derivative(maps: Tensor, channel: int) -> Tensor:
     return F.conv2d(padded, kernel[None, None])[:, 0]
 
 
-def _stretched(values: Values) -> Values:
+def _stretched(values: PixelValues) -> PixelValues:
     """Values on [0, 1]; zeros where they are all alike."""
     low, high = float(values.min()), float(values.max())
     return np.asarray((values - low) / (high - low), dtype=np.float32) if high > low else np.zeros_like(values)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from reconvene.errors import TrainingError
 from reconvene.tasks import metrics
 from reconvene.tasks.base import Picture, Targets, Task
-from reconvene.tasks.extras import needs
+from reconvene.tasks.extras import import_extra
 from reconvene.tasks.measures import MeanAssessment
 from reconvene.tasks.scores import ClassWitness, same_class, soft_loss
 from reconvene.tasks.segmentation.drawing import coloured
@@ -26,7 +26,7 @@ FOREGROUND = 2
 FEWEST_PIXELS = 10
 """Smaller things are no objects (HoVer-Net)."""
 Map = NDArray[np.int32]
-Values = NDArray[np.float32]
+PixelValues = NDArray[np.float32]
 
 
 class Instances(Task):
@@ -43,11 +43,11 @@ class Instances(Task):
     """Channels that describe the place of a pixel in its object."""
 
     @abstractmethod
-    def encode(self, numbers: Map) -> Values:
+    def encode(self, numbers: Map) -> PixelValues:
         """What the geometry channels should be for one map ``[H, W]``: ``[geometry, H, W]``."""
 
     @abstractmethod
-    def decode(self, foreground: Values, geometry: Values) -> Map:
+    def decode(self, foreground: PixelValues, geometry: PixelValues) -> Map:
         """Objects ``[H, W]`` from the probability of the foreground ``[H, W]`` and the geometry channels."""
 
     def geometry_loss(self, output: Tensor, wanted: Tensor, inside: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ POOLED: dict[str, Callable[..., float]] = {
 
 def with_lone_pieces(markers: Map, inside: NDArray[np.bool_]) -> Map:
     """Markers for a watershed, and every connected piece of ``inside`` that holds none as one more."""
-    ndimage = needs("scipy.ndimage", "scipy", "separating objects")
+    ndimage = import_extra("scipy.ndimage", "scipy", "separating objects")
     pieces, count = ndimage.label(inside)
     lone = np.where(np.isin(pieces, np.unique(pieces[markers > 0])), 0, pieces)
     return np.where(markers > 0, markers + count, lone).astype(np.int32)

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reconvene.deploy.model_io import evaluating, leaves
+from reconvene.deploy.model_io import in_inference, leaves
 from reconvene.deploy.pt2e import quantised_program
 from reconvene.deploy.quantisation import Quantisation, stand_in
 from reconvene.deploy.runtimes.base import Runtime, imported
 from reconvene.deploy.tracing import exporting, one_sample, traced
-from reconvene.structure.copies import copied
+from reconvene.structure.copies import copy_model
 from reconvene.structure.inputs import map_tensors
 
 EXTRA, CORTEX_M = "executorch", "cortex-m"
@@ -38,11 +38,11 @@ def _on_cortex_m(model: nn.Module, inputs: Any, exir: Any) -> Any:
     target = imported(f"{backend}.target_config", CORTEX_M, purpose)
     quantizer = imported(f"{backend}.quantizer.quantizer", CORTEX_M, purpose).CortexMQuantizer()
     with exporting(model, "ExecuTorch"):
-        last = copied(model).to(memory_format=torch.channels_last)
+        last = copy_model(model).to(memory_format=torch.channels_last)
         sample = map_tensors(_channels_last, one_sample(inputs))
     noise = Quantisation(map_tensors(_channels_last, stand_in(inputs).samples))
     graph = quantised_program(last, sample, quantizer, noise, extra=EXTRA, file_format="ExecuTorch", guards=False)
-    with exporting(model, "ExecuTorch"), evaluating(last):
+    with exporting(model, "ExecuTorch"), in_inference(last):
         program = torch.export.export(graph, tuple(leaves(sample)))
         edge = exir.to_edge(program, compile_config=config.cortex_m_edge_compile_config())
         cpu = target.CortexMTargetConfig(cpu=target.CortexM.M55)

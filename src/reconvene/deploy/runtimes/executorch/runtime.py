@@ -12,17 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.deploy.batch_of_one import SingleSession, static_batch
-from reconvene.deploy.model_io import batch_size, evaluating, leaves
+from reconvene.deploy.model_io import batch_size, in_inference, leaves
 from reconvene.deploy.options import STATIC, FileOptions
 from reconvene.deploy.pt2e import quantised_program, xnnpack_quantiser
 from reconvene.deploy.quantisation import Quantisation
 from reconvene.deploy.runtimes.base import Runtime, Session, Written, file_of, imported
 from reconvene.deploy.runtimes.executorch.memory import plan_executorch_memory
-from reconvene.deploy.tracing import exporting, one_sample, plain, said, traced
+from reconvene.deploy.tracing import exporting, one_sample, said, traced, with_usual_strides
 from reconvene.devices.memory import ActivationPolicy
 from reconvene.errors import ModelError
 
-EXTRA = "executorch"
+_EXTRA = "executorch"
 
 
 def export_executorch(model: nn.Module, example_inputs: Any, path: Path, options: FileOptions) -> Written:
@@ -45,11 +45,11 @@ def quantize_executorch(
         sample,
         xnnpack_quantiser(training=False),
         quantisation,
-        extra=EXTRA,
+        extra=_EXTRA,
         file_format="ExecuTorch",
         batch=batch,
     )
-    with exporting(model, "ExecuTorch"), evaluating(model):
+    with exporting(model, "ExecuTorch"), in_inference(model):
         again = torch.export.export(program, tuple(leaves(sample)))
     return Written((_lowered(model, again, path),), batch)
 
@@ -60,9 +60,9 @@ def _sample(example_inputs: Any, options: FileOptions) -> tuple[Any, int]:
 
 
 def _lowered(model: nn.Module, program: torch.export.ExportedProgram, path: Path) -> Path:
-    exir = imported("executorch.exir", EXTRA, "ExecuTorch export")
-    xnnpack = imported("executorch.backends.xnnpack.partition.xnnpack_partitioner", EXTRA, "ExecuTorch export")
-    violation = imported("executorch.exir.verification.verifier", EXTRA, "ExecuTorch export").SpecViolationError
+    exir = imported("executorch.exir", _EXTRA, "ExecuTorch export")
+    xnnpack = imported("executorch.backends.xnnpack.partition.xnnpack_partitioner", _EXTRA, "ExecuTorch export")
+    violation = imported("executorch.exir.verification.verifier", _EXTRA, "ExecuTorch export").SpecViolationError
     with exporting(model, "ExecuTorch", violation), said():
         edge = exir.to_edge_transform_and_lower(program, partitioner=[xnnpack.XnnpackPartitioner()])
         path.write_bytes(edge.to_executorch().buffer)
@@ -73,7 +73,7 @@ class ExecutorchSession(SingleSession):
     """A ``.pte`` file loaded by ExecuTorch's own runtime."""
 
     def __init__(self, path: Path) -> None:
-        runtime = imported("executorch.runtime", EXTRA, "running a .pte file").Runtime.get()
+        runtime = imported("executorch.runtime", _EXTRA, "running a .pte file").Runtime.get()
         with said() as text:
             try:
                 # The method lives in the program's memory.
@@ -87,7 +87,7 @@ class ExecutorchSession(SingleSession):
 
     def prepare(self, tensors: list[Tensor]) -> list[Tensor]:
         """See SingleSession."""
-        return [plain(tensor) for tensor in tensors]
+        return [with_usual_strides(tensor) for tensor in tensors]
 
     def once(self, prepared: list[Tensor]) -> list[Tensor]:
         """See SingleSession."""
@@ -127,7 +127,7 @@ def _last(text: str) -> str:
 def open_executorch(model: nn.Module | Path, threads: int) -> Iterator[Session]:
     """Load a file with so many threads (a setting of the whole process), on the calling thread where it is one."""
     path = file_of(model, "ExecuTorch")
-    pool = imported("executorch.extension.pybindings.portable_lib", EXTRA, "running a .pte file")
+    pool = imported("executorch.extension.pybindings.portable_lib", _EXTRA, "running a .pte file")
     with said():
         pool._unsafe_reset_threadpool(threads)  # its only way to set a number of threads
     yield ExecutorchSession(path)
@@ -140,7 +140,7 @@ EXECUTORCH = Runtime(
     export_executorch,
     quantize_executorch,
     open_executorch,
-    extra=EXTRA,
+    extra=_EXTRA,
     to_run={"executorch": "1.5"},
     to_export={"torchao": "0.18"},
     takes=frozenset({"static_batch", "fp16"}),

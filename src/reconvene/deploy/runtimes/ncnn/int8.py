@@ -16,18 +16,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from reconvene.deploy.model_io import leaves
-from reconvene.deploy.quantisation import Quantisation, layers
+from reconvene.deploy.quantisation import Quantisation, quantised_layers
 from reconvene.deploy.tracing import in_order
 from reconvene.errors import ExportError
 
 if TYPE_CHECKING:
     from reconvene.deploy.runtimes.ncnn.runtime import NcnnSession
 
-Floats = NDArray[np.float32]
+_Floats = NDArray[np.float32]
 RAW, INT8 = 0, 0x000D4B38
 """The tags before a weight: float32 follows, or int8 padded to four bytes."""
 # Which parameter of the layer says how many outputs there are, and which how many weights; 5 or 1: is there a bias?
-WEIGHTED = {
+_WEIGHTED = {
     "Convolution": ("0", "6", "5"),
     "ConvolutionDepthWise": ("0", "6", "5"),
     "Convolution1D": ("0", "6", "5"),
@@ -47,15 +47,15 @@ class _Layer:
     head: list[str]
     bottoms: list[str]
     parameters: dict[str, str]
-    weight: Floats | None = None
-    bias: Floats | None = None
+    weight: _Floats | None = None
+    bias: _Floats | None = None
     constant: bytes = b""
 
     @property
     def line(self) -> str:
         return " ".join([*self.head, *(f"{key}={value}" for key, value in self.parameters.items())])
 
-    def rows(self) -> Floats:
+    def rows(self) -> _Floats:
         """The weight with one row a scale: per output channel, per group in a depthwise convolution."""
         assert self.weight is not None
         count = self.parameters["7" if self.operator == "ConvolutionDepthWise" else "0"]
@@ -105,8 +105,8 @@ def _is_wrong_in_int8(layer: _Layer) -> bool:
 
 def _names(model: nn.Module, chosen: list[_Layer]) -> tuple[str, ...]:
     """Names of these layers in the model; they are grouped convolutions all, so only those are looked at."""
-    grouped = [name for name, module in layers(model).items() if getattr(module, "groups", 1) > 1]
-    return tuple(name for name in grouped if any(_matches(layers(model)[name], layer) for layer in chosen))
+    grouped = [name for name, module in quantised_layers(model).items() if getattr(module, "groups", 1) > 1]
+    return tuple(name for name in grouped if any(_matches(quantised_layers(model)[name], layer) for layer in chosen))
 
 
 def _parsed(line: str) -> _Layer:
@@ -121,7 +121,7 @@ def _read_weights(stack: list[_Layer], data: bytes) -> None:
     """Cut the ``.bin`` file up. A layer with weights that is not known here would leave bytes over, or too few."""
     offset = 0
 
-    def floats(count: int) -> Floats:
+    def floats(count: int) -> _Floats:
         nonlocal offset
         values = np.frombuffer(data, np.float32, count, offset)
         offset += 4 * count
@@ -129,8 +129,8 @@ def _read_weights(stack: list[_Layer], data: bytes) -> None:
 
     try:
         for layer in stack:
-            if layer.operator in WEIGHTED:
-                outputs, size, bias = WEIGHTED[layer.operator]
+            if layer.operator in _WEIGHTED:
+                outputs, size, bias = _WEIGHTED[layer.operator]
                 if np.frombuffer(data, np.uint32, 1, offset)[0] != RAW:
                     raise ValueError("a weight is not where it should be")
                 offset += 4
@@ -143,7 +143,7 @@ def _read_weights(stack: list[_Layer], data: bytes) -> None:
         if offset != len(data):
             raise ValueError(f"{len(data) - offset} bytes are left over")
     except ValueError as error:
-        others = sorted({layer.operator for layer in stack} - set(WEIGHTED))
+        others = sorted({layer.operator for layer in stack} - set(_WEIGHTED))
         raise ExportError(
             f"this ncnn model cannot be quantised: {error}. The weights of some of its layers are not known here: "
             f"{', '.join(others)}. Export it to another format, or in fp32"
@@ -152,7 +152,7 @@ def _read_weights(stack: list[_Layer], data: bytes) -> None:
 
 def _matched(model: nn.Module, stack: list[_Layer], names: tuple[str, ...]) -> list[_Layer]:
     """The layers of these names. pnnx drops names, and folds norms in: rows of weights are equal but for a factor."""
-    modules = layers(model)
+    modules = quantised_layers(model)
     matched: list[_Layer] = []
     for name in names:
         for layer in stack:

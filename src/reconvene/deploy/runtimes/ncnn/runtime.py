@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from reconvene.deploy.batch_of_one import SingleSession
 from reconvene.deploy.functional import functional_form, writes_into_views
-from reconvene.deploy.model_io import evaluating, leaves, outputs_of
+from reconvene.deploy.model_io import in_inference, leaves, outputs_of
 from reconvene.deploy.options import FileOptions
 from reconvene.deploy.quantisation import Quantisation
 from reconvene.deploy.runtimes.base import Runtime, Session, Written, file_of, imported
@@ -26,7 +26,7 @@ from reconvene.deploy.runtimes.ncnn.int8 import quantised_ncnn
 from reconvene.deploy.tracing import TensorsOnly, exporting, one_sample, said
 from reconvene.errors import ExportError, ModelError
 
-EXTRA = "ncnn"
+_EXTRA = "ncnn"
 SUFFIX = ".ncnn.param"
 # Halves of everything, which ncnn uses by itself: good on a board, no float32.
 HALVES = ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_packed", "use_bf16_storage")
@@ -46,9 +46,9 @@ def export_ncnn(model: nn.Module, example_inputs: Any, path: Path, options: File
         )
     with tempfile.TemporaryDirectory(prefix=".pnnx-", dir=path.parent) as folder:
         script = Path(folder) / "model.pt"
-        with evaluating(model):
+        with in_inference(model):
             outputs_of(model, sample)
-        with exporting(model, "ncnn"), said(), evaluating(model):
+        with exporting(model, "ncnn"), said(), in_inference(model):
             script_module = _traced(TensorsOnly(model, sample), tensors)
             if writes_into_views(script_module):
                 script_module = _traced(functional_form(model, sample), tensors)
@@ -90,7 +90,7 @@ def _pair(path: Path) -> list[Path]:
 
 def _convert(model: nn.Module, script: Path, shapes: list[list[int]], *, halves: bool) -> None:
     """Run pnnx, a program of its own, on the TorchScript file; it leaves its results beside it."""
-    program = imported("pnnx", EXTRA, "ncnn export").EXEC_PATH
+    program = imported("pnnx", _EXTRA, "ncnn export").EXEC_PATH
     input_shapes = ",".join(f"[{','.join(map(str, shape))}]f32" for shape in shapes)
     # pnnx writes where it runs, so it runs beside the script, and a relative path would be looked up from there.
     script = script.resolve()
@@ -115,7 +115,7 @@ def _check_operators(model: nn.Module, param: Path) -> None:
         )
 
 
-SIZES = {0: (), 1: ("0",), 2: ("1", "0"), 3: ("2", "1", "0"), 4: ("2", "11", "1", "0")}
+_SIZES = {0: (), 1: ("0",), 2: ("1", "0"), 3: ("2", "1", "0"), 4: ("2", "11", "1", "0")}
 """Parameters of an Input layer that hold the sizes of a sample, by its dimensions."""
 
 
@@ -127,7 +127,7 @@ def _write_shapes(param: Path, shapes: list[tuple[int, ...]]) -> None:
         if fields[0] == "Input":
             _, *sizes = shapes[_number(fields[1])]
             lines[i] = " ".join(
-                [*fields, *(f"{key}={size}" for key, size in zip(SIZES[len(sizes)], sizes, strict=True))]
+                [*fields, *(f"{key}={size}" for key, size in zip(_SIZES[len(sizes)], sizes, strict=True))]
             )
     param.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -140,7 +140,7 @@ def _input_shapes(path: Path) -> list[tuple[int, ...]]:
             fields = line.split()
             if fields and fields[0] == "Input":
                 sizes = dict(word.split("=") for word in fields[5:])
-                shapes[_number(fields[1])] = (1, *(int(sizes[key]) for key in SIZES[len(sizes)]))
+                shapes[_number(fields[1])] = (1, *(int(sizes[key]) for key in _SIZES[len(sizes)]))
     except (ValueError, KeyError, IndexError) as error:
         raise ModelError(f"ncnn cannot load {path.name}: it is damaged") from error
     return [shapes[i] for i in sorted(shapes)]
@@ -150,7 +150,7 @@ class NcnnSession(SingleSession):
     """A pair of files loaded by ncnn, computing in float32 wherever the file does."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        ncnn = imported("ncnn", EXTRA, "running an ncnn file")
+        ncnn = imported("ncnn", _EXTRA, "running an ncnn file")
         self.ncnn, self.net = ncnn, ncnn.Net()
         self.net.opt.num_threads = threads
         for option in HALVES:
@@ -203,7 +203,7 @@ NCNN = Runtime(
     export_ncnn,
     quantize_ncnn,
     open_ncnn,
-    extra=EXTRA,
+    extra=_EXTRA,
     to_run={"ncnn": "1.0.20261020"},
     to_export={"pnnx": "20261020"},
     takes=frozenset({"fp16"}),

@@ -16,7 +16,7 @@ from reconvene.deploy.runtimes.onnx.packed import pack_weights
 from reconvene.errors import ExportError, VerificationError
 from reconvene.utils.machine import saturates
 
-BATCH = 32
+_BATCH = 32
 WEIGHT_TOLERANCE = 1e-4
 """Largest error of a file whose weights alone are rounded, as a share of the largest output."""
 
@@ -63,7 +63,9 @@ def quantised_onnx(
     _read_in_float(proto.graph, set(kept))
     if quantisation.packed:
         exact = pack_weights(proto, quantisation.packed, folded)
-        _check_weights(plain, exact, dict(zip(inputs, leaves(next(quantisation.batches(batch or BATCH))), strict=True)))
+        _check_weights(
+            plain, exact, dict(zip(inputs, leaves(next(quantisation.batches(batch or _BATCH))), strict=True))
+        )
     proto.producer_name, proto.producer_version = "reconvene", __version__
     onnx.save(proto, path)
     return [path]
@@ -95,7 +97,7 @@ def _reader(tool: Any, names: list[str], quantisation: Quantisation, batch: int 
 
     class Reader(tool.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.left = quantisation.batches(batch or BATCH, full=batch is not None)
+            self.left = quantisation.batches(batch or _BATCH, full=batch is not None)
 
         def get_next(self) -> dict[str, np.ndarray[Any, Any]] | None:
             batch = next(self.left, None)

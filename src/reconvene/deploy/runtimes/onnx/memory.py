@@ -15,7 +15,7 @@ from reconvene.deploy.model_io import by_name, input_names
 from reconvene.deploy.quantisation import stand_in
 from reconvene.deploy.runtimes.base import Runtime
 from reconvene.deploy.runtimes.onnx import arena
-from reconvene.deploy.writing import write
+from reconvene.deploy.writing import write_model
 from reconvene.errors import ExportError
 
 
@@ -24,7 +24,7 @@ def plan_onnx_memory(runtime: Runtime, model: nn.Module, inputs: Any, precision:
     runtime.require(exporting=True)
     settings = stand_in(inputs) if precision == "int8" else None
     with tempfile.TemporaryDirectory(prefix="reconvene-memory-") as folder:
-        path = write(runtime, model, inputs, Path(folder) / "model.onnx", settings)[0]
+        path = write_model(runtime, model, inputs, Path(folder) / "model.onnx", settings)[0]
         feeds = by_name(inputs, input_names(model, inputs), "ONNX")
         np.savez(Path(folder) / "inputs.npz", *(tensor.numpy() for tensor in feeds.values()))
         command = [sys.executable, arena.__file__, str(path), str(Path(folder) / "inputs.npz")]

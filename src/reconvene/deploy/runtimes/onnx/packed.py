@@ -22,7 +22,7 @@ from reconvene.errors import ExportError
 from reconvene.surgery.bits import LayerBits
 from reconvene.utils.machine import saturates
 
-Array = NDArray[Any]
+_Array = NDArray[Any]
 _EXACT = 1e-3
 _BIAS_LIMIT = 2**31 - 1
 
@@ -71,7 +71,7 @@ class _Graph:
         self._dropped = {node.output[0]: node for node in dropped}
         self._unpacking: list[Any] = []
         self._functions: dict[str, Any] = {}
-        self._biases: dict[str, Array] = {}
+        self._biases: dict[str, _Array] = {}
         self._count = 0
 
     def layers(self, weights: Mapping[str, PackedWeight]) -> Iterator[tuple[Any, str]]:
@@ -163,7 +163,7 @@ class _Graph:
         node.input[0], node.output[0] = source, output
         return node
 
-    def _weight(self, integers: Array, layer: LayerBits, axis: int, scale: Array, zero: Array) -> str:
+    def _weight(self, integers: _Array, layer: LayerBits, axis: int, scale: _Array, zero: _Array) -> str:
         """Name of the tensor of the weight, dequantised."""
         rows = np.moveaxis(integers, axis, 0)
         bits, parts, places = layer.bits, [], []
@@ -183,7 +183,7 @@ class _Graph:
             weight = self._node("Transpose", [weight], perm=[*range(1, axis + 1), 0, *range(axis + 1, rows.ndim)])
         return self._node("DequantizeLinear", [weight, *scales], axis=axis)
 
-    def _block(self, block: Array, width: int, zero: Array) -> str:
+    def _block(self, block: _Array, width: int, zero: _Array) -> str:
         """Name of the flat tensor of the integers of one block, of the type of ``zero`` and around it."""
         if width == 8:
             return self._add((block.astype(np.int64) + zero[0]).astype(zero.dtype).reshape(-1))
@@ -200,17 +200,17 @@ class _Graph:
         self._functions[definition.name] = definition
         return self._node(definition.name, inputs, domain=DOMAIN)
 
-    def _bias(self, node: Any) -> Array | None:
+    def _bias(self, node: Any) -> _Array | None:
         """The float32 bias of a layer, where it is quantised."""
         if len(node.input) < 3 or not node.input[2]:
             return None
         dequantize = self.made_by.get(node.input[2])
         if dequantize is None or dequantize.op_type != "DequantizeLinear":
             return None
-        bias: Array = self._float(dequantize.input[0]).astype(np.float64)
+        bias: _Array = self._float(dequantize.input[0]).astype(np.float64)
         return bias
 
-    def _set_bias(self, node: Any, bias: Array, step: str, scale: Array, name: str) -> None:
+    def _set_bias(self, node: Any, bias: _Array, step: str, scale: _Array, name: str) -> None:
         together = self._value(step).astype(np.float32) * scale
         integers = np.rint(bias / together)
         if np.abs(integers).max(initial=0) > _BIAS_LIMIT:
@@ -219,19 +219,19 @@ class _Graph:
         node.input[2] = self._call(bias_scale, [self._add(integers.astype(np.int32)), step, scales])
         self._biases[node.input[2]] = bias.astype(np.float32)
 
-    def _is(self, tensor: Any, array: Array) -> bool:
+    def _is(self, tensor: Any, array: _Array) -> bool:
         return list(tensor.dims) == list(array.shape) and bool(tensor.raw_data == array.tobytes())
 
-    def _float(self, quantised: str) -> Array:
+    def _float(self, quantised: str) -> _Array:
         """The float32 tensor that the tool quantised."""
-        array: Array = self.onnx.numpy_helper.to_array(self._floats[quantised.removesuffix("_quantized")])
+        array: _Array = self.onnx.numpy_helper.to_array(self._floats[quantised.removesuffix("_quantized")])
         return array
 
-    def _value(self, name: str) -> Array:
-        array: Array = self.onnx.numpy_helper.to_array(self.initializers[name])
+    def _value(self, name: str) -> _Array:
+        array: _Array = self.onnx.numpy_helper.to_array(self.initializers[name])
         return array
 
-    def _add(self, array: Array) -> str:
+    def _add(self, array: _Array) -> str:
         name = self._name()
         self.graph.initializer.append(self.onnx.numpy_helper.from_array(array, name))
         return name
@@ -257,7 +257,7 @@ def _is_default(attribute: Any) -> bool:
     return bool(attribute.name == "group" and attribute.i == 1)
 
 
-def _folded(packed: PackedWeight, folded: Array, axis: int, name: str) -> tuple[Array, Array]:
+def _folded(packed: PackedWeight, folded: _Array, axis: int, name: str) -> tuple[_Array, _Array]:
     """Integers and float64 scales of a weight that took in the norm behind it, channels along ``axis``.
 
     A norm multiplies a channel by a number: that goes into the scale, and its sign into the integers.

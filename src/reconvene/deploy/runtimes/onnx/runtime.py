@@ -18,13 +18,13 @@ from reconvene.deploy.batch_of_one import joined, pieces, static_batch
 from reconvene.deploy.model_io import (
     batch_size,
     by_name,
-    evaluating,
+    in_inference,
     input_names,
     is_batched,
     leaves,
     noise,
     outputs_of,
-    take,
+    take_samples,
 )
 from reconvene.deploy.options import FREE, STATIC, FileOptions, free_axes
 from reconvene.deploy.quantisation import Quantisation
@@ -35,7 +35,7 @@ from reconvene.deploy.tracing import TensorsOnly, exporting
 from reconvene.devices.memory import BLOCK, ActivationPolicy
 from reconvene.errors import ExportError, ModelError
 
-OPSET = 20
+_OPSET = 20
 # protobuf refuses to serialise 2 GiB; what the graph itself takes is left as a margin
 SINGLE_FILE_LIMIT = 2**31 - 2**26
 
@@ -66,13 +66,13 @@ def export_onnx(model: nn.Module, example_inputs: Any, path: Path, options: File
 
 
 def _written(model: nn.Module, inputs: Any, path: Path, options: FileOptions) -> Written:
-    with evaluating(model):
+    with in_inference(model):
         outputs = outputs_of(model, inputs)
         program = _exported(model, inputs, options)
     ir_model = program.model
     _rename(ir_model, input_names(model, inputs), list(outputs), model)
     _check_free(ir_model.graph, inputs, list(outputs.values()), model, options)
-    opset, version = options.opset or OPSET, ir_model.opset_imports[""]
+    opset, version = options.opset or _OPSET, ir_model.opset_imports[""]
     if version != opset:
         raise ExportError(
             f"{type(model).__name__} could not be exported to ONNX of opset {opset}: the exporter left "
@@ -93,7 +93,7 @@ def _exported(model: nn.Module, inputs: Any, options: FileOptions) -> Any:
             TensorsOnly(model, inputs, half=options.half),
             tuple(leaves(inputs)),
             dynamo=True,
-            opset_version=options.opset or OPSET,
+            opset_version=options.opset or _OPSET,
             dynamic_shapes={"tensors": shapes} if dims else None,
             verbose=False,
         )
@@ -166,8 +166,8 @@ def _check_outputs(graph: Any, inputs: Any, outputs: list[Tensor], model: nn.Mod
     ]
     if not fixed:
         return
-    with evaluating(model):  # an output that grows with the batch is no table of as many rows
-        larger = list(outputs_of(model, take(inputs, 0, batch + 1)).values())
+    with in_inference(model):  # an output that grows with the batch is no table of as many rows
+        larger = list(outputs_of(model, take_samples(inputs, 0, batch + 1)).values())
     for i in fixed:
         if larger[i].shape[0] != batch:
             raise ExportError(

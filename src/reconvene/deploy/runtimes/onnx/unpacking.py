@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
+_Array = NDArray[Any]
 DOMAIN, VERSION = "reconvene", 1
-OPSET = 20
+_OPSET = 20
 
 
-def packed_bytes(integers: Array, bits: int) -> Array:
+def packed_bytes(integers: _Array, bits: int) -> _Array:
     """Integers of so many bits as bytes, uint8 ``[bytes, 1]``, the first in the lowest bits."""
     each = 8 // bits
     flat = integers.astype(np.int64).reshape(-1) + 2 ** (bits - 1)
     rows = np.concatenate([flat, np.zeros(-len(flat) % each, dtype=np.int64)]).reshape(-1, each)
-    packed: Array = (rows << (bits * np.arange(each))).sum(axis=1, keepdims=True).astype(np.uint8)
+    packed: _Array = (rows << (bits * np.arange(each))).sum(axis=1, keepdims=True).astype(np.uint8)
     return packed
 
 
@@ -73,4 +73,4 @@ def bias_scale(helper: Any) -> Any:
 
 
 def _function(helper: Any, name: str, inputs: list[str], nodes: list[Any]) -> Any:
-    return helper.make_function(DOMAIN, name, inputs, ["y"], nodes, [helper.make_opsetid("", OPSET)])
+    return helper.make_function(DOMAIN, name, inputs, ["y"], nodes, [helper.make_opsetid("", _OPSET)])
