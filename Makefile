@@ -47,7 +47,7 @@ test-slow: .venv/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 test-litert: .venv-litert/.ready
-	OMP_NUM_THREADS=1 .venv-litert/bin/python -m pytest -n 0 tests/test_formats.py -k litert -m "slow or not slow"
+	OMP_NUM_THREADS=1 .venv-litert/bin/python -m pytest -n 0 tests/deploy/test_formats.py -k litert -m "slow or not slow"
 
 # Two calls of pip: see the litert extra in pyproject.toml.
 .venv-litert/.ready: pyproject.toml
@@ -59,7 +59,7 @@ test-litert: .venv-litert/.ready
 
 # Each extra in an environment of its own under .venv-oldest, on top of .venv.
 test-oldest: .venv/.ready
-	$(BIN)/python tests/oldest_versions.py
+	$(BIN)/python tests/support/oldest_versions.py
 
 formats: .venv/.ready .venv-litert/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/formats.py --again
@@ -76,11 +76,11 @@ test-zoo: .venv/.ready
 
 examples: .venv/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,compat]'
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" tests/test_examples.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" tests/project/test_examples.py
 
 fuzz: .venv/.ready
 	RECONVENE_PROPERTIES=fuzz RECONVENE_FUZZ_SEED=$${RECONVENE_FUZZ_SEED:-$$(date +%s)} OMP_NUM_THREADS=1 \
-		$(BIN)/python -m pytest --timeout 7200 tests/test_properties.py
+		$(BIN)/python -m pytest --timeout 7200 tests/structure/test_properties.py
 
 check: .venv/.ready
 	$(BIN)/ruff format --check .

@@ -5,8 +5,8 @@ python benchmarks/format_matrix.py --again             # everything anew
 python benchmarks/format_matrix.py --again --only litert    # one format, in its own environment; other rows stay
 python benchmarks/format_matrix.py --table             # only writes the table in docs/export.md (--check compares)
 
-What is measured is what tests/test_formats.py asserts (tests/format_cells.py). Nothing here is timed. Networks are kept
-in out/format_matrix: remove them where tests/format_nets.py changed.
+What is measured is what tests/deploy/test_formats.py asserts (tests/support/format_cells.py). Nothing here is timed.
+Networks are kept in out/format_matrix: remove them where tests/support/format_nets.py changed.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 import reconvene as rc  # noqa: E402
-from format_cells import measured  # noqa: E402
-from format_nets import NAMES, trained  # noqa: E402
 from reconvene.deploy import FORMATS  # noqa: E402
+from support.format_cells import measured  # noqa: E402
+from support.format_nets import NAMES, trained  # noqa: E402
 
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "format_matrix.jsonl", ROOT / "docs" / "export.md"
 NETWORKS = ROOT / "out" / "format_matrix"

@@ -20,6 +20,7 @@ import numpy as np
 from architectures.growing import LARGE, SERIES, judge_size
 from architectures.results import facts
 from architectures.running import Limits, run_all
+
 from zoo import ENVIRONMENT, ROOT
 
 RESULTS = ROOT / "benchmarks" / "results" / "structure_scaling.jsonl"

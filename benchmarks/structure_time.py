@@ -21,6 +21,7 @@ from architectures import all_architectures
 from architectures.results import facts, version
 from architectures.rivals import JOBS, judge_tool
 from architectures.running import Limits, run_all
+
 from zoo import ENVIRONMENT, ROOT
 
 RESULTS = ROOT / "benchmarks" / "results" / "structure_time.jsonl"

@@ -19,12 +19,12 @@ import torch
 from torch import nn
 
 from architectures.entry import Architecture, summed
-from proof import TOLERANCE, error, half, share_kept, unsettle
 from reconvene.errors import ReconveneError
 from reconvene.structure import Structure, analyse, call, tensors_in
 from reconvene.structure.inputs import map_tensors
 from reconvene.structure.replay import replay
 from reconvene.surgery import make_plan
+from support.proof import TOLERANCE, error, half, share_kept, unsettle
 
 SINGLE_TOLERANCE = 2e-5
 """Where a model insists on single precision, rounding alone reaches some 1e-6 of the largest output."""

@@ -22,10 +22,10 @@ from architectures.checked import check_values
 from architectures.entry import Architecture, squared
 from architectures.proving import TROUBLE, described, first_line, in_double, innermost, timed_structure
 from architectures.results import STATES, Options
-from proof import TOLERANCE, both_signs, error, share_kept
 from reconvene.errors import ReconveneError
 from reconvene.structure import analyse, call, tensors_in
 from reconvene.structure.inputs import map_tensors
+from support.proof import TOLERANCE, both_signs, error, share_kept
 
 SINGLE_TOLERANCE = 1e-4
 BIG = 250_000_000

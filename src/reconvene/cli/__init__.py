@@ -43,7 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pull": ("PullCommand", "fetch an artifact from the Hugging Face hub"),
     "run": (
         "RunCommand",
-        "prune, train, export, bench and report on one line; without arguments, the README's example",
+        "prune, train, export, bench and report on one line; alone, the README's example",
     ),
 }
 """Command to the class in the module of the same name, and what it does."""

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from .facts import Job
 from .layers import BUILDERS, chain
 from .onnx_writer import Graph
-from .sample_widths import Job, Point, batches, weight_bytes, width_pairs
+from .sample_widths import Point, batches, weight_bytes, width_pairs
 from .sessions import RUNS, WARMUPS, kernel_times, opened
 
 # One graph holds layers until their weights come to about this many bytes.

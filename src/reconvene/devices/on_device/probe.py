@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 
 from .bench import LayerBench
-from .facts import conditions, describe_layer
+from .facts import Job, conditions, describe_layer
 from .layers import chain
-from .sample_widths import Job
 from .sessions import SLOW, NetworkSpec, Pace, seconds
 
 FORMAT, VERSION = "reconvene-device-profile", 1

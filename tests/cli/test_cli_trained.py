@@ -1,0 +1,104 @@
+"""``reconvene prune --trained``: weights come from an artifact or a file, are kept, and arrive in the new artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+import reconvene as rc
+from reconvene import artifact
+from reconvene.models import ModelSource
+from support.cli_calls import answer, trouble
+
+SOURCE = ModelSource("resnet20", {"num_classes": 10, "width": 0.5, "in_channels": 1}, (1, 8, 8), 3)
+MODEL = ["resnet20", *(f"--model-arg={name}={value}" for name, value in SOURCE.args.items()), "--input", "1x8x8"]
+
+
+def network() -> nn.Module:
+    """A network with statistics that have moved, as training leaves it."""
+    net = SOURCE.build()
+    torch.manual_seed(0)
+    for _ in range(3):
+        net(torch.rand(16, 1, 8, 8))
+    return net
+
+
+def kept_slices(small: nn.Module, net: nn.Module) -> bool:
+    sliced = small.reconvene_plan.apply(net)
+    return all(torch.equal(a, b) for a, b in zip(sliced.parameters(), small.parameters(), strict=True))
+
+
+def test_an_artifact_is_pruned_again_and_again_as_one_plan(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    net = network()
+    rc.save(net, tmp_path / "dense")
+    said = answer(capfd, "prune", str(tmp_path / "dense"), "--trained", "--macs", "2x", "-o", str(tmp_path / "half"))
+    assert said["criterion"] == "group_l2" and said["rectify"] == "keep" and said["trained"] is True
+    half = rc.load(tmp_path / "half")
+    assert kept_slices(half, net)
+    again = answer(capfd, "prune", str(tmp_path / "half"), "--trained", "--macs", "2x", "-o", str(tmp_path / "quarter"))
+    quarter = rc.load(tmp_path / "quarter")
+    assert kept_slices(quarter, net)
+    assert again["costs"]["pruned"]["macs"] <= said["costs"]["pruned"]["macs"] / 2
+    assert again["costs"]["dense"] == said["costs"]["dense"]
+    assert artifact.Artifact.open(tmp_path / "quarter").pruning.trained is True
+
+
+def test_data_choose_and_repair(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    net = network()
+    rc.save(net, tmp_path / "dense")
+    said = answer(
+        capfd, "prune", str(tmp_path / "dense"), "--trained", "--data", "digits", "--limit", "300",
+        "--params", "2x", "--keep", "classifier", "--keep", "stem.*", "-o", str(tmp_path / "small"),
+    )  # fmt: skip
+    assert said["criterion"] == "taylor" and said["evaluator"] == "removed_loss" and said["rectify"] == "reconstruct"
+    small = rc.load(tmp_path / "small")
+    assert "digits" in small.reconvene_plan.data and not kept_slices(small, net)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "checkpoint"])
+def test_weights_come_from_a_file(kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    net = network()
+    path = tmp_path / ("weights.safetensors" if kind == "safetensors" else "weights.pt")
+    if kind == "safetensors":
+        safetensors.torch.save_file(net.state_dict(), path)
+    else:
+        torch.save({"epoch": 3, "state_dict": {f"module.{n}": t for n, t in net.state_dict().items()}}, path)
+    arguments = [*MODEL, "--trained", "--macs", "2x", "-o", str(tmp_path / "small")]
+    answer(capfd, "prune", *arguments, "--weights", str(path))
+    assert kept_slices(rc.load(tmp_path / "small"), net)
+
+
+def test_weights_that_do_not_fit_name_the_layer(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    state = {name: tensor.clone() for name, tensor in network().state_dict().items()}
+    name = next(iter(state))
+    path, out = tmp_path / "weights.safetensors", str(tmp_path / "small")
+    arguments = ["prune", *MODEL, "--trained", "--macs", "2x", "-o", out, "--weights", str(path)]
+    assert "cannot be read" in trouble(capfd, *arguments)
+    safetensors.torch.save_file(
+        {name.replace("weight", "wieght") if n == name else n: t for n, t in state.items()}, path
+    )
+    words = trouble(capfd, *arguments)
+    assert f"1 are missing, first {name}" in words and "Did you mean" in words
+    safetensors.torch.save_file({**state, name: state[name][:1]}, path)
+    assert f"{name} has shape (1," in trouble(capfd, *arguments)
+    assert not Path(out).exists()
+
+
+def test_what_makes_no_sense_together_is_a_usage_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    rc.save(network(), tmp_path / "dense")
+    dense, out = str(tmp_path / "dense"), ["--macs", "2x", "-o", str(tmp_path / "small")]
+    assert "--trained" in trouble(capfd, "prune", *MODEL, "--weights", "x.pt", *out, code=2)
+    assert "is an artifact" in trouble(capfd, "prune", dense, *out, code=2)
+    assert "Leave --weights out" in trouble(capfd, "prune", dense, "--trained", "--weights", "x.pt", *out, code=2)
+
+
+def test_layers_are_kept_in_untrained_networks_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    answer(capfd, "prune", *MODEL, "--macs", "1.5x", "--keep", "classifier", "-o", str(tmp_path / "small"))
+    dense = artifact.dense(tmp_path / "small")
+    assert torch.equal(rc.load(tmp_path / "small").classifier.weight, dense.classifier.weight)
+    words = trouble(capfd, "prune", *MODEL, "--macs", "1.5x", "--keep", "clasifier", "-o", str(tmp_path / "small"))
+    assert "unknown layer to keep 'clasifier'" in words and "Did you mean 'classifier'" in words

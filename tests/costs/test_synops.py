@@ -1,0 +1,94 @@
+"""Synaptic operations: by hand, as NeuroBench counts them, and as a budget."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import reconvene as rc
+from reconvene.costs.synops import count_synops
+from support.state_nets import NoneMembrane, X, built
+
+SPIKES = (torch.rand(3, 4, 7, 7, generator=torch.Generator().manual_seed(0)) > 0.7).float()
+
+
+def by_hand(conv: nn.Conv2d, x: Tensor) -> float:
+    """Every active input, every kernel position and output channel that it meets inside the output."""
+    (k, _), (s, _), (p, _) = conv.kernel_size, conv.stride, conv.padding
+    size = (x.shape[-1] + 2 * p - k) // s + 1
+    total = 0
+    for _, _, row, column in (x != 0).nonzero().tolist():
+        reach = [
+            sum(0 <= (place + p - tap) // s < size and (place + p - tap) % s == 0 for tap in range(k))
+            for place in (row, column)
+        ]
+        total += reach[0] * reach[1] * conv.out_channels // conv.groups
+    return total / len(x)
+
+
+@pytest.mark.parametrize(("stride", "padding", "groups"), [(1, 0, 1), (1, 1, 1), (2, 1, 1), (2, 0, 2)])
+def test_convolutions_are_counted_exactly(stride: int, padding: int, groups: int) -> None:
+    conv = nn.Conv2d(4, 6, 3, stride=stride, padding=padding, groups=groups)
+    counted = count_synops(conv, [SPIKES])
+    assert counted.mac == 0 and counted.ac == pytest.approx(by_hand(conv, SPIKES), rel=1e-9)
+    assert counted.layers[0].rate == pytest.approx(float(SPIKES.mean()))
+
+
+def test_average_pooling_of_spikes_makes_multiplications_and_zero_weights_none() -> None:
+    pooled = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(4, 6, 3))
+    counted = count_synops(pooled, [SPIKES])
+    assert counted.ac == 0 and counted.mac == pytest.approx(by_hand(pooled[1], nn.AvgPool2d(2)(SPIKES)), rel=1e-9)
+    linear = nn.Linear(4, 3)
+    with torch.no_grad():
+        linear.weight[1] = 0
+    counted = count_synops(linear, [torch.tensor([[1.0, 0, 1, 0], [0, 0, 0, 0]])])
+    assert counted.ac == 2 and counted.joules == pytest.approx(2 * 0.9e-12)
+
+
+def test_batches_may_be_cut_anywhere_and_the_model_is_left_alone() -> None:
+    model = built(NoneMembrane)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    whole, cut = count_synops(model, [X], X), count_synops(model, [X[:1], X[1:]], X)
+    assert whole.ac == pytest.approx(cut.ac) and whole.mac == pytest.approx(cut.mac) and whole.examples == 2
+    assert whole.mac > 0 and model.fire1.mem is None
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert "conv2" in str(whole) and "4.6 pJ a MAC" in str(whole)
+
+
+def test_a_budget_on_synaptic_operations_is_kept() -> None:
+    model = built(NoneMembrane)
+    plan = rc.plan(model, X, rc.Budget(synops="2x"), criterion="taylor", data=[(X, torch.tensor([0, 1]))], trained=True)
+    dense = count_synops(model, [X], X)
+    assert plan.costs["dense"]["synops"] == pytest.approx(dense.ac + dense.mac)
+    assert plan.costs["pruned"]["synops"] <= plan.costs["dense"]["synops"] / 2
+    with pytest.raises(rc.ReconveneError, match="synops is about data: pass data="):
+        rc.plan(model, X, rc.Budget(synops="2x"))
+
+
+def test_energy_weighs_multiplications_more() -> None:
+    model = built(NoneMembrane)
+    data = [(X, torch.tensor([0, 1]))]
+    plan = rc.plan(model, X, rc.Budget(synop_energy="2x"), criterion="taylor", data=data, trained=True)
+    assert plan.costs["dense"]["synop_energy"] == pytest.approx(count_synops(model, [X], X).joules)
+
+
+@pytest.mark.parametrize("pooling", [False, True])
+def test_neurobench_counts_the_same(pooling: bool) -> None:
+    pytest.importorskip("neurobench")
+    from neurobench.metrics.workload import SynapticOperations
+    from neurobench.models import TorchModel
+
+    torch.manual_seed(0)
+    parts = [nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.ReLU(), *([nn.AvgPool2d(2)] if pooling else [])]
+    model = nn.Sequential(*parts, nn.Conv2d(6, 5, 2), nn.Flatten(), nn.Linear(5 if pooling else 45, 3)).eval()
+    counted = count_synops(model, [SPIKES])
+    from neurobench.benchmarks import Benchmark
+
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(SPIKES, torch.zeros(3)), batch_size=3)
+    result = Benchmark(TorchModel(model), loader, [], [], [[], [SynapticOperations]]).run(quiet=True)[
+        "SynapticOperations"
+    ]
+    assert result["Effective_ACs"] == pytest.approx(counted.ac) and result["Effective_MACs"] == pytest.approx(
+        counted.mac
+    )

@@ -1,0 +1,209 @@
+"""Bits of a plan in a file: packed, permuted on the weight, computed in int8, and what the network computes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import reconvene as rc
+from reconvene.errors import ExportError
+from reconvene.quantiser import quantise
+from reconvene.surgery.bits import BitPlan, LayerBits
+from support.mini_resnet import mini_resnet
+from support.paths import ROOT
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+FLOAT_KERNELS = {"Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
+
+
+class Branches(nn.Module):
+    """Concatenation, grouped and depthwise convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU6())
+        self.right = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.Hardswish())
+        self.grouped = nn.Conv2d(12, 12, 3, padding=1, groups=3)
+        self.depthwise = nn.Sequential(nn.Conv2d(12, 12, 3, groups=12, bias=False), nn.BatchNorm2d(12), nn.ReLU())
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.grouped(torch.cat([self.left(x), self.right(x)], dim=1)))
+        return self.head(self.depthwise(x).mean((2, 3)))
+
+
+class Chain(nn.Module):
+    """One-dimensional convolutions, then layers that read rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(3, 9, 5, stride=2)
+        self.first, self.second = nn.Linear(9, 13), nn.Linear(13, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.relu(self.first(torch.relu(self.conv(x)).transpose(1, 2)))).mean(1)
+
+
+class Attention(nn.Module):
+    """A norm of its own, and products of activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(16)
+        self.query, self.key, self.value = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(x)
+        weights = torch.softmax(self.query(x) @ self.key(x).transpose(1, 2) / 4, -1)
+        return self.head((weights @ self.value(x)).mean(1))
+
+
+def lively(model: nn.Module) -> nn.Module:
+    """Norms as a trained network has them, some of which turn the sign."""
+    generator = torch.Generator().manual_seed(5)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+            module.weight.data.uniform_(-1, 1.5, generator=generator)
+    return model.eval()
+
+
+NETS = {
+    "residual": (lambda: mini_resnet((8, 12, 16)), (3, 16, 16)),
+    "branches": (Branches, (3, 12, 12)),
+    "chain": (Chain, (3, 20)),
+    "attention": (Attention, (6, 16)),
+    "plain": (lambda: nn.Sequential(nn.Conv2d(3, 7, 3), nn.ReLU(), nn.Flatten(), nn.Linear(7 * 16, 3)), (3, 6, 6)),
+}
+
+
+def with_random_bits(name: str, seed: int) -> tuple[nn.Module, torch.Tensor]:
+    """A network whose channels have bits at random, as a plan of bits leaves it."""
+    build, shape = NETS[name]
+    torch.manual_seed(seed)
+    model, images = lively(build()), torch.randn(24, *shape)
+    generator = np.random.default_rng(seed)
+    layers = {
+        f"{path}.weight": LayerBits.of(0, generator.choice([2, 4, 8], len(module.weight)))
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear)
+    }
+    plan = rc.plan(model, images[:1], rc.Budget(params=1.0))
+    plan.bits = BitPlan(layers)
+    small = plan.apply(model)
+    return small, images
+
+
+def optimised(path: Path, folder: Path) -> list[str]:
+    """Operators that ONNX Runtime runs."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return [node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", NETS)
+def test_interleaved_bits_compute_what_the_rounded_network_does(name: str, seed: int, tmp_path: Path) -> None:
+    small, images = with_random_bits(name, seed)
+    # Weights are compared with the rounded network's within 1e-4 as the file is written, activations by its limits.
+    exported = rc.export(
+        small, tmp_path, quantize="plan", calibration=[images], example_inputs=images[:1], task="regression"
+    )
+    assert exported.path.name == "model.plan.onnx" and exported.verification.sqnr > 25
+    if name != "attention":  # products of activations behind a softmax stay as ONNX Runtime has them in int8 files
+        assert not FLOAT_KERNELS & set(optimised(exported.path, tmp_path))
+
+
+def unpacker() -> dict[str, object]:
+    """The program of the docs."""
+    page = (ROOT / "docs" / "bits.md").read_text(encoding="utf-8")
+    code = next(b for b in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if "def weights" in b)
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert len(code.splitlines()) <= 36
+    return names
+
+
+@pytest.mark.parametrize("name", ["residual", "plain"])
+def test_the_unpacker_of_the_docs_reads_the_integers_of_the_plan(name: str, tmp_path: Path) -> None:
+    small, images = with_random_bits(name, 2)
+    path = rc.export(
+        small, tmp_path, quantize="plan", calibration=[images], example_inputs=images[:1], task="regression"
+    ).path
+    unpacked = list(unpacker()["weights"](path))
+    plan, parameters = small.reconvene_plan.bits.layers, dict(small.named_parameters())
+    assert len(unpacked) == len(plan)
+    left = {name: quantise(parameters[name], layer.bits).integers.numpy() for name, layer in plan.items()}
+    for integers, bits in unpacked:
+        # A norm may have turned the sign of a channel.
+        same = [
+            name
+            for name, expected in left.items()
+            if expected.shape == integers.shape
+            and all((a == b).all() or (a == -b).all() for a, b in zip(integers, expected, strict=True))
+        ]
+        assert same and bits.tolist() == plan[same[0]].bits.tolist()
+        del left[same[0]]
+
+
+def test_a_wrong_permutation_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from reconvene.deploy.runtimes.onnx import packed
+    from reconvene.errors import VerificationError
+
+    small, images = with_random_bits("residual", 3)
+    order = packed.order
+
+    def unordered(helper):
+        function = order(helper)
+        function.node[2].op_type, function.node[2].input[:] = "Identity", ["a"]
+        del function.node[2].attribute[:]
+        return function
+
+    monkeypatch.setattr(packed, "order", unordered)
+    with pytest.raises(VerificationError, match="packed weights compute something else"):
+        rc.export(small, tmp_path, quantize="plan", calibration=[images], example_inputs=images[:1])
+
+
+def test_a_file_takes_what_its_bits_take(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = lively(mini_resnet())
+    images, labels = torch.randn(32, 3, 32, 32), torch.randint(0, 10, (32,))
+    data = [(images, labels)]
+    budget = rc.Budget(size="40kB")
+    small = rc.prune(model, images[:1], budget, bits=(0, 2, 4, 8), trained=True, data=data, rectify="keep")
+    plan = small.reconvene_plan
+    # The plan remembers examples to calibrate on.
+    exported = rc.export(
+        small, tmp_path, quantize="plan", example_inputs=images[:1], limits=rc.deploy.Limits(agreement=0)
+    )
+    layers = len(plan.bits.layers)
+    assert plan.costs["pruned"]["size"] < exported.bytes <= plan.costs["pruned"]["size"] * 1.05 + 3000 + 400 * layers
+    again = rc.export(
+        small, tmp_path / "again", quantize="plan", example_inputs=images[:1], limits=rc.deploy.Limits(agreement=0)
+    )
+    assert exported.path.read_bytes() == again.path.read_bytes()
+
+
+def test_what_cannot_hold_a_plan_of_bits_says_why(tmp_path: Path) -> None:
+    small, images = with_random_bits("plain", 4)
+    with pytest.raises(ExportError, match="XNNPACK"):
+        rc.export(
+            small, tmp_path, format="executorch", quantize="plan", calibration=[images], example_inputs=images[:1]
+        )
+    with pytest.raises(ExportError, match="ncnn has no weights below 8 bits"):
+        rc.export(small, tmp_path, format="ncnn", quantize="plan", calibration=[images], example_inputs=images[:1])
+    with pytest.raises(ExportError, match="calibrated on real data"):
+        rc.export(small, tmp_path, quantize="plan", example_inputs=images[:1])
+    with pytest.raises(ExportError, match="no plan of bits"):
+        rc.export(NETS["plain"][0](), tmp_path, quantize="plan", calibration=[images], example_inputs=images[:1])

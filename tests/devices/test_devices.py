@@ -1,0 +1,545 @@
+"""Devices: probes run in the real runtime; predictions are exact where costs are known; budgets on latency are kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import reconvene as rc
+from reconvene import cli, devices, models
+from reconvene.devices import latency_cost
+from reconvene.devices.latency_model import Clock
+from reconvene.devices.lookup_table import LatencyTable
+from reconvene.devices.on_device import bench, probe
+from reconvene.devices.on_device.facts import describe_layer
+from reconvene.devices.on_device.layers import chain
+from reconvene.devices.on_device.sample_widths import width_pairs
+from reconvene.devices.on_device.sessions import SLOW
+from reconvene.devices.operators import ACTIVATIONS
+from reconvene.devices.runtime_layers import layer_key
+from reconvene.errors import BudgetError, DeviceError, UnknownNameError
+from reconvene.planning import runtime_costs
+from reconvene.planning.calibration_networks import yardsticks
+from reconvene.planning.feedback import ATTEMPTS
+from reconvene.planning.pruning import plan_with
+from reconvene.planning.session import Planner
+from reconvene.planning.target import Target
+from reconvene.structure import Structure, analyse
+from support import device_fakes as fakes
+
+IMAGE = torch.randn(1, 3, 32, 32)
+
+
+@pytest.fixture(autouse=True)
+def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+
+
+def job(**changes: object) -> dict[str, object]:
+    base = {"kind": "conv", "kernel": [3, 3], "stride": [1, 1], "pads": [1] * 4, "dilation": [1, 1], "groups": 1}
+    base |= {"spatial": [8, 8], "spatial_out": [8, 8], "batch": 1, "tail": ["relu"], "first": False, "in": 8, "out": 8}
+    return {**base, **changes}
+
+
+def operator(op: str, **changes: object) -> dict[str, object]:
+    base = {"kind": "op", "op": op, "batch": 1, "spatial": [8, 8], "axis": 1, "groups": 1, "in": 8, "out": 1}
+    window = {"kernel": [2, 2], "stride": [2, 2], "pads": [0] * 4} if op.endswith("pool") else {}
+    return {**base, **window, **changes}
+
+
+KINDS = [
+    job(),
+    job(tail=["add", "relu"]),
+    job(kind="depthwise", groups=0, stride=[2, 2], tail=["clip"]),
+    job(groups=2),
+    job(kind="conv_transpose", kernel=[2, 2], pads=[0] * 4, stride=[2, 2], tail=[]),
+    job(first=True, **{"in": 3}),
+    job(kernel=[3], stride=[1], pads=[1, 1], dilation=[1], spatial=[16], spatial_out=[16]),
+    {"kind": "linear", "batch": 2, "spatial": [], "groups": 1, "tail": [], "in": 8, "out": 8},
+    {"kind": "matmul", "batch": 1, "spatial": [2, 4, 8, 4], "vary": "k", "groups": 1, "in": 8, "out": 1},
+    *(job(tail=[name]) for name in sorted(set(ACTIVATIONS.values()))),
+    *(operator(op) for op in ("add", "mul", "max_pool", "average_pool", "global_pool", "scale", "copy", "concat")),
+    *(operator(op) for op in ("resize", "batch_norm", "softmax")),
+    operator("layer_norm", spatial=[4], axis=-1),
+]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_every_kind_of_layer_runs_in_the_runtime_and_is_timed(precision: str) -> None:
+    timed = bench.LayerBench(1, precision)
+    for kind in KINDS:
+        pairs = [(3, 8), (3, 16)] if kind.get("first") else [(8, 8), (8, 16)]
+        if kind["kind"] == "depthwise":
+            pairs = [(8, 8), (16, 16)]
+        for runs in timed.time(kind, pairs):
+            assert runs.shape == (bench.RUNS,) and (runs >= 0).all(), kind
+
+
+def test_the_bytes_are_an_onnx_model_as_onnx_reads_it() -> None:
+    onnx = pytest.importorskip("onnx")
+    graph = bench.Graph()
+    bench.build(graph, job(tail=["clip"]), [(8, 12)])
+    found = onnx.load_from_string(graph.to_bytes()).graph
+    layer = next(node for node in found.node if node.name == "p0_conv")
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in layer.attribute}
+    assert attributes["pads"] == [1, 1, 1, 1] and attributes["group"] == 1
+    weight = next(onnx.numpy_helper.to_array(t) for t in found.initializer if t.name == layer.input[1])
+    assert weight.shape == (12, 8, 3, 3) and 0.01 < weight.std() < 0.1
+
+
+def test_a_measured_profile_survives_its_file_and_says_what_it_was_measured_on(tmp_path: Path) -> None:
+    made = devices.measure_device([job(), job(kind="depthwise", groups=0)], far=1 << 20, name="bench")
+    devices.save_profile(made, tmp_path / "p.json")
+    again = devices.find(tmp_path / "p.json")
+    assert again.to_dict() == made.to_dict()
+    assert again.matches(devices.measuring_conditions()) and not again.matches(devices.measuring_conditions(threads=2))
+    assert str(made.runtime["version"]) in str(again) and "noise" in str(again)
+
+
+def test_what_this_machine_measured_once_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    first = devices.here([job()], far=1, say=said.append)
+    before = len(said)
+    assert devices.here([job()], far=1, say=said.append).layers == first.layers
+    assert len(said) == before > 0
+    monkeypatch.setattr(probe, "profile", None)  # measuring anything now would fail
+    assert devices.here([job()], far=1).layers == first.layers
+
+
+def test_what_cannot_be_kept_is_measured_all_the_same_or_told_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken").write_text("")
+    for variable in ("XDG_CACHE_HOME", "XDG_DATA_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path / "taken"))
+    said: list[str] = []
+    assert devices.here([job()], far=1, say=said.append).layers
+    assert "and again the next time, since nothing can be kept in" in said[0] and "is not a folder" in said[0]
+    monkeypatch.setattr(probe, "profile", None)  # measuring anything now would fail
+    assert cli.main(["device", "profile", "--name", "pi4"]) == 1
+    assert "pi4.json cannot be written: " in capfd.readouterr().err
+
+
+def test_a_layer_is_measured_again_where_the_device_was_disturbed() -> None:
+    """Three jobs on a device that is half as fast from just before the second one's end until all had their turn."""
+    readings, asked = iter([1.0, 1.0, 1.0, 2.0, 1.9, 1.9, 1.1, 1.05, 1.0, 1.05]), []
+
+    class Pace:
+        best = float("inf")
+
+        def now(self) -> float:
+            found = next(readings)
+            self.best, self.last = min(self.best, found), found
+            return found
+
+        def wait(self, patience: float) -> float:
+            assert (patience > 0) == (len(asked) >= 3), "only what is measured again waits"
+            self.now()
+            return 0.0
+
+    class Bench:
+        times = iter([[5.0, 7.0], [8.0, 9.0], [6.0, 6.0], [4.0, 9.5], [3.0, 3.5]])
+
+        def measure(self, own: dict[str, object], steps: object, far: int) -> dict[str, list[list[float]]]:
+            asked.append(own["in"])
+            return {"points": [[8, out, seconds] for out, seconds in zip((8, 16), next(self.times), strict=True)]}
+
+    said: list[str] = []
+    jobs = [job(**{"in": width}) for width in (8, 16, 24)]
+    found, noise = probe.measured_jobs(Bench(), Pace(), jobs, {}, 0, said.append)  # type: ignore[arg-type]
+    assert asked == [8, 16, 24, 16, 24]
+    assert [line.endswith(", again") for line in said] == [False, False, False, True, True]
+    assert [layer["points"] for layer in found] == [[[8, 8, a], [8, 16, b]] for a, b in ((5, 7), (4, 9), (3, 3.5))]
+    assert noise == pytest.approx(np.quantile([1.0, 1.1, 1.05], 0.9) - 1)
+
+
+def test_a_device_that_is_never_at_rest_is_not_measured_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    paces = iter(np.linspace(1, 9, 99))
+    pace = probe.reference(1, best=1.0)
+    monkeypatch.setattr(pace, "now", lambda: next(paces))
+    monkeypatch.setattr(probe, "PATIENCE", 0.0)
+    timed, calls = bench.LayerBench(1, "fp32"), []
+    monkeypatch.setattr(timed, "measure", lambda *asked: calls.append(asked) or {"points": [[8, 8, 1.0]], "far": []})
+    _, noise = probe.measured_jobs(timed, pace, [job()] * 3, {}, 0, lambda line: None)
+    assert len(calls) <= 3 * probe.TRIES and noise > SLOW - 1
+
+
+def test_the_bundle_measures_where_reconvene_is_not_installed(tmp_path: Path) -> None:
+    networks = [([[0, 8, 8], [0, 8, 4]], chain(2).to_bytes()), ([[0, 8, 8]], chain(1).to_bytes())]
+    devices.write_probe_bundle(tmp_path / "probe.pyz", [job()], threads=1, precision="fp32", far=1, networks=networks)
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    for name in ("reconvene", "torch", "onnx"):
+        (blocked / f"{name}.py").write_text(f"raise ImportError('{name} is not on this device')")
+    command = [sys.executable, str(tmp_path / "probe.pyz"), "-o", str(tmp_path / "pi4.json")]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(blocked)}, capture_output=True)
+    found = devices.find(tmp_path / "pi4.json")
+    assert found.name == "pi4" and [layer["kind"] for layer in found.layers] == ["conv"]
+    assert [network["layers"] for network in found.networks] == [own for own, _ in networks]
+    assert found.networks[0]["seconds"] > found.networks[1]["seconds"] > 0
+
+
+# ---- prediction ----
+
+
+def by_hand(structure: Structure, widths: np.ndarray) -> float:
+    """The fake device's cost of VGG: every layer read off the network's own description."""
+    total, into = 5e-6, 3
+    spatial = iter(devices.sites(structure))
+    for site in spatial:
+        total += 1e-6
+        if site.job["kind"] == "conv":
+            out = int(widths[[g.name for g in structure.prunable].index(site.owner)])
+            total += fakes.cost(site.job, into, out)
+            into = out
+        else:
+            total += fakes.cost(site.job, into, 10)
+    return total
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_where_costs_are_known_the_prediction_is_exact(seed: int) -> None:
+    model = models.resolve_address("vgg16_bn", {}).build()
+    structure, profile = fakes.of(model, IMAGE)
+    rng = np.random.default_rng(seed)
+    widths = np.maximum(1, (structure.widths * rng.uniform(0.02, 1, len(structure.widths))).astype(np.int64) // 4 * 4)
+    widths = np.maximum(widths, 4)
+    predictor = devices.Predictor(structure, profile)
+    assert predictor.seconds(widths) == pytest.approx(by_hand(structure, widths), rel=1e-6)
+    assert predictor.floor(widths) == pytest.approx(predictor.seconds(widths))
+    rows = predictor.breakdown(widths)
+    overhead = 5e-6 + 1e-6 * len(rows)
+    assert sum(row.seconds for row in rows) + overhead == pytest.approx(predictor.seconds(widths))
+
+
+def test_unaligned_widths_cost_more_and_the_solver_sees_a_cost_that_never_falls() -> None:
+    structure, profile = fakes.of(models.resolve_address("vgg16_bn", {}).build(), IMAGE)
+    predictor = devices.Predictor(structure, profile)
+    odd = structure.widths - 2
+    assert predictor.seconds(odd) > 2 * predictor.floor(odd)
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        widths = rng.integers(1, structure.widths + 1)
+        wider = np.minimum(widths + rng.integers(0, 20, len(widths)), structure.widths)
+        assert predictor.floor(wider) >= predictor.floor(widths)
+
+
+def test_weights_that_come_from_far_away_cost_more() -> None:
+    structure, near = fakes.of(models.resolve_address("vgg16_bn", {}).build(), IMAGE)
+    far = fakes.profile(devices.jobs(devices.sites(structure)), far=1e-11)
+    slow, fast = (devices.Predictor(structure, p) for p in (far, near))
+    narrow = np.full_like(structure.widths, 16)
+    assert slow.seconds(structure.widths) > fast.seconds(structure.widths) * 1.01
+    assert slow.seconds(narrow) == pytest.approx(fast.seconds(narrow))
+
+
+def test_whole_networks_correct_the_sum_of_layers_and_longer_networks_stay_longer() -> None:
+    model = models.resolve_address("resnet20", {"width": 0.5}).build()
+    structure, plain = fakes.of(model, IMAGE)
+    made = yardsticks(model, IMAGE, structure)
+    small = [structure.widths, np.full_like(structure.widths, 8), np.minimum(structure.widths, 4)]
+    small = [np.array(widths) for widths in {tuple(widths) for widths in small}]
+    sums = devices.Predictor(structure, plain)
+    channels = devices.ChannelCounts(structure, sums.sites)
+    numbers = {layer_key(layer): number for number, layer in enumerate(plain.layers)}
+    factors = {tuple(widths): factor for widths, factor in zip(small, (1.3, 0.8, 1.1), strict=True)}
+    networks = [
+        {
+            "layers": [[numbers[s.key], int(a), int(b)] for s, a, b in zip(sums.sites, *channels.at(w), strict=True)],
+            "seconds": factors[tuple(w)] * sums.seconds(w),
+        }
+        for w in small
+    ]
+    assert made[0][0] == [
+        [numbers[s.key], int(a), int(b)] for s, a, b in zip(sums.sites, *channels.at(structure.widths), strict=True)
+    ]
+    predictor = devices.Predictor(structure, dataclasses.replace(plain, networks=networks))
+    by_length = sorted(small, key=sums.seconds)
+    found = [predictor.seconds(widths) for widths in by_length]
+    taken = np.maximum.accumulate([factors[tuple(w)] * sums.seconds(w) for w in by_length])
+    np.testing.assert_allclose(found, taken, rtol=1e-9)
+    rng = np.random.default_rng(0)
+    pairs = [tuple(rng.integers(1, structure.widths + 1) for _ in range(2)) for _ in range(40)]
+    for one, other in pairs:
+        assert (sums.floor(one) <= sums.floor(other)) == (predictor.floor(one) <= predictor.floor(other))
+    rows = predictor.breakdown(by_length[0])
+    assert sum(row.seconds for row in rows) < predictor.seconds(by_length[0]) < 2 * sum(row.seconds for row in rows)
+
+
+def test_yardsticks_are_the_model_at_even_widths_as_files_that_run() -> None:
+    ort = pytest.importorskip("onnxruntime")
+    model = models.resolve_address("resnet20", {}).build()
+    structure = analyse(model, IMAGE)
+    made, sites = yardsticks(model, IMAGE, structure), devices.sites(structure)
+    assert len(made) == 4, "dense, half and so on; 16 channels go no lower than 8"
+    for layers, file in made:
+        session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
+        assert session.run(None, {session.get_inputs()[0].name: IMAGE.numpy()})[0].shape == (1, 10)
+        convolutions = [(s.job, a, b) for s, (_, a, b) in zip(sites, layers, strict=True) if s.job["kind"] == "conv"]
+        weights = sum(int(np.prod(job["kernel"])) * into * out for job, into, out in convolutions)
+        assert 4 * weights < len(file) < 4 * weights + 100_000
+    said: list[str] = []
+    assert len(yardsticks(model, IMAGE, structure, largest=500_000, say=said.append)) == 3
+    assert "1 of its widths is not timed" in said[0]
+
+
+def test_a_layer_of_another_size_is_predicted_between_those_measured_and_one_of_another_kind_is_refused() -> None:
+    model = models.resolve_address("vgg16_bn", {}).build()
+    structure = analyse(model, IMAGE, trial=False)
+    sizes = [job(**{"spatial": [size, size], "in": 64, "out": 64}) for size in (4, 16)]
+    profile = fakes.profile(sizes)
+    between = profile.tables([job(spatial=[8, 8])])[layer_key(job(spatial=[8, 8]))]
+    assert between.seconds(64, 64) > 0
+    with pytest.raises(DeviceError, match="reconvene device profile MODEL"):
+        devices.Predictor(structure, profile)
+
+
+def test_a_table_keeps_its_points_and_goes_up_in_whole_blocks() -> None:
+    points = [[a, b, fakes.cost(job(), a, b)] for a, b in width_pairs(job(**{"in": 64, "out": 256}), fakes.STEPS)]
+    table = LatencyTable.of({"kind": "conv", "points": points, "far": []}, fakes.STEPS)
+    for into, out, seconds in points:
+        assert table.seconds(into, out) == pytest.approx(seconds, rel=1e-9)
+    assert table.seconds(33, 17) == table.seconds(45, 31) or 33 % 4  # within one block
+    assert table.seconds(36, 17) == pytest.approx(table.seconds(48, 32))
+
+
+def test_a_layer_that_is_slower_below_one_block_does_not_make_the_next_one_slow() -> None:
+    layer = job(**{"in": 64, "out": 64})
+    slow = {4: 3e-5, 8: 4e-5}  # the runtime leaves its own layout for them
+    points = [[a, b, slow.get(a, fakes.cost(layer, a, b))] for a, b in width_pairs(layer, fakes.STEPS)]
+    table = LatencyTable.of({"kind": "conv", "points": points, "far": []}, fakes.STEPS)
+    assert table.seconds(16, 64) == pytest.approx(fakes.cost(layer, 16, 64))
+    assert table.seconds(8, 64) == pytest.approx(4e-5)
+    whole = fakes.profile([layer])
+    clock = Clock(dataclasses.replace(whole, layers=[{**whole.layers[0], "points": points}]), [layer], [(64, 64)])
+    out = np.array([64])
+    floor, exact = (
+        np.array([clock.times(np.array([width]), out, exact=way)[0] for width in range(1, 65)]) for way in (False, True)
+    )
+    assert (np.diff(floor) >= 0).all() and (floor <= exact + 1e-12).all()
+    assert exact[7] == pytest.approx(4e-5) and exact[15] == pytest.approx(fakes.cost(layer, 16, 64))
+    assert floor[7] <= exact[15]
+
+
+# ---- budgets ----
+
+
+@pytest.mark.parametrize("times", ["1.5x", "3x", "8x"])
+def test_a_latency_budget_is_kept_on_a_device_that_is_elsewhere_and_used(times: str) -> None:
+    model = models.resolve_address("vgg16_bn", {}).build()
+    structure, profile = fakes.of(model, IMAGE)
+    plan = rc.plan(model, IMAGE, rc.Budget(latency=times), "magnitude", device=profile)
+    limit = plan.limits["latency"]
+    widths = np.array([row.width for row in plan.rows])
+    assert 0.9 * limit <= plan.costs["pruned"]["latency"] <= limit
+    assert plan.costs["pruned"]["latency"] == pytest.approx(by_hand(structure, widths))
+    assert all(row.width % 16 == 0 for row in plan.rows), "widths stand on the device's steps"
+
+
+def test_latency_falls_with_the_budget_and_both_budgets_hold() -> None:
+    model = models.resolve_address("resnet20", {}).build()
+    _, profile = fakes.of(model, IMAGE)
+    planner = Planner(model, IMAGE, "magnitude", density=0.1)
+    found = []
+    for share in (0.8, 0.6, 0.4, 0.3):
+        plan = plan_with(planner, rc.Budget(latency=share, params="3x"), target=Target(profile))
+        assert plan.costs["pruned"]["params"] <= plan.limits["params"]
+        found.append(plan.costs["pruned"]["latency"])
+    assert found == sorted(found, reverse=True)
+
+
+def test_a_latency_nobody_can_keep_is_refused_with_the_floor() -> None:
+    model = models.resolve_address("vgg16_bn", {}).build()
+    _, profile = fakes.of(model, IMAGE)
+    with pytest.raises(BudgetError, match=r"the floor is .* ms") as caught:
+        rc.plan(model, IMAGE, rc.Budget(latency="1us"), "magnitude", device=profile)
+    assert caught.value.floor["latency"] > 1e-6
+
+
+def test_a_latency_measured_on_this_machine_is_kept(tmp_path: Path) -> None:
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)),
+    )
+    said: list[str] = []
+    plan = rc.plan(model, IMAGE, rc.Budget(latency="2x"), "magnitude", say=said.append)
+    assert plan.costs["pruned"]["latency"] <= plan.limits["latency"]
+    assert plan.conditions["latency"].startswith("measured on")
+    assert said[0].startswith("measuring") and "kept in" in said[0]
+    assert json.loads(plan.to_json())["budget"] == {"latency": "2x"}
+
+
+# ---- trouble ----
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{}", "no device profile"),
+        ("[1", "not JSON"),
+        (json.dumps({"format": probe.FORMAT, "version": 99}), "version 99"),
+        (json.dumps({"format": probe.FORMAT, "version": 1, "layers": []}), "is missing"),
+        (json.dumps({"format": probe.FORMAT, "version": 1, "runtime": {"name": "tflite"}}), "measured in tflite"),
+    ],
+)
+def test_a_bad_profile_is_refused(tmp_path: Path, text: str, why: str) -> None:
+    (tmp_path / "p.json").write_text(text)
+    with pytest.raises(DeviceError, match=why):
+        devices.find(tmp_path / "p.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"runtime": {"name": "onnxruntime", "version": "1"}}, "threads"),
+        (
+            {"runtime": {"name": "onnxruntime", "version": "1", "threads": -3}},
+            "runtime.threads: expected 1 at least, got -3",
+        ),
+        ({"device": None}, "device: expected an object, got null"),
+        ({"steps": {"in": 8, "out": 0, "align": 1}}, "steps.out: expected 1 at least, got 0"),
+        ({"overhead": {}}, "call"),
+        ({"networks": [{"layers": [[7, 8, 8]], "seconds": 1.0}]}, r"networks\.0\.layers: some of them are not there"),
+        ({"networks": [{}]}, "layers"),
+        ({"precision": "fp16"}, "precision: expected 'fp32' or 'int8', got text 'fp16'"),
+        ({"noise": "high"}, "noise: expected .* number, got text 'high'"),
+        ({"name": 5}, "name: expected text, got 5"),
+    ],
+    ids=str,
+)
+def test_a_damaged_profile_is_told_by_name(tmp_path: Path, change: dict[str, object], why: str) -> None:
+    values = {**fakes.profile([job()]).to_dict(), **change}
+    (tmp_path / "p.json").write_text(json.dumps(values))
+    with pytest.raises(DeviceError, match=why) as told:
+        devices.find(tmp_path / "p.json")
+    assert "p.json" in str(told.value)
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), -1e-6])
+def test_times_that_are_none_are_damage(seconds: float) -> None:
+    values = json.loads(json.dumps(fakes.profile([job()]).to_dict()))
+    values["layers"][0]["points"][0][2] = seconds
+    with pytest.raises(DeviceError, match=r"points\.0\.2: expected 0 at least|not JSON compliant"):
+        devices.Profile.from_dict(values)
+
+
+@pytest.mark.parametrize(("place", "why"), [("folder", "it is a folder"), ("file/p.json", "is not a folder")])
+def test_an_output_that_cannot_be_is_told_before_anything_is_measured(
+    tmp_path: Path, place: str, why: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(probe, "profile", None)  # measuring anything would fail
+    for option in ("--output", "--bundle"):
+        assert cli.main(["device", "profile", option, str(tmp_path / place)]) == 1
+        assert why in capsys.readouterr().err
+    assert cli.main(["device", "profile", "--name", ""]) == 2
+
+
+def test_one_bad_file_does_not_hide_the_other_profiles() -> None:
+    folder = devices.store.named_folder()
+    devices.save_profile(fakes.profile([job()]), folder / "good.json")
+    (folder / "bad.json").write_text("{")
+    found, wrong = devices.profiles()
+    assert [file.stem for file, _ in found] == ["good"] and len(wrong) == 1 and "bad.json" in wrong[0]
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, list[int]]:
+    """A model on this machine, where a network takes as long as the root of its parameters; whose were timed."""
+    model, sizes = models.resolve_address("vgg16_bn", {"width": 0.25}).build(), []
+    _, profile = fakes.of(model, IMAGE)
+    own = {"device": profile.device, "runtime": profile.runtime, "precision": "fp32"}
+    monkeypatch.setattr(devices, "measuring_conditions", lambda threads, precision: own)
+    monkeypatch.setattr(devices, "here", lambda jobs, **options: profile)
+
+    def inference(network: nn.Module, inputs: torch.Tensor, **options: object) -> float:
+        sizes.append(sum(parameter.numel() for parameter in network.parameters()))
+        return 1e-6 * sizes[-1] ** 0.5
+
+    monkeypatch.setattr(runtime_costs, "latency", inference)
+    return model, sizes
+
+
+def test_a_limit_that_the_dense_network_keeps_leaves_it_whole(timed: tuple[nn.Module, list[int]]) -> None:
+    model, sizes = timed
+    for asked in ("100%", "1x", "5s"):
+        plan = rc.plan(model, IMAGE, rc.Budget(latency=asked), "magnitude")
+        assert all(row.width == row.dense for row in plan.rows)
+        assert plan.costs["pruned"]["latency"] == plan.costs["dense"]["latency"] <= plan.limits["latency"]
+    assert len(sizes) == 3, "it was timed once each, to know what dense takes"
+
+
+@pytest.mark.parametrize("asked", ["1.3x", "2x", "3x"])
+def test_a_prediction_that_is_wrong_is_corrected_until_the_limit_is_used(
+    timed: tuple[nn.Module, list[int]], asked: str
+) -> None:
+    model, sizes = timed
+    plan = rc.plan(model, IMAGE, rc.Budget(latency=asked), "magnitude")
+    assert 0.9 <= plan.costs["pruned"]["latency"] / plan.limits["latency"] <= 1
+    assert 2 <= len(sizes) <= 1 + ATTEMPTS and len(set(sizes)) == len(sizes), "no network is timed twice"
+
+
+def test_without_a_budget_on_latency_a_device_still_says_what_it_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models.resolve_address("vgg16_bn", {}).build()
+    structure, profile = fakes.of(model, IMAGE)
+    plan = rc.plan(model, IMAGE, rc.Budget(params="4x"), "magnitude", device=profile)
+    widths = np.array([row.width for row in plan.rows])
+    assert plan.costs["pruned"]["latency"] == pytest.approx(by_hand(structure, widths))
+    assert plan.costs["dense"]["latency"] == pytest.approx(by_hand(structure, structure.widths))
+    assert "latency" not in plan.limits and plan.conditions["latency"].startswith("predicted for a machine")
+    assert all(row.width % 16 == 0 for row in plan.rows), "widths stand on the device's steps"
+    monkeypatch.setattr(devices, "here", lambda jobs, **options: profile)
+    assert rc.plan(model, IMAGE, rc.Budget(params="4x"), "magnitude", device="here").costs == plan.costs
+    assert "latency" not in rc.plan(model, IMAGE, rc.Budget(params="4x"), "magnitude").costs["pruned"]
+
+
+def test_a_missing_profile_and_an_unknown_name_say_so(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="cannot read the device profile"):
+        devices.find(tmp_path / "none.json")
+    devices.save_profile(dataclasses.replace(fakes.profile([job()])), devices.store.named_folder() / "pi4.json")
+    assert devices.find("pi4").name == "fake"
+    with pytest.raises(UnknownNameError, match="pi4"):
+        devices.find("pi5")
+
+
+def test_a_profile_of_an_older_runtime_is_predicted_with_and_said_to_be_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models.resolve_address("resnet20", {}).build()
+    _, profile = fakes.of(model, IMAGE)
+    now = {"device": profile.device, "runtime": {**profile.runtime, "version": "9.9"}, "precision": "fp32"}
+    monkeypatch.setattr(latency_cost, "conditions", lambda threads, precision: now)
+    plan = rc.plan(model, IMAGE, rc.Budget(latency="2x"), "magnitude", device=profile)
+    assert "has onnxruntime 9.9 now: measure it again" in plan.conditions["latency"]
+
+
+def test_the_list_tells_profiles_apart_and_takes_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
+    for far in (8 << 20, 64 << 20):
+        own = dataclasses.replace(fakes.profile([job()]), name="this machine", far_bytes=far)
+        devices.save_profile(own, devices.store.cache_folder() / f"{far}.json")
+    assert cli.main(["device", "list"]) == 0
+    said = capfd.readouterr().out
+    assert " 8.00 MiB" in said and " 64.0 MiB" in said and f"{8 << 20}.json" in said
+    for more in (["vgg16_bn"], ["-o", "x.json"], ["--threads", "2"], ["--precision", "int8"]):
+        assert cli.main(["device", "list", *more]) == 2
+    assert cli.main(["device", "profile", "--name", "here"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (operator("mean", spatial=[]), "mean, up to 8 -> 1"),
+        (job(stride=[2, 2]), "conv 3x3 stride 2 + relu at 8x8, up to 8 -> 8"),
+    ],
+)
+def test_a_layer_is_named_without_what_it_has_not(made: dict[str, object], said: str) -> None:
+    assert describe_layer(made) == said

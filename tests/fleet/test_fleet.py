@@ -1,0 +1,467 @@
+"""Fleets: every device gets what keeps its budget, only what is missing is made, and no death of a worker loses it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+
+import reconvene as rc
+from reconvene import artifact, cli, devices
+from reconvene.costs import Budget, short_text
+from reconvene.errors import BudgetError, FleetError
+from reconvene.fleet import Result, executors, front, rank, read_fleet, run_fleet, write_page
+from reconvene.fleet.portfolio import DONE
+from reconvene.models import resolve_address
+from reconvene.planning.target import Target
+from reconvene.utils import numbers
+from support import device_fakes as fakes
+from support.paths import ROOT
+
+FILE = """\
+models: [resnet20, mobilenetv2]
+args: {width: 0.25}
+criterion: magnitude
+export: [onnx]
+devices:
+  server: {params: 2x, export: [onnx], models: [resnet20]}
+  board: {latency: 1.2x, profile: board.json, models: [resnet20]}
+  chip: {size: 40kB}
+  dust: {params: 10, models: [resnet20]}
+"""
+
+
+ASKED = {"server": "params 2x", "board": "latency 1.2x", "chip": "size 40kB", "dust": "params 10"}
+
+
+def board() -> devices.Profile:
+    return fakes.of(resolve_address("resnet20", {"width": 0.25}).build(), torch.zeros(1, 3, 32, 32))[1]
+
+
+def fleet_file(folder: Path, text: str = FILE) -> Path:
+    devices.save_profile(board(), folder / "board.json")
+    path = folder / "fleet.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    folder = tmp_path_factory.mktemp("fleet")
+    return folder, run_fleet(read_fleet(fleet_file(folder)), folder / "out", workers=1)
+
+
+def test_every_device_gets_an_artifact_that_keeps_its_budget(made: tuple[Path, Result]) -> None:
+    folder, result = made
+    for row in result.rows:
+        if row.device == "dust":
+            assert row.loss is None and "floor" in row.trouble and row.costs["params"] > 10
+            continue
+        assert not row.trouble
+        for cost, limit in row.limits.items():
+            assert row.costs[cost] <= limit, (row.device, cost)
+        model = artifact.load(folder / "out" / row.folder)
+        assert sum(p.numel() for p in model.parameters()) == row.costs["params"]
+        assert row.files and all((folder / "out" / row.folder / name).is_file() for name in row.files)
+    assert {row.device for row in result.rows if row.chosen} == {"server", "board", "chip"}
+    assert sum(row.chosen for row in result.rows if row.device == "chip") == 1
+
+
+def test_running_again_makes_only_what_is_missing_and_what_was_changed(made: tuple[Path, Result]) -> None:
+    folder, first = made
+    kept = (folder / "out" / "server" / "resnet20" / "model.safetensors").stat().st_mtime_ns
+    again = run_fleet(read_fleet(folder / "fleet.yaml"), folder / "out")
+    assert (again.made, again.kept) == (0, first.made)
+    (folder / "out" / "chip" / "resnet20" / DONE).unlink()
+    before = (folder / "out" / "chip" / "resnet20" / "model.safetensors").read_bytes()
+    assert run_fleet(read_fleet(folder / "fleet.yaml"), folder / "out").made == 1
+    assert (folder / "out" / "chip" / "resnet20" / "model.safetensors").read_bytes() == before
+    for name in ("model.onnx", "plan.json"):  # a file that is gone is missing too
+        (folder / "out" / "chip" / "resnet20" / name).unlink()
+        assert run_fleet(read_fleet(folder / "fleet.yaml"), folder / "out").made == 1
+    changed = fleet_file(folder, FILE.replace("params: 2x", "params: 3x"))
+    assert run_fleet(read_fleet(changed), folder / "out").made == 1
+    assert (folder / "out" / "server" / "resnet20" / "model.safetensors").stat().st_mtime_ns != kept
+    assert not list((folder / "out").rglob(".*")), "nothing half-made is left"
+
+
+def test_the_page_says_who_gets_what_and_what_could_not_be_met(made: tuple[Path, Result]) -> None:
+    folder, result = made
+    written = write_page(result)
+    page = (folder / "out" / "index.html").read_text()
+    assert "What could not be met" in page and "Gets nothing at all: dust" in page
+    assert "3 get a network that keeps its budget, 1 nothing" in page
+    # By device, in the order of the file, each with its budget; what it gets is bold, and leads to its folder.
+    places = [page.index(f">{device}: {asked}<") for device, asked in ASKED.items()]
+    assert places == sorted(places)
+    board = page[places[1] : places[2]]
+    assert '<strong><a href="board/resnet20/"><span class="name">resnet20</span></a></strong>' in board
+    assert "nothing: see what could not be met" in page[places[3] :]
+    # Numbers have units, their dense ones beside them, and say what they are of.
+    row = next(row for row in result.rows if row.device == "board")
+    assert short_text("latency", row.costs["latency"]) in board and "used" in board
+    assert f"{numbers.ratio(row.dense['params'] / row.costs['params'])} less" in board
+    assert f"of {numbers.format_count(row.training_flops['dense'])}" in board
+    assert "File size (chip): that of the exported file: onnx" in page and "model.safetensors" in page
+    assert "Latency: predicted for a machine that is nowhere" in page and "only training tells that" in page
+    assert {path.name for path in written} >= {"index.html", "front-params.svg", "front-size.svg"}
+    best = front(result.rows, "params")
+    for row in best:
+        assert not any(
+            other.costs["params"] <= row.costs["params"] and other.loss < row.loss
+            for other in result.rows
+            if other.loss is not None
+        )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("  chip: {size: 40kB}", "  chip: {sise: 40kB}", r"line 8: devices.chip has no 'sise'. Did you mean 'size'"),
+        ("criterion", "criterium", r"line 3: .*'criterium'. Did you mean 'criterion'"),
+        ("{size: 40kB}", "{size: 40 parsecs}", r"line 8: devices.chip: .*cannot be read"),
+        ("  dust: {", "  dust: [", r"line 9"),
+        ("  board:", "  server:", r"line 7: 'server' is there twice"),
+        (
+            "{size: 40kB}",
+            "{peak_memory: 40kB, memory_of: tvm}",
+            r"line 8: devices.chip.memory_of 'tvm' is none of executorch, onnx",
+        ),
+        (
+            "{size: 40kB}",
+            "{size: 40kB, precision: int4}",
+            r"line 8: devices.chip.precision 'int4' is none of fp32, int8",
+        ),
+        ("models: [resnet20, mobilenetv2]\n", "", r"the file does not say its models"),
+        ("criterion: magnitude", "criterion: magnitud", r"line 3: criterion 'magnitud' is none of"),
+        ("export: [onnx]\n", "export: [onxx]\n", r"line 4: entry 1 of export 'onxx' is none of.*Did you mean 'onnx'"),
+        ("{size: 40kB}", "{size: 40kB, models: [resnet2O]}", r"line 8: device chip: the fleet has no model 'resnet2O'"),
+        ("{size: 40kB}", "{params: !!python/object:os.system x}", r"line 8: this value cannot be read"),
+        ("{size: 40kB}", "{params: 2024-13-45}", r"line 8: this value cannot be read"),
+        ("{size: 40kB}", "{\n    params: 4x,\n    latency: 5}", r"line 10: devices.chip: latency"),
+        ("  dust:", "  [a, b]:", r"line 9: a name in devices is no plain text"),
+        ("  dust:", "  fleet.json:", r"line 9: device 'fleet.json' becomes a folder"),
+        ("criterion: magnitude", "train: {epochs: 1, lr: fast}", r"line 3: train.lr 'fast' is not a number"),
+        ("criterion: magnitude", "train: {epochs: -1}", r"line 3: train.epochs -1 must be at least 1"),
+        ("{size: 40kB}", "{size: 40kB, memory_of: onnx}", r"line 8: device chip: memory_of is about peak_memory"),
+        ("{size: 40kB}", "{size: 40kB, profile: phone.json}", r"line 8: device chip: .*phone.json: No such file"),
+        ("{size: 40kB}", "{size: 40kB, profile: phone}", r"line 8: device chip: .*'phone'"),
+        ("{size: 40kB}", "{size: 40kB, round_to: -8}", r"line 8: devices.chip.round_to -8 must be at least 1"),
+        ("[resnet20, mobilenetv2]", "\n- resnet20\n- resnet21", r"line 3: .*'resnet21'"),
+        ("criterion: magnitude", "data: no/such/place", r"line 3: no data at"),
+        ("criterion: magnitude", "seed: 99999999999999999999", r"line 3: seed 9+ is beyond 64 bits"),
+        ("criterion: magnitude", "train: {epochs: true}", r"line 3: train.epochs true is not a whole number"),
+        ("criterion: magnitude", "train: {epochs: 1, batch_size: 0}", r"line 3: batch_size 0 .*above 0"),
+        ("criterion: magnitude", "train: {epochs: 1, compile: 3}", r"line 3: train.compile 3 is not true or false"),
+        ("  dust:", "  front-params.svg:", r"line 9: device 'front-params.svg' becomes a folder"),
+        ("criterion: magnitude", "input: 3x-1x32", r"line 3: input '3x-1x32' is no shape"),
+        ("criterion: magnitude", "limit: -3", r"line 3: limit -3"),
+        ("[resnet20, mobilenetv2]", "[resnet20, resnet20]", r"line 1: .* twice"),
+    ],
+)
+def test_a_mistake_in_the_file_is_told_with_its_line(tmp_path: Path, old: str, new: str, why: str) -> None:
+    with pytest.raises(FleetError, match=why):
+        read_fleet(fleet_file(tmp_path, FILE.replace(old, new)))
+
+
+def test_what_a_device_gets_is_in_the_precision_of_its_profile(tmp_path: Path) -> None:
+    plain = read_fleet(fleet_file(tmp_path))
+    assert [device.precision for device in plain.devices] == [None, "fp32", None, None]
+    for precision in ("fp32", "int8"):
+        path = fleet_file(tmp_path, FILE.replace("profile: board.json", f"profile: board.json, precision: {precision}"))
+        devices.save_profile(dataclasses.replace(board(), precision="int8"), tmp_path / "board.json")
+        if precision == "int8":
+            assert read_fleet(path).devices[1].target.precision == "int8"
+        else:
+            with pytest.raises(FleetError, match=r"line 7: device board: precision is fp32, .* measured in int8"):
+                read_fleet(path)
+    fleet_file(tmp_path)
+    devices.save_profile(dataclasses.replace(board(), precision="int8"), tmp_path / "board.json")
+    assert read_fleet(tmp_path / "fleet.yaml").devices[1].precision == "int8"
+
+
+KILLED = """\
+models: ["support.fleet_models:deadly"]
+args: {{folder: "{folder}"}}
+input: 3x8x8
+criterion: magnitude
+devices:
+  one: {{params: 2x}}
+  same: {{params: 2x}}
+  two: {{params: 3x}}
+  three: {{params: 4x}}
+"""
+
+
+def test_who_kills_its_workers_or_fails_costs_the_others_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four jobs, two with the same budget: the first to build a model in a worker dies, always; the second raises."""
+    monkeypatch.setenv("FLEET_PARENT", str(os.getpid()))
+    path = tmp_path / "fleet.yaml"
+    path.write_text(KILLED.format(folder=tmp_path))
+    result = run_fleet(read_fleet(path), tmp_path / "out", workers=2, allow_import=True)
+    trouble = sorted(row.trouble for row in result.rows if row.trouble)
+    assert result.made == 2 and len(trouble) == 2
+    assert "KeyError: 'surprise'" in trouble[0] and "its worker died 3 times" in trouble[1]
+    page = write_page(result)[0].read_text()
+    assert "What could not be met" in page and "surprise" in page
+    monkeypatch.setenv("FLEET_PARENT", "all")  # nobody dies any more
+    assert run_fleet(read_fleet(path), tmp_path / "out", workers=2, allow_import=True).made == 2
+
+
+def test_an_error_nobody_foresaw_is_a_row_with_its_place_in_the_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executors, "carry_out", lambda job, work: [][0])
+    path = fleet_file(tmp_path, "models: [resnet20]\nargs: {width: 0.25}\ndevices: {a: {params: 2x}}")
+    (row,) = run_fleet(read_fleet(path), tmp_path / "out").rows
+    assert row.trouble.startswith("IndexError: list index out of range (in <lambda>, ") and __file__ in row.trouble
+
+
+def test_devices_with_the_same_budget_do_not_disturb_each_other(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    path = tmp_path / "fleet.yaml"
+    path.write_text(
+        "models: [resnet20]\nargs: {width: 0.25, num_classes: 10}\ncriterion: magnitude\nlimit: 60\n"
+        "train: {epochs: 2, batch_size: 30}\ndevices: {a: {params: 2x}, b: {params: 2x}, c: {params: 2x}}\n"
+    )
+    result = run_fleet(read_fleet(path), tmp_path / "out", workers=2)
+    assert result.made == 3 and not any(row.trouble for row in result.rows), [row.trouble for row in result.rows]
+    made = [tmp_path / "out" / row.folder for row in result.rows]
+    for name in ("model.safetensors", "plan.json"):
+        assert len({(place / name).read_bytes() for place in made}) == 1, "the same seed, the same bytes"
+
+
+def test_one_fleet_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
+    path = fleet_file(tmp_path, "models: [resnet20]\nargs: {width: 0.25}\ndevices: {a: {params: 500x}}")
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / ".lock"), pytest.raises(FleetError, match="another fleet is at work in"):
+        run_fleet(read_fleet(path), tmp_path / "out")
+    (tmp_path / "out" / "a" / "resnet20").mkdir(parents=True)
+    (row,) = run_fleet(read_fleet(path), tmp_path / "out").rows
+    assert "What lies in a/resnet20 is from before" in row.trouble and not (tmp_path / "out" / ".lock").exists()
+
+
+def test_what_was_trained_on_other_data_is_made_again(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    images = pytest.importorskip("PIL.Image")
+    (tmp_path / "elsewhere").mkdir()
+
+    def add(count: int) -> None:
+        for kind in ("cat", "dog"):
+            (tmp_path / "d" / kind).mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                images.new("RGB", (8, 8), (number * 9, 0, 99)).save(tmp_path / "d" / kind / f"{number}.png")
+
+    path = tmp_path / "fleet.yaml"
+    path.write_text(
+        "models: [resnet20]\nargs: {width: 0.25}\ncriterion: magnitude\ninput: 3x8x8\ndata: d\n"
+        "devices: {a: {params: 2x}}\n"
+    )
+    for count, made in ((10, 1), (10, 0), (20, 1)):
+        add(count)
+        result = run_fleet(read_fleet(path), tmp_path / "out")
+        assert result.made == made, count
+        assert result.rows[0].training_unit == f"an epoch of {round(1.6 * count)} examples"
+
+
+FRAGILE = """\
+models: ["support.fleet_models:fragile"]
+args: {{marker: "{marker}", times: {times}}}
+input: 3x8x8
+criterion: magnitude
+devices:
+  one: {{params: 2x}}
+  two: {{params: 3x}}
+  three: {{params: 4x}}
+"""
+
+
+@pytest.mark.parametrize("times", [1, pytest.param(99, marks=pytest.mark.slow)])
+def test_a_worker_that_dies_costs_another_try_and_one_that_always_dies_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    monkeypatch.setenv("FLEET_PARENT", str(os.getpid()))
+    path = tmp_path / "fleet.yaml"
+    path.write_text(FRAGILE.format(marker=tmp_path / "deaths", times=times))
+    result = run_fleet(read_fleet(path), tmp_path / "out", workers=2, allow_import=True)
+    assert (tmp_path / "deaths").exists(), "somebody died"
+    if times == 1:
+        assert result.made == 3 and not any(row.trouble for row in result.rows)
+    else:
+        assert result.made == 0 and all("died" in row.trouble for row in result.rows)
+
+
+@pytest.mark.slow
+def test_two_ray_nodes_share_the_work_and_a_killed_worker_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = pytest.importorskip("ray")
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    monkeypatch.setenv("FLEET_PARENT", str(os.getpid()))
+    path = tmp_path / "fleet.yaml"
+    path.write_text(FRAGILE.format(marker=tmp_path / "deaths", times=1))
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        cluster.add_node(num_cpus=1)
+        result = run_fleet(read_fleet(path), tmp_path / "out", ray=cluster.address, allow_import=True)
+        assert len([node for node in ray.nodes() if node["Alive"]]) == 2
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert (tmp_path / "deaths").exists(), "a worker died"
+    assert result.made == 3 and not any(row.trouble for row in result.rows)
+
+
+def test_fit_ranks_what_loses_least_first_and_says_what_does_not_fit() -> None:
+    sources = [resolve_address(name, {"width": width}) for name, width in (("resnet20", 0.25), ("resnet20", 1.0))]
+    device = board()
+    found = rank(sources, Budget(params=10_000), target=Target(device), criterion="magnitude", examples=1000)
+    losses = [candidate.loss for candidate in found.candidates]
+    assert losses[0] < losses[1], "the smaller network has less to lose"
+    for candidate in found.candidates:  # the device has its say though no latency was asked for
+        assert 0 < candidate.costs["latency"] < candidate.dense["latency"]
+        assert candidate.training_flops["pruned"] == 6 * 1000 * candidate.costs["macs"]
+    assert "latency: predicted for a machine that is nowhere" in str(found) and "an epoch of 1,000 examples" in str(
+        found
+    )
+    none = rank(sources, Budget(params=10), target=Target(device), criterion="magnitude")
+    assert all("floor" in candidate.trouble for candidate in none.candidates)
+
+
+def test_the_commands_answer_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = fleet_file(tmp_path, FILE.replace("export: [onnx]\n", "").replace(", export: [onnx]", ""))
+    assert cli.main(["fleet", str(path), "-o", str(tmp_path / "out"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["made"] == 4 and len(found["rows"]) == 5
+    device = str(tmp_path / "board.json")
+    words = ["fit", device, "--models", "resnet20, resnet20", "--params", "100K", "--criterion", "magnitude", "--json"]
+    assert cli.main(words) == 0
+    (candidate,) = json.loads(capsys.readouterr().out)["candidates"]
+    assert candidate["loss"] > 0 and candidate["costs"]["latency"] > 0
+    assert candidate["training_unit"] == "an epoch of 1,438 examples"
+    assert cli.main(["fit", device, "--models", "resnet20"]) == 2
+    assert cli.main(["fit", "nowhere", "--models", "resnet20", "--params", "2x"]) == 1
+    for options in (["--ray", ""], ["--ray", "auto", "--workers", "2"], ["--workers", "0"]):
+        assert cli.main(["fleet", str(path), *options]) == 2
+    assert cli.main(["fleet", str(tmp_path / "none.yaml")]) == 1
+
+
+def test_a_size_is_that_of_the_exported_file_where_one_is_asked_for(made: tuple[Path, Result]) -> None:
+    folder, result = made
+    chips = [row for row in result.rows if row.device == "chip"]
+    assert chips
+    for row in chips:
+        file = folder / "out" / row.folder / "model.onnx"
+        assert 0.85 * 40_000 <= file.stat().st_size <= 40_000  # one step of a stream is a tenth of so small a network
+        assert row.costs["size"] == file.stat().st_size
+
+
+def test_where_no_budget_can_be_kept_the_fleet_says_why(tmp_path: Path) -> None:
+    file = fleet_file(
+        tmp_path, "models: [resnet20]\nargs: {width: 0.25}\ncriterion: magnitude\ndevices: {a: {params: 1}}"
+    )
+    result = run_fleet(read_fleet(file), tmp_path / "new")
+    assert "the floor is" in str(result) and "devices that get nothing: a" in str(result)
+    assert (tmp_path / "new" / "fleet.json").is_file()
+
+
+def test_a_file_that_cannot_be_so_small_is_refused() -> None:
+    model = resolve_address("resnet20", {"width": 0.25}).build()
+    # The floor of the weights' file is above that of the exported one: what counts is the file itself.
+    smallest = rc.plan(model, torch.zeros(1, 3, 32, 32), Budget(size="10kB"), "magnitude", size_of=["onnx"])
+    assert smallest.costs["pruned"]["size"] <= 10_000
+    with pytest.raises(BudgetError, match=r"that of the exported file: onnx\) cannot be kept: the smallest of"):
+        rc.plan(model, torch.zeros(1, 3, 32, 32), Budget(size="9kB"), "magnitude", size_of=["onnx"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_example_ends_in_files_that_keep_their_limits(tmp_path: Path) -> None:
+    fleet = read_fleet(ROOT / "examples" / "fleet" / "fleet.yaml")
+    result = run_fleet(fleet, tmp_path / "out")
+    assert {row.device for row in result.rows if row.chosen} == {device.name for device in fleet.devices}
+    for row in (row for row in result.rows if row.folder):
+        model = artifact.load(tmp_path / "out" / row.folder)
+        found = rc.measure(model, torch.zeros(1, 3, 32, 32), latency=False)
+        weight = (tmp_path / "out" / row.folder / "model.onnx").stat().st_size
+        costs = {**found.to_dict(), "size": weight}
+        for cost, limit in row.limits.items():
+            assert costs[cost] <= limit, (row.device, row.model, cost)
+
+
+def test_a_fleet_trains_each_of_its_networks_and_picks_the_one_with_the_best_accuracy(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    path = tmp_path / "fleet.yaml"
+    path.write_text(
+        "models: [resnet20, mobilenetv2]\nargs: {width: 0.25, num_classes: 10}\ncriterion: magnitude\n"
+        "data: digits\nlimit: 60\ntrain: {epochs: 1, batch_size: 30}\ndevices:\n  board: {params: 2x}\n"
+    )
+    result = run_fleet(read_fleet(path), tmp_path / "out")
+    assert not any(row.trouble for row in result.rows), [row.trouble for row in result.rows]
+    for row in result.rows:
+        trained = artifact.Artifact.open(tmp_path / "out" / row.folder).training
+        assert trained is not None and trained.score == row.accuracy
+        assert (trained.epochs, trained.examples) == (1, 60)
+    best = max(row.accuracy for row in result.rows if row.accuracy is not None)
+    assert [row.accuracy for row in result.rows if row.chosen] == [best]
+    assert f">{best:.1%}<".replace("%", "\u202f%") in (write_page(result)[0]).read_text()
+
+
+def test_a_cluster_that_does_not_answer_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    path = tmp_path / "fleet.yaml"
+    path.write_text("models: [resnet20]\ncriterion: magnitude\ndevices:\n  board: {params: 2x}\n")
+    with pytest.raises(FleetError, match=r"no Ray cluster answers at 127.0.0.1:1: .*ray start --head"):
+        run_fleet(read_fleet(path), tmp_path / "out", ray="127.0.0.1:1")
+    assert not (tmp_path / "out").exists(), "it was tried before anything else"
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(FleetError, match=r"taken: .*taken is not a folder"):
+        run_fleet(read_fleet(path), tmp_path / "taken")
+
+
+STOPPED = """\
+models: [resnet20]
+args: {width: 0.25, num_classes: 10}
+criterion: magnitude
+data: digits
+limit: 200
+train: {epochs: 400, batch_size: 20}
+devices: {one: {params: 2x}, two: {params: 3x}, three: {params: 4x}}
+"""
+
+
+def test_ctrl_c_stops_a_fleet_and_all_its_workers(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    path, out = tmp_path / "fleet.yaml", tmp_path / "out"
+    path.write_text(STOPPED)
+    running = subprocess.Popen(
+        [sys.executable, "-m", "reconvene", "fleet", str(path), "-o", str(out), "--workers", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # so that the signal can go to all of its processes, as it does in a terminal
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    while len(list(out.rglob("train.jsonl"))) < 2 and running.poll() is None:
+        time.sleep(0.1)
+    os.killpg(running.pid, signal.SIGINT)
+    stdout, stderr = running.communicate(timeout=60)  # which also waits for the workers: they hold its pipes
+    assert running.returncode == 130 and stdout == "" and "Traceback" not in stderr, stderr
+    with pytest.raises(ProcessLookupError):  # none is left, as soon as whoever inherits the dead has buried them
+        for _ in range(300):
+            os.killpg(running.pid, 0)
+            time.sleep(0.1)
+    assert not [place for place in out.iterdir() if place.name != ".work"], "nothing half-made has landed"
+    shorter = fleet_file(tmp_path, STOPPED.replace("400", "1"))
+    assert run_fleet(read_fleet(shorter), out).made == 3 and not (out / ".work").exists()

@@ -1,0 +1,260 @@
+"""Widths and bits together: the quantiser, the decision, and plans that hold one."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import reconvene as rc
+from reconvene.allocation.bit_problem import BitProblem, GroupChoices, WeightChoices
+from reconvene.allocation.bit_solver import solve_bits
+from reconvene.errors import ArgumentError, BudgetError, PlanError
+from reconvene.quantiser import fake_quantised, largest, noise_ratio, quantise
+from reconvene.quantiser.fake import round_while_training, stop_quantised
+from reconvene.surgery.bits import BitPlan, LayerBits
+from support.mini_resnet import mini_resnet
+
+IMAGE = torch.zeros(1, 3, 32, 32)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_gaussian_weights_get_the_noise_that_untrained_plans_reckon_with(bits: int) -> None:
+    weight = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
+    quantised = quantise(weight, bits)
+    error = (quantised.values - weight).square().sum() / weight.square().sum()
+    assert float(error) == pytest.approx(noise_ratio(bits), rel=0.06 if bits < 8 else 0.2)
+    assert int(quantised.integers.abs().max()) == largest(bits)
+
+
+def test_no_scale_of_a_grid_is_better_than_the_one_of_the_search() -> None:
+    weight = torch.randn(8, 40, generator=torch.Generator().manual_seed(1)) ** 3
+    for bits in (2, 4):
+        error = (quantise(weight, bits).values - weight).square().sum(dim=1)
+        for share in torch.linspace(0.05, 1, 400):
+            scale = weight.abs().amax(dim=1, keepdim=True) / largest(bits) * share
+            grid = torch.round(weight / scale).clamp(-largest(bits), largest(bits)) * scale
+            assert bool((error <= 1.02 * (grid - weight).square().sum(dim=1)).all())
+
+
+def test_rounding_is_to_even_symmetric_and_a_channel_has_its_own_scale() -> None:
+    weight = torch.tensor([[127.0, 0.5, 1.5, -0.5, -1.5], [254.0, 1.0, 3.0, -1.0, -3.0], [0.0] * 5])
+    quantised = quantise(weight, 8)
+    assert quantised.integers.tolist() == [[127, 0, 2, 0, -2]] * 2 + [[0] * 5]
+    assert quantised.scale.tolist() == [1.0, 2.0, 1.0]
+    mixed = quantise(torch.randn(4, 3, 3, 3), np.array([2, 4, 8, 2]))
+    assert [int(row.abs().max()) for row in mixed.integers] == [1, 7, 127, 1]
+    columns = torch.randn(6, 4)
+    assert torch.equal(quantise(columns, 4, axis=1).values, quantise(columns.T, 4).values.T)
+
+
+def test_rounded_weights_are_rounded_again_to_themselves() -> None:
+    weight = torch.randn(16, 27, generator=torch.Generator().manual_seed(3))
+    for bits in (2, 3, 4, 8):
+        once = quantise(weight, bits).values
+        assert torch.allclose(quantise(once, bits).values, once, atol=1e-6)
+
+
+def test_training_with_rounded_weights_moves_the_weights_themselves() -> None:
+    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2))
+    bits = {"0.weight": (0, np.array([2, 4, 8, 2])), "2.weight": (0, np.array([4, 4]))}
+    expected = fake_quantised(model, bits)
+    before = model[0].weight.detach().clone()
+    round_while_training(model, bits)
+    data = torch.randn(5, 6)
+    assert torch.allclose(model(data), expected(data), atol=1e-6)
+    model(data).square().sum().backward()
+    torch.optim.SGD(model.parameters(), 0.1).step()
+    stop_quantised(model, bits)
+    assert not torch.equal(model[0].weight, before) and isinstance(model[0].weight, nn.Parameter)
+    assert set(model.state_dict()) == set(expected.state_dict())
+
+
+def test_a_plan_keeps_its_bits_on_disk_and_plans_without_bits_are_as_before(tmp_path: Path) -> None:
+    plan = rc.plan(mini_resnet(), IMAGE, budget=rc.Budget(params="2x"))
+    assert plan.to_dict()["version"] == 1 and "bits" not in plan.to_dict()
+    assert rc.Plan.from_dict(plan.to_dict()).bits is None
+    plan.bits = BitPlan({"stem.0.weight": LayerBits.of(0, np.array([2, 8, 2, 4]))})
+    plan.save(tmp_path / "plan.json")
+    loaded = rc.Plan.load(tmp_path / "plan.json")
+    assert loaded == plan and loaded.bits.layers["stem.0.weight"].bits.tolist() == [2, 8, 2, 4]
+    assert json.loads((tmp_path / "plan.json").read_text())["version"] == 2
+    assert "2 of 2, 1 of 4, 1 of 8" in str(loaded)
+
+
+@pytest.mark.parametrize("channels", [{"2": "0", "4": "0"}, {"2": "1"}, {"99": "0"}, {"x": "0"}, 3])
+def test_damaged_bits_are_an_error_of_ours(channels: object) -> None:
+    plan = rc.plan(mini_resnet((4, 4, 4)), IMAGE, budget=rc.Budget(params="2x"))
+    plan.bits = BitPlan({"stem.0.weight": LayerBits.of(0, np.array([2, 2]))})
+    values = plan.to_dict()
+    assert rc.Plan.from_dict(values) == plan
+    values["bits"]["layers"]["stem.0.weight"]["channels"] = channels
+    with pytest.raises(PlanError, match="bits"):
+        rc.Plan.from_dict(values)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    outputs: int
+    inputs: int
+
+
+class Bytes:
+    """Two layers: one of the channels that are decided, and one of two outputs that reads them."""
+
+    names = ("size",)
+
+    def sizes(self, widths):
+        return [Sizes(int(widths[0]), 3), Sizes(2, int(widths[0]))]
+
+    def part(self, name, number, size, counts):
+        return float(sum(channels * (size.inputs * bits + 16) for bits, channels in counts))
+
+    def beside(self, name, widths):
+        return 0.0
+
+    def total(self, name, layers, beside):
+        return layers + beside
+
+
+def tiny_problem(seed: int, channels: int) -> BitProblem:
+    generator, bits = np.random.default_rng(seed), (2, 4, 8)
+
+    def losses(count):
+        scale = generator.gamma(1.0, 1.0, (count, 1)) * generator.uniform(0.7, 1.4, (count, 3))
+        return scale * np.array([0.19, 0.0124, 5e-5])
+
+    first = WeightChoices("a", (0,), np.zeros(channels, int), np.arange(channels), bits, losses(channels))
+    second = WeightChoices("b", (1,), np.full(2, -1), np.zeros(2, int), bits, losses(2))
+    removal = first.loss[:, 0] / 0.19 * generator.uniform(0.5, 1.5, channels)
+    group = GroupChoices(channels, np.arange(1, channels + 1), removal)
+    whole = BitProblem([group], [first, second], Bytes(), {"size": 1.0}, 2)
+    least, most = (whole.cost("size", decision) for decision in (whole.least(), whole.dense()))
+    limit = least + (most - least) * generator.uniform(0.05, 0.95)
+    return BitProblem([group], [first, second], Bytes(), {"size": limit}, 2)
+
+
+def least_loss_of_all(problem: BitProblem) -> float:
+    best, channels = np.inf, problem.groups[0].width
+    for kept in itertools.product([False, True], repeat=channels):
+        for choice in itertools.product(range(3), repeat=sum(kept) + 2) if any(kept) else ():
+            decision = problem.dense()
+            decision.kept[0][:] = kept
+            decision.choice[0][np.flatnonzero(kept)], decision.choice[1][:] = choice[:-2], choice[-2:]
+            if problem.fits(decision):
+                best = min(best, problem.loss(decision))
+    return best
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_on_tiny_networks_no_decision_is_better(seed: int) -> None:
+    problem = tiny_problem(seed, 3)
+    decision = solve_bits(problem)
+    assert decision is not None and problem.fits(decision)
+    assert problem.loss(decision) == pytest.approx(least_loss_of_all(problem), rel=1e-9)
+
+
+def trained_net() -> tuple[nn.Module, list[tuple[torch.Tensor, torch.Tensor]]]:
+    torch.manual_seed(0)
+    model = mini_resnet((8, 8, 16))
+    images, labels = torch.randn(48, 3, 16, 16), torch.randint(0, 10, (48,))
+    return model.eval(), list(zip(images.split(16), labels.split(16), strict=True))
+
+
+def packed_bytes(model: nn.Module, plan: rc.Plan) -> float:
+    """By hand: bits of every channel, eight bytes beside."""
+    total = 0
+    parameters = dict(model.named_parameters())
+    for name, layer in plan.bits.layers.items():
+        for bits, channels in layer.counts:
+            total += -(-bits * channels * parameters[name][0].numel() // 8) + 8 * channels
+    return total
+
+
+@pytest.mark.parametrize("size", ["6kB", "3kB", "1500", "700"])
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_budget_on_size_is_kept_and_used_by_what_the_channels_have(size: str, trained: bool) -> None:
+    model, data = trained_net()
+    image = data[0][0][:1]
+    options = {"trained": True, "data": data} if trained else {}
+    plan = rc.plan(model, image, budget=rc.Budget(size=size), bits=(0, 2, 4, 8), **options)
+    small = plan.apply(model)
+    assert plan.costs["pruned"]["size"] == packed_bytes(small, plan)
+    assert 0.93 * plan.limits["size"] <= plan.costs["pruned"]["size"] <= plan.limits["size"]
+    weights = {name: p for name, p in small.named_parameters() if p.ndim > 1}
+    assert {name: len(layer.bits) for name, layer in plan.bits.layers.items()} == {
+        n: len(p) for n, p in weights.items()
+    }
+    assert rc.plan(model, image, budget=rc.Budget(size=size), bits=(0, 2, 4, 8), **options).to_json() == plan.to_json()
+
+
+def test_bits_are_free_where_the_channels_of_layers_are_coupled() -> None:
+    model, data = trained_net()
+    plan = rc.plan(model, data[0][0][:1], rc.Budget(size="3kB"), bits=(0, 2, 4, 8), trained=True, data=data)
+    layers = plan.bits.layers
+    one, other = layers["stages.1.0.body.3.weight"].bits, layers["stages.1.0.shortcut.0.weight"].bits
+    assert len(one) == len(other) and one.tolist() != other.tolist()
+
+
+def test_channels_leave_only_where_zero_bits_are_allowed() -> None:
+    model, data = trained_net()
+    plan = rc.plan(model, data[0][0][:1], rc.Budget(size="3kB"), bits=(2, 4, 8))
+    assert all(row.width == row.dense for row in plan.rows) and plan.costs["pruned"]["size"] <= 3000
+    plan = rc.plan(model, data[0][0][:1], rc.Budget(size="4kB"), bits=(0, 4, 8), keep=["stem"])
+    assert plan.apply(model).stem[0].out_channels == 8
+
+
+def test_several_budgets_are_kept_together_and_targets_count_bits() -> None:
+    model, data = trained_net()
+    budget = rc.Budget(size="4kB", cycles="2x", params="1.2x")
+    plan = rc.plan(model, data[0][0][:1], budget, bits=(0, 2, 4, 8), target="mpic")
+    assert all(plan.costs["pruned"][name] <= limit for name, limit in plan.limits.items())
+    assert plan.costs["pruned"]["energy"] < plan.costs["dense"]["energy"] / 2
+
+
+def test_budgets_on_cycles_of_both_chips_are_kept_and_used() -> None:
+    model = mini_resnet()
+    plans = {
+        "mpic": rc.plan(model, IMAGE, rc.Budget(cycles="1.2M"), bits=(0, 2, 4, 8), target="mpic"),
+        "ne16": rc.plan(model, IMAGE, rc.Budget(cycles="40k"), bits=(0, 2, 4, 8), target="ne16"),
+    }
+    for chip, plan in plans.items():
+        assert plan.costs["pruned"]["cycles"] <= plan.limits["cycles"]
+        assert 0.95 * plan.limits["cycles"] <= plan.costs["pruned"]["cycles"], chip
+
+
+def test_an_impossible_budget_names_the_floor() -> None:
+    model, data = trained_net()
+    with pytest.raises(BudgetError, match="with the fewest channels and bits it is") as caught:
+        rc.plan(model, data[0][0][:1], rc.Budget(size="50"), bits=(0, 2, 4, 8))
+    floor = caught.value.floor["size"]
+    plan = rc.plan(model, data[0][0][:1], rc.Budget(size=int(floor)), bits=(0, 2, 4, 8))
+    assert plan.costs["pruned"]["size"] == floor
+    assert all(row.width == 1 for row in plan.rows)
+
+
+def test_what_a_plan_of_bits_does_not_know_is_refused() -> None:
+    model, data = trained_net()
+    for options in ({"criterion": "l1"}, {"evaluator": "fan_in"}, {"size_of": ["onnx"]}):
+        with pytest.raises(ArgumentError, match="not decided together with"):
+            rc.plan(model, data[0][0][:1], rc.Budget(size="3kB"), bits=(0, 2, 4, 8), **options)
+    for bits in ((3,), (0,), (), "8", (0, 2, 16)):
+        with pytest.raises(ArgumentError, match=r"bits=\(0, 2, 4, 8\)"):
+            rc.plan(model, data[0][0][:1], rc.Budget(size="3kB"), bits=bits)
+
+
+def test_norms_of_a_pruned_network_are_those_of_its_rounded_weights() -> None:
+    model, data = trained_net()
+    small = rc.prune(model, data[0][0][:1], rc.Budget(size="2kB"), bits=(0, 2, 4, 8), trained=True, data=data)
+    rounded = fake_quantised(small, small.reconvene_plan.bits.by_weight).eval()
+    seen = rounded.stem[0](torch.cat([images for images, _ in data]))
+    assert torch.allclose(rounded.stem[1].running_mean, seen.mean((0, 2, 3)), atol=1e-4)
+    assert not torch.allclose(
+        small.stem[1].running_mean, small.stem[0](torch.cat([images for images, _ in data])).mean((0, 2, 3)), atol=1e-4
+    )

@@ -1,0 +1,54 @@
+"""What the documentation shows works as shown."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from reconvene.models import MODELS
+from support.paths import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
+def test_python_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, as a reader would, on a network that is quick to prune."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(MODELS, "vgg16_bn", partial(MODELS["resnet20"], width=0.25))
+    names = {"model": MODELS["vgg16_bn"](), "example_inputs": torch.randn(1, 3, 32, 32)}
+    for block in blocks(page, "python"):
+        if "mymodels" not in block:  # the reader's own module
+            exec(block.replace('"16x"', '"2x"').replace('"4x"', '"1.5x"'), names)
+
+
+def test_the_readme_shows_what_runs_printed() -> None:
+    script = ROOT / "benchmarks" / "readme.py"
+    assert subprocess.run([sys.executable, str(script), "--check"], check=False).returncode == 0
+
+
+def test_the_evidence_is_what_the_results_say() -> None:
+    script = ROOT / "benchmarks" / "evidence.py"
+    assert subprocess.run([sys.executable, str(script), "--check"], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["format_matrix", "qat"])
+def test_tables_are_what_the_results_say(name: str) -> None:
+    script = ROOT / "benchmarks" / f"{name}.py"
+    assert subprocess.run([sys.executable, str(script), "--check"], check=False).returncode == 0
