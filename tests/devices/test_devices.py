@@ -467,7 +467,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, list[int]]:
         sizes.append(sum(parameter.numel() for parameter in network.parameters()))
         return 1e-6 * sizes[-1] ** 0.5
 
-    monkeypatch.setattr(runtime_costs, "latency", inference)
+    monkeypatch.setattr(runtime_costs, "measure_latency", inference)
     return model, sizes
 
 
@@ -517,7 +517,7 @@ def test_a_profile_of_an_older_runtime_is_predicted_with_and_said_to_be_old(monk
     model = models.resolve_address("resnet20", {}).build()
     _, profile = fakes.of(model, IMAGE)
     now = {"device": profile.device, "runtime": {**profile.runtime, "version": "9.9"}, "precision": "fp32"}
-    monkeypatch.setattr(latency_cost, "conditions", lambda threads, precision: now)
+    monkeypatch.setattr(latency_cost, "measuring_conditions", lambda threads, precision: now)
     plan = rc.plan(model, IMAGE, rc.Budget(latency="2x"), "magnitude", device=profile)
     assert "has onnxruntime 9.9 now: measure it again" in plan.conditions["latency"]
 

@@ -222,7 +222,7 @@ def test_who_kills_its_workers_or_fails_costs_the_others_nothing(
 def test_an_error_nobody_foresaw_is_a_row_with_its_place_in_the_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executors, "carry_out", lambda job, work: [][0])
+    monkeypatch.setattr(executors, "execute_job", lambda job, work: [][0])
     path = fleet_file(tmp_path, "models: [resnet20]\nargs: {width: 0.25}\ndevices: {a: {params: 2x}}")
     (row,) = run_fleet(read_fleet(path), tmp_path / "out").rows
     assert row.trouble.startswith("IndexError: list index out of range (in <lambda>, ") and __file__ in row.trouble

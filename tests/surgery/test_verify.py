@@ -81,7 +81,7 @@ def test_a_difference_that_no_call_explains_is_an_error(monkeypatch: pytest.Monk
     def differ(*_: Any, **__: Any) -> Difference:
         return Difference(None, "the small network differs from the silenced one by 1.0e+00")
 
-    monkeypatch.setattr(assemble, "verify", differ)
+    monkeypatch.setattr(assemble, "verify_plan", differ)
     with pytest.raises(StructureError, match="no single call explains it"):
         rc.plan(Mirrored(), INPUTS, HALF, "random")
 
@@ -90,7 +90,7 @@ def test_verify_false_runs_neither_network(monkeypatch: pytest.MonkeyPatch) -> N
     def forbidden(*_: Any, **__: Any) -> None:
         raise AssertionError("compared")
 
-    monkeypatch.setattr(assemble, "verify", forbidden)
+    monkeypatch.setattr(assemble, "verify_plan", forbidden)
     rc.plan(Mirrored(), INPUTS, HALF, "random", verify=False)
     with pytest.raises(AssertionError, match="compared"):
         rc.plan(Mirrored(), INPUTS, HALF, "random")

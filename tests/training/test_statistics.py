@@ -62,7 +62,7 @@ def test_a_network_whose_statistics_lag_is_recalibrated_and_the_log_says_so(
     assert facts["layers"] == 3 and facts["images"] == 256 and facts["seconds"] >= 0
     assert facts["loss_after"] < facts["loss_before"] - 0.1
     assert [module.momentum for module in model.modules() if isinstance(module, nn.BatchNorm2d)] == [momentum] * 3
-    monkeypatch.setattr(run_module, "recalibrate", lambda *_, **__: None)
+    monkeypatch.setattr(run_module, "refresh_statistics", lambda *_, **__: None)
     _, without = trained(momentum, tmp_path / "b")
     assert without.evaluation.loss > result.evaluation.loss + 0.1, "what is mended is there"
 
@@ -71,7 +71,7 @@ def test_usual_networks_keep_every_byte(tmp_path: Path, monkeypatch: pytest.Monk
     """With torch's momentum of 0.1, and 48 steps in the first epoch, nothing is even measured."""
     model, result = trained(0.1, tmp_path / "a", epochs=2, images=1536)
     assert result.recalibration is None
-    monkeypatch.setattr(run_module, "recalibrate", lambda *_, **__: None)
+    monkeypatch.setattr(run_module, "refresh_statistics", lambda *_, **__: None)
     plain, _ = trained(0.1, tmp_path / "b", epochs=2, images=1536)
     for (name, one), other in zip(model.state_dict().items(), plain.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
@@ -132,7 +132,7 @@ def test_a_run_that_was_stopped_recalibrates_to_the_same_bytes(
         return done
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "recalibrate", stop)
+        patch.setattr(run_module, "refresh_statistics", stop)
         with pytest.raises(TrainingError, match="stopped"):
             trained(0.003, tmp_path / "b", epochs=4)
     again, result = trained(0.003, tmp_path / "b", epochs=4)
