@@ -258,7 +258,7 @@ def test_every_float_dtype_has_a_probe(tmp_path: Path, dtype: torch.dtype) -> No
 
 def test_the_same_seed_gives_the_same_bytes_with_any_number_of_threads(tmp_path: Path) -> None:
     code = "import sys, torch; torch.set_num_threads(int(sys.argv[2])); from reconvene import artifact\n"
-    code += f"from reconvene.models import Source; source = Source.from_dict({TINY!r})\n"
+    code += f"from reconvene.models import ModelSource; source = ModelSource.from_dict({TINY!r})\n"
     code += "artifact.save(source.build(), sys.argv[1], source=source)"
     for threads in ("1", "2"):
         where = str(tmp_path / threads)

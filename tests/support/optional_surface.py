@@ -18,7 +18,7 @@ from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parents[2] / "src" / "reconvene"
 CORE = {"filelock", "numpy", "reconvene", "rich", "safetensors", "torch", "tyro"}
-IMPORTERS = {"import_module", "needs", "imported", "_optional"}
+IMPORTERS = {"import_module", "import_extra", "import_data_extra", "imported", "_optional"}
 """Functions that import what their first argument names."""
 
 

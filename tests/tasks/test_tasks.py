@@ -151,7 +151,7 @@ def test_a_file_that_disagrees_as_the_task_sees_it_is_refused(tmp_path: Path) ->
     with torch.no_grad():
         model.head.bias += 0.2
     with pytest.raises(VerificationError, match="predicts otherwise"):
-        rc.deploy.verify(model, path, example_inputs=x, task="corner", tolerance=0.9)
+        rc.deploy.verify_export(model, path, example_inputs=x, task="corner", tolerance=0.9)
 
 
 def test_nobody_guesses_a_task() -> None:

@@ -94,8 +94,8 @@ def save(
 
     >>> import tempfile
     >>> import reconvene as rc
-    >>> from reconvene.models import example_inputs, resolve
-    >>> model, x = resolve("resnet20", {"width": 0.25}).build(), example_inputs((3, 32, 32))
+    >>> from reconvene.models import example_inputs, resolve_address
+    >>> model, x = resolve_address("resnet20", {"width": 0.25}).build(), example_inputs((3, 32, 32))
     >>> small = rc.prune(model, x, rc.Budget(params="4x"))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     rc.save(small, folder)
@@ -144,8 +144,8 @@ def load(directory: str | Path, *, allow_import: bool = False) -> nn.Module:
 
     >>> import tempfile
     >>> import reconvene as rc
-    >>> from reconvene.models import example_inputs, resolve
-    >>> model, x = resolve("resnet20", {"width": 0.25}).build(), example_inputs((3, 32, 32))
+    >>> from reconvene.models import example_inputs, resolve_address
+    >>> model, x = resolve_address("resnet20", {"width": 0.25}).build(), example_inputs((3, 32, 32))
     >>> small = rc.prune(model, x, rc.Budget(params="4x"))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     rc.save(small, folder)

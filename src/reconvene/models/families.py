@@ -97,7 +97,7 @@ def _fetched(name: str, address: str) -> str:
     if not isinstance(path, str):
         raise ModelError(
             f"{address} is a configuration on the hub that was not fetched to this machine, and building a model never "
-            f"goes there. First: reconvene inspect {address}, or reconvene.models.resolve({address!r})"
+            f"goes there. First: reconvene inspect {address}, or reconvene.models.resolve_address({address!r})"
         )
     return str(Path(path).parent)
 

@@ -72,7 +72,7 @@ def check_model(name: str, value: Any) -> nn.Module:
     if isinstance(value, nn.Module) and not isinstance(value, type):
         return value
     if isinstance(value, str):
-        remedy = f"Build it first: reconvene.models.resolve({value!r}).build(), or name it to the command line"
+        remedy = f"Build it first: reconvene.models.resolve_address({value!r}).build(), or name it to the command line"
     elif isinstance(value, type):
         remedy = f"Make an instance of it: {value.__name__}(...)"
     elif isinstance(value, Mapping):
