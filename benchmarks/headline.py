@@ -14,11 +14,13 @@ from __future__ import annotations
 import argparse
 import tempfile
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from reconvene.experiments import Experiment, ExperimentState, compare, make_experiment
 from reconvene.experiments.summary import ArmSummary, summarise
+from reconvene.utils.progress import notes_to
 from reconvene.utils.tables import text_table
 
 HERE = Path(__file__).parent
@@ -70,9 +72,8 @@ def carry_out(
         results = Path(tempfile.mkdtemp(prefix="reconvene-headline-"))
     experiment: Experiment = make_experiment(values, name=name, sources=sources)
     work = Path(tempfile.gettempdir()) / f"reconvene-{name}"
-    return compare(
-        experiment, results / f"{name}.jsonl", work, seconds=seconds, say=lambda told: print(told, flush=True)
-    )
+    with notes_to(partial(print, flush=True)):
+        return compare(experiment, results / f"{name}.jsonl", work, seconds=seconds)
 
 
 def tried(values: dict[str, Any], steps: int) -> dict[str, Any]:

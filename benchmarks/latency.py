@@ -34,6 +34,7 @@ from reconvene.planning.target import ROUND_TO, parameter_bytes, resolve_profile
 from reconvene.structure import analyse
 from reconvene.structure.pruned_sizes import settle
 from reconvene.utils.machine import machine, now
+from reconvene.utils.progress import notes_to
 
 BEGIN, END = "<!-- latency: begin -->", "<!-- latency: end -->"
 RESULTS = Path(__file__).parent / "results" / "latency.jsonl"
@@ -137,13 +138,14 @@ def budgets(name: str, values: list[str]) -> None:
     source = models.resolve_address(name, {})
     model, inputs = source.build(), models.example_inputs(source.input_shape)
     planner = Planner(model, inputs, "synflow", density=1 / 16)
-    profile = resolve_profile(planner, None, print)
+    profile = resolve_profile(planner, None)
     for asked in values:
         start = time.perf_counter()
         said: list[str] = []
         row: dict[str, Any] = {"what": "budgets", "model": name, "asked": asked}
         try:
-            plan = plan_with(planner, rc.Budget(latency=asked), say=said.append)
+            with notes_to(said.append):
+                plan = plan_with(planner, rc.Budget(latency=asked))
             limit, found = plan.limits["latency"], plan.costs["pruned"]["latency"]
             with closing(devices.Stopwatch(devices.reference(1, profile.pace))) as watch:
                 again = measure_latency(plan.apply(model), inputs, settled=watch.time)
@@ -163,7 +165,7 @@ def monotone(name: str) -> None:
     source = models.resolve_address(name, {})
     model, inputs = source.build(), models.example_inputs(source.input_shape)
     planner = Planner(model, inputs, "synflow", density=1 / 16)
-    profile = resolve_profile(planner, None, print)
+    profile = resolve_profile(planner, None)
     dense = measure_latency(model, inputs, repeats=15)
     scale = dense / devices.Predictor(planner.prepared.structure, profile).seconds(planner.prepared.structure.widths)
     step = max(ROUND_TO, profile.steps["out"])

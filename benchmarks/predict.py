@@ -13,6 +13,7 @@ import argparse
 import json
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from reconvene.experiments import compare, make_experiment
 from reconvene.experiments.results import source_commit
 from reconvene.models import example_inputs, resolve_address
 from reconvene.structure import analyse
+from reconvene.utils.progress import notes_to
 
 RESULTS = Path(__file__).parent / "results"
 SHARE = 1 / 8
@@ -67,13 +69,13 @@ def main() -> None:
                 return
             say_before(model, args, images, seed, asked.results / f"predict_scores{suffix}.jsonl")
             experiment = make_experiment(truth(model, args, epochs, images, seed))
-            found = compare(
-                experiment,
-                asked.results / f"predict{suffix}.jsonl",
-                Path(tempfile.gettempdir()) / "reconvene-predict",
-                seconds=left,
-                say=lambda t: print(t, flush=True),
-            )
+            with notes_to(partial(print, flush=True)):
+                found = compare(
+                    experiment,
+                    asked.results / f"predict{suffix}.jsonl",
+                    Path(tempfile.gettempdir()) / "reconvene-predict",
+                    seconds=left,
+                )
             print(f"{model}, seed {seed}: {len(found.records)} runs done, {found.left} left", flush=True)
 
 

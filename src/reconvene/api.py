@@ -15,11 +15,11 @@ from reconvene.evaluator import Sensitivity
 from reconvene.planning.assemble import check_finite, prunable
 from reconvene.planning.session import Data, Judge
 from reconvene.rectifier import RectifyReport
-from reconvene.rectifier.recalibrate import Progress, no_progress
 from reconvene.structure import Group, analyse
 from reconvene.structure.nesting import on_model
 from reconvene.surgery import Plan
 from reconvene.utils.arguments import check_model, check_number, check_seed, checked, instance_of, optional
+from reconvene.utils.progress import ProgressOption, listening, stage
 
 _check_plan = instance_of(
     Plan, "rc.plan(...) gives one, and small.reconvene_plan of a pruned model holds it", PlanError
@@ -60,6 +60,7 @@ def sensitivity(
     loss: Loss | None = None,
     seed: int = 0,
     density: float = 1 / 16,
+    progress: ProgressOption = None,
 ) -> Sensitivity:
     """What every group loses when it is cut: a table of group, sensitivity, prunable (PSE).
 
@@ -80,6 +81,7 @@ def sensitivity(
         loss: ``loss(output, target)``; cross entropy by default.
         seed: of everything random.
         density: the share of weights at which single numbers are given.
+        progress: as for ``plan``.
 
     Raises:
         UnknownNameError: no such criterion or evaluator (the message lists them).
@@ -95,9 +97,11 @@ def sensitivity(
     [('0', 16)]
     """
     check_finite(model)
-    structure = prunable(analyse(model, example_inputs))
-    judge = Judge(model, example_inputs, criterion, evaluator, data, loss, seed)
-    return judge.sensitivity(structure, judge.saliency(density, structure), density)
+    with listening(progress):
+        with stage("finding groups"):
+            structure = prunable(analyse(model, example_inputs))
+        judge = Judge(model, example_inputs, criterion, evaluator, data, loss, seed)
+        return judge.sensitivity(structure, judge.saliency(density, structure), density)
 
 
 @checked(small=check_model, plan=_check_plan, seed=optional(check_seed))
@@ -110,7 +114,7 @@ def rectify(
     seed: int | None = None,
     model: nn.Module | None = None,
     data: Data | None = None,
-    progress: Progress = no_progress,
+    progress: ProgressOption = None,
 ) -> RectifyReport:
     """Repair every layer that the cut touched, in place (RLR); returns the spread ratios as a table.
 
@@ -125,7 +129,7 @@ def rectify(
         model: the dense network, for ``reconstruct``; only read.
         data: for ``recalibrate`` (about 2,000 examples are read) and ``reconstruct`` (512): batches of inputs, or with
             targets, which are not read.
-        progress: called with how much is done, of how much, and what the last piece was, such as a layer.
+        progress: as for ``plan``.
 
     Raises:
         UnknownNameError: no such way.
@@ -143,7 +147,8 @@ def rectify(
     >>> [row.layer for row in report.rows]
     ['0', '2']
     """
-    return rectifier.rectify(small, plan, example_inputs, how=how, seed=seed, model=model, data=data, progress=progress)
+    with listening(progress), stage(f"rectifying by {how}"):
+        return rectifier.rectify(small, plan, example_inputs, how=how, seed=seed, model=model, data=data)
 
 
 @checked(model=check_model, density=check_number, seed=check_seed)

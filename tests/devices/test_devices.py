@@ -34,6 +34,7 @@ from reconvene.planning.pruning import plan_with
 from reconvene.planning.session import Planner
 from reconvene.planning.target import Target
 from reconvene.structure import Structure, analyse
+from reconvene.utils.progress import notes_to
 from support import device_fakes as fakes
 
 IMAGE = torch.randn(1, 3, 32, 32)
@@ -108,9 +109,11 @@ def test_a_measured_profile_survives_its_file_and_says_what_it_was_measured_on(t
 
 def test_what_this_machine_measured_once_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    first = devices.here([job()], far=1, say=said.append)
+    with notes_to(said.append):
+        first = devices.here([job()], far=1)
     before = len(said)
-    assert devices.here([job()], far=1, say=said.append).layers == first.layers
+    with notes_to(said.append):
+        assert devices.here([job()], far=1).layers == first.layers
     assert len(said) == before > 0
     monkeypatch.setattr(probe, "profile", None)  # measuring anything now would fail
     assert devices.here([job()], far=1).layers == first.layers
@@ -123,7 +126,8 @@ def test_what_cannot_be_kept_is_measured_all_the_same_or_told_before(
     for variable in ("XDG_CACHE_HOME", "XDG_DATA_HOME"):
         monkeypatch.setenv(variable, str(tmp_path / "taken"))
     said: list[str] = []
-    assert devices.here([job()], far=1, say=said.append).layers
+    with notes_to(said.append):
+        assert devices.here([job()], far=1).layers
     assert "and again the next time, since nothing can be kept in" in said[0] and "is not a folder" in said[0]
     monkeypatch.setattr(probe, "profile", None)  # measuring anything now would fail
     assert cli.main(["device", "profile", "--name", "pi4"]) == 1
@@ -289,7 +293,8 @@ def test_yardsticks_are_the_model_at_even_widths_as_files_that_run() -> None:
         weights = sum(int(np.prod(job["kernel"])) * into * out for job, into, out in convolutions)
         assert 4 * weights < len(file) < 4 * weights + 100_000
     said: list[str] = []
-    assert len(yardsticks(model, IMAGE, structure, largest=500_000, say=said.append)) == 3
+    with notes_to(said.append):
+        assert len(yardsticks(model, IMAGE, structure, largest=500_000)) == 3
     assert "1 of its widths is not timed" in said[0]
 
 
@@ -372,7 +377,8 @@ def test_a_latency_measured_on_this_machine_is_kept(tmp_path: Path) -> None:
         *(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)),
     )
     said: list[str] = []
-    plan = rc.plan(model, IMAGE, rc.Budget(latency="2x"), "magnitude", say=said.append)
+    with notes_to(said.append):
+        plan = rc.plan(model, IMAGE, rc.Budget(latency="2x"), "magnitude")
     assert plan.costs["pruned"]["latency"] <= plan.limits["latency"]
     assert plan.conditions["latency"].startswith("measured on")
     assert said[0].startswith("measuring") and "kept in" in said[0]

@@ -36,6 +36,7 @@ from reconvene.structure import analyse
 from reconvene.training import TrainConfig, train_model
 from reconvene.training.checkpoint import sha256
 from reconvene.training.run import TrainingRun as TrainingRun
+from reconvene.utils.progress import notes_to
 from support import device_fakes
 
 DATA = {"name": "digits", "spec": "digits", "limit": 128}
@@ -271,7 +272,8 @@ def test_interrupted_and_resumed_results_are_identical(tmp_path: Path, monkeypat
 def test_an_experiment_stops_in_time_and_keeps_what_it_has(tmp_path: Path) -> None:
     asked = make_experiment(experiment(epochs=50))
     said: list[str] = []
-    outcome = compare(asked, tmp_path / "r.jsonl", tmp_path / "work", seconds=0.5, say=said.append)
+    with notes_to(said.append):
+        outcome = compare(asked, tmp_path / "r.jsonl", tmp_path / "work", seconds=0.5)
     assert outcome.left == 1 and not outcome.failed and not outcome.records
     assert "to be continued" in said[0]
     assert (tmp_path / "work" / asked.runs[0].key / "run.json").exists()
@@ -286,7 +288,8 @@ def test_a_finished_experiment_does_nothing_and_a_failing_run_loses_only_itself(
     arms = [{"arm": "cut", "group": "nowhere"}, {"arm": "dense"}]
     said: list[str] = []
     asked = make_experiment(experiment(arms=arms))
-    outcome = compare(asked, tmp_path / "r.jsonl", tmp_path / "work", say=said.append)
+    with notes_to(said.append):
+        outcome = compare(asked, tmp_path / "r.jsonl", tmp_path / "work")
     assert [record["run"]["arm"] for record in outcome.records] == ["dense"]
     assert outcome.left == 1
     (trouble,) = outcome.failed.values()
@@ -294,7 +297,8 @@ def test_a_finished_experiment_does_nothing_and_a_failing_run_loses_only_itself(
     assert len(said) == 2 and "left" in said[0]
     before = (tmp_path / "r.jsonl").read_bytes()
     done = make_experiment(experiment(arms=[{"arm": "dense"}]))
-    assert compare(done, tmp_path / "r.jsonl", tmp_path / "work", say=said.append).left == 0
+    with notes_to(said.append):
+        assert compare(done, tmp_path / "r.jsonl", tmp_path / "work").left == 0
     assert (tmp_path / "r.jsonl").read_bytes() == before and len(said) == 2
 
 

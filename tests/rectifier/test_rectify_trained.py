@@ -16,6 +16,7 @@ from reconvene.rectifier.least_squares import fit_weights
 from reconvene.structure import analyse
 from reconvene.structure.replay import replay
 from reconvene.surgery import make_plan
+from reconvene.utils.progress import listening
 
 
 def cut(net: nn.Module, x: Tensor, keep: dict[str, list[int]]):
@@ -75,7 +76,8 @@ def test_statistics_are_the_plain_mean_over_batches():
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     data = [images(16, 3, 8, 8, seed=s) for s in range(4)]
     seen: list[tuple[int, int]] = []
-    names = recalibrate(net, data, progress=lambda done, total, _: seen.append((done, total)))
+    with listening(lambda done, total, _: seen.append((done, total))):
+        names = recalibrate(net, data)
     with torch.no_grad():
         outputs = [net[0](batch) for batch in data]
     assert names == ["1"] and seen[-1] == (64, 2000)
@@ -120,7 +122,7 @@ def test_what_left_is_read_from_what_stays():
         small, plan, x, "reconstruct", model=net, data=data, progress=lambda done, total, name: layers.append(name)
     )
     torch.testing.assert_close(small(test), want, atol=2e-3, rtol=2e-3)
-    assert layers[:3] == ["3", "6", "9"]
+    assert [name for name in layers if name in net._modules][:3] == ["3", "6", "9"]
     actions = {row.layer: row.action for row in report.rows}
     assert all(actions[name].startswith("reconstructed") for name in ("3", "6", "9"))
     assert actions["0"] == "kept" and actions["1"] == actions["4"] == "norm recalibrated"

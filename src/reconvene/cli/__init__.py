@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 from reconvene._version import __version__
 from reconvene.errors import ReconveneError, suggestion
 from reconvene.utils.plugins import load_plugins
+from reconvene.utils.progress import is_first_process, listened_by, listening
+from reconvene.utils.progress_display import Display
 
 if TYPE_CHECKING:
     from reconvene.cli.command import Answer, Command
@@ -119,9 +121,18 @@ def library_warnings(*, shown: bool) -> Iterator[None]:
         yield
 
 
-def is_first() -> bool:
-    """Whether this process speaks: under torchrun only the first one does."""
-    return int(os.environ.get("RANK", "0")) == 0
+@contextlib.contextmanager
+def shown_progress(name: str) -> Iterator[Any]:
+    """Show what is at work on stderr, and keep a line for every step that is done; yields a stream for others.
+
+    Under torchrun only the first process shows anything.
+    """
+    if not is_first_process():
+        with listening(False):
+            yield sys.stderr
+        return
+    with Display(f"reconvene {name}", keep=True) as display, listened_by(display):
+        yield display.output
 
 
 def overview() -> str:
@@ -189,10 +200,14 @@ def _carry_out(name: str, tokens: list[str]) -> int:
         if not 0 <= command.seed < 2**63:
             raise UsageError(f"--seed {command.seed} is not a whole number from 0 to 2^63 - 1")
         # Exporters and the like print as they please: stdout is for the answer alone.
-        with contextlib.redirect_stdout(sys.stderr), library_warnings(shown=debug):
+        with shown_progress(name) as output, contextlib.redirect_stdout(output), library_warnings(shown=debug):
             answer = command.run()
-        if is_first():
+        if is_first_process():
             _print(answer, as_json=command.json)
+            if answer.trouble:
+                print(f"reconvene {name}: {answer.trouble}", file=sys.stderr)
+        if answer.trouble:
+            return 1
     except UsageError as error:
         print(f"reconvene {name}: {error}", file=sys.stderr)
         return 2

@@ -37,7 +37,6 @@ class BenchCommand(Int8Options, Importing, Command):
             raise UsageError("--runtimes names one at least, and --batch, --threads and --repeats are 1 at least")
         int8 = self.int8()
         from reconvene import artifact
-        from reconvene.cli.progress import steps
         from reconvene.data import load_data
         from reconvene.deploy import installed
         from reconvene.workflow import bench, report
@@ -48,18 +47,19 @@ class BenchCommand(Int8Options, Importing, Command):
             self.directory,
             runtimes=installed() if runtimes == ["installed"] else runtimes,
             int8=None if self.data is None else int8,
-            dataset=None if self.data is None else load_data(self.data, task=task, input_shape=shape, progress=True),
+            dataset=None if self.data is None else load_data(self.data, task=task, input_shape=shape),
             batch=self.batch,
             threads=self.threads,
             repeats=self.repeats,
             input_shape=self.input,
             seed=self.seed,
             allow_import=self.allow_import,
-            steps=steps,
         )
         text, answer = [str(result)], {"artifact": str(self.directory), **result.to_dict()}
         if artifact.read_plan(self.directory) is not None:  # a dense network has nothing to be set beside
             page = report(self.directory)
             text.append(f"report: {page}")
             answer["report"] = str(page)
-        return Answer("\n".join(text), answer)
+        failed = [name for name in result.left_out if " " not in name]
+        trouble = f"not timed: {', '.join(failed)}. Why is said below the table" if failed else ""
+        return Answer("\n".join(text), answer, trouble)

@@ -27,10 +27,14 @@ class UsageError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command has to say: as text for a person, as plain JSON types for a program."""
+    """What a command has to say: as text for a person, as plain JSON types for a program.
+
+    ``trouble``: why part of it could not be done. It is said after the rest, and the exit code is 1.
+    """
 
     text: str
     data: dict[str, Any]
+    trouble: str = ""
 
 
 def _read_shape(tokens: list[str]) -> tuple[int, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -57,7 +56,6 @@ class CompareCommand(Command):
             self.out / "unfinished",
             seconds=self.seconds,
             only=self.only,
-            say=lambda line: print(line, file=sys.stderr, flush=True),
         )
         lines = summarise(outcome.records)
         written = write_pages(lines, self.out)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
+from reconvene.utils.progress import note
+
 if TYPE_CHECKING:
     from reconvene.data import Dataset
     from reconvene.models import ModelSource
@@ -33,7 +35,7 @@ class DataOptions:
         from reconvene.data import load_data
 
         task = self.task or recorded_task(directory)
-        return load_data(self.data or DIGITS, task=task, input_shape=input_shape, limit=self.limit, progress=True)
+        return load_data(self.data or DIGITS, task=task, input_shape=input_shape, limit=self.limit)
 
     def image_shape(self, given: tuple[int, ...] | None, source: ModelSource) -> tuple[int, ...] | None:
         """What images become for a model: the given shape, else the usual one of the task, else the model's."""
@@ -43,7 +45,6 @@ class DataOptions:
 
     def examples(self) -> int | None:
         """Training images of an epoch; None where counting them takes a download, or an extra that is not installed."""
-        from reconvene.cli.progress import say
         from reconvene.data import count_images
         from reconvene.errors import MissingExtraError
 
@@ -52,7 +53,7 @@ class DataOptions:
         except MissingExtraError:
             return None
         if images is None:
-            say(f"no folder {self.data} here: taken for an id on the hub, and not looked up now")
+            note(f"no folder {self.data} here: taken for an id on the hub, and not looked up now")
         return images
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,6 +11,7 @@ from tyro.conf import Positional, arg
 from reconvene.cli.command import Answer, Command, ModelOptions, UsageError
 from reconvene.errors import DeviceError
 from reconvene.utils.files import unwritable
+from reconvene.utils.progress import stage
 
 if TYPE_CHECKING:
     from reconvene.devices.on_device.sessions import NetworkSpec
@@ -59,10 +59,9 @@ class DeviceCommand(ModelOptions, Command):
             if path is not None and (why := unwritable(path)):
                 raise DeviceError(f"{path} cannot be written: {why}")
         from reconvene import devices
-        from reconvene.cli.progress import say, steps
 
-        with steps("exporting the model at even widths" if self.model else "listing layers", False):
-            jobs, far_bytes, networks = self._jobs(say)
+        with stage("exporting the model at even widths" if self.model else "listing layers"):
+            jobs, far_bytes, networks = self._jobs()
         options: dict[str, Any] = {"threads": self.threads, "precision": self.precision, "far": far_bytes}
         if self.bundle is not None:
             bundle_path = devices.write_probe_bundle(self.bundle, jobs, networks=networks, **options)
@@ -71,14 +70,12 @@ class DeviceCommand(ModelOptions, Command):
             data = {"bundle": str(bundle_path), "layers": len(jobs), "networks": len(networks)}
             return Answer(f"{bundle_path}: {contents}. {then}", data)
         profile_path = self.output or named_folder() / f"{self.name}.json"
-        with steps(f"measuring {len(jobs)} layers", False):
-            profile = devices.measure_device(
-                jobs, networks=networks, name=self.name or profile_path.stem, say=say, **options
-            )
+        with stage(f"measuring {len(jobs)} layers"):
+            profile = devices.measure_device(jobs, networks=networks, name=self.name or profile_path.stem, **options)
         devices.save_profile(profile, profile_path)
         return Answer(f"{profile}\nprofile: {profile_path}", {"profile": str(profile_path), **profile.to_dict()})
 
-    def _jobs(self, say: Callable[[str], None]) -> tuple[list[dict[str, Any]], int, list[NetworkSpec]]:
+    def _jobs(self) -> tuple[list[dict[str, Any]], int, list[NetworkSpec]]:
         """Layers, bytes of weights, and whole networks."""
         from reconvene import devices
         from reconvene.models import example_inputs
@@ -93,7 +90,7 @@ class DeviceCommand(ModelOptions, Command):
         model = source.build(allow_import=self.allow_import)
         inputs = example_inputs(source.input_shape, seed=self.seed)
         structure = analyse(model, inputs, trial=False)
-        networks = yardsticks(model, inputs, structure, precision=self.precision, say=say)
+        networks = yardsticks(model, inputs, structure, precision=self.precision)
         return devices.jobs(devices.sites(structure)), parameter_bytes(model), networks
 
 

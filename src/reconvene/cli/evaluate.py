@@ -20,7 +20,6 @@ class EvaluateCommand(DataOptions, Importing, Command):
     def run(self) -> Answer:
         """Evaluate, keep, and renew the report where there is one."""
         from reconvene import artifact
-        from reconvene.cli.progress import steps
         from reconvene.training.assess import compare_text
         from reconvene.workflow import evaluate, report
         from reconvene.workflow.prune import REPORT
@@ -32,7 +31,6 @@ class EvaluateCommand(DataOptions, Importing, Command):
             corruptions=self.corruptions,
             seed=self.seed,
             allow_import=self.allow_import,
-            steps=steps,
         )
         if (self.directory / REPORT).exists():
             report(self.directory)

@@ -62,13 +62,12 @@ class ExportCommand(LimitOptions, Importing, Command):
         form = self._form()
         int8 = self.int8()
         from reconvene import artifact
-        from reconvene.cli.progress import steps
         from reconvene.data import load_data
         from reconvene.workflow import export_artifact
 
         shape = self.input or artifact.Artifact.open(self.directory).source.input_shape
         task = recorded_task(self.directory)
-        dataset = None if self.data is None else load_data(self.data, task=task, input_shape=shape, progress=True)
+        dataset = None if self.data is None else load_data(self.data, task=task, input_shape=shape)
         by_variant = export_artifact(
             self.directory,
             formats=formats,
@@ -79,7 +78,6 @@ class ExportCommand(LimitOptions, Importing, Command):
             input_shape=self.input,
             seed=self.seed,
             allow_import=self.allow_import,
-            steps=steps,
         )
         return self._answer(by_variant, dataset)
 
@@ -111,12 +109,8 @@ class ExportCommand(LimitOptions, Importing, Command):
         text += [f"warning: {name}: {doubt}: agreement with it says little" for name, doubt in warnings.items()]
         answer: dict[str, Any] = {"artifact": str(self.directory), "exports": rows, "warnings": warnings}
         if self.bundle is not None:
-            from reconvene.cli.progress import steps
-
             artifact_exports = list(by_variant.values())[-1]  # the artifact's own model comes after the dense one
-            bundled = bundle(
-                self.directory, self.bundle, exports=artifact_exports, dataset=dataset, seed=self.seed, steps=steps
-            )
+            bundled = bundle(self.directory, self.bundle, exports=artifact_exports, dataset=dataset, seed=self.seed)
             text.append(str(bundled))
             answer["bundle"] = bundled.to_dict()
         return Answer("\n".join(text), answer)

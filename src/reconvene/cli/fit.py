@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 from reconvene.cli.command import Answer, Command, LimitsOptions, ModelOptions, UsageError
 from reconvene.cli.data_options import DataOptions
 from reconvene.cli.prune_options import CriterionOptions
+from reconvene.utils.progress import note
 
 
 @dataclass(kw_only=True)
@@ -31,7 +32,6 @@ class FitCommand(LimitsOptions, DataOptions, CriterionOptions, ModelOptions, Com
         if self.round_to is not None and self.round_to < 1:
             raise UsageError("--round-to is 1 at least")
         budget = self.budget()
-        from reconvene.cli.progress import say
         from reconvene.devices import HERE, find
         from reconvene.errors import FleetError
         from reconvene.fleet import rank
@@ -52,9 +52,8 @@ class FitCommand(LimitsOptions, DataOptions, CriterionOptions, ModelOptions, Com
             examples=self.examples(),
             seed=self.seed,
             allow_import=self.allow_import,
-            say=say,
         )
         if all(candidate.trouble for candidate in ranking.candidates):
-            say(str(ranking))
+            note(str(ranking))
             raise FleetError(f"none of {', '.join(names)} can be cut to {budget} for {self.device}")
         return Answer(str(ranking), ranking.to_dict())

@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from reconvene.cli.command import Answer, Command, Importing, UsageError
 from reconvene.errors import FleetError
+from reconvene.utils.progress import note
 
 
 @dataclass(kw_only=True)
@@ -35,7 +36,6 @@ class FleetCommand(Importing, Command):
             raise UsageError("the seed of a fleet is in its file: seed: 7")
         if self.ray == "":
             raise UsageError("--ray needs an address: HOST:PORT, or auto for the cluster of this machine")
-        from reconvene.cli.progress import say
         from reconvene.fleet import read_fleet, run_fleet, write_page
 
         fleet = read_fleet(self.file)
@@ -45,11 +45,10 @@ class FleetCommand(Importing, Command):
             workers=self.workers or 1,
             ray=self.ray,
             allow_import=self.allow_import,
-            say=say,
         )
         pages = write_page(result)
         if failed := [row for row in result.rows if row.trouble and row.limits]:  # planned, and then not made
-            say(str(result))
+            note(str(result))
             raise FleetError(
                 f"{len(failed)} artifacts could not be made, that of {failed[0].device} among them: "
                 f"{failed[0].trouble.rstrip('.')}. What was made is kept; the same command tries the others again"

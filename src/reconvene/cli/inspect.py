@@ -10,6 +10,7 @@ from tyro.conf import arg
 from reconvene.cli.command import Answer, Command, ModelAddress, ModelOptions
 from reconvene.cli.data_options import DataOptions
 from reconvene.cli.prune_options import CriterionOptions
+from reconvene.utils.progress import stage
 
 
 @dataclass(kw_only=True)
@@ -24,20 +25,19 @@ class InspectCommand(DataOptions, CriterionOptions, ModelOptions, Command):
     def run(self) -> Answer:
         """Groups and sensitivity, without changing or saving anything."""
         from reconvene import api
-        from reconvene.cli.progress import steps
         from reconvene.evaluator.evaluators import usual_evaluator
         from reconvene.models import example_inputs
         from reconvene.workflow.prune import Samples
 
         source = self.source(self.model, seed=self.seed)
         assert source.input_shape is not None, "resolve() fills it in"
-        with steps(f"building {source.address}", False):
+        with stage(f"building {source.address}"):
             model = source.build(allow_import=self.allow_import)
         inputs = example_inputs(source.input_shape, seed=self.seed)
         data = Samples(lambda: self.dataset(source.input_shape), seed=self.seed)
         evaluator = self.evaluator or usual_evaluator(self.criterion)
         by = f"{evaluator} of {self.criterion}" if self.criterion else evaluator
-        with steps(f"finding groups and their sensitivity by {by}", False):
+        with stage(f"finding groups and their sensitivity by {by}"):
             sensitivities = api.sensitivity(
                 model,
                 inputs,

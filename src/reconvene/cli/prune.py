@@ -38,7 +38,6 @@ class PruneCommand(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Comma
         budget = self.budget()
         self._check_weights()
         from reconvene import artifact
-        from reconvene.cli.progress import bars, say, steps
         from reconvene.costs import text_of
         from reconvene.tasks import task_named
         from reconvene.utils.tables import Cell, smaller, text_table
@@ -51,23 +50,19 @@ class PruneCommand(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Comma
         if self.trained:
             criterion, rectify = ("taylor", "reconstruct") if with_data else ("group_l2", "keep")
             defaults = {"trained": True, "criterion": criterion, "rectify": rectify}
-        with bars() as progress:
-            plan = prune(
-                source,
-                self.output,
-                budget=budget,
-                pruning=self.pruning(self.seed, **defaults, **self.target_options),
-                data=(lambda: self.dataset(source.input_shape, base)) if with_data else None,
-                task=task_named(self.task or recorded_task(base)),
-                base=base,
-                weights=self.weights,
-                examples=self.examples() if with_data else None,
-                overwrite=self.overwrite,
-                allow_import=self.allow_import,
-                steps=steps,
-                say=say,
-                progress=progress,
-            )
+        plan = prune(
+            source,
+            self.output,
+            budget=budget,
+            pruning=self.pruning(self.seed, **defaults, **self.target_options),
+            data=(lambda: self.dataset(source.input_shape, base)) if with_data else None,
+            task=task_named(self.task or recorded_task(base)),
+            base=base,
+            weights=self.weights,
+            examples=self.examples() if with_data else None,
+            overwrite=self.overwrite,
+            allow_import=self.allow_import,
+        )
         widths: list[list[Cell]] = [[row.name, row.dense, row.width, row.loss, row.why] for row in plan.rows]
         dense, pruned = plan.costs["dense"], plan.costs["pruned"]
         costs: list[list[Cell]] = [

@@ -46,7 +46,6 @@ class RunCommand(LimitOptions, BudgetOptions, TrainOptions, PruneOptions, DataOp
         """The whole way."""
         int8 = self.int8()
         budget = self.budget(default=EXAMPLE_BUDGET)
-        from reconvene.cli.progress import say, steps
         from reconvene.workflow import run
 
         source = self.source(self.model, seed=self.seed)
@@ -66,7 +65,5 @@ class RunCommand(LimitOptions, BudgetOptions, TrainOptions, PruneOptions, DataOp
             resume=not self.no_resume,
             allow_import=self.allow_import,
             command=shlex.join(["reconvene", *sys.argv[1:]]),
-            steps=steps,
-            say=say,
         )
         return Answer(str(outcome), outcome.to_dict())

@@ -32,7 +32,6 @@ class TrainCommand(TrainOptions, DataOptions, ModelOptions, Command):
 
     def run(self) -> Answer:
         """Load, train, keep."""
-        from reconvene.cli.progress import steps
         from reconvene.workflow import train, train_quantised
 
         folder, dataset = self._artifact()
@@ -41,7 +40,6 @@ class TrainCommand(TrainOptions, DataOptions, ModelOptions, Command):
             "again": self.again,
             "resume": not self.no_resume,
             "allow_import": self.allow_import,
-            "steps": steps,
         }
         if self.qat:
             config, epochs = self.quantised_recipe()

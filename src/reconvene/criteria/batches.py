@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from reconvene.errors import CriterionError, ReconveneError
 from reconvene.structure.inputs import map_tensors, tensors_in
+from reconvene.utils.progress import track
 
 EXPECTED = "data= takes an iterable of (inputs, target) batches: a DataLoader, a list, a generator"
 
@@ -60,7 +61,8 @@ class Batches:
         torch.manual_seed(self._seed)
         batches = samples = 0
         classes: set[int] = set()
-        for batch in self._data:
+        total = len(self._data) if isinstance(self._data, Sized) else None
+        for batch in track(self._data, "batches of data", total=total):
             inputs, target = map_tensors(lambda tensor: _plain(tensor).to(self._device), self._parts(batch, batches))
             batches += 1
             samples += samples_in(inputs, target)

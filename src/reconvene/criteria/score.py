@@ -18,6 +18,7 @@ from reconvene.criteria.registry import criterion as lookup
 from reconvene.criteria.topk import kept, schedule
 from reconvene.criteria.weights import Layout
 from reconvene.structure.nesting import on_model
+from reconvene.utils.progress import track
 
 LEVELS = 24  # of a criterion whose scores do not change on the way down
 FEWEST_ROUNDS = 12
@@ -145,7 +146,7 @@ def _thinned(
     if density == 1.0:
         return
     if rounds > 1:
-        yield from rounds_of(scorer, layout, density, rounds, layerwise)
+        yield from track(rounds_of(scorer, layout, density, rounds, layerwise), "rounds", total=rounds)
         return
     scores = scorer.scores(None)
     for target in schedule(density, LEVELS):

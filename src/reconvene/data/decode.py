@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reconvene.data.dataset import Split
-from reconvene.data.progress import track
 from reconvene.data.source import Rows, import_data_extra
 from reconvene.errors import DataError
 from reconvene.tasks import Targets
+from reconvene.utils.progress import track
 from reconvene.utils.resources import require_memory
 
 if TYPE_CHECKING:
@@ -30,9 +30,7 @@ def own_shape(rows: Rows) -> tuple[int, int, int]:
     return _MODES[picture.mode], picture.height, picture.width
 
 
-def decode_split(
-    rows: Rows, targets: Targets, shape: tuple[int, int, int], name: str, *, fit: bool, progress: bool
-) -> Split:
+def decode_split(rows: Rows, targets: Targets, shape: tuple[int, int, int], name: str, *, fit: bool) -> Split:
     """All images of a split as ``shape`` ``(C, H, W)``, with their targets.
 
     ``fit``: pictures of other sizes are scaled until they cover the frame (bilinear, maps by the nearest pixel) and
@@ -45,7 +43,7 @@ def decode_split(
     pixels = np.empty((len(rows), height, width, channels), dtype=np.uint8)
     maps = np.empty((len(rows), height, width) if targets is Targets.MAPS else 0, dtype=np.int32)
     pictures = np.empty(pixels.shape if targets is Targets.PICTURES else 0, dtype=np.uint8)
-    for i in track(range(len(rows)), f"decoding {name}", total=len(rows), enabled=progress):
+    for i in track(range(len(rows)), f"decoding {name}", total=len(rows)):
         picture = _image(rows, i)
         size = (picture.height, picture.width)
         if size != (height, width) and not fit:

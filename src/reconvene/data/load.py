@@ -35,7 +35,6 @@ def load_data(
     limit: int | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
-    progress: bool = False,
 ) -> Dataset:
     """Load images with targets for a task, decoded once into tensors; images are uint8 ``[N, C, H, W]``.
 
@@ -78,9 +77,7 @@ def load_data(
     target_shape = source.shape if input_shape is None else (input_shape[0], input_shape[1], input_shape[2])
     shape = own_shape(train) if target_shape is None else target_shape
     fit = target_shape is not None
-    splits = [
-        decode_split(rows, task.targets, shape, source.name, fit=fit, progress=progress) for rows in (train, test)
-    ]
+    splits = [decode_split(rows, task.targets, shape, source.name, fit=fit) for rows in (train, test)]
     classes = source.classes
     if task.targets is Targets.MAPS:
         classes, splits = (OBJECTS, splits) if task.numbered else coded_maps(splits, source.name)

@@ -21,9 +21,10 @@ from reconvene.deploy.results import BenchResult, BenchRow
 from reconvene.deploy.runtimes.base import Runtime, Session
 from reconvene.deploy.runtimes.registry import runtime_named
 from reconvene.deploy.writing import write_model
-from reconvene.errors import ExportError, ModelError, UnknownNameError
+from reconvene.errors import ExportError, ModelError, ReconveneError, UnknownNameError
 from reconvene.training.quantising import Range
 from reconvene.utils.machine import machine, now
+from reconvene.utils.progress import note, stage, track
 
 # A visit to a variant is repeated until it takes about this long: a clock's own cost must not show.
 VISIT_SECONDS = 2e-3
@@ -65,7 +66,7 @@ def time_variants(
     the thread (``time.thread_time``), to which waiting adds nothing; with more it is wall time, since the processor
     time of other threads cannot be told apart. int8 needs ``evidence.calibration``; where it is too far from float32
     it is timed all the same, and its agreement tells. Eager has no int8. A float32 file that cannot be made is an
-    error; an int8 file that cannot be made is left out, with the reason.
+    error where no other runtime has one; else that runtime is left out, as an int8 file is, with the reason.
 
     Raises UnknownNameError, MissingExtraError, ModelError, DataError, ExportError.
     """
@@ -81,9 +82,21 @@ def time_variants(
     inputs = own_inputs(first, example_inputs, seed=seed) if isinstance(first, nn.Module) else example_inputs
     rows: list[BenchRow] = []
     left_out: dict[str, str] = {}
-    for runtime in chosen:
+    failure: ReconveneError | None = None
+    for runtime in track(chosen, "runtimes", total=len(chosen)):
         entries = _Entries(runtime, inputs, precisions, evidence, left_out)
-        rows += _rows(entries, variants, threads=threads, repeats=repeats, seed=seed)
+        try:
+            with stage(runtime.name, summary=False):
+                timed = _rows(entries, variants, threads=threads, repeats=repeats, seed=seed)
+        except (ExportError, ModelError) as error:
+            failure = failure or error
+            left_out[runtime.name] = str(error)
+            note(f"{runtime.name}: not timed: {error}")
+            continue
+        rows += timed
+        note(f"{runtime.name}: {', '.join(map(_in_brief, timed))}")
+    if not rows and failure is not None:
+        raise failure
     return BenchResult(
         rows=tuple(rows),
         baseline=next(iter(variants)),
@@ -239,6 +252,12 @@ def _rows(
     ]
 
 
+def _in_brief(row: BenchRow) -> str:
+    """One row in a few words, for whoever waits for the others."""
+    precision = "" if row.precision == "fp32" else f" {row.precision}"
+    return f"{row.variant}{precision} {row.median * 1e3:.3f} ms"
+
+
 def _rounds(
     calls: Sequence[Callable[[], object]], *, repeats: int, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -246,7 +265,7 @@ def _rounds(
     loops = [_loops(call) for call in calls]
     thread, wall = np.zeros((repeats, len(calls))), np.zeros((repeats, len(calls)))
     generator = np.random.default_rng(seed)
-    for round_ in range(repeats):
+    for round_ in track(range(repeats), "rounds", total=repeats):
         for i in generator.permutation(len(calls)):
             call = calls[i]
             call()  # brings the weights back into the cache that the others have just used

@@ -22,6 +22,7 @@ from reconvene.deploy.verification import verify_export as verify_file
 from reconvene.deploy.writing import write_file
 from reconvene.errors import ExportError, ModelError, ReconveneError, VerificationError
 from reconvene.structure.inputs import map_tensors
+from reconvene.utils.progress import stage
 
 LENGTHEN: tuple[Callable[[str, int], int], ...] = (
     lambda axis, size: size + {"height": 32, "width": 64}[axis],
@@ -111,7 +112,8 @@ def _verified_int8(export: Export, settings: Quantisation, written: Written, che
     try:
         result.check()
     except VerificationError as error:
-        hint = _advice(export, settings, written, result, compare)
+        with stage("looking for layers to keep in float32", summary=False):
+            hint = _advice(export, settings, written, result, compare)
         raise VerificationError(f"{error}. {hint}") from error
     return result
 

@@ -27,6 +27,7 @@ from reconvene.structure.capture import settle_state
 from reconvene.tasks import task_named
 from reconvene.training.quantising import Range
 from reconvene.utils.arguments import check_model, check_path, check_seed, checked
+from reconvene.utils.progress import ProgressOption, listening, stage
 
 _PLAN = "plan"
 """What an export is quantised as whose bits the plan of the network decides."""
@@ -55,6 +56,7 @@ def export(
     data: Iterable[Any] | None = None,
     tolerance: float | None = None,
     seed: int = 0,
+    progress: ProgressOption = None,
 ) -> Exported:
     """Export any model to ``directory/name.<format>``, and verify what was written before it takes that name.
 
@@ -85,6 +87,7 @@ def export(
             the calibration data.
         tolerance: largest error of a float32 or float16 file, as a share of the largest output; by default the
             runtime's own, 1e-4, and 1e-2 in float16.
+        progress: as for ``rc.plan``.
 
     Raises UnknownNameError (format, precision, layer, option), MissingExtraError, ModelError when the model does not
     run on the inputs, DataError for calibration data that does not fit, ExportError when it cannot be exported, written
@@ -127,11 +130,13 @@ def export(
     try:
         directory.mkdir(parents=True, exist_ok=True)
         # Written beside its destination and moved when complete: a crash or Ctrl-C leaves nothing half-written there.
-        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=directory) as folder:
-            written = work.write(Path(folder) / f"{stem}{runtime.suffix}", settings)
+        with listening(progress), tempfile.TemporaryDirectory(prefix=f".{name}-", dir=directory) as folder:
+            with stage(f"writing {stem}{runtime.suffix}", summary=False):
+                written = work.write(Path(folder) / f"{stem}{runtime.suffix}", settings)
             seconds = time.perf_counter() - start
             if verify:
-                checked, notes = verified(work, written, CheckOptions(data, limits, task, tolerance, seed))
+                with stage(f"verifying {stem}{runtime.suffix}", summary=False):
+                    checked, notes = verified(work, written, CheckOptions(data, limits, task, tolerance, seed))
             files = _moved(written, directory)
     except OSError as error:
         raise ExportError(f"could not write the export into {directory}: {error.strerror or error}") from error

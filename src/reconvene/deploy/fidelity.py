@@ -18,6 +18,7 @@ from reconvene.deploy.runtimes.registry import runtime_named, runtime_of
 from reconvene.errors import ModelError, VerificationError
 from reconvene.tasks import DEFAULT, Task, Witnesses, judge, task_named
 from reconvene.utils.numbers import distinct
+from reconvene.utils.progress import track
 from reconvene.utils.tables import text_table
 
 _BATCH = 32
@@ -220,7 +221,7 @@ def _outputs(model: nn.Module, session: Session, pool: Any, total: int) -> tuple
     plain: list[dict[str, Tensor]] = []
     noisy: list[list[Tensor]] = []
     with in_inference(model):
-        for start in range(0, total, size):
+        for start in track(range(0, total, size), "comparing with PyTorch", total=-(-total // size)):
             batch = take_samples(pool, start, size if session.batch is not None else min(size, total - start))
             plain.append({name: _rows(value.detach().cpu()) for name, value in outputs_of(model, batch).items()})
             noisy.append([_rows(value) for value in session.run(batch).values()])

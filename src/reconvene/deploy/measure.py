@@ -15,6 +15,7 @@ from reconvene.deploy.benchmark import measure_latency as time_in_runtime
 from reconvene.structure import analyse
 from reconvene.structure.nesting import on_model
 from reconvene.utils.arguments import check_model, checked
+from reconvene.utils.progress import ProgressOption, listening, stage
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,16 @@ class Measurement:
 
 @checked(model=check_model)
 @on_model
-def measure(model: nn.Module, example_inputs: Any, *, latency: bool = True) -> Measurement:
+def measure(
+    model: nn.Module, example_inputs: Any, *, latency: bool = True, progress: ProgressOption = None
+) -> Measurement:
     """Measure a model, dense or pruned, on inputs of this shape.
 
     Args:
         model: any module; it is only read.
         example_inputs: a tensor, a tuple or list of positional arguments, or a mapping of keyword arguments.
         latency: whether to export it and time it in ONNX Runtime (some seconds, needs the ``onnx`` extra).
+        progress: as for ``rc.plan``.
 
     Raises:
         ModelError: the model does not run on these inputs.
@@ -82,7 +86,12 @@ def measure(model: nn.Module, example_inputs: Any, *, latency: bool = True) -> M
     >>> costs.params, costs.macs, costs.peak_memory
     (1608, 250560, 25088)
     """
-    costs = CostModel(analyse(model, example_inputs, trial=False)).dense
-    size = len(encode(model.state_dict())[0])
-    seconds = time_in_runtime(model, example_inputs) if latency else None
+    with listening(progress):
+        with stage("counting", summary=False):
+            costs = CostModel(analyse(model, example_inputs, trial=False)).dense
+            size = len(encode(model.state_dict())[0])
+        seconds = None
+        if latency:
+            with stage("timing in ONNX Runtime", summary=False):
+                seconds = time_in_runtime(model, example_inputs)
     return Measurement(int(costs["params"]), int(costs["macs"]), int(costs["peak_memory"]), size, seconds)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reconvene.utils.tables import text_table
+from reconvene.utils.tables import faster, text_table
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class BenchResult:
 
     ``clock`` is ``thread`` (processor time of the one thread) or ``wall``; times are seconds for ``batch`` samples.
     The baseline of a runtime is the first variant in float32. ``data`` says what agreement and accuracy are from;
-    ``left_out`` says, by ``runtime variant precision``, why something asked for has no row.
+    ``left_out`` says, by ``runtime variant precision`` or by a whole ``runtime``, why something has no row.
     """
 
     rows: tuple[BenchRow, ...]
@@ -91,7 +91,7 @@ class BenchResult:
         header += ["bytes", "agreement", "accuracy"]
         rows = []
         for row in self.rows:
-            ratio, spread = f"{row.speedup:.2f}x", f"{row.speedup_quarter:.2f} - {row.speedup_three_quarters:.2f}"
+            ratio, spread = faster(row.speedup), f"{row.speedup_quarter:.2f} - {row.speedup_three_quarters:.2f}"
             if row.variant == self.baseline and row.precision == "fp32":
                 ratio, spread = "1", ""
             around = f"{row.quarter * 1e3:.3f} - {row.three_quarters * 1e3:.3f}"
@@ -102,7 +102,14 @@ class BenchResult:
         # a column of nothing but dashes tells nothing
         shown = [i for i in range(len(header)) if i < 8 or any(row[i] != "-" for row in rows)]
         cells = [[row[i] for i in shown] for row in rows]
-        missing = [f"left out: {entry}: {reason}" for entry, reason in self.left_out.items()]
+        clock = {
+            "thread": "thread ms: processor time of the one thread; waiting for other programs adds nothing to it",
+            "wall": "wall ms: time as a clock on the wall tells it",
+        }
+        missing = [
+            *(f"left out: {entry}: {reason}" for entry, reason in self.left_out.items()),
+            *([clock[self.clock]] if self.clock in clock else []),
+        ]
         names = [header[i] for i in shown]
         return text_table(names, cells, right=range(3, len(names)), foot=[*missing, self._conditions()])
 

@@ -28,6 +28,7 @@ from reconvene.deploy.runtimes.base import Session
 from reconvene.deploy.runtimes.registry import runtime_named, runtime_of
 from reconvene.errors import ModelError, VerificationError
 from reconvene.tasks import Task, Witnesses, judge, task_named
+from reconvene.utils.progress import track
 from reconvene.utils.tables import text_table
 
 # Two scores closer than this share of the largest output are a tie: float32 does not order them.
@@ -74,7 +75,8 @@ def verify_export(
             session, chosen.name, named, tie=tolerance / 10, rows={s: BatchComparison(s) for s in sizes}
         )
         # every batch size is tried, on repeated samples if there are few
-        for start, size in _cuts(sizes, max(batch_size(pool), sum(sizes))):
+        cuts = list(_cuts(sizes, max(batch_size(pool), sum(sizes))))
+        for start, size in track(cuts, "comparing with PyTorch", total=len(cuts)):
             labels = None if targets is None else take_samples(targets, start, size)
             comparison.compare(model, take_samples(pool, start, size), labels, size)
     unchanging = tuple(name for name, first in comparison.constant.items() if first is not None)

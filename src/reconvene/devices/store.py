@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,10 @@ from reconvene.devices.profile import Profile
 from reconvene.devices.runtime_layers import layer_key
 from reconvene.errors import DeviceError, MissingExtraError, UnknownNameError
 from reconvene.utils.files import unwritable
+from reconvene.utils.progress import note, stage
 
-Say = Callable[[str], None]
 HERE = "here"
 """The device that stands for this machine, measured as needed."""
-
-
-def silent(line: str) -> None:
-    """Tell nobody."""
 
 
 def named_folder() -> Path:
@@ -63,14 +59,13 @@ def measure_device(
     far: int = 64 << 20,
     networks: Sequence[NetworkSpec] = (),
     name: str = "",
-    say: Say = silent,
 ) -> Profile:
     """Measure layers, and whole networks of them (``yardsticks``), on this machine now.
 
     Raises MissingExtraError, DeviceError.
     """
     options: dict[str, Any] = {"threads": threads, "precision": precision, "network_bytes": far, "networks": networks}
-    return Profile.from_dict({**_probed(jobs, **options, report=say), "name": name})
+    return Profile.from_dict({**_probed(jobs, **options), "name": name})
 
 
 def here(
@@ -79,7 +74,6 @@ def here(
     threads: int = 1,
     precision: str = "fp32",
     far: int = 64 << 20,
-    say: Say = silent,
 ) -> Profile:
     """The profile of this machine for these layers: what is in the cache, and what is not measured now and added.
 
@@ -94,8 +88,8 @@ def here(
         return cached
     lost = unwritable(path)
     kept = f"kept in {path}" if not lost else f"and again the next time, since nothing can be kept in {path}: {lost}"
-    say(f"measuring {len(missing)} layers on this machine, {kept}")
-    measured = _probed(missing, threads=threads, precision=precision, network_bytes=far, report=silent, cached=cached)
+    note(f"measuring {len(missing)} layers on this machine, {kept}")
+    measured = _probed(missing, threads=threads, precision=precision, network_bytes=far, cached=cached)
     layers = {**layer_by_key, **{layer_key(layer): layer for layer in measured["layers"]}}
     joint_timings = [*(cached.whole if cached else []), *measured["whole"]]
     profile = Profile.from_dict(
@@ -144,7 +138,6 @@ def _probed(
     precision: str,
     network_bytes: int,
     networks: Sequence[NetworkSpec] = (),
-    report: Say,
     cached: Profile | None = None,
 ) -> dict[str, Any]:
     measuring_conditions(threads, precision)
@@ -152,15 +145,16 @@ def _probed(
     if cached is not None:
         basis = {"steps": cached.steps, "memory": cached.memory, "overhead": cached.overhead, "pace": cached.pace}
     try:
-        return probe.profile(
-            jobs,
-            threads=threads,
-            precision=precision,
-            network_bytes=network_bytes,
-            networks=networks,
-            report=report,
-            earlier=basis,
-        )
+        with stage("measuring layers", len(jobs) + 1, summary=False) as work:
+            return probe.profile(
+                jobs,
+                threads=threads,
+                precision=precision,
+                network_bytes=network_bytes,
+                networks=networks,
+                report=lambda done, total, layer: work.move_to(done, detail=layer),
+                earlier=basis,
+            )
     except _runtime_errors() as error:
         raise DeviceError(f"ONNX Runtime does not run a layer that was to be measured: {error}") from error
 

@@ -21,6 +21,7 @@ from reconvene.evaluator.curves import isotonic
 from reconvene.evaluator.evidence import Evidence
 from reconvene.structure.groups import Group
 from reconvene.utils.arrays import Floats
+from reconvene.utils.progress import track
 
 if TYPE_CHECKING:
     from reconvene.criteria.base import Objective
@@ -48,7 +49,9 @@ def ablation_losses(evidence: Evidence) -> list[Floats]:
     scores = evidence.scored.scores
     return [
         _curve(group, score, scores, objective, dense_value)
-        for group, score in zip(evidence.groups, evidence.channel_scores, strict=True)
+        for group, score in track(
+            zip(evidence.groups, evidence.channel_scores, strict=True), "groups", total=len(evidence.groups)
+        )
     ]
 
 

@@ -19,12 +19,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from reconvene.devices.store import Say
 from reconvene.errors import ExperimentError
 from reconvene.experiments.config import Experiment, Run
 from reconvene.experiments.results import Record, append_result, of_keys, read_results
 from reconvene.experiments.worker import ERROR, LOCK, RESULT, RUN
 from reconvene.utils.files import write_atomic
+from reconvene.utils.progress import ProgressOption, listening, note, stage, track
+from reconvene.utils.progress_display import duration
 
 _PATIENCE = 15.0  # seconds for a run that was asked to stop
 
@@ -48,14 +49,14 @@ def compare(
     *,
     seconds: float | None = None,
     only: Sequence[str] = (),
-    say: Say = lambda line: None,
+    progress: ProgressOption = None,
 ) -> ExperimentState:
     """Do every run of ``experiment`` that ``results`` (JSON lines) does not hold yet; ``work`` is for unfinished ones.
 
     Args:
         seconds: stop after so long, in the middle of a run if need be; the next call goes on from its checkpoint.
         only: words of which one at least must occur in the description of a run; all runs by default.
-        say: told of every run as it ends, with an estimate of the rest.
+        progress: as for ``rc.plan``; every run that ends is a note.
 
     Raises:
         ExperimentError: the file of results is damaged; ``only`` fits no run; another call is at work in ``work``.
@@ -63,8 +64,8 @@ def compare(
     selected = select_runs(experiment, only)
     work.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(work / LOCK, timeout=0):
-            outcome = _compare(experiment, selected, results, work, seconds, say)
+        with FileLock(work / LOCK, timeout=0), listening(progress):
+            outcome = _compare(experiment, selected, results, work, seconds)
         _remove_if_empty(work)
         return outcome
     except Timeout as error:
@@ -92,19 +93,20 @@ def select_runs(experiment: Experiment, only: Sequence[str]) -> list[Run]:
 
 
 def _compare(
-    experiment: Experiment, selected: list[Run], results: Path, work: Path, seconds: float | None, say: Say
+    experiment: Experiment, selected: list[Run], results: Path, work: Path, seconds: float | None
 ) -> ExperimentState:
     finished_keys = {record["key"] for record in read_results(results)}
     todo = [run for run in selected if run.key not in finished_keys]
     deadline = None if seconds is None else time.monotonic() + seconds
     failed: dict[str, str] = {}
     took: list[float] = []
-    for number, run in enumerate(todo, start=1):
+    for number, run in track(enumerate(todo, start=1), "runs", total=len(todo)):
         if deadline is not None and time.monotonic() >= deadline:
             break
         start = time.monotonic()
         folder = work / run.key
-        trouble = _one(run, experiment.sources[run.data], folder, deadline)
+        with stage(str(run), summary=False):
+            trouble = _one(run, experiment.sources[run.data], folder, deadline)
         took.append(time.monotonic() - start)
         if trouble is None and (folder / RESULT).exists():
             record = json.loads((folder / RESULT).read_text(encoding="utf-8"))
@@ -112,13 +114,13 @@ def _compare(
             shutil.rmtree(folder)
             outcome = f"{record['accuracy']:.2%}"
         elif trouble is None:
-            say(f"[{number}/{len(todo)}] {run}: stopped, to be continued")
+            note(f"[{number}/{len(todo)}] {run}: stopped, to be continued")
             break
         else:
             failed[run.key] = trouble
             outcome = f"failed: {trouble}"
         remaining_seconds = sum(took) / len(took) * (len(todo) - number)
-        say(f"[{number}/{len(todo)}] {run}: {outcome}, {took[-1]:.0f} s; about {_spoken(remaining_seconds)} left")
+        note(f"[{number}/{len(todo)}] {run}: {outcome}, {took[-1]:.0f} s; about {duration(remaining_seconds)} left")
     records = read_results(results)
     left = len(selected) - len(of_keys(records, [run.key for run in selected]))
     return ExperimentState(tuple(of_keys(records, [run.key for run in experiment.runs])), failed, left)
@@ -160,9 +162,3 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _spoken(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

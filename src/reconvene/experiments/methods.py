@@ -9,7 +9,6 @@ from typing import Any
 
 from reconvene import criteria
 from reconvene.costs import listed_costs, read_budget
-from reconvene.devices.store import silent
 from reconvene.errors import BudgetError, UnknownNameError
 from reconvene.experiments import baselines, search, torch_pruning
 from reconvene.experiments.context import PreparedRun, Setting, apply_plan
@@ -49,7 +48,7 @@ def ours(setting: Setting) -> PreparedRun:
     evaluator = str(setting.options["evaluator"])
     planner = Planner(setting.model, setting.inputs, criterion, data, setting.seed, evaluator=evaluator)
     costs = setting.costs or listed_costs()
-    plan = plan_within(planner, setting.asked, costs, round_to=setting.round_to, refine=False, say=silent)
+    plan = plan_within(planner, setting.asked, costs, round_to=setting.round_to, refine=False)
     return apply_plan(setting, plan, rectify=str(setting.options["rectify"]))
 
 

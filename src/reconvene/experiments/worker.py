@@ -60,9 +60,7 @@ def execute_run(run: Run, folder: Path, *, data: str) -> Record:
     prepared = arm_named(run.arm).prepare(setting)
     search_cpu = time.process_time() - began
     costs = measure(dense if prepared.masked else prepared.model, setting.inputs, latency=False)
-    result = train_model(
-        prepared.model, dataset, epochs=prepared.epochs, directory=folder / "train", config=config, progress=True
-    )
+    result = train_model(prepared.model, dataset, epochs=prepared.epochs, directory=folder / "train", config=config)
     model = take_off(prepared.model)
     kept = sum(int(p.count_nonzero()) for p in model.parameters()) if prepared.masked else costs.params
     dense_costs = measure(dense, setting.inputs, latency=False)
@@ -128,7 +126,7 @@ def _costs_on_device(run: Run, model: nn.Module, inputs: torch.Tensor) -> dict[s
 
     On this machine layers are measured when they are first met, and kept.
     """
-    profile = resolve_profile(Planner(model, inputs, seed=run.seed), run.device, lambda line: print(line, flush=True))
+    profile = resolve_profile(Planner(model, inputs, seed=run.seed), run.device)
     return {**listed_costs(), "latency": DeviceLatency(profile)}
 
 

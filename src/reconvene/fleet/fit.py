@@ -14,6 +14,7 @@ from reconvene.models import ModelSource, example_inputs
 from reconvene.planning.pruning import plan_with
 from reconvene.planning.session import Data, Planner
 from reconvene.planning.target import Target
+from reconvene.utils.progress import track
 from reconvene.utils.tables import Cell, text_table
 
 
@@ -63,7 +64,6 @@ def rank(
     examples: int | None = None,
     seed: int = 0,
     allow_import: bool = False,
-    say: Callable[[str], None] = lambda line: None,
 ) -> Ranking:
     """Cut every architecture to ``budget`` on a device, and rank them by what they are predicted to lose.
 
@@ -78,14 +78,14 @@ def rank(
     device = target.device or HERE
     target = replace(target, device=device if isinstance(device, Profile) or device == HERE else find(device))
     cuts = []
-    for source in sources:
+    for source in track(sources, "cutting architectures", total=len(sources)):
         assert source.input_shape is not None, "resolve() fills it in"
         model = source.build(allow_import=allow_import)
         inputs = example_inputs(source.input_shape, seed=seed)
         samples = None if data is None else data(source)
         planner = Planner(model, inputs, criterion, samples, seed, evaluator=evaluator)
         try:
-            plan = plan_with(planner, budget, round_to=round_to, target=target, say=say)
+            plan = plan_with(planner, budget, round_to=round_to, target=target)
         except (BudgetError, DeviceError, StructureError) as error:
             cuts.append(Cut(model=source.address, trouble=str(error)))
             continue

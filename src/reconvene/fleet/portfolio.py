@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from reconvene.planning.pruning import plan_with
 from reconvene.planning.session import Planner
 from reconvene.surgery import Plan
 from reconvene.utils.files import unwritable, write_atomic
+from reconvene.utils.progress import ProgressOption, listening, note, track
 from reconvene.workflow.prune import Samples
 
 # At which share of the weights every architecture is scored, once for all budgets.
@@ -41,7 +42,7 @@ def run_fleet(
     workers: int = 1,
     ray: str | None = None,
     allow_import: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    progress: ProgressOption = None,
 ) -> Result:
     """Make an artifact for every device of a fleet, and only those that are not there yet.
 
@@ -52,7 +53,7 @@ def run_fleet(
     Args:
         workers: processes on this machine.
         ray: address of a Ray cluster to work on instead.
-        say: told what was done.
+        progress: as for ``rc.plan``.
 
     Raises UnknownNameError, FleetError, MissingExtraError, ModelError.
     """
@@ -61,15 +62,13 @@ def run_fleet(
         raise FleetError(f"cannot write to {folder}: {why}")
     if ray is not None:  # before any planning: it may not be there
         join_ray(ray)
-    with _alone(folder):
-        return _build_artifacts(fleet, folder, workers, ray, allow_import, say)
+    with listening(progress), _alone(folder):
+        return _build_artifacts(fleet, folder, workers, ray, allow_import)
 
 
-def _build_artifacts(
-    fleet: Fleet, folder: Path, workers: int, ray: str | None, allow_import: bool, say: Callable[[str], None]
-) -> Result:
+def _build_artifacts(fleet: Fleet, folder: Path, workers: int, ray: str | None, allow_import: bool) -> Result:
     examples = _examples(fleet)
-    planned = [entry for model in fleet.models for entry in _plans(fleet, model, folder, examples, allow_import, say)]
+    planned = [entry for model in fleet.models for entry in _plans(fleet, model, folder, examples, allow_import)]
     if not planned:
         raise FleetError("no device takes any of these models: look at 'models' of the devices")
     missing = [entry.job for entry in planned if entry.job is not None]
@@ -80,13 +79,13 @@ def _build_artifacts(
         if missing:
             work.mkdir(parents=True, exist_ok=True)
             outcomes = on_ray(missing) if ray else in_processes(missing, str(work), workers=workers)
-        for job, files in outcomes:
+        for job, files in track(outcomes, "making artifacts", total=len(missing)):
             if isinstance(files, str):
                 trouble[job["place"]] = files
             else:
                 _land(files, folder / job["place"], job["key"])
                 shutil.rmtree(work / job["key"], ignore_errors=True)
-            say(f"{job['place']}: {files if isinstance(files, str) else 'done'}")
+            note(f"{job['place']}: {files if isinstance(files, str) else 'done'}")
         if not trouble:  # else the next call goes on from the checkpoints in it
             shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
@@ -144,9 +143,7 @@ def _examples(fleet: Fleet) -> int | None:
         return None
 
 
-def _plans(
-    fleet: Fleet, model: str, folder: Path, examples: int | None, allow_import: bool, say: Callable[[str], None]
-) -> list[_Planned]:
+def _plans(fleet: Fleet, model: str, folder: Path, examples: int | None, allow_import: bool) -> list[_Planned]:
     devices = [device for device in fleet.devices if not device.models or model in device.models]
     if not devices:
         return []
@@ -155,7 +152,7 @@ def _plans(
     shared |= {"source": source.to_dict(), "allow_import": allow_import}
     planner: Planner | None = None
     result = []
-    for device in devices:
+    for device in track(devices, f"planning {model}", total=len(devices)):
         options = {**shared, "export": list(device.export), "precision": device.precision}
         relative_path = f"{device.name}/{model.replace(':', '-').replace('/', '-')}"
         key = job_key({**options, **_request(fleet, device), "examples": examples, "place": relative_path})
@@ -164,7 +161,7 @@ def _plans(
             continue
         try:
             planner = planner or planner_of(fleet, source, allow_import=allow_import)
-            plan = plan_with(planner, device.budget, round_to=device.round_to, target=device.target, say=say)
+            plan = plan_with(planner, device.budget, round_to=device.round_to, target=device.target)
         except MissingExtraError:  # which others need too
             raise
         except ReconveneError as error:
@@ -174,7 +171,7 @@ def _plans(
         plan.examples = examples
         job = {**options, "plan": plan.to_dict(), "key": key, "place": relative_path}
         result.append(_Planned(device, model, relative_path, key, plan, job))
-    say(f"{model}: {sum(entry.plan is not None for entry in result)} of {len(devices)} budgets can be kept")
+    note(f"{model}: {sum(entry.plan is not None for entry in result)} of {len(devices)} budgets can be kept")
     return result
 
 

@@ -27,6 +27,7 @@ from reconvene.structure.replay import pin_site, replay
 from reconvene.surgery import Plan, PlanRow, make_plan
 from reconvene.surgery.ranges import to_text
 from reconvene.surgery.verify import verify_plan
+from reconvene.utils.progress import stage
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,21 @@ class Choice:
     plan_fields: dict[str, Any]
 
 
+_AT_WORK = {
+    "structure": "finding groups",
+    "saliency": "scoring",
+    "sensitivity": "judging groups",
+    "allocation": "choosing widths",
+    "replay": "trying the widths",
+    "spread": "measuring activations",
+    "plan": "writing the plan",
+    "verify": "comparing with the silenced network",
+    "profile": "looking at the device",
+    "surgery": "cutting",
+    "rectify": "rectifying",
+    "measure": "measuring",
+}
+"""What steps of planning are called while they are at work."""
 Choose = Callable[[Structure, CostModel, dict[str, float]], Choice]
 """From structure and costs to a choice; it adds the seconds of its own steps to the timings."""
 
@@ -214,9 +230,10 @@ def _rows(allocation: Allocation, curves: Sensitivity, keep: Keep) -> list[PlanR
 
 @contextmanager
 def timed(timings: dict[str, float], step: str) -> Iterator[None]:
-    """Add the seconds that the block takes to those of ``step``."""
+    """Add the seconds that the block takes to those of ``step``, and say that it is at work."""
     start = time.perf_counter()
     try:
-        yield
+        with stage(_AT_WORK.get(step, step), summary=False):
+            yield
     finally:
         timings[step] = timings.get(step, 0.0) + time.perf_counter() - start

@@ -28,6 +28,7 @@ from reconvene.planning.session import Data
 from reconvene.quantiser import noise_ratio, quantise
 from reconvene.structure import Structure
 from reconvene.utils.arrays import Floats
+from reconvene.utils.progress import track
 
 _EXAMPLES = 256
 """Examples of the data that are looked at, each in a backward pass of its own."""
@@ -68,7 +69,8 @@ def losses_on_data(
     squares = {name: torch.zeros_like(roles.parameters[name]) for name in decided}
     removal = [np.zeros(group.width) for group in structure.prunable]
     examples: Iterable[Any] = islice(single_examples(batches), _EXAMPLES)
-    for gradients in gradients_of(subject, roles, gates.parameters | set(decided), examples, "bits"):
+    scored = gradients_of(subject, roles, gates.parameters | set(decided), examples, "bits")
+    for gradients in track(scored, "gradients of examples", total=None):
         for name, square in squares.items():
             square += gradients[name].square()
         products = {name: roles.parameters[name] * gradients[name] for name in gates.parameters}

@@ -22,12 +22,12 @@ from reconvene.deploy.runtimes.registry import format_named
 from reconvene.deploy.writing import write_model
 from reconvene.devices.on_device.sessions import NetworkSpec
 from reconvene.devices.runtime_layers import layer_key
-from reconvene.devices.store import Say, silent
 from reconvene.errors import ReconveneError, StructureError
 from reconvene.structure import Structure
 from reconvene.structure.pruned_sizes import settle
 from reconvene.structure.replay import replay
 from reconvene.surgery import make_plan
+from reconvene.utils.progress import note
 
 _SHARES = (1.0, 0.5, 0.25, 0.125, 0.0625)
 _ROUND_TO = 8
@@ -42,11 +42,10 @@ def yardsticks(
     *,
     precision: str = "fp32",
     largest: float = MOST_BYTES,
-    say: Say = silent,
 ) -> list[NetworkSpec]:
     """The model at even widths: layers and ONNX file of each, those of ``largest`` bytes at most.
 
-    Layers are ``(number in devices.jobs(devices.sites(structure)), in, out)``. ``say`` is told what was left out.
+    Layers are ``(number in devices.jobs(devices.sites(structure)), in, out)``. A note says what was left out.
     """
     sites = devices.sites(structure)
     number = {layer_key(job): count for count, job in enumerate(devices.jobs(sites))}
@@ -56,10 +55,10 @@ def yardsticks(
         try:
             file = _file(model, example_inputs, structure, widths, precision)
         except ReconveneError as error:
-            say(f"the network at {share:g} of its widths is not timed: {error}")
+            note(f"the network at {share:g} of its widths is not timed: {error}")
             continue
         if len(file) > largest:
-            say(f"the network at {share:g} of its widths is not timed: its file has {len(file):,} bytes")
+            note(f"the network at {share:g} of its widths is not timed: its file has {len(file):,} bytes")
             continue
         ends = zip(sites, *channels.at(widths), strict=True)
         networks.append(([[number[site.key], int(into), int(out)] for site, into, out in ends], file))

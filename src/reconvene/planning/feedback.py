@@ -15,11 +15,11 @@ from torch import nn
 from reconvene import rectifier
 from reconvene.costs import COSTS, Budget, Cost, read_budget
 from reconvene.costs.model import CostModel
-from reconvene.devices.store import Say
 from reconvene.errors import BudgetError
 from reconvene.planning.assemble import timed
 from reconvene.planning.session import Planner
 from reconvene.surgery import Plan
+from reconvene.utils.progress import note, stage
 
 # Networks that are measured at most.
 ATTEMPTS = 8
@@ -27,9 +27,7 @@ ATTEMPTS = 8
 _CLOSE = 0.995
 
 
-def plan_within(
-    planner: Planner, budget: Budget, costs: Mapping[str, Cost], *, round_to: int, refine: bool, say: Say
-) -> Plan:
+def plan_within(planner: Planner, budget: Budget, costs: Mapping[str, Cost], *, round_to: int, refine: bool) -> Plan:
     """The plan that keeps a budget, by measurement where a cost of the budget needs one; the widest that was tried.
 
     Args:
@@ -38,12 +36,11 @@ def plan_within(
         costs: the cost that answers to each name, those of the budget at least.
         round_to: as for ``rc.plan``.
         refine: whether steps may become finer where ``round_to`` leaves much of the budget unused.
-        say: called with a line on each measurement.
 
     Raises:
         BudgetError: the budget cannot be kept; ``floor`` has measured amounts where networks were measured.
     """
-    search = _Search(planner, budget, costs, round_to, refine, say)
+    search = _Search(planner, budget, costs, round_to, refine)
     plan = search.best_plan() if search.aims else search.plan()
     model = search.cost_model()
     for name, cost in costs.items():
@@ -128,9 +125,8 @@ class _Search:
         costs: Mapping[str, Cost],
         round_to: int,
         refine: bool,
-        say: Say,
     ) -> None:
-        self._planner, self._budget, self._costs, self._say = planner, budget, costs, say
+        self._planner, self._budget, self._costs = planner, budget, costs
         self._round_to, self._refine = round_to, refine
         self._measured: dict[tuple[int, ...], dict[str, float]] = {}
         self._seconds: dict[str, float] = {}
@@ -190,8 +186,8 @@ class _Search:
         predicted = model.evaluate(name, widths)
         dense = model.exact(name, widths)
         if cost.measured and not cost.dense_is_exact:
-            self._say(f"measuring the {cost.label.lower()} of the dense network")
-            with timed(self._seconds, "measure"):
+            label = f"measuring the {cost.label.lower()} of the dense network"
+            with timed(self._seconds, "measure"), stage(label):
                 dense = self._measure(cost, planner.model)
         return _Aim(cost, read_budget(name, self._budget.asked[name]).of(dense), dense, predicted)
 
@@ -211,7 +207,10 @@ class _Search:
         for name, aim in self.aims.items():
             if name not in values:
                 if aim.cost.measured:
-                    with timed(self._seconds, "measure"):
+                    with (
+                        timed(self._seconds, "measure"),
+                        stage(f"measuring the {aim.cost.label.lower()} of a candidate"),
+                    ):
                         small = plan.apply(self._planner.model) if small is None else small
                         if aim.cost.depends_on_values and not healthy:
                             self._make_healthy(small, plan)
@@ -220,7 +219,7 @@ class _Search:
                 else:
                     values[name] = self.cost_model().exact(name, plan.widths)
                 unit = aim.cost.unit
-                self._say(f"{name}: {unit.phrase(values[name])} of at most {unit.phrase(aim.limit)}")
+                note(f"{name}: {unit.phrase(values[name])} of at most {unit.phrase(aim.limit)}")
             if not aim.keeps(values[name]):
                 break
         return {name: values[name] for name in self.aims if name in values}

@@ -11,7 +11,6 @@ from torch import nn
 
 from reconvene.costs import Budget
 from reconvene.criteria.base import Loss
-from reconvene.devices.store import Say, silent
 from reconvene.planning.arguments import PLAN_CHECKS
 from reconvene.planning.bits import check_bits
 from reconvene.planning.limits import LayerLimits
@@ -19,10 +18,9 @@ from reconvene.planning.options import Options
 from reconvene.planning.pruning import plan_by, prune_by
 from reconvene.planning.session import Data
 from reconvene.planning.target import DeviceLike, Target
-from reconvene.rectifier.recalibrate import Progress
-from reconvene.rectifier.recalibrate import no_progress as quiet_progress
 from reconvene.surgery import Plan
 from reconvene.utils.arguments import checked
+from reconvene.utils.progress import ProgressOption, listening
 
 
 @checked(**PLAN_CHECKS)
@@ -48,7 +46,7 @@ def plan(
     bits: Sequence[int] | None = None,
     examples: int | None = None,
     verify: bool = True,
-    say: Say = silent,
+    progress: ProgressOption = None,
 ) -> Plan:
     """Choose which channels stay so that every budget is kept.
 
@@ -95,7 +93,8 @@ def plan(
         verify: whether the plan ends with a comparison of the small network and the silenced one (``Plan.mask``) on
             the example inputs. A difference pins the call that causes it and plans again. Not possible for a model on
             meta, which the plan notes.
-        say: called with a line on what takes time.
+        progress: how progress is shown: by default a line on a terminal and in a notebook; ``False`` for nothing,
+            ``True`` for lines in a log, too, or a function of how much is done, of how much, and what is at work.
 
     Raises:
         BudgetError: the budget cannot be kept; the message and ``error.floor`` say what could, and what ``keep`` and
@@ -129,7 +128,8 @@ def plan(
         examples=examples,
         verify=verify,
     )
-    return plan_by(model, example_inputs, budget, options, say=say)
+    with listening(progress):
+        return plan_by(model, example_inputs, budget, options)
 
 
 @checked(**PLAN_CHECKS)
@@ -156,11 +156,11 @@ def prune(
     bits: Sequence[int] | None = None,
     examples: int | None = None,
     verify: bool = True,
-    progress: Progress = quiet_progress,
+    progress: ProgressOption = None,
 ) -> nn.Module:
     """Plan, apply and rectify in one call; the result is a new module and carries ``reconvene_plan``.
 
-    Args and errors as for ``plan``. ``rectify``: a way of ``rc.rectify``, which ``progress`` is for. By default
+    Args and errors as for ``plan``. ``rectify``: a way of ``rc.rectify``. By default
     ``reinit``, which draws weights anew; of a ``trained`` network ``reconstruct`` with data, and ``keep`` without. A
     network that looks trained gets a warning where nothing says whether its weights are to be kept.
 
@@ -187,4 +187,5 @@ def prune(
         examples=examples,
         verify=verify,
     )
-    return prune_by(model, example_inputs, budget, options, rectify=rectify, progress=progress).model
+    with listening(progress):
+        return prune_by(model, example_inputs, budget, options, rectify=rectify).model

@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader
 
 from reconvene import rectifier
 from reconvene.costs import Budget
-from reconvene.devices.store import Say, silent
 from reconvene.planning.assemble import timed
 from reconvene.planning.bits import fit_norms, plan_bits
 from reconvene.planning.feedback import plan_within
@@ -20,8 +19,6 @@ from reconvene.planning.options import Options
 from reconvene.planning.session import Data, Planner
 from reconvene.planning.target import Target
 from reconvene.rectifier import RectifyReport
-from reconvene.rectifier.recalibrate import Progress
-from reconvene.rectifier.recalibrate import no_progress as quiet_progress
 from reconvene.structure.nesting import on_model
 from reconvene.structure.restore import exclusive
 from reconvene.surgery import Plan
@@ -38,13 +35,13 @@ class Pruned(NamedTuple):
 
 
 @on_model
-def plan_by(model: nn.Module, example_inputs: Any, budget: Budget, options: Options, *, say: Say = silent) -> Plan:
+def plan_by(model: nn.Module, example_inputs: Any, budget: Budget, options: Options) -> Plan:
     """``plan`` with its options as one object."""
     if options.bits is not None:
         chosen_plan = plan_bits(model, example_inputs, budget, options, options.bits)
     else:
         planner = options.planner(model, example_inputs)
-        chosen_plan = plan_with(planner, budget, round_to=options.round_to, target=options.target, say=say)
+        chosen_plan = plan_with(planner, budget, round_to=options.round_to, target=options.target)
     chosen_plan.examples = _epoch(options.data) if options.examples is None else options.examples
     return chosen_plan
 
@@ -56,15 +53,13 @@ def prune_by(
     options: Options,
     *,
     rectify: str | None = None,
-    say: Say = silent,
-    progress: Progress = quiet_progress,
 ) -> Pruned:
     """``prune`` with its options as one object."""
     if isinstance(options.data, Iterator):
         options = replace(options, data=list(options.data))  # the criterion reads it, and then the rectifier
     how = options.usual_way if rectify is None else rectify
     note = _on_weights(model, options, how, asked=rectify is not None)
-    chosen_plan = plan_by(model, example_inputs, budget, options, say=say)
+    chosen_plan = plan_by(model, example_inputs, budget, options)
     chosen_plan.notes += [note] if note else []
     with timed(chosen_plan.timings, "surgery"):
         small = chosen_plan.apply(model)
@@ -77,7 +72,6 @@ def prune_by(
             seed=options.seed,
             model=model,
             data=options.data,
-            progress=progress,
         )
     if chosen_plan.bits is not None and options.data is not None and how in ("recalibrate", "reconstruct"):
         with timed(chosen_plan.timings, "rectify"):
@@ -123,17 +117,16 @@ def plan_with(
     *,
     round_to: int | None = None,
     target: Target = Target(),  # noqa: B008  # frozen
-    say: Say = silent,
 ) -> Plan:
     """``plan`` for one of many budgets of a model."""
     timings: dict[str, float] = {}
     with ExitStack() as stack:
         with timed(timings, "profile"):
-            answers = stack.enter_context(target.costs(planner, budget, say))
+            answers = stack.enter_context(target.costs(planner, budget))
         # A step that was asked for, or is a device's own, is kept.
         refine = round_to is None and answers.refine
         step = answers.round_to if round_to is None else round_to
-        chosen_plan = plan_within(planner, budget, answers.costs, round_to=step, refine=refine, say=say)
+        chosen_plan = plan_within(planner, budget, answers.costs, round_to=step, refine=refine)
     chosen_plan.timings = {**timings, **chosen_plan.timings}
     return chosen_plan
 

@@ -29,6 +29,7 @@ from reconvene.surgery import Plan, PlanRow, make_plan
 from reconvene.surgery.ranges import to_text
 from reconvene.surgery.verify import relative_error
 from reconvene.utils.norms import is_norm
+from reconvene.utils.progress import ProgressOption, listening, stage
 
 AVERAGE = 0.9
 """How much of the moving averages of activity and of gradients stays in a step."""
@@ -54,6 +55,7 @@ def prune_and_regrow(
     loss: Callable[[Any, Any], Tensor] | None = None,
     regrow: float = 0.1,
     seed: int = 0,
+    progress: ProgressOption = None,
 ) -> nn.Module:
     """Train a copy of a network while channels leave it and some come back, and cut what is left out.
 
@@ -75,6 +77,7 @@ def prune_and_regrow(
         loss: ``loss(output, target)``; cross entropy by default.
         regrow: share of a group's living channels that are exchanged at the first update; it falls to zero.
         seed: of the random state in training. The caller's random state is as before afterwards.
+        progress: as for ``rc.plan``.
 
     Returns:
         the smaller, trained network in eval mode, with its plan as ``reconvene_plan``.
@@ -94,7 +97,7 @@ def prune_and_regrow(
     True
     """
     batches = list(train) if iter(train) is train else train
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), listening(progress):
         torch.manual_seed(seed)
         growth = Regrowth(model, example_inputs, budget, regrow=regrow, seed=seed)
         network = growth.network.train()
@@ -105,19 +108,21 @@ def prune_and_regrow(
             network.parameters(), lr, momentum, weight_decay=weight_decay, nesterov=momentum > 0
         )
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
-        done = 0
-        for _ in range(epochs):
-            for inputs, target in batches:
-                clear_state(network)
-                value = (loss or F.cross_entropy)(call(network, inputs), target)
-                if not torch.isfinite(value.detach()):
-                    raise TrainingError(f"the loss became {float(value.detach())} at step {done}. Try a smaller lr")
-                optimizer.zero_grad()
-                value.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                schedule.step()
-                done += 1
-                growth.step(done / total)
+        with stage("pruning and regrowing", total, summary=False) as work:
+            for _ in range(epochs):
+                for inputs, target in batches:
+                    clear_state(network)
+                    value = (loss or F.cross_entropy)(call(network, inputs), target)
+                    if not torch.isfinite(value.detach()):
+                        raise TrainingError(
+                            f"the loss became {float(value.detach())} at step {work.done}. Try a smaller lr"
+                        )
+                    optimizer.zero_grad()
+                    value.backward()  # type: ignore[no-untyped-call]
+                    optimizer.step()
+                    schedule.step()
+                    work.advance(detail=f"loss {float(value.detach()):.3f}")
+                    growth.step(work.done / total)
         return growth.cut()
 
 

@@ -15,7 +15,6 @@ from torch import nn
 from reconvene.costs import Budget
 from reconvene.costs.registry import cost_named
 from reconvene.criteria.base import Loss
-from reconvene.devices.store import Say, silent
 from reconvene.errors import PlanError
 from reconvene.planning.arguments import PLAN_CHECKS, check_steps
 from reconvene.planning.limits import LayerLimits
@@ -23,13 +22,12 @@ from reconvene.planning.options import Options
 from reconvene.planning.pruning import plan_by, prune_by
 from reconvene.planning.session import Data
 from reconvene.planning.target import DeviceLike, Target
-from reconvene.rectifier.recalibrate import Progress
-from reconvene.rectifier.recalibrate import no_progress as quiet_progress
 from reconvene.structure import Slot, analyse
 from reconvene.structure.replay import replay
 from reconvene.surgery import Plan, PlanRow, make_plan
 from reconvene.surgery.ranges import from_text, to_text
 from reconvene.utils.arguments import checked
+from reconvene.utils.progress import ProgressOption, listening, stage
 
 _Train = Callable[[nn.Module, int], Any]
 """The user's own fine-tuning, in place: of the network after a step, and the number of the step, from 1."""
@@ -59,8 +57,7 @@ def prune_iteratively(
     target: str | Path | None = None,
     examples: int | None = None,
     verify: bool = True,
-    say: Say = silent,
-    progress: Progress = quiet_progress,
+    progress: ProgressOption = None,
 ) -> nn.Module:
     """Prune a trained network in ``steps``, each cut followed by a repair and by the user's own fine-tuning.
 
@@ -109,12 +106,15 @@ def prune_iteratively(
         examples=examples,
         verify=verify,
     )
-    schedule = Schedule.of(model, example_inputs, budget, options, steps, say=say)
-    network: nn.Module = model
-    for number in range(1, steps + 1):
-        network = schedule.cut(network, number, rectify=rectify, say=say, progress=progress)
-        if train is not None:
-            train(network, number)
+    with listening(progress), stage("pruning in steps", steps) as work:
+        schedule = Schedule.of(model, example_inputs, budget, options, steps)
+        network: nn.Module = model
+        for number in range(1, steps + 1):
+            network = schedule.cut(network, number, rectify=rectify)
+            if train is not None:
+                with stage("tuning"):
+                    train(network, number)
+            work.advance()
     return network
 
 
@@ -130,13 +130,9 @@ class Schedule:
     goal: Plan
 
     @classmethod
-    def of(
-        cls, model: nn.Module, example_inputs: Any, budget: Budget, options: Options, steps: int, *, say: Say = silent
-    ) -> Schedule:
+    def of(cls, model: nn.Module, example_inputs: Any, budget: Budget, options: Options, steps: int) -> Schedule:
         """The schedule of a budget. Raises BudgetError where it cannot be kept."""
-        return cls(
-            model, example_inputs, budget, options, steps, plan_by(model, example_inputs, budget, options, say=say)
-        )
+        return cls(model, example_inputs, budget, options, steps, plan_by(model, example_inputs, budget, options))
 
     def budget_of(self, step: int) -> Budget:
         """What step ``step`` keeps, in absolute amounts; a cost that is below its limit already may stay there."""
@@ -159,16 +155,12 @@ class Schedule:
             {name: max(round(whole * (width / whole) ** share), 1) for name, (whole, width) in counts.items()},
         )
 
-    def cut(
-        self, network: nn.Module, step: int, *, rectify: str | None, say: Say, progress: Progress = quiet_progress
-    ) -> nn.Module:
+    def cut(self, network: nn.Module, step: int, *, rectify: str | None) -> nn.Module:
         """The network of the next step, repaired and not tuned yet; its plan is one of the dense model."""
         budget = self.budget_of(step)
-        say(f"step {step} of {self.steps}: {budget}")
         options = replace(self.options, limits=self.limits_of(step))
-        small, plan, _ = prune_by(
-            network, self.example_inputs, budget, options, rectify=rectify, say=say, progress=progress
-        )
+        with stage(f"step {step} of {self.steps}: pruning to {budget}"):
+            small, plan, _ = prune_by(network, self.example_inputs, budget, options, rectify=rectify)
         if step > 1:
             plan = compose_plans(self.model, self.example_inputs, network.reconvene_plan, plan)  # type: ignore[arg-type]
         if step == self.steps:

@@ -26,6 +26,7 @@ from reconvene.surgery import Plan, PlanRow, make_plan
 from reconvene.surgery.ranges import to_text
 from reconvene.surgery.verify import relative_error
 from reconvene.utils.norms import is_norm
+from reconvene.utils.progress import ProgressOption, listening, stage, track
 
 # Networks with random weights in which a channel must be constant, so that its zeros are the reason.
 _DRAWS = 4
@@ -36,7 +37,7 @@ EXACT = 1e-6
 
 
 @on_model
-def simplify(model: nn.Module, example_inputs: Any) -> nn.Module:
+def simplify(model: nn.Module, example_inputs: Any, *, progress: ProgressOption = None) -> nn.Module:
     """A new module without the channels that are dead or constant; it gives the same outputs.
 
     A channel is dead where zero weights or zero scales of norms leave nothing of it, or a constant, whatever the inputs
@@ -48,6 +49,7 @@ def simplify(model: nn.Module, example_inputs: Any) -> nn.Module:
     Args:
         model: a trained model, only read.
         example_inputs: as for ``groups``.
+        progress: as for ``rc.plan``.
 
     Returns:
         the smaller module, with its plan as ``reconvene_plan``; a copy where nothing is dead.
@@ -67,6 +69,11 @@ def simplify(model: nn.Module, example_inputs: Any) -> nn.Module:
     Conv2d(3, 15, kernel_size=(3, 3), stride=(1, 1))
     """
     check_finite(model)
+    with listening(progress), stage("simplifying", summary=False):
+        return _simplified(model, example_inputs)
+
+
+def _simplified(model: nn.Module, example_inputs: Any) -> nn.Module:
     structure = analyse(model, example_inputs)
     simpler = _Simpler(model, structure, example_inputs)
     whole = [np.arange(group.width, dtype=np.int64) for group in structure.prunable]
@@ -74,7 +81,7 @@ def simplify(model: nn.Module, example_inputs: Any) -> nn.Module:
     if simpler.is_exact(keep):
         return simpler.network(keep)
     accepted = whole  # one group in the way keeps no other from leaving
-    for g, kept in enumerate(keep):
+    for g, kept in track(enumerate(keep), "groups", total=len(keep)):
         trial = simpler.settled([*accepted[:g], kept, *accepted[g + 1 :]])
         if len(kept) < len(whole[g]) and simpler.is_exact(trial):
             accepted = trial

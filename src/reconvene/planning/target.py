@@ -15,7 +15,6 @@ from reconvene.deploy.quantisation import PRECISIONS
 from reconvene.deploy.runtimes.registry import memory_planners
 from reconvene.devices import Profile
 from reconvene.devices.latency_cost import DeviceLatency
-from reconvene.devices.store import Say
 from reconvene.errors import DeviceError, UnknownNameError
 from reconvene.planning.runtime_costs import ExportedSize, MachineLatency, RuntimeMemory
 from reconvene.planning.session import Planner
@@ -54,7 +53,7 @@ class Target:
     chip: str | Path | None = None
 
     @contextmanager
-    def costs(self, planner: Planner, budget: Budget, say: Say) -> Iterator[TargetCosts]:
+    def costs(self, planner: Planner, budget: Budget) -> Iterator[TargetCosts]:
         """The costs of a budget on this target; what they need for measuring is given back at the end.
 
         Raises UnknownNameError for a precision, a runtime or a chip that there is not, DeviceError for a profile,
@@ -66,7 +65,7 @@ class Target:
             raise UnknownNameError("plan of memory", str(self.memory_of), memory_planners())
         profile = None
         if "latency" in budget or self.device is not None:
-            profile = resolve_profile(planner, self.device, say, precision=self.precision)
+            profile = resolve_profile(planner, self.device, precision=self.precision)
         precision = self.precision or (profile.precision if profile else "fp32")
         costs = {**listed_costs(), **{name: cost_named(name) for name in budget.asked}}
         if self.chip is not None:
@@ -91,11 +90,11 @@ def latency_on(profile: Profile, *, measured: bool) -> DeviceLatency:
     return MachineLatency(profile) if measured and here else DeviceLatency(profile)
 
 
-def resolve_profile(planner: Planner, device: DeviceLike | None, say: Say, *, precision: str | None = None) -> Profile:
+def resolve_profile(planner: Planner, device: DeviceLike | None, *, precision: str | None = None) -> Profile:
     """The profile of a device; of this machine, for this model, where that or none is named. Raises DeviceError."""
     if device is None or device == devices.HERE:
         jobs, weight_bytes = devices.jobs(devices.sites(planner.prepared.structure)), parameter_bytes(planner.model)
-        return devices.here(jobs, far=weight_bytes, precision=precision or "fp32", say=say)
+        return devices.here(jobs, far=weight_bytes, precision=precision or "fp32")
     profile = device if isinstance(device, Profile) else devices.find(device)
     if precision is not None and profile.precision != precision:
         raise DeviceError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,14 +15,9 @@ from reconvene.errors import DataError
 from reconvene.rectifier.calibration import undisturbed
 from reconvene.structure import call
 from reconvene.utils.norms import keeps_statistics
+from reconvene.utils.progress import stage
 
-Progress = Callable[[int, int, str], object]
-"""Receives how many pieces of work are done, of how many, and what the last one was."""
 _EXAMPLES = 2000
-
-
-def no_progress(done: int, total: int, name: str) -> None:
-    """Tell nobody."""
 
 
 def recalibrate(
@@ -32,7 +27,6 @@ def recalibrate(
     *,
     examples: int = _EXAMPLES,
     seed: int = 0,
-    progress: Progress = no_progress,
 ) -> list[str]:
     """Take the running statistics of every norm again, in place; the names of these norms.
 
@@ -45,7 +39,6 @@ def recalibrate(
         example_inputs: say which entries of batches that are mappings the model takes; else its signature does.
         examples: no further batch is read once so many examples were.
         seed: of what the data draws.
-        progress: hears of every batch.
 
     Raises:
         DataError: there are no data, or a batch does not fit.
@@ -53,7 +46,8 @@ def recalibrate(
     norms = {name: module for name, module in model.named_modules() if keeps_statistics(module)}
     if not norms:
         return []
-    with undisturbed(model, seed=seed), averaging(norms.values()):
+    work_name = "recalibrating norms"
+    with undisturbed(model, seed=seed), averaging(norms.values()), stage(work_name, examples, summary=False) as work:
         for norm in norms.values():
             _reset(norm)
         seen = 0
@@ -61,7 +55,7 @@ def recalibrate(
             with explained("rectify how='recalibrate'", number, DataError):
                 call(model, inputs)
             seen += samples_in(inputs)
-            progress(min(seen, examples), examples, f"batch {number}")
+            work.move_to(min(seen, examples), detail=f"batch {number}")
             if seen >= examples:
                 break
     return list(norms)

@@ -25,10 +25,11 @@ from reconvene.errors import DataError
 from reconvene.rectifier.calibration import undisturbed
 from reconvene.rectifier.layers import weighted_layers
 from reconvene.rectifier.least_squares import Positions, fit_weights, input_rows, output_rows, refusal, spatial_shape
-from reconvene.rectifier.recalibrate import Progress, averaging, inputs_of, no_progress
+from reconvene.rectifier.recalibrate import averaging, inputs_of
 from reconvene.structure import call, tensors_in
 from reconvene.surgery.ranges import from_text
 from reconvene.utils.norms import keeps_statistics
+from reconvene.utils.progress import Stage, stage
 
 if TYPE_CHECKING:
     from reconvene.surgery import Plan
@@ -49,7 +50,6 @@ def reconstruct(
     *,
     examples: int = _EXAMPLES,
     seed: int = 0,
-    progress: Progress = no_progress,
 ) -> dict[str, str]:
     """Fit the weights and biases of every cut layer of ``small`` to the outputs of ``model``, in place.
 
@@ -64,7 +64,6 @@ def reconstruct(
         example_inputs: as for ``recalibrate``.
         examples: how many are used at most, fewer where their inputs hold more than ``MOST_VALUES`` numbers.
         seed: of what the data draws, and of the positions that are looked at.
-        progress: hears of every layer.
 
     Returns:
         what was done to each cut layer, by its name.
@@ -72,13 +71,22 @@ def reconstruct(
     Raises:
         DataError: there are no data, or they do not fit.
     """
-    work = _Work(small, plan, seed, progress)
-    with undisturbed(model, seed=seed):  # data may draw
+    work = _Work(small, plan, seed)
+    with undisturbed(model, seed=seed), stage("reading examples"):  # data may draw
         batch = _gather(inputs_of(model, data, example_inputs, "reconstruct", seed), examples)
-    with undisturbed(model, seed=seed), work.hooked(model, work.see_dense, work.see_norm):
+    with (
+        undisturbed(model, seed=seed),
+        work.hooked(model, work.see_dense, work.see_norm),
+        stage("running the model"),
+    ):
         _run(model, batch)
     norms = [module for module in small.modules() if keeps_statistics(module)]
-    with undisturbed(small, seed=seed), averaging(norms, momentum=1.0), work.hooked(small, work.fit):
+    with (
+        undisturbed(small, seed=seed),
+        averaging(norms, momentum=1.0),
+        work.hooked(small, work.fit),
+        stage("fitting layers", len(work.small), summary=False) as work.stage,
+    ):
         _run(small, batch)
     return work.actions
 
@@ -119,8 +127,9 @@ class _Target:
 class _Work:
     """One reconstruction under way."""
 
-    def __init__(self, small: nn.Module, plan: Plan, seed: int, progress: Progress) -> None:
-        self.plan, self.seed, self.progress = plan, seed, progress
+    def __init__(self, small: nn.Module, plan: Plan, seed: int) -> None:
+        self.plan, self.seed = plan, seed
+        self.stage: Stage
         self.small = {name: layer for name, layer in weighted_layers(small).items() if self._is_cut(name, layer)}
         self.actions: dict[str, str] = {}
         self._targets: dict[str, _Target] = {}
@@ -175,7 +184,7 @@ class _Work:
             return None
         share = self._fit(layer, args[0] if args else kwargs["input"], self._targets.pop(name))
         self.actions[name] = f"reconstructed, {share:.0%} of its error less" if share else "kept: no better weights"
-        self.progress(len(self.actions), len(self.small), name)
+        self.stage.move_to(len(self.actions), detail=name)
         return layer.forward(*args, **kwargs)
 
     def _fit(self, layer: Any, value: Tensor, target: _Target) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from reconvene.errors import ModelError, PlanError, UnknownNameError
 from reconvene.rectifier.calibration import measure_spreads, run_hooked, spread_of, spread_on
 from reconvene.rectifier.layers import is_constant, reset_norm, weight_matrices, weighted_layers
-from reconvene.rectifier.recalibrate import Progress, no_progress, recalibrate
+from reconvene.rectifier.recalibrate import recalibrate
 from reconvene.rectifier.reconstruct import reconstruct
 from reconvene.rectifier.report import RectifyReport, SpreadRow
 from reconvene.structure.nesting import on_model
@@ -42,7 +42,6 @@ def rectify(
     everywhere: bool = False,
     model: nn.Module | None = None,
     data: Iterable[Any] | None = None,
-    progress: Progress = no_progress,
 ) -> RectifyReport:
     """Rectify ``small`` in place and report the spread of every layer against the dense network's.
 
@@ -60,8 +59,7 @@ def rectify(
     than drawn stays: a bias of one single value (others become zero in ``reinit``), a norm's constant scale (a zero one
     starts a residual branch silent), all-zero and frozen weights. ``seed`` (the plan's by default) decides the fresh
     weights; the calibration batch always comes from the plan's seed, as the dense spreads did. Layers that cannot be
-    scaled keep the weights they have by then, and the report says why. ``progress`` hears of layers and batches that
-    are done.
+    scaled keep the weights they have by then, and the report says why.
 
     Raises ``UnknownNameError`` for an unknown ``how``, ``PlanError`` when the plan touches modules that ``small`` does
     not have, ``ModelError`` when it does not run or the dense network is missing, ``DataError`` without data.
@@ -79,7 +77,7 @@ def rectify(
     drawn_with = plan.seed if seed is None else seed
     before, batch = measure_spreads(small, example_inputs, seed=plan.seed)
     if how in TRAINED_WAYS:
-        actions = _follow_data(small, plan, example_inputs, how, model, data, drawn_with, progress)
+        actions = _follow_data(small, plan, example_inputs, how, model, data, drawn_with)
         after = spread_on(small, batch, seed=plan.seed)
         return RectifyReport(how, drawn_with, _rows(small, plan, actions, before, after))
     touched = module_names if everywhere else set(plan.touched)
@@ -146,7 +144,6 @@ def _follow_data(
     model: nn.Module | None,
     data: Iterable[Any] | None,
     seed: int,
-    progress: Progress,
 ) -> dict[str, str]:
     """``recalibrate`` or ``reconstruct``: what was done to which module."""
     data = list(data) if data is not None and iter(data) is data else data  # it is read twice
@@ -154,8 +151,8 @@ def _follow_data(
     if how == "reconstruct":
         if model is None:
             raise ModelError("rectify how='reconstruct' compares with the dense network. Pass model=, that was pruned")
-        actions = reconstruct(small, plan, model, data, example_inputs, seed=seed, progress=progress)
-    norms = recalibrate(small, data, example_inputs, seed=seed, progress=progress)
+        actions = reconstruct(small, plan, model, data, example_inputs, seed=seed)
+    norms = recalibrate(small, data, example_inputs, seed=seed)
     return actions | dict.fromkeys(norms, "norm recalibrated")
 
 

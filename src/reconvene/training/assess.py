@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from reconvene.data import Dataset, test_batches
 from reconvene.data.corruptions import CORRUPTIONS, STRENGTHS, corrupted
-from reconvene.data.progress import track
 from reconvene.errors import TrainingError
 from reconvene.tasks import Assessment
 from reconvene.training.evaluate import check_output, outputs_in_float32
 from reconvene.utils.module_state import evaluating
+from reconvene.utils.progress import track
 from reconvene.utils.tables import Cell, text_table
 
 _Predictions = tuple[Tensor, ...]
@@ -44,7 +44,6 @@ def assess(
     dense: _Predictions | None = None,
     corruptions: bool = False,
     seed: int = 0,
-    progress: bool = False,
 ) -> Assessment:
     """Assess ``model`` on the test images of ``dataset``.
 
@@ -54,7 +53,6 @@ def assess(
         dense: the predictions of the network it is compared with.
         corruptions: whether to corrupt the test images too, which takes twelve more rounds over them.
         seed: of the corruptions' noise.
-        progress: show a bar.
 
     Raises:
         TrainingError: as ``predict`` does.
@@ -63,7 +61,7 @@ def assess(
     assessment = dataset.task.assess(predict(model, dataset), dataset.test.targets, dataset.classes, dense=dense)
     if not corruptions:
         return assessment
-    spoiled = _spoiled(model, dataset, seed=seed, progress=progress)
+    spoiled = _spoiled(model, dataset, seed=seed)
     every = [value for values in spoiled.values() for value in values]
     changes: dict[str, Any] = {"corruptions": spoiled, "corrupted": sum(every) / len(every)}
     return replace(assessment, **changes)  # type: ignore[type-var]  # every kind is a dataclass
@@ -84,10 +82,10 @@ def compare_text(assessments: Mapping[str, Assessment]) -> str:
     return text_table(["", *assessments], rows, right=range(1, len(assessments) + 1), foot=foot)
 
 
-def _spoiled(model: nn.Module, dataset: Dataset, *, seed: int, progress: bool) -> dict[str, list[float]]:
+def _spoiled(model: nn.Module, dataset: Dataset, *, seed: int) -> dict[str, list[float]]:
     scores: dict[str, list[float]] = {}
     total = len(CORRUPTIONS) * len(STRENGTHS)
-    for name, _, spoiled in track(corrupted(dataset, seed=seed), "corruptions", total=total, enabled=progress):
+    for name, _, spoiled in track(corrupted(dataset, seed=seed), "corruptions", total=total):
         assessment = dataset.task.assess(predict(model, spoiled), spoiled.test.targets, dataset.classes)
         scores.setdefault(name, []).append(assessment.score)
     return scores

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.data import Dataset, test_batches
-from reconvene.data.progress import track
 from reconvene.errors import TrainingError
 from reconvene.structure.inputs import map_tensors
 from reconvene.structure.state import clear_state
 from reconvene.tasks import Evaluation
 from reconvene.training.parallel import World
 from reconvene.utils.module_state import evaluating
+from reconvene.utils.progress import track
 
 
 def evaluate_split(
@@ -24,7 +24,6 @@ def evaluate_split(
     split: Literal["train", "test"] = "test",
     batch_size: int = 256,
     world: World | None = None,
-    progress: bool = False,
 ) -> Evaluation:
     """Metrics and loss of the dataset's task on one split, on the model's device. The model's modes are restored.
 
@@ -42,7 +41,7 @@ def evaluate_split(
     steps = -(-len(part) // (batch_size * world.size))
     batches = test_batches(dataset, split=part, batch_size=batch_size, shard=world.shard, device=device)
     with evaluating(model), torch.no_grad():
-        for x, y in track(batches, f"evaluating on {dataset.name}", total=steps, enabled=progress):
+        for x, y in track(batches, f"evaluating on {dataset.name}", total=steps):
             clear_state(model)
             meter.add(outputs_in_float32(check_output(model(x), y, dataset)), y)
     return meter.evaluation(world.total(meter.totals))

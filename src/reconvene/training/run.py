@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from reconvene.artifact.tensors import module_versions
 from reconvene.data import Dataset, train_batches
 from reconvene.data.batches import Batch
-from reconvene.data.progress import Bar
 from reconvene.errors import TrainingError
 from reconvene.structure.copies import copy_model
 from reconvene.structure.state import clear_state
@@ -42,6 +41,7 @@ from reconvene.training.quantising import Quantising
 from reconvene.training.randomness import seed_step
 from reconvene.training.statistics import Recalibration, refresh_statistics
 from reconvene.utils.module_state import evaluating
+from reconvene.utils.progress import Stage, stage
 
 
 class TrainingRun:
@@ -140,16 +140,16 @@ class TrainingRun:
             rewrite_log(self.directory, self.state.records)
         return self.done
 
-    def go(self, *, progress: bool) -> None:
+    def go(self) -> None:
         """Train until the last epoch is done, then give the original model the weights."""
         total = self.epochs * self.steps
-        with Bar(f"training on {self.dataset.name}", total, enabled=progress, completed=self.done) as bar:
+        with stage("steps", total, done=self.done, summary=False) as work:
             while not self.state.finished:
-                self._epoch(bar)
+                self._epoch(work)
                 self._end_epoch()
         self.original.load_state_dict(self.model.state_dict())
 
-    def _epoch(self, bar: Bar) -> None:
+    def _epoch(self, work: Stage) -> None:
         state, began = self.state, time.monotonic() - self.state.seconds
         for x, y in self._batches(start=state.step):
             loss, correct = self._step(x, y)
@@ -160,7 +160,7 @@ class TrainingRun:
             state.seconds = time.monotonic() - began
             if time.monotonic() - self.saved_at >= self.config.checkpoint_seconds and state.step < self.steps:
                 self._save()
-            bar.advance(description=f"epoch {state.epoch + 1}/{self.epochs}, loss {state.loss_sum / state.seen:.3f}")
+            work.advance(detail=f"epoch {state.epoch + 1}/{self.epochs}, loss {state.loss_sum / state.seen:.3f}")
 
     def _batches(self, *, start: int) -> Iterator[Batch]:
         """The batches of the epoch in progress for this process, from step ``start`` on."""

@@ -65,7 +65,6 @@ def train_model(
     distillation: Distillation | None = None,
     quantising: Quantising | None = None,
     resume: bool = True,
-    progress: bool = False,
 ) -> TrainResult:
     """Train ``model`` on ``dataset``: its weights and buffers change at the end, its modes, device and layout never.
 
@@ -111,7 +110,7 @@ def train_model(
             quantising=quantising,
         )
         resumed_at = run.begin(resume=resume)
-        run.go(progress=progress and world.rank == 0)
+        run.go()
     return TrainResult(
         evaluation=run.evaluation,
         epochs=epochs,

@@ -46,5 +46,14 @@ def _text(cell: Cell) -> str:
 
 
 def smaller(dense: float, pruned: float) -> str:
-    """How many times smaller a cost has become: ``16.21x``."""
-    return f"{dense / pruned:.2f}x" if pruned > 0 else "to nothing"
+    """How many times smaller a cost has become: ``16.21x``, ``unchanged``, ``1.09x larger``."""
+    if pruned <= 0:
+        return "unchanged" if dense == pruned else "to nothing"
+    if dense == pruned:
+        return "unchanged"
+    return f"{dense / pruned:.2f}x" if pruned < dense else f"{pruned / dense:.2f}x larger"
+
+
+def faster(speedup: float) -> str:
+    """A speed-up as ``3.08x``, a slow-down as ``1.09x slower``."""
+    return f"{speedup:.2f}x" if speedup >= 0.995 else f"{1 / speedup:.2f}x slower"

@@ -12,7 +12,6 @@ from reconvene.workflow.prune import Pruning, prune
 from reconvene.workflow.qat import train_quantised
 from reconvene.workflow.report import report
 from reconvene.workflow.run import Outcome, run
-from reconvene.workflow.steps import Steps, quiet
 from reconvene.workflow.train import Lesson, train, training_warnings
 
 __all__ = [
@@ -21,14 +20,12 @@ __all__ = [
     "Lesson",
     "Outcome",
     "Pruning",
-    "Steps",
     "Training",
     "bench",
     "bundle",
     "evaluate",
     "export_artifact",
     "prune",
-    "quiet",
     "report",
     "run",
     "train",

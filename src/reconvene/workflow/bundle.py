@@ -15,7 +15,7 @@ from reconvene.deploy import Bundled, Exported
 from reconvene.deploy import write_bundle as write_bundle
 from reconvene.errors import ArtifactError, DataError, ExportError
 from reconvene.tasks import DEFAULT
-from reconvene.workflow.steps import Steps, quiet
+from reconvene.utils.progress import stage
 
 TEST_IMAGES = 16
 
@@ -27,7 +27,6 @@ def bundle(
     exports: Sequence[Exported],
     dataset: Dataset | None = None,
     seed: int = 0,
-    steps: Steps = quiet,
 ) -> Bundled:
     """Put exports of an artifact's model into a bundle that classifies images on a device.
 
@@ -53,7 +52,7 @@ def bundle(
         rows = stratified(dataset.stratum_of(dataset.test).numpy(), min(TEST_IMAGES, len(dataset.test)), seed=seed)
         images = dataset.test.images[rows].numpy()
         origin = f"{len(images)} test images of {dataset.name}"
-    with steps(f"bundling {path}", False):
+    with stage(f"bundling {path}"):
         return write_bundle(
             path,
             exports,

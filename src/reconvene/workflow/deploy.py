@@ -19,9 +19,9 @@ from reconvene.errors import ArtifactError, ExportError
 from reconvene.models import example_inputs
 from reconvene.training.quantising import Range
 from reconvene.utils.files import write_atomic
+from reconvene.utils.progress import stage
 from reconvene.workflow.prune import BENCH, DENSE
 from reconvene.workflow.qat import learned_ranges
-from reconvene.workflow.steps import Steps, quiet
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,6 @@ def export_artifact(
     input_shape: tuple[int, ...] | None = None,
     seed: int = 0,
     allow_import: bool = False,
-    steps: Steps = quiet,
 ) -> dict[str, list[Exported]]:
     """Export the model of an artifact into its folder and verify it: ``model.onnx``. Returns exports by variant.
 
@@ -106,7 +105,7 @@ def export_artifact(
             continue
         name = "model" if variant == artifact_variant else variant
         for format_name in formats:
-            with steps(f"exporting {name} to {format_name}{' in int8' if quantising else ''} and verifying it", False):
+            with stage(f"exporting {name} to {format_name}{' in int8' if quantising else ''} and verifying it"):
                 data = None if dataset is None else test_batches(dataset, batch_size=32)
                 learned = ranges.get(variant) if quantising and format_named(format_name).takes_ranges else None
                 exported = export_file(
@@ -143,7 +142,6 @@ def bench(
     repeats: int = 30,
     seed: int = 0,
     allow_import: bool = False,
-    steps: Steps = quiet,
 ) -> BenchResult:
     """Time dense beside pruned, in each runtime, interleaved; kept as ``bench.json``.
 
@@ -163,7 +161,7 @@ def bench(
         kept, task = int8.keep_fp32 if int8 else (), dataset.task.name
         evidence = BenchData(images, data, str(data), kept, _ranges(folder, models), task)
     precisions = ("fp32",) if int8 is None else ("fp32", "int8")
-    with steps(f"timing {' beside '.join(models)} in {', '.join(runtimes)}", False):
+    with stage(f"timing {' beside '.join(models)} in {', '.join(runtimes)}"):
         result = bench_variants(
             models,
             inputs,

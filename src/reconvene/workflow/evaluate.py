@@ -10,11 +10,11 @@ from reconvene.data import Dataset
 from reconvene.errors import ArtifactError
 from reconvene.tasks import Assessment
 from reconvene.training.assess import assess, predict
+from reconvene.utils.progress import stage
 from reconvene.workflow.bundle import preparation
 from reconvene.workflow.deploy import variants
 from reconvene.workflow.pictures import draw, keep
 from reconvene.workflow.prune import DENSE
-from reconvene.workflow.steps import Steps, quiet
 
 
 def evaluate(
@@ -24,7 +24,6 @@ def evaluate(
     corruptions: bool = False,
     seed: int = 0,
     allow_import: bool = False,
-    steps: Steps = quiet,
 ) -> dict[str, Assessment]:
     """Assess the trained networks of an artifact, by variant, and keep the result in it, with pictures of predictions.
 
@@ -45,7 +44,7 @@ def evaluate(
     dense = None
     assessments: dict[str, Assessment] = {}
     for name, model in models.items():
-        with steps(f"evaluating {name}", corruptions):
+        with stage(f"evaluating {name}"):
             if name == "dense" and len(models) > 1:
                 dense = predict(model, dataset)
             assessments[name] = assess(
@@ -54,7 +53,6 @@ def evaluate(
                 dense=None if name == "dense" else dense,
                 corruptions=corruptions,
                 seed=seed,
-                progress=steps is not quiet,
             )
     keep(folder, draw(models, dataset))
     artifact.add_measurements(

@@ -21,7 +21,6 @@ from reconvene.costs import Budget
 from reconvene.criteria import CHANNEL_CRITERIA, CRITERIA
 from reconvene.data import Batch, Calibration, Dataset, calibration
 from reconvene.deploy import FORMATS
-from reconvene.devices.store import silent
 from reconvene.errors import ArtifactError, UnknownNameError
 from reconvene.evaluator.evaluators import EVALUATORS
 from reconvene.models import ModelSource, example_inputs
@@ -31,15 +30,13 @@ from reconvene.planning.pruning import prune_by
 from reconvene.planning.schedule import compose_plans
 from reconvene.planning.target import Target
 from reconvene.rectifier import RECTIFICATIONS
-from reconvene.rectifier.recalibrate import Progress
-from reconvene.rectifier.recalibrate import no_progress as quiet_progress
 from reconvene.surgery import Plan
 from reconvene.tasks import DEFAULT, Task
 from reconvene.training.checkpoint import CHECKPOINT_NAME
 from reconvene.training.log import LOG_NAME
 from reconvene.utils.files import unwritable
+from reconvene.utils.progress import stage
 from reconvene.workflow.pictures import PICTURES
-from reconvene.workflow.steps import Steps, quiet
 
 DENSE = "dense"
 """Folder of the dense network's own artifact, inside that of the network that is compared with it."""
@@ -94,9 +91,6 @@ def prune(
     examples: int | None = None,
     overwrite: bool = False,
     allow_import: bool = False,
-    steps: Steps = quiet,
-    say: Callable[[str], None] = silent,
-    progress: Progress = quiet_progress,
 ) -> Plan:
     """Build the model, prune it to ``budget``, rectify it, and save it as an artifact. Returns the plan.
 
@@ -108,10 +102,8 @@ def prune(
         examples: training images of an epoch, by which the plan tells what one costs; by default those of ``data``
             where that was called.
         overwrite: whether an artifact that was trained already may be replaced.
-        say: told what takes time while a budget on latency is kept.
         base: artifact of the trained network that is pruned; by default the model of ``source``.
         weights: file with the weights of the model of ``source``, as ``load_weights`` reads them.
-        progress: told of layers and batches while a trained network is repaired.
 
     Raises BudgetError, StructureError, CriterionError, DeviceError, UnknownNameError, ArtifactError, ModelError.
     """
@@ -119,7 +111,7 @@ def prune(
     pruning.check()
     make_way(folder, overwrite=overwrite)
     assert source.input_shape is not None, "resolve() fills it in"
-    with steps(f"building {source.address}", False):
+    with stage(f"building {source.address}"):
         model = (
             source.build(allow_import=allow_import) if base is None else artifact.load(base, allow_import=allow_import)
         )
@@ -128,16 +120,14 @@ def prune(
     earlier: Plan | None = getattr(model, "reconvene_plan", None)
     inputs = example_inputs(source.input_shape, seed=pruning.seed)
     samples = None if data is None else Samples(data, seed=pruning.seed, most=TRAINED_SAMPLES * pruning.trained)
-    with steps(f"pruning to {budget}", pruning.trained):
-        small, plan, report = prune_by(
-            model, inputs, budget, pruning.options(samples, task), rectify=pruning.rectify, say=say, progress=progress
-        )
+    with stage(f"pruning to {budget}"):
+        small, plan, report = prune_by(model, inputs, budget, pruning.options(samples, task), rectify=pruning.rectify)
         if earlier is not None:
             plan = compose_plans(source.build(allow_import=allow_import), inputs, earlier, plan)
     plan.examples = samples.examples if examples is None and samples is not None else examples
     ratios = {row.layer: row.ratio for row in report.rows if row.ratio is not None}
     settings = replace(record_of(pruning, budget), spread=ratios)
-    with steps(f"saving to {folder}", False), _set_aside(folder):
+    with stage(f"saving to {folder}"), _set_aside(folder):
         timings = artifact.Timings(pruning=dict(plan.timings))
         artifact.save(small, folder, plan=plan, source=source, extra={"pruning": settings}, timings=timings)
     return plan

@@ -14,8 +14,8 @@ from reconvene.training import Distillation, TrainConfig, evaluate_split
 from reconvene.training import train_model as train_model
 from reconvene.training.quantising import Range, check_quantising
 from reconvene.utils.numbers import plural
+from reconvene.utils.progress import stage
 from reconvene.workflow.prune import DENSE
-from reconvene.workflow.steps import Steps, quiet
 from reconvene.workflow.train import Lesson, keep_trained, not_itself, recipe_of, with_evaluation
 
 QAT_EPOCHS = 3
@@ -34,7 +34,6 @@ def train_quantised(
     again: bool = False,
     resume: bool = True,
     allow_import: bool = False,
-    steps: Steps = quiet,
 ) -> Training:
     """Train a trained artifact on for ``epochs``, with the roundings of int8, and keep weights and ranges in it.
 
@@ -69,7 +68,7 @@ def train_quantised(
             )
         return training
     model = artifact.load(folder, allow_import=allow_import)
-    with steps(f"training {folder} quantisation-aware", True):
+    with stage(f"training {folder} quantisation-aware"):
         result = train_model(
             model,
             dataset,
@@ -79,7 +78,6 @@ def train_quantised(
             distillation=distillation,
             quantising=quantising,
             resume=resume,
-            progress=steps is not quiet,
         )
     quantised = QuantisedTraining(epochs, result.score, training.score, recipe, result.seconds)
     record = replace(with_evaluation(training, evaluate_split(model, dataset), result), quantised=quantised)

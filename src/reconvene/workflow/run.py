@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from reconvene import artifact
 from reconvene.costs import COSTS, Budget
 from reconvene.data import Dataset
 from reconvene.deploy import Verification
-from reconvene.devices.store import silent
 from reconvene.errors import ExportError, VerificationError
 from reconvene.models import ModelSource
 from reconvene.tasks import DEFAULT, Task, task_named
@@ -21,7 +19,6 @@ from reconvene.workflow.deploy import Int8, bench, export_artifact, variants
 from reconvene.workflow.pictures import draw, keep
 from reconvene.workflow.prune import DENSE, Pruning, prune, record_of
 from reconvene.workflow.report import read_bench, report, scores
-from reconvene.workflow.steps import Steps, quiet
 from reconvene.workflow.train import Lesson, train
 
 
@@ -107,8 +104,6 @@ def run(
     resume: bool = True,
     allow_import: bool = False,
     command: str | None = None,
-    steps: Steps = quiet,
-    say: Callable[[str], None] = silent,
 ) -> Outcome:
     """Go the whole way, and go on where an earlier call with the same arguments was stopped.
 
@@ -131,8 +126,6 @@ def run(
             examples=len(dataset.train),
             overwrite=overwrite,
             allow_import=allow_import,
-            steps=steps,
-            say=say,
         )
     if not (folder / DENSE / artifact.MANIFEST).exists():
         artifact.save(artifact.dense(folder, allow_import=allow_import), folder / DENSE)
@@ -147,16 +140,15 @@ def run(
             resume=resume,
             allow_import=allow_import,
             description=f"training {variant}",
-            steps=steps,
         )
         if training.recalibration is not None:
             notes.append(f"{variant}: {training.recalibration}")
         if training.warning is not None:
             notes.append(f"warning: {variant}: {training.warning}")
-    exports = export_artifact(folder, dataset=dataset, with_dense=True, allow_import=allow_import, steps=steps)
-    refused = None if int8 is None else _quantised(folder, dataset, int8, allow_import=allow_import, steps=steps)
+    exports = export_artifact(folder, dataset=dataset, with_dense=True, allow_import=allow_import)
+    refused = None if int8 is None else _quantised(folder, dataset, int8, allow_import=allow_import)
     keep(folder, draw(variants(folder, allow_import=allow_import), dataset))
-    bench(folder, int8=int8, dataset=dataset, seed=pruning.seed, allow_import=allow_import, steps=steps)
+    bench(folder, int8=int8, dataset=dataset, seed=pruning.seed, allow_import=allow_import)
     page = report(folder, command=command)
     checked = {variant: exported[0].verification for variant, exported in exports.items()}
     errors = {
@@ -168,12 +160,12 @@ def run(
     return Outcome(source.address, folder, page, str(dataset), costs, errors, refused, speedups, tuple(notes), task)
 
 
-def _quantised(folder: Path, dataset: Dataset, int8: Int8, *, allow_import: bool, steps: Steps) -> dict[str, str]:
+def _quantised(folder: Path, dataset: Dataset, int8: Int8, *, allow_import: bool) -> dict[str, str]:
     """Export both in int8 as well; where one cannot be kept, say why, since all else is there to be used."""
     refused = {}
     for variant in ("dense", "pruned"):
         try:
-            export_artifact(folder, int8=int8, dataset=dataset, only=variant, allow_import=allow_import, steps=steps)
+            export_artifact(folder, int8=int8, dataset=dataset, only=variant, allow_import=allow_import)
         except (VerificationError, ExportError) as error:
             refused[variant] = str(error)
     return refused

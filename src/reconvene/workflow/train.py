@@ -19,9 +19,9 @@ from reconvene.training import Distillation, TrainConfig, TrainResult, evaluate_
 from reconvene.training import train_model as train_model
 from reconvene.training.checkpoint import CHECKPOINT_NAME
 from reconvene.utils.numbers import plural
+from reconvene.utils.progress import stage
 from reconvene.workflow.pictures import keep
 from reconvene.workflow.prune import DENSE
-from reconvene.workflow.steps import Steps, quiet
 
 OF_THE_WEIGHTS = ("exports", "assessment", "ranges")
 """Sections that no longer hold when the weights change."""
@@ -53,7 +53,6 @@ def train(
     resume: bool = True,
     allow_import: bool = False,
     description: str = "training",
-    steps: Steps = quiet,
 ) -> Training:
     """Train the model of an artifact on ``dataset`` and keep the trained weights and what was measured in it.
 
@@ -78,9 +77,7 @@ def train(
     distillation = None
     if lesson is not None:
         lesson.from_(nn.Identity(), None).check(config)  # before a teacher is trained for hours
-        teacher = _teacher(
-            folder, lesson, dataset, epochs=epochs, config=config, allow_import=allow_import, steps=steps
-        )
+        teacher = _teacher(folder, lesson, dataset, epochs=epochs, config=config, allow_import=allow_import)
         distillation = lesson.from_(artifact.load(teacher, allow_import=allow_import), artifact.read_plan(folder))
         recipe["distillation"] = distillation.to_dict()
     if earlier is not None:
@@ -88,7 +85,7 @@ def train(
             raise _trained_already(folder, earlier)
         return earlier
     model = artifact.load(folder, allow_import=allow_import)
-    with steps(description, True):
+    with stage(description):
         result = train_model(
             model,
             dataset,
@@ -97,7 +94,6 @@ def train(
             config=config,
             distillation=distillation,
             resume=resume,
-            progress=steps is not quiet,
         )
     taught_by = None
     if distillation is not None:
@@ -169,7 +165,6 @@ def _teacher(
     epochs: int,
     config: TrainConfig,
     allow_import: bool,
-    steps: Steps,
 ) -> Path:
     """The artifact of the teacher. Without one the dense network is trained, unless it was already, in whatever way."""
     if lesson.teacher is not None:
@@ -193,7 +188,6 @@ def _teacher(
             config=config,
             allow_import=allow_import,
             description=description,
-            steps=steps,
         )
     return teacher
 

@@ -39,7 +39,7 @@ def profile(
     precision: str = "fp32",
     network_bytes: int = 64 << 20,
     networks: Sequence[NetworkSpec] = (),
-    report: Callable[[str], None] = lambda line: None,
+    report: Callable[[int, int, str], None] = lambda done, total, text: None,
     earlier: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The device profile of these jobs: JSON types, seconds.
@@ -50,7 +50,7 @@ def profile(
         precision: ``fp32`` or ``int8``.
         network_bytes: weights of the largest network, in bytes.
         networks: whole networks of these jobs, to time as well.
-        report: called with a line of text before each measurement.
+        report: called before each measurement: how many are done, of how many, and what is measured now.
         earlier: ``steps``, ``memory``, ``overhead`` and ``pace`` of an earlier profile of the same device.
     """
     start = time.perf_counter()
@@ -63,7 +63,7 @@ def profile(
     steps = basis["steps"]
     layers, noise = measured_jobs(bench, pace, jobs, steps, network_bytes, report)
     pace.close()
-    report(f"{len(networks)} whole networks" if networks else "all layers at once")
+    report(len(jobs), len(jobs) + 1, f"{len(networks)} whole networks" if networks else "all layers at once")
     # Networks give the time of layers together; without networks all layers run in one graph instead.
     thirds = () if networks else range(3)
     joint_timings = [timing for third in thirds if (timing := bench.whole(layers, third, network_bytes))]
@@ -107,7 +107,7 @@ def measured_jobs(
     jobs: Sequence[Job],
     steps: Mapping[str, int],
     network_bytes: int,
-    report: Callable[[str], None],
+    report: Callable[[int, int, str], None],
 ) -> tuple[list[dict[str, Any]], float]:
     """The jobs with what every point took at the device's best pace, and how much slower it was for the worst tenth.
 
@@ -119,7 +119,9 @@ def measured_jobs(
     patience = PATIENCE
     for attempt in range(TRIES if jobs else 0):
         for number in pending:
-            report(f"{number + 1}/{len(jobs)} {describe_layer(jobs[number])}{', again' * bool(attempt)}")
+            # Jobs that come again are not counted twice: as many are done as were measured once.
+            done = number if not attempt else len(jobs)
+            report(done, len(jobs) + 1, f"{describe_layer(jobs[number])}{', again' * bool(attempt)}")
             patience -= pace.wait(patience if attempt else 0.0)
             before = pace.last
             measurements[number] = _lesser(measurements[number], bench.measure(jobs[number], steps, network_bytes))
@@ -137,6 +139,16 @@ def _lesser(earlier: dict[str, list[list[float]]], later: dict[str, list[list[fl
         key: [min(pair, key=lambda point: point[2]) for pair in zip(earlier.get(key, points), points, strict=True)]
         for key, points in later.items()
     }
+
+
+def _printed(start: float) -> Callable[[int, int, str], None]:
+    """Lines on stderr: what is measured, how much is done, and about how many seconds are left."""
+
+    def report(done: int, total: int, text: str) -> None:
+        left = f", about {(time.monotonic() - start) / done * (total - done):.0f} s left" if done else ""
+        print(f"{done}/{total} {text}{left}", file=sys.stderr, flush=True)
+
+    return report
 
 
 def _packed(name: str) -> bytes:
@@ -163,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             (network_layers, _packed(f"network{number}.onnx"))
             for number, network_layers in enumerate(request.get("networks", ()))
         ],
-        report=lambda line: print(line, file=sys.stderr, flush=True),
+        report=_printed(time.monotonic()),
     )
     result["name"] = options.output.stem
     partial = options.output.with_name(options.output.name + ".part")
