@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,7 @@ def with_random_bits(name: str, seed: int) -> tuple[nn.Module, torch.Tensor]:
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear)
     }
     plan = rc.plan(model, images[:1], rc.Budget(params=1.0))
-    plan.bits = BitPlan(layers)
+    plan = replace(plan, bits=BitPlan(layers))
     small = plan.apply(model)
     return small, images
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +80,7 @@ def test_a_plan_keeps_its_bits_on_disk_and_plans_without_bits_are_as_before(tmp_
     plan = rc.plan(mini_resnet(), IMAGE, budget=rc.Budget(params="2x"))
     assert plan.to_dict()["version"] == 1 and "bits" not in plan.to_dict()
     assert rc.Plan.from_dict(plan.to_dict()).bits is None
-    plan.bits = BitPlan({"stem.0.weight": LayerBits.of(0, np.array([2, 8, 2, 4]))})
+    plan = replace(plan, bits=BitPlan({"stem.0.weight": LayerBits.of(0, np.array([2, 8, 2, 4]))}))
     plan.save(tmp_path / "plan.json")
     loaded = rc.Plan.load(tmp_path / "plan.json")
     assert loaded == plan and loaded.bits.layers["stem.0.weight"].bits.tolist() == [2, 8, 2, 4]
@@ -91,7 +91,7 @@ def test_a_plan_keeps_its_bits_on_disk_and_plans_without_bits_are_as_before(tmp_
 @pytest.mark.parametrize("channels", [{"2": "0", "4": "0"}, {"2": "1"}, {"99": "0"}, {"x": "0"}, 3])
 def test_damaged_bits_are_an_error_of_ours(channels: object) -> None:
     plan = rc.plan(mini_resnet((4, 4, 4)), IMAGE, budget=rc.Budget(params="2x"))
-    plan.bits = BitPlan({"stem.0.weight": LayerBits.of(0, np.array([2, 2]))})
+    plan = replace(plan, bits=BitPlan({"stem.0.weight": LayerBits.of(0, np.array([2, 2]))}))
     values = plan.to_dict()
     assert rc.Plan.from_dict(values) == plan
     values["bits"]["layers"]["stem.0.weight"]["channels"] = channels

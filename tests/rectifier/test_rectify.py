@@ -15,7 +15,7 @@ from reconvene.errors import ModelError, PlanError, UnknownNameError
 from reconvene.models import MODELS
 from reconvene.rectifier import RectifyReport, SpreadRow, calibration_batch, output_spread, rectify
 from reconvene.structure import analyse
-from reconvene.surgery import PlanRow, make_plan
+from reconvene.surgery import Accounting, PlanRow, make_plan
 from reconvene.surgery.ranges import to_text
 
 
@@ -377,7 +377,7 @@ def test_reference_networks_cut_to_a_plan_are_healthy_again(name):
         for group, share in zip(structure.prunable, shares, strict=True)
     ]
     rows = [PlanRow(g.name, g.width, len(k), to_text(k)) for g, k in zip(structure.prunable, keep, strict=True)]
-    plan = make_plan(model, structure, keep, rows, spread=output_spread(model, example))
+    plan = make_plan(model, structure, keep, rows, accounting=Accounting(spread=output_spread(model, example)))
     cut = rectify(plan.apply(model), plan, example, "keep")
     assert len(cut.outside) > len(cut.rows) // 4, "surgery alone must be seen to hurt, or this test shows nothing"
     for how in ("reinit", "rescale"):

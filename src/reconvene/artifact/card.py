@@ -125,7 +125,7 @@ def _pruning(plan: Plan) -> str:
         for limit in [text_of(name, plan.limits[name]) if name in plan.limits else ""]
     ]
     if "pruned" in plan.training_flops:
-        costs.append((f"training FLOPs, {plan.training_unit}", *plan.training_told, ""))
+        costs.append((f"training FLOPs, {plan.training_unit}", *plan.training_text, ""))
     widths: list[Cells] = [(markdown_code(row.name), row.dense, row.width) for row in plan.rows]
     return "\n\n".join(
         [

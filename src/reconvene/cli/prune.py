@@ -69,7 +69,7 @@ class PruneCommand(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Comma
             [name, text_of(name, dense[name]), text_of(name, pruned[name]), smaller(dense[name], pruned[name])]
             for name in dense
         ]
-        costs.append([f"training FLOPs, {plan.training_unit}", *plan.training_told])
+        costs.append([f"training FLOPs, {plan.training_unit}", *plan.training_text])
         pruning = artifact.Artifact.open(self.output).pruning
         assert pruning is not None, "pruned above"
         text = [

@@ -23,7 +23,7 @@ from reconvene.evaluator.density import invert
 from reconvene.experiments.context import PreparedRun, Setting, apply_plan
 from reconvene.planning.assemble import Choice, chosen, plan_from_choice, timed
 from reconvene.structure import Group, Structure
-from reconvene.surgery import Plan, PlanRow
+from reconvene.surgery import Accounting, Plan, PlanRow, Provenance
 from reconvene.surgery.ranges import to_text
 from reconvene.utils.arrays import Floats
 
@@ -103,7 +103,7 @@ def cut_one_group(setting: Setting) -> PreparedRun:
             for group, k in zip(structure.prunable, keep, strict=True)
         ]
         paid = {"dense": dict(costs.dense), "pruned": costs.exact_all(widths)}
-        return Choice(keep, rows, {"criterion": "hand", "costs": paid})
+        return Choice(keep, rows, Provenance(criterion="hand"), Accounting(paid))
 
     plan = plan_from_choice(setting.model, setting.inputs, choose, seed=setting.seed)
     return apply_plan(setting, plan, rectify=str(setting.options["rectify"]))

@@ -89,7 +89,7 @@ def rank(
         except (BudgetError, DeviceError, StructureError) as error:
             cuts.append(Cut(model=source.address, trouble=str(error)))
             continue
-        plan.examples = examples
+        plan = replace(plan, examples=examples)
         cuts.append(Cut(model=source.address, **cut_fields(plan)))
     cuts.sort(key=lambda cut: (cut.loss is None, cut.loss or 0.0))
     return Ranking(device.name if isinstance(device, Profile) else str(device), budget, tuple(cuts))

@@ -168,7 +168,7 @@ def _plans(fleet: Fleet, model: str, folder: Path, examples: int | None, allow_i
             floor = getattr(error, "floor", None)
             result.append(_Planned(device, model, relative_path, key, trouble=str(error), floor=floor))
             continue
-        plan.examples = examples
+        plan = replace(plan, examples=examples)
         job = {**options, "plan": plan.to_dict(), "key": key, "place": relative_path}
         result.append(_Planned(device, model, relative_path, key, plan, job))
     note(f"{model}: {sum(entry.plan is not None for entry in result)} of {len(devices)} budgets can be kept")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,8 @@ from reconvene.planning.limits import LayerLimits
 from reconvene.structure import Keep, Structure, analyse
 from reconvene.structure.pinned import pinned_cost
 from reconvene.structure.replay import pin_site, replay
-from reconvene.surgery import Plan, PlanRow, make_plan
+from reconvene.surgery import Accounting, Plan, PlanRow, Provenance, make_plan
+from reconvene.surgery.bits import BitPlan
 from reconvene.surgery.ranges import to_text
 from reconvene.surgery.verify import verify_plan
 from reconvene.utils.progress import stage
@@ -32,11 +33,14 @@ from reconvene.utils.progress import stage
 
 @dataclass(frozen=True)
 class Choice:
-    """The channels that stay, one row a group for the plan, and further fields of ``Plan``."""
+    """The channels that stay, one row a group for the plan, and where the choice comes from."""
 
     keep: Keep
     rows: list[PlanRow]
-    plan_fields: dict[str, Any]
+    provenance: Provenance
+    accounting: Accounting
+    notes: Sequence[str] = ()
+    bits: BitPlan | None = None
 
 
 _AT_WORK = {
@@ -54,6 +58,8 @@ _AT_WORK = {
     "measure": "measuring",
 }
 """What steps of planning are called while they are at work."""
+_NO_VALUES = "the model has no values (meta): no spread is known, and nothing was compared with the silenced network"
+
 Choose = Callable[[Structure, CostModel, dict[str, float]], Choice]
 """From structure and costs to a choice; it adds the seconds of its own steps to the timings."""
 
@@ -127,14 +133,22 @@ def plan_from_choice(
             with timed(timings, "spread"):
                 spread = prepared.spread(model, example_inputs)
             with timed(timings, "plan"):
-                plan_fields = {**choice.plan_fields, "seed": seed, "spread": spread}
-                plan = make_plan(model, structure, choice.keep, choice.rows, scalars=rerun.scalars, **plan_fields)
+                plan = make_plan(
+                    model,
+                    structure,
+                    choice.keep,
+                    choice.rows,
+                    scalars=rerun.scalars,
+                    provenance=replace(choice.provenance, seed=seed),
+                    accounting=replace(choice.accounting, spread=spread, timings=timings),
+                    notes=[*choice.notes, *([_NO_VALUES] if verified and _on_meta(model) else [])],
+                    bits=choice.bits,
+                )
             failure = _differing(plan, model, example_inputs, structure, choice.keep, timings) if verified else None
         if failure is None:
             break
         structure = prepared.structure = prunable(pin_site(model, structure, *failure))
         costs = cost_model(structure)
-    plan.timings = timings
     return plan
 
 
@@ -146,8 +160,6 @@ def _differing(
     Raises StructureError for a difference that no call explains.
     """
     if _on_meta(model):
-        note = "the model has no values (meta): no spread is known, and nothing was compared with the silenced network"
-        plan.notes = [*plan.notes, note]
         return None
     with timed(timings, "verify"):
         difference = verify_plan(plan, model, example_inputs, structure, keep, seed=plan.seed)
@@ -168,16 +180,15 @@ def chosen(curves: Sensitivity, allocation: Allocation, budget: Budget, *, data:
     is better than another.
     """
     keep = _best_channels(curves, allocation.widths)
-    plan_fields = {
-        "criterion": curves.criterion,
-        "evaluator": curves.evaluator,
-        "data": data,
-        "budget": dict(budget.asked),
-        "limits": allocation.limits,
-        "costs": {"dense": dict(allocation.dense), "pruned": dict(allocation.costs)},
-        "notes": allocation.notes,
-    }
-    return Choice(keep, _rows(allocation, curves, keep), plan_fields)
+    provenance = Provenance(
+        criterion=curves.criterion,
+        evaluator=curves.evaluator,
+        data=data,
+        budget=dict(budget.asked),
+        limits=allocation.limits,
+    )
+    accounting = Accounting({"dense": dict(allocation.dense), "pruned": dict(allocation.costs)})
+    return Choice(keep, _rows(allocation, curves, keep), provenance, accounting, allocation.notes)
 
 
 def _on_meta(model: nn.Module) -> bool:

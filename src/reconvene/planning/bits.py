@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from reconvene.planning.options import Options
 from reconvene.quantiser import fake_quantised
 from reconvene.structure import Structure
 from reconvene.structure.inputs import map_tensors
-from reconvene.surgery import Plan, PlanRow
+from reconvene.surgery import Accounting, Plan, PlanRow, Provenance
 from reconvene.surgery.bits import BitPlan, LayerBits
 from reconvene.surgery.ranges import to_text
 from reconvene.utils.norms import keeps_statistics
@@ -53,13 +53,11 @@ def plan_bits(model: nn.Module, example_inputs: Any, budget: Budget, options: Op
         prepared=prepared,
         verified=options.verify,
     )
-    for name in decider.costs:
-        condition = decider.costs[name].condition
-        if condition and name in plan.costs["pruned"]:
-            plan.conditions[name] = condition
     plan.timings["structure"] = plan.timings.get("structure", 0.0) + seconds["structure"]
-    plan.calibration = _examples(options.data)
-    return plan
+    return replace(plan, calibration=_examples(options.data))
+
+
+ROUNDED_NORMS = "norms have the statistics of the network with rounded weights"
 
 
 def fit_norms(small: nn.Module, plan: Plan, bits: BitPlan, example_inputs: Any, options: Options) -> None:
@@ -73,7 +71,6 @@ def fit_norms(small: nn.Module, plan: Plan, bits: BitPlan, example_inputs: Any, 
     buffers = dict(rounded.named_buffers())
     for name, buffer in small.named_buffers():
         buffer.copy_(buffers[name])
-    plan.notes += ["norms have the statistics of the network with rounded weights"]
 
 
 def check_bits(bits: Sequence[int]) -> tuple[int, ...]:
@@ -197,16 +194,12 @@ class _Decider:
             chosen = decision.choice[w][problem.present(w, decision)]
             bits[weight.name] = LayerBits.of(axes[weight.name], np.array(weight.bits, dtype=np.int64)[chosen])
         pruned = {name: problem.cost(name, decision) for name in self.costs}
-        fields = {
-            "criterion": "",
-            "evaluator": "bits",
-            "data": losses.data,
-            "budget": dict(self.budget.asked),
-            "limits": dict(problem.limits),
-            "costs": {"dense": dict(dense), "pruned": pruned},
-            "bits": BitPlan(bits),
-        }
-        return Choice(keep, rows, fields)
+        provenance = Provenance(
+            evaluator="bits", data=losses.data, budget=dict(self.budget.asked), limits=dict(problem.limits)
+        )
+        conditions = {name: cost.condition for name, cost in self.costs.items() if cost.condition and name in pruned}
+        accounting = Accounting({"dense": dict(dense), "pruned": pruned}, conditions=conditions)
+        return Choice(keep, rows, provenance, accounting, bits=BitPlan(bits))
 
 
 def _weight(

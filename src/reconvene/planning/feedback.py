@@ -8,6 +8,7 @@ solver is given another limit, an aim in the units of the prediction, until the 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import inf
 
 from torch import nn
@@ -43,15 +44,16 @@ def plan_within(planner: Planner, budget: Budget, costs: Mapping[str, Cost], *, 
     search = _Search(planner, budget, costs, round_to, refine)
     plan = search.best_plan() if search.aims else search.plan()
     model = search.cost_model()
+    dense, pruned, conditions = dict(plan.costs["dense"]), dict(plan.costs["pruned"]), dict(plan.conditions)
     for name, cost in costs.items():
         if model.is_bound(name) and name not in search.measured_costs:
-            plan.costs["dense"][name] = model.exact(name, planner.prepared.structure.widths)
-            plan.costs["pruned"][name] = model.exact(name, plan.widths)
+            dense[name] = model.exact(name, planner.prepared.structure.widths)
+            pruned[name] = model.exact(name, plan.widths)
         condition = cost.measured_condition if name in search.measured_costs else cost.condition
         if cost is not COSTS.get(name) and condition:  # else it holds for every plan
-            plan.conditions[name] = condition
-    plan.notes += [cost.remark for cost in costs.values() if cost.remark]
-    return plan
+            conditions[name] = condition
+    remarks = [cost.remark for cost in costs.values() if cost.remark]
+    return replace(plan, costs={"dense": dense, "pruned": pruned}, conditions=conditions, notes=[*plan.notes, *remarks])
 
 
 class _Aim:
@@ -251,12 +253,12 @@ class _Search:
         return False
 
     def _with_measurements(self, plan: Plan, values: dict[str, float]) -> Plan:
-        for name, aim in self.aims.items():
-            plan.limits[name] = aim.limit
-            plan.costs["dense"][name], plan.costs["pruned"][name] = aim.dense, values[name]
         for step, seconds in self._seconds.items():
             plan.timings[step] = plan.timings.get(step, 0.0) + seconds
-        return plan
+        dense = {**plan.costs["dense"], **{name: aim.dense for name, aim in self.aims.items()}}
+        pruned = {**plan.costs["pruned"], **{name: values[name] for name in self.aims}}
+        limits = {**plan.limits, **{name: aim.limit for name, aim in self.aims.items()}}
+        return replace(plan, costs={"dense": dense, "pruned": pruned}, limits=limits)
 
     def _refused(self, refusal: BudgetError | None) -> BudgetError:
         """The error for a budget that no measured network keeps, with the least that was measured as the floor."""

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from reconvene import rectifier
 from reconvene.costs import Budget
 from reconvene.planning.assemble import timed
-from reconvene.planning.bits import fit_norms, plan_bits
+from reconvene.planning.bits import ROUNDED_NORMS, fit_norms, plan_bits
 from reconvene.planning.feedback import plan_within
 from reconvene.planning.options import Options
 from reconvene.planning.session import Data, Planner
@@ -42,8 +42,7 @@ def plan_by(model: nn.Module, example_inputs: Any, budget: Budget, options: Opti
     else:
         planner = options.planner(model, example_inputs)
         chosen_plan = plan_with(planner, budget, round_to=options.round_to, target=options.target)
-    chosen_plan.examples = _epoch(options.data) if options.examples is None else options.examples
-    return chosen_plan
+    return replace(chosen_plan, examples=_epoch(options.data) if options.examples is None else options.examples)
 
 
 def prune_by(
@@ -60,7 +59,9 @@ def prune_by(
     how = options.usual_way if rectify is None else rectify
     note = _on_weights(model, options, how, asked=rectify is not None)
     chosen_plan = plan_by(model, example_inputs, budget, options)
-    chosen_plan.notes += [note] if note else []
+    refits_norms = chosen_plan.bits is not None and options.data is not None and how in ("recalibrate", "reconstruct")
+    notes = [*chosen_plan.notes, *([note] if note else []), *([ROUNDED_NORMS] if refits_norms else [])]
+    chosen_plan = replace(chosen_plan, notes=notes)
     with timed(chosen_plan.timings, "surgery"):
         small = chosen_plan.apply(model)
     with timed(chosen_plan.timings, "rectify"):
@@ -73,7 +74,8 @@ def prune_by(
             model=model,
             data=options.data,
         )
-    if chosen_plan.bits is not None and options.data is not None and how in ("recalibrate", "reconstruct"):
+    if refits_norms:
+        assert chosen_plan.bits is not None
         with timed(chosen_plan.timings, "rectify"):
             fit_norms(small, chosen_plan, chosen_plan.bits, example_inputs, options)
     return Pruned(small, chosen_plan, report)
@@ -127,8 +129,7 @@ def plan_with(
         refine = round_to is None and answers.refine
         step = answers.round_to if round_to is None else round_to
         chosen_plan = plan_within(planner, budget, answers.costs, round_to=step, refine=refine)
-    chosen_plan.timings = {**timings, **chosen_plan.timings}
-    return chosen_plan
+    return replace(chosen_plan, timings={**timings, **chosen_plan.timings})
 
 
 def _epoch(data: Data | None) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,7 @@ from reconvene.structure.copies import copy_model
 from reconvene.structure.neurons import neurons
 from reconvene.structure.replay import replay
 from reconvene.structure.state import clear_state
-from reconvene.surgery import Plan, PlanRow, make_plan
+from reconvene.surgery import Accounting, Plan, PlanRow, make_plan
 from reconvene.surgery.ranges import to_text
 from reconvene.surgery.verify import relative_error
 from reconvene.utils.norms import is_norm
@@ -234,9 +234,11 @@ class Regrowth:
             for group, kept in zip(self.structure.prunable, keep, strict=True)
         ]
         goal = self.goal
-        facts = {name: getattr(goal, name) for name in ("seed", "budget", "limits", "costs", "spread")}
-        criterion = "activity" if self._judged else "taylor"
-        return make_plan(self.network, self.structure, keep, rows, scalars=scalars, criterion=criterion, **facts)
+        provenance = replace(goal.provenance, criterion="activity" if self._judged else "taylor", evaluator="")
+        accounting = Accounting(goal.costs, spread=goal.spread)
+        return make_plan(
+            self.network, self.structure, keep, rows, scalars=scalars, provenance=provenance, accounting=accounting
+        )
 
     def _mask(self, gate: _Gate, module: nn.Module, args: Any, output: Tensor) -> Tensor:
         """Mask the output of a layer, and note the gradient by the effective scale when it comes."""

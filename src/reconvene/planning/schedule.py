@@ -24,7 +24,7 @@ from reconvene.planning.session import Data
 from reconvene.planning.target import DeviceLike, Target
 from reconvene.structure import Slot, analyse
 from reconvene.structure.replay import replay
-from reconvene.surgery import Plan, PlanRow, make_plan
+from reconvene.surgery import Accounting, Plan, PlanRow, make_plan
 from reconvene.surgery.ranges import from_text, to_text
 from reconvene.utils.arguments import checked
 from reconvene.utils.progress import ProgressOption, listening, stage
@@ -164,7 +164,7 @@ class Schedule:
         if step > 1:
             plan = compose_plans(self.model, self.example_inputs, network.reconvene_plan, plan)  # type: ignore[arg-type]
         if step == self.steps:
-            plan.budget = dict(self.budget.asked)
+            plan = replace(plan, budget=dict(self.budget.asked))
         object.__setattr__(small, "reconvene_plan", plan)
         return small
 
@@ -212,15 +212,12 @@ def compose_plans(model: nn.Module, example_inputs: Any, first: Plan, second: Pl
         keep,
         rows,
         scalars=replay(model, example_inputs, structure, keep).scalars,
-        criterion=second.criterion,
-        evaluator=second.evaluator,
-        seed=second.seed,
-        data=second.data,
-        budget=second.budget,
-        limits=second.limits,
-        costs={"dense": first.costs.get("dense", {}), "pruned": second.costs.get("pruned", {})},
-        spread=first.spread,
-        examples=second.examples,
+        provenance=second.provenance,
+        accounting=Accounting(
+            {"dense": first.costs.get("dense", {}), "pruned": second.costs.get("pruned", {})},
+            spread=first.spread,
+            examples=second.examples,
+        ),
         notes=list(dict.fromkeys([*first.notes, *second.notes])),
     )
     if plan.slices != slices:

@@ -7,66 +7,42 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import AfterValidator
 from torch import nn
 
 from reconvene.costs import text_of
-from reconvene.costs.unit import FLOPS
 from reconvene.errors import PlanError
 from reconvene.structure import Keep, Structure
 from reconvene.structure.pruned_sizes import kept_positions
 from reconvene.structure.replay import following_attributes, shrunk_shapes
 from reconvene.structure.scalar_args import Numbers
-from reconvene.structure.state import StateItem, known_state
+from reconvene.structure.state import known_state
 from reconvene.surgery.bits import BitPlan
-from reconvene.surgery.ranges import Ranges, from_text, to_text
-from reconvene.surgery.silence import SilencedCall, restricted_sites
+from reconvene.surgery.cut import Cut, PlanRow
+from reconvene.surgery.provenance import Accounting, Provenance
+from reconvene.surgery.ranges import to_text
+from reconvene.surgery.silence import restricted_sites
 from reconvene.utils import schema
 from reconvene.utils.files import read_regular, write_atomic
-from reconvene.utils.schema import AnySeed, Count, Name, NonNegative, Number, Plain, Seconds, Size, Text
+from reconvene.utils.schema import Text
 from reconvene.utils.tables import smaller, text_table
 
 FORMAT, VERSION, WITH_BITS = "reconvene-plan", 1, 2
 """A plan with bits has a version of its own, so that releases that know none say so."""
+_UNSAVED = {"timings", "calibration"}
+"""Fields of one run, which no file has."""
 _FILE_LIMIT = 2**28
 """Bytes of the largest plan that is read; that of a network of 300 million parameters has two millions."""
 
 
-@schema.closed
-@dataclass
-class PlanRow:
-    """One group in a plan: how wide it was, how wide it stays, and why."""
-
-    name: Name
-    dense: Count
-    width: Count
-    keep: Ranges
-    loss: Number | None = None
-    density: Number | None = None
-    why: Text = ""
-
-
-def _fixed(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _of_both_networks(costs: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    if costs and not (costs.keys() == {"dense", "pruned"} and costs["pruned"].keys() <= costs["dense"].keys()):
-        raise ValueError("does not give the cost of the dense network for every one of the pruned network")
-    return costs
-
-
 @schema.opened  # besides its fields a file holds its format and version
-@dataclass
-class Plan:
-    """What stays of a model.
+@dataclass(frozen=True)
+class Plan(Accounting, Provenance, Cut):  # fields come in the order of Cut, Provenance, Accounting
+    """What stays of a model: the cut, where it comes from, and what it costs.
 
     ``apply`` makes the smaller network, ``mask`` the silenced reference of the same shapes.
 
@@ -81,89 +57,18 @@ class Plan:
     True
     """
 
-    rows: list[PlanRow]
-    pinned: list[dict[str, Plain]]
-    """Groups nothing of which can leave: ``name``, ``width``, ``why``."""
-    shapes: dict[Name, list[Count]]
-    """Dense shape of every parameter and buffer, by its first name: the plan fits this model and no other."""
-    slices: dict[Name, dict[Count, Ranges]]
-    """Kept positions (as ranges) by parameter and dimension; what is not named stays whole."""
-    attributes: list[tuple[Name, Name, Annotated[Plain, AfterValidator(_fixed)]]]
-    """``(module, attribute, value)`` of the sizes that modules keep beside their tensors."""
-    sites: list[SilencedCall] = field(default_factory=list)
-    state: list[StateItem] = field(default_factory=list)
-    """What a forward pass leaves for the next one, and how it starts afresh in the networks that a plan makes."""
-    criterion: Text = ""
-    evaluator: Text = ""
-    seed: AnySeed = 0
-    data: Text | None = None
-    budget: dict[str, Plain] = field(default_factory=dict)
-    limits: dict[str, NonNegative] = field(default_factory=dict)
-    costs: Annotated[dict[str, dict[str, NonNegative]], AfterValidator(_of_both_networks)] = field(default_factory=dict)
-    """``dense`` and ``pruned`` cost of every kind."""
-    spread: dict[str, NonNegative] = field(default_factory=dict)
-    """Activation spread of the dense network per layer, which rectification restores."""
-    examples: Size | None = None
-    """Training examples of an epoch, if known; the FLOPs of an epoch follow from it."""
-    bits: BitPlan | None = None
-    """Bits of the small network's weights, where the plan decides them."""
-    conditions: dict[str, Text] = field(default_factory=dict)
-    """What a cost holds for, where the plan was about a certain device or file: ``{"latency": "measured on ..."}``."""
     notes: list[Text] = field(default_factory=list)
     """What structure analysis had to pin after its trial, and operators it did not know."""
-    timings: dict[str, Seconds] = field(default_factory=dict, compare=False)
-    """Seconds of each step of this run; never saved, so that a seed gives the same bytes."""
-    calibration: Any = field(default=None, init=False, compare=False, repr=False)
+    calibration: Any = field(default=None, compare=False, repr=False)
     """Inputs of a few examples, where bits were decided on data: exports calibrate on them. Never saved."""
-
-    @property
-    def keep(self) -> dict[str, NDArray[np.int64]]:
-        """Kept channels by group."""
-        return {row.name: from_text(row.keep) for row in self.rows}
-
-    @property
-    def widths(self) -> NDArray[np.int64]:
-        """Kept width of every group, int64 ``[groups]``."""
-        return np.array([row.width for row in self.rows], dtype=np.int64)
 
     @property
     def remarks(self) -> list[str]:
         """What a reader of the plan should know: that nothing is removed, what costs hold for, and the notes."""
-        whole = bool(self.budget and self.rows) and all(row.width == row.dense for row in self.rows)
+        whole = bool(self.budget and self.rows) and self.is_whole
         nothing = ["nothing is removed: the dense network keeps this budget already"] if whole else []
         conditions = [f"{cost} is {condition}" for cost, condition in self.conditions.items()]
         return [*nothing, *conditions, *self.notes]
-
-    @property
-    def summary(self) -> list[dict[str, Any]]:
-        """The rows as plain dictionaries, without the channel lists."""
-        return [{k: v for k, v in dataclasses.asdict(row).items() if k != "keep"} for row in self.rows]
-
-    @property
-    def touched(self) -> list[str]:
-        """Modules whose tensors change, in model order."""
-        return list(dict.fromkeys(name.rpartition(".")[0] for name in self.slices))
-
-    @property
-    def training_flops(self) -> dict[str, float]:
-        """FLOPs of an epoch in training, ``dense`` and ``pruned``; of one example where ``examples`` is not known.
-
-        Forward, and the gradients of inputs and weights: six a multiply-accumulate, two each in three products of the
-        same size. Norms, elementwise work and the optimizer are not in it.
-        """
-        examples = self.examples or 1
-        return {network: 6.0 * costs["macs"] * examples for network, costs in self.costs.items() if "macs" in costs}
-
-    @property
-    def training_unit(self) -> str:
-        """What ``training_flops`` are of, in words."""
-        return f"an epoch of {self.examples:,} examples" if self.examples else "an example"
-
-    @property
-    def training_told(self) -> tuple[str, str, str]:
-        """``training_flops`` as people read them: dense, pruned, how many times less."""
-        dense, pruned = self.training_flops["dense"], self.training_flops["pruned"]
-        return FLOPS.text(dense), FLOPS.text(pruned), smaller(dense, pruned)
 
     def __str__(self) -> str:
         budget_text = ", ".join(f"{cost} {value}" for cost, value in self.budget.items())
@@ -176,7 +81,7 @@ class Plan:
             for cost, value in pruned.items()
         ]
         if "pruned" in self.training_flops:
-            foot.append("training FLOPs of {}: {} -> {} ({})".format(self.training_unit, *self.training_told))
+            foot.append("training FLOPs of {}: {} -> {} ({})".format(self.training_unit, *self.training_text))
         foot += [] if self.bits is None else [self.bits.summary]
         return text_table(["group", "dense", "width", "loss", "why"], rows, title=head, foot=[*foot, *self.remarks])
 
@@ -202,8 +107,8 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        passing = ("timings", "calibration", "bits")
-        out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in passing}
+        apart = {*_UNSAVED, "bits"}
+        out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in apart}
         out["rows"] = [dataclasses.asdict(row) for row in self.rows]
         out["sites"] = [dataclasses.asdict(site) for site in self.sites]
         out["slices"] = {n: {str(d): t for d, t in dims.items()} for n, dims in self.slices.items()}
@@ -240,7 +145,7 @@ class Plan:
                 f"{source} has version {schema.shown(values.get('version'))}, this release reads {VERSION} "
                 f"and {WITH_BITS}; upgrade reconvene"
             )
-        known = {"format", "version", *(field.name for field in dataclasses.fields(cls))}
+        known = {"format", "version", *(field.name for field in dataclasses.fields(cls))} - _UNSAVED
         if unknown := sorted(values.keys() - known):
             raise PlanError(f"{source}: {unknown[0]}: is no field that this release knows; upgrade reconvene")
         return schema.read_json(cls, text, source=source, error=PlanError)
@@ -276,7 +181,10 @@ def make_plan(
     rows: list[PlanRow],
     *,
     scalars: Mapping[int, Numbers] | None = None,
-    **plan_fields: Any,
+    provenance: Provenance = Provenance(),  # noqa: B008  # frozen
+    accounting: Accounting = Accounting(),  # noqa: B008  # frozen
+    notes: Sequence[str] = (),
+    bits: BitPlan | None = None,
 ) -> Plan:
     """The plan that keeps these channels.
 
@@ -286,7 +194,10 @@ def make_plan(
         keep: kept channels per prunable group, ascending.
         rows: one row per prunable group.
         scalars: numbers in the code that follow sizes, as ``replay`` of this choice saw them.
-        **facts: the other fields of ``Plan`` (criterion, budget, costs ...).
+        provenance: how the channels were chosen.
+        accounting: the costs of both networks.
+        notes: beside those of the structure.
+        bits: of the small network's weights, where they are decided.
     """
     kept = structure.kept_atoms(keep)
     slices: dict[str, dict[int, str]] = {}
@@ -299,8 +210,9 @@ def make_plan(
                 slices.setdefault(name, {})[number] = to_text(positions)
     attributes = following_attributes(model, structure, keep, shrunk_shapes(structure, kept))
     pinned = [{"name": g.name, "width": g.width, "why": g.pinned} for g in structure.groups if not g.prunable]
-    notes = [*structure.repairs, *(f"{site} has no rule; what it touches stays whole" for site in structure.unknown)]
-    notes += plan_fields.pop("notes", [])
+    unknown = [f"{site} has no rule; what it touches stays whole" for site in structure.unknown]
     sites = restricted_sites(structure, keep, scalars or {})
     state = list(known_state(model))
-    return Plan(rows, pinned, shapes, slices, attributes, sites, state, notes=notes, **plan_fields)
+    cut = Cut(rows, pinned, shapes, slices, attributes, sites, state, bits)
+    parts = {**vars(cut), **vars(provenance), **vars(accounting)}
+    return Plan(**parts, notes=[*structure.repairs, *unknown, *notes])

@@ -124,7 +124,7 @@ def prune(
         small, plan, report = prune_by(model, inputs, budget, pruning.options(samples, task), rectify=pruning.rectify)
         if earlier is not None:
             plan = compose_plans(source.build(allow_import=allow_import), inputs, earlier, plan)
-    plan.examples = samples.examples if examples is None and samples is not None else examples
+    plan = replace(plan, examples=samples.examples if examples is None and samples is not None else examples)
     ratios = {row.layer: row.ratio for row in report.rows if row.ratio is not None}
     settings = replace(record_of(pruning, budget), spread=ratios)
     with stage(f"saving to {folder}"), _set_aside(folder):
