@@ -261,7 +261,7 @@ def test_interrupted_and_resumed_results_are_identical(tmp_path: Path, monkeypat
         return step(self, x, y)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("reconvene.training.run.Run._step", stop)
+        patch.setattr("reconvene.training.run.TrainingRun._step", stop)
         execute_run(run, tmp_path / "parts", data="digits")
     resumed = execute_run(run, tmp_path / "parts", data="digits")
     assert _stable(resumed) == _stable(whole)

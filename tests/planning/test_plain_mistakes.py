@@ -74,7 +74,7 @@ VERBS: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize(
     ("model", "remedy"),
     [
-        ("resnet18", "resolve('resnet18').build()"),
+        ("resnet18", "resolve_address('resnet18').build()"),
         (nn.Linear, "Linear(...)"),
         (MODEL.state_dict(), "load it there"),
         (INPUTS, "torch.nn.Module"),
