@@ -17,17 +17,19 @@ if TYPE_CHECKING:
     from reconvene.deploy import export
     from reconvene.deploy.measure import Measurement, measure
     from reconvene.errors import ReconveneError
+    from reconvene.planning.iterative import prune_iteratively
     from reconvene.planning.regrow import prune_and_regrow
-    from reconvene.planning.schedule import prune_iteratively
     from reconvene.planning.simplify import simplify
     from reconvene.surgery import Plan
     from reconvene.tasks import metrics
+    from reconvene.training.tuning import Tuning
 
 _HOMES = {
     "Budget": "costs",
     "Measurement": "deploy",
     "Plan": "surgery",
     "ReconveneError": "errors",
+    "Tuning": "training.tuning",
     "export": "deploy",
     "from_pretrained": "artifact",
     "groups": "api",
@@ -38,7 +40,7 @@ _HOMES = {
     "plan": "planning.plan",
     "prune": "planning.plan",
     "prune_and_regrow": "planning.regrow",
-    "prune_iteratively": "planning.schedule",
+    "prune_iteratively": "planning.iterative",
     "push_to_hub": "artifact",
     "rectify": "api",
     "save": "artifact",
@@ -51,6 +53,7 @@ __all__ = [
     "Measurement",
     "Plan",
     "ReconveneError",
+    "Tuning",
     "__version__",
     "export",
     "from_pretrained",

@@ -102,3 +102,30 @@ def test_layers_are_kept_in_untrained_networks_too(tmp_path: Path, capfd: pytest
     assert torch.equal(rc.load(tmp_path / "small").classifier.weight, dense.classifier.weight)
     words = trouble(capfd, "prune", *MODEL, "--macs", "1.5x", "--keep", "clasifier", "-o", str(tmp_path / "small"))
     assert "unknown layer to keep 'clasifier'" in words and "Did you mean 'classifier'" in words
+
+
+def test_in_steps_a_network_is_cut_and_tuned_in_turn(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    rc.save(network(), tmp_path / "dense")
+    dense, out = str(tmp_path / "dense"), str(tmp_path / "small")
+    arguments = ["prune", dense, "--trained", "--params", "2x", "-o", out]
+    said = answer(capfd, *arguments, "--steps", "2", "--epochs", "1", "--limit", "100", "--criterion", "l2")
+    steps = said["curve"]["steps"]
+    assert [step["step"] for step in steps] == [1, 2] and said["curve"]["metric"] == "accuracy"
+    assert steps[1]["costs"]["params"] == said["costs"]["pruned"]["params"] <= said["costs"]["dense"]["params"] / 2
+    stored = artifact.Artifact.open(out)
+    assert stored.training is not None and stored.training.score == steps[1]["tuned"]
+    assert stored.training.teacher is not None and stored.training.asked["tail"] == 0.25
+    assert kept_slices(rc.load(out), network()) is False
+    assert torch.equal(rc.load(tmp_path / "small" / "dense").classifier.weight, network().classifier.weight)
+    manifest = (tmp_path / "small" / artifact.MANIFEST).read_bytes()
+    answer(capfd, *arguments, "--steps", "2", "--epochs", "1", "--limit", "100", "--criterion", "l2")
+    assert (tmp_path / "small" / artifact.MANIFEST).read_bytes() == manifest, "done already"
+    assert "was trained" in trouble(capfd, *arguments, "--steps", "3", "--epochs", "1", "--limit", "100")
+
+
+def test_options_of_tuning_need_steps(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    rc.save(network(), tmp_path / "dense")
+    arguments = ["--params", "2x", "-o", str(tmp_path / "small")]
+    assert "--trained" in trouble(capfd, "prune", *MODEL, "--steps", "2", *arguments, code=2)
+    words = trouble(capfd, "prune", str(tmp_path / "dense"), "--trained", "--floor", "0.5", *arguments, code=2)
+    assert "--floor is about tuning" in words

@@ -536,3 +536,10 @@ def test_more_images_than_memory_are_refused_before_any_is_decoded(
 def test_data_of_another_type(spec: Any) -> None:
     with pytest.raises(DataError, match="no 'digits', no path and no hub id"):
         load_data(spec)
+
+
+def test_images_of_one_channel_do_not_say_channels_last() -> None:
+    """PyTorch would compute a network of few channels in that format, and end the process with a gradient of it."""
+    data = load_data("digits", input_shape=(1, 8, 8), limit=200)
+    for images in (next(train_batches(data, batch_size=8, seed=0, epoch=0))[0], next(iter(calibration(data)))[0]):
+        assert images.stride() == (64, 64, 8, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -9,8 +11,9 @@ import reconvene as rc
 from reconvene.costs.model import CostModel
 from reconvene.errors import ArgumentError, BudgetError, PlanError
 from reconvene.models import ModelSource
-from reconvene.planning.schedule import compose_plans
+from reconvene.planning.schedule import Schedule
 from reconvene.structure import analyse
+from reconvene.surgery.compose import compose_plans
 from support.trained_net import Net, X, batches, trained
 
 
@@ -88,3 +91,42 @@ def test_what_cannot_be_kept_is_said_before_the_first_step():
     with pytest.raises(ArgumentError, match="there is one step at least"):
         rc.prune_iteratively(trained(Net()), X, rc.Budget(params="2x"), 0)
     assert steps == []
+
+
+def test_by_default_batches_tune_with_the_dense_network_as_teacher():
+    net, data = trained(Net()), batches(2)
+    options = {"steps": 2, "data": data, "criterion": "l2", "rectify": "keep", "verify": False}
+    cut = rc.prune_iteratively(net, X, rc.Budget(macs="3x"), train=rc.Tuning(epochs=0), **options)
+    tuned = rc.prune_iteratively(net, X, rc.Budget(macs="3x"), **options)
+    again = rc.prune_iteratively(net, X, rc.Budget(macs="3x"), **options)
+    assert not torch.equal(cut.stem[0].weight, tuned.stem[0].weight)
+    assert all(torch.equal(a, b) for a, b in zip(tuned.state_dict().values(), again.state_dict().values(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), trained(Net()).parameters(), strict=True))
+
+
+def test_a_floor_stops_and_gives_the_last_good_network_back():
+    net, scores = trained(Net()), iter([0.5, 0.7, 0.9, 0.4, 0.6, 0.8, 0.95])
+    seen = []
+
+    def metric(network: torch.nn.Module) -> float:
+        return next(scores)
+
+    options = {"metric": metric, "floor": 0.85, "criterion": "l2", "rectify": "keep", "verify": False}
+    small = rc.prune_iteratively(net, X, rc.Budget(macs="4x"), 2, lambda network, _: seen.append(network), **options)
+    assert small is seen[0] and len(seen) == 2
+    first, second = small.reconvene_curve.steps
+    assert (first.cut, first.repaired, first.tuned) == (0.5, 0.7, 0.9) and second.tuned == 0.8
+    assert small.reconvene_curve.result == 1 and small.reconvene_curve.dense == 0.95
+    assert first.costs["macs"] == macs(small) and "0.95" in str(small.reconvene_curve)
+    options["metric"] = lambda network: 0.1
+    whole = rc.prune_iteratively(net, X, rc.Budget(macs="4x"), 2, lambda *_: None, **options)
+    assert macs(whole) == macs(net) and whole is not net and whole.reconvene_curve.result == 0
+    with pytest.raises(ArgumentError, match=r"floor=0\.85 limits a metric"):
+        rc.prune_iteratively(net, X, rc.Budget(macs="4x"), 2, floor=0.85)
+
+
+@pytest.mark.parametrize(("pace", "halfway"), [("geometric", 0.5), ("linear", 0.625), ("cubic", 0.34375)])
+def test_paces_go_from_all_to_the_budget(pace: str, halfway: float):
+    schedule = Schedule(2, pace, {"macs": "4x"}, {"macs": 1000.0}, {"macs": 250.0}, {})
+    assert [schedule.budget(step).asked["macs"] for step in (1, 2)] == [int(1000 * halfway), 250]
+    assert Schedule.from_dict(json.loads(json.dumps(schedule.to_dict()))) == schedule

@@ -237,6 +237,18 @@ def test_absent_sections_are_left_out() -> None:
     assert "50.0" in only.words and not any(name == "section" for name, _ in only.seen)
 
 
+def test_steps_of_a_trained_network_are_told() -> None:
+    data = vgg()
+    data.trained, data.training = True, {}
+    moments = [{"cut": 0.31, "repaired": 0.75, "tuned": 0.842}, {"cut": 0.11, "repaired": 0.62, "tuned": 0.713}]
+    records = [{"step": n + 1, "costs": {"params": 1000 - n}, **scores} for n, scores in enumerate(moments)]
+    data.curve = {"steps": records, "result": 1, "metric": "accuracy", "dense": 0.871, "floor": 0.8}
+    words = Page(render(data)).words
+    for text in ("Steps", "84.2", "11.0", "floor of 80.0", "is that of step 1", "of a trained network"):
+        assert text in words
+    assert "before any training" not in words
+
+
 def test_everything_is_escaped() -> None:
     evil = "<script>alert(1)</script>\"'&"
     data = vgg()

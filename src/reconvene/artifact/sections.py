@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, AliasChoices, Field
 
+from reconvene.artifact.curve import PruningCurve
 from reconvene.data.preprocessing import CheckedPreprocessing
 from reconvene.errors import ArtifactError
 from reconvene.tasks import DEFAULT, task_named
@@ -234,6 +235,8 @@ class Sections:
     """``Assessment.to_dict()`` by variant."""
     ranges: dict[str, tuple[float, int]] | None = None
     """Scale and zero point by what puts a tensor out, as quantisation-aware training learned them."""
+    curve: PruningCurve | None = None
+    """How the steps of an iterative pruning fared."""
 
 
 def to_plain(section: Any) -> Any:

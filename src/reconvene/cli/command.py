@@ -165,8 +165,8 @@ class BudgetOptions(LimitsOptions):
 
 
 @dataclass(kw_only=True)
-class TrainOptions:
-    """Options that say how to train."""
+class RecipeOptions:
+    """Options that say by which recipe to train."""
 
     epochs: Annotated[int | None, arg(metavar="N")] = None
     """Rounds over the training images. By default 5."""
@@ -174,12 +174,34 @@ class TrainOptions:
     """Images a step. By default 128, fewer for small data."""
     lr: Annotated[float | None, arg(metavar="RATE")] = None
     """Highest learning rate. By default the recipe's own."""
-    schedule: Literal["one-cycle", "multi-step"] = "one-cycle"
-    """How the learning rate moves."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Arithmetic of the training step. auto: bfloat16 where the processor computes in it."""
+    schedule: Literal["one-cycle", "multi-step"] | None = None
+    """How the learning rate moves. By default the recipe's own: one-cycle."""
+    precision: Literal["auto", "bf16", "fp32"] | None = None
+    """Arithmetic of the training step. auto: bfloat16 where the processor computes in it. By default the recipe's own:
+    auto."""
     train_on: Annotated[str, arg(metavar="DEVICE")] = "auto"
     """cpu, cuda, cuda:1; auto: a CUDA device if there is one."""
+
+    def rounds(self, default: int = EPOCHS) -> int:
+        """How many epochs were asked for."""
+        return default if self.epochs is None else self.epochs
+
+    def config(self, seed: int, recipe: TrainConfig | None = None) -> TrainConfig:
+        """The recipe, the default one unless another is given, with these options in it."""
+        from dataclasses import replace
+
+        from reconvene.training import TrainConfig
+
+        names = ("batch_size", "lr", "schedule", "precision")
+        overrides = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        overrides["device"] = self.train_on
+        return replace(recipe or TrainConfig(), seed=seed, **overrides)
+
+
+@dataclass(kw_only=True)
+class TrainOptions(RecipeOptions):
+    """Options that say how to train."""
+
     distill: bool = False
     """Learn from a teacher, too: from DIR/dense, which is trained by the same recipe first where it is not yet."""
     teacher: Annotated[Path | None, arg(metavar="DIR")] = None
@@ -200,21 +222,6 @@ class TrainOptions:
         if not self.distill and self.teacher is None:
             return None
         return Lesson(self.teacher, self.temperature, self.distill_weight, self.feature_weight)
-
-    def rounds(self, default: int = EPOCHS) -> int:
-        """How many epochs were asked for."""
-        return default if self.epochs is None else self.epochs
-
-    def config(self, seed: int, recipe: TrainConfig | None = None) -> TrainConfig:
-        """The recipe, the default one unless another is given, with these options in it."""
-        from dataclasses import replace
-
-        from reconvene.training import TrainConfig
-
-        names = ("batch_size", "lr", "schedule", "precision")
-        overrides = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        overrides["device"] = self.train_on
-        return replace(recipe or TrainConfig(), seed=seed, **overrides)
 
 
 @dataclass(kw_only=True)

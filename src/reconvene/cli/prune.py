@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
 from reconvene.cli.command import Answer, BudgetOptions, Command, ModelAddress, ModelOptions, UsageError
 from reconvene.cli.data_options import DataOptions, recorded_task
 from reconvene.cli.prune_options import PruneOptions
+from reconvene.cli.step_options import StepOptions
+
+if TYPE_CHECKING:
+    from reconvene.costs import Budget
+    from reconvene.models import ModelSource
+    from reconvene.surgery import Plan
+    from reconvene.workflow import Pruning
 
 
 @dataclass(kw_only=True)
-class PruneCommand(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Command):
+class PruneCommand(BudgetOptions, PruneOptions, StepOptions, DataOptions, ModelOptions, Command):
     """Make a model smaller so that it keeps every budget, and save it as an artifact.
 
-    An untrained one, whose touched layers are drawn anew; or with --trained a network whose weights are kept.
+    An untrained one, whose touched layers are drawn anew; or with --trained a network whose weights are kept, in steps
+    with --steps.
     """
 
     model: ModelAddress
@@ -37,32 +45,14 @@ class PruneCommand(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Comma
         """Plan, surgery, rectification, artifact."""
         budget = self.budget()
         self._check_weights()
+        in_steps = self.in_steps
         from reconvene import artifact
         from reconvene.costs import text_of
-        from reconvene.tasks import task_named
         from reconvene.utils.tables import Cell, smaller, text_table
-        from reconvene.workflow import prune
 
         base = Path(self.model) if self.trained and (Path(self.model) / artifact.MANIFEST).is_file() else None
         source = self.source(self.model, seed=self.seed) if base is None else artifact.Artifact.open(base).source
-        with_data = not self.trained or self.data is not None
-        defaults: dict[str, Any] = {}
-        if self.trained:
-            criterion, rectify = ("taylor", "reconstruct") if with_data else ("group_l2", "keep")
-            defaults = {"trained": True, "criterion": criterion, "rectify": rectify}
-        plan = prune(
-            source,
-            self.output,
-            budget=budget,
-            pruning=self.pruning(self.seed, **defaults, **self.target_options),
-            data=(lambda: self.dataset(source.input_shape, base)) if with_data else None,
-            task=task_named(self.task or recorded_task(base)),
-            base=base,
-            weights=self.weights,
-            examples=self.examples() if with_data else None,
-            overwrite=self.overwrite,
-            allow_import=self.allow_import,
-        )
+        plan = self._pruned_in_steps(budget, source, base) if in_steps else self._pruned(budget, source, base)
         widths: list[list[Cell]] = [[row.name, row.dense, row.width, row.loss, row.why] for row in plan.rows]
         dense, pruned = plan.costs["dense"], plan.costs["pruned"]
         costs: list[list[Cell]] = [
@@ -70,7 +60,8 @@ class PruneCommand(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Comma
             for name in dense
         ]
         costs.append([f"training FLOPs, {plan.training_unit}", *plan.training_text])
-        pruning = artifact.Artifact.open(self.output).pruning
+        stored = artifact.Artifact.open(self.output)
+        pruning = stored.pruning
         assert pruning is not None, "pruned above"
         text = [
             text_table(["group", "dense", "width", "loss", "why"], widths, title=f"{source.address} within {budget}"),
@@ -82,6 +73,7 @@ class PruneCommand(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Comma
                 foot=[*plan.remarks, f"artifact: {self.output}"],
             ),
         ]
+        text += [] if stored.curve is None else ["", str(stored.curve)]
         data = {
             "artifact": str(self.output),
             "model": source.to_dict(),
@@ -92,11 +84,61 @@ class PruneCommand(BudgetOptions, PruneOptions, DataOptions, ModelOptions, Comma
             "training_flops": {"of": plan.training_unit, "examples": plan.examples, **plan.training_flops},
             **asdict(pruning),
             "timings": plan.timings,
+            "curve": None if stored.curve is None else asdict(stored.curve),
         }
         return Answer("\n".join(text), data)
 
+    def _pruned(self, budget: Budget, source: ModelSource, base: Path | None) -> Plan:
+        """One cut."""
+        from reconvene.tasks import task_named
+        from reconvene.workflow import prune
+
+        with_data = not self.trained or self.data is not None
+        return prune(
+            source,
+            self.output,
+            budget=budget,
+            pruning=self._pruning(with_data=with_data),
+            data=(lambda: self.dataset(source.input_shape, base)) if with_data else None,
+            task=task_named(self.task or recorded_task(base)),
+            base=base,
+            weights=self.weights,
+            examples=self.examples() if with_data else None,
+            overwrite=self.overwrite,
+            allow_import=self.allow_import,
+        )
+
+    def _pruned_in_steps(self, budget: Budget, source: ModelSource, base: Path | None) -> Plan:
+        """Several cuts, or one, and tuning after each."""
+        from reconvene.workflow import prune_in_steps
+
+        if self.data is None and (self.task or recorded_task(base)) != "classification":
+            raise UsageError(f"tuning needs the images that {self.model} was trained on. Name them with --data")
+        return prune_in_steps(
+            source,
+            self.output,
+            budget=budget,
+            tuned=self.tuned(self.seed, base),
+            dataset=self.dataset(source.input_shape, base),
+            pruning=self._pruning(with_data=True),
+            base=base,
+            weights=self.weights,
+            overwrite=self.overwrite,
+            allow_import=self.allow_import,
+        )
+
+    def _pruning(self, *, with_data: bool) -> Pruning:
+        defaults: dict[str, Any] = {}
+        if self.trained:
+            criterion, rectify = ("taylor", "reconstruct") if with_data else ("group_l2", "keep")
+            defaults = {"trained": True, "criterion": criterion, "rectify": rectify}
+        return self.pruning(self.seed, **defaults, **self.target_options)
+
     def _check_weights(self) -> None:
         from reconvene.artifact import MANIFEST
+
+        if not self.trained and self.in_steps:
+            raise UsageError("--steps and --epochs tune a trained network after a cut. Give --trained as well")
 
         is_artifact = (Path(self.model) / MANIFEST).is_file()
         if self.weights is not None and not self.trained:

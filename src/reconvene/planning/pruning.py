@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -52,8 +52,9 @@ def prune_by(
     options: Options,
     *,
     rectify: str | None = None,
+    see: Callable[[nn.Module], object] | None = None,
 ) -> Pruned:
-    """``prune`` with its options as one object."""
+    """``prune`` with its options as one object; ``see`` sees the network as it is cut, before it is rectified."""
     if isinstance(options.data, Iterator):
         options = replace(options, data=list(options.data))  # the criterion reads it, and then the rectifier
     how = options.usual_way if rectify is None else rectify
@@ -64,6 +65,8 @@ def prune_by(
     chosen_plan = replace(chosen_plan, notes=notes)
     with timed(chosen_plan.timings, "surgery"):
         small = chosen_plan.apply(model)
+    if see is not None:
+        see(small)
     with timed(chosen_plan.timings, "rectify"):
         report = rectifier.rectify(
             small,

@@ -29,6 +29,8 @@ class ReportData:
         scores: the task's headline by variant; without it, the last epoch of ``training``.
         assessment: ``Assessment.to_dict()`` by variant.
         pictures: a few test images, one row each: PNG files in base64 by heading, ``image``, ``truth``, ``dense``, ...
+        trained: whether the network was trained before it was cut, and kept its weights.
+        curve: of a pruning in steps, ``PruningCurve`` in plain values.
         bench: ``BenchResult.to_dict()``.
         exports: ``Exported.to_dict()``, each with its ``verification`` or ``None``; ``variant`` may be added.
         timings: seconds of each step of pruning, in order.
@@ -50,6 +52,8 @@ class ReportData:
     scores: dict[str, float] = field(default_factory=dict)
     assessment: dict[str, dict[str, Any]] = field(default_factory=dict)
     pictures: list[dict[str, str]] = field(default_factory=list)
+    trained: bool = False
+    curve: dict[str, Any] | None = None
     bench: dict[str, Any] | None = None
     exports: list[dict[str, Any]] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from pathlib import Path
 from reconvene._version import __version__
 from reconvene.costs import listed_costs
 from reconvene.errors import ArtifactError
-from reconvene.report import formats, headline, measurements, pictures, robustness, sections
+from reconvene.report import formats, headline, measurements, pictures, robustness, sections, steps
 from reconvene.report.data import ReportData
 from reconvene.report.markup import Child, Html, document, raw_style, tag
 from reconvene.report.markup import name as shown_name
@@ -22,6 +22,7 @@ SECTIONS = (
     formats.formats,
     sections.widths,
     sections.spread_section,
+    steps.steps,
     sections.training,
     pictures.pictures,
     robustness.assessment,
@@ -82,11 +83,14 @@ def _headline(data: ReportData) -> str:
     for name, cost in listed_costs().items():
         if dense.get(name) and pruned.get(name) and dense[name] >= pruned[name]:
             return f"{numbers.ratio(dense[name] / pruned[name])} {cost.less} {cost.label.lower()}"
-    return "pruned before training"
+    return "pruned after training" if data.trained else "pruned before training"
 
 
 def _sentence(data: ReportData) -> str:
     by = f", as the {data.criterion} criterion advised" if data.criterion else ""
+    if data.trained:
+        tuned = " It was tuned afterwards." if data.curve else ""
+        return f"Channels of a trained network were removed{by}; what is left is ordinary, dense and smaller.{tuned}"
     trained = " Then both networks were trained alike." if {"dense", "pruned"} <= set(data.headlines()) else ""
     return (
         f"Channels were removed before any training{by}; what is left is an ordinary, dense, smaller network.{trained}"
@@ -131,7 +135,12 @@ def _score_card(data: ReportData) -> Html | None:
 def _time_card(data: ReportData) -> Html | None:
     if not data.timings:
         return None
-    return _card("Time to prune", numbers.seconds(sum(data.timings.values())), "", "before any training")
+    return _card(
+        "Time to prune",
+        numbers.seconds(sum(data.timings.values())),
+        "",
+        None if data.trained else "before any training",
+    )
 
 
 def _card(label: str, figure: str, comparison: str, detail: Child) -> Html:

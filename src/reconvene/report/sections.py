@@ -159,6 +159,8 @@ def training(data: ReportData) -> Html | None:
         return None
     data_note = f" on {data.dataset}" if data.dataset else ""
     alike = "Every network was trained by the same recipe" if len(runs) > 1 else "The network was trained"
+    if data.trained:
+        alike = "The dense network was trained, and the cut one tuned" if len(runs) > 1 else "The network was tuned"
     lead = f"{alike}{data_note}. {title} and loss are those on the test split after each epoch."
     charts = [
         chart

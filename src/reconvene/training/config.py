@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
 
 import torch
 
@@ -14,6 +14,8 @@ from reconvene.tasks import Augmentation
 from reconvene.training.machine import has_bf16
 
 MIN_STEPS, MIN_BATCH, MAX_BATCH = 32, 8, 128
+LATER = ("tail",)
+"""Choices that there were none of when the first checkpoints were written."""
 AUGMENTATIONS = ("auto", "shift", "flip", "shift-flip", "none")
 
 
@@ -31,6 +33,9 @@ class TrainConfig:
     """one-cycle: linear warm-up, then a cosine to zero. multi-step: a tenth after half of the run, again after 3/4."""
     warmup: float = 0.25
     """Share of the steps over which the one-cycle learning rate rises."""
+    tail: float = 1.0
+    """Share of the schedule, from its end, that the run goes through: 0.25 begins where a quarter of it is left, which
+    is how a network that was trained before is tuned (learning-rate rewinding, 2003.02389). 1: all of it."""
     momentum: float = 0.9
     """Nesterov momentum."""
     weight_decay: float = 5e-4
@@ -83,6 +88,15 @@ class TrainConfig:
         }
         return choices[self.augment]
 
+    def identity(self) -> dict[str, Any]:
+        """The choices that make a run this one. How often it saves does not; nor does a choice that older runs had not.
+
+        What was chosen in the usual way since it became a choice is left out, so that older runs are still the same.
+        """
+        usual = {entry.name: entry.default for entry in fields(TrainConfig)}
+        choices = {name: value for name, value in asdict(self).items() if name != "checkpoint_seconds"}
+        return {name: value for name, value in choices.items() if name not in LATER or value != usual[name]}
+
     def check(self) -> None:
         """Raise TrainingError for a value that cannot work."""
         if broken := self.broken_rules():
@@ -94,6 +108,7 @@ class TrainConfig:
             "batch_size must be above 0": self.batch_size is not None and self.batch_size < 1,
             "lr must be above 0": not 0 < self.lr < math.inf,
             "warmup must be in [0, 1)": not 0 <= self.warmup < 1,
+            "tail must be above 0 and at most 1": not 0 < self.tail <= 1,
             "clip must be above 0": self.clip is not None and not self.clip > 0,
             "momentum must be in (0, 1)": not 0 < self.momentum < 1,
             "weight_decay must not be negative": not self.weight_decay >= 0,
@@ -114,8 +129,10 @@ class Settled(TrainConfig):
     batch_size: int = MAX_BATCH
 
 
-def learning_rate(config: Settled, step: int, total: int) -> float:
+def learning_rate(config: Settled, step: float, total: float) -> float:
     """The rate of step ``step`` (from 0) of ``total``: a function of nothing else, so checkpoints hold no scheduler."""
+    if config.tail < 1:  # the last ``total`` steps of a longer run
+        step, total = step + total / config.tail - total, total / config.tail
     if config.schedule == "multi-step":
         return config.lr * 0.1 ** (2 * step >= total) * 0.1 ** (4 * step >= 3 * total)
     rising = config.warmup * total

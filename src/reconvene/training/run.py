@@ -255,11 +255,9 @@ class TrainingRun:
 
     def _identity(self) -> dict[str, Any]:
         """The settings that identify this run. The interval between checkpoints is not one of them."""
-        recipe = asdict(self.config)
-        recipe.pop("checkpoint_seconds")
         return {
             "epochs": self.epochs,
-            **recipe,
+            **self.config.identity(),
             "processes": self.world.size,
             "dataset": str(self.dataset),
             "pixels": self.dataset.sha256,

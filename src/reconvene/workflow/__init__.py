@@ -8,6 +8,7 @@ from reconvene.artifact import Training
 from reconvene.workflow.bundle import bundle
 from reconvene.workflow.deploy import Form, Int8, bench, export_artifact
 from reconvene.workflow.evaluate import evaluate
+from reconvene.workflow.iterative import Tuned, prune_in_steps, rewound
 from reconvene.workflow.prune import Pruning, prune
 from reconvene.workflow.qat import train_quantised
 from reconvene.workflow.report import report
@@ -21,12 +22,15 @@ __all__ = [
     "Outcome",
     "Pruning",
     "Training",
+    "Tuned",
     "bench",
     "bundle",
     "evaluate",
     "export_artifact",
     "prune",
+    "prune_in_steps",
     "report",
+    "rewound",
     "run",
     "train",
     "train_quantised",

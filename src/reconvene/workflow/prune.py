@@ -27,10 +27,10 @@ from reconvene.models import ModelSource, example_inputs
 from reconvene.planning.limits import LayerLimits
 from reconvene.planning.options import Options
 from reconvene.planning.pruning import prune_by
-from reconvene.planning.schedule import compose_plans
 from reconvene.planning.target import Target
 from reconvene.rectifier import RECTIFICATIONS
 from reconvene.surgery import Plan
+from reconvene.surgery.compose import compose_plans
 from reconvene.tasks import DEFAULT, Task
 from reconvene.training.checkpoint import CHECKPOINT_NAME
 from reconvene.training.log import LOG_NAME
@@ -127,7 +127,7 @@ def prune(
     plan = replace(plan, examples=samples.examples if examples is None and samples is not None else examples)
     ratios = {row.layer: row.ratio for row in report.rows if row.ratio is not None}
     settings = replace(record_of(pruning, budget), spread=ratios)
-    with stage(f"saving to {folder}"), _set_aside(folder):
+    with stage(f"saving to {folder}"), set_aside(folder):
         timings = artifact.Timings(pruning=dict(plan.timings))
         artifact.save(small, folder, plan=plan, source=source, extra={"pruning": settings}, timings=timings)
     return plan
@@ -149,7 +149,7 @@ def make_way(folder: Path, *, overwrite: bool) -> None:
 
 
 @contextmanager
-def _set_aside(folder: Path) -> Iterator[None]:
+def set_aside(folder: Path) -> Iterator[None]:
     """Keep what was made from an artifact out of the way while that is replaced: it would be taken for the new one's.
 
     Where the replacing fails everything comes back; where it succeeds everything goes. A process that is killed in

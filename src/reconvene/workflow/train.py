@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +218,4 @@ def _trained_already(folder: Path, earlier: Training) -> TrainingError:
 
 def recipe_of(dataset: Dataset, epochs: int, config: TrainConfig) -> dict[str, Any]:
     """What makes a training run this one, but for its teacher. How often it saves does not."""
-    recipe = asdict(config)
-    del recipe["checkpoint_seconds"]
-    return {"epochs": epochs, "pixels": dataset.sha256, **dataset.task.identity(), **recipe}
+    return {"epochs": epochs, "pixels": dataset.sha256, **dataset.task.identity(), **config.identity()}

@@ -1,0 +1,49 @@
+"""How a network fared while it was pruned in steps: what each step left, and how good it was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from reconvene.costs import COSTS, text_of
+from reconvene.utils.schema import Count, Name, NonNegative, Number, Text, opened
+from reconvene.utils.tables import Cell, text_table
+
+
+@opened
+@dataclass(frozen=True)
+class StepRecord:
+    """One step: the costs of its network, and the metric right after the cut, after the repair and after tuning.
+
+    None where nothing was measured.
+    """
+
+    step: Count
+    costs: dict[Name, NonNegative] = field(default_factory=dict)
+    cut: Number | None = None
+    repaired: Number | None = None
+    tuned: Number | None = None
+
+
+@opened
+@dataclass(frozen=True)
+class PruningCurve:
+    """All steps of a pruning; printed, it is a table.
+
+    ``dense`` is the metric of the network before the first step. Where a step falls below the ``floor``, it is the last
+    one, and the ``result`` is the network of the step before it (0: the dense one).
+    """
+
+    steps: tuple[StepRecord, ...] = ()
+    result: Count = 0
+    metric: Text | None = None
+    dense: Number | None = None
+    floor: Number | None = None
+
+    def __str__(self) -> str:
+        costs = [cost for cost in COSTS if self.steps and cost in self.steps[0].costs]
+        rows: list[list[Cell]] = [["dense", *("" for _ in costs), None, None, self.dense]]
+        for step in self.steps:
+            amounts = [text_of(cost, step.costs[cost]) for cost in costs]
+            rows.append([f"step {step.step}", *amounts, step.cut, step.repaired, step.tuned])
+        foot = [] if self.floor is None else [f"floor {self.floor:.4g}: the network is that of step {self.result}"]
+        return text_table(["", *costs, "cut", "repaired", "tuned"], rows, title=self.metric or "", foot=foot)

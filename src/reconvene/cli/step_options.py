@@ -1,0 +1,67 @@
+"""Options of ``reconvene prune --trained`` that cut in steps, with tuning in between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import arg
+
+from reconvene.cli.command import RecipeOptions, UsageError
+
+if TYPE_CHECKING:
+    from reconvene.workflow import Tuned
+
+STEP_EPOCHS = 2
+
+
+@dataclass(kw_only=True)
+class StepOptions(RecipeOptions):
+    """Options that say in which steps a trained network is cut, and how it is tuned after each."""
+
+    steps: Annotated[int | None, arg(metavar="N")] = None
+    """Cut a trained network in so many steps, tuned after each of them on --data; stopped, the same command goes on.
+    By default one cut without tuning; with --epochs 1."""
+    epochs: Annotated[int | None, arg(metavar="N")] = None
+    """Rounds over the training images after each step: the last ones of the schedule that the network was trained by,
+    again. By default 2 with --steps."""
+    pace: Literal["geometric", "linear", "cubic"] | None = None
+    """How fast costs fall from step to step. By default geometric: each leaves the same share of what is there."""
+    floor: Annotated[float | None, arg(metavar="VALUE")] = None
+    """Stop before the step whose network is worse than this on the test images (accuracy, dice, ...: the task's
+    headline), and keep the one before."""
+    distill_weight: Annotated[float | None, arg(metavar="SHARE")] = None
+    """Share of the dense network's outputs in the loss of tuning. By default 0.5."""
+    temperature: float | None = None
+    """What scores are divided by before both networks are compared. By default 4."""
+
+    @property
+    def in_steps(self) -> bool:
+        """Whether the network is cut in steps, or tuned after one. UsageError for options that need it."""
+        if self.steps is not None or self.epochs is not None:
+            return True
+        names = ("pace", "floor", "distill_weight", "temperature", "batch_size", "lr", "schedule", "precision")
+        for name in names:
+            if getattr(self, name) is not None:
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} is about tuning after a cut. Give --steps or --epochs as well")
+        return False
+
+    def tuned(self, seed: int, base: Path | None) -> Tuned:
+        """These options as the pipeline takes them, for the artifact that is pruned. UsageError."""
+        from reconvene.artifact import Artifact
+        from reconvene.workflow import Lesson, Tuned, rewound
+
+        steps = self.steps if self.steps is not None else 1
+        epochs = self.rounds(STEP_EPOCHS)
+        if steps < 1 or epochs < 0:
+            raise UsageError("--steps is 1 at least, and --epochs not below 0")
+        usual = Lesson()
+        lesson = Lesson(
+            temperature=usual.temperature if self.temperature is None else self.temperature,
+            weight=usual.weight if self.distill_weight is None else self.distill_weight,
+        )
+        training = None if base is None else Artifact.open(base).training
+        config = self.config(seed, rewound(training, epochs))
+        return Tuned(steps, epochs, config, lesson, self.pace or "geometric", self.floor)

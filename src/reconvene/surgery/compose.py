@@ -1,0 +1,106 @@
+"""Two plans, one of what the other leaves, as one plan of the dense model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from reconvene.errors import PlanError
+from reconvene.structure import Slot, analyse
+from reconvene.structure.replay import replay
+from reconvene.surgery.cut import PlanRow
+from reconvene.surgery.plan import Plan, make_plan
+from reconvene.surgery.provenance import Accounting
+from reconvene.surgery.ranges import from_text, to_text
+
+
+def compose_plans(model: nn.Module, example_inputs: Any, first: Plan, second: Plan) -> Plan:
+    """One plan of ``model`` that does what ``second`` does to the network that ``first`` makes of it.
+
+    Args:
+        model: the dense model that ``first`` is a plan of; only read.
+        example_inputs: as for ``groups``.
+        first: the earlier plan.
+        second: a plan of ``first.apply(model)``.
+
+    Raises:
+        PlanError: ``second`` is a plan of another network, or takes apart what the dense network ties together.
+    """
+    if differing := _differing_shape(first, second):
+        raise PlanError(f"the second plan is not of the network that the first makes: {differing}")
+    structure = analyse(model, example_inputs)
+    slices = _composed_slices(first, second)
+    keep = [_kept(group.slots, group.width, slices) for group in structure.prunable]
+    rows_by_name = [{row.name: row for row in plan.rows} for plan in (second, first)]
+    rows = [
+        PlanRow(
+            group.name,
+            group.width,
+            len(kept),
+            to_text(kept),
+            why=_reason([by_name[group.name] for by_name in rows_by_name if group.name in by_name]),
+        )
+        for group, kept in zip(structure.prunable, keep, strict=True)
+    ]
+    plan = make_plan(
+        model,
+        structure,
+        keep,
+        rows,
+        scalars=replay(model, example_inputs, structure, keep).scalars,
+        provenance=second.provenance,
+        accounting=Accounting(
+            {"dense": first.costs.get("dense", {}), "pruned": second.costs.get("pruned", {})},
+            spread=first.spread,
+            examples=second.examples,
+        ),
+        notes=list(dict.fromkeys([*first.notes, *second.notes])),
+    )
+    if plan.slices != slices:
+        wrong = next(name for name in {**slices, **plan.slices} if plan.slices.get(name) != slices.get(name))
+        raise PlanError(f"the second plan takes apart what the dense network ties together, first in {wrong}")
+    return plan
+
+
+def _reason(rows: Sequence[PlanRow]) -> str:
+    """Why a group is as wide as it is: as the latest plan says that cut it, else as the latest one."""
+    cutting = [row.why for row in rows if row.width < row.dense]
+    return next(iter([*cutting, *(row.why for row in rows)]), "")
+
+
+def _differing_shape(first: Plan, second: Plan) -> str:
+    for name, shape in first.shapes.items():
+        kept = [
+            len(from_text(first.slices[name][dim])) if dim in first.slices.get(name, {}) else size
+            for dim, size in enumerate(shape)
+        ]
+        if second.shapes.get(name) != kept:
+            return f"{name} has shape {second.shapes.get(name)} instead of {kept}"
+    return ""
+
+
+def _composed_slices(first: Plan, second: Plan) -> dict[str, dict[int, str]]:
+    """What both plans leave of every parameter, in positions of the dense one."""
+    slices: dict[str, dict[int, str]] = {}
+    for name, shape in first.shapes.items():
+        for dim in range(len(shape)):
+            one, two = first.slices.get(name, {}).get(dim), second.slices.get(name, {}).get(dim)
+            if one is None and two is None:
+                continue
+            positions = np.arange(shape[dim], dtype=np.int64) if one is None else from_text(one)
+            slices.setdefault(name, {})[dim] = to_text(positions if two is None else positions[from_text(two)])
+    return slices
+
+
+def _kept(slots: Sequence[Slot], width: int, slices: Mapping[str, Mapping[int, str]]) -> NDArray[np.int64]:
+    """The channels of a group all of whose positions stay."""
+    stays = np.ones(width, dtype=np.bool_)
+    for slot in slots:
+        text = slices.get(slot.parameter, {}).get(slot.dim)
+        if text is not None:
+            stays &= np.isin(slot.index, from_text(text)).all(axis=1)
+    return np.flatnonzero(stays).astype(np.int64)

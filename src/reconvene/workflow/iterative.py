@@ -1,0 +1,305 @@
+"""Pruning a trained artifact in steps: cut, repaired and tuned in turn; stopped at any moment, it goes on where it was.
+
+Each step is an artifact in ``DIR/steps``: what is there is done. The schedule stands beside them, so that a budget on a
+measured latency means the same after an interruption. The last step becomes ``DIR`` in one commit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from reconvene import artifact
+from reconvene.artifact.curve import PruningCurve, StepRecord
+from reconvene.artifact.folder import commit_files
+from reconvene.artifact.manifest import changed_manifest
+from reconvene.artifact.weights import load_weights
+from reconvene.costs import Budget
+from reconvene.data import Dataset
+from reconvene.errors import ArtifactError, TrainingError
+from reconvene.models import ModelSource, example_inputs
+from reconvene.planning.iterative import cut, plan_of
+from reconvene.planning.options import Options
+from reconvene.planning.schedule import Schedule
+from reconvene.surgery import Plan
+from reconvene.training import TrainConfig, evaluate_split
+from reconvene.training.checkpoint import sha256
+from reconvene.training.log import LOG_NAME
+from reconvene.utils.files import write_atomic
+from reconvene.utils.progress import note, stage
+from reconvene.workflow.prune import DENSE, TRAINED_SAMPLES, Pruning, Samples, make_way, record_of, set_aside
+from reconvene.workflow.train import Lesson, recipe_of, train
+
+STEPS, ASKED = "steps", "asked.json"
+RECORD = "pruned_in_steps"
+"""What the manifest calls that which makes a run this one."""
+REWOUND = 0.25
+"""Share of the schedule that is gone through again where nothing says how long the dense network was trained."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """How an artifact is pruned in steps.
+
+    Attributes:
+        steps: how many cuts.
+        epochs: of tuning after each of them; with 0 the network is only repaired.
+        config: the recipe; ``tail`` is set by ``rewound``.
+        lesson: how much is learned from the dense network; ``teacher`` is not read, since it is that network.
+        pace: a name in ``reconvene.planning.schedule.PACES``.
+        floor: of the task's headline on the test images: a step that does not reach it is the last, and the result is
+            the step before it.
+    """
+
+    steps: int = 5
+    epochs: int = 2
+    config: TrainConfig = field(default_factory=TrainConfig)
+    lesson: Lesson = field(default_factory=Lesson)
+    pace: str = "geometric"
+    floor: float | None = None
+
+
+def rewound(training: artifact.Training | None, epochs: int) -> TrainConfig:
+    """The recipe that a network was trained by, at its last ``epochs`` (learning-rate rewinding, arXiv 2003.02389).
+
+    The usual recipe at its last quarter where nobody knows how the network was trained.
+    """
+    if training is None:
+        return TrainConfig(tail=REWOUND)
+    names = set(TrainConfig.__dataclass_fields__) - {"checkpoint_seconds", "device"}
+    recipe = {name: value for name, value in training.asked.items() if name in names}
+    return replace(TrainConfig(**recipe), tail=min(1.0, max(epochs, 1) / max(training.epochs, 1)))
+
+
+def prune_in_steps(
+    source: ModelSource,
+    directory: str | Path,
+    *,
+    budget: Budget,
+    tuned: Tuned,
+    dataset: Dataset,
+    pruning: Pruning,
+    base: Path | None = None,
+    weights: Path | None = None,
+    overwrite: bool = False,
+    allow_import: bool = False,
+) -> Plan:
+    """Prune a trained network to ``budget`` in steps, tune it after each on ``dataset``, and save it as an artifact.
+
+    A run that was stopped goes on when called again with the same arguments, to the same bytes; a finished one returns
+    its plan at once. The dense network is kept in ``DIR/dense``. Args as for ``prune``.
+
+    Raises BudgetError, TrainingError (also where the first step does not reach the floor), and the errors of ``prune``.
+    """
+    folder = Path(directory)
+    pruning.check()
+    run = _Run(source, folder, budget, tuned, dataset, pruning, allow_import)
+    if base is not None and base.resolve() == folder.resolve():
+        raise ArtifactError(f"{folder} is what is pruned. Choose another folder (-o): its weights are compared with")
+    with stage(f"building {source.address}"):
+        model = (
+            source.build(allow_import=allow_import) if base is None else artifact.load(base, allow_import=allow_import)
+        )
+        if weights is not None:
+            load_weights(model, weights)
+    asked = run.asked(model)
+    if not run.is_finished(asked):
+        make_way(folder, overwrite=overwrite)
+        schedule = run.begin(asked, model, base, overwrite=overwrite)
+        run.finish(asked, run.all_steps(model, schedule))
+    run.settle()
+    plan = artifact.read_plan(folder)
+    assert plan is not None, "saved above"
+    return plan
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One pruning in steps."""
+
+    source: ModelSource
+    folder: Path
+    budget: Budget
+    tuned: Tuned
+    dataset: Dataset
+    pruning: Pruning
+    allow_import: bool
+
+    @property
+    def work(self) -> Path:
+        """Where the steps lie until the last is done."""
+        return self.folder / STEPS
+
+    def asked(self, model: nn.Module) -> dict[str, Any]:
+        """What makes a run this one, in JSON types."""
+        tuned = asdict(replace(self.tuned, lesson=replace(self.tuned.lesson, teacher=None)))
+        del tuned["config"]
+        values = {
+            "source": self.source.to_dict(),
+            "weights": sha256(model.state_dict()),
+            "pruning": asdict(record_of(self.pruning, self.budget)),
+            "recipe": recipe_of(self.dataset, self.tuned.epochs, self.tuned.config),
+            **tuned,
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(values))
+        return plain
+
+    def is_finished(self, asked: Mapping[str, Any]) -> bool:
+        """Whether the folder holds what this run ends with."""
+        if not (self.folder / artifact.MANIFEST).exists():
+            return False
+        return artifact.Artifact.open(self.folder).measurements.get(RECORD) == asked
+
+    def begin(self, asked: dict[str, Any], model: nn.Module, base: Path | None, *, overwrite: bool) -> Schedule:
+        """The schedule of an earlier call; else write down a new one, and the dense network. Raises ArtifactError."""
+        path = self.work / ASKED
+        if path.exists():
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if values["asked"] == asked:
+                return Schedule.from_dict(values["schedule"])
+            if not overwrite:
+                raise ArtifactError(
+                    f"{self.work} holds the steps of an unfinished pruning that was asked for otherwise. Repeat that "
+                    "command, choose another folder (-o), or --overwrite it"
+                )
+        if self.work.exists():
+            shutil.rmtree(self.work)
+        self.work.mkdir(parents=True)
+        self._keep_dense(model, base)
+        with stage(f"planning {self.tuned.steps} steps to {self.budget}"):
+            schedule = Schedule.of(
+                model,
+                self._inputs,
+                self.budget,
+                self._options,
+                steps=self.tuned.steps,
+                pace=self.tuned.pace,
+            )
+        write_atomic(path, json.dumps({"asked": asked, "schedule": schedule.to_dict()}).encode())
+        return schedule
+
+    def _keep_dense(self, model: nn.Module, base: Path | None) -> None:
+        """The network that is pruned, as an artifact that teaches and is compared with."""
+        if base is None:
+            artifact.save(model, self.work / DENSE, source=self.source)
+            return
+        stored = artifact.Artifact.open(base)
+        dense = base / DENSE
+        if stored.plan is not None and (dense / artifact.MANIFEST).exists():
+            base, stored = dense, artifact.Artifact.open(dense)
+        files = {name: stored.read(name) for name in stored.files}
+        commit_files(self.work / DENSE, files, changed_manifest(stored.text, {"exports": ()}))
+        if (base / LOG_NAME).exists():
+            write_atomic(self.work / DENSE / LOG_NAME, (base / LOG_NAME).read_bytes())
+
+    @property
+    def _inputs(self) -> Any:
+        assert self.source.input_shape is not None, "resolve() fills it in"
+        return example_inputs(self.source.input_shape, seed=self.pruning.seed)
+
+    @property
+    def _options(self) -> Options:
+        samples = Samples(lambda: self.dataset, seed=self.pruning.seed, most=TRAINED_SAMPLES)
+        return self.pruning.options(samples, self.dataset.task)
+
+    def all_steps(self, model: nn.Module, schedule: Schedule) -> PruningCurve:
+        """Do the steps that are not done; how all of them fared."""
+        task = self.dataset.task
+        records: list[StepRecord] = []
+        best = 0
+        for step in range(1, schedule.steps + 1):
+            record = self._step(model, schedule, step)
+            records.append(record)
+            score, floor = record.tuned or 0.0, self.tuned.floor
+            if floor is not None and not (score >= floor if task.larger_is_better else score <= floor):
+                note(f"step {step} does not reach the floor: {task.show(score)}, and not {task.show(floor)}")
+                break
+            best = step
+        dense = artifact.load(self.work / DENSE, allow_import=self.allow_import)
+        dense_score = evaluate_split(dense, self.dataset).score
+        return PruningCurve(tuple(records), best, task.headline, dense_score, self.tuned.floor)
+
+    def _step(self, model: nn.Module, schedule: Schedule, step: int) -> StepRecord:
+        """One step, unless it is done."""
+        folder = self.work / str(step)
+        if not (folder / artifact.MANIFEST).exists():
+            self._cut(model, schedule, step)
+        stored = artifact.Artifact.open(folder)
+        assert stored.curve is not None, "saved with it"
+        record = stored.curve.steps[-1]
+        if self.tuned.epochs:
+            lesson = replace(self.tuned.lesson, teacher=self.work / DENSE)
+            training = train(
+                folder,
+                self.dataset,
+                epochs=self.tuned.epochs,
+                config=self.tuned.config,
+                lesson=lesson if lesson.weight or lesson.features else None,
+                allow_import=self.allow_import,
+                description=f"tuning step {step} of {schedule.steps}",
+            )
+            return replace(record, tuned=training.score)
+        return replace(record, tuned=record.repaired)
+
+    def _cut(self, model: nn.Module, schedule: Schedule, step: int) -> None:
+        """Cut, repair and save the network of a step."""
+        scores: list[float] = []
+
+        def measure(network: nn.Module) -> None:
+            scores.append(evaluate_split(network, self.dataset).score)
+
+        network = model if step == 1 else artifact.load(self.work / str(step - 1), allow_import=self.allow_import)
+        earlier: Plan | None = getattr(model, "reconvene_plan", None)
+        dense = model if earlier is None else self.source.build(allow_import=self.allow_import)
+        start = None if network is dense else network
+        small = cut(
+            dense, start, self._inputs, schedule, self._options, step, rectify=self.pruning.rectify, see=measure
+        )
+        measure(small)
+        plan = replace(plan_of(small), examples=len(self.dataset.train))
+        record = StepRecord(step, plan.costs["pruned"], *scores)
+        sections = {"pruning": record_of(self.pruning, self.budget), "curve": PruningCurve((record,), step)}
+        timings = artifact.Timings(pruning=dict(plan.timings))
+        artifact.save(small, self.work / str(step), plan=plan, source=self.source, extra=sections, timings=timings)
+
+    def finish(self, asked: Mapping[str, Any], curve: PruningCurve) -> None:
+        """Make the last good step the artifact. Raises TrainingError where there is none."""
+        if not curve.result:
+            task, (first, *_) = self.dataset.task, curve.steps
+            raise TrainingError(
+                f"the first step gives {task.headline} {task.show(first.tuned or 0.0)}, and the floor is "
+                f"{task.show(self.tuned.floor or 0.0)}. Try more steps (--steps), more --epochs, or a lower --floor"
+            )
+        stored = artifact.Artifact.open(self.work / str(curve.result))
+        files = {name: stored.read(name) for name in stored.files}
+        text = changed_manifest(stored.text, {RECORD: asked, "curve": curve})
+        with stage(f"saving to {self.folder}"), set_aside(self.folder):
+            commit_files(self.folder, files, text)
+
+    def settle(self) -> None:
+        """Put what lies beside the steps in its place beside the artifact, and remove the steps.
+
+        What an earlier call has moved already is not there any more, so this can be stopped and called again.
+        """
+        if not self.work.exists():
+            return
+        stored = artifact.Artifact.open(self.folder)
+        path = self.work / ASKED
+        if path.exists():
+            if json.loads(path.read_text(encoding="utf-8"))["asked"] != stored.measurements[RECORD]:
+                return  # steps of another pruning, which was stopped
+            assert stored.curve is not None, "saved with it"
+            last = self.work / str(stored.curve.result)
+            moves = [(self.work / DENSE, self.folder / DENSE)]
+            moves += [(last / name, self.folder / name) for name in (LOG_NAME, artifact.TIMINGS)]
+            for here, there in moves:
+                if here.exists():
+                    os.replace(here, there)
+        shutil.rmtree(self.work)
