@@ -20,6 +20,7 @@ from reconvene.deploy.quantisation import PRECISIONS, quantisation, stand_in
 from reconvene.deploy.results import BenchResult, BenchRow
 from reconvene.deploy.runtimes.base import Runtime, Session
 from reconvene.deploy.runtimes.registry import runtime_named
+from reconvene.deploy.sharing import shared_conversions
 from reconvene.deploy.writing import write_model
 from reconvene.errors import ExportError, ModelError, ReconveneError, UnknownNameError
 from reconvene.training.quantising import Range
@@ -140,6 +141,7 @@ def measure_latency(
     if inputs is None:
         raise ModelError("what the file takes is not known. Pass example_inputs")
     with ExitStack() as stack:
+        stack.enter_context(shared_conversions())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="reconvene-bench-")))
         entries = _Entries(runtime, inputs, (precision,), evidence, left_out)
         entry = next(entries.targets({"model": model}, folder), None)

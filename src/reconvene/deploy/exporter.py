@@ -21,6 +21,7 @@ from reconvene.deploy.planned import planned
 from reconvene.deploy.quantisation import PRECISIONS, quantisation
 from reconvene.deploy.runtimes.base import Runtime, Written
 from reconvene.deploy.runtimes.registry import format_named, runtime_named, runtime_of
+from reconvene.deploy.sharing import shared_conversions
 from reconvene.deploy.verification import Verification
 from reconvene.errors import ExportError, UnknownNameError
 from reconvene.structure.capture import settle_state
@@ -130,7 +131,11 @@ def export(
     try:
         directory.mkdir(parents=True, exist_ok=True)
         # Written beside its destination and moved when complete: a crash or Ctrl-C leaves nothing half-written there.
-        with listening(progress), tempfile.TemporaryDirectory(prefix=f".{name}-", dir=directory) as folder:
+        with (
+            listening(progress),
+            shared_conversions(),
+            tempfile.TemporaryDirectory(prefix=f".{name}-", dir=directory) as folder,
+        ):
             with stage(f"writing {stem}{runtime.suffix}", summary=False):
                 written = work.write(Path(folder) / f"{stem}{runtime.suffix}", settings)
             seconds = time.perf_counter() - start

@@ -11,6 +11,7 @@ from reconvene.deploy.options import FileOptions
 from reconvene.deploy.quantisation import Quantisation
 from reconvene.deploy.rewriting import eval_form
 from reconvene.deploy.runtimes.base import Runtime, Written
+from reconvene.deploy.sharing import once
 from reconvene.errors import ExportError
 
 
@@ -28,7 +29,8 @@ def write_file(
     runtime: Runtime, model: nn.Module, inputs: Any, path: Path, settings: Quantisation | None, options: FileOptions
 ) -> Written:
     """The same as ``options`` say, and what there is to be known of what was written."""
-    model = eval_form(model)
+    original = model
+    model = once(original, "eval form", lambda: eval_form(original))
     options, inputs = options.resolved(model, runtime, inputs)
     if settings is None:
         if runtime.export is None:

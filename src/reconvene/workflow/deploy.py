@@ -15,6 +15,7 @@ from reconvene.deploy import BenchData, BenchResult, Exported, Limits
 from reconvene.deploy import export as export_file
 from reconvene.deploy import time_variants as bench_variants
 from reconvene.deploy.runtimes.registry import format_named
+from reconvene.deploy.sharing import once
 from reconvene.errors import ArtifactError, ExportError
 from reconvene.models import example_inputs
 from reconvene.training.quantising import Range
@@ -193,8 +194,17 @@ def _with_earlier(folder: Path, rows: list[artifact.ExportRecord]) -> list[artif
 def variants(folder: Path, *, allow_import: bool) -> dict[str, nn.Module]:
     """``dense`` (trained, where there is one) and then ``pruned``, in eval mode; a dense artifact is ``dense`` alone.
 
+    Loaded once within ``shared_conversions``, as long as the weights on disk are the same files.
+
     Raises ArtifactError.
     """
+    weights = [folder / artifact.WEIGHTS, folder / DENSE / artifact.WEIGHTS]
+    stamps = tuple((s.st_ino, s.st_mtime_ns, s.st_size) for s in (path.stat() for path in weights if path.is_file()))
+    key = ("variants", folder.resolve(), stamps, allow_import)
+    return once(None, key, lambda: _loaded(folder, allow_import=allow_import))
+
+
+def _loaded(folder: Path, *, allow_import: bool) -> dict[str, nn.Module]:
     model = artifact.load(folder, allow_import=allow_import).eval()
     if artifact.read_plan(folder) is None:
         return {"dense": model}

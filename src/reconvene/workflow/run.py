@@ -10,6 +10,7 @@ from reconvene import artifact
 from reconvene.costs import COSTS, Budget
 from reconvene.data import Dataset
 from reconvene.deploy import Verification
+from reconvene.deploy.sharing import shared_conversions
 from reconvene.errors import ExportError, VerificationError
 from reconvene.models import ModelSource
 from reconvene.tasks import DEFAULT, Task, task_named
@@ -145,10 +146,11 @@ def run(
             notes.append(f"{variant}: {training.recalibration}")
         if training.warning is not None:
             notes.append(f"warning: {variant}: {training.warning}")
-    exports = export_artifact(folder, dataset=dataset, with_dense=True, allow_import=allow_import)
-    refused = None if int8 is None else _quantised(folder, dataset, int8, allow_import=allow_import)
-    keep(folder, draw(variants(folder, allow_import=allow_import), dataset))
-    bench(folder, int8=int8, dataset=dataset, seed=pruning.seed, allow_import=allow_import)
+    with shared_conversions():  # float32, int8 and the stopwatch begin with the same graphs
+        exports = export_artifact(folder, dataset=dataset, with_dense=True, allow_import=allow_import)
+        refused = None if int8 is None else _quantised(folder, dataset, int8, allow_import=allow_import)
+        keep(folder, draw(variants(folder, allow_import=allow_import), dataset))
+        bench(folder, int8=int8, dataset=dataset, seed=pruning.seed, allow_import=allow_import)
     page = report(folder, command=command)
     checked = {variant: exported[0].verification for variant, exported in exports.items()}
     errors = {

@@ -31,6 +31,7 @@ from reconvene.deploy.quantisation import Quantisation
 from reconvene.deploy.runtimes.base import OnDevice, Runtime, Session, Written, file_of, imported, our_program
 from reconvene.deploy.runtimes.onnx.int8 import quantised_onnx
 from reconvene.deploy.runtimes.onnx.memory import plan_onnx_memory
+from reconvene.deploy.sharing import form_of, written_once
 from reconvene.deploy.tracing import TensorsOnly, exporting
 from reconvene.devices.memory import BLOCK, ActivationPolicy
 from reconvene.errors import ExportError, ModelError
@@ -47,6 +48,11 @@ def export_onnx(model: nn.Module, example_inputs: Any, path: Path, options: File
     same bytes, and nothing of the machine it was exported on is in them.
     Raises ExportError, naming the operator and the module the exporter stopped at.
     """
+    key = ("onnx", options, form_of(example_inputs))
+    return written_once(model, key, path, lambda place: _converted(model, example_inputs, place, options))
+
+
+def _converted(model: nn.Module, example_inputs: Any, path: Path, options: FileOptions) -> Written:
     if options.batch == STATIC:
         return _written(model, example_inputs, path, options)
     # The exporter takes a batch of one for a constant, so it is shown two samples.
