@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from reconvene.errors import ReconveneError
     from reconvene.planning.iterative import prune_iteratively
     from reconvene.planning.regrow import prune_and_regrow
+    from reconvene.planning.search import search
     from reconvene.planning.simplify import simplify
     from reconvene.surgery import Plan
     from reconvene.tasks import metrics
@@ -44,6 +45,7 @@ _HOMES = {
     "push_to_hub": "artifact",
     "rectify": "api",
     "save": "artifact",
+    "search": "planning.search",
     "sensitivity": "api",
     "simplify": "planning.simplify",
 }
@@ -69,6 +71,7 @@ __all__ = [
     "push_to_hub",
     "rectify",
     "save",
+    "search",
     "sensitivity",
     "simplify",
 ]

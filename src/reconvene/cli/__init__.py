@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("InspectCommand", "groups, widths, sensitivity, what is pinned and why"),
     "prune": ("PruneCommand", "make an untrained model smaller, into an artifact"),
     "train": ("TrainCommand", "train an artifact; goes on where it was stopped"),
+    "search": ("SearchCommand", "width and bits by differentiable search, one run, budget kept"),
     "export": ("ExportCommand", "write the file that a runtime loads, and verify it"),
     "bench": ("BenchCommand", "time dense beside pruned, in each runtime"),
     "evaluate": ("EvaluateCommand", "accuracy, calibration, worst class, corruptions"),

@@ -117,16 +117,9 @@ else:
 
 
 @dataclass(kw_only=True)
-class LimitsOptions(CostLimits):
-    """Options that say how small, on whatever device."""
+class CostOptions(CostLimits):
+    """Options that say how small."""
 
-    size_of: Annotated[str, arg(metavar="FORMAT[,FORMAT]")] = ""
-    """Formats whose exported files --size is about: onnx. By default it is about the artifact's weights file."""
-
-    memory_of: Annotated[str | None, arg(metavar="RUNTIME")] = None
-    """Whose plan of activations --peak-memory is about: onnx, executorch. By default PyTorch's own."""
-    for_int8: bool = False
-    """Let --latency, --size-of and --memory-of be about the network in int8."""
     target: Annotated[str | None, arg(metavar="CHIP")] = None
     """Chip whose --cycles and --energy these are: mpic, ne16, or the path of a file of costs."""
 
@@ -136,6 +129,24 @@ class LimitsOptions(CostLimits):
         if not limits:
             options = ", ".join(cost.option for cost in COSTS.values())
             raise UsageError(f"a budget is missing. Give at least one of {options}")
+        return Budget(**limits)
+
+
+@dataclass(kw_only=True)
+class LimitsOptions(CostOptions):
+    """Options that say how small, on whatever device."""
+
+    size_of: Annotated[str, arg(metavar="FORMAT[,FORMAT]")] = ""
+    """Formats whose exported files --size is about: onnx. By default it is about the artifact's weights file."""
+
+    memory_of: Annotated[str | None, arg(metavar="RUNTIME")] = None
+    """Whose plan of activations --peak-memory is about: onnx, executorch. By default PyTorch's own."""
+    for_int8: bool = False
+    """Let --latency, --size-of and --memory-of be about the network in int8."""
+
+    def budget(self, *, default: dict[str, str] | None = None) -> Budget:
+        """See CostOptions; UsageError for options that say what a limit is about that is not there."""
+        limits = super().budget(default=default)
         if self.size_of and "size" not in limits:
             raise UsageError("--size-of says what --size is about. Give both, or leave it out")
         if self.memory_of is not None and "peak_memory" not in limits:
@@ -143,7 +154,7 @@ class LimitsOptions(CostLimits):
         timed = "latency" in limits or getattr(self, "device", None) is not None
         if self.for_int8 and not timed and not self.size_of and self.memory_of is None:
             raise UsageError("--for-int8 says what --latency, --size-of or --memory-of is about. Give one of them too")
-        return Budget(**limits)
+        return limits
 
     @property
     def target_options(self) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class PruneOptions(CriterionOptions):
             raise UsageError("--round-to is 1 at least")
         from reconvene.evaluator.evaluators import usual_evaluator
 
-        bits = self._bits()
+        bits = read_bits(self.bits) if self.bits else None
         criterion = self.criterion or (criterion if bits is None else None)
         return Pruning(
             criterion,
@@ -65,10 +65,10 @@ class PruneOptions(CriterionOptions):
             **target,
         )
 
-    def _bits(self) -> tuple[int, ...] | None:
-        if not self.bits:
-            return None
-        parts = [part.strip() for part in self.bits.split(",")]
-        if not all(part.isdecimal() for part in parts):
-            raise UsageError(f"--bits {self.bits} is no list of numbers, such as 0,2,4,8")
-        return tuple(map(int, parts))
+
+def read_bits(text: str) -> tuple[int, ...]:
+    """Bits as they are written, ``0,2,4,8``. Raises UsageError for what is no list of numbers."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UsageError(f"--bits {text} is no list of numbers, such as 0,2,4,8")
+    return tuple(map(int, parts))

@@ -28,7 +28,7 @@ from reconvene.deploy.model_io import (
 )
 from reconvene.errors import ExportError
 from reconvene.structure.copies import copy_model
-from reconvene.structure.inputs import call, map_tensors
+from reconvene.structure.inputs import call, map_tensors, with_usual_strides
 from reconvene.structure.state import clear_state
 
 FAILURES: tuple[type[Exception], ...] = (
@@ -84,11 +84,6 @@ def one_sample(example_inputs: Any, count: int = 1) -> Any:
     """The first sample (or ``count``) as a batch, in the order in which files without names take their inputs."""
     batch_size(example_inputs)
     return map_tensors(with_usual_strides, in_order(take_samples(example_inputs, 0, count)))
-
-
-def with_usual_strides(tensor: Tensor) -> Tensor:
-    """A copy with the usual strides: with one channel any pass for contiguous, and XNNPACK takes them at their word."""
-    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def in_order(example_inputs: Any) -> Any:

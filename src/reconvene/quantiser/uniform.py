@@ -53,13 +53,14 @@ def largest(bits: int) -> int:
     return int(2 ** (bits - 1) - 1)
 
 
-def quantise(weight: Tensor, bits: int | Ints, *, axis: int = 0) -> QuantisedWeight:
+def quantise(weight: Tensor, bits: int | Ints, *, axis: int = 0, scale: Tensor | None = None) -> QuantisedWeight:
     """Quantise a weight of any shape, each channel along ``axis`` with its own scale.
 
     Args:
         weight: real numbers.
         bits: 2 to 8, one number or one a channel, int64 ``[channels]``.
         axis: dimension of the output channels.
+        scale: of every channel, ``[channels]``; by default it is searched.
 
     A channel of zeros has a scale of 1. Same weight, same result.
     """
@@ -67,13 +68,16 @@ def quantise(weight: Tensor, bits: int | Ints, *, axis: int = 0) -> QuantisedWei
     flat = rows.reshape(len(rows), -1)
     widths = torch.as_tensor(bits, dtype=torch.int64, device=flat.device).expand(len(rows))
     limit = (2.0 ** (widths - 1) - 1)[:, None]
+    if scale is not None:
+        integers = _rounded(flat, scale[:, None], limit).to(torch.int8).reshape(rows.shape).movedim(0, axis)
+        return QuantisedWeight(integers.contiguous(), scale.clone(), axis)
     peak = flat.abs().amax(dim=1, keepdim=True) if flat.shape[1] else flat.new_zeros(len(rows), 1)
-    scale = torch.where(peak > 0, peak / limit, torch.ones_like(peak))
+    steps = torch.where(peak > 0, peak / limit, torch.ones_like(peak))
     searched = ((widths <= WIDEST_SEARCHED) & (peak[:, 0] > 0)).nonzero()[:, 0]
     if len(searched):
-        scale[searched] = _least_error(flat[searched], scale[searched], limit[searched])
-    integers = _rounded(flat, scale, limit).to(torch.int8).reshape(rows.shape).movedim(0, axis)
-    return QuantisedWeight(integers.contiguous(), scale[:, 0].clone(), axis)
+        steps[searched] = _least_error(flat[searched], steps[searched], limit[searched])
+    integers = _rounded(flat, steps, limit).to(torch.int8).reshape(rows.shape).movedim(0, axis)
+    return QuantisedWeight(integers.contiguous(), steps[:, 0].clone(), axis)
 
 
 def noise_ratio(bits: int) -> float:

@@ -33,6 +33,15 @@ def map_tensors(change: Callable[[Tensor], Tensor], tree: Any) -> Any:
     return pytree.tree_map_only(Tensor, change, tree)
 
 
+def with_usual_strides(tensor: Tensor) -> Tensor:
+    """A copy with the usual strides.
+
+    With one channel any strides pass for contiguous. XNNPACK takes them at their word, and PyTorch takes them for
+    channels-last, in which some of its gradients write past their buffers (``training.memory_format``).
+    """
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
 def tensors_in(tree: Any) -> list[Tensor]:
     """Every tensor in a nest of containers, dataclasses and objects with attributes (model outputs of any library)."""
     tensors: list[Tensor] = []

@@ -28,6 +28,10 @@ class Rounded(nn.Module, ABC):
     def at(self, progress: float) -> None:
         """Say how much of the training is done, in [0, 1], before a step."""
 
+    def renewing(self) -> nn.Module:
+        """What is run where the statistics of norms are taken anew: by default the network without any rounding."""
+        return self.network
+
     @abstractmethod
     def ranges(self) -> Mapping[str, Range]:
         """The ranges of activations by the name of what puts them out."""

@@ -238,7 +238,7 @@ class TrainingRun:
         batches = self._batches(start=0)
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         return refresh_statistics(
-            self.model,
+            self.model if self.rounded is None else self.rounded.renewing(),
             self.task,
             ((images.contiguous(memory_format=layout), targets) for images, targets in batches),
             steps=self.done,

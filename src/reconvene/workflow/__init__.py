@@ -13,6 +13,7 @@ from reconvene.workflow.prune import Pruning, prune
 from reconvene.workflow.qat import train_quantised
 from reconvene.workflow.report import report
 from reconvene.workflow.run import Outcome, run
+from reconvene.workflow.search import Searching, search
 from reconvene.workflow.train import Lesson, train, training_warnings
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Lesson",
     "Outcome",
     "Pruning",
+    "Searching",
     "Training",
     "Tuned",
     "bench",
@@ -32,6 +34,7 @@ __all__ = [
     "report",
     "rewound",
     "run",
+    "search",
     "train",
     "train_quantised",
     "training_warnings",

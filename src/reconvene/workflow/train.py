@@ -18,6 +18,7 @@ from reconvene.tasks import Evaluation, task_named
 from reconvene.training import Distillation, TrainConfig, TrainResult, evaluate_split
 from reconvene.training import train_model as train_model
 from reconvene.training.checkpoint import CHECKPOINT_NAME
+from reconvene.training.frozen_bits import FrozenBits
 from reconvene.utils.numbers import plural
 from reconvene.utils.progress import stage
 from reconvene.workflow.pictures import keep
@@ -59,6 +60,9 @@ def train(
     The artifact keeps its untrained weights until training has finished. A run that was stopped goes on from its
     checkpoint when called again with the same arguments, and a finished one returns what it found at once.
 
+    Where the artifact's plan has bits, weights and what layers read are rounded as in its file, and what was measured
+    is of the rounded network.
+
     Args:
         lesson: learn from a teacher, too.
         again: train a trained artifact on, from its trained weights.
@@ -69,6 +73,10 @@ def train(
     folder = Path(directory)
     task_named(dataset.task.name)  # an artifact names it: what is not registered is said before hours of training
     recipe = recipe_of(dataset, epochs, config)
+    plan = artifact.read_plan(folder)
+    bits = None if plan is None else plan.bits
+    if bits is not None:
+        recipe["rounded"] = True  # by the plan of the artifact itself
     earlier = None if again else artifact.Artifact.open(folder).timed_training
     if earlier is not None:
         taught = earlier.asked.get("distillation")
@@ -78,7 +86,7 @@ def train(
     if lesson is not None:
         lesson.from_(nn.Identity(), None).check(config)  # before a teacher is trained for hours
         teacher = _teacher(folder, lesson, dataset, epochs=epochs, config=config, allow_import=allow_import)
-        distillation = lesson.from_(artifact.load(teacher, allow_import=allow_import), artifact.read_plan(folder))
+        distillation = lesson.from_(artifact.load(teacher, allow_import=allow_import), plan)
         recipe["distillation"] = distillation.to_dict()
     if earlier is not None:
         if earlier.asked != recipe:
@@ -93,6 +101,7 @@ def train(
             directory=folder,
             config=config,
             distillation=distillation,
+            quantising=None if bits is None else FrozenBits(bits),
             resume=resume,
         )
     taught_by = None

@@ -18,9 +18,10 @@ from reconvene.deploy.pt2e import quantised_program, xnnpack_quantiser
 from reconvene.deploy.quantisation import Quantisation
 from reconvene.deploy.runtimes.base import Runtime, Session, Written, file_of, imported
 from reconvene.deploy.runtimes.executorch.memory import plan_executorch_memory
-from reconvene.deploy.tracing import exporting, one_sample, said, traced, with_usual_strides
+from reconvene.deploy.tracing import exporting, one_sample, said, traced
 from reconvene.devices.memory import ActivationPolicy
 from reconvene.errors import ModelError
+from reconvene.structure.inputs import with_usual_strides
 
 _EXTRA = "executorch"
 

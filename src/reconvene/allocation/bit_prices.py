@@ -1,0 +1,67 @@
+"""What one more channel, and one channel of so many bits, costs at a price: the slopes that a decision is made by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from reconvene.allocation.bit_problem import BitProblem, Decision
+from reconvene.utils.arrays import Floats
+
+Price = Mapping[str, float]
+"""What a unit of each cost is charged."""
+
+
+def bit_prices(problem: BitProblem, decision: Decision, price: Price) -> list[Floats]:
+    """What an output channel of each weight pays with each choice of bits, ``[bits]``.
+
+    The mean over all channels of a layer: a chip that works in tiles charges nothing for most single ones.
+    """
+    sizes = problem.charges.sizes(decision.widths)
+    results = []
+    for weight in problem.weights:
+        pays = np.zeros(len(weight.bits))
+        for i, bits in enumerate(weight.bits):
+            for n in weight.layers:
+                channels = max(sizes[n].outputs, 1)
+                for name, unit in price.items():
+                    pays[i] += unit * problem.charges.part(name, n, sizes[n], ((bits, channels),)) / channels
+        results.append(pays)
+    return results
+
+
+def channel_prices(problem: BitProblem, decision: Decision, price: Price) -> list[float]:
+    """What one channel of each group costs where it is read, and in costs of widths alone."""
+    widths = decision.widths
+    sizes = problem.charges.sizes(widths)
+    counts = problem.counts(decision, sizes)
+    results = []
+    for g in range(len(problem.groups)):
+        fewer = widths.copy()
+        step = 1 if widths[g] > 1 else -1
+        fewer[g] -= step
+        others = problem.charges.sizes(fewer)
+        reading = [n for n, (a, b) in enumerate(zip(sizes, others, strict=True)) if a != b]
+        saved = 0.0
+        for name, unit in price.items():
+            layers = sum(
+                problem.charges.part(name, n, sizes[n], counts[n]) - problem.charges.part(name, n, others[n], counts[n])
+                for n in reading
+            )
+            beside = problem.charges.beside(name, widths) - problem.charges.beside(name, fewer)
+            saved += step * unit * (layers + beside)
+        results.append(max(saved, 0.0))
+    return results
+
+
+def finish_slope(problem: BitProblem, decision: Decision, name: str) -> float:
+    """By how much a cost of the whole network grows with the sum over its layers, as energy does with cycles."""
+    sizes = problem.charges.sizes(decision.widths)
+    counts = problem.counts(decision, sizes)
+    layers = sum(problem.charges.part(name, n, size, counts[n]) for n, size in enumerate(sizes))
+    if not layers:
+        return 1.0
+    beside = problem.charges.beside(name, decision.widths)
+    grown = problem.charges.total(name, 1.01 * layers, beside) - problem.charges.total(name, layers, beside)
+    return grown / (0.01 * layers)

@@ -1,0 +1,91 @@
+"""``reconvene search DIR -o OUT``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import UseAppendAction, arg
+
+from reconvene.cli.command import Answer, ArtifactFolder, Command, CostOptions, Importing
+from reconvene.cli.data_options import DataOptions
+from reconvene.cli.prune_options import read_bits
+
+
+@dataclass(kw_only=True)
+class SearchCommand(CostOptions, DataOptions, Importing, Command):
+    """Search the width and the bits of every channel of a trained artifact while it is trained; one run, one budget.
+
+    Stopped at any moment, the same command goes on where it was.
+    """
+
+    directory: ArtifactFolder
+    """Folder of the trained artifact."""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="DIR")]
+    """Folder of the small network's artifact, and of the checkpoint until it is done."""
+    bits: Annotated[str, arg(metavar="BITS,BITS")] = "0,2,4,8"
+    """Bits that weights can have, zero for channels that leave. --size is that of packed weights."""
+    epochs: Annotated[int, arg(metavar="N")] = 8
+    """Rounds over the training images, of all phases together."""
+    warmup: Annotated[int, arg(metavar="N")] = 0
+    """Rounds in float first, for a network that is not trained."""
+    finetune: Annotated[int | None, arg(metavar="N")] = None
+    """Rounds with frozen bits at the end. By default three of eight."""
+    lr: Annotated[float, arg(metavar="RATE")] = 0.02
+    """Highest learning rate of the weights."""
+    batch_size: Annotated[int | None, arg(metavar="N")] = None
+    """Images a step. By default 128, fewer for small data."""
+    keep: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="NAME")]] = ()
+    """A layer, or a pattern such as 'stem.*', of which no channel leaves; as often as needed."""
+    round_to: Annotated[int | None, arg(metavar="N")] = None
+    """Widths become multiples of this. By default any width."""
+    train_on: Annotated[str, arg(metavar="DEVICE")] = "auto"
+    """cpu, cuda, cuda:1; auto: a CUDA device if there is one."""
+    overwrite: bool = False
+    """Replace an artifact that was trained already."""
+    no_resume: bool = False
+    """Start an unfinished search over instead of going on from its checkpoint."""
+
+    def run(self) -> Answer:
+        """Search, fine-tune, keep."""
+        budget, bits = self.budget(), read_bits(self.bits)
+        from reconvene import artifact
+        from reconvene.workflow import Searching, search
+
+        stored = artifact.Artifact.open(self.directory)
+        searching = Searching(
+            bits,
+            self.epochs,
+            self.warmup,
+            self.finetune,
+            self.lr,
+            self.batch_size,
+            self.target,
+            self.keep,
+            self.round_to,
+            self.seed,
+            self.train_on,
+        )
+        plan, training = search(
+            self.directory,
+            self.output,
+            self.dataset(stored.source.input_shape, self.directory),
+            budget=budget,
+            searching=searching,
+            overwrite=self.overwrite,
+            resume=not self.no_resume,
+            allow_import=self.allow_import,
+        )
+        before = "" if stored.training is None else f"before: {stored.training}\n"
+        text = f"{plan}\n\n{before}with rounded weights: {training}\nartifact: {self.output}"
+        data = {
+            "artifact": str(self.output),
+            "groups": plan.summary,
+            "costs": plan.costs,
+            "limits": plan.limits,
+            "bits": None if plan.bits is None else plan.bits.to_dict(),
+            **asdict(training),
+            **training.metrics,
+        }
+        return Answer(text, data)

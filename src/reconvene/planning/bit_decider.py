@@ -1,0 +1,191 @@
+"""What a plan of widths and bits decides: the problem of one model and budget, and the choice that a decision makes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from reconvene.allocation.bit_problem import BitProblem, Decision, GroupChoices, WeightChoices
+from reconvene.allocation.bit_solver import solve_bits
+from reconvene.costs import COSTS, Budget, Cost, Network, cost_file, read_budget
+from reconvene.costs.layers import Layer
+from reconvene.costs.packed_size import PackedSize
+from reconvene.costs.with_bits import BitCosts
+from reconvene.errors import BudgetError
+from reconvene.planning.assemble import Choice, timed
+from reconvene.planning.bit_losses import BitLosses, losses_by_noise, losses_on_data
+from reconvene.planning.options import Options
+from reconvene.structure import Structure
+from reconvene.surgery import Accounting, PlanRow, Provenance
+from reconvene.surgery.bits import BitPlan, LayerBits
+from reconvene.surgery.ranges import to_text
+from reconvene.utils.norms import keeps_statistics
+
+
+@dataclass(frozen=True, eq=False)
+class PosedProblem:
+    """The problem of one structure, what choices lose in it, and what the dense network costs."""
+
+    structure: Structure
+    problem: BitProblem
+    losses: BitLosses
+    dense: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class BitDecider:
+    """Decides widths and bits of one model for one budget, again after each repair of its structure.
+
+    ``bits``: those that weights may have; with 0 among them channels may leave.
+    """
+
+    model: nn.Module
+    example_inputs: Any
+    budget: Budget
+    options: Options
+    bits: tuple[int, ...]
+
+    @property
+    def costs(self) -> dict[str, Cost]:
+        """The cost that answers to each name."""
+        chip = {} if self.options.target.chip is None else cost_file(self.options.target.chip).costs
+        costs = {name: cost for name, cost in COSTS.items() if cost.listed or name in self.budget}
+        return {**costs, **chip, "size": PackedSize()}
+
+    def choose(self, structure: Structure, timings: dict[str, float]) -> Choice:
+        """The choice in seconds; see ``plan_from_choice``. Raises BudgetError for what cannot be kept."""
+        posed = self.pose(structure, timings)
+        with timed(timings, "allocation"):
+            decision = solve_bits(posed.problem)
+        return self.choice(posed, decision, by="bits", why="width and bits by one price")
+
+    def pose(self, structure: Structure, timings: dict[str, float]) -> PosedProblem:
+        """The problem of a structure, its losses estimated in the model as it is."""
+        network = Network(self.model, self.example_inputs, self.options.data)
+        charges = BitCosts(structure, self.costs, network, folded=_folded(self.model, structure))
+        layers = [layer for layer in charges.table.layers if layer.weight]
+        first = list({layer.weight: layer for layer in reversed(layers)}.values())[::-1]
+        choices = tuple(b for b in self.bits if b)
+        with timed(timings, "saliency"):
+            losses = self._losses(structure, first, choices)
+        dense = {
+            name: COSTS["size"].bind(structure, None).at(structure.widths)
+            if name == "size"
+            else cost.bind(structure, network).at(structure.widths)
+            for name, cost in self.costs.items()
+        }
+        limits = {name: read_budget(name, value).of(dense[name]) for name, value in self.budget.asked.items()}
+        groups = self._groups(structure, losses)
+        weights = [_weight(structure, layer, charges.table.layers, choices, losses) for layer in first]
+        problem = BitProblem(groups, weights, charges, limits, len(charges.table.layers))
+        return PosedProblem(structure, problem, losses, dense)
+
+    def choice(self, posed: PosedProblem, decision: Decision | None, *, by: str, why: str) -> Choice:
+        """A decision as plans take it. Raises BudgetError, with the floor, for None.
+
+        ``by``: what decided, for the whole plan; ``why``: for each of its groups.
+        """
+        problem, structure = posed.problem, posed.structure
+        if decision is None:
+            raise _floor(problem, self.budget)
+        keep = [np.flatnonzero(kept).astype(np.int64) for kept in decision.kept]
+        rows = [
+            PlanRow(group.name, group.width, len(kept), to_text(kept), why=_why(choices, len(kept), why))
+            for group, kept, choices in zip(structure.prunable, keep, problem.groups, strict=True)
+        ]
+        bits = {}
+        axes = {layer.weight: layer.axis for layer in problem.charges.table.layers}  # type: ignore[attr-defined]
+        for w, weight in enumerate(problem.weights):
+            chosen = decision.choice[w][problem.present(w, decision)]
+            bits[weight.name] = LayerBits.of(axes[weight.name], np.array(weight.bits, dtype=np.int64)[chosen])
+        pruned = {name: problem.cost(name, decision) for name in self.costs}
+        provenance = Provenance(
+            evaluator=by, data=posed.losses.data, budget=dict(self.budget.asked), limits=dict(problem.limits)
+        )
+        conditions = {name: cost.condition for name, cost in self.costs.items() if cost.condition and name in pruned}
+        accounting = Accounting({"dense": dict(posed.dense), "pruned": pruned}, conditions=conditions)
+        return Choice(keep, rows, provenance, accounting, bits=BitPlan(bits))
+
+    def _losses(self, structure: Structure, layers: Sequence[Layer], bits: tuple[int, ...]) -> BitLosses:
+        options = self.options
+        if not options.trained or options.data is None:
+            return losses_by_noise(self.model, structure, layers, bits, trained=options.trained)
+        return losses_on_data(
+            self.model,
+            structure,
+            self.example_inputs,
+            layers,
+            bits,
+            data=options.data,
+            loss=options.loss,
+            seed=options.seed,
+        )
+
+    def _groups(self, structure: Structure, losses: BitLosses) -> list[GroupChoices]:
+        """Widths that groups may have: all of one where zero bits are not allowed, or equations tie it."""
+        fixed = self.options.limits.fixed(self.model, structure)
+        tied = {g for balance in structure.balances for piece in balance.pieces for g in piece}
+        step = self.options.round_to or 1
+        groups = []
+        for g, group in enumerate(structure.prunable):
+            allowed = np.array(sorted({*range(step, group.width, step), group.width}), dtype=np.int64)
+            if g in fixed:
+                allowed = np.array([fixed[g]], dtype=np.int64)
+            elif 0 not in self.bits or g in tied:
+                allowed = np.array([group.width], dtype=np.int64)
+            removal = None if losses.removal is None else losses.removal[g]
+            groups.append(
+                GroupChoices(group.width, allowed, removal, None if losses.curves is None else losses.curves[g])
+            )
+        return groups
+
+
+def _weight(
+    structure: Structure, layer: Layer, layers: Sequence[Layer], bits: tuple[int, ...], losses: BitLosses
+) -> WeightChoices:
+    """Which channel of which group each output channel of a weight is."""
+    loss = losses.weights[layer.weight]
+    group, channel = np.full(len(loss), -1, dtype=np.int64), np.zeros(len(loss), dtype=np.int64)
+    for g, of_group in enumerate(structure.prunable):
+        for slot in of_group.slots:
+            if slot.parameter == layer.weight and slot.dim == layer.axis:
+                group[slot.index] = g
+                channel[slot.index] = np.arange(of_group.width)[:, None]
+    numbers = tuple(n for n, other in enumerate(layers) if other.weight == layer.weight)
+    return WeightChoices(layer.weight, numbers, group, channel, bits, loss)
+
+
+def _folded(model: nn.Module, structure: Structure) -> frozenset[str]:
+    """Parameters that a file holds no more: those of batch norms, and biases, which are counted with the channels."""
+    names = set()
+    weights = {id(p): n for n, p in model.named_parameters()}
+    for module in model.modules():
+        if keeps_statistics(module):
+            names |= {weights[id(p)] for p in module.parameters(recurse=False)}
+        bias, weight = getattr(module, "bias", None), getattr(module, "weight", None)
+        if isinstance(bias, nn.Parameter) and isinstance(weight, nn.Parameter) and weight.ndim > 1:
+            names.add(weights[id(bias)])
+    return frozenset(names)
+
+
+def _floor(problem: BitProblem, budget: Budget) -> BudgetError:
+    """The error for a budget that even the cheapest decision breaks."""
+    least = problem.least()
+    floor = {name: problem.cost(name, least) for name in problem.limits}
+    parts = [
+        f"{name} {budget.asked[name]} (at most {COSTS[name].unit.phrase(limit)}) cannot be kept: with the fewest "
+        f"channels and bits it is {COSTS[name].unit.phrase(floor[name])}"
+        for name, limit in problem.limits.items()
+        if floor[name] > limit
+    ]
+    return BudgetError(f"{'; '.join(parts)}. Ask for no less than the floor", floor)
+
+
+def _why(group: GroupChoices, width: int, why: str) -> str:
+    if len(group.allowed) == 1:
+        return "stays whole" if width == group.width else "the width that was asked for"
+    return why

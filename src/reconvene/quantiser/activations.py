@@ -1,0 +1,113 @@
+"""Fake quantisation of activations: unsigned integers with an integer zero point, as int8 runtimes have them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+LARGEST_ACTIVATION = 255
+STEADY = 0.95
+"""How much of a range stays when a new batch is seen."""
+
+
+class ActivationRange(nn.Module):
+    """The range of one activation, followed over batches; calling it rounds a tensor to 256 steps of that range.
+
+    The range includes zero, and zero is one of the steps, so that padding is exact. Rounding is to even. The gradient
+    passes straight through within the range and is zero beyond it.
+    """
+
+    low: Tensor
+    high: Tensor
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("high", torch.zeros(()))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def follow(self, values: Tensor) -> None:
+        """Take a batch into the range: the first as it is, later ones into a moving average of the extremes."""
+        low, high = torch.aminmax(values.detach())
+        low, high = low.clamp_max(0.0).float(), high.clamp_min(0.0).float()
+        stays = STEADY if self.seen else 0.0
+        self.low.mul_(stays).add_(low, alpha=1 - stays)
+        self.high.mul_(stays).add_(high, alpha=1 - stays)
+        self.seen += 1
+
+    @property
+    def scale(self) -> Tensor:
+        """Width of a step, float32."""
+        return ((self.high - self.low) / LARGEST_ACTIVATION).clamp_min(torch.finfo(torch.float32).tiny)
+
+    @property
+    def zero_point(self) -> Tensor:
+        """The integer that stands for zero, int32."""
+        return torch.round(-self.low / self.scale).clamp(0, LARGEST_ACTIVATION).to(torch.int32)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """The values that the steps stand for."""
+        if not self.seen:
+            return values
+        rounded: Tensor = torch.fake_quantize_per_tensor_affine(
+            values, self.scale, self.zero_point, 0, LARGEST_ACTIVATION
+        )
+        return rounded
+
+
+class RoundedInputs(nn.Module):
+    """Rounds what some layers of a network read, while ``rounding`` is entered; ``ranges`` are its buffers.
+
+    Args:
+        network: whose layers they are; it gets a hook at each of them, which does nothing outside of ``rounding``.
+        layers: their names.
+    """
+
+    def __init__(self, network: nn.Module, layers: Iterable[str]) -> None:
+        super().__init__()
+        self.names = tuple(layers)
+        self._ranges = [ActivationRange() for _ in self.names]
+        self.ranges = nn.ModuleList(self._ranges)
+        self._state = {"rounds": False, "follows": False}  # in a dict: no attribute that hooks would have to reach
+        for name, of_layer in zip(self.names, self._ranges, strict=True):
+            network.get_submodule(name).register_forward_pre_hook(self._hook(of_layer))
+
+    @contextmanager
+    def rounding(self, *, follow: bool) -> Iterator[None]:
+        """Within: inputs of the layers are rounded; with ``follow`` their ranges move with what is seen."""
+        self._state.update(rounds=True, follows=follow)
+        try:
+            yield
+        finally:
+            self._state.update(rounds=False, follows=False)
+
+    def scales(self) -> dict[str, tuple[float, int]]:
+        """Scale and zero point of what each layer reads."""
+        return {
+            name: (float(of_layer.scale), int(of_layer.zero_point))
+            for name, of_layer in zip(self.names, self._ranges, strict=True)
+        }
+
+    def _hook(self, of_layer: ActivationRange) -> Any:
+        def round_inputs(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            if not self._state["rounds"]:
+                return None
+            known: dict[int, Tensor] = {}  # one tensor that is query, key and value stays one
+
+            def rounded(value: Any) -> Any:
+                if not isinstance(value, Tensor) or value.dtype != torch.float32:
+                    return value
+                if id(value) not in known:
+                    if self._state["follows"]:
+                        of_layer.follow(value)
+                    known[id(value)] = of_layer(value)
+                return known[id(value)]
+
+            return tuple(rounded(value) for value in args)
+
+        return round_inputs

@@ -1,0 +1,192 @@
+"""Searching widths and bits of a trained artifact; the small network becomes an artifact of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from reconvene import artifact
+from reconvene.artifact import Training
+from reconvene.artifact.sections import PruningSettings
+from reconvene.costs import Budget
+from reconvene.data import Batch, Dataset, train_batches
+from reconvene.errors import TrainingError
+from reconvene.models import example_inputs
+from reconvene.planning.search import search as search_network
+from reconvene.quantiser import fake_quantised
+from reconvene.surgery import Plan
+from reconvene.surgery.compose import compose_plans
+from reconvene.training import TrainConfig, evaluate_split
+from reconvene.training.checkpoint import CHECKPOINT_NAME
+from reconvene.training.machine import choose_device
+from reconvene.utils.progress import stage
+from reconvene.workflow.prune import make_way, set_aside
+
+
+@dataclass(frozen=True)
+class Searching:
+    """What is asked of a search, but for the artifact, the budget and the data; as for ``rc.search``."""
+
+    bits: tuple[int, ...] = (0, 2, 4, 8)
+    epochs: int = 8
+    warmup: int = 0
+    finetune: int | None = None
+    lr: float = 0.02
+    batch_size: int | None = None
+    target: str | None = None
+    keep: tuple[str, ...] = ()
+    round_to: int | None = None
+    seed: int = 0
+    train_on: str = "auto"
+
+
+class TrainingBatches:
+    """The training images of a data set, shuffled and augmented anew every epoch; see ``rc.search``."""
+
+    def __init__(self, dataset: Dataset, config: TrainConfig) -> None:
+        self._dataset, self._config = dataset, config
+        self._settled = config.settled(dataset, device=choose_device("cpu"))
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next pass is."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._dataset.train) // self._settled.batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        return train_batches(
+            self._dataset,
+            batch_size=self._settled.batch_size,
+            seed=self._settled.seed,
+            epoch=self._epoch,
+            augmentation=self._settled.augmentation(self._dataset),
+        )
+
+    def __str__(self) -> str:
+        return f"{self._dataset.name} train"
+
+
+def search(
+    directory: str | Path,
+    output: str | Path,
+    dataset: Dataset,
+    *,
+    budget: Budget,
+    searching: Searching = Searching(),  # frozen
+    overwrite: bool = False,
+    resume: bool = True,
+    allow_import: bool = False,
+) -> tuple[Plan, Training]:
+    """Search widths and bits of the network in ``directory`` and save the small one as the artifact ``output``.
+
+    A search that was stopped goes on from the checkpoint in ``output`` when it is called again with the same arguments.
+    Returns the plan, and how good the network with rounded weights is on the test images.
+
+    Args:
+        overwrite: whether an artifact in ``output`` that was trained may be replaced.
+        resume: whether to go on from a checkpoint; otherwise it is started over.
+
+    Raises BudgetError, ArgumentError, TrainingError, ArtifactError, UnknownNameError.
+    """
+    folder, source_folder = Path(output), Path(directory)
+    unfinished = folder / CHECKPOINT_NAME
+    make_way(folder, overwrite=overwrite or unfinished.exists())
+    stored = artifact.Artifact.open(source_folder)
+    if stored.training is None and not searching.warmup:
+        raise TrainingError(
+            f"{directory} is not trained, and a search begins with trained weights. First: reconvene train {directory}."
+            " Or let the search begin with epochs in float: --warmup 5"
+        )
+    source = stored.source
+    assert source.input_shape is not None, "an artifact has one"
+    model = artifact.load(source_folder, allow_import=allow_import)
+    inputs = example_inputs(source.input_shape, seed=searching.seed)
+    config = TrainConfig(seed=searching.seed, batch_size=searching.batch_size, lr=searching.lr)
+    began = time.monotonic()
+    with stage(f"searching {directory} for {budget}"):
+        small = _searched(model, inputs, dataset, budget, searching, config, folder, resume)
+    plan: Plan = small.reconvene_plan  # type: ignore[assignment]
+    if plan.bits is None:
+        raise TrainingError("the search decided no bits")
+    training = _training(small, plan, dataset, searching, time.monotonic() - began)
+    if (earlier := getattr(model, "reconvene_plan", None)) is not None:
+        plan = compose_plans(source.build(allow_import=allow_import), inputs, earlier, plan)
+    sections: dict[str, Any] = {
+        "pruning": artifact.PruningRecord(**asdict(_settings(searching)), budget=dict(budget.asked)),
+        "training": training.untimed(),
+        "preprocessing": dataset.preprocessing.to_dict(),
+    }
+    with stage(f"saving to {folder}"), set_aside(folder):
+        timings = artifact.Timings.of(training, pruning=dict(plan.timings))
+        artifact.save(small, folder, plan=plan, source=source, extra=sections, timings=timings)
+    return plan, training
+
+
+def _searched(
+    model: nn.Module,
+    inputs: Any,
+    dataset: Dataset,
+    budget: Budget,
+    searching: Searching,
+    config: TrainConfig,
+    folder: Path,
+    resume: bool,
+) -> nn.Module:
+    device = choose_device(searching.train_on)
+    return search_network(
+        model.to(device),
+        inputs.to(device),
+        budget,
+        searching.bits,
+        train=TrainingBatches(dataset, config),
+        epochs=searching.epochs,
+        warmup=searching.warmup,
+        finetune=searching.finetune,
+        lr=searching.lr,
+        loss=dataset.task.loss,
+        target=searching.target,
+        keep=searching.keep,
+        round_to=searching.round_to,
+        seed=searching.seed,
+        checkpoint=folder,
+        resume=resume,
+    ).cpu()
+
+
+def _settings(searching: Searching) -> PruningSettings:
+    return PruningSettings(
+        criterion=None,
+        evaluator="search",
+        rectify="keep",
+        round_to=searching.round_to,
+        seed=searching.seed,
+        keep=searching.keep,
+        trained=True,
+        bits=searching.bits,
+        chip=searching.target,
+    )
+
+
+def _training(small: nn.Module, plan: Plan, dataset: Dataset, searching: Searching, seconds: float) -> Training:
+    """How good the network is with the weights that its file will have."""
+    assert plan.bits is not None, "checked"
+    evaluation = evaluate_split(fake_quantised(small, plan.bits.by_weight), dataset)
+    return Training(
+        searching.epochs,
+        str(dataset),
+        evaluation.metrics,
+        evaluation.loss,
+        {"search": asdict(searching), "pixels": dataset.sha256},
+        parts=evaluation.parts,
+        task=dataset.task.name,
+        seconds=seconds,
+        examples=len(dataset.train),
+        warning=evaluation.warning,
+    )

@@ -1,0 +1,50 @@
+"""``reconvene search``: from a trained artifact to a small one with bits, which is trained on with its roundings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import reconvene as rc
+from reconvene import artifact
+from reconvene.artifact import Training
+from reconvene.models import ModelSource
+from support.cli_calls import answer, trouble
+
+SOURCE = ModelSource("resnet20", {"num_classes": 10, "width": 0.125, "in_channels": 1}, (1, 8, 8), 3)
+DATA = ["--data", "digits", "--limit", "100"]
+
+
+def dense(folder: Path, *, trained: bool = True) -> Path:
+    """An artifact that says it was trained; how well does not matter here."""
+    extra = {"training": Training(1, "digits", {"accuracy": 0.5}, 1.0)} if trained else {}
+    artifact.save(SOURCE.build(), folder, source=SOURCE, extra=extra)
+    return folder
+
+
+def test_a_search_leaves_an_artifact_within_its_budget(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    told = answer(
+        capfd, "search", str(dense(tmp_path / "dense")), *DATA, "--size", "8kB", "--bits", "0,2,4,8", "--epochs", "2",
+        "-o", str(out),
+    )  # fmt: skip
+    assert told["costs"]["pruned"]["size"] <= 8000 and 0 <= told["accuracy"] <= 1
+    small = rc.load(out)
+    stored = artifact.Artifact.open(out)
+    assert small.reconvene_plan.bits is not None and stored.pruning.bits == (0, 2, 4, 8)
+    assert stored.training.metrics == {"accuracy": told["accuracy"]}
+    assert not (out / "checkpoint.safetensors").exists()
+    assert "holds a model that was trained" in trouble(
+        capfd, "search", str(tmp_path / "dense"), *DATA, "--size", "8kB", "-o", str(out)
+    )
+
+
+def test_what_a_search_cannot_begin_with_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = str(dense(tmp_path / "dense", trained=False))
+    out = ["-o", str(tmp_path / "out")]
+    assert "is not trained" in trouble(capfd, "search", folder, *DATA, "--size", "8kB", *out)
+    assert "a budget is missing" in trouble(capfd, "search", folder, *DATA, *out, code=2)
+    assert "no list of numbers" in trouble(capfd, "search", folder, *DATA, "--size", "8kB", "--bits", "a", *out, code=2)
+    floor = trouble(capfd, "search", folder, *DATA, "--size", "100", "--warmup", "1", "--epochs", "3", *out)
+    assert "with the fewest channels and bits it is" in floor

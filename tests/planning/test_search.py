@@ -1,0 +1,231 @@
+"""Search of widths and bits: the network that is trained is the one that is cut, budgets are kept, runs go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import reconvene as rc
+from reconvene.costs import Budget
+from reconvene.errors import ArgumentError, BudgetError, TrainingError
+from reconvene.planning import search_phases, search_run
+from reconvene.planning.bit_decider import BitDecider
+from reconvene.planning.options import Options
+from reconvene.planning.search_phases import SearchPhase, cross_entropy
+from reconvene.quantiser import fake_quantised
+from reconvene.surgery import make_plan
+from reconvene.training.adam import Adam
+
+
+class Mixed(nn.Module):
+    """A residual block, a grouped and a depthwise convolution, a concatenation, a gate behind a sigmoid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8))
+        self.depthwise = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8, bias=False), nn.BatchNorm2d(8), nn.Hardswish())
+        self.gate = nn.Linear(8, 8)
+        self.side = nn.Conv2d(8, 6, 1)
+        self.grouped = nn.Conv2d(14, 8, 1, groups=2)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = self.depthwise(torch.relu(self.body(x) + x))
+        x = x * torch.sigmoid(self.gate(x.mean((2, 3))))[:, :, None, None]
+        x = self.grouped(torch.cat([x, torch.sigmoid(self.side(x))], dim=1))
+        return self.head(torch.relu(x).mean((2, 3)))
+
+
+def problem(seed: int = 0) -> tuple[nn.Module, list[tuple[torch.Tensor, torch.Tensor]]]:
+    torch.manual_seed(seed)
+    images = torch.randn(96, 3, 8, 8)
+    labels = (images.mean((2, 3)) @ torch.tensor([[1.0, -1, 0], [0, 1, -1], [1, 0, -1]])).argmax(1)
+    return Mixed(), list(zip(images.split(16), labels.split(16), strict=True))
+
+
+def searched(**options: Any) -> nn.Module:
+    model, batches = problem()
+    return rc.search(model, batches[0][0][:1], rc.Budget(size="700B"), train=batches, epochs=5, warmup=1, **options)
+
+
+def same_bytes(one: nn.Module, other: nn.Module) -> bool:
+    a, b = one.state_dict(), other.state_dict()
+    return (
+        list(a) == list(b)
+        and all(torch.equal(a[name], b[name]) for name in a)
+        and one.reconvene_plan.to_json() == other.reconvene_plan.to_json()
+    )
+
+
+def test_a_search_keeps_its_budget_and_leaves_everything_else_as_it_was() -> None:
+    model, batches = problem()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.manual_seed(7)
+    state, told = torch.get_rng_state(), []
+    small = rc.search(
+        model,
+        batches[0][0][:1],
+        rc.Budget(size="700B"),
+        train=batches,
+        epochs=5,
+        warmup=1,
+        progress=lambda *event: told.append(event),
+    )
+    plan = small.reconvene_plan
+    assert 0.95 * 700 <= plan.costs["pruned"]["size"] <= 700
+    assert not small.training and type(small) is Mixed
+    assert all(len(small.get_parameter(name)) == len(layer.bits) for name, layer in plan.bits.layers.items())
+    assert model.training and all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state())
+    assert not any(module._forward_pre_hooks for module in (*model.modules(), *small.modules()))
+    assert [event[:2] for event in told] == [(step, 30) for step in range(1, 31)]
+    assert ["warm-up" in told[0][2], "of the budget" in told[10][2], "fine-tuning" in told[-1][2]] == [True] * 3
+    assert same_bytes(small, searched())
+
+
+def test_the_network_that_is_trained_is_the_one_that_is_cut() -> None:
+    model, batches = problem()
+    for images, _ in batches:
+        model(images)  # norms get statistics
+    options = Options(data=batches, trained=True, bits=(0, 2, 4, 8))
+    decider = BitDecider(model, batches[0][0][:1], Budget(size="700B"), options, (0, 2, 4, 8))
+    phase = SearchPhase(model, batches[0][0][:1], decider, cross_entropy)
+    generator = torch.Generator().manual_seed(1)
+    for logits in phase.searched.choices().values():  # a decision that no solver made
+        logits.data.normal_(0, 1, generator=generator)
+    phase.searched.refresh()
+    decision, posed = phase.searched.decision, phase.posed
+    assert any(not kept.all() for kept in decision.kept)
+    choice = decider.choice(posed, decision, by="chance", why="by chance")
+    plan = make_plan(model, posed.structure, choice.keep, choice.rows, bits=choice.bits)
+    small = fake_quantised(plan.apply(model), plan.bits.by_weight).eval()
+    model.eval()
+    with torch.no_grad():
+        expected = small(batches[0][0])
+        weights = phase.searched.weights()
+        result = torch.func.functional_call(model, weights, (batches[0][0],))
+    assert torch.allclose(result, expected, atol=1e-5)
+    # Every choice has a derivative, of channels that left too.
+    model.train()
+    loss, objective = phase.objective(*batches[0], step=0, steps=1)
+    objective.backward()
+    gradients = {name: logits.grad for name, logits in phase.searched.choices().items()}
+    assert all(gradient is not None and bool(gradient.abs().sum() > 0) for gradient in gradients.values())
+    assert bool(objective > loss)  # what the decision costs
+
+
+def test_costs_push_choices_down_by_what_they_cost() -> None:
+    model, batches = problem()
+    options = Options(data=batches, trained=True, bits=(0, 2, 4, 8))
+    decider = BitDecider(model, batches[0][0][:1], Budget(size="700B"), options, (0, 2, 4, 8))
+    phase = SearchPhase(model, batches[0][0][:1], decider, cross_entropy)
+    with torch.no_grad():
+        for logits in phase.searched.choices().values():
+            logits.zero_()
+            if logits.ndim == 2:
+                logits[:, -1] = 1.0  # eight bits everywhere: far beyond the limit
+            else:
+                logits += 1.0
+    phase.count()
+    assert phase.use() > 1.5
+    before = phase.multipliers.clone()
+    for step in range(1, 21):
+        zero = phase.objective(*batches[0], step=step, steps=20)[1] * 0
+        (zero + phase.penalty()).backward()
+        phase.after_step(step, 20)
+    assert bool((phase.multipliers > before).all())
+    bits, gates = phase.searched.bits[0], phase.searched.gates[0]
+    assert bool((bits[:, -1] < 1).all()) and bool((bits[:, 0] > 0).all()) and bool((gates < 1).all())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Module]:
+    """A search that nobody stopped, and its folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, searched(checkpoint=folder)
+
+
+def test_a_finished_search_is_there_at_once(whole: tuple[Path, nn.Module]) -> None:
+    folder, small = whole
+    steps: list[int] = []
+    assert same_bytes(small, searched(checkpoint=folder, progress=lambda done, *_: steps.append(done)))
+    assert not steps
+
+
+@pytest.mark.parametrize("stop", [3, 13, 29])
+def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
+    stop: int, whole: tuple[Path, nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_run, "SAVE_SECONDS", 0.0)
+
+    def interrupt(done: int, total: int, name: str) -> None:
+        if done == stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        searched(checkpoint=tmp_path, progress=interrupt)
+    steps: list[int] = []
+    resumed = searched(checkpoint=tmp_path, progress=lambda done, total, _: steps.append(done) if total == 30 else None)
+    folder, small = whole
+    assert same_bytes(small, resumed) and steps[0] == stop
+    assert (folder / "train.jsonl").read_bytes() == (tmp_path / "train.jsonl").read_bytes()
+
+
+def test_another_search_does_not_go_on_from_a_checkpoint(tmp_path: Path) -> None:
+    searched(checkpoint=tmp_path)
+    with pytest.raises(TrainingError, match="seed is 1 here, 0 there"):
+        searched(checkpoint=tmp_path, seed=1)
+
+
+def test_budgets_and_epochs_that_cannot_be_are_named_at_once() -> None:
+    model, batches = problem()
+    with pytest.raises(BudgetError, match="with the fewest channels and bits it is"):
+        rc.search(model, batches[0][0][:1], rc.Budget(size=50), train=batches, epochs=3)
+    with pytest.raises(ArgumentError, match="leave 0 to search"):
+        rc.search(model, batches[0][0][:1], rc.Budget(size="700B"), train=batches, epochs=3, warmup=1, finetune=2)
+    with pytest.raises(ArgumentError, match="a budget on latency"):
+        rc.search(model, batches[0][0][:1], rc.Budget(latency="1ms"), train=batches)
+    with pytest.raises(TrainingError, match="no batches"):
+        rc.search(model, batches[0][0][:1], rc.Budget(size="700B"), train=[])
+
+
+def test_cycles_of_a_chip_and_layers_to_keep_are_searched_for_too() -> None:
+    model, batches = problem()
+    small = rc.search(
+        model,
+        batches[0][0][:1],
+        rc.Budget(cycles="1.1x", size="2x"),
+        train=batches[:2],
+        epochs=2,
+        target="mpic",
+        keep=["stem"],
+    )
+    plan = small.reconvene_plan
+    assert all(plan.costs["pruned"][name] <= limit for name, limit in plan.limits.items())
+    assert small.stem[0].out_channels == 8
+
+
+def test_adam_is_that_of_torch() -> None:
+    ours = {"a": torch.randn(5, 3, generator=torch.Generator().manual_seed(0))}
+    theirs = [tensor.clone().requires_grad_() for tensor in ours.values()]
+    reference, adam = torch.optim.Adam(theirs, lr=0.02), Adam(ours)
+    for step in range(12):
+        gradient = torch.from_numpy(np.random.default_rng(step).normal(size=(5, 3)).astype(np.float32))
+        ours["a"].grad, theirs[0].grad = gradient.clone(), gradient.clone()
+        adam.step(0.02)
+        reference.step()
+    assert torch.allclose(ours["a"], theirs[0].detach(), atol=1e-6)
+
+
+def test_choices_move_away_from_the_plan_in_seconds(
+    whole: tuple[Path, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_phases, "CHOICE_RATE", 1.0)  # a few steps are enough
+    assert searched().reconvene_plan.bits != whole[1].reconvene_plan.bits
