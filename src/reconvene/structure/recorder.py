@@ -69,7 +69,7 @@ class Recorder(DispatchMode):  # type: ignore[no-untyped-call]
         if reads_values(func, args):
             out = self._read(func, args, kwargs, follows)
         else:
-            out = known_result(func, args) if meta and follows else None
+            out = known_result(func, args, kwargs) if meta and follows else None
             out = _called(func, args, kwargs) if out is None else out
         outs = (out,) if isinstance(out, Tensor) else tuple(out) if isinstance(out, (tuple, list)) else ()
         outs = tuple(o if isinstance(o, Tensor) else None for o in outs)
