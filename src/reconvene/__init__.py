@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from reconvene.surgery import Plan
     from reconvene.tasks import metrics
     from reconvene.training.tuning import Tuning
+    from reconvene.workflow.compression import compress
 
 _HOMES = {
     "Budget": "costs",
@@ -31,6 +32,7 @@ _HOMES = {
     "Plan": "surgery",
     "ReconveneError": "errors",
     "Tuning": "training.tuning",
+    "compress": "workflow.compression",
     "export": "deploy",
     "from_pretrained": "artifact",
     "groups": "api",
@@ -57,6 +59,7 @@ __all__ = [
     "ReconveneError",
     "Tuning",
     "__version__",
+    "compress",
     "export",
     "from_pretrained",
     "groups",

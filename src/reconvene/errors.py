@@ -191,6 +191,10 @@ class VerificationError(ReconveneError):
     """What was exported does not compute what the model computes."""
 
 
+class RecipeError(ReconveneError):
+    """A recipe cannot be read or carried out as written, or its folder holds stages of another one."""
+
+
 class ExperimentError(ReconveneError):
     """An experiment cannot be read or run as written: the message says which part of it and what would work."""
 

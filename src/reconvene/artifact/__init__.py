@@ -52,6 +52,7 @@ __all__ = [
     "Timings",
     "Training",
     "add_measurements",
+    "copy_artifact",
     "dense",
     "from_pretrained",
     "load",
@@ -195,6 +196,13 @@ def dense(directory: str | Path, *, allow_import: bool = False) -> nn.Module:
     """The untrained dense model that an artifact was pruned from. Raises ArtifactError."""
     origin = _permitted(Artifact.open(directory), allow_import)
     return note(origin.build(allow_import=allow_import), plan=None, source=origin)
+
+
+def copy_artifact(source: str | Path, target: str | Path) -> None:
+    """Have the same artifact in another folder, without the files that were exported from it. Raises ArtifactError."""
+    stored = Artifact.open(source)
+    text = changed_manifest(stored.text, {"exports": ()})
+    commit_files(Path(target), {name: stored.read(name) for name in stored.files}, text)
 
 
 def read_plan(directory: str | Path) -> Plan | None:

@@ -79,7 +79,7 @@ class Schedule:
         amounts = {}
         for cost, limit in self.limits.items():
             share = PACES[self.pace](min(limit / self.dense[cost], 1.0), step / self.steps)
-            amounts[cost] = _amount(cost, limit if step == self.steps else max(self.dense[cost] * share, limit))
+            amounts[cost] = amount_text(cost, limit if step == self.steps else max(self.dense[cost] * share, limit))
         return Budget(**amounts)
 
     def options(self, options: Options, step: int) -> Options:
@@ -103,7 +103,7 @@ class Schedule:
         return cls(**{**values, "widths": widths})
 
 
-def _amount(cost: str, value: float) -> int | str:
+def amount_text(cost: str, value: float) -> int | str:
     """An absolute amount as budgets read it."""
     unit = cost_named(cost).unit
     if unit.bare:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -17,13 +18,21 @@ class _Training(TrainConfig):
     epochs: Positive = 1
 
 
-def read_recipe(settings: Settings, place: Place, *, epochs: bool = False, lists: bool = False) -> dict[str, Any]:
+def read_recipe(
+    settings: Settings,
+    place: Place,
+    *,
+    epochs: bool = False,
+    lists: bool = False,
+    besides: Collection[str] = (),
+) -> dict[str, Any]:
     """The values of a table, as written, each checked by its type and by the rules of ``TrainConfig``.
 
     ``epochs``: whether the table says those as well. ``lists``: whether a list may stand for each of its values.
+    ``besides``: further names in the table, read elsewhere.
     """
-    settings.require_known(place, _NAMES | {"epochs"} if epochs else _NAMES)
-    recipe = dict(settings.table(place))
+    settings.require_known(place, {*_NAMES, *besides, *(["epochs"] if epochs else [])})
+    recipe = {name: value for name, value in settings.table(place).items() if name not in besides}
     if epochs and "epochs" not in recipe:
         settings.fail(place, f"{name_of(place)} does not say its epochs")
     for name, value in recipe.items():

@@ -92,6 +92,10 @@ class Settings:
         self.values, self.source, self._error, self._line_of = values, source, error, line_of
         self._require_plain(values, ())
 
+    def with_values(self, values: Any) -> Settings:
+        """Other values in the same places: what was written in short, written out."""
+        return Settings(values, source=self.source, error=self._error, line_of=self._line_of)
+
     def fail(self, place: Place, why: str) -> NoReturn:
         """Raise the file's error for what stands at a place."""
         line = self._line_of(place)

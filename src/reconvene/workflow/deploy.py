@@ -27,11 +27,20 @@ from reconvene.workflow.qat import learned_ranges
 
 @dataclass(frozen=True)
 class Int8:
-    """How int8 is made: what it must keep, which layers stay in float32, on how many images it is calibrated."""
+    """How int8 is made: what it must keep, which layers stay in float32, on how many images it is calibrated.
+
+    ``plan_bits``: weights in the bits of the artifact's plan, computed in int8, as ``model.plan.onnx``.
+    """
 
     limits: Limits = Limits()  # noqa: RUF009  # frozen
     keep_fp32: tuple[str, ...] = ()
     samples: int = 256
+    plan_bits: bool = False
+
+    @property
+    def precision(self) -> str:
+        """What ``reconvene.export`` calls it."""
+        return "plan" if self.plan_bits else "int8"
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,12 @@ def export_artifact(
     quantising: dict[str, Any] = {}
     if int8 is not None and dataset is not None:
         images = calibration_of(dataset, int8.samples, seed=seed)
-        quantising = {"quantize": "int8", "calibration": images, "keep_fp32": int8.keep_fp32, "limits": int8.limits}
+        quantising = {
+            "quantize": int8.precision,
+            "calibration": images,
+            "keep_fp32": int8.keep_fp32,
+            "limits": int8.limits,
+        }
     ranges = _ranges(folder, models)
     by_variant: dict[str, list[Exported]] = {}
     for variant, model in models.items():
@@ -106,7 +120,8 @@ def export_artifact(
             continue
         name = "model" if variant == artifact_variant else variant
         for format_name in formats:
-            with stage(f"exporting {name} to {format_name}{' in int8' if quantising else ''} and verifying it"):
+            kind = format_name if int8 is None else f"{format_name} in {int8.precision}"
+            with stage(f"exporting {name} to {kind} and verifying it"):
                 data = None if dataset is None else test_batches(dataset, batch_size=32)
                 learned = ranges.get(variant) if quantising and format_named(format_name).takes_ranges else None
                 exported = export_file(

@@ -1,0 +1,40 @@
+"""``reconvene compress recipe.yaml``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from reconvene.cli.command import Answer, Command, Importing, UsageError
+
+
+@dataclass(kw_only=True)
+class Compress(Importing, Command):
+    """Carry out a recipe: stages such as prune, train and export in any order. Stopped, the same command goes on."""
+
+    file: Positional[Annotated[Path, arg(metavar="RECIPE")]]
+    """A YAML or TOML file: a network, its data, a budget, and stages. See docs/compress.md."""
+    output: Annotated[Path | None, arg(aliases=["-o"], metavar="DIR")] = None
+    """Where the stages go. By default out/NAME-OF-THE-FILE."""
+    overwrite: bool = False
+    """Make stages anew that another recipe made in this folder."""
+
+    def run(self) -> Answer:
+        """Carry out what is not done yet."""
+        if self.seed:
+            raise UsageError("the seed of a recipe is in its file: seed: 7")
+        from reconvene.cli.progress import say, steps
+        from reconvene.workflow.compression import compress
+
+        result = compress(
+            self.file,
+            self.output,
+            overwrite=self.overwrite,
+            allow_import=self.allow_import,
+            steps=steps,
+            say=say,
+        )
+        return Answer(str(result), result.to_dict())

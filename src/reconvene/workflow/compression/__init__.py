@@ -1,0 +1,9 @@
+"""Recipes: pruning, training, distillation, bits, int8 and export in any order, each stage an artifact of its own."""
+
+from reconvene.workflow.compression.compressed import Compressed
+from reconvene.workflow.compression.recipe import Recipe, read_recipe_file
+from reconvene.workflow.compression.recipe_run import compress
+from reconvene.workflow.compression.registry import STAGES
+from reconvene.workflow.compression.stage import Stage, StageWork
+
+__all__ = ["STAGES", "Compressed", "Recipe", "Stage", "StageWork", "compress", "read_recipe_file"]

@@ -1,0 +1,87 @@
+"""Stages that make files: int8, and the formats of runtimes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
+
+from reconvene.deploy import FORMATS, Limits
+from reconvene.utils.settings import LISTED, one_of
+from reconvene.workflow.compression.stage import Stage, StageWork, copy_before
+from reconvene.workflow.deploy import Int8, export_artifact
+from reconvene.workflow.qat import QAT_CONFIG, train_quantised
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantiseStage(Stage):
+    """From here on files are int8. ``epochs``: of quantisation-aware training; 0: ranges are measured on data alone.
+
+    ``lr`` is the highest rate of that training.
+    """
+
+    name: ClassVar[str] = "quantise"
+    precision: ClassVar[str] = "int8"
+    epochs: int = 0
+    lr: float = QAT_CONFIG.lr
+
+    def refused_after(self, earlier: Sequence[Stage], *, trained: bool) -> str:
+        """Training with roundings goes on from a training of the same network."""
+        changing = [stage for stage in earlier if stage.changes]
+        if self.epochs and not (changing[-1].trains if changing else trained):
+            return (
+                "quantisation-aware training goes on from weights that were trained. Put a train or distil stage right "
+                "before it, or leave epochs out"
+            )
+        return ""
+
+    @property
+    def trains(self) -> bool:
+        """With epochs."""
+        return self.epochs > 0
+
+    def carry_out(self, work: StageWork) -> None:
+        """Copy the network before, and train the copy where epochs are asked for."""
+        if not copy_before(work) or not self.epochs:
+            return
+        train_quantised(
+            work.folder,
+            work.dataset,
+            epochs=self.epochs,
+            config=replace(QAT_CONFIG, seed=work.seed, lr=self.lr),
+            again=True,
+            allow_import=work.allow_import,
+            steps=work.steps,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportStage(Stage):
+    """Write and verify files for runtimes, in the precision that the stages before decided.
+
+    ``agreement``, ``sqnr`` and ``accuracy_drop`` are what files in less than float32 must keep, see
+    ``reconvene.deploy.Limits``; ``keep_fp32`` are layers that stay in float32 in them.
+    """
+
+    name: ClassVar[str] = "export"
+    changes: ClassVar[bool] = False
+    formats: Annotated[tuple[Annotated[str, one_of(FORMATS)], ...], LISTED] = ("onnx",)
+    keep_fp32: Annotated[tuple[str, ...], LISTED] = ()
+    agreement: float = Limits.agreement
+    sqnr: float = Limits.sqnr
+    accuracy_drop: float = Limits.accuracy_drop
+
+    def carry_out(self, work: StageWork) -> None:
+        """Export a copy of the network before."""
+        copy_before(work)
+        limits = Limits(self.agreement, self.sqnr, self.accuracy_drop)
+        int8 = None if work.precision == "fp32" else Int8(limits, self.keep_fp32, plan_bits=work.precision == "plan")
+        export_artifact(
+            work.folder,
+            formats=self.formats,
+            int8=int8,
+            dataset=work.dataset,
+            seed=work.seed,
+            allow_import=work.allow_import,
+            steps=work.steps,
+        )

@@ -1,0 +1,120 @@
+"""Stages that decide what leaves: channels, and bits of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, ClassVar, Self
+
+from reconvene import artifact
+from reconvene.costs import COSTS, Budget
+from reconvene.criteria import CHANNEL_CRITERIA, CRITERIA
+from reconvene.deploy.runtimes.registry import FORMATS
+from reconvene.evaluator import EVALUATORS
+from reconvene.evaluator.evaluators import usual_evaluator
+from reconvene.planning.arguments import budget_argument
+from reconvene.rectifier import RECTIFICATIONS
+from reconvene.utils.settings import LISTED, Place, Positive, Settings, one_of
+from reconvene.workflow.compression.stage import Stage, StageWork
+from reconvene.workflow.prune import Pruning, prune
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitedStage(Stage):
+    """A stage that keeps limits: its own, ``limits`` by cost, or where it has none the budget of the recipe."""
+
+    limits: dict[str, str | int | float] = field(default_factory=dict)
+    keep: Annotated[tuple[str, ...], LISTED] = ()
+    rectify: Annotated[str, one_of(RECTIFICATIONS)] | None = None
+    round_to: Positive | None = None
+    target: str | None = None
+
+    @classmethod
+    def read(cls, settings: Settings, place: Place) -> Self:
+        """Limits stand beside the options, by the names of costs."""
+        table = settings.table(place)
+        settings.require_known(place, ({entry.name for entry in fields(cls)} - {"limits"}) | set(COSTS))
+        limits = budget_argument(settings, place).asked if set(table) & set(COSTS) else {}
+        options = {name: value for name, value in table.items() if name not in COSTS}
+        return settings.check(cls, {**options, "limits": limits}, place)
+
+    @property
+    def needs_budget(self) -> bool:
+        """Where it has no limit."""
+        return not self.limits
+
+    def _budget(self, work: StageWork) -> Budget:
+        if self.limits:
+            return Budget(**self.limits)
+        assert work.budget is not None, "checked when the recipe was read"
+        return work.budget
+
+    def _prune(self, work: StageWork, options: Mapping[str, Any]) -> None:
+        if (work.folder / artifact.MANIFEST).exists():
+            return  # stopped after the smaller network was in place
+        usual = "reconstruct" if work.trained else "reinit"
+        shared: dict[str, Any] = {"seed": work.seed, "trained": work.trained, "keep": self.keep, "chip": self.target}
+        prune(
+            artifact.Artifact.open(work.before).source,
+            work.folder,
+            budget=self._budget(work),
+            pruning=Pruning(rectify=self.rectify or usual, round_to=self.round_to, **shared, **options),
+            data=lambda: work.dataset,
+            task=work.dataset.task,
+            base=work.before,
+            examples=len(work.dataset.train),
+            allow_import=work.allow_import,
+            steps=work.steps,
+            say=work.say,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneStage(LimitedStage):
+    """Cut channels: of a trained network by what they do, with the weights kept; of an untrained one by shapes alone.
+
+    Without limits it keeps the budget of the recipe, which is about the files that the recipe ends with.
+    """
+
+    name: ClassVar[str] = "prune"
+    criterion: Annotated[str, one_of({**CRITERIA, **CHANNEL_CRITERIA})] | None = None
+    evaluator: Annotated[str, one_of(EVALUATORS)] | None = None
+    device: str | None = None
+    size_of: Annotated[tuple[Annotated[str, one_of(FORMATS)], ...], LISTED] = ()
+
+    def refused_after(self, earlier: Sequence[Stage], *, trained: bool) -> str:
+        """Bits are decided for the channels that are there."""
+        if any(stage.precision == "plan" for stage in earlier):
+            return "bits were decided before it, for the channels that were there then. Put it before the bits stage"
+        return ""
+
+    def carry_out(self, work: StageWork) -> None:
+        """Prune the network before."""
+        criterion = self.criterion or ("taylor" if work.trained else None)
+        evaluator = self.evaluator or usual_evaluator(criterion)
+        of_whole = not self.limits
+        size_of = work.formats if of_whole and not self.size_of else self.size_of
+        int8 = of_whole and work.last_precision == "int8"
+        self._prune(
+            work,
+            {
+                "criterion": criterion,
+                "evaluator": evaluator,
+                "device": self.device,
+                "size_of": size_of if "size" in self._budget(work) else (),
+                "precision": "int8" if int8 else None,
+            },
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BitsStage(LimitedStage):
+    """Decide bits of weights, and with a 0 among the ``choices`` widths as well: see docs/bits.md."""
+
+    name: ClassVar[str] = "bits"
+    precision: ClassVar[str] = "plan"
+    choices: tuple[int, ...] = (2, 4, 8)
+
+    def carry_out(self, work: StageWork) -> None:
+        """Decide the bits of the network before."""
+        self._prune(work, {"bits": self.choices, "evaluator": None})

@@ -1,0 +1,137 @@
+"""A recipe as one file: a network, its data, a budget for the whole, and the stages it goes through in this order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reconvene import artifact
+from reconvene.costs import Budget
+from reconvene.errors import RecipeError, UnknownNameError
+from reconvene.planning.arguments import budget_argument
+from reconvene.utils.settings import Argument, Place, Positive, Seed, Settings, Shape
+from reconvene.utils.settings_files import read_settings
+from reconvene.workflow.compression.registry import STAGES
+from reconvene.workflow.compression.stage import Stage
+
+RecipeLike = str | os.PathLike[str] | Mapping[str, Any]
+"""The path of a file, YAML or TOML, or what it holds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeOptions:
+    """What a recipe says at its top, beside its stages and its budget.
+
+    Attributes:
+        model: an address, or the folder of an artifact, whose network then begins.
+        args: what the model's constructor is given.
+        input: shape of one example; by default the model's own.
+        weights: file with weights of the model, which counts as trained then.
+        trained: whether the model comes with weights that are worth keeping.
+        data, limit, task: as ``reconvene.data.load`` takes them.
+        seed: of everything random, in every stage.
+    """
+
+    model: str
+    args: dict[str, Argument] = field(default_factory=dict)
+    input: Shape | None = None
+    weights: str | None = None
+    trained: bool = False
+    data: str = "digits"
+    limit: Positive | None = None
+    task: str | None = None
+    seed: Seed = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(RecipeOptions):
+    """Everything that a recipe says. ``budget`` is what the last stage's network must keep; None: no limit."""
+
+    stages: tuple[Stage, ...]
+    budget: Budget | None = None
+    folder: Path = Path()
+    """Where the recipe lies; paths in it are from there."""
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the network that begins comes with weights that are worth keeping."""
+        if self.trained or self.weights is not None:
+            return True
+        folders = (self.folder / self.model, Path(self.model))
+        base = next((path for path in folders if (path / artifact.MANIFEST).is_file()), None)
+        return base is not None and artifact.Artifact.open(base).training is not None
+
+
+def read_recipe_file(recipe: RecipeLike) -> Recipe:
+    """Read a recipe; nothing is loaded or built yet.
+
+    Raises RecipeError: the file is missing, or says what cannot be done; the message names the line.
+    """
+    if isinstance(recipe, Mapping):
+        return _read(Settings(dict(recipe), source="the recipe", error=RecipeError), Path())
+    return _read(read_settings(recipe, error=RecipeError, usual="yaml"), Path(recipe).parent)
+
+
+def _read(settings: Settings, folder: Path) -> Recipe:
+    options = settings.read(RecipeOptions, besides=("stages", "budget"))
+    budget = None
+    if "budget" in settings.values:
+        budget = budget_argument(settings, ("budget",))
+        settings.require_known(("budget",), budget.asked)
+    entries = settings.values.get("stages")
+    if not isinstance(entries, list | tuple) or not entries:
+        settings.fail(("stages",), f"a recipe has a list of stages, each one of {', '.join(STAGES)}")
+    settings = settings.with_values({**settings.values, "stages": [_with_options(entry) for entry in entries]})
+    stages = tuple(_stage(settings, ("stages", index)) for index in range(len(entries)))
+    recipe = Recipe(**vars(options), stages=stages, budget=budget, folder=folder)
+    _check_order(settings, recipe)
+    return recipe
+
+
+def _stage(settings: Settings, place: Place) -> Stage:
+    """One entry of the list: a table of one name, whose value is the stage's options."""
+    entry = settings.at(place)
+    if not isinstance(entry, Mapping) or len(entry) != 1:
+        settings.fail(place, "a stage is its name, or its name with its options, such as: prune: {params: 4x}")
+    [name] = entry
+    if name not in STAGES:
+        settings.fail(place, str(UnknownNameError("stage", name, STAGES)))
+    settings.table((*place, name))
+    return STAGES[name].read(settings, (*place, name))
+
+
+def _with_options(entry: Any) -> Any:
+    """``export``, and ``export:`` with nothing behind it, are an export without options."""
+    if isinstance(entry, str):
+        return {entry: {}}
+    if isinstance(entry, Mapping):
+        return {name: {} if options is None else options for name, options in entry.items()}
+    return entry
+
+
+def _check_order(settings: Settings, recipe: Recipe) -> None:
+    """Fail at a stage that cannot come where it stands: that is known before hours of training."""
+    trained = recipe.is_trained
+    taken: int | None = None
+    for index, stage in enumerate(recipe.stages):
+        place: Place = ("stages", index)
+        if why := stage.refused_after(recipe.stages[:index], trained=trained):
+            settings.fail(place, f"stage {index + 1}, {stage.name}: {why}")
+        trained = trained or stage.trains
+        if not stage.needs_budget:
+            continue
+        if recipe.budget is None:
+            settings.fail(
+                place,
+                f"stage {index + 1}, {stage.name}, has no limit, such as params: 4x, and the recipe has no budget",
+            )
+        if taken is not None:
+            settings.fail(
+                place,
+                f"stages {taken + 1} and {index + 1} both have no limit of their own, so the first would keep the "
+                "whole budget and leave the second nothing to do. Give the first one a limit",
+            )
+        taken = index

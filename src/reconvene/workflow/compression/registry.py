@@ -1,0 +1,11 @@
+"""The stages there are, by the name that a recipe calls them."""
+
+from __future__ import annotations
+
+from reconvene.workflow.compression.deploying_stages import ExportStage, QuantiseStage
+from reconvene.workflow.compression.pruning_stages import BitsStage, PruneStage
+from reconvene.workflow.compression.stage import Stage
+from reconvene.workflow.compression.training_stages import DistilStage, TrainStage
+
+_KINDS: tuple[type[Stage], ...] = (TrainStage, DistilStage, PruneStage, BitsStage, QuantiseStage, ExportStage)
+STAGES: dict[str, type[Stage]] = {stage.name: stage for stage in _KINDS}

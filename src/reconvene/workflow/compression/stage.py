@@ -1,0 +1,94 @@
+"""What a stage of a recipe is: it goes from the artifact of the stage before to an artifact of its own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+from reconvene import artifact
+from reconvene.costs import Budget
+from reconvene.data import Dataset
+from reconvene.utils.settings import Place, Settings
+from reconvene.workflow.steps import Steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageWork:
+    """What a stage works on.
+
+    Attributes:
+        folder: of the stage; when it is done it holds its artifact.
+        before: the artifact of the stage before.
+        teacher: the artifact of the last trained network; None where nothing was trained yet.
+        artifacts: of the source and of all stages before.
+        dataset: the data of the recipe.
+        budget: of the whole recipe, in absolute amounts; None where it has none.
+        trained: whether the weights are worth keeping.
+        precision: of the file from this stage on: ``fp32``, ``int8``, or ``plan`` for bits that a plan decides.
+        last_precision: of the file that the recipe ends with.
+        formats: of the files that the recipe ends with.
+        seed: of the recipe.
+    """
+
+    folder: Path
+    before: Path
+    teacher: Path | None
+    artifacts: tuple[Path, ...]
+    dataset: Dataset
+    budget: Budget | None
+    trained: bool
+    precision: str
+    last_precision: str
+    formats: tuple[str, ...]
+    seed: int
+    allow_import: bool
+    steps: Steps
+    say: Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage(ABC):
+    """One stage with its options; its fields are what a recipe may say of it."""
+
+    name: ClassVar[str]
+    changes: ClassVar[bool] = True
+    """Whether it leaves another network than the one before."""
+    precision: ClassVar[str | None] = None
+    """Of the file from this stage on; None: as it was."""
+
+    @classmethod
+    def read(cls, settings: Settings, place: Place) -> Self:
+        """The stage that a table describes; it fails with the line of a mistake."""
+        return settings.read(cls, place)
+
+    @property
+    def trains(self) -> bool:
+        """Whether it trains, so that what follows it finds trained weights."""
+        return False
+
+    @property
+    def needs_budget(self) -> bool:
+        """Whether it keeps the budget of the recipe, since it has no limit of its own."""
+        return False
+
+    def refused_after(self, earlier: Sequence[Stage], *, trained: bool) -> str:
+        """Why it cannot follow these stages; empty where it can. ``trained``: whether the network is by then."""
+        return ""
+
+    @abstractmethod
+    def carry_out(self, work: StageWork) -> None:
+        """Leave the stage's artifact in ``work.folder``; after one that was stopped it goes on to the same bytes."""
+
+
+def copy_before(work: StageWork) -> bool:
+    """Have a copy of the artifact before in the stage's folder; whether its weights are still those.
+
+    They are not where a stage that trains them was stopped after the trained ones were in place.
+    """
+    if not (work.folder / artifact.MANIFEST).exists():
+        artifact.copy_artifact(work.before, work.folder)
+    weights = [artifact.Artifact.open(path).files[artifact.WEIGHTS] for path in (work.before, work.folder)]
+    return weights[0] == weights[1]

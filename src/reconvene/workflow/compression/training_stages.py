@@ -1,0 +1,86 @@
+"""Stages that train: from the labels alone, and from a teacher as well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from reconvene.training import TrainConfig
+from reconvene.training.recipe import read_recipe
+from reconvene.utils.settings import Place, Positive, Settings
+from reconvene.workflow.compression.stage import Stage, StageWork, copy_before
+from reconvene.workflow.train import Lesson, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainStage(Stage):
+    """Train, or train on. ``recipe``: values of ``TrainConfig`` by name; what is left out is as usual."""
+
+    name: ClassVar[str] = "train"
+    epochs: Positive = 5
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, settings: Settings, place: Place) -> Self:
+        """Values of ``TrainConfig`` stand beside the stage's own options."""
+        options = {entry.name for entry in fields(cls)} - {"recipe"}
+        recipe = read_recipe(settings, place, besides=options)
+        values = {name: value for name, value in settings.table(place).items() if name in options}
+        return settings.check(cls, {**values, "recipe": recipe}, place)
+
+    @property
+    def trains(self) -> bool:
+        """Always."""
+        return True
+
+    def lesson(self, work: StageWork) -> Lesson | None:
+        """How to learn from a teacher; None: from the labels alone."""
+        return None
+
+    def carry_out(self, work: StageWork) -> None:
+        """Train a copy of the network before; its artifact has that one's weights until the training is done."""
+        if not copy_before(work):
+            return
+        train(
+            work.folder,
+            work.dataset,
+            epochs=self.epochs,
+            config=TrainConfig(**{"seed": work.seed, **self.recipe}),
+            lesson=self.lesson(work),
+            again=True,
+            allow_import=work.allow_import,
+            description=f"training {work.folder.name}",
+            steps=work.steps,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilStage(TrainStage):
+    """Train with a teacher. ``teacher``: a stage's number (0: the source), or a folder; by default the last trained.
+
+    ``temperature``, ``weight`` and ``features`` are those of ``reconvene.training.Distillation``.
+    """
+
+    name: ClassVar[str] = "distil"
+    teacher: int | str | None = None
+    temperature: float = 4.0
+    weight: float = 0.5
+    features: float = 0.0
+
+    def refused_after(self, earlier: Sequence[Stage], *, trained: bool) -> str:
+        """A teacher must be there by then."""
+        if isinstance(self.teacher, int) and not 0 <= self.teacher <= len(earlier):
+            return f"its teacher is stage {self.teacher}, and stages 0 to {len(earlier)} are there by then"
+        if self.teacher is None and not trained:
+            return "nothing is trained by then, so nobody can teach. Put a train stage before it, or name a teacher"
+        return ""
+
+    def lesson(self, work: StageWork) -> Lesson:
+        """What the teacher is, and how much of the loss it has."""
+        if isinstance(self.teacher, int):
+            teacher: Path | None = work.artifacts[self.teacher]
+        else:
+            teacher = work.teacher if self.teacher is None else Path(self.teacher)
+        return Lesson(teacher, self.temperature, self.weight, self.features)

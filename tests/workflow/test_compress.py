@@ -1,0 +1,234 @@
+"""Recipes: read with the line of a mistake, carried out in any order, and stopped anywhere they end in the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+import reconvene as rc
+from reconvene.artifact import Artifact
+from reconvene.errors import BudgetError, RecipeError
+from reconvene.workflow.compression import Compressed, read_recipe_file
+
+NET = '''
+import torch
+from torch import nn
+
+def make(num_classes: int = 10) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, num_classes),
+    )
+'''
+TIMED = ("timings.json", "latencies.json", "train.jsonl", "stages.svg")
+"""Files that say how long something took."""
+WHOLE = (
+    {"train": {"epochs": 2}},
+    {"prune": {"macs": "2x"}},
+    {"distil": {"epochs": 1, "features": 0.5}},
+    {"quantise": {}},
+    {"export": {"agreement": 0.5, "accuracy_drop": 0.2}},
+)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    (tmp_path / "net.py").write_text(NET)
+
+    def make(*stages: Any, **options: Any) -> dict[str, Any]:
+        top = {"model": f"{tmp_path / 'net.py'}:make", "input": [1, 8, 8], "limit": 200}
+        return {**top, "stages": list(stages), **options}
+
+    return make
+
+
+def carry_out(recipe: dict[str, Any], folder: Path, **options: Any) -> Compressed:
+    return rc.compress(recipe, folder, allow_import=True, **options)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in TIMED)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+class Stopped(BaseException):
+    """As a Ctrl-C: nothing on the way takes it for a failure that it can go on after."""
+
+
+def stopping(count: int) -> Callable[[str, bool], Any]:
+    """Steps of which one raises: as it begins, or where ``count`` is odd as it ends."""
+    seen = 0
+
+    @contextmanager
+    def steps(description: str, own_bar: bool) -> Iterator[None]:
+        nonlocal seen
+        if seen == count:
+            raise Stopped(description)
+        yield
+        seen += 2
+        if seen == count + 1:
+            raise Stopped(description)
+
+    return steps
+
+
+def test_a_recipe_goes_through_its_stages_and_stopped_it_ends_in_the_same_bytes(
+    recipe: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    whole = carry_out(recipe(*WHOLE), tmp_path / "whole")
+    assert [stage.stage for stage in whole.stages] == ["source", "train", "prune", "distil", "quantise", "export"]
+    assert [stage.precision for stage in whole.stages] == ["fp32"] * 4 + ["int8"] * 2
+    costs = [stage.costs for stage in whole.stages]
+    assert costs[2]["macs"] <= costs[1]["macs"] / 2
+    assert costs[4]["size"] < costs[3]["size"] < costs[1]["size"]
+    assert whole.stages[1].score > whole.stages[0].score + 0.3
+    assert "INT8" in {onnx.TensorProto.DataType.Name(t.data_type) for t in _weights(whole)}
+    assert min(whole.latencies) > 0
+    stopped, count = tmp_path / "stopped", 3
+    while True:
+        try:
+            carry_out(recipe(*WHOLE), stopped, steps=stopping(count))
+            break
+        except Stopped:
+            count = count + 3 if count < 9 else 1000
+    assert contents(stopped) == contents(tmp_path / "whole")
+
+
+def _weights(result: Compressed) -> Any:
+    stage = result.stages[-1]
+    return onnx.load(result.artifact / stage.file).graph.initializer
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_it_ends_in_the_same_bytes(recipe: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    start = time.monotonic()
+    carry_out(recipe(*WHOLE), tmp_path / "whole")
+    seconds, kills, draw = time.monotonic() - start, 0, random.Random(7)
+    while kills < 20:
+        child = os.fork()
+        if child == 0:
+            carry_out(recipe(*WHOLE), tmp_path / "killed")
+            os._exit(0)
+        time.sleep(draw.uniform(0, seconds / 4))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if os.WIFSIGNALED(status):
+            kills += 1
+        else:
+            break  # it was done before it was killed
+    carry_out(recipe(*WHOLE), tmp_path / "killed")
+    assert kills >= 5
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_stages_that_are_done_are_not_done_again_and_those_of_another_recipe_are_refused(
+    recipe: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    first = {"prune": {"params": "2x", "round_to": 1}}
+    carry_out(recipe(first), tmp_path / "out")
+    made = (tmp_path / "out/01-prune/model.safetensors").stat().st_mtime_ns
+    again = carry_out(recipe(first, "quantise"), tmp_path / "out")
+    assert [stage.stage for stage in again.stages] == ["source", "prune", "quantise"]
+    assert (tmp_path / "out/01-prune/model.safetensors").stat().st_mtime_ns == made
+    with pytest.raises(RecipeError, match="02-quantise is a stage of another recipe"):
+        carry_out(recipe(first), tmp_path / "out")
+    other = {"prune": {"params": "4x", "round_to": 1}}
+    with pytest.raises(RecipeError, match="01-prune was made by another recipe"):
+        carry_out(recipe(other, "quantise"), tmp_path / "out")
+    result = carry_out(recipe(other), tmp_path / "out", overwrite=True)
+    assert result.stages[1].costs["params"] <= result.stages[0].costs["params"] / 4
+    assert not (tmp_path / "out/02-quantise").exists()
+
+
+def test_the_budget_of_the_whole_is_kept_by_the_file_that_the_recipe_ends_with(
+    recipe: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    loose = {"agreement": 0.0, "sqnr": -100.0, "accuracy_drop": 1.0}
+    result = carry_out(recipe("prune", "quantise", {"export": loose}, budget={"size": "12KB"}), tmp_path / "out")
+    size = (result.artifact / result.stages[-1].file).stat().st_size
+    assert result.stages[-1].costs["size"] == size <= 12_000 == result.limits["size"]
+    assert size > 10_000, "planned for the int8 file, so as wide as that may be"
+    with pytest.raises(BudgetError, match="the last stage breaks the budget: size is"):
+        carry_out(recipe({"prune": {"params": "1.1x", "round_to": 1}}, budget={"size": "2KB"}), tmp_path / "over")
+    assert (tmp_path / "over/stages.json").exists()
+
+
+def test_bits_follow_pruning_and_training(recipe: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    stages = ({"train": {"epochs": 2}}, {"prune": {"params": "1.5x", "round_to": 1}}, {"bits": {"size": "3x"}})
+    result = carry_out(recipe(*stages), tmp_path / "out")
+    plan = Artifact.open(result.artifact).plan
+    assert plan is not None and plan.bits is not None
+    assert plan.costs["pruned"]["params"] == result.stages[-1].costs["params"] < result.stages[0].costs["params"]
+    assert result.stages[-1].costs["size"] < result.stages[-2].costs["size"]
+
+
+def test_two_stages_of_a_recipe_do_what_the_two_commands_do(
+    recipe: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    from reconvene.data import load_data
+    from reconvene.models import resolve_address
+    from reconvene.workflow import export_artifact, prune, train
+
+    asked = recipe({"prune": {"params": "2x"}}, {"train": {"epochs": 1}}, "export")
+    result = carry_out(asked, tmp_path / "out")
+    data = load_data("digits", input_shape=(1, 8, 8), limit=200)
+    source = resolve_address(asked["model"], input_shape=(1, 8, 8), allow_import=True).with_classes(10)
+    folder, task = tmp_path / "by_hand", data.task
+    budget = rc.Budget(params="2x")
+    prune(source, folder, budget=budget, task=task, examples=len(data.train), allow_import=True)
+    train(folder, data, epochs=1, allow_import=True)
+    export_artifact(folder, dataset=data, allow_import=True)
+    for name in ("model.safetensors", "plan.json", "model.onnx"):
+        assert (folder / name).read_bytes() == (result.artifact / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: resnet20\n", "a recipe has a list of stages"),
+        ("model: resnet20\nstages:\n  - prine: {params: 4x}\n", "line 3: unknown stage 'prine'. Did you mean 'prune'"),
+        ("model: resnet20\nstages:\n  - prune: {parms: 4x}\n", "line 3: .*has no 'parms'. Did you mean 'params'"),
+        ("model: resnet20\nstages:\n  - train: {epochs: 0}\n", "line 3: .*epochs 0 must be at least 1"),
+        ("model: resnet20\nstages:\n  - train: {lr: -1.0}\n", "line 3: lr -1.0 cannot be trained with"),
+        ("model: resnet20\nstages:\n  - prune\n", "line 3: stage 1, prune, has no limit"),
+        ("model: resnet20\nstages:\n  - train\n  - distil: {teacher: 7}\n", "line 4: .*its teacher is stage 7"),
+        ("model: resnet20\nstages:\n  - distil\n", "line 3: stage 1, distil: nothing is trained by then"),
+        ("model: resnet20\nstages:\n  - prune: {params: 4x}\n  - quantise: {epochs: 2}\n", "goes on from weights"),
+        ("model: resnet20\nbudget: {size: 1MB}\nstages:\n  - prune\n  - prune\n", "stages 1 and 2 both have no limit"),
+        ("model: resnet20\nstages:\n  - bits: {size: 4x}\n  - prune: {params: 4x}\n", "Put it before the bits stage"),
+        ("model: resnet20\nbudget: {sise: 1MB}\nstages:\n  - train\n", "has no budget"),
+    ],
+)
+def test_a_mistake_is_named_with_its_line(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        read_recipe_file(tmp_path / "recipe.yaml")
+
+
+def test_the_command_prints_the_table_and_json(
+    recipe: Callable[..., dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from reconvene.cli import main
+
+    file = tmp_path / "small.json.yaml"
+    file.write_text(json.dumps(recipe({"prune": {"params": "2x"}})))
+    command = ["compress", str(file), "-o", str(tmp_path / "out"), "--allow-import"]
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert "01-prune" in text and "accuracy" in text and "smaller" in text
+    assert main([*command, "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [stage["stage"] for stage in data["stages"]] == ["source", "prune"]
+    drawn = (tmp_path / "out/stages.svg").read_text()
+    assert drawn.count("<circle") == 6 and "latency" in drawn
