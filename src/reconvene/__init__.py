@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from reconvene.errors import ReconveneError
     from reconvene.planning.iterative import prune_iteratively
     from reconvene.planning.regrow import prune_and_regrow
+    from reconvene.planning.replacement import replace
     from reconvene.planning.search import search
     from reconvene.planning.simplify import simplify
     from reconvene.surgery import Plan
@@ -46,6 +47,7 @@ _HOMES = {
     "prune_iteratively": "planning.iterative",
     "push_to_hub": "artifact",
     "rectify": "api",
+    "replace": "planning.replacement",
     "save": "artifact",
     "search": "planning.search",
     "sensitivity": "api",
@@ -73,6 +75,7 @@ __all__ = [
     "prune_iteratively",
     "push_to_hub",
     "rectify",
+    "replace",
     "save",
     "search",
     "sensitivity",

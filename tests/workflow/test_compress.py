@@ -1,4 +1,4 @@
-"""Recipes: read with the line of a mistake, carried out in any order, and stopped anywhere they end in the same bytes."""
+"""Recipes: a mistake has its line, stages come in any order, and what was stopped ends in the same bytes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ import pytest
 import reconvene as rc
 from reconvene.artifact import Artifact
 from reconvene.errors import BudgetError, RecipeError
+from reconvene.training.run import TrainingRun
 from reconvene.workflow.compression import Compressed, read_recipe_file
 
-NET = '''
+NET = """
 import torch
 from torch import nn
 
@@ -30,7 +31,7 @@ def make(num_classes: int = 10) -> nn.Module:
         nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
         nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, num_classes),
     )
-'''
+"""
 TIMED = ("timings.json", "latencies.json", "train.jsonl", "stages.svg")
 """Files that say how long something took."""
 WHOLE = (
@@ -232,3 +233,32 @@ def test_the_command_prints_the_table_and_json(
     assert [stage["stage"] for stage in data["stages"]] == ["source", "prune"]
     drawn = (tmp_path / "out/stages.svg").read_text()
     assert drawn.count("<circle") == 6 and "latency" in drawn
+
+
+def test_operations_are_replaced_while_training_and_a_stopped_run_ends_in_the_same_bytes(
+    recipe: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "net.py").write_text(NET.replace("nn.ReLU()", "nn.Hardswish()"))
+    stages = ({"train": {"epochs": 1}}, {"prune": {"macs": "1.5x"}}, {"replace": {"allow": "relu", "epochs": 2}})
+    whole = carry_out(recipe(*stages), tmp_path / "whole")
+    operators = {node.op_type for node in onnx.load(whole.artifact / whole.stages[-1].file).graph.node}
+    assert operators & {"Relu", "Mul"} and not operators & {"HardSwish", "HardSigmoid", "Clip", "Sigmoid"}
+    shares: list[float] = []
+    saved = TrainingRun._save
+
+    def stop_after_an_epoch(run: TrainingRun) -> None:
+        shares.extend(blend.share for blend in run.blends[:1])
+        saved(run)
+        raise Stopped
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(TrainingRun, "_save", stop_after_an_epoch)
+        carry_out(recipe(*stages[:1]), tmp_path / "stopped")
+    assert not shares, "nothing is blended in a plain training"
+    carry_out(recipe(*stages[:2]), tmp_path / "stopped")
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(TrainingRun, "_save", stop_after_an_epoch)
+        carry_out(recipe(*stages), tmp_path / "stopped")
+    assert 0.9 < shares[0] <= 1
+    carry_out(recipe(*stages), tmp_path / "stopped")
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")

@@ -9,6 +9,7 @@ things took stands beside them in ``timings.json``.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +107,7 @@ def save(
     """
     plan = plan if plan is not None else getattr(model, "reconvene_plan", None)
     origin = _source_of(model, plan, source)
+    origin = replace(origin, replaced={**origin.replaced, **getattr(model, "reconvene_replaced", {})})
     state = model.state_dict()
     again = _rebuild(origin, plan, allow_import=True)
     description = f"{origin.address} built with {dict(origin.args)}" + (

@@ -62,11 +62,12 @@ class ModelEntry:
     args: dict[Name, _Argument] | None = None
     input_shape: _Shape | None = None
     seed: AnySeed = 0
+    replaced: dict[Name, Text] | None = None
 
     @property
     def source(self) -> ModelSource:
         """As a source."""
-        return ModelSource(self.address, dict(self.args or {}), self.input_shape, self.seed)
+        return ModelSource(self.address, dict(self.args or {}), self.input_shape, self.seed, dict(self.replaced or {}))
 
 
 @opened

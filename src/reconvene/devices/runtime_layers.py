@@ -91,6 +91,8 @@ class CallReader:
 
     structure: Structure
     sites: list[LayerSite] = field(default_factory=list)
+    origins: dict[str, list[int]] = field(default_factory=dict)
+    """By module: the layers (their place in ``sites``) that its calls became, or are fused with."""
     _values: dict[int, _Value] = field(default_factory=dict)
     _uses: list[int] = field(default_factory=list)
     _made: int = 0
@@ -113,6 +115,8 @@ class CallReader:
         if site_number is None and name not in FREE:
             self._add(op, name, active)
             site_number = len(self.sites) - 1
+        if site_number is not None and name not in FREE:
+            self.origins.setdefault(op.owner, []).append(site_number)
         if name in FREE:
             site_number = self._values[id(active[0])].site if name != "select" else None
         is_input = name in FREE and self._values[id(active[0])].is_input

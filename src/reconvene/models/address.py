@@ -21,6 +21,7 @@ from reconvene.models.registry import MODELS
 from reconvene.models.seeding import seeded
 from reconvene.models.suggestions import unknown_model
 from reconvene.models.user_code import import_callable, importing_from
+from reconvene.surgery.operations import substitute
 from reconvene.utils.resources import require_memory
 
 
@@ -33,12 +34,14 @@ class ModelSource:
         args: what its constructor is given, by name.
         input_shape: shape of one example without the batch dimension, such as ``(3, 32, 32)``.
         seed: what its weights are drawn from.
+        replaced: forms in the place of modules, by path: see ``reconvene.surgery.operations``.
     """
 
     address: str
     args: Mapping[str, ModelArgument] = field(default_factory=dict)
     input_shape: tuple[int, ...] | None = None
     seed: int = 0
+    replaced: Mapping[str, str] = field(default_factory=dict)
 
     def build(self, *, allow_import: bool = False) -> nn.Module:
         """Build the model: the same seed gives the same bytes, and the global random state is as it was.
@@ -52,6 +55,7 @@ class ModelSource:
             model = build()
         if not isinstance(model, nn.Module):
             raise ModelError(f"{self.address} returned {type(model).__name__}, not a torch.nn.Module")
+        substitute(model, self.replaced)
         object.__setattr__(model, "reconvene_source", self)  # a note for ``rc.save``, no part of the module
         return model
 
@@ -75,23 +79,25 @@ class ModelSource:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         shape = None if self.input_shape is None else list(self.input_shape)
-        return {"address": self.address, "args": dict(self.args), "input_shape": shape, "seed": self.seed}
+        source = {"address": self.address, "args": dict(self.args), "input_shape": shape, "seed": self.seed}
+        return {**source, "replaced": dict(self.replaced)} if self.replaced else source
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelSource:
         """Undo ``to_dict``; only ``address`` must be there. Raises ModelError on anything that does not fit."""
         try:
             address, args, seed = data["address"], dict(data.get("args") or {}), data.get("seed", 0)
+            replaced = {str(path): str(form) for path, form in (data.get("replaced") or {}).items()}
             shape = data.get("input_shape")
             input_shape = None if shape is None else tuple(int(size) for size in shape)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelError(f"not the source of a model: {data!r} ({error})") from error
         if not isinstance(address, str) or not isinstance(seed, int):
             raise ModelError(f"not the source of a model: {data!r}")
         for name, value in args.items():
             if not isinstance(name, str) or not isinstance(value, int | float | bool | str):
                 raise ModelError(f"model argument {name!r} is {value!r}: only int, float, bool and str can be recorded")
-        return cls(address, args, input_shape, seed)
+        return cls(address, args, input_shape, seed, replaced)
 
 
 def resolve_address(

@@ -59,11 +59,45 @@ def compose_plans(model: nn.Module, example_inputs: Any, first: Plan, second: Pl
             examples=second.examples,
         ),
         notes=list(dict.fromkeys([*first.notes, *second.notes])),
+        bits=second.bits,
     )
     if plan.slices != slices:
         wrong = next(name for name in {**slices, **plan.slices} if plan.slices.get(name) != slices.get(name))
         raise PlanError(f"the second plan takes apart what the dense network ties together, first in {wrong}")
     return plan
+
+
+def plan_of_replaced(model: nn.Module, example_inputs: Any, plan: Plan) -> Plan:
+    """The plan with the same channels for ``model``, some of whose modules are others than when it was planned.
+
+    Args:
+        model: the dense network with the other modules; only read.
+        example_inputs: as for ``groups``.
+        plan: of the dense network before.
+
+    Raises PlanError: channels are tied together in another way, so that the same ones cannot leave.
+    """
+    structure = analyse(model, example_inputs)
+    keep = [_kept(group.slots, group.width, plan.slices) for group in structure.prunable]
+    reasons = {row.name: row.why for row in plan.rows}
+    rows = [
+        PlanRow(group.name, group.width, len(kept), to_text(kept), why=reasons.get(group.name, ""))
+        for group, kept in zip(structure.prunable, keep, strict=True)
+    ]
+    result = make_plan(
+        model,
+        structure,
+        keep,
+        rows,
+        scalars=replay(model, example_inputs, structure, keep).scalars,
+        provenance=plan.provenance,
+        accounting=plan.accounting,
+        notes=plan.notes,
+        bits=plan.bits,
+    )
+    if wrong := [n for n, dims in plan.slices.items() if n in result.shapes and result.slices.get(n) != dims]:
+        raise PlanError(f"the network with other operations ties channels together in another way, first in {wrong[0]}")
+    return result
 
 
 def _reason(rows: Sequence[PlanRow]) -> str:

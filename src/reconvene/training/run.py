@@ -18,6 +18,7 @@ from reconvene.data.batches import Batch
 from reconvene.errors import TrainingError
 from reconvene.structure.copies import copy_model
 from reconvene.structure.state import clear_state
+from reconvene.surgery.operations import blends, describe_blends
 from reconvene.tasks import Evaluation
 from reconvene.training.checkpoint import (
     CHECKPOINT_NAME,
@@ -42,6 +43,9 @@ from reconvene.training.randomness import seed_step
 from reconvene.training.statistics import Recalibration, refresh_statistics
 from reconvene.utils.module_state import evaluating
 from reconvene.utils.progress import Stage, stage
+
+BLENDED_BY = 0.5
+"""Share of the steps over which blended operations turn into their new forms."""
 
 
 class TrainingRun:
@@ -85,7 +89,9 @@ class TrainingRun:
             distillation.check(config)
             _try_model(distillation.teacher, dataset, role="the teacher")
             self.objective = with_teacher(distillation, self.model, self.task, config, device)
+        self.blends = list(blends(self.model).values())
         self.identity = self._identity() | ({} if distillation is None else {"distillation": distillation.to_dict()})
+        self.identity |= {"blends": describe_blends(self.model)} if self.blends else {}
         self.identity |= {} if quantising is None else {"quantisation-aware": quantising.to_dict()}
         self.state = TrainingState()
         self.saved_at = time.monotonic()
@@ -180,6 +186,8 @@ class TrainingRun:
         seed_step(self.device, self.config.seed, self.done, self.world.rank)
         if self.rounded is not None:
             self.rounded.at(self.done / (self.epochs * self.steps))
+        for blend in self.blends:
+            blend.share = min(self.done / (self.epochs * self.steps) / BLENDED_BY, 1.0)
         if not self.channels_last:
             x = x.contiguous()
         clear_state(self.model)  # examples of one batch have nothing to say to those of the next
@@ -187,6 +195,8 @@ class TrainingRun:
             output = self.forward(x)
         output = outputs_in_float32(output)
         loss = self.objective(x, output, y)
+        for blend in self.blends:
+            loss = loss if blend.penalty is None else loss + blend.penalty
         loss.backward()  # type: ignore[no-untyped-call]
         correct = self.task.correct(output, y)
         sums = [loss.detach()] + ([] if correct is None else [correct * float(self.world.size)])

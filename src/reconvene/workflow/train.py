@@ -108,14 +108,15 @@ def train(
     if distillation is not None:
         score = evaluate_split(distillation.teacher, dataset).score
         taught_by = Teacher(artifact.Artifact.open(teacher).source.address, score)
-    training = _outcome(dataset, epochs, result, recipe, taught_by)
+    training = training_record(dataset, epochs, result, recipe, taught_by)
     keep_trained(folder, model, training, preprocessing=dataset.preprocessing.to_dict())
     return training
 
 
-def _outcome(
+def training_record(
     dataset: Dataset, epochs: int, result: TrainResult, recipe: dict[str, Any], taught_by: Teacher | None
 ) -> Training:
+    """What an artifact keeps of a training that has ended."""
     training = Training(
         epochs,
         str(dataset),

@@ -14,7 +14,6 @@ from reconvene import artifact
 from reconvene.deploy import Session, export, measure
 from reconvene.deploy.runtimes.registry import runtime_of
 from reconvene.errors import ArtifactError
-from reconvene.models import example_inputs
 from reconvene.training.evaluate import evaluate_split
 from reconvene.utils.files import read_regular, write_atomic
 from reconvene.workflow.compression.stage import StageWork
@@ -53,9 +52,7 @@ def judge_stage(number: int, stage: str, work: StageWork) -> StageResult:
     if (earlier := _read(work.folder)) is not None:
         return earlier
     model = artifact.load(work.folder, allow_import=work.allow_import).eval()
-    shape = artifact.Artifact.open(work.folder).source.input_shape
-    assert shape is not None, "resolved from an address, or checked"
-    inputs = example_inputs(shape, seed=work.seed)
+    inputs = work.inputs
     with work.steps(f"judging {work.folder.name}", False):
         file, size = _file(model, inputs, work)
         with runtime_of(file).open(file, 1) as session:

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from reconvene.workflow.compression.deploying_stages import ExportStage, QuantiseStage
 from reconvene.workflow.compression.pruning_stages import BitsStage, PruneStage
+from reconvene.workflow.compression.replace_stage import ReplaceStage
 from reconvene.workflow.compression.stage import Stage
 from reconvene.workflow.compression.training_stages import DistilStage, TrainStage
 
-_KINDS: tuple[type[Stage], ...] = (TrainStage, DistilStage, PruneStage, BitsStage, QuantiseStage, ExportStage)
+_KINDS: tuple[type[Stage], ...] = (
+    TrainStage,
+    DistilStage,
+    PruneStage,
+    ReplaceStage,
+    BitsStage,
+    QuantiseStage,
+    ExportStage,
+)
 STAGES: dict[str, type[Stage]] = {stage.name: stage for stage in _KINDS}

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
+from torch import Tensor
+
 from reconvene import artifact
 from reconvene.costs import Budget
 from reconvene.data import Dataset
+from reconvene.models import example_inputs
 from reconvene.utils.settings import Place, Settings
 from reconvene.workflow.steps import Steps
 
@@ -47,6 +50,11 @@ class StageWork:
     allow_import: bool
     steps: Steps
     say: Callable[[str], None]
+
+    @property
+    def inputs(self) -> Tensor:
+        """One example of what the network takes, ``[1, C, H, W]``."""
+        return example_inputs(self.dataset.shape, seed=self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)

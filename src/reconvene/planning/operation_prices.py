@@ -1,0 +1,139 @@
+"""What non-linear operations cost on a device, as its profile measured them: alone, or fused with the layer before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from reconvene import devices
+from reconvene.devices import Profile
+from reconvene.devices.latency_model import Clock
+from reconvene.devices.operators import ACTIVATIONS
+from reconvene.devices.runtime_layers import CallReader, LayerSite, WidthProduct
+from reconvene.devices.store import Say
+from reconvene.errors import DeviceError
+from reconvene.planning.target import DeviceLike, parameter_bytes
+from reconvene.structure import Structure
+from reconvene.surgery.operations import OperationSite, forms
+
+KEPT = "kept"
+"""The choice to leave an operation as it is."""
+_FUSED = frozenset(ACTIVATIONS.values())
+Job = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Term:
+    """A layer that is timed, ``sign`` times, with its channels."""
+
+    site: LayerSite
+    sign: int = 1
+
+
+def price_forms(
+    model: nn.Module,
+    structure: Structure,
+    sites: Sequence[OperationSite],
+    names: Mapping[str, Sequence[str]],
+    *,
+    device: DeviceLike | None,
+    precision: str,
+    say: Say,
+) -> dict[str, dict[str, float]]:
+    """Seconds of one inference that each site takes with each form that ``names`` lists for its path, and as it is.
+
+    A form takes its steps one after another; where the operation is fused with the layer before it, so is the first
+    step of a form that the runtime fuses. On this machine layers are measured when they are first met, and kept.
+
+    Raises DeviceError: the profile does not know a layer.
+    """
+    reader = CallReader(structure)
+    for op in structure.eval_ops():
+        reader.read(op)
+    terms = {
+        (site.path, name): [
+            term for number in reader.origins.get(site.path, ()) for term in _terms(reader.sites[number], name)
+        ]
+        for site in sites
+        for name in (KEPT, *names[site.path])
+    }
+    timed = [term.site for of_form in terms.values() for term in of_form]
+    profile = _profile(model, timed, device, precision, say)
+    seconds = iter(_seconds(profile, timed))
+    prices: dict[str, dict[str, float]] = {site.path: {} for site in sites}
+    for (path, name), of_form in terms.items():
+        prices[path][name] = sum(term.sign * next(seconds) for term in of_form)
+    return prices
+
+
+def _terms(layer: LayerSite, form: str) -> Iterator[_Term]:
+    """What is timed for a form in the place of the operation that a runtime layer is, or has fused behind it."""
+    if layer.job["kind"] == "op":
+        if form == KEPT:
+            yield _Term(layer)
+        for step in () if form == KEPT else forms()[form].steps:
+            yield _Term(_alone({**layer.job, "op": step}, layer))
+        return
+    bare = _alone({**layer.job, "tail": layer.job["tail"][:-1]}, layer)
+    if form == KEPT:
+        yield from (_Term(layer), _Term(bare, -1))
+        return
+    first, *others = forms()[form].steps
+    if first in _FUSED:
+        yield from (_Term(_alone({**layer.job, "tail": [*bare.job["tail"], first]}, layer)), _Term(bare, -1))
+    else:
+        others = [first, *others]
+    for step in others:
+        yield _Term(_behind(layer, step))
+
+
+def _alone(job: Job, layer: LayerSite) -> LayerSite:
+    return LayerSite(job, layer.owner, WidthProduct(), WidthProduct(), layer.dense)
+
+
+def _behind(layer: LayerSite, step: str) -> LayerSite:
+    """An operator on what a layer gives."""
+    job = layer.job
+    shape = _outputs(job) if job["kind"] != "linear" else []
+    width = layer.dense[1] * max(job["groups"], 1)
+    operator = {
+        "kind": "op",
+        "op": step,
+        "batch": job["batch"],
+        "spatial": shape,
+        "axis": 1 if shape else -1,
+        "groups": 1,
+    }
+    return LayerSite(operator, layer.owner, WidthProduct(), WidthProduct(), (width, 1))
+
+
+def _outputs(job: Job) -> list[int]:
+    """Sizes of what a convolution gives."""
+    rank = len(job["spatial"])
+    sizes = zip(job["spatial"], job["kernel"], job["stride"], job["pads"][:rank], job["dilation"], strict=True)
+    if job["kind"] == "conv_transpose":
+        return [(size - 1) * stride - 2 * pad + reach * (kernel - 1) + 1 for size, kernel, stride, pad, reach in sizes]
+    return [(size + 2 * pad - reach * (kernel - 1) - 1) // stride + 1 for size, kernel, stride, pad, reach in sizes]
+
+
+def _profile(
+    model: nn.Module, timed: Sequence[LayerSite], device: DeviceLike | None, precision: str, say: Say
+) -> Profile:
+    if device is None or device == devices.HERE:
+        return devices.here(devices.jobs(timed), far=parameter_bytes(model), precision=precision, say=say)
+    profile = device if isinstance(device, Profile) else devices.find(device)
+    if profile.precision != precision:
+        raise DeviceError(f"the profile of {device} was measured in {profile.precision}, and {precision} was asked for")
+    return profile
+
+
+def _seconds(profile: Profile, timed: Sequence[LayerSite]) -> list[float]:
+    if not timed:
+        return []
+    clock = Clock(profile, [site.job for site in timed], [site.dense for site in timed])
+    into, out = np.array([site.dense for site in timed], dtype=np.int64).T
+    return [float(value) for value in clock.times(into, out)]

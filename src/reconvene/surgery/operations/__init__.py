@@ -1,0 +1,20 @@
+"""Non-linear operations: which there are in a network, what can stand in their place, and how it is put there."""
+
+from reconvene.surgery.operations.forms import Form, Replacement, forms, operations
+from reconvene.surgery.operations.sites import OperationSite, find_sites
+from reconvene.surgery.operations.substitute import Blend, blended, blends, describe_blends, substitute, unblended
+
+__all__ = [
+    "Blend",
+    "Form",
+    "OperationSite",
+    "Replacement",
+    "blended",
+    "blends",
+    "describe_blends",
+    "find_sites",
+    "forms",
+    "operations",
+    "substitute",
+    "unblended",
+]

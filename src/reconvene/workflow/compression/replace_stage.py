@@ -1,0 +1,131 @@
+"""The stage that puts cheaper forms in the place of non-linear operations, blended in while the network trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+
+from torch import nn
+
+from reconvene import artifact
+from reconvene.planning.replacement import choose_replacements
+from reconvene.surgery.operations import blended, operations, unblended
+from reconvene.training import Distillation, TrainConfig, train_model
+from reconvene.training.recipe import read_recipe
+from reconvene.utils.settings import LISTED, Place, Settings, one_of
+from reconvene.workflow.compression.stage import Stage, StageWork
+from reconvene.workflow.deploy import calibration_of
+from reconvene.workflow.steps import quiet
+from reconvene.workflow.train import recipe_of, training_record
+
+REPLACED, SECTION = "replaced", "operations"
+SAMPLES = 128
+"""Training images that losses are estimated on, and forms fitted to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplaceStage(Stage):
+    """Replace operations as ``rc.replace`` does, then train while the new forms are blended in.
+
+    Attributes:
+        allow: operations that may be left; by default all.
+        price: share of what the operations cost that they may cost afterwards; by default no limit.
+        epochs: of training; 0: none, the forms are put in at once.
+        temperature, weight: of the distillation from the network before; a weight of 0 leaves the teacher out.
+        recipe: values of ``TrainConfig`` by name; what is left out is as usual.
+    """
+
+    name: ClassVar[str] = "replace"
+    allow: Annotated[tuple[Annotated[str, one_of(operations)], ...], LISTED] | None = None
+    price: float | None = None
+    epochs: int = 0
+    temperature: float = 4.0
+    weight: float = 0.5
+    device: str | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, settings: Settings, place: Place) -> Self:
+        """Values of ``TrainConfig`` stand beside the stage's own options."""
+        options = {entry.name for entry in fields(cls)} - {"recipe"}
+        recipe = read_recipe(settings, place, besides=options)
+        values = {name: value for name, value in settings.table(place).items() if name in options}
+        stage = settings.check(cls, {**values, "recipe": recipe}, place)
+        if stage.allow is None and stage.price is None:
+            settings.fail(place, "replace needs what to allow, such as allow: [relu, relu6], or a price, such as 0.5")
+        if stage.price is not None and not 0 < stage.price <= 1:
+            settings.fail(
+                (*place, "price"), f"price {stage.price} is no share of what the operations cost: above 0, up to 1"
+            )
+        if stage.epochs < 0:
+            settings.fail((*place, "epochs"), f"epochs {stage.epochs} must be at least 0")
+        return stage
+
+    @property
+    def trains(self) -> bool:
+        """With epochs."""
+        return self.epochs > 0
+
+    def carry_out(self, work: StageWork) -> None:
+        """Choose the forms, which is kept at once, and train."""
+        if (work.folder / artifact.MANIFEST).exists():
+            return  # stopped after the network was in place
+        chosen = work.folder / REPLACED
+        if not (chosen / artifact.MANIFEST).exists():
+            self._choose(work, chosen)
+        if not self.epochs:
+            artifact.copy_artifact(chosen, work.folder)
+            return
+        self._train(work, chosen)
+
+    def _choose(self, work: StageWork, folder: Path) -> None:
+        """The network with its new forms, not trained yet; prices are measured, so the choice is never made twice."""
+        model = artifact.load(work.before, allow_import=work.allow_import).eval()
+        with work.steps("choosing forms of operations", False):
+            result = choose_replacements(
+                model,
+                work.inputs,
+                allow=self.allow,
+                budget=self.price,
+                data=calibration_of(work.dataset, SAMPLES, seed=work.seed),
+                loss=work.dataset.task.loss,
+                device=self.device,
+                precision="int8" if work.last_precision == "int8" else "fp32",
+                seed=work.seed,
+                say=work.say,
+            )
+        work.say(str(result))
+        losses = {row.path: row.loss for row in result.rows}
+        artifact.save(result.model, folder, extra={SECTION: {"largest": result.largest, "losses": losses}})
+
+    def _train(self, work: StageWork, chosen: Path) -> None:
+        """Train the network before into the one with the new forms."""
+        before = artifact.load(work.before, allow_import=work.allow_import)
+        after = artifact.load(chosen, allow_import=work.allow_import)
+        stored = artifact.Artifact.open(chosen)
+        earlier = artifact.Artifact.open(work.before).source.replaced
+        new = {path: text for path, text in stored.source.replaced.items() if earlier.get(path) != text}
+        student = blended(before, new, after, stored.measurements[SECTION]["largest"])
+        config = TrainConfig(**{"seed": work.seed, **self.recipe})
+        with work.steps(f"training {work.folder.name}", True):
+            result = train_model(
+                student,
+                work.dataset,
+                epochs=self.epochs,
+                directory=work.folder,
+                config=config,
+                distillation=self._distillation(before),
+                progress=work.steps is not quiet,
+            )
+        model = unblended(student)
+        artifact.note(model, plan=stored.plan, source=stored.source)
+        training = training_record(
+            work.dataset, self.epochs, result, recipe_of(work.dataset, self.epochs, config), None
+        )
+        sections = {"training": training.untimed(), "preprocessing": work.dataset.preprocessing.to_dict()}
+        timings = artifact.Timings.of(training, pruning=stored.timings.pruning)
+        artifact.save(model, work.folder, extra={**stored.measurements, **sections}, timings=timings)
+
+    def _distillation(self, before: nn.Module) -> Distillation | None:
+        return Distillation(before, self.temperature, self.weight) if self.weight else None

@@ -1,0 +1,248 @@
+"""Non-linear operations: forms are near what they replace, the best are chosen, and nothing forbidden is left."""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import reconvene as rc
+from reconvene.allocation.choices import PricedChoice, choose_within
+from reconvene.errors import BudgetError, ModelError, UnknownNameError
+from reconvene.planning import replacement
+from reconvene.planning.operation_losses import fit_sites
+from reconvene.surgery.operations import Replacement, find_sites, forms
+
+ONNX_OF = {
+    "Gelu": "gelu",
+    "Erf": "gelu",
+    "Sigmoid": "sigmoid",
+    "HardSigmoid": "hardsigmoid",
+    "HardSwish": "hardswish",
+    "Softmax": "softmax",
+    "LayerNormalization": "layer_norm",
+    "Relu": "relu",
+    "Clip": "relu6",
+    "Tanh": "tanh",
+    "Exp": "exp",
+}
+"""What an operator of ONNX is in the table."""
+
+
+class Gate(nn.Module):
+    """Squeeze and excitation, with hard-swish around it, as MobileNetV3 has it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(channels, channels, 3, padding=1), nn.Hardswish()
+        self.pool, self.fc, self.gate = nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, channels, 1), nn.Hardsigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.conv(x))
+        return x * self.gate(self.fc(self.pool(x)))
+
+
+def gated() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 16, 3), nn.SiLU(), Gate(16), nn.Flatten(), nn.Linear(16 * 36, 4)).eval()
+
+
+class Tokens(nn.Module):
+    """One block of a transformer, every operation a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.qkv, self.soft = nn.LayerNorm(8), nn.Linear(8, 24), nn.Softmax(dim=-1)
+        self.norm2, self.fc1, self.act, self.fc2 = nn.LayerNorm(8), nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
+        x = x + self.soft(q @ k.transpose(1, 2) * 8**-0.5) @ v
+        return self.head((x + self.fc2(self.act(self.fc1(self.norm2(x))))).mean(1))
+
+
+def tokens() -> Tokens:
+    torch.manual_seed(0)
+    return Tokens().eval()
+
+
+def batches(*shape: int) -> list[tuple[Tensor, Tensor]]:
+    torch.manual_seed(1)
+    return [(torch.randn(32, *shape), torch.arange(32) % 4) for _ in range(2)]
+
+
+@pytest.fixture(autouse=True)
+def prices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prices by the number of steps: no test depends on this machine."""
+
+    def price_forms(model, structure, sites, names, **options):  # type: ignore[no-untyped-def]
+        return {s.path: {"kept": 4.5, **{n: float(len(forms()[n].steps)) for n in names[s.path]}} for s in sites}
+
+    monkeypatch.setattr(replacement, "price_forms", price_forms)
+
+
+@pytest.mark.parametrize(
+    ("form", "reference", "error"),
+    [
+        ("gelu_sigmoid", F.gelu, 0.0069),
+        ("integer_gelu", F.gelu, 0.0076),
+        ("hardswish", F.silu, 0.055),
+        ("relu", F.gelu, 0.127),
+        ("relu", F.silu, 0.209),
+        ("hardswish_relu6", F.hardswish, 0.0),
+        ("hardsigmoid_relu6", F.hardsigmoid, 0.0),
+    ],
+)
+def test_a_form_is_as_near_as_it_is_said_to_be(form: str, reference: object, error: float) -> None:
+    assert callable(reference)
+    x = torch.erfinv(torch.linspace(-1, 1, 100_002, dtype=torch.float64)[1:-1]) * 2**0.5  # N(0, 1) by its quantiles
+    difference = Replacement(form).module(nn.Identity())(x) - reference(x)
+    assert float(difference.square().mean().sqrt()) == pytest.approx(error, abs=0.06 * error + 1e-6)
+
+
+def test_softmax_and_layer_norm_have_forms_without_exponentials_and_roots() -> None:
+    x = torch.randn(64, 16, dtype=torch.float64) * 3
+    soft = Replacement("integer_softmax").module(nn.Softmax(dim=-1))(x)
+    assert float((soft - x.softmax(-1)).abs().max()) < 0.02
+    assert torch.allclose(soft.sum(-1), torch.ones(64, dtype=torch.float64))
+    norm = nn.LayerNorm(16).double()
+    start = float((1.5 * x.var(1, unbiased=False).max()) ** -0.5)
+    assert torch.allclose(Replacement("newton_layer_norm", (start,)).module(norm)(x), norm(x), atol=1e-3)
+
+
+def test_polynomials_and_batch_norms_are_fitted_to_what_a_site_sees() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    data = [(torch.randn(512, 8), torch.arange(512) % 4)]
+    sites = find_sites(model, data[0][0][:1])
+    names = {"0": ["batch_norm"], "1": ["polynomial2", "polynomial4"]}
+    norm, relu = fit_sites(model, data[0][0][:1], sites, names, data=data, loss=None, seed=0)
+    # Least squares of ReLU on N(0, 1): .1987 + .5 x + .2004 x^2. A layer norm of 8 numbers is nearly that.
+    [two] = [module for text, module in relu.modules.items() if text.startswith("polynomial2")]
+    assert list(two.coefficients) == pytest.approx([0.1987, 0.5, 0.2004], abs=0.04)  # type: ignore[arg-type]
+    assert (
+        relu.losses[str(Replacement("polynomial4", relu_numbers(relu.modules, "polynomial4")))]
+        < relu.losses[str(Replacement("polynomial2", relu_numbers(relu.modules, "polynomial2")))]
+    )
+    x, y = data[0][0], model[0](data[0][0]).detach()
+    for channel in (0, 5):
+        slope, shift = np.polyfit(x[:, channel], y[:, channel], 1)  # all 512 rows were sampled
+        assert torch.allclose(norm.modules["batch_norm"](x)[:, channel], x[:, channel] * slope + shift, atol=1e-3)
+
+
+def relu_numbers(modules: dict[str, nn.Module], form: str) -> tuple[float, ...]:
+    return next(Replacement.parse(text).numbers for text in modules if text.startswith(form))
+
+
+def test_the_estimated_loss_is_the_second_order_term() -> None:
+    """Of a loss that is a square, half the squared gradient is no curvature; of -log p(target) it is its mean."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 3)).eval()
+    x, y = torch.randn(16, 4), torch.arange(16) % 3
+    sites = find_sites(model, x[:1])
+    [site] = fit_sites(model, x[:1], sites, {"1": ["relu"]}, data=[(x, y)], loss=None, seed=0)
+    expected = 0.0
+    for row, target in zip(x, y, strict=True):
+        hidden = model[0](row[None]).detach()
+        given = F.gelu(hidden).requires_grad_()
+        F.cross_entropy(model[2](given), target[None]).backward()
+        assert given.grad is not None
+        expected += float(((F.relu(hidden) - given) * given.grad).detach().square().sum()) / 2 / len(x)
+    assert site.losses["relu"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_solver_finds_the_best_choice_of_all() -> None:
+    generator = torch.Generator().manual_seed(3)
+    places = [
+        [PricedChoice(f"{i}{j}", float(torch.rand(1, generator=generator)), float(1 + j)) for j in range(3)]
+        for i in range(5)
+    ]
+    for limit in (5.0, 8.0, 11.0, 15.0):
+        every = [c for c in itertools.product(*places) if sum(p.price for p in c) <= limit]
+        least = min(sum(p.loss for p in choice) for choice in every)
+        chosen = choose_within(places, limit)
+        assert chosen is not None and sum(p.price for p in chosen) <= limit
+        assert sum(p.loss for p in chosen) <= least * 1.15 + 1e-9
+    assert choose_within(places, 4.0) is None
+
+
+def graph(model: nn.Module, x: Tensor, folder: Path) -> set[str]:
+    exported = rc.export(model, folder, example_inputs=x, task="regression")
+    nodes = {node.op_type for node in onnx.load(exported.path).graph.node}
+    return {ONNX_OF[name] for name in nodes if name in ONNX_OF}
+
+
+def test_only_what_is_allowed_is_left_in_the_exported_graph(tmp_path: Path) -> None:
+    model, data = gated(), batches(3, 8, 8)
+    x = data[0][0][:1]
+    assert graph(model, x, tmp_path / "before") - {"relu", "relu6"}
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    small = rc.replace(model, x, allow=["relu", "relu6"], data=data)
+    assert isinstance(model[1], nn.SiLU) and all((before[n] == v).all() for n, v in model.state_dict().items())
+    assert graph(small, x, tmp_path / "after") <= {"relu", "relu6"}
+    # hard-swish and hard-sigmoid are relu6, shifted and scaled: nothing is lost there
+    assert torch.allclose(small[2](torch.ones(1, 16, 6, 6)), model[2](torch.ones(1, 16, 6, 6)), atol=1e-6)
+
+
+def test_tokens_keep_additions_and_multiplications_alone(tmp_path: Path) -> None:
+    model, data = tokens(), batches(5, 8)
+    x = data[0][0][:1]
+    small = rc.replace(model, x, allow=["relu"], data=data)
+    assert graph(small, x, tmp_path) == {"relu"}
+    assert type(small.soft).__name__ == "IntegerSoftmax"
+    assert float((small(data[0][0]) - model(data[0][0])).abs().max()) < 0.1
+
+
+def test_a_price_is_kept_by_what_loses_least() -> None:
+    model, data = gated(), batches(3, 8, 8)
+    result = replacement.choose_replacements(model, data[0][0][:1], budget=0.6, data=data)
+    paid, before = (sum(getattr(row, name) for row in result.rows) for name in ("price_after", "price_before"))
+    assert paid <= 0.6 * before
+    assert 0 < len(result.replacements) <= 3
+    with pytest.raises(BudgetError, match=r"cannot cost 1%.*it is"):
+        rc.replace(model, data[0][0][:1], budget=0.01, data=data)
+
+
+def test_what_cannot_be_replaced_is_named() -> None:
+    class Inside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.gelu(self.fc(x))
+
+    data = [(torch.randn(8, 4), torch.arange(8) % 4)]
+    with pytest.raises(ModelError, match="gelu in body: it is computed in a module that does more"):
+        rc.replace(nn.Sequential(OrderedDict(body=Inside())), data[0][0], allow=["relu"], data=data)
+    with pytest.raises(ModelError, match="softmax in 1: "):
+        rc.replace(nn.Sequential(nn.Linear(4, 4), nn.LogSoftmax(-1)), data[0][0], allow=["relu6"], data=data)
+    with pytest.raises(UnknownNameError, match=r"unknown operation 'relo'\. Did you mean 'relu'"):
+        rc.replace(nn.Sequential(nn.Linear(4, 4)), data[0][0], allow=["relo"], data=data)
+
+
+def test_an_artifact_keeps_what_was_replaced_also_of_a_network_that_was_pruned(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    return nn.Sequential(nn.Linear(8, 32), nn.LayerNorm(32), nn.GELU(), nn.Linear(32, 4))\n"
+    )
+    from reconvene.models import resolve_address
+
+    source = resolve_address(f"{tmp_path / 'net.py'}:make", input_shape=(8,), allow_import=True)
+    model, data = source.build(allow_import=True), [(torch.randn(64, 8), torch.arange(64) % 4)]
+    x = data[0][0][:1]
+    pruned = rc.prune(model, x, rc.Budget(params="2x"), round_to=1)
+    small = rc.replace(pruned, x, allow=["relu"], data=data)
+    assert type(small[1]).__name__ in ("ChannelsLastBatchNorm", "NewtonLayerNorm") and isinstance(small[2], nn.Module)
+    rc.save(small, tmp_path / "a")
+    again = rc.load(tmp_path / "a", allow_import=True)
+    assert bool((again.eval()(data[0][0]) == small.eval()(data[0][0])).all())
