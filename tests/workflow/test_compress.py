@@ -7,8 +7,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import reconvene as rc
 from reconvene.artifact import Artifact
 from reconvene.errors import BudgetError, RecipeError
 from reconvene.training.run import TrainingRun
+from reconvene.utils.progress import Stage, listened_by
 from reconvene.workflow.compression import Compressed, read_recipe_file
 
 NET = """
@@ -67,21 +67,24 @@ class Stopped(BaseException):
     """As a Ctrl-C: nothing on the way takes it for a failure that it can go on after."""
 
 
-def stopping(count: int) -> Callable[[str, bool], Any]:
-    """Steps of which one raises: as it begins, or where ``count`` is odd as it ends."""
-    seen = 0
+class Stopping:
+    """Hears of all work; the ``count``-th piece of it stops as it begins, or where ``count`` is odd as it ends."""
 
-    @contextmanager
-    def steps(description: str, own_bar: bool) -> Iterator[None]:
-        nonlocal seen
-        if seen == count:
-            raise Stopped(description)
-        yield
-        seen += 2
-        if seen == count + 1:
-            raise Stopped(description)
+    def __init__(self, count: int) -> None:
+        self.count, self.seen = count, 0
 
-    return steps
+    def begin(self, work: Stage) -> None:
+        self.seen += 2
+        if self.seen == self.count:
+            raise Stopped(work.description)
+
+    def advance(self, work: Stage) -> None: ...
+
+    def end(self, work: Stage, *, summary: bool) -> None:
+        if self.seen + 1 == self.count:
+            raise Stopped(work.description)
+
+    def note(self, text: str) -> None: ...
 
 
 def test_a_recipe_goes_through_its_stages_and_stopped_it_ends_in_the_same_bytes(
@@ -96,13 +99,14 @@ def test_a_recipe_goes_through_its_stages_and_stopped_it_ends_in_the_same_bytes(
     assert whole.stages[1].score > whole.stages[0].score + 0.3
     assert "INT8" in {onnx.TensorProto.DataType.Name(t.data_type) for t in _weights(whole)}
     assert min(whole.latencies) > 0
-    stopped, count = tmp_path / "stopped", 3
-    while True:
+    stopped, stops = tmp_path / "stopped", 0
+    for count in (5, 8, 11, 12, 1000):
         try:
-            carry_out(recipe(*WHOLE), stopped, steps=stopping(count))
-            break
+            with listened_by(Stopping(count)):
+                carry_out(recipe(*WHOLE), stopped)
         except Stopped:
-            count = count + 3 if count < 9 else 1000
+            stops += 1
+    assert stops == 4
     assert contents(stopped) == contents(tmp_path / "whole")
 
 

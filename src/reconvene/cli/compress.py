@@ -26,7 +26,6 @@ class Compress(Importing, Command):
         """Carry out what is not done yet."""
         if self.seed:
             raise UsageError("the seed of a recipe is in its file: seed: 7")
-        from reconvene.cli.progress import say, steps
         from reconvene.workflow.compression import compress
 
         result = compress(
@@ -34,7 +33,5 @@ class Compress(Importing, Command):
             self.output,
             overwrite=self.overwrite,
             allow_import=self.allow_import,
-            steps=steps,
-            say=say,
         )
         return Answer(str(result), result.to_dict())

@@ -14,7 +14,6 @@ from reconvene.devices import Profile
 from reconvene.devices.latency_model import Clock
 from reconvene.devices.operators import ACTIVATIONS
 from reconvene.devices.runtime_layers import CallReader, LayerSite, WidthProduct
-from reconvene.devices.store import Say
 from reconvene.errors import DeviceError
 from reconvene.planning.target import DeviceLike, parameter_bytes
 from reconvene.structure import Structure
@@ -42,7 +41,6 @@ def price_forms(
     *,
     device: DeviceLike | None,
     precision: str,
-    say: Say,
 ) -> dict[str, dict[str, float]]:
     """Seconds of one inference that each site takes with each form that ``names`` lists for its path, and as it is.
 
@@ -62,7 +60,7 @@ def price_forms(
         for name in (KEPT, *names[site.path])
     }
     timed = [term.site for of_form in terms.values() for term in of_form]
-    profile = _profile(model, timed, device, precision, say)
+    profile = _profile(model, timed, device, precision)
     seconds = iter(_seconds(profile, timed))
     prices: dict[str, dict[str, float]] = {site.path: {} for site in sites}
     for (path, name), of_form in terms.items():
@@ -120,11 +118,9 @@ def _outputs(job: Job) -> list[int]:
     return [(size + 2 * pad - reach * (kernel - 1) - 1) // stride + 1 for size, kernel, stride, pad, reach in sizes]
 
 
-def _profile(
-    model: nn.Module, timed: Sequence[LayerSite], device: DeviceLike | None, precision: str, say: Say
-) -> Profile:
+def _profile(model: nn.Module, timed: Sequence[LayerSite], device: DeviceLike | None, precision: str) -> Profile:
     if device is None or device == devices.HERE:
-        return devices.here(devices.jobs(timed), far=parameter_bytes(model), precision=precision, say=say)
+        return devices.here(devices.jobs(timed), far=parameter_bytes(model), precision=precision)
     profile = device if isinstance(device, Profile) else devices.find(device)
     if profile.precision != precision:
         raise DeviceError(f"the profile of {device} was measured in {profile.precision}, and {precision} was asked for")

@@ -11,7 +11,6 @@ from torch import nn
 
 from reconvene.allocation.choices import PricedChoice, choose_within
 from reconvene.criteria.base import Loss
-from reconvene.devices.store import Say, silent
 from reconvene.errors import ArgumentError, BudgetError, ModelError, UnknownNameError
 from reconvene.models import ModelSource
 from reconvene.models import example_inputs as inputs_of_shape
@@ -80,7 +79,6 @@ def replace(
     device: DeviceLike | None = None,
     precision: str = "fp32",
     seed: int = 0,
-    say: Say = silent,
 ) -> nn.Module:
     """Replace non-linear operations by cheaper forms, or by those that a chip has; the model is only read.
 
@@ -101,7 +99,6 @@ def replace(
         device: whose price it is, as for ``rc.plan``; by default this machine.
         precision: ``fp32`` or ``int8``, of the network whose operations are priced.
         seed: of what ``data`` draws.
-        say: called with a line on what takes time.
 
     Raises:
         UnknownNameError: no such operation.
@@ -127,7 +124,6 @@ def replace(
         device=device,
         precision=precision,
         seed=seed,
-        say=say,
     ).model
 
 
@@ -143,7 +139,6 @@ def choose_replacements(
     device: DeviceLike | None = None,
     precision: str = "fp32",
     seed: int = 0,
-    say: Say = silent,
 ) -> Replaced:
     """The same, with what was chosen and why; args and errors as for ``rc.replace``."""
     if allow is None and budget is None:
@@ -158,7 +153,7 @@ def choose_replacements(
     sites = _to_decide(sites, names, allowed)
     fitted = fit_sites(model, example_inputs, sites, names, data=data, loss=loss, seed=seed)
     structure = analyse(model, example_inputs)
-    prices = price_forms(model, structure, sites, names, device=device, precision=precision, say=say)
+    prices = price_forms(model, structure, sites, names, device=device, precision=precision)
     chosen = _choose(fitted, prices, allowed, budget)
     network, rows, largest = copy_model(model), [], {}
     for site, choice in zip(fitted, chosen, strict=True):

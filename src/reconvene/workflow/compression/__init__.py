@@ -4,6 +4,6 @@ from reconvene.workflow.compression.compressed import Compressed
 from reconvene.workflow.compression.recipe import Recipe, read_recipe_file
 from reconvene.workflow.compression.recipe_run import compress
 from reconvene.workflow.compression.registry import STAGES
-from reconvene.workflow.compression.stage import Stage, StageWork
+from reconvene.workflow.compression.stage import RecipeStage, StageWork
 
-__all__ = ["STAGES", "Compressed", "Recipe", "Stage", "StageWork", "compress", "read_recipe_file"]
+__all__ = ["STAGES", "Compressed", "Recipe", "RecipeStage", "StageWork", "compress", "read_recipe_file"]

@@ -8,13 +8,13 @@ from typing import Annotated, ClassVar
 
 from reconvene.deploy import FORMATS, Limits
 from reconvene.utils.settings import LISTED, one_of
-from reconvene.workflow.compression.stage import Stage, StageWork, copy_before
+from reconvene.workflow.compression.stage import RecipeStage, StageWork, copy_before
 from reconvene.workflow.deploy import Int8, export_artifact
 from reconvene.workflow.qat import QAT_CONFIG, train_quantised
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantiseStage(Stage):
+class QuantiseStage(RecipeStage):
     """From here on files are int8. ``epochs``: of quantisation-aware training; 0: ranges are measured on data alone.
 
     ``lr`` is the highest rate of that training.
@@ -25,7 +25,7 @@ class QuantiseStage(Stage):
     epochs: int = 0
     lr: float = QAT_CONFIG.lr
 
-    def refused_after(self, earlier: Sequence[Stage], *, trained: bool) -> str:
+    def refused_after(self, earlier: Sequence[RecipeStage], *, trained: bool) -> str:
         """Training with roundings goes on from a training of the same network."""
         changing = [stage for stage in earlier if stage.changes]
         if self.epochs and not (changing[-1].trains if changing else trained):
@@ -51,12 +51,11 @@ class QuantiseStage(Stage):
             config=replace(QAT_CONFIG, seed=work.seed, lr=self.lr),
             again=True,
             allow_import=work.allow_import,
-            steps=work.steps,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportStage(Stage):
+class ExportStage(RecipeStage):
     """Write and verify files for runtimes, in the precision that the stages before decided.
 
     ``agreement``, ``sqnr`` and ``accuracy_drop`` are what files in less than float32 must keep, see
@@ -83,5 +82,4 @@ class ExportStage(Stage):
             dataset=work.dataset,
             seed=work.seed,
             allow_import=work.allow_import,
-            steps=work.steps,
         )

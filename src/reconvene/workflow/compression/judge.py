@@ -16,6 +16,7 @@ from reconvene.deploy.runtimes.registry import runtime_of
 from reconvene.errors import ArtifactError
 from reconvene.training.evaluate import evaluate_split
 from reconvene.utils.files import read_regular, write_atomic
+from reconvene.utils.progress import stage
 from reconvene.workflow.compression.stage import StageWork
 from reconvene.workflow.deploy import Int8, calibration_of
 
@@ -47,20 +48,20 @@ class StageResult:
     sha256: str
 
 
-def judge_stage(number: int, stage: str, work: StageWork) -> StageResult:
+def judge_stage(number: int, name: str, work: StageWork) -> StageResult:
     """Judge the artifact in ``work.folder``, or return what was found before; kept as ``result.json``."""
     if (earlier := _read(work.folder)) is not None:
         return earlier
     model = artifact.load(work.folder, allow_import=work.allow_import).eval()
     inputs = work.inputs
-    with work.steps(f"judging {work.folder.name}", False):
+    with stage(f"judging {work.folder.name}"):
         file, size = _file(model, inputs, work)
         with runtime_of(file).open(file, 1) as session:
             evaluation = evaluate_split(FileNetwork(session), work.dataset)
         costs = measure(model, inputs, latency=False)
     result = StageResult(
         number,
-        stage,
+        name,
         work.precision,
         work.dataset.task.headline,
         evaluation.score,

@@ -15,12 +15,12 @@ from reconvene.evaluator.evaluators import usual_evaluator
 from reconvene.planning.arguments import budget_argument
 from reconvene.rectifier import RECTIFICATIONS
 from reconvene.utils.settings import LISTED, Place, Positive, Settings, one_of
-from reconvene.workflow.compression.stage import Stage, StageWork
+from reconvene.workflow.compression.stage import RecipeStage, StageWork
 from reconvene.workflow.prune import Pruning, prune
 
 
 @dataclass(frozen=True, kw_only=True)
-class LimitedStage(Stage):
+class LimitedStage(RecipeStage):
     """A stage that keeps limits: its own, ``limits`` by cost, or where it has none the budget of the recipe."""
 
     limits: dict[str, str | int | float] = field(default_factory=dict)
@@ -64,8 +64,6 @@ class LimitedStage(Stage):
             base=work.before,
             examples=len(work.dataset.train),
             allow_import=work.allow_import,
-            steps=work.steps,
-            say=work.say,
         )
 
 
@@ -82,7 +80,7 @@ class PruneStage(LimitedStage):
     device: str | None = None
     size_of: Annotated[tuple[Annotated[str, one_of(FORMATS)], ...], LISTED] = ()
 
-    def refused_after(self, earlier: Sequence[Stage], *, trained: bool) -> str:
+    def refused_after(self, earlier: Sequence[RecipeStage], *, trained: bool) -> str:
         """Bits are decided for the channels that are there."""
         if any(stage.precision == "plan" for stage in earlier):
             return "bits were decided before it, for the channels that were there then. Put it before the bits stage"

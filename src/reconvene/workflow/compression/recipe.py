@@ -15,7 +15,7 @@ from reconvene.planning.arguments import budget_argument
 from reconvene.utils.settings import Argument, Place, Positive, Seed, Settings, Shape
 from reconvene.utils.settings_files import read_settings
 from reconvene.workflow.compression.registry import STAGES
-from reconvene.workflow.compression.stage import Stage
+from reconvene.workflow.compression.stage import RecipeStage
 
 RecipeLike = str | os.PathLike[str] | Mapping[str, Any]
 """The path of a file, YAML or TOML, or what it holds."""
@@ -50,7 +50,7 @@ class RecipeOptions:
 class Recipe(RecipeOptions):
     """Everything that a recipe says. ``budget`` is what the last stage's network must keep; None: no limit."""
 
-    stages: tuple[Stage, ...]
+    stages: tuple[RecipeStage, ...]
     budget: Budget | None = None
     folder: Path = Path()
     """Where the recipe lies; paths in it are from there."""
@@ -91,7 +91,7 @@ def _read(settings: Settings, folder: Path) -> Recipe:
     return recipe
 
 
-def _stage(settings: Settings, place: Place) -> Stage:
+def _stage(settings: Settings, place: Place) -> RecipeStage:
     """One entry of the list: a table of one name, whose value is the stage's options."""
     entry = settings.at(place)
     if not isinstance(entry, Mapping) or len(entry) != 1:

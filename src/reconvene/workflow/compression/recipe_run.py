@@ -15,17 +15,16 @@ from reconvene.artifact.weights import load_weights
 from reconvene.costs import COSTS, Budget, read_budget
 from reconvene.data import Dataset, load_data
 from reconvene.deploy import time_variants
-from reconvene.devices.store import silent
 from reconvene.errors import ArtifactError, BudgetError, RecipeError
 from reconvene.models import example_inputs, resolve_address
 from reconvene.planning.schedule import amount_text
 from reconvene.utils.files import read_regular, write_atomic
+from reconvene.utils.progress import ProgressOption, listening, stage
 from reconvene.workflow.compression.compressed import Compressed, draw_stages, stage_folder
 from reconvene.workflow.compression.deploying_stages import ExportStage
 from reconvene.workflow.compression.judge import RESULT, StageResult, judge_stage
 from reconvene.workflow.compression.recipe import Recipe, RecipeLike, read_recipe_file
-from reconvene.workflow.compression.stage import Stage, StageWork
-from reconvene.workflow.steps import Steps, quiet
+from reconvene.workflow.compression.stage import RecipeStage, StageWork
 
 IDENTITY, LATENCIES, TABLE, PLOT, SOURCE = "stage.json", "latencies.json", "stages.json", "stages.svg", "source"
 REPEATS = 30
@@ -37,8 +36,7 @@ def compress(
     *,
     overwrite: bool = False,
     allow_import: bool = False,
-    steps: Steps = quiet,
-    say: Callable[[str], None] = silent,
+    progress: ProgressOption = None,
 ) -> Compressed:
     """Carry out a recipe: prune, train, distil, decide bits, quantise and export, in the order that it says.
 
@@ -51,7 +49,7 @@ def compress(
         directory: where the stages go; by default ``out/NAME-OF-THE-FILE``, or ``out/recipe`` for a mapping.
         overwrite: make stages anew that were made by another recipe; without it they are an error.
         allow_import: whether a model of your own (``mymodel:make``) may be imported, which runs its code.
-        steps: shows what is at work; ``say`` is called with a line on what takes time in a stage.
+        progress: how progress is shown, as for ``rc.plan``.
 
     Raises:
         RecipeError: the recipe cannot be read, or its folder holds stages of another one.
@@ -69,8 +67,9 @@ def compress(
     """
     chosen = read_recipe_file(recipe)
     folder = Path("out") / ("recipe" if not isinstance(recipe, str | Path) else Path(recipe).stem)
-    run = _RecipeRun(chosen, Path(directory) if directory is not None else folder, overwrite, allow_import, steps, say)
-    return run.carry_out()
+    run = _RecipeRun(chosen, Path(directory) if directory is not None else folder, overwrite, allow_import)
+    with listening(progress):
+        return run.carry_out()
 
 
 @dataclass(frozen=True)
@@ -81,8 +80,6 @@ class _RecipeRun:
     folder: Path
     overwrite: bool
     allow_import: bool
-    steps: Steps
-    say: Callable[[str], None]
 
     def carry_out(self) -> Compressed:
         """All stages, the latencies, the table and the plot. Raises BudgetError behind all that."""
@@ -96,10 +93,10 @@ class _RecipeRun:
         made_by["weights"] = None if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest()
         results = [self._stage(0, SOURCE, made_by, work, lambda: self._save_source(source, base, weights, work.folder))]
         budget = self._in_amounts(results[0], work)
-        for number, stage in enumerate(self.recipe.stages, 1):
-            work = self._next_work(work, number, stage, budget)
-            results.append(self._stage(number, stage.name, _identity(stage, work), work, _call(stage, work)))
-            if stage.trains:
+        for number, chosen in enumerate(self.recipe.stages, 1):
+            work = self._next_work(work, number, chosen, budget)
+            results.append(self._stage(number, chosen.name, _identity(chosen, work), work, _call(chosen, work)))
+            if chosen.trains:
                 work = replace(work, teacher=work.folder)
         return self._finish(tuple(results), budget, dataset.task.name)
 
@@ -125,7 +122,6 @@ class _RecipeRun:
             **task,
             "input_shape": source.input_shape,
             "limit": self.recipe.limit,
-            "progress": self.steps is not quiet,
         }
 
     def _first_work(self, dataset: Dataset) -> StageWork:
@@ -146,11 +142,9 @@ class _RecipeRun:
             formats=formats[-1] if formats else ("onnx",),
             seed=self.recipe.seed,
             allow_import=self.allow_import,
-            steps=self.steps,
-            say=self.say,
         )
 
-    def _next_work(self, work: StageWork, number: int, stage: Stage, budget: Budget | None) -> StageWork:
+    def _next_work(self, work: StageWork, number: int, stage: RecipeStage, budget: Budget | None) -> StageWork:
         """The work of a stage, behind that of the stage before."""
         precision = work.precision if work.precision == "plan" else stage.precision or work.precision
         earlier = self.recipe.stages[: number - 1]
@@ -228,7 +222,7 @@ class _RecipeRun:
         shape = artifact.Artifact.open(self.folder / stage_folder(0, SOURCE)).source.input_shape
         assert shape is not None, "its source was resolved"
         inputs = example_inputs(shape, seed=self.recipe.seed)
-        with self.steps("timing the files of all stages in turns", False):
+        with stage("timing the files of all stages in turns"):
             timed = time_variants(
                 dict(paths), inputs, runtimes=("onnxruntime",), repeats=REPEATS, seed=self.recipe.seed
             )
@@ -274,11 +268,11 @@ class _RecipeRun:
             shutil.rmtree(path)
 
 
-def _call(stage: Stage, work: StageWork) -> Callable[[], None]:
+def _call(stage: RecipeStage, work: StageWork) -> Callable[[], None]:
     return lambda: stage.carry_out(work)
 
 
-def _identity(stage: Stage, work: StageWork) -> dict[str, Any]:
+def _identity(stage: RecipeStage, work: StageWork) -> dict[str, Any]:
     """What makes a stage this one: its options, the network before, and the whole budget where it keeps that."""
     identity: dict[str, Any] = {"options": asdict(stage), "before": _checksums(work.before)}
     if stage.needs_budget:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from reconvene.workflow.compression.deploying_stages import ExportStage, QuantiseStage
 from reconvene.workflow.compression.pruning_stages import BitsStage, PruneStage
 from reconvene.workflow.compression.replace_stage import ReplaceStage
-from reconvene.workflow.compression.stage import Stage
+from reconvene.workflow.compression.stage import RecipeStage
 from reconvene.workflow.compression.training_stages import DistilStage, TrainStage
 
-_KINDS: tuple[type[Stage], ...] = (
+_KINDS: tuple[type[RecipeStage], ...] = (
     TrainStage,
     DistilStage,
     PruneStage,
@@ -17,4 +17,4 @@ _KINDS: tuple[type[Stage], ...] = (
     QuantiseStage,
     ExportStage,
 )
-STAGES: dict[str, type[Stage]] = {stage.name: stage for stage in _KINDS}
+STAGES: dict[str, type[RecipeStage]] = {stage.name: stage for stage in _KINDS}

@@ -13,10 +13,10 @@ from reconvene.planning.replacement import choose_replacements
 from reconvene.surgery.operations import blended, operations, unblended
 from reconvene.training import Distillation, TrainConfig, train_model
 from reconvene.training.recipe import read_recipe
+from reconvene.utils.progress import note, stage
 from reconvene.utils.settings import LISTED, Place, Settings, one_of
-from reconvene.workflow.compression.stage import Stage, StageWork
+from reconvene.workflow.compression.stage import RecipeStage, StageWork
 from reconvene.workflow.deploy import calibration_of
-from reconvene.workflow.steps import quiet
 from reconvene.workflow.train import recipe_of, training_record
 
 REPLACED, SECTION = "replaced", "operations"
@@ -25,7 +25,7 @@ SAMPLES = 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplaceStage(Stage):
+class ReplaceStage(RecipeStage):
     """Replace operations as ``rc.replace`` does, then train while the new forms are blended in.
 
     Attributes:
@@ -51,16 +51,16 @@ class ReplaceStage(Stage):
         options = {entry.name for entry in fields(cls)} - {"recipe"}
         recipe = read_recipe(settings, place, besides=options)
         values = {name: value for name, value in settings.table(place).items() if name in options}
-        stage = settings.check(cls, {**values, "recipe": recipe}, place)
-        if stage.allow is None and stage.price is None:
+        chosen = settings.check(cls, {**values, "recipe": recipe}, place)
+        if chosen.allow is None and chosen.price is None:
             settings.fail(place, "replace needs what to allow, such as allow: [relu, relu6], or a price, such as 0.5")
-        if stage.price is not None and not 0 < stage.price <= 1:
+        if chosen.price is not None and not 0 < chosen.price <= 1:
             settings.fail(
-                (*place, "price"), f"price {stage.price} is no share of what the operations cost: above 0, up to 1"
+                (*place, "price"), f"price {chosen.price} is no share of what the operations cost: above 0, up to 1"
             )
-        if stage.epochs < 0:
-            settings.fail((*place, "epochs"), f"epochs {stage.epochs} must be at least 0")
-        return stage
+        if chosen.epochs < 0:
+            settings.fail((*place, "epochs"), f"epochs {chosen.epochs} must be at least 0")
+        return chosen
 
     @property
     def trains(self) -> bool:
@@ -82,7 +82,7 @@ class ReplaceStage(Stage):
     def _choose(self, work: StageWork, folder: Path) -> None:
         """The network with its new forms, not trained yet; prices are measured, so the choice is never made twice."""
         model = artifact.load(work.before, allow_import=work.allow_import).eval()
-        with work.steps("choosing forms of operations", False):
+        with stage("choosing forms of operations"):
             result = choose_replacements(
                 model,
                 work.inputs,
@@ -93,9 +93,8 @@ class ReplaceStage(Stage):
                 device=self.device,
                 precision="int8" if work.last_precision == "int8" else "fp32",
                 seed=work.seed,
-                say=work.say,
             )
-        work.say(str(result))
+        note(str(result))
         losses = {row.path: row.loss for row in result.rows}
         artifact.save(result.model, folder, extra={SECTION: {"largest": result.largest, "losses": losses}})
 
@@ -108,7 +107,7 @@ class ReplaceStage(Stage):
         new = {path: text for path, text in stored.source.replaced.items() if earlier.get(path) != text}
         student = blended(before, new, after, stored.measurements[SECTION]["largest"])
         config = TrainConfig(**{"seed": work.seed, **self.recipe})
-        with work.steps(f"training {work.folder.name}", True):
+        with stage(f"training {work.folder.name}"):
             result = train_model(
                 student,
                 work.dataset,
@@ -116,7 +115,6 @@ class ReplaceStage(Stage):
                 directory=work.folder,
                 config=config,
                 distillation=self._distillation(before),
-                progress=work.steps is not quiet,
             )
         model = unblended(student)
         artifact.note(model, plan=stored.plan, source=stored.source)

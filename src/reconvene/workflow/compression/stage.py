@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
@@ -15,7 +15,6 @@ from reconvene.costs import Budget
 from reconvene.data import Dataset
 from reconvene.models import example_inputs
 from reconvene.utils.settings import Place, Settings
-from reconvene.workflow.steps import Steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +47,6 @@ class StageWork:
     formats: tuple[str, ...]
     seed: int
     allow_import: bool
-    steps: Steps
-    say: Callable[[str], None]
 
     @property
     def inputs(self) -> Tensor:
@@ -58,7 +55,7 @@ class StageWork:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage(ABC):
+class RecipeStage(ABC):
     """One stage with its options; its fields are what a recipe may say of it."""
 
     name: ClassVar[str]
@@ -82,7 +79,7 @@ class Stage(ABC):
         """Whether it keeps the budget of the recipe, since it has no limit of its own."""
         return False
 
-    def refused_after(self, earlier: Sequence[Stage], *, trained: bool) -> str:
+    def refused_after(self, earlier: Sequence[RecipeStage], *, trained: bool) -> str:
         """Why it cannot follow these stages; empty where it can. ``trained``: whether the network is by then."""
         return ""
 

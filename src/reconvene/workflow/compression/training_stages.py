@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Self
 from reconvene.training import TrainConfig
 from reconvene.training.recipe import read_recipe
 from reconvene.utils.settings import Place, Positive, Settings
-from reconvene.workflow.compression.stage import Stage, StageWork, copy_before
+from reconvene.workflow.compression.stage import RecipeStage, StageWork, copy_before
 from reconvene.workflow.train import Lesson, train
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainStage(Stage):
+class TrainStage(RecipeStage):
     """Train, or train on. ``recipe``: values of ``TrainConfig`` by name; what is left out is as usual."""
 
     name: ClassVar[str] = "train"
@@ -52,7 +52,6 @@ class TrainStage(Stage):
             again=True,
             allow_import=work.allow_import,
             description=f"training {work.folder.name}",
-            steps=work.steps,
         )
 
 
@@ -69,7 +68,7 @@ class DistilStage(TrainStage):
     weight: float = 0.5
     features: float = 0.0
 
-    def refused_after(self, earlier: Sequence[Stage], *, trained: bool) -> str:
+    def refused_after(self, earlier: Sequence[RecipeStage], *, trained: bool) -> str:
         """A teacher must be there by then."""
         if isinstance(self.teacher, int) and not 0 <= self.teacher <= len(earlier):
             return f"its teacher is stage {self.teacher}, and stages 0 to {len(earlier)} are there by then"
