@@ -18,6 +18,7 @@ import reconvene as rc
 from reconvene import artifact, workflow
 from reconvene.data import Dataset, load_data
 from reconvene.errors import TrainingError
+from reconvene.planning.schedule import compose_plans
 from reconvene.surgery import Plan
 from reconvene.tasks.scores import soft_loss
 from reconvene.training import Distillation, read_log, train_model
@@ -246,3 +247,21 @@ def test_a_teacher_that_is_named_teaches(data: Dataset, tmp_path: Path) -> None:
     found = workflow.train(student, data, epochs=1, lesson=workflow.Lesson(teacher))
     assert found.teacher is not None and "taught by resnet20" in str(found)
     assert not (student / "dense").exists()
+
+
+def test_features_of_a_teacher_that_was_pruned_itself_are_those_of_the_same_channels() -> None:
+    dense, x = net(), torch.randn(2, 1, 8, 8)
+    for parameter in dense.parameters():
+        torch.nn.init.normal_(parameter)  # no two channels are alike
+    first = rc.plan(dense, x, rc.Budget(params="1.3x"), criterion="magnitude", round_to=1)
+    teacher = first.apply(dense)
+    second = rc.plan(teacher, x, rc.Budget(params="1.5x"), criterion="magnitude", round_to=1)
+    student, both = second.apply(teacher), compose_plans(dense, x, first, second)
+    hint = Hint(teacher, student, both, first)
+    assert hint.kept
+    narrower = 0
+    for name, kept in hint.kept.items():
+        small, large = (network.get_submodule(name).weight for network in (student, teacher))
+        assert torch.equal(small, large[kept])
+        narrower += len(small) < len(large)
+    assert narrower

@@ -46,7 +46,9 @@ class Distillation:
     features: float = 0.0
     """Weight of the hint; 0 leaves it out."""
     plan: Plan | None = None
-    """What the student was pruned by; needed for the hint alone. None: it is as wide as the teacher."""
+    """What the student was pruned by; needed for the hint alone. None: it is as wide as the dense network."""
+    teacher_plan: Plan | None = None
+    """What the teacher was pruned by, a plan of the same dense network; None: it is the dense network."""
 
     def check(self, config: TrainConfig) -> None:
         """Raise TrainingError for values that cannot work, named with what would."""
@@ -85,7 +87,7 @@ def with_teacher(
     if config.channels_last:
         teacher.to(memory_format=torch.channels_last)
     task_loss = task_alone(task, config)
-    hint = Hint(teacher, student, distillation.plan) if distillation.features else None
+    hint = Hint(teacher, student, distillation.plan, distillation.teacher_plan) if distillation.features else None
 
     def loss(images: Tensor, output: Any, target: Tensor) -> Tensor:
         bf16 = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
@@ -102,7 +104,9 @@ def with_teacher(
 class Hint:
     """How far the student's features are from those of the teacher's channels that were kept."""
 
-    def __init__(self, teacher: nn.Module, student: nn.Module, plan: Plan | None) -> None:
+    def __init__(
+        self, teacher: nn.Module, student: nn.Module, plan: Plan | None, teacher_plan: Plan | None = None
+    ) -> None:
         teacher_layers, student_layers = dict(teacher.named_modules()), dict(student.named_modules())
         kinds: tuple[type[nn.Module], ...] = (_BatchNorm,)
         if not any(isinstance(module, kinds) for module in student_layers.values()):
@@ -114,8 +118,8 @@ class Hint:
             teacher_layer = teacher_layers.get(name)
             if teacher_layer is None or not isinstance(module, kinds) or type(teacher_layer) is not type(module):
                 continue
-            kept = _kept(plan, name, dense=_width(teacher_layer))
-            if len(kept) != _width(module) or int(kept.max()) >= _width(teacher_layer):
+            kept = _followed(name, module, teacher_layer, plan, teacher_plan)
+            if kept is None:
                 continue
             self.kept[name] = kept
             module.register_forward_hook(_keep(self.student_features, name, training=True))
@@ -148,6 +152,21 @@ def _keep(features: dict[str, list[Tensor]], name: str, *, training: bool) -> Ca
             features.setdefault(name, []).append(output)
 
     return hook
+
+
+def _followed(
+    name: str, module: nn.Module, teacher_layer: nn.Module, plan: Plan | None, teacher_plan: Plan | None
+) -> Tensor | None:
+    """The teacher's channels that the student's layer follows, by their number there; None where there are no such."""
+    shapes = [chosen.shapes for chosen in (plan, teacher_plan) if chosen is not None]
+    tensors = (f"{name}.weight", f"{name}.running_mean")
+    widths = [shape[tensor][0] for shape in shapes for tensor in tensors if tensor in shape]
+    dense = widths[0] if widths else _width(teacher_layer)
+    kept, in_teacher = _kept(plan, name, dense=dense), _kept(teacher_plan, name, dense=dense)
+    if len(kept) != _width(module) or len(in_teacher) != _width(teacher_layer):
+        return None
+    positions = torch.searchsorted(in_teacher, kept).clamp_max(len(in_teacher) - 1)
+    return positions if bool((in_teacher[positions] == kept).all()) else None
 
 
 def _kept(plan: Plan | None, name: str, *, dense: int) -> Tensor:

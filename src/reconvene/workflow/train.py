@@ -40,7 +40,8 @@ class Lesson:
 
     def from_(self, model: nn.Module, plan: Plan | None) -> Distillation:
         """Take the lesson from ``model``, for a student that was pruned by ``plan``."""
-        return Distillation(model, self.temperature, self.weight, self.features, plan)
+        pruned_by: Plan | None = getattr(model, "reconvene_plan", None)
+        return Distillation(model, self.temperature, self.weight, self.features, plan, pruned_by)
 
 
 def train(
