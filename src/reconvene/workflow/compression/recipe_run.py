@@ -19,7 +19,7 @@ from reconvene.errors import ArtifactError, BudgetError, RecipeError
 from reconvene.models import example_inputs, resolve_address
 from reconvene.planning.schedule import amount_text
 from reconvene.utils.files import read_regular, write_atomic
-from reconvene.utils.progress import ProgressOption, listening, stage
+from reconvene.utils.progress import ProgressOption, listening, note, stage
 from reconvene.workflow.compression.compressed import Compressed, draw_stages, stage_folder
 from reconvene.workflow.compression.deploying_stages import ExportStage
 from reconvene.workflow.compression.judge import RESULT, StageResult, judge_stage
@@ -248,9 +248,10 @@ class _RecipeRun:
                 f"{name} is {COSTS[name].unit.phrase(value)} instead of at most {COSTS[name].unit.phrase(limit)}"
                 for name, (value, limit) in outcome.over.items()
             ]
+            note(str(outcome))
             raise BudgetError(
                 f"the last stage breaks the budget: {'; '.join(parts)}. All stages are in {self.folder}. Try: a "
-                f"smaller limit for a prune or bits stage\n{outcome}",
+                f"smaller limit for a prune or bits stage",
                 {name: value for name, (value, _) in outcome.over.items()},
             )
         return outcome
