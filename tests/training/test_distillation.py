@@ -18,8 +18,8 @@ import reconvene as rc
 from reconvene import artifact, workflow
 from reconvene.data import Dataset, load_data
 from reconvene.errors import TrainingError
-from reconvene.planning.schedule import compose_plans
 from reconvene.surgery import Plan
+from reconvene.surgery.compose import compose_plans
 from reconvene.tasks.scores import soft_loss
 from reconvene.training import Distillation, read_log, train_model
 from reconvene.training.config import Settled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ def plan_of_replaced(model: nn.Module, example_inputs: Any, plan: Plan) -> Plan:
         rows,
         scalars=replay(model, example_inputs, structure, keep).scalars,
         provenance=plan.provenance,
-        accounting=plan.accounting,
+        accounting=Accounting(**{entry.name: getattr(plan, entry.name) for entry in fields(Accounting)}),
         notes=plan.notes,
         bits=plan.bits,
     )
