@@ -87,9 +87,7 @@ class Stopping:
     def note(self, text: str) -> None: ...
 
 
-def test_a_recipe_goes_through_its_stages_and_stopped_it_ends_in_the_same_bytes(
-    recipe: Callable[..., dict[str, Any]], tmp_path: Path
-) -> None:
+def test_a_recipe_goes_through_its_stages(recipe: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     whole = carry_out(recipe(*WHOLE), tmp_path / "whole")
     assert [stage.stage for stage in whole.stages] == ["source", "train", "prune", "distil", "quantise", "export"]
     assert [stage.precision for stage in whole.stages] == ["fp32"] * 4 + ["int8"] * 2
@@ -99,14 +97,21 @@ def test_a_recipe_goes_through_its_stages_and_stopped_it_ends_in_the_same_bytes(
     assert whole.stages[1].score > whole.stages[0].score + 0.3
     assert "INT8" in {onnx.TensorProto.DataType.Name(t.data_type) for t in _weights(whole)}
     assert min(whole.latencies) > 0
+
+
+def test_a_recipe_that_was_stopped_ends_in_the_same_bytes(
+    recipe: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    asked = recipe({"train": {"epochs": 1}}, {"prune": {"macs": "2x"}}, "quantise")
+    carry_out(asked, tmp_path / "whole")
     stopped, stops = tmp_path / "stopped", 0
     for count in (5, 8, 11, 12, 1000):
         try:
             with listened_by(Stopping(count)):
-                carry_out(recipe(*WHOLE), stopped)
+                carry_out(asked, stopped)
         except Stopped:
             stops += 1
-    assert stops == 4
+    assert stops >= 3
     assert contents(stopped) == contents(tmp_path / "whole")
 
 
@@ -160,10 +165,12 @@ def test_the_budget_of_the_whole_is_kept_by_the_file_that_the_recipe_ends_with(
     recipe: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     loose = {"agreement": 0.0, "sqnr": -100.0, "accuracy_drop": 1.0}
-    result = carry_out(recipe("prune", "quantise", {"export": loose}, budget={"size": "12KB"}), tmp_path / "out")
+    result = carry_out(recipe("prune", "quantise", {"export": loose}, budget={"size": "7.6KB"}), tmp_path / "out")
     size = (result.artifact / result.stages[-1].file).stat().st_size
-    assert result.stages[-1].costs["size"] == size <= 12_000 == result.limits["size"]
-    assert size > 10_000, "planned for the int8 file, so as wide as that may be"
+    assert result.stages[-1].costs["size"] == size <= 7_600 == result.limits["size"]
+    params = [stage.costs["params"] for stage in result.stages]
+    assert size > 6_800 and params[-1] < params[0], "planned for the int8 file, so as wide as that may be"
+    assert result.stages[1].costs["size"] > 7_600, "its file in float32 is larger"
     with pytest.raises(BudgetError, match="the last stage breaks the budget: size is"):
         carry_out(recipe({"prune": {"params": "1.1x", "round_to": 1}}, budget={"size": "2KB"}), tmp_path / "over")
     assert (tmp_path / "over/stages.json").exists()
