@@ -40,6 +40,8 @@ devices:
 """
 
 
+# The server chooses between two networks; for the chip one is exported again and again until its file fits.
+BUILT = FILE.replace("[onnx], models: [resnet20]}", "[onnx]}").replace("40kB}", "40kB, models: [resnet20]}")
 ASKED = {"server": "params 2x", "board": "latency 1.2x", "chip": "size 40kB", "dust": "params 10"}
 
 
@@ -57,7 +59,7 @@ def fleet_file(folder: Path, text: str = FILE) -> Path:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     folder = tmp_path_factory.mktemp("fleet")
-    return folder, run_fleet(read_fleet(fleet_file(folder)), folder / "out", workers=1)
+    return folder, run_fleet(read_fleet(fleet_file(folder, BUILT)), folder / "out", workers=1)
 
 
 def test_every_device_gets_an_artifact_that_keeps_its_budget(made: tuple[Path, Result]) -> None:
@@ -73,7 +75,7 @@ def test_every_device_gets_an_artifact_that_keeps_its_budget(made: tuple[Path, R
         assert sum(p.numel() for p in model.parameters()) == row.costs["params"]
         assert row.files and all((folder / "out" / row.folder / name).is_file() for name in row.files)
     assert {row.device for row in result.rows if row.chosen} == {"server", "board", "chip"}
-    assert sum(row.chosen for row in result.rows if row.device == "chip") == 1
+    assert [row.chosen for row in result.rows if row.device == "server"].count(True) == 1 < len(result.rows) - 3
 
 
 def test_running_again_makes_only_what_is_missing_and_what_was_changed(made: tuple[Path, Result]) -> None:
@@ -88,8 +90,8 @@ def test_running_again_makes_only_what_is_missing_and_what_was_changed(made: tup
     for name in ("model.onnx", "plan.json"):  # a file that is gone is missing too
         (folder / "out" / "chip" / "resnet20" / name).unlink()
         assert run_fleet(read_fleet(folder / "fleet.yaml"), folder / "out").made == 1
-    changed = fleet_file(folder, FILE.replace("params: 2x", "params: 3x"))
-    assert run_fleet(read_fleet(changed), folder / "out").made == 1
+    changed = fleet_file(folder, BUILT.replace("params: 2x", "params: 3x"))
+    assert run_fleet(read_fleet(changed), folder / "out").made == 2, "both networks of the server"
     assert (folder / "out" / "server" / "resnet20" / "model.safetensors").stat().st_mtime_ns != kept
     assert not list((folder / "out").rglob(".*")), "nothing half-made is left"
 
