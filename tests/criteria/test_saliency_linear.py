@@ -311,6 +311,7 @@ def test_such_networks_are_planned_by_every_criterion(kind: str, criterion: str 
     assert torch.allclose(small(inputs), silenced(inputs), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_detection_heads_and_networks_as_they_are_created_are_scored() -> None:
     torchvision, timm = pytest.importorskip("torchvision"), pytest.importorskip("timm")
     torch.manual_seed(0)

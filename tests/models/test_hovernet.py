@@ -73,6 +73,7 @@ def test_shrunk_is_silenced_on_all_three_outputs(budget: str) -> None:
     assert plan.costs["pruned"]["params"] <= plan.limits["params"]
 
 
+@pytest.mark.slow
 def test_it_learns_to_tell_objects_apart(tmp_path: Path) -> None:
     pytest.importorskip("skimage")
     data = discs(60, "instances-hv")
