@@ -72,6 +72,26 @@ def test_weights_come_from_a_file(kind: str, tmp_path: Path, capfd: pytest.Captu
     assert kept_slices(rc.load(tmp_path / "small"), net)
 
 
+def test_an_artifact_says_that_it_is_trained_and_keeps_the_dense_network(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    net = network()
+    safetensors.torch.save_file(net.state_dict(), tmp_path / "mine.safetensors")
+    small, dense = tmp_path / "small", tmp_path / "small" / "dense"
+    arguments = ["--trained", "--macs", "2x", "-o", str(small), "--weights", str(tmp_path / "mine.safetensors")]
+    answer(capfd, "prune", *MODEL, *arguments)
+    assert artifact.Artifact.open(small).is_trained and artifact.Artifact.open(dense).is_trained
+    assert artifact.Artifact.open(dense).weights_from == "mine.safetensors"
+    pairs = zip(rc.load(dense).parameters(), net.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    answer(capfd, "prune", *MODEL, "--macs", "2x", "-o", str(tmp_path / "fresh"))
+    assert not artifact.Artifact.open(tmp_path / "fresh").is_trained
+    again = ["prune", str(small), "--trained", "--macs", "2x"]
+    assert "is what is pruned" in trouble(capfd, *again, "-o", str(small))
+    answer(capfd, *again, "-o", str(tmp_path / "smaller"))
+    assert artifact.Artifact.open(tmp_path / "smaller" / "dense").weights_from == "mine.safetensors"
+
+
 def test_weights_that_do_not_fit_name_the_layer(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     state = {name: tensor.clone() for name, tensor in network().state_dict().items()}
     name = next(iter(state))

@@ -28,7 +28,7 @@ def card(artifact: Artifact, *, repo_id: str, license: str | None) -> str:
         f"# {repo_id}",
         _summary(artifact, plan),
         _loading(artifact, repo_id),
-        "## Results\n\n" + (_results(training) if training else "It was not trained: its weights are fresh."),
+        "## Results\n\n" + (_results(training) if training else _untold(artifact)),
         *([_pruning(plan)] if plan is not None else []),
         "## Licence\n\n"
         + (f"The weights: {markdown_code(license)}." if license else "No licence was stated for these weights."),
@@ -65,11 +65,25 @@ def _summary(artifact: Artifact, plan: Plan | None) -> str:
     if plan is None:
         return f"A dense {model_text}."
     budget = markdown(", ".join(f"{name} {value}" for name, value in plan.budget.items()))
+    if artifact.pruning is not None and artifact.pruning.trained:
+        return (
+            f"{model_text}, made smaller after it was trained: whole channels were removed {_chooser(plan)}"
+            f"(seed {plan.seed}) to keep the budget {budget}, and the weights of the others were kept. It is an "
+            "ordinary PyTorch module of the same classes."
+        )
     return (
         f"{model_text}, made smaller before it was trained: whole channels were removed at initialization "
         f"{_chooser(plan)}(seed {plan.seed}) to keep the budget {budget}. It is an ordinary PyTorch module of the "
         "same classes."
     )
+
+
+def _untold(artifact: Artifact) -> str:
+    """What there is to say of weights that nothing was measured of."""
+    if not artifact.is_trained:
+        return "It was not trained: its weights are fresh."
+    source = "" if artifact.weights_from is None else f" ({markdown(artifact.weights_from)})"
+    return f"Its weights were trained elsewhere{source}, and nothing was measured of them here."
 
 
 def _chooser(plan: Plan) -> str:

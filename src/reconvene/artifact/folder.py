@@ -96,6 +96,12 @@ class Artifact(Sections):
         return None if self.training is None else self.timings.put_into(self.training)
 
     @property
+    def is_trained(self) -> bool:
+        """Whether its weights were trained, here or elsewhere, and are no fresh draw."""
+        kept = self.pruning is not None and self.pruning.trained
+        return kept or self.training is not None or self.weights_from is not None
+
+    @property
     def measurements(self) -> dict[str, Any]:
         """The sections in plain JSON types, and measurements by names of the user's own, as they are stored."""
         measurements: dict[str, Any] = json.loads(self.text)["measurements"]

@@ -235,6 +235,8 @@ class Sections:
     """``Assessment.to_dict()`` by variant."""
     ranges: dict[str, tuple[float, int]] | None = None
     """Scale and zero point by what puts a tensor out, as quantisation-aware training learned them."""
+    weights_from: Text | None = None
+    """Where the weights come from that were trained elsewhere: the name of a file."""
     curve: PruningCurve | None = None
     """How the steps of an iterative pruning fared."""
 

@@ -37,6 +37,8 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, DataOptions, ModelO
     """Keep the weights: choose channels by what they do, and repair what is left from --data, where they are given."""
     weights: Annotated[Path | None, arg(metavar="FILE")] = None
     """Weights of the model: a .safetensors file, or a checkpoint of torch.save. Needs --trained."""
+    pretrained: bool = False
+    """With the weights that torchvision or timm publish, where they are on this machine. Needs --trained."""
     data: Annotated[str | None, arg(metavar="DATA")] = None
     """digits (handwritten, no download), a hub id such as owner/name, or a folder of images or parquet. By default
     digits for criteria of untrained networks that need data, and none with --trained."""
@@ -102,7 +104,7 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, DataOptions, ModelO
             data=(lambda: self.dataset(source.input_shape, base)) if with_data else None,
             task=task_named(self.task or recorded_task(base)),
             base=base,
-            weights=self.weights,
+            weights=self._weights_file(),
             examples=self.examples() if with_data else None,
             overwrite=self.overwrite,
             allow_import=self.allow_import,
@@ -122,7 +124,7 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, DataOptions, ModelO
             dataset=self.dataset(source.input_shape, base),
             pruning=self._pruning(with_data=True),
             base=base,
-            weights=self.weights,
+            weights=self._weights_file(),
             overwrite=self.overwrite,
             allow_import=self.allow_import,
         )
@@ -134,6 +136,11 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, DataOptions, ModelO
             defaults = {"trained": True, "criterion": criterion, "rectify": rectify}
         return self.pruning(self.seed, **defaults, **self.target_options)
 
+    def _weights_file(self) -> Path | None:
+        from reconvene.models.pretrained import pretrained_file
+
+        return pretrained_file(self.model) if self.pretrained else self.weights
+
     def _check_weights(self) -> None:
         from reconvene.artifact import MANIFEST
 
@@ -141,9 +148,12 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, DataOptions, ModelO
             raise UsageError("--steps and --epochs tune a trained network after a cut. Give --trained as well")
 
         is_artifact = (Path(self.model) / MANIFEST).is_file()
-        if self.weights is not None and not self.trained:
-            raise UsageError("--weights are kept with --trained only; without it touched layers are drawn anew")
-        if is_artifact and self.weights is not None:
-            raise UsageError(f"{self.model} is an artifact and has weights. Leave --weights out")
+        if self.pretrained and self.weights is not None:
+            raise UsageError("--pretrained and --weights name different weights. Give one of them")
+        given = "--pretrained" if self.pretrained else None if self.weights is None else "--weights"
+        if given is not None and not self.trained:
+            raise UsageError(f"{given}: weights are kept with --trained only; without it touched layers are drawn anew")
+        if is_artifact and given is not None:
+            raise UsageError(f"{self.model} is an artifact and has weights. Leave {given} out")
         if is_artifact and not self.trained:
             raise UsageError(f"{self.model} is an artifact. --trained prunes the network in it and keeps its weights")

@@ -27,6 +27,8 @@ class TrainCommand(TrainOptions, DataOptions, ModelOptions, Command):
     """Folder of the artifact that is made of a model. By default out/MODEL."""
     again: bool = False
     """Train a trained artifact on, from its trained weights."""
+    sparsity: Annotated[str | None, arg(metavar="NAME:STRENGTH")] = None
+    """Pull channels to zero while training, so that they can be cut later: slimming:1e-4, group_lasso:5e-4."""
     qat: bool = False
     """Quantisation-aware: train a trained artifact on with the roundings of int8, by default 3 epochs at rate 0.01."""
 
@@ -41,11 +43,14 @@ class TrainCommand(TrainOptions, DataOptions, ModelOptions, Command):
             "resume": not self.no_resume,
             "allow_import": self.allow_import,
         }
+        if self.qat and self.sparsity is not None:
+            raise UsageError("--sparsity is for ordinary training, not for --qat")
         if self.qat:
             config, epochs = self.quantised_recipe()
             result = train_quantised(folder, dataset, epochs=epochs, config=config, **options)
         else:
-            config, epochs, description = self.config(self.seed), self.rounds(), f"training {folder}"
+            config = replace(self.config(self.seed), sparsity=self.sparsity)
+            epochs, description = self.rounds(), f"training {folder}"
             result = train(folder, dataset, epochs=epochs, config=config, description=description, **options)
         return Answer(str(result), {"artifact": str(folder), **asdict(result), **result.metrics})
 

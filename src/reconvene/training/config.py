@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -12,9 +13,10 @@ from reconvene.data import Dataset
 from reconvene.errors import TrainingError
 from reconvene.tasks import Augmentation
 from reconvene.training.machine import has_bf16
+from reconvene.training.sparsity import USUAL_STRENGTH, parse_sparsity
 
 MIN_STEPS, MIN_BATCH, MAX_BATCH = 32, 8, 128
-LATER = ("tail",)
+LATER = ("tail", "sparsity")
 """Choices that there were none of when the first checkpoints were written."""
 AUGMENTATIONS = ("auto", "shift", "flip", "shift-flip", "none")
 
@@ -40,6 +42,8 @@ class TrainConfig:
     """Nesterov momentum."""
     weight_decay: float = 5e-4
     """Weight decay, on weights of two dimensions and more: not on norms and biases."""
+    sparsity: str | None = None
+    """A penalty that pulls channels to zero, and its strength: slimming:1e-4 or group_lasso:5e-4. None: none."""
     clip: float | None = 2.0
     """Longest gradient (norm over all weights); a longer one is scaled down to it. None: no limit."""
     label_smoothing: float = 0.1
@@ -110,6 +114,9 @@ class TrainConfig:
             "warmup must be in [0, 1)": not 0 <= self.warmup < 1,
             "tail must be above 0 and at most 1": not 0 < self.tail <= 1,
             "clip must be above 0": self.clip is not None and not self.clip > 0,
+            f"sparsity must be {' or '.join(f'{name}:{s:g}' for name, s in USUAL_STRENGTH.items())}": not _is_penalty(
+                self.sparsity
+            ),
             "momentum must be in (0, 1)": not 0 < self.momentum < 1,
             "weight_decay must not be negative": not self.weight_decay >= 0,
             "label_smoothing must be in [0, 1)": not 0 <= self.label_smoothing < 1,
@@ -139,6 +146,12 @@ def learning_rate(config: Settled, step: float, total: float) -> float:
     if step < rising:
         return config.lr * (step + 1) / (rising + 1)
     return config.lr * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(total - rising, 1)))
+
+
+def _is_penalty(text: str | None) -> bool:
+    with contextlib.suppress(TrainingError):
+        return text is None or bool(parse_sparsity(text))
+    return False
 
 
 def _augment(augmentation: Augmentation) -> Literal["shift", "flip", "shift-flip", "none"]:

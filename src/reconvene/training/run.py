@@ -40,6 +40,7 @@ from reconvene.training.optimizer import Nesterov
 from reconvene.training.parallel import World
 from reconvene.training.quantising import Quantising
 from reconvene.training.randomness import seed_step
+from reconvene.training.sparsity import Sparsity
 from reconvene.training.statistics import Recalibration, refresh_statistics
 from reconvene.utils.module_state import evaluating
 from reconvene.utils.progress import Stage, stage
@@ -83,6 +84,7 @@ class TrainingRun:
         """What is trained and evaluated: the model, or the model with rounding, on the same parameters."""
         self.forward = torch.compile(self.model) if config.compile else self.network
         self.optimizer = Nesterov(self.model, momentum=config.momentum, weight_decay=config.weight_decay)
+        self.sparsity = None if config.sparsity is None else self._penalty(config.sparsity)
         self.buffers = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
         self.objective = task_alone(self.task, config)
         if distillation is not None:
@@ -122,6 +124,9 @@ class TrainingRun:
         """Images as a step sees them."""
         images = self.dataset.normalise(self.dataset.train.images[: self.config.batch_size].to(self.device))
         return images if self.channels_last else images.contiguous()
+
+    def _penalty(self, penalty: str) -> Sparsity:
+        return Sparsity(self.model, self._images()[:2], penalty)
 
     def begin(self, *, resume: bool) -> int:
         """Go back to the checkpoint, or start the log of a fresh run. Returns the number of steps already done."""
@@ -205,6 +210,8 @@ class TrainingRun:
         value, *right = facts.tolist()
         if not math.isfinite(value):
             raise self._diverged(f"the training loss became {value}")
+        if self.sparsity is not None:
+            self.sparsity.add_gradients()
         norm = self.optimizer.clip(self.config.clip)
         if not math.isfinite(norm):
             raise self._diverged(f"the gradient's norm became {norm}")

@@ -20,7 +20,6 @@ from reconvene import artifact
 from reconvene.artifact.curve import PruningCurve, StepRecord
 from reconvene.artifact.folder import commit_files
 from reconvene.artifact.manifest import changed_manifest
-from reconvene.artifact.weights import load_weights
 from reconvene.costs import Budget
 from reconvene.data import Dataset
 from reconvene.errors import ArtifactError, TrainingError
@@ -34,7 +33,18 @@ from reconvene.training.checkpoint import sha256
 from reconvene.training.log import LOG_NAME
 from reconvene.utils.files import write_atomic
 from reconvene.utils.progress import note, stage
-from reconvene.workflow.prune import DENSE, TRAINED_SAMPLES, Pruning, Samples, make_way, record_of, set_aside
+from reconvene.workflow.prune import (
+    DENSE,
+    TRAINED_SAMPLES,
+    Pruning,
+    Samples,
+    dense_network,
+    keep_dense,
+    make_way,
+    record_of,
+    require_other_folder,
+    set_aside,
+)
 from reconvene.workflow.train import Lesson, recipe_of, train
 
 STEPS, ASKED = "steps", "asked.json"
@@ -73,7 +83,7 @@ def rewound(training: artifact.Training | None, epochs: int) -> TrainConfig:
     """
     if training is None:
         return TrainConfig(tail=REWOUND)
-    names = set(TrainConfig.__dataclass_fields__) - {"checkpoint_seconds", "device"}
+    names = set(TrainConfig.__dataclass_fields__) - {"checkpoint_seconds", "device", "sparsity"}
     recipe = {name: value for name, value in training.asked.items() if name in names}
     return replace(TrainConfig(**recipe), tail=min(1.0, max(epochs, 1) / max(training.epochs, 1)))
 
@@ -101,18 +111,13 @@ def prune_in_steps(
     folder = Path(directory)
     pruning.check()
     run = _Run(source, folder, budget, tuned, dataset, pruning, allow_import)
-    if base is not None and base.resolve() == folder.resolve():
-        raise ArtifactError(f"{folder} is what is pruned. Choose another folder (-o): its weights are compared with")
+    require_other_folder(folder, base)
     with stage(f"building {source.address}"):
-        model = (
-            source.build(allow_import=allow_import) if base is None else artifact.load(base, allow_import=allow_import)
-        )
-        if weights is not None:
-            load_weights(model, weights)
+        model = dense_network(source, base, weights, allow_import=allow_import)
     asked = run.asked(model)
     if not run.is_finished(asked):
         make_way(folder, overwrite=overwrite)
-        schedule = run.begin(asked, model, base, overwrite=overwrite)
+        schedule = run.begin(asked, model, base, weights, overwrite=overwrite)
         run.finish(asked, run.all_steps(model, schedule))
     run.settle()
     plan = artifact.read_plan(folder)
@@ -157,7 +162,9 @@ class _Run:
             return False
         return artifact.Artifact.open(self.folder).measurements.get(RECORD) == asked
 
-    def begin(self, asked: dict[str, Any], model: nn.Module, base: Path | None, *, overwrite: bool) -> Schedule:
+    def begin(
+        self, asked: dict[str, Any], model: nn.Module, base: Path | None, weights: Path | None, *, overwrite: bool
+    ) -> Schedule:
         """The schedule of an earlier call; else write down a new one, and the dense network. Raises ArtifactError."""
         path = self.work / ASKED
         if path.exists():
@@ -172,7 +179,7 @@ class _Run:
         if self.work.exists():
             shutil.rmtree(self.work)
         self.work.mkdir(parents=True)
-        self._keep_dense(model, base)
+        keep_dense(model, self.work / DENSE, self.source, base, weights)
         with stage(f"planning {self.tuned.steps} steps to {self.budget}"):
             schedule = Schedule.of(
                 model,
@@ -184,20 +191,6 @@ class _Run:
             )
         write_atomic(path, json.dumps({"asked": asked, "schedule": schedule.to_dict()}).encode())
         return schedule
-
-    def _keep_dense(self, model: nn.Module, base: Path | None) -> None:
-        """The network that is pruned, as an artifact that teaches and is compared with."""
-        if base is None:
-            artifact.save(model, self.work / DENSE, source=self.source)
-            return
-        stored = artifact.Artifact.open(base)
-        dense = base / DENSE
-        if stored.plan is not None and (dense / artifact.MANIFEST).exists():
-            base, stored = dense, artifact.Artifact.open(dense)
-        files = {name: stored.read(name) for name in stored.files}
-        commit_files(self.work / DENSE, files, changed_manifest(stored.text, {"exports": ()}))
-        if (base / LOG_NAME).exists():
-            write_atomic(self.work / DENSE / LOG_NAME, (base / LOG_NAME).read_bytes())
 
     @property
     def _inputs(self) -> Any:

@@ -12,9 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from reconvene import artifact
+from reconvene.artifact.folder import commit_files
+from reconvene.artifact.manifest import changed_manifest
 from reconvene.artifact.sections import PruningSettings
 from reconvene.artifact.weights import load_weights
 from reconvene.costs import Budget
@@ -34,7 +36,7 @@ from reconvene.surgery.compose import compose_plans
 from reconvene.tasks import DEFAULT, Task
 from reconvene.training.checkpoint import CHECKPOINT_NAME
 from reconvene.training.log import LOG_NAME
-from reconvene.utils.files import unwritable
+from reconvene.utils.files import unwritable, write_atomic
 from reconvene.utils.progress import stage
 from reconvene.workflow.pictures import PICTURES
 
@@ -109,14 +111,11 @@ def prune(
     """
     folder = Path(directory)
     pruning.check()
+    require_other_folder(folder, base)
     make_way(folder, overwrite=overwrite)
     assert source.input_shape is not None, "resolve() fills it in"
     with stage(f"building {source.address}"):
-        model = (
-            source.build(allow_import=allow_import) if base is None else artifact.load(base, allow_import=allow_import)
-        )
-        if weights is not None:
-            load_weights(model, weights)
+        model = dense_network(source, base, weights, allow_import=allow_import)
     earlier: Plan | None = getattr(model, "reconvene_plan", None)
     inputs = example_inputs(source.input_shape, seed=pruning.seed)
     samples = None if data is None else Samples(data, seed=pruning.seed, most=TRAINED_SAMPLES * pruning.trained)
@@ -130,12 +129,48 @@ def prune(
     with stage(f"saving to {folder}"), set_aside(folder):
         timings = artifact.Timings(pruning=dict(plan.timings))
         artifact.save(small, folder, plan=plan, source=source, extra={"pruning": settings}, timings=timings)
+        if pruning.trained:
+            keep_dense(model, folder / DENSE, source, base, weights)
     return plan
+
+
+def dense_network(source: ModelSource, base: Path | None, weights: Path | None, *, allow_import: bool) -> nn.Module:
+    """The network that is pruned: that of the artifact ``base``, else of ``source``, with ``weights`` where given."""
+    if base is not None:
+        return artifact.load(base, allow_import=allow_import)
+    model = source.build(allow_import=allow_import)
+    if weights is not None:
+        load_weights(model, weights)
+    return model
+
+
+def keep_dense(model: nn.Module, folder: Path, source: ModelSource, base: Path | None, weights: Path | None) -> None:
+    """Keep the trained network that was pruned: it teaches, and the smaller one is compared with it.
+
+    Of a ``base`` that was pruned itself, that is the dense network it was compared with, if that is there.
+    """
+    if base is None:
+        origin = {} if weights is None else {"weights_from": weights.name}
+        artifact.save(model, folder, plan=None, source=source, extra=origin)
+        return
+    stored = artifact.Artifact.open(base)
+    if stored.plan is not None and (base / DENSE / artifact.MANIFEST).exists():
+        base, stored = base / DENSE, artifact.Artifact.open(base / DENSE)
+    files = {name: stored.read(name) for name in stored.files}
+    commit_files(folder, files, changed_manifest(stored.text, {"exports": ()}))
+    if (base / LOG_NAME).exists():
+        write_atomic(folder / LOG_NAME, (base / LOG_NAME).read_bytes())
 
 
 def record_of(pruning: Pruning, budget: Budget) -> artifact.PruningRecord:
     """What an artifact keeps of what was asked."""
     return artifact.PruningRecord(**asdict(pruning), budget=dict(budget.asked))
+
+
+def require_other_folder(folder: Path, base: Path | None) -> None:
+    """Raise ArtifactError where an artifact would replace the one that it is made of."""
+    if base is not None and base.resolve() == folder.resolve():
+        raise ArtifactError(f"{folder} is what is pruned, and its weights are kept beside. Choose another folder (-o)")
 
 
 def make_way(folder: Path, *, overwrite: bool) -> None:

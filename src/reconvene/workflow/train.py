@@ -184,7 +184,7 @@ def _teacher(
         raise TrainingError(f"{folder} holds a dense network: say which artifact teaches it (--teacher DIR)")
     teacher = folder / DENSE
     there = (teacher / artifact.MANIFEST).exists()
-    if not there or artifact.Artifact.open(teacher).training is None:
+    if not there or not artifact.Artifact.open(teacher).is_trained:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # several processes would write it at once
             raise TrainingError(
                 f"{teacher} is not trained yet. Under torchrun, train the teacher first (--teacher DIR)"
