@@ -8,10 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import reconvene as rc
 from reconvene import simplify
 from reconvene.errors import CriterionError
 from reconvene.models import MODELS
+from support import trained_net
+from support.trained_net import Net, batches, trained
 
+TRAINED_X = trained_net.X
 X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
@@ -136,6 +140,46 @@ def test_grouped_convolutions_fold_group_by_group():
     small = simplify(net, X)
     assert widths(small) == {"0": 3}
     assert_same(small, net)
+
+
+def planted() -> tuple[nn.Module, list[int]]:
+    """A trained network with dead channels whose weights are the largest of their layer."""
+    net, dead = trained(Net()), [3, 8, 17, 20]
+    with torch.no_grad():
+        net.layer1[0].weight[dead] *= 10
+        net.layer1[1].weight[dead], net.layer1[1].bias[dead] = 0.0, 0.0
+    return net, dead
+
+
+def test_simplify_takes_all_that_is_dead_in_a_trained_network_and_nothing_else():
+    net, dead = planted()
+    small = simplify(net, TRAINED_X)
+    assert widths(small) == {"layer1.0": 20}
+    assert not set(small.reconvene_plan.keep["layer1.0"].tolist()) & set(dead)
+    assert_same(small, net, TRAINED_X)
+
+
+@pytest.mark.parametrize("criterion", ["l2", "group_l2", "fpgm", "taylor"])
+def test_dead_channels_leave_first_whatever_the_criterion_says(criterion):
+    net, dead = planted()
+    data = batches(1) if criterion == "taylor" else None
+    plan = rc.plan(
+        net, TRAINED_X, rc.Budget(macs=0.99), criterion, data, trained=True, widths={"layer1.0": 20}, round_to=1
+    )
+    assert sorted(set(range(24)) - set(plan.keep["layer1.0"].tolist())) == dead
+    assert all(row.width == row.dense for row in plan.rows if row.name != "layer1.0")
+    assert_same(plan.apply(net), net, TRAINED_X)
+
+
+def test_of_each_duplicated_pair_in_a_trained_network_one_leaves():
+    net, pairs = trained(Net()), [(0, 9), (5, 14), (11, 21)]
+    with torch.no_grad():
+        for one, other in pairs:
+            net.layer1[0].weight[other], net.layer1[0].bias[other] = net.layer1[0].weight[one], net.layer1[0].bias[one]
+    wanted = {"layer1.0": 21}
+    plan = rc.plan(net, TRAINED_X, rc.Budget(macs=0.99), "fpgm", trained=True, widths=wanted, round_to=1)
+    gone = set(range(24)) - set(plan.keep["layer1.0"].tolist())
+    assert all(len({one, other} & gone) == 1 for one, other in pairs)
 
 
 def test_mode_is_kept_and_nothing_dead_gives_a_copy():

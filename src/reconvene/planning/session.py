@@ -20,6 +20,7 @@ from reconvene.evaluator import Sensitivity, evaluate_groups
 from reconvene.evaluator.evaluators import evaluator_named, usual_evaluator
 from reconvene.planning.assemble import Choice, PreparedModel, chosen, plan_from_choice, timed
 from reconvene.planning.limits import LayerLimits
+from reconvene.planning.simplify import silent_channels
 from reconvene.structure import Structure, analyse
 from reconvene.surgery import Plan
 
@@ -195,6 +196,9 @@ class Judge:
                 loss=self.loss,
                 seed=self.seed,
             )
+            silent = silent_channels(self.model, structure, self.example_inputs)
+            if any(mask.any() for mask in silent):  # a criterion of weights would keep them, and cut living ones
+                scores = scores.with_first(silent)
             self._channel_scores = structure, scores
         return self._channel_scores[1]
 

@@ -88,6 +88,28 @@ def _simplified(model: nn.Module, example_inputs: Any) -> nn.Module:
     return simpler.network(accepted)
 
 
+def silent_channels(model: nn.Module, structure: Structure, example_inputs: Any) -> list[NDArray[np.bool_]]:
+    """The channels of every prunable group that carry nothing, whatever the inputs are, ``[width]``.
+
+    They are zero, or only zero weights read them; one that is another constant says something to the bias of its
+    readers and is not among them. Networks without a slice of zeros are looked at no further than that.
+    """
+    if not any(_has_zeros(model, group) for group in structure.prunable):
+        return [np.zeros(group.width, dtype=np.bool_) for group in structure.prunable]
+    simpler = _Simpler(model, structure, example_inputs)
+    return [simpler.silent(group) for group in structure.prunable]
+
+
+def _has_zeros(model: nn.Module, group: Group) -> bool:
+    """Whether a channel has nothing but zeros in one of its places."""
+    for slot in Roles.of(model).slots(group, frozenset({"row", "column", "scale"})):
+        weight = model.get_parameter(slot.parameter).detach().abs()
+        largest = weight.movedim(slot.dim, 0).flatten(1).amax(dim=1) if weight.ndim > 1 else weight
+        if bool((largest[slot.index.reshape(-1)] <= ZERO * largest.max()).any()):
+            return True
+    return False
+
+
 @dataclass(frozen=True, eq=False)
 class _Reader:
     """A layer that reads channels of a group; ``slot.index``: the columns of its weight that do, by channel."""
@@ -136,12 +158,30 @@ class _Simpler:
         dead = np.full(group.width, bool(self.readers[group.name]))
         for reader in self.readers[group.name]:
             module, inputs = self.model.get_submodule(reader.owner), constant[reader.owner]
-            weight = self.model.get_parameter(reader.slot.parameter).detach().abs()
-            largest = weight.movedim(reader.slot.dim, 0).flatten(1).amax(dim=1).cpu().numpy()
-            unread = (largest[reader.slot.index] <= ZERO * largest.max(initial=0.0)).all(axis=1)
+            unread = self._unread(reader)
             same = inputs[reader.places(module, everyone, len(inputs))].all(axis=(0, 2)) if len(inputs) else False
             dead &= unread | same
         return dead
+
+    def _unread(self, reader: _Reader) -> NDArray[np.bool_]:
+        """The channels of a group that only zero weights of a layer read."""
+        weight = self.model.get_parameter(reader.slot.parameter).detach().abs()
+        largest = weight.movedim(reader.slot.dim, 0).flatten(1).amax(dim=1).cpu().numpy()
+        unread: NDArray[np.bool_] = (largest[reader.slot.index] <= ZERO * largest.max(initial=0.0)).all(axis=1)
+        return unread
+
+    def silent(self, group: Group) -> NDArray[np.bool_]:
+        """The dead channels that leave nothing behind: their constant is zero, or nobody reads it."""
+        everyone = np.arange(group.width)
+        silent = self.dead[group.name].copy()
+        for reader in self.readers[group.name]:
+            values, unread = self.values.get(reader.owner), self._unread(reader)
+            if values is not None and len(values):
+                places = reader.places(self.model.get_submodule(reader.owner), everyone, len(values))
+                silent &= unread | (values[torch.from_numpy(places)].abs() <= ZERO).numpy().all(axis=(0, 2))
+            else:
+                silent &= unread
+        return silent
 
     def settled(self, keep: Keep) -> Keep:
         """With as many dead channels again as pieces that must stay equal need."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -84,6 +84,17 @@ class ChannelSaliency:
     def note(self) -> str | None:
         """What a plan should say of where the scores come from."""
         return self.data
+
+    def with_first(self, first: Sequence[NDArray[np.bool_]]) -> ChannelSaliency:
+        """The same, but for channels that are worth nothing and leave before all others; ``[width]`` each."""
+        scores = [
+            np.where(mask, min(values.min(), 0.0), values) for mask, values in zip(first, self.scores, strict=True)
+        ]
+        order = [
+            np.concatenate([leaving[mask[leaving]], leaving[~mask[leaving]]])
+            for mask, leaving in zip(first, self.leaving, strict=True)
+        ]
+        return replace(self, scores=scores, order=order)
 
     @property
     def leaving(self) -> list[Order]:

@@ -54,8 +54,8 @@ def fpgm(subject: ChannelSubject) -> ChannelScores:
     """Sum of Euclidean distances from the channel's filters to all filters of their layers (1811.00250).
 
     A small sum says that others can stand for the channel. When a channel leaves, it can stand for no other any more:
-    ``order`` takes the smallest sum of distances to the channels that are left, again after every channel. So of two
-    equal filters one leaves, and the other stays.
+    ``order`` takes the smallest sum of distances to the channels that are left, again after every channel. Of equal
+    filters all but one leave first, since that one replaces them exactly.
     """
     roles = Roles.of(subject.model)
     scores, order = [], []
@@ -88,8 +88,13 @@ def _lamp(energy: Floats) -> Floats:
 
 def _replaceable_first(total: Floats, between: Floats) -> Order:
     remaining, order = total.copy(), np.empty(len(total), dtype=np.int64)
+    equal = between == 0
+    twins = equal.sum(axis=1) - 1  # filters that are left and equal, but for itself
     for position in range(len(total)):
-        leaving = int(np.argmin(remaining))
+        # A filter with an equal one beside it is replaced exactly, however far it is from the others.
+        has_twin = (twins > 0) & np.isfinite(remaining)
+        leaving = int(np.argmin(np.where(has_twin, remaining, np.inf) if has_twin.any() else remaining))
+        twins -= equal[:, leaving]
         order[position] = leaving
         remaining -= between[:, leaving]
         remaining[order[: position + 1]] = np.inf
