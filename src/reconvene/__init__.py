@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from reconvene.errors import ReconveneError
     from reconvene.planning.iterative import prune_iteratively
     from reconvene.planning.regrow import prune_and_regrow
+    from reconvene.planning.regrowth import Regrowth
     from reconvene.planning.replacement import replace
     from reconvene.planning.search import search
     from reconvene.planning.simplify import simplify
@@ -32,6 +33,7 @@ _HOMES = {
     "Measurement": "deploy",
     "Plan": "surgery",
     "ReconveneError": "errors",
+    "Regrowth": "planning.regrowth",
     "Tuning": "training.tuning",
     "compress": "workflow.compression",
     "export": "deploy",
@@ -59,6 +61,7 @@ __all__ = [
     "Measurement",
     "Plan",
     "ReconveneError",
+    "Regrowth",
     "Tuning",
     "__version__",
     "compress",

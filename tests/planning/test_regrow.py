@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import reconvene as rc
-from reconvene.planning.regrow import Regrowth
+from reconvene.planning.regrowth import Regrowth
 from reconvene.structure.neurons import neuron
 from reconvene.structure.state import clear_state
 from support.state_nets import NoneMembrane, X, built

@@ -17,6 +17,7 @@ from support.optional_surface import Use, merged, missing, uses
 
 QUICK = {"PIL", "datasets", "huggingface_hub", "ncnn", "nncf", "onnx", "onnx_ir", "onnxruntime", "openvino", "pnnx"}
 QUICK |= {
+    "nir",
     "pyarrow",
     "ray",
     "scipy",

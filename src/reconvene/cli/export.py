@@ -26,7 +26,7 @@ class ExportCommand(LimitOptions, Importing, Command):
     input: InputShape = None
     """Shape of one example. By default what the artifact says."""
     to: Annotated[str, arg(metavar="FORMAT[,FORMAT]")] = "onnx"
-    """Formats, separated by commas: onnx, openvino, executorch, litert, ncnn."""
+    """Formats, separated by commas: onnx, openvino, executorch, litert, ncnn; of spiking networks nir."""
     precision: Literal["fp32", "fp16"] | None = None
     """fp16: weights in float16, as model.fp16.onnx; onnx, openvino, executorch, ncnn. By default the model's own."""
     batch: Annotated[str, arg(metavar="auto|free|static|N")] = "auto"

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from reconvene.cli.command import Answer, Command, ModelOptions, TrainOptions, UsageError
+from reconvene.cli.command import Answer, BudgetOptions, Command, ModelOptions, TrainOptions, UsageError
 from reconvene.cli.data_options import DataOptions
+from reconvene.costs import COSTS
 
 if TYPE_CHECKING:
     from reconvene.data import Dataset
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class TrainCommand(TrainOptions, DataOptions, ModelOptions, Command):
+class TrainCommand(TrainOptions, BudgetOptions, DataOptions, ModelOptions, Command):
     """Train an artifact, or a model of that name. Stopped at any moment, the same command goes on where it was."""
 
     directory: Positional[Annotated[Path, arg(metavar="DIR|MODEL")]]
@@ -31,12 +32,22 @@ class TrainCommand(TrainOptions, DataOptions, ModelOptions, Command):
     """Pull channels to zero while training, so that they can be cut later: slimming:1e-4, group_lasso:5e-4."""
     qat: bool = False
     """Quantisation-aware: train a trained artifact on with the roundings of int8, by default 3 epochs at rate 0.01."""
+    grow: bool = False
+    """Let channels leave the dense network and come back while it trains, until it is cut to the budget: that of
+    --params and the like, or the widths of DIR's plan."""
+    regrow: Annotated[float, arg(metavar="SHARE")] = 0.1
+    """With --grow: share of living channels that are exchanged at the first update; it falls to zero."""
+    ramp: Annotated[str, arg(metavar="START,END")] = "0.2,0.6"
+    """With --grow: shares of the steps between which widths fall."""
 
     def run(self) -> Answer:
         """Load, train, keep."""
         from reconvene.workflow import train, train_quantised
 
+        self._check_growing()
         folder, dataset = self._artifact()
+        if self.grow:
+            return self._grown(folder, dataset)
         options: dict[str, Any] = {
             "lesson": self.lesson(),
             "again": self.again,
@@ -52,6 +63,36 @@ class TrainCommand(TrainOptions, DataOptions, ModelOptions, Command):
             config = replace(self.config(self.seed), sparsity=self.sparsity)
             epochs, description = self.rounds(), f"training {folder}"
             result = train(folder, dataset, epochs=epochs, config=config, description=description, **options)
+        return Answer(str(result), {"artifact": str(folder), **asdict(result), **result.metrics})
+
+    def _check_growing(self) -> None:
+        limited = any(getattr(self, name) is not None for name in COSTS)
+        if not self.grow and (limited or self.regrow != 0.1 or self.ramp != "0.2,0.6"):
+            raise UsageError("budgets, --regrow and --ramp say how channels leave and come back: add --grow")
+        if self.grow and (self.qat or self.distill or self.teacher is not None or self.again):
+            raise UsageError("--grow trains a dense network on labels: leave out --qat, --distill, --teacher, --again")
+
+    def _grown(self, folder: Path, dataset: Dataset) -> Answer:
+        """Train under masks, cut, keep."""
+        from reconvene.workflow import Pruning, train_growing
+
+        limited = any(getattr(self, name) is not None for name in COSTS)
+        try:
+            start, end = (float(share) for share in self.ramp.split(","))
+        except ValueError as error:
+            raise UsageError(f"--ramp {self.ramp} is no pair of shares, such as 0.2,0.6") from error
+        result = train_growing(
+            folder,
+            dataset,
+            epochs=self.rounds(),
+            budget=self.budget() if limited else None,
+            pruning=Pruning(seed=self.seed, **self.target_options),
+            regrow=self.regrow,
+            ramp=(start, end),
+            config=self.config(self.seed),
+            resume=not self.no_resume,
+            allow_import=self.allow_import,
+        )
         return Answer(str(result), {"artifact": str(folder), **asdict(result), **result.metrics})
 
     def _artifact(self) -> tuple[Path, Dataset]:
@@ -78,7 +119,7 @@ class TrainCommand(TrainOptions, DataOptions, ModelOptions, Command):
         folder = self.output or Path("out") / re.sub(r"[^\w.-]+", "-", name)
         if not (folder / artifact.MANIFEST).exists():
             artifact.save(source.build(allow_import=self.allow_import), folder, source=source)
-        elif (stored := artifact.Artifact.open(folder)).source != source or stored.plan is not None:
+        elif (stored := artifact.Artifact.open(folder)).source != source or (stored.plan is not None and not self.grow):
             raise UsageError(f"{folder} holds another network than {name} as it was asked for. Choose another with -o")
         return folder, dataset
 

@@ -74,6 +74,9 @@ class Cost:
     listed: bool = True
     unknown: str = ""
 
+    needs_data: ClassVar[bool] = False
+    """Whether it is about data, so that nothing predicts it without."""
+
     # Of costs whose true value only a measurement tells; ``planning.feedback`` reads them.
     measured: ClassVar[bool] = False
     """Whether ``measure`` gives the true value, so that plans are corrected until the measured value keeps a budget."""

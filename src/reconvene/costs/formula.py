@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Collection, Mapping
-from math import ceil, floor
+from math import ceil, floor, log2
 from types import CodeType
 from typing import Any
 
 from reconvene.errors import CostFileError
 
-FUNCTIONS = {"ceil": ceil, "floor": floor, "min": min, "max": max}
+FUNCTIONS = {
+    "ceil": ceil,
+    "floor": floor,
+    "min": min,
+    "max": max,
+    "power2": lambda size: 2 ** ceil(log2(size)) if size > 0 else 0,
+}
+"""``power2`` is the next power of two: what memory takes whose addresses are made of bits."""
 AmountTable = Mapping[Any, float]
 _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod)
 _LONGEST = 2000
@@ -20,7 +27,7 @@ class Formula:
     """An expression over named numbers, read from a file that nobody needs to trust: it can only compute a number.
 
     Args:
-        text: ``+ - * / // %``, brackets, ``ceil floor min max``, names, and look-ups ``table[a, w]``.
+        text: ``+ - * / // %``, brackets, ``ceil floor min max power2``, names, and look-ups ``table[a, w]``.
         names: the numbers that it may use.
         tables: the tables that it may use, each by the number, or numbers in a tuple, of a look-up.
         place: where it stands, for messages.

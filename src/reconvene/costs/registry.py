@@ -16,6 +16,7 @@ from reconvene.errors import UnknownNameError
 COSTS: dict[str, Cost] = {cost.name: cost for cost in (Params(), Macs(), PeakMemory(), FileSize(), Latency())}
 COSTS |= cost_file("bits").costs
 COSTS |= {cost.name: cost for cost in (SynapticOperations(), SynapticEnergy())}
+COSTS |= cost_file("speck").costs
 COSTS["cycles"] = ChipCost("cycles", "Cycles", CYCLES, "Clock cycles of one inference on the target: 2x, 1.2M.")
 COSTS["energy"] = ChipCost("energy", "Energy", JOULES, "Joules of one inference on the target: 2x, 70uJ.")
 """What a budget can limit. A cost of one's own is added by ``COSTS["energy"] = Energy()``."""

@@ -160,6 +160,7 @@ class SynapticOperations(Cost):
     meaning = "Synaptic operations of one example of the data, of a spiking network: 3x, 100k."
     condition = "predicted from the rates of the dense network"
     listed = False
+    needs_data = True
     mac_weight, ac_weight = 1.0, 1.0
 
     def bind(self, structure: Structure, network: Network | None) -> CostFunction:

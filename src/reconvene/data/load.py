@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,9 @@ def load_data(
     a class; or ``images`` beside ``masks``, ``instances`` or ``targets``), or an id on the dataset hub. ``task``, a
     name in ``reconvene.tasks.TASKS`` or a task itself, says what targets are. Maps called ``instances`` number objects:
     ``segmentation`` of them becomes the task ``instances``. In other maps every value is a class.
+
+    A column ``audio`` of a parquet file, where there are no images, holds wav files: they become log-mel pictures,
+    grey, 64 bands by 64 frames (``reconvene.data.audio``).
 
     ``input_shape`` ``(C, H, W)`` is what the model takes: pictures are scaled to cover H x W (bilinear), their middle
     cut out, and turned to grey (C = 1) or RGB (C = 3). ``None`` keeps their own size; digits then become 3x32x32.
@@ -83,6 +87,7 @@ def load_data(
         classes, splits = (OBJECTS, splits) if task.numbered else coded_maps(splits, source.name)
     mean, std = statistics(splits[0].images)
     augmentation = task.augmentation(classes, shape)
+    augmentation = replace(augmentation, flip=False) if source.sound else augmentation
     return Dataset(source.name, splits[0], splits[1], classes, mean, std, augmentation, note, task)
 
 

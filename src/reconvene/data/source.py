@@ -50,7 +50,7 @@ class DataSource:
     """A dataset as found: ``test`` is ``None`` where it comes without a split to test on.
 
     ``shape`` ``(C, H, W)`` is what pictures become if nobody asks for a shape; ``None`` leaves them as they are.
-    ``numbered``: targets are maps that number objects.
+    ``numbered``: targets are maps that number objects. ``sound``: pictures are log-mels, which must not be mirrored.
     """
 
     name: str
@@ -59,6 +59,7 @@ class DataSource:
     test: Rows | None
     shape: tuple[int, int, int] | None = None
     numbered: bool = False
+    sound: bool = False
 
 
 def import_data_extra(module: str, package: str, purpose: str) -> Any:

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reconvene.data.audio import log_mel
 from reconvene.data.source import DataSource, Rows, import_data_extra
 from reconvene.errors import DataError
 from reconvene.utils.escaping import printable
 
 IMAGE_COLUMNS = ("img", "image")
+AUDIO_COLUMNS = ("audio",)
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
 SPLIT_WORDS = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
 
@@ -82,16 +84,29 @@ def read_hub(name: str, read: TableReader) -> DataSource:
 def read_tables(
     name: str, tables: Mapping[str, Any], *, image_column: str | None, label_column: str | None
 ) -> DataSource:
-    """Turn arrow tables, one a split (``train``, and ``test`` or ``val``), into a source of labelled images."""
+    """Turn arrow tables, one a split (``train``, and ``test`` or ``val``), into a source of labelled images.
+
+    Where there is sound and no image, images are log-mels of the sound.
+    """
     train = tables["train"]
     features, kinds = _features(train, name), column_kinds(train, name)
-    image = find_column("image", image_column, IMAGE_COLUMNS, kinds, name)
+    sound = _sound_column(kinds, image_column)
+    image = sound or find_column("image", image_column, IMAGE_COLUMNS, kinds, name)
     label = find_column("label", label_column, LABEL_COLUMNS, kinds, name)
     test = tables.get("test", tables.get("val"))
     labels = [_labels(part, label, name) for part in (train, test) if part is not None]
     classes, coded = _classes(labels, _class_names(features.get(label, {}), label, name), label, name)
-    rows = [_rows(part, image, code, name) for part, code in zip((train, test), coded, strict=False)]
-    return DataSource(name, classes, rows[0], rows[1] if test is not None else None)
+    rows = [_rows(part, image, code, name, sound is not None) for part, code in zip((train, test), coded, strict=False)]
+    return DataSource(name, classes, rows[0], rows[1] if test is not None else None, sound=sound is not None)
+
+
+def _sound_column(kinds: Mapping[str, str | None], requested: str | None) -> str | None:
+    """The column of sound that stands for images: one that was requested, or one of data without images."""
+    sounds = [name for name, kind in kinds.items() if kind == "Audio" or (kind is None and name in AUDIO_COLUMNS)]
+    if requested is not None:
+        return requested if requested in sounds else None
+    has_images = any(kind == "Image" or name in IMAGE_COLUMNS for name, kind in kinds.items())
+    return sounds[0] if sounds and not has_images else None
 
 
 def _by_split(root: Path) -> dict[str, list[Path]]:
@@ -222,13 +237,34 @@ def _classes(
     return tuple(names), [labels.astype(np.int64) for labels in splits]
 
 
-def _rows(table: Any, column: str, labels: NDArray[np.int64], name: str) -> Rows:
-    return Rows(labels, *image_cells(table, column, name))
+def _rows(table: Any, column: str, labels: NDArray[np.int64], name: str, sound: bool) -> Rows:
+    return Rows(labels, *(sound_cells if sound else image_cells)(table, column, name))
 
 
-def image_cells(table: Any, column: str, name: str) -> tuple[Callable[[int], Any], Callable[[int], str]]:
-    """How to open the image in a row of a column, and what that row is called in errors."""
+Cells = tuple[Callable[[int], Any], Callable[[int], str]]
+"""How to open the picture in a row of a column, and what that row is called in errors."""
+
+
+def image_cells(table: Any, column: str, name: str) -> Cells:
+    """The pictures of a column."""
     image = import_data_extra("PIL.Image", "pillow", "decoding images")
+
+    def opened(content: bytes | None, path: str | None) -> Any:
+        return image.open(io.BytesIO(content) if content is not None else path)
+
+    return _cells(table, column, name, opened)
+
+
+def sound_cells(table: Any, column: str, name: str) -> Cells:
+    """The log-mels of a column of sound."""
+
+    def opened(content: bytes | None, path: str | None) -> Any:
+        return log_mel(content if content is not None else Path(str(path)).read_bytes())
+
+    return _cells(table, column, name, opened)
+
+
+def _cells(table: Any, column: str, name: str, opened: Callable[[bytes | None, str | None], Any]) -> Cells:
     cells = table.column(column)
 
     def open_row(i: int) -> Any:
@@ -237,7 +273,7 @@ def image_cells(table: Any, column: str, name: str) -> tuple[Callable[[int], Any
         if content is None and path is None:
             raise OSError("the cell is empty")
         if content is not None and not isinstance(content, bytes):
-            raise OSError(f"the cell holds {type(content).__name__}, not an image file's bytes")
-        return image.open(io.BytesIO(content) if content is not None else path)
+            raise OSError(f"the cell holds {type(content).__name__}, not a file's bytes")
+        return opened(content, path)
 
     return open_row, lambda i: f"{name}, column {column!r}, row {i}"

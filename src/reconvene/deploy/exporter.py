@@ -20,8 +20,9 @@ from reconvene.deploy.options import AUTO, FileOptions, precision_of
 from reconvene.deploy.planned import planned
 from reconvene.deploy.quantisation import PRECISIONS, quantisation
 from reconvene.deploy.runtimes.base import Runtime, Written
-from reconvene.deploy.runtimes.registry import format_named, runtime_named, runtime_of
+from reconvene.deploy.runtimes.registry import FORMATS, format_named, runtime_named, runtime_of
 from reconvene.deploy.sharing import shared_conversions
+from reconvene.deploy.time_step import CARRIED, FRESH, STATES, one_step
 from reconvene.deploy.verification import Verification
 from reconvene.errors import ExportError, UnknownNameError
 from reconvene.structure.capture import settle_state
@@ -46,6 +47,7 @@ def export(
     batch: str | int = AUTO,
     dynamic_axes: Sequence[str] = (),
     opset: int | None = None,
+    state: str = FRESH,
     quantize: str | None = None,
     calibration: Iterable[Any] | None = None,
     keep_fp32: Sequence[str] = (),
@@ -74,6 +76,10 @@ def export(
             ``"static"`` (the example's) or a number insist.
         dynamic_axes: ``"height"``, ``"width"``: axes of images that are free besides the batch; onnx and openvino.
         opset: of an ONNX file, by default 20.
+        state: of a network that keeps state between calls (membranes): ``"fresh"``: a call of the file begins afresh,
+            and time steps that the model takes in one call are unrolled; ``"carried"`` writes ``name.step.<format>``,
+            one time step that takes the state, by the names of modules, and gives the next one (``one_step``); onnx,
+            openvino and executorch.
         quantize: ``"int8"`` writes ``name.int8.<format>``; ``"plan"`` writes ``name.plan.<format>`` with the bits of
             the plan that the small network carries, packed, and computed in int8 (docs/bits.md); onnx only.
         calibration: real data for int8: batches ``(inputs, target)`` or bare inputs, up to 256 samples are used.
@@ -106,6 +112,7 @@ def export(
     'model.onnx'
     """
     runtime = format_named(format)
+    _check_state(runtime, state, quantize, data)
     _check(runtime, format, name, task, tolerance, quantize, calibration is not None or bool(keep_fp32), learned)
     width, half = precision_of(model, precision)
     options = FileOptions(batch, tuple(dict.fromkeys(dynamic_axes)), opset, width, half)
@@ -114,6 +121,8 @@ def export(
     inputs = own_inputs(model, example_inputs, seed=seed)
     # where nobody gave an example, a batch that cannot be free is one of one
     settle_state(model, inputs)
+    if state == CARRIED:
+        model, inputs = one_step(model, inputs)
     options, inputs = options.resolved(
         model, runtime, inputs if example_inputs is not None else take_samples(inputs, 0, 1)
     )
@@ -124,7 +133,13 @@ def export(
     settings = None if quantize is None else quantisation(model, inputs, calibration, keep_fp32, learned)
     settings = settings and replace(settings, packed=packed)
     work = Export(runtime, model, inputs, settings, options)
-    stem = ".".join([name, *([quantize] if quantize else [precision] if precision == "fp16" else [])])
+    stem = ".".join(
+        [
+            name,
+            *(["step"] if state == CARRIED else []),
+            *([quantize] if quantize else [precision] if precision == "fp16" else []),
+        ]
+    )
     start = time.perf_counter()
     checked: Verification | Fidelity | None = None
     directory, notes = Path(directory), list[str]()
@@ -187,6 +202,21 @@ def _check(
         raise ExportError("tolerance is for float32 and float16: int8 has limits")
     if tolerance is not None and not 0 < tolerance < 1:
         raise ExportError(f"tolerance={tolerance} must be between 0 and 1: a share of the largest output")
+
+
+def _check_state(runtime: Runtime, state: str, quantize: str | None, data: Iterable[Any] | None) -> None:
+    """Raise for a state that the format, or the other options, do not go with."""
+    if state not in STATES:
+        raise UnknownNameError("state", state, STATES)
+    if state == CARRIED and "state" not in runtime.takes:
+        formats = sorted(format_name for format_name, other in FORMATS.items() if "state" in other.takes)
+        raise ExportError(
+            f"state='carried' is nothing that {runtime.name} files have here. Formats: {', '.join(formats)}"
+        )
+    if state == CARRIED and quantize is not None:
+        raise ExportError("int8 is calibrated on data, which hold no state: leave quantize or state='carried' out")
+    if state == CARRIED and data is not None:
+        raise ExportError("a step is verified on noise, state and all, since data hold no state: leave data out")
 
 
 def _moved(written: Written, directory: Path) -> tuple[Path, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -70,6 +70,8 @@ class PreparedModel:
 
     structure: Structure
     seed: int
+    data: Iterable[Any] | None = None
+    """What drives spiking neurons; networks without them do not need it."""
     _spread: dict[str, float] | None = None
 
     @classmethod
@@ -80,15 +82,21 @@ class PreparedModel:
         *,
         seed: int = 0,
         limits: LayerLimits = LayerLimits(),  # noqa: B008  # frozen
+        data: Iterable[Any] | None = None,
     ) -> PreparedModel:
         """Analyse a model. Raises StructureError where nothing can be pruned, UnknownNameError for layers to keep."""
         check_finite(model)
-        return cls(prunable(limits.hold(model, analyse(model, example_inputs))), seed)
+        return cls(prunable(limits.hold(model, analyse(model, example_inputs))), seed, data)
 
     def spread(self, model: nn.Module, example_inputs: Any) -> dict[str, float]:
         """Activation spread of the dense network per layer; of none where the model has no values (meta)."""
         if self._spread is None:
-            self._spread = {} if _on_meta(model) else rectifier.output_spread(model, example_inputs, seed=self.seed)
+            measured = (
+                {}
+                if _on_meta(model)
+                else rectifier.output_spread(model, example_inputs, seed=self.seed, data=self.data)
+            )
+            self._spread = measured
         return self._spread
 
 

@@ -34,7 +34,7 @@ def plan_bits(model: nn.Module, example_inputs: Any, budget: Budget, options: Op
     refuse_options(options, budget)
     seconds: dict[str, float] = {}
     with timed(seconds, "structure"):
-        prepared = PreparedModel.of(model, example_inputs, seed=options.seed, limits=options.limits)
+        prepared = PreparedModel.of(model, example_inputs, seed=options.seed, limits=options.limits, data=options.data)
     decider = BitDecider(model, example_inputs, budget, options, allowed)
     plan = plan_from_choice(
         model,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -51,6 +51,7 @@ class Planner:
         verify: bool = True,
         limits: LayerLimits = LayerLimits(),  # noqa: B008  # frozen
     ) -> None:
+        data = list(data) if isinstance(data, Iterator) else data  # scores read it, and spreads, and costs
         self.limits = limits
         self.model, self.example_inputs, self.seed, self.verify = model, example_inputs, seed, verify
         self.judge = Judge(model, example_inputs, criterion, evaluator, data, loss, seed)
@@ -65,7 +66,9 @@ class Planner:
         """Structure and spread, computed when first asked for."""
         if self._prepared is None:
             with timed(self._analysis, "structure"):
-                self._prepared = PreparedModel.of(self.model, self.example_inputs, seed=self.seed, limits=self.limits)
+                self._prepared = PreparedModel.of(
+                    self.model, self.example_inputs, seed=self.seed, limits=self.limits, data=self.judge.data
+                )
         return self._prepared
 
     def cost_model(self, costs: Mapping[str, Cost] | None = None, structure: Structure | None = None) -> CostModel:

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from reconvene.errors import ModelError
+from reconvene.criteria.batches import Batches, argument_names
+from reconvene.errors import DataError, ModelError
 from reconvene.rectifier.layers import weighted_layers
 from reconvene.structure import call, map_tensors, tensors_in
+from reconvene.structure.neurons import neurons
 from reconvene.structure.restore import exclusive, kept_attributes, kept_random_state
 from reconvene.structure.state import fresh_passes
 
 # A calibration batch holds about this many input values, between 2 and 8 samples: few values suffice for a spread.
 _VALUES = 2**17
 _SAMPLES = (2, 8)
+# Of data: spikes are rare, so more samples than noise needs.
+_DATA_SAMPLES = 32
 
 
-def output_spread(model: nn.Module, example_inputs: Any, *, seed: int = 0) -> dict[str, float]:
+def output_spread(
+    model: nn.Module, example_inputs: Any, *, seed: int = 0, data: Iterable[Any] | None = None
+) -> dict[str, float]:
     """Standard deviation of the output of every layer that holds a weight, by module name, in the order of first calls.
 
     Measured over all values of the first call's output (the first tensor of it), in eval mode, on
@@ -29,13 +36,22 @@ def output_spread(model: nn.Module, example_inputs: Any, *, seed: int = 0) -> di
     they do. A layer that is never called by itself is absent, and so is one whose output is not finite. Mode, hooks and
     random state are as before afterwards.
 
-    Raises ``ModelError`` when the model does not run on the calibration batch.
+    Of a network with spiking neurons it is the drive before the spike, over the calls of all time steps: in the first
+    step few layers have had an input. It is measured on the first samples of ``data`` where there are some, since
+    noise does not drive neurons as data do.
+
+    Raises ``ModelError`` when the model does not run on the calibration batch, ``DataError`` for data without samples.
     """
-    return measure_spreads(model, example_inputs, seed=seed)[0]
+    return measure_spreads(model, example_inputs, seed=seed, data=data)[0]
 
 
-def measure_spreads(model: nn.Module, example_inputs: Any, *, seed: int) -> tuple[dict[str, float], Any]:
+def measure_spreads(
+    model: nn.Module, example_inputs: Any, *, seed: int, data: Iterable[Any] | None = None
+) -> tuple[dict[str, float], Any]:
     """The spreads, and the batch they were measured on."""
+    if data is not None and neurons(model):
+        batch = _first_samples(model, example_inputs, data, seed=seed)
+        return spread_on(model, batch, seed=seed), batch
     batch = calibration_batch(example_inputs, seed=seed)
     try:
         return spread_on(model, batch, seed=seed), batch
@@ -48,6 +64,8 @@ def measure_spreads(model: nn.Module, example_inputs: Any, *, seed: int) -> tupl
 
 def spread_on(model: nn.Module, batch: Any, *, seed: int) -> dict[str, float]:
     """The spreads on this batch."""
+    if neurons(model):
+        return {name: drive.spread for name, drive in drives_on(model, batch, seed=seed).items() if drive.finite}
     spreads: dict[str, float] = {}
 
     def note(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -57,6 +75,57 @@ def spread_on(model: nn.Module, batch: Any, *, seed: int) -> dict[str, float]:
 
     run_hooked(model, batch, note, seed=seed)
     return spreads
+
+
+@dataclass
+class Drive:
+    """What a layer gives in all calls of a pass: count, sum and sum of squares, and of one layer the outputs."""
+
+    count: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+    outputs: list[Tensor] = field(default_factory=list)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation over all values."""
+        mean = self.total / self.count
+        return math.sqrt(max(self.squares / self.count - mean * mean, 0.0))
+
+    @property
+    def finite(self) -> bool:
+        """Whether there are values, and none is infinite or no number."""
+        return self.count > 1 and math.isfinite(self.squares)
+
+
+def drives_on(model: nn.Module, batch: Any, *, seed: int, keep: str | None = None) -> dict[str, Drive]:
+    """The drives of all layers, in the order of first calls; the outputs themselves of the layer ``keep``."""
+    drives: dict[str, Drive] = {}
+
+    def note(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        drive = drives.setdefault(name, Drive())
+        tensors = [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
+        if not tensors:
+            return
+        values = tensors[0].detach().double()
+        drive.count += values.numel()
+        drive.total += float(values.sum())
+        drive.squares += float(values.square().sum())
+        if name == keep:
+            drive.outputs.append(tensors[0].detach())
+
+    run_hooked(model, batch, note, seed=seed, every_call=True)
+    return drives
+
+
+def _first_samples(model: nn.Module, example_inputs: Any, data: Iterable[Any], *, seed: int) -> Any:
+    """The first samples of data, at most ``_DATA_SAMPLES``, where the model is."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    names = argument_names(model, example_inputs)
+    options: dict[str, Any] = {"names": names, "labelled": False, "error": DataError}
+    with kept_random_state():
+        inputs, _ = next(iter(Batches(data, user="rectification", device=device, seed=seed, **options)))
+    return map_tensors(lambda tensor: tensor[:_DATA_SAMPLES] if tensor.ndim else tensor, inputs)
 
 
 def calibration_batch(example_inputs: Any, *, seed: int, samples: int | None = None) -> Any:
@@ -89,12 +158,23 @@ Hook = Callable[[str, nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]
 PreHook = Callable[[str, nn.Module], None]
 
 
-def run_hooked(model: nn.Module, batch: Any, after: Hook, *, seed: int, before: PreHook | None = None) -> None:
-    """One calibration pass: ``before`` and ``after`` see each layer's first call; ``after`` may replace its output."""
+def run_hooked(
+    model: nn.Module,
+    batch: Any,
+    after: Hook,
+    *,
+    seed: int,
+    before: PreHook | None = None,
+    every_call: bool = False,
+) -> None:
+    """One calibration pass: ``before`` and ``after`` see each layer's first call; ``after`` may replace its output.
+
+    With ``every_call`` ``after`` sees all of them.
+    """
     seen: set[str] = set()
     with ExitStack() as stack:
         for name, module in weighted_layers(model).items():
-            first, then = _first_call(name, seen, before, after)
+            first, then = _first_call(name, seen, before, after, every_call)
             stack.callback(module.register_forward_pre_hook(first).remove)
             stack.callback(module.register_forward_hook(then, with_kwargs=True).remove)
         stack.enter_context(undisturbed(model, seed=seed))
@@ -110,14 +190,14 @@ def run_hooked(model: nn.Module, batch: Any, after: Hook, *, seed: int, before: 
 
 
 def _first_call(
-    name: str, seen: set[str], before: PreHook | None, after: Hook
+    name: str, seen: set[str], before: PreHook | None, after: Hook, every_call: bool
 ) -> tuple[Callable[..., None], Callable[..., Any]]:
     def first(module: nn.Module, args: Any) -> None:
         if name not in seen and before is not None:
             before(name, module)
 
     def then(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        if name in seen:
+        if name in seen and not every_call:
             return None
         seen.add(name)
         return after(name, module, args, kwargs, output)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,20 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.errors import ModelError, PlanError, UnknownNameError
-from reconvene.rectifier.calibration import measure_spreads, run_hooked, spread_of, spread_on
+from reconvene.rectifier.calibration import drives_on, measure_spreads, run_hooked, spread_on
 from reconvene.rectifier.layers import is_constant, reset_norm, weight_matrices, weighted_layers
 from reconvene.rectifier.recalibrate import recalibrate
 from reconvene.rectifier.reconstruct import reconstruct
 from reconvene.rectifier.report import RectifyReport, SpreadRow
+from reconvene.rectifier.scaling import scale_output, scale_over_time
 from reconvene.structure.nesting import on_model
+from reconvene.structure.neurons import neurons
 from reconvene.utils.norms import is_norm
 
 if TYPE_CHECKING:
     from reconvene.surgery import Plan
 
-# A layer is done when its spread is this near the dense one; one round of scaling is exact for a linear layer.
-_CLOSE = 1e-3
-_ROUNDS = 4
 # An untouched layer answers to what touched layers feed it, which only drawing again can change. The best of so many.
 _DRAWS = 8
 # Layers whose output channel ``c`` comes from row ``c`` of the weight alone.
@@ -55,6 +53,9 @@ def rectify(
     - ``reconstruct``, for trained networks: cut layers are fitted by least squares to what the dense network ``model``
       gives on ``data`` (``reconstruct``), then norms are recalibrated.
 
+    In a network with spiking neurons spreads are those of drives, before the spike, over all time steps, and a layer
+    takes passes of its own. They are measured on the first samples of ``data``: give those that the plan was made with.
+
     Untouched layers keep every byte, unless ``everywhere``, which takes all layers for touched. What was chosen rather
     than drawn stays: a bias of one single value (others become zero in ``reinit``), a norm's constant scale (a zero one
     starts a residual branch silent), all-zero and frozen weights. ``seed`` (the plan's by default) decides the fresh
@@ -75,7 +76,8 @@ def rectify(
             f"the plan changed module {missing[0]!r}, which this model does not have. Rectify plan.apply(model)"
         )
     drawn_with = plan.seed if seed is None else seed
-    before, batch = measure_spreads(small, example_inputs, seed=plan.seed)
+    data = list(data) if data is not None and iter(data) is data else data  # it is read more than once
+    before, batch = measure_spreads(small, example_inputs, seed=plan.seed, data=data)
     if how in TRAINED_WAYS:
         actions = _follow_data(small, plan, example_inputs, how, model, data, drawn_with)
         after = spread_on(small, batch, seed=plan.seed)
@@ -146,7 +148,6 @@ def _follow_data(
     seed: int,
 ) -> dict[str, str]:
     """``recalibrate`` or ``reconstruct``: what was done to which module."""
-    data = list(data) if data is not None and iter(data) is data else data  # it is read twice
     actions: dict[str, str] = {}
     if how == "reconstruct":
         if model is None:
@@ -174,8 +175,29 @@ class _Work:
                 if name in self.touched and is_norm(module):
                     reset_norm(module)
                     self.actions[name] = "norm reset"
-        run_hooked(self.small, batch, self._after, seed=calibration_seed, before=self._before)
+        if neurons(self.small):
+            self._run_over_time(batch, calibration_seed)
+        else:
+            run_hooked(self.small, batch, self._after, seed=calibration_seed, before=self._before)
         return spread_on(self.small, batch, seed=calibration_seed)
+
+    @torch.no_grad()
+    def _run_over_time(self, batch: Any, seed: int) -> None:
+        """Layer by layer, a pass for each: the spread of a drive is over all time steps, and none knows the others.
+
+        A layer's drive is what its neurons integrate; neither reads the weights of layers that come later.
+        """
+        for name in drives_on(self.small, batch, seed=seed):
+            module = self.layers[name]
+            self._before(name, module)
+            if name not in self.touched or name in self.actions or self.change is None:
+                continue
+            verb = "reinitialised" if self.change is _reinit else "rescaled"
+            if self.change is _reinit:
+                outputs = drives_on(self.small, batch, seed=seed, keep=name)[name].outputs
+                _balance_signs(module, torch.cat(outputs))
+            trouble = scale_over_time(self.small, name, batch, self.dense[name], seed)
+            self.actions[name] = f"{verb}, {trouble}" if trouble else verb
 
     def _before(self, name: str, module: nn.Module) -> None:
         """Decide, and put the new weights in, before the layer is first called."""
@@ -210,43 +232,9 @@ class _Work:
         verb = "reinitialised" if self.change is _reinit else "rescaled"
         if self.change is _reinit and _balance_signs(module, output):
             output = module.forward(*args, **kwargs)
-        output, trouble = _scale(module, args, kwargs, output, self.dense[name])
+        output, trouble = scale_output(module, args, kwargs, output, self.dense[name])
         self.actions[name] = f"{verb}, {trouble}" if trouble else verb
         return output
-
-
-def _scale(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, target: float
-) -> tuple[Any, str | None]:
-    """Scale weights until the output spreads like ``target``; the last output, and what stood in the way."""
-    scaled = _scaled(module)
-    original = [tensor.clone() for tensor in scaled]
-    last = None
-    for _ in range(_ROUNDS):
-        now = spread_of(output)
-        if not now:
-            return output, "not scaled: no signal reaches it"
-        if math.isclose(now, target, rel_tol=_CLOSE):
-            return output, None
-        if last is not None and math.isclose(now, last, rel_tol=_CLOSE):
-            break
-        last = now
-        for tensor in scaled:
-            tensor.mul_(target / now)
-        output = module.forward(*args, **kwargs)
-    now = spread_of(output)
-    if now and math.isclose(now, target, rel_tol=10 * _CLOSE):
-        return output, None
-    for tensor, value in zip(scaled, original, strict=True):
-        tensor.copy_(value)
-    return module.forward(*args, **kwargs), "not scaled: its spread does not follow its weight"
-
-
-def _scaled(module: nn.Module) -> list[Tensor]:
-    """The weight, and a bias that was drawn; a bias of one single value moves the mean and not the spread."""
-    bias = getattr(module, "bias", None)
-    drawn = isinstance(bias, Tensor) and bias.numel() > 0 and not is_constant(bias)
-    return [*weight_matrices(module), bias] if drawn and isinstance(bias, Tensor) else list(weight_matrices(module))
 
 
 def _reinit(module: nn.Module, generator: torch.Generator) -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from reconvene.structure.dynamics import DYNAMICS, Description, Dynamics
 from reconvene.structure.inputs import tensors_in
 
 
@@ -38,14 +39,20 @@ NEURONS: dict[str, NeuronKind] = {
     "spikingjelly.activation_based.neuron.base_node.BaseNode": NeuronKind("v", "v_seq", "store_v_seq"),
 }
 """Classes of neurons, subclasses included, by where they are defined: a library need not be installed."""
+__all__ = ["NEURONS", "Dynamics", "NeuronKind", "neuron", "neuron_kind", "neurons", "spikes_in"]
 N = TypeVar("N", bound=type[nn.Module])
 
 
-def neuron(*, membrane: str) -> Callable[[N], N]:
-    """Register a class of neurons of your own: ``@neuron(membrane="mem")``."""
+def neuron(*, membrane: str, dynamics: Description | None = None) -> Callable[[N], N]:
+    """Register a class of neurons of your own: ``@neuron(membrane="mem")``.
+
+    ``dynamics``: a function from such a neuron to its ``Dynamics``, where they have this form; NIR files need them.
+    """
 
     def register(neuron_class: N) -> N:
         NEURONS[_address(neuron_class)] = NeuronKind(membrane)
+        if dynamics is not None:
+            DYNAMICS[_address(neuron_class)] = dynamics
         return neuron_class
 
     return register

@@ -7,7 +7,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import safetensors.torch
 import torch
@@ -124,25 +125,41 @@ def require_same_run(checkpoint: Checkpoint, run: Mapping[str, Any], directory: 
         )
 
 
+class Stateful(Protocol):
+    """What is learned beside a model: ranges, masks."""
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Its tensors by name."""
+
+    def load_state_dict(self, state: Any) -> Any:
+        """Put them back."""
+
+
 def all_tensors(
-    model: nn.Module, momentum: Mapping[str, Tensor], rounding: nn.Module | None = None
+    model: nn.Module, momentum: Mapping[str, Tensor], learned: Mapping[str, Stateful] = MappingProxyType({})
 ) -> dict[str, Tensor]:
     """Every parameter and buffer that the model saves, under ``model.``, and the momentum under ``momentum.``.
 
-    ``rounding`` is what quantisation-aware training learns beside them, under ``rounding.``.
+    ``learned`` is what training learns beside them, each part under its name.
     """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"momentum.{name}": tensor for name, tensor in momentum.items()}
-    return tensors | {f"rounding.{name}": tensor for name, tensor in (rounding or nn.Module()).state_dict().items()}
+    for part, stateful in learned.items():
+        tensors |= {f"{part}.{name}": tensor for name, tensor in stateful.state_dict().items()}
+    return tensors
 
 
 def restore(
-    checkpoint: Checkpoint, model: nn.Module, momentum: Mapping[str, Tensor], rounding: nn.Module | None = None
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    momentum: Mapping[str, Tensor],
+    learned: Mapping[str, Stateful] = MappingProxyType({}),
 ) -> None:
     """Copy the tensors back, into the memory layout that is there."""
     model.load_state_dict(with_versions(_part(checkpoint.tensors, "model."), checkpoint.versions, model))
-    if rounding is not None:
-        rounding.load_state_dict(with_versions(_part(checkpoint.tensors, "rounding."), None, rounding))
+    for name, part in learned.items():
+        state = _part(checkpoint.tensors, f"{name}.")
+        part.load_state_dict(with_versions(state, None, part) if isinstance(part, nn.Module) else state)
     saved = _part(checkpoint.tensors, "momentum.")
     for name, tensor in momentum.items():
         tensor.copy_(saved[name])

@@ -22,6 +22,7 @@ from reconvene.surgery.operations import blends, describe_blends
 from reconvene.tasks import Evaluation
 from reconvene.training.checkpoint import (
     CHECKPOINT_NAME,
+    Stateful,
     TrainingState,
     all_tensors,
     load_checkpoint,
@@ -33,6 +34,7 @@ from reconvene.training.checkpoint import (
 from reconvene.training.config import Settled, learning_rate
 from reconvene.training.distillation import Distillation, task_alone, with_teacher
 from reconvene.training.evaluate import check_output, evaluate_split, outputs_in_float32
+from reconvene.training.growing import Growing
 from reconvene.training.log import append_log, rewrite_log
 from reconvene.training.machine import describe_machine, library_versions
 from reconvene.training.memory_format import safe_in_channels_last
@@ -64,6 +66,7 @@ class TrainingRun:
         world: World,
         distillation: Distillation | None = None,
         quantising: Quantising | None = None,
+        growing: Growing | None = None,
     ) -> None:
         self.original, self.dataset, self.epochs, self.directory = model, dataset, epochs, directory
         self.config, self.device, self.world = config, device, world
@@ -95,6 +98,8 @@ class TrainingRun:
         self.identity = self._identity() | ({} if distillation is None else {"distillation": distillation.to_dict()})
         self.identity |= {"blends": describe_blends(self.model)} if self.blends else {}
         self.identity |= {} if quantising is None else {"quantisation-aware": quantising.to_dict()}
+        self.identity |= {} if growing is None else {"growing": growing.to_dict()}
+        self.masks = None if growing is None else growing.masked(self.model, self._images())
         self.state = TrainingState()
         self.saved_at = time.monotonic()
 
@@ -117,8 +122,13 @@ class TrainingRun:
         return learning_rate(self.config, min(self.done, total - 1), total)
 
     @property
-    def _rounding(self) -> nn.Module | None:
-        return None if self.rounded is None else self.rounded.rounding
+    def _learned(self) -> dict[str, Stateful]:
+        """What is learned beside the model."""
+        parts: dict[str, Stateful | None] = {
+            "rounding": None if self.rounded is None else self.rounded.rounding,
+            "masks": self.masks,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
 
     def _images(self) -> Tensor:
         """Images as a step sees them."""
@@ -133,7 +143,7 @@ class TrainingRun:
         checkpoint = load_checkpoint(self.directory) if resume else None
         if checkpoint is not None:
             require_same_run(checkpoint, self.identity, self.directory)
-            restore(checkpoint, self.model, self.optimizer.momentum_tensors, self._rounding)
+            restore(checkpoint, self.model, self.optimizer.momentum_tensors, self._learned)
             self.state = checkpoint.state
         else:
             self.state.records.append(self._header())
@@ -216,6 +226,8 @@ class TrainingRun:
         if not math.isfinite(norm):
             raise self._diverged(f"the gradient's norm became {norm}")
         self.optimizer.step(self.rate)
+        if self.masks is not None:
+            self.masks.step((self.done + 1) / (self.epochs * self.steps))
         return value, right[0] if right else None
 
     def _end_epoch(self) -> None:
@@ -266,7 +278,7 @@ class TrainingRun:
     def _save(self) -> None:
         self.saved_at = time.monotonic()
         if self.world.rank == 0:
-            tensors = all_tensors(self.model, self.optimizer.momentum_tensors, self._rounding)
+            tensors = all_tensors(self.model, self.optimizer.momentum_tensors, self._learned)
             versions = module_versions(self.model.state_dict())
             save_checkpoint(self.directory, self.identity, self.state, tensors, versions)
 
@@ -297,6 +309,7 @@ class TrainingRun:
             "processes": self.world.size,
             "distillation": self.identity.get("distillation"),
             "quantisation-aware": self.identity.get("quantisation-aware"),
+            "growing": self.identity.get("growing"),
             "libraries": library_versions(),
             "machine": describe_machine(self.device),
         }

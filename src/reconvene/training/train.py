@@ -14,6 +14,7 @@ from reconvene.errors import TrainingError
 from reconvene.tasks import Evaluation
 from reconvene.training.config import TrainConfig
 from reconvene.training.distillation import Distillation
+from reconvene.training.growing import Growing, check_growing
 from reconvene.training.log import LOG_NAME
 from reconvene.training.machine import choose_device
 from reconvene.training.parallel import join_world, local_rank
@@ -39,6 +40,8 @@ class TrainResult:
     records: tuple[dict[str, Any], ...]
     ranges: dict[str, Range] | None = None
     """Of quantisation-aware training: scale and zero point by what puts a tensor out."""
+    cut: nn.Module | None = None
+    """Of training with masks: the network without the masked channels."""
 
     @property
     def score(self) -> float:
@@ -64,6 +67,7 @@ def train_model(
     config: TrainConfig | None = None,
     distillation: Distillation | None = None,
     quantising: Quantising | None = None,
+    growing: Growing | None = None,
     resume: bool = True,
 ) -> TrainResult:
     """Train ``model`` on ``dataset``: its weights and buffers change at the end, its modes, device and layout never.
@@ -76,6 +80,8 @@ def train_model(
     learns from a teacher as well as from the targets, and the logged training loss is that of both. With ``quantising``
     (``reconvene.deploy.QuantisationAware``) weights and activations are rounded as in int8 while it is trained, the
     evaluation is that of the rounded network, and the result has the ``ranges`` for an export. The model stays float32.
+    With ``growing`` (``reconvene.planning.growing.GoalGrowing``) channels leave and come back under masks, the
+    evaluation is that of the masked network, and the result has the network that is ``cut`` in the end.
 
     Where norm statistics lag behind the weights at the end of an epoch, they are taken anew from training images, and
     the epoch's record says so: see ``reconvene.training.statistics``.
@@ -96,6 +102,8 @@ def train_model(
         config = settle_precision(config)
     device = choose_device(config.device, local_rank=local_rank())
     world = join_world(device)
+    if growing is not None:
+        check_growing(config, world.size, quantising)
     with own_randomness(device):
         recipe = config.settled(dataset, device=device, processes=world.size)
         run = TrainingRun(
@@ -108,9 +116,11 @@ def train_model(
             world=world,
             distillation=distillation,
             quantising=quantising,
+            growing=growing,
         )
         resumed_at = run.begin(resume=resume)
         run.go()
+        cut = None if run.masks is None else run.masks.cut().cpu()
     return TrainResult(
         evaluation=run.evaluation,
         epochs=epochs,
@@ -120,4 +130,5 @@ def train_model(
         log=Path(directory) / LOG_NAME,
         records=tuple(run.state.records),
         ranges=None if run.rounded is None else dict(run.rounded.ranges()),
+        cut=cut,
     )

@@ -8,6 +8,7 @@ from reconvene.artifact import Training
 from reconvene.workflow.bundle import bundle
 from reconvene.workflow.deploy import Form, Int8, bench, export_artifact
 from reconvene.workflow.evaluate import evaluate
+from reconvene.workflow.grow import train_growing
 from reconvene.workflow.iterative import Tuned, prune_in_steps, rewound
 from reconvene.workflow.prune import Pruning, prune
 from reconvene.workflow.qat import train_quantised
@@ -36,6 +37,7 @@ __all__ = [
     "run",
     "search",
     "train",
+    "train_growing",
     "train_quantised",
     "training_warnings",
 ]

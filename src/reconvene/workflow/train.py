@@ -82,7 +82,7 @@ def train(
     if earlier is not None:
         taught = earlier.asked.get("distillation")
         if {**earlier.asked, "distillation": None} != {**recipe, "distillation": None} or bool(taught) != bool(lesson):
-            raise _trained_already(folder, earlier)
+            raise trained_already(folder, earlier)
     distillation = None
     if lesson is not None:
         lesson.from_(nn.Identity(), None).check(config)  # before a teacher is trained for hours
@@ -91,7 +91,7 @@ def train(
         recipe["distillation"] = distillation.to_dict()
     if earlier is not None:
         if earlier.asked != recipe:
-            raise _trained_already(folder, earlier)
+            raise trained_already(folder, earlier)
         return earlier
     model = artifact.load(folder, allow_import=allow_import)
     with stage(description):
@@ -219,7 +219,8 @@ def training_warnings(directory: str | Path) -> dict[str, str]:
     return {variant: warning for variant, warning in warnings.items() if warning is not None}
 
 
-def _trained_already(folder: Path, earlier: Training) -> TrainingError:
+def trained_already(folder: Path, earlier: Training) -> TrainingError:
+    """The error for an artifact that is asked to be trained in another way than it was."""
     taught = " with a teacher" if earlier.teacher else ""
     return TrainingError(
         f"{folder} was trained already, for {plural(earlier.epochs, 'epoch')} on {earlier.dataset}{taught}. "

@@ -87,7 +87,8 @@ class Runtime:
         to_run: packages that run a file, and the oldest version we know to work; ``to_export``: those that make one.
         tolerance: largest error of a float32 file that is no fault, as a share of the largest output.
         takes: options that its files can have: ``free_batch``, ``static_batch`` (of more than one), ``dynamic_axes``,
-            ``opset``, ``fp16``. Without ``free_batch`` a file is for a batch of one unless the caller says otherwise.
+            ``opset``, ``fp16``, ``state`` (of a network, as input and output). Without ``free_batch`` a file is for a
+            batch of one unless the caller says otherwise.
         takes_ranges: whether int8 can take the ranges that quantisation-aware training learned.
         plan_memory: bytes that it plans for the activations of a model, given itself, the model, its inputs and the
             precision; ``None`` where it does not say.
@@ -95,6 +96,7 @@ class Runtime:
             predicted by it.
         on_device: how a bundle runs its files; ``None`` where it cannot.
         first_package: a package that pip must install by itself before the extra; see pyproject.toml.
+        timed: whether its time says something of a device; a file that is only replayed to be checked has none.
     """
 
     name: str
@@ -113,6 +115,7 @@ class Runtime:
     holds: Mapping[str, ActivationPolicy] = field(default_factory=dict)
     on_device: OnDevice | None = None
     first_package: str | None = None
+    timed: bool = True
 
     def require(self, *, exporting: bool) -> None:
         """Import what running (and ``exporting``) needs. Raises MissingExtraError: absent, or too old."""

@@ -181,6 +181,6 @@ OPENVINO = Runtime(
     extra="openvino",
     to_run={"openvino": "2026.4"},
     to_export={"nncf": "3.4", "onnx": "1.19", "onnxscript": "0.6"},
-    takes=frozenset({"free_batch", "static_batch", "dynamic_axes", "fp16"}),
+    takes=frozenset({"free_batch", "static_batch", "dynamic_axes", "fp16", "state"}),
     on_device=OnDevice("openvino", our_program("openvino")),
 )

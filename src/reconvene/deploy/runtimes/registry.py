@@ -9,6 +9,7 @@ from reconvene.deploy.runtimes.eager import EAGER
 from reconvene.deploy.runtimes.executorch.runtime import EXECUTORCH
 from reconvene.deploy.runtimes.litert import LITERT
 from reconvene.deploy.runtimes.ncnn.runtime import NCNN
+from reconvene.deploy.runtimes.nir.runtime import NIR
 from reconvene.deploy.runtimes.onnx.runtime import ONNX
 from reconvene.deploy.runtimes.openvino import OPENVINO
 from reconvene.errors import UnknownNameError
@@ -24,7 +25,7 @@ def register(runtime: Runtime) -> None:
         FORMATS[runtime.file_format] = runtime
 
 
-for _runtime in (ONNX, OPENVINO, EXECUTORCH, LITERT, NCNN, EAGER):
+for _runtime in (ONNX, OPENVINO, EXECUTORCH, LITERT, NCNN, NIR, EAGER):
     register(_runtime)
 
 
@@ -56,5 +57,5 @@ def memory_planners() -> list[str]:
 
 
 def installed() -> list[str]:
-    """Names of the runtimes whose packages are all there, in the order of the registry."""
-    return [name for name, runtime in RUNTIMES.items() if runtime.installed]
+    """Names of the runtimes that are timed and whose packages are all there, in the order of the registry."""
+    return [name for name, runtime in RUNTIMES.items() if runtime.timed and runtime.installed]

@@ -144,7 +144,7 @@ EXECUTORCH = Runtime(
     extra=_EXTRA,
     to_run={"executorch": "1.5"},
     to_export={"torchao": "0.18"},
-    takes=frozenset({"static_batch", "fp16"}),
+    takes=frozenset({"static_batch", "fp16", "state"}),
     takes_ranges=True,
     plan_memory=plan_executorch_memory,
     # Its portable operators hold float32 as PyTorch does.

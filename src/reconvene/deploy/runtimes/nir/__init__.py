@@ -1,0 +1,1 @@
+"""NIR, the neuromorphic intermediate representation: files of spiking networks for neuromorphic chips."""
