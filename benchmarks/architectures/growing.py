@@ -1,4 +1,4 @@
-"""Networks of growing depth, and large ones, all on the meta device."""
+"""Networks of growing depth, and large ones: on the meta device for structure, with weights for whole plans."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+import reconvene as rc
 from architectures.entry import Built, without_initialization
 from reconvene.errors import ReconveneError
 from reconvene.structure import analyse
@@ -68,6 +69,60 @@ LARGE: dict[str, Callable[[], Built]] = {
         num_key_value_heads=8, vocab_size=128256, tie_word_embeddings=True,
     ),
 }  # fmt: skip
+
+
+def chain(layers: int, width: int = 64) -> Built:
+    """So many linear layers with rectifiers between them."""
+    return nn.Sequential(*(part for _ in range(layers) for part in (nn.Linear(width, width), nn.ReLU()))), torch.randn(
+        1, width
+    )
+
+
+PLANNED: dict[str, Callable[[], Built]] = {
+    **{f"chain/{layers} layers": functools.partial(chain, layers) for layers in (125, 250, 500, 1000, 2000)},
+    **{f"wide/8 layers of {width}": functools.partial(chain, 8, width) for width in (768, 1536, 3072, 6144)},
+    **{
+        f"timm/{name}": functools.partial(named, name)
+        for name in ("vgg16_bn", "resnet50", "swin_s3_tiny_224", "vit_large_patch16_224")
+    },
+}
+
+
+def judge_plan(name: str, results: Connection) -> None:
+    """Plan one network to half of its parameters, by the default and by magnitude, and tell what it cost."""
+    warnings.simplefilter("ignore")
+    with contextlib.closing(results):
+        results.send({"stage": "build"})
+        torch.manual_seed(0)
+        model, inputs = PLANNED[name]()
+        try:
+            found = planned(model.eval(), torch.randn_like(inputs))
+        except ReconveneError as trouble:
+            found = {"verdict": f"failed ({str(trouble).splitlines()[0]})"}
+        results.send({"stage": "plan"} | found)
+
+
+def planned(model: nn.Module, inputs: Any) -> dict[str, Any]:
+    """Wall seconds of two plans, the share of the final comparison, and how much memory the first took."""
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    with torch.no_grad():
+        model(inputs)
+    before = _peak()
+    start = time.perf_counter()
+    plan = rc.plan(model, inputs, rc.Budget(params="2x"))
+    seconds = time.perf_counter() - start
+    memory = (_peak() - before) * 2**20 + weights
+    start = time.perf_counter()
+    rc.plan(model, inputs, rc.Budget(params="2x"), criterion="magnitude")
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "plan_seconds": round(seconds, 3),
+        "magnitude_seconds": round(time.perf_counter() - start, 3),
+        "verify_share": round(plan.timings.get("verify", 0.0) / seconds, 3),
+        "timings": {step: round(value, 3) for step, value in plan.timings.items()},
+        "memory_ratio": round(memory / weights, 2),
+        "verdict": "done",
+    }
 
 
 def judge_size(name: str, results: Connection) -> None:
