@@ -16,7 +16,7 @@ CONTRIBUTING = paths.ROOT / "CONTRIBUTING.md"
 ORDER = [
     *("_version", "errors", "utils", "structure", "criteria", "evaluator", "costs"),
     *("quantiser", "allocation", "surgery"),
-    *("rectifier", "tasks", "devices", "models", "data", "artifact", "training", "deploy", "planning", "api"),
+    *("rectifier", "tasks", "devices", "models", "data", "safety", "artifact", "training", "deploy", "planning", "api"),
     *("report", "experiments", "workflow", "fleet", "cli", "__init__", "__main__"),
 ]
 AT_THE_TOP = {"__init__", "__main__", "_version", "api", "errors"}

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, AliasChoices, Field
 from reconvene.artifact.curve import PruningCurve
 from reconvene.data.preprocessing import CheckedPreprocessing
 from reconvene.errors import ArtifactError
+from reconvene.safety import Safety
 from reconvene.tasks import DEFAULT, task_named
 from reconvene.utils.schema import AnySeed, Count, Name, NonNegative, Number, Plain, Seconds, Share, Text, opened
 
@@ -233,6 +234,8 @@ class Sections:
     exports: Annotated[tuple[ExportRecord, ...], Field(max_length=10_000)] = ()
     assessment: dict[str, dict[str, Plain]] = field(default_factory=dict)
     """``Assessment.to_dict()`` by variant."""
+    safety: dict[Name, Safety] = field(default_factory=dict)
+    """By variant, and by the name of an exported file."""
     ranges: dict[str, tuple[float, int]] | None = None
     """Scale and zero point by what puts a tensor out, as quantisation-aware training learned them."""
     weights_from: Text | None = None

@@ -16,12 +16,15 @@ class EvaluateCommand(DataOptions, Importing, Command):
     """Folder of a trained artifact."""
     corruptions: bool = False
     """Also noise, blur, contrast and JPEG at three strengths: twelve more rounds over the test images."""
+    safety: bool = False
+    """Also what networks and exported files tell of training images (membership inference), how they answer attacked
+    images (FGSM, PGD-10), and whether a small patch turns all answers into one class. --data is that of training."""
 
     def run(self) -> Answer:
         """Evaluate, keep, and renew the report where there is one."""
         from reconvene import artifact
         from reconvene.training.assess import compare_text
-        from reconvene.workflow import evaluate, report
+        from reconvene.workflow import evaluate, judge_safety, report
         from reconvene.workflow.prune import REPORT
 
         dataset = self.dataset(artifact.Artifact.open(self.directory).source.input_shape, self.directory)
@@ -32,10 +35,12 @@ class EvaluateCommand(DataOptions, Importing, Command):
             seed=self.seed,
             allow_import=self.allow_import,
         )
+        text = f"{compare_text(assessments)}\non {dataset}"
+        variants = {name: assessment.to_dict() for name, assessment in assessments.items()}
+        data = {"artifact": str(self.directory), "dataset": str(dataset), "variants": variants}
+        if self.safety:
+            judged = judge_safety(self.directory, dataset, seed=self.seed, allow_import=self.allow_import)
+            text, data = f"{text}\n\n{judged}", {**data, "safety": judged.to_dict()}
         if (self.directory / REPORT).exists():
             report(self.directory)
-        variants = {name: assessment.to_dict() for name, assessment in assessments.items()}
-        return Answer(
-            f"{compare_text(assessments)}\non {dataset}",
-            {"artifact": str(self.directory), "dataset": str(dataset), "variants": variants},
-        )
+        return Answer(text, data)

@@ -26,6 +26,7 @@ SECTIONS = (
     sections.training,
     pictures.pictures,
     robustness.assessment,
+    robustness.safety,
     measurements.verification,
     formats.int8,
     measurements.timings,

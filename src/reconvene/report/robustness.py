@@ -1,4 +1,4 @@
-"""The section on what the headline does not say: of a classifier calibration, the worst class; corrupted images."""
+"""The sections on what the headline does not say: calibration, the worst class, corrupted images; safety."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from reconvene.report import headline
 from reconvene.report.data import ReportData
 from reconvene.report.markup import Child, Html, tag
 from reconvene.report.sections import html_table, section
+from reconvene.safety import Safety, trigger_warnings
 from reconvene.tasks import Task, task_named
 
 
@@ -27,6 +28,23 @@ def assessment(data: ReportData) -> Html | None:
     columns = ["", *(name.capitalize() for name in assessments)]
     heading = f"Beyond {task.headline}"
     return section(heading, lead, html_table(columns, rows, shares=shares, numeric=range(1, len(columns))))
+
+
+def safety(data: ReportData) -> Html | None:
+    """Every network and file side by side: what it tells of training images, and how it can be made to answer wrong."""
+    if not data.safety:
+        return None
+    judged = {name: Safety.from_dict(values) for name, values in data.safety.items()}
+    texts = [result.rows() for result in judged.values()]
+    headings = dict.fromkeys(heading for text in texts for heading in text)
+    rows = [_row(heading[:1].upper() + heading[1:], [text.get(heading, "–") for text in texts]) for heading in headings]
+    lead = (
+        "Membership inference calls images of low loss training images: .5 is chance. Attacks know the gradients of "
+        "the PyTorch network; what counts are the answers of each network and file."
+    )
+    shares = (40, *(60 // len(judged) for _ in judged))
+    columns = html_table(["", *judged], rows, shares=shares, numeric=range(1, len(judged) + 1))
+    return section("Safety", lead, columns, [tag("p", f"{line}.", class_="note") for line in trigger_warnings(judged)])
 
 
 def _corruptions(assessments: dict[str, dict[str, Any]], task: Task) -> list[Html]:

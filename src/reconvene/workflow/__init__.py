@@ -14,10 +14,12 @@ from reconvene.workflow.prune import Pruning, prune
 from reconvene.workflow.qat import train_quantised
 from reconvene.workflow.report import report
 from reconvene.workflow.run import Outcome, run
+from reconvene.workflow.safety import ArtifactSafety, judge_safety
 from reconvene.workflow.search import Searching, search
 from reconvene.workflow.train import Lesson, train, training_warnings
 
 __all__ = [
+    "ArtifactSafety",
     "Form",
     "Int8",
     "Lesson",
@@ -30,6 +32,7 @@ __all__ = [
     "bundle",
     "evaluate",
     "export_artifact",
+    "judge_safety",
     "prune",
     "prune_in_steps",
     "report",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from torch import nn
+
 from reconvene import artifact
 from reconvene.data import Dataset
 from reconvene.errors import ArtifactError
@@ -34,13 +36,7 @@ def evaluate(
     was trained on, and TrainingError.
     """
     folder = Path(directory)
-    trained = [name for name, variant_folder in _places(folder).items() if _is_trained(variant_folder)]
-    if not trained:
-        raise ArtifactError(f"{folder} holds no trained network. Train it first: reconvene train {folder}")
-    variant_folder = _places(folder)[trained[-1]]
-    preprocessing = preparation(artifact.Artifact.open(variant_folder), dataset)
-    dataset = replace(dataset, mean=preprocessing.mean, std=preprocessing.std)
-    models = {name: m for name, m in variants(folder, allow_import=allow_import).items() if name in trained}
+    models, dataset = trained_variants(folder, dataset, allow_import=allow_import)
     dense = None
     assessments: dict[str, Assessment] = {}
     for name, model in models.items():
@@ -59,6 +55,17 @@ def evaluate(
         folder, {"assessment": {name: assessment.to_dict() for name, assessment in assessments.items()}}
     )
     return assessments
+
+
+def trained_variants(folder: Path, dataset: Dataset, *, allow_import: bool) -> tuple[dict[str, nn.Module], Dataset]:
+    """The trained networks of an artifact, by variant, and the data normalised as in training. Raises as above."""
+    trained = [name for name, variant_folder in _places(folder).items() if _is_trained(variant_folder)]
+    if not trained:
+        raise ArtifactError(f"{folder} holds no trained network. Train it first: reconvene train {folder}")
+    variant_folder = _places(folder)[trained[-1]]
+    preprocessing = preparation(artifact.Artifact.open(variant_folder), dataset)
+    models = {name: m for name, m in variants(folder, allow_import=allow_import).items() if name in trained}
+    return models, replace(dataset, mean=preprocessing.mean, std=preprocessing.std)
 
 
 def _places(folder: Path) -> dict[str, Path]:

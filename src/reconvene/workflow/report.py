@@ -58,6 +58,7 @@ def collect(folder: Path, *, command: str | None = None) -> ReportData:
         assessment=dict(stored.assessment),
         trained=pruning is not None and pruning.trained,
         curve=None if stored.curve is None else asdict(stored.curve),
+        safety={name: result.to_dict() for name, result in stored.safety.items()},
         bench=bench,
         pictures=_read_pictures(folder),
         exports=[asdict(export) for export in stored.exports],

@@ -24,7 +24,7 @@ from reconvene.utils.progress import stage
 from reconvene.workflow.pictures import keep
 from reconvene.workflow.prune import DENSE
 
-OF_THE_WEIGHTS = ("exports", "assessment", "ranges")
+OF_THE_WEIGHTS = ("exports", "assessment", "safety", "ranges")
 """Sections that no longer hold when the weights change."""
 
 

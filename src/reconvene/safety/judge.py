@@ -1,0 +1,131 @@
+"""How safe networks and their files are: what they tell of training images, and what makes them answer wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reconvene.data import Dataset, Split
+from reconvene.errors import DataError
+from reconvene.safety.adversarial import ATTACKS
+from reconvene.safety.membership import membership
+from reconvene.safety.result import Safety, Trigger
+from reconvene.safety.trigger import Answers, Search, find_patch
+from reconvene.tasks import Targets
+from reconvene.utils.module_state import evaluating
+from reconvene.utils.progress import stage, track
+
+_COMPARED, _ATTACKED = 1000, 256
+"""Most images of a split that membership is asked for; most test images that are attacked."""
+_BATCH = 128
+
+
+def judge_networks(
+    networks: Mapping[str, nn.Module],
+    dataset: Dataset,
+    *,
+    files: Mapping[str, tuple[str, Answers]] | None = None,
+    seed: int = 0,
+) -> dict[str, Safety]:
+    """Judge trained classifiers, and the files that were exported from them.
+
+    Attacks use the gradients of a file's network, since files have none; what is counted are the answers of the file.
+
+    Args:
+        networks: by name, on the CPU; where one is called ``dense``, its attacked images are tried on the others.
+        dataset: what they were trained on.
+        files: by name, the network it was written from and how it answers.
+        seed: of the choice of images, and of what attacks draw.
+
+    Raises:
+        DataError: the data has no labels.
+        MissingExtraError: scikit-learn is absent.
+    """
+    if dataset.task.targets is not Targets.LABELS or len(dataset.classes) < 2:
+        raise DataError(
+            f"safety is judged of classifiers, and {dataset.name} is for {dataset.task.name}. Leave --safety out"
+        )
+    answers = {name: answers_of(network, dataset) for name, network in networks.items()}
+    subjects = {name: (name, answer) for name, answer in answers.items()} | dict(files or {})
+    test, seen = _some(dataset.test, _ATTACKED, seed), _some(dataset.train, _COMPARED, seed)
+    unseen = _some(dataset.test, _COMPARED, seed)
+    attacked: dict[str, dict[str, Tensor]] = {}
+    patches: dict[str, Search] = {}
+    for name, network in networks.items():
+        attacked[name] = {
+            attack.name: attack.images(network, test.images, test.targets, dataset, seed=seed)
+            for attack in track(ATTACKS, f"attacking {name}", total=len(ATTACKS))
+        }
+        with stage(f"looking for a trigger in {name}"):
+            patches[name] = find_patch(network, answers[name], dataset, seed=seed)
+    fooled = _fooled(answers["dense"], attacked["dense"], test) if "dense" in answers else {}
+    result = {}
+    for name, (variant, answer) in track(subjects.items(), "judging answers", total=len(subjects)):
+        right = {attack: _right(answer, images, test.targets) for attack, images in attacked[variant].items()}
+        result[name] = Safety(
+            count=len(test),
+            accuracy=float(_right(answer, test.images, test.targets).double().mean()),
+            membership=membership(_losses(answer, seen), _losses(answer, unseen), seed=seed),
+            attacked={attack: float(hits.double().mean()) for attack, hits in right.items()},
+            transferred=_transferred(answer, attacked["dense"], fooled, test) if variant != "dense" else {},
+            triggers={origin: _tried(search, answer, test, dataset) for origin, search in patches.items()},
+        )
+    return result
+
+
+def answers_of(network: nn.Module, dataset: Dataset) -> Answers:
+    """How a network in eval mode answers."""
+
+    def answer(images: Tensor) -> Tensor:
+        with evaluating(network), torch.no_grad():
+            return batched(lambda batch: network(dataset.normalise(batch)), images)
+
+    return answer
+
+
+def batched(answer: Answers, images: Tensor) -> Tensor:
+    """The scores of all images, a batch at a time, float32 on the CPU."""
+    return torch.cat([answer(images[i : i + _BATCH]).float().cpu() for i in range(0, len(images), _BATCH)])
+
+
+def _some(split: Split, count: int, seed: int) -> Split:
+    chosen = torch.from_numpy(np.random.Generator(np.random.PCG64(seed)).permutation(len(split))[:count])
+    return Split(split.images[chosen], split.targets[chosen])
+
+
+def _losses(answer: Answers, split: Split) -> Any:
+    return F.cross_entropy(answer(split.images).double(), split.targets, reduction="none").numpy()
+
+
+def _right(answer: Answers, images: Tensor, labels: Tensor) -> Tensor:
+    return answer(images).argmax(1) == labels
+
+
+def _fooled(answer: Answers, attacked: Mapping[str, Tensor], test: Split) -> dict[str, Tensor]:
+    """Which images the dense network has right before an attack and wrong after it, bool ``[N]``, by attack."""
+    before = _right(answer, test.images, test.targets)
+    return {name: before & ~_right(answer, images, test.targets) for name, images in attacked.items()}
+
+
+def _transferred(
+    answer: Answers, attacked: Mapping[str, Tensor], fooled: Mapping[str, Tensor], test: Split
+) -> dict[str, float]:
+    before = _right(answer, test.images, test.targets)
+    shares = {}
+    for name, images in attacked.items():
+        both = fooled.get(name, torch.zeros(0, dtype=torch.bool)) & before
+        if bool(both.any()):
+            shares[name] = float((~_right(answer, images[both], test.targets[both])).double().mean())
+    return shares
+
+
+def _tried(search: Search, answer: Answers, test: Split, dataset: Dataset) -> Trigger:
+    patch = search.patch
+    success = patch.success(answer, test.images, answer(test.images).argmax(1))
+    planted = Search(patch, success, search.others).is_trigger
+    return Trigger(dataset.classes[patch.target], patch.row, patch.column, patch.side, success, planted)
