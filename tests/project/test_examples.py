@@ -144,3 +144,23 @@ def test_torch_pruning_prunes_it_further() -> None:
     network, (dense, small, smaller) = example("torch_pruning_further", "torch_pruning").main()
     assert dense > small > smaller
     assert network.eval()(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.slow
+def test_digits_are_recognised_under_encryption() -> None:
+    module = example("encrypted_digits", "tenseal")
+    torch.manual_seed(0)
+    data = load_data("digits", input_shape=(1, 8, 8))
+    images = data.normalise(data.test.images[:300])
+    dense = module.build(64)
+    pruned = rc.prune(dense, images[:1], budget=rc.Budget(macs="4x"))
+    seconds, macs = [], []
+    for net in (module.train(dense, data), module.train(pruned, data)):
+        network, run = module.encrypted(net, images)
+        expected = net(images).detach().double()
+        assert float((run.scores - expected).abs().max()) < 1e-2
+        assert bool((run.scores.argmax(1) == expected.argmax(1)).all())
+        assert run.levels == network.readiness.levels and run.ciphertexts == network.readiness.ciphertexts
+        seconds.append(run.seconds)
+        macs.append(rc.measure(net, images[:1]).macs)
+    assert seconds[0] / seconds[1] == pytest.approx(macs[0] / macs[1], rel=0.15)

@@ -21,6 +21,8 @@ class InspectCommand(DataOptions, CriterionOptions, ModelOptions, Command):
     """vgg16_bn (ours), torchvision:NAME, timm:NAME, transformers:CONFIG-OR-ID, mymodel:make, or mymodel.py:make."""
     density: Annotated[float, arg(metavar="SHARE")] = 1 / 16
     """Share of the weights at which sensitivity is told."""
+    encrypted: bool = False
+    """Tell instead what the model takes on encrypted images (CKKS), and which layers cannot run so."""
 
     def run(self) -> Answer:
         """Groups and sensitivity, without changing or saving anything."""
@@ -34,6 +36,15 @@ class InspectCommand(DataOptions, CriterionOptions, ModelOptions, Command):
         with stage(f"building {source.address}"):
             model = source.build(allow_import=self.allow_import)
         inputs = example_inputs(source.input_shape, seed=self.seed)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        head = f"{source.address}, input {'x'.join(map(str, source.input_shape))}, {parameters:,} parameters"
+        answer: dict[str, Any] = {"model": source.to_dict(), "parameters": parameters}
+        if self.encrypted:
+            from reconvene.costs.encrypted import readiness
+            from reconvene.structure import analyse
+
+            ready = readiness(analyse(model, inputs, trial=False))
+            return Answer(f"{head}\n{ready}", {**answer, "encrypted": ready.to_dict()})
         data = Samples(lambda: self.dataset(source.input_shape), seed=self.seed)
         evaluator = self.evaluator or usual_evaluator(self.criterion)
         by = f"{evaluator} of {self.criterion}" if self.criterion else evaluator
@@ -47,11 +58,4 @@ class InspectCommand(DataOptions, CriterionOptions, ModelOptions, Command):
                 seed=self.seed,
                 density=self.density,
             )
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        head = f"{source.address}, input {'x'.join(map(str, source.input_shape))}, {parameters:,} parameters"
-        answer: dict[str, Any] = {
-            "model": source.to_dict(),
-            "parameters": parameters,
-            "sensitivity": sensitivities.to_dict(),
-        }
-        return Answer(f"{head}\n{sensitivities}", answer)
+        return Answer(f"{head}\n{sensitivities}", {**answer, "sensitivity": sensitivities.to_dict()})

@@ -5,20 +5,24 @@ from __future__ import annotations
 from reconvene.costs.activation_memory import PeakMemory
 from reconvene.costs.base import Cost
 from reconvene.costs.cost_file import JOULES, ChipCost, cost_file
+from reconvene.costs.encrypted import ENCRYPTED_COSTS
 from reconvene.costs.file_size import FileSize
 from reconvene.costs.latency import Latency
 from reconvene.costs.macs import Macs
 from reconvene.costs.params import Params
 from reconvene.costs.synops import SynapticEnergy, SynapticOperations
-from reconvene.costs.unit import COUNT, CYCLES, Unit
+from reconvene.costs.unit import BYTES, COUNT, CYCLES, Unit
 from reconvene.errors import UnknownNameError
 
 COSTS: dict[str, Cost] = {cost.name: cost for cost in (Params(), Macs(), PeakMemory(), FileSize(), Latency())}
 COSTS |= cost_file("bits").costs
 COSTS |= {cost.name: cost for cost in (SynapticOperations(), SynapticEnergy())}
 COSTS |= cost_file("speck").costs
+COSTS |= {cost.name: cost for cost in ENCRYPTED_COSTS}
 COSTS["cycles"] = ChipCost("cycles", "Cycles", CYCLES, "Clock cycles of one inference on the target: 2x, 1.2M.")
 COSTS["energy"] = ChipCost("energy", "Energy", JOULES, "Joules of one inference on the target: 2x, 70uJ.")
+COSTS["sram"] = ChipCost("sram", "SRAM", BYTES, "Bytes of SRAM of one inference on the target: 2x, 128KiB.")
+COSTS["flash"] = ChipCost("flash", "Flash", BYTES, "Bytes of flash that the compiled file takes on the target: 200KiB.")
 """What a budget can limit. A cost of one's own is added by ``COSTS["energy"] = Energy()``."""
 
 

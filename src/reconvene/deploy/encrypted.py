@@ -1,0 +1,130 @@
+"""Networks on encrypted images: CKKS by TenSEAL, one recorded call after the other."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reconvene.costs.encrypted import CkksParameters, Readiness, ckks_parameters, readiness
+from reconvene.costs.encrypted_walk import Kind, kind_of, readers_of
+from reconvene.deploy.encrypted_packing import PACKINGS, Packing
+from reconvene.deploy.encrypted_value import Affine
+from reconvene.deploy.runtimes.base import imported
+from reconvene.errors import ModelError, UnknownNameError
+from reconvene.structure import analyse
+from reconvene.structure.inputs import map_tensors, tensors_in
+from reconvene.structure.recording import Op
+from reconvene.utils.module_state import evaluating
+
+
+@dataclass(frozen=True)
+class EncryptedRun:
+    """What came out of a run.
+
+    Attributes:
+        scores: the decrypted outputs, float64 ``[N, ...]``.
+        levels: levels of the modulus that were used up, read off the ciphertexts.
+        rotations: rotations of vectors, of one image; ``ciphertexts``: those that were encrypted or came out of layers.
+        products: products with constants, and of ciphertexts, for all images together.
+        seconds: of the computation alone, without encryption and decryption.
+    """
+
+    scores: Tensor
+    levels: int
+    rotations: int
+    ciphertexts: int
+    products: int
+    seconds: float
+
+
+class EncryptedNetwork:
+    """A network of sums and products that computes on encrypted images.
+
+    Args:
+        model: any network that ``reconvene inspect --encrypted`` finds ready; it is computed as in eval mode.
+        example_inputs: one image ``[1, ...]``.
+        packing: ``batch``: one ciphertext a feature, for up to ``parameters.slots`` images at once, so that time
+            follows multiplications; ``vector``: one image a ciphertext, so that time follows the inputs of layers.
+
+    Raises:
+        ModelError: a layer cannot run (it is named), there are too many levels, or more than one image was given.
+        MissingExtraError: TenSEAL is absent.
+        UnknownNameError: no such packing.
+    """
+
+    def __init__(self, model: nn.Module, example_inputs: Tensor, *, packing: str = "batch") -> None:
+        if packing not in PACKINGS:
+            raise UnknownNameError("packing", packing, PACKINGS)
+        if example_inputs.shape[0] != 1:
+            raise ModelError(f"an encrypted network is built for one image, and {len(example_inputs)} were given")
+        self._tenseal = imported("tenseal", "encrypted", "encrypted inference")
+        with evaluating(model):
+            self._structure = analyse(model, example_inputs, trial=False)
+        self.readiness: Readiness = readiness(self._structure)
+        self.readiness.check()
+        self.parameters: CkksParameters = ckks_parameters(self.readiness.levels)
+        self._readers = readers_of(self._structure)
+        self._packing, self._shape = packing, example_inputs.shape[1:]
+        state = model.state_dict(keep_vars=True)
+        twins = self._structure.recording.parameters
+        self._constants = {id(twin): state[name].detach().double().cpu() for name, twin in twins.items()}
+
+    def run(self, images: Tensor) -> EncryptedRun:
+        """Encrypt, compute and decrypt images ``[N, ...]``.
+
+        Raises ModelError for images of another shape, or more than there are slots.
+        """
+        if images.shape[1:] != self._shape:
+            raise ModelError(f"the network takes images {list(self._shape)}, and {list(images.shape[1:])} were given")
+        packing = PACKINGS[self._packing](self._tenseal, self.parameters)
+        parts = [self._part(packing, part) for part in packing.parts(images.double().cpu())]
+        outputs = self._structure.recording.outputs
+        return EncryptedRun(
+            torch.cat([scores for scores, _ in parts]).reshape(len(images), *outputs[0].shape[1:]),
+            packing.used_levels,
+            packing.rotations // len(parts),
+            packing.ciphertexts // len(parts),
+            packing.products,
+            sum(seconds for _, seconds in parts),
+        )
+
+    def _part(self, packing: Packing, images: Tensor) -> tuple[Tensor, float]:
+        recording = self._structure.recording
+        values: dict[int, Any] = {key: tensor for key, tensor in self._constants.items()}
+        flat = images.flatten(1)
+        values[id(recording.inputs[0])] = Affine.of_source(packing.encrypt(flat), flat.shape[1], self._shape)
+        start = time.perf_counter()
+        for op in self._structure.eval_ops():
+            outputs = self._call(packing, op, values)
+            for tensor, value in zip(op.outs, outputs, strict=False):
+                if tensor is not None:
+                    values[id(tensor)] = value
+        result = values[id(recording.outputs[0])].evaluated(packing)
+        seconds = time.perf_counter() - start
+        return packing.decrypt(result, len(images)), seconds
+
+    def _call(self, packing: Packing, op: Op, values: dict[int, Any]) -> list[Any]:
+        operands = [tensor for tensor in tensors_in(op.args) if isinstance(values.get(id(tensor)), Affine)]
+        constants = map_tensors(lambda tensor: values.get(id(tensor), tensor), op.args)
+        if not operands:
+            result = op.func(*constants, **op.kwargs)
+            return list(result) if isinstance(result, tuple | list) else [result]
+        for tensor in operands:
+            if self._readers[id(tensor)] > 1 and values[id(tensor)].has_layer:
+                values[id(tensor)].evaluated(packing)
+        first: Affine = values[id(operands[0])]
+        match kind_of(op, operands):
+            case Kind.PRODUCT:
+                return [first.times(values[id(operands[-1])], packing)]
+            case Kind.POWER:
+                return [first.power(op.args[1], packing)]
+            case Kind.SCALE:
+                return [first.scaled(op, constants)]
+            case Kind.LAYER if first.has_layer:
+                first.evaluated(packing)
+        result = Affine.mapped(op, constants, is_layer=kind_of(op, operands) is Kind.LAYER)
+        return [result, *[None] * (len(op.outs) - 1)]

@@ -1,0 +1,119 @@
+"""What networks take under CKKS: levels, depth, rotations and ciphertexts by hand, budgets on them, and refusals."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import reconvene as rc
+from reconvene.costs.encrypted import SECURE_BITS, ckks_parameters, readiness
+from reconvene.errors import BudgetError, ModelError
+from reconvene.models import resolve_address
+from reconvene.structure import analyse
+from support.cli_calls import answer
+
+X = torch.randn(1, 1, 8, 8)
+
+
+class Square(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x
+
+
+class Quadratic(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.1 + 0.5 * x + 0.2 * x * x
+
+
+class Horner(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (0.2 * x + 0.5) * x + 0.1
+
+
+class Power(nn.Module):
+    def __init__(self, exponent: int) -> None:
+        super().__init__()
+        self.exponent = exponent
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x**self.exponent
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), Square())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+def mlp(*between: nn.Module, hidden: int = 16) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), *between, nn.Linear(hidden, 10))
+
+
+@pytest.mark.parametrize(
+    ("net", "levels", "depth"),
+    [
+        (mlp(), 2, 0),
+        (mlp(Square()), 3, 1),
+        (mlp(Quadratic()), 3, 1),  # its coefficients become part of the layer behind it
+        (mlp(Horner()), 3, 1),
+        (mlp(Power(3)), 4, 2),
+        (mlp(Power(4)), 4, 2),
+        (mlp(Square(), Square()), 4, 2),
+        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), Square(), nn.AvgPool2d(2), nn.Conv2d(4, 2, 3)), 3, 1),
+        (nn.Sequential(nn.Conv2d(1, 4, 3), Block(), nn.Flatten(), nn.Linear(144, 2)), 4, 1),
+    ],
+)
+def test_levels_and_depth_by_hand(net: nn.Module, levels: int, depth: int) -> None:
+    ready = readiness(analyse(net, X))
+    assert not ready.blocked and (ready.levels, ready.depth) == (levels, depth)
+
+
+def test_rotations_and_ciphertexts_by_hand() -> None:
+    ready = readiness(analyse(mlp(Square()), X))
+    assert ready.rotations == (64 + 1) + (16 + 1)
+    assert ready.ciphertexts == 64 + 16 + 10
+
+
+def test_parameters_keep_128_bits_of_security() -> None:
+    for levels in range(1, 27):
+        parameters = ckks_parameters(levels)
+        assert sum(parameters.modulus_bits) <= SECURE_BITS[parameters.ring] and parameters.scale_bits >= 30
+        assert len(parameters.modulus_bits) == levels + 2
+    with pytest.raises(ModelError, match="bootstrapping"):
+        ckks_parameters(27)
+
+
+def test_budgets_are_kept_and_what_widths_do_not_change_is_refused() -> None:
+    net = mlp(Square(), hidden=64)
+    plan = rc.plan(net, X, budget=rc.Budget(rotations=90, ciphertexts="1.4x", levels=3))
+    assert plan.costs["pruned"]["rotations"] == 64 + 1 + plan.rows[0].width + 1 <= 90
+    assert plan.costs["pruned"]["ciphertexts"] <= (64 + 64 + 10) / 1.4 and plan.costs["pruned"]["levels"] == 3
+    small = plan.apply(net)
+    assert readiness(analyse(small, X)).rotations == plan.costs["pruned"]["rotations"]
+    with pytest.raises(BudgetError, match="levels 2"):
+        rc.plan(net, X, budget=rc.Budget(levels=2))
+
+
+def test_what_cannot_run_is_refused_by_the_name_of_the_layer() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 10), nn.Softmax(1))
+    ready = readiness(analyse(net, X))
+    assert [(entry.layer, entry.operator) for entry in ready.blocked] == [
+        ("1", "relu"),
+        ("2", "max_pool2d"),
+        ("5", "softmax"),
+    ]
+    assert "average pooling" in str(ready) and "polynomial" in str(ready)
+    with pytest.raises(ModelError, match=r"relu in 1 cannot run.*max_pool2d in 2 cannot run"):
+        rc.plan(net, X, budget=rc.Budget(rotations="2x"))
+
+
+def test_inspect_names_what_cannot_run(capfd: pytest.CaptureFixture[str]) -> None:
+    told = answer(capfd, "inspect", "resnet20", "--model-arg", "width=0.25", "--encrypted")["encrypted"]
+    assert {entry["operator"] for entry in told["blocked"]} == {"relu"}
+    assert told["blocked"][0]["layer"] == "stem.2" and told["levels"] == 39
+    model = resolve_address("resnet20", {"width": 0.25}).build()
+    assert told["rotations"] == readiness(analyse(model, torch.randn(1, 3, 32, 32), trial=False)).rotations
