@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-litert test-oldest formats test-zoo examples fuzz check format bench evidence evidence-quick docs clean
+.PHONY: help setup demo test test-slow test-litert test-npu test-oldest formats test-zoo examples fuzz check format bench evidence evidence-quick docs clean
 
 help:
 	@echo "make setup      .venv with everything that the tests need (once)"
@@ -11,6 +11,7 @@ help:
 	@echo "make test       style, types and tests"
 	@echo "make test-slow  the tests that take longer"
 	@echo "make test-litert the tests of LiteRT, in an environment of their own (.venv-litert)"
+	@echo "make test-npu   the tests of Ethos-U by its compiler Vela, in an environment of their own (.venv-npu)"
 	@echo "make test-oldest the oldest versions of optional packages that pyproject.toml allows have what our code takes from them"
 	@echo "make formats    time every format of the demo's model on this machine, and put the table into the README"
 	@echo "make test-zoo   whole model zoos, from a plan to a verified ONNX file: hours, resumable"
@@ -54,6 +55,17 @@ test-litert: .venv-litert/.ready
 	test -x .venv-litert/bin/python || $(PYTHON) -m venv .venv-litert
 	.venv-litert/bin/python -m pip install --quiet --disable-pip-version-check 'litert-torch>=0.10'
 	.venv-litert/bin/python -m pip install --quiet --disable-pip-version-check -e '.[onnx,litert,data]' torchvision timm \
+		pytest pytest-timeout pytest-xdist hypothesis
+	touch $@
+
+test-npu: .venv-npu/.ready
+	OMP_NUM_THREADS=1 .venv-npu/bin/python -m pytest -n 0 tests/planning/test_npu.py -m "slow or not slow"
+
+# As .venv-litert, with the compiler of Ethos-U.
+.venv-npu/.ready: pyproject.toml
+	test -x .venv-npu/bin/python || $(PYTHON) -m venv .venv-npu
+	.venv-npu/bin/python -m pip install --quiet --disable-pip-version-check 'litert-torch>=0.10'
+	.venv-npu/bin/python -m pip install --quiet --disable-pip-version-check -e '.[onnx,litert,npu,data,fleet]' torchvision \
 		pytest pytest-timeout pytest-xdist hypothesis
 	touch $@
 
@@ -115,4 +127,4 @@ docs: .venv/.docs
 	touch $@
 
 clean:
-	rm -rf .venv .venv-litert .venv-oldest site dist out .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-litert .venv-npu .venv-oldest site dist out .mypy_cache .ruff_cache .pytest_cache

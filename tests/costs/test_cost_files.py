@@ -191,7 +191,7 @@ def test_a_formula_says_what_it_lacks() -> None:
 
 
 def test_every_packaged_file_can_be_read() -> None:
-    assert set(targets()) == {"bits", "mpic", "ne16"}
+    assert {"bits", "mpic", "ne16", "roofline", "ethos-u55-128"} <= set(targets())
     for name in targets():
         assert cost_file(name).name == name
 

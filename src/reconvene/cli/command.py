@@ -121,7 +121,8 @@ class CostOptions(CostLimits):
     """Options that say how small."""
 
     target: Annotated[str | None, arg(metavar="CHIP")] = None
-    """Chip whose --cycles and --energy these are: mpic, ne16, or the path of a file of costs."""
+    """Chip whose --cycles, --energy, --sram and --flash these are: mpic, ne16, ethos-u55-128, roofline, or a file of
+    costs."""
 
     def budget(self, *, default: dict[str, str] | None = None) -> Budget:
         """The budget asked for, or ``default`` where none was. UsageError where there is neither."""

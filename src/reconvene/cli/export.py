@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -43,6 +43,9 @@ class ExportCommand(LimitOptions, Importing, Command):
     float16."""
     quantize: Literal["int8"] | None = None
     """int8: static quantisation, calibrated on training images of --data and verified on its test images."""
+    target: Annotated[str | None, arg(metavar="CHIP")] = None
+    """Also compile the int8 LiteRT file for this chip, such as ethos-u55-128. By default what the artifact was pruned
+    for."""
     dense: bool = False
     """Also export the dense network beside it, as dense.onnx."""
     data: Annotated[str | None, arg(metavar="DATA")] = None
@@ -59,8 +62,10 @@ class ExportCommand(LimitOptions, Importing, Command):
             raise UsageError(
                 "--quantize int8 is calibrated on real data: add --data, best what the model was trained on"
             )
+        if self.target is not None and not (self.quantize and "litert" in formats):
+            raise UsageError("--target compiles the int8 LiteRT file: add --to litert --quantize int8")
         form = self._form()
-        int8 = self.int8()
+        int8 = replace(self.int8(), chip=self.target)
         from reconvene import artifact
         from reconvene.data import load_data
         from reconvene.workflow import export_artifact

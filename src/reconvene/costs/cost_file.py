@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 FORMAT = "reconvene-costs 1"
+COMPILERS = ("vela",)
 FOLDER = Path(__file__).with_name("targets")
 JOULES = metric_unit("J", "joules")
 UNITS: dict[str, Unit] = {
@@ -33,7 +35,18 @@ UNITS: dict[str, Unit] = {
     "joules": JOULES,
     "seconds": SECONDS,
 }
-_ENTRIES = ("format", "name", "title", "source", "weights", "activations", "single_precision", "tables", "costs")
+_ENTRIES = (
+    "format",
+    "name",
+    "title",
+    "source",
+    "weights",
+    "activations",
+    "single_precision",
+    "compiler",
+    "tables",
+    "costs",
+)
 
 
 class CostFile:
@@ -45,6 +58,7 @@ class CostFile:
         weights: bits that weights may have, ascending.
         activations: bits of activations.
         costs: the costs that it defines, by name.
+        compiler: the compiler that tells the true costs of a network, and its settings; ``None``: formulas are all.
 
     Raises:
         CostFileError: the file is missing or damaged; the message names the entry.
@@ -58,6 +72,7 @@ class CostFile:
         self.name, self.title = text(values, "name", self.path), text(values, "title", self.path)
         self.weights = bits(values.get("weights"), f"{self.path}: weights")
         self.activations = bits([values.get("activations")], f"{self.path}: activations")[0]
+        self.compiler = None if "compiler" not in values else _compiler(values["compiler"], f"{self.path}: compiler")
         self._single = values.get("single_precision", False) is True
         tables, costs = values.get("tables", {}), values.get("costs", {})
         for section, entries in (("tables", tables), ("costs", costs)):
@@ -89,6 +104,25 @@ class CostFile:
             sums = [other for other, cost in self.costs.items() if isinstance(cost, LayerSum)]
             raise CostFileError(f"{place}.of is no sum over layers that stands before it: {', '.join(sums) or 'none'}")
         return Total(self, name, table, inner, Formula(table["total"], [inner.name], place=f"{place}.total"))
+
+
+@dataclass(frozen=True)
+class CompilerSettings:
+    """How a network is compiled for a chip: the ``name`` of the compiler, and what it calls the chip and its memory."""
+
+    name: str
+    accelerator: str
+    system: str
+    memory: str
+
+
+def _compiler(table: object, place: str) -> CompilerSettings:
+    names = ("name", "accelerator", "system", "memory")
+    require_known(table, names, place)
+    assert isinstance(table, Mapping)
+    if table.get("name") not in COMPILERS:
+        raise CostFileError(f"{place}.name is none of {', '.join(COMPILERS)}")
+    return CompilerSettings(*(text(table, name, place) for name in names))
 
 
 class FileCost(Cost):
@@ -168,7 +202,8 @@ class ChipCost(Cost):
     def __init__(self, name: str, label: str, unit: Unit, meaning: str) -> None:
         self.name, self.label, self.unit, self.meaning, self.plural = name, label, unit, meaning, label.lower()
         self.unknown = (
-            f"{label.lower()} depend on a chip. Name it: target='mpic', 'ne16', or the path of a file of costs"
+            f"{label.lower()} depend on a chip. Name it: target='mpic', 'ne16', 'ethos-u55-128', or the path of a file "
+            "of costs"
         )
 
     def bind(self, structure: Structure, network: Network | None) -> CostFunction:

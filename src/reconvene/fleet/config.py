@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from reconvene.costs import COSTS, Budget
+from reconvene.costs import COSTS, Budget, targets
 from reconvene.criteria import CRITERIA
 from reconvene.data import count_images
 from reconvene.deploy.quantisation import PRECISIONS
@@ -35,6 +35,7 @@ class DeviceOptions:
     models: Names = ()
     memory_of: Annotated[str, one_of(memory_planners)] | None = None
     precision: Annotated[str, one_of(PRECISIONS)] | None = None
+    chip: Annotated[str, one_of(targets)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class Device(DeviceOptions):
     @property
     def target(self) -> Target:
         """What its budget is about: sizes are those of the files it loads."""
-        return Target(self.profile, self.export, self.memory_of, self.precision)
+        return Target(self.profile, self.export, self.memory_of, self.precision, self.chip)
 
 
 @dataclass(frozen=True, kw_only=True)

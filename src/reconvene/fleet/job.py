@@ -24,7 +24,7 @@ from reconvene.surgery import Plan
 from reconvene.training import TrainConfig
 
 Job = dict[str, Any]
-"""``key``, ``place``, ``source``, ``plan``; rectify, seed, data, limit, train, export, precision, allow_import."""
+"""``key``, ``place``, ``source``, ``plan``; rectify, seed, data, limit, train, export, precision, chip, allow_import"""
 FileContents = dict[str, bytes]
 _UNTRAINED = Limits(agreement=0.0, accuracy_drop=1.0)
 """What is not trained has no answers to agree on."""
@@ -61,7 +61,8 @@ def execute_job(job: Job, work: str) -> FileContents:
         int8 = None
         if job["precision"] == "int8":
             dataset = dataset or load_data(job["data"], input_shape=source.input_shape, limit=job["limit"])
-            int8 = workflow.Int8() if job["train"] else workflow.Int8(limits=_UNTRAINED)
+            limits = Limits() if job["train"] else _UNTRAINED
+            int8 = workflow.Int8(limits=limits, chip=job["chip"])
         workflow.export_artifact(
             folder, formats=job["export"], int8=int8, dataset=dataset, seed=seed, allow_import=allow
         )

@@ -153,7 +153,7 @@ def _plans(fleet: Fleet, model: str, folder: Path, examples: int | None, allow_i
     planner: Planner | None = None
     result = []
     for device in track(devices, f"planning {model}", total=len(devices)):
-        options = {**shared, "export": list(device.export), "precision": device.precision}
+        options = {**shared, "export": list(device.export), "precision": device.precision, "chip": device.chip}
         relative_path = f"{device.name}/{model.replace(':', '-').replace('/', '-')}"
         key = job_key({**options, **_request(fleet, device), "examples": examples, "place": relative_path})
         if _is_complete(folder / relative_path, key):

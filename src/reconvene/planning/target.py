@@ -16,6 +16,7 @@ from reconvene.deploy.runtimes.registry import memory_planners
 from reconvene.devices import Profile
 from reconvene.devices.latency_cost import DeviceLatency
 from reconvene.errors import DeviceError, UnknownNameError
+from reconvene.planning.npu_costs import npu_costs
 from reconvene.planning.runtime_costs import ExportedSize, MachineLatency, RuntimeMemory
 from reconvene.planning.session import Planner
 
@@ -64,12 +65,13 @@ class Target:
         if self.memory_of not in (None, *memory_planners()):
             raise UnknownNameError("plan of memory", str(self.memory_of), memory_planners())
         profile = None
-        if "latency" in budget or self.device is not None:
+        chip = {} if self.chip is None else _chip_costs(self.chip)
+        # The latency of a file of costs, such as a roofline, is about that chip and not about this machine.
+        if ("latency" in budget and "latency" not in chip) or self.device is not None:
             profile = resolve_profile(planner, self.device, precision=self.precision)
         precision = self.precision or (profile.precision if profile else "fp32")
         costs = {**listed_costs(), **{name: cost_named(name) for name in budget.asked}}
-        if self.chip is not None:
-            costs |= cost_file(self.chip).costs
+        costs |= chip
         if profile is not None:
             costs["latency"] = latency_on(profile, measured="latency" in budget)
         if self.memory_of is not None and "peak_memory" in budget:
@@ -82,6 +84,12 @@ class Target:
         finally:
             for cost in costs.values():
                 cost.close()
+
+
+def _chip_costs(chip: str | Path) -> dict[str, Cost]:
+    """What a chip charges: by the formulas of its file alone, or by its compiler. Raises as ``cost_file``."""
+    file = cost_file(chip)
+    return file.costs if file.compiler is None else npu_costs(file)
 
 
 def latency_on(profile: Profile, *, measured: bool) -> DeviceLatency:

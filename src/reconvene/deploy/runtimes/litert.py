@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from reconvene.deploy.batch_of_one import SingleSession
 from reconvene.deploy.model_io import in_inference, leaves
 from reconvene.deploy.options import FileOptions
-from reconvene.deploy.pt2e import quantised_program
+from reconvene.deploy.pt2e import KEY, quantised_program
 from reconvene.deploy.quantisation import Quantisation
 from reconvene.deploy.runtimes.base import OnDevice, Runtime, Session, Written, file_of, imported, our_program
 from reconvene.deploy.tracing import TensorsOnly, exporting, one_sample, said
@@ -23,6 +23,11 @@ from reconvene.errors import ModelError
 _EXTRA = "litert"
 FIRST_PACKAGE = "litert-torch"
 """Pip must install it by itself before the extra; see pyproject.toml."""
+_ATEN = torch.ops.aten
+_CLIPS = {_ATEN.relu.default, _ATEN.relu_.default, _ATEN.hardtanh.default, _ATEN.hardtanh_.default, _ATEN.relu6.default}
+"""Activations that become part of the operator before them."""
+_JOINS = {_ATEN.add.Tensor, _ATEN.add_.Tensor, _ATEN.sub.Tensor, _ATEN.mul.Tensor, _ATEN.mul_.Tensor}
+_POOLS = {_ATEN.avg_pool2d.default, _ATEN.mean.dim}
 Values = np.ndarray[Any, Any]
 
 
@@ -44,11 +49,38 @@ def quantize_litert(
     config = imported("litert_torch.quantize.quant_config", _EXTRA, "int8 LiteRT", first=FIRST_PACKAGE)
     settings = quantizer.get_symmetric_quantization_config(is_per_channel=True, is_dynamic=False)
     int8_quantizer = quantizer.PT2EQuantizer().set_global(settings)
+    _complete(int8_quantizer, settings)
     program = quantised_program(
         model, example_inputs, int8_quantizer, quantisation, extra=_EXTRA, file_format="LiteRT", fold_weights=False
     )
     sample = one_sample(example_inputs)
     return _converted(model, program, sample, path, quant_config=config.QuantConfig(pt2e_quantizer=int8_quantizer))
+
+
+def _complete(quantizer: Any, settings: Any) -> None:
+    """Let the quantiser also see sums, products, pools and activations that it misses.
+
+    litert-torch looks for them by the function that the model called, which newer traces do not tell. What it misses
+    is computed in float32 between two conversions, which microcontroller NPUs cannot do.
+    """
+    annotation = imported("torchao.quantization.pt2e.quantizer", _EXTRA, "int8 LiteRT").QuantizationAnnotation
+    annotate = quantizer.annotate
+
+    def annotate_all(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
+        annotated: torch.fx.GraphModule = annotate(graph)
+        for node in annotated.graph.nodes:
+            if node.op != "call_function" or node.target not in _JOINS | _CLIPS | _POOLS or KEY in node.meta:
+                continue
+            reader = next(iter(node.users)) if len(node.users) == 1 else None
+            fused = reader is not None and node.target in _JOINS and reader.target in _CLIPS and KEY not in reader.meta
+            inputs = {arg: settings.input_activation for arg in node.args[:2] if isinstance(arg, torch.fx.Node)}
+            output = None if fused else settings.output_activation
+            node.meta[KEY] = annotation(input_qspec_map=inputs, output_qspec=output, _annotated=True)
+            if fused and reader is not None:
+                reader.meta[KEY] = annotation(output_qspec=settings.output_activation, _annotated=True)
+        return annotated
+
+    quantizer.annotate = annotate_all
 
 
 def _converted(model: nn.Module, program: nn.Module, sample: Any, path: Path, **settings: Any) -> Written:
