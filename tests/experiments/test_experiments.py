@@ -237,6 +237,21 @@ def test_pruning_after_training_pays_for_its_dense_part(tmp_path: Path, digits) 
     assert again.earlier == ready.earlier
 
 
+def test_trained_arms_share_their_dense_network_and_pay_for_it(tmp_path: Path, digits) -> None:
+    ready = {}
+    for name, options in (("taylor", {}), ("random", {"criterion": "random"}), ("scratch", {"scratch": True})):
+        at = setting("trained", tmp_path / name, digits, **options)
+        ready[name] = ARMS["trained"].prepare(at)
+        own = measure(ready[name].model, at.inputs, latency=False)
+        assert own.params <= measure(at.model, at.inputs, latency=False).params / 4
+    assert len(list((tmp_path / "shared").iterdir())) == 1
+    for name in ("taylor", "random"):
+        assert ready[name].epochs == ready[name].earlier["epochs"] == 1 and ready[name].config.tail == 1.0
+        assert ready[name].distillation is not None and ready[name].earlier["seconds"] > 0
+    assert ready["scratch"].epochs == 2 and not ready["scratch"].earlier and ready["scratch"].config is None
+    assert ready["taylor"].plan.widths.tolist() == ready["scratch"].plan.widths.tolist()
+
+
 def test_the_search_never_sees_a_test_image(tmp_path: Path, digits) -> None:
     blank = replace(digits, test=replace(digits.test, images=torch.zeros_like(digits.test.images)))
     networks = []

@@ -11,7 +11,7 @@ import reconvene as rc
 from reconvene.costs.model import CostModel
 from reconvene.errors import ArgumentError, BudgetError, PlanError
 from reconvene.models import ModelSource
-from reconvene.planning.schedule import Schedule
+from reconvene.planning.schedule import PruningSchedule
 from reconvene.structure import analyse
 from reconvene.surgery.compose import compose_plans
 from support.trained_net import Net, X, batches, trained
@@ -127,6 +127,6 @@ def test_a_floor_stops_and_gives_the_last_good_network_back():
 
 @pytest.mark.parametrize(("pace", "halfway"), [("geometric", 0.5), ("linear", 0.625), ("cubic", 0.34375)])
 def test_paces_go_from_all_to_the_budget(pace: str, halfway: float):
-    schedule = Schedule(2, pace, {"macs": "4x"}, {"macs": 1000.0}, {"macs": 250.0}, {})
+    schedule = PruningSchedule(2, pace, {"macs": "4x"}, {"macs": 1000.0}, {"macs": 250.0}, {})
     assert [schedule.budget(step).asked["macs"] for step in (1, 2)] == [int(1000 * halfway), 250]
-    assert Schedule.from_dict(json.loads(json.dumps(schedule.to_dict()))) == schedule
+    assert PruningSchedule.from_dict(json.loads(json.dumps(schedule.to_dict()))) == schedule

@@ -177,7 +177,7 @@ class BudgetOptions(LimitsOptions):
 
 
 @dataclass(kw_only=True)
-class RecipeOptions:
+class LearningOptions:
     """Options that say by which recipe to train."""
 
     epochs: Annotated[int | None, arg(metavar="N")] = None
@@ -211,7 +211,7 @@ class RecipeOptions:
 
 
 @dataclass(kw_only=True)
-class TrainOptions(RecipeOptions):
+class TrainOptions(LearningOptions):
     """Options that say how to train."""
 
     distill: bool = False

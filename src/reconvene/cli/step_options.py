@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
-from reconvene.cli.command import RecipeOptions, UsageError
+from reconvene.cli.command import LearningOptions, UsageError
 
 if TYPE_CHECKING:
     from reconvene.workflow import Tuned
@@ -17,7 +17,7 @@ STEP_EPOCHS = 2
 
 
 @dataclass(kw_only=True)
-class StepOptions(RecipeOptions):
+class StepOptions(LearningOptions):
     """Options that say in which steps a trained network is cut, and how it is tuned after each."""
 
     steps: Annotated[int | None, arg(metavar="N")] = None

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from reconvene.errors import ExperimentError
 from reconvene.experiments.config import Experiment, Run
+from reconvene.experiments.context import SHARED
 from reconvene.experiments.results import Record, append_result, of_keys, read_results
 from reconvene.experiments.worker import ERROR, LOCK, RESULT, RUN
 from reconvene.utils.files import write_atomic
@@ -66,6 +67,8 @@ def compare(
     try:
         with FileLock(work / LOCK, timeout=0), listening(progress):
             outcome = _compare(experiment, selected, results, work, seconds)
+            if not outcome.left and (work / SHARED).exists():
+                shutil.rmtree(work / SHARED)
         _remove_if_empty(work)
         return outcome
     except Timeout as error:

@@ -18,9 +18,11 @@ from reconvene.planning.assemble import timed
 from reconvene.planning.session import Data
 from reconvene.structure import Structure
 from reconvene.surgery import Plan
-from reconvene.training import TrainConfig
+from reconvene.training import Distillation, TrainConfig
 
 EVERYWHERE = "everywhere"
+SHARED = "shared"
+"""Folder beside those of runs for what several of them need."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class PreparedRun:
     ``seconds``: wall time by step, all of it before training. ``epochs``: of training still to do, of ``setting``'s.
     ``masked``: whether masks hold some weights at zero. ``earlier``: seconds, epochs and MACs of one example of
     training that was part of the arm itself (pruning after training); ``facts``: anything else worth a column.
+    ``config`` and ``distillation``: of that training, where they are not those of all arms.
     """
 
     model: nn.Module
@@ -76,17 +79,29 @@ class PreparedRun:
     masked: bool = False
     earlier: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    config: TrainConfig | None = None
+    distillation: Distillation | None = None
 
 
-def apply_plan(setting: Setting, plan: Plan, *, rectify: str) -> PreparedRun:
+def apply_plan(setting: Setting, plan: Plan, *, rectify: str, data: Data | None = None) -> PreparedRun:
     """Surgery and rectification, the same for every arm that chooses widths.
 
-    ``rectify`` is one of the rectifier's ways, or ``everywhere``: ``reinit`` of resilient layers too.
+    ``rectify`` is one of the rectifier's ways, or ``everywhere``: ``reinit`` of resilient layers too. ``data`` is for
+    the ways of trained networks.
     """
     method, everywhere = ("reinit", True) if rectify == EVERYWHERE else (rectify, False)
     seconds = dict(plan.timings)
     with timed(seconds, "surgery"):
         small = plan.apply(setting.model)
     with timed(seconds, "rectify"):
-        rectifier.rectify(small, plan, setting.inputs, method, seed=setting.seed, everywhere=everywhere)
+        rectifier.rectify(
+            small,
+            plan,
+            setting.inputs,
+            method,
+            seed=setting.seed,
+            everywhere=everywhere,
+            model=setting.model,
+            data=data,
+        )
     return PreparedRun(small, seconds, setting.epochs, plan=plan)

@@ -10,7 +10,7 @@ from typing import Any
 from reconvene import criteria
 from reconvene.costs import listed_costs, read_budget
 from reconvene.errors import BudgetError, UnknownNameError
-from reconvene.experiments import baselines, search, torch_pruning
+from reconvene.experiments import baselines, search, torch_pruning, trained
 from reconvene.experiments.context import PreparedRun, Setting, apply_plan
 from reconvene.experiments.masked import put_on
 from reconvene.planning.assemble import timed
@@ -87,6 +87,7 @@ ARMS: dict[str, Arm] = {
     "precrop_filled": Arm(partial(baselines.precrop, filled=True), {"criterion": "synflow", "rectify": "reinit"}),
     "channels": Arm(baselines.channels, {"criterion": "synflow", "normalised": False, "rectify": "reinit"}),
     "nas": Arm(search.nas, search.SEARCH_OPTIONS),
+    "trained": Arm(trained.trained, trained.TRAINED_OPTIONS),
     "torch_pruning": Arm(torch_pruning.torch_pruning, torch_pruning.TORCH_PRUNING_OPTIONS),
     "cut": Arm(baselines.cut_one_group, {"group": "", "share": 0.125, "rectify": "reinit"}, budgets=False),
 }

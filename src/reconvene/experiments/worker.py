@@ -60,7 +60,14 @@ def execute_run(run: Run, folder: Path, *, data: str) -> Record:
     prepared = arm_named(run.arm).prepare(setting)
     search_cpu = time.process_time() - began
     costs = measure(dense if prepared.masked else prepared.model, setting.inputs, latency=False)
-    result = train_model(prepared.model, dataset, epochs=prepared.epochs, directory=folder / "train", config=config)
+    result = train_model(
+        prepared.model,
+        dataset,
+        epochs=prepared.epochs,
+        directory=folder / "train",
+        config=prepared.config or config,
+        distillation=prepared.distillation,
+    )
     model = take_off(prepared.model)
     kept = sum(int(p.count_nonzero()) for p in model.parameters()) if prepared.masked else costs.params
     dense_costs = measure(dense, setting.inputs, latency=False)

@@ -18,7 +18,7 @@ from reconvene.planning.arguments import PLAN_CHECKS, check_steps
 from reconvene.planning.limits import LayerLimits
 from reconvene.planning.options import Options
 from reconvene.planning.pruning import prune_by
-from reconvene.planning.schedule import Schedule
+from reconvene.planning.schedule import PruningSchedule
 from reconvene.planning.session import Data
 from reconvene.planning.target import DeviceLike, Target
 from reconvene.structure.copies import copy_model
@@ -127,13 +127,15 @@ def prune_iteratively(
         verify=verify,
     )
     with listening(progress), stage("pruning in steps", steps) as work:
-        schedule = Schedule.of(model, example_inputs, budget, options, steps=steps, pace=pace)
+        schedule = PruningSchedule.of(model, example_inputs, budget, options, steps=steps, pace=pace)
         tuner = _tuner(model, example_inputs, train, options)
         network: nn.Module | None = None
         records: list[StepRecord] = []
         for step in range(1, steps + 1):
             scores = _Scores(metric)
-            smaller = cut(model, network, example_inputs, schedule, options, step, rectify=rectify, see=scores.add)
+            smaller = prune_step(
+                model, network, example_inputs, schedule, options, step, rectify=rectify, see=scores.add
+            )
             scores.add(smaller)
             if tuner is not None:
                 with stage("tuning"):
@@ -153,11 +155,11 @@ def prune_iteratively(
     return result
 
 
-def cut(
+def prune_step(
     model: nn.Module,
     network: nn.Module | None,
     example_inputs: Any,
-    schedule: Schedule,
+    schedule: PruningSchedule,
     options: Options,
     step: int,
     *,

@@ -25,7 +25,7 @@ PACES: dict[str, Callable[[float, float], float]] = {
 
 
 @dataclass(frozen=True)
-class Schedule:
+class PruningSchedule:
     """What the steps keep; plain values, so that an interrupted pruning can go on with the same ones.
 
     Attributes:
@@ -54,7 +54,7 @@ class Schedule:
         *,
         steps: int,
         pace: str = "geometric",
-    ) -> Schedule:
+    ) -> PruningSchedule:
         """The schedule of a budget.
 
         The whole budget is planned once, which says what its limits come to, and that it can be kept.
@@ -97,7 +97,7 @@ class Schedule:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Schedule:
+    def from_dict(cls, values: Mapping[str, Any]) -> PruningSchedule:
         """Undo ``to_dict``, after JSON."""
         widths = {name: (int(dense), int(width)) for name, (dense, width) in values["widths"].items()}
         return cls(**{**values, "widths": widths})

@@ -67,9 +67,10 @@ def spread_on(model: nn.Module, batch: Any, *, seed: int) -> dict[str, float]:
     if neurons(model):
         return {name: drive.spread for name, drive in drives_on(model, batch, seed=seed).items() if drive.finite}
     spreads: dict[str, float] = {}
+    scratch = _Scratch()
 
     def note(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        value = spread_of(output)
+        value = spread_of(output, scratch)
         if value is not None:
             spreads[name] = value
 
@@ -215,10 +216,26 @@ def undisturbed(model: nn.Module, *, seed: int) -> Iterator[None]:
         yield
 
 
-def spread_of(output: Any) -> float | None:
+class _Scratch:
+    """Memory in which outputs become float64 in turn: fresh memory for each takes as long as many a layer."""
+
+    def __init__(self) -> None:
+        self._values = torch.empty(0, dtype=torch.float64)
+
+    def double(self, tensor: Tensor) -> Tensor:
+        """The values in float64, until the next call."""
+        if not tensor.is_contiguous() or tensor.device.type != "cpu":
+            return tensor.double()
+        if len(self._values) < tensor.numel():
+            self._values = torch.empty(tensor.numel(), dtype=torch.float64)
+        return self._values[: tensor.numel()].view(tensor.shape).copy_(tensor)
+
+
+def spread_of(output: Any, scratch: _Scratch | None = None) -> float | None:
     """Standard deviation over all values of the first tensor in ``output``; ``None`` without one, or if not finite."""
     tensors = [tensor for tensor in tensors_in(output) if tensor.is_floating_point() and tensor.numel() > 1]
     if not tensors:
         return None
-    value = float(tensors[0].detach().double().std(correction=0))
+    values = tensors[0].detach()
+    value = float((values.double() if scratch is None else scratch.double(values)).std(correction=0))
     return value if math.isfinite(value) else None

@@ -7,7 +7,7 @@ and losses of the user's own.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reconvene.criteria.base import Loss
 from reconvene.criteria.batches import Batches, argument_names
 from reconvene.criteria.gradients import explained
 from reconvene.errors import TrainingError
@@ -26,8 +27,6 @@ from reconvene.training.optimizer import Nesterov
 from reconvene.training.randomness import own_randomness, seed_step
 from reconvene.utils.module_state import evaluating, kept_modes
 from reconvene.utils.progress import stage
-
-Loss = Callable[[Any, Any], Tensor]
 
 
 @dataclass(frozen=True)

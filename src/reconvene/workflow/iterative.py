@@ -24,9 +24,9 @@ from reconvene.costs import Budget
 from reconvene.data import Dataset
 from reconvene.errors import ArtifactError, TrainingError
 from reconvene.models import ModelSource, example_inputs
-from reconvene.planning.iterative import cut, plan_of
+from reconvene.planning.iterative import plan_of, prune_step
 from reconvene.planning.options import Options
-from reconvene.planning.schedule import Schedule
+from reconvene.planning.schedule import PruningSchedule
 from reconvene.surgery import Plan
 from reconvene.training import TrainConfig, evaluate_split
 from reconvene.training.checkpoint import sha256
@@ -164,13 +164,13 @@ class _Run:
 
     def begin(
         self, asked: dict[str, Any], model: nn.Module, base: Path | None, weights: Path | None, *, overwrite: bool
-    ) -> Schedule:
+    ) -> PruningSchedule:
         """The schedule of an earlier call; else write down a new one, and the dense network. Raises ArtifactError."""
         path = self.work / ASKED
         if path.exists():
             values = json.loads(path.read_text(encoding="utf-8"))
             if values["asked"] == asked:
-                return Schedule.from_dict(values["schedule"])
+                return PruningSchedule.from_dict(values["schedule"])
             if not overwrite:
                 raise ArtifactError(
                     f"{self.work} holds the steps of an unfinished pruning that was asked for otherwise. Repeat that "
@@ -181,7 +181,7 @@ class _Run:
         self.work.mkdir(parents=True)
         keep_dense(model, self.work / DENSE, self.source, base, weights)
         with stage(f"planning {self.tuned.steps} steps to {self.budget}"):
-            schedule = Schedule.of(
+            schedule = PruningSchedule.of(
                 model,
                 self._inputs,
                 self.budget,
@@ -202,7 +202,7 @@ class _Run:
         samples = Samples(lambda: self.dataset, seed=self.pruning.seed, most=TRAINED_SAMPLES)
         return self.pruning.options(samples, self.dataset.task)
 
-    def all_steps(self, model: nn.Module, schedule: Schedule) -> PruningCurve:
+    def all_steps(self, model: nn.Module, schedule: PruningSchedule) -> PruningCurve:
         """Do the steps that are not done; how all of them fared."""
         task = self.dataset.task
         records: list[StepRecord] = []
@@ -219,7 +219,7 @@ class _Run:
         dense_score = evaluate_split(dense, self.dataset).score
         return PruningCurve(tuple(records), best, task.headline, dense_score, self.tuned.floor)
 
-    def _step(self, model: nn.Module, schedule: Schedule, step: int) -> StepRecord:
+    def _step(self, model: nn.Module, schedule: PruningSchedule, step: int) -> StepRecord:
         """One step, unless it is done."""
         folder = self.work / str(step)
         if not (folder / artifact.MANIFEST).exists():
@@ -241,7 +241,7 @@ class _Run:
             return replace(record, tuned=training.score)
         return replace(record, tuned=record.repaired)
 
-    def _cut(self, model: nn.Module, schedule: Schedule, step: int) -> None:
+    def _cut(self, model: nn.Module, schedule: PruningSchedule, step: int) -> None:
         """Cut, repair and save the network of a step."""
         scores: list[float] = []
 
@@ -252,7 +252,7 @@ class _Run:
         earlier: Plan | None = getattr(model, "reconvene_plan", None)
         dense = model if earlier is None else self.source.build(allow_import=self.allow_import)
         start = None if network is dense else network
-        small = cut(
+        small = prune_step(
             dense, start, self._inputs, schedule, self._options, step, rectify=self.pruning.rectify, see=measure
         )
         measure(small)
