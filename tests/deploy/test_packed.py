@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import reconvene as rc
+from reconvene.deploy.on_device.unpack import weights
 from reconvene.errors import ExportError
 from reconvene.quantiser import quantise
 from reconvene.surgery.bits import BitPlan, LayerBits
@@ -126,23 +127,13 @@ def test_interleaved_bits_compute_what_the_rounded_network_does(name: str, seed:
         assert not FLOAT_KERNELS & set(optimised(exported.path, tmp_path))
 
 
-def unpacker() -> dict[str, object]:
-    """The program of the docs."""
-    page = (ROOT / "docs" / "bits.md").read_text(encoding="utf-8")
-    code = next(b for b in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if "def weights" in b)
-    names: dict[str, object] = {}
-    exec(code, names)
-    assert len(code.splitlines()) <= 36
-    return names
-
-
 @pytest.mark.parametrize("name", ["residual", "plain"])
-def test_the_unpacker_of_the_docs_reads_the_integers_of_the_plan(name: str, tmp_path: Path) -> None:
+def test_the_unpacker_of_bundles_reads_the_integers_of_the_plan(name: str, tmp_path: Path) -> None:
     small, images = with_random_bits(name, 2)
     path = rc.export(
         small, tmp_path, quantize="plan", calibration=[images], example_inputs=images[:1], task="regression"
     ).path
-    unpacked = list(unpacker()["weights"](path))
+    unpacked = list(weights(str(path)))
     plan, parameters = small.reconvene_plan.bits.layers, dict(small.named_parameters())
     assert len(unpacked) == len(plan)
     left = {name: quantise(parameters[name], layer.bits).integers.numpy() for name, layer in plan.items()}

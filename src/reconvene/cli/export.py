@@ -41,8 +41,9 @@ class ExportCommand(LimitOptions, Importing, Command):
     tolerance: Annotated[float | None, arg(metavar="SHARE")] = None
     """Largest error of a float32 or float16 file, as a share of the largest output. By default 1e-4, and 1e-2 in
     float16."""
-    quantize: Literal["int8"] | None = None
-    """int8: static quantisation, calibrated on training images of --data and verified on its test images."""
+    quantize: Literal["int8", "plan"] | None = None
+    """int8: static quantisation, calibrated on training images of --data and verified on its test images. plan: the
+    same with weights of the bits that the artifact's plan gives every channel, packed in the file; onnx."""
     target: Annotated[str | None, arg(metavar="CHIP")] = None
     """Also compile the int8 LiteRT file for this chip, such as ethos-u55-128. By default what the artifact was pruned
     for."""
@@ -60,12 +61,12 @@ class ExportCommand(LimitOptions, Importing, Command):
             raise UsageError("--to names no format")
         if self.quantize and self.data is None:
             raise UsageError(
-                "--quantize int8 is calibrated on real data: add --data, best what the model was trained on"
+                f"--quantize {self.quantize} is calibrated on real data: add --data, best what the model was trained on"
             )
-        if self.target is not None and not (self.quantize and "litert" in formats):
+        if self.target is not None and not (self.quantize == "int8" and "litert" in formats):
             raise UsageError("--target compiles the int8 LiteRT file: add --to litert --quantize int8")
         form = self._form()
-        int8 = replace(self.int8(), chip=self.target)
+        int8 = replace(self.int8(), chip=self.target, plan_bits=self.quantize == "plan")
         from reconvene import artifact
         from reconvene.data import load_data
         from reconvene.workflow import export_artifact
@@ -94,7 +95,7 @@ class ExportCommand(LimitOptions, Importing, Command):
         if self.tolerance is not None and (self.quantize or not 0 < self.tolerance < 1):
             raise UsageError("--tolerance is a share between 0 and 1, of float32 and float16: int8 has limits")
         if self.quantize and self.precision == "fp16":
-            raise UsageError("--quantize int8 is made from float32: leave --precision fp16 out")
+            raise UsageError(f"--quantize {self.quantize} is made from float32: leave --precision fp16 out")
         from reconvene.workflow import Form
 
         axes = tuple(name for name in self.dynamic_axes.split(",") if name)

@@ -36,7 +36,7 @@ from reconvene.errors import ExportError
 from reconvene.utils.files import write_atomic
 
 _SUFFIXES = (".tar.gz", ".tgz")
-_TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.03}
+_TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.03, "plan": 0.03}
 """How far, as a share of the largest score, a device's answers may be from those stored. In int8 processors round ties
 differently: single scores move by one step of the quantised output, about a 120th of the largest score."""
 _LAUNCHER = '''\

@@ -30,6 +30,16 @@ class PackedWeight:
     quantised: QuantisedWeight
     layer: LayerBits
 
+    def rows(self, part: slice) -> PackedWeight:
+        """Some of the output channels; all of them for ``slice(None)``."""
+        if part == slice(None):
+            return self
+        whole = self.quantised
+        index = [slice(None)] * whole.integers.ndim
+        index[whole.axis] = part
+        quantised = QuantisedWeight(whole.integers[tuple(index)], whole.scale[part], whole.axis)
+        return PackedWeight(quantised, LayerBits.of(self.layer.axis, self.layer.bits[part]))
+
 
 @dataclass(frozen=True, eq=False)
 class Planned:

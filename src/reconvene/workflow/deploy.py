@@ -31,7 +31,8 @@ from reconvene.workflow.qat import learned_ranges
 class Int8:
     """How int8 is made: what it must keep, which layers stay in float32, on how many images it is calibrated.
 
-    ``plan_bits``: weights in the bits of the artifact's plan, computed in int8, as ``model.plan.onnx``.
+    ``plan_bits``: weights in the bits of the artifact's plan, computed in int8, as ``model.plan.onnx``; the dense
+    network beside it has 8 bits everywhere.
     """
 
     limits: Limits = Limits()  # noqa: RUF009  # frozen
@@ -41,10 +42,9 @@ class Int8:
     """Target that LiteRT files are compiled for, if it has a compiler; ``None``: what the artifact was pruned for."""
     plan_bits: bool = False
 
-    @property
-    def precision(self) -> str:
-        """What ``reconvene.export`` calls it."""
-        return "plan" if self.plan_bits else "int8"
+    def precision(self, *, of_artifact: bool = True) -> str:
+        """What ``reconvene.export`` calls it, for the network of the artifact or for the dense one."""
+        return "plan" if self.plan_bits and of_artifact else "int8"
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,7 @@ def export_artifact(
     quantising: dict[str, Any] = {}
     if int8 is not None and dataset is not None:
         images = calibration_of(dataset, int8.samples, seed=seed)
-        quantising = {
-            "quantize": int8.precision,
-            "calibration": images,
-            "keep_fp32": int8.keep_fp32,
-            "limits": int8.limits,
-        }
+        quantising = {"calibration": images, "keep_fp32": int8.keep_fp32, "limits": int8.limits}
     compiler = None if int8 is None else _compiler_for(folder, int8.chip)
     ranges = _ranges(folder, models)
     by_variant: dict[str, list[Exported]] = {}
@@ -124,8 +119,10 @@ def export_artifact(
         if variant != (only or artifact_variant) and not (with_dense and only is None):
             continue
         name = "model" if variant == artifact_variant else variant
+        if int8 is not None:
+            quantising["quantize"] = int8.precision(of_artifact=variant == artifact_variant)
         for format_name in formats:
-            kind = format_name if int8 is None else f"{format_name} in {int8.precision}"
+            kind = format_name if int8 is None else f"{format_name} in {quantising['quantize']}"
             with stage(f"exporting {name} to {kind} and verifying it"):
                 data = None if dataset is None else test_batches(dataset, batch_size=32)
                 learned = ranges.get(variant) if quantising and format_named(format_name).takes_ranges else None

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from reconvene.deploy.planned import PackedWeight
 from reconvene.deploy.runtimes.base import imported
+from reconvene.deploy.runtimes.onnx.packed_rows import folded_integers, rows_of
 from reconvene.deploy.runtimes.onnx.unpacking import DOMAIN, UNPACK, VERSION, bias_scale, order, packed_bytes
 from reconvene.errors import ExportError
 from reconvene.surgery.bits import LayerBits
 from reconvene.utils.machine import saturates
 
 _Array = NDArray[Any]
-_EXACT = 1e-3
 _BIAS_LIMIT = 2**31 - 1
 
 
@@ -41,11 +41,11 @@ def pack_weights(proto: Any, weights: Mapping[str, PackedWeight], plain: Any) ->
     Raises ExportError for a weight that the file does not have in int8.
     """
     graph = _Graph(proto, plain)
-    done = set()
-    for node, layer in graph.layers(weights):
-        graph.replace(node, weights[layer], layer)
-        done.add(layer)
-    if missing := [name for name in weights if name not in done]:
+    read = {name: np.zeros(len(packed.layer.bits), dtype=np.bool_) for name, packed in weights.items()}
+    for node, name, rows in graph.layers(weights):
+        graph.replace(node, weights[name].rows(rows), name)
+        read[name][rows] = True
+    if missing := [name for name, rows in read.items() if not rows.all()]:
         raise ExportError(
             f"{', '.join(missing[:3])} cannot be packed: no layer of the quantised graph reads it. Export it "
             "with quantize='int8'"
@@ -74,22 +74,37 @@ class _Graph:
         self._biases: dict[str, _Array] = {}
         self._count = 0
 
-    def layers(self, weights: Mapping[str, PackedWeight]) -> Iterator[tuple[Any, str]]:
-        """Every node that reads an int8 weight, and the name of that weight in the network."""
+    def layers(self, weights: Mapping[str, PackedWeight]) -> Iterator[tuple[Any, str, slice]]:
+        """Every node that reads an int8 weight, the name of that weight in the network, and which rows it reads.
+
+        ``nn.MultiheadAttention`` keeps the weights of three projections in one, which the file can have whole or in
+        parts; those are known by their values.
+        """
         for node in list(self.graph.node):
             if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or len(node.input) < 2:
                 continue
-            name = f"{node.name.split('/')[0]}.weight"
-            weight = self.made_by.get(node.input[1])
-            if name in weights and weight is not None and weight.op_type == "DequantizeLinear":
-                yield node, name
+            owner, weight = node.name.split("/")[0], self.made_by.get(node.input[1])
+            if weight is None or weight.op_type != "DequantizeLinear":
+                continue
+            name = f"{owner}.weight"
+            if name in weights:
+                yield node, name, slice(None)
+                continue
+            if weight.input[0].removesuffix("_quantized") not in self._floats:
+                continue  # a product of two activations
+            axis = next((a.i for a in weight.attribute if a.name == "axis"), 0)
+            rows = np.moveaxis(self._float(weight.input[0]), axis, 0)
+            for name, packed in weights.items():
+                if name.rpartition(".")[0] == owner and (part := rows_of(packed, rows)) is not None:
+                    yield node, name, part
+                    break
 
     def replace(self, node: Any, packed: PackedWeight, name: str) -> None:
         """Let one layer read the packed weight, with its own scales, and a bias at the scale that follows."""
         dequantize = self.made_by[node.input[1]]
         axis = next((a.i for a in dequantize.attribute if a.name == "axis"), 0)
         folded = self._float(dequantize.input[0])
-        integers, scale = _folded(packed, folded, axis, name)
+        integers, scale = folded_integers(packed, folded, axis, name)
         activation = self.made_by.get(node.input[0])
         if activation is None or activation.op_type != "DequantizeLinear":
             raise ExportError(f"{name} cannot be packed: what its layer reads is not quantised")
@@ -255,30 +270,6 @@ def _is_default(attribute: Any) -> bool:
     if attribute.name in ("strides", "dilations"):
         return all(value == 1 for value in attribute.ints)
     return bool(attribute.name == "group" and attribute.i == 1)
-
-
-def _folded(packed: PackedWeight, folded: _Array, axis: int, name: str) -> tuple[_Array, _Array]:
-    """Integers and float64 scales of a weight that took in the norm behind it, channels along ``axis``.
-
-    A norm multiplies a channel by a number: that goes into the scale, and its sign into the integers.
-    """
-    quantised = packed.quantised
-    integers = np.moveaxis(quantised.integers.cpu().numpy(), quantised.axis, 0)
-    values = np.moveaxis(quantised.values.cpu().numpy().astype(np.float64), quantised.axis, 0)
-    rows = np.moveaxis(folded, axis, 0).astype(np.float64)
-    if rows.shape != values.shape:
-        raise ExportError(f"{name} cannot be packed: the file has it in the shape {list(folded.shape)}")
-    flat, wanted = values.reshape(len(values), -1), rows.reshape(len(values), -1)
-    place = np.abs(flat).argmax(axis=1)[:, None]
-    peak, target = np.take_along_axis(flat, place, 1)[:, 0], np.take_along_axis(wanted, place, 1)[:, 0]
-    factor = np.divide(target, peak, out=np.ones_like(peak), where=peak != 0)
-    error = np.abs(flat * factor[:, None] - wanted).max(axis=1, initial=0)
-    if (error > _EXACT * np.abs(wanted).max(axis=1, initial=0) + 1e-12).any():
-        raise ExportError(f"{name} cannot be packed: the file has other weights than the network")
-    shape = (-1, *[1] * (integers.ndim - 1))
-    signs = np.sign(factor).astype(np.int8).reshape(shape)
-    scale = quantised.scale.cpu().numpy().astype(np.float64) * np.abs(factor)
-    return np.moveaxis(integers * signs, 0, axis), np.where(scale > 0, scale, 1e-8)
 
 
 def _shorten(proto: Any) -> None:

@@ -1,0 +1,53 @@
+"""Which weight of the network a tensor of an ONNX file is, and its integers where the file folded a norm into it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reconvene.deploy.planned import PackedWeight
+from reconvene.errors import ExportError
+
+_Array = NDArray[Any]
+_EXACT = 1e-3
+"""Largest difference of a weight and the integers that stand for it, as a share of the largest of its channel."""
+
+
+def rows_of(packed: PackedWeight, rows: _Array) -> slice | None:
+    """Which output channels of a weight these rows are; None where they are none of it."""
+    values = np.moveaxis(packed.quantised.values.cpu().numpy(), packed.quantised.axis, 0)
+    if values.shape[1:] != rows.shape[1:] or len(rows) > len(values):
+        return None
+    limit = _EXACT * max(float(np.abs(rows).max(initial=0)), 1e-12)
+    for start in range(len(values) - len(rows) + 1):
+        if np.abs(values[start] - rows[0]).max() <= limit:
+            part = slice(start, start + len(rows))
+            if np.abs(values[part] - rows).max() <= limit:
+                return part
+    return None
+
+
+def folded_integers(packed: PackedWeight, folded: _Array, axis: int, name: str) -> tuple[_Array, _Array]:
+    """Integers and float64 scales of a weight that took in the norm behind it, channels along ``axis``.
+
+    A norm multiplies a channel by a number: that goes into the scale, and its sign into the integers.
+    """
+    quantised = packed.quantised
+    integers = np.moveaxis(quantised.integers.cpu().numpy(), quantised.axis, 0)
+    values = np.moveaxis(quantised.values.cpu().numpy().astype(np.float64), quantised.axis, 0)
+    rows = np.moveaxis(folded, axis, 0).astype(np.float64)
+    if rows.shape != values.shape:
+        raise ExportError(f"{name} cannot be packed: the file has it in the shape {list(folded.shape)}")
+    flat, wanted = values.reshape(len(values), -1), rows.reshape(len(values), -1)
+    place = np.abs(flat).argmax(axis=1)[:, None]
+    peak, target = np.take_along_axis(flat, place, 1)[:, 0], np.take_along_axis(wanted, place, 1)[:, 0]
+    factor = np.divide(target, peak, out=np.ones_like(peak), where=peak != 0)
+    error = np.abs(flat * factor[:, None] - wanted).max(axis=1, initial=0)
+    if (error > _EXACT * np.abs(wanted).max(axis=1, initial=0) + 1e-12).any():
+        raise ExportError(f"{name} cannot be packed: the file has other weights than the network")
+    shape = (-1, *[1] * (integers.ndim - 1))
+    signs = np.sign(factor).astype(np.int8).reshape(shape)
+    scale = quantised.scale.cpu().numpy().astype(np.float64) * np.abs(factor)
+    return np.moveaxis(integers * signs, 0, axis), np.where(scale > 0, scale, 1e-8)
