@@ -561,3 +561,14 @@ def test_one_is_no_plural() -> None:
         "2 epochs",
         "1,000 epochs",
     ]
+
+
+def test_bits_are_drawn_by_layer_and_channel() -> None:
+    layers = {"stem.0.weight": {"axis": 0, "channels": {"2": "0-2,7", "4": "3", "8": "4-6"}}}
+    page = render(ReportData("net", bits={"layers": layers, "activations": 8}))
+    assert "3 of 8 bits" in page and "4 of 2 bits" in page
+    strip = page[page.index('class="strip"') - 2000 :]
+    for text in ("channels 0 to 2: 2 bits", "channel 3: 4 bits", "channels 4 to 6: 8 bits", "channel 7: 2 bits"):
+        assert text in strip
+    assert "4.5 on average" in page
+    assert "Bits, by layer" not in render(ReportData("net"))

@@ -21,6 +21,7 @@ class ReportData:
             the file), ``peak_memory`` (bytes), ``latency`` (seconds).
         groups: rows of ``Plan.summary``: ``name``, ``dense``, ``width``, ``loss``, ``density``, ``why``.
         pinned: rows of ``Plan.pinned``: ``name``, ``width``, ``why``.
+        bits: ``BitPlan.to_dict()``, where the plan decides bits.
         budget: what was asked, as written: ``{"params": "16x"}``; ``limits``: the same in absolute numbers.
         spread: activation spread, small over dense, by layer.
         training: records of ``train.jsonl`` by variant: ``{"dense": [...], "pruned": [...]}``.
@@ -45,6 +46,7 @@ class ReportData:
     costs: dict[str, dict[str, float]] = field(default_factory=dict)
     groups: list[dict[str, Any]] = field(default_factory=list)
     pinned: list[dict[str, Any]] = field(default_factory=list)
+    bits: dict[str, Any] | None = None
     budget: dict[str, Any] = field(default_factory=dict)
     limits: dict[str, float] = field(default_factory=dict)
     spread: dict[str, float] = field(default_factory=dict)

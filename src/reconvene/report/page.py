@@ -8,7 +8,7 @@ from pathlib import Path
 from reconvene._version import __version__
 from reconvene.costs import listed_costs
 from reconvene.errors import ArtifactError
-from reconvene.report import formats, headline, measurements, pictures, robustness, sections, steps
+from reconvene.report import bits, formats, headline, measurements, pictures, robustness, sections, steps
 from reconvene.report.data import ReportData
 from reconvene.report.markup import Child, Html, document, raw_style, tag
 from reconvene.report.markup import name as shown_name
@@ -21,6 +21,7 @@ SECTIONS = (
     measurements.latency_section,
     formats.formats,
     sections.widths,
+    bits.bits,
     sections.spread_section,
     steps.steps,
     sections.training,

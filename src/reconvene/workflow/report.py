@@ -49,6 +49,7 @@ def collect(folder: Path, *, command: str | None = None) -> ReportData:
         costs=plan.costs,
         groups=plan.summary,
         pinned=plan.pinned,
+        bits=None if plan.bits is None else plan.bits.to_dict(),
         budget=plan.budget,
         limits=plan.limits,
         spread=dict(pruning.spread) if pruning else {},

@@ -1,0 +1,100 @@
+"""The section on bits: how many the channels of every layer have, and which."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from reconvene.report.data import ReportData
+from reconvene.report.markup import Html, name, tag
+from reconvene.report.sections import details, html_table, section
+from reconvene.surgery.bits import LayerBits
+
+
+def bits(data: ReportData) -> Html | None:
+    """Bits by layer and channel; nothing where no bits were decided."""
+    if not data.bits or not data.bits["layers"]:
+        return None
+    layers = {weight: _layer(entry) for weight, entry in data.bits["layers"].items()}
+    widths = sorted({width for layer in layers.values() for width, _ in layer.counts})
+    totals = {width: sum(dict(layer.counts).get(width, 0) for layer in layers.values()) for width in widths}
+    shown = ", ".join(f"{totals[width]:,} of {width} bits" for width in widths)
+    lead = (
+        f"Every output channel of {len(layers)} layers has weights of its own number of bits: {shown}. A strip is a "
+        f"layer, its channels from left to right in their order. Activations have {data.bits['activations']} bits."
+    )
+    legend = tag(
+        "ul",
+        [tag("li", tag("span", class_=f"swatch bits{width}"), f"{width} bits") for width in widths],
+        class_="legend",
+    )
+    rows = [
+        tag(
+            "tr",
+            tag("th", name(weight.removesuffix(".weight")), scope="row"),
+            tag("td", _strip(weight, layer), tag("span", _mean(layer), class_="figure"), class_="bars"),
+        )
+        for weight, layer in layers.items()
+    ]
+    counts = [
+        tag(
+            "tr",
+            tag("th", name(weight), scope="row"),
+            [tag("td", f"{dict(layer.counts).get(width, 0):,}", class_="number") for width in widths],
+        )
+        for weight, layer in layers.items()
+    ]
+    table = html_table(
+        ["Weight", *(f"{width} bits" for width in widths)],
+        counts,
+        numeric=range(1, len(widths) + 1),
+        long=len(rows) > 24,
+    )
+    return section(
+        "Bits, by layer and channel",
+        lead,
+        legend,
+        html_table(["Layer", "Bits of its channels"], rows, shares=(38, 62), long=len(rows) > 24),
+        details("Channels by bits in numbers", table),
+    )
+
+
+def _layer(entry: dict[str, Any]) -> LayerBits:
+    """A layer of the plan as it stands in JSON, whose keys are text."""
+    return LayerBits(entry["axis"], {int(width): channels for width, channels in entry["channels"].items()})
+
+
+def _mean(layer: LayerBits) -> str:
+    return f"{float(np.mean(layer.bits)):.1f} on average"
+
+
+def _strip(weight: str, layer: LayerBits) -> Html:
+    """One rectangle for each run of channels of equal bits."""
+    values = layer.bits.tolist()
+    drawn, start = [], 0
+    for width, run in groupby(values):
+        count = len(list(run))
+        channels = f"channel {start}" if count == 1 else f"channels {start} to {start + count - 1}"
+        drawn.append(
+            tag(
+                "rect",
+                tag("title", f"{channels}: {width} bits"),
+                x=f"{100 * start / len(values):.3f}",
+                width=f"{100 * count / len(values):.3f}",
+                y="0",
+                height="10",
+                class_=f"bits{width}",
+            )
+        )
+        start += count
+    return tag(
+        "svg",
+        tag("title", f"Bits of the channels of {weight}"),
+        drawn,
+        viewBox="0 0 100 10",
+        preserveAspectRatio="none",
+        role="img",
+        class_="strip",
+    )
