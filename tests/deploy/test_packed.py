@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from reconvene.errors import ExportError
 from reconvene.quantiser import quantise
 from reconvene.surgery.bits import BitPlan, LayerBits
 from support.mini_resnet import mini_resnet
-from support.paths import ROOT
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
