@@ -42,7 +42,7 @@ def main() -> None:
         names = options.only or [name for name in installed() if name != "eager"]
         digits = load_data("digits", input_shape=SHAPE)
         source = resolve_address("vgg16_bn", input_shape=SHAPE).with_classes(10)
-        run(source, DEMO, dataset=digits, budget=Budget(params="16.21x"), int8=Int8())
+        run(source, DEMO, data=digits, budget=Budget(params="16.21x"), int8=Int8())
         for runtime in (runtime for runtime in FORMATS.values() if runtime.name in names):
             kept[runtime.name] = measured(runtime, digits, options.repeats)
             RESULTS.write_text("".join(json.dumps(kept[name]) + "\n" for name in sorted(kept)))
@@ -62,7 +62,7 @@ def measured(runtime: Runtime, digits: Dataset, repeats: int) -> dict[str, Any]:
             checked[precision] = {"bytes": made.bytes, "verification": made.verification.to_dict()}
         except (ExportError, VerificationError) as error:
             checked[precision] = {"error": str(error)}
-    timed = bench(DEMO, runtimes=(runtime.name,), int8=Int8(), dataset=digits, repeats=repeats)
+    timed = bench(DEMO, runtimes=(runtime.name,), int8=Int8(), data=digits, repeats=repeats)
     return {"runtime": runtime.name, "format": runtime.file_format, "checked": checked, "bench": timed.to_dict()}
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from reconvene.deploy.measure import Measurement, measure
     from reconvene.errors import ReconveneError
     from reconvene.planning.iterative import prune_iteratively
+    from reconvene.planning.plan import plan, prune
     from reconvene.planning.regrow import prune_and_regrow
     from reconvene.planning.regrowth import Regrowth
     from reconvene.planning.replacement import replace
@@ -25,17 +26,29 @@ if TYPE_CHECKING:
     from reconvene.planning.simplify import simplify
     from reconvene.surgery import Plan
     from reconvene.tasks import metrics
+    from reconvene.training import TrainConfig
     from reconvene.training.tuning import Tuning
     from reconvene.workflow.compression import compress
+    from reconvene.workflow.deploy import Int8, bench
+    from reconvene.workflow.evaluate import evaluate
+    from reconvene.workflow.prune import Pruning
+    from reconvene.workflow.report import report
+    from reconvene.workflow.run import run
+    from reconvene.workflow.train import train
 
 _HOMES = {
     "Budget": "costs",
+    "Int8": "workflow.deploy",
     "Measurement": "deploy",
     "Plan": "surgery",
+    "Pruning": "workflow.prune",
     "ReconveneError": "errors",
     "Regrowth": "planning.regrowth",
+    "TrainConfig": "training",
     "Tuning": "training.tuning",
+    "bench": "workflow.deploy",
     "compress": "workflow.compression",
+    "evaluate": "workflow.evaluate",
     "export": "deploy",
     "from_pretrained": "artifact",
     "groups": "api",
@@ -50,21 +63,29 @@ _HOMES = {
     "push_to_hub": "artifact",
     "rectify": "api",
     "replace": "planning.replacement",
+    "report": "workflow.report",
+    "run": "workflow.run",
     "save": "artifact",
     "search": "planning.search",
     "sensitivity": "api",
     "simplify": "planning.simplify",
+    "train": "workflow.train",
 }
 
 __all__ = [
     "Budget",
+    "Int8",
     "Measurement",
     "Plan",
+    "Pruning",
     "ReconveneError",
     "Regrowth",
+    "TrainConfig",
     "Tuning",
     "__version__",
+    "bench",
     "compress",
+    "evaluate",
     "export",
     "from_pretrained",
     "groups",
@@ -79,10 +100,13 @@ __all__ = [
     "push_to_hub",
     "rectify",
     "replace",
+    "report",
+    "run",
     "save",
     "search",
     "sensitivity",
     "simplify",
+    "train",
 ]
 
 

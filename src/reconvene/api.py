@@ -15,7 +15,7 @@ from reconvene.evaluator import Sensitivity
 from reconvene.planning.assemble import check_finite, prunable
 from reconvene.planning.session import Data, Judge
 from reconvene.rectifier import RectifyReport
-from reconvene.structure import Group, analyse
+from reconvene.structure import Groups, analyse
 from reconvene.structure.nesting import on_model
 from reconvene.surgery import Plan
 from reconvene.utils.arguments import check_model, check_number, check_seed, checked, instance_of, optional
@@ -27,7 +27,7 @@ _check_plan = instance_of(
 
 
 @checked(model=check_model)
-def groups(model: nn.Module, example_inputs: Any) -> list[Group]:
+def groups(model: nn.Module, example_inputs: Any) -> Groups:
     """Channels of ``model`` that can only leave together, prunable groups first, then pinned ones with the reason.
 
     Args:
@@ -45,7 +45,7 @@ def groups(model: nn.Module, example_inputs: Any) -> list[Group]:
     >>> [(group.name, group.width, group.prunable) for group in rc.groups(model, x)]
     [('0', 16, True), ('0', 3, False), ('2', 8, False)]
     """
-    return list(analyse(model, example_inputs).groups)
+    return Groups(analyse(model, example_inputs).groups)
 
 
 @on_model

@@ -102,11 +102,11 @@ def test_the_page_says_who_gets_what_and_what_could_not_be_met(made: tuple[Path,
     page = (folder / "out" / "index.html").read_text()
     assert "What could not be met" in page and "Gets nothing at all: dust" in page
     assert "3 get a network that keeps its budget, 1 nothing" in page
-    # By device, in the order of the file, each with its budget; what it gets is bold, and leads to its folder.
+    # By device, in the order of the file, each with its budget; what it gets is bold, and leads to its report.
     places = [page.index(f">{device}: {asked}<") for device, asked in ASKED.items()]
     assert places == sorted(places)
     board = page[places[1] : places[2]]
-    assert '<strong><a href="board/resnet20/"><span class="name">resnet20</span></a></strong>' in board
+    assert '<strong><a href="board/resnet20/report.html"><span class="name">resnet20</span></a></strong>' in board
     assert "nothing: see what could not be met" in page[places[3] :]
     # Numbers have units, their dense ones beside them, and say what they are of.
     row = next(row for row in result.rows if row.device == "board")
@@ -116,6 +116,8 @@ def test_the_page_says_who_gets_what_and_what_could_not_be_met(made: tuple[Path,
     assert "File size (chip): that of the exported file: onnx" in page and "model.safetensors" in page
     assert "Latency: predicted for a machine that is nowhere" in page and "only training tells that" in page
     assert {path.name for path in written} >= {"index.html", "front-params.svg", "front-size.svg"}
+    assert "src=" not in page and page.count("<svg") >= 2, "the page needs no other file"
+    assert all((folder / "out" / row.folder / "report.html").exists() for row in result.rows if row.folder)
     best = front(result.rows, "params")
     for row in best:
         assert not any(

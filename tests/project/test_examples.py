@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -54,6 +56,47 @@ def learned(network: nn.Module, losses: list[float], folder: Path) -> None:
 def test_every_example_is_tested() -> None:
     tested = Path(__file__).read_text()
     assert all(f'example("{path.stem}"' in tested for path in EXAMPLES.glob("*.py"))
+
+
+def test_a_plain_loop_trains_it() -> None:
+    _, losses, accuracy = example("plain_pytorch").main(epochs=2)
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5]) and accuracy > 0.9
+
+
+def test_a_trained_segmenter_keeps_what_it_can() -> None:
+    scores = example("segmentation").main(steps=25)
+    assert scores["dense"] > 0.7
+    assert scores["cut and repaired"] > scores["dense"] - 0.1 and scores["trained on"] > scores["dense"] - 0.05
+
+
+def test_sound_goes_through_convolutions_and_a_gru_into_a_verified_file(tmp_path: Path) -> None:
+    _, losses, accuracy = example("audio", "onnxscript", "onnxruntime").main(tmp_path, steps=30)
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5]) and accuracy > 0.5
+    assert (tmp_path / "model.onnx").exists()
+
+
+@pytest.mark.slow
+def test_the_trainer_of_transformers_trains_it() -> None:
+    _, losses = example("huggingface_trainer", "transformers", "accelerate", "sklearn").main()
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+def test_the_notebook_runs_and_shows_tables_and_pictures() -> None:
+    notebook = json.loads((EXAMPLES / "first_hour.ipynb").read_text(encoding="utf-8"))
+    names: dict[str, object] = {}
+    shown = []
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"], "a notebook is kept without outputs"
+            *body, last = ast.parse("".join(cell["source"])).body
+            exec(compile(ast.Module([*body], []), "cell", "exec"), names)
+            if isinstance(last, ast.Expr):
+                shown.append(eval(compile(ast.Expression(last.value), "cell", "eval"), names))
+            else:
+                exec(compile(ast.Module([last], []), "cell", "exec"), names)
+    assert sum(hasattr(value, "_repr_html_") for value in shown) >= 4  # groups, sensitivity, plan, data frame
+    assert sum(hasattr(value, "_repr_svg_") for value in shown) == 2
+    assert isinstance(names["accuracy"], float) and names["accuracy"] > 0.9
 
 
 @pytest.mark.slow

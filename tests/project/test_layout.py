@@ -17,7 +17,7 @@ ORDER = [
     *("_version", "errors", "utils", "structure", "criteria", "evaluator", "costs"),
     *("quantiser", "allocation", "surgery"),
     *("rectifier", "tasks", "devices", "models", "data", "safety", "artifact", "training", "deploy", "planning", "api"),
-    *("report", "experiments", "workflow", "fleet", "cli", "__init__", "__main__"),
+    *("pages", "experiments", "workflow", "fleet", "cli", "__init__", "__main__"),
 ]
 AT_THE_TOP = {"__init__", "__main__", "_version", "api", "errors"}
 """Modules at the top of the package; everything else has a room."""

@@ -19,8 +19,8 @@ import reconvene as rc
 from reconvene.artifact.card import card
 from reconvene.experiments.plot import Dot, scatter_svg
 from reconvene.models import ModelSource
-from reconvene.report.markup import document, tag
-from reconvene.report.markup import name as layer_name
+from reconvene.pages.markup import document, tag
+from reconvene.pages.markup import name as layer_name
 from reconvene.surgery import Plan
 from reconvene.utils.escaping import markdown, markdown_code, markdown_table, printable
 

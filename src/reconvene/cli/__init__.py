@@ -8,6 +8,7 @@ trace), 130 interrupted, 143 terminated (SIGTERM).
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shlex
@@ -22,6 +23,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from reconvene._version import __version__
+from reconvene.cli.glossary import words_text
 from reconvene.errors import ReconveneError, suggestion
 from reconvene.utils.plugins import load_plugins
 from reconvene.utils.progress import is_first_process, listened_by, listening
@@ -67,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if tokens else 2
     if tokens[0] == "--version":
         print(f"reconvene {__version__}")
+        return 0
+    if tokens[0] == "--words":
+        print(words_text())
         return 0
     if tokens[0] not in COMMANDS:
         hint = suggestion(tokens[0], COMMANDS)
@@ -149,7 +154,8 @@ def overview() -> str:
             "",
             *lines,
             "",
-            "`reconvene COMMAND --help` shows the options of one. `reconvene run` is a good start.",
+            "`reconvene COMMAND --help` shows the options of one, with an example. `reconvene run` is a good start.",
+            "`reconvene --words` says what plan, group, artifact and the like mean (docs/glossary.md).",
         ]
     )
 
@@ -157,9 +163,22 @@ def overview() -> str:
 def _parse(name: str, tokens: list[str]) -> Command:
     import tyro
 
+    from reconvene.cli.command import UsageError
+    from reconvene.cli.help_text import help_text
+    from reconvene.cli.mistakes import check_options, in_a_line
+
     command_type: type[Command] = getattr(import_module(f"reconvene.cli.{name}"), COMMANDS[name][0])
+    if not {"-h", "--help"}.isdisjoint(tokens):
+        print(help_text(name, command_type))
+        raise SystemExit(0)
+    check_options(name, command_type, tokens)
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
-    return tyro.cli(command_type, prog=f"reconvene {name}", args=tokens, config=config, registry=_registry())
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            return tyro.cli(command_type, prog=f"reconvene {name}", args=tokens, config=config, registry=_registry())
+    except SystemExit:
+        raise UsageError(in_a_line(said.getvalue(), name, command_type)) from None
 
 
 def _registry() -> Any:
@@ -200,8 +219,8 @@ def _carry_out(name: str, tokens: list[str]) -> int:
 
     try:
         command = _parse(name, tokens)
-        if not 0 <= command.seed < 2**63:
-            raise UsageError(f"--seed {command.seed} is not a whole number from 0 to 2^63 - 1")
+        if not 0 <= (seed := getattr(command, "seed", 0)) < 2**63:
+            raise UsageError(f"--seed {seed} is not a whole number from 0 to 2^63 - 1")
         # Exporters and the like print as they please: stdout is for the answer alone.
         with shown_progress(name) as output, contextlib.redirect_stdout(output), library_warnings(shown=debug):
             answer = command.run()

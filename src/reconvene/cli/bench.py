@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from tyro.conf import arg
 
-from reconvene.cli.command import Answer, ArtifactFolder, Command, Importing, InputShape, Int8Options, UsageError
-from reconvene.cli.data_options import recorded_task
+from reconvene.cli.command import (
+    Answer,
+    ArtifactFolder,
+    Command,
+    Importing,
+    InputShape,
+    Int8Options,
+    Seeded,
+    UsageError,
+)
 
 
 @dataclass(kw_only=True)
-class BenchCommand(Int8Options, Importing, Command):
+class BenchCommand(Int8Options, Importing, Seeded, Command):
     """Time the dense network beside the pruned one, in fp32 and int8, in each runtime, in turns, on one thread."""
+
+    command_lines: ClassVar[tuple[str, ...]] = ("reconvene bench out/ --data digits",)
+    heading: ClassVar[str] = "how it is timed"
 
     directory: ArtifactFolder
     """Folder of the artifact."""
@@ -40,6 +51,7 @@ class BenchCommand(Int8Options, Importing, Command):
         from reconvene.data import load_data
         from reconvene.deploy import installed
         from reconvene.workflow import bench, report
+        from reconvene.workflow.inputs import recorded_task
 
         shape = self.input or artifact.Artifact.open(self.directory).source.input_shape
         task = recorded_task(self.directory)
@@ -47,7 +59,7 @@ class BenchCommand(Int8Options, Importing, Command):
             self.directory,
             runtimes=installed() if runtimes == ["installed"] else runtimes,
             int8=None if self.data is None else int8,
-            dataset=None if self.data is None else load_data(self.data, task=task, input_shape=shape),
+            data=None if self.data is None else load_data(self.data, task=task, input_shape=shape),
             batch=self.batch,
             threads=self.threads,
             repeats=self.repeats,

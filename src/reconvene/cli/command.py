@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 from tyro.constructors import PrimitiveConstructorSpec
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 
 EPOCHS = 5
-"""The data set that needs no download."""
 
 
 class UsageError(Exception):
@@ -59,10 +58,11 @@ InputShape = Annotated[
 
 @dataclass(kw_only=True)
 class Command:
-    """Options of every command."""
+    """Options of every command. ``command_lines`` are examples for the help."""
 
-    seed: int = 0
-    """Every random number comes from it: the same seed gives the same bytes."""
+    command_lines: ClassVar[tuple[str, ...]] = ()
+    heading: ClassVar[str] = "in every command"
+
     json: bool = False
     """Print the answer as JSON on stdout; everything else goes to stderr."""
     debug: bool = False
@@ -74,8 +74,20 @@ class Command:
 
 
 @dataclass(kw_only=True)
+class Seeded:
+    """The option of every command that draws random numbers."""
+
+    heading: ClassVar[str] = "repeating it"
+
+    seed: int = 0
+    """Every random number comes from it: the same seed gives the same bytes."""
+
+
+@dataclass(kw_only=True)
 class Importing:
     """The option of every command that may meet a model of the user's own."""
+
+    heading: ClassVar[str] = "which model"
 
     allow_import: bool = False
     """Let a model of your own (mymodel:make) be imported, which runs its code."""
@@ -84,6 +96,8 @@ class Importing:
 @dataclass(kw_only=True)
 class ModelOptions(Importing):
     """Options that say which model."""
+
+    heading: ClassVar[str] = "which model"
 
     model_arg: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="NAME=VALUE")]] = ()
     """An argument of the model's constructor, such as num_classes=10."""
@@ -104,7 +118,7 @@ def _limit_options() -> type:
         (cost.name, Annotated[str | None, arg(metavar="LIMIT", help=cost.meaning)], field(default=None))
         for cost in COSTS.values()
     ]
-    return make_dataclass("CostLimits", options, kw_only=True)
+    return make_dataclass("CostLimits", options, kw_only=True, namespace={"heading": "how small"})
 
 
 if TYPE_CHECKING:
@@ -119,6 +133,8 @@ else:
 @dataclass(kw_only=True)
 class CostOptions(CostLimits):
     """Options that say how small."""
+
+    heading: ClassVar[str] = "how small"
 
     target: Annotated[str | None, arg(metavar="CHIP")] = None
     """Chip whose --cycles, --energy, --sram and --flash these are: mpic, ne16, ethos-u55-128, roofline, or a file of
@@ -171,6 +187,8 @@ class LimitsOptions(CostOptions):
 class BudgetOptions(LimitsOptions):
     """Options that say how small, and on which device."""
 
+    heading: ClassVar[str] = "how small"
+
     device: Annotated[str | None, arg(metavar="PROFILE")] = None
     """Profile of the device whose --latency it is: a file, a name, or here, which is this machine and the default.
     Without --latency the plan says what it would be."""
@@ -180,14 +198,26 @@ class BudgetOptions(LimitsOptions):
 class LearningOptions:
     """Options that say by which recipe to train."""
 
+    heading: ClassVar[str] = "how to train"
+
     epochs: Annotated[int | None, arg(metavar="N")] = None
     """Rounds over the training images. By default 5."""
     batch_size: Annotated[int | None, arg(metavar="N")] = None
     """Images a step. By default 128, fewer for small data."""
     lr: Annotated[float | None, arg(metavar="RATE")] = None
-    """Highest learning rate. By default the recipe's own."""
+    """Highest learning rate. By default 0.1 (adamw: 0.001), and 0.01 with --qat. Lower it where a loss becomes nan."""
     schedule: Literal["one-cycle", "multi-step"] | None = None
-    """How the learning rate moves. By default the recipe's own: one-cycle."""
+    """How the learning rate moves: up and down once, or a tenth after half and after three quarters of the run. By
+    default the recipe's own: one-cycle."""
+    optimizer: Literal["sgd", "adamw"] | None = None
+    """sgd, the default: with Nesterov momentum, for networks with norms. adamw: for transformers and networks without
+    norms; its rate is by default 0.001 with a decay of 0.05."""
+    weight_decay: Annotated[float | None, arg(metavar="X")] = None
+    """How strongly weights are pulled to zero; not norms and biases. By default 0.0005, and 0.05 with adamw."""
+    augment: Literal["auto", "shift", "flip", "shift-flip", "none"] | None = None
+    """Random changes of training images. auto, the default: what suits the data (digits are not
+    flipped). none: for
+    images in which every pixel has its place."""
     precision: Literal["auto", "bf16", "fp32"] | None = None
     """Arithmetic of the training step. auto: bfloat16 where the processor computes in it. By default the recipe's own:
     auto."""
@@ -203,10 +233,13 @@ class LearningOptions:
         from dataclasses import replace
 
         from reconvene.training import TrainConfig
+        from reconvene.training.config import ADAMW_DECAY, ADAMW_LR
 
-        names = ("batch_size", "lr", "schedule", "precision")
+        names = ("batch_size", "lr", "schedule", "optimizer", "weight_decay", "augment", "precision")
         overrides = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         overrides["device"] = self.train_on
+        if self.optimizer == "adamw":
+            overrides = {"lr": ADAMW_LR, "weight_decay": ADAMW_DECAY, **overrides}
         return replace(recipe or TrainConfig(), seed=seed, **overrides)
 
 
@@ -240,6 +273,8 @@ class TrainOptions(LearningOptions):
 class Int8Options:
     """Options that say how int8 is made."""
 
+    heading: ClassVar[str] = "how int8 is made"
+
     keep_fp32: Annotated[str, arg(metavar="LAYER[,LAYER]")] = ""
     """Layers that stay in float32 in an int8 file; the name of a module stands for all layers in it."""
     calibration_samples: Annotated[int, arg(metavar="N")] = 256
@@ -259,6 +294,8 @@ class Int8Options:
 @dataclass(kw_only=True)
 class LimitOptions(Int8Options):
     """Options that say what an int8 file must keep."""
+
+    heading: ClassVar[str] = "what an int8 file must keep"
 
     min_agreement: Annotated[float, arg(metavar="SHARE")] = 0.95
     """Least share of test images on which int8 and float32 see the same class."""

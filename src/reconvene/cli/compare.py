@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from tyro.conf import Positional, UseAppendAction, arg
 
@@ -15,8 +15,11 @@ from reconvene.cli.command import Answer, Command, UsageError
 class CompareCommand(Command):
     """Run every combination that a file asks for, each in a process of its own; stopped, the same command goes on.
 
-    Seeds are the file's: --seed changes nothing here.
+    Seeds are the file's.
     """
+
+    command_lines: ClassVar[tuple[str, ...]] = ("reconvene compare experiment.toml -o out/compare",)
+    heading: ClassVar[str] = "which runs"
 
     experiment: Positional[Annotated[Path, arg(metavar="EXPERIMENT")]]
     """A TOML or YAML file: arms, models, data, budgets, seeds. See docs/cli.md."""

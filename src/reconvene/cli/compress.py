@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from tyro.conf import Positional, arg
 
-from reconvene.cli.command import Answer, Command, Importing, UsageError
+from reconvene.cli.command import Answer, Command, Importing
 
 
 @dataclass(kw_only=True)
 class Compress(Importing, Command):
     """Carry out a recipe: stages such as prune, train and export in any order. Stopped, the same command goes on."""
+
+    command_lines: ClassVar[tuple[str, ...]] = ("reconvene compress recipe.yaml -o out/",)
+    heading: ClassVar[str] = "where it goes"
 
     file: Positional[Annotated[Path, arg(metavar="RECIPE")]]
     """A YAML or TOML file: a network, its data, a budget, and stages. See docs/compress.md."""
@@ -24,8 +27,6 @@ class Compress(Importing, Command):
 
     def run(self) -> Answer:
         """Carry out what is not done yet."""
-        if self.seed:
-            raise UsageError("the seed of a recipe is in its file: seed: 7")
         from reconvene.workflow.compression import compress
 
         result = compress(

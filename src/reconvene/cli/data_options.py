@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from tyro.conf import arg
 
@@ -22,6 +22,8 @@ DIGITS = "digits"
 class DataOptions:
     """Options that say which data."""
 
+    heading: ClassVar[str] = "which data"
+
     data: Annotated[str | None, arg(metavar="DATA")] = DIGITS
     """digits (handwritten, no download), a hub id such as owner/name, or a folder of images or parquet."""
     limit: Annotated[int | None, arg(metavar="N")] = None
@@ -33,6 +35,7 @@ class DataOptions:
     def dataset(self, input_shape: tuple[int, ...] | None, directory: Path | None = None) -> Dataset:
         """The data, in the shape the model takes, for the task that was given, else for that of an artifact."""
         from reconvene.data import load_data
+        from reconvene.workflow.inputs import recorded_task
 
         task = self.task or recorded_task(directory)
         return load_data(self.data or DIGITS, task=task, input_shape=input_shape, limit=self.limit)
@@ -47,6 +50,7 @@ class DataOptions:
         """Training images of an epoch; None where counting them takes a download, or an extra that is not installed."""
         from reconvene.data import count_images
         from reconvene.errors import MissingExtraError
+        from reconvene.workflow.inputs import recorded_task
 
         try:
             images = count_images(self.data or DIGITS, task=self.task or recorded_task(None), limit=self.limit)
@@ -55,12 +59,3 @@ class DataOptions:
         if images is None:
             note(f"no folder {self.data} here: taken for an id on the hub, and not looked up now")
         return images
-
-
-def recorded_task(directory: Path | None) -> str:
-    """The task that an artifact was trained for; the default where it was not, or without an artifact."""
-    from reconvene.artifact import Artifact
-    from reconvene.tasks import DEFAULT
-
-    preprocessing = None if directory is None else Artifact.open(directory).preprocessing
-    return DEFAULT.name if preprocessing is None else preprocessing.task

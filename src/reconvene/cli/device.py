@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from tyro.conf import Positional, arg
 
-from reconvene.cli.command import Answer, Command, ModelOptions, UsageError
+from reconvene.cli.command import Answer, Command, ModelOptions, Seeded, UsageError
 from reconvene.errors import DeviceError
 from reconvene.utils.files import unwritable
 from reconvene.utils.progress import stage
@@ -18,8 +18,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class DeviceCommand(ModelOptions, Command):
+class DeviceCommand(ModelOptions, Seeded, Command):
     """Measure what layers cost on this device (profile), or list the devices that were measured (list)."""
+
+    command_lines: ClassVar[tuple[str, ...]] = (
+        "reconvene device profile torchvision:resnet18 --name pi4",
+        "reconvene device list",
+    )
+    heading: ClassVar[str] = "what is measured"
 
     what: Positional[Literal["profile", "list"]]
     """profile: measure; list: show the profiles that are kept."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from reconvene.cli.command import Answer, ArtifactFolder, Command, Importing
+from reconvene.cli.command import Answer, ArtifactFolder, Command, Importing, Seeded
 from reconvene.cli.data_options import DataOptions
 
 
 @dataclass(kw_only=True)
-class EvaluateCommand(DataOptions, Importing, Command):
+class EvaluateCommand(DataOptions, Importing, Seeded, Command):
     """The task's metrics and agreement with the dense network; of classifiers calibration and the worst class too."""
+
+    command_lines: ClassVar[tuple[str, ...]] = ("reconvene evaluate out/ --data digits --corruptions",)
+    heading: ClassVar[str] = "what is looked at"
 
     directory: ArtifactFolder
     """Folder of a trained artifact."""

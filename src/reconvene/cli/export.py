@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from tyro.conf import arg
 
-from reconvene.cli.command import Answer, ArtifactFolder, Command, Importing, InputShape, LimitOptions, UsageError
-from reconvene.cli.data_options import recorded_task
+from reconvene.cli.command import (
+    Answer,
+    ArtifactFolder,
+    Command,
+    Importing,
+    InputShape,
+    LimitOptions,
+    Seeded,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from reconvene.data import Dataset
@@ -18,8 +26,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class ExportCommand(LimitOptions, Importing, Command):
+class ExportCommand(LimitOptions, Importing, Seeded, Command):
     """Write the file that a runtime loads into the artifact, and verify that it computes what the model computes."""
+
+    command_lines: ClassVar[tuple[str, ...]] = ("reconvene export out/ --to onnx --quantize int8 --data digits",)
+    heading: ClassVar[str] = "which file"
 
     directory: ArtifactFolder
     """Folder of the artifact."""
@@ -70,6 +81,7 @@ class ExportCommand(LimitOptions, Importing, Command):
         from reconvene import artifact
         from reconvene.data import load_data
         from reconvene.workflow import export_artifact
+        from reconvene.workflow.inputs import recorded_task
 
         shape = self.input or artifact.Artifact.open(self.directory).source.input_shape
         task = recorded_task(self.directory)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from tyro.conf import Positional, arg
 
-from reconvene.cli.command import Answer, Command, LimitsOptions, ModelOptions, UsageError
+from reconvene.cli.command import Answer, Command, LimitsOptions, ModelOptions, Seeded, UsageError
 from reconvene.cli.data_options import DataOptions
 from reconvene.cli.prune_options import CriterionOptions
 from reconvene.utils.progress import note
 
 
 @dataclass(kw_only=True)
-class FitCommand(LimitsOptions, DataOptions, CriterionOptions, ModelOptions, Command):
+class FitCommand(LimitsOptions, DataOptions, CriterionOptions, ModelOptions, Seeded, Command):
     """Rank architectures by what they are predicted to lose when each is cut to a device's budget."""
+
+    command_lines: ClassVar[tuple[str, ...]] = ("reconvene fit pi4 --models resnet20,mobilenetv2 --latency 20ms",)
+    heading: ClassVar[str] = "which device"
 
     device: Positional[Annotated[str, arg(metavar="DEVICE")]]
     """Profile of the device: a file, or a name; here: this machine, measured as needed."""

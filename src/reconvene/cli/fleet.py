@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from tyro.conf import Positional, arg
 
@@ -16,6 +16,9 @@ from reconvene.utils.progress import note
 @dataclass(kw_only=True)
 class FleetCommand(Importing, Command):
     """Make a network for every device of a fleet. Stopped at any moment, the same command makes what is missing."""
+
+    command_lines: ClassVar[tuple[str, ...]] = ("reconvene fleet fleet.yaml -o out/ --workers 2",)
+    heading: ClassVar[str] = "where it runs"
 
     file: Positional[Annotated[Path, arg(metavar="FLEET")]]
     """A YAML or TOML file: devices with budgets, architectures, and what to do with each. See docs/fleet.md."""
@@ -32,8 +35,6 @@ class FleetCommand(Importing, Command):
             raise UsageError("--workers is 1 at least")
         if self.ray is not None and self.workers is not None:
             raise UsageError("--workers are processes here, and --ray works on a cluster. Give one of them")
-        if self.seed:
-            raise UsageError("the seed of a fleet is in its file: seed: 7")
         if self.ray == "":
             raise UsageError("--ray needs an address: HOST:PORT, or auto for the cluster of this machine")
         from reconvene.fleet import read_fleet, run_fleet, write_page

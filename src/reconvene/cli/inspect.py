@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from tyro.conf import arg
 
-from reconvene.cli.command import Answer, Command, ModelAddress, ModelOptions
+from reconvene.cli.command import Answer, Command, ModelAddress, ModelOptions, Seeded
 from reconvene.cli.data_options import DataOptions
 from reconvene.cli.prune_options import CriterionOptions
 from reconvene.utils.progress import stage
 
 
 @dataclass(kw_only=True)
-class InspectCommand(DataOptions, CriterionOptions, ModelOptions, Command):
+class InspectCommand(DataOptions, CriterionOptions, ModelOptions, Seeded, Command):
     """Show the groups of a model: widths, how sensitive each is, what is pinned and why."""
+
+    command_lines: ClassVar[tuple[str, ...]] = (
+        "reconvene inspect torchvision:resnet18",
+        "reconvene inspect mymodel.py:make --allow-import --input 3x64x64",
+    )
+    heading: ClassVar[str] = "what is shown"
 
     model: ModelAddress
     """vgg16_bn (ours), torchvision:NAME, timm:NAME, transformers:CONFIG-OR-ID, mymodel:make, or mymodel.py:make."""

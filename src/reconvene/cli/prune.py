@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from tyro.conf import arg
 
-from reconvene.cli.command import Answer, BudgetOptions, Command, ModelAddress, ModelOptions, UsageError
-from reconvene.cli.data_options import DataOptions, recorded_task
+from reconvene.cli.command import Answer, BudgetOptions, Command, ModelAddress, ModelOptions, Seeded, UsageError
+from reconvene.cli.data_options import DataOptions
 from reconvene.cli.prune_options import PruneOptions
 from reconvene.cli.step_options import StepOptions
 
@@ -21,12 +21,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class PruneCommand(BudgetOptions, PruneOptions, StepOptions, DataOptions, ModelOptions, Command):
+class PruneCommand(BudgetOptions, PruneOptions, StepOptions, DataOptions, ModelOptions, Seeded, Command):
     """Make a model smaller so that it keeps every budget, and save it as an artifact.
 
     An untrained one, whose touched layers are drawn anew; or with --trained a network whose weights are kept, in steps
     with --steps.
     """
+
+    command_lines: ClassVar[tuple[str, ...]] = (
+        "reconvene prune torchvision:resnet50 --macs 4x -o out/",
+        "reconvene prune out/ --trained --data digits --macs 2x -o smaller/",
+    )
+    heading: ClassVar[str] = "which weights"
 
     model: ModelAddress
     """vgg16_bn (ours), torchvision:NAME, timm:NAME, transformers:CONFIG-OR-ID, mymodel:make, or mymodel.py:make; with
@@ -94,6 +100,7 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, DataOptions, ModelO
         """One cut."""
         from reconvene.tasks import task_named
         from reconvene.workflow import prune
+        from reconvene.workflow.inputs import recorded_task
 
         with_data = not self.trained or self.data is not None
         return prune(
@@ -105,7 +112,7 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, DataOptions, ModelO
             task=task_named(self.task or recorded_task(base)),
             base=base,
             weights=self._weights_file(),
-            examples=self.examples() if with_data else None,
+            examples=None if self.data is None else self.examples(),
             overwrite=self.overwrite,
             allow_import=self.allow_import,
         )
@@ -113,6 +120,7 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, DataOptions, ModelO
     def _pruned_in_steps(self, budget: Budget, source: ModelSource, base: Path | None) -> Plan:
         """Several cuts, or one, and tuning after each."""
         from reconvene.workflow import prune_in_steps
+        from reconvene.workflow.inputs import recorded_task
 
         if self.data is None and (self.task or recorded_task(base)) != "classification":
             raise UsageError(f"tuning needs the images that {self.model} was trained on. Name them with --data")

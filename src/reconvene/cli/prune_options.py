@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from tyro.conf import UseAppendAction, arg
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 @dataclass(kw_only=True)
 class CriterionOptions:
     """Options that say what to keep."""
+
+    heading: ClassVar[str] = "what to keep"
 
     criterion: Annotated[str | None, arg(metavar="NAME")] = None
     """What scores the weights: synflow, snip, grasp, magnitude, random; or the channels of a trained network: taylor,
@@ -30,6 +32,8 @@ class CriterionOptions:
 @dataclass(kw_only=True)
 class PruneOptions(CriterionOptions):
     """Options that say how to prune."""
+
+    heading: ClassVar[str] = "how to prune"
 
     rectify: Annotated[str | None, arg(metavar="WAY")] = None
     """What touched layers get: reinit (fresh weights at the dense spread), rescale, or keep. Of trained networks:

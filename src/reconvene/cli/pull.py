@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from tyro.conf import arg
 
@@ -15,6 +15,9 @@ from reconvene.cli.push import Repository
 @dataclass(kw_only=True)
 class PullCommand(Command):
     """Fetch an artifact from the Hugging Face hub into a folder, to train, export or bench it there."""
+
+    command_lines: ClassVar[tuple[str, ...]] = ("reconvene pull owner/name -o out/",)
+    heading: ClassVar[str] = "which artifact"
 
     repository: Repository
     """Where from."""

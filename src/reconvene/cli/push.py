@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from tyro.conf import Positional, UseAppendAction, arg
 
@@ -19,6 +19,9 @@ class PushCommand(Command):
 
     Who you are is what `hf auth login` or HF_TOKEN says.
     """
+
+    command_lines: ClassVar[tuple[str, ...]] = ("reconvene push out/ owner/name --license apache-2.0",)
+    heading: ClassVar[str] = "what is shared"
 
     directory: ArtifactFolder
     """Folder of the artifact."""

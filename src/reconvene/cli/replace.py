@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from tyro.conf import arg
 
-from reconvene.cli.command import Answer, ArtifactFolder, Command, Importing, UsageError
+from reconvene.cli.command import Answer, ArtifactFolder, Command, Importing, Seeded, UsageError
 from reconvene.cli.data_options import DIGITS
 
 
 @dataclass(kw_only=True)
-class Replace(Importing, Command):
+class Replace(Importing, Seeded, Command):
     """Put cheaper forms in the place of non-linear operations: a recipe of one stage, see docs/compress.md."""
+
+    command_lines: ClassVar[tuple[str, ...]] = ("reconvene replace out/ --allow relu,relu6 -o cheap/",)
+    heading: ClassVar[str] = "which operations"
 
     directory: ArtifactFolder
     """Folder of the artifact, best a trained one."""

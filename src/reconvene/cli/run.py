@@ -7,7 +7,7 @@ import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from tyro.conf import arg
 
@@ -18,6 +18,7 @@ from reconvene.cli.command import (
     LimitOptions,
     ModelAddress,
     ModelOptions,
+    Seeded,
     TrainOptions,
 )
 from reconvene.cli.data_options import DataOptions
@@ -27,12 +28,18 @@ EXAMPLE_BUDGET = {"params": "16.21x"}
 
 
 @dataclass(kw_only=True)
-class RunCommand(LimitOptions, BudgetOptions, TrainOptions, PruneOptions, DataOptions, ModelOptions, Command):
+class RunCommand(LimitOptions, BudgetOptions, TrainOptions, PruneOptions, DataOptions, ModelOptions, Seeded, Command):
     """Prune a model, train it and the dense one alike, export and verify both, time them, and write the report.
 
     Without arguments: VGG-16 with 16.21x fewer parameters, on handwritten digits. Stopped at any moment, the same
     command goes on where it was.
     """
+
+    command_lines: ClassVar[tuple[str, ...]] = (
+        "reconvene run",
+        "reconvene run resnet20 --data flowers/ --input 3x64x64 --params 4x --epochs 20",
+    )
+    heading: ClassVar[str] = "which steps"
 
     model: ModelAddress = "vgg16_bn"
     """vgg16_bn (ours), torchvision:NAME, timm:NAME, transformers:CONFIG-OR-ID, mymodel:make, or mymodel.py:make."""
@@ -54,7 +61,7 @@ class RunCommand(LimitOptions, BudgetOptions, TrainOptions, PruneOptions, DataOp
         outcome = run(
             source.with_classes(dataset.outputs),
             self.output or Path("out") / re.sub(r"[^\w.-]+", "-", self.model),
-            dataset=dataset,
+            data=dataset,
             budget=budget,
             pruning=self.pruning(self.seed, **self.target_options),
             epochs=self.rounds(),

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from tyro.conf import UseAppendAction, arg
 
-from reconvene.cli.command import Answer, ArtifactFolder, Command, CostOptions, Importing
+from reconvene.cli.command import Answer, ArtifactFolder, Command, CostOptions, Importing, Seeded
 from reconvene.cli.data_options import DataOptions
 from reconvene.cli.prune_options import read_bits
 
 
 @dataclass(kw_only=True)
-class SearchCommand(CostOptions, DataOptions, Importing, Command):
+class SearchCommand(CostOptions, DataOptions, Importing, Seeded, Command):
     """Search the width and the bits of every channel of a trained artifact while it is trained; one run, one budget.
 
     Stopped at any moment, the same command goes on where it was.
     """
+
+    command_lines: ClassVar[tuple[str, ...]] = ("reconvene search out/ --data digits --size 25% -o small/",)
+    heading: ClassVar[str] = "how to search"
 
     directory: ArtifactFolder
     """Folder of the trained artifact."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from tyro.conf import arg
 
@@ -19,6 +19,8 @@ STEP_EPOCHS = 2
 @dataclass(kw_only=True)
 class StepOptions(LearningOptions):
     """Options that say in which steps a trained network is cut, and how it is tuned after each."""
+
+    heading: ClassVar[str] = "how to tune after a cut (--trained)"
 
     steps: Annotated[int | None, arg(metavar="N")] = None
     """Cut a trained network in so many steps, tuned after each of them on --data; stopped, the same command goes on.
@@ -41,7 +43,8 @@ class StepOptions(LearningOptions):
         """Whether the network is cut in steps, or tuned after one. UsageError for options that need it."""
         if self.steps is not None or self.epochs is not None:
             return True
-        names = ("pace", "floor", "distill_weight", "temperature", "batch_size", "lr", "schedule", "precision")
+        recipe = ("batch_size", "lr", "schedule", "optimizer", "weight_decay", "augment", "precision")
+        names = ("pace", "floor", "distill_weight", "temperature", *recipe)
         for name in names:
             if getattr(self, name) is not None:
                 option = name.replace("_", "-")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from tyro.conf import Positional, arg
 
-from reconvene.cli.command import Answer, BudgetOptions, Command, ModelOptions, TrainOptions, UsageError
+from reconvene.cli.command import Answer, BudgetOptions, Command, ModelOptions, Seeded, TrainOptions, UsageError
 from reconvene.cli.data_options import DataOptions
 from reconvene.costs import COSTS
 
@@ -19,8 +19,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class TrainCommand(TrainOptions, BudgetOptions, DataOptions, ModelOptions, Command):
+class TrainCommand(TrainOptions, BudgetOptions, DataOptions, ModelOptions, Seeded, Command):
     """Train an artifact, or a model of that name. Stopped at any moment, the same command goes on where it was."""
+
+    command_lines: ClassVar[tuple[str, ...]] = (
+        "reconvene train out/ --data digits --epochs 5",
+        "reconvene train unet --data cells/ --task segmentation",
+    )
+    heading: ClassVar[str] = "which training"
 
     directory: Positional[Annotated[Path, arg(metavar="DIR|MODEL")]]
     """Folder of an artifact; or a model, such as unet, of which an artifact is made first."""

@@ -15,11 +15,14 @@ from reconvene.deploy.benchmark import measure_latency as time_in_runtime
 from reconvene.structure import analyse
 from reconvene.structure.nesting import on_model
 from reconvene.utils.arguments import check_model, checked
+from reconvene.utils.bar_chart import Bar, BarChart
+from reconvene.utils.frames import Frame, Tabular
 from reconvene.utils.progress import ProgressOption, listening, stage
+from reconvene.utils.tables import Cell
 
 
 @dataclass(frozen=True)
-class Measurement:
+class Measurement(Tabular):
     """Costs of one model on one input shape. How each is counted: ``reconvene.costs``.
 
     >>> import torch
@@ -39,6 +42,25 @@ class Measurement:
     """Bytes of ``model.safetensors``."""
     latency: float | None
     """Seconds of one forward pass in ONNX Runtime on one thread of this machine; ``None`` if it was not asked for."""
+
+    def frame(self) -> Frame:
+        """The table: a row a cost, in its base unit."""
+        rows: list[list[Cell]] = [
+            ["parameters", self.params, ""],
+            ["MACs", self.macs, "of one example"],
+            ["peak memory", self.peak_memory, "bytes"],
+            ["file size", self.size, "bytes"],
+        ]
+        if self.latency is not None:
+            rows.append(["latency", self.latency, "seconds, ONNX Runtime, one thread"])
+        return Frame(("cost", "value", "unit"), rows)
+
+    def plot(self, dense: Measurement) -> BarChart:
+        """Each cost as a share of that of the dense network."""
+        before, after = dense.to_dict(), self.to_dict()
+        shares = {name: after[name] / before[name] for name in after if after[name] is not None and before[name]}
+        bars = [Bar(name, share, f"{share:.1%} of dense", of=1.0) for name, share in shares.items()]
+        return BarChart("costs beside the dense network", bars)
 
     def __str__(self) -> str:
         lines = [

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from reconvene.utils.arrays import Floats
-from reconvene.utils.tables import Cell, text_table
+from reconvene.utils.bar_chart import Bar, BarChart
+from reconvene.utils.frames import Frame, Plottable
+from reconvene.utils.tables import Cell
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +61,7 @@ class SensitivityRow:
 
 
 @dataclass(frozen=True, eq=False)
-class Sensitivity:
+class Sensitivity(Plottable):
     """All curves, in the order of ``structure.prunable``, and what could not be pruned. Prints as a table.
 
     ``criterion`` is empty where none was asked for. ``adds_up``: widths are best where the sum of squared losses is
@@ -83,7 +85,8 @@ class Sensitivity:
         pinned_rows = (SensitivityRow(p.group, p.width, False, None, None, None, p.reason) for p in self.pinned)
         return (*prunable_rows, *pinned_rows)
 
-    def __str__(self) -> str:
+    def frame(self) -> Frame:
+        """The table: a row a group, pinned ones last."""
         followed = any(curve.density is not None for curve in self.curves)
         header = ["group", "width", *(["density", "implied width"] if followed else []), "sensitivity", "prunable"]
         lines: list[list[Cell]] = [
@@ -95,7 +98,19 @@ class Sensitivity:
             for row in self.rows
         ]
         by = f"{self.criterion} at density" if self.criterion else "at density"
-        return text_table(header, lines, title=f"sensitivity by {self.evaluator} [{self.unit}], {by} {self.target:.4g}")
+        title = f"sensitivity by {self.evaluator} [{self.unit}], {by} {self.target:.4g}"
+        return Frame(tuple(header), lines, title)
+
+    def __str__(self) -> str:
+        return str(self.frame())
+
+    def __repr__(self) -> str:
+        return f"Sensitivity({self.evaluator!r}, {len(self.curves)} groups, {len(self.pinned)} pinned)"
+
+    def plot(self) -> BarChart:
+        """A bar a group, as long as the group is sensitive, from input to output."""
+        bars = [Bar(curve.group, curve.sensitivity, f"{curve.sensitivity:.3g}") for curve in self.curves]
+        return BarChart(f"sensitivity by {self.evaluator}, {self.unit}", bars)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only; ``loss[0]``, which is infinite, is ``None``."""

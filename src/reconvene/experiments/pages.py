@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from reconvene.errors import ExperimentError
 from reconvene.experiments.plot import Dot, scatter_svg
 from reconvene.experiments.summary import EXTRA, HEADER, WHOLE, ArmSummary, cells
+from reconvene.pages.markup import tag
+from reconvene.pages.sections import html_table, section
+from reconvene.pages.shell import contents, html_page, inline_svg
 from reconvene.utils.escaping import markdown, markdown_table
 from reconvene.utils.files import write_atomic
 
@@ -50,10 +53,40 @@ def plots(lines: Sequence[ArmSummary]) -> dict[str, str]:
     return documents
 
 
+def comparison(lines: Sequence[ArmSummary], drawn: Mapping[str, str]) -> str:
+    """The page of a comparison: for every model and data set a table of its methods, and the plots."""
+    parts = []
+    for model, data in dict.fromkeys((line.model, line.data) for line in lines):
+        group = [line for line in lines if (line.model, line.data) == (model, data)]
+        header = ["budget", "method", *HEADER[1:]]
+        rows = [
+            tag(
+                "tr",
+                tag("th", line.budget, scope="row"),
+                tag("td", line.label),
+                [tag("td", cell or "–", class_="number") for cell in cells(line)[1:]],
+            )
+            for line in group
+        ]
+        best = max(group, key=lambda line: line.accuracy.value)
+        lead = (
+            f"{len(group)} results, each over its seeds. Most accurate: {best.label}, {best.budget}, {best.accuracy} %."
+        )
+        parts.append(section(f"{model} on {data}", lead, html_table(header, rows, numeric=range(2, len(header)))))
+    figures = [tag("figure", inline_svg(plot), class_="chart") for plot in drawn.values()]
+    if figures:
+        lead = (
+            "A dot a method and budget, with the spread over seeds; further up is better, and to the left is smaller."
+        )
+        parts.append(section("Accuracy against cost", lead, tag("div", figures, class_="pair")))
+    return html_page("Comparison", tag("header", tag("h1", "Comparison of methods")), contents(parts), *parts)
+
+
 def write_pages(lines: Sequence[ArmSummary], folder: Path) -> list[Path]:
-    """``table.md`` and the plots, into ``folder``; what was written."""
+    """``index.html``, which needs no other file, ``table.md`` and the plots, into ``folder``; what was written."""
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {"table.md": tables(lines), **plots(lines)} if lines else {}
+    drawn = plots(lines)
+    texts = {"index.html": comparison(lines, drawn), "table.md": tables(lines), **drawn} if lines else {}
     for name, text in texts.items():
         write_atomic(folder / name, text.encode(), error=ExperimentError)
     return [folder / name for name in texts]

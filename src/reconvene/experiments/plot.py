@@ -6,8 +6,8 @@ import math
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
-from reconvene.report.charts import Scale, nice_ticks
-from reconvene.report.markup import escape
+from reconvene.pages.charts import Scale, nice_ticks
+from reconvene.pages.markup import escape
 
 WIDTH, HEIGHT, BOTTOM, TOP, RIGHT = 720, 420, 44, 34, 200
 _COLOURS = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
 
@@ -10,11 +9,13 @@ from reconvene.costs import COSTS, label_of, short_text
 from reconvene.errors import FleetError
 from reconvene.experiments.plot import Dot, scatter_svg
 from reconvene.fleet.device_result import DeviceRow, Result, front, meanings, shown_costs
-from reconvene.report.markup import Html, document, join, name, raw_style, tag
-from reconvene.report.page import POLICY
-from reconvene.report.sections import html_table, section, used
+from reconvene.pages.markup import Html, join, name, tag
+from reconvene.pages.sections import html_table, section, used
+from reconvene.pages.shell import contents, html_page, inline_svg
 from reconvene.utils import numbers
 from reconvene.utils.files import write_atomic
+from reconvene.workflow.prune import REPORT
+from reconvene.workflow.report import report
 
 _FRONT = "the front"
 # More names than these beside dots lie over each other.
@@ -22,21 +23,18 @@ MOST_LABELS = 12
 
 
 def write_page(result: Result) -> list[Path]:
-    """Write ``index.html`` and its plots (``front-COST.svg``) into the fleet's folder; returns their paths."""
+    """Write the page, ``index.html``, which needs no other file, and a report into every artifact; returns the paths.
+
+    The plots are also files of their own, ``front-COST.svg``.
+    """
     drawn = fronts(result.rows)
-    css = resources.files("reconvene.report").joinpath("style.css").read_text(encoding="utf-8")
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=POLICY.replace("img-src data:", "img-src 'self'")),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", _title(result)),
-        raw_style(css),
-    )
-    parts = [tag("h1", _title(result), tag("span", _served(result), class_="headline"))]
-    parts += [part for part in (_devices(result), _unmet(result), _fronts(drawn)) if part is not None]
-    body = tag("body", tag("main", *parts))
-    files = {"index.html": str(document(head, body)), **{file: plot for file, (_, plot) in drawn.items()}}
+    for row in result.rows:
+        if row.folder:
+            report(result.folder / row.folder)
+    parts = [part for part in (_devices(result), _unmet(result), _fronts(drawn)) if part is not None]
+    head = tag("header", tag("h1", _title(result), tag("span", _served(result), class_="headline")))
+    page = html_page(_title(result), head, contents(parts), *parts)
+    files = {"index.html": page, **{file: plot for file, (_, plot) in drawn.items()}}
     written = []
     for file, text in files.items():
         path = result.folder / file
@@ -114,7 +112,7 @@ def _group(device: str, rows: list[DeviceRow], shown: list[str]) -> list[Html]:
             text = tag("td", "nothing: see what could not be met", colspan=len(shown) + 3, class_="bad")
             lines.append(tag("tr", tag("th", name(row.model), scope="row"), text))
             continue
-        link = tag("a", name(row.model), href=quote(f"{row.folder}/"))
+        link = tag("a", name(row.model), href=quote(f"{row.folder}/{REPORT}"))
         model = tag("strong", link) if row.chosen else link
         cells = [tag("td", _cost(row, cost), class_="number") for cost in shown]
         accuracy = "–" if row.accuracy is None else numbers.share(row.accuracy)
@@ -159,8 +157,7 @@ def _fronts(drawn: dict[str, tuple[str, str]]) -> Html | None:
     if not drawn:
         return None
     figures = [
-        tag("figure", tag("img", src=file, alt=title), tag("figcaption", title), class_="chart")
-        for file, (title, _) in drawn.items()
+        tag("figure", inline_svg(plot), tag("figcaption", title), class_="chart") for title, plot in drawn.values()
     ]
-    lead = "On the front nothing else costs less and loses less. A few dots on it carry the device they were made for."
-    return section("Fronts", lead, tag("div", *figures, class_="pair"))
+    lead = "On a Pareto front nothing else costs less and loses less. A few dots carry the device they were made for."
+    return section("Pareto fronts", lead, tag("div", *figures, class_="pair"))

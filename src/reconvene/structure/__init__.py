@@ -4,13 +4,14 @@ What is coupled with what in any architecture, found by recording one run and pr
 """
 
 from reconvene.structure.analysis import Keep, Structure, analyse
-from reconvene.structure.groups import Balance, Group, Slot
+from reconvene.structure.groups import Balance, Group, Groups, Slot
 from reconvene.structure.inputs import arguments, call, map_tensors, tensors_in
 from reconvene.structure.rules import rule
 
 __all__ = [
     "Balance",
     "Group",
+    "Groups",
     "Keep",
     "Slot",
     "Structure",

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from reconvene.utils.bar_chart import Bar, BarChart
+from reconvene.utils.frames import Frame, Plottable
+from reconvene.utils.tables import Cell
+
 
 @dataclass(frozen=True, eq=False)
 class Slot:
@@ -45,6 +49,30 @@ class Group:
     def parameters(self) -> tuple[str, ...]:
         """Names of the parameters and buffers this group touches, in model order, without repeats."""
         return tuple(dict.fromkeys(slot.parameter for slot in self.slots))
+
+
+class Groups(list[Group], Plottable):
+    """The groups of a model, prunable ones first: a list that notebooks show as a table."""
+
+    def frame(self) -> Frame:
+        """The table: a row a group."""
+        rows: list[list[Cell]] = [
+            [group.name, group.width, ", ".join(group.parameters), group.pinned or ""] for group in self
+        ]
+        return Frame(("group", "width", "parameters", "kept at full width because"), rows)
+
+    def __str__(self) -> str:
+        return str(self.frame())
+
+    def __repr__(self) -> str:
+        prunable = sum(group.prunable for group in self)
+        return f"Groups({prunable} prunable, {len(self) - prunable} pinned)"
+
+    def plot(self) -> BarChart:
+        """A bar a group, as long as it is wide."""
+        notes = ["" if group.prunable else ", kept at full width" for group in self]
+        bars = [Bar(group.name, group.width, f"{group.width:,}{text}") for group, text in zip(self, notes, strict=True)]
+        return BarChart("channels by group", bars)
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,11 @@ from reconvene.surgery.provenance import Accounting, Provenance
 from reconvene.surgery.ranges import to_text
 from reconvene.surgery.silence import restricted_sites
 from reconvene.utils import schema
+from reconvene.utils.bar_chart import Bar, BarChart
 from reconvene.utils.files import read_regular, write_atomic
+from reconvene.utils.frames import Frame, Plottable
 from reconvene.utils.schema import Text
-from reconvene.utils.tables import smaller, text_table
+from reconvene.utils.tables import smaller
 
 FORMAT, VERSION, WITH_BITS = "reconvene-plan", 1, 2
 """A plan with bits has a version of its own, so that releases that know none say so."""
@@ -41,7 +43,7 @@ _FILE_LIMIT = 2**28
 
 @schema.opened  # besides its fields a file holds its format and version
 @dataclass(frozen=True)
-class Plan(Accounting, Provenance, Cut):  # fields come in the order of Cut, Provenance, Accounting
+class Plan(Accounting, Provenance, Cut, Plottable):  # fields come in the order of Cut, Provenance, Accounting
     """What stays of a model: the cut, where it comes from, and what it costs.
 
     ``apply`` makes the smaller network, ``mask`` the silenced reference of the same shapes.
@@ -70,7 +72,8 @@ class Plan(Accounting, Provenance, Cut):  # fields come in the order of Cut, Pro
         conditions = [f"{cost} is {condition}" for cost, condition in self.conditions.items()]
         return [*nothing, *conditions, *self.notes]
 
-    def __str__(self) -> str:
+    def frame(self) -> Frame:
+        """The table: a row a group, costs and remarks below."""
         budget_text = ", ".join(f"{cost} {value}" for cost, value in self.budget.items())
         by = " of ".join(dict.fromkeys(name for name in (self.evaluator, self.criterion) if name))
         head = f"plan by {by or 'hand'}: {budget_text or 'no budget'}"
@@ -83,7 +86,21 @@ class Plan(Accounting, Provenance, Cut):  # fields come in the order of Cut, Pro
         if "pruned" in self.training_flops:
             foot.append("training FLOPs of {}: {} -> {} ({})".format(self.training_unit, *self.training_text))
         foot += [] if self.bits is None else [self.bits.summary]
-        return text_table(["group", "dense", "width", "loss", "why"], rows, title=head, foot=[*foot, *self.remarks])
+        return Frame(("group", "dense", "width", "loss", "why"), rows, head, [*foot, *self.remarks])
+
+    def __str__(self) -> str:
+        return str(self.frame())
+
+    def __repr__(self) -> str:
+        kept, dense = sum(row.width for row in self.rows), sum(row.dense for row in self.rows)
+        before, after = self.costs.get("dense", {}), self.costs.get("pruned", {})
+        less = [f"{name} {smaller(before[name], value)}" for name, value in after.items() if value != before[name]]
+        return f"Plan({', '.join([f'{len(self.rows)} groups, {kept:,} of {dense:,} channels', *less])})"
+
+    def plot(self) -> BarChart:
+        """A bar a group: the channels that stay, on a track as long as the dense width."""
+        bars = [Bar(row.name, row.width, f"{row.width:,} of {row.dense:,}", of=row.dense) for row in self.rows]
+        return BarChart("channels kept", bars)
 
     def apply(self, model: nn.Module) -> nn.Module:
         """A new module of the same classes with the kept slices as weights; ``model`` is untouched.

@@ -16,14 +16,23 @@ from reconvene.training.machine import has_bf16
 from reconvene.training.sparsity import USUAL_STRENGTH, parse_sparsity
 
 MIN_STEPS, MIN_BATCH, MAX_BATCH = 32, 8, 128
-LATER = ("tail", "sparsity")
+LATER = ("tail", "sparsity", "optimizer")
 """Choices that there were none of when the first checkpoints were written."""
 AUGMENTATIONS = ("auto", "shift", "flip", "shift-flip", "none")
 
 
+ADAMW_LR, ADAMW_DECAY = 1e-3, 0.05
+"""Usual rate and weight decay of adamw."""
+
+
 @dataclass(frozen=True)
 class TrainConfig:
-    """The recipe: SGD with Nesterov momentum, weight decay on weights only, label smoothing, one cycle of the rate."""
+    """The recipe: SGD with Nesterov momentum, weight decay on weights only, label smoothing, one cycle of the rate.
+
+    >>> import reconvene as rc
+    >>> rc.TrainConfig(lr=0.05, augment="flip").momentum
+    0.9
+    """
 
     seed: int = 0
     """Decides the order of images, their augmentation and dropout."""
@@ -38,8 +47,11 @@ class TrainConfig:
     tail: float = 1.0
     """Share of the schedule, from its end, that the run goes through: 0.25 begins where a quarter of it is left, which
     is how a network that was trained before is tuned (learning-rate rewinding, 2003.02389). 1: all of it."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd: with Nesterov momentum. adamw: Adam with decoupled weight decay, for which ``lr`` 0.001 and ``weight_decay``
+    0.05 are usual: transformers, and networks without norms."""
     momentum: float = 0.9
-    """Nesterov momentum."""
+    """Nesterov momentum; of adamw the decay of the first moment."""
     weight_decay: float = 5e-4
     """Weight decay, on weights of two dimensions and more: not on norms and biases."""
     sparsity: str | None = None
@@ -124,6 +136,7 @@ class TrainConfig:
             "seed must not be negative": self.seed < 0,
             "schedule must be one-cycle or multi-step": self.schedule not in ("one-cycle", "multi-step"),
             "augment must be auto, shift, flip, shift-flip or none": self.augment not in AUGMENTATIONS,
+            "optimizer must be sgd or adamw": self.optimizer not in ("sgd", "adamw"),
             "precision must be auto, bf16 or fp32": self.precision not in ("auto", "bf16", "fp32"),
         }
         return [rule for rule, broken in wrong.items() if broken]

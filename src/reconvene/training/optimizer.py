@@ -50,3 +50,36 @@ class Nesterov:
             torch.add(gradient, velocity, alpha=self.momentum, out=velocity)
             p.add_(gradient, alpha=-lr).add_(velocity, alpha=-lr * self.momentum)
             p.grad = None
+
+
+class AdamW(Nesterov):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), on weights of two dimensions and more.
+
+    ``m <- b1 m + (1 - b1) g; s <- b2 s + (1 - b2) g^2; w <- w - lr (m' / (sqrt(s') + eps) + decay w)``; ``m'`` and
+    ``s'`` are corrected for their start at zero. ``momentum_tensors`` holds ``m``, ``s`` and the number of steps, so
+    that a restored run goes on to the same bytes.
+    """
+
+    SECOND, EPSILON = 0.999, 1e-8
+
+    def __init__(self, model: nn.Module, *, momentum: float, weight_decay: float) -> None:
+        super().__init__(model, momentum=momentum, weight_decay=weight_decay)
+        first = dict(self.momentum_tensors)
+        squares = {f"{name}.square": torch.zeros_like(p) for name, p in self.parameters.items()}
+        self.momentum_tensors = {**first, **squares, "steps": torch.zeros(())}
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """Update every parameter that has a gradient, and use the gradients up."""
+        steps = self.momentum_tensors["steps"].add_(1)
+        first, second = 1 - self.momentum ** float(steps), 1 - self.SECOND ** float(steps)
+        for name, p in self.parameters.items():
+            if p.grad is None:
+                continue
+            mean, square = self.momentum_tensors[name], self.momentum_tensors[f"{name}.square"]
+            mean.lerp_(p.grad, 1 - self.momentum)
+            square.mul_(self.SECOND).addcmul_(p.grad, p.grad, value=1 - self.SECOND)
+            if p.ndim >= 2:
+                p.mul_(1 - lr * self.weight_decay)
+            p.addcdiv_(mean, (square / second).sqrt_().add_(self.EPSILON), value=-lr / first)
+            p.grad = None

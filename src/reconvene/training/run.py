@@ -38,7 +38,7 @@ from reconvene.training.growing import Growing
 from reconvene.training.log import append_log, rewrite_log
 from reconvene.training.machine import describe_machine, library_versions
 from reconvene.training.memory_format import safe_in_channels_last
-from reconvene.training.optimizer import Nesterov
+from reconvene.training.optimizer import AdamW, Nesterov
 from reconvene.training.parallel import World
 from reconvene.training.quantising import Quantising
 from reconvene.training.randomness import seed_step
@@ -86,7 +86,8 @@ class TrainingRun:
         self.network = self.model if self.rounded is None else self.rounded
         """What is trained and evaluated: the model, or the model with rounding, on the same parameters."""
         self.forward = torch.compile(self.model) if config.compile else self.network
-        self.optimizer = Nesterov(self.model, momentum=config.momentum, weight_decay=config.weight_decay)
+        kind = AdamW if config.optimizer == "adamw" else Nesterov
+        self.optimizer = kind(self.model, momentum=config.momentum, weight_decay=config.weight_decay)
         self.sparsity = None if config.sparsity is None else self._penalty(config.sparsity)
         self.buffers = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
         self.objective = task_alone(self.task, config)

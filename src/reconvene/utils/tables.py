@@ -25,7 +25,7 @@ def text_table(
         foot: lines below.
     """
     body = [list(row) for row in rows]
-    texts = [[_text(cell) for cell in row] for row in body]
+    texts = [[cell_text(cell) for cell in row] for row in body]
     widths = [max(len(line[i]) for line in [list(header), *texts]) for i in range(len(header))]
     flush = [i in right or all(not isinstance(row[i], str) for row in body) for i in range(len(header))]
 
@@ -37,7 +37,8 @@ def text_table(
     return "\n".join([*([title] if title else []), line(header), rule, *(line(t) for t in texts), *foot])
 
 
-def _text(cell: Cell) -> str:
+def cell_text(cell: Cell) -> str:
+    """A cell as a table shows it: four digits of a float, integers by thousands, a dash for ``None``."""
     if cell is None:
         return "-"
     if isinstance(cell, float):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from reconvene.deploy import time_variants as bench_variants
 from reconvene.deploy.npu import compile_file
 from reconvene.deploy.runtimes.registry import format_named
 from reconvene.deploy.sharing import once
-from reconvene.errors import ArtifactError, ExportError
+from reconvene.errors import ArtifactError, ExportError, VerificationError
 from reconvene.models import example_inputs
 from reconvene.training.quantising import Range
 from reconvene.utils.files import write_atomic
-from reconvene.utils.progress import stage
+from reconvene.utils.progress import ProgressOption, listening, stage
+from reconvene.workflow.inputs import DataLike, dataset_for
 from reconvene.workflow.prune import BENCH, DENSE
 from reconvene.workflow.qat import learned_ranges
 
@@ -33,6 +34,10 @@ class Int8:
 
     ``plan_bits``: weights in the bits of the artifact's plan, computed in int8, as ``model.plan.onnx``; the dense
     network beside it has 8 bits everywhere.
+
+    >>> import reconvene as rc
+    >>> rc.Int8(keep_fp32=("head",)).samples
+    256
     """
 
     limits: Limits = Limits()  # noqa: RUF009  # frozen
@@ -126,18 +131,25 @@ def export_artifact(
             with stage(f"exporting {name} to {kind} and verifying it"):
                 data = None if dataset is None else test_batches(dataset, batch_size=32)
                 learned = ranges.get(variant) if quantising and format_named(format_name).takes_ranges else None
-                exported = export_file(
-                    model,
-                    folder,
-                    format=format_name,
-                    example_inputs=inputs,
-                    name=name,
-                    data=data,
-                    seed=seed,
-                    learned=learned,
-                    **options,
-                    **quantising,
-                )
+                try:
+                    exported = export_file(
+                        model,
+                        folder,
+                        format=format_name,
+                        example_inputs=inputs,
+                        name=name,
+                        data=data,
+                        seed=seed,
+                        learned=learned,
+                        **options,
+                        **quantising,
+                    )
+                except (VerificationError, ExportError) as error:
+                    if quantising:
+                        _note_refusal(folder, f"{name}.int8{format_named(format_name).suffix}", str(error))
+                    raise
+                if quantising:
+                    _note_refusal(folder, exported.path.name, None)
             if compiler is not None and format_name == "litert":
                 with stage(f"compiling {exported.path.name} for {compiler.accelerator}"):
                     exported = _with_compiled(exported, compiler)
@@ -173,50 +185,88 @@ def _with_compiled(exported: Exported, compiler: CompilerSettings) -> Exported:
     )
 
 
+def _note_refusal(folder: Path, file: str, reason: str | None) -> None:
+    """Keep in the artifact why an int8 file was not kept, for the report; ``None``: it was, after all."""
+    before = dict(artifact.Artifact.open(folder).measurements.get("refused", {}))
+    after = {name: why for name, why in before.items() if name != file} | ({file: reason} if reason else {})
+    if after != before:
+        artifact.add_measurements(folder, {"refused": after})
+
+
 def bench(
     directory: str | Path,
     *,
     runtimes: Sequence[str] = ("onnxruntime", "eager"),
     int8: Int8 | None = None,
-    dataset: Dataset | None = None,
+    data: DataLike | None = None,
     batch: int = 1,
     input_shape: tuple[int, ...] | None = None,
     threads: int = 1,
     repeats: int = 30,
     seed: int = 0,
     allow_import: bool = False,
+    progress: ProgressOption = None,
 ) -> BenchResult:
     """Time dense beside pruned, in each runtime, interleaved; kept as ``bench.json``.
 
     Args:
-        int8: also in int8, in every runtime that has it, calibrated on training images of ``dataset``.
-        dataset: whose test images say how often each file agrees with PyTorch, and how often it is right.
+        directory: of the artifact.
+        runtimes: names in ``reconvene.deploy.RUNTIMES``. One that fails is left out, with the reason.
+        int8: also in int8, in every runtime that has it, calibrated on training images of ``data``.
+        data: as for ``rc.train``; its test images say how often each file agrees with PyTorch, and how often it is
+            right.
+        batch: examples in one inference.
+        input_shape: of one example; by default what the artifact says.
+        threads: a runtime may use.
+        repeats: rounds.
+        seed: of the inputs, and of the order in which files take turns.
+        allow_import: let a model of your own be imported, which runs its code.
+        progress: as for ``rc.plan``.
 
     Raises UnknownNameError, MissingExtraError, ExportError, DataError, ArtifactError.
+
+    >>> import tempfile
+    >>> import torch
+    >>> import reconvene as rc
+    >>> from reconvene.models import MODELS
+    >>> small = rc.prune(MODELS["resnet20"](width=0.25), torch.randn(1, 3, 32, 32), rc.Budget(params="2x"))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     rc.save(small, folder)
+    ...     result = rc.bench(folder, runtimes=["eager"], repeats=3)
+    >>> [(row.runtime, row.variant) for row in result.rows]
+    [('eager', 'dense'), ('eager', 'pruned')]
     """
     folder = Path(directory)
+    if int8 is not None and data is None:
+        raise ExportError("int8 is calibrated on real data: name them (data=), best what the model was trained on")
     inputs = _inputs(folder, input_shape, batch=batch, seed=seed)
     models = variants(folder, allow_import=allow_import)
-    evidence = BenchData()
-    if dataset is not None:
-        data = Calibration(tuple(test_batches(dataset, batch_size=32)), f"test images of {dataset.name}")
-        images = calibration_of(dataset, int8.samples, seed=seed) if int8 else None
-        kept, task = int8.keep_fp32 if int8 else (), dataset.task.name
-        evidence = BenchData(images, data, str(data), kept, _ranges(folder, models), task)
-    precisions = ("fp32",) if int8 is None else ("fp32", "int8")
-    with stage(f"timing {' beside '.join(models)} in {', '.join(runtimes)}"):
-        result = bench_variants(
-            models,
-            inputs,
-            runtimes=runtimes,
-            precisions=precisions,
-            evidence=evidence,
-            threads=threads,
-            repeats=repeats,
-            seed=seed,
-        )
+    with listening(progress):
+        dataset = None if data is None else dataset_for(folder, data)
+        evidence = BenchData() if dataset is None else _bench_data(folder, dataset, models, int8, seed)
+        with stage(f"timing {' beside '.join(models)}"):
+            result = bench_variants(
+                models,
+                inputs,
+                runtimes=runtimes,
+                precisions=("fp32",) if int8 is None else ("fp32", "int8"),
+                evidence=evidence,
+                threads=threads,
+                repeats=repeats,
+                seed=seed,
+            )
     write_atomic(folder / BENCH, (result.to_json() + "\n").encode())
     return result
+
+
+def _bench_data(
+    folder: Path, dataset: Dataset, models: Mapping[str, nn.Module], int8: Int8 | None, seed: int
+) -> BenchData:
+    """The data beside the clock: what int8 is calibrated on, and what files are judged by."""
+    test = Calibration(tuple(test_batches(dataset, batch_size=32)), f"test images of {dataset.name}")
+    images = calibration_of(dataset, int8.samples, seed=seed) if int8 else None
+    kept = int8.keep_fp32 if int8 else ()
+    return BenchData(images, test, str(test), kept, _ranges(folder, models), dataset.task.name)
 
 
 def calibration_of(dataset: Dataset, samples: int, *, seed: int) -> Calibration:

@@ -12,48 +12,74 @@ from reconvene.data import Dataset
 from reconvene.errors import ArtifactError
 from reconvene.tasks import Assessment
 from reconvene.training.assess import assess, predict
-from reconvene.utils.progress import stage
+from reconvene.utils.progress import ProgressOption, listening, stage
 from reconvene.workflow.bundle import preparation
 from reconvene.workflow.deploy import variants
+from reconvene.workflow.inputs import DataLike, dataset_for
 from reconvene.workflow.pictures import draw, keep
 from reconvene.workflow.prune import DENSE
 
 
 def evaluate(
     directory: str | Path,
-    dataset: Dataset,
+    data: DataLike = "digits",
     *,
     corruptions: bool = False,
     seed: int = 0,
     allow_import: bool = False,
+    progress: ProgressOption = None,
 ) -> dict[str, Assessment]:
     """Assess the trained networks of an artifact, by variant, and keep the result in it, with pictures of predictions.
 
     The dense network takes part where it was trained too (``reconvene run`` does that). Images are normalised as those
-    it was trained on, whichever part of them ``dataset`` holds.
+    it was trained on, whichever part of them ``data`` holds.
+
+    Args:
+        directory: of the artifact.
+        data: as for ``rc.train``.
+        corruptions: whether to corrupt the test images too, which takes twelve more rounds over them.
+        seed: of the corruptions' noise.
+        allow_import: let a model of your own be imported, which runs its code.
+        progress: as for ``rc.plan``.
 
     Raises ArtifactError, where nothing was trained among others, DataError where the classes are others than those it
     was trained on, and TrainingError.
+
+    >>> import tempfile
+    >>> import torch
+    >>> import reconvene as rc
+    >>> from reconvene.data import load_data
+    >>> from reconvene.models import MODELS
+    >>> digits = load_data("digits", limit=60)
+    >>> small = rc.prune(MODELS["resnet20"](width=0.25), torch.randn(1, 3, 32, 32), rc.Budget(params="2x"))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     rc.save(small, folder)
+    ...     _ = rc.train(folder, digits, epochs=1)
+    ...     assessments = rc.evaluate(folder, digits)
+    >>> list(assessments), assessments["pruned"].count
+    (['pruned'], 60)
     """
     folder = Path(directory)
-    models, dataset = trained_variants(folder, dataset, allow_import=allow_import)
+    with listening(progress):
+        models, dataset = trained_variants(folder, dataset_for(folder, data), allow_import=allow_import)
+        assessments = _assessed(models, dataset, corruptions=corruptions, seed=seed)
+        keep(folder, draw(models, dataset))
+    artifact.add_measurements(
+        folder, {"assessment": {name: assessment.to_dict() for name, assessment in assessments.items()}}
+    )
+    return assessments
+
+
+def _assessed(models: dict[str, nn.Module], dataset: Dataset, *, corruptions: bool, seed: int) -> dict[str, Assessment]:
+    """Each network, all but the dense one beside it."""
     dense = None
     assessments: dict[str, Assessment] = {}
     for name, model in models.items():
         with stage(f"evaluating {name}"):
             if name == "dense" and len(models) > 1:
                 dense = predict(model, dataset)
-            assessments[name] = assess(
-                model,
-                dataset,
-                dense=None if name == "dense" else dense,
-                corruptions=corruptions,
-                seed=seed,
-            )
-    keep(folder, draw(models, dataset))
-    artifact.add_measurements(
-        folder, {"assessment": {name: assessment.to_dict() for name, assessment in assessments.items()}}
-    )
+            beside = None if name == "dense" else dense
+            assessments[name] = assess(model, dataset, dense=beside, corruptions=corruptions, seed=seed)
     return assessments
 
 

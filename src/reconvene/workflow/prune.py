@@ -50,7 +50,12 @@ _DERIVED = (CHECKPOINT_NAME, LOG_NAME, BENCH, REPORT, artifact.TIMINGS, COMMAND,
 
 
 class Pruning(PruningSettings):
-    """What was asked of a pruning, but for the model and the budget: all that decides the result."""
+    """What was asked of a pruning, but for the model and the budget: all that decides the result.
+
+    >>> import reconvene as rc
+    >>> rc.Pruning(criterion="magnitude", rectify="rescale").seed
+    0
+    """
 
     def options(self, data: Samples | None = None, task: Task = DEFAULT) -> Options:
         """These options as planning takes them."""

@@ -10,7 +10,8 @@ from typing import Any
 
 from reconvene import artifact
 from reconvene.errors import ArtifactError
-from reconvene.report import ReportData, write_report
+from reconvene.pages import ReportData, write_report
+from reconvene.surgery import Plan
 from reconvene.tasks import DEFAULT
 from reconvene.training import read_log
 from reconvene.training.log import LOG_NAME
@@ -28,6 +29,17 @@ def report(directory: str | Path, *, command: str | None = None) -> Path:
         command: the command line that makes it again, as the report tells it; by default that of the last report.
 
     Raises ArtifactError.
+
+    >>> import tempfile
+    >>> import torch
+    >>> import reconvene as rc
+    >>> from reconvene.models import MODELS
+    >>> small = rc.prune(MODELS["resnet20"](width=0.25), torch.randn(1, 3, 32, 32), rc.Budget(params="2x"))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     rc.save(small, folder)
+    ...     page = rc.report(folder)
+    ...     page.name, page.stat().st_size > 10_000
+    ('report.html', True)
     """
     folder = Path(directory)
     if command is not None:
@@ -52,7 +64,7 @@ def collect(folder: Path, *, command: str | None = None) -> ReportData:
         bits=None if plan.bits is None else plan.bits.to_dict(),
         budget=plan.budget,
         limits=plan.limits,
-        spread=dict(pruning.spread) if pruning else {},
+        spread=_in_network_order(pruning.spread, plan) if pruning else {},
         training=_logs(folder),
         scores=scores(folder),
         task=DEFAULT.name if training is None else training.task,
@@ -64,6 +76,7 @@ def collect(folder: Path, *, command: str | None = None) -> ReportData:
         pictures=_read_pictures(folder),
         exports=[asdict(export) for export in stored.exports],
         timings=dict(stored.timings.pruning),
+        refused=dict(stored.measurements.get("refused", {})),
         criterion=plan.criterion,
         evaluator=plan.evaluator,
         rectify=pruning.rectify if pruning else None,
@@ -77,6 +90,12 @@ def collect(folder: Path, *, command: str | None = None) -> ReportData:
         machine=dict(machine()),
         date=now(),
     )
+
+
+def _in_network_order(spread: Mapping[str, float], plan: Plan) -> dict[str, float]:
+    """Ratios by layer as the model has its layers; a file keeps them by name."""
+    places = {name.rpartition(".")[0]: place for place, name in enumerate(plan.shapes)}
+    return dict(sorted(spread.items(), key=lambda item: places.get(item[0], len(places))))
 
 
 def scores(folder: Path) -> dict[str, float]:

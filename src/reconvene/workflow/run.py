@@ -9,14 +9,16 @@ from typing import Any
 from reconvene import artifact
 from reconvene.costs import COSTS, Budget
 from reconvene.data import Dataset
-from reconvene.deploy import Verification
+from reconvene.deploy import Exported, Verification
 from reconvene.deploy.sharing import shared_conversions
 from reconvene.errors import ExportError, VerificationError
 from reconvene.models import ModelSource
 from reconvene.tasks import DEFAULT, Task, task_named
 from reconvene.training import TrainConfig
+from reconvene.utils.progress import ProgressOption, listening
 from reconvene.utils.tables import text_table
 from reconvene.workflow.deploy import Int8, bench, export_artifact, variants
+from reconvene.workflow.inputs import DataLike, model_and_data
 from reconvene.workflow.pictures import draw, keep
 from reconvene.workflow.prune import DENSE, Pruning, prune, record_of
 from reconvene.workflow.report import read_bench, report, scores
@@ -91,67 +93,98 @@ class Outcome:
 
 
 def run(
-    source: ModelSource,
+    model: ModelSource | str,
     directory: str | Path,
     *,
-    dataset: Dataset,
     budget: Budget,
+    data: DataLike = "digits",
     pruning: Pruning = Pruning(),  # noqa: B008  # frozen
     epochs: int = 5,
     config: TrainConfig = TrainConfig(),  # noqa: B008  # frozen
     lesson: Lesson | None = None,
-    int8: Int8 | None = None,
+    int8: Int8 | None = Int8(),  # noqa: B008  # frozen
     overwrite: bool = False,
     resume: bool = True,
     allow_import: bool = False,
     command: str | None = None,
+    progress: ProgressOption = None,
 ) -> Outcome:
     """Go the whole way, and go on where an earlier call with the same arguments was stopped.
 
     The dense network is trained by the same recipe into ``directory/dense``; with a ``lesson`` it (or the teacher that
     is named) then teaches the pruned one. With ``int8`` both are also quantised for ONNX Runtime; a file that is too
-    far from float32 is not kept, and the outcome says so. Args as for ``prune`` and ``train``;
-    ``command`` is what the report says makes it again.
+    far from float32 is not kept, and the outcome says so.
+
+    Args:
+        model: an address such as ``vgg16_bn``, ``torchvision:resnet18`` or ``mymodel.py:make``, or what
+            ``reconvene.models.resolve_address`` gives.
+        directory: where the artifact and the report go.
+        budget: what the result keeps.
+        data: as for ``rc.train``.
+        pruning: how to prune: criterion, rectifier, device, ...
+        epochs: as for ``rc.train``, as are ``config``, ``lesson`` and ``resume``.
+        int8: how int8 is made and what it must keep; ``None`` leaves it out.
+        overwrite: replace an artifact that was trained already.
+        allow_import: let a model of your own be imported, which runs its code.
+        command: the command line that makes it again, as the report tells it.
+        progress: as for ``rc.plan``.
 
     Raises any ReconveneError of the steps.
+
+    >>> import reconvene as rc
+    >>> outcome = rc.run("resnet20", "out/", budget=rc.Budget(params="4x"), epochs=1)  # doctest: +SKIP
+    >>> print(outcome)  # doctest: +SKIP
     """
-    folder = Path(directory)
-    if not _pruned_already(folder, source, budget, pruning):
-        prune(
-            source,
-            folder,
-            budget=budget,
-            pruning=pruning,
-            data=lambda: dataset,
-            task=dataset.task,
-            examples=len(dataset.train),
-            overwrite=overwrite,
-            allow_import=allow_import,
-        )
-    if not (folder / DENSE / artifact.MANIFEST).exists():
-        artifact.save(artifact.dense(folder, allow_import=allow_import), folder / DENSE)
+    with listening(progress):
+        source, dataset = model_and_data(model, data, seed=pruning.seed, allow_import=allow_import)
+        folder = Path(directory)
+        if not _pruned_already(folder, source, budget, pruning):
+            prune(
+                source,
+                folder,
+                budget=budget,
+                pruning=pruning,
+                data=lambda: dataset,
+                task=dataset.task,
+                examples=len(dataset.train),
+                overwrite=overwrite,
+                allow_import=allow_import,
+            )
+        if not (folder / DENSE / artifact.MANIFEST).exists():
+            artifact.save(artifact.dense(folder, allow_import=allow_import), folder / DENSE)
+        recipe = {"epochs": epochs, "config": config, "resume": resume, "allow_import": allow_import}
+        notes = _trained_alike(folder, dataset, lesson, recipe)
+        with shared_conversions():  # float32, int8 and the stopwatch begin with the same graphs
+            exports = export_artifact(folder, dataset=dataset, with_dense=True, allow_import=allow_import)
+            refused = None if int8 is None else _quantised(folder, dataset, int8, allow_import=allow_import)
+            keep(folder, draw(variants(folder, allow_import=allow_import), dataset))
+            bench(folder, int8=int8, data=dataset, seed=pruning.seed, allow_import=allow_import)
+        page = report(folder, command=command)
+    return _outcome(source, folder, page, dataset, exports, refused, notes)
+
+
+def _trained_alike(folder: Path, dataset: Dataset, lesson: Lesson | None, recipe: dict[str, Any]) -> tuple[str, ...]:
+    """Train the dense network, then the pruned one; what a reader must know of them."""
     notes: list[str] = []
     for variant_folder, variant in ((folder / DENSE, "dense"), (folder, "pruned")):
-        training = train(
-            variant_folder,
-            dataset,
-            epochs=epochs,
-            config=config,
-            lesson=lesson if variant_folder == folder else None,
-            resume=resume,
-            allow_import=allow_import,
-            description=f"training {variant}",
-        )
+        taught = lesson if variant_folder == folder else None
+        training = train(variant_folder, dataset, lesson=taught, description=f"training {variant}", **recipe)
         if training.recalibration is not None:
             notes.append(f"{variant}: {training.recalibration}")
         if training.warning is not None:
             notes.append(f"warning: {variant}: {training.warning}")
-    with shared_conversions():  # float32, int8 and the stopwatch begin with the same graphs
-        exports = export_artifact(folder, dataset=dataset, with_dense=True, allow_import=allow_import)
-        refused = None if int8 is None else _quantised(folder, dataset, int8, allow_import=allow_import)
-        keep(folder, draw(variants(folder, allow_import=allow_import), dataset))
-        bench(folder, int8=int8, dataset=dataset, seed=pruning.seed, allow_import=allow_import)
-    page = report(folder, command=command)
+    return tuple(notes)
+
+
+def _outcome(
+    source: ModelSource,
+    folder: Path,
+    page: Path,
+    dataset: Dataset,
+    exports: dict[str, list[Exported]],
+    refused: dict[str, str] | None,
+    notes: tuple[str, ...],
+) -> Outcome:
     checked = {variant: exported[0].verification for variant, exported in exports.items()}
     errors = {
         variant: verification.max_rel_error
@@ -159,7 +192,7 @@ def run(
         if isinstance(verification, Verification)
     }
     costs, speedups, task = _costs(folder, dataset.task), _speedups(folder), dataset.task.name
-    return Outcome(source.address, folder, page, str(dataset), costs, errors, refused, speedups, tuple(notes), task)
+    return Outcome(source.address, folder, page, str(dataset), costs, errors, refused, speedups, notes, task)
 
 
 def _quantised(folder: Path, dataset: Dataset, int8: Int8, *, allow_import: bool) -> dict[str, str]:

@@ -20,11 +20,12 @@ from reconvene.training import train_model as train_model
 from reconvene.training.checkpoint import CHECKPOINT_NAME
 from reconvene.training.frozen_bits import FrozenBits
 from reconvene.utils.numbers import plural
-from reconvene.utils.progress import stage
+from reconvene.utils.progress import ProgressOption, listening, stage
+from reconvene.workflow.inputs import DataLike, dataset_for
 from reconvene.workflow.pictures import keep
 from reconvene.workflow.prune import DENSE
 
-OF_THE_WEIGHTS = ("exports", "assessment", "safety", "ranges")
+OF_THE_WEIGHTS = ("exports", "assessment", "safety", "ranges", "refused")
 """Sections that no longer hold when the weights change."""
 
 
@@ -46,17 +47,18 @@ class Lesson:
 
 def train(
     directory: str | Path,
-    dataset: Dataset,
+    data: DataLike,
     *,
-    epochs: int,
+    epochs: int = 5,
     config: TrainConfig = TrainConfig(),  # noqa: B008  # frozen
     lesson: Lesson | None = None,
     again: bool = False,
     resume: bool = True,
     allow_import: bool = False,
     description: str = "training",
+    progress: ProgressOption = None,
 ) -> Training:
-    """Train the model of an artifact on ``dataset`` and keep the trained weights and what was measured in it.
+    """Train the model of an artifact and keep the trained weights, and what was measured, in it.
 
     The artifact keeps its untrained weights until training has finished. A run that was stopped goes on from its
     checkpoint when called again with the same arguments, and a finished one returns what it found at once.
@@ -65,13 +67,49 @@ def train(
     is of the rounded network.
 
     Args:
+        directory: of the artifact.
+        data: a data set of ``reconvene.data``, or what names one: ``digits``, a folder of images, parquet, a hub id.
+        epochs: rounds over the training images.
+        config: the recipe: batch size, learning rate, augmentation, seed, ...
         lesson: learn from a teacher, too.
         again: train a trained artifact on, from its trained weights.
         resume: go on from a checkpoint where there is one; otherwise start over.
+        allow_import: let a model of your own be imported, which runs its code.
+        description: what progress calls it.
+        progress: as for ``rc.plan``.
 
     Raises TrainingError: among others, when the artifact was trained in another way already and ``again`` is not set.
+
+    >>> import tempfile
+    >>> import torch
+    >>> import reconvene as rc
+    >>> from reconvene.data import load_data
+    >>> from reconvene.models import MODELS
+    >>> small = rc.prune(MODELS["resnet20"](width=0.25), torch.randn(1, 3, 32, 32), rc.Budget(params="2x"))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     rc.save(small, folder)
+    ...     result = rc.train(folder, load_data("digits", limit=60), epochs=1, config=rc.TrainConfig(lr=0.05))
+    >>> result.epochs, 0 <= result.score <= 1
+    (1, True)
     """
     folder = Path(directory)
+    with listening(progress):
+        dataset = dataset_for(folder, data)
+        return _trained(folder, dataset, epochs, config, lesson, again, resume, allow_import, description)
+
+
+def _trained(
+    folder: Path,
+    dataset: Dataset,
+    epochs: int,
+    config: TrainConfig,
+    lesson: Lesson | None,
+    again: bool,
+    resume: bool,
+    allow_import: bool,
+    description: str,
+) -> Training:
+    """``train``, with the data at hand."""
     task_named(dataset.task.name)  # an artifact names it: what is not registered is said before hours of training
     recipe = recipe_of(dataset, epochs, config)
     plan = artifact.read_plan(folder)

@@ -11,8 +11,8 @@ from torch import nn
 
 from reconvene import artifact
 from reconvene.costs import COSTS
-from reconvene.report.charts import Scale, nice_ticks
-from reconvene.report.markup import escape
+from reconvene.pages.charts import Scale, nice_ticks
+from reconvene.pages.markup import escape
 from reconvene.tasks import task_named
 from reconvene.utils.tables import Cell, text_table
 from reconvene.workflow.compression.judge import StageResult

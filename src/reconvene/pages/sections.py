@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from reconvene.costs import label_of, short_text
-from reconvene.report import headline
-from reconvene.report.charts import ChartLine, bar, dots_in_band, lines
-from reconvene.report.data import ReportData
-from reconvene.report.markup import Child, Html, name, tag
+from reconvene.pages import headline
+from reconvene.pages.charts import ChartLine, bar, dots_in_band, lines
+from reconvene.pages.data import ReportData
+from reconvene.pages.markup import Child, Html, name, tag
 from reconvene.tasks import Task, task_named
 from reconvene.utils import numbers
 
@@ -118,8 +119,8 @@ def _pinned(data: ReportData) -> Html | None:
         tag("li", name(group["name"]), f" ({group['width']:,}): {group.get('why') or 'pinned'}")
         for group in data.pinned
     ]
-    noun = "group stays" if len(items) == 1 else "groups stay"
-    return details(f"{len(items)} {noun} whole because nothing of it may leave", tag("ul", items))
+    noun = "group is" if len(items) == 1 else "groups are"
+    return details(f"{len(items)} {noun} kept at full width, since nothing of it may leave", tag("ul", items))
 
 
 def spread_section(data: ReportData) -> Html | None:
@@ -235,7 +236,8 @@ def _epoch_texts(row: dict[str, Any], task: Task) -> list[str]:
 
 def section(heading: str, lead: Child, *children: Child) -> Html:
     """A headed part of the page."""
-    return tag("section", tag("h2", heading), tag("p", lead, class_="lead"), *children)
+    anchor = re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-")
+    return tag("section", tag("h2", heading), tag("p", lead, class_="lead"), *children, id=anchor)
 
 
 def html_table(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from reconvene.costs import COSTS, label_of, short_text
-from reconvene.report import headline
-from reconvene.report.charts import ChartLine, lines
-from reconvene.report.data import ReportData
-from reconvene.report.markup import Html, tag
-from reconvene.report.sections import html_table, percent, section
+from reconvene.pages import headline
+from reconvene.pages.charts import ChartLine, lines
+from reconvene.pages.data import ReportData
+from reconvene.pages.markup import Html, tag
+from reconvene.pages.sections import html_table, percent, section
 from reconvene.tasks import Task, task_named
 
 MOMENTS = {"cut": "right after the cut", "repaired": "repaired", "tuned": "tuned"}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -14,10 +17,10 @@ import pytest
 
 from reconvene.costs import short_text
 from reconvene.errors import ArtifactError, ReconveneError
-from reconvene.report import ReportData, render, write_report
-from reconvene.report.charts import nice_ticks
-from reconvene.report.markup import Html, join, tag
-from reconvene.report.measurements import portable
+from reconvene.pages import ReportData, render, write_report
+from reconvene.pages.charts import nice_ticks
+from reconvene.pages.markup import Html, join, tag
+from reconvene.pages.measurements import portable
 from reconvene.utils import numbers
 
 VGG = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
@@ -187,7 +190,7 @@ class Page(HTMLParser):
         assert self.open.pop() == name
 
     def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] != "style":
+        if not self.open or self.open[-1] not in ("style", "script"):
             self.words += data
 
 
@@ -249,6 +252,50 @@ def test_steps_of_a_trained_network_are_told() -> None:
     assert "before any training" not in words
 
 
+def timed_files(*, refused: bool = False) -> ReportData:
+    """Four files in ONNX Runtime, the fastest of them in int8."""
+    data = vgg()
+    assert data.bench is not None
+    sizes = {"dense": 58_900_000, "pruned": 3_640_000}
+    for row in data.bench["rows"]:
+        row |= {"size": sizes[row["variant"]], "precision": "fp32", "agreement": 1.0}
+        row["accuracy"] = 0.97 if row["variant"] == "dense" else 0.96
+    quantised = bench_row("onnxruntime", "pruned", 0.6e-3, 10.5)
+    data.bench["rows"].append(quantised | {"precision": "int8", "size": 950_000, "agreement": 0.99, "accuracy": 0.972})
+    if refused:
+        data.refused = {"model.int8.onnx": "int8 keeps 62 % of the classes"}
+    return data
+
+
+def test_the_verdict_is_the_fastest_file_that_was_kept_with_what_it_costs() -> None:
+    words = Page(render(timed_files())).words.replace("\u202f", " ")
+    assert "Best file: onnxruntime in int8, 10.50× faster than the dense network in float32" in words
+    assert "+0.2 points of accuracy, 928 KiB." in words
+    refused = render(timed_files(refused=True))
+    words = Page(refused).words.replace("\u202f", " ")
+    assert "Best file: onnxruntime in float32, 3.08× faster" in words and "−1.0 points of accuracy" in words
+    assert 'class="bad">−1.0' in refused and 'class="good">3.08' in refused
+    assert "model.int8.onnx: refused, and no file was kept. int8 keeps 62 % of the classes" in words
+    assert "refused: below its limits" in words
+    slow = timed_files()
+    assert slow.bench is not None
+    slow.bench["rows"] = [row | {"speedup": 0.8} for row in slow.bench["rows"] if row["precision"] == "fp32"]
+    assert "1.25× slower" in Page(render(slow)).words
+
+
+def test_sections_come_in_the_order_of_a_decision() -> None:
+    data = timed_files(refused=True)
+    headings = re.findall("<h2>(.*?)</h2>", render(data))
+    expected = ["Budget", "Formats and precisions", "Latency", "What int8 kept", "Training", "Widths, before and after"]
+    assert headings[: len(expected)] == expected and headings[-1] == "How to reproduce"
+
+
+def test_a_cost_that_did_not_change_says_so() -> None:
+    data = vgg()
+    data.costs["pruned"]["peak_memory"] = data.costs["dense"]["peak_memory"]
+    assert "unchanged" in Page(render(data)).words and "1.00×" not in Page(render(data)).words
+
+
 def test_everything_is_escaped() -> None:
     evil = "<script>alert(1)</script>\"'&"
     data = vgg()
@@ -264,12 +311,13 @@ def test_everything_is_escaped() -> None:
     data.bench["machine"]["processor"] = evil
     data.limits[evil] = 1.0
     page = Page(render(data))
-    assert not any(name == "script" for name, _ in page.seen)
+    assert sum(name == "script" for name, _ in page.seen) == 1, "our own, and no other"
     assert not any(key.startswith("on") for _, attrs in page.seen for key in attrs)
     assert page.words.count("<script>alert(1)</script>\"'&") > 20
     for _, attrs in page.seen:
         assert set(attrs) <= {
             "lang",
+            "id",
             "charset",
             "http-equiv",
             "content",
@@ -316,7 +364,12 @@ def test_page_is_self_contained_accessible_and_without_paths(tmp_path: Path) -> 
     page = Page(text)
     assert "default-src 'none'" in next(a["content"] or "" for n, a in page.seen if a.get("http-equiv"))
     assert not any(key in attrs for _, attrs in page.seen for key in ("src", "srcset", "xlink:href", "action"))
-    assert [attrs["href"] for _, attrs in page.seen if "href" in attrs] == ["data:,"]
+    links = [attrs["href"] or "" for _, attrs in page.seen if "href" in attrs]
+    assert links[0] == "data:,"
+    assert [link.removeprefix("#") for link in links[1:]] == [a["id"] for n, a in page.seen if n == "section"]
+    script = re.findall("<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script[0].encode()).digest()).decode()
+    assert len(script) == 1 and f"script-src &#x27;sha256-{digest}&#x27;" in text, "no other script may run"
     assert "url(" not in text and "@import" not in text and "http" not in text.replace("http-equiv", "")
     assert "/home" not in text and "-o out" in page.words
     for name, attrs in page.seen:

@@ -6,9 +6,9 @@ import base64
 import binascii
 
 from reconvene.errors import ArtifactError
-from reconvene.report.data import ReportData
-from reconvene.report.markup import Html, tag
-from reconvene.report.sections import html_table, section
+from reconvene.pages.data import ReportData
+from reconvene.pages.markup import Html, tag
+from reconvene.pages.sections import html_table, section
 
 
 def pictures(data: ReportData) -> Html | None:

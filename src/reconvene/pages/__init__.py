@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reconvene.report.data import ReportData
-from reconvene.report.page import render, write_report
+from reconvene.pages.data import ReportData
+from reconvene.pages.page import render, write_report
 
 __all__ = ["ReportData", "render", "write_report"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from reconvene.report.charts import bar
-from reconvene.report.data import ReportData
-from reconvene.report.markup import Child, Html, join, name, tag
-from reconvene.report.sections import colour, html_table, section
+from reconvene.pages.charts import bar
+from reconvene.pages.data import ReportData
+from reconvene.pages.markup import Child, Html, join, name, tag
+from reconvene.pages.sections import colour, html_table, section
 from reconvene.utils import numbers
 
 
@@ -48,7 +48,9 @@ def _latency_row(row: dict[str, Any], slowest: float, index: int, baseline: str)
     speed: Child = "1"
     if (variant, precision) != (baseline, "fp32"):
         around = f"{row['speedup_quarter']:.2f} to {row['speedup_three_quarters']:.2f}"
-        speed = [tag("strong", numbers.ratio(row["speedup"])), tag("small", around)]
+        ratio = float(row["speedup"])
+        shown = numbers.ratio(ratio) if ratio >= 1 else f"{numbers.ratio(1 / ratio)} slower"
+        speed = [tag("strong", shown, class_=None if ratio >= 1 else "bad"), tag("small", around)]
     return tag(
         "tr",
         tag("th", variant, tag("small", precision) if precision != "fp32" else None, scope="row"),

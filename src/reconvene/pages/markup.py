@@ -66,6 +66,13 @@ def raw_style(css: str) -> Html:
     return Html(f"<style>{css}</style>")
 
 
+def raw_script(text: str) -> Html:
+    """Our own script as an element; nothing of a user's may be in it."""
+    if "</" in text:
+        raise ValueError("a script cannot hold an end tag")
+    return Html(f"<script>{text}</script>")
+
+
 def document(*children: Child, language: str = "en") -> Html:
     """A whole page around ``<head>`` and ``<body>``."""
     return Html(f"<!doctype html>\n{tag('html', *children, lang=language)}\n")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from reconvene.report import headline
-from reconvene.report.data import ReportData
-from reconvene.report.markup import Child, Html, tag
-from reconvene.report.sections import html_table, section
+from reconvene.pages import headline
+from reconvene.pages.data import ReportData
+from reconvene.pages.markup import Child, Html, tag
+from reconvene.pages.sections import html_table, section
 from reconvene.safety import Safety, trigger_warnings
 from reconvene.tasks import Task, task_named
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from reconvene.report.data import ReportData
-from reconvene.report.markup import Html, name, tag
-from reconvene.report.sections import details, html_table, section
+from reconvene.pages.data import ReportData
+from reconvene.pages.markup import Html, name, tag
+from reconvene.pages.sections import details, html_table, section
 from reconvene.surgery.bits import LayerBits
 
 

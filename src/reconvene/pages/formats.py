@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from reconvene.report.data import ReportData
-from reconvene.report.markup import Child, Html, name, tag
-from reconvene.report.scatter import BYTE_TICKS, Mark, Panel, scatter_chart
-from reconvene.report.sections import html_table, section
+from reconvene.deploy.runtimes.registry import RUNTIMES
+from reconvene.pages.data import ReportData
+from reconvene.pages.markup import Child, Html, name, tag
+from reconvene.pages.scatter import BYTE_TICKS, Mark, Panel, scatter_chart
+from reconvene.pages.sections import html_table, section
 from reconvene.utils import numbers
 
 LEAST_AGREEMENT = 0.95
@@ -36,7 +37,7 @@ def formats(data: ReportData) -> Html | None:
         + ringed
     )
     columns = ["File", "Size", "Time", "Same class", "Accuracy"]
-    lines = [tag("tr", tag("th", _name(row), scope="row"), [_cell(text) for text in _texts(row)]) for row in rows]
+    lines = [tag("tr", _file_cell(row, data), [_cell(text) for text in _texts(row)]) for row in rows]
     panels = (Panel("Time of one inference", numbers.seconds), Panel("Same class", numbers.share, log=False, top=1.0))
     title = "Size, latency and agreement of every file" if judged else "Size and latency of every file"
     chart = scatter_chart(title, described, [_mark(row) for row in rows], panels, x=numbers.memory, units=BYTE_TICKS)
@@ -54,16 +55,31 @@ def formats(data: ReportData) -> Html | None:
 def int8(data: ReportData) -> Html | None:
     """What int8 kept of each network, against its limits."""
     checked = [export for export in data.exports if "sqnr" in (export.get("verification") or {})]
-    if not checked:
+    if not checked and not data.refused:
         return None
     rows = [tag("tr", _int8_cells(export)) for export in checked]
-    limits = checked[0]["verification"]["limits"]
-    lead = (
-        f"Static quantisation, calibrated on real data. A file had to keep {limits['agreement']:.0%} of the classes, "
-        f"an SQNR of {limits['sqnr']:g} dB, and lose at most {100 * limits['accuracy_drop']:g} points of accuracy."
-    )
+    lead = "Static quantisation, calibrated on real data."
+    if checked:
+        limits = checked[0]["verification"]["limits"]
+        lead += (
+            f" A file had to keep {limits['agreement']:.0%} of the classes, an SQNR of {limits['sqnr']:g} dB, and lose "
+            f"at most {100 * limits['accuracy_drop']:g} points of accuracy."
+        )
     columns = ["File", "Same class", "SQNR", "Accuracy", "In fp32"]
-    return section("What int8 kept", lead, html_table(columns, rows, numeric=(1, 2, 3, 4)))
+    refused = [
+        tag(
+            "p",
+            name(file),
+            ": ",
+            tag("strong", "refused", class_="bad"),
+            f", and no file was kept. {why}",
+            class_="note",
+        )
+        for file, why in data.refused.items()
+    ]
+    if not rows:
+        return section("What int8 kept", lead, refused)
+    return section("What int8 kept", lead, html_table(columns, rows, numeric=(1, 2, 3, 4)), refused)
 
 
 def _int8_cells(export: dict[str, Any]) -> list[Child]:
@@ -75,6 +91,11 @@ def _int8_cells(export: dict[str, Any]) -> list[Child]:
         tag("th", name(export["file"]), kept, scope="row"),
         *(_cell(text) for text in (shares[0], noise, *shares[1:])),
     ]
+
+
+def _file_cell(row: dict[str, Any], data: ReportData) -> Html:
+    below = tag("small", "refused: below its limits", class_="bad") if is_below_limits(row, data) else None
+    return tag("th", _name(row), below, scope="row")
 
 
 def _mark(row: dict[str, Any]) -> Mark:
@@ -94,6 +115,18 @@ def _mark(row: dict[str, Any]) -> Mark:
 
 def _disagrees(row: dict[str, Any]) -> bool:
     return row.get("agreement") is not None and row["agreement"] < LEAST_AGREEMENT
+
+
+def is_below_limits(row: dict[str, Any], data: ReportData) -> bool:
+    """Whether a file that was timed would not be kept: it was refused, or its answers are others."""
+    refused = row.get("precision") == "int8" and _file_name(row["variant"], row["runtime"], data) in data.refused
+    return refused or _disagrees(row)
+
+
+def _file_name(variant: str, runtime: str, data: ReportData) -> str:
+    """What an int8 file of a runtime is called in an artifact."""
+    suffix = {name: RUNTIMES[name].suffix for name in RUNTIMES}.get(runtime, "")
+    return f"{'model' if variant == 'pruned' else variant}.int8{suffix}"
 
 
 def _name(row: dict[str, Any]) -> str:

@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 
-from reconvene._version import __version__
 from reconvene.costs import listed_costs
 from reconvene.errors import ArtifactError
-from reconvene.report import bits, formats, headline, measurements, pictures, robustness, sections, steps
-from reconvene.report.data import ReportData
-from reconvene.report.markup import Child, Html, document, raw_style, tag
-from reconvene.report.markup import name as shown_name
+from reconvene.pages import bits, formats, headline, measurements, pictures, robustness, sections, steps
+from reconvene.pages.data import ReportData
+from reconvene.pages.markup import Child, Html, tag
+from reconvene.pages.markup import name as shown_name
+from reconvene.pages.shell import contents, html_page
+from reconvene.pages.verdict import verdict
 from reconvene.tasks import task_named
 from reconvene.utils import numbers
 from reconvene.utils.files import write_atomic
 
 SECTIONS = (
     sections.budget,
-    measurements.latency_section,
     formats.formats,
-    sections.widths,
-    bits.bits,
-    sections.spread_section,
-    steps.steps,
+    measurements.latency_section,
+    formats.int8,
     sections.training,
+    steps.steps,
     pictures.pictures,
     robustness.assessment,
     robustness.safety,
+    sections.widths,
+    bits.bits,
+    sections.spread_section,
     measurements.verification,
-    formats.int8,
     measurements.timings,
     measurements.reproduce,
 )
-# The browser itself then refuses every request: what is in the page is all there is.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+"""In the order of a decision: does it keep the budget, which file, how good, then how it was made."""
 
 
 def write_report(report_data: ReportData, path: str | Path) -> Path:
@@ -51,22 +50,8 @@ def write_report(report_data: ReportData, path: str | Path) -> Path:
 
 def render(data: ReportData) -> str:
     """The page as text. The same data gives the same text."""
-    css = resources.files("reconvene.report").joinpath("style.css").read_text(encoding="utf-8")
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("link", rel="icon", href="data:,"),
-        tag("title", f"{data.model}, {_headline(data)} · Reconvene"),
-        raw_style(css),
-    )
     parts = [part for make in SECTIONS if (part := make(data)) is not None]
-    footer = tag(
-        "footer", f"Made by Reconvene {__version__}", f" on {numbers.moment(data.date)}" if data.date else None, "."
-    )
-    return document(head, tag("body", tag("main", _header(data), *parts, footer)))
+    return html_page(f"{data.model}, {_headline(data)}", _header(data), contents(parts), *parts, date=data.date)
 
 
 def _header(data: ReportData) -> Html:
@@ -75,6 +60,7 @@ def _header(data: ReportData) -> Html:
         "header",
         tag("p", "Reconvene report", class_="eyebrow"),
         tag("h1", shown_name(data.model), " ", tag("span", _headline(data), class_="headline")),
+        verdict(data),
         tag("p", _sentence(data), class_="lead"),
         tag("div", cards, class_="cards", role="list") if cards else None,
     )
@@ -105,9 +91,12 @@ def _cost_cards(data: ReportData) -> list[Html]:
     for name, cost in listed_costs().items():
         before, after = dense.get(name), pruned.get(name)
         if before and after:
-            change = f"{cost.unit.short(before)} → {cost.unit.short(after)}"
-            figure = numbers.ratio(max(before, after) / min(before, after))
-            cards.append(_card(cost.label, figure, cost.less if after <= before else "more", change))
+            change = (
+                f"{cost.unit.short(before)} → {cost.unit.short(after)}" if after != before else cost.unit.short(after)
+            )
+            figure = numbers.ratio(max(before, after) / min(before, after)) if after != before else "unchanged"
+            less = cost.less if after < before else "more" if after > before else ""
+            cards.append(_card(cost.label, figure, less, change))
     return cards
 
 

@@ -36,6 +36,7 @@ class ReportData:
         bench: ``BenchResult.to_dict()``.
         exports: ``Exported.to_dict()``, each with its ``verification`` or ``None``; ``variant`` may be added.
         timings: seconds of each step of pruning, in order.
+        refused: why an int8 file was not kept, by its name.
         data: what data the criterion used, in words; ``dataset``: what was trained on.
         notes: anything the reader should know, one sentence each.
         command: the command line that makes it again.
@@ -56,11 +57,12 @@ class ReportData:
     assessment: dict[str, dict[str, Any]] = field(default_factory=dict)
     safety: dict[str, dict[str, Any]] = field(default_factory=dict)
     pictures: list[dict[str, str]] = field(default_factory=list)
-    trained: bool = False
     curve: dict[str, Any] | None = None
     bench: dict[str, Any] | None = None
     exports: list[dict[str, Any]] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    trained: bool = False
     criterion: str | None = None
     evaluator: str | None = None
     rectify: str | None = None

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from reconvene.report.markup import Child, Html, tag
+from reconvene.pages.markup import Child, Html, tag
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,11 @@ def lines(
         )
         for line in series
     ]
+    points = [
+        _dot(across(at), up(value), f"dot hit {line.class_}", f"{line.name}, {x} {at:g}: {y(value)}")
+        for line in series
+        for at, value in line.points[:-1]
+    ]
     legend = tag(
         "ul",
         [tag("li", _sample(line.class_), line.name, " ", tag("strong", y(line.points[-1][1]))) for line in series],
@@ -70,7 +75,7 @@ def lines(
     first, last = min(xs), max(xs)
     below = [tag("span", f"{x} {first:g}"), tag("span", f"{last:g}") if last > first else None]
     plot = _plot(
-        title, description, [_grid(up, marks), drawn, dots], [(up(mark), ticks(mark)) for mark in marks], below
+        title, description, [_grid(up, marks), drawn, points, dots], [(up(mark), ticks(mark)) for mark in marks], below
     )
     return tag("figure", tag("figcaption", title), legend, plot, class_="chart")
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from reconvene.report.charts import Scale, nice_ticks
-from reconvene.report.markup import Child, Html, tag
+from reconvene.pages.charts import Scale, nice_ticks
+from reconvene.pages.markup import Child, Html, tag
 
 SHAPES = (
     "M5 0A5 5 0 1 1 5 10A5 5 0 1 1 5 0Z",  # circle

@@ -1,0 +1,61 @@
+"""The help and mistakes on a command line: groups, an example, one line that says what was meant."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from reconvene import cli
+from reconvene.cli.glossary import WORDS, words_page
+from support.paths import ROOT
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_has_groups_an_example_and_no_defaults_that_say_nothing(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"usage: reconvene {command}" in text and f"for example:\n  reconvene {command}" in text
+    assert "None" not in text and "╭" not in text and "in every command:" in text
+    assert "reconvene --words" in text
+    assert ("--seed" in text) == (command not in ("fleet", "compare", "compress", "push", "pull"))
+    assert max(map(len, text.splitlines())) <= 100
+    options = re.findall(r"^  (?:-\w, )?--([\w-]+)", text, re.MULTILINE)
+    assert len(options) == len(set(options)), "each option is said once"
+
+
+def test_every_example_of_the_help_names_options_that_there_are() -> None:
+    from reconvene.cli.mistakes import check_options
+
+    for name, (kind, _) in cli.COMMANDS.items():
+        command = getattr(__import__(f"reconvene.cli.{name}", fromlist=[kind]), kind)
+        for line in command.command_lines:
+            check_options(name, command, line.split()[2:])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("prune x -o y --mdel-arg a=1", "there is no option --mdel-arg. Did you mean '--model-arg'?"),
+        ("export x --model-arg a=1", "there is no option --model-arg. It is one of reconvene inspect, prune, "),
+        ("fleet x --seed 3", "there is no option --seed. It is one of reconvene"),
+        ("prune", "MODEL and -o, --output DIR are missing"),
+        ("train x --epochs a", "Error parsing --epochs: a is no INT"),
+        ("train x --schedule a", "invalid choice 'a' for argument '--schedule'"),
+    ],
+)
+def test_a_mistake_is_one_line_with_what_was_meant(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words.split()) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"reconvene {words.split()[0]}: {said}") and captured.err.count("\n") == 1
+    assert captured.err.rstrip().endswith("--help") and not captured.out
+
+
+def test_the_glossary_is_in_the_program_and_in_the_docs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--words"]) == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in WORDS)
+    assert list(WORDS) == sorted(WORDS, key=str.lower)
+    assert (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8") == words_page()
