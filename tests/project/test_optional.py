@@ -17,12 +17,14 @@ from support.optional_surface import Use, merged, missing, uses
 
 QUICK = {"PIL", "datasets", "huggingface_hub", "ncnn", "nncf", "onnx", "onnx_ir", "onnxruntime", "openvino", "pnnx"}
 QUICK |= {
+    "ethosu",
     "nir",
     "pyarrow",
     "ray",
     "scipy",
     "skimage",
     "sklearn",
+    "tenseal",
     "timm",
     "torch_pruning",
     "torchvision",
