@@ -78,13 +78,13 @@ def test_the_silent_trap_of_a_bias_between_two_matrices() -> None:
     """TenSEAL itself is wrong here without a word; our packing has the bias as a row of the matrix and is right."""
     net, image = seeded(mlp), torch.rand(1, 1, 4, 4)
     nn.init.constant_(net[1].bias, 1.0)
-    expected = net(image)[0].double()
+    expected = net(image)[0].detach().double()
     context = tenseal.context(tenseal.SCHEME_TYPE.CKKS, 8192, coeff_mod_bit_sizes=[49, 39, 39, 39, 49])
     context.global_scale = 2**39
     context.generate_galois_keys()
     vector = tenseal.ckks_vector(context, image.flatten().tolist())
     hidden = vector.mm(net[1].weight.T.tolist()) + net[1].bias.tolist()
-    naive = torch.tensor(hidden.square().mm(net[3].weight.T.tolist()).decrypt()).double() + net[3].bias.double()
+    naive = torch.tensor(hidden.square().mm(net[3].weight.T.tolist()).decrypt()).double() + net[3].bias.detach().double()
     assert float((naive - expected).abs().max()) > 0.05
     ours = EncryptedNetwork(net, image, packing="vector").run(image).scores[0]
     assert float((ours - expected).abs().max()) < 1e-4
