@@ -84,7 +84,9 @@ def test_the_silent_trap_of_a_bias_between_two_matrices() -> None:
     context.generate_galois_keys()
     vector = tenseal.ckks_vector(context, image.flatten().tolist())
     hidden = vector.mm(net[1].weight.T.tolist()) + net[1].bias.tolist()
-    naive = torch.tensor(hidden.square().mm(net[3].weight.T.tolist()).decrypt()).double() + net[3].bias.detach().double()
+    naive = (
+        torch.tensor(hidden.square().mm(net[3].weight.T.tolist()).decrypt()).double() + net[3].bias.detach().double()
+    )
     assert float((naive - expected).abs().max()) > 0.05
     ours = EncryptedNetwork(net, image, packing="vector").run(image).scores[0]
     assert float((ours - expected).abs().max()) < 1e-4

@@ -163,6 +163,12 @@ def test_a_trigger_is_told_before_and_after_pruning(digits: Dataset) -> None:
     assert again == judged["dense"]
 
 
+def test_a_network_without_a_dense_one_beside_it_has_no_transfer(digits: Dataset) -> None:
+    few = replace(digits, test=Split(digits.test.images[:30], digits.test.targets[:30]))
+    judged = judge_networks({"pruned": small_net()}, few)["pruned"]
+    assert not judged.transferred and list(judged.triggers) == ["pruned"] and judged.count == 30
+
+
 def test_safety_of_an_artifact_is_about_its_files(
     tmp_path: Path, digits: Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -63,7 +63,8 @@ def judge_networks(
         }
         with stage(f"looking for a trigger in {name}"):
             patches[name] = find_patch(network, answers[name], dataset, seed=seed)
-    fooled = _fooled(answers["dense"], attacked["dense"], test) if "dense" in answers else {}
+    of_dense = attacked.get("dense", {})
+    fooled = _fooled(answers["dense"], of_dense, test) if of_dense else {}
     result = {}
     for name, (variant, answer) in track(subjects.items(), "judging answers", total=len(subjects)):
         right = {attack: _right(answer, images, test.targets) for attack, images in attacked[variant].items()}
@@ -72,7 +73,7 @@ def judge_networks(
             accuracy=float(_right(answer, test.images, test.targets).double().mean()),
             membership=membership(_losses(answer, seen), _losses(answer, unseen), seed=seed),
             attacked={attack: float(hits.double().mean()) for attack, hits in right.items()},
-            transferred=_transferred(answer, attacked["dense"], fooled, test) if variant != "dense" else {},
+            transferred={} if variant == "dense" else _transferred(answer, of_dense, fooled, test),
             triggers={origin: _tried(search, answer, test, dataset) for origin, search in patches.items()},
         )
     return result
@@ -118,7 +119,7 @@ def _transferred(
     before = _right(answer, test.images, test.targets)
     shares = {}
     for name, images in attacked.items():
-        both = fooled.get(name, torch.zeros(0, dtype=torch.bool)) & before
+        both = fooled[name] & before
         if bool(both.any()):
             shares[name] = float((~_right(answer, images[both], test.targets[both])).double().mean())
     return shares
