@@ -19,6 +19,7 @@ from reconvene.planning.session import Data
 from reconvene.structure import Structure
 from reconvene.surgery import Plan
 from reconvene.training import Distillation, TrainConfig
+from reconvene.training.quantising import Quantising
 
 EVERYWHERE = "everywhere"
 SHARED = "shared"
@@ -69,7 +70,7 @@ class PreparedRun:
     ``seconds``: wall time by step, all of it before training. ``epochs``: of training still to do, of ``setting``'s.
     ``masked``: whether masks hold some weights at zero. ``earlier``: seconds, epochs and MACs of one example of
     training that was part of the arm itself (pruning after training); ``facts``: anything else worth a column.
-    ``config`` and ``distillation``: of that training, where they are not those of all arms.
+    ``config``, ``distillation`` and ``quantising``: of that training, where they are not those of all arms.
     """
 
     model: nn.Module
@@ -81,6 +82,7 @@ class PreparedRun:
     facts: dict[str, Any] = field(default_factory=dict)
     config: TrainConfig | None = None
     distillation: Distillation | None = None
+    quantising: Quantising | None = None
 
 
 def apply_plan(setting: Setting, plan: Plan, *, rectify: str, data: Data | None = None) -> PreparedRun:

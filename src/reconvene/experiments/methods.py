@@ -10,7 +10,7 @@ from typing import Any
 from reconvene import criteria
 from reconvene.costs import listed_costs, read_budget
 from reconvene.errors import BudgetError, UnknownNameError
-from reconvene.experiments import baselines, search, torch_pruning, trained
+from reconvene.experiments import baselines, quantised, search, torch_pruning, trained
 from reconvene.experiments.context import PreparedRun, Setting, apply_plan
 from reconvene.experiments.masked import put_on
 from reconvene.planning.assemble import timed
@@ -89,6 +89,10 @@ ARMS: dict[str, Arm] = {
     "nas": Arm(search.nas, search.SEARCH_OPTIONS),
     "trained": Arm(trained.trained, trained.TRAINED_OPTIONS),
     "torch_pruning": Arm(torch_pruning.torch_pruning, torch_pruning.TORCH_PRUNING_OPTIONS),
+    "uniform_bits": Arm(quantised.uniform_bits, quantised.UNIFORM_OPTIONS, budgets=False),
+    "pruned_then_quantised": Arm(quantised.pruned_then_quantised, quantised.UNIFORM_OPTIONS),
+    "joint_bits": Arm(quantised.joint_bits, quantised.JOINT_OPTIONS),
+    "searched_bits": Arm(quantised.searched_bits, quantised.JOINT_OPTIONS),
     "cut": Arm(baselines.cut_one_group, {"group": "", "share": 0.125, "rectify": "reinit"}, budgets=False),
 }
 

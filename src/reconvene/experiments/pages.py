@@ -18,6 +18,7 @@ _AXES: dict[str, str] = {
     "params": "parameters, share of dense",
     "macs": "multiply-accumulates, share of dense",
     "latency": "ONNX Runtime latency, ms (one thread, batch 1)",
+    "packed": "packed weights, kB",
 }
 
 
@@ -32,7 +33,19 @@ def tables(lines: Sequence[ArmSummary]) -> str:
         if names:
             beyond = [[line.budget, line.label, *(str(line.extra.get(name, "")) for name in names)] for line in group]
             parts.append(escaped_table(["budget", "arm", *(f"{name} %" for name in names)], beyond))
+        if any(line.packed for line in group):
+            parts.append(grid_of_bits(group))
     return "\n\n".join(parts) + "\n"
+
+
+def grid_of_bits(lines: Sequence[ArmSummary]) -> str:
+    """Bytes of packed weights beside accuracy, the largest first."""
+    ranked = sorted((line for line in lines if line.packed), key=lambda line: -(line.packed or 0))
+    rows = [
+        [line.label, line.budget, f"{(line.packed or 0) / 1e3:.1f}", str(line.accuracy), str(line.accuracy.n)]
+        for line in ranked
+    ]
+    return markdown_table(["arm", "budget", "packed weights, kB", "accuracy %", "seeds"], rows)
 
 
 def escaped_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -94,6 +107,7 @@ def write_pages(lines: Sequence[ArmSummary], folder: Path) -> list[Path]:
 
 def _dot(line: ArmSummary, axis: str) -> Dot | None:
     places = {"params": line.params, "macs": line.macs, "latency": line.latency and line.latency * 1e3}
+    places["packed"] = line.packed and line.packed / 1e3
     x = places[axis]
     if not x:
         return None

@@ -61,6 +61,8 @@ class ArmSummary:
     latency: float | None
     speedup: float | None
     extra: dict[str, Mean]
+    packed: float | None
+    """Bytes of packed weights, scales and biases, where bits were decided."""
     records: tuple[Record, ...]
 
 
@@ -147,8 +149,13 @@ def _line(
         latency=_mean(entry["seconds"] for entry in timed) if timed else None,
         speedup=_mean(entry["speedup"] for entry in timed) if timed else None,
         extra={name: Mean.of([100 * v for v in values]) for name, values in by_measure.items() if values},
+        packed=_mean(record["facts"]["packed"] for record in records) if _has_bits(records) else None,
         records=tuple(records),
     )
+
+
+def _has_bits(records: list[Record]) -> bool:
+    return all("packed" in record.get("facts", {}) for record in records)
 
 
 def _beyond(record: Record, dense: Record | None) -> dict[str, float]:

@@ -50,8 +50,8 @@ def trained(setting: Setting) -> PreparedRun:
     first = max(1, round(setting.epochs * float(options["dense_share"])))
     if first >= setting.epochs:
         raise ExperimentError(f"trained: {setting.epochs} epochs leave none after {first} dense ones. Give more epochs")
-    dense, result = _dense_network(setting, first)
-    at_dense, data = replace(setting, model=dense), _samples(setting)
+    dense, result = train_dense(setting, first)
+    at_dense, data = replace(setting, model=dense), training_samples(setting)
     criterion = str(options["criterion"])
     planner = Planner(
         dense,
@@ -77,7 +77,7 @@ def trained(setting: Setting) -> PreparedRun:
     )
 
 
-def _dense_network(setting: Setting, epochs: int) -> tuple[nn.Module, TrainResult]:
+def train_dense(setting: Setting, epochs: int) -> tuple[nn.Module, TrainResult]:
     """The trained dense network, from where an earlier arm left it, or trained now."""
     dense = copy_model(setting.model)
     config = replace(setting.config, seed=setting.seed)
@@ -95,7 +95,7 @@ def _shared_folder(setting: Setting, epochs: int) -> Path:
     return setting.folder.parent / SHARED / digest
 
 
-def _samples(setting: Setting) -> Calibration:
+def training_samples(setting: Setting) -> Calibration:
     """Training images of every class, as many of each."""
     dataset = setting.dataset
     fewest = int(dataset.stratum_of(dataset.train).bincount(minlength=len(dataset.strata)).min())

@@ -67,6 +67,7 @@ def execute_run(run: Run, folder: Path, *, data: str) -> Record:
         directory=folder / "train",
         config=prepared.config or config,
         distillation=prepared.distillation,
+        quantising=prepared.quantising,
     )
     model = take_off(prepared.model)
     kept = sum(int(p.count_nonzero()) for p in model.parameters()) if prepared.masked else costs.params

@@ -11,7 +11,7 @@ from torch import nn
 
 from reconvene.models.hovernet import hovernet
 from reconvene.models.mobilenet import mobilenetv2
-from reconvene.models.resnet import resnet18, resnet20, resnet32, resnet56
+from reconvene.models.resnet import resnet8, resnet18, resnet20, resnet32, resnet56
 from reconvene.models.spiking import snn_resnet18, snn_vgg
 from reconvene.models.unet import unet
 from reconvene.models.vgg import vgg16_bn
@@ -35,6 +35,18 @@ def _noted(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     build.__name__: _noted(build)
-    for build in (hovernet, mobilenetv2, resnet18, resnet20, resnet32, resnet56, snn_resnet18, snn_vgg, unet, vgg16_bn)
+    for build in (
+        hovernet,
+        mobilenetv2,
+        resnet8,
+        resnet18,
+        resnet20,
+        resnet32,
+        resnet56,
+        snn_resnet18,
+        snn_vgg,
+        unet,
+        vgg16_bn,
+    )
 }
 """Every one takes ``num_classes=10, in_channels=3, width=1.0`` and images of 32x32."""

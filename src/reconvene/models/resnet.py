@@ -65,6 +65,11 @@ class ResNet(nn.Module):
         return logits
 
 
+def resnet8(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> ResNet:
+    """ResNet-8, 78k parameters: one block a stage, as in MLPerf Tiny."""
+    return ResNet((1, 1, 1), (16, 32, 64), num_classes, in_channels, width)
+
+
 def resnet20(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> ResNet:
     """ResNet-20, 0.27M parameters."""
     return ResNet((3, 3, 3), (16, 32, 64), num_classes, in_channels, width)

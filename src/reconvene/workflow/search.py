@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from reconvene import artifact
 from reconvene.artifact import Training
 from reconvene.artifact.sections import PruningSettings
 from reconvene.costs import Budget
-from reconvene.data import Batch, Dataset, train_batches
+from reconvene.data import Dataset
 from reconvene.errors import TrainingError
 from reconvene.models import example_inputs
 from reconvene.planning.search import search as search_network
@@ -23,6 +22,7 @@ from reconvene.surgery import Plan
 from reconvene.surgery.compose import compose_plans
 from reconvene.training import TrainConfig, evaluate_split
 from reconvene.training.checkpoint import CHECKPOINT_NAME
+from reconvene.training.epoch_batches import TrainingBatches
 from reconvene.training.machine import choose_device
 from reconvene.utils.progress import stage
 from reconvene.workflow.prune import make_way, set_aside
@@ -43,34 +43,6 @@ class Searching:
     round_to: int | None = None
     seed: int = 0
     train_on: str = "auto"
-
-
-class TrainingBatches:
-    """The training images of a data set, shuffled and augmented anew every epoch; see ``rc.search``."""
-
-    def __init__(self, dataset: Dataset, config: TrainConfig) -> None:
-        self._dataset, self._config = dataset, config
-        self._settled = config.settled(dataset, device=choose_device("cpu"))
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the next pass is."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self._dataset.train) // self._settled.batch_size
-
-    def __iter__(self) -> Iterator[Batch]:
-        return train_batches(
-            self._dataset,
-            batch_size=self._settled.batch_size,
-            seed=self._settled.seed,
-            epoch=self._epoch,
-            augmentation=self._settled.augmentation(self._dataset),
-        )
-
-    def __str__(self) -> str:
-        return f"{self._dataset.name} train"
 
 
 def search(
