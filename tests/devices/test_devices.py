@@ -161,7 +161,7 @@ def test_a_layer_is_measured_again_where_the_device_was_disturbed() -> None:
 
     said: list[str] = []
     jobs = [job(**{"in": width}) for width in (8, 16, 24)]
-    found, noise = probe.measured_jobs(Bench(), Pace(), jobs, {}, 0, said.append)  # type: ignore[arg-type]
+    found, noise = probe.measured_jobs(Bench(), Pace(), jobs, {}, 0, lambda done, total, text: said.append(text))  # type: ignore[arg-type]
     assert asked == [8, 16, 24, 16, 24]
     assert [line.endswith(", again") for line in said] == [False, False, False, True, True]
     assert [layer["points"] for layer in found] == [[[8, 8, a], [8, 16, b]] for a, b in ((5, 7), (4, 9), (3, 3.5))]
@@ -175,7 +175,7 @@ def test_a_device_that_is_never_at_rest_is_not_measured_for_ever(monkeypatch: py
     monkeypatch.setattr(probe, "PATIENCE", 0.0)
     timed, calls = bench.LayerBench(1, "fp32"), []
     monkeypatch.setattr(timed, "measure", lambda *asked: calls.append(asked) or {"points": [[8, 8, 1.0]], "far": []})
-    _, noise = probe.measured_jobs(timed, pace, [job()] * 3, {}, 0, lambda line: None)
+    _, noise = probe.measured_jobs(timed, pace, [job()] * 3, {}, 0, lambda done, total, text: None)
     assert len(calls) <= 3 * probe.TRIES and noise > SLOW - 1
 
 

@@ -122,7 +122,7 @@ def test_a_run_that_was_stopped_recalibrates_to_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
 ) -> None:
     whole, _ = trained(0.003, tmp_path / "a", epochs=4)
-    real, calls = run_module.recalibrate, []
+    real, calls = run_module.refresh_statistics, []
 
     def stop(*given: Any, **options: Any) -> Any:
         calls.append(1)

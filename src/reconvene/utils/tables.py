@@ -52,6 +52,8 @@ def smaller(dense: float, pruned: float) -> str:
         return "unchanged" if dense == pruned else "to nothing"
     if dense == pruned:
         return "unchanged"
+    if dense <= 0:
+        return "from nothing"
     return f"{dense / pruned:.2f}x" if pruned < dense else f"{pruned / dense:.2f}x larger"
 
 
