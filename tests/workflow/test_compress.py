@@ -219,6 +219,7 @@ def test_two_stages_of_a_recipe_do_what_the_two_commands_do(
         ("model: resnet20\nstages:\n  - prune: {params: 4x}\n  - quantise: {epochs: 2}\n", "goes on from weights"),
         ("model: resnet20\nbudget: {size: 1MB}\nstages:\n  - prune\n  - prune\n", "stages 1 and 2 both have no limit"),
         ("model: resnet20\nstages:\n  - bits: {size: 4x}\n  - prune: {params: 4x}\n", "Put it before the bits stage"),
+        ("model: resnet20\nstages:\n  - search: {size: 4x}\n", "a search begins with weights that were trained"),
         ("model: resnet20\nbudget: {sise: 1MB}\nstages:\n  - train\n", "has no budget"),
     ],
 )
@@ -273,3 +274,13 @@ def test_operations_are_replaced_while_training_and_a_stopped_run_ends_in_the_sa
     assert 0.9 < shares[0] <= 1
     carry_out(recipe(*stages), tmp_path / "stopped")
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+
+
+def test_a_search_is_a_stage_and_its_bits_are_in_the_file(
+    recipe: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    stages = ({"train": {"epochs": 1}}, {"search": {"size": "4x", "epochs": 3, "finetune": 1}})
+    result = carry_out(recipe(*stages), tmp_path / "out")
+    plan = Artifact.open(result.artifact).plan
+    assert plan is not None and plan.bits is not None
+    assert result.stages[-1].precision == "plan" and result.stages[-1].costs["size"] < result.stages[1].costs["size"]

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 from reconvene.deploy import FORMATS, Limits
 from reconvene.utils.settings import LISTED, one_of
-from reconvene.workflow.compression.stage import RecipeStage, StageWork, copy_before
+from reconvene.workflow.compression.stage import RecipeStage, StageWork, copy_before, follows_training
 from reconvene.workflow.deploy import Int8, export_artifact
 from reconvene.workflow.qat import QAT_CONFIG, train_quantised
 
@@ -27,8 +27,7 @@ class QuantiseStage(RecipeStage):
 
     def refused_after(self, earlier: Sequence[RecipeStage], *, trained: bool) -> str:
         """Training with roundings goes on from a training of the same network."""
-        changing = [stage for stage in earlier if stage.changes]
-        if self.epochs and not (changing[-1].trains if changing else trained):
+        if self.epochs and not follows_training(earlier, trained=trained):
             return (
                 "quantisation-aware training goes on from weights that were trained. Put a train or distil stage right "
                 "before it, or leave epochs out"

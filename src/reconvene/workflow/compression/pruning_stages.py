@@ -15,8 +15,9 @@ from reconvene.evaluator.evaluators import usual_evaluator
 from reconvene.planning.arguments import budget_argument
 from reconvene.rectifier import RECTIFICATIONS
 from reconvene.utils.settings import LISTED, Place, Positive, Settings, one_of
-from reconvene.workflow.compression.stage import RecipeStage, StageWork
+from reconvene.workflow.compression.stage import RecipeStage, StageWork, follows_training
 from reconvene.workflow.prune import Pruning, prune
+from reconvene.workflow.search import Searching, search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,6 @@ class LimitedStage(RecipeStage):
 
     limits: dict[str, str | int | float] = field(default_factory=dict)
     keep: Annotated[tuple[str, ...], LISTED] = ()
-    rectify: Annotated[str, one_of(RECTIFICATIONS)] | None = None
     round_to: Positive | None = None
     target: str | None = None
 
@@ -49,7 +49,7 @@ class LimitedStage(RecipeStage):
         assert work.budget is not None, "checked when the recipe was read"
         return work.budget
 
-    def _prune(self, work: StageWork, options: Mapping[str, Any]) -> None:
+    def _prune(self, work: StageWork, rectify: str | None, options: Mapping[str, Any]) -> None:
         if (work.folder / artifact.MANIFEST).exists():
             return  # stopped after the smaller network was in place
         usual = "reconstruct" if work.trained else "reinit"
@@ -58,7 +58,7 @@ class LimitedStage(RecipeStage):
             artifact.Artifact.open(work.before).source,
             work.folder,
             budget=self._budget(work),
-            pruning=Pruning(rectify=self.rectify or usual, round_to=self.round_to, **shared, **options),
+            pruning=Pruning(rectify=rectify or usual, round_to=self.round_to, **shared, **options),
             data=lambda: work.dataset,
             task=work.dataset.task,
             base=work.before,
@@ -75,6 +75,7 @@ class PruneStage(LimitedStage):
     """
 
     name: ClassVar[str] = "prune"
+    rectify: Annotated[str, one_of(RECTIFICATIONS)] | None = None
     criterion: Annotated[str, one_of({**CRITERIA, **CHANNEL_CRITERIA})] | None = None
     evaluator: Annotated[str, one_of(EVALUATORS)] | None = None
     device: str | None = None
@@ -95,6 +96,7 @@ class PruneStage(LimitedStage):
         int8 = of_whole and work.last_precision == "int8"
         self._prune(
             work,
+            self.rectify,
             {
                 "criterion": criterion,
                 "evaluator": evaluator,
@@ -112,7 +114,56 @@ class BitsStage(LimitedStage):
     name: ClassVar[str] = "bits"
     precision: ClassVar[str] = "plan"
     choices: tuple[int, ...] = (2, 4, 8)
+    rectify: Annotated[str, one_of(RECTIFICATIONS)] | None = None
 
     def carry_out(self, work: StageWork) -> None:
         """Decide the bits of the network before."""
-        self._prune(work, {"bits": self.choices, "evaluator": None})
+        self._prune(work, self.rectify, {"bits": self.choices, "evaluator": None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchStage(LimitedStage):
+    """Decide widths and bits while the network trains, as ``rc.search`` does: see docs/bits.md."""
+
+    name: ClassVar[str] = "search"
+    precision: ClassVar[str] = "plan"
+    choices: tuple[int, ...] = Searching.bits
+    epochs: Positive = Searching.epochs
+    warmup: int = Searching.warmup
+    finetune: int | None = None
+    lr: float = Searching.lr
+
+    @property
+    def trains(self) -> bool:
+        """Always."""
+        return True
+
+    def refused_after(self, earlier: Sequence[RecipeStage], *, trained: bool) -> str:
+        """It goes on from a training of the same network, or begins with one."""
+        if self.warmup or follows_training(earlier, trained=trained):
+            return ""
+        return "a search begins with weights that were trained. Put a train stage right before it, or say warmup: 5"
+
+    def carry_out(self, work: StageWork) -> None:
+        """Search from the network before."""
+        if (work.folder / artifact.MANIFEST).exists():
+            return  # stopped after the smaller network was in place
+        searching = Searching(
+            bits=self.choices,
+            epochs=self.epochs,
+            warmup=self.warmup,
+            finetune=self.finetune,
+            lr=self.lr,
+            target=self.target,
+            keep=self.keep,
+            round_to=self.round_to,
+            seed=work.seed,
+        )
+        search(
+            work.before,
+            work.folder,
+            work.dataset,
+            budget=self._budget(work),
+            searching=searching,
+            allow_import=work.allow_import,
+        )

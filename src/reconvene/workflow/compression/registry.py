@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reconvene.workflow.compression.deploying_stages import ExportStage, QuantiseStage
-from reconvene.workflow.compression.pruning_stages import BitsStage, PruneStage
+from reconvene.workflow.compression.pruning_stages import BitsStage, PruneStage, SearchStage
 from reconvene.workflow.compression.replace_stage import ReplaceStage
 from reconvene.workflow.compression.stage import RecipeStage
 from reconvene.workflow.compression.training_stages import DistilStage, TrainStage
@@ -14,6 +14,7 @@ _KINDS: tuple[type[RecipeStage], ...] = (
     PruneStage,
     ReplaceStage,
     BitsStage,
+    SearchStage,
     QuantiseStage,
     ExportStage,
 )

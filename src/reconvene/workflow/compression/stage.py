@@ -97,3 +97,9 @@ def copy_before(work: StageWork) -> bool:
         artifact.copy_artifact(work.before, work.folder)
     weights = [artifact.Artifact.open(path).files[artifact.WEIGHTS] for path in (work.before, work.folder)]
     return weights[0] == weights[1]
+
+
+def follows_training(earlier: Sequence[RecipeStage], *, trained: bool) -> bool:
+    """Whether the network after these stages is as a training left it; ``trained``: where none of them changes it."""
+    changing = [stage for stage in earlier if stage.changes]
+    return changing[-1].trains if changing else trained
