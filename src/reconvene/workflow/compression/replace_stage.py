@@ -12,6 +12,7 @@ from reconvene import artifact
 from reconvene.planning.replacement import choose_replacements
 from reconvene.surgery.operations import blended, operations, unblended
 from reconvene.training import Distillation, TrainConfig, train_model
+from reconvene.training.checkpoint import CHECKPOINT_NAME
 from reconvene.training.recipe import read_recipe
 from reconvene.utils.progress import note, stage
 from reconvene.utils.settings import LISTED, Place, Settings, one_of
@@ -69,15 +70,15 @@ class ReplaceStage(RecipeStage):
 
     def carry_out(self, work: StageWork) -> None:
         """Choose the forms, which is kept at once, and train."""
-        if (work.folder / artifact.MANIFEST).exists():
-            return  # stopped after the network was in place
         chosen = work.folder / REPLACED
         if not (chosen / artifact.MANIFEST).exists():
             self._choose(work, chosen)
-        if not self.epochs:
-            artifact.copy_artifact(chosen, work.folder)
-            return
-        self._train(work, chosen)
+        if not (work.folder / artifact.MANIFEST).exists():
+            if self.epochs:
+                self._train(work, chosen)
+            else:
+                artifact.copy_artifact(chosen, work.folder)
+        (work.folder / CHECKPOINT_NAME).unlink(missing_ok=True)  # what it was for is in the artifact now
 
     def _choose(self, work: StageWork, folder: Path) -> None:
         """The network with its new forms, not trained yet; prices are measured, so the choice is never made twice."""
