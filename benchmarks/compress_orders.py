@@ -26,7 +26,7 @@ from reconvene.utils.machine import now
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results" / "compress_orders.jsonl", HERE.parent / "docs" / "compress.md"
-BEGIN, END = "<!-- generated: orders -->\n", "<!-- end -->"
+BEGIN, END = "<!-- generated: orders -->\n", "<!-- end of orders -->"
 LOOSE = {"agreement": 0.0, "sqnr": -100.0, "accuracy_drop": 1.0}
 """Limits that no file breaks: a bad order stays in the table."""
 

@@ -17,6 +17,8 @@ from reconvene.utils.settings_files import read_settings
 from reconvene.workflow.compression.registry import STAGES
 from reconvene.workflow.compression.stage import RecipeStage
 
+USUAL_STAGES = ("train", "prune", "distil", "quantise", "export")
+"""What a recipe goes through that has a budget and names no stages: the order of docs/compress.md."""
 RecipeLike = str | os.PathLike[str] | Mapping[str, Any]
 """The path of a file, YAML or TOML, or what it holds."""
 
@@ -82,8 +84,13 @@ def _read(settings: Settings, folder: Path) -> Recipe:
         budget = budget_argument(settings, ("budget",))
         settings.require_known(("budget",), budget.asked)
     entries = settings.values.get("stages")
+    if entries is None and budget is not None:
+        entries = USUAL_STAGES
     if not isinstance(entries, list | tuple) or not entries:
-        settings.fail(("stages",), f"a recipe has a list of stages, each one of {', '.join(STAGES)}")
+        settings.fail(
+            ("stages",),
+            f"a recipe has a list of stages, each one of {', '.join(STAGES)}; or a budget, which the usual stages keep",
+        )
     settings = settings.with_values({**settings.values, "stages": [_with_options(entry) for entry in entries]})
     stages = tuple(_stage(settings, ("stages", index)) for index in range(len(entries)))
     recipe = Recipe(**vars(options), stages=stages, budget=budget, folder=folder)

@@ -1,0 +1,105 @@
+"""What cheaper non-linear operations cost in accuracy and win in time: int8 files before and after ``replace``.
+
+python benchmarks/replace_operations.py                        # every network and seed that is not there yet
+python benchmarks/replace_operations.py --data ../shared/data/cifar10 --limit 10000 --epochs 20
+python benchmarks/replace_operations.py --table                # only write the table in docs/compress.md anew
+
+Every line of ``results/replace_operations.jsonl`` is one recipe: train, int8, replace with three epochs, export. The
+latencies are those of the files of all stages, timed in turns in one run. Stopped, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import reconvene as rc
+from reconvene.training.machine import library_versions
+from reconvene.utils.machine import machine, now
+
+HERE = Path(__file__).parent
+RESULTS, PAGE = HERE / "results" / "replace_operations.jsonl", HERE.parent / "docs" / "compress.md"
+BEGIN, END = "<!-- generated: operations -->\n", "<!-- end of operations -->"
+LOOSE = {"agreement": 0.0, "sqnr": -100.0, "accuracy_drop": 1.0}
+"""Limits that no file breaks: a bad replacement stays in the table."""
+VIT = {"img_size": 32, "patch_size": 4, "depth": 4, "embed_dim": 64, "num_heads": 2}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "mobilenetv3 to ReLU": {"model": "timm:mobilenetv3_small_050", "allow": ["relu"]},
+    "mobilenetv3 to ReLU6": {"model": "timm:mobilenetv3_small_050", "allow": ["relu", "relu6"]},
+    "vit, GELU to polynomials": {
+        "model": "timm:vit_tiny_patch16_224",
+        "args": VIT,
+        "allow": ["softmax", "layer_norm"],
+    },
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--limit", type=int, default=1000)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", action="append", choices=sorted(NETWORKS))
+    parser.add_argument("--table", action="store_true", help="only write the table in docs/compress.md anew")
+    parser.add_argument("--check", action="store_true", help="only say whether that table is as the results have it")
+    given = parser.parse_args()
+    if given.table or given.check:
+        text = PAGE.read_text()
+        before, rest = text.split(BEGIN)
+        new = before + BEGIN + table() + rest[rest.index(END) :]
+        if given.table:
+            PAGE.write_text(new)
+        raise SystemExit(int(new != text) if given.check else 0)
+    torch.set_num_threads(1)
+    for seed in range(given.seeds):
+        for name in given.only or NETWORKS:
+            asked = {"network": name, "seed": seed, "data": Path(given.data).name, "limit": given.limit}
+            asked |= {"epochs": given.epochs}
+            if any({key: row[key] for key in asked} == asked for row in known()):
+                continue
+            row = {**asked, **carried_out(name, given, seed), "date": now()}
+            with RESULTS.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def carried_out(name: str, given: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """The stages of one recipe and the latencies of their files."""
+    network = NETWORKS[name]
+    stages: list[Any] = [{"train": {"epochs": given.epochs}}, "quantise"]
+    stages += [{"replace": {"allow": network["allow"], "epochs": 3, "lr": 0.02}}, {"export": LOOSE}]
+    recipe = {"model": network["model"], "args": network.get("args", {}), "input": [3, 32, 32], "seed": seed}
+    recipe |= {"data": given.data, "limit": given.limit, "stages": stages}
+    folder = "-".join([*name.replace(",", "").split(), Path(given.data).name, str(given.limit), str(seed)])
+    result = rc.compress(recipe, Path("out/replace_operations") / folder)
+    print(result, flush=True)
+    rows = [{**asdict(s), "latency": t} for s, t in zip(result.stages, result.latencies, strict=True)]
+    return {"stages": rows, "libraries": library_versions(), "machine": dict(machine())}
+
+
+def known() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def table() -> str:
+    """The results as they stand in docs/compress.md."""
+    lines = [
+        "| network | data | seed | int8 before | after | latency before | after |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in known():
+        before, after = row["stages"][2], row["stages"][-1]
+        lines.append(
+            f"| {row['network']} | {row['data']}, {row['limit']} | {row['seed']} | {before['score']:.1%} | "
+            f"{after['score']:.1%} | {before['latency'] * 1e3:.3f} ms | {after['latency'] * 1e3:.3f} ms |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
