@@ -208,6 +208,8 @@ def test_two_stages_of_a_recipe_do_what_the_two_commands_do(
 def test_a_budget_alone_is_kept_by_the_usual_stages() -> None:
     recipe = read_recipe_file({"model": "resnet20", "budget": {"size": "100kB"}})
     assert [stage.name for stage in recipe.stages] == ["train", "prune", "distil", "quantise", "export"]
+    recipe = read_recipe_file({"model": "resnet20", "budget": {"size": "100kB"}, "trained": True})
+    assert [stage.name for stage in recipe.stages] == ["prune", "distil", "quantise", "export"]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from reconvene.workflow.compression.registry import STAGES
 from reconvene.workflow.compression.stage import RecipeStage
 
 USUAL_STAGES = ("train", "prune", "distil", "quantise", "export")
-"""What a recipe goes through that has a budget and names no stages: the order of docs/compress.md."""
+"""What a recipe goes through that has a budget and names no stages: a trained network is not trained first."""
 RecipeLike = str | os.PathLike[str] | Mapping[str, Any]
 """The path of a file, YAML or TOML, or what it holds."""
 
@@ -84,8 +84,9 @@ def _read(settings: Settings, folder: Path) -> Recipe:
         budget = budget_argument(settings, ("budget",))
         settings.require_known(("budget",), budget.asked)
     entries = settings.values.get("stages")
+    bare = Recipe(**vars(options), stages=(), budget=budget, folder=folder)
     if entries is None and budget is not None:
-        entries = USUAL_STAGES
+        entries = USUAL_STAGES[bare.is_trained :]
     if not isinstance(entries, list | tuple) or not entries:
         settings.fail(
             ("stages",),
@@ -93,7 +94,7 @@ def _read(settings: Settings, folder: Path) -> Recipe:
         )
     settings = settings.with_values({**settings.values, "stages": [_with_options(entry) for entry in entries]})
     stages = tuple(_stage(settings, ("stages", index)) for index in range(len(entries)))
-    recipe = Recipe(**vars(options), stages=stages, budget=budget, folder=folder)
+    recipe = replace(bare, stages=stages)
     _check_order(settings, recipe)
     return recipe
 
