@@ -291,3 +291,21 @@ def test_a_search_is_a_stage_and_its_bits_are_in_the_file(
     plan = Artifact.open(result.artifact).plan
     assert plan is not None and plan.bits is not None
     assert result.stages[-1].precision == "plan" and result.stages[-1].costs["size"] < result.stages[1].costs["size"]
+
+
+def test_the_command_replaces_operations(
+    recipe: Callable[..., dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from reconvene.cli import main
+    from reconvene.models import resolve_address
+
+    (tmp_path / "net.py").write_text(NET.replace("nn.ReLU()", "nn.Hardswish()"))
+    source = resolve_address(recipe()["model"], input_shape=(1, 8, 8), allow_import=True)
+    rc.save(source.build(allow_import=True), tmp_path / "dense", source=source)
+    command = ["replace", str(tmp_path / "dense"), "-o", str(tmp_path / "out"), "--limit", "200", "--allow-import"]
+    assert main(command) == 2
+    assert main([*command, "--allow", "relu7"]) == 1
+    assert "Did you mean 'relu" in capsys.readouterr().err
+    assert main([*command, "--allow", "relu6"]) == 0
+    model = rc.load(tmp_path / "out/01-replace", allow_import=True)
+    assert {type(model[2]).__name__, type(model[5]).__name__} == {"ScaledReLU6"}  # type: ignore[index]
