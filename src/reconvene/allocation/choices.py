@@ -17,6 +17,7 @@ from reconvene.errors import PinnedCost
 from reconvene.utils.arrays import Floats
 
 COST = "price"
+NEGLIGIBLE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,14 @@ def choose_within(places: Sequence[Sequence[PricedChoice]], limit: float) -> lis
 
 
 def _front(choices: Sequence[PricedChoice]) -> list[PricedChoice]:
-    """The choices that no other beats in both, from the cheapest to that of least loss."""
+    """The choices that no other beats in both, from the cheapest to that of least loss.
+
+    Two losses that are nearer than ``NEGLIGIBLE`` of the place's largest one are the same: the cheaper choice is taken.
+    """
+    noise = NEGLIGIBLE * max(choice.loss for choice in choices)
     front: list[PricedChoice] = []
     for choice in sorted(choices, key=lambda choice: (choice.price, choice.loss, choice.name)):
-        if not front or choice.loss < front[-1].loss:
+        if not front or choice.loss < front[-1].loss - noise:
             front.append(choice)
     return front
 
