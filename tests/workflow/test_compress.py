@@ -89,6 +89,7 @@ class Stopping:
     def note(self, text: str) -> None: ...
 
 
+@pytest.mark.slow
 def test_a_recipe_goes_through_its_stages(recipe: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     whole = carry_out(recipe(*WHOLE), tmp_path / "whole")
     assert [stage.stage for stage in whole.stages] == ["source", "train", "prune", "distil", "quantise", "export"]
@@ -163,6 +164,7 @@ def test_stages_that_are_done_are_not_done_again_and_those_of_another_recipe_are
     assert not (tmp_path / "out/02-quantise").exists()
 
 
+@pytest.mark.slow
 def test_the_budget_of_the_whole_is_kept_by_the_file_that_the_recipe_ends_with(
     recipe: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -257,6 +259,7 @@ def test_the_command_prints_the_table_and_json(
     assert drawn.count("<circle") == 6 and "latency" in drawn
 
 
+@pytest.mark.slow
 def test_operations_are_replaced_while_training_and_a_stopped_run_ends_in_the_same_bytes(
     recipe: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,6 +289,7 @@ def test_operations_are_replaced_while_training_and_a_stopped_run_ends_in_the_sa
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_search_is_a_stage_and_its_bits_are_in_the_file(
     recipe: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -296,6 +300,7 @@ def test_a_search_is_a_stage_and_its_bits_are_in_the_file(
     assert result.stages[-1].precision == "plan" and result.stages[-1].costs["size"] < result.stages[1].costs["size"]
 
 
+@pytest.mark.slow
 def test_the_command_replaces_operations(
     recipe: Callable[..., dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
