@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections import OrderedDict
 from pathlib import Path
@@ -18,7 +19,7 @@ from reconvene.allocation.choices import PricedChoice, choose_within
 from reconvene.errors import BudgetError, ModelError, UnknownNameError
 from reconvene.planning import replacement
 from reconvene.planning.operation_losses import fit_sites
-from reconvene.surgery.operations import Replacement, find_sites, forms
+from reconvene.surgery.operations import Replacement, blended, blends, find_sites, forms, substitute, unblended
 
 ONNX_OF = {
     "Gelu": "gelu",
@@ -209,6 +210,21 @@ def test_a_price_is_kept_by_what_loses_least() -> None:
     assert 0 < len(result.replacements) <= 3
     with pytest.raises(BudgetError, match=r"cannot cost 1%.*it is"):
         rc.replace(model, data[0][0][:1], budget=0.01, data=data)
+
+
+def test_a_blend_goes_from_one_to_the_other_also_where_the_old_one_writes_into_its_input() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Hardswish(inplace=True))
+    after = substitute(copy.deepcopy(model), {"1": "relu"})
+    mixed = blended(model, {"1": "relu"}, after, {})
+    [blend] = blends(mixed).values()
+    x = torch.randn(8, 4)
+    for share in (0.0, 0.25, 1.0):
+        blend.share = share
+        expected = (1 - share) * F.hardswish(model[0](x)) + share * F.relu(model[0](x))
+        assert torch.allclose(mixed(x), expected)
+    blend.share = 0.5
+    mixed(x).sum().backward()
+    assert isinstance(unblended(mixed)[1], nn.ReLU)  # type: ignore[index]
 
 
 def test_what_cannot_be_replaced_is_named() -> None:

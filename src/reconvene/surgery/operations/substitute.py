@@ -65,7 +65,8 @@ class Blend(nn.Module):
         if self.share >= 1.0:
             result: Tensor = self.after(x)
             return result
-        mixed: Tensor = (1.0 - self.share) * self.before(x) + self.share * self.after(x)
+        # A copy for the old one: many write their result into what they read (MobileNetV3's hard-swish).
+        mixed: Tensor = (1.0 - self.share) * self.before(x.clone()) + self.share * self.after(x)
         return mixed
 
     def extra_repr(self) -> str:
