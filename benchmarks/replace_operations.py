@@ -29,12 +29,12 @@ LOOSE = {"agreement": 0.0, "sqnr": -100.0, "accuracy_drop": 1.0}
 """Limits that no file breaks: a bad replacement stays in the table."""
 VIT = {"img_size": 32, "patch_size": 4, "depth": 4, "embed_dim": 64, "num_heads": 2}
 NETWORKS: dict[str, dict[str, Any]] = {
-    "mobilenetv3 to ReLU": {"model": "timm:mobilenetv3_small_050", "allow": ["relu"]},
-    "mobilenetv3 to ReLU6": {"model": "timm:mobilenetv3_small_050", "allow": ["relu", "relu6"]},
+    "mobilenetv3 to ReLU": {"model": "timm:mobilenetv3_small_050", "allow": ["relu", "hardsigmoid"], "price": 0.2},
+    "mobilenetv3 to ReLU6": {"model": "timm:mobilenetv3_small_050", "allow": ["relu", "relu6"], "price": 0.5},
     "vit, GELU to polynomials": {
         "model": "timm:vit_tiny_patch16_224",
         "args": VIT,
-        "allow": ["softmax", "layer_norm"],
+        "allow": ["polynomial", "softmax", "layer_norm"],
     },
 }
 
@@ -72,7 +72,8 @@ def carried_out(name: str, given: argparse.Namespace, seed: int) -> dict[str, An
     """The stages of one recipe and the latencies of their files."""
     network = NETWORKS[name]
     stages: list[Any] = [{"train": {"epochs": given.epochs}}, "quantise"]
-    stages += [{"replace": {"allow": network["allow"], "epochs": 3, "lr": 0.02}}, {"export": LOOSE}]
+    price = {"price": network["price"]} if "price" in network else {}
+    stages += [{"replace": {"allow": network["allow"], **price, "epochs": 3, "lr": 0.02}}, {"export": LOOSE}]
     recipe = {"model": network["model"], "args": network.get("args", {}), "input": [3, 32, 32], "seed": seed}
     recipe |= {"data": given.data, "limit": given.limit, "stages": stages}
     folder = "-".join([*name.replace(",", "").split(), Path(given.data).name, str(given.limit), str(seed)])

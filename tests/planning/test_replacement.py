@@ -98,6 +98,8 @@ def prices(monkeypatch: pytest.MonkeyPatch) -> None:
         ("hardswish", F.silu, 0.055),
         ("relu", F.gelu, 0.127),
         ("relu", F.silu, 0.209),
+        ("hardswish_relu", F.hardswish, 0.0),
+        ("hardsigmoid_relu", F.hardsigmoid, 0.0),
         ("hardswish_relu6", F.hardswish, 0.0),
         ("hardsigmoid_relu6", F.hardsigmoid, 0.0),
     ],
@@ -198,8 +200,10 @@ def test_tokens_keep_additions_and_multiplications_alone(tmp_path: Path) -> None
     x = data[0][0][:1]
     small = rc.replace(model, x, allow=["relu"], data=data)
     assert graph(small, x, tmp_path) == {"relu"}
-    assert type(small.soft).__name__ == "IntegerSoftmax"
-    assert float((small(data[0][0]) - model(data[0][0])).abs().max()) < 0.1
+    assert {type(module).__name__ for module in (small.act, small.soft)} == {"IntegerGELU", "IntegerSoftmax"}
+    fitted = rc.replace(model, x, allow=["polynomial", "softmax", "layer_norm"], data=data)
+    assert type(fitted.act).__name__ == "Polynomial", "polynomials are for those who ask for them"
+    assert float((small(data[0][0]) - model(data[0][0])).detach().abs().max()) < 0.1
 
 
 def test_a_price_is_kept_by_what_loses_least() -> None:

@@ -64,7 +64,8 @@ def price_forms(
     seconds = iter(_seconds(profile, timed))
     prices: dict[str, dict[str, float]] = {site.path: {} for site in sites}
     for (path, name), of_form in terms.items():
-        prices[path][name] = sum(term.sign * next(seconds) for term in of_form)
+        # A fused operation costs nothing, and what is measured as that may fall below it.
+        prices[path][name] = max(sum(term.sign * next(seconds) for term in of_form), 0.0)
     return prices
 
 
@@ -132,4 +133,5 @@ def _seconds(profile: Profile, timed: Sequence[LayerSite]) -> list[float]:
         return []
     clock = Clock(profile, [site.job for site in timed], [site.dense for site in timed])
     into, out = np.array([site.dense for site in timed], dtype=np.int64).T
-    return [float(value) for value in clock.times(into, out)]
+    node = profile.overhead["node"]  # each layer of its own costs this beside its work
+    return [float(value) + node for value in clock.times(into, out)]

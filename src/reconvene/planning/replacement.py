@@ -22,7 +22,7 @@ from reconvene.structure.copies import copy_model
 from reconvene.structure.nesting import on_model
 from reconvene.surgery.compose import plan_of_replaced
 from reconvene.surgery.operations import OperationSite, Replacement, find_sites, forms, operations
-from reconvene.surgery.operations.forms import Polynomial
+from reconvene.surgery.operations.forms import POLYNOMIAL, Polynomial
 from reconvene.surgery.operations.substitute import set_module
 from reconvene.utils.arguments import check_model, check_seed, checked
 from reconvene.utils.numbers import seconds
@@ -91,7 +91,8 @@ def replace(
         model: the network, best a trained one.
         example_inputs: as for ``rc.groups``.
         allow: operations that the result may have, such as ``["relu", "relu6"]``; additions and multiplications it may
-            always have. By default all.
+            always have, polynomials of degree two and four where ``"polynomial"`` is among them. By default all but
+            those.
         budget: share of the price of all operations that the result may cost, such as ``0.5``. By default no limit, so
             that of the allowed forms the one of least loss is taken.
         data: batches ``(inputs, target)``, of which about 128 examples are read.
@@ -171,17 +172,17 @@ def choose_replacements(
     return Replaced(network, replacements, tuple(rows), largest)
 
 
-def _require_allowed(model: nn.Module, example_inputs: Any, allowed: frozenset[str] | None) -> None:
+def _require_allowed(model: nn.Module, example_inputs: Any, allowed: frozenset[str]) -> None:
     """Raise ModelError where an operation is left that is not allowed."""
-    left = [site for site in find_sites(model, example_inputs) if allowed is not None and site.operation not in allowed]
+    left = [site for site in find_sites(model, example_inputs) if site.operation not in allowed]
     if left:
         raise ModelError(f"operations that are not allowed are left: {'; '.join(map(str, left[:5]))}")
 
 
-def check_operations(allow: Sequence[str] | None) -> frozenset[str] | None:
-    """Operations that may be there, None for all. Raises UnknownNameError for a name that the table does not have."""
+def check_operations(allow: Sequence[str] | None) -> frozenset[str]:
+    """Operations that may be there. Raises UnknownNameError for a name that the table does not have."""
     if allow is None:
-        return None
+        return frozenset(operations()) - {POLYNOMIAL}
     if isinstance(allow, str):
         raise ArgumentError(f"allow={allow!r} is no list of operations. Try: allow={allow.split(',')!r}")
     for name in allow:
@@ -205,22 +206,22 @@ def note_replacements(model: nn.Module, replacements: Mapping[str, str]) -> None
         object.__setattr__(model, "reconvene_plan", plan_of_replaced(dense, inputs_of_shape(source.input_shape), plan))
 
 
-def _candidates(site: OperationSite, allowed: frozenset[str] | None) -> list[str]:
+_FREE = 1e-12
+"""Seconds; a limit is above zero."""
+
+
+def _candidates(site: OperationSite, allowed: frozenset[str]) -> list[str]:
     """Forms that may stand at a site."""
     return [
-        name
-        for name, form in forms().items()
-        if site.operation in form.operations and (allowed is None or allowed.issuperset(form.emits))
+        name for name, form in forms().items() if site.operation in form.operations and allowed.issuperset(form.emits)
     ]
 
 
 def _to_decide(
-    sites: Sequence[OperationSite], names: Mapping[str, Sequence[str]], allowed: frozenset[str] | None
+    sites: Sequence[OperationSite], names: Mapping[str, Sequence[str]], allowed: frozenset[str]
 ) -> list[OperationSite]:
     """Sites with a choice. Raises ModelError for operations that must go and cannot."""
-    stuck = [
-        site for site in sites if allowed is not None and site.operation not in allowed and not names.get(site.path)
-    ]
+    stuck = [site for site in sites if site.operation not in allowed and not names.get(site.path)]
     if stuck:
         reasons = "; ".join(f"{site}: {_why_not(site)}" for site in stuck[:3])
         more = f", and {len(stuck) - 3} more" if len(stuck) > 3 else ""
@@ -241,7 +242,7 @@ def _why_not(site: OperationSite) -> str:
 def _choose(
     fitted: Sequence[FittedSite],
     prices: Mapping[str, Mapping[str, float]],
-    allowed: frozenset[str] | None,
+    allowed: frozenset[str],
     budget: float | None,
 ) -> list[PricedChoice]:
     """One choice a site. Raises BudgetError where even the cheapest are above the budget."""
@@ -249,11 +250,15 @@ def _choose(
     for site in fitted:
         price = prices[site.site.path]
         choices = [PricedChoice(text, loss, price[Replacement.parse(text).form]) for text, loss in site.losses.items()]
-        if allowed is None or site.site.operation in allowed:
+        if site.site.operation in allowed:
             choices.append(PricedChoice(KEPT, 0.0, price[KEPT]))
         places.append(choices)
     now = sum(prices[site.site.path][KEPT] for site in fitted)
-    chosen = choose_within(places, float("inf") if budget is None else budget * now)
+    chosen = choose_within(places, float("inf") if budget is None else max(budget * now, _FREE))
+    if chosen is None and not now:
+        raise BudgetError(
+            "the operations cost nothing now: each is fused with the layer before it. Leave the price out"
+        )
     if chosen is None:
         floor = sum(min(choice.price for choice in choices) for choices in places) / now
         raise BudgetError(

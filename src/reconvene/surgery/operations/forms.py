@@ -59,6 +59,10 @@ def operations() -> tuple[str, ...]:
     return tuple(dict.fromkeys([*calls().values(), *(name for form in forms().values() for name in form.emits)]))
 
 
+POLYNOMIAL = "polynomial"
+"""The operation that is allowed only by its name."""
+
+
 def _table() -> dict[str, Any]:
     return tomllib.loads(Path(__file__).with_name("forms.toml").read_text(encoding="utf-8"))
 
@@ -95,16 +99,20 @@ class Replacement:
 
 
 class ScaledReLU6(nn.Module):
-    """``relu6(x + 3) / 6``, times ``x`` where ``gated``: hard-sigmoid and hard-swish from what chips have."""
+    """``relu6(x + 3) / 6``, times ``x`` where ``gated``: hard-sigmoid and hard-swish from what chips have.
 
-    def __init__(self, gated: bool) -> None:
+    ``relu_alone``: ReLU6 as the difference of two ReLUs.
+    """
+
+    def __init__(self, *, gated: bool, relu_alone: bool = False) -> None:
         super().__init__()
-        self.gated = gated
+        self.gated, self.relu_alone = gated, relu_alone
 
     def forward(self, x: Tensor) -> Tensor:
         """Elementwise."""
-        gate = nn.functional.relu6(x + 3.0) * (1.0 / 6.0)
-        return x * gate if self.gated else gate
+        relu = nn.functional.relu
+        gate = relu(x + 3.0) - relu(x - 3.0) if self.relu_alone else nn.functional.relu6(x + 3.0)
+        return x * gate * (1.0 / 6.0) if self.gated else gate * (1.0 / 6.0)
 
 
 class SigmoidGELU(nn.Module):
@@ -226,6 +234,8 @@ _MODULES: dict[str, Callable[..., nn.Module]] = {
     "hardsigmoid": lambda before: nn.Hardsigmoid(),
     "hardswish_relu6": lambda before: ScaledReLU6(gated=True),
     "hardsigmoid_relu6": lambda before: ScaledReLU6(gated=False),
+    "hardswish_relu": lambda before: ScaledReLU6(gated=True, relu_alone=True),
+    "hardsigmoid_relu": lambda before: ScaledReLU6(gated=False, relu_alone=True),
     "gelu_sigmoid": lambda before: SigmoidGELU(),
     "integer_gelu": lambda before: IntegerGELU(),
     "integer_softmax": lambda before: IntegerSoftmax(_dimension(before)),
