@@ -18,7 +18,7 @@ from reconvene.data.batches import Batch
 from reconvene.errors import TrainingError
 from reconvene.structure.copies import copy_model
 from reconvene.structure.state import clear_state
-from reconvene.surgery.operations import blends, describe_blends
+from reconvene.surgery.operations import blend_penalty, blends, describe_blends, move_blends
 from reconvene.tasks import Evaluation
 from reconvene.training.checkpoint import (
     CHECKPOINT_NAME,
@@ -46,9 +46,6 @@ from reconvene.training.sparsity import Sparsity
 from reconvene.training.statistics import Recalibration, refresh_statistics
 from reconvene.utils.module_state import evaluating
 from reconvene.utils.progress import Stage, stage
-
-BLENDED_BY = 0.5
-"""Share of the steps over which blended operations turn into their new forms."""
 
 
 class TrainingRun:
@@ -202,17 +199,14 @@ class TrainingRun:
         seed_step(self.device, self.config.seed, self.done, self.world.rank)
         if self.rounded is not None:
             self.rounded.at(self.done / (self.epochs * self.steps))
-        for blend in self.blends:
-            blend.share = min(self.done / (self.epochs * self.steps) / BLENDED_BY, 1.0)
+        move_blends(self.blends, self.done / (self.epochs * self.steps))
         if not self.channels_last:
             x = x.contiguous()
         clear_state(self.model)  # examples of one batch have nothing to say to those of the next
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"):
             output = self.forward(x)
         output = outputs_in_float32(output)
-        loss = self.objective(x, output, y)
-        for blend in self.blends:
-            loss = loss if blend.penalty is None else loss + blend.penalty
+        loss = self.objective(x, output, y) + blend_penalty(self.blends)
         loss.backward()  # type: ignore[no-untyped-call]
         correct = self.task.correct(output, y)
         sums = [loss.detach()] + ([] if correct is None else [correct * float(self.world.size)])

@@ -2,18 +2,29 @@
 
 from reconvene.surgery.operations.forms import Form, Replacement, forms, operations
 from reconvene.surgery.operations.sites import OperationSite, find_sites
-from reconvene.surgery.operations.substitute import Blend, blended, blends, describe_blends, substitute, unblended
+from reconvene.surgery.operations.substitute import (
+    Blend,
+    blend_penalty,
+    blended,
+    blends,
+    describe_blends,
+    move_blends,
+    substitute,
+    unblended,
+)
 
 __all__ = [
     "Blend",
     "Form",
     "OperationSite",
     "Replacement",
+    "blend_penalty",
     "blended",
     "blends",
     "describe_blends",
     "find_sites",
     "forms",
+    "move_blends",
     "operations",
     "substitute",
     "unblended",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,8 +12,8 @@ from reconvene.errors import ArtifactError
 from reconvene.structure.copies import copy_model
 from reconvene.surgery.operations.forms import Replacement
 
-PENALISED = 4.0
-"""Standard deviations beyond which a polynomial's input is penalised: it was fitted to what lies within."""
+BLENDED_BY = 0.5
+"""Share of a training over which operations turn into their new forms."""
 
 
 def substitute(model: nn.Module, replacements: Mapping[str, str]) -> nn.Module:
@@ -97,6 +97,17 @@ def unblended(model: nn.Module) -> nn.Module:
 def blends(model: nn.Module) -> dict[str, Blend]:
     """The blends of a model by path."""
     return {path: module for path, module in model.named_modules() if isinstance(module, Blend)}
+
+
+def move_blends(mixed: Iterable[Blend], progress: float) -> None:
+    """Set the share of each blend for a training of which ``progress`` (0 to 1) is done."""
+    for blend in mixed:
+        blend.share = min(progress / BLENDED_BY, 1.0)
+
+
+def blend_penalty(mixed: Iterable[Blend]) -> Tensor | float:
+    """The penalties of the latest pass, for inputs beyond what polynomials were fitted to."""
+    return sum(blend.penalty for blend in mixed if blend.penalty is not None)
 
 
 def describe_blends(model: nn.Module) -> dict[str, Any]:
