@@ -48,7 +48,7 @@ def test_the_evidence_is_what_the_results_say() -> None:
     assert subprocess.run([sys.executable, str(script), "--check"], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("name", ["format_matrix", "qat"])
+@pytest.mark.parametrize("name", ["format_matrix", "qat", "replace_operations", "compress_orders"])
 def test_tables_are_what_the_results_say(name: str) -> None:
     script = ROOT / "benchmarks" / f"{name}.py"
     assert subprocess.run([sys.executable, str(script), "--check"], check=False).returncode == 0
