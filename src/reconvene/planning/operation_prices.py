@@ -22,7 +22,7 @@ from reconvene.surgery.operations import OperationSite, forms
 KEPT = "kept"
 """The choice to leave an operation as it is."""
 _FUSED = frozenset(ACTIVATIONS.values())
-Job = dict[str, Any]
+_Job = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _terms(layer: LayerSite, form: str) -> Iterator[_Term]:
         yield _Term(_behind(layer, step))
 
 
-def _alone(job: Job, layer: LayerSite) -> LayerSite:
+def _alone(job: _Job, layer: LayerSite) -> LayerSite:
     return LayerSite(job, layer.owner, WidthProduct(), WidthProduct(), layer.dense)
 
 
@@ -110,7 +110,7 @@ def _behind(layer: LayerSite, step: str) -> LayerSite:
     return LayerSite(operator, layer.owner, WidthProduct(), WidthProduct(), (width, 1))
 
 
-def _outputs(job: Job) -> list[int]:
+def _outputs(job: _Job) -> list[int]:
     """Sizes of what a convolution gives."""
     rank = len(job["spatial"])
     sizes = zip(job["spatial"], job["kernel"], job["stride"], job["pads"][:rank], job["dilation"], strict=True)

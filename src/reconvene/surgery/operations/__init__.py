@@ -1,6 +1,6 @@
 """Non-linear operations: which there are in a network, what can stand in their place, and how it is put there."""
 
-from reconvene.surgery.operations.forms import Form, Replacement, forms, operations
+from reconvene.surgery.operations.forms import OperationForm, Replacement, forms, operations
 from reconvene.surgery.operations.sites import OperationSite, find_sites
 from reconvene.surgery.operations.substitute import (
     Blend,
@@ -15,7 +15,7 @@ from reconvene.surgery.operations.substitute import (
 
 __all__ = [
     "Blend",
-    "Form",
+    "OperationForm",
     "OperationSite",
     "Replacement",
     "blend_penalty",

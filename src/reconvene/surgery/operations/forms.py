@@ -19,7 +19,7 @@ SOFTMAX_RANGE, SOFTMAX_SQUARES = 11.0, 4
 
 
 @dataclass(frozen=True)
-class Form:
+class OperationForm:
     """One entry of the table.
 
     Attributes:
@@ -37,10 +37,10 @@ class Form:
 
 
 @cache
-def forms() -> Mapping[str, Form]:
+def forms() -> Mapping[str, OperationForm]:
     """Every form by its name."""
     return {
-        name: Form(
+        name: OperationForm(
             name, tuple(entry["operations"]), tuple(entry["emits"]), tuple(entry["steps"]), entry.get("fitted", False)
         )
         for name, entry in _table()["forms"].items()

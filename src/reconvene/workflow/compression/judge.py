@@ -20,7 +20,7 @@ from reconvene.utils.progress import stage
 from reconvene.workflow.compression.stage import StageWork
 from reconvene.workflow.deploy import Int8, calibration_of
 
-RESULT = "result.json"
+STAGE_RESULT = "result.json"
 _JUDGED = "judged"
 _LIMIT = 2**20
 
@@ -69,7 +69,7 @@ def judge_stage(number: int, name: str, work: StageWork) -> StageResult:
         file.name,
         hashlib.sha256(file.read_bytes()).hexdigest(),
     )
-    write_atomic(work.folder / RESULT, (json.dumps(asdict(result), indent=1, sort_keys=True) + "\n").encode())
+    write_atomic(work.folder / STAGE_RESULT, (json.dumps(asdict(result), indent=1, sort_keys=True) + "\n").encode())
     return result
 
 
@@ -113,7 +113,7 @@ class FileNetwork(nn.Module):
 
 
 def _read(folder: Path) -> StageResult | None:
-    path = folder / RESULT
+    path = folder / STAGE_RESULT
     if not path.exists():
         return None
     try:

@@ -22,7 +22,7 @@ from reconvene.utils.files import read_regular, write_atomic
 from reconvene.utils.progress import ProgressOption, listening, note, stage
 from reconvene.workflow.compression.compressed import Compressed, draw_stages, stage_folder
 from reconvene.workflow.compression.deploying_stages import ExportStage
-from reconvene.workflow.compression.judge import RESULT, StageResult, judge_stage
+from reconvene.workflow.compression.judge import STAGE_RESULT, StageResult, judge_stage
 from reconvene.workflow.compression.recipe import Recipe, RecipeLike, read_recipe_file
 from reconvene.workflow.compression.stage import RecipeStage, StageWork
 
@@ -176,7 +176,7 @@ class _RecipeRun:
             raise RecipeError(f"{work.folder} is no stage of a recipe, and nothing is written over it. Try: -o DIR")
         work.folder.mkdir(parents=True, exist_ok=True)
         write_atomic(identity, text.encode())
-        if not (work.folder / RESULT).exists():
+        if not (work.folder / STAGE_RESULT).exists():
             make()
         return judge_stage(number, name, work)
 

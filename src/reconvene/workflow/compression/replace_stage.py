@@ -21,7 +21,7 @@ from reconvene.workflow.deploy import calibration_of
 from reconvene.workflow.train import recipe_of, training_record
 
 REPLACED, SECTION = "replaced", "operations"
-SAMPLES = 128
+_SAMPLES = 128
 """Training images that losses are estimated on, and forms fitted to."""
 
 
@@ -89,7 +89,7 @@ class ReplaceStage(RecipeStage):
                 work.inputs,
                 allow=self.allow,
                 budget=self.price,
-                data=calibration_of(work.dataset, SAMPLES, seed=work.seed),
+                data=calibration_of(work.dataset, _SAMPLES, seed=work.seed),
                 loss=work.dataset.task.loss,
                 device=self.device,
                 precision="int8" if work.last_precision == "int8" else "fp32",
