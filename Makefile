@@ -120,6 +120,7 @@ evidence-quick: .venv/.ready
 	$(BIN)/python benchmarks/evidence.py --tier quick
 
 docs: .venv/.docs
+	$(BIN)/python benchmarks/api_page.py
 	$(BIN)/zensical build --strict
 
 .venv/.docs: .venv/.ready

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import reconvene as rc
 from reconvene.models import MODELS
 from support.paths import ROOT
 
@@ -23,7 +25,8 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+    prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)#]+)", prose):
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
@@ -52,3 +55,12 @@ def test_the_evidence_is_what_the_results_say() -> None:
 def test_tables_are_what_the_results_say(name: str) -> None:
     script = ROOT / "benchmarks" / f"{name}.py"
     assert subprocess.run([sys.executable, str(script), "--check"], check=False).returncode == 0
+
+
+def test_the_reference_has_every_public_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    page = importlib.import_module("api_page").page()
+    for name in set(rc.__all__) - {"__version__", "metrics"}:
+        entry = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+        assert len(entry.split()) > 5, name
+    assert "    progress: ProgressOption = None,\n) -> Plan" in page and "- budget: limits to keep" in page

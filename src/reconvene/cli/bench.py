@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 from tyro.conf import arg
@@ -68,6 +69,8 @@ class BenchCommand(Int8Options, Importing, Seeded, Command):
             allow_import=self.allow_import,
         )
         text, answer = [str(result)], {"artifact": str(self.directory), **result.to_dict()}
+        untrained = [] if self.data is None else _untrained(self.directory, {row.variant for row in result.rows})
+        text += [f"note: {name} is not trained: its agreement and accuracy say nothing" for name in untrained]
         if artifact.read_plan(self.directory) is not None:  # a dense network has nothing to be set beside
             page = report(self.directory)
             text.append(f"report: {page}")
@@ -75,3 +78,16 @@ class BenchCommand(Int8Options, Importing, Seeded, Command):
         failed = [name for name in result.left_out if " " not in name]
         trouble = f"not timed: {', '.join(failed)}. Why is said below the table" if failed else ""
         return Answer("\n".join(text), answer, trouble)
+
+
+def _untrained(folder: Path, names: set[str]) -> list[str]:
+    """Those of the networks that were timed that were never trained, the dense one first."""
+    from reconvene.artifact import MANIFEST, Artifact
+    from reconvene.workflow.prune import DENSE
+
+    pruned = Artifact.open(folder).plan is not None
+    places = {"dense": folder / DENSE, "pruned": folder} if pruned else {"dense": folder}
+    trained = {
+        name for name, path in places.items() if (path / MANIFEST).exists() and Artifact.open(path).training is not None
+    }
+    return sorted(names - trained)

@@ -15,12 +15,17 @@ _NEAREST = 3
 
 
 def unknown_model(name: str, models: Iterable[str]) -> UnknownNameError:
-    """The error for a name that is none of ours: the nearest names of all families, and files of that name here."""
+    """The error for a name that is none of ours: the nearest names of ours and of packages, and files of that name.
+
+    A further package is only looked at where no name before is near: the list of timm takes seconds to import.
+    """
     addresses = {model: [model] for model in models}
+    nearest: list[str] = []
     for family, module in _CATALOGUES.items():
         for model in _listed(module):
             addresses.setdefault(model, []).append(f"{family}:{model}")
-    nearest = [address for match in _matches(name, addresses) for address in addresses[match]][:_NEAREST]
+        if nearest := [address for match in _matches(name, addresses) for address in addresses[match]][:_NEAREST]:
+            break
     stem = name.removesuffix(".py")
     if (Path(f"{stem}.py")).is_file():
         nearest.insert(0, f"{stem}.py:FUNCTION")

@@ -72,13 +72,18 @@ def compare_text(assessments: Mapping[str, Assessment]) -> str:
     of = list(assessments.values())
     texts = [assessment.rows() for assessment in of]
     headings = dict.fromkeys(heading for text in texts for heading in text)
-    rows: list[list[Cell]] = [[heading, *(text.get(heading, "") for text in texts)] for heading in headings]
+    rows: list[list[Cell]] = [[heading, *(text.get(heading) or "-" for text in texts)] for heading in headings]
     for name in CORRUPTIONS:
         for level, strength in enumerate(STRENGTHS):
             values = [a.corruptions[name][level] if a.corruptions else None for a in of]
             if any(value is not None for value in values):
                 rows.append([f"{name}, strength {strength}", *(_percent(value) for value in values)])
-    foot = [f"warning: {name}: {a.warning}" for name, a in assessments.items() if a.warning is not None]
+    foot = []
+    if any("-" in row[1:] for row in rows):
+        beside = "the dense network is what others are compared with"
+        alone = "it is compared with a dense network where that was trained too: reconvene run, or train DIR/dense"
+        foot.append(f"-: {beside if len(of) > 1 else alone}")
+    foot += [f"warning: {name}: {a.warning}" for name, a in assessments.items() if a.warning is not None]
     return text_table(["", *assessments], rows, right=range(1, len(assessments) + 1), foot=foot)
 
 

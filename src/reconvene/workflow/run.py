@@ -61,7 +61,7 @@ class Outcome:
                 label,
                 cost.unit.short(dense[name]),
                 cost.unit.short(pruned[name]),
-                f"{self._ratio(name):.2f}x {cost.less}",
+                self._change(name, cost.less),
             ]
             for name, (label, cost) in ({name: (cost.label, cost) for name, cost in COSTS.items()} | int8).items()
             if name in dense and name in pruned
@@ -83,6 +83,14 @@ class Outcome:
             gain = self.speedups["int8_gain"]
             foot.insert(2, f"dense in fp32 beside pruned in int8: {gain:.2f}x faster in ONNX Runtime")
         return text_table([self.model, "dense", "pruned", ""], rows, right=(1, 2), foot=["", *foot])
+
+    def _change(self, cost: str, less: str) -> str:
+        """How many times less it is: ``16.21x smaller``, ``unchanged``, ``1.09x more``."""
+        ratio = self._ratio(cost)
+        if ratio == 1:
+            return "unchanged"
+        more = "slower" if "latency" in cost else "more"
+        return f"{ratio:.2f}x {less}" if ratio > 1 else f"{1 / ratio:.2f}x {more}"
 
     def _ratio(self, cost: str) -> float:
         return self.speedups.get(cost) or self.costs["dense"][cost] / self.costs["pruned"][cost]
