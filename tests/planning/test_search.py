@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +161,7 @@ def test_a_finished_search_is_there_at_once(whole: tuple[Path, nn.Module]) -> No
     assert not steps
 
 
-@pytest.mark.parametrize("stop", [3, 13, 29])
+@pytest.mark.parametrize("stop", [3, 29])
 def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     stop: int, whole: tuple[Path, nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +178,23 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     folder, small = whole
     assert same_bytes(small, resumed) and steps[0] == stop
     assert (folder / "train.jsonl").read_bytes() == (tmp_path / "train.jsonl").read_bytes()
+
+
+def test_a_process_that_was_killed_leaves_a_run_that_goes_on(
+    whole: tuple[Path, nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_run, "SAVE_SECONDS", 0.0)
+
+    def kill(done: int, total: int, name: str) -> None:
+        if (done, total) == (17, 30):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if not child:
+        searched(checkpoint=tmp_path, progress=kill)
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert same_bytes(whole[1], searched(checkpoint=tmp_path))
 
 
 def test_another_search_does_not_go_on_from_a_checkpoint(tmp_path: Path) -> None:

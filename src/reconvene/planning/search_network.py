@@ -59,6 +59,7 @@ class SearchNetwork(nn.Module):
         self._shares = gates.shares
         self._places = _places(structure, gates, parameters)
         self.activations = RoundedInputs(network, _owners(network, problem))
+        self.to(next(network.parameters()).device)
         self.refresh()
 
     @property

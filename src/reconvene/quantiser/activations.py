@@ -76,6 +76,7 @@ class RoundedInputs(nn.Module):
         self._state = {"rounds": False, "follows": False}  # in a dict: no attribute that hooks would have to reach
         for name, of_layer in zip(self.names, self._ranges, strict=True):
             network.get_submodule(name).register_forward_pre_hook(self._hook(of_layer))
+        self.to(next(network.parameters()).device)
 
     @contextmanager
     def rounding(self, *, follow: bool) -> Iterator[None]:
