@@ -46,6 +46,9 @@ class ExportCommand(LimitOptions, Importing, Seeded, Command):
     """Axes of images that are free besides the batch: height, width; onnx, openvino."""
     opset: Annotated[int | None, arg(metavar="N")] = None
     """Opset of an ONNX file. By default 20."""
+    state: Literal["fresh", "carried"] = "fresh"
+    """Of a network with state, such as membranes. fresh: every call begins anew, time steps are unrolled. carried:
+    model.step.onnx is one time step that takes the state and gives the next; onnx, openvino, executorch."""
     task: Annotated[str | None, arg(metavar="NAME")] = None
     """What outputs are, which says whether agreement is asked for: classification, regression, ... By default what the
     artifact or --data says."""
@@ -111,7 +114,9 @@ class ExportCommand(LimitOptions, Importing, Seeded, Command):
         from reconvene.workflow import Form
 
         axes = tuple(name for name in self.dynamic_axes.split(",") if name)
-        return Form(self.precision, batch, axes, self.opset, self.task, self.tolerance)
+        if self.state == "carried" and (self.quantize or self.bundle is not None):
+            raise UsageError("--state carried is a file of its own: leave --quantize and --bundle out")
+        return Form(self.precision, batch, axes, self.opset, self.task, self.tolerance, self.state)
 
     def _answer(self, by_variant: dict[str, list[Exported]], dataset: Dataset | None) -> Answer:
         """What was exported; with --bundle also write that."""

@@ -33,8 +33,10 @@ class InspectCommand(DataOptions, CriterionOptions, ModelOptions, Seeded, Comman
     def run(self) -> Answer:
         """Groups and sensitivity, without changing or saving anything."""
         from reconvene import api
+        from reconvene.costs.synops import count_synops
         from reconvene.evaluator.evaluators import usual_evaluator
         from reconvene.models import example_inputs
+        from reconvene.structure.neurons import neurons
         from reconvene.workflow.prune import Samples
 
         source = self.source(self.model, seed=self.seed)
@@ -64,4 +66,9 @@ class InspectCommand(DataOptions, CriterionOptions, ModelOptions, Seeded, Comman
                 seed=self.seed,
                 density=self.density,
             )
-        return Answer(f"{head}\n{sensitivities}", {**answer, "sensitivity": sensitivities.to_dict()})
+        text, answer["sensitivity"] = f"{head}\n{sensitivities}", sensitivities.to_dict()
+        if neurons(model):
+            with stage("counting synaptic operations"):
+                counted = count_synops(model, data, inputs, seed=self.seed)
+            text, answer["synops"] = f"{text}\n\n{counted}", counted.to_dict()
+        return Answer(text, answer)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MAC_JOULES, AC_JOULES = 4.6e-12, 0.9e-12
 """32-bit floating point in 45 nm (Horowitz, ISSCC 2014): arithmetic alone, without memory."""
+ENERGY_TABLE = "4.6 pJ a MAC and 0.9 pJ an AC (32-bit float in 45 nm, Horowitz, ISSCC 2014)"
 
 
 @dataclass
@@ -44,12 +45,31 @@ class LayerSynops:
         return self.active / self.inputs if self.inputs else 0.0
 
 
+@dataclass
+class NeuronRate:
+    """One layer of neurons, per example: ``spikes``, and ``updates`` of membranes: neurons times time steps."""
+
+    layer: str
+    spikes: float = 0.0
+    updates: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Spikes a neuron and time step."""
+        return self.spikes / self.updates if self.updates else 0.0
+
+
 @dataclass(frozen=True)
 class Synops:
-    """Synaptic operations of one example, by layer; means over the examples of the data."""
+    """Synaptic operations of one example, by layer; means over the examples of the data.
+
+    ``neurons`` are the layers of spiking neurons, ``footprint`` the bytes of parameters and buffers, without membranes.
+    """
 
     layers: tuple[LayerSynops, ...]
     examples: int
+    neurons: tuple[NeuronRate, ...] = ()
+    footprint: int = 0
 
     @property
     def ac(self) -> float:
@@ -62,6 +82,23 @@ class Synops:
         return sum(layer.mac for layer in self.layers)
 
     @property
+    def membrane_updates(self) -> float:
+        """Neurons times time steps."""
+        return sum(neuron.updates for neuron in self.neurons)
+
+    @property
+    def spike_rate(self) -> float:
+        """Spikes a neuron and time step, over all layers of neurons."""
+        return sum(neuron.spikes for neuron in self.neurons) / self.membrane_updates if self.neurons else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        totals = {"ac": self.ac, "mac": self.mac, "joules": self.joules, "membrane_updates": self.membrane_updates}
+        layers = [asdict(layer) for layer in self.layers], [asdict(neuron) for neuron in self.neurons]
+        lists = {"layers": layers[0], "neurons": layers[1], "examples": self.examples, "footprint": self.footprint}
+        return {**totals, "spike_rate": self.spike_rate, "energy_table": ENERGY_TABLE, **lists}
+
+    @property
     def joules(self) -> float:
         """Energy of the arithmetic alone: 4.6 pJ a MAC and 0.9 pJ an AC (45 nm), no memory access."""
         return self.mac * MAC_JOULES + self.ac * AC_JOULES
@@ -70,8 +107,14 @@ class Synops:
         rows: list[list[str | int]] = [[x.layer, round(x.ac), round(x.mac), f"{x.rate:.1%}"] for x in self.layers]
         foot = [
             f"{round(self.ac):,} AC, {round(self.mac):,} MAC an example, over {self.examples} examples",
-            f"{self.joules * 1e6:.3g} uJ of arithmetic at 4.6 pJ a MAC and 0.9 pJ an AC (45 nm); memory is not in it",
+            f"{self.joules * 1e6:.3g} uJ of arithmetic: {ENERGY_TABLE}; memory is not in it",
         ]
+        if self.neurons:
+            rates = ", ".join(f"{neuron.layer} {neuron.rate:.1%}" for neuron in self.neurons)
+            foot.append(
+                f"{round(self.membrane_updates):,} membrane updates, {self.spike_rate:.1%} with a spike: {rates}"
+            )
+            foot.append(f"{self.footprint:,} bytes of parameters and buffers")
         return text_table(["layer", "AC", "MAC", "active inputs"], rows, title="synaptic operations", foot=foot)
 
 
@@ -96,6 +139,8 @@ def count_synops(model: nn.Module, data: Iterable[Any], example_inputs: Any = No
     from reconvene.criteria.preserve_state import untouched
     from reconvene.structure import call
     from reconvene.structure.capture import settle_state
+    from reconvene.structure.neurons import neurons
+    from reconvene.structure.state import known_state
 
     if example_inputs is not None:
         settle_state(model, example_inputs)
@@ -103,26 +148,41 @@ def count_synops(model: nn.Module, data: Iterable[Any], example_inputs: Any = No
     names = argument_names(model, example_inputs)
     batches = Batches(data, user="counting synaptic operations", device=device, seed=seed, names=names, labelled=False)
     counts: dict[str, LayerSynops] = {}
+    rates = {name: NeuronRate(name) for name in neurons(model)}
     examples = 0
-    with untouched(model, seed=seed), torch.no_grad(), _counted(model, counts):
+    with untouched(model, seed=seed), torch.no_grad(), _counted(model, counts, rates):
         for number, (inputs, _) in enumerate(batches):
             with explained("counting synaptic operations", number):
                 call(model, inputs)
             examples += samples_in(inputs)
     for layer in counts.values():
         layer.ac, layer.mac = layer.ac / examples, layer.mac / examples
-    return Synops(tuple(counts.values()), examples)
+    for rate in rates.values():
+        rate.spikes, rate.updates = rate.spikes / examples, rate.updates / examples
+    states = {f"{state.module}.{state.name}".lstrip(".") for state in known_state(model)}
+    held = [*model.named_parameters(), *((name, b) for name, b in model.named_buffers() if name not in states)]
+    footprint = sum(tensor.numel() * tensor.element_size() for _, tensor in held)
+    return Synops(tuple(counts.values()), examples, tuple(rates.values()), footprint)
 
 
 @contextmanager
-def _counted(model: nn.Module, counts: dict[str, LayerSynops]) -> Iterator[None]:
+def _counted(model: nn.Module, counts: dict[str, LayerSynops], rates: dict[str, NeuronRate]) -> Iterator[None]:
     from torch import nn
     from torch.nn.modules.conv import _ConvNd
+
+    from reconvene.structure.neurons import spikes_in
+
+    def fired(rate: NeuronRate, module: nn.Module, args: Any, output: Any) -> None:
+        spikes = spikes_in(output)
+        rate.spikes += float((spikes != 0).sum())
+        rate.updates += spikes.numel()
 
     with ExitStack() as stack:
         for name, module in model.named_modules():
             if isinstance(module, (_ConvNd, nn.Linear)):
                 stack.callback(module.register_forward_pre_hook(partial(_count, name, counts)).remove)
+            if name in rates:
+                stack.callback(module.register_forward_hook(partial(fired, rates[name])).remove)
         yield
 
 
