@@ -75,7 +75,9 @@ class TrainCommand(TrainOptions, BudgetOptions, DataOptions, ModelOptions, Seede
         limited = any(getattr(self, name) is not None for name in COSTS)
         if not self.grow and (limited or self.regrow != 0.1 or self.ramp != "0.2,0.6"):
             raise UsageError("budgets, --regrow and --ramp say how channels leave and come back: add --grow")
-        if self.grow and (self.qat or self.distill or self.teacher is not None or self.again or self.sparsity is not None):
+        if self.grow and (
+            self.qat or self.distill or self.teacher is not None or self.again or self.sparsity is not None
+        ):
             raise UsageError("--grow trains a dense network on labels: leave out --qat, --distill and the like")
 
     def _grown(self, folder: Path, dataset: Dataset) -> Answer:
