@@ -389,6 +389,19 @@ def test_a_file_that_cannot_be_so_small_is_refused() -> None:
         rc.plan(model, torch.zeros(1, 3, 32, 32), Budget(size="9kB"), "magnitude", size_of=["onnx"])
 
 
+def test_microcontrollers_of_the_example_are_for_a_chip_and_its_files() -> None:
+    fleet = read_fleet(ROOT / "examples" / "fleet" / "microcontrollers.yaml")
+    for device in fleet.devices:
+        assert device.target.chip == "ethos-u55-128" and set(device.budget.asked) == {"cycles", "sram", "flash"}
+        assert device.export == ("litert",) and device.precision == "int8"
+
+
+def test_a_chip_that_is_not_known_is_told(tmp_path: Path) -> None:
+    (tmp_path / "fleet.yaml").write_text("models: [resnet20]\ndevices: {a: {cycles: 2x, chip: ethos-u56}}")
+    with pytest.raises(FleetError, match="'ethos-u56' is none of"):
+        read_fleet(tmp_path / "fleet.yaml")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_example_ends_in_files_that_keep_their_limits(tmp_path: Path) -> None:
