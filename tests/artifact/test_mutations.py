@@ -22,6 +22,7 @@ from reconvene.artifact import ExportRecord, QuantisedTraining, Recalibrated, Te
 from reconvene.data import Preprocessing
 from reconvene.deploy import check_bundle
 from reconvene.deploy.on_device.files import Files, Refused
+from reconvene.devices.on_device.layer_spec import LayerJob
 from reconvene.errors import ReconveneError
 from support import device_fakes as fakes
 from support.mutations import mutated, text_of
@@ -134,12 +135,13 @@ def test_a_damaged_plan_is_refused_or_read(folder: Path, tmp_path: Path) -> None
 
 def test_a_damaged_profile_is_refused_or_read(tmp_path: Path) -> None:
     conv = {"kind": "conv", "kernel": [3, 3], "stride": [1, 1], "pads": [1, 1, 1, 1], "dilation": [1, 1], "groups": 1}
-    jobs: list[dict[str, Any]] = [
+    layers: list[dict[str, Any]] = [
         {**conv, "spatial": [8, 8], "batch": 1, "tail": ["relu"], "first": False, "in": 16, "out": 16},
         {"kind": "linear", "batch": 1, "spatial": [], "groups": 1, "tail": [], "in": 16, "out": 16},
         {"kind": "matmul", "batch": 1, "spatial": [2, 4, 8, 4], "vary": "k", "groups": 1, "in": 8, "out": 1},
         {"kind": "op", "op": "softmax", "batch": 1, "spatial": [4], "axis": -1, "groups": 1, "in": 8, "out": 1},
     ]
+    jobs = [LayerJob.from_dict(layer) for layer in layers]
     values = json.loads(fakes.profile(jobs, far=1e-11).to_json())
     values["networks"] = [{"layers": [[0, 16, 16], [1, 16, 16]], "seconds": 1e-3}]
     values["whole"] = [{"seconds": 1e-3, "near": 9e-4, "far": 1e-5, "weights": 1000.0}]

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,11 +22,11 @@ from reconvene.devices.latency_model import Clock
 from reconvene.devices.lookup_table import LatencyTable
 from reconvene.devices.on_device import bench, probe
 from reconvene.devices.on_device.facts import describe_layer
+from reconvene.devices.on_device.layer_spec import LayerJob, LayerSpec, MeasuredLayer
 from reconvene.devices.on_device.layers import chain
 from reconvene.devices.on_device.sample_widths import width_pairs
 from reconvene.devices.on_device.sessions import SLOW
 from reconvene.devices.operators import ACTIVATIONS
-from reconvene.devices.runtime_layers import layer_key
 from reconvene.errors import BudgetError, DeviceError, UnknownNameError
 from reconvene.planning import runtime_costs
 from reconvene.planning.calibration_networks import yardsticks
@@ -47,50 +48,63 @@ def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
 
 
-def job(**changes: object) -> dict[str, object]:
-    base = {"kind": "conv", "kernel": [3, 3], "stride": [1, 1], "pads": [1] * 4, "dilation": [1, 1], "groups": 1}
-    base |= {"spatial": [8, 8], "spatial_out": [8, 8], "batch": 1, "tail": ["relu"], "first": False, "in": 8, "out": 8}
-    return {**base, **changes}
+CONVOLUTION = LayerSpec(
+    "conv",
+    kernel=(3, 3),
+    stride=(1, 1),
+    pads=(1,) * 4,
+    dilation=(1, 1),
+    spatial=(8, 8),
+    spatial_out=(8, 8),
+    tail=("relu",),
+)
 
 
-def operator(op: str, **changes: object) -> dict[str, object]:
-    base = {"kind": "op", "op": op, "batch": 1, "spatial": [8, 8], "axis": 1, "groups": 1, "in": 8, "out": 1}
-    window = {"kernel": [2, 2], "stride": [2, 2], "pads": [0] * 4} if op.endswith("pool") else {}
-    return {**base, **window, **changes}
+def convolution(**changes: Any) -> LayerSpec:
+    return dataclasses.replace(CONVOLUTION, **changes)
+
+
+def job(into: int = 8, out: int = 8, **changes: Any) -> LayerJob:
+    return LayerJob(convolution(**changes), into, out)
+
+
+def operator(name: str, **changes: Any) -> LayerSpec:
+    window = {"kernel": (2, 2), "stride": (2, 2), "pads": (0,) * 4} if name.endswith("pool") else {}
+    return LayerSpec("op", name, **{"spatial": (8, 8), **window, **changes})
 
 
 KINDS = [
-    job(),
-    job(tail=["add", "relu"]),
-    job(kind="depthwise", groups=0, stride=[2, 2], tail=["clip"]),
-    job(groups=2),
-    job(kind="conv_transpose", kernel=[2, 2], pads=[0] * 4, stride=[2, 2], tail=[]),
-    job(first=True, **{"in": 3}),
-    job(kernel=[3], stride=[1], pads=[1, 1], dilation=[1], spatial=[16], spatial_out=[16]),
-    {"kind": "linear", "batch": 2, "spatial": [], "groups": 1, "tail": [], "in": 8, "out": 8},
-    {"kind": "matmul", "batch": 1, "spatial": [2, 4, 8, 4], "vary": "k", "groups": 1, "in": 8, "out": 1},
-    *(job(tail=[name]) for name in sorted(set(ACTIVATIONS.values()))),
+    convolution(),
+    convolution(tail=("add", "relu")),
+    convolution(kind="depthwise", groups=0, stride=(2, 2), tail=("clip",)),
+    convolution(groups=2),
+    convolution(kind="conv_transpose", kernel=(2, 2), pads=(0,) * 4, stride=(2, 2), tail=()),
+    convolution(is_first=True),
+    convolution(kernel=(3,), stride=(1,), pads=(1, 1), dilation=(1,), spatial=(16,), spatial_out=(16,)),
+    LayerSpec("linear", batch=2),
+    LayerSpec("matmul", spatial=(2, 4, 8, 4), vary="k"),
+    *(convolution(tail=(name,)) for name in sorted(set(ACTIVATIONS.values()))),
     *(operator(op) for op in ("add", "mul", "max_pool", "average_pool", "global_pool", "scale", "copy", "concat")),
     *(operator(op) for op in ("resize", "batch_norm", "softmax")),
-    operator("layer_norm", spatial=[4], axis=-1),
+    operator("layer_norm", spatial=(4,), axis=-1),
 ]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_every_kind_of_layer_runs_in_the_runtime_and_is_timed(precision: str) -> None:
     timed = bench.LayerBench(1, precision)
-    for kind in KINDS:
-        pairs = [(3, 8), (3, 16)] if kind.get("first") else [(8, 8), (8, 16)]
-        if kind["kind"] == "depthwise":
+    for spec in KINDS:
+        pairs = [(3, 8), (3, 16)] if spec.is_first else [(8, 8), (8, 16)]
+        if spec.kind == "depthwise":
             pairs = [(8, 8), (16, 16)]
-        for runs in timed.time(kind, pairs):
-            assert runs.shape == (bench.RUNS,) and (runs >= 0).all(), kind
+        for runs in timed.time(spec, pairs):
+            assert runs.shape == (bench.RUNS,) and (runs >= 0).all(), spec
 
 
 def test_the_bytes_are_an_onnx_model_as_onnx_reads_it() -> None:
     onnx = pytest.importorskip("onnx")
     graph = bench.Graph()
-    bench.build(graph, job(tail=["clip"]), [(8, 12)])
+    bench.build(graph, convolution(tail=("clip",)), [(8, 12)])
     found = onnx.load_from_string(graph.to_bytes()).graph
     layer = next(node for node in found.node if node.name == "p0_conv")
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in layer.attribute}
@@ -106,6 +120,27 @@ def test_a_measured_profile_survives_its_file_and_says_what_it_was_measured_on(t
     assert again.to_dict() == made.to_dict()
     assert again.matches(devices.measuring_conditions()) and not again.matches(devices.measuring_conditions(threads=2))
     assert str(made.runtime["version"]) in str(again) and "noise" in str(again)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        '{"kind": "conv", "kernel": [3, 3], "stride": [1, 1], "pads": [1, 1, 1, 1], "dilation": [1, 1], "groups": 1, '
+        '"spatial": [8, 8], "batch": 1, "tail": ["add", "relu"], "first": false, "spatial_out": [8, 8], ',
+        '{"kind": "depthwise", "kernel": [3], "stride": [2], "pads": [1, 1], "dilation": [1], "groups": 0, '
+        '"spatial": [8], "batch": 1, "tail": [], "first": true, ',
+        '{"kind": "linear", "batch": 2, "spatial": [], "groups": 1, "tail": ["relu"], ',
+        '{"kind": "matmul", "batch": 1, "spatial": [2, 4, 8, 4], "vary": "k", "groups": 1, ',
+        '{"kind": "op", "op": "softmax", "batch": 1, "spatial": [4], "axis": -1, "groups": 1, ',
+        '{"kernel": [2, 2], "stride": [2, 2], "pads": [0, 0, 0, 0], "kind": "op", "op": "max_pool", "batch": 1, '
+        '"spatial": [8, 8], "axis": 1, "groups": 1, ',
+    ],
+)
+def test_layers_are_read_from_and_written_as_the_json_of_profiles_measured_before(written: str) -> None:
+    written += '"in": 8, "out": 8, "points": [[8, 8, 1e-06], [16, 8, 1]], "far": []}'
+    layer = MeasuredLayer.from_dict(json.loads(written))
+    assert json.dumps(layer.to_dict()) == written
+    assert LayerJob.from_dict(json.loads(written)).spec == layer.spec == LayerSpec.from_dict(layer.spec.to_dict())
 
 
 def test_what_this_machine_measured_once_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,16 +190,19 @@ def test_a_layer_is_measured_again_where_the_device_was_disturbed() -> None:
     class Bench:
         times = iter([[5.0, 7.0], [8.0, 9.0], [6.0, 6.0], [4.0, 9.5], [3.0, 3.5]])
 
-        def measure(self, own: dict[str, object], steps: object, far: int) -> dict[str, list[list[float]]]:
-            asked.append(own["in"])
-            return {"points": [[8, out, seconds] for out, seconds in zip((8, 16), next(self.times), strict=True)]}
+        def measure(self, job: LayerJob, steps: object, far: int) -> MeasuredLayer:
+            asked.append(job.in_width)
+            points = tuple((8, out, seconds) for out, seconds in zip((8, 16), next(self.times), strict=True))
+            return MeasuredLayer(job.spec, job.in_width, job.out_width, points)
 
     said: list[str] = []
-    jobs = [job(**{"in": width}) for width in (8, 16, 24)]
-    found, noise = probe.measured_jobs(Bench(), Pace(), jobs, {}, 0, lambda done, total, text: said.append(text))  # type: ignore[arg-type]
+    jobs = [job(width) for width in (8, 16, 24)]
+    found, noise = probe.measured_jobs(  # type: ignore[arg-type]
+        Bench(), Pace(), jobs, {}, 0, lambda done, total, text: said.append(text)
+    )
     assert asked == [8, 16, 24, 16, 24]
     assert [line.endswith(", again") for line in said] == [False, False, False, True, True]
-    assert [layer["points"] for layer in found] == [[[8, 8, a], [8, 16, b]] for a, b in ((5, 7), (4, 9), (3, 3.5))]
+    assert [layer.points for layer in found] == [((8, 8, a), (8, 16, b)) for a, b in ((5, 7), (4, 9), (3, 3.5))]
     assert noise == pytest.approx(np.quantile([1.0, 1.1, 1.05], 0.9) - 1)
 
 
@@ -174,7 +212,8 @@ def test_a_device_that_is_never_at_rest_is_not_measured_for_ever(monkeypatch: py
     monkeypatch.setattr(pace, "now", lambda: next(paces))
     monkeypatch.setattr(probe, "PATIENCE", 0.0)
     timed, calls = bench.LayerBench(1, "fp32"), []
-    monkeypatch.setattr(timed, "measure", lambda *asked: calls.append(asked) or {"points": [[8, 8, 1.0]], "far": []})
+    layer = MeasuredLayer(CONVOLUTION, 8, 8, ((8, 8, 1.0),))
+    monkeypatch.setattr(timed, "measure", lambda *asked: calls.append(asked) or layer)
     _, noise = probe.measured_jobs(timed, pace, [job()] * 3, {}, 0, lambda done, total, text: None)
     assert len(calls) <= 3 * probe.TRIES and noise > SLOW - 1
 
@@ -189,7 +228,7 @@ def test_the_bundle_measures_where_reconvene_is_not_installed(tmp_path: Path) ->
     command = [sys.executable, str(tmp_path / "probe.pyz"), "-o", str(tmp_path / "pi4.json")]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(blocked)}, capture_output=True)
     found = devices.find(tmp_path / "pi4.json")
-    assert found.name == "pi4" and [layer["kind"] for layer in found.layers] == ["conv"]
+    assert found.name == "pi4" and [layer.spec for layer in found.layers] == [CONVOLUTION]
     assert [network["layers"] for network in found.networks] == [own for own, _ in networks]
     assert found.networks[0]["seconds"] > found.networks[1]["seconds"] > 0
 
@@ -203,12 +242,12 @@ def by_hand(structure: Structure, widths: np.ndarray) -> float:
     spatial = iter(devices.sites(structure))
     for site in spatial:
         total += 1e-6
-        if site.job["kind"] == "conv":
+        if site.spec.kind == "conv":
             out = int(widths[[g.name for g in structure.prunable].index(site.owner)])
-            total += fakes.cost(site.job, into, out)
+            total += fakes.cost(site.spec, into, out)
             into = out
         else:
-            total += fakes.cost(site.job, into, 10)
+            total += fakes.cost(site.spec, into, 10)
     return total
 
 
@@ -256,17 +295,17 @@ def test_whole_networks_correct_the_sum_of_layers_and_longer_networks_stay_longe
     small = [np.array(widths) for widths in {tuple(widths) for widths in small}]
     sums = devices.Predictor(structure, plain)
     channels = devices.ChannelCounts(structure, sums.sites)
-    numbers = {layer_key(layer): number for number, layer in enumerate(plain.layers)}
+    numbers = {layer.spec: number for number, layer in enumerate(plain.layers)}
     factors = {tuple(widths): factor for widths, factor in zip(small, (1.3, 0.8, 1.1), strict=True)}
     networks = [
         {
-            "layers": [[numbers[s.key], int(a), int(b)] for s, a, b in zip(sums.sites, *channels.at(w), strict=True)],
+            "layers": [[numbers[s.spec], int(a), int(b)] for s, a, b in zip(sums.sites, *channels.at(w), strict=True)],
             "seconds": factors[tuple(w)] * sums.seconds(w),
         }
         for w in small
     ]
     assert made[0][0] == [
-        [numbers[s.key], int(a), int(b)] for s, a, b in zip(sums.sites, *channels.at(structure.widths), strict=True)
+        [numbers[s.spec], int(a), int(b)] for s, a, b in zip(sums.sites, *channels.at(structure.widths), strict=True)
     ]
     predictor = devices.Predictor(structure, dataclasses.replace(plain, networks=networks))
     by_length = sorted(small, key=sums.seconds)
@@ -290,8 +329,8 @@ def test_yardsticks_are_the_model_at_even_widths_as_files_that_run() -> None:
     for layers, file in made:
         session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
         assert session.run(None, {session.get_inputs()[0].name: IMAGE.numpy()})[0].shape == (1, 10)
-        convolutions = [(s.job, a, b) for s, (_, a, b) in zip(sites, layers, strict=True) if s.job["kind"] == "conv"]
-        weights = sum(int(np.prod(job["kernel"])) * into * out for job, into, out in convolutions)
+        convolutions = [(s.spec, a, b) for s, (_, a, b) in zip(sites, layers, strict=True) if s.spec.kind == "conv"]
+        weights = sum(int(np.prod(spec.kernel)) * into * out for spec, into, out in convolutions)
         assert 4 * weights < len(file) < 4 * weights + 100_000
     said: list[str] = []
     with notes_to(said.append):
@@ -302,17 +341,17 @@ def test_yardsticks_are_the_model_at_even_widths_as_files_that_run() -> None:
 def test_a_layer_of_another_size_is_predicted_between_those_measured_and_one_of_another_kind_is_refused() -> None:
     model = models.resolve_address("vgg16_bn", {}).build()
     structure = analyse(model, IMAGE, trial=False)
-    sizes = [job(**{"spatial": [size, size], "in": 64, "out": 64}) for size in (4, 16)]
+    sizes = [job(64, 64, spatial=(size, size)) for size in (4, 16)]
     profile = fakes.profile(sizes)
-    between = profile.tables([job(spatial=[8, 8])])[layer_key(job(spatial=[8, 8]))]
+    between = profile.tables([job()])[CONVOLUTION]
     assert between.seconds(64, 64) > 0
     with pytest.raises(DeviceError, match="reconvene device profile MODEL"):
         devices.Predictor(structure, profile)
 
 
 def test_a_table_keeps_its_points_and_goes_up_in_whole_blocks() -> None:
-    points = [[a, b, fakes.cost(job(), a, b)] for a, b in width_pairs(job(**{"in": 64, "out": 256}), fakes.STEPS)]
-    table = LatencyTable.of({"kind": "conv", "points": points, "far": []}, fakes.STEPS)
+    points = tuple((a, b, fakes.cost(CONVOLUTION, a, b)) for a, b in width_pairs(job(64, 256), fakes.STEPS))
+    table = LatencyTable.of(MeasuredLayer(CONVOLUTION, 64, 256, points), fakes.STEPS)
     for into, out, seconds in points:
         assert table.seconds(into, out) == pytest.approx(seconds, rel=1e-9)
     assert table.seconds(33, 17) == table.seconds(45, 31) or 33 % 4  # within one block
@@ -320,20 +359,20 @@ def test_a_table_keeps_its_points_and_goes_up_in_whole_blocks() -> None:
 
 
 def test_a_layer_that_is_slower_below_one_block_does_not_make_the_next_one_slow() -> None:
-    layer = job(**{"in": 64, "out": 64})
+    layer = job(64, 64)
     slow = {4: 3e-5, 8: 4e-5}  # the runtime leaves its own layout for them
-    points = [[a, b, slow.get(a, fakes.cost(layer, a, b))] for a, b in width_pairs(layer, fakes.STEPS)]
-    table = LatencyTable.of({"kind": "conv", "points": points, "far": []}, fakes.STEPS)
-    assert table.seconds(16, 64) == pytest.approx(fakes.cost(layer, 16, 64))
+    points = tuple((a, b, slow.get(a, fakes.cost(CONVOLUTION, a, b))) for a, b in width_pairs(layer, fakes.STEPS))
+    measured = MeasuredLayer(CONVOLUTION, 64, 64, points)
+    table = LatencyTable.of(measured, fakes.STEPS)
+    assert table.seconds(16, 64) == pytest.approx(fakes.cost(CONVOLUTION, 16, 64))
     assert table.seconds(8, 64) == pytest.approx(4e-5)
-    whole = fakes.profile([layer])
-    clock = Clock(dataclasses.replace(whole, layers=[{**whole.layers[0], "points": points}]), [layer], [(64, 64)])
+    clock = Clock(dataclasses.replace(fakes.profile([layer]), layers=[measured]), [CONVOLUTION], [(64, 64)])
     out = np.array([64])
     floor, exact = (
         np.array([clock.times(np.array([width]), out, exact=way)[0] for width in range(1, 65)]) for way in (False, True)
     )
     assert (np.diff(floor) >= 0).all() and (floor <= exact + 1e-12).all()
-    assert exact[7] == pytest.approx(4e-5) and exact[15] == pytest.approx(fakes.cost(layer, 16, 64))
+    assert exact[7] == pytest.approx(4e-5) and exact[15] == pytest.approx(fakes.cost(CONVOLUTION, 16, 64))
     assert floor[7] <= exact[15]
 
 
@@ -544,9 +583,9 @@ def test_the_list_tells_profiles_apart_and_takes_nothing_else(capfd: pytest.Capt
 @pytest.mark.parametrize(
     ("made", "said"),
     [
-        (operator("mean", spatial=[]), "mean, up to 8 -> 1"),
-        (job(stride=[2, 2]), "conv 3x3 stride 2 + relu at 8x8, up to 8 -> 8"),
+        (LayerJob(operator("mean", spatial=()), 8, 1), "mean, up to 8 -> 1"),
+        (job(stride=(2, 2)), "conv 3x3 stride 2 + relu at 8x8, up to 8 -> 8"),
     ],
 )
-def test_a_layer_is_named_without_what_it_has_not(made: dict[str, object], said: str) -> None:
+def test_a_layer_is_named_without_what_it_has_not(made: LayerJob, said: str) -> None:
     assert describe_layer(made) == said

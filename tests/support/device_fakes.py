@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from reconvene import devices
+from reconvene.devices.on_device.layer_spec import LayerJob, LayerSpec, MeasuredLayer
 from reconvene.devices.on_device.sample_widths import weight_bytes, width_pairs
 from reconvene.structure import Structure, analyse
 
@@ -18,23 +19,25 @@ def blocks(width: int, step: int) -> int:
     return -(-width // step)
 
 
-def cost(job: dict[str, Any], into: int, out: int) -> float:
+def cost(spec: LayerSpec, into: int, out: int) -> float:
     """Seconds: a fixed part, and one per pair of blocks; operators by channel."""
-    if job["kind"] in ("op", "matmul"):
+    if spec.kind in ("op", "matmul"):
         return 1e-6 + 1e-8 * into
-    if job["kind"] == "depthwise":
+    if spec.kind == "depthwise":
         return 2e-6 + 1e-6 * blocks(into, 16)
-    slower = 3.0 if into % 4 and job["kind"] == "conv" and not job["first"] else 1.0
+    slower = 3.0 if into % 4 and spec.kind == "conv" and not spec.is_first else 1.0
     wide = into if into <= 16 else 16 * blocks(into, 16)
     return slower * (2e-6 + 4e-7 * wide * blocks(out, 16))
 
 
-def profile(jobs: Sequence[dict[str, Any]], *, name: str = "fake", far: float = 0.0) -> devices.Profile:
+def profile(jobs: Sequence[LayerJob], *, name: str = "fake", far: float = 0.0) -> devices.Profile:
     layers = []
     for job in jobs:
-        points = [[a, b, cost(job, a, b)] for a, b in width_pairs(job, STEPS)]
-        rest = [[a, b, far * weight_bytes(job, (a, b), 4)] for a in (16, 64) for b in (16, 64)]
-        layers.append({**job, "points": points, "far": rest if far and weight_bytes(job, (1, 1), 4) else []})
+        spec = job.spec
+        points = tuple((a, b, cost(spec, a, b)) for a, b in width_pairs(job, STEPS))
+        extra = tuple((a, b, far * weight_bytes(spec, (a, b), 4)) for a in (16, 64) for b in (16, 64))
+        has_extra = far and weight_bytes(spec, (1, 1), 4)
+        layers.append(MeasuredLayer(spec, job.in_width, job.out_width, points, extra if has_extra else ()))
     return devices.Profile.from_dict(
         {
             "format": "reconvene-device-profile",
@@ -50,7 +53,7 @@ def profile(jobs: Sequence[dict[str, Any]], *, name: str = "fake", far: float = 
             "overhead": {"call": 5e-6, "node": 1e-6},
             "memory": [[1 << 20, 0.0], [64 << 20, 1e-11]],
             "far_bytes": 64 << 20,
-            "layers": layers,
+            "layers": [layer.to_dict() for layer in layers],
         }
     )
 

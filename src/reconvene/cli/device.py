@@ -14,6 +14,7 @@ from reconvene.utils.files import unwritable
 from reconvene.utils.progress import stage
 
 if TYPE_CHECKING:
+    from reconvene.devices.on_device.layer_spec import LayerJob
     from reconvene.devices.on_device.sessions import NetworkSpec
 
 
@@ -81,7 +82,7 @@ class DeviceCommand(ModelOptions, Seeded, Command):
         devices.save_profile(profile, profile_path)
         return Answer(f"{profile}\nprofile: {profile_path}", {"profile": str(profile_path), **profile.to_dict()})
 
-    def _jobs(self) -> tuple[list[dict[str, Any]], int, list[NetworkSpec]]:
+    def _jobs(self) -> tuple[list[LayerJob], int, list[NetworkSpec]]:
         """Layers, bytes of weights, and whole networks."""
         from reconvene import devices
         from reconvene.models import example_inputs

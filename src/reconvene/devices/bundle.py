@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from reconvene.devices.on_device.layer_spec import LayerJob
 from reconvene.devices.on_device.sessions import NetworkSpec
 from reconvene.errors import DeviceError
 from reconvene.utils.files import write_atomic
@@ -28,7 +29,7 @@ _DAY = (2020, 1, 1, 0, 0, 0)  # the same jobs give the same bytes
 
 def write_probe_bundle(
     path: str | Path,
-    jobs: Sequence[Mapping[str, Any]],
+    jobs: Sequence[LayerJob],
     *,
     threads: int,
     precision: str,
@@ -40,7 +41,12 @@ def write_probe_bundle(
     Raises DeviceError where it cannot be written.
     """
     path = Path(path)
-    request = {"jobs": list(jobs), "threads": threads, "precision": precision, "far": far}
+    request: dict[str, Any] = {
+        "jobs": [job.to_dict() for job in jobs],
+        "threads": threads,
+        "precision": precision,
+        "far": far,
+    }
     request["networks"] = [network_layers for network_layers, _ in networks]
     program = Path(__file__).parent / "on_device"
     files = {f"on_device/{file.name}": file.read_bytes() for file in sorted(program.glob("*.py"))}

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
 from reconvene.devices.lookup_table import SHORTEST, LatencyTable
+from reconvene.devices.on_device.layer_spec import LayerJob, LayerSpec
 from reconvene.devices.on_device.sample_widths import weight_bytes
 from reconvene.devices.profile import Profile
-from reconvene.devices.runtime_layers import layer_key
 from reconvene.utils.arrays import Floats, Ints
 
 
 class Clock:
-    """Layers of one network: ``jobs``, in the order of the calls, none wider than its ``tops`` (in, out)."""
+    """Layers of one network: ``specs``, in the order of the calls, none wider than its ``tops`` (in, out)."""
 
-    def __init__(self, profile: Profile, jobs: Sequence[Mapping[str, Any]], tops: Sequence[tuple[int, int]]) -> None:
-        wide = {layer_key(job): {**job, "in": top[0], "out": top[1]} for job, top in zip(jobs, tops, strict=True)}
-        table_by_key = profile.tables(list(wide.values()))
-        tables = [table_by_key[layer_key(job)] for job in jobs]
-        self.fixed = profile.overhead["call"] + profile.overhead["node"] * len(jobs)
+    def __init__(self, profile: Profile, specs: Sequence[LayerSpec], tops: Sequence[tuple[int, int]]) -> None:
+        wide = {spec: LayerJob(spec, *top) for spec, top in zip(specs, tops, strict=True)}
+        table_by_spec = profile.tables(list(wide.values()))
+        tables = [table_by_spec[spec] for spec in specs]
+        self.fixed = profile.overhead["call"] + profile.overhead["node"] * len(specs)
         """Seconds beside the layers' own."""
         self._lookup = _Lookup(tables, tops)
         self._narrow = _lookups([table.narrow for table in tables], tops)
@@ -31,7 +30,7 @@ class Clock:
         self._block = np.array([table.block_in for table in tables], dtype=np.int64)
         self._align = np.array([table.align for table in tables], dtype=np.int64)
         item = 1 if profile.precision == "int8" else 4
-        self._weights = np.array([weight_bytes(job, (1, 1), item) for job in jobs], dtype=np.float64)
+        self._weights = np.array([weight_bytes(spec, (1, 1), item) for spec in specs], dtype=np.float64)
         self._memory = profile.far_share()
 
     def times(self, into: Ints, out: Ints, *, exact: bool = True) -> Floats:
@@ -64,7 +63,7 @@ def correction(profile: Profile) -> tuple[Floats, Floats]:
     for network in profile.networks:
         numbers, into, out = np.array(network["layers"], dtype=np.int64).T
         tops = [(int(a), int(b)) for a, b in zip(into, out, strict=True)]
-        clock = Clock(profile, [profile.layers[number] for number in numbers], tops)
+        clock = Clock(profile, [profile.layers[number].spec for number in numbers], tops)
         pairs.append((max(clock.fixed + float(clock.times(into, out).sum()), SHORTEST), network["seconds"]))
     by_clock, measured_seconds = np.array(sorted(pairs or [(1.0, profile.together())]), dtype=np.float64).T
     return by_clock, np.maximum.accumulate(measured_seconds)

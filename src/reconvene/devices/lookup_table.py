@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from reconvene.devices.on_device.layer_spec import MeasuredLayer, Timing
 from reconvene.utils.arrays import Floats, Ints
 
 # A line through two narrow layers may fall below zero further down; no layer is faster than this.
@@ -35,24 +36,22 @@ class LatencyTable:
     narrow: LatencyTable | None = None
 
     @classmethod
-    def of(cls, layer: Mapping[str, Any], steps: Mapping[str, int]) -> LatencyTable:
-        """The table of a measured layer: its ``points`` ``(in, out, seconds)``, and the points of ``far``."""
-        points, layer_kind = layer["points"], layer["kind"]
+    def of(cls, layer: MeasuredLayer, steps: Mapping[str, int]) -> LatencyTable:
+        """The table of a measured layer."""
+        points, layer_kind = layer.points, layer.spec.kind
         align = steps["align"] if layer_kind in ("conv", "depthwise") else 1
         regular = [p for p in points if p[0] % align == 0 or len({q[0] for q in points}) == 1]
         odd = [p for p in points if p[0] % align] if len(regular) < len(points) else []
-        has_one_axis = layer_kind in ("op", "matmul", "depthwise")
-        block_in = steps["out"] if layer_kind == "depthwise" else 1 if has_one_axis else steps["in"]
-        block_out = 1 if has_one_axis else steps["out"]
+        has_one_width = layer.spec.has_one_width
+        block_in = steps["out"] if layer_kind == "depthwise" else 1 if has_one_width else steps["in"]
+        block_out = 1 if has_one_width else steps["out"]
         thin = [p for p in regular if p[0] < block_in] if layer_kind == "conv" else []
         # Two widths at least: between and beside them time is on a line.
         has_narrow = len({p[0] for p in thin}) > 1 and len(thin) < len(regular)
         narrow = cls._grid(thin, 1, block_out) if has_narrow else None
         regular_table = cls._grid([p for p in regular if narrow is None or p[0] >= block_in], block_in, block_out)
         odd_table = cls._grid(odd, 1, 1) if odd else None
-        uncached = (
-            cls._grid([[0, 1, 0.0], *layer["far"]] if has_one_axis else layer["far"], 1, 1) if layer["far"] else None
-        )
+        uncached = cls._grid([(0, 1, 0.0), *layer.far] if has_one_width else layer.far, 1, 1) if layer.far else None
         return cls(
             regular_table.ins,
             regular_table.outs,
@@ -66,12 +65,12 @@ class LatencyTable:
         )
 
     @classmethod
-    def _grid(cls, points: Sequence[Sequence[float]], block_in: int, block_out: int) -> LatencyTable:
-        ins, outs = sorted({int(p[0]) for p in points}), sorted({int(p[1]) for p in points})
-        seconds_at = {(int(a), int(b)): seconds for a, b, seconds in points}
+    def _grid(cls, points: Sequence[Timing], block_in: int, block_out: int) -> LatencyTable:
+        ins, outs = sorted({p[0] for p in points}), sorted({p[1] for p in points})
+        seconds_at = {(a, b): seconds for a, b, seconds in points}
         if len(seconds_at) < len(ins) * len(outs):  # widths out follow widths in, as in a depthwise convolution
             outs = [1]
-            seconds_at = {(int(a), 1): seconds for a, _, seconds in points}
+            seconds_at = {(a, 1): seconds for a, _, seconds in points}
         values = np.array([[seconds_at[a, b] for b in outs] for a in ins], dtype=np.float64)
         values = np.maximum.accumulate(np.maximum.accumulate(values, axis=0), axis=1)
         return cls(np.array(ins, np.int64), np.array(outs, np.int64), values, block_in, block_out)

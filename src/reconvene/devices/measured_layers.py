@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from reconvene.devices.on_device.layer_spec import MeasuredLayer
 from reconvene.utils.schema import LARGEST, Count, NonNegative, Number, Size, Text, described_by, with_more
 
 _Sizes = Annotated[list[Count], Field(max_length=16)]
+_Spatial = Annotated[list[Size], Field(max_length=16)]
 Width = Annotated[int, Field(ge=0, le=2**30)]
 _Point = tuple[Width, Width, NonNegative]
 """Channels in and out, and seconds."""
@@ -20,7 +22,7 @@ _Widest = TypedDict("_Widest", {"in": Width, "out": Width})
 
 class _Layer(_Widest):
     batch: Size
-    spatial: Annotated[list[Size], Field(max_length=16)]
+    spatial: _Spatial
     groups: Count
     points: Annotated[list[_Point], Field(min_length=1)]
     far: list[tuple[Width, Width, Number]]
@@ -32,8 +34,10 @@ class _Convolution(_Layer):
     kernel: _Sizes
     stride: _Sizes
     dilation: _Sizes
+    pads: NotRequired[_Sizes]
     tail: Tail
     first: NotRequired[bool]
+    spatial_out: NotRequired[_Spatial]
 
 
 @with_more
@@ -55,6 +59,8 @@ class _Operator(_Layer):
     op: Text
     kernel: NotRequired[_Sizes]
     stride: NotRequired[_Sizes]
+    pads: NotRequired[_Sizes]
+    axis: NotRequired[Literal[1, -1]]
 
 
 @with_more
@@ -99,7 +105,7 @@ Prices = Annotated[
     list[list[float]],
     described_by(Annotated[list[tuple[NonNegative, Number]], Field(min_length=1, max_length=10_000)]),
 ]
-MeasuredLayer = Annotated[dict[str, Any], described_by(_AnyLayer)]
+LayerEntry = Annotated[MeasuredLayer, described_by(_AnyLayer)]
 MeasuredNetwork = Annotated[dict[str, Any], described_by(_Network)]
 Machine = Annotated[dict[str, Any], described_by(_Machine)]
 MeasuredRuntime = Annotated[dict[str, Any], described_by(_Runtime)]

@@ -37,7 +37,7 @@ class Predictor:
     def __init__(self, structure: Structure, profile: Profile, *, scale: float = 1.0) -> None:
         self.profile, self.scale = profile, scale
         self.sites = sites(structure)
-        self._clock = Clock(profile, [site.job for site in self.sites], [site.dense for site in self.sites])
+        self._clock = Clock(profile, [site.spec for site in self.sites], [site.dense for site in self.sites])
         by_clock, measured_seconds = correction(profile)
         self._lengths, self._factors = np.log(by_clock), np.log(measured_seconds / by_clock)
         self._channels = ChannelCounts(structure, self.sites)
@@ -65,7 +65,7 @@ class Predictor:
         times = self._times(widths, exact=True)
         factor = self._corrected(times)[1]
         return [
-            SiteTime(site.owner, site.job.get("op", site.job["kind"]), int(a), int(b), factor * float(seconds))
+            SiteTime(site.owner, site.spec.operator or site.spec.kind, int(a), int(b), factor * float(seconds))
             for site, a, b, seconds in zip(self.sites, into, out, times, strict=True)
         ]
 

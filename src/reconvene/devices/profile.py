@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +13,8 @@ import numpy as np
 
 from reconvene.devices.lookup_table import LatencyTable
 from reconvene.devices.measured_layers import (
+    LayerEntry,
     Machine,
-    MeasuredLayer,
     MeasuredNetwork,
     MeasuredRuntime,
     Overhead,
@@ -24,14 +24,14 @@ from reconvene.devices.measured_layers import (
 )
 from reconvene.devices.on_device.bench import NEAR_BYTES
 from reconvene.devices.on_device.facts import describe_layer
+from reconvene.devices.on_device.layer_spec import LayerJob, LayerSpec, MeasuredLayer
 from reconvene.devices.on_device.probe import FORMAT, VERSION
-from reconvene.devices.runtime_layers import layer_key
 from reconvene.errors import DeviceError
 from reconvene.utils import schema
 from reconvene.utils.arrays import Floats
 from reconvene.utils.files import read_regular
 from reconvene.utils.schema import Count, NonNegative, Number, Text
-from reconvene.utils.tables import text_table
+from reconvene.utils.tables import Cell, text_table
 
 RUNTIME = "onnxruntime"
 _FILE_LIMIT = 2**27
@@ -53,8 +53,7 @@ class Profile:
         overhead: seconds a call (``call``) and each operator (``node``) cost beside the operators' own.
         memory: what a byte of weights costs more beside so many bytes of others: ``[bytes, seconds a byte]``.
         far_bytes: beside how many bytes of weights the ``far`` points were measured.
-        layers: jobs with their ``points``: ``(in, out, seconds)`` where weights are cached, and ``far``: ``(in, out,
-            seconds more)`` where they are not.
+        layers: what was measured of every layer.
         name: what to call the device.
         whole: where no networks were timed, layers at once in one graph: ``seconds``, what was measured of each
             ``near`` and ``far``, ``weights``.
@@ -70,7 +69,7 @@ class Profile:
     overhead: Overhead
     memory: Prices
     far_bytes: Count
-    layers: list[MeasuredLayer]
+    layers: list[LayerEntry]
     date: Text
     seconds: NonNegative
     name: Text = ""
@@ -108,14 +107,15 @@ class Profile:
                 f"{RUNTIME}. Measure the device with it: reconvene device profile --bundle probe.pyz"
             )
         schema.read_json(cls, text, source=named, error=DeviceError, remedy=_REMEDY)
-        profile = cls(**values)  # as it is written, lists as lists: a cached profile is measured on and written again
+        layers = [MeasuredLayer.from_dict(layer) for layer in values["layers"]]
+        profile = cls(**{**values, "layers": layers})  # as it is written: a cached profile is written again
         if trouble := profile._mismatch():
             raise DeviceError(f"{named}: {trouble}. {_REMEDY}")
         return profile
 
     def _mismatch(self) -> str | None:
         """What of the parts does not fit the others, in words; None where all of them do."""
-        points = [seconds for layer in self.layers for *_, seconds in layer["points"]]
+        points = [seconds for layer in self.layers for *_, seconds in layer.points]
         if points and max(points) <= 0:
             return "layers: none of them takes any time"
         for number, network in enumerate(self.networks):
@@ -134,7 +134,7 @@ class Profile:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return dict(vars(self))
+        return {**vars(self), "layers": [layer.to_dict() for layer in self.layers]}
 
     def to_json(self) -> str:
         """``to_dict`` as JSON text."""
@@ -148,9 +148,8 @@ class Profile:
         return f"{machine}, {self.runtime['name']} {self.runtime['version']}, {threads}, {self.precision}"
 
     def __str__(self) -> str:
-        rows = [
-            [describe_layer(layer), len(layer["points"]), max(p[2] for p in layer["points"]) * 1e3]
-            for layer in self.layers
+        rows: list[list[Cell]] = [
+            [describe_layer(layer), len(layer.points), max(p[2] for p in layer.points) * 1e3] for layer in self.layers
         ]
         steps = f"steps of {self.steps['out']} out and {self.steps['in']} in"
         if self.steps["align"] > 1:
@@ -179,25 +178,22 @@ class Profile:
         ]
         return float(np.median(ratios)) if ratios else 1.0
 
-    def tables(self, jobs: Sequence[Mapping[str, Any]]) -> dict[str, LatencyTable]:
-        """A table for every job, by key: its own, or made of those of other spatial sizes.
+    def tables(self, jobs: Sequence[LayerJob]) -> dict[LayerSpec, LatencyTable]:
+        """A table for the layer of every job: its own, or made of those of other spatial sizes.
 
         Raises DeviceError naming what was not measured.
         """
-        layer_by_key = {layer_key(layer): layer for layer in self.layers}
-        tables = {}
-        for job in jobs:
-            key = layer_key(job)
-            if key in layer_by_key:
-                layer = layer_by_key[key]
-                tables[key] = LatencyTable.of(layer, self.steps)
-            else:
-                tables[key] = self._alike(job)
-        return tables
+        layer_by_spec = {layer.spec: layer for layer in self.layers}
+        return {
+            job.spec: LatencyTable.of(layer_by_spec[job.spec], self.steps)
+            if job.spec in layer_by_spec
+            else self._alike(job)
+            for job in jobs
+        }
 
-    def _alike(self, job: Mapping[str, Any]) -> LatencyTable:
+    def _alike(self, job: LayerJob) -> LatencyTable:
         """Of layers that differ in spatial size or in what is fused only: seconds per position, between two sizes."""
-        alike = [layer for layer in self.layers if _family(layer) == _family(job)]
+        alike = [layer for layer in self.layers if _family(layer.spec) == _family(job.spec)]
         if not alike:
             raise DeviceError(
                 f"the profile of {self.name or self.device['processor']} has no "
@@ -205,12 +201,10 @@ class Profile:
                 f"size. Measure the device for this model: reconvene device profile MODEL "
                 f"--precision {self.precision}"
             )
-        positions = _positions(job)
-        by_size = (
-            {_positions(layer): layer for layer in sorted(alike, key=lambda layer: layer["tail"] == job["tail"])}
-            if "tail" in job
-            else {_positions(layer): layer for layer in alike}
-        )
+        positions = _positions(job.spec)
+        # Of layers of one size, one with the same tail comes last and is taken.
+        same_tail_last = sorted(alike, key=lambda layer: layer.spec.tail == job.spec.tail)
+        by_size = {_positions(layer.spec): layer for layer in same_tail_last}
         sizes = sorted(by_size)
         above = next((size for size in sizes if size >= positions), sizes[-1])
         below = next((size for size in reversed(sizes) if size <= positions), sizes[0])
@@ -222,17 +216,17 @@ class Profile:
             return float(positions * np.exp((1 - share) * np.log(low) + share * np.log(high)))
 
         base = by_size[above] if upper.values.size >= lower.values.size else by_size[below]
-        points = [(a, b, scaled(int(a), int(b))) for a, b, _ in base["points"]]
-        return LatencyTable.of({**base, "points": points}, self.steps)  # weights are the same bytes at any size
+        points = tuple((into, out, scaled(into, out)) for into, out, _ in base.points)
+        return LatencyTable.of(replace(base, points=points), self.steps)  # weights are the same bytes at any size
 
 
-def _family(job: Mapping[str, Any]) -> tuple[Any, ...]:
-    kernel, stride = tuple(job.get("kernel", ())), tuple(job.get("stride", ()))
-    return job["kind"], job.get("op"), kernel, stride, tuple(job.get("dilation", ())), job["groups"], job.get("first")
+def _family(spec: LayerSpec) -> LayerSpec:
+    """The layer without its spatial size, and without what follows from that or is fused with it."""
+    return replace(spec, batch=1, spatial=(), spatial_out=(), pads=(), tail=(), axis=1, vary="")
 
 
-def _positions(job: Mapping[str, Any]) -> int:
-    if job["kind"] == "matmul":
-        batch, rows, inner, columns = job["spatial"]
-        return int(batch * rows * (columns if job["vary"] == "k" else inner))
-    return int(job["batch"] * prod(job["spatial"]))
+def _positions(spec: LayerSpec) -> int:
+    if spec.kind == "matmul":
+        batch, rows, inner, columns = spec.spatial
+        return batch * rows * (columns if spec.vary == "k" else inner)
+    return spec.batch * prod(spec.spatial)

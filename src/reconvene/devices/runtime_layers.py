@@ -1,20 +1,20 @@
 """The layers of a network as a runtime computes them: recorded calls with what it fuses, widths as functions.
 
-A site is one job for ``probe`` (kind, kernel, stride, spatial size, what follows directly) with the two numbers that
-widths decide: how many channels go in and out. Batch norms behind a convolution are folded into it; an activation or
-an addition directly behind a layer is fused with it; views cost nothing.
+A site is one layer as ``probe`` times it (kind, kernel, stride, spatial size, what follows directly) with the two
+numbers that widths decide: how many channels go in and out. Batch norms behind a convolution are folded into it; an
+activation or an addition directly behind a layer is fused with it; views cost nothing.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
 from torch import Tensor
 
+from reconvene.devices.on_device.layer_spec import LayerJob, LayerSpec
 from reconvene.devices.operators import ACTIVATIONS, FREE, NORMS, OTHERS, POOLS
 from reconvene.structure import Structure
 from reconvene.structure.inputs import tensors_in
@@ -31,32 +31,19 @@ class WidthProduct:
     factor: float = 1.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class LayerSite:
-    """One layer of one network; ``job`` is what ``probe`` measures, without ``in`` and ``out``."""
+    """One layer of one network. Sites of the same ``spec`` are measured once."""
 
-    job: dict[str, Any]
+    spec: LayerSpec
     owner: str
     into: WidthProduct
     out: WidthProduct
     dense: tuple[int, int]
     times: WidthProduct = WidthProduct()
-    """How many times as much work there is as in the job: kept over dense groups of a grouped convolution."""
+    """How many times as much work there is as in the spec: kept over dense groups of a grouped convolution."""
     approximate: str = ""
     """The operator, where no probe measures it and another is taken for it."""
-
-    @property
-    def key(self) -> str:
-        """The same for sites that one job measures."""
-        return layer_key(self.job)
-
-
-_MEASURED = frozenset({"in", "out", "points", "far"})
-
-
-def layer_key(job: Mapping[str, Any]) -> str:
-    """What tells one job from another: everything but how wide it was measured."""
-    return json.dumps({k: v for k, v in job.items() if k not in _MEASURED}, sort_keys=True)
 
 
 def sites(structure: Structure) -> list[LayerSite]:
@@ -67,13 +54,13 @@ def sites(structure: Structure) -> list[LayerSite]:
     return reader.sites
 
 
-def jobs(runtime_sites: Sequence[LayerSite]) -> list[dict[str, Any]]:
-    """One job for all sites of the same kind, as wide as the widest of them."""
-    widest: dict[str, dict[str, Any]] = {}
+def jobs(runtime_sites: Sequence[LayerSite]) -> list[LayerJob]:
+    """One job for all sites of the same layer, as wide as the widest of them."""
+    widest: dict[LayerSpec, tuple[int, int]] = {}
     for site in runtime_sites:
-        job = widest.setdefault(site.key, {**site.job, "in": 1, "out": 1})
-        job["in"], job["out"] = max(job["in"], site.dense[0]), max(job["out"], site.dense[1])
-    return list(widest.values())
+        into, out = widest.get(site.spec, (1, 1))
+        widest[site.spec] = max(into, site.dense[0]), max(out, site.dense[1])
+    return [LayerJob(spec, *widths) for spec, widths in widest.items()]
 
 
 @dataclass
@@ -161,18 +148,10 @@ class CallReader:
             value = self._values[id(tensor)]
             if value.site is None or value.uses != 1:
                 continue
-            job = self.sites[value.site].job
-            if job["kind"] not in ("conv", "depthwise", "conv_transpose", "linear"):
-                continue
-            if name in NORMS and not job["tail"] and job["kind"] != "linear":
-                return value.site
-            if name in ACTIVATIONS and job["tail"] in ([], ["add"]):
-                job["tail"].append(ACTIVATIONS[name])
-                return value.site
-            same = len(active) == 2 and active[0].shape == active[1].shape
-            if name in ("add", "add_") and same and not job["tail"] and job["kind"] == "conv" and job["groups"] == 1:
-                job["tail"].append("add")
-                job["spatial_out"] = list(tensor.shape[2:])
+            site = self.sites[value.site]
+            fused = _fused(site.spec, name, active, tensor)
+            if fused is not None:
+                self.sites[value.site] = replace(site, spec=fused)
                 return value.site
         return None
 
@@ -189,6 +168,20 @@ class CallReader:
         return self._values[id(tensor)].is_input
 
 
+def _fused(spec: LayerSpec, name: str, active: list[Tensor], result: Tensor) -> LayerSpec | None:
+    """The layer whose ``result`` a call reads, with the call fused behind it; None where the runtime fuses it not."""
+    if spec.kind not in ("conv", "depthwise", "conv_transpose", "linear"):
+        return None
+    if name in NORMS and not spec.tail and spec.kind != "linear":
+        return spec  # folded into the weights
+    if name in ACTIVATIONS and spec.tail in ((), ("add",)):
+        return replace(spec, tail=(*spec.tail, ACTIVATIONS[name]))
+    same = len(active) == 2 and active[0].shape == active[1].shape
+    if name in ("add", "add_") and same and not spec.tail and spec.kind == "conv" and spec.groups == 1:
+        return replace(spec, tail=("add",), spatial_out=tuple(result.shape[2:]))
+    return None
+
+
 def _convolution(reader: CallReader, op: Op, name: str, active: list[Tensor]) -> LayerSite:
     x, weight = op.args[0], op.args[1]
     rank = x.ndim - 2
@@ -198,25 +191,24 @@ def _convolution(reader: CallReader, op: Op, name: str, active: list[Tensor]) ->
     assert out is not None
     in_channels, out_channels = reader.dims(x)[1], reader.dims(out)[1]
     depthwise = groups == x.shape[1] > 1 and not transposed
-    job = {
-        "kind": "depthwise" if depthwise else "conv_transpose" if transposed else "conv",
-        "kernel": list(weight.shape[2:]),
-        "stride": stride,
-        "pads": [*padding, *padding],
-        "dilation": dilation,
-        "groups": 0 if depthwise else groups,
-        "spatial": list(x.shape[2:]),
-        "batch": x.shape[0],
-        "tail": [],
-        "first": reader.is_input(x),
-    }
+    spec = LayerSpec(
+        "depthwise" if depthwise else "conv_transpose" if transposed else "conv",
+        batch=x.shape[0],
+        spatial=tuple(x.shape[2:]),
+        kernel=tuple(weight.shape[2:]),
+        stride=stride,
+        pads=(*padding, *padding),
+        dilation=dilation,
+        groups=0 if depthwise else groups,
+        is_first=reader.is_input(x),
+    )
     into, outs, share = x.shape[1], out.shape[1], 1
     if groups > 1 and not depthwise:
         share = groups
         inner = reader.dims(weight)[0 if transposed else 1]
         if transposed:
             return LayerSite(
-                job,
+                spec,
                 op.owner,
                 WidthProduct((in_channels,), 1 / share),
                 WidthProduct((out_channels,), 1 / share),
@@ -224,13 +216,13 @@ def _convolution(reader: CallReader, op: Op, name: str, active: list[Tensor]) ->
             )
         # What a group reads is a dimension of the weight; the groups themselves may become fewer.
         return LayerSite(
-            job,
+            spec,
             op.owner,
             WidthProduct((inner,)),
             WidthProduct((out_channels,), 1 / share),
             (into // share, outs // share),
         )
-    return LayerSite(job, op.owner, WidthProduct((in_channels,)), WidthProduct((out_channels,)), (into, outs))
+    return LayerSite(spec, op.owner, WidthProduct((in_channels,)), WidthProduct((out_channels,)), (into, outs))
 
 
 def _linear(reader: CallReader, op: Op, name: str, active: list[Tensor]) -> LayerSite:
@@ -238,9 +230,9 @@ def _linear(reader: CallReader, op: Op, name: str, active: list[Tensor]) -> Laye
     x, out = operands[0], op.outs[0]
     assert out is not None
     rows = prod(x.shape[:-1])
-    job = {"kind": "linear", "batch": rows, "spatial": [], "groups": 1, "tail": []}
+    spec = LayerSpec("linear", batch=rows)
     dims = WidthProduct((reader.dims(x)[-1],)), WidthProduct((reader.dims(out)[-1],))
-    return LayerSite(job, op.owner, *dims, (x.shape[-1], out.shape[-1]))
+    return LayerSite(spec, op.owner, *dims, (x.shape[-1], out.shape[-1]))
 
 
 def _matmul(reader: CallReader, op: Op, name: str, active: list[Tensor]) -> LayerSite:
@@ -254,43 +246,44 @@ def _matmul(reader: CallReader, op: Op, name: str, active: list[Tensor]) -> Laye
     width = inner if varies == "k" else columns
     work = (*reader.dims(out), reader.dims(a)[-1])
     factor = width / (batch * rows * inner * columns)
-    job = {"kind": "matmul", "batch": 1, "spatial": [batch, rows, inner, columns], "vary": varies, "groups": 1}
-    return LayerSite(job, op.owner, WidthProduct(work, factor), WidthProduct(), (width, 1))
+    spec = LayerSpec("matmul", spatial=(batch, rows, inner, columns), vary=varies)
+    return LayerSite(spec, op.owner, WidthProduct(work, factor), WidthProduct(), (width, 1))
 
 
 def _operator(reader: CallReader, op: Op, name: str, active: list[Tensor]) -> LayerSite:
     """Operators without weights: their time follows how many numbers they touch."""
     x = max(active, key=lambda t: t.numel())
-    operator, job = _operator_kind(op, name, active, x)
-    axis = 1 if x.ndim > 2 and operator not in ("softmax", "layer_norm", "gelu") else -1
-    width, spatial = x.shape[axis], [s for i, s in enumerate(x.shape) if i not in (0, axis % x.ndim)]
-    job |= {"kind": "op", "op": operator, "batch": x.shape[0], "spatial": spatial, "axis": axis, "groups": 1}
+    spec = _operator_spec(op, name, active, x)
+    axis = 1 if x.ndim > 2 and spec.operator not in ("softmax", "layer_norm", "gelu") else -1
+    width, spatial = x.shape[axis], tuple(s for i, s in enumerate(x.shape) if i not in (0, axis % x.ndim))
+    spec = replace(spec, batch=x.shape[0], spatial=spatial, axis=axis)
     exact_operators = {*OTHERS, *POOLS, *ACTIVATIONS, *NORMS, "add", "add_", "mul", "mul_", "clone", "copy"}
     elements = WidthProduct(tuple(reader.dims(x)), width / max(x.numel(), 1))
     return LayerSite(
-        job, op.owner, elements, WidthProduct(), (width, 1), approximate="" if name in exact_operators else name
+        spec, op.owner, elements, WidthProduct(), (width, 1), approximate="" if name in exact_operators else name
     )
 
 
-def _operator_kind(op: Op, name: str, active: list[Tensor], x: Tensor) -> tuple[str, dict[str, Any]]:
+def _operator_spec(op: Op, name: str, active: list[Tensor], x: Tensor) -> LayerSpec:
+    """What is measured for a call, before the sizes of its input ``x`` are filled in."""
     if name in POOLS and x.ndim == 4:
         kernel = _each(op.args[1], 2)
         stride = _each(arg(op, 2, "stride") or kernel, 2)
         padding = _each(arg(op, 3, "padding", 0), 2)
-        return POOLS[name], {"kernel": kernel, "stride": stride, "pads": [*padding, *padding]}
+        return LayerSpec("op", POOLS[name], kernel=kernel, stride=stride, pads=(*padding, *padding))
     if name in ("mul", "mul_") and len(active) == 2 and x.ndim == 4 and min(t.numel() for t in active) < x.numel():
-        return "scale", {}
+        return LayerSpec("op", "scale")
     if name in OTHERS:
         operator = OTHERS[name]
-        return ("copy" if operator in ("global_pool", "resize") and x.ndim < 3 else operator), {}
+        return LayerSpec("op", "copy" if operator in ("global_pool", "resize") and x.ndim < 3 else operator)
     if name in ACTIVATIONS:
-        return ACTIVATIONS[name], {}
-    return ("batch_norm" if name in NORMS else "copy" if name in ("clone", "copy") else "add"), {}
+        return LayerSpec("op", ACTIVATIONS[name])
+    return LayerSpec("op", "batch_norm" if name in NORMS else "copy" if name in ("clone", "copy") else "add")
 
 
-def _each(value: Any, rank: int) -> list[int]:
+def _each(value: Any, rank: int) -> tuple[int, ...]:
     values = [value] if isinstance(value, int) else list(value)
-    return [int(v) for v in (values * rank if len(values) == 1 else values)]
+    return tuple(int(v) for v in (values * rank if len(values) == 1 else values))
 
 
 _Maker = Callable[[CallReader, Op, str, list[Tensor]], LayerSite]

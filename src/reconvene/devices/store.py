@@ -6,14 +6,14 @@ import hashlib
 import importlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from reconvene.devices.on_device import facts, probe
+from reconvene.devices.on_device.layer_spec import LayerJob, MeasuredLayer
 from reconvene.devices.on_device.sessions import NetworkSpec
 from reconvene.devices.profile import Profile
-from reconvene.devices.runtime_layers import layer_key
 from reconvene.errors import DeviceError, MissingExtraError, UnknownNameError
 from reconvene.utils.files import unwritable
 from reconvene.utils.progress import note, stage
@@ -52,7 +52,7 @@ def find(device: str | Path) -> Profile:
 
 
 def measure_device(
-    jobs: Sequence[Mapping[str, Any]],
+    jobs: Sequence[LayerJob],
     *,
     threads: int = 1,
     precision: str = "fp32",
@@ -69,7 +69,7 @@ def measure_device(
 
 
 def here(
-    jobs: Sequence[Mapping[str, Any]],
+    jobs: Sequence[LayerJob],
     *,
     threads: int = 1,
     precision: str = "fp32",
@@ -82,15 +82,18 @@ def here(
     far = 1 << max(21, (far - 1).bit_length())  # one file for all models of about a size
     path = _cache_path(threads, precision, far)
     cached = _cached(path)
-    layer_by_key = {layer_key(layer): layer for layer in cached.layers} if cached else {}
-    missing = [job for job in jobs if not _covers(layer_by_key.get(layer_key(job)), job)]
+    layer_by_spec = {layer.spec: layer for layer in cached.layers} if cached else {}
+    missing = [job for job in jobs if not _covers(layer_by_spec.get(job.spec), job)]
     if cached is not None and not missing:
         return cached
     lost = unwritable(path)
     kept = f"kept in {path}" if not lost else f"and again the next time, since nothing can be kept in {path}: {lost}"
     note(f"measuring {len(missing)} layers on this machine, {kept}")
     measured = _probed(missing, threads=threads, precision=precision, network_bytes=far, cached=cached)
-    layers = {**layer_by_key, **{layer_key(layer): layer for layer in measured["layers"]}}
+    layers = {
+        **{spec: layer.to_dict() for spec, layer in layer_by_spec.items()},
+        **{MeasuredLayer.from_dict(layer).spec: layer for layer in measured["layers"]},
+    }
     joint_timings = [*(cached.whole if cached else []), *measured["whole"]]
     profile = Profile.from_dict(
         {**measured, "layers": list(layers.values()), "whole": joint_timings, "name": "this machine"}
@@ -132,7 +135,7 @@ def profiles() -> tuple[list[tuple[Path, Profile]], list[str]]:
 
 
 def _probed(
-    jobs: Sequence[Mapping[str, Any]],
+    jobs: Sequence[LayerJob],
     *,
     threads: int,
     precision: str,
@@ -184,5 +187,5 @@ def _cached(path: Path) -> Profile | None:
         return None
 
 
-def _covers(layer: Mapping[str, Any] | None, job: Mapping[str, Any]) -> bool:
-    return layer is not None and layer["in"] >= job["in"] and layer["out"] >= job["out"]
+def _covers(layer: MeasuredLayer | None, job: LayerJob) -> bool:
+    return layer is not None and layer.in_width >= job.in_width and layer.out_width >= job.out_width

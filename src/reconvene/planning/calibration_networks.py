@@ -21,7 +21,6 @@ from reconvene.deploy.quantisation import stand_in
 from reconvene.deploy.runtimes.registry import format_named
 from reconvene.deploy.writing import write_model
 from reconvene.devices.on_device.sessions import NetworkSpec
-from reconvene.devices.runtime_layers import layer_key
 from reconvene.errors import ReconveneError, StructureError
 from reconvene.structure import Structure
 from reconvene.structure.pruned_sizes import settle
@@ -48,7 +47,7 @@ def yardsticks(
     Layers are ``(number in devices.jobs(devices.sites(structure)), in, out)``. A note says what was left out.
     """
     sites = devices.sites(structure)
-    number = {layer_key(job): count for count, job in enumerate(devices.jobs(sites))}
+    number = {job.spec: count for count, job in enumerate(devices.jobs(sites))}
     channels = devices.ChannelCounts(structure, sites)
     networks: list[NetworkSpec] = []
     for share, widths in _even(structure):
@@ -61,7 +60,7 @@ def yardsticks(
             note(f"the network at {share:g} of its widths is not timed: its file has {len(file):,} bytes")
             continue
         ends = zip(sites, *channels.at(widths), strict=True)
-        networks.append(([[number[site.key], int(into), int(out)] for site, into, out in ends], file))
+        networks.append(([[number[site.spec], int(into), int(out)] for site, into, out in ends], file))
     return networks
 
 

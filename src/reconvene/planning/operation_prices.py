@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import nn
@@ -12,6 +11,7 @@ from torch import nn
 from reconvene import devices
 from reconvene.devices import Profile
 from reconvene.devices.latency_model import Clock
+from reconvene.devices.on_device.layer_spec import LayerSpec
 from reconvene.devices.operators import ACTIVATIONS
 from reconvene.devices.runtime_layers import CallReader, LayerSite, WidthProduct
 from reconvene.errors import DeviceError
@@ -22,7 +22,6 @@ from reconvene.surgery.operations import OperationSite, forms
 KEPT = "kept"
 """The choice to leave an operation as it is."""
 _FUSED = frozenset(ACTIVATIONS.values())
-_Job = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -71,52 +70,49 @@ def price_forms(
 
 def _terms(layer: LayerSite, form: str) -> Iterator[_Term]:
     """What is timed for a form in the place of the operation that a runtime layer is, or has fused behind it."""
-    if layer.job["kind"] == "op":
+    if layer.spec.kind == "op":
         if form == KEPT:
             yield _Term(layer)
         for step in () if form == KEPT else forms()[form].steps:
-            yield _Term(_alone({**layer.job, "op": step}, layer))
+            yield _Term(_alone(replace(layer.spec, operator=step), layer))
         return
-    bare = _alone({**layer.job, "tail": layer.job["tail"][:-1]}, layer)
+    bare = _alone(replace(layer.spec, tail=layer.spec.tail[:-1]), layer)
     if form == KEPT:
         yield from (_Term(layer), _Term(bare, -1))
         return
     first, *others = forms()[form].steps
     if first in _FUSED:
-        yield from (_Term(_alone({**layer.job, "tail": [*bare.job["tail"], first]}, layer)), _Term(bare, -1))
+        yield from (_Term(_alone(replace(bare.spec, tail=(*bare.spec.tail, first)), layer)), _Term(bare, -1))
     else:
         others = [first, *others]
     for step in others:
         yield _Term(_behind(layer, step))
 
 
-def _alone(job: _Job, layer: LayerSite) -> LayerSite:
-    return LayerSite(job, layer.owner, WidthProduct(), WidthProduct(), layer.dense)
+def _alone(spec: LayerSpec, layer: LayerSite) -> LayerSite:
+    return LayerSite(spec, layer.owner, WidthProduct(), WidthProduct(), layer.dense)
 
 
 def _behind(layer: LayerSite, step: str) -> LayerSite:
     """An operator on what a layer gives."""
-    job = layer.job
-    shape = _outputs(job) if job["kind"] != "linear" else []
-    width = layer.dense[1] * max(job["groups"], 1)
-    operator = {
-        "kind": "op",
-        "op": step,
-        "batch": job["batch"],
-        "spatial": shape,
-        "axis": 1 if shape else -1,
-        "groups": 1,
-    }
+    spec = layer.spec
+    shape = _outputs(spec) if spec.kind != "linear" else ()
+    width = layer.dense[1] * max(spec.groups, 1)
+    operator = LayerSpec("op", step, batch=spec.batch, spatial=shape, axis=1 if shape else -1)
     return LayerSite(operator, layer.owner, WidthProduct(), WidthProduct(), (width, 1))
 
 
-def _outputs(job: _Job) -> list[int]:
+def _outputs(spec: LayerSpec) -> tuple[int, ...]:
     """Sizes of what a convolution gives."""
-    rank = len(job["spatial"])
-    sizes = zip(job["spatial"], job["kernel"], job["stride"], job["pads"][:rank], job["dilation"], strict=True)
-    if job["kind"] == "conv_transpose":
-        return [(size - 1) * stride - 2 * pad + reach * (kernel - 1) + 1 for size, kernel, stride, pad, reach in sizes]
-    return [(size + 2 * pad - reach * (kernel - 1) - 1) // stride + 1 for size, kernel, stride, pad, reach in sizes]
+    rank = len(spec.spatial)
+    sizes = zip(spec.spatial, spec.kernel, spec.stride, spec.pads[:rank], spec.dilation, strict=True)
+    if spec.kind == "conv_transpose":
+        return tuple(
+            (size - 1) * stride - 2 * pad + reach * (kernel - 1) + 1 for size, kernel, stride, pad, reach in sizes
+        )
+    return tuple(
+        (size + 2 * pad - reach * (kernel - 1) - 1) // stride + 1 for size, kernel, stride, pad, reach in sizes
+    )
 
 
 def _profile(model: nn.Module, timed: Sequence[LayerSite], device: DeviceLike | None, precision: str) -> Profile:
@@ -131,7 +127,7 @@ def _profile(model: nn.Module, timed: Sequence[LayerSite], device: DeviceLike | 
 def _seconds(profile: Profile, timed: Sequence[LayerSite]) -> list[float]:
     if not timed:
         return []
-    clock = Clock(profile, [site.job for site in timed], [site.dense for site in timed])
+    clock = Clock(profile, [site.spec for site in timed], [site.dense for site in timed])
     into, out = np.array([site.dense for site in timed], dtype=np.int64).T
     node = profile.overhead["node"]  # each layer of its own costs this beside its work
     return [float(value) + node for value in clock.times(into, out)]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from .facts import Job
+from .layer_spec import LayerJob, LayerSpec, MeasuredLayer, Point, Timing
 from .layers import BUILDERS, chain
 from .onnx_writer import Graph
-from .sample_widths import Point, batches, weight_bytes, width_pairs
+from .sample_widths import batches, weight_bytes, width_pairs
 from .sessions import RUNS, WARMUPS, kernel_times, opened
 
 # One graph holds layers until their weights come to about this many bytes.
@@ -22,6 +23,8 @@ MEMORY_BYTES = 96 << 20
 WHOLE_LAYERS, WHOLE_RUNS = 4, 25
 # Channels of small tensors that others are made from.
 _SOURCE = 16
+# What the device itself is measured on.
+_CONVOLUTION = LayerSpec("conv", kernel=(3, 3), stride=(1, 1), pads=(1, 1, 1, 1), dilation=(1, 1))
 
 
 class LayerBench:
@@ -31,33 +34,30 @@ class LayerBench:
         self.threads, self.precision = threads, precision
         self.item = 1 if precision == "int8" else 4
 
-    def measure(self, job: Job, steps: Mapping[str, int], network_bytes: int) -> dict[str, list[list[float]]]:
-        """Seconds over the job's grid of widths.
-
-        ``points``: ``(in, out, seconds)`` where the layer's weights are nearly alone in the caches. ``far``: ``(in,
-        out, extra seconds)`` where ``network_bytes`` bytes of other weights are read between two runs.
-        """
-        points: list[list[float]] = []
-        for batch in batches(job, list(width_pairs(job, steps)), NEAR_BYTES):
-            points += [[*point, _typical(runs)] for point, runs in zip(batch, self.time(job, batch), strict=True)]
-        extra_points: list[list[float]] = []
-        if network_bytes > 2 * NEAR_BYTES and weight_bytes(job, (job["in"], job["out"]), self.item) > 0:
-            cached_seconds = {(int(a), int(b)): seconds for a, b, seconds in points}
+    def measure(self, job: LayerJob, steps: Mapping[str, int], network_bytes: int) -> MeasuredLayer:
+        """Seconds over the job's grid of widths; ``far`` beside ``network_bytes`` bytes of other weights."""
+        spec = job.spec
+        points: list[Timing] = []
+        for batch in batches(spec, list(width_pairs(job, steps)), NEAR_BYTES):
+            points += [(*point, _typical(runs)) for point, runs in zip(batch, self.time(spec, batch), strict=True)]
+        extra_points: list[Timing] = []
+        if network_bytes > 2 * NEAR_BYTES and weight_bytes(spec, (job.in_width, job.out_width), self.item) > 0:
+            cached_seconds = {(into, out): seconds for into, out, seconds in points}
             corners = [
                 (a, b)
                 for a in _thirds(cached_seconds, 0)
                 for b in _thirds(cached_seconds, 1)
                 if (a, b) in cached_seconds
             ]
-            for batch in batches(job, corners, FAR_BYTES):
-                batch_bytes = sum(weight_bytes(job, point, self.item) for point in batch)
+            for batch in batches(spec, corners, FAR_BYTES):
+                batch_bytes = sum(weight_bytes(spec, point, self.item) for point in batch)
                 for point, runs in zip(
-                    batch, self.time(job, batch, other_bytes=max(0, network_bytes - batch_bytes)), strict=True
+                    batch, self.time(spec, batch, other_bytes=max(0, network_bytes - batch_bytes)), strict=True
                 ):
-                    extra_points.append([*point, round(max(0.0, _typical(runs) - cached_seconds[point]), 9)])
-        return {"points": points, "far": extra_points}
+                    extra_points.append((*point, round(max(0.0, _typical(runs) - cached_seconds[point]), 9)))
+        return MeasuredLayer(spec, job.in_width, job.out_width, tuple(points), tuple(extra_points))
 
-    def whole(self, layers: Sequence[Mapping[str, Any]], third: int, network_bytes: int) -> dict[str, float]:
+    def whole(self, layers: Sequence[MeasuredLayer], third: int, network_bytes: int) -> dict[str, float]:
         """Layers of a profile in one graph, as they share caches in a network; empty where they are too few.
 
         Each layer has one width that was measured alone: the narrowest, middle or widest ``third`` of its widths.
@@ -66,16 +66,16 @@ class LayerBench:
         """
         graph, totals, count = Graph(self.precision), {"near": 0.0, "far": 0.0, "weights": 0.0}, 0
         for number, layer in enumerate(layers):
-            extra_seconds = {(int(a), int(b)): seconds for a, b, seconds in layer["far"]}
-            cached_seconds = {(int(a), int(b)): seconds for a, b, seconds in layer["points"]}
+            extra_seconds = {(into, out): seconds for into, out, seconds in layer.far}
+            cached_seconds = {(into, out): seconds for into, out, seconds in layer.points}
             widths = [_thirds(extra_seconds or cached_seconds, axis) for axis in (0, 1)]
             into, out = (axis_widths[min(third, len(axis_widths) - 1)] if axis_widths else 1 for axis_widths in widths)
             point = (into, out)
-            size = weight_bytes(layer, point, self.item)
+            size = weight_bytes(layer.spec, point, self.item)
             if point not in cached_seconds or totals["weights"] + size > network_bytes:
                 continue
             graph.prefix = f"n{number}."
-            feeds = build(graph, layer, [point])
+            feeds = build(graph, layer.spec, [point])
             totals["near"] += cached_seconds[point]
             totals["far"] += extra_seconds.get(point, 0.0)
             totals["weights"] += size
@@ -91,14 +91,14 @@ class LayerBench:
         summed = np.array(layer_durations, dtype=np.float64)[:, WHOLE_RUNS:].sum(axis=0) * 1e-6
         return {**totals, "seconds": float(np.median(summed))}
 
-    def time(self, job: Job, points: Sequence[Point], *, other_bytes: int = 0) -> list[np.ndarray[Any, Any]]:
+    def time(self, spec: LayerSpec, points: Sequence[Point], *, other_bytes: int = 0) -> list[np.ndarray[Any, Any]]:
         """Seconds of every run ``[RUNS]`` at every point, in one graph, ``other_bytes`` bytes of other weights in it.
 
         The runtime's clock is the wall's. One kernel is far shorter than a turn of the scheduler, so that a busy
         neighbour costs a few of its runs much and the others nothing.
         """
         graph = Graph(self.precision)
-        feeds = build(graph, job, points)
+        feeds = build(graph, spec, points)
         if other_bytes:
             feeds |= _evict(graph, other_bytes)
         session, folder = opened(graph.to_bytes(), self.threads, profiled=True)
@@ -114,18 +114,17 @@ class LayerBench:
 
         Found on one 3x3 convolution: ``out`` and ``in`` are the largest blocks within which time stays within 15 %.
         """
-        job = {"kind": "conv", "kernel": [3, 3], "stride": [1, 1], "pads": [1] * 4, "dilation": [1, 1], "groups": 1}
-        job |= {"spatial": [14, 14], "batch": 1, "tail": ["relu"], "in": 64, "out": 64}
+        spec = replace(_CONVOLUTION, spatial=(14, 14), tail=("relu",))
         align = 1
-        odd = {n: self._at(job, (n, 64)) for n in (62, 63, 60, 56, 64)}
+        odd = {n: self._at(spec, (n, 64)) for n in (62, 63, 60, 56, 64)}
         if min(odd[62], odd[63]) > 1.12 * odd[64]:
             align = 4 if odd[60] < 1.12 * odd[64] else 8 if odd[56] < 1.12 * odd[64] else 16
-        out = {n: self._at(job, (64, n)) for n in (1, 3, 5, 8, 9, 16, 17, 24, 25, 32)}
-        into = {n: self._at(job, (n, 64)) for n in range(20, 65, 4)} if align > 1 else {}
+        out = {n: self._at(spec, (64, n)) for n in (1, 3, 5, 8, 9, 16, 17, 24, 25, 32)}
+        into = {n: self._at(spec, (n, 64)) for n in range(20, 65, 4)} if align > 1 else {}
         return {"in": max(_block(into), align), "out": _block(out), "align": align}
 
-    def _at(self, job: Job, point: Point) -> float:
-        return float(min(self.time(job, [point])[0].min() for _ in range(3)))
+    def _at(self, spec: LayerSpec, point: Point) -> float:
+        return float(min(self.time(spec, [point])[0].min() for _ in range(3)))
 
     def overhead(self) -> dict[str, float]:
         """Seconds a call and every node cost beside what the kernels' own clock says, which is cut to microseconds.
@@ -162,13 +161,12 @@ class LayerBench:
 
         The same layer, so many times in one graph, each with weights of its own.
         """
-        job = {"kind": "conv", "kernel": [3, 3], "stride": [1, 1], "pads": [1] * 4, "dilation": [1, 1], "groups": 1}
-        job |= {"spatial": [2, 2], "batch": 1, "tail": [], "in": 128, "out": 128}
-        size = weight_bytes(job, (128, 128), self.item)
+        spec = replace(_CONVOLUTION, spatial=(2, 2))
+        size = weight_bytes(spec, (128, 128), self.item)
         counts = [count for count in (1, 2, 4, 8, 16, 32, 64, 128) if count * size <= MEMORY_BYTES]
         typical_seconds = []
         for count in counts:
-            typical_seconds.append(float(np.mean([_typical(runs) for runs in self.time(job, [(128, 128)] * count)])))
+            typical_seconds.append(float(np.mean([_typical(runs) for runs in self.time(spec, [(128, 128)] * count)])))
         highest = np.maximum.accumulate(typical_seconds)
         return [
             [count * size, float(seconds - highest[0]) / size] for count, seconds in zip(counts, highest, strict=True)
@@ -222,7 +220,7 @@ def _before(nodes: Mapping[str, list[int]]) -> Any:
     return np.array(spent, dtype=np.float64)[:, WARMUPS:].sum(axis=0) * 1e-6 if spent else 0.0
 
 
-def build(graph: Graph, job: Job, points: Sequence[Point]) -> dict[str, np.ndarray[Any, Any]]:
+def build(graph: Graph, spec: LayerSpec, points: Sequence[Point]) -> dict[str, np.ndarray[Any, Any]]:
     """Put a layer into the graph once a point, nodes named ``p<number>_...``; returns what to feed the graph."""
-    BUILDERS[job["kind"]](graph, job, points)
+    BUILDERS[spec.kind](graph, spec, points)
     return {name: np.resize(np.linspace(-1, 1, 997, dtype=np.float32), shape) for name, shape in graph.shapes.items()}

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-Job = Mapping[str, Any]
+from .layer_spec import LayerJob
 
 
 def conditions(threads: int, precision: str) -> dict[str, Any]:
@@ -35,11 +34,13 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def describe_layer(job: Job) -> str:
+def describe_layer(job: LayerJob) -> str:
     """One line that names a layer."""
-    kernel = "x".join(str(size) for size in job.get("kernel", ()))
-    stride = f" stride {job['stride'][0]}" if max(job.get("stride", [1])) > 1 else ""
-    tail = " + " + " + ".join(job["tail"]) if job.get("tail") else ""
-    input_size = "at " + "x".join(str(size) for size in job["spatial"]) if job["spatial"] else ""
-    name = job.get("op", job["kind"])
-    return " ".join(f"{name} {kernel}{stride}{tail} {input_size}".split()) + f", up to {job['in']} -> {job['out']}"
+    spec = job.spec
+    kernel = "x".join(str(size) for size in spec.kernel)
+    stride = f" stride {spec.stride[0]}" if max(spec.stride, default=1) > 1 else ""
+    tail = " + " + " + ".join(spec.tail) if spec.tail else ""
+    input_size = "at " + "x".join(str(size) for size in spec.spatial) if spec.spatial else ""
+    name = spec.operator or spec.kind
+    widths = f"up to {job.in_width} -> {job.out_width}"
+    return " ".join(f"{name} {kernel}{stride}{tail} {input_size}".split()) + f", {widths}"

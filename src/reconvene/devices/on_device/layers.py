@@ -9,69 +9,67 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from .facts import Job
+from .layer_spec import LayerSpec, Point
 from .onnx_writer import FLOAT, INT64, Graph
 
-Points = Sequence[tuple[int, int]]
+Points = Sequence[Point]
 _SOURCE = 16
 """Channels of the small tensors that the layers' inputs are made from."""
 
 
-def _convolution(graph: Graph, job: Job, points: Points) -> None:
+def _convolution(graph: Graph, spec: LayerSpec, points: Points) -> None:
     """Convolutions, transposed ones, and depthwise ones, with what the runtime fuses behind them."""
-    transposed, depthwise = job["kind"] == "conv_transpose", job["kind"] == "depthwise"
-    spatial, batch = list(job["spatial"]), job["batch"]
-    fed = graph.input("x", [batch, points[0][0] if job.get("first") else _SOURCE, *spatial])
+    transposed, depthwise = spec.kind == "conv_transpose", spec.kind == "depthwise"
+    spatial, batch = list(spec.spatial), spec.batch
+    fed = graph.input("x", [batch, points[0][0] if spec.is_first else _SOURCE, *spatial])
     sources: dict[int, str] = {}
-    summand = _summand(graph, job, batch, spatial)
+    summand = _summand(graph, spec, batch, spatial)
     for number, (into, out) in enumerate(points):
-        groups = into if depthwise else job["groups"]
+        groups = into if depthwise else spec.groups
         if not depthwise:  # widths of grouped convolutions are those of one group
             into, out = into * groups, out * groups
         if into not in sources:
-            sources[into] = (
-                fed if job.get("first") else _dense(graph, fed, _SOURCE, into, f"source{into}", len(spatial))
-            )
+            sources[into] = fed if spec.is_first else _dense(graph, fed, _SOURCE, into, f"source{into}", len(spatial))
         shape = (into, out // groups) if transposed else (out, into // groups)
         name = graph.node(
             "ConvTranspose" if transposed else "Conv",
-            [sources[into], graph.weight(*shape, *job["kernel"]), graph.bias(out)],
+            [sources[into], graph.weight(*shape, *spec.kernel), graph.bias(out)],
             f"p{number}_conv",
-            kernel_shape=job["kernel"],
-            strides=job["stride"],
-            pads=job["pads"],
-            dilations=job["dilation"],
+            kernel_shape=spec.kernel,
+            strides=spec.stride,
+            pads=spec.pads,
+            dilations=spec.dilation,
             group=groups,
         )
-        name = tail(graph, name, job["tail"], f"p{number}", partial(summand, out))
+        name = tail(graph, name, spec.tail, f"p{number}", partial(summand, out))
         _sink(graph, name, f"sink{number}")
 
 
-def _linear(graph: Graph, job: Job, points: Points) -> None:
+def _linear(graph: Graph, spec: LayerSpec, points: Points) -> None:
     """Matrix products with a weight, for so many rows."""
-    fed = graph.input("x", [job["batch"], points[0][0]])
+    fed = graph.input("x", [spec.batch, points[0][0]])
     for number, (into, out) in enumerate(points):
         inputs = [fed, graph.weight(into, out), graph.bias(out)]
         name = graph.node("Gemm", inputs, f"p{number}_gemm")
-        name = tail(graph, name, job["tail"], f"p{number}", None)
+        name = tail(graph, name, spec.tail, f"p{number}", None)
         graph.output(graph.edge(name) if graph.int8 else name)
 
 
-def matmul(graph: Graph, job: Job, points: Points) -> None:
+def matmul(graph: Graph, spec: LayerSpec, points: Points) -> None:
     """Products of two activations ``[batch, m, k] x [batch, k, n]``; ``k`` varies, or ``n`` where that is fixed."""
-    batch, rows, inner, columns = job["spatial"]
+    batch, rows, inner, columns = spec.spatial
     for number, (width, _) in enumerate(points):
-        k, n = (width, columns) if job["vary"] == "k" else (inner, width)
+        k, n = (width, columns) if spec.vary == "k" else (inner, width)
         left = graph.input(f"a{number}", [batch, rows, k])
         right = graph.input(f"b{number}", [batch, k, n])
         graph.output(graph.edge(graph.node("MatMul", [left, right], f"p{number}_matmul")))
 
 
-def single(graph: Graph, job: Job, points: Points) -> None:
+def single(graph: Graph, spec: LayerSpec, points: Points) -> None:
     """Operators without weights to speak of, at so many channels."""
     for number, (width, _) in enumerate(points):
-        fed = "" if job["op"] in _BEHIND_CONVOLUTIONS else graph.input(f"x{number}", _shape(job, width))
-        name = _OPERATORS[job["op"]](graph, fed, job, width, f"p{number}")
+        fed = "" if spec.operator in _BEHIND_CONVOLUTIONS else graph.input(f"x{number}", _shape(spec, width))
+        name = _OPERATORS[spec.operator](graph, fed, spec, width, f"p{number}")
         graph.output(graph.edge(name) if graph.int8 else name)
 
 
@@ -86,7 +84,7 @@ def chain(count: int) -> Graph:
     return graph
 
 
-BUILDERS: dict[str, Callable[[Graph, Job, Points], None]] = {
+BUILDERS: dict[str, Callable[[Graph, LayerSpec, Points], None]] = {
     "conv": _convolution,
     "depthwise": _convolution,
     "conv_transpose": _convolution,
@@ -149,10 +147,10 @@ _ACTIVATIONS: dict[str, Callable[[Graph, str, str], str]] = {
 }
 
 
-def _source(graph: Graph, job: Job, width: int, prefix: str) -> str:
+def _source(graph: Graph, spec: LayerSpec, width: int, prefix: str) -> str:
     """So many channels as a convolution leaves them."""
-    fed = graph.input(f"{prefix}f", [job["batch"], _SOURCE, *job["spatial"]])
-    return _dense(graph, fed, _SOURCE, width, f"source{prefix}", len(job["spatial"]))
+    fed = graph.input(f"{prefix}f", [spec.batch, _SOURCE, *spec.spatial])
+    return _dense(graph, fed, _SOURCE, width, f"source{prefix}", len(spec.spatial))
 
 
 def _dense(graph: Graph, fed: str, into: int, out: int, name: str, rank: int) -> str:
@@ -161,11 +159,11 @@ def _dense(graph: Graph, fed: str, into: int, out: int, name: str, rank: int) ->
     return graph.edge(output)
 
 
-def _summand(graph: Graph, job: Job, batch: int, spatial: Sequence[int]) -> Callable[[int], str]:
+def _summand(graph: Graph, spec: LayerSpec, batch: int, spatial: Sequence[int]) -> Callable[[int], str]:
     """The tensor that is added to a layer's result: built once a width, in the layout that convolutions leave."""
-    if "add" not in job["tail"]:
+    if "add" not in spec.tail:
         return lambda out: ""
-    fed = graph.input("z", [batch, _SOURCE, *job["spatial_out"]])
+    fed = graph.input("z", [batch, _SOURCE, *spec.spatial_out])
     summands: dict[int, str] = {}
 
     def summand(out: int) -> str:
@@ -180,70 +178,69 @@ def _sink(graph: Graph, name: str, sink: str) -> None:
     graph.output(graph.node("GlobalAveragePool", [graph.edge(name)], sink))
 
 
-def _shape(job: Job, width: int) -> list[int]:
-    return [job["batch"], width, *job["spatial"]] if job["axis"] == 1 else [job["batch"], *job["spatial"], width]
+def _shape(spec: LayerSpec, width: int) -> list[int]:
+    return [spec.batch, width, *spec.spatial] if spec.axis == 1 else [spec.batch, *spec.spatial, width]
 
 
-def _unary(build: Callable[[Graph, str, str], str]) -> Callable[[Graph, str, Job, int, str], str]:
-    return lambda graph, fed, job, width, prefix: build(graph, fed, prefix)
+def _unary(build: Callable[[Graph, str, str], str]) -> Callable[[Graph, str, LayerSpec, int, str], str]:
+    return lambda graph, fed, spec, width, prefix: build(graph, fed, prefix)
 
 
-def _binary(op: str) -> Callable[[Graph, str, Job, int, str], str]:
-    def build(graph: Graph, fed: str, job: Job, width: int, prefix: str) -> str:
-        second_input = graph.input(f"{prefix}y", _shape(job, width))
+def _binary(op: str) -> Callable[[Graph, str, LayerSpec, int, str], str]:
+    def build(graph: Graph, fed: str, spec: LayerSpec, width: int, prefix: str) -> str:
+        second_input = graph.input(f"{prefix}y", _shape(spec, width))
         return graph.node(op, [fed, second_input], f"{prefix}_{op.lower()}")
 
     return build
 
 
-def _pool(op: str) -> Callable[[Graph, str, Job, int, str], str]:
-    def build(graph: Graph, fed: str, job: Job, width: int, prefix: str) -> str:
-        source = _source(graph, job, width, prefix)
+def _pool(op: str) -> Callable[[Graph, str, LayerSpec, int, str], str]:
+    def build(graph: Graph, fed: str, spec: LayerSpec, width: int, prefix: str) -> str:
+        source = _source(graph, spec, width, prefix)
         if op.startswith("Global"):
             return graph.node(op, [source], f"{prefix}_pool")
-        attributes = {"kernel_shape": job["kernel"], "strides": job["stride"], "pads": job["pads"]}
-        return graph.node(op, [source], f"{prefix}_pool", **attributes)
+        return graph.node(op, [source], f"{prefix}_pool", kernel_shape=spec.kernel, strides=spec.stride, pads=spec.pads)
 
     return build
 
 
-def _scale(graph: Graph, fed: str, job: Job, width: int, prefix: str) -> str:
+def _scale(graph: Graph, fed: str, spec: LayerSpec, width: int, prefix: str) -> str:
     """One factor a channel, as squeeze and excitation has it."""
-    factor = graph.input(f"{prefix}s", [job["batch"], width, *[1] * len(job["spatial"])])
-    source = _source(graph, job, width, prefix)
+    factor = graph.input(f"{prefix}s", [spec.batch, width, *[1] * len(spec.spatial)])
+    source = _source(graph, spec, width, prefix)
     return graph.node("Mul", [source, factor], f"{prefix}_scale")
 
 
-def _softmax(graph: Graph, fed: str, job: Job, width: int, prefix: str) -> str:
+def _softmax(graph: Graph, fed: str, spec: LayerSpec, width: int, prefix: str) -> str:
     return graph.node("Softmax", [fed], f"{prefix}_softmax", axis=-1)
 
 
-def _layer_norm(graph: Graph, fed: str, job: Job, width: int, prefix: str) -> str:
+def _layer_norm(graph: Graph, fed: str, spec: LayerSpec, width: int, prefix: str) -> str:
     inputs = [fed, graph.weight(width), graph.bias(width)]
     return graph.node("LayerNormalization", inputs, f"{prefix}_norm", axis=-1, epsilon=1e-5)
 
 
-def _batch_norm(graph: Graph, fed: str, job: Job, width: int, prefix: str) -> str:
+def _batch_norm(graph: Graph, fed: str, spec: LayerSpec, width: int, prefix: str) -> str:
     ones = [graph.constant([1.0] * width, FLOAT) for _ in range(4)]
     return graph.node("BatchNormalization", [fed, *ones], f"{prefix}_norm")
 
 
-def _copy(graph: Graph, fed: str, job: Job, width: int, prefix: str) -> str:
-    order = [0, 2, 1, *range(3, 2 + len(job["spatial"]))] if job["spatial"] else [0, 1]
+def _copy(graph: Graph, fed: str, spec: LayerSpec, width: int, prefix: str) -> str:
+    order = [0, 2, 1, *range(3, 2 + len(spec.spatial))] if spec.spatial else [0, 1]
     return graph.node("Transpose", [fed], f"{prefix}_copy", perm=order)
 
 
-def _concat(graph: Graph, fed: str, job: Job, width: int, prefix: str) -> str:
-    second_input = graph.input(f"{prefix}y", _shape(job, width))
+def _concat(graph: Graph, fed: str, spec: LayerSpec, width: int, prefix: str) -> str:
+    second_input = graph.input(f"{prefix}y", _shape(spec, width))
     return graph.node("Concat", [fed, second_input], f"{prefix}_concat", axis=1)
 
 
-def _resize(graph: Graph, fed: str, job: Job, width: int, prefix: str) -> str:
-    sizes = graph.constant([job["batch"], width, *(2 * size for size in job["spatial"])], INT64)
+def _resize(graph: Graph, fed: str, spec: LayerSpec, width: int, prefix: str) -> str:
+    sizes = graph.constant([spec.batch, width, *(2 * size for size in spec.spatial)], INT64)
     return graph.node("Resize", [fed, "", "", sizes], f"{prefix}_resize", mode="nearest")
 
 
-_OPERATORS: dict[str, Callable[[Graph, str, Job, int, str], str]] = {
+_OPERATORS: dict[str, Callable[[Graph, str, LayerSpec, int, str], str]] = {
     **{name: _unary(build) for name, build in _ACTIVATIONS.items()},
     "add": _binary("Add"),
     "mul": _binary("Mul"),

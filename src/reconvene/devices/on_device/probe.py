@@ -14,13 +14,15 @@ import pkgutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .bench import LayerBench
-from .facts import Job, conditions, describe_layer
+from .facts import conditions, describe_layer
+from .layer_spec import LayerJob, MeasuredLayer
 from .layers import chain
 from .sessions import SLOW, NetworkSpec, Pace, seconds
 
@@ -33,7 +35,7 @@ LEARNING = 3.0
 
 
 def profile(
-    jobs: Sequence[Job],
+    jobs: Sequence[LayerJob],
     *,
     threads: int = 1,
     precision: str = "fp32",
@@ -45,7 +47,7 @@ def profile(
     """The device profile of these jobs: JSON types, seconds.
 
     Args:
-        jobs: layers without their widths, with the widest ``in`` and ``out`` to measure.
+        jobs: layers, and up to which widths to measure them.
         threads: of the runtime, within an operator.
         precision: ``fp32`` or ``int8``.
         network_bytes: weights of the largest network, in bytes.
@@ -82,7 +84,7 @@ def profile(
             {"layers": network_layers, "seconds": each}
             for (network_layers, _), each in zip(networks, took, strict=True)
         ],
-        "layers": layers,
+        "layers": [layer.to_dict() for layer in layers],
     }
 
 
@@ -104,17 +106,17 @@ def reference(threads: int, best: float = 0.0) -> Pace:
 def measured_jobs(
     bench: LayerBench,
     pace: Pace,
-    jobs: Sequence[Job],
+    jobs: Sequence[LayerJob],
     steps: Mapping[str, int],
     network_bytes: int,
     report: Callable[[int, int, str], None],
-) -> tuple[list[dict[str, Any]], float]:
+) -> tuple[list[MeasuredLayer], float]:
     """The jobs with what every point took at the device's best pace, and how much slower it was for the worst tenth.
 
     Jobs that were disturbed come again when all others are through: what disturbs lasts for seconds. Of several tries
     every point keeps the least.
     """
-    measurements: list[dict[str, list[list[float]]]] = [{} for _ in jobs]
+    measured: dict[int, MeasuredLayer] = {}
     slowest, pending = [float("inf")] * len(jobs), list(range(len(jobs)))
     patience = PATIENCE
     for attempt in range(TRIES if jobs else 0):
@@ -124,21 +126,23 @@ def measured_jobs(
             report(done, len(jobs) + 1, f"{describe_layer(jobs[number])}{', again' * bool(attempt)}")
             patience -= pace.wait(patience if attempt else 0.0)
             before = pace.last
-            measurements[number] = _lesser(measurements[number], bench.measure(jobs[number], steps, network_bytes))
+            layer = bench.measure(jobs[number], steps, network_bytes)
+            measured[number] = _lesser(measured.get(number, layer), layer)
             slowest[number] = min(slowest[number], max(before, pace.now()))
         pending = [number for number in pending if slowest[number] > SLOW * pace.best]
         if not pending:
             break
     noise = float(np.quantile(slowest, 0.9)) / pace.best - 1 if jobs else 0.0
-    return [{**job, **measurement} for job, measurement in zip(jobs, measurements, strict=True)], noise
+    return [measured[number] for number in range(len(jobs))], noise
 
 
-def _lesser(earlier: dict[str, list[list[float]]], later: dict[str, list[list[float]]]) -> dict[str, list[list[float]]]:
-    """Point by point; ``earlier`` may be empty."""
-    return {
-        key: [min(pair, key=lambda point: point[2]) for pair in zip(earlier.get(key, points), points, strict=True)]
-        for key, points in later.items()
-    }
+def _lesser(earlier: MeasuredLayer, later: MeasuredLayer) -> MeasuredLayer:
+    """The least time of two tries, point by point."""
+    points, far = (
+        tuple(min(pair, key=lambda timing: timing[2]) for pair in zip(*tries, strict=True))
+        for tries in ((earlier.points, later.points), (earlier.far, later.far))
+    )
+    return replace(later, points=points, far=far)
 
 
 def _printed(start: float) -> Callable[[int, int, str], None]:
@@ -167,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     inside = b"" if options.jobs else _packed("jobs.json")
     request = json.loads(options.jobs.read_text(encoding="utf-8") if options.jobs else inside)
     result = profile(
-        request["jobs"],
+        [LayerJob.from_dict(job) for job in request["jobs"]],
         threads=request["threads"],
         network_bytes=request["far"],
         precision=request["precision"],

@@ -6,44 +6,42 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from .facts import Job
-
-Point = tuple[int, int]
-"""Channels in and out."""
+from .layer_spec import LayerJob, LayerSpec, Point
 
 
-def width_pairs(job: Job, steps: Mapping[str, int]) -> Iterator[Point]:
+def width_pairs(job: LayerJob, steps: Mapping[str, int]) -> Iterator[Point]:
     """Pairs (in, out) to measure."""
-    layer_kind = job["kind"]
+    spec = job.spec
+    is_depthwise = spec.kind == "depthwise"
     step_in, step_out = max(steps["in"], 4), max(steps["out"], 4)
-    if layer_kind in ("op", "matmul", "depthwise"):
-        for width in _widths(job["in"], step_out, fine=layer_kind == "depthwise"):
-            yield width, width * max(1, job["out"] // job["in"]) if layer_kind == "depthwise" else 1
-        if layer_kind == "depthwise" and steps["align"] > 1:
-            for width in _odd(job["in"]):
-                yield width, width * max(1, job["out"] // job["in"])
+    if spec.has_one_width:
+        for width in _widths(job.in_width, step_out, fine=is_depthwise):
+            yield width, width * max(1, job.out_width // job.in_width) if is_depthwise else 1
+        if is_depthwise and steps["align"] > 1:
+            for width in _odd(job.in_width):
+                yield width, width * max(1, job.out_width // job.in_width)
         return
-    outs = _widths(job["out"], step_out, fine=True)
-    if job.get("first") or job["groups"] > 1:
-        ins = sorted({job["in"], *(_widths(job["in"], step_in, fine=False)[:-1] if not job.get("first") else ())})
+    outs = _widths(job.out_width, step_out, fine=True)
+    if spec.is_first or spec.groups > 1:
+        ins = sorted({job.in_width, *(_widths(job.in_width, step_in, fine=False)[:-1] if not spec.is_first else ())})
     else:
-        ins = [*(n for n in (4, 8) if n < step_in and n <= job["in"]), *_widths(job["in"], step_in, fine=False)]
+        ins = [*(n for n in (4, 8) if n < step_in and n <= job.in_width), *_widths(job.in_width, step_in, fine=False)]
     for width in ins:
         for out in outs:
             yield width, out
-    if steps["align"] > 1 and not job.get("first") and layer_kind == "conv" and job["in"] > 8:
-        for width in _odd(job["in"]):
-            for out in sorted({max(4, job["out"] * n // 4) for n in (1, 2, 4)}):
+    if steps["align"] > 1 and not spec.is_first and spec.kind == "conv" and job.in_width > 8:
+        for width in _odd(job.in_width):
+            for out in sorted({max(4, job.out_width * n // 4) for n in (1, 2, 4)}):
                 yield width, out
 
 
-def batches(job: Job, points: Sequence[Point], limit: int) -> Iterator[list[Point]]:
+def batches(spec: LayerSpec, points: Sequence[Point], limit: int) -> Iterator[list[Point]]:
     """Points that share a graph: one input width where a layer has weights of its own for each."""
     batch: list[Point] = []
     size = 0
     for point in points:
-        point_bytes = weight_bytes(job, point, 4)
-        width_changes = batch and point[0] != batch[0][0] and job["kind"] not in ("op", "depthwise")
+        point_bytes = weight_bytes(spec, point, 4)
+        width_changes = batch and point[0] != batch[0][0] and spec.kind not in ("op", "depthwise")
         if batch and (width_changes or size + point_bytes > limit):
             yield batch
             batch, size = [], 0
@@ -53,11 +51,11 @@ def batches(job: Job, points: Sequence[Point], limit: int) -> Iterator[list[Poin
         yield batch
 
 
-def weight_bytes(job: Job, point: Point, item: int) -> int:
+def weight_bytes(spec: LayerSpec, point: Point, item: int) -> int:
     """Bytes of weights that a layer has at these widths, ``item`` bytes each."""
-    if job["kind"] in ("op", "matmul", "depthwise"):
+    if spec.has_one_width:
         return 0
-    return int(item * point[0] * point[1] * np.prod(job.get("kernel", [1])) * max(1, job.get("groups", 1)))
+    return int(item * point[0] * point[1] * np.prod(spec.kernel) * max(1, spec.groups))
 
 
 def _widths(top: int, block: int, *, fine: bool) -> list[int]:
