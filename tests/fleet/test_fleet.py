@@ -20,9 +20,11 @@ from reconvene import artifact, cli, devices
 from reconvene.costs import Budget, short_text
 from reconvene.errors import BudgetError, FleetError
 from reconvene.fleet import Result, executors, front, rank, read_fleet, run_fleet, write_page
+from reconvene.fleet.device_result import DeviceRow, mark_chosen
 from reconvene.fleet.portfolio import DONE
 from reconvene.models import resolve_address
 from reconvene.planning.target import Target
+from reconvene.tasks import task_named
 from reconvene.utils import numbers
 from support import device_fakes as fakes
 from support.paths import ROOT
@@ -428,11 +430,33 @@ def test_a_fleet_trains_each_of_its_networks_and_picks_the_one_with_the_best_acc
     assert not any(row.trouble for row in result.rows), [row.trouble for row in result.rows]
     for row in result.rows:
         trained = artifact.Artifact.open(tmp_path / "out" / row.folder).training
-        assert trained is not None and trained.score == row.accuracy
+        assert trained is not None and (trained.score, trained.task) == (row.score, row.task)
         assert (trained.epochs, trained.examples) == (1, 60)
-    best = max(row.accuracy for row in result.rows if row.accuracy is not None)
-    assert [row.accuracy for row in result.rows if row.chosen] == [best]
+    best = max(row.score for row in result.rows if row.score is not None)
+    assert [row.score for row in result.rows if row.chosen] == [best]
     assert f">{best:.1%}<".replace("%", "\u202f%") in (write_page(result)[0]).read_text()
+
+
+@pytest.mark.parametrize(
+    ("task", "best", "shown", "heading", "cell"),
+    [
+        ("classification", 0.75, "75.00%", "Accuracy", "75.0\u202f%"),
+        ("regression", 0.25, "0.25", "MAE", "0.250"),
+        ("segmentation", 0.75, "0.75", "Dice", "0.750"),
+    ],
+)
+def test_the_best_network_is_the_one_its_task_calls_best(
+    task: str, best: float, shown: str, heading: str, cell: str, tmp_path: Path
+) -> None:
+    trained = [
+        DeviceRow(device="board", model=model, budget={}, key="", loss=0.1, task=task, score=score)
+        for model, score in (("a", 0.25), ("b", 0.75))
+    ]
+    result = Result(tuple(mark_chosen(trained)), 2, 0, tmp_path)
+    assert [row.score for row in result.rows if row.chosen] == [best]
+    assert task_named(task).headline in str(result) and shown in str(result)
+    page = write_page(result)[0].read_text()
+    assert f">{heading}<" in page and f">{cell}<" in page
 
 
 def test_a_cluster_that_does_not_answer_is_told(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from reconvene.costs import COSTS, text_of
 from reconvene.costs.unit import FLOPS
 from reconvene.fleet.loss import predicted_loss
 from reconvene.surgery import Plan
+from reconvene.tasks import task_named
 from reconvene.utils.tables import Cell, text_table
 
 TRAINING = "training FLOPs"
@@ -46,7 +47,8 @@ class DeviceRow(Cut):
         chosen: whether the device gets this architecture: of those that keep its budget, the one that loses least.
         folder: of the artifact, under the fleet's.
         key: of everything that decides the artifact.
-        accuracy: on the test images, of what was trained.
+        task: what it was trained for; empty where nothing was trained.
+        score: the headline of that task on the test images.
         files: bytes of every exported file.
     """
 
@@ -56,7 +58,8 @@ class DeviceRow(Cut):
     limits: dict[str, float] = field(default_factory=dict)
     chosen: bool = False
     folder: str = ""
-    accuracy: float | None = None
+    task: str = ""
+    score: float | None = None
     files: dict[str, int] | None = None
 
     @property
@@ -79,10 +82,10 @@ class Result:
         shown = shown_costs(self.rows)
         for row in self.rows:
             costs = [text_of(cost, row.costs[cost]) if cost in row.costs else None for cost in shown]
-            accuracy = None if row.accuracy is None else f"{row.accuracy:.2%}"
+            score = None if row.score is None else task_named(row.task).show(row.score)
             mark = "nothing: see below" if row.trouble else "chosen" if row.chosen else ""
-            body.append([row.device, row.model, row.asked, *costs, work_of(row), row.loss, accuracy, mark])
-        header = ("device", "model", "budget", *shown, "training FLOPs", "loss", "accuracy", "")
+            body.append([row.device, row.model, row.asked, *costs, work_of(row), row.loss, score, mark])
+        header = ("device", "model", "budget", *shown, "training FLOPs", "loss", score_name(self.rows), "")
         why = [f"{row.device}, {row.model}: {row.trouble}" for row in self.rows if row.trouble]
         nothing = self.unserved
         foot = [
@@ -138,6 +141,11 @@ def shown_costs(rows: Iterable[Cut]) -> list[str]:
     return [name for name in COSTS if name in present]
 
 
+def score_name(rows: Iterable[DeviceRow]) -> str:
+    """What the scores of the rows are: the headline of their task, since a fleet has one data set."""
+    return next((task_named(row.task).headline for row in rows if row.score is not None), "score")
+
+
 def meanings(rows: Iterable[Cut], name_of: Callable[[str], str] = str) -> list[str]:
     """One line for the conditions of each cost, with the devices or models they hold for where rows differ.
 
@@ -166,7 +174,7 @@ def work_of(row: Cut) -> str | None:
 
 
 def mark_chosen(rows: Iterable[DeviceRow]) -> list[DeviceRow]:
-    """Mark what each device gets: by accuracy where all were trained, else by predicted loss."""
+    """Mark what each device gets: by the headline of its task where all were trained, else by predicted loss."""
     best: dict[str, DeviceRow] = {}
     for row in (candidates := list(rows)):
         if row.loss is not None and not row.trouble:
@@ -187,4 +195,6 @@ def front(rows: Iterable[DeviceRow], cost: str) -> list[DeviceRow]:
 
 
 def _rank(row: DeviceRow) -> tuple[float, float]:
-    return (-(row.accuracy or 0.0), row.loss or 0.0)
+    if row.score is None:
+        return 0.0, row.loss or 0.0
+    return -row.score if task_named(row.task).larger_is_better else row.score, row.loss or 0.0

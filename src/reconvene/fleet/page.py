@@ -8,10 +8,12 @@ from urllib.parse import quote
 from reconvene.costs import COSTS, label_of, short_text
 from reconvene.errors import FleetError
 from reconvene.experiments.plot import Dot, scatter_svg
-from reconvene.fleet.device_result import DeviceRow, Result, front, meanings, shown_costs
+from reconvene.fleet.device_result import DeviceRow, Result, front, meanings, score_name, shown_costs
+from reconvene.pages.headline import format_score, title
 from reconvene.pages.markup import Html, join, name, tag
 from reconvene.pages.sections import html_table, section, used
 from reconvene.pages.shell import contents, html_page, inline_svg
+from reconvene.tasks import task_named
 from reconvene.utils import numbers
 from reconvene.utils.files import write_atomic
 from reconvene.workflow.prune import REPORT
@@ -92,12 +94,12 @@ def _served(result: Result) -> str:
 def _devices(result: Result) -> Html:
     shown = shown_costs(result.rows)
     groups = [line for device, rows in result.devices.items() for line in _group(device, rows, shown)]
-    header = ["Network", *(label_of(cost) for cost in shown), "Training FLOPs", "Loss", "Accuracy"]
+    header = ["Network", *(label_of(cost) for cost in shown), "Training FLOPs", "Loss", title(score_name(result.rows))]
     notes = [tag("li", line) for line in meanings(result.rows, label_of)]
     return section(
         "What each device gets",
         "In bold what the device gets: of what keeps its budget, what loses least, or where all were trained what is "
-        "right most often. Below each cost how many times less than dense, and how much of its limit is used.",
+        "best on the test images. Below each cost how many times less than dense, and how much of its limit is used.",
         tag("div", html_table(header, groups, numeric=range(1, len(header))), class_="tight"),
         tag("ul", *notes, class_="note") if notes else None,
     )
@@ -115,8 +117,8 @@ def _group(device: str, rows: list[DeviceRow], shown: list[str]) -> list[Html]:
         link = tag("a", name(row.model), href=quote(f"{row.folder}/{REPORT}"))
         model = tag("strong", link) if row.chosen else link
         cells = [tag("td", _cost(row, cost), class_="number") for cost in shown]
-        accuracy = "–" if row.accuracy is None else numbers.share(row.accuracy)
-        figures = (_work(row), numbers.digits(row.loss), accuracy)
+        score = "–" if row.score is None else format_score(row.score, task_named(row.task))
+        figures = (_work(row), numbers.digits(row.loss), score)
         cells += [tag("td", text, class_="number") for text in figures]
         lines.append(tag("tr", tag("th", model, scope="row"), *cells))
     return lines

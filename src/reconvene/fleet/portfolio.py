@@ -240,8 +240,9 @@ def _row(planned: _Planned, folder: Path, trouble: dict[str, str]) -> DeviceRow:
         return replace(row, trouble=trouble[planned.relative_path] + _left_from_before(folder, planned.relative_path))
     stored = artifact.Artifact.open(folder / planned.relative_path)
     files = {entry.file: entry.bytes for entry in stored.exports}
-    score = None if stored.training is None else stored.training.score
-    return replace(row, folder=planned.relative_path, accuracy=score, files=files)
+    row = replace(row, folder=planned.relative_path, files=files)
+    trained = stored.training
+    return row if trained is None else replace(row, task=trained.task, score=trained.score)
 
 
 def _left_from_before(folder: Path, relative_path: str) -> str:
