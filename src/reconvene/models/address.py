@@ -1,6 +1,7 @@
 """Model addresses.
 
-``vgg16_bn`` (ours), ``torchvision:NAME``, ``timm:NAME``, ``transformers:CONFIG-OR-ID``; of the user's own:
+``vgg16_bn`` (ours), ``torchvision:NAME``, ``timm:NAME``, ``transformers:CONFIG-OR-ID``, ``smp:NAME``
+(segmentation_models_pytorch), ``monai:NAME``; of the user's own:
 ``package.module:callable`` and ``folder/file.py:callable``.
 """
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from reconvene.errors import ModelError, suggestion
 from reconvene.models.binding import Build, ModelArgument, bind
-from reconvene.models.families import FAMILIES
+from reconvene.models.families import CLASSES, FAMILIES
 from reconvene.models.registry import MODELS
 from reconvene.models.seeding import seeded
 from reconvene.models.suggestions import unknown_model
@@ -65,7 +66,7 @@ class ModelSource:
         Left as it is where the arguments say how many already, and for a model of the user's own, whose arguments are
         not known here.
         """
-        name = "num_labels" if self.address.startswith("transformers:") else "num_classes"
+        name = CLASSES.get(self.address.partition(":")[0], "num_classes")
         if self.imports or name in self.args:
             return self
         return replace(self, args={**self.args, name: classes})

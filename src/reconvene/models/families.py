@@ -14,6 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
+from torch import nn
+
 from reconvene.errors import MissingExtraError, ModelError, UnknownNameError
 from reconvene.models.binding import Build, ModelArgument, bind, built
 
@@ -86,6 +88,37 @@ def transformers(name: str, args: Mapping[str, ModelArgument], *, fetch: bool = 
     return lambda: built(address, lambda: build(copy.deepcopy(config))), (channels, height, width)
 
 
+def smp(name: str, args: Mapping[str, ModelArgument], *, fetch: bool = False) -> Located:
+    """An architecture of segmentation_models_pytorch, such as ``smp:Unet``; its encoder is untrained, too.
+
+    ``fetch`` makes no difference: nothing of it is ever looked up on a hub.
+    """
+    package = _optional("segmentation_models_pytorch", "medical", f"smp:{name}")
+    architectures = {entry.__name__: entry for entry in package.MODEL_ARCHITECTURES_MAPPING.values()}
+    if name not in architectures:
+        raise _unknown("segmentation_models_pytorch", name, architectures)
+    _require_data(args, _parameters(architectures[name]) - {"encoder_weights"}, f"smp:{name}")
+    shape = (int(args.get("in_channels", 3)), 256, 256)
+    return bind(architectures[name], args, f"smp:{name}", encoder_weights=None), shape
+
+
+def monai(name: str, args: Mapping[str, ModelArgument], *, fetch: bool = False) -> Located:
+    """A network of MONAI, such as ``monai:BasicUNet`` with ``spatial_dims=2``.
+
+    ``fetch`` makes no difference: nothing of it is ever looked up on a hub.
+    """
+    nets = _optional("monai.networks.nets", "medical", f"monai:{name}")
+    networks = [
+        entry for entry, value in vars(nets).items() if isinstance(value, type) and issubclass(value, nn.Module)
+    ]
+    if name not in networks:
+        raise _unknown("monai", name, networks)
+    network = getattr(nets, name)
+    _require_data(args, inspect.signature(network).parameters, f"monai:{name}")
+    sides = (128,) * int(args.get("spatial_dims", 3))
+    return bind(network, args, f"monai:{name}"), (int(args.get("in_channels", 1)), *sides)
+
+
 def _fetched(name: str, address: str) -> str:
     """The folder in the hub's cache with the configuration ``name``. Raises ModelError where it was not fetched."""
     # Not local_files_only: with it transformers still asks the hub when the file is not there.
@@ -113,7 +146,11 @@ FAMILIES: dict[str, Family] = {
     "torchvision": torchvision,
     "timm": timm,
     "transformers": transformers,
+    "smp": smp,
+    "monai": monai,
 }
+CLASSES = {"transformers": "num_labels", "smp": "classes", "monai": "out_channels"}
+"""By family, the argument that says how many outputs a model has; elsewhere ``num_classes``."""
 
 
 def _optional(module: str, extra: str, needed_for: str) -> ModuleType:

@@ -9,7 +9,10 @@ from pathlib import Path
 
 from reconvene.errors import UnknownNameError
 
-_FORMS = ("torchvision:NAME", "timm:NAME", "transformers:CONFIG", "package.module:callable", "folder/file.py:callable")
+_FORMS = (
+    *("torchvision:NAME", "timm:NAME", "transformers:CONFIG", "smp:NAME", "monai:NAME"),
+    *("package.module:callable", "folder/file.py:callable"),
+)
 _CATALOGUES = {"torchvision": "torchvision.models", "timm": "timm"}
 _NEAREST = 3
 
