@@ -33,7 +33,7 @@ from reconvene.training.checkpoint import (
 )
 from reconvene.training.config import Settled, learning_rate
 from reconvene.training.distillation import Distillation, task_alone, with_teacher
-from reconvene.training.evaluate import check_output, evaluate_split, outputs_in_float32
+from reconvene.training.evaluate import evaluate_split, outputs_in_float32, try_model
 from reconvene.training.growing import Growing
 from reconvene.training.log import append_log, rewrite_log
 from reconvene.training.machine import describe_machine, library_versions
@@ -44,7 +44,6 @@ from reconvene.training.quantising import Quantising
 from reconvene.training.randomness import seed_step
 from reconvene.training.sparsity import Sparsity
 from reconvene.training.statistics import Recalibration, refresh_statistics
-from reconvene.utils.module_state import evaluating
 from reconvene.utils.progress import Stage, stage
 
 
@@ -78,19 +77,19 @@ class TrainingRun:
         world.copy_from_first(self.model)
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise TrainingError("the model has no trainable parameters.")
-        _try_model(self.model, dataset)
+        try_model(self.model, dataset)
         self.rounded = None if quantising is None else quantising.rounded(self.model, self._images())
         self.network = self.model if self.rounded is None else self.rounded
         """What is trained and evaluated: the model, or the model with rounding, on the same parameters."""
         self.forward = torch.compile(self.model) if config.compile else self.network
         kind = AdamW if config.optimizer == "adamw" else Nesterov
         self.optimizer = kind(self.model, momentum=config.momentum, weight_decay=config.weight_decay)
-        self.sparsity = None if config.sparsity is None else self._penalty(config.sparsity)
+        self.sparsity = None if config.sparsity is None else Sparsity(self.model, self._images()[:2], config.sparsity)
         self.buffers = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
         self.objective = task_alone(self.task, config)
         if distillation is not None:
             distillation.check(config)
-            _try_model(distillation.teacher, dataset, role="the teacher")
+            try_model(distillation.teacher, dataset, role="the teacher")
             self.objective = with_teacher(distillation, self.model, self.task, config, device)
         self.blends = list(blends(self.model).values())
         self.identity = self._identity() | ({} if distillation is None else {"distillation": distillation.to_dict()})
@@ -132,9 +131,6 @@ class TrainingRun:
         """Images as a step sees them."""
         images = self.dataset.normalise(self.dataset.train.images[: self.config.batch_size].to(self.device))
         return images if self.channels_last else images.contiguous()
-
-    def _penalty(self, penalty: str) -> Sparsity:
-        return Sparsity(self.model, self._images()[:2], penalty)
 
     def begin(self, *, resume: bool) -> int:
         """Go back to the checkpoint, or start the log of a fresh run. Returns the number of steps already done."""
@@ -315,16 +311,3 @@ class TrainingRun:
             f"({self.config.precision}). Try: a lower lr (now {self.config.lr:g}), precision fp32, or rectify it. "
             f"The last good state, if there was a checkpoint yet, is in {self.directory / CHECKPOINT_NAME}."
         )
-
-
-def _try_model(model: nn.Module, dataset: Dataset, *, role: str = "the model") -> None:
-    """Find out now, on two images, whether the model takes this dataset's images and the task reads its outputs."""
-    device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
-    images, targets = dataset.train.images[:2], dataset.train.targets[:2]
-    with evaluating(model), torch.no_grad():
-        try:
-            output = model(dataset.normalise(images.to(device)))
-        except (RuntimeError, ValueError, TypeError) as error:
-            shape = "x".join(map(str, dataset.shape))
-            raise TrainingError(f"{role} does not run on {dataset.name}'s images {shape}: {error}") from error
-    check_output(output, targets, dataset, role=role)
