@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import reconvene as rc
 from reconvene.costs.synops import count_synops
+from reconvene.models import MODELS
 from support.state_nets import NoneMembrane, X, built
 
 SPIKES = (torch.rand(3, 4, 7, 7, generator=torch.Generator().manual_seed(0)) > 0.7).float()
@@ -92,3 +93,33 @@ def test_neurobench_counts_the_same(pooling: bool) -> None:
     assert result["Effective_ACs"] == pytest.approx(counted.ac) and result["Effective_MACs"] == pytest.approx(
         counted.mac
     )
+
+
+def test_rates_updates_and_footprint_are_those_of_the_neurons() -> None:
+    model = MODELS["snn_resnet18"](in_channels=3, width=0.0625).eval()
+    seen: list[Tensor] = []
+    hook = model.stem[2].register_forward_hook(lambda module, args, out: seen.append(out.detach()))
+    with torch.no_grad():
+        model(X)  # leaves membranes behind, which are no part of the footprint
+    hook.remove()
+    counted = count_synops(model, [X], X)
+    stem = next(neuron for neuron in counted.neurons if neuron.layer == "stem.2")
+    assert stem.updates == 4 * seen[0][0].numel() and len(seen) == 4
+    assert stem.spikes == pytest.approx(float(torch.stack(seen).sum()) / len(X)) and 0 < stem.rate < 1
+    assert counted.membrane_updates == sum(neuron.updates for neuron in counted.neurons)
+    held = [*model.parameters(), *model.buffers()]
+    assert counted.footprint == sum(tensor.numel() * tensor.element_size() for tensor in held)
+    assert counted.to_dict()["ac"] == counted.ac and "Horowitz" in counted.to_dict()["energy_table"]
+
+
+def test_memory_of_speck_counts_the_next_power_of_two() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 24, 3), nn.ReLU(), nn.Conv2d(24, 40, 3, padding=1), nn.ReLU(), nn.Conv2d(40, 5, 1)
+    )
+    plan = rc.plan(model, torch.randn(1, 3, 12, 12), rc.Budget(kernel_memory="2x", neuron_memory="1.5x"))
+    dense, pruned = plan.costs["dense"], plan.costs["pruned"]
+    assert dense["kernel_memory"] == 3 * 16 * 32 + 24 * 16 * 64 + 40 * 1 * 8
+    assert dense["neuron_memory"] == (24 + 40 + 5) * 16 * 16
+    a, b = (row.width for row in plan.rows)
+    assert pruned["kernel_memory"] == 3 * 16 * 2 ** (a - 1).bit_length() + a * 16 * 2 ** (b - 1).bit_length() + b * 8
+    assert pruned["kernel_memory"] <= dense["kernel_memory"] / 2
