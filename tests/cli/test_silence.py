@@ -54,5 +54,5 @@ def test_no_command_works_in_silence(tmp_path: Path) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0, seen[-2000:].decode()
     longest = max(gaps[1:])  # before the first sign Python itself starts
     assert longest[0] <= LONGEST, f"{longest[0]:.1f} s of work in silence after {longest[1]!r}"
-    for sign in (b"finding groups", b"steps ", b" left | "):
+    for sign in (b"finding groups", b" left | training "):
         assert sign in seen, sign

@@ -85,7 +85,13 @@ def comparison(lines: Sequence[ArmSummary], drawn: Mapping[str, str]) -> str:
         lead = (
             f"{len(group)} results, each over its seeds. Most accurate: {best.label}, {best.budget}, {best.accuracy} %."
         )
-        parts.append(section(f"{model} on {data}", lead, html_table(header, rows, numeric=range(2, len(header)))))
+        parts.append(
+            section(
+                f"{model} on {data}",
+                lead,
+                tag("div", html_table(header, rows, numeric=range(2, len(header))), class_="tight"),
+            )
+        )
     figures = [tag("figure", inline_svg(plot), class_="chart") for plot in drawn.values()]
     if figures:
         lead = (
