@@ -175,3 +175,41 @@ def test_what_a_mask_does_not_silence_is_refused() -> None:
     x = torch.randn(8, 4)
     with pytest.raises(rc.ReconveneError, match="as behind a sigmoid"):
         rc.prune_and_regrow(model, x, BUDGET, train=[(x, (x[:, 0] > 0).long())], epochs=2)
+
+
+@neuron(membrane="mem")
+class Smoothed(nn.Module):
+    """A spiking neuron with its surrogate in place of the spike: what the gradient of a spiking network is that of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mem: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mem = x if self.mem is None else 0.8 * self.mem + x
+        spikes = torch.sigmoid(4 * (self.mem - 0.5))
+        self.mem = self.mem - 0.5 * spikes
+        return spikes
+
+
+def test_the_gradient_by_a_dead_scale_is_a_finite_difference_of_the_smoothed_network_over_all_time_steps() -> None:
+    growth = Regrowth(built(Smoothed).double(), X.double(), BUDGET)
+    growth.alive[0][3] = False
+    network = growth.network.train()
+
+    def loss(scale: float) -> Tensor:
+        def add(module: nn.Module, args: Any, out: Tensor) -> Tensor:
+            normed = F.batch_norm(args[0], None, None, training=True, eps=module.eps)
+            return out + scale * normed * torch.eye(16)[3].view(-1, 1, 1)
+
+        hook = network.norm.register_forward_hook(add)
+        clear_state(network)
+        value = F.cross_entropy(network(X.double()), Y)
+        hook.remove()
+        return value
+
+    loss(0.0).backward()
+    got = float(growth._new_gradient[0][3])
+    with torch.no_grad():
+        want = float(loss(1e-5) - loss(-1e-5)) / 2e-5
+    assert got != 0.0 and got == pytest.approx(want, rel=1e-4)
