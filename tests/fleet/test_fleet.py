@@ -19,7 +19,7 @@ import reconvene as rc
 from reconvene import artifact, cli, devices
 from reconvene.costs import Budget, short_text
 from reconvene.errors import BudgetError, FleetError
-from reconvene.fleet import Result, executors, front, rank, read_fleet, run_fleet, write_page
+from reconvene.fleet import Result, front, portfolio, rank, read_fleet, run_fleet, write_page
 from reconvene.fleet.device_result import DeviceRow, mark_chosen
 from reconvene.fleet.portfolio import DONE
 from reconvene.models import resolve_address
@@ -228,7 +228,7 @@ def test_who_kills_its_workers_or_fails_costs_the_others_nothing(
 def test_an_error_nobody_foresaw_is_a_row_with_its_place_in_the_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executors, "execute_job", lambda job, work: [][0])
+    monkeypatch.setattr(portfolio, "execute_job", lambda job, work: [][0])
     path = fleet_file(tmp_path, "models: [resnet20]\nargs: {width: 0.25}\ndevices: {a: {params: 2x}}")
     (row,) = run_fleet(read_fleet(path), tmp_path / "out").rows
     assert row.trouble.startswith("IndexError: list index out of range (in <lambda>, ") and __file__ in row.trouble

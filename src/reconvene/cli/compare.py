@@ -8,11 +8,11 @@ from typing import Annotated, ClassVar
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from reconvene.cli.command import Answer, Command, UsageError
+from reconvene.cli.command import Answer, Command, UsageError, WorkersOptions
 
 
 @dataclass(kw_only=True)
-class CompareCommand(Command):
+class CompareCommand(WorkersOptions, Command):
     """Run every combination that a file asks for, each in a process of its own; stopped, the same command goes on.
 
     Seeds are the file's.
@@ -46,6 +46,7 @@ class CompareCommand(Command):
 
         if self.seconds is not None and self.seconds <= 0:
             raise UsageError("--seconds is above 0")
+        self.check_workers()
         experiment = read_experiment(self.experiment, sources=self._sources())
         if self.list:
             runs = select_runs(experiment, self.only)
@@ -59,6 +60,8 @@ class CompareCommand(Command):
             self.out / "unfinished",
             seconds=self.seconds,
             only=self.only,
+            workers=self.workers or 1,
+            ray=self.ray,
         )
         lines = summarise(outcome.records)
         written = write_pages(lines, self.out)

@@ -8,13 +8,13 @@ from typing import Annotated, ClassVar
 
 from tyro.conf import Positional, arg
 
-from reconvene.cli.command import Answer, Command, Importing, UsageError
+from reconvene.cli.command import Answer, Command, Importing, UsageError, WorkersOptions
 from reconvene.errors import FleetError
 from reconvene.utils.progress import note
 
 
 @dataclass(kw_only=True)
-class FleetCommand(Importing, Command):
+class FleetCommand(WorkersOptions, Importing, Command):
     """Make a network for every device of a fleet. Stopped at any moment, the same command makes what is missing."""
 
     command_lines: ClassVar[tuple[str, ...]] = ("reconvene fleet fleet.yaml -o out/ --workers 2",)
@@ -24,19 +24,10 @@ class FleetCommand(Importing, Command):
     """A YAML or TOML file: devices with budgets, architectures, and what to do with each. See docs/fleet.md."""
     output: Annotated[Path | None, arg(aliases=["-o"], metavar="DIR")] = None
     """Where artifacts and the page go. By default out/NAME-OF-THE-FILE."""
-    workers: int | None = None
-    """Processes on this machine. By default 1."""
-    ray: Annotated[str | None, arg(metavar="ADDRESS")] = None
-    """Work on the Ray cluster at this address (auto: the one of this machine) instead."""
 
     def run(self) -> Answer:
         """Plan, make what is missing, write the page."""
-        if self.workers is not None and self.workers < 1:
-            raise UsageError("--workers is 1 at least")
-        if self.ray is not None and self.workers is not None:
-            raise UsageError("--workers are processes here, and --ray works on a cluster. Give one of them")
-        if self.ray == "":
-            raise UsageError("--ray needs an address: HOST:PORT, or auto for the cluster of this machine")
+        self.check_workers()
         from reconvene.fleet import read_fleet, run_fleet, write_page
 
         fleet = read_fleet(self.file)

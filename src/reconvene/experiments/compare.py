@@ -1,7 +1,8 @@
-"""The harness: every run of an experiment in a process of its own, one after the other, until all are done.
+"""The harness: every run of an experiment in a process of its own, until all are done.
 
-What is finished is a line in the file of results and is never done again. A run that crashes loses itself and nothing
-else; one that is stopped goes on from its checkpoint when the experiment is run again.
+They run one after the other, several at a time, or on a Ray cluster, to the same results. What is finished is a line in
+the file of results and is never done again. A run that crashes loses itself and nothing else; one that is stopped goes
+on from its checkpoint when the experiment is run again.
 """
 
 from __future__ import annotations
@@ -10,25 +11,23 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from filelock import FileLock, Timeout
 
 from reconvene.errors import ExperimentError
 from reconvene.experiments.config import Experiment, Run
 from reconvene.experiments.context import SHARED
+from reconvene.experiments.process import execute_in_process, job_of
 from reconvene.experiments.results import Record, append_result, of_keys, read_results
-from reconvene.experiments.worker import ERROR, LOCK, RESULT, RUN
-from reconvene.utils.files import write_atomic
+from reconvene.experiments.worker import ERROR, LOCK, RESULT
+from reconvene.utils.executors import Job, JobOutcome, in_processes, join_ray, on_ray
 from reconvene.utils.progress import ProgressOption, listening, note, stage, track
 from reconvene.utils.progress_display import duration
-
-_PATIENCE = 15.0  # seconds for a run that was asked to stop
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,8 @@ def compare(
     *,
     seconds: float | None = None,
     only: Sequence[str] = (),
+    workers: int = 1,
+    ray: str | None = None,
     progress: ProgressOption = None,
 ) -> ExperimentState:
     """Do every run of ``experiment`` that ``results`` (JSON lines) does not hold yet; ``work`` is for unfinished ones.
@@ -57,16 +58,22 @@ def compare(
     Args:
         seconds: stop after so long, in the middle of a run if need be; the next call goes on from its checkpoint.
         only: words of which one at least must occur in the description of a run; all runs by default.
+        workers: runs at a time on this machine, each with as many threads as it would have alone.
+        ray: address of a Ray cluster to work on instead; each node finds the data where the experiment says it lies.
         progress: as for ``rc.plan``; every run that ends is a note.
 
     Raises:
-        ExperimentError: the file of results is damaged; ``only`` fits no run; another call is at work in ``work``.
+        ExperimentError: the file of results is damaged; ``only`` fits no run; another call is at work in ``work``; no
+            cluster answers.
+        MissingExtraError: ``ray`` without the package.
     """
     selected = select_runs(experiment, only)
+    if ray is not None:
+        join_ray(ray, error=ExperimentError)
     work.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(work / LOCK, timeout=0), listening(progress):
-            outcome = _compare(experiment, selected, results, work, seconds)
+            outcome = _compare(experiment, selected, results, work, (seconds, workers, ray))
             if not outcome.left and (work / SHARED).exists():
                 shutil.rmtree(work / SHARED)
         _remove_if_empty(work)
@@ -96,72 +103,54 @@ def select_runs(experiment: Experiment, only: Sequence[str]) -> list[Run]:
 
 
 def _compare(
-    experiment: Experiment, selected: list[Run], results: Path, work: Path, seconds: float | None
+    experiment: Experiment,
+    selected: list[Run],
+    results: Path,
+    work: Path,
+    how: tuple[float | None, int, str | None],
 ) -> ExperimentState:
+    seconds, workers, ray = how
     finished_keys = {record["key"] for record in read_results(results)}
-    todo = [run for run in selected if run.key not in finished_keys]
-    deadline = None if seconds is None else time.monotonic() + seconds
+    todo = {run.key: run for run in selected if run.key not in finished_keys}
+    start = time.time()
+    deadline = None if seconds is None else start + seconds
+    threads = int(os.environ.get("OMP_NUM_THREADS") or torch.get_num_threads())
+    jobs = [job_of(run, experiment.sources[run.data], threads=threads, deadline=deadline) for run in todo.values()]
     failed: dict[str, str] = {}
-    took: list[float] = []
-    for number, run in track(enumerate(todo, start=1), "runs", total=len(todo)):
-        if deadline is not None and time.monotonic() >= deadline:
-            break
-        start = time.monotonic()
-        folder = work / run.key
-        with stage(str(run), summary=False):
-            trouble = _one(run, experiment.sources[run.data], folder, deadline)
-        took.append(time.monotonic() - start)
-        if trouble is None and (folder / RESULT).exists():
-            record = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    stopped = 0
+    outcomes = _outcomes(jobs, todo, work, workers, ray)
+    for number, (job, files) in enumerate(track(outcomes, "runs", total=len(jobs)), start=1):
+        if not files:
+            stopped += 1
+            continue
+        if not isinstance(files, str) and RESULT in files:
+            record = json.loads(files[RESULT])
             append_result(results, record)
-            shutil.rmtree(folder)
+            shutil.rmtree(work / job["key"], ignore_errors=True)
             outcome = f"{record['accuracy']:.2%}"
-        elif trouble is None:
-            note(f"[{number}/{len(todo)}] {run}: stopped, to be continued")
-            break
         else:
-            failed[run.key] = trouble
-            outcome = f"failed: {trouble}"
-        remaining_seconds = sum(took) / len(took) * (len(todo) - number)
-        note(f"[{number}/{len(todo)}] {run}: {outcome}, {took[-1]:.0f} s; about {duration(remaining_seconds)} left")
+            failed[job["key"]] = files if isinstance(files, str) else files[ERROR].decode()
+            outcome = f"failed: {failed[job['key']]}"
+        took = time.time() - start
+        left = f"about {duration(took / number * (len(jobs) - number))} left"
+        note(f"[{number}/{len(jobs)}] {todo[job['key']]}: {outcome}, after {took:.0f} s; {left}")
+    if stopped:
+        note(f"stopped after {seconds:g} s: {stopped} of {len(jobs)} runs are to be continued")
     records = read_results(results)
-    left = len(selected) - len(of_keys(records, [run.key for run in selected]))
-    return ExperimentState(tuple(of_keys(records, [run.key for run in experiment.runs])), failed, left)
+    left_count = len(selected) - len(of_keys(records, [run.key for run in selected]))
+    return ExperimentState(tuple(of_keys(records, [run.key for run in experiment.runs])), failed, left_count)
 
 
-def _one(run: Run, source: str, folder: Path, deadline: float | None) -> str | None:
-    """What went wrong with one run, if anything did; it is stopped at the deadline, which is no failure."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (ERROR, RESULT):
-        (folder / name).unlink(missing_ok=True)
-    write_atomic(folder / RUN, json.dumps({"run": asdict(run), "data": source}).encode(), error=ExperimentError)
-    with (folder / "output.txt").open("w", encoding="utf-8") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "reconvene.experiments.worker", str(folder), str(os.getpid())],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-        )
-        try:
-            code = process.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            _stop(process)
-            return None
-        except BaseException:  # Ctrl-C above all: no run outlives the experiment
-            _stop(process)
-            raise
-    if code == 0:
-        return None
-    if (folder / ERROR).exists():
-        return (folder / ERROR).read_text(encoding="utf-8").strip()
-    last = (folder / "output.txt").read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
-    return f"its process ended with {code}: {last}"
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(_PATIENCE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _outcomes(
+    jobs: Sequence[Job], runs: Mapping[str, Run], work: Path, workers: int, ray: str | None
+) -> Iterator[JobOutcome]:
+    """Jobs with their files as they come."""
+    if ray is not None:
+        yield from on_ray(execute_in_process, jobs, "reconvene-compare")
+    elif workers > 1:
+        yield from in_processes(execute_in_process, jobs, str(work), workers=workers)
+    else:
+        for job in jobs:
+            with stage(str(runs[job["key"]]), summary=False):
+                files = execute_in_process(job, str(work))
+            yield job, files

@@ -1,16 +1,14 @@
-"""One piece of a fleet's work: a plan becomes an artifact, trained and exported if asked. What goes in is JSON.
+"""One piece of a fleet's work: a plan becomes an artifact, trained and exported if asked.
 
-Runs in a process of its own, here or on another machine, and hands back the files of the artifact.
+Runs in a process of its own, here or on another machine, and hands back the files of the artifact. A job holds ``key``,
+``place``, ``source``, ``plan``, rectify, seed, data, limit, train, export, precision, chip and
+allow_import.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import socket
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,14 +16,11 @@ from typing import Any
 from reconvene import artifact, rectifier, workflow
 from reconvene.data import load_data
 from reconvene.deploy import Limits
-from reconvene.errors import FleetError
 from reconvene.models import ModelSource, example_inputs
 from reconvene.surgery import Plan
 from reconvene.training import TrainConfig
+from reconvene.utils.executors import FileContents, Job
 
-Job = dict[str, Any]
-"""``key``, ``place``, ``source``, ``plan``; rectify, seed, data, limit, train, export, precision, chip, allow_import"""
-FileContents = dict[str, bytes]
 _UNTRAINED = Limits(agreement=0.0, accuracy_drop=1.0)
 """What is not trained has no answers to agree on."""
 
@@ -69,17 +64,3 @@ def execute_job(job: Job, work: str) -> FileContents:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
     }
-
-
-def carry_out_anywhere(job: Job) -> FileContents:
-    """``carry_out`` on a machine whose folders nobody else sees; what it leaves there goes once it is done.
-
-    Another try of a job on the same machine goes on from the checkpoint of the first.
-    """
-    work = Path(tempfile.gettempdir()) / f"reconvene-fleet-{os.getuid() if hasattr(os, 'getuid') else 'all'}"
-    work.mkdir(mode=0o700, exist_ok=True)
-    if hasattr(os, "getuid") and work.stat().st_uid != os.getuid():
-        raise FleetError(f"{work} belongs to somebody else. Remove it on {socket.gethostname()}")
-    files = execute_job(job, str(work))
-    shutil.rmtree(work / job["key"], ignore_errors=True)
-    return files

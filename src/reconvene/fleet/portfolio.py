@@ -19,13 +19,13 @@ from reconvene.devices import HERE, find, measuring_conditions
 from reconvene.errors import ArtifactError, FleetError, MissingExtraError, ReconveneError
 from reconvene.fleet.config import Device, Fleet
 from reconvene.fleet.device_result import DeviceRow, Result, cut_fields, mark_chosen
-from reconvene.fleet.executors import JobOutcome, in_processes, join_ray, on_ray
-from reconvene.fleet.job import FileContents, Job, job_key
+from reconvene.fleet.job import execute_job, job_key
 from reconvene.models import ModelSource, example_inputs, resolve_address
 from reconvene.planning.options import Options
 from reconvene.planning.pruning import plan_with
 from reconvene.planning.session import Planner
 from reconvene.surgery import Plan
+from reconvene.utils.executors import FileContents, Job, JobOutcome, in_processes, join_ray, on_ray
 from reconvene.utils.files import unwritable, write_atomic
 from reconvene.utils.progress import ProgressOption, listening, note, track
 from reconvene.workflow.prune import Samples
@@ -61,7 +61,7 @@ def run_fleet(
     if why := unwritable(folder / SUMMARY):
         raise FleetError(f"cannot write to {folder}: {why}")
     if ray is not None:  # before any planning: it may not be there
-        join_ray(ray)
+        join_ray(ray, error=FleetError)
     with listening(progress), _alone(folder):
         return _build_artifacts(fleet, folder, workers, ray, allow_import)
 
@@ -78,7 +78,11 @@ def _build_artifacts(fleet: Fleet, folder: Path, workers: int, ray: str | None, 
         outcomes: Iterator[JobOutcome] = iter(())
         if missing:
             work.mkdir(parents=True, exist_ok=True)
-            outcomes = on_ray(missing) if ray else in_processes(missing, str(work), workers=workers)
+            outcomes = (
+                on_ray(execute_job, missing, "reconvene-fleet")
+                if ray
+                else in_processes(execute_job, missing, str(work), workers=workers)
+            )
         for job, files in track(outcomes, "making artifacts", total=len(missing)):
             if isinstance(files, str):
                 trouble[job["place"]] = files

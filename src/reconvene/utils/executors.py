@@ -1,44 +1,56 @@
-"""Who does the work: this process, a pool of processes, or a Ray cluster. A worker that dies costs one more try."""
+"""Who does the work: a pool of processes, or a Ray cluster. A worker that dies costs one more try.
+
+A piece of work is a *job*, plain JSON types with a ``key`` that names it, and a function at the top of a module, which
+takes the job and a folder to work in, and returns files. What it leaves in the folder of its key, another try goes on
+from.
+"""
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
+import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from reconvene.deploy.runtimes.base import imported
-from reconvene.errors import FleetError, ReconveneError
-from reconvene.fleet.job import FileContents, Job, carry_out_anywhere, execute_job
+from reconvene.errors import MissingExtraError, ReconveneError
 
-TRIES = 3
+ATTEMPTS = 3
 _PATIENCE = 10
 """Seconds within which a cluster must answer."""
+Job = dict[str, Any]
+"""A piece of work in JSON types; its ``key`` is the name of its folder."""
+FileContents = dict[str, bytes]
+"""Files by their path in the folder of a result."""
+Execute = Callable[[Job, str], FileContents]
+"""Does a job in ``folder / key``, and goes on from what an earlier try left there."""
 JobOutcome = tuple[Job, FileContents | str]
 """A job with its files, or with why it failed."""
 
 
-def in_processes(jobs: Sequence[Job], work: str, *, workers: int) -> Iterator[JobOutcome]:
+def in_processes(execute: Execute, jobs: Sequence[Job], work: str, *, workers: int) -> Iterator[JobOutcome]:
     """Outcomes as they come, from ``workers`` processes; a job whose worker died is given to another, three times.
 
     Nobody tells which worker broke a pool. So all jobs that were under way have one try less, and from then on work
     one by one: of those only the one that is to blame goes on losing tries.
     """
     if workers == 1 and len(jobs) == 1:
-        yield jobs[0], _tried(jobs[0], work)
+        yield jobs[0], _tried(execute, jobs[0], work)
         return
     waiting, tries = {job["key"]: job for job in jobs}, {job["key"]: 0 for job in jobs}
     while waiting:
         fresh = [job for key, job in waiting.items() if not tries[key]]
         batch = fresh or [next(iter(waiting.values()))]
-        for job, files in _pooled(batch, work, min(workers, len(batch))):
+        for job, files in _pooled(execute, batch, work, min(workers, len(batch))):
             del waiting[job["key"]]
             yield job, files
         left = [job["key"] for job in batch if job["key"] in waiting]
@@ -46,16 +58,16 @@ def in_processes(jobs: Sequence[Job], work: str, *, workers: int) -> Iterator[Jo
         for key in begun or left:  # where none had begun, workers cannot even start
             _mark(work, key).unlink(missing_ok=True)
             tries[key] += 1
-            if tries[key] >= TRIES:
-                yield waiting.pop(key), f"its worker died {TRIES} times. Is there enough memory? Try --workers 1"
+            if tries[key] >= ATTEMPTS:
+                yield waiting.pop(key), f"its worker died {ATTEMPTS} times. Is there enough memory? Try --workers 1"
 
 
-def _pooled(jobs: Sequence[Job], work: str, workers: int) -> Iterator[JobOutcome]:
+def _pooled(execute: Execute, jobs: Sequence[Job], work: str, workers: int) -> Iterator[JobOutcome]:
     """Outcomes of one pool, until all jobs are done or one of its workers dies."""
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
     try:
         with _ctrl_c_is_the_parents():
-            futures = {pool.submit(_tried, job, work): job for job in jobs}
+            futures = {pool.submit(_tried, execute, job, work): job for job in jobs}
         for future in as_completed(futures):
             try:
                 files = future.result()
@@ -88,26 +100,36 @@ def _mark(work: str, key: str) -> Path:
     return Path(work) / f"{key}.begun"
 
 
-def join_ray(address: str) -> None:
-    """Join a Ray cluster. Raises MissingExtraError, FleetError where it does not answer."""
-    ray = imported("ray", "ray", "working on a Ray cluster")
+def join_ray(address: str, *, error: type[ReconveneError]) -> None:
+    """Join a Ray cluster. Raises MissingExtraError, and ``error`` where the cluster does not answer."""
+    ray = _ray()
     try:
         _knock(address)  # Ray itself goes on trying for minutes
         if not ray.is_initialized():
             ray.init(address=address, log_to_driver=False, logging_level="error")
-    except (OSError, ValueError, RuntimeError) as error:
-        raise FleetError(f"no Ray cluster answers at {address}: {error}. Start one with: ray start --head") from error
+    except (OSError, ValueError, RuntimeError) as trouble:
+        raise error(f"no Ray cluster answers at {address}: {trouble}. Start one with: ray start --head") from trouble
 
 
-def on_ray(jobs: Sequence[Job]) -> Iterator[JobOutcome]:
-    """Outcomes as they come, from the workers of the Ray cluster that was joined; Ray retries what died."""
-    ray = imported("ray", "ray", "working on a Ray cluster")
-    remote = ray.remote(max_retries=TRIES)(_tried)
-    pending = {remote.remote(job): job for job in jobs}
+def on_ray(execute: Execute, jobs: Sequence[Job], name: str) -> Iterator[JobOutcome]:
+    """Outcomes as they come, from the workers of the Ray cluster that was joined; Ray retries what died.
+
+    ``name``: of the folder that each machine has for itself, among its temporary ones.
+    """
+    ray = _ray()
+    remote = ray.remote(max_retries=ATTEMPTS)(_tried_anywhere)
+    pending = {remote.remote(execute, job, name): job for job in jobs}
     while pending:
         ready, _ = ray.wait(list(pending), num_returns=1)
         job = pending.pop(ready[0])
         yield job, _got(ray, ready[0])
+
+
+def _ray() -> Any:
+    try:
+        return importlib.import_module("ray")
+    except ImportError as error:
+        raise MissingExtraError("ray", "ray", "working on a Ray cluster") from error
 
 
 def _knock(address: str) -> None:
@@ -121,25 +143,36 @@ def _got(ray: Any, reference: Any) -> FileContents | str:
     try:
         files: FileContents | str = ray.get(reference)
     except ray.exceptions.RayError as error:
-        return f"its worker died {TRIES + 1} times: {str(error).splitlines()[0]}"
+        return f"its worker died {ATTEMPTS + 1} times: {str(error).splitlines()[0]}"
     return files
 
 
-def _tried(job: Job, work: str | None = None) -> FileContents | str:
-    """Files, or why there are none; on a cluster, where no folder ``work`` is shared, each machine has its own."""
-    try:
-        return carry_out_anywhere(job) if work is None else _marked(job, work)
-    except Exception as error:  # noqa: BLE001 - a model of the user's own raises anything
-        return _why(error)
-
-
-def _marked(job: Job, work: str) -> FileContents:
+def _tried(execute: Execute, job: Job, work: str) -> FileContents | str:
+    """Files, or why there are none; a mark lies in ``work`` while the job is under way."""
     mark = _mark(work, job["key"])
     try:
         mark.write_text(str(os.getpid()), encoding="utf-8")
-        return execute_job(job, work)
+        return execute(job, work)
+    except Exception as error:  # noqa: BLE001 - a model of the user's own raises anything
+        return _why(error)
     finally:
         mark.unlink(missing_ok=True)
+
+
+def _tried_anywhere(execute: Execute, job: Job, name: str) -> FileContents | str:
+    """The same on a machine whose folders nobody else sees; what a job leaves there goes once it has given files.
+
+    Another try on the same machine goes on from the checkpoint of the first.
+    """
+    owner = os.getuid() if hasattr(os, "getuid") else None
+    work = Path(tempfile.gettempdir()) / f"{name}-{'all' if owner is None else owner}"
+    work.mkdir(mode=0o700, exist_ok=True)
+    if owner is not None and work.stat().st_uid != owner:
+        return f"{work} belongs to somebody else. Remove it on {socket.gethostname()}"
+    files = _tried(execute, job, str(work))
+    if files and not isinstance(files, str):
+        shutil.rmtree(work / job["key"], ignore_errors=True)
+    return files
 
 
 def _why(error: Exception) -> str:
