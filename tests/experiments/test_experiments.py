@@ -41,7 +41,7 @@ from support import device_fakes
 
 DATA = {"name": "digits", "spec": "digits", "limit": 128}
 RECIPE = {"batch_size": 32, "precision": "fp32"}
-STRUCTURED = ["ours", "uniform", "random", "precrop", "precrop_filled", "channels"]
+STRUCTURED = ["ours", "resilient", "uniform", "random", "precrop", "precrop_filled", "channels"]
 SMALL_SEARCH = {"population": 4, "generations": 2, "proxy_images": 60}
 
 
@@ -108,6 +108,19 @@ def test_every_arm_keeps_the_seconds_that_one_device_is_predicted_to_take(arm: s
     small = analyse(ARMS[arm].prepare(at).model, at.inputs)
     allowed = Predictor(structure, profile).floor(structure.widths) / 2
     assert 0.8 * allowed < Predictor(small, profile).floor(small.widths) <= allowed
+
+
+def test_the_densest_layers_of_a_mask_stay_whole_and_keep_their_weights(tmp_path: Path, digits) -> None:
+    at = setting("resilient", tmp_path, digits, budget={"params": "2x"})
+    ready = ARMS["resilient"].prepare(at)
+    assert ready.plan is not None
+    shares = {row.name: row.width / row.dense for row in ready.plan.rows}
+    cut = {name for name, share in shares.items() if share < 1}
+    assert 0 < len(cut) < len(shares) and min(shares.values()) >= 0.125
+    dense, small = at.model.state_dict(), ready.model.state_dict()
+    same = [name for name, weight in dense.items() if weight.ndim == 4 and torch.equal(weight, small[name])]
+    changed = [name for name, weight in dense.items() if weight.ndim == 4 and weight.shape != small[name].shape]
+    assert same and changed and not set(same) & set(changed)
 
 
 def test_uniform_widths_are_uniform(tmp_path: Path, digits) -> None:

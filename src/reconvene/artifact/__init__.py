@@ -22,6 +22,7 @@ from reconvene.artifact.manifest import MANIFEST, PLAN, WEIGHTS, changed_manifes
 from reconvene.artifact.probe import differs, take_probe
 from reconvene.artifact.sections import (
     ExportRecord,
+    FoundRate,
     PruningRecord,
     QuantisedTraining,
     Recalibrated,
@@ -45,6 +46,7 @@ __all__ = [
     "WEIGHTS",
     "Artifact",
     "ExportRecord",
+    "FoundRate",
     "PruningRecord",
     "Push",
     "QuantisedTraining",

@@ -97,6 +97,19 @@ class Recalibrated:
 
 @opened
 @dataclass(frozen=True)
+class FoundRate:
+    """A learning rate that was left to a range test: see ``reconvene.training.rate_test``."""
+
+    rate: NonNegative
+    steps: Count
+    seconds: Seconds | None = None
+
+    def __str__(self) -> str:
+        return f"learning rate {self.rate:.3g}, found by {self.steps} steps of a range test{_took(self.seconds)}"
+
+
+@opened
+@dataclass(frozen=True)
 class QuantisedTraining:
     """Epochs of quantisation-aware training: the headline with every rounding of int8, and in float32 ``before``."""
 
@@ -134,6 +147,7 @@ class Training:
     quantised: QuantisedTraining | None = None
     """Where it was trained on quantisation-aware: the numbers above are then of what came out of that, in float32."""
     recalibration: Recalibrated | None = None
+    found_rate: FoundRate | None = None
     warning: Text | None = None
     """Why this is hardly a trained network, in words of the task."""
 
@@ -157,7 +171,8 @@ class Training:
         """The same without any seconds, as the manifest keeps it."""
         quantised = None if self.quantised is None else replace(self.quantised, seconds=None)
         recalibration = None if self.recalibration is None else replace(self.recalibration, seconds=None)
-        return replace(self, seconds=None, quantised=quantised, recalibration=recalibration)
+        found_rate = None if self.found_rate is None else replace(self.found_rate, seconds=None)
+        return replace(self, seconds=None, quantised=quantised, recalibration=recalibration, found_rate=found_rate)
 
     def __str__(self) -> str:
         metrics = [f"{self.headline} {self.show(self.score)}"]
@@ -168,7 +183,7 @@ class Training:
         )
         if self.teacher is not None:
             text += f", taught by {self.teacher.model} with {self.headline} {self.show(self.teacher.score)}"
-        lines = [text]
+        lines = [text] if self.found_rate is None else [text, str(self.found_rate)]
         if (rounded := self.quantised) is not None:
             lines.append(
                 f"then {_rounds(rounded.epochs)} quantisation-aware{_took(rounded.seconds)}: {self.headline} "

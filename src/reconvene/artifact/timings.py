@@ -27,11 +27,12 @@ class Timings:
     training: Seconds | None = None
     quantising: Seconds | None = None
     recalibration: Seconds | None = None
+    rate_test: Seconds | None = None
 
     @classmethod
     def of(cls, training: Training, *, pruning: dict[str, float]) -> Timings:
         """Those of a training, after the steps of pruning."""
-        parts = (training, training.quantised, training.recalibration)
+        parts = (training, training.quantised, training.recalibration, training.found_rate)
         return cls(pruning, *(None if part is None else part.seconds for part in parts))
 
     def to_json(self) -> bytes:
@@ -45,8 +46,13 @@ class Timings:
             quantised = replace(quantised, seconds=self.quantising)
         if recalibration is not None and recalibration.seconds is None:
             recalibration = replace(recalibration, seconds=self.recalibration)
+        found_rate = training.found_rate
+        if found_rate is not None and found_rate.seconds is None:
+            found_rate = replace(found_rate, seconds=self.rate_test)
         seconds = self.training if training.seconds is None else training.seconds
-        return replace(training, seconds=seconds, quantised=quantised, recalibration=recalibration)
+        return replace(
+            training, seconds=seconds, quantised=quantised, recalibration=recalibration, found_rate=found_rate
+        )
 
 
 def read_timings(folder: Path) -> Timings:

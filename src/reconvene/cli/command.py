@@ -94,6 +94,27 @@ class Importing:
 
 
 @dataclass(kw_only=True)
+class WorkersOptions:
+    """Options that say who does the work of a command that has many pieces of it."""
+
+    heading: ClassVar[str] = "where it runs"
+
+    workers: Annotated[int | None, arg(metavar="N")] = None
+    """Processes on this machine. By default 1."""
+    ray: Annotated[str | None, arg(metavar="ADDRESS")] = None
+    """Work on the Ray cluster at this address (auto: the one of this machine) instead."""
+
+    def check_workers(self) -> None:
+        """Raise UsageError for what makes no sense together."""
+        if self.workers is not None and self.workers < 1:
+            raise UsageError("--workers is 1 at least")
+        if self.ray is not None and self.workers is not None:
+            raise UsageError("--workers are processes here, and --ray works on a cluster. Give one of them")
+        if self.ray == "":
+            raise UsageError("--ray needs an address: HOST:PORT, or auto for the cluster of this machine")
+
+
+@dataclass(kw_only=True)
 class ModelOptions(Importing):
     """Options that say which model."""
 
@@ -204,8 +225,9 @@ class LearningOptions:
     """Rounds over the training images. By default 5."""
     batch_size: Annotated[int | None, arg(metavar="N")] = None
     """Images a step. By default 128, fewer for small data."""
-    lr: Annotated[float | None, arg(metavar="RATE")] = None
-    """Highest learning rate. By default 0.1 (adamw: 0.001), and 0.01 with --qat. Lower it where a loss becomes nan."""
+    lr: Annotated[float | Literal["auto"] | None, arg(metavar="RATE|auto")] = None
+    """Highest learning rate. By default 0.1 (adamw: 0.001), and 0.01 with --qat. Lower it where a loss becomes nan.
+    auto: found by a range test of up to 200 steps first."""
     schedule: Literal["one-cycle", "multi-step"] | None = None
     """How the learning rate moves: up and down once, or a tenth after half and after three quarters of the run. By
     default the recipe's own: one-cycle."""

@@ -25,12 +25,14 @@ from reconvene.planning.assemble import Choice, chosen, plan_from_choice, timed
 from reconvene.structure import Group, Structure
 from reconvene.surgery import Accounting, Plan, PlanRow, Provenance
 from reconvene.surgery.ranges import to_text
-from reconvene.utils.arrays import Floats
+from reconvene.utils.arrays import Floats, Ints
 
 Curves = Callable[[Structure, CostModel], list[Floats]]
 # How far down PreCrop looks beyond the budget: layers' densities are followed to this share of it.
 BELOW = 0.25
 NARROWEST, WIDEST = 1 / 2, 2.0
+_WHOLE = 1e3
+"""Pressure, in nats of share, that no cut group meets: whoever starts from it is cut last."""
 
 
 def uniform(setting: Setting) -> PreparedRun:
@@ -83,6 +85,28 @@ def channels(setting: Setting) -> PreparedRun:
         return [thresholded(score) for score in scores]
 
     plan = plan_from(setting, f"channels {criterion}", curves, step=setting.round_to, plain=False)
+    return apply_plan(setting, plan, rectify=str(setting.options["rectify"]))
+
+
+def resilient(setting: Setting) -> PreparedRun:
+    """The idea that the paper's abstract states: layers that an unstructured mask leaves dense stay whole.
+
+    Groups are ranked by the density that the criterion's mask leaves to the layers that produce them, at the budget's
+    share of the weights. The least dense ones are cut, all to the same share of their channels: the fewest groups with
+    which the budget can be kept while none falls below ``share``. The others stay as they are, weights included.
+    """
+    criterion, least_share = str(setting.options["criterion"]), float(setting.options["share"])
+
+    def curves(structure: Structure, costs: CostModel) -> list[Floats]:
+        density = _tightest(setting.asked, costs)
+        saliency = _score(setting, criterion, density)
+        level = int(np.argmin(np.abs(np.asarray(saliency.levels) - density)))
+        depths = [float(_depth(group, saliency)[level]) for group in structure.prunable]
+        order = np.argsort(-np.asarray(depths), kind="stable")
+        cut = set(order[: _fewest(order, costs, setting.asked, structure.widths, least_share)].tolist())
+        return [log_share(g.width) + (0.0 if n in cut else _WHOLE) for n, g in enumerate(structure.prunable)]
+
+    plan = plan_from(setting, f"resilient {criterion}", curves, step=setting.round_to, plain=False)
     return apply_plan(setting, plan, rectify=str(setting.options["rectify"]))
 
 
@@ -183,6 +207,17 @@ def _tightest(budget: Budget, costs: CostModel) -> float:
 def _tightest_cost(budget: Budget, costs: CostModel) -> str:
     limits = budget.limits({name: float(value) for name, value in costs.dense.items()})
     return min(limits, key=lambda name: limits[name] / costs.dense[name])
+
+
+def _fewest(order: Ints, costs: CostModel, budget: Budget, dense: Ints, share: float) -> int:
+    """How many groups of ``order``, from the first on, keep the budget with this share of their channels; all at most."""
+    limits = budget.limits({name: float(value) for name, value in costs.dense.items()})
+    widths = dense.copy()
+    for count, group in enumerate(order, start=1):
+        widths[group] = max(1, int(np.ceil(share * dense[group])))
+        if all(costs.evaluate(name, widths) <= limit for name, limit in limits.items()):
+            return count
+    return len(order)
 
 
 def _saved(structure: Structure, costs: CostModel, cost: str) -> list[float]:

@@ -81,6 +81,7 @@ ARMS: dict[str, Arm] = {
     "dense": Arm(_dense, budgets=False),
     "ours": Arm(ours, {"criterion": "synflow", "evaluator": "fan_in", "rectify": "reinit"}),
     "unstructured": Arm(unstructured, {"criterion": "synflow", "layerwise": ""}, needs="params"),
+    "resilient": Arm(baselines.resilient, {"criterion": "synflow", "share": 0.125, "rectify": "reinit"}),
     "uniform": Arm(baselines.uniform, {"rectify": "reinit"}),
     "random": Arm(baselines.random_widths, {"rectify": "reinit"}),
     "precrop": Arm(baselines.precrop, {"criterion": "synflow", "rectify": "reinit"}),

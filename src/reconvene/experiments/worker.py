@@ -141,19 +141,22 @@ def _costs_on_device(run: Run, model: nn.Module, inputs: torch.Tensor) -> dict[s
 def _training(result: TrainResult, prepared: PreparedRun, macs: int, dataset: Dataset) -> Record:
     """What training gave and took; an arm that trained before it pruned paid for that too."""
     header, epochs = result.records[0], result.records[1:]
-    earlier = prepared.earlier
+    earlier, test = prepared.earlier, result.rate_test
     # Forward, and backward by inputs and by weights: three times the multiply-accumulates of a forward pass.
-    work = 3 * len(dataset.train) * (macs * prepared.epochs + earlier.get("macs", 0.0) * earlier.get("epochs", 0.0))
+    examples = len(dataset.train) * prepared.epochs
+    examples += 0 if test is None else len(test.rates) * header["config"]["batch_size"]
+    work = 3 * (macs * examples + len(dataset.train) * earlier.get("macs", 0.0) * earlier.get("epochs", 0.0))
     return {
         "initial_sha256": header["weights_sha256"],
         "recipe": header["config"],
+        "rate_test": None if test is None else {"steps": len(test.rates), "seconds": test.seconds},
         "accuracy": result.score,
         "loss": result.evaluation.loss,
         "train_loss": epochs[-1]["train_loss"],
         "per_class": result.evaluation.parts,
         "curve": [epoch[f"test_{dataset.task.headline}"] for epoch in epochs],
         "training": {
-            "seconds": result.seconds + earlier.get("seconds", 0.0),
+            "seconds": result.seconds + earlier.get("seconds", 0.0) + (0.0 if test is None else test.seconds),
             "seconds_per_epoch": result.seconds / prepared.epochs,
             "macs": work,
             "earlier": earlier,

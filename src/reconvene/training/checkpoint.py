@@ -60,8 +60,10 @@ def save_checkpoint(
     state: TrainingState,
     tensors: Mapping[str, Tensor],
     versions: Mapping[str, int],
+    *,
+    name: str = CHECKPOINT_NAME,
 ) -> None:
-    """Write ``checkpoint.safetensors``: whoever reads it finds the old one or the new one, whole.
+    """Write the checkpoint ``name``: whoever reads it finds the old one or the new one, whole.
 
     ``versions`` are those of the model's modules, see ``reconvene.artifact.tensors``.
 
@@ -71,19 +73,19 @@ def save_checkpoint(
     header = {"format": _FORMAT, "run": dict(run), "state": asdict(state), "versions": dict(versions)}
     contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     write_atomic(
-        directory / CHECKPOINT_NAME,
+        directory / name,
         safetensors.torch.save(contiguous, {"reconvene": json.dumps(header, allow_nan=False)}),
         error=TrainingError,
     )
 
 
-def load_checkpoint(directory: Path) -> Checkpoint | None:
-    """Read the checkpoint in ``directory``; ``None`` where there is none.
+def load_checkpoint(directory: Path, name: str = CHECKPOINT_NAME) -> Checkpoint | None:
+    """Read the checkpoint ``name`` in ``directory``; ``None`` where there is none.
 
     Raises:
         TrainingError: it is damaged, foreign, or of another format version.
     """
-    path = directory / CHECKPOINT_NAME
+    path = directory / name
     if not path.exists():
         return None
     hint = "Delete it, or train with resume=False (--no-resume), to start over."

@@ -18,6 +18,8 @@ from reconvene.training.sparsity import USUAL_STRENGTH, parse_sparsity
 MIN_STEPS, MIN_BATCH, MAX_BATCH = 32, 8, 128
 LATER = ("tail", "sparsity", "optimizer")
 """Choices that there were none of when the first checkpoints were written."""
+AUTO = "auto"
+"""What is found rather than given."""
 AUGMENTATIONS = ("auto", "shift", "flip", "shift-flip", "none")
 
 
@@ -38,8 +40,8 @@ class TrainConfig:
     """Decides the order of images, their augmentation and dropout."""
     batch_size: int | None = None
     """Images a step, over all processes together. None: 128, halved until small data gives 32 steps an epoch."""
-    lr: float = 0.1
-    """Highest learning rate."""
+    lr: float | Literal["auto"] = 0.1
+    """Highest learning rate. auto: found by a range test of some hundred steps first, see ``training.rate_test``."""
     schedule: Literal["one-cycle", "multi-step"] = "one-cycle"
     """one-cycle: linear warm-up, then a cosine to zero. multi-step: a tenth after half of the run, again after 3/4."""
     warmup: float = 0.25
@@ -73,8 +75,12 @@ class TrainConfig:
     checkpoint_seconds: float = 30.0
     """Write a checkpoint at least this often, and after every epoch."""
 
-    def settled(self, dataset: Dataset, *, device: torch.device, processes: int = 1) -> Settled:
+    def settled(
+        self, dataset: Dataset, *, device: torch.device, processes: int = 1, found_rate: float | None = None
+    ) -> Settled:
         """The same recipe with nothing left open: batch size, augmentation, precision and device are decided.
+
+        ``found_rate`` stands for a learning rate that was left to a range test.
 
         Raises:
             TrainingError: a value that cannot work, named with what would.
@@ -89,7 +95,8 @@ class TrainConfig:
             )
         augment = _augment(dataset.augmentation) if self.augment == "auto" else self.augment
         precision = self.precision if self.precision != "auto" else "bf16" if has_bf16(device) else "fp32"
-        decided = {"batch_size": size, "augment": augment, "precision": precision, "device": device.type}
+        lr = found_rate if self.lr == AUTO else self.lr
+        decided = {"batch_size": size, "augment": augment, "precision": precision, "device": device.type, "lr": lr}
         return Settled(**{**asdict(self), **decided})
 
     def augmentation(self, dataset: Dataset) -> Augmentation:
@@ -122,7 +129,7 @@ class TrainConfig:
         """What must be and is not, a sentence a rule; empty where all values can work."""
         wrong = {
             "batch_size must be above 0": self.batch_size is not None and self.batch_size < 1,
-            "lr must be above 0": not 0 < self.lr < math.inf,
+            "lr must be above 0, or auto": not (0 < self.lr < math.inf if self.lr != "auto" else True),
             "warmup must be in [0, 1)": not 0 <= self.warmup < 1,
             "tail must be above 0 and at most 1": not 0 < self.tail <= 1,
             "clip must be above 0": self.clip is not None and not self.clip > 0,
@@ -147,6 +154,7 @@ class Settled(TrainConfig):
     """A recipe with nothing left open."""
 
     batch_size: int = MAX_BATCH
+    lr: float = 0.1
 
 
 def learning_rate(config: Settled, step: float, total: float) -> float:

@@ -50,6 +50,8 @@ from reconvene.utils.progress import Stage, stage
 class TrainingRun:
     """One run over ``epochs``. ``config`` is settled; ``state`` says how far it is."""
 
+    checkpoint_name = CHECKPOINT_NAME
+
     def __init__(
         self,
         model: nn.Module,
@@ -63,6 +65,7 @@ class TrainingRun:
         distillation: Distillation | None = None,
         quantising: Quantising | None = None,
         growing: Growing | None = None,
+        rate_test: dict[str, Any] | None = None,
     ) -> None:
         self.original, self.dataset, self.epochs, self.directory = model, dataset, epochs, directory
         self.config, self.device, self.world = config, device, world
@@ -97,6 +100,7 @@ class TrainingRun:
         self.identity |= {} if quantising is None else {"quantisation-aware": quantising.to_dict()}
         self.identity |= {} if growing is None else {"growing": growing.to_dict()}
         self.masks = None if growing is None else growing.masked(self.model, self._images())
+        self.rate_test = {} if rate_test is None else {"rate_test": rate_test}
         self.state = TrainingState()
         self.saved_at = time.monotonic()
 
@@ -141,19 +145,27 @@ class TrainingRun:
             self.state = checkpoint.state
         else:
             self.state.records.append(self._header())
+        self._agree()
+        self._make_directory()
+        if self.world.rank == 0:
+            if checkpoint is None:
+                (self.directory / CHECKPOINT_NAME).unlink(missing_ok=True)
+            rewrite_log(self.directory, self.state.records)
+        return self.done
+
+    def _agree(self) -> None:
+        """See that all processes begin at the same step. Raises TrainingError."""
         if not self.world.agrees_on(self.done, self.device):
             raise TrainingError(
                 f"the processes do not see the same checkpoint: all of them must share {self.directory}."
             )
-        if self.world.rank == 0:
-            try:
-                self.directory.mkdir(parents=True, exist_ok=True)
-                if checkpoint is None:
-                    (self.directory / CHECKPOINT_NAME).unlink(missing_ok=True)
-            except OSError as error:
-                raise TrainingError(f"cannot write to {self.directory}: {error.strerror or error}.") from error
-            rewrite_log(self.directory, self.state.records)
-        return self.done
+
+    def _make_directory(self) -> None:
+        """See that checkpoints can be written. Raises TrainingError."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainingError(f"cannot write to {self.directory}: {error.strerror or error}.") from error
 
     def go(self) -> None:
         """Train until the last epoch is done, then give the original model the weights."""
@@ -271,7 +283,7 @@ class TrainingRun:
         if self.world.rank == 0:
             tensors = all_tensors(self.model, self.optimizer.momentum_tensors, self._learned)
             versions = module_versions(self.model.state_dict())
-            save_checkpoint(self.directory, self.identity, self.state, tensors, versions)
+            save_checkpoint(self.directory, self.identity, self.state, tensors, versions, name=self.checkpoint_name)
 
     def _identity(self) -> dict[str, Any]:
         """The settings that identify this run. The interval between checkpoints is not one of them."""
@@ -303,6 +315,7 @@ class TrainingRun:
             "growing": self.identity.get("growing"),
             "libraries": library_versions(),
             "machine": describe_machine(self.device),
+            **self.rate_test,
         }
 
     def _diverged(self, symptom: str) -> TrainingError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import nn
 from reconvene.data import Dataset
 from reconvene.errors import TrainingError
 from reconvene.tasks import Evaluation
-from reconvene.training.config import TrainConfig
+from reconvene.training.config import AUTO, TrainConfig
 from reconvene.training.distillation import Distillation
 from reconvene.training.growing import Growing, check_growing
 from reconvene.training.log import LOG_NAME
@@ -20,6 +20,7 @@ from reconvene.training.machine import choose_device
 from reconvene.training.parallel import join_world, local_rank
 from reconvene.training.quantising import Quantising, Range, check_quantising, settle_precision
 from reconvene.training.randomness import own_randomness
+from reconvene.training.rate_test import HIGHEST, RateTest, find_rate, remove_checkpoint
 from reconvene.training.run import TrainingRun
 from reconvene.utils.numbers import plural
 
@@ -54,8 +55,15 @@ class TrainResult:
         recalibration: dict[str, Any] | None = self.records[-1].get("recalibration")
         return recalibration
 
+    @property
+    def rate_test(self) -> RateTest | None:
+        """The range test that found the learning rate; None where that was given. Its seconds are beside the others."""
+        values = self.records[0].get("rate_test")
+        return None if values is None else RateTest.from_dict(values)
+
     def __str__(self) -> str:
-        return f"{plural(self.epochs, 'epoch')} in {self.seconds:.1f} s: {self.evaluation}"
+        test = "" if self.rate_test is None else f", and {self.rate_test}"
+        return f"{plural(self.epochs, 'epoch')} in {self.seconds:.1f} s{test}: {self.evaluation}"
 
 
 def train_model(
@@ -83,6 +91,9 @@ def train_model(
     With ``growing`` (``reconvene.planning.growing.GoalGrowing``) channels leave and come back under masks, the
     evaluation is that of the masked network, and the result has the network that is ``cut`` in the end.
 
+    A ``config`` with ``lr="auto"`` trains a copy of the model for up to 200 steps first, at rising rates, and takes the
+    rate from there: see ``reconvene.training.rate_test``. That test, too, goes on where it was killed.
+
     Where norm statistics lag behind the weights at the end of an epoch, they are taken anew from training images, and
     the epoch's record says so: see ``reconvene.training.statistics``.
 
@@ -104,23 +115,26 @@ def train_model(
     world = join_world(device)
     if growing is not None:
         check_growing(config, world.size, quantising)
+    options: dict[str, Any] = {
+        "epochs": epochs,
+        "directory": Path(directory),
+        "device": device,
+        "world": world,
+        "distillation": distillation,
+        "quantising": quantising,
+    }
     with own_randomness(device):
-        recipe = config.settled(dataset, device=device, processes=world.size)
-        run = TrainingRun(
-            model,
-            dataset,
-            epochs=epochs,
-            directory=Path(directory),
-            config=recipe,
-            device=device,
-            world=world,
-            distillation=distillation,
-            quantising=quantising,
-            growing=growing,
-        )
+        recipe = config.settled(dataset, device=device, processes=world.size, found_rate=HIGHEST)
+        test = None
+        if config.lr == AUTO:
+            test = find_rate(model, dataset, config=recipe, resume=resume, **options)
+            recipe, options["rate_test"] = replace(recipe, lr=test.rate), test.to_dict()
+        run = TrainingRun(model, dataset, config=recipe, growing=growing, **options)
         resumed_at = run.begin(resume=resume)
         run.go()
         cut = None if run.masks is None else run.masks.cut().cpu()
+    if test is not None and world.rank == 0:
+        remove_checkpoint(Path(directory))
     return TrainResult(
         evaluation=run.evaluation,
         epochs=epochs,

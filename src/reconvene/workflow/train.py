@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from reconvene import artifact
-from reconvene.artifact import Recalibrated, Teacher, Timings, Training
+from reconvene.artifact import FoundRate, Recalibrated, Teacher, Timings, Training
 from reconvene.data import Dataset
 from reconvene.errors import TrainingError
 from reconvene.surgery import Plan
@@ -178,6 +178,9 @@ def with_evaluation(training: Training, evaluation: Evaluation, result: TrainRes
         loss=evaluation.loss,
         parts=evaluation.parts,
         recalibration=recalibrated(result),
+        found_rate=None
+        if result.rate_test is None
+        else FoundRate(result.rate_test.rate, len(result.rate_test.rates), result.rate_test.seconds),
         warning=evaluation.warning,
     )
 
