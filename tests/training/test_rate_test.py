@@ -61,7 +61,7 @@ def test_the_rate_is_where_four_fifths_of_the_fall_are_behind() -> None:
     losses = [2.0] * 20 + [2.0 - 0.05 * n for n in range(1, 21)] + [1.0] * 20
     chosen = rates.index(choose_rate(rates, losses))
     mean = rate_test.running_mean(losses)
-    assert mean[chosen] <= 1.2 + 0.2 * (min(mean) - 1) < mean[chosen - 1]
+    assert mean[chosen] <= 2.0 - 0.8 * (2.0 - min(mean)) < mean[chosen - 1]
     assert not has_turned(losses) and has_turned([*losses, *[2.5] * 5]) and not has_turned([9.0] * 5)
     assert rates[0] == pytest.approx(1e-3) and rates[-1] == pytest.approx(6)
 
@@ -89,9 +89,9 @@ def test_auto_is_the_only_word_that_stands_for_a_rate() -> None:
 
 def test_an_artifact_keeps_the_rate_and_the_seconds_beside_its_manifest(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
-    source = resolve_address("resnet20", {"width": 0.25, "num_classes": 10}, input_shape=(1, 8, 8))
+    source = resolve_address("resnet20", {"width": 0.25, "num_classes": 10}, input_shape=(3, 8, 8))
     artifact.save(source.build(), tmp_path, source=source)
-    data = load_data("digits", input_shape=(1, 8, 8), limit=128)
+    data = load_data("digits", input_shape=(3, 8, 8), limit=128)
     config = TrainConfig(lr="auto", batch_size=32, precision="fp32")
     training = train_artifact(tmp_path, data, epochs=1, config=config)
     assert training.found_rate is not None and training.found_rate.seconds is not None

@@ -210,7 +210,7 @@ def _tightest_cost(budget: Budget, costs: CostModel) -> str:
 
 
 def _fewest(order: Ints, costs: CostModel, budget: Budget, dense: Ints, share: float) -> int:
-    """How many groups of ``order``, from the first on, keep the budget with this share of their channels; all at most."""
+    """How many groups of ``order``, from the first on, keep the budget at this share of their channels; at most all."""
     limits = budget.limits({name: float(value) for name, value in costs.dense.items()})
     widths = dense.copy()
     for count, group in enumerate(order, start=1):
