@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-litert test-npu test-oldest formats test-zoo examples fuzz check format bench evidence evidence-quick docs clean
+.PHONY: help setup demo test test-slow test-litert test-npu test-oldest formats test-zoo examples fuzz check format bench evidence evidence-quick headline docs clean
 
 help:
 	@echo "make setup      .venv with everything that the tests need (once)"
@@ -21,6 +21,7 @@ help:
 	@echo "make bench      what the speed of structure, saliency and pruning is measured by"
 	@echo "make evidence   all runs behind docs/evidence.md that are not there yet, then the page: hours, resumable"
 	@echo "make evidence-quick  every arm once on digits, into out/evidence-quick"
+	@echo "make headline   VGG-16, whole, on all images: dense, unstructured, ours and others: hours, resumable"
 	@echo "make docs       the documentation, into site/"
 
 setup: .venv/.ready
@@ -103,7 +104,7 @@ format: .venv/.ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-BENCHMARKS := structure_scaling structure_time speed_table prune_time synflow_time
+BENCHMARKS := structure_scaling structure_time speed_table prune_time synflow_time command_time
 
 bench: .venv/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
@@ -114,6 +115,10 @@ EVIDENCE_DATA ?= ../shared/data/cifar10
 evidence: .venv/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python benchmarks/evidence.py --data $(EVIDENCE_DATA)
+
+# The whole VGG-16 on all images; stopped, it goes on where it was.
+headline: .venv/.ready
+	$(BIN)/python benchmarks/headline.py --tier paper
 
 evidence-quick: .venv/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'

@@ -1,4 +1,4 @@
-"""docs/evidence.md and its plots, from the results on disk: every number and every verdict comes from them."""
+"""docs/evidence.md, its details and plots, from the results on disk: every number and every verdict comes from them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from evidence_headline import claim, headline_plot, headline_table, limits, shown_headline
 from evidence_predict import NOTHING, prediction
 from evidence_widths import against, everywhere, measured, of_rate, of_rlr, tables
 from headline import HEADER as COLUMNS
@@ -24,7 +25,8 @@ HERE = Path(__file__).parent
 def write_page(results: Path, page: Path, *, tier: str, check: bool = False) -> bool:
     """Write the page and the plots beside it, or say whether what is there is what would be written."""
     found = Found(results, tier)
-    texts = {page.name: found.page(), **{f"plots/{name}": text for name, text in found.plots.items()}}
+    texts = {page.name: found.page(), f"{page.stem}-details.md": found.details()}
+    texts |= {f"plots/{name}": text for name, text in found.plots.items()}
     current = all((page.parent / name).is_file() for name in texts) and all(
         (page.parent / name).read_text(encoding="utf-8") == text for name, text in texts.items()
     )
@@ -51,12 +53,24 @@ class Found:
         self.rlr = read_results(results / ("quick.jsonl" if quick else "rlr.jsonl"))
         self.rate = read_results(results / "rate.jsonl")
         self.headlines = {
-            name: read_results(results / f"headline_{name}.jsonl") for name in ("small", "full", "full_64")
+            name: read_results(results / f"headline_{name}.jsonl") for name in ("small", "paper", "full", "full_64")
         }
 
     def page(self) -> str:
-        """The page as Markdown."""
-        text = (HERE / "evidence.md.in").read_text(encoding="utf-8")
+        """The page of one screen."""
+        shown = shown_headline(self.headlines)
+        return filled(
+            "evidence.md.in",
+            {
+                "CLAIM": lambda: claim(shown),
+                "TABLE": lambda: headline_table(shown),
+                "PLOT": lambda: headline_plot(shown, self.plots),
+                "LIMITS": lambda: limits(shown),
+            },
+        )
+
+    def details(self) -> str:
+        """The appendix: every experiment."""
         makers: dict[str, Callable[[], str]] = {
             "PROTOCOL": self.protocol,
             "PREDICT": lambda: prediction(self.predict, self.scores, self.plots),
@@ -72,11 +86,7 @@ class Found:
             "EXPLORED": self.explored,
             "MISSING": self.missing,
         }
-        for mark, make in makers.items():
-            text = text.replace(f"@{mark}@", make())
-        left = re.findall(r"@[A-Z]+@", text)
-        assert not left, f"the template asks for {left}"
-        return text
+        return filled("evidence_details.md.in", makers)
 
     def every(self) -> list[dict[str, Any]]:
         """All records, each run once."""
@@ -188,6 +198,16 @@ class Found:
                 "CPU, the latter on a made-up folder of 200 classes."
             )
         return "\n".join(asked) or "- Nothing that the protocol asks for."
+
+
+def filled(template: str, makers: dict[str, Callable[[], str]]) -> str:
+    """A template with what takes the place of its marks."""
+    text = (HERE / template).read_text(encoding="utf-8")
+    for mark, make in makers.items():
+        text = text.replace(f"@{mark}@", make())
+    left = re.findall(r"@[A-Z]+@", text)
+    assert not left, f"the template asks for {left}"
+    return text
 
 
 def undisturbed(records: list[dict[str, Any]]) -> float:

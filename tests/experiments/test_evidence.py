@@ -98,7 +98,8 @@ def test_the_page_tells_differences_by_seed_and_admits_what_is_missing(tmp_path:
     write(tmp_path / "widths.jsonl", rows)
     page = tmp_path / "evidence.md"
     assert write_page(tmp_path, page, tier="small") and write_page(tmp_path, page, tier="small", check=True)
-    text = page.read_text()
+    details = tmp_path / "evidence-details.md"
+    text = details.read_text()
     assert "| params 16.21x | uniform | +2.5 ± 0.7 | 2 | better on every seed |" in text
     assert "| params 16.21x | precrop | +2.5 ± 4.9 | 2 | seeds disagree |" in text
     assert "| params 16.21x | dense | -8.0 ± 2.8 | 2 | worse on every seed |" in text
@@ -112,8 +113,40 @@ def test_the_page_tells_differences_by_seed_and_admits_what_is_missing(tmp_path:
         rates.append({**own, "key": f"{arm}{rate}", "run": {**own["run"], "train": {"lr": rate}}})
     write(tmp_path / "rate.jsonl", rates)
     write_page(tmp_path, page, tier="small")
-    text = page.read_text()
+    text = details.read_text()
     assert "| ours | 75.0 | **80.0** |" in text and "| uniform | **77.0** | 71.0 |" in text
     assert "| uniform | +3.0 | 1 | better, one seed |" in text
     write(tmp_path / "widths.jsonl", rows[:-1])
     assert not write_page(tmp_path, page, tier="small", check=True)
+
+
+def headline_rows(ours: float, speedup: float) -> list[dict[str, Any]]:
+    budget = {"params": "16.21x"}
+    rows = [
+        record("dense", 0, 0.9),
+        record("unstructured", 0, 0.88, budget=budget),
+        record("uniform", 0, 0.8, budget=budget),
+    ]
+    rows.append(
+        {**record("ours", 0, ours, budget=budget), "latency": {"seconds": 0.1, "dense": 0.3, "speedup": speedup}}
+    )
+    return rows
+
+
+def test_the_first_screen_says_whether_the_claim_holds(tmp_path: Path) -> None:
+    page = tmp_path / "evidence.md"
+    write_page(tmp_path, page, tier="small")
+    assert "*Not measured yet.*" in page.read_text() and "Accuracies of the paper" in page.read_text()
+    for ours, speedup, verdict in (
+        (0.85, 3.0, "does not hold yet"),
+        (0.876, 3.0, "holds"),
+        (0.876, 1.5, "does not hold"),
+    ):
+        write(tmp_path / "headline_small.jsonl", headline_rows(ours, speedup))
+        write_page(tmp_path, page, tier="small")
+        text = page.read_text()
+        assert f"**Here it {verdict}" in text and (tmp_path / "plots" / "headline.svg").exists()
+    assert "0.4 points below the unstructured" in text and "7.6 points above that of uniform" in text
+    write(tmp_path / "headline_paper.jsonl", headline_rows(0.9, 2.5))  # the whole network says more
+    write_page(tmp_path, page, tier="small")
+    assert "2.0 points above the unstructured" in page.read_text() and "level with the dense" in page.read_text()
