@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from reconvene.deploy import FORMATS, Limits
 from reconvene.utils.settings import LISTED, one_of
@@ -17,13 +17,13 @@ from reconvene.workflow.qat import QAT_CONFIG, train_quantised
 class QuantiseStage(RecipeStage):
     """From here on files are int8. ``epochs``: of quantisation-aware training; 0: ranges are measured on data alone.
 
-    ``lr`` is the highest rate of that training.
+    ``lr`` is the highest rate of that training; auto: found by a range test first.
     """
 
     name: ClassVar[str] = "quantise"
     precision: ClassVar[str] = "int8"
     epochs: int = 0
-    lr: float = QAT_CONFIG.lr
+    lr: float | Literal["auto"] = QAT_CONFIG.lr
 
     def refused_after(self, earlier: Sequence[RecipeStage], *, trained: bool) -> str:
         """Training with roundings goes on from a training of the same network."""
