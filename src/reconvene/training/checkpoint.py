@@ -79,6 +79,14 @@ def save_checkpoint(
     )
 
 
+def make_folder(directory: Path) -> None:
+    """Make the folder of checkpoints. Raises TrainingError where that cannot be."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"cannot write to {directory}: {error.strerror or error}.") from error
+
+
 def load_checkpoint(directory: Path, name: str = CHECKPOINT_NAME) -> Checkpoint | None:
     """Read the checkpoint ``name`` in ``directory``; ``None`` where there is none.
 

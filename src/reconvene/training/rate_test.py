@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from reconvene.data import Dataset
 from reconvene.errors import TrainingError
-from reconvene.training.checkpoint import load_checkpoint, require_same_run, restore
+from reconvene.training.checkpoint import load_checkpoint, make_folder, require_same_run, restore
 from reconvene.training.run import TrainingRun
 from reconvene.utils.progress import Stage, stage
 
@@ -105,7 +105,7 @@ class RangeTest(TrainingRun):
             restore(checkpoint, self.model, self.optimizer.momentum_tensors, self._learned)
             self.state = checkpoint.state
         self._agree()
-        self._make_directory()
+        make_folder(self.directory)
         return self.done
 
     def go(self) -> None:

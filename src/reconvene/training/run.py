@@ -26,6 +26,7 @@ from reconvene.training.checkpoint import (
     TrainingState,
     all_tensors,
     load_checkpoint,
+    make_folder,
     require_same_run,
     restore,
     save_checkpoint,
@@ -146,7 +147,7 @@ class TrainingRun:
         else:
             self.state.records.append(self._header())
         self._agree()
-        self._make_directory()
+        make_folder(self.directory)
         if self.world.rank == 0:
             if checkpoint is None:
                 (self.directory / CHECKPOINT_NAME).unlink(missing_ok=True)
@@ -159,13 +160,6 @@ class TrainingRun:
             raise TrainingError(
                 f"the processes do not see the same checkpoint: all of them must share {self.directory}."
             )
-
-    def _make_directory(self) -> None:
-        """See that checkpoints can be written. Raises TrainingError."""
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TrainingError(f"cannot write to {self.directory}: {error.strerror or error}.") from error
 
     def go(self) -> None:
         """Train until the last epoch is done, then give the original model the weights."""
