@@ -11,6 +11,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from filelock import FileLock
 from torch import nn
 
 from reconvene.costs import listed_costs
@@ -81,9 +82,10 @@ def train_dense(setting: Setting, epochs: int) -> tuple[nn.Module, TrainResult]:
     """The trained dense network, from where an earlier arm left it, or trained now."""
     dense = copy_model(setting.model)
     config = replace(setting.config, seed=setting.seed)
-    result = train_model(
-        dense, setting.dataset, epochs=epochs, directory=_shared_folder(setting, epochs), config=config
-    )
+    folder = _shared_folder(setting, epochs)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # runs beside this one may need the same network
+        result = train_model(dense, setting.dataset, epochs=epochs, directory=folder, config=config)
     return dense, result
 
 
