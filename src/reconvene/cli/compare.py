@@ -8,7 +8,8 @@ from typing import Annotated, ClassVar
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from reconvene.cli.command import Answer, Command, UsageError, WorkersOptions
+from reconvene.cli.command import Answer, Command, UsageError
+from reconvene.cli.workers_options import WorkersOptions
 
 
 @dataclass(kw_only=True)

@@ -8,7 +8,8 @@ from typing import Annotated, ClassVar
 
 from tyro.conf import Positional, arg
 
-from reconvene.cli.command import Answer, Command, Importing, UsageError, WorkersOptions
+from reconvene.cli.command import Answer, Command, Importing
+from reconvene.cli.workers_options import WorkersOptions
 from reconvene.errors import FleetError
 from reconvene.utils.progress import note
 

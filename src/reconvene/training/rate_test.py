@@ -24,7 +24,9 @@ from reconvene.utils.progress import Stage, stage
 STEPS = 200
 """Steps of the test, whatever the length of an epoch."""
 LOWEST, HIGHEST = 1e-3, 6.0
-"""Rates of the first step and of the last one."""
+"""Rates of the first step and of the last one, of SGD."""
+_ADAMW = 0.01
+"""Rates of AdamW are so many times those of SGD: each of its steps has the length of the rate, whatever the gradient."""
 _SMOOTHING = 0.9
 """Weight of the earlier losses in the running mean."""
 _TURN = 1.1
@@ -95,7 +97,7 @@ class RangeTest(TrainingRun):
     @property
     def rate(self) -> float:
         """The rate of the next step, on a logarithmic scale."""
-        return rate_of_step(self.done)
+        return rate_of_step(self.done) * (_ADAMW if self.config.optimizer == "adamw" else 1.0)
 
     def begin(self, *, resume: bool) -> int:
         """Go back to the checkpoint where there is one. Returns the number of steps already done."""
@@ -176,7 +178,7 @@ def choose_rate(rates: Sequence[float], losses: Sequence[float]) -> float:
     means = running_mean(losses)[_WARM:]
     if not means or min(means) >= means[0]:
         raise TrainingError(
-            f"the loss falls at no learning rate from {LOWEST:g} to {rate_of_step(len(losses)):.2g}. "
+            f"the loss falls at no learning rate from {rates[0]:g} to {rates[-1]:.2g}. "
             "Give a rate yourself (lr=0.1, --lr 0.1), or rectify the network first"
         )
     level = means[0] - _FALL * (means[0] - min(means))
