@@ -26,7 +26,7 @@ STEPS = 200
 LOWEST, HIGHEST = 1e-3, 6.0
 """Rates of the first step and of the last one, of SGD."""
 _ADAMW = 0.01
-"""Rates of AdamW are so many times those of SGD: each of its steps has the length of the rate, whatever the gradient."""
+"""Rates of AdamW are so many times those of SGD: its steps have the length of the rate, whatever the gradient."""
 _SMOOTHING = 0.9
 """Weight of the earlier losses in the running mean."""
 _TURN = 1.1
