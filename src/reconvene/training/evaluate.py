@@ -72,19 +72,3 @@ def try_model(model: nn.Module, dataset: Dataset, *, role: str = "the model") ->
 def outputs_in_float32(output: Any) -> Any:
     """Outputs as tasks take them, whatever they were computed in."""
     return output.float() if isinstance(output, Tensor) else map_tensors(Tensor.float, output)
-
-
-def try_model(model: nn.Module, dataset: Dataset, *, role: str = "the model") -> None:
-    """Find out now, on two images, whether the model takes this dataset's images and the task reads its outputs.
-
-    Raises TrainingError; ``role`` is what it calls the model.
-    """
-    device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
-    images, targets = dataset.train.images[:2], dataset.train.targets[:2]
-    with evaluating(model), torch.no_grad():
-        try:
-            output = model(dataset.normalise(images.to(device)))
-        except (RuntimeError, ValueError, TypeError) as error:
-            shape = "x".join(map(str, dataset.shape))
-            raise TrainingError(f"{role} does not run on {dataset.name}'s images {shape}: {error}") from error
-    check_output(output, targets, dataset, role=role)
