@@ -36,23 +36,23 @@ def claim(lines: list[ArmSummary]) -> str:
         return NOTHING
     by_arm = {arm: [line for line in lines if line.label == arm] for arm in ARMS}
     masked, whole = by_arm["unstructured"][0], by_arm["dense"][0]
-    ours = max(by_arm["ours"], key=lambda line: line.accuracy.value)
-    even = max(by_arm["uniform"], key=lambda line: line.accuracy.value)
-    below = masked.accuracy.value - ours.accuracy.value
+    ours = max(by_arm["ours"], key=lambda line: line.score.value)
+    even = max(by_arm["uniform"], key=lambda line: line.score.value)
+    below = masked.score.value - ours.score.value
     verdict = "holds" if below <= AIM and (ours.speedup or 0) >= 2 else "does not hold yet"
     speed = "" if ours.speedup is None else f" and runs {ours.speedup:.1f} times as fast"
-    above = ours.accuracy.value - even.accuracy.value
+    above = ours.score.value - even.score.value
     return (
         f"**Here it {verdict}** ({regime(lines)}). Ours has 1/{1 / ours.params:.3g} of the parameters{speed}, after "
         f"{ours.search:.1f} s of pruning. Its accuracy is {_gap(below)} the unstructured counterpart's, "
-        f"{_gap(whole.accuracy.value - ours.accuracy.value)} the dense network's, and {_gap(-above)} that of "
+        f"{_gap(whole.score.value - ours.score.value)} the dense network's, and {_gap(-above)} that of "
         f"uniform widths. The aim is at most {AIM} points below the unstructured counterpart."
     )
 
 
 def regime(lines: list[ArmSummary]) -> str:
     """Network, images, epochs and seeds of the runs."""
-    run, seeds = lines[0].records[0]["run"], min(line.accuracy.n for line in lines)
+    run, seeds = lines[0].records[0]["run"], min(line.score.n for line in lines)
     images = "all images" if run["limit"] is None else f"{run['limit']:,} images"
     return f"`{lines[0].model}`, {run['data']}, {images}, {run['epochs']} epochs, {seeds} seeds"
 
@@ -69,10 +69,10 @@ def headline_plot(lines: list[ArmSummary], plots: dict[str, str]) -> str:
     dots = [
         Dot(
             line.records[0]["params"],
-            line.accuracy.value,
+            line.score.value,
             line.label,
-            f"{line.label}, {line.budget}: {line.accuracy} %",
-            line.accuracy.spread or 0.0,
+            f"{line.label}, {line.budget}: {line.score_text} %",
+            line.score.spread or 0.0,
         )
         for line in lines
     ]

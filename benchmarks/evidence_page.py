@@ -142,9 +142,9 @@ class Found:
         for line in lines:
             whole = next((x for x in lines if (x.model, x.label) == (line.model, "dense")), None)
             if "100x" in line.budget and whole is not None:
-                below = whole.accuracy.value - line.accuracy.value
+                below = whole.score.value - line.score.value
                 work = whole.training_macs / line.training_macs
-                rows.append([line.model, line.label, str(line.accuracy), f"{below:.1f}", f"1/{work:.3g}"])
+                rows.append([line.model, line.label, line.score_text, f"{below:.1f}", f"1/{work:.3g}"])
         header = ["model", "arm", "accuracy %", "points below dense", "training compute"]
         return escaped_table(header, rows) if rows else NOTHING
 
@@ -180,7 +180,7 @@ class Found:
         """What the protocol asks for and the results do not hold."""
         lines = summarise(self.widths)
         asked = []
-        few = [line for line in lines if line.accuracy.n < 3]
+        few = [line for line in lines if line.score.n < 3]
         if few:
             asked.append(f"- Three seeds: {len(few)} of {len(lines)} rows on widths have fewer. One seed is no claim.")
         budgets = {line.budget for line in lines}

@@ -11,7 +11,7 @@ from scipy.stats import t
 
 from reconvene.experiments.config import arm_label
 from reconvene.experiments.pages import escaped_table, plots
-from reconvene.experiments.summary import HEADER, ArmSummary, Mean, cells, summarise
+from reconvene.experiments.summary import ArmSummary, Mean, cells, header_of, summarise
 
 Records = list[dict[str, Any]]
 NOISE = 1.0
@@ -30,7 +30,7 @@ def tables(records: Records, made: dict[str, str]) -> str:
         own = [line for line in lines if (line.model, line.data) == place]
         parts.append(
             f"**{place[0]} on {place[1]}**\n\n"
-            + escaped_table(["budget", *HEADER], [[line.budget, *cells(line)] for line in own])
+            + escaped_table(["budget", *header_of(own)], [[line.budget, *cells(line)] for line in own])
         )
         for plot, text in plots(own).items():
             file = f"widths-{plot}"
@@ -62,7 +62,7 @@ def everywhere(records: Records) -> str:
     cells: dict[tuple[str, str], dict[str, float]] = {}
     for line in summarise(records):
         if line.label in QUICK:
-            cells.setdefault((line.model, line.budget), {})[line.label] = line.accuracy.value
+            cells.setdefault((line.model, line.budget), {})[line.label] = line.score.value
     whole = {place: own for place, own in cells.items() if len(own) == len(QUICK)}
     if not whole:
         return NOTHING
@@ -82,11 +82,11 @@ def measured(records: Records) -> str:
     for model in dict.fromkeys(line.model for line in lines if line.label == "ours"):
         own = [line for line in lines if line.model == model]
         for arm in QUICK[1:]:
-            points = sorted((line.latency, line.accuracy.value) for line in own if line.label in (arm, "dense"))
+            points = sorted((line.latency, line.score.value) for line in own if line.label in (arm, "dense"))
             for line in (line for line in own if line.label == "ours"):
                 if points[0][0] <= line.latency <= points[-1][0]:
                     other = np.interp(np.log(line.latency), *np.array([(np.log(x), y) for x, y in points]).T)
-                    gap = f"{line.accuracy.value - other:+.1f}"
+                    gap = f"{line.score.value - other:+.1f}"
                     rows.append([model, line.budget, f"{line.latency * 1e3:.3f}", arm, gap])
     header = ["model", "budget of ours", "measured ms", "arm", "ours minus that arm at as many ms"]
     return escaped_table(header, rows) if rows else NOTHING
@@ -105,7 +105,7 @@ def of_rlr(records: Records) -> str:
         way = line.records[0]["run"]["options"]["rectify"]
         if line.records[0]["run"]["options"]["evaluator"] == DEFAULT[1]:
             first = Mean.of([100 * r["curve"][0] for r in line.records])
-            rows.append([line.model, line.budget, way, str(first), str(line.accuracy), str(line.accuracy.n)])
+            rows.append([line.model, line.budget, way, str(first), line.score_text, str(line.score.n)])
     return escaped_table(["model", "budget", "rectify", "after one epoch %", "accuracy %", "seeds"], rows)
 
 
@@ -119,10 +119,10 @@ def of_rate(records: Records) -> str:
     if not cells:
         return NOTHING
     rates = sorted({rate for found in cells.values() for rate in found})
-    best = {place: max(found, key=lambda rate: found[rate].accuracy.value) for place, found in cells.items()}
+    best = {place: max(found, key=lambda rate: found[rate].score.value) for place, found in cells.items()}
     rows = []
     for place, found in cells.items():
-        means = {rate: str(line.accuracy) for rate, line in found.items()}
+        means = {rate: line.score_text for rate, line in found.items()}
         means[best[place]] = f"**{means[best[place]]}**"
         rows.append([*place, *(means.get(rate, "") for rate in rates)])
     against = []

@@ -91,8 +91,8 @@ def row(line: ArmSummary) -> list[str]:
     return [
         line.label,
         line.budget,
-        str(line.accuracy),
-        str(line.accuracy.n),
+        line.score_text,
+        str(line.score.n),
         f"{first['params']:,}",
         f"{first['size'] / 1024:,.0f}",
         f"1/{1 / line.macs:.3g}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
@@ -11,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from reconvene.experiments.pages import write_pages
+from reconvene.experiments.summary import Mean, summarise
 from support.paths import BENCHMARKS
 
 sys.path.insert(0, str(BENCHMARKS))
@@ -51,6 +54,21 @@ def record(
 
 def write(file: Path, rows: list[dict[str, Any]]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_networks_are_compared_by_the_headline_of_their_task(tmp_path: Path) -> None:
+    rows = [record("dense", 0, 0.0), *(record("uniform", seed, 0.0, budget={"params": "2x"}) for seed in (0, 1))]
+    for row, error in zip(rows, (0.5, 0.25, 0.75), strict=True):
+        del row["accuracy"]
+        row |= {"task": "regression", "mae": error, "per_class": {}, "assessment": {"corrupted": 3.0}}
+    dense, uniform = summarise(rows)
+    assert (dense.score_text, uniform.score_text) == ("0.5", "0.5 ± 0.35")
+    better = dataclasses.replace(dense, label="better", score=Mean.of([0.125]))
+    written = {path.name: path.read_text() for path in write_pages([dense, uniform, better], tmp_path)}
+    assert "| mae |" in written["table.md"] and "%" not in written["table.md"]
+    assert "The best: better, whole, mae 0.125." in written["index.html"]
+    (plot,) = (text for name, text in written.items() if name.endswith("params.svg"))
+    assert "test mae" in plot
 
 
 def test_rank_correlation_by_hand() -> None:

@@ -205,9 +205,10 @@ def test_a_run_says_what_it_started_from_and_what_it_took(tmp_path: Path) -> Non
     assert 0 <= small.extra["agreement"].value <= 100 and "worst drop" in small.extra
     assert small.extra["corrupted"].value == pytest.approx(100 * uniform["assessment"]["corrupted"])
     written = {path.name: path.read_text() for path in write_pages([whole, small], tmp_path / "pages")}
-    assert f"| params 3x | uniform | {small.accuracy} |" in written["table.md"] and "agreement %" in written["table.md"]
+    assert f"| params 3x | uniform | {small.score_text} |" in written["table.md"]
+    assert "| accuracy % |" in written["table.md"] and "agreement %" in written["table.md"]
     page = written["index.html"]
-    assert "uniform" in page and str(small.accuracy) in page and page.count("<svg xmlns") == 2 and "src=" not in page
+    assert "uniform" in page and small.score_text in page and page.count("<svg xmlns") == 2 and "src=" not in page
     plots = [text for name, text in written.items() if name.endswith(".svg")]
     assert len(plots) == 2 and all(text.count("<title>") == 3 for text in plots)  # no latency was measured
     assert dense["libraries"]["torch"] and dense["machine"] and dense["date"]

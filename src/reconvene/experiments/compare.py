@@ -23,7 +23,7 @@ from reconvene.errors import ExperimentError
 from reconvene.experiments.config import Experiment, Run
 from reconvene.experiments.context import SHARED
 from reconvene.experiments.process import execute_in_process, job_of
-from reconvene.experiments.results import Record, append_result, of_keys, read_results
+from reconvene.experiments.results import Record, append_result, of_keys, read_results, score_of, task_of
 from reconvene.experiments.worker import ERROR, LOCK, RESULT
 from reconvene.utils.executors import Job, JobOutcome, in_processes, join_ray, on_ray
 from reconvene.utils.progress import ProgressOption, listening, note, stage, track
@@ -127,7 +127,7 @@ def _compare(
             record = json.loads(files[RESULT])
             append_result(results, record)
             shutil.rmtree(work / job["key"], ignore_errors=True)
-            outcome = f"{record['accuracy']:.2%}"
+            outcome = task_of(record).show(score_of(record))
         else:
             failed[job["key"]] = files if isinstance(files, str) else files[ERROR].decode()
             outcome = f"failed: {failed[job['key']]}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from reconvene.errors import ExperimentError
 from reconvene.experiments.plot import Dot, scatter_svg
-from reconvene.experiments.summary import EXTRA, HEADER, WHOLE, ArmSummary, cells
+from reconvene.experiments.summary import EXTRA, WHOLE, ArmSummary, cells, header_of
 from reconvene.pages.markup import tag
 from reconvene.pages.sections import html_table, section
 from reconvene.pages.shell import contents, html_page, inline_svg
@@ -23,12 +23,14 @@ _AXES: dict[str, str] = {
 
 
 def tables(lines: Sequence[ArmSummary]) -> str:
-    """One table a model and data set, rows grouped by budget; what was measured beyond accuracy in a second one."""
+    """One table a model and data set, rows grouped by budget; what was measured beyond the headline in a second one."""
     parts = []
     for model, data in dict.fromkeys((line.model, line.data) for line in lines):
         group = [line for line in lines if (line.model, line.data) == (model, data)]
         rows = [[line.budget, *cells(line)] for line in group]
-        parts.append(f"**{markdown(model)} on {markdown(data)}**\n\n{escaped_table(['budget', *HEADER], rows)}")
+        parts.append(
+            f"**{markdown(model)} on {markdown(data)}**\n\n{escaped_table(['budget', *header_of(group)], rows)}"
+        )
         names = [name for name in EXTRA if any(name in line.extra for line in group)]
         if names:
             beyond = [[line.budget, line.label, *(str(line.extra.get(name, "")) for name in names)] for line in group]
@@ -39,13 +41,13 @@ def tables(lines: Sequence[ArmSummary]) -> str:
 
 
 def grid_of_bits(lines: Sequence[ArmSummary]) -> str:
-    """Bytes of packed weights beside accuracy, the largest first."""
+    """Bytes of packed weights beside the headline, the largest first."""
     ranked = sorted((line for line in lines if line.packed), key=lambda line: -(line.packed or 0))
     rows = [
-        [line.label, line.budget, f"{(line.packed or 0) / 1e3:.1f}", str(line.accuracy), str(line.accuracy.n)]
+        [line.label, line.budget, f"{(line.packed or 0) / 1e3:.1f}", line.score_text, str(line.score.n)]
         for line in ranked
     ]
-    return markdown_table(["arm", "budget", "packed weights, kB", "accuracy %", "seeds"], rows)
+    return markdown_table(["arm", "budget", "packed weights, kB", header_of(ranked)[1], "seeds"], rows)
 
 
 def escaped_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -54,7 +56,7 @@ def escaped_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def plots(lines: Sequence[ArmSummary]) -> dict[str, str]:
-    """SVG text by file name: accuracy against every axis that was measured, a plot per model and data set."""
+    """SVG text by file name: the headline against every axis that was measured, a plot per model and data set."""
     documents = {}
     for model, data in dict.fromkeys((line.model, line.data) for line in lines):
         group = [line for line in lines if (line.model, line.data) == (model, data)]
@@ -62,7 +64,9 @@ def plots(lines: Sequence[ArmSummary]) -> dict[str, str]:
             dots = [dot for line in group if (dot := _dot(line, axis)) is not None]
             if len({dot.x for dot in dots}) > 1:
                 stem = "".join(c if c.isalnum() else "-" for c in f"{model}-{data}-{axis}").strip("-")
-                documents[f"{stem}.svg"] = scatter_svg(f"{model} on {data}", dots, x=axis_label, y="test accuracy, %")
+                documents[f"{stem}.svg"] = scatter_svg(
+                    f"{model} on {data}", dots, x=axis_label, y=_score_axis(group[0])
+                )
     return documents
 
 
@@ -71,7 +75,7 @@ def comparison(lines: Sequence[ArmSummary], drawn: Mapping[str, str]) -> str:
     parts = []
     for model, data in dict.fromkeys((line.model, line.data) for line in lines):
         group = [line for line in lines if (line.model, line.data) == (model, data)]
-        header = ["budget", "method", *HEADER[1:]]
+        header = ["budget", "method", *header_of(group)[1:]]
         rows = [
             tag(
                 "tr",
@@ -81,10 +85,9 @@ def comparison(lines: Sequence[ArmSummary], drawn: Mapping[str, str]) -> str:
             )
             for line in group
         ]
-        best = max(group, key=lambda line: line.accuracy.value)
-        lead = (
-            f"{len(group)} results, each over its seeds. Most accurate: {best.label}, {best.budget}, {best.accuracy} %."
-        )
+        best = max(group, key=lambda line: line.rank)
+        score = f"{best.task.headline} {_with_unit(best)}"
+        lead = f"{len(group)} results, each over its seeds. The best: {best.label}, {best.budget}, {score}."
         parts.append(
             section(
                 f"{model} on {data}",
@@ -94,10 +97,11 @@ def comparison(lines: Sequence[ArmSummary], drawn: Mapping[str, str]) -> str:
         )
     figures = [tag("figure", inline_svg(plot), class_="chart") for plot in drawn.values()]
     if figures:
+        way = "up" if all(line.task.larger_is_better for line in lines) else "down"
         lead = (
-            "A dot a method and budget, with the spread over seeds; further up is better, and to the left is smaller."
+            f"A dot a method and budget, with the spread over seeds; further {way} is better, to the left is smaller."
         )
-        parts.append(section("Accuracy against cost", lead, tag("div", figures, class_="pair")))
+        parts.append(section("Test results against cost", lead, tag("div", figures, class_="pair")))
     return html_page("Comparison", tag("header", tag("h1", "Comparison of methods")), contents(parts), *parts)
 
 
@@ -117,9 +121,13 @@ def _dot(line: ArmSummary, axis: str) -> Dot | None:
     x = places[axis]
     if not x:
         return None
-    text = (
-        f"{line.label}, {line.budget}: {line.accuracy} %"
-        if line.budget != WHOLE
-        else f"{line.label}: {line.accuracy} %"
-    )
-    return Dot(x, line.accuracy.value, line.label, text, line.accuracy.spread or 0.0)
+    which = f"{line.label}, {line.budget}" if line.budget != WHOLE else line.label
+    return Dot(x, line.score.value, line.label, f"{which}: {_with_unit(line)}", line.score.spread or 0.0)
+
+
+def _with_unit(line: ArmSummary) -> str:
+    return f"{line.score_text} %" if line.task.is_share else line.score_text
+
+
+def _score_axis(line: ArmSummary) -> str:
+    return f"test {line.task.headline}, %" if line.task.is_share else f"test {line.task.headline}"

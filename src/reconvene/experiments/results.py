@@ -10,8 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from reconvene.errors import ExperimentError
+from reconvene.tasks import DEFAULT, Task, task_named
 
 Record = dict[str, Any]
+"""What a run gave; the headline of its ``task`` stands in it by its name."""
+
+
+def task_of(record: Record) -> Task:
+    """What was trained for; classification where a release wrote the record that knew no other."""
+    return task_named(record.get("task", DEFAULT.name))
+
+
+def score_of(record: Record) -> float:
+    """The headline of the record's task on the test images."""
+    return float(record[task_of(record).headline])
 
 
 def read_results(path: str | os.PathLike[str]) -> list[Record]:

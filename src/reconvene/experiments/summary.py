@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reconvene.experiments.config import arm_label
-from reconvene.experiments.results import Record
+from reconvene.experiments.results import Record, score_of, task_of
+from reconvene.tasks import Task
 from reconvene.utils.tables import text_table
 
 
@@ -51,8 +52,9 @@ class ArmSummary:
     data: str
     budget: str
     label: str
-    accuracy: Mean
-    """In percent."""
+    task: Task
+    score: Mean
+    """The headline of the task, of a share in percent."""
     params: float
     macs: float
     search: float
@@ -65,9 +67,26 @@ class ArmSummary:
     """Bytes of packed weights, scales and biases, where bits were decided."""
     records: tuple[Record, ...]
 
+    @property
+    def score_title(self) -> str:
+        """What ``score`` is: ``accuracy %``, ``mae``."""
+        return f"{self.task.headline} %" if self.task.is_share else self.task.headline
+
+    @property
+    def score_text(self) -> str:
+        """``91.2 ± 0.3``."""
+        if self.task.is_share or self.score.spread is None:
+            return str(self.score) if self.task.is_share else self.task.show(self.score.value)
+        return f"{self.task.show(self.score.value)} ± {self.score.spread:.2g}"
+
+    @property
+    def rank(self) -> float:
+        """The higher, the better."""
+        return self.score.value if self.task.larger_is_better else -self.score.value
+
 
 EXTRA = ("calibration error", "worst class", "worst drop", "agreement", "corrupted")
-"""Columns beyond accuracy: shares in [0, 1] that a record may hold, some of them beside the dense one of its seed."""
+"""Columns beyond the headline: shares in [0, 1] that a record may hold, some beside the dense one of its seed."""
 
 
 def summarise(records: Iterable[Record]) -> list[ArmSummary]:
@@ -102,19 +121,22 @@ def budget_text(budget: dict[str, Any]) -> str:
 def as_text(lines: Sequence[ArmSummary]) -> str:
     """The rows as a table for a terminal."""
     rows = [[line.model, line.data, line.budget, *cells(line)] for line in lines]
-    header = ["model", "data", "budget", *HEADER]
+    header = ["model", "data", "budget", *header_of(lines)]
     return text_table(header, rows, right=range(4, len(header)))
 
 
-HEADER = ["arm", "accuracy %", "seeds", "params", "MACs", "search s", "s/epoch", "ONNX Runtime ms", "speed-up"]
+def header_of(lines: Iterable[ArmSummary]) -> list[str]:
+    """The headings of ``cells``; where the lines are of several tasks, their headlines share a column."""
+    scores = " or ".join(dict.fromkeys(line.score_title for line in lines))
+    return ["arm", scores, "seeds", "params", "MACs", "search s", "s/epoch", "ONNX Runtime ms", "speed-up"]
 
 
 def cells(line: ArmSummary) -> list[str]:
-    """One row of results as text, under ``HEADER``."""
+    """One row of results as text, under ``header_of``."""
     return [
         line.label,
-        str(line.accuracy),
-        str(line.accuracy.n),
+        line.score_text,
+        str(line.score.n),
         f"1/{1 / line.params:.3g}",
         f"1/{1 / line.macs:.3g}",
         f"{line.search:.1f}",
@@ -133,6 +155,7 @@ def _line(
     dense: dict[tuple[str, str, int, str], Record],
 ) -> ArmSummary:
     timed = [record["latency"] for record in records if record["latency"]]
+    task = task_of(records[0])
     beyond = [_beyond(record, dense.get(_pairing_key(record))) for record in records]
     by_measure = {name: [values[name] for values in beyond if name in values] for name in EXTRA}
     return ArmSummary(
@@ -140,7 +163,8 @@ def _line(
         data,
         budget,
         label,
-        Mean.of([100 * record["accuracy"] for record in records]),
+        task,
+        Mean.of([(100 if task.is_share else 1) * score_of(record) for record in records]),
         params=_mean(record["params"] / record["dense"]["params"] for record in records),
         macs=_mean(record["macs"] / record["dense"]["macs"] for record in records),
         search=median(record["search"]["seconds"] for record in records),
@@ -159,16 +183,15 @@ def _has_bits(records: list[Record]) -> bool:
 
 
 def _beyond(record: Record, dense: Record | None) -> dict[str, float]:
-    """The measures of one run other than accuracy."""
+    """The measures of one run other than the headline, as far as its task has them."""
     assessment = record.get("assessment")
     if not assessment:
         return {}
-    measures = {
-        "calibration error": assessment["calibration_error"],
-        "worst class": assessment["worst_accuracy"],
-        "corrupted": assessment["corrupted"],
-    }
-    if dense is not None and dense is not record and dense.get("assessment"):
+    columns = {"calibration error": "calibration_error", "worst class": "worst_accuracy"}
+    if task_of(record).is_share:
+        columns["corrupted"] = "corrupted"
+    measures = {column: assessment[name] for column, name in columns.items() if name in assessment}
+    if dense is not None and dense is not record and dense.get("assessment") and "answers" in assessment:
         said, before = _answers(assessment), _answers(dense["assessment"])
         measures["agreement"] = float((said == before).mean())
         measures["worst drop"] = max(dense["per_class"][name] - value for name, value in record["per_class"].items())

@@ -35,6 +35,7 @@ from reconvene.experiments.results import Record, source_commit
 from reconvene.models import ModelSource, example_inputs, resolve_address
 from reconvene.planning.session import Planner
 from reconvene.planning.target import resolve_profile as resolve_profile
+from reconvene.tasks import Targets
 from reconvene.training import TrainConfig, TrainResult, train_model
 from reconvene.training.assess import assess, predict
 from reconvene.training.machine import choose_device, describe_machine, library_versions
@@ -150,7 +151,8 @@ def _training(result: TrainResult, prepared: PreparedRun, macs: int, dataset: Da
         "initial_sha256": header["weights_sha256"],
         "recipe": header["config"],
         "rate_test": None if test is None else {"steps": len(test.rates), "seconds": test.seconds},
-        "accuracy": result.score,
+        "task": dataset.task.name,
+        dataset.task.headline: result.score,
         "loss": result.evaluation.loss,
         "train_loss": epochs[-1]["train_loss"],
         "per_class": result.evaluation.parts,
@@ -165,10 +167,12 @@ def _training(result: TrainResult, prepared: PreparedRun, macs: int, dataset: Da
 
 
 def _assessment(model: nn.Module, dataset: Dataset) -> Record:
-    """Beyond accuracy; with every answer, so that agreement with the dense run of the same seed can be told later."""
+    """Beyond the headline. Answers of a classifier are kept, to tell later how many are those of the dense network."""
+    assessment = assess(model, dataset, corruptions=True).to_dict()
+    if dataset.task.targets is not Targets.LABELS:
+        return assessment
     said = predict(model, dataset)[0].numpy().astype(np.uint16)
-    packed = base64.b64encode(zlib.compress(said.tobytes(), 9)).decode()
-    return {**assess(model, dataset, corruptions=True).to_dict(), "answers": packed}
+    return {**assessment, "answers": base64.b64encode(zlib.compress(said.tobytes(), 9)).decode()}
 
 
 def _latency(dense: nn.Module, model: nn.Module, inputs: torch.Tensor) -> Record:
