@@ -403,7 +403,7 @@ def test_resolve_and_save_agree_on_the_address(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def small() -> nn.Module:
-    model = artifact.note(tiny(), plan=None, source=ModelSource.from_dict(TINY))
+    model = artifact.remember_origin(tiny(), plan=None, source=ModelSource.from_dict(TINY))
     return reconvene.prune(model, example_inputs((3, 32, 32)), Budget(params="2x"), "magnitude")
 
 
@@ -445,7 +445,7 @@ def test_a_damaged_plan_says_what_is_wrong(
 
 
 def test_a_pruned_model_without_its_plan_is_refused(tmp_path: Path, small: nn.Module) -> None:
-    model = artifact.note(copy.deepcopy(small), plan=None, source=ModelSource.from_dict(TINY))
+    model = artifact.remember_origin(copy.deepcopy(small), plan=None, source=ModelSource.from_dict(TINY))
     with pytest.raises(ArtifactError, match="another model"):
         artifact.save(model, tmp_path / "a")
 

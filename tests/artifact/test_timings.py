@@ -42,7 +42,7 @@ def digits() -> Dataset:
 
 def make(folder: Path, dataset: Dataset) -> artifact.Training:
     pruning = workflow.Pruning(criterion="magnitude", round_to=1)
-    workflow.prune(SOURCE, folder, budget=Budget(params="2x"), pruning=pruning, allow_import=True)
+    workflow.prune_artifact(SOURCE, folder, budget=Budget(params="2x"), pruning=pruning, allow_import=True)
     return workflow.train(folder, dataset, epochs=1, config=TrainConfig(seed=3, batch_size=20), allow_import=True)
 
 

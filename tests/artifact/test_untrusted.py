@@ -27,7 +27,7 @@ SOURCE = ModelSource("resnet20", {"width": 0.25}, (3, 32, 32))
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = artifact.note(SOURCE.build(), plan=None, source=SOURCE)
+    model = artifact.remember_origin(SOURCE.build(), plan=None, source=SOURCE)
     small = rc.prune(model, example_inputs((3, 32, 32)), budget=rc.Budget(params="2x"), criterion="magnitude")
     folder = tmp_path_factory.mktemp("untrusted") / "a"
     rc.save(small, folder)

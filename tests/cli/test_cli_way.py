@@ -78,7 +78,7 @@ def test_run_again_does_nothing_twice_and_answers_the_same(
     ran: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = sys.modules["reconvene.workflow.run"]
-    monkeypatch.setattr(module, "prune", lambda *a, **k: pytest.fail("pruned again"))
+    monkeypatch.setattr(module, "prune_artifact", lambda *a, **k: pytest.fail("pruned again"))
     monkeypatch.setattr(sys.modules["reconvene.workflow.train"], "train_model", lambda *a, **k: pytest.fail("trained"))
     found = answer(capfd, "run", *SMALL, *FAST, "-o", str(ran))
     dense, pruned = found["costs"]["dense"], found["costs"]["pruned"]

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from reconvene import cli
-from reconvene.cli.glossary import WORDS, words_page
+from reconvene.cli.glossary import _WORDS, words_page
 from support.paths import ROOT
 
 
@@ -56,6 +56,6 @@ def test_a_mistake_is_one_line_with_what_was_meant(words: str, said: str, capsys
 def test_the_glossary_is_in_the_program_and_in_the_docs(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--words"]) == 0
     text = capsys.readouterr().out
-    assert all(word in text for word in WORDS)
-    assert list(WORDS) == sorted(WORDS, key=str.lower)
+    assert all(word in text for word in _WORDS)
+    assert list(_WORDS) == sorted(_WORDS, key=str.lower)
     assert (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8") == words_page()

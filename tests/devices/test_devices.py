@@ -30,7 +30,7 @@ from reconvene.devices.operators import ACTIVATIONS
 from reconvene.errors import BudgetError, DeviceError, UnknownNameError
 from reconvene.planning import runtime_costs
 from reconvene.planning.calibration_networks import yardsticks
-from reconvene.planning.feedback import ATTEMPTS
+from reconvene.planning.feedback import _ATTEMPTS
 from reconvene.planning.pruning import plan_with
 from reconvene.planning.session import Planner
 from reconvene.planning.target import Target
@@ -533,7 +533,7 @@ def test_a_prediction_that_is_wrong_is_corrected_until_the_limit_is_used(
     model, sizes = timed
     plan = rc.plan(model, IMAGE, rc.Budget(latency=asked), "magnitude")
     assert 0.9 <= plan.costs["pruned"]["latency"] / plan.limits["latency"] <= 1
-    assert 2 <= len(sizes) <= 1 + ATTEMPTS and len(set(sizes)) == len(sizes), "no network is timed twice"
+    assert 2 <= len(sizes) <= 1 + _ATTEMPTS and len(set(sizes)) == len(sizes), "no network is timed twice"
 
 
 def test_without_a_budget_on_latency_a_device_still_says_what_it_would_be(monkeypatch: pytest.MonkeyPatch) -> None:

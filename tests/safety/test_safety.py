@@ -174,7 +174,7 @@ def test_safety_of_an_artifact_is_about_its_files(
 ) -> None:
     pytest.importorskip("onnxruntime")
     source = resolve_address("resnet20", {"width": 0.25, "num_classes": 10}, input_shape=(3, 8, 8))
-    workflow.prune(source, tmp_path, budget=Budget(params="2x"))
+    workflow.prune_artifact(source, tmp_path, budget=Budget(params="2x"))
     rc.save(artifact.dense(tmp_path), tmp_path / "dense")
     part = load_data("digits", input_shape=(3, 8, 8), limit=100)
     for place in (tmp_path / "dense", tmp_path):

@@ -126,7 +126,7 @@ def test_an_artifact_is_evaluated_beside_its_dense_network(
     tmp_path: Path, digits, capsys: pytest.CaptureFixture
 ) -> None:
     source = resolve_address("resnet20", {"width": 0.25, "num_classes": 10})
-    workflow.prune(source, tmp_path, budget=Budget(params="2x"))
+    workflow.prune_artifact(source, tmp_path, budget=Budget(params="2x"))
     with pytest.raises(ArtifactError, match="Train it first"):
         workflow.evaluate(tmp_path, digits)
     rc.save(artifact.dense(tmp_path), tmp_path / "dense")

@@ -23,7 +23,7 @@ AUTO = replace(CONFIG, lr="auto", checkpoint_seconds=0.0)
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate_test, "STEPS", 60)
+    monkeypatch.setattr(rate_test, "_STEPS", 60)
 
 
 def test_the_found_rate_trains_as_the_same_rate_given_does(tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def test_two_stages_of_a_recipe_do_what_the_two_commands_do(
 ) -> None:
     from reconvene.data import load_data
     from reconvene.models import resolve_address
-    from reconvene.workflow import export_artifact, prune, train
+    from reconvene.workflow import export_artifact, train
 
     asked = recipe({"prune": {"params": "2x"}}, {"train": {"epochs": 1}}, "export")
     result = carry_out(asked, tmp_path / "out")
@@ -201,7 +201,7 @@ def test_two_stages_of_a_recipe_do_what_the_two_commands_do(
     source = resolve_address(asked["model"], input_shape=(1, 8, 8), allow_import=True).with_classes(10)
     folder, task = tmp_path / "by_hand", data.task
     budget = rc.Budget(params="2x")
-    prune(source, folder, budget=budget, task=task, examples=len(data.train), allow_import=True)
+    prune_artifact(source, folder, budget=budget, task=task, examples=len(data.train), allow_import=True)
     train(folder, data, epochs=1, allow_import=True)
     export_artifact(folder, dataset=data, allow_import=True)
     for name in ("model.safetensors", "plan.json", "model.onnx"):

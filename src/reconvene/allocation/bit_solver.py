@@ -66,7 +66,7 @@ def solve_priced(problem: BitProblem) -> PricedDecision | None:
     return best
 
 
-def filled(problem: BitProblem, decision: Decision) -> Decision:
+def filled_decision(problem: BitProblem, decision: Decision) -> Decision:
     """A decision within the limits, with what is left of them given to channels and bits that gain most."""
     state = BitState(problem, decision.copy())
     fill_limits(state)

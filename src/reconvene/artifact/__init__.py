@@ -59,10 +59,10 @@ __all__ = [
     "dense",
     "from_pretrained",
     "load",
-    "note",
     "pull",
     "push_to_hub",
     "read_plan",
+    "remember_origin",
     "save",
 ]
 
@@ -173,7 +173,7 @@ def load(directory: str | Path, *, allow_import: bool = False) -> nn.Module:
             f"than the model that Reconvene {stored.written_by} saved: {difference}. Load it with the releases of "
             "torch and of the model's package that it was saved with"
         )
-    return note(model, plan=plan, source=stored.source)
+    return remember_origin(model, plan=plan, source=stored.source)
 
 
 def from_pretrained(
@@ -199,7 +199,7 @@ def from_pretrained(
 def dense(directory: str | Path, *, allow_import: bool = False) -> nn.Module:
     """The untrained dense model that an artifact was pruned from. Raises ArtifactError."""
     origin = _permitted(Artifact.open(directory), allow_import)
-    return note(origin.build(allow_import=allow_import), plan=None, source=origin)
+    return remember_origin(origin.build(allow_import=allow_import), plan=None, source=origin)
 
 
 def copy_artifact(source: str | Path, target: str | Path) -> None:
@@ -222,7 +222,7 @@ def add_measurements(directory: str | Path, measurements: Mapping[str, Any]) -> 
     commit_files(Path(directory), {}, changed_manifest(Artifact.open(directory).text, measurements))
 
 
-def note(model: nn.Module, *, plan: Plan | None, source: ModelSource | None) -> nn.Module:
+def remember_origin(model: nn.Module, *, plan: Plan | None, source: ModelSource | None) -> nn.Module:
     """Remember on the module itself where it comes from; ``save`` looks there. Returns the same module."""
     # object.__setattr__, because these are no parts of the module.
     object.__setattr__(model, "reconvene_plan", plan)

@@ -14,7 +14,7 @@ from reconvene.tasks import task_named
 from reconvene.utils.escaping import markdown, markdown_code, markdown_table
 from reconvene.utils.tables import smaller
 
-Cells = tuple[object, ...]
+_Cells = tuple[object, ...]
 
 
 def card(artifact: Artifact, *, repo_id: str, license: str | None) -> str:
@@ -115,7 +115,7 @@ def _loading(artifact: Artifact, repo_id: str) -> str:
 
 def _results(training: Training) -> str:
     task = task_named(training.task)
-    rows: list[Cells] = [
+    rows: list[_Cells] = [
         *((f"test {markdown(name)}", task.show(value)) for name, value in training.metrics.items()),
         ("test loss", f"{training.loss:.4f}"),
         ("data", markdown(training.dataset)),
@@ -133,14 +133,14 @@ def _results(training: Training) -> str:
 
 def _pruning(plan: Plan) -> str:
     dense, pruned = plan.costs.get("dense", {}), plan.costs.get("pruned", {})
-    costs: list[Cells] = [
+    costs: list[_Cells] = [
         (name, text_of(name, dense[name]), text_of(name, pruned[name]), smaller(dense[name], pruned[name]), limit)
         for name in pruned
         for limit in [text_of(name, plan.limits[name]) if name in plan.limits else ""]
     ]
     if "pruned" in plan.training_flops:
         costs.append((f"training FLOPs, {plan.training_unit}", *plan.training_text, ""))
-    widths: list[Cells] = [(markdown_code(row.name), row.dense, row.width) for row in plan.rows]
+    widths: list[_Cells] = [(markdown_code(row.name), row.dense, row.width) for row in plan.rows]
     return "\n\n".join(
         [
             "## Costs\n\n" + _table(("cost", "dense", "pruned", "smaller", "budget"), costs),
@@ -151,5 +151,5 @@ def _pruning(plan: Plan) -> str:
     )
 
 
-def _table(header: Cells, rows: list[Cells]) -> str:
+def _table(header: _Cells, rows: list[_Cells]) -> str:
     return markdown_table([str(cell) for cell in header], [[str(cell) for cell in row] for row in rows])

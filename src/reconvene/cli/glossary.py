@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-WORDS = {
+_WORDS = {
     "agreement": "share of examples on which two networks, or a network and its exported file, predict the same class",
     "artifact": "a folder with plan.json, model.safetensors and reconvene.json, which says how to build the model "
     "again; never a pickle",
@@ -48,7 +48,7 @@ def words_text(width: int = 100) -> str:
     """All words for a terminal."""
     indent = 22
     lines = []
-    for word, meaning in WORDS.items():
+    for word, meaning in _WORDS.items():
         first, *others = textwrap.wrap(meaning, width - indent)
         lines += [f"{word:<{indent - 1}} {first}", *(" " * indent + line for line in others)]
     return "\n".join(lines)
@@ -56,7 +56,7 @@ def words_text(width: int = 100) -> str:
 
 def words_page() -> str:
     """All words as the page of the documentation."""
-    rows = [f"| {word} | {meaning} |" for word, meaning in WORDS.items()]
+    rows = [f"| {word} | {meaning} |" for word, meaning in _WORDS.items()]
     return "\n".join(
         ["# Words", "", "`reconvene --words` prints this page.", "", "| word | meaning |", "| --- | --- |", *rows, ""]
     )

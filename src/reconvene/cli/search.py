@@ -54,7 +54,7 @@ class SearchCommand(CostOptions, DataOptions, Importing, Seeded, Command):
         """Search, fine-tune, keep."""
         budget, bits = self.budget(), read_bits(self.bits)
         from reconvene import artifact
-        from reconvene.workflow import Searching, search
+        from reconvene.workflow import Searching
 
         stored = artifact.Artifact.open(self.directory)
         searching = Searching(
@@ -70,7 +70,7 @@ class SearchCommand(CostOptions, DataOptions, Importing, Seeded, Command):
             self.seed,
             self.train_on,
         )
-        plan, training = search(
+        plan, training = search_artifact(
             self.directory,
             self.output,
             self.dataset(stored.source.input_shape, self.directory),

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from reconvene.criteria.layers import broken_layer, refusing_layer
 from reconvene.criteria.linearize import PositiveCounterpart
 from reconvene.criteria.preserve_state import call_with, untouched
-from reconvene.criteria.probe_input import describe_shapes, filled, smallest
+from reconvene.criteria.probe_input import describe_shapes, inputs_of_ones, smallest
 from reconvene.criteria.scaled_tensor import aligned, exponent, positive, signal
 from reconvene.criteria.weights import Layout, is_bias
 from reconvene.errors import CriterionError
@@ -163,7 +163,7 @@ class Flow:
 
     def _run(self, leaves: Mapping[str, Tensor], mode: PositiveCounterpart | None = None) -> Any:
         dtype = next(iter(leaves.values())).dtype
-        inputs = filled(self._inputs, dtype, self._device, channels_last=self._channels_last)
+        inputs = inputs_of_ones(self._inputs, dtype, self._device, channels_last=self._channels_last)
         args, kwargs = arguments(signal(inputs))
         ordered = {name: leaf if self._channels_last else leaf.contiguous() for name, leaf in leaves.items()}
         weights = {name: positive(leaf) for name, leaf in ordered.items()}

@@ -15,7 +15,7 @@ _SIDES = (32, 48, 64, 96, 128, 160, 192)
 _STEP = 16  # sides of an input that is not square are rounded up to a multiple of this
 
 
-def filled(example_inputs: Any, dtype: torch.dtype, device: torch.device, *, channels_last: bool) -> Any:
+def inputs_of_ones(example_inputs: Any, dtype: torch.dtype, device: torch.device, *, channels_last: bool) -> Any:
     """The example inputs with ones in every floating tensor; token ids, masks and flags as they are.
 
     Images lie as the weights do (``Layout``) with ``channels_last``, else as the model expects them: contiguous.

@@ -241,11 +241,11 @@ def _rows(table: Any, column: str, labels: NDArray[np.int64], name: str, sound: 
     return Rows(labels, *(sound_cells if sound else image_cells)(table, column, name))
 
 
-Cells = tuple[Callable[[int], Any], Callable[[int], str]]
+_Cells = tuple[Callable[[int], Any], Callable[[int], str]]
 """How to open the picture in a row of a column, and what that row is called in errors."""
 
 
-def image_cells(table: Any, column: str, name: str) -> Cells:
+def image_cells(table: Any, column: str, name: str) -> _Cells:
     """The pictures of a column."""
     image = import_data_extra("PIL.Image", "pillow", "decoding images")
 
@@ -255,7 +255,7 @@ def image_cells(table: Any, column: str, name: str) -> Cells:
     return _cells(table, column, name, opened)
 
 
-def sound_cells(table: Any, column: str, name: str) -> Cells:
+def sound_cells(table: Any, column: str, name: str) -> _Cells:
     """The log-mels of a column of sound."""
 
     def opened(content: bytes | None, path: str | None) -> Any:
@@ -264,7 +264,7 @@ def sound_cells(table: Any, column: str, name: str) -> Cells:
     return _cells(table, column, name, opened)
 
 
-def _cells(table: Any, column: str, name: str, opened: Callable[[bytes | None, str | None], Any]) -> Cells:
+def _cells(table: Any, column: str, name: str, opened: Callable[[bytes | None, str | None], Any]) -> _Cells:
     cells = table.column(column)
 
     def open_row(i: int) -> Any:

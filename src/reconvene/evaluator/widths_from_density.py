@@ -32,7 +32,7 @@ from reconvene.utils.arrays import Floats
 
 OUTLIER = 1.0
 RIDGE = 0.3
-STEPS = 15
+_STEPS = 15
 # In nats of share: a fifth of a percent of a width.
 _TOLERANCE = 2e-3
 
@@ -88,7 +88,7 @@ def solve_levels(system: _Equations, logs: Floats) -> Floats:
     low = np.log(0.5 / system.widths)
     prior = np.clip(np.log(np.maximum(_pooled(system, np.exp(logs)), 1e-30)) / 2, low, 0.0)
     x = prior.copy()
-    for _ in range(STEPS):
+    for _ in range(_STEPS):
         predicted, jacobian = _model(system, x)
         residual = logs - predicted
         weight = (1.0 + (residual / OUTLIER) ** 2) ** -2

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from reconvene.fleet.config import Device, Fleet, read_fleet
-from reconvene.fleet.device_result import Cut, DeviceRow, Result, front
+from reconvene.fleet.device_result import DeviceRow, RankedModel, Result, front
 from reconvene.fleet.fit import Ranking, rank
 from reconvene.fleet.loss import predicted_loss
 from reconvene.fleet.page import write_page
 from reconvene.fleet.portfolio import run_fleet
 
 __all__ = [
-    "Cut",
     "Device",
     "DeviceRow",
     "Fleet",
+    "RankedModel",
     "Ranking",
     "Result",
     "front",

@@ -18,7 +18,7 @@ TRAINING = "training FLOPs"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cut:
+class RankedModel:
     """One architecture cut to a budget.
 
     Attributes:
@@ -40,7 +40,7 @@ class Cut:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeviceRow(Cut):
+class DeviceRow(RankedModel):
     """One device and one architecture.
 
     Attributes:
@@ -135,7 +135,7 @@ def _about(plan: Plan) -> dict[str, str]:
     return {**usual, **plan.conditions, TRAINING: f"of {plan.training_unit}, beside those of the dense network"}
 
 
-def shown_costs(rows: Iterable[Cut]) -> list[str]:
+def shown_costs(rows: Iterable[RankedModel]) -> list[str]:
     """The costs that any row has, in the order of the registry."""
     present = {name for row in rows for name in row.costs}
     return [name for name in COSTS if name in present]
@@ -146,7 +146,7 @@ def score_name(rows: Iterable[DeviceRow]) -> str:
     return next((task_named(row.task).headline for row in rows if row.score is not None), "score")
 
 
-def meanings(rows: Iterable[Cut], name_of: Callable[[str], str] = str) -> list[str]:
+def meanings(rows: Iterable[RankedModel], name_of: Callable[[str], str] = str) -> list[str]:
     """One line for the conditions of each cost, with the devices or models they hold for where rows differ.
 
     Last what training FLOPs are of, and what a predicted loss says. ``name_of``: the name of a cost in the text.
@@ -167,7 +167,7 @@ def meanings(rows: Iterable[Cut], name_of: Callable[[str], str] = str) -> list[s
 CAVEAT = "loss: how deep an architecture was cut, not how good it was to begin with; only training tells that"
 
 
-def work_of(row: Cut) -> str | None:
+def work_of(row: RankedModel) -> str | None:
     """Training FLOPs beside those of the dense network: ``12.3 G of 98.1 G``."""
     work = row.training_flops
     return f"{FLOPS.text(work['pruned'])} of {FLOPS.text(work['dense'])}" if work else None

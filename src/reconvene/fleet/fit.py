@@ -9,7 +9,7 @@ from typing import Any
 from reconvene.costs import Budget, text_of
 from reconvene.devices import HERE, Profile, find
 from reconvene.errors import BudgetError, DeviceError, StructureError
-from reconvene.fleet.device_result import Cut, cut_fields, meanings, shown_costs, work_of
+from reconvene.fleet.device_result import RankedModel, cut_fields, meanings, shown_costs, work_of
 from reconvene.models import ModelSource, example_inputs
 from reconvene.planning.pruning import plan_with
 from reconvene.planning.session import Data, Planner
@@ -24,7 +24,7 @@ class Ranking:
 
     device: str
     budget: Budget
-    candidates: tuple[Cut, ...]
+    candidates: tuple[RankedModel, ...]
 
     def __str__(self) -> str:
         body: list[list[Cell]] = []
@@ -87,9 +87,9 @@ def rank(
         try:
             plan = plan_with(planner, budget, round_to=round_to, target=target)
         except (BudgetError, DeviceError, StructureError) as error:
-            cuts.append(Cut(model=source.address, trouble=str(error)))
+            cuts.append(RankedModel(model=source.address, trouble=str(error)))
             continue
         plan = replace(plan, examples=examples)
-        cuts.append(Cut(model=source.address, **cut_fields(plan)))
+        cuts.append(RankedModel(model=source.address, **cut_fields(plan)))
     cuts.sort(key=lambda cut: (cut.loss is None, cut.loss or 0.0))
     return Ranking(device.name if isinstance(device, Profile) else str(device), budget, tuple(cuts))

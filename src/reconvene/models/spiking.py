@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from reconvene.models.layers import conv_bn, scaled
 from reconvene.structure.neurons import Dynamics, neuron
 
-STEPS = 4
+_STEPS = 4
 SLOPE = 4.0
 """Of the sigmoid whose derivative stands for that of a spike (a surrogate gradient); 1 at the threshold."""
 _VGG_STAGES = ((64,), (128,), (256, 256), (512, 512))
@@ -103,7 +103,7 @@ class SpikingVGG(SpikingNetwork):
     """Four stages of convolutions, norms and neurons, each but the last followed by max pooling of the spikes."""
 
     def __init__(
-        self, num_classes: int = 10, in_channels: int = 3, width: float = 1.0, steps: int = STEPS, decay: float = 0.75
+        self, num_classes: int = 10, in_channels: int = 3, width: float = 1.0, steps: int = _STEPS, decay: float = 0.75
     ) -> None:
         super().__init__(steps)
         layers: list[nn.Module] = []
@@ -153,7 +153,7 @@ class SpikingResNet(SpikingNetwork):
         num_classes: int = 10,
         in_channels: int = 3,
         width: float = 1.0,
-        steps: int = STEPS,
+        steps: int = _STEPS,
         decay: float = 0.75,
     ) -> None:
         super().__init__(steps)
@@ -190,14 +190,14 @@ def _initialise(model: nn.Module) -> None:
 
 
 def snn_vgg(
-    num_classes: int = 10, in_channels: int = 3, width: float = 1.0, steps: int = STEPS, decay: float = 0.75
+    num_classes: int = 10, in_channels: int = 3, width: float = 1.0, steps: int = _STEPS, decay: float = 0.75
 ) -> SpikingVGG:
     """Spiking VGG with six convolutions, 4.5M parameters; images of 16x16 and more."""
     return SpikingVGG(num_classes, in_channels, width, steps, decay)
 
 
 def snn_resnet18(
-    num_classes: int = 10, in_channels: int = 3, width: float = 1.0, steps: int = STEPS, decay: float = 0.75
+    num_classes: int = 10, in_channels: int = 3, width: float = 1.0, steps: int = _STEPS, decay: float = 0.75
 ) -> SpikingResNet:
     """Spiking ResNet-18 with a 3x3 stem, 11.2M parameters; images of 8x8 and more."""
     return SpikingResNet(_RESNET_WIDTHS, num_classes, in_channels, width, steps, decay)

@@ -13,7 +13,7 @@ from reconvene.pages.sections import details, html_table, section
 from reconvene.surgery.bits import LayerBits
 
 
-def bits(data: ReportData) -> Html | None:
+def bits_section(data: ReportData) -> Html | None:
     """Bits by layer and channel; nothing where no bits were decided."""
     if not data.bits or not data.bits["layers"]:
         return None

@@ -27,7 +27,7 @@ SECTIONS = (
     robustness.assessment,
     robustness.safety,
     sections.widths,
-    bits.bits,
+    bits.bits_section,
     sections.spread_section,
     measurements.verification,
     measurements.timings,

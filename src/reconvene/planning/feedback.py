@@ -23,7 +23,7 @@ from reconvene.surgery import Plan
 from reconvene.utils.progress import note, stage
 
 # Networks that are measured at most.
-ATTEMPTS = 8
+_ATTEMPTS = 8
 # Two aims that are nearer than this lead to the same widths, or to neighbours.
 _CLOSE = 0.995
 
@@ -158,7 +158,7 @@ class _Search:
         """The plan that uses most of its limits among those whose measured costs keep them. Raises BudgetError."""
         best: tuple[float, Plan, dict[str, float]] | None = None
         refusal: BudgetError | None = None
-        for _ in range(2 * ATTEMPTS):
+        for _ in range(2 * _ATTEMPTS):
             try:
                 plan = self.plan()
             except BudgetError as error:
@@ -169,7 +169,7 @@ class _Search:
                 refusal = error
                 continue
             known = tuple(plan.widths.tolist()) in self._measured
-            if not known and len(self._measured) >= ATTEMPTS:
+            if not known and len(self._measured) >= _ATTEMPTS:
                 break
             values = self._values(plan)
             kept = all(name in values and aim.keeps(values[name]) for name, aim in self.aims.items())

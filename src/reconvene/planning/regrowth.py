@@ -32,7 +32,7 @@ from reconvene.utils.norms import is_norm
 
 AVERAGE = 0.9
 """How much of the moving averages of activity and of gradients stays in a step."""
-UPDATES = 40
+_UPDATES = 40
 RAMP = (0.2, 0.6)
 """Shares of the steps between which the widths fall to those of the plan; behind them nothing changes."""
 OPEN = 1e-6
@@ -160,7 +160,7 @@ class Regrowth:
                 average[g] = AVERAGE * average[g] + (1 - AVERAGE) * np.abs(new[g])
                 new[g] = np.zeros(group.width)
         start, end = self.ramp
-        due = int(min(done, end) * UPDATES + 1e-9)
+        due = int(min(done, end) * _UPDATES + 1e-9)
         if due > self._updated and done >= start:
             along = min((min(done, end) - start) / (end - start), 1.0)
             for g in range(len(self.alive)):

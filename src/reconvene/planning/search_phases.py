@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reconvene.allocation.bit_prices import finish_slope
-from reconvene.allocation.bit_solver import filled, solve_bits, solve_priced
+from reconvene.allocation.bit_solver import filled_decision, solve_bits, solve_priced
 from reconvene.criteria.base import Loss
 from reconvene.planning.assemble import Choice, PreparedModel, plan_from_choice
 from reconvene.planning.bit_decider import BitDecider
@@ -24,7 +24,7 @@ from reconvene.surgery.bits import BitPlan
 from reconvene.training.adam import Adam
 from reconvene.training.frozen_bits import RoundedByBits
 
-UPDATES = 50
+_UPDATES = 50
 """How often in a search the multipliers move, with the slopes of the costs and the scales of weights."""
 ADAPTING = 0.2
 """Share of a search in which choices stand still, and weights get used to what the plan in seconds decided."""
@@ -151,7 +151,7 @@ class SearchPhase:
         """See Phase."""
         share = (step / steps - ADAPTING) / (1 - ADAPTING)
         self._adam.step(CHOICE_RATE * 0.5 * (1 + math.cos(math.pi * share)) if share > 0 else 0.0)
-        if step * UPDATES // steps > (step - 1) * UPDATES // steps:
+        if step * _UPDATES // steps > (step - 1) * _UPDATES // steps:
             self.searched.refresh()
             self.count()
             if share > 0:
@@ -192,7 +192,7 @@ class SearchPhase:
             names = [group.name for group in structure.prunable]
             decision = solve_bits(self.searched.likelihoods(posed.problem, names))
             if decision is not None:  # what a search that stayed below its limits left over
-                decision = filled(posed.problem, decision)
+                decision = filled_decision(posed.problem, decision)
             return self._decider.choice(posed, decision, by="search", why="width and bits by search")
 
         plan = self._plan(choose)

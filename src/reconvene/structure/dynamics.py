@@ -43,7 +43,7 @@ class Dynamics:
     synapse: Value | None = None
 
 
-Description = Callable[[Any], Dynamics]
+NeuronDescription = Callable[[Any], Dynamics]
 """The dynamics of a neuron; raises ValueError, with the reason, where its options leave this form."""
 
 
@@ -76,7 +76,7 @@ def _spikingjelly_leaky(neuron: Any) -> Dynamics:
     return _spikingjelly(neuron, 1 - rate, rate if neuron.decay_input else 1.0)
 
 
-DYNAMICS: dict[str, Description] = {
+DYNAMICS: dict[str, NeuronDescription] = {
     "snntorch._neurons.leaky.Leaky": _snntorch_leaky,
     "snntorch._neurons.synaptic.Synaptic": _snntorch_synaptic,
     "spikingjelly.activation_based.neuron.integrate_and_fire.IFNode": lambda n: _spikingjelly(n, 1.0, 1.0),

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from reconvene.structure.dynamics import DYNAMICS, Description, Dynamics
+from reconvene.structure.dynamics import DYNAMICS, Dynamics, NeuronDescription
 from reconvene.structure.inputs import tensors_in
 
 
@@ -43,7 +43,7 @@ __all__ = ["NEURONS", "Dynamics", "NeuronKind", "neuron", "neuron_kind", "neuron
 N = TypeVar("N", bound=type[nn.Module])
 
 
-def neuron(*, membrane: str, dynamics: Description | None = None) -> Callable[[N], N]:
+def neuron(*, membrane: str, dynamics: NeuronDescription | None = None) -> Callable[[N], N]:
     """Register a class of neurons of your own: ``@neuron(membrane="mem")``.
 
     ``dynamics``: a function from such a neuron to its ``Dynamics``, where they have this form; NIR files need them.

@@ -28,7 +28,7 @@ _VIEWS = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default}
 
 
 @dataclass
-class Replay:
+class _Replay:
     """What a smaller model did: where it disagreed first, if anywhere, and numbers in its code that follow sizes."""
 
     failure: tuple[int, str] | None = None
@@ -57,7 +57,7 @@ def prove_by_trial(model: nn.Module, example_inputs: Any, structure: Structure) 
     raise StructureError("the trial run never agreed with the labels; please report this model")
 
 
-def replay(model: nn.Module, example_inputs: Any, structure: Structure, keep: Keep) -> Replay:
+def replay(model: nn.Module, example_inputs: Any, structure: Structure, keep: Keep) -> _Replay:
     """Run the shrunk model on meta and hold every call, shape and number against what the labels predict.
 
     On meta only widths count, not which channels make them up: the same widths are run once.
@@ -65,13 +65,13 @@ def replay(model: nn.Module, example_inputs: Any, structure: Structure, keep: Ke
     if structure.recording.device != "meta":
         return _replayed(model, example_inputs, structure, keep)
     widths = tuple(len(channels) for channels in keep)
-    result: Replay | None = structure.replays.get(widths)
+    result: _Replay | None = structure.replays.get(widths)
     if result is None:
         result = structure.replays[widths] = _replayed(model, example_inputs, structure, keep)
     return result
 
 
-def _replayed(model: nn.Module, example_inputs: Any, structure: Structure, keep: Keep) -> Replay:
+def _replayed(model: nn.Module, example_inputs: Any, structure: Structure, keep: Keep) -> _Replay:
     kept = structure.kept_atoms(keep)
     shapes = shrunk_shapes(structure, kept)
     replace = {name: _shrunk(structure, name, shape, kept) for name, shape in shapes.items()}
@@ -84,7 +84,7 @@ def _replayed(model: nn.Module, example_inputs: Any, structure: Structure, keep:
         broke = str(error).strip().split("\n")[0] or type(error).__name__
     expected = structure.eval_ops()
     steps, seen_steps = _steps(expected), _steps(seen.ops)
-    out = Replay()
+    out = _Replay()
     counts: dict[int, int] = {}
     constants, seen_constants = constant_arguments(structure.recording), constant_arguments(seen)
     expected_index = seen_index = 0

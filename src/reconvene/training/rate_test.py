@@ -21,7 +21,7 @@ from reconvene.training.checkpoint import load_checkpoint, make_folder, require_
 from reconvene.training.run import TrainingRun
 from reconvene.utils.progress import Stage, stage
 
-STEPS = 200
+_STEPS = 200
 """Steps of the test, whatever the length of an epoch."""
 LOWEST, HIGHEST = 1e-3, 6.0
 """Rates of the first step and of the last one, of SGD."""
@@ -112,7 +112,7 @@ class RangeTest(TrainingRun):
 
     def go(self) -> None:
         """Test until the last rate, or until the loss has turned."""
-        with stage("range test for the learning rate", STEPS, done=self.done, summary=False) as work:
+        with stage("range test for the learning rate", _STEPS, done=self.done, summary=False) as work:
             while not self.state.finished:
                 self._epoch(work)
         self._save()
@@ -129,7 +129,7 @@ class RangeTest(TrainingRun):
             state.step += 1
             state.seconds = time.monotonic() - began
             work.move_to(self.done, detail=f"rate {state.records[-1]['rate']:.2g}")
-            state.finished = self.done == STEPS or has_turned([record["loss"] for record in state.records])
+            state.finished = self.done == _STEPS or has_turned([record["loss"] for record in state.records])
             if state.finished:
                 return
             if time.monotonic() - self.saved_at >= self.config.checkpoint_seconds:
@@ -152,7 +152,7 @@ class RangeTest(TrainingRun):
 
 def rate_of_step(step: int) -> float:
     """The rate of step ``step``, from 0: equal factors from ``LOWEST`` to ``HIGHEST``."""
-    return float(LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1)))
+    return float(LOWEST * (HIGHEST / LOWEST) ** (step / (_STEPS - 1)))
 
 
 def running_mean(losses: Sequence[float]) -> list[float]:

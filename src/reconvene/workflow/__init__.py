@@ -10,12 +10,12 @@ from reconvene.workflow.deploy import Form, Int8, bench, export_artifact
 from reconvene.workflow.evaluate import evaluate
 from reconvene.workflow.grow import train_growing
 from reconvene.workflow.iterative import Tuned, prune_in_steps, rewound
-from reconvene.workflow.prune import Pruning, prune
+from reconvene.workflow.prune import Pruning, prune_artifact
 from reconvene.workflow.qat import train_quantised
 from reconvene.workflow.report import report
 from reconvene.workflow.run import Outcome, run
 from reconvene.workflow.safety import ArtifactSafety, judge_safety
-from reconvene.workflow.search import Searching, search
+from reconvene.workflow.search import Searching, search_artifact
 from reconvene.workflow.train import Lesson, train, training_warnings
 
 __all__ = [
@@ -33,12 +33,12 @@ __all__ = [
     "evaluate",
     "export_artifact",
     "judge_safety",
-    "prune",
+    "prune_artifact",
     "prune_in_steps",
     "report",
     "rewound",
     "run",
-    "search",
+    "search_artifact",
     "train",
     "train_growing",
     "train_quantised",

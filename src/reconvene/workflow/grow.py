@@ -89,7 +89,7 @@ def train_growing(
     sections: dict[str, Any] = {"preprocessing": dataset.preprocessing.to_dict()}
     if budget is not None:
         sections["pruning"] = record_of(settings, budget)
-    keep_trained(folder, artifact.note(small, plan=plan, source=stored.source), training, **sections)
+    keep_trained(folder, artifact.remember_origin(small, plan=plan, source=stored.source), training, **sections)
     return training
 
 

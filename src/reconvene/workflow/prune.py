@@ -85,7 +85,7 @@ class Pruning(PruningSettings):
                 raise UnknownNameError(subject, name, registry)
 
 
-def prune(
+def prune_artifact(
     source: ModelSource,
     directory: str | Path,
     *,

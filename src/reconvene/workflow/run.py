@@ -20,7 +20,7 @@ from reconvene.utils.tables import text_table
 from reconvene.workflow.deploy import Int8, bench, export_artifact, variants
 from reconvene.workflow.inputs import DataLike, model_and_data
 from reconvene.workflow.pictures import draw, keep
-from reconvene.workflow.prune import DENSE, Pruning, prune, record_of
+from reconvene.workflow.prune import DENSE, Pruning, prune_artifact, record_of
 from reconvene.workflow.report import read_bench, report, scores
 from reconvene.workflow.train import Lesson, train
 
@@ -147,7 +147,7 @@ def run(
         source, dataset = model_and_data(model, data, seed=pruning.seed, allow_import=allow_import)
         folder = Path(directory)
         if not _pruned_already(folder, source, budget, pruning):
-            prune(
+            prune_artifact(
                 source,
                 folder,
                 budget=budget,

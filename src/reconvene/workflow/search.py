@@ -45,7 +45,7 @@ class Searching:
     train_on: str = "auto"
 
 
-def search(
+def search_artifact(
     directory: str | Path,
     output: str | Path,
     dataset: Dataset,

@@ -16,8 +16,8 @@ from reconvene.planning.arguments import budget_argument
 from reconvene.rectifier import RECTIFICATIONS
 from reconvene.utils.settings import LISTED, Place, Positive, Settings, one_of
 from reconvene.workflow.compression.stage import RecipeStage, StageWork, follows_training
-from reconvene.workflow.prune import Pruning, prune
-from reconvene.workflow.search import Searching, search
+from reconvene.workflow.prune import Pruning, prune_artifact
+from reconvene.workflow.search import Searching, search_artifact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class LimitedStage(RecipeStage):
             return  # stopped after the smaller network was in place
         usual = "reconstruct" if work.trained else "reinit"
         shared: dict[str, Any] = {"seed": work.seed, "trained": work.trained, "keep": self.keep, "chip": self.target}
-        prune(
+        prune_artifact(
             artifact.Artifact.open(work.before).source,
             work.folder,
             budget=self._budget(work),
@@ -159,7 +159,7 @@ class SearchStage(LimitedStage):
             round_to=self.round_to,
             seed=work.seed,
         )
-        search(
+        search_artifact(
             work.before,
             work.folder,
             work.dataset,

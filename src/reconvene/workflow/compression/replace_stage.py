@@ -118,7 +118,7 @@ class ReplaceStage(RecipeStage):
                 distillation=self._distillation(before),
             )
         model = unblended(student)
-        artifact.note(model, plan=stored.plan, source=stored.source)
+        artifact.remember_origin(model, plan=stored.plan, source=stored.source)
         training = training_record(
             work.dataset, self.epochs, result, recipe_of(work.dataset, self.epochs, config), None
         )
