@@ -193,7 +193,7 @@ def test_two_stages_of_a_recipe_do_what_the_two_commands_do(
 ) -> None:
     from reconvene.data import load_data
     from reconvene.models import resolve_address
-    from reconvene.workflow import export_artifact, train
+    from reconvene.workflow import export_artifact, prune_artifact, train
 
     asked = recipe({"prune": {"params": "2x"}}, {"train": {"epochs": 1}}, "export")
     result = carry_out(asked, tmp_path / "out")

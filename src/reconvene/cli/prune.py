@@ -99,6 +99,7 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, DataOptions, ModelO
     def _pruned(self, budget: Budget, source: ModelSource, base: Path | None) -> Plan:
         """One cut."""
         from reconvene.tasks import task_named
+        from reconvene.workflow import prune_artifact
         from reconvene.workflow.inputs import recorded_task
 
         with_data = not self.trained or self.data is not None

@@ -54,7 +54,7 @@ class SearchCommand(CostOptions, DataOptions, Importing, Seeded, Command):
         """Search, fine-tune, keep."""
         budget, bits = self.budget(), read_bits(self.bits)
         from reconvene import artifact
-        from reconvene.workflow import Searching
+        from reconvene.workflow import Searching, search_artifact
 
         stored = artifact.Artifact.open(self.directory)
         searching = Searching(
