@@ -210,7 +210,7 @@ def _record_on(
             # Token ids and masks keep their values: code may look at them.
             example_inputs = map_tensors(lambda t: t.to("meta") if t.is_floating_point() else t, example_inputs)
         recording.inputs = tensors_in(example_inputs)
-        before = snapshot(model)
+        before = snapshot(model) if replace is None else {}
         _run(model, example_inputs, recording, stack, training=False)
         if replace is None:
             recording.written = written_state(model, before, recording)

@@ -52,21 +52,25 @@ def tensors_in(tree: Any) -> list[Tensor]:
 _PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format})
 
 
+_TENSORS = frozenset({Tensor, nn.Parameter})
 _CLOSED = (type, nn.Module, torch.dtype, int, float, str)
 """Kinds whose attributes are not looked into: a traced size remembers tensors, but is a number."""
 
 
 def _collect(value: Any, tensors: list[Tensor], *, depth: int) -> None:
     value_type = type(value)
-    if value_type in _PLAIN:  # nearly everything in the arguments of a call that is no tensor
+    if value_type in _TENSORS:
+        tensors.append(value)
+    elif value_type in _PLAIN:  # nearly everything in the arguments of a call that is no tensor
         return
-    if isinstance(value, Tensor):
+    elif isinstance(value, Tensor):
         tensors.append(value)
     elif depth > 8:
         return
     elif isinstance(value, (tuple, list)):
         for item in value:
-            _collect(item, tensors, depth=depth + 1)
+            if type(item) not in _PLAIN:
+                _collect(item, tensors, depth=depth + 1)
     elif value_type is dict or isinstance(value, Mapping):
         for item in value.values():
             _collect(item, tensors, depth=depth + 1)

@@ -56,7 +56,7 @@ class Recorder(DispatchMode):  # type: ignore[no-untyped-call]
             self.recording.lacking.add(self.training)
 
     def _recorded(self, func: Any, args: Any, kwargs: Any) -> Any:
-        follows = any(self._follows(t) for t in tensors_in((args, kwargs)))
+        follows = any(map(self._follows, tensors_in((args, kwargs))))
         meta = self.recording.device == "meta"
         if meta and follows:
             written = args[0] if writes_in_place(func) else None

@@ -87,6 +87,7 @@ class Recording:
         self.exits.append((len(self.ops), path, tensors_in(arguments), tensors_in(output)))
 
 
+@cache
 def writes_in_place(func: Any) -> bool:
     """Whether a call changes its first argument in place."""
     schema = getattr(func, "_schema", None)

@@ -106,6 +106,10 @@ def _differ(want: Op, got: Op) -> bool:
 
 
 def _same(first: Any, second: Any) -> bool:
+    if first is second:
+        return True
+    if type(first) is int and type(second) is int:  # nearly always
+        return first == second
     if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
         return len(first) == len(second) and all(
             isinstance(a, Tensor) or isinstance(b, Tensor) or _same(a, b) for a, b in zip(first, second, strict=True)

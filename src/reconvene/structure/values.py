@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -214,6 +215,7 @@ def _mask_positions(indices: Sequence[Any]) -> list[tuple[Tensor, ...] | None]:
     return [index.nonzero(as_tuple=True) if _is_mask(index) else None for index in indices]
 
 
+@cache
 def operator_name(func: Any) -> str:
     """Name of an operator without overload, such as ``aten::index``."""
     return str(func.name()).partition(".")[0] if hasattr(func, "name") else str(func)

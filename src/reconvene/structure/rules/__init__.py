@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -53,7 +55,12 @@ def rule(*targets: str | type[nn.Module]) -> Callable[[Rule], Rule]:
 
 
 def _key(op: Op) -> str:
-    name, space = str(op.func.overloadpacket.__name__), getattr(op.func, "namespace", "aten")
+    return _rule_name(op.func)
+
+
+@cache
+def _rule_name(func: Any) -> str:
+    name, space = str(func.overloadpacket.__name__), getattr(func, "namespace", "aten")
     return name if space in ("aten", "layer") else f"{space}::{name}"
 
 
