@@ -64,6 +64,7 @@ __all__ = [
     "read_plan",
     "remember_origin",
     "save",
+    "save_pruned",
 ]
 
 
@@ -110,15 +111,48 @@ def save(
     plan = plan if plan is not None else getattr(model, "reconvene_plan", None)
     origin = _source_of(model, plan, source)
     origin = replace(origin, replaced={**origin.replaced, **getattr(model, "reconvene_replaced", {})})
+    again = _with_plan(origin.build(allow_import=True), origin, plan)
+    _write(model, again, Path(directory), origin, plan, extra or {}, timings)
+
+
+def save_pruned(
+    model: nn.Module,
+    dense: nn.Module,
+    directory: Path,
+    *,
+    plan: Plan,
+    source: ModelSource,
+    extra: Mapping[str, Any],
+    timings: Timings,
+) -> None:
+    """As ``save``, for a network pruned from ``dense``, which ``source`` has built in this process.
+
+    It is not built again: drawing the weights of a large network takes as long as planning its pruning. Where the
+    source is code of the user's own, which may build another network every time, take ``save``.
+
+    Raises ArtifactError.
+    """
+    _write(model, _with_plan(dense, source, plan), directory, source, plan, extra, timings)
+
+
+def _write(
+    model: nn.Module,
+    again: nn.Module,
+    directory: Path,
+    origin: ModelSource,
+    plan: Plan | None,
+    extra: Mapping[str, Any],
+    timings: Timings | None,
+) -> None:
+    """Write ``model``, once ``again``, which the source and the plan gave, computes the same with its tensors."""
     state = model.state_dict()
-    again = _rebuild(origin, plan, allow_import=True)
     description = f"{origin.address} built with {dict(origin.args)}" + (
         " and pruned by the plan" if plan is not None else ""
     )
     require_same_tensors(again.state_dict(), state, description)
     weights, aliases = encode(state)
     versions = module_versions(state)
-    fill_model(again, decode_tensors(weights, aliases, Path(directory)), versions)
+    fill_model(again, decode_tensors(weights, aliases, directory), versions)
     # Of the rebuilt model: it is on the CPU, wherever the given one is.
     probe = take_probe(again, origin.input_shape)
     if (difference := differs(model, probe)) is not None:
@@ -129,9 +163,9 @@ def save(
     files = {WEIGHTS: weights}
     if plan is not None:
         files[PLAN] = plan.to_json().encode()
-    text = new_manifest(origin, files, aliases=aliases, measurements=extra or {}, versions=versions, probe=probe)
-    commit_files(Path(directory), files, text)
-    write_timings(Path(directory), timings)
+    text = new_manifest(origin, files, aliases=aliases, measurements=extra, versions=versions, probe=probe)
+    commit_files(directory, files, text)
+    write_timings(directory, timings)
 
 
 @checked(directory=check_path)
@@ -163,7 +197,8 @@ def load(directory: str | Path, *, allow_import: bool = False) -> nn.Module:
         directory = fetched(repo_id, revision=revision)
     stored = Artifact.open(directory)
     folder, plan = stored.folder, stored.plan
-    model = _rebuild(_permitted(stored, allow_import), plan, allow_import=allow_import)
+    source = _permitted(stored, allow_import)
+    model = _with_plan(source.build(allow_import=allow_import), source, plan)
     state = decode_tensors(stored.read(WEIGHTS), stored.aliases, folder)
     require_same_tensors(model.state_dict(), state, f"{stored.source.address} as {folder} describes it")
     fill_model(model, state, stored.versions)
@@ -230,8 +265,8 @@ def remember_origin(model: nn.Module, *, plan: Plan | None, source: ModelSource 
     return model
 
 
-def _rebuild(source: ModelSource, plan: Plan | None, *, allow_import: bool) -> nn.Module:
-    model = source.build(allow_import=allow_import)
+def _with_plan(model: nn.Module, source: ModelSource, plan: Plan | None) -> nn.Module:
+    """The network that the plan makes of the source's. Raises ArtifactError where it does not fit."""
     if plan is None:
         return model
     check_attributes(plan, model)

@@ -133,7 +133,11 @@ def prune_artifact(
     settings = replace(record_of(pruning, budget), spread=ratios)
     with stage(f"saving to {folder}"), set_aside(folder):
         timings = artifact.Timings(pruning=dict(plan.timings))
-        artifact.save(small, folder, plan=plan, source=source, extra={"pruning": settings}, timings=timings)
+        sections = {"pruning": settings}
+        if base is None and weights is None and not source.imports:
+            artifact.save_pruned(small, model, folder, plan=plan, source=source, extra=sections, timings=timings)
+        else:
+            artifact.save(small, folder, plan=plan, source=source, extra=sections, timings=timings)
         if pruning.trained:
             keep_dense(model, folder / DENSE, source, base, weights)
     return plan
