@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
@@ -435,6 +436,28 @@ def test_a_fleet_trains_each_of_its_networks_and_picks_the_one_with_the_best_acc
     best = max(row.score for row in result.rows if row.score is not None)
     assert [row.score for row in result.rows if row.chosen] == [best]
     assert f">{best:.1%}<".replace("%", "\u202f%") in (write_page(result)[0]).read_text()
+
+
+def test_a_fleet_trains_for_the_task_of_its_file(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    for number in range(10):
+        pixels = rng.integers(0, 256, (32, 32, 3)).astype(np.uint8)
+        for name, values in (("images", pixels), ("masks", (pixels[:, :, 0] > 128).astype(np.uint8))):
+            (tmp_path / "cells" / name).mkdir(parents=True, exist_ok=True)
+            image.fromarray(values).save(tmp_path / "cells" / name / f"{number}.png")
+    path = tmp_path / "fleet.yaml"
+    path.write_text(
+        "models: [unet]\nargs: {width: 0.25, num_classes: 2}\ninput: 3x32x32\ncriterion: magnitude\n"
+        "data: cells\ntask: segmentation\ntrain: {epochs: 1, batch_size: 4}\ndevices:\n  board: {params: 2x}\n"
+    )
+    (row,) = run_fleet(read_fleet(path), tmp_path / "out").rows
+    assert row.chosen and row.task == "segmentation" and row.score is not None, row.trouble
+    trained = artifact.Artifact.open(tmp_path / "out" / row.folder).training
+    assert trained is not None and (trained.task, trained.metrics["dice"]) == (row.task, row.score)
+    path.write_text(path.read_text().replace("task: segmentation", "task: cells"))
+    with pytest.raises(FleetError, match=r"line 6: .*segmentation"):
+        read_fleet(path)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from reconvene.models import ModelSource, resolve_address
 from reconvene.planning.arguments import budget_argument
 from reconvene.planning.target import Target
 from reconvene.rectifier import RECTIFICATIONS
+from reconvene.tasks import DEFAULT, TASKS
 from reconvene.training.recipe import read_recipe
 from reconvene.utils.settings import DISTINCT, LISTED, Argument, Names, Place, Positive, Seed, Settings, Shape, one_of
 from reconvene.utils.settings_files import read_settings
@@ -53,7 +54,7 @@ class Device(DeviceOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class FleetOptions:
-    """What a file says about all devices. ``data`` and ``limit`` are those of ``reconvene.data.load``."""
+    """What a file says about all devices; ``data``, ``task`` and ``limit`` as for ``reconvene.data.load_data``."""
 
     models: Names
     args: dict[str, Argument] = field(default_factory=dict)
@@ -63,6 +64,7 @@ class FleetOptions:
     rectify: Annotated[str, one_of(RECTIFICATIONS)] = "reinit"
     seed: Seed = 0
     data: str = "digits"
+    task: Annotated[str, one_of(TASKS)] = DEFAULT.name
     limit: Positive | None = None
     export: Formats = ()
 
@@ -86,7 +88,7 @@ def read_fleet(path: str | Path) -> Fleet:
         settings.fail((), "a fleet needs devices")
     folder = Path(path).parent
     _check_models(settings, options)
-    options = replace(options, data=_find_data(settings, options.data, folder))
+    options = replace(options, data=_find_data(settings, options, folder))
     devices = [_read_device(settings, name, options, folder) for name in settings.table(("devices",))]
     if not devices:
         settings.fail(("devices",), "there is no device")
@@ -141,13 +143,14 @@ def _check_models(settings: Settings, options: FleetOptions) -> None:
             settings.fail(("models", index) if listed else ("models",), str(error))
 
 
-def _find_data(settings: Settings, spec: str, folder: Path) -> str:
+def _find_data(settings: Settings, options: FleetOptions, folder: Path) -> str:
     """The data, a path from where the file is; looked up unless they are an id on the hub, but not read."""
+    spec = options.data
     local_path = folder / Path(spec).expanduser()
     is_path = spec != "digits" and (local_path.exists() or Path(spec).exists())
     location = str(local_path.resolve()) if is_path else spec
     try:
-        count_images(location)
+        count_images(location, task=options.task)
     except DataError as error:
         settings.fail(("data",), f"{error} A path is from the folder of this file")
     return location

@@ -2,7 +2,7 @@
 
 Runs in a process of its own, here or on another machine, and hands back the files of the artifact. A job holds ``key``,
 ``place``, ``source``, ``plan``, rectify, seed, data, limit, train, export, precision, chip and
-allow_import.
+allow_import; the task where it is another than usual.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from reconvene import artifact, rectifier, workflow
-from reconvene.data import load_data
+from reconvene.data import Dataset, load_data
 from reconvene.deploy import Limits
 from reconvene.models import ModelSource, example_inputs
 from reconvene.surgery import Plan
+from reconvene.tasks import DEFAULT
 from reconvene.training import TrainConfig
 from reconvene.utils.executors import FileContents, Job
 
@@ -48,14 +49,14 @@ def execute_job(job: Job, work: str) -> FileContents:
         artifact.save(small, folder, plan=plan, source=source, extra={"pruning": pruning})
     dataset = None
     if job["train"]:
-        dataset = load_data(job["data"], input_shape=source.input_shape, limit=job["limit"])
+        dataset = _dataset(job, source)
         recipe = {name: value for name, value in job["train"].items() if name != "epochs"}
         config = TrainConfig(seed=seed, **recipe)
         workflow.train(folder, dataset, epochs=job["train"]["epochs"], config=config, allow_import=allow)
     if job["export"]:
         int8 = None
         if job["precision"] == "int8":
-            dataset = dataset or load_data(job["data"], input_shape=source.input_shape, limit=job["limit"])
+            dataset = dataset or _dataset(job, source)
             limits = Limits() if job["train"] else _UNTRAINED
             int8 = workflow.Int8(limits=limits, chip=job["chip"])
         workflow.export_artifact(
@@ -64,3 +65,8 @@ def execute_job(job: Job, work: str) -> FileContents:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
     }
+
+
+def _dataset(job: Job, source: ModelSource) -> Dataset:
+    task = job.get("task", DEFAULT.name)
+    return load_data(job["data"], task=task, input_shape=source.input_shape, limit=job["limit"])
