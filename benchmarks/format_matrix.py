@@ -25,9 +25,12 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 import reconvene as rc  # noqa: E402
-from reconvene.deploy import FORMATS  # noqa: E402
+from reconvene.deploy import FORMATS as ALL_FORMATS  # noqa: E402
 from support.format_cells import measured  # noqa: E402
 from support.format_nets import NAMES, trained  # noqa: E402
+
+FORMATS = {name: runtime for name, runtime in ALL_FORMATS.items() if runtime.timed}
+"""Those that a device runs; a format that is only replayed takes spiking networks."""
 
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "format_matrix.jsonl", ROOT / "docs" / "export.md"
 NETWORKS = ROOT / "out" / "format_matrix"
