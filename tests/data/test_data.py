@@ -138,15 +138,13 @@ def test_cifar10_as_it_lies_here() -> None:
     assert data.augmentation == Augmentation(pad=4, flip=True)
 
 
-def test_segmentation_and_sound_are_refused_by_the_column() -> None:
+def test_segmentation_is_refused_by_the_column() -> None:
     if not (SHARED / "nuclei").is_dir():
-        pytest.skip("the shared nuclei and spoken digits are not on this machine")
+        pytest.skip("the shared nuclei are not on this machine")
     with pytest.raises(
         DataError, match=r"no label column.*id, image, instances, count.*for segmentation, task=.segmentation"
     ):
         load_data(SHARED / "nuclei")
-    with pytest.raises(DataError, match=r"no image column.*audio, label, speaker"):
-        load_data(SHARED / "spoken_digits")
 
 
 @pytest.mark.parametrize(

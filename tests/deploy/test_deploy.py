@@ -176,7 +176,7 @@ def test_what_cannot_be_exported_says_why_and_leaves_nothing(
 
 def test_options_that_do_not_exist(tmp_path: Path) -> None:
     x = torch.randn(1, 3, 8, 8)
-    with pytest.raises(UnknownNameError, match="Available: executorch, litert, ncnn, onnx, openvino"):
+    with pytest.raises(UnknownNameError, match="Available: executorch, litert, ncnn, nir, onnx, openvino"):
         deploy.export(small_net(), tmp_path, format="tflite", example_inputs=x)
     with pytest.raises(UnknownNameError, match="Available: int8"):
         deploy.export(small_net(), tmp_path, quantize="int4", example_inputs=x)
@@ -186,7 +186,7 @@ def test_options_that_do_not_exist(tmp_path: Path) -> None:
         deploy.export(small_net(), tmp_path, calibration=[x], example_inputs=x)
     with pytest.raises(ExportError, match="plain file name"):
         deploy.export(small_net(), tmp_path, name="../model", example_inputs=x)
-    with pytest.raises(UnknownNameError, match="Available: eager, executorch, litert, ncnn, onnxruntime, openvino"):
+    with pytest.raises(UnknownNameError, match="Available: eager, executorch, litert, ncnn, nir, onnxruntime, openvino"):
         deploy.time_variants({"a": small_net()}, x, runtimes=("tensorrt",))
     with pytest.raises(ModelError, match="does not run on inputs of shape"):
         deploy.export(small_net(), tmp_path, example_inputs=torch.randn(1, 4, 8, 8))

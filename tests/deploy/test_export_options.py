@@ -20,7 +20,7 @@ pytest.importorskip("onnxruntime")
 
 X = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 CAN = {
-    "free_batch": {"onnx", "openvino"},
+    "free_batch": {"nir", "onnx", "openvino"},
     "static_batch": {"onnx", "openvino", "executorch"},
     "dynamic_axes": {"onnx", "openvino"},
     "opset": {"onnx"},

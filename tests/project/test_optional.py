@@ -15,23 +15,10 @@ import pytest
 from support import optional_surface
 from support.optional_surface import Use, merged, missing, uses
 
-QUICK = {"PIL", "datasets", "huggingface_hub", "ncnn", "nncf", "onnx", "onnx_ir", "onnxruntime", "openvino", "pnnx"}
-QUICK |= {
-    "ethosu",
-    "nir",
-    "pyarrow",
-    "ray",
-    "scipy",
-    "skimage",
-    "sklearn",
-    "tenseal",
-    "timm",
-    "torch_pruning",
-    "torchvision",
-    "transformers",
-    "yaml",
-}
-SLOW = {"ai_edge_litert", "executorch", "litert_torch", "torchao"}
+QUICK = {"PIL", "datasets", "ethosu", "huggingface_hub", "ncnn", "nir", "nncf", "onnx", "onnx_ir", "onnxruntime"}
+QUICK |= {"openvino", "pandas", "pnnx", "pyarrow", "ray", "scipy", "skimage", "sklearn", "tenseal", "timm"}
+QUICK |= {"torch_pruning", "torchvision", "transformers", "yaml"}
+SLOW = {"ai_edge_litert", "executorch", "litert_torch", "monai", "segmentation_models_pytorch", "torchao"}
 """Import for many seconds."""
 
 

@@ -114,6 +114,7 @@ def artifact_of(plan: Plan, name: str) -> Any:
         source=ModelSource(f"user.module:{name}", {"flavour": name}),
         training=SimpleNamespace(**training),
         preprocessing=SimpleNamespace(shape=(3, 8, 8), mean=(0.0,), std=(1.0,), classes=(name, "b")),
+        pruning=None,
         written_by="1",
     )
 

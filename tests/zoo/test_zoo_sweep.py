@@ -241,6 +241,7 @@ def test_the_coverage_page_lists_every_network_and_every_exception() -> None:
 
 def test_the_page_about_speed_is_the_one_that_the_results_give() -> None:
     scaling, rivals = speed_table.read(speed_table.SCALING), speed_table.read(speed_table.RIVALS)
-    assert speed_table.PAGE.read_text(encoding="utf-8") == speed_table.page(scaling, rivals)
+    plans = speed_table.read(speed_table.PLANS)
+    assert speed_table.PAGE.read_text(encoding="utf-8") == speed_table.page(scaling, rivals, plans)
     assert speed_table.CHART.read_text(encoding="utf-8") == speed_table.chart(speed_table.grown(scaling))
     ET.fromstring(speed_table.chart(speed_table.grown(scaling)))

@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -115,8 +116,19 @@ _EXCLUSIVE = threading.RLock()
 @contextmanager
 def exclusive() -> Iterator[None]:
     """One thread at a time: what a step swaps in a model, or patches in PyTorch, another thread must not meet."""
+    _load_compiler_beside_threads()
     with _EXCLUSIVE:
         yield
+
+
+def _load_compiler_beside_threads() -> None:
+    """Where other threads run, wait until PyTorch's compiler is loaded, which takes seconds.
+
+    The first step of any optimizer loads it; a pass in this thread that calls it meanwhile would meet half of it.
+    Threads that end with the process, such as those that draw progress, do not train.
+    """
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.current_thread()):
+        import_module("torch._dynamo")
 
 
 @contextmanager
