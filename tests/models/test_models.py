@@ -15,7 +15,8 @@ from torch import nn
 from reconvene.errors import MissingExtraError, ModelError, UnknownNameError
 from reconvene.models import MODELS, ModelSource, example_inputs, parse_arguments, resolve_address
 
-# Counted by hand or known from the literature (ResNet-20: 0.27M, ResNet-56: 0.86M, VGG-16: 14.7M, ResNet-18: 11.17M).
+# Counted by hand or known from the literature (ResNet-20: 0.27M, ResNet-56: 0.86M, VGG-16: 14.7M, ResNet-18: 11.17M,
+# ResNet-8 of MLPerf Tiny: 78k); a spiking network has the convolutions of its model, and learns nothing of its neurons.
 PARAMETERS = {
     "hovernet": 37_639_626,
     "mobilenetv2": 2_236_682,
@@ -23,6 +24,9 @@ PARAMETERS = {
     "resnet20": 272_474,
     "resnet32": 466_906,
     "resnet56": 855_770,
+    "resnet8": 78_042,
+    "snn_resnet18": 11_173_962,
+    "snn_vgg": 4_507_722,
     "unet": 1_927_306,
     "vgg16_bn": 14_724_042,
 }

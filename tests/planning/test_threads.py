@@ -39,9 +39,9 @@ def test_fifty_plans_at_once_are_those_made_one_by_one() -> None:
 
 def test_a_thread_that_trains_meets_nothing_of_a_plan() -> None:
     stop, troubles, kinds = threading.Event(), [], set()
+    model = network(99)  # not in the thread: building draws from the generator that all threads share
 
     def train() -> None:
-        model = network(99)
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
         while not stop.is_set():
             try:
