@@ -186,7 +186,9 @@ def test_options_that_do_not_exist(tmp_path: Path) -> None:
         deploy.export(small_net(), tmp_path, calibration=[x], example_inputs=x)
     with pytest.raises(ExportError, match="plain file name"):
         deploy.export(small_net(), tmp_path, name="../model", example_inputs=x)
-    with pytest.raises(UnknownNameError, match="Available: eager, executorch, litert, ncnn, nir, onnxruntime, openvino"):
+    with pytest.raises(
+        UnknownNameError, match="Available: eager, executorch, litert, ncnn, nir, onnxruntime, openvino"
+    ):
         deploy.time_variants({"a": small_net()}, x, runtimes=("tensorrt",))
     with pytest.raises(ModelError, match="does not run on inputs of shape"):
         deploy.export(small_net(), tmp_path, example_inputs=torch.randn(1, 4, 8, 8))
