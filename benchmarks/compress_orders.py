@@ -11,7 +11,6 @@ its bytes and costs. Stopped, the same command goes on within the recipe: its fo
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +18,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
+from generated import GeneratedPart, add_row, read_rows
 
 import reconvene as rc
 from reconvene.training.machine import library_versions
@@ -26,7 +26,7 @@ from reconvene.utils.machine import now
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results" / "compress_orders.jsonl", HERE.parent / "docs" / "compress.md"
-BEGIN, END = "<!-- generated: orders -->\n", "<!-- end of orders -->"
+PART = GeneratedPart(PAGE, "<!-- generated: orders -->\n", "<!-- end of orders -->")
 LOOSE = {"agreement": 0.0, "sqnr": -100.0, "accuracy_drop": 1.0}
 """Limits that no file breaks: a bad order stays in the table."""
 
@@ -62,12 +62,8 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="only say whether that table is as the results have it")
     given = parser.parse_args()
     if given.table or given.check:
-        text = PAGE.read_text()
-        before, rest = text.split(BEGIN)
-        new = before + BEGIN + table() + rest[rest.index(END) :]
-        if given.table:
-            PAGE.write_text(new)
-        raise SystemExit(int(new != text) if given.check else 0)
+        changed = PART.update(table(), write=given.table)
+        raise SystemExit(changed if given.check else 0)
     torch.set_num_threads(1)
     for seed in range(given.seeds):
         for name, stages in orders(given.epochs).items():
@@ -75,7 +71,7 @@ def main() -> None:
                 continue
             asked = {"order": name, "seed": seed, "data": Path(given.data).name, "limit": given.limit}
             asked |= {"model": given.model, "width": given.width, "epochs": given.epochs}
-            if any({key: row[key] for key in asked} == asked for row in known()):
+            if any({key: row[key] for key in asked} == asked for row in read_rows(RESULTS)):
                 continue
             recipe = {"model": given.model, "args": {"width": given.width}, "data": given.data, "limit": given.limit}
             folder = "-".join([str(value).replace(", ", "-") for value in asked.values()])
@@ -88,20 +84,16 @@ def main() -> None:
                 "libraries": library_versions(),
                 "date": now(),
             }
-            with RESULTS.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            add_row(RESULTS, row)
             print(result, flush=True)
-
-
-def known() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
 
 
 def settings() -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
     """The rows of every network, data and number of epochs, in the order of the file."""
     names = ("model", "width", "data", "limit", "epochs")
-    for chosen in dict.fromkeys(tuple(row[name] for name in names) for row in known()):
-        yield dict(zip(names, chosen, strict=True)), [r for r in known() if tuple(r[n] for n in names) == chosen]
+    rows = read_rows(RESULTS)
+    for chosen in dict.fromkeys(tuple(row[name] for name in names) for row in rows):
+        yield dict(zip(names, chosen, strict=True)), [r for r in rows if tuple(r[n] for n in names) == chosen]
 
 
 def table() -> str:

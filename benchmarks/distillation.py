@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from generated import GeneratedPart, add_row, read_rows
 
 import reconvene as rc
 from reconvene.data import calibration, load_data
@@ -22,7 +23,7 @@ from reconvene.training import Distillation, TrainConfig, train_model
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results" / "distillation.jsonl", HERE.parent / "docs" / "distillation.md"
-BEGIN, END = "<!-- generated: distillation -->\n", "<!-- end -->"
+PART = GeneratedPart(PAGE, "<!-- generated: distillation -->\n", "<!-- end -->")
 ARMS = {
     "labels": None,
     "scores, w 0.5": {"weight": 0.5},
@@ -41,15 +42,14 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only write the table in docs/distillation.md anew")
     given = parser.parse_args()
     if given.table:
-        before, rest = PAGE.read_text().split(BEGIN)
-        PAGE.write_text(before + BEGIN + table() + rest[rest.index(END) :])
+        PART.update(table())
         return
     if not Path(given.data).is_dir():
         print(f"no CIFAR-10 at {given.data}: nothing is measured")
         return
     torch.set_num_threads(1)
     dataset = load_data(given.data, limit=given.limit)
-    known = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    known = read_rows(RESULTS)
     asked = {"epochs": given.epochs, "data": str(dataset)}
     done = {row["seed"] for row in known if {name: row[name] for name in asked} == asked}
     for seed in sorted(set(range(given.seeds)) - done):
@@ -67,14 +67,13 @@ def main() -> None:
                 result = train_model(student, dataset, directory=f"{folder}/{number}", distillation=taught, **options)
                 accuracy[arm] = result.score
         row = {"seed": seed, **asked, "accuracy": accuracy}
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        add_row(RESULTS, row)
         print(json.dumps(row), flush=True)
 
 
 def table() -> str:
     """The results as they stand in docs/distillation.md: a column a seed."""
-    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    rows = read_rows(RESULTS)
     lines = ["| trained with | " + " | ".join(f"seed {row['seed']}" for row in rows) + " |"]
     lines.append("| --- |" + " --- |" * len(rows))
     for arm in rows[0]["accuracy"]:

@@ -18,6 +18,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from generated import GeneratedPart, read_rows
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -34,7 +36,7 @@ FORMATS = {name: runtime for name, runtime in ALL_FORMATS.items() if runtime.tim
 
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "format_matrix.jsonl", ROOT / "docs" / "export.md"
 NETWORKS = ROOT / "out" / "format_matrix"
-BEGIN, END = "<!-- generated: matrix -->\n", "<!-- end -->"
+PART = GeneratedPart(PAGE, "<!-- generated: matrix -->\n", "<!-- end -->")
 
 Row = dict[str, Any]
 
@@ -51,19 +53,13 @@ def main() -> int:
     if not given.table and not given.check:
         torch.set_num_threads(1)
         measure(given.model or NAMES, given.only or [name for name in FORMATS if FORMATS[name].installed], given.again)
-    text = PAGE.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    new = before + BEGIN + table(list(read().values())) + rest[rest.index(END) :]
-    if given.check:
-        return int(new != text)
-    PAGE.write_text(new, encoding="utf-8")
-    return 0
+    changed = PART.update(table(list(read().values())), write=not given.check)
+    return changed if given.check else 0
 
 
 def read() -> dict[tuple[str, str], Row]:
     """The rows that are there, by network and format."""
-    lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else []
-    return {(row["model"], row["format"]): row for row in map(json.loads, lines)}
+    return {(row["model"], row["format"]): row for row in read_rows(RESULTS)}
 
 
 def measure(models: list[str], formats: list[str], again: bool) -> None:

@@ -18,6 +18,7 @@ from statistics import mean
 from typing import Any
 
 import torch
+from generated import GeneratedPart, add_row, read_rows
 from torch import nn
 
 import reconvene as rc
@@ -31,7 +32,7 @@ from reconvene.workflow import Pruning, Tuned, prune_in_steps, rewound, train
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results" / "nuclei.jsonl", HERE.parent / "docs" / "trained.md"
-BEGIN, END = "<!-- generated: nuclei -->\n", "<!-- end: nuclei -->"
+PART = GeneratedPart(PAGE, "<!-- generated: nuclei -->\n", "<!-- end: nuclei -->")
 SHAPE = (3, 128, 128)
 METRICS = ("pq", "aji", "dice")
 RECIPE: dict[str, Any] = {"batch_size": 8, "precision": "fp32", "lr": 0.05, "device": "cpu", "checkpoint_seconds": 15.0}
@@ -75,8 +76,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only write the table in docs/trained.md anew")
     given = parser.parse_args()
     if given.table:
-        before, rest = PAGE.read_text().split(BEGIN)
-        PAGE.write_text(before + BEGIN + table(read(given.results)) + rest[rest.index(END) :])
+        PART.update(table(read_rows(given.results)))
         return
     if not given.data.is_dir():
         print(f"no data at {given.data}: nothing is measured")
@@ -98,15 +98,14 @@ def measure_all(given: argparse.Namespace) -> None:
     """Every arm of every seed that is not in the results yet."""
     data = load_data(given.data, task="segmentation", input_shape=SHAPE, limit=given.limit)
     conditions = {"data": str(data), "epochs": given.epochs}
-    done = {(row["seed"], row["arm"]["name"]) for row in read(given.results) if row["conditions"] == conditions}
+    done = {(row["seed"], row["arm"]["name"]) for row in read_rows(given.results) if row["conditions"] == conditions}
     for seed, arm in ((seed, arm) for seed in range(given.seeds) for arm in (DENSE, *ARMS)):
         if (seed, arm.name) in done:
             continue
         bench = Nuclei(given.work, data, seed, given.epochs)
         row = {"seed": seed, "arm": asdict(arm), "conditions": conditions, **bench.measure(arm)}
         given.results.parent.mkdir(exist_ok=True)
-        with given.results.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        add_row(given.results, row)
         print(json.dumps(row), flush=True)
 
 
@@ -194,11 +193,6 @@ class Nuclei:
             artifact.save(small, folder, plan=plan, source=self.source)
         train(folder, self.data, epochs=self.epochs + self.epochs // 3, config=self.config)
         return folder
-
-
-def read(results: Path) -> list[dict[str, Any]]:
-    """The lines that are there."""
-    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
 
 
 def table(rows: list[dict[str, Any]]) -> str:

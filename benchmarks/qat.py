@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from generated import GeneratedPart, add_row, read_rows
 from torch import nn
 
 import reconvene as rc
@@ -35,7 +36,7 @@ from reconvene.workflow.qat import QAT_CONFIG, QAT_EPOCHS
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results" / "qat.jsonl", HERE.parent / "docs" / "qat.md"
-BEGIN, END = "<!-- generated: qat -->\n", "<!-- end -->"
+PART = GeneratedPart(PAGE, "<!-- generated: qat -->\n", "<!-- end -->")
 SHAPE = (3, 32, 32)
 NETWORKS: dict[str, tuple[dict[str, Any], str]] = {
     "resnet20": ({}, "4x"),
@@ -56,12 +57,8 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="only say whether that table is as the results have it")
     given = parser.parse_args()
     if given.table or given.check:
-        text = PAGE.read_text()
-        before, rest = text.split(BEGIN)
-        new = before + BEGIN + table() + rest[rest.index(END) :]
-        if given.table:
-            PAGE.write_text(new)
-        raise SystemExit(int(new != text) if given.check else 0)
+        changed = PART.update(table(), write=given.table)
+        raise SystemExit(changed if given.check else 0)
     if not Path(given.data).is_dir():
         print(f"no CIFAR-10 at {given.data}: nothing is measured")
         return
@@ -70,10 +67,9 @@ def main() -> None:
     for seed in range(given.seeds):
         for name in given.only or NETWORKS:
             asked = {"network": name, "seed": seed, "epochs": given.epochs, "data": str(dataset)}
-            if not any({key: row[key] for key in asked} == asked for row in known()):
+            if not any({key: row[key] for key in asked} == asked for row in read_rows(RESULTS)):
                 row = {**asked, "more_epochs": QAT_EPOCHS, "arms": measured(name, dataset, seed, given.epochs)}
-                with RESULTS.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                add_row(RESULTS, row)
                 print(json.dumps(row), flush=True)
 
 
@@ -122,10 +118,6 @@ def exported(
     return found
 
 
-def known() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-
-
 def table() -> str:
     """The results as they stand in docs/qat.md."""
     kinds = [*FORMATS_ASKED, "executorch, learned"]
@@ -133,7 +125,7 @@ def table() -> str:
         "| network, seed | last epochs | float32 | " + " | ".join(kinds) + " |",
         "| --- | --- |" + " --- |" * (len(kinds) + 1),
     ]
-    for row in known():
+    for row in read_rows(RESULTS):
         for arm, found in row["arms"].items():
             cells = [f"{found['float32']:.2%}"]
             for kind in kinds:

@@ -11,12 +11,12 @@ latencies are those of the files of all stages, timed in turns in one run. Stopp
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from generated import GeneratedPart, add_row, read_rows
 
 import reconvene as rc
 from reconvene.training.machine import library_versions
@@ -24,7 +24,7 @@ from reconvene.utils.machine import machine, now
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results" / "replace_operations.jsonl", HERE.parent / "docs" / "compress.md"
-BEGIN, END = "<!-- generated: operations -->\n", "<!-- end of operations -->"
+PART = GeneratedPart(PAGE, "<!-- generated: operations -->\n", "<!-- end of operations -->")
 LOOSE = {"agreement": 0.0, "sqnr": -100.0, "accuracy_drop": 1.0}
 """Limits that no file breaks: a bad replacement stays in the table."""
 VIT = {"img_size": 32, "patch_size": 4, "depth": 4, "embed_dim": 64, "num_heads": 2}
@@ -50,22 +50,17 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="only say whether that table is as the results have it")
     given = parser.parse_args()
     if given.table or given.check:
-        text = PAGE.read_text()
-        before, rest = text.split(BEGIN)
-        new = before + BEGIN + table() + rest[rest.index(END) :]
-        if given.table:
-            PAGE.write_text(new)
-        raise SystemExit(int(new != text) if given.check else 0)
+        changed = PART.update(table(), write=given.table)
+        raise SystemExit(changed if given.check else 0)
     torch.set_num_threads(1)
     for seed in range(given.seeds):
         for name in given.only or NETWORKS:
             asked = {"network": name, "seed": seed, "data": Path(given.data).name, "limit": given.limit}
             asked |= {"epochs": given.epochs}
-            if any({key: row[key] for key in asked} == asked for row in known()):
+            if any({key: row[key] for key in asked} == asked for row in read_rows(RESULTS)):
                 continue
             row = {**asked, **carried_out(name, given, seed), "date": now()}
-            with RESULTS.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            add_row(RESULTS, row)
 
 
 def carried_out(name: str, given: argparse.Namespace, seed: int) -> dict[str, Any]:
@@ -83,17 +78,13 @@ def carried_out(name: str, given: argparse.Namespace, seed: int) -> dict[str, An
     return {"stages": rows, "libraries": library_versions(), "machine": dict(machine())}
 
 
-def known() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-
-
 def table() -> str:
     """The results as they stand in docs/compress.md."""
     lines = [
         "| network | data | seed | int8 before | after | latency before | after |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for row in known():
+    for row in read_rows(RESULTS):
         before, after = row["stages"][2], row["stages"][-1]
         lines.append(
             f"| {row['network']} | {row['data']}, {row['limit']} | {row['seed']} | {before['score']:.1%} | "

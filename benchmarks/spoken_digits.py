@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from generated import add_row, read_rows
 from torch import Tensor, nn
 
 import reconvene as rc
@@ -58,7 +59,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    lines = [json.loads(line) for line in options.results.read_text().splitlines()] if options.results.exists() else []
+    lines = read_rows(options.results)
     there = {(line["method"], line["seed"], line["epochs"]) for line in lines}
     dataset: Dataset | None = None
     for seed in range(options.seeds):
@@ -68,8 +69,7 @@ def main() -> None:
             dataset = dataset or load_data(options.data, input_shape=(1, SIDE, SIDE))
             line = run(method, seed, dataset, options.epochs)
             options.results.parent.mkdir(exist_ok=True)
-            with options.results.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            add_row(options.results, line)
             print(json.dumps(line), flush=True)
 
 

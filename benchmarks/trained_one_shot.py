@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from generated import GeneratedPart, add_row, read_rows
 from torch import Tensor, nn
 
 import reconvene as rc
@@ -24,7 +25,7 @@ from reconvene.training import TrainConfig, train_model
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results" / "trained_one_shot.jsonl", HERE.parent / "docs" / "trained.md"
-BEGIN, END = "<!-- generated: one shot -->\n", "<!-- end -->"
+PART = GeneratedPart(PAGE, "<!-- generated: one shot -->\n", "<!-- end -->")
 BUDGETS = ("2x", "4x")
 CRITERIA = ("random", "l2", "group_l2", "fpgm", "lamp", "taylor")
 WAYS = ("keep", "recalibrate", "reconstruct")
@@ -40,8 +41,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only write the table in docs/trained.md anew")
     given = parser.parse_args()
     if given.table:
-        before, rest = PAGE.read_text().split(BEGIN)
-        PAGE.write_text(before + BEGIN + table() + rest[rest.index(END) :])
+        PART.update(table())
         return
     if given.data != "digits" and not Path(given.data).is_dir():
         print(f"no data at {given.data}: nothing is measured")
@@ -49,7 +49,7 @@ def main() -> None:
     torch.set_num_threads(1)
     shape = (3, given.side, given.side)
     dataset = load_data(given.data, limit=given.limit, input_shape=shape)
-    known = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    known = read_rows(RESULTS)
     asked = {"epochs": given.epochs, "data": str(dataset), "side": given.side}
     done = {row["seed"] for row in known if {name: row[name] for name in asked} == asked}
     for seed in sorted(set(range(given.seeds)) - done):
@@ -63,8 +63,7 @@ def main() -> None:
         test = dataset.normalise(dataset.test.images), dataset.test.targets
         arms = [arm for budget in BUDGETS for arm in cut(dense, data, test, budget, seed)]
         row = {"seed": seed, **asked, "dense": accuracy, "arms": arms}
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        add_row(RESULTS, row)
         print(json.dumps(row), flush=True)
 
 
@@ -95,7 +94,7 @@ def right(model: nn.Module, test: tuple[Tensor, Tensor]) -> float:
 
 def table() -> str:
     """The results as they stand in docs/trained.md: a table for each data set, means over its seeds."""
-    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    rows = read_rows(RESULTS)
     names = sorted({row["data"] for row in rows})
     return "\n".join(of_data(name, [row for row in rows if row["data"] == name]) for name in names)
 
