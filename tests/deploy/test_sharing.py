@@ -11,6 +11,7 @@ from torch import nn
 from reconvene import deploy
 from reconvene.deploy.runtimes.onnx import runtime
 from reconvene.deploy.sharing import shared_conversions
+from reconvene.errors import ExportError
 
 pytest.importorskip("onnx")
 X = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -59,3 +60,16 @@ def test_another_network_batch_or_opset_is_converted_by_itself(conversions: list
     assert len(conversions) == 4 and first.path.read_bytes() != second.path.read_bytes()
     deploy.export(other, tmp_path, example_inputs=X, name="e")
     assert len(conversions) == 5, "outside of the block nothing is kept"
+
+
+def test_a_conversion_that_failed_leaves_room_for_the_next(tmp_path: Path) -> None:
+    class Refused(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * 2 if x.sum().item() > 0 else x
+
+    refused = Refused().eval()
+    with shared_conversions():
+        for _ in range(2):
+            with pytest.raises(ExportError, match="Refused"):
+                deploy.export(refused, tmp_path, example_inputs=X)
+        assert deploy.export(net(), tmp_path, example_inputs=X).path.is_file()

@@ -66,18 +66,10 @@ def written_once(model: object, key: Hashable, path: Path, write: Callable[[Path
     shared = _ACTIVE.get()
     if shared is None:
         return write(path)
-    place = shared.folder / str(len(shared.values)) / path.name
-
-    def first() -> Written:
-        place.parent.mkdir()
-        return write(place)
-
-    kept = once(model, key, first)
-    # the first file bears the name of the path, others begin with it: see ``Written``
-    first_name = kept.files[0].name
-    if len(kept.files) > 1 and first_name != path.name:
+    kept = once(model, key, lambda: write(Path(tempfile.mkdtemp(dir=shared.folder)) / path.name))
+    if len(kept.files) > 1 and kept.files[0].name != path.name:
         return write(path)  # a file of weights is named inside the graph
-    files = tuple(path.with_name(file.name if len(kept.files) > 1 else path.name) for file in kept.files)
+    files = (path, *(path.with_name(file.name) for file in kept.files[1:]))
     for file, target in zip(kept.files, files, strict=True):
         shutil.copyfile(file, target)
     return replace(kept, files=files)
