@@ -44,8 +44,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fleet": ("FleetCommand", "a network for every device of a fleet, from one file"),
     "fit": ("FitCommand", "which of several architectures suits a device"),
     "compare": ("CompareCommand", "run an experiment: arms x models x data x budgets x seeds"),
-    "compress": ("Compress", "prune, train, distil, quantise and export in any order, by a recipe"),
-    "replace": ("Replace", "cheaper forms of non-linear operations, or those that a chip has"),
+    "compress": ("CompressCommand", "prune, train, distil, quantise and export in any order, by a recipe"),
+    "replace": ("ReplaceCommand", "cheaper forms of non-linear operations, or those that a chip has"),
     "push": ("PushCommand", "share an artifact on the Hugging Face hub, with a model card"),
     "pull": ("PullCommand", "fetch an artifact from the Hugging Face hub"),
     "run": (

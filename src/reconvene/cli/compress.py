@@ -12,7 +12,7 @@ from reconvene.cli.command import Answer, Command, Importing
 
 
 @dataclass(kw_only=True)
-class Compress(Importing, Command):
+class CompressCommand(Importing, Command):
     """Carry out a recipe: stages such as prune, train and export in any order. Stopped, the same command goes on."""
 
     command_lines: ClassVar[tuple[str, ...]] = ("reconvene compress recipe.yaml -o out/",)

@@ -13,7 +13,7 @@ from reconvene.cli.data_options import DIGITS
 
 
 @dataclass(kw_only=True)
-class Replace(Importing, Seeded, Command):
+class ReplaceCommand(Importing, Seeded, Command):
     """Put cheaper forms in the place of non-linear operations: a recipe of one stage, see docs/compress.md."""
 
     command_lines: ClassVar[tuple[str, ...]] = ("reconvene replace out/ --allow relu,relu6 -o cheap/",)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -33,35 +33,18 @@ def compose_plans(model: nn.Module, example_inputs: Any, first: Plan, second: Pl
     """
     if differing := _differing_shape(first, second):
         raise PlanError(f"the second plan is not of the network that the first makes: {differing}")
-    structure = analyse(model, example_inputs)
     slices = _composed_slices(first, second)
-    keep = [_kept(group.slots, group.width, slices) for group in structure.prunable]
-    rows_by_name = [{row.name: row for row in plan.rows} for plan in (second, first)]
-    rows = [
-        PlanRow(
-            group.name,
-            group.width,
-            len(kept),
-            to_text(kept),
-            why=_reason([by_name[group.name] for by_name in rows_by_name if group.name in by_name]),
-        )
-        for group, kept in zip(structure.prunable, keep, strict=True)
-    ]
-    plan = make_plan(
-        model,
-        structure,
-        keep,
-        rows,
-        scalars=replay(model, example_inputs, structure, keep).scalars,
-        provenance=second.provenance,
-        accounting=Accounting(
-            {"dense": first.costs.get("dense", {}), "pruned": second.costs.get("pruned", {})},
-            spread=first.spread,
-            examples=second.examples,
-        ),
-        notes=list(dict.fromkeys([*first.notes, *second.notes])),
-        bits=second.bits,
+    rows: dict[str, list[PlanRow]] = {}
+    for row in (*second.rows, *first.rows):
+        rows.setdefault(row.name, []).append(row)
+    accounting = Accounting(
+        {"dense": first.costs.get("dense", {}), "pruned": second.costs.get("pruned", {})},
+        spread=first.spread,
+        examples=second.examples,
     )
+    combined = replace(second, notes=list(dict.fromkeys([*first.notes, *second.notes])))
+    reasons = {name: _reason(of_group) for name, of_group in rows.items()}
+    plan = _replanned(model, example_inputs, slices, reasons, combined, accounting)
     if plan.slices != slices:
         wrong = next(name for name in {**slices, **plan.slices} if plan.slices.get(name) != slices.get(name))
         raise PlanError(f"the second plan takes apart what the dense network ties together, first in {wrong}")
@@ -78,27 +61,40 @@ def plan_of_replaced(model: nn.Module, example_inputs: Any, plan: Plan) -> Plan:
 
     Raises PlanError: channels are tied together in another way, so that the same ones cannot leave.
     """
-    structure = analyse(model, example_inputs)
-    keep = [_kept(group.slots, group.width, plan.slices) for group in structure.prunable]
+    accounting = Accounting(**{entry.name: getattr(plan, entry.name) for entry in fields(Accounting)})
     reasons = {row.name: row.why for row in plan.rows}
+    result = _replanned(model, example_inputs, plan.slices, reasons, plan, accounting)
+    if wrong := [n for n, dims in plan.slices.items() if n in result.shapes and result.slices.get(n) != dims]:
+        raise PlanError(f"the network with other operations ties channels together in another way, first in {wrong[0]}")
+    return result
+
+
+def _replanned(
+    model: nn.Module,
+    example_inputs: Any,
+    slices: Mapping[str, Mapping[int, str]],
+    reasons: Mapping[str, str],
+    like: Plan,
+    accounting: Accounting,
+) -> Plan:
+    """The plan of ``model`` that keeps the channels of ``slices``; provenance, notes and bits are those of ``like``."""
+    structure = analyse(model, example_inputs)
+    keep = [_kept(group.slots, group.width, slices) for group in structure.prunable]
     rows = [
         PlanRow(group.name, group.width, len(kept), to_text(kept), why=reasons.get(group.name, ""))
         for group, kept in zip(structure.prunable, keep, strict=True)
     ]
-    result = make_plan(
+    return make_plan(
         model,
         structure,
         keep,
         rows,
         scalars=replay(model, example_inputs, structure, keep).scalars,
-        provenance=plan.provenance,
-        accounting=Accounting(**{entry.name: getattr(plan, entry.name) for entry in fields(Accounting)}),
-        notes=plan.notes,
-        bits=plan.bits,
+        provenance=like.provenance,
+        accounting=accounting,
+        notes=like.notes,
+        bits=like.bits,
     )
-    if wrong := [n for n, dims in plan.slices.items() if n in result.shapes and result.slices.get(n) != dims]:
-        raise PlanError(f"the network with other operations ties channels together in another way, first in {wrong[0]}")
-    return result
 
 
 def _reason(rows: Sequence[PlanRow]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -13,10 +13,9 @@ from reconvene.planning.replacement import choose_replacements
 from reconvene.surgery.operations import blended, operations, unblended
 from reconvene.training import Distillation, TrainConfig, train_model
 from reconvene.training.checkpoint import CHECKPOINT_NAME
-from reconvene.training.recipe import read_recipe
 from reconvene.utils.progress import note, stage
 from reconvene.utils.settings import LISTED, Place, Settings, one_of
-from reconvene.workflow.compression.stage import RecipeStage, StageWork
+from reconvene.workflow.compression.stage import RecipeStage, StageWork, read_beside_recipe
 from reconvene.workflow.deploy import calibration_of
 from reconvene.workflow.train import recipe_of, training_record
 
@@ -49,10 +48,7 @@ class ReplaceStage(RecipeStage):
     @classmethod
     def read(cls, settings: Settings, place: Place) -> Self:
         """Values of ``TrainConfig`` stand beside the stage's own options."""
-        options = {entry.name for entry in fields(cls)} - {"recipe"}
-        recipe = read_recipe(settings, place, besides=options)
-        values = {name: value for name, value in settings.table(place).items() if name in options}
-        chosen = settings.check(cls, {**values, "recipe": recipe}, place)
+        chosen = read_beside_recipe(cls, settings, place)
         if chosen.allow is None and chosen.price is None:
             settings.fail(place, "replace needs what to allow, such as allow: [relu, relu6], or a price, such as 0.5")
         if chosen.price is not None and not 0 < chosen.price <= 1:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypeVar
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from reconvene import artifact
 from reconvene.costs import Budget
 from reconvene.data import Dataset
 from reconvene.models import example_inputs
+from reconvene.training.recipe import read_recipe
 from reconvene.utils.settings import Place, Settings
 
 
@@ -86,6 +87,17 @@ class RecipeStage(ABC):
     @abstractmethod
     def carry_out(self, work: StageWork) -> None:
         """Leave the stage's artifact in ``work.folder``; after one that was stopped it goes on to the same bytes."""
+
+
+_Stage = TypeVar("_Stage", bound=RecipeStage)
+
+
+def read_beside_recipe(stage: type[_Stage], settings: Settings, place: Place) -> _Stage:
+    """A stage in whose table values of ``TrainConfig``, its ``recipe``, stand beside its own options."""
+    options = {entry.name for entry in fields(stage)} - {"recipe"}
+    recipe = read_recipe(settings, place, besides=options)
+    values = {name: value for name, value in settings.table(place).items() if name in options}
+    return settings.check(stage, {**values, "recipe": recipe}, place)
 
 
 def copy_before(work: StageWork) -> bool:

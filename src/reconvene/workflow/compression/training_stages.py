@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from reconvene.training import TrainConfig
-from reconvene.training.recipe import read_recipe
 from reconvene.utils.settings import Place, Positive, Settings
-from reconvene.workflow.compression.stage import RecipeStage, StageWork, copy_before
+from reconvene.workflow.compression.stage import RecipeStage, StageWork, copy_before, read_beside_recipe
 from reconvene.workflow.train import Lesson, train
 
 
@@ -25,10 +24,7 @@ class TrainStage(RecipeStage):
     @classmethod
     def read(cls, settings: Settings, place: Place) -> Self:
         """Values of ``TrainConfig`` stand beside the stage's own options."""
-        options = {entry.name for entry in fields(cls)} - {"recipe"}
-        recipe = read_recipe(settings, place, besides=options)
-        values = {name: value for name, value in settings.table(place).items() if name in options}
-        return settings.check(cls, {**values, "recipe": recipe}, place)
+        return read_beside_recipe(cls, settings, place)
 
     @property
     def trains(self) -> bool:
