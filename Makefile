@@ -77,7 +77,7 @@ test-oldest: .venv/.ready
 formats: .venv/.ready .venv-litert/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/formats.py --again
 	OMP_NUM_THREADS=1 .venv-litert/bin/python benchmarks/formats.py --again --only litert
-	$(BIN)/python benchmarks/readme.py
+	$(BIN)/python benchmarks/pages readme
 
 # Everything again; ZOO_FLAGS= goes on where a sweep of the same engine stopped.
 ZOO_FLAGS ?= --again
@@ -85,7 +85,7 @@ ZOO_FLAGS ?= --again
 test-zoo: .venv/.ready
 	$(BIN)/python benchmarks/zoo.py $(ZOO_FLAGS) --rotation today --check
 	$(BIN)/python benchmarks/zoo.py $(ZOO_FLAGS) --value-checks --check
-	$(BIN)/python benchmarks/zoo_table.py
+	$(BIN)/python benchmarks/pages coverage
 
 examples: .venv/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,compat]'
@@ -104,11 +104,12 @@ format: .venv/.ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-BENCHMARKS := structure_scaling structure_time speed_table prune_time synflow_time command_time
+BENCHMARKS := structure_scaling structure_time prune_time synflow_time command_time
 
 bench: .venv/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
+	$(BIN)/python benchmarks/pages speed
 
 EVIDENCE_DATA ?= ../shared/data/cifar10
 
@@ -125,7 +126,7 @@ evidence-quick: .venv/.ready
 	$(BIN)/python benchmarks/evidence.py --tier quick
 
 docs: .venv/.docs
-	$(BIN)/python benchmarks/api_page.py
+	$(BIN)/python benchmarks/pages api
 	$(BIN)/zensical build --strict
 
 .venv/.docs: .venv/.ready

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from generated import GeneratedPart, add_row, read_rows
+from rows import add_row, read_rows
 
 import reconvene as rc
 from reconvene.data import calibration, load_data
@@ -22,8 +22,7 @@ from reconvene.models import ModelSource
 from reconvene.training import Distillation, TrainConfig, train_model
 
 HERE = Path(__file__).parent
-RESULTS, PAGE = HERE / "results" / "distillation.jsonl", HERE.parent / "docs" / "distillation.md"
-PART = GeneratedPart(PAGE, "<!-- generated: distillation -->\n", "<!-- end -->")
+RESULTS = HERE / "results" / "distillation.jsonl"
 ARMS = {
     "labels": None,
     "scores, w 0.5": {"weight": 0.5},
@@ -39,11 +38,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--limit", type=int, default=3000)
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--table", action="store_true", help="only write the table in docs/distillation.md anew")
     given = parser.parse_args()
-    if given.table:
-        PART.update(table())
-        return
     if not Path(given.data).is_dir():
         print(f"no CIFAR-10 at {given.data}: nothing is measured")
         return
@@ -69,16 +64,6 @@ def main() -> None:
         row = {"seed": seed, **asked, "accuracy": accuracy}
         add_row(RESULTS, row)
         print(json.dumps(row), flush=True)
-
-
-def table() -> str:
-    """The results as they stand in docs/distillation.md: a column a seed."""
-    rows = read_rows(RESULTS)
-    lines = ["| trained with | " + " | ".join(f"seed {row['seed']}" for row in rows) + " |"]
-    lines.append("| --- |" + " --- |" * len(rows))
-    for arm in rows[0]["accuracy"]:
-        lines.append(f"| {arm} | " + " | ".join(f"{row['accuracy'][arm]:.1%}" for row in rows) + " |")
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

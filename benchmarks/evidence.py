@@ -3,7 +3,7 @@
 python benchmarks/evidence.py                     # tier small, in any slices: see below
 python benchmarks/evidence.py --seconds 540       # one slice of it
 python benchmarks/evidence.py --tier quick        # digits, into out/evidence-quick: proves the pipeline
-python benchmarks/evidence.py --pages             # only write the page; --check: fail if it is not up to date
+python benchmarks/pages evidence                  # only write the page
 
 """
 
@@ -17,7 +17,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from evidence_page import write_page
+from pages.evidence import write_page
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -30,21 +30,15 @@ def main() -> int:
     options.add_argument("--data", default=str(ROOT.parent / "shared" / "data" / "cifar10"), help="where CIFAR-10 lies")
     options.add_argument("--seconds", type=float, default=None, help="stop after so long; the same command goes on")
     options.add_argument("--jobs", type=int, default=2, help="experiments at once, each on one core")
-    options.add_argument("--pages", action="store_true", help="run nothing")
-    options.add_argument("--check", action="store_true", help="run nothing, write nothing: is the page up to date?")
     asked = options.parse_args()
     small = asked.tier == "small"
     results = HERE / "results" if small else ROOT / "out" / "evidence-quick"
     page = ROOT / "docs" / "evidence.md" if small else results / "evidence.md"
-    if asked.check:
-        return 0 if write_page(results, page, tier=asked.tier, check=True) else 1
     start = time.monotonic()
-    failed = 0
-    if not asked.pages:
-        deadline = None if asked.seconds is None else start + asked.seconds
-        with ThreadPoolExecutor(asked.jobs) as pool:
-            codes = pool.map(lambda command: run(command, deadline), commands(asked.tier, asked.data, results))
-            failed = sum(code != 0 for code in codes)
+    deadline = None if asked.seconds is None else start + asked.seconds
+    with ThreadPoolExecutor(asked.jobs) as pool:
+        codes = pool.map(lambda command: run(command, deadline), commands(asked.tier, asked.data, results))
+        failed = sum(code != 0 for code in codes)
     write_page(results, page, tier=asked.tier)
     print(f"{page} written after {time.monotonic() - start:.0f} s", flush=True)
     return 1 if failed else 0

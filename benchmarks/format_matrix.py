@@ -3,7 +3,7 @@
 python benchmarks/format_matrix.py                     # what is not in the results yet, in the installed runtimes
 python benchmarks/format_matrix.py --again             # everything anew
 python benchmarks/format_matrix.py --again --only litert    # one format, in its own environment; other rows stay
-python benchmarks/format_matrix.py --table             # only writes the table in docs/export.md (--check compares)
+python benchmarks/pages format_matrix                  # writes the table of the docs
 
 What is measured is what tests/deploy/test_formats.py asserts (tests/support/format_cells.py). Nothing here is timed.
 Networks are kept in out/format_matrix: remove them where tests/support/format_nets.py changed.
@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from generated import GeneratedPart, read_rows
+from rows import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -34,27 +34,21 @@ from support.format_nets import NAMES, trained  # noqa: E402
 FORMATS = {name: runtime for name, runtime in ALL_FORMATS.items() if runtime.timed}
 """Those that a device runs; a format that is only replayed takes spiking networks."""
 
-RESULTS, PAGE = ROOT / "benchmarks" / "results" / "format_matrix.jsonl", ROOT / "docs" / "export.md"
+RESULTS = ROOT / "benchmarks" / "results" / "format_matrix.jsonl"
 NETWORKS = ROOT / "out" / "format_matrix"
-PART = GeneratedPart(PAGE, "<!-- generated: matrix -->\n", "<!-- end -->")
 
 Row = dict[str, Any]
 
 
-def main() -> int:
-    """Measure what was asked for, and write the table."""
+def main() -> None:
+    """Measure what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--again", action="store_true", help="measure also what is there already")
     parser.add_argument("--only", action="append", choices=sorted(FORMATS), help="a format; as often as needed")
     parser.add_argument("--model", action="append", choices=NAMES, help="a network; as often as needed")
-    parser.add_argument("--table", action="store_true", help="only write the table")
-    parser.add_argument("--check", action="store_true", help="change nothing; the exit code is 1 if the table is old")
     given = parser.parse_args()
-    if not given.table and not given.check:
-        torch.set_num_threads(1)
-        measure(given.model or NAMES, given.only or [name for name in FORMATS if FORMATS[name].installed], given.again)
-    changed = PART.update(table(list(read().values())), write=not given.check)
-    return changed if given.check else 0
+    torch.set_num_threads(1)
+    measure(given.model or NAMES, given.only or [name for name in FORMATS if FORMATS[name].installed], given.again)
 
 
 def read() -> dict[tuple[str, str], Row]:
@@ -85,33 +79,5 @@ def network(name: str) -> nn.Module:
     return rc.load(folder)
 
 
-def table(rows: list[Row]) -> str:
-    """The results as they stand in docs/export.md."""
-    header = ["network, pruned 4x", "format", "fp32 error", "int8 agreement", "SQNR", "accuracy fp32, int8", "bytes"]
-    lines = [f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
-    for row in rows:
-        fp32, int8 = row["fp32"], row["int8"]
-        error = "refused" if "refused" in fp32 else f"{max(fp32['errors'].values()):.0e}"
-        if "refused" in int8:
-            cells = ["refused", "", "", ""]
-        else:
-            accuracy = f"{int8['reference_accuracy']:.1%}, {int8['accuracy']:.1%}"
-            sizes = "" if "refused" in fp32 else f"{fp32['bytes']:,}, {int8['bytes']:,}"
-            cells = [f"{int8['agreement']:.1%}", f"{int8['sqnr']:.0f} dB", accuracy, sizes]
-        lines.append(f"| {' | '.join([row['model'], row['format'], error, *cells])} |")
-    versions = {name: version for row in rows for name, version in row["versions"].items() if name != "torch"}
-    notes = [f"With {', '.join(f'{name} {version}' for name, version in sorted(versions.items()))}."]
-    for row in rows:
-        for precision in ("fp32", "int8"):
-            if "refused" in row[precision]:
-                notes.append(f"- {row['model']} in {row['format']}, {precision}: {row[precision]['refused']}")
-    done = {(row["model"], row["format"]) for row in rows}
-    missing = {name: [format for format in sorted(FORMATS) if (name, format) not in done] for name in NAMES}
-    if any(missing.values()):
-        told = "; ".join(f"{name} in {', '.join(formats)}" for name, formats in missing.items() if formats)
-        notes += ["", f"Not measured yet: {told}."]
-    return "\n".join([*lines, "", *notes]) + "\n"
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -3,8 +3,7 @@
 ``python benchmarks/latency.py predict MODEL [--plans 50]``: random plans, predicted and measured on this machine,
 unaligned widths included. ``budgets MODEL``: five budgets, asked, predicted and measured. ``fleet``: fifty budgets of
 one model planned together and one by one; ``monotone MODEL``: ever tighter budgets, with and without
-the device's step. Every call adds JSON lines to ``benchmarks/results/latency.jsonl``;
-``page`` writes them as tables into ``docs/devices.md``.
+the device's step. Every call adds JSON lines to ``benchmarks/results/latency.jsonl``.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from reconvene.deploy.runtimes.onnx.runtime import export_onnx
 from reconvene.devices.latency_cost import DeviceLatency
 from reconvene.devices.on_device import probe
 from reconvene.errors import StructureError
-from reconvene.experiments.plot import Dot, scatter_svg
 from reconvene.planning.calibration_networks import cut_groups, yardsticks
 from reconvene.planning.pruning import plan_with
 from reconvene.planning.session import Planner
@@ -36,7 +34,6 @@ from reconvene.structure.pruned_sizes import settle
 from reconvene.utils.machine import machine, now
 from reconvene.utils.progress import notes_to
 
-BEGIN, END = "<!-- latency: begin -->", "<!-- latency: end -->"
 RESULTS = Path(__file__).parent / "results" / "latency.jsonl"
 PASSES = 5
 PREPARED = Path(__file__).parents[1] / "out" / "latency"
@@ -182,24 +179,6 @@ def monotone(name: str) -> None:
     note({"what": "monotone", "model": name, "dense": dense, "step": step, "steps": profile.steps, "rows": rows})
 
 
-def monotone_plot(row: dict[str, Any]) -> str:
-    """The plot of ``monotone``, written where the page shows it; returns the line of the page."""
-    names = {row["step"]: f"the device's step, {row['step']}", 1: "any width"}
-    dots = [
-        Dot(one["limit"] * 1e3, one["measured"] * 1e3, names[one["round_to"]], f"{one['measured'] * 1e3:.3g} ms")
-        for one in row["rows"]
-    ]
-    title = f"Measured latency against the budget, {row['model']}"
-    svg = scatter_svg(title, dots, x="budget, milliseconds", y="measured, milliseconds", log_x=False)
-    path = Path(__file__).parents[1] / "docs" / "plots" / f"latency-{row['model'].split(':')[-1]}.svg"
-    path.write_text(svg, encoding="utf-8")
-    own = [one["measured"] for one in row["rows"] if one["round_to"] == row["step"]]
-    rises = max(0.0, *(later / min(own[: i + 1]) - 1 for i, later in enumerate(own[1:])))
-    return (
-        f"![{title}](plots/{path.name})\n\nThe largest rise with the device's step: {rises:.1%} of the least before it."
-    )
-
-
 def fleet(name: str = "torchvision:resnet18", count: int = 50) -> None:
     source = models.resolve_address(name, {})
     model, inputs = source.build(), models.example_inputs(source.input_shape)
@@ -218,53 +197,9 @@ def fleet(name: str = "torchvision:resnet18", count: int = 50) -> None:
     print(row)
 
 
-def page() -> None:
-    """Write the newest result of every kind between the marks of the page."""
-    rows = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
-    newest = {(row["what"], row["model"], row.get("asked")): row for row in rows}
-    names = ("median_error", "worst_error", "median_error_scaled_by_dense", "worst_error_scaled_by_dense")
-    header = [
-        "model",
-        "plans",
-        "median error",
-        "worst",
-        "median, scaled by dense",
-        "worst, scaled",
-        "the same file varied",
-        "noise of the profile",
-    ]
-    lines = [f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
-    for row in rows:
-        # Every run since layers are measured again where the device was disturbed: they differ by what the host does.
-        if row["what"] == "predict" and row.get("tries"):
-            cells = [f"{row[name]:.1%}" for name in (*names, "spread_between_passes", "profile_noise")]
-            lines.append(f"| `{row['model']}` | {row['plans']} | {' | '.join(cells)} |")
-    lines += ["", "| model | asked | limit | predicted | measured | used | measured again |", "|" + " --- |" * 7]
-    for (what, model, asked), row in newest.items():
-        if what == "budgets" and "refused" in row:
-            lines.append(f"| `{model}` | {asked} | refused | | | | |")
-        elif what == "budgets":
-            told = ("limit", "predicted", "measured", "measured_again")
-            *times, again = (f"{row[name] * 1e3:.3g} ms" for name in told)
-            lines.append(f"| `{model}` | {asked} | {' | '.join(times)} | {row['used']:.1%} | {again} |")
-    for (what, model, _), row in newest.items():
-        if what == "fleet":
-            count, together, alone = row["budgets"], row["together"], row["alone"]
-            lines += [
-                "",
-                f"{count} budgets of `{model}`: {together:.1f} s planned together, {alone:.0f} s one by one, "
-                f"which is {together / count:.2f} s and {alone / count:.2f} s for each ({alone / together:.0f}x).",
-            ]
-    lines += ["", *(monotone_plot(row) for (what, *_), row in newest.items() if what == "monotone")]
-    path = Path(__file__).parents[1] / "docs" / "devices.md"
-    text = path.read_text(encoding="utf-8")
-    head, tail = text.split(BEGIN)[0], text.split(END)[1]
-    path.write_text(head + BEGIN + "\n" + "\n".join(lines) + "\n" + END + tail, encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("prepare", "predict", "judge", "budgets", "monotone", "fleet", "page"))
+    parser.add_argument("what", choices=("prepare", "predict", "judge", "budgets", "monotone", "fleet"))
     parser.add_argument("model", nargs="?", default="torchvision:resnet18")
     parser.add_argument("--plans", type=int, default=50)
     parser.add_argument("--round-to", type=int, nargs="*", default=[4, 8, 16])
@@ -280,10 +215,8 @@ def main() -> None:
         budgets(options.model, options.asked)
     elif options.what == "monotone":
         monotone(options.model)
-    elif options.what == "fleet":
-        fleet(options.model)
     else:
-        page()
+        fleet(options.model)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """How near the prediction of activation memory is to what runtimes plan.
 
 ``python benchmarks/memory.py MODEL ...`` adds a JSON line a model, plan and precision to
-``benchmarks/results/memory.jsonl``: the dense network, and random plans of it (``--plans 2``). ``--page`` writes the
-table of ``docs/devices.md``. ExecuTorch in int8 needs the extra ``cortex-m``; without it that line is left out.
+``benchmarks/results/memory.jsonl``: the dense network, and random plans of it (``--plans 2``). ExecuTorch in int8 needs
+the extra ``cortex-m``; without it that line is left out.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from reconvene.structure.pruned_sizes import settle
 from reconvene.utils.machine import machine, now
 
 ROOT = Path(__file__).parents[1]
-RESULTS, PAGE = ROOT / "benchmarks" / "results" / "memory.jsonl", ROOT / "docs" / "devices.md"
-BEGIN, END = "<!-- memory: begin -->", "<!-- memory: end -->"
+RESULTS = ROOT / "benchmarks" / "results" / "memory.jsonl"
 ASKED = [("executorch", "fp32"), ("onnx", "fp32"), ("onnx", "int8"), ("executorch", "int8")]
 
 
@@ -67,33 +66,14 @@ def look(name: str, plans: int) -> None:
                 file.write(json.dumps({**row, "machine": machine(), "date": now()}) + "\n")
 
 
-def page() -> None:
-    """Write the newest rows between the marks of the page."""
-    rows = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
-    newest = {(row["plan"], row["precision"], row["model"], row["network"]): row for row in rows}
-    lines = ["| plan | network | predicted | the runtime's own | predicted over own |", "|" + " --- |" * 5]
-    for plan, precision in ASKED:
-        for (of, arithmetic, model, number), row in newest.items():
-            if (of, arithmetic) == (plan, precision):
-                which = f"`{model}`" + (f", cut ({number})" if number else "")
-                sizes = " | ".join(f"{row[key] / 1024:,.1f} KiB" for key in ("predicted", "planned"))
-                lines.append(f"| {plan} {precision} | {which} | {sizes} | {row['predicted'] / row['planned']:.2f} |")
-    text = PAGE.read_text(encoding="utf-8")
-    made = text.split(BEGIN)[0] + BEGIN + "\n" + "\n".join(lines) + "\n" + END + text.split(END)[1]
-    PAGE.write_text(made, encoding="utf-8")
-
-
 def main() -> None:
-    """Look at the models that are named, or write the page."""
+    """Look at the models that are named."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*")
+    parser.add_argument("models", nargs="+")
     parser.add_argument("--plans", type=int, default=1)
-    parser.add_argument("--page", action="store_true")
     options = parser.parse_args()
     for name in options.models:
         look(name, options.plans)
-    if options.page:
-        page()
 
 
 if __name__ == "__main__":

@@ -11,14 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 import signal
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import torch
-from generated import GeneratedPart, add_row, read_rows
+from rows import add_row, read_rows
 from torch import nn
 
 import reconvene as rc
@@ -31,8 +29,7 @@ from reconvene.training import TrainConfig, evaluate_split
 from reconvene.workflow import Pruning, Tuned, prune_in_steps, rewound, train
 
 HERE = Path(__file__).parent
-RESULTS, PAGE = HERE / "results" / "nuclei.jsonl", HERE.parent / "docs" / "trained.md"
-PART = GeneratedPart(PAGE, "<!-- generated: nuclei -->\n", "<!-- end: nuclei -->")
+RESULTS = HERE / "results" / "nuclei.jsonl"
 SHAPE = (3, 128, 128)
 METRICS = ("pq", "aji", "dice")
 RECIPE: dict[str, Any] = {"batch_size": 8, "precision": "fp32", "lr": 0.05, "device": "cpu", "checkpoint_seconds": 15.0}
@@ -73,11 +70,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=None, help="images of a split, for a trial")
     parser.add_argument("--seconds", type=int, default=0, help="stop after so many; 0: go on to the end")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--table", action="store_true", help="only write the table in docs/trained.md anew")
     given = parser.parse_args()
-    if given.table:
-        PART.update(table(read_rows(given.results)))
-        return
     if not given.data.is_dir():
         print(f"no data at {given.data}: nothing is measured")
         return
@@ -193,31 +186,6 @@ class Nuclei:
             artifact.save(small, folder, plan=plan, source=self.source)
         train(folder, self.data, epochs=self.epochs + self.epochs // 3, config=self.config)
         return folder
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Means over seeds as a table of the page."""
-    seeds = sorted({row["seed"] for row in rows})
-    head = ["arm", "parameters", "PQ as cut", "PQ repaired", *(name.upper() for name in METRICS), "latency"]
-    lines = [f"{rows[0]['conditions']['data']}; {len(seeds)} seed{'s' * (len(seeds) > 1)}:", "", _line(head)]
-    lines.append(_line(["---"] * len(head)))
-    lines += [_line(cells) for cells in _cells(rows)]
-    return "\n".join(lines) + "\n"
-
-
-def _cells(rows: list[dict[str, Any]]) -> Iterator[list[str]]:
-    whole = mean(row["params"] for row in rows if row["arm"]["name"] == DENSE.name)
-    for arm in (DENSE, *ARMS):
-        same = [row for row in rows if row["arm"]["name"] == arm.name]
-        if not same:
-            continue
-        values = {name: [row[name] for row in same] for name in ("pq_as_cut", "pq_repaired", *METRICS, "latency")}
-        numbers = ["" if None in column else f"{mean(column):.3f}" for column in values.values()]
-        yield [arm.name, f"{mean(row['params'] for row in same) / whole:.0%}", *numbers]
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 Chains of 125 to 2,000 linear layers, wide chains up to 302 million parameters, and well-known networks; each in a
 process of its own, on one thread, to half of the parameters by the default and by ``magnitude``. Writes
-``benchmarks/results/plan_scaling.jsonl``, from which ``speed_table.py`` writes docs/speed.md.
+``benchmarks/results/plan_scaling.jsonl``, from which ``pages/speed.py`` writes docs/speed.md.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 python benchmarks/qat.py                                  # every network and seed that is not there yet
 python benchmarks/qat.py --only mobilenetv2 --seeds 1
-python benchmarks/qat.py --table                          # only write the table in docs/qat.md anew
+python benchmarks/pages qat                               # writes the table of the docs
 
 Every line of ``results/qat.jsonl`` is one network and seed, on a part of CIFAR-10. The network is pruned and trained by
 the default recipe; the rest starts from there: nothing more, some epochs in float32, or as many quantisation-aware, the
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from generated import GeneratedPart, add_row, read_rows
+from rows import add_row, read_rows
 from torch import nn
 
 import reconvene as rc
@@ -35,8 +35,7 @@ from reconvene.workflow.deploy import calibration_of
 from reconvene.workflow.qat import QAT_CONFIG, QAT_EPOCHS
 
 HERE = Path(__file__).parent
-RESULTS, PAGE = HERE / "results" / "qat.jsonl", HERE.parent / "docs" / "qat.md"
-PART = GeneratedPart(PAGE, "<!-- generated: qat -->\n", "<!-- end -->")
+RESULTS = HERE / "results" / "qat.jsonl"
 SHAPE = (3, 32, 32)
 NETWORKS: dict[str, tuple[dict[str, Any], str]] = {
     "resnet20": ({}, "4x"),
@@ -53,12 +52,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--only", action="append", choices=sorted(NETWORKS))
-    parser.add_argument("--table", action="store_true", help="only write the table in docs/qat.md anew")
-    parser.add_argument("--check", action="store_true", help="only say whether that table is as the results have it")
     given = parser.parse_args()
-    if given.table or given.check:
-        changed = PART.update(table(), write=given.table)
-        raise SystemExit(changed if given.check else 0)
     if not Path(given.data).is_dir():
         print(f"no CIFAR-10 at {given.data}: nothing is measured")
         return
@@ -116,23 +110,6 @@ def exported(
             kept = fidelity(model, session, test_batches(dataset), runtime=kind, samples=len(dataset.test))
         found[kind] = {"accuracy": kept.accuracy, "agreement": kept.agreement, "sqnr": kept.sqnr}
     return found
-
-
-def table() -> str:
-    """The results as they stand in docs/qat.md."""
-    kinds = [*FORMATS_ASKED, "executorch, learned"]
-    lines = [
-        "| network, seed | last epochs | float32 | " + " | ".join(kinds) + " |",
-        "| --- | --- |" + " --- |" * (len(kinds) + 1),
-    ]
-    for row in read_rows(RESULTS):
-        for arm, found in row["arms"].items():
-            cells = [f"{found['float32']:.2%}"]
-            for kind in kinds:
-                one = found.get(kind)
-                cells.append(f"{one['accuracy']:.2%} ({one['agreement']:.1%}, {one['sqnr']:.0f} dB)" if one else "")
-            lines.append(f"| {row['network']}, {row['seed']} | {arm} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 python benchmarks/replace_operations.py                        # every network and seed that is not there yet
 python benchmarks/replace_operations.py --data ../shared/data/cifar10 --limit 10000 --epochs 20
-python benchmarks/replace_operations.py --table                # only write the table in docs/compress.md anew
+python benchmarks/pages replace_operations                     # writes the table of the docs
 
 Every line of ``results/replace_operations.jsonl`` is one recipe: train, int8, replace with three epochs, export. The
 latencies are those of the files of all stages, timed in turns in one run. Stopped, the same command goes on.
@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from generated import GeneratedPart, add_row, read_rows
+from rows import add_row, read_rows
 
 import reconvene as rc
 from reconvene.training.machine import library_versions
 from reconvene.utils.machine import machine, now
 
 HERE = Path(__file__).parent
-RESULTS, PAGE = HERE / "results" / "replace_operations.jsonl", HERE.parent / "docs" / "compress.md"
-PART = GeneratedPart(PAGE, "<!-- generated: operations -->\n", "<!-- end of operations -->")
+RESULTS = HERE / "results" / "replace_operations.jsonl"
 LOOSE = {"agreement": 0.0, "sqnr": -100.0, "accuracy_drop": 1.0}
 """Limits that no file breaks: a bad replacement stays in the table."""
 VIT = {"img_size": 32, "patch_size": 4, "depth": 4, "embed_dim": 64, "num_heads": 2}
@@ -46,12 +45,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", action="append", choices=sorted(NETWORKS))
-    parser.add_argument("--table", action="store_true", help="only write the table in docs/compress.md anew")
-    parser.add_argument("--check", action="store_true", help="only say whether that table is as the results have it")
     given = parser.parse_args()
-    if given.table or given.check:
-        changed = PART.update(table(), write=given.table)
-        raise SystemExit(changed if given.check else 0)
     torch.set_num_threads(1)
     for seed in range(given.seeds):
         for name in given.only or NETWORKS:
@@ -76,21 +70,6 @@ def carried_out(name: str, given: argparse.Namespace, seed: int) -> dict[str, An
     print(result, flush=True)
     rows = [{**asdict(s), "latency": t} for s, t in zip(result.stages, result.latencies, strict=True)]
     return {"stages": rows, "libraries": library_versions(), "machine": dict(machine())}
-
-
-def table() -> str:
-    """The results as they stand in docs/compress.md."""
-    lines = [
-        "| network | data | seed | int8 before | after | latency before | after |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in read_rows(RESULTS):
-        before, after = row["stages"][2], row["stages"][-1]
-        lines.append(
-            f"| {row['network']} | {row['data']}, {row['limit']} | {row['seed']} | {before['score']:.1%} | "
-            f"{after['score']:.1%} | {before['latency'] * 1e3:.3f} ms | {after['latency'] * 1e3:.3f} ms |"
-        )
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from generated import add_row, read_rows
+from rows import add_row, read_rows
 from torch import Tensor, nn
 
 import reconvene as rc

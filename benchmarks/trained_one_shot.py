@@ -12,10 +12,9 @@ import json
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
-from generated import GeneratedPart, add_row, read_rows
+from rows import add_row, read_rows
 from torch import Tensor, nn
 
 import reconvene as rc
@@ -24,8 +23,7 @@ from reconvene.models import ModelSource
 from reconvene.training import TrainConfig, train_model
 
 HERE = Path(__file__).parent
-RESULTS, PAGE = HERE / "results" / "trained_one_shot.jsonl", HERE.parent / "docs" / "trained.md"
-PART = GeneratedPart(PAGE, "<!-- generated: one shot -->\n", "<!-- end -->")
+RESULTS = HERE / "results" / "trained_one_shot.jsonl"
 BUDGETS = ("2x", "4x")
 CRITERIA = ("random", "l2", "group_l2", "fpgm", "lamp", "taylor")
 WAYS = ("keep", "recalibrate", "reconstruct")
@@ -38,11 +36,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--limit", type=int, default=None)
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--table", action="store_true", help="only write the table in docs/trained.md anew")
     given = parser.parse_args()
-    if given.table:
-        PART.update(table())
-        return
     if given.data != "digits" and not Path(given.data).is_dir():
         print(f"no data at {given.data}: nothing is measured")
         return
@@ -90,25 +84,6 @@ def right(model: nn.Module, test: tuple[Tensor, Tensor]) -> float:
     with torch.no_grad():
         hits = [model(x).argmax(1) == y for x, y in zip(*(part.split(500) for part in test), strict=True)]
     return float(torch.cat(hits).float().mean())
-
-
-def table() -> str:
-    """The results as they stand in docs/trained.md: a table for each data set, means over its seeds."""
-    rows = read_rows(RESULTS)
-    names = sorted({row["data"] for row in rows})
-    return "\n".join(of_data(name, [row for row in rows if row["data"] == name]) for name in names)
-
-
-def of_data(data: str, rows: list[dict[str, Any]]) -> str:
-    """One table."""
-    dense = sum(row["dense"] for row in rows) / len(rows)
-    seeds = f"{len(rows)} seed{'s' if len(rows) > 1 else ''}"
-    lines = [f"{data}; {rows[0]['epochs']} epochs, {seeds}; dense {dense:.1%}:", ""]
-    lines += ["| MACs | criterion | as cut | recalibrate | reconstruct |", "| --- | --- | --- | --- | --- |"]
-    for number, arm in enumerate(rows[0]["arms"]):
-        means = [sum(row["arms"][number][how]["accuracy"] for row in rows) / len(rows) for how in WAYS]
-        lines.append(f"| 1/{arm['macs'][:-1]} | `{arm['criterion']}` | {' | '.join(f'{mean:.1%}' for mean in means)} |")
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

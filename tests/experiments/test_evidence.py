@@ -17,9 +17,9 @@ from reconvene.experiments.summary import Mean, summarise
 from support.paths import BENCHMARKS
 
 sys.path.insert(0, str(BENCHMARKS))
-from evidence_page import write_page
-from evidence_widths import _verdict
-from predict_table import interval, rho, verdicts
+from pages.evaluator_ranks import interval, rho, verdicts
+from pages.evidence import write_page
+from pages.evidence_widths import _verdict
 
 RUN = {"model": "vgg16_bn", "args": {"width": 0.25}, "data": "cifar10", "limit": 100, "epochs": 1, "train": {}}
 
@@ -115,7 +115,7 @@ def test_the_page_tells_differences_by_seed_and_admits_what_is_missing(tmp_path:
     rows += [record("precrop", 0, 0.81, budget=budget), record("precrop", 1, 0.78, budget=budget)]
     write(tmp_path / "widths.jsonl", rows)
     page = tmp_path / "evidence.md"
-    assert write_page(tmp_path, page, tier="small") and write_page(tmp_path, page, tier="small", check=True)
+    assert write_page(tmp_path, page, tier="small") and not write_page(tmp_path, page, tier="small", write=False)
     details = tmp_path / "evidence-details.md"
     text = details.read_text()
     assert "| params 16.21x | uniform | +2.5 ± 0.7 | 2 | better on every seed |" in text
@@ -135,7 +135,7 @@ def test_the_page_tells_differences_by_seed_and_admits_what_is_missing(tmp_path:
     assert "| ours | 75.0 | **80.0** |" in text and "| uniform | **77.0** | 71.0 |" in text
     assert "| uniform | +3.0 | 1 | better, one seed |" in text
     write(tmp_path / "widths.jsonl", rows[:-1])
-    assert not write_page(tmp_path, page, tier="small", check=True)
+    assert write_page(tmp_path, page, tier="small", write=False)
 
 
 def headline_rows(ours: float, speedup: float) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +25,6 @@ from reconvene.training.config import Settled
 from reconvene.training.distillation import Hint, with_teacher
 from reconvene.training.run import TrainingRun
 from support.cli_calls import answer, trouble
-from support.paths import ROOT
 from support.training_checks import bytes_of, interrupt_at, same
 from support.training_kills import CONFIG, EPOCHS, digits, net
 
@@ -177,15 +175,6 @@ def test_a_lesson_that_cannot_work_is_refused(tmp_path: Path, options: dict[str,
     with pytest.raises(TrainingError, match=message):
         train_model(net(), digits(), epochs=1, directory=tmp_path / "out", config=FP32, distillation=lesson)
     assert not (tmp_path / "out").exists()
-
-
-def test_the_documentation_shows_what_was_measured() -> None:
-    root = ROOT
-    spec = importlib.util.spec_from_file_location("benchmark", root / "benchmarks" / "distillation.py")
-    assert spec is not None and spec.loader is not None
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
-    assert f"{benchmark.BEGIN}{benchmark.table()}{benchmark.END}" in benchmark.PAGE.read_text()
 
 
 # ---- artifacts and the command line ----

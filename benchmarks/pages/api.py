@@ -1,20 +1,20 @@
 """Write docs/api.md, the reference of the public names, from their signatures and docstrings.
 
-python benchmarks/api_page.py
+python benchmarks/pages api
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from pathlib import Path
 
 import reconvene as rc
+from pages.generated_part import DOCS, update_files
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "api.md"
+PAGE = DOCS / "api.md"
 HEAD = """# API reference
 
-Generated from the docstrings (`python benchmarks/api_page.py`, which `make docs` runs). All names are those of
+Generated from the docstrings (`python benchmarks/pages api`, which `make docs` runs). All names are those of
 `import reconvene as rc`; every example runs in the test suite.
 """
 
@@ -62,6 +62,6 @@ def described(text: str) -> str:
     return "\n\n".join(blocks)
 
 
-if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
-    print(PAGE)
+def update(*, write: bool = True) -> bool:
+    """Write the page; returns whether it was old."""
+    return update_files({PAGE: page()}, write=write)

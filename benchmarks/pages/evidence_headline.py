@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from evidence_predict import NOTHING
 from headline import HEADER, row
 
+from pages.evidence_predict import NOTHING
 from reconvene.experiments.pages import escaped_table
 from reconvene.experiments.plot import Dot, scatter_svg
 from reconvene.experiments.summary import WHOLE, ArmSummary, summarise

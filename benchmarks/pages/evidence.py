@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from evidence_headline import claim, headline_plot, headline_table, limits, shown_headline
-from evidence_predict import NOTHING, prediction
-from evidence_widths import against, everywhere, measured, of_rate, of_rlr, tables
 from headline import HEADER as COLUMNS
 from headline import row
-from predict_table import name, verdicts
 
+from pages.evaluator_ranks import name, verdicts
+from pages.evidence_headline import claim, headline_plot, headline_table, limits, shown_headline
+from pages.evidence_predict import NOTHING, prediction
+from pages.evidence_widths import against, everywhere, measured, of_rate, of_rlr, tables
+from pages.generated_part import DOCS, update_files
 from reconvene.experiments import read_results
 from reconvene.experiments.pages import escaped_table
 from reconvene.experiments.summary import EXTRA, Mean, budget_text, summarise
@@ -22,20 +23,17 @@ from reconvene.experiments.summary import EXTRA, Mean, budget_text, summarise
 HERE = Path(__file__).parent
 
 
-def write_page(results: Path, page: Path, *, tier: str, check: bool = False) -> bool:
-    """Write the page and the plots beside it, or say whether what is there is what would be written."""
+def update(*, write: bool = True) -> bool:
+    """Write docs/evidence.md and its details; returns whether one was old."""
+    return write_page(HERE.parent / "results", DOCS / "evidence.md", tier="small", write=write)
+
+
+def write_page(results: Path, page: Path, *, tier: str, write: bool = True) -> bool:
+    """Write the page, its details and the plots beside it; returns whether one was old."""
     found = Found(results, tier)
-    texts = {page.name: found.page(), f"{page.stem}-details.md": found.details()}
-    texts |= {f"plots/{name}": text for name, text in found.plots.items()}
-    current = all((page.parent / name).is_file() for name in texts) and all(
-        (page.parent / name).read_text(encoding="utf-8") == text for name, text in texts.items()
-    )
-    if check:
-        return current
-    for file, text in texts.items():
-        (page.parent / file).parent.mkdir(parents=True, exist_ok=True)
-        (page.parent / file).write_text(text, encoding="utf-8")
-    return True
+    texts = {page: found.page(), page.with_name(f"{page.stem}-details.md"): found.details()}
+    texts |= {page.parent / "plots" / name: text for name, text in found.plots.items()}
+    return update_files(texts, write=write)
 
 
 class Found:

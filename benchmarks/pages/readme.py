@@ -2,18 +2,18 @@
 
 reconvene run > benchmarks/results/readme_digits.txt
 python benchmarks/formats.py --again    # on an idle machine; make formats does it all
-python benchmarks/readme.py            # writes; --check only compares
+python benchmarks/pages readme
 """
 
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
+from pages.generated_part import update_files
 from reconvene.experiments.plot import Dot, scatter_svg
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 PICTURE = ROOT / "docs" / "plots" / "readme.svg"
 MARKED = re.compile(r"<!-- generated: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
@@ -57,16 +57,7 @@ def _milliseconds(text: str) -> float:
     return float(number) * {"ms": 1.0, "µs": 1e-3, "s": 1e3}[unit]
 
 
-def main() -> int:
-    """Write the README and its picture, or with ``--check`` say whether they are as generated."""
+def update(*, write: bool = True) -> bool:
+    """Write the README and its picture; returns whether one was old."""
     digits = (ROOT / "benchmarks" / "results" / "readme_digits.txt").read_text(encoding="utf-8")
-    wanted = {README: generated(README.read_text(encoding="utf-8")), PICTURE: picture(digits)}
-    if "--check" in sys.argv[1:]:
-        return int(any(not path.exists() or path.read_text(encoding="utf-8") != text for path, text in wanted.items()))
-    for path, text in wanted.items():
-        path.write_text(text, encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return update_files({README: generated(README.read_text(encoding="utf-8")), PICTURE: picture(digits)}, write=write)

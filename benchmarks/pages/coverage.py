@@ -1,11 +1,7 @@
-"""Write docs/coverage.md from the results of the sweep: counts first, then reasons, then every network.
-
-python benchmarks/zoo_table.py [--check]
-"""
+"""Write docs/coverage.md from the results of the sweep: counts first, then reasons, then every network."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -16,7 +12,9 @@ from typing import Any
 from architectures import other_architectures
 from architectures.results import STAGES, STATES, Results, kind
 
-ROOT = Path(__file__).resolve().parents[1]
+from pages.generated_part import update_files
+
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "zoo.jsonl"
 VALUES = ROOT / "benchmarks" / "results" / "zoo_values.jsonl"
 PAGE = ROOT / "docs" / "coverage.md"
@@ -34,19 +32,12 @@ CELLS = {"passed": "✓", "refused": "refused", "failed": "failed", "WRONG": "**
 Record = dict[str, Any]
 
 
-def main() -> int:
-    """Write the page; with ``--check``, only say whether it is up to date."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="change nothing; the exit code is 1 if the page is old")
-    options = parser.parse_args()
+def update(*, write: bool = True) -> bool:
+    """Write the page; returns whether it was old."""
     records, values = (list(Results(path).records.values()) for path in (RESULTS, VALUES))
     if not records:
         sys.exit(f"{RESULTS} holds no results of this form of the sweep. Run benchmarks/zoo.py first.")
-    text = page(records, values, rotation=frozenset(other_architectures()))
-    if options.check:
-        return int(not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text)
-    PAGE.write_text(text, encoding="utf-8")
-    return 0
+    return update_files({PAGE: page(records, values, rotation=frozenset(other_architectures()))}, write=write)
 
 
 def page(records: list[Record], values: list[Record], *, rotation: frozenset[str] = frozenset()) -> str:
@@ -57,7 +48,7 @@ def page(records: list[Record], values: list[Record], *, rotation: frozenset[str
     versions = ", ".join(f"{name} {number}" for name, number in records[0]["versions"].items())
     return f"""# Which architectures are covered
 
-`benchmarks/zoo_table.py` generates this page from the results that `make test-zoo` writes. Do not edit it by hand.
+`benchmarks/pages/coverage.py` generates this page from the results that `make test-zoo` writes. Do not edit it by hand.
 
 Every network takes the road that users take. Its parameters are random, with scales, biases and norm statistics of both
 signs, as training leaves them. `rc.plan` plans twice: criterion `magnitude` with the budget `params="2x"`, and
@@ -198,7 +189,3 @@ def cells(record: Record, values: str) -> list[str]:
         f"{record['error_of_outputs']:.0e}" if "error_of_outputs" in record else "",
         f"{record['seconds']:.0f}",
     ]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from predict_table import Verdict, agreement, name, said_before, truth, verdicts
-
+from pages.evaluator_ranks import Verdict, agreement, name, said_before, truth, verdicts
 from reconvene.experiments.pages import escaped_table
 from reconvene.experiments.plot import Dot, scatter_svg
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from evidence_predict import DEFAULT, NOTHING
 from scipy.stats import t
 
+from pages.evidence_predict import DEFAULT, NOTHING
 from reconvene.experiments.config import arm_label
 from reconvene.experiments.pages import escaped_table, plots
 from reconvene.experiments.summary import ArmSummary, Mean, cells, header_of, summarise

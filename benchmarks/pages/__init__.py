@@ -1,0 +1,20 @@
+"""Pages of the documentation, generated from the results on disk: ``python benchmarks/pages [--check] [PAGE ...]``."""
+
+PAGES = (
+    "api",
+    "compress_orders",
+    "coverage",
+    "distillation",
+    "evidence",
+    "format_matrix",
+    "latency",
+    "memory",
+    "nuclei",
+    "qat",
+    "readme",
+    "replace_operations",
+    "speed",
+    "spoken_digits",
+    "trained_one_shot",
+)
+"""Modules of this folder. Each has ``update(write=True)``, which returns whether the page was old."""
