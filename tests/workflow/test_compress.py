@@ -221,7 +221,7 @@ def test_a_budget_alone_is_kept_by_the_usual_stages() -> None:
         ("model: resnet20\n", "a recipe has a list of stages"),
         ("model: resnet20\nstages:\n  - prine: {params: 4x}\n", "line 3: unknown stage 'prine'. Did you mean 'prune'"),
         ("model: resnet20\nstages:\n  - prune: {parms: 4x}\n", "line 3: .*has no 'parms'. Did you mean 'params'"),
-        ("model: resnet20\nstages:\n  - train: {epochs: 0}\n", "line 3: .*epochs 0 must be at least 1"),
+        ("model: resnet20\nstages:\n  - train: {epochs: 0}\n", "line 3: .*epochs: expected at least 1, got 0"),
         ("model: resnet20\nstages:\n  - train: {lr: -1.0}\n", "line 3: lr -1.0 cannot be trained with"),
         ("model: resnet20\nstages:\n  - prune\n", "line 3: stage 1, prune, has no limit"),
         ("model: resnet20\nstages:\n  - train\n  - distil: {teacher: 7}\n", "line 4: .*its teacher is stage 7"),

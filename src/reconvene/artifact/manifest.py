@@ -16,7 +16,7 @@ from reconvene.artifact.probe import CheckedProbe, Probe
 from reconvene.artifact.sections import Sections, to_plain
 from reconvene.errors import ArtifactError
 from reconvene.models import ModelSource
-from reconvene.utils import schema
+from reconvene.utils import invalid_values, schema
 from reconvene.utils.schema import AnySeed, Count, Name, Size, Text, closed, opened
 
 MANIFEST = "reconvene.json"
@@ -137,10 +137,10 @@ def parse_manifest(text: bytes, path: Path) -> Manifest:
         raise ArtifactError(f"{path} was not written by Reconvene: it is JSON, but no manifest of an artifact")
     version = data.get("format_version")
     if type(version) is not int or version < 1:
-        raise ArtifactError(f"{path} was altered: format_version is {schema.shown(version)}")
+        raise ArtifactError(f"{path} was altered: format_version is {invalid_values.shown(version)}")
     if version > _FORMAT_VERSION:
         raise ArtifactError(
-            f"{path} has format version {schema.shown(version)}, written by Reconvene "
+            f"{path} has format version {invalid_values.shown(version)}, written by Reconvene "
             f"{str(data.get('reconvene'))[:40]}; this is Reconvene {__version__}, which reads up to version "
             f"{_FORMAT_VERSION}. Upgrade Reconvene"
         )

@@ -27,7 +27,7 @@ from reconvene.devices.on_device.facts import describe_layer
 from reconvene.devices.on_device.layer_spec import LayerJob, LayerSpec, MeasuredLayer
 from reconvene.devices.on_device.probe import FORMAT, VERSION
 from reconvene.errors import DeviceError
-from reconvene.utils import schema
+from reconvene.utils import invalid_values, schema
 from reconvene.utils.arrays import Floats
 from reconvene.utils.files import read_regular
 from reconvene.utils.schema import Count, NonNegative, Number, Text
@@ -97,9 +97,8 @@ class Profile:
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise DeviceError(f"{source} is no device profile. Make one with: reconvene device profile -o {source}")
         if values.get("version") != VERSION:
-            raise DeviceError(
-                f"{source} has version {schema.shown(values.get('version'))}, this release reads {VERSION}. {_REMEDY}"
-            )
+            version = invalid_values.shown(values.get("version"))
+            raise DeviceError(f"{source} has version {version}, this release reads {VERSION}. {_REMEDY}")
         runtime = values.get("runtime")
         if isinstance(runtime, dict) and runtime.get("name", RUNTIME) != RUNTIME:
             raise DeviceError(

@@ -17,7 +17,8 @@ from reconvene.errors import ExperimentError, UnknownNameError
 from reconvene.experiments.methods import ARMS, arm_named
 from reconvene.planning.arguments import budget_argument
 from reconvene.training.recipe import read_recipe
-from reconvene.utils.settings import Argument, Place, Positive, Seed, Settings, Shape
+from reconvene.utils.invalid_values import Place
+from reconvene.utils.settings import Argument, Positive, Seed, Settings, Shape
 from reconvene.utils.settings_files import read_settings
 
 

@@ -20,7 +20,8 @@ from reconvene.planning.target import Target
 from reconvene.rectifier import RECTIFICATIONS
 from reconvene.tasks import DEFAULT, TASKS
 from reconvene.training.recipe import read_recipe
-from reconvene.utils.settings import DISTINCT, LISTED, Argument, Names, Place, Positive, Seed, Settings, Shape, one_of
+from reconvene.utils.invalid_values import Place
+from reconvene.utils.settings import DISTINCT, LISTED, Argument, Names, Positive, Seed, Settings, Shape, one_of
 from reconvene.utils.settings_files import read_settings
 
 Formats = Annotated[tuple[Annotated[str, one_of(FORMATS)], ...], DISTINCT, LISTED]

@@ -10,7 +10,8 @@ from reconvene.costs import COSTS, Budget
 from reconvene.devices import Profile
 from reconvene.errors import ArgumentError, BudgetError, DeviceError
 from reconvene.utils.arguments import ArgumentCheck, check_integer, check_model, check_seed, optional
-from reconvene.utils.settings import Place, Settings, name_of
+from reconvene.utils.invalid_values import Place
+from reconvene.utils.settings import Settings, name_of
 
 
 def check_budget(name: str, value: Any) -> Budget:

@@ -26,7 +26,7 @@ from reconvene.surgery.cut import Cut, PlanRow
 from reconvene.surgery.provenance import Accounting, Provenance
 from reconvene.surgery.ranges import to_text
 from reconvene.surgery.silence import restricted_sites
-from reconvene.utils import schema
+from reconvene.utils import invalid_values, schema
 from reconvene.utils.bar_chart import Bar, BarChart
 from reconvene.utils.files import read_regular, write_atomic
 from reconvene.utils.frames import Frame, Plottable
@@ -159,7 +159,7 @@ class Plan(Accounting, Provenance, Cut, Plottable):  # fields come in the order 
             raise PlanError(f"{source} is not a Reconvene plan (its format is not {FORMAT!r})")
         if values.get("version") not in (VERSION, WITH_BITS):
             raise PlanError(
-                f"{source} has version {schema.shown(values.get('version'))}, this release reads {VERSION} "
+                f"{source} has version {invalid_values.shown(values.get('version'))}, this release reads {VERSION} "
                 f"and {WITH_BITS}; upgrade reconvene"
             )
         known = {"format", "version", *(field.name for field in dataclasses.fields(cls))} - _UNSAVED

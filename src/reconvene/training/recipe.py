@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from reconvene.training.config import TrainConfig
-from reconvene.utils.settings import Place, Positive, Settings, name_of
+from reconvene.utils.invalid_values import Place
+from reconvene.utils.settings import Positive, Settings, name_of
 
 _NAMES = {entry.name for entry in fields(TrainConfig)} - {"seed", "checkpoint_seconds"}
 """What a file may say: the seed is the file's own, and how often a checkpoint is written decides no result."""

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import AfterValidator, Field, GetPydanticSchema, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails, core_schema, from_json
+from pydantic_core import core_schema, from_json
 
 from reconvene.errors import ReconveneError
+from reconvene.utils.invalid_values import first_invalid, shortened
 
 _T = TypeVar("_T")
 Class = TypeVar("Class", bound=type)
@@ -112,8 +113,9 @@ def read_json(
         return value
     except ValidationError as failure:
         plain = parse_json(data, source=source, error=error, remedy=remedy)
-        wrong = _describe(failure.errors(include_url=False), plain)
-        raise error(f"{source}: {wrong}{_sentence(remedy)}") from None
+        invalid = first_invalid(failure, plain)
+        named = ".".join(shortened(str(part)) for part in invalid.place)
+        raise error(f"{source}: {invalid.sentence(named)}{_sentence(remedy)}") from None
 
 
 def convert(schema: type[_T], value: Any, *, source: object, error: type[ReconveneError], remedy: str = "") -> _T:
@@ -130,15 +132,6 @@ def to_json(value: Any, *, source: object, error: type[ReconveneError]) -> str:
         raise error(
             f"{source} cannot be kept as JSON: {reason}. Use finite numbers, strings, lists and dicts"
         ) from None
-
-
-def shown(value: Any) -> str:
-    """A value that does not fit, as errors show it: in a few words, however large it is."""
-    if isinstance(value, str):
-        return f"text {_short(repr(value))}"
-    if isinstance(value, list):
-        return f"a list of {len(value)}"
-    return "an object" if isinstance(value, Mapping) else _short(json.dumps(value))
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
@@ -164,83 +157,6 @@ Plain = Annotated[Any, AfterValidator(_plain)]
 def adapter_of(schema: Any) -> TypeAdapter[Any]:
     """What checks values against a type; made once, since that takes milliseconds."""
     return TypeAdapter(schema)
-
-
-_EXPECTED: Mapping[str, str] = {
-    **dict.fromkeys(("int_type", "int_from_float", "int_parsing", "int_parsing_size"), "a whole number"),
-    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
-    "finite_number": "a finite number",
-    "string_type": "text",
-    "bool_type": "true or false",
-    **dict.fromkeys(("list_type", "tuple_type", "set_type"), "a list"),
-    **dict.fromkeys(("dict_type", "dataclass_type", "model_attributes_type"), "an object"),
-    "none_required": "null",
-    "union_tag_not_found": "an object that says its kind",
-}
-_BOUND: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    "greater_than_equal": lambda bound: f"{bound['ge']:,.16g} at least",
-    "greater_than": lambda bound: f"more than {bound['gt']:,.16g}",
-    "less_than_equal": lambda bound: f"{bound['le']:,.16g} at most",
-    "less_than": lambda bound: f"less than {bound['lt']:,.16g}",
-    "too_long": lambda bound: f"at most {bound['max_length']} entries",
-    "too_short": lambda bound: f"at least {bound['min_length']} entries",
-    "string_too_long": lambda bound: f"at most {bound['max_length']} characters",
-    "string_too_short": lambda bound: f"at least {bound['min_length']} characters",
-    "string_pattern_mismatch": lambda bound: f"text of the form {bound['pattern']}",
-    "literal_error": lambda bound: str(bound["expected"]),
-    "union_tag_invalid": lambda bound: str(bound["expected_tags"]),
-}
-
-
-def _describe(errors: Sequence[ErrorDetails], value: Any) -> str:
-    """The first field that does not fit, in words, and how many others there are."""
-    by_field: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
-    for error in errors:
-        by_field.setdefault(_field(error, value), []).append(error)
-    path, first = next(iter(by_field.items()))
-    more = f" (and {len(by_field) - 1} more)" if len(by_field) > 1 else ""
-    named = ".".join(_short(str(part)) for part in path)
-    return f"{named + ': ' * bool(named)}{_words(first)}{more}"
-
-
-def _field(error: ErrorDetails, value: Any) -> tuple[int | str, ...]:
-    """The path of an error inside ``value``, without the members of unions that pydantic writes into it."""
-    path: list[int | str] = []
-    for part in error["loc"]:
-        if part in value if isinstance(value, Mapping) else isinstance(value, list) and part in range(len(value)):
-            value = value[part]
-        elif error["type"] == "missing" and part == error["loc"][-1]:
-            pass
-        else:
-            continue
-        path.append(part)
-    return tuple(path)
-
-
-def _words(errors: Sequence[ErrorDetails]) -> str:
-    first = errors[0]
-    if first["type"] == "missing":
-        return "is missing"
-    if first["type"] == "value_error":  # of our validators, which say all of it
-        return str(first["ctx"]["error"])
-    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return "is no field that this release knows"
-    if first["loc"] and first["loc"][-1] == "[key]":
-        return f"expected {_expected(first)} as its name, got {shown(first['input'])}"
-    # Of a value that may have several types, what is nearest speaks: a number that is too large, not no text.
-    bounds = [error for error in errors if error["type"] in _BOUND] or errors
-    return f"expected {' or '.join(dict.fromkeys(map(_expected, bounds)))}, got {shown(first['input'])}"
-
-
-def _expected(error: ErrorDetails) -> str:
-    if error["type"] in _EXPECTED:
-        return _EXPECTED[error["type"]]
-    word = _BOUND.get(error["type"])
-    return error["msg"] if word is None else word(cast("Mapping[str, Any]", error.get("ctx", {})))
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _sentence(remedy: str) -> str:

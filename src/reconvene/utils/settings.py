@@ -13,14 +13,12 @@ from dataclasses import fields
 from typing import Annotated, Any, NoReturn, TypeVar, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
-from pydantic_core import ErrorDetails
 
 from reconvene.errors import ReconveneError, suggestion
+from reconvene.utils.invalid_values import Place, first_invalid, shown
 from reconvene.utils.schema import adapter_of
 
 _T = TypeVar("_T")
-Place = tuple[str | int, ...]
-"""Where a value stands: names of tables and positions in lists, from the top."""
 
 
 def one_of(names: Collection[str] | Callable[[], Collection[str]]) -> AfterValidator:
@@ -98,7 +96,9 @@ class Settings:
 
     def fail(self, place: Place, why: str) -> NoReturn:
         """Raise the file's error for what stands at a place."""
-        line = self._line_of(place)
+        # What is missing has no line: then the table around it has.
+        lines = (self._line_of(place[:length]) for length in range(len(place), 0, -1) or (0,))
+        line = next(filter(None, lines), None)
         raise self._error(f"{self.source}{f', line {line}' if line else ''}: {why}")
 
     def at(self, place: Place) -> Any:
@@ -112,7 +112,7 @@ class Settings:
         """The table at a place; it fails where something else stands there."""
         value = self.at(place)
         if not isinstance(value, Mapping):
-            self.fail(place, f"{name_of(place)} is no table of names and values, but {_shown(value)}")
+            self.fail(place, f"{name_of(place)} is no table of names and values, but {shown(value)}")
         return value
 
     def tables(self, name: str) -> list[Place]:
@@ -137,9 +137,9 @@ class Settings:
             checked: _T = adapter_of(cast("Any", schema)).validate_json(json.dumps(value), strict=True)
             return checked
         except ValidationError as failure:
-            first = failure.errors(include_url=False)[0]
-            location = (*place, *_location(first, value))
-            self.fail(location, _words(first, location))
+            invalid = first_invalid(failure, json.loads(json.dumps(value)))
+            whole = (*place, *invalid.place)
+            self.fail(whole, invalid.sentence(name_of(whole)))
 
     def require_known(self, place: Place, names: Collection[str]) -> None:
         """Fail at a name in a table that is none of these."""
@@ -158,7 +158,7 @@ class Settings:
         elif isinstance(value, float) and not math.isfinite(value):
             self.fail(place, f"{name_of(place)} {value} is not finite")
         elif isinstance(value, int) and not -(2**63) <= value < 2**64:
-            self.fail(place, f"{name_of(place)} {_shown(value)} is beyond 64 bits")
+            self.fail(place, f"{name_of(place)} {shown(value)} is beyond 64 bits")
         elif not (value is None or isinstance(value, str | int | float)):
             self.fail(place, f"{name_of(place)} is a {type(value).__name__}: write text in quotes")
 
@@ -177,55 +177,9 @@ def holds(value: Any, place: Place) -> bool:
     return True
 
 
-def _location(error: ErrorDetails, value: Any) -> Place:
-    """Where in the table an error is; pydantic also names the members of unions, which are no places."""
-    place: list[str | int] = []
-    for part in error["loc"]:
-        if not holds(value, (*place, part)):
-            break
-        place.append(part)
-    return tuple(place)
-
-
-_KINDS: Mapping[str, str] = {
-    **dict.fromkeys(("int_type", "int_from_float"), "a whole number"),
-    "float_type": "a number",
-    "string_type": "text",
-    "bool_type": "true or false",
-    "dict_type": "a table of names and values",
-    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
-}
-_BOUNDS: Mapping[str, tuple[str, str]] = {
-    "greater_than_equal": ("at least", "ge"),
-    "less_than": ("less than", "lt"),
-    "literal_error": ("one of", "expected"),
-    "too_short": ("of at least one entry, not", "actual_length"),
-}
-
-
-def _words(error: ErrorDetails, place: Place) -> str:
-    """What is wrong with a value, in a sentence without the place's line."""
-    context: Mapping[str, Any] = error.get("ctx", {})
-    if error["type"] == "missing":
-        return f"{name_of(place)} does not say its {error['loc'][-1]}"
-    if error["type"] == "value_error":
-        return f"{name_of(place)} {context['error']}"
-    if error["type"] in _BOUNDS:
-        words, key = _BOUNDS[error["type"]]
-        return f"{name_of(place)} {_shown(error['input'])} must be {words} {context[key]}"
-    return f"{name_of(place)} {_shown(error['input'])} is not {_KINDS.get(error['type'], error['msg'])}"
-
-
 def name_of(place: Place) -> str:
     """A place in words: ``devices.chip`` or ``entry 2 of arms: criterion``."""
     text, dot = "", ""
     for part in place:
         text, dot = (f"entry {part + 1} of {text}", ": ") if isinstance(part, int) else (f"{text}{dot}{part}", ".")
     return text or "the file"
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, Mapping | list | tuple):
-        return f"a table of {len(value)} names" if isinstance(value, Mapping) else f"a list of {len(value)}"
-    text = repr(value) if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

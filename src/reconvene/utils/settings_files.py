@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from reconvene.errors import MissingExtraError, ReconveneError
-from reconvene.utils.settings import Place, Settings, holds, name_of
+from reconvene.utils.invalid_values import Place
+from reconvene.utils.settings import Settings, holds, name_of
 
 DEEPEST, MOST_VALUES = 30, 100_000
 """Nesting and number of values of a file, aliases counted as often as they are used."""

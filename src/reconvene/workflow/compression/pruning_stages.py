@@ -14,7 +14,8 @@ from reconvene.evaluator import EVALUATORS
 from reconvene.evaluator.evaluators import usual_evaluator
 from reconvene.planning.arguments import budget_argument
 from reconvene.rectifier import RECTIFICATIONS
-from reconvene.utils.settings import LISTED, Place, Positive, Settings, one_of
+from reconvene.utils.invalid_values import Place
+from reconvene.utils.settings import LISTED, Positive, Settings, one_of
 from reconvene.workflow.compression.stage import RecipeStage, StageWork, follows_training
 from reconvene.workflow.prune import Pruning, prune_artifact
 from reconvene.workflow.search import Searching, search_artifact

@@ -12,7 +12,8 @@ from reconvene import artifact
 from reconvene.costs import Budget
 from reconvene.errors import RecipeError, UnknownNameError
 from reconvene.planning.arguments import budget_argument
-from reconvene.utils.settings import Argument, Place, Positive, Seed, Settings, Shape
+from reconvene.utils.invalid_values import Place
+from reconvene.utils.settings import Argument, Positive, Seed, Settings, Shape
 from reconvene.utils.settings_files import read_settings
 from reconvene.workflow.compression.registry import STAGES
 from reconvene.workflow.compression.stage import RecipeStage

@@ -13,8 +13,9 @@ from reconvene.planning.replacement import choose_replacements
 from reconvene.surgery.operations import blended, operations, unblended
 from reconvene.training import Distillation, TrainConfig, train_model
 from reconvene.training.checkpoint import CHECKPOINT_NAME
+from reconvene.utils.invalid_values import Place
 from reconvene.utils.progress import note, stage
-from reconvene.utils.settings import LISTED, Place, Settings, one_of
+from reconvene.utils.settings import LISTED, Settings, one_of
 from reconvene.workflow.compression.stage import RecipeStage, StageWork, read_beside_recipe
 from reconvene.workflow.deploy import calibration_of
 from reconvene.workflow.train import recipe_of, training_record

@@ -15,7 +15,8 @@ from reconvene.costs import Budget
 from reconvene.data import Dataset
 from reconvene.models import example_inputs
 from reconvene.training.recipe import read_recipe
-from reconvene.utils.settings import Place, Settings
+from reconvene.utils.invalid_values import Place
+from reconvene.utils.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from reconvene.training import TrainConfig
-from reconvene.utils.settings import Place, Positive, Settings
+from reconvene.utils.invalid_values import Place
+from reconvene.utils.settings import Positive, Settings
 from reconvene.workflow.compression.stage import RecipeStage, StageWork, copy_before, read_beside_recipe
 from reconvene.workflow.train import Lesson, train
 
