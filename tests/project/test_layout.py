@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -70,6 +71,14 @@ def test_only_what_goes_to_a_device_imports_relatively_and_nothing_else_of_ours(
         goes_to_a_device = "on_device" in path.parts
         assert goes_to_a_device or not any(node.level for node in statements), path
         assert not goes_to_a_device or not any((node.module or "").startswith("reconvene") for node in statements), path
+
+
+def test_what_goes_to_a_device_runs_on_python_3_9() -> None:
+    folders = [str(path) for path in ROOT.glob("*/on_device")]
+    assert len(folders) == 2
+    asked = [sys.executable, "-m", "vermin", "-t=3.9-", "--no-tips", "--violations", *folders]
+    checked = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
 
 
 def test_nothing_imports_from_further_down_the_way() -> None:

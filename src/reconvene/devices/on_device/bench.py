@@ -39,7 +39,7 @@ class LayerBench:
         spec = job.spec
         points: list[Timing] = []
         for batch in batches(spec, list(width_pairs(job, steps)), NEAR_BYTES):
-            points += [(*point, _typical(runs)) for point, runs in zip(batch, self.time(spec, batch), strict=True)]
+            points += [(*point, _typical(runs)) for point, runs in zip(batch, self.time(spec, batch))]
         extra_points: list[Timing] = []
         if network_bytes > 2 * NEAR_BYTES and weight_bytes(spec, (job.in_width, job.out_width), self.item) > 0:
             cached_seconds = {(into, out): seconds for into, out, seconds in points}
@@ -51,9 +51,7 @@ class LayerBench:
             ]
             for batch in batches(spec, corners, FAR_BYTES):
                 batch_bytes = sum(weight_bytes(spec, point, self.item) for point in batch)
-                for point, runs in zip(
-                    batch, self.time(spec, batch, other_bytes=max(0, network_bytes - batch_bytes)), strict=True
-                ):
+                for point, runs in zip(batch, self.time(spec, batch, other_bytes=max(0, network_bytes - batch_bytes))):
                     extra_points.append((*point, round(max(0.0, _typical(runs) - cached_seconds[point]), 9)))
         return MeasuredLayer(spec, job.in_width, job.out_width, tuple(points), tuple(extra_points))
 
@@ -168,9 +166,7 @@ class LayerBench:
         for count in counts:
             typical_seconds.append(float(np.mean([_typical(runs) for runs in self.time(spec, [(128, 128)] * count)])))
         highest = np.maximum.accumulate(typical_seconds)
-        return [
-            [count * size, float(seconds - highest[0]) / size] for count, seconds in zip(counts, highest, strict=True)
-        ]
+        return [[count * size, float(seconds - highest[0]) / size] for count, seconds in zip(counts, highest)]
 
 
 def _block(times: Mapping[int, float]) -> int:

@@ -19,7 +19,7 @@ def conditions(threads: int, precision: str) -> dict[str, Any]:
         "device": {"processor": _processor(), "architecture": platform.machine(), "cores": os.cpu_count() or 1},
         "runtime": {"name": "onnxruntime", "version": onnxruntime.__version__, "threads": threads},
         "precision": precision,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),  # noqa: UP017  # boards have Python 3.9
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 
 

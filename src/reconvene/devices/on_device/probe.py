@@ -80,10 +80,7 @@ def profile(
         "pace": round(pace.best, 9),
         "far_bytes": network_bytes,
         "whole": joint_timings,
-        "networks": [
-            {"layers": network_layers, "seconds": each}
-            for (network_layers, _), each in zip(networks, took, strict=True)
-        ],
+        "networks": [{"layers": network_layers, "seconds": each} for (network_layers, _), each in zip(networks, took)],
         "layers": [layer.to_dict() for layer in layers],
     }
 
@@ -139,7 +136,7 @@ def measured_jobs(
 def _lesser(earlier: MeasuredLayer, later: MeasuredLayer) -> MeasuredLayer:
     """The least time of two tries, point by point."""
     points, far = (
-        tuple(min(pair, key=lambda timing: timing[2]) for pair in zip(*tries, strict=True))
+        tuple(min(pair, key=lambda timing: timing[2]) for pair in zip(*tries))
         for tries in ((earlier.points, later.points), (earlier.far, later.far))
     )
     return replace(later, points=points, far=far)
