@@ -11,9 +11,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock, Timeout
+from PIL import Image
 
 from reconvene.costs import Budget, listed_costs
 from reconvene.data import load_data
@@ -38,6 +40,7 @@ from reconvene.training.checkpoint import sha256
 from reconvene.training.run import TrainingRun as TrainingRun
 from reconvene.utils.progress import notes_to
 from support import device_fakes
+from support.segments import discs
 
 DATA = {"name": "digits", "spec": "digits", "limit": 128}
 RECIPE = {"batch_size": 32, "precision": "fp32"}
@@ -212,6 +215,21 @@ def test_a_run_says_what_it_started_from_and_what_it_took(tmp_path: Path) -> Non
     plots = [text for name, text in written.items() if name.endswith(".svg")]
     assert len(plots) == 2 and all(text.count("<title>") == 3 for text in plots)  # no latency was measured
     assert dense["libraries"]["torch"] and dense["machine"] and dense["date"]
+
+
+def test_data_of_another_task_are_compared_by_its_headline(tmp_path: Path) -> None:
+    discs_of = discs(20, "segmentation")
+    for number, (image, mask) in enumerate(zip(discs_of.train.images, discs_of.train.targets, strict=True)):
+        for folder, pixels in (("images", image[0]), ("masks", mask)):
+            (tmp_path / "discs" / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.numpy().astype(np.uint8)).save(tmp_path / "discs" / folder / f"{number}.png")
+    data = [{"name": "discs", "spec": str(tmp_path / "discs"), "task": "segmentation"}]
+    models = [{"model": "unet", "args": {"width": 0.125}, "input": [3, 32, 32]}]
+    asked = make_experiment(experiment(data=data, models=models))
+    record = execute_run(asked.runs[0], tmp_path / "run", data=asked.sources["discs"])
+    assert record["task"] == record["run"]["task"] == "segmentation" and 0 <= record["dice"] <= 1
+    assert record["params"] <= record["dense"]["params"] / 3
+    assert replace(asked.runs[0], task="instances").key != record["key"]
 
 
 def test_the_time_of_a_search_is_counted_and_survives_an_interruption(tmp_path: Path, digits) -> None:

@@ -10,15 +10,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from reconvene.costs import COSTS
 from reconvene.errors import ExperimentError, UnknownNameError
 from reconvene.experiments.methods import ARMS, arm_named
 from reconvene.planning.arguments import budget_argument
+from reconvene.tasks import DEFAULT, TASKS
 from reconvene.training.recipe import read_recipe
 from reconvene.utils.invalid_values import Place
-from reconvene.utils.settings import Argument, Positive, Seed, Settings, Shape
+from reconvene.utils.settings import Argument, Positive, Seed, Settings, Shape, one_of
 from reconvene.utils.settings_files import read_settings
 
 
@@ -53,6 +54,7 @@ class _Data:
     name: str
     spec: str
     limit: Positive | None = None
+    task: Annotated[str, one_of(TASKS)] = DEFAULT.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,8 @@ class Run(RunOptions):
     """All that decides one result: two runs that are equal are one run. Budgets and options as they are written.
 
     ``data`` is a name; where those images lie is the business of the machine, and ``limit`` is how many are used of
-    each split. ``seed`` draws the initial weights, the criterion's noise and data, and the order of training.
+    each split. ``task`` says what its targets are. ``seed`` draws the initial weights, the criterion's noise and data,
+    and the order of training.
     """
 
     arm: str
@@ -73,6 +76,7 @@ class Run(RunOptions):
     seed: int
     train: dict[str, Any]
     input: tuple[int, ...] | None = None
+    task: str = DEFAULT.name
 
     @property
     def key(self) -> str:
@@ -163,6 +167,7 @@ def _experiment(settings: Settings, *, name: str, sources: Mapping[str, str] | N
             seed=seed,
             train=dict(choice),
             input=model.input,
+            task=images.task,
             **shared,
         )
         # Seeds change slowest: whatever is there when time runs out covers every arm.

@@ -52,7 +52,7 @@ def execute_run(run: Run, folder: Path, *, data: str) -> Record:
     Raises ReconveneError.
     """
     start = time.perf_counter()
-    dataset = load_data(data, input_shape=run.input, limit=run.limit)
+    dataset = load_data(data, task=run.task, input_shape=run.input, limit=run.limit)
     source = _source(run, dataset)
     config = TrainConfig(seed=run.seed, **run.train)
     setting = _setting(run, source, dataset, config, folder)
