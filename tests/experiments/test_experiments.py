@@ -218,7 +218,7 @@ def test_a_run_says_what_it_started_from_and_what_it_took(tmp_path: Path) -> Non
 
 
 def test_data_of_another_task_are_compared_by_its_headline(tmp_path: Path) -> None:
-    discs_of = discs(20, "segmentation")
+    discs_of = discs(60, "segmentation")
     for number, (image, mask) in enumerate(zip(discs_of.train.images, discs_of.train.targets, strict=True)):
         for folder, pixels in (("images", image[0]), ("masks", mask)):
             (tmp_path / "discs" / folder).mkdir(parents=True, exist_ok=True)
