@@ -143,6 +143,22 @@ def test_in_steps_a_network_is_cut_and_tuned_in_turn(tmp_path: Path, capfd: pyte
     assert "was trained" in trouble(capfd, *arguments, "--steps", "3", "--epochs", "1", "--limit", "100")
 
 
+def test_steps_are_judged_by_validation_images(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    from reconvene.data import load_data
+    from reconvene.training import evaluate_split
+
+    rc.save(network(), tmp_path / "dense")
+    arguments = ["prune", str(tmp_path / "dense"), "--trained", "--params", "2x", "-o", str(tmp_path / "small")]
+    said = answer(capfd, *arguments, "--steps", "1", "--limit", "100", "--criterion", "l2", "--validation", "0.2")
+    stored = artifact.Artifact.open(tmp_path / "small")
+    shape = stored.source.input_shape
+    data = load_data("digits", input_shape=shape, limit=100, validation=0.2)
+    tuned = rc.load(tmp_path / "small")
+    assert said["curve"]["split"] == "validation" and stored.training is not None
+    assert said["curve"]["steps"][0]["tuned"] == evaluate_split(tuned, data, split="validation").score
+    assert stored.training.score == evaluate_split(tuned, data).score
+
+
 def test_options_of_tuning_need_steps(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     rc.save(network(), tmp_path / "dense")
     arguments = ["--params", "2x", "-o", str(tmp_path / "small")]

@@ -83,6 +83,25 @@ def test_a_limit_keeps_classes_in_proportion() -> None:
     assert data.train.targets.bincount(minlength=10).tolist() == pytest.approx([10] * 10, abs=1)
 
 
+def test_validation_images_come_from_the_training_images_of_every_class() -> None:
+    whole = load_data("digits", input_shape=(1, 8, 8))
+    data = load_data("digits", input_shape=(1, 8, 8), validation=0.1)
+    held_out = data.split("validation")
+    assert (len(data.train), len(held_out), data.choosing, whole.choosing) == (1294, 144, "validation", "test")
+    assert same(data.test, whole.test) and data.sha256 != whole.sha256
+    both = torch.cat([data.train.images, held_out.images]).flatten(1).numpy()
+    assert sorted(map(bytes, both)) == sorted(map(bytes, whole.train.images.flatten(1).numpy()))
+    assert held_out.targets.bincount().tolist() == pytest.approx([14.4] * 10, abs=1)
+    assert str(data).startswith("digits: 1294 train, 144 validation and 359 test images")
+    for share in (-0.1, 1.0):
+        with pytest.raises(DataError, match="validation must be a share"):
+            load_data("digits", validation=share)
+    with pytest.raises(DataError, match="no validation images"):
+        load_data("digits", validation=1e-9)
+    with pytest.raises(DataError, match="no validation images"):
+        whole.split("validation")
+
+
 @pytest.mark.parametrize("counts", [[5, 5], [1, 99], [3, 30, 300], [7]])
 def test_stratified_takes_every_class_in_proportion(counts: list[int]) -> None:
     labels = np.repeat(np.arange(len(counts)), counts)
@@ -101,6 +120,8 @@ def test_training_images_are_counted_as_they_would_be_loaded(tmp_path: Path) -> 
     for spec in ("digits", tmp_path / "all.parquet", tmp_path / "split", tmp_path / "digits"):
         for limit in (None, 4, 10_000):
             assert counted(spec, limit=limit) == len(load_data(spec, limit=limit).train), (spec, limit)
+        held_out = load_data(spec, validation=0.3)
+        assert counted(spec, validation=0.3) == len(held_out.train) < counted(spec), spec
     assert counted("owner/name") is None, "counting would be a download"
     for wrong, limit in (("no/such/place", None), (tmp_path / "no.parquet", None), ("digits", 0)):
         with pytest.raises(DataError):

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from reconvene.data import Augmentation, Dataset, Split, load_data
-from reconvene.errors import TrainingError
+from reconvene.errors import DataError, TrainingError
 from reconvene.training import TrainConfig, evaluate_split, read_log, train_model
 from reconvene.training.config import Settled, learning_rate
 from reconvene.training.machine import choose_device
@@ -83,6 +83,17 @@ def test_the_log_says_how_the_run_was_made(tmp_path: Path) -> None:
         assert record["samples_per_second"] > 0
     assert epochs[-1]["test_accuracy"] == result.score
     assert f"{result.score:.2%}" in str(result)
+
+
+def test_epochs_are_judged_by_validation_images_and_the_result_by_test_images(tmp_path: Path) -> None:
+    network, data = net(), load_data("digits", input_shape=(1, 8, 8), validation=0.2)
+    result = train_model(network, data, epochs=2, directory=tmp_path, config=CONFIG)
+    first, last = result.records[1:]
+    assert "validation_accuracy" in first and "test_accuracy" not in first
+    assert last["validation_loss"] == evaluate_split(network, data, split="validation").loss
+    assert last["test_accuracy"] == result.score == evaluate_split(network, data).score
+    with pytest.raises(DataError, match="no validation images"):
+        evaluate_split(network, digits(), split="validation")
 
 
 def test_nesterov_is_torchs() -> None:

@@ -29,8 +29,9 @@ class StepRecord:
 class PruningCurve:
     """All steps of a pruning; printed, it is a table.
 
-    ``dense`` is the metric of the network before the first step. Where a step falls below the ``floor``, it is the last
-    one, and the ``result`` is the network of the step before it (0: the dense one).
+    ``dense`` is the metric of the network before the first step, on the same ``split`` of the data as the others. Where
+    a step falls below the ``floor``, it is the last one, and the ``result`` is the network of the step before it (0:
+    the dense one).
     """
 
     steps: tuple[StepRecord, ...] = ()
@@ -38,6 +39,7 @@ class PruningCurve:
     metric: Text | None = None
     dense: Number | None = None
     floor: Number | None = None
+    split: Text = "test"
 
     def __str__(self) -> str:
         costs = [cost for cost in COSTS if self.steps and cost in self.steps[0].costs]
@@ -46,4 +48,9 @@ class PruningCurve:
             amounts = [text_of(cost, step.costs[cost]) for cost in costs]
             rows.append([f"step {step.step}", *amounts, step.cut, step.repaired, step.tuned])
         foot = [] if self.floor is None else [f"floor {self.floor:.4g}: the network is that of step {self.result}"]
-        return text_table(["", *costs, "cut", "repaired", "tuned"], rows, title=self.metric or "", foot=foot)
+        return text_table(
+            ["", *costs, "cut", "repaired", "tuned"],
+            rows,
+            title="" if self.metric is None else f"{self.metric}, {self.split} images",
+            foot=foot,
+        )

@@ -32,13 +32,20 @@ class DataOptions:
     """What targets are: classification, segmentation (masks, or instances), instances-hv, regression, image-to-image.
     By default what the artifact was trained for, else classification."""
 
+    @property
+    def held_out(self) -> float:
+        """Share of the training images that choices are made by."""
+        return 0.0
+
     def dataset(self, input_shape: tuple[int, ...] | None, directory: Path | None = None) -> Dataset:
         """The data, in the shape the model takes, for the task that was given, else for that of an artifact."""
         from reconvene.data import load_data
         from reconvene.workflow.inputs import recorded_task
 
         task = self.task or recorded_task(directory)
-        return load_data(self.data or DIGITS, task=task, input_shape=input_shape, limit=self.limit)
+        return load_data(
+            self.data or DIGITS, task=task, input_shape=input_shape, limit=self.limit, validation=self.held_out
+        )
 
     def image_shape(self, given: tuple[int, ...] | None, source: ModelSource) -> tuple[int, ...] | None:
         """What images become for a model: the given shape, else the usual one of the task, else the model's."""
@@ -53,9 +60,25 @@ class DataOptions:
         from reconvene.workflow.inputs import recorded_task
 
         try:
-            images = count_images(self.data or DIGITS, task=self.task or recorded_task(None), limit=self.limit)
+            images = count_images(
+                self.data or DIGITS, task=self.task or recorded_task(None), limit=self.limit, validation=self.held_out
+            )
         except MissingExtraError:
             return None
         if images is None:
             note(f"no folder {self.data} here: taken for an id on the hub, and not looked up now")
         return images
+
+
+@dataclass(kw_only=True)
+class TrainingDataOptions(DataOptions):
+    """Options that say which data a network is trained on."""
+
+    validation: Annotated[float, arg(metavar="SHARE")] = 0.0
+    """Hold out this share of the training images, of every class: curves and --floor go by them, and the test images
+    judge the result alone."""
+
+    @property
+    def held_out(self) -> float:
+        """Share of the training images that choices are made by."""
+        return self.validation

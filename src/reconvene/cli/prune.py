@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from tyro.conf import arg
 
 from reconvene.cli.command import Answer, BudgetOptions, Command, ModelAddress, ModelOptions, Seeded, UsageError
-from reconvene.cli.data_options import DataOptions
+from reconvene.cli.data_options import TrainingDataOptions
 from reconvene.cli.prune_options import PruneOptions
 from reconvene.cli.step_options import StepOptions
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class PruneCommand(BudgetOptions, PruneOptions, StepOptions, DataOptions, ModelOptions, Seeded, Command):
+class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions, ModelOptions, Seeded, Command):
     """Make a model smaller so that it keeps every budget, and save it as an artifact.
 
     An untrained one, whose touched layers are drawn anew; or with --trained a network whose weights are kept, in steps

@@ -21,14 +21,16 @@ from reconvene.cli.command import (
     Seeded,
     TrainOptions,
 )
-from reconvene.cli.data_options import DataOptions
+from reconvene.cli.data_options import TrainingDataOptions
 from reconvene.cli.prune_options import PruneOptions
 
 EXAMPLE_BUDGET = {"params": "16.21x"}
 
 
 @dataclass(kw_only=True)
-class RunCommand(LimitOptions, BudgetOptions, TrainOptions, PruneOptions, DataOptions, ModelOptions, Seeded, Command):
+class RunCommand(
+    LimitOptions, BudgetOptions, TrainOptions, PruneOptions, TrainingDataOptions, ModelOptions, Seeded, Command
+):
     """Prune a model, train it and the dense one alike, export and verify both, time them, and write the report.
 
     Without arguments: VGG-16 with 16.21x fewer parameters, on handwritten digits. Stopped at any moment, the same

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from tyro.conf import Positional, arg
 
 from reconvene.cli.command import Answer, BudgetOptions, Command, ModelOptions, Seeded, TrainOptions, UsageError
-from reconvene.cli.data_options import DataOptions
+from reconvene.cli.data_options import TrainingDataOptions
 from reconvene.costs import COSTS
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class TrainCommand(TrainOptions, BudgetOptions, DataOptions, ModelOptions, Seeded, Command):
+class TrainCommand(TrainOptions, BudgetOptions, TrainingDataOptions, ModelOptions, Seeded, Command):
     """Train an artifact, or a model of that name. Stopped at any moment, the same command goes on where it was."""
 
     command_lines: ClassVar[tuple[str, ...]] = (

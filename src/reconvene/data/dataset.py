@@ -1,10 +1,11 @@
-"""What the data step hands on: two splits of uint8 images with targets, and the facts that training needs of them."""
+"""What the data step hands on: splits of uint8 images with targets, and the facts that training needs of them."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from torch import Tensor
 from reconvene.data.preprocessing import Preprocessing
 from reconvene.errors import DataError
 from reconvene.tasks import DEFAULT, Augmentation, Targets, Task
+
+SplitName = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +33,8 @@ class Dataset:
     """Images with targets for a task. ``mean`` and ``std`` are per channel, of the training images scaled to [0, 1].
 
     ``classes`` are empty where the task has none; ``augmentation`` is what suits these images; ``note`` says how the
-    splits came about, for the line that describes the data in logs and reports.
+    splits came about, for the line that describes the data in logs and reports. ``validation``: training images that
+    were held out to choose by, so that the test images are left to judge the result.
     """
 
     name: str
@@ -42,10 +46,12 @@ class Dataset:
     augmentation: Augmentation = field(default=Augmentation())  # frozen
     note: str = ""
     task: Task = field(default=DEFAULT)
+    validation: Split | None = None
 
     def __str__(self) -> str:
         c, h, w = self.shape
-        images = f"{len(self.train)} train and {len(self.test)} test images {c}x{h}x{w}"
+        held_out = "" if self.validation is None else f", {len(self.validation)} validation"
+        images = f"{len(self.train)} train{held_out} and {len(self.test)} test images {c}x{h}x{w}"
         return f"{self.name}: {images}, {self.task.describe(self.classes)}" + f", {self.note}" * bool(self.note)
 
     @property
@@ -53,6 +59,18 @@ class Dataset:
         """``(C, H, W)`` of every image."""
         c, h, w = self.train.images.shape[1:]
         return int(c), int(h), int(w)
+
+    @property
+    def choosing(self) -> SplitName:
+        """The split that choices are made by while a network is trained or cut: ``test`` where there is no other."""
+        return "test" if self.validation is None else "validation"
+
+    def split(self, name: SplitName) -> Split:
+        """One of the splits. Raises DataError where there is none, or where it is empty."""
+        part = {"train": self.train, "validation": self.validation, "test": self.test}[name]
+        if part is None or not len(part):
+            raise DataError(f"{self.name} has no {'training' if name == 'train' else name} images.")
+        return part
 
     @property
     def outputs(self) -> int:
@@ -76,9 +94,9 @@ class Dataset:
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of every pixel and target of both splits, and of the class names: which data this is."""
+        """Digest of every pixel and target of all splits, and of the class names: which data this is."""
         digest = hashlib.sha256("\0".join(self.classes).encode())
-        for split in (self.train, self.test):
+        for split in (self.train, self.test, *(() if self.validation is None else (self.validation,))):
             digest.update(str(tuple(split.images.shape)).encode())
             digest.update(split.images.contiguous().numpy().data)
             digest.update(split.targets.contiguous().numpy().data)

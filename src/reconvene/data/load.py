@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from reconvene.data.dataset import Dataset, statistics
+from reconvene.data.dataset import Dataset, SplitName, statistics
 from reconvene.data.decode import decode_split, own_shape
 from reconvene.data.digits import COUNT, read_digits
 from reconvene.data.folder import read_folder
@@ -34,6 +34,7 @@ def load_data(
     input_shape: tuple[int, ...] | None = None,
     split_seed: int = 0,
     limit: int | None = None,
+    validation: float = 0.0,
     image_column: str | None = None,
     label_column: str | None = None,
 ) -> Dataset:
@@ -50,7 +51,8 @@ def load_data(
     ``input_shape`` ``(C, H, W)`` is what the model takes: pictures are scaled to cover H x W (bilinear), their middle
     cut out, and turned to grey (C = 1) or RGB (C = 3). ``None`` keeps their own size; digits then become 3x32x32.
     Without a test split, a fifth of every class, drawn by ``split_seed``, is held out. ``limit`` keeps at most so many
-    images of each split, every class in proportion.
+    images of each split, every class in proportion. ``validation``: share of the training images, of every class, that
+    is held out (drawn by ``split_seed``): curves and floors go by it, and the test images judge the result alone.
 
     Raises:
         DataError: nothing there, no images, no labels, a broken picture (named), or sizes that differ without an
@@ -59,6 +61,8 @@ def load_data(
         MissingExtraError: the ``data`` extra is absent.
     """
     _check_limit(limit)
+    if not 0 <= validation < 1:
+        raise DataError(f"validation must be a share of the training images, from 0 to below 1, not {validation}.")
     if input_shape is not None and (len(input_shape) != 3 or input_shape[0] not in (1, 3) or min(input_shape) < 1):
         requested_shape = "x".join(map(str, input_shape))
         raise DataError(f"image data can become 1xHxW (grey) or 3xHxW (RGB), not {requested_shape}.")
@@ -67,32 +71,46 @@ def load_data(
     _check_classes(source)
     if source.numbered and task.instances is not None:
         task = task_named(task.instances)
-    note = ""
-    train, test = source.train, source.test
-    if test is None:
-        test_rows = stratified(train.labels, round(HELD_OUT * len(train)), seed=split_seed)
-        train_rows = np.setdiff1d(np.arange(len(train)), test_rows)
-        train, test = train.take(train_rows), train.take(test_rows)
-        note = f"test held out with split seed {split_seed}"
-    train, test = (_limited(rows, limit, split_seed) for rows in (train, test))
-    for split, rows in (("training", train), ("test", test)):
-        if not len(rows):
-            raise DataError(f"{source.name} has no {split} images.")
+    parts, note = _split(source, split_seed, limit=limit, validation=validation)
     target_shape = source.shape if input_shape is None else (input_shape[0], input_shape[1], input_shape[2])
-    shape = own_shape(train) if target_shape is None else target_shape
+    shape = own_shape(parts["train"]) if target_shape is None else target_shape
     fit = target_shape is not None
-    splits = [decode_split(rows, task.targets, shape, source.name, fit=fit) for rows in (train, test)]
+    splits = [decode_split(rows, task.targets, shape, source.name, fit=fit) for rows in parts.values()]
     classes = source.classes
     if task.targets is Targets.MAPS:
         classes, splits = (OBJECTS, splits) if task.numbered else coded_maps(splits, source.name)
     mean, std = statistics(splits[0].images)
     augmentation = task.augmentation(classes, shape)
     augmentation = replace(augmentation, flip=False) if source.sound else augmentation
-    return Dataset(source.name, splits[0], splits[1], classes, mean, std, augmentation, note, task)
+    held = splits[2] if validation else None
+    return Dataset(source.name, splits[0], splits[1], classes, mean, std, augmentation, note, task, held)
 
 
-def count_images(spec: str | os.PathLike[str], *, task: Task | str = DEFAULT, limit: int | None = None) -> int | None:
-    """Training images that ``load`` would give, none of them read; None for an id on the hub, which takes a download.
+def _split(source: DataSource, seed: int, *, limit: int | None, validation: float) -> tuple[dict[SplitName, Rows], str]:
+    """The rows of each split, and how the test split came about. Raises DataError for a split without images."""
+    note = ""
+    train, test = source.train, source.test
+    if test is None:
+        test_rows = stratified(train.labels, round(HELD_OUT * len(train)), seed=seed)
+        train_rows = np.setdiff1d(np.arange(len(train)), test_rows)
+        train, test = train.take(train_rows), train.take(test_rows)
+        note = f"test held out with split seed {seed}"
+    parts: dict[SplitName, Rows] = {"train": train, "test": test}
+    if validation:
+        held_out = stratified(train.labels, round(validation * len(train)), seed=seed)
+        parts["validation"] = train.take(held_out)
+        parts["train"] = train.take(np.setdiff1d(np.arange(len(train)), held_out))
+    parts = {name: _limited(rows, limit, seed) for name, rows in parts.items()}
+    for name, rows in parts.items():
+        if not len(rows):
+            raise DataError(f"{source.name} has no {'training' if name == 'train' else name} images.")
+    return parts, note
+
+
+def count_images(
+    spec: str | os.PathLike[str], *, task: Task | str = DEFAULT, limit: int | None = None, validation: float = 0.0
+) -> int | None:
+    """Training images that ``load_data`` would give, none of them read; None for an id on the hub, a download.
 
     Raises DataError, MissingExtraError.
     """
@@ -109,6 +127,7 @@ def count_images(spec: str | os.PathLike[str], *, task: Task | str = DEFAULT, li
         source = _find(spec, targets, image_column=None, label_column=None)
         sizes = {"train": len(source.train)} | ({} if source.test is None else {"test": len(source.test)})
     train = sizes["train"] - (round(HELD_OUT * sizes["train"]) if len(sizes) == 1 else 0)
+    train -= round(validation * train)
     return train if limit is None else min(train, limit)
 
 

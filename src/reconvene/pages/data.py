@@ -111,6 +111,12 @@ class ReportData:
         """The epoch records of one variant's training."""
         return [row for row in self.training.get(variant, ()) if row.get("event", "epoch") == "epoch"]
 
+    @property
+    def curve_split(self) -> str:
+        """The split that networks were judged by after each epoch: ``validation`` where one was held out."""
+        rows = [row for variant in self.training for row in self.epochs(variant)]
+        return "validation" if any("validation_loss" in row for row in rows) else "test"
+
     def headlines(self) -> dict[str, float]:
         """The task's headline by variant: as given, else what the last epoch says."""
         if self.scores:

@@ -154,7 +154,9 @@ def training(data: ReportData) -> Html | None:
     """The task's headline and the loss by epoch, every variant in one chart."""
     task = task_named(data.task)
     title = headline.title(task.headline)
-    key, heading = f"test_{task.headline}", f"Test {title if title.isupper() else title.lower()}"
+    split = data.curve_split
+    key = f"{split}_{task.headline}"
+    heading = f"{split.capitalize()} {title if title.isupper() else title.lower()}"
     runs = {variant: data.epochs(variant) for variant in data.training if data.epochs(variant)}
     if not runs:
         return None
@@ -162,7 +164,7 @@ def training(data: ReportData) -> Html | None:
     alike = "Every network was trained by the same recipe" if len(runs) > 1 else "The network was trained"
     if data.trained:
         alike = "The dense network was trained, and the cut one tuned" if len(runs) > 1 else "The network was tuned"
-    lead = f"{alike}{data_note}. {title} and loss are those on the test split after each epoch."
+    lead = f"{alike}{data_note}. {title} and loss are those on the {split} split after each epoch."
     charts = [
         chart
         for chart in (
@@ -173,16 +175,16 @@ def training(data: ReportData) -> Html | None:
                 lambda value: headline.format_score(value, task),
                 percent if task.is_share else "{:g}".format,
             ),
-            _curve(runs, "test_loss", "Test loss", numbers.digits, "{:g}".format),
+            _curve(runs, f"{split}_loss", f"{split.capitalize()} loss", numbers.digits, "{:g}".format),
         )
         if chart is not None
     ]
-    columns = ["Variant", "Epoch", "Train loss", "Test loss", heading]
+    columns = ["Variant", "Epoch", "Train loss", f"{split.capitalize()} loss", heading]
     rows = [
         tag(
             "tr",
             tag("th", variant, scope="row"),
-            [tag("td", text, class_="number") for text in _epoch_texts(row, task)],
+            [tag("td", text, class_="number") for text in _epoch_texts(row, task, split)],
         )
         for variant, records in runs.items()
         for row in records
@@ -228,9 +230,9 @@ def percent(value: float) -> str:
     return f"{value * 100:g}{numbers.NARROW}%"
 
 
-def _epoch_texts(row: dict[str, Any], task: Task) -> list[str]:
-    losses = [numbers.digits(row[key]) if _finite(row.get(key)) else "–" for key in ("train_loss", "test_loss")]
-    key = f"test_{task.headline}"
+def _epoch_texts(row: dict[str, Any], task: Task, split: str) -> list[str]:
+    losses = [numbers.digits(row[key]) if _finite(row.get(key)) else "–" for key in ("train_loss", f"{split}_loss")]
+    key = f"{split}_{task.headline}"
     return [str(row["epoch"]), *losses, headline.format_score(row[key], task) if _finite(row.get(key)) else "–"]
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from reconvene.data import Dataset, test_batches
+from reconvene.data.dataset import SplitName
 from reconvene.errors import TrainingError
 from reconvene.structure.inputs import map_tensors
 from reconvene.structure.state import clear_state
@@ -21,7 +22,7 @@ def evaluate_split(
     model: nn.Module,
     dataset: Dataset,
     *,
-    split: Literal["train", "test"] = "test",
+    split: SplitName = "test",
     batch_size: int = 256,
     world: World | None = None,
 ) -> Evaluation:
@@ -30,11 +31,10 @@ def evaluate_split(
     ``world``: this process does its part and gets the result of all; by default it is alone.
 
     Raises:
-        TrainingError: an empty split, fewer images than processes, or outputs that the task cannot read.
+        DataError: a split that is not there, or empty.
+        TrainingError: fewer images than processes, or outputs that the task cannot read.
     """
-    part = dataset.train if split == "train" else dataset.test
-    if not len(part):
-        raise TrainingError(f"{dataset.name} has no {split} images to evaluate on.")
+    part = dataset.split(split)
     world = World() if world is None else world
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     meter = dataset.task.meter(dataset.classes, device)

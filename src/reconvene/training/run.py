@@ -107,7 +107,7 @@ class TrainingRun:
 
     @property
     def evaluation(self) -> Evaluation:
-        """The test split after the last finished epoch."""
+        """The test split after the last epoch; before that, of the split that choices are made by."""
         if self.state.evaluation is None:
             raise TrainingError("no epoch is finished, so nothing was evaluated.")
         return self.task.evaluation(self.state.evaluation)
@@ -231,9 +231,13 @@ class TrainingRun:
         """Evaluate, log, checkpoint: in this order, so that a log line without its checkpoint is cut off on resume."""
         state, began = self.state, time.monotonic()
         recalibration = self._recalibrate()
-        result = evaluate_split(self.network, self.dataset, world=self.world)
-        if not math.isfinite(result.loss):
-            raise self._diverged(f"the test loss became {result.loss}")
+        split, last = self.dataset.choosing, state.epoch + 1 == self.epochs
+        results = {split: evaluate_split(self.network, self.dataset, split=split, world=self.world)}
+        if last and split != "test":
+            results["test"] = evaluate_split(self.network, self.dataset, world=self.world)
+        for name, result in results.items():
+            if not math.isfinite(result.loss):
+                raise self._diverged(f"the {name} loss became {result.loss}")
         total = self.epochs * self.steps
         record = {
             "event": "epoch",
@@ -242,8 +246,11 @@ class TrainingRun:
             "lr": learning_rate(self.config, self.done - 1, total),
             "train_loss": state.loss_sum / state.seen,
             **({} if state.correct is None else {f"train_{self.task.headline}": state.correct / state.seen}),
-            "test_loss": result.loss,
-            **{f"test_{name}": value for name, value in result.metrics.items()},
+            **{
+                f"{name}_{measure}": value
+                for name, result in results.items()
+                for measure, value in (("loss", result.loss), *result.metrics.items())
+            },
             "recalibration": None if recalibration is None else recalibration.to_dict(),
             "seconds": round(state.seconds + time.monotonic() - began, 3),
             "samples_per_second": round(state.seen / max(state.seconds, 1e-9), 1),
@@ -252,8 +259,8 @@ class TrainingRun:
             append_log(self.directory, record)
         self.state = TrainingState(
             epoch=state.epoch + 1,
-            finished=state.epoch + 1 == self.epochs,
-            evaluation=result.to_dict(),
+            finished=last,
+            evaluation=(results["test"] if last else results[split]).to_dict(),
             records=[*state.records, record],
         )
         self._save()

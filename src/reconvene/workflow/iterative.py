@@ -64,8 +64,8 @@ class Tuned:
         config: the recipe; ``tail`` is set by ``rewound``.
         lesson: how much is learned from the dense network; ``teacher`` is not read, since it is that network.
         pace: a name in ``reconvene.planning.schedule.PACES``.
-        floor: of the task's headline on the test images: a step that does not reach it is the last, and the result is
-            the step before it.
+        floor: of the task's headline on the validation images, or on the test images where none are held out: a step
+            that does not reach it is the last, and the result is the step before it.
     """
 
     steps: int = 5
@@ -216,8 +216,13 @@ class _Run:
                 break
             best = step
         dense = artifact.load(self.work / DENSE, allow_import=self.allow_import)
-        dense_score = evaluate_split(dense, self.dataset).score
-        return PruningCurve(tuple(records), best, task.headline, dense_score, self.tuned.floor)
+        return PruningCurve(
+            tuple(records), best, task.headline, self._score(dense), self.tuned.floor, self.dataset.choosing
+        )
+
+    def _score(self, network: nn.Module) -> float:
+        """The task's headline on the split that choices are made by."""
+        return evaluate_split(network, self.dataset, split=self.dataset.choosing).score
 
     def _step(self, model: nn.Module, schedule: PruningSchedule, step: int) -> StepRecord:
         """One step, unless it is done."""
@@ -238,7 +243,10 @@ class _Run:
                 allow_import=self.allow_import,
                 description=f"tuning step {step} of {schedule.steps}",
             )
-            return replace(record, tuned=training.score)
+            score = training.score
+            if self.dataset.choosing != "test":
+                score = self._score(artifact.load(folder, allow_import=self.allow_import))
+            return replace(record, tuned=score)
         return replace(record, tuned=record.repaired)
 
     def _cut(self, model: nn.Module, schedule: PruningSchedule, step: int) -> None:
@@ -246,7 +254,7 @@ class _Run:
         scores: list[float] = []
 
         def measure(network: nn.Module) -> None:
-            scores.append(evaluate_split(network, self.dataset).score)
+            scores.append(self._score(network))
 
         network = model if step == 1 else artifact.load(self.work / str(step - 1), allow_import=self.allow_import)
         earlier: Plan | None = getattr(model, "reconvene_plan", None)
