@@ -150,10 +150,11 @@ class Found:
         """What accuracy does not say."""
         records = [r for records in (*self.headlines.values(), self.widths) for r in records if r.get("assessment")]
         lines = summarise(records)
+        names = [name for name in EXTRA if any(name in line.extra for line in lines)]
         rows = [
-            [line.model, line.budget, line.label, *(str(line.extra.get(what, "")) for what in EXTRA)] for line in lines
+            [line.model, line.budget, line.label, *(str(line.extra.get(name, "")) for name in names)] for line in lines
         ]
-        return escaped_table(["model", "budget", "arm", *(f"{what} %" for what in EXTRA)], rows) if rows else NOTHING
+        return escaped_table(["model", "budget", "arm", *(f"{name} %" for name in names)], rows) if rows else NOTHING
 
     def explored(self) -> str:
         """The short runs by which the default evaluator was found."""

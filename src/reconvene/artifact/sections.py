@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, AliasChoices, Field
 
 from reconvene.artifact.curve import PruningCurve
+from reconvene.costs.synops import Synops
 from reconvene.data.preprocessing import CheckedPreprocessing
 from reconvene.errors import ArtifactError
 from reconvene.safety import Safety
@@ -251,6 +252,8 @@ class Sections:
     """``Assessment.to_dict()`` by variant."""
     safety: dict[Name, Safety] = field(default_factory=dict)
     """By variant, and by the name of an exported file."""
+    synops: dict[Name, Synops] = field(default_factory=dict)
+    """Synaptic operations of a spiking network on test images, by variant."""
     ranges: dict[str, tuple[float, int]] | None = None
     """Scale and zero point by what puts a tensor out, as quantisation-aware training learned them."""
     weights_from: Text | None = None

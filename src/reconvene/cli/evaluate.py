@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from reconvene.cli.command import Answer, ArtifactFolder, Command, Importing, Seeded
 from reconvene.cli.data_options import DataOptions
@@ -41,7 +41,10 @@ class EvaluateCommand(DataOptions, Importing, Seeded, Command):
         )
         text = f"{compare_text(assessments)}\non {dataset}"
         variants = {name: assessment.to_dict() for name, assessment in assessments.items()}
-        data = {"artifact": str(self.directory), "dataset": str(dataset), "variants": variants}
+        counts = artifact.Artifact.open(self.directory).synops
+        text = "\n\n".join([text, *(f"{name}: {count}" for name, count in counts.items())])
+        data: dict[str, Any] = {"artifact": str(self.directory), "dataset": str(dataset), "variants": variants}
+        data["synops"] = {name: count.to_dict() for name, count in counts.items()}
         if self.safety:
             judged = judge_safety(self.directory, dataset, seed=self.seed, allow_import=self.allow_import)
             text, data = f"{text}\n\n{judged}", {**data, "safety": judged.to_dict()}

@@ -8,7 +8,7 @@ layers that read them MACs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from reconvene.costs.base import Cost, CostFunction, Network
 from reconvene.costs.unit import COUNT, metric_unit
 from reconvene.errors import BudgetError
+from reconvene.utils.schema import opened
 from reconvene.utils.tables import text_table
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ MAC_JOULES, AC_JOULES = 4.6e-12, 0.9e-12
 ENERGY_TABLE = "4.6 pJ a MAC and 0.9 pJ an AC (32-bit float in 45 nm, Horowitz, ISSCC 2014)"
 
 
+@opened
 @dataclass
 class LayerSynops:
     """One layer, per example: ``ac`` additions, ``mac`` multiply-accumulates, ``rate`` the share of inputs not zero."""
@@ -45,6 +47,7 @@ class LayerSynops:
         return self.active / self.inputs if self.inputs else 0.0
 
 
+@opened
 @dataclass
 class NeuronRate:
     """One layer of neurons, per example: ``spikes``, and ``updates`` of membranes: neurons times time steps."""
@@ -59,6 +62,7 @@ class NeuronRate:
         return self.spikes / self.updates if self.updates else 0.0
 
 
+@opened
 @dataclass(frozen=True)
 class Synops:
     """Synaptic operations of one example, by layer; means over the examples of the data.
@@ -82,6 +86,11 @@ class Synops:
         return sum(layer.mac for layer in self.layers)
 
     @property
+    def operations(self) -> float:
+        """Additions and multiply-accumulates together."""
+        return self.ac + self.mac
+
+    @property
     def membrane_updates(self) -> float:
         """Neurons times time steps."""
         return sum(neuron.updates for neuron in self.neurons)
@@ -90,6 +99,13 @@ class Synops:
     def spike_rate(self) -> float:
         """Spikes a neuron and time step, over all layers of neurons."""
         return sum(neuron.spikes for neuron in self.neurons) / self.membrane_updates if self.neurons else 0.0
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Synops:
+        """Undo ``to_dict``."""
+        layers = tuple(LayerSynops(**layer) for layer in values["layers"])
+        rates = tuple(NeuronRate(**neuron) for neuron in values["neurons"])
+        return cls(layers, values["examples"], rates, values["footprint"])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

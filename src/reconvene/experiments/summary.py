@@ -85,7 +85,7 @@ class ArmSummary:
         return self.score.value if self.task.larger_is_better else -self.score.value
 
 
-EXTRA = ("calibration error", "worst class", "worst drop", "agreement", "corrupted")
+EXTRA = ("calibration error", "worst class", "worst drop", "agreement", "corrupted", "SynOps", "spike rate")
 """Columns beyond the headline: shares in [0, 1] that a record may hold, some beside the dense one of its seed."""
 
 
@@ -183,19 +183,29 @@ def _has_bits(records: list[Record]) -> bool:
 
 
 def _beyond(record: Record, dense: Record | None) -> dict[str, float]:
-    """The measures of one run other than the headline, as far as its task has them."""
+    """The measures of one run other than the headline, as far as its task and its network have them."""
+    measures = _spikes(record, dense)
     assessment = record.get("assessment")
     if not assessment:
-        return {}
+        return measures
     columns = {"calibration error": "calibration_error", "worst class": "worst_accuracy"}
     if task_of(record).is_share:
         columns["corrupted"] = "corrupted"
-    measures = {column: assessment[name] for column, name in columns.items() if name in assessment}
+    measures |= {column: assessment[name] for column, name in columns.items() if name in assessment}
     if dense is not None and dense is not record and dense.get("assessment") and "answers" in assessment:
         said, before = _answers(assessment), _answers(dense["assessment"])
         measures["agreement"] = float((said == before).mean())
         measures["worst drop"] = max(dense["per_class"][name] - value for name, value in record["per_class"].items())
     return measures
+
+
+def _spikes(record: Record, dense: Record | None) -> dict[str, float]:
+    """Of a spiking network: spikes a neuron and step, and synaptic operations over the dense network's."""
+    counted, whole = (None if one is None else one.get("synops") for one in (record, dense))
+    if not counted:
+        return {}
+    share = {} if not whole else {"SynOps": (counted["ac"] + counted["mac"]) / (whole["ac"] + whole["mac"])}
+    return {"spike rate": counted["spike_rate"], **share}
 
 
 def _answers(assessment: Record) -> NDArray[np.uint16]:

@@ -37,7 +37,7 @@ from reconvene.planning.session import Planner
 from reconvene.planning.target import resolve_profile as resolve_profile
 from reconvene.tasks import Targets
 from reconvene.training import TrainConfig, TrainResult, train_model
-from reconvene.training.assess import assess, predict
+from reconvene.training.assess import assess, predict, test_synops
 from reconvene.training.machine import choose_device, describe_machine, library_versions
 from reconvene.utils.files import write_atomic
 from reconvene.utils.machine import now
@@ -94,6 +94,7 @@ def execute_run(run: Run, folder: Path, *, data: str) -> Record:
         "facts": prepared.facts,
         **_training(result, prepared, costs.macs, dataset),
         "assessment": _assessment(model, dataset) if run.corruptions else None,
+        "synops": None if (counted := test_synops(model, dataset)) is None else counted.to_dict(),
         "latency": _latency(dense, model, setting.inputs) if run.latency else None,
         "commit": source_commit(),
         "libraries": library_versions(),

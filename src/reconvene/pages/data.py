@@ -30,6 +30,7 @@ class ReportData:
         scores: the task's headline by variant; without it, the last epoch of ``training``.
         assessment: ``Assessment.to_dict()`` by variant.
         safety: ``Safety.to_dict()`` by variant, and by the name of an exported file.
+        synops: ``Synops.to_dict()`` of a spiking network by variant.
         pictures: a few test images, one row each: PNG files in base64 by heading, ``image``, ``truth``, ``dense``, ...
         trained: whether the network was trained before it was cut, and kept its weights.
         curve: of a pruning in steps, ``PruningCurve`` in plain values.
@@ -56,6 +57,7 @@ class ReportData:
     scores: dict[str, float] = field(default_factory=dict)
     assessment: dict[str, dict[str, Any]] = field(default_factory=dict)
     safety: dict[str, dict[str, Any]] = field(default_factory=dict)
+    synops: dict[str, dict[str, Any]] = field(default_factory=dict)
     pictures: list[dict[str, str]] = field(default_factory=list)
     curve: dict[str, Any] | None = None
     bench: dict[str, Any] | None = None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from reconvene.costs import listed_costs
 from reconvene.errors import ArtifactError
-from reconvene.pages import bits, formats, headline, measurements, pictures, robustness, sections, steps
+from reconvene.pages import bits, formats, headline, measurements, pictures, robustness, sections, spikes, steps
 from reconvene.pages.data import ReportData
 from reconvene.pages.markup import Child, Html, tag
 from reconvene.pages.markup import name as shown_name
@@ -26,6 +26,7 @@ SECTIONS = (
     pictures.pictures,
     robustness.assessment,
     robustness.safety,
+    spikes.synops,
     sections.widths,
     bits.bits_section,
     sections.spread_section,

@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reconvene.costs.synops import Synops, count_synops
 from reconvene.data import Dataset, test_batches
 from reconvene.data.corruptions import CORRUPTIONS, STRENGTHS, corrupted
 from reconvene.errors import TrainingError
+from reconvene.structure.neurons import neurons
+from reconvene.structure.state import clear_state
 from reconvene.tasks import Assessment
 from reconvene.training.evaluate import check_output, outputs_in_float32
 from reconvene.utils.module_state import evaluating
@@ -33,6 +36,7 @@ def predict(model: nn.Module, dataset: Dataset, *, batch_size: int = 256) -> _Pr
     parts: list[_Predictions] = []
     with evaluating(model), torch.no_grad():
         for x, y in test_batches(dataset, batch_size=batch_size, device=device):
+            clear_state(model)
             parts.append(dataset.task.predict(outputs_in_float32(check_output(model(x), y, dataset))))
     return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
 
@@ -65,6 +69,15 @@ def assess(
     every = [value for values in spoiled.values() for value in values]
     changes: dict[str, Any] = {"corruptions": spoiled, "corrupted": sum(every) / len(every)}
     return replace(assessment, **changes)  # type: ignore[type-var]  # every kind is a dataclass
+
+
+def test_synops(model: nn.Module, dataset: Dataset, *, count: int = 100) -> Synops | None:
+    """Synaptic operations on ``count`` test images spread over the split; None of a network without spiking neurons."""
+    if not neurons(model):
+        return None
+    places = torch.linspace(0, len(dataset.test) - 1, min(count, len(dataset.test))).long()
+    images = dataset.normalise(dataset.test.images[places])
+    return count_synops(model, [images], images[:2])
 
 
 def compare_text(assessments: Mapping[str, Assessment]) -> str:

@@ -11,7 +11,7 @@ from reconvene import artifact
 from reconvene.data import Dataset
 from reconvene.errors import ArtifactError
 from reconvene.tasks import Assessment
-from reconvene.training.assess import assess, predict
+from reconvene.training.assess import assess, predict, test_synops
 from reconvene.utils.progress import ProgressOption, listening, stage
 from reconvene.workflow.bundle import preparation
 from reconvene.workflow.deploy import variants
@@ -30,6 +30,8 @@ def evaluate(
     progress: ProgressOption = None,
 ) -> dict[str, Assessment]:
     """Assess the trained networks of an artifact, by variant, and keep the result in it, with pictures of predictions.
+
+    Of spiking networks the synaptic operations on test images are kept too.
 
     The dense network takes part where it was trained too (``reconvene run`` does that). Images are normalised as those
     it was trained on, whichever part of them ``data`` holds.
@@ -64,9 +66,10 @@ def evaluate(
         models, dataset = trained_variants(folder, dataset_for(folder, data), allow_import=allow_import)
         assessments = _assessed(models, dataset, corruptions=corruptions, seed=seed)
         keep(folder, draw(models, dataset))
-    artifact.add_measurements(
-        folder, {"assessment": {name: assessment.to_dict() for name, assessment in assessments.items()}}
-    )
+        counts = {name: test_synops(model, dataset) for name, model in models.items()}
+    sections = {"assessment": {name: assessment.to_dict() for name, assessment in assessments.items()}}
+    sections["synops"] = {name: count.to_dict() for name, count in counts.items() if count is not None}
+    artifact.add_measurements(folder, sections)
     return assessments
 
 

@@ -72,6 +72,7 @@ def collect(folder: Path, *, command: str | None = None) -> ReportData:
         trained=pruning is not None and pruning.trained,
         curve=None if stored.curve is None else asdict(stored.curve),
         safety={name: result.to_dict() for name, result in stored.safety.items()},
+        synops={name: count.to_dict() for name, count in stored.synops.items()},
         bench=bench,
         pictures=_read_pictures(folder),
         exports=[asdict(export) for export in stored.exports],

@@ -25,7 +25,7 @@ from reconvene.workflow.inputs import DataLike, dataset_for
 from reconvene.workflow.pictures import keep
 from reconvene.workflow.prune import DENSE
 
-OF_THE_WEIGHTS = ("exports", "assessment", "safety", "ranges", "refused")
+OF_THE_WEIGHTS = ("exports", "assessment", "safety", "synops", "ranges", "refused")
 """Sections that no longer hold when the weights change."""
 
 
