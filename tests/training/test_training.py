@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch import nn
 
-from reconvene.data import Augmentation, Dataset, Split, load_data
+import reconvene as rc
+from reconvene.data import Augmentation, Dataset, Split, calibration, load_data
 from reconvene.errors import DataError, TrainingError
-from reconvene.training import TrainConfig, evaluate_split, read_log, train_model
+from reconvene.training import Distillation, TrainConfig, evaluate_split, read_log, train_model
 from reconvene.training.config import Settled, learning_rate
 from reconvene.training.machine import choose_device
 from reconvene.training.memory_format import safe_in_channels_last
@@ -90,7 +91,7 @@ def test_epochs_are_judged_by_validation_images_and_the_result_by_test_images(tm
     result = train_model(network, data, epochs=2, directory=tmp_path, config=CONFIG)
     first, last = result.records[1:]
     assert "validation_accuracy" in first and "test_accuracy" not in first
-    assert last["validation_loss"] == evaluate_split(network, data, split="validation").loss
+    assert last["validation_loss"] == pytest.approx(evaluate_split(network, data, split="validation").loss)
     assert last["test_accuracy"] == result.score == evaluate_split(network, data).score
     with pytest.raises(DataError, match="no validation images"):
         evaluate_split(network, digits(), split="validation")
@@ -280,6 +281,34 @@ def test_the_log_has_no_value_json_does_not_know(tmp_path: Path) -> None:
     train_model(net(), digits(), epochs=1, directory=tmp_path, config=CONFIG)
     for line in (tmp_path / "train.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} in the log"))
+
+
+class Viewing(nn.Module):
+    """PyTorch's first tutorial: a view behind a convolution, which exists of contiguous activations only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.head = nn.Conv2d(1, 16, 3, padding=1), nn.Linear(16 * 64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.convolution(x).relu()
+        return self.head(x.view(x.size(0), -1))
+
+
+def test_a_network_that_takes_views_is_trained_with_contiguous_weights(tmp_path: Path) -> None:
+    data = load_data("digits", input_shape=(1, 8, 8), limit=200)
+    with pytest.raises(RuntimeError, match="view size"):
+        Viewing().to(memory_format=torch.channels_last)(torch.randn(2, 1, 8, 8))
+    for number, config in enumerate((CONFIG, replace(CONFIG, lr="auto"), replace(CONFIG, precision="bf16"))):
+        result = train_model(Viewing(), data, epochs=1, directory=tmp_path / str(number), config=config)
+        assert math.isfinite(result.evaluation.loss)
+    taught = Distillation(Viewing())
+    lesson = train_model(net(), data, epochs=1, directory=tmp_path / "lesson", config=CONFIG, distillation=taught)
+    assert math.isfinite(lesson.evaluation.loss)
+    small = rc.prune(Viewing(), data.normalise(data.test.images[:2]), rc.Budget(params="2x"))
+    batches = calibration(data, 20)
+    rc.prune(Viewing(), next(iter(batches))[0][:2], rc.Budget(params="2x"), trained=True, data=batches)
+    train_model(small, data, epochs=1, directory=tmp_path / "small", config=replace(CONFIG, sparsity="slimming:1e-4"))
 
 
 def test_strided_convolutions_of_few_channels_are_not_trained_in_channels_last() -> None:

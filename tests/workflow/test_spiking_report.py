@@ -1,4 +1,4 @@
-"""Synaptic operations of a trained spiking network: in the artifact, on the command line, in reports, in comparisons."""
+"""Synaptic operations of a trained spiking network: in the artifact, the command line, reports and comparisons."""
 
 from __future__ import annotations
 

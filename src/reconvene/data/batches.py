@@ -49,18 +49,9 @@ def train_batches(
         moves = (augmentation.pad, shift[0, part], shift[1, part], flip[part])
         if dataset.task.targets.spatial:
             pixels, moved = (crop(values[chosen], *moves, extend=True) for values in (images, targets))
-            yield for_gradients(dataset.normalise(pixels)), moved
+            yield dataset.normalise(pixels), moved
         else:
-            yield for_gradients(dataset.normalise(crop(images[chosen], *moves))), targets[chosen]
-
-
-def for_gradients(images: Tensor) -> Tensor:
-    """The same images; those of one channel with the strides of contiguous memory.
-
-    Other strides pass for these, and say channels-last to PyTorch, which then computes a network of contiguous weights
-    in that format: it has a gradient that writes past its buffer (see ``reconvene.training.memory_format``).
-    """
-    return images.reshape(-1).view(images.shape) if images.shape[1] == 1 else images
+            yield dataset.normalise(crop(images[chosen], *moves)), targets[chosen]
 
 
 def test_batches(

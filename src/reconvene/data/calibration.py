@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from reconvene.data.batches import Batch, for_gradients
+from reconvene.data.batches import Batch
 from reconvene.data.dataset import Dataset
 from reconvene.errors import DataError
 
@@ -63,7 +63,7 @@ def calibration(dataset: Dataset, n: int | None = None, *, seed: int = 0, batch_
         picks.append(rng.choice(rows, size, replace=False))
         turns.append(np.arange(size))
     order = torch.from_numpy(np.concatenate(picks)[np.argsort(np.concatenate(turns), kind="stable")])
-    images, targets = for_gradients(dataset.normalise(dataset.train.images[order])), dataset.train.targets[order]
+    images, targets = dataset.normalise(dataset.train.images[order]), dataset.train.targets[order]
     batches = tuple(zip(torch.split(images, batch_size), torch.split(targets, batch_size), strict=True))
     if dataset.strata != dataset.classes:
         return Calibration(batches, f"{dataset.name} train: {n} samples, seed {seed}")

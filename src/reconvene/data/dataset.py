@@ -103,10 +103,17 @@ class Dataset:
         return digest.hexdigest()
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 ``[B, C, H, W]`` to float32 of the same shape: zero mean, unit spread per channel in training."""
+        """uint8 ``[B, C, H, W]`` to float32 of the same shape: zero mean, unit spread per channel in training.
+
+        Images of one channel come out with the strides of contiguous memory. Other strides pass for these, and say
+        channels-last to PyTorch, which then computes a network of contiguous weights in that format: ``view`` behind a
+        convolution fails, and a gradient writes past its buffer (see ``reconvene.training.memory_format``).
+        """
         mean = torch.tensor(self.mean, dtype=torch.float32, device=images.device).mul_(255).view(1, -1, 1, 1)
         std = torch.tensor(self.std, dtype=torch.float32, device=images.device).mul_(255).view(1, -1, 1, 1)
-        return images.to(torch.float32).sub_(mean).div_(std)
+        pixels = images.to(torch.float32)
+        pixels = pixels.reshape(-1).view(pixels.shape) if pixels.shape[1] == 1 else pixels
+        return pixels.sub_(mean).div_(std)
 
     def require(self, *, classes: int | None = None, input_shape: tuple[int, ...] | None = None) -> None:
         """Check that a model with ``classes`` outputs and inputs of ``(C, H, W)`` fits.

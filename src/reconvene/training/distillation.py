@@ -19,6 +19,7 @@ from reconvene.tasks import Task
 from reconvene.training.checkpoint import sha256
 from reconvene.training.config import Settled, TrainConfig
 from reconvene.training.evaluate import outputs_in_float32
+from reconvene.training.memory_format import put_in_channels_last
 
 _Objective = Callable[[Tensor, Any, Tensor], Tensor]
 """From images ``[B, C, H, W]``, the model's outputs for them and their targets to the loss."""
@@ -77,22 +78,25 @@ def task_alone(task: Task, config: Settled) -> _Objective:
 
 
 def with_teacher(
-    distillation: Distillation, student: nn.Module, task: Task, config: Settled, device: torch.device
+    distillation: Distillation, student: nn.Module, task: Task, config: Settled, images: Tensor
 ) -> _Objective:
     """The objective of ``Distillation`` for ``student``, which gets hooks where its features are followed.
 
+    ``images``: a few, normalised, on the device of training; the teacher is tried on them.
+
     Raises TrainingError: no layer's features can be matched.
     """
+    device = images.device
     teacher = copy_model(distillation.teacher).to(device).requires_grad_(False).eval()
-    if config.channels_last:
-        teacher.to(memory_format=torch.channels_last)
+    last = config.channels_last and put_in_channels_last(teacher, images, device=device, precision=config.precision)
+    layout = torch.channels_last if last else torch.contiguous_format
     task_loss = task_alone(task, config)
     hint = Hint(teacher, student, distillation.plan, distillation.teacher_plan) if distillation.features else None
 
     def loss(images: Tensor, output: Any, target: Tensor) -> Tensor:
         bf16 = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
         with torch.no_grad(), bf16:
-            teacher_output = outputs_in_float32(teacher(images))
+            teacher_output = outputs_in_float32(teacher(images.contiguous(memory_format=layout)))
         share = distillation.weight
         total = (1 - share) * task_loss(images, output, target)
         total = total + share * task.soft_loss(output, teacher_output, distillation.temperature)

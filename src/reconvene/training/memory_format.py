@@ -3,10 +3,32 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from reconvene.structure.copies import copy_model
 
 FEWEST = 16
 """Input channels below which the gradient of a strided 1x1 convolution is unsafe: a vector of the widest processor."""
+
+
+def put_in_channels_last(model: nn.Module, images: Tensor, *, device: torch.device, precision: str) -> bool:
+    """Give convolutions channels-last weights where ``model`` works with them; returns whether it does.
+
+    It does not where PyTorch computes a gradient wrongly (``safe_in_channels_last``), and where ``forward`` takes views
+    of activations that exist for contiguous tensors only, such as ``x.view(x.size(0), -1)`` behind a convolution. Then
+    the weights stay contiguous. ``images``: a few, normalised; the model is tried on them.
+    """
+    if not safe_in_channels_last(model, device=device, precision=precision):
+        return False
+    # On a copy: weights of one input channel are contiguous in both formats, and keep the strides of channels-last.
+    trial = copy_model(model).eval().to(memory_format=torch.channels_last)
+    try:
+        with torch.no_grad():
+            trial(images.contiguous(memory_format=torch.channels_last))
+    except RuntimeError:
+        return False
+    model.to(memory_format=torch.channels_last)
+    return True
 
 
 def safe_in_channels_last(model: nn.Module, *, device: torch.device, precision: str) -> bool:

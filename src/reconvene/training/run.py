@@ -38,7 +38,7 @@ from reconvene.training.evaluate import evaluate_split, outputs_in_float32, try_
 from reconvene.training.growing import Growing
 from reconvene.training.log import append_log, rewrite_log
 from reconvene.training.machine import describe_machine, library_versions
-from reconvene.training.memory_format import safe_in_channels_last
+from reconvene.training.memory_format import put_in_channels_last
 from reconvene.training.optimizer import AdamW, Nesterov
 from reconvene.training.parallel import World
 from reconvene.training.quantising import Quantising
@@ -73,11 +73,10 @@ class TrainingRun:
         self.task = dataset.task
         self.steps = len(dataset.train) // config.batch_size
         self.model = copy_model(model).to(device).train()
-        self.channels_last = config.channels_last and safe_in_channels_last(
-            self.model, device=device, precision=config.precision
+        few = dataset.normalise(dataset.train.images[:2].to(device))
+        self.channels_last = config.channels_last and put_in_channels_last(
+            self.model, few, device=device, precision=config.precision
         )
-        if self.channels_last:
-            self.model.to(memory_format=torch.channels_last)
         world.copy_from_first(self.model)
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise TrainingError("the model has no trainable parameters.")
@@ -94,7 +93,7 @@ class TrainingRun:
         if distillation is not None:
             distillation.check(config)
             try_model(distillation.teacher, dataset, role="the teacher")
-            self.objective = with_teacher(distillation, self.model, self.task, config, device)
+            self.objective = with_teacher(distillation, self.model, self.task, config, few)
         self.blends = list(blends(self.model).values())
         self.identity = self._identity() | ({} if distillation is None else {"distillation": distillation.to_dict()})
         self.identity |= {"blends": describe_blends(self.model)} if self.blends else {}
