@@ -16,12 +16,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 import reconvene as rc
 from architectures.checked import check_values
 from architectures.entry import Architecture, squared
 from architectures.proving import TROUBLE, described, first_line, in_double, innermost, timed_structure
 from architectures.results import STATES, Options
+from reconvene.deploy.model_io import noise
 from reconvene.errors import ReconveneError
 from reconvene.structure import analyse, call, tensors_in
 from reconvene.structure.inputs import map_tensors
@@ -34,6 +36,10 @@ BUDGETS = (("magnitude", {"params": "2x"}), ("synflow", {"macs": "4x"}))
 """Criterion and budget of each plan."""
 STEPS = (1e-2, 1e-3, 1e-4, 1e-5)
 """What a training step may take off the loss to first order, as a share of it; kinks of the loss need a small one."""
+DRAWS = 5
+"""Draws of dropout and of left out layers under which gradients are looked for, and batches for norms' statistics."""
+SAMPLES = 8
+"""Examples of such a batch."""
 
 Record = dict[str, Any]
 Tell = Callable[[Record], None]
@@ -174,10 +180,10 @@ class Trial:
         """Export to ONNX, verified in ONNX Runtime; a refusal says whether the dense network is refused, too."""
         inputs = map_tensors(to_single, self.inputs)
         try:
-            rc.export(small.float().eval(), Path(folder) / "small", example_inputs=inputs)
+            rc.export(settle_statistics(small.float(), inputs), Path(folder) / "small", example_inputs=inputs)
         except ReconveneError as refusal:
             try:
-                rc.export(self.model.float().eval(), Path(folder) / "dense", example_inputs=inputs)
+                rc.export(settle_statistics(self.model.float(), inputs), Path(folder) / "dense", example_inputs=inputs)
                 words = "the dense network is exported"
             except ReconveneError:
                 words = "the dense network is refused, too"
@@ -217,10 +223,9 @@ def train(architecture: Architecture, dense: nn.Module, small: nn.Module, inputs
     Raises ValueError where that is not so.
     """
     loss = architecture.loss or squared
-    expected = gradients(dense.train(), loss, inputs)[1].keys()
-    dense.eval()
     before, slopes = gradients(small.train(), loss, inputs)
-    missing = sorted(expected - slopes.keys())
+    missing = sorted(reached(dense.train(), loss, inputs) - reached(small, loss, inputs))
+    dense.eval()
     if missing:
         raise ValueError(f"{len(missing)} parameters have no gradient, such as {missing[0]}")
     if not all(bool(slope.isfinite().all()) for slope in slopes.values()):
@@ -244,20 +249,42 @@ def train(architecture: Architecture, dense: nn.Module, small: nn.Module, inputs
 
 
 def gradients(
-    model: nn.Module, loss: Callable[[nn.Module, Any], Tensor], inputs: Any
+    model: nn.Module, loss: Callable[[nn.Module, Any], Tensor], inputs: Any, *, seed: int = 0
 ) -> tuple[float, dict[str, Tensor]]:
     """The loss, and the gradient of every parameter that has one."""
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     parameters = [p for p in model.parameters() if p.requires_grad]
-    value = seeded(loss, model, inputs)
+    value = seeded(loss, model, inputs, seed)
     slopes = torch.autograd.grad(value, parameters, allow_unused=True)
     return float(value.detach()), {n: slope for n, slope in zip(names, slopes, strict=True) if slope is not None}
 
 
-def seeded(loss: Callable[[nn.Module, Any], Tensor], model: nn.Module, inputs: Any) -> Tensor:
+def reached(model: nn.Module, loss: Callable[[nn.Module, Any], Tensor], inputs: Any) -> set[str]:
+    """The parameters that a gradient reaches under one of several draws: some networks leave out layers at random."""
+    return {name for seed in range(DRAWS) for name in gradients(model, loss, inputs, seed=seed)[1]}
+
+
+def seeded(loss: Callable[[nn.Module, Any], Tensor], model: nn.Module, inputs: Any, seed: int = 0) -> Tensor:
     """The loss under one choice of what dropout and the like draw."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     return loss(model, inputs)
+
+
+def settle_statistics(model: nn.Module, inputs: Any) -> nn.Module:
+    """The model in eval mode, its norms' statistics those of activations, as training leaves them.
+
+    Random statistics amplify rounding from layer to layer until float32 says nothing of a deep network.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.track_running_stats]
+    if norms:
+        for module in norms:
+            module.reset_running_stats()
+        model.train()
+        with torch.no_grad():
+            for seed in range(DRAWS):
+                torch.manual_seed(seed)
+                call(model, noise(inputs, SAMPLES, seed=seed))
+    return model.eval()
 
 
 def difference(results: Any, expected: Any) -> float:

@@ -308,7 +308,9 @@ def test_a_network_that_takes_views_is_trained_with_contiguous_weights(tmp_path:
     small = rc.prune(Viewing(), data.normalise(data.test.images[:2]), rc.Budget(params="2x"))
     batches = calibration(data, 20)
     rc.prune(Viewing(), next(iter(batches))[0][:2], rc.Budget(params="2x"), trained=True, data=batches)
-    train_model(small, data, epochs=1, directory=tmp_path / "small", config=replace(CONFIG, sparsity="slimming:1e-4"))
+    train_model(
+        small, data, epochs=1, directory=tmp_path / "small", config=replace(CONFIG, sparsity="group_lasso:5e-4")
+    )
 
 
 def test_strided_convolutions_of_few_channels_are_not_trained_in_channels_last() -> None:

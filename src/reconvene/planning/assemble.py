@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
 from reconvene import rectifier
@@ -214,11 +215,23 @@ def prunable(structure: Structure) -> Structure:
 
 
 def check_finite(model: nn.Module) -> None:
-    """Raise ModelError for weights that are not there yet, CriterionError for weights that are not finite."""
+    """Raise ModelError for weights that are not there yet, CriterionError for weights that are not finite.
+
+    Buffers other than statistics of norms may hold infinities: a mask of attention does, and bounds of a clamp.
+    """
+    statistics = {
+        f"{name}.{buffer}".lstrip(".")
+        for name, module in model.named_modules()
+        if isinstance(module, _NormBase)
+        for buffer in module._buffers
+    }
+    weights = {name for name, _ in model.named_parameters()} | statistics
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
             raise ModelError(f"{name} is not initialised yet (a lazy module). Run the model once, then prune it.")
-        if tensor.is_floating_point() and not tensor.is_meta and not _finite(tensor):
+        if not tensor.is_floating_point() or tensor.is_meta or _finite(tensor):
+            continue
+        if name in weights or bool(tensor.isnan().any()):
             raise CriterionError(
                 f"{name} holds values that are not finite (NaN or infinity). Initialise the model again."
             )

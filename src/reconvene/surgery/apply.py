@@ -91,8 +91,9 @@ def _checked(plan: Plan, model: nn.Module) -> dict[str, Tensor]:
             f"the plan was made for a model with {missing[0]} (and {len(missing) - 1} more), "
             f"which {type(model).__name__} does not have. Apply it to a fresh copy of the model it was made for."
         )
+    passing = _recomputed(model) - set(plan.slices)
     for name, shape in plan.shapes.items():
-        if list(tensors[name].shape) != shape:
+        if name not in passing and list(tensors[name].shape) != shape:
             raise PlanError(
                 f"the plan was made for {name} of shape {tuple(shape)}, this model has {tuple(tensors[name].shape)}. "
                 "Apply it to a fresh copy of the dense model, built with the same arguments."
@@ -110,3 +111,12 @@ def sliced(tensor: Tensor, dims: dict[int, str]) -> Tensor:
 
 def _like(old: Tensor, new: Tensor) -> Tensor:
     return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+
+
+def _recomputed(model: nn.Module) -> set[str]:
+    """Buffers that no file holds: a model computes them, some anew for every size of input (tables of positions)."""
+    return {
+        f"{path}.{name}".lstrip(".")
+        for path, module in model.named_modules()
+        for name in module._non_persistent_buffers_set
+    }
