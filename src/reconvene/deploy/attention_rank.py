@@ -23,7 +23,7 @@ class FourAxisAttention(TorchFunctionMode):
         query, key, value = (given[name] for name in names[:3])
         if not all(isinstance(tensor, Tensor) for tensor in (query, key, value)) or query.ndim == 4 or query.ndim < 3:
             return func(*args, **options)
-        lead = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
+        lead = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])  # type: ignore[no-untyped-call]
         query, key, value = (_four_axes(tensor, lead) for tensor in (query, key, value))
         mask = given.get("attn_mask")
         if mask is not None and mask.ndim > 2:
