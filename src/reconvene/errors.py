@@ -52,7 +52,7 @@ class PinnedCost:
         )
         if self.floor:
             kept = min(self.amount / self.floor, 1.0)
-            text += f"; of the floor, {_percent(kept)} is that and {_percent(1 - kept)} the least widths of the others"
+            text += f"; that is {_percent(kept)} of the floor, and the other layers at their least widths are the rest"
         return text
 
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from reconvene import deploy
 from reconvene.deploy import benchmark
+from reconvene.deploy.batch_comparison import BatchComparison
 from reconvene.deploy.runtimes.onnx import runtime as onnx_runtime
-from reconvene.deploy.verification import BatchComparison
 from reconvene.errors import (
     DataError,
     ExportError,

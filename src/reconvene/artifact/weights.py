@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from reconvene.errors import ArtifactError, suggestion
+from reconvene.errors import ArtifactError
+from reconvene.utils.numbers import plural
 
 _NESTS = ("state_dict", "model_state_dict", "model")
 """Entries under which checkpoints keep the weights."""
@@ -33,9 +35,12 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     missing = [name for name in expected if name not in state]
     unknown = [name for name in state if name not in expected]
     if missing or unknown:
-        hint = suggestion(missing[0], unknown) if missing else suggestion(unknown[0], expected)
-        parts = [f"{len(missing)} are missing, first {missing[0]}"] if missing else []
-        parts += [f"{len(unknown)} are unknown, first {unknown[0]}"] if unknown else []
+        parts = [f"it lacks {plural(len(missing), 'weight')}, first {missing[0]!r}"] if missing else []
+        if unknown:
+            parts.append(f"the network has none of {plural(len(unknown), 'name')} in it, first {unknown[0]!r}")
+        # What the file calls otherwise is renamed in the file, so the network's name is the one to suggest.
+        nearest = get_close_matches(unknown[0], missing, n=1) if unknown else []
+        hint = f" Rename {unknown[0]!r} to {nearest[0]!r}?" if nearest else ""
         raise ArtifactError(f"the weights of {path} are not those of {type(model).__name__}: {'; '.join(parts)}.{hint}")
     for name, tensor in expected.items():
         if state[name].shape != tensor.shape:

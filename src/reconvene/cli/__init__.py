@@ -34,12 +34,13 @@ if TYPE_CHECKING:
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("InspectCommand", "groups, widths, sensitivity, what is pinned and why"),
-    "prune": ("PruneCommand", "make an untrained model smaller, into an artifact"),
+    "prune": ("PruneCommand", "make a model smaller, not trained yet or trained, into an artifact"),
     "train": ("TrainCommand", "train an artifact; goes on where it was stopped"),
     "search": ("SearchCommand", "width and bits by differentiable search, one run, budget kept"),
     "export": ("ExportCommand", "write the file that a runtime loads, and verify it"),
     "bench": ("BenchCommand", "time dense beside pruned, in each runtime"),
     "evaluate": ("EvaluateCommand", "accuracy, calibration, worst class, corruptions"),
+    "report": ("ReportCommand", "write the page about a pruned artifact from what it knows"),
     "device": ("DeviceCommand", "measure what layers cost on this device, or list what was measured"),
     "fleet": ("FleetCommand", "a network for every device of a fleet, from one file"),
     "fit": ("FitCommand", "which of several architectures suits a device"),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 from tyro.constructors import PrimitiveConstructorSpec
-
-from reconvene.costs import COSTS, Budget
 
 if TYPE_CHECKING:
     from reconvene.models import ModelSource
@@ -110,88 +108,6 @@ class ModelOptions(Importing):
 
         arguments = parse_arguments(self.model_arg)
         return resolve_address(address, arguments, input_shape=self.input, seed=seed, allow_import=self.allow_import)
-
-
-def _limit_options() -> type:
-    """An option for every cost there is, those that were added from outside included."""
-    options = [
-        (cost.name, Annotated[str | None, arg(metavar="LIMIT", help=cost.meaning)], field(default=None))
-        for cost in COSTS.values()
-    ]
-    return make_dataclass("CostLimits", options, kw_only=True, namespace={"heading": "how small"})
-
-
-if TYPE_CHECKING:
-
-    class CostLimits:
-        """Limits by cost."""
-
-else:
-    CostLimits = _limit_options()
-
-
-@dataclass(kw_only=True)
-class CostOptions(CostLimits):
-    """Options that say how small."""
-
-    heading: ClassVar[str] = "how small"
-
-    target: Annotated[str | None, arg(metavar="CHIP")] = None
-    """Chip whose --cycles, --energy, --sram and --flash these are: mpic, ne16, ethos-u55-128, roofline, or a file of
-    costs."""
-
-    def budget(self, *, default: dict[str, str] | None = None) -> Budget:
-        """The budget asked for, or ``default`` where none was. UsageError where there is neither."""
-        limits = {name: getattr(self, name) for name in COSTS if getattr(self, name) is not None} or default
-        if not limits:
-            options = ", ".join(cost.option for cost in COSTS.values())
-            raise UsageError(f"a budget is missing. Give at least one of {options}")
-        return Budget(**limits)
-
-
-@dataclass(kw_only=True)
-class LimitsOptions(CostOptions):
-    """Options that say how small, on whatever device."""
-
-    size_of: Annotated[str, arg(metavar="FORMAT[,FORMAT]")] = ""
-    """Formats whose exported files --size is about: onnx. By default it is about the artifact's weights file."""
-
-    memory_of: Annotated[str | None, arg(metavar="RUNTIME")] = None
-    """Whose plan of activations --peak-memory is about: onnx, executorch. By default PyTorch's own."""
-    for_int8: bool = False
-    """Let --latency, --size-of and --memory-of be about the network in int8."""
-
-    def budget(self, *, default: dict[str, str] | None = None) -> Budget:
-        """See CostOptions; UsageError for options that say what a limit is about that is not there."""
-        limits = super().budget(default=default)
-        if self.size_of and "size" not in limits:
-            raise UsageError("--size-of says what --size is about. Give both, or leave it out")
-        if self.memory_of is not None and "peak_memory" not in limits:
-            raise UsageError("--memory-of says what --peak-memory is about. Give both, or leave it out")
-        timed = "latency" in limits or getattr(self, "device", None) is not None
-        if self.for_int8 and not timed and not self.size_of and self.memory_of is None:
-            raise UsageError("--for-int8 says what --latency, --size-of or --memory-of is about. Give one of them too")
-        return limits
-
-    @property
-    def target_options(self) -> dict[str, Any]:
-        """Device and files, as ``Pruning`` takes them."""
-        sizes = tuple(dict.fromkeys(name.strip() for name in self.size_of.split(",") if name.strip()))
-        precision = "int8" if self.for_int8 else None
-        device = getattr(self, "device", None)
-        files = {"size_of": sizes, "memory_of": self.memory_of}
-        return {"device": device, **files, "precision": precision, "chip": self.target}
-
-
-@dataclass(kw_only=True)
-class BudgetOptions(LimitsOptions):
-    """Options that say how small, and on which device."""
-
-    heading: ClassVar[str] = "how small"
-
-    device: Annotated[str | None, arg(metavar="PROFILE")] = None
-    """Profile of the device whose --latency it is: a file, a name, or here, which is this machine and the default.
-    Without --latency the plan says what it would be."""
 
 
 @dataclass(kw_only=True)

@@ -29,8 +29,8 @@ class DataOptions:
     limit: Annotated[int | None, arg(metavar="N")] = None
     """Use at most so many images of each split, every class in proportion."""
     task: Annotated[str | None, arg(metavar="NAME")] = None
-    """What targets are: classification, segmentation (masks, or instances), instances-hv, regression, image-to-image.
-    By default what the artifact was trained for, else classification."""
+    """What targets are: classification, segmentation, instances, instances-hv, regression, image-to-image. By default
+    what the artifact was trained for, else classification."""
 
     @property
     def held_out(self) -> float:

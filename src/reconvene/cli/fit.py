@@ -7,7 +7,8 @@ from typing import Annotated, ClassVar
 
 from tyro.conf import Positional, arg
 
-from reconvene.cli.command import Answer, Command, LimitsOptions, ModelOptions, Seeded, UsageError
+from reconvene.cli.budget_options import LimitsOptions
+from reconvene.cli.command import Answer, Command, ModelOptions, Seeded, UsageError
 from reconvene.cli.data_options import DataOptions
 from reconvene.cli.prune_options import CriterionOptions
 from reconvene.utils.progress import note

@@ -8,7 +8,7 @@ import inspect
 import shutil
 import textwrap
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +16,8 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
+
+from reconvene.cli.budget_options import ABOUT, HOW_SMALL, SPECIAL
 
 if TYPE_CHECKING:
     from reconvene.cli.command import Command
@@ -69,14 +71,21 @@ def help_text(name: str, command: type[Command]) -> str:
     parts += (
         ["\n".join(["for example:", *(f"  {line}" for line in command.command_lines)])] if command.command_lines else []
     )
-    headings = dict.fromkeys("" if option.needed or option.positional else option.heading for option in options)
-    last = ("repeating it", "in every command")
-    for heading in sorted(headings, key=lambda heading: (heading != "", heading in last)):
+    for heading in _headings(options):
         own = [o for o in options if ("" if o.needed or o.positional else o.heading) == heading]
         lines = [line for option in own for line in _lines(option, width)]
         parts.append("\n".join([*([f"{heading}:"] if heading else []), *lines]))
     parts.append("Words such as group, plan and artifact: reconvene --words, or docs/glossary.md")
     return "\n\n".join(parts)
+
+
+def _headings(options: Iterable[Option]) -> list[str]:
+    """The headings in their order: none first, those about limits together, those of every command last."""
+    named = dict.fromkeys("" if option.needed or option.positional else option.heading for option in options)
+    last = ("repeating it", "in every command")
+    headings = sorted(named, key=lambda heading: (heading != "", heading in last))
+    limits = iter([heading for heading in (HOW_SMALL, ABOUT, SPECIAL) if heading in named])
+    return [next(limits) if heading in (HOW_SMALL, ABOUT, SPECIAL) else heading for heading in headings]
 
 
 def _fields(command: type[Command]) -> Iterator[tuple[type, dataclasses.Field[Any]]]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from tyro.conf import arg
 
-from reconvene.cli.command import Answer, BudgetOptions, Command, ModelAddress, ModelOptions, Seeded, UsageError
+from reconvene.cli.budget_options import BudgetOptions
+from reconvene.cli.command import Answer, Command, ModelAddress, ModelOptions, Seeded, UsageError
 from reconvene.cli.data_options import TrainingDataOptions
 from reconvene.cli.prune_options import PruneOptions
 from reconvene.cli.step_options import StepOptions

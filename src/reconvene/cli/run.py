@@ -11,16 +11,8 @@ from typing import Annotated, ClassVar
 
 from tyro.conf import arg
 
-from reconvene.cli.command import (
-    Answer,
-    BudgetOptions,
-    Command,
-    LimitOptions,
-    ModelAddress,
-    ModelOptions,
-    Seeded,
-    TrainOptions,
-)
+from reconvene.cli.budget_options import BudgetOptions
+from reconvene.cli.command import Answer, Command, LimitOptions, ModelAddress, ModelOptions, Seeded, TrainOptions
 from reconvene.cli.data_options import TrainingDataOptions
 from reconvene.cli.prune_options import PruneOptions
 

@@ -8,7 +8,8 @@ from typing import Annotated, ClassVar
 
 from tyro.conf import UseAppendAction, arg
 
-from reconvene.cli.command import Answer, ArtifactFolder, Command, CostOptions, Importing, Seeded
+from reconvene.cli.budget_options import CostOptions
+from reconvene.cli.command import Answer, ArtifactFolder, Command, Importing, Seeded
 from reconvene.cli.data_options import DataOptions
 from reconvene.cli.prune_options import read_bits
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from tyro.conf import Positional, arg
 
-from reconvene.cli.command import Answer, BudgetOptions, Command, ModelOptions, Seeded, TrainOptions, UsageError
+from reconvene.cli.budget_options import BudgetOptions
+from reconvene.cli.command import Answer, Command, ModelOptions, Seeded, TrainOptions, UsageError
 from reconvene.cli.data_options import TrainingDataOptions
 from reconvene.costs import COSTS
 

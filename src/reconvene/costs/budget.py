@@ -133,7 +133,7 @@ def read_budget(cost: str, value: BudgetValue) -> Limit:
 def _text(cost: str, value: str) -> Limit:
     match = _NUMBER.match(value)
     if match is None:
-        raise _unreadable(cost, value, "no number followed by a unit was found")
+        raise _unreadable(cost, value, "it is no number with or without a unit")
     number, unit_name = float(match[1]), match[2].upper()
     if unit_name in ("X", "×"):
         if number < 1:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from reconvene.deploy.batch_comparison import BatchComparison
 from reconvene.deploy.model_io import (
     batch_size,
     in_inference,
@@ -24,25 +23,18 @@ from reconvene.deploy.model_io import (
     take_samples,
 )
 from reconvene.deploy.options import precision_of
+from reconvene.deploy.rounding import RoundingErrors, rounding_errors
 from reconvene.deploy.runtimes.base import Session
 from reconvene.deploy.runtimes.registry import runtime_named, runtime_of
 from reconvene.errors import ModelError, VerificationError
-from reconvene.structure.copies import copy_model
-from reconvene.structure.inputs import map_tensors
 from reconvene.tasks import Task, Witnesses, judge, task_named
 from reconvene.utils.progress import track
 from reconvene.utils.tables import text_table
 
-# Two scores closer than this share of the largest output are a tie: float32 does not order them.
-TIE = 1e-5
 NOISE_SAMPLES = 24
 HALF_TOLERANCE = 1e-2
 """Largest error of a float16 file that is no fault, as a share of the largest output: a half has eleven bits, one part
 in two thousand, and a deep network rounds many times. Runtimes differ in what they add up in float32."""
-ROUNDING_FACTOR = 4.0
-"""How many times farther from float64 than PyTorch in float32 a file may be: runtimes add up in another order."""
-MOST_ROUNDING = 1e-2
-"""Error of PyTorch in float32 above which its outputs say nothing about a file."""
 
 
 def verify_export(
@@ -109,39 +101,6 @@ def verify_export(
     return result
 
 
-@dataclass(frozen=True)
-class RoundingErrors:
-    """How far PyTorch in float32 and the file are from PyTorch in float64: largest relative errors."""
-
-    pytorch: float
-    file: float
-
-    @property
-    def explains(self) -> bool:
-        """Whether the file is as exact as float32 is here, and float32 is exact enough to say so."""
-        return self.pytorch <= MOST_ROUNDING and self.file <= ROUNDING_FACTOR * self.pytorch
-
-    def __str__(self) -> str:
-        return f"from float64, PyTorch in float32 is off by {self.pytorch:.1e}, and the file by {self.file:.1e}"
-
-
-def rounding_errors(model: nn.Module, session: Session, batches: Sequence[Any]) -> RoundingErrors | None:
-    """Both errors over the batches; None for a model that does not compute in float64."""
-    own = theirs = 0.0
-    try:
-        exact = copy_model(model).double().eval()
-        for batch in batches:
-            double = map_tensors(lambda t: t.double() if t.is_floating_point() else t, batch)
-            reference = {name: value.detach().cpu() for name, value in outputs_of(exact, double).items()}
-            single = {name: value.detach().cpu() for name, value in outputs_of(model, batch).items()}
-            blank = BatchComparison(batch_size(batch))
-            own = max(own, blank.with_batch(reference, single, location="").max_rel_error)
-            theirs = max(theirs, blank.with_batch(reference, session.run(batch), location="").max_rel_error)
-    except (RuntimeError, ValueError, TypeError, ModelError, VerificationError):
-        return None
-    return RoundingErrors(own, theirs)
-
-
 def _pool(
     model: nn.Module, example_inputs: Any, data: Iterable[Any] | None, samples: int, count: int, seed: int
 ) -> tuple[Any, Tensor | None]:
@@ -195,75 +154,6 @@ def _compare_samples(constant: dict[str, Tensor | None], outputs: dict[str, Tens
         first = constant.setdefault(name, samples[0])
         if first is not None and not all(torch.equal(sample, first) for sample in samples):
             constant[name] = None
-
-
-@dataclass(frozen=True)
-class BatchComparison:
-    """All batches of one size: the largest errors, where the relative one was, how often predictions were the same."""
-
-    batch_size: int
-    batches: int = 0
-    max_abs_error: float = 0.0
-    max_rel_error: float = 0.0
-    where: str = ""
-    predictions: int = 0
-    same: int = 0
-
-    @property
-    def agreement(self) -> float | None:
-        """Share of equal predictions; ``None`` where no output has any."""
-        return self.same / self.predictions if self.predictions else None
-
-    def with_batch(
-        self,
-        expected: dict[str, Tensor],
-        outputs: dict[str, Tensor],
-        *,
-        location: str,
-        judges: Mapping[str, Task | None] = MappingProxyType({}),
-        tie: float = TIE,
-    ) -> BatchComparison:
-        """Add one batch; ``judges`` says by name whose predictions outputs are.
-
-        Predictions are equal where their scores are closer than ``tie`` times the largest.
-
-        Raises VerificationError at once where outputs cannot be compared at all.
-        """
-        row = replace(self, batches=self.batches + 1)
-        if len(expected) != len(outputs):
-            raise VerificationError(f"{location}: the model returns {list(expected)}, the file {list(outputs)}")
-        for (name, a), b in zip(expected.items(), outputs.values(), strict=True):
-            if a.shape != b.shape:
-                raise VerificationError(
-                    f"{location}: output {name!r} is {list(a.shape)} in PyTorch, {list(b.shape)} in the file"
-                )
-            row = row._with_output(name, a.double().numpy(), b.double().numpy(), judges.get(name), tie, location)
-        return row
-
-    def _with_output(self, name: str, a: Any, b: Any, task: Task | None, tie: float, location: str) -> BatchComparison:
-        if np.isnan(a).any():
-            raise VerificationError(f"{location}: output {name!r} is NaN in PyTorch already. Look at the weights")
-        endless = np.isinf(a)
-        if not np.array_equal(np.where(endless, a, 0), np.where(np.isfinite(b), 0, b)):
-            raise VerificationError(f"{location}: output {name!r} is not finite in the file where it is in PyTorch")
-        a, b = np.where(endless, 0, a), np.where(endless, 0, b)
-        row, scale = self, float(np.abs(a).max(initial=0.0))
-        if a.size:
-            error = np.abs(a - b)
-            position = np.unravel_index(int(error.argmax()), a.shape)
-            largest = float(error[position])
-            relative = largest / scale if scale else largest
-            if relative >= row.max_rel_error:
-                description = (
-                    f"output {name!r} {[int(i) for i in position]}: {a[position]:.6g} in PyTorch, "
-                    f"{b[position]:.6g} in the file"
-                )
-                row = replace(row, max_rel_error=relative, where=description)
-            row = replace(row, max_abs_error=max(row.max_abs_error, largest))
-        same = None if task is None else task.agreement(torch.from_numpy(a), torch.from_numpy(b), tie=tie * scale)
-        if same is not None:
-            row = replace(row, predictions=row.predictions + same.numel(), same=row.same + int(same.sum()))
-        return row
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ from reconvene.utils.progress import note, stage
 _ATTEMPTS = 8
 # Two aims that are nearer than this lead to the same widths, or to neighbours.
 _CLOSE = 0.995
+# A measured budget of which less is used gets a remark.
+_WELL_USED = 0.9
 
 
 def plan_within(planner: Planner, budget: Budget, costs: Mapping[str, Cost], *, round_to: int, refine: bool) -> Plan:
@@ -258,7 +260,19 @@ class _Search:
         dense = {**plan.costs["dense"], **{name: aim.dense for name, aim in self.aims.items()}}
         pruned = {**plan.costs["pruned"], **{name: values[name] for name in self.aims}}
         limits = {**plan.limits, **{name: aim.limit for name, aim in self.aims.items()}}
-        return replace(plan, costs={"dense": dense, "pruned": pruned}, limits=limits)
+        costs = {"dense": dense, "pruned": pruned}
+        return replace(plan, costs=costs, limits=limits, notes=[*plan.notes, *self._unused(plan, values)])
+
+    def _unused(self, plan: Plan, values: dict[str, float]) -> list[str]:
+        """A remark on a measured budget of which much is left over: where nobody says so, it looks like the best."""
+        shares = {name: values[name] / aim.limit for name, aim in self.aims.items()}
+        if all(row.width == row.dense for row in plan.rows) or max(shares.values(), default=1.0) >= _WELL_USED:
+            return []
+        name, share = max(shares.items(), key=lambda item: item[1])
+        return [
+            f"only {share:.0%} of the limit on {name} is used: none of {len(self._measured)} measured networks came "
+            "nearer. Where the machine had other work, measure again on an idle one; else try round_to=1"
+        ]
 
     def _refused(self, refusal: BudgetError | None) -> BudgetError:
         """The error for a budget that no measured network keeps, with the least that was measured as the floor."""
