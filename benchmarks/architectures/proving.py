@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from architectures.entry import Architecture, summed
 from reconvene.errors import ReconveneError
@@ -135,14 +135,7 @@ def in_double(model: nn.Module, inputs: Any) -> tuple[nn.Module, Any, bool]:
     wide = map_tensors(lambda t: t.double() if t.is_floating_point() else t, inputs)
     types = {name: t.dtype for name, t in [*model.named_parameters(), *model.named_buffers()]}
     model.double()
-    plain = [
-        (module, name, value)
-        for module in model.modules()
-        for name, value in vars(module).items()
-        if isinstance(value, Tensor) and value.is_floating_point()
-    ]
-    for module, name, value in plain:  # what a model remembers of its weights beside parameters and buffers
-        setattr(module, name, value.double())
+    model.train().eval()  # some forget then what they keep of their weights in single precision
     try:
         with torch.no_grad():
             call(model, wide)
@@ -151,8 +144,6 @@ def in_double(model: nn.Module, inputs: Any) -> tuple[nn.Module, Any, bool]:
             raise
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             tensor.data = tensor.data.to(types[name])
-        for module, name, value in plain:
-            setattr(module, name, value)
         return model, inputs, True
     return model, wide, False
 

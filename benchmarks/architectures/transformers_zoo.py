@@ -113,7 +113,11 @@ SMALL = {
         "RegNetConfig",
         {**STAGES, "embedding_size": 16, "groups_width": 8},
     ),
-    "mobilenet_v1": Small("MobileNetV1ForImageClassification", "MobileNetV1Config", {"depth_multiplier": 0.25, "classifier_dropout_prob": 0.0}),
+    "mobilenet_v1": Small(
+        "MobileNetV1ForImageClassification",
+        "MobileNetV1Config",
+        {"depth_multiplier": 0.25, "classifier_dropout_prob": 0.0},
+    ),
     "mobilenet_v2": Small("MobileNetV2ForImageClassification", "MobileNetV2Config", {"depth_multiplier": 0.35}),
     "mobilevit": Small(
         "MobileViTForImageClassification",

@@ -63,6 +63,8 @@ error.
 
 {counts(records)}
 
+{upstream(records)}
+
 Stage by stage:
 
 {stages(records)}
@@ -95,6 +97,18 @@ def counts(records: list[Record]) -> str:
             lines.append(f"| **{name}**: {words} | {kinds.total()} | {numbers(kinds)} |")
     total = Counter(map(kind, records))
     return "\n".join([*lines, f"| all | {total.total()} | {numbers(total)} |"])
+
+
+def upstream(records: list[Record]) -> str:
+    """How many of the refusals at the export are those of the dense network, too."""
+    refused = [record for record in records if kind(record) == "refused"]
+    also = sum("the dense network is refused, too" in record["verdict"] for record in refused)
+    share = (len(refused) - also) / len(records)
+    return (
+        f"Of {len(refused)} refusals {also} are those of an export that is refused for the dense network, too: PyTorch's "
+        "exporter cannot take it, or it amplifies rounding so much that float32 says nothing. The other "
+        f"{len(refused) - also} are {share:.1%} of the networks."
+    )
 
 
 def numbers(kinds: Counter[str]) -> str:
