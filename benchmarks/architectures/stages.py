@@ -187,7 +187,8 @@ class Trial:
                 words = "the dense network is exported"
             except ReconveneError:
                 words = "the dense network is refused, too"
-            raise type(refusal)(f"[{words}] {first_line(refusal)}") from refusal
+            reason = first_line(refusal).replace(folder, "FOLDER")  # results name no path of a machine
+            raise type(refusal)(f"[{words}] {reason}") from refusal
 
     def attempt(self, stage: str, action: Callable[[], Any], words: str = "") -> Any:
         """Run a stage that was asked for: its worst state and its first reason stay in the record. None if not passed.

@@ -105,8 +105,8 @@ def upstream(records: list[Record]) -> str:
     also = sum("the dense network is refused, too" in record["verdict"] for record in refused)
     share = (len(refused) - also) / len(records)
     return (
-        f"Of {len(refused)} refusals {also} are those of an export that is refused for the dense network, too: PyTorch's "
-        "exporter cannot take it, or it amplifies rounding so much that float32 says nothing. The other "
+        f"Of {len(refused)} refusals {also} are those of an export that is refused for the dense network, too: the "
+        "exporter of PyTorch cannot take it, or it amplifies rounding so much that float32 says nothing. The other "
         f"{len(refused) - also} are {share:.1%} of the networks."
     )
 
