@@ -297,7 +297,7 @@ def test_uniform_curves_are_cut_alike():
 def test_resilient_groups_stay_whole_and_others_go_deep():
     structure, sensitivity, costs = case((64, 128, 256), (0.02, 1.0, 1.0))
     result = allocate(structure, sensitivity, costs, Budget(params="8x"))
-    assert result.widths[0] == 64 and result.rows[0].why == "kept whole: resilient"
+    assert result.widths[0] == 64 and result.rows[0].why == "kept at full width: cuts lose too much"
     assert result.widths[1] < 64 and result.widths[2] < 128
     assert result.rows[1].why != "" and "resilient" not in result.rows[1].why
 
@@ -306,7 +306,7 @@ def test_a_budget_that_dense_keeps_leaves_everything_whole():
     structure, sensitivity, costs = case((32, 32), (0.5, 0.5))
     result = allocate(structure, sensitivity, costs, Budget(params=1.0, macs="1x"))
     assert result.widths.tolist() == [32, 32] and result.costs["params"] == costs.dense["params"]
-    assert {row.why for row in result.rows} == {"kept whole: the budget has room"}
+    assert {row.why for row in result.rows} == {"kept at full width: the budget has room"}
     assert result.water_level == 0
 
 

@@ -20,7 +20,7 @@ def test_help_has_groups_an_example_and_no_defaults_that_say_nothing(
     assert f"usage: reconvene {command}" in text and f"for example:\n  reconvene {command}" in text
     assert "None" not in text and "╭" not in text and "in every command:" in text
     assert "reconvene --words" in text
-    assert ("--seed" in text) == (command not in ("fleet", "compare", "compress", "push", "pull"))
+    assert ("--seed" in text) == (command not in ("fleet", "compare", "compress", "push", "pull", "report"))
     assert max(map(len, text.splitlines())) <= 100
     options = re.findall(r"^  (?:-\w, )?--([\w-]+)", text, re.MULTILINE)
     assert len(options) == len(set(options)), "each option is said once"

@@ -79,7 +79,7 @@ def export(file: str) -> dict[str, Any]:
 
 
 def vgg() -> ReportData:
-    why = ("cut to the water level, rounded up to {}", "grown to fill the budget", "cut to the water level")
+    why = ("limited by the budget, rounded up to {}", "widened to fill the budget", "limited by the budget")
     groups = [
         {
             "name": f"features.{3 * i}",

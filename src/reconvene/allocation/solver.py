@@ -204,9 +204,9 @@ class _Reasons:
 
     def why(self, g: int, names: Sequence[str], widths: Widths) -> str:
         """One phrase for group ``g`` at its final width."""
-        width, dense, base = int(widths[g]), int(self.dense[g]), int(self.base[g])
+        width, base = int(widths[g]), int(self.base[g])
         if self.roomy:
-            return "kept whole: the budget has room"
+            return "kept at full width: the budget has room"
         fewest = int(np.argmax(self.losses[g] <= self.level))
         alone = int(self.allowed[g][int(np.searchsorted(self.allowed[g], fewest))])
         partners = [names[partner] for partner in self.linked[g] if partner != g]
@@ -215,18 +215,17 @@ class _Reasons:
                 f" and {len(partners) - 2} more" if partners[2:] else ""
             )
         if width > base:
-            return "grown whole to fill the budget" if width == dense else "grown to fill the budget"
+            return "widened to fill the budget"
         if width < base:
-            return "gave channels to groups that lose more"
+            return "narrowed for groups that lose more"
         return self._at_level(g, width, fewest)
 
     def _at_level(self, g: int, width: int, fewest: int) -> str:
         dense = int(self.dense[g])
         if width == dense:
-            return "kept whole: resilient"
+            return "kept at full width: cuts lose too much"
         step = step_of(dense, self.round_to)
         if width < step:
-            return f"cut below the step of {step}: the budget leaves no more"
-        if self.adds_up:
-            return "cut to where another channel costs more than it is worth"
-        return "cut to the water level" if width == fewest else f"cut to the water level, rounded up to {width}"
+            return f"limited by the budget, below the step of {step}"
+        rounded = not self.adds_up and width != fewest
+        return f"limited by the budget, rounded up to {width}" if rounded else "limited by the budget"
