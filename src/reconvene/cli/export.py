@@ -83,9 +83,12 @@ class ExportCommand(LimitOptions, Importing, Seeded, Command):
         int8 = replace(self.int8(), chip=self.target, plan_bits=self.quantize == "plan")
         from reconvene import artifact
         from reconvene.data import load_data
+        from reconvene.deploy.runtimes.registry import format_named
         from reconvene.workflow import export_artifact
         from reconvene.workflow.inputs import recorded_task
 
+        for name in formats:
+            format_named(name)  # a name that nobody knows is told before data are read
         shape = self.input or artifact.Artifact.open(self.directory).source.input_shape
         task = recorded_task(self.directory)
         dataset = None if self.data is None else load_data(self.data, task=task, input_shape=shape)
