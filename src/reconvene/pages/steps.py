@@ -24,7 +24,7 @@ def steps(data: ReportData) -> Html | None:
     repair = f" ({data.rectify})" if data.rectify else ""
     lead = (
         f"The trained network was cut in {len(records)} step{'s' if len(records) > 1 else ''}. {title} is that of the "
-        f"{data.curve['split']} images: right after the cut, after the repair{repair}, and after tuning."
+        f"{data.curve.get('split', 'test')} images: right after the cut, after the repair{repair}, and after tuning."
     )
     costs = [cost for cost in COSTS if cost in records[0]["costs"] and cost in ("params", "macs", *data.limits)]
     rows = [_row(record, costs, task) for record in records]
