@@ -303,5 +303,5 @@ def test_a_plain_number_that_is_no_amount_is_asked_about(value: str | int, hint:
     budget = {"params": value} if value != "4x" else {"params": value, "macs": 1}
     with pytest.raises(BudgetError) as caught:
         rc.plan(model, INPUTS, rc.Budget(**budget), verify=False)
-    assert ("Did you mean" in str(caught.value)) == (hint is not None)
-    assert hint is None or f"Did you mean {hint!r}?" in str(caught.value)
+    assert ("did you mean" in str(caught.value)) == (hint is not None)
+    assert hint is None or f"did you mean {hint!r}?" in str(caught.value)

@@ -32,7 +32,9 @@ def test_it_learns_the_digits(tmp_path: Path) -> None:
     model, data = net(), load_data("digits", input_shape=(1, 8, 8))
     result = train_model(model, data, epochs=8, directory=tmp_path, config=TrainConfig(augment="none"))
     assert result.score > 0.9
-    assert evaluate_split(model, data) == result.evaluation
+    again = evaluate_split(model, data)  # by contiguous weights, where training ended with channels-last ones
+    assert replace(again, loss=0.0) == replace(result.evaluation, loss=0.0)
+    assert again.loss == pytest.approx(result.evaluation.loss, rel=1e-5)
     losses = [record["train_loss"] for record in result.records[1:]]
     assert losses[-1] < losses[0] / 2
 

@@ -169,9 +169,9 @@ def _infeasible(meter: PriceMeter, lowest: Widths, budget: Budget, fixed: Mappin
             held = (floor_cost - float(meter.costs.evaluate(cost, without))) / dense_cost
             parts[-1] += f", of which {held:.0%} of dense are the widths that were asked for"
         share = meter.costs.pinned(cost, floor_cost) if floor_cost > limit else None
-        if share is not None and share.amount:
+        if share is not None:
             pinned[cost] = share
-    why = "".join(f". {str(share)[0].upper()}{str(share)[1:]}" for share in pinned.values())
+    why = "".join(f". {str(share)[0].upper()}{str(share)[1:]}" for share in pinned.values() if share.amount)
     too_low = [cost for cost, limit in meter.limits.items() if floor[cost] > limit]
     factors = [factor for cost in too_low if (factor := factor_meant(budget.asked[cost])) is not None]
     hint = f" A plain number is an amount: did you mean {' and '.join(map(repr, factors))}?" if factors else ""

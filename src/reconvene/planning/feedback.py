@@ -295,6 +295,11 @@ class _Search:
         remarks = [cost.remark for cost in self._costs.values() if cost.remark]
         pinned = refusal.pinned if refusal is not None else {}
         text = ". ".join(
-            ["; ".join(parts), *remarks, *(str(share) for share in pinned.values()), "Ask for no less than the floor"]
+            [
+                "; ".join(parts),
+                *remarks,
+                *(str(share) for share in pinned.values() if share.amount),
+                "Ask for no less than the floor",
+            ]
         )
         return BudgetError(text, {**(refusal.floor if refusal else {}), **floor}, pinned)
