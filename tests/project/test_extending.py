@@ -9,11 +9,13 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import reconvene as rc
 from reconvene.costs import COSTS
@@ -22,6 +24,7 @@ from reconvene.data import Preprocessing
 from reconvene.deploy import FORMATS, RUNTIMES, write_bundle
 from reconvene.errors import ExportError
 from reconvene.models import resolve_address
+from reconvene.structure import analyse
 from reconvene.structure.custom_layers import LAYERS
 from reconvene.structure.rules import RULES
 from reconvene.tasks import TASKS
@@ -120,7 +123,9 @@ def test_a_plugin_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
 def test_a_criterion_of_ones_own_chooses_channels(monkeypatch: pytest.MonkeyPatch) -> None:
     plugin, use = blocks("criterion")
     monkeypatch.setitem(CHANNEL_CRITERIA, "spread", None)
-    exec(plugin, {"__name__": "activity"})
+    module = ModuleType("spread")
+    exec(plugin, vars(module))
+    monkeypatch.setitem(sys.modules, "spread", module)
     model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 3))
     with torch.no_grad():
         model[0].weight[::2] *= 1e-3  # every second channel hardly varies
@@ -128,6 +133,33 @@ def test_a_criterion_of_ones_own_chooses_channels(monkeypatch: pytest.MonkeyPatc
     exec(use, names)
     kept = names["plan"].keep["0"]
     assert 0 < len(kept) < 16 and set(kept[:8].tolist()) <= set(range(1, 16, 2)) and names["plan"].criterion == "spread"
+
+
+class Split(nn.Module):
+    """Two groups in one convolution, and one behind a transposed convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.up = nn.Conv2d(3, 12, 1), nn.ConvTranspose2d(6, 10, 2, stride=2)
+        self.left, self.right = nn.Conv2d(6, 2, 1), nn.Conv2d(10, 2, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        left, right = self.both(x).chunk(2, 1)
+        return self.left(left), self.right(self.up(right))
+
+
+def test_the_criterion_of_the_page_scores_the_channels_of_each_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    names: dict[str, Any] = {}
+    monkeypatch.setitem(CHANNEL_CRITERIA, "spread", None)
+    exec(blocks("criterion")[0], names)
+    model, x = Split(), torch.randn(1, 3, 4, 4)
+    scores = names["spread"](SimpleNamespace(model=model, structure=analyse(model, x))).scores
+    rows = model.both.weight.detach().double().flatten(1).std(1)
+    up = model.up.weight.detach().double().movedim(1, 0).flatten(1).std(1)
+    expected = {6: [rows[:6].tolist(), rows[6:].tolist()], 10: [up.tolist()]}
+    for score in scores:
+        assert any(score.tolist() == pytest.approx(one) for one in expected[len(score)])
+    assert sorted(map(len, scores)) == [6, 6, 10]
 
 
 def test_a_layer_of_ones_own_gets_a_rule(capsys: pytest.CaptureFixture[str]) -> None:
