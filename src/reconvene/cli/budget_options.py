@@ -25,8 +25,7 @@ def _limit_options(heading: str, costs: Iterable[Cost]) -> type:
 
 
 def _concerns_all(cost: Cost) -> bool:
-    """Whether a cost says something of every network, without data and without a chip."""
-    return cost.listed or cost.name == "latency"
+    return cost.listed if cost.every_network is None else cost.every_network
 
 
 if TYPE_CHECKING:

@@ -74,6 +74,8 @@ class Cost:
     listed: bool = True
     unknown: str = ""
 
+    every_network: ClassVar[bool | None] = None
+    """Whether a limit on it is of use for every network, without data or a chip; None: as far as it is ``listed``."""
     needs_data: ClassVar[bool] = False
     """Whether it is about data, so that nothing predicts it without."""
 

@@ -17,7 +17,7 @@ class Latency(Cost):
 
     name, label, plural, less, unit = "latency", "Latency", "seconds of an inference", "faster", SECONDS
     meaning = "Seconds of one inference: 5ms, 2x (twice as fast)."
-    listed = False
+    listed, every_network = False, True
     unknown = (
         "what a layer costs in time is known of no device here. rc.plan and rc.prune measure this machine, or take "
         "device='profile.json' (reconvene device profile)"

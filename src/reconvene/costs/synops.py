@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from reconvene.costs.base import Cost, CostFunction, Network
 from reconvene.costs.unit import COUNT, metric_unit
 from reconvene.errors import BudgetError
-from reconvene.utils.schema import opened
 from reconvene.utils.tables import text_table
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ MAC_JOULES, AC_JOULES = 4.6e-12, 0.9e-12
 ENERGY_TABLE = "4.6 pJ a MAC and 0.9 pJ an AC (32-bit float in 45 nm, Horowitz, ISSCC 2014)"
 
 
-@opened
 @dataclass
 class LayerSynops:
     """One layer, per example: ``ac`` additions, ``mac`` multiply-accumulates, ``rate`` the share of inputs not zero."""
@@ -47,7 +45,6 @@ class LayerSynops:
         return self.active / self.inputs if self.inputs else 0.0
 
 
-@opened
 @dataclass
 class NeuronRate:
     """One layer of neurons, per example: ``spikes``, and ``updates`` of membranes: neurons times time steps."""
@@ -62,7 +59,6 @@ class NeuronRate:
         return self.spikes / self.updates if self.updates else 0.0
 
 
-@opened
 @dataclass(frozen=True)
 class Synops:
     """Synaptic operations of one example, by layer; means over the examples of the data.

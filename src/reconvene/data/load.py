@@ -91,20 +91,22 @@ def _split(source: DataSource, seed: int, *, limit: int | None, validation: floa
     note = ""
     train, test = source.train, source.test
     if test is None:
-        test_rows = stratified(train.labels, round(HELD_OUT * len(train)), seed=seed)
-        train_rows = np.setdiff1d(np.arange(len(train)), test_rows)
-        train, test = train.take(train_rows), train.take(test_rows)
+        train, test = _held_out(train, HELD_OUT, seed)
         note = f"test held out with split seed {seed}"
     parts: dict[SplitName, Rows] = {"train": train, "test": test}
     if validation:
-        held_out = stratified(train.labels, round(validation * len(train)), seed=seed)
-        parts["validation"] = train.take(held_out)
-        parts["train"] = train.take(np.setdiff1d(np.arange(len(train)), held_out))
+        parts["train"], parts["validation"] = _held_out(train, validation, seed)
     parts = {name: _limited(rows, limit, seed) for name, rows in parts.items()}
     for name, rows in parts.items():
         if not len(rows):
             raise DataError(f"{source.name} has no {'training' if name == 'train' else name} images.")
     return parts, note
+
+
+def _held_out(rows: Rows, share: float, seed: int) -> tuple[Rows, Rows]:
+    """The rows without a share of every class, and that share."""
+    chosen = stratified(rows.labels, round(share * len(rows)), seed=seed)
+    return rows.take(np.setdiff1d(np.arange(len(rows)), chosen)), rows.take(chosen)
 
 
 def count_images(

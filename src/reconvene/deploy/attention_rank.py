@@ -28,9 +28,8 @@ class FourAxisAttention(TorchFunctionMode):
         mask = given.get("attn_mask")
         if mask is not None and mask.ndim > 2:
             mask = _four_axes(mask, lead)
-        others = (*args[4:],)
         rest = {name: value for name, value in options.items() if name not in names}
-        result = func(query, key, value, mask, *others, **rest)
+        result = func(query, key, value, mask, *args[4:], **rest)
         return result.reshape(*lead, *result.shape[-2:])
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reconvene.costs.synops import Synops
 from reconvene.experiments.config import arm_label
 from reconvene.experiments.results import Record, score_of, task_of
 from reconvene.tasks import Task
@@ -201,11 +202,13 @@ def _beyond(record: Record, dense: Record | None) -> dict[str, float]:
 
 def _spikes(record: Record, dense: Record | None) -> dict[str, float]:
     """Of a spiking network: spikes a neuron and step, and synaptic operations over the dense network's."""
-    counted, whole = (None if one is None else one.get("synops") for one in (record, dense))
-    if not counted:
+    counted, whole = (
+        Synops.from_dict(one["synops"]) if one is not None and one.get("synops") else None for one in (record, dense)
+    )
+    if counted is None:
         return {}
-    share = {} if not whole else {"SynOps": (counted["ac"] + counted["mac"]) / (whole["ac"] + whole["mac"])}
-    return {"spike rate": counted["spike_rate"], **share}
+    share = {} if whole is None else {"SynOps": counted.operations / whole.operations}
+    return {"spike rate": counted.spike_rate, **share}
 
 
 def _answers(assessment: Record) -> NDArray[np.uint16]:
