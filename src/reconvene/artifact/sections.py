@@ -253,7 +253,7 @@ class Sections:
     safety: dict[Name, Safety] = field(default_factory=dict)
     """By variant, and by the name of an exported file."""
     synops: dict[Name, Synops] = field(default_factory=dict)
-    """Synaptic operations of a spiking network on test images, by variant; its plain dataclasses are checked as this is."""
+    """Synaptic operations of a spiking network on test images, by variant; plain dataclasses, checked as this one."""
     ranges: dict[str, tuple[float, int]] | None = None
     """Scale and zero point by what puts a tensor out, as quantisation-aware training learned them."""
     weights_from: Text | None = None
