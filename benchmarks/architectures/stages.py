@@ -16,14 +16,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
 
 import reconvene as rc
 from architectures.checked import check_values
 from architectures.entry import Architecture, squared
 from architectures.proving import TROUBLE, described, first_line, in_double, innermost, timed_structure
 from architectures.results import STATES, Options
-from reconvene.deploy.model_io import noise
+from reconvene.deploy.model_io import batch_size, noise
 from reconvene.errors import ReconveneError
 from reconvene.structure import analyse, call, tensors_in
 from reconvene.structure.inputs import map_tensors
@@ -38,8 +39,6 @@ STEPS = (1e-2, 1e-3, 1e-4, 1e-5)
 """What a training step may take off the loss to first order, as a share of it; kinks of the loss need a small one."""
 DRAWS = 5
 """Draws of dropout and of left out layers under which gradients are looked for, and batches for norms' statistics."""
-SAMPLES = 8
-"""Examples of such a batch."""
 
 Record = dict[str, Any]
 Tell = Callable[[Record], None]
@@ -276,16 +275,29 @@ def settle_statistics(model: nn.Module, inputs: Any) -> nn.Module:
 
     Random statistics amplify rounding from layer to layer until float32 says nothing of a deep network.
     """
-    norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.track_running_stats]
-    if norms:
-        for module in norms:
-            module.reset_running_stats()
-        model.train()
-        with torch.no_grad():
-            for seed in range(DRAWS):
-                torch.manual_seed(seed)
-                call(model, noise(inputs, SAMPLES, seed=seed))
+    size = batch_size(inputs)
+    update_bn([(noise(inputs, size, seed=seed),) for seed in range(DRAWS)], Called(model))
     return model.eval()
+
+
+class Called(nn.Module):
+    """A model as a function of its example inputs, of which only norms train: detectors ask for targets in training."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.eval()
+
+    def forward(self, inputs: Any) -> Any:
+        """The model's outputs for those inputs."""
+        return call(self.model, inputs)
+
+    def train(self, mode: bool = True) -> Called:
+        """Batch norms gather statistics; everything else stays as it is at inference."""
+        self.training = mode
+        for module in self.model.modules():
+            if isinstance(module, _BatchNorm):
+                module.train(mode)
+        return self
 
 
 def difference(results: Any, expected: Any) -> float:

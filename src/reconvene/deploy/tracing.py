@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from reconvene.deploy.attention_rank import FourAxisAttention
+from reconvene.deploy.box_suppression import one_suppression
 from reconvene.deploy.model_io import (
     batch_size,
     in_inference,
@@ -62,7 +63,7 @@ class TensorsOnly(nn.Module):
         remaining = iter([_cast(t, torch.float32, torch.float16) for t in tensors] if self.half_inside else tensors)
         values = [next(remaining) if isinstance(value, Tensor) else value for value in self.values]
         clear_state(self.model)  # an exporter may run the model more than once
-        with FourAxisAttention():
+        with FourAxisAttention(), one_suppression():
             output = call(self.model, pytree.tree_unflatten(values, self.spec))
         outputs = tuple(named_tensors(output, "output").values())
         return tuple(_cast(t, torch.float16, torch.float32) for t in outputs) if self.half_inside else outputs
