@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reconvene.deploy.detections import in_same_order
 from reconvene.errors import VerificationError
 from reconvene.tasks import Task
 
@@ -46,6 +47,7 @@ class BatchComparison:
     ) -> BatchComparison:
         """Add one batch; ``judges`` says by name whose predictions outputs are.
 
+        Detections are compared row by row in PyTorch's order.
         Predictions are equal where their scores are closer than ``tie`` times the largest.
 
         Raises VerificationError at once where outputs cannot be compared at all.
@@ -53,7 +55,7 @@ class BatchComparison:
         row = replace(self, batches=self.batches + 1)
         if len(expected) != len(outputs):
             raise VerificationError(f"{location}: the model returns {list(expected)}, the file {list(outputs)}")
-        for (name, a), b in zip(expected.items(), outputs.values(), strict=True):
+        for (name, a), b in zip(expected.items(), in_same_order(expected, outputs).values(), strict=True):
             if a.shape != b.shape:
                 raise VerificationError(
                     f"{location}: output {name!r} is {list(a.shape)} in PyTorch, {list(b.shape)} in the file"
