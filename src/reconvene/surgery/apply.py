@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,14 +25,19 @@ if TYPE_CHECKING:
 
 
 @on_model
-def apply(plan: Plan, model: nn.Module) -> nn.Module:
-    """A new module of the same classes with the kept slices (see ``Plan.apply``)."""
+def apply(plan: Plan, model: nn.Module, stand_ins: Mapping[int, nn.Parameter] = MappingProxyType({})) -> nn.Module:
+    """A new module of the same classes with the kept slices (see ``Plan.apply``).
+
+    ``stand_ins`` are given in place of parameters, by ``id``, and nothing is cut for them.
+    """
     tensors = _checked(plan, model)
     # deepcopy takes a tensor from the memo wherever the old one stands, so ties and cached lists follow by themselves.
     memo: dict[int, object] = {}
     for name, dims in plan.slices.items():
         old = tensors[name]
-        memo[id(old)] = _like(old, sliced(old, dims))
+        if id(old) not in stand_ins:
+            memo[id(old)] = _like(old, sliced(old, dims))
+    memo.update(stand_ins)
     memo.update(uncopied(model))
     memo.update(_empty_tables(model))
     with paused_collector():
@@ -107,6 +114,11 @@ def sliced(tensor: Tensor, dims: dict[int, str]) -> Tensor:
     for dim, text in dims.items():
         out = out.index_select(dim, torch.from_numpy(from_text(text)).to(tensor.device))
     return out.clone() if out.data_ptr() == tensor.data_ptr() else out
+
+
+def cut_shape(tensor: Tensor, dims: dict[int, str]) -> list[int]:
+    """The shape that ``sliced`` gives."""
+    return [len(from_text(dims[dim])) if dim in dims else size for dim, size in enumerate(tensor.shape)]
 
 
 def _like(old: Tensor, new: Tensor) -> Tensor:

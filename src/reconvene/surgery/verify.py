@@ -22,6 +22,7 @@ from reconvene.structure.restore import canonical_calls, exclusive, kept_random_
 from reconvene.structure.state import clear_state, own_instances
 from reconvene.structure.watch import Observe, watched
 from reconvene.surgery.apply import apply, mask_in_place, sliced
+from reconvene.surgery.cut_on_read import apply_on_read
 from reconvene.surgery.silence import observed
 from reconvene.surgery.silenced_run import run_silenced
 
@@ -62,7 +63,7 @@ def verify_plan(
         noisy = trained_like(model, seed)
         error, why = _difference(
             lambda: run_silenced(plan, model, _copied(example_inputs), noisy),
-            lambda: _called(_small(plan, model, noisy), example_inputs),
+            lambda: _called(_small(plan, model, noisy, on_read=True), example_inputs),
             seed,
         )
         if error <= TOLERANCE:
@@ -95,9 +96,12 @@ def trained_like(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
     return values
 
 
-def _small(plan: Plan, model: nn.Module, noisy: dict[str, Tensor]) -> nn.Module:
-    """The small network in eval mode, with these values in place of its own."""
-    small = apply(plan, model).eval()
+def _small(plan: Plan, model: nn.Module, noisy: dict[str, Tensor], *, on_read: bool = False) -> nn.Module:
+    """The small network in eval mode, with these values in place of its own.
+
+    With ``on_read`` its large weights are cut when they are read: what computes otherwise then is looked at again.
+    """
+    small = (apply_on_read(plan, model, noisy.keys()) if on_read else apply(plan, model)).eval()
     _give(small, {name: sliced(value, plan.slices.get(name, {})) for name, value in noisy.items()})
     return small
 
