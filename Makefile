@@ -43,9 +43,9 @@ demo: .venv/.ready
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-# Ray comes with it: two nodes on this machine, and a worker that is killed.
+# Ray comes with it (two nodes on this machine, and a worker that is killed), and NeuroBench, which counts as we do.
 test-slow: .venv/.ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,ray]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,ray]' neurobench
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 test-litert: .venv-litert/.ready

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from reconvene.costs.synops import count_synops
 from reconvene.models import MODELS
 from support.state_nets import NoneMembrane, X, built
 
+IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 SPIKES = (torch.rand(3, 4, 7, 7, generator=torch.Generator().manual_seed(0)) > 0.7).float()
 
 
@@ -74,25 +77,56 @@ def test_energy_weighs_multiplications_more() -> None:
     assert plan.costs["dense"]["synop_energy"] == pytest.approx(count_synops(model, [X], X).joules)
 
 
-@pytest.mark.parametrize("pooling", [False, True])
-def test_neurobench_counts_the_same(pooling: bool) -> None:
+def _convolutions(*, pooling: bool) -> nn.Module:
+    parts = [nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.ReLU(), *([nn.AvgPool2d(2)] if pooling else [])]
+    return nn.Sequential(*parts, nn.Conv2d(6, 5, 2), nn.Flatten(), nn.Linear(5 if pooling else 45, 3))
+
+
+class SnnTorch(nn.Module):
+    """Four time steps of two leaky layers, whose membranes are handed on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        snntorch = pytest.importorskip("snntorch")
+        self.conv, self.head = nn.Conv2d(4, 6, 3), nn.Linear(150, 3)
+        self.leaky, self.last = snntorch.Leaky(beta=0.9), snntorch.Leaky(beta=0.8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        membrane, last = self.leaky.init_leaky(), self.last.init_leaky()
+        total = x.new_zeros(())
+        for _ in range(4):
+            spikes, membrane = self.leaky(self.conv(x), membrane)
+            spikes, last = self.last(self.head(spikes.flatten(1)), last)
+            total = total + spikes
+        return total
+
+
+COUNTED: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
+    "convolutions": (lambda: _convolutions(pooling=False), SPIKES),
+    "average pooling": (lambda: _convolutions(pooling=True), SPIKES),
+    "snn_vgg": (lambda: MODELS["snn_vgg"](in_channels=3, width=0.0625), IMAGES),
+    "snn_resnet18": (lambda: MODELS["snn_resnet18"](in_channels=3, width=0.0625), IMAGES),
+    "snntorch": (SnnTorch, SPIKES),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_neurobench_counts_the_same(name: str) -> None:
     pytest.importorskip("neurobench")
+    from neurobench.benchmarks import Benchmark
     from neurobench.metrics.workload import SynapticOperations
     from neurobench.models import TorchModel
 
     torch.manual_seed(0)
-    parts = [nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.ReLU(), *([nn.AvgPool2d(2)] if pooling else [])]
-    model = nn.Sequential(*parts, nn.Conv2d(6, 5, 2), nn.Flatten(), nn.Linear(5 if pooling else 45, 3)).eval()
-    counted = count_synops(model, [SPIKES])
-    from neurobench.benchmarks import Benchmark
-
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(SPIKES, torch.zeros(3)), batch_size=3)
-    result = Benchmark(TorchModel(model), loader, [], [], [[], [SynapticOperations]]).run(quiet=True)[
-        "SynapticOperations"
-    ]
-    assert result["Effective_ACs"] == pytest.approx(counted.ac) and result["Effective_MACs"] == pytest.approx(
-        counted.mac
-    )
+    build, inputs = COUNTED[name]
+    model = build().eval()
+    counted = count_synops(model, [inputs], inputs)
+    data = torch.utils.data.TensorDataset(inputs, torch.zeros(len(inputs)))
+    loader = torch.utils.data.DataLoader(data, batch_size=len(inputs))
+    metrics = Benchmark(TorchModel(model), loader, [], [], [[], [SynapticOperations]]).run(quiet=True)
+    theirs = metrics["SynapticOperations"]
+    assert theirs["Effective_ACs"] == pytest.approx(counted.ac) and counted.operations > 0
+    assert theirs["Effective_MACs"] == pytest.approx(counted.mac)
 
 
 def test_rates_updates_and_footprint_are_those_of_the_neurons() -> None:

@@ -30,10 +30,15 @@ def replay(graph: Any, x: np.ndarray, steps: int) -> dict[str, list[np.ndarray]]
     for _ in range(steps):
         waiting = list(graph.nodes)
         while waiting:
-            name = next(n for n in waiting if not any(b == n and a in waiting for a, b in graph.edges))
+            name = next(
+                n for n in waiting if not any(b == n and a in waiting for a, b in graph.edges if "recurrent" not in b)
+            )
             waiting.remove(name)
             node, kind = graph.nodes[name], type(graph.nodes[name]).__name__
-            sources = [value[a] for a, b in graph.edges if b == name]
+            silent = {
+                a: np.zeros((len(x), *n.v_threshold.shape)) for a, n in graph.nodes.items() if "IF" in type(n).__name__
+            }
+            sources = [value[a] if a in value else silent[a] for a, b in graph.edges if b == name]
             y = x if kind == "Input" else sum(sources)
             if kind in ("Conv2d", "AvgPool2d", "SumPool2d"):
                 size = node.weight.shape[2:] if kind == "Conv2d" else node.kernel_size
@@ -47,6 +52,8 @@ def replay(graph: Any, x: np.ndarray, steps: int) -> dict[str, list[np.ndarray]]
                 y = y.reshape(len(y), -1)
             elif kind in ("Linear", "Affine"):
                 y = y @ node.weight.T + getattr(node, "bias", 0)
+            elif kind == "Scale":
+                y = y * node.scale
             elif kind == "Threshold":
                 y = (y > node.threshold).astype(np.float32)
             elif kind in ("LIF", "IF"):
@@ -103,6 +110,12 @@ def snntorch_leaky(channels: int, **options: Any) -> nn.Module:
     return pytest.importorskip("snntorch").Leaky(decay, 0.4, init_hidden=True, learn_beta=True, **options)
 
 
+def snntorch_recurrent(channels: int, **options: Any) -> nn.Module:
+    """Its spikes come back through a convolution, or each to its own neuron."""
+    decay = torch.linspace(0.5, 0.9, channels).view(-1, 1, 1)
+    return pytest.importorskip("snntorch").RLeaky(decay, threshold=0.4, init_hidden=True, **options)
+
+
 def spikingjelly(kind: str, **options: Any) -> nn.Module:
     pytest.importorskip("spikingjelly")
     from spikingjelly.activation_based import neuron as neurons_of_spikingjelly
@@ -110,11 +123,34 @@ def spikingjelly(kind: str, **options: Any) -> nn.Module:
     return getattr(neurons_of_spikingjelly, kind)(v_threshold=0.25, **options)
 
 
+class Grouped(nn.Module):
+    """A depthwise and a grouped convolution, and a recurrent layer whose spikes come back through a linear one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depthwise, self.fire1 = nn.Conv2d(2, 6, 3, 2, 1, groups=2), LeakyNeuron(0.6, 0.3, channels=6)
+        self.grouped, self.norm = nn.Conv2d(6, 9, 3, 2, groups=3), nn.BatchNorm2d(9)
+        self.fire2, self.middle = LeakyNeuron(0.6, 0.3, channels=9), nn.Linear(81, 12)
+        self.fire3 = pytest.importorskip("snntorch").RLeaky(0.8, linear_features=12, threshold=0.2, init_hidden=True)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = []
+        for _ in range(4):
+            h = self.fire2(self.norm(self.grouped(self.fire1(self.depthwise(x)))))
+            seen.append(self.head(self.fire3(self.middle(h.flatten(1)))))
+        return torch.stack(seen).mean(0)
+
+
 FIRES: dict[str, Callable[[int], nn.Module]] = {
     "ours": lambda channels: LeakyNeuron(0.6, 0.4, channels=channels),
     "registered": lambda channels: SoftReset(),
     "snntorch subtract": snntorch_leaky,
     "snntorch zero": lambda channels: snntorch_leaky(channels, reset_mechanism="zero"),
+    "snntorch recurrent": lambda channels: snntorch_recurrent(channels, conv2d_channels=channels, kernel_size=3),
+    "snntorch one to one": lambda channels: snntorch_recurrent(
+        channels, all_to_all=False, V=torch.linspace(-0.5, 0.5, channels).view(-1, 1, 1)
+    ),
     "spikingjelly IF": lambda channels: spikingjelly("IFNode"),
     "spikingjelly LIF": lambda channels: spikingjelly("LIFNode", v_reset=0.1),
     "spikingjelly soft": lambda channels: spikingjelly("LIFNode", v_reset=None, decay_input=False),
@@ -123,6 +159,7 @@ FIRES: dict[str, Callable[[int], nn.Module]] = {
 NETS: dict[str, Callable[[], nn.Module]] = {
     "snn_vgg": lambda: MODELS["snn_vgg"](in_channels=2, width=0.125),
     "snn_resnet18": lambda: MODELS["snn_resnet18"](in_channels=2, width=0.0625),
+    "grouped": Grouped,
     **{f"strided {name}": lambda fire=fire: Strided(fire) for name, fire in FIRES.items()},
 }
 

@@ -1,7 +1,8 @@
 """How the membranes of spiking neurons move from one time step to the next, for neurons that are known so well.
 
 In a step a membrane becomes ``rest + decay (membrane - rest) + gain drive``, and the neuron spikes where that is above
-its threshold. Neurons with a synapse are driven by a current: ``current = synapse current + input``.
+its threshold. Neurons with a synapse are driven by a current: ``current = synapse current + input``. Recurrent neurons
+add to their input what their own spikes of the step before cause.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class Dynamics:
         delayed: whether the threshold is subtracted in the next step, behind its decay.
         inclusive: whether a membrane that equals the threshold spikes, too.
         synapse: share of the current that stays in a step; ``None``: the input itself is the drive.
+        recurrent: what the neuron's own spikes of the last step pass on their way into its input: a linear layer, a
+            convolution, or a weight for every neuron; ``None`` of neurons that do not read their own spikes.
     """
 
     decay: Value
@@ -41,6 +44,7 @@ class Dynamics:
     delayed: bool = False
     inclusive: bool = False
     synapse: Value | None = None
+    recurrent: nn.Module | Value | None = None
 
 
 NeuronDescription = Callable[[Any], Dynamics]
@@ -65,6 +69,13 @@ def _snntorch_synaptic(neuron: Any) -> Dynamics:
     return replace(dynamics, synapse=neuron.alpha.detach().clamp(0, 1))
 
 
+def _snntorch_recurrent(neuron: Any) -> Dynamics:
+    dynamics = _snntorch_leaky(neuron)
+    if dynamics.reset == "value":
+        raise ValueError("reset_mechanism='zero' resets what enters with it, too. Use 'subtract'")
+    return replace(dynamics, recurrent=neuron.recurrent if neuron.all_to_all else neuron.V.detach())
+
+
 def _spikingjelly(neuron: Any, decay: Value, gain: Value) -> Dynamics:
     rest = 0.0 if neuron.v_reset is None else float(neuron.v_reset)
     reset: Literal["subtract", "value"] = "subtract" if neuron.v_reset is None else "value"
@@ -79,6 +90,7 @@ def _spikingjelly_leaky(neuron: Any) -> Dynamics:
 DYNAMICS: dict[str, NeuronDescription] = {
     "snntorch._neurons.leaky.Leaky": _snntorch_leaky,
     "snntorch._neurons.synaptic.Synaptic": _snntorch_synaptic,
+    "snntorch._neurons.rleaky.RLeaky": _snntorch_recurrent,
     "spikingjelly.activation_based.neuron.integrate_and_fire.IFNode": lambda n: _spikingjelly(n, 1.0, 1.0),
     "spikingjelly.activation_based.neuron.lif.LIFNode": _spikingjelly_leaky,
     "spikingjelly.activation_based.neuron.plif.ParametricLIFNode": _spikingjelly_leaky,

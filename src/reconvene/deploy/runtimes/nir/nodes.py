@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +33,10 @@ def nir_graph(model: nn.Module, step: StepGraph, readouts: list[tuple[str, tuple
             raise ExportError(f"a node of a NIR graph cannot be called {name!r}. Rename the module")
         nodes[name] = _node(nir, name, node, tensors, model)
         edges += [(source, name) for source in node.sources]
+        feedback = _feedback(nir, name, node, model) if node.kind == "neuron" else None
+        if feedback is not None:
+            nodes[f"{name}.recurrent"] = feedback
+            edges += [(name, f"{name}.recurrent"), (f"{name}.recurrent", name)]
     for position, (name, shape) in enumerate(readouts):
         output = "output" if position == 0 else f"output_{position}"
         nodes[output] = nir.Output({"output": np.array(shape)})
@@ -49,20 +54,63 @@ def _node(nir: Any, name: str, node: Node, tensors: dict[str, Tensor], model: nn
         weight, bias = _folded(node, tensors)
         if node.kind == "linear":
             return nir.Linear(weight) if bias is None else nir.Affine(weight, bias)
-        bias = np.zeros(len(weight), np.float32) if bias is None else bias
-        options = {key: node.options[key] for key in ("stride", "padding", "dilation")}
-        if weight.ndim == 4:
-            return nir.Conv2d(node.before[1:], weight, groups=1, bias=bias, **options)
-        if weight.ndim == 3:
-            single = {key: value[0] for key, value in options.items()}
-            return nir.Conv1d(node.before[1], weight, groups=1, bias=bias, **single)
-        raise ExportError(f"{name} is a convolution in {weight.ndim - 2} dimensions: NIR has those in one and two")
+        return _convolution(nir, name, node.before, weight, bias, node.options)
     if node.kind == "flatten":
         return nir.Flatten({"input": np.array(node.before)}, start_dim=0, end_dim=-1)
     if node.kind == "any":
         return nir.Threshold(np.full(node.shape, 0.5, np.float32))
     pooling = nir.AvgPool2d if node.kind == "average" else nir.SumPool2d
     return pooling(**{key: np.array(value) for key, value in node.options.items()})
+
+
+def _convolution(
+    nir: Any, name: str, before: tuple[int, ...], weight: Array, bias: Array | None, options: Mapping[str, Any]
+) -> Any:
+    """A convolution over examples of the shape ``before``, ``[channels, *size]``.
+
+    One with groups has zeros between them: ``nir`` takes the channels of one group for those of its input.
+    """
+    bias = np.zeros(len(weight), np.float32) if bias is None else bias
+    weight = _without_groups(weight, options["groups"])
+    steps = {key: options[key] for key in ("stride", "padding", "dilation")}
+    if weight.ndim == 4:
+        return nir.Conv2d(before[1:], weight, groups=1, bias=bias, **steps)
+    if weight.ndim == 3:
+        single = {key: value[0] for key, value in steps.items()}
+        return nir.Conv1d(before[1], weight, groups=1, bias=bias, **single)
+    raise ExportError(f"{name} is a convolution in {weight.ndim - 2} dimensions: NIR has those in one and two")
+
+
+def _without_groups(weight: Array, groups: int) -> Array:
+    """``[out, in / groups, *kernel]`` as ``[out, in, *kernel]``, with zeros where a channel does not read another."""
+    rows, columns = len(weight) // groups, weight.shape[1]
+    dense = np.zeros((len(weight), groups * columns, *weight.shape[2:]), np.float32)
+    for group in range(groups):
+        inside = slice(group * rows, (group + 1) * rows)
+        dense[inside, group * columns : (group + 1) * columns] = weight[inside]
+    return dense
+
+
+def _feedback(nir: Any, name: str, node: Node, model: nn.Module) -> Any:
+    """The node on the way from a neuron's spikes back into the neuron; None where it reads no spikes of its own."""
+    dynamics = dynamics_of(model.get_submodule(name))
+    recurrent = None if dynamics is None else dynamics.recurrent
+    if recurrent is None:
+        return None
+    if isinstance(recurrent, nn.Linear):
+        weight = _array(recurrent.weight.detach().cpu())
+        return (
+            nir.Linear(weight) if recurrent.bias is None else nir.Affine(weight, _array(recurrent.bias.detach().cpu()))
+        )
+    if isinstance(recurrent, (nn.Conv1d, nn.Conv2d)) and not isinstance(recurrent.padding, str):
+        options = {key: getattr(recurrent, key) for key in ("stride", "padding", "dilation", "groups")}
+        bias = None if recurrent.bias is None else _array(recurrent.bias.detach().cpu())
+        return _convolution(nir, name, node.shape, _array(recurrent.weight.detach().cpu()), bias, options)
+    if isinstance(recurrent, nn.Module):
+        raise ExportError(
+            f"the spikes of {name} pass a {type(recurrent).__name__} on their way back: NIR has no node for it"
+        )
+    return nir.Scale(_full(recurrent, node.shape).astype(np.float32))
 
 
 def _folded(node: Node, tensors: dict[str, Tensor]) -> tuple[Array, Array | None]:
@@ -84,8 +132,9 @@ def _neuron(nir: Any, name: str, node: Node, module: nn.Module) -> Any:
         raise ExportError(f"{name} ({type(module).__name__}) cannot be a NIR neuron: {error}") from error
     if dynamics is None:
         raise ExportError(
-            f"the dynamics of {name} ({type(module).__name__}) are not known. Known: Leaky and Synaptic of snnTorch, "
-            "IFNode, LIFNode, ParametricLIFNode of SpikingJelly, and those registered by neuron(..., dynamics=...)"
+            f"the dynamics of {name} ({type(module).__name__}) are not known. Known: Leaky, Synaptic and RLeaky of "
+            "snnTorch, IFNode, LIFNode and ParametricLIFNode of SpikingJelly, and those registered by "
+            "neuron(..., dynamics=...)"
         )
     decay, gain, threshold = (_full(v, node.shape) for v in (dynamics.decay, dynamics.gain, dynamics.threshold))
     metadata = {"reset": dynamics.reset, "reset_delayed": int(dynamics.delayed), "dt": DT}

@@ -17,7 +17,7 @@ TRANSPOSING = frozenset({"t", "transpose", "permute", "alias", "detach"})
 
 def _convolution(reader: Reader, op: Op) -> Signal | None:
     x, weight, bias, stride, padding, dilation, transposed, _, groups = op.args
-    if id(weight) not in reader.names or transposed or groups != 1 or op.outs[0] is None:
+    if id(weight) not in reader.names or transposed or op.outs[0] is None:
         return None
     name = _layer(reader.names[id(weight)])
     signal = reader.entering(x, name)
@@ -25,7 +25,7 @@ def _convolution(reader: Reader, op: Op) -> Signal | None:
     if signal.shape != tuple(x.shape[1:]):
         return None
     parameters = {"weight": reader.names[id(weight)], "bias": reader.names.get(id(bias))}
-    steps = {"stride": tuple(stride), "padding": tuple(padding), "dilation": tuple(dilation)}
+    steps = {"stride": tuple(stride), "padding": tuple(padding), "dilation": tuple(dilation), "groups": int(groups)}
     return reader.add(name, "convolution", signal, shape, **parameters, **steps)
 
 

@@ -11,17 +11,24 @@ from numpy.typing import NDArray
 from reconvene.errors import ModelError
 
 Array = NDArray[np.float32]
+_NEURONS = frozenset({"LIF", "IF", "CubaLIF"})
 
 
 class Replay:
     """The nodes of a graph that was read by ``nir``, with membranes that begin at rest.
 
-    ``values`` holds the output of every node after a step, ``membranes`` and ``currents`` those of neurons.
+    ``values`` holds the output of every node after a step, ``membranes`` and ``currents`` those of neurons. What reads
+    the spikes of a neuron on their way back into it reads those of the step before.
     """
 
     def __init__(self, graph: Any) -> None:
         self.nodes = graph.nodes
-        self.sources = {name: [a for a, b in graph.edges if b == name] for name in graph.nodes}
+        sources = {name: [a for a, b in graph.edges if b == name] for name in graph.nodes}
+        self.delayed = {
+            name: [a for a in before if type(self.nodes[a]).__name__ in _NEURONS and name in _behind(sources, a)]
+            for name, before in sources.items()
+        }
+        self.sources = {name: [a for a in before if a not in self.delayed[name]] for name, before in sources.items()}
         self.order = _order(self.sources)
         self.values: dict[str, Array] = {}
         self.membranes: dict[str, Array] = {}
@@ -29,12 +36,19 @@ class Replay:
 
     def step(self, x: Array) -> None:
         """One time step of inputs ``[N, ...]``."""
+        fired = {name: self._fired(name, len(x)) for before in self.delayed.values() for name in before}
         for name in self.order:
-            if not self.sources[name]:
+            if type(self.nodes[name]).__name__ == "Input":
                 self.values[name] = x
                 continue
-            first, *others = (self.values[source] for source in self.sources[name])
+            now = [self.values[source] for source in self.sources[name]]
+            first, *others = now + [fired[source] for source in self.delayed[name]]
             self.values[name] = self._compute(name, self.nodes[name], sum(others, start=first))
+
+    def _fired(self, neuron: str, examples: int) -> Array:
+        """The spikes of a neuron in the step before; none before the first."""
+        silent = np.zeros((examples, *self.nodes[neuron].v_threshold.shape), np.float32)
+        return self.values.get(neuron, silent)
 
     def _compute(self, name: str, node: Any, x: Array) -> Any:
         match type(node).__name__:
@@ -54,6 +68,8 @@ class Replay:
                 return _windows(x, node.kernel_size, node.stride, node.padding).sum(axis=(-2, -1), dtype=np.float32)
             case "Threshold":
                 return (x > node.threshold).astype(np.float32)
+            case "Scale":
+                return x * node.scale
             case "LIF" | "IF" | "CubaLIF":
                 return self._fire(name, node, x)
         raise ModelError(f"the NIR file holds a {type(node).__name__} ({name}), which is not computed here")
@@ -86,6 +102,16 @@ def _rates(tau: Any, resistance: Any, dt: float) -> tuple[Array, Array]:
     step = np.ones_like(resistance) * dt if tau is None else dt / tau
     decay = np.ones_like(resistance) if tau is None else 1 - step
     return decay.astype(np.float32), (resistance * step).astype(np.float32)
+
+
+def _behind(sources: dict[str, list[str]], name: str) -> set[str]:
+    """All nodes whose outputs reach a node."""
+    reached, left = set[str](), [name]
+    while left:
+        fresh = [source for source in sources[left.pop()] if source not in reached]
+        reached.update(fresh)
+        left += fresh
+    return reached
 
 
 def _order(sources: dict[str, list[str]]) -> list[str]:

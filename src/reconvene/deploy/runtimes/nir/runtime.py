@@ -49,7 +49,7 @@ def export_nir(model: nn.Module, example_inputs: Any, path: Path, options: FileO
     graph.metadata = {"steps": steps, "time_axis": -1 if step.time_axis is None else step.time_axis}
     graph.metadata["outputs"] = json.dumps(_readouts(model, inputs, step, graph))
     nir.write(str(path), graph)
-    return Written((path,), None, _notes(model, steps))
+    return Written((path,), None, (*_notes(model, steps), *_dense_notes(step)))
 
 
 def _layers(signal: Signal) -> list[str]:
@@ -69,6 +69,16 @@ def _notes(model: nn.Module, steps: int) -> tuple[str, ...]:
             "their metadata say; NIR's own reset is to a value, and a reader that knows no other gives other spikes"
         )
     return tuple(notes)
+
+
+def _dense_notes(step: StepGraph) -> list[str]:
+    grouped = [name for name, node in step.nodes.items() if node.options.get("groups", 1) > 1]
+    if not grouped:
+        return []
+    return [
+        f"{len(grouped)} convolutions with groups, first {grouped[0]}, are written with zeros between their groups: "
+        "nir does not take groups"
+    ]
 
 
 def _readouts(model: nn.Module, inputs: Any, step: StepGraph, graph: Any) -> list[dict[str, str]]:
