@@ -112,6 +112,16 @@ def optimised(path: Path, folder: Path) -> list[str]:
     return [node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node]
 
 
+def kernels_of_openvino(path: Path) -> set[tuple[str, str]]:
+    """Layers with a weight that OpenVINO runs, with the type of what they compute in."""
+    openvino = pytest.importorskip("openvino")
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    nodes = openvino.Core().compile_model(path, "CPU", settings).get_runtime_model().get_ordered_ops()
+    facts = [node.get_rt_info() for node in nodes]
+    kernels = {(fact["layerType"].astype(str), fact["runtimePrecision"].astype(str)) for fact in facts}
+    return {kernel for kernel in kernels if kernel[0] in ("Convolution", "Deconvolution", "FullyConnected")}
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("name", NETS)
 def test_interleaved_bits_compute_what_the_rounded_network_does(name: str, seed: int, tmp_path: Path) -> None:
@@ -123,6 +133,68 @@ def test_interleaved_bits_compute_what_the_rounded_network_does(name: str, seed:
     assert exported.path.name == "model.plan.onnx" and exported.verification.sqnr > 25
     if name != "attention":  # products of activations behind a softmax stay as ONNX Runtime has them in int8 files
         assert not FLOAT_KERNELS & set(optimised(exported.path, tmp_path))
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_openvino_computes_the_bits_of_a_plan_in_int8(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    small, images = with_random_bits(name, 0)
+    exports = [
+        rc.export(
+            small,
+            tmp_path / str(run),
+            format="openvino",
+            quantize="plan",
+            calibration=[images],
+            example_inputs=images[:1],
+            task="regression",
+        )
+        for run in (0, 1)
+    ]
+    assert exports[0].path.name == "model.plan.xml" and exports[0].verification.sqnr > 25
+    assert any("channels of 2 bits are stored in 4" in note for note in exports[0].notes)
+    for first, second in zip(*(export.files for export in exports), strict=True):
+        assert first.read_bytes() == second.read_bytes()
+    if name != "attention":  # NNCF leaves layers behind a layer norm in float
+        assert {precision for _, precision in kernels_of_openvino(exports[0].path)} <= {"u8", "i8"}
+
+
+def test_a_file_of_openvino_holds_half_the_bytes_of_int8(tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    torch.manual_seed(0)
+    model, images = lively(mini_resnet((16, 32, 64))), torch.randn(16, 3, 16, 16)
+    layers = {
+        f"{path}.weight": LayerBits.of(0, np.full(len(module.weight), 4))
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+    small = replace(rc.plan(model, images[:1], rc.Budget(params=1.0)), bits=BitPlan(layers)).apply(model)
+    options = {"format": "openvino", "calibration": [images], "example_inputs": images[:1], "task": "regression"}
+    sizes = [
+        rc.export(small, tmp_path, quantize=how, limits=rc.deploy.Limits(sqnr=0), **options).files[1].stat().st_size
+        for how in ("int8", "plan")
+    ]
+    assert sizes[1] < 0.6 * sizes[0]
+
+
+def test_a_wrong_order_in_openvino_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("nncf")
+    from reconvene.deploy.runtimes.openvino import packed
+    from reconvene.errors import VerificationError
+
+    small, images = with_random_bits("residual", 3)
+    weight = packed._packed
+    monkeypatch.setattr(packed, "_packed", lambda rows, bits, axis: weight(rows[::-1].copy(), bits[::-1], axis))
+    with pytest.raises(VerificationError, match="packed weights compute something else"):
+        rc.export(
+            small,
+            tmp_path,
+            format="openvino",
+            quantize="plan",
+            calibration=[images],
+            example_inputs=images[:1],
+            task="regression",
+        )
 
 
 @pytest.mark.parametrize("name", ["residual", "plain"])

@@ -11,7 +11,7 @@ from reconvene.deploy.runtimes.litert import LITERT
 from reconvene.deploy.runtimes.ncnn.runtime import NCNN
 from reconvene.deploy.runtimes.nir.runtime import NIR
 from reconvene.deploy.runtimes.onnx.runtime import ONNX
-from reconvene.deploy.runtimes.openvino import OPENVINO
+from reconvene.deploy.runtimes.openvino.runtime import OPENVINO
 from reconvene.errors import UnknownNameError
 
 RUNTIMES: dict[str, Runtime] = {}

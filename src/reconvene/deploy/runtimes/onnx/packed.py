@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reconvene.deploy.packed_rows import folded_integers, rows_of
 from reconvene.deploy.planned import PackedWeight
 from reconvene.deploy.runtimes.base import imported
-from reconvene.deploy.runtimes.onnx.packed_rows import folded_integers, rows_of
 from reconvene.deploy.runtimes.onnx.unpacking import DOMAIN, UNPACK, VERSION, bias_scale, order, packed_bytes
 from reconvene.errors import ExportError
 from reconvene.surgery.bits import LayerBits

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +15,19 @@ from torch import Tensor, nn
 from reconvene.deploy.batch_of_one import joined, pieces, static_batch
 from reconvene.deploy.model_io import by_name, input_names, leaves
 from reconvene.deploy.options import FileOptions
+from reconvene.deploy.planned import PackedWeight
 from reconvene.deploy.quantisation import Quantisation, within
 from reconvene.deploy.runtimes.base import OnDevice, Runtime, Session, Written, file_of, imported, our_program
 from reconvene.deploy.runtimes.onnx.runtime import export_onnx
+from reconvene.deploy.runtimes.openvino.packed import (
+    LAYERS,
+    NARROW,
+    check_weights,
+    fold_norms,
+    pack_weights,
+    readers_of,
+    source,
+)
 from reconvene.deploy.tracing import exporting
 from reconvene.errors import ExportError, ModelError
 
@@ -43,6 +53,11 @@ def quantize_openvino(
     nncf = imported("nncf", "openvino", "int8 OpenVINO")
     ranges = imported("nncf.quantization.range_estimator", "openvino", "int8 OpenVINO").RangeEstimatorParametersSet
     ir, plain = _converted(model, example_inputs, path, options)
+    packed = quantisation.packed
+    if packed:
+        fold_norms(ir)
+    _number(ir)  # NNCF names what it puts behind an operation after it
+    original, readers = ir.clone(), readers_of(ir, packed)
     samples = list(quantisation.batches(plain.batch or 1, full=True))
     names = input_names(model, example_inputs)
 
@@ -56,10 +71,25 @@ def quantize_openvino(
             preset=nncf.QuantizationPreset.MIXED,
             target_device=nncf.TargetDevice.CPU,
             subset_size=len(samples),
-            advanced_parameters=nncf.AdvancedQuantizationParameters(activations_range_estimator_params=ranges.MINMAX),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                activations_range_estimator_params=ranges.MINMAX,
+                # it makes up for rounded weights, and those of a plan are whole numbers already
+                disable_bias_correction=bool(packed),
+            ),
             ignored_scope=nncf.IgnoredScope(names=_nodes(ir, quantisation.keep_fp32)),
         )
-    return replace(plain, files=_write(small, path))
+        if packed:
+            pack_weights(small, readers, packed)
+            check_weights(original, small, feed(samples[0]))
+    return replace(plain, files=_write(small, path), notes=(*plain.notes, *_stored_wider(packed)))
+
+
+def _stored_wider(packed: Mapping[str, PackedWeight]) -> list[str]:
+    """What a file of OpenVINO holds in more bits than its plan says."""
+    narrow = sum(int((weight.layer.bits < NARROW).sum()) for weight in packed.values())
+    return [f"{narrow} channels of 2 bits are stored in 4: OpenVINO has none of 2 that it computes in int8"] * bool(
+        narrow
+    )
 
 
 def _converted(model: nn.Module, example_inputs: Any, path: Path, options: FileOptions) -> tuple[Any, Written]:
@@ -79,10 +109,10 @@ def _nodes(ir: Any, layers: tuple[str, ...]) -> list[str]:
     layer_of_node: dict[str, str] = {}
     for node in ir.get_ops():
         layer = node.get_friendly_name().split("/")[0]
-        if node.get_type_name() not in ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul"):
+        if node.get_type_name() not in LAYERS:
             continue
         # A node that makes an output is called as the output is; its weight still has the layer's name.
-        weights = [_source(node, i) for i in range(1, node.get_input_size())]
+        weights = [source(node, i) for i in range(1, node.get_input_size())]
         for candidate in (layer, *(weight.removesuffix(".weight") for weight in weights)):
             if within(candidate, layers):
                 layer_of_node[node.get_friendly_name()] = candidate
@@ -91,18 +121,20 @@ def _nodes(ir: Any, layers: tuple[str, ...]) -> list[str]:
     return list(layer_of_node)
 
 
-def _source(node: Any, port: int) -> str:
-    """Name of the constant behind an input, past reshapes and conversions."""
-    source = node.input_value(port).get_node()
-    while source.get_type_name() != "Constant" and source.get_input_size():
-        source = source.input_value(0).get_node()
-    return str(source.get_friendly_name())
-
-
 def _write(ir: Any, path: Path, *, halves: bool = False) -> tuple[Path, Path]:
     openvino = imported("openvino", "openvino", "OpenVINO export")
+    _number(ir)
     openvino.save_model(ir, path, compress_to_fp16=halves)
     return path, path.with_suffix(".bin")
+
+
+def _number(ir: Any) -> None:
+    """Number what has no name of its own from the beginning: OpenVINO counts on for as long as a process lives."""
+    for number, node in enumerate(ir.get_ordered_ops()):
+        kind, _, count = node.get_friendly_name().rpartition("_")
+        own = node.get_type_name()  # a constant may have the name of what was folded into it
+        if count.isdigit() and (kind == own or (own == "Constant" and kind.isalpha())):
+            node.set_friendly_name(f"{own}_{number}")
 
 
 class OpenvinoSession:
@@ -181,6 +213,6 @@ OPENVINO = Runtime(
     extra="openvino",
     to_run={"openvino": "2026.4"},
     to_export={"nncf": "3.4", "onnx": "1.19", "onnxscript": "0.6"},
-    takes=frozenset({"free_batch", "static_batch", "dynamic_axes", "fp16", "state"}),
+    takes=frozenset({"free_batch", "static_batch", "dynamic_axes", "fp16", "packed", "state"}),
     on_device=OnDevice("openvino", our_program("openvino")),
 )

@@ -1,4 +1,4 @@
-"""Which weight of the network a tensor of an ONNX file is, and its integers where the file folded a norm into it."""
+"""Which weight of the network a tensor of a file is, and its integers where the file folded a norm into it."""
 
 from __future__ import annotations
 
