@@ -39,6 +39,8 @@ STEPS = (1e-2, 1e-3, 1e-4, 1e-5)
 """What a training step may take off the loss to first order, as a share of it; kinks of the loss need a small one."""
 DRAWS = 5
 """Draws of dropout and of left out layers under which gradients are looked for, and batches for norms' statistics."""
+SAMPLES = 8
+"""Examples of such a batch."""
 
 Record = dict[str, Any]
 Tell = Callable[[Record], None]
@@ -273,11 +275,19 @@ def seeded(loss: Callable[[nn.Module, Any], Tensor], model: nn.Module, inputs: A
 def settle_statistics(model: nn.Module, inputs: Any) -> nn.Module:
     """The model in eval mode, its norms' statistics those of activations, as training leaves them.
 
-    Random statistics amplify rounding from layer to layer until float32 says nothing of a deep network.
+    Random statistics amplify rounding from layer to layer until float32 says nothing of a deep network, and so do
+    those of two examples. A detector takes a list of images, of which the examples are as many as it gets.
     """
-    size = batch_size(inputs)
-    update_bn([(noise(inputs, size, seed=seed),) for seed in range(DRAWS)], Called(model))
+    try:
+        _settle(model, inputs, SAMPLES)
+    except TROUBLE:
+        _settle(model, inputs, batch_size(inputs))
     return model.eval()
+
+
+def _settle(model: nn.Module, inputs: Any, size: int) -> None:
+    torch.manual_seed(0)
+    update_bn([(noise(inputs, size, seed=seed),) for seed in range(DRAWS)], Called(model))
 
 
 class Called(nn.Module):
@@ -285,7 +295,7 @@ class Called(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model.eval()
+        self.model = model.train().eval()  # some modules drop what they computed in another precision then
 
     def forward(self, inputs: Any) -> Any:
         """The model's outputs for those inputs."""
