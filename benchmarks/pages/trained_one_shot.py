@@ -24,14 +24,15 @@ def table() -> str:
     return "\n".join(of_kind(kind, [row for row in rows if kind_of(row) == kind]) for kind in kinds)
 
 
-def kind_of(row: dict[str, Any]) -> tuple[str, str, float, int]:
-    """What rows of one table share: model, data, width and epochs."""
-    return row.get("model", USUAL["model"]), row["data"], row.get("width", USUAL["width"]), row["epochs"]
+def kind_of(row: dict[str, Any]) -> tuple[str, str, float, int, bool]:
+    """What rows of one table share: model, data, width, epochs, and whether rivals are in it."""
+    choices = {**USUAL, **row}
+    return choices["model"], choices["data"], choices["width"], choices["epochs"], choices["rivals"]
 
 
-def of_kind(kind: tuple[str, str, float, int], rows: list[dict[str, Any]]) -> str:
+def of_kind(kind: tuple[str, str, float, int, bool], rows: list[dict[str, Any]]) -> str:
     """One table; what was not done of an arm is a dash."""
-    model, data, width, _ = kind
+    model, data, width, *_ = kind
     name = model if width == 1.0 else f"{model} of width {width:g}"
     dense = sum(row["dense"] for row in rows) / len(rows)
     seeds = f"{len(rows)} seed{'s' if len(rows) > 1 else ''}"
