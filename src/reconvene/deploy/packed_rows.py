@@ -1,18 +1,33 @@
-"""Which weight of the network a tensor of a file is, and its integers where the file folded a norm into it."""
+"""Weights of few bits in files of any runtime: which weight a tensor is, its integers, and if the file is right."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reconvene.deploy.planned import PackedWeight
-from reconvene.errors import ExportError
+from reconvene.errors import ExportError, VerificationError
 
 _Array = NDArray[Any]
 _EXACT = 1e-3
 """Largest difference of a weight and the integers that stand for it, as a share of the largest of its channel."""
+
+WEIGHT_TOLERANCE = 1e-4
+"""Largest error of a file whose weights alone are rounded, as a share of the largest output."""
+
+
+def check_weights(expected: Iterable[_Array], outputs: Iterable[_Array]) -> None:
+    """Raise VerificationError where packed weights do not compute what those of the network do, within 1e-4."""
+    for reference, values in zip(expected, outputs, strict=True):
+        error = np.abs(reference - values).max(initial=0) / max(float(np.abs(reference).max(initial=0)), 1e-12)
+        if not error <= WEIGHT_TOLERANCE:
+            raise VerificationError(
+                f"the packed weights compute something else than the network with rounded weights: relative error "
+                f"{error:.1e}, at most {WEIGHT_TOLERANCE:.0e}. Please report it; quantize='int8' does not pack"
+            )
 
 
 def rows_of(packed: PackedWeight, rows: _Array) -> slice | None:

@@ -53,7 +53,7 @@ def _node(nir: Any, name: str, node: Node, tensors: dict[str, Tensor], model: nn
     if node.kind in ("convolution", "linear"):
         weight, bias = _folded(node, tensors)
         if node.kind == "linear":
-            return nir.Linear(weight) if bias is None else nir.Affine(weight, bias)
+            return _linear(nir, weight, bias)
         return _convolution(nir, name, node.before, weight, bias, node.options)
     if node.kind == "flatten":
         return nir.Flatten({"input": np.array(node.before)}, start_dim=0, end_dim=-1)
@@ -81,6 +81,15 @@ def _convolution(
     raise ExportError(f"{name} is a convolution in {weight.ndim - 2} dimensions: NIR has those in one and two")
 
 
+def _linear(nir: Any, weight: Array, bias: Array | None) -> Any:
+    return nir.Linear(weight) if bias is None else nir.Affine(weight, bias)
+
+
+def _parameters(layer: nn.Linear | nn.Conv1d | nn.Conv2d) -> tuple[Array, Array | None]:
+    bias = None if layer.bias is None else _array(layer.bias.detach().cpu())
+    return _array(layer.weight.detach().cpu()), bias
+
+
 def _without_groups(weight: Array, groups: int) -> Array:
     """``[out, in / groups, *kernel]`` as ``[out, in, *kernel]``, with zeros where a channel does not read another."""
     rows, columns = len(weight) // groups, weight.shape[1]
@@ -98,14 +107,10 @@ def _feedback(nir: Any, name: str, node: Node, model: nn.Module) -> Any:
     if recurrent is None:
         return None
     if isinstance(recurrent, nn.Linear):
-        weight = _array(recurrent.weight.detach().cpu())
-        return (
-            nir.Linear(weight) if recurrent.bias is None else nir.Affine(weight, _array(recurrent.bias.detach().cpu()))
-        )
+        return _linear(nir, *_parameters(recurrent))
     if isinstance(recurrent, (nn.Conv1d, nn.Conv2d)) and not isinstance(recurrent.padding, str):
         options = {key: getattr(recurrent, key) for key in ("stride", "padding", "dilation", "groups")}
-        bias = None if recurrent.bias is None else _array(recurrent.bias.detach().cpu())
-        return _convolution(nir, name, node.shape, _array(recurrent.weight.detach().cpu()), bias, options)
+        return _convolution(nir, name, node.shape, *_parameters(recurrent), options)
     if isinstance(recurrent, nn.Module):
         raise ExportError(
             f"the spikes of {name} pass a {type(recurrent).__name__} on their way back: NIR has no node for it"

@@ -10,15 +10,14 @@ from torch import Tensor
 
 from reconvene._version import __version__
 from reconvene.deploy.model_io import leaves
+from reconvene.deploy.packed_rows import check_weights
 from reconvene.deploy.quantisation import Quantisation, within
 from reconvene.deploy.runtimes.base import imported
 from reconvene.deploy.runtimes.onnx.packed import pack_weights
-from reconvene.errors import ExportError, VerificationError
+from reconvene.errors import ExportError
 from reconvene.utils.machine import saturates
 
 _BATCH = 32
-WEIGHT_TOLERANCE = 1e-4
-"""Largest error of a file whose weights alone are rounded, as a share of the largest output."""
 
 
 def quantised_onnx(
@@ -72,7 +71,7 @@ def quantised_onnx(
 
 
 def _check_weights(plain: Path, exact: Any, feeds: dict[str, Tensor]) -> None:
-    """Raise VerificationError where packed weights do not compute what those of the network do, within 1e-4."""
+    """See ``check_weights``: the float32 file beside the packed one, on the same inputs."""
     runtime = imported("onnxruntime", "onnx", "packed ONNX")
     arrays = {name: tensor.detach().cpu().numpy() for name, tensor in feeds.items()}
     options = runtime.SessionOptions()
@@ -83,13 +82,7 @@ def _check_weights(plain: Path, exact: Any, feeds: dict[str, Tensor]) -> None:
         runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"]).run(None, arrays)
         for model in (str(plain), exact.SerializeToString())
     ]
-    for expected, values in zip(*results, strict=True):
-        error = np.abs(expected - values).max(initial=0) / max(float(np.abs(expected).max(initial=0)), 1e-12)
-        if not error <= WEIGHT_TOLERANCE:
-            raise VerificationError(
-                f"the packed weights compute something else than the network with rounded weights: relative error "
-                f"{error:.1e}, at most {WEIGHT_TOLERANCE:.0e}. Please report it; quantize='int8' does not pack"
-            )
+    check_weights(*results)
 
 
 def _reader(tool: Any, names: list[str], quantisation: Quantisation, batch: int | None) -> Any:

@@ -22,7 +22,7 @@ from reconvene.deploy.runtimes.onnx.runtime import export_onnx
 from reconvene.deploy.runtimes.openvino.packed import (
     LAYERS,
     NARROW,
-    check_weights,
+    check_packed,
     fold_norms,
     pack_weights,
     readers_of,
@@ -57,7 +57,7 @@ def quantize_openvino(
     if packed:
         fold_norms(ir)
     _number(ir)  # NNCF names what it puts behind an operation after it
-    original, readers = ir.clone(), readers_of(ir, packed)
+    original, readers = (ir.clone(), readers_of(ir, packed)) if packed else (ir, {})
     samples = list(quantisation.batches(plain.batch or 1, full=True))
     names = input_names(model, example_inputs)
 
@@ -80,7 +80,7 @@ def quantize_openvino(
         )
         if packed:
             pack_weights(small, readers, packed)
-            check_weights(original, small, feed(samples[0]))
+            check_packed(original, small, feed(samples[0]))
     return replace(plain, files=_write(small, path), notes=(*plain.notes, *_stored_wider(packed)))
 
 
