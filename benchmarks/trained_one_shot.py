@@ -11,7 +11,6 @@ finish, and what is there is not done again.
 from __future__ import annotations
 
 import argparse
-import copy
 import importlib
 import json
 import tempfile
@@ -27,6 +26,7 @@ from torch.optim.swa_utils import update_bn
 import reconvene as rc
 from reconvene.data import calibration, load_data
 from reconvene.deploy import measure
+from reconvene.experiments.torch_pruning import cut_copy, largest_that_fits
 from reconvene.models import ModelSource
 from reconvene.training import TrainConfig, train_model
 
@@ -37,7 +37,6 @@ CRITERIA = ("random", "l2", "group_l2", "fpgm", "lamp", "taylor")
 WAYS = ("keep", "recalibrate", "reconstruct")
 RIVALS = ("GroupMagnitude", "GroupTaylor", "GroupHessian", "LAMP", "FPGM", "BNScale", "Random")
 """Importances of Torch-Pruning; each ranks all layers together, as its benchmarks do."""
-HALVINGS = 10
 USUAL = {"model": "resnet20", "width": 1.0, "rivals": False}
 """Of rows that were measured before there was a choice."""
 
@@ -102,12 +101,22 @@ def rivals(
     dense: nn.Module, data: list[tuple[Tensor, Tensor]], test: tuple[Tensor, Tensor], budget: str, seed: int
 ) -> list[dict[str, object]]:
     """Torch-Pruning's criteria at one budget: accuracy as cut, and with the norms' statistics taken again."""
+    importances = importlib.import_module("torch_pruning").importance
     example, arms = data[0][0][:2], []
     limit = measure(dense, example, latency=False).macs / float(budget.removesuffix("x"))
     for criterion in RIVALS:
         torch.manual_seed(seed)
         start = time.perf_counter()
-        small, ratio = largest_within(dense, data, criterion, limit)
+        slopes = slopes_of(dense, data[0], criterion)
+
+        def cut_at(ratio: float, criterion: str = criterion, slopes: list[Tensor | None] = slopes) -> nn.Module:
+            importance = getattr(importances, f"{criterion}Importance")()
+            return cut_copy(dense, example, importance, ratio, prepare=lambda model: give(model, slopes, importance))
+
+        best = largest_that_fits(cut_at, lambda small: measure(small, example, latency=False).macs <= limit)
+        assert best is not None, "a ratio of one leaves next to nothing"
+        small, ratio = best
+        small.zero_grad()
         arm: dict[str, object] = {"criterion": f"Torch-Pruning {criterion}", "macs": budget, "ratio": ratio}
         arm["plan"] = time.perf_counter() - start
         arm["keep"] = {"seconds": 0.0, "accuracy": right(small, test)}
@@ -118,56 +127,33 @@ def rivals(
     return arms
 
 
-def largest_within(
-    dense: nn.Module, data: list[tuple[Tensor, Tensor]], criterion: str, limit: float
-) -> tuple[nn.Module, float]:
-    """The largest network within so many MACs that a bisection of its one ratio meets, and that ratio."""
-    low, high, best = 0.0, 1.0, (dense, 0.0)
-    for _ in range(HALVINGS):
-        ratio = (low + high) / 2
-        small = cut_by_torch_pruning(dense, data, criterion, ratio)
-        if measure(small, data[0][0][:2], latency=False).macs <= limit:
-            best, high = (small, ratio), ratio
-        else:
-            low = ratio
-    return best
+def slopes_of(dense: nn.Module, batch: tuple[Tensor, Tensor], criterion: str) -> list[Tensor | None]:
+    """Gradients of the loss on one batch, as Torch-Pruning's examples take them, for every parameter.
 
-
-def cut_by_torch_pruning(
-    dense: nn.Module, data: list[tuple[Tensor, Tensor]], criterion: str, ratio: float
-) -> nn.Module:
-    """A copy of the network, cut once by one criterion at one global ratio."""
-    package = importlib.import_module("torch_pruning")
-    model = copy.deepcopy(dense).eval()
-    importance = getattr(package.importance, f"{criterion}Importance")()
-    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]  # it would cut the classes
-    pruner = package.pruner.BasePruner(
-        model,
-        data[0][0][:2],
-        importance=importance,
-        global_pruning=True,
-        pruning_ratio=ratio,
-        max_pruning_ratio=0.95,
-        ignored_layers=last,
-    )
-    if criterion in ("GroupTaylor", "GroupHessian"):
-        slopes(model, data, importance if criterion == "GroupHessian" else None)
-    pruner.step()
-    model.zero_grad()
-    return model
-
-
-def slopes(model: nn.Module, data: list[tuple[Tensor, Tensor]], hessian: Any) -> None:
-    """Gradients of the loss on one batch, as Torch-Pruning's examples take them; one by one for the Hessian."""
-    images, targets = data[0]
-    losses = nn.functional.cross_entropy(model(images), targets, reduction="none" if hessian is not None else "mean")
-    if hessian is None:
-        losses.backward()
-        return
+    For the Hessian they are the roots of the sums of squares over single examples: Torch-Pruning 1.6.0 means to add
+    these up, and keeps those of the last example.
+    """
+    parameters = list(dense.parameters())
+    if criterion not in ("GroupTaylor", "GroupHessian"):
+        return [None] * len(parameters)
+    images, targets = batch
+    dense.eval()
+    losses = nn.functional.cross_entropy(dense(images), targets, reduction="none")
+    if criterion == "GroupTaylor":
+        return list(torch.autograd.grad(losses.mean(), parameters))
+    squares = [torch.zeros_like(parameter) for parameter in parameters]
     for loss in losses:
-        model.zero_grad()
-        loss.backward(retain_graph=True)
-        hessian.accumulate_grad(model)
+        for square, slope in zip(squares, torch.autograd.grad(loss, parameters, retain_graph=True), strict=True):
+            square += slope.square()
+    return [square.sqrt() for square in squares]
+
+
+def give(model: nn.Module, slopes: list[Tensor | None], importance: Any) -> None:
+    """Let a copy of the dense network have its gradients."""
+    for parameter, slope in zip(model.parameters(), slopes, strict=True):
+        parameter.grad = None if slope is None else slope.clone()
+    if hasattr(importance, "accumulate_grad"):
+        importance.accumulate_grad(model)
 
 
 def right(model: nn.Module, test: tuple[Tensor, Tensor]) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import importlib
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -55,36 +56,64 @@ def torch_pruning(setting: Setting) -> PreparedRun:
 def _smaller(setting: Setting, budget: Budget, dense: dict[str, float]) -> tuple[nn.Module, float]:
     """The largest of the networks that the bisection meets within the budget, and its ratio."""
     limits = budget.limits(dense)
-    low, high = 0.0, 1.0
-    best: tuple[nn.Module, float] | None = None
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        trial = _pruned(setting, middle)
-        structure = analyse(trial, setting.inputs, trial=False)
-        costs = setting.cost_model(structure).dense
-        if all(costs[name] <= limit for name, limit in limits.items()):
-            best, high = (trial, middle), middle
-        else:
-            low = middle
+    package = _imported()
+
+    def cut(ratio: float) -> nn.Module:
+        importance = package.importance.GroupMagnitudeImportance(p=2)
+        everywhere = bool(setting.options["everywhere"])
+        return cut_copy(setting.model, setting.inputs, importance, ratio, everywhere=everywhere)
+
+    def fits(trial: nn.Module) -> bool:
+        costs = setting.cost_model(analyse(trial, setting.inputs, trial=False)).dense
+        return all(costs[name] <= limit for name, limit in limits.items())
+
+    best = largest_that_fits(cut, fits)
     if best is None:
         raise BudgetError(f"torch_pruning keeps no budget of {budget}")
     return best
 
 
-def _pruned(setting: Setting, ratio: float) -> nn.Module:
+def largest_that_fits(
+    cut: Callable[[float], nn.Module], fits: Callable[[nn.Module], bool]
+) -> tuple[nn.Module, float] | None:
+    """The network of the least ratio that a bisection meets and that fits, and its ratio; None where none does."""
+    low, high = 0.0, 1.0
+    best: tuple[nn.Module, float] | None = None
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        trial = cut(middle)
+        if fits(trial):
+            best, high = (trial, middle), middle
+        else:
+            low = middle
+    return best
+
+
+def cut_copy(
+    model: nn.Module,
+    inputs: Any,
+    importance: Any,
+    ratio: float,
+    *,
+    everywhere: bool = True,
+    prepare: Callable[[nn.Module], None] | None = None,
+) -> nn.Module:
+    """A copy that Torch-Pruning cut once, by one of its importances; ``prepare`` may give the copy gradients."""
     package = _imported()
-    model = copy.deepcopy(setting.model)
+    model = copy.deepcopy(model)
     last = [module for module in model.modules() if isinstance(module, nn.Linear)]
     with evaluating(model):
         pruner = package.pruner.MagnitudePruner(
             model,
-            setting.inputs,
-            importance=package.importance.GroupMagnitudeImportance(p=2),
-            global_pruning=bool(setting.options["everywhere"]),
+            inputs,
+            importance=importance,
+            global_pruning=everywhere,
             pruning_ratio=ratio,
             max_pruning_ratio=0.95,
             ignored_layers=last[-1:],  # it would cut the classes
         )
+        if prepare is not None:
+            prepare(model)
         pruner.step()
     return model
 
