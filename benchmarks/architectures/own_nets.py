@@ -145,7 +145,7 @@ class Outputs(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind = kind
-        self.features, self.more, self.head = unit(3, 16), unit(16, 24, stride=2), nn.Linear(24, 4)
+        self.features, self.more, self.head = unit(3, 16), unit(16, 48, stride=2), nn.Linear(48, 4)
 
     def forward(self, x: Tensor) -> Any:
         """Scores, and the first features."""

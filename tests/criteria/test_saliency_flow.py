@@ -296,3 +296,39 @@ def test_deep_classifiers_neither_overflow_nor_lose_a_layer(name: str, side: int
     last = flow.layout.names[-1]
     assert float(scores[last].double().sum()) == pytest.approx(1.0, rel=1e-3)
     assert float(next(iter(scores.values())).double().sum()) == pytest.approx(1.0, rel=1e-3)
+
+
+class CachesInEval(nn.Module):
+    """Keeps a table of its weights in eval mode until it is set to train, as LeViT does with its attention biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.mix, self.last = nn.Linear(4, 6), nn.Parameter(torch.randn(6, 6)), nn.Linear(6, 2)
+        self.tables: dict[str, Tensor] = {}
+
+    def train(self, mode: bool = True) -> CachesInEval:
+        super().train(mode)
+        if mode:
+            self.tables = {}
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return self.last(self.first(x) @ self.mix)
+        table = self.tables.setdefault(str(x.device), self.mix.abs())
+        return self.last(self.first(x) @ table)
+
+
+@pytest.mark.parametrize("criterion", ["synflow", "snip"])
+def test_a_table_of_an_earlier_run_takes_no_part(criterion: str) -> None:
+    torch.manual_seed(0)
+    fresh, run = CachesInEval().eval(), CachesInEval().eval()
+    run.load_state_dict(fresh.state_dict())
+    run(torch.randn(3, 4))
+    run.double()  # the table stays in float32, and LeViT's product of both is refused
+    fresh.double()
+    x = torch.randn(3, 4).double()
+    results = [score(model, x, criterion, data=[(x, torch.tensor([0, 1, 0]))], rounds=1) for model in (fresh, run)]
+    assert run.tables["cpu"].dtype == torch.float32
+    for name, values in results[0].scores.items():
+        assert torch.equal(values, results[1].scores[name]), name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from reconvene import deploy
 from reconvene.deploy import FORMATS
+from reconvene.deploy.model_io import outputs_of
 from reconvene.deploy.rewriting import eval_form
 from reconvene.errors import ExportError
 
@@ -134,6 +136,31 @@ def test_a_network_that_runs_without_gradients_only_is_exported(tmp_path: Path) 
     """PyTorch forbids writes into the parts of a chunk where gradients are followed: no step of ours follows them."""
     installed("ncnn")
     assert deploy.export(written("chunk"), tmp_path, format="ncnn", example_inputs=torch.randn(1, 3, 8, 8)).bytes
+
+
+@dataclass
+class Answer:
+    """What a model of a user may return."""
+
+    scores: Tensor
+    deep: dict[str, list[Tensor]]
+
+
+class ReturnsDataclass(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Answer:
+        features = torch.relu(self.inner(x))
+        return Answer(self.outer(features), {"features": [features]})
+
+
+def test_the_fields_of_a_dataclass_are_outputs(tmp_path: Path) -> None:
+    model, x = ReturnsDataclass(), torch.randn(2, 4)
+    assert [(name, len(t[0])) for name, t in outputs_of(model, x).items()] == [("scores", 2), ("deep.features.0", 8)]
+    fidelity = deploy.export(model, tmp_path, example_inputs=x).verification
+    assert fidelity is not None and fidelity.max_rel_error < 1e-4
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from torch.utils import checkpoint
 
 from reconvene.structure.restore import exclusive, kept_attributes, kept_random_state, patched
 from reconvene.structure.state import fresh_passes
+from reconvene.utils.module_state import afresh_in_eval
 
 
 @contextmanager
@@ -65,10 +66,12 @@ def _without_checkpoints() -> Iterator[None]:
 
 
 def call_with(model: nn.Module, tensors: Mapping[str, Tensor], args: Any, kwargs: Any) -> Any:
-    """``model(*args, **kwargs)`` with stand-ins for its parameters and buffers, by name.
+    """``model(*args, **kwargs)`` in eval mode with stand-ins for its parameters and buffers, by name.
 
+    A table that a module cached in an earlier run, of other weights or without gradients, takes no part.
     A ``DataParallel``, which ``functional_call`` does not take, is called as the network inside of it.
     """
     while isinstance(model, nn.DataParallel):
         model, tensors = model.module, {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    afresh_in_eval(model)
     return functional_call(model, dict(tensors), args, kwargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from itertools import chain
 from typing import Any
 
@@ -74,15 +75,29 @@ def outputs_of(model: nn.Module, example_inputs: Any) -> dict[str, Tensor]:
 
 
 def named_tensors(tree: Any, prefix: str) -> dict[str, Tensor]:
-    """Tensors of a nest of containers by their path: ``output``, ``output_1``, ``aux.0``; anything else is left out."""
+    """Tensors of a nest of containers by their path: ``output``, ``output_1``, ``aux.0``; anything else is left out.
+
+    A dataclass is a container of its fields.
+    """
     tensors: dict[str, Tensor] = {}
-    for path, leaf in pytree.tree_flatten_with_path(tree)[0]:
+    for path, leaf in pytree.tree_flatten_with_path(_opened(tree))[0]:
         if not isinstance(leaf, Tensor):
             continue
         parts = [str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path]
         name = ".".join(parts)
         tensors[prefix if not parts else f"{prefix}_{name}" if parts[0].isdigit() else name] = leaf
     return tensors
+
+
+def _opened(tree: Any) -> Any:
+    """The nest with maps in place of dataclasses, but for those that PyTorch itself sees as containers."""
+
+    def opened(leaf: Any) -> Any:
+        if not is_dataclass(leaf) or isinstance(leaf, type):
+            return leaf
+        return _opened({field.name: getattr(leaf, field.name) for field in fields(leaf)})
+
+    return pytree.tree_map(opened, tree)
 
 
 def input_names(model: nn.Module, example_inputs: Any) -> list[str]:

@@ -14,6 +14,7 @@ from reconvene.deploy.runtimes.base import Session
 from reconvene.errors import ModelError, VerificationError
 from reconvene.structure.copies import copy_model
 from reconvene.structure.inputs import map_tensors
+from reconvene.utils.module_state import afresh_in_eval
 
 ROUNDING_FACTOR = 4.0
 """How many times farther from float64 than PyTorch in float32 a file may be: runtimes add up in another order."""
@@ -41,7 +42,7 @@ def rounding_errors(model: nn.Module, session: Session, batches: Sequence[Any]) 
     """Both errors over the batches; None for a model that does not compute in float64."""
     own = theirs = 0.0
     try:
-        exact = copy_model(model).double().eval()
+        exact = afresh_in_eval(copy_model(model).double())
         for batch in batches:
             double = map_tensors(lambda t: t.double() if t.is_floating_point() else t, batch)
             reference = {name: value.detach().cpu() for name, value in outputs_of(exact, double).items()}

@@ -32,6 +32,7 @@ from reconvene.errors import ExportError
 from reconvene.structure.copies import copy_model
 from reconvene.structure.inputs import call, map_tensors, with_usual_strides
 from reconvene.structure.state import clear_state
+from reconvene.utils.module_state import kept_modes
 
 FAILURES: tuple[type[Exception], ...] = (
     RuntimeError,
@@ -76,7 +77,10 @@ def _cast(tensor: Tensor, source: torch.dtype, target: torch.dtype) -> Tensor:
 def halved(model: nn.Module) -> nn.Module:
     """A copy of ``model`` in float16. Raises ExportError for a model that cannot be copied."""
     try:
-        return copy_model(model).half()
+        half = copy_model(model).half()
+        with kept_modes(half):  # modules drop the tables that they cached in float32
+            half.train(True)
+        return half
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise ExportError(
             f"{type(model).__name__} cannot be copied to be turned into float16: {str(error).splitlines()[0]}. Pass "

@@ -25,6 +25,7 @@ from reconvene.structure.replay import replay
 from reconvene.surgery import Plan, PlanRow, make_plan
 from reconvene.surgery.ranges import to_text
 from reconvene.surgery.verify import relative_error
+from reconvene.utils.module_state import afresh_in_eval
 from reconvene.utils.norms import is_norm
 from reconvene.utils.progress import ProgressOption, listening, stage, track
 
@@ -223,7 +224,7 @@ class _Simpler:
         """Whether the network with these channels runs and gives the same outputs."""
         if replay(self.model, self.inputs, self.structure, keep).failure is not None:
             return False
-        networks = [self.network(keep).double(), copy_model(self.model).double()]
+        networks = [afresh_in_eval(network.double()) for network in (self.network(keep), copy_model(self.model))]
         for seed in range(_DRAWS):
             batch = map_tensors(
                 lambda tensor: tensor.double() if tensor.is_floating_point() else tensor,

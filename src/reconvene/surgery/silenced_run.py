@@ -18,6 +18,7 @@ from reconvene.structure.restore import kept_attributes, twins
 from reconvene.structure.state import clear_state, kept_values, own_instances, state_buffers
 from reconvene.surgery.ranges import from_text
 from reconvene.surgery.silence import restricted
+from reconvene.utils.module_state import afresh_in_eval
 
 if TYPE_CHECKING:
     from reconvene.surgery.plan import Plan
@@ -41,8 +42,7 @@ def run_silenced(plan: Plan, model: nn.Module, inputs: Any, noisy: dict[str, Ten
     replace |= {name: zeroed(tensor, plan.slices[name]) for name, tensor in late.items() if not _alone(tensor)}
     late = {name: tensor for name, tensor in late.items() if name not in replace}
     with kept_attributes(model), kept_values(model, buffers=False), own_instances(model):
-        model.train(True)  # modules drop the tables that they cached for eval
-        model.eval()
+        afresh_in_eval(model)
         skip = state_buffers(model)
         clear_state(model)
         with (

@@ -25,6 +25,7 @@ from reconvene.surgery.apply import apply, mask_in_place, sliced
 from reconvene.surgery.cut_on_read import apply_on_read
 from reconvene.surgery.silence import observed
 from reconvene.surgery.silenced_run import run_silenced
+from reconvene.utils.module_state import afresh_in_eval
 
 if TYPE_CHECKING:
     from reconvene.surgery.plan import Plan
@@ -123,7 +124,7 @@ class _Pairs:
     def __init__(self, plan: Plan, model: nn.Module, noisy: dict[str, Tensor], inputs: Any, seed: int) -> None:
         self.plan, self.inputs, self.seed = plan, inputs, seed
         self.small = _small(plan, model, noisy)
-        probe = copy_model(model).eval()
+        probe = afresh_in_eval(copy_model(model))
         _give(probe, noisy)
         self.silenced = mask_in_place(plan, probe).eval()
 

@@ -1,4 +1,4 @@
-"""Train and eval mode, borrowed and given back."""
+"""Train and eval mode: set, borrowed, given back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+
+
+def afresh_in_eval(model: nn.Module) -> nn.Module:
+    """Set the model to eval mode without the tables that modules cached there; the model.
+
+    Such a table (LeViT's attention biases) holds the weights and the precision of an earlier run, and modules drop it
+    when they are set to train.
+    """
+    model.train(True)
+    return model.eval()
 
 
 @contextmanager
