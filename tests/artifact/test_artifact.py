@@ -407,6 +407,28 @@ def small() -> nn.Module:
     return reconvene.prune(model, example_inputs((3, 32, 32)), Budget(params="2x"), "magnitude")
 
 
+def test_a_network_pruned_three_times_is_saved_by_one_plan_of_the_dense_one(tmp_path: Path) -> None:
+    network, x = tiny(), example_inputs((3, 32, 32))
+    for size in ("1.5x", "1.5x", "1.5x"):
+        network = reconvene.prune(network, x, Budget(params=size), trained=True, rectify="keep")
+    artifact.save(network, tmp_path / "a")
+    again = artifact.load(tmp_path / "a")
+    assert same(network, again)
+    plan = again.reconvene_plan
+    assert plan.shapes == {name: list(tensor.shape) for name, tensor in tiny().state_dict().items()}
+    assert plan.costs["pruned"] == network.reconvene_plan.costs["pruned"]
+    assert same(plan.apply(tiny()), network), "the channels of one plan are those that three plans left"
+
+
+def test_plans_of_a_source_without_an_input_shape_are_not_composed(tmp_path: Path) -> None:
+    network, x = tiny(), example_inputs((3, 32, 32))
+    for _ in range(2):
+        network = reconvene.prune(network, x, Budget(params="1.5x"), trained=True, rectify="keep")
+    with pytest.raises(ArtifactError, match=r"2 plans were applied to resnet20.*input_shape"):
+        artifact.save(network, tmp_path / "a", source={"address": "resnet20", "args": {"width": 0.25}, "seed": 1})
+    assert not (tmp_path / "a").exists()
+
+
 def test_a_pruned_model_comes_back_bit_for_bit_with_its_plan(tmp_path: Path, small: nn.Module) -> None:
     artifact.save(small, tmp_path / "a")
     again = artifact.load(tmp_path / "a")

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from reconvene.artifact.derive import derive
 from reconvene.artifact.folder import Artifact, commit_files
 from reconvene.artifact.hub import PREFIX, Push, fetched, parse_hub_address, pull, push_to_hub
 from reconvene.artifact.manifest import MANIFEST, PLAN, WEIGHTS, changed_manifest, new_manifest
+from reconvene.artifact.origin import applied_plans, one_plan, permitted, remember_origin, source_of, with_plan
 from reconvene.artifact.probe import differs, take_probe
 from reconvene.artifact.sections import (
     ExportRecord,
@@ -31,8 +31,7 @@ from reconvene.artifact.sections import (
 )
 from reconvene.artifact.tensors import decode_tensors, encode, fill_model, module_versions, require_same_tensors
 from reconvene.artifact.timings import TIMINGS, Timings, write_timings
-from reconvene.artifact.untrusted import check_attributes
-from reconvene.errors import ArtifactError, ModelError
+from reconvene.errors import ArtifactError
 from reconvene.models import ModelSource
 from reconvene.utils.arguments import check_model, check_path, checked
 
@@ -83,7 +82,8 @@ def save(
     Args:
         model: on any device, in any dtype; it is left as it is.
         directory: stopped at any moment (Ctrl-C, a full disk, ``kill -9``), it holds the old artifact or the new one.
-        plan: what was applied to the dense model; by default what ``rc.prune`` noted on the model.
+        plan: what was applied to the dense model; by default what ``rc.prune`` noted on the model. Of a model that was
+            pruned more than once all plans are noted, and one plan of the dense model is saved.
         source: how to build the dense model: a Source, an address, or a mapping such as ``{"address": "mymodels:Net",
             "args": {"classes": 10}, "input_shape": [3, 32, 32]}``. By default what was noted on the model, else what
             can be proved to give it: see ``reconvene.artifact.derive``.
@@ -108,10 +108,12 @@ def save(
     >>> bool((again.eval()(x) == small.eval()(x)).all())
     True
     """
-    plan = plan if plan is not None else getattr(model, "reconvene_plan", None)
-    origin = _source_of(model, plan, source)
+    plans = applied_plans(model, plan)
+    origin = source_of(model, plans, source)
     origin = replace(origin, replaced={**origin.replaced, **getattr(model, "reconvene_replaced", {})})
-    again = _with_plan(origin.build(allow_import=True), origin, plan)
+    built = origin.build(allow_import=True)
+    plan = one_plan(built, origin, plans)
+    again = with_plan(built, origin, plan)
     _write(model, again, Path(directory), origin, plan, extra or {}, timings)
 
 
@@ -132,7 +134,7 @@ def save_pruned(
 
     Raises ArtifactError.
     """
-    _write(model, _with_plan(dense, source, plan), directory, source, plan, extra, timings)
+    _write(model, with_plan(dense, source, plan), directory, source, plan, extra, timings)
 
 
 def _write(
@@ -197,8 +199,8 @@ def load(directory: str | Path, *, allow_import: bool = False) -> nn.Module:
         directory = fetched(repo_id, revision=revision)
     stored = Artifact.open(directory)
     folder, plan = stored.folder, stored.plan
-    source = _permitted(stored, allow_import)
-    model = _with_plan(source.build(allow_import=allow_import), source, plan)
+    source = permitted(stored, allow_import)
+    model = with_plan(source.build(allow_import=allow_import), source, plan)
     state = decode_tensors(stored.read(WEIGHTS), stored.aliases, folder)
     require_same_tensors(model.state_dict(), state, f"{stored.source.address} as {folder} describes it")
     fill_model(model, state, stored.versions)
@@ -233,7 +235,7 @@ def from_pretrained(
 
 def dense(directory: str | Path, *, allow_import: bool = False) -> nn.Module:
     """The untrained dense model that an artifact was pruned from. Raises ArtifactError."""
-    origin = _permitted(Artifact.open(directory), allow_import)
+    origin = permitted(Artifact.open(directory), allow_import)
     return remember_origin(origin.build(allow_import=allow_import), plan=None, source=origin)
 
 
@@ -255,46 +257,3 @@ def add_measurements(directory: str | Path, measurements: Mapping[str, Any]) -> 
     Raises ArtifactError.
     """
     commit_files(Path(directory), {}, changed_manifest(Artifact.open(directory).text, measurements))
-
-
-def remember_origin(model: nn.Module, *, plan: Plan | None, source: ModelSource | None) -> nn.Module:
-    """Remember on the module itself where it comes from; ``save`` looks there. Returns the same module."""
-    # object.__setattr__, because these are no parts of the module.
-    object.__setattr__(model, "reconvene_plan", plan)
-    object.__setattr__(model, "reconvene_source", source)
-    return model
-
-
-def _with_plan(model: nn.Module, source: ModelSource, plan: Plan | None) -> nn.Module:
-    """The network that the plan makes of the source's. Raises ArtifactError where it does not fit."""
-    if plan is None:
-        return model
-    check_attributes(plan, model)
-    try:
-        return plan.apply(model)
-    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
-        raise ArtifactError(f"the plan does not fit {source.address}: {type(error).__name__}: {error}") from error
-
-
-def _permitted(stored: Artifact, allow_import: bool) -> ModelSource:
-    """The source, if it imports nothing or the caller allows it."""
-    if stored.source.imports and not allow_import:
-        raise ArtifactError(
-            f"{stored.folder} holds a model that is built by importing {stored.source.address}, which runs that code. "
-            "If you trust it: allow_import=True, or --allow-import"
-        )
-    return stored.source
-
-
-def _source_of(
-    model: nn.Module, plan: Plan | None, source: ModelSource | Mapping[str, Any] | str | None
-) -> ModelSource:
-    if isinstance(source, str):
-        return ModelSource(source)
-    if isinstance(source, Mapping):
-        try:
-            return ModelSource.from_dict(source)
-        except ModelError as error:
-            raise ArtifactError(str(error)) from error
-    noted = source if source is not None else getattr(model, "reconvene_source", None)
-    return noted if isinstance(noted, ModelSource) else derive(model, plan)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,27 +14,30 @@ from torch import nn
 
 from reconvene.errors import ArtifactError, ReconveneError
 from reconvene.models import ModelSource
+from reconvene.surgery.history import NOTES
 
 if TYPE_CHECKING:
     from reconvene.surgery import Plan
 
 # Notes on a module, ours and those of timm's factory, say nothing about what it computes.
-_NOTES = {*vars(nn.Module()), "reconvene_plan", "reconvene_source", "_model_args"}
+_NOTES = {*vars(nn.Module()), *NOTES, "reconvene_source", "_model_args"}
 
 
-def derive(model: nn.Module, plan: Plan | None) -> ModelSource:
+def derive(model: nn.Module, plans: Sequence[Plan]) -> ModelSource:
     """The source that gives just this model: the same classes, attributes and shapes in every module.
 
     Tried are the builders of torchvision and timm, and the model's own class with the arguments that it keeps as
     attributes or has defaults for. The input shape stays unknown. Raises ArtifactError where none gives this model.
     """
     target_signature = signature(model)
-    for source in _candidates(model, plan):
+    for source in _candidates(model, plans):
         # On the meta device nothing is drawn or computed, so trying a whole family of builders takes no time.
         device = torch.device("meta") if source.address.startswith("torchvision:") else contextlib.nullcontext()
         with contextlib.suppress(ReconveneError), device:
             built = source.build(allow_import=True)
-            if signature(built if plan is None else plan.apply(built)) == target_signature:
+            for plan in plans:
+                built = plan.apply(built)
+            if signature(built) == target_signature:
                 return source
     model_class = type(model)
     raise ArtifactError(
@@ -70,22 +73,22 @@ def _comparable(value: Any) -> Any:
     return value
 
 
-def _candidates(model: nn.Module, plan: Plan | None) -> Iterator[ModelSource]:
+def _candidates(model: nn.Module, plans: Sequence[Plan]) -> Iterator[ModelSource]:
     model_class = type(model)
     family = model_class.__module__.partition(".")[0]
     if family == "torchvision":
-        yield from _torchvision(model, plan)
+        yield from _torchvision(model, plans)
     elif family == "timm":
         yield from _timm(model)
     elif model_class.__module__ != "__main__" and "<locals>" not in model_class.__qualname__:
         yield from _own_class(model)
 
 
-def _torchvision(model: nn.Module, plan: Plan | None) -> Iterator[ModelSource]:
+def _torchvision(model: nn.Module, plans: Sequence[Plan]) -> Iterator[ModelSource]:
     """Builders from the file of the class, with its own number of classes and with that of the last parameter."""
     from torchvision import models
 
-    shapes = plan.shapes if plan is not None else {name: list(p.shape) for name, p in model.named_parameters()}
+    shapes = plans[0].shapes if plans else {name: list(p.shape) for name, p in model.named_parameters()}
     last = [name for name, _ in model.named_parameters()][-1]
     for name in models.list_models():
         if models.get_model_builder(name).__module__ == type(model).__module__:

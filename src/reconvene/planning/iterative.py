@@ -24,6 +24,7 @@ from reconvene.planning.target import DeviceLike, Target
 from reconvene.structure.copies import copy_model
 from reconvene.surgery import Plan
 from reconvene.surgery.compose import compose_plans
+from reconvene.surgery.history import note_plans, plans_of
 from reconvene.training.tuning import Tuning, tune
 from reconvene.utils.arguments import check_number, checked, optional
 from reconvene.utils.module_state import kept_modes
@@ -186,7 +187,7 @@ def prune_step(
         plan = compose_plans(model, example_inputs, plan_of(network), plan)
     if step == schedule.steps:
         plan = replace(plan, budget=dict(schedule.asked))
-    object.__setattr__(small, "reconvene_plan", plan)
+    note_plans(small, (*plans_of(model), plan))
     return small
 
 

@@ -21,6 +21,7 @@ from reconvene.structure import analyse
 from reconvene.structure.copies import copy_model
 from reconvene.structure.nesting import on_model
 from reconvene.surgery.compose import plan_of_replaced
+from reconvene.surgery.history import note_plans, plans_of
 from reconvene.surgery.operations import OperationSite, Replacement, find_sites, forms, operations
 from reconvene.surgery.operations.forms import POLYNOMIAL, Polynomial
 from reconvene.surgery.operations.substitute import set_module
@@ -192,8 +193,8 @@ def check_operations(allow: Sequence[str] | None) -> frozenset[str]:
 
 
 def note_replacements(model: nn.Module, replacements: Mapping[str, str]) -> None:
-    """Remember on the module what was replaced, for ``rc.save``; its plan becomes one of the network as it is now."""
-    source, plan = getattr(model, "reconvene_source", None), getattr(model, "reconvene_plan", None)
+    """Remember on the module what was replaced, for ``rc.save``; its plans become those of the network as it is now."""
+    source = getattr(model, "reconvene_source", None)
     earlier = getattr(model, "reconvene_replaced", {})
     # object.__setattr__, because these are no parts of the module.
     object.__setattr__(model, "reconvene_replaced", {**earlier, **replacements})
@@ -201,9 +202,14 @@ def note_replacements(model: nn.Module, replacements: Mapping[str, str]) -> None
         return
     source = dataclasses.replace(source, replaced={**source.replaced, **replacements})
     object.__setattr__(model, "reconvene_source", source)
-    if plan is not None and source.input_shape is not None:
-        dense = source.build(allow_import=True)  # the model is here: whatever it imports was imported
-        object.__setattr__(model, "reconvene_plan", plan_of_replaced(dense, inputs_of_shape(source.input_shape), plan))
+    if not (before := plans_of(model)) or source.input_shape is None:
+        return
+    network = source.build(allow_import=True)  # the model is here: whatever it imports was imported
+    inputs, plans = inputs_of_shape(source.input_shape), []
+    for plan in before:
+        plans.append(plan_of_replaced(network, inputs, plan))
+        network = plans[-1].apply(network)
+    note_plans(model, plans)
 
 
 _FREE = 1e-12

@@ -16,6 +16,7 @@ from reconvene.structure.copies import copy_model, uncopied
 from reconvene.structure.nesting import on_model
 from reconvene.structure.restore import paused_collector
 from reconvene.structure.state import clear_state, enter_instances, remember_state
+from reconvene.surgery.history import note_plans, plans_of
 from reconvene.surgery.ranges import from_text
 from reconvene.surgery.silence import silence
 from reconvene.utils.module_state import kept_modes
@@ -47,7 +48,7 @@ def apply(plan: Plan, model: nn.Module, stand_ins: Mapping[int, nn.Parameter] = 
     with kept_modes(small):  # modules drop the tables they cached for eval (LeViT's biases) when they are set to train
         small.train(True)
     enter_instances(model, small)
-    object.__setattr__(small, "reconvene_plan", plan)  # a note for ``rc.save``, no part of the module
+    note_plans(small, (*plans_of(model), plan))  # for ``rc.save``
     return _afresh(plan, small)
 
 
