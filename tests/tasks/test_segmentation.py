@@ -287,6 +287,10 @@ def test_the_commands_train_evaluate_and_show_a_unet(
     assert "are for a model's name" in trouble(capfd, "train", "out/unet", *data, *small, code=2)
     said = answer(capfd, "evaluate", "out/unet", "--data", "cells")["variants"]["dense"]["metrics"]
     assert said["pq"] == pytest.approx(trained["pq"], abs=1e-6), "the artifact knows its task"
+    steps = ["--steps", "1", "--params", "2x", "--data", "cells", "--epochs", "1", "--criterion", "l2"]
+    answer(capfd, "prune", "out/unet", "--trained", *steps, "-o", "steps")
+    page = workflow.report(Path("steps")).read_text()
+    assert page.count("data:image/png;base64,") == 16, "a pruning in steps shows its predictions beside the dense ones"
     sized = [*small, "--model-arg", "num_classes=3"]
     answer(capfd, "prune", "unet", "-o", "small", "--params", "2x", *sized)
     answer(capfd, "train", "small", *data, "--distill")

@@ -33,6 +33,7 @@ from reconvene.training.checkpoint import sha256
 from reconvene.training.log import LOG_NAME
 from reconvene.utils.files import write_atomic
 from reconvene.utils.progress import note, stage
+from reconvene.workflow.pictures import PICTURES, draw, keep
 from reconvene.workflow.prune import (
     DENSE,
     TRAINED_SAMPLES,
@@ -278,7 +279,11 @@ class _Run:
                 f"the first step gives {task.headline} {task.show(first.tuned or 0.0)}, and the floor is "
                 f"{task.show(self.tuned.floor or 0.0)}. Try more steps (--steps), more --epochs, or a lower --floor"
             )
-        stored = artifact.Artifact.open(self.work / str(curve.result))
+        last = self.work / str(curve.result)
+        places = {"dense": self.work / DENSE, "pruned": last}
+        models = {name: artifact.load(path, allow_import=self.allow_import) for name, path in places.items()}
+        keep(last, draw(models, self.dataset))
+        stored = artifact.Artifact.open(last)
         files = {name: stored.read(name) for name in stored.files}
         text = changed_manifest(stored.text, {RECORD: asked, "curve": curve})
         with stage(f"saving to {self.folder}"), set_aside(self.folder):
@@ -299,7 +304,7 @@ class _Run:
             assert stored.curve is not None, "saved with it"
             last = self.work / str(stored.curve.result)
             moves = [(self.work / DENSE, self.folder / DENSE)]
-            moves += [(last / name, self.folder / name) for name in (LOG_NAME, artifact.TIMINGS)]
+            moves += [(last / name, self.folder / name) for name in (LOG_NAME, PICTURES, artifact.TIMINGS)]
             for here, there in moves:
                 if here.exists():
                     os.replace(here, there)
