@@ -108,7 +108,7 @@ def exported(
         ).path
         with FORMATS[kind].open(file, 1) as session:
             kept = fidelity(model, session, test_batches(dataset), runtime=kind, samples=len(dataset.test))
-        found[kind] = {"accuracy": kept.accuracy, "agreement": kept.agreement, "sqnr": kept.sqnr}
+        found[kind] = {"accuracy": kept.quality, "agreement": kept.agreement, "sqnr": kept.sqnr}
     return found
 
 

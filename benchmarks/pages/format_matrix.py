@@ -24,7 +24,7 @@ def table(rows: list[Row]) -> str:
         if "refused" in int8:
             cells = ["refused", "", "", ""]
         else:
-            accuracy = f"{int8['reference_accuracy']:.1%}, {int8['accuracy']:.1%}"
+            accuracy = f"{int8['reference_quality']:.1%}, {int8['quality']:.1%}"
             sizes = "" if "refused" in fp32 else f"{fp32['bytes']:,}, {int8['bytes']:,}"
             cells = [f"{int8['agreement']:.1%}", f"{int8['sqnr']:.0f} dB", accuracy, sizes]
         lines.append(f"| {' | '.join([row['model'], row['format'], error, *cells])} |")

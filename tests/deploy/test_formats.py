@@ -55,8 +55,8 @@ def check(name: str, format: str, folder: Path) -> None:
         return
     assert "refused" not in int8, found
     assert int8["samples"] == len(digits().test.images)
-    assert int8["agreement"] >= 0.95 and int8["accuracy"] >= int8["reference_accuracy"] - 0.02
-    assert int8["reference_accuracy"] > 0.8, "on a network that learned nothing agreement says nothing"
+    assert int8["agreement"] >= 0.95 and int8["quality"] >= int8["reference_quality"] - 0.02
+    assert int8["reference_quality"] > 0.8, "on a network that learned nothing agreement says nothing"
     assert 10 < int8["sqnr"] < 80, "an endless SQNR would mean that nothing was quantised"
     suffix = FORMATS[format].suffix
     assert (fp32["files"][0], int8["files"][0]) == (f"model{suffix}", f"model.int8{suffix}")

@@ -44,6 +44,6 @@ def _precision(name: str, net: nn.Module, format: str, folder: Path, options: di
 
 def _kept(checked: deploy.Verification | deploy.Fidelity) -> dict[str, Any]:
     """What the verification found, in the precision's own terms."""
-    wanted = ("samples", "agreement", "sqnr", "accuracy", "reference_accuracy")
+    wanted = ("samples", "agreement", "sqnr", "quality", "reference_quality")
     facts = checked.to_dict()
     return {key: facts[key] for key in wanted if key in facts}

@@ -151,9 +151,9 @@ def test_int8_asks_for_agreement_where_outputs_are_classes(tmp_path: Path) -> No
     same = data.task.agreement(output, wanted)
     assert same is not None and torch.equal(same[:, 0], output[:, :2].argmax(1) == wanted[:, :2].argmax(1))
     assert data.task.agreement(output[:, :3], wanted[:, :3]) is None
-    assert found.agreement is not None and found.measure == "pq" and found.accuracy is not None
+    assert found.agreement is not None and found.measure == "pq" and found.quality is not None
     plain = rc.export(model, tmp_path, task="image-to-image", limits=loose, **options).verification
-    assert plain.agreement is None and plain.accuracy is None
+    assert plain.agreement is None and plain.quality is None
 
 
 def png(pixels: np.ndarray) -> bytes:

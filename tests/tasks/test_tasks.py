@@ -21,6 +21,7 @@ from reconvene.tasks import TASKS, Targets, Task, judge, task_named
 from reconvene.training import Distillation, TrainConfig, evaluate_split, read_log, train_model
 from reconvene.training.assess import assess, compare_text, predict
 from reconvene.utils.schema import convert
+from reconvene.workflow.report import read_bench
 
 CONFIG = TrainConfig(batch_size=16, precision="fp32", device="cpu", lr=0.02)
 
@@ -140,7 +141,7 @@ def test_int8_of_numbers_is_held_to_noise_and_not_to_classes(tmp_path: Path) -> 
     batches = [(data.normalise(data.train.images[:64]), data.train.targets[:64])]
     options = {"example_inputs": batches[0][0][:1], "quantize": "int8", "calibration": batches}
     kept = rc.export(model, tmp_path, task="regression", **options)
-    assert kept.verification.agreement is None and kept.verification.accuracy is None
+    assert kept.verification.agreement is None and kept.verification.quality is None
     strict = rc.export(model, tmp_path, task="corner", **options).verification
     assert strict.agreement is not None and 0 <= strict.agreement <= 1
 
@@ -187,6 +188,14 @@ def test_what_earlier_releases_wrote_is_read() -> None:
     assert training is not None and training.teacher is not None and training.teacher.score == 0.9375
     assert training.score == 0.875 and training.parts == {"a": 0.25} and training.task == "classification"
     assert "accuracy 87.50%" in str(training) and "accuracy 93.75%" in str(training)
+    export = {"file": "model.onnx", "bytes": 9, "verification": {"accuracy": 0.75, "reference_accuracy": 0.875}}
+    (read,) = convert(Sections, {"exports": [export]}, source="a manifest", error=ArtifactError).exports
+    assert read.verification == {"quality": 0.75, "reference_quality": 0.875}
+
+
+def test_a_benchmark_of_an_earlier_release_is_read(tmp_path: Path) -> None:
+    (tmp_path / "bench.json").write_text(json.dumps({"rows": [{"variant": "dense", "accuracy": 0.5}]}))
+    assert read_bench(tmp_path) == {"rows": [{"variant": "dense", "quality": 0.5, "measure": "accuracy"}]}
 
 
 class Shift(Corner):

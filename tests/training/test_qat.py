@@ -212,9 +212,9 @@ def test_int8_that_ruins_a_network_does_not_ruin_one_that_was_trained_for_it(
             in_executorch(model, digits, tmp_path, **more)
             for model, more in ((whole, {"learned": result.ranges}), (trained, {}))
         )
-    assert before.accuracy is not None and after.accuracy is not None
-    assert before.accuracy < 0.8 < 0.9 < after.accuracy
-    assert after.accuracy == pytest.approx(result.score, abs=0.012)
+    assert before.quality is not None and after.quality is not None
+    assert before.quality < 0.8 < 0.9 < after.quality
+    assert after.quality == pytest.approx(result.score, abs=0.012)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_an_artifact_is_trained_on_and_exported(
     options = ["--data", "digits", "--allow-import", "--quantize", "int8", "--to", "onnx,executorch"]
     exports = answer(capfd, "export", str(folder), *options, "--min-agreement", "0.9")["exports"]
     assert [row["learned_ranges"] for row in exports] == [False, True]
-    assert all(row["verification"]["accuracy"] > 0.7 for row in exports)
+    assert all(row["verification"]["quality"] > 0.7 for row in exports)
     answer(capfd, "train", str(folder), *FAST, "--again", "--epochs", "1")
     assert {"ranges", "exports"}.isdisjoint(artifact.Artifact.open(folder).measurements)
 

@@ -215,6 +215,14 @@ AnyTraining = Annotated[Training | _TrainingOfBefore, AfterValidator(_of_today)]
 """One in a file."""
 
 
+_QUALITY = {"accuracy": "quality", "reference_accuracy": "reference_quality"}
+
+
+def _quality_of_today(verification: dict[str, Plain]) -> dict[str, Plain]:
+    """Releases that knew classification alone called a file's quality its accuracy."""
+    return {_QUALITY.get(key, key): value for key, value in verification.items()}
+
+
 @opened
 @dataclass(frozen=True)
 class ExportRecord:
@@ -235,7 +243,7 @@ class ExportRecord:
     dynamic_axes: _Names = ()
     opset: Count | None = None
     notes: _Names = ()
-    verification: dict[str, Plain] | None = None
+    verification: Annotated[dict[str, Plain], AfterValidator(_quality_of_today)] | None = None
 
 
 @opened

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 
 _WORDS = {
-    "agreement": "share of examples on which two networks, or a network and its exported file, predict the same class",
+    "agreement": "share of predictions that two networks, or a network and its exported file, have in common",
     "artifact": "a folder with plan.json, model.safetensors and reconvene.json, which says how to build the model "
     "again; never a pickle",
     "budget": "limits that the result must keep: parameters, multiply-accumulates, latency, file size, peak memory; "

@@ -78,8 +78,8 @@ def _is_better(result: Fidelity, before: Fidelity) -> bool:
 def _shortfalls(result: Fidelity) -> tuple[float, float, float]:
     """By how much each limit is missed; 0 where it is kept, or where nothing is known."""
     lost = 0.0
-    if result.accuracy is not None and result.reference_accuracy is not None:
-        lost = result.reference_accuracy - result.accuracy
+    if result.quality is not None and result.reference_quality is not None:
+        lost = result.reference_quality - result.quality
     limits = result.limits
     agreement = limits.agreement if result.agreement is None else result.agreement
     return (

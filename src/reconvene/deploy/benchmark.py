@@ -206,7 +206,7 @@ class _Entries:
             settings = quantisation(model, inputs, self.evidence.calibration, self.evidence.keep_fp32, learned)
         return write_model(self.runtime, model, inputs, path, settings)
 
-    def quality(self, model: nn.Module | str | Path, session: Session) -> dict[str, float | None]:
+    def quality(self, model: nn.Module | str | Path, session: Session) -> dict[str, Any]:
         """Agreement and quality of what is open, where there is data and the module to compare with."""
         if self.evidence.data is None or not isinstance(model, nn.Module):
             return {}
@@ -218,7 +218,7 @@ class _Entries:
             description=self.evidence.what,
             task=self.evidence.task,
         )
-        return {"agreement": comparison.agreement, "accuracy": comparison.accuracy}
+        return {"agreement": comparison.agreement, "quality": comparison.quality, "measure": comparison.measure}
 
 
 def _rows(

@@ -86,7 +86,7 @@ def export(
         keep_fp32: layers that stay in float32 in an int8 file, by name; a module's name stands for all layers in it.
         learned: ranges of activations from quantisation-aware training (``TrainResult.ranges``), in place of ranges
             measured on the calibration data; executorch only.
-        limits: what an int8 file must keep in accuracy, top-1 agreement and SQNR.
+        limits: what an int8 file must keep in accuracy, agreement and SQNR.
         task: a name in ``reconvene.tasks.TASKS``, such as ``"classification"``: outputs are class scores, and agreement
             is asked for; ``"regression"``: they are not, and errors alone decide (SQNR in int8). ``None``: class scores
             where the data has labels for them.

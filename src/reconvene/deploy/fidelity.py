@@ -45,10 +45,9 @@ class Limits:
 class Fidelity:
     """How an int8 file compares with float32 in PyTorch. ``None``: outputs are no classes, or no targets in the data.
 
-    ``sqnr`` in dB, of the output where it is least (``worst_output``, where there are several); ``accuracy`` and
-    ``reference_accuracy`` (of float32) in [0, 1] are what ``measure`` names: accuracy, or what else the task measures
-    quality by; ``warning`` is what the reader must know about the evidence, empty
-    where there is nothing.
+    ``sqnr`` in dB, of the output where it is least (``worst_output``, where there are several); ``quality`` and
+    ``reference_quality`` (of float32) in [0, 1] are what ``measure`` names: accuracy, or what else the task measures
+    quality by; ``warning`` is what the reader must know about the evidence, empty where there is nothing.
     """
 
     runtime: str
@@ -56,8 +55,8 @@ class Fidelity:
     samples: int
     sqnr: float
     agreement: float | None
-    accuracy: float | None
-    reference_accuracy: float | None
+    quality: float | None
+    reference_quality: float | None
     limits: Limits
     warning: str = ""
     worst_output: str = ""
@@ -73,14 +72,14 @@ class Fidelity:
             failures.append(f"SQNR{output} is {ratio} dB, at least {least} are required")
         if self.agreement is not None and self.agreement < self.limits.agreement:
             share, least = distinct(100 * self.agreement, 100 * self.limits.agreement)
-            failures.append(f"top-1 agreement is {share}%, at least {least}% is required")
-        if self.accuracy is not None and self.reference_accuracy is not None:
-            lost = self.reference_accuracy - self.accuracy
+            failures.append(f"agreement is {share}%, at least {least}% is required")
+        if self.quality is not None and self.reference_quality is not None:
+            lost = self.reference_quality - self.quality
             if lost > self.limits.accuracy_drop + 1e-9:
                 points, most = distinct(100 * lost, 100 * self.limits.accuracy_drop)
                 failures.append(
-                    f"{self.measure} falls by {points} points, from {self.reference_accuracy:.1%} to "
-                    f"{self.accuracy:.1%}, at most {most} may be lost"
+                    f"{self.measure} falls by {points} points, from {self.reference_quality:.1%} to "
+                    f"{self.quality:.1%}, at most {most} may be lost"
                 )
         return failures
 
@@ -103,10 +102,10 @@ class Fidelity:
 
         limits = self.limits
         rows = [
-            ("top-1 agreement", share(self.agreement), f">= {limits.agreement:.2%}"),
+            ("agreement", share(self.agreement), f">= {limits.agreement:.2%}"),
             ("SQNR", f"{self.sqnr:.1f} dB", f">= {limits.sqnr:g} dB"),
-            (self.measure, share(self.accuracy), f"loses <= {100 * limits.accuracy_drop:g} points"),
-            (f"{self.measure} in float32", share(self.reference_accuracy), ""),
+            (self.measure, share(self.quality), f"loses <= {100 * limits.accuracy_drop:g} points"),
+            (f"{self.measure} in float32", share(self.reference_quality), ""),
         ]
         title = f"int8 verified in {self.runtime} on {self.samples} samples of {self.data}"
         return text_table(

@@ -22,8 +22,9 @@ class BenchRow:
         speedup: median over the rounds of baseline time over this time, each pair from the same round; with quartiles.
         speedup_alike: the same beside the baseline in this row's own precision; ``None`` where that was not timed.
         size: bytes of the files; ``None`` for a module that is run as it is.
-        agreement: share of samples with the same most likely class as the same variant in PyTorch in float32.
-        accuracy: share of right answers, on the same samples. Both are ``None`` where no data was given.
+        agreement: share of predictions, as the task counts them, that the same variant in PyTorch in float32 has, too.
+        quality: the share that the task measures quality by (accuracy, Dice, PQ), on the same samples, which
+            ``measure`` names. All three are ``None`` where no data was given.
     """
 
     runtime: str
@@ -39,7 +40,8 @@ class BenchRow:
     rounds: int
     size: int | None = None
     agreement: float | None = None
-    accuracy: float | None = None
+    quality: float | None = None
+    measure: str | None = None
     speedup_alike: float | None = None
 
     @classmethod
@@ -64,7 +66,7 @@ class BenchResult:
     """Latency of every variant in every runtime, and all that is needed to repeat the measurement.
 
     ``clock`` is ``thread`` (processor time of the one thread) or ``wall``; times are seconds for ``batch`` samples.
-    The baseline of a runtime is the first variant in float32. ``data`` says what agreement and accuracy are from;
+    The baseline of a runtime is the first variant in float32. ``data`` says what agreement and quality are from;
     ``left_out`` says, by ``runtime variant precision`` or by a whole ``runtime``, why something has no row.
     """
 
@@ -88,7 +90,7 @@ class BenchResult:
 
     def __str__(self) -> str:
         header = ["runtime", "variant", "", f"{self.clock} ms", "quartiles", "min wall ms", "speed-up", "quartiles"]
-        header += ["bytes", "agreement", "accuracy"]
+        header += ["bytes", "agreement", next((row.measure for row in self.rows if row.measure), "quality")]
         rows = []
         for row in self.rows:
             ratio, spread = faster(row.speedup), f"{row.speedup_quarter:.2f} - {row.speedup_three_quarters:.2f}"
@@ -97,7 +99,7 @@ class BenchResult:
             around = f"{row.quarter * 1e3:.3f} - {row.three_quarters * 1e3:.3f}"
             times = (f"{row.median * 1e3:.3f}", around, f"{row.min_wall * 1e3:.3f}")
             size = "-" if row.size is None else f"{row.size:,}"
-            shares = ("-" if share is None else f"{share:.2%}" for share in (row.agreement, row.accuracy))
+            shares = ("-" if share is None else f"{share:.2%}" for share in (row.agreement, row.quality))
             rows.append((row.runtime, row.variant, row.precision, *times, ratio, spread, size, *shares))
         # a column of nothing but dashes tells nothing
         shown = [i for i in range(len(header)) if i < 8 or any(row[i] != "-" for row in rows)]

@@ -216,7 +216,7 @@ class Verification:
 
     def __str__(self) -> str:
         title = f"verified in {self.runtime} on {self.samples} samples of {self.data}, tolerance {self.tolerance:.0e}"
-        header = ("batch size", "batches", "max abs error", "relative", "top-1 agreement")
+        header = ("batch size", "batches", "max abs error", "relative", "agreement")
         rows = [
             (
                 str(row.batch_size),

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from reconvene.deploy.runtimes.registry import RUNTIMES
+from reconvene.pages import headline
 from reconvene.pages.data import ReportData
 from reconvene.pages.markup import Child, Html, name, tag
 from reconvene.pages.scatter import BYTE_TICKS, Mark, Panel, scatter_chart
 from reconvene.pages.sections import html_table, section
+from reconvene.tasks import task_named
 from reconvene.utils import numbers
 
 LEAST_AGREEMENT = 0.95
@@ -33,16 +35,17 @@ def formats(data: ReportData) -> Html | None:
     lead = (
         "Every file by its size (across) and the time of one inference (up), both on logarithmic axes: better is "
         "further down and to the left."
-        + (" Below, how often it sees the same class as the same network in PyTorch in float32." if judged else "")
+        + (" Below, how often it predicts the same as the same network in PyTorch in float32." if judged else "")
         + ringed
     )
-    columns = ["File", "Size", "Time", "Same class", "Accuracy"]
+    measure = next((row["measure"] for row in rows if row.get("measure")), task_named(data.task).headline)
+    columns = ["File", "Size", "Time", "Agreement", headline.title(measure)]
     lines = [tag("tr", _file_cell(row, data), [_cell(text) for text in _texts(row)]) for row in rows]
-    panels = (Panel("Time of one inference", numbers.seconds), Panel("Same class", numbers.share, log=False, top=1.0))
+    panels = (Panel("Time of one inference", numbers.seconds), Panel("Agreement", numbers.share, log=False, top=1.0))
     title = "Size, latency and agreement of every file" if judged else "Size and latency of every file"
     chart = scatter_chart(title, described, [_mark(row) for row in rows], panels, x=numbers.memory, units=BYTE_TICKS)
     measured = (data.bench or {}).get("data")
-    note = tag("p", f"Agreement and accuracy on {measured}, at most 512 samples.", class_="note") if measured else None
+    note = tag("p", f"Agreement and {measure} on {measured}, at most 512 samples.", class_="note") if measured else None
     left_out = [
         tag("p", f"Left out: {file}: {why}", class_="note")
         for file, why in (data.bench or {}).get("left_out", {}).items()
@@ -59,13 +62,15 @@ def int8(data: ReportData) -> Html | None:
         return None
     rows = [tag("tr", _int8_cells(export)) for export in checked]
     lead = "Static quantisation, calibrated on real data."
+    measure = task_named(data.task).headline
     if checked:
+        measure = checked[0]["verification"].get("measure", measure)
         limits = checked[0]["verification"]["limits"]
         lead += (
-            f" A file had to keep {limits['agreement']:.0%} of the classes, an SQNR of {limits['sqnr']:g} dB, and lose "
-            f"at most {100 * limits['accuracy_drop']:g} points of accuracy."
+            f" A file had to keep {limits['agreement']:.0%} of the predictions, an SQNR of {limits['sqnr']:g} dB, and "
+            f"lose at most {100 * limits['accuracy_drop']:g} points of {measure}."
         )
-    columns = ["File", "Same class", "SQNR", "Accuracy", "In fp32"]
+    columns = ["File", "Agreement", "SQNR", headline.title(measure), "In fp32"]
     refused = [
         tag(
             "p",
@@ -86,7 +91,7 @@ def _int8_cells(export: dict[str, Any]) -> list[Child]:
     verification = export["verification"]
     kept = tag("small", "fp32: ", ", ".join(export["keep_fp32"])) if export.get("keep_fp32") else None
     noise = "no noise" if verification["sqnr"] is None else f"{verification['sqnr']:.1f}{numbers.NARROW}dB"
-    shares = [_share(verification[key]) for key in ("agreement", "accuracy", "reference_accuracy")]
+    shares = [_share(verification[key]) for key in ("agreement", "quality", "reference_quality")]
     return [
         tag("th", name(export["file"]), kept, scope="row"),
         *(_cell(text) for text in (shares[0], noise, *shares[1:])),
@@ -100,7 +105,7 @@ def _file_cell(row: dict[str, Any], data: ReportData) -> Html:
 
 def _mark(row: dict[str, Any]) -> Mark:
     colour_key = (row["variant"], row.get("precision", "fp32"))
-    text = f"{_name(row)}: {', '.join(_texts(row)[:3])} the same class"
+    text = f"{_name(row)}: {', '.join(_texts(row)[:3])} agreement"
     heights = (float(row["median"]), row.get("agreement"))
     return Mark(
         text,
@@ -134,7 +139,7 @@ def _name(row: dict[str, Any]) -> str:
 
 
 def _texts(row: dict[str, Any]) -> list[str]:
-    shares = (_share(row.get(key)) for key in ("agreement", "accuracy"))
+    shares = (_share(row.get(key)) for key in ("agreement", "quality"))
     return [numbers.memory(row["size"]), numbers.seconds(row["median"]), *shares]
 
 

@@ -85,7 +85,7 @@ def verification(data: ReportData) -> Html | None:
     )
     warnings = dict.fromkeys(w for export in checked if (w := export["verification"].get("warning")))
     notes = [tag("p", f"{warning}.", class_="note") for warning in warnings]
-    columns = ["Batch", "Largest error", "Relative", "Same class"]
+    columns = ["Batch", "Largest error", "Relative", "Agreement"]
     return section(
         "Verified in the runtime", lead, html_table(columns, rows, numeric=(1, 2, 3), shares=(19, 27, 27, 27)), notes
     )

@@ -34,8 +34,8 @@ def _lost(data: ReportData, best: dict[str, Any], rows: list[dict[str, Any]]) ->
     """The change of the headline: of the file itself where that was judged, else of the trained networks."""
     task, scores = task_named(data.task), data.headlines()
     base = next((row for row in rows if (row["runtime"], row["variant"]) == (best["runtime"], "dense")), None)
-    if base is not None and base.get("accuracy") is not None and best.get("accuracy") is not None:
-        change = float(best["accuracy"]) - float(base["accuracy"])
+    if base is not None and base.get("quality") is not None and best.get("quality") is not None:
+        change = float(best["quality"]) - float(base["quality"])
     elif {"dense", "pruned"} <= set(scores):
         change = scores["pruned"] - scores["dense"]
     else:
