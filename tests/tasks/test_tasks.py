@@ -147,12 +147,13 @@ def test_int8_of_numbers_is_held_to_noise_and_not_to_classes(tmp_path: Path) -> 
 
 
 def test_a_file_that_disagrees_as_the_task_sees_it_is_refused(tmp_path: Path) -> None:
+    torch.manual_seed(0)
     model, x = Net().eval(), torch.randn(8, 1, 8, 8)
     path = rc.export(model, tmp_path, example_inputs=x).path
     with torch.no_grad():
-        model.head.bias += 0.2
+        model.head.bias += 0.1
     with pytest.raises(VerificationError, match="predicts otherwise"):
-        rc.deploy.verify_export(model, path, example_inputs=x, task="corner", tolerance=0.9)
+        rc.deploy.verify_export(model, path, example_inputs=x, task="corner", tolerance=9)
 
 
 def test_nobody_guesses_a_task() -> None:
