@@ -49,7 +49,8 @@ test-slow: .venv/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 test-litert: .venv-litert/.ready
-	OMP_NUM_THREADS=1 .venv-litert/bin/python -m pytest -n 0 tests/deploy/test_formats.py -k litert -m "slow or not slow"
+	OMP_NUM_THREADS=1 .venv-litert/bin/python -m pytest -n 0 tests/deploy/test_formats.py tests/deploy/test_packed.py -k litert \
+		-m "slow or not slow"
 
 # Two calls of pip: see the litert extra in pyproject.toml.
 .venv-litert/.ready: pyproject.toml

@@ -159,6 +159,52 @@ def test_openvino_computes_the_bits_of_a_plan_in_int8(name: str, tmp_path: Path)
         assert {precision for _, precision in kernels_of_openvino(exports[0].path)} <= {"u8", "i8"}
 
 
+def stored_types(path: Path) -> dict[str, int]:
+    """How many weights of layers a LiteRT file stores in which type."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    content = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+    types = {value: name for name, value in vars(schema.TensorType).items()}
+    stored: dict[str, int] = {}
+    for graph in content.subgraphs:
+        for tensor in graph.tensors:
+            scales = None if tensor.quantization is None else tensor.quantization.scale
+            if scales is not None and len(tensor.shape) > 1 and len(scales) > 1:
+                kind = types[tensor.type]
+                stored[kind] = stored.get(kind, 0) + 1
+    return stored
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_litert_computes_the_bits_of_a_plan_in_int8(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("litert_torch")
+    small, images = with_random_bits(name, 0)
+    options = {"calibration": [images], "example_inputs": images[:1], "task": "regression"}
+    exported = rc.export(small, tmp_path, format="litert", quantize="plan", **options)
+    assert exported.path.name == "model.plan.tflite" and exported.verification.sqnr > 25
+    assert any("channels of 2 bits are stored in 4 or 8" in note for note in exported.notes)
+
+
+def test_litert_stores_layers_of_four_bits_in_four(tmp_path: Path) -> None:
+    pytest.importorskip("litert_torch")
+    torch.manual_seed(0)
+    model, images = lively(mini_resnet((16, 32, 64))), torch.randn(16, 3, 16, 16)
+    layers = {
+        f"{path}.weight": LayerBits.of(0, np.full(len(module.weight), 8 if isinstance(module, nn.Linear) else 4))
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+    small = replace(rc.plan(model, images[:1], rc.Budget(params=1.0)), bits=BitPlan(layers)).apply(model)
+    options = {"format": "litert", "calibration": [images], "example_inputs": images[:1], "task": "regression"}
+    int8, plan = (
+        rc.export(small, tmp_path, quantize=how, limits=rc.deploy.Limits(sqnr=0), **options) for how in ("int8", "plan")
+    )
+    stored = stored_types(plan.path)
+    assert stored["INT4"] == len(layers) - 1 and stored["INT8"] == 1, stored
+    weights_of_four = sum(module.weight.numel() for module in small.modules() if isinstance(module, nn.Conv2d))
+    assert int8.bytes - plan.bytes > 0.95 * weights_of_four / 2
+
+
 def test_a_file_of_openvino_holds_half_the_bytes_of_int8(tmp_path: Path) -> None:
     pytest.importorskip("nncf")
     torch.manual_seed(0)

@@ -81,7 +81,8 @@ def export(
             one time step that takes the state, by the names of modules, and gives the next one (``one_step``); onnx,
             openvino and executorch.
         quantize: ``"int8"`` writes ``name.int8.<format>``; ``"plan"`` writes ``name.plan.<format>`` with the bits of
-            the plan that the small network carries, packed, and computed in int8 (docs/bits.md); onnx and openvino.
+            the plan that the small network carries, packed, and computed in int8 (docs/bits.md); onnx, openvino and
+            litert.
         calibration: real data for int8: batches ``(inputs, target)`` or bare inputs, up to 256 samples are used.
         keep_fp32: layers that stay in float32 in an int8 file, by name; a module's name stands for all layers in it.
         learned: ranges of activations from quantisation-aware training (``TrainResult.ranges``), in place of ranges

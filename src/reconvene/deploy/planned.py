@@ -18,7 +18,6 @@ PACKED = "packed"
 _WHY_NOT = {
     "executorch": "XNNPACK computes convolutions in 8 bits, and of 4 bits linear layers only",
     "ncnn": "ncnn has no weights below 8 bits",
-    "litert": "LiteRT takes 4 bits and refuses 2; that is not written here yet",
 }
 
 
@@ -59,7 +58,7 @@ def planned(model: nn.Module, runtime: Runtime, calibration: Iterable[Any] | Non
     if PACKED not in runtime.takes:
         because = _WHY_NOT.get(name, f"{name} files hold no weights below 8 bits here")
         raise ExportError(
-            f"quantize='plan' is for onnx and openvino: {because}. quantize='int8' writes 8 bits everywhere"
+            f"quantize='plan' is for onnx, openvino and litert: {because}. quantize='int8' writes 8 bits everywhere"
         )
     plan = getattr(model, "reconvene_plan", None)
     bits: BitPlan | None = getattr(plan, "bits", None)

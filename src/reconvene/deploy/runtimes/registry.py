@@ -7,7 +7,7 @@ from pathlib import Path
 from reconvene.deploy.runtimes.base import Runtime
 from reconvene.deploy.runtimes.eager import EAGER
 from reconvene.deploy.runtimes.executorch.runtime import EXECUTORCH
-from reconvene.deploy.runtimes.litert import LITERT
+from reconvene.deploy.runtimes.litert.runtime import LITERT
 from reconvene.deploy.runtimes.ncnn.runtime import NCNN
 from reconvene.deploy.runtimes.nir.runtime import NIR
 from reconvene.deploy.runtimes.onnx.runtime import ONNX

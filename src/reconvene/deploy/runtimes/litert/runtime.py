@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from torch import Tensor, nn
 from reconvene.deploy.batch_of_one import SingleSession
 from reconvene.deploy.model_io import in_inference, leaves
 from reconvene.deploy.options import FileOptions
+from reconvene.deploy.planned import PACKED, PackedWeight
 from reconvene.deploy.pt2e import KEY, quantised_program
 from reconvene.deploy.quantisation import Quantisation
 from reconvene.deploy.runtimes.base import OnDevice, Runtime, Session, Written, file_of, imported, our_program
+from reconvene.deploy.runtimes.litert.packed import NARROW, pack_file, plan_weights
 from reconvene.deploy.tracing import TensorsOnly, exporting, one_sample, said
-from reconvene.errors import ModelError
+from reconvene.errors import ModelError, VerificationError
 
 _EXTRA = "litert"
 FIRST_PACKAGE = "litert-torch"
@@ -50,11 +53,36 @@ def quantize_litert(
     settings = quantizer.get_symmetric_quantization_config(is_per_channel=True, is_dynamic=False)
     int8_quantizer = quantizer.PT2EQuantizer().set_global(settings)
     _complete(int8_quantizer, settings)
+    packed = quantisation.packed
+    if packed:
+        plan_weights(int8_quantizer, packed)
     program = quantised_program(
         model, example_inputs, int8_quantizer, quantisation, extra=_EXTRA, file_format="LiteRT", fold_weights=False
     )
     sample = one_sample(example_inputs)
-    return _converted(model, program, sample, path, quant_config=config.QuantConfig(pt2e_quantizer=int8_quantizer))
+    written = _converted(model, program, sample, path, quant_config=config.QuantConfig(pt2e_quantizer=int8_quantizer))
+    return replace(written, notes=_packed_notes(path, packed, sample)) if packed else written
+
+
+def _packed_notes(path: Path, packed: Mapping[str, PackedWeight], sample: Any) -> tuple[str, ...]:
+    """Pack a file in place; what it holds in more bits than its plan says.
+
+    Raises VerificationError where the packed file computes anything else than the one before.
+    """
+    # XNNPACK has no convolutions with weights of 4 bits, and LiteRT's own kernels, which compute them, round otherwise
+    expected = LitertSession(path, 1, delegates=False).run(sample)
+    wider = pack_file(path, packed)
+    for name, values in LitertSession(path, 1, delegates=False).run(sample).items():
+        if not torch.equal(values, expected[name]):
+            raise VerificationError(
+                f"output {name!r} of the file changes when its weights are stored in 4 bits. Please report it; "
+                "quantize='int8' stores 8"
+            )
+    narrow = sum(int((weight.layer.bits < NARROW).sum()) for weight in packed.values())
+    notes = [f"{narrow} channels of 2 bits are stored in 4 or 8: LiteRT computes with 4 and 8"] if narrow else []
+    if wider:
+        notes.append(f"{wider} channels of at most 4 bits are stored in 8, as other channels of their layer need it")
+    return tuple(notes)
 
 
 def _complete(quantizer: Any, settings: Any) -> None:
@@ -91,13 +119,20 @@ def _converted(model: nn.Module, program: nn.Module, sample: Any, path: Path, **
 
 
 class LitertSession(SingleSession):
-    """A ``.tflite`` file in the interpreter. Inputs and outputs that are int8 in the file are float32 here."""
+    """A ``.tflite`` file in the interpreter. Inputs and outputs that are int8 in the file are float32 here.
 
-    def __init__(self, path: Path, threads: int) -> None:
+    Without ``delegates`` it runs LiteRT's own kernels, none of XNNPACK's.
+    """
+
+    def __init__(self, path: Path, threads: int, *, delegates: bool = True) -> None:
         interpreter = imported("ai_edge_litert.interpreter", _EXTRA, "running a .tflite file", first=FIRST_PACKAGE)
+        kinds = interpreter.OpResolverType
+        kernels = kinds.AUTO if delegates else kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         with said():
             try:
-                self.interpreter = interpreter.Interpreter(str(path), num_threads=threads)
+                self.interpreter = interpreter.Interpreter(
+                    str(path), num_threads=threads, experimental_op_resolver_type=kernels
+                )
                 self.interpreter.allocate_tensors()
             except (RuntimeError, ValueError) as error:
                 raise ModelError(f"LiteRT cannot load {path.name}: {error}") from error
@@ -155,6 +190,7 @@ LITERT = Runtime(
     extra=_EXTRA,
     to_run={"ai_edge_litert": "2.3"},
     to_export={"litert_torch": "0.10", "torchao": "0.18"},
+    takes=frozenset({PACKED}),
     on_device=OnDevice("ai-edge-litert", our_program("litert")),
     first_package=FIRST_PACKAGE,
 )
