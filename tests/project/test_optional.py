@@ -18,7 +18,15 @@ from support.optional_surface import Use, merged, missing, uses
 QUICK = {"PIL", "datasets", "ethosu", "huggingface_hub", "ncnn", "nir", "nncf", "onnx", "onnx_ir", "onnxruntime"}
 QUICK |= {"openvino", "pandas", "pnnx", "pyarrow", "ray", "scipy", "skimage", "sklearn", "tenseal", "timm"}
 QUICK |= {"torch_pruning", "torchvision", "transformers", "yaml"}
-SLOW = {"ai_edge_litert", "executorch", "litert_torch", "monai", "segmentation_models_pytorch", "torchao"}
+SLOW = {
+    "ai_edge_litert",
+    "executorch",
+    "flatbuffers",
+    "litert_torch",
+    "monai",
+    "segmentation_models_pytorch",
+    "torchao",
+}
 """Import for many seconds."""
 
 
