@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 # Reasons and layers that a message names at most.
 _NAMED = 3
+_LITTLE = 0.1
+"""Share of a floor below which what is pinned does not explain it."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class PinnedCost:
     plural: str = "amount"
 
     def __str__(self) -> str:
+        if self.floor and self.amount < _LITTLE * self.floor:
+            return f"nearly all {self.plural} can leave: the floor is every layer at its least width"
         text = f"{_percent(self.amount / self.dense if self.dense else 0.0)} of the {self.plural} cannot leave"
         named = [str(share) for share in self.shares[:_NAMED]]
         remaining_share = sum(share.share for share in self.shares[_NAMED:])
@@ -52,7 +56,7 @@ class PinnedCost:
         )
         if self.floor:
             kept = min(self.amount / self.floor, 1.0)
-            text += f"; that is {_percent(kept)} of the floor, and the other layers at their least widths are the rest"
+            text += f"; that is {_percent(kept)} of the floor, the rest is the other layers at their least widths"
         return text
 
 

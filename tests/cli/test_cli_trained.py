@@ -11,7 +11,9 @@ from torch import nn
 
 import reconvene as rc
 from reconvene import artifact
+from reconvene.cli import main
 from reconvene.models import ModelSource
+from reconvene.workflow.report import report, scores
 from support.cli_calls import answer, trouble
 
 SOURCE = ModelSource("resnet20", {"num_classes": 10, "width": 0.5, "in_channels": 1}, (1, 8, 8), 3)
@@ -122,6 +124,31 @@ def test_layers_are_kept_in_untrained_networks_too(tmp_path: Path, capfd: pytest
     assert torch.equal(rc.load(tmp_path / "small").classifier.weight, dense.classifier.weight)
     words = trouble(capfd, "prune", *MODEL, "--macs", "1.5x", "--keep", "clasifier", "-o", str(tmp_path / "small"))
     assert "unknown layer to keep 'clasifier'" in words and "Did you mean 'classifier'" in words
+
+
+def test_what_a_cut_cost_is_said_and_can_be_evaluated(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    dense, out = str(tmp_path / "dense"), str(tmp_path / "small")
+    train = ["train", "resnet20", "--data", "digits", "--limit", "60", "--epochs", "1", "-o", dense]
+    answer(capfd, *train, "--model-arg", "width=0.25")
+    said = answer(capfd, "prune", dense, "--trained", "--params", "2x", "--data", "digits", "--limit", "60", "-o", out)
+    assert set(said["scores"]) == {"dense", "pruned"} and all(0 <= score <= 1 for score in said["scores"].values())
+    evaluated = answer(capfd, "evaluate", out, "--data", "digits", "--limit", "60")["variants"]
+    assert {name: found["accuracy"] for name, found in evaluated.items()} == pytest.approx(said["scores"])
+    assert main(["prune", dense, "--trained", "--params", "1.5x", "--keep", "stages.0.0", "-o", f"{out}2"]) == 0
+    assert "kept whole, as asked: stages.0.0" in capfd.readouterr().out
+
+
+def test_networks_judged_on_different_images_are_not_compared(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    dense, out = tmp_path / "dense", tmp_path / "small"
+    options = ["--data", "digits", "--epochs", "1"]
+    answer(capfd, "train", "resnet20", "--model-arg", "width=0.25", "-o", str(dense), *options, "--limit", "60")
+    answer(capfd, "prune", str(dense), "--trained", "--params", "2x", "-o", str(out))
+    answer(capfd, "train", str(out), *options, "--limit", "80")
+    assert set(scores(out)) == {"pruned"}
+    assert "the dense network was trained on" in report(out).read_text()
+    steps = ["prune", str(dense), "--trained", "--params", "2x", "--steps", "1", "--epochs", "1", "--limit", "80"]
+    curve = answer(capfd, *steps, "-o", str(tmp_path / "steps"))["curve"]
+    assert scores(tmp_path / "steps")["dense"] == curve["dense"], "the steps judge both on the same images"
 
 
 def test_in_steps_a_network_is_cut_and_tuned_in_turn(tmp_path: Path, capfd: pytest.CaptureFixture[str]):

@@ -215,7 +215,8 @@ class _Reasons:
                 f" and {len(partners) - 2} more" if partners[2:] else ""
             )
         if width > base:
-            return "widened to fill the budget"
+            whole = width == int(self.dense[g])
+            return "kept at full width: the budget had room left" if whole else "widened to fill the budget"
         if width < base:
             return "narrowed for groups that lose more"
         return self._at_level(g, width, fewest)

@@ -31,7 +31,7 @@ class PruningCurve:
 
     ``dense`` is the metric of the network before the first step, on the same ``split`` of the data as the others. Where
     a step falls below the ``floor``, it is the last one, and the ``result`` is the network of the step before it (0:
-    the dense one).
+    the dense one). ``larger_is_better`` is of the metric.
     """
 
     steps: tuple[StepRecord, ...] = ()
@@ -40,6 +40,13 @@ class PruningCurve:
     dense: Number | None = None
     floor: Number | None = None
     split: Text = "test"
+    larger_is_better: bool = True
+
+    def _is_worse(self, step: StepRecord) -> bool:
+        """Whether tuning took from the metric what the repair had given."""
+        if step.tuned is None or step.repaired is None:
+            return False
+        return step.tuned < step.repaired if self.larger_is_better else step.tuned > step.repaired
 
     def __str__(self) -> str:
         costs = [cost for cost in COSTS if self.steps and cost in self.steps[0].costs]
@@ -48,6 +55,11 @@ class PruningCurve:
             amounts = [text_of(cost, step.costs[cost]) for cost in costs]
             rows.append([f"step {step.step}", *amounts, step.cut, step.repaired, step.tuned])
         foot = [] if self.floor is None else [f"floor {self.floor:.4g}: the network is that of step {self.result}"]
+        if worse := [str(step.step) for step in self.steps if self._is_worse(step)]:
+            foot.append(
+                f"tuning left the network of step {', '.join(worse)} worse than the repair before it. Try more epochs, "
+                "a lower learning rate, or --epochs 0, which only repairs"
+            )
         return text_table(
             ["", *costs, "cut", "repaired", "tuned"],
             rows,

@@ -35,6 +35,8 @@ class BenchCommand(Int8Options, Importing, Seeded, Command):
     """Runtimes, separated by commas: onnxruntime, openvino, executorch, litert, ncnn, eager; else all there are."""
     data: Annotated[str | None, arg(metavar="DATA")] = None
     """Also time int8, calibrated on this data, and say how often each file agrees: digits, a hub id, or a path."""
+    limit: Annotated[int | None, arg(metavar="N")] = None
+    """Use at most so many images of each split of --data."""
     batch: int = 1
     """Examples in one inference."""
     threads: int = 1
@@ -60,7 +62,7 @@ class BenchCommand(Int8Options, Importing, Seeded, Command):
             self.directory,
             runtimes=installed() if runtimes == ["installed"] else runtimes,
             int8=None if self.data is None else int8,
-            data=None if self.data is None else load_data(self.data, task=task, input_shape=shape),
+            data=None if self.data is None else load_data(self.data, task=task, input_shape=shape, limit=self.limit),
             batch=self.batch,
             threads=self.threads,
             repeats=self.repeats,
@@ -70,7 +72,7 @@ class BenchCommand(Int8Options, Importing, Seeded, Command):
         )
         text, answer = [str(result)], {"artifact": str(self.directory), **result.to_dict()}
         untrained = [] if self.data is None else _untrained(self.directory, {row.variant for row in result.rows})
-        text += [f"note: {name} is not trained: its agreement and accuracy say nothing" for name in untrained]
+        text += [f"note: {name} is not trained: its agreement and quality say nothing" for name in untrained]
         if artifact.read_plan(self.directory) is not None:  # a dense network has nothing to be set beside
             page = report(self.directory)
             text.append(f"report: {page}")
@@ -87,7 +89,5 @@ def _untrained(folder: Path, names: set[str]) -> list[str]:
 
     pruned = Artifact.open(folder).plan is not None
     places = {"dense": folder / DENSE, "pruned": folder} if pruned else {"dense": folder}
-    trained = {
-        name for name, path in places.items() if (path / MANIFEST).exists() and Artifact.open(path).training is not None
-    }
+    trained = {name for name, path in places.items() if (path / MANIFEST).exists() and Artifact.open(path).is_trained}
     return sorted(names - trained)

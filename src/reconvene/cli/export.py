@@ -65,6 +65,8 @@ class ExportCommand(LimitOptions, Importing, Seeded, Command):
     """Also export the dense network beside it, as dense.onnx."""
     data: Annotated[str | None, arg(metavar="DATA")] = None
     """Verify on the test images of this data: digits, a hub id, or a path. By default on seeded noise."""
+    limit: Annotated[int | None, arg(metavar="N")] = None
+    """Use at most so many images of each split of --data."""
     bundle: Annotated[Path | None, arg(metavar="NAME.tar.gz")] = None
     """Also write an archive that classifies images on a device: model, run.py, labels, self-test, checksums."""
 
@@ -91,7 +93,7 @@ class ExportCommand(LimitOptions, Importing, Seeded, Command):
             format_named(name)  # a name that nobody knows is told before data are read
         shape = self.input or artifact.Artifact.open(self.directory).source.input_shape
         task = recorded_task(self.directory)
-        dataset = None if self.data is None else load_data(self.data, task=task, input_shape=shape)
+        dataset = None if self.data is None else load_data(self.data, task=task, input_shape=shape, limit=self.limit)
         by_variant = export_artifact(
             self.directory,
             formats=formats,

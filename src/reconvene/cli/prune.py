@@ -69,6 +69,7 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
             for name in dense
         ]
         costs.append([f"training FLOPs, {plan.training_unit}", *plan.training_text])
+        kept = [f"kept whole, as asked: {', '.join(self.keep)}"] if self.keep else []
         stored = artifact.Artifact.open(self.output)
         pruning = stored.pruning
         assert pruning is not None, "pruned above"
@@ -79,10 +80,12 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
                 ["cost", "dense", "pruned", "smaller"],
                 costs,
                 right=(1, 2, 3),
-                foot=[*plan.remarks, f"artifact: {self.output}"],
+                foot=[*plan.remarks, *kept, f"artifact: {self.output}"],
             ),
         ]
         text += [] if stored.curve is None else ["", str(stored.curve)]
+        scores = {} if in_steps or not self.trained or self.data is None else self._scores(source, base)
+        text += [self._quality_text(scores, base)] if scores else []
         data = {
             "artifact": str(self.output),
             "model": source.to_dict(),
@@ -94,8 +97,23 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
             **asdict(pruning),
             "timings": plan.timings,
             "curve": None if stored.curve is None else asdict(stored.curve),
+            "scores": scores,
         }
         return Answer("\n".join(text), data)
+
+    def _scores(self, source: ModelSource, base: Path | None) -> dict[str, float]:
+        """The headline of the network before and after, on the test images."""
+        from reconvene.workflow.evaluate import headlines
+
+        return headlines(self.output, self.dataset(source.input_shape, base), allow_import=self.allow_import)
+
+    def _quality_text(self, scores: dict[str, float], base: Path | None) -> str:
+        from reconvene.tasks import task_named
+        from reconvene.workflow.inputs import recorded_task
+
+        task = task_named(self.task or recorded_task(base))
+        parts = [f"{task.show(score)} {name}" for name, score in scores.items()]
+        return f"{task.headline} on the test images: {', '.join(parts)}"
 
     def _pruned(self, budget: Budget, source: ModelSource, base: Path | None) -> Plan:
         """One cut."""

@@ -109,6 +109,7 @@ class TrainCommand(TrainOptions, BudgetOptions, TrainingDataOptions, ModelOption
         from reconvene import artifact
         from reconvene.errors import ArtifactError
         from reconvene.models import MODELS
+        from reconvene.training.evaluate import try_model
 
         if self.directory.is_dir() or len(self.directory.parts) > 1:
             if self.output is not None or self.model_arg or self.input is not None:
@@ -127,7 +128,9 @@ class TrainCommand(TrainOptions, BudgetOptions, TrainingDataOptions, ModelOption
         source = source.with_classes(dataset.outputs)
         folder = self.output or Path("out") / re.sub(r"[^\w.-]+", "-", name)
         if not (folder / artifact.MANIFEST).exists():
-            artifact.save(source.build(allow_import=self.allow_import), folder, source=source)
+            model = source.build(allow_import=self.allow_import)
+            try_model(model, dataset)  # before a folder is made that nothing can train
+            artifact.save(model, folder, source=source)
         elif (stored := artifact.Artifact.open(folder)).source != source or (stored.plan is not None and not self.grow):
             raise UsageError(f"{folder} holds another network than {name} as it was asked for. Choose another with -o")
         return folder, dataset

@@ -16,6 +16,9 @@ from reconvene.utils.progress import track
 EXPECTED = "data= takes an iterable of (inputs, target) batches: a DataLoader, a list, a generator"
 
 
+_UNLABELLED = "Without targets: criterion='group_l2' reads no data, and rectify='reconstruct' inputs alone."
+
+
 class Batches:
     """A data iterable that can be passed over again, in the same order, and says what it holds.
 
@@ -97,7 +100,8 @@ class Batches:
             return batch, None
         if not self._labelled and isinstance(batch, (tuple, list)) and len(batch) == 1:
             return batch[0], None
-        raise self._error(f"batch {number} of the data is a {type(batch).__name__}, not a pair. {EXPECTED}.")
+        without = f" {_UNLABELLED}" if self._labelled else ""
+        raise self._error(f"batch {number} of the data is a {type(batch).__name__}, not a pair. {EXPECTED}.{without}")
 
 
 def samples_in(inputs: Any, target: Any = None) -> int:

@@ -119,8 +119,8 @@ def _pinned(data: ReportData) -> Html | None:
         tag("li", name(group["name"]), f" ({group['width']:,}): {group.get('why') or 'pinned'}")
         for group in data.pinned
     ]
-    noun = "group is" if len(items) == 1 else "groups are"
-    return details(f"{len(items)} {noun} kept at full width, since nothing of it may leave", tag("ul", items))
+    noun, whose = ("group is", "it") if len(items) == 1 else ("groups are", "them")
+    return details(f"{len(items)} {noun} kept at full width, since nothing of {whose} may leave", tag("ul", items))
 
 
 def spread_section(data: ReportData) -> Html | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,8 +46,8 @@ def recalibrate(
     norms = {name: module for name, module in model.named_modules() if keeps_statistics(module)}
     if not norms:
         return []
-    work_name = "recalibrating norms"
-    with undisturbed(model, seed=seed), averaging(norms.values()), stage(work_name, examples, summary=False) as work:
+    work_name, total = "recalibrating norms", min(examples, _count(data) or examples)
+    with undisturbed(model, seed=seed), averaging(norms.values()), stage(work_name, total, summary=False) as work:
         for norm in norms.values():
             _reset(norm)
         seen = 0
@@ -55,10 +55,18 @@ def recalibrate(
             with explained("rectify how='recalibrate'", number, DataError):
                 call(model, inputs)
             seen += samples_in(inputs)
-            work.move_to(min(seen, examples), detail=f"batch {number}")
+            work.move_to(min(seen, total), detail=f"batch {number}")
             if seen >= examples:
                 break
     return list(norms)
+
+
+def _count(data: Iterable[Any] | None) -> int | None:
+    """Examples that data hold, where they say so without being read: a loader of a data set, or a list of batches."""
+    dataset = getattr(data, "dataset", None)
+    if isinstance(dataset, Sized):
+        return len(dataset)
+    return sum(samples_in(batch) for batch in data) if isinstance(data, Sequence) else None
 
 
 def inputs_of(model: nn.Module, data: Iterable[Any] | None, example_inputs: Any, how: str, seed: int) -> Iterator[Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from reconvene.costs import text_of
 from reconvene.errors import PlanError
 from reconvene.structure import Slot, analyse
 from reconvene.structure.replay import replay
@@ -42,7 +43,9 @@ def compose_plans(model: nn.Module, example_inputs: Any, first: Plan, second: Pl
         spread=first.spread,
         examples=second.examples,
     )
-    combined = replace(second, notes=list(dict.fromkeys([*first.notes, *second.notes])))
+    # What was asked of the second plan was about the network that the first left: as an amount it holds for both.
+    budget = {name: text_of(name, limit) for name, limit in second.limits.items()}
+    combined = replace(second, budget=budget or second.budget, notes=list(dict.fromkeys([*first.notes, *second.notes])))
     reasons = {name: _reason(of_group) for name, of_group in rows.items()}
     plan = _replanned(model, example_inputs, slices, reasons, combined, accounting)
     if plan.slices != slices:

@@ -94,7 +94,7 @@ def compare_text(assessments: Mapping[str, Assessment]) -> str:
     foot = []
     if any("-" in row[1:] for row in rows):
         beside = "the dense network is what others are compared with"
-        alone = "it is compared with a dense network where that was trained too: reconvene run, or train DIR/dense"
+        alone = "what a network has beside a trained dense one, or what only a dense one lacks"
         foot.append(f"-: {beside if len(of) > 1 else alone}")
     foot += [f"warning: {name}: {a.warning}" for name, a in assessments.items() if a.warning is not None]
     return text_table(["", *assessments], rows, right=range(1, len(assessments) + 1), foot=foot)

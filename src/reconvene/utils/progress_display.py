@@ -137,7 +137,7 @@ class Display:
         if not self._stages:
             return f"{duration(time.monotonic() - self._began)} | {self._title}"
         path = f" {self._signs[2]} ".join(_with_count(work) for work in self._stages)
-        counted = [work for work in self._stages if work.total]
+        counted = [work for work in self._stages if work.total and work.done < work.total]
         measured = next((work for work in counted if work.remaining is not None), counted[-1] if counted else None)
         clock = duration(self._stages[0].elapsed)
         if measured is None:

@@ -11,6 +11,7 @@ from reconvene import artifact
 from reconvene.data import Dataset
 from reconvene.errors import ArtifactError
 from reconvene.tasks import Assessment
+from reconvene.training import evaluate_split
 from reconvene.training.assess import assess, predict, test_synops
 from reconvene.utils.progress import ProgressOption, listening, stage
 from reconvene.workflow.bundle import preparation
@@ -33,8 +34,9 @@ def evaluate(
 
     Of spiking networks the synaptic operations on test images are kept too.
 
-    The dense network takes part where it was trained too (``reconvene run`` does that). Images are normalised as those
-    it was trained on, whichever part of them ``data`` holds.
+    Trained are networks whose weights were trained here or elsewhere, or kept when channels left them. The dense
+    network takes part where it was trained too (``reconvene run`` does that). Images are normalised as those it was
+    trained on, whichever part of them ``data`` holds.
 
     Args:
         directory: of the artifact.
@@ -97,6 +99,14 @@ def trained_variants(folder: Path, dataset: Dataset, *, allow_import: bool) -> t
     return models, replace(dataset, mean=preprocessing.mean, std=preprocessing.std)
 
 
+def headlines(directory: str | Path, data: DataLike, *, allow_import: bool = False) -> dict[str, float]:
+    """The task's headline of the trained networks of an artifact on the test images, by variant. Raises as above."""
+    folder = Path(directory)
+    models, dataset = trained_variants(folder, dataset_for(folder, data), allow_import=allow_import)
+    with stage(f"evaluating on {dataset.name}"):
+        return {name: evaluate_split(model, dataset).score for name, model in models.items()}
+
+
 def _places(folder: Path) -> dict[str, Path]:
     if artifact.read_plan(folder) is None:
         return {"dense": folder}
@@ -104,4 +114,4 @@ def _places(folder: Path) -> dict[str, Path]:
 
 
 def _is_trained(path: Path) -> bool:
-    return (path / artifact.MANIFEST).exists() and artifact.Artifact.open(path).training is not None
+    return (path / artifact.MANIFEST).exists() and artifact.Artifact.open(path).is_trained

@@ -218,7 +218,13 @@ class _Run:
             best = step
         dense = artifact.load(self.work / DENSE, allow_import=self.allow_import)
         return PruningCurve(
-            tuple(records), best, task.headline, self._score(dense), self.tuned.floor, self.dataset.choosing
+            tuple(records),
+            best,
+            task.headline,
+            self._score(dense),
+            self.tuned.floor,
+            self.dataset.choosing,
+            task.larger_is_better,
         )
 
     def _score(self, network: nn.Module) -> float:

@@ -133,7 +133,9 @@ def prune_artifact(
     settings = replace(record_of(pruning, budget), spread=ratios)
     with stage(f"saving to {folder}"), set_aside(folder):
         timings = artifact.Timings(pruning=dict(plan.timings))
-        sections = {"pruning": settings}
+        sections: dict[str, Any] = {"pruning": settings}
+        if base is not None and (preprocessing := artifact.Artifact.open(base).preprocessing) is not None:
+            sections["preprocessing"] = preprocessing  # the weights are kept, so images are prepared as before
         if base is None and weights is None and not source.imports:
             artifact.save_pruned(small, model, folder, plan=plan, source=source, extra=sections, timings=timings)
         else:

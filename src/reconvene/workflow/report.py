@@ -85,7 +85,7 @@ def collect(folder: Path, *, command: str | None = None) -> ReportData:
         dataset=training.dataset if training else None,
         examples=plan.examples if training is None or training.examples is None else training.examples,
         seed=plan.seed,
-        notes=plan.remarks,
+        notes=[*plan.remarks, *_judged_apart(folder)],
         command=command,
         versions={"reconvene": stored.written_by, **(bench["versions"] if bench else {})},
         machine=dict(machine()),
@@ -100,10 +100,30 @@ def _in_network_order(spread: Mapping[str, float], plan: Plan) -> dict[str, floa
 
 
 def scores(folder: Path) -> dict[str, float]:
-    """The task's headline on the test images, of ``dense`` and ``pruned`` if trained. Raises ArtifactError."""
+    """The task's headline on the test images, of ``dense`` and ``pruned`` if trained. Raises ArtifactError.
+
+    A dense network that was judged on other images than the pruned one has none: their difference says nothing. A
+    pruning in steps judged both.
+    """
     places = {"dense": folder / DENSE, "pruned": folder}
     trained = {name: artifact.Artifact.open(path).training for name, path in places.items() if path.is_dir()}
-    return {name: training.score for name, training in trained.items() if training}
+    values = {name: training.score for name, training in trained.items() if training}
+    dense, pruned, curve = trained.get("dense"), trained["pruned"], artifact.Artifact.open(folder).curve
+    if pruned is not None and curve is not None and curve.split == "test" and curve.dense is not None:
+        values["dense"] = curve.dense
+    elif dense is not None and pruned is not None and dense.dataset != pruned.dataset:
+        del values["dense"]
+    return values
+
+
+def _judged_apart(folder: Path) -> list[str]:
+    """What a reader must know where the dense and the pruned network were judged on different images."""
+    stored, dense = artifact.Artifact.open(folder), folder / DENSE
+    other = artifact.Artifact.open(dense).training if dense.is_dir() else None
+    if stored.training is None or other is None or stored.training.dataset == other.dataset:
+        return []
+    used = "" if stored.curve is None else "; the steps compare both on the same images"
+    return [f"the dense network was trained on {other.dataset}, the pruned one on {stored.training.dataset}{used}"]
 
 
 def read_bench(folder: Path) -> dict[str, Any] | None:

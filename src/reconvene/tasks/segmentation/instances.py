@@ -103,8 +103,9 @@ class Instances(Task):
         shape = list(_joined(output).shape) if isinstance(output, Tensor | Mapping) else type(output).__name__
         if shape != wanted:
             raise TrainingError(
-                f"{role} returns {shape}, but {self.name} of {data} needs {wanted}: two scores and {self.geometry} "
-                f"of geometry for each pixel. Try: build the model with num_classes={channels}, as large as its input."
+                f"{role} returns {shape}, but {self.name} of {data} needs {wanted}: for each pixel {FOREGROUND} scores "
+                f"and {self.geometry} of geometry. Try: build the model with {channels} output channels "
+                f"(num_classes={channels} of our models), as large as its input."
             )
         return output
 
