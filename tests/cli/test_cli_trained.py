@@ -134,6 +134,7 @@ def test_what_a_cut_cost_is_said_and_can_be_evaluated(tmp_path: Path, capfd: pyt
     assert set(said["scores"]) == {"dense", "pruned"} and all(0 <= score <= 1 for score in said["scores"].values())
     evaluated = answer(capfd, "evaluate", out, "--data", "digits", "--limit", "60")["variants"]
     assert {name: found["accuracy"] for name, found in evaluated.items()} == pytest.approx(said["scores"])
+    assert scores(Path(out)) == pytest.approx(said["scores"]), "the report shows them"
     assert main(["prune", dense, "--trained", "--params", "1.5x", "--keep", "stages.0.0", "-o", f"{out}2"]) == 0
     assert "kept whole, as asked: stages.0.0" in capfd.readouterr().out
 

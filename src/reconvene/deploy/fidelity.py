@@ -16,7 +16,7 @@ from reconvene.deploy.model_io import batch_size, in_inference, labelled_samples
 from reconvene.deploy.runtimes.base import Session
 from reconvene.deploy.runtimes.registry import runtime_named, runtime_of
 from reconvene.errors import ModelError, VerificationError
-from reconvene.tasks import DEFAULT, Task, Witnesses, judge, task_named
+from reconvene.tasks import DEFAULT, Task, Witnesses, judge, task_compared_by, task_named
 from reconvene.utils.numbers import distinct
 from reconvene.utils.progress import track
 from reconvene.utils.tables import text_table
@@ -100,12 +100,15 @@ class Fidelity:
         def share(value: float | None) -> str:
             return "-" if value is None else f"{value:.2%}"
 
+        def shown(value: float | None) -> str:
+            return "-" if value is None else task_compared_by(self.measure).show(value)
+
         limits = self.limits
         rows = [
             ("agreement", share(self.agreement), f">= {limits.agreement:.2%}"),
             ("SQNR", f"{self.sqnr:.1f} dB", f">= {limits.sqnr:g} dB"),
-            (self.measure, share(self.quality), f"loses <= {100 * limits.accuracy_drop:g} points"),
-            (f"{self.measure} in float32", share(self.reference_quality), ""),
+            (self.measure, shown(self.quality), f"loses <= {100 * limits.accuracy_drop:g} points"),
+            (f"{self.measure} in float32", shown(self.reference_quality), ""),
         ]
         title = f"int8 verified in {self.runtime} on {self.samples} samples of {self.data}"
         return text_table(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reconvene.tasks import task_compared_by
 from reconvene.utils.tables import faster, text_table
 
 
@@ -99,8 +100,9 @@ class BenchResult:
             around = f"{row.quarter * 1e3:.3f} - {row.three_quarters * 1e3:.3f}"
             times = (f"{row.median * 1e3:.3f}", around, f"{row.min_wall * 1e3:.3f}")
             size = "-" if row.size is None else f"{row.size:,}"
-            shares = ("-" if share is None else f"{share:.2%}" for share in (row.agreement, row.quality))
-            rows.append((row.runtime, row.variant, row.precision, *times, ratio, spread, size, *shares))
+            agreement = "-" if row.agreement is None else f"{row.agreement:.2%}"
+            quality = "-" if row.quality is None else task_compared_by(row.measure).show(row.quality)
+            rows.append((row.runtime, row.variant, row.precision, *times, ratio, spread, size, agreement, quality))
         # a column of nothing but dashes tells nothing
         shown = [i for i in range(len(header)) if i < 8 or any(row[i] != "-" for row in rows)]
         cells = [[row[i] for i in shown] for row in rows]

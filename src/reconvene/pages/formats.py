@@ -10,7 +10,7 @@ from reconvene.pages.data import ReportData
 from reconvene.pages.markup import Child, Html, name, tag
 from reconvene.pages.scatter import BYTE_TICKS, Mark, Panel, scatter_chart
 from reconvene.pages.sections import html_table, section
-from reconvene.tasks import task_named
+from reconvene.tasks import task_compared_by, task_named
 from reconvene.utils import numbers
 
 LEAST_AGREEMENT = 0.95
@@ -91,10 +91,11 @@ def _int8_cells(export: dict[str, Any]) -> list[Child]:
     verification = export["verification"]
     kept = tag("small", "fp32: ", ", ".join(export["keep_fp32"])) if export.get("keep_fp32") else None
     noise = "no noise" if verification["sqnr"] is None else f"{verification['sqnr']:.1f}{numbers.NARROW}dB"
-    shares = [_share(verification[key]) for key in ("agreement", "quality", "reference_quality")]
+    measure = verification.get("measure")
+    qualities = [_quality(verification[key], measure) for key in ("quality", "reference_quality")]
     return [
         tag("th", name(export["file"]), kept, scope="row"),
-        *(_cell(text) for text in (shares[0], noise, *shares[1:])),
+        *(_cell(text) for text in (_share(verification["agreement"]), noise, *qualities)),
     ]
 
 
@@ -139,8 +140,12 @@ def _name(row: dict[str, Any]) -> str:
 
 
 def _texts(row: dict[str, Any]) -> list[str]:
-    shares = (_share(row.get(key)) for key in ("agreement", "quality"))
-    return [numbers.memory(row["size"]), numbers.seconds(row["median"]), *shares]
+    quality = _quality(row.get("quality"), row.get("measure"))
+    return [numbers.memory(row["size"]), numbers.seconds(row["median"]), _share(row.get("agreement")), quality]
+
+
+def _quality(value: float | None, measure: str | None) -> str:
+    return "–" if value is None else headline.format_score(value, task_compared_by(measure))
 
 
 def _share(value: float | None) -> str:

@@ -136,7 +136,7 @@ def reproduce(data: ReportData) -> Html | None:
     command = tag("pre", tag("code", portable(data.command)), tabindex="0") if data.command else None
     if not entries and command is None and notes is None:
         return None
-    lead = "The same command and seed give the same plan and the same weights, byte for byte."
+    lead = f"The same {'command' if command else 'call'} and seed give the same plan and weights, byte for byte."
     return section("How to reproduce", lead, command, tag("dl", entries) if entries else None, notes)
 
 

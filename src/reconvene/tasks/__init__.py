@@ -3,7 +3,7 @@
 from reconvene.tasks import metrics
 from reconvene.tasks.base import Augmentation, Picture, Targets, Task, Witnesses
 from reconvene.tasks.measures import Assessment, Evaluation, Meter
-from reconvene.tasks.registry import DEFAULT, TASKS, judge, task_named
+from reconvene.tasks.registry import DEFAULT, TASKS, judge, task_compared_by, task_named
 
 __all__ = [
     "DEFAULT",
@@ -18,5 +18,6 @@ __all__ = [
     "Witnesses",
     "judge",
     "metrics",
+    "task_compared_by",
     "task_named",
 ]

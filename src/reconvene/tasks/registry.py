@@ -17,6 +17,11 @@ DEFAULT = TASKS["classification"]
 """What data is for where nobody says, and what artifacts of earlier versions, which do not say, were trained for."""
 
 
+def task_compared_by(metric: str | None) -> Task:
+    """The first task whose headline this metric is; the default where there is none."""
+    return next((task for task in TASKS.values() if task.headline == metric), DEFAULT)
+
+
 def task_named(name: str) -> Task:
     """The task of that name. Raises UnknownNameError, which lists what exists."""
     if name not in TASKS:

@@ -12,11 +12,12 @@ from reconvene import artifact
 from reconvene.errors import ArtifactError
 from reconvene.pages import ReportData, write_report
 from reconvene.surgery import Plan
-from reconvene.tasks import DEFAULT
+from reconvene.tasks import DEFAULT, task_named
 from reconvene.training import read_log
 from reconvene.training.log import LOG_NAME
 from reconvene.utils.files import write_atomic
 from reconvene.utils.machine import machine, now
+from reconvene.workflow.inputs import recorded_task
 from reconvene.workflow.pictures import PICTURES
 from reconvene.workflow.prune import BENCH, COMMAND, DENSE, REPORT
 
@@ -67,7 +68,7 @@ def collect(folder: Path, *, command: str | None = None) -> ReportData:
         spread=_in_network_order(pruning.spread, plan) if pruning else {},
         training=_logs(folder),
         scores=scores(folder),
-        task=DEFAULT.name if training is None else training.task,
+        task=recorded_task(folder) if training is None else training.task,
         assessment=dict(stored.assessment),
         trained=pruning is not None and pruning.trained,
         curve=None if stored.curve is None else asdict(stored.curve),
@@ -103,12 +104,16 @@ def scores(folder: Path) -> dict[str, float]:
     """The task's headline on the test images, of ``dense`` and ``pruned`` if trained. Raises ArtifactError.
 
     A dense network that was judged on other images than the pruned one has none: their difference says nothing. A
-    pruning in steps judged both.
+    pruning in steps judged both, and so did an evaluation of a network whose weights were kept.
     """
+    stored = artifact.Artifact.open(folder)
+    if stored.training is None and "pruned" in stored.assessment:
+        task = task_named(recorded_task(folder))
+        return {name: task.read_assessment(values).score for name, values in stored.assessment.items()}
     places = {"dense": folder / DENSE, "pruned": folder}
     trained = {name: artifact.Artifact.open(path).training for name, path in places.items() if path.is_dir()}
     values = {name: training.score for name, training in trained.items() if training}
-    dense, pruned, curve = trained.get("dense"), trained["pruned"], artifact.Artifact.open(folder).curve
+    dense, pruned, curve = trained.get("dense"), trained["pruned"], stored.curve
     if pruned is not None and curve is not None and curve.split == "test" and curve.dense is not None:
         values["dense"] = curve.dense
     elif dense is not None and pruned is not None and dense.dataset != pruned.dataset:
