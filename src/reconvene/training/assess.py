@@ -94,8 +94,8 @@ def compare_text(assessments: Mapping[str, Assessment]) -> str:
     foot = []
     if any("-" in row[1:] for row in rows):
         beside = "the dense network is what others are compared with"
-        alone = "what a network has beside a trained dense one, or what only a dense one lacks"
-        foot.append(f"-: {beside if len(of) > 1 else alone}")
+        alone = "no trained dense network lies beside it to compare with: reconvene run, or train DIR/dense"
+        foot.append(f"-: {beside if 'dense' in assessments else alone}")
     foot += [f"warning: {name}: {a.warning}" for name, a in assessments.items() if a.warning is not None]
     return text_table(["", *assessments], rows, right=range(1, len(assessments) + 1), foot=foot)
 
