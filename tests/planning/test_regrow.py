@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import reconvene as rc
-from reconvene.planning.regrowth import Regrowth
+from reconvene.planning.regrowth import AVERAGE, Regrowth
 from reconvene.structure.neurons import neuron
 from reconvene.structure.state import clear_state
 from support.state_nets import NoneMembrane, X, built
@@ -126,6 +126,23 @@ def test_the_dead_are_not_ranked_by_what_they_did() -> None:
     growth.activity[0][:6] = 100.0
     growth._update(0, 0.1)
     assert growth.alive[0][2]
+
+
+def test_a_channel_that_came_back_is_judged_by_what_it_does_since() -> None:
+    growth = Regrowth(ordinary(), X, BUDGET, regrow=0.3)
+    growth.seen[0][:] = 1000
+    growth.alive[0][:6] = False
+    growth.gradient[0][2] = 1.0
+    growth._update(0, 0.1)
+    left = int(np.flatnonzero(~growth.alive[0][6:])[0]) + 6
+    stayed = int(np.flatnonzero(growth.alive[0][6:])[0]) + 6
+    for average in (growth.activity, growth.gradient):
+        average[0][:] = 1.0
+    growth._new_activity[0][:] = growth._new_gradient[0][:] = 5.0
+    growth.step(0.0)
+    for average in (growth.activity, growth.gradient):
+        assert average[0][2] == 5.0 == average[0][left], "what it did before it changed is no part of its average"
+        assert average[0][stayed] == pytest.approx(AVERAGE + 5 * (1 - AVERAGE))
 
 
 @models

@@ -113,6 +113,7 @@ class Regrowth:
         self.activity, self.gradient, self._new_activity, self._new_gradient = (
             [np.zeros(group.width) for group in groups] for _ in range(4)
         )
+        self.seen = [np.zeros(group.width, dtype=np.int64) for group in groups]
         self._updated = 0
         self._hooks = ExitStack()
         self._membranes = neuron_places(self.structure, set(neurons(self.network)))
@@ -140,7 +141,7 @@ class Regrowth:
 
     @property
     def _arrays(self) -> dict[str, Sequence[NDArray[Any]]]:
-        return {"alive": self.alive, "activity": self.activity, "gradient": self.gradient}
+        return {"alive": self.alive, "seen": self.seen, "activity": self.activity, "gradient": self.gradient}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on where ``state_dict`` was called. Raises ArgumentError for the state of another network or plan."""
@@ -156,8 +157,10 @@ class Regrowth:
     def step(self, done: float) -> None:
         """Note what the step saw; where an update is due, channels leave and come back. ``done``: 0 to 1."""
         for g, group in enumerate(self.structure.prunable):
+            self.seen[g] += 1
+            share = np.maximum(1 - AVERAGE, 1 / self.seen[g])  # a plain mean while there are few steps
             for average, new in ((self.activity, self._new_activity), (self.gradient, self._new_gradient)):
-                average[g] = AVERAGE * average[g] + (1 - AVERAGE) * np.abs(new[g])
+                average[g] += share * (np.abs(new[g]) - average[g])
                 new[g] = np.zeros(group.width)
         start, end = self.ramp
         due = int(min(done, end) * _UPDATES + 1e-9)
@@ -180,6 +183,8 @@ class Regrowth:
         # What left in this update was active until now, and would win: only what had left before may come back.
         asked = np.flatnonzero(~before)[np.argsort(-self.gradient[g][~before], kind="stable")]
         alive[asked[: goal - staying]] = True
+        # A channel that has just come back was silent before: with that in its average it would be the next to leave.
+        self.seen[g][alive != before] = 0
 
     def cut(self) -> nn.Module:
         """The network without the masked channels, in eval mode. Raises StructureError where outputs would change."""
