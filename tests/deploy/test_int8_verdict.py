@@ -35,8 +35,9 @@ def images(count: int, channels: int = 3, size: int = 12) -> Tensor:
 
 def points() -> nn.Module:
     """Eight coordinates that hardly differ: the largest is decided by the last bit, and means nothing."""
-    layers = (nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8))
-    net = seeded(lambda: nn.Sequential(*layers))
+    net = seeded(
+        lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8))
+    )
     with torch.no_grad():
         net[4].weight.mul_(0.001)
         net[4].bias.fill_(0.5)
