@@ -28,6 +28,7 @@ from reconvene.deploy.model_io import batch_size, noise
 from reconvene.errors import ReconveneError
 from reconvene.structure import analyse, call, tensors_in
 from reconvene.structure.inputs import map_tensors
+from reconvene.utils.module_state import afresh_in_eval
 from support.proof import TOLERANCE, both_signs, error, share_kept
 
 SINGLE_TOLERANCE = 1e-4
@@ -295,7 +296,7 @@ class Called(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model.train().eval()  # some modules drop what they computed in another precision then
+        self.model = afresh_in_eval(model)
 
     def forward(self, inputs: Any) -> Any:
         """The model's outputs for those inputs."""

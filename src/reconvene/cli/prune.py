@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -16,6 +18,7 @@ from reconvene.cli.step_options import StepOptions
 
 if TYPE_CHECKING:
     from reconvene.costs import Budget
+    from reconvene.data import Dataset
     from reconvene.models import ModelSource
     from reconvene.surgery import Plan
     from reconvene.workflow import Pruning
@@ -61,7 +64,9 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
 
         base = Path(self.model) if self.trained and (Path(self.model) / artifact.MANIFEST).is_file() else None
         source = self.source(self.model, seed=self.seed) if base is None else artifact.Artifact.open(base).source
-        plan = self._pruned_in_steps(budget, source, base) if in_steps else self._pruned(budget, source, base)
+        dataset = cache(partial(self.dataset, source.input_shape, base))
+        prune = self._pruned_in_steps if in_steps else self._pruned
+        plan = prune(budget, source, base, dataset)
         widths: list[list[Cell]] = [[row.name, row.dense, row.width, row.loss, row.why] for row in plan.rows]
         dense, pruned = plan.costs["dense"], plan.costs["pruned"]
         costs: list[list[Cell]] = [
@@ -84,8 +89,13 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
             ),
         ]
         text += [] if stored.curve is None else ["", str(stored.curve)]
-        scores = {} if in_steps or not self.trained or self.data is None else self._scores(source, base)
-        text += [self._quality_text(scores, base)] if scores else []
+        scores: dict[str, float] = {}
+        if self.trained and self.data is not None and not in_steps:
+            from reconvene.workflow.evaluate import headlines
+
+            scores, task = headlines(self.output, dataset(), allow_import=self.allow_import), dataset().task
+            parts = [f"{task.show(score)} {name}" for name, score in scores.items()]
+            text.append(f"{task.headline} on the test images: {', '.join(parts)}")
         data = {
             "artifact": str(self.output),
             "model": source.to_dict(),
@@ -101,21 +111,7 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
         }
         return Answer("\n".join(text), data)
 
-    def _scores(self, source: ModelSource, base: Path | None) -> dict[str, float]:
-        """The headline of the network before and after, on the test images."""
-        from reconvene.workflow.evaluate import headlines
-
-        return headlines(self.output, self.dataset(source.input_shape, base), allow_import=self.allow_import)
-
-    def _quality_text(self, scores: dict[str, float], base: Path | None) -> str:
-        from reconvene.tasks import task_named
-        from reconvene.workflow.inputs import recorded_task
-
-        task = task_named(self.task or recorded_task(base))
-        parts = [f"{task.show(score)} {name}" for name, score in scores.items()]
-        return f"{task.headline} on the test images: {', '.join(parts)}"
-
-    def _pruned(self, budget: Budget, source: ModelSource, base: Path | None) -> Plan:
+    def _pruned(self, budget: Budget, source: ModelSource, base: Path | None, dataset: Callable[[], Dataset]) -> Plan:
         """One cut."""
         from reconvene.tasks import task_named
         from reconvene.workflow import prune_artifact
@@ -127,7 +123,7 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
             self.output,
             budget=budget,
             pruning=self._pruning(with_data=with_data),
-            data=(lambda: self.dataset(source.input_shape, base)) if with_data else None,
+            data=dataset if with_data else None,
             task=task_named(self.task or recorded_task(base)),
             base=base,
             weights=self._weights_file(),
@@ -136,7 +132,9 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
             allow_import=self.allow_import,
         )
 
-    def _pruned_in_steps(self, budget: Budget, source: ModelSource, base: Path | None) -> Plan:
+    def _pruned_in_steps(
+        self, budget: Budget, source: ModelSource, base: Path | None, dataset: Callable[[], Dataset]
+    ) -> Plan:
         """Several cuts, or one, and tuning after each."""
         from reconvene.workflow import prune_in_steps
         from reconvene.workflow.inputs import recorded_task
@@ -148,7 +146,7 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
             self.output,
             budget=budget,
             tuned=self.tuned(self.seed, base),
-            dataset=self.dataset(source.input_shape, base),
+            dataset=dataset(),
             pruning=self._pruning(with_data=True),
             base=base,
             weights=self._weights_file(),

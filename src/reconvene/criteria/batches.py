@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from reconvene.errors import CriterionError, ReconveneError
 from reconvene.structure.inputs import map_tensors, tensors_in
@@ -102,6 +103,12 @@ class Batches:
             return batch[0], None
         without = f" {_UNLABELLED}" if self._labelled else ""
         raise self._error(f"batch {number} of the data is a {type(batch).__name__}, not a pair. {EXPECTED}.{without}")
+
+
+def loader_examples(data: Any) -> int | None:
+    """Examples of the data set behind a loader, where both say so without being read."""
+    dataset = data.dataset if isinstance(data, DataLoader) else None
+    return len(dataset) if isinstance(dataset, Sized) else None
 
 
 def samples_in(inputs: Any, target: Any = None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,18 @@ def check_weights(expected: Iterable[_Array], outputs: Iterable[_Array]) -> None
                 f"the packed weights compute something else than the network with rounded weights: relative error "
                 f"{error:.1e}, at most {WEIGHT_TOLERANCE:.0e}. Please report it; quantize='int8' does not pack"
             )
+
+
+def four_bit_pairs(integers: _Array) -> NDArray[np.uint8]:
+    """Integers from -8 to 7 as two a byte, the first in the lower half; a last one alone has a zero beside it."""
+    halves = integers.astype(np.uint8).reshape(-1) & 15
+    pairs = np.concatenate([halves, np.zeros(len(halves) % 2, np.uint8)]).reshape(-1, 2)
+    return np.asarray(pairs[:, 0] | pairs[:, 1] << 4, np.uint8)
+
+
+def channels_below(weights: Mapping[str, PackedWeight], bits: int) -> int:
+    """How many channels the plan gives fewer bits."""
+    return sum(int((weight.layer.bits < bits).sum()) for weight in weights.values())
 
 
 def rows_of(packed: PackedWeight, rows: _Array) -> slice | None:

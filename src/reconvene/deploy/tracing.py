@@ -32,7 +32,7 @@ from reconvene.errors import ExportError
 from reconvene.structure.copies import copy_model
 from reconvene.structure.inputs import call, map_tensors, with_usual_strides
 from reconvene.structure.state import clear_state
-from reconvene.utils.module_state import kept_modes
+from reconvene.utils.module_state import forget_tables
 
 FAILURES: tuple[type[Exception], ...] = (
     RuntimeError,
@@ -78,8 +78,7 @@ def halved(model: nn.Module) -> nn.Module:
     """A copy of ``model`` in float16. Raises ExportError for a model that cannot be copied."""
     try:
         half = copy_model(model).half()
-        with kept_modes(half):  # modules drop the tables that they cached in float32
-            half.train(True)
+        forget_tables(half)  # they are in float32
         return half
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise ExportError(

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import nn
-from torch.utils.data import DataLoader
 
 from reconvene import rectifier
 from reconvene.costs import Budget
+from reconvene.criteria.batches import loader_examples
 from reconvene.planning.assemble import timed
 from reconvene.planning.bits import ROUNDED_NORMS, fit_norms, plan_bits
 from reconvene.planning.feedback import plan_within
 from reconvene.planning.options import Options
-from reconvene.planning.session import Data, Planner
+from reconvene.planning.session import Planner
 from reconvene.planning.target import Target
 from reconvene.rectifier import RectifyReport
 from reconvene.structure.nesting import on_model
@@ -42,7 +42,8 @@ def plan_by(model: nn.Module, example_inputs: Any, budget: Budget, options: Opti
     else:
         planner = options.planner(model, example_inputs)
         chosen_plan = plan_with(planner, budget, round_to=options.round_to, target=options.target)
-    return replace(chosen_plan, examples=_epoch(options.data) if options.examples is None else options.examples)
+    examples = loader_examples(options.data) if options.examples is None else options.examples
+    return replace(chosen_plan, examples=examples)
 
 
 def prune_by(
@@ -133,9 +134,3 @@ def plan_with(
         step = answers.round_to if round_to is None else round_to
         chosen_plan = plan_within(planner, budget, answers.costs, round_to=step, refine=refine)
     return replace(chosen_plan, timings={**timings, **chosen_plan.timings})
-
-
-def _epoch(data: Data | None) -> int | None:
-    """Examples of an epoch, where the data tell."""
-    dataset = data.dataset if isinstance(data, DataLoader) else None
-    return len(dataset) if isinstance(dataset, Sized) else None

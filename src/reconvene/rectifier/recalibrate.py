@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from reconvene.criteria.batches import Batches, argument_names, samples_in
+from reconvene.criteria.batches import Batches, argument_names, loader_examples, samples_in
 from reconvene.criteria.gradients import explained
 from reconvene.errors import DataError
 from reconvene.rectifier.calibration import undisturbed
@@ -63,10 +63,9 @@ def recalibrate(
 
 def _count(data: Iterable[Any] | None) -> int | None:
     """Examples that data hold, where they say so without being read: a loader of a data set, or a list of batches."""
-    dataset = getattr(data, "dataset", None)
-    if isinstance(dataset, Sized):
-        return len(dataset)
-    return sum(samples_in(batch) for batch in data) if isinstance(data, Sequence) else None
+    if isinstance(data, (list, tuple)):
+        return sum(map(samples_in, data))
+    return loader_examples(data)
 
 
 def inputs_of(model: nn.Module, data: Iterable[Any] | None, example_inputs: Any, how: str, seed: int) -> Iterator[Any]:

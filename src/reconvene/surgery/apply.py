@@ -19,7 +19,7 @@ from reconvene.structure.state import clear_state, enter_instances, remember_sta
 from reconvene.surgery.history import note_plans, plans_of
 from reconvene.surgery.ranges import from_text
 from reconvene.surgery.silence import silence
-from reconvene.utils.module_state import kept_modes
+from reconvene.utils.module_state import forget_tables
 
 if TYPE_CHECKING:
     from reconvene.surgery.plan import Plan
@@ -45,8 +45,7 @@ def apply(plan: Plan, model: nn.Module, stand_ins: Mapping[int, nn.Parameter] = 
         small = copy.deepcopy(model, memo)
     for path, attribute, value in plan.attributes:
         setattr(small.get_submodule(path), attribute, value)
-    with kept_modes(small):  # modules drop the tables they cached for eval (LeViT's biases) when they are set to train
-        small.train(True)
+    forget_tables(small)
     enter_instances(model, small)
     note_plans(small, (*plans_of(model), plan))  # for ``rc.save``
     return _afresh(plan, small)

@@ -8,12 +8,18 @@ from contextlib import contextmanager
 from torch import nn
 
 
-def afresh_in_eval(model: nn.Module) -> nn.Module:
-    """Set the model to eval mode without the tables that modules cached there; the model.
+def forget_tables(model: nn.Module) -> None:
+    """Have modules drop the tables that they cached for eval mode; every mode stays as it is.
 
     Such a table (LeViT's attention biases) holds the weights and the precision of an earlier run, and modules drop it
     when they are set to train.
     """
+    with kept_modes(model):
+        model.train(True)
+
+
+def afresh_in_eval(model: nn.Module) -> nn.Module:
+    """Set the model to eval mode without the tables that modules cached there (see ``forget_tables``); the model."""
     model.train(True)
     return model.eval()
 

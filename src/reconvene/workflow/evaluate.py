@@ -103,8 +103,7 @@ def headlines(directory: str | Path, data: DataLike, *, allow_import: bool = Fal
     """The task's headline of the trained networks of an artifact on the test images, by variant. Raises as above."""
     folder = Path(directory)
     models, dataset = trained_variants(folder, dataset_for(folder, data), allow_import=allow_import)
-    with stage(f"evaluating on {dataset.name}"):
-        return {name: evaluate_split(model, dataset).score for name, model in models.items()}
+    return {name: evaluate_split(model, dataset).score for name, model in models.items()}
 
 
 def _places(folder: Path) -> dict[str, Path]:

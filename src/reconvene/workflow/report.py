@@ -110,25 +110,28 @@ def scores(folder: Path) -> dict[str, float]:
     if stored.training is None and "pruned" in stored.assessment:
         task = task_named(recorded_task(folder))
         return {name: task.read_assessment(values).score for name, values in stored.assessment.items()}
-    places = {"dense": folder / DENSE, "pruned": folder}
-    trained = {name: artifact.Artifact.open(path).training for name, path in places.items() if path.is_dir()}
-    values = {name: training.score for name, training in trained.items() if training}
-    dense, pruned, curve = trained.get("dense"), trained["pruned"], stored.curve
-    if pruned is not None and curve is not None and curve.split == "test" and curve.dense is not None:
+    values, curve = {name: training.score for name, training in _trainings(folder).items()}, stored.curve
+    if "pruned" in values and curve is not None and curve.split == "test" and curve.dense is not None:
         values["dense"] = curve.dense
-    elif dense is not None and pruned is not None and dense.dataset != pruned.dataset:
+    elif _judged_apart(folder):
         del values["dense"]
     return values
 
 
+def _trainings(folder: Path) -> dict[str, artifact.Training]:
+    """What is recorded of the training of ``dense`` and ``pruned``, where they were trained."""
+    places = {"dense": folder / DENSE, "pruned": folder}
+    trainings = {name: artifact.Artifact.open(path).training for name, path in places.items() if path.is_dir()}
+    return {name: training for name, training in trainings.items() if training is not None}
+
+
 def _judged_apart(folder: Path) -> list[str]:
     """What a reader must know where the dense and the pruned network were judged on different images."""
-    stored, dense = artifact.Artifact.open(folder), folder / DENSE
-    other = artifact.Artifact.open(dense).training if dense.is_dir() else None
-    if stored.training is None or other is None or stored.training.dataset == other.dataset:
+    data = {name: training.dataset for name, training in _trainings(folder).items()}
+    if len(set(data.values())) < 2:
         return []
-    used = "" if stored.curve is None else "; the steps compare both on the same images"
-    return [f"the dense network was trained on {other.dataset}, the pruned one on {stored.training.dataset}{used}"]
+    used = "" if artifact.Artifact.open(folder).curve is None else "; the steps compare both on the same images"
+    return [f"the dense network was trained on {data['dense']}, the pruned one on {data['pruned']}{used}"]
 
 
 def read_bench(folder: Path) -> dict[str, Any] | None:

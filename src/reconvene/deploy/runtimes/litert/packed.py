@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from reconvene.deploy.packed_rows import four_bit_pairs
 from reconvene.deploy.planned import PackedWeight
 from reconvene.deploy.pt2e import KEY
 from reconvene.deploy.runtimes.base import imported
@@ -23,6 +24,8 @@ from reconvene.errors import ExportError, VerificationError
 
 NARROW = 4
 """Bits of the narrowest integers that LiteRT computes with."""
+_BEYOND = 2 ** (NARROW - 1)
+"""The first magnitude that these cannot hold."""
 _LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 """Operators whose second input is a weight."""
 _Ints = NDArray[np.int8]
@@ -89,10 +92,11 @@ def pack_file(path: Path, packed: Mapping[str, PackedWeight]) -> int:
     tensors = [tensor for graph in content.subgraphs for tensor in _weights(schema, content, graph)]
     rows = [_rows(content, tensor) for tensor in tensors]
     _require_integers(packed, rows)
-    buffers = {tensor.buffer for tensor, values in zip(tensors, rows, strict=True) if np.abs(values).max(initial=0) < 8}
+    narrow = [np.abs(values).max(initial=0) < _BEYOND for values in rows]
+    buffers = {tensor.buffer for tensor, fits in zip(tensors, narrow, strict=True) if fits}
     for number in buffers:
         buffer = content.buffers[number]
-        buffer.data = _pairs(np.asarray(buffer.data, np.uint8).view(np.int8))
+        buffer.data = four_bit_pairs(np.asarray(buffer.data, np.uint8))
     for tensor in tensors:
         if tensor.buffer in buffers:
             tensor.type = schema.TensorType.INT4
@@ -121,13 +125,6 @@ def _rows(content: Any, tensor: Any) -> _Ints:
     values = np.asarray(content.buffers[tensor.buffer].data, np.uint8).view(np.int8).reshape(tensor.shape)
     rows: _Ints = np.moveaxis(values, tensor.quantization.quantizedDimension, 0)
     return rows.reshape(len(rows), -1)
-
-
-def _pairs(values: _Ints) -> NDArray[np.uint8]:
-    """Two integers of four bits a byte, the first in the lower half."""
-    halves = values.view(np.uint8) & 15
-    pairs = np.concatenate([halves, np.zeros(len(halves) % 2, np.uint8)]).reshape(-1, 2)
-    return np.asarray(pairs[:, 0] | pairs[:, 1] << 4, np.uint8)
 
 
 def _require_integers(packed: Mapping[str, PackedWeight], rows: list[_Ints]) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from reconvene.deploy.batch_of_one import SingleSession
 from reconvene.deploy.model_io import in_inference, leaves
 from reconvene.deploy.options import FileOptions
+from reconvene.deploy.packed_rows import channels_below
 from reconvene.deploy.planned import PACKED, PackedWeight
 from reconvene.deploy.pt2e import KEY, quantised_program
 from reconvene.deploy.quantisation import Quantisation
@@ -78,7 +79,7 @@ def _packed_notes(path: Path, packed: Mapping[str, PackedWeight], sample: Any) -
                 f"output {name!r} of the file changes when its weights are stored in 4 bits. Please report it; "
                 "quantize='int8' stores 8"
             )
-    narrow = sum(int((weight.layer.bits < NARROW).sum()) for weight in packed.values())
+    narrow = channels_below(packed, NARROW)
     notes = [f"{narrow} channels of 2 bits are stored in 4 or 8: LiteRT computes with 4 and 8"] if narrow else []
     if wider:
         notes.append(f"{wider} channels of at most 4 bits are stored in 8, as other channels of their layer need it")

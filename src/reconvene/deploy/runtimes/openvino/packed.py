@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reconvene.deploy.packed_rows import check_weights, folded_integers
+from reconvene.deploy.packed_rows import check_weights, folded_integers, four_bit_pairs
 from reconvene.deploy.planned import PackedWeight
 from reconvene.deploy.runtimes.base import imported
 from reconvene.errors import ExportError
@@ -188,11 +188,9 @@ def _packed(rows: _Array, bits: _Array, axis: int) -> Any:
 def _four_bits(rows: _Array) -> Any:
     """A constant of four bits: two integers a byte, the first in the lower half."""
     openvino = imported("openvino", "openvino", "packed OpenVINO")
-    halves = rows.astype(np.uint8).reshape(-1) & 15
-    pairs = np.concatenate([halves, np.zeros(len(halves) % 2, np.uint8)]).reshape(-1, 2)
-    bytes_ = (pairs[:, 0] | pairs[:, 1] << 4).astype(np.uint8)
+    tensor = openvino.Tensor(four_bit_pairs(rows), list(rows.shape), openvino.Type.i4)
     # without its own copy a constant reads memory that is given back
-    return openvino.op.Constant(openvino.Tensor(bytes_, list(rows.shape), openvino.Type.i4), shared_memory=False)
+    return openvino.op.Constant(tensor, shared_memory=False)
 
 
 def _with_float_activations(packed: Any) -> Any:

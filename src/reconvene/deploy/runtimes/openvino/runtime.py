@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from reconvene.deploy.batch_of_one import joined, pieces, static_batch
 from reconvene.deploy.model_io import by_name, input_names, leaves
 from reconvene.deploy.options import FileOptions
+from reconvene.deploy.packed_rows import channels_below
 from reconvene.deploy.planned import PackedWeight
 from reconvene.deploy.quantisation import Quantisation, within
 from reconvene.deploy.runtimes.base import OnDevice, Runtime, Session, Written, file_of, imported, our_program
@@ -86,7 +87,7 @@ def quantize_openvino(
 
 def _stored_wider(packed: Mapping[str, PackedWeight]) -> list[str]:
     """What a file of OpenVINO holds in more bits than its plan says."""
-    narrow = sum(int((weight.layer.bits < NARROW).sum()) for weight in packed.values())
+    narrow = channels_below(packed, NARROW)
     return [f"{narrow} channels of 2 bits are stored in 4: OpenVINO has none of 2 that it computes in int8"] * bool(
         narrow
     )
