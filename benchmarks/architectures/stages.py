@@ -36,7 +36,7 @@ BIG = 250_000_000
 """Parameters above which a network stays in single precision: three copies in double precision do not fit."""
 BUDGETS = (("magnitude", {"params": "2x"}), ("synflow", {"macs": "4x"}))
 """Criterion and budget of each plan."""
-STEPS = (1e-2, 1e-3, 1e-4, 1e-5)
+STEPS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 """What a training step may take off the loss to first order, as a share of it; kinks of the loss need a small one."""
 DRAWS = 5
 """Draws of dropout and of left out layers under which gradients are looked for, and batches for norms' statistics."""

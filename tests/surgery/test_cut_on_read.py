@@ -9,8 +9,8 @@ from torch import Tensor, nn
 import reconvene as rc
 from reconvene.structure.rules import RULES
 from reconvene.surgery import Plan, cut_on_read
+from reconvene.surgery.call_comparison import TOLERANCE, relative_error
 from reconvene.surgery.cut_on_read import apply_on_read
-from reconvene.surgery.verify import TOLERANCE, relative_error
 
 
 class Tied(nn.Module):

@@ -16,7 +16,8 @@ from reconvene.planning import assemble
 from reconvene.structure import call
 from reconvene.structure.rules import RULES, Context
 from reconvene.surgery import Plan
-from reconvene.surgery.verify import TOLERANCE, Difference, relative_error
+from reconvene.surgery.call_comparison import TOLERANCE, relative_error
+from reconvene.surgery.verify import Difference, Verification
 
 INPUTS = torch.randn(2, 12, generator=torch.Generator().manual_seed(0))
 HALF = rc.Budget(params=0.6)
@@ -40,6 +41,28 @@ class Mirrored(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.a(self.i(x).relu())
         return self.o(self.b((h + h.flip(1)).relu()).relu())
+
+
+class ChoosesByRounding(nn.Module):
+    """Takes one of two boxes by scores that are equal but for rounding: one sum, added up in two orders."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body = nn.Linear(12, 128), nn.Linear(128, 128)
+        self.score, self.box = nn.Linear(128, 8, bias=False), nn.Linear(128, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.body(self.stem(x).relu()).relu()
+        scores = torch.stack([self.score(h), (h.unsqueeze(1) * self.score.weight).sum(-1)], -1)
+        return self.box(h).unflatten(1, (8, 2)).gather(2, scores.argmax(-1, keepdim=True)).squeeze(-1)
+
+
+class ChoosesInReverse(Mirrored):
+    """Looks at signs of sums of channels and the same channels in reverse order."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(self.i(x).relu())
+        return self.o((self.b(h + h.flip(1)) > 0).to(x.dtype))
 
 
 def error(plan: Plan, model: nn.Module, inputs: Any = INPUTS) -> float:
@@ -78,8 +101,8 @@ def test_zeros_of_a_fresh_network_hide_nothing() -> None:
 
 
 def test_a_difference_that_no_call_explains_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def differ(*_: Any, **__: Any) -> Difference:
-        return Difference(None, "the small network differs from the silenced one by 1.0e+00")
+    def differ(*_: Any, **__: Any) -> Verification:
+        return Verification(Difference(None, "the small network differs from the silenced one by 1.0e+00"))
 
     monkeypatch.setattr(assemble, "verify_plan", differ)
     with pytest.raises(StructureError, match="no single call explains it"):
@@ -192,3 +215,23 @@ def test_a_plan_of_a_model_on_meta_applies_to_real_weights() -> None:
     assert error(plan, real) < TOLERANCE
     report = rc.rectify(plan.apply(real), plan, INPUTS, how="reinit")
     assert all(row.dense is None for row in report.rows)
+
+
+def test_a_choice_that_rounding_decides_is_no_difference() -> None:
+    torch.manual_seed(0)
+    model = ChoosesByRounding().eval()
+    plan = rc.plan(model, INPUTS, rc.Budget(params="2x"), "random")
+    assert {row.name: row.width for row in plan.rows}.keys() == {"stem", "body"}, "nothing is pinned"
+    assert any("rounding decides what is chosen (argmax in the model itself)" in note for note in plan.notes)
+
+
+@pytest.mark.usefixtures("own_rules")
+def test_a_wrong_choice_is_a_difference() -> None:
+    RULES["flip"] = wrong_flip
+    torch.manual_seed(0)
+    model = ChoosesInReverse().eval()
+    blind = rc.plan(model, INPUTS, HALF, "random", verify=False)
+    assert error(blind, model) > 1e-2
+    plan = rc.plan(model, INPUTS, HALF, "random")
+    assert error(plan, model) < TOLERANCE
+    assert not any("rounding" in note for note in plan.notes)

@@ -28,7 +28,7 @@ from reconvene.structure.replay import pin_site, replay
 from reconvene.surgery import Accounting, Plan, PlanRow, Provenance, make_plan
 from reconvene.surgery.bits import BitPlan
 from reconvene.surgery.ranges import to_text
-from reconvene.surgery.verify import verify_plan
+from reconvene.surgery.verify import Difference, verify_plan
 from reconvene.utils.progress import stage
 
 
@@ -153,7 +153,11 @@ def plan_from_choice(
                     notes=[*choice.notes, *([_NO_VALUES] if verified and _on_meta(model) else [])],
                     bits=choice.bits,
                 )
-            failure = _differing(plan, model, example_inputs, structure, choice.keep, timings) if verified else None
+            if verified and not _on_meta(model):
+                with timed(timings, "verify"):
+                    verification = verify_plan(plan, model, example_inputs, structure, choice.keep, seed=plan.seed)
+                failure = _call_to_pin(verification.difference)
+                plan = replace(plan, notes=[*plan.notes, *verification.notes])
         if failure is None:
             break
         structure = prepared.structure = prunable(pin_site(model, structure, *failure))
@@ -161,17 +165,11 @@ def plan_from_choice(
     return plan
 
 
-def _differing(
-    plan: Plan, model: nn.Module, example_inputs: Any, structure: Structure, keep: Keep, timings: dict[str, float]
-) -> tuple[int, str] | None:
+def _call_to_pin(difference: Difference | None) -> tuple[int, str] | None:
     """The call at which the small network differs from the silenced one, and how; ``None`` where it does not.
 
     Raises StructureError for a difference that no call explains.
     """
-    if _on_meta(model):
-        return None
-    with timed(timings, "verify"):
-        difference = verify_plan(plan, model, example_inputs, structure, keep, seed=plan.seed)
     if difference is None:
         return None
     if difference.call is None:

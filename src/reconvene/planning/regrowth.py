@@ -26,8 +26,8 @@ from reconvene.structure.neurons import neurons
 from reconvene.structure.replay import replay
 from reconvene.structure.state import clear_state, known_state, remember_state
 from reconvene.surgery import Accounting, Plan, PlanRow, make_plan
+from reconvene.surgery.call_comparison import relative_error
 from reconvene.surgery.ranges import to_text
-from reconvene.surgery.verify import relative_error
 from reconvene.utils.norms import is_norm
 
 AVERAGE = 0.9

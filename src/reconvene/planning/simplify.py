@@ -23,8 +23,8 @@ from reconvene.structure.nesting import on_model
 from reconvene.structure.pruned_sizes import settle
 from reconvene.structure.replay import replay
 from reconvene.surgery import Plan, PlanRow, make_plan
+from reconvene.surgery.call_comparison import relative_error
 from reconvene.surgery.ranges import to_text
-from reconvene.surgery.verify import relative_error
 from reconvene.utils.module_state import afresh_in_eval
 from reconvene.utils.norms import is_norm
 from reconvene.utils.progress import ProgressOption, listening, stage, track

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from reconvene.structure.dispatch import DispatchMode
 from reconvene.structure.identity import Identities, first_names
-from reconvene.structure.inputs import tensors_in
+from reconvene.structure.inputs import map_tensors, tensors_in
 from reconvene.structure.restore import module_stack
 
-Observe = Callable[[str, list[Tensor | None]], object]
-"""Receives the identity of every call, and copies of its results."""
+Results = list[Tensor]
+
+
+@dataclass(frozen=True)
+class ObservedCall:
+    """One call of a pass: its identity, the operator, and the arguments, which a later call may write to."""
+
+    data: str
+    func: Any
+    args: Any
+    kwargs: Mapping[str, Any]
+
+
+Observe = Callable[[ObservedCall, Results], Results | None]
+"""Receives every call and copies of its results; what it returns, unless ``None``, takes the place of the results."""
 
 
 @contextmanager
@@ -38,10 +52,20 @@ class _Watch(DispatchMode):  # type: ignore[no-untyped-call]
         self.identities, self.stack, self.observe, self.wanted = identities, stack, observe, wanted
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        outs: list[Tensor | None] = list(tensors_in(out))
-        data = self.identities.of(self.stack[-1], func, args, kwargs or {}, outs)
+        kwargs = kwargs or {}
+        data = self.identities.before(self.stack[-1], func, args, kwargs)
+        out = func(*args, **kwargs)
         if self.wanted is None or data in self.wanted:
-            # Copies: a later call may write into the result.
-            self.observe(data, [None if out is None else out.detach().clone() for out in outs])
+            out = shown(self.observe, ObservedCall(data, func, args, kwargs), out)
+        self.identities.after(data, func, tensors_in(out))
         return out
+
+
+def shown(observe: Observe, call: ObservedCall, out: Any) -> Any:
+    """The result of a call, or what the observer gives in its place."""
+    copies: Results = [tensor.detach().clone() for tensor in tensors_in(out)]  # a later call may write into a result
+    given = observe(call, copies)
+    if given is None:
+        return out
+    tensors = iter(given)
+    return map_tensors(lambda _: next(tensors), out)

@@ -31,7 +31,7 @@ from reconvene.structure.recording import writes_in_place
 from reconvene.structure.restore import canonical_calls, module_stack
 from reconvene.structure.scalar_args import RESULT, Numbers
 from reconvene.structure.values import COPIES
-from reconvene.structure.watch import Observe
+from reconvene.structure.watch import Observe, ObservedCall, shown
 from reconvene.surgery.ranges import Ranges, from_text, to_text
 from reconvene.utils import schema
 from reconvene.utils.schema import Count, Name, Plain, Text
@@ -167,10 +167,9 @@ class _Restrict(DispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         data = self.identities.before(self.stack[-1], func, args, kwargs)
         result = self._result(func, args, kwargs, None if func in COPIES else self._site(data, func))
-        results = tensors_in(result)
-        self.identities.after(data, func, results)
         if self.observe is not None:
-            self.observe(data, [out.detach().clone() for out in results])
+            result = shown(self.observe, ObservedCall(data, func, args, kwargs), result)
+        self.identities.after(data, func, tensors_in(result))
         return result
 
     def _site(self, data: str, func: Any) -> SilencedCall | None:

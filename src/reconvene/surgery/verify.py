@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from reconvene.structure import Keep, Structure, call
 from reconvene.structure.copies import copy_model
-from reconvene.structure.identity import of_calls
 from reconvene.structure.inputs import map_tensors, tensors_in
-from reconvene.structure.pruned_sizes import kept_positions
 from reconvene.structure.restore import canonical_calls, exclusive, kept_random_state
 from reconvene.structure.state import clear_state, own_instances
-from reconvene.structure.watch import Observe, watched
+from reconvene.structure.watch import Observe, ObservedCall, Results, watched
 from reconvene.surgery.apply import apply, mask_in_place, sliced
+from reconvene.surgery.call_comparison import TOLERANCE, CallComparison, agree, relative_error
+from reconvene.surgery.choices import Choices
 from reconvene.surgery.cut_on_read import apply_on_read
 from reconvene.surgery.silence import observed
 from reconvene.surgery.silenced_run import run_silenced
@@ -30,8 +30,6 @@ from reconvene.utils.module_state import afresh_in_eval
 if TYPE_CHECKING:
     from reconvene.surgery.plan import Plan
 
-TOLERANCE = 1e-5
-"""Largest relative difference: float32 stays below it but for long sums, which float64 settles."""
 NOISE = 0.1
 
 
@@ -43,9 +41,17 @@ class Difference:
     why: str
 
 
+@dataclass(frozen=True)
+class Verification:
+    """What the comparison says: a difference, if there is one, and notes for the plan."""
+
+    difference: Difference | None = None
+    notes: tuple[str, ...] = ()
+
+
 def verify_plan(
     plan: Plan, model: nn.Module, example_inputs: Any, structure: Structure, keep: Keep, *, seed: int = 0
-) -> Difference | None:
+) -> Verification:
     """Compare the outputs of both networks on the example inputs.
 
     Args:
@@ -57,8 +63,8 @@ def verify_plan(
         seed: of the noise on parameters, and of what a forward pass draws.
 
     Returns:
-        ``None`` if no output differs by more than ``TOLERANCE`` of its largest value, in float32 or, where that is too
-        coarse, in float64.
+        No difference if no output differs by more than ``TOLERANCE`` of its largest value, in float32 or, where that
+        is too coarse, in float64, or, where rounding decides a choice (``choices``), after the same choice.
     """
     with exclusive(), kept_random_state(), torch.no_grad(), canonical_calls():
         noisy = trained_like(model, seed)
@@ -68,14 +74,15 @@ def verify_plan(
             seed,
         )
         if error <= TOLERANCE:
-            return None
+            return Verification()
         pairs = _Pairs(plan, model, noisy, example_inputs, seed)
         if pairs.to_float64():
             error, why = pairs.difference()
             if error <= TOLERANCE:
-                return None
-        number = pairs.locate(structure, keep)
-        return Difference(number, why or f"the small network differs from the silenced one by {error:.1e}")
+                return Verification()
+        return pairs.call_by_call(
+            structure, keep, why or f"the small network differs from the silenced one by {error:.1e}"
+        )
 
 
 def trained_like(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
@@ -146,37 +153,42 @@ class _Pairs:
         """The largest relative difference of an output."""
         return _difference(lambda: self._run(self.silenced), lambda: self._run(self.small), self.seed)
 
-    def locate(self, structure: Structure, keep: Keep) -> int | None:
-        """The number of the first call whose result differs, or that one of the networks does not come to."""
-        calls = {data: number for number, data in enumerate(of_calls(structure.recording))}
-        results: dict[str, list[Tensor | None]] = {}
-        broken = self._watch(self.small, lambda data, outs: results.setdefault(data, outs))
-        comparison = _Comparison(structure, keep, calls, results)
-        broken = self._watch(self.silenced, comparison.see) or broken
-        if comparison.differs is None and broken:
-            completed_calls = [number for data, number in calls.items() if data in results]
-            return min(max(completed_calls, default=-1) + 1, len(calls) - 1)
-        return comparison.differs
+    def call_by_call(self, structure: Structure, keep: Keep, why: str) -> Verification:
+        """Compare every call, after the same choices; a difference names the first call whose results differ."""
+        comparison = CallComparison(structure, keep)
+        choices = Choices(comparison.recorded, comparison.kept_part, agree)
+        self._watch(self.silenced, choices.note)
+
+        def follow(seen: ObservedCall, outs: Results) -> Results | None:
+            taken = choices.take(seen, outs)
+            comparison.results.setdefault(seen.data, taken or outs)
+            return taken
+
+        small = self._watch(self.small, follow)
+        silenced = self._watch(self.silenced, comparison.see)
+        if small is None or silenced is None:
+            return Verification(Difference(comparison.first_missing(), why))
+        if choices.taken and comparison.differs is None and _worst(silenced, small) <= TOLERANCE:
+            return Verification(notes=(comparison.choices_text(choices.taken),))
+        return Verification(Difference(comparison.differs, why))
 
     def _run(self, network: nn.Module) -> Any:
         torch.manual_seed(self.seed)
         return _called(network, self.inputs)
 
-    def _watch(self, network: nn.Module, observe: Observe) -> bool:
-        """Run a network and see every result; whether it broke off."""
+    def _watch(self, network: nn.Module, observe: Observe) -> list[Tensor] | None:
+        """Run a network and see every result; its outputs, or ``None`` where it broke off."""
         clear_state(network)
         try:
             if network is self.silenced and self.plan.sites:
                 with observed(network, observe):
-                    self._run(network)
-            else:
-                inputs = _copied(self.inputs)
-                torch.manual_seed(self.seed)
-                with watched(network, inputs, observe), own_instances(network):
-                    call(network, inputs)
+                    return tensors_in(self._run(network))
+            inputs = _copied(self.inputs)
+            torch.manual_seed(self.seed)
+            with watched(network, inputs, observe), own_instances(network):
+                return tensors_in(call(network, inputs))
         except Exception:  # noqa: BLE001 -- foreign code
-            return True
-        return False
+            return None
 
 
 def _difference(silenced: Callable[[], Any], small: Callable[[], Any], seed: int) -> tuple[float, str]:
@@ -193,7 +205,14 @@ def _difference(silenced: Callable[[], Any], small: Callable[[], Any], seed: int
     if [t.shape for t in want] != [t.shape for t in got]:
         shapes = [", ".join(str(tuple(t.shape)) for t in tensors) for tensors in (got, want)]
         return float("inf"), f"the small network gives {shapes[0]} instead of {shapes[1]}"
-    return max((relative_error(a, b) for a, b in zip(got, want, strict=True)), default=0.0), ""
+    return _worst(want, got), ""
+
+
+def _worst(want: list[Tensor], got: list[Tensor]) -> float:
+    """The largest relative difference of two networks' outputs; infinite where their shapes differ."""
+    if [t.shape for t in want] != [t.shape for t in got]:
+        return float("inf")
+    return max((relative_error(a, b) for a, b in zip(got, want, strict=True)), default=0.0)
 
 
 def _called(network: nn.Module, inputs: Any) -> Any:
@@ -205,47 +224,3 @@ def _called(network: nn.Module, inputs: Any) -> Any:
 
 def _copied(inputs: Any) -> Any:
     return map_tensors(torch.clone, inputs)
-
-
-class _Comparison:
-    """Compares the results of the silenced network, at kept positions, with the results of the small network."""
-
-    def __init__(
-        self, structure: Structure, keep: Keep, calls: dict[str, int], results: dict[str, list[Tensor | None]]
-    ) -> None:
-        self.structure, self.calls, self.results = structure, calls, results
-        self.kept, self.ops = structure.kept_atoms(keep), structure.eval_ops()
-        self.differs: int | None = None
-
-    def see(self, data: str, outs: list[Tensor | None]) -> None:
-        """Compare one call, until one differs."""
-        number = self.calls.get(data)
-        if self.differs is not None or number is None or data not in self.results:
-            return
-        for recorded, want, got in zip(self.ops[number].outs, outs, self.results[data], strict=False):
-            if recorded is None or want is None or got is None or not want.is_floating_point():
-                continue
-            if self._wrong(recorded, want, got):
-                self.differs = number
-                return
-
-    def _wrong(self, recorded: Tensor, want: Tensor, got: Tensor) -> bool:
-        for axis, dim in enumerate(self.structure.context.dims(recorded)):
-            positions = kept_positions(dim, self.kept)
-            if recorded.shape[axis] == want.shape[axis] and len(positions) != want.shape[axis]:
-                want = want.index_select(axis, torch.from_numpy(positions).to(want.device))
-        return want.shape != got.shape or relative_error(got, want) > TOLERANCE
-
-
-def relative_error(got: Tensor, want: Tensor) -> float:
-    """The largest difference over the largest value; where both are not finite, they agree."""
-    if not want.is_floating_point() and not want.is_complex():
-        return 0.0 if torch.equal(got, want) else float("inf")
-    if not want.numel():
-        return 0.0
-    both = torch.isfinite(got) & torch.isfinite(want)
-    if not torch.equal(torch.isfinite(got), torch.isfinite(want)):
-        return float("inf")
-    scale = float(want[both].abs().max()) if both.any() else 0.0
-    worst = float((got - want)[both].abs().max()) if both.any() else 0.0
-    return worst / (scale or 1.0)

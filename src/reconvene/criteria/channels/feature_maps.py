@@ -24,7 +24,7 @@ from reconvene.errors import CriterionError
 from reconvene.structure import Structure, call, tensors_in
 from reconvene.structure.identity import of_calls
 from reconvene.structure.restore import canonical_calls
-from reconvene.structure.watch import watched
+from reconvene.structure.watch import ObservedCall, Results, watched
 from reconvene.utils.arrays import Floats
 
 _Score = Callable[[Tensor, NDArray[np.int64]], Floats]
@@ -73,7 +73,7 @@ class _Map:
     axis: int
     positions: NDArray[np.int64]
 
-    def of(self, results: list[Tensor | None]) -> Tensor:
+    def of(self, results: Results) -> Tensor:
         """The maps ``[N, C, H, W]`` among the results of the call."""
         tensor = results[self.output]
         assert tensor is not None
@@ -109,10 +109,14 @@ def _scored(subject: ChannelSubject, criterion: str, score: _Score) -> ChannelSc
     return ChannelScores(means, data=data.describe())
 
 
-def _results(subject: ChannelSubject, inputs: Any, wanted: frozenset[str]) -> dict[str, list[Tensor | None]]:
+def _results(subject: ChannelSubject, inputs: Any, wanted: frozenset[str]) -> dict[str, Results]:
     """The results of the wanted calls, by the identity of the call."""
-    results: dict[str, list[Tensor | None]] = {}
-    with watched(subject.model, inputs, results.setdefault, wanted=wanted):
+    results: dict[str, Results] = {}
+
+    def keep(seen: ObservedCall, outs: Results) -> None:
+        results.setdefault(seen.data, outs)
+
+    with watched(subject.model, inputs, keep, wanted=wanted):
         call(subject.model, inputs)
     return results
 
