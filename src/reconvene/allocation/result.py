@@ -8,6 +8,7 @@ from typing import Any
 
 from reconvene.allocation.constraints import Widths
 from reconvene.costs import text_of
+from reconvene.utils.notes import Note
 from reconvene.utils.tables import Cell, smaller, text_table
 
 
@@ -42,14 +43,15 @@ class Allocation:
     """The step in which widths grew last: ``round_to``, or less where its multiples left the budget unused."""
 
     @property
-    def notes(self) -> list[str]:
-        """What a reader of the widths should know, in words."""
+    def notes(self) -> list[Note]:
+        """What a reader of the widths should know."""
         if self.finest == self.round_to:
             return []
-        return [
+        text = (
             f"multiples of {self.round_to} left more than a tenth of the budget unused, so some widths grew in steps "
             f"of {self.finest}; round_to={self.round_to} keeps multiples"
-        ]
+        )
+        return [Note(text, "round_to")]
 
     def __str__(self) -> str:
         foot = [

@@ -29,6 +29,7 @@ from reconvene.surgery import Accounting, Plan, PlanRow, Provenance, make_plan
 from reconvene.surgery.bits import BitPlan
 from reconvene.surgery.ranges import to_text
 from reconvene.surgery.verify import Difference, verify_plan
+from reconvene.utils.notes import Note
 from reconvene.utils.progress import stage
 
 
@@ -40,7 +41,7 @@ class Choice:
     rows: list[PlanRow]
     provenance: Provenance
     accounting: Accounting
-    notes: Sequence[str] = ()
+    notes: Sequence[Note] = ()
     bits: BitPlan | None = None
 
 
@@ -59,7 +60,9 @@ _AT_WORK = {
     "measure": "measuring",
 }
 """What steps of planning are called while they are at work."""
-_NO_VALUES = "the model has no values (meta): no spread is known, and nothing was compared with the silenced network"
+_NO_VALUES = Note(
+    "the model has no values (meta): no spread is known, and nothing was compared with the silenced network", "meta"
+)
 
 Choose = Callable[[Structure, CostModel, dict[str, float]], Choice]
 """From structure and costs to a choice; it adds the seconds of its own steps to the timings."""

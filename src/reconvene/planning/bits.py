@@ -18,6 +18,7 @@ from reconvene.quantiser import fake_quantised
 from reconvene.structure.inputs import map_tensors
 from reconvene.surgery import Plan
 from reconvene.surgery.bits import BitPlan
+from reconvene.utils.notes import Note
 
 CHOICES = (0, 2, 4, 8)
 """Bits that weights can have, since files hold these: zero is a channel that leaves."""
@@ -48,7 +49,7 @@ def plan_bits(model: nn.Module, example_inputs: Any, budget: Budget, options: Op
     return replace(plan, calibration=kept_examples(options.data))
 
 
-ROUNDED_NORMS = "norms have the statistics of the network with rounded weights"
+ROUNDED_NORMS = Note("norms have the statistics of the network with rounded weights", "norms")
 
 
 def fit_norms(small: nn.Module, plan: Plan, bits: BitPlan, example_inputs: Any, options: Options) -> None:

@@ -20,6 +20,7 @@ from reconvene.errors import BudgetError
 from reconvene.planning.assemble import timed
 from reconvene.planning.session import Planner
 from reconvene.surgery import Plan
+from reconvene.utils.notes import Note
 from reconvene.utils.progress import note, stage
 
 # Networks that are measured at most.
@@ -54,7 +55,7 @@ def plan_within(planner: Planner, budget: Budget, costs: Mapping[str, Cost], *, 
         condition = cost.measured_condition if name in search.measured_costs else cost.condition
         if cost is not COSTS.get(name) and condition:  # else it holds for every plan
             conditions[name] = condition
-    remarks = [cost.remark for cost in costs.values() if cost.remark]
+    remarks = [Note(cost.remark, "cost") for cost in costs.values() if cost.remark]
     return replace(plan, costs={"dense": dense, "pruned": pruned}, conditions=conditions, notes=[*plan.notes, *remarks])
 
 
@@ -263,16 +264,17 @@ class _Search:
         costs = {"dense": dense, "pruned": pruned}
         return replace(plan, costs=costs, limits=limits, notes=[*plan.notes, *self._unused(plan, values)])
 
-    def _unused(self, plan: Plan, values: dict[str, float]) -> list[str]:
+    def _unused(self, plan: Plan, values: dict[str, float]) -> list[Note]:
         """A remark on a measured budget of which much is left over: where nobody says so, it looks like the best."""
         shares = {name: values[name] / aim.limit for name, aim in self.aims.items()}
         if all(row.width == row.dense for row in plan.rows) or max(shares.values(), default=1.0) >= _WELL_USED:
             return []
         name, share = max(shares.items(), key=lambda item: item[1])
-        return [
+        text = (
             f"only {share:.0%} of the limit on {name} is used: none of {len(self._measured)} measured networks came "
             "nearer. Where the machine had other work, measure again on an idle one; else try round_to=1"
-        ]
+        )
+        return [Note(text, "budget")]
 
     def _refused(self, refusal: BudgetError | None) -> BudgetError:
         """The error for a budget that no measured network keeps, with the least that was measured as the floor."""

@@ -24,6 +24,7 @@ from reconvene.structure.restore import exclusive
 from reconvene.surgery import Plan
 from reconvene.utils.arguments import warn_caller
 from reconvene.utils.norms import keeps_statistics
+from reconvene.utils.notes import Note
 
 
 class Pruned(NamedTuple):
@@ -85,18 +86,19 @@ def prune_by(
     return Pruned(small, chosen_plan, report)
 
 
-def _on_weights(model: nn.Module, options: Options, how: str, *, asked: bool) -> str | None:
+def _on_weights(model: nn.Module, options: Options, how: str, *, asked: bool) -> Note | None:
     """What a plan should say of the weights; warns where trained ones would be lost and nobody asked for it."""
     if options.trained:
         without = "" if options.data is not None else "; data= would let them be fitted to the dense network"
-        return f"the trained weights are kept ({how}{without})"
+        return Note(f"the trained weights are kept ({how}{without})", "weights")
     moved = moved_statistics(model)
     if not moved or asked:
         return None
-    note = (
+    note = Note(
         f"this network looks trained (the statistics of {len(moved)} norm{'s' * (len(moved) > 1)} have moved, first of "
         f"layer {moved[0]!r}), and its touched layers are drawn anew. trained=True (--trained) keeps the weights; "
-        "rectify='reinit' says that they may go"
+        "rectify='reinit' says that they may go",
+        "weights",
     )
     warn_caller(note, TrainedWeightsWarning)
     return note

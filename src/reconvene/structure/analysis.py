@@ -21,6 +21,7 @@ from reconvene.structure.recording import Op, Recording
 from reconvene.structure.restore import paused_collector
 from reconvene.structure.rules import Context, apply_rule
 from reconvene.structure.solve import solve_channels
+from reconvene.utils.notes import Note
 
 Keep = list[NDArray[np.int64]]
 """Kept channels of every prunable group, ascending, in ``Structure.prunable`` order."""
@@ -40,8 +41,8 @@ class Structure:
     atom_channel: NDArray[np.int64]
     owned: dict[Attribute, Ratio | DistinctSize] = field(default_factory=dict)
     """Attributes that Python keeps as sizes, as functions of widths."""
-    repairs: list[str] = field(default_factory=list)
-    """What the trial run had to pin, in words."""
+    repairs: list[Note] = field(default_factory=list)
+    """What the recording and the trial say of the network, above all what had to be pinned."""
     replays: dict[tuple[int, ...], Any] = field(default_factory=dict)
     """What replay found, by widths."""
     _pinned: tuple[Group, ...] | None = None
@@ -144,7 +145,7 @@ def label(recording: Recording) -> Context:
     return context
 
 
-def assemble(recording: Recording, context: Context, repairs: list[str] | None = None) -> Structure:
+def assemble(recording: Recording, context: Context, repairs: list[Note] | None = None) -> Structure:
     """Solve the labels, build the groups, and hold their widths to the sizes that Python keeps."""
     while True:
         root = solve_channels(context.labels)

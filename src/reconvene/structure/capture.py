@@ -45,6 +45,7 @@ from reconvene.structure.state import (
     state_buffers,
 )
 from reconvene.structure.values import ValueAnswers, ValueCollector, noted_methods
+from reconvene.utils.notes import Note
 from reconvene.utils.resources import resource_error
 
 
@@ -145,9 +146,8 @@ def _read_values(
 def _with_guards(recording: Recording) -> Recording:
     if recording.guards:
         read = ", ".join(list(recording.guards)[:3]) + (", ..." if len(recording.guards) > 3 else "")
-        recording.notes.append(
-            f"the forward pass reads values ({read}): the plan holds for the branches that the example inputs take"
-        )
+        text = f"the forward pass reads values ({read}): the plan holds for the branches that the example inputs take"
+        recording.notes.append(Note(text, "branch"))
     return recording
 
 
@@ -273,7 +273,8 @@ def _run_training(model: nn.Module, inputs: Any, recording: Recording, stack: li
         except Exception as error:  # noqa: BLE001 -- foreign code
             failure = str(error).split("\n")[0]
             del recording.ops[before[0] :], recording.outputs[before[1] :]
-    recording.notes.append(f"the model does not run in train mode on the example inputs ({failure})")
+    text = f"the model does not run in train mode on the example inputs ({failure})"
+    recording.notes.append(Note(text, "train mode"))
 
 
 def _untouched(recording: Recording) -> bool:

@@ -12,6 +12,7 @@ from reconvene.structure.inputs import tensors_in
 from reconvene.structure.state import StateItem
 from reconvene.structure.traced_size import SizeLog
 from reconvene.structure.values import ValueAnswers
+from reconvene.utils.notes import Note
 
 
 @dataclass(slots=True)
@@ -68,7 +69,7 @@ class Recording:
     outputs: list[Tensor] = field(default_factory=list)
     sizes: SizeLog = field(default_factory=SizeLog)
     device: str = "meta"
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
     values: ValueAnswers = field(default_factory=ValueAnswers)
     """What runs on real tensors answered to code that reads values."""
     exits: list[tuple[int, str, list[Tensor], list[Tensor]]] = field(default_factory=list)

@@ -21,6 +21,7 @@ from reconvene.structure.labels import Dim, Reason
 from reconvene.structure.pruned_sizes import kept_positions, kept_size, settle
 from reconvene.structure.recording import Op, Recording
 from reconvene.structure.scalar_args import RESULT, Numbers, constant_arguments, following_numbers
+from reconvene.utils.notes import Note
 
 _PRODUCTS = {"mm", "bmm", "addmm"}
 _AROUND_PRODUCTS = {"view", "_unsafe_view", "expand", "t", "permute", "transpose", "unsqueeze", "squeeze", "add"}
@@ -227,11 +228,11 @@ def pin_site(model: nn.Module, structure: Structure, number: int, why: str) -> S
             reason = Reason(op.operator, op.owner, f"does not follow smaller sizes ({why})")
             for dim in dims_of(structure, op):
                 context.labels.pin(dim, reason)
-        note = f"{ops[back].site} does not follow smaller sizes ({why})"
+        note = Note(f"{ops[back].site} does not follow smaller sizes ({why})", "pinned")
         return assemble(structure.recording, context, [*structure.repairs, note])
     everything = np.flatnonzero(structure.atom_group >= 0)
     context.labels.pins.append((everything, f"the forward pass does not follow smaller sizes ({why})"))
-    return assemble(structure.recording, context, [*structure.repairs, f"everything is pinned: {why}"])
+    return assemble(structure.recording, context, [*structure.repairs, Note(f"everything is pinned: {why}", "pinned")])
 
 
 def _call_keys(model: nn.Module, ops: list[Op]) -> list[tuple[type, str, int]]:

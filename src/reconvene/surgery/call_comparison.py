@@ -12,6 +12,7 @@ from reconvene.structure.identity import of_calls
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.pruned_sizes import kept_positions
 from reconvene.structure.watch import ObservedCall, Results
+from reconvene.utils.notes import Note
 
 TOLERANCE = 1e-5
 """Largest relative difference: float32 stays below it but for long sums, which float64 settles."""
@@ -65,11 +66,12 @@ class CallComparison:
                 tensor = tensor.index_select(axis, torch.from_numpy(positions).to(tensor.device))
         return tensor
 
-    def choices_text(self, taken: Sequence[str]) -> str:
+    def choices_note(self, taken: Sequence[str]) -> Note:
         """A note that names the calls in which rounding decided."""
         sites = list(dict.fromkeys(self.ops[self.calls[data]].site for data in taken))
         names = ", ".join([*sites[:3], *(["..."] if len(sites) > 3 else [])])
-        return f"rounding decides what is chosen ({names}): both networks were compared with the same choice there"
+        text = f"rounding decides what is chosen ({names}): both networks were compared with the same choice there"
+        return Note(text, "choice")
 
 
 def agree(got: Tensor, want: Tensor) -> bool:

@@ -30,7 +30,7 @@ from reconvene.utils import invalid_values, schema
 from reconvene.utils.bar_chart import Bar, BarChart
 from reconvene.utils.files import read_regular, write_atomic
 from reconvene.utils.frames import Frame, Plottable
-from reconvene.utils.schema import Text
+from reconvene.utils.notes import Note, StoredNote
 from reconvene.utils.tables import smaller
 
 FORMAT, VERSION, WITH_BITS = "reconvene-plan", 1, 2
@@ -59,7 +59,7 @@ class Plan(Accounting, Provenance, Cut, Plottable):  # fields come in the order 
     True
     """
 
-    notes: list[Text] = field(default_factory=list)
+    notes: list[StoredNote] = field(default_factory=list)
     """What structure analysis had to pin after its trial, and operators it did not know."""
     calibration: Any = field(default=None, compare=False, repr=False)
     """Inputs of a few examples, where bits were decided on data: exports calibrate on them. Never saved."""
@@ -131,6 +131,7 @@ class Plan(Accounting, Provenance, Cut, Plottable):  # fields come in the order 
         out["slices"] = {n: {str(d): t for d, t in dims.items()} for n, dims in self.slices.items()}
         out["attributes"] = [list(change) for change in self.attributes]
         out["state"] = [dataclasses.asdict(state) for state in self.state]
+        out["notes"] = [note.to_dict() for note in self.notes]
         for name in ("conditions", "state"):
             if not out[name]:
                 del out[name]  # as in plans of older releases
@@ -200,7 +201,7 @@ def make_plan(
     scalars: Mapping[int, Numbers] | None = None,
     provenance: Provenance = Provenance(),  # noqa: B008  # frozen
     accounting: Accounting = Accounting(),  # noqa: B008  # frozen
-    notes: Sequence[str] = (),
+    notes: Sequence[Note] = (),
     bits: BitPlan | None = None,
 ) -> Plan:
     """The plan that keeps these channels.
@@ -227,7 +228,7 @@ def make_plan(
                 slices.setdefault(name, {})[number] = to_text(positions)
     attributes = following_attributes(model, structure, keep, shrunk_shapes(structure, kept))
     pinned = [{"name": g.name, "width": g.width, "why": g.pinned} for g in structure.groups if not g.prunable]
-    unknown = [f"{site} has no rule; what it touches stays whole" for site in structure.unknown]
+    unknown = [Note(f"{site} has no rule; what it touches stays whole", "operator") for site in structure.unknown]
     sites = restricted_sites(structure, keep, scalars or {})
     state = list(known_state(model))
     cut = Cut(rows, pinned, shapes, slices, attributes, sites, state, bits)

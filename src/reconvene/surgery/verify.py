@@ -26,6 +26,7 @@ from reconvene.surgery.cut_on_read import apply_on_read
 from reconvene.surgery.silence import observed
 from reconvene.surgery.silenced_run import run_silenced
 from reconvene.utils.module_state import afresh_in_eval
+from reconvene.utils.notes import Note
 
 if TYPE_CHECKING:
     from reconvene.surgery.plan import Plan
@@ -46,7 +47,7 @@ class Verification:
     """What the comparison says: a difference, if there is one, and notes for the plan."""
 
     difference: Difference | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 def verify_plan(
@@ -169,7 +170,7 @@ class _Pairs:
         if small is None or silenced is None:
             return Verification(Difference(comparison.first_missing(), why))
         if choices.taken and comparison.differs is None and _worst(silenced, small) <= TOLERANCE:
-            return Verification(notes=(comparison.choices_text(choices.taken),))
+            return Verification(notes=(comparison.choices_note(choices.taken),))
         return Verification(Difference(comparison.differs, why))
 
     def _run(self, network: nn.Module) -> Any:
