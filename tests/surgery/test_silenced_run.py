@@ -89,3 +89,36 @@ def test_a_compiled_part_is_planned_as_its_original() -> None:
     compiled[1] = torch.compile(compiled[1], backend="eager")
     plans = [rc.plan(model, torch.ones(1, 8), rc.Budget(params="2x")) for model in (original, compiled)]
     assert [row.width for row in plans[0].rows] == [row.width for row in plans[1].rows]
+
+
+class CachesMixing(nn.Module):
+    """Normalises over channels that were mixed by a table, which eval mode keeps as LeViT does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.mix = nn.Linear(8, 16), nn.Parameter(torch.rand(16, 16))
+        self.norm, self.last = nn.LayerNorm(16), nn.Linear(16, 4)
+        self.table: Tensor | None = None
+
+    def train(self, mode: bool = True) -> CachesMixing:
+        super().train(mode)
+        self.table = None if mode else self.table
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training or self.table is None:
+            self.table = self.mix.abs()
+        return self.last(self.norm(self.first(x).relu() @ self.table))
+
+
+def test_a_table_of_an_earlier_run_takes_no_part_in_the_mask() -> None:
+    torch.manual_seed(0)
+    model, x = CachesMixing().eval(), torch.randn(3, 8)
+    with torch.no_grad():
+        model(x)
+        plan = rc.plan(model, x, rc.Budget(params="2x"))
+        model(x)
+        silenced, expected = plan.mask(model).eval(), plan.apply(model).eval()(x)
+        assert plan.sites and any("mix" in name for name in plan.slices)
+        for _ in range(2):
+            torch.testing.assert_close(silenced(x), expected)

@@ -45,7 +45,6 @@ def apply(plan: Plan, model: nn.Module, stand_ins: Mapping[int, nn.Parameter] = 
         small = copy.deepcopy(model, memo)
     for path, attribute, value in plan.attributes:
         setattr(small.get_submodule(path), attribute, value)
-    forget_tables(small)
     enter_instances(model, small)
     note_plans(small, (*plans_of(model), plan))  # for ``rc.save``
     return _afresh(plan, small)
@@ -59,7 +58,8 @@ def mask(plan: Plan, model: nn.Module) -> nn.Module:
 
 
 def _afresh(plan: Plan, network: nn.Module) -> nn.Module:
-    """The network with its state started afresh, as a newly built one has it."""
+    """The network with its state started afresh and without cached tables, as a newly built one has it."""
+    forget_tables(network)
     remember_state(network, plan.state)
     clear_state(network)
     return network

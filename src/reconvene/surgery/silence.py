@@ -34,6 +34,7 @@ from reconvene.structure.values import COPIES
 from reconvene.structure.watch import Observe, ObservedCall, shown
 from reconvene.surgery.ranges import Ranges, from_text, to_text
 from reconvene.utils import schema
+from reconvene.utils.module_state import forget_tables
 from reconvene.utils.schema import Count, Name, Plain, Text
 
 KeptDim = list[tuple[Count, Ranges | None]]
@@ -117,6 +118,7 @@ class Silenced:
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The dense forward pass, with the restricted calls computed on kept channels."""
         assert isinstance(self, nn.Module)
+        forget_tables(self)  # a call that reads a table of an earlier pass would not be known
         with restricted(self, self.reconvene_sites, tensors_in((args, kwargs)), self.reconvene_observe):
             return super().forward(*args, **kwargs)  # type: ignore[misc]
 
