@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 
 from reconvene import cli
 from reconvene.cli.glossary import _WORDS, words_page
+from reconvene.cli.help_text import _texts
 from support.paths import ROOT
 
 
@@ -51,6 +54,26 @@ def test_a_mistake_is_one_line_with_what_was_meant(words: str, said: str, capsys
     captured = capsys.readouterr()
     assert captured.err.startswith(f"reconvene {words.split()[0]}: {said}") and captured.err.count("\n") == 1
     assert captured.err.rstrip().endswith("--help") and not captured.out
+
+
+def test_a_command_line_without_mistakes_reads_no_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(owner: object) -> str:
+        raise AssertionError(f"{owner} is read")
+
+    monkeypatch.setattr("reconvene.cli.help_text.inspect.getsource", read)
+    monkeypatch.setattr("reconvene.cli.help_text._texts", _texts.__wrapped__)
+    command = cli._parse("prune", ["vgg16_bn", "--params", "2x", "-o", "out"])
+    assert getattr(command, "model", "") == "vgg16_bn"
+    with pytest.raises(AssertionError, match="is read"):
+        cli._parse("prune", ["vgg16_bn", "--parms", "2x", "-o", "out"])
+
+
+def test_the_program_ends_without_a_search_for_cycles() -> None:
+    code = (
+        "import gc, sys; from reconvene.__main__ import program; sys.argv = ['reconvene', '--version']; "
+        "assert program() == 0 and gc.get_freeze_count() > 1000"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_glossary_is_in_the_program_and_in_the_docs(capsys: pytest.CaptureFixture[str]) -> None:
