@@ -6,7 +6,8 @@
 
 Every command takes turns with ``python -c "import torch"`` (A B A B ...), so that a change of the machine's pace falls
 on both; the ratio is the median over the pairs. Networks of torchvision and timm load these packages, which import
-PyTorch's compiler: what they take is said beside. Writes ``benchmarks/results/command_time.jsonl``.
+PyTorch's compiler: what they take is said beside. Each row goes to ``benchmarks/results/command_time.jsonl`` as it is
+measured, in place of an older one of the same network and command.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from reconvene.utils.machine import machine
+from architectures.results import facts
+from rows import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "command_time.jsonl"
@@ -52,15 +54,19 @@ def main() -> int:
         parser.error(f"no {', '.join(sorted(unknown))} here. Available: {', '.join(COMMANDS)}")
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a user's second call reads compiled modules
-    records = []
     print(f"{'':24}{'import torch':>14}{'imports':>10}{'command':>10}{'times torch':>13}{'times imports':>15}")
     for name in options.models:
         for command in options.commands:
-            records.append(measured(name, command, options.repeats))
-            print(line(records[-1]), flush=True)
-    facts = {"repeats": options.repeats, **machine(), "load": os.getloadavg()[0]}
-    options.out.write_text("".join(json.dumps({**record, **facts}) + "\n" for record in records))
+            record = measured(name, command, options.repeats)
+            print(line(record), flush=True)
+            put(options.out, {**record, "repeats": options.repeats, "load": os.getloadavg()[0], **facts(ROOT)})
     return 0
+
+
+def put(path: Path, record: dict[str, Any]) -> None:
+    """Write the row in place of the one of the same network and command, if there is one."""
+    others = [row for row in read_rows(path) if (row["model"], row["command"]) != (record["model"], record["command"])]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*others, record]))
 
 
 def measured(name: str, command: str, repeats: int) -> dict[str, Any]:
