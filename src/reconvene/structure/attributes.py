@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from reconvene.utils.module_tree import named_modules
+
 _Shape = tuple[int, ...]
 Change = tuple[str, str, Any]
 
@@ -38,7 +40,8 @@ def _recurrent(shapes: Mapping[str, _Shape]) -> dict[str, int]:
     return {"input_size": into, "hidden_size": hidden} if gates % hidden == 0 else {}
 
 
-_BY_SHAPE: tuple[tuple[type[nn.Module], Callable[[Mapping[str, _Shape]], Mapping[str, Any]]], ...] = (
+_Rule = Callable[[Mapping[str, _Shape]], Mapping[str, Any]]
+_BY_SHAPE: tuple[tuple[type[nn.Module], _Rule], ...] = (
     (nn.Linear, _linear),
     (nn.Embedding, _embedding),
     (nn.PReLU, _prelu),
@@ -76,14 +79,16 @@ def attribute_changes(
         owned: new values of ``(module, attribute, index)`` that the code uses as sizes; no index where it is no tuple.
     """
     changes: dict[tuple[str, str], Any] = {}
-    modules = dict(model.named_modules())
+    modules = dict(named_modules(model))
     for (path, name, index), size in (owned or {}).items():
         old = changes.get((path, name), getattr(modules[path], name))
         changes[path, name] = size if index is None else type(old)([*old[:index], size, *old[index + 1 :]])
+    kinds = {type(module) for module in modules.values()}
+    rules = {kind: [(layer, rule) for layer, rule in _BY_SHAPE if issubclass(kind, layer)] for kind in kinds}
     for path, module in modules.items():
-        for layer_type, rule in _BY_SHAPE:
+        for layer_type, rule in rules[type(module)]:
             # A parametrised layer owns other tensors than its kind: its attributes are not read in a forward pass.
-            if isinstance(module, layer_type) and _tensors(module).get(_NEEDED[layer_type]) is not None:
+            if _tensors(module).get(_NEEDED[layer_type]) is not None:
                 layer_shapes = {
                     n: shapes.get(f"{path}.{n}" if path else n, tuple(p.shape)) for n, p in _tensors(module).items()
                 }

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from reconvene.structure.components import components
 from reconvene.structure.groups import Balance, Group, Slot
 from reconvene.structure.labels import Vector
 from reconvene.structure.recording import Recording
 from reconvene.structure.rules.context import Context
-from reconvene.structure.solve import components
 
 
 def build_groups(
@@ -47,10 +47,11 @@ def _by_signature(
     The signature counts how often a channel stands in every labelled vector of the model, so all channels of a group
     fill the same number of positions everywhere and sizes are exact in the number of kept channels.
     """
-    random = np.random.default_rng(0)
+    vectors = _all_vectors(context)
+    marks = np.random.default_rng(0).integers(1, 2**63, size=len(vectors), dtype=np.uint64)
     signature = np.zeros(len(root), dtype=np.uint64)
-    for vector in _all_vectors(context):
-        np.add.at(signature, root[vector], random.integers(1, 2**63, dtype=np.uint64))
+    if vectors:
+        np.add.at(signature, root[np.concatenate(vectors)], np.repeat(marks, [len(vector) for vector in vectors]))
     channels = np.flatnonzero(owned)
     if not len(channels):
         return np.full(len(root), -1, dtype=np.int64), np.zeros(len(root), dtype=np.int64), []

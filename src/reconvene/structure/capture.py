@@ -45,6 +45,7 @@ from reconvene.structure.state import (
     state_buffers,
 )
 from reconvene.structure.values import ValueAnswers, ValueCollector, noted_methods
+from reconvene.utils.module_tree import named_modules, set_mode
 from reconvene.utils.notes import Note
 from reconvene.utils.resources import resource_error
 
@@ -174,14 +175,18 @@ def refuse_unsupported(model: nn.Module) -> None:
         raise ModelError(
             "the model is compiled by torch.compile. Give the original module, and compile what comes out."
         )
-    for name, module in model.named_modules():
+    modules = named_modules(model)
+    for name, module in modules:
         if isinstance(module, torch.jit.ScriptModule):
             raise ModelError(f"{name} is a TorchScript module, whose code cannot follow smaller tensors.")
         if "quantized" in type(module).__module__:
             raise ModelError(f"{name} is a quantised module ({type(module).__name__}). Prune first, then quantise.")
-    for name, parameter in model.named_parameters():
-        if is_lazy(parameter):
-            raise ModelError(f"{name} is not initialised yet (a lazy module). Run the model once, then prune it.")
+    for path, module in modules:
+        parameters: Mapping[str, Any] = module._parameters
+        for key, parameter in parameters.items():
+            if is_lazy(parameter):
+                name = f"{path}.{key}" if path else key
+                raise ModelError(f"{name} is not initialised yet (a lazy module). Run the model once, then prune it.")
 
 
 def _record_on(
@@ -252,8 +257,7 @@ def _run(model: nn.Module, inputs: Any, recording: Recording, stack: list[str], 
 
 def _forward(model: nn.Module, inputs: Any, mode: TorchDispatchMode, *, training: bool) -> Any:
     """One forward pass under a dispatch mode, without gradients."""
-    model.train(True)  # some models clear the tables they cached for eval when they are set to train
-    model.train(training)
+    set_mode(model, training)
     args, kwargs = arguments(inputs)
     with torch.no_grad(), mode:
         return model(*args, **kwargs)
@@ -278,5 +282,5 @@ def _run_training(model: nn.Module, inputs: Any, recording: Recording, stack: li
 
 
 def _untouched(recording: Recording) -> bool:
-    read = {id(t) for op in recording.ops for t in tensors_in((op.args, op.kwargs))}
+    read = {id(t) for op in recording.ops for t in op.tensors}
     return any(id(t) not in read for t in recording.parameters.values() if t.is_floating_point() and t.ndim)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from reconvene.structure.inputs import map_tensors, tensors_in
 from reconvene.structure.restore import patched
+from reconvene.utils.module_tree import modules_of
 
 LAYERS: set[type[nn.Module]] = set()
 """Classes of layers that are recorded as one call each."""
@@ -49,7 +50,7 @@ def opaque_layers(model: nn.Module, note: Callable[[LayerCall, list[Tensor], lis
 
     ``note(call, arguments, outputs)`` records them.
     """
-    layers = [module for module in model.modules() if type(module) in LAYERS]
+    layers = [module for module in modules_of(model) if type(module) in LAYERS]
     with patched([(layer, "forward", _stand_in(layer, note)) for layer in layers]):
         yield
 

@@ -59,6 +59,8 @@ class _Solver:
         self.widths = np.array([g.width for g in groups], dtype=np.int64)
         self.out = _Equations()
         self.sizes: dict[tuple[int, int], LinearCount | None] = {}
+        self.counts: dict[int, LinearCount] = {}
+        self.attributes: dict[int, list[Attribute]] = {}
 
     def run(self, log: SizeLog) -> _Equations:
         pending = list(log.equations)
@@ -86,11 +88,14 @@ class _Solver:
     def _own_all(
         self, pending: list[tuple[Expression, Expression, str]], inverse: bool
     ) -> list[tuple[Expression, Expression, str]]:
+        open_equations = [e for e in pending if self._attributes(e[0]) or self._attributes(e[1])]
+        owned: set[int] = set()
         while True:
-            before = len(pending)
-            pending = [equation for equation in pending if not self._own(equation, inverse)]
-            if len(pending) == before:
-                return pending
+            found = {id(equation) for equation in open_equations if self._own(equation, inverse)}
+            if not found:
+                return [equation for equation in pending if id(equation) not in owned]
+            owned |= found
+            open_equations = [equation for equation in open_equations if id(equation) not in found]
 
     def _own_largest(self, equation: tuple[Expression, Expression, str]) -> bool:
         """Of several unknown attributes on one side the largest is a width; the others count things and stay."""
@@ -123,12 +128,18 @@ class _Solver:
         return False
 
     def _unknown(self, expression: Expression) -> list[Attribute]:
-        if expression[0] == "attr":
-            key = expression[1:4]
-            return [] if key in self.out.owned else [key]
-        if expression[0] in "+-*/":
-            return list(dict.fromkeys(self._unknown(expression[1]) + self._unknown(expression[2])))
-        return []
+        return [key for key in self._attributes(expression) if key not in self.out.owned]
+
+    def _attributes(self, expression: Expression) -> list[Attribute]:
+        """The attributes in an expression, each once; expressions live as long as the log."""
+        found = self.attributes.get(id(expression))
+        if found is None:
+            if expression[0] in "+-*/":
+                found = list(dict.fromkeys(self._attributes(expression[1]) + self._attributes(expression[2])))
+            else:
+                found = [expression[1:4]] if expression[0] == "attr" else []
+            self.attributes[id(expression)] = found
+        return found
 
     def _invert(self, expression: Expression, target: Ratio) -> Ratio | None:
         """What the one unknown attribute must be for the expression to equal ``target``."""
@@ -169,15 +180,20 @@ class _Solver:
     def _linear(self, dim: Dim) -> LinearCount | None:
         total: LinearCount | None = LinearCount(Fraction(1))
         for size, labels in dim:
-            factor = LinearCount(Fraction(size))
-            if labels is not None:
-                counts = np.bincount(self.atom_group[labels] + 1, minlength=len(self.widths) + 1)
-                moving = tuple(
-                    (int(g), Fraction(int(counts[g + 1]), int(self.widths[g]))) for g in np.flatnonzero(counts[1:])
-                )
-                factor = LinearCount(Fraction(int(counts[0])), moving)
+            factor = LinearCount(Fraction(size)) if labels is None else self._count(labels)
             total = total.times(factor) if total is not None else None
         return total
+
+    def _count(self, labels: Vector) -> LinearCount:
+        """How many positions of a label vector stay, in widths."""
+        count = self.counts.get(id(labels))
+        if count is None:
+            amounts = np.bincount(self.atom_group[labels] + 1, minlength=len(self.widths) + 1)
+            moving = tuple(
+                (int(g), Fraction(int(amounts[g + 1]), int(self.widths[g]))) for g in np.flatnonzero(amounts[1:])
+            )
+            count = self.counts[id(labels)] = LinearCount(Fraction(int(amounts[0])), moving)
+        return count
 
     def _adopted(self, left: Expression, right: Expression) -> bool:
         """Let a dimension that no parameter has (of a constant, of copies) have the channels whose number it has."""

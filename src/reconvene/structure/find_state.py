@@ -7,7 +7,6 @@ from itertools import islice, product
 
 from torch import nn
 
-from reconvene.structure.inputs import tensors_in
 from reconvene.structure.recording import Recording
 from reconvene.structure.state import RESETS, Snapshot, StateItem, known_state, possible_state, remember_state, snapshot
 
@@ -29,7 +28,7 @@ def written_state(model: nn.Module, before: Snapshot, recording: Recording) -> l
         return []
     from_inputs = {id(tensor) for tensor in recording.inputs}
     for op in recording.ops:
-        if any(id(tensor) in from_inputs for tensor in tensors_in((op.args, op.kwargs))):
+        if any(id(tensor) in from_inputs for tensor in op.tensors):
             from_inputs.update(id(out) for out in op.outs if out is not None)
     return sorted(StateItem(*key) for key in changed if from_inputs & set(after[key]))
 

@@ -22,6 +22,7 @@ from reconvene.structure.inputs import tensors_in
 from reconvene.structure.recording import Recording
 from reconvene.structure.state import state_buffers
 from reconvene.structure.values import COPIES, operator_name
+from reconvene.utils.module_tree import named_modules
 
 _MOST = 4096
 """Numbers in a constant by which it is known."""
@@ -100,7 +101,7 @@ def first_names(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by the names that a recording gives them; state is not among them."""
     names: dict[int, tuple[str, Tensor]] = {}
     skip = state_buffers(model)
-    for prefix, module in model.named_modules():
+    for prefix, module in named_modules(model):
         for key, tensor in (*module._parameters.items(), *module._buffers.items()):
             name = f"{prefix}.{key}" if prefix else key
             if tensor is not None and name not in skip:

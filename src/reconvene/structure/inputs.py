@@ -49,10 +49,11 @@ def tensors_in(tree: Any) -> list[Tensor]:
     return tensors
 
 
-_PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format})
-
-
+_PLAIN = frozenset(
+    {int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size}
+)
 _TENSORS = frozenset({Tensor, nn.Parameter})
+_SEQUENCES = frozenset({tuple, list})
 _CLOSED = (type, nn.Module, torch.dtype, int, float, str)
 """Kinds whose attributes are not looked into: a traced size remembers tensors, but is a number."""
 
@@ -63,15 +64,30 @@ def _collect(value: Any, tensors: list[Tensor], *, depth: int) -> None:
         tensors.append(value)
     elif value_type in _PLAIN:  # nearly everything in the arguments of a call that is no tensor
         return
-    elif isinstance(value, Tensor):
+    elif value_type in _SEQUENCES and depth <= 8:
+        for item in value:
+            item_type = type(item)
+            if item_type in _TENSORS:
+                tensors.append(item)
+            elif item_type not in _PLAIN:
+                _collect(item, tensors, depth=depth + 1)
+    elif value_type is dict and depth <= 8:
+        for item in value.values():
+            _collect(item, tensors, depth=depth + 1)
+    else:
+        _collect_rare(value, tensors, depth=depth)
+
+
+def _collect_rare(value: Any, tensors: list[Tensor], *, depth: int) -> None:
+    """The same for subclasses of tensors and containers, and for objects that hold tensors in attributes."""
+    if isinstance(value, Tensor):
         tensors.append(value)
-    elif depth > 8:
+    elif depth > 8 or isinstance(value, int):
         return
     elif isinstance(value, (tuple, list)):
         for item in value:
-            if type(item) not in _PLAIN:
-                _collect(item, tensors, depth=depth + 1)
-    elif value_type is dict or isinstance(value, Mapping):
+            _collect(item, tensors, depth=depth + 1)
+    elif isinstance(value, Mapping):
         for item in value.values():
             _collect(item, tensors, depth=depth + 1)
     elif hasattr(value, "__dict__") and not isinstance(value, _CLOSED):

@@ -12,7 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reconvene.structure.meta_windows import adaptive_pooling, average_pooling, convolution, max_pooling, upsampling
+from reconvene.structure.meta_windows import (
+    adaptive_pooling,
+    average_pooling,
+    convolution,
+    max_pooling,
+    shape_of,
+    upsampling,
+)
 
 _ATEN = torch.ops.aten
 
@@ -30,7 +37,7 @@ def _elementwise(x: Tensor, *_: Any, **__: Any) -> Tensor | None:
 
 def _in_place(x: Tensor, other: Any = 0, *_: Any, **__: Any) -> Tensor | None:
     """A call that writes its result into the first operand; ``None`` where the second broadcasts or promotes."""
-    if isinstance(other, Tensor) and not (other.shape == x.shape and other.dtype == x.dtype):
+    if isinstance(other, Tensor) and not (shape_of(other) == shape_of(x) and other.dtype == x.dtype):
         return None
     return x if x.is_floating_point() else None
 
@@ -51,7 +58,9 @@ def _binary(x: Tensor, other: Any, *, alpha: Any = 1) -> Tensor | None:
 
 
 def _masked(x: Tensor, mask: Tensor, _: Any) -> Tensor | None:
-    fits = mask.ndim <= x.ndim and all(m in (1, n) for m, n in zip(mask.shape[::-1], x.shape[::-1], strict=False))
+    fits = mask.ndim <= x.ndim and all(
+        m in (1, n) for m, n in zip(shape_of(mask)[::-1], shape_of(x)[::-1], strict=False)
+    )
     return x.clone() if fits else None
 
 
@@ -62,7 +71,7 @@ def _row_wise(x: Tensor, *_: Any) -> Tensor | None:
 
 def _cloned(x: Tensor, *, memory_format: torch.memory_format | None = None) -> Tensor | None:
     if memory_format is torch.contiguous_format:
-        return torch.empty(x.shape, dtype=x.dtype, device="meta")
+        return torch.empty(shape_of(x), dtype=x.dtype, device="meta")
     return x.clone() if memory_format in (None, torch.preserve_format) else None
 
 
@@ -75,7 +84,7 @@ def _reduced(x: Tensor, dims: Any = None, keepdim: bool = False, *, dtype: Any =
     if not all(-ndim <= dim < ndim for dim in listed):
         return None
     axes = {dim % ndim for dim in listed}
-    shape = [1 if axis in axes else n for axis, n in enumerate(x.shape) if keepdim or axis not in axes]
+    shape = [1 if axis in axes else n for axis, n in enumerate(shape_of(x)) if keepdim or axis not in axes]
     return torch.empty(shape, dtype=x.dtype, device="meta")
 
 
@@ -87,22 +96,22 @@ def _batch_norm(x: Tensor, *_: Any) -> tuple[Tensor, ...]:
     """Its memory is channels-last or plain, whatever the strides of the input."""
     empty = torch.empty(0, dtype=x.dtype, device="meta")
     channels_last = x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    return x.clone() if channels_last else torch.empty(x.shape, dtype=x.dtype, device="meta"), empty, empty
+    return x.clone() if channels_last else torch.empty(shape_of(x), dtype=x.dtype, device="meta"), empty, empty
 
 
 def _layer_norm(x: Tensor, shape: Any, weight: Any, bias: Any, _: Any) -> tuple[Tensor, ...] | None:
-    normalised, kept = tuple(shape), x.shape[: x.ndim - len(shape)]
-    affine = all(w is None or tuple(w.shape) == normalised for w in (weight, bias))
-    if not affine or tuple(x.shape[len(kept) :]) != normalised:
+    normalised, kept = tuple(shape), shape_of(x)[: x.ndim - len(shape)]
+    affine = all(w is None or tuple(shape_of(w)) == normalised for w in (weight, bias))
+    if not affine or tuple(shape_of(x)[len(kept) :]) != normalised:
         return None
     statistics = [torch.empty((*kept, *[1] * len(normalised)), dtype=x.dtype, device="meta") for _ in range(2)]
-    return torch.empty(x.shape, dtype=x.dtype, device="meta"), *statistics
+    return torch.empty(shape_of(x), dtype=x.dtype, device="meta"), *statistics
 
 
 def _group_norm(
     x: Tensor, weight: Any, bias: Any, batch: int, channels: int, area: int, groups: int, _: float
 ) -> tuple[Tensor, ...] | None:
-    affine = all(w is None or tuple(w.shape) == (channels,) for w in (weight, bias))
+    affine = all(w is None or tuple(shape_of(w)) == (channels,) for w in (weight, bias))
     if not (affine and x.is_contiguous() and channels % groups == 0 and x.numel() == batch * channels * area):
         return None
     return x.clone(), *(torch.empty((batch, groups), dtype=x.dtype, device="meta") for _ in range(2))
@@ -110,24 +119,24 @@ def _group_norm(
 
 def _product(a: Tensor, b: Tensor) -> Tensor | None:
     """``[m, k] @ [k, n]``, or a batch of such."""
-    if a.dtype != b.dtype or a.shape[-1] != b.shape[-2] or a.shape[:-2] != b.shape[:-2]:
+    if a.dtype != b.dtype or shape_of(a)[-1] != shape_of(b)[-2] or shape_of(a)[:-2] != shape_of(b)[:-2]:
         return None
-    return torch.empty((*a.shape[:-1], b.shape[-1]), dtype=a.dtype, device="meta")
+    return torch.empty((*shape_of(a)[:-1], shape_of(b)[-1]), dtype=a.dtype, device="meta")
 
 
 def _added_product(bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> Tensor | None:
     """``bias + a @ b`` with a bias for every column."""
-    return _product(a, b) if bias.shape == b.shape[1:] and bias.dtype == a.dtype else None
+    return _product(a, b) if shape_of(bias) == shape_of(b)[1:] and bias.dtype == a.dtype else None
 
 
 def _grouped_product(a: Tensor, b: Tensor, *options: Any, **_: Any) -> Tensor | None:
     """Products of experts, whose meta kernel knows half precision only; ``None`` where PyTorch had better look."""
     dtype = options[2] if len(options) > 2 and options[2] is not None else a.dtype
-    if a.dtype != b.dtype or a.shape[-1] != b.shape[-2] or not (a.is_meta and b.is_meta):
+    if a.dtype != b.dtype or shape_of(a)[-1] != shape_of(b)[-2] or not (a.is_meta and b.is_meta):
         return None
-    experts = (a.shape[0],) if a.ndim == b.ndim == 3 else (len(options[0]),) if a.ndim == b.ndim == 2 else ()
-    rows = a.shape[1:2] if a.ndim == 3 else a.shape[:1]
-    return torch.empty((*experts, *rows, b.shape[-1]), dtype=dtype, device="meta")
+    experts = (shape_of(a)[0],) if a.ndim == b.ndim == 3 else (len(options[0]),) if a.ndim == b.ndim == 2 else ()
+    rows = shape_of(a)[1:2] if a.ndim == 3 else shape_of(a)[:1]
+    return torch.empty((*experts, *rows, shape_of(b)[-1]), dtype=dtype, device="meta")
 
 
 def _joined(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
@@ -136,7 +145,7 @@ def _joined(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
     if not all(t.ndim == first.ndim and t.dtype == first.dtype and t.is_meta and t.is_contiguous() for t in tensors):
         return None
     axis = dim + first.ndim if dim < 0 else dim
-    shapes = [list(t.shape) for t in tensors]
+    shapes = [list(shape_of(t)) for t in tensors]
     total = sum(shape.pop(axis) for shape in shapes) if 0 <= axis < first.ndim else 0
     if not total or any(shape != shapes[0] for shape in shapes):
         return None

@@ -5,12 +5,15 @@ Each gives ``None`` where PyTorch has to look itself: unusual arguments, and tho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
+
+shape_of: Callable[[Tensor], torch.Size] = torch._C.TensorBase.shape.__get__  # type: ignore[attr-defined]
+"""The shape of a tensor, past the property that hands out traced sizes while a pass is recorded."""
 
 
 def convolution(
@@ -25,21 +28,22 @@ def convolution(
     groups: int,
 ) -> Tensor | None:
     """The output of a plain convolution, ``[batch, out, *space]``."""
-    spatial = weight.ndim - 2
-    plain = not transposed and x.ndim == weight.ndim and x.dtype == weight.dtype
-    if not plain or x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
+    if transposed or x.ndim != weight.ndim or x.ndim < 3 or x.dtype != weight.dtype:
         return None
-    if bias is not None and (bias.shape != weight.shape[:1] or bias.dtype != x.dtype):
+    (batch, channels, *space), (out, fan_in, *kernel) = shape_of(x), shape_of(weight)
+    if channels != fan_in * groups or out % groups:
         return None
-    if not len(stride) == len(padding) == len(dilation) == spatial:
+    if bias is not None and (shape_of(bias) != (out,) or bias.dtype != x.dtype):
+        return None
+    if not len(stride) == len(padding) == len(dilation) == len(kernel):
         return None
     size = [
         (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+        for n, k, s, p, d in zip(space, kernel, stride, padding, dilation, strict=True)
     ]
     if min(size) <= 0:
         return None
-    shape = (x.shape[0], weight.shape[0], *size)
+    shape = (batch, out, *size)
     if x.is_contiguous() and weight.is_contiguous():
         return torch.empty(shape, dtype=x.dtype, device="meta")
     formats = {suggest_memory_format(tensor) for tensor in (x, weight)} - {torch.contiguous_format}
@@ -71,13 +75,13 @@ def average_pooling(
 def adaptive_pooling(x: Tensor, size: Sequence[int]) -> Tensor | None:
     """Means over as many windows as ``size`` says, which is ``[height, width]``."""
     fits = x.is_contiguous() and x.ndim == 4 and len(size) == 2 and min(size) > 0
-    return _empty(x, (*x.shape[:2], *map(int, size))) if fits else None
+    return _empty(x, (*shape_of(x)[:2], *map(int, size))) if fits else None
 
 
 def upsampling(x: Tensor, size: Sequence[int], *_: Any) -> Tensor | None:
     """Space resized to ``size``."""
     fits = x.is_contiguous() and x.is_floating_point() and len(size) == x.ndim - 2 and min(size) > 0
-    return _empty(x, (*x.shape[:2], *map(int, size))) if fits else None
+    return _empty(x, (*shape_of(x)[:2], *map(int, size))) if fits else None
 
 
 def _pooled_shape(
@@ -87,7 +91,7 @@ def _pooled_shape(
     if x.ndim != 4 or not x.is_contiguous():
         return None
     size = []
-    for n, *window in zip(x.shape[2:], *map(_pair, (kernel, stride or kernel, padding, dilation)), strict=True):
+    for n, *window in zip(shape_of(x)[2:], *map(_pair, (kernel, stride or kernel, padding, dilation)), strict=True):
         k, s, p, d = map(int, window)
         if 2 * p > k or min(k, s, d) < 1:
             return None
@@ -96,7 +100,7 @@ def _pooled_shape(
         if ceil and (count - 1) * s >= n + p:  # the last window must begin inside
             count -= 1
         size.append(count)
-    return (*x.shape[:2], *size) if min(size) > 0 else None
+    return (*shape_of(x)[:2], *size) if min(size) > 0 else None
 
 
 def _pair(values: Any) -> Sequence[int]:

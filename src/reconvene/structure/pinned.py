@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from reconvene.errors import PinnedCost, PinnedShare
 from reconvene.structure.analysis import Structure
+from reconvene.structure.components import components
 from reconvene.structure.labels import Dim, Labels, Reason, Vector
-from reconvene.structure.solve import components
 
 _NO_CHANNELS = "sizes that are no channels"
 

@@ -33,6 +33,8 @@ class LinearCount:
     def times(self, factor: LinearCount) -> LinearCount | None:
         """The product, if at most one of the two depends on a width."""
         form, scalar = (self, factor) if factor.fixed else (factor, self)
+        if scalar.fixed and scalar.constant == 1:
+            return form
         return LinearCount(Fraction(0)).plus(form, scalar.constant) if scalar.fixed else None
 
     def at(self, widths: Sequence[int] | NDArray[np.int64]) -> Fraction:
@@ -72,6 +74,8 @@ class Ratio:
 
     def difference(self, right: Ratio) -> LinearCount | None:
         """A linear form that is zero exactly where both are equal."""
+        if self == right:
+            return LinearCount(Fraction(0))
         if self.bottom == right.bottom:
             return self.top.plus(right.top, Fraction(-1))
         first, second = self.top.times(right.bottom), right.top.times(self.bottom)

@@ -56,14 +56,14 @@ class Recorder(DispatchMode):  # type: ignore[no-untyped-call]
             self.recording.lacking.add(self.training)
 
     def _recorded(self, func: Any, args: Any, kwargs: Any) -> Any:
-        follows = any(map(self._follows, tensors_in((args, kwargs))))
+        tensors = tensors_in((args, kwargs)) if kwargs else tensors_in(args)
+        on_meta = [tensor.is_meta for tensor in tensors]
+        follows = any(on_meta) or (bool(self.data) and any(map(self._follows, tensors)))
         meta = self.recording.device == "meta"
         if meta and follows:
-            written = args[0] if writes_in_place(func) else None
-            args = [self._twin(value, is_written=value is written) for value in args]
-            kwargs = {key: self._twin(value) for key, value in _kept_on_meta(func, kwargs).items()}
-            if isinstance(written, Tensor) and not written.is_meta:
-                self._follow([written])
+            if not all(on_meta):
+                args, kwargs = self._with_twins(func, args, kwargs)
+            kwargs = _kept_on_meta(func, kwargs) if kwargs else kwargs
         elif meta:
             kwargs = _with_values(func, args, kwargs)
         if reads_values(func, args):
@@ -71,8 +71,11 @@ class Recorder(DispatchMode):  # type: ignore[no-untyped-call]
         else:
             out = known_result(func, args, kwargs) if meta and follows else None
             out = _called(func, args, kwargs) if out is None else out
-        outs = (out,) if isinstance(out, Tensor) else tuple(out) if isinstance(out, (tuple, list)) else ()
-        outs = tuple(o if isinstance(o, Tensor) else None for o in outs)
+        if isinstance(out, Tensor):
+            outs: tuple[Tensor | None, ...] = (out,)
+        else:
+            given = out if isinstance(out, (tuple, list)) else ()
+            outs = tuple(o if isinstance(o, Tensor) else None for o in given)
         self._note(func, tuple(args), kwargs, outs)
         self._trace(func, args, outs, follows)
         return out
@@ -83,7 +86,9 @@ class Recorder(DispatchMode):  # type: ignore[no-untyped-call]
     def _trace(self, func: Any, args: Sequence[Any], outs: Sequence[Tensor | None], follows: bool) -> None:
         """Note what computed the results, and whether they hold what the model computes."""
         producer = self._producer(args) if func in COPIES else operator_name(func)
-        self.producers.update((id(out), producer) for out in outs if out is not None)
+        for out in outs:
+            if out is not None:
+                self.producers[id(out)] = producer
         if follows and self.recording.device == "real":
             self._follow(out for out in outs if out is not None)
 
@@ -112,6 +117,15 @@ class Recorder(DispatchMode):  # type: ignore[no-untyped-call]
 
     def _follow(self, tensors: Iterable[Tensor]) -> None:
         self.data.update(_storage(t) for t in tensors if not t.is_meta and _storage(t))
+
+    def _with_twins(self, func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of a call on meta with twins of real tensors; one that the call writes to follows from now."""
+        written = args[0] if writes_in_place(func) else None
+        args = [self._twin(value, is_written=value is written) for value in args]
+        kwargs = {key: self._twin(value) for key, value in kwargs.items()}
+        if isinstance(written, Tensor) and not written.is_meta:
+            self._follow([written])
+        return args, kwargs
 
     def _twin(self, value: Any, *, is_written: bool = False) -> Any:
         """Let a real tensor take part in a call on meta: as a twin of the same labels.

@@ -28,6 +28,14 @@ class Op:
     outs: tuple[Tensor | None, ...]
     owner: str
     training: bool = False
+    _tensors: list[Tensor] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors among the arguments, in order; one that stands there twice is listed twice."""
+        if self._tensors is None:
+            self._tensors = tensors_in((self.args, self.kwargs))
+        return self._tensors
 
     @property
     def name(self) -> str:

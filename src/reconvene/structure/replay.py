@@ -16,7 +16,6 @@ from reconvene.errors import StructureError
 from reconvene.structure.analysis import Keep, Structure, assemble, label
 from reconvene.structure.attributes import Change, attribute_changes
 from reconvene.structure.capture import record_forward
-from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim, Reason
 from reconvene.structure.pruned_sizes import kept_positions, kept_size, settle
 from reconvene.structure.recording import Op, Recording
@@ -266,4 +265,4 @@ def _open(structure: Structure, dim: Dim) -> bool:
 
 
 def _touched(op: Op) -> list[Tensor]:
-    return [*tensors_in((op.args, op.kwargs)), *(out for out in op.outs if out is not None)]
+    return [*op.tensors, *(out for out in op.outs if out is not None)]

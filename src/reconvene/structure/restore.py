@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules import module as module_hooks
 
+from reconvene.utils.module_tree import modules_of, named_modules, set_attribute
+
 
 @contextmanager
 def paused_collector() -> Iterator[None]:
@@ -191,32 +193,31 @@ def _for_this_thread(old: Any, new: Any) -> Any:
     return call
 
 
+_CONTAINERS = frozenset({dict, OrderedDict, list, set})
+
+
 @contextmanager
 def kept_attributes(model: nn.Module) -> Iterator[None]:
     """Restore module attributes after a forward pass: a cached table would stay as a meta tensor, a hook twice.
 
     Modes, and which tensors are a module's parameters and buffers, are among its attributes.
     """
-    before = [(module, dict(module.__dict__)) for module in model.modules()]
-    container_types = {dict, OrderedDict, list, set}
-    containers = [
-        (v, container_type(v) if v else ())
-        for _, attributes in before
-        for v in attributes.values()
-        if (container_type := type(v)) in container_types
-    ]
+    before = [(module.__dict__, module.__dict__.copy()) for module in modules_of(model)]
+    containers = [v for _, attributes in before for v in attributes.values() if type(v) in _CONTAINERS]
+    empty = [container for container in containers if not container]
+    filled = [(container, container.copy()) for container in containers if container]
     try:
         yield
     finally:
-        for module, attributes in before:
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
-        for container, content in containers:
-            if isinstance(container, list):
-                container[:] = content
-            elif container or content:
+        for attributes, content in before:
+            attributes.clear()
+            attributes.update(content)
+        for container in empty:
+            if container:
                 container.clear()
-                container.update(content)
+        for container, content in filled:
+            container.clear()
+            container.extend(content) if isinstance(container, list) else container.update(content)
 
 
 @contextmanager
@@ -232,11 +233,12 @@ def twins(
 
     ``parameters`` learns every twin by its first name, ``aliases`` all names of a tensor that has several.
     """
-    undo: list[Callable[[], None]] = []
+    undo: list[tuple[dict[str, Any], str, Any]] = []
     by_identity: dict[int, tuple[str, Tensor]] = {}
     try:
-        for prefix, module in model.named_modules():
-            for store in (module._parameters, module._buffers):
+        for prefix, module in named_modules(model):
+            stores: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+            for store in stores:
                 for key, tensor in store.items():
                     if tensor is None:
                         continue
@@ -250,16 +252,15 @@ def twins(
                         parameters[name] = twin
                     else:
                         aliases[first] = (*aliases.get(first, (first,)), name)
-                    undo.append(lambda s=store, k=key, t=tensor: s.__setitem__(k, t))  # type: ignore[misc]
+                    undo.append((store, key, tensor))
                     store[key] = twin
             if isinstance(module, nn.RNNBase):
-                flat = module._flat_weights
-                undo.append(lambda m=module, w=flat: setattr(m, "_flat_weights", w))  # type: ignore[misc]
+                undo.append((module.__dict__, "_flat_weights", module._flat_weights))
                 module._flat_weights = [getattr(module, n, None) for n in module._flat_weights_names]
         yield
     finally:
-        for step in reversed(undo):
-            step()
+        for store, key, value in reversed(undo):
+            store[key] = value
 
 
 def _twin_of(tensor: Tensor, device: str, replacement: Tensor | None) -> Tensor:
@@ -276,7 +277,9 @@ def _twin_of(tensor: Tensor, device: str, replacement: Tensor | None) -> Tensor:
         twin = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
     else:
         twin = torch.empty_like(tensor, device="meta", requires_grad=False)
-    return nn.Parameter(twin, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
+    if type(tensor) is Tensor or not isinstance(tensor, nn.Parameter):
+        return twin
+    return nn.Parameter(twin, requires_grad=tensor.requires_grad)
 
 
 @contextmanager
@@ -284,14 +287,15 @@ def changed_attributes(model: nn.Module, attributes: Sequence[tuple[str, str, An
     """Give attributes other values: ``(module, attribute, value)``."""
     undo = []
     try:
+        modules = dict(named_modules(model))
         for path, attribute, value in attributes:
-            module = model.get_submodule(path)
+            module = modules[path]
             undo.append((module, attribute, getattr(module, attribute)))
-            setattr(module, attribute, value)
+            set_attribute(module, attribute, value)
         yield
     finally:
         for module, attribute, value in reversed(undo):
-            setattr(module, attribute, value)
+            set_attribute(module, attribute, value)
 
 
 Leave = Callable[[str, Any, Any], None]
@@ -301,7 +305,7 @@ Leave = Callable[[str, Any, Any], None]
 @contextmanager
 def module_stack(model: nn.Module, leave: Leave | None = None) -> Iterator[list[str]]:
     """A stack of module paths, so that every call knows its layer; ``leave`` is called where a layer of them ends."""
-    paths = {id(module): name for name, module in model.named_modules()}
+    paths = {id(module): name for name, module in named_modules(model)}
     stack, owner = [""], threading.get_ident()
 
     def push(module: nn.Module, _: Any) -> None:

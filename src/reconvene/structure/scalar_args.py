@@ -39,6 +39,9 @@ _PLACES = {
 """Whole numbers that say where or how far: another one computes something else."""
 _VALUES = {"number", "float", "Tensor"}
 _STRIDED = {"as_strided", "empty_strided", "new_empty_strided"}
+_ALIAS = torch.ops.aten.alias.default
+_PLAIN = frozenset({int, float, bool, type(None), list, str})
+_TENSORS = frozenset({Tensor, torch.nn.Parameter})
 _MOST = 4096
 """Numbers in a constant tensor that a plan still writes down."""
 
@@ -52,16 +55,16 @@ def constant_arguments(recording: Recording) -> Leaves:
         if op.training:
             break
         for position, value in enumerate(op.args):
-            if not isinstance(value, Tensor) or id(value) in recorded_ids:
+            if type(value) in _PLAIN or not isinstance(value, Tensor) or id(value) in recorded_ids:
                 continue
             leaf = twins.get(id(value), value)
             if not leaf.is_meta:
                 constants.setdefault(number, {})[position] = leaf
-        outs = [out for out in op.outs if out is not None]
-        if op.func is torch.ops.aten.alias.default and number in constants and outs[0].is_meta:
-            twins[id(outs[0])] = constants.pop(number)[0]  # only a recording makes this call
+        first = op.outs[0] if op.func is _ALIAS and number in constants else None
+        if first is not None and first.is_meta:
+            twins[id(first)] = constants.pop(number)[0]  # only a recording makes this call
         else:
-            recorded_ids.update(id(out) for out in outs)
+            recorded_ids.update(map(id, op.outs))
     return constants
 
 
@@ -101,8 +104,18 @@ def _differ(want: Op, got: Op) -> bool:
     """Whether any argument that is no tensor differs: nearly always none does, so this comes first."""
     if len(want.args) != len(got.args) or want.kwargs.keys() != got.kwargs.keys():
         return True
-    values = zip((*want.args, *want.kwargs.values()), (*got.args, *got.kwargs.values()), strict=True)
-    return any(not (isinstance(a, Tensor) or isinstance(b, Tensor) or _same(a, b)) for a, b in values)
+    for dense_value, small_value in zip(want.args, got.args, strict=True):
+        if type(dense_value) not in _TENSORS and not _alike(dense_value, small_value):
+            return True
+    if not want.kwargs:
+        return False
+    values = zip(want.kwargs.values(), got.kwargs.values(), strict=True)
+    return not all(_alike(dense_value, small_value) for dense_value, small_value in values)
+
+
+def _alike(first: Any, second: Any) -> bool:
+    """Whether two values are the same, or tensors, which are compared by their shapes."""
+    return isinstance(first, Tensor) or isinstance(second, Tensor) or _same(first, second)
 
 
 def _same(first: Any, second: Any) -> bool:
@@ -110,10 +123,10 @@ def _same(first: Any, second: Any) -> bool:
         return True
     if type(first) is int and type(second) is int:  # nearly always
         return first == second
+    if type(first) is list and type(second) is list and {*map(type, first), *map(type, second)} == {int}:
+        return first == second
     if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
-        return len(first) == len(second) and all(
-            isinstance(a, Tensor) or isinstance(b, Tensor) or _same(a, b) for a, b in zip(first, second, strict=True)
-        )
+        return len(first) == len(second) and all(map(_alike, first, second))
     if isinstance(first, (torch.Generator, torch.ScriptObject)) or isinstance(
         second, (torch.Generator, torch.ScriptObject)
     ):

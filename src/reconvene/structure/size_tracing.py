@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from reconvene.structure.restore import patched
 from reconvene.structure.traced_size import SizeLog, TracedSize
+from reconvene.utils.module_tree import named_modules
 
 
 @contextmanager
@@ -28,9 +29,9 @@ def traced_sizes(model: nn.Module, log: SizeLog) -> Iterator[None]:
 def _attributes(model: nn.Module, log: SizeLog) -> Iterator[None]:
     replaced: list[tuple[nn.Module, str, Any, Any]] = []
     try:
-        for path, module in model.named_modules():
+        for path, module in named_modules(model):
             for name, value in list(module.__dict__.items()):
-                traced = _traced(value, path, name, log)
+                traced = _traced(value, path, name, log) if type(value) in _TRACEABLE else None
                 if traced is not None:
                     module.__dict__[name] = traced
                     replaced.append((module, name, value, traced))
@@ -42,6 +43,9 @@ def _attributes(model: nn.Module, log: SizeLog) -> Iterator[None]:
                 module.__dict__[name] = value
             elif isinstance(now, TracedSize):  # the forward pass itself counted it up
                 module.__dict__[name] = int(now)
+
+
+_TRACEABLE = frozenset({int, tuple, list})
 
 
 def _traced(value: Any, path: str, name: str, log: SizeLog) -> Any:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
+from reconvene.structure.components import components, merge
 from reconvene.structure.labels import Labels, Tie, Vector
 
 
@@ -27,33 +26,6 @@ def solve_channels(labels: Labels) -> Vector:
         unions, pins = forced_unions, forced_pins
         root = merge(root, unions, pins)
     return root
-
-
-def components(count: int, unions: Sequence[tuple[Vector, Vector]], pins: Sequence[Vector]) -> Vector:
-    """Connected components over atoms ``0 .. count - 1``, each named by its smallest atom."""
-    return merge(np.arange(count, dtype=np.int64), unions, pins)
-
-
-def merge(root: Vector, unions: Sequence[tuple[Vector, Vector]], pins: Sequence[Vector]) -> Vector:
-    """Components after more unions; pins are unions with atom 0."""
-    if not unions and not pins:
-        return root
-    pinned = [np.zeros(len(p), dtype=np.int64) for p in pins]
-    first = np.concatenate([np.ravel(a) for a, _ in unions] + pinned)
-    second = np.concatenate([np.ravel(b) for _, b in unions] + [np.ravel(p) for p in pins])
-    parent = root.copy()
-    while True:
-        a, b = parent[first], parent[second]
-        open_edges = a != b
-        if not open_edges.any():
-            return parent
-        first, second, a, b = first[open_edges], second[open_edges], a[open_edges], b[open_edges]
-        np.minimum.at(parent, np.maximum(a, b), np.minimum(a, b))
-        while True:  # pointer jumping: halves the depth of every tree in each step
-            shorter = parent[parent]
-            if np.array_equal(shorter, parent):
-                break
-            parent = shorter
 
 
 _Decision = tuple[list[tuple[Vector, Vector]], list[Vector]]

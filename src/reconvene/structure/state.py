@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.structure.inputs import tensors_in
+from reconvene.utils.module_tree import modules_of, named_modules
 from reconvene.utils.norms import keeps_statistics
 from reconvene.utils.schema import Name, closed
 
 _INTERNAL = frozenset(vars(nn.Module()))
 """Attributes that every module has."""
 _PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device, torch.Size, type, nn.Module)
+_USUAL = frozenset(_PLAIN)
 
 
 @closed
@@ -162,11 +164,11 @@ def kept_values(model: nn.Module, *, buffers: bool) -> Iterator[None]:
 
 def _holders(model: nn.Module, *, buffers: bool) -> Iterator[tuple[str, str, Any]]:
     """Attributes and buffers that may hold tensors: module, name, value."""
-    for path, module in model.named_modules():
-        stores = [vars(module), module._buffers] if buffers and not keeps_statistics(module) else [vars(module)]
-        for store in stores:
+    for path, module in named_modules(model):
+        stores = [module.__dict__, module._buffers] if buffers and module._buffers else [module.__dict__]
+        for store in stores if len(stores) == 1 or not keeps_statistics(module) else stores[:1]:
             for name, value in store.items():
-                if name not in _INTERNAL and not isinstance(value, _PLAIN):
+                if type(value) not in _USUAL and name not in _INTERNAL and not isinstance(value, _PLAIN):
                     yield path, name, value
 
 
@@ -176,8 +178,11 @@ Snapshot = dict[tuple[str, str], tuple[int, ...]]
 
 def snapshot(model: nn.Module) -> Snapshot:
     """What attributes and buffers hold now; those that hold no tensor are left out."""
-    held = {(path, name): tuple(map(id, tensors_in(value))) for path, name, value in _holders(model, buffers=True)}
-    return {key: tensors for key, tensors in held.items() if tensors}
+    return {
+        (path, name): tuple(map(id, tensors))
+        for path, name, value in _holders(model, buffers=True)
+        if (tensors := tensors_in(value))
+    }
 
 
 def possible_state(model: nn.Module) -> list[StateItem]:
@@ -199,7 +204,7 @@ def own_instances(model: nn.Module) -> Iterator[None]:
     try:
         for entries, content in before:
             classes = tuple({type(entry) for entry in content})
-            entries[:] = [module for module in model.modules() if isinstance(module, classes)]
+            entries[:] = [module for module in modules_of(model) if isinstance(module, classes)]
         yield
     finally:
         for entries, content in before:
@@ -210,7 +215,7 @@ def enter_instances(model: nn.Module, copy_of_model: nn.Module) -> None:
     """Enter the modules of a copy in the lists of instances that have the model's, for as long as the copy lives."""
     for entries in _instance_lists(model):
         classes = tuple({type(entry) for entry in entries})
-        modules = [module for module in copy_of_model.modules() if isinstance(module, classes)]
+        modules = [module for module in modules_of(copy_of_model) if isinstance(module, classes)]
         if copy_of_model not in modules:
             entries += modules
             weakref.finalize(copy_of_model, _remove, entries, modules)
@@ -222,7 +227,8 @@ def _remove(entries: list[nn.Module], modules: list[nn.Module]) -> None:
 
 
 def _instance_lists(model: nn.Module) -> list[list[nn.Module]]:
-    classes = {base for module in model.modules() for base in type(module).__mro__}
+    kinds = {type(module) for module in modules_of(model)}
+    classes = {base for kind in kinds for base in kind.__mro__}
     values = [value for base in classes if base.__module__.split(".")[0] not in _PLAIN_BASES for value in _values(base)]
     unique = {id(value): value for value in values}
     return [value for value in unique.values() if value and all(isinstance(entry, nn.Module) for entry in value)]

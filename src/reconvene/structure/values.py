@@ -28,6 +28,7 @@ from reconvene.structure.restore import patched
 
 Question = tuple[bool, str, str, str]
 """``(training, layer, operator, operator that computed the tensor)``."""
+_INDEX = torch.ops.aten.index.Tensor
 _LENGTH_BY_VALUE = {"torchvision::nms"}
 """Operators whose result is as long as values say and that do not carry PyTorch's tag for it."""
 COPIES = {torch.ops.aten.clone.default, torch.ops.aten.alias.default, torch.ops.aten.detach.default}
@@ -75,8 +76,11 @@ class ValueAnswers:
 
 def reads_values(func: Any, args: Sequence[Any]) -> bool:
     """Whether the result of a call, or its shape, depends on values."""
-    if func is torch.ops.aten.index.Tensor:
-        return any(_is_mask(index) for index in args[1])
+    return any(_is_mask(index) for index in args[1]) if func is _INDEX else _always_reads(func)
+
+
+@cache
+def _always_reads(func: Any) -> bool:
     tags = getattr(func, "tags", ())
     tagged = torch.Tag.data_dependent_output in tags or torch.Tag.dynamic_output_shape in tags
     return tagged or operator_name(func) in _LENGTH_BY_VALUE

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from reconvene.errors import PlanError
-from reconvene.structure.copies import copy_model, uncopied
+from reconvene.structure.copies import copy_model, deep_copy, uncopied
 from reconvene.structure.nesting import on_model
 from reconvene.structure.restore import paused_collector
 from reconvene.structure.state import clear_state, enter_instances, remember_state
@@ -20,6 +18,7 @@ from reconvene.surgery.history import note_plans, plans_of
 from reconvene.surgery.ranges import from_text
 from reconvene.surgery.silence import silence
 from reconvene.utils.module_state import forget_tables
+from reconvene.utils.module_tree import named_modules, set_attribute
 
 if TYPE_CHECKING:
     from reconvene.surgery.plan import Plan
@@ -33,18 +32,18 @@ def apply(plan: Plan, model: nn.Module, stand_ins: Mapping[int, nn.Parameter] = 
     """
     tensors = _checked(plan, model)
     # deepcopy takes a tensor from the memo wherever the old one stands, so ties and cached lists follow by themselves.
-    memo: dict[int, object] = {}
+    memo: dict[int, Any] = {}
     for name, dims in plan.slices.items():
         old = tensors[name]
         if id(old) not in stand_ins:
             memo[id(old)] = _like(old, sliced(old, dims))
     memo.update(stand_ins)
     memo.update(uncopied(model))
-    memo.update(_empty_tables(model))
     with paused_collector():
-        small = copy.deepcopy(model, memo)
+        small = deep_copy(model, memo)
+    modules = dict(named_modules(small))
     for path, attribute, value in plan.attributes:
-        setattr(small.get_submodule(path), attribute, value)
+        set_attribute(modules[path] if path in modules else small.get_submodule(path), attribute, value)
     enter_instances(model, small)
     note_plans(small, (*plans_of(model), plan))  # for ``rc.save``
     return _afresh(plan, small)
@@ -80,18 +79,12 @@ def mask_in_place(plan: Plan, model: nn.Module) -> nn.Module:
     return silence(model, plan.sites)
 
 
-def _empty_tables(model: nn.Module) -> dict[int, object]:
-    """A new table for every empty one: each module has a dozen (hooks), and deepcopy is slow at making them."""
-    attributes = [value for module in model.modules() for value in vars(module).values()]
-    return {id(value): type(value)() for value in attributes if type(value) in (dict, OrderedDict) and not value}
-
-
 def _checked(plan: Plan, model: nn.Module) -> dict[str, Tensor]:
     """All tensors of the model by name, which must be those the plan was made for."""
     tensors: dict[str, Tensor] = dict(model.named_parameters())
     tensors |= dict(model.named_buffers())
     missing = [name for name in plan.shapes if name not in tensors]
-    modules = dict(model.named_modules())
+    modules = dict(named_modules(model))
     missing += [f"{state.module}.{state.name}" for state in plan.state if state.module not in modules]
     if missing:
         raise PlanError(
@@ -129,6 +122,6 @@ def _recomputed(model: nn.Module) -> set[str]:
     """Buffers that no file holds: a model computes them, some anew for every size of input (tables of positions)."""
     return {
         f"{path}.{name}".lstrip(".")
-        for path, module in model.named_modules()
+        for path, module in named_modules(model)
         for name in module._non_persistent_buffers_set
     }

@@ -67,7 +67,9 @@ def restricted_sites(structure: Structure, keep: Keep, scalars: Mapping[int, Num
     kept = structure.kept_atoms(keep)
     context = structure.context
     restricted = dict(context.restricted)
-    sites = []
+    sites: list[SilencedCall] = []
+    if not restricted and not scalars:
+        return sites
     for index, (op, data) in enumerate(zip(structure.eval_ops(), of_calls(structure.recording), strict=True)):
         if (index not in restricted and index not in scalars) or op.func in COPIES:
             continue

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from reconvene.utils.module_tree import modules_of, named_modules, takes_mode_plainly
+
 
 def forget_tables(model: nn.Module) -> None:
     """Have modules drop the tables that they cached for eval mode; every mode stays as it is.
@@ -14,8 +16,9 @@ def forget_tables(model: nn.Module) -> None:
     Such a table (LeViT's attention biases) holds the weights and the precision of an earlier run, and modules drop it
     when they are set to train.
     """
-    with kept_modes(model):
-        model.train(True)
+    if not takes_mode_plainly(named_modules(model)):
+        with kept_modes(model):
+            model.train(True)
 
 
 def afresh_in_eval(model: nn.Module) -> nn.Module:
@@ -35,9 +38,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def kept_modes(model: nn.Module) -> Iterator[None]:
     """Whatever is set within: afterwards every module is in the mode it was in, also where they were mixed."""
-    modes = [(module, module.training) for module in model.modules()]
+    modes = [(module, module.training) for module in modules_of(model)]
     try:
         yield
     finally:
         for module, training in modes:
-            module.training = training
+            if module.training is not training:
+                module.training = training

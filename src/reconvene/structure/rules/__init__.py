@@ -12,7 +12,6 @@ from torch import nn
 
 from reconvene.errors import ReconveneError
 from reconvene.structure.custom_layers import LAYERS, LayerCall
-from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import is_labelled
 from reconvene.structure.recording import Op
 from reconvene.structure.rules import elementwise, folds, indexing, products, reductions, shapes
@@ -66,7 +65,7 @@ def _rule_name(func: Any) -> str:
 
 def apply_rule(ctx: Context, op: Op) -> None:
     """Read one recorded call."""
-    if not any(t.ndim for t in op.outs if t is not None) and not tensors_in((op.args, op.kwargs)):
+    if not any(t.ndim for t in op.outs if t is not None) and not op.tensors:
         return
     name = _key(op)
     operator_rule = RULES.get(name) or RULES.get(name.removesuffix("_"))
@@ -78,13 +77,13 @@ def apply_rule(ctx: Context, op: Op) -> None:
         raise
     except Exception as error:  # noqa: BLE001 - the last line of defence: a rule that fails knows nothing
         failed(ctx, op, error)
-    if ctx.of_weights(tensors_in((op.args, op.kwargs))):
+    if ctx.of_weights(op.tensors):
         ctx.derived.update(id(out) for out in op.outs if out is not None)
 
 
 def unknown(ctx: Context, op: Op) -> None:
     """Nothing is known about this call, so everything it touches stays as it is."""
-    labelled = any(is_labelled(dim) for tensor in tensors_in((op.args, op.kwargs)) for dim in ctx.dims(tensor))
+    labelled = any(is_labelled(dim) for tensor in op.tensors for dim in ctx.dims(tensor))
     if labelled and op.site not in ctx.unknown:
         ctx.unknown.append(op.site)
     ctx.pin_all(op, because(op, f"is {_kind(op)}"))
@@ -94,7 +93,7 @@ def _kind(op: Op) -> str:
     """What an operator without a rule is, as far as that says why it has none."""
     if _key(op).startswith("_fft_"):
         return "a Fourier transform, which mixes all positions"
-    if any(t.is_complex() for t in (*tensors_in((op.args, op.kwargs)), *(o for o in op.outs if o is not None))):
+    if any(t.is_complex() for t in (*op.tensors, *(o for o in op.outs if o is not None))):
         return "an operator on complex numbers without a rule"
     return "an operator without a rule"
 

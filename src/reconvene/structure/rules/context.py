@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim, Labels, Reason, rigid
 from reconvene.structure.recording import Op
 
@@ -77,7 +76,7 @@ class Context:
 
     def pin_all(self, op: Op, why: str) -> None:
         """Nothing that this call reads or makes can go."""
-        self.pin(op, *(dim for tensor in tensors_in((op.args, op.kwargs)) for dim in self.dims(tensor)), why=why)
+        self.pin(op, *(dim for tensor in op.tensors for dim in self.dims(tensor)), why=why)
         self.set_fixed(op)
 
     def pin(self, op: Op, *dims: Dim, why: str = "") -> None:

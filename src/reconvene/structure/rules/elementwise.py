@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim, is_labelled, rigid
 from reconvene.structure.recording import Op
 from reconvene.structure.rules.context import Context, Rule, because
@@ -12,7 +11,7 @@ from reconvene.structure.rules.context import Context, Rule, because
 
 def pointwise(ctx: Context, op: Op) -> None:
     """Broadcast dimensions of all operands are the same channels."""
-    everything = tensors_in((op.args, op.kwargs))
+    everything = op.tensors
     operands = [t for t in everything if t.ndim]
     for out in op.outs:
         if out is not None:
