@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +24,7 @@ class ObservedCall:
     data: str
     func: Any
     args: Any
-    kwargs: Mapping[str, Any]
+    kwargs: dict[str, Any]
 
 
 Observe = Callable[[ObservedCall, Results], Results | None]

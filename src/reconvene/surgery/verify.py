@@ -20,7 +20,7 @@ from reconvene.structure.restore import canonical_calls, exclusive, kept_random_
 from reconvene.structure.state import clear_state, own_instances
 from reconvene.structure.watch import Observe, ObservedCall, Results, watched
 from reconvene.surgery.apply import apply, mask_in_place, sliced
-from reconvene.surgery.call_comparison import TOLERANCE, CallComparison, agree, relative_error
+from reconvene.surgery.call_comparison import TOLERANCE, CallComparison, relative_error
 from reconvene.surgery.choices import Choices
 from reconvene.surgery.cut_on_read import apply_on_read
 from reconvene.surgery.silence import observed
@@ -157,7 +157,7 @@ class _Pairs:
     def call_by_call(self, structure: Structure, keep: Keep, why: str) -> Verification:
         """Compare every call, after the same choices; a difference names the first call whose results differ."""
         comparison = CallComparison(structure, keep)
-        choices = Choices(comparison.recorded, comparison.kept_part, agree)
+        choices = Choices(comparison)
         self._watch(self.silenced, choices.note)
 
         def follow(seen: ObservedCall, outs: Results) -> Results | None:

@@ -76,7 +76,6 @@ class _Map:
     def of(self, results: Results) -> Tensor:
         """The maps ``[N, C, H, W]`` among the results of the call."""
         tensor = results[self.output]
-        assert tensor is not None
         channels_second = tensor.movedim(self.axis, 1)
         spatial = [size for size in channels_second.shape[2:] if size > 1]
         if len(spatial) < SPATIAL:  # examples are rows
