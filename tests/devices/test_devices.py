@@ -46,6 +46,9 @@ IMAGE = torch.randn(1, 3, 32, 32)
 def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    # Other tests work beside these: waiting until the machine is at rest would take minutes, and gain nothing here.
+    for constant, seconds in {"PATIENCE": 2.0, "BRIEFLY": 0.5, "LEARNING": 0.5}.items():
+        monkeypatch.setattr(probe, constant, seconds)
 
 
 CONVOLUTION = LayerSpec(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,12 +87,12 @@ def test_running_again_makes_only_what_is_missing_and_what_was_changed(made: tup
     kept = (folder / "out" / "server" / "resnet20" / "model.safetensors").stat().st_mtime_ns
     again = run_fleet(read_fleet(folder / "fleet.yaml"), folder / "out")
     assert (again.made, again.kept) == (0, first.made)
-    (folder / "out" / "chip" / "resnet20" / DONE).unlink()
-    before = (folder / "out" / "chip" / "resnet20" / "model.safetensors").read_bytes()
+    (folder / "out" / "board" / "resnet20" / DONE).unlink()
+    before = (folder / "out" / "board" / "resnet20" / "model.safetensors").read_bytes()
     assert run_fleet(read_fleet(folder / "fleet.yaml"), folder / "out").made == 1
-    assert (folder / "out" / "chip" / "resnet20" / "model.safetensors").read_bytes() == before
+    assert (folder / "out" / "board" / "resnet20" / "model.safetensors").read_bytes() == before
     for name in ("model.onnx", "plan.json"):  # a file that is gone is missing too
-        (folder / "out" / "chip" / "resnet20" / name).unlink()
+        (folder / "out" / "board" / "resnet20" / name).unlink()
         assert run_fleet(read_fleet(folder / "fleet.yaml"), folder / "out").made == 1
     changed = fleet_file(folder, BUILT.replace("params: 2x", "params: 3x"))
     assert run_fleet(read_fleet(changed), folder / "out").made == 2, "both networks of the server"
@@ -241,6 +242,32 @@ def test_an_error_nobody_foresaw_is_a_row_with_its_place_in_the_code(
     path = fleet_file(tmp_path, "models: [resnet20]\nargs: {width: 0.25}\ndevices: {a: {params: 2x}}")
     (row,) = run_fleet(read_fleet(path), tmp_path / "out").rows
     assert row.trouble.startswith("IndexError: list index out of range (in <lambda>, ") and __file__ in row.trouble
+
+
+@pytest.mark.parametrize(
+    ("text", "cores", "workers"),
+    [
+        ("devices: {a: {params: 2x}, b: {params: 3x}}", 2, 2),
+        ("devices: {a: {params: 2x}, b: {params: 3x}}", 64, 2),
+        ("devices: {a: {params: 2x}, b: {params: 3x}}", 1, 1),
+        ("devices: {a: {params: 2x}, b: {params: 3x}}\ntrain: {epochs: 1}", 2, 1),
+    ],
+)
+def test_as_many_processes_as_cores_and_jobs_where_nothing_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, cores: int, workers: int
+) -> None:
+    asked: list[int] = []
+
+    def nothing(execute: Any, jobs: Any, work: str, *, workers: int) -> list[Any]:
+        asked.append(workers)
+        return [(job, "not made") for job in jobs]
+
+    monkeypatch.setattr(portfolio, "usable_cores", lambda: cores)
+    monkeypatch.setattr(portfolio, "in_processes", nothing)
+    fleet = read_fleet(fleet_file(tmp_path, f"models: [resnet20]\nargs: {{width: 0.25}}\n{text}"))
+    run_fleet(fleet, tmp_path / "out")
+    run_fleet(fleet, tmp_path / "out", workers=3)
+    assert asked == [workers, 3]
 
 
 def test_devices_with_the_same_budget_do_not_disturb_each_other(tmp_path: Path) -> None:

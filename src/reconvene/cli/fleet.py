@@ -35,7 +35,7 @@ class FleetCommand(WorkersOptions, Importing, Command):
         result = run_fleet(
             fleet,
             self.output or Path("out") / self.file.stem,
-            workers=self.workers or 1,
+            workers=self.workers,
             ray=self.ray,
             allow_import=self.allow_import,
         )

@@ -28,11 +28,14 @@ from reconvene.surgery import Plan
 from reconvene.tasks import DEFAULT
 from reconvene.utils.executors import FileContents, Job, JobOutcome, in_processes, join_ray, on_ray
 from reconvene.utils.files import unwritable, write_atomic
+from reconvene.utils.machine import usable_cores
 from reconvene.utils.progress import ProgressOption, listening, note, track
 from reconvene.workflow.prune import Samples
 
 # At which share of the weights every architecture is scored, once for all budgets.
 DENSITY = 1 / 32
+# Of processes that nobody asked for: each takes up to a gigabyte.
+_MOST_WORKERS = 4
 DONE, SUMMARY = "fleet-done.json", "fleet.json"
 
 
@@ -40,7 +43,7 @@ def run_fleet(
     fleet: Fleet,
     directory: str | Path,
     *,
-    workers: int = 1,
+    workers: int | None = None,
     ray: str | None = None,
     allow_import: bool = False,
     progress: ProgressOption = None,
@@ -52,7 +55,8 @@ def run_fleet(
     that cannot be kept, or work that fails, is a row with its reason; the others go on.
 
     Args:
-        workers: processes on this machine.
+        workers: processes on this machine. By default one, since training uses all cores itself; where nothing is
+            trained, one per core and at most four, since each takes up to a gigabyte.
         ray: address of a Ray cluster to work on instead.
         progress: as for ``rc.plan``.
 
@@ -67,12 +71,13 @@ def run_fleet(
         return _build_artifacts(fleet, folder, workers, ray, allow_import)
 
 
-def _build_artifacts(fleet: Fleet, folder: Path, workers: int, ray: str | None, allow_import: bool) -> Result:
+def _build_artifacts(fleet: Fleet, folder: Path, workers: int | None, ray: str | None, allow_import: bool) -> Result:
     examples = _examples(fleet)
     planned = [entry for model in fleet.models for entry in _plans(fleet, model, folder, examples, allow_import)]
     if not planned:
         raise FleetError("no device takes any of these models: look at 'models' of the devices")
     missing = [entry.job for entry in planned if entry.job is not None]
+    workers = workers or _usual_workers(fleet, len(missing))
     trouble: dict[str, str] = {}
     work = folder / ".work"
     try:
@@ -104,6 +109,10 @@ def _build_artifacts(fleet: Fleet, folder: Path, workers: int, ray: str | None, 
     result = Result(tuple(rows), built, kept, folder)
     write_atomic(folder / SUMMARY, (json.dumps(result.to_dict()["rows"], indent=1) + "\n").encode())
     return result
+
+
+def _usual_workers(fleet: Fleet, jobs: int) -> int:
+    return 1 if fleet.train else min(usable_cores(), _MOST_WORKERS, jobs)
 
 
 @contextmanager

@@ -30,6 +30,11 @@ def instruction_sets() -> frozenset[str]:
     return frozenset(_cpuinfo("flags", "Features").split())
 
 
+def usable_cores() -> int:
+    """Logical cores this process may run on, fewer than the machine has where it is held to some of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def saturates() -> bool:
     """Whether int8 products overflow here: x86 without VNNI adds two products of uint8 and int8 in 16 bits.
 

@@ -29,6 +29,7 @@ from reconvene.deploy.model_io import (
 from reconvene.deploy.options import FREE, STATIC, FileOptions, free_axes
 from reconvene.deploy.quantisation import Quantisation
 from reconvene.deploy.runtimes.base import OnDevice, Runtime, Session, Written, file_of, imported, our_program
+from reconvene.deploy.runtimes.onnx.in_place import CopiedActivations
 from reconvene.deploy.runtimes.onnx.int8 import quantised_onnx
 from reconvene.deploy.runtimes.onnx.memory import plan_onnx_memory
 from reconvene.deploy.sharing import form_of, written_once
@@ -94,7 +95,7 @@ def _exported(model: nn.Module, inputs: Any, options: FileOptions) -> Any:
     axes = [_free(tensor, inputs, options) for tensor in leaves(inputs)]
     dims = {name: torch.export.Dim(name) for name in dict.fromkeys(name for free in axes for name in free.values())}
     shapes = tuple({axis: dims[name] for axis, name in free.items()} or None for free in axes)
-    with exporting(model, "ONNX"):
+    with exporting(model, "ONNX"), CopiedActivations():
         return torch.onnx.export(
             TensorsOnly(model, inputs, half=options.half),
             tuple(leaves(inputs)),
