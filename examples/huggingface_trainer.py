@@ -13,14 +13,14 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification
 
 import reconvene as rc
-from reconvene.data import load
+from reconvene.data import load_data
 
 
 class Digits(Dataset[dict[str, Tensor]]):
     """Digits as the Trainer wants them: a mapping by the names of the model's arguments."""
 
     def __init__(self, limit: int) -> None:
-        data = load("digits", input_shape=(3, 32, 32), limit=limit)
+        data = load_data("digits", input_shape=(3, 32, 32), limit=limit)
         self.images, self.labels = data.normalise(data.train.images), data.train.targets
 
     def __len__(self) -> int:

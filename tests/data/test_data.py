@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import sys
 from dataclasses import replace
@@ -19,6 +20,8 @@ from reconvene.data.dataset import statistics
 from reconvene.data.load import count_images as counted
 from reconvene.data.source import stratified
 from reconvene.errors import DataError, MissingExtraError, ResourceError
+from reconvene.training import TrainConfig
+from reconvene.training.epoch_batches import TrainingBatches
 from support.paths import SHARED
 
 image = pytest.importorskip("PIL.Image", reason="needs the data extra")
@@ -555,6 +558,16 @@ def test_more_images_than_memory_are_refused_before_any_is_decoded(
 def test_data_of_another_type(spec: Any) -> None:
     with pytest.raises(DataError, match="no 'digits', no path and no hub id"):
         load_data(spec)
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 32, 32)])
+def test_batches_are_contiguous_unless_channels_last_is_asked_for(shape: tuple[int, ...]) -> None:
+    """A loop of one's own gets images with which PyTorch computes every gradient within its buffer."""
+    data = load_data("digits", input_shape=shape, limit=60)
+    contiguous, other = (epoch(data, batch_size=8, channels_last=asked)[0][0] for asked in (False, True))
+    for images in (contiguous, next(iter(TrainingBatches(data, TrainConfig(batch_size=8))))[0]):
+        assert images.stride() == (math.prod(shape), 32 * 32, 32, 1)
+    assert other.is_contiguous(memory_format=torch.channels_last) and torch.equal(contiguous, other)
 
 
 def test_images_of_one_channel_do_not_say_channels_last() -> None:

@@ -25,14 +25,16 @@ def train_batches(
     start: int = 0,
     shard: tuple[int, int] = (0, 1),
     device: torch.device | str = "cpu",
+    channels_last: bool = False,
 ) -> Iterator[Batch]:
     """Shuffled, augmented, normalised batches of the training split.
 
-    Each is float32 ``[B, C, H, W]``, channels-last in memory, and its targets, which are moved as their images where
-    they have a height and a width. All randomness of an epoch is drawn at once from ``(seed, epoch)``, one draw per
-    image: ``start`` skips steps at no cost, and ``shard=(rank, world)`` gives the rank-th part of the same global batch
-    of ``batch_size``. Images left over after the last full batch wait for another epoch. ``augmentation`` ``None``
-    means the dataset's own.
+    Each is float32 ``[B, C, H, W]`` and its targets, which are moved as their images where they have a height and a
+    width. Images are contiguous, or with ``channels_last`` in that memory format: PyTorch then computes the network in
+    it, where some gradients are unsafe (``reconvene.training.memory_format``). All randomness of an epoch is drawn at
+    once from ``(seed, epoch)``, one draw per image: ``start`` skips steps at no cost, and ``shard=(rank, world)`` gives
+    the rank-th part of the same global batch of ``batch_size``. Images left over after the last full batch wait for
+    another epoch. ``augmentation`` ``None`` means the dataset's own.
     """
     images, targets = dataset.train.images.to(device), dataset.train.targets.to(device)
     augmentation = dataset.augmentation if augmentation is None else augmentation
@@ -49,9 +51,10 @@ def train_batches(
         moves = (augmentation.pad, shift[0, part], shift[1, part], flip[part])
         if dataset.task.targets.spatial:
             pixels, moved = (crop(values[chosen], *moves, extend=True) for values in (images, targets))
-            yield dataset.normalise(pixels), moved
         else:
-            yield dataset.normalise(crop(images[chosen], *moves)), targets[chosen]
+            pixels, moved = crop(images[chosen], *moves), targets[chosen]
+        normalised = dataset.normalise(pixels)
+        yield normalised if channels_last else normalised.contiguous(), moved
 
 
 def test_batches(

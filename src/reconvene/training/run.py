@@ -193,6 +193,7 @@ class TrainingRun:
             start=start,
             shard=self.world.shard,
             device=self.device,
+            channels_last=self.channels_last,
         )
 
     def _step(self, x: Tensor, y: Tensor) -> tuple[float, float | None]:
@@ -201,8 +202,6 @@ class TrainingRun:
         if self.rounded is not None:
             self.rounded.at(self.done / (self.epochs * self.steps))
         move_blends(self.blends, self.done / (self.epochs * self.steps))
-        if not self.channels_last:
-            x = x.contiguous()
         clear_state(self.model)  # examples of one batch have nothing to say to those of the next
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"):
             output = self.forward(x)
@@ -267,12 +266,10 @@ class TrainingRun:
     def _recalibrate(self) -> Recalibration | None:
         """Renew norm statistics that lag, on the batches that the epoch began with: a resumed run does the same."""
         seed_step(self.device, self.config.seed, self.done, self.world.rank)
-        batches = self._batches(start=0)
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
         return refresh_statistics(
             self.model if self.rounded is None else self.rounded.renewing(),
             self.task,
-            ((images.contiguous(memory_format=layout), targets) for images, targets in batches),
+            self._batches(start=0),
             steps=self.done,
             batch_size=self.config.batch_size,
             world=self.world,
