@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from reconvene.deploy.model_io import batch_size, in_inference, outputs_of, take_samples
 from reconvene.deploy.quantisation import quantised_layers
+from reconvene.quantiser import quantise, to_steps
 from reconvene.structure.copies import copy_model
 from reconvene.utils.tables import text_table
 
@@ -84,12 +85,8 @@ def _rounded_input(values: Tensor) -> Tensor:
         return values
     low, high = values.amin().clamp(max=0), values.amax().clamp(min=0)
     scale = ((high - low) / 255).clamp(min=torch.finfo(values.dtype).tiny)
-    zero = torch.round(-low / scale)
-    return (torch.clamp(torch.round(values / scale) + zero, 0, 255) - zero) * scale
+    return to_steps(values, scale, torch.round(-low / scale), 0, 255)
 
 
 def _rounded_weight(weight: Tensor, layer: nn.Module) -> Tensor:
-    dimension = 1 if getattr(layer, "transposed", False) else 0
-    others = [d for d in range(weight.ndim) if d != dimension]
-    scale = (weight.abs().amax(others, keepdim=True) / 127).clamp(min=torch.finfo(weight.dtype).tiny)
-    return torch.clamp(torch.round(weight / scale), -127, 127) * scale
+    return quantise(weight, 8, axis=1 if getattr(layer, "transposed", False) else 0).values

@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from reconvene.deploy.model_io import in_inference, leaves
 from reconvene.deploy.quantisation import Quantisation, within
 from reconvene.deploy.runtimes.base import imported
 from reconvene.deploy.tracing import exporting, in_order, module_of, one_sample, traced
 from reconvene.errors import ExportError
+from reconvene.quantiser import to_steps
 from reconvene.training.quantising import Range
 
 KEY = "quantization_annotation"
@@ -77,7 +78,7 @@ def xnnpack_settings(*, training: bool) -> Any:
     )
     if not training:
         return settings
-    fake = imported("torchao.quantization.pt2e.fake_quantize", "executorch", "quantisation-aware training").FakeQuantize
+    fake = _rounding()
     observers = imported("torchao.quantization.pt2e.observer", "executorch", "quantisation-aware training")
     activation_range = fake.with_args(observer=observers.MovingAverageMinMaxObserver, eps=LEAST_SCALE)
     weight_range = fake.with_args(
@@ -86,6 +87,28 @@ def xnnpack_settings(*, training: bool) -> Any:
     activation = replace(settings.input_activation, observer_or_fake_quant_ctr=activation_range)
     weight = replace(settings.weight, observer_or_fake_quant_ctr=weight_range)
     return replace(settings, input_activation=activation, output_activation=activation, weight=weight)
+
+
+def _rounding() -> Any:
+    """A module of torchao that rounds a tensor in training, with the arithmetic of ``reconvene.quantiser.steps``."""
+    base: Any = imported(
+        "torchao.quantization.pt2e.fake_quantize", "executorch", "quantisation-aware training"
+    ).FakeQuantize
+
+    class Rounding(base):  # type: ignore[misc, unused-ignore]
+        def forward(self, values: Tensor) -> Tensor:
+            if self.observer_enabled[0] == 1:
+                self.activation_post_process(values.detach())
+                scale, zero_point = self.calculate_qparams()
+                self.scale.resize_(scale.shape).copy_(scale)
+                self.zero_point.resize_(zero_point.shape).copy_(zero_point)
+            if self.fake_quant_enabled[0] != 1:
+                return values
+            return to_steps(
+                values, self.scale, self.zero_point, self.quant_min, self.quant_max, axis=max(self.ch_axis, 0)
+            )
+
+    return Rounding
 
 
 def xnnpack_quantiser(*, training: bool) -> Any:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reconvene.quantiser.steps import to_steps
+
 LARGEST_ACTIVATION = 255
 STEADY = 0.95
 """How much of a range stays when a new batch is seen."""
@@ -54,10 +56,7 @@ class ActivationRange(nn.Module):
         """The values that the steps stand for."""
         if not self.seen:
             return values
-        rounded: Tensor = torch.fake_quantize_per_tensor_affine(
-            values, self.scale, self.zero_point, 0, LARGEST_ACTIVATION
-        )
-        return rounded
+        return to_steps(values, self.scale, self.zero_point, 0, LARGEST_ACTIVATION)
 
 
 class RoundedInputs(nn.Module):
