@@ -267,7 +267,8 @@ def test_as_many_processes_as_cores_and_jobs_where_nothing_is_trained(
     fleet = read_fleet(fleet_file(tmp_path, f"models: [resnet20]\nargs: {{width: 0.25}}\n{text}"))
     run_fleet(fleet, tmp_path / "out")
     run_fleet(fleet, tmp_path / "out", workers=3)
-    assert asked == [workers, 3]
+    run_fleet(fleet, tmp_path / "out", workers=0)  # no way to ask for the default: the pool refuses it
+    assert asked == [workers, 3, 0]
 
 
 def test_devices_with_the_same_budget_do_not_disturb_each_other(tmp_path: Path) -> None:

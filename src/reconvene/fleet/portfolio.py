@@ -77,7 +77,7 @@ def _build_artifacts(fleet: Fleet, folder: Path, workers: int | None, ray: str |
     if not planned:
         raise FleetError("no device takes any of these models: look at 'models' of the devices")
     missing = [entry.job for entry in planned if entry.job is not None]
-    workers = workers or _usual_workers(fleet, len(missing))
+    workers = _usual_workers(fleet, len(missing)) if workers is None else workers
     trouble: dict[str, str] = {}
     work = folder / ".work"
     try:

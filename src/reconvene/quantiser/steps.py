@@ -1,4 +1,4 @@
-"""Rounding to the steps of an integer type, as runtimes do it: what every fake quantisation here goes by.
+"""Rounding to the steps of an integer type, as runtimes do it: what fake quantisation of activations goes by.
 
 ``integer = clamp(round(value / scale) + zero_point)``, rounded to even, and ``(integer - zero_point) * scale`` is what
 the network goes on with: ONNX's QuantizeLinear and DequantizeLinear, bit for bit. PyTorch's own operators multiply by
