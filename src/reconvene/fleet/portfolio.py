@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from reconvene import artifact
+from reconvene.costs import COSTS
 from reconvene.data import count_images, load_data
 from reconvene.devices import HERE, find, measuring_conditions
 from reconvene.errors import ArtifactError, FleetError, MissingExtraError, ReconveneError
@@ -26,7 +27,7 @@ from reconvene.planning.pruning import plan_with
 from reconvene.planning.session import Planner
 from reconvene.surgery import Plan
 from reconvene.tasks import DEFAULT
-from reconvene.utils.executors import FileContents, Job, JobOutcome, in_processes, join_ray, on_ray
+from reconvene.utils.executors import FileContents, Job, in_processes, join_ray, on_ray
 from reconvene.utils.files import unwritable, write_atomic
 from reconvene.utils.machine import usable_cores
 from reconvene.utils.progress import ProgressOption, listening, note, track
@@ -56,7 +57,8 @@ def run_fleet(
 
     Args:
         workers: processes on this machine. By default one, since training uses all cores itself; where nothing is
-            trained, one per core and at most four, since each takes up to a gigabyte.
+            trained, one per core and at most four, since each takes up to a gigabyte. With more than one, artifacts are
+            made while further devices are planned, unless planning may time networks here.
         ray: address of a Ray cluster to work on instead.
         progress: as for ``rc.plan``.
 
@@ -72,47 +74,72 @@ def run_fleet(
 
 
 def _build_artifacts(fleet: Fleet, folder: Path, workers: int | None, ray: str | None, allow_import: bool) -> Result:
-    examples = _examples(fleet)
-    planned = [entry for model in fleet.models for entry in _plans(fleet, model, folder, examples, allow_import)]
-    if not planned:
+    places = sum(len(_takers(fleet, model)) for model in fleet.models)
+    if not places:
         raise FleetError("no device takes any of these models: look at 'models' of the devices")
-    missing = [entry.job for entry in planned if entry.job is not None]
-    workers = _usual_workers(fleet, len(missing)) if workers is None else workers
-    trouble: dict[str, str] = {}
+    workers = _usual_workers(fleet, places) if workers is None else workers
+    planned: list[_Planned] = []
     work = folder / ".work"
-    try:
-        outcomes: Iterator[JobOutcome] = iter(())
-        if missing:
-            work.mkdir(parents=True, exist_ok=True)
-            outcomes = (
-                on_ray(execute_job, missing, "reconvene-fleet")
-                if ray
-                else in_processes(execute_job, missing, str(work), workers=workers)
-            )
-        for job, files in track(outcomes, "making artifacts", total=len(missing)):
-            if isinstance(files, str):
-                trouble[job["place"]] = files
-            else:
+    jobs: Iterable[Job] = _jobs(fleet, folder, planned, allow_import)
+    if (workers == 1 and ray is None) or any(map(_measures_here, fleet.devices)):
+        jobs = list(jobs)  # nothing else is at work meanwhile
+    outcomes = (
+        on_ray(execute_job, jobs, "reconvene-fleet")
+        if ray
+        else in_processes(execute_job, jobs, str(work), workers=workers)
+    )
+    trouble: dict[str, str] = {}
+    for job, files in track(outcomes, "making artifacts", total=places):
+        if isinstance(files, str):
+            trouble[job["place"]] = files
+        else:
+            with _writing(folder):
                 _land(files, folder / job["place"], job["key"])
-                shutil.rmtree(work / job["key"], ignore_errors=True)
-            note(f"{job['place']}: {files if isinstance(files, str) else 'done'}")
-        if not trouble:  # else the next call goes on from the checkpoints in it
-            shutil.rmtree(work, ignore_errors=True)
-    except OSError as error:
-        raise FleetError(f"cannot write to {folder}: {error.strerror or error}") from error
+            shutil.rmtree(work / job["key"], ignore_errors=True)
+        note(f"{job['place']}: {files if isinstance(files, str) else 'done'}")
+    if not trouble:  # else the next call goes on from the checkpoints in it
+        shutil.rmtree(work, ignore_errors=True)
     order = {device.name: number for number, device in enumerate(fleet.devices)}
     rows = mark_chosen(
         _row(entry, folder, trouble) for entry in sorted(planned, key=lambda entry: order[entry.device.name])
     )
-    built = len(missing) - len(trouble)
+    missing = sum(entry.job is not None for entry in planned)
     kept = sum(entry.plan is not None and entry.job is None for entry in planned)
-    result = Result(tuple(rows), built, kept, folder)
-    write_atomic(folder / SUMMARY, (json.dumps(result.to_dict()["rows"], indent=1) + "\n").encode())
+    result = Result(tuple(rows), missing - len(trouble), kept, folder)
+    with _writing(folder):
+        write_atomic(folder / SUMMARY, (json.dumps(result.to_dict()["rows"], indent=1) + "\n").encode())
     return result
+
+
+def _jobs(fleet: Fleet, folder: Path, planned: list[_Planned], allow_import: bool) -> Iterator[Job]:
+    """Plan for every device and architecture, and give what is to do for each plan as it comes; notes all of them."""
+    examples = _examples(fleet)
+    for model in fleet.models:
+        for entry in _plans(fleet, model, folder, examples, allow_import):
+            planned.append(entry)
+            if entry.job is not None:
+                with _writing(folder):
+                    (folder / ".work").mkdir(parents=True, exist_ok=True)
+                yield entry.job
 
 
 def _usual_workers(fleet: Fleet, jobs: int) -> int:
     return 1 if fleet.train else min(usable_cores(), _MOST_WORKERS, jobs)
+
+
+def _measures_here(device: Device) -> bool:
+    """Whether planning for it may time networks on this machine, which other work would disturb."""
+    measured = any(name in COSTS and COSTS[name].measured for name in device.budget.asked)
+    return measured or device.profile is not None or "latency" in device.budget
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Raise FleetError where the folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise FleetError(f"cannot write to {folder}: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -157,23 +184,28 @@ def _examples(fleet: Fleet) -> int | None:
         return None
 
 
-def _plans(fleet: Fleet, model: str, folder: Path, examples: int | None, allow_import: bool) -> list[_Planned]:
-    devices = [device for device in fleet.devices if not device.models or model in device.models]
+def _takers(fleet: Fleet, model: str) -> list[Device]:
+    return [device for device in fleet.devices if not device.models or model in device.models]
+
+
+def _plans(fleet: Fleet, model: str, folder: Path, examples: int | None, allow_import: bool) -> Iterator[_Planned]:
+    devices = _takers(fleet, model)
     if not devices:
-        return []
+        return
     source = resolve_address(model, fleet.args, input_shape=fleet.input, seed=fleet.seed, allow_import=allow_import)
     shared = {name: getattr(fleet, name) for name in ("rectify", "seed", "data", "limit", "train")}
     shared |= {"source": source.to_dict(), "allow_import": allow_import}
     # Left out where it is the usual one: artifacts of releases that knew no other keep their key.
     shared |= {} if fleet.task == DEFAULT.name else {"task": fleet.task}
     planner: Planner | None = None
-    result = []
+    keepable = 0
     for device in track(devices, f"planning {model}", total=len(devices)):
         options = {**shared, "export": list(device.export), "precision": device.precision, "chip": device.chip}
         relative_path = f"{device.name}/{model.replace(':', '-').replace('/', '-')}"
         key = job_key({**options, **_request(fleet, device), "examples": examples, "place": relative_path})
         if _is_complete(folder / relative_path, key):
-            result.append(_Planned(device, model, relative_path, key, artifact.read_plan(folder / relative_path)))
+            keepable += 1
+            yield _Planned(device, model, relative_path, key, artifact.read_plan(folder / relative_path))
             continue
         try:
             planner = planner or planner_of(fleet, source, allow_import=allow_import)
@@ -182,13 +214,13 @@ def _plans(fleet: Fleet, model: str, folder: Path, examples: int | None, allow_i
             raise
         except ReconveneError as error:
             floor = getattr(error, "floor", None)
-            result.append(_Planned(device, model, relative_path, key, trouble=str(error), floor=floor))
+            yield _Planned(device, model, relative_path, key, trouble=str(error), floor=floor)
             continue
+        keepable += 1
         plan = replace(plan, examples=examples)
         job = {**options, "plan": plan.to_dict(), "key": key, "place": relative_path}
-        result.append(_Planned(device, model, relative_path, key, plan, job))
-    note(f"{model}: {sum(entry.plan is not None for entry in result)} of {len(devices)} budgets can be kept")
-    return result
+        yield _Planned(device, model, relative_path, key, plan, job)
+    note(f"{model}: {keepable} of {len(devices)} budgets can be kept")
 
 
 def _request(fleet: Fleet, device: Device) -> dict[str, Any]:

@@ -69,10 +69,10 @@ class _Aim:
         self._kept, self._missed = 0.0, inf
         if not cost.measured:
             first = limit
-        elif cost.shifts:
-            first = limit + predicted - dense
         else:
             first = limit * predicted / dense
+            if cost.shifts:  # what is more than predicted stays as widths shrink, what is less shrinks with them
+                first = min(first, limit + predicted - dense)
         self.target = max(first if dense <= limit else first * cost.margin, self._least)
 
     def keeps(self, value: float) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from reconvene import devices
 from reconvene.costs import COSTS, CostFunction, Network
@@ -22,6 +22,9 @@ from reconvene.deploy.writing import write_model
 from reconvene.devices import Profile
 from reconvene.devices.latency_cost import DeviceLatency
 from reconvene.structure import Structure
+
+if TYPE_CHECKING:
+    from reconvene.costs.base import Term
 
 
 class MachineLatency(DeviceLatency):
@@ -62,6 +65,10 @@ class MachineLatency(DeviceLatency):
             self._watch.close()
 
 
+_FOLDED = ("weight", "running_mean", "running_var", "num_batches_tracked")
+"""Of a norm with statistics: what export multiplies into the weight before it."""
+
+
 class ExportedSize(FileSize):
     """Bytes of the largest of the exported files, one export a format: weights, and a graph of about constant size."""
 
@@ -69,8 +76,30 @@ class ExportedSize(FileSize):
 
     def __init__(self, formats: Sequence[str], precision: str) -> None:
         self._formats, self._precision = tuple(formats), precision
+        self._zeros = frozenset[str]()
         names = ", ".join(formats)
         self.condition = f"that of the exported file: {names}" + (f" in {precision}" if precision != "fp32" else "")
+
+    def bind(self, structure: Structure, network: Network | None) -> CostFunction:
+        """The bytes of its tensors and a constant, as ``terms`` has them."""
+        if network is not None:
+            self._zeros = frozenset(name for name, tensor in network.model.state_dict().items() if _is_zero(tensor))
+        return super().bind(structure, network)
+
+    def terms(self, structure: Structure) -> Sequence[Term]:
+        """What a file holds of every tensor, in bytes.
+
+        Export multiplies norms with statistics into the weights before them, so that a bias is left of each; vectors
+        of zeros, such as the biases of untrained norms, are stored once for all. A weight in int8 takes a byte.
+        """
+        tensors, parameters = structure.context.tensors, structure.recording.parameters
+        owners = {name.removesuffix("running_var") for name in parameters if name.endswith("running_var")}
+        left_out = self._zeros | {owner + part for owner in owners for part in _FOLDED}
+        return [
+            (tensors[id(tensor)], 1 if self._precision == "int8" and tensor.dim() > 1 else tensor.element_size())
+            for name, tensor in parameters.items()
+            if name not in left_out
+        ]
 
     def measure(self, model: nn.Module, example_inputs: Any) -> float:
         """Bytes on disk; int8 is calibrated on noise. Raises UnknownNameError, MissingExtraError, ExportError."""
@@ -104,3 +133,8 @@ class RuntimeMemory(PeakMemory):
     def measure(self, model: nn.Module, example_inputs: Any) -> float:
         """Bytes as the runtime itself tells. Raises UnknownNameError, MissingExtraError, ExportError."""
         return float(planned_memory(model, example_inputs, plan=self._runtime, precision=self._precision))
+
+
+def _is_zero(tensor: Tensor) -> bool:
+    """Whether it is a vector of zeros, known to be one."""
+    return tensor.dim() == 1 and not tensor.is_meta and not tensor.any()

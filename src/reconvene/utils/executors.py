@@ -15,10 +15,10 @@ import signal
 import socket
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,49 +37,68 @@ JobOutcome = tuple[Job, FileContents | str]
 """A job with its files, or with why it failed."""
 
 
-def in_processes(execute: Execute, jobs: Sequence[Job], work: str, *, workers: int) -> Iterator[JobOutcome]:
+def in_processes(execute: Execute, jobs: Iterable[Job], work: str, *, workers: int) -> Iterator[JobOutcome]:
     """Outcomes as they come, from ``workers`` processes; a job whose worker died is given to another, three times.
+
+    ``jobs`` may take their time: those that were given are at work while the next one is made.
 
     Nobody tells which worker broke a pool. So all jobs that were under way have one try less, and from then on work
     one by one: of those only the one that is to blame goes on losing tries.
     """
-    if workers == 1 and len(jobs) == 1:
+    if workers == 1 and isinstance(jobs, Sequence) and len(jobs) == 1:
         yield jobs[0], _tried(execute, jobs[0], work)
         return
-    waiting, tries = {job["key"]: job for job in jobs}, {job["key"]: 0 for job in jobs}
-    while waiting:
-        fresh = [job for key, job in waiting.items() if not tries[key]]
-        batch = fresh or [next(iter(waiting.values()))]
-        for job, files in _pooled(execute, batch, work, min(workers, len(batch))):
+    waiting: dict[str, Job] = {}
+    tries: dict[str, int] = {}
+    batch: Iterable[Job] = _recorded(jobs, waiting)
+    while True:
+        for job, files in _pooled(execute, batch, work, workers):
             del waiting[job["key"]]
             yield job, files
-        left = [job["key"] for job in batch if job["key"] in waiting]
+        left = [key for key in waiting if key not in tries or batch == [waiting[key]]]
         begun = [key for key in left if _mark(work, key).exists()]
         for key in begun or left:  # where none had begun, workers cannot even start
             _mark(work, key).unlink(missing_ok=True)
-            tries[key] += 1
+            tries[key] = tries.get(key, 0) + 1
             if tries[key] >= ATTEMPTS:
                 yield waiting.pop(key), f"its worker died {ATTEMPTS} times. Is there enough memory? Try --workers 1"
+        if not waiting:
+            return
+        fresh = [job for key, job in waiting.items() if key not in tries]
+        batch = fresh or [next(iter(waiting.values()))]
 
 
-def _pooled(execute: Execute, jobs: Sequence[Job], work: str, workers: int) -> Iterator[JobOutcome]:
-    """Outcomes of one pool, until all jobs are done or one of its workers dies."""
+def _recorded(jobs: Iterable[Job], waiting: dict[str, Job]) -> Iterator[Job]:
+    """Pass jobs on, each noted under its key."""
+    for job in jobs:
+        waiting[job["key"]] = job
+        yield job
+
+
+def _pooled(execute: Execute, jobs: Iterable[Job], work: str, workers: int) -> Iterator[JobOutcome]:
+    """Outcomes of one pool, until all jobs are done or one of its workers dies; all jobs are taken in any case."""
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    futures: dict[Future[FileContents | str], Job] = {}
     try:
-        with _ctrl_c_is_the_parents():
-            futures = {pool.submit(_tried, execute, job, work): job for job in jobs}
-        for future in as_completed(futures):
-            try:
-                files = future.result()
-            except BrokenProcessPool:
-                continue  # the pool is gone with the worker; who was not done gets another one
-            yield futures[future], files
+        for job in jobs:
+            with _ctrl_c_is_the_parents(), suppress(BrokenProcessPool):  # a worker died meanwhile: another pool's job
+                futures[pool.submit(_tried, execute, job, work)] = job
+            yield from _delivered(futures, [future for future in futures if future.done()])
+        yield from _delivered(futures, as_completed(list(futures)))
     except BaseException:  # Ctrl-C above all: nobody waits for what is under way, nothing else is begun
         pool.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():
             process.terminate()
         raise
     pool.shutdown()
+
+
+def _delivered(futures: dict[Future[FileContents | str], Job], done: Iterable[Future[Any]]) -> Iterator[JobOutcome]:
+    """The outcomes of what is done, which leaves ``futures``; nothing of those that went with their pool."""
+    for future in done:
+        job = futures.pop(future)
+        if not isinstance(future.exception(), BrokenProcessPool):  # who was not done gets another pool
+            yield job, future.result()
 
 
 @contextmanager
@@ -111,7 +130,7 @@ def join_ray(address: str, *, error: type[ReconveneError]) -> None:
         raise error(f"no Ray cluster answers at {address}: {trouble}. Start one with: ray start --head") from trouble
 
 
-def on_ray(execute: Execute, jobs: Sequence[Job], name: str) -> Iterator[JobOutcome]:
+def on_ray(execute: Execute, jobs: Iterable[Job], name: str) -> Iterator[JobOutcome]:
     """Outcomes as they come, from the workers of the Ray cluster that was joined; Ray retries what died.
 
     ``name``: of the folder that each machine has for itself, among its temporary ones.

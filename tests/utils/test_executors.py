@@ -1,0 +1,51 @@
+"""The pool of processes: jobs that come one by one, and workers that die meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reconvene.utils.executors import in_processes
+from support.process_jobs import write_or_die
+
+
+def _wait_for(file: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not file.exists():
+        assert time.monotonic() < deadline, f"nobody wrote {file.name}"
+        time.sleep(0.05)
+
+
+def _jobs(work: Path, *, first_dies: bool) -> Iterator[dict[str, Any]]:
+    """Three jobs, the second once the first one is under way."""
+    yield {"key": "first", "dies": first_dies}
+    _wait_for(work / "first.was-here")
+    yield {"key": "second"}
+    yield {"key": "third"}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_job_is_at_work_while_the_next_one_is_made(tmp_path: Path, workers: int) -> None:
+    outcomes = dict(
+        (job["key"], files)
+        for job, files in in_processes(write_or_die, _jobs(tmp_path, first_dies=False), str(tmp_path), workers=workers)
+    )
+    assert outcomes == {key: {"name": key.encode()} for key in ("first", "second", "third")}
+
+
+def test_jobs_that_come_after_a_worker_died_are_done(tmp_path: Path) -> None:
+    outcomes = {
+        job["key"]: files
+        for job, files in in_processes(write_or_die, _jobs(tmp_path, first_dies=True), str(tmp_path), workers=2)
+    }
+    assert str(outcomes.pop("first")).startswith("its worker died 3 times")
+    assert outcomes == {key: {"name": key.encode()} for key in ("second", "third")}
+    assert not list(tmp_path.glob("*.begun"))
+
+
+def test_no_jobs_start_no_process(tmp_path: Path) -> None:
+    assert list(in_processes(write_or_die, iter(()), str(tmp_path), workers=2)) == []
