@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations
 
 import reconvene as rc
 from reconvene.structure import analyse
-from reconvene.structure.restore import patched
+from reconvene.structure.patches import patched
 from support.proof import prove
 
 INPUTS = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import checkpoint
 
-from reconvene.structure.restore import exclusive, kept_attributes, kept_random_state, patched
+from reconvene.structure.patches import exclusive, patched
+from reconvene.structure.restore import kept_attributes, kept_random_state
 from reconvene.structure.state import fresh_passes
 from reconvene.utils.module_state import afresh_in_eval
 

@@ -20,7 +20,7 @@ from reconvene.planning.session import Planner
 from reconvene.planning.target import Target
 from reconvene.rectifier import RectifyReport
 from reconvene.structure.nesting import on_model
-from reconvene.structure.restore import exclusive
+from reconvene.structure.patches import exclusive
 from reconvene.surgery import Plan
 from reconvene.utils.arguments import warn_caller
 from reconvene.utils.norms import keeps_statistics

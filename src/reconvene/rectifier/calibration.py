@@ -16,7 +16,8 @@ from reconvene.errors import DataError, ModelError
 from reconvene.rectifier.layers import weighted_layers
 from reconvene.structure import call, map_tensors, tensors_in
 from reconvene.structure.neurons import neurons
-from reconvene.structure.restore import exclusive, kept_attributes, kept_random_state
+from reconvene.structure.patches import exclusive
+from reconvene.structure.restore import kept_attributes, kept_random_state
 from reconvene.structure.state import fresh_passes
 
 # A calibration batch holds about this many input values, between 2 and 8 samples: few values suffice for a spread.

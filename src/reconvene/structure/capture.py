@@ -20,18 +20,16 @@ from reconvene.errors import ModelError, ReconveneError
 from reconvene.structure.custom_layers import LayerCall, opaque_layers
 from reconvene.structure.find_state import Try, find_state, runs_afresh, written_state
 from reconvene.structure.inputs import arguments, map_tensors, tensors_in
+from reconvene.structure.patches import canonical_calls, exclusive, values_on_meta
 from reconvene.structure.recorder import Recorder
 from reconvene.structure.recording import Op, Recording
 from reconvene.structure.restore import (
-    canonical_calls,
     changed_attributes,
-    exclusive,
     kept_attributes,
     kept_random_state,
     module_stack,
     paused_collector,
     twins,
-    values_on_meta,
 )
 from reconvene.structure.size_tracing import traced_sizes
 from reconvene.structure.state import (

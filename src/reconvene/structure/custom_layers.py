@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.structure.inputs import map_tensors, tensors_in
-from reconvene.structure.restore import patched
+from reconvene.structure.patches import patched
 from reconvene.utils.module_tree import modules_of
 
 LAYERS: set[type[nn.Module]] = set()

@@ -11,7 +11,7 @@ from typing import ParamSpec, TypeVar
 from torch import nn
 
 from reconvene.errors import ModelError
-from reconvene.structure.restore import exclusive
+from reconvene.structure.patches import exclusive
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

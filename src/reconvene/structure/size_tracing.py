@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reconvene.structure.restore import patched
+from reconvene.structure.patches import patched
 from reconvene.structure.traced_size import SizeLog, TracedSize
 from reconvene.utils.module_tree import named_modules
 

@@ -24,7 +24,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from reconvene.structure.dispatch import DispatchMode
 from reconvene.structure.inputs import tensors_in
-from reconvene.structure.restore import patched
+from reconvene.structure.patches import patched
 
 Question = tuple[bool, str, str, str]
 """``(training, layer, operator, operator that computed the tensor)``."""

@@ -26,9 +26,10 @@ from reconvene.structure.dispatch import DispatchMode
 from reconvene.structure.identity import Identities, first_names, of_calls
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim
+from reconvene.structure.patches import canonical_calls
 from reconvene.structure.pruned_sizes import kept_size
 from reconvene.structure.recording import writes_in_place
-from reconvene.structure.restore import canonical_calls, module_stack
+from reconvene.structure.restore import module_stack
 from reconvene.structure.scalar_args import RESULT, Numbers
 from reconvene.structure.values import COPIES
 from reconvene.structure.watch import Observe, ObservedCall, shown

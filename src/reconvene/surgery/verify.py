@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from reconvene.structure import Keep, Structure, call
 from reconvene.structure.copies import copy_model
 from reconvene.structure.inputs import map_tensors, tensors_in
-from reconvene.structure.restore import canonical_calls, exclusive, kept_random_state
+from reconvene.structure.patches import canonical_calls, exclusive
+from reconvene.structure.restore import kept_random_state
 from reconvene.structure.state import clear_state, own_instances
 from reconvene.structure.watch import Observe, ObservedCall, Results, watched
 from reconvene.surgery.apply import apply, mask_in_place, sliced

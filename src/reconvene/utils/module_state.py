@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from reconvene.utils.module_tree import modules_of, named_modules, takes_mode_plainly
+from reconvene.utils.module_tree import modules_of, named_modules, set_mode, takes_mode_plainly
 
 
 def forget_tables(model: nn.Module) -> None:
@@ -23,8 +23,8 @@ def forget_tables(model: nn.Module) -> None:
 
 def afresh_in_eval(model: nn.Module) -> nn.Module:
     """Set the model to eval mode without the tables that modules cached there (see ``forget_tables``); the model."""
-    model.train(True)
-    return model.eval()
+    set_mode(model, False)
+    return model
 
 
 @contextmanager

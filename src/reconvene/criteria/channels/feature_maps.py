@@ -23,7 +23,7 @@ from reconvene.criteria.preserve_state import untouched
 from reconvene.errors import CriterionError
 from reconvene.structure import Structure, call, tensors_in
 from reconvene.structure.identity import of_calls
-from reconvene.structure.restore import canonical_calls
+from reconvene.structure.patches import canonical_calls
 from reconvene.structure.watch import ObservedCall, Results, watched
 from reconvene.utils.arrays import Floats
 
