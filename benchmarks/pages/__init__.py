@@ -10,6 +10,7 @@ PAGES = (
     "latency",
     "memory",
     "nuclei",
+    "pitch",
     "qat",
     "readme",
     "replace_operations",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import reconvene as rc
 from reconvene.errors import DataError, ModelError
 from reconvene.rectifier import recalibrate
-from reconvene.rectifier.least_squares import fit_weights
+from reconvene.rectifier.least_squares import PENALTIES, fit_weights
 from reconvene.structure import analyse
 from reconvene.structure.replay import replay
 from reconvene.surgery import make_plan
@@ -172,6 +172,34 @@ def test_weights_stay_where_none_predict_better():
     fitted, share = fit_weights(inputs.double(), (inputs @ weight + noise).double(), weight.double(), centred=True)
     naive = torch.linalg.lstsq(inputs.double(), (inputs @ weight + noise).double()).solution
     assert (fitted - weight).norm() < 0.2 * (naive - weight).norm() and share < 0.1
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_a_fit_is_ridge_regression_of_all_rows_by_the_best_penalty_between_halves(centred: bool) -> None:
+    """More inputs than a block of second moments holds, halves of different means, and rows that do not divide."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(1301, 600, generator=generator, dtype=torch.float64)
+    inputs[650:] += 0.5
+    weight, change = (torch.randn(600, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    outputs = inputs @ (weight + change) + torch.randn(1301, 3, generator=generator, dtype=torch.float64)
+    fitted, share = fit_weights(inputs, outputs, weight, centred=centred)
+
+    def centre(rows: Tensor) -> Tensor:
+        return rows - rows.mean(dim=0) if centred else rows
+
+    def ridge(rows: slice, penalty: float) -> Tensor:
+        x, error = centre(inputs[rows]), centre((outputs - inputs @ weight)[rows])
+        moments = x.mT @ x
+        return torch.linalg.solve(moments + penalty * moments.diagonal().mean() * torch.eye(600), x.mT @ error)
+
+    def left(delta: Tensor) -> float:
+        x, error = centre(inputs[650:]), centre((outputs - inputs @ weight)[650:])
+        return float((error - x @ delta).square().sum())
+
+    errors = {penalty: left(ridge(slice(650), penalty)) for penalty in PENALTIES}
+    best = min(errors, key=lambda penalty: errors[penalty])
+    torch.testing.assert_close(fitted, weight + ridge(slice(None), best), rtol=1e-8, atol=1e-8)
+    assert share == pytest.approx(1 - errors[best] / left(torch.zeros_like(weight)), rel=1e-8)
 
 
 def test_a_layer_that_runs_twice_keeps_its_weights_and_says_so():

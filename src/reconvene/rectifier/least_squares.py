@@ -14,6 +14,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 # Penalties on the change of weights that are tried, as shares of the mean energy of an input.
 PENALTIES = (1e-6, 1e-4, 1e-2, 1.0)
+# Columns of a block of second moments: half as many products in all as without blocks, and each still large.
+_BLOCK = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,23 +122,43 @@ def fit_weights(inputs: Tensor, outputs: Tensor, weight: Tensor, *, centred: boo
     best = max(range(len(gains)), key=lambda number: gains[number])
     if gains[best] <= 0 or not second.energy:
         return weight, 0.0
-    change = _Moments.of(inputs, error, centred).change(PENALTIES[best])
-    return weight + change, gains[best] / second.energy
+    return weight + first.joined(second).change(PENALTIES[best]), gains[best] / second.energy
 
 
 @dataclass(frozen=True, eq=False)
 class _Moments:
-    """Second moments of inputs and errors."""
+    """Second moments of inputs and errors around their means, which are zero where nothing is centred."""
 
+    rows: int
+    input_mean: Tensor
+    error_mean: Tensor
     inputs: Tensor
     mixed: Tensor
     energy: float
 
     @classmethod
     def of(cls, inputs: Tensor, error: Tensor, centred: bool) -> _Moments:
-        if centred and len(inputs):
-            inputs, error = inputs - inputs.mean(dim=0), error - error.mean(dim=0)
-        return cls(inputs.mT @ inputs, inputs.mT @ error, float(error.square().sum()))
+        input_mean, error_mean = (
+            part.mean(dim=0) if centred and len(part) else part.new_zeros(part.shape[1]) for part in (inputs, error)
+        )
+        inputs, error = inputs - input_mean, error - error_mean
+        energy = float(error.square().sum())
+        return cls(len(inputs), input_mean, error_mean, _gram(inputs), inputs.mT @ error, energy)
+
+    def joined(self, other: _Moments) -> _Moments:
+        """The moments of both sets of rows, without reading them again (Chan, Golub and LeVeque 1983)."""
+        rows = self.rows + other.rows
+        away, error_away = other.input_mean - self.input_mean, other.error_mean - self.error_mean
+        share = other.rows / rows
+        weight = self.rows * share
+        return _Moments(
+            rows,
+            self.input_mean + share * away,
+            self.error_mean + share * error_away,
+            self.inputs + other.inputs + weight * away.outer(away),
+            self.mixed + other.mixed + weight * away.outer(error_away),
+            self.energy + other.energy + weight * float(error_away.square().sum()),
+        )
 
     def change(self, penalty: float) -> Tensor:
         """The change of weights of the least squared error under a penalty."""
@@ -148,3 +170,15 @@ class _Moments:
     def gain(self, change: Tensor) -> float:
         """By how much a change of weights lowers the squared error of these rows."""
         return float((2 * self.mixed - self.inputs @ change).mul(change).sum())
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """``rows.mT @ rows`` ``[in, in]``: blocks on and below the diagonal are computed, the others mirror them."""
+    width = rows.shape[1]
+    gram = rows.new_empty(width, width)
+    for start in range(0, width, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        below = rows[:, start:].mT @ rows[:, block]
+        gram[start:, block] = below
+        gram[block, start:] = below.mT
+    return gram
