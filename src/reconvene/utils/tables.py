@@ -57,6 +57,13 @@ def smaller(dense: float, pruned: float) -> str:
     return f"{dense / pruned:.2f}x" if pruned < dense else f"{pruned / dense:.2f}x larger"
 
 
+def times(ratio: float, less: str, more: str) -> str:
+    """How many times less something has become, in words: ``2.00x faster``, ``unchanged``, ``1.09x slower``."""
+    if f"{ratio:.2f}" == "1.00":
+        return "unchanged"
+    return f"{ratio:.2f}x {less}" if ratio > 1 else f"{1 / ratio:.2f}x {more}"
+
+
 def faster(speedup: float) -> str:
     """A speed-up as ``3.08x``, a slow-down as ``1.09x slower``."""
     return f"{speedup:.2f}x" if speedup >= 0.995 else f"{1 / speedup:.2f}x slower"

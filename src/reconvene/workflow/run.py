@@ -16,7 +16,7 @@ from reconvene.models import ModelSource
 from reconvene.tasks import DEFAULT, Task, task_named
 from reconvene.training import TrainConfig
 from reconvene.utils.progress import ProgressOption, listening
-from reconvene.utils.tables import text_table
+from reconvene.utils.tables import text_table, times
 from reconvene.workflow.deploy import Int8, bench, export_artifact, variants
 from reconvene.workflow.inputs import DataLike, model_and_data
 from reconvene.workflow.pictures import draw, keep
@@ -81,16 +81,12 @@ class Outcome:
         ]
         if "int8_gain" in self.speedups:
             gain = self.speedups["int8_gain"]
-            foot.insert(2, f"dense in fp32 beside pruned in int8: {gain:.2f}x faster in ONNX Runtime")
+            foot.insert(2, f"dense in fp32 beside pruned in int8: {times(gain, 'faster', 'slower')} in ONNX Runtime")
         return text_table([self.model, "dense", "pruned", ""], rows, right=(1, 2), foot=["", *foot])
 
     def _change(self, cost: str, less: str) -> str:
         """How many times less it is: ``16.21x smaller``, ``unchanged``, ``1.09x more``."""
-        ratio = self._ratio(cost)
-        if ratio == 1:
-            return "unchanged"
-        more = "slower" if "latency" in cost else "more"
-        return f"{ratio:.2f}x {less}" if ratio > 1 else f"{1 / ratio:.2f}x {more}"
+        return times(self._ratio(cost), less, "slower" if "latency" in cost else "more")
 
     def _ratio(self, cost: str) -> float:
         return self.speedups.get(cost) or self.costs["dense"][cost] / self.costs["pruned"][cost]

@@ -14,7 +14,7 @@ from reconvene.costs import COSTS
 from reconvene.pages.charts import Scale, nice_ticks
 from reconvene.pages.markup import escape
 from reconvene.tasks import task_named
-from reconvene.utils.tables import Cell, text_table
+from reconvene.utils.tables import Cell, text_table, times
 from reconvene.workflow.compression.judge import StageResult
 
 
@@ -58,10 +58,12 @@ class Compressed:
             costs = {**result.costs, "latency": seconds}
             shown = [COSTS[name].unit.short(costs[name]) for name in ("size", "latency", "params", "macs")]
             rows.append([str(result.number), result.stage, result.precision, task.show(result.score), *shown])
-        last, ratio = self.stages[-1], self.stages[0].costs["size"] / self.stages[-1].costs["size"]
+        last = self.stages[-1]
+        size = times(first.costs["size"] / last.costs["size"], "smaller", "larger")
+        latency = times(self.latencies[0] / self.latencies[-1], "faster", "slower")
         foot = [
             "",
-            f"{ratio:.1f}x smaller and {self.latencies[0] / self.latencies[-1]:.1f}x faster than stage 0, "
+            f"beside stage 0: bytes {size}, latency {latency}, "
             f"{first.headline} {task.difference(last.score - first.score)}; files of ONNX Runtime, one thread",
             f"artifact: {self.artifact}",
         ]
