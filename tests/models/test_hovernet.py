@@ -9,9 +9,13 @@ import pytest
 import torch
 
 import reconvene as rc
+from reconvene.artifact import Artifact
+from reconvene.cli import main
 from reconvene.models import MODELS
 from reconvene.models.hovernet import HoVerNet
 from reconvene.training import TrainConfig, train_model
+from support.cli_calls import answer
+from support.paths import SHARED
 from support.segments import discs
 
 SIZES = {"np": 2, "hv": 2, "tp": 6}
@@ -88,3 +92,21 @@ def test_a_plan_at_256_pixels_takes_less_than_a_minute() -> None:
     began = time.process_time()
     plan = rc.plan(model, torch.randn(1, 3, 256, 256), rc.Budget(params="10x"))
     assert time.process_time() - began < 60 and plan.costs["pruned"]["params"] <= plan.limits["params"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SHARED / "data" / "nuclei").is_dir(), reason="no data on nuclei beside the checkout")
+def test_crops_of_nuclei_in_two_steps_to_a_tenth_of_the_parameters(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("skimage")
+    data = ["--data", str(SHARED / "data" / "nuclei"), "--limit", "16"]
+    network = ["hovernet", "--model-arg", "width=0.125", "--task", "instances-hv", "--input", "3x64x64"]
+    assert main(["train", *network, *data, "--epochs", "1", "-o", str(tmp_path / "dense")]) == 0
+    steps = ["--trained", "--criterion", "l2", "--params", "10x", "--steps", "2", "--epochs", "1"]
+    pruned = answer(capfd, "prune", str(tmp_path / "dense"), *steps, *data, "-o", str(tmp_path / "out"))
+    assert pruned["costs"]["pruned"]["params"] <= pruned["costs"]["dense"]["params"] / 10
+    curve = Artifact.open(tmp_path / "out").curve
+    assert curve is not None and len(curve.steps) == 2
+    outputs = rc.load(tmp_path / "out").eval()(torch.randn(1, 3, 64, 64))
+    assert {name: value.shape[1] for name, value in outputs.items()} == {"np": 2, "hv": 2}
