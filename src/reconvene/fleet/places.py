@@ -1,0 +1,145 @@
+"""What a fleet asks for: every device with every architecture that it takes, and a plan for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+from reconvene.costs import COSTS
+from reconvene.data import count_images, load_data
+from reconvene.devices import HERE, find, measuring_conditions
+from reconvene.errors import MissingExtraError, ReconveneError
+from reconvene.fleet.config import Device, Fleet
+from reconvene.fleet.job import job_key
+from reconvene.models import ModelSource, example_inputs, resolve_address
+from reconvene.planning.options import Options
+from reconvene.planning.pruning import plan_with
+from reconvene.planning.session import Planner
+from reconvene.surgery import Plan
+from reconvene.tasks import DEFAULT
+from reconvene.utils.executors import Job
+from reconvene.utils.progress import note, track
+from reconvene.workflow.prune import Samples
+
+# At which share of the weights every architecture is scored, once for all budgets.
+DENSITY = 1 / 32
+
+
+@dataclass(frozen=True)
+class Place:
+    """A device and an architecture: where its artifact goes, and all that decides it but the plan.
+
+    Attributes:
+        model: the architecture, as the fleet's file names it.
+        path: of the artifact, under the fleet's folder.
+        key: of everything that decides the artifact.
+        options: of the job, in JSON types.
+        examples: training images of an epoch, where somebody knows.
+    """
+
+    device: Device
+    model: str
+    source: ModelSource
+    path: str
+    key: str
+    options: dict[str, Any]
+    examples: int | None
+
+
+@dataclass(frozen=True)
+class PlannedPlace:
+    """A place with its plan, or with why there is none and the least that can be kept."""
+
+    place: Place
+    plan: Plan | None = None
+    trouble: str = ""
+    floor: dict[str, float] | None = None
+
+    @property
+    def job(self) -> Job:
+        """The work that makes the artifact of a plan."""
+        assert self.plan is not None
+        place = self.place
+        return {**place.options, "plan": self.plan.to_dict(), "key": place.key, "place": place.path}
+
+
+def places_of(fleet: Fleet, *, allow_import: bool) -> list[Place]:
+    """All places of a fleet, one architecture after the other. Raises UnknownNameError, ModelError."""
+    examples = _examples(fleet)
+    places = []
+    for model in fleet.models:
+        devices = [device for device in fleet.devices if not device.models or model in device.models]
+        if not devices:
+            continue
+        source = resolve_address(model, fleet.args, input_shape=fleet.input, seed=fleet.seed, allow_import=allow_import)
+        shared = {name: getattr(fleet, name) for name in ("rectify", "seed", "data", "limit", "train")}
+        shared |= {"source": source.to_dict(), "allow_import": allow_import}
+        # Left out where it is the usual one: artifacts of releases that knew no other keep their key.
+        shared |= {} if fleet.task == DEFAULT.name else {"task": fleet.task}
+        for device in devices:
+            options = {**shared, "export": list(device.export), "precision": device.precision, "chip": device.chip}
+            path = f"{device.name}/{model.replace(':', '-').replace('/', '-')}"
+            key = job_key({**options, **_request(fleet, device), "examples": examples, "place": path})
+            places.append(Place(device, model, source, path, key, options, examples))
+    return places
+
+
+def plans_for(fleet: Fleet, places: Sequence[Place], *, allow_import: bool) -> Iterator[PlannedPlace]:
+    """Plans as they come; structure and scores of an architecture are found once. Raises MissingExtraError."""
+    for model, group in groupby(places, key=lambda place: place.model):
+        same = list(group)
+        planner: Planner | None = None
+        keepable = 0
+        for place in track(same, f"planning {model}", total=len(same)):
+            device = place.device
+            try:
+                planner = planner or _planner_of(fleet, place.source, allow_import=allow_import)
+                plan = plan_with(planner, device.budget, round_to=device.round_to, target=device.target)
+            except MissingExtraError:  # which others need too
+                raise
+            except ReconveneError as error:
+                yield PlannedPlace(place, trouble=str(error), floor=getattr(error, "floor", None))
+                continue
+            keepable += 1
+            yield PlannedPlace(place, replace(plan, examples=place.examples))
+        note(f"{model}: {keepable} of {len(same)} budgets can be kept")
+
+
+def may_time(device: Device) -> bool:
+    """Whether planning for it may time networks on this machine, which other work would disturb."""
+    measured = any(name in COSTS and COSTS[name].measured for name in device.budget.asked)
+    return measured or device.profile is not None or "latency" in device.budget
+
+
+def _examples(fleet: Fleet) -> int | None:
+    """Training images of an epoch; None where counting takes a download, or an extra that is not installed."""
+    try:
+        return count_images(fleet.data, task=fleet.task, limit=fleet.limit)
+    except MissingExtraError:
+        return None
+
+
+def _request(fleet: Fleet, device: Device) -> dict[str, Any]:
+    profile: Any = None
+    if device.profile not in (None, HERE):
+        profile = find(device.profile).to_dict()
+    elif device.profile == HERE or "latency" in device.budget:
+        profile = measuring_conditions(1, device.precision or "fp32")  # what was measured elsewhere is measured again
+    request: dict[str, Any] = {"budget": dict(device.budget.asked), "profile": profile, "round_to": device.round_to}
+    request |= {"memory_of": device.memory_of, "precision": device.precision}
+    return {**request, "criterion": fleet.criterion, "evaluator": fleet.evaluator}
+
+
+def _planner_of(fleet: Fleet, source: ModelSource, *, allow_import: bool) -> Planner:
+    """A planner that scores once for all devices of a fleet."""
+    assert source.input_shape is not None, "resolve() fills it in"
+    built = source.build(allow_import=allow_import)
+    samples = Samples(
+        lambda: load_data(fleet.data, task=fleet.task, input_shape=source.input_shape, limit=fleet.limit),
+        seed=fleet.seed,
+    )
+    inputs = example_inputs(source.input_shape, seed=fleet.seed)
+    options = Options(criterion=fleet.criterion, data=samples, seed=fleet.seed, evaluator=fleet.evaluator)
+    return options.planner(built, inputs, density=DENSITY)
