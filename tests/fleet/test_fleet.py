@@ -410,6 +410,13 @@ def test_a_size_is_that_of_the_exported_file_where_one_is_asked_for(made: tuple[
         assert row.costs["size"] == file.stat().st_size
 
 
+def test_a_cost_that_did_not_change_says_so(tmp_path: Path) -> None:
+    costs, dense = {"params": 50.0, "peak_memory": 8.0}, {"params": 100.0, "peak_memory": 8.0}
+    row = DeviceRow(device="a", model="m", budget={"params": "2x"}, key="k", costs=costs, dense=dense, loss=0.1)
+    page = write_page(Result((row,), 1, 0, tmp_path))[0].read_text()
+    assert "2.00× less" in page and "unchanged" in page and "1.00×" not in page
+
+
 def test_where_no_budget_can_be_kept_the_fleet_says_why(tmp_path: Path) -> None:
     file = fleet_file(
         tmp_path, "models: [resnet20]\nargs: {width: 0.25}\ncriterion: magnitude\ndevices: {a: {params: 1}}"

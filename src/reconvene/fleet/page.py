@@ -130,7 +130,8 @@ def _cost(row: DeviceRow, cost: str) -> Html:
     value, dense = row.costs[cost], row.dense.get(cost)
     less = None
     if dense and value:
-        less = f"{numbers.ratio(dense / value)} less" if value <= dense else f"{numbers.ratio(value / dense)} more"
+        more = f"{numbers.ratio(value / dense)} more" if value > dense else "unchanged"
+        less = f"{numbers.ratio(dense / value)} less" if value < dense else more
     part = f"{used(value / row.limits[cost])} used" if cost in row.limits else None
     small = [tag("small", text) for text in (less, part) if text]
     return join(short_text(cost, value), *small)

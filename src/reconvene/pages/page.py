@@ -70,7 +70,7 @@ def _header(data: ReportData) -> Html:
 def _headline(data: ReportData) -> str:
     dense, pruned = data.costs.get("dense", {}), data.costs.get("pruned", {})
     for name, cost in listed_costs().items():
-        if dense.get(name) and pruned.get(name) and dense[name] >= pruned[name]:
+        if dense.get(name) and pruned.get(name) and dense[name] > pruned[name]:
             return f"{numbers.ratio(dense[name] / pruned[name])} {cost.less} {cost.label.lower()}"
     return "pruned after training" if data.trained else "pruned before training"
 
