@@ -29,7 +29,7 @@ from torch.nn import functional  # noqa: E402
 
 import reconvene as rc  # noqa: E402
 from reconvene.utils.machine import now  # noqa: E402
-from support.pitch import CENTS, pitch_loss, raw_pitch_accuracy, tones  # noqa: E402
+from support.pitch import batches_of_tones, pitch_loss, raw_pitch_accuracy, tones  # noqa: E402
 from support.public_weights import crepe, package_folder  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "pitch.jsonl"
@@ -56,18 +56,17 @@ def main() -> None:
 def measured(params: str, seed: int, steps: int = STEPS) -> Row:
     """One seed: raw pitch accuracy at every stage, and the seconds of pruning and of distillation."""
     dense = crepe()
-    frames, cents = tones(512, seed=seed)
+    batches = batches_of_tones(512, seed=seed, size=BATCH)
+    example_inputs = batches[0][0][:2]
     test_frames, test_cents = tones(1000, seed=1000 + seed)
-    targets = (CENTS - cents[:, None]).abs().argmin(1)
-    batches = list(zip(frames.split(BATCH), targets.split(BATCH), strict=True))
     budget = rc.Budget(params=params)
     accuracy = {"dense": raw_pitch_accuracy(dense, test_frames, test_cents)}
     begin = time.perf_counter()
     options: dict[str, Any] = {"trained": True, "data": batches, "loss": pitch_loss, "seed": seed}
-    plan = rc.plan(dense, frames[:2], budget, **options)
+    plan = rc.plan(dense, example_inputs, budget, **options)
     small = plan.apply(dense)
     accuracy["as cut"] = raw_pitch_accuracy(small, test_frames, test_cents)
-    rc.rectify(small, plan, frames[:2], "reconstruct", model=dense, data=batches)
+    rc.rectify(small, plan, example_inputs, "reconstruct", model=dense, data=batches)
     seconds = time.perf_counter() - begin
     accuracy["reconstructed"] = raw_pitch_accuracy(small, test_frames, test_cents)
     begin = time.perf_counter()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import reconvene as rc
-from support.pitch import CENTS, pitch_loss, raw_pitch_accuracy, tones
+from support.pitch import batches_of_tones, pitch_loss, raw_pitch_accuracy, tones
 from support.public_weights import crepe, face_network, package_folder, shot_network
 
 
@@ -54,10 +54,8 @@ def test_half_of_the_parameters_is_planned_and_proved(build: Callable[[], nn.Mod
 def test_crepe_at_half_of_its_parameters_hears_what_it_heard() -> None:
     """No step of training: ``prune`` fits the cut layers to the dense ones' outputs on 512 tones."""
     network = crepe()
-    frames, cents = tones(512, seed=0)
-    targets = (CENTS - cents[:, None]).abs().argmin(1)
-    batches = list(zip(frames.split(64), targets.split(64), strict=True))
-    small = rc.prune(network, frames[:2], rc.Budget(params="2x"), trained=True, data=batches, loss=pitch_loss)
+    batches = batches_of_tones(512, seed=0)
+    small = rc.prune(network, batches[0][0][:2], rc.Budget(params="2x"), trained=True, data=batches, loss=pitch_loss)
     unseen = tones(500, seed=1)
     dense, pruned = (raw_pitch_accuracy(net, *unseen) for net in (network, small))
     assert dense > 0.9 and pruned >= dense - 0.02

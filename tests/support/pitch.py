@@ -35,6 +35,13 @@ def tones(count: int, *, seed: int) -> tuple[Tensor, Tensor]:
     return frames.float(), cents
 
 
+def batches_of_tones(count: int, *, seed: int, size: int = 64) -> list[tuple[Tensor, Tensor]]:
+    """Batches of ``size`` frames, each with the outputs nearest to their pitch, as ``pitch_loss`` takes them."""
+    frames, cents = tones(count, seed=seed)
+    targets = (CENTS - cents[:, None]).abs().argmin(1)
+    return list(zip(frames.split(size), targets.split(size), strict=True))
+
+
 def pitch_loss(output: Tensor, target: Tensor) -> Tensor:
     """Binary cross-entropy with a bell of 25 cents around the bin ``target`` ``[N]``, as CREPE was trained."""
     bell = torch.exp(-((CENTS - CENTS[target][:, None]) ** 2) / (2 * 25.0**2)).to(output.dtype)

@@ -12,6 +12,7 @@ import sys
 import types
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
@@ -57,12 +58,6 @@ def _module(package: str, file: Path, **names: Any) -> Any:
     module = importlib.util.module_from_spec(spec)
     stand_in = types.ModuleType(package)
     vars(stand_in).update(names)
-    before = sys.modules.get(package)
-    sys.modules[package] = stand_in
-    try:
+    with mock.patch.dict(sys.modules, {package: stand_in}):
         spec.loader.exec_module(module)
-    finally:
-        sys.modules.pop(package)
-        if before is not None:
-            sys.modules[package] = before
     return module

@@ -138,10 +138,10 @@ class _Moments:
 
     @classmethod
     def of(cls, inputs: Tensor, error: Tensor, centred: bool) -> _Moments:
-        input_mean, error_mean = (
-            part.mean(dim=0) if centred and len(part) else part.new_zeros(part.shape[1]) for part in (inputs, error)
-        )
-        inputs, error = inputs - input_mean, error - error_mean
+        input_mean, error_mean = inputs.new_zeros(inputs.shape[1]), error.new_zeros(error.shape[1])
+        if centred and len(inputs):
+            input_mean, error_mean = inputs.mean(dim=0), error.mean(dim=0)
+            inputs, error = inputs - input_mean, error - error_mean
         energy = float(error.square().sum())
         return cls(len(inputs), input_mean, error_mean, _gram(inputs), inputs.mT @ error, energy)
 
