@@ -5,6 +5,7 @@ PAGES = (
     "compress_orders",
     "coverage",
     "distillation",
+    "encrypted_time",
     "evidence",
     "format_matrix",
     "latency",

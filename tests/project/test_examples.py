@@ -197,13 +197,11 @@ def test_digits_are_recognised_under_encryption() -> None:
     images = data.normalise(data.test.images[:300])
     dense = module.build(64)
     pruned = rc.prune(dense, images[:1], budget=rc.Budget(macs="4x"))
-    seconds, macs = [], []
     for net in (module.train(dense, data), module.train(pruned, data)):
         network, run = module.encrypted(net, images)
         expected = net(images).detach().double()
         assert float((run.scores - expected).abs().max()) < 1e-2
         assert bool((run.scores.argmax(1) == expected.argmax(1)).all())
         assert run.levels == network.readiness.levels and run.ciphertexts == network.readiness.ciphertexts
-        seconds.append(run.seconds)
-        macs.append(rc.measure(net, images[:1]).macs)
-    assert seconds[0] / seconds[1] == pytest.approx(macs[0] / macs[1], rel=0.15)
+        squares = net[1].out_features
+        assert run.products == rc.measure(net, images[:1]).macs + squares, "time is in benchmarks/encrypted_time.py"
