@@ -86,16 +86,16 @@ def test_running_again_makes_only_what_is_missing_and_what_was_changed(made: tup
     folder, first = made
     kept = (folder / "out" / "server" / "resnet20" / "model.safetensors").stat().st_mtime_ns
     again = run_fleet(read_fleet(folder / "fleet.yaml"), folder / "out")
-    assert (again.made, again.kept) == (0, first.made)
+    assert (again.written, again.reused) == (0, first.written)
     (folder / "out" / "board" / "resnet20" / DONE).unlink()
     before = (folder / "out" / "board" / "resnet20" / "model.safetensors").read_bytes()
-    assert run_fleet(read_fleet(folder / "fleet.yaml"), folder / "out").made == 1
+    assert run_fleet(read_fleet(folder / "fleet.yaml"), folder / "out").written == 1
     assert (folder / "out" / "board" / "resnet20" / "model.safetensors").read_bytes() == before
     for name in ("model.onnx", "plan.json"):  # a file that is gone is missing too
         (folder / "out" / "board" / "resnet20" / name).unlink()
-        assert run_fleet(read_fleet(folder / "fleet.yaml"), folder / "out").made == 1
+        assert run_fleet(read_fleet(folder / "fleet.yaml"), folder / "out").written == 1
     changed = fleet_file(folder, BUILT.replace("params: 2x", "params: 3x"))
-    assert run_fleet(read_fleet(changed), folder / "out").made == 2, "both networks of the server"
+    assert run_fleet(read_fleet(changed), folder / "out").written == 2, "both networks of the server"
     assert (folder / "out" / "server" / "resnet20" / "model.safetensors").stat().st_mtime_ns != kept
     assert not list((folder / "out").rglob(".*")), "nothing half-made is left"
 
@@ -227,12 +227,12 @@ def test_who_kills_its_workers_or_fails_costs_the_others_nothing(
     path.write_text(KILLED.format(folder=tmp_path))
     result = run_fleet(read_fleet(path), tmp_path / "out", workers=2, allow_import=True)
     trouble = sorted(row.trouble for row in result.rows if row.trouble)
-    assert result.made == 2 and len(trouble) == 2
+    assert result.written == 2 and len(trouble) == 2
     assert "KeyError: 'surprise'" in trouble[0] and "its worker died 3 times" in trouble[1]
     page = write_page(result)[0].read_text()
     assert "What could not be met" in page and "surprise" in page
     monkeypatch.setenv("FLEET_PARENT", "all")  # nobody dies any more
-    assert run_fleet(read_fleet(path), tmp_path / "out", workers=2, allow_import=True).made == 2
+    assert run_fleet(read_fleet(path), tmp_path / "out", workers=2, allow_import=True).written == 2
 
 
 def test_an_error_nobody_foresaw_is_a_row_with_its_place_in_the_code(
@@ -279,7 +279,7 @@ def test_devices_with_the_same_budget_do_not_disturb_each_other(tmp_path: Path) 
         "train: {epochs: 2, batch_size: 30}\ndevices: {a: {params: 2x}, b: {params: 2x}, c: {params: 2x}}\n"
     )
     result = run_fleet(read_fleet(path), tmp_path / "out", workers=2)
-    assert result.made == 3 and not any(row.trouble for row in result.rows), [row.trouble for row in result.rows]
+    assert result.written == 3 and not any(row.trouble for row in result.rows), [row.trouble for row in result.rows]
     made = [tmp_path / "out" / row.folder for row in result.rows]
     for name in ("model.safetensors", "plan.json"):
         assert len({(place / name).read_bytes() for place in made}) == 1, "the same seed, the same bytes"
@@ -314,7 +314,7 @@ def test_what_was_trained_on_other_data_is_made_again(tmp_path: Path) -> None:
     for count, made in ((10, 1), (10, 0), (20, 1)):
         add(count)
         result = run_fleet(read_fleet(path), tmp_path / "out")
-        assert result.made == made, count
+        assert result.written == made, count
         assert result.rows[0].training_unit == f"an epoch of {round(1.6 * count)} examples"
 
 
@@ -340,9 +340,9 @@ def test_a_worker_that_dies_costs_another_try_and_one_that_always_dies_is_told(
     result = run_fleet(read_fleet(path), tmp_path / "out", workers=2, allow_import=True)
     assert (tmp_path / "deaths").exists(), "somebody died"
     if times == 1:
-        assert result.made == 3 and not any(row.trouble for row in result.rows)
+        assert result.written == 3 and not any(row.trouble for row in result.rows)
     else:
-        assert result.made == 0 and all("died" in row.trouble for row in result.rows)
+        assert result.written == 0 and all("died" in row.trouble for row in result.rows)
 
 
 @pytest.mark.slow
@@ -363,7 +363,7 @@ def test_two_ray_nodes_share_the_work_and_a_killed_worker_loses_nothing(
         ray.shutdown()
         cluster.shutdown()
     assert (tmp_path / "deaths").exists(), "a worker died"
-    assert result.made == 3 and not any(row.trouble for row in result.rows)
+    assert result.written == 3 and not any(row.trouble for row in result.rows)
 
 
 def test_fit_ranks_what_loses_least_first_and_says_what_does_not_fit() -> None:
@@ -571,4 +571,4 @@ def test_ctrl_c_stops_a_fleet_and_all_its_workers(tmp_path: Path) -> None:
             time.sleep(0.1)
     assert not [place for place in out.iterdir() if place.name != ".work"], "nothing half-made has landed"
     shorter = fleet_file(tmp_path, STOPPED.replace("400", "1"))
-    assert run_fleet(read_fleet(shorter), out).made == 3 and not (out / ".work").exists()
+    assert run_fleet(read_fleet(shorter), out).written == 3 and not (out / ".work").exists()

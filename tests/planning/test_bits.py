@@ -145,7 +145,7 @@ def least_loss_of_all(problem: BitProblem) -> float:
     for kept in itertools.product([False, True], repeat=channels):
         for choice in itertools.product(range(3), repeat=sum(kept) + 2) if any(kept) else ():
             decision = problem.dense()
-            decision.kept[0][:] = kept
+            decision.masks[0][:] = kept
             decision.choice[0][np.flatnonzero(kept)], decision.choice[1][:] = choice[:-2], choice[-2:]
             if problem.fits(decision):
                 best = min(best, problem.loss(decision))

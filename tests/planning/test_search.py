@@ -104,7 +104,7 @@ def test_the_network_that_is_trained_is_the_one_that_is_cut() -> None:
         logits.data.normal_(0, 1, generator=generator)
     phase.searched.refresh()
     decision, posed = phase.searched.decision, phase.posed
-    assert any(not kept.all() for kept in decision.kept)
+    assert any(not kept.all() for kept in decision.masks)
     choice = decider.choice(posed, decision, by="chance", why="by chance")
     plan = make_plan(model, posed.structure, choice.keep, choice.rows, bits=choice.bits)
     small = fake_quantised(plan.apply(model), plan.bits.by_weight).eval()

@@ -74,17 +74,17 @@ class GroupChoices:
 class Decision:
     """Kept channels of every group, bool ``[width]``, and for every weight the choice of each output channel."""
 
-    kept: list[NDArray[np.bool_]]
+    masks: list[NDArray[np.bool_]]
     choice: list[Ints]
 
     def copy(self) -> Decision:
         """A decision of its own."""
-        return Decision([k.copy() for k in self.kept], [c.copy() for c in self.choice])
+        return Decision([k.copy() for k in self.masks], [c.copy() for c in self.choice])
 
     @property
     def widths(self) -> Ints:
         """Kept width of every group."""
-        return np.array([int(kept.sum()) for kept in self.kept], dtype=np.int64)
+        return np.array([int(mask.sum()) for mask in self.masks], dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,8 +115,8 @@ class BitProblem:
     def least(self) -> Decision:
         """The cheapest decision: the fewest channels, with the fewest bits."""
         decision = self.dense()
-        for kept, group in zip(decision.kept, self.groups, strict=True):
-            kept[_best(group)[int(group.allowed[0]) :]] = False
+        for mask, group in zip(decision.masks, self.groups, strict=True):
+            mask[_best(group)[int(group.allowed[0]) :]] = False
         for choice in decision.choice:
             choice[:] = 0
         return decision
@@ -127,7 +127,7 @@ class BitProblem:
         stays = np.ones(len(weight.group), dtype=np.bool_)
         for g in np.unique(weight.group[weight.group >= 0]):
             of_group = weight.group == g
-            stays[of_group] = decision.kept[g][weight.channel[of_group]]
+            stays[of_group] = decision.masks[g][weight.channel[of_group]]
         return stays
 
     def counts_of(self, w: int, decision: Decision) -> _Counts:
@@ -159,11 +159,11 @@ class BitProblem:
     def loss(self, decision: Decision) -> float:
         """What a decision loses."""
         total = 0.0
-        for kept, group in zip(decision.kept, self.groups, strict=True):
+        for mask, group in zip(decision.masks, self.groups, strict=True):
             if group.curve is not None:
-                total += float(group.curve[int(kept.sum())])
+                total += float(group.curve[int(mask.sum())])
             elif group.removal is not None:
-                total += float(group.removal[~kept].sum())
+                total += float(group.removal[~mask].sum())
         for w, weight in enumerate(self.weights):
             stays = self.present(w, decision)
             total += float(weight.loss[stays, decision.choice[w][stays]].sum())

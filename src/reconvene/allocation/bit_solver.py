@@ -61,8 +61,8 @@ def solve_priced(problem: BitProblem) -> PricedDecision | None:
         exchange_channels(state)
         if problem.loss(state.decision) < loss:
             best, loss = PricedDecision(state.decision, priced.price), problem.loss(state.decision)
-        used = {name: problem.cost(name, decision) / limit for name, limit in problem.limits.items()}
-        shares = {name: share * used[name] ** 2 for name, share in shares.items()}
+        budget_use = {name: problem.cost(name, decision) / limit for name, limit in problem.limits.items()}
+        shares = {name: share * budget_use[name] ** 2 for name, share in shares.items()}
     return best
 
 
@@ -95,8 +95,8 @@ def _scale(problem: BitProblem) -> float:
     """The loss of the cheapest decision, gains counted as losses: a price for the whole budget of about it matters."""
     least = problem.least()
     gains = [
-        np.minimum(group.removal[~kept], 0.0).sum()
-        for group, kept in zip(problem.groups, least.kept, strict=True)
+        np.minimum(group.removal[~mask], 0.0).sum()
+        for group, mask in zip(problem.groups, least.masks, strict=True)
         if group.removal is not None
     ]
     return max(problem.loss(least) - 2 * float(sum(gains)), 1e-30)
@@ -109,8 +109,8 @@ def _at_price(problem: BitProblem, price: Price) -> Decision:
         before = decision.copy()
         best = _choose_bits(problem, decision, bit_prices(problem, decision, price))
         _choose_channels(problem, decision, channel_prices(problem, decision, price), best)
-        same = all((a == b).all() for a, b in zip(before.kept, decision.kept, strict=True))
-        if same and all((a == b).all() for a, b in zip(before.choice, decision.choice, strict=True)):
+        unchanged = all((a == b).all() for a, b in zip(before.masks, decision.masks, strict=True))
+        if unchanged and all((a == b).all() for a, b in zip(before.choice, decision.choice, strict=True)):
             break
     return decision
 
@@ -141,5 +141,5 @@ def _choose_channels(problem: BitProblem, decision: Decision, saved: list[float]
             totals = np.concatenate([[0.0], np.cumsum(pays)])
             totals = totals + (group.curve if group.curve is not None else 0.0)
         width = int(group.allowed[np.argmin(totals[group.allowed])])
-        decision.kept[g][:] = False
-        decision.kept[g][order[:width]] = True
+        decision.masks[g][:] = False
+        decision.masks[g][order[:width]] = True

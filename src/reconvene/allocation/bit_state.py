@@ -124,13 +124,13 @@ def fill_bits(state: BitState) -> None:
     for _ in range(_PASSES):
         offers = [(step, state.change(step)) for step in state.steps(1) if step.gain > 0]
         offers.sort(key=lambda offer: -offer[0].gain / max(state.used(offer[1]), 1e-12))
-        taken = False
+        swapped = False
         for step, _ in offers:
             grown = state.change(step)
             if state.fits(grown):
                 state.take(grown, step)
-                taken = True
-        if not taken:
+                swapped = True
+        if not swapped:
             return
 
 
@@ -139,15 +139,15 @@ def _give_back(state: BitState) -> None:
     problem = state.problem
     for g, group in enumerate(problem.groups):
         while True:
-            width = int(state.decision.kept[g].sum())
+            width = int(state.decision.masks[g].sum())
             wider = group.allowed[group.allowed > width]
             if not len(wider):
                 break
             trial = state.decision.copy()
             worth = np.arange(group.width, 0, -1.0) if group.removal is None else group.removal
-            left = np.flatnonzero(~trial.kept[g])
-            back = left[np.argsort(-worth[left], kind="stable")][: int(wider[0]) - width]
-            trial.kept[g][back] = True
+            cut_channels = np.flatnonzero(~trial.masks[g])
+            back = cut_channels[np.argsort(-worth[cut_channels], kind="stable")][: int(wider[0]) - width]
+            trial.masks[g][back] = True
             for w, weight in enumerate(problem.weights):
                 returning = (weight.group == g) & np.isin(weight.channel, back)
                 trial.choice[w][returning] = 0
@@ -192,16 +192,16 @@ def exchange_channels(state: BitState) -> None:
     loss, moved = problem.loss(state.decision), True
     while moved:
         moved = False
-        for kept in _neighbours(state):
+        for masks in _neighbours(state):
             trial = problem.least()
-            trial.kept = kept
+            trial.masks = masks
             if not problem.fits(trial):
                 continue
-            other = BitState(problem, trial)
-            fill_bits(other)
-            exchange(other)
-            if problem.loss(other.decision) < loss - 1e-15:
-                state.decision, loss, moved = other.decision, problem.loss(other.decision), True
+            neighbour = BitState(problem, trial)
+            fill_bits(neighbour)
+            exchange(neighbour)
+            if problem.loss(neighbour.decision) < loss - 1e-15:
+                state.decision, loss, moved = neighbour.decision, problem.loss(neighbour.decision), True
                 state.count()
                 break
 
@@ -209,9 +209,9 @@ def exchange_channels(state: BitState) -> None:
 def _neighbours(state: BitState) -> Iterator[list[NDArray[np.bool_]]]:
     """Kept channels that differ from the present ones by one or two channels of a group."""
     for g, group in enumerate(state.problem.groups):
-        present = state.decision.kept[g]
+        present = state.decision.masks[g]
         for first, second in combinations_with_replacement(range(group.width), 2):
-            other = present.copy()
-            other[[first, second]] = ~other[[first, second]]
-            if group.removal is not None and int(other.sum()) in group.allowed:
-                yield [other if number == g else kept.copy() for number, kept in enumerate(state.decision.kept)]
+            neighbour = present.copy()
+            neighbour[[first, second]] = ~neighbour[[first, second]]
+            if group.removal is not None and int(neighbour.sum()) in group.allowed:
+                yield [neighbour if number == g else mask.copy() for number, mask in enumerate(state.decision.masks)]

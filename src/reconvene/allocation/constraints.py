@@ -27,10 +27,10 @@ class Pieces:
     fixed: tuple[int, ...]
     disjoint: bool
 
-    def totals(self, kept: Sequence[int] | Widths) -> list[int]:
+    def totals(self, counts: Sequence[int] | Widths) -> list[int]:
         """What every piece keeps."""
         return [
-            fixed + sum(int(kept[g]) * times for g, times in piece.items())
+            fixed + sum(int(counts[g]) * times for g, times in piece.items())
             for piece, fixed in zip(self.pieces, self.fixed, strict=True)
         ]
 
@@ -83,13 +83,13 @@ def _unequal(balances: Sequence[Balance], widths: Widths) -> tuple[Balance, int,
     return None
 
 
-def repair(kept: Widths, equations: Sequence[Pieces], allowed: Sequence[Widths], need: Sequence[float]) -> Widths:
+def repair(counts: Widths, equations: Sequence[Pieces], allowed: Sequence[Widths], need: Sequence[float]) -> Widths:
     """Grow ``kept`` as little as one equation at a time can until all of them hold.
 
     ``allowed[g]``: ascending widths group ``g`` may have, the dense one last. ``need[g]``: who should grow first when
     there is a choice (the loss at the present width).
     """
-    widths = kept.copy()
+    widths = counts.copy()
     moved = True
     while moved:
         moved = False

@@ -98,8 +98,8 @@ class Artifact(Sections):
     @property
     def is_trained(self) -> bool:
         """Whether its weights were trained, here or elsewhere, and are no fresh draw."""
-        kept = self.pruning is not None and self.pruning.trained
-        return kept or self.training is not None or self.weights_from is not None
+        trained = self.pruning is not None and self.pruning.trained
+        return trained or self.training is not None or self.weights_from is not None
 
     @property
     def measurements(self) -> dict[str, Any]:

@@ -100,5 +100,5 @@ def require_same_tensors(built: Mapping[str, Any], state: Mapping[str, Any], des
 
 
 def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:3]) or "nothing"
-    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    listed = ", ".join(names[:3]) or "nothing"
+    return listed + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -173,13 +173,13 @@ def _parse(name: str, tokens: list[str]) -> Command:
         print(help_text(name, command_type))
         raise SystemExit(0)
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
-    said = io.StringIO()
+    written = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+        with contextlib.redirect_stderr(written), contextlib.redirect_stdout(written):
             return tyro.cli(command_type, prog=f"reconvene {name}", args=tokens, config=config, registry=_registry())
     except SystemExit:
         check_options(name, command_type, tokens)  # a better word for what is wrong; it reads the source of all options
-        raise UsageError(in_a_line(said.getvalue(), name, command_type)) from None
+        raise UsageError(in_a_line(written.getvalue(), name, command_type)) from None
 
 
 def _registry() -> Any:

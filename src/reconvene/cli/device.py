@@ -61,8 +61,8 @@ class DeviceCommand(ModelOptions, Seeded, Command):
             raise UsageError("--name here would hide this machine, which is called so. Take another name")
         from reconvene.devices.store import named_folder
 
-        kept = named_folder() / f"{self.name}.json" if self.name else None
-        for path in (self.output, self.bundle, kept):  # said now, not after minutes of measuring
+        saved_to = named_folder() / f"{self.name}.json" if self.name else None
+        for path in (self.output, self.bundle, saved_to):  # said now, not after minutes of measuring
             if path is not None and (why := unwritable(path)):
                 raise DeviceError(f"{path} cannot be written: {why}")
         from reconvene import devices

@@ -147,8 +147,8 @@ def _metavar(kind: Any, name: str) -> str:
 
 
 def _lines(option: Option, width: int) -> list[str]:
-    shown = option.default not in _SILENT_DEFAULTS and not option.needed and "default" not in option.help
-    text = f"{option.help} Default: {_default(option.default)}." if shown else option.help
+    has_default = option.default not in _SILENT_DEFAULTS and not option.needed and "default" not in option.help
+    text = f"{option.help} Default: {_default(option.default)}." if has_default else option.help
     wrapped = textwrap.wrap(text, max(width - INDENT, 20), break_long_words=False, break_on_hyphens=False) or [""]
     call = f"  {option.call}"
     first = [f"{call:<{INDENT}}{wrapped[0]}"] if len(call) < INDENT - 1 else [call, " " * INDENT + wrapped[0]]

@@ -18,15 +18,15 @@ def check_options(name: str, command: type[Command], tokens: Sequence[str]) -> N
     """Raise UsageError for an option that the command does not have, with the nearest one, or whose option it is."""
     from reconvene.cli.command import UsageError
 
-    known = {word for option in options_of(command) if not option.positional for word in option.names}
+    option_names = {word for option in options_of(command) if not option.positional for word in option.names}
     for token in tokens:
         word = token.partition("=")[0].replace("_", "-")
         if token == "--":
             return
-        if not re.fullmatch(r"--[a-zA-Z][\w-]*|-[a-zA-Z]", word) or word in known:
+        if not re.fullmatch(r"--[a-zA-Z][\w-]*|-[a-zA-Z]", word) or word in option_names:
             continue
         owners = [other for other in _commands() if other != name and word in _names(other)]
-        hint = f" It is one of reconvene {', '.join(owners)}." if owners else suggestion(word, sorted(known))
+        hint = f" It is one of reconvene {', '.join(owners)}." if owners else suggestion(word, sorted(option_names))
         raise UsageError(f"there is no option {token.partition('=')[0]}.{hint} All: reconvene {name} --help")
 
 
@@ -35,10 +35,16 @@ def in_a_line(text: str, name: str, command: type[Command]) -> str:
     bare = [re.sub(r"^[│|] ?| *[│|]$", "", line).rstrip() for line in text.splitlines()]
     lines = [line for line in bare if re.search(r"\w", line)]
     if any("Missing from" in line for line in lines):
-        shown = [line.strip() for line in lines]
+        message_lines = [line.strip() for line in lines]
         needed = [option for option in options_of(command) if option.needed]
-        told = {word for line in shown if len(line.split()) < 8 for word in line.replace(",", "").split()}
-        missing = [option.call for option in needed if (option.call if option.positional else option.names[-1]) in told]
+        words_of_message = {
+            word for line in message_lines if len(line.split()) < 8 for word in line.replace(",", "").split()
+        }
+        missing = [
+            option.call
+            for option in needed
+            if (option.call if option.positional else option.names[-1]) in words_of_message
+        ]
         return f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing. All: reconvene {name} --help"
     ends = ("For full helptext", "Argument helptext")
     end = next((i for i, line in enumerate(lines) if line.strip().startswith(ends)), len(lines))

@@ -74,7 +74,7 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
             for name in dense
         ]
         costs.append([f"training FLOPs, {plan.training_unit}", *plan.training_text])
-        kept = [f"kept whole, as asked: {', '.join(self.keep)}"] if self.keep else []
+        protected = [f"kept whole, as asked: {', '.join(self.keep)}"] if self.keep else []
         stored = artifact.Artifact.open(self.output)
         pruning = stored.pruning
         assert pruning is not None, "pruned above"
@@ -85,7 +85,7 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
                 ["cost", "dense", "pruned", "smaller"],
                 costs,
                 right=(1, 2, 3),
-                foot=[*plan.remarks, *kept, f"artifact: {self.output}"],
+                foot=[*plan.remarks, *protected, f"artifact: {self.output}"],
             ),
         ]
         text += [] if stored.curve is None else ["", str(stored.curve)]
@@ -175,10 +175,12 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
         is_artifact = (Path(self.model) / MANIFEST).is_file()
         if self.pretrained and self.weights is not None:
             raise UsageError("--pretrained and --weights name different weights. Give one of them")
-        given = "--pretrained" if self.pretrained else None if self.weights is None else "--weights"
-        if given is not None and not self.trained:
-            raise UsageError(f"{given}: weights are kept with --trained only; without it touched layers are drawn anew")
-        if is_artifact and given is not None:
-            raise UsageError(f"{self.model} is an artifact and has weights. Leave {given} out")
+        weights_option = "--pretrained" if self.pretrained else None if self.weights is None else "--weights"
+        if weights_option is not None and not self.trained:
+            raise UsageError(
+                f"{weights_option}: weights are kept with --trained only; without it touched layers are drawn anew"
+            )
+        if is_artifact and weights_option is not None:
+            raise UsageError(f"{self.model} is an artifact and has weights. Leave {weights_option} out")
         if is_artifact and not self.trained:
             raise UsageError(f"{self.model} is an artifact. --trained prunes the network in it and keeps its weights")

@@ -59,14 +59,14 @@ class Budget:
         **other: BudgetValue | None,
     ) -> None:
         named = {"params": params, "macs": macs, "size": size, "peak_memory": peak_memory, "latency": latency, **other}
-        given = {cost: value for cost, value in named.items() if value is not None}
-        for cost, value in given.items():
+        named_limits = {cost: value for cost, value in named.items() if value is not None}
+        for cost, value in named_limits.items():
             read_budget(cost, value)
-        if not given:
+        if not named_limits:
             raise BudgetError(
                 f"an empty budget asks for nothing. Give at least one of {', '.join(COSTS)}: Budget(params='16x')"
             )
-        self._asked = {cost: given[cost] for cost in COSTS if cost in given}
+        self._asked = {cost: named_limits[cost] for cost in COSTS if cost in named_limits}
 
     @property
     def asked(self) -> dict[str, BudgetValue]:
@@ -102,8 +102,8 @@ class Budget:
         result = {}
         for cost, value in self._asked.items():
             if cost not in dense:
-                known = f"there is a cost model for: {', '.join(sorted(dense))}"
-                raise BudgetError(f"{cost} {_spoken(value)}: {cost_named(cost).unknown or known}")
+                cost_models = f"there is a cost model for: {', '.join(sorted(dense))}"
+                raise BudgetError(f"{cost} {_spoken(value)}: {cost_named(cost).unknown or cost_models}")
             result[cost] = read_budget(cost, value).of(float(dense[cost]))
         return result
 

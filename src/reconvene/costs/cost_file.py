@@ -223,7 +223,7 @@ def cost_file(target: str | Path) -> CostFile:
         UnknownNameError: there is no such name, and no such file.
         CostFileError: the file cannot be read.
     """
-    known = targets()
-    if str(target) not in known and not Path(target).is_file():
-        raise UnknownNameError("target", str(target), [*known, "the path of a file of costs"])
-    return CostFile(known.get(str(target), Path(target)))
+    models = targets()
+    if str(target) not in models and not Path(target).is_file():
+        raise UnknownNameError("target", str(target), [*models, "the path of a file of costs"])
+    return CostFile(models.get(str(target), Path(target)))

@@ -123,8 +123,8 @@ def _convolution(structure: Structure, op: Op, dims: list[Dim]) -> Layer:
 
 def _weights(structure: Structure) -> dict[int, tuple[str, int]]:
     """Matrices of weights by identity, also turned ones: name and the dimension of the parameter that gives outputs."""
-    known = {id(t): (n, tuple(range(t.ndim))) for n, t in structure.recording.parameters.items() if t.ndim == 2}
-    turned = dict(known)
+    matrices = {id(t): (n, tuple(range(t.ndim))) for n, t in structure.recording.parameters.items() if t.ndim == 2}
+    turned = dict(matrices)
     for op in structure.eval_ops():
         source = op.args[0] if op.args else None
         out = op.outs[0] if op.outs else None

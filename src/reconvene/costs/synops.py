@@ -201,23 +201,23 @@ def _counted(model: nn.Module, counts: dict[str, LayerSynops], rates: dict[str, 
 def _count(name: str, counts: dict[str, LayerSynops], module: nn.Module, args: tuple[Tensor, ...]) -> None:
     import torch
 
-    given = args[0].detach()
-    active = (given != 0).to(given.dtype)
+    signal = args[0].detach()
+    active = (signal != 0).to(signal.dtype)
     ones = {key: torch.zeros_like(p) if key == "bias" else (p != 0).to(p) for key, p in module.named_parameters()}
     forward = type(module).forward  # without hooks, this one among them
-    kept = {key: module._parameters[key] for key in ones}
+    saved = {key: module._parameters[key] for key in ones}
     try:
         module._parameters.update({key: torch.nn.Parameter(value, requires_grad=False) for key, value in ones.items()})
         operations = float(forward(module, active).double().sum())
     finally:
-        module._parameters.update(kept)
+        module._parameters.update(saved)
     layer = counts.setdefault(name, LayerSynops(name))
-    if bool(((given == 0) | (given.abs() == 1)).all()):
+    if bool(((signal == 0) | (signal.abs() == 1)).all()):
         layer.ac += operations
     else:
         layer.mac += operations
     layer.active += float(active.sum())
-    layer.inputs += given.numel()
+    layer.inputs += signal.numel()
 
 
 class SynapticOperations(Cost):

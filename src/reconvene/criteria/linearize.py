@@ -93,8 +93,8 @@ def _picked(
     dims = weight.ndim - 2
     steps = (stride,) * dims if isinstance(stride, int) else tuple(stride) * (dims if len(stride) == 1 else 1)
     if max(weight.shape[2:]) == 1 and max(steps) > 1 and padding in (0, (0,), (0,) * dims, "valid"):
-        seen: tuple[Any, ...] = (..., *(slice(None, None, step) for step in steps))
-        input = marked_like(input[seen], input)
+        window: tuple[Any, ...] = (..., *(slice(None, None, step) for step in steps))
+        input = marked_like(input[window], input)
         stride = 1
     return (input, weight, bias, stride, padding, *trailing_args), others
 

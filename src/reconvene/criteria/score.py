@@ -115,10 +115,10 @@ class _Path:
 
     scores: Tensor
     levels: list[float] = field(default_factory=lambda: [1.0])
-    kept: list[list[int]] = field(default_factory=list)
+    counts: list[list[int]] = field(default_factory=list)
 
     def densities(self, layout: Layout) -> tuple[Levels, dict[str, Levels]]:
-        shares = np.array([layout.sizes, *self.kept], dtype=np.float64) / np.array(layout.sizes, dtype=np.float64)
+        shares = np.array([layout.sizes, *self.counts], dtype=np.float64) / np.array(layout.sizes, dtype=np.float64)
         step = math.ceil(len(self.levels) / MOST_LEVELS)
         chosen = sorted({0, len(self.levels) - 1, *range(0, len(self.levels), step)})
         return np.array(self.levels)[chosen], {name: shares[chosen, index] for index, name in enumerate(layout.names)}
@@ -135,7 +135,7 @@ def _follow(scorer: Scorer, layout: Layout, density: float, rounds: int, layerwi
     for target, scores, alive in _thinned(scorer, layout, density, rounds, layerwise):
         path = path or _Path(scores.clone())
         path.levels.append(target)
-        path.kept.append(_counts(alive, layout))
+        path.counts.append(_counts(alive, layout))
     return path or _Path(_dense(scorer))
 
 

@@ -55,13 +55,14 @@ def advice(alone: Sequence[Remedy], best: Remedy | None, keep_fp32: Sequence[str
             "data, train quantisation-aware, or loosen the limits"
         )
     first = alone[0]
-    others = ", ".join(f"{single.layers[0]} {single.result.sqnr:.1f} dB" for single in alone[1:3]) or "none"
-    kept = [*keep_fp32, *best.layers]
+    runners_up = ", ".join(f"{single.layers[0]} {single.result.sqnr:.1f} dB" for single in alone[1:3]) or "none"
+    exempt = [*keep_fp32, *best.layers]
     verdict = "keeps the limits" if not best.result.failures else "still does not keep the limits"
     return (
         f"The layer that hurts most is {first.layers[0]}: in float32 it leaves {first.result.sqnr:.1f} dB "
-        f"(next: {others}). Leave it in float32 with keep_fp32={kept} (--keep-fp32 {','.join(kept)}), which was tried "
-        f"and {verdict}: {best.result.sqnr:.1f} dB{_share(best.result)}; or loosen the limits"
+        f"(next: {runners_up}). Leave it in float32 with keep_fp32={exempt} "
+        f"(--keep-fp32 {','.join(exempt)}), which was tried and {verdict}: "
+        f"{best.result.sqnr:.1f} dB{_share(best.result)}; or loosen the limits"
     )
 
 
@@ -71,7 +72,7 @@ def _quality(result: Fidelity) -> tuple[bool, float, float]:
 
 def _is_better(result: Fidelity, before: Fidelity) -> bool:
     """Less noise, and no limit further away; a share that stays above its limit may move by a sample or two."""
-    closer = all(now <= then for now, then in zip(_shortfalls(result), _shortfalls(before), strict=True))
+    closer = all(now <= earlier for now, earlier in zip(_shortfalls(result), _shortfalls(before), strict=True))
     return closer and result.sqnr > before.sqnr
 
 

@@ -19,13 +19,13 @@ class FourAxisAttention(TorchFunctionMode):
         if func is not F.scaled_dot_product_attention:
             return func(*args, **options)
         names = ("query", "key", "value", "attn_mask")
-        given = {**options, **dict(zip(names, args, strict=False))}
-        query, key, value = (given[name] for name in names[:3])
+        arguments = {**options, **dict(zip(names, args, strict=False))}
+        query, key, value = (arguments[name] for name in names[:3])
         if not all(isinstance(tensor, Tensor) for tensor in (query, key, value)) or query.ndim == 4 or query.ndim < 3:
             return func(*args, **options)
         lead = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])  # type: ignore[no-untyped-call]
         query, key, value = (_four_axes(tensor, lead) for tensor in (query, key, value))
-        mask = given.get("attn_mask")
+        mask = arguments.get("attn_mask")
         if mask is not None and mask.ndim > 2:
             mask = _four_axes(mask, lead)
         rest = {name: value for name, value in options.items() if name not in names}

@@ -37,5 +37,5 @@ def _batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: flo
     # a zero beside them: no boxes have no largest coordinate
     furthest = torch.cat([boxes.flatten(), boxes.new_zeros(1)]).max()
     offsets = idxs.to(boxes) * (furthest + 1)
-    kept: Tensor = nms(boxes + offsets[:, None], scores, iou_threshold)
-    return kept
+    chosen: Tensor = nms(boxes + offsets[:, None], scores, iou_threshold)
+    return chosen

@@ -14,12 +14,12 @@ def readme(description: Description) -> str:
     channels, height, width = description.input.shape
     colour = "grey" if channels == 1 else "RGB"
     labels = description.labels
-    shown = ", ".join(labels[:20]) + (f" and {len(labels) - 20} more (bundle.json)" if len(labels) > 20 else "")
+    classes = ", ".join(labels[:20]) + (f" and {len(labels) - 20} more (bundle.json)" if len(labels) > 20 else "")
     example = "example.pgm" if channels == 1 else "example.ppm"
     runtimes = " ".join(dict.fromkeys(model.package for model in description.models))
     return f"""# {description.model}, for a device
 
-Classifies images into {len(labels)} classes: {shown}.
+Classifies images into {len(labels)} classes: {classes}.
 
     pip install numpy {runtimes}
     python run.py test                  # the answers here equal those of the machine that made this bundle
@@ -62,8 +62,8 @@ def _models(description: Description) -> str:
     for model in description.models:
         checked = model.verified
         said = "not verified" if checked is None else f"{_measured(checked)} on {checked['data']}"
-        kept = f"; in fp32: {', '.join(model.keep_fp32)}" if model.keep_fp32 else ""
-        rows.append([model.file, model.runtime, model.bytes, said + kept])
+        in_float = f"; in fp32: {', '.join(model.keep_fp32)}" if model.keep_fp32 else ""
+        rows.append([model.file, model.runtime, model.bytes, said + in_float])
     return _indented(text_table(["file", "runs in", "bytes", "against PyTorch"], rows))
 
 

@@ -48,11 +48,11 @@ def _order(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> Tensor |
         return None
     distances = _distances(theirs, ours)
     order = np.full(count, -1)
-    taken = np.zeros(count, dtype=bool)
+    matched = np.zeros(count, dtype=bool)
     for position in np.argsort(distances, axis=None, kind="stable"):
         row, candidate = divmod(int(position), count)
-        if order[row] < 0 and not taken[candidate]:
-            order[row], taken[candidate] = candidate, True
+        if order[row] < 0 and not matched[candidate]:
+            order[row], matched[candidate] = candidate, True
     return torch.from_numpy(order)
 
 

@@ -63,11 +63,11 @@ def compile_file(file: Path, folder: Path, settings: CompilerSettings) -> Compil
             str(file),
             *(word for item in options.items() for word in item),
         ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
+        completed = subprocess.run(command, capture_output=True, text=True, check=False)
+        if completed.returncode != 0:
+            lines = (completed.stderr or completed.stdout).strip().splitlines() or ["no message"]
             raise ExportError(f"Vela cannot compile {file.name} for {settings.accelerator}: {lines[-1]}")
-        _refuse_processor(done.stdout, file, settings)
+        _refuse_processor(completed.stdout, file, settings)
         summary = next(Path(work).glob("*_summary_*.csv"))
         with summary.open(newline="") as handle:
             row = next(csv.DictReader(handle))

@@ -67,12 +67,12 @@ def folded_integers(packed: PackedWeight, folded: _Array, axis: int, name: str) 
     rows = np.moveaxis(folded, axis, 0).astype(np.float64)
     if rows.shape != values.shape:
         raise ExportError(f"{name} cannot be packed: the file has it in the shape {list(folded.shape)}")
-    flat, wanted = values.reshape(len(values), -1), rows.reshape(len(values), -1)
+    flat, targets = values.reshape(len(values), -1), rows.reshape(len(values), -1)
     place = np.abs(flat).argmax(axis=1)[:, None]
-    peak, target = np.take_along_axis(flat, place, 1)[:, 0], np.take_along_axis(wanted, place, 1)[:, 0]
+    peak, target = np.take_along_axis(flat, place, 1)[:, 0], np.take_along_axis(targets, place, 1)[:, 0]
     factor = np.divide(target, peak, out=np.ones_like(peak), where=peak != 0)
-    error = np.abs(flat * factor[:, None] - wanted).max(axis=1, initial=0)
-    if (error > _EXACT * np.abs(wanted).max(axis=1, initial=0) + 1e-12).any():
+    error = np.abs(flat * factor[:, None] - targets).max(axis=1, initial=0)
+    if (error > _EXACT * np.abs(targets).max(axis=1, initial=0) + 1e-12).any():
         raise ExportError(f"{name} cannot be packed: the file has other weights than the network")
     shape = (-1, *[1] * (integers.ndim - 1))
     signs = np.sign(factor).astype(np.int8).reshape(shape)

@@ -168,9 +168,9 @@ def sparing(quantiser: Any, layers: tuple[str, ...]) -> Any:
 
     def annotate_others(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
         annotated: torch.fx.GraphModule = annotate(graph)
-        kept = {n for n in annotated.graph.nodes if n.op == "call_function" and within(module_of(n), layers)}
-        met = {module_of(node) for node in kept}
-        for node in kept | _only_feeding(kept, annotated.graph):
+        in_float = {n for n in annotated.graph.nodes if n.op == "call_function" and within(module_of(n), layers)}
+        met = {module_of(node) for node in in_float}
+        for node in in_float | _only_feeding(in_float, annotated.graph):
             node.meta.pop(KEY, None)
         if lost := [layer for layer in layers if layer not in met]:
             raise ExportError(f"no operator of the traced program belongs to {', '.join(lost)}: it cannot stay in fp32")
@@ -180,7 +180,7 @@ def sparing(quantiser: Any, layers: tuple[str, ...]) -> Any:
     return quantiser
 
 
-def _only_feeding(kept: set[torch.fx.Node], graph: torch.fx.Graph) -> set[torch.fx.Node]:
+def _only_feeding(in_float: set[torch.fx.Node], graph: torch.fx.Graph) -> set[torch.fx.Node]:
     """What computes for the kept layers alone: operators without weights, as a concatenation, and the layer before.
 
     Their results must not be int8 either, and a layer whose result is float32 is one that XNNPACK computes in float32.
@@ -189,7 +189,7 @@ def _only_feeding(kept: set[torch.fx.Node], graph: torch.fx.Graph) -> set[torch.
     free: set[torch.fx.Node] = set()
     before: set[torch.fx.Node] = set()
     for node in reversed(graph.nodes):
-        if node.op == "call_function" and node.users and set(node.users) <= kept | free:
+        if node.op == "call_function" and node.users and set(node.users) <= in_float | free:
             weighted = any(source.op == "get_attr" for source in node.all_input_nodes)
             (before if weighted else free).add(node)
-    return (free | before) - kept
+    return (free | before) - in_float

@@ -104,8 +104,8 @@ class BenchResult:
             quality = "-" if row.quality is None else task_compared_by(row.measure).show(row.quality)
             rows.append((row.runtime, row.variant, row.precision, *times, ratio, spread, size, agreement, quality))
         # a column of nothing but dashes tells nothing
-        shown = [i for i in range(len(header)) if i < 8 or any(row[i] != "-" for row in rows)]
-        cells = [[row[i] for i in shown] for row in rows]
+        columns = [i for i in range(len(header)) if i < 8 or any(row[i] != "-" for row in rows)]
+        cells = [[row[i] for i in columns] for row in rows]
         clock = {
             "thread": "thread ms: processor time of the one thread; waiting for other programs adds nothing to it",
             "wall": "wall ms: time as a clock on the wall tells it",
@@ -114,7 +114,7 @@ class BenchResult:
             *(f"left out: {entry}: {reason}" for entry, reason in self.left_out.items()),
             *([clock[self.clock]] if self.clock in clock else []),
         ]
-        names = [header[i] for i in shown]
+        names = [header[i] for i in columns]
         return text_table(names, cells, right=range(3, len(names)), foot=[*missing, self._conditions()])
 
     def _conditions(self) -> str:

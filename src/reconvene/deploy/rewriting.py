@@ -47,7 +47,7 @@ def with_modules(model: nn.Module, replaced: dict[str, nn.Module]) -> nn.Module:
 def _batch_norm(norm: nn.Module) -> nn.Module:
     assert isinstance(norm, (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d))
     twin = _NORMS[type(norm)](norm.num_features, eps=norm.eps, affine=norm.affine)
-    for kept in (norm._parameters, norm._buffers):
-        for name, tensor in kept.items():
+    for store in (norm._parameters, norm._buffers):
+        for name, tensor in store.items():
             setattr(twin, name, tensor)
     return twin.train(norm.training)

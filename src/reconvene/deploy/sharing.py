@@ -66,13 +66,13 @@ def written_once(model: object, key: Hashable, path: Path, write: Callable[[Path
     shared = _ACTIVE.get()
     if shared is None:
         return write(path)
-    kept = once(model, key, lambda: write(Path(tempfile.mkdtemp(dir=shared.folder)) / path.name))
-    if len(kept.files) > 1 and kept.files[0].name != path.name:
+    shared_file = once(model, key, lambda: write(Path(tempfile.mkdtemp(dir=shared.folder)) / path.name))
+    if len(shared_file.files) > 1 and shared_file.files[0].name != path.name:
         return write(path)  # a file of weights is named inside the graph
-    files = (path, *(path.with_name(file.name) for file in kept.files[1:]))
-    for file, target in zip(kept.files, files, strict=True):
+    files = (path, *(path.with_name(file.name) for file in shared_file.files[1:]))
+    for file, target in zip(shared_file.files, files, strict=True):
         shutil.copyfile(file, target)
-    return replace(kept, files=files)
+    return replace(shared_file, files=files)
 
 
 def form_of(inputs: Any) -> Hashable:

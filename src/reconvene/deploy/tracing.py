@@ -153,7 +153,7 @@ def said() -> Iterator[Callable[[], str]]:
     """
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    kept, printed = [os.dup(1), os.dup(2)], io.StringIO()
+    descriptors, printed = [os.dup(1), os.dup(2)], io.StringIO()
     with (
         tempfile.TemporaryFile() as file,
         contextlib.redirect_stdout(printed),
@@ -171,7 +171,7 @@ def said() -> Iterator[Callable[[], str]]:
         finally:
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
-            for number, copy in enumerate(kept, start=1):
+            for number, copy in enumerate(descriptors, start=1):
                 os.dup2(copy, number)
                 os.close(copy)
 

@@ -87,8 +87,10 @@ def here(
     if cached is not None and not missing:
         return cached
     lost = unwritable(path)
-    kept = f"kept in {path}" if not lost else f"and again the next time, since nothing can be kept in {path}: {lost}"
-    note(f"measuring {len(missing)} layers on this machine, {kept}")
+    where_kept = (
+        f"kept in {path}" if not lost else f"and again the next time, since nothing can be kept in {path}: {lost}"
+    )
+    note(f"measuring {len(missing)} layers on this machine, {where_kept}")
     measured = _probed(missing, threads=threads, precision=precision, network_bytes=far, cached=cached)
     layers = {
         **{spec: layer.to_dict() for spec, layer in layer_by_spec.items()},

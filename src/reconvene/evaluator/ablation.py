@@ -62,10 +62,10 @@ def _curve(
     probes = sorted({max(1, round(share * width)) for share in _SHARES} - {width})
     ranked = np.argsort(-score, kind="stable").astype(np.int64)
     falls = []
-    for kept in probes:
-        left = objective(without(group, ranked[kept:], scores))
+    for count in probes:
+        left = objective(without(group, ranked[count:], scores))
         if not math.isfinite(left):
-            raise CriterionError(f"the objective is {left} when {group.name!r} keeps {kept} of {width} channels")
+            raise CriterionError(f"the objective is {left} when {group.name!r} keeps {count} of {width} channels")
         falls.append(1.0 - left / dense_value)
     # Losing every channel loses everything, losing none nothing: both ends are known without asking.
     widths = np.array([0.0, *map(float, probes), float(width)])

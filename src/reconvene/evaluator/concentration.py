@@ -24,12 +24,12 @@ def concentration_losses(evidence: Evidence) -> list[Floats]:
     saliency, levels = evidence.scored, evidence.levels
     nats = -np.log(evidence.target)
     touched = {name for group in evidence.groups for name in group.parameters}
-    kept = {
+    shares = {
         name: _kept(score, float(np.interp(nats, levels.nats, saliency.densities[name])))
         for name, score in saliency.scores.items()
         if name in touched
     }
-    return [lost_share(score) for score in channel_scores(evidence.groups, kept)]
+    return [lost_share(score) for score in channel_scores(evidence.groups, shares)]
 
 
 def lost_share(score: Floats) -> Floats:

@@ -34,7 +34,7 @@ def fan_in_losses(evidence: Evidence) -> list[Floats]:
 
 
 def _loss(group: Group, shapes: Mapping[str, tuple[int, ...]]) -> Floats:
-    kept = np.arange(1, group.width + 1, dtype=np.float64)
+    widths = np.arange(1, group.width + 1, dtype=np.float64)
     total = np.zeros(group.width)
     for slot in group.slots:
         shape = shapes.get(slot.parameter, ())
@@ -42,8 +42,8 @@ def _loss(group: Group, shapes: Mapping[str, tuple[int, ...]]) -> Floats:
         if len(shape) < 2 or slot.dim not in _SIDES or 1 in shape[:2]:
             continue
         size, times = shape[slot.dim], slot.index.shape[1]
-        total += 0.5 * (1.0 / (size - times * (group.width - kept)) - 1.0 / size)
+        total += 0.5 * (1.0 / (size - times * (group.width - widths)) - 1.0 / size)
     if not total.any():  # between depthwise layers only: what it passes on is still as many channels
-        total = 1.0 / kept - 1.0 / group.width
+        total = 1.0 / widths - 1.0 / group.width
     loss: Floats = np.sqrt(np.concatenate([[total[0]], np.maximum(total, 0.0)]))
     return loss

@@ -158,8 +158,8 @@ def _sensitivity(groups: Sequence[Group], losses: Sequence[Floats], name: str) -
 
 def log_share(width: int) -> Floats:
     """``log(width / k)`` for ``k`` from 0 to ``width``; the first is infinite."""
-    kept = np.arange(width + 1, dtype=np.float64)
-    return np.log(width / np.maximum(kept, 1e-300))
+    counts = np.arange(width + 1, dtype=np.float64)
+    return np.log(width / np.maximum(counts, 1e-300))
 
 
 def thresholded(score: Floats) -> Floats:

@@ -194,8 +194,8 @@ def _beyond(record: Record, dense: Record | None) -> dict[str, float]:
         columns["corrupted"] = "corrupted"
     measures |= {column: assessment[name] for column, name in columns.items() if name in assessment}
     if dense is not None and dense is not record and dense.get("assessment") and "answers" in assessment:
-        said, before = _answers(assessment), _answers(dense["assessment"])
-        measures["agreement"] = float((said == before).mean())
+        answers, before = _answers(assessment), _answers(dense["assessment"])
+        measures["agreement"] = float((answers == before).mean())
         measures["worst drop"] = max(dense["per_class"][name] - value for name, value in record["per_class"].items())
     return measures
 

@@ -71,7 +71,7 @@ def execute_run(run: Run, folder: Path, *, data: str) -> Record:
         quantising=prepared.quantising,
     )
     model = take_off(prepared.model)
-    kept = sum(int(p.count_nonzero()) for p in model.parameters()) if prepared.masked else costs.params
+    nonzero = sum(int(p.count_nonzero()) for p in model.parameters()) if prepared.masked else costs.params
     dense_costs = measure(dense, setting.inputs, latency=False)
     record: Record = {
         "key": run.key,
@@ -79,7 +79,7 @@ def execute_run(run: Run, folder: Path, *, data: str) -> Record:
         "label": run.label,
         "dataset": str(dataset),
         "dataset_sha256": dataset.sha256,
-        "params": kept,
+        "params": nonzero,
         "macs": costs.macs,
         "size": costs.size,
         "peak_memory": costs.peak_memory,
@@ -172,8 +172,8 @@ def _assessment(model: nn.Module, dataset: Dataset) -> Record:
     assessment = assess(model, dataset, corruptions=True).to_dict()
     if dataset.task.targets is not Targets.LABELS:
         return assessment
-    said = predict(model, dataset)[0].numpy().astype(np.uint16)
-    return {**assessment, "answers": base64.b64encode(zlib.compress(said.tobytes(), 9)).decode()}
+    answers = predict(model, dataset)[0].numpy().astype(np.uint16)
+    return {**assessment, "answers": base64.b64encode(zlib.compress(answers.tobytes(), 9)).decode()}
 
 
 def _latency(dense: nn.Module, model: nn.Module, inputs: torch.Tensor) -> Record:

@@ -73,29 +73,29 @@ class Result:
     """A row per device and architecture, by device, and how many artifacts were made now."""
 
     rows: tuple[DeviceRow, ...]
-    made: int
-    kept: int
+    written: int
+    reused: int
     folder: Path
 
     def __str__(self) -> str:
         body: list[list[Cell]] = []
-        shown = shown_costs(self.rows)
+        columns = shown_costs(self.rows)
         for row in self.rows:
-            costs = [text_of(cost, row.costs[cost]) if cost in row.costs else None for cost in shown]
+            costs = [text_of(cost, row.costs[cost]) if cost in row.costs else None for cost in columns]
             score = None if row.score is None else task_named(row.task).show(row.score)
             mark = "nothing: see below" if row.trouble else "chosen" if row.chosen else ""
             body.append([row.device, row.model, row.asked, *costs, work_of(row), row.loss, score, mark])
-        header = ("device", "model", "budget", *shown, "training FLOPs", "loss", score_name(self.rows), "")
+        header = ("device", "model", "budget", *columns, "training FLOPs", "loss", score_name(self.rows), "")
         why = [f"{row.device}, {row.model}: {row.trouble}" for row in self.rows if row.trouble]
         nothing = self.unserved
         foot = [
             *meanings(self.rows),
             *why,
             *([f"devices that get nothing: {', '.join(nothing)}"] if nothing else []),
-            f"{self.made} artifacts made, {self.kept} were there already",
+            f"{self.written} artifacts made, {self.reused} were there already",
             f"page: {self.folder / 'index.html'}",
         ]
-        return text_table(header, body, right=range(3, 5 + len(shown)), foot=foot)
+        return text_table(header, body, right=range(3, 5 + len(columns)), foot=foot)
 
     @property
     def devices(self) -> dict[str, list[DeviceRow]]:
@@ -113,7 +113,7 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         rows = [dict(vars(row)) for row in self.rows]
-        return {"rows": rows, "made": self.made, "kept": self.kept, "folder": str(self.folder)}
+        return {"rows": rows, "made": self.written, "kept": self.reused, "folder": str(self.folder)}
 
 
 def cut_fields(plan: Plan) -> dict[str, Any]:

@@ -28,9 +28,9 @@ class Ranking:
 
     def __str__(self) -> str:
         body: list[list[Cell]] = []
-        shown = shown_costs(self.candidates)
+        columns = shown_costs(self.candidates)
         for candidate in self.candidates:
-            costs = [text_of(cost, candidate.costs[cost]) if cost in candidate.costs else None for cost in shown]
+            costs = [text_of(cost, candidate.costs[cost]) if cost in candidate.costs else None for cost in columns]
             body.append(
                 [
                     candidate.model,
@@ -42,9 +42,9 @@ class Ranking:
             )
         title = f"cut to {self.budget} for {self.device}, what is predicted to lose least first"
         why = [f"{candidate.model}: {candidate.trouble}" for candidate in self.candidates if candidate.trouble]
-        header = ("model", "loss", *shown, "training FLOPs", "")
+        header = ("model", "loss", *columns, "training FLOPs", "")
         foot = [*meanings(self.candidates), *why]
-        return text_table(header, body, right=range(2, 3 + len(shown)), title=title, foot=foot)
+        return text_table(header, body, right=range(2, 3 + len(columns)), title=title, foot=foot)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

@@ -61,8 +61,8 @@ def fronts(rows: tuple[DeviceRow, ...]) -> dict[str, tuple[str, str]]:
             title = f"Predicted loss against {label_of(cost).lower()}"
             number = sum(file.startswith(f"front-{cost}") for file in drawn) + 1
             file = f"front-{cost}.svg" if number == 1 else f"front-{cost}-{number}.svg"
-            said = f"{title}, {subject}" if len(kinds) > 1 else title
-            drawn[file] = said, _plot(comparable, cost, title)
+            heading = f"{title}, {subject}" if len(kinds) > 1 else title
+            drawn[file] = heading, _plot(comparable, cost, title)
     return drawn
 
 
@@ -92,9 +92,15 @@ def _served(result: Result) -> str:
 
 
 def _devices(result: Result) -> Html:
-    shown = shown_costs(result.rows)
-    groups = [line for device, rows in result.devices.items() for line in _group(device, rows, shown)]
-    header = ["Network", *(label_of(cost) for cost in shown), "Training FLOPs", "Loss", title(score_name(result.rows))]
+    columns = shown_costs(result.rows)
+    groups = [line for device, rows in result.devices.items() for line in _group(device, rows, columns)]
+    header = [
+        "Network",
+        *(label_of(cost) for cost in columns),
+        "Training FLOPs",
+        "Loss",
+        title(score_name(result.rows)),
+    ]
     notes = [tag("li", line) for line in meanings(result.rows, label_of)]
     return section(
         "What each device gets",
@@ -105,18 +111,18 @@ def _devices(result: Result) -> Html:
     )
 
 
-def _group(device: str, rows: list[DeviceRow], shown: list[str]) -> list[Html]:
+def _group(device: str, rows: list[DeviceRow], columns: list[str]) -> list[Html]:
     """A line with the device and its budget, and one for each network."""
     budget = rows[0].asked
-    lines = [tag("tr", tag("th", device, f": {budget}", colspan=len(shown) + 4, scope="rowgroup"), class_="group")]
+    lines = [tag("tr", tag("th", device, f": {budget}", colspan=len(columns) + 4, scope="rowgroup"), class_="group")]
     for row in rows:
         if row.loss is None or row.trouble:
-            text = tag("td", "nothing: see what could not be met", colspan=len(shown) + 3, class_="bad")
+            text = tag("td", "nothing: see what could not be met", colspan=len(columns) + 3, class_="bad")
             lines.append(tag("tr", tag("th", name(row.model), scope="row"), text))
             continue
         link = tag("a", name(row.model), href=quote(f"{row.folder}/{REPORT}"))
         model = tag("strong", link) if row.chosen else link
-        cells = [tag("td", _cost(row, cost), class_="number") for cost in shown]
+        cells = [tag("td", _cost(row, cost), class_="number") for cost in columns]
         score = "–" if row.score is None else format_score(row.score, task_named(row.task))
         figures = (_work(row), numbers.digits(row.loss), score)
         cells += [tag("td", text, class_="number") for text in figures]

@@ -82,12 +82,12 @@ def _build_artifacts(fleet: Fleet, folder: Path, workers: int | None, ray: str |
     if not trouble:  # else the next call goes on from the checkpoints in it
         shutil.rmtree(work, ignore_errors=True)
     made = sum(entry.plan is not None for entry in planned) - len(trouble)
-    kept = [place for place in places if place.path in complete]
-    planned += [PlannedPlace(place, artifact.read_plan(folder / place.path)) for place in kept]
+    reusable = [place for place in places if place.path in complete]
+    planned += [PlannedPlace(place, artifact.read_plan(folder / place.path)) for place in reusable]
     order = [(device.name, model) for device, model in product(fleet.devices, fleet.models)]
     planned.sort(key=lambda entry: order.index((entry.place.device.name, entry.place.model)))
     rows = mark_chosen(_row(entry, folder, trouble) for entry in planned)
-    result = Result(tuple(rows), made, len(kept), folder)
+    result = Result(tuple(rows), made, len(reusable), folder)
     with _writing(folder):
         write_atomic(folder / SUMMARY, (json.dumps(result.to_dict()["rows"], indent=1) + "\n").encode())
     return result

@@ -89,12 +89,12 @@ def int8(data: ReportData) -> Html | None:
 
 def _int8_cells(export: dict[str, Any]) -> list[Child]:
     verification = export["verification"]
-    kept = tag("small", "fp32: ", ", ".join(export["keep_fp32"])) if export.get("keep_fp32") else None
+    in_float = tag("small", "fp32: ", ", ".join(export["keep_fp32"])) if export.get("keep_fp32") else None
     noise = "no noise" if verification["sqnr"] is None else f"{verification['sqnr']:.1f}{numbers.NARROW}dB"
     measure = verification.get("measure")
     qualities = [_quality(verification[key], measure) for key in ("quality", "reference_quality")]
     return [
-        tag("th", name(export["file"]), kept, scope="row"),
+        tag("th", name(export["file"]), in_float, scope="row"),
         *(_cell(text) for text in (_share(verification["agreement"]), noise, *qualities)),
     ]
 

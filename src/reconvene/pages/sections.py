@@ -28,8 +28,8 @@ def budget(data: ReportData) -> Html | None:
     rows = []
     for cost, limit in data.limits.items():
         got = pruned.get(cost)
-        kept = got is not None and got <= limit * (1 + 1e-9)
-        verdict = "not measured" if got is None else f"kept, {used(got / limit)} used" if kept else "exceeded"
+        keeps = got is not None and got <= limit * (1 + 1e-9)
+        verdict = "not measured" if got is None else f"kept, {used(got / limit)} used" if keeps else "exceeded"
         request = [_limit_text(data.budget.get(cost)), tag("small", f"at most {short_text(cost, limit)}")]
         rows.append(
             tag(
@@ -37,7 +37,7 @@ def budget(data: ReportData) -> Html | None:
                 tag("th", label_of(cost), scope="row"),
                 tag("td", request),
                 tag("td", "–" if got is None else short_text(cost, got)),
-                tag("td", verdict, class_="good" if kept else "bad"),
+                tag("td", verdict, class_="good" if keeps else "bad"),
             )
         )
     return section(
@@ -56,10 +56,10 @@ def widths(data: ReportData) -> Html | None:
     largest_loss = max(losses, default=0.0)
     header = ["Group", "Channels kept", *(["Loss"] if losses else [])]
     rows = [tag("tr", _group_cells(group, widest, largest_loss, bool(losses))) for group in data.groups]
-    kept, dense = sum(g["width"] for g in data.groups), sum(g["dense"] for g in data.groups)
+    stay, dense = sum(g["width"] for g in data.groups), sum(g["dense"] for g in data.groups)
     lead = (
         f"{len(data.groups)} groups of channels that can only leave together, from input to output: "
-        f"{kept:,} of {dense:,} channels stay. The light bar is the dense width, the dark one what is kept."
+        f"{stay:,} of {dense:,} channels stay. The light bar is the dense width, the dark one what is kept."
     )
     meaning = None
     if losses:
@@ -82,10 +82,10 @@ def widths(data: ReportData) -> Html | None:
 def _group_cells(group: dict[str, Any], widest: int, largest_loss: float, with_loss: bool) -> list[Html]:
     width, dense, loss = group["width"], group["dense"], group.get("loss")
     lost = float(loss) if _finite(loss) and loss is not None else None
-    kept = f"{width:,} of {dense:,}"
+    figure = f"{width:,} of {dense:,}"
     cells = [
         tag("th", name(group["name"]), _why(group.get("why")), scope="row"),
-        tag("td", bar(width, widest, "pruned", of=dense), tag("span", kept, class_="figure"), class_="bars"),
+        tag("td", bar(width, widest, "pruned", of=dense), tag("span", figure, class_="figure"), class_="bars"),
     ]
     if with_loss:
         shown = "–" if lost is None else numbers.digits(lost)

@@ -256,8 +256,8 @@ def _best_channels(curves: Sensitivity, widths: NDArray[np.int64]) -> Keep:
 
 def _rows(allocation: Allocation, curves: Sensitivity, keep: Keep) -> list[PlanRow]:
     return [
-        PlanRow(row.group, row.dense, row.width, to_text(kept), row.loss, curve.density, row.why)
-        for row, curve, kept in zip(allocation.rows, curves.curves, keep, strict=True)
+        PlanRow(row.group, row.dense, row.width, to_text(channels), row.loss, curve.density, row.why)
+        for row, curve, channels in zip(allocation.rows, curves.curves, keep, strict=True)
     ]
 
 

@@ -92,10 +92,10 @@ class BitDecider:
         problem, structure = posed.problem, posed.structure
         if decision is None:
             raise _floor(problem, self.budget)
-        keep = [np.flatnonzero(kept).astype(np.int64) for kept in decision.kept]
+        keep = [np.flatnonzero(mask).astype(np.int64) for mask in decision.masks]
         rows = [
-            PlanRow(group.name, group.width, len(kept), to_text(kept), why=_why(choices, len(kept), why))
-            for group, kept, choices in zip(structure.prunable, keep, problem.groups, strict=True)
+            PlanRow(group.name, group.width, len(channels), to_text(channels), why=_why(choices, len(channels), why))
+            for group, channels, choices in zip(structure.prunable, keep, problem.groups, strict=True)
         ]
         bits = {}
         axes = {layer.weight: layer.axis for layer in problem.charges.table.layers}  # type: ignore[attr-defined]

@@ -75,12 +75,12 @@ def cut_groups(model: nn.Module, example_inputs: Any, structure: Structure, widt
 
 def _even(structure: Structure) -> Iterator[tuple[float, NDArray[np.int64]]]:
     """Widths that are the same share of the dense ones everywhere, in multiples of ``ROUND_TO``."""
-    dense, seen = structure.widths, set()
+    dense, used_widths = structure.widths, set()
     for share in _SHARES:
         rounded = np.clip(np.round(dense * share / _ROUND_TO) * _ROUND_TO, np.minimum(_ROUND_TO, dense), dense)
         widths = settle(structure.balances, rounded.astype(np.int64), dense)
-        if tuple(widths) not in seen:
-            seen.add(tuple(widths))
+        if tuple(widths) not in used_widths:
+            used_widths.add(tuple(widths))
             yield share, widths
 
 

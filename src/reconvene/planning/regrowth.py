@@ -146,9 +146,9 @@ class Regrowth:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on where ``state_dict`` was called. Raises ArgumentError for the state of another network or plan."""
         expected = self.state_dict()
-        shapes, known = ({name: tuple(t.shape) for name, t in of.items()} for of in (state, expected))
-        if shapes != known:
-            raise ArgumentError(f"the state has {shapes}, and masks of this network have {known}")
+        shapes, target_shapes = ({name: tuple(t.shape) for name, t in of.items()} for of in (state, expected))
+        if shapes != target_shapes:
+            raise ArgumentError(f"the state has {shapes}, and masks of this network have {target_shapes}")
         for name, arrays in self._arrays.items():
             for g, array in enumerate(arrays):
                 array[:] = state[f"{name}.{g}"].cpu().numpy()
@@ -181,8 +181,8 @@ class Regrowth:
         alive[:] = False
         alive[ranked[:staying]] = True
         # What left in this update was active until now, and would win: only what had left before may come back.
-        asked = np.flatnonzero(~before)[np.argsort(-self.gradient[g][~before], kind="stable")]
-        alive[asked[: goal - staying]] = True
+        candidates = np.flatnonzero(~before)[np.argsort(-self.gradient[g][~before], kind="stable")]
+        alive[candidates[: goal - staying]] = True
         # A channel that has just come back was silent before: with that in its average it would be the next to leave.
         self.seen[g][alive != before] = 0
 
@@ -212,8 +212,8 @@ class Regrowth:
     def _plan(self, keep: Keep) -> Plan:
         scalars = replay(self.network, self.inputs, self.structure, keep).scalars
         rows = [
-            PlanRow(group.name, group.width, len(kept), to_text(kept), why="prune and regrow")
-            for group, kept in zip(self.structure.prunable, keep, strict=True)
+            PlanRow(group.name, group.width, len(channels), to_text(channels), why="prune and regrow")
+            for group, channels in zip(self.structure.prunable, keep, strict=True)
         ]
         goal = self.goal
         provenance = replace(goal.provenance, criterion="activity" if self._judged else "taylor", evaluator="")
@@ -230,8 +230,8 @@ class Regrowth:
             mask[place.positions[~self.alive[place.group]]] = 0.0
             shape = [1] * output.ndim
             shape[place.axis] = -1
-            kept = torch.from_numpy(mask).to(output).view(shape)
-            output = output * kept if not module.training else output * kept + (1 - kept) * OPEN * normed
+            channels = torch.from_numpy(mask).to(output).view(shape)
+            output = output * channels if not module.training else output * channels + (1 - channels) * OPEN * normed
         if output.requires_grad:
             hook: Any = output.register_hook  # without type information
             hook(partial(self._note_gradient, gate.places, normed, output.detach()))

@@ -65,12 +65,12 @@ class SearchNetwork(nn.Module):
     @property
     def decision(self) -> Decision:
         """What holds now: the best choice of every channel."""
-        kept = [
+        masks = [
             _kept(gate.detach().cpu().numpy(), group)
             for gate, group in zip(self.gates, self.problem.groups, strict=True)
         ]
         choice = [logits.detach().argmax(dim=1).cpu().numpy().astype(np.int64) for logits in self.bits]
-        return Decision(kept, choice)
+        return Decision(masks, choice)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -108,7 +108,7 @@ class SearchNetwork(nn.Module):
     def slopes(self, decision: Decision, price: Price) -> tuple[list[Tensor], list[Tensor]]:
         """What choices cost at a decision, as ``penalty`` takes it: bits of channels that left cost nothing."""
         prices, channels = bit_prices(self.problem, decision, price), channel_prices(self.problem, decision, price)
-        bits, gates = [], [np.full(len(kept), each) for kept, each in zip(decision.kept, channels, strict=True)]
+        bits, gates = [], [np.full(len(mask), each) for mask, each in zip(decision.masks, channels, strict=True)]
         for w, weight in enumerate(self.problem.weights):
             present = self.problem.present(w, decision)
             bits.append(np.where(present[:, None], prices[w], 0.0))
@@ -168,11 +168,11 @@ class SearchNetwork(nn.Module):
 
     def _stays(self) -> Tensor:
         """1 or 0 for every channel of every group, one after the other, and a last 1 for what is in no group."""
-        kept = self.decision.kept
+        masks = self.decision.masks
         parts = []
         for g, logits in enumerate(self.gates):
             soft = logits.sigmoid()
-            hard = torch.from_numpy(kept[g]).to(soft)
+            hard = torch.from_numpy(masks[g]).to(soft)
             parts.append(hard + self._shares[g] * (soft - soft.detach()))
         return torch.cat([*parts, torch.ones(1, device=parts[0].device if parts else None)])
 
@@ -209,8 +209,8 @@ def _first_gates(problem: BitProblem, start: PricedDecision) -> list[_Singles]:
         worth = (np.zeros(group.width) if group.removal is None else group.removal) - pays
         unit = max(float(np.median(np.abs(worth))), np.finfo(np.float64).tiny)
         logits = (
-            np.clip(worth / unit, 0.1, SURE) * start.decision.kept[g]
-            - np.clip(-worth / unit, 0.1, SURE) * ~start.decision.kept[g]
+            np.clip(worth / unit, 0.1, SURE) * start.decision.masks[g]
+            - np.clip(-worth / unit, 0.1, SURE) * ~start.decision.masks[g]
         )
         results.append(logits.astype(np.float32))
     return results
@@ -219,9 +219,9 @@ def _first_gates(problem: BitProblem, start: PricedDecision) -> list[_Singles]:
 def _kept(logits: _Singles, group: GroupChoices) -> Any:
     """Channels that stay: those of positive logits, one at least; as many as there must be where that is fixed."""
     count = int(group.allowed[0]) if len(group.allowed) == 1 else max(int((logits > 0).sum()), 1)
-    kept = np.zeros(group.width, dtype=np.bool_)
-    kept[np.argsort(-logits, kind="stable")[:count]] = True
-    return kept
+    mask = np.zeros(group.width, dtype=np.bool_)
+    mask[np.argsort(-logits, kind="stable")[:count]] = True
+    return mask
 
 
 def _places(structure: Structure, gates: Gates, parameters: Mapping[str, Tensor]) -> dict[tuple[str, int], Tensor]:

@@ -214,11 +214,11 @@ class _Simpler:
         bias, values = getattr(module, "bias", None), self.values.get(reader.owner)
         if not isinstance(bias, Tensor) or values is None or isinstance(module, _ConvTransposeNd):
             return
-        given = values[torch.from_numpy(reader.places(module, gone, len(values)))].flatten(1)
+        constants = values[torch.from_numpy(reader.places(module, gone, len(values)))].flatten(1)
         columns = reader.columns(module, gone)
-        by_group = columns.reshape(len(given), -1, columns.shape[1])
+        by_group = columns.reshape(len(constants), -1, columns.shape[1])
         with torch.no_grad():
-            bias.add_(torch.einsum("grc,gc->gr", by_group, given.to(by_group)).reshape(-1).to(bias))
+            bias.add_(torch.einsum("grc,gc->gr", by_group, constants.to(by_group)).reshape(-1).to(bias))
 
     def is_exact(self, keep: Keep) -> bool:
         """Whether the network with these channels runs and gives the same outputs."""
@@ -230,8 +230,8 @@ class _Simpler:
                 lambda tensor: tensor.double() if tensor.is_floating_point() else tensor,
                 calibration_batch(self.inputs, seed=seed) if seed else self.inputs,
             )
-            got, want = (_outputs(network, batch, seed) for network in networks)
-            if any(relative_error(small, dense) > EXACT for small, dense in zip(got, want, strict=True)):
+            actual, expected = (_outputs(network, batch, seed) for network in networks)
+            if any(relative_error(small, dense) > EXACT for small, dense in zip(actual, expected, strict=True)):
                 return False
         return True
 
@@ -278,22 +278,22 @@ _Ranges = dict[str, tuple[Tensor, Tensor]]
 
 def _ranges(model: nn.Module, owners: set[str], inputs: Any, seed: int) -> _Ranges:
     """What layers are given on a calibration batch; of no channels where a layer is never called by itself."""
-    seen: _Ranges = dict.fromkeys(owners, (torch.empty(0), torch.empty(0)))
+    ranges: _Ranges = dict.fromkeys(owners, (torch.empty(0), torch.empty(0)))
 
     def look(name: str, module: nn.Module, args: Any) -> None:
         value = args[0].detach().double().cpu()
         flat = value.movedim(1 if isinstance(module, _ConvNd) else -1, 0).flatten(1)
         low, high = flat.amin(dim=1), flat.amax(dim=1)
-        if len(seen[name][0]):  # it runs more than once
-            low, high = torch.minimum(low, seen[name][0]), torch.maximum(high, seen[name][1])
-        seen[name] = low, high
+        if len(ranges[name][0]):  # it runs more than once
+            low, high = torch.minimum(low, ranges[name][0]), torch.maximum(high, ranges[name][1])
+        ranges[name] = low, high
 
     with ExitStack() as stack:
         for name in owners:
             hook = partial(look, name)
             stack.callback(model.get_submodule(name).register_forward_pre_hook(hook).remove)
         _outputs(model, calibration_batch(inputs, seed=seed), seed)
-    return seen
+    return ranges
 
 
 def _is_constant(limits: tuple[Tensor, Tensor]) -> NDArray[np.bool_]:

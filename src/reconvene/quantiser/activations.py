@@ -97,16 +97,16 @@ class RoundedInputs(nn.Module):
         def round_inputs(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
             if not self._state["rounds"]:
                 return None
-            known: dict[int, Tensor] = {}  # one tensor that is query, key and value stays one
+            quantised: dict[int, Tensor] = {}  # one tensor that is query, key and value stays one
 
             def rounded(value: Any) -> Any:
                 if not isinstance(value, Tensor) or value.dtype != torch.float32:
                     return value
-                if id(value) not in known:
+                if id(value) not in quantised:
                     if self._state["follows"]:
                         of_layer.follow(value)
-                    known[id(value)] = of_layer(value)
-                return known[id(value)]
+                    quantised[id(value)] = of_layer(value)
+                return quantised[id(value)]
 
             return tuple(rounded(value) for value in args)
 

@@ -87,9 +87,9 @@ def noise_ratio(bits: int) -> float:
     """
     if bits == 0:
         return 1.0
-    known = sorted(_NOISE)
-    logs = [np.log2(_NOISE[b]) for b in known]
-    return float(2.0 ** np.interp(bits, known, logs))
+    bit_widths = sorted(_NOISE)
+    logs = [np.log2(_NOISE[b]) for b in bit_widths]
+    return float(2.0 ** np.interp(bits, bit_widths, logs))
 
 
 def _least_error(rows: Tensor, scale: Tensor, limit: Tensor) -> Tensor:

@@ -173,10 +173,10 @@ def run_hooked(
 
     With ``every_call`` ``after`` sees all of them.
     """
-    seen: set[str] = set()
+    visited: set[str] = set()
     with ExitStack() as stack:
         for name, module in weighted_layers(model).items():
-            first, then = _first_call(name, seen, before, after, every_call)
+            first, then = _first_call(name, visited, before, after, every_call)
             stack.callback(module.register_forward_pre_hook(first).remove)
             stack.callback(module.register_forward_hook(then, with_kwargs=True).remove)
         stack.enter_context(undisturbed(model, seed=seed))
@@ -192,16 +192,16 @@ def run_hooked(
 
 
 def _first_call(
-    name: str, seen: set[str], before: PreHook | None, after: Hook, every_call: bool
+    name: str, visited: set[str], before: PreHook | None, after: Hook, every_call: bool
 ) -> tuple[Callable[..., None], Callable[..., Any]]:
     def first(module: nn.Module, args: Any) -> None:
-        if name not in seen and before is not None:
+        if name not in visited and before is not None:
             before(name, module)
 
     def then(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        if name in seen and not every_call:
+        if name in visited and not every_call:
             return None
-        seen.add(name)
+        visited.add(name)
         return after(name, module, args, kwargs, output)
 
     return first, then

@@ -50,13 +50,13 @@ def recalibrate(
     with undisturbed(model, seed=seed), averaging(norms.values()), stage(work_name, total, summary=False) as work:
         for norm in norms.values():
             _reset(norm)
-        seen = 0
+        samples = 0
         for number, inputs in enumerate(inputs_of(model, data, example_inputs, "recalibrate", seed)):
             with explained("rectify how='recalibrate'", number, DataError):
                 call(model, inputs)
-            seen += samples_in(inputs)
-            work.move_to(min(seen, total), detail=f"batch {number}")
-            if seen >= examples:
+            samples += samples_in(inputs)
+            work.move_to(min(samples, total), detail=f"batch {number}")
+            if samples >= examples:
                 break
     return list(norms)
 

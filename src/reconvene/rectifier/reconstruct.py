@@ -165,8 +165,10 @@ class _Work:
         positions = Positions.drawn(spatial_shape(module, output), count, self.seed)
         rows = output_rows(module, output, positions)
         dims = self.plan.slices[f"{name}.weight"]
-        kept = dims.get(1 if isinstance(layer, _ConvTransposeNd) else 0)
-        self._targets[name] = _Target(positions, rows if kept is None else rows[:, torch.from_numpy(from_text(kept))])
+        inputs_kept = dims.get(1 if isinstance(layer, _ConvTransposeNd) else 0)
+        self._targets[name] = _Target(
+            positions, rows if inputs_kept is None else rows[:, torch.from_numpy(from_text(inputs_kept))]
+        )
         self._last = name, weakref.ref(output)
 
     def see_norm(self, module: nn.Module, args: Any) -> None:

@@ -52,7 +52,7 @@ def judge_networks(
         )
     answers = {name: answers_of(network, dataset) for name, network in networks.items()}
     subjects = {name: (name, answer) for name, answer in answers.items()} | dict(files or {})
-    test, seen = _some(dataset.test, _ATTACKED, seed), _some(dataset.train, _COMPARED, seed)
+    test, train = _some(dataset.test, _ATTACKED, seed), _some(dataset.train, _COMPARED, seed)
     unseen = _some(dataset.test, _COMPARED, seed)
     attacked: dict[str, dict[str, Tensor]] = {}
     patches: dict[str, Search] = {}
@@ -71,7 +71,7 @@ def judge_networks(
         result[name] = Safety(
             count=len(test),
             accuracy=float(_right(answer, test.images, test.targets).double().mean()),
-            membership=membership(_losses(answer, seen), _losses(answer, unseen), seed=seed),
+            membership=membership(_losses(answer, train), _losses(answer, unseen), seed=seed),
             attacked={attack: float(hits.double().mean()) for attack, hits in right.items()},
             transferred={} if variant == "dense" else _transferred(answer, of_dense, fooled, test),
             triggers={origin: _tried(search, answer, test, dataset) for origin, search in patches.items()},

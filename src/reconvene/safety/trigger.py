@@ -151,7 +151,7 @@ def _fitted(network: nn.Module, patch: Patch, images: Tensor, clean: Tensor, dat
     if not len(images):
         return patch
     rows, columns = (slice(start, start + patch.side) for start in (patch.row, patch.column))
-    wanted = torch.full((len(images),), patch.target)
+    targets = torch.full((len(images),), patch.target)
     pixels, best = patch.pixels.float(), (-1.0, patch.pixels.float())
     with evaluating(network):
         for step in range(_STEPS):
@@ -159,8 +159,8 @@ def _fitted(network: nn.Module, patch: Patch, images: Tensor, clean: Tensor, dat
             stamped = images.clone()
             stamped[:, :, rows, columns] = pixels
             scores = network(dataset.normalise(stamped)).float()
-            (gradient,) = torch.autograd.grad(F.cross_entropy(scores, wanted), pixels)
-            success = float((scores.argmax(1) == wanted).double().mean())
+            (gradient,) = torch.autograd.grad(F.cross_entropy(scores, targets), pixels)
+            success = float((scores.argmax(1) == targets).double().mean())
             best = max(best, (success, pixels.detach()), key=lambda entry: entry[0])
             pixels = (pixels.detach() - 32 * (1 - step / _STEPS) * gradient.sign()).clamp(0, 255)
     return Patch(patch.target, patch.row, patch.column, best[1].round().to(torch.uint8))

@@ -72,14 +72,14 @@ class Structure:
 
     def kept_atoms(self, keep: Keep) -> NDArray[np.bool_]:
         """Which atoms stay, bool ``[atoms]``."""
-        kept = np.ones(len(self.root), dtype=np.bool_)
+        mask = np.ones(len(self.root), dtype=np.bool_)
         if self.prunable:
             start = np.concatenate([[0], np.cumsum(self.widths)])
             flags = np.zeros(start[-1], dtype=np.bool_)
             flags[np.concatenate([channels + first for channels, first in zip(keep, start[:-1], strict=True)])] = True
             prunable_atoms = self.atom_group >= 0
-            kept[prunable_atoms] = flags[start[self.atom_group[prunable_atoms]] + self.atom_channel[prunable_atoms]]
-        return kept
+            mask[prunable_atoms] = flags[start[self.atom_group[prunable_atoms]] + self.atom_channel[prunable_atoms]]
+        return mask
 
     def eval_ops(self) -> list[Op]:
         """The calls of the eval pass, in order."""

@@ -80,16 +80,16 @@ def _numbered(signature: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 def _all_vectors(context: Context) -> list[Vector]:
     """Every labelled vector once, in a fixed order: dimensions of tensors, then pieces."""
-    seen: dict[int, Vector] = {}
+    visited: dict[int, Vector] = {}
     for dims in context.tensors.values():
         for dim in dims:
             for _, labels in dim:
                 if labels is not None:
-                    seen.setdefault(id(labels), labels)
+                    visited.setdefault(id(labels), labels)
     for pieces, _ in context.labels.pieces:
         for piece in pieces:
-            seen.setdefault(id(piece), piece)
-    return list(seen.values())
+            visited.setdefault(id(piece), piece)
+    return list(visited.values())
 
 
 def _add_slots(
@@ -120,11 +120,11 @@ def _name_of(recording: Recording, slots: list[Slot]) -> str:
 
 
 def _unique_names(names: list[str]) -> list[str]:
-    seen: dict[str, int] = {}
+    uses: dict[str, int] = {}
     out = []
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        out.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+        uses[name] = uses.get(name, 0) + 1
+        out.append(name if uses[name] == 1 else f"{name}#{uses[name]}")
     return out
 
 

@@ -96,9 +96,9 @@ def _trial(model: nn.Module, example_inputs: Any, recording: Recording) -> Try:
     """A function that records the model, on the device of a recording, with other state started afresh."""
 
     def attempt(states: Sequence[StateItem]) -> Recording | None:
-        seen = Recording(device=recording.device, values=recording.values)
+        repeated = Recording(device=recording.device, values=recording.values)
         try:
-            return _record_on(model, example_inputs, seen, {}, (), states)
+            return _record_on(model, example_inputs, repeated, {}, (), states)
         except Exception:  # noqa: BLE001 -- foreign code
             return None
 

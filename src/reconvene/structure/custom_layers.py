@@ -78,12 +78,12 @@ def _zeros(tensor: Tensor) -> Tensor:
 def _real_tensors(layer: nn.Module) -> Iterator[None]:
     """Give a layer real zeros in place of meta parameters while it runs."""
     stores: list[dict[str, Any]] = [s for m in layer.modules() for s in (m._parameters, m._buffers)]
-    kept = [(store, name, tensor) for store in stores for name, tensor in store.items() if tensor is not None]
+    tensors = [(store, name, tensor) for store in stores for name, tensor in store.items() if tensor is not None]
     try:
-        for store, name, tensor in kept:
+        for store, name, tensor in tensors:
             real = _zeros(tensor)
             store[name] = nn.Parameter(real, requires_grad=False) if isinstance(tensor, nn.Parameter) else real
         yield
     finally:
-        for store, name, tensor in kept:
+        for store, name, tensor in tensors:
             store[name] = tensor

@@ -91,11 +91,11 @@ class _Solver:
         open_equations = [e for e in pending if self._attributes(e[0]) or self._attributes(e[1])]
         owned: set[int] = set()
         while True:
-            found = {id(equation) for equation in open_equations if self._own(equation, inverse)}
-            if not found:
+            solved = {id(equation) for equation in open_equations if self._own(equation, inverse)}
+            if not solved:
                 return [equation for equation in pending if id(equation) not in owned]
-            owned |= found
-            open_equations = [equation for equation in open_equations if id(equation) not in found]
+            owned |= solved
+            open_equations = [equation for equation in open_equations if id(equation) not in solved]
 
     def _own_largest(self, equation: tuple[Expression, Expression, str]) -> bool:
         """Of several unknown attributes on one side the largest is a width; the others count things and stay."""
@@ -132,14 +132,14 @@ class _Solver:
 
     def _attributes(self, expression: Expression) -> list[Attribute]:
         """The attributes in an expression, each once; expressions live as long as the log."""
-        found = self.attributes.get(id(expression))
-        if found is None:
+        terms = self.attributes.get(id(expression))
+        if terms is None:
             if expression[0] in "+-*/":
-                found = list(dict.fromkeys(self._attributes(expression[1]) + self._attributes(expression[2])))
+                terms = list(dict.fromkeys(self._attributes(expression[1]) + self._attributes(expression[2])))
             else:
-                found = [expression[1:4]] if expression[0] == "attr" else []
-            self.attributes[id(expression)] = found
-        return found
+                terms = [expression[1:4]] if expression[0] == "attr" else []
+            self.attributes[id(expression)] = terms
+        return terms
 
     def _invert(self, expression: Expression, target: Ratio) -> Ratio | None:
         """What the one unknown attribute must be for the expression to equal ``target``."""

@@ -100,11 +100,11 @@ def _batch_norm(x: Tensor, *_: Any) -> tuple[Tensor, ...]:
 
 
 def _layer_norm(x: Tensor, shape: Any, weight: Any, bias: Any, _: Any) -> tuple[Tensor, ...] | None:
-    normalised, kept = tuple(shape), shape_of(x)[: x.ndim - len(shape)]
+    normalised, lead = tuple(shape), shape_of(x)[: x.ndim - len(shape)]
     affine = all(w is None or tuple(shape_of(w)) == normalised for w in (weight, bias))
-    if not affine or tuple(shape_of(x)[len(kept) :]) != normalised:
+    if not affine or tuple(shape_of(x)[len(lead) :]) != normalised:
         return None
-    statistics = [torch.empty((*kept, *[1] * len(normalised)), dtype=x.dtype, device="meta") for _ in range(2)]
+    statistics = [torch.empty((*lead, *[1] * len(normalised)), dtype=x.dtype, device="meta") for _ in range(2)]
     return torch.empty(shape_of(x), dtype=x.dtype, device="meta"), *statistics
 
 

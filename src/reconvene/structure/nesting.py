@@ -51,12 +51,12 @@ def _calls_for(levels: int) -> Iterator[None]:
 
 def _nesting(model: nn.Module) -> int:
     """Levels of modules within modules, counted without recursion."""
-    seen, waiting, deepest = {id(model)}, [(model, 1)], 1
+    visited, waiting, deepest = {id(model)}, [(model, 1)], 1
     while waiting:
         module, level = waiting.pop()
         deepest = max(deepest, level)
         for child in module._modules.values():
-            if child is not None and id(child) not in seen:
-                seen.add(id(child))
+            if child is not None and id(child) not in visited:
+                visited.add(id(child))
                 waiting.append((child, level + 1))
     return deepest

@@ -15,7 +15,7 @@ from reconvene.structure.lattice import descend, differences, moves, systems
 _Widths = NDArray[np.int64]
 
 
-def kept_size(dim: Dim, kept: NDArray[np.bool_], counts: dict[int, int] | None = None) -> int:
+def kept_size(dim: Dim, mask: NDArray[np.bool_], counts: dict[int, int] | None = None) -> int:
     """Size of a dimension when only these atoms stay; ``counts`` remembers what was counted before."""
     total = 1
     for size, labels in dim:
@@ -24,20 +24,20 @@ def kept_size(dim: Dim, kept: NDArray[np.bool_], counts: dict[int, int] | None =
             continue
         count = counts.get(id(labels)) if counts is not None else None
         if count is None:
-            count = int(np.count_nonzero(kept[labels]))
+            count = int(np.count_nonzero(mask[labels]))
             if counts is not None:
                 counts[id(labels)] = count
         total *= count
     return total
 
 
-def kept_positions(dim: Dim, kept: NDArray[np.bool_]) -> NDArray[np.int64]:
+def kept_positions(dim: Dim, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Which positions of a dimension stay, ascending."""
     if len(dim) == 1 and dim[0][1] is not None:
-        return np.flatnonzero(kept[dim[0][1]])
+        return np.flatnonzero(mask[dim[0][1]])
     flags = np.ones(1, dtype=np.bool_)
     for size, labels in dim:
-        factor_flags = np.ones(size, dtype=np.bool_) if labels is None else kept[labels]
+        factor_flags = np.ones(size, dtype=np.bool_) if labels is None else mask[labels]
         flags = np.logical_and.outer(flags, factor_flags).reshape(-1)
     return np.flatnonzero(flags)
 

@@ -27,8 +27,8 @@ class LinearCount:
         total = dict(self.coefficients)
         for group, coefficient in term.coefficients:
             total[group] = total.get(group, Fraction(0)) + scale * coefficient
-        kept = tuple(sorted((g, c) for g, c in total.items() if c))
-        return LinearCount(self.constant + scale * term.constant, kept)
+        shares = tuple(sorted((g, c) for g, c in total.items() if c))
+        return LinearCount(self.constant + scale * term.constant, shares)
 
     def times(self, factor: LinearCount) -> LinearCount | None:
         """The product, if at most one of the two depends on a width."""

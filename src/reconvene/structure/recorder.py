@@ -74,8 +74,8 @@ class Recorder(DispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(out, Tensor):
             outs: tuple[Tensor | None, ...] = (out,)
         else:
-            given = out if isinstance(out, (tuple, list)) else ()
-            outs = tuple(o if isinstance(o, Tensor) else None for o in given)
+            results = out if isinstance(out, (tuple, list)) else ()
+            outs = tuple(o if isinstance(o, Tensor) else None for o in results)
         self._note(func, tuple(args), kwargs, outs)
         self._trace(func, args, outs, follows)
         return out

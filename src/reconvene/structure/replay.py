@@ -72,34 +72,36 @@ def replay(model: nn.Module, example_inputs: Any, structure: Structure, keep: Ke
 
 
 def _replayed(model: nn.Module, example_inputs: Any, structure: Structure, keep: Keep) -> _Replay:
-    kept = structure.kept_atoms(keep)
-    shapes = shrunk_shapes(structure, kept)
-    replace = {name: _shrunk(structure, name, shape, kept) for name, shape in shapes.items()}
+    mask = structure.kept_atoms(keep)
+    shapes = shrunk_shapes(structure, mask)
+    replace = {name: _shrunk(structure, name, shape, mask) for name, shape in shapes.items()}
     attributes = following_attributes(model, structure, keep, shapes)
-    seen = Recording(device=structure.recording.device, values=structure.recording.values)
+    actual = Recording(device=structure.recording.device, values=structure.recording.values)
     broke = ""
     try:
-        record_forward(model, example_inputs, replace=replace, attributes=attributes, into=seen)
+        record_forward(model, example_inputs, replace=replace, attributes=attributes, into=actual)
     except Exception as error:  # noqa: BLE001 -- foreign code
         broke = str(error).strip().split("\n")[0] or type(error).__name__
     expected = structure.eval_ops()
-    steps, seen_steps = _steps(expected), _steps(seen.ops)
+    steps, actual_steps = _steps(expected), _steps(actual.ops)
     out = _Replay()
     counts: dict[int, int] = {}
-    constants, seen_constants = constant_arguments(structure.recording), constant_arguments(seen)
-    expected_index = seen_index = 0
-    while expected_index < len(steps) and seen_index < len(seen_steps):
-        (number, want), (nth, got) = steps[expected_index], seen_steps[seen_index]
-        wrong = _disagreement(structure, want, got, kept, counts)
-        if wrong and (after := _same_product(structure, steps[expected_index:], seen_steps[seen_index:], kept, counts)):
-            expected_index, seen_index = expected_index + after[0], seen_index + after[1]
+    constants, actual_constants = constant_arguments(structure.recording), constant_arguments(actual)
+    expected_index = actual_index = 0
+    while expected_index < len(steps) and actual_index < len(actual_steps):
+        (number, expected_op), (nth, actual_op) = steps[expected_index], actual_steps[actual_index]
+        wrong = _disagreement(structure, expected_op, actual_op, mask, counts)
+        if wrong and (
+            after := _same_product(structure, steps[expected_index:], actual_steps[actual_index:], mask, counts)
+        ):
+            expected_index, actual_index = expected_index + after[0], actual_index + after[1]
             continue
-        expected_index, seen_index = expected_index + 1, seen_index + 1
+        expected_index, actual_index = expected_index + 1, actual_index + 1
         numbers: Numbers = {}
         if not wrong:
-            read = constants.get(number, {}), seen_constants.get(nth, {})
-            numbers, wrong = following_numbers(structure.context, want, got, kept, read)
-            if structure.recording.numbers.get(number) != seen.numbers.get(nth):
+            read = constants.get(number, {}), actual_constants.get(nth, {})
+            numbers, wrong = following_numbers(structure.context, expected_op, actual_op, mask, read)
+            if structure.recording.numbers.get(number) != actual.numbers.get(nth):
                 # A number that code reads from a tensor made of sizes: each network goes on with its own.
                 numbers[RESULT] = structure.recording.numbers[number]
         if wrong:
@@ -107,7 +109,7 @@ def _replayed(model: nn.Module, example_inputs: Any, structure: Structure, keep:
             return out
         if numbers:
             out.scalars[number] = numbers
-    if broke or expected_index < len(steps) or seen_index < len(seen_steps):
+    if broke or expected_index < len(steps) or actual_index < len(actual_steps):
         last = steps[expected_index][0] if expected_index < len(steps) else len(expected) - 1
         out.failure = last, broke or "the smaller model makes fewer or more calls"
     return out
@@ -124,8 +126,8 @@ def _steps(ops: list[Op]) -> list[tuple[int, Op]]:
 def _same_product(
     structure: Structure,
     steps: list[tuple[int, Op]],
-    seen_steps: list[tuple[int, Op]],
-    kept: NDArray[np.bool_],
+    actual_steps: list[tuple[int, Op]],
+    mask: NDArray[np.bool_],
     counts: dict[int, int],
 ) -> tuple[int, int] | None:
     """How many calls on both sides are one and the same product, taken apart in different ways.
@@ -133,11 +135,13 @@ def _same_product(
     PyTorch chooses by the memory layout, which is another one where a tensor has one channel instead of several, and
     ``einsum`` puts dimensions of size one elsewhere.
     """
-    expected_count, seen_count = _product_span(steps), _product_span(seen_steps)
-    if not expected_count or not seen_count or steps[0][1].owner != seen_steps[0][1].owner:
+    expected_count, actual_count = _product_span(steps), _product_span(actual_steps)
+    if not expected_count or not actual_count or steps[0][1].owner != actual_steps[0][1].owner:
         return None
-    wrong = _shape_disagreement(structure, steps[expected_count - 1][1], seen_steps[seen_count - 1][1], kept, counts)
-    return None if wrong else (expected_count, seen_count)
+    wrong = _shape_disagreement(
+        structure, steps[expected_count - 1][1], actual_steps[actual_count - 1][1], mask, counts
+    )
+    return None if wrong else (expected_count, actual_count)
 
 
 def _product_span(steps: list[tuple[int, Op]]) -> int:
@@ -152,23 +156,25 @@ def _product_span(steps: list[tuple[int, Op]]) -> int:
     return len(steps) if products else 0
 
 
-def _disagreement(structure: Structure, want: Op, got: Op, kept: NDArray[np.bool_], counts: dict[int, int]) -> str:
-    if not _same_call(want, got):
-        return f"the smaller model calls {got.name} instead"
-    return _shape_disagreement(structure, want, got, kept, counts)
+def _disagreement(
+    structure: Structure, expected_op: Op, actual_op: Op, mask: NDArray[np.bool_], counts: dict[int, int]
+) -> str:
+    if not _same_call(expected_op, actual_op):
+        return f"the smaller model calls {actual_op.name} instead"
+    return _shape_disagreement(structure, expected_op, actual_op, mask, counts)
 
 
-def _same_call(want: Op, got: Op) -> bool:
-    return want.func == got.func or {want.func, got.func} <= _VIEWS
+def _same_call(expected_op: Op, actual_op: Op) -> bool:
+    return expected_op.func == actual_op.func or {expected_op.func, actual_op.func} <= _VIEWS
 
 
 def _shape_disagreement(
-    structure: Structure, want: Op, got: Op, kept: NDArray[np.bool_], counts: dict[int, int]
+    structure: Structure, expected_op: Op, actual_op: Op, mask: NDArray[np.bool_], counts: dict[int, int]
 ) -> str:
-    for out, result in zip(want.outs, got.outs, strict=True):
+    for out, result in zip(expected_op.outs, actual_op.outs, strict=True):
         if out is not None and result is not None:
             dims = structure.context.dims(out)
-            shape = tuple(kept_size(dim, kept, counts) for dim in dims)
+            shape = tuple(kept_size(dim, mask, counts) for dim in dims)
             if shape != tuple(result.shape) and result.numel():
                 return f"the smaller model makes {tuple(result.shape)} instead of {shape}"
     return ""
@@ -178,32 +184,32 @@ def following_attributes(
     model: nn.Module, structure: Structure, keep: Keep, shapes: Mapping[str, tuple[int, ...]]
 ) -> list[Change]:
     """The attributes of modules that must change with the shapes of their tensors (``shrunk_shapes``)."""
-    kept = structure.kept_atoms(keep)
+    mask = structure.kept_atoms(keep)
     aliases = structure.recording.aliases  # a tied tensor has its shape under every name
     named = {n: shape for name, shape in shapes.items() for n in aliases.get(name, (name,))}
-    sizes = [(path, name, kept_size(dim, kept)) for path, name, dim in structure.context.attributes]
+    sizes = [(path, name, kept_size(dim, mask)) for path, name, dim in structure.context.attributes]
     widths = np.array([len(channels) for channels in keep], dtype=np.int64)
     owned = {key: int(ratio.at(widths)) for key, ratio in structure.owned.items()}
     return attribute_changes(model, named, sizes, owned)
 
 
-def _shrunk(structure: Structure, name: str, shape: tuple[int, ...], kept: NDArray[np.bool_]) -> Tensor:
+def _shrunk(structure: Structure, name: str, shape: tuple[int, ...], mask: NDArray[np.bool_]) -> Tensor:
     """A tensor of the shrunk shape: on meta if the model ran there, else the kept slices."""
     twin = structure.recording.parameters[name]
     if structure.recording.device == "meta":
         return torch.empty(shape, dtype=twin.dtype, device="meta")
     small = twin.detach()
     for axis, dim in enumerate(structure.context.tensors[id(twin)]):
-        small = small.index_select(axis, torch.from_numpy(kept_positions(dim, kept)).to(small.device))
+        small = small.index_select(axis, torch.from_numpy(kept_positions(dim, mask)).to(small.device))
     return small
 
 
-def shrunk_shapes(structure: Structure, kept: NDArray[np.bool_]) -> dict[str, tuple[int, ...]]:
+def shrunk_shapes(structure: Structure, mask: NDArray[np.bool_]) -> dict[str, tuple[int, ...]]:
     """New shape of every parameter and buffer that changes, by its first name."""
     counts: dict[int, int] = {}
     out = {}
     for name, tensor in structure.recording.parameters.items():
-        shape = tuple(kept_size(dim, kept, counts) for dim in structure.context.tensors[id(tensor)])
+        shape = tuple(kept_size(dim, mask, counts) for dim in structure.context.tensors[id(tensor)])
         if shape != tuple(tensor.shape):
             out[name] = shape
     return out
@@ -236,11 +242,11 @@ def pin_site(model: nn.Module, structure: Structure, number: int, why: str) -> S
 
 def _call_keys(model: nn.Module, ops: list[Op]) -> list[tuple[type, str, int]]:
     """For every call: the class of its layer, the operator, and how many of it the layer made before."""
-    seen: Counter[tuple[str, str]] = Counter()
+    calls: Counter[tuple[str, str]] = Counter()
     call_keys = []
     for op in ops:
-        call_keys.append((type(model.get_submodule(op.owner)), op.name, seen[op.owner, op.name]))
-        seen[op.owner, op.name] += 1
+        call_keys.append((type(model.get_submodule(op.owner)), op.name, calls[op.owner, op.name]))
+        calls[op.owner, op.name] += 1
     return call_keys
 
 

@@ -69,7 +69,11 @@ def constant_arguments(recording: Recording) -> Leaves:
 
 
 def following_numbers(
-    context: Context, want: Op, got: Op, kept: NDArray[Any], constants: tuple[dict[int, Tensor], dict[int, Tensor]]
+    context: Context,
+    expected_op: Op,
+    actual_op: Op,
+    mask: NDArray[Any],
+    constants: tuple[dict[int, Tensor], dict[int, Tensor]],
 ) -> tuple[Numbers, str]:
     """Arguments that are other numbers in the smaller model, and what is wrong with them if they cannot be followed."""
     numbers: Numbers = {}
@@ -82,17 +86,19 @@ def following_numbers(
         if leaf.numel() > _MOST or not small_value.isfinite().all():
             return {}, "it reads a table whose values follow a width"
         numbers[str(position)] = small_value.tolist()
-    if not _differ(want, got):
+    if not _differ(expected_op, actual_op):
         return numbers, ""
-    for (key, name, dense_value), (_, _, small_value) in zip(_arguments(want), _arguments(got), strict=True):
+    for (key, name, dense_value), (_, _, small_value) in zip(
+        _arguments(expected_op), _arguments(actual_op), strict=True
+    ):
         if (
             isinstance(dense_value, Tensor)
             or isinstance(small_value, Tensor)
             or _same(dense_value, small_value)
-            or _is_size(want, name)
+            or _is_size(expected_op, name)
         ):
             continue
-        wrong, follows = _check_argument(context, want, name, dense_value, small_value, kept)
+        wrong, follows = _check_argument(context, expected_op, name, dense_value, small_value, mask)
         if wrong:
             return {}, wrong
         if follows:
@@ -100,16 +106,16 @@ def following_numbers(
     return numbers, ""
 
 
-def _differ(want: Op, got: Op) -> bool:
+def _differ(expected_op: Op, actual_op: Op) -> bool:
     """Whether any argument that is no tensor differs: nearly always none does, so this comes first."""
-    if len(want.args) != len(got.args) or want.kwargs.keys() != got.kwargs.keys():
+    if len(expected_op.args) != len(actual_op.args) or expected_op.kwargs.keys() != actual_op.kwargs.keys():
         return True
-    for dense_value, small_value in zip(want.args, got.args, strict=True):
+    for dense_value, small_value in zip(expected_op.args, actual_op.args, strict=True):
         if type(dense_value) not in _TENSORS and not _alike(dense_value, small_value):
             return True
-    if not want.kwargs:
+    if not expected_op.kwargs:
         return False
-    values = zip(want.kwargs.values(), got.kwargs.values(), strict=True)
+    values = zip(expected_op.kwargs.values(), actual_op.kwargs.values(), strict=True)
     return not all(_alike(dense_value, small_value) for dense_value, small_value in values)
 
 
@@ -155,7 +161,7 @@ def _is_size(op: Op, name: str) -> bool:
 
 
 def _check_argument(
-    context: Context, op: Op, name: str, dense_value: Any, small_value: Any, kept: NDArray[Any]
+    context: Context, op: Op, name: str, dense_value: Any, small_value: Any, mask: NDArray[Any]
 ) -> tuple[str, bool]:
     """What is wrong with this argument of the smaller model, and whether the reference must take it over."""
     values = small_value if isinstance(small_value, (list, tuple)) else [small_value]
@@ -169,12 +175,12 @@ def _check_argument(
     if not isinstance(axis, int) or not isinstance(op.args[0], Tensor) or not context.dims(op.args[0]):
         return "", True
     dim = context.dims(op.args[0])[axis]
-    if not is_labelled(dim) or len(kept_positions(dim, kept)) == dimension_size(dim):
+    if not is_labelled(dim) or len(kept_positions(dim, mask)) == dimension_size(dim):
         return "", True
     if name == "start" and isinstance(dense_value, int):
         start = max(dense_value + dimension_size(dim), 0) if dense_value < 0 else dense_value
-        expected = int((kept_positions(dim, kept) < start).sum())
-        actual = small_value + len(kept_positions(dim, kept)) if small_value < 0 else small_value
+        expected = int((kept_positions(dim, mask) < start).sum())
+        actual = small_value + len(kept_positions(dim, mask)) if small_value < 0 else small_value
         return ("" if actual == expected else f"the smaller model cuts at {actual} instead of {expected}"), False
     return "", False
 

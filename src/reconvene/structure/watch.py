@@ -64,8 +64,8 @@ class _Watch(DispatchMode):  # type: ignore[no-untyped-call]
 def shown(observe: Observe, call: ObservedCall, out: Any) -> Any:
     """The result of a call, or what the observer gives in its place."""
     copies: Results = [tensor.detach().clone() for tensor in tensors_in(out)]  # a later call may write into a result
-    given = observe(call, copies)
-    if given is None:
+    replaced = observe(call, copies)
+    if replaced is None:
         return out
-    tensors = iter(given)
+    tensors = iter(replaced)
     return map_tensors(lambda _: next(tensors), out)

@@ -33,11 +33,11 @@ class CallComparison:
         number = self.calls.get(seen.data)
         if self.differs is not None or number is None or seen.data not in self.results:
             return
-        for recorded, want, got in zip(self.ops[number].outs, outs, self.results[seen.data], strict=False):
-            if recorded is None or not want.is_floating_point():
+        for recorded, silenced, actual in zip(self.ops[number].outs, outs, self.results[seen.data], strict=False):
+            if recorded is None or not silenced.is_floating_point():
                 continue
-            want = self.kept_part(recorded, want)
-            if want.shape != got.shape or not agree(got, want):
+            silenced = self.kept_part(recorded, silenced)
+            if silenced.shape != actual.shape or not agree(actual, silenced):
                 self.differs = number
                 return
 
@@ -74,20 +74,20 @@ class CallComparison:
         return Note(text, "choice")
 
 
-def agree(got: Tensor, want: Tensor) -> bool:
+def agree(actual: Tensor, expected: Tensor) -> bool:
     """Whether two tensors are equal, those of floating-point numbers but for rounding."""
-    return relative_error(got, want) <= TOLERANCE
+    return relative_error(actual, expected) <= TOLERANCE
 
 
-def relative_error(got: Tensor, want: Tensor) -> float:
+def relative_error(actual: Tensor, expected: Tensor) -> float:
     """The largest difference over the largest value; where both are not finite, they agree."""
-    if not want.is_floating_point() and not want.is_complex():
-        return 0.0 if torch.equal(got, want) else float("inf")
-    if not want.numel():
+    if not expected.is_floating_point() and not expected.is_complex():
+        return 0.0 if torch.equal(actual, expected) else float("inf")
+    if not expected.numel():
         return 0.0
-    both = torch.isfinite(got) & torch.isfinite(want)
-    if not torch.equal(torch.isfinite(got), torch.isfinite(want)):
+    both = torch.isfinite(actual) & torch.isfinite(expected)
+    if not torch.equal(torch.isfinite(actual), torch.isfinite(expected)):
         return float("inf")
-    scale = float(want[both].abs().max()) if both.any() else 0.0
-    worst = float((got - want)[both].abs().max()) if both.any() else 0.0
+    scale = float(expected[both].abs().max()) if both.any() else 0.0
+    worst = float((actual - expected)[both].abs().max()) if both.any() else 0.0
     return worst / (scale or 1.0)

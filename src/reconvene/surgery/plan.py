@@ -163,8 +163,8 @@ class Plan(Accounting, Provenance, Cut, Plottable):  # fields come in the order 
                 f"{source} has version {invalid_values.shown(values.get('version'))}, this release reads {VERSION} "
                 f"and {WITH_BITS}; upgrade reconvene"
             )
-        known = {"format", "version", *(field.name for field in dataclasses.fields(cls))} - _UNSAVED
-        if unknown := sorted(values.keys() - known):
+        fields = {"format", "version", *(field.name for field in dataclasses.fields(cls))} - _UNSAVED
+        if unknown := sorted(values.keys() - fields):
             raise PlanError(f"{source}: {unknown[0]}: is no field that this release knows; upgrade reconvene")
         return schema.read_json(cls, text, source=source, error=PlanError)
 

@@ -65,7 +65,7 @@ def restricted_sites(structure: Structure, keep: Keep, scalars: Mapping[int, Num
     A number that the code computes from a size (``x / x.shape[1]``) is a statistic over channels too: the reference
     takes the smaller model's, and where the call works point by point, it works on kept channels.
     """
-    kept = structure.kept_atoms(keep)
+    mask = structure.kept_atoms(keep)
     context = structure.context
     restricted = dict(context.restricted)
     sites: list[SilencedCall] = []
@@ -75,27 +75,27 @@ def restricted_sites(structure: Structure, keep: Keep, scalars: Mapping[int, Num
         if (index not in restricted and index not in scalars) or op.func in COPIES:
             continue
         restrict = index in restricted or torch.Tag.pointwise in op.func.tags
-        args = [_kept_dims(context.dims(a), kept) if restrict and isinstance(a, Tensor) else None for a in op.args]
-        outs = [_kept_dims(context.dims(o), kept) if restrict and o is not None else None for o in op.outs]
+        args = [_kept_dims(context.dims(a), mask) if restrict and isinstance(a, Tensor) else None for a in op.args]
+        outs = [_kept_dims(context.dims(o), mask) if restrict and o is not None else None for o in op.outs]
         if any(arg is not None for arg in args) or index in scalars:
-            sizes: dict[str, Any] = {str(k): _size(value, kept) for k, value in restricted.get(index, {}).items()}
+            sizes: dict[str, Any] = {str(k): _size(value, mask) for k, value in restricted.get(index, {}).items()}
             sizes |= scalars.get(index, {})
             sites.append(SilencedCall(op.owner, op.name, args, outs, sizes, data))
     return sites
 
 
-def _size(value: Dim | list[Dim], kept: NDArray[np.bool_]) -> int | list[int]:
-    return [kept_size(dim, kept) for dim in value] if isinstance(value, list) else kept_size(value, kept)
+def _size(value: Dim | list[Dim], mask: NDArray[np.bool_]) -> int | list[int]:
+    return [kept_size(dim, mask) for dim in value] if isinstance(value, list) else kept_size(value, mask)
 
 
-def _kept_dims(dims: list[Dim], kept: NDArray[np.bool_]) -> list[KeptDim] | None:
+def _kept_dims(dims: list[Dim], mask: NDArray[np.bool_]) -> list[KeptDim] | None:
     """Kept positions of every dimension; ``None`` when all of them stay."""
-    if all(labels is None or kept[labels].all() for dim in dims for _, labels in dim):
+    if all(labels is None or mask[labels].all() for dim in dims for _, labels in dim):
         return None
     return [
         # What is kept whole gets no text: where it is a number of boxes, other weights find another number.
         [
-            (size, None if labels is None or kept[labels].all() else to_text(np.flatnonzero(kept[labels])))
+            (size, None if labels is None or mask[labels].all() else to_text(np.flatnonzero(mask[labels])))
             for size, labels in dim
         ]
         for dim in dims
@@ -239,21 +239,21 @@ def _positions(factors: KeptDim, actual: int) -> NDArray[np.int64]:
     return np.flatnonzero(flags)
 
 
-def _take(value: Any, kept: list[KeptDim] | None) -> Any:
-    if kept is None or not isinstance(value, Tensor):
+def _take(value: Any, dims: list[KeptDim] | None) -> Any:
+    if dims is None or not isinstance(value, Tensor):
         return value
-    for dim, factors in enumerate(kept):
+    for dim, factors in enumerate(dims):
         if any(text is not None for _, text in factors):
             index = torch.from_numpy(_positions(factors, value.shape[dim])).to(value.device)
             value = value.index_select(dim, index)
     return value
 
 
-def _put(value: Any, kept: list[KeptDim] | None) -> Any:
+def _put(value: Any, dims: list[KeptDim] | None) -> Any:
     """Back into the dense shape, zero where channels were removed."""
-    if kept is None or not isinstance(value, Tensor):
+    if dims is None or not isinstance(value, Tensor):
         return value
-    for dim, factors in enumerate(kept):
+    for dim, factors in enumerate(dims):
         if any(text is not None for _, text in factors):
             inner = prod(size for size, _ in factors)
             counts = prod(size if text is None else len(from_text(text)) for size, text in factors)

@@ -61,14 +61,14 @@ def _alone(weight: Tensor) -> bool:
 
 def zeroed(tensor: Tensor, slices: dict[int, str]) -> Tensor:
     """A copy in which everything but the kept positions is zero."""
-    kept = {dim: torch.from_numpy(from_text(text)).to(tensor.device) for dim, text in slices.items()}
+    indices = {dim: torch.from_numpy(from_text(text)).to(tensor.device) for dim, text in slices.items()}
     out = tensor.detach()
-    rows = kept.pop(0, None)
+    rows = indices.pop(0, None)
     if rows is not None:  # the rows that stay are copied, and only they need work in other dimensions
         out = out.index_select(0, rows)
-    elif kept:
+    elif indices:
         out = out.clone()
-    for dim, positions in kept.items():
+    for dim, positions in indices.items():
         removed = torch.ones(tensor.shape[dim], dtype=torch.bool, device=tensor.device)
         removed[positions] = False
         out.index_fill_(dim, removed.nonzero().squeeze(1), 0)

@@ -162,9 +162,9 @@ class _Pairs:
         self._watch(self.silenced, choices.note)
 
         def follow(seen: ObservedCall, outs: Results) -> Results | None:
-            taken = choices.take(seen, outs)
-            comparison.results.setdefault(seen.data, taken or outs)
-            return taken
+            choice = choices.take(seen, outs)
+            comparison.results.setdefault(seen.data, choice or outs)
+            return choice
 
         small = self._watch(self.small, follow)
         silenced = self._watch(self.silenced, comparison.see)
@@ -203,18 +203,18 @@ def _difference(silenced: Callable[[], Any], small: Callable[[], Any], seed: int
         except Exception as error:  # noqa: BLE001 -- foreign code
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             return float("inf"), f"the {name} network does not run: {reason}"
-    want, got = outputs
-    if [t.shape for t in want] != [t.shape for t in got]:
-        shapes = [", ".join(str(tuple(t.shape)) for t in tensors) for tensors in (got, want)]
+    expected, actual = outputs
+    if [t.shape for t in expected] != [t.shape for t in actual]:
+        shapes = [", ".join(str(tuple(t.shape)) for t in tensors) for tensors in (actual, expected)]
         return float("inf"), f"the small network gives {shapes[0]} instead of {shapes[1]}"
-    return _worst(want, got), ""
+    return _worst(expected, actual), ""
 
 
-def _worst(want: list[Tensor], got: list[Tensor]) -> float:
+def _worst(expected: list[Tensor], actual: list[Tensor]) -> float:
     """The largest relative difference of two networks' outputs; infinite where their shapes differ."""
-    if [t.shape for t in want] != [t.shape for t in got]:
+    if [t.shape for t in expected] != [t.shape for t in actual]:
         return float("inf")
-    return max((relative_error(a, b) for a, b in zip(got, want, strict=True)), default=0.0)
+    return max((relative_error(a, b) for a, b in zip(actual, expected, strict=True)), default=0.0)
 
 
 def _called(network: nn.Module, inputs: Any) -> Any:

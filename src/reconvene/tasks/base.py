@@ -121,7 +121,7 @@ class Task(ABC):
     def soft_loss(self, output: Any, teacher: Any, temperature: float) -> Tensor:
         """How far a student's output is from its teacher's: the mean squared error, for numbers."""
         pairs = zip(_tensors(output), _tensors(teacher), strict=True)
-        return torch.stack([F.mse_loss(student, wanted) for student, wanted in pairs]).sum()
+        return torch.stack([F.mse_loss(student, teacher_output) for student, teacher_output in pairs]).sum()
 
     def correct(self, output: Any, target: Tensor) -> Tensor | None:
         """The headline summed over a batch, where it is so cheap that training says it of every epoch."""

@@ -37,9 +37,9 @@ def same_class(reference: Tensor, output: Tensor, tie: float | None) -> Tensor |
 
 def soft_loss(scores: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """``T^2 KL(softmax(teacher / T) || softmax(scores / T))`` in nats, the mean over all score vectors."""
-    student, wanted = ((values / temperature).log_softmax(1) for values in (scores, teacher))
+    student, teacher_shares = ((values / temperature).log_softmax(1) for values in (scores, teacher))
     vectors = scores.numel() // scores.shape[1]
-    divergence = torch.nn.functional.kl_div(student, wanted, reduction="sum", log_target=True)
+    divergence = torch.nn.functional.kl_div(student, teacher_shares, reduction="sum", log_target=True)
     return temperature**2 * (divergence / vectors)
 
 

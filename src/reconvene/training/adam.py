@@ -24,13 +24,13 @@ class Adam:
     def step(self, lr: float) -> None:
         """Update every parameter that has a gradient, and use the gradients up."""
         self.tensors["steps"] += 1
-        done = int(self.tensors["steps"])
+        steps = int(self.tensors["steps"])
         for name, parameter in self.parameters.items():
             if parameter.grad is None:
                 continue
             mean, square = self.tensors[f"{name}/mean"], self.tensors[f"{name}/square"]
             mean.lerp_(parameter.grad, 1 - FIRST)
             square.mul_(SECOND).addcmul_(parameter.grad, parameter.grad, value=1 - SECOND)
-            root = (square / (1 - SECOND**done)).sqrt_().add_(SMALL)
-            parameter.addcdiv_(mean, root, value=-lr / (1 - FIRST**done))
+            root = (square / (1 - SECOND**steps)).sqrt_().add_(SMALL)
+            parameter.addcdiv_(mean, root, value=-lr / (1 - FIRST**steps))
             parameter.grad = None

@@ -42,8 +42,8 @@ def saturates() -> bool:
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return False
-    known = instruction_sets()
-    return bool(known) and not any("vnni" in name for name in known)
+    features = instruction_sets()
+    return bool(features) and not any("vnni" in name for name in features)
 
 
 def now() -> str:

@@ -10,21 +10,21 @@ from torch import nn
 
 def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """``model.named_modules()``: every module once, by its first path, parents before children."""
-    found: list[tuple[str, nn.Module]] = []
-    seen: set[int] = set()
+    modules: list[tuple[str, nn.Module]] = []
+    visited: set[int] = set()
     waiting: list[tuple[str, nn.Module]] = [("", model)]
     while waiting:
         entry = waiting.pop()
         path, module = entry
-        if id(module) in seen:
+        if id(module) in visited:
             continue
-        seen.add(id(module))
-        found.append(entry)
+        visited.add(id(module))
+        modules.append(entry)
         if children := module._modules:
             prefix = f"{path}." if path else ""
             waiting += [(prefix + name, m) for name, m in reversed(list(children.items())) if m is not None]
-    if all(kind.named_modules is nn.Module.named_modules for kind in _kinds(found)):
-        return found
+    if all(kind.named_modules is nn.Module.named_modules for kind in _kinds(modules)):
+        return modules
     return list(model.named_modules())
 
 
@@ -38,22 +38,24 @@ def set_mode(model: nn.Module, training: bool) -> None:
 
     Some models clear the tables they cached for eval when they are set to train.
     """
-    found = named_modules(model)
-    if takes_mode_plainly(found):
-        for _, module in found:
+    modules = named_modules(model)
+    if takes_mode_plainly(modules):
+        for _, module in modules:
             module.__dict__["training"] = training
     else:
         model.train(True)
         model.train(training)
 
 
-def takes_mode_plainly(found: list[tuple[str, nn.Module]]) -> bool:
+def takes_mode_plainly(modules: list[tuple[str, nn.Module]]) -> bool:
     """Whether setting the mode of these modules does nothing but set their attribute ``training``."""
-    return all(_is_plain(kind) for kind in _kinds(found)) and not any("train" in module.__dict__ for _, module in found)
+    return all(_is_plain(kind) for kind in _kinds(modules)) and not any(
+        "train" in module.__dict__ for _, module in modules
+    )
 
 
-def _kinds(found: list[tuple[str, nn.Module]]) -> set[type[nn.Module]]:
-    return {type(module) for _, module in found}
+def _kinds(modules: list[tuple[str, nn.Module]]) -> set[type[nn.Module]]:
+    return {type(module) for _, module in modules}
 
 
 def _is_plain(kind: type[nn.Module]) -> bool:

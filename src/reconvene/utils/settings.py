@@ -25,9 +25,9 @@ def one_of(names: Collection[str] | Callable[[], Collection[str]]) -> AfterValid
     """Of a text, for ``Annotated``: one of these names, as they are when a value is read."""
 
     def check(value: str) -> str:
-        known = names() if callable(names) else names
-        if value not in known:
-            raise ValueError(f"{value!r} is none of {', '.join(sorted(known))}.{suggestion(value, known)}")
+        choices = names() if callable(names) else names
+        if value not in choices:
+            raise ValueError(f"{value!r} is none of {', '.join(sorted(choices))}.{suggestion(value, choices)}")
         return value
 
     return AfterValidator(check)

@@ -70,11 +70,11 @@ class Form:
     def options(self, folder: Path, dataset: Dataset | None) -> dict[str, Any]:
         """These as ``reconvene.export`` takes them."""
         recorded = artifact.Artifact.open(folder).preprocessing
-        known = None if recorded is None else recorded.task
+        recorded_task = None if recorded is None else recorded.task
         names = ("precision", "batch", "dynamic_axes", "opset", "tolerance", "state")
         return {
             **{name: getattr(self, name) for name in names},
-            "task": self.task or (known if dataset is None else dataset.task.name),
+            "task": self.task or (recorded_task if dataset is None else dataset.task.name),
         }
 
 
@@ -267,8 +267,8 @@ def _bench_data(
     """The data beside the clock: what int8 is calibrated on, and what files are judged by."""
     test = Calibration(tuple(test_batches(dataset, batch_size=32)), f"test images of {dataset.name}")
     images = calibration_of(dataset, int8.samples, seed=seed) if int8 else None
-    kept = int8.keep_fp32 if int8 else ()
-    return BenchData(images, test, str(test), kept, _ranges(folder, models), dataset.task.name)
+    in_float = int8.keep_fp32 if int8 else ()
+    return BenchData(images, test, str(test), in_float, _ranges(folder, models), dataset.task.name)
 
 
 def calibration_of(dataset: Dataset, samples: int, *, seed: int) -> Calibration:
@@ -312,8 +312,8 @@ def _loaded(folder: Path, *, allow_import: bool) -> dict[str, nn.Module]:
 
 def _ranges(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Range]]:
     """The ranges from quantisation-aware training, by variant; variants without that training are left out."""
-    *others, artifact_variant = names
-    places = {artifact_variant: folder, **dict.fromkeys(others, folder / DENSE)}
+    *dense_variants, artifact_variant = names
+    places = {artifact_variant: folder, **dict.fromkeys(dense_variants, folder / DENSE)}
     learned = {name: learned_ranges(path) for name, path in places.items() if path == folder or path.is_dir()}
     return {name: ranges for name, ranges in learned.items() if ranges is not None}
 

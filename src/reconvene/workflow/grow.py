@@ -54,8 +54,8 @@ def train_growing(
     """
     folder = Path(directory)
     stored = artifact.Artifact.open(folder)
-    asked = None if budget is None else {name: str(value) for name, value in budget.asked.items()}
-    grown = {"budget": asked, "regrow": regrow, "ramp": list(ramp), "plan_seed": pruning.seed}
+    limits = None if budget is None else {name: str(value) for name, value in budget.asked.items()}
+    grown = {"budget": limits, "regrow": regrow, "ramp": list(ramp), "plan_seed": pruning.seed}
     recipe = recipe_of(dataset, epochs, config) | {"growing": grown}
     earlier = stored.timed_training
     if earlier is not None and stored.plan is not None:

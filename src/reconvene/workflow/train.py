@@ -195,9 +195,9 @@ def keep_trained(folder: Path, model: nn.Module, training: Training, **sections:
     if int(os.environ.get("RANK", "0")) != 0:  # under torchrun every process comes here, one of them writes
         return
     stored = artifact.Artifact.open(folder)
-    kept = {name: value for name, value in stored.measurements.items() if name not in OF_THE_WEIGHTS}
+    measurements = {name: value for name, value in stored.measurements.items() if name not in OF_THE_WEIGHTS}
     timings = Timings.of(training, pruning=stored.timings.pruning)
-    artifact.save(model, folder, extra={**kept, "training": training.untimed(), **sections}, timings=timings)
+    artifact.save(model, folder, extra={**measurements, "training": training.untimed(), **sections}, timings=timings)
     (folder / CHECKPOINT_NAME).unlink(missing_ok=True)  # what it was for is in the artifact now
     keep(folder, None)  # what earlier weights predicted
 
@@ -224,13 +224,13 @@ def _teacher(
     if artifact.read_plan(folder) is None:
         raise TrainingError(f"{folder} holds a dense network: say which artifact teaches it (--teacher DIR)")
     teacher = folder / DENSE
-    there = (teacher / artifact.MANIFEST).exists()
-    if not there or not artifact.Artifact.open(teacher).is_trained:
+    is_artifact = (teacher / artifact.MANIFEST).exists()
+    if not is_artifact or not artifact.Artifact.open(teacher).is_trained:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # several processes would write it at once
             raise TrainingError(
                 f"{teacher} is not trained yet. Under torchrun, train the teacher first (--teacher DIR)"
             )
-        if not there:
+        if not is_artifact:
             artifact.save(artifact.dense(folder, allow_import=allow_import), teacher)
         description = "training the dense teacher"
         train(

@@ -115,9 +115,9 @@ def gradients_of(
     criterion: str,
 ) -> Iterator[dict[str, Tensor]]:
     """``dL/dw`` of these parameters for every batch; the model stays as it is. Raises CriterionError."""
-    wanted = sorted(names)
+    needed = sorted(names)
     with untouched(subject.model, seed=subject.seed):
-        leaves = {name: roles.parameters[name].clone().requires_grad_() for name in wanted}
+        leaves = {name: roles.parameters[name].clone().requires_grad_() for name in needed}
         state = [*subject.model.named_parameters(), *subject.model.named_buffers()]
         stand_ins = {name: tensor.detach().clone() for name, tensor in state if name not in leaves} | leaves
         for number, (inputs, target) in enumerate(batches):

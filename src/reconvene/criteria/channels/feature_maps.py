@@ -90,11 +90,11 @@ def _scored(subject: ChannelSubject, criterion: str, score: _Score) -> ChannelSc
     data = Batches(subject.data, user=user, device=subject.device, seed=subject.seed, names=names, labelled=False)
     totals = [np.zeros(group.width) for group in subject.structure.prunable]
     counts = [0] * len(totals)
-    wanted = frozenset(place.call for place in places)
+    calls = frozenset(place.call for place in places)
     with untouched(subject.model, seed=subject.seed), torch.no_grad(), canonical_calls():
         for number, (inputs, _) in enumerate(data):
             with explained(user, number):
-                seen = _results(subject, inputs, wanted)
+                seen = _results(subject, inputs, calls)
             for g, place in enumerate(places):
                 if place.call not in seen:
                     raise CriterionError(
@@ -108,14 +108,14 @@ def _scored(subject: ChannelSubject, criterion: str, score: _Score) -> ChannelSc
     return ChannelScores(means, data=data.describe())
 
 
-def _results(subject: ChannelSubject, inputs: Any, wanted: frozenset[str]) -> dict[str, Results]:
+def _results(subject: ChannelSubject, inputs: Any, calls: frozenset[str]) -> dict[str, Results]:
     """The results of the wanted calls, by the identity of the call."""
     results: dict[str, Results] = {}
 
     def keep(seen: ObservedCall, outs: Results) -> None:
         results.setdefault(seen.data, outs)
 
-    with watched(subject.model, inputs, keep, wanted=wanted):
+    with watched(subject.model, inputs, keep, wanted=calls):
         call(subject.model, inputs)
     return results
 

@@ -178,9 +178,9 @@ def open_model(bundle: Bundle, options: argparse.Namespace) -> Callable[[Array],
     programs = [
         file[len(_RUNTIMES) : -3] for file in bundle.sums if file.startswith(_RUNTIMES) and file.endswith(".py")
     ]
-    known = [program for program in programs if program.isidentifier() and program != "__init__"]
-    if name not in known:
-        raise Refused(f"{entry['file']} runs in {name!r}, and this bundle has programs for: {', '.join(known)}")
+    runnable = [program for program in programs if program.isidentifier() and program != "__init__"]
+    if name not in runnable:
+        raise Refused(f"{entry['file']} runs in {name!r}, and this bundle has programs for: {', '.join(runnable)}")
     program = importlib.import_module(f".runtimes.{name}", __package__)
     infer: Callable[[Array], Array] = program.load(bundle.path(entry["file"]), options.threads)
     return infer

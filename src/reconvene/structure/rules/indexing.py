@@ -43,22 +43,22 @@ def indexed(ctx: Context, x: Tensor, indices: Sequence[Tensor | None], ndim: int
     """
     dims = ctx.dims(x)
     indexed_axes: list[int] = []
-    kept: list[int] = []
+    remaining: list[int] = []
     first = len(dims)
     axis = 0
     for selector in indices:
         count = selector.ndim if selector is not None and selector.dtype in (torch.bool, torch.uint8) else 1
         if selector is not None:
-            first = min(first, len(kept))
+            first = min(first, len(remaining))
             indexed_axes += range(axis, axis + count)
         else:
-            kept.append(axis)
+            remaining.append(axis)
         axis += count
-    kept += range(axis, len(dims))
+    remaining += range(axis, len(dims))
     if indexed_axes and indexed_axes != list(range(indexed_axes[0], indexed_axes[-1] + 1)):
         first = 0
-    passing: list[Dim | None] = [dims[a] for a in kept]
-    picked: list[Dim | None] = [None] * (ndim - len(kept))
+    passing: list[Dim | None] = [dims[a] for a in remaining]
+    picked: list[Dim | None] = [None] * (ndim - len(remaining))
     return [dims[a] for a in indexed_axes], [*passing[:first], *picked, *passing[first:]]
 
 

@@ -41,7 +41,7 @@ def find_sites(model: nn.Module, example_inputs: Any) -> list[OperationSite]:
 def sites_of(model: nn.Module, ops: Iterable[Op]) -> list[OperationSite]:
     """The same from calls that were recorded."""
     modules = dict(model.named_modules())
-    found: dict[tuple[str, str], OperationSite] = {}
+    sites_by_call: dict[tuple[str, str], OperationSite] = {}
     inner: dict[str, list[Op]] = {}
     for op in ops:
         if not op.training:
@@ -53,8 +53,8 @@ def sites_of(model: nn.Module, ops: Iterable[Op]) -> list[OperationSite]:
                 continue
             module = modules.get(owner)
             alone = module is not None and not any(True for _ in module.children()) and _is_only(operation, owned)
-            found.setdefault((owner, operation), OperationSite(owner, operation, alone, _axis(op, owned)))
-    return list(found.values())
+            sites_by_call.setdefault((owner, operation), OperationSite(owner, operation, alone, _axis(op, owned)))
+    return list(sites_by_call.values())
 
 
 def _is_only(operation: str, owned: Iterable[Op]) -> bool:

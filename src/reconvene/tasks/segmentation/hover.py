@@ -43,11 +43,11 @@ class HoverInstances(Instances):
             maps.append(np.where(numbers.ravel() > 0, offset / np.maximum(reach, 1e-9), 0.0).reshape(numbers.shape))
         return np.stack(maps).astype(np.float32)
 
-    def geometry_loss(self, output: Tensor, wanted: Tensor, inside: Tensor) -> Tensor:
+    def geometry_loss(self, output: Tensor, target_maps: Tensor, inside: Tensor) -> Tensor:
         """Mean squared error of the maps, and inside objects of their derivatives."""
-        errors = [(_derivative(output, axis) - _derivative(wanted, axis)).square() for axis in (0, 1)]
+        errors = [(_derivative(output, axis) - _derivative(target_maps, axis)).square() for axis in (0, 1)]
         slopes = torch.stack(errors, dim=1) * inside
-        return F.mse_loss(output, wanted) + slopes.sum() / (2 * inside.sum() + 1)
+        return F.mse_loss(output, target_maps) + slopes.sum() / (2 * inside.sum() + 1)
 
     def decode(self, foreground: PixelValues, geometry: PixelValues) -> Map:
         """A watershed between edges, where the maps fall, from what edges leave of the foreground."""

@@ -50,9 +50,9 @@ class Instances(Task):
     def decode(self, foreground: PixelValues, geometry: PixelValues) -> Map:
         """Objects ``[H, W]`` from the probability of the foreground ``[H, W]`` and the geometry channels."""
 
-    def geometry_loss(self, output: Tensor, wanted: Tensor, inside: Tensor) -> Tensor:
+    def geometry_loss(self, output: Tensor, target_maps: Tensor, inside: Tensor) -> Tensor:
         """How far channels ``[B, geometry, H, W]`` are from those wanted; ``inside`` ``[B, 1, H, W]`` marks objects."""
-        return F.mse_loss(output, wanted)
+        return F.mse_loss(output, target_maps)
 
     def loss(self, output: Any, target: Tensor) -> Tensor:
         """Cross entropy and ``1 - Dice`` of the foreground, and the loss of the geometry."""
@@ -62,9 +62,9 @@ class Instances(Task):
         """The same, with label smoothing in the cross entropy."""
         joined, inside = _joined(output), (target > 0).long()
         scores, geometry = joined[:, :FOREGROUND], joined[:, FOREGROUND:]
-        wanted = np.stack([self.encode(numbers) for numbers in target.cpu().numpy().astype(np.int32)])
+        target_maps = np.stack([self.encode(numbers) for numbers in target.cpu().numpy().astype(np.int32)])
         loss = F.cross_entropy(scores, inside, label_smoothing=label_smoothing) + soft_dice_loss(scores, inside)
-        return loss + self.geometry_loss(geometry, torch.from_numpy(wanted).to(geometry), inside[:, None])
+        return loss + self.geometry_loss(geometry, torch.from_numpy(target_maps).to(geometry), inside[:, None])
 
     def soft_loss(self, output: Any, teacher: Any, temperature: float) -> Tensor:
         """``T^2 KL`` of the foreground scores and the mean squared error of the geometry."""
@@ -99,12 +99,12 @@ class Instances(Task):
     def check(self, output: Any, target: Tensor, *, classes: Sequence[str], data: str, role: str = "the model") -> Any:
         """``output``, if it has the channels, for every pixel."""
         channels = FOREGROUND + self.geometry
-        wanted = [len(target), channels, *target.shape[1:]]
+        expected = [len(target), channels, *target.shape[1:]]
         shape = list(_joined(output).shape) if isinstance(output, Tensor | Mapping) else type(output).__name__
-        if shape != wanted:
+        if shape != expected:
             raise TrainingError(
-                f"{role} returns {shape}, but {self.name} of {data} needs {wanted}: for each pixel {FOREGROUND} scores "
-                f"and {self.geometry} of geometry. Try: build the model with {channels} output channels "
+                f"{role} returns {shape}, but {self.name} of {data} needs {expected}: for each pixel {FOREGROUND} "
+                f"scores and {self.geometry} of geometry. Try: build the model with {channels} output channels "
                 f"(num_classes={channels} of our models), as large as its input."
             )
         return output

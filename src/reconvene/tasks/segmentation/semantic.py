@@ -62,12 +62,12 @@ class Segmentation(Task):
 
     def check(self, output: Any, target: Tensor, *, classes: Sequence[str], data: str, role: str = "the model") -> Any:
         """``output``, if it is one score for each class and pixel."""
-        wanted = [len(target), len(classes), *target.shape[1:]]
-        if not isinstance(output, Tensor) or list(output.shape) != wanted:
+        expected = [len(target), len(classes), *target.shape[1:]]
+        if not isinstance(output, Tensor) or list(output.shape) != expected:
             shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise TrainingError(
-                f"{role} returns {shape}, but {self.name} of {data} needs {wanted}: a score for each class and pixel. "
-                f"Try: build the model with num_classes={len(classes)}, as large as its input."
+                f"{role} returns {shape}, but {self.name} of {data} needs {expected}: a score for each class and "
+                f"pixel. Try: build the model with num_classes={len(classes)}, as large as its input."
             )
         return output
 
@@ -130,7 +130,7 @@ def soft_dice_loss(scores: Tensor, target: Tensor) -> Tensor:
     Sums are over the batch, so that an image without an object does not weigh as much as one that is full of them.
     """
     shares = scores.softmax(1)[:, 1:]
-    wanted = torch.stack([target == c for c in range(1, scores.shape[1])], dim=1).to(shares.dtype)
+    one_hot = torch.stack([target == c for c in range(1, scores.shape[1])], dim=1).to(shares.dtype)
     dims = (0, *range(2, shares.ndim))
-    both, total = (shares * wanted).sum(dims), (shares + wanted).sum(dims)
+    both, total = (shares * one_hot).sum(dims), (shares + one_hot).sum(dims)
     return (1 - (2 * both + 1) / (total + 1)).mean()

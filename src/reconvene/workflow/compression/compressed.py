@@ -56,8 +56,8 @@ class Compressed:
         rows: list[list[Cell]] = []
         for result, seconds in zip(self.stages, self.latencies, strict=True):
             costs = {**result.costs, "latency": seconds}
-            shown = [COSTS[name].unit.short(costs[name]) for name in ("size", "latency", "params", "macs")]
-            rows.append([str(result.number), result.stage, result.precision, task.show(result.score), *shown])
+            texts = [COSTS[name].unit.short(costs[name]) for name in ("size", "latency", "params", "macs")]
+            rows.append([str(result.number), result.stage, result.precision, task.show(result.score), *texts])
         last = self.stages[-1]
         size = times(first.costs["size"] / last.costs["size"], "smaller", "larger")
         latency = times(self.latencies[0] / self.latencies[-1], "faster", "slower")

@@ -124,7 +124,7 @@ def _with_options(entry: Any) -> Any:
 def _check_order(settings: Settings, recipe: Recipe) -> None:
     """Fail at a stage that cannot come where it stands: that is known before hours of training."""
     trained = recipe.is_trained
-    taken: int | None = None
+    previous: int | None = None
     for index, stage in enumerate(recipe.stages):
         place: Place = ("stages", index)
         if why := stage.refused_after(recipe.stages[:index], trained=trained):
@@ -137,10 +137,10 @@ def _check_order(settings: Settings, recipe: Recipe) -> None:
                 place,
                 f"stage {index + 1}, {stage.name}, has no limit, such as params: 4x, and the recipe has no budget",
             )
-        if taken is not None:
+        if previous is not None:
             settings.fail(
                 place,
-                f"stages {taken + 1} and {index + 1} both have no limit of their own, so the first would keep the "
+                f"stages {previous + 1} and {index + 1} both have no limit of their own, so the first would keep the "
                 "whole budget and leave the second nothing to do. Give the first one a limit",
             )
-        taken = index
+        previous = index

@@ -215,9 +215,9 @@ class _RecipeRun:
         files = {name: result.sha256 for name, result in results.items()}
         path = folder / LATENCIES
         if path.exists():
-            kept = json.loads(read_regular(path, limit=2**20, error=ArtifactError))
-            if kept["files"] == files:
-                return tuple(float(kept["seconds"][name]) for name in files)
+            record = json.loads(read_regular(path, limit=2**20, error=ArtifactError))
+            if record["files"] == files:
+                return tuple(float(record["seconds"][name]) for name in files)
         paths = {name: self.folder / name / result.file for name, result in results.items()}
         shape = artifact.Artifact.open(self.folder / stage_folder(0, SOURCE)).source.input_shape
         assert shape is not None, "its source was resolved"
@@ -227,8 +227,8 @@ class _RecipeRun:
                 dict(paths), inputs, runtimes=("onnxruntime",), repeats=REPEATS, seed=self.recipe.seed
             )
         seconds = {name: timed.row("onnxruntime", name).median for name in files}
-        kept = {"files": files, "seconds": seconds, "machine": timed.machine, "versions": timed.versions}
-        write_atomic(path, (json.dumps(kept, indent=1) + "\n").encode())
+        record = {"files": files, "seconds": seconds, "machine": timed.machine, "versions": timed.versions}
+        write_atomic(path, (json.dumps(record, indent=1) + "\n").encode())
         return tuple(seconds.values())
 
     def _finish(self, results: tuple[StageResult, ...], budget: Budget | None, task: str) -> Compressed:

@@ -73,13 +73,15 @@ def quantised_ncnn(
     lines = param.read_text(encoding="utf-8").splitlines()
     stack = [_parsed(line) for line in lines[2:] if line.strip()]
     _read_weights(stack, weights.read_bytes())
-    kept = _matched(model, stack, quantisation.keep_fp32)
+    in_float = _matched(model, stack, quantisation.keep_fp32)
     wrong = [
-        layer for layer in stack if _is_wrong_in_int8(layer) and not any(layer is kept_layer for kept_layer in kept)
+        layer for layer in stack if _is_wrong_in_int8(layer) and not any(layer is kept_layer for kept_layer in in_float)
     ]
-    kept += wrong
+    in_float += wrong
     chosen = [
-        layer for layer in stack if layer.operator in QUANTISED and not any(layer is kept_layer for kept_layer in kept)
+        layer
+        for layer in stack
+        if layer.operator in QUANTISED and not any(layer is kept_layer for kept_layer in in_float)
     ]
     if not chosen:
         raise ExportError(f"{type(model).__name__} has no layer left that ncnn computes in int8")
@@ -143,10 +145,10 @@ def _read_weights(stack: list[_Layer], data: bytes) -> None:
         if offset != len(data):
             raise ValueError(f"{len(data) - offset} bytes are left over")
     except ValueError as error:
-        others = sorted({layer.operator for layer in stack} - set(_WEIGHTED))
+        unquantised = sorted({layer.operator for layer in stack} - set(_WEIGHTED))
         raise ExportError(
             f"this ncnn model cannot be quantised: {error}. The weights of some of its layers are not known here: "
-            f"{', '.join(others)}. Export it to another format, or in fp32"
+            f"{', '.join(unquantised)}. Export it to another format, or in fp32"
         ) from error
 
 

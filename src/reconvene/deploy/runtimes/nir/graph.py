@@ -163,13 +163,13 @@ class Reader:
         for source in signal.raw:
             self.graph.nodes[source].read_raw = True
         node = Node(kind, signal.sources, signal.shape, shape, options)
-        known = self.graph.nodes.setdefault(name, node)
-        if (known.kind, known.sources, known.shape, known.options) != (kind, node.sources, shape, options):
+        present = self.graph.nodes.setdefault(name, node)
+        if (present.kind, present.sources, present.shape, present.options) != (kind, node.sources, shape, options):
             raise ExportError(
-                f"{name} reads {', '.join(known.sources)} in one call and {', '.join(node.sources)} in another: a NIR "
-                "graph is one time step, in which every layer runs once"
+                f"{name} reads {', '.join(present.sources)} in one call and {', '.join(node.sources)} in another: a "
+                "NIR graph is one time step, in which every layer runs once"
             )
-        known.steps += signal.count // self.examples
+        present.steps += signal.count // self.examples
         raw = frozenset([name]) if kind in ("convolution", "linear") else frozenset[str]()
         return Signal((name,), shape, signal.count, raw)
 

@@ -30,7 +30,7 @@ def main(path: str, inputs: str) -> int:
         "Cpu", binding.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, binding.OrtMemType.DEFAULT
     )
     sparing = {"max_mem": 0, "arena_extend_strategy": 1, "initial_chunk_size_bytes": 1, "max_dead_bytes_per_chunk": 1}
-    kept = os.dup(2)
+    descriptor = os.dup(2)
     with tempfile.TemporaryFile() as log:
         os.dup2(log.fileno(), 2)
         try:
@@ -43,7 +43,7 @@ def main(path: str, inputs: str) -> int:
                 start = log.seek(0, os.SEEK_END)
                 _run(session, inputs_by_name)
         finally:
-            os.dup2(kept, 2)
+            os.dup2(descriptor, 2)
         log.seek(start)
         return sum(int(size) for size in _EXTENDED.findall(log.read()))
 

@@ -38,8 +38,8 @@ def quantised_onnx(
         # Shapes are all known from our exporter, and the symbolic pass stops at operators it does not know.
         tool.shape_inference.quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
         nodes = [node.name for node in onnx.load(prepared, load_external_data=False).graph.node]
-        kept = [name for name in nodes if within(name.split("/")[0], quantisation.keep_fp32)]
-        _require_nodes(quantisation.keep_fp32, {name.split("/")[0] for name in kept})
+        in_float = [name for name in nodes if within(name.split("/")[0], quantisation.keep_fp32)]
+        _require_nodes(quantisation.keep_fp32, {name.split("/")[0] for name in in_float})
         tool.quantize_static(
             str(prepared),
             str(path),
@@ -49,17 +49,17 @@ def quantised_onnx(
             weight_type=tool.QuantType.QInt8,
             per_channel=True,
             reduce_range=saturates() and not quantisation.packed,
-            nodes_to_exclude=kept,
+            nodes_to_exclude=in_float,
             calibrate_method=tool.CalibrationMethod.MinMax,
             # By default a ReLU before a uint8 tensor is dropped, since that has no negative values: a kept layer that
             # reads what stands before that tensor would read them.
-            extra_options={"QDQKeepRemovableActivations": bool(kept)},
+            extra_options={"QDQKeepRemovableActivations": bool(in_float)},
         )
         folded = onnx.load(prepared) if quantisation.packed else None
     finally:
         prepared.unlink(missing_ok=True)
     proto = onnx.load(path)
-    _read_in_float(proto.graph, set(kept))
+    _read_in_float(proto.graph, set(in_float))
     if quantisation.packed:
         exact = pack_weights(proto, quantisation.packed, folded)
         _check_weights(
@@ -101,17 +101,17 @@ def _reader(tool: Any, names: list[str], quantisation: Quantisation, batch: int 
     return Reader()
 
 
-def _read_in_float(graph: Any, kept: set[str]) -> None:
+def _read_in_float(graph: Any, in_float: set[str]) -> None:
     """Let kept layers read the float32 output of their producer, not its int8 copy."""
     made_by = {output: node for node in graph.node for output in node.output}
     for node in graph.node:
-        if node.name not in kept:
+        if node.name not in in_float:
             continue
         for i, name in enumerate(node.input):
             back = made_by.get(name)
-            there = made_by.get(back.input[0]) if back is not None and back.op_type == "DequantizeLinear" else None
-            if there is not None and there.op_type == "QuantizeLinear":
-                node.input[i] = there.input[0]
+            producer = made_by.get(back.input[0]) if back is not None and back.op_type == "DequantizeLinear" else None
+            if producer is not None and producer.op_type == "QuantizeLinear":
+                node.input[i] = producer.input[0]
     used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
     for operator in ("DequantizeLinear", "QuantizeLinear"):
         for node in [node for node in graph.node if node.op_type == operator and not used & set(node.output)]:

@@ -126,13 +126,13 @@ class _Graph:
         """Remove what nobody reads any more; what unpacks comes first."""
         nodes = [*self._unpacking, *self.graph.node]
         read = {output.name for output in self.graph.output}
-        kept = []
+        initializers = []
         for node in reversed(nodes):
             if read & set(node.output):
-                kept.append(node)
+                initializers.append(node)
                 read.update(node.input)
         tensors = [tensor for tensor in self.graph.initializer if tensor.name in read]
-        for entries, values in ((self.graph.node, kept[::-1]), (self.graph.initializer, tensors)):
+        for entries, values in ((self.graph.node, initializers[::-1]), (self.graph.initializer, tensors)):
             copies = [type(value).FromString(value.SerializeToString()) for value in values]
             del entries[:]
             entries.extend(copies)
