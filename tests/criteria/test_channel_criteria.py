@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, mse_loss
 
 from reconvene.criteria import CHANNEL_CRITERIA, score, score_channels
+from reconvene.criteria.channels.base import ChannelCriterion, ChannelScores
 from reconvene.errors import CriterionError, UnknownNameError
 from reconvene.structure import analyse
 
@@ -414,14 +415,29 @@ def test_batches_may_be_mappings_or_hold_several_targets(criterion):
 def test_what_is_missing_is_named():
     with pytest.raises(CriterionError, match="criterion 'taylor' needs data, and got none"):
         scores(chain(), "taylor")
-    with pytest.raises(
-        UnknownNameError, match="activity, chip, fpgm, group_l2, hrank, l1, l2, lamp, obd, slimming, spike_rate, taylor"
-    ):
+    with pytest.raises(UnknownNameError, match=", ".join(sorted(CHANNEL_CRITERIA))):
         scores(chain(), "tailor")
     with pytest.raises(CriterionError, match="scores channels and not weights"):
         score(chain(), X, "taylor", data=batches())
     with pytest.raises(CriterionError, match="not finite"):
         scores(chain(), "taylor", data=batches(), loss=lambda output, _: output.sum() * torch.inf)
+
+
+@pytest.mark.parametrize("needs", [None, "data", "loss"])
+def test_a_criterion_gets_what_it_declares_to_read(needs, monkeypatch):
+    subjects = []
+
+    def ones(subject):
+        subjects.append(subject)
+        return ChannelScores([np.ones(group.width) for group in subject.structure.prunable])
+
+    monkeypatch.setitem(CHANNEL_CRITERIA, "ones", ChannelCriterion("ones", ones, needs=needs))
+    data, loss = batches(), mse_loss
+    scores(chain(), "ones", data=data, loss=loss)
+    assert (subjects[0].data is data, subjects[0].loss is loss) == (needs is not None, needs == "loss")
+    if needs is not None:
+        with pytest.raises(CriterionError, match="criterion 'ones' needs data, and got none"):
+            scores(chain(), "ones")
 
 
 @pytest.mark.parametrize("criterion", sorted(set(CHANNEL_CRITERIA) - {"activity", "spike_rate"}))

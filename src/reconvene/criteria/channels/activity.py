@@ -141,6 +141,6 @@ def _read(
 
 
 ACTIVITY_CRITERIA = (
-    ChannelCriterion("activity", activity, needs="data", trained=True),
-    ChannelCriterion("spike_rate", spike_rate, needs="data", trained=True),
+    ChannelCriterion("activity", activity, needs="data"),
+    ChannelCriterion("spike_rate", spike_rate, needs="data"),
 )

@@ -20,7 +20,7 @@ Order = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class ChannelSubject:
-    """A trained model whose channels are to be scored, and everything a criterion may want to look at."""
+    """A trained model whose channels are to be scored, and what its criterion declares to read (``needs``)."""
 
     model: nn.Module
     structure: Structure
@@ -52,16 +52,15 @@ class ChannelScores:
 class ChannelCriterion:
     """One entry of ``CHANNEL_CRITERIA``.
 
-    ``score`` scores the channels of a subject; ``needs`` is what it looks at beside the weights: ``data`` (inputs
-    alone) or ``loss`` (inputs and targets). ``trained``: what it looks at is no more than a draw in a network that was
-    never trained. ``adds_up``: scores are in one unit for all groups, and what several channels lose together is
-    estimated by their sum.
+    ``score`` scores the channels of a subject. ``needs`` is what it reads beside the weights: ``data`` (inputs alone)
+    or ``loss`` (inputs, targets and a loss); the subject holds nothing else, and without data there is an error.
+    ``adds_up``: scores are in one unit for all groups, and what several channels lose together is estimated by their
+    sum.
     """
 
     name: str
     score: Callable[[ChannelSubject], ChannelScores]
     needs: Literal["data", "loss"] | None = None
-    trained: bool = False
     adds_up: bool = False
 
 

@@ -139,6 +139,6 @@ def gradients_of(
 
 
 DERIVATIVE_CRITERIA = (
-    ChannelCriterion("taylor", taylor, needs="loss", trained=True, adds_up=True),
-    ChannelCriterion("obd", obd, needs="loss", trained=True, adds_up=True),
+    ChannelCriterion("taylor", taylor, needs="loss", adds_up=True),
+    ChannelCriterion("obd", obd, needs="loss", adds_up=True),
 )

@@ -163,6 +163,6 @@ def _channel_axes(structure: Structure, tensor: Tensor) -> list[tuple[int, dict[
 
 
 FEATURE_MAP_CRITERIA = (
-    ChannelCriterion("hrank", hrank, needs="data", trained=True),
-    ChannelCriterion("chip", chip, needs="data", trained=True),
+    ChannelCriterion("hrank", hrank, needs="data"),
+    ChannelCriterion("chip", chip, needs="data"),
 )

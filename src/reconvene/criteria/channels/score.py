@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from reconvene.criteria.base import Loss
+from reconvene.criteria.batches import EXPECTED
 from reconvene.criteria.channels.base import ChannelSaliency, ChannelSubject
 from reconvene.criteria.registry import channel_criterion
 from reconvene.errors import CriterionError
@@ -47,7 +48,16 @@ def score_channels(
         CriterionError: data are missing, empty or refused by the model, or a score is not finite.
     """
     entry = channel_criterion(criterion)
-    subject = ChannelSubject(model, structure, example_inputs, data, loss, seed)
+    if entry.needs is not None and data is None:
+        raise CriterionError(f"criterion {criterion!r} needs data, and got none. {EXPECTED}.")
+    subject = ChannelSubject(
+        model,
+        structure,
+        example_inputs,
+        data if entry.needs is not None else None,
+        loss if entry.needs == "loss" else None,
+        seed,
+    )
     result = entry.score(subject)
     for group, scores in zip(structure.prunable, result.scores, strict=True):
         if not np.isfinite(scores).all():

@@ -105,7 +105,7 @@ WEIGHT_CRITERIA = (
     ChannelCriterion("l1", l1),
     ChannelCriterion("l2", l2),
     ChannelCriterion("group_l2", group_l2),
-    ChannelCriterion("slimming", slimming, trained=True),
+    ChannelCriterion("slimming", slimming),
     ChannelCriterion("lamp", lamp),
     ChannelCriterion("fpgm", fpgm),
 )
