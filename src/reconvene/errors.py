@@ -89,9 +89,14 @@ class UnknownNameError(ReconveneError):
 
 
 def suggestion(name: object, available: Iterable[str]) -> str:
-    """``" Did you mean 'synflow'?"`` for the nearest of the available names; empty where none is near."""
-    names = {entry.lower(): entry for entry in available}
-    return _question(names[match] for match in difflib.get_close_matches(str(name).lower(), names, n=1))
+    """``" Did you mean 'synflow'?"`` for the nearest of the available names; empty where none is near.
+
+    Near is also what begins with the name, such as onnxruntime for onnx.
+    """
+    names, word = {entry.lower(): entry for entry in available}, str(name).lower()
+    matches = difflib.get_close_matches(word, names, n=1)
+    matches = matches or [entry for entry in names if len(word) > 2 and entry.startswith(word)][:2]
+    return _question(names[match] for match in matches)
 
 
 def _question(names: Iterable[str]) -> str:

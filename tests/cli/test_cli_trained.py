@@ -13,6 +13,8 @@ import reconvene as rc
 from reconvene import artifact
 from reconvene.cli import main
 from reconvene.models import ModelSource
+from reconvene.training import TrainConfig
+from reconvene.workflow import usual_recipe
 from reconvene.workflow.report import report, scores
 from support.cli_calls import answer, trouble
 
@@ -137,6 +139,59 @@ def test_what_a_cut_cost_is_said_and_can_be_evaluated(tmp_path: Path, capfd: pyt
     assert scores(Path(out)) == pytest.approx(said["scores"]), "the report shows them"
     assert main(["prune", dense, "--trained", "--params", "1.5x", "--keep", "stages.0.0", "-o", f"{out}2"]) == 0
     assert "kept whole, as asked: stages.0.0" in capfd.readouterr().out
+
+
+def test_a_network_at_chance_is_doubted_in_the_prune_the_export_and_the_report(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    small, data = str(tmp_path / "small"), ["--data", "digits", "--limit", "200"]
+    assert main(["prune", *MODEL, "--trained", *data, "--params", "2x", "-o", small]) == 0
+    said = capfd.readouterr().out
+    assert "looks untrained" in said and "warning: pruned: " in said and "the trained weights (--weights FILE)" in said
+    stored = artifact.Artifact.open(small)
+    assert stored.as_cut is not None and stored.as_cut.warnings.keys() == {"pruned"}
+    assert stored.preprocessing is not None and stored.preprocessing.shape == (1, 8, 8)
+    assert main(["export", small, *data]) == 0
+    assert "warning: pruned: " in capfd.readouterr().out
+    assert scores(Path(small)) == stored.as_cut.scores
+    page = report(small).read_text()
+    assert "Inputs and outputs" in page and "From the trained network" in page
+
+
+def test_weights_that_a_model_loads_itself_are_judged_as_the_dense_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    torch.save(network().state_dict(), tmp_path / "weights.pt")
+    (tmp_path / "own.py").write_text(
+        "import torch\nfrom reconvene.models import ModelSource\n\n\ndef make():\n"
+        f"    net = ModelSource('resnet20', {SOURCE.args}, (1, 8, 8), 0).build()\n"
+        "    net.load_state_dict(torch.load('weights.pt'))\n    return net\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    data = ["--input", "1x8x8", "--data", "digits", "--limit", "60"]
+    said = answer(capfd, "prune", "own.py:make", "--allow-import", "--trained", *data, "--params", "2x", "-o", "small")
+    assert said["scores"].keys() == {"dense", "pruned"}
+    assert artifact.Artifact.open("small/dense").weights_from == "own.py:make"
+
+
+def test_kept_weights_are_trained_on_at_the_end_of_the_schedule(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    small, data = str(tmp_path / "small"), ["--data", "digits", "--limit", "200"]
+    rc.save(network(), tmp_path / "dense")
+    answer(capfd, "prune", str(tmp_path / "dense"), "--trained", "--params", "2x", "-o", small)
+    assert main(["train", small, *data, "--epochs", "1"]) == 0
+    assert "trained weights were kept: the last 25% of the schedule" in capfd.readouterr().err
+    training = artifact.Artifact.open(small).training
+    assert training is not None and (training.asked["tail"], training.asked["lr"]) == (0.25, 0.1)
+    answer(capfd, "train", small, *data, "--epochs", "1", "--lr", "0.01", "--again")
+    training = artifact.Artifact.open(small).training
+    assert training is not None and training.asked["lr"] == 0.01 and training.asked.get("tail", 1.0) == 1.0
+    assert usual_recipe(tmp_path / "dense", 5) == TrainConfig()
+
+
+def test_the_report_of_a_saved_model_says_that_its_weights_were_kept(tmp_path: Path):
+    net = network()
+    rc.save(rc.prune(net, torch.randn(1, 1, 8, 8), rc.Budget(params="2x"), trained=True), tmp_path / "small")
+    assert "Channels of a trained network were removed" in report(tmp_path / "small").read_text()
 
 
 def test_networks_judged_on_different_images_are_not_compared(tmp_path: Path, capfd: pytest.CaptureFixture[str]):

@@ -253,6 +253,9 @@ def test_trouble_in_a_folder_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "data" / "train" / "dog" / "1.png").write_bytes(png(0)[:50])
     with pytest.raises(DataError, match=r"broken image at .*train/dog/1\.png"):
         load_data(tmp_path / "data")
+    (tmp_path / "data" / "train" / "cat" / "1.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"^2 images cannot be decoded: .*cat/1\.png.*dog/1\.png.*Remove them"):
+        load_data(tmp_path / "data")
     (tmp_path / "data" / "train" / "eel").mkdir()
     with pytest.raises(DataError, match=r"class folder .*eel holds no images"):
         load_data(tmp_path / "data")

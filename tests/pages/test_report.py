@@ -283,6 +283,37 @@ def test_the_verdict_is_the_fastest_file_that_was_kept_with_what_it_costs() -> N
     assert "1.25× slower" in Page(render(slow)).words
 
 
+def test_a_dense_network_that_was_never_trained_is_no_yardstick_of_quality() -> None:
+    data = timed_files()
+    data.training = {"pruned": data.training["pruned"]}
+    assert data.bench is not None
+    for row in data.bench["rows"]:
+        if row["variant"] == "dense":
+            row |= {"quality": 0.1, "agreement": 0.2}
+    words = Page(render(data)).words.replace("\u202f", " ")
+    verdict = words[words.index("Best file:") : words.index("Channels were removed")]
+    assert "accuracy 97.2 %" in verdict and "points" not in verdict
+    assert "refused: below its limits" not in words
+
+
+def test_a_network_that_kept_its_weights_is_not_called_untrained() -> None:
+    data = vgg()
+    data.trained, data.as_cut = True, {"dense": 0.98, "pruned": 0.42}
+    words = Page(render(data)).words.replace("\u202f", " ")
+    assert "From the trained network to the smaller one" in words and "neither fade nor explode" not in words
+    assert "right after the cut 42.0 %" in words
+
+
+def test_inputs_and_outputs_are_told() -> None:
+    data = vgg()
+    assert "Inputs and outputs" not in Page(render(data)).words
+    classes = [f"class{number}" for number in range(25)]
+    data.preprocessing = {"shape": [3, 32, 48], "mean": [0.5, 0.25, 0.125], "std": [1, 1, 1], "classes": classes}
+    words = Page(render(data)).words
+    assert "[N, 3, 32, 48], float32, RGB" in words and "0.5000, 0.2500, 0.1250" in words
+    assert "class19, ..." in words and "class20" not in words
+
+
 def test_sections_come_in_the_order_of_a_decision() -> None:
     data = timed_files(refused=True)
     headings = re.findall("<h2>(.*?)</h2>", render(data))

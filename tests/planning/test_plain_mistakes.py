@@ -261,6 +261,7 @@ def test_memory_that_runs_out_on_the_way_is_an_error_of_ours(error: Exception) -
         (["nowhere.py:make", "--params", "2x", "--allow-import"], "no file"),
         (["deep:mak", "--params", "2x", "--allow-import"], "Did you mean 'make'?"),
         ([*SMALL, "--criterion", "synflwo"], "Did you mean 'synflow'?"),
+        ([*SMALL, "--criterion", "mag"], "Did you mean 'magnitude'?"),
     ],
 )
 def test_the_command_line_says_the_same_in_one_line(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import reconvene as rc
 from reconvene.criteria import CHANNEL_CRITERIA
 from reconvene.errors import ArgumentError, BudgetError, CriterionError, StructureError, UnknownNameError
-from reconvene.planning.pruning import TrainedWeightsWarning
+from reconvene.planning.pruning import TrainedWeightsWarning, UntrainedWeightsWarning
 from support.trained_net import Net, X, batches, trained
 
 
@@ -166,6 +166,17 @@ def test_a_network_that_looks_trained_is_not_redrawn_in_silence():
         rc.prune(net, X, rc.Budget(macs="2x"), rectify="reinit")  # asked for by name
         rc.prune(Net(), X, rc.Budget(macs="2x"))
         rc.prune(Net(norms=False), X, rc.Budget(macs="2x"))
+
+
+def test_a_network_that_looks_untrained_is_not_kept_in_silence():
+    with pytest.warns(UntrainedWeightsWarning, match=r"looks untrained.*--weights FILE"):
+        small = rc.prune(Net(), X, rc.Budget(macs="2x"), trained=True)
+    notes = [note for note in small.reconvene_plan.notes if note.about == "kept weights"]
+    assert len(notes) == 1 and "looks untrained" in notes[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rc.prune(trained(Net()), X, rc.Budget(macs="2x"), trained=True)
+        rc.prune(Net(norms=False), X, rc.Budget(macs="2x"), trained=True)  # nothing tells
 
 
 def test_what_a_criterion_needs_is_said_before_anything_else():

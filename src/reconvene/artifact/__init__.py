@@ -21,6 +21,7 @@ from reconvene.artifact.manifest import MANIFEST, PLAN, WEIGHTS, changed_manifes
 from reconvene.artifact.origin import applied_plans, one_plan, permitted, remember_origin, source_of, with_plan
 from reconvene.artifact.probe import differs, take_probe
 from reconvene.artifact.sections import (
+    AsCut,
     ExportRecord,
     FoundRate,
     PruningRecord,
@@ -44,6 +45,7 @@ __all__ = [
     "TIMINGS",
     "WEIGHTS",
     "Artifact",
+    "AsCut",
     "ExportRecord",
     "FoundRate",
     "PruningRecord",

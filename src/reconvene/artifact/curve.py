@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from reconvene.costs import COSTS, text_of
+from reconvene.tasks import task_compared_by
 from reconvene.utils.schema import Count, Name, NonNegative, Number, Text, opened
 from reconvene.utils.tables import Cell, text_table
 
@@ -50,11 +51,17 @@ class PruningCurve:
 
     def __str__(self) -> str:
         costs = [cost for cost in COSTS if self.steps and cost in self.steps[0].costs]
-        rows: list[list[Cell]] = [["dense", *("" for _ in costs), None, None, self.dense]]
+        task = task_compared_by(self.metric)
+        show = task.show if task.headline == self.metric else "{:.4g}".format
+
+        def scores(*values: float | None) -> list[Cell]:
+            return [None if value is None else show(value) for value in values]
+
+        rows: list[list[Cell]] = [["dense", *("" for _ in costs), *scores(None, None, self.dense)]]
         for step in self.steps:
             amounts = [text_of(cost, step.costs[cost]) for cost in costs]
-            rows.append([f"step {step.step}", *amounts, step.cut, step.repaired, step.tuned])
-        foot = [] if self.floor is None else [f"floor {self.floor:.4g}: the network is that of step {self.result}"]
+            rows.append([f"step {step.step}", *amounts, *scores(step.cut, step.repaired, step.tuned)])
+        foot = [] if self.floor is None else [f"floor {show(self.floor)}: the network is that of step {self.result}"]
         if worse := [str(step.step) for step in self.steps if self._is_worse(step)]:
             foot.append(
                 f"tuning left the network of step {', '.join(worse)} worse than the repair before it. Try more epochs, "
@@ -63,6 +70,7 @@ class PruningCurve:
         return text_table(
             ["", *costs, "cut", "repaired", "tuned"],
             rows,
+            right=range(1 + len(costs), 4 + len(costs)),
             title="" if self.metric is None else f"{self.metric}, {self.split} images",
             foot=foot,
         )

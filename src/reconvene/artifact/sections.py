@@ -248,6 +248,31 @@ class ExportRecord:
 
 @opened
 @dataclass(frozen=True)
+class AsCut:
+    """The headline of a trained network and of what is left of it right after the cut, on the test images.
+
+    ``warnings``: why a network is hardly trained, in words of the task, by variant.
+    """
+
+    task: Name
+    dataset: Text
+    scores: dict[Name, Number]
+    warnings: dict[Name, Text] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        task = task_named(self.task)
+        parts = [f"{task.show(score)} {name}" for name, score in self.scores.items()]
+        lines = [f"{task.headline} on the test images: {', '.join(parts)}"]
+        lines += [f"warning: {name}: {text}" for name, text in self.warnings.items()]
+        if self.warnings:
+            lines.append(
+                "Are these the trained weights (--weights FILE), and were images prepared as here in training?"
+            )
+        return "\n".join(lines)
+
+
+@opened
+@dataclass(frozen=True)
 class Sections:
     """The sections of an artifact; what is None or empty was not done."""
 
@@ -265,9 +290,12 @@ class Sections:
     ranges: dict[str, tuple[float, int]] | None = None
     """Scale and zero point by what puts a tensor out, as quantisation-aware training learned them."""
     weights_from: Text | None = None
-    """Where the weights come from that were trained elsewhere: the name of a file."""
+    """Where the weights come from that were trained elsewhere: the name of a file, or the address of a model whose
+    code loads them."""
     curve: PruningCurve | None = None
     """How the steps of an iterative pruning fared."""
+    as_cut: AsCut | None = None
+    """How good a trained network was right after it was cut."""
 
 
 def to_plain(section: Any) -> Any:

@@ -121,7 +121,8 @@ class LearningOptions:
     batch_size: Annotated[int | None, arg(metavar="N")] = None
     """Images a step. By default 128, fewer for small data."""
     lr: Annotated[float | Literal["auto"] | None, arg(metavar="RATE|auto")] = None
-    """Highest learning rate. By default 0.1 (adamw: 0.001), and 0.01 with --qat. Lower it where a loss becomes nan.
+    """Highest learning rate. By default 0.1 (adamw: 0.001), and 0.01 with --qat; where trained weights were kept, the
+    end of that schedule, which begins lower. Lower it where a loss becomes nan.
     auto: found by a range test of up to 200 steps first."""
     schedule: Literal["one-cycle", "multi-step"] | None = None
     """How the learning rate moves: up and down once, or a tenth after half and after three quarters of the run. By

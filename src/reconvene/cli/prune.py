@@ -91,11 +91,11 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
         text += [] if stored.curve is None else ["", str(stored.curve)]
         scores: dict[str, float] = {}
         if self.trained and self.data is not None and not in_steps:
-            from reconvene.workflow.evaluate import headlines
+            from reconvene.workflow.evaluate import judge_cut
 
-            scores, task = headlines(self.output, dataset(), allow_import=self.allow_import), dataset().task
-            parts = [f"{task.show(score)} {name}" for name, score in scores.items()]
-            text.append(f"{task.headline} on the test images: {', '.join(parts)}")
+            as_cut = judge_cut(self.output, dataset(), allow_import=self.allow_import)
+            scores = as_cut.scores
+            text.append(str(as_cut))
         data = {
             "artifact": str(self.output),
             "model": source.to_dict(),

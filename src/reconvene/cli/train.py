@@ -67,10 +67,22 @@ class TrainCommand(TrainOptions, BudgetOptions, TrainingDataOptions, ModelOption
             config, epochs = self.quantised_recipe()
             result = train_quantised(folder, dataset, epochs=epochs, config=config, **options)
         else:
-            config = replace(self.config(self.seed), sparsity=self.sparsity)
             epochs, description = self.rounds(), f"training {folder}"
+            config = replace(self.config(self.seed, self._usual_recipe(folder, epochs)), sparsity=self.sparsity)
             result = train(folder, dataset, epochs=epochs, config=config, description=description, **options)
         return Answer(str(result), {"artifact": str(folder), **asdict(result), **result.metrics})
+
+    def _usual_recipe(self, folder: Path, epochs: int) -> TrainConfig:
+        """The recipe that options change; a rate that was given is the highest of the whole schedule."""
+        from reconvene.utils.progress import note
+        from reconvene.workflow import usual_recipe
+
+        recipe = usual_recipe(folder, epochs)
+        if self.lr is not None or self.schedule is not None:
+            return replace(recipe, tail=1.0)
+        if recipe.tail < 1:
+            note(f"trained weights were kept: the last {recipe.tail:.0%} of the schedule; --lr RATE: all of it")
+        return recipe
 
     def _check_growing(self) -> None:
         limited = any(getattr(self, name) is not None for name in COSTS)

@@ -125,7 +125,8 @@ class Dataset:
             raise DataError(
                 f"the model has {classes} outputs but {self.name} has {len(self.classes)} classes "
                 f"({', '.join(self.classes[:5])}{', ...' if len(self.classes) > 5 else ''}). "
-                f"Try: build the model with num_classes={len(self.classes)}."
+                f"Try: build the model with num_classes={len(self.classes)} (--model-arg num_classes="
+                f"{len(self.classes)}), or name other data (--data)."
             )
         if input_shape is not None and tuple(input_shape) != self.shape:
             loaded, required = ("x".join(map(str, shape)) for shape in (self.shape, input_shape))

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _MODES = {"1": 1, "L": 1, "LA": 1, "P": 3, "RGB": 3, "RGBA": 3, "CMYK": 3, "YCbCr": 3}
 MAP_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 """Modes of pictures whose pixels are one integer: of ``P`` the number in the palette."""
+_NAMED = 10
+"""Broken images that an error names."""
 
 
 def own_shape(rows: Rows) -> tuple[int, int, int]:
@@ -43,8 +45,13 @@ def decode_split(rows: Rows, targets: Targets, shape: tuple[int, int, int], name
     pixels = np.empty((len(rows), height, width, channels), dtype=np.uint8)
     maps = np.empty((len(rows), height, width) if targets is Targets.MAPS else 0, dtype=np.int32)
     pictures = np.empty(pixels.shape if targets is Targets.PICTURES else 0, dtype=np.uint8)
+    broken: list[_BrokenImage] = []
     for i in track(range(len(rows)), f"decoding {name}", total=len(rows)):
-        picture = _image(rows, i)
+        try:
+            picture = _image(rows, i)
+        except _BrokenImage as error:  # all of them are named at once
+            broken.append(error)
+            continue
         size = (picture.height, picture.width)
         if size != (height, width) and not fit:
             raise DataError(
@@ -57,6 +64,8 @@ def decode_split(rows: Rows, targets: Targets, shape: tuple[int, int, int], name
             maps[i] = np.asarray(_covering(_map(rows, i, size), height, width, nearest=True))
         elif targets is Targets.PICTURES:
             pictures[i] = _pixels(_target(rows, i), shape)
+    if broken:
+        raise DataError(_all_broken(broken))
     images = _channels_first(pixels)
     if targets is Targets.PICTURES:
         return Split(images, _channels_first(pictures))
@@ -118,8 +127,19 @@ def _opened(rows: Rows, i: int, *, target: bool) -> Image:
         picture = opener(i)
         picture.load()
     except Exception as error:  # files of images make decoders raise whatever their damage leads to
-        raise DataError(f"{_trouble(error)} at {place}: {error}") from error
+        raise _BrokenImage(f"{_trouble(error)} at {place}: {error}") from error
     return picture
+
+
+class _BrokenImage(DataError):
+    """An image that cannot be decoded."""
+
+
+def _all_broken(broken: list[_BrokenImage]) -> str:
+    if len(broken) == 1:
+        return f"{broken[0]}. Remove it, or save it again."
+    named = "; ".join(map(str, broken[:_NAMED])) + (f"; and {len(broken) - _NAMED} more" * (len(broken) > _NAMED))
+    return f"{len(broken)} images cannot be decoded: {named}. Remove them, or save them again."
 
 
 def _trouble(error: Exception) -> str:

@@ -26,7 +26,7 @@ def read_folder(root: Path) -> DataSource:
     if not classes:
         raise DataError(
             f"{root} holds neither parquet files nor class sub-folders with images. "
-            f"Expected {root}/CLASS/*.png or {root}/train/CLASS/*.png and {root}/test/CLASS/*.png."
+            f"Expected {root}/CLASS/*.jpg or {root}/train/CLASS/*.jpg and {root}/test/CLASS/*.jpg (or .png, ...)."
         )
     if test is not None and (strange := sorted(set(_subfolders(test)) - set(classes))):
         raise DataError(f"{test} has classes that {train} has not: {', '.join(strange)}.")

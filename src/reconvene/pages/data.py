@@ -33,6 +33,9 @@ class ReportData:
         synops: ``Synops.to_dict()`` of a spiking network by variant.
         pictures: a few test images, one row each: PNG files in base64 by heading, ``image``, ``truth``, ``dense``, ...
         trained: whether the network was trained before it was cut, and kept its weights.
+        as_cut: the headline of a trained network and of what was left right after the cut, by variant.
+        recipe: by what the network was trained: epochs, rate and the like.
+        preprocessing: ``Preprocessing.to_dict()``: from a picture to the input, and from outputs to classes.
         curve: of a pruning in steps, ``PruningCurve`` in plain values.
         bench: ``BenchResult.to_dict()``.
         exports: ``Exported.to_dict()``, each with its ``verification`` or ``None``; ``variant`` may be added.
@@ -59,6 +62,9 @@ class ReportData:
     safety: dict[str, dict[str, Any]] = field(default_factory=dict)
     synops: dict[str, dict[str, Any]] = field(default_factory=dict)
     pictures: list[dict[str, str]] = field(default_factory=list)
+    as_cut: dict[str, float] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    preprocessing: dict[str, Any] = field(default_factory=dict)
     curve: dict[str, Any] | None = None
     bench: dict[str, Any] | None = None
     exports: list[dict[str, Any]] = field(default_factory=list)

@@ -124,7 +124,12 @@ def _disagrees(row: dict[str, Any]) -> bool:
 
 
 def is_below_limits(row: dict[str, Any], data: ReportData) -> bool:
-    """Whether a file that was timed would not be kept: it was refused, or its answers are others."""
+    """Whether a file that was timed would not be kept: it was refused, or its answers are others.
+
+    Answers of a network that was never trained say nothing.
+    """
+    if data.headlines() and row["variant"] not in data.headlines():
+        return False
     refused = row.get("precision") == "int8" and _file_name(row["variant"], row["runtime"], data) in data.refused
     return refused or _disagrees(row)
 

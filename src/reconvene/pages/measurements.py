@@ -11,6 +11,9 @@ from reconvene.pages.markup import Child, Html, join, name, tag
 from reconvene.pages.sections import colour, html_table, section
 from reconvene.utils import numbers
 
+MOST_CLASSES = 20
+"""Names of classes in the table of inputs and outputs."""
+
 
 def latency_section(data: ReportData) -> Html | None:
     """One inference of every variant in every runtime."""
@@ -94,7 +97,28 @@ def verification(data: ReportData) -> Html | None:
 def _verified_row(row: dict[str, Any]) -> Html:
     agreement = "–" if row.get("agreement") is None else numbers.share(row["agreement"])
     texts = (f"{row['max_abs_error']:.1e}", f"{row['max_rel_error']:.1e}", agreement)
-    return tag("tr", tag("th", row["batch_size"], scope="row"), [tag("td", text, class_="number") for text in texts])
+    return tag(
+        "tr", tag("th", f"batch {row['batch_size']}", scope="row"), [tag("td", text, class_="number") for text in texts]
+    )
+
+
+def inputs(data: ReportData) -> Html | None:
+    """What a picture goes through before the network sees it, and what its outputs are."""
+    if not data.preprocessing:
+        return None
+    values = data.preprocessing
+    (channels, height, width), names = values["shape"], values["classes"]
+    colour = "grey" if channels == 1 else "RGB" if channels == 3 else f"{channels} channels"
+    facts = {
+        "Shape": f"[N, {channels}, {height}, {width}], float32, {colour}",
+        "Size": f"scaled to cover {height}x{width} (bilinear), the middle cut out",
+        "Numbers": "(x / 255 - mean) / std for pixels x from 0 to 255",
+        "Mean": ", ".join(f"{value:.4f}" for value in values["mean"]),
+        "Std": ", ".join(f"{value:.4f}" for value in values["std"]),
+        "Outputs": ", ".join([*names[:MOST_CLASSES], *(["..."] if len(names) > MOST_CLASSES else [])]),
+    }
+    entries = [join(tag("dt", fact), tag("dd", text)) for fact, text in facts.items() if text]
+    return section("Inputs and outputs", "How a picture becomes an input, the same for every file.", tag("dl", entries))
 
 
 def timings(data: ReportData) -> Html | None:
@@ -112,7 +136,10 @@ def timings(data: ReportData) -> Html | None:
         )
         for step, value in data.timings.items()
     ]
-    lead = f"From the untrained network to the smaller one in {numbers.seconds(total)}, without training anything."
+    before = "trained" if data.trained else "untrained"
+    lead = f"From the {before} network to the smaller one in {numbers.seconds(total)}, without training anything."
+    if data.trained and (data.curve or data.recipe):
+        lead = f"From the trained network to the smaller one in {numbers.seconds(total)}, tuning apart."
     return section("Time to prune", lead, html_table(["Step", "Time"], rows, shares=(30, 70)))
 
 
@@ -124,7 +151,9 @@ def reproduce(data: ReportData) -> Html | None:
         "Evaluator": data.evaluator,
         "Rectified by": data.rectify,
         "Data the criterion saw": data.data,
+        "Budget": ", ".join(f"{cost} {limit}" for cost, limit in data.budget.items()),
         "Trained on": data.dataset,
+        "Trained by": ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in data.recipe.items()),
         "Machine": _listed(data.machine),
         "Versions": ", ".join(f"{library} {version}" for library, version in data.versions.items()),
         "Date": numbers.moment(data.date) if data.date else None,
@@ -136,7 +165,7 @@ def reproduce(data: ReportData) -> Html | None:
     command = tag("pre", tag("code", portable(data.command)), tabindex="0") if data.command else None
     if not entries and command is None and notes is None:
         return None
-    lead = f"The same {'command' if command else 'call'} and seed give the same plan and weights, byte for byte."
+    lead = f"The same {'command' if command else 'call'} and seed give the same plan and weights on such a machine."
     return section("How to reproduce", lead, command, tag("dl", entries) if entries else None, notes)
 
 

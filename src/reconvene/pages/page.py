@@ -30,6 +30,7 @@ SECTIONS = (
     sections.widths,
     bits.bits_section,
     sections.spread_section,
+    measurements.inputs,
     measurements.verification,
     measurements.timings,
     measurements.reproduce,
@@ -121,6 +122,10 @@ def _score_card(data: ReportData) -> Html | None:
     if "dense" in scores:
         change = headline.change(scores["pruned"] - scores["dense"], task)
         detail = f"dense {headline.format_score(scores['dense'], task)}, {change}"
+    cut = data.as_cut.get("pruned")
+    if cut is not None and cut != scores["pruned"]:
+        tuned = f"right after the cut {headline.format_score(cut, task)}"
+        detail = tuned if detail is None else f"{detail}; {tuned}"
     return _card(headline.title(task.headline), headline.format_score(scores["pruned"], task), "pruned", detail)
 
 

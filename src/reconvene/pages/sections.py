@@ -102,8 +102,8 @@ def _unit(data: ReportData) -> str:
         )
     if data.evaluator == "fan_in":
         return (
-            "how much noisier signal and gradient become: the root of what 1 / channels grows by, over the layers that "
-            "the group touches. Squares add up over groups."
+            "how much noisier signal and gradient become. Each layer that the group touches adds the growth of "
+            "1 / channels, and the loss is the root of their sum."
         )
     return "0 is nothing, and the scale is the same for every group."
 
@@ -131,11 +131,12 @@ def spread_section(data: ReportData) -> Html | None:
     outside = [(layer, value) for layer, value in values if not BAND[0] <= value <= BAND[1]]
     low, high = min(values, key=lambda v: v[1]), max(values, key=lambda v: v[1])
     method_note = f" (rectified by {data.rectify})" if data.rectify else ""
-    lead = (
-        f"Standard deviation of each layer's activations, small network over dense{method_note}. "
-        f"{len(values) - len(outside)} of {len(values)} layers are within {BAND[0]:g} to {BAND[1]:g}, "
-        f"where signals neither fade nor explode."
-    )
+    lead = f"Standard deviation of each layer's activations, small network over dense{method_note}. "
+    lead += f"{len(values) - len(outside)} of {len(values)} layers are within {BAND[0]:g} to {BAND[1]:g}"
+    if data.trained:
+        lead += ", and the others are those that the cut changed most. The accuracy decides, not this number."
+    else:
+        lead += ", where signals neither fade nor explode."
     named = [[", " if i else None, name(layer), f" ({value:.2f})"] for i, (layer, value) in enumerate(outside[:6])]
     remainder = f" and {len(outside) - 6} more" if len(outside) > 6 else ""
     note = tag("p", "Outside the band: ", named, f"{remainder}.", class_="note") if outside else None
@@ -202,9 +203,9 @@ def _work(data: ReportData) -> Html | None:
         return None
     flops = {variant: f"{numbers.format_count(6 * each * data.examples)}FLOPs" for variant, each in macs.items()}
     less = numbers.ratio(macs["dense"] / macs["pruned"]) if macs["pruned"] else "–"
-    text = f"An epoch takes {flops['dense']} dense and {flops['pruned']} pruned ({less} fewer): six a "
-    text += f"multiply-accumulate, for {data.examples:,} images. "
-    return tag("p", text + "Norms, elementwise work and the optimizer are not in it.")
+    text = f"An epoch takes {flops['dense']} dense and {flops['pruned']} pruned ({less} fewer): {data.examples:,} "
+    text += "images, six operations for each multiply-accumulate (forward, and the gradients of inputs and weights). "
+    return tag("p", text + "Norms, elementwise work and the optimizer are not counted.", class_="note")
 
 
 def _curve(

@@ -33,6 +33,10 @@ def verdict(data: ReportData) -> Html | None:
 def _lost(data: ReportData, best: dict[str, Any], rows: list[dict[str, Any]]) -> Html | None:
     """The change of the headline: of the file itself where that was judged, else of the trained networks."""
     task, scores = task_named(data.task), data.headlines()
+    if "dense" not in scores:  # a network that was never trained loses nothing, and wins nothing
+        quality = best.get("quality")
+        shown = None if quality is None else headline.format_score(float(quality), task)
+        return None if shown is None else tag("span", f"{task.headline} {shown}")
     base = next((row for row in rows if (row["runtime"], row["variant"]) == (best["runtime"], "dense")), None)
     if base is not None and base.get("quality") is not None and best.get("quality") is not None:
         change = float(best["quality"]) - float(base["quality"])

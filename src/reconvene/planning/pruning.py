@@ -90,7 +90,15 @@ def _on_weights(model: nn.Module, options: Options, how: str, *, asked: bool) ->
     """What a plan should say of the weights; warns where trained ones would be lost and nobody asked for it."""
     if options.trained:
         without = "" if options.data is not None else "; data= would let them be fitted to the dense network"
-        return Note(f"the trained weights are kept ({how}{without})", "weights")
+        if not looks_untrained(model):
+            return Note(f"the trained weights are kept ({how}{without})", "kept weights")
+        note = Note(
+            f"the weights are kept ({how}{without}), but this network looks untrained: its norms have the statistics "
+            "that they begin with. Load the trained weights first: load_state_dict(...), --weights FILE, --pretrained",
+            "kept weights",
+        )
+        warn_caller(note, UntrainedWeightsWarning)
+        return note
     moved = moved_statistics(model)
     if not moved or asked:
         return None
@@ -112,6 +120,21 @@ def moved_statistics(model: nn.Module) -> list[str]:
         for name, module in model.named_modules()
         if keeps_statistics(module) and not module.running_mean.is_meta and bool((module.running_mean != 0).any())
     ]
+
+
+@on_model
+def looks_untrained(model: nn.Module) -> bool:
+    """Whether norms keep running statistics, and none of them was ever updated; False on meta."""
+    statistics = {
+        name: values for name, values in model.named_buffers() if name.endswith(("running_mean", "running_var"))
+    }
+    if not statistics or any(values.is_meta for values in statistics.values()):
+        return False
+    return all(bool((values == float(name.endswith("var"))).all()) for name, values in statistics.items())
+
+
+class UntrainedWeightsWarning(UserWarning):
+    """A network that looks untrained is pruned as a trained one."""
 
 
 class TrainedWeightsWarning(UserWarning):

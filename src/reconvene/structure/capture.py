@@ -156,7 +156,7 @@ def _does_not_run(example_inputs: Any, error: Exception | None) -> ReconveneErro
     shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in tensors_in(example_inputs))
     return ModelError(
         f"the model does not run on the example inputs ({shapes or 'no tensor'}): {error}. "
-        "Try: call model(example_inputs) yourself, and give inputs of the shape it expects."
+        "Try: give inputs of the shape it expects (--input 3x64x64: one example, without the batch)."
     )
 
 

@@ -10,7 +10,19 @@ from pydantic_core import core_schema
 from reconvene.utils.schema import LONGEST
 
 Subject: TypeAlias = Literal[
-    "branch", "train mode", "pinned", "operator", "meta", "choice", "round_to", "budget", "cost", "weights", "norms", ""
+    "branch",
+    "train mode",
+    "pinned",
+    "operator",
+    "meta",
+    "choice",
+    "round_to",
+    "budget",
+    "cost",
+    "weights",
+    "kept weights",
+    "norms",
+    "",
 ]
 """What notes are about; of notes in plans of earlier releases it is empty."""
 
@@ -28,7 +40,8 @@ class Note(str):
     ``round_to``          widths that are no multiples of ``round_to``
     ``budget``            a measured budget that is hardly used
     ``cost``              how a cost was measured
-    ``weights``           trained weights that were kept, or drawn anew
+    ``kept weights``      trained weights were kept
+    ``weights``           trained weights are drawn anew
     ``norms``             statistics of norms that were taken again
     ====================  =====================================================================
 

@@ -9,9 +9,10 @@ from reconvene.workflow.bundle import bundle
 from reconvene.workflow.deploy import Form, Int8, bench, export_artifact
 from reconvene.workflow.evaluate import evaluate
 from reconvene.workflow.grow import train_growing
-from reconvene.workflow.iterative import Tuned, prune_in_steps, rewound
+from reconvene.workflow.iterative import Tuned, prune_in_steps
 from reconvene.workflow.prune import Pruning, prune_artifact
 from reconvene.workflow.qat import train_quantised
+from reconvene.workflow.recipes import rewound, usual_recipe
 from reconvene.workflow.report import report
 from reconvene.workflow.run import Outcome, run
 from reconvene.workflow.safety import ArtifactSafety, judge_safety
@@ -43,4 +44,5 @@ __all__ = [
     "train_growing",
     "train_quantised",
     "training_warnings",
+    "usual_recipe",
 ]

@@ -99,11 +99,25 @@ def trained_variants(folder: Path, dataset: Dataset, *, allow_import: bool) -> t
     return models, replace(dataset, mean=preprocessing.mean, std=preprocessing.std)
 
 
-def headlines(directory: str | Path, data: DataLike, *, allow_import: bool = False) -> dict[str, float]:
-    """The task's headline of the trained networks of an artifact on the test images, by variant. Raises as above."""
+def judge_cut(directory: str | Path, data: DataLike, *, allow_import: bool = False) -> artifact.AsCut:
+    """Judge a trained network and what was kept of it on the test images, and keep the result in the artifact.
+
+    Raises as ``evaluate``.
+    """
     folder = Path(directory)
     models, dataset = trained_variants(folder, dataset_for(folder, data), allow_import=allow_import)
-    return {name: evaluate_split(model, dataset).score for name, model in models.items()}
+    evaluations = {name: evaluate_split(model, dataset) for name, model in models.items()}
+    as_cut = artifact.AsCut(
+        dataset.task.name,
+        str(dataset),
+        {name: evaluation.score for name, evaluation in evaluations.items()},
+        {name: evaluation.warning for name, evaluation in evaluations.items() if evaluation.warning is not None},
+    )
+    sections: dict[str, object] = {"as_cut": as_cut}
+    if artifact.Artifact.open(folder).preprocessing is None:  # the layers were repaired on images prepared like this
+        sections["preprocessing"] = dataset.preprocessing.to_dict()
+    artifact.add_measurements(folder, sections)
+    return as_cut
 
 
 def _places(folder: Path) -> dict[str, Path]:

@@ -51,8 +51,6 @@ from reconvene.workflow.train import Lesson, recipe_of, train
 STEPS, ASKED = "steps", "asked.json"
 RECORD = "pruned_in_steps"
 """What the manifest calls that which makes a run this one."""
-REWOUND = 0.25
-"""Share of the schedule that is gone through again where nothing says how long the dense network was trained."""
 
 
 @dataclass(frozen=True)
@@ -75,18 +73,6 @@ class Tuned:
     lesson: Lesson = field(default_factory=Lesson)
     pace: str = "geometric"
     floor: float | None = None
-
-
-def rewound(training: artifact.Training | None, epochs: int) -> TrainConfig:
-    """The recipe that a network was trained by, at its last ``epochs`` (learning-rate rewinding, arXiv 2003.02389).
-
-    The usual recipe at its last quarter where nobody knows how the network was trained.
-    """
-    if training is None:
-        return TrainConfig(tail=REWOUND)
-    names = set(TrainConfig.__dataclass_fields__) - {"checkpoint_seconds", "device", "sparsity"}
-    recipe = {name: value for name, value in training.asked.items() if name in names}
-    return replace(TrainConfig(**recipe), tail=min(1.0, max(epochs, 1) / max(training.epochs, 1)))
 
 
 def prune_in_steps(

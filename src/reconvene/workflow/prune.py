@@ -28,7 +28,7 @@ from reconvene.evaluator.evaluators import EVALUATORS
 from reconvene.models import ModelSource, example_inputs
 from reconvene.planning.limits import LayerLimits
 from reconvene.planning.options import Options
-from reconvene.planning.pruning import prune_by
+from reconvene.planning.pruning import looks_untrained, prune_by
 from reconvene.planning.target import Target
 from reconvene.rectifier import RECTIFICATIONS
 from reconvene.surgery import Plan
@@ -161,7 +161,8 @@ def keep_dense(model: nn.Module, folder: Path, source: ModelSource, base: Path |
     Of a ``base`` that was pruned itself, that is the dense network it was compared with, if that is there.
     """
     if base is None:
-        origin = {} if weights is None else {"weights_from": weights.name}
+        trained = weights is not None or not looks_untrained(model)  # the model's own code may have loaded weights
+        origin = {"weights_from": source.address if weights is None else weights.name} if trained else {}
         artifact.save(model, folder, plan=None, source=source, extra=origin)
         return
     stored = artifact.Artifact.open(base)

@@ -17,9 +17,13 @@ from reconvene.training import read_log
 from reconvene.training.log import LOG_NAME
 from reconvene.utils.files import write_atomic
 from reconvene.utils.machine import machine, now
+from reconvene.utils.notes import Note
 from reconvene.workflow.inputs import recorded_task
 from reconvene.workflow.pictures import PICTURES
 from reconvene.workflow.prune import BENCH, COMMAND, DENSE, REPORT
+
+RECIPE = ("lr", "schedule", "tail", "optimizer", "weight_decay", "batch_size", "augment", "seed")
+"""What of a recipe of training a report names."""
 
 
 def report(directory: str | Path, *, command: str | None = None) -> Path:
@@ -70,7 +74,10 @@ def collect(folder: Path, *, command: str | None = None) -> ReportData:
         scores=scores(folder),
         task=recorded_task(folder) if training is None else training.task,
         assessment=dict(stored.assessment),
-        trained=pruning is not None and pruning.trained,
+        trained=_kept_weights(plan, pruning),
+        as_cut={} if stored.as_cut is None else dict(stored.as_cut.scores),
+        recipe=_recipe(training),
+        preprocessing={} if stored.preprocessing is None else stored.preprocessing.to_dict(),
         curve=None if stored.curve is None else asdict(stored.curve),
         safety={name: result.to_dict() for name, result in stored.safety.items()},
         synops={name: count.to_dict() for name, count in stored.synops.items()},
@@ -100,19 +107,39 @@ def _in_network_order(spread: Mapping[str, float], plan: Plan) -> dict[str, floa
     return dict(sorted(spread.items(), key=lambda item: places.get(item[0], len(places))))
 
 
+def _kept_weights(plan: Plan, pruning: artifact.PruningRecord | None) -> bool:
+    """Whether the weights were trained before the cut: the workflow records it, and so does a plan of ``rc.prune``."""
+    if pruning is not None:
+        return pruning.trained
+    return any(isinstance(note, Note) and note.about == "kept weights" for note in plan.notes)
+
+
+def _recipe(training: artifact.Training | None) -> dict[str, Any]:
+    """What a reader must know to train like this: epochs, rate, batch, ...; empty where nothing was trained."""
+    if training is None:
+        return {}
+    asked = training.asked
+    return {"epochs": training.epochs, **{name: asked[name] for name in RECIPE if asked.get(name) is not None}}
+
+
 def scores(folder: Path) -> dict[str, float]:
     """The task's headline on the test images, of ``dense`` and ``pruned`` if trained. Raises ArtifactError.
 
     A dense network that was judged on other images than the pruned one has none: their difference says nothing. A
-    pruning in steps judged both, and so did an evaluation of a network whose weights were kept.
+    pruning in steps judged both, and so did an evaluation of a network whose weights were kept, and its cut.
     """
     stored = artifact.Artifact.open(folder)
+    cut = stored.as_cut
     if stored.training is None and "pruned" in stored.assessment:
         task = task_named(recorded_task(folder))
         return {name: task.read_assessment(values).score for name, values in stored.assessment.items()}
+    if stored.training is None and cut is not None:
+        return dict(cut.scores)
     values, curve = {name: training.score for name, training in _trainings(folder).items()}, stored.curve
     if "pruned" in values and curve is not None and curve.split == "test" and curve.dense is not None:
         values["dense"] = curve.dense
+    elif stored.training is not None and cut is not None and cut.dataset == stored.training.dataset:
+        values |= {name: score for name, score in cut.scores.items() if name == "dense"}
     elif _judged_apart(folder):
         del values["dense"]
     return values

@@ -24,6 +24,7 @@ from reconvene.utils.progress import ProgressOption, listening, stage
 from reconvene.workflow.inputs import DataLike, dataset_for
 from reconvene.workflow.pictures import keep
 from reconvene.workflow.prune import DENSE
+from reconvene.workflow.recipes import usual_recipe
 
 OF_THE_WEIGHTS = ("exports", "assessment", "safety", "synops", "ranges", "refused")
 """Sections that no longer hold when the weights change."""
@@ -50,7 +51,7 @@ def train(
     data: DataLike,
     *,
     epochs: int = 5,
-    config: TrainConfig = TrainConfig(),  # noqa: B008  # frozen
+    config: TrainConfig | None = None,
     lesson: Lesson | None = None,
     again: bool = False,
     resume: bool = True,
@@ -70,7 +71,8 @@ def train(
         directory: of the artifact.
         data: a data set of ``reconvene.data``, or what names one: ``digits``, a folder of images, parquet, a hub id.
         epochs: rounds over the training images.
-        config: the recipe: batch size, learning rate, augmentation, seed, ...
+        config: the recipe: batch size, learning rate, augmentation, seed, ... By default ``TrainConfig()``, and where
+            trained weights were kept the end of its schedule, which they survive.
         lesson: learn from a teacher, too.
         again: train a trained artifact on, from its trained weights.
         resume: go on from a checkpoint where there is one; otherwise start over.
@@ -95,6 +97,7 @@ def train(
     folder = Path(directory)
     with listening(progress):
         dataset = dataset_for(folder, data)
+        config = usual_recipe(folder, epochs) if config is None else config
         return _trained(folder, dataset, epochs, config, lesson, again, resume, allow_import, description)
 
 
@@ -252,12 +255,15 @@ def training_warnings(directory: str | Path) -> dict[str, str]:
     folder = Path(directory)
     pruned = artifact.read_plan(folder) is not None
     places = {"dense": folder / DENSE, "pruned": folder} if pruned else {"dense": folder}
-    warnings = {
-        variant: training.warning
+    trainings = {
+        variant: artifact.Artifact.open(path).training
         for variant, path in places.items()
-        if (path / artifact.MANIFEST).exists() and (training := artifact.Artifact.open(path).training) is not None
+        if (path / artifact.MANIFEST).exists()
     }
-    return {variant: warning for variant, warning in warnings.items() if warning is not None}
+    as_cut = artifact.Artifact.open(folder).as_cut
+    warnings = {name: text for name, text in (as_cut.warnings if as_cut else {}).items() if not trainings.get(name)}
+    warnings |= {name: training.warning for name, training in trainings.items() if training and training.warning}
+    return warnings
 
 
 def trained_already(folder: Path, earlier: Training) -> TrainingError:

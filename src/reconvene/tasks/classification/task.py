@@ -79,7 +79,8 @@ class Classification(Task):
         if output.shape[1] != len(classes):
             raise TrainingError(
                 f"{role} has {output.shape[1]} outputs but {data} has {len(classes)} classes. "
-                f"Try: build the model with num_classes={len(classes)}."
+                f"Try: build the model with num_classes={len(classes)} (--model-arg num_classes={len(classes)}), or "
+                "name other data (--data)."
             )
         return output
 
