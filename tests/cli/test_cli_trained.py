@@ -31,6 +31,20 @@ def network() -> nn.Module:
     return net
 
 
+def write_masks(folder: Path) -> None:
+    """Eight images with a square each, and its mask."""
+    from PIL import Image
+
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    for number in range(8):
+        mask = torch.zeros(16, 16, dtype=torch.uint8)
+        mask[number : number + 6, 3:9] = 1
+        image = (mask * 150)[..., None].expand(16, 16, 3).contiguous()
+        Image.fromarray(image.numpy()).save(folder / "images" / f"{number}.png")
+        Image.fromarray(mask.numpy()).save(folder / "masks" / f"{number}.png")
+
+
 def kept_slices(small: nn.Module, net: nn.Module) -> bool:
     sliced = small.reconvene_plan.apply(net)
     return all(torch.equal(a, b) for a, b in zip(sliced.parameters(), small.parameters(), strict=True))
@@ -172,6 +186,57 @@ def test_weights_that_a_model_loads_itself_are_judged_as_the_dense_network(
     said = answer(capfd, "prune", "own.py:make", "--allow-import", "--trained", *data, "--params", "2x", "-o", "small")
     assert said["scores"].keys() == {"dense", "pruned"}
     assert artifact.Artifact.open("small/dense").weights_from == "own.py:make"
+
+
+def test_a_network_trained_elsewhere_says_how_its_images_were_normalised(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    torch.save(network().state_dict(), tmp_path / "weights.pt")
+    small, data = str(tmp_path / "small"), ["--data", "digits", "--limit", "60"]
+    prune = ["prune", *MODEL, "--trained", "--weights", str(tmp_path / "weights.pt"), *data, "--params", "2x"]
+    answer(capfd, *prune, "--mean", "0", "--std", "1", "-o", small)
+    preprocessing = artifact.Artifact.open(small).preprocessing
+    assert preprocessing is not None and (preprocessing.mean, preprocessing.std) == ((0.0,), (1.0,))
+    assert main(["export", small, *data]) == 0
+    assert "inputs: images 1x8x8, (x / 255 - mean) / std with mean 0 and std 1" in capfd.readouterr().out
+    answer(capfd, "train", small, *data, "--epochs", "1")
+    preprocessing = artifact.Artifact.open(small).preprocessing
+    assert preprocessing is not None and preprocessing.std == (1.0,), "training goes on with them"
+    assert "mean is one number for each of 1 channels" in trouble(capfd, *prune, "--mean", "0,0", "-o", f"{small}2")
+    assert "--std x is no list of numbers" in trouble(capfd, *prune, "--std", "x", "-o", f"{small}2", code=2)
+
+
+def test_a_task_is_remembered_by_what_was_pruned(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    unet = ["unet", "--model-arg", "num_classes=2", "--model-arg", "width=0.25", "--input", "3x16x16"]
+    source = ModelSource("unet", {"num_classes": 2, "width": 0.25}, (3, 16, 16), 0)
+    torch.save(source.build().state_dict(), tmp_path / "weights.pt")
+    write_masks(tmp_path / "cells")
+    cells, small = str(tmp_path / "cells"), str(tmp_path / "small")
+    prune = [
+        "prune",
+        *unet,
+        "--trained",
+        "--weights",
+        str(tmp_path / "weights.pt"),
+        "--params",
+        "1.5x",
+        "--data",
+        cells,
+    ]
+    assert "--task segmentation" in trouble(capfd, *prune, "-o", small)
+    for steps in ([], ["--steps", "1", "--epochs", "0"]):
+        answer(capfd, *prune, "--task", "segmentation", "-o", small, "--overwrite", *steps)
+        assert answer(capfd, "evaluate", small, "--data", cells)["variants"]["pruned"]["headline"] == "dice"
+        assert "Iou" in report(Path(small)).read_text()
+
+
+def test_a_network_of_a_loop_of_ones_own_can_be_evaluated(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    small = rc.prune(network(), torch.randn(1, 1, 8, 8), rc.Budget(params="2x"), rectify="reinit")
+    rc.save(small, tmp_path / "small")
+    data = ["--data", "digits", "--limit", "60"]
+    assert "trained=True" in trouble(capfd, "evaluate", str(tmp_path / "small"), *data)
+    rc.save(small, tmp_path / "small", trained=True)
+    assert "accuracy" in answer(capfd, "evaluate", str(tmp_path / "small"), *data)["variants"]["pruned"]
 
 
 def test_kept_weights_are_trained_on_at_the_end_of_the_schedule(tmp_path: Path, capfd: pytest.CaptureFixture[str]):

@@ -240,7 +240,8 @@ def test_pictures_and_numbers_are_targets_too(tmp_path: Path) -> None:
     ("names", "wrong"),
     [
         ({"images": pictures(5)}, "no pairs of images and maps"),
-        ({"images": pictures(5), "masks": numbered(6)}, "'05' is in only one"),
+        ({"images": pictures(5), "masks": numbered(6)}, "images lacks 1 of the 6 names in .*masks: 05"),
+        ({"images": pictures(6), "masks": numbered(4)}, "masks lacks 2 of the 6 names in .*images: 04, 05"),
         ({"images": pictures(5), "masks": numbered(5, (20, 20))}, "is 20x20, its image 20x24"),
         ({"images": pictures(5), "masks": pictures(5)}, "of mode RGB, not one integer a pixel"),
     ],

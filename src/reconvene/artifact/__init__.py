@@ -68,6 +68,9 @@ __all__ = [
     "save_pruned",
 ]
 
+OWN_LOOP = "code of the user's own"
+"""Where weights come from that nothing here trained or read from a file."""
+
 
 @checked(model=check_model, directory=check_path)
 def save(
@@ -78,6 +81,7 @@ def save(
     source: ModelSource | Mapping[str, Any] | str | None = None,
     extra: Mapping[str, Any] | None = None,
     timings: Timings | None = None,
+    trained: bool | None = None,
 ) -> None:
     """Write ``model`` as an artifact. The folder is made where there is none, and other files in it stay.
 
@@ -92,6 +96,8 @@ def save(
         extra: measurements for the manifest: sections (see ``reconvene.artifact.sections``), and others by names of
             your own, in plain JSON types.
         timings: seconds of the steps that made it; those of an artifact that was there before are removed.
+        trained: whether the weights were trained, so that the network can be evaluated and taught from. By default yes
+            where ``rc.prune`` kept trained weights; say ``True`` after a training loop of your own.
 
     Before anything is written the dense model is built, the plan applied and the tensors filled in, and both models run
     on a seeded example (where the source has an input shape): what is saved can be loaded, and computes the same. Its
@@ -116,7 +122,11 @@ def save(
     built = origin.build(allow_import=True)
     plan = one_plan(built, origin, plans)
     again = with_plan(built, origin, plan)
-    _write(model, again, Path(directory), origin, plan, extra or {}, timings)
+    kept = plan is not None and any(note.about == "kept weights" for note in plan.notes)
+    sections = dict(extra or {})
+    if (trained or (trained is None and kept)) and not {"training", "pruning", "weights_from"} & sections.keys():
+        sections["weights_from"] = OWN_LOOP
+    _write(model, again, Path(directory), origin, plan, sections, timings)
 
 
 def save_pruned(

@@ -290,8 +290,8 @@ class Sections:
     ranges: dict[str, tuple[float, int]] | None = None
     """Scale and zero point by what puts a tensor out, as quantisation-aware training learned them."""
     weights_from: Text | None = None
-    """Where the weights come from that were trained elsewhere: the name of a file, or the address of a model whose
-    code loads them."""
+    """Where the weights come from that were trained elsewhere: the name of a file, the address of a model whose code
+    loads them, or ``OWN_LOOP``."""
     curve: PruningCurve | None = None
     """How the steps of an iterative pruning fared."""
     as_cut: AsCut | None = None

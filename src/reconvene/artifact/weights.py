@@ -59,7 +59,14 @@ def _read(path: Path) -> dict[str, Tensor]:
         contents: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ArtifactError(f"the weights {path} cannot be read: {error.strerror or error}") from error
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (pickle.UnpicklingError, KeyError) as error:  # KeyError: bytes that are no pickle
+        if "weights_only" not in str(error):
+            raise ArtifactError(f"the weights {path} cannot be read: it is no checkpoint of torch.save") from error
+        raise ArtifactError(
+            f"{path} holds more than tensors, such as a whole pickled model, which is code and is not run. Save the "
+            "weights alone: torch.save(model.state_dict(), PATH)"
+        ) from error
+    except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError) as error:
         words = str(error).strip().split("\n")[0]
         raise ArtifactError(f"the weights {path} cannot be read: {words}") from error
     nest = next((contents[name] for name in _NESTS if isinstance(contents, Mapping) and name in contents), contents)

@@ -51,18 +51,16 @@ class BenchCommand(Int8Options, Importing, Seeded, Command):
             raise UsageError("--runtimes names one at least, and --batch, --threads and --repeats are 1 at least")
         int8 = self.int8()
         from reconvene import artifact
-        from reconvene.data import load_data
         from reconvene.deploy import installed
         from reconvene.workflow import bench, report
-        from reconvene.workflow.inputs import recorded_task
+        from reconvene.workflow.inputs import DataChoice, dataset_for
 
-        shape = self.input or artifact.Artifact.open(self.directory).source.input_shape
-        task = recorded_task(self.directory)
+        choice = DataChoice(input_shape=self.input, limit=self.limit)
         result = bench(
             self.directory,
             runtimes=installed() if runtimes == ["installed"] else runtimes,
             int8=None if self.data is None else int8,
-            data=None if self.data is None else load_data(self.data, task=task, input_shape=shape, limit=self.limit),
+            data=None if self.data is None else dataset_for(self.directory, self.data, choice),
             batch=self.batch,
             threads=self.threads,
             repeats=self.repeats,

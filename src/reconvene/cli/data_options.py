@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 DIGITS = "digits"
 
 
+def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    """The numbers of an option, separated by commas. Raises UsageError."""
+    from reconvene.cli.command import UsageError
+
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{option} {text} is no list of numbers, such as 0.485,0.456,0.406") from error
+
+
 @dataclass(kw_only=True)
 class DataOptions:
     """Options that say which data."""
@@ -32,20 +42,30 @@ class DataOptions:
     """What targets are: classification, segmentation, instances, instances-hv, regression, image-to-image. By default
     what the artifact was trained for, else classification."""
 
+    mean: Annotated[str | None, arg(metavar="M[,M,M]")] = None
+    """Mean of pixels from 0 to 1, by channel, that images are normalised with: 0.485,0.456,0.406; 0 with --std 1 leaves
+    pixels from 0 to 1. By default what the artifact says, else the mean of the training images."""
+    std: Annotated[str | None, arg(metavar="S[,S,S]")] = None
+    """Standard deviation that they are divided by: 0.229,0.224,0.225. By default as with --mean."""
+
     @property
     def held_out(self) -> float:
         """Share of the training images that choices are made by."""
         return 0.0
 
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+        """``--mean`` and ``--std`` as numbers. UsageError."""
+        return numbers("--mean", self.mean), numbers("--std", self.std)
+
     def dataset(self, input_shape: tuple[int, ...] | None, directory: Path | None = None) -> Dataset:
         """The data, in the shape the model takes, for the task that was given, else for that of an artifact."""
-        from reconvene.data import load_data
-        from reconvene.workflow.inputs import recorded_task
+        from reconvene.workflow.inputs import DataChoice, dataset_for
 
-        task = self.task or recorded_task(directory)
-        return load_data(
-            self.data or DIGITS, task=task, input_shape=input_shape, limit=self.limit, validation=self.held_out
-        )
+        choice = DataChoice(self.task, input_shape, self.limit, self.held_out, *self.normalisation)
+        dataset = dataset_for(directory, self.data or DIGITS, choice)
+        note(f"{dataset.name}: {dataset.preprocessing}")
+        return dataset
 
     def image_shape(self, given: tuple[int, ...] | None, source: ModelSource) -> tuple[int, ...] | None:
         """What images become for a model: the given shape, else the usual one of the task, else the model's."""
@@ -53,7 +73,7 @@ class DataOptions:
 
         return given or (task_named(self.task).input_shape if self.task else None) or source.input_shape
 
-    def examples(self) -> int | None:
+    def examples(self, directory: Path | None = None) -> int | None:
         """Training images of an epoch; None where counting them takes a download, or an extra that is not installed."""
         from reconvene.data import count_images
         from reconvene.errors import MissingExtraError
@@ -61,7 +81,10 @@ class DataOptions:
 
         try:
             images = count_images(
-                self.data or DIGITS, task=self.task or recorded_task(None), limit=self.limit, validation=self.held_out
+                self.data or DIGITS,
+                task=self.task or recorded_task(directory),
+                limit=self.limit,
+                validation=self.held_out,
             )
         except MissingExtraError:
             return None

@@ -83,17 +83,14 @@ class ExportCommand(LimitOptions, Importing, Seeded, Command):
             raise UsageError("--target compiles the int8 LiteRT file: add --to litert --quantize int8")
         form = self._form()
         int8 = replace(self.int8(), chip=self.target, plan_bits=self.quantize == "plan")
-        from reconvene import artifact
-        from reconvene.data import load_data
         from reconvene.deploy.runtimes.registry import format_named
         from reconvene.workflow import export_artifact
-        from reconvene.workflow.inputs import recorded_task
+        from reconvene.workflow.inputs import DataChoice, dataset_for
 
         for name in formats:
             format_named(name)  # a name that nobody knows is told before data are read
-        shape = self.input or artifact.Artifact.open(self.directory).source.input_shape
-        task = recorded_task(self.directory)
-        dataset = None if self.data is None else load_data(self.data, task=task, input_shape=shape, limit=self.limit)
+        choice = DataChoice(input_shape=self.input, limit=self.limit)
+        dataset = None if self.data is None else dataset_for(self.directory, self.data, choice)
         by_variant = export_artifact(
             self.directory,
             formats=formats,
@@ -135,6 +132,8 @@ class ExportCommand(LimitOptions, Importing, Seeded, Command):
         ]
         warnings = {name: text for name, text in training_warnings(self.directory).items() if name in by_variant}
         text += [f"warning: {name}: {doubt}: agreement with it says little" for name, doubt in warnings.items()]
+        if dataset is not None:
+            text.append(f"inputs: {dataset.preprocessing}")
         answer: dict[str, Any] = {"artifact": str(self.directory), "exports": rows, "warnings": warnings}
         if self.bundle is not None:
             artifact_exports = list(by_variant.values())[-1]  # the artifact's own model comes after the dense one

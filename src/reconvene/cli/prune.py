@@ -64,6 +64,7 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
 
         base = Path(self.model) if self.trained and (Path(self.model) / artifact.MANIFEST).is_file() else None
         source = self.source(self.model, seed=self.seed) if base is None else artifact.Artifact.open(base).source
+        self._take_published_normalisation()
         dataset = cache(partial(self.dataset, source.input_shape, base))
         prune = self._pruned_in_steps if in_steps else self._pruned
         plan = prune(budget, source, base, dataset)
@@ -127,7 +128,7 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
             task=task_named(self.task or recorded_task(base)),
             base=base,
             weights=self._weights_file(),
-            examples=None if self.data is None else self.examples(),
+            examples=None if self.data is None else self.examples(base),
             overwrite=self.overwrite,
             allow_import=self.allow_import,
         )
@@ -160,6 +161,15 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
             criterion, rectify = ("taylor", "reconstruct") if with_data else ("group_l2", "keep")
             defaults = {"trained": True, "criterion": criterion, "rectify": rectify}
         return self.pruning(self.seed, **defaults, **self.target_options)
+
+    def _take_published_normalisation(self) -> None:
+        """Published weights read images as they were trained on, not as these data would have them."""
+        from reconvene.models.pretrained import published_normalisation
+
+        _ = self.normalisation  # a list that is none is said now
+        published = published_normalisation(self.model) if self.pretrained else None
+        if published is not None and self.mean is None and self.std is None:
+            self.mean, self.std = (",".join(map(str, values)) for values in published)
 
     def _weights_file(self) -> Path | None:
         from reconvene.models.pretrained import pretrained_file

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,8 @@ def load_data(
     validation: float = 0.0,
     image_column: str | None = None,
     label_column: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> Dataset:
     """Load images with targets for a task, decoded once into tensors; images are uint8 ``[N, C, H, W]``.
 
@@ -53,6 +56,10 @@ def load_data(
     Without a test split, a fifth of every class, drawn by ``split_seed``, is held out. ``limit`` keeps at most so many
     images of each split, every class in proportion. ``validation``: share of the training images, of every class, that
     is held out (drawn by ``split_seed``): curves and floors go by it, and the test images judge the result alone.
+
+    A network reads ``(x / 255 - mean) / std`` of each channel. ``mean`` and ``std`` are by default those of the
+    training images; give those that a network was trained with, one number for each channel or one for all:
+    ``mean=[0]`` and ``std=[1]`` are pixels from 0 to 1.
 
     Raises:
         DataError: nothing there, no images, no labels, a broken picture (named), or sizes that differ without an
@@ -79,11 +86,26 @@ def load_data(
     classes = source.classes
     if task.targets is Targets.MAPS:
         classes, splits = (OBJECTS, splits) if task.numbered else coded_maps(splits, source.name)
-    mean, std = statistics(splits[0].images)
+    measured = statistics(splits[0].images)
+    shift, scale = (_per_channel(*each) for each in zip(("mean", "std"), (mean, std), measured, strict=True))
     augmentation = task.augmentation(classes, shape)
     augmentation = replace(augmentation, flip=False) if source.sound else augmentation
     held = splits[2] if validation else None
-    return Dataset(source.name, splits[0], splits[1], classes, mean, std, augmentation, note, task, held)
+    return Dataset(source.name, splits[0], splits[1], classes, shift, scale, augmentation, note, task, held)
+
+
+def _per_channel(name: str, given: Sequence[float] | None, measured: tuple[float, ...]) -> tuple[float, ...]:
+    """What was given, a number for each channel; without it what was measured. Raises DataError."""
+    if given is None:
+        return measured
+    values = tuple(map(float, given)) * (len(measured) if len(given) == 1 else 1)
+    if len(values) != len(measured) or not np.isfinite(values).all() or (name == "std" and min(values) <= 0):
+        least = ", above 0" if name == "std" else ""
+        raise DataError(
+            f"{name} is one number for each of {len(measured)} channels, or one for all{least}; not {list(given)}. "
+            "Pixels count from 0 to 1: try mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225] for ImageNet's."
+        )
+    return values
 
 
 def _split(source: DataSource, seed: int, *, limit: int | None, validation: float) -> tuple[dict[SplitName, Rows], str]:

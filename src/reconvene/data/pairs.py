@@ -89,8 +89,13 @@ def _folder_rows(root: Path, targets: Targets) -> tuple[Rows, str]:
             f"or the same in {root}/train and {root}/test."
         )
     pictures, others = _by_name(images), _by_name(found)
-    if alone := sorted(set(pictures) ^ set(others)):
-        raise DataError(f"{alone[0]!r} is in only one of {images} and {found}: every image has one target of its name.")
+    for named, partners, folder, partner in ((pictures, others, images, found), (others, pictures, found, images)):
+        if alone := sorted(set(named) - set(partners)):
+            listed = ", ".join(alone[:3]) + (", ..." if len(alone) > 3 else "")
+            raise DataError(
+                f"{partner} lacks {len(alone)} of the {len(named)} names in {folder}: {listed}. An image and its "
+                "target have the same name but for the ending: 0001.jpg and 0001.png, not 0001_mask.png."
+            )
     paths = [(pictures[name], others[name]) for name in sorted(pictures)]
     rows = Rows(
         np.zeros(len(paths), dtype=np.int64),

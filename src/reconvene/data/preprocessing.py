@@ -29,6 +29,11 @@ class Preprocessing:
     classes: Annotated[tuple[Text, ...], Field(max_length=10_000_000)]
     task: Name = DEFAULT.name
 
+    def __str__(self) -> str:
+        shape = "x".join(map(str, self.shape))
+        mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
+        return f"images {shape}, (x / 255 - mean) / std with mean {mean} and std {std}"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         values = {name: list(value) for name, value in asdict(self).items() if name != "task"}

@@ -38,6 +38,20 @@ def pretrained_file(address: str) -> Path:
     )
 
 
+def published_normalisation(address: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation that the images of published weights were normalised with; None if not known."""
+    family, _, name = address.partition(":")
+    if family == "torchvision":
+        transform = importlib.import_module("torchvision.models").get_model_weights(name).DEFAULT.transforms()
+        mean, std = getattr(transform, "mean", None), getattr(transform, "std", None)
+    elif family == "timm":
+        config = importlib.import_module("timm").get_pretrained_cfg(name)
+        mean, std = getattr(config, "mean", None), getattr(config, "std", None)
+    else:
+        return None
+    return None if mean is None or std is None else (tuple(mean), tuple(std))
+
+
 def _torchvision_places(name: str) -> list[Path]:
     models = importlib.import_module("torchvision.models")
     return [_in_torch_hub(models.get_model_weights(name).DEFAULT.url)]

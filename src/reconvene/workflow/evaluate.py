@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -69,7 +70,9 @@ def evaluate(
         assessments = _assessed(models, dataset, corruptions=corruptions, seed=seed)
         keep(folder, draw(models, dataset))
         counts = {name: test_synops(model, dataset) for name, model in models.items()}
-    sections = {"assessment": {name: assessment.to_dict() for name, assessment in assessments.items()}}
+    sections: dict[str, Any] = {"assessment": {name: assessment.to_dict() for name, assessment in assessments.items()}}
+    if artifact.Artifact.open(folder).preprocessing is None:  # outputs mean what this task says, here and in the report
+        sections["preprocessing"] = dataset.preprocessing.to_dict()
     sections["synops"] = {name: count.to_dict() for name, count in counts.items() if count is not None}
     artifact.add_measurements(folder, sections)
     return assessments
@@ -92,7 +95,10 @@ def trained_variants(folder: Path, dataset: Dataset, *, allow_import: bool) -> t
     """The trained networks of an artifact, by variant, and the data normalised as in training. Raises as above."""
     trained = [name for name, variant_folder in _places(folder).items() if _is_trained(variant_folder)]
     if not trained:
-        raise ArtifactError(f"{folder} holds no trained network. Train it first: reconvene train {folder}")
+        raise ArtifactError(
+            f"{folder} holds no trained network. Train it first: reconvene train {folder}. If it was trained in a loop "
+            "of your own, say so when you save it: rc.save(model, folder, trained=True)"
+        )
     variant_folder = _places(folder)[trained[-1]]
     preprocessing = preparation(artifact.Artifact.open(variant_folder), dataset)
     models = {name: m for name, m in variants(folder, allow_import=allow_import).items() if name in trained}
@@ -113,7 +119,7 @@ def judge_cut(directory: str | Path, data: DataLike, *, allow_import: bool = Fal
         {name: evaluation.score for name, evaluation in evaluations.items()},
         {name: evaluation.warning for name, evaluation in evaluations.items() if evaluation.warning is not None},
     )
-    sections: dict[str, object] = {"as_cut": as_cut}
+    sections: dict[str, Any] = {"as_cut": as_cut}
     if artifact.Artifact.open(folder).preprocessing is None:  # the layers were repaired on images prepared like this
         sections["preprocessing"] = dataset.preprocessing.to_dict()
     artifact.add_measurements(folder, sections)

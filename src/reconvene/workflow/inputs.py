@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from reconvene.artifact import Artifact
@@ -14,11 +15,41 @@ DataLike = Dataset | str | os.PathLike[str]
 """A data set, or what ``reconvene.data.load_data`` takes: ``digits``, a folder of images, parquet, an id on the hub."""
 
 
-def dataset_for(folder: Path, data: DataLike) -> Dataset:
-    """The data in the shape that an artifact's model takes, for the task that it was trained for. Raises DataError."""
+@dataclass(frozen=True)
+class DataChoice:
+    """How data are loaded for an artifact, where that is not as it says itself."""
+
+    task: str | None = None
+    input_shape: tuple[int, ...] | None = None
+    limit: int | None = None
+    validation: float = 0.0
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+def dataset_for(folder: Path | None, data: DataLike, choice: DataChoice = DataChoice()) -> Dataset:
+    """The data as an artifact's network reads them: shape, task, mean and std are those that it was trained with.
+
+    Without an artifact, or where nothing was trained, the task is classification, and mean and std are those of the
+    training images. Raises DataError.
+    """
     if isinstance(data, Dataset):
         return data
-    return load_data(data, task=recorded_task(folder), input_shape=Artifact.open(folder).source.input_shape)
+    stored = None if folder is None else Artifact.open(folder)
+    recorded = None if stored is None else stored.preprocessing
+    shape = choice.input_shape or (None if stored is None else stored.source.input_shape)
+    mean, std = choice.mean, choice.std
+    if recorded is not None and (shape is None or shape[0] == len(recorded.mean)):
+        mean, std = mean or recorded.mean, std or recorded.std
+    return load_data(
+        data,
+        task=choice.task or recorded_task(folder),
+        input_shape=shape,
+        limit=choice.limit,
+        validation=choice.validation,
+        mean=mean,
+        std=std,
+    )
 
 
 def model_and_data(

@@ -30,6 +30,7 @@ from reconvene.planning.schedule import PruningSchedule
 from reconvene.surgery import Plan
 from reconvene.training import TrainConfig, evaluate_split
 from reconvene.training.checkpoint import sha256
+from reconvene.training.evaluate import try_model
 from reconvene.training.log import LOG_NAME
 from reconvene.utils.files import write_atomic
 from reconvene.utils.progress import note, stage
@@ -101,6 +102,7 @@ def prune_in_steps(
     require_other_folder(folder, base)
     with stage(f"building {source.address}"):
         model = dense_network(source, base, weights, allow_import=allow_import)
+    try_model(model, dataset)
     asked = run.asked(model)
     if not run.is_finished(asked):
         make_way(folder, overwrite=overwrite)
@@ -277,7 +279,8 @@ class _Run:
         keep(last, draw(models, self.dataset))
         stored = artifact.Artifact.open(last)
         files = {name: stored.read(name) for name in stored.files}
-        text = changed_manifest(stored.text, {RECORD: asked, "curve": curve})
+        preprocessing = self.dataset.preprocessing.to_dict()
+        text = changed_manifest(stored.text, {RECORD: asked, "curve": curve, "preprocessing": preprocessing})
         with stage(f"saving to {self.folder}"), set_aside(self.folder):
             commit_files(self.folder, files, text)
 

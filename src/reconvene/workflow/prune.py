@@ -35,6 +35,7 @@ from reconvene.surgery import Plan
 from reconvene.surgery.compose import compose_plans
 from reconvene.tasks import DEFAULT, Task
 from reconvene.training.checkpoint import CHECKPOINT_NAME
+from reconvene.training.evaluate import try_model
 from reconvene.training.log import LOG_NAME
 from reconvene.utils.files import unwritable, write_atomic
 from reconvene.utils.progress import stage
@@ -124,6 +125,8 @@ def prune_artifact(
     earlier: Plan | None = getattr(model, "reconvene_plan", None)
     inputs = example_inputs(source.input_shape, seed=pruning.seed)
     samples = None if data is None else Samples(data, seed=pruning.seed, most=TRAINED_SAMPLES * pruning.trained)
+    if samples is not None and pruning.trained:
+        samples.try_on(model)
     with stage(f"pruning to {budget}"):
         small, plan, report = prune_by(model, inputs, budget, pruning.options(samples, task), rectify=pruning.rectify)
         if earlier is not None:
@@ -249,6 +252,13 @@ class Samples:
     def loss(self, output: Any, target: Any) -> Tensor:
         """The loss of the data's task."""
         return self._dataset.task.loss(output, target)
+
+    def try_on(self, model: nn.Module) -> None:
+        """Find out before anything is scored whether the model takes the images and the task reads its outputs.
+
+        Raises TrainingError.
+        """
+        try_model(model, self._dataset)
 
     @cached_property
     def _dataset(self) -> Dataset:

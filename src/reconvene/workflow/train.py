@@ -12,6 +12,7 @@ from torch import nn
 from reconvene import artifact
 from reconvene.artifact import FoundRate, Recalibrated, Teacher, Timings, Training
 from reconvene.data import Dataset
+from reconvene.data.dataset import statistics
 from reconvene.errors import TrainingError
 from reconvene.surgery import Plan
 from reconvene.tasks import Evaluation, task_named
@@ -277,4 +278,7 @@ def trained_already(folder: Path, earlier: Training) -> TrainingError:
 
 def recipe_of(dataset: Dataset, epochs: int, config: TrainConfig) -> dict[str, Any]:
     """What makes a training run this one, but for its teacher. How often it saves does not."""
-    return {"epochs": epochs, "pixels": dataset.sha256, **dataset.task.identity(), **config.identity()}
+    own = (dataset.mean, dataset.std) == statistics(dataset.train.images)
+    normalised = {} if own else {"mean": list(dataset.mean), "std": list(dataset.std)}
+    pixels = {"pixels": dataset.sha256, **normalised}
+    return {"epochs": epochs, **pixels, **dataset.task.identity(), **config.identity()}

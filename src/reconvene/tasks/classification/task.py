@@ -74,7 +74,8 @@ class Classification(Task):
         if output.ndim != 2 or output.shape[0] != target.shape[0]:
             raise TrainingError(
                 f"{role} returns a tensor {list(output.shape)} for {target.shape[0]} images; "
-                f"classification needs [{target.shape[0]}, {len(classes)}]."
+                f"classification needs [{target.shape[0]}, {len(classes)}]. Try: --task segmentation (or instances, "
+                "regression, image-to-image) where outputs are no scores of classes."
             )
         if output.shape[1] != len(classes):
             raise TrainingError(
