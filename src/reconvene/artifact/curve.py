@@ -30,9 +30,9 @@ class StepRecord:
 class PruningCurve:
     """All steps of a pruning; printed, it is a table.
 
-    ``dense`` is the metric of the network before the first step, on the same ``split`` of the data as the others. Where
-    a step falls below the ``floor``, it is the last one, and the ``result`` is the network of the step before it (0:
-    the dense one). ``larger_is_better`` is of the metric.
+    ``dense`` is the metric of the network before the first step, on the same ``split`` of the data as the others
+    (empty: data of the user's own). Where a step falls below the ``floor``, it is the last one, and the ``result`` is
+    the network of the step before it (0: the dense one). ``larger_is_better`` is of the metric.
     """
 
     steps: tuple[StepRecord, ...] = ()
@@ -65,12 +65,12 @@ class PruningCurve:
         if worse := [str(step.step) for step in self.steps if self._is_worse(step)]:
             foot.append(
                 f"tuning left the network of step {', '.join(worse)} worse than the repair before it. Try more epochs, "
-                "a lower learning rate, or --epochs 0, which only repairs"
+                "a lower learning rate, or no epochs at all (--epochs 0), which only repairs"
             )
         return text_table(
             ["", *costs, "cut", "repaired", "tuned"],
             rows,
             right=range(1 + len(costs), 4 + len(costs)),
-            title="" if self.metric is None else f"{self.metric}, {self.split} images",
+            title=", ".join(part for part in (self.metric, f"{self.split} images" if self.split else "") if part),
             foot=foot,
         )

@@ -22,9 +22,11 @@ def steps(data: ReportData) -> Html | None:
     task, records = task_named(data.task), data.curve["steps"]
     title = headline.title(task.headline)
     repair = f" ({data.rectify})" if data.rectify else ""
+    split = data.curve.get("split", "test")
+    measured = f"is that of the {split} images" if split else "was measured by the user's own code"
     lead = (
-        f"The trained network was cut in {len(records)} step{'s' if len(records) > 1 else ''}. {title} is that of the "
-        f"{data.curve.get('split', 'test')} images: right after the cut, after the repair{repair}, and after tuning."
+        f"The trained network was cut in {len(records)} step{'s' if len(records) > 1 else ''}. {title} {measured}: "
+        f"right after the cut, after the repair{repair}, and after tuning."
     )
     costs = [cost for cost in COSTS if cost in records[0]["costs"] and cost in ("params", "macs", *data.limits)]
     rows = [_row(record, costs, task) for record in records]

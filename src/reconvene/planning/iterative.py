@@ -151,7 +151,7 @@ def prune_iteratively(
         result = copy_model(model) if network is None else network
         number = steps if network is smaller else step - 1
         dense = _Scores(metric).add(model)
-    curve = PruningCurve(tuple(records), number, "metric" if metric else None, dense, floor)
+    curve = PruningCurve(tuple(records), number, "metric" if metric else None, dense, floor, split="")
     object.__setattr__(result, "reconvene_curve", curve)
     return result
 
