@@ -54,7 +54,7 @@ def scatter_svg(
         return left + inner[0] * across(dot_x) / 100, HEIGHT - BOTTOM - inner[1] * up(dot_y) / 100
 
     parts = [_grid(left, to_pixels(across.low, mark)[1], f"{mark:g}") for mark in marks]
-    parts += [_tick(to_pixels(mark, marks[0])[0], f"{mark:.3g}") for mark in _ticks(across)]
+    parts += [_tick(to_pixels(mark, marks[0])[0], _amount(mark)) for mark in _ticks(across)]
     for i, name in enumerate(dict.fromkeys(dot.series for dot in dots)):
         colour = _COLOURS[i % len(_COLOURS)]
         points = sorted((dot for dot in dots if dot.series == name), key=lambda dot: dot.x)
@@ -96,6 +96,14 @@ def _ticks(scale: Scale) -> list[float]:
         if len(marks) > 1:  # else the axis is shorter than from one of them to the next
             return marks
     return [mark for mark in nice_ticks(scale.low, scale.high) if scale.low <= mark <= scale.high]
+
+
+def _amount(value: float) -> str:
+    """A mark of an axis: ``0.05``, ``500``, ``50 k``, ``2 M``."""
+    for letter, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= max(size, 1e4):
+            return f"{value / size:.3g} {letter}"
+    return f"{value:.4g}"
 
 
 def _dot(dot: Dot, to_pixels: object, colour: str) -> str:
