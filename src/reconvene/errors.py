@@ -123,8 +123,9 @@ class MissingExtraError(ReconveneError):
         else:
             requirement, command = f"{package}, which is not installed", "pip install"
             if first is not None:
-                command = f"in an environment of its own, pip install {first} and then {command}"
-        super().__init__(f"{needed_for} needs {requirement}. Try: {command} 'reconvene[{extra}]'")
+                command = f"in an environment of its own, pip install {first} and then, in the clone, {command}"
+        package_name = "reconvene" if first is None else "."
+        super().__init__(f"{needed_for} needs {requirement}. Try: {command} '{package_name}[{extra}]'")
 
 
 class ModelError(ReconveneError):

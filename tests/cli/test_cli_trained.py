@@ -206,6 +206,16 @@ def test_a_network_trained_elsewhere_says_how_its_images_were_normalised(
     assert "--std x is no list of numbers" in trouble(capfd, *prune, "--std", "x", "-o", f"{small}2", code=2)
 
 
+def test_files_of_earlier_weights_are_removed(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    out, data = tmp_path / "out", ["--data", "digits", "--limit", "60", "--epochs", "1"]
+    answer(capfd, "train", *MODEL, "-o", str(out), *data)
+    answer(capfd, "export", str(out))
+    assert (out / "model.onnx").exists()
+    assert main(["train", str(out), *data, "--again"]) == 0
+    assert "removed, since they hold the weights of before: model.onnx" in capfd.readouterr().err
+    assert not (out / "model.onnx").exists() and not artifact.Artifact.open(out).exports
+
+
 def test_a_task_is_remembered_by_what_was_pruned(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     unet = ["unet", "--model-arg", "num_classes=2", "--model-arg", "width=0.25", "--input", "3x16x16"]
     source = ModelSource("unet", {"num_classes": 2, "width": 0.25}, (3, 16, 16), 0)

@@ -304,6 +304,16 @@ def test_a_network_that_kept_its_weights_is_not_called_untrained() -> None:
     assert "right after the cut 42.0 %" in words
 
 
+def test_a_budget_is_held_against_what_was_measured_afterwards() -> None:
+    data = vgg()
+    limit = data.limits["params"]
+    data.measured = {"params": 1.1 * limit}
+    words = Page(render(data)).words
+    assert "exceeded" in words and "measured afterwards" in words
+    data.measured = {"params": data.costs["pruned"]["params"]}
+    assert "measured afterwards" not in Page(render(data)).words
+
+
 def test_inputs_and_outputs_are_told() -> None:
     data = vgg()
     assert "Inputs and outputs" not in Page(render(data)).words

@@ -146,7 +146,10 @@ def _text(cost: str, value: str) -> Limit:
     unit = cost_named(cost).unit
     factor = unit.factor(unit_name)
     if factor is None:
-        raise _unreadable(cost, value, f"unit {unit_name!r} is not one of {', '.join(u for u in unit.factors if u)}")
+        units = [name for name in unit.factors if name]
+        missing = f"it has no unit: {', '.join(units).lower()}"
+        trouble = f"unit {unit_name!r} is not one of {', '.join(units)}" if unit_name else missing
+        raise _unreadable(cost, value, trouble)
     return _amount(cost, value, number * factor)
 
 

@@ -23,6 +23,7 @@ class ReportData:
         pinned: rows of ``Plan.pinned``: ``name``, ``width``, ``why``.
         bits: ``BitPlan.to_dict()``, where the plan decides bits.
         budget: what was asked, as written: ``{"params": "16x"}``; ``limits``: the same in absolute numbers.
+        measured: costs that were measured after the plan, of the finished network.
         spread: activation spread, small over dense, by layer.
         training: records of ``train.jsonl`` by variant: ``{"dense": [...], "pruned": [...]}``.
         examples: training images of an epoch; ``None`` where nothing was trained.
@@ -54,6 +55,7 @@ class ReportData:
     bits: dict[str, Any] | None = None
     budget: dict[str, Any] = field(default_factory=dict)
     limits: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, float] = field(default_factory=dict)
     spread: dict[str, float] = field(default_factory=dict)
     training: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     task: str = DEFAULT.name

@@ -166,6 +166,8 @@ def reproduce(data: ReportData) -> Html | None:
     if not entries and command is None and notes is None:
         return None
     lead = f"The same {'command' if command else 'call'} and seed give the same plan and weights on such a machine."
+    if "latency" in data.limits:
+        lead += " A latency is measured, so plans for it differ a little from run to run."
     return section("How to reproduce", lead, command, tag("dl", entries) if entries else None, notes)
 
 

@@ -27,7 +27,11 @@ def budget(data: ReportData) -> Html | None:
     pruned = data.costs.get("pruned", {})
     rows = []
     for cost, limit in data.limits.items():
-        got = pruned.get(cost)
+        planned = pruned.get(cost)
+        got = data.measured.get(cost, planned)
+        later = None
+        if planned is not None and cost in data.measured and got != planned:
+            later = tag("small", f"measured afterwards; {short_text(cost, planned)} in the plan")
         keeps = got is not None and got <= limit * (1 + 1e-9)
         verdict = "not measured" if got is None else f"kept, {used(got / limit)} used" if keeps else "exceeded"
         request = [_limit_text(data.budget.get(cost)), tag("small", f"at most {short_text(cost, limit)}")]
@@ -36,7 +40,11 @@ def budget(data: ReportData) -> Html | None:
                 "tr",
                 tag("th", label_of(cost), scope="row"),
                 tag("td", request),
-                tag("td", "–" if got is None else short_text(cost, got)),
+                tag(
+                    "td",
+                    "–" if got is None else short_text(cost, got),
+                    later,
+                ),
                 tag("td", verdict, class_="good" if keeps else "bad"),
             )
         )

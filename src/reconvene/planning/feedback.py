@@ -272,7 +272,7 @@ class _Search:
         name, share = max(shares.items(), key=lambda item: item[1])
         text = (
             f"only {share:.0%} of the limit on {name} is used: none of {len(self._measured)} measured networks came "
-            "nearer. Where the machine had other work, measure again on an idle one; else try round_to=1"
+            "nearer. Where the machine had other work, measure again on an idle one; else try round_to=1 (--round-to 1)"
         )
         return [Note(text, "budget")]
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from reconvene import artifact
-from reconvene.costs.cost_file import CompilerSettings, cost_file
 from reconvene.data import Calibration, Dataset, calibration, test_batches
 from reconvene.deploy import BenchData, BenchResult, Exported, Limits
 from reconvene.deploy import export as export_file
 from reconvene.deploy import time_variants as bench_variants
-from reconvene.deploy.npu import compile_file
 from reconvene.deploy.runtimes.registry import format_named
 from reconvene.deploy.sharing import once
 from reconvene.errors import ArtifactError, ExportError, VerificationError
@@ -23,6 +21,7 @@ from reconvene.models import example_inputs
 from reconvene.training.quantising import Range
 from reconvene.utils.files import write_atomic
 from reconvene.utils.progress import ProgressOption, listening, stage
+from reconvene.workflow.compiling import compiler_for, with_compiled
 from reconvene.workflow.inputs import DataLike, dataset_for
 from reconvene.workflow.prune import BENCH, DENSE
 from reconvene.workflow.qat import learned_ranges
@@ -118,7 +117,7 @@ def export_artifact(
     if int8 is not None and dataset is not None:
         images = calibration_of(dataset, int8.samples, seed=seed)
         quantising = {"calibration": images, "keep_fp32": int8.keep_fp32, "limits": int8.limits}
-    compiler = None if int8 is None else _compiler_for(folder, int8.chip)
+    compiler = None if int8 is None else compiler_for(folder, int8.chip)
     ranges = _ranges(folder, models)
     by_variant: dict[str, list[Exported]] = {}
     for variant, model in models.items():
@@ -154,7 +153,7 @@ def export_artifact(
                     _note_refusal(folder, exported.path.name, None)
             if compiler is not None and format_name == "litert":
                 with stage(f"compiling {exported.path.name} for {compiler.accelerator}"):
-                    exported = _with_compiled(exported, compiler)
+                    exported = with_compiled(exported, compiler, folder, dense=name == DENSE)
             by_variant.setdefault(variant, []).append(exported)
     rows = [
         artifact.ExportRecord(variant=variant, **exported.to_dict())
@@ -166,25 +165,6 @@ def export_artifact(
     safety = {name: result.to_dict() for name, result in judged.items()}  # of files that are others now
     artifact.add_measurements(folder, {"exports": _with_earlier(folder, rows), "safety": safety})
     return by_variant
-
-
-def _compiler_for(folder: Path, chip: str | None) -> CompilerSettings | None:
-    """How int8 files are compiled for a chip, by default that of the artifact; ``None`` where it has no compiler."""
-    pruning = artifact.Artifact.open(folder).pruning
-    chip = chip or (pruning.chip if pruning else None)
-    return None if chip is None else cost_file(chip).compiler
-
-
-def _with_compiled(exported: Exported, compiler: CompilerSettings) -> Exported:
-    """The same export with the compiled file beside it, and a note on what the compiler says of it."""
-    compiled = compile_file(exported.path, exported.path.parent, compiler)
-    note = f"{compiled.path.name} for {compiler.accelerator}: {compiled}, as its compiler {compiler.name} says"
-    return replace(
-        exported,
-        files=(*exported.files, compiled.path),
-        bytes=exported.bytes + compiled.path.stat().st_size,
-        notes=(*exported.notes, note),
-    )
 
 
 def _note_refusal(folder: Path, file: str, reason: str | None) -> None:

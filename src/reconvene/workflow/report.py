@@ -69,6 +69,7 @@ def collect(folder: Path, *, command: str | None = None) -> ReportData:
         bits=None if plan.bits is None else plan.bits.to_dict(),
         budget=plan.budget,
         limits=plan.limits,
+        measured=_measured(stored, bench),
         spread=_in_network_order(pruning.spread, plan) if pruning else {},
         training=_logs(folder),
         scores=scores(folder),
@@ -105,6 +106,19 @@ def _in_network_order(spread: Mapping[str, float], plan: Plan) -> dict[str, floa
     """Ratios by layer as the model has its layers; a file keeps them by name."""
     places = {name.rpartition(".")[0]: place for place, name in enumerate(plan.shapes)}
     return dict(sorted(spread.items(), key=lambda item: places.get(item[0], len(places))))
+
+
+def _measured(stored: artifact.Artifact, bench: Mapping[str, Any] | None) -> dict[str, float]:
+    """Costs of the finished network, where they were taken after the plan: by a compiler, or a benchmark here."""
+    measured: dict[str, float] = dict(stored.measurements.get("compiled", {}))
+    pruning = stored.pruning
+    if bench is None or pruning is None or pruning.device is not None:
+        return measured
+    wanted = ("onnxruntime", "pruned", pruning.precision or "fp32")
+    for row in bench["rows"]:
+        if (row["runtime"], row["variant"], row.get("precision", "fp32")) == wanted and bench["batch"] == 1:
+            measured["latency"] = float(row["median"])
+    return measured
 
 
 def _kept_weights(plan: Plan, pruning: artifact.PruningRecord | None) -> bool:

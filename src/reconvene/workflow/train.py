@@ -21,7 +21,7 @@ from reconvene.training import train_model as train_model
 from reconvene.training.checkpoint import CHECKPOINT_NAME
 from reconvene.training.frozen_bits import FrozenBits
 from reconvene.utils.numbers import plural
-from reconvene.utils.progress import ProgressOption, listening, stage
+from reconvene.utils.progress import ProgressOption, listening, note, stage
 from reconvene.workflow.inputs import DataLike, dataset_for
 from reconvene.workflow.pictures import keep
 from reconvene.workflow.prune import DENSE
@@ -202,8 +202,20 @@ def keep_trained(folder: Path, model: nn.Module, training: Training, **sections:
     measurements = {name: value for name, value in stored.measurements.items() if name not in OF_THE_WEIGHTS}
     timings = Timings.of(training, pruning=stored.timings.pruning)
     artifact.save(model, folder, extra={**measurements, "training": training.untimed(), **sections}, timings=timings)
+    _remove_exports(stored)
     (folder / CHECKPOINT_NAME).unlink(missing_ok=True)  # what it was for is in the artifact now
     keep(folder, None)  # what earlier weights predicted
+
+
+def _remove_exports(stored: artifact.Artifact) -> None:
+    """Remove files that hold earlier weights of the artifact's network: nobody would see that they are old."""
+    own = "dense" if stored.plan is None else "pruned"
+    old = [name for export in stored.exports if export.variant == own for name in (export.file, *export.files)]
+    gone = [name for name in dict.fromkeys(old) if (stored.folder / name).is_file()]
+    for name in gone:
+        (stored.folder / name).unlink()
+    if gone:
+        note(f"removed, since they hold the weights of before: {', '.join(gone)}. Export again")
 
 
 def not_itself(folder: Path, teacher: Path) -> Path:
