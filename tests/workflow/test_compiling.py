@@ -1,4 +1,4 @@
-"""Compiled files are held against the budget of their plan; the compiler itself is in ``tests/planning/test_npu.py``."""
+"""Compiled files are held against the budget of their plan; the compiler is in ``tests/planning/test_npu.py``."""
 
 from __future__ import annotations
 
