@@ -155,8 +155,9 @@ def _does_not_run(example_inputs: Any, error: Exception | None) -> ReconveneErro
         return explanation
     shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in tensors_in(example_inputs))
     return ModelError(
-        f"the model does not run on the example inputs ({shapes or 'no tensor'}): {error}. "
-        "Try: give inputs of the shape it expects (--input 3x64x64: one example, without the batch)."
+        f"the model does not run on the example inputs ({shapes or 'no tensor'}): {str(error).rstrip('.')}. "
+        "Try: inputs of the shape it expects (--input CxHxW, one example without the batch), or a model that is "
+        "built for this one (of timm: --model-arg img_size=96)."
     )
 
 
