@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -60,7 +61,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise ArtifactError(f"the weights {path} cannot be read: {error.strerror or error}") from error
     except (pickle.UnpicklingError, KeyError) as error:  # KeyError: bytes that are no pickle
-        if "weights_only" not in str(error):
+        if not zipfile.is_zipfile(path):
             raise ArtifactError(f"the weights {path} cannot be read: it is no checkpoint of torch.save") from error
         raise ArtifactError(
             f"{path} holds more than tensors, such as a whole pickled model, which is code and is not run. Save the "
