@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import reconvene as rc
-from reconvene.deploy.on_device.unpack import weights
+from reconvene.deploy.on_device.unpack import unpack_weights
 from reconvene.errors import ExportError
 from reconvene.quantiser import quantise
 from reconvene.surgery.bits import BitPlan, LayerBits
@@ -249,7 +249,7 @@ def test_the_unpacker_of_bundles_reads_the_integers_of_the_plan(name: str, tmp_p
     path = rc.export(
         small, tmp_path, quantize="plan", calibration=[images], example_inputs=images[:1], task="regression"
     ).path
-    unpacked = list(weights(str(path)))
+    unpacked = list(unpack_weights(str(path)))
     plan, parameters = small.reconvene_plan.bits.layers, dict(small.named_parameters())
     assert len(unpacked) == len(plan)
     left = {name: quantise(parameters[name], layer.bits).integers.numpy() for name, layer in plan.items()}

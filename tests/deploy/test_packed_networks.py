@@ -22,7 +22,7 @@ from support.paths import ROOT
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-from reconvene.deploy.on_device.unpack import weights  # noqa: E402  # needs onnx
+from reconvene.deploy.on_device.unpack import unpack_weights  # noqa: E402  # needs onnx
 
 
 class SelfAttention(nn.Module):
@@ -180,7 +180,7 @@ def test_random_bits_of_every_channel_are_in_the_file(name: str, tmp_path: Path)
     small, images = with_random_bits(name, 1)
     path = export(small, tmp_path, images)
     plan, parameters = small.reconvene_plan.bits.layers, dict(small.named_parameters())
-    unpacked = list(weights(str(path)))
+    unpacked = list(unpack_weights(str(path)))
     counted = Counter(int(b) for _, bits in unpacked for b in bits)
     assert counted == Counter(int(b) for of in plan.values() for b in of.bits)
     # Every integer of the network is in the file: per channel the magnitudes, since norms turn signs.

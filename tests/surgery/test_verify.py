@@ -17,7 +17,7 @@ from reconvene.structure import call
 from reconvene.structure.rules import RULES, Context
 from reconvene.surgery import Plan
 from reconvene.surgery.call_comparison import TOLERANCE, relative_error
-from reconvene.surgery.verify import Difference, Verification
+from reconvene.surgery.verify import Difference, PlanVerification
 
 INPUTS = torch.randn(2, 12, generator=torch.Generator().manual_seed(0))
 HALF = rc.Budget(params=0.6)
@@ -101,8 +101,8 @@ def test_zeros_of_a_fresh_network_hide_nothing() -> None:
 
 
 def test_a_difference_that_no_call_explains_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def differ(*_: Any, **__: Any) -> Verification:
-        return Verification(Difference(None, "the small network differs from the silenced one by 1.0e+00"))
+    def differ(*_: Any, **__: Any) -> PlanVerification:
+        return PlanVerification(Difference(None, "the small network differs from the silenced one by 1.0e+00"))
 
     monkeypatch.setattr(assemble, "verify_plan", differ)
     with pytest.raises(StructureError, match="no single call explains it"):

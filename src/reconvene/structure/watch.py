@@ -56,12 +56,12 @@ class _Watch(DispatchMode):  # type: ignore[no-untyped-call]
         data = self.identities.before(self.stack[-1], func, args, kwargs)
         out = func(*args, **kwargs)
         if self.wanted is None or data in self.wanted:
-            out = shown(self.observe, ObservedCall(data, func, args, kwargs), out)
+            out = notify_observer(self.observe, ObservedCall(data, func, args, kwargs), out)
         self.identities.after(data, func, tensors_in(out))
         return out
 
 
-def shown(observe: Observe, call: ObservedCall, out: Any) -> Any:
+def notify_observer(observe: Observe, call: ObservedCall, out: Any) -> Any:
     """The result of a call, or what the observer gives in its place."""
     copies: Results = [tensor.detach().clone() for tensor in tensors_in(out)]  # a later call may write into a result
     replaced = observe(call, copies)

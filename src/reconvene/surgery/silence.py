@@ -32,7 +32,7 @@ from reconvene.structure.recording import writes_in_place
 from reconvene.structure.restore import module_stack
 from reconvene.structure.scalar_args import RESULT, Numbers
 from reconvene.structure.values import COPIES
-from reconvene.structure.watch import Observe, ObservedCall, shown
+from reconvene.structure.watch import Observe, ObservedCall, notify_observer
 from reconvene.surgery.ranges import Ranges, from_text, to_text
 from reconvene.utils import schema
 from reconvene.utils.module_state import forget_tables
@@ -173,7 +173,7 @@ class _Restrict(DispatchMode):  # type: ignore[no-untyped-call]
         data = self.identities.before(self.stack[-1], func, args, kwargs)
         result = self._result(func, args, kwargs, None if func in COPIES else self._site(data, func))
         if self.observe is not None:
-            result = shown(self.observe, ObservedCall(data, func, args, kwargs), result)
+            result = notify_observer(self.observe, ObservedCall(data, func, args, kwargs), result)
         self.identities.after(data, func, tensors_in(result))
         return result
 

@@ -44,7 +44,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Verification:
+class PlanVerification:
     """What the comparison says: a difference, if there is one, and notes for the plan."""
 
     difference: Difference | None = None
@@ -53,7 +53,7 @@ class Verification:
 
 def verify_plan(
     plan: Plan, model: nn.Module, example_inputs: Any, structure: Structure, keep: Keep, *, seed: int = 0
-) -> Verification:
+) -> PlanVerification:
     """Compare the outputs of both networks on the example inputs.
 
     Args:
@@ -76,12 +76,12 @@ def verify_plan(
             seed,
         )
         if error <= TOLERANCE:
-            return Verification()
+            return PlanVerification()
         pairs = _Pairs(plan, model, noisy, example_inputs, seed)
         if pairs.to_float64():
             error, why = pairs.difference()
             if error <= TOLERANCE:
-                return Verification()
+                return PlanVerification()
         return pairs.call_by_call(
             structure, keep, why or f"the small network differs from the silenced one by {error:.1e}"
         )
@@ -155,7 +155,7 @@ class _Pairs:
         """The largest relative difference of an output."""
         return _difference(lambda: self._run(self.silenced), lambda: self._run(self.small), self.seed)
 
-    def call_by_call(self, structure: Structure, keep: Keep, why: str) -> Verification:
+    def call_by_call(self, structure: Structure, keep: Keep, why: str) -> PlanVerification:
         """Compare every call, after the same choices; a difference names the first call whose results differ."""
         comparison = CallComparison(structure, keep)
         choices = Choices(comparison)
@@ -169,10 +169,10 @@ class _Pairs:
         small = self._watch(self.small, follow)
         silenced = self._watch(self.silenced, comparison.see)
         if small is None or silenced is None:
-            return Verification(Difference(comparison.first_missing(), why))
+            return PlanVerification(Difference(comparison.first_missing(), why))
         if choices.taken and comparison.differs is None and _worst(silenced, small) <= TOLERANCE:
-            return Verification(notes=(comparison.choices_note(choices.taken),))
-        return Verification(Difference(comparison.differs, why))
+            return PlanVerification(notes=(comparison.choices_note(choices.taken),))
+        return PlanVerification(Difference(comparison.differs, why))
 
     def _run(self, network: nn.Module) -> Any:
         torch.manual_seed(self.seed)

@@ -130,7 +130,7 @@ def test(bundle: Bundle, options: argparse.Namespace) -> tuple[dict[str, Any], s
     return answer, "\n".join(lines)
 
 
-def measure(bundle: Bundle, options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def time_inference(bundle: Bundle, options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Milliseconds for one image: by the wall clock, and with one thread by the processor time of the process."""
     infer = open_model(bundle, options)
     image = bundle.images()[:1]
@@ -164,7 +164,7 @@ def measure(bundle: Bundle, options: argparse.Namespace) -> tuple[dict[str, Any]
 _COMMANDS: dict[str, Callable[[Bundle, argparse.Namespace], tuple[dict[str, Any], str]]] = {
     "classify": classify,
     "test": test,
-    "time": measure,
+    "time": time_inference,
 }
 
 

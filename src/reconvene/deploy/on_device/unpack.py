@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 
-def weights(path: str) -> Iterator[tuple[Any, Any]]:
+def unpack_weights(path: str) -> Iterator[tuple[Any, Any]]:
     """Integers [channels, ...] of every packed weight, and the bits of its channels."""
     import onnx  # nothing else of a bundle needs it
 

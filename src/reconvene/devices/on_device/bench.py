@@ -13,7 +13,7 @@ from .layer_spec import LayerJob, LayerSpec, MeasuredLayer, Point, Timing
 from .layers import BUILDERS, chain
 from .onnx_writer import Graph
 from .sample_widths import batches, weight_bytes, width_pairs
-from .sessions import RUNS, WARMUPS, kernel_times, opened
+from .sessions import RUNS, WARMUPS, kernel_times, open_session
 
 # One graph holds layers until their weights come to about this many bytes.
 NEAR_BYTES, FAR_BYTES = 1 << 20, 16 << 20
@@ -80,7 +80,7 @@ class LayerBench:
             count += 1
         if count < WHOLE_LAYERS:
             return {}
-        session, folder = opened(graph.to_bytes(), self.threads, profiled=True)
+        session, folder = open_session(graph.to_bytes(), self.threads, profiled=True)
         for _ in range(2 * WHOLE_RUNS):
             session.run(None, feeds)
         nodes = kernel_times(session)
@@ -99,7 +99,7 @@ class LayerBench:
         feeds = build(graph, spec, points)
         if other_bytes:
             feeds |= _evict(graph, other_bytes)
-        session, folder = opened(graph.to_bytes(), self.threads, profiled=True)
+        session, folder = open_session(graph.to_bytes(), self.threads, profiled=True)
         for _ in range(WARMUPS + RUNS):
             session.run(None, feeds)
         nodes = kernel_times(session)
@@ -132,7 +132,7 @@ class LayerBench:
         """
         times, kernels = [], 0.0
         for count in (1, 65):
-            plain, folder = opened(chain(count).to_bytes(), self.threads, profiled=False)
+            plain, folder = open_session(chain(count).to_bytes(), self.threads, profiled=False)
             feeds = {"x": np.ones((1, _SOURCE, 8, 8), np.float32)}
             rounds = []
             for _ in range(40):
@@ -142,7 +142,7 @@ class LayerBench:
                 rounds.append((time.thread_time() - begin) / 10)
             folder.cleanup()
             times.append(float(np.quantile(rounds, 0.25)))
-        session, folder = opened(chain(65).to_bytes(), self.threads, profiled=True)
+        session, folder = open_session(chain(65).to_bytes(), self.threads, profiled=True)
         for _ in range(WARMUPS + RUNS):
             session.run(None, feeds)
         node_durations = kernel_times(session)

@@ -24,7 +24,7 @@ from .bench import LayerBench
 from .facts import conditions, describe_layer
 from .layer_spec import LayerJob, MeasuredLayer
 from .layers import chain
-from .sessions import SLOW, NetworkSpec, Pace, seconds
+from .sessions import SLOW, NetworkSpec, Pace, time_networks
 
 FORMAT, VERSION = "reconvene-device-profile", 1
 # What the device was disturbed at is measured at most so often, and it is waited for so many seconds: for all layers
@@ -69,7 +69,7 @@ def profile(
     # Networks give the time of layers together; without networks all layers run in one graph instead.
     thirds = () if networks else range(3)
     joint_timings = [timing for third in thirds if (timing := bench.whole(layers, third, network_bytes))]
-    took = seconds(networks, threads)
+    took = time_networks(networks, threads)
     return {
         "format": FORMAT,
         "version": VERSION,

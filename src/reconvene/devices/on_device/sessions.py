@@ -20,7 +20,7 @@ SLOW = 1.15
 _KINDS = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
 
 
-def opened(model: bytes, threads: int, *, profiled: bool) -> tuple[Any, Any]:
+def open_session(model: bytes, threads: int, *, profiled: bool) -> tuple[Any, Any]:
     """A session with so many threads within an operator, and the folder its profile goes to."""
     import onnxruntime
 
@@ -55,7 +55,7 @@ class Pace:
     """
 
     def __init__(self, model: bytes, threads: int, best: float = float("inf")) -> None:
-        self._session, self._folder = opened(model, threads, profiled=False)
+        self._session, self._folder = open_session(model, threads, profiled=False)
         self._feeds = _feeds(self._session)
         self.best, self.last = best, 0.0
 
@@ -95,14 +95,14 @@ class Pace:
         self._folder.cleanup()
 
 
-def seconds(networks: Sequence[NetworkSpec], threads: int) -> list[float]:
+def time_networks(networks: Sequence[NetworkSpec], threads: int) -> list[float]:
     """Seconds of whole networks, one sample: the lower quartile over rounds, each network warm when it is timed.
 
     Processor time of the thread, or time on the wall where there are several threads. The slower rounds are those in
     which others shared the processor.
     """
     clock = time.thread_time if threads == 1 else time.perf_counter
-    sessions = [opened(model, threads, profiled=False) for _, model in networks]
+    sessions = [open_session(model, threads, profiled=False) for _, model in networks]
     feeds = [_feeds(session) for session, _ in sessions]
     round_seconds = np.zeros((ROUNDS, len(sessions)))
     for round_ in range(ROUNDS):

@@ -28,25 +28,25 @@ NARROW = 4
 
 
 @dataclass(frozen=True)
-class Reader:
+class WeightReader:
     """An operation that reads a weight: the weight's name in the network, and its float32 values, norms folded in."""
 
     weight: str
     folded: _Array
 
 
-def readers_of(ir: Any, weights: Mapping[str, PackedWeight]) -> dict[str, Reader]:
+def weight_readers(ir: Any, weights: Mapping[str, PackedWeight]) -> dict[str, WeightReader]:
     """By the operation's name. Norms must be folded already (``fold_norms``).
 
     An operation has the name of its layer; one that makes an output has the output's, and is known by its values.
     Raises ExportError for a weight that no operation reads whole.
     """
-    readers: dict[str, Reader] = {}
+    readers: dict[str, WeightReader] = {}
     left, unnamed = set(weights), []
     for node in _layers(ir):
         name = f"{node.get_friendly_name().split('/')[0]}.weight"
         if name in left:
-            readers[node.get_friendly_name()] = Reader(name, _folded(node))
+            readers[node.get_friendly_name()] = WeightReader(name, _folded(node))
             left.discard(name)
         else:
             unnamed.append(node)
@@ -54,7 +54,7 @@ def readers_of(ir: Any, weights: Mapping[str, PackedWeight]) -> dict[str, Reader
         values = _folded(node)
         name = next((name for name in sorted(left) if _fits(weights[name], node, values)), "")
         if name:
-            readers[node.get_friendly_name()] = Reader(name, values)
+            readers[node.get_friendly_name()] = WeightReader(name, values)
             left.discard(name)
     if left:
         raise ExportError(
@@ -88,7 +88,7 @@ def fold_norms(ir: Any) -> None:
     imported("openvino._offline_transformations", "openvino", "packed OpenVINO").apply_moc_transformations(ir, cf=False)
 
 
-def pack_weights(quantised: Any, readers: Mapping[str, Reader], weights: Mapping[str, PackedWeight]) -> None:
+def pack_weights(quantised: Any, readers: Mapping[str, WeightReader], weights: Mapping[str, PackedWeight]) -> None:
     """Put packed weights into a model that NNCF quantised, in place.
 
     Raises ExportError for a weight that the file does not have in int8.

@@ -26,8 +26,8 @@ from reconvene.deploy.runtimes.openvino.packed import (
     check_packed,
     fold_norms,
     pack_weights,
-    readers_of,
     source,
+    weight_readers,
 )
 from reconvene.deploy.tracing import exporting
 from reconvene.errors import ExportError, ModelError
@@ -58,7 +58,7 @@ def quantize_openvino(
     if packed:
         fold_norms(ir)
     _number(ir)  # NNCF names what it puts behind an operation after it
-    original, readers = (ir.clone(), readers_of(ir, packed)) if packed else (ir, {})
+    original, readers = (ir.clone(), weight_readers(ir, packed)) if packed else (ir, {})
     samples = list(quantisation.batches(plain.batch or 1, full=True))
     names = input_names(model, example_inputs)
 
