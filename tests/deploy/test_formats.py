@@ -192,7 +192,8 @@ def test_a_runtime_that_is_missing_or_too_old_is_named(
     runtime = FORMATS[format]
     package = next(iter(runtime.to_run))
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtraError, match=rf"needs {package}, .*pip install 'reconvene\[{runtime.extra}\]'"):
+    whole = r"\." if runtime.extra == "litert" else "reconvene"  # of the clone, in an environment of its own
+    with pytest.raises(MissingExtraError, match=rf"needs {package}, .*pip install '{whole}\[{runtime.extra}\]'"):
         deploy.export(Wild(), tmp_path, format=format, example_inputs=images(1))
     monkeypatch.setitem(sys.modules, package, sys)
     monkeypatch.setattr(metadata, "version", lambda name: "0.0.1")

@@ -200,7 +200,9 @@ def abs_row(row: np.ndarray) -> bytes:
 def test_the_page_shows_the_program_of_bundles() -> None:
     page = (ROOT / "docs" / "bits.md").read_text(encoding="utf-8")
     program = (ROOT / "src/reconvene/deploy/on_device/unpack.py").read_text(encoding="utf-8")
-    shown = [block for block in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if "def weights" in block]
+    shown = [
+        block for block in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if "def unpack_weights" in block
+    ]
     assert len(shown) == 1 and program.endswith(shown[0]) and len(shown[0].splitlines()) <= 45
 
 

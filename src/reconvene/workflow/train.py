@@ -209,7 +209,7 @@ def keep_trained(folder: Path, model: nn.Module, training: Training, **sections:
 
 def _remove_exports(stored: artifact.Artifact) -> None:
     """Remove files that hold earlier weights of the artifact's network: nobody would see that they are old."""
-    own = "dense" if stored.plan is None else "pruned"
+    own = "dense" if artifact.read_plan(stored.folder) is None else "pruned"  # its plan may be another one now
     old = [name for export in stored.exports if export.variant == own for name in (export.file, *export.files)]
     gone = [name for name in dict.fromkeys(old) if (stored.folder / name).is_file()]
     for name in gone:
