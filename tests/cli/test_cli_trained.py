@@ -211,9 +211,11 @@ def test_files_of_earlier_weights_are_removed(tmp_path: Path, capfd: pytest.Capt
     answer(capfd, "train", *MODEL, "-o", str(out), *data)
     answer(capfd, "export", str(out))
     assert (out / "model.onnx").exists()
+    artifact.add_measurements(out, {"compiled": {"cycles": 7}})
     assert main(["train", str(out), *data, "--again"]) == 0
     assert "removed, since they hold the weights of before: model.onnx" in capfd.readouterr().err
     assert not (out / "model.onnx").exists() and not artifact.Artifact.open(out).exports
+    assert "compiled" not in artifact.Artifact.open(out).measurements, "that was of earlier weights, too"
 
 
 def test_a_task_is_remembered_by_what_was_pruned(tmp_path: Path, capfd: pytest.CaptureFixture[str]):

@@ -122,7 +122,7 @@ def save(
     built = origin.build(allow_import=True)
     plan = one_plan(built, origin, plans)
     again = with_plan(built, origin, plan)
-    kept = plan is not None and any(note.about == "kept weights" for note in plan.notes)
+    kept = plan is not None and plan.kept_weights
     sections = dict(extra or {})
     if (trained or (trained is None and kept)) and not {"training", "pruning", "weights_from"} & sections.keys():
         sections["weights_from"] = OWN_LOOP

@@ -98,8 +98,12 @@ class Artifact(Sections):
     @property
     def is_trained(self) -> bool:
         """Whether its weights were trained, here or elsewhere, and are no fresh draw."""
-        trained = self.pruning is not None and self.pruning.trained
-        return trained or self.training is not None or self.weights_from is not None
+        return self.training is not None or self.keeps_weights
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether it holds weights that were trained elsewhere, or kept when channels left them."""
+        return self.weights_from is not None or (self.pruning is not None and self.pruning.trained)
 
     @property
     def measurements(self) -> dict[str, Any]:

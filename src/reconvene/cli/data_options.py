@@ -41,7 +41,6 @@ class DataOptions:
     task: Annotated[str | None, arg(metavar="NAME")] = None
     """What targets are: classification, segmentation, instances, instances-hv, regression, image-to-image. By default
     what the artifact was trained for, else classification."""
-
     mean: Annotated[str | None, arg(metavar="M[,M,M]")] = None
     """Mean of pixels from 0 to 1, by channel, that images are normalised with: 0.485,0.456,0.406; 0 with --std 1 leaves
     pixels from 0 to 1. By default what the artifact says, else the mean of the training images."""

@@ -108,9 +108,9 @@ def inputs(data: ReportData) -> Html | None:
         return None
     values = data.preprocessing
     (channels, height, width), names = values["shape"], values["classes"]
-    colour = "grey" if channels == 1 else "RGB" if channels == 3 else f"{channels} channels"
+    mode = "grey" if channels == 1 else "RGB" if channels == 3 else f"{channels} channels"
     facts = {
-        "Shape": f"[N, {channels}, {height}, {width}], float32, {colour}",
+        "Shape": f"[N, {channels}, {height}, {width}], float32, {mode}",
         "Size": f"scaled to cover {height}x{width} (bilinear), the middle cut out",
         "Numbers": "(x / 255 - mean) / std for pixels x from 0 to 255",
         "Mean": ", ".join(f"{value:.4f}" for value in values["mean"]),

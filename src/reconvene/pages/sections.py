@@ -40,11 +40,7 @@ def budget(data: ReportData) -> Html | None:
                 "tr",
                 tag("th", label_of(cost), scope="row"),
                 tag("td", request),
-                tag(
-                    "td",
-                    "–" if got is None else short_text(cost, got),
-                    later,
-                ),
+                tag("td", "–" if got is None else short_text(cost, got), later),
                 tag("td", verdict, class_="good" if keeps else "bad"),
             )
         )

@@ -65,6 +65,11 @@ class Plan(Accounting, Provenance, Cut, Plottable):  # fields come in the order 
     """Inputs of a few examples, where bits were decided on data: exports calibrate on them. Never saved."""
 
     @property
+    def kept_weights(self) -> bool:
+        """Whether ``rc.prune`` kept trained weights when it applied this plan."""
+        return any(getattr(note, "about", "") == "kept weights" for note in self.notes)
+
+    @property
     def remarks(self) -> list[str]:
         """What a reader of the plan should know: that nothing is removed, what costs hold for, and the notes."""
         whole = bool(self.budget and self.rows) and self.is_whole

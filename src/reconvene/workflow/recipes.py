@@ -20,8 +20,7 @@ def usual_recipe(directory: str | Path, epochs: int) -> TrainConfig:
     through the end of it: its highest rate would undo them. Raises ArtifactError.
     """
     folder = Path(directory)
-    stored = artifact.Artifact.open(folder)
-    if not (stored.weights_from is not None or (stored.pruning is not None and stored.pruning.trained)):
+    if not artifact.Artifact.open(folder).keeps_weights:
         return TrainConfig()
     dense = folder / DENSE
     known = (dense / artifact.MANIFEST).exists()

@@ -17,7 +17,6 @@ from reconvene.training import read_log
 from reconvene.training.log import LOG_NAME
 from reconvene.utils.files import write_atomic
 from reconvene.utils.machine import machine, now
-from reconvene.utils.notes import Note
 from reconvene.workflow.inputs import recorded_task
 from reconvene.workflow.pictures import PICTURES
 from reconvene.workflow.prune import BENCH, COMMAND, DENSE, REPORT
@@ -75,7 +74,7 @@ def collect(folder: Path, *, command: str | None = None) -> ReportData:
         scores=scores(folder),
         task=recorded_task(folder) if training is None else training.task,
         assessment=dict(stored.assessment),
-        trained=_kept_weights(plan, pruning),
+        trained=plan.kept_weights if pruning is None else pruning.trained,
         as_cut={} if stored.as_cut is None else dict(stored.as_cut.scores),
         recipe=_recipe(training),
         preprocessing={} if stored.preprocessing is None else stored.preprocessing.to_dict(),
@@ -119,13 +118,6 @@ def _measured(stored: artifact.Artifact, bench: Mapping[str, Any] | None) -> dic
         if (row["runtime"], row["variant"], row.get("precision", "fp32")) == wanted and bench["batch"] == 1:
             measured["latency"] = float(row["median"])
     return measured
-
-
-def _kept_weights(plan: Plan, pruning: artifact.PruningRecord | None) -> bool:
-    """Whether the weights were trained before the cut: the workflow records it, and so does a plan of ``rc.prune``."""
-    if pruning is not None:
-        return pruning.trained
-    return any(isinstance(note, Note) and note.about == "kept weights" for note in plan.notes)
 
 
 def _recipe(training: artifact.Training | None) -> dict[str, Any]:

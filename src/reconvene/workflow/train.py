@@ -27,7 +27,7 @@ from reconvene.workflow.pictures import keep
 from reconvene.workflow.prune import DENSE
 from reconvene.workflow.recipes import usual_recipe
 
-OF_THE_WEIGHTS = ("exports", "assessment", "safety", "synops", "ranges", "refused")
+OF_THE_WEIGHTS = ("exports", "assessment", "safety", "synops", "ranges", "refused", "compiled")
 """Sections that no longer hold when the weights change."""
 
 
