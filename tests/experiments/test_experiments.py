@@ -24,6 +24,7 @@ from reconvene.devices import Predictor
 from reconvene.devices.latency_cost import DeviceLatency
 from reconvene.errors import ExperimentError, ModelError, UnknownNameError
 from reconvene.experiments import ARMS, compare, make_experiment, read_experiment, read_results
+from reconvene.experiments.budget_use import BudgetUse
 from reconvene.experiments.config import Run
 from reconvene.experiments.context import Setting
 from reconvene.experiments.masked import put_on, take_off
@@ -205,6 +206,7 @@ def test_a_run_says_what_it_started_from_and_what_it_took(tmp_path: Path) -> Non
     ]
     whole, small = summarise(records)
     assert whole.label == "dense" and "agreement" not in whole.extra
+    assert whole.used is None and small.used == BudgetUse(3 * uniform["params"] / dense["params"], "params")
     assert 0 <= small.extra["agreement"].value <= 100 and "worst drop" in small.extra
     assert small.extra["corrupted"].value == pytest.approx(100 * uniform["assessment"]["corrupted"])
     written = {path.name: path.read_text() for path in write_pages([whole, small], tmp_path / "pages")}

@@ -43,7 +43,7 @@ class CompareCommand(WorkersOptions, Command):
         from reconvene.experiments import compare, read_experiment
         from reconvene.experiments.compare import select_runs
         from reconvene.experiments.pages import write_pages
-        from reconvene.experiments.summary import as_text, summarise
+        from reconvene.experiments.summary import as_text, over_budget, summarise
 
         if self.seconds is not None and self.seconds <= 0:
             raise UsageError("--seconds is above 0")
@@ -74,8 +74,9 @@ class CompareCommand(WorkersOptions, Command):
             )
         left = f"\n{outcome.left} runs are left: the same command goes on." if outcome.left else ""
         table = as_text(lines) if lines else "nothing is done yet"
+        over = over_budget(lines)
         return Answer(
-            table + left,
+            table + (f"\n{over}" if over else "") + left,
             {"records": [*outcome.records], "left": outcome.left, "written": [str(path) for path in written]},
         )
 

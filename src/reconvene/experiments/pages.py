@@ -7,7 +7,7 @@ from pathlib import Path
 
 from reconvene.errors import ExperimentError
 from reconvene.experiments.plot import Dot, scatter_svg
-from reconvene.experiments.summary import EXTRA, WHOLE, ArmSummary, cells, header_of
+from reconvene.experiments.summary import EXTRA, WHOLE, ArmSummary, cells, header_of, over_budget
 from reconvene.pages.markup import tag
 from reconvene.pages.sections import html_table, section
 from reconvene.pages.shell import contents, html_page, inline_svg
@@ -88,6 +88,7 @@ def comparison(lines: Sequence[ArmSummary], drawn: Mapping[str, str]) -> str:
         best = max(group, key=lambda line: line.rank)
         score = f"{best.task.headline} {_with_unit(best)}"
         lead = f"{len(group)} results, each over its seeds. The best: {best.label}, {best.budget}, {score}."
+        lead = f"{lead} {over_budget(group)}".rstrip()
         parts.append(
             section(
                 f"{model} on {data}",

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reconvene.costs.synops import Synops
+from reconvene.experiments.budget_use import BudgetUse, budget_use
 from reconvene.experiments.config import arm_label
 from reconvene.experiments.results import Record, score_of, task_of
 from reconvene.tasks import Task
-from reconvene.utils.tables import text_table
+from reconvene.utils.tables import faster, text_table
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,12 @@ class ArmSummary:
     training_macs: float
     latency: float | None
     speedup: float | None
+    """Over the dense network; None for that network itself."""
     extra: dict[str, Mean]
     packed: float | None
     """Bytes of packed weights, scales and biases, where bits were decided."""
+    used: BudgetUse | None
+    """Of the budget, by the seed that used most; None where there is none, or where no cost of it was measured."""
     records: tuple[Record, ...]
 
     @property
@@ -104,7 +108,7 @@ def summarise(records: Iterable[Record]) -> list[ArmSummary]:
         settings = _settings(run)
         label = ", ".join([_label(run), *(f"{name} {settings[name]}" for name in varied if name in settings)])
         cells.setdefault((_model(run), run["data"], budget_text(run["budget"]), label), []).append(record)
-    dense = {_pairing_key(record): record for record in chain(*cells.values()) if record["run"]["arm"] == "dense"}
+    dense = {_pairing_key(record): record for record in chain(*cells.values()) if _is_dense([record])}
     order = {pair: i for i, pair in enumerate(dict.fromkeys(cell[:2] for cell in cells))}
     budgets = {text: i for i, text in enumerate(dict.fromkeys(sorted((c[2] for c in cells), key=lambda t: t != WHOLE)))}
     ranked = sorted(cells, key=lambda cell: (order[cell[:2]], budgets[cell[2]]))
@@ -126,10 +130,27 @@ def as_text(lines: Sequence[ArmSummary]) -> str:
     return text_table(header, rows, right=range(4, len(header)))
 
 
+def over_budget(lines: Iterable[ArmSummary]) -> str:
+    """Which methods take more than their budget allows, as a sentence; empty where none does."""
+    over = [f"{line.label} under {line.budget} ({line.used})" for line in lines if line.used and line.used.missed]
+    return f"Over their budget: {', '.join(over)}." if over else ""
+
+
 def header_of(lines: Iterable[ArmSummary]) -> list[str]:
     """The headings of ``cells``; where the lines are of several tasks, their headlines share a column."""
     scores = " or ".join(dict.fromkeys(line.score_title for line in lines))
-    return ["arm", scores, "seeds", "params", "MACs", "search s", "s/epoch", "ONNX Runtime ms", "speed-up"]
+    return [
+        "arm",
+        scores,
+        "seeds",
+        "params",
+        "MACs",
+        "budget used",
+        "search s",
+        "s/epoch",
+        "ONNX Runtime ms",
+        "speed-up",
+    ]
 
 
 def cells(line: ArmSummary) -> list[str]:
@@ -140,10 +161,11 @@ def cells(line: ArmSummary) -> list[str]:
         str(line.score.n),
         f"1/{1 / line.params:.3g}",
         f"1/{1 / line.macs:.3g}",
+        "" if line.used is None else str(line.used),
         f"{line.search:.1f}",
         f"{line.epoch:.1f}",
         "" if line.latency is None else f"{line.latency * 1e3:.3f}",
-        "" if line.speedup is None else f"{line.speedup:.2f}x",
+        "" if line.speedup is None else faster(line.speedup),
     ]
 
 
@@ -172,11 +194,16 @@ def _line(
         epoch=median(record["training"]["seconds_per_epoch"] for record in records),
         training_macs=_mean(record["training"]["macs"] for record in records),
         latency=_mean(entry["seconds"] for entry in timed) if timed else None,
-        speedup=_mean(entry["speedup"] for entry in timed) if timed else None,
+        speedup=_mean(entry["speedup"] for entry in timed) if timed and not _is_dense(records) else None,
         extra={name: Mean.of([100 * v for v in values]) for name, values in by_measure.items() if values},
         packed=_mean(record["facts"]["packed"] for record in records) if _has_bits(records) else None,
+        used=max((use for record in records if (use := budget_use(record)) is not None), default=None),
         records=tuple(records),
     )
+
+
+def _is_dense(records: list[Record]) -> bool:
+    return records[0]["run"]["arm"] == "dense"
 
 
 def _has_bits(records: list[Record]) -> bool:
