@@ -83,7 +83,7 @@ class BenchCommand(Int8Options, Importing, Seeded, Command):
 def _untrained(folder: Path, names: set[str]) -> list[str]:
     """Those of the networks that were timed that were never trained, the dense one first."""
     from reconvene.artifact import MANIFEST, Artifact
-    from reconvene.workflow.prune import DENSE
+    from reconvene.workflow.origin import DENSE
 
     pruned = Artifact.open(folder).plan is not None
     places = {"dense": folder / DENSE, "pruned": folder} if pruned else {"dense": folder}

@@ -77,9 +77,7 @@ class TrainCommand(TrainOptions, BudgetOptions, TrainingDataOptions, ModelOption
         from reconvene.utils.progress import note
         from reconvene.workflow import usual_recipe
 
-        recipe = usual_recipe(folder, epochs)
-        if self.lr is not None or self.schedule is not None:
-            return replace(recipe, tail=1.0)
+        recipe = usual_recipe(folder, epochs, own_rate=self.lr is not None or self.schedule is not None)
         if recipe.tail < 1:
             note(f"trained weights were kept: the last {recipe.tail:.0%} of the schedule; --lr RATE: all of it")
         return recipe

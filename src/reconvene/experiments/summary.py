@@ -203,7 +203,7 @@ def _line(
 
 
 def _is_dense(records: list[Record]) -> bool:
-    return records[0]["run"]["arm"] == "dense"
+    return bool(records[0]["run"]["arm"] == "dense")
 
 
 def _has_bits(records: list[Record]) -> bool:

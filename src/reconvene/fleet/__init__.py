@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from reconvene.fleet.config import Device, Fleet, read_fleet
+from reconvene.fleet.config import read_fleet
 from reconvene.fleet.device_result import DeviceRow, RankedModel, Result, front
 from reconvene.fleet.fit import Ranking, rank
 from reconvene.fleet.loss import predicted_loss
+from reconvene.fleet.options import Device, Fleet
 from reconvene.fleet.page import write_page
 from reconvene.fleet.portfolio import run_fleet
 

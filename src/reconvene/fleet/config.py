@@ -1,81 +1,23 @@
-"""A fleet's file: devices with budgets, architectures, and what to do with each."""
+"""Reading a fleet's file: names and paths are looked up, and every error has its line."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
 
-from reconvene.costs import COSTS, Budget, targets
-from reconvene.criteria import CRITERIA
+from reconvene.costs import COSTS
 from reconvene.data import count_images
-from reconvene.deploy.quantisation import PRECISIONS
-from reconvene.deploy.runtimes.registry import FORMATS, memory_planners
 from reconvene.devices import HERE, find
-from reconvene.errors import DataError, DeviceError, FleetError, ModelError, UnknownNameError
-from reconvene.evaluator import EVALUATORS
-from reconvene.models import ModelSource, resolve_address
+from reconvene.errors import DataError, DeviceError, FleetError, UnknownNameError
+from reconvene.fleet.networks import find_bases, find_weights, recorded_task_of
+from reconvene.fleet.options import Device, DeviceOptions, Fleet, FleetOptions, Int8Settings
 from reconvene.planning.arguments import budget_argument
-from reconvene.planning.target import Target
-from reconvene.rectifier import RECTIFICATIONS
-from reconvene.tasks import DEFAULT, TASKS
+from reconvene.tasks import DEFAULT
 from reconvene.training.recipe import read_recipe
 from reconvene.utils.invalid_values import Place
-from reconvene.utils.settings import DISTINCT, LISTED, Argument, Names, Positive, Seed, Settings, Shape, one_of
+from reconvene.utils.settings import Settings
 from reconvene.utils.settings_files import read_settings
-
-Formats = Annotated[tuple[Annotated[str, one_of(FORMATS)], ...], DISTINCT, LISTED]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeviceOptions:
-    """What a device may say beside its budget: the profile that latencies are kept by, the formats it loads."""
-
-    profile: str | None = None
-    round_to: Positive | None = None
-    export: Formats = ()
-    models: Names = ()
-    memory_of: Annotated[str, one_of(memory_planners)] | None = None
-    precision: Annotated[str, one_of(PRECISIONS)] | None = None
-    chip: Annotated[str, one_of(targets)] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Device(DeviceOptions):
-    """One device."""
-
-    name: str
-    budget: Budget
-
-    @property
-    def target(self) -> Target:
-        """What its budget is about: sizes are those of the files it loads."""
-        return Target(self.profile, self.export, self.memory_of, self.precision, self.chip)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FleetOptions:
-    """What a file says about all devices; ``data``, ``task`` and ``limit`` as for ``reconvene.data.load_data``."""
-
-    models: Names
-    args: dict[str, Argument] = field(default_factory=dict)
-    input: Shape | None = None
-    criterion: Annotated[str, one_of(CRITERIA)] | None = None
-    evaluator: Annotated[str, one_of(EVALUATORS)] = "fan_in"
-    rectify: Annotated[str, one_of(RECTIFICATIONS)] = "reinit"
-    seed: Seed = 0
-    data: str = "digits"
-    task: Annotated[str, one_of(TASKS)] = DEFAULT.name
-    limit: Positive | None = None
-    export: Formats = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fleet(FleetOptions):
-    """Everything the file asks for. ``train``: the recipe with ``epochs``, empty for none."""
-
-    devices: tuple[Device, ...]
-    train: dict[str, Any] = field(default_factory=dict)
 
 
 def read_fleet(path: str | Path) -> Fleet:
@@ -84,17 +26,45 @@ def read_fleet(path: str | Path) -> Fleet:
     Raises FleetError with the line at fault, MissingExtraError without PyYAML or what a model comes with.
     """
     settings = read_settings(path, error=FleetError, usual="yaml")
-    options = settings.read(FleetOptions, besides=("devices", "train"))
+    options = settings.read(FleetOptions, besides=("devices", "train", "int8"))
     if "devices" not in settings.values:
         settings.fail((), "a fleet needs devices")
     folder = Path(path).parent
-    _check_models(settings, options)
-    options = replace(options, data=_find_data(settings, options, folder))
+    bases = find_bases(settings, options, folder)
+    options = _completed(settings, options, bases, folder)
     devices = [_read_device(settings, name, options, folder) for name in settings.table(("devices",))]
     if not devices:
         settings.fail(("devices",), "there is no device")
     train = read_recipe(settings, ("train",), epochs=True) if "train" in settings.values else {}
-    return Fleet(**vars(options), devices=tuple(devices), train=train)
+    int8 = None
+    if "int8" in settings.values:
+        int8 = _read_int8(settings, devices, judged=bool(train) or options.trained)
+    return Fleet(**vars(options), devices=tuple(devices), train=train, int8=int8, bases=bases)
+
+
+def _read_int8(settings: Settings, devices: Sequence[Device], *, judged: bool) -> Int8Settings:
+    """How int8 is made; what says nothing about this fleet is an error."""
+    int8 = settings.read(Int8Settings, ("int8",))
+    if not any(device.precision == "int8" for device in devices):
+        settings.fail(("int8",), "no device runs int8: give one precision: int8")
+    for name in ("min_agreement", "max_accuracy_drop"):
+        if name in settings.at(("int8",)) and not judged:
+            settings.fail(("int8", name), f"{name} is about trained networks, and nothing is trained here")
+    return int8
+
+
+def _completed(settings: Settings, options: FleetOptions, bases: Mapping[str, Path], folder: Path) -> FleetOptions:
+    """With what follows from other keys where the file does not say it, and paths from here."""
+    if options.trained and "data" not in settings.values:
+        settings.fail(("trained",), "trained networks are cut, repaired and judged on images: name them with data")
+    options = replace(
+        options,
+        task=options.task or recorded_task_of(settings, bases),
+        evaluator=options.evaluator or (None if options.trained else "fan_in"),
+        rectify=options.rectify or ("reconstruct" if options.trained else "reinit"),
+        weights=find_weights(settings, options, bases, folder),
+    )
+    return replace(options, data=_find_data(settings, options, folder))
 
 
 def _read_device(settings: Settings, name: str, fleet: FleetOptions, folder: Path) -> Device:
@@ -133,17 +103,6 @@ def _with_profile(settings: Settings, place: Place, options: DeviceOptions, fold
     return replace(options, profile=profile, precision=precision)
 
 
-def _check_models(settings: Settings, options: FleetOptions) -> None:
-    """Look every architecture up."""
-    for index, name in enumerate(options.models):
-        try:
-            if not ModelSource(name).imports:
-                resolve_address(name, options.args, input_shape=options.input)
-        except (ModelError, UnknownNameError) as error:
-            listed = isinstance(settings.at(("models",)), list)
-            settings.fail(("models", index) if listed else ("models",), str(error))
-
-
 def _find_data(settings: Settings, options: FleetOptions, folder: Path) -> str:
     """The data, a path from where the file is; looked up unless they are an id on the hub, but not read."""
     spec = options.data
@@ -151,7 +110,7 @@ def _find_data(settings: Settings, options: FleetOptions, folder: Path) -> str:
     is_path = spec != "digits" and (local_path.exists() or Path(spec).exists())
     location = str(local_path.resolve()) if is_path else spec
     try:
-        count_images(location, task=options.task)
+        count_images(location, task=options.task or DEFAULT)
     except DataError as error:
         settings.fail(("data",), f"{error} A path is from the folder of this file")
     return location

@@ -11,7 +11,7 @@ from reconvene.costs import COSTS, text_of
 from reconvene.costs.unit import FLOPS
 from reconvene.fleet.loss import predicted_loss
 from reconvene.surgery import Plan
-from reconvene.tasks import task_named
+from reconvene.tasks import Task, task_named
 from reconvene.utils.tables import Cell, text_table
 
 TRAINING = "training FLOPs"
@@ -49,6 +49,7 @@ class DeviceRow(RankedModel):
         key: of everything that decides the artifact.
         task: what it was trained for; empty where nothing was trained.
         score: the headline of that task on the test images.
+        dense_score: the headline of the trained network that was cut; None where none was.
         files: bytes of every exported file.
     """
 
@@ -60,6 +61,7 @@ class DeviceRow(RankedModel):
     folder: str = ""
     task: str = ""
     score: float | None = None
+    dense_score: float | None = None
     files: dict[str, int] | None = None
 
     @property
@@ -82,7 +84,7 @@ class Result:
         columns = shown_costs(self.rows)
         for row in self.rows:
             costs = [text_of(cost, row.costs[cost]) if cost in row.costs else None for cost in columns]
-            score = None if row.score is None else task_named(row.task).show(row.score)
+            score = score_text(row, lambda value, task: task.show(value))
             mark = "nothing: see below" if row.trouble else "chosen" if row.chosen else ""
             body.append([row.device, row.model, row.asked, *costs, work_of(row), row.loss, score, mark])
         header = ("device", "model", "budget", *columns, "training FLOPs", "loss", score_name(self.rows), "")
@@ -144,6 +146,15 @@ def shown_costs(rows: Iterable[RankedModel]) -> list[str]:
 def score_name(rows: Iterable[DeviceRow]) -> str:
     """What the scores of the rows are: the headline of their task, since a fleet has one data set."""
     return next((task_named(row.task).headline for row in rows if row.score is not None), "score")
+
+
+def score_text(row: DeviceRow, show: Callable[[float, Task], str]) -> str | None:
+    """The headline, beside that of the trained network that was cut: ``91.2 % (dense 94.0 %)``; None without one."""
+    if row.score is None:
+        return None
+    task = task_named(row.task)
+    shown = show(row.score, task)
+    return shown if row.dense_score is None else f"{shown} (dense {show(row.dense_score, task)})"
 
 
 def meanings(rows: Iterable[RankedModel], name_of: Callable[[str], str] = str) -> list[str]:

@@ -1,8 +1,9 @@
 """One piece of a fleet's work: a plan becomes an artifact, trained and exported if asked.
 
 Runs in a process of its own, here or on another machine, and hands back the files of the artifact. A job holds ``key``,
-``place``, ``source``, ``plan``, rectify, seed, data, limit, train, export, precision, chip and
-allow_import; the task where it is another than usual.
+``place``, ``source``, ``plan``, rectify, seed, data, limit, train, export, precision, chip and allow_import; the task,
+``int8`` and ``keep`` where they are other than usual; of a trained network ``trained``, ``base`` or ``weights``, and
+the mean and std of its images where the data do not say them.
 """
 
 from __future__ import annotations
@@ -10,20 +11,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from reconvene import artifact, rectifier, workflow
-from reconvene.data import Dataset, load_data
-from reconvene.deploy import Limits
+from reconvene.data import Dataset
+from reconvene.fleet.options import Int8Settings
 from reconvene.models import ModelSource, example_inputs
 from reconvene.surgery import Plan
 from reconvene.tasks import DEFAULT
 from reconvene.training import TrainConfig
 from reconvene.utils.executors import FileContents, Job
-
-_UNTRAINED = Limits(agreement=0.0, accuracy_drop=1.0)
-"""What is not trained has no answers to agree on."""
+from reconvene.workflow.evaluate import judge_cut
+from reconvene.workflow.inputs import DataChoice, dataset_for
+from reconvene.workflow.origin import DENSE, Origin
+from reconvene.workflow.prune import TRAINED_SAMPLES, Samples
 
 
 def job_key(request: Mapping[str, Any]) -> str:
@@ -37,36 +43,95 @@ def execute_job(job: Job, work: str) -> FileContents:
     The folder stays until the result has landed, so that training that was stopped goes on from its checkpoint.
     """
     folder = Path(work) / job["key"]
-    source, plan = ModelSource.from_dict(job["source"]), Plan.from_dict(job["plan"])
-    allow, seed = bool(job["allow_import"]), int(job["seed"])
-    assert source.input_shape is not None, "resolve() fills it in"
-    if not (folder / artifact.MANIFEST).exists():
-        inputs = example_inputs(source.input_shape, seed=seed)
-        small = plan.apply(source.build(allow_import=allow))
-        report = rectifier.rectify(small, plan, inputs, how=job["rectify"], seed=seed)
-        ratios = {row.layer: row.ratio for row in report.rows if row.ratio is not None}
-        pruning = {"rectify": job["rectify"], "criterion": plan.criterion, "budget": plan.budget, "spread": ratios}
-        artifact.save(small, folder, plan=plan, source=source, extra={"pruning": pruning})
-    dataset = None
+    origin, allow = _origin_of(job), bool(job["allow_import"])
+    dataset = cache(partial(_dataset, job, origin))
+    if job.get("trained"):
+        if not (folder / DENSE / artifact.MANIFEST).exists():  # the last thing that is saved
+            _cut_trained(job, folder, origin, dataset())
+        if artifact.Artifact.open(folder).as_cut is None:
+            judge_cut(folder, dataset(), allow_import=allow)
+    elif not (folder / artifact.MANIFEST).exists():
+        _cut_untrained(job, folder, origin)
     if job["train"]:
-        dataset = _dataset(job, source)
-        recipe = {name: value for name, value in job["train"].items() if name != "epochs"}
-        config = TrainConfig(seed=seed, **recipe)
-        workflow.train(folder, dataset, epochs=job["train"]["epochs"], config=config, allow_import=allow)
+        workflow.train(
+            folder, dataset(), epochs=job["train"]["epochs"], config=_recipe(job, folder), allow_import=allow
+        )
     if job["export"]:
-        int8 = None
-        if job["precision"] == "int8":
-            dataset = dataset or _dataset(job, source)
-            limits = Limits() if job["train"] else _UNTRAINED
-            int8 = workflow.Int8(limits=limits, chip=job["chip"])
+        int8 = _int8(job) if job["precision"] == "int8" else None
+        calibration = None if int8 is None else dataset()
         workflow.export_artifact(
-            folder, formats=job["export"], int8=int8, dataset=dataset, seed=seed, allow_import=allow
+            folder, formats=job["export"], int8=int8, dataset=calibration, seed=int(job["seed"]), allow_import=allow
         )
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
     }
 
 
-def _dataset(job: Job, source: ModelSource) -> Dataset:
+def _origin_of(job: Job) -> Origin:
+    base, weights = (Path(job[name]) if job.get(name) else None for name in ("base", "weights"))
+    return Origin(ModelSource.from_dict(job["source"]), base, weights)
+
+
+def _cut_untrained(job: Job, folder: Path, origin: Origin) -> None:
+    """The touched layers are drawn anew, as the job says."""
+    source, plan = origin.source, Plan.from_dict(job["plan"])
+    small = plan.apply(origin.build(allow_import=bool(job["allow_import"])))
+    spread = _rectified(job, small, plan, origin)
+    pruning = {"rectify": job["rectify"], "criterion": plan.criterion, "budget": plan.budget, "spread": spread}
+    pruning |= {"keep": job["keep"]} if "keep" in job else {}
+    artifact.save(small, folder, plan=plan, source=source, extra={"pruning": pruning})
+
+
+def _cut_trained(job: Job, folder: Path, origin: Origin, dataset: Dataset) -> None:
+    """The weights stay, and what is left is repaired on images; the dense network is kept beside it."""
+    plan, model = Plan.from_dict(job["plan"]), origin.build(allow_import=bool(job["allow_import"]))
+    small = plan.apply(model)
+    samples = Samples(lambda: dataset, seed=int(job["seed"]), most=TRAINED_SAMPLES)
+    settings = artifact.PruningRecord(
+        criterion=plan.criterion,
+        evaluator=None,
+        rectify=job["rectify"],
+        seed=int(job["seed"]),
+        keep=tuple(job.get("keep", ())),
+        trained=True,
+        precision=job["precision"],
+        chip=job["chip"],
+        budget=plan.budget,
+        spread=_rectified(job, small, plan, origin, model, samples),
+    )
+    origin.save_cut(small, model, folder, plan, settings)
+
+
+def _rectified(
+    job: Job, small: nn.Module, plan: Plan, origin: Origin, model: nn.Module | None = None, data: Samples | None = None
+) -> dict[str, float]:
+    """Rectify the network in place; its spread over the dense network's, by layer."""
+    seed = int(job["seed"])
+    assert origin.source.input_shape is not None, "resolve() fills it in"
+    inputs = example_inputs(origin.source.input_shape, seed=seed)
+    report = rectifier.rectify(small, plan, inputs, how=job["rectify"], seed=seed, model=model, data=data)
+    return {row.layer: row.ratio for row in report.rows if row.ratio is not None}
+
+
+def _recipe(job: Job, folder: Path) -> TrainConfig:
+    """The recipe of the file; what it does not say is as usual for weights that were kept, or drawn."""
+    changes = {name: value for name, value in job["train"].items() if name != "epochs"}
+    usual = workflow.usual_recipe(folder, job["train"]["epochs"], own_rate="lr" in changes or "schedule" in changes)
+    return replace(usual, seed=int(job["seed"]), **changes)
+
+
+def _int8(job: Job) -> workflow.Int8:
+    asked = Int8Settings(**job.get("int8", {}))
+    limits = asked.limits
+    if not (job["train"] or job.get("trained")):  # what is not trained has no answers to agree on
+        limits = replace(limits, agreement=0.0, accuracy_drop=1.0)
+    return workflow.Int8(
+        limits=limits, keep_fp32=tuple(asked.keep_fp32), samples=asked.calibration_samples, chip=job["chip"]
+    )
+
+
+def _dataset(job: Job, origin: Origin) -> Dataset:
+    mean, std = (tuple(job[name]) if job.get(name) else None for name in ("mean", "std"))
     task = job.get("task", DEFAULT.name)
-    return load_data(job["data"], task=task, input_shape=source.input_shape, limit=job["limit"])
+    choice = DataChoice(task, origin.source.input_shape, job["limit"], mean=mean, std=std)
+    return dataset_for(origin.base, job["data"], choice)

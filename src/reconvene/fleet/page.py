@@ -8,12 +8,11 @@ from urllib.parse import quote
 from reconvene.costs import COSTS, label_of, short_text
 from reconvene.errors import FleetError
 from reconvene.experiments.plot import Dot, scatter_svg
-from reconvene.fleet.device_result import DeviceRow, Result, front, meanings, score_name, shown_costs
+from reconvene.fleet.device_result import DeviceRow, Result, front, meanings, score_name, score_text, shown_costs
 from reconvene.pages.headline import format_score, title
 from reconvene.pages.markup import Html, join, name, tag
 from reconvene.pages.sections import html_table, section, used
 from reconvene.pages.shell import contents, html_page, inline_svg
-from reconvene.tasks import task_named
 from reconvene.utils import numbers
 from reconvene.utils.files import write_atomic
 from reconvene.workflow.prune import REPORT
@@ -123,7 +122,7 @@ def _group(device: str, rows: list[DeviceRow], columns: list[str]) -> list[Html]
         link = tag("a", name(row.model), href=quote(f"{row.folder}/{REPORT}"))
         model = tag("strong", link) if row.chosen else link
         cells = [tag("td", _cost(row, cost), class_="number") for cost in columns]
-        score = "–" if row.score is None else format_score(row.score, task_named(row.task))
+        score = score_text(row, format_score) or "–"
         figures = (_work(row), numbers.digits(row.loss), score)
         cells += [tag("td", text, class_="number") for text in figures]
         lines.append(tag("tr", tag("th", model, scope="row"), *cells))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any
 
 from reconvene.costs import COSTS
-from reconvene.data import count_images, load_data
+from reconvene.data import count_images
 from reconvene.devices import HERE, find, measuring_conditions
 from reconvene.errors import MissingExtraError, ReconveneError
-from reconvene.fleet.config import Device, Fleet
 from reconvene.fleet.job import job_key
-from reconvene.models import ModelSource, example_inputs, resolve_address
+from reconvene.fleet.networks import data_choice, origin_of
+from reconvene.fleet.options import Device, Fleet
+from reconvene.models import example_inputs
+from reconvene.planning.limits import LayerLimits
 from reconvene.planning.options import Options
 from reconvene.planning.pruning import plan_with
 from reconvene.planning.session import Planner
@@ -21,7 +23,9 @@ from reconvene.surgery import Plan
 from reconvene.tasks import DEFAULT
 from reconvene.utils.executors import Job
 from reconvene.utils.progress import note, track
-from reconvene.workflow.prune import Samples
+from reconvene.workflow.inputs import dataset_for
+from reconvene.workflow.origin import Origin
+from reconvene.workflow.prune import TRAINED_SAMPLES, Samples
 
 # At which share of the weights every architecture is scored, once for all budgets.
 DENSITY = 1 / 32
@@ -29,10 +33,10 @@ DENSITY = 1 / 32
 
 @dataclass(frozen=True)
 class Place:
-    """A device and an architecture: where its artifact goes, and all that decides it but the plan.
+    """A device and a model: where its artifact goes, and all that decides it but the plan.
 
     Attributes:
-        model: the architecture, as the fleet's file names it.
+        model: as the fleet's file names it.
         path: of the artifact, under the fleet's folder.
         key: of everything that decides the artifact.
         options: of the job, in JSON types.
@@ -41,7 +45,7 @@ class Place:
 
     device: Device
     model: str
-    source: ModelSource
+    origin: Origin
     path: str
     key: str
     options: dict[str, Any]
@@ -73,17 +77,32 @@ def places_of(fleet: Fleet, *, allow_import: bool) -> list[Place]:
         devices = [device for device in fleet.devices if not device.models or model in device.models]
         if not devices:
             continue
-        source = resolve_address(model, fleet.args, input_shape=fleet.input, seed=fleet.seed, allow_import=allow_import)
+        origin = origin_of(fleet, model, allow_import=allow_import)
         shared = {name: getattr(fleet, name) for name in ("rectify", "seed", "data", "limit", "train")}
-        shared |= {"source": source.to_dict(), "allow_import": allow_import}
-        # Left out where it is the usual one: artifacts of releases that knew no other keep their key.
-        shared |= {} if fleet.task == DEFAULT.name else {"task": fleet.task}
+        shared |= {
+            "source": origin.source.to_dict(),
+            "allow_import": allow_import,
+            **_beyond_usual(fleet, model, origin),
+        }
+        folder = model.replace(":", "-").replace("/", "-") if origin.base is None else origin.base.name
         for device in devices:
             options = {**shared, "export": list(device.export), "precision": device.precision, "chip": device.chip}
-            path = f"{device.name}/{model.replace(':', '-').replace('/', '-')}"
+            path = f"{device.name}/{folder}"
             key = job_key({**options, **_request(fleet, device), "examples": examples, "place": path})
-            places.append(Place(device, model, source, path, key, options, examples))
+            places.append(Place(device, model, origin, path, key, options, examples))
     return places
+
+
+def _beyond_usual(fleet: Fleet, model: str, origin: Origin) -> dict[str, Any]:
+    """Options of a job that are left out where they are the usual ones: a key then is that of earlier releases."""
+    options: dict[str, Any] = {} if fleet.task == DEFAULT.name else {"task": fleet.task}
+    options |= {} if fleet.int8 is None else {"int8": asdict(fleet.int8)}
+    options |= {"keep": list(fleet.keep)} if fleet.keep else {}
+    if fleet.trained:
+        choice = data_choice(fleet, model, origin.source)
+        files = {name: None if path is None else str(path) for name, path in vars(origin).items() if name != "source"}
+        options |= {"trained": True, **files, "weights_sha256": origin.sha256, "mean": choice.mean, "std": choice.std}
+    return options
 
 
 def plans_for(fleet: Fleet, places: Sequence[Place], *, allow_import: bool) -> Iterator[PlannedPlace]:
@@ -95,7 +114,7 @@ def plans_for(fleet: Fleet, places: Sequence[Place], *, allow_import: bool) -> I
         for place in track(same, f"planning {model}", total=len(same)):
             device = place.device
             try:
-                planner = planner or _planner_of(fleet, place.source, allow_import=allow_import)
+                planner = planner or _planner_of(fleet, place, allow_import=allow_import)
                 plan = plan_with(planner, device.budget, round_to=device.round_to, target=device.target)
             except MissingExtraError:  # which others need too
                 raise
@@ -116,7 +135,7 @@ def may_time(device: Device) -> bool:
 def _examples(fleet: Fleet) -> int | None:
     """Training images of an epoch; None where counting takes a download, or an extra that is not installed."""
     try:
-        return count_images(fleet.data, task=fleet.task, limit=fleet.limit)
+        return count_images(fleet.data, task=fleet.task or DEFAULT, limit=fleet.limit)
     except MissingExtraError:
         return None
 
@@ -132,14 +151,27 @@ def _request(fleet: Fleet, device: Device) -> dict[str, Any]:
     return {**request, "criterion": fleet.criterion, "evaluator": fleet.evaluator}
 
 
-def _planner_of(fleet: Fleet, source: ModelSource, *, allow_import: bool) -> Planner:
+def _planner_of(fleet: Fleet, place: Place, *, allow_import: bool) -> Planner:
     """A planner that scores once for all devices of a fleet."""
+    origin = place.origin
+    source = origin.source
     assert source.input_shape is not None, "resolve() fills it in"
-    built = source.build(allow_import=allow_import)
+    built = origin.build(allow_import=allow_import)
     samples = Samples(
-        lambda: load_data(fleet.data, task=fleet.task, input_shape=source.input_shape, limit=fleet.limit),
+        lambda: dataset_for(origin.base, fleet.data, data_choice(fleet, place.model, source)),
         seed=fleet.seed,
+        most=TRAINED_SAMPLES * fleet.trained,
     )
+    if fleet.trained:
+        samples.try_on(built)
     inputs = example_inputs(source.input_shape, seed=fleet.seed)
-    options = Options(criterion=fleet.criterion, data=samples, seed=fleet.seed, evaluator=fleet.evaluator)
+    options = Options(
+        criterion=fleet.criterion,
+        data=samples,
+        seed=fleet.seed,
+        trained=fleet.trained,
+        loss=samples.loss if fleet.trained else None,
+        limits=LayerLimits(fleet.keep),
+        evaluator=fleet.evaluator,
+    )
     return options.planner(built, inputs, density=DENSITY)

@@ -15,9 +15,9 @@ from filelock import FileLock, Timeout
 
 from reconvene import artifact
 from reconvene.errors import ArtifactError, FleetError
-from reconvene.fleet.config import Fleet
 from reconvene.fleet.device_result import DeviceRow, Result, cut_fields, mark_chosen
 from reconvene.fleet.job import execute_job
+from reconvene.fleet.options import Fleet
 from reconvene.fleet.places import Place, PlannedPlace, may_time, places_of, plans_for
 from reconvene.utils.executors import FileContents, Job, JobOutcome, in_processes, join_ray, on_ray
 from reconvene.utils.files import unwritable, write_atomic
@@ -202,7 +202,9 @@ def _row(planned: PlannedPlace, folder: Path, trouble: dict[str, str]) -> Device
     stored = artifact.Artifact.open(folder / place.path)
     files = {entry.file: entry.bytes for entry in stored.exports}
     row = replace(row, folder=place.path, files=files)
-    trained = stored.training
+    trained, as_cut = stored.training, stored.as_cut
+    if as_cut is not None:
+        row = replace(row, task=as_cut.task, score=as_cut.scores["pruned"], dense_score=as_cut.scores["dense"])
     return row if trained is None else replace(row, task=trained.task, score=trained.score)
 
 

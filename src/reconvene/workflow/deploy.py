@@ -23,7 +23,8 @@ from reconvene.utils.files import write_atomic
 from reconvene.utils.progress import ProgressOption, listening, stage
 from reconvene.workflow.compiling import compiler_for, with_compiled
 from reconvene.workflow.inputs import DataLike, dataset_for
-from reconvene.workflow.prune import BENCH, DENSE
+from reconvene.workflow.origin import DENSE
+from reconvene.workflow.prune import BENCH
 from reconvene.workflow.qat import learned_ranges
 
 

@@ -18,8 +18,8 @@ from reconvene.utils.progress import ProgressOption, listening, stage
 from reconvene.workflow.bundle import preparation
 from reconvene.workflow.deploy import variants
 from reconvene.workflow.inputs import DataLike, dataset_for
+from reconvene.workflow.origin import DENSE
 from reconvene.workflow.pictures import draw, keep
-from reconvene.workflow.prune import DENSE
 
 
 def evaluate(

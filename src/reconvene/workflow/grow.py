@@ -20,7 +20,8 @@ from reconvene.planning.regrowth import RAMP
 from reconvene.surgery import Plan
 from reconvene.training import TrainConfig, evaluate_split, train_model
 from reconvene.utils.progress import stage
-from reconvene.workflow.prune import DENSE, Pruning, Samples, record_of
+from reconvene.workflow.origin import DENSE
+from reconvene.workflow.prune import Pruning, Samples, record_of
 from reconvene.workflow.train import keep_trained, recipe_of, trained_already, training_record
 
 

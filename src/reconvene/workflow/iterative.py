@@ -34,17 +34,14 @@ from reconvene.training.evaluate import try_model
 from reconvene.training.log import LOG_NAME
 from reconvene.utils.files import write_atomic
 from reconvene.utils.progress import note, stage
+from reconvene.workflow.origin import DENSE, Origin
 from reconvene.workflow.pictures import PICTURES, draw, keep
 from reconvene.workflow.prune import (
-    DENSE,
     TRAINED_SAMPLES,
     Pruning,
     Samples,
-    dense_network,
-    keep_dense,
     make_way,
     record_of,
-    require_other_folder,
     set_aside,
 )
 from reconvene.workflow.train import Lesson, recipe_of, train
@@ -99,14 +96,15 @@ def prune_in_steps(
     folder = Path(directory)
     pruning.check()
     run = _Run(source, folder, budget, tuned, dataset, pruning, allow_import)
-    require_other_folder(folder, base)
+    origin = Origin(source, base, weights)
+    origin.require_other_folder(folder)
     with stage(f"building {source.address}"):
-        model = dense_network(source, base, weights, allow_import=allow_import)
+        model = origin.build(allow_import=allow_import)
     try_model(model, dataset)
     asked = run.asked(model)
     if not run.is_finished(asked):
         make_way(folder, overwrite=overwrite)
-        schedule = run.begin(asked, model, base, weights, overwrite=overwrite)
+        schedule = run.begin(asked, model, origin, overwrite=overwrite)
         run.finish(asked, run.all_steps(model, schedule))
     run.settle()
     plan = artifact.read_plan(folder)
@@ -151,9 +149,7 @@ class _Run:
             return False
         return artifact.Artifact.open(self.folder).measurements.get(RECORD) == asked
 
-    def begin(
-        self, asked: dict[str, Any], model: nn.Module, base: Path | None, weights: Path | None, *, overwrite: bool
-    ) -> PruningSchedule:
+    def begin(self, asked: dict[str, Any], model: nn.Module, origin: Origin, *, overwrite: bool) -> PruningSchedule:
         """The schedule of an earlier call; else write down a new one, and the dense network. Raises ArtifactError."""
         path = self.work / ASKED
         if path.exists():
@@ -168,7 +164,7 @@ class _Run:
         if self.work.exists():
             shutil.rmtree(self.work)
         self.work.mkdir(parents=True)
-        keep_dense(model, self.work / DENSE, self.source, base, weights)
+        origin.keep(model, self.work / DENSE)
         with stage(f"planning {self.tuned.steps} steps to {self.budget}"):
             schedule = PruningSchedule.of(
                 model,

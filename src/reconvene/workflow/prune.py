@@ -15,10 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from reconvene import artifact
-from reconvene.artifact.folder import commit_files
-from reconvene.artifact.manifest import changed_manifest
 from reconvene.artifact.sections import PruningSettings
-from reconvene.artifact.weights import load_weights
 from reconvene.costs import Budget
 from reconvene.criteria import CHANNEL_CRITERIA, CRITERIA
 from reconvene.data import Batch, Calibration, Dataset, calibration
@@ -28,7 +25,7 @@ from reconvene.evaluator.evaluators import EVALUATORS
 from reconvene.models import ModelSource, example_inputs
 from reconvene.planning.limits import LayerLimits
 from reconvene.planning.options import Options
-from reconvene.planning.pruning import looks_untrained, prune_by
+from reconvene.planning.pruning import prune_by
 from reconvene.planning.target import Target
 from reconvene.rectifier import RECTIFICATIONS
 from reconvene.surgery import Plan
@@ -37,12 +34,11 @@ from reconvene.tasks import DEFAULT, Task
 from reconvene.training.checkpoint import CHECKPOINT_NAME
 from reconvene.training.evaluate import try_model
 from reconvene.training.log import LOG_NAME
-from reconvene.utils.files import unwritable, write_atomic
+from reconvene.utils.files import unwritable
 from reconvene.utils.progress import stage
+from reconvene.workflow.origin import DENSE, Origin
 from reconvene.workflow.pictures import PICTURES
 
-DENSE = "dense"
-"""Folder of the dense network's own artifact, inside that of the network that is compared with it."""
 BENCH, REPORT, COMMAND = "bench.json", "report.html", "command.txt"
 TRAINED_SAMPLES = 2000
 """Training images at most that a trained network is judged and repaired by."""
@@ -117,11 +113,12 @@ def prune_artifact(
     """
     folder = Path(directory)
     pruning.check()
-    require_other_folder(folder, base)
+    origin = Origin(source, base, weights)
+    origin.require_other_folder(folder)
     make_way(folder, overwrite=overwrite)
     assert source.input_shape is not None, "resolve() fills it in"
     with stage(f"building {source.address}"):
-        model = dense_network(source, base, weights, allow_import=allow_import)
+        model = origin.build(allow_import=allow_import)
     earlier: Plan | None = getattr(model, "reconvene_plan", None)
     inputs = example_inputs(source.input_shape, seed=pruning.seed)
     samples = None if data is None else Samples(data, seed=pruning.seed, most=TRAINED_SAMPLES * pruning.trained)
@@ -135,57 +132,13 @@ def prune_artifact(
     ratios = {row.layer: row.ratio for row in report.rows if row.ratio is not None}
     settings = replace(record_of(pruning, budget), spread=ratios)
     with stage(f"saving to {folder}"), set_aside(folder):
-        timings = artifact.Timings(pruning=dict(plan.timings))
-        sections: dict[str, Any] = {"pruning": settings}
-        if base is not None and (preprocessing := artifact.Artifact.open(base).preprocessing) is not None:
-            sections["preprocessing"] = preprocessing  # the weights are kept, so images are prepared as before
-        if base is None and weights is None and not source.imports:
-            artifact.save_pruned(small, model, folder, plan=plan, source=source, extra=sections, timings=timings)
-        else:
-            artifact.save(small, folder, plan=plan, source=source, extra=sections, timings=timings)
-        if pruning.trained:
-            keep_dense(model, folder / DENSE, source, base, weights)
+        origin.save_cut(small, model, folder, plan, settings)
     return plan
-
-
-def dense_network(source: ModelSource, base: Path | None, weights: Path | None, *, allow_import: bool) -> nn.Module:
-    """The network that is pruned: that of the artifact ``base``, else of ``source``, with ``weights`` where given."""
-    if base is not None:
-        return artifact.load(base, allow_import=allow_import)
-    model = source.build(allow_import=allow_import)
-    if weights is not None:
-        load_weights(model, weights)
-    return model
-
-
-def keep_dense(model: nn.Module, folder: Path, source: ModelSource, base: Path | None, weights: Path | None) -> None:
-    """Keep the trained network that was pruned: it teaches, and the smaller one is compared with it.
-
-    Of a ``base`` that was pruned itself, that is the dense network it was compared with, if that is there.
-    """
-    if base is None:
-        trained = weights is not None or not looks_untrained(model)  # the model's own code may have loaded weights
-        origin = {"weights_from": source.address if weights is None else weights.name} if trained else {}
-        artifact.save(model, folder, plan=None, source=source, extra=origin)
-        return
-    stored = artifact.Artifact.open(base)
-    if stored.plan is not None and (base / DENSE / artifact.MANIFEST).exists():
-        base, stored = base / DENSE, artifact.Artifact.open(base / DENSE)
-    files = {name: stored.read(name) for name in stored.files}
-    commit_files(folder, files, changed_manifest(stored.text, {"exports": ()}))
-    if (base / LOG_NAME).exists():
-        write_atomic(folder / LOG_NAME, (base / LOG_NAME).read_bytes())
 
 
 def record_of(pruning: Pruning, budget: Budget) -> artifact.PruningRecord:
     """What an artifact keeps of what was asked."""
     return artifact.PruningRecord(**asdict(pruning), budget=dict(budget.asked))
-
-
-def require_other_folder(folder: Path, base: Path | None) -> None:
-    """Raise ArtifactError where an artifact would replace the one that it is made of."""
-    if base is not None and base.resolve() == folder.resolve():
-        raise ArtifactError(f"{folder} is what is pruned, and its weights are kept beside. Choose another folder (-o)")
 
 
 def make_way(folder: Path, *, overwrite: bool) -> None:

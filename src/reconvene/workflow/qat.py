@@ -15,7 +15,7 @@ from reconvene.training import train_model as train_model
 from reconvene.training.quantising import Range, check_quantising
 from reconvene.utils.numbers import plural
 from reconvene.utils.progress import stage
-from reconvene.workflow.prune import DENSE
+from reconvene.workflow.origin import DENSE
 from reconvene.workflow.train import Lesson, keep_trained, not_itself, recipe_of, with_evaluation
 
 QAT_EPOCHS = 3

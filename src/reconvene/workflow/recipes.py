@@ -7,24 +7,26 @@ from pathlib import Path
 
 from reconvene import artifact
 from reconvene.training import TrainConfig
-from reconvene.workflow.prune import DENSE
+from reconvene.workflow.origin import DENSE
 
 REWOUND = 0.25
 """Share of the schedule that is gone through again where nothing says how long the dense network was trained."""
 
 
-def usual_recipe(directory: str | Path, epochs: int) -> TrainConfig:
+def usual_recipe(directory: str | Path, epochs: int, *, own_rate: bool = False) -> TrainConfig:
     """The recipe by which an artifact is trained where none is given.
 
     Fresh weights go through the whole schedule. Weights that were trained elsewhere, or kept when channels left, go
-    through the end of it: its highest rate would undo them. Raises ArtifactError.
+    through the end of it: its highest rate would undo them. With ``own_rate`` the caller sets a rate or a schedule,
+    which then is the whole one. Raises ArtifactError.
     """
     folder = Path(directory)
     if not artifact.Artifact.open(folder).keeps_weights:
         return TrainConfig()
     dense = folder / DENSE
     known = (dense / artifact.MANIFEST).exists()
-    return rewound(artifact.Artifact.open(dense).training if known else None, epochs)
+    recipe = rewound(artifact.Artifact.open(dense).training if known else None, epochs)
+    return replace(recipe, tail=1.0) if own_rate else recipe
 
 
 def rewound(training: artifact.Training | None, epochs: int) -> TrainConfig:

@@ -18,8 +18,9 @@ from reconvene.training.log import LOG_NAME
 from reconvene.utils.files import write_atomic
 from reconvene.utils.machine import machine, now
 from reconvene.workflow.inputs import recorded_task
+from reconvene.workflow.origin import DENSE
 from reconvene.workflow.pictures import PICTURES
-from reconvene.workflow.prune import BENCH, COMMAND, DENSE, REPORT
+from reconvene.workflow.prune import BENCH, COMMAND, REPORT
 
 RECIPE = ("lr", "schedule", "tail", "optimizer", "weight_decay", "batch_size", "augment", "seed")
 """What of a recipe of training a report names."""

@@ -23,8 +23,8 @@ from reconvene.training.frozen_bits import FrozenBits
 from reconvene.utils.numbers import plural
 from reconvene.utils.progress import ProgressOption, listening, note, stage
 from reconvene.workflow.inputs import DataLike, dataset_for
+from reconvene.workflow.origin import DENSE
 from reconvene.workflow.pictures import keep
-from reconvene.workflow.prune import DENSE
 from reconvene.workflow.recipes import usual_recipe
 
 OF_THE_WEIGHTS = ("exports", "assessment", "safety", "synops", "ranges", "refused", "compiled")
