@@ -14,8 +14,8 @@ from reconvene.artifact import Artifact
 from reconvene.data import load_data
 from reconvene.errors import FleetError
 from reconvene.fleet import Result, read_fleet, run_fleet, write_page
+from reconvene.fleet.assignments import assignments_of
 from reconvene.fleet.networks import data_choice
-from reconvene.fleet.places import places_of
 from reconvene.models import ModelSource
 from reconvene.training import TrainConfig
 
@@ -98,11 +98,11 @@ def test_the_same_file_makes_nothing_and_new_weights_make_all_again(trained: Pat
     path = fleet_file(trained)
     rc.evaluate(trained / "dense", load_data("digits", limit=200))  # which is no other network
     assert run_fleet(read_fleet(path), trained / "out", workers=1).written == 0
-    before = [place.key for place in places_of(read_fleet(path), allow_import=False)]
+    before = [place.key for place in assignments_of(read_fleet(path), allow_import=False)]
     other = fleet_file(trained, FILE.replace("[dense]", "[longer/dense]"))
     shutil.copytree(trained / "dense", trained / "longer" / "dense")
     rc.train(trained / "longer" / "dense", load_data("digits", limit=200), epochs=1, again=True)
-    after = [place.key for place in places_of(read_fleet(other), allow_import=False)]
+    after = [place.key for place in assignments_of(read_fleet(other), allow_import=False)]
     assert not set(before) & set(after)
 
 
@@ -129,7 +129,7 @@ def test_published_weights_read_images_as_they_were_trained_on(trained: Path, mo
     fleet = read_fleet(fleet_file(trained, text))
     choice = data_choice(fleet, "torchvision:resnet18", SOURCE)
     assert choice.mean == (0.485, 0.456, 0.406) and choice.std == (0.229, 0.224, 0.225)
-    [place, _] = places_of(fleet, allow_import=False)
+    [place, _] = assignments_of(fleet, allow_import=False)
     assert place.origin.weights == trained / "weights.safetensors" and place.options["mean"] == choice.mean
 
 

@@ -17,9 +17,9 @@ from reconvene.evaluator import EVALUATORS
 from reconvene.planning.target import Target
 from reconvene.rectifier import RECTIFICATIONS
 from reconvene.tasks import TASKS
+from reconvene.utils.schema import Share
 from reconvene.utils.settings import DISTINCT, LISTED, Argument, Names, Positive, Seed, Shape, one_of
 
-Share = Annotated[float, Field(ge=0, le=1)]
 Formats = Annotated[tuple[Annotated[str, one_of(FORMATS)], ...], DISTINCT, LISTED]
 
 

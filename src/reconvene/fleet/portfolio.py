@@ -15,10 +15,10 @@ from filelock import FileLock, Timeout
 
 from reconvene import artifact
 from reconvene.errors import ArtifactError, FleetError
+from reconvene.fleet.assignments import Assignment, PlannedAssignment, assignments_of, may_time, plans_for
 from reconvene.fleet.device_result import DeviceRow, Result, cut_fields, mark_chosen
 from reconvene.fleet.job import execute_job
 from reconvene.fleet.options import Fleet
-from reconvene.fleet.places import Place, PlannedPlace, may_time, places_of, plans_for
 from reconvene.utils.executors import FileContents, Job, JobOutcome, in_processes, join_ray, on_ray
 from reconvene.utils.files import unwritable, write_atomic
 from reconvene.utils.machine import usable_cores
@@ -63,12 +63,12 @@ def run_fleet(
 
 
 def _build_artifacts(fleet: Fleet, folder: Path, workers: int | None, ray: str | None, allow_import: bool) -> Result:
-    places = places_of(fleet, allow_import=allow_import)
-    if not places:
+    assignments = assignments_of(fleet, allow_import=allow_import)
+    if not assignments:
         raise FleetError("no device takes any of these models: look at 'models' of the devices")
-    complete = {place.path for place in places if _is_complete(folder / place.path, place.key)}
-    missing = [place for place in places if place.path not in complete]
-    planned: list[PlannedPlace] = []
+    complete = {assignment.path for assignment in assignments if _is_complete(folder / assignment.path, assignment.key)}
+    missing = [assignment for assignment in assignments if assignment.path not in complete]
+    planned: list[PlannedAssignment] = []
     trouble: dict[str, str] = {}
     work = folder / ".work"
     for job, files in _outcomes(fleet, missing, planned, work, workers, ray, allow_import):
@@ -82,10 +82,10 @@ def _build_artifacts(fleet: Fleet, folder: Path, workers: int | None, ray: str |
     if not trouble:  # else the next call goes on from the checkpoints in it
         shutil.rmtree(work, ignore_errors=True)
     made = sum(entry.plan is not None for entry in planned) - len(trouble)
-    reusable = [place for place in places if place.path in complete]
-    planned += [PlannedPlace(place, artifact.read_plan(folder / place.path)) for place in reusable]
+    reusable = [assignment for assignment in assignments if assignment.path in complete]
+    planned += [PlannedAssignment(assignment, artifact.read_plan(folder / assignment.path)) for assignment in reusable]
     order = [(device.name, model) for device, model in product(fleet.devices, fleet.models)]
-    planned.sort(key=lambda entry: order.index((entry.place.device.name, entry.place.model)))
+    planned.sort(key=lambda entry: order.index((entry.assignment.device.name, entry.assignment.model)))
     rows = mark_chosen(_row(entry, folder, trouble) for entry in planned)
     result = Result(tuple(rows), made, len(reusable), folder)
     with _writing(folder):
@@ -95,8 +95,8 @@ def _build_artifacts(fleet: Fleet, folder: Path, workers: int | None, ray: str |
 
 def _outcomes(
     fleet: Fleet,
-    missing: Sequence[Place],
-    planned: list[PlannedPlace],
+    missing: Sequence[Assignment],
+    planned: list[PlannedAssignment],
     work: Path,
     workers: int | None,
     ray: str | None,
@@ -114,7 +114,7 @@ def _outcomes(
         with _writing(work.parent):
             work.mkdir(parents=True, exist_ok=True)
     workers = _usual_workers(fleet, len(missing)) if workers is None else workers
-    alone = (workers == 1 and ray is None) or any(may_time(place.device) for place in missing)
+    alone = (workers == 1 and ray is None) or any(may_time(assignment.device) for assignment in missing)
     todo = list(jobs()) if alone else jobs()  # alone: nothing else is at work while networks are planned
     outcomes = (
         on_ray(execute_job, todo, "reconvene-fleet")
@@ -184,24 +184,24 @@ def _land(files: FileContents, destination: Path, key: str) -> None:
     os.replace(staging, destination)
 
 
-def _row(planned: PlannedPlace, folder: Path, trouble: dict[str, str]) -> DeviceRow:
-    place = planned.place
+def _row(planned: PlannedAssignment, folder: Path, trouble: dict[str, str]) -> DeviceRow:
+    assignment = planned.assignment
     row = DeviceRow(
-        device=place.device.name,
-        model=place.model,
-        budget=dict(place.device.budget.asked),
-        key=place.key,
+        device=assignment.device.name,
+        model=assignment.model,
+        budget=dict(assignment.device.budget.asked),
+        key=assignment.key,
         costs=planned.floor or {},
         trouble=planned.trouble,
     )
     if planned.plan is None:
-        return replace(row, trouble=row.trouble + _left_from_before(folder, place.path))
+        return replace(row, trouble=row.trouble + _left_from_before(folder, assignment.path))
     row = replace(row, limits=dict(planned.plan.limits), **cut_fields(planned.plan))
-    if place.path in trouble:
-        return replace(row, trouble=trouble[place.path] + _left_from_before(folder, place.path))
-    stored = artifact.Artifact.open(folder / place.path)
+    if assignment.path in trouble:
+        return replace(row, trouble=trouble[assignment.path] + _left_from_before(folder, assignment.path))
+    stored = artifact.Artifact.open(folder / assignment.path)
     files = {entry.file: entry.bytes for entry in stored.exports}
-    row = replace(row, folder=place.path, files=files)
+    row = replace(row, folder=assignment.path, files=files)
     trained, as_cut = stored.training, stored.as_cut
     if as_cut is not None:
         row = replace(row, task=as_cut.task, score=as_cut.scores["pruned"], dense_score=as_cut.scores["dense"])

@@ -11,7 +11,7 @@ from reconvene.pages.markup import Child, Html, join, name, tag
 from reconvene.pages.sections import colour, html_table, section
 from reconvene.utils import numbers
 
-MOST_CLASSES = 20
+CLASSES_SHOWN = 20
 """Names of classes in the table of inputs and outputs."""
 
 
@@ -115,7 +115,7 @@ def inputs(data: ReportData) -> Html | None:
         "Numbers": "(x / 255 - mean) / std for pixels x from 0 to 255",
         "Mean": ", ".join(f"{value:.4f}" for value in values["mean"]),
         "Std": ", ".join(f"{value:.4f}" for value in values["std"]),
-        "Outputs": ", ".join([*names[:MOST_CLASSES], *(["..."] if len(names) > MOST_CLASSES else [])]),
+        "Outputs": ", ".join([*names[:CLASSES_SHOWN], *(["..."] if len(names) > CLASSES_SHOWN else [])]),
     }
     entries = [join(tag("dt", fact), tag("dd", text)) for fact, text in facts.items() if text]
     return section("Inputs and outputs", "How a picture becomes an input, the same for every file.", tag("dl", entries))

@@ -32,7 +32,7 @@ DENSITY = 1 / 32
 
 
 @dataclass(frozen=True)
-class Place:
+class Assignment:
     """A device and a model: where its artifact goes, and all that decides it but the plan.
 
     Attributes:
@@ -53,10 +53,10 @@ class Place:
 
 
 @dataclass(frozen=True)
-class PlannedPlace:
-    """A place with its plan, or with why there is none and the least that can be kept."""
+class PlannedAssignment:
+    """An assignment with its plan, or with why there is none and the least that can be kept."""
 
-    place: Place
+    assignment: Assignment
     plan: Plan | None = None
     trouble: str = ""
     floor: dict[str, float] | None = None
@@ -65,14 +65,14 @@ class PlannedPlace:
     def job(self) -> Job:
         """The work that makes the artifact of a plan."""
         assert self.plan is not None
-        place = self.place
-        return {**place.options, "plan": self.plan.to_dict(), "key": place.key, "place": place.path}
+        assignment = self.assignment
+        return {**assignment.options, "plan": self.plan.to_dict(), "key": assignment.key, "place": assignment.path}
 
 
-def places_of(fleet: Fleet, *, allow_import: bool) -> list[Place]:
-    """All places of a fleet, one architecture after the other. Raises UnknownNameError, ModelError."""
+def assignments_of(fleet: Fleet, *, allow_import: bool) -> list[Assignment]:
+    """All assignments of a fleet, one architecture after the other. Raises UnknownNameError, ModelError."""
     examples = _examples(fleet)
-    places = []
+    assignments = []
     for model in fleet.models:
         devices = [device for device in fleet.devices if not device.models or model in device.models]
         if not devices:
@@ -89,8 +89,8 @@ def places_of(fleet: Fleet, *, allow_import: bool) -> list[Place]:
             options = {**shared, "export": list(device.export), "precision": device.precision, "chip": device.chip}
             path = f"{device.name}/{folder}"
             key = job_key({**options, **_request(fleet, device), "examples": examples, "place": path})
-            places.append(Place(device, model, origin, path, key, options, examples))
-    return places
+            assignments.append(Assignment(device, model, origin, path, key, options, examples))
+    return assignments
 
 
 def _beyond_usual(fleet: Fleet, model: str, origin: Origin) -> dict[str, Any]:
@@ -105,24 +105,24 @@ def _beyond_usual(fleet: Fleet, model: str, origin: Origin) -> dict[str, Any]:
     return options
 
 
-def plans_for(fleet: Fleet, places: Sequence[Place], *, allow_import: bool) -> Iterator[PlannedPlace]:
+def plans_for(fleet: Fleet, assignments: Sequence[Assignment], *, allow_import: bool) -> Iterator[PlannedAssignment]:
     """Plans as they come; structure and scores of an architecture are found once. Raises MissingExtraError."""
-    for model, group in groupby(places, key=lambda place: place.model):
+    for model, group in groupby(assignments, key=lambda assignment: assignment.model):
         same = list(group)
         planner: Planner | None = None
         keepable = 0
-        for place in track(same, f"planning {model}", total=len(same)):
-            device = place.device
+        for assignment in track(same, f"planning {model}", total=len(same)):
+            device = assignment.device
             try:
-                planner = planner or _planner_of(fleet, place, allow_import=allow_import)
+                planner = planner or _planner_of(fleet, assignment, allow_import=allow_import)
                 plan = plan_with(planner, device.budget, round_to=device.round_to, target=device.target)
             except MissingExtraError:  # which others need too
                 raise
             except ReconveneError as error:
-                yield PlannedPlace(place, trouble=str(error), floor=getattr(error, "floor", None))
+                yield PlannedAssignment(assignment, trouble=str(error), floor=getattr(error, "floor", None))
                 continue
             keepable += 1
-            yield PlannedPlace(place, replace(plan, examples=place.examples))
+            yield PlannedAssignment(assignment, replace(plan, examples=assignment.examples))
         note(f"{model}: {keepable} of {len(same)} budgets can be kept")
 
 
@@ -151,14 +151,14 @@ def _request(fleet: Fleet, device: Device) -> dict[str, Any]:
     return {**request, "criterion": fleet.criterion, "evaluator": fleet.evaluator}
 
 
-def _planner_of(fleet: Fleet, place: Place, *, allow_import: bool) -> Planner:
+def _planner_of(fleet: Fleet, assignment: Assignment, *, allow_import: bool) -> Planner:
     """A planner that scores once for all devices of a fleet."""
-    origin = place.origin
+    origin = assignment.origin
     source = origin.source
     assert source.input_shape is not None, "resolve() fills it in"
     built = origin.build(allow_import=allow_import)
     samples = Samples(
-        lambda: dataset_for(origin.base, fleet.data, data_choice(fleet, place.model, source)),
+        lambda: dataset_for(origin.base, fleet.data, data_choice(fleet, assignment.model, source)),
         seed=fleet.seed,
         most=TRAINED_SAMPLES * fleet.trained,
     )
