@@ -266,14 +266,13 @@ def training_warnings(directory: str | Path) -> dict[str, str]:
     What agrees with such a network shows nothing: an int8 file of one that answers one class agrees in every answer.
     """
     folder = Path(directory)
-    pruned = artifact.read_plan(folder) is not None
-    places = {"dense": folder / DENSE, "pruned": folder} if pruned else {"dense": folder}
-    trainings = {
-        variant: artifact.Artifact.open(path).training
-        for variant, path in places.items()
-        if (path / artifact.MANIFEST).exists()
-    }
-    as_cut = artifact.Artifact.open(folder).as_cut
+    stored = artifact.Artifact.open(folder)
+    artifacts = {}
+    if stored.plan is not None and (folder / DENSE / artifact.MANIFEST).exists():
+        artifacts["dense"] = artifact.Artifact.open(folder / DENSE)
+    artifacts["dense" if stored.plan is None else "pruned"] = stored
+    trainings = {variant: opened.training for variant, opened in artifacts.items()}
+    as_cut = stored.as_cut
     warnings = {name: text for name, text in (as_cut.warnings if as_cut else {}).items() if not trainings.get(name)}
     warnings |= {name: training.warning for name, training in trainings.items() if training and training.warning}
     return warnings
