@@ -99,12 +99,17 @@ def test_a_disk_that_refuses_is_said_in_one_line_and_changes_nothing(
     assert {path.name for path in tmp_path.rglob("*") if path.is_dir()} == ({"a", "dense"} if existing else set())
 
 
-def test_an_artifact_that_is_replaced_takes_what_was_made_from_it_along(tmp_path: Path) -> None:
+def test_an_artifact_that_is_replaced_takes_what_was_made_from_it_along(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     prune(tmp_path)
     for name in ("model.onnx", "model.int8.xml", "model.int8.bin", "dense.tflite", "model.txt", "notes.bin"):
         (tmp_path / name).write_bytes(b"of the first")
     (tmp_path / ".replaced").mkdir()  # left by a process that was killed
+    capfd.readouterr()
     prune(tmp_path, "--seed", "1")
+    gone = f"removed with the network that was in {tmp_path}: dense.tflite, model.int8.bin, model.int8.xml, model.onnx"
+    assert gone in capfd.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {
         artifact.MANIFEST,
         artifact.PLAN,

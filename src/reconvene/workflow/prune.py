@@ -35,7 +35,7 @@ from reconvene.training.checkpoint import CHECKPOINT_NAME
 from reconvene.training.evaluate import try_model
 from reconvene.training.log import LOG_NAME
 from reconvene.utils.files import unwritable
-from reconvene.utils.progress import stage
+from reconvene.utils.progress import note, stage
 from reconvene.workflow.origin import DENSE, Origin
 from reconvene.workflow.pictures import PICTURES
 
@@ -182,6 +182,8 @@ def set_aside(folder: Path) -> Iterator[None]:
         raise
     if names:
         shutil.rmtree(backup)
+    if missed := [name for name in names if name not in (artifact.TIMINGS, COMMAND)]:
+        note(f"removed with the network that was in {folder}: {', '.join(missed)}")
 
 
 def _exported(folder: Path) -> list[str]:
