@@ -193,6 +193,10 @@ class TrainingError(ReconveneError):
     """Training cannot go on: NaN loss, a checkpoint of another run, a wrong number of classes."""
 
 
+class Diverged(TrainingError):
+    """A loss or a gradient became infinite or no number."""
+
+
 class ExportError(ReconveneError):
     """The model could not be exported to the asked format."""
 

@@ -113,7 +113,7 @@ def test_a_target_answers_to_budgets_on_cycles_and_energy() -> None:
     plan = rc.plan(model, IMAGE, budget=rc.Budget(cycles="2x"), target="mpic")
     assert plan.costs["pruned"]["cycles"] <= plan.limits["cycles"] == plan.costs["dense"]["cycles"] / 2
     assert plan.costs["pruned"]["energy"] < plan.costs["dense"]["energy"] and plan.conditions["cycles"].startswith(
-        "that of MPIC"
+        "on MPIC"
     )
     small = plan.apply(model)
     assert (
@@ -146,8 +146,18 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ({"wieghts": [8]}, "Did you mean 'weights'"),
         ({"costs": {}}, "defines no cost"),
         ({"tables": {"rate": {"a": 1}}}, "no whole number"),
-        ({"costs": {"cycles": {**CHIP["costs"]["cycles"], "unit": "hours"}}}, "unit is none of"),
-        ({"costs": {"cycles": {**CHIP["costs"]["cycles"], "layers": 3}}}, "is no section"),
+        ({"costs": {"cycles": {**CHIP["costs"]["cycles"], "unit": "hours"}}}, "unit='hours' is none of"),
+        ({"costs": {"cycles": {**CHIP["costs"]["cycles"], "layers": 3}}}, r"write \[\[costs.cycles.layers\]\]"),
+        ({"costs": {"cycles": {**CHIP["costs"]["cycles"], "layers": {}}}}, r"write \[\[costs.cycles.layers\]\]"),
+        (
+            {"costs": {"cycles": {**CHIP["costs"]["cycles"], "layers": [{"kinds": ["dense"]}]}}},
+            "kinds=.'dense'. is no list",
+        ),
+        ({"costs": {"cycles": {**CHIP["costs"]["cycles"], "layers": [{"kinds": ["linear"]}]}}}, "needs 'amount'"),
+        ({"activations": [8]}, r"activations=\[8\] is no number of bits from 1 to 16, such as 8"),
+        ({"single_precision": "true"}, "single_precision='true' is neither true nor false"),
+        ({"tables": {"rate": {"8": "fast"}}}, "the entry of 8 is no number, but 'fast'"),
+        ({"tables": 3}, "tables is no section"),
     ],
 )
 def test_a_damaged_file_names_the_entry(tmp_path: Path, changes: dict[str, object], words: str) -> None:
@@ -176,6 +186,9 @@ def test_a_layer_that_no_entry_is_about_is_named(tmp_path: Path) -> None:
         "True",
         "rate[w] +",
         "ceil",
+        "ceil()",
+        "ceil(k, 2)",
+        "min(k)",
     ],
 )
 def test_a_formula_holds_arithmetic_only(text: str) -> None:

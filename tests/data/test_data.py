@@ -192,6 +192,26 @@ def test_a_table_that_is_no_labelled_images_says_what_and_where(tmp_path: Path, 
         load_data(tmp_path, input_shape=(3, 4, 4))
 
 
+def test_a_validation_split_is_named(tmp_path: Path) -> None:
+    for split in ("train", "test", "val"):
+        pyarrow.parquet.write_table(table([0, 1] * 4), tmp_path / f"{split}.parquet")
+    assert load_data(tmp_path).note == "its validation split is not used"
+    (tmp_path / "test.parquet").unlink()
+    assert load_data(tmp_path).note == "tested on its validation split"
+    for split in ("train", "test", "valid"):
+        write_folder(tmp_path / "folders" / split, {"a": 3, "b": 3})
+    assert load_data(tmp_path / "folders").note == "its validation split is not used"
+
+
+def test_what_says_nothing_of_the_data_is_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a": 3, "b": 3})
+    for spec in ("digits", tmp_path):
+        with pytest.raises(DataError, match="label_column='x' names a column of a table, and"):
+            load_data(spec, label_column="x")
+    with pytest.raises(DataError, match=r"mean=0\.5 is no list of numbers"):
+        load_data("digits", mean=0.5)  # type: ignore[arg-type]
+
+
 def test_columns_can_be_named(tmp_path: Path) -> None:
     parquet.write_table(table([0, 1] * 5, column="kind", name="picture"), tmp_path / "all.parquet")
     assert load_data(tmp_path, image_column="picture", label_column="kind").classes == ("0", "1")

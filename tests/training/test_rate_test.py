@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from reconvene import artifact
 from reconvene.data import load_data
@@ -71,6 +72,14 @@ def test_a_network_that_learns_at_no_rate_is_named() -> None:
         choose_rate([rate_of_step(step) for step in range(20)], [2.0 + step / 10 for step in range(20)])
     with pytest.raises(TrainingError, match="falls at no learning rate"):
         choose_rate([1e-3], [2.0])
+
+
+def test_a_network_that_diverges_at_the_lowest_rate_is_named(tmp_path: Path) -> None:
+    network = net()
+    with torch.no_grad():
+        next(network.parameters()).fill_(float("nan"))
+    with pytest.raises(TrainingError, match=r"loss became nan in epoch 1, step 1, at learning rate 0\.001"):
+        train_model(network, digits(), epochs=1, directory=tmp_path, config=replace(CONFIG, lr="auto"))
 
 
 def test_auto_is_the_only_word_that_stands_for_a_rate() -> None:

@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import torch
 
 import reconvene as rc
 from reconvene.artifact import Artifact
+from reconvene.data import load_data
 from reconvene.errors import BudgetError, RecipeError
+from reconvene.models import ModelSource
 from reconvene.surgery.operations import find_sites
 from reconvene.training.run import TrainingRun
 from reconvene.utils.progress import Stage, listened_by
@@ -231,12 +234,57 @@ def test_a_budget_alone_is_kept_by_the_usual_stages() -> None:
         ("model: resnet20\nstages:\n  - bits: {size: 4x}\n  - prune: {params: 4x}\n", "Put it before the bits stage"),
         ("model: resnet20\nstages:\n  - search: {size: 4x}\n", "a search begins with weights that were trained"),
         ("model: resnet20\nbudget: {sise: 1MB}\nstages:\n  - train\n", "has no budget"),
+        (
+            "model: resnet20\nweights: no.safetensors\nstages:\n  - export\n",
+            "line 2: there is no file .*no.saf",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_its_line(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(text)
     with pytest.raises(RecipeError, match=message):
         read_recipe_file(tmp_path / "recipe.yaml")
+
+
+def test_an_artifact_says_how_its_images_are_prepared_and_leaves_no_room_for_other_weights(tmp_path: Path) -> None:
+    """Normalised by the mean of fewer images a network would be judged on inputs that it was not trained with."""
+    rc.save(ModelSource("resnet20", {"width": 0.25}, (3, 32, 32)).build(), tmp_path / "net")
+    digits = partial(load_data, "digits", input_shape=(3, 32, 32), mean=[0.25], std=[0.5])
+    data = digits(limit=100)
+    rc.train(tmp_path / "net", data, epochs=1)
+    result = rc.compress({"model": str(tmp_path / "net"), "limit": 60, "stages": ["export"]}, tmp_path / "out")
+    assert Artifact.open(result.artifact).preprocessing == data.preprocessing
+    judged = rc.evaluate(
+        tmp_path / "net", load_data("digits", input_shape=(3, 32, 32), mean=[0.25], std=[0.5], limit=60)
+    )
+    assert result.stages[0].score == pytest.approx(judged["dense"].score)
+    for key in ({"weights": "x.pt"}, {"args": {"width": 0.5}}, {"input": [3, 32, 32]}):
+        with pytest.raises(RecipeError, match=f"{next(iter(key))}: .* is an artifact, which has its own"):
+            read_recipe_file({"model": str(tmp_path / "net"), "stages": ["export"], **key})
+
+
+def test_weights_that_were_trained_elsewhere_count_as_trained(tmp_path: Path) -> None:
+    rc.save(ModelSource("resnet20", {"width": 0.25}, (3, 32, 32)).build(), tmp_path / "net", trained=True)
+    recipe = read_recipe_file({"model": str(tmp_path / "net"), "budget": {"size": "100kB"}})
+    assert recipe.is_trained and recipe.stages[0].name == "prune"
+
+
+def test_another_teacher_makes_its_stage_anew(recipe: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    source = ModelSource(f"{tmp_path / 'net.py'}:make", {}, (1, 8, 8))
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        rc.save(source.build(allow_import=True), tmp_path / f"teacher{seed}", source=source, trained=True)
+    os.rename(tmp_path / "teacher0", tmp_path / "teacher")
+    distilled = recipe({"distil": {"epochs": 1, "teacher": str(tmp_path / "teacher")}})
+    carry_out(distilled, tmp_path / "out")
+    os.rename(tmp_path / "teacher", tmp_path / "gone")
+    os.rename(tmp_path / "teacher1", tmp_path / "teacher")
+    state = torch.randn(16, 1, 3, 3)
+    teacher = rc.load(tmp_path / "teacher", allow_import=True)
+    teacher.get_parameter("0.weight").data.copy_(state)
+    rc.save(teacher, tmp_path / "teacher", source=source, trained=True)
+    with pytest.raises(RecipeError, match="was made by another recipe, or from another network"):
+        carry_out(distilled, tmp_path / "out")
 
 
 def test_the_command_prints_the_table_and_json(

@@ -17,6 +17,9 @@ from reconvene.cli.command import (
     Int8Options,
     Seeded,
     UsageError,
+    names_in,
+    refuse_without,
+    require_at_least,
 )
 
 
@@ -46,9 +49,12 @@ class BenchCommand(Int8Options, Importing, Seeded, Command):
 
     def run(self) -> Answer:
         """Time, keep the result as bench.json, and draw it in the report of a pruned artifact."""
-        runtimes = [name for name in self.runtimes.split(",") if name]
-        if not runtimes or min(self.batch, self.threads, self.repeats) < 1:
-            raise UsageError("--runtimes names one at least, and --batch, --threads and --repeats are 1 at least")
+        runtimes = names_in(self.runtimes)
+        if not runtimes:
+            raise UsageError("--runtimes names no runtime")
+        require_at_least(self, ("batch", "threads", "repeats"))
+        if self.data is None:
+            refuse_without(self, (*self.int8_options, "limit"), "--data")
         int8 = self.int8()
         from reconvene import artifact
         from reconvene.deploy import installed
@@ -58,7 +64,7 @@ class BenchCommand(Int8Options, Importing, Seeded, Command):
         choice = DataChoice(input_shape=self.input, limit=self.limit)
         result = bench(
             self.directory,
-            runtimes=installed() if runtimes == ["installed"] else runtimes,
+            runtimes=installed() if runtimes == ("installed",) else runtimes,
             int8=None if self.data is None else int8,
             data=None if self.data is None else dataset_for(self.directory, self.data, choice),
             batch=self.batch,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from tyro.conf import arg
 
-from reconvene.cli.command import UsageError
+from reconvene.cli.command import UsageError, names_in
 from reconvene.costs import COSTS, Budget, Cost
 
 HOW_SMALL, ABOUT, SPECIAL = "how small", "what a limit is about", "limits of special networks and targets"
@@ -87,7 +87,7 @@ class LimitsOptions(CostOptions):
     @property
     def target_options(self) -> dict[str, Any]:
         """Device and files, as ``Pruning`` takes them."""
-        sizes = tuple(dict.fromkeys(name.strip() for name in self.size_of.split(",") if name.strip()))
+        sizes = names_in(self.size_of)
         precision = "int8" if self.for_int8 else None
         device = getattr(self, "device", None)
         files = {"size_of": sizes, "memory_of": self.memory_of}

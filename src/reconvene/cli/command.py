@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -32,6 +33,31 @@ class Answer:
     text: str
     data: dict[str, Any]
     trouble: str = ""
+
+
+def changed_options(options: Any, names: Iterable[str]) -> list[str]:
+    """Those of the options with these names that are not at their default, as they are written."""
+    defaults = {entry.name: entry.default for entry in fields(options)}
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) != defaults[name]]
+
+
+def refuse_without(options: Any, names: Iterable[str], needed: str) -> None:
+    """UsageError for an option that was given and says nothing without ``needed``."""
+    if changed := changed_options(options, names):
+        raise UsageError(f"{changed[0]} says nothing without {needed}. Add that, or leave {changed[0]} out")
+
+
+def require_at_least(options: Any, names: Iterable[str], least: int = 1) -> None:
+    """UsageError for a number that is too small; what was not given passes."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise UsageError(f"--{name.replace('_', '-')} {value}: it is {least} at least")
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """Names separated by commas, each once, in their order."""
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def _read_shape(tokens: list[str]) -> tuple[int, ...]:
@@ -183,6 +209,7 @@ class TrainOptions(LearningOptions):
         from reconvene.workflow import Lesson
 
         if not self.distill and self.teacher is None:
+            refuse_without(self, ("temperature", "distill_weight", "feature_weight"), "--distill or --teacher")
             return None
         return Lesson(self.teacher, self.temperature, self.distill_weight, self.feature_weight)
 
@@ -192,6 +219,8 @@ class Int8Options:
     """Options that say how int8 is made."""
 
     heading: ClassVar[str] = "how int8 is made"
+    int8_options: ClassVar[tuple[str, ...]] = ("keep_fp32", "calibration_samples")
+    """Options that say nothing where no int8 file is made."""
 
     keep_fp32: Annotated[str, arg(metavar="LAYER[,LAYER]")] = ""
     """Layers that stay in float32 in an int8 file; the name of a module stands for all layers in it."""
@@ -201,12 +230,10 @@ class Int8Options:
     def int8(self) -> Int8:
         """These options as the pipeline takes them."""
         if not 1 <= self.calibration_samples <= 256:
-            raise UsageError("--calibration-samples is from 1 to 256")
+            raise UsageError(f"--calibration-samples {self.calibration_samples}: it is from 1 to 256")
         from reconvene.workflow import Int8
 
-        return Int8(
-            keep_fp32=tuple(name for name in self.keep_fp32.split(",") if name), samples=self.calibration_samples
-        )
+        return Int8(keep_fp32=names_in(self.keep_fp32), samples=self.calibration_samples)
 
 
 @dataclass(kw_only=True)
@@ -214,6 +241,12 @@ class LimitOptions(Int8Options):
     """Options that say what an int8 file must keep."""
 
     heading: ClassVar[str] = "what an int8 file must keep"
+    int8_options: ClassVar[tuple[str, ...]] = (
+        *Int8Options.int8_options,
+        "min_agreement",
+        "min_sqnr",
+        "max_accuracy_drop",
+    )
 
     min_agreement: Annotated[float, arg(metavar="SHARE")] = 0.95
     """Least share of test images on which int8 and float32 see the same class."""

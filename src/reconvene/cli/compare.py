@@ -46,7 +46,7 @@ class CompareCommand(WorkersOptions, Command):
         from reconvene.experiments.summary import as_text, over_budget, summarise
 
         if self.seconds is not None and self.seconds <= 0:
-            raise UsageError("--seconds is above 0")
+            raise UsageError(f"--seconds {self.seconds:g}: it is above 0")
         self.check_workers()
         experiment = read_experiment(self.experiment, sources=self._sources())
         if self.list:

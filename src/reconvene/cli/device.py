@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from tyro.conf import Positional, arg
 
-from reconvene.cli.command import Answer, Command, ModelOptions, Seeded, UsageError
+from reconvene.cli.command import Answer, Command, ModelOptions, Seeded, UsageError, refuse_without, require_at_least
 from reconvene.errors import DeviceError
 from reconvene.utils.files import unwritable
 from reconvene.utils.progress import stage
@@ -45,8 +45,7 @@ class DeviceCommand(ModelOptions, Seeded, Command):
 
     def run(self) -> Answer:
         """Measure, write, or list."""
-        if self.threads < 1:
-            raise UsageError("--threads is 1 at least")
+        require_at_least(self, ("threads",))
         if self.what == "list":
             if self != DeviceCommand(what="list", seed=self.seed, json=self.json, debug=self.debug):
                 raise UsageError("list shows all profiles: it takes no model and none of the options of profile")
@@ -91,9 +90,10 @@ class DeviceCommand(ModelOptions, Seeded, Command):
         from reconvene.structure import analyse
 
         if self.model is None:
+            refuse_without(self, ("model_arg", "input", "allow_import"), "MODEL")
             return devices.general(), 64 << 20, []
         source = self.source(self.model, seed=self.seed)
-        assert source.input_shape is not None, "resolve() fills it in"
+        assert source.input_shape is not None, "resolve_address() fills it in"
         model = source.build(allow_import=self.allow_import)
         inputs = example_inputs(source.input_shape, seed=self.seed)
         structure = analyse(model, inputs, trial=False)

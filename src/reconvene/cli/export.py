@@ -17,6 +17,8 @@ from reconvene.cli.command import (
     LimitOptions,
     Seeded,
     UsageError,
+    names_in,
+    refuse_without,
 )
 
 if TYPE_CHECKING:
@@ -50,14 +52,15 @@ class ExportCommand(LimitOptions, Importing, Seeded, Command):
     """Of a network with state, such as membranes. fresh: every call begins anew, time steps are unrolled. carried:
     model.step.onnx is one time step that takes the state and gives the next; onnx, openvino, executorch."""
     task: Annotated[str | None, arg(metavar="NAME")] = None
-    """What outputs are, which says whether agreement is asked for: classification, regression, ... By default what the
-    artifact or --data says."""
+    """Task of the model: classification, regression, ... Agreement is checked for tasks with classes. By default what
+    the artifact was trained for."""
     tolerance: Annotated[float | None, arg(metavar="SHARE")] = None
     """Largest error of a float32 or float16 file, as a share of the largest output. By default 1e-4, and 1e-2 in
     float16."""
     quantize: Literal["int8", "plan"] | None = None
     """int8: static quantisation, calibrated on training images of --data and verified on its test images. plan: the
-    same with weights of the bits that the artifact's plan gives every channel, packed in the file; onnx."""
+    same with weights of the bits that the artifact's plan gives every channel, packed in the file; onnx, openvino,
+    litert."""
     target: Annotated[str | None, arg(metavar="CHIP")] = None
     """Also compile the int8 LiteRT file for this chip, such as ethos-u55-128. By default what the artifact was pruned
     for."""
@@ -72,9 +75,13 @@ class ExportCommand(LimitOptions, Importing, Seeded, Command):
 
     def run(self) -> Answer:
         """Export and verify."""
-        formats = [name for name in self.to.split(",") if name]
+        formats = names_in(self.to)
         if not formats:
             raise UsageError("--to names no format")
+        if self.quantize is None:
+            refuse_without(self, self.int8_options, "--quantize")
+        if self.data is None:
+            refuse_without(self, ("limit",), "--data")
         if self.quantize and self.data is None:
             raise UsageError(
                 f"--quantize {self.quantize} is calibrated on real data: add --data, best what the model was trained on"
@@ -89,7 +96,7 @@ class ExportCommand(LimitOptions, Importing, Seeded, Command):
 
         for name in formats:
             format_named(name)  # a name that nobody knows is told before data are read
-        choice = DataChoice(input_shape=self.input, limit=self.limit)
+        choice = DataChoice(self.task, self.input, self.limit)
         dataset = None if self.data is None else dataset_for(self.directory, self.data, choice)
         by_variant = export_artifact(
             self.directory,
@@ -109,13 +116,15 @@ class ExportCommand(LimitOptions, Importing, Seeded, Command):
         batch = int(self.batch) if self.batch.isdecimal() else self.batch
         if batch not in ("auto", "free", "static") and not (isinstance(batch, int) and batch > 0):
             raise UsageError(f"--batch {self.batch} is none of auto, free, static, nor a number of examples")
-        if self.tolerance is not None and (self.quantize or not 0 < self.tolerance < 1):
-            raise UsageError("--tolerance is a share between 0 and 1, of float32 and float16: int8 has limits")
+        if self.tolerance is not None and self.quantize:
+            raise UsageError("--tolerance is for float32 and float16: int8 has limits, --min-agreement among them")
+        if self.tolerance is not None and not 0 < self.tolerance < 1:
+            raise UsageError(f"--tolerance {self.tolerance}: it is a share between 0 and 1")
         if self.quantize and self.precision == "fp16":
             raise UsageError(f"--quantize {self.quantize} is made from float32: leave --precision fp16 out")
         from reconvene.workflow import Form
 
-        axes = tuple(name for name in self.dynamic_axes.split(",") if name)
+        axes = names_in(self.dynamic_axes)
         if self.state == "carried" and (self.quantize or self.bundle is not None):
             raise UsageError("--state carried is a file of its own: leave --quantize and --bundle out")
         return Form(self.precision, batch, axes, self.opset, self.task, self.tolerance, self.state)

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from tyro.conf import Positional, arg
 
 from reconvene.cli.budget_options import LimitsOptions
-from reconvene.cli.command import Answer, Command, ModelOptions, Seeded, UsageError
+from reconvene.cli.command import Answer, Command, ModelOptions, Seeded, UsageError, names_in, require_at_least
 from reconvene.cli.data_options import DataOptions
 from reconvene.cli.prune_options import CriterionOptions
 from reconvene.utils.progress import note
@@ -30,11 +30,10 @@ class FitCommand(LimitsOptions, DataOptions, CriterionOptions, ModelOptions, See
 
     def run(self) -> Answer:
         """Cut each to the budget, without saving anything."""
-        names = list(dict.fromkeys(name.strip() for name in self.models.split(",") if name.strip()))
+        names = names_in(self.models)
         if not names:
             raise UsageError("--models names no architecture")
-        if self.round_to is not None and self.round_to < 1:
-            raise UsageError("--round-to is 1 at least")
+        require_at_least(self, ("round_to",))
         budget = self.budget()
         from reconvene.devices import HERE, find
         from reconvene.errors import FleetError

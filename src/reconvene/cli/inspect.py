@@ -40,7 +40,7 @@ class InspectCommand(DataOptions, CriterionOptions, ModelOptions, Seeded, Comman
         from reconvene.workflow.prune import Samples
 
         source = self.source(self.model, seed=self.seed)
-        assert source.input_shape is not None, "resolve() fills it in"
+        assert source.input_shape is not None, "resolve_address() fills it in"
         with stage(f"building {source.address}"):
             model = source.build(allow_import=self.allow_import)
         inputs = example_inputs(source.input_shape, seed=self.seed)

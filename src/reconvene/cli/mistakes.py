@@ -45,7 +45,9 @@ def in_a_line(text: str, name: str, command: type[Command]) -> str:
             for option in needed
             if (option.call if option.positional else option.names[-1]) in words_of_message
         ]
-        return f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing. All: reconvene {name} --help"
+        if missing:
+            verb = "are" if len(missing) > 1 else "is"
+            return f"{' and '.join(missing)} {verb} missing. All: reconvene {name} --help"
     ends = ("For full helptext", "Argument helptext")
     end = next((i for i, line in enumerate(lines) if line.strip().startswith(ends)), len(lines))
     words, _, reasons = " ".join(" ".join(lines[1:end]).split()).partition(" Got errors:")

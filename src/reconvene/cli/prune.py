@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from tyro.conf import arg
 
 from reconvene.cli.budget_options import BudgetOptions
-from reconvene.cli.command import Answer, Command, ModelAddress, ModelOptions, Seeded, UsageError
+from reconvene.cli.command import Answer, Command, ModelAddress, ModelOptions, Seeded, UsageError, refuse_without
 from reconvene.cli.data_options import TrainingDataOptions
 from reconvene.cli.prune_options import PruneOptions
 from reconvene.cli.step_options import StepOptions
@@ -138,10 +138,7 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
     ) -> Plan:
         """Several cuts, or one, and tuning after each."""
         from reconvene.workflow import prune_in_steps
-        from reconvene.workflow.inputs import recorded_task
 
-        if self.data is None and (self.task or recorded_task(base)) != "classification":
-            raise UsageError(f"tuning needs the images that {self.model} was trained on. Name them with --data")
         return prune_in_steps(
             source,
             self.output,
@@ -179,6 +176,10 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
     def _check_weights(self) -> None:
         from reconvene.artifact import MANIFEST
 
+        if self.trained and self.data is None:
+            if self.in_steps:
+                raise UsageError(f"tuning needs the images that {self.model} was trained on. Name them with --data")
+            refuse_without(self, ("limit", "task", "mean", "std", "validation"), "--data")
         if not self.trained and self.in_steps:
             raise UsageError("--steps and --epochs tune a trained network after a cut. Give --trained as well")
 

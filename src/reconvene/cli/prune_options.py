@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from tyro.conf import UseAppendAction, arg
 
-from reconvene.cli.command import UsageError
+from reconvene.cli.command import UsageError, require_at_least
 
 if TYPE_CHECKING:
     from reconvene.workflow import Pruning
@@ -52,8 +52,7 @@ class PruneOptions(CriterionOptions):
         """These options as the pipeline takes them; ``criterion`` and ``rectify`` where none is asked for."""
         from reconvene.workflow import Pruning
 
-        if self.round_to is not None and self.round_to < 1:
-            raise UsageError("--round-to is 1 at least")
+        require_at_least(self, ("round_to",))
         from reconvene.evaluator.evaluators import usual_evaluator
 
         bits = read_bits(self.bits) if self.bits else None

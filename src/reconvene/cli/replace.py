@@ -8,7 +8,16 @@ from typing import Annotated, Any, ClassVar
 
 from tyro.conf import arg
 
-from reconvene.cli.command import Answer, ArtifactFolder, Command, Importing, Seeded, UsageError
+from reconvene.cli.command import (
+    Answer,
+    ArtifactFolder,
+    Command,
+    Importing,
+    Seeded,
+    UsageError,
+    names_in,
+    refuse_without,
+)
 from reconvene.cli.data_options import DIGITS
 
 
@@ -44,9 +53,11 @@ class ReplaceCommand(Importing, Seeded, Command):
             raise UsageError(
                 "say what may be left, such as --allow relu,relu6, or what it may cost, such as --price 0.5"
             )
+        if not self.epochs:
+            refuse_without(self, ("lr",), "--epochs")
         from reconvene.workflow.compression import compress
 
-        allow = [name.strip() for name in self.allow.split(",") if name.strip()]
+        allow = list(names_in(self.allow))
         options: dict[str, Any] = {"allow": allow or None, "price": self.price, "lr": self.lr}
         stage = {"epochs": self.epochs, **{name: value for name, value in options.items() if value is not None}}
         recipe: dict[str, Any] = {"model": str(self.directory), "data": self.data, "seed": self.seed}

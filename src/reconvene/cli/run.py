@@ -12,7 +12,17 @@ from typing import Annotated, ClassVar
 from tyro.conf import arg
 
 from reconvene.cli.budget_options import BudgetOptions
-from reconvene.cli.command import Answer, Command, LimitOptions, ModelAddress, ModelOptions, Seeded, TrainOptions
+from reconvene.cli.command import (
+    Answer,
+    Command,
+    LimitOptions,
+    ModelAddress,
+    ModelOptions,
+    Seeded,
+    TrainOptions,
+    UsageError,
+    changed_options,
+)
 from reconvene.cli.data_options import TrainingDataOptions
 from reconvene.cli.prune_options import PruneOptions
 
@@ -45,6 +55,8 @@ class RunCommand(
 
     def run(self) -> Answer:
         """The whole way."""
+        if self.skip_int8 and (useless := changed_options(self, self.int8_options)):
+            raise UsageError(f"{useless[0]} is about int8: leave it out, or --skip-int8")
         int8 = self.int8()
         budget = self.budget(default=EXAMPLE_BUDGET)
         from reconvene.workflow import run

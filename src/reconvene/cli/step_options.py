@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from tyro.conf import arg
 
-from reconvene.cli.command import LearningOptions, UsageError
+from reconvene.cli.command import LearningOptions, UsageError, changed_options, require_at_least
 
 if TYPE_CHECKING:
     from reconvene.workflow import Tuned
@@ -44,11 +44,8 @@ class StepOptions(LearningOptions):
         if self.steps is not None or self.epochs is not None:
             return True
         recipe = ("batch_size", "lr", "schedule", "optimizer", "weight_decay", "augment", "precision")
-        names = ("pace", "floor", "distill_weight", "temperature", *recipe)
-        for name in names:
-            if getattr(self, name) is not None:
-                option = name.replace("_", "-")
-                raise UsageError(f"--{option} is about tuning after a cut. Give --steps or --epochs as well")
+        if changed := changed_options(self, ("pace", "floor", "distill_weight", "temperature", "train_on", *recipe)):
+            raise UsageError(f"{changed[0]} is about tuning after a cut. Give --steps or --epochs as well")
         return False
 
     def tuned(self, seed: int, base: Path | None) -> Tuned:
@@ -58,8 +55,8 @@ class StepOptions(LearningOptions):
 
         steps = self.steps if self.steps is not None else 1
         epochs = self.rounds(STEP_EPOCHS)
-        if steps < 1 or epochs < 0:
-            raise UsageError("--steps is 1 at least, and --epochs not below 0")
+        require_at_least(self, ("steps",))
+        require_at_least(self, ("epochs",), 0)
         usual = Lesson()
         lesson = Lesson(
             temperature=usual.temperature if self.temperature is None else self.temperature,

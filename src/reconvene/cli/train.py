@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from tyro.conf import Positional, arg
 
 from reconvene.cli.budget_options import BudgetOptions
-from reconvene.cli.command import Answer, Command, ModelOptions, Seeded, TrainOptions, UsageError
+from reconvene.cli.command import Answer, Command, ModelOptions, Seeded, TrainOptions, UsageError, changed_options
 from reconvene.cli.data_options import TrainingDataOptions
 from reconvene.costs import COSTS
 
@@ -83,13 +83,16 @@ class TrainCommand(TrainOptions, BudgetOptions, TrainingDataOptions, ModelOption
         return recipe
 
     def _check_growing(self) -> None:
-        limited = any(getattr(self, name) is not None for name in COSTS)
-        if not self.grow and (limited or self.regrow != 0.1 or self.ramp != "0.2,0.6"):
-            raise UsageError("budgets, --regrow and --ramp say how channels leave and come back: add --grow")
-        if self.grow and (
-            self.qat or self.distill or self.teacher is not None or self.again or self.sparsity is not None
-        ):
-            raise UsageError("--grow trains a dense network on labels: leave out --qat, --distill and the like")
+        """UsageError for options that say nothing without --grow, or without a budget, or beside --grow."""
+        about_limits = ("device", "target", "size_of", "memory_of", "for_int8")
+        limits = changed_options(self, COSTS)
+        if not self.grow and (named := [*limits, *changed_options(self, ("regrow", "ramp", *about_limits))]):
+            raise UsageError(f"{named[0]} says how channels leave and come back: add --grow, or leave it out")
+        if self.grow and not limits and (named := changed_options(self, about_limits)):
+            raise UsageError(f"{named[0]} is about a budget, such as --params 4x: add one, or leave it out")
+        others = ("qat", "distill", "teacher", "again", "sparsity")
+        if self.grow and (named := changed_options(self, others)):
+            raise UsageError(f"--grow trains a dense network on labels: leave {named[0]} out")
 
     def _grown(self, folder: Path, dataset: Dataset) -> Answer:
         """Train under masks, cut, keep."""
@@ -121,7 +124,7 @@ class TrainCommand(TrainOptions, BudgetOptions, TrainingDataOptions, ModelOption
         from reconvene.models import MODELS
         from reconvene.training.evaluate import try_model
 
-        if self.directory.is_dir() or len(self.directory.parts) > 1:
+        if self.directory.is_dir() or (":" not in str(self.directory) and len(self.directory.parts) > 1):
             if self.output is not None or self.model_arg or self.input is not None:
                 raise UsageError(f"{self.directory} is an artifact: -o, --model-arg and --input are for a model's name")
             shape = artifact.Artifact.open(self.directory).source.input_shape

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from tyro.conf import arg
 
-from reconvene.cli.command import UsageError
+from reconvene.cli.command import UsageError, require_at_least
 
 
 @dataclass(kw_only=True)
@@ -23,8 +23,7 @@ class WorkersOptions:
 
     def check_workers(self) -> None:
         """Raise UsageError for what makes no sense together."""
-        if self.workers is not None and self.workers < 1:
-            raise UsageError("--workers is 1 at least")
+        require_at_least(self, ("workers",))
         if self.ray is not None and self.workers is not None:
             raise UsageError("--workers are processes here, and --ray works on a cluster. Give one of them")
         if self.ray == "":

@@ -50,7 +50,7 @@ class CostFunction:
 
 
 class Cost:
-    """A cost that budgets can limit. Subclass it, and add an instance to ``COSTS``: see docs/extending.md.
+    """A cost that budgets can limit. Subclass it, and add an instance to ``COSTS``: see docs/extending/cost.md.
 
     Attributes:
         name: its name in budgets, options and files.
@@ -87,7 +87,7 @@ class Cost:
     shifts: ClassVar[bool] = False
     """Whether prediction and true value differ by a constant; else by a factor."""
     enough: ClassVar[float] = 0.0
-    """Share of the limit from which on a plan that keeps it is not made wider."""
+    """A plan that uses at least this share of the limit is not widened further."""
     depends_on_values: ClassVar[bool] = False
     """Whether the values of the weights move the measurement, so that the network gets healthy ones before it."""
     margin: ClassVar[float] = 1.0

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reconvene.costs.base import Cost, CostFunction, Network
-from reconvene.costs.file_fields import bits, layer_rule, number_table, read_values, require_known, text
+from reconvene.costs.file_fields import (
+    bit_width,
+    bits,
+    layer_rule,
+    number_table,
+    read_values,
+    require_known,
+    require_section,
+    text,
+)
 from reconvene.costs.formula import Formula
 from reconvene.costs.layer_rule import LayerCosts, LayerRule
 from reconvene.costs.unit import BITS, BYTES, COUNT, CYCLES, SECONDS, Unit, metric_unit
@@ -71,12 +80,14 @@ class CostFile:
             raise CostFileError(f"{self.path}: format is {values.get('format')!r}, and this release reads {FORMAT!r}")
         self.name, self.title = text(values, "name", self.path), text(values, "title", self.path)
         self.weights = bits(values.get("weights"), f"{self.path}: weights")
-        self.activations = bits([values.get("activations")], f"{self.path}: activations")[0]
+        self.activations = bit_width(values.get("activations"), f"{self.path}: activations")
         self.compiler = None if "compiler" not in values else _compiler(values["compiler"], f"{self.path}: compiler")
-        self._single = values.get("single_precision", False) is True
+        self._single = values.get("single_precision", False)
+        if not isinstance(self._single, bool):
+            raise CostFileError(f"{self.path}: single_precision={self._single!r} is neither true nor false")
         tables, costs = values.get("tables", {}), values.get("costs", {})
         for section, entries in (("tables", tables), ("costs", costs)):
-            require_known(entries, entries, f"{self.path}: {section}")
+            require_section(entries, f"{self.path}: {section}")
         self._tables = {name: number_table(table, f"{self.path}: tables.{name}") for name, table in tables.items()}
         if not costs:
             raise CostFileError(f"{self.path} defines no cost. Add a section such as [costs.cycles]")
@@ -95,14 +106,16 @@ class CostFile:
         if ("layers" in table) == ("total" in table):
             raise CostFileError(f"{place} needs either layers, or a total and of, the cost it is computed from")
         if "layers" in table:
-            rules = table["layers"] if isinstance(table["layers"], list) else [None]
+            rules = table["layers"]
+            if not isinstance(rules, list) or not rules:
+                raise CostFileError(f"{place}.layers is no list of sections: write [[costs.{name}.layers]]")
             return LayerSum(
                 self, name, table, [layer_rule(r, self._tables, f"{place}.layers[{i}]") for i, r in enumerate(rules)]
             )
         inner = self.costs.get(str(table.get("of")))
         if not isinstance(inner, LayerSum):
-            sums = [other for other, cost in self.costs.items() if isinstance(cost, LayerSum)]
-            raise CostFileError(f"{place}.of is no sum over layers that stands before it: {', '.join(sums) or 'none'}")
+            sums = ", ".join(other for other, cost in self.costs.items() if isinstance(cost, LayerSum)) or "none"
+            raise CostFileError(f"{place}.of={table.get('of')!r} is no sum over layers that stands before it: {sums}")
         return Total(self, name, table, inner, Formula(table["total"], [inner.name], place=f"{place}.total"))
 
 
@@ -121,7 +134,7 @@ def _compiler(table: object, place: str) -> CompilerSettings:
     require_known(table, names, place)
     assert isinstance(table, Mapping)
     if table.get("name") not in COMPILERS:
-        raise CostFileError(f"{place}.name is none of {', '.join(COMPILERS)}")
+        raise CostFileError(f"{place}.name={table.get('name')!r} is none of {', '.join(COMPILERS)}")
     return CompilerSettings(*(text(table, name, place) for name in names))
 
 
@@ -135,9 +148,9 @@ class FileCost(Cost):
         self.file, self.name = file, name
         self.label, self.meaning = text(table, "label", place), text(table, "meaning", place)
         if table.get("unit") not in UNITS:
-            raise CostFileError(f"{place}.unit is none of {', '.join(UNITS)}")
+            raise CostFileError(f"{place}.unit={table.get('unit')!r} is none of {', '.join(UNITS)}")
         self.unit, self.plural = UNITS[table["unit"]], self.label.lower()
-        self.condition = f"that of {file.title}"
+        self.condition = f"on {file.title}"
 
     def layer_costs(self, layers: Sequence[Layer]) -> LayerCosts:
         """The cost as a sum over these layers. Raises CostFileError where the file says nothing of one of them."""

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from reconvene.costs.formula import AmountTable, Formula
+from reconvene.costs.formula import FUNCTIONS, AmountTable, Formula
 from reconvene.costs.layer_rule import KINDS, SIZES, LayerRule
 from reconvene.errors import CostFileError, suggestion
 
@@ -29,10 +29,16 @@ def read_values(path: Path) -> dict[str, Any]:
     return values
 
 
-def require_known(table: object, known: Collection[str], place: str) -> None:
-    """Raise CostFileError for what is no section, and for entries that nobody reads."""
+def require_section(table: object, place: str) -> None:
+    """Raise CostFileError for what is no section."""
     if not isinstance(table, Mapping):
         raise CostFileError(f"{place} is no section")
+
+
+def require_known(table: object, known: Collection[str], place: str) -> None:
+    """Raise CostFileError for what is no section, and for entries that nobody reads."""
+    require_section(table, place)
+    assert isinstance(table, Mapping)
     for name in table:
         if name not in known:
             raise CostFileError(
@@ -50,20 +56,29 @@ def text(table: Mapping[str, Any], name: str, place: str) -> str:
 def bits(value: object, place: str) -> tuple[int, ...]:
     """Numbers of bits, ascending."""
     if not isinstance(value, list) or not value or not all(_is_bits(v) for v in value):
-        raise CostFileError(f"{place} is no list of numbers of bits from 1 to {MOST_BITS}, such as [2, 4, 8]")
+        raise CostFileError(f"{place}={value!r} is no list of numbers of bits from 1 to {MOST_BITS}, such as [2, 4, 8]")
     return tuple(sorted(set(value)))
+
+
+def bit_width(value: object, place: str) -> int:
+    """One number of bits."""
+    if not _is_bits(value):
+        raise CostFileError(f"{place}={value!r} is no number of bits from 1 to {MOST_BITS}, such as 8")
+    assert isinstance(value, int)
+    return value
 
 
 def number_table(value: object, place: str) -> AmountTable:
     """A table of one or two levels as a mapping from a number, or a pair of numbers."""
-    require_known(value, value if isinstance(value, Mapping) else (), place)
+    require_section(value, place)
     assert isinstance(value, Mapping)
     entries: dict[Any, float] = {}
     for key, entry in value.items():
         inner = {(_whole(key, place), _whole(k, place)): v for k, v in entry.items()} if _nested(entry) else None
         entries.update({_whole(key, place): entry} if inner is None else inner)
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in entries.values()):
-        raise CostFileError(f"{place} holds an entry that is no number")
+    for key, entry in entries.items():
+        if not isinstance(entry, int | float) or isinstance(entry, bool):
+            raise CostFileError(f"{place}: the entry of {key} is no number, but {entry!r}")
     return entries
 
 
@@ -72,18 +87,22 @@ def layer_rule(table: Any, tables: Mapping[str, AmountTable], place: str) -> Lay
     require_known(table, ("kinds", "kernels", "tile", "where", "amount", "per"), place)
     kinds = table.get("kinds")
     if not isinstance(kinds, list) or not kinds or not set(kinds) <= set(KINDS):
-        raise CostFileError(f"{place}.kinds is no list of {', '.join(KINDS)}")
+        raise CostFileError(f"{place}.kinds={kinds!r} is no list of {', '.join(KINDS)}")
     tile = table.get("tile")
     if tile is not None and (isinstance(tile, bool) or not isinstance(tile, int) or tile < 1):
         raise CostFileError(f"{place}.tile={tile!r} is no number of output channels")
     names, where = list(SIZES), []
-    require_known(table.get("where", {}), table.get("where", {}), f"{place}.where")
+    require_section(table.get("where", {}), f"{place}.where")
     for name, formula in table.get("where", {}).items():
+        if name in tables or name in FUNCTIONS:
+            raise CostFileError(f"{place}.where.{name}: {name} is the name of something else. Take another")
         where.append((name, Formula(formula, names, tables, place=f"{place}.where.{name}")))
         names.append(name)
     if table.get("per", "sample") not in ("sample", "weight"):
         raise CostFileError(f"{place}.per={table['per']!r} is neither 'sample' nor 'weight'")
-    amount = Formula(table.get("amount", ""), names, tables, place=f"{place}.amount")
+    if "amount" not in table:
+        raise CostFileError(f"{place} needs 'amount', a formula")
+    amount = Formula(table["amount"], names, tables, place=f"{place}.amount")
     return LayerRule(
         tuple(kinds), _kernels(table.get("kernels"), place), tile, tuple(where), amount, table.get("per") == "weight"
     )
@@ -94,7 +113,7 @@ def _kernels(value: object, place: str) -> tuple[tuple[int, ...], ...] | None:
         return None
     if not isinstance(value, list) or not all(isinstance(k, list) and all(map(_is_size, k)) for k in value):
         raise CostFileError(
-            f"{place}.kernels is no list of kernels, such as [[3, 3], [1, 1]]; [] is that of a linear one"
+            f"{place}.kernels={value!r} is no list of kernels, such as [[3, 3], [1, 1]]; [] is that of a linear one"
         )
     return tuple(tuple(kernel) for kernel in value)
 

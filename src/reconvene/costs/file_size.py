@@ -22,7 +22,7 @@ class FileSize(SumOfProducts):
 
     name, label, plural, less, unit = "size", "File size", "bytes of weights", "smaller", BYTES
     meaning = "Bytes of the weights file: 16x, 1MB."
-    condition = "that of model.safetensors"
+    condition = "of model.safetensors"
 
     def terms(self, structure: Structure) -> Sequence[Term]:
         """Every tensor that the file holds, in bytes."""

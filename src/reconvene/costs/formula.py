@@ -77,6 +77,10 @@ class Formula:
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 parts = [operand]
             case ast.Call(func=ast.Name(id=function), args=arguments, keywords=[]) if function in FUNCTIONS:
+                one = function not in ("min", "max")
+                if len(arguments) != 1 if one else len(arguments) < 2:
+                    needed = "one number" if one else "two numbers or more"
+                    raise CostFileError(f"{self._place}: {function} takes {needed}, in {self.text!r}")
                 parts = arguments
             case ast.Subscript(value=ast.Name(id=table), slice=index) if table in self._tables:
                 parts = index.elts if isinstance(index, ast.Tuple) else [index]

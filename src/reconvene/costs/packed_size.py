@@ -27,7 +27,7 @@ class PackedSize(FileSize):
     counted.
     """
 
-    condition = "that of packed weights, scales and biases, without the graph of a file"
+    condition = "of packed weights, scales and biases, without the graph of a file"
 
     def layer_costs(self, layers: Sequence[Layer]) -> LayerCosts:
         """The part that layers have, at any bits."""

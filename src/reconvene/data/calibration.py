@@ -56,9 +56,9 @@ def calibration(dataset: Dataset, n: int | None = None, *, seed: int = 0, batch_
     for c, size in enumerate(class_counts):
         rows = np.flatnonzero(labels == c)
         if len(rows) < size:
+            of_class = f"class {dataset.strata[c]!r} of " if dataset.strata == dataset.classes else ""
             raise DataError(
-                f"class {dataset.strata[c]!r} of {dataset.name} has {len(rows)} training images, {size} asked. "
-                "Try: a smaller n."
+                f"{of_class}{dataset.name} has {len(rows)} training images, {size} asked. Try: a smaller n."
             )
         picks.append(rng.choice(rows, size, replace=False))
         turns.append(np.arange(size))

@@ -131,7 +131,8 @@ class Dataset:
         if input_shape is not None and tuple(input_shape) != self.shape:
             loaded, required = ("x".join(map(str, shape)) for shape in (self.shape, input_shape))
             raise DataError(
-                f"the model takes {required} but {self.name} was loaded as {loaded}. Try: load(..., input_shape=...)."
+                f"the model takes {required} but {self.name} was loaded as {loaded}. Try: load_data(..., "
+                f"input_shape={tuple(input_shape)})."
             )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reconvene.data.source import DataSource, Rows, import_data_extra
+from reconvene.data.source import DataSource, Rows, import_data_extra, validation_note
 from reconvene.errors import DataError
 from reconvene.utils.escaping import printable
 
@@ -20,8 +20,7 @@ def read_folder(root: Path) -> DataSource:
     Raises:
         DataError: no class sub-folders with images, an empty class, or a test class that training does not have.
     """
-    train = root / "train" if (root / "train").is_dir() else root
-    test = next((root / name for name in TEST_NAMES if (root / name).is_dir()), None) if train != root else None
+    train, test, note = split_folders(root)
     classes = tuple(_subfolders(train))
     if not classes:
         raise DataError(
@@ -35,7 +34,18 @@ def read_folder(root: Path) -> DataSource:
         classes,
         _rows(train, classes),
         None if test is None else _rows(test, classes, partly=True),
+        note=note,
     )
+
+
+def split_folders(root: Path) -> tuple[Path, Path | None, str]:
+    """The folders of the training and of the test images, and what becomes of one for validation."""
+    if not (root / "train").is_dir():
+        return root, None, ""
+    named = [name for name in TEST_NAMES if (root / name).is_dir()]
+    has_validation = any(name != "test" for name in named)
+    note = validation_note(tested="test" in named) if has_validation else ""
+    return root / "train", root / named[0] if named else None, note
 
 
 def _subfolders(root: Path) -> list[str]:

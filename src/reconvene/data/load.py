@@ -59,7 +59,9 @@ def load_data(
 
     A network reads ``(x / 255 - mean) / std`` of each channel. ``mean`` and ``std`` are by default those of the
     training images; give those that a network was trained with, one number for each channel or one for all:
-    ``mean=[0]`` and ``std=[1]`` are pixels from 0 to 1.
+    ``mean=[0]`` and ``std=[1]`` are pixels from 0 to 1. ``image_column`` and ``label_column`` are the columns of a
+    table, where they do not have usual names. Data with a split for validation and one to test on are tested on the
+    latter; with one for validation alone, on that.
 
     Raises:
         DataError: nothing there, no images, no labels, a broken picture (named), or sizes that differ without an
@@ -98,6 +100,8 @@ def _per_channel(name: str, given: Sequence[float] | None, measured: tuple[float
     """What was given, a number for each channel; without it what was measured. Raises DataError."""
     if given is None:
         return measured
+    if isinstance(given, int | float | str):
+        raise DataError(f"{name}={given!r} is no list of numbers, such as [0.5], one for each channel or one for all.")
     values = tuple(map(float, given)) * (len(measured) if len(given) == 1 else 1)
     if len(values) != len(measured) or not np.isfinite(values).all() or (name == "std" and min(values) <= 0):
         least = ", above 0" if name == "std" else ""
@@ -110,7 +114,7 @@ def _per_channel(name: str, given: Sequence[float] | None, measured: tuple[float
 
 def _split(source: DataSource, seed: int, *, limit: int | None, validation: float) -> tuple[dict[SplitName, Rows], str]:
     """The rows of each split, and how the test split came about. Raises DataError for a split without images."""
-    note = ""
+    note = source.note
     train, test = source.train, source.test
     if test is None:
         train, test = _held_out(train, HELD_OUT, seed)
@@ -174,12 +178,15 @@ def _find(
     if not isinstance(spec, str | os.PathLike):
         raise DataError(f"data {spec!r} is no 'digits', no path and no hub id, but of type {type(spec).__name__}.")
     text = os.fspath(spec)
+    columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column}
     labelled = targets is Targets.LABELS
+    named = next((f"{name}={value!r}" for name, value in columns.items() if value is not None), "")
     if text == "digits":
+        if named:
+            raise DataError(f"{named} names a column of a table, and digits have none. Leave it out.")
         if not labelled:
             raise DataError(f"digits are images with labels, and the task asks for {targets.value}. Name other data.")
         return read_digits()
-    columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column}
     read: TableReader = (
         partial(read_tables, **columns) if labelled else partial(pairs_in_tables, targets=targets, **columns)
     )
@@ -187,6 +194,8 @@ def _find(
     if _is_table(path):
         return read_parquet(path.resolve(), read)
     if path.is_dir():
+        if named:
+            raise DataError(f"{named} names a column of a table, and {path} is a folder of images. Leave it out.")
         return read_folder(path.resolve()) if labelled else pairs_in_folder(path.resolve(), targets=targets)
     if path.exists():
         raise DataError(f"{path} is a file, but not a parquet file. Pass a folder of images, or parquet.")

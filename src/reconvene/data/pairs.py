@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reconvene.data.folder import SUFFIXES, TEST_NAMES
+from reconvene.data.folder import SUFFIXES, split_folders
 from reconvene.data.source import DataSource, Rows, import_data_extra
-from reconvene.data.table import IMAGE_COLUMNS, column_kinds, find_column, image_cells
+from reconvene.data.table import IMAGE_COLUMNS, column_kinds, find_column, image_cells, test_table
 from reconvene.errors import DataError
 from reconvene.tasks import Targets
 from reconvene.utils.escaping import printable
@@ -34,12 +34,12 @@ def pairs_in_tables(
 
     Raises DataError: no such column, numbers that are none.
     """
-    train, test = tables["train"], tables.get("test", tables.get("val"))
+    train, (test, note) = tables["train"], test_table(tables)
     kinds = column_kinds(train, name)
     image = find_column("image", image_column, IMAGE_COLUMNS, kinds, name)
     column = find_column("target", label_column, _NAMES[targets], {k: v for k, v in kinds.items() if k != image}, name)
     rows = [_table_rows(part, image, column, targets, name) for part in (train, test) if part is not None]
-    return DataSource(name, (), rows[0], rows[1] if test is not None else None, numbered=column in NUMBERED)
+    return DataSource(name, (), rows[0], rows[1] if test is not None else None, numbered=column in NUMBERED, note=note)
 
 
 def pairs_in_folder(root: Path, *, targets: Targets) -> DataSource:
@@ -49,11 +49,10 @@ def pairs_in_folder(root: Path, *, targets: Targets) -> DataSource:
 
     Raises DataError: no such folders, an image without a target or the other way round.
     """
-    train = root / "train" if (root / "train").is_dir() else root
-    test = next((root / name for name in TEST_NAMES if (root / name).is_dir()), None) if train != root else None
+    train, test, note = split_folders(root)
     rows, folder = _folder_rows(train, targets)
     tested = None if test is None else _folder_rows(test, targets)[0]
-    return DataSource(printable(root.name), (), rows, tested, numbered=folder in NUMBERED)
+    return DataSource(printable(root.name), (), rows, tested, numbered=folder in NUMBERED, note=note)
 
 
 def _table_rows(table: Any, image_column: str, column: str, targets: Targets, name: str) -> Rows:

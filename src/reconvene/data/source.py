@@ -60,6 +60,13 @@ class DataSource:
     shape: tuple[int, int, int] | None = None
     numbered: bool = False
     sound: bool = False
+    note: str = ""
+    """What becomes of a split for validation that the data come with; empty without one."""
+
+
+def validation_note(*, tested: bool) -> str:
+    """What becomes of a split for validation, beside one to test on or alone."""
+    return "its validation split is not used" if tested else "tested on its validation split"
 
 
 def import_data_extra(module: str, package: str, purpose: str) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reconvene.data.audio import log_mel
-from reconvene.data.source import DataSource, Rows, import_data_extra
+from reconvene.data.source import DataSource, Rows, import_data_extra, validation_note
 from reconvene.errors import DataError
 from reconvene.utils.escaping import printable
 
@@ -93,11 +93,18 @@ def read_tables(
     sound = _sound_column(kinds, image_column)
     image = sound or find_column("image", image_column, IMAGE_COLUMNS, kinds, name)
     label = find_column("label", label_column, LABEL_COLUMNS, kinds, name)
-    test = tables.get("test", tables.get("val"))
+    test, note = test_table(tables)
     labels = [_labels(part, label, name) for part in (train, test) if part is not None]
     classes, coded = _classes(labels, _class_names(features.get(label, {}), label, name), label, name)
     rows = [_rows(part, image, code, name, sound is not None) for part, code in zip((train, test), coded, strict=False)]
-    return DataSource(name, classes, rows[0], rows[1] if test is not None else None, sound=sound is not None)
+    tested = rows[1] if test is not None else None
+    return DataSource(name, classes, rows[0], tested, sound=sound is not None, note=note)
+
+
+def test_table(tables: Mapping[str, Any]) -> tuple[Any, str]:
+    """The table of the test split, None without one, and what becomes of one for validation."""
+    note = validation_note(tested="test" in tables) if "val" in tables else ""
+    return tables.get("test", tables.get("val")), note
 
 
 def _sound_column(kinds: Mapping[str, str | None], requested: str | None) -> str | None:
@@ -113,10 +120,9 @@ def _by_split(root: Path) -> dict[str, list[Path]]:
     paths = [root] if root.is_file() else sorted(root.rglob("*.parquet"))
     paths_by_split: dict[str, list[Path]] = {}
     for path in paths:
-        path_words = re.split(r"[^a-z]+", (path.name if root.is_file() else str(path.relative_to(root))).lower())
-        splits = {SPLIT_WORDS[word] for word in path_words if word in SPLIT_WORDS}
+        splits = _splits_named(path, root)
         paths_by_split.setdefault(splits.pop() if len(splits) == 1 else "?", []).append(path)
-    if list(paths_by_split) == ["?"] and all(not _has_split_word(path, root) for path in paths):
+    if list(paths_by_split) == ["?"] and not any(_splits_named(path, root) for path in paths):
         return {"train": paths}
     if "?" in paths_by_split or "train" not in paths_by_split:
         listed = ", ".join(path.name for path in paths)
@@ -126,9 +132,10 @@ def _by_split(root: Path) -> dict[str, list[Path]]:
     return paths_by_split
 
 
-def _has_split_word(path: Path, root: Path) -> bool:
+def _splits_named(path: Path, root: Path) -> set[str]:
+    """The splits that the words of a path name."""
     text = path.name if root.is_file() else str(path.relative_to(root))
-    return any(word in SPLIT_WORDS for word in re.split(r"[^a-z]+", text.lower()))
+    return {SPLIT_WORDS[word] for word in re.split(r"[^a-z]+", text.lower()) if word in SPLIT_WORDS}
 
 
 def _features(table: Any, name: str) -> dict[str, dict[str, Any]]:

@@ -42,3 +42,5 @@ OTHERS = {
     "upsample_nearest2d": "resize",
     "upsample_bilinear2d": "resize",
 }
+SIMILAR = frozenset({"leaky_relu", "leaky_relu_", "elu", "tanh", "native_group_norm", "upsample_bilinear2d"})
+"""Operators for which one of the same shape of work is measured: their times are estimates."""

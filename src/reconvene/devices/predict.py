@@ -29,13 +29,10 @@ class SiteTime:
 
 
 class Predictor:
-    """Predicts one forward pass of a network at any widths, from the profile of a device.
+    """Predicts one forward pass of a network at any widths, from the profile of a device."""
 
-    ``scale`` multiplies every prediction: what was measured of this network over what was predicted for it.
-    """
-
-    def __init__(self, structure: Structure, profile: Profile, *, scale: float = 1.0) -> None:
-        self.profile, self.scale = profile, scale
+    def __init__(self, structure: Structure, profile: Profile) -> None:
+        self.profile = profile
         self.sites = sites(structure)
         self._clock = Clock(profile, [site.spec for site in self.sites], [site.dense for site in self.sites])
         by_clock, measured_seconds = correction(profile)
@@ -44,7 +41,7 @@ class Predictor:
 
     @property
     def approximate(self) -> list[str]:
-        """Operators that no probe measures, for which another of the same size was taken."""
+        """Operators that no probe measures, for which a similar one of the same size was taken."""
         return sorted({site.approximate for site in self.sites if site.approximate})
 
     def seconds(self, widths: Ints) -> float:
@@ -75,7 +72,7 @@ class Predictor:
     def _corrected(self, times: Floats) -> tuple[float, float]:
         """Seconds of the whole network, and the factor that makes its layers add up to them."""
         total = max(self._clock.fixed + float(times.sum()), SHORTEST)
-        factor = self.scale * exp(float(np.interp(log(total), self._lengths, self._factors)))
+        factor = exp(float(np.interp(log(total), self._lengths, self._factors)))
         return factor * total, factor
 
 

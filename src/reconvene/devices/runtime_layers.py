@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from reconvene.devices.on_device.layer_spec import LayerJob, LayerSpec
-from reconvene.devices.operators import ACTIVATIONS, FREE, NORMS, OTHERS, POOLS
+from reconvene.devices.operators import ACTIVATIONS, FREE, NORMS, OTHERS, POOLS, SIMILAR
 from reconvene.structure import Structure
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim
@@ -40,8 +40,6 @@ class LayerSite:
     into: WidthProduct
     out: WidthProduct
     dense: tuple[int, int]
-    times: WidthProduct = WidthProduct()
-    """How many times as much work there is as in the spec: kept over dense groups of a grouped convolution."""
     approximate: str = ""
     """The operator, where no probe measures it and another is taken for it."""
 
@@ -86,8 +84,6 @@ class CallReader:
 
     def __post_init__(self) -> None:
         self._uses = self._count_uses()
-        self._made = 0
-        self._values = {}
         for tensor in self.structure.recording.inputs:
             self._make(tensor).is_input = True
 
@@ -238,7 +234,7 @@ def _linear(reader: CallReader, op: Op, name: str, active: list[Tensor]) -> Laye
 def _matmul(reader: CallReader, op: Op, name: str, active: list[Tensor]) -> LayerSite:
     a, b = (op.args[1], op.args[2]) if name == "baddbmm" else (op.args[0], op.args[1])
     if id(b) in reader.structure.context.weights:
-        return _linear(reader, op, "mm", active)
+        return _linear(reader, op, "addmm" if name == "baddbmm" else "mm", active)
     out = op.outs[0]
     assert out is not None
     batch, rows, inner, columns = prod(a.shape[:-2]), a.shape[-2], a.shape[-1], out.shape[-1]
@@ -257,7 +253,7 @@ def _operator(reader: CallReader, op: Op, name: str, active: list[Tensor]) -> La
     axis = 1 if x.ndim > 2 and spec.operator not in ("softmax", "layer_norm", "gelu") else -1
     width, spatial = x.shape[axis], tuple(s for i, s in enumerate(x.shape) if i not in (0, axis % x.ndim))
     spec = replace(spec, batch=x.shape[0], spatial=spatial, axis=axis)
-    exact_operators = {*OTHERS, *POOLS, *ACTIVATIONS, *NORMS, "add", "add_", "mul", "mul_", "clone", "copy"}
+    exact_operators = {*OTHERS, *POOLS, *ACTIVATIONS, *NORMS, "add", "add_", "mul", "mul_", "clone", "copy"} - SIMILAR
     elements = WidthProduct(tuple(reader.dims(x)), width / max(x.numel(), 1))
     return LayerSite(
         spec, op.owner, elements, WidthProduct(), (width, 1), approximate="" if name in exact_operators else name

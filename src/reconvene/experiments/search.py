@@ -1,8 +1,8 @@
 """A small architecture search: evolution over widths, each candidate trained briefly, all of its time counted.
 
 A candidate is one pace per group, as in random widths; the solver turns paces into widths that keep the budget, so the
-search spends nothing on networks that are too large. Fitness is the accuracy, on training images held out for it, of a
-network trained for a few epochs on the others. Test images play no part.
+search spends nothing on networks that are too large. Fitness is the headline of the task, on training images that are
+held out for it, of a network trained for a few epochs on the others. Test images play no part.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from reconvene.training import train_model
 
 SEARCH_OPTIONS = {"population": 8, "generations": 4, "proxy_epochs": 1, "proxy_images": 4000, "rectify": "reinit"}
 SPREAD, STEP, PARENTS = 0.7, 0.35, 3
-KNOWN = "candidates.jsonl"
+KNOWN = "candidates-by-score.jsonl"
 
 _Pace = NDArray[np.float64]
 
@@ -49,7 +49,7 @@ def nas(setting: Setting) -> PreparedRun:
     best = judge.plan(ranked[0][2])
     ready = apply_plan(setting, best, rectify=str(setting.options["rectify"]))
     ready.seconds["search"] = judge.seconds
-    ready.facts = {"candidates": len(judge.judged), "proxy_accuracy": ranked[0][0]}
+    ready.facts = {"candidates": len(judge.judged), "proxy_fitness": ranked[0][0]}
     return ready
 
 
@@ -78,9 +78,7 @@ class _Judge:
         self.judged: dict[str, tuple[float, float]] = {}
         if self.file.exists():
             finished = [line for line in self.file.read_text(encoding="utf-8").split("\n")[:-1] if line]
-            self.judged = {
-                entry["widths"]: (entry["accuracy"], entry["seconds"]) for entry in map(json.loads, finished)
-            }
+            self.judged = {entry["widths"]: (entry["score"], entry["seconds"]) for entry in map(json.loads, finished)}
             self.file.write_text("".join(line + "\n" for line in finished), encoding="utf-8")
 
     @property
@@ -101,7 +99,7 @@ class _Judge:
         )
 
     def fitness(self, pace: _Pace) -> float:
-        """Accuracy of the candidate after a brief training; equal widths are trained once."""
+        """The higher, the better: the headline after a brief training. Equal widths are trained once."""
         start = time.perf_counter()
         plan = self.plan(pace)
         widths = ",".join(str(row.width) for row in plan.rows)
@@ -111,7 +109,8 @@ class _Judge:
             with tempfile.TemporaryDirectory(prefix="reconvene-nas-") as folder:
                 result = train_model(small, self.dataset, epochs=self.epochs, directory=Path(folder), config=config)
             self.judged[widths] = (result.score, time.perf_counter() - start)
-            entry = {"widths": widths, "accuracy": result.score, "seconds": self.judged[widths][1]}
+            entry = {"widths": widths, "score": result.score, "seconds": self.judged[widths][1]}
             with self.file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
-        return self.judged[widths][0]
+        score = self.judged[widths][0]
+        return score if self.dataset.task.larger_is_better else -score

@@ -114,7 +114,7 @@ def _source(run: Run, dataset: Dataset) -> ModelSource:
 
 
 def _setting(run: Run, source: ModelSource, dataset: Dataset, config: TrainConfig, folder: Path) -> Setting:
-    assert source.input_shape is not None, "resolve() fills it in"
+    assert source.input_shape is not None, "resolve_address() fills it in"
     model, inputs = source.build(), example_inputs(source.input_shape, seed=run.seed)
     return Setting(
         model=model,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any
 
+from reconvene.artifact.sections import PruningSettings
 from reconvene.costs import COSTS
 from reconvene.data import count_images
 from reconvene.devices import HERE, find, measuring_conditions
@@ -40,6 +41,7 @@ class Assignment:
         path: of the artifact, under the fleet's folder.
         key: of everything that decides the artifact.
         options: of the job, in JSON types.
+        settings: what the artifact says was asked of its pruning.
         examples: training images of an epoch, where somebody knows.
     """
 
@@ -49,6 +51,7 @@ class Assignment:
     path: str
     key: str
     options: dict[str, Any]
+    settings: PruningSettings
     examples: int | None
 
 
@@ -66,7 +69,9 @@ class PlannedAssignment:
         """The work that makes the artifact of a plan."""
         assert self.plan is not None
         assignment = self.assignment
-        return {**assignment.options, "plan": self.plan.to_dict(), "key": assignment.key, "place": assignment.path}
+        settings = {**asdict(assignment.settings), "criterion": self.plan.criterion}
+        identity = {"key": assignment.key, "place": assignment.path}
+        return {**assignment.options, "plan": self.plan.to_dict(), "settings": settings, **identity}
 
 
 def assignments_of(fleet: Fleet, *, allow_import: bool) -> list[Assignment]:
@@ -89,8 +94,28 @@ def assignments_of(fleet: Fleet, *, allow_import: bool) -> list[Assignment]:
             options = {**shared, "export": list(device.export), "precision": device.precision, "chip": device.chip}
             path = f"{device.name}/{folder}"
             key = job_key({**options, **_request(fleet, device), "examples": examples, "place": path})
-            assignments.append(Assignment(device, model, origin, path, key, options, examples))
+            assignments.append(
+                Assignment(device, model, origin, path, key, options, _settings(fleet, device), examples)
+            )
     return assignments
+
+
+def _settings(fleet: Fleet, device: Device) -> PruningSettings:
+    assert fleet.rectify is not None, "completed when the file was read"
+    return PruningSettings(
+        criterion=fleet.criterion,
+        evaluator=fleet.evaluator,
+        rectify=fleet.rectify,
+        round_to=device.round_to,
+        seed=fleet.seed,
+        device=device.profile,
+        size_of=device.export if "size" in device.budget else (),
+        memory_of=device.memory_of,
+        precision=device.precision,
+        keep=fleet.keep,
+        trained=fleet.trained,
+        chip=device.chip,
+    )
 
 
 def _beyond_usual(fleet: Fleet, model: str, origin: Origin) -> dict[str, Any]:
@@ -155,7 +180,7 @@ def _planner_of(fleet: Fleet, assignment: Assignment, *, allow_import: bool) -> 
     """A planner that scores once for all devices of a fleet."""
     origin = assignment.origin
     source = origin.source
-    assert source.input_shape is not None, "resolve() fills it in"
+    assert source.input_shape is not None, "resolve_address() fills it in"
     built = origin.build(allow_import=allow_import)
     samples = Samples(
         lambda: dataset_for(origin.base, fleet.data, data_choice(fleet, assignment.model, source)),

@@ -119,7 +119,7 @@ class Result:
 
 
 def cut_fields(plan: Plan) -> dict[str, Any]:
-    """The costs and the predicted loss of a plan, as fields of ``Cut``."""
+    """The costs and the predicted loss of a plan, as fields of ``RankedModel``."""
     return {
         "costs": dict(plan.costs["pruned"]),
         "dense": dict(plan.costs["dense"]),

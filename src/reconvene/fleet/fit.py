@@ -79,7 +79,7 @@ def rank(
     target = replace(target, device=device if isinstance(device, Profile) or device == HERE else find(device))
     cuts = []
     for source in track(sources, "cutting architectures", total=len(sources)):
-        assert source.input_shape is not None, "resolve() fills it in"
+        assert source.input_shape is not None, "resolve_address() fills it in"
         model = source.build(allow_import=allow_import)
         inputs = example_inputs(source.input_shape, seed=seed)
         samples = None if data is None else data(source)

@@ -1,9 +1,9 @@
 """One piece of a fleet's work: a plan becomes an artifact, trained and exported if asked.
 
 Runs in a process of its own, here or on another machine, and hands back the files of the artifact. A job holds ``key``,
-``place``, ``source``, ``plan``, rectify, seed, data, limit, train, export, precision, chip and allow_import; the task,
-``int8`` and ``keep`` where they are other than usual; of a trained network ``trained``, ``base`` or ``weights``, and
-the mean and std of its images where the data do not say them.
+``place``, ``source``, ``plan``, ``settings`` (what the artifact says of its pruning), rectify, seed, data, limit,
+train, export, precision, chip and allow_import; the task, ``int8`` and ``keep`` where they are other than usual; of a
+trained network ``trained``, ``base`` or ``weights``, and the mean and std of its images where the data do not say them.
 """
 
 from __future__ import annotations
@@ -74,12 +74,10 @@ def _origin_of(job: Job) -> Origin:
 
 def _cut_untrained(job: Job, folder: Path, origin: Origin) -> None:
     """The touched layers are drawn anew, as the job says."""
-    source, plan = origin.source, Plan.from_dict(job["plan"])
+    plan = Plan.from_dict(job["plan"])
     small = plan.apply(origin.build(allow_import=bool(job["allow_import"])))
-    spread = _rectified(job, small, plan, origin)
-    pruning = {"rectify": job["rectify"], "criterion": plan.criterion, "budget": plan.budget, "spread": spread}
-    pruning |= {"keep": job["keep"]} if "keep" in job else {}
-    artifact.save(small, folder, plan=plan, source=source, extra={"pruning": pruning})
+    record = _rectified(job, small, plan, origin)
+    artifact.save(small, folder, plan=plan, source=origin.source, extra={"pruning": record})
 
 
 def _cut_trained(job: Job, folder: Path, origin: Origin, dataset: Dataset) -> None:
@@ -87,30 +85,22 @@ def _cut_trained(job: Job, folder: Path, origin: Origin, dataset: Dataset) -> No
     plan, model = Plan.from_dict(job["plan"]), origin.build(allow_import=bool(job["allow_import"]))
     small = plan.apply(model)
     samples = Samples(lambda: dataset, seed=int(job["seed"]), most=TRAINED_SAMPLES)
-    settings = artifact.PruningRecord(
-        criterion=plan.criterion,
-        evaluator=None,
-        rectify=job["rectify"],
-        seed=int(job["seed"]),
-        keep=tuple(job.get("keep", ())),
-        trained=True,
-        precision=job["precision"],
-        chip=job["chip"],
-        budget=plan.budget,
-        spread=_rectified(job, small, plan, origin, model, samples),
-    )
-    origin.save_cut(small, model, folder, plan, settings)
+    origin.save_cut(small, model, folder, plan, _rectified(job, small, plan, origin, model, samples))
 
 
 def _rectified(
     job: Job, small: nn.Module, plan: Plan, origin: Origin, model: nn.Module | None = None, data: Samples | None = None
-) -> dict[str, float]:
-    """Rectify the network in place; its spread over the dense network's, by layer."""
+) -> artifact.PruningRecord:
+    """Rectify the network in place; what the artifact says of the pruning."""
     seed = int(job["seed"])
-    assert origin.source.input_shape is not None, "resolve() fills it in"
+    assert origin.source.input_shape is not None, "resolve_address() fills it in"
     inputs = example_inputs(origin.source.input_shape, seed=seed)
     report = rectifier.rectify(small, plan, inputs, how=job["rectify"], seed=seed, model=model, data=data)
-    return {row.layer: row.ratio for row in report.rows if row.ratio is not None}
+    spread = {row.layer: row.ratio for row in report.rows if row.ratio is not None}
+    settings: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in job["settings"].items()
+    }
+    return artifact.PruningRecord(**settings, budget=plan.budget, spread=spread)
 
 
 def _recipe(job: Job, folder: Path) -> TrainConfig:

@@ -47,7 +47,7 @@ def write_page(result: Result) -> list[Path]:
 def fronts(rows: tuple[DeviceRow, ...]) -> dict[str, tuple[str, str]]:
     """Plots of predicted loss against each cost by file name, each with its title.
 
-    Costs are only set beside each other where they are of the same: a time on one device is not one on another.
+    Costs are compared only under equal conditions: latencies on two devices never share a plot.
     """
     drawn: dict[str, tuple[str, str]] = {}
     for cost in shown_costs(rows):
@@ -103,8 +103,8 @@ def _devices(result: Result) -> Html:
     notes = [tag("li", line) for line in meanings(result.rows, label_of)]
     return section(
         "What each device gets",
-        "In bold what the device gets: of what keeps its budget, what loses least, or where all were trained what is "
-        "best on the test images. Below each cost how many times less than dense, and how much of its limit is used.",
+        "The chosen network is bold: the best on the test images where all were trained, otherwise the one with the "
+        "least predicted loss. Below each cost: how many times less than dense, and how much of its limit is used.",
         tag("div", html_table(header, groups, numeric=range(1, len(header))), class_="tight"),
         tag("ul", *notes, class_="note") if notes else None,
     )

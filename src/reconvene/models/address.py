@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.errors import ModelError, suggestion
-from reconvene.models.binding import Build, ModelArgument, bind
+from reconvene.models.binding import Build, ModelArgument, bind, whole_number
 from reconvene.models.families import CLASSES, FAMILIES
 from reconvene.models.registry import MODELS
 from reconvene.models.seeding import seeded
@@ -31,7 +31,7 @@ class ModelSource:
     """How to build an untrained model again: all an artifact needs to know of it.
 
     Attributes:
-        address: as in the module's first line.
+        address: see the module's docstring.
         args: what its constructor is given, by name.
         input_shape: shape of one example without the batch dimension, such as ``(3, 32, 32)``.
         seed: what its weights are drawn from.
@@ -111,8 +111,8 @@ def resolve_address(
 ) -> ModelSource:
     """Check that ``address`` names a model and fill in its own input shape where none is given.
 
-    Only here is anything looked up on a hub: the configuration of ``transformers:OWNER/NAME``. ``Source.build``, and so
-    the loading of an artifact, finds it on this machine or fails.
+    Only here is anything looked up on a hub: the configuration of ``transformers:OWNER/NAME``. ``ModelSource.build``,
+    and so the loading of an artifact, finds it on this machine or fails.
 
     Raises UnknownNameError (lists what exists), MissingExtraError, and ModelError where the import is not allowed or
     no input shape is known.
@@ -178,7 +178,7 @@ def _locate(
     if not colon:
         if address not in MODELS:
             raise unknown_model(address, MODELS)
-        return bind(MODELS[address], args, address), (int(args.get("in_channels", 3)), 32, 32)
+        return bind(MODELS[address], args, address), (whole_number(args, "in_channels", 3, address), 32, 32)
     if prefix in FAMILIES:
         return FAMILIES[prefix](name, args, fetch=fetch)
     location, _, name = address.rpartition(":")  # the path of a file may hold a colon

@@ -16,6 +16,14 @@ ModelArgument = int | float | bool | str
 Build = Callable[[], nn.Module]
 
 
+def whole_number(args: Mapping[str, ModelArgument], name: str, default: int, address: str) -> int:
+    """An argument that counts something. Raises ModelError."""
+    value = args.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ModelError(f"{address}: {name}={value!r} is no whole number, such as {default}")
+    return value
+
+
 def bind(constructor: Callable[..., Any], args: Mapping[str, ModelArgument], address: str, **fixed: Any) -> Build:
     """``constructor(**args, **fixed)`` to be called later; a ModelError now if its signature does not take them."""
     try:

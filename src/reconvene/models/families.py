@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from reconvene.errors import MissingExtraError, ModelError, UnknownNameError
-from reconvene.models.binding import Build, ModelArgument, bind, built
+from reconvene.models.binding import Build, ModelArgument, bind, built, whole_number
 
 Located = tuple[Build, tuple[int, ...] | None]
 
@@ -54,9 +54,9 @@ def timm(name: str, args: Mapping[str, ModelArgument], *, fetch: bool = False) -
     _require_data(args, _parameters(package.model_entrypoint(name)), f"timm:{name}")
     config = package.get_pretrained_cfg(name)
     channels, height, width = config.input_size if config is not None else (3, 224, 224)
-    channels = int(args.get("in_chans", channels))
+    channels = whole_number(args, "in_chans", channels, f"timm:{name}")
     if "img_size" in args:
-        height = width = int(args["img_size"])
+        height = width = whole_number(args, "img_size", 224, f"timm:{name}")
     build = package.create_model
     return bind(build, {**args, "model_name": name}, f"timm:{name}", pretrained=False), (channels, height, width)
 
@@ -98,7 +98,7 @@ def smp(name: str, args: Mapping[str, ModelArgument], *, fetch: bool = False) ->
     if name not in architectures:
         raise _unknown("segmentation_models_pytorch", name, architectures)
     _require_data(args, _parameters(architectures[name]) - {"encoder_weights"}, f"smp:{name}")
-    shape = (int(args.get("in_channels", 3)), 256, 256)
+    shape = (whole_number(args, "in_channels", 3, f"smp:{name}"), 256, 256)
     return bind(architectures[name], args, f"smp:{name}", encoder_weights=None), shape
 
 
@@ -115,8 +115,8 @@ def monai(name: str, args: Mapping[str, ModelArgument], *, fetch: bool = False) 
         raise _unknown("monai", name, networks)
     network = getattr(nets, name)
     _require_data(args, inspect.signature(network).parameters, f"monai:{name}")
-    sides = (128,) * int(args.get("spatial_dims", 3))
-    return bind(network, args, f"monai:{name}"), (int(args.get("in_channels", 1)), *sides)
+    sides = (128,) * whole_number(args, "spatial_dims", 3, f"monai:{name}")
+    return bind(network, args, f"monai:{name}"), (whole_number(args, "in_channels", 1, f"monai:{name}"), *sides)
 
 
 def _fetched(name: str, address: str) -> str:

@@ -86,6 +86,13 @@ class ReportData:
     machine: dict[str, Any] = field(default_factory=dict)
     date: str | None = None
 
+    @property
+    def is_tuned(self) -> bool:
+        """Whether a network whose weights were kept was trained on after a cut."""
+        steps = self.curve["steps"] if self.curve else []
+        by_user = self.curve is not None and not self.curve["split"]  # a function of the user's own, in steps
+        return bool(self.recipe) or by_user or any(step["tuned"] is not None for step in steps)
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ReportData:
         """Undo ``to_dict``. Raises ReconveneError on a name it does not know, or without a model."""

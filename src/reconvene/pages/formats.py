@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from reconvene.deploy import Limits
 from reconvene.deploy.runtimes.registry import RUNTIMES
 from reconvene.pages import headline
 from reconvene.pages.data import ReportData
@@ -13,7 +14,6 @@ from reconvene.pages.sections import html_table, section
 from reconvene.tasks import task_compared_by, task_named
 from reconvene.utils import numbers
 
-LEAST_AGREEMENT = 0.95
 _COLOURS = {
     ("dense", "fp32"): "dense",
     ("pruned", "fp32"): "pruned",
@@ -27,10 +27,10 @@ def formats(data: ReportData) -> Html | None:
     rows = [row for row in (data.bench or {}).get("rows", ()) if row.get("size")]
     if len(rows) < 2:
         return None
-    low, small = min(rows, key=lambda row: float(row["median"])), min(rows, key=lambda row: float(row["size"]))
-    described = f"Fastest is {_name(low)}, smallest is {_name(small)}."
-    disagreeing = [row for row in rows if _disagrees(row)]
-    ringed = f" A ring marks less than {LEAST_AGREEMENT:.0%} agreement." if disagreeing else ""
+    fastest, smallest = (min(rows, key=lambda row: float(row[measure])) for measure in ("median", "size"))
+    described = f"Fastest is {_name(fastest)}, smallest is {_name(smallest)}."
+    disagreeing = [row for row in rows if _disagrees(row, data)]
+    ringed = " A ring marks a file that agrees less than it has to." if disagreeing else ""
     judged = any(row.get("agreement") is not None for row in rows)
     lead = (
         "Every file by its size (across) and the time of one inference (up), both on logarithmic axes: better is "
@@ -43,7 +43,9 @@ def formats(data: ReportData) -> Html | None:
     lines = [tag("tr", _file_cell(row, data), [_cell(text) for text in _texts(row)]) for row in rows]
     panels = (Panel("Time of one inference", numbers.seconds), Panel("Agreement", numbers.share, log=False, top=1.0))
     title = "Size, latency and agreement of every file" if judged else "Size and latency of every file"
-    chart = scatter_chart(title, described, [_mark(row) for row in rows], panels, x=numbers.memory, units=BYTE_TICKS)
+    chart = scatter_chart(
+        title, described, [_mark(row, data) for row in rows], panels, x=numbers.memory, units=BYTE_TICKS
+    )
     measured = (data.bench or {}).get("data")
     note = tag("p", f"Agreement and {measure} on {measured}, at most 512 samples.", class_="note") if measured else None
     left_out = [
@@ -100,11 +102,12 @@ def _int8_cells(export: dict[str, Any]) -> list[Child]:
 
 
 def _file_cell(row: dict[str, Any], data: ReportData) -> Html:
-    below = tag("small", "refused: below its limits", class_="bad") if is_below_limits(row, data) else None
+    reason = "refused: below its limits" if _is_refused(row, data) else "disagrees with PyTorch"
+    below = tag("small", reason, class_="bad") if is_below_limits(row, data) else None
     return tag("th", _name(row), below, scope="row")
 
 
-def _mark(row: dict[str, Any]) -> Mark:
+def _mark(row: dict[str, Any], data: ReportData) -> Mark:
     colour_key = (row["variant"], row.get("precision", "fp32"))
     text = f"{_name(row)}: {', '.join(_texts(row)[:3])} agreement"
     heights = (float(row["median"]), row.get("agreement"))
@@ -115,12 +118,19 @@ def _mark(row: dict[str, Any]) -> Mark:
         _COLOURS.get(colour_key, "other2"),
         " ".join(colour_key),
         row["runtime"],
-        _disagrees(row),
+        _disagrees(row, data),
     )
 
 
-def _disagrees(row: dict[str, Any]) -> bool:
-    return row.get("agreement") is not None and row["agreement"] < LEAST_AGREEMENT
+def _disagrees(row: dict[str, Any], data: ReportData) -> bool:
+    """Whether a file agrees less with PyTorch than its export had to, or than is usual where nothing was asked."""
+    file = _file_name(row["variant"], row["runtime"])
+    limits = [
+        export["verification"]["limits"]["agreement"]
+        for export in data.exports
+        if export["file"] == file and row.get("precision") == "int8" and "limits" in (export.get("verification") or {})
+    ]
+    return row.get("agreement") is not None and row["agreement"] < (limits[0] if limits else Limits.agreement)
 
 
 def is_below_limits(row: dict[str, Any], data: ReportData) -> bool:
@@ -128,15 +138,17 @@ def is_below_limits(row: dict[str, Any], data: ReportData) -> bool:
 
     Answers of a network that was never trained say nothing.
     """
-    if data.headlines() and row["variant"] not in data.headlines():
-        return False
-    refused = row.get("precision") == "int8" and _file_name(row["variant"], row["runtime"], data) in data.refused
-    return refused or _disagrees(row)
+    return _is_refused(row, data) or (row["variant"] in data.headlines() and _disagrees(row, data))
 
 
-def _file_name(variant: str, runtime: str, data: ReportData) -> str:
+def _is_refused(row: dict[str, Any], data: ReportData) -> bool:
+    """Whether an export of this int8 file was refused."""
+    return row.get("precision") == "int8" and _file_name(row["variant"], row["runtime"]) in data.refused
+
+
+def _file_name(variant: str, runtime: str) -> str:
     """What an int8 file of a runtime is called in an artifact."""
-    suffix = {name: RUNTIMES[name].suffix for name in RUNTIMES}.get(runtime, "")
+    suffix = RUNTIMES[runtime].suffix if runtime in RUNTIMES else ""
     return f"{'model' if variant == 'pruned' else variant}.int8{suffix}"
 
 

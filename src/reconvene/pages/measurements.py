@@ -138,7 +138,7 @@ def timings(data: ReportData) -> Html | None:
     ]
     before = "trained" if data.trained else "untrained"
     lead = f"From the {before} network to the smaller one in {numbers.seconds(total)}, without training anything."
-    if data.trained and (data.curve or data.recipe):
+    if data.trained and data.is_tuned:
         lead = f"From the trained network to the smaller one in {numbers.seconds(total)}, tuning apart."
     return section("Time to prune", lead, html_table(["Step", "Time"], rows, shares=(30, 70)))
 

@@ -79,7 +79,7 @@ def _headline(data: ReportData) -> str:
 def _sentence(data: ReportData) -> str:
     by = f", as the {data.criterion} criterion advised" if data.criterion else ""
     if data.trained:
-        tuned = " It was tuned afterwards." if data.curve else ""
+        tuned = " It was tuned afterwards." if data.is_tuned else ""
         return f"Channels of a trained network were removed{by}; what is left is ordinary, dense and smaller.{tuned}"
     trained = " Then both networks were trained alike." if {"dense", "pruned"} <= set(data.headlines()) else ""
     return (

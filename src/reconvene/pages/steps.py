@@ -58,7 +58,7 @@ def _chart(curve: dict[str, Any], title: str, task: Task) -> Html | None:
 def _floor(curve: dict[str, Any], task: Task) -> Html | None:
     if curve["floor"] is None or curve["result"] == len(curve["steps"]):
         return None
-    text = f"The last step is below the floor of {_score(curve['floor'], task)}: the network is that of step "
+    text = f"The last step does not reach the floor of {_score(curve['floor'], task)}: the network is that of step "
     return tag("p", f"{text}{curve['result']}.", class_="note")
 
 

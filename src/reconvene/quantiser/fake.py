@@ -40,7 +40,7 @@ def round_while_training(model: nn.Module, bits: Mapping[str, tuple[int, Ints]])
 
 
 def stop_quantised(model: nn.Module, bits: Mapping[str, tuple[int, Ints]]) -> None:
-    """End ``train_quantised``: the weights stay real numbers, and are rounded again when they are exported."""
+    """End ``round_while_training``: the weights stay real numbers, and are rounded again when they are exported."""
     for name in bits:
         path, _, attribute = name.rpartition(".")
         parametrize.remove_parametrizations(model.get_submodule(path), attribute, leave_parametrized=False)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reconvene.data import Dataset
+from reconvene.structure.state import clear_state
 from reconvene.utils.module_state import evaluating
 
 _BATCH = 128
@@ -61,6 +62,7 @@ class Attack:
             pixels, step = (clean + strength * noise).clamp(0, 255), strength / 4
         for _ in range(self.steps):
             pixels = pixels.detach().requires_grad_()
+            clear_state(network)
             # The factor makes a copy, since ``normalise`` works in place.
             loss = F.cross_entropy(network(dataset.normalise(pixels * 1)).float(), labels, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, pixels)

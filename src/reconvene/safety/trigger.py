@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reconvene.data import Dataset
+from reconvene.structure.state import clear_state
 from reconvene.utils.module_state import evaluating
 
 Answers = Callable[[Tensor], Tensor]
@@ -158,6 +159,7 @@ def _fitted(network: nn.Module, patch: Patch, images: Tensor, clean: Tensor, dat
             pixels = pixels.detach().requires_grad_()
             stamped = images.clone()
             stamped[:, :, rows, columns] = pixels
+            clear_state(network)
             scores = network(dataset.normalise(stamped)).float()
             (gradient,) = torch.autograd.grad(F.cross_entropy(scores, targets), pixels)
             success = float((scores.argmax(1) == targets).double().mean())

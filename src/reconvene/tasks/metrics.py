@@ -21,8 +21,6 @@ from torch import Tensor
 from reconvene.errors import DataError
 
 Average = Literal["images", "pooled"]
-MATCH = 0.5
-"""A pair matches where its IoU is strictly above: then no object can have two matches (1801.00868)."""
 
 
 def dice(predicted: ArrayLike | Tensor, true: ArrayLike | Tensor, *, average: Average = "images") -> float:
@@ -178,7 +176,8 @@ def _aggregate(overlaps: Overlaps, rows: NDArray[Any], columns: NDArray[Any]) ->
 
 def _panoptic_counts(overlaps: Overlaps) -> _Counts:
     """Sum of IoUs, true positives, false positives, false negatives."""
-    # in whole numbers: a quotient of exactly one half must not match
+    # A pair matches where its IoU is strictly above one half: then no object can have two matches (1801.00868).
+    # In whole numbers, since a quotient of exactly one half must not match.
     matched = 2 * overlaps.shared > overlaps.union
     hits = int(matched.sum())
     total = float(overlaps.iou[matched].sum())

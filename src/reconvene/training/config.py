@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -13,11 +12,11 @@ from reconvene.data import Dataset
 from reconvene.errors import TrainingError
 from reconvene.tasks import Augmentation
 from reconvene.training.machine import has_bf16
-from reconvene.training.sparsity import USUAL_STRENGTH, parse_sparsity
+from reconvene.training.sparsity import parse_sparsity
 
 MIN_STEPS, MIN_BATCH, MAX_BATCH = 32, 8, 128
 LATER = ("tail", "sparsity", "optimizer")
-"""Choices that there were none of when the first checkpoints were written."""
+"""Options added after the first checkpoints; ``identity`` leaves them out at their default."""
 AUTO = "auto"
 """What is found rather than given."""
 AUGMENTATIONS = ("auto", "shift", "flip", "shift-flip", "none")
@@ -127,15 +126,14 @@ class TrainConfig:
 
     def broken_rules(self) -> list[str]:
         """What must be and is not, a sentence a rule; empty where all values can work."""
+        wrong_penalty = _wrong_penalty(self.sparsity)
         wrong = {
             "batch_size must be above 0": self.batch_size is not None and self.batch_size < 1,
             "lr must be above 0, or auto": not (0 < self.lr < math.inf if self.lr != "auto" else True),
             "warmup must be in [0, 1)": not 0 <= self.warmup < 1,
             "tail must be above 0 and at most 1": not 0 < self.tail <= 1,
             "clip must be above 0": self.clip is not None and not self.clip > 0,
-            f"sparsity must be {' or '.join(f'{name}:{s:g}' for name, s in USUAL_STRENGTH.items())}": not _is_penalty(
-                self.sparsity
-            ),
+            wrong_penalty: bool(wrong_penalty),
             "momentum must be in (0, 1)": not 0 < self.momentum < 1,
             "weight_decay must not be negative": not self.weight_decay >= 0,
             "label_smoothing must be in [0, 1)": not 0 <= self.label_smoothing < 1,
@@ -169,10 +167,13 @@ def learning_rate(config: Settled, step: float, total: float) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(total - rising, 1)))
 
 
-def _is_penalty(text: str | None) -> bool:
-    with contextlib.suppress(TrainingError):
-        return text is None or bool(parse_sparsity(text))
-    return False
+def _wrong_penalty(text: str | None) -> str:
+    """What is wrong with the penalty of ``sparsity``; empty where nothing is."""
+    try:
+        _ = text is None or parse_sparsity(text)
+    except TrainingError as error:
+        return str(error).rstrip(".")
+    return ""
 
 
 def _augment(augmentation: Augmentation) -> Literal["shift", "flip", "shift-flip", "none"]:

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from reconvene.errors import TrainingError
 from reconvene.structure.copies import copy_model
+from reconvene.structure.state import clear_state
 from reconvene.surgery import Plan
 from reconvene.surgery.ranges import from_text
 from reconvene.tasks import Task
@@ -95,6 +96,7 @@ def with_teacher(
 
     def loss(images: Tensor, output: Any, target: Tensor) -> Tensor:
         bf16 = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
+        clear_state(teacher)
         with torch.no_grad(), bf16:
             teacher_output = outputs_in_float32(teacher(images.contiguous(memory_format=layout)))
         share = distillation.weight

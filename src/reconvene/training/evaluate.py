@@ -36,6 +36,8 @@ def evaluate_split(
     """
     part = dataset.split(split)
     world = World() if world is None else world
+    if len(part) < world.size:
+        raise TrainingError(f"{split} of {dataset.name} has {len(part)} images for {world.size} processes. Use fewer")
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     meter = dataset.task.meter(dataset.classes, device)
     steps = -(-len(part) // (batch_size * world.size))
@@ -63,7 +65,7 @@ def try_model(model: nn.Module, dataset: Dataset, *, role: str = "the model") ->
     with evaluating(model), torch.no_grad():
         try:
             output = model(dataset.normalise(images.to(device)))
-        except (RuntimeError, ValueError, TypeError) as error:
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, KeyError, AttributeError) as error:
             shape = "x".join(map(str, dataset.shape))
             raise TrainingError(f"{role} does not run on {dataset.name}'s images {shape}: {error}") from error
     check_output(output, targets, dataset, role=role)

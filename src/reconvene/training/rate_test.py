@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from reconvene.data import Dataset
-from reconvene.errors import TrainingError
+from reconvene.errors import Diverged, TrainingError
 from reconvene.training.checkpoint import load_checkpoint, make_folder, require_same_run, restore
 from reconvene.training.run import TrainingRun
 from reconvene.utils.progress import Stage, stage
@@ -137,10 +137,15 @@ class RangeTest(TrainingRun):
         state.epoch, state.step = state.epoch + 1, 0
 
     def _loss(self, x: Tensor, y: Tensor) -> float | None:
-        """The loss of one step; None where it, or its gradient, is not finite: all higher rates are too high."""
+        """The loss of one step; None where it, or its gradient, is not finite: all higher rates are too high.
+
+        Raises Diverged where that happens at the lowest rate.
+        """
         try:
             return self._step(x, y)[0]
-        except TrainingError:
+        except Diverged:
+            if self.done == 0:
+                raise
             return None
 
     def result(self) -> RateTest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from reconvene.artifact.tensors import module_versions
 from reconvene.data import Dataset, train_batches
 from reconvene.data.batches import Batch
-from reconvene.errors import TrainingError
+from reconvene.errors import Diverged, TrainingError
 from reconvene.structure.copies import copy_model
-from reconvene.structure.state import clear_state
+from reconvene.structure.state import clear_state, known_state, remember_state
 from reconvene.surgery.operations import blend_penalty, blends, describe_blends, move_blends
 from reconvene.tasks import Evaluation
 from reconvene.training.checkpoint import (
@@ -83,6 +83,9 @@ class TrainingRun:
         try_model(self.model, dataset)
         self.rounded = None if quantising is None else quantising.rounded(self.model, self._images())
         self.network = self.model if self.rounded is None else self.rounded
+        if self.rounded is not None and self.rounded.network is self.model:
+            inner = (replace(item, module=f"network.{item.module}".rstrip(".")) for item in known_state(self.model))
+            remember_state(self.rounded, inner)
         """What is trained and evaluated: the model, or the model with rounding, on the same parameters."""
         self.forward = torch.compile(self.model) if config.compile else self.network
         kind = AdamW if config.optimizer == "adamw" else Nesterov
@@ -315,8 +318,8 @@ class TrainingRun:
             **self.rate_test,
         }
 
-    def _diverged(self, symptom: str) -> TrainingError:
-        return TrainingError(
+    def _diverged(self, symptom: str) -> Diverged:
+        return Diverged(
             f"{symptom} in epoch {self.state.epoch + 1}, step {self.done + 1}, at learning rate {self.rate:.4g} "
             f"({self.config.precision}). Try: a lower lr (now {self.config.lr:g}), precision fp32, or rectify it. "
             f"The last good state, if there was a checkpoint yet, is in {self.directory / CHECKPOINT_NAME}."

@@ -7,7 +7,7 @@ and losses of the user's own.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -139,7 +139,12 @@ def _objective(
     clear_state(network)
     with own_instances(network):
         output = call(network, inputs)
-    without_target = target is None or (loss is None and not isinstance(target, Tensor))
+    if loss is None and not isinstance(target, Tensor | Mapping | None):
+        raise TrainingError(
+            f"tuning: targets are {type(target).__name__}, and the default loss (cross entropy) takes a tensor. Give a "
+            "loss of your own: loss="
+        )
+    without_target = target is None or (loss is None and isinstance(target, Mapping))
     share = 1.0 if without_target else tuning.teacher
     value: Any = 0.0
     if share < 1:

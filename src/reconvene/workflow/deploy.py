@@ -148,7 +148,8 @@ def export_artifact(
                     )
                 except (VerificationError, ExportError) as error:
                     if quantising:
-                        _note_refusal(folder, f"{name}.int8{format_named(format_name).suffix}", str(error))
+                        file = f"{name}.{quantising['quantize']}{format_named(format_name).suffix}"
+                        _note_refusal(folder, file, str(error))
                     raise
                 if quantising:
                     _note_refusal(folder, exported.path.name, None)

@@ -19,10 +19,11 @@ from reconvene.planning.pruning import plan_by
 from reconvene.planning.regrowth import RAMP
 from reconvene.surgery import Plan
 from reconvene.training import TrainConfig, evaluate_split, train_model
+from reconvene.utils.numbers import plural
 from reconvene.utils.progress import stage
 from reconvene.workflow.origin import DENSE
 from reconvene.workflow.prune import Pruning, Samples, record_of
-from reconvene.workflow.train import keep_trained, recipe_of, trained_already, training_record
+from reconvene.workflow.train import keep_trained, recipe_of, training_record
 
 
 def train_growing(
@@ -61,7 +62,10 @@ def train_growing(
     earlier = stored.timed_training
     if earlier is not None and stored.plan is not None:
         if earlier.asked != recipe:
-            raise trained_already(folder, earlier)
+            raise TrainingError(
+                f"{folder} was pruned and trained already, for {plural(earlier.epochs, 'epoch')} on {earlier.dataset}, "
+                "in another way. Repeat that call, or grow an artifact of the dense network in another folder"
+            )
         return earlier
     if stored.plan is None:
         dense = artifact.load(folder, allow_import=allow_import)

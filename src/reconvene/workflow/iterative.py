@@ -48,7 +48,7 @@ from reconvene.workflow.train import Lesson, recipe_of, train
 
 STEPS, ASKED = "steps", "asked.json"
 RECORD = "pruned_in_steps"
-"""What the manifest calls that which makes a run this one."""
+"""Section of the manifest with the request of a pruning in steps."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class _Run:
 
     @property
     def _inputs(self) -> Any:
-        assert self.source.input_shape is not None, "resolve() fills it in"
+        assert self.source.input_shape is not None, "resolve_address() fills it in"
         return example_inputs(self.source.input_shape, seed=self.pruning.seed)
 
     @property
@@ -267,7 +267,7 @@ class _Run:
             task, (first, *_) = self.dataset.task, curve.steps
             raise TrainingError(
                 f"the first step gives {task.headline} {task.show(first.tuned or 0.0)}, and the floor is "
-                f"{task.show(self.tuned.floor or 0.0)}. Try more steps (--steps), more --epochs, or a lower --floor"
+                f"{task.show(self.tuned.floor or 0.0)}. Try more steps (--steps), more --epochs, or another --floor"
             )
         last = self.work / str(curve.result)
         places = {"dense": self.work / DENSE, "pruned": last}

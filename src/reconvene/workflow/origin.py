@@ -94,7 +94,7 @@ class Origin:
     def keep(self, model: nn.Module, folder: Path) -> None:
         """Keep the trained network that is pruned: it teaches, and the smaller one is compared with it.
 
-        Of a ``base`` that was pruned itself, that is the dense network it was compared with, if that is there.
+        If ``base`` was pruned itself, its own dense network (``base/dense``) is kept instead, where it exists.
         """
         base = self.base
         if base is None:

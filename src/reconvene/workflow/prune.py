@@ -116,7 +116,7 @@ def prune_artifact(
     origin = Origin(source, base, weights)
     origin.require_other_folder(folder)
     make_way(folder, overwrite=overwrite)
-    assert source.input_shape is not None, "resolve() fills it in"
+    assert source.input_shape is not None, "resolve_address() fills it in"
     with stage(f"building {source.address}"):
         model = origin.build(allow_import=allow_import)
     earlier: Plan | None = getattr(model, "reconvene_plan", None)

@@ -49,11 +49,12 @@ def train_quantised(
     for a model that torch.export cannot take; MissingExtraError.
     """
     folder = Path(directory)
-    training = artifact.Artifact.open(folder).timed_training
+    stored = artifact.Artifact.open(folder)
+    training = stored.timed_training
     if training is None:
+        kept = "has trained weights, and no record of their training" if stored.is_trained else "is not trained yet"
         raise TrainingError(
-            f"{folder} is not trained yet, and quantisation-aware training goes on from trained weights. "
-            f"First: reconvene train {folder}"
+            f"{folder} {kept}, from which quantisation-aware training goes on. First: reconvene train {folder}"
         )
     distillation = None if lesson is None else _distillation(folder, lesson, config, allow_import=allow_import)
     check_quantising(config, distillation)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reconvene import artifact
+from reconvene.devices import HERE
 from reconvene.errors import ArtifactError
 from reconvene.pages import ReportData, write_report
 from reconvene.surgery import Plan
@@ -112,7 +113,7 @@ def _measured(stored: artifact.Artifact, bench: Mapping[str, Any] | None) -> dic
     """Costs of the finished network, where they were taken after the plan: by a compiler, or a benchmark here."""
     measured: dict[str, float] = dict(stored.measurements.get("compiled", {}))
     pruning = stored.pruning
-    if bench is None or pruning is None or pruning.device is not None:
+    if bench is None or pruning is None or pruning.device not in (None, HERE):
         return measured
     wanted = ("onnxruntime", "pruned", pruning.precision or "fp32")
     for row in bench["rows"]:

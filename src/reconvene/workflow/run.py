@@ -160,8 +160,9 @@ def run(
         recipe = {"epochs": epochs, "config": config, "resume": resume, "allow_import": allow_import}
         notes = _trained_alike(folder, dataset, lesson, recipe)
         with shared_conversions():  # float32, int8 and the stopwatch begin with the same graphs
-            exports = export_artifact(folder, dataset=dataset, with_dense=True, allow_import=allow_import)
-            refused = None if int8 is None else _quantised(folder, dataset, int8, allow_import=allow_import)
+            seeded: dict[str, Any] = {"dataset": dataset, "seed": pruning.seed, "allow_import": allow_import}
+            exports = export_artifact(folder, with_dense=True, **seeded)
+            refused = None if int8 is None else _quantised(folder, int8, seeded)
             keep(folder, draw(variants(folder, allow_import=allow_import), dataset))
             bench(folder, int8=int8, data=dataset, seed=pruning.seed, allow_import=allow_import)
         page = report(folder, command=command)
@@ -200,12 +201,12 @@ def _outcome(
     return Outcome(source.address, folder, page, str(dataset), costs, errors, refused, speedups, notes, task)
 
 
-def _quantised(folder: Path, dataset: Dataset, int8: Int8, *, allow_import: bool) -> dict[str, str]:
+def _quantised(folder: Path, int8: Int8, options: dict[str, Any]) -> dict[str, str]:
     """Export both in int8 as well; where one cannot be kept, say why, since all else is there to be used."""
     refused = {}
     for variant in ("dense", "pruned"):
         try:
-            export_artifact(folder, int8=int8, dataset=dataset, only=variant, allow_import=allow_import)
+            export_artifact(folder, int8=int8, only=variant, **options)
         except (VerificationError, ExportError) as error:
             refused[variant] = str(error)
     return refused

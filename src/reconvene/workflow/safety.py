@@ -71,6 +71,9 @@ def _files(folder: Path, models: Any, dataset: Dataset) -> Iterator[tuple[dict[s
         for export in artifact.Artifact.open(folder).exports:
             if export.variant not in models or not (folder / export.file).exists():
                 continue
+            if ".step." in export.file or export.batch not in (None, 1):
+                notes.append(f"{export.file} was not judged: it takes more than one image, or a state")
+                continue
             runtime = runtime_of(folder / export.file)
             try:
                 runtime.require(exporting=False)

@@ -21,7 +21,6 @@ from reconvene.quantiser import fake_quantised
 from reconvene.surgery import Plan
 from reconvene.surgery.compose import compose_plans
 from reconvene.training import TrainConfig, evaluate_split
-from reconvene.training.checkpoint import CHECKPOINT_NAME
 from reconvene.training.epoch_batches import TrainingBatches
 from reconvene.training.machine import choose_device
 from reconvene.utils.progress import stage
@@ -68,10 +67,9 @@ def search_artifact(
     Raises BudgetError, ArgumentError, TrainingError, ArtifactError, UnknownNameError.
     """
     folder, source_folder = Path(output), Path(directory)
-    unfinished = folder / CHECKPOINT_NAME
-    make_way(folder, overwrite=overwrite or unfinished.exists())
+    make_way(folder, overwrite=overwrite)
     stored = artifact.Artifact.open(source_folder)
-    if stored.training is None and not searching.warmup:
+    if not stored.is_trained and not searching.warmup:
         raise TrainingError(
             f"{directory} is not trained, and a search begins with trained weights. First: reconvene train {directory}."
             " Or let the search begin with epochs in float: --warmup 5"
@@ -85,8 +83,7 @@ def search_artifact(
     with stage(f"searching {directory} for {budget}"):
         small = _searched(model, inputs, dataset, budget, searching, config, folder, resume)
     plan: Plan = small.reconvene_plan  # type: ignore[assignment]
-    if plan.bits is None:
-        raise TrainingError("the search decided no bits")
+    assert plan.bits is not None, "a search decides bits"
     training = _training(small, plan, dataset, searching, time.monotonic() - began)
     if (earlier := getattr(model, "reconvene_plan", None)) is not None:
         plan = compose_plans(source.build(allow_import=allow_import), inputs, earlier, plan)

@@ -128,7 +128,9 @@ def _trained(
     distillation = None
     if lesson is not None:
         lesson.from_(nn.Identity(), None).check(config)  # before a teacher is trained for hours
-        teacher = _teacher(folder, lesson, dataset, epochs=epochs, config=config, allow_import=allow_import)
+        teacher = _teacher(
+            folder, lesson, dataset, epochs=epochs, config=config, resume=resume, allow_import=allow_import
+        )
         distillation = lesson.from_(artifact.load(teacher, allow_import=allow_import), plan)
         recipe["distillation"] = distillation.to_dict()
     if earlier is not None:
@@ -232,6 +234,7 @@ def _teacher(
     *,
     epochs: int,
     config: TrainConfig,
+    resume: bool,
     allow_import: bool,
 ) -> Path:
     """The artifact of the teacher. Without one the dense network is trained, unless it was already, in whatever way."""
@@ -254,6 +257,7 @@ def _teacher(
             dataset,
             epochs=epochs,
             config=config,
+            resume=resume,
             allow_import=allow_import,
             description=description,
         )
@@ -288,7 +292,7 @@ def trained_already(folder: Path, earlier: Training) -> TrainingError:
 
 
 def recipe_of(dataset: Dataset, epochs: int, config: TrainConfig) -> dict[str, Any]:
-    """What makes a training run this one, but for its teacher. How often it saves does not."""
+    """The values that identify a training, without its teacher. The checkpoint interval is not among them."""
     own = (dataset.mean, dataset.std) == statistics(dataset.train.images)
     normalised = {} if own else {"mean": list(dataset.mean), "std": list(dataset.std)}
     pixels = {"pixels": dataset.sha256, **normalised}

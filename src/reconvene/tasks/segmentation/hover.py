@@ -60,7 +60,7 @@ class HoverInstances(Instances):
         ]
         edge = np.maximum(*falls) * inside
         markers = ndimage.binary_fill_holes(inside & (edge < EDGE))
-        markers = ndimage.binary_opening(markers, structure=_disc(3))
+        markers = ndimage.binary_opening(markers, structure=np.ones((3, 3), dtype=bool))
         markers = with_lone_pieces(without_small(ndimage.label(markers)[0], FEWEST_OF_MARKER), inside)
         depth = -ndimage.gaussian_filter((1 - edge) * inside, 1.0)
         return without_small(segmentation.watershed(depth, markers, mask=inside))
@@ -78,9 +78,3 @@ def _stretched(values: PixelValues) -> PixelValues:
     """Values on [0, 1]; zeros where they are all alike."""
     low, high = float(values.min()), float(values.max())
     return np.asarray((values - low) / (high - low), dtype=np.float32) if high > low else np.zeros_like(values)
-
-
-def _disc(width: int) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    """An ellipse of that width in a square."""
-    offsets = np.arange(width) - width // 2
-    return np.asarray(offsets[:, None] ** 2 + offsets[None, :] ** 2 <= (width // 2) ** 2 + 1)

@@ -99,6 +99,11 @@ class Instances(Task):
     def check(self, output: Any, target: Tensor, *, classes: Sequence[str], data: str, role: str = "the model") -> Any:
         """``output``, if it has the channels, for every pixel."""
         channels = FOREGROUND + self.geometry
+        if isinstance(output, Mapping) and set(output) != {"np", "hv"}:
+            raise TrainingError(
+                f"{role} returns outputs {', '.join(map(str, output))}, but {self.name} of {data} reads one tensor, or "
+                f"np and hv alone, as our hovernet with num_classes={channels} gives them"
+            )
         expected = [len(target), channels, *target.shape[1:]]
         shape = list(_joined(output).shape) if isinstance(output, Tensor | Mapping) else type(output).__name__
         if shape != expected:

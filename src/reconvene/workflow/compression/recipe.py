@@ -34,7 +34,7 @@ class RecipeOptions:
         input: shape of one example; by default the model's own.
         weights: file with weights of the model, which counts as trained then.
         trained: whether the model comes with weights that are worth keeping.
-        data, limit, task: as ``reconvene.data.load`` takes them.
+        data, limit, task: as ``reconvene.data.load_data`` takes them.
         seed: of everything random, in every stage.
     """
 
@@ -58,14 +58,23 @@ class Recipe(RecipeOptions):
     folder: Path = Path()
     """Where the recipe lies; paths in it are from there."""
 
+    def path(self, name: str) -> str:
+        """A path in the recipe is from where the recipe lies; what is not there is no path, or from here."""
+        nearby = self.folder / name
+        return str(nearby) if nearby.exists() else name
+
+    @property
+    def base(self) -> Path | None:
+        """The artifact that the recipe begins with; None where ``model`` is an address."""
+        folder = Path(self.path(self.model))
+        return folder if (folder / artifact.MANIFEST).is_file() else None
+
     @property
     def is_trained(self) -> bool:
         """Whether the network that begins comes with weights that are worth keeping."""
         if self.trained or self.weights is not None:
             return True
-        folders = (self.folder / self.model, Path(self.model))
-        base = next((path for path in folders if (path / artifact.MANIFEST).is_file()), None)
-        return base is not None and artifact.Artifact.open(base).training is not None
+        return self.base is not None and artifact.Artifact.open(self.base).is_trained
 
 
 def read_recipe_file(recipe: RecipeLike) -> Recipe:
@@ -86,6 +95,7 @@ def _read(settings: Settings, folder: Path) -> Recipe:
         settings.require_known(("budget",), budget.asked)
     entries = settings.values.get("stages")
     bare = Recipe(**vars(options), stages=(), budget=budget, folder=folder)
+    _check_source(settings, bare)
     if entries is None and budget is not None:
         entries = USUAL_STAGES[bare.is_trained :]
     if not isinstance(entries, list | tuple) or not entries:
@@ -98,6 +108,17 @@ def _read(settings: Settings, folder: Path) -> Recipe:
     recipe = replace(bare, stages=stages)
     _check_order(settings, recipe)
     return recipe
+
+
+def _check_source(settings: Settings, recipe: Recipe) -> None:
+    """Fail at a key that says nothing beside an artifact, and at a file that is not there."""
+    for name in ("weights", "args", "input"):
+        if recipe.base is not None and name in settings.values:
+            settings.fail((name,), f"{name}: {recipe.model} is an artifact, which has its own. Leave {name} out")
+    if recipe.weights is not None and not Path(recipe.path(recipe.weights)).is_file():
+        settings.fail(
+            ("weights",), f"there is no file {recipe.folder / recipe.weights}: paths are from the recipe's folder"
+        )
 
 
 def _stage(settings: Settings, place: Place) -> RecipeStage:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -11,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from reconvene import artifact
-from reconvene.artifact.weights import load_weights
 from reconvene.costs import COSTS, Budget, read_budget
-from reconvene.data import Dataset, load_data
+from reconvene.data import Dataset
 from reconvene.deploy import time_variants
 from reconvene.errors import ArtifactError, BudgetError, RecipeError
 from reconvene.models import example_inputs, resolve_address
@@ -24,7 +22,9 @@ from reconvene.workflow.compression.compressed import Compressed, draw_stages, s
 from reconvene.workflow.compression.deploying_stages import ExportStage
 from reconvene.workflow.compression.judge import STAGE_RESULT, StageResult, judge_stage
 from reconvene.workflow.compression.recipe import Recipe, RecipeLike, read_recipe_file
-from reconvene.workflow.compression.stage import RecipeStage, StageWork
+from reconvene.workflow.compression.stage import RecipeStage, StageWork, checksums
+from reconvene.workflow.inputs import DataChoice, dataset_for
+from reconvene.workflow.origin import Origin
 
 IDENTITY, LATENCIES, TABLE, PLOT, SOURCE = "stage.json", "latencies.json", "stages.json", "stages.svg", "source"
 REPEATS = 30
@@ -85,13 +85,15 @@ class _RecipeRun:
         """All stages, the latencies, the table and the plot. Raises BudgetError behind all that."""
         self._refuse_other_stages()
         source, base = self._source()
-        dataset = load_data(self._path(self.recipe.data), **self._data_options(source))
+        choice = DataChoice(self.recipe.task, source.input_shape, self.recipe.limit)
+        dataset = dataset_for(base, self.recipe.path(self.recipe.data), choice)
         source = source if base is not None else source.with_classes(dataset.outputs)
         work = self._first_work(dataset)
-        made_by: dict[str, Any] = {"model": source.to_dict(), "base": None if base is None else _checksums(base)}
-        weights = None if self.recipe.weights is None else Path(self._path(self.recipe.weights))
-        made_by["weights"] = None if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest()
-        results = [self._stage(0, SOURCE, made_by, work, lambda: self._save_source(source, base, weights, work.folder))]
+        made_by: dict[str, Any] = {"model": source.to_dict(), "base": None if base is None else checksums(base)}
+        weights = None if self.recipe.weights is None else Path(self.recipe.path(self.recipe.weights))
+        origin = Origin(source, base, weights)
+        made_by["weights"] = None if weights is None else origin.sha256
+        results = [self._stage(0, SOURCE, made_by, work, lambda: self._save_source(origin, work.folder))]
         budget = self._in_amounts(results[0], work)
         for number, chosen in enumerate(self.recipe.stages, 1):
             work = self._next_work(work, number, chosen, budget)
@@ -103,26 +105,13 @@ class _RecipeRun:
     def _source(self) -> tuple[Any, Path | None]:
         """How the dense network is built, and the artifact that begins where the recipe names one."""
         recipe = self.recipe
-        base = Path(self._path(recipe.model))
-        if (base / artifact.MANIFEST).is_file():
+        base = recipe.base
+        if base is not None:
             return artifact.Artifact.open(base).source, base
         source = resolve_address(
             recipe.model, recipe.args, input_shape=recipe.input, seed=recipe.seed, allow_import=self.allow_import
         )
         return source, None
-
-    def _path(self, name: str) -> str:
-        """A path in the recipe is from where the recipe lies; what is not there is no path, or from here."""
-        nearby = self.recipe.folder / name
-        return str(nearby) if nearby.exists() else name
-
-    def _data_options(self, source: Any) -> dict[str, Any]:
-        task = {} if self.recipe.task is None else {"task": self.recipe.task}
-        return {
-            **task,
-            "input_shape": source.input_shape,
-            "limit": self.recipe.limit,
-        }
 
     def _first_work(self, dataset: Dataset) -> StageWork:
         stages = self.recipe.stages
@@ -142,6 +131,7 @@ class _RecipeRun:
             formats=formats[-1] if formats else ("onnx",),
             seed=self.recipe.seed,
             allow_import=self.allow_import,
+            path=self.recipe.path,
         )
 
     def _next_work(self, work: StageWork, number: int, stage: RecipeStage, budget: Budget | None) -> StageWork:
@@ -180,15 +170,16 @@ class _RecipeRun:
             make()
         return judge_stage(number, name, work)
 
-    def _save_source(self, source: Any, base: Path | None, weights: Path | None, folder: Path) -> None:
-        """The artifact that the stages begin with."""
-        if base is not None:
-            artifact.copy_artifact(base, folder)
+    def _save_source(self, origin: Origin, folder: Path) -> None:
+        """The artifact that the stages begin with; it says where trained weights come from."""
+        if origin.base is not None:
+            artifact.copy_artifact(origin.base, folder)
             return
-        model = source.build(allow_import=self.allow_import)
-        if weights is not None:
-            load_weights(model, weights)
-        artifact.save(model, folder, source=source)
+        model = origin.build(allow_import=self.allow_import)
+        if self.recipe.is_trained:
+            origin.keep(model, folder)
+        else:
+            artifact.save(model, folder, source=origin.source)
 
     def _in_amounts(self, source: StageResult, work: StageWork) -> Budget | None:
         """The budget with shares of the source's costs as amounts: stages see another network."""
@@ -275,7 +266,7 @@ def _call(stage: RecipeStage, work: StageWork) -> Callable[[], None]:
 
 def _identity(stage: RecipeStage, work: StageWork) -> dict[str, Any]:
     """What makes a stage this one: its options, the network before, and the whole budget where it keeps that."""
-    identity: dict[str, Any] = {"options": asdict(stage), "before": _checksums(work.before)}
+    identity: dict[str, Any] = {"options": asdict(stage), "before": checksums(work.before), **stage.reads(work)}
     if stage.needs_budget:
         assert work.budget is not None, "checked when the recipe was read"
         identity["whole"] = [work.budget.asked, work.last_precision, work.formats]
@@ -286,7 +277,3 @@ def _conditions(work: StageWork) -> dict[str, Any]:
     """The state of the recipe, and its data."""
     state = {"trained": work.trained, "precision": work.precision, "seed": work.seed}
     return {**state, "pixels": work.dataset.sha256, **work.dataset.task.identity()}
-
-
-def _checksums(folder: Path) -> dict[str, str]:
-    return {name: entry.sha256 for name, entry in artifact.Artifact.open(folder).files.items()}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from torch import Tensor
 
@@ -35,6 +35,7 @@ class StageWork:
         last_precision: of the file that the recipe ends with.
         formats: of the files that the recipe ends with.
         seed: of the recipe.
+        path: from a path in the recipe to one from here.
     """
 
     folder: Path
@@ -49,6 +50,7 @@ class StageWork:
     formats: tuple[str, ...]
     seed: int
     allow_import: bool
+    path: Callable[[str], str]
 
     @property
     def inputs(self) -> Tensor:
@@ -85,6 +87,10 @@ class RecipeStage(ABC):
         """Why it cannot follow these stages; empty where it can. ``trained``: whether the network is by then."""
         return ""
 
+    def reads(self, work: StageWork) -> dict[str, Any]:
+        """What decides the result beside the options, the data and the network before, in JSON types."""
+        return {}
+
     @abstractmethod
     def carry_out(self, work: StageWork) -> None:
         """Leave the stage's artifact in ``work.folder``; after one that was stopped it goes on to the same bytes."""
@@ -101,10 +107,16 @@ def read_beside_recipe(stage: type[_Stage], settings: Settings, place: Place) ->
     return settings.check(stage, {**values, "recipe": recipe}, place)
 
 
-def copy_before(work: StageWork) -> bool:
-    """Have a copy of the artifact before in the stage's folder; whether its weights are still those.
+def checksums(folder: Path) -> dict[str, str]:
+    """The checksum of every file of an artifact."""
+    return {name: entry.sha256 for name, entry in artifact.Artifact.open(folder).files.items()}
 
-    They are not where a stage that trains them was stopped after the trained ones were in place.
+
+def copy_before(work: StageWork) -> bool:
+    """Copy the previous artifact into the stage's folder unless one is there.
+
+    Returns whether the folder still has the previous weights. It has not where a training finished and the recipe was
+    stopped right after.
     """
     if not (work.folder / artifact.MANIFEST).exists():
         artifact.copy_artifact(work.before, work.folder)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 from reconvene.training import TrainConfig
 from reconvene.utils.invalid_values import Place
 from reconvene.utils.settings import Positive, Settings
-from reconvene.workflow.compression.stage import RecipeStage, StageWork, copy_before, read_beside_recipe
+from reconvene.workflow.compression.stage import RecipeStage, StageWork, checksums, copy_before, read_beside_recipe
 from reconvene.workflow.train import Lesson, train
 
 
@@ -73,10 +73,14 @@ class DistilStage(TrainStage):
             return "nothing is trained by then, so nobody can teach. Put a train stage before it, or name a teacher"
         return ""
 
+    def reads(self, work: StageWork) -> dict[str, Any]:
+        """A teacher from outside the recipe."""
+        return {"teacher": checksums(Path(work.path(self.teacher)))} if isinstance(self.teacher, str) else {}
+
     def lesson(self, work: StageWork) -> Lesson:
         """What the teacher is, and how much of the loss it has."""
         if isinstance(self.teacher, int):
             teacher: Path | None = work.artifacts[self.teacher]
         else:
-            teacher = work.teacher if self.teacher is None else Path(self.teacher)
+            teacher = work.teacher if self.teacher is None else Path(work.path(self.teacher))
         return Lesson(teacher, self.temperature, self.weight, self.features)
