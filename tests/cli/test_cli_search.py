@@ -40,6 +40,15 @@ def test_a_search_leaves_an_artifact_within_its_budget(tmp_path: Path, capfd: py
     )
 
 
+def test_a_checkpoint_of_something_else_does_not_open_a_trained_artifact(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = dense(tmp_path / "out")
+    (out / "checkpoint.safetensors").write_bytes(b"of a training that was stopped")
+    search = ["search", str(dense(tmp_path / "dense")), *DATA, "--size", "8kB", "-o", str(out)]
+    assert "holds a model that was trained" in trouble(capfd, *search)
+
+
 def test_what_a_search_cannot_begin_with_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = str(dense(tmp_path / "dense", trained=False))
     out = ["-o", str(tmp_path / "out")]

@@ -280,6 +280,7 @@ def test_networks_judged_on_different_images_are_not_compared(tmp_path: Path, ca
     assert set(scores(out)) == {"pruned"}
     assert "the dense network was trained on" in report(out).read_text()
     steps = ["prune", str(dense), "--trained", "--params", "2x", "--steps", "1", "--epochs", "1", "--limit", "80"]
+    steps += ["--data", "digits"]
     curve = answer(capfd, *steps, "-o", str(tmp_path / "steps"))["curve"]
     assert scores(tmp_path / "steps")["dense"] == curve["dense"], "the steps judge both on the same images"
 
@@ -287,7 +288,7 @@ def test_networks_judged_on_different_images_are_not_compared(tmp_path: Path, ca
 def test_in_steps_a_network_is_cut_and_tuned_in_turn(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     rc.save(network(), tmp_path / "dense")
     dense, out = str(tmp_path / "dense"), str(tmp_path / "small")
-    arguments = ["prune", dense, "--trained", "--params", "2x", "-o", out]
+    arguments = ["prune", dense, "--trained", "--params", "2x", "--data", "digits", "-o", out]
     said = answer(capfd, *arguments, "--steps", "2", "--epochs", "1", "--limit", "100", "--criterion", "l2")
     steps = said["curve"]["steps"]
     assert [step["step"] for step in steps] == [1, 2] and said["curve"]["metric"] == "accuracy"
@@ -309,6 +310,7 @@ def test_steps_are_judged_by_validation_images(tmp_path: Path, capfd: pytest.Cap
 
     rc.save(network(), tmp_path / "dense")
     arguments = ["prune", str(tmp_path / "dense"), "--trained", "--params", "2x", "-o", str(tmp_path / "small")]
+    arguments += ["--data", "digits"]
     said = answer(capfd, *arguments, "--steps", "1", "--limit", "100", "--criterion", "l2", "--validation", "0.2")
     stored = artifact.Artifact.open(tmp_path / "small")
     shape = stored.source.input_shape
@@ -325,3 +327,5 @@ def test_options_of_tuning_need_steps(tmp_path: Path, capfd: pytest.CaptureFixtu
     assert "--trained" in trouble(capfd, "prune", *MODEL, "--steps", "2", *arguments, code=2)
     words = trouble(capfd, "prune", str(tmp_path / "dense"), "--trained", "--floor", "0.5", *arguments, code=2)
     assert "--floor is about tuning" in words
+    words = trouble(capfd, "prune", str(tmp_path / "dense"), "--trained", "--steps", "2", *arguments, code=2)
+    assert "tuning needs the images" in words and "--data" in words

@@ -99,6 +99,36 @@ def test_a_disk_that_refuses_is_said_in_one_line_and_changes_nothing(
     assert {path.name for path in tmp_path.rglob("*") if path.is_dir()} == ({"a", "dense"} if existing else set())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["export", "DIR", "--keep-fp32", "head"], "--keep-fp32 says nothing without --quantize"),
+        (["export", "DIR", "--min-sqnr", "20"], "--min-sqnr says nothing without --quantize"),
+        (["export", "DIR", "--limit", "9"], "--limit says nothing without --data"),
+        (["export", "DIR", "--tolerance", "2"], "--tolerance 2.0: it is a share between 0 and 1"),
+        (["bench", "DIR", "--calibration-samples", "9"], "--calibration-samples says nothing without --data"),
+        (["bench", "DIR", "--repeats", "0"], "--repeats 0: it is 1 at least"),
+        (["run", *SMALL, "--skip-int8", "--min-agreement", "0.5"], "--min-agreement is about int8"),
+        (["train", "DIR", "--temperature", "2"], "--temperature says nothing without --distill or --teacher"),
+        (["train", "DIR", "--device", "here"], "--device says how channels leave and come back: add --grow"),
+        (["train", "DIR", "--grow", "--for-int8"], "--for-int8 is about a budget, such as --params 4x"),
+        (["train", "DIR", "--grow", "--params", "2x", "--again"], "network on labels: leave --again out"),
+        (["prune", *SMALL, "--trained", "--mean", "0", "-o", "DIR"], "--mean says nothing without --data"),
+        (["prune", *SMALL, "--trained", "--train-on", "cpu", "-o", "DIR"], "--train-on is about tuning after a cut"),
+        (["prune", *SMALL, "--round-to", "0", "-o", "DIR"], "--round-to 0: it is 1 at least"),
+        (["device", "profile", "--input", "3x8x8", "-o", "p.json"], "--input says nothing without MODEL"),
+        (["replace", "DIR", "--allow", "relu", "--lr", "0.1", "-o", "DIR2"], "--lr says nothing without --epochs"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value[:3]),
+)
+def test_an_option_that_says_nothing_is_refused(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    prune(tmp_path / "a")
+    places = {"DIR": str(tmp_path / "a"), "DIR2": str(tmp_path / "b"), "p.json": str(tmp_path / "p.json")}
+    assert words in trouble(capfd, *(places.get(word, word) for word in arguments), code=2)
+
+
 def test_an_artifact_that_is_replaced_takes_what_was_made_from_it_along(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

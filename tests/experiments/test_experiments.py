@@ -9,6 +9,7 @@ import time
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from reconvene.devices import Predictor
 from reconvene.devices.latency_cost import DeviceLatency
 from reconvene.errors import ExperimentError, ModelError, UnknownNameError
 from reconvene.experiments import ARMS, compare, make_experiment, read_experiment, read_results
+from reconvene.experiments import search as nas_search
 from reconvene.experiments.budget_use import BudgetUse
 from reconvene.experiments.config import Run
 from reconvene.experiments.context import Setting
@@ -36,6 +38,7 @@ from reconvene.experiments.summary import Mean, summarise
 from reconvene.experiments.worker import execute_run
 from reconvene.models import example_inputs, resolve_address
 from reconvene.structure import analyse
+from reconvene.tasks import task_named
 from reconvene.training import TrainConfig, train_model
 from reconvene.training.checkpoint import sha256
 from reconvene.training.run import TrainingRun as TrainingRun
@@ -256,6 +259,16 @@ def test_the_time_of_a_search_is_counted_and_survives_an_interruption(tmp_path: 
     assert after[:3] == known[:3]
     assert [entry["widths"] for entry in after] == [entry["widths"] for entry in known]
     assert again.seconds["search"] == pytest.approx(sum(entry["seconds"] for entry in after))
+
+
+def test_a_search_takes_the_least_error_where_smaller_is_better(
+    tmp_path: Path, digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = iter([3.0, 1.0, 2.0, 4.0])
+    monkeypatch.setattr(nas_search, "train_model", lambda *_, **__: SimpleNamespace(score=next(errors)))
+    values = replace(digits, task=task_named("regression"))
+    found = ARMS["nas"].prepare(setting("nas", tmp_path, values, population=4, generations=1))
+    assert found.facts["proxy_fitness"] == -1.0
 
 
 def test_pruning_after_training_pays_for_its_dense_part(tmp_path: Path, digits) -> None:

@@ -66,6 +66,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     return folder, run_fleet(read_fleet(fleet_file(folder, BUILT)), folder / "out", workers=1)
 
 
+def test_an_artifact_says_what_its_device_asked_for(made: tuple[Path, Result]) -> None:
+    """Else a benchmark here would be taken for a measurement of a budget on another device."""
+    folder, _ = made
+    records = {name: artifact.Artifact.open(folder / "out" / name / "resnet20").pruning for name in ("board", "chip")}
+    board_record, chip_record = records["board"], records["chip"]
+    assert board_record is not None and board_record.device == str(folder / "board.json")
+    assert chip_record is not None and chip_record.size_of == ("onnx",) and chip_record.device is None
+    assert board_record.criterion == "magnitude" and board_record.budget == {"latency": "1.2x"}
+
+
 def test_every_device_gets_an_artifact_that_keeps_its_budget(made: tuple[Path, Result]) -> None:
     folder, result = made
     for row in result.rows:

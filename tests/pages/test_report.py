@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import math
 import re
 import shutil
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 
 from reconvene.costs import short_text
-from reconvene.errors import ArtifactError, ReconveneError
+from reconvene.errors import ArtifactError
 from reconvene.pages import ReportData, render, write_report
 from reconvene.pages.charts import nice_ticks
 from reconvene.pages.markup import Html, join, tag
@@ -433,21 +432,6 @@ def test_absolute_paths_are_cut_and_nothing_else() -> None:
     assert portable("run --out=/tmp/x/") == "run --out=x" and portable("train a/b/c") == "train a/b/c"
 
 
-def test_data_goes_through_json() -> None:
-    data = vgg()
-    again = ReportData.from_json(data.to_json())
-    assert again == data and render(again) == render(data)
-    assert json.loads(data.to_json())["model"] == "vgg16_bn"
-    for text, message in (
-        ("{}", "model missing"),
-        ('{"model": "a", "colour": 1}', "colour"),
-        ("[1]", "not an object"),
-        ("{", "no report data"),
-    ):
-        with pytest.raises(ReconveneError, match=message):
-            ReportData.from_json(text)
-
-
 def test_a_loss_is_not_sold_as_a_gain() -> None:
     data = vgg()
     assert data.bench is not None
@@ -610,6 +594,14 @@ def test_int8_is_a_row_of_its_own_and_never_taken_for_the_pruned_network() -> No
         assert said in page
     assert "<b>it</b>" not in page and "Formats and precisions" not in plain and "What int8 kept" not in plain
     assert page.count("model.") > plain.count("model."), "the int8 file is told by name"
+
+
+def test_files_are_held_against_the_limits_that_they_were_exported_with() -> None:
+    data = with_int8()
+    checked = data.exports[-1]["verification"]
+    assert "disagrees with PyTorch" in render(data) and "refused: below" not in render(data)
+    checked["limits"] = {**checked["limits"], "agreement": 0.9}
+    assert "disagrees with PyTorch" not in render(data) and "A ring marks" not in render(data)
 
 
 def test_the_chart_of_files_tells_runtimes_and_agreement_apart() -> None:

@@ -9,7 +9,7 @@ import torch
 
 import reconvene as rc
 from reconvene.costs.model import CostModel
-from reconvene.errors import ArgumentError, BudgetError, PlanError
+from reconvene.errors import ArgumentError, BudgetError, PlanError, TrainingError
 from reconvene.models import ModelSource
 from reconvene.planning.schedule import PruningSchedule
 from reconvene.structure import analyse
@@ -102,6 +102,14 @@ def test_by_default_batches_tune_with_the_dense_network_as_teacher():
     assert not torch.equal(cut.stem[0].weight, tuned.stem[0].weight)
     assert all(torch.equal(a, b) for a, b in zip(tuned.state_dict().values(), again.state_dict().values(), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), trained(Net()).parameters(), strict=True))
+
+
+def test_targets_that_the_default_loss_cannot_read_are_named():
+    net = trained(Net())
+    data = [(inputs, targets.tolist()) for inputs, targets in batches(2)]
+    options = {"data": data, "criterion": "l2", "rectify": "keep", "verify": False}
+    with pytest.raises(TrainingError, match=r"targets are list, and the default loss .* takes a tensor.*loss="):
+        rc.prune_iteratively(net, X, rc.Budget(macs="3x"), steps=2, **options)
 
 
 def test_a_floor_stops_and_gives_the_last_good_network_back():

@@ -21,6 +21,7 @@ from reconvene.models import resolve_address
 from reconvene.safety import Attack, Patch, Safety, find_patch, judge_networks, membership
 from reconvene.safety.judge import answers_of
 from reconvene.training import TrainConfig
+from reconvene.workflow.deploy import Form
 
 TARGET = 3
 
@@ -179,6 +180,8 @@ def test_safety_of_an_artifact_is_about_its_files(
     part = load_data("digits", input_shape=(3, 8, 8), limit=100)
     for place in (tmp_path / "dense", tmp_path):
         workflow.train(place, part, epochs=1, config=TrainConfig(precision="fp32"))
+    workflow.export_artifact(tmp_path, dataset=part, form=Form(batch=4))
+    assert "takes more than one image" in str(workflow.judge_safety(tmp_path, part))
     workflow.export_artifact(tmp_path, dataset=part)
     workflow.report(tmp_path)
     assert cli.main(["evaluate", str(tmp_path), "--limit", "100", "--safety", "--json"]) == 0

@@ -88,10 +88,6 @@ class BenchCommand(Int8Options, Importing, Seeded, Command):
 
 def _untrained(folder: Path, names: set[str]) -> list[str]:
     """Those of the networks that were timed that were never trained, the dense one first."""
-    from reconvene.artifact import MANIFEST, Artifact
-    from reconvene.workflow.origin import DENSE
+    from reconvene.workflow.origin import trained_variants_of
 
-    pruned = Artifact.open(folder).plan is not None
-    places = {"dense": folder / DENSE, "pruned": folder} if pruned else {"dense": folder}
-    trained = {name for name, path in places.items() if (path / MANIFEST).exists() and Artifact.open(path).is_trained}
-    return sorted(names - trained)
+    return sorted(names - set(trained_variants_of(folder)))

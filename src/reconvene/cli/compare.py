@@ -67,10 +67,11 @@ class CompareCommand(WorkersOptions, Command):
         lines = summarise(outcome.records)
         written = write_pages(lines, self.out)
         if outcome.failed:
-            first = next(iter(outcome.failed.values()))
+            key, first = next(iter(outcome.failed.items()))
+            name = next((str(run) for run in experiment.runs if run.key == key), key)
             raise ExperimentError(
                 f"{len(outcome.failed)} runs failed, {outcome.left} are left, {len(outcome.records)} are done. "
-                f"The first: {first}. The others' results are kept; the same command tries again"
+                f"The first, {name}: {first}. The others' results are kept; the same command tries again"
             )
         left = f"\n{outcome.left} runs are left: the same command goes on." if outcome.left else ""
         table = as_text(lines) if lines else "nothing is done yet"

@@ -16,6 +16,10 @@ _SAMPLES = 100
 """Of data without classes."""
 
 
+TRAINED_SAMPLES = 2000
+"""Training images at most that channels of a trained network are judged, and its layers repaired, by."""
+
+
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """An iterable of ``(inputs, targets)`` batches that can be walked again and again; ``str()`` says what it holds."""
@@ -31,6 +35,13 @@ class Calibration:
 
     def __str__(self) -> str:
         return self.description
+
+
+def balanced_calibration(dataset: Dataset, most: int, *, seed: int = 0, batch_size: int = 128) -> Calibration:
+    """As many training images of every class, ``most`` in all, or fewer where a class has no more: ``calibration``."""
+    count, strata = len(dataset.strata), dataset.stratum_of(dataset.train)
+    fewest = int(strata.bincount(minlength=count).min())
+    return calibration(dataset, min(max(most, count), max(fewest, 1) * count), seed=seed, batch_size=batch_size)
 
 
 def calibration(dataset: Dataset, n: int | None = None, *, seed: int = 0, batch_size: int = 128) -> Calibration:

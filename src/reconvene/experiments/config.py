@@ -225,4 +225,4 @@ def _arm(settings: Settings, place: Place, *, any_budget: bool) -> tuple[str, di
     return name, options
 
 
-__all__ = ["ARMS", "Experiment", "Run", "arm_label", "make_experiment", "read_experiment"]
+__all__ = ["Experiment", "Run", "arm_label", "make_experiment", "read_experiment"]

@@ -16,7 +16,8 @@ from torch import nn
 
 from reconvene.costs import listed_costs
 from reconvene.criteria import CHANNEL_CRITERIA
-from reconvene.data import Calibration, calibration
+from reconvene.data import Calibration, balanced_calibration
+from reconvene.data.calibration import TRAINED_SAMPLES
 from reconvene.errors import ExperimentError
 from reconvene.experiments.context import SHARED, PreparedRun, Setting, apply_plan
 from reconvene.planning.feedback import plan_within
@@ -32,8 +33,6 @@ TRAINED_OPTIONS = {
     "teacher": 0.5,
     "scratch": False,
 }
-_SAMPLES = 2000
-"""Training images at most that channels are judged and layers repaired by."""
 
 
 def trained(setting: Setting) -> PreparedRun:
@@ -99,6 +98,4 @@ def _shared_folder(setting: Setting, epochs: int) -> Path:
 
 def training_samples(setting: Setting) -> Calibration:
     """Training images of every class, as many of each."""
-    dataset = setting.dataset
-    fewest = int(dataset.stratum_of(dataset.train).bincount(minlength=len(dataset.strata)).min())
-    return calibration(dataset, min(_SAMPLES, fewest * len(dataset.strata)), seed=setting.seed)
+    return balanced_calibration(setting.dataset, TRAINED_SAMPLES, seed=setting.seed)

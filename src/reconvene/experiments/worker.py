@@ -34,7 +34,7 @@ from reconvene.experiments.methods import arm_named
 from reconvene.experiments.results import Record, source_commit
 from reconvene.models import ModelSource, example_inputs, resolve_address
 from reconvene.planning.session import Planner
-from reconvene.planning.target import resolve_profile as resolve_profile
+from reconvene.planning.target import resolve_profile
 from reconvene.tasks import Targets
 from reconvene.training import TrainConfig, TrainResult, train_model
 from reconvene.training.assess import assess, predict, test_synops

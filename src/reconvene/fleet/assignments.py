@@ -10,6 +10,7 @@ from typing import Any
 from reconvene.artifact.sections import PruningSettings
 from reconvene.costs import COSTS
 from reconvene.data import count_images
+from reconvene.data.calibration import TRAINED_SAMPLES
 from reconvene.devices import HERE, find, measuring_conditions
 from reconvene.errors import MissingExtraError, ReconveneError
 from reconvene.fleet.job import job_key
@@ -26,7 +27,7 @@ from reconvene.utils.executors import Job
 from reconvene.utils.progress import note, track
 from reconvene.workflow.inputs import dataset_for
 from reconvene.workflow.origin import Origin
-from reconvene.workflow.prune import TRAINED_SAMPLES, Samples
+from reconvene.workflow.prune import Samples
 
 # At which share of the weights every architecture is scored, once for all budgets.
 DENSITY = 1 / 32

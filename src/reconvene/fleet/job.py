@@ -20,6 +20,7 @@ from torch import nn
 
 from reconvene import artifact, rectifier, workflow
 from reconvene.data import Dataset
+from reconvene.data.calibration import TRAINED_SAMPLES
 from reconvene.fleet.options import Int8Settings
 from reconvene.models import ModelSource, example_inputs
 from reconvene.surgery import Plan
@@ -29,7 +30,7 @@ from reconvene.utils.executors import FileContents, Job
 from reconvene.workflow.evaluate import judge_cut
 from reconvene.workflow.inputs import DataChoice, dataset_for
 from reconvene.workflow.origin import DENSE, Origin
-from reconvene.workflow.prune import TRAINED_SAMPLES, Samples
+from reconvene.workflow.prune import Samples
 
 
 def job_key(request: Mapping[str, Any]) -> str:

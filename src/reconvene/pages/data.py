@@ -1,13 +1,10 @@
-"""What a report is made of: plain values, so that any step (or a file) can provide them."""
+"""What a report is made of: plain values, so that any step can provide them."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
-from reconvene.errors import ReconveneError
 from reconvene.tasks import DEFAULT, task_named
 
 
@@ -90,39 +87,8 @@ class ReportData:
     def is_tuned(self) -> bool:
         """Whether a network whose weights were kept was trained on after a cut."""
         steps = self.curve["steps"] if self.curve else []
-        by_user = self.curve is not None and not self.curve["split"]  # a function of the user's own, in steps
-        return bool(self.recipe) or by_user or any(step["tuned"] is not None for step in steps)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ReportData:
-        """Undo ``to_dict``. Raises ReconveneError on a name it does not know, or without a model."""
-        names = {entry.name for entry in fields(cls)}
-        unknown = sorted(set(values) - names)
-        if unknown or "model" not in values:
-            raise ReconveneError(
-                f"this is no report data: unknown {unknown}, model {'given' if 'model' in values else 'missing'}. "
-                f"Known: {', '.join(sorted(names))}"
-            )
-        return cls(**values)
-
-    @classmethod
-    def from_json(cls, text: str) -> ReportData:
-        """Undo ``to_json``. Raises ReconveneError."""
-        try:
-            values = json.loads(text)
-        except ValueError as error:
-            raise ReconveneError(f"this is no report data: {error}") from error
-        if not isinstance(values, dict):
-            raise ReconveneError("this is no report data: the JSON is not an object")
-        return cls.from_dict(values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return asdict(self)
-
-    def to_json(self) -> str:
-        """JSON text of ``to_dict``."""
-        return json.dumps(self.to_dict(), indent=2)
+        by_user = self.curve is not None and self.curve.get("split") == ""  # a function of the user's own, in steps
+        return bool(self.recipe) or by_user or any(step.get("tuned") is not None for step in steps)
 
     def epochs(self, variant: str) -> list[dict[str, Any]]:
         """The epoch records of one variant's training."""

@@ -85,7 +85,7 @@ def widths(data: ReportData) -> Html | None:
 
 def _group_cells(group: dict[str, Any], widest: int, largest_loss: float, with_loss: bool) -> list[Html]:
     width, dense, loss = group["width"], group["dense"], group.get("loss")
-    lost = float(loss) if _finite(loss) and loss is not None else None
+    lost = float(loss) if loss is not None and _finite(loss) else None
     figure = f"{width:,} of {dense:,}"
     cells = [
         tag("th", name(group["name"]), _why(group.get("why")), scope="row"),

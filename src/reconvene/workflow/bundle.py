@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from reconvene.artifact import Artifact
 from reconvene.data import Dataset, Preprocessing
 from reconvene.data.source import stratified
-from reconvene.deploy import Bundled, Exported
-from reconvene.deploy import write_bundle as write_bundle
+from reconvene.deploy import Bundled, Exported, write_bundle
 from reconvene.errors import ArtifactError, DataError, ExportError
 from reconvene.tasks import DEFAULT
 from reconvene.utils.progress import stage

@@ -18,7 +18,7 @@ from reconvene.utils.progress import ProgressOption, listening, stage
 from reconvene.workflow.bundle import preparation
 from reconvene.workflow.deploy import variants
 from reconvene.workflow.inputs import DataLike, dataset_for
-from reconvene.workflow.origin import DENSE
+from reconvene.workflow.origin import trained_variants_of, variant_folders
 from reconvene.workflow.pictures import draw, keep
 
 
@@ -93,13 +93,13 @@ def _assessed(models: dict[str, nn.Module], dataset: Dataset, *, corruptions: bo
 
 def trained_variants(folder: Path, dataset: Dataset, *, allow_import: bool) -> tuple[dict[str, nn.Module], Dataset]:
     """The trained networks of an artifact, by variant, and the data normalised as in training. Raises as above."""
-    trained = [name for name, variant_folder in _places(folder).items() if _is_trained(variant_folder)]
+    trained = trained_variants_of(folder)
     if not trained:
         raise ArtifactError(
             f"{folder} holds no trained network. Train it first: reconvene train {folder}. If it was trained in a loop "
             "of your own, say so when you save it: rc.save(model, folder, trained=True)"
         )
-    variant_folder = _places(folder)[trained[-1]]
+    variant_folder = variant_folders(folder)[trained[-1]]
     preprocessing = preparation(artifact.Artifact.open(variant_folder), dataset)
     models = {name: m for name, m in variants(folder, allow_import=allow_import).items() if name in trained}
     return models, replace(dataset, mean=preprocessing.mean, std=preprocessing.std)
@@ -124,13 +124,3 @@ def judge_cut(directory: str | Path, data: DataLike, *, allow_import: bool = Fal
         sections["preprocessing"] = dataset.preprocessing.to_dict()
     artifact.add_measurements(folder, sections)
     return as_cut
-
-
-def _places(folder: Path) -> dict[str, Path]:
-    if artifact.read_plan(folder) is None:
-        return {"dense": folder}
-    return {"dense": folder / DENSE, "pruned": folder}
-
-
-def _is_trained(path: Path) -> bool:
-    return (path / artifact.MANIFEST).exists() and artifact.Artifact.open(path).is_trained

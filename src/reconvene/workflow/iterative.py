@@ -22,6 +22,7 @@ from reconvene.artifact.folder import commit_files
 from reconvene.artifact.manifest import changed_manifest
 from reconvene.costs import Budget
 from reconvene.data import Dataset
+from reconvene.data.calibration import TRAINED_SAMPLES
 from reconvene.errors import ArtifactError, TrainingError
 from reconvene.models import ModelSource, example_inputs
 from reconvene.planning.iterative import plan_of, prune_step
@@ -37,7 +38,6 @@ from reconvene.utils.progress import note, stage
 from reconvene.workflow.origin import DENSE, Origin
 from reconvene.workflow.pictures import PICTURES, draw, keep
 from reconvene.workflow.prune import (
-    TRAINED_SAMPLES,
     Pruning,
     Samples,
     make_way,

@@ -18,7 +18,8 @@ from reconvene import artifact
 from reconvene.artifact.sections import PruningSettings
 from reconvene.costs import Budget
 from reconvene.criteria import CHANNEL_CRITERIA, CRITERIA
-from reconvene.data import Batch, Calibration, Dataset, calibration
+from reconvene.data import Batch, Calibration, Dataset, balanced_calibration, calibration
+from reconvene.data.calibration import TRAINED_SAMPLES
 from reconvene.deploy import FORMATS
 from reconvene.errors import ArtifactError, UnknownNameError
 from reconvene.evaluator.evaluators import EVALUATORS
@@ -40,8 +41,6 @@ from reconvene.workflow.origin import DENSE, Origin
 from reconvene.workflow.pictures import PICTURES
 
 BENCH, REPORT, COMMAND = "bench.json", "report.html", "command.txt"
-TRAINED_SAMPLES = 2000
-"""Training images at most that a trained network is judged and repaired by."""
 _ASIDE = ".replaced"
 _DERIVED = (CHECKPOINT_NAME, LOG_NAME, BENCH, REPORT, artifact.TIMINGS, COMMAND, PICTURES)
 
@@ -225,8 +224,7 @@ class Samples:
         self.examples = len(dataset.train)
         if not self._most:
             return calibration(dataset, seed=self._seed)
-        fewest = int(dataset.stratum_of(dataset.train).bincount(minlength=len(dataset.strata)).min())
-        return calibration(dataset, min(self._most, fewest * len(dataset.strata)), seed=self._seed)
+        return balanced_calibration(dataset, self._most, seed=self._seed)
 
     def __iter__(self) -> Iterator[Batch]:
         yield from self._calibration

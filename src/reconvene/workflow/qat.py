@@ -10,8 +10,7 @@ from reconvene.artifact import QuantisedTraining, Training
 from reconvene.data import Dataset
 from reconvene.deploy import QuantisationAware
 from reconvene.errors import TrainingError
-from reconvene.training import Distillation, TrainConfig, evaluate_split
-from reconvene.training import train_model as train_model
+from reconvene.training import Distillation, TrainConfig, evaluate_split, train_model
 from reconvene.training.quantising import Range, check_quantising
 from reconvene.utils.numbers import plural
 from reconvene.utils.progress import stage

@@ -19,7 +19,7 @@ from reconvene.training.log import LOG_NAME
 from reconvene.utils.files import write_atomic
 from reconvene.utils.machine import machine, now
 from reconvene.workflow.inputs import recorded_task
-from reconvene.workflow.origin import DENSE
+from reconvene.workflow.origin import DENSE, variant_folders
 from reconvene.workflow.pictures import PICTURES
 from reconvene.workflow.prune import BENCH, COMMAND, REPORT
 
@@ -155,8 +155,7 @@ def scores(folder: Path) -> dict[str, float]:
 
 def _trainings(folder: Path) -> dict[str, artifact.Training]:
     """What is recorded of the training of ``dense`` and ``pruned``, where they were trained."""
-    places = {"dense": folder / DENSE, "pruned": folder}
-    trainings = {name: artifact.Artifact.open(path).training for name, path in places.items() if path.is_dir()}
+    trainings = {name: artifact.Artifact.open(path).training for name, path in variant_folders(folder).items()}
     return {name: training for name, training in trainings.items() if training is not None}
 
 

@@ -16,14 +16,13 @@ from reconvene.data.dataset import statistics
 from reconvene.errors import TrainingError
 from reconvene.surgery import Plan
 from reconvene.tasks import Evaluation, task_named
-from reconvene.training import Distillation, TrainConfig, TrainResult, evaluate_split
-from reconvene.training import train_model as train_model
+from reconvene.training import Distillation, TrainConfig, TrainResult, evaluate_split, train_model
 from reconvene.training.checkpoint import CHECKPOINT_NAME
 from reconvene.training.frozen_bits import FrozenBits
 from reconvene.utils.numbers import plural
-from reconvene.utils.progress import ProgressOption, listening, note, stage
+from reconvene.utils.progress import ProgressOption, is_first_process, listening, note, stage
 from reconvene.workflow.inputs import DataLike, dataset_for
-from reconvene.workflow.origin import DENSE
+from reconvene.workflow.origin import DENSE, variant_folders
 from reconvene.workflow.pictures import keep
 from reconvene.workflow.recipes import usual_recipe
 
@@ -198,7 +197,7 @@ def recalibrated(result: TrainResult) -> Recalibrated | None:
 
 def keep_trained(folder: Path, model: nn.Module, training: Training, **sections: Any) -> None:
     """Put trained weights, and ``sections`` about them, into the artifact; those about the earlier weights go."""
-    if int(os.environ.get("RANK", "0")) != 0:  # under torchrun every process comes here, one of them writes
+    if not is_first_process():  # under torchrun every process comes here, one of them writes
         return
     stored = artifact.Artifact.open(folder)
     measurements = {name: value for name, value in stored.measurements.items() if name not in OF_THE_WEIGHTS}
@@ -270,13 +269,8 @@ def training_warnings(directory: str | Path) -> dict[str, str]:
     What agrees with such a network shows nothing: an int8 file of one that answers one class agrees in every answer.
     """
     folder = Path(directory)
-    stored = artifact.Artifact.open(folder)
-    artifacts = {}
-    if stored.plan is not None and (folder / DENSE / artifact.MANIFEST).exists():
-        artifacts["dense"] = artifact.Artifact.open(folder / DENSE)
-    artifacts["dense" if stored.plan is None else "pruned"] = stored
-    trainings = {variant: opened.training for variant, opened in artifacts.items()}
-    as_cut = stored.as_cut
+    trainings = {variant: artifact.Artifact.open(path).training for variant, path in variant_folders(folder).items()}
+    as_cut = artifact.Artifact.open(folder).as_cut
     warnings = {name: text for name, text in (as_cut.warnings if as_cut else {}).items() if not trainings.get(name)}
     warnings |= {name: training.warning for name, training in trainings.items() if training and training.warning}
     return warnings
