@@ -126,6 +126,17 @@ def test_arguments_that_cannot_be_read_are_refused(pairs: list[str]) -> None:
         parse_arguments(pairs)
 
 
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [("resnet20", "in_channels"), ("timm:resnet18", "in_chans"), ("timm:vit_tiny_patch16_224", "img_size")],
+)
+def test_an_argument_that_counts_is_a_whole_number(address: str, name: str) -> None:
+    if address.startswith("timm"):
+        pytest.importorskip("timm")
+    with pytest.raises(ModelError, match=rf"{address}: {name}='abc' is no whole number"):
+        resolve_address(address, {name: "abc"})
+
+
 def test_an_unknown_name_lists_the_models_and_the_other_families() -> None:
     with pytest.raises(UnknownNameError) as caught:
         resolve_address("vgg17")

@@ -20,7 +20,9 @@ from reconvene.errors import DataError
 from reconvene.models import resolve_address
 from reconvene.safety import Attack, Patch, Safety, find_patch, judge_networks, membership
 from reconvene.safety.judge import answers_of
-from reconvene.training import TrainConfig
+from reconvene.structure.state import StateItem, remember_state
+from reconvene.training import Distillation, TrainConfig
+from reconvene.training.distillation import with_teacher
 from reconvene.workflow.deploy import Form
 
 TARGET = 3
@@ -54,6 +56,35 @@ def with_planted_patch(dataset: Dataset, side: int) -> Dataset:
     images, labels = dataset.train.images.clone(), dataset.train.targets.clone()
     images[::12, :, -side:, -side:], labels[::12] = 255, TARGET
     return replace(dataset, train=Split(images, labels))
+
+
+class Accumulating(nn.Module):
+    """A network whose state leaks from one batch into the next, unless it starts afresh."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+        self.total: Tensor | None = None
+        remember_state(self, [StateItem("", "total", "none")])
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.linear(x.flatten(1))
+        self.total = scores.mean(0) if self.total is None else self.total + scores.mean(0)
+        return scores + self.total
+
+
+def test_state_does_not_leak_from_batch_to_batch(digits: Dataset) -> None:
+    net, images = Accumulating(), digits.test.images[:20]
+    answer = answers_of(net, digits)
+    assert torch.equal(answer(images), answer(images))
+    attack = Attack(10, 8)
+    labels, x = digits.test.targets[:20], digits.normalise(images)
+    attacked = [attack.images(net, images, labels, digits, seed=0) for _ in range(2)]
+    assert torch.equal(*attacked)
+    student = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    recipe = TrainConfig(precision="fp32").settled(digits, device=torch.device("cpu"))
+    loss = with_teacher(Distillation(net), student, digits.task, recipe, x)
+    assert loss(x, student(x), labels).item() == loss(x, student(x), labels).item()
 
 
 # Membership inference.

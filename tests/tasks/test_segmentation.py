@@ -183,6 +183,13 @@ def numbered(count: int, size: tuple[int, int] = (20, 24)) -> list[np.ndarray]:
     ]
 
 
+def test_outputs_that_instances_do_not_read_are_listed() -> None:
+    maps = torch.zeros(2, 8, 8, dtype=torch.int32)
+    for outputs in ({"out": torch.zeros(2, 4, 8, 8)}, dict.fromkeys(("np", "hv", "tp"), torch.zeros(2, 2, 8, 8))):
+        with pytest.raises(TrainingError, match=rf"outputs {', '.join(outputs)}, but instances-hv of cells reads one"):
+            task_named("instances-hv").check(outputs, maps, classes=("background", "object"), data="cells")
+
+
 @pytest.mark.parametrize("layout", ["one folder", "train and test", "parquet"])
 def test_instances_are_read_as_they_are(layout: str, tmp_path: Path) -> None:
     images, maps = pictures(10), numbered(10)
