@@ -102,17 +102,18 @@ def summarise(records: Iterable[Record]) -> list[ArmSummary]:
     """
     all_records = list(records)
     varied = _varied([_settings(record["run"]) for record in all_records])
-    cells: dict[tuple[str, str, str, str], list[Record]] = {}
+    records_by_row: dict[tuple[str, str, str, str], list[Record]] = {}
     for record in all_records:
         run = record["run"]
         settings = _settings(run)
         label = ", ".join([_label(run), *(f"{name} {settings[name]}" for name in varied if name in settings)])
-        cells.setdefault((_model(run), run["data"], budget_text(run["budget"]), label), []).append(record)
-    dense = {_pairing_key(record): record for record in chain(*cells.values()) if _is_dense([record])}
-    order = {pair: i for i, pair in enumerate(dict.fromkeys(cell[:2] for cell in cells))}
-    budgets = {text: i for i, text in enumerate(dict.fromkeys(sorted((c[2] for c in cells), key=lambda t: t != WHOLE)))}
-    ranked = sorted(cells, key=lambda cell: (order[cell[:2]], budgets[cell[2]]))
-    return [_line(*cell, cells[cell], dense) for cell in ranked]
+        records_by_row.setdefault((_model(run), run["data"], budget_text(run["budget"]), label), []).append(record)
+    dense = {_pairing_key(record): record for record in chain(*records_by_row.values()) if _is_dense([record])}
+    order = {pair: i for i, pair in enumerate(dict.fromkeys(row[:2] for row in records_by_row))}
+    texts = sorted(dict.fromkeys(row[2] for row in records_by_row), key=lambda text: text != WHOLE)
+    budgets = {text: i for i, text in enumerate(texts)}
+    ranked = sorted(records_by_row, key=lambda row: (order[row[:2]], budgets[row[2]]))
+    return [_line(*row, records_by_row[row], dense) for row in ranked]
 
 
 WHOLE = "whole"

@@ -58,7 +58,7 @@ def run_fleet(
         raise FleetError(f"cannot write to {folder}: {why}")
     if ray is not None:  # before any planning: it may not be there
         join_ray(ray, error=FleetError)
-    with listening(progress), _alone(folder):
+    with listening(progress), _locked(folder):
         return _build_artifacts(fleet, folder, workers, ray, allow_import)
 
 
@@ -114,8 +114,8 @@ def _outcomes(
         with _writing(work.parent):
             work.mkdir(parents=True, exist_ok=True)
     workers = _usual_workers(fleet, len(missing)) if workers is None else workers
-    alone = (workers == 1 and ray is None) or any(may_time(assignment.device) for assignment in missing)
-    todo = list(jobs()) if alone else jobs()  # alone: nothing else is at work while networks are planned
+    plan_first = (workers == 1 and ray is None) or any(may_time(assignment.device) for assignment in missing)
+    todo = list(jobs()) if plan_first else jobs()  # nothing else is at work then while networks are planned
     outcomes = (
         on_ray(execute_job, todo, "reconvene-fleet")
         if ray
@@ -138,7 +138,7 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """Nobody else makes a fleet in this folder meanwhile. Raises FleetError where somebody does."""
     lock = folder / ".lock"
     try:

@@ -19,7 +19,7 @@ from reconvene.workflow.bundle import preparation
 from reconvene.workflow.deploy import variants
 from reconvene.workflow.inputs import DataLike, dataset_for
 from reconvene.workflow.origin import trained_variants_of, variant_folders
-from reconvene.workflow.pictures import draw, keep
+from reconvene.workflow.pictures import draw_predictions, write_pictures
 
 
 def evaluate(
@@ -68,7 +68,7 @@ def evaluate(
     with listening(progress):
         models, dataset = trained_variants(folder, dataset_for(folder, data), allow_import=allow_import)
         assessments = _assessed(models, dataset, corruptions=corruptions, seed=seed)
-        keep(folder, draw(models, dataset))
+        write_pictures(folder, draw_predictions(models, dataset))
         counts = {name: test_synops(model, dataset) for name, model in models.items()}
     sections: dict[str, Any] = {"assessment": {name: assessment.to_dict() for name, assessment in assessments.items()}}
     if artifact.Artifact.open(folder).preprocessing is None:  # outputs mean what this task says, here and in the report

@@ -36,12 +36,12 @@ from reconvene.training.log import LOG_NAME
 from reconvene.utils.files import write_atomic
 from reconvene.utils.progress import note, stage
 from reconvene.workflow.origin import DENSE, Origin
-from reconvene.workflow.pictures import PICTURES, draw, keep
+from reconvene.workflow.pictures import PICTURES, draw_predictions, write_pictures
 from reconvene.workflow.prune import (
     Pruning,
     Samples,
-    make_way,
     record_of,
+    require_replaceable,
     set_aside,
 )
 from reconvene.workflow.train import Lesson, recipe_of, train
@@ -103,10 +103,10 @@ def prune_in_steps(
     try_model(model, dataset)
     asked = run.asked(model)
     if not run.is_finished(asked):
-        make_way(folder, overwrite=overwrite)
+        require_replaceable(folder, overwrite=overwrite)
         schedule = run.begin(asked, model, origin, overwrite=overwrite)
         run.finish(asked, run.all_steps(model, schedule))
-    run.settle()
+    run.move_results()
     plan = artifact.read_plan(folder)
     assert plan is not None, "saved above"
     return plan
@@ -164,7 +164,7 @@ class _Run:
         if self.work.exists():
             shutil.rmtree(self.work)
         self.work.mkdir(parents=True)
-        origin.keep(model, self.work / DENSE)
+        origin.save_dense(model, self.work / DENSE)
         with stage(f"planning {self.tuned.steps} steps to {self.budget}"):
             schedule = PruningSchedule.of(
                 model,
@@ -272,7 +272,7 @@ class _Run:
         last = self.work / str(curve.result)
         places = {"dense": self.work / DENSE, "pruned": last}
         models = {name: artifact.load(path, allow_import=self.allow_import) for name, path in places.items()}
-        keep(last, draw(models, self.dataset))
+        write_pictures(last, draw_predictions(models, self.dataset))
         stored = artifact.Artifact.open(last)
         files = {name: stored.read(name) for name in stored.files}
         preprocessing = self.dataset.preprocessing.to_dict()
@@ -280,7 +280,7 @@ class _Run:
         with stage(f"saving to {self.folder}"), set_aside(self.folder):
             commit_files(self.folder, files, text)
 
-    def settle(self) -> None:
+    def move_results(self) -> None:
         """Put what lies beside the steps in its place beside the artifact, and remove the steps.
 
         What an earlier call has moved already is not there any more, so this can be stopped and called again.

@@ -102,9 +102,9 @@ class Origin:
         else:
             artifact.save(small, folder, plan=plan, source=self.source, extra=sections, timings=timings)
         if settings.trained:
-            self.keep(model, folder / DENSE)
+            self.save_dense(model, folder / DENSE)
 
-    def keep(self, model: nn.Module, folder: Path) -> None:
+    def save_dense(self, model: nn.Module, folder: Path) -> None:
         """Keep the trained network that is pruned: it teaches, and the smaller one is compared with it.
 
         If ``base`` was pruned itself, its own dense network (``base/dense``) is kept instead, where it exists.

@@ -28,7 +28,7 @@ _Rows = list[dict[str, str]]
 """One row an image: PNG files in base64 by the heading of the column."""
 
 
-def draw(models: Mapping[str, nn.Module], dataset: Dataset) -> _Rows | None:
+def draw_predictions(models: Mapping[str, nn.Module], dataset: Dataset) -> _Rows | None:
     """Image, truth, and the prediction of every model, for a few test images; None where the task shows nothing."""
     places = np.linspace(0, len(dataset.test) - 1, min(_COUNT, len(dataset.test))).astype(int)
     few = Split(dataset.test.images[places], dataset.test.targets[places])
@@ -46,7 +46,7 @@ def draw(models: Mapping[str, nn.Module], dataset: Dataset) -> _Rows | None:
     return rows
 
 
-def keep(folder: Path, rows: _Rows | None) -> None:
+def write_pictures(folder: Path, rows: _Rows | None) -> None:
     """Put the pictures into the folder of an artifact, in place of those of earlier weights."""
     if rows is None:
         (folder / PICTURES).unlink(missing_ok=True)

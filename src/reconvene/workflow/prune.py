@@ -114,7 +114,7 @@ def prune_artifact(
     pruning.check()
     origin = Origin(source, base, weights)
     origin.require_other_folder(folder)
-    make_way(folder, overwrite=overwrite)
+    require_replaceable(folder, overwrite=overwrite)
     assert source.input_shape is not None, "resolve_address() fills it in"
     with stage(f"building {source.address}"):
         model = origin.build(allow_import=allow_import)
@@ -140,7 +140,7 @@ def record_of(pruning: Pruning, budget: Budget) -> artifact.PruningRecord:
     return artifact.PruningRecord(**asdict(pruning), budget=dict(budget.asked))
 
 
-def make_way(folder: Path, *, overwrite: bool) -> None:
+def require_replaceable(folder: Path, *, overwrite: bool) -> None:
     """Raise ArtifactError where nothing can be written to ``folder``, or somebody would lose a trained model."""
     if why := unwritable(folder / artifact.MANIFEST):
         raise ArtifactError(f"cannot write to {folder}: {why}")

@@ -20,7 +20,7 @@ from reconvene.utils.tables import text_table, times
 from reconvene.workflow.deploy import Int8, bench, export_artifact, variants
 from reconvene.workflow.inputs import DataLike, model_and_data
 from reconvene.workflow.origin import DENSE
-from reconvene.workflow.pictures import draw, keep
+from reconvene.workflow.pictures import draw_predictions, write_pictures
 from reconvene.workflow.prune import Pruning, prune_artifact, record_of
 from reconvene.workflow.report import read_bench, report, scores
 from reconvene.workflow.train import Lesson, train
@@ -163,7 +163,7 @@ def run(
             seeded: dict[str, Any] = {"dataset": dataset, "seed": pruning.seed, "allow_import": allow_import}
             exports = export_artifact(folder, with_dense=True, **seeded)
             refused = None if int8 is None else _quantised(folder, int8, seeded)
-            keep(folder, draw(variants(folder, allow_import=allow_import), dataset))
+            write_pictures(folder, draw_predictions(variants(folder, allow_import=allow_import), dataset))
             bench(folder, int8=int8, data=dataset, seed=pruning.seed, allow_import=allow_import)
         page = report(folder, command=command)
     return _outcome(source, folder, page, dataset, exports, refused, notes)

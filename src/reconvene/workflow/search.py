@@ -24,7 +24,7 @@ from reconvene.training import TrainConfig, evaluate_split
 from reconvene.training.epoch_batches import TrainingBatches
 from reconvene.training.machine import choose_device
 from reconvene.utils.progress import stage
-from reconvene.workflow.prune import make_way, set_aside
+from reconvene.workflow.prune import require_replaceable, set_aside
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def search_artifact(
     Raises BudgetError, ArgumentError, TrainingError, ArtifactError, UnknownNameError.
     """
     folder, source_folder = Path(output), Path(directory)
-    make_way(folder, overwrite=overwrite)
+    require_replaceable(folder, overwrite=overwrite)
     stored = artifact.Artifact.open(source_folder)
     if not stored.is_trained and not searching.warmup:
         raise TrainingError(

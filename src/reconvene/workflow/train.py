@@ -23,7 +23,7 @@ from reconvene.utils.numbers import plural
 from reconvene.utils.progress import ProgressOption, is_first_process, listening, note, stage
 from reconvene.workflow.inputs import DataLike, dataset_for
 from reconvene.workflow.origin import DENSE, variant_folders
-from reconvene.workflow.pictures import keep
+from reconvene.workflow.pictures import write_pictures
 from reconvene.workflow.recipes import usual_recipe
 
 OF_THE_WEIGHTS = ("exports", "assessment", "safety", "synops", "ranges", "refused", "compiled")
@@ -205,7 +205,7 @@ def keep_trained(folder: Path, model: nn.Module, training: Training, **sections:
     artifact.save(model, folder, extra={**measurements, "training": training.untimed(), **sections}, timings=timings)
     _remove_exports(stored)
     (folder / CHECKPOINT_NAME).unlink(missing_ok=True)  # what it was for is in the artifact now
-    keep(folder, None)  # what earlier weights predicted
+    write_pictures(folder, None)  # what earlier weights predicted
 
 
 def _remove_exports(stored: artifact.Artifact) -> None:

@@ -22,7 +22,7 @@ from reconvene.workflow.compression.compressed import Compressed, draw_stages, s
 from reconvene.workflow.compression.deploying_stages import ExportStage
 from reconvene.workflow.compression.judge import STAGE_RESULT, StageResult, judge_stage
 from reconvene.workflow.compression.recipe import Recipe, RecipeLike, read_recipe_file
-from reconvene.workflow.compression.stage import RecipeStage, StageWork, checksums
+from reconvene.workflow.compression.stage import RecipeStage, StageWork, artifact_checksums
 from reconvene.workflow.inputs import DataChoice, dataset_for
 from reconvene.workflow.origin import Origin
 
@@ -89,7 +89,10 @@ class _RecipeRun:
         dataset = dataset_for(base, self.recipe.path(self.recipe.data), choice)
         source = source if base is not None else source.with_classes(dataset.outputs)
         work = self._first_work(dataset)
-        made_by: dict[str, Any] = {"model": source.to_dict(), "base": None if base is None else checksums(base)}
+        made_by: dict[str, Any] = {
+            "model": source.to_dict(),
+            "base": None if base is None else artifact_checksums(base),
+        }
         weights = None if self.recipe.weights is None else Path(self.recipe.path(self.recipe.weights))
         origin = Origin(source, base, weights)
         made_by["weights"] = None if weights is None else origin.sha256
@@ -177,7 +180,7 @@ class _RecipeRun:
             return
         model = origin.build(allow_import=self.allow_import)
         if self.recipe.is_trained:
-            origin.keep(model, folder)
+            origin.save_dense(model, folder)
         else:
             artifact.save(model, folder, source=origin.source)
 
@@ -266,7 +269,11 @@ def _call(stage: RecipeStage, work: StageWork) -> Callable[[], None]:
 
 def _identity(stage: RecipeStage, work: StageWork) -> dict[str, Any]:
     """What makes a stage this one: its options, the network before, and the whole budget where it keeps that."""
-    identity: dict[str, Any] = {"options": asdict(stage), "before": checksums(work.before), **stage.reads(work)}
+    identity: dict[str, Any] = {
+        "options": asdict(stage),
+        "before": artifact_checksums(work.before),
+        **stage.reads(work),
+    }
     if stage.needs_budget:
         assert work.budget is not None, "checked when the recipe was read"
         identity["whole"] = [work.budget.asked, work.last_precision, work.formats]

@@ -107,7 +107,7 @@ def read_beside_recipe(stage: type[_Stage], settings: Settings, place: Place) ->
     return settings.check(stage, {**values, "recipe": recipe}, place)
 
 
-def checksums(folder: Path) -> dict[str, str]:
+def artifact_checksums(folder: Path) -> dict[str, str]:
     """The checksum of every file of an artifact."""
     return {name: entry.sha256 for name, entry in artifact.Artifact.open(folder).files.items()}
 

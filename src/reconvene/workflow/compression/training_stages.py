@@ -10,7 +10,13 @@ from typing import Any, ClassVar, Self
 from reconvene.training import TrainConfig
 from reconvene.utils.invalid_values import Place
 from reconvene.utils.settings import Positive, Settings
-from reconvene.workflow.compression.stage import RecipeStage, StageWork, checksums, copy_before, read_beside_recipe
+from reconvene.workflow.compression.stage import (
+    RecipeStage,
+    StageWork,
+    artifact_checksums,
+    copy_before,
+    read_beside_recipe,
+)
 from reconvene.workflow.train import Lesson, train
 
 
@@ -75,7 +81,7 @@ class DistilStage(TrainStage):
 
     def reads(self, work: StageWork) -> dict[str, Any]:
         """A teacher from outside the recipe."""
-        return {"teacher": checksums(Path(work.path(self.teacher)))} if isinstance(self.teacher, str) else {}
+        return {"teacher": artifact_checksums(Path(work.path(self.teacher)))} if isinstance(self.teacher, str) else {}
 
     def lesson(self, work: StageWork) -> Lesson:
         """What the teacher is, and how much of the loss it has."""
