@@ -65,7 +65,7 @@ def test_networks_are_compared_by_the_headline_of_their_task(tmp_path: Path) -> 
     assert (dense.score_text, uniform.score_text) == ("0.5", "0.5 ± 0.35")
     better = dataclasses.replace(dense, label="better", score=Mean.of([0.125]))
     written = {path.name: path.read_text() for path in write_pages([dense, uniform, better], tmp_path)}
-    assert "| mae |" in written["table.md"] and "%" not in written["table.md"]
+    assert "| mae |" in written["table.md"] and "mae %" not in written["table.md"]
     assert "The best: better, whole, mae 0.125." in written["index.html"]
     (plot,) = (text for name, text in written.items() if name.endswith("params.svg"))
     assert "test mae" in plot
