@@ -85,7 +85,7 @@ def test_the_prediction_rises_in_blocks_of_eight_channels() -> None:
 def test_a_compiler_that_is_not_known_is_refused(tmp_path: Path) -> None:
     text = targets()[TARGET].read_text().replace('name = "vela"', 'name = "gcc"')
     (tmp_path / "mine.toml").write_text(text)
-    with pytest.raises(CostFileError, match=r"compiler\.name is none of vela"):
+    with pytest.raises(CostFileError, match=r"compiler\.name='gcc' is none of vela"):
         cost_file(tmp_path / "mine.toml")
 
 

@@ -58,7 +58,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     dense, small = (plan.costs[side]["params"] for side in ("dense", "pruned"))
     assert small <= dense / 2 and sum(p.numel() for p in rc.load(folder).parameters()) == small
     assert train_growing(folder, digits, epochs=3, budget=BUDGET, config=CONFIG).metrics  # returns at once
-    with pytest.raises(TrainingError, match="was trained already"):
+    with pytest.raises(TrainingError, match="was pruned and trained already"):
         train_growing(folder, digits, epochs=4, budget=BUDGET, config=CONFIG)
 
 
@@ -86,7 +86,7 @@ def test_what_is_missing_or_senseless_is_said(tmp_path: Path, capfd: pytest.Capt
     assert "say how small it becomes" in trouble(capfd, "train", folder, *options, "--grow")
     assert "add --grow" in trouble(capfd, "train", folder, *options, "--params", "2x", code=2)
     assert "is no pair" in trouble(capfd, "train", folder, *options, "--grow", "--params", "2x", "--ramp", "1", code=2)
-    assert "leave out --qat" in trouble(capfd, "train", folder, *options, "--grow", "--params", "2x", "--qat", code=2)
+    assert "leave --qat out" in trouble(capfd, "train", folder, *options, "--grow", "--params", "2x", "--qat", code=2)
     assert "two shares" in trouble(capfd, "train", folder, *options, "--grow", "--params", "2x", "--ramp", "0.6,0.2")
 
 
