@@ -87,12 +87,12 @@ def comparison(lines: Sequence[ArmSummary], drawn: Mapping[str, str]) -> str:
         ]
         best = max(group, key=lambda line: line.rank)
         score = f"{best.task.headline} {_with_unit(best)}"
-        lead = f"{len(group)} results, each over its seeds. The best: {best.label}, {best.budget}, {score}."
-        lead = f"{lead} {over_budget(group)}".rstrip()
+        measured = "each over its seeds; latency in ONNX Runtime, one thread, one image"
+        lead = f"{len(group)} results, {measured}. The best: {best.label}, {best.budget}, {score}. {over_budget(group)}"
         parts.append(
             section(
                 f"{model} on {data}",
-                lead,
+                lead.rstrip(),
                 tag("div", html_table(header, rows, numeric=range(2, len(header))), class_="tight"),
             )
         )

@@ -149,7 +149,7 @@ def header_of(lines: Iterable[ArmSummary]) -> list[str]:
         "budget used",
         "search s",
         "s/epoch",
-        "ONNX Runtime ms",
+        "latency ms",
         "speed-up",
     ]
 
