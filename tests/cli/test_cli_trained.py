@@ -329,3 +329,13 @@ def test_options_of_tuning_need_steps(tmp_path: Path, capfd: pytest.CaptureFixtu
     assert "--floor is about tuning" in words
     words = trouble(capfd, "prune", str(tmp_path / "dense"), "--trained", "--steps", "2", *arguments, code=2)
     assert "tuning needs the images" in words and "--data" in words
+
+
+def test_an_untrained_artifact_is_exported_on_the_data_of_its_task(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_masks(tmp_path / "cells")
+    net = ModelSource("unet", {"width": 0.125, "num_classes": 2}, (3, 16, 16))
+    rc.save(net.build(), tmp_path / "net", source=net)
+    said = answer(capfd, "export", str(tmp_path / "net"), "--data", str(tmp_path / "cells"), "--task", "segmentation")
+    assert said["exports"][0]["verification"]["data"] == "real data"  # masks of two classes, not folders of classes

@@ -90,13 +90,15 @@ class ExportCommand(LimitOptions, Importing, Seeded, Command):
             raise UsageError("--target compiles the int8 LiteRT file: add --to litert --quantize int8")
         form = self._form()
         int8 = replace(self.int8(), chip=self.target, plan_bits=self.quantize == "plan")
+        from reconvene.artifact import Artifact
         from reconvene.deploy.runtimes.registry import format_named
         from reconvene.workflow import export_artifact
         from reconvene.workflow.inputs import DataChoice, dataset_for
 
         for name in formats:
             format_named(name)  # a name that nobody knows is told before data are read
-        choice = DataChoice(self.task, self.input, self.limit)
+        untrained = Artifact.open(self.directory).preprocessing is None  # a trained one says itself what its data are
+        choice = DataChoice(self.task if untrained else None, self.input, self.limit)
         dataset = None if self.data is None else dataset_for(self.directory, self.data, choice)
         by_variant = export_artifact(
             self.directory,
