@@ -9,7 +9,7 @@ from pydantic_core import core_schema
 
 from reconvene.utils.schema import LONGEST
 
-Subject: TypeAlias = Literal[
+NoteSubject: TypeAlias = Literal[
     "branch",
     "train mode",
     "pinned",
@@ -50,9 +50,9 @@ class Note(str):
     ('round_to', True)
     """
 
-    about: Subject
+    about: NoteSubject
 
-    def __new__(cls, text: str, about: Subject = "") -> Self:
+    def __new__(cls, text: str, about: NoteSubject = "") -> Self:
         """A note that reads as ``text``."""
         note = super().__new__(cls, text)
         note.about = about
