@@ -88,6 +88,6 @@ class BenchCommand(Int8Options, Importing, Seeded, Command):
 
 def _untrained(folder: Path, names: set[str]) -> list[str]:
     """Those of the networks that were timed that were never trained, the dense one first."""
-    from reconvene.workflow.origin import trained_variants_of
+    from reconvene.workflow.origin import stored_variants
 
-    return sorted(names - set(trained_variants_of(folder)))
+    return sorted(names - {name for name, stored in stored_variants(folder).items() if stored.is_trained})

@@ -77,9 +77,9 @@ class Formula:
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 parts = [operand]
             case ast.Call(func=ast.Name(id=function), args=arguments, keywords=[]) if function in FUNCTIONS:
-                one = function not in ("min", "max")
-                if len(arguments) != 1 if one else len(arguments) < 2:
-                    needed = "one number" if one else "two numbers or more"
+                compares = function in ("min", "max")
+                if (compares and len(arguments) < 2) or (not compares and len(arguments) != 1):
+                    needed = "two numbers or more" if compares else "one number"
                     raise CostFileError(f"{self._place}: {function} takes {needed}, in {self.text!r}")
                 parts = arguments
             case ast.Subscript(value=ast.Name(id=table), slice=index) if table in self._tables:

@@ -79,9 +79,12 @@ def find_weights(settings: Settings, options: FleetOptions, bases: Mapping[str, 
                 pretrained_file(model)
             except ModelError as error:
                 settings.fail(place, str(error))
-        elif not (folder / Path(file).expanduser()).is_file():
-            settings.fail(place, f"there is no file {folder / file}. A path is from the folder of this file")
-        weights[model] = file if file == PUBLISHED else str((folder / Path(file).expanduser()).resolve())
+            weights[model] = file
+            continue
+        path = folder / Path(file).expanduser()
+        if not path.is_file():
+            settings.fail(place, f"there is no file {path}. A path is from the folder of this file")
+        weights[model] = str(path.resolve())
     return weights
 
 

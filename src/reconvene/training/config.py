@@ -126,14 +126,12 @@ class TrainConfig:
 
     def broken_rules(self) -> list[str]:
         """What must be and is not, a sentence a rule; empty where all values can work."""
-        wrong_penalty = _wrong_penalty(self.sparsity)
         wrong = {
             "batch_size must be above 0": self.batch_size is not None and self.batch_size < 1,
             "lr must be above 0, or auto": not (0 < self.lr < math.inf if self.lr != "auto" else True),
             "warmup must be in [0, 1)": not 0 <= self.warmup < 1,
             "tail must be above 0 and at most 1": not 0 < self.tail <= 1,
             "clip must be above 0": self.clip is not None and not self.clip > 0,
-            wrong_penalty: bool(wrong_penalty),
             "momentum must be in (0, 1)": not 0 < self.momentum < 1,
             "weight_decay must not be negative": not self.weight_decay >= 0,
             "label_smoothing must be in [0, 1)": not 0 <= self.label_smoothing < 1,
@@ -144,7 +142,8 @@ class TrainConfig:
             "optimizer must be sgd or adamw": self.optimizer not in ("sgd", "adamw"),
             "precision must be auto, bf16 or fp32": self.precision not in ("auto", "bf16", "fp32"),
         }
-        return [rule for rule, broken in wrong.items() if broken]
+        penalty = _wrong_penalty(self.sparsity)
+        return [*(rule for rule, broken in wrong.items() if broken), *([penalty] if penalty else [])]
 
 
 @dataclass(frozen=True)

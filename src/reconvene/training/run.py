@@ -83,10 +83,10 @@ class TrainingRun:
         try_model(self.model, dataset)
         self.rounded = None if quantising is None else quantising.rounded(self.model, self._images())
         self.network = self.model if self.rounded is None else self.rounded
+        """What is trained and evaluated: the model, or the model with rounding, on the same parameters."""
         if self.rounded is not None and self.rounded.network is self.model:
             inner = (replace(item, module=f"network.{item.module}".rstrip(".")) for item in known_state(self.model))
             remember_state(self.rounded, inner)
-        """What is trained and evaluated: the model, or the model with rounding, on the same parameters."""
         self.forward = torch.compile(self.model) if config.compile else self.network
         kind = AdamW if config.optimizer == "adamw" else Nesterov
         self.optimizer = kind(self.model, momentum=config.momentum, weight_decay=config.weight_decay)

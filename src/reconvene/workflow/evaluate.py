@@ -18,7 +18,7 @@ from reconvene.utils.progress import ProgressOption, listening, stage
 from reconvene.workflow.bundle import preparation
 from reconvene.workflow.deploy import variants
 from reconvene.workflow.inputs import DataLike, dataset_for
-from reconvene.workflow.origin import trained_variants_of, variant_folders
+from reconvene.workflow.origin import stored_variants
 from reconvene.workflow.pictures import draw_predictions, write_pictures
 
 
@@ -93,14 +93,13 @@ def _assessed(models: dict[str, nn.Module], dataset: Dataset, *, corruptions: bo
 
 def trained_variants(folder: Path, dataset: Dataset, *, allow_import: bool) -> tuple[dict[str, nn.Module], Dataset]:
     """The trained networks of an artifact, by variant, and the data normalised as in training. Raises as above."""
-    trained = trained_variants_of(folder)
+    trained = {name: stored for name, stored in stored_variants(folder).items() if stored.is_trained}
     if not trained:
         raise ArtifactError(
             f"{folder} holds no trained network. Train it first: reconvene train {folder}. If it was trained in a loop "
             "of your own, say so when you save it: rc.save(model, folder, trained=True)"
         )
-    variant_folder = variant_folders(folder)[trained[-1]]
-    preprocessing = preparation(artifact.Artifact.open(variant_folder), dataset)
+    preprocessing = preparation(list(trained.values())[-1], dataset)  # the pruned one's, where it is trained
     models = {name: m for name, m in variants(folder, allow_import=allow_import).items() if name in trained}
     return models, replace(dataset, mean=preprocessing.mean, std=preprocessing.std)
 

@@ -25,17 +25,14 @@ DENSE = "dense"
 """Folder of the dense network's own artifact, inside that of the network that is compared with it."""
 
 
-def variant_folders(folder: Path) -> dict[str, Path]:
-    """The folders of the networks of an artifact, by variant: of a pruned one also the dense network, if it is kept."""
-    if artifact.Artifact.open(folder).plan is None:
-        return {"dense": folder}
-    dense = {"dense": folder / DENSE} if (folder / DENSE / artifact.MANIFEST).exists() else {}
-    return {**dense, "pruned": folder}
-
-
-def trained_variants_of(folder: Path) -> list[str]:
-    """The variants of an artifact whose weights were trained."""
-    return [name for name, path in variant_folders(folder).items() if artifact.Artifact.open(path).is_trained]
+def stored_variants(folder: Path) -> dict[str, artifact.Artifact]:
+    """The artifacts of the networks in a folder: the dense network's of a pruned one, if it is kept, then its own."""
+    stored = artifact.Artifact.open(folder)
+    if stored.plan is None:
+        return {"dense": stored}
+    dense = folder / DENSE
+    kept = {"dense": artifact.Artifact.open(dense)} if (dense / artifact.MANIFEST).exists() else {}
+    return {**kept, "pruned": stored}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from reconvene.training.log import LOG_NAME
 from reconvene.utils.files import write_atomic
 from reconvene.utils.machine import machine, now
 from reconvene.workflow.inputs import recorded_task
-from reconvene.workflow.origin import DENSE, variant_folders
+from reconvene.workflow.origin import DENSE, stored_variants
 from reconvene.workflow.pictures import PICTURES
 from reconvene.workflow.prune import BENCH, COMMAND, REPORT
 
@@ -155,7 +155,7 @@ def scores(folder: Path) -> dict[str, float]:
 
 def _trainings(folder: Path) -> dict[str, artifact.Training]:
     """What is recorded of the training of ``dense`` and ``pruned``, where they were trained."""
-    trainings = {name: artifact.Artifact.open(path).training for name, path in variant_folders(folder).items()}
+    trainings = {name: stored.training for name, stored in stored_variants(folder).items()}
     return {name: training for name, training in trainings.items() if training is not None}
 
 

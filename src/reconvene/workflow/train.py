@@ -22,7 +22,7 @@ from reconvene.training.frozen_bits import FrozenBits
 from reconvene.utils.numbers import plural
 from reconvene.utils.progress import ProgressOption, is_first_process, listening, note, stage
 from reconvene.workflow.inputs import DataLike, dataset_for
-from reconvene.workflow.origin import DENSE, variant_folders
+from reconvene.workflow.origin import DENSE, stored_variants
 from reconvene.workflow.pictures import write_pictures
 from reconvene.workflow.recipes import usual_recipe
 
@@ -269,8 +269,9 @@ def training_warnings(directory: str | Path) -> dict[str, str]:
     What agrees with such a network shows nothing: an int8 file of one that answers one class agrees in every answer.
     """
     folder = Path(directory)
-    trainings = {variant: artifact.Artifact.open(path).training for variant, path in variant_folders(folder).items()}
-    as_cut = artifact.Artifact.open(folder).as_cut
+    artifacts = stored_variants(folder)
+    trainings = {variant: stored.training for variant, stored in artifacts.items()}
+    as_cut = list(artifacts.values())[-1].as_cut  # of the folder itself, which is the last
     warnings = {name: text for name, text in (as_cut.warnings if as_cut else {}).items() if not trainings.get(name)}
     warnings |= {name: training.warning for name, training in trainings.items() if training and training.warning}
     return warnings
