@@ -116,7 +116,7 @@ format: .venv/.ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-BENCHMARKS := structure_scaling structure_time prune_time synflow_time command_time
+BENCHMARKS := plan_scaling structure_scaling structure_time prune_time synflow_time command_time
 
 bench: .venv/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'

@@ -13,7 +13,6 @@ measured, in place of an older one of the same network and command.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import statistics
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from architectures.results import facts
-from rows import read_rows
+from rows import put_row
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "command_time.jsonl"
@@ -59,14 +58,9 @@ def main() -> int:
         for command in options.commands:
             record = measured(name, command, options.repeats)
             print(line(record), flush=True)
-            put(options.out, {**record, "repeats": options.repeats, "load": os.getloadavg()[0], **facts(ROOT)})
+            about = {"repeats": options.repeats, "load": os.getloadavg()[0], **facts(ROOT)}
+            put_row(options.out, {**record, **about}, same=("model", "command"))
     return 0
-
-
-def put(path: Path, record: dict[str, Any]) -> None:
-    """Write the row in place of the one of the same network and command, if there is one."""
-    others = [row for row in read_rows(path) if (row["model"], row["command"]) != (record["model"], record["command"])]
-    path.write_text("".join(json.dumps(row) + "\n" for row in [*others, record]))
 
 
 def measured(name: str, command: str, repeats: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,3 +19,10 @@ def add_row(path: Path, row: Row) -> None:
     """Append a row."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
+
+
+def put_row(path: Path, row: Row, *, same: Sequence[str]) -> None:
+    """Write a row in place of the one with the same values under these keys, if there is one."""
+    others = [other for other in read_rows(path) if any(other[key] != row[key] for key in same)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(each) + "\n" for each in [*others, row]), encoding="utf-8")

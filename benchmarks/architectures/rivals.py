@@ -83,7 +83,7 @@ def torch_pruning(model: nn.Module, inputs: Any) -> nn.Module:
 
 
 def torch_kirigami(model: nn.Module, inputs: Any) -> nn.Module:
-    """torch-kirigami as its documentation shows it: group magnitude, half of each axis, greedy."""
+    """torch-kirigami's greedy strategy: group magnitude, half of each axis; its limit of trials is lifted."""
     kirigami = importlib.import_module("torch_kirigami")
     pruning = importlib.import_module("torch_kirigami.pruning")
     graph = kirigami.DependencyGraph.build(model, args=(inputs,))

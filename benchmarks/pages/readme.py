@@ -10,18 +10,23 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from rows import read_rows
+
 from pages.generated_part import update_files
 from reconvene.experiments.plot import Dot, scatter_svg
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 PICTURE = ROOT / "docs" / "plots" / "readme.svg"
+ZOO = ROOT / "benchmarks" / "results" / "zoo.jsonl"
+NETWORKS = re.compile(r"\d+(?= networks of torchvision)")
 MARKED = re.compile(r"<!-- generated: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def generated(text: str) -> str:
-    """The README with every marked block replaced by the output on disk."""
-    return MARKED.sub(lambda match: block(match[1]), text)
+    """The README with every marked block replaced by the output on disk, and the number of networks of the sweep."""
+    swept = len({row["name"] for row in read_rows(ZOO)})
+    return NETWORKS.sub(str(swept), MARKED.sub(lambda match: block(match[1]), text))
 
 
 def block(name: str) -> str:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +43,7 @@ def put(path: Path, kind: str) -> None:
 KINDS = ("pipe", "device", "folder", "circle", "terabyte", "nested")
 
 
+@pytest.mark.timeout(WAIT)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("read", "error"), [(rc.Plan.load, PlanError), (devices.find, DeviceError)])
 def test_plans_and_profiles_are_regular_files_that_end(
@@ -51,10 +51,8 @@ def test_plans_and_profiles_are_regular_files_that_end(
 ) -> None:
     path = tmp_path / "x.json"
     put(path, kind)
-    began = time.monotonic()
     with pytest.raises(error, match=r"x\.json"):
         read(path)
-    assert time.monotonic() - began < WAIT
 
 
 @pytest.fixture
@@ -83,14 +81,13 @@ def test_a_whole_bundle_passes_here_and_on_the_device(bundle: Path) -> None:
     assert check_bundle(bundle).labels == ("a", "b") and on_the_device(bundle) == ""
 
 
+@pytest.mark.timeout(2 * WAIT)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["m.onnx", "bundle.json", "SHA256SUMS"])
 def test_a_bundle_is_made_of_regular_files(name: str, kind: str, bundle: Path) -> None:
     put(bundle / name, kind)
-    began = time.monotonic()
     with pytest.raises(ExportError, match=name):
         check_bundle(bundle)
-    assert time.monotonic() - began < WAIT
     if kind != "terabyte":  # one interpreter for a case is enough of them
         assert name in on_the_device(bundle)
 

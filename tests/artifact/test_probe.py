@@ -227,7 +227,7 @@ def test_why_there_is_no_probe_stands_in_the_manifest(
     load(tmp_path / "a")
 
 
-def test_saving_and_loading_leave_everything_as_it_was_and_cost_little(tmp_path: Path) -> None:
+def test_saving_and_loading_leave_everything_as_it_was(tmp_path: Path) -> None:
     model = Holder().train()
     model.inner[0].eval()
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()

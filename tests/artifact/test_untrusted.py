@@ -6,7 +6,6 @@ import importlib
 import json
 import os
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,9 +96,11 @@ def test_entries_of_a_wrong_type_are_errors_of_ours(changes: dict[str, Any], fol
         rc.load(folder)
 
 
+@pytest.mark.timeout(30)
 @pytest.mark.parametrize("name", [WEIGHTS, PLAN, MANIFEST])
 @pytest.mark.parametrize("kind", ["fifo", "device", "folder", "huge"])
 def test_only_regular_files_of_the_expected_size_are_read(name: str, kind: str, folder: Path) -> None:
+    """None waits for a writer, and none reads a file that has no end."""
     path = folder / name
     path.unlink()
     if kind == "fifo":
@@ -111,10 +112,8 @@ def test_only_regular_files_of_the_expected_size_are_read(name: str, kind: str, 
     else:
         with path.open("wb") as file:
             file.truncate(2**40)  # a terabyte, none of it on the disk
-    began = time.monotonic()
     with pytest.raises(ArtifactError, match=r"no regular file|altered|at most|cannot read"):
         rc.load(folder)
-    assert time.monotonic() - began < 20, "nothing waits, and nothing of the file is read"
 
 
 def test_a_link_to_a_regular_file_is_read(folder: Path, tmp_path: Path) -> None:
@@ -133,12 +132,12 @@ def test_json_without_end_is_an_error_of_ours(folder: Path) -> None:
         rc.load(folder)
 
 
+@pytest.mark.timeout(30)
 @pytest.mark.parametrize(
     "text", ["0-99999999", f"0-{MOST}", "5-3", "3-1,7", "1,1", "0-4,2", "-3", "a", "1-", "0-9" * 30]
 )
 def test_ranges_that_stand_for_too_much_or_nothing_are_refused(text: str, folder: Path) -> None:
-    began = time.monotonic()
-    with pytest.raises(PlanError):
+    with pytest.raises(PlanError, match="range"):
         from_text(text)
 
     def change(plan: dict[str, Any]) -> None:
@@ -148,7 +147,6 @@ def test_ranges_that_stand_for_too_much_or_nothing_are_refused(text: str, folder
     change_plan(folder, change)
     with pytest.raises(ReconveneError):
         rc.load(folder)
-    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize(

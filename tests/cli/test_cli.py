@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 import subprocess
 import sys
 
@@ -46,7 +47,6 @@ def test_every_command_has_help_and_the_common_options(command: str, capfd: pyte
         (["prune", "resnet20", "-o", "out", "--criterium", "snip"], "--criterium"),
         (["prune", "resnet20", "-o", "out"], "a budget is missing"),
         (["prune", "resnet20", "-o", "out", "--params", "2x", "--input", "3xx32"], "--input"),
-        (["prune", "resnet20", "-o", "out", "--params", "2x", "--round-to", "0"], "--round-to"),
         (["prune", "resnet20", "--params", "2x", "-o", ""], "an empty path"),
         (["prune", "resnet20", "--params", "2x", "--output="], "an empty path"),
         (["pull", "owner/name", "-o", ""], "an empty path"),
@@ -55,11 +55,9 @@ def test_every_command_has_help_and_the_common_options(command: str, capfd: pyte
         (["export", "out", "--to", ","], "--to"),
         (["export", "out", "--batch", "many"], "auto, free, static"),
         (["export", "out", "--batch", "0"], "auto, free, static"),
-        (["export", "out", "--tolerance", "2"], "between 0 and 1"),
         (["export", "out", "--precision", "fp16", "--quantize", "int8", "--data", "digits"], "made from float32"),
         (["export", "out", "--quantize", "int8"], "--data"),
         (["export", "out", "--min-agreement", "95"], "--min-agreement"),
-        (["bench", "out", "--repeats", "0"], "--repeats"),
         (["bench", "out", "--calibration-samples", "0"], "--calibration-samples"),
     ],
 )
@@ -78,4 +76,4 @@ def test_the_documentation_knows_every_option(command: str) -> None:
     text = (ROOT / "docs" / "cli.md").read_text()
     for option in dataclasses.fields(kind):
         if option.name not in ("model", "directory", "experiment", "repository", "what", "file"):  # positional
-            assert f"--{option.name.replace('_', '-')}" in text, option.name
+            assert re.search(rf"--{option.name.replace('_', '-')}(?![\w-])", text), option.name

@@ -99,6 +99,13 @@ def test_a_disk_that_refuses_is_said_in_one_line_and_changes_nothing(
     assert {path.name for path in tmp_path.rglob("*") if path.is_dir()} == ({"a", "dense"} if existing else set())
 
 
+@pytest.fixture(scope="module")
+def small_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small") / "a"
+    prune(folder)
+    return folder
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -110,7 +117,10 @@ def test_a_disk_that_refuses_is_said_in_one_line_and_changes_nothing(
         (["bench", "DIR", "--repeats", "0"], "--repeats 0: it is 1 at least"),
         (["run", *SMALL, "--skip-int8", "--min-agreement", "0.5"], "--min-agreement is about int8"),
         (["train", "DIR", "--temperature", "2"], "--temperature says nothing without --distill or --teacher"),
-        (["train", "DIR", "--device", "here"], "--device says how channels leave and come back: add --grow"),
+        (
+            ["train", "DIR", "--device", "here"],
+            "--device says how channels leave and come back during training: add --grow",
+        ),
         (["train", "DIR", "--grow", "--for-int8"], "--for-int8 is about a budget, such as --params 4x"),
         (["train", "DIR", "--grow", "--params", "2x", "--again"], "network on labels: leave --again out"),
         (["prune", *SMALL, "--trained", "--mean", "0", "-o", "DIR"], "--mean says nothing without --data"),
@@ -118,15 +128,25 @@ def test_a_disk_that_refuses_is_said_in_one_line_and_changes_nothing(
         (["prune", *SMALL, "--round-to", "0", "-o", "DIR"], "--round-to 0: it is 1 at least"),
         (["device", "profile", "--input", "3x8x8", "-o", "p.json"], "--input says nothing without MODEL"),
         (["replace", "DIR", "--allow", "relu", "--lr", "0.1", "-o", "DIR2"], "--lr says nothing without --epochs"),
+        (["replace", "DIR", "-o", "DIR2"], "say what may be left, such as --allow relu,relu6"),
+        (["prune", *SMALL, "--size-of", "onnx", "-o", "DIR2"], "--size-of says what --size is about"),
+        (["prune", *SMALL, "--memory-of", "onnx", "-o", "DIR2"], "--memory-of says what --peak-memory is about"),
+        (["prune", *SMALL, "--for-int8", "-o", "DIR2"], "--for-int8 says what --latency, --size-of or --memory-of"),
+        (["prune", *SMALL, "--trained", "--pretrained", "--weights", "w.safetensors", "-o", "DIR2"], "Give one of"),
+        (["bench", "DIR", "--runtimes", ","], "--runtimes names no runtime"),
+        (["fit", "here", "--models", ",", "--params", "2x"], "--models names no architecture"),
+        (["train", "DIR", "--qat", "--sparsity", "slimming"], "--sparsity is for ordinary training, not for --qat"),
+        (["train", "resnet8", "-o", "DIR"], "holds another network than resnet8 as it was asked for"),
+        (["export", "DIR", "--target", "ethos-u55-128"], "--target compiles the int8 LiteRT file"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value[:3]),
 )
 def test_an_option_that_says_nothing_is_refused(
-    capfd: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], words: str
+    capfd: pytest.CaptureFixture[str], small_artifact: Path, tmp_path: Path, arguments: list[str], words: str
 ) -> None:
-    prune(tmp_path / "a")
-    places = {"DIR": str(tmp_path / "a"), "DIR2": str(tmp_path / "b"), "p.json": str(tmp_path / "p.json")}
+    places = {"DIR": str(small_artifact), "DIR2": str(tmp_path / "b"), "p.json": str(tmp_path / "p.json")}
     assert words in trouble(capfd, *(places.get(word, word) for word in arguments), code=2)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_artifact_that_is_replaced_takes_what_was_made_from_it_along(

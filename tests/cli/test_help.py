@@ -29,6 +29,22 @@ def test_help_has_groups_an_example_and_no_defaults_that_say_nothing(
     assert len(options) == len(set(options)), "each option is said once"
 
 
+def options_of(command: str, capsys: pytest.CaptureFixture[str]) -> tuple[set[str], str]:
+    """The options that a command's help lists, and its text on one line."""
+    assert cli.main([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    return set(re.findall(r"^  (?:-\w, )?(--[\w-]+)", text, re.MULTILINE)), " ".join(text.split())
+
+
+def test_the_help_names_options_of_its_own_command_or_says_of_which(capsys: pytest.CaptureFixture[str]) -> None:
+    options = {command: options_of(command, capsys) for command in cli.COMMANDS}
+    for command, (own, text) in options.items():
+        for before, option in re.findall(r"([\w.,()]*) \(?(--[a-z][\w-]*)", text):
+            known = {"--words"} if before == "reconvene" else options.get(before, (own,))[0]
+            anywhere = command == "device" and option == "--device"  # what its profile is for
+            assert option in known or anywhere, f"{command}: {before} {option}"
+
+
 def test_every_example_of_the_help_names_options_that_there_are() -> None:
     from reconvene.cli.mistakes import check_options
 

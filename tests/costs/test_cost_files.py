@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -174,25 +175,22 @@ def test_a_layer_that_no_entry_is_about_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "words"),
     [
-        "__import__('os')",
-        "k.real",
-        "k ** 9",
-        "[k]",
-        "k if k else 1",
-        "(lambda: 1)()",
-        "nothing",
-        "True",
-        "rate[w] +",
-        "ceil",
-        "ceil()",
-        "ceil(k, 2)",
-        "min(k)",
+        *(
+            (text, "is nothing that a formula may hold. It may hold numbers, + - * /")
+            for text in ("__import__('os')", "k.real", "k ** 9", "[k]", "k if k else 1", "(lambda: 1)()", "True")
+        ),
+        ("nothing", "'nothing' is unknown. Known: k, w"),
+        ("ceil", "'ceil' is unknown. Known: k, w"),
+        ("rate[w] +", "cannot be read (invalid syntax"),
+        ("ceil()", "ceil takes one number"),
+        ("ceil(k, 2)", "ceil takes one number"),
+        ("min(k)", "min takes two numbers or more"),
     ],
 )
-def test_a_formula_holds_arithmetic_only(text: str) -> None:
-    with pytest.raises(CostFileError):
+def test_a_formula_holds_arithmetic_only(text: str, words: str) -> None:
+    with pytest.raises(CostFileError, match="here: .*" + re.escape(words)):
         Formula(text, ["k", "w"], {"rate": {8: 1.0}}, place="here")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -47,6 +48,7 @@ def network() -> nn.Sequential:
 
 MODEL = network()
 PLAN = rc.plan(MODEL, INPUTS, BUDGET)
+BATCHES = [(INPUTS, torch.zeros(1, dtype=torch.long))]
 
 
 def nested(depth: int) -> nn.Module:
@@ -62,6 +64,9 @@ VERBS: dict[str, Callable[[Any], Any]] = {
     "sensitivity": lambda model: rc.sensitivity(model, INPUTS),
     "plan": lambda model: rc.plan(model, INPUTS, BUDGET),
     "prune": lambda model: rc.prune(model, INPUTS, BUDGET),
+    "prune_iteratively": lambda model: rc.prune_iteratively(model, INPUTS, BUDGET),
+    "replace": lambda model: rc.replace(model, INPUTS, allow=["relu"]),
+    "search": lambda model: rc.search(model, INPUTS, BUDGET, train=BATCHES),
     "masks": lambda model: rc.masks(model, 0.5),
     "measure": lambda model: rc.measure(model, INPUTS, latency=False),
     "rectify": lambda model: rc.rectify(model, PLAN, INPUTS),
@@ -136,22 +141,22 @@ def test_a_model_is_not_drawn_from_what_is_no_seed(seed: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "error"),
+    ("call", "error", "words"),
     [
-        (lambda: rc.plan(MODEL, INPUTS, BUDGET, round_to="8"), ArgumentError),
-        (lambda: rc.plan(MODEL, INPUTS, BUDGET, round_to=1.5), ArgumentError),
-        (lambda: rc.sensitivity(MODEL, INPUTS, density="a"), ArgumentError),
-        (lambda: rc.masks(MODEL, "a"), ArgumentError),
-        (lambda: rc.plan(MODEL, INPUTS, BUDGET, device=3), DeviceError),
-        (lambda: rc.plan(MODEL, INPUTS, BUDGET, size_of=[1]), ArgumentError),
-        (lambda: rc.plan(MODEL, INPUTS, rc.Budget(size="2x"), size_of="onxx"), UnknownNameError),
-        (lambda: rc.rectify(MODEL, None, INPUTS), PlanError),
-        (lambda: rc.load(3), ArgumentError),
-        (lambda: rc.save(MODEL, 3), ArgumentError),
+        (lambda: rc.plan(MODEL, INPUTS, BUDGET, round_to="8"), ArgumentError, "round_to='8' is no whole number"),
+        (lambda: rc.plan(MODEL, INPUTS, BUDGET, round_to=1.5), ArgumentError, "round_to=1.5 is no whole number"),
+        (lambda: rc.sensitivity(MODEL, INPUTS, density="a"), ArgumentError, "density='a' is no number"),
+        (lambda: rc.masks(MODEL, "a"), ArgumentError, "density='a' is no number"),
+        (lambda: rc.plan(MODEL, INPUTS, BUDGET, device=3), DeviceError, "device=3 is no device. Give a profile"),
+        (lambda: rc.plan(MODEL, INPUTS, BUDGET, size_of=[1]), ArgumentError, "Try: size_of=['onnx']"),
+        (lambda: rc.plan(MODEL, INPUTS, rc.Budget(size="2x"), size_of="onxx"), UnknownNameError, "mean 'onnx'?"),
+        (lambda: rc.rectify(MODEL, None, INPUTS), PlanError, "plan=None is no Plan"),
+        (lambda: rc.load(3), ArgumentError, "directory=3 is no path"),
+        (lambda: rc.save(MODEL, 3), ArgumentError, "directory=3 is no path"),
     ],
 )
-def test_other_arguments_of_a_wrong_type(call: Callable[[], Any], error: type[ReconveneError]) -> None:
-    with pytest.raises(error):
+def test_other_arguments_of_a_wrong_type(call: Callable[[], Any], error: type[ReconveneError], words: str) -> None:
+    with pytest.raises(error, match=re.escape(words)):
         call()
 
 

@@ -199,7 +199,7 @@ def test_a_process_that_was_killed_leaves_a_run_that_goes_on(
 
 def test_another_search_does_not_go_on_from_a_checkpoint(tmp_path: Path) -> None:
     searched(checkpoint=tmp_path)
-    with pytest.raises(TrainingError, match="seed is 1 here, 0 there"):
+    with pytest.raises(TrainingError, match="seed is 1 now and was 0"):
         searched(checkpoint=tmp_path, seed=1)
 
 

@@ -175,7 +175,7 @@ def test_a_layer_of_ones_own_gets_a_rule(capsys: pytest.CaptureFixture[str]) -> 
     assert isinstance(small, nn.Sequential) and len(small[1].scale) == small[0].out_channels < 16
 
 
-def test_a_task_of_ones_own_trains(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_task_of_ones_own_has_a_loss_metrics_and_agreement(monkeypatch: pytest.MonkeyPatch) -> None:
     (plugin,) = blocks("task")
     monkeypatch.setitem(TASKS, "depth", None)
     exec(plugin, {"__name__": "depth"})

@@ -61,22 +61,30 @@ def error(got: Any, want: Any) -> float:
             assert torch.equal(one, other)
             continue
         assert one.shape == other.shape
+        assert torch.isfinite(one).all() and torch.isfinite(other).all(), "max() of Python passes over a NaN"
         scale = float(other.abs().max()) or 1.0
         worst = max(worst, float((one - other).abs().max()) / scale)
     return worst
 
 
 def prove(
-    model: nn.Module, inputs: Any, *, ratio: float = 0.5, seed: int = 0, dtype: torch.dtype = torch.float64
+    model: nn.Module,
+    inputs: Any,
+    *,
+    ratio: float = 0.5,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    prunable: bool | None = True,
 ) -> tuple[Structure, Plan, nn.Module]:
-    """Shrink, replay, and hold the small network against the silenced one; returns what was made.
+    """Shrink, replay, and hold the small network against the silenced one; returns structure, plan and small network.
 
-    Everything runs in double precision, so that a difference is an error and not rounding; kernels that have none run
-    in another ``dtype``.
+    ``prunable``: whether some group must be prunable, or none may be; None: either. Everything runs in double
+    precision, so that a difference is an error and not rounding; kernels that have none run in another ``dtype``.
     """
     model = unsettle(model).to(dtype).eval()
     inputs = torch.utils._pytree.tree_map_only(Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, inputs)
     structure = analyse(model, inputs)
+    assert prunable is None or bool(structure.prunable) == prunable
     keep = half(structure, ratio=ratio, seed=seed)
     rerun = replay(model, inputs, structure, keep)
     assert rerun.failure is None

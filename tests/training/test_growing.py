@@ -58,7 +58,9 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     dense, small = (plan.costs[side]["params"] for side in ("dense", "pruned"))
     assert small <= dense / 2 and sum(p.numel() for p in rc.load(folder).parameters()) == small
     assert train_growing(folder, digits, epochs=3, budget=BUDGET, config=CONFIG).metrics  # returns at once
-    with pytest.raises(TrainingError, match="was pruned and trained already"):
+    with pytest.raises(
+        TrainingError, match=r"was pruned and trained already, with other settings: \w+ is .* now and was"
+    ):
         train_growing(folder, digits, epochs=4, budget=BUDGET, config=CONFIG)
 
 

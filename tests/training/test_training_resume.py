@@ -89,10 +89,10 @@ def other_weights() -> nn.Module:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epochs": 3}, "epochs is 3 here, 1 there"),
-        ({"config": TrainConfig(seed=4, batch_size=48)}, "seed is 4 here, 3 there"),
-        ({"config": TrainConfig(seed=3, batch_size=32, lr=0.2)}, r"batch_size is 32 here, 48 there; lr is 0\.2 here"),
-        ({"model": other_weights()}, "weights is .{12}... here, .{12}... there"),
+        ({"epochs": 3}, "epochs is 3 now and was 1"),
+        ({"config": TrainConfig(seed=4, batch_size=48)}, "seed is 4 now and was 3"),
+        ({"config": TrainConfig(seed=3, batch_size=32, lr=0.2)}, r"batch_size is 32 now and was 48; lr is 0\.2 now"),
+        ({"model": other_weights()}, "weights is .{12}... now and was .{12}..."),
         ({"dataset": "other"}, "dataset is .* 240 train .* here, .* 480 train"),
     ],
 )

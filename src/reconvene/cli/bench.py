@@ -35,11 +35,12 @@ class BenchCommand(Int8Options, Importing, Seeded, Command):
     input: InputShape = None
     """Shape of one example. By default what the artifact says."""
     runtimes: Annotated[str, arg(metavar="RUNTIME[,RUNTIME]")] = "installed"
-    """Runtimes, separated by commas: onnxruntime, openvino, executorch, litert, ncnn, eager; else all there are."""
+    """Runtimes, separated by commas: onnxruntime, openvino, executorch, litert, ncnn, eager. By default those that are
+    installed."""
     data: Annotated[str | None, arg(metavar="DATA")] = None
     """Also time int8, calibrated on this data, and say how often each file agrees: digits, a hub id, or a path."""
     limit: Annotated[int | None, arg(metavar="N")] = None
-    """Use at most so many images of each split of --data."""
+    """At most N images of each split of --data."""
     batch: int = 1
     """Examples in one inference."""
     threads: int = 1

@@ -147,7 +147,7 @@ class LearningOptions:
     batch_size: Annotated[int | None, arg(metavar="N")] = None
     """Images a step. By default 128, fewer for small data."""
     lr: Annotated[float | Literal["auto"] | None, arg(metavar="RATE|auto")] = None
-    """Highest learning rate. By default 0.1 (adamw: 0.001), and 0.01 with --qat; where trained weights were kept, the
+    """Highest learning rate. By default 0.1 (adamw: 0.001), for train --qat 0.01; where trained weights were kept, the
     end of that schedule, which begins lower. Lower it where a loss becomes nan.
     auto: found by a range test of up to 200 steps first."""
     schedule: Literal["one-cycle", "multi-step"] | None = None

@@ -10,6 +10,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from reconvene.cli.command import Answer, Command, UsageError
 from reconvene.cli.workers_options import WorkersOptions
+from reconvene.utils.numbers import plural
 
 
 @dataclass(kw_only=True)
@@ -24,7 +25,7 @@ class CompareCommand(WorkersOptions, Command):
 
     experiment: Positional[Annotated[Path, arg(metavar="EXPERIMENT")]]
     """A TOML or YAML file: arms, models, data, budgets, seeds. See docs/cli.md."""
-    out: Annotated[Path, arg(aliases=("-o",))] = Path("out/compare")
+    output: Annotated[Path, arg(aliases=("-o",))] = Path("out/compare")
     """Folder for results.jsonl, table.md, plots, and unfinished runs."""
     results: Path | None = None
     """Keep the results in this file instead, which may hold those of other experiments."""
@@ -57,21 +58,24 @@ class CompareCommand(WorkersOptions, Command):
             )
         outcome = compare(
             experiment,
-            self.results or self.out / "results.jsonl",
-            self.out / "unfinished",
+            self.results or self.output / "results.jsonl",
+            self.output / "unfinished",
             seconds=self.seconds,
             only=self.only,
             workers=self.workers or 1,
             ray=self.ray,
         )
         lines = summarise(outcome.records)
-        written = write_pages(lines, self.out)
+        written = write_pages(lines, self.output)
         if outcome.failed:
             key, first = next(iter(outcome.failed.items()))
             name = next((str(run) for run in experiment.runs if run.key == key), key)
+            waiting = outcome.left - len(outcome.failed)  # runs that failed are left too
             raise ExperimentError(
-                f"{len(outcome.failed)} runs failed, {outcome.left} are left, {len(outcome.records)} are done. "
-                f"The first, {name}: {first}. The others' results are kept; the same command tries again"
+                f"{plural(len(outcome.failed), 'run')} failed, {len(outcome.records)} are done"
+                + (f", {waiting} are left" if waiting else "")
+                + f". The first that failed, {name}: {first.rstrip('.')}. Results of the others are kept; "
+                "the same command tries again"
             )
         left = f"\n{outcome.left} runs are left: the same command goes on." if outcome.left else ""
         table = as_text(lines) if lines else "nothing is done yet"

@@ -37,7 +37,7 @@ class DataOptions:
     data: Annotated[str | None, arg(metavar="DATA")] = DIGITS
     """digits (handwritten, no download), a hub id such as owner/name, or a folder of images or parquet."""
     limit: Annotated[int | None, arg(metavar="N")] = None
-    """Use at most so many images of each split, every class in proportion."""
+    """At most N images of each split, every class in proportion."""
     task: Annotated[str | None, arg(metavar="NAME")] = None
     """What targets are: classification, segmentation, instances, instances-hv, regression, image-to-image. By default
     what the artifact was trained for, else classification."""
@@ -97,8 +97,8 @@ class TrainingDataOptions(DataOptions):
     """Options that say which data a network is trained on."""
 
     validation: Annotated[float, arg(metavar="SHARE")] = 0.0
-    """Hold out this share of the training images, of every class: curves and --floor go by them, and the test images
-    judge the result alone."""
+    """Hold out this share of the training images, of every class: curves (and prune --floor) go by them, and the test
+    images judge the result alone."""
 
     @property
     def held_out(self) -> float:

@@ -69,7 +69,7 @@ class ExportCommand(LimitOptions, Importing, Seeded, Command):
     data: Annotated[str | None, arg(metavar="DATA")] = None
     """Verify on the test images of this data: digits, a hub id, or a path. By default on seeded noise."""
     limit: Annotated[int | None, arg(metavar="N")] = None
-    """Use at most so many images of each split of --data."""
+    """At most N images of each split of --data."""
     bundle: Annotated[Path | None, arg(metavar="NAME.tar.gz")] = None
     """Also write an archive that classifies images on a device: model, run.py, labels, self-test, checksums."""
 

@@ -21,9 +21,8 @@ class CriterionOptions:
 
     criterion: Annotated[str | None, arg(metavar="NAME")] = None
     """What scores the weights: synflow, snip, grasp, magnitude, random; or the channels of a trained network: taylor,
-    obd, group_l2, l1, l2, slimming, lamp, fpgm, hrank, chip; of a spiking one: activity, spike_rate. By default nothing
-    where --evaluator reads no scores, as fan_in does, and synflow with the others; with --trained taylor with --data,
-    group_l2 without."""
+    obd, group_l2, l1, l2, slimming, lamp, fpgm, hrank, chip; of a spiking one: activity, spike_rate. By default none
+    with the evaluator fan_in, synflow with the others; for prune --trained: taylor with --data, else group_l2."""
     evaluator: Annotated[str | None, arg(metavar="NAME")] = None
     """How sensitivity is found: fan_in from the shapes alone, the default; density, reach, concentration, ablation,
     removed_loss from scores. By default removed_loss for criteria that score channels."""
@@ -37,7 +36,7 @@ class PruneOptions(CriterionOptions):
 
     rectify: Annotated[str | None, arg(metavar="WAY")] = None
     """What touched layers get: reinit (fresh weights at the dense spread), rescale, or keep. Of trained networks:
-    reconstruct, recalibrate or keep. By default reinit; with --trained reconstruct with --data, keep without."""
+    reconstruct, recalibrate or keep. By default reinit; for prune --trained: reconstruct with --data, else keep."""
     keep: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="NAME")]] = ()
     """A layer, or a pattern such as 'stem.*', of which nothing may change; as often as needed."""
     round_to: int | None = None

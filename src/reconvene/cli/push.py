@@ -17,7 +17,7 @@ Repository = Positional[Annotated[str, arg(metavar="OWNER/NAME")]]
 class PushCommand(Command):
     """Share an artifact on the Hugging Face hub, with a model card that is generated from it.
 
-    Who you are is what `hf auth login` or HF_TOKEN says.
+    The account is taken from `hf auth login` or from HF_TOKEN.
     """
 
     command_lines: ClassVar[tuple[str, ...]] = ("reconvene push out/ owner/name --license apache-2.0",)
@@ -26,7 +26,7 @@ class PushCommand(Command):
     directory: ArtifactFolder
     """Folder of the artifact."""
     repository: Repository
-    """Where to: it is made where there is none."""
+    """Repository of the hub; a new one is created where there is none."""
     license: Annotated[str | None, arg(metavar="NAME")] = None
     """Licence of the weights as the hub calls it: apache-2.0. Without it the card says that none was stated."""
     include: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="FILE")]] = ()

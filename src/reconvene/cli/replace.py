@@ -43,7 +43,7 @@ class ReplaceCommand(Importing, Seeded, Command):
     data: Annotated[str, arg(metavar="DATA")] = DIGITS
     """What losses are estimated on, and what is trained on: digits, a hub id, or a folder of images or parquet."""
     limit: Annotated[int | None, arg(metavar="N")] = None
-    """Use at most so many images of each split."""
+    """At most N images of each split."""
     overwrite: bool = False
     """Make anew what another call made in this folder."""
 

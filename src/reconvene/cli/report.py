@@ -16,7 +16,7 @@ class ReportCommand(Command):
     heading: ClassVar[str] = "which artifact"
 
     directory: ArtifactFolder
-    """Folder of a pruned artifact. bench, evaluate and run write its report by themselves."""
+    """Folder of a pruned artifact. bench and run write it; evaluate renews one that exists."""
 
     def run(self) -> Answer:
         """Write the page."""

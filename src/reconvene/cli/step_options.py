@@ -24,7 +24,7 @@ class StepOptions(LearningOptions):
 
     steps: Annotated[int | None, arg(metavar="N")] = None
     """Cut a trained network in so many steps, tuned after each of them on --data; stopped, the same command goes on.
-    By default one cut without tuning; with --epochs 1."""
+    Without --steps and --epochs: one cut, no tuning. With --epochs alone: one cut, then tuning."""
     epochs: Annotated[int | None, arg(metavar="N")] = None
     """Rounds over the training images after each step: the last ones of the schedule that the network was trained by,
     again. By default 2 with --steps."""

@@ -87,7 +87,10 @@ class TrainCommand(TrainOptions, BudgetOptions, TrainingDataOptions, ModelOption
         about_limits = ("device", "target", "size_of", "memory_of", "for_int8")
         limits = changed_options(self, COSTS)
         if not self.grow and (named := [*limits, *changed_options(self, ("regrow", "ramp", *about_limits))]):
-            raise UsageError(f"{named[0]} says how channels leave and come back: add --grow, or leave it out")
+            raise UsageError(
+                f"{named[0]} says how channels leave and come back during training: add --grow, or leave {named[0]} "
+                "out. Before training, channels leave with: reconvene prune"
+            )
         if self.grow and not limits and (named := changed_options(self, about_limits)):
             raise UsageError(f"{named[0]} is about a budget, such as --params 4x: add one, or leave it out")
         others = ("qat", "distill", "teacher", "again", "sparsity")
@@ -126,7 +129,10 @@ class TrainCommand(TrainOptions, BudgetOptions, TrainingDataOptions, ModelOption
 
         if self.directory.is_dir() or (":" not in str(self.directory) and len(self.directory.parts) > 1):
             if self.output is not None or self.model_arg or self.input is not None:
-                raise UsageError(f"{self.directory} is an artifact: -o, --model-arg and --input are for a model's name")
+                raise UsageError(
+                    f"{self.directory} is the path of an artifact, and -o, --model-arg and --input are about a model "
+                    "given by name. Leave them out"
+                )
             shape = artifact.Artifact.open(self.directory).source.input_shape
             return self.directory, self.dataset(shape, self.directory)
         name = str(self.directory)

@@ -125,7 +125,7 @@ def read_budget(cost: str, value: BudgetValue) -> Limit:
         return _share(cost, value, value)
     if isinstance(value, int):
         if not unit.bare:
-            raise _unreadable(cost, value, f"a plain number has no unit ({', '.join(unit.factors)})")
+            raise _unreadable(cost, value, f"the number has no unit. Units: {unit.names}")
         return _amount(cost, value, value)
     return _text(cost, value)
 
@@ -134,8 +134,8 @@ def _text(cost: str, value: str) -> Limit:
     match = _NUMBER.match(value)
     if match is None:
         raise _unreadable(cost, value, "it is no number with or without a unit")
-    number, unit_name = float(match[1]), match[2].upper()
-    if unit_name in ("X", "×"):
+    number, unit_name = float(match[1]), match[2]
+    if unit_name in ("x", "X", "×"):
         if number < 1:
             raise _unreadable(cost, value, "'Nx' means N times smaller, so N is at least 1")
         return Limit(share=1 / number)
@@ -146,10 +146,8 @@ def _text(cost: str, value: str) -> Limit:
     unit = cost_named(cost).unit
     factor = unit.factor(unit_name)
     if factor is None:
-        units = [name for name in unit.factors if name]
-        missing = f"it has no unit: {', '.join(units).lower()}"
-        trouble = f"unit {unit_name!r} is not one of {', '.join(units)}" if unit_name else missing
-        raise _unreadable(cost, value, trouble)
+        trouble = f"{unit_name!r} is not a unit" if unit_name else "the number has no unit"
+        raise _unreadable(cost, value, f"{trouble}. Units: {unit.names}")
     return _amount(cost, value, number * factor)
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from reconvene.utils.numbers import NARROW, digits, format_count, memory, seconds
 
 _COUNTS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
-_BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-_SECONDS = {"NS": 1e-9, "US": 1e-6, "ΜS": 1e-6, "MS": 1e-3, "S": 1.0}
+_BYTES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 _LARGE = {"P": 1e15, "T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}
-_PREFIXES = {"P": 1e-12, "N": 1e-9, "U": 1e-6, "Μ": 1e-6, "M": 1e-3, "": 1.0, "K": 1e3}
+_PREFIXES = {"p": 1e-12, "n": 1e-9, "u": 1e-6, "µ": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3}
 _PREFIX_NAMES = {1e-12: "p", 1e-9: "n", 1e-6: "µ", 1e-3: "m", 1.0: "", 1e3: "k"}
 
 
@@ -20,7 +20,8 @@ class Unit:
     """How amounts of one kind are read and printed.
 
     Attributes:
-        factors: what one of each unit is, by its name in capitals; the name ``""`` lets a number stand alone.
+        factors: the amount of one of each unit, by the unit's name, in which small and large letters are equal; the
+            name ``""`` lets a number stand alone.
         example: an amount as a person writes it, for error messages.
         text: an amount with all its digits, for terminals and logs.
         short: an amount with three digits, for pages.
@@ -38,16 +39,26 @@ class Unit:
     axis: tuple[str, float] = ("", 1.0)
 
     def factor(self, name: str) -> float | None:
-        """What one ``name`` (in capitals) is; ``None`` where there is no such unit.
+        """The amount of one ``name``; ``None`` where there is no such unit.
 
-        >>> BYTES.factor("KIB")
+        >>> BYTES.factor("kib")
         1024
         """
+        factors, name = {unit.upper(): factor for unit, factor in self.factors.items()}, name.upper()
         for word in self.words:
             prefix = name[: len(name) - len(word)].strip()
-            if name.endswith(word) and prefix in self.factors:
-                return self.factors[prefix]
+            if name.endswith(word) and prefix in factors:
+                return factors[prefix]
         return None
+
+    @property
+    def names(self) -> str:
+        """The units in a sentence.
+
+        >>> SECONDS.names
+        'ns, us, µs, ms, s'
+        """
+        return ", ".join(name for name in self.factors if name)
 
     def phrase(self, value: float) -> str:
         """An amount in a sentence: ``900 bytes``."""
@@ -66,7 +77,7 @@ def metric_unit(symbol: str, name: str) -> Unit:
         symbol: the symbol of the unit.
         name: its plural, for axes of plots.
     """
-    factors = {prefix + symbol.upper(): factor for prefix, factor in _PREFIXES.items()}
+    factors = {prefix + symbol: factor for prefix, factor in _PREFIXES.items()}
 
     def scaled(value: float) -> tuple[float, str]:
         fitting = [size for size in _PREFIX_NAMES if abs(value) >= size] or [min(_PREFIX_NAMES)]

@@ -83,26 +83,29 @@ class Profile:
     def load(cls, path: str | Path) -> Profile:
         """Read a profile. Raises DeviceError when it is missing, damaged, or of another version."""
         text = read_regular(Path(path), limit=_FILE_LIMIT, error=DeviceError, what="the device profile")
-        return cls._read(text, str(path))
+        return cls._read(text, path)
 
     @classmethod
-    def from_dict(cls, values: Any, source: str = "this") -> Profile:
+    def from_dict(cls, values: Any) -> Profile:
         """The profile of ``to_dict``. Raises DeviceError."""
-        return cls._read(schema.to_json(values, source=f"the device profile {source}", error=DeviceError), source)
+        return cls._read(schema.to_json(values, source="the device profile", error=DeviceError))
 
     @classmethod
-    def _read(cls, text: str | bytes, source: str) -> Profile:
-        named = f"the device profile {source}"
+    def _read(cls, text: str | bytes, path: str | Path | None = None) -> Profile:
+        named = "the device profile" if path is None else f"the device profile {path}"
         values = schema.parse_json(text, source=named, error=DeviceError, remedy=_REMEDY)
         if not isinstance(values, dict) or values.get("format") != FORMAT:
-            raise DeviceError(f"{source} is no device profile. Make one with: reconvene device profile -o {source}")
+            raise DeviceError(
+                f"{'the mapping' if path is None else path} is not a device profile. "
+                f"Measure one: reconvene device profile -o {path or 'PROFILE.json'}"
+            )
         if values.get("version") != VERSION:
             version = invalid_values.shown(values.get("version"))
-            raise DeviceError(f"{source} has version {version}, this release reads {VERSION}. {_REMEDY}")
+            raise DeviceError(f"{named} has version {version}, this release reads {VERSION}. {_REMEDY}")
         runtime = values.get("runtime")
         if isinstance(runtime, dict) and runtime.get("name", RUNTIME) != RUNTIME:
             raise DeviceError(
-                f"{source} was measured in {str(runtime['name'])[:60]}, and latency is predicted and timed in "
+                f"{named} was measured in {str(runtime['name'])[:60]}, and latency is predicted and timed in "
                 f"{RUNTIME}. Measure the device with it: reconvene device profile --bundle probe.pyz"
             )
         schema.read_json(cls, text, source=named, error=DeviceError, remedy=_REMEDY)
@@ -198,7 +201,7 @@ class Profile:
                 f"the profile of {self.name or self.device['processor']} has no "
                 f"{describe_layer(job)}, nor one of another "
                 f"size. Measure the device for this model: reconvene device profile MODEL "
-                f"--precision {self.precision}"
+                f"--precision {self.precision} -o PROFILE.json"
             )
         positions = _positions(job.spec)
         # Of layers of one size, one with the same tail comes last and is taken.

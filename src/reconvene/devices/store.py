@@ -14,7 +14,7 @@ from reconvene.devices.on_device import facts, probe
 from reconvene.devices.on_device.layer_spec import LayerJob, MeasuredLayer
 from reconvene.devices.on_device.sessions import NetworkSpec
 from reconvene.devices.profile import Profile
-from reconvene.errors import DeviceError, MissingExtraError, UnknownNameError
+from reconvene.errors import DeviceError, MissingExtraError, suggestion
 from reconvene.utils.files import unwritable
 from reconvene.utils.progress import note, stage
 
@@ -38,15 +38,17 @@ def _home(variable: str, default: str) -> Path:
 
 
 def find(device: str | Path) -> Profile:
-    """The profile of a file, or of a name in ``named_folder``. Raises DeviceError, UnknownNameError."""
+    """The profile of a file, or of a name in ``named_folder``. Raises DeviceError."""
     path = Path(device)
     if path.suffix == ".json" or path.is_file():
         profile = Profile.load(path)
         return profile if profile.name else Profile.from_dict({**profile.to_dict(), "name": path.stem})
     file_by_name = {file.stem: file for file in sorted(named_folder().glob("*.json"))}
     if str(device) not in file_by_name:
-        raise UnknownNameError(
-            "device", str(device), file_by_name or ["none yet: reconvene device profile --name NAME"]
+        known = ", ".join(["here", "the file of a profile", *file_by_name])
+        raise DeviceError(
+            f"no device is called {str(device)!r}.{suggestion(device, file_by_name)} Available: {known}. "
+            f"Measure one: reconvene device profile --name NAME"
         )
     return Profile.load(file_by_name[str(device)])
 

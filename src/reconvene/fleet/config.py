@@ -93,7 +93,7 @@ def _with_profile(settings: Settings, place: Place, options: DeviceOptions, fold
     profile = str(folder / options.profile) if options.profile.endswith(".json") else options.profile
     try:
         precision = find(profile).precision
-    except (DeviceError, UnknownNameError) as error:
+    except DeviceError as error:
         settings.fail((*place, "profile"), f"device {place[-1]}: {error}")
     if options.precision not in (None, precision):
         settings.fail(

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from reconvene.errors import ModelError
+from reconvene.errors import ArgumentError, ModelError
+from reconvene.utils.arguments import check_seed
 
 
 @contextmanager
@@ -18,8 +19,10 @@ def seeded(seed: int) -> Iterator[None]:
 
     All three, because a user's constructor may draw from any of them. Raises ModelError for what is no seed.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
-        raise ModelError(f"seed {seed!r} is no whole number of 64 bits, such as 0")
+    try:
+        seed = check_seed("seed", seed)
+    except ArgumentError as error:
+        raise ModelError(str(error)) from None
     torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()
     # Not torch.manual_seed: that one seeds the accelerators as well, whose states we would not put back.
     torch.default_generator.manual_seed(seed)

@@ -47,10 +47,12 @@ def judge_networks(
         DataError: the data has no labels.
         MissingExtraError: scikit-learn is absent.
     """
-    if dataset.task.targets is not Targets.LABELS or len(dataset.classes) < 2:
+    if dataset.task.targets is not Targets.LABELS:
         raise DataError(
             f"safety is judged of classifiers, and {dataset.name} is for {dataset.task.name}. Leave --safety out"
         )
+    if len(dataset.classes) < 2:
+        raise DataError(f"safety is judged with two classes or more, and {dataset.name} has one. Leave --safety out")
     answers = {name: answers_of(network, dataset) for name, network in networks.items()}
     subjects = {name: (name, answer) for name, answer in answers.items()} | dict(files or {})
     test, train = _some(dataset.test, _ATTACKED, seed), _some(dataset.train, _COMPARED, seed)

@@ -123,16 +123,20 @@ def require_same_run(checkpoint: Checkpoint, run: Mapping[str, Any], directory: 
     saved, requested = dict(checkpoint.run), dict(run)
     if checkpoint.state.finished and requested.get("weights") == sha256(_part(checkpoint.tensors, "model.")):
         requested["weights"] = saved.get("weights")
-    different = [
-        f"{key} is {_short(requested.get(key))} here, {_short(saved.get(key))} there"
-        for key in dict.fromkeys([*requested, *saved])
-        if requested.get(key) != saved.get(key)
-    ]
-    if different:
+    if different := differences(requested, saved):
         raise TrainingError(
-            f"the checkpoint in {directory} belongs to another run: {'; '.join(different)}. Train into another folder, "
+            f"the checkpoint in {directory} belongs to another run: {different}. Train into another folder, "
             f"or with resume=False (--no-resume) to start over, or ask for the same run again."
         )
+
+
+def differences(requested: Mapping[str, Any], earlier: Mapping[str, Any]) -> str:
+    """The settings in which two runs differ, in words: ``lr is 0.05 now and was 0.1``; empty where they are equal."""
+    return "; ".join(
+        f"{key} is {_short(requested.get(key))} now and was {_short(earlier.get(key))}"
+        for key in dict.fromkeys([*requested, *earlier])
+        if requested.get(key) != earlier.get(key)
+    )
 
 
 class Stateful(Protocol):

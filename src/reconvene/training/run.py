@@ -321,6 +321,8 @@ class TrainingRun:
     def _diverged(self, symptom: str) -> Diverged:
         return Diverged(
             f"{symptom} in epoch {self.state.epoch + 1}, step {self.done + 1}, at learning rate {self.rate:.4g} "
-            f"({self.config.precision}). Try: a lower lr (now {self.config.lr:g}), precision fp32, or rectify it. "
+            f"({self.config.precision}). Try: a lower lr (now {self.config.lr:g}), "
+            + ("" if self.config.precision == "fp32" else "precision fp32, ")
+            + "or rectify the network before training. "
             f"The last good state, if there was a checkpoint yet, is in {self.directory / CHECKPOINT_NAME}."
         )

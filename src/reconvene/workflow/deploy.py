@@ -27,6 +27,8 @@ from reconvene.workflow.origin import DENSE
 from reconvene.workflow.prune import BENCH
 from reconvene.workflow.qat import learned_ranges
 
+_BEST_DATA = "best what the model was trained on"
+
 
 @dataclass(frozen=True)
 class Int8:
@@ -107,7 +109,7 @@ def export_artifact(
     """
     folder = Path(directory)
     if int8 is not None and dataset is None:
-        raise ExportError("int8 is calibrated on real data: name it (--data), best what the model was trained on")
+        raise ExportError(f"int8 is calibrated on real data: give dataset= (--data), {_BEST_DATA}")
     for format_name in formats:
         format_named(format_name).require(exporting=True)
     inputs = _inputs(folder, input_shape, batch=1, seed=seed)
@@ -222,7 +224,7 @@ def bench(
     """
     folder = Path(directory)
     if int8 is not None and data is None:
-        raise ExportError("int8 is calibrated on real data: name them (data=), best what the model was trained on")
+        raise ExportError(f"int8 is calibrated on real data: give data= (--data), {_BEST_DATA}")
     inputs = _inputs(folder, input_shape, batch=batch, seed=seed)
     models = variants(folder, allow_import=allow_import)
     with listening(progress):

@@ -19,7 +19,7 @@ from reconvene.planning.pruning import plan_by
 from reconvene.planning.regrowth import RAMP
 from reconvene.surgery import Plan
 from reconvene.training import TrainConfig, evaluate_split, train_model
-from reconvene.utils.numbers import plural
+from reconvene.training.checkpoint import differences
 from reconvene.utils.progress import stage
 from reconvene.workflow.origin import DENSE
 from reconvene.workflow.prune import Pruning, Samples, record_of
@@ -63,8 +63,8 @@ def train_growing(
     if earlier is not None and stored.plan is not None:
         if earlier.asked != recipe:
             raise TrainingError(
-                f"{folder} was pruned and trained already, for {plural(earlier.epochs, 'epoch')} on {earlier.dataset}, "
-                "in another way. Repeat that call, or grow an artifact of the dense network in another folder"
+                f"{folder} was pruned and trained already, with other settings: {differences(recipe, earlier.asked)}. "
+                "Repeat the earlier call, or grow an artifact of the dense network in another folder"
             )
         return earlier
     if stored.plan is None:

@@ -12,10 +12,9 @@ from reconvene.deploy import QuantisationAware
 from reconvene.errors import TrainingError
 from reconvene.training import Distillation, TrainConfig, evaluate_split, train_model
 from reconvene.training.quantising import Range, check_quantising
-from reconvene.utils.numbers import plural
 from reconvene.utils.progress import stage
 from reconvene.workflow.origin import DENSE
-from reconvene.workflow.train import Lesson, keep_trained, not_itself, recipe_of, with_evaluation
+from reconvene.workflow.train import Lesson, keep_trained, not_itself, recipe_of, trained_already, with_evaluation
 
 QAT_EPOCHS = 3
 QAT_CONFIG = TrainConfig(lr=0.01)
@@ -62,10 +61,7 @@ def train_quantised(
     earlier = None if again else training.quantised
     if earlier is not None:
         if earlier.asked != recipe:
-            raise TrainingError(
-                f"{folder} was trained quantisation-aware already, for {plural(earlier.epochs, 'epoch')}, in another "
-                "way. To do it once more from its weights: again=True (--again)"
-            )
+            raise trained_already(folder, recipe, earlier.asked, " quantisation-aware")
         return training
     model = artifact.load(folder, allow_import=allow_import)
     with stage(f"training {folder} quantisation-aware"):

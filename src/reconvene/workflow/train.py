@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,8 @@ from reconvene.errors import TrainingError
 from reconvene.surgery import Plan
 from reconvene.tasks import Evaluation, task_named
 from reconvene.training import Distillation, TrainConfig, TrainResult, evaluate_split, train_model
-from reconvene.training.checkpoint import CHECKPOINT_NAME
+from reconvene.training.checkpoint import CHECKPOINT_NAME, differences
 from reconvene.training.frozen_bits import FrozenBits
-from reconvene.utils.numbers import plural
 from reconvene.utils.progress import ProgressOption, is_first_process, listening, note, stage
 from reconvene.workflow.inputs import DataLike, dataset_for
 from reconvene.workflow.origin import DENSE, stored_variants
@@ -121,9 +121,10 @@ def _trained(
         recipe["rounded"] = True  # by the plan of the artifact itself
     earlier = None if again else artifact.Artifact.open(folder).timed_training
     if earlier is not None:
-        taught = earlier.asked.get("distillation")
-        if {**earlier.asked, "distillation": None} != {**recipe, "distillation": None} or bool(taught) != bool(lesson):
-            raise trained_already(folder, earlier)
+        teacher_now, teacher_then = bool(lesson), bool(earlier.asked.get("distillation"))
+        now, then = {**recipe, "distillation": teacher_now}, {**earlier.asked, "distillation": teacher_then}
+        if now != then:
+            raise trained_already(folder, now, then)
     distillation = None
     if lesson is not None:
         lesson.from_(nn.Identity(), None).check(config)  # before a teacher is trained for hours
@@ -134,7 +135,7 @@ def _trained(
         recipe["distillation"] = distillation.to_dict()
     if earlier is not None:
         if earlier.asked != recipe:
-            raise trained_already(folder, earlier)
+            raise trained_already(folder, recipe, earlier.asked)
         return earlier
     model = artifact.load(folder, allow_import=allow_import)
     with stage(description):
@@ -277,12 +278,14 @@ def training_warnings(directory: str | Path) -> dict[str, str]:
     return warnings
 
 
-def trained_already(folder: Path, earlier: Training) -> TrainingError:
+def trained_already(
+    folder: Path, recipe: Mapping[str, Any], earlier: Mapping[str, Any], how: str = ""
+) -> TrainingError:
     """The error for an artifact that is asked to be trained in another way than it was."""
-    taught = " with a teacher" if earlier.teacher else ""
+    different = differences(recipe, earlier)
     return TrainingError(
-        f"{folder} was trained already, for {plural(earlier.epochs, 'epoch')} on {earlier.dataset}{taught}. "
-        "To train on from its weights: again=True (--again)"
+        f"{folder} was trained{how} already, with other settings: {different}. Repeat the earlier call, or train "
+        "on from its weights: again=True (--again)"
     )
 
 
