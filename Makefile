@@ -44,10 +44,13 @@ demo: .venv/.ready
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-# Ray comes with it (two nodes on this machine, and a worker that is killed), and NeuroBench, which counts as we do.
+# With what other tests skip without: Ray (two nodes on this machine, and a worker that is killed), medical networks,
+# Torch-Pruning, SpikingJelly, and NeuroBench, which counts as we do.
 test-slow: .venv/.ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,ray]' neurobench
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,ray,medical,bench]' neurobench spikingjelly
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/models/test_spiking.py tests/models/test_medical.py \
+		tests/deploy/test_nir.py tests/experiments/test_experiments.py
 
 test-litert: .venv-litert/.ready
 	OMP_NUM_THREADS=1 .venv-litert/bin/python -m pytest -n 0 tests/deploy/test_formats.py tests/deploy/test_packed.py -k litert \

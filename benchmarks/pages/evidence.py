@@ -71,6 +71,7 @@ class Found:
         """The appendix: every experiment."""
         makers: dict[str, Callable[[], str]] = {
             "PROTOCOL": self.protocol,
+            "CLAIM": lambda: claim(shown_headline(self.headlines)),
             "PREDICT": lambda: prediction(self.predict, self.scores, self.plots),
             "WIDTHS": lambda: tables(self.widths, self.plots),
             "AGAINST": lambda: against(self.widths),

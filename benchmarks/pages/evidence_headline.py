@@ -31,20 +31,23 @@ def shown_headline(headlines: dict[str, list[dict[str, Any]]]) -> list[ArmSummar
 
 
 def claim(lines: list[ArmSummary]) -> str:
-    """The verdict, in sentences whose numbers come from the results."""
+    """The verdict, one for each budget of ours, in sentences whose numbers come from the results."""
     if not lines:
         return NOTHING
-    by_arm = {arm: [line for line in lines if line.label == arm] for arm in ARMS}
-    masked, whole = by_arm["unstructured"][0], by_arm["dense"][0]
-    ours = max(by_arm["ours"], key=lambda line: line.score.value)
-    even = max(by_arm["uniform"], key=lambda line: line.score.value)
+    return "\n\n".join(_claim(line, lines) for line in lines if line.label == "ours")
+
+
+def _claim(ours: ArmSummary, lines: list[ArmSummary]) -> str:
+    """The verdict for one budget of ours."""
+    masked, whole = (next(line for line in lines if line.label == arm) for arm in ("unstructured", "dense"))
+    even = max((line for line in lines if line.label == "uniform"), key=lambda line: line.score.value)
     below = masked.score.value - ours.score.value
     verdict = "holds" if below <= AIM and (ours.speedup or 0) >= 2 else "does not hold yet"
     speed = "" if ours.speedup is None else f" and runs {ours.speedup:.1f} times as fast"
     above = ours.score.value - even.score.value
     return (
-        f"**Here it {verdict}** ({regime(lines)}). Ours has 1/{1 / ours.params:.3g} of the parameters{speed}, after "
-        f"{ours.search:.1f} s of pruning. Its accuracy is {_gap(below)} the unstructured counterpart's, "
+        f"**Here it {verdict}** ({ours.budget}; {regime(lines)}). Ours has 1/{1 / ours.params:.3g} of the parameters"
+        f"{speed}, after {ours.search:.1f} s of pruning. Its accuracy is {_gap(below)} the unstructured counterpart's, "
         f"{_gap(whole.score.value - ours.score.value)} the dense network's, and {_gap(-above)} that of "
         f"uniform widths. The aim is at most {AIM} points below the unstructured counterpart."
     )

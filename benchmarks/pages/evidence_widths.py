@@ -54,7 +54,14 @@ def against(records: Records) -> str:
                 )
     if not rows:
         return NOTHING
-    return escaped_table(["model", "budget", "ours minus", "points", "seeds", "reading"], rows)
+    compared = [row for row in rows if int(row[4]) > 1]
+    different = sum(row[5] in ("better", "worse") for row in compared)
+    table = escaped_table(["model", "budget", "ours minus", "points", "seeds", "reading"], rows)
+    return (
+        f"{table}\n\nOf {len(compared)} comparisons with more than one seed {different} read *better* or *worse*; if no "
+        f"two arms differed, about {0.05 * len(compared):.0f} would do so by chance, since the intervals are not widened for "
+        "their number."
+    )
 
 
 def everywhere(records: Records) -> str:

@@ -22,6 +22,7 @@ from reconvene.artifact import folder as folder_module
 from reconvene.costs import Budget
 from reconvene.errors import ArtifactError
 from reconvene.models import MODELS, ModelSource, example_inputs, resolve_address
+from support.training_checks import same
 
 
 class Tied(nn.Module):
@@ -53,13 +54,6 @@ TINY = {"address": "resnet20", "args": {"width": 0.25}, "input_shape": [3, 32, 3
 
 def tiny() -> nn.Module:
     return ModelSource.from_dict(TINY).build()
-
-
-def same(a: nn.Module, b: nn.Module) -> bool:
-    left, right = a.state_dict(), b.state_dict()
-    return left.keys() == right.keys() and all(
-        left[k].dtype == right[k].dtype and torch.equal(left[k], right[k]) for k in left
-    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -19,6 +19,7 @@ from reconvene import artifact
 from reconvene.errors import ArtifactError, MissingExtraError
 from support.cli_calls import answer, prune, trouble
 from support.hub_server import TOKEN, HubServer
+from support.training_checks import same
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 yaml = pytest.importorskip("yaml")  # the hub's library brings it
@@ -40,7 +41,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
 
 def environment(server: HubServer, home: Path) -> dict[str, str]:
-    """For a process of its own, in which nobody has imported any part of the client yet."""
+    """For a process of its own, in which no part of the client is imported yet."""
     own = {"HF_ENDPOINT": server.url, "HF_HOME": str(home), "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
     return {**os.environ, **own}
 
@@ -60,11 +61,6 @@ def folder(pruned: Path, tmp_path: Path) -> Path:
     training["teacher"] = {"model": "resnet56", "accuracy": 0.9375}
     artifact.add_measurements(tmp_path / "a", {"training": training})
     return tmp_path / "a"
-
-
-def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
-    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
-    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
 
 
 def test_what_was_pushed_comes_back_without_the_other_files(hub: HubServer, folder: Path, tmp_path: Path) -> None:

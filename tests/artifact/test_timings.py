@@ -62,7 +62,7 @@ def test_the_same_seed_gives_the_same_bytes(trained: Path, digits: Dataset, tmp_
     assert {path.name for path in (tmp_path / "b").iterdir()} >= {*OURS, TIMINGS}
 
 
-def test_seconds_are_told_by_whoever_asks_for_them(trained: Path, digits: Dataset) -> None:
+def test_timings_are_shown_only_on_request(trained: Path, digits: Dataset) -> None:
     stored = Artifact.open(trained)
     assert stored.training is not None and stored.training == stored.training.untimed()
     assert {"structure", "surgery", "rectify"} <= stored.timings.pruning.keys()
@@ -94,7 +94,7 @@ def test_an_artifact_of_before_keeps_and_shows_its_seconds(trained: Path, tmp_pa
     assert Artifact.open(folder).measurements["training"]["seconds"] == 12.5
 
 
-def test_without_timings_nothing_is_told_of_them(trained: Path, tmp_path: Path) -> None:
+def test_without_timings_none_are_shown(trained: Path, tmp_path: Path) -> None:
     for name in OURS:
         (tmp_path / name).write_bytes((trained / name).read_bytes())
     timed = Artifact.open(tmp_path).timed_training

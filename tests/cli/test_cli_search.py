@@ -49,7 +49,9 @@ def test_a_checkpoint_of_something_else_does_not_open_a_trained_artifact(
     assert "holds a model that was trained" in trouble(capfd, *search)
 
 
-def test_what_a_search_cannot_begin_with_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_networks_that_a_search_cannot_begin_with_are_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     folder = str(dense(tmp_path / "dense", trained=False))
     out = ["-o", str(tmp_path / "out")]
     assert "is not trained" in trouble(capfd, "search", folder, *DATA, "--size", "8kB", *out)

@@ -142,7 +142,7 @@ def test_layers_are_kept_in_untrained_networks_too(tmp_path: Path, capfd: pytest
     assert "unknown layer to keep 'clasifier'" in words and "Did you mean 'classifier'" in words
 
 
-def test_what_a_cut_cost_is_said_and_can_be_evaluated(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+def test_the_cost_of_a_cut_is_printed_and_can_be_evaluated(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     dense, out = str(tmp_path / "dense"), str(tmp_path / "small")
     train = ["train", "resnet20", "--data", "digits", "--limit", "60", "--epochs", "1", "-o", dense]
     answer(capfd, *train, "--model-arg", "width=0.25")

@@ -57,7 +57,7 @@ class Broken(nn.Sequential):
         (["resnet20", "--params", "2x", "--device", "no.json"], "device profile no.json"),
     ],
 )
-def test_what_cannot_be_pruned_is_said_in_one_line_and_leaves_nothing(
+def test_an_error_of_prune_is_one_line_and_leaves_nothing(
     arguments: list[str],
     said: str,
     capfd: pytest.CaptureFixture[str],
@@ -79,7 +79,7 @@ def test_a_folder_that_cannot_be_written_says_so(capfd: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize("kind", [errno.EROFS, errno.EACCES, errno.ENOSPC], ids=["read-only", "denied", "full"])
 @pytest.mark.parametrize("existing", [False, True], ids=["new", "existing"])
-def test_a_disk_that_refuses_is_said_in_one_line_and_changes_nothing(
+def test_an_error_of_the_disk_is_one_line_and_changes_nothing(
     kind: int, existing: bool, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "a"

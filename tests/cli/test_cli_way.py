@@ -25,9 +25,9 @@ pytestmark = pytest.mark.timeout(1800)
 
 
 def test_a_seed_gives_the_same_artifact_byte_for_byte(tmp_path: Path) -> None:
-    first, second, third = (prune(tmp_path / name) for name in "abc")
-    other = prune(tmp_path / "d", "--seed", "1")
-    assert first == second == third
+    first, second = prune(tmp_path / "a"), prune(tmp_path / "b")
+    other = prune(tmp_path / "c", "--seed", "1")
+    assert first == second
     assert first[artifact.WEIGHTS] != other[artifact.WEIGHTS]
 
 

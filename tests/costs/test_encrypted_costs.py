@@ -12,13 +12,9 @@ from reconvene.errors import BudgetError, ModelError
 from reconvene.models import resolve_address
 from reconvene.structure import analyse
 from support.cli_calls import answer
+from support.small_modules import Square
 
 X = torch.randn(1, 1, 8, 8)
-
-
-class Square(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x * x
 
 
 class Quadratic(nn.Module):

@@ -110,6 +110,7 @@ COUNTED: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COUNTED)
 def test_neurobench_counts_the_same(name: str) -> None:
     pytest.importorskip("neurobench")

@@ -12,6 +12,7 @@ from reconvene.criteria import CHANNEL_CRITERIA, score, score_channels
 from reconvene.criteria.channels.base import ChannelCriterion, ChannelScores
 from reconvene.errors import CriterionError, UnknownNameError
 from reconvene.structure import analyse
+from support.channel_criteria import WITHOUT_SPIKES
 
 X = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 EXACT = {"rtol": 1e-10, "atol": 1e-14}
@@ -295,7 +296,7 @@ def test_chip_is_the_nuclear_norm_that_a_channel_adds():
     assert_equal(scores(net, "chip", data=[inputs for inputs, _ in data]), want)
 
 
-@pytest.mark.parametrize("criterion", sorted(set(CHANNEL_CRITERIA) - {"activity", "spike_rate"}))
+@pytest.mark.parametrize("criterion", WITHOUT_SPIKES)
 def test_scores_follow_a_permutation_of_channels(criterion):
     torch.manual_seed(0)
     net = nn.Sequential(
@@ -350,7 +351,7 @@ def test_every_example_counts_for_the_hessian():
         np.testing.assert_allclose(together[name], np.mean([s[name] for s in single], axis=0), **EXACT)
 
 
-@pytest.mark.parametrize("criterion", sorted(set(CHANNEL_CRITERIA) - {"activity", "spike_rate"}))
+@pytest.mark.parametrize("criterion", WITHOUT_SPIKES)
 @pytest.mark.parametrize("value", [0.0, 0.5])
 def test_equal_channels_have_equal_and_finite_scores(criterion, value):
     from reconvene.evaluator import evaluate_groups
@@ -440,7 +441,7 @@ def test_a_criterion_gets_what_it_declares_to_read(needs, monkeypatch):
             scores(chain(), "ones")
 
 
-@pytest.mark.parametrize("criterion", sorted(set(CHANNEL_CRITERIA) - {"activity", "spike_rate"}))
+@pytest.mark.parametrize("criterion", WITHOUT_SPIKES)
 def test_the_model_and_the_random_state_are_left_alone(criterion):
     net = chain().train()
     before, state = {n: t.clone() for n, t in net.state_dict().items()}, torch.get_rng_state()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from reconvene.criteria import masks_at, score
 from reconvene.criteria.flow import Flow
 from reconvene.errors import CriterionError
+from support.small_modules import Severed
 
 
 def convolutional(width: int = 6) -> nn.Sequential:
@@ -272,10 +273,6 @@ def test_outputs_that_cannot_be_summed_are_an_error() -> None:
     class Labels(nn.Linear):
         def forward(self, input: Tensor) -> Tensor:
             return super().forward(input).argmax(-1)
-
-    class Severed(nn.Linear):
-        def forward(self, input: Tensor) -> Tensor:
-            return super().forward(input) * 0.0
 
     with pytest.raises(CriterionError, match="no floating tensor"):
         score(Labels(2, 2), torch.ones(1, 2))

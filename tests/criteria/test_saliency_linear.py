@@ -18,6 +18,7 @@ import reconvene as rc
 from reconvene.criteria import masks_at, score
 from reconvene.criteria.flow import Flow
 from reconvene.errors import CriterionError
+from support.small_modules import Severed
 
 Body = Callable[["Layers", Tensor], Tensor]
 
@@ -294,10 +295,6 @@ def test_what_cannot_be_scored_names_the_layer_and_other_criteria() -> None:
     class Refuses(nn.Linear):
         def forward(self, input: Tensor) -> Tensor:
             raise RuntimeError("not on ones")
-
-    class Severed(nn.Linear):
-        def forward(self, input: Tensor) -> Tensor:
-            return super().forward(input) * 0.0
 
     for kind, says in (
         (Refuses, r"does not run on ones of 1x4 in 1 \(Refuses\)"),

@@ -224,7 +224,7 @@ def test_selection_is_exact_on_large_buffers(kind: str) -> None:
 
 
 @pytest.mark.parametrize("size", [50, 200_000])
-def test_what_float32_cannot_tell_apart_is_decided_in_float64(size: int) -> None:
+def test_scores_that_are_equal_in_float32_are_compared_in_float64(size: int) -> None:
     generator = torch.Generator().manual_seed(0)
     precise = torch.rand(size, generator=generator, dtype=torch.float64)
     rivals = torch.randperm(size, generator=generator)[:20]

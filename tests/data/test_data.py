@@ -220,7 +220,7 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
         load_data(tmp_path, image_column="picture", label_column="sort")
 
 
-def test_labels_beyond_the_class_names_are_said(tmp_path: Path) -> None:
+def test_labels_beyond_the_class_names_are_reported(tmp_path: Path) -> None:
     features = b'{"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}'
     content = table([0, -1]).replace_schema_metadata({b"huggingface": features})
     parquet.write_table(content, tmp_path / "train.parquet")
@@ -228,14 +228,14 @@ def test_labels_beyond_the_class_names_are_said(tmp_path: Path) -> None:
         load_data(tmp_path)
 
 
-def test_labels_of_two_kinds_are_said(tmp_path: Path) -> None:
+def test_labels_of_two_kinds_are_reported(tmp_path: Path) -> None:
     parquet.write_table(table([0, 1]), tmp_path / "train.parquet")
     parquet.write_table(table(["0", "1"]), tmp_path / "test.parquet")
     with pytest.raises(DataError, match="strings in one split and numbers in the other"):
         load_data(tmp_path)
 
 
-def test_files_whose_split_cannot_be_told_are_listed(tmp_path: Path) -> None:
+def test_files_whose_split_is_unknown_are_listed(tmp_path: Path) -> None:
     parquet.write_table(table([0, 1]), tmp_path / "train.parquet")
     parquet.write_table(table([0, 1]), tmp_path / "more.parquet")
     with pytest.raises(DataError, match=r"cannot tell train from test .*more\.parquet, train\.parquet"):
@@ -497,7 +497,7 @@ HUGGINGFACE = [
 
 
 @pytest.mark.parametrize(("metadata", "message"), HUGGINGFACE)
-def test_metadata_of_another_form_is_said(metadata: bytes, message: str, tmp_path: Path) -> None:
+def test_metadata_of_another_form_is_reported(metadata: bytes, message: str, tmp_path: Path) -> None:
     parquet.write_table(
         table([0, 1] * 5).replace_schema_metadata({b"huggingface": metadata}), tmp_path / "train.parquet"
     )

@@ -217,7 +217,7 @@ def test_a_machine_that_computes_something_else_fails_the_test(model: str, wrong
     assert [line.split()[0] for line in lines if model not in line] == ["passed"]
 
 
-def test_a_newer_bundle_and_an_unknown_model_are_said(unpacked: Path) -> None:
+def test_a_newer_bundle_and_an_unknown_model_are_reported(unpacked: Path) -> None:
     assert "There are: model.onnx" in run(unpacked, "time", "--model", "other.onnx").stderr
     about = json.loads((unpacked / "bundle.json").read_text())
     (unpacked / "bundle.json").write_text(json.dumps({**about, "format_version": 2}))
@@ -275,7 +275,7 @@ def test_a_model_for_another_runtime_runs_in_it(made: Made, tmp_path: Path) -> N
     assert "model.bin was altered" in run(tmp_path / "b", "time").stderr
 
 
-def test_without_data_noise_is_tested_and_said(made: Made, tmp_path: Path) -> None:
+def test_without_data_noise_is_tested_and_reported(made: Made, tmp_path: Path) -> None:
     bundled = workflow.bundle(made.artifact, tmp_path / "b.tgz", exports=made.exports, seed=3)
     with tarfile.open(bundled.path) as tar:
         tar.extractall(tmp_path)  # our own archive; Python 3.11.2 takes no filter
@@ -306,7 +306,7 @@ def test_what_cannot_be_bundled_says_why(made: Made, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["untrained"]
 
 
-def test_other_formats_are_left_out_and_said(made: Made, tmp_path: Path) -> None:
+def test_other_formats_are_left_out_and_reported(made: Made, tmp_path: Path) -> None:
     other: Any = SimpleNamespace(path=Path("model.xyz"), format="xyz")
     bundled = workflow.bundle(made.artifact, tmp_path / "b.tgz", exports=[*made.exports, other])
     assert bundled.left_out == ("model.xyz",) and "not in it" in str(bundled)

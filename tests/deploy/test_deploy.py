@@ -29,6 +29,7 @@ from reconvene.errors import (
 )
 from reconvene.tasks import DEFAULT
 from support.paths import ROOT, TESTS
+from support.small_modules import SingularValues
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -53,11 +54,6 @@ class TwoHeads(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor | None = None, **more: Tensor) -> dict[str, object]:
         return {"out": self.inner(a) + b, "aux": (a * 2, None, more["c"] - 1), "count": 3, "a": torch.relu(a)}
-
-
-class Unsupported(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.linalg.svd(x)[1]
 
 
 class Branching(nn.Module):
@@ -161,7 +157,7 @@ def test_models_of_ours_need_no_example_inputs(tmp_path: Path, exported: deploy.
 @pytest.mark.parametrize(
     ("net", "inputs", "message"),
     [
-        (nn.Sequential(Unsupported()), torch.randn(2, 4, 4), r"aten\._linalg_svd.*module 0, a Unsupported"),
+        (nn.Sequential(SingularValues()), torch.randn(2, 4, 4), r"aten\._linalg_svd.*module 0, a SingularValues"),
         (Branching(), torch.randn(2, 4), "depends on computed values"),
     ],
 )
@@ -267,7 +263,7 @@ def test_verification_says_which_data_and_uses_all_of_it(exported: deploy.Export
     assert "36 samples of real data" in str(result) and json.loads(result.to_json())["rows"][2]["batch_size"] == 8
 
 
-def test_an_output_that_never_changes_is_told(exported: deploy.Exported, tmp_path: Path) -> None:
+def test_an_output_that_never_changes_is_reported(exported: deploy.Exported, tmp_path: Path) -> None:
     assert exported.verification is not None and exported.verification.warning == ""
     net = small_net()
     nn.init.zeros_(net[6].weight)
@@ -333,7 +329,7 @@ def test_the_clock_sees_the_runtime_and_not_the_waiting(exported: deploy.Exporte
     assert np.median(waits) < 0.005
 
 
-def test_a_latency_is_what_whoever_settles_it_believes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_latency_is_the_value_that_its_settled_function_returns(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = iter([3.0, 2.5, 1.0])
 
     def rounds(calls: list[object], *, repeats: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

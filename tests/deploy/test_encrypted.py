@@ -10,13 +10,9 @@ from torch import Tensor, nn
 
 from reconvene.deploy.encrypted import EncryptedNetwork
 from reconvene.errors import ModelError, UnknownNameError
+from support.small_modules import Square
 
 tenseal = pytest.importorskip("tenseal", reason="the extra 'encrypted' is not installed")
-
-
-class Square(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x * x
 
 
 class Residual(nn.Module):

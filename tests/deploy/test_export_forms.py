@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from reconvene import deploy
-from reconvene.deploy import FORMATS
 from reconvene.deploy.model_io import outputs_of
 from reconvene.deploy.rewriting import eval_form
 from reconvene.errors import ExportError
+from support.formats import require_format
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -23,11 +23,6 @@ every_format = pytest.mark.parametrize(
     "format",
     ["ncnn", "onnx", *(pytest.param(name, marks=pytest.mark.slow) for name in ("executorch", "openvino"))],
 )
-
-
-def installed(format: str) -> None:
-    if not FORMATS[format].installed:
-        pytest.skip(f"the {FORMATS[format].extra} extra is not installed")
 
 
 class Written(nn.Module):
@@ -67,7 +62,7 @@ def written(kind: str) -> nn.Module:
 @every_format
 @pytest.mark.parametrize("kind", ["slice", "middle", "transposed", "chunk", "permuted"])
 def test_writes_into_views_are_seen_in_the_whole(kind: str, format: str, tmp_path: Path) -> None:
-    installed(format)
+    require_format(format)
     if format == "onnx" and kind not in ("slice", "chunk"):
         pytest.skip("seen in ncnn, which traces otherwise; two kinds are enough here")
     net, x = written(kind), torch.randn(1, 3, 8, 8)
@@ -78,7 +73,7 @@ def test_writes_into_views_are_seen_in_the_whole(kind: str, format: str, tmp_pat
 
 
 def test_a_write_that_ncnn_has_no_operator_for_is_named_and_not_lost(tmp_path: Path) -> None:
-    installed("ncnn")
+    require_format("ncnn")
     with pytest.raises(ExportError, match=r"no operator for .*slice"):
         deploy.export(written("strided"), tmp_path, format="ncnn", example_inputs=torch.randn(1, 3, 8, 8), verify=False)
 
@@ -108,7 +103,7 @@ class Normed(nn.Module):
 def test_an_instance_norm_with_statistics_is_the_batch_norm_that_it_is_in_eval_mode(
     format: str, tmp_path: Path
 ) -> None:
-    installed(format)
+    require_format(format)
     net, x = Normed().eval(), torch.randn(2, 1, 12, 12)
     made = deploy.export(net, tmp_path, format=format, example_inputs=x)
     (output,) = deploy.run_file(made.path, x).values()
@@ -134,7 +129,7 @@ def test_the_form_for_exporters_shares_every_tensor_and_leaves_other_models_alon
 
 def test_a_network_that_runs_without_gradients_only_is_exported(tmp_path: Path) -> None:
     """PyTorch forbids writes into the parts of a chunk where gradients are followed: no step of ours follows them."""
-    installed("ncnn")
+    require_format("ncnn")
     assert deploy.export(written("chunk"), tmp_path, format="ncnn", example_inputs=torch.randn(1, 3, 8, 8)).bytes
 
 
@@ -165,7 +160,7 @@ def test_the_fields_of_a_dataclass_are_outputs(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_operator_that_executorch_cannot_run_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    installed("executorch")
+    require_format("executorch")
     net = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv3d(4, 2, 1)).eval()
     with pytest.raises(ExportError, match=r"does not run in executorch: .*aten::convolution\.out.*3-D or 4-D"):
         deploy.export(net, tmp_path, format="executorch", example_inputs=torch.randn(1, 1, 4, 4, 4))

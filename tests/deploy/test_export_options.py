@@ -14,6 +14,7 @@ from reconvene.deploy import FORMATS
 from reconvene.deploy.runtimes.onnx.runtime import OnnxSession
 from reconvene.deploy.verification import HALF_TOLERANCE
 from reconvene.errors import ExportError, ModelError, UnknownNameError, VerificationError
+from support.formats import require_format
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -42,11 +43,6 @@ def every(option: str) -> pytest.MarkDecorator:
         "format",
         [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in sorted(CAN[option])],
     )
-
-
-def installed(format: str) -> None:
-    if not FORMATS[format].installed:
-        pytest.skip(f"the {FORMATS[format].extra} extra is not installed")
 
 
 def dense() -> nn.Module:
@@ -119,7 +115,7 @@ def test_options_that_mean_nothing(
 
 
 @pytest.mark.parametrize("net", [Remembering(), Fixed(1)], ids=["remembers its shape", "reshapes to one"])
-def test_a_batch_that_cannot_be_free_is_that_of_the_example_and_said(net: nn.Module, tmp_path: Path) -> None:
+def test_a_batch_that_cannot_be_free_is_the_one_of_the_example_with_a_note(net: nn.Module, tmp_path: Path) -> None:
     made = deploy.export(net, tmp_path, example_inputs=X)
     assert made.batch == 1 and made.to_dict()["batch"] == 1
     assert made.verification is not None and [row.batch_size for row in made.verification.rows] == [1]
@@ -141,7 +137,7 @@ def test_a_free_batch_is_free_and_has_nothing_to_say(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", ["ncnn", pytest.param("executorch", marks=pytest.mark.slow)])
 def test_formats_of_a_batch_of_one_are_verified_one_example_at_a_time(format: str, tmp_path: Path) -> None:
-    installed(format)
+    require_format(format)
     net = nn.Sequential(Fixed(1), nn.ReLU())
     made = deploy.export(net, tmp_path, format=format, example_inputs=X, verify=True)
     assert made.batch == 1 and [row.batch_size for row in made.verification.rows] == [1]
@@ -150,7 +146,7 @@ def test_formats_of_a_batch_of_one_are_verified_one_example_at_a_time(format: st
 
 @every("static_batch")
 def test_a_static_batch_on_demand(format: str, tmp_path: Path) -> None:
-    installed(format)
+    require_format(format)
     net = dense()
     made = deploy.export(net, tmp_path, format=format, example_inputs=X, batch=4)
     assert made.batch == 4 and made.notes == () and [row.batch_size for row in made.verification.rows] == [4]
@@ -163,7 +159,7 @@ def test_a_static_batch_on_demand(format: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_int8_of_a_static_batch_uses_every_sample(format: str, tmp_path: Path) -> None:
-    installed(format)
+    require_format(format)
     images = torch.randn(10, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     options: dict[str, Any] = {"quantize": "int8", "calibration": [images]}
     net = Fixed(4)
@@ -174,7 +170,7 @@ def test_int8_of_a_static_batch_uses_every_sample(format: str, tmp_path: Path) -
 
 @every("dynamic_axes")
 def test_free_height_and_width_are_verified_at_two_sizes(format: str, tmp_path: Path) -> None:
-    installed(format)
+    require_format(format)
     net = dense()
     made = deploy.export(net, tmp_path, format=format, example_inputs=X, dynamic_axes=("height", "width"))
     assert made.dynamic_axes == ("height", "width") and "verified at 3x48x80 too" in made.notes[0]
@@ -215,7 +211,7 @@ def test_an_opset_is_the_one_that_was_asked_for(tmp_path: Path) -> None:
 
 @every("fp16")
 def test_float16_keeps_inputs_and_outputs_and_halves_the_weights(format: str, tmp_path: Path) -> None:
-    installed(format)
+    require_format(format)
     net = nn.Sequential(dense(), nn.Flatten(), nn.Linear(256, 400)).eval()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     full = deploy.export(net, tmp_path, format=format, example_inputs=X, verify=False)
@@ -231,7 +227,7 @@ def test_float16_keeps_inputs_and_outputs_and_halves_the_weights(format: str, tm
 
 @pytest.mark.parametrize("format", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_a_model_in_float16_gives_a_file_in_float16(format: str, tmp_path: Path) -> None:
-    installed(format)
+    require_format(format)
     net = dense().half()
     made = deploy.export(net, tmp_path, format=format, example_inputs=X.half())
     assert made.precision == "fp16" and made.path.name.startswith("model.")

@@ -22,6 +22,7 @@ from reconvene.errors import (
 )
 from support.format_cells import measured
 from support.format_nets import NAMES, calibrating, digits, images, labelled, trained
+from support.small_modules import SingularValues
 
 
 @pytest.fixture
@@ -173,7 +174,7 @@ def test_limits_that_mean_nothing(limits: dict[str, float]) -> None:
         Limits(**limits)
 
 
-def test_every_limit_that_is_not_kept_is_told() -> None:
+def test_every_limit_that_is_not_kept_is_reported() -> None:
     found = deploy.Fidelity("here", "data", 10, 5.0, 0.5, 0.6, 0.9, Limits())
     assert len(found.failures) == 3
     with pytest.raises(
@@ -203,17 +204,10 @@ def test_a_runtime_that_is_missing_or_too_old_is_named(
         deploy.run_file(tmp_path / f"model{runtime.suffix}", images(1))
 
 
-class Unknown(nn.Module):
-    """An operator that no runtime here has."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.linalg.svd(x)[1]
-
-
 @every_format
 def test_an_operator_that_a_runtime_lacks_is_named(format: str, tmp_path: Path) -> None:
     with pytest.raises((ExportError, VerificationError, ModelError), match=r"svd"):
-        deploy.export(nn.Sequential(Unknown()), tmp_path, format=format, example_inputs=images(1))
+        deploy.export(nn.Sequential(SingularValues()), tmp_path, format=format, example_inputs=images(1))
     assert not list(tmp_path.iterdir())
 
 
@@ -229,12 +223,12 @@ def test_a_file_that_is_damaged_or_another_shape_is_refused(format: str, tmp_pat
         deploy.run_file(tmp_path / f"other{FORMATS[format].suffix}", images(1))
 
 
-def test_files_of_no_runtime_are_told_with_the_endings_there_are(tmp_path: Path) -> None:
+def test_the_error_for_a_file_of_no_runtime_lists_the_known_endings(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"Available: .*\.onnx.*\.pte"):
         deploy.run_file(tmp_path / "model.engine", images(1))
 
 
-def test_bench_sets_int8_beside_fp32_and_tells_size_and_agreement() -> None:
+def test_bench_sets_int8_beside_fp32_with_size_and_agreement() -> None:
     pytest.importorskip("onnxruntime")
     net = trained("resnet8").eval()
     evidence = deploy.BenchData(calibrating(), labelled("resnet8"), "128 test images")

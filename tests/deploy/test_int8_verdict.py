@@ -90,7 +90,7 @@ def test_no_output_hides_behind_a_larger_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_a_network_that_answers_one_class_is_told(precision: str, tmp_path: Path) -> None:
+def test_a_network_that_answers_one_class_is_reported(precision: str, tmp_path: Path) -> None:
     """Such as one whose batch norms have statistics of other data: it agrees with itself in every precision."""
     layers = (nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
     net, x = seeded(lambda: nn.Sequential(*layers)), images(8)

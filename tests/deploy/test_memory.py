@@ -60,7 +60,7 @@ def test_what_is_alive_at_once_is_counted_as_by_hand() -> None:
     assert held(Residual(), "executorch", "int8") == 3 * 32 * PIXELS
 
 
-def test_memory_never_falls_when_a_width_grows_and_is_that_of_the_smaller_network() -> None:
+def test_memory_never_falls_when_a_width_grows_and_equals_the_memory_of_the_smaller_network() -> None:
     structure = analyse(plain().eval(), IMAGE)
     memory = devices.Held(structure, FORMATS["onnx"].holds["int8"])
     rng = np.random.default_rng(0)
@@ -110,7 +110,7 @@ def test_a_memory_that_no_widths_keep_is_refused_with_the_floor() -> None:
     assert caught.value.floor["peak_memory"] > 900
 
 
-def test_names_nobody_knows_are_refused_before_any_work() -> None:
+def test_unknown_names_are_refused_before_any_work() -> None:
     with pytest.raises(UnknownNameError, match="executorch"):
         rc.plan(nn.Identity(), IMAGE, rc.Budget(peak_memory="2x"), memory_of="tvm")
     with pytest.raises(UnknownNameError, match="int8"):
@@ -119,7 +119,7 @@ def test_names_nobody_knows_are_refused_before_any_work() -> None:
         planned_memory(plain(), IMAGE, plan="tvm")
 
 
-def test_a_size_is_that_of_the_int8_file_where_that_is_asked_for() -> None:
+def test_size_is_about_the_int8_file_where_that_is_asked_for() -> None:
     model, limit = Residual(), 20_000
     options = {"size_of": ["onnx"], "precision": "int8", "round_to": 1}
     made = rc.plan(model, IMAGE, rc.Budget(size=limit), "magnitude", **options)

@@ -88,7 +88,7 @@ class SoftReset(nn.Module):
 
 
 class Strided(nn.Module):
-    """Strides, padding, average pooling, a norm without scale; the neurons are whoever runs it to reset."""
+    """Strides, padding, average pooling, a norm without scale; the caller resets the neurons."""
 
     def __init__(self, fire: Callable[[int], nn.Module]) -> None:
         super().__init__()

@@ -77,7 +77,7 @@ def test_bytes_do_not_depend_on_what_was_run_before(tmp_path: Path) -> None:
     assert fresh == used
 
 
-def test_what_has_no_state_to_carry_is_said(tmp_path: Path) -> None:
+def test_a_network_without_state_to_carry_is_refused(tmp_path: Path) -> None:
     plain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
     for model, words in ((plain, "has no state"), (WithoutStep(), "begins afresh in every call")):
         with pytest.raises(rc.ReconveneError, match=words):

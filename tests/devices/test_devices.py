@@ -158,7 +158,7 @@ def test_what_this_machine_measured_once_is_not_measured_again(monkeypatch: pyte
     assert devices.here([job()], far=1).layers == first.layers
 
 
-def test_what_cannot_be_kept_is_measured_all_the_same_or_told_before(
+def test_a_budget_that_cannot_be_kept_is_measured_or_refused_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "taken").write_text("")
@@ -411,7 +411,7 @@ def test_latency_falls_with_the_budget_and_both_budgets_hold() -> None:
     assert found == sorted(found, reverse=True)
 
 
-def test_a_latency_nobody_can_keep_is_refused_with_the_floor() -> None:
+def test_a_latency_below_the_floor_is_refused_with_the_floor() -> None:
     model = models.resolve_address("vgg16_bn", {}).build()
     _, profile = fakes.of(model, IMAGE)
     with pytest.raises(BudgetError, match=r"the floor is .* ms") as caught:
@@ -471,7 +471,7 @@ def test_a_bad_profile_is_refused(tmp_path: Path, text: str, why: str) -> None:
     ],
     ids=str,
 )
-def test_a_damaged_profile_is_told_by_name(tmp_path: Path, change: dict[str, object], why: str) -> None:
+def test_the_error_for_a_damaged_profile_names_it(tmp_path: Path, change: dict[str, object], why: str) -> None:
     values = {**fakes.profile([job()]).to_dict(), **change}
     (tmp_path / "p.json").write_text(json.dumps(values))
     with pytest.raises(DeviceError, match=why) as told:
@@ -488,7 +488,7 @@ def test_times_that_are_none_are_damage(seconds: float) -> None:
 
 
 @pytest.mark.parametrize(("place", "why"), [("folder", "it is a folder"), ("file/p.json", "is not a folder")])
-def test_an_output_that_cannot_be_is_told_before_anything_is_measured(
+def test_an_output_that_cannot_be_written_is_reported_before_any_measurement(
     tmp_path: Path, place: str, why: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "folder").mkdir()
@@ -563,11 +563,13 @@ def test_a_missing_profile_and_an_unknown_name_say_so(tmp_path: Path) -> None:
         devices.find(tmp_path / "none.json")
     devices.save_profile(dataclasses.replace(fakes.profile([job()])), devices.store.named_folder() / "pi4.json")
     assert devices.find("pi4").name == "fake"
-    with pytest.raises(DeviceError, match=r"no device is called .pi5.\. Did you mean 'pi4'.*here, the file of a profile"):
+    with pytest.raises(
+        DeviceError, match=r"no device is called .pi5.\. Did you mean 'pi4'.*here, the file of a profile"
+    ):
         devices.find("pi5")
 
 
-def test_a_profile_of_an_older_runtime_is_predicted_with_and_said_to_be_old(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_profile_of_an_older_runtime_predicts_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     model = models.resolve_address("resnet20", {}).build()
     _, profile = fakes.of(model, IMAGE)
     now = {"device": profile.device, "runtime": {**profile.runtime, "version": "9.9"}, "precision": "fp32"}
@@ -576,7 +578,7 @@ def test_a_profile_of_an_older_runtime_is_predicted_with_and_said_to_be_old(monk
     assert "has onnxruntime 9.9 now: measure it again" in plan.conditions["latency"]
 
 
-def test_the_list_tells_profiles_apart_and_takes_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_list_holds_profiles_and_no_other_files(capfd: pytest.CaptureFixture[str]) -> None:
     for far in (8 << 20, 64 << 20):
         own = dataclasses.replace(fakes.profile([job()]), name="this machine", far_bytes=far)
         devices.save_profile(own, devices.store.cache_folder() / f"{far}.json")

@@ -80,7 +80,7 @@ def test_a_slow_machine_is_waited_for_by_working(machine: Callable[..., tuple]) 
     assert own.looks == 8 + 1 + 2, "seven looks found it slow, and each reading stands between two that did not"
 
 
-def test_patience_has_an_end_and_that_is_told(machine: Callable[..., tuple]) -> None:
+def test_waiting_ends_with_a_note(machine: Callable[..., tuple]) -> None:
     watch, own = machine([1.4])
     assert watch.time(readings(7.0, 6.0, 6.5)) == 6.0 and watch.unsettled == 1
     spent = own.now

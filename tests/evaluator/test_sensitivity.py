@@ -338,7 +338,7 @@ def test_an_evaluator_is_refused_what_it_declares_to_read_and_does_not_get(name)
             evaluate_groups(structure(groups), FakeSaliency(saliency.scores, {}, np.empty(0)), evaluator=name)
 
 
-def test_what_nobody_reads_is_neither_computed_nor_shown():
+def test_values_without_a_reader_are_neither_computed_nor_shown():
     groups, saliency = chain_case()
     bare = evaluate_groups(structure(groups), evaluator="fan_in")
     scored = evaluate_groups(structure(groups), FakeSaliency(saliency.scores, {}, np.empty(0)), evaluator="fan_in")

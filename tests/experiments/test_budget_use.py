@@ -77,6 +77,6 @@ def test_methods_over_their_budget_are_named_in_tables_and_on_the_page() -> None
     assert named in comparison(arms, {}) and "Over their budget" not in comparison(arms[:2], {})
 
 
-def test_a_slow_down_is_said_as_one() -> None:
+def test_a_slow_down_is_called_one() -> None:
     assert cells(arm("uniform", 1.18))[-1] == "1.25x slower"
     assert cells(replace(arm("ours", 0.97), speedup=1.5))[-1] == "1.50x"

@@ -107,7 +107,7 @@ def test_a_verdict_is_no_stronger_than_its_seeds() -> None:
     assert _verdict([3.0]) == "better, one seed"
 
 
-def test_the_page_tells_differences_by_seed_and_admits_what_is_missing(tmp_path: Path) -> None:
+def test_the_page_shows_differences_by_seed_and_the_runs_that_are_missing(tmp_path: Path) -> None:
     budget = {"params": "16.21x"}
     rows = [record("dense", seed, 0.9) for seed in (0, 1)]
     rows += [record("ours", 0, 0.80, budget=budget), record("ours", 1, 0.84, budget=budget)]

@@ -1,4 +1,4 @@
-"""Runs several at a time, here or on a Ray cluster, give the results of one after the other; who dies begins again."""
+"""Several runs at a time, here or on a Ray cluster, give the results of one after the other, also if one is killed."""
 
 from __future__ import annotations
 
@@ -112,6 +112,7 @@ def test_a_run_that_is_due_after_the_deadline_is_not_begun(tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     with pytest.raises(ExperimentError, match=r"no Ray cluster answers at 127.0.0.1:1: .*ray start --head"):

@@ -110,7 +110,7 @@ def test_running_again_makes_only_what_is_missing_and_what_was_changed(made: tup
     assert not list((folder / "out").rglob(".*")), "nothing half-made is left"
 
 
-def test_the_page_says_who_gets_what_and_what_could_not_be_met(made: tuple[Path, Result]) -> None:
+def test_the_page_shows_the_network_of_each_device_and_budgets_that_were_not_met(made: tuple[Path, Result]) -> None:
     folder, result = made
     written = write_page(result)
     page = (folder / "out" / "index.html").read_text()
@@ -194,7 +194,7 @@ def test_the_page_says_who_gets_what_and_what_could_not_be_met(made: tuple[Path,
         ("[resnet20, mobilenetv2]", "[resnet20, resnet20]", r"line 1: .* twice"),
     ],
 )
-def test_a_mistake_in_the_file_is_told_with_its_line(tmp_path: Path, old: str, new: str, why: str) -> None:
+def test_a_mistake_in_the_file_is_reported_with_its_line(tmp_path: Path, old: str, new: str, why: str) -> None:
     with pytest.raises(FleetError, match=why):
         read_fleet(fleet_file(tmp_path, FILE.replace(old, new)))
 
@@ -228,7 +228,7 @@ devices:
 """
 
 
-def test_who_kills_its_workers_or_fails_costs_the_others_nothing(
+def test_a_job_that_kills_its_workers_or_fails_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four jobs, two with the same budget: the first to build a model in a worker dies, always; the second raises."""
@@ -241,11 +241,11 @@ def test_who_kills_its_workers_or_fails_costs_the_others_nothing(
     assert "KeyError: 'surprise'" in trouble[0] and "its worker died 3 times" in trouble[1]
     page = write_page(result)[0].read_text()
     assert "What could not be met" in page and "surprise" in page
-    monkeypatch.setenv("FLEET_PARENT", "all")  # nobody dies any more
+    monkeypatch.setenv("FLEET_PARENT", "all")  # no worker dies any more
     assert run_fleet(read_fleet(path), tmp_path / "out", workers=2, allow_import=True).written == 2
 
 
-def test_an_error_nobody_foresaw_is_a_row_with_its_place_in_the_code(
+def test_an_unforeseen_error_is_a_row_with_its_place_in_the_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(portfolio, "execute_job", lambda job, work: [][0])
@@ -341,7 +341,7 @@ devices:
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(99, marks=pytest.mark.slow)])
-def test_a_worker_that_dies_costs_another_try_and_one_that_always_dies_is_told(
+def test_a_worker_that_dies_is_started_again_and_one_that_always_dies_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     monkeypatch.setenv("FLEET_PARENT", str(os.getpid()))
@@ -410,7 +410,7 @@ def test_the_commands_answer_in_json(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert cli.main(["fleet", str(tmp_path / "none.yaml")]) == 1
 
 
-def test_a_size_is_that_of_the_exported_file_where_one_is_asked_for(made: tuple[Path, Result]) -> None:
+def test_size_is_about_the_exported_file_where_one_is_asked_for(made: tuple[Path, Result]) -> None:
     folder, result = made
     chips = [row for row in result.rows if row.device == "chip"]
     assert chips
@@ -452,7 +452,7 @@ def test_microcontrollers_of_the_example_are_for_a_chip_and_its_files() -> None:
         assert device.export == ("litert",) and device.precision == "int8"
 
 
-def test_a_chip_that_is_not_known_is_told(tmp_path: Path) -> None:
+def test_a_chip_that_is_not_known_is_reported(tmp_path: Path) -> None:
     (tmp_path / "fleet.yaml").write_text("models: [resnet20]\ndevices: {a: {cycles: 2x, chip: ethos-u56}}")
     with pytest.raises(FleetError, match="'ethos-u56' is none of"):
         read_fleet(tmp_path / "fleet.yaml")
@@ -535,13 +535,19 @@ def test_the_best_network_is_the_one_its_task_calls_best(
     assert f">{heading}<" in page and f">{cell}<" in page
 
 
-def test_a_cluster_that_does_not_answer_is_told(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_cluster_that_does_not_answer_is_reported(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     path = tmp_path / "fleet.yaml"
     path.write_text("models: [resnet20]\ncriterion: magnitude\ndevices:\n  board: {params: 2x}\n")
     with pytest.raises(FleetError, match=r"no Ray cluster answers at 127.0.0.1:1: .*ray start --head"):
         run_fleet(read_fleet(path), tmp_path / "out", ray="127.0.0.1:1")
     assert not (tmp_path / "out").exists(), "it was tried before anything else"
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.yaml"
+    path.write_text("models: [resnet20]\ncriterion: magnitude\ndevices:\n  board: {params: 2x}\n")
     (tmp_path / "taken").write_text("")
     with pytest.raises(FleetError, match=r"taken: .*taken is not a folder"):
         run_fleet(read_fleet(path), tmp_path / "taken")
@@ -575,7 +581,7 @@ def test_ctrl_c_stops_a_fleet_and_all_its_workers(tmp_path: Path) -> None:
     os.killpg(running.pid, signal.SIGINT)
     stdout, stderr = running.communicate(timeout=60)  # which also waits for the workers: they hold its pipes
     assert running.returncode == 130 and stdout == "" and "Traceback" not in stderr, stderr
-    with pytest.raises(ProcessLookupError):  # none is left, as soon as whoever inherits the dead has buried them
+    with pytest.raises(ProcessLookupError):  # none is left, as soon as the init process has reaped the killed workers
         for _ in range(300):
             os.killpg(running.pid, 0)
             time.sleep(0.1)

@@ -78,7 +78,7 @@ def test_shrunk_is_silenced_on_all_three_outputs(budget: str) -> None:
 
 
 @pytest.mark.slow
-def test_it_learns_to_tell_objects_apart(tmp_path: Path) -> None:
+def test_it_learns_to_separate_objects(tmp_path: Path) -> None:
     pytest.importorskip("skimage")
     data = discs(60, "instances-hv")
     config = TrainConfig(batch_size=8, precision="fp32", device="cpu", lr=0.1)

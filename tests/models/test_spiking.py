@@ -66,7 +66,7 @@ def _tuple(value: Any) -> tuple[Tensor, ...]:
 
 
 class SpikingJelly(nn.Module):
-    """SpikingJelly's layers, in single or multi step mode; whoever calls it resets it."""
+    """SpikingJelly's layers, in single or multi step mode; the caller resets it."""
 
     def __init__(self, kind: str, *, multi: bool) -> None:
         super().__init__()

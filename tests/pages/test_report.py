@@ -239,7 +239,7 @@ def test_absent_sections_are_left_out() -> None:
     assert "50.0" in only.words and not any(name == "section" for name, _ in only.seen)
 
 
-def test_steps_of_a_trained_network_are_told() -> None:
+def test_steps_of_a_trained_network_are_shown() -> None:
     data = vgg()
     data.trained, data.training = True, {}
     moments = [{"cut": 0.31, "repaired": 0.75, "tuned": 0.842}, {"cut": 0.11, "repaired": 0.62, "tuned": 0.713}]
@@ -313,7 +313,7 @@ def test_a_budget_is_held_against_what_was_measured_afterwards() -> None:
     assert "measured afterwards" not in Page(render(data)).words
 
 
-def test_inputs_and_outputs_are_told() -> None:
+def test_inputs_and_outputs_are_shown() -> None:
     data = vgg()
     assert "Inputs and outputs" not in Page(render(data)).words
     classes = [f"class{number}" for number in range(25)]
@@ -442,7 +442,7 @@ def test_a_loss_is_not_sold_as_a_gain() -> None:
     assert "1.25× slower" in words and "2.00× more" in words and "1 of 3 layers" in words and "dead (0.00)" in words
 
 
-def test_exceeded_budget_is_said() -> None:
+def test_exceeded_budget_is_reported() -> None:
     data = vgg()
     data.limits["params"], data.limits["latency"] = 900_000.0, 1e-3
     words = Page(render(data)).words
@@ -604,7 +604,7 @@ def test_files_are_held_against_the_limits_that_they_were_exported_with() -> Non
     assert "disagrees with PyTorch" not in render(data) and "A ring marks" not in render(data)
 
 
-def test_the_chart_of_files_tells_runtimes_and_agreement_apart() -> None:
+def test_the_chart_of_files_marks_runtimes_and_agreement() -> None:
     data = with_int8()
     assert data.bench is not None
     one = render(data)
@@ -636,7 +636,7 @@ def test_a_chart_of_one_point_has_no_axis_to_divide_by() -> None:
         (9.9999999, 10.0, ("9.9999999", "10.0000000")),
     ],
 )
-def test_a_value_and_its_limit_are_told_apart(value: float, limit: float, texts: tuple[str, str]) -> None:
+def test_a_value_and_its_limit_have_enough_digits_to_differ(value: float, limit: float, texts: tuple[str, str]) -> None:
     assert numbers.distinct(value, limit) == texts
 
 

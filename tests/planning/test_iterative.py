@@ -84,7 +84,7 @@ def test_plans_compose_only_where_they_belong_together():
         compose_plans(net, X, first, first)
 
 
-def test_what_cannot_be_kept_is_said_before_the_first_step():
+def test_a_budget_that_cannot_be_kept_is_reported_before_the_first_step():
     steps = []
     with pytest.raises(BudgetError, match="the floor is"):
         rc.prune_iteratively(trained(Net()), X, rc.Budget(params="10000x"), 3, lambda *_: steps.append(1))

@@ -105,7 +105,7 @@ def test_what_is_no_model_is_refused_by_every_verb(verb: str, model: Any, remedy
     ],
 )
 @pytest.mark.parametrize("verb", [rc.plan, rc.prune])
-def test_a_budget_of_another_type_is_told_how_to_write_it(verb: Any, budget: Any, remedy: str) -> None:
+def test_the_error_for_a_budget_of_another_type_shows_how_to_write_one(verb: Any, budget: Any, remedy: str) -> None:
     with pytest.raises(BudgetError) as caught:
         verb(MODEL, INPUTS, budget)
     assert remedy in str(caught.value)
@@ -304,7 +304,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     return ["prune", *SMALL, "-o", str(tmp_path / "a")]
 
 
-def test_an_error_that_nobody_foresaw_is_one_line_and_a_file(
+def test_an_unforeseen_error_is_one_line_and_a_file(
     broken: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(broken) == 70

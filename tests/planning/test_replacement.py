@@ -104,7 +104,7 @@ def prices(monkeypatch: pytest.MonkeyPatch) -> None:
         ("hardsigmoid_relu6", F.hardsigmoid, 0.0),
     ],
 )
-def test_a_form_is_as_near_as_it_is_said_to_be(form: str, reference: object, error: float) -> None:
+def test_the_error_of_a_form_is_the_one_that_its_table_states(form: str, reference: object, error: float) -> None:
     assert callable(reference)
     x = torch.erfinv(torch.linspace(-1, 1, 100_002, dtype=torch.float64)[1:-1]) * 2**0.5  # N(0, 1) by its quantiles
     difference = Replacement(form).module(nn.Identity())(x) - reference(x)

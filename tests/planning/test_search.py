@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,7 @@ def test_costs_push_choices_down_by_what_they_cost() -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Module]:
-    """A search that nobody stopped, and its folder."""
+    """A search without an interruption, and its folder."""
     folder = tmp_path_factory.mktemp("whole")
     return folder, searched(checkpoint=folder)
 
@@ -197,8 +198,8 @@ def test_a_process_that_was_killed_leaves_a_run_that_goes_on(
     assert same_bytes(whole[1], searched(checkpoint=tmp_path))
 
 
-def test_another_search_does_not_go_on_from_a_checkpoint(tmp_path: Path) -> None:
-    searched(checkpoint=tmp_path)
+def test_another_search_does_not_go_on_from_a_checkpoint(whole: tuple[Path, nn.Module], tmp_path: Path) -> None:
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
     with pytest.raises(TrainingError, match="seed is 1 now and was 0"):
         searched(checkpoint=tmp_path, seed=1)
 
@@ -231,7 +232,7 @@ def test_cycles_of_a_chip_and_layers_to_keep_are_searched_for_too() -> None:
     assert small.stem[0].out_channels == 8
 
 
-def test_adam_is_that_of_torch() -> None:
+def test_adam_equals_the_one_of_torch() -> None:
     ours = {"a": torch.randn(5, 3, generator=torch.Generator().manual_seed(0))}
     theirs = [tensor.clone().requires_grad_() for tensor in ours.values()]
     reference, adam = torch.optim.Adam(theirs, lr=0.02), Adam(ours)

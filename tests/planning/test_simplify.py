@@ -93,7 +93,7 @@ def test_constants_move_into_biases():
     assert_same(small, net, x)
 
 
-def test_channels_that_nobody_reads_leave():
+def test_channels_without_a_reader_leave():
     net, x = linear(), torch.randn(2, 6)
     with torch.no_grad():
         net[2].weight[:, [0, 4, 7]] = 0.0

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import reconvene as rc
-from reconvene.criteria import CHANNEL_CRITERIA
 from reconvene.errors import ArgumentError, BudgetError, CriterionError, StructureError, UnknownNameError
 from reconvene.planning.pruning import TrainedWeightsWarning, UntrainedWeightsWarning
+from support.channel_criteria import WITHOUT_SPIKES
 from support.trained_net import Net, X, batches, trained
 
 
@@ -116,7 +116,7 @@ def test_what_is_tied_to_an_asked_width_follows():
     assert small.one.weight.shape[0] == small.two.weight.shape[0] == 5
 
 
-@pytest.mark.parametrize("criterion", sorted(set(CHANNEL_CRITERIA) - {"activity", "spike_rate"}))
+@pytest.mark.parametrize("criterion", WITHOUT_SPIKES)
 def test_every_criterion_of_channels_plans_within_the_budget(criterion):
     net = trained(Net())
     keep = ["head.0"] if criterion == "slimming" else []
@@ -179,7 +179,7 @@ def test_a_network_that_looks_untrained_is_not_kept_in_silence():
         rc.prune(Net(norms=False), X, rc.Budget(macs="2x"), trained=True)  # nothing tells
 
 
-def test_what_a_criterion_needs_is_said_before_anything_else():
+def test_a_missing_argument_of_a_criterion_is_reported_before_any_work():
     with pytest.raises(CriterionError, match="criterion 'taylor' needs data"):
         rc.plan(Net(), X, rc.Budget(macs="2x"), "taylor", trained=True)
     with pytest.raises(CriterionError, match="evaluator='removed_loss'"):

@@ -33,7 +33,7 @@ class Jump(Cost):
 
 
 @pytest.mark.parametrize(("after", "remark"), [(10.0, "only 20% of the limit on jump is used"), (49.0, "")])
-def test_a_limit_that_is_far_from_used_is_told(monkeypatch: pytest.MonkeyPatch, after: float, remark: str) -> None:
+def test_a_limit_that_is_far_from_used_is_reported(monkeypatch: pytest.MonkeyPatch, after: float, remark: str) -> None:
     monkeypatch.setitem(COSTS, "jump", Jump(after))
     plan = rc.plan(MODELS["resnet20"](width=0.25), X, rc.Budget(jump="2x"))
     assert plan.costs["pruned"]["jump"] == after and plan.limits["jump"] == 50

@@ -133,7 +133,7 @@ def test_the_contract_as_it_is_written(tmp_path: Path) -> None:
     assert defaults == {"format": "onnx", "example_inputs": None, "quantize": None, "calibration": None}
 
 
-def test_masks_need_inputs_only_where_nothing_else_tells_the_shape() -> None:
+def test_masks_need_inputs_only_where_the_shape_is_not_known_otherwise() -> None:
     model = resnet(0.25)
     given = rc.masks(model, 0.2, "synflow", example_inputs=INPUTS, rounds=3)
     known = rc.masks(model, 0.2, "synflow", rounds=3)

@@ -39,7 +39,7 @@ def in_onnx_runtime(values: torch.Tensor, scale: float, zero_point: int) -> np.n
     return session.run(None, {"x": values.numpy()})[0]
 
 
-def test_rounding_is_that_of_onnx_runtime_bit_for_bit_also_half_way_between_steps() -> None:
+def test_rounding_equals_onnx_runtime_bit_for_bit_also_half_way_between_steps() -> None:
     generator = torch.Generator().manual_seed(0)
     of_layer = ActivationRange()
     of_layer.follow(torch.tensor([-3.1, 7.7]))

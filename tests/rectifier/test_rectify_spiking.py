@@ -32,7 +32,7 @@ def drives(model: torch.nn.Module, x: torch.Tensor) -> dict[str, list[torch.Tens
     return seen
 
 
-def test_the_spread_is_that_of_the_drive_over_all_time_steps_of_the_data() -> None:
+def test_the_spread_is_measured_on_the_drive_over_all_time_steps_of_the_data() -> None:
     model = built()
     spreads = output_spread(model, X, data=BATCHES)
     steps = drives(model, BATCHES[0][0])

@@ -105,7 +105,7 @@ def test_shuffled_membership_is_chance() -> None:
     assert abs(overfitted.shuffled_auc - 0.5) < 0.03
 
 
-def test_a_network_that_learned_by_heart_tells_its_training_images(digits: Dataset) -> None:
+def test_membership_inference_finds_training_images_of_an_overfitted_network(digits: Dataset) -> None:
     noise = torch.randint(0, 256, (120, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(120) % 10
     by_heart = replace(digits, train=Split(noise[:60], labels[:60]), test=Split(noise[60:], labels[60:]))
@@ -185,7 +185,7 @@ def test_the_success_of_a_patch_counts_what_it_turned() -> None:
 # The whole way.
 
 
-def test_a_trigger_is_told_before_and_after_pruning(digits: Dataset) -> None:
+def test_a_trigger_is_reported_before_and_after_pruning(digits: Dataset) -> None:
     planted = with_planted_patch(digits, 2)
     networks = {"dense": trained(planted), "pruned": trained(digits, seed=1)}
     judged = judge_networks(networks, planted)

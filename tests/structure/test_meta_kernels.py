@@ -95,7 +95,7 @@ CALLS: list[Call] = [
 
 
 def facts(result: Any) -> list[tuple[tuple[int, ...], list[int], torch.dtype]]:
-    """Shape, strides of axes that have some, and type; statistics of norms in eval are made for nobody."""
+    """Shape, strides of axes that have some, and type; statistics of norms in eval are not computed."""
     return [
         (tuple(t.shape), [s for n, s in zip(t.shape, t.stride(), strict=True) if n > 1], t.dtype)
         for t in tensors_in(result)

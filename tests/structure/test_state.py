@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 
 import reconvene as rc
 from reconvene.structure.state import known_state
-from support.paths import ROOT
 from support.state_nets import NEURONS, Net, NoneMembrane, X, built
 
 BUDGET = rc.Budget(params="3x")
@@ -205,11 +203,3 @@ def test_an_exported_file_does_not_depend_on_what_was_run(neuron: Callable[[], n
         for name, model in (("fresh", fresh), ("used", used))
     ]
     assert files[0].read_bytes() == files[1].read_bytes()
-
-
-def test_the_example_of_the_page_on_spiking_networks_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    page = (ROOT / "docs" / "spiking.md").read_text(encoding="utf-8")
-    names = {"__name__": "page"}
-    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
-        exec(compile(block, "spiking.md", "exec"), names)
-    assert "of activity: params 2x" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Models that kill the worker that builds them, as the system does where memory ends, or raise what nobody expects."""
+"""Models that kill the worker that builds them, as the system does where memory ends, or raise an unforeseen error."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from support.random_blocks import Do, Shape, pointwise_conv
 from support.random_oddities import With
+from support.random_tokens import tokens_of
 
 
 def valued(shape: Shape, name: str) -> nn.Module:
@@ -39,13 +40,9 @@ def _spread(vector: Tensor, x: Tensor) -> Tensor:
     return vector[(..., *[None] * (x.ndim - 2))]
 
 
-def _rows(x: Tensor) -> Tensor:
-    return x.flatten(2).transpose(1, 2)
-
-
 def _mask_of_two_dimensions(self: Any, x: Tensor) -> Tensor:
     """Tokens chosen by a mask over batch and space go through a layer and are written back."""
-    rows = _rows(x).clone()
+    rows = tokens_of(x).clone()
     mask = torch.arange(rows.shape[1])[None] < torch.tensor([[rows.shape[1]], [1]])
     rows[mask] = self.layer(rows[mask])
     return rows.transpose(1, 2).reshape(x.shape)
@@ -53,7 +50,7 @@ def _mask_of_two_dimensions(self: Any, x: Tensor) -> Tensor:
 
 def _tokens_by_mask(self: Any, x: Tensor) -> Tensor:
     """The mean over the tokens that a mask chooses, added to all."""
-    rows = _rows(x)
+    rows = tokens_of(x)
     mask = self.choose(rows).squeeze(-1) > -1e9
     return x + _spread(rows[mask].mean(0, keepdim=True), x)
 

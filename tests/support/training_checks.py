@@ -16,8 +16,11 @@ def bytes_of(model: nn.Module) -> bytes:
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:
-    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
-    return all(torch.equal(a, b) for a, b in pairs)
+    """Whether two modules hold the same tensors under the same names."""
+    left, right = one.state_dict(), other.state_dict()
+    return left.keys() == right.keys() and all(
+        left[name].dtype == right[name].dtype and torch.equal(left[name], right[name]) for name in left
+    )
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:

@@ -156,7 +156,7 @@ def test_a_file_that_disagrees_as_the_task_sees_it_is_refused(tmp_path: Path) ->
         rc.deploy.verify_export(model, path, example_inputs=x, task="corner", tolerance=9)
 
 
-def test_nobody_guesses_a_task() -> None:
+def test_a_task_is_never_guessed() -> None:
     numbers = torch.randn(4, 2)
     assert judge(numbers, None, None) is None and judge(numbers, torch.rand(4, 2), None) is None
     assert judge(numbers, torch.tensor([0, 1, 1, 0]), None) is TASKS["classification"]
@@ -165,7 +165,7 @@ def test_nobody_guesses_a_task() -> None:
         task_named("depth")
 
 
-def test_a_task_that_nobody_could_look_up_is_refused_before_training(tmp_path: Path) -> None:
+def test_a_task_that_is_not_registered_is_refused_before_training(tmp_path: Path) -> None:
     artifact.save(Net(), tmp_path, source={"address": "test_tasks:Net", "input_shape": [1, 8, 8]})
     stranger = Corner()
     stranger.name = "stranger"

@@ -93,7 +93,7 @@ def test_corruptions_grow_with_strength_and_repeat(name: str, digits) -> None:
     assert grey.shape == (20, 1, 32, 32)
 
 
-def test_noise_is_the_seed_s_and_no_image_s_like_another_s() -> None:
+def test_noise_depends_on_the_seed_and_differs_between_images() -> None:
     flat = torch.full((1100, 3, 8, 8), 128, dtype=torch.uint8)
     first, other = corrupt(flat, "noise", 1, seed=0), corrupt(flat, "noise", 1, seed=1)
     assert not torch.equal(first, other)

@@ -189,7 +189,7 @@ def data() -> Dataset:
     return load_data("digits", input_shape=(3, 32, 32), limit=60)
 
 
-def test_the_dense_network_teaches_where_nobody_else_does(
+def test_the_dense_network_is_the_teacher_by_default(
     data: Dataset, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from reconvene.cli import main

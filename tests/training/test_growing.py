@@ -82,7 +82,7 @@ def test_the_command_line_grows_a_model_by_its_name_and_the_plan_of_an_artifact(
     assert all(row.why == "prune and regrow" for row in after.rows) and after.criterion == "activity"
 
 
-def test_what_is_missing_or_senseless_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_missing_or_senseless_arguments_are_reported(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = str(saved(tmp_path / "dense"))
     options = ["--data", "digits", "--limit", "60"]
     assert "say how small it becomes" in trouble(capfd, "train", folder, *options, "--grow")

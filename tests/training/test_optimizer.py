@@ -8,7 +8,7 @@ from torch import nn
 from reconvene.training.optimizer import AdamW
 
 
-def test_adamw_is_that_of_pytorch_but_for_decay_of_biases() -> None:
+def test_adamw_equals_the_one_of_pytorch_but_for_decay_of_biases() -> None:
     torch.manual_seed(0)
     ours, theirs = nn.Linear(6, 4), nn.Linear(6, 4)
     theirs.load_state_dict(ours.state_dict())

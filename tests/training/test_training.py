@@ -173,7 +173,7 @@ def test_a_recipe_that_cannot_work_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_no_cuda_is_said() -> None:
+def test_a_missing_cuda_device_is_reported() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
     with pytest.raises(TrainingError, match="no CUDA device"):
@@ -204,13 +204,13 @@ class Pair(nn.Module):
         (head(10).requires_grad_(False), "no trainable parameters"),
     ],
 )
-def test_a_model_that_does_not_fit_the_data_is_said(tmp_path: Path, model: nn.Module, message: str) -> None:
+def test_a_model_that_does_not_fit_the_data_is_reported(tmp_path: Path, model: nn.Module, message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         train_model(model, digits(), epochs=1, directory=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_empty_data_is_said(tmp_path: Path) -> None:
+def test_empty_data_is_reported(tmp_path: Path) -> None:
     data = digits()
     nothing = Split(data.train.images[:0], data.train.targets[:0])
     for empty, message in ((replace(data, train=nothing), "no training"), (replace(data, test=nothing), "no test")):
@@ -229,7 +229,7 @@ def test_a_loss_that_is_not_finite_says_where_and_what_to_try(tmp_path: Path) ->
     assert bytes_of(model) == bytes_of(before)
 
 
-def test_a_folder_that_takes_no_files_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_takes_no_files_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(TrainingError, match="cannot write"):
         train_model(net(), digits(), epochs=1, directory=tmp_path / "file" / "out")

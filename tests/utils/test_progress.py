@@ -62,7 +62,7 @@ def test_a_step_of_a_longer_way_leaves_the_showing_to_it() -> None:
     assert heard == ["one"]
 
 
-def test_where_nobody_watches_nothing_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_shown_where_output_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with listening(None), stage("pruning", 2) as work:
         work.advance()
     assert capsys.readouterr() == ("", "")

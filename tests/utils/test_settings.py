@@ -105,7 +105,7 @@ def test_both_languages_say_the_same(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("ending", ["yaml", "toml"])
-def test_a_mistake_is_told_with_its_line(ending: str, name: str, value: str, why: str, tmp_path: Path) -> None:
+def test_a_mistake_is_reported_with_its_line(ending: str, name: str, value: str, why: str, tmp_path: Path) -> None:
     text, sign = (YAML, ": ") if ending == "yaml" else (TOML, " = ")
     lines = [line for line in text.splitlines() if not line.startswith(f"{name}{sign.rstrip()}")]
     lines.insert(3, f"{name}{sign}{value}")
@@ -137,7 +137,7 @@ def test_a_mistake_is_told_with_its_line(ending: str, name: str, value: str, why
         ("yaml", "a: \x00", r"no YAML"),
     ],
 )
-def test_what_is_no_settings_is_told(ending: str, text: str, why: str, tmp_path: Path) -> None:
+def test_a_file_without_settings_is_refused(ending: str, text: str, why: str, tmp_path: Path) -> None:
     with pytest.raises(FleetError, match=why):
         settings(tmp_path, text, ending).read(Example)
 
@@ -149,7 +149,7 @@ def test_aliases_that_multiply_are_refused(tmp_path: Path) -> None:
         settings(tmp_path, "\n".join(lines), "yaml")
 
 
-def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_no_text_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file.yaml").write_bytes(b"\xff\xfe\x00")
     for path in (tmp_path / "file.yaml", tmp_path, tmp_path / "nowhere", "a\0b"):
         with pytest.raises(FleetError, match="cannot be read"):
