@@ -26,9 +26,9 @@ class InspectCommand(DataOptions, CriterionOptions, ModelOptions, Seeded, Comman
     model: ModelAddress
     """vgg16_bn (ours), torchvision:NAME, timm:NAME, transformers:CONFIG-OR-ID, mymodel:make, or mymodel.py:make."""
     density: Annotated[float, arg(metavar="SHARE")] = 1 / 16
-    """Share of the weights at which sensitivity is told."""
+    """Share of the weights at which sensitivity is shown."""
     encrypted: bool = False
-    """Tell instead what the model takes on encrypted images (CKKS), and which layers cannot run so."""
+    """Show instead the costs on encrypted images (CKKS), and the layers that cannot run on them."""
 
     def run(self) -> Answer:
         """Groups and sensitivity, without changing or saving anything."""
