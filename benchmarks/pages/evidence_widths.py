@@ -56,12 +56,12 @@ def against(records: Records) -> str:
         return NOTHING
     compared = [row for row in rows if int(row[4]) > 1]
     different = sum(row[5] in ("better", "worse") for row in compared)
-    table = escaped_table(["model", "budget", "ours minus", "points", "seeds", "reading"], rows)
-    return (
-        f"{table}\n\nOf {len(compared)} comparisons with more than one seed {different} read *better* or *worse*; if no "
-        f"two arms differed, about {0.05 * len(compared):.0f} would do so by chance, since the intervals are not widened for "
+    chance = (
+        f"Of {len(compared)} comparisons with more than one seed {different} read *better* or *worse*; if no two arms "
+        f"differed, about {0.05 * len(compared):.0f} would do so by chance, since the intervals are not widened for "
         "their number."
     )
+    return escaped_table(["model", "budget", "ours minus", "points", "seeds", "reading"], rows) + f"\n\n{chance}"
 
 
 def everywhere(records: Records) -> str:

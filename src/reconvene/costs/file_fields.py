@@ -95,7 +95,7 @@ def layer_rule(table: Any, tables: Mapping[str, AmountTable], place: str) -> Lay
     require_section(table.get("where", {}), f"{place}.where")
     for name, formula in table.get("where", {}).items():
         if name in tables or name in FUNCTIONS:
-            raise CostFileError(f"{place}.where.{name}: {name} is the name of something else. Take another")
+            raise CostFileError(f"{place}.where.{name}: {name} is already a table or a function. Take another name")
         where.append((name, Formula(formula, names, tables, place=f"{place}.where.{name}")))
         names.append(name)
     if table.get("per", "sample") not in ("sample", "weight"):
@@ -113,7 +113,7 @@ def _kernels(value: object, place: str) -> tuple[tuple[int, ...], ...] | None:
         return None
     if not isinstance(value, list) or not all(isinstance(k, list) and all(map(_is_size, k)) for k in value):
         raise CostFileError(
-            f"{place}.kernels={value!r} is no list of kernels, such as [[3, 3], [1, 1]]; [] is that of a linear one"
+            f"{place}.kernels={value!r} is no list of kernels, such as [[3, 3], [1, 1]], with [] for linear layers"
         )
     return tuple(tuple(kernel) for kernel in value)
 

@@ -19,8 +19,8 @@ class Latency(Cost):
     meaning = "Seconds of one inference: 5ms, 2x (twice as fast)."
     listed, every_network = False, True
     unknown = (
-        "what a layer costs in time is known of no device here. rc.plan and rc.prune measure this machine, or take "
-        "device='profile.json' (reconvene device profile)"
+        "a latency is predicted from a device's profile, and none is given. rc.plan and rc.prune measure this machine, "
+        "or take device='profile.json' (reconvene device profile)"
     )
 
     def bind(self, structure: Structure, network: Network | None) -> CostFunction:

@@ -18,7 +18,7 @@ ChannelValues = Annotated[tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...], 
 class Preprocessing:
     """The way from a picture to the model's input, and from an output to a word.
 
-    A picture is scaled to cover ``shape`` (bilinear), its middle cut out, and turned to grey (C = 1) or RGB (C = 3);
+    A picture is scaled to cover ``shape`` (bilinear), center-cropped, and turned to grey (C = 1) or RGB (C = 3);
     then ``(x - 255 mean) / (255 std)`` per channel. ``task`` says what outputs mean: output ``i`` of a classifier is
     the score of ``classes[i]``.
     """

@@ -9,7 +9,7 @@ from pathlib import Path
 from reconvene.costs import COSTS
 from reconvene.data import count_images
 from reconvene.devices import HERE, find
-from reconvene.errors import DataError, DeviceError, FleetError, UnknownNameError
+from reconvene.errors import DataError, DeviceError, FleetError
 from reconvene.fleet.networks import find_bases, find_weights, recorded_task_of
 from reconvene.fleet.options import Device, DeviceOptions, Fleet, FleetOptions, Int8Settings
 from reconvene.planning.arguments import budget_argument
@@ -28,13 +28,13 @@ def read_fleet(path: str | Path) -> Fleet:
     settings = read_settings(path, error=FleetError, usual="yaml")
     options = settings.read(FleetOptions, besides=("devices", "train", "int8"))
     if "devices" not in settings.values:
-        settings.fail((), "a fleet needs devices")
+        settings.fail((), "there are no devices. Try: devices: {phone: {macs: 2x}}")
     folder = Path(path).parent
     bases = find_bases(settings, options, folder)
     options = _completed(settings, options, bases, folder)
     devices = [_read_device(settings, name, options, folder) for name in settings.table(("devices",))]
     if not devices:
-        settings.fail(("devices",), "there is no device")
+        settings.fail(("devices",), "there are no devices. Try: devices: {phone: {macs: 2x}}")
     train = read_recipe(settings, ("train",), epochs=True) if "train" in settings.values else {}
     int8 = None
     if "int8" in settings.values:

@@ -111,7 +111,7 @@ def inputs(data: ReportData) -> Html | None:
     mode = "grey" if channels == 1 else "RGB" if channels == 3 else f"{channels} channels"
     facts = {
         "Shape": f"[N, {channels}, {height}, {width}], float32, {mode}",
-        "Size": f"scaled to cover {height}x{width} (bilinear), the middle cut out",
+        "Size": f"resized to cover {height}x{width} (bilinear), then center-cropped",
         "Numbers": "(x / 255 - mean) / std for pixels x from 0 to 255",
         "Mean": ", ".join(f"{value:.4f}" for value in values["mean"]),
         "Std": ", ".join(f"{value:.4f}" for value in values["std"]),

@@ -77,7 +77,7 @@ def _headline(data: ReportData) -> str:
 
 
 def _sentence(data: ReportData) -> str:
-    by = f", as the {data.criterion} criterion advised" if data.criterion else ""
+    by = f", chosen by the criterion {data.criterion}" if data.criterion else ""
     if data.trained:
         tuned = " It was tuned afterwards." if data.is_tuned else ""
         return f"Channels of a trained network were removed{by}; what is left is ordinary, dense and smaller.{tuned}"

@@ -102,7 +102,7 @@ def _unit(data: ReportData) -> str:
     if data.evaluator == "density":
         return (
             "how far the criterion must thin out the whole network, in nats (−log of the density), before it would cut "
-            "this group so far. The same number means the same pain in every group."
+            "this group so far. The same number means the same loss in every group."
         )
     if data.evaluator == "fan_in":
         return (

@@ -163,8 +163,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("jobs", type=Path, nargs="?", help="what to measure; by default what came with this file")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args(arguments)
-    if not options.output.absolute().parent.is_dir() or options.output.is_dir():
-        parser.error(f"{options.output} cannot be written: its folder is not there, or it is one")
+    if not options.output.absolute().parent.is_dir():
+        parser.error(f"{options.output} cannot be written: there is no folder {options.output.absolute().parent}")
+    if options.output.is_dir():
+        parser.error(f"{options.output} is a folder. Name a file in it")
     inside = b"" if options.jobs else _packed("jobs.json")
     request = json.loads(options.jobs.read_text(encoding="utf-8") if options.jobs else inside)
     result = profile(

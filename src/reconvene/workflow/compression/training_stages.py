@@ -76,7 +76,7 @@ class DistilStage(TrainStage):
         if isinstance(self.teacher, int) and not 0 <= self.teacher <= len(earlier):
             return f"its teacher is stage {self.teacher}, and stages 0 to {len(earlier)} are there by then"
         if self.teacher is None and not trained:
-            return "nothing is trained by then, so nobody can teach. Put a train stage before it, or name a teacher"
+            return "no earlier stage trains a teacher. Put a train stage before it, or name a teacher"
         return ""
 
     def reads(self, work: StageWork) -> dict[str, Any]:
