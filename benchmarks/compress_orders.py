@@ -25,6 +25,7 @@ from reconvene.utils.machine import now
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "compress_orders.jsonl"
+FEWEST_EPOCHS = 4
 LOOSE = {"agreement": 0.0, "sqnr": -100.0, "accuracy_drop": 1.0}
 """Limits that no file breaks: a bad order stays in the table."""
 
@@ -57,6 +58,8 @@ def main() -> None:
     parser.add_argument("--width", type=float, default=0.5)
     parser.add_argument("--only", help="only orders whose name has this in it")
     given = parser.parse_args()
+    if given.epochs < FEWEST_EPOCHS:
+        parser.error(f"--epochs {given.epochs}: with fewer than {FEWEST_EPOCHS} the orders have different totals")
     torch.set_num_threads(1)
     for seed in range(given.seeds):
         for name, stages in orders(given.epochs).items():

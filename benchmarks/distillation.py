@@ -33,7 +33,7 @@ ARMS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=str(HERE.parents[1] / "shared" / "data" / "cifar10"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--limit", type=int, default=3000)

@@ -9,11 +9,12 @@ pruned run in turns in one process; every line of ``results/encrypted_time.jsonl
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 from statistics import median
 
-from rows import Row, add_row, read_rows
+from rows import Row, put_row, read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
@@ -31,12 +32,17 @@ BUDGETS, ROUNDS = ("2x", "4x", "8x"), 5
 
 def main() -> None:
     """Measure every budget that has no row yet."""
-    done = {row["macs"] for row in read_rows(RESULTS)}
-    for budget in BUDGETS:
-        if budget not in done:
-            row = measured(budget)
-            add_row(RESULTS, row)
-            print(row, flush=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--budgets", nargs="+", default=list(BUDGETS), metavar="MACS")
+    parser.add_argument("--again", action="store_true", help="also budgets that have a row")
+    given = parser.parse_args()
+    done = set() if given.again else {row["macs"] for row in read_rows(RESULTS)}
+    if set(given.budgets) <= done:
+        print("every budget has a row: nothing is measured. --again measures once more")
+    for budget in (budget for budget in given.budgets if budget not in done):
+        row = measured(budget)
+        put_row(RESULTS, row, same=("macs",))
+        print(row, flush=True)
 
 
 def measured(budget: str) -> Row:

@@ -25,7 +25,7 @@ EXPERIMENTS = {"small": ("widths", "seconds", "variants", "residual", "rlr", "ra
 
 
 def main() -> int:
-    options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--tier", choices=EXPERIMENTS, default="small")
     options.add_argument("--data", default=str(ROOT.parent / "shared" / "data" / "cifar10"), help="where CIFAR-10 lies")
     options.add_argument("--seconds", type=float, default=None, help="stop after so long; the same command goes on")

@@ -43,7 +43,7 @@ TORCHVISION = (
 
 def main() -> int:
     """Write the fingerprints, or hold them against those that are there; the exit code is 1 if any differs."""
-    options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--check", action="store_true", help="compare with what is there, and write nothing")
     options.add_argument("--only", default="", help="architectures with this in their name")
     arguments = options.parse_args()

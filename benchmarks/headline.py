@@ -41,7 +41,7 @@ HEADER = [
 
 
 def main() -> int:
-    options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--tier", choices=TIERS, default="small")
     options.add_argument("--data", action="append", default=[], metavar="NAME=SPEC")
     options.add_argument("--seconds", type=float, default=None)

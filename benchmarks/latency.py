@@ -184,7 +184,7 @@ def fleet(name: str = "torchvision:resnet18", count: int = 50) -> None:
     model, inputs = source.build(), models.example_inputs(source.input_shape)
     asked = [rc.Budget(params=float(share)) for share in np.geomspace(0.9, 0.02, count)]
     start = time.perf_counter()
-    planner = Planner(model, inputs, "synflow", density=1 / 32)
+    planner = Planner(model, inputs)
     for budget in asked:
         plan_with(planner, budget)
     together = time.perf_counter() - start
@@ -198,7 +198,7 @@ def fleet(name: str = "torchvision:resnet18", count: int = 50) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("prepare", "predict", "judge", "budgets", "monotone", "fleet"))
     parser.add_argument("model", nargs="?", default="torchvision:resnet18")
     parser.add_argument("--plans", type=int, default=50)

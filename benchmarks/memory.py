@@ -68,7 +68,7 @@ def look(name: str, plans: int) -> None:
 
 def main() -> None:
     """Look at the models that are named."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+")
     parser.add_argument("--plans", type=int, default=1)
     options = parser.parse_args()

@@ -62,7 +62,7 @@ class SliceIsOver(BaseException):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=HERE.parents[1] / "shared" / "data" / "nuclei")
     parser.add_argument("--work", type=Path, default=Path("out/nuclei"), help="folder of unfinished networks")
     parser.add_argument("--seeds", type=int, default=3)

@@ -49,7 +49,7 @@ TIERS: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--data", default="../shared/data/cifar10", help="where the images of tier small lie")
     options.add_argument("--tier", choices=TIERS, default="small")
     options.add_argument("--models", default="", help="only these, with commas between")

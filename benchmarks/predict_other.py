@@ -47,7 +47,7 @@ IMAGES, BATCH, STEPS, RIDGE = 1000, 128, 20, 1.0
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--data", default="../shared/data/cifar10")
     options.add_argument("--tier", choices=TIERS, default="small")
     options.add_argument("--model", required=True)

@@ -42,7 +42,7 @@ USUAL = {"model": "resnet20", "width": 1.0, "rivals": False}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits", help="digits, or a folder with CIFAR-10")
     parser.add_argument("--side", type=int, default=16, help="pixels of a side")
     parser.add_argument("--seeds", type=int, default=3)
