@@ -113,3 +113,25 @@ def test_inspect_names_what_cannot_run(capfd: pytest.CaptureFixture[str]) -> Non
     assert told["blocked"][0]["layer"] == "stem.2" and told["levels"] == 39
     model = resolve_address("resnet20", {"width": 0.25}).build()
     assert told["rotations"] == readiness(analyse(model, torch.randn(1, 3, 32, 32), trial=False)).rotations
+
+
+class Attending(nn.Module):
+    """A matrix product of two encrypted tensors, or a gate of another shape."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.q, self.k = how, nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = self.q(x), self.k(x)
+        if self.how == "matrix":
+            return torch.bmm(q, k.transpose(1, 2))
+        return q * k.mean(1, keepdim=True) if self.how == "gate" else q * k
+
+
+@pytest.mark.parametrize(("how", "operator"), [("matrix", "bmm"), ("gate", "mul")])
+def test_products_that_are_not_number_by_number_are_blocked(how: str, operator: str) -> None:
+    """CKKS multiplies ciphertexts number by number: of other products only the shapes of numbers would be right."""
+    ready = readiness(analyse(Attending(how), torch.randn(1, 4, 6)))
+    assert [entry.operator for entry in ready.blocked] == [operator]
+    assert not readiness(analyse(Attending("equal"), torch.randn(1, 4, 6))).blocked

@@ -158,3 +158,17 @@ def test_memory_of_speck_counts_the_next_power_of_two() -> None:
     a, b = (row.width for row in plan.rows)
     assert pruned["kernel_memory"] == 3 * 16 * 2 ** (a - 1).bit_length() + a * 16 * 2 ** (b - 1).bit_length() + b * 8
     assert pruned["kernel_memory"] <= dense["kernel_memory"] / 2
+
+
+class ByKeyword(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(input=x)
+
+
+def test_layers_that_are_called_by_keyword_count_and_metrics_has_the_count() -> None:
+    counted = rc.metrics.synops(ByKeyword(), [torch.ones(3, 4)])
+    assert (counted.ac, counted.mac) == (8, 0)

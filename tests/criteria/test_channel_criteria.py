@@ -505,3 +505,18 @@ def test_equal_scores_without_a_unit_lose_what_fan_in_says():
     ):
         np.testing.assert_allclose(same.loss[1:], curve.loss[1:], atol=1e-9)
         assert (steep.loss[1:-1] < curve.loss[1:-1]).all()
+
+
+def test_fpgm_sees_that_channels_of_several_filters_are_equal() -> None:
+    """Heads and flattened groups: equal channels have equal filters one by one, and distances among their own."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 12, 3, groups=6), nn.Flatten(), nn.Linear(48, 2))
+    with torch.no_grad():
+        for layer, each in ((net[0], 1), (net[2], 2)):
+            layer.weight[4 * each : 5 * each] = layer.weight[each : 2 * each]
+            layer.bias[4 * each : 5 * each] = layer.bias[each : 2 * each]
+    x = torch.randn(1, 3, 6, 6)
+    structure = analyse(net, x)
+    leaving = score_channels(net, structure, x, "fpgm").leaving
+    (first,) = (order[0] for order, group in zip(leaving, structure.prunable, strict=True) if group.width == 6)
+    assert first in (1, 4), "one of the twins leaves first"

@@ -49,7 +49,15 @@ def chain_groups() -> list[Group]:
 
 def structure(groups: list[Group], pinned: tuple[Group, ...] = (), shapes: dict | None = None) -> SimpleNamespace:
     shapes = {f"l{i}": shape for i, shape in enumerate(CHAIN)} if shapes is None else shapes
-    return SimpleNamespace(groups=(*groups, *pinned), prunable=tuple(groups), balances=(), shapes=shapes)
+    recording = SimpleNamespace(parameters={})
+    return SimpleNamespace(
+        groups=(*groups, *pinned),
+        prunable=tuple(groups),
+        balances=(),
+        shapes=shapes,
+        recording=recording,
+        eval_ops=list,
+    )
 
 
 def saliency_of(
@@ -375,3 +383,22 @@ def test_isotonic_is_monotone_keeps_the_mean_and_leaves_monotone_input_alone(val
     assert np.all(np.diff(smooth) >= -1e-12)
     assert math.isclose(smooth.mean(), given_values.mean(), abs_tol=1e-9)
     assert np.allclose(isotonic(np.sort(given_values)), np.sort(given_values))
+
+
+def test_fan_in_counts_the_first_layer_of_grey_images_and_a_head_of_one_but_no_depthwise_layer() -> None:
+    """A weight with one input or one output is depthwise only where the layer has groups."""
+    from torch import nn
+
+    from reconvene.structure import analyse
+
+    def once(*layers: nn.Module, channels: int) -> np.ndarray:
+        model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 1))
+        found = analyse(model, torch.randn(2, channels, 8, 8))
+        return evaluate_groups(found, evaluator="fan_in").curves[0].loss[1:] ** 2
+
+    kept = np.arange(1, 17)
+    side = 0.5 * (1 / kept - 1 / 16)
+    for channels in (1, 3):
+        assert np.allclose(once(nn.Conv2d(channels, 16, 3), nn.ReLU(), channels=channels), 2 * side), "both sides"
+    depthwise = nn.Conv2d(16, 16, 3, groups=16)
+    assert np.allclose(once(nn.Conv2d(3, 16, 3), depthwise, nn.ReLU(), channels=3), 2 * side)

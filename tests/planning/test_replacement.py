@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -244,7 +245,9 @@ def test_what_cannot_be_replaced_is_named() -> None:
     with pytest.raises(ModelError, match="gelu in body: it is computed in a module that does more"):
         rc.replace(nn.Sequential(OrderedDict(body=Inside())), data[0][0], allow=["relu"], data=data)
     with pytest.raises(ModelError, match="softmax in 1: "):
-        rc.replace(nn.Sequential(nn.Linear(4, 4), nn.LogSoftmax(-1)), data[0][0], allow=["relu6"], data=data)
+        rc.replace(nn.Sequential(nn.Linear(4, 4), nn.Softmax(-1)), data[0][0], allow=["relu6"], data=data)
+    with pytest.raises(ModelError, match="log_softmax in 1: nothing can stand in the place of log_softmax"):
+        rc.replace(nn.Sequential(nn.Linear(4, 4), nn.LogSoftmax(-1)), data[0][0], allow=["relu"], data=data)
     with pytest.raises(UnknownNameError, match=r"unknown operation 'relo'\. Did you mean 'relu'"):
         rc.replace(nn.Sequential(nn.Linear(4, 4)), data[0][0], allow=["relo"], data=data)
 
@@ -266,3 +269,26 @@ def test_an_artifact_keeps_what_was_replaced_also_of_a_network_that_was_pruned(t
     rc.save(small, tmp_path / "a")
     again = rc.load(tmp_path / "a", allow_import=True)
     assert bool((again.eval()(data[0][0]) == small.eval()(data[0][0])).all())
+
+
+class ChannelsFirst(nn.LayerNorm):
+    """A norm over channels of pictures, as ConvNeXt has it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [lambda: ChannelsFirst(8), lambda: nn.LayerNorm([8, 6, 6]), lambda: nn.LayerNorm(6, elementwise_affine=False)],
+    ids=["channels first", "three dimensions", "no scale"],
+)
+def test_norms_of_other_shapes_get_only_forms_that_fit(norm: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    body = (nn.Conv2d(3, 8, 3), norm(), nn.GELU(), nn.Flatten(), nn.Linear(288, 4))
+    model, data = nn.Sequential(*body).eval(), [(torch.randn(8, 3, 8, 8), torch.arange(8) % 4)]
+    allowed = ["relu", "layer_norm", "polynomial"]
+    small = rc.replace(model, data[0][0][:1], allow=allowed, data=data)
+    assert small(data[0][0]).shape == (8, 4) and not isinstance(small[2], nn.GELU)
+    without = rc.replace(model, data[0][0][:1], budget=1.0, data=data)
+    assert without(data[0][0]).shape == (8, 4)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import reconvene as rc
 from reconvene.deploy import run_file
@@ -90,3 +90,22 @@ def test_the_network_of_a_training_with_bits_computes_what_its_file_does(tmp_pat
         steps = torch.round((last(network(images)) - found) / last.scale)
     assert float(steps.abs().max()) <= 1
     assert float((steps != 0).float().mean()) < 0.05
+
+
+def test_inputs_by_keyword_are_rounded_too() -> None:
+    class ByKeyword(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(input=x)
+
+    torch.manual_seed(0)
+    model = ByKeyword().eval()
+    bits = BitPlan({"fc.weight": LayerBits.of(0, np.full(3, 8))})
+    network = RoundedByBits(model, bits)
+    network.train()
+    network(torch.linspace(-1, 1, 40).reshape(10, 4))
+    ((scale, _),) = network.rounding[0].scales().values()
+    assert scale == pytest.approx(2 / 255, rel=0.02)

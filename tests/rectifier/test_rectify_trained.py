@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 
 import numpy as np
 import pytest
@@ -245,3 +246,93 @@ def test_the_same_data_give_the_same_bytes():
         assert torch.equal(torch.get_rng_state(), random_state)
         states.append(small.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
+
+
+def test_norms_whose_statistics_nothing_updates_keep_them() -> None:
+    """Backbones of torchvision's detectors hold frozen batch norms: reset, they would stay at mean 0, variance 1."""
+    frozen = pytest.importorskip("torchvision").ops.FrozenBatchNorm2d(4)
+    frozen.running_mean += 0.5
+    frozen.running_var += 2
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), frozen, nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)).eval()
+    assert recalibrate(net, [images(16, 3, 8, 8)]) == ["3"]
+    assert bool((frozen.running_mean == 0.5).all()) and bool((frozen.running_var == 3).all())
+    assert not hasattr(frozen, "momentum")
+
+
+def test_instance_norms_follow_the_data_too() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4, track_running_stats=True)).eval()
+    data = [images(8, 3, 8, 8, seed=seed) + 1 for seed in range(3)]
+    assert recalibrate(net, data) == ["1"]
+    with torch.no_grad():
+        means = torch.stack([net[0](batch).mean((0, 2, 3)) for batch in data]).mean(0)
+    torch.testing.assert_close(net[1].running_mean, means, rtol=1e-4, atol=1e-5)
+    assert net[1].momentum == 0.1 and not net[1].training
+
+
+class Branches(nn.Module):
+    """A norm that only training reaches, and one that every call reaches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.extra = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        return self.extra(x) if self.training else x
+
+
+def test_a_norm_that_no_batch_reaches_keeps_its_statistics() -> None:
+    net = trained_look(Branches())
+    before = {name: tensor.clone() for name, tensor in net.extra.state_dict().items()}
+    assert recalibrate(net, [images(16, 3, 8, 8)]) == ["norm"]
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.extra.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "data", [None, [], [images(8, 3, 8, 8), images(8, 2, 8, 8)]], ids=["none", "empty", "a batch that does not fit"]
+)
+def test_a_recalibration_that_fails_leaves_the_network_as_it_was(data: list[Tensor] | None) -> None:
+    net = convolutions()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with pytest.raises(DataError):
+        recalibrate(net, data)
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+
+
+def test_one_example_left_over_behind_whole_batches_is_not_read() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.BatchNorm1d(4)).eval()
+    data = [images(8, 3, 2, 2), images(8, 3, 2, 2, seed=1)]
+    assert recalibrate(net, data) == ["2"]
+    mean = net[2].running_mean.clone()
+    recalibrate(net, [*data, images(1, 3, 2, 2, seed=2)])
+    assert torch.equal(net[2].running_mean, mean)
+
+
+class Around(nn.Module):
+    """A convolution without bias that a norm reads, and what the norm gives is added to it or not."""
+
+    def __init__(self, *, skip: bool) -> None:
+        super().__init__()
+        self.first, self.conv = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1, bias=False)
+        self.norm, self.skip = nn.BatchNorm2d(4), skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(torch.relu(self.first(x)))
+        return self.norm(y) + y if self.skip else self.norm(y)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_lost_mean_is_left_to_a_norm_only_where_nothing_else_reads(
+    skip: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def fit(x: Tensor, y: Tensor, w: Tensor, *, centred: bool) -> tuple[Tensor, float]:
+        asked.append(centred)
+        return fit_weights(x, y, w, centred=centred)
+
+    monkeypatch.setattr(sys.modules["reconvene.rectifier.reconstruct"], "fit_weights", fit)
+    net, x = trained_look(Around(skip=skip)), images(1, 3, 4, 4)
+    plan = cut(net, x, {"first": [0, 1, 2, 3]})
+    rc.rectify(plan.apply(net), plan, x, how="reconstruct", model=net, data=[images(16, 3, 4, 4)])
+    assert asked == [not skip]

@@ -234,3 +234,21 @@ def test_safety_is_of_classifiers(digits: Dataset) -> None:
     values = replace(digits, task=task_named("regression"))
     with pytest.raises(DataError, match="classifiers"):
         judge_networks({"dense": small_net()}, values)
+
+
+def test_a_trigger_is_judged_on_images_that_its_search_did_not_see(digits: Dataset) -> None:
+    from reconvene.safety.trigger import _FITTED, _SCANNED, unseen_by_search
+
+    order = torch.from_numpy(np.random.Generator(np.random.PCG64(3)).permutation(len(digits.test)))
+    seen = {image.numpy().tobytes() for image in digits.test.images[order[: _SCANNED + _FITTED]]}
+    fresh = unseen_by_search(digits.test, 256, 3)
+    positions = order[_SCANNED + _FITTED :][:256]
+    assert len(fresh) == 256 and torch.equal(fresh.images, digits.test.images[positions])
+    twins = sum(image.numpy().tobytes() in seen for image in fresh.images)
+    assert twins <= len(digits.test) - len({image.numpy().tobytes() for image in digits.test.images})
+
+
+def test_two_test_images_are_too_few_for_a_search(digits: Dataset) -> None:
+    few = replace(digits, test=Split(digits.test.images[:2], digits.test.targets[:2]))
+    with pytest.raises(DataError, match="3 test images or more, and there are 2"):
+        judge_networks({"dense": small_net()}, few)

@@ -292,7 +292,7 @@ def test_the_commands_train_evaluate_and_show_a_unet(
     assert trained["task"] == "instances" and trained["artifact"] == "out/unet" and 0 <= trained["pq"] <= 1
     assert answer(capfd, "train", "unet", *data, *small) == trained, "a finished run says what it said"
     assert "-o" in trouble(capfd, "train", "unet", *data, "--input", "3x32x32", code=2)
-    assert "are for a model's name" in trouble(capfd, "train", "out/unet", *data, *small, code=2)
+    assert "are about a model given by name" in trouble(capfd, "train", "out/unet", *data, *small, code=2)
     said = answer(capfd, "evaluate", "out/unet", "--data", "cells")["variants"]["dense"]["metrics"]
     assert said["pq"] == pytest.approx(trained["pq"], abs=1e-6), "the artifact knows its task"
     steps = ["--steps", "1", "--params", "2x", "--data", "cells", "--epochs", "1", "--criterion", "l2"]

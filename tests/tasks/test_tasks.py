@@ -227,3 +227,14 @@ def test_assessing_twice_says_the_same() -> None:
     assessment = assess(model, data, dense=predict(model, data))
     assert assessment.agreement == 1.0
     assert data.task.read_assessment(json.loads(json.dumps(assessment.to_dict()))) == assessment
+
+
+def test_pictures_with_their_dimensions_in_another_order_are_refused() -> None:
+    task, target = task_named("image-to-image"), torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    task.check(torch.zeros(2, 3, 8, 8), target, classes=(), data="pictures")
+    with pytest.raises(TrainingError, match=r"returns \[2, 8, 8, 3\] for targets \[2, 3, 8, 8\]"):
+        task.check(torch.zeros(2, 8, 8, 3), target, classes=(), data="pictures")
+    values = task_named("regression")
+    values.check(torch.zeros(4, 1), torch.zeros(4), classes=(), data="numbers")
+    with pytest.raises(TrainingError):
+        values.check(torch.zeros(4, 2, 3), torch.zeros(4, 3, 2), classes=(), data="numbers")

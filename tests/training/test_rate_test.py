@@ -110,3 +110,8 @@ def test_an_artifact_keeps_the_rate_and_the_seconds_beside_its_manifest(tmp_path
     assert stored.training.found_rate == replace(training.found_rate, seconds=None)
     assert not list(tmp_path.glob("*.safetensors.tmp")) and not (tmp_path / "rate.safetensors").exists()
     assert train_artifact(tmp_path, data, epochs=1, config=config) == training
+
+
+def test_a_loss_below_zero_turns_only_where_it_rises() -> None:
+    falling = [-1 - 0.05 * step for step in range(60)]
+    assert not has_turned(falling) and has_turned([*falling, *[2.0] * 10])

@@ -147,7 +147,7 @@ class ModulusLevels(_PathLength):
 
 
 class MultiplicativeDepth(_PathLength):
-    """Products of encrypted numbers with each other on the longest path: those of polynomials and of attention."""
+    """Products of encrypted numbers with each other on the longest path: those of polynomials and of gates."""
 
     name, label, plural = "depth", "Multiplicative depth", "products of encrypted numbers in sequence"
     meaning = "Products of encrypted numbers with each other in sequence (CKKS); widths do not change them: 2."

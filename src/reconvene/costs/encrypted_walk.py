@@ -23,7 +23,7 @@ _ACTIVATIONS = (
     *("relu", "leaky_relu", "hardtanh", "gelu", "silu", "hardswish", "hardsigmoid", "sigmoid", "tanh", "elu", "mish"),
     *("softplus", "prelu"),
 )
-_SOFTMAX = "scores without softmax, or in attention a polynomial of them"
+_SOFTMAX = "scores without softmax"
 REPLACEMENTS = {
     **dict.fromkeys(_ACTIVATIONS, ("a polynomial, such as x * x", 2)),
     **dict.fromkeys(("max_pool1d", "max_pool2d"), ("average pooling", 1)),
@@ -77,12 +77,14 @@ class Kind(Enum):
 def kind_of(op: Op, operands: Sequence[Any]) -> Kind:
     """What a recorded call does, of whose arguments these tensors are encrypted."""
     name = op.operator.removesuffix("_")
-    different = len({id(tensor) for tensor in operands}) > 1
+    alike_in_shape = len({tuple(tensor.shape) for tensor in operands}) == 1
     constants = [value for value in op.args if not any(value is tensor for tensor in operands)]
-    if op.operator in _LAYERS and not different:
+    if op.operator in _LAYERS and len(operands) == 1:
         return Kind.LAYER
-    if name in ("mul", "bmm", "mm", "square") and (len(operands) > 1 or name == "square"):
-        return Kind.PRODUCT
+    if name in ("mul", "square") and (len(operands) > 1 or name == "square"):
+        return Kind.PRODUCT if alike_in_shape else Kind.BLOCKED  # numbers are multiplied one by one
+    if op.operator in _LAYERS or name in ("bmm", "mm"):
+        return Kind.BLOCKED  # a matrix product of two encrypted tensors
     if name == "pow" and isinstance(op.args[1], int) and op.args[1] > 0:
         return Kind.POWER
     if name == "mul" or (name == "div" and op.args[0] is operands[0]):

@@ -94,7 +94,10 @@ class LayerCosts:
     ) -> None:
         self.layers, self.rules, self.activations, self.finish = layers, rules, activations, finish
         first = {layer.weight: number for number, layer in reversed(list(enumerate(layers)))}
-        self._again = {n for n, rule in enumerate(rules) if rule.per_weight and first[layers[n].weight] != n}
+        # A weight that is computed has no name: each is a weight of its own.
+        self._again = {
+            n for n, rule in enumerate(rules) if rule.per_weight and layers[n].weight and first[layers[n].weight] != n
+        }
         self._known: dict[tuple[int, LayerSizes, Counts], float] = {}
 
     def of(self, number: int, sizes: LayerSizes, counts: Counts) -> float:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from reconvene.costs.layer_rule import CONVOLUTION, DEPTHWISE, LINEAR, PRODUCT
 from reconvene.costs.sizes import Products, Sizes, sizes_of
 from reconvene.structure import Structure
 from reconvene.structure.labels import Dim
+from reconvene.structure.layer_weights import is_depthwise, matrices
 from reconvene.structure.recording import Op
 from reconvene.structure.rules.context import arg
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Ints = NDArray[np.int64]
-
-_VIEWS = frozenset({"t", "transpose", "permute", "detach", "alias"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +59,7 @@ class LayerSizes:
 
 def layers_of(structure: Structure) -> list[Layer]:
     """Every convolution and matrix product of one forward pass, in the order of the calls."""
-    weights = _weights(structure)
+    weights = matrices(structure)
     calls = structure.recording.ops
     return [
         _layer(structure, calls[number], list(dims), weights)
@@ -104,33 +102,17 @@ def _layer(structure: Structure, op: Op, dims: list[Dim], weights: Mapping[int, 
 
 def _convolution(structure: Structure, op: Op, dims: list[Dim]) -> Layer:
     weight = op.args[1]
-    transposed, groups = bool(arg(op, 6, "transposed", False)), int(arg(op, 8, "groups", 1))
+    transposed = bool(arg(op, 6, "transposed", False))
     names = {id(tensor): name for name, tensor in structure.recording.parameters.items()}
     rank = weight.ndim - 2
-    depthwise = groups > 1 and weight.shape[0 if transposed else 1] == (groups if transposed else 1)
     samples, outputs, inputs, *spatial = dims[: 3 + rank]
     return Layer(
         op.owner,
         names.get(id(weight), ""),
         1 if transposed else 0,
-        DEPTHWISE if depthwise else CONVOLUTION,
+        DEPTHWISE if is_depthwise(op) else CONVOLUTION,
         tuple(weight.shape[2:]),
         outputs,
         inputs,
         (samples, *spatial),
     )
-
-
-def _weights(structure: Structure) -> dict[int, tuple[str, int]]:
-    """Matrices of weights by identity, also turned ones: name and the dimension of the parameter that gives outputs."""
-    matrices = {id(t): (n, tuple(range(t.ndim))) for n, t in structure.recording.parameters.items() if t.ndim == 2}
-    turned = dict(matrices)
-    for op in structure.eval_ops():
-        source = op.args[0] if op.args else None
-        out = op.outs[0] if op.outs else None
-        if op.operator in _VIEWS and isinstance(source, Tensor) and id(source) in turned and out is not None:
-            name, order = turned[id(source)]
-            swaps = op.operator == "t" or (op.operator == "transpose" and source.ndim == 2)
-            turned[id(out)] = (name, order[::-1] if swaps else order)
-    linear = {id(op.args[1]) for op in structure.eval_ops() if op.operator == "linear"}
-    return {key: (name, order[0] if key in linear else order[1]) for key, (name, order) in turned.items()}

@@ -192,16 +192,18 @@ def _counted(model: nn.Module, counts: dict[str, LayerSynops], rates: dict[str, 
     with ExitStack() as stack:
         for name, module in model.named_modules():
             if isinstance(module, (_ConvNd, nn.Linear)):
-                stack.callback(module.register_forward_pre_hook(partial(_count, name, counts)).remove)
+                stack.callback(module.register_forward_pre_hook(partial(_count, name, counts), with_kwargs=True).remove)
             if name in rates:
                 stack.callback(module.register_forward_hook(partial(fired, rates[name])).remove)
         yield
 
 
-def _count(name: str, counts: dict[str, LayerSynops], module: nn.Module, args: tuple[Tensor, ...]) -> None:
+def _count(
+    name: str, counts: dict[str, LayerSynops], module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
+) -> None:
     import torch
 
-    signal = args[0].detach()
+    signal = (args[0] if args else kwargs["input"]).detach()
     active = (signal != 0).to(signal.dtype)
     ones = {key: torch.zeros_like(p) if key == "bias" else (p != 0).to(p) for key, p in module.named_parameters()}
     forward = type(module).forward  # without hooks, this one among them

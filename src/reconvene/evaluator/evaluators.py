@@ -20,6 +20,7 @@ from reconvene.evaluator.evidence import Evidence
 from reconvene.evaluator.fan_in import fan_in_losses
 from reconvene.evaluator.reach import reach_losses
 from reconvene.evaluator.removed_loss import removed_losses
+from reconvene.structure.layer_weights import summing_weights
 from reconvene.utils.arrays import Floats
 
 if TYPE_CHECKING:
@@ -106,7 +107,15 @@ def evaluate_groups(
                 f"evaluator {evaluator!r} reads scores of weights, and criterion {by_channel.criterion!r} scores "
                 "channels. Use evaluator='removed_loss', which reads those, or 'fan_in', which reads none"
             )
-        evidence = Evidence(structure.prunable, weight_shapes(structure), target, by_weight, objective, by_channel)
+        evidence = Evidence(
+            structure.prunable,
+            weight_shapes(structure),
+            target,
+            by_weight,
+            objective,
+            by_channel,
+            summing_weights(structure),
+        )
         curves = _curves(evidence, chosen.losses(evidence))
     criterion = saliency.criterion if saliency is not None else ""
     return Sensitivity(evaluator, criterion, chosen.unit, target, curves, pinned, chosen.adds_up)

@@ -43,7 +43,8 @@ class Shares:
 class Evidence:
     """One run's material; what is derived from the saliency is computed when it is first read.
 
-    ``shapes``: of every weight, by name. ``target``: the global density at which single numbers are given.
+    ``shapes``: of every weight, by name. ``target``: the global density at which single numbers are given. ``summing``:
+    weights whose layer sums over its inputs, also where it has one input or one output (depthwise ones do not).
 
     Raises ``CriterionError`` when a criterion scored no weight that touches one of the groups.
     """
@@ -54,6 +55,7 @@ class Evidence:
     saliency: Saliency | None = None
     objective: Objective | None = None
     channel_saliency: ChannelSaliency | None = None
+    summing: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         scores = self.saliency.scores if self.saliency is not None else None

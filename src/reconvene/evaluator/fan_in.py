@@ -30,16 +30,18 @@ _SIDES = (0, 1)
 
 def fan_in_losses(evidence: Evidence) -> list[Floats]:
     """Root of the sum of reciprocal sizes, for every group and every kept width."""
-    return [_loss(group, evidence.shapes) for group in evidence.groups]
+    return [_loss(group, evidence.shapes, evidence.summing) for group in evidence.groups]
 
 
-def _loss(group: Group, shapes: Mapping[str, tuple[int, ...]]) -> Floats:
+def _loss(group: Group, shapes: Mapping[str, tuple[int, ...]], summing: frozenset[str]) -> Floats:
     widths = np.arange(1, group.width + 1, dtype=np.float64)
     total = np.zeros(group.width)
     for slot in group.slots:
         shape = shapes.get(slot.parameter, ())
-        # A weight with one input or one output a channel (depthwise) adds nothing up.
-        if len(shape) < 2 or slot.dim not in _SIDES or 1 in shape[:2]:
+        if len(shape) < 2 or slot.dim not in _SIDES:
+            continue
+        # One input or one output a channel adds nothing up, but in the first layer of grey images and in a head of one.
+        if 1 in shape[:2] and slot.parameter not in summing:
             continue
         size, times = shape[slot.dim], slot.index.shape[1]
         total += 0.5 * (1.0 / (size - times * (group.width - widths)) - 1.0 / size)

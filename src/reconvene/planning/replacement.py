@@ -14,7 +14,7 @@ from reconvene.criteria.base import Loss
 from reconvene.errors import ArgumentError, BudgetError, ModelError, UnknownNameError
 from reconvene.models import ModelSource
 from reconvene.models import example_inputs as inputs_of_shape
-from reconvene.planning.operation_losses import FittedSite, fit_sites
+from reconvene.planning.operation_losses import FittedSite, fit_sites, is_norm_site
 from reconvene.planning.operation_prices import KEPT, price_forms
 from reconvene.planning.target import DeviceLike
 from reconvene.structure import analyse
@@ -151,7 +151,9 @@ def choose_replacements(
     if data is None:
         raise ArgumentError("replacing is judged on data: pass data=, batches of inputs and targets")
     sites = find_sites(model, example_inputs)
-    names = {site.path: _candidates(site, allowed) for site in sites if site.replaceable}
+    names = {
+        site.path: _candidates(site, model.get_submodule(site.path), allowed) for site in sites if site.replaceable
+    }
     sites = _to_decide(sites, names, allowed)
     fitted = fit_sites(model, example_inputs, sites, names, data=data, loss=loss, seed=seed)
     structure = analyse(model, example_inputs)
@@ -216,11 +218,21 @@ _FREE = 1e-12
 """Seconds; a limit is above zero."""
 
 
-def _candidates(site: OperationSite, allowed: frozenset[str]) -> list[str]:
-    """Forms that may stand at a site."""
+def _candidates(site: OperationSite, module: nn.Module, allowed: frozenset[str]) -> list[str]:
+    """Forms that may stand at a site, in the place of this module."""
     return [
-        name for name, form in forms().items() if site.operation in form.operations and allowed.issuperset(form.emits)
+        name
+        for name, form in forms().items()
+        if site.operation in form.operations and allowed.issuperset(form.emits) and _fits(name, site, module)
     ]
+
+
+def _fits(form: str, site: OperationSite, module: nn.Module) -> bool:
+    """Whether a form of a layer norm does what the module does: over one dimension, Newton's over the last one."""
+    if not is_norm_site(site):
+        return True
+    dimensions = len(tuple(getattr(module, "normalized_shape", ())))
+    return dimensions == 1 and (site.axis == -1 or form != "newton_layer_norm")
 
 
 def _to_decide(

@@ -74,7 +74,7 @@ class RoundedInputs(nn.Module):
         self.ranges = nn.ModuleList(self._ranges)
         self._state = {"rounds": False, "follows": False}  # in a dict: no attribute that hooks would have to reach
         for name, of_layer in zip(self.names, self._ranges, strict=True):
-            network.get_submodule(name).register_forward_pre_hook(self._hook(of_layer))
+            network.get_submodule(name).register_forward_pre_hook(self._hook(of_layer), with_kwargs=True)
         self.to(next(network.parameters()).device)
 
     @contextmanager
@@ -94,7 +94,7 @@ class RoundedInputs(nn.Module):
         }
 
     def _hook(self, of_layer: ActivationRange) -> Any:
-        def round_inputs(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        def round_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if not self._state["rounds"]:
                 return None
             quantised: dict[int, Tensor] = {}  # one tensor that is query, key and value stays one
@@ -108,6 +108,6 @@ class RoundedInputs(nn.Module):
                     quantised[id(value)] = of_layer(value)
                 return quantised[id(value)]
 
-            return tuple(rounded(value) for value in args)
+            return tuple(rounded(value) for value in args), {name: rounded(value) for name, value in kwargs.items()}
 
         return round_inputs

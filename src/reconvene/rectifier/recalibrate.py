@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,10 +15,11 @@ from reconvene.criteria.gradients import explained
 from reconvene.errors import DataError
 from reconvene.rectifier.calibration import undisturbed
 from reconvene.structure import call
-from reconvene.utils.norms import keeps_statistics
+from reconvene.utils.norms import averages_statistics
 from reconvene.utils.progress import stage
 
 _EXAMPLES = 2000
+_START = {"running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0}
 
 
 def recalibrate(
@@ -31,7 +33,9 @@ def recalibrate(
     """Take the running statistics of every norm again, in place; the names of these norms.
 
     They are reset and become the plain mean over batches, with norms alone in train mode and no gradients; everything
-    else, and every mode, is as before. A network without such norms is left alone and its data are not read.
+    else, and every mode, is as before. A network without such norms is left alone and its data are not read. Norms that
+    no batch reached, and norms whose statistics nothing updates (frozen batch norms), keep what they have. A single
+    example that is left over behind larger batches is not read, since it may have no variance.
 
     Args:
         model: the network.
@@ -41,24 +45,68 @@ def recalibrate(
         seed: of what the data draws.
 
     Raises:
-        DataError: there are no data, or a batch does not fit.
+        DataError: there are no data, or a batch does not fit. The statistics are then as before.
     """
-    norms = {name: module for name, module in model.named_modules() if keeps_statistics(module)}
+    norms = {name: module for name, module in model.named_modules() if averages_statistics(module)}
     if not norms:
         return []
+    batches = enumerate(inputs_of(model, data, example_inputs, "recalibrate", seed))
     work_name, total = "recalibrating norms", min(examples, _count(data) or examples)
-    with undisturbed(model, seed=seed), averaging(norms.values()), stage(work_name, total, summary=False) as work:
-        for norm in norms.values():
-            _reset(norm)
-        samples = 0
-        for number, inputs in enumerate(inputs_of(model, data, example_inputs, "recalibrate", seed)):
+    with (
+        undisturbed(model, seed=seed),
+        _fresh_statistics(norms) as calls,
+        stage(work_name, total, summary=False) as work,
+    ):
+        samples = largest = 0
+        for number, inputs in batches:
+            size, largest = samples_in(inputs), max(largest, samples_in(inputs))
+            if size == 1 < largest:
+                continue
             with explained("rectify how='recalibrate'", number, DataError):
                 call(model, inputs)
-            samples += samples_in(inputs)
+            samples += size
             work.move_to(min(samples, total), detail=f"batch {number}")
             if samples >= examples:
                 break
-    return list(norms)
+    return [name for name in norms if calls[name]]
+
+
+@contextmanager
+def _fresh_statistics(norms: Mapping[str, nn.Module]) -> Iterator[Counter[str]]:
+    """Within: statistics begin anew and average what each call reads; how often each norm was called.
+
+    Afterwards norms that were never called have their old statistics again; all have, where an error occurred.
+    """
+    before = {name: {part: tensor.clone() for part, tensor in _statistics(norm)} for name, norm in norms.items()}
+    calls: Counter[str] = Counter()
+
+    def averaged(name: str, norm: nn.Module) -> None:
+        calls[name] += 1
+        norm.momentum = 1 / calls[name]  # type: ignore[assignment]  # instance norms read None as zero
+
+    hooks = [
+        norm.register_forward_pre_hook(lambda norm, _, name=name: averaged(name, norm)) for name, norm in norms.items()
+    ]
+    lost: Iterable[str] = norms
+    try:
+        with following(norms.values(), momentum=None):
+            for norm in norms.values():
+                for part, tensor in _statistics(norm):
+                    tensor.fill_(_START[part])
+            yield calls
+        lost = [name for name in norms if not calls[name]]
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for name in lost:
+            for part, tensor in _statistics(norms[name]):
+                tensor.copy_(before[name][part])
+
+
+def _statistics(norm: nn.Module) -> list[tuple[str, Tensor]]:
+    """The running statistics of a norm, and how many batches they are of."""
+    parts = [(part, getattr(norm, part, None)) for part in _START]
+    return [(part, tensor) for part, tensor in parts if isinstance(tensor, Tensor)]
 
 
 def _count(data: Iterable[Any] | None) -> int | None:
@@ -78,20 +126,13 @@ def inputs_of(model: nn.Module, data: Iterable[Any] | None, example_inputs: Any,
 
 
 @contextmanager
-def averaging(norms: Iterable[nn.Module], *, momentum: float | None = None) -> Iterator[None]:
-    """Within: norms see the statistics of the batch, and keep their plain average, or the last ones (momentum 1)."""
-    before = [(norm, getattr(norm, "momentum", None), norm.training) for norm in norms]
+def following(norms: Iterable[nn.Module], *, momentum: float | None) -> Iterator[None]:
+    """Within: norms compute with the statistics of what they read, and keep these with this momentum (1: the last)."""
+    before = [(norm, norm.momentum, norm.training) for norm in norms]
     try:
         for norm, _, _ in before:
             norm.momentum, norm.training = momentum, True  # type: ignore[assignment]
         yield
     finally:
         for norm, old, training in before:
-            norm.momentum, norm.training = old, training  # type: ignore[assignment]
-
-
-def _reset(norm: nn.Module) -> None:
-    for name, value in (("running_mean", 0.0), ("running_var", 1.0), ("num_batches_tracked", 0)):
-        tensor = getattr(norm, name, None)
-        if isinstance(tensor, Tensor):
-            tensor.fill_(value)
+            norm.momentum, norm.training = old, training

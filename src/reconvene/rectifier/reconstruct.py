@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from reconvene.criteria.batches import samples_in
 from reconvene.criteria.gradients import explained
@@ -25,10 +26,10 @@ from reconvene.errors import DataError
 from reconvene.rectifier.calibration import undisturbed
 from reconvene.rectifier.layers import weighted_layers
 from reconvene.rectifier.least_squares import Positions, fit_weights, input_rows, output_rows, refusal, spatial_shape
-from reconvene.rectifier.recalibrate import averaging, inputs_of
+from reconvene.rectifier.recalibrate import following, inputs_of
 from reconvene.structure import call, tensors_in
 from reconvene.surgery.ranges import from_text
-from reconvene.utils.norms import keeps_statistics
+from reconvene.utils.norms import averages_statistics
 from reconvene.utils.progress import Stage, stage
 
 if TYPE_CHECKING:
@@ -76,14 +77,15 @@ def reconstruct(
         batch = _gather(inputs_of(model, data, example_inputs, "reconstruct", seed), examples)
     with (
         undisturbed(model, seed=seed),
-        work.hooked(model, work.see_dense, work.see_norm),
+        work.hooked(model, work.see_dense),
+        work.reads_of(model),
         stage("running the model"),
     ):
         _run(model, batch)
-    norms = [module for module in small.modules() if keeps_statistics(module)]
+    norms = [module for module in small.modules() if averages_statistics(module)]
     with (
         undisturbed(small, seed=seed),
-        averaging(norms, momentum=1.0),
+        following(norms, momentum=1.0),
         work.hooked(small, work.fit),
         stage("fitting layers", len(work.small), summary=False) as work.stage,
     ):
@@ -117,11 +119,51 @@ def _gather(batches: Iterable[Any], examples: int) -> Any:
 
 @dataclass(eq=False)
 class _Target:
-    """What a dense layer gave, at which positions; ``normed``: a norm with statistics reads it, and nothing else."""
+    """What a dense layer gave, at which positions; ``normed``: a norm that follows its data alone reads it."""
 
     positions: Positions
     rows: Tensor
     normed: bool = False
+
+
+class _Readers(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Who reads the outputs of cut layers: norms that follow their data, or anything else."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._outputs: dict[int, tuple[str, weakref.ref[Tensor]]] = {}
+        self._by_norms: Counter[str] = Counter()
+        self._by_others: Counter[str] = Counter()
+        self._in_norm = False
+
+    def watch(self, name: str, output: Tensor) -> None:
+        """Count who reads this from now on."""
+        self._outputs[id(output)] = name, weakref.ref(output)
+
+    def enter_norm(self, _: nn.Module, args: Any) -> None:
+        """Count the norm as one reader of its input, however many operations it has."""
+        self._in_norm = True
+        for name in self._names(args):
+            self._by_norms[name] += 1
+
+    def leave_norm(self, *_: Any) -> None:
+        """Other modules follow."""
+        self._in_norm = False
+
+    def is_norm_alone(self, name: str) -> bool:
+        """Whether one norm read this output, and nothing else did."""
+        return self._by_norms[name] == 1 and not self._by_others[name]
+
+    def _names(self, args: Any) -> set[str]:
+        """The watched outputs among arguments; an address may belong to another tensor by now."""
+        found = ((self._outputs.get(id(tensor)), tensor) for tensor in tensors_in(args))
+        return {entry[0] for entry, tensor in found if entry is not None and entry[1]() is tensor}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count the reads of a call, then make it."""
+        if not self._in_norm:
+            self._by_others.update(self._names((args, kwargs)))
+        return func(*args, **(kwargs or {}))
 
 
 class _Work:
@@ -134,7 +176,7 @@ class _Work:
         self.actions: dict[str, str] = {}
         self._targets: dict[str, _Target] = {}
         self._calls: Counter[str] = Counter()
-        self._last: tuple[str, weakref.ref[Tensor]] | None = None
+        self._readers = _Readers()
 
     def _is_cut(self, name: str, layer: nn.Module) -> bool:
         """Whether the layer reads fewer channels than in the dense network."""
@@ -142,15 +184,26 @@ class _Work:
         return (0 if isinstance(layer, _ConvTransposeNd) else 1) in dims
 
     @contextmanager
-    def hooked(self, network: nn.Module, see: Any, see_norm: Any = None) -> Iterator[None]:
-        """Within: ``see`` sees the outputs of the cut layers, ``see_norm`` what norms read."""
+    def hooked(self, network: nn.Module, see: Any) -> Iterator[None]:
+        """Within: ``see`` sees the outputs of the cut layers."""
         with ExitStack() as stack:
             for name, module in network.named_modules():
                 if name in self.small:
                     stack.callback(module.register_forward_hook(_named(see, name), with_kwargs=True).remove)
-                elif see_norm is not None and keeps_statistics(module):
-                    stack.callback(module.register_forward_pre_hook(see_norm).remove)
             yield
+
+    @contextmanager
+    def reads_of(self, network: nn.Module) -> Iterator[None]:
+        """Within: every read of a cut layer's output is counted; afterwards targets know whether a norm alone reads."""
+        with ExitStack() as stack:
+            for module in network.modules():
+                if averages_statistics(module):
+                    stack.callback(module.register_forward_pre_hook(self._readers.enter_norm).remove)
+                    stack.callback(module.register_forward_hook(self._readers.leave_norm).remove)
+            stack.enter_context(self._readers)
+            yield
+        for name, target in self._targets.items():
+            target.normed = self._readers.is_norm_alone(name)
 
     def see_dense(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """Keep what the dense layer gives at some positions."""
@@ -169,12 +222,7 @@ class _Work:
         self._targets[name] = _Target(
             positions, rows if inputs_kept is None else rows[:, torch.from_numpy(from_text(inputs_kept))]
         )
-        self._last = name, weakref.ref(output)
-
-    def see_norm(self, module: nn.Module, args: Any) -> None:
-        """Note that a norm reads what the last layer gave."""
-        if self._last is not None and args and self._last[1]() is args[0]:
-            self._targets[self._last[0]].normed = True
+        self._readers.watch(name, output)
 
     def fit(self, name: str, layer: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         """Fit the layer to what reaches it; its new output goes on to the next one."""

@@ -15,7 +15,7 @@ from reconvene.errors import DataError
 from reconvene.safety.adversarial import ATTACKS
 from reconvene.safety.membership import membership
 from reconvene.safety.result import Safety, Trigger
-from reconvene.safety.trigger import Answers, Search, find_patch
+from reconvene.safety.trigger import Answers, Search, find_patch, unseen_by_search
 from reconvene.structure.state import clear_state
 from reconvene.tasks import Targets
 from reconvene.utils.module_state import evaluating
@@ -44,7 +44,7 @@ def judge_networks(
         seed: of the choice of images, and of what attacks draw.
 
     Raises:
-        DataError: the data has no labels.
+        DataError: the data has no labels, one class, or fewer than three test images.
         MissingExtraError: scikit-learn is absent.
     """
     if dataset.task.targets is not Targets.LABELS:
@@ -57,6 +57,7 @@ def judge_networks(
     subjects = {name: (name, answer) for name, answer in answers.items()} | dict(files or {})
     test, train = _some(dataset.test, _ATTACKED, seed), _some(dataset.train, _COMPARED, seed)
     unseen = _some(dataset.test, _COMPARED, seed)
+    judged = unseen_by_search(dataset.test, _ATTACKED, seed)
     attacked: dict[str, dict[str, Tensor]] = {}
     patches: dict[str, Search] = {}
     for name, network in networks.items():
@@ -77,7 +78,7 @@ def judge_networks(
             membership=membership(_losses(answer, train), _losses(answer, unseen), seed=seed),
             attacked={attack: float(hits.double().mean()) for attack, hits in right.items()},
             transferred={} if variant == "dense" else _transferred(answer, of_dense, fooled, test),
-            triggers={origin: _tried(search, answer, test, dataset) for origin, search in patches.items()},
+            triggers={origin: _tried(search, answer, judged, dataset) for origin, search in patches.items()},
         )
     return result
 

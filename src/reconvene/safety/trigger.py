@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reconvene.data import Dataset
+from reconvene.data import Dataset, Split
+from reconvene.errors import DataError
 from reconvene.structure.state import clear_state
 from reconvene.utils.module_state import evaluating
 
 Answers = Callable[[Tensor], Tensor]
 """From images, uint8 ``[N, C, H, W]``, to scores of classes ``[N, classes]`` on the CPU."""
 _SCANNED, _FITTED, _JUDGED = 24, 64, 256
+_FEWEST = 3
 """Test images: for trying patches out, for fitting their pixels, and those not seen before for judging."""
 _REFINED = 3
 """Classes whose best patch gets its pixels fitted."""
@@ -90,12 +92,9 @@ def find_patch(network: nn.Module, answers: Answers, dataset: Dataset, *, seed: 
         dataset: whose test images are used.
         seed: of the choice of images.
     """
-    order = torch.from_numpy(np.random.Generator(np.random.PCG64(seed)).permutation(len(dataset.test)))
+    order, first, second = _parts(dataset.test, seed)
     images = dataset.test.images[order]
-    clean = answers(images[: _SCANNED + _FITTED + _JUDGED]).argmax(1)
-    # Where there are few images, what patches are judged on overlaps with what they were fitted on.
-    first = min(_SCANNED, len(images) // 3)
-    second = first + min(_FITTED, len(images) // 3)
+    clean = answers(images[: second + _JUDGED]).argmax(1)
     best = _scan(answers, images[:first], clean[:first], len(dataset.classes))
     ranked = sorted(best, key=lambda entry: entry[1], reverse=True)
     judged, judged_clean = images[second : second + _JUDGED], clean[second : second + _JUDGED]
@@ -106,6 +105,27 @@ def find_patch(network: nn.Module, answers: Answers, dataset: Dataset, *, seed: 
     success = {patch: patch.success(answers, judged, judged_clean) for patch in candidates}
     winner = max(success, key=success.__getitem__)
     return Search(winner, success[winner], _median([value for patch, value in best if patch.target != winner.target]))
+
+
+def unseen_by_search(split: Split, count: int, seed: int) -> Split:
+    """Up to ``count`` examples of the test split that ``find_patch`` with this seed neither scans nor fits on."""
+    order, _, second = _parts(split, seed)
+    chosen = order[second : second + count]
+    return Split(split.images[chosen], split.targets[chosen])
+
+
+def _parts(split: Split, seed: int) -> tuple[Tensor, int, int]:
+    """A random order, where the scanned examples end, and where those that are fitted on end.
+
+    Raises DataError where there are too few for three parts.
+    """
+    if len(split) < _FEWEST:
+        raise DataError(
+            f"a trigger is looked for in {_FEWEST} test images or more, and there are {len(split)}. Leave --safety out"
+        )
+    order = torch.from_numpy(np.random.Generator(np.random.PCG64(seed)).permutation(len(split)))
+    first = min(_SCANNED, len(split) // 3)
+    return order, first, first + min(_FITTED, len(split) // 3)
 
 
 def _median(values: list[float]) -> float:

@@ -1,4 +1,4 @@
-"""Metrics of segmentations: Dice of foregrounds, and AJI, AJI+ and panoptic quality of numbered objects.
+"""Metrics of segmentations (Dice, AJI, AJI+, panoptic quality), and synaptic operations of spiking networks.
 
 Maps are integers ``[H, W]``, or ``[N, H, W]`` for several images; 0 is the background. An object is all pixels of one
 number, connected or not, and numbers need not follow each other. ``average`` says how several images become one number:
@@ -10,15 +10,18 @@ them does, every metric is 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from reconvene.errors import DataError
+
+if TYPE_CHECKING:
+    from reconvene.costs.synops import Synops
 
 Average = Literal["images", "pooled"]
 
@@ -223,3 +226,29 @@ def _numbers(values: ArrayLike | Tensor) -> NDArray[np.int64]:
 def _check_average(average: str) -> None:
     if average not in ("images", "pooled"):
         raise DataError(f'average={average!r} is neither "images" nor "pooled".')
+
+
+def synops(model: nn.Module, data: Iterable[Any], example_inputs: Any = None, *, seed: int = 0) -> Synops:
+    """Synaptic operations of one example: accumulations where inputs are spikes, multiply-accumulates elsewhere.
+
+    Args:
+        model: any network; one without spikes has MACs alone.
+        data: batches of inputs, or ``(inputs, target)``; targets are not read.
+        example_inputs: find the state of a model that was not analysed before, and name entries of mappings.
+        seed: of the numbers that the data draw.
+
+    Returns:
+        The counts by layer; ``.ac`` and ``.mac`` are the sums for one example.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> counted = synops(nn.Linear(4, 2), [torch.ones(3, 4)])
+        >>> counted.ac, counted.mac
+        (8.0, 0)
+
+    Raises CriterionError: there are no data, or the model refuses a batch.
+    """
+    from reconvene.costs.synops import count_synops
+
+    return count_synops(model, data, example_inputs, seed=seed)

@@ -40,18 +40,23 @@ class Regression(Task):
         return target.float()
 
     def check(self, output: Any, target: Tensor, *, classes: Sequence[str], data: str, role: str = "the model") -> Any:
-        """``output``, if it holds as many numbers an image as the target."""
-        if not isinstance(output, Tensor) or output.shape[:1] != target.shape[:1] or output.numel() != target.numel():
+        """``output``, if it has the shape of the target, but for dimensions of one."""
+        if not isinstance(output, Tensor) or _without_ones(output) != _without_ones(target):
             shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise TrainingError(
                 f"{role} returns {shape} for targets {list(target.shape)} of {data}; {self.name} needs one number for "
-                f"each. Try: build the model with num_classes={self.outputs(classes, target)}."
+                f"each, in the same order. Try: build the model with num_classes={self.outputs(classes, target)}."
             )
         return output
 
     def describe(self, classes: Sequence[str]) -> str:
         """What the targets are."""
         return "numbers to predict"
+
+
+def _without_ones(values: Tensor) -> list[int]:
+    """The shape, the batch and all other dimensions that are longer than one."""
+    return [*values.shape[:1], *(size for size in values.shape[1:] if size != 1)]
 
 
 class ImageToImage(Regression):

@@ -172,7 +172,12 @@ def running_mean(losses: Sequence[float]) -> list[float]:
 def has_turned(losses: Sequence[float]) -> bool:
     """Whether the loss has risen so far above its minimum that higher rates need not be tried."""
     means = running_mean(losses)
-    return len(means) > _WARM and means[-1] > _TURN * min(means[_WARM:])
+    if len(means) <= _WARM:
+        return False
+    least = min(means[_WARM:])
+    # Losses of a user's own may be negative: a share of the fall so far then takes the place of a share of the least.
+    scale = least if least > 0 else max(-least, means[_WARM] - least)
+    return means[-1] - least > (_TURN - 1) * scale
 
 
 def choose_rate(rates: Sequence[float], losses: Sequence[float]) -> float:

@@ -16,3 +16,11 @@ def is_norm(module: nn.Module) -> bool:
 def keeps_statistics(module: nn.Module) -> bool:
     """Whether the module keeps a running mean and variance of what it was given."""
     return all(isinstance(getattr(module, name, None), Tensor) for name in ("running_mean", "running_var"))
+
+
+def averages_statistics(module: nn.Module) -> bool:
+    """Whether the module keeps such statistics and follows what it is given in train mode: batch and instance norms.
+
+    Frozen batch norms (torchvision, timm) keep statistics that nothing updates.
+    """
+    return isinstance(module, _NormBase) and keeps_statistics(module)

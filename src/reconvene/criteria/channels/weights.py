@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from reconvene.criteria.channels.base import ChannelCriterion, ChannelScores, ChannelSubject, Order
 from reconvene.criteria.channels.slots import GROUP, ROWS, Role, Roles, channel_sums
@@ -60,16 +61,18 @@ def fpgm(subject: ChannelSubject) -> ChannelScores:
     roles = Roles.of(subject.model)
     scores, order = [], []
     for group in subject.structure.prunable:
-        total, between = np.zeros(group.width), np.zeros((group.width, group.width))
+        total = np.zeros(group.width)
+        between, apart = np.zeros((group.width, group.width)), np.zeros((group.width, group.width))
         for slot in roles.slots(group, ROWS):
             filters = roles.parameters[slot.parameter].movedim(slot.dim, 0).flatten(1).double()
             distance = torch.cdist(filters, filters, compute_mode="donot_use_mm_for_euclid_dist").cpu().numpy()
             total += distance.sum(axis=1)[slot.index].sum(axis=1)
             for one in slot.index.T:
+                apart += distance[one[:, None], one[None, :]]
                 for other in slot.index.T:
                     between += distance[one[:, None], other[None, :]]
         scores.append(total)
-        order.append(_replaceable_first(total, between))
+        order.append(_replaceable_first(total, between, apart == 0))
     return ChannelScores(scores, order)
 
 
@@ -86,9 +89,9 @@ def _lamp(energy: Floats) -> Floats:
     return np.divide(energy, at_least, out=np.zeros_like(energy), where=at_least > 0)
 
 
-def _replaceable_first(total: Floats, between: Floats) -> Order:
+def _replaceable_first(total: Floats, between: Floats, equal: NDArray[np.bool_]) -> Order:
+    """``equal``: pairs of channels whose filters are equal one by one, in the order in which a channel has them."""
     remaining, order = total.copy(), np.empty(len(total), dtype=np.int64)
-    equal = between == 0
     twins = equal.sum(axis=1) - 1  # filters that are left and equal, but for itself
     for position in range(len(total)):
         # A filter with an equal one beside it is replaced exactly, however far it is from the others.

@@ -199,7 +199,8 @@ class NewtonLayerNorm(nn.Module):
         root = torch.full_like(variance, self.start)
         for _ in range(NEWTON_STEPS):
             root = root * (1.5 - 0.5 * variance * root * root)
-        result = centred * root * self.weight
+        result = centred * root
+        result = result if self.weight is None else result * self.weight
         return result if self.bias is None else result + self.bias
 
 
