@@ -51,6 +51,7 @@ def test_the_list_names_every_run_and_runs_none(file: str, tmp_path: Path, capfd
     [
         (["--seconds", "0"], 2, "--seconds 0: it is above 0"),
         (["--data", "digits"], 2, "--data digits is not NAME=SPEC"),
+        (["--data", "digit=/fast"], 2, "--data digit: the experiment has no such data. Did you mean 'digits'?"),
         (["--workers", "0"], 2, "--workers 0"),
         (["--workers", "2", "--ray", "auto"], 2, "Give one of them"),
         (["--only", "unifrom"], 1, "no run has 'unifrom'"),

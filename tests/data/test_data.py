@@ -195,7 +195,7 @@ def test_a_table_that_is_no_labelled_images_says_what_and_where(tmp_path: Path, 
 
 def test_a_validation_split_is_named(tmp_path: Path) -> None:
     for split in ("train", "test", "val"):
-        pyarrow.parquet.write_table(table([0, 1] * 4), tmp_path / f"{split}.parquet")
+        parquet.write_table(table([0, 1] * 4), tmp_path / f"{split}.parquet")
     assert load_data(tmp_path).note == "its validation split is not used"
     (tmp_path / "test.parquet").unlink()
     assert load_data(tmp_path).note == "tested on its validation split"
@@ -597,3 +597,13 @@ def test_images_of_one_channel_do_not_say_channels_last() -> None:
     data = load_data("digits", input_shape=(1, 8, 8), limit=200)
     for images in (next(train_batches(data, batch_size=8, seed=0, epoch=0))[0], next(iter(calibration(data)))[0]):
         assert images.stride() == (64, 64, 8, 1)
+
+
+def test_splits_that_name_their_classes_otherwise_are_refused(tmp_path: Path) -> None:
+    """A label is a position in a list of names: with the lists swapped, cats would be judged as dogs."""
+    for split, names in (("train", '"cat", "dog"'), ("test", '"dog", "cat"')):
+        features = f'{{"info": {{"features": {{"label": {{"names": [{names}], "_type": "ClassLabel"}}}}}}}}'
+        content = table([0, 1] * 5).replace_schema_metadata({b"huggingface": features.encode()})
+        parquet.write_table(content, tmp_path / f"{split}.parquet")
+    with pytest.raises(DataError, match=r"train \['cat', 'dog'\], test \['dog', 'cat'\]"):
+        load_data(tmp_path, input_shape=(3, 8, 8))

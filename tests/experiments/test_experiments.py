@@ -413,6 +413,9 @@ def test_results_survive_a_line_cut_short(tmp_path: Path) -> None:
     assert [r["key"] for r in read_results(file)] == ["a"]
     append_result(file, {"key": "c"})
     assert [r["key"] for r in read_results(file)] == ["a", "c"]
+    file.write_bytes(file.read_bytes().rstrip(b"\n"))  # all of a record is there but its end
+    append_result(file, {"key": "d"})
+    assert [r["key"] for r in read_results(file)] == ["a", "c", "d"]
     file.write_text('{"key": "a"\n{"key": "b"}\n')
     with pytest.raises(ExperimentError, match="line 1"):
         read_results(file)

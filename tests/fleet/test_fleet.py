@@ -21,7 +21,7 @@ import reconvene as rc
 from reconvene import artifact, cli, devices
 from reconvene.costs import Budget, short_text
 from reconvene.errors import BudgetError, FleetError
-from reconvene.fleet import Result, front, portfolio, rank, read_fleet, run_fleet, write_page
+from reconvene.fleet import Result, assignments, front, networks, portfolio, rank, read_fleet, run_fleet, write_page
 from reconvene.fleet.device_result import DeviceRow, mark_chosen
 from reconvene.fleet.portfolio import DONE
 from reconvene.models import resolve_address
@@ -588,3 +588,23 @@ def test_ctrl_c_stops_a_fleet_and_all_its_workers(tmp_path: Path) -> None:
     assert not [place for place in out.iterdir() if place.name != ".work"], "nothing half-made has landed"
     shorter = fleet_file(tmp_path, STOPPED.replace("400", "1"))
     assert run_fleet(read_fleet(shorter), out).written == 3 and not (out / ".work").exists()
+
+
+def test_the_key_of_a_measured_latency_is_the_same_at_any_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "fleet.yaml"
+    path.write_text("models: [resnet20]\ncriterion: magnitude\ndevices:\n  here: {latency: 2x}\n")
+    keys = []
+    for date in ("2026-01-01", "2027-01-01"):
+        conditions = {"device": {"processor": "p"}, "runtime": {"version": "1"}, "precision": "fp32", "date": date}
+        monkeypatch.setattr(assignments, "measuring_conditions", lambda *_, c=conditions: c)
+        keys.append([each.key for each in assignments.assignments_of(read_fleet(path), allow_import=False)])
+    assert keys[0] == keys[1]
+
+
+def test_two_models_never_share_a_folder_of_results(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.yaml"
+    path.write_text("models: ['timm:resnet18', 'timm-resnet18']\ndevices:\n  here: {params: 2x}\n")
+    with pytest.raises(FleetError):
+        read_fleet(path)
+    assert networks.result_folder("timm:resnet18", None) == networks.result_folder("timm-resnet18", None)
+    assert networks.result_folder("nets\\mine.py:make", None) == "nets-mine.py-make"

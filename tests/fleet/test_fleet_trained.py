@@ -142,7 +142,7 @@ def test_published_weights_read_images_as_they_were_trained_on(trained: Path, mo
         ("[dense]", "[dance]", r"line 1: .*'dance'.* There is no artifact in .*dance either"),
         ("[dense]", "[fresh]", r"line 1: fresh is not trained yet: reconvene train fresh"),
         ("[dense]", "[small]", r"line 1: small was pruned already\. Name the dense network"),
-        ("[dense]", "[dense, other/dense]", r"line 1: two models are folders called 'dense'"),
+        ("[dense]", "[dense, other/dense]", r"line 1: two models have results in a folder .dense."),
         ("limit: 200", "weights: {dense: x.pt}", r"line 4: weights of dense: it is an artifact and has weights"),
         ("limit: 200", "weights: {vgg: x.pt}", r"line 4: weights of vgg: it is none of dense"),
         ("[dense]", "[resnet20]\nweights: {resnet20: x.pt}", r"line 2: there is no file .*x\.pt"),

@@ -24,6 +24,7 @@ from reconvene.training import Distillation, read_log, train_model
 from reconvene.training.config import Settled
 from reconvene.training.distillation import Hint, with_teacher
 from reconvene.training.run import TrainingRun
+from reconvene.utils.progress import notes_to
 from support.cli_calls import answer, trouble
 from support.training_checks import bytes_of, interrupt_at, same
 from support.training_kills import CONFIG, EPOCHS, digits, net
@@ -205,7 +206,7 @@ def test_the_dense_network_is_the_teacher_by_default(
     monkeypatch.setattr(TrainingRun, "_step", lambda *a: pytest.fail("trained again"))
     assert answer(capfd, "train", str(folder), *FAST, "--distill", "--feature-weight", "0.1") == found
     for other in ([], ["--distill"]):
-        assert "with a teacher" in trouble(capfd, "train", str(folder), *FAST, *other)
+        assert "with other settings: distillation is" in trouble(capfd, "train", str(folder), *FAST, *other)
     assert "cannot teach itself" in trouble(capfd, "train", str(folder), *FAST, "--again", "--teacher", str(folder))
 
 
@@ -234,7 +235,10 @@ def test_a_teacher_that_is_named_teaches(data: Dataset, tmp_path: Path) -> None:
         artifact.save(ModelSource("resnet20", {"width": width}, (3, 32, 32)).build(), folder)
     with pytest.raises(TrainingError, match="--teacher DIR"):
         workflow.train(student, data, epochs=1, lesson=workflow.Lesson())
-    found = workflow.train(student, data, epochs=1, lesson=workflow.Lesson(teacher))
+    said: list[str] = []
+    with notes_to(said.append):
+        found = workflow.train(student, data, epochs=1, lesson=workflow.Lesson(teacher))
+    assert any("has no record of a training: an untrained one teaches noise" in text for text in said)
     assert found.teacher is not None and "taught by resnet20" in str(found)
     assert not (student / "dense").exists()
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,8 @@ def other_weights() -> nn.Module:
         ({"config": TrainConfig(seed=4, batch_size=48)}, "seed is 4 now and was 3"),
         ({"config": TrainConfig(seed=3, batch_size=32, lr=0.2)}, r"batch_size is 32 now and was 48; lr is 0\.2 now"),
         ({"model": other_weights()}, "weights is .{12}... now and was .{12}..."),
-        ({"dataset": "other"}, "dataset is .* 240 train .* here, .* 480 train"),
+        ({"dataset": "as they are"}, r"mean is \[0\.0\] now and was None; std is \[1\.0\] now and was None"),
+        ({"dataset": "other"}, "dataset is .* 240 train .* now and was .* 480 train"),
     ],
 )
 def test_the_checkpoint_of_another_run_says_what_differs(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -102,6 +104,8 @@ def test_the_checkpoint_of_another_run_says_what_differs(tmp_path: Path, change:
     train_model(net(), digits(), epochs=1, directory=tmp_path, config=CONFIG)
     before = (tmp_path / "checkpoint.safetensors").read_bytes()
     asked = {"model": net(), "dataset": digits(), "epochs": 1, "config": CONFIG, **change}
+    if asked["dataset"] == "as they are":
+        asked["dataset"] = replace(digits(), mean=(0.0,), std=(1.0,))
     if asked["dataset"] == "other":
         asked["dataset"] = load_data("digits", input_shape=(1, 8, 8), limit=240)
     model, dataset = asked.pop("model"), asked.pop("dataset")

@@ -228,7 +228,7 @@ def test_a_budget_alone_is_kept_by_the_usual_stages() -> None:
         ("model: resnet20\nstages:\n  - train: {lr: -1.0}\n", "line 3: lr -1.0 cannot be trained with"),
         ("model: resnet20\nstages:\n  - prune\n", "line 3: stage 1, prune, has no limit"),
         ("model: resnet20\nstages:\n  - train\n  - distil: {teacher: 7}\n", "line 4: .*its teacher is stage 7"),
-        ("model: resnet20\nstages:\n  - distil\n", "line 3: stage 1, distil: nothing is trained by then"),
+        ("model: resnet20\nstages:\n  - distil\n", "line 3: stage 1, distil: no earlier stage trains a teacher"),
         ("model: resnet20\nstages:\n  - prune: {params: 4x}\n  - quantise: {epochs: 2}\n", "goes on from weights"),
         ("model: resnet20\nbudget: {size: 1MB}\nstages:\n  - prune\n  - prune\n", "stages 1 and 2 both have no limit"),
         ("model: resnet20\nstages:\n  - bits: {size: 4x}\n  - prune: {params: 4x}\n", "Put it before the bits stage"),

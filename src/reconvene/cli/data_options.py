@@ -66,6 +66,22 @@ class DataOptions:
         note(f"{dataset.name}: {dataset.preprocessing}")
         return dataset
 
+    def refuse_other_normalisation(self, directory: Path) -> None:
+        """UsageError for a mean or std beside those that the artifact's network was trained with."""
+        from reconvene.artifact import Artifact
+        from reconvene.cli.command import UsageError
+
+        recorded = Artifact.open(directory).preprocessing
+        if recorded is None:
+            return
+        mean, std = self.normalisation
+        for option, given, known in (("--mean", mean, recorded.mean), ("--std", std, recorded.std)):
+            if given is not None and given != known:
+                raise UsageError(
+                    f"{option}: the network in {directory} was trained with {','.join(f'{x:g}' for x in known)}, and "
+                    f"images that are normalised otherwise say nothing of it. Leave {option} out"
+                )
+
     def image_shape(self, given: tuple[int, ...] | None, source: ModelSource) -> tuple[int, ...] | None:
         """What images become for a model: the given shape, else the usual one of the task, else the model's."""
         from reconvene.tasks import task_named

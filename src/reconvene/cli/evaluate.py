@@ -31,6 +31,7 @@ class EvaluateCommand(DataOptions, Importing, Seeded, Command):
         from reconvene.workflow import evaluate, judge_safety, report
         from reconvene.workflow.prune import REPORT
 
+        self.refuse_other_normalisation(self.directory)
         dataset = self.dataset(artifact.Artifact.open(self.directory).source.input_shape, self.directory)
         assessments = evaluate(
             self.directory,

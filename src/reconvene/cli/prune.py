@@ -63,6 +63,8 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
         from reconvene.utils.tables import Cell, smaller, text_table
 
         base = Path(self.model) if self.trained and (Path(self.model) / artifact.MANIFEST).is_file() else None
+        if base is not None:
+            self.refuse_other_normalisation(base)
         source = self.source(self.model, seed=self.seed) if base is None else artifact.Artifact.open(base).source
         self._take_published_normalisation()
         dataset = cache(partial(self.dataset, source.input_shape, base))

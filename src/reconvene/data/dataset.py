@@ -93,6 +93,12 @@ class Dataset:
         return Preprocessing(self.shape, self.mean, self.std, self.classes, self.task.name)
 
     @cached_property
+    def given_normalisation(self) -> dict[str, list[float]]:
+        """Mean and spread where they are not those of the training images themselves; empty where they are."""
+        own = (self.mean, self.std) == statistics(self.train.images)
+        return {} if own else {"mean": list(self.mean), "std": list(self.std)}
+
+    @cached_property
     def sha256(self) -> str:
         """Digest of every pixel and target of all splits, and of the class names: which data this is."""
         digest = hashlib.sha256("\0".join(self.classes).encode())

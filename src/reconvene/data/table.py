@@ -89,13 +89,20 @@ def read_tables(
     Where there is sound and no image, images are log-mels of the sound.
     """
     train = tables["train"]
-    features, kinds = _features(train, name), column_kinds(train, name)
+    kinds = column_kinds(train, name)
     sound = _sound_column(kinds, image_column)
     image = sound or find_column("image", image_column, IMAGE_COLUMNS, kinds, name)
     label = find_column("label", label_column, LABEL_COLUMNS, kinds, name)
     test, note = test_table(tables)
-    labels = [_labels(part, label, name) for part in (train, test) if part is not None]
-    classes, coded = _classes(labels, _class_names(features.get(label, {}), label, name), label, name)
+    parts = [part for part in (train, test) if part is not None]
+    labels = [_labels(part, label, name) for part in parts]
+    names = [_class_names(_features(part, name).get(label, {}), label, name) for part in parts]
+    if any(of_test is not None and of_test != names[0] for of_test in names[1:]):
+        raise DataError(
+            f"the splits of {name} name the classes of {label!r} otherwise, so a label means another class in each: "
+            f"train {names[0]}, test {names[1]}. Write both with the same names in the same order."
+        )
+    classes, coded = _classes(labels, names[0], label, name)
     rows = [_rows(part, image, code, name, sound is not None) for part, code in zip((train, test), coded, strict=False)]
     tested = rows[1] if test is not None else None
     return DataSource(name, classes, rows[0], tested, sound=sound is not None, note=note)

@@ -31,7 +31,8 @@ class Setting:
     """The same for all arms of one comparison: the untrained model, the data, the recipe; and the arm's own options.
 
     ``folder`` is where an arm may keep what it would not like to compute again after an interruption. ``costs``:
-    the cost that answers to each name, the same for all arms; by default those that every plan tells.
+    the cost that answers to each name, the same for all arms; by default those that every plan tells. ``source``: how
+    the model is built, which tells models of the same shapes apart.
     """
 
     model: nn.Module
@@ -45,6 +46,7 @@ class Setting:
     round_to: int
     folder: Path
     costs: Mapping[str, Cost] | None = None
+    source: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def asked(self) -> Budget:

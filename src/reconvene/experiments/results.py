@@ -53,15 +53,23 @@ def read_results(path: str | os.PathLike[str]) -> list[Record]:
 
 
 def append_result(path: Path, record: Record) -> None:
-    """Add one record, on the disk before this returns; an unfinished line before it is removed."""
+    """Add one record, on the disk before this returns.
+
+    A last line without its end is completed where it is a record, and removed where it was cut short.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
         size = file.seek(0, os.SEEK_END)
         if size:
             file.seek(0)
             content = file.read()
-            if not content.endswith(b"\n"):
-                file.truncate(content.rfind(b"\n") + 1)
+            start = content.rfind(b"\n") + 1
+            if start < len(content):
+                try:
+                    json.loads(content[start:])
+                    file.write(b"\n")
+                except ValueError:
+                    file.truncate(start)
         file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())

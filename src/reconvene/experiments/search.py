@@ -23,6 +23,7 @@ from reconvene.experiments.baselines import log_share, plan_from
 from reconvene.experiments.context import PreparedRun, Setting, apply_plan
 from reconvene.surgery import Plan
 from reconvene.training import train_model
+from reconvene.utils.files import write_atomic
 
 SEARCH_OPTIONS = {"population": 8, "generations": 4, "proxy_epochs": 1, "proxy_images": 4000, "rectify": "reinit"}
 SPREAD, STEP, PARENTS = 0.7, 0.35, 3
@@ -79,7 +80,7 @@ class _Judge:
         if self.file.exists():
             finished = [line for line in self.file.read_text(encoding="utf-8").split("\n")[:-1] if line]
             self.judged = {entry["widths"]: (entry["score"], entry["seconds"]) for entry in map(json.loads, finished)}
-            self.file.write_text("".join(line + "\n" for line in finished), encoding="utf-8")
+            write_atomic(self.file, "".join(line + "\n" for line in finished).encode(), error=ExperimentError)
 
     @property
     def seconds(self) -> float:

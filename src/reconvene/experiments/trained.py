@@ -91,7 +91,7 @@ def train_dense(setting: Setting, epochs: int) -> tuple[nn.Module, TrainResult]:
 def _shared_folder(setting: Setting, epochs: int) -> Path:
     """Where this dense network lies: beside the folder of the run."""
     shapes = {name: list(tensor.shape) for name, tensor in setting.model.state_dict().items()}
-    conditions = [setting.seed, epochs, setting.config.identity(), setting.dataset.sha256, shapes]
+    conditions = [setting.seed, epochs, setting.config.identity(), setting.dataset.sha256, shapes, setting.source]
     digest = hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:16]
     return setting.folder.parent / SHARED / digest
 

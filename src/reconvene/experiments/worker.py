@@ -128,6 +128,7 @@ def _setting(run: Run, source: ModelSource, dataset: Dataset, config: TrainConfi
         round_to=run.round_to,
         folder=folder,
         costs=_costs_on_device(run, model, inputs) if "latency" in run.budget else None,
+        source=source.to_dict(),
     )
 
 

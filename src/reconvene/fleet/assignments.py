@@ -14,7 +14,7 @@ from reconvene.data.calibration import TRAINED_SAMPLES
 from reconvene.devices import HERE, find, measuring_conditions
 from reconvene.errors import MissingExtraError, ReconveneError
 from reconvene.fleet.job import job_key
-from reconvene.fleet.networks import data_choice, origin_of
+from reconvene.fleet.networks import data_choice, origin_of, result_folder
 from reconvene.fleet.options import Device, Fleet
 from reconvene.models import example_inputs
 from reconvene.planning.limits import LayerLimits
@@ -90,7 +90,7 @@ def assignments_of(fleet: Fleet, *, allow_import: bool) -> list[Assignment]:
             "allow_import": allow_import,
             **_beyond_usual(fleet, model, origin),
         }
-        folder = model.replace(":", "-").replace("/", "-") if origin.base is None else origin.base.name
+        folder = result_folder(model, origin.base)
         for device in devices:
             options = {**shared, "export": list(device.export), "precision": device.precision, "chip": device.chip}
             path = f"{device.name}/{folder}"
@@ -171,7 +171,8 @@ def _request(fleet: Fleet, device: Device) -> dict[str, Any]:
     if device.profile not in (None, HERE):
         profile = find(device.profile).to_dict()
     elif device.profile == HERE or "latency" in device.budget:
-        profile = measuring_conditions(1, device.precision or "fp32")  # what was measured elsewhere is measured again
+        conditions = measuring_conditions(1, device.precision or "fp32")  # measured elsewhere, it is measured again
+        profile = {name: value for name, value in conditions.items() if name != "date"}
     request: dict[str, Any] = {"budget": dict(device.budget.asked), "profile": profile, "round_to": device.round_to}
     request |= {"memory_of": device.memory_of, "precision": device.precision}
     return {**request, "criterion": fleet.criterion, "evaluator": fleet.evaluator}
@@ -196,7 +197,7 @@ def _planner_of(fleet: Fleet, assignment: Assignment, *, allow_import: bool) -> 
         data=samples,
         seed=fleet.seed,
         trained=fleet.trained,
-        loss=samples.loss if fleet.trained else None,
+        loss=samples.loss if fleet.trained or fleet.task != DEFAULT.name else None,
         limits=LayerLimits(fleet.keep),
         evaluator=fleet.evaluator,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -45,10 +46,15 @@ def find_bases(settings: Settings, options: FleetOptions, folder: Path) -> dict[
                 f"{name} has no trained weights. Name the folder of a trained artifact instead, or give the weights: "
                 f"{{{name}: FILE}}, or {PUBLISHED} for those that torchvision or timm publish",
             )
-    folders = [base.name for base in bases.values()]
-    if again := next((name for name in bases if folders.count(bases[name].name) > 1), None):
-        settings.fail(("models",), f"two models are folders called {bases[again].name!r}: results need different names")
+    folders = [result_folder(name, bases.get(name)) for name in dict.fromkeys(options.models)]
+    if again := next((folder for folder in folders if folders.count(folder) > 1), None):
+        settings.fail(("models",), f"two models have results in a folder {again!r}: results need different names")
     return bases
+
+
+def result_folder(model: str, base: Path | None) -> str:
+    """The name of the folder with the results of a model, or of an artifact that is a model, for each device."""
+    return re.sub(r"[:/\\]", "-", model) if base is None else base.name
 
 
 def _require_trained(settings: Settings, place: Place, options: FleetOptions, name: str, base: Path) -> None:

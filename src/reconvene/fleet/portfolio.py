@@ -70,6 +70,9 @@ def _build_artifacts(fleet: Fleet, folder: Path, workers: int | None, ray: str |
     missing = [assignment for assignment in assignments if assignment.path not in complete]
     planned: list[PlannedAssignment] = []
     trouble: dict[str, str] = {}
+    for assignment in assignments:
+        if assignment.path not in complete:
+            _require_own(folder / assignment.path)
     work = folder / ".work"
     for job, files in _outcomes(fleet, missing, planned, work, workers, ray, allow_import):
         if isinstance(files, str):
@@ -170,6 +173,13 @@ def _is_complete(path: Path, key: str) -> bool:
         return all((path / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError, ArtifactError):
         return False
+
+
+def _require_own(destination: Path) -> None:
+    """Raise FleetError where a folder of results holds files that no fleet wrote: they would go."""
+    known = (destination / DONE, destination / artifact.MANIFEST)
+    if destination.is_dir() and any(destination.iterdir()) and not any(path.exists() for path in known):
+        raise FleetError(f"{destination} was not made by a fleet, and is not written over. Choose another folder (-o)")
 
 
 def _land(files: FileContents, destination: Path, key: str) -> None:

@@ -293,6 +293,7 @@ class TrainingRun:
             "processes": self.world.size,
             "dataset": str(self.dataset),
             "pixels": self.dataset.sha256,
+            **self.dataset.given_normalisation,
             **self.task.identity(),
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "weights": sha256(self.model.state_dict()),

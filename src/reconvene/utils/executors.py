@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from reconvene.errors import MissingExtraError, ReconveneError
+from reconvene.utils.plugins import load_plugins
 
 ATTEMPTS = 3
 _PATIENCE = 10
@@ -86,8 +87,9 @@ def _pooled(execute: Execute, jobs: Iterable[Job], work: str, workers: int) -> I
             yield from _delivered(futures, [future for future in futures if future.done()])
         yield from _delivered(futures, as_completed(list(futures)))
     except BaseException:  # Ctrl-C above all: nobody waits for what is under way, nothing else is begun
+        workers_of_pool = list((pool._processes or {}).values())  # the caller may have children of its own
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
+        for process in workers_of_pool:
             process.terminate()
         raise
     pool.shutdown()
@@ -171,6 +173,7 @@ def _tried(execute: Execute, job: Job, work: str) -> FileContents | str:
     mark = _mark(work, job["key"])
     try:
         mark.write_text(str(os.getpid()), encoding="utf-8")
+        load_plugins()  # a process of its own has none yet
         return execute(job, work)
     except Exception as error:  # noqa: BLE001 - a model of the user's own raises anything
         return _why(error)

@@ -22,7 +22,7 @@ from reconvene.training.quantising import Range
 from reconvene.utils.files import write_atomic
 from reconvene.utils.progress import ProgressOption, listening, stage
 from reconvene.workflow.compiling import compiler_for, with_compiled
-from reconvene.workflow.inputs import DataLike, dataset_for
+from reconvene.workflow.inputs import DataChoice, DataLike, dataset_for
 from reconvene.workflow.origin import DENSE
 from reconvene.workflow.prune import BENCH
 from reconvene.workflow.qat import learned_ranges
@@ -228,7 +228,7 @@ def bench(
     inputs = _inputs(folder, input_shape, batch=batch, seed=seed)
     models = variants(folder, allow_import=allow_import)
     with listening(progress):
-        dataset = None if data is None else dataset_for(folder, data)
+        dataset = None if data is None else dataset_for(folder, data, DataChoice(input_shape=input_shape))
         evidence = BenchData() if dataset is None else _bench_data(folder, dataset, models, int8, seed)
         with stage(f"timing {' beside '.join(models)}"):
             result = bench_variants(

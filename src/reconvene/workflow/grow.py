@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def train_growing(
     folder = Path(directory)
     stored = artifact.Artifact.open(folder)
     limits = None if budget is None else {name: str(value) for name, value in budget.asked.items()}
-    grown = {"budget": limits, "regrow": regrow, "ramp": list(ramp), "plan_seed": pruning.seed}
+    grown = {"budget": limits, "regrow": regrow, "ramp": list(ramp), "plan_seed": pruning.seed, **_about(pruning)}
     recipe = recipe_of(dataset, epochs, config) | {"growing": grown}
     earlier = stored.timed_training
     if earlier is not None and stored.plan is not None:
@@ -69,6 +70,11 @@ def train_growing(
         return earlier
     if stored.plan is None:
         dense = artifact.load(folder, allow_import=allow_import)
+    elif stored.is_trained:
+        raise TrainingError(
+            f"{folder} was pruned with its trained weights, and growing begins with a dense network. Grow an artifact "
+            "of the dense network instead"
+        )
     else:
         dense = artifact.dense(folder, allow_import=allow_import)
     goal = _goal(folder, stored.plan, dense, dataset, budget, pruning)
@@ -85,7 +91,7 @@ def train_growing(
     assert result.cut is not None, "masks end in a cut"
     small, plan = result.cut, result.cut.reconvene_plan
     assert isinstance(plan, Plan), "a network that was cut has its plan"
-    if earlier is not None and not (folder / DENSE / artifact.MANIFEST).exists():
+    if stored.plan is None and stored.is_trained and not (folder / DENSE / artifact.MANIFEST).exists():
         trained = artifact.load(folder, allow_import=allow_import)
         artifact.save(trained, folder / DENSE, extra=stored.measurements)
     result = replace(result, evaluation=evaluate_split(small, dataset))
@@ -96,6 +102,12 @@ def train_growing(
         sections["pruning"] = record_of(settings, budget)
     keep_trained(folder, artifact.remember_origin(small, plan=plan, source=stored.source), training, **sections)
     return training
+
+
+def _about(pruning: Pruning) -> dict[str, Any]:
+    """Settings of the plan that are not the usual ones, as JSON has them: an older training knows no others."""
+    asked, usual = (json.loads(json.dumps(asdict(each))) for each in (pruning, Pruning(seed=pruning.seed)))
+    return {name: value for name, value in asked.items() if value != usual[name]}
 
 
 def _goal(

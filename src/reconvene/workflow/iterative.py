@@ -33,7 +33,7 @@ from reconvene.training import TrainConfig, evaluate_split
 from reconvene.training.checkpoint import sha256
 from reconvene.training.evaluate import try_model
 from reconvene.training.log import LOG_NAME
-from reconvene.utils.files import write_atomic
+from reconvene.utils.files import PENDING, write_atomic
 from reconvene.utils.progress import note, stage
 from reconvene.workflow.origin import DENSE, Origin
 from reconvene.workflow.pictures import PICTURES, draw_predictions, write_pictures
@@ -149,6 +149,14 @@ class _Run:
             return False
         return artifact.Artifact.open(self.folder).measurements.get(RECORD) == asked
 
+    def _require_own_steps(self) -> None:
+        """Raise ArtifactError where the folder of steps holds anything that no run of steps writes."""
+        names = [path.name.removesuffix(PENDING) for path in self.work.iterdir()]
+        if foreign := [name for name in names if name not in (ASKED, DENSE) and not name.isdecimal()]:
+            raise ArtifactError(
+                f"{self.work} holds {foreign[0]}, which no pruning in steps wrote. Choose another folder (-o)"
+            )
+
     def begin(self, asked: dict[str, Any], model: nn.Module, origin: Origin, *, overwrite: bool) -> PruningSchedule:
         """The schedule of an earlier call; else write down a new one, and the dense network. Raises ArtifactError."""
         path = self.work / ASKED
@@ -162,6 +170,7 @@ class _Run:
                     "command, choose another folder (-o), or --overwrite it"
                 )
         if self.work.exists():
+            self._require_own_steps()
             shutil.rmtree(self.work)
         self.work.mkdir(parents=True)
         origin.save_dense(model, self.work / DENSE)

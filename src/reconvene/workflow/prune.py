@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -140,13 +139,19 @@ def record_of(pruning: Pruning, budget: Budget) -> artifact.PruningRecord:
     return artifact.PruningRecord(**asdict(pruning), budget=dict(budget.asked))
 
 
-def require_replaceable(folder: Path, *, overwrite: bool) -> None:
-    """Raise ArtifactError where nothing can be written to ``folder``, or somebody would lose a trained model."""
+def require_replaceable(folder: Path, *, overwrite: bool, resumes: bool = False) -> None:
+    """Raise ArtifactError where nothing can be written to ``folder``, or somebody would lose a trained model.
+
+    ``resumes``: a checkpoint in the folder is the caller's own, and stands in no way.
+    """
     if why := unwritable(folder / artifact.MANIFEST):
         raise ArtifactError(f"cannot write to {folder}: {why}")
+    _put_back(folder)
     if overwrite or not (folder / artifact.MANIFEST).exists():
         return
-    if artifact.Artifact.open(folder).training is not None or (folder / CHECKPOINT_NAME).exists():
+    stored = artifact.Artifact.open(folder)
+    unfinished = (folder / CHECKPOINT_NAME).exists() and not resumes
+    if stored.training is not None or unfinished or (stored.is_trained and stored.plan is None):
         raise ArtifactError(f"{folder} holds a model that was trained. Choose another folder, or --overwrite it")
 
 
@@ -155,27 +160,23 @@ def set_aside(folder: Path) -> Iterator[None]:
     """Keep what was made from an artifact out of the way while that is replaced: it would be taken for the new one's.
 
     Where the replacing fails everything comes back; where it succeeds everything goes. A process that is killed in
-    between leaves it in ``_ASIDE``, where nothing takes it for the new one's.
+    between leaves it in ``_ASIDE``, from where the next call puts it back if the artifact is still the old one. Files
+    in a folder without an artifact are not ours, and stay.
     """
     backup, manifest = folder / _ASIDE, folder / artifact.MANIFEST
-    names = [name for name in _DERIVED if (folder / name).exists()] + _exported(folder)
-    names += [DENSE] if (folder / DENSE / artifact.MANIFEST).exists() else []
     before = manifest.read_bytes() if manifest.exists() else None
+    names = [] if before is None else _made_from(folder)
     try:
         if backup.exists():
             shutil.rmtree(backup)
         if names:
             backup.mkdir()
+            (backup / artifact.MANIFEST).write_bytes(before or b"")
         for name in names:
             os.replace(folder / name, backup / name)
         yield
     except BaseException as error:
-        # An artifact can be in place and its saving fail all the same: the old one's things are not its own.
-        if names and manifest.exists() and manifest.read_bytes() == before:
-            for name in names:
-                with contextlib.suppress(FileNotFoundError):  # it was not moved yet
-                    os.replace(backup / name, folder / name)
-            backup.rmdir()
+        _put_back(folder)
         if isinstance(error, OSError):
             raise ArtifactError(f"cannot replace what is in {folder}: {error.strerror or error}") from error
         raise
@@ -183,6 +184,24 @@ def set_aside(folder: Path) -> Iterator[None]:
         shutil.rmtree(backup)
     if missed := [name for name in names if name not in (artifact.TIMINGS, COMMAND)]:
         note(f"removed with the network that was in {folder}: {', '.join(missed)}")
+
+
+def _made_from(folder: Path) -> list[str]:
+    """Names of the files and folders that were made from an artifact."""
+    names = [name for name in _DERIVED if (folder / name).exists()] + _exported(folder)
+    return names + ([DENSE] if (folder / DENSE / artifact.MANIFEST).exists() else [])
+
+
+def _put_back(folder: Path) -> None:
+    """Undo a replacement that was not finished: its artifact can be in place, and what was set aside is not its own."""
+    backup, manifest = folder / _ASIDE, folder / artifact.MANIFEST
+    earlier = backup / artifact.MANIFEST
+    if not (earlier.exists() and manifest.exists() and earlier.read_bytes() == manifest.read_bytes()):
+        return
+    for path in sorted(backup.iterdir()):
+        if path.name != artifact.MANIFEST and not (folder / path.name).exists():
+            os.replace(path, folder / path.name)
+    shutil.rmtree(backup)
 
 
 def _exported(folder: Path) -> list[str]:

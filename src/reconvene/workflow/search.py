@@ -21,7 +21,9 @@ from reconvene.quantiser import fake_quantised
 from reconvene.surgery import Plan
 from reconvene.surgery.compose import compose_plans
 from reconvene.training import TrainConfig, evaluate_split
+from reconvene.training.checkpoint import CHECKPOINT_NAME
 from reconvene.training.epoch_batches import TrainingBatches
+from reconvene.training.log import LOG_NAME
 from reconvene.training.machine import choose_device
 from reconvene.utils.progress import stage
 from reconvene.workflow.prune import require_replaceable, set_aside
@@ -67,7 +69,7 @@ def search_artifact(
     Raises BudgetError, ArgumentError, TrainingError, ArtifactError, UnknownNameError.
     """
     folder, source_folder = Path(output), Path(directory)
-    require_replaceable(folder, overwrite=overwrite)
+    require_replaceable(folder, overwrite=overwrite, resumes=True)
     stored = artifact.Artifact.open(source_folder)
     if not stored.is_trained and not searching.warmup:
         raise TrainingError(
@@ -95,6 +97,8 @@ def search_artifact(
     with stage(f"saving to {folder}"), set_aside(folder):
         timings = artifact.Timings.of(training, pruning=dict(plan.timings))
         artifact.save(small, folder, plan=plan, source=source, extra=sections, timings=timings)
+    for name in (CHECKPOINT_NAME, LOG_NAME):  # in a folder that held no artifact, and so was not set aside
+        (folder / name).unlink(missing_ok=True)
     return plan, training
 
 

@@ -13,7 +13,6 @@ from torch import nn
 from reconvene import artifact
 from reconvene.artifact import FoundRate, Recalibrated, Teacher, Timings, Training
 from reconvene.data import Dataset
-from reconvene.data.dataset import statistics
 from reconvene.errors import TrainingError
 from reconvene.surgery import Plan
 from reconvene.tasks import Evaluation, task_named
@@ -203,8 +202,8 @@ def keep_trained(folder: Path, model: nn.Module, training: Training, **sections:
     stored = artifact.Artifact.open(folder)
     measurements = {name: value for name, value in stored.measurements.items() if name not in OF_THE_WEIGHTS}
     timings = Timings.of(training, pruning=stored.timings.pruning)
+    _remove_exports(stored)  # before: a process that is killed in between leaves no file with weights of before
     artifact.save(model, folder, extra={**measurements, "training": training.untimed(), **sections}, timings=timings)
-    _remove_exports(stored)
     (folder / CHECKPOINT_NAME).unlink(missing_ok=True)  # what it was for is in the artifact now
     write_pictures(folder, None)  # what earlier weights predicted
 
@@ -239,6 +238,11 @@ def _teacher(
 ) -> Path:
     """The artifact of the teacher. Without one the dense network is trained, unless it was already, in whatever way."""
     if lesson.teacher is not None:
+        if not artifact.Artifact.open(lesson.teacher).is_trained:
+            note(
+                f"the teacher {lesson.teacher} has no record of a training: an untrained one teaches noise. If it was "
+                "trained in a loop of your own, say so when you save it: rc.save(model, folder, trained=True)"
+            )
         return not_itself(folder, lesson.teacher)
     if artifact.read_plan(folder) is None:
         raise TrainingError(f"{folder} holds a dense network: say which artifact teaches it (--teacher DIR)")
@@ -291,7 +295,5 @@ def trained_already(
 
 def recipe_of(dataset: Dataset, epochs: int, config: TrainConfig) -> dict[str, Any]:
     """The values that identify a training, without its teacher. The checkpoint interval is not among them."""
-    own = (dataset.mean, dataset.std) == statistics(dataset.train.images)
-    normalised = {} if own else {"mean": list(dataset.mean), "std": list(dataset.std)}
-    pixels = {"pixels": dataset.sha256, **normalised}
+    pixels = {"pixels": dataset.sha256, **dataset.given_normalisation}
     return {"epochs": epochs, **pixels, **dataset.task.identity(), **config.identity()}

@@ -16,7 +16,8 @@ from reconvene.planning.arguments import budget_argument
 from reconvene.rectifier import RECTIFICATIONS
 from reconvene.utils.invalid_values import Place
 from reconvene.utils.settings import LISTED, Positive, Settings, one_of
-from reconvene.workflow.compression.stage import RecipeStage, StageWork, follows_training
+from reconvene.workflow.compression.stage import RecipeStage, StageWork, digests_of, follows_training
+from reconvene.workflow.origin import DENSE
 from reconvene.workflow.prune import Pruning, prune_artifact
 from reconvene.workflow.search import Searching, search_artifact
 
@@ -44,6 +45,10 @@ class LimitedStage(RecipeStage):
         """Where it has no limit."""
         return not self.limits
 
+    def reads(self, work: StageWork) -> dict[str, Any]:
+        """The contents of a device profile and of a file of costs, where they are files."""
+        return digests_of({"device": getattr(self, "device", None), "target": self.target}, work.path)
+
     def _budget(self, work: StageWork) -> Budget:
         if self.limits:
             return Budget(**self.limits)
@@ -51,10 +56,12 @@ class LimitedStage(RecipeStage):
         return work.budget
 
     def _prune(self, work: StageWork, rectify: str | None, options: Mapping[str, Any]) -> None:
-        if (work.folder / artifact.MANIFEST).exists():
-            return  # stopped after the smaller network was in place
+        has_dense = (work.folder / DENSE / artifact.MANIFEST).exists() or not work.trained
+        if (work.folder / artifact.MANIFEST).exists() and has_dense:
+            return  # stopped after the networks were in place
         usual = "reconstruct" if work.trained else "reinit"
-        shared: dict[str, Any] = {"seed": work.seed, "trained": work.trained, "keep": self.keep, "chip": self.target}
+        shared: dict[str, Any] = {"seed": work.seed, "trained": work.trained, "keep": self.keep}
+        shared["chip"] = None if self.target is None else work.path(self.target)
         prune_artifact(
             artifact.Artifact.open(work.before).source,
             work.folder,
@@ -101,7 +108,7 @@ class PruneStage(LimitedStage):
             {
                 "criterion": criterion,
                 "evaluator": evaluator,
-                "device": self.device,
+                "device": None if self.device is None else work.path(self.device),
                 "size_of": size_of if "size" in self._budget(work) else (),
                 "precision": "int8" if int8 else None,
             },
@@ -155,7 +162,7 @@ class SearchStage(LimitedStage):
             warmup=self.warmup,
             finetune=self.finetune,
             lr=self.lr,
-            target=self.target,
+            target=None if self.target is None else work.path(self.target),
             keep=self.keep,
             round_to=self.round_to,
             seed=work.seed,

@@ -17,6 +17,7 @@ from reconvene.errors import ArtifactError, BudgetError, RecipeError
 from reconvene.models import example_inputs, resolve_address
 from reconvene.planning.schedule import amount_text
 from reconvene.utils.files import read_regular, write_atomic
+from reconvene.utils.machine import machine
 from reconvene.utils.progress import ProgressOption, listening, note, stage
 from reconvene.workflow.compression.compressed import Compressed, draw_stages, stage_folder
 from reconvene.workflow.compression.deploying_stages import ExportStage
@@ -83,10 +84,12 @@ class _RecipeRun:
 
     def carry_out(self) -> Compressed:
         """All stages, the latencies, the table and the plot. Raises BudgetError behind all that."""
-        self._refuse_other_stages()
+        foreign = self._other_stages()
         source, base = self._source()
         choice = DataChoice(self.recipe.task, source.input_shape, self.recipe.limit)
         dataset = dataset_for(base, self.recipe.path(self.recipe.data), choice)
+        for path in foreign:  # only when model and data were found
+            remove_folder(path)
         source = source if base is not None else source.with_classes(dataset.outputs)
         work = self._first_work(dataset)
         made_by: dict[str, Any] = {
@@ -164,7 +167,7 @@ class _RecipeRun:
                         f"{work.folder} was made by another recipe, or from another network or other data. --overwrite "
                         "(overwrite=True) makes it and what follows it anew; -o DIR goes elsewhere"
                     )
-                shutil.rmtree(work.folder)
+                remove_folder(work.folder)
         elif work.folder.exists() and any(work.folder.iterdir()):
             raise RecipeError(f"{work.folder} is no stage of a recipe, and nothing is written over it. Try: -o DIR")
         work.folder.mkdir(parents=True, exist_ok=True)
@@ -210,7 +213,7 @@ class _RecipeRun:
         path = folder / LATENCIES
         if path.exists():
             record = json.loads(read_regular(path, limit=2**20, error=ArtifactError))
-            if record["files"] == files:
+            if record["files"] == files and record.get("machine") == machine():
                 return tuple(float(record["seconds"][name]) for name in files)
         paths = {name: self.folder / name / result.file for name, result in results.items()}
         shape = artifact.Artifact.open(self.folder / stage_folder(0, SOURCE)).source.input_shape
@@ -250,8 +253,8 @@ class _RecipeRun:
             )
         return outcome
 
-    def _refuse_other_stages(self) -> None:
-        """Raise RecipeError for folders of stages that this recipe does not have; remove them with ``overwrite``."""
+    def _other_stages(self) -> list[Path]:
+        """Folders of stages that this recipe does not have. Raises RecipeError for them without ``overwrite``."""
         names = [stage_folder(n, s) for n, s in enumerate((SOURCE, *(stage.name for stage in self.recipe.stages)))]
         foreign = [path.parent for path in sorted(self.folder.glob(f"*/{IDENTITY}")) if path.parent.name not in names]
         if foreign and not self.overwrite:
@@ -259,8 +262,19 @@ class _RecipeRun:
                 f"{foreign[0]} is a stage of another recipe. --overwrite (overwrite=True) removes it; -o DIR goes "
                 "elsewhere"
             )
-        for path in foreign:
+        return foreign
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a stage, its identity last: what is left of it if that is interrupted is still known as a stage."""
+    for path in folder.iterdir():
+        if path.name == IDENTITY:
+            continue
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
+        else:
+            path.unlink()
+    shutil.rmtree(folder)
 
 
 def _call(stage: RecipeStage, work: StageWork) -> Callable[[], None]:

@@ -16,7 +16,7 @@ from reconvene.training.checkpoint import CHECKPOINT_NAME
 from reconvene.utils.invalid_values import Place
 from reconvene.utils.progress import note, stage
 from reconvene.utils.settings import LISTED, Settings, one_of
-from reconvene.workflow.compression.stage import RecipeStage, StageWork, read_beside_recipe
+from reconvene.workflow.compression.stage import RecipeStage, StageWork, digests_of, read_beside_recipe
 from reconvene.workflow.deploy import calibration_of
 from reconvene.workflow.train import recipe_of, training_record
 
@@ -65,6 +65,10 @@ class ReplaceStage(RecipeStage):
         """With epochs."""
         return self.epochs > 0
 
+    def reads(self, work: StageWork) -> dict[str, Any]:
+        """The contents of the device's profile, where it is a file."""
+        return digests_of({"device": self.device}, work.path)
+
     def carry_out(self, work: StageWork) -> None:
         """Choose the forms, which is kept at once, and train."""
         chosen = work.folder / REPLACED
@@ -88,7 +92,7 @@ class ReplaceStage(RecipeStage):
                 budget=self.price,
                 data=calibration_of(work.dataset, _SAMPLES, seed=work.seed),
                 loss=work.dataset.task.loss,
-                device=self.device,
+                device=None if self.device is None else work.path(self.device),
                 precision="int8" if work.last_precision == "int8" else "fp32",
                 seed=work.seed,
             )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
@@ -13,6 +14,7 @@ from torch import Tensor
 from reconvene import artifact
 from reconvene.costs import Budget
 from reconvene.data import Dataset
+from reconvene.devices.store import named_folder
 from reconvene.models import example_inputs
 from reconvene.training.recipe import read_recipe
 from reconvene.utils.invalid_values import Place
@@ -128,3 +130,15 @@ def follows_training(earlier: Sequence[RecipeStage], *, trained: bool) -> bool:
     """Whether the network after these stages is as a training left it; ``trained``: where none of them changes it."""
     changing = [stage for stage in earlier if stage.changes]
     return changing[-1].trains if changing else trained
+
+
+def digests_of(options: Mapping[str, str | None], path: Callable[[str], str]) -> dict[str, str]:
+    """Checksums of the files that options name, device profiles by their name among them: their contents decide."""
+    digests = {}
+    for option, value in options.items():
+        places = [] if value is None else [Path(path(value)), named_folder() / f"{value}.json"]
+        for place in places:
+            if place.is_file():
+                digests[option] = hashlib.sha256(place.read_bytes()).hexdigest()
+                break
+    return digests

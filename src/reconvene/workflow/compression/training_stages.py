@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -17,6 +17,7 @@ from reconvene.workflow.compression.stage import (
     copy_before,
     read_beside_recipe,
 )
+from reconvene.workflow.recipes import usual_recipe
 from reconvene.workflow.train import Lesson, train
 
 
@@ -50,12 +51,18 @@ class TrainStage(RecipeStage):
             work.folder,
             work.dataset,
             epochs=self.epochs,
-            config=TrainConfig(**{"seed": work.seed, **self.recipe}),
+            config=replace(self._usual(work), **{"seed": work.seed, **self.recipe}),
             lesson=self.lesson(work),
             again=True,
             allow_import=work.allow_import,
             description=f"training {work.folder.name}",
         )
+
+    def _usual(self, work: StageWork) -> TrainConfig:
+        """The usual recipe; for weights from outside the recipe, the end of it alone, since its start undoes them."""
+        if work.teacher is None or work.teacher != work.artifacts[0]:
+            return TrainConfig()
+        return usual_recipe(work.folder, self.epochs, own_rate=bool({"lr", "schedule"} & set(self.recipe)))
 
 
 @dataclass(frozen=True, kw_only=True)
