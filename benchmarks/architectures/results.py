@@ -20,7 +20,7 @@ STATES = ("passed", "refused", "failed", "WRONG")
 """Of a stage, best first. Refused: a named error of Reconvene. Failed: any other error. WRONG: a silent difference."""
 ROOMS = (
     "structure", "criteria", "evaluator", "allocation", "surgery", "rectifier", "planning",
-    "artifact", "deploy",
+    "artifact", "deploy", "costs", "utils", "quantiser",
 )  # fmt: skip
 """The sources that decide a result."""
 

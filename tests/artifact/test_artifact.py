@@ -263,7 +263,7 @@ DAMAGE: list[tuple[str, Callable[[Path], Any], str]] = [
     ("weights replaced by a pickle", lambda f: (f / WEIGHTS).write_bytes(pickle.dumps([0] * 10**6)), "altered"),
     ("manifest truncated", lambda f: truncate(f / MANIFEST), "reconvene.json is truncated"),
     ("manifest emptied", lambda f: (f / MANIFEST).write_text(""), "reconvene.json is truncated"),
-    ("manifest missing", lambda f: (f / MANIFEST).unlink(), "no Reconvene artifact"),
+    ("manifest missing", lambda f: (f / MANIFEST).unlink(), "not a Reconvene artifact"),
     ("manifest altered", lambda f: rewrite(f, aliases={"a": "b"}), "reconvene.json was altered"),
     ("manifest altered in its version", lambda f: rewrite(f, format_version="one"), "altered"),
     ("manifest foreign", lambda f: (f / MANIFEST).write_text('{"name": "package"}'), "not written by Reconvene"),
@@ -282,7 +282,7 @@ def test_a_damaged_folder_says_what_is_wrong(tmp_path: Path, damage: Callable[[P
 
 
 def test_a_folder_that_is_not_there_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="no folder"):
+    with pytest.raises(ArtifactError, match="not a folder"):
         artifact.load(tmp_path / "nowhere")
 
 

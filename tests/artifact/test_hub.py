@@ -205,7 +205,7 @@ def test_trouble_with_the_hub_is_an_error_of_ours(
         rc.load("hf:me/nothing")
     hub.repositories["me/other"] = {}
     hub.commit("me/other", "main", {"weights.bin": b"a pickle"})
-    with pytest.raises(ArtifactError, match=r"no Reconvene artifact: it holds no reconvene\.json"):
+    with pytest.raises(ArtifactError, match=r"not a Reconvene artifact: it holds no reconvene\.json"):
         rc.load("hf:me/other")
     with pytest.raises(ArtifactError, match=r"loading me/other failed: .*Revision Not Found"):
         rc.load("hf:me/other@v9")
@@ -215,7 +215,7 @@ def test_trouble_with_the_hub_is_an_error_of_ours(
     for name in ("nothing.onnx", "../a/model.onnx", "plan.json"):
         with pytest.raises(ArtifactError, match="cannot go along"):
             rc.push_to_hub(folder, "me/net", include=[name])
-    with pytest.raises(ArtifactError, match="no Reconvene artifact"):
+    with pytest.raises(ArtifactError, match="not a Reconvene artifact"):
         rc.push_to_hub(tmp_path, "me/net")
     with pytest.raises(ArtifactError, match=r"pushing to me/net failed: .*401"):
         rc.push_to_hub(folder, "me/net", token="hf_wrong")

@@ -62,7 +62,7 @@ def error_of(values: Any) -> str:
         ({"parts": {"a": {"count": 10**30}}}, "expected at most 9,007,199,254,740,992, got 1000000"),
         ({"parts": {"a": {"count": 1, "share": 2}}}, "parts.a.share: expected at most 1, got 2"),
         ({"parts": {"a": {}}}, "parts.a.count is missing"),
-        ({"parts": {"a": {"count": 1, "more": 1}}}, "parts.a.more: is no field that this release knows"),
+        ({"parts": {"a": {"count": 1, "more": 1}}}, "parts.a.more: is not a field that this release knows"),
         ({"parts": None}, "parts: expected names and values, got null"),
         ({"list": [{"count": 1}] * 3}, "list: expected at most 2 entries, got a list of 3"),
         ({"list": [{"count": 1}, 5]}, "list.1: expected names and values, got 5"),

@@ -203,7 +203,7 @@ def test_a_network_trained_elsewhere_says_how_its_images_were_normalised(
     preprocessing = artifact.Artifact.open(small).preprocessing
     assert preprocessing is not None and preprocessing.std == (1.0,), "training goes on with them"
     assert "mean is one number for each of 1 channels" in trouble(capfd, *prune, "--mean", "0,0", "-o", f"{small}2")
-    assert "--std x is no list of numbers" in trouble(capfd, *prune, "--std", "x", "-o", f"{small}2", code=2)
+    assert "--std x is not a list of numbers" in trouble(capfd, *prune, "--std", "x", "-o", f"{small}2", code=2)
 
 
 def test_files_of_earlier_weights_are_removed(tmp_path: Path, capfd: pytest.CaptureFixture[str]):

@@ -193,7 +193,7 @@ def test_trouble_of_the_system_that_no_room_foresaw_is_one_line_too(
 
 @pytest.mark.parametrize("command", ["train", "export", "bench"])
 def test_a_folder_that_is_no_artifact_says_so(command: str, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert "no Reconvene artifact" in trouble(capfd, command, str(tmp_path))
+    assert "not a Reconvene artifact" in trouble(capfd, command, str(tmp_path))
 
 
 def test_ctrl_c_leaves_with_130_and_no_artifact(

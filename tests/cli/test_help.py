@@ -61,7 +61,7 @@ def test_every_example_of_the_help_names_options_that_there_are() -> None:
         ("export x --model-arg a=1", "there is no option --model-arg. It is one of reconvene inspect, prune, "),
         ("fleet x --seed 3", "there is no option --seed. It is one of reconvene"),
         ("prune", "MODEL and -o, --output DIR are missing"),
-        ("train x --epochs a", "Error parsing --epochs: a is no INT"),
+        ("train x --epochs a", "Error parsing --epochs: a is not of the type INT"),
         ("train x --schedule a", "invalid choice 'a' for argument '--schedule'"),
     ],
 )

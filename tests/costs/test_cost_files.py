@@ -143,22 +143,22 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     ("changes", "words"),
     [
         ({"format": "x"}, "this release reads"),
-        ({"weights": "8"}, "no list of numbers of bits"),
+        ({"weights": "8"}, "not a list of bits"),
         ({"wieghts": [8]}, "Did you mean 'weights'"),
         ({"costs": {}}, "defines no cost"),
-        ({"tables": {"rate": {"a": 1}}}, "no whole number"),
+        ({"tables": {"rate": {"a": 1}}}, "not a whole number"),
         ({"costs": {"cycles": {**CHIP["costs"]["cycles"], "unit": "hours"}}}, "unit='hours' is none of"),
         ({"costs": {"cycles": {**CHIP["costs"]["cycles"], "layers": 3}}}, r"write \[\[costs.cycles.layers\]\]"),
         ({"costs": {"cycles": {**CHIP["costs"]["cycles"], "layers": {}}}}, r"write \[\[costs.cycles.layers\]\]"),
         (
             {"costs": {"cycles": {**CHIP["costs"]["cycles"], "layers": [{"kinds": ["dense"]}]}}},
-            "kinds=.'dense'. is no list",
+            "kinds=.'dense'. is not a list",
         ),
         ({"costs": {"cycles": {**CHIP["costs"]["cycles"], "layers": [{"kinds": ["linear"]}]}}}, "needs 'amount'"),
-        ({"activations": [8]}, r"activations=\[8\] is no number of bits from 1 to 16, such as 8"),
+        ({"activations": [8]}, r"activations=\[8\] is not a number of bits from 1 to 16, such as 8"),
         ({"single_precision": "true"}, "single_precision='true' is neither true nor false"),
-        ({"tables": {"rate": {"8": "fast"}}}, "the entry of 8 is no number, but 'fast'"),
-        ({"tables": 3}, "tables is no section"),
+        ({"tables": {"rate": {"8": "fast"}}}, "the entry of 8 is not a number, but 'fast'"),
+        ({"tables": 3}, "tables is not a section"),
     ],
 )
 def test_a_damaged_file_names_the_entry(tmp_path: Path, changes: dict[str, object], words: str) -> None:

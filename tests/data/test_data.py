@@ -209,7 +209,7 @@ def test_what_says_nothing_of_the_data_is_refused(tmp_path: Path) -> None:
     for spec in ("digits", tmp_path):
         with pytest.raises(DataError, match="label_column='x' names a column of a table, and"):
             load_data(spec, label_column="x")
-    with pytest.raises(DataError, match=r"mean=0\.5 is no list of numbers"):
+    with pytest.raises(DataError, match=r"mean=0\.5 is not a list of numbers"):
         load_data("digits", mean=0.5)  # type: ignore[arg-type]
 
 
@@ -487,8 +487,8 @@ HUGGINGFACE = [
     (b"[]", "another form"),
     (b'{"info": null}', "another form"),
     (b'{"info": {"features": [{"name": "label"}]}}', "another form"),
-    (b'{"info": {"features": {"label": {"names": 3}}}}', "column 'label' 3, which is no list"),
-    (b'{"info": {"features": {"label": {"names": [1, 2]}}}}', "no list of text"),
+    (b'{"info": {"features": {"label": {"names": 3}}}}', "column 'label' 3, which is not a list"),
+    (b'{"info": {"features": {"label": {"names": [1, 2]}}}}', "not a list of text"),
     (b'{"info": {"features": {"label": {"names": ["a", "a"]}}}}', "two classes called 'a'"),
     (b'{"info": {"features": {"label": {"names": ["\\ud800", "b"]}}}}', r"called '\\ud800'"),
     (b'{"info": {"features": {"label": {"names": ["a\\nb", "b"]}}}}', "one line of text"),

@@ -178,8 +178,8 @@ def test_pnm_and_npy(channels: int, tmp_path: Path) -> None:
         (b"P6\n7 five\n255\n", "damaged header"),
         (b"P5\n7 5\n65535\n" + bytes(70), "8 bits a channel"),
         (b"P5\n7 5", "damaged header"),
-        (b"\x93NUMPY", "no plain NPY"),
-        (b"GIF89a", "no image that Pillow can read"),
+        (b"\x93NUMPY", "not a plain NPY"),
+        (b"GIF89a", "not an image that Pillow can read"),
     ],
 )
 def test_other_images_that_cannot_be_read_say_why(data: bytes, said: str, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_a_budget_on_memory_holds_in_the_runtime_itself(precision: str) -> None:
 
 
 def test_a_memory_that_no_widths_keep_is_refused_with_the_floor() -> None:
-    with pytest.raises(BudgetError, match=r"at most 900 bytes, that of the plan of onnx in fp32.*floor") as caught:
+    with pytest.raises(BudgetError, match=r"at most 900 bytes, as planned by onnx in fp32.*floor") as caught:
         rc.plan(Residual(), IMAGE, rc.Budget(peak_memory=900), "magnitude", memory_of="onnx")
     assert caught.value.floor["peak_memory"] > 900
 

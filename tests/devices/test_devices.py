@@ -362,7 +362,7 @@ def test_a_table_keeps_its_points_and_goes_up_in_whole_blocks() -> None:
     table = LatencyTable.of(MeasuredLayer(CONVOLUTION, 64, 256, points), fakes.STEPS)
     for into, out, seconds in points:
         assert table.seconds(into, out) == pytest.approx(seconds, rel=1e-9)
-    assert table.seconds(33, 17) > table.seconds(36, 17), "33 is no multiple of 4"
+    assert table.seconds(33, 17) > table.seconds(36, 17), "33 is not a multiple of 4"
     assert table.seconds(36, 17) == pytest.approx(table.seconds(48, 32))
 
 

@@ -127,7 +127,7 @@ def test_the_page_shows_the_network_of_each_device_and_budgets_that_were_not_met
     assert short_text("latency", row.costs["latency"]) in board and "used" in board
     assert f"{numbers.ratio(row.dense['params'] / row.costs['params'])} less" in board
     assert f"of {numbers.format_count(row.training_flops['dense'])}" in board
-    assert "File size (chip): that of the exported file: onnx" in page and "model.safetensors" in page
+    assert "File size (chip): of the exported file: onnx" in page and "model.safetensors" in page
     assert "Latency: predicted for a machine that is nowhere" in page and "only training tells that" in page
     assert {path.name for path in written} >= {"index.html", "front-params.svg", "front-size.svg"}
     assert "src=" not in page and page.count("<svg") >= 2, "the page needs no other file"
@@ -166,7 +166,7 @@ def test_the_page_shows_the_network_of_each_device_and_budgets_that_were_not_met
         ("{size: 40kB}", "{params: !!python/object:os.system x}", r"line 8: this value cannot be read"),
         ("{size: 40kB}", "{params: 2024-13-45}", r"line 8: this value cannot be read"),
         ("{size: 40kB}", "{\n    params: 4x,\n    latency: 5}", r"line 10: devices.chip: latency"),
-        ("  dust:", "  [a, b]:", r"line 9: a name in devices is no plain text"),
+        ("  dust:", "  [a, b]:", r"line 9: a name in devices is not plain text"),
         ("  dust:", "  fleet.json:", r"line 9: device 'fleet.json' becomes a folder"),
         (
             "criterion: magnitude",
@@ -189,7 +189,7 @@ def test_the_page_shows_the_network_of_each_device_and_budgets_that_were_not_met
             r"line 3: train.compile: expected true or false",
         ),
         ("  dust:", "  front-params.svg:", r"line 9: device 'front-params.svg' becomes a folder"),
-        ("criterion: magnitude", "input: 3x-1x32", r"line 3: input: '3x-1x32' is no shape"),
+        ("criterion: magnitude", "input: 3x-1x32", r"line 3: input: '3x-1x32' is not a shape"),
         ("criterion: magnitude", "limit: -3", r"line 3: limit: expected at least 1, got -3"),
         ("[resnet20, mobilenetv2]", "[resnet20, resnet20]", r"line 1: .* twice"),
     ],
@@ -441,7 +441,7 @@ def test_a_file_that_cannot_be_so_small_is_refused() -> None:
     # The floor of the weights' file is above that of the exported one: what counts is the file itself.
     smallest = rc.plan(model, torch.zeros(1, 3, 32, 32), Budget(size="10kB"), "magnitude", size_of=["onnx"])
     assert smallest.costs["pruned"]["size"] <= 10_000
-    with pytest.raises(BudgetError, match=r"that of the exported file: onnx\) cannot be kept: the smallest of"):
+    with pytest.raises(BudgetError, match=r"of the exported file: onnx\) cannot be kept: the smallest of"):
         rc.plan(model, torch.zeros(1, 3, 32, 32), Budget(size="9kB"), "magnitude", size_of=["onnx"])
 
 

@@ -132,7 +132,7 @@ def test_arguments_that_cannot_be_read_are_refused(pairs: list[str]) -> None:
 def test_an_argument_that_counts_is_a_whole_number(address: str, name: str) -> None:
     if address.startswith("timm"):
         pytest.importorskip("timm")
-    with pytest.raises(ModelError, match=rf"{address}: {name}='abc' is no whole number"):
+    with pytest.raises(ModelError, match=rf"{address}: {name}='abc' is not a whole number"):
         resolve_address(address, {name: "abc"})
 
 

@@ -65,6 +65,8 @@ VERBS: dict[str, Callable[[Any], Any]] = {
     "plan": lambda model: rc.plan(model, INPUTS, BUDGET),
     "prune": lambda model: rc.prune(model, INPUTS, BUDGET),
     "prune_iteratively": lambda model: rc.prune_iteratively(model, INPUTS, BUDGET),
+    "prune_and_regrow": lambda model: rc.prune_and_regrow(model, INPUTS, BUDGET, train=BATCHES),
+    "simplify": lambda model: rc.simplify(model, INPUTS),
     "replace": lambda model: rc.replace(model, INPUTS, allow=["relu"]),
     "search": lambda model: rc.search(model, INPUTS, BUDGET, train=BATCHES),
     "masks": lambda model: rc.masks(model, 0.5),
@@ -124,7 +126,7 @@ SEEDED: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("seed", [True, 1.5, "a", -1, 2**63, 2**70], ids=repr)
 @pytest.mark.parametrize("verb", SEEDED)
 def test_a_seed_is_a_whole_number(verb: str, seed: Any) -> None:
-    with pytest.raises(ArgumentError, match=r"seed=.*no whole number from 0"):
+    with pytest.raises(ArgumentError, match=r"seed=.*is not a whole number from 0"):
         SEEDED[verb](seed)
 
 
@@ -143,16 +145,16 @@ def test_a_model_is_not_drawn_from_what_is_no_seed(seed: Any) -> None:
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda: rc.plan(MODEL, INPUTS, BUDGET, round_to="8"), ArgumentError, "round_to='8' is no whole number"),
-        (lambda: rc.plan(MODEL, INPUTS, BUDGET, round_to=1.5), ArgumentError, "round_to=1.5 is no whole number"),
-        (lambda: rc.sensitivity(MODEL, INPUTS, density="a"), ArgumentError, "density='a' is no number"),
-        (lambda: rc.masks(MODEL, "a"), ArgumentError, "density='a' is no number"),
-        (lambda: rc.plan(MODEL, INPUTS, BUDGET, device=3), DeviceError, "device=3 is no device. Give a profile"),
+        (lambda: rc.plan(MODEL, INPUTS, BUDGET, round_to="8"), ArgumentError, "round_to='8' is not a whole number"),
+        (lambda: rc.plan(MODEL, INPUTS, BUDGET, round_to=1.5), ArgumentError, "round_to=1.5 is not a whole number"),
+        (lambda: rc.sensitivity(MODEL, INPUTS, density="a"), ArgumentError, "density='a' is not a number"),
+        (lambda: rc.masks(MODEL, "a"), ArgumentError, "density='a' is not a number"),
+        (lambda: rc.plan(MODEL, INPUTS, BUDGET, device=3), DeviceError, "device=3 is not a device. Give a profile"),
         (lambda: rc.plan(MODEL, INPUTS, BUDGET, size_of=[1]), ArgumentError, "Try: size_of=['onnx']"),
         (lambda: rc.plan(MODEL, INPUTS, rc.Budget(size="2x"), size_of="onxx"), UnknownNameError, "mean 'onnx'?"),
-        (lambda: rc.rectify(MODEL, None, INPUTS), PlanError, "plan=None is no Plan"),
-        (lambda: rc.load(3), ArgumentError, "directory=3 is no path"),
-        (lambda: rc.save(MODEL, 3), ArgumentError, "directory=3 is no path"),
+        (lambda: rc.rectify(MODEL, None, INPUTS), PlanError, "plan=None is not a Plan"),
+        (lambda: rc.load(3), ArgumentError, "directory=3 is not a path"),
+        (lambda: rc.save(MODEL, 3), ArgumentError, "directory=3 is not a path"),
     ],
 )
 def test_other_arguments_of_a_wrong_type(call: Callable[[], Any], error: type[ReconveneError], words: str) -> None:

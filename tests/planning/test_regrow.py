@@ -141,7 +141,7 @@ def test_a_channel_that_came_back_is_judged_by_what_it_does_since() -> None:
     growth._new_activity[0][:] = growth._new_gradient[0][:] = 5.0
     growth.step(0.0)
     for average in (growth.activity, growth.gradient):
-        assert average[0][2] == 5.0 == average[0][left], "what it did before it changed is no part of its average"
+        assert average[0][2] == 5.0 == average[0][left], "what it did before it changed is not a part of its average"
         assert average[0][stayed] == pytest.approx(AVERAGE + 5 * (1 - AVERAGE))
 
 

@@ -200,7 +200,7 @@ def test_a_runtime_of_ones_own_exports_verifies_times_and_limits_sizes(
     assert exported.path.suffix == ".npz" and exported.verification.rows[0].max_rel_error < 1e-5
     plan = names["small"].reconvene_plan
     assert 0.9 * 40 * 1024 <= exported.bytes == plan.costs["pruned"]["size"] <= 40 * 1024
-    assert plan.conditions["size"] == "that of the exported file: npz"
+    assert plan.conditions["size"] == "of the exported file: npz"
     assert "numpy" in capsys.readouterr().out
     with pytest.raises(ExportError, match="npz files hold linear layers"):
         rc.export(nn.Conv2d(3, 4, 3), "other", format="npz", example_inputs=torch.randn(1, 3, 8, 8))

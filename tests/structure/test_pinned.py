@@ -49,7 +49,7 @@ def test_parts_that_stay_are_counted_once_and_divided_by_reason() -> None:
     assert pinned.dense == sum(p.numel() for p in Mixed().parameters())
     assert pinned.amount == pytest.approx(sum(share.amount for share in pinned.shares))
     assert [share.amount for share in pinned.shares] == sorted((s.amount for s in pinned.shares), reverse=True)
-    softmax = next(share for share in pinned.shares if share.reason == "_softmax needs all of it")
+    softmax = next(share for share in pinned.shares if share.reason == "_softmax needs the whole dimension")
     # Two gates between softmaxes stay whole, and so does the layer between the last one and the transform.
     assert softmax.amount == 2 * 16 and pinned.amount == 3 * 16
     assert pinned.shares[1].amount == 16 and "is a Fourier transform" in pinned.shares[1].reason
@@ -72,7 +72,7 @@ def test_a_budget_below_the_floor_says_what_keeps_it_and_how_much() -> None:
     assert set(error.pinned) == {"params"}  # the other limit can be kept
     pinned = error.pinned["params"]
     assert pinned.floor == error.floor["params"] > pinned.amount
-    assert "of the floor" in str(error) and "_softmax needs all of it" in str(error)
+    assert "of the floor" in str(error) and "_softmax needs the whole dimension" in str(error)
 
 
 def test_a_model_of_which_nothing_can_leave_says_what_keeps_it() -> None:
@@ -104,15 +104,17 @@ def test_one_kind_of_reason_in_many_layers_is_one_share() -> None:
             return x
 
     pinned = pinned_of(analyse(Gates(), torch.randn(2, 8)), "params")
-    softmax = next(share for share in pinned.shares if share.reason == "_softmax needs all of it")
+    softmax = next(share for share in pinned.shares if share.reason == "_softmax needs the whole dimension")
     assert softmax.layers == tuple(f"blocks.{n}.1" for n in range(5))
     assert "(in blocks.0.1 and 4 more)" in str(pinned)
 
 
 def test_reasons_are_text_that_copies_keep_whole() -> None:
-    reason = Reason("_softmax", "head", "needs all of it")
+    reason = Reason("_softmax", "head", "needs the whole dimension")
     for other in (copy.deepcopy(reason), pickle.loads(pickle.dumps(reason))):
-        assert other == "_softmax in head needs all of it" and other.kind == "_softmax needs all of it"
+        assert (
+            other == "_softmax in head needs the whole dimension" and other.kind == "_softmax needs the whole dimension"
+        )
         assert other.layer == "head"
 
 

@@ -94,7 +94,7 @@ def test_what_leaves_pytorch_stays_whole() -> None:
 
     structure, _, _ = prove(Outside(), torch.randn(2, 12))
     assert not structure.prunable
-    assert any("numpy in the model itself takes its values out of PyTorch" in str(g.pinned) for g in structure.groups)
+    assert any("numpy in the model itself reads values out of PyTorch" in str(g.pinned) for g in structure.groups)
 
 
 def test_an_auxiliary_head_behind_a_check_is_seen() -> None:

@@ -202,6 +202,10 @@ def test_relative_error_of_values_that_are_not_finite() -> None:
     one = torch.tensor([1.0, float("inf"), 2.0])
     assert relative_error(one, one) == 0.0
     assert relative_error(one, torch.tensor([1.0, 3.0, 2.0])) == float("inf")
+    assert relative_error(one, torch.tensor([1.0, float("-inf"), 2.0])) == float("inf")
+    assert relative_error(one, torch.tensor([1.0, float("nan"), 2.0])) == float("inf")
+    nothing = torch.tensor([1.0, float("nan"), 2.0])
+    assert relative_error(nothing, nothing.clone()) == 0.0
     assert relative_error(torch.tensor([1]), torch.tensor([2])) == float("inf")
 
 

@@ -71,7 +71,7 @@ def test_what_is_no_penalty_is_named() -> None:
     assert parse_sparsity("group_lasso") == ("group_lasso", 5e-4)
     with pytest.raises(TrainingError, match="unknown sparsity 'slim'"):
         parse_sparsity("slim:1e-4")
-    with pytest.raises(TrainingError, match=r"'much' is no strength above 0\. Try: slimming:0\.0001"):
+    with pytest.raises(TrainingError, match=r"'much' is not a strength above 0\. Try: slimming:0\.0001"):
         parse_sparsity("slimming:much")
     with pytest.raises(TrainingError, match=r"cannot train with .*unknown sparsity 'slim'.*Did you mean 'slimming'"):
         TrainConfig(sparsity="slim:1").check()

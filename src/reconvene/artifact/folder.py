@@ -63,9 +63,9 @@ class Artifact(Sections):
         folder = Path(directory)
         path = folder / MANIFEST
         if not folder.is_dir():
-            raise ArtifactError(f"{folder} is no folder, so no artifact")
+            raise ArtifactError(f"{folder} is not a folder, so no artifact")
         if not path.exists():
-            raise ArtifactError(f"{folder} is no Reconvene artifact: it holds no {MANIFEST}")
+            raise ArtifactError(f"{folder} is not a Reconvene artifact: it holds no {MANIFEST}")
         text = read_regular(path, limit=MANIFEST_LIMIT, error=ArtifactError)
         manifest = parse_manifest(text, path)
         return cls(

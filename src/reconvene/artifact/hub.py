@@ -106,7 +106,7 @@ def fetched(repo_id: str, *, revision: str | None = None, token: str | None = No
         patterns = [MANIFEST, PLAN, WEIGHTS, TIMINGS]
         folder = Path(hub.HfApi(token=token).snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
     if not (folder / MANIFEST).exists():
-        raise ArtifactError(f"{repo_id} on the hub is no Reconvene artifact: it holds no {MANIFEST}")
+        raise ArtifactError(f"{repo_id} on the hub is not a Reconvene artifact: it holds no {MANIFEST}")
     return folder
 
 
@@ -135,7 +135,7 @@ def parse_hub_address(address: str) -> tuple[str, str | None]:
     """``hf:owner/name`` or ``hf:owner/name@revision``, apart. Raises ArtifactError."""
     repo_id, separator, revision = address.removeprefix(PREFIX).partition("@")
     if not repo_id or (separator and not revision):
-        raise ArtifactError(f"{address!r} is no address on the hub. Write hf:owner/name, or hf:owner/name@revision")
+        raise ArtifactError(f"{address!r} is not an address on the hub. Write hf:owner/name, or hf:owner/name@revision")
     return repo_id, revision or None
 
 

@@ -163,4 +163,6 @@ def _dump(data: Any) -> bytes:
     try:
         return (json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"cannot be kept as JSON: {error}. Use finite numbers, strings, lists and dicts") from error
+        raise ArtifactError(
+            f"the manifest cannot be written as JSON: {error}. Use finite numbers, strings, lists and dicts"
+        ) from error

@@ -27,7 +27,7 @@ def file_bytes(path: Path) -> int | None:
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror or type(error).__name__}") from error
     if not stat.S_ISREG(status.st_mode):
-        raise ArtifactError(f"{path} is no regular file, and an artifact is made of those only")
+        raise ArtifactError(f"{path} is not a regular file, and an artifact is made of those only")
     return status.st_size
 
 
@@ -44,7 +44,7 @@ def check_attributes(plan: Plan, model: nn.Module) -> None:
         before = inspect.getattr_static(modules[path], name, None) if settable else None
         if not _is_new_size(before, value):
             raise ArtifactError(
-                f"the plan sets {path + '.' * bool(path)}{name} to {str(value)[:60]!r}, which is no size that the "
+                f"the plan sets {path + '.' * bool(path)}{name} to {str(value)[:60]!r}, which is not a size that the "
                 f"model keeps there: it keeps {type(before).__name__}. Make the plan anew with rc.plan"
             )
 

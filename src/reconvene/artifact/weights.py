@@ -62,7 +62,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise ArtifactError(f"the weights {path} cannot be read: {error.strerror or error}") from error
     except (pickle.UnpicklingError, KeyError) as error:  # KeyError: bytes that are no pickle
         if not zipfile.is_zipfile(path):
-            raise ArtifactError(f"the weights {path} cannot be read: it is no checkpoint of torch.save") from error
+            raise ArtifactError(f"the weights {path} cannot be read: it is not a checkpoint of torch.save") from error
         raise ArtifactError(
             f"{path} holds more than tensors, such as a whole pickled model, which is code and is not run. Save the "
             "weights alone: torch.save(model.state_dict(), PATH)"

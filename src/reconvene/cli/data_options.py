@@ -25,7 +25,7 @@ def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
     try:
         return None if text is None else tuple(float(part) for part in text.split(","))
     except ValueError as error:
-        raise UsageError(f"{option} {text} is no list of numbers, such as 0.485,0.456,0.406") from error
+        raise UsageError(f"{option} {text} is not a list of numbers, such as 0.485,0.456,0.406") from error
 
 
 @dataclass(kw_only=True)

@@ -51,7 +51,7 @@ def in_a_line(text: str, name: str, command: type[Command]) -> str:
     ends = ("For full helptext", "Argument helptext")
     end = next((i for i, line in enumerate(lines) if line.strip().startswith(ends)), len(lines))
     words, _, reasons = " ".join(" ".join(lines[1:end]).split()).partition(" Got errors:")
-    words = re.sub(r"no type matching (\w+) could be instantiated from \['(.*)'\]", r"\2 is no \1", words)
+    words = re.sub(r"no type matching (\w+) could be instantiated from \['(.*)'\]", r"\2 is not of the type \1", words)
     own = [
         reason.partition(": ")[2] for reason in reasons.split(" - ") if not re.search("invalid literal|convert", reason)
     ]

@@ -72,5 +72,5 @@ def read_bits(text: str) -> tuple[int, ...]:
     """Bits as they are written, ``0,2,4,8``. Raises UsageError for what is no list of numbers."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts):
-        raise UsageError(f"--bits {text} is no list of numbers, such as 0,2,4,8")
+        raise UsageError(f"--bits {text} is not a list of numbers, such as 0,2,4,8")
     return tuple(map(int, parts))

@@ -105,7 +105,7 @@ class TrainCommand(TrainOptions, BudgetOptions, TrainingDataOptions, ModelOption
         try:
             start, end = (float(share) for share in self.ramp.split(","))
         except ValueError as error:
-            raise UsageError(f"--ramp {self.ramp} is no pair of shares, such as 0.2,0.6") from error
+            raise UsageError(f"--ramp {self.ramp} is not a pair of shares, such as 0.2,0.6") from error
         result = train_growing(
             folder,
             dataset,

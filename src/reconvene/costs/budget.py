@@ -133,7 +133,7 @@ def read_budget(cost: str, value: BudgetValue) -> Limit:
 def _text(cost: str, value: str) -> Limit:
     match = _NUMBER.match(value)
     if match is None:
-        raise _unreadable(cost, value, "it is no number with or without a unit")
+        raise _unreadable(cost, value, "it is not a number with or without a unit")
     number, unit_name = float(match[1]), match[2]
     if unit_name in ("x", "X", "×"):
         if number < 1:

@@ -108,14 +108,14 @@ class CostFile:
         if "layers" in table:
             rules = table["layers"]
             if not isinstance(rules, list) or not rules:
-                raise CostFileError(f"{place}.layers is no list of sections: write [[costs.{name}.layers]]")
+                raise CostFileError(f"{place}.layers is not a list of sections: write [[costs.{name}.layers]]")
             return LayerSum(
                 self, name, table, [layer_rule(r, self._tables, f"{place}.layers[{i}]") for i, r in enumerate(rules)]
             )
         inner = self.costs.get(str(table.get("of")))
         if not isinstance(inner, LayerSum):
             sums = ", ".join(other for other, cost in self.costs.items() if isinstance(cost, LayerSum)) or "none"
-            raise CostFileError(f"{place}.of={table.get('of')!r} is no sum over layers that stands before it: {sums}")
+            raise CostFileError(f"{place}.of={table.get('of')!r} is not an earlier sum over layers: {sums}")
         return Total(self, name, table, inner, Formula(table["total"], [inner.name], place=f"{place}.total"))
 
 

@@ -32,7 +32,7 @@ def read_values(path: Path) -> dict[str, Any]:
 def require_section(table: object, place: str) -> None:
     """Raise CostFileError for what is no section."""
     if not isinstance(table, Mapping):
-        raise CostFileError(f"{place} is no section")
+        raise CostFileError(f"{place} is not a section")
 
 
 def require_known(table: object, known: Collection[str], place: str) -> None:
@@ -42,7 +42,7 @@ def require_known(table: object, known: Collection[str], place: str) -> None:
     for name in table:
         if name not in known:
             raise CostFileError(
-                f"{place}: {name!r} is no entry.{suggestion(name, list(known))} Known: {', '.join(known)}"
+                f"{place}: {name!r} is not an entry.{suggestion(name, list(known))} Known: {', '.join(known)}"
             )
 
 
@@ -56,14 +56,14 @@ def text(table: Mapping[str, Any], name: str, place: str) -> str:
 def bits(value: object, place: str) -> tuple[int, ...]:
     """Numbers of bits, ascending."""
     if not isinstance(value, list) or not value or not all(_is_bits(v) for v in value):
-        raise CostFileError(f"{place}={value!r} is no list of numbers of bits from 1 to {MOST_BITS}, such as [2, 4, 8]")
+        raise CostFileError(f"{place}={value!r} is not a list of bits from 1 to {MOST_BITS}, such as [2, 4, 8]")
     return tuple(sorted(set(value)))
 
 
 def bit_width(value: object, place: str) -> int:
     """One number of bits."""
     if not _is_bits(value):
-        raise CostFileError(f"{place}={value!r} is no number of bits from 1 to {MOST_BITS}, such as 8")
+        raise CostFileError(f"{place}={value!r} is not a number of bits from 1 to {MOST_BITS}, such as 8")
     assert isinstance(value, int)
     return value
 
@@ -78,7 +78,7 @@ def number_table(value: object, place: str) -> AmountTable:
         entries.update({_whole(key, place): entry} if inner is None else inner)
     for key, entry in entries.items():
         if not isinstance(entry, int | float) or isinstance(entry, bool):
-            raise CostFileError(f"{place}: the entry of {key} is no number, but {entry!r}")
+            raise CostFileError(f"{place}: the entry of {key} is not a number, but {entry!r}")
     return entries
 
 
@@ -87,10 +87,10 @@ def layer_rule(table: Any, tables: Mapping[str, AmountTable], place: str) -> Lay
     require_known(table, ("kinds", "kernels", "tile", "where", "amount", "per"), place)
     kinds = table.get("kinds")
     if not isinstance(kinds, list) or not kinds or not set(kinds) <= set(KINDS):
-        raise CostFileError(f"{place}.kinds={kinds!r} is no list of {', '.join(KINDS)}")
+        raise CostFileError(f"{place}.kinds={kinds!r} is not a list of {', '.join(KINDS)}")
     tile = table.get("tile")
     if tile is not None and (isinstance(tile, bool) or not isinstance(tile, int) or tile < 1):
-        raise CostFileError(f"{place}.tile={tile!r} is no number of output channels")
+        raise CostFileError(f"{place}.tile={tile!r} is not a number of output channels")
     names, where = list(SIZES), []
     require_section(table.get("where", {}), f"{place}.where")
     for name, formula in table.get("where", {}).items():
@@ -113,7 +113,7 @@ def _kernels(value: object, place: str) -> tuple[tuple[int, ...], ...] | None:
         return None
     if not isinstance(value, list) or not all(isinstance(k, list) and all(map(_is_size, k)) for k in value):
         raise CostFileError(
-            f"{place}.kernels={value!r} is no list of kernels, such as [[3, 3], [1, 1]], with [] for linear layers"
+            f"{place}.kernels={value!r} is not a list of kernels, such as [[3, 3], [1, 1]], with [] for linear layers"
         )
     return tuple(tuple(kernel) for kernel in value)
 
@@ -132,5 +132,5 @@ def _nested(entry: object) -> bool:
 
 def _whole(key: str, place: str) -> int:
     if not key.isdecimal():
-        raise CostFileError(f"{place}: {key!r} is no whole number")
+        raise CostFileError(f"{place}: {key!r} is not a whole number")
     return int(key)

@@ -53,7 +53,7 @@ class Formula:
 
     def _compiled(self, text: str, names: Collection[str]) -> CodeType:
         if not isinstance(text, str) or len(text) > _LONGEST:
-            raise CostFileError(f"{self._place}: {text!r:.60} is no formula of at most {_LONGEST} characters")
+            raise CostFileError(f"{self._place}: {text!r:.60} is not a formula of at most {_LONGEST} characters")
         try:
             tree = ast.parse(text, mode="eval")
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:

@@ -62,7 +62,8 @@ class Layout:
                 )
             if not torch.isfinite(parameter.detach()).all():  # an inference tensor cannot be tracked
                 raise CriterionError(
-                    f"parameter {name!r} holds NaN or infinite values, so no score would mean anything."
+                    f"parameter {name!r} holds values that are not finite (NaN or infinity). Load finite weights, or "
+                    "build an untrained model again"
                 )
         if not sum(parameter.numel() for parameter in scored.values()):
             raise CriterionError(

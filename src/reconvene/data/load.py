@@ -101,7 +101,7 @@ def _per_channel(name: str, given: Sequence[float] | None, measured: tuple[float
     if given is None:
         return measured
     if isinstance(given, int | float | str):
-        raise DataError(f"{name}={given!r} is no list of numbers, such as [0.5], one for each channel or one for all.")
+        raise DataError(f"{name}={given!r} is not a list of numbers, one a channel or one for all, such as [0.5].")
     values = tuple(map(float, given)) * (len(measured) if len(given) == 1 else 1)
     if len(values) != len(measured) or not np.isfinite(values).all() or (name == "std" and min(values) <= 0):
         least = ", above 0" if name == "std" else ""

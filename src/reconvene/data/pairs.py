@@ -71,7 +71,7 @@ def _numbers(table: Any, column: str, name: str) -> NDArray[np.float32]:
             f"column {column!r} of {name} holds {table.column(column).type}, not one number, or equally many, a row."
         ) from error
     if values.ndim > 2 or not np.isfinite(values).all():
-        raise DataError(f"column {column!r} of {name} holds values that are no finite numbers, or lists of lists.")
+        raise DataError(f"column {column!r} of {name} holds values that are not finite numbers, or lists of lists.")
     return values
 
 

@@ -177,7 +177,7 @@ def _class_names(feature: Mapping[str, Any], column: str, name: str) -> list[str
         return None
     if not isinstance(names, list) or not all(isinstance(entry, str) for entry in names):
         raise DataError(
-            f"the schema of {name} names the classes of column {column!r} {names!r}, which is no list of text."
+            f"the schema of {name} names the classes of column {column!r} {names!r}, which is not a list of text."
         )
     return names
 

@@ -17,7 +17,7 @@ from reconvene.utils.schema import Count, Plain, Size, Text
 
 def _inside(name: str) -> str:
     if not is_inside(name):
-        raise ValueError(f"{name!r} is no plain file inside the bundle")
+        raise ValueError(f"{name!r} is not a plain file inside the bundle")
     return name
 
 

@@ -45,9 +45,9 @@ def read_results(path: str | os.PathLike[str]) -> list[Record]:
         except ValueError as error:
             if number == len(lines) - 1:  # what follows the last newline was never finished
                 continue
-            raise ExperimentError(f"{file}, line {number + 1} is no result: {error}") from error
+            raise ExperimentError(f"{file}, line {number + 1} is not a result: {error}") from error
         if not isinstance(record, dict) or "key" not in record:
-            raise ExperimentError(f"{file}, line {number + 1} is no result: it has no key")
+            raise ExperimentError(f"{file}, line {number + 1} is not a result: it has no key")
         records.append(record)
     return records
 

@@ -20,7 +20,7 @@ def whole_number(args: Mapping[str, ModelArgument], name: str, default: int, add
     """An argument that counts something. Raises ModelError."""
     value = args.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ModelError(f"{address}: {name}={value!r} is no whole number, such as {default}")
+        raise ModelError(f"{address}: {name}={value!r} is not a whole number, such as {default}")
     return value
 
 

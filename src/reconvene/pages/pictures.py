@@ -31,6 +31,6 @@ def _picture(row: dict[str, str], heading: str, number: int) -> Html | None:
         base64.b64decode(row[heading], validate=True)
     except (binascii.Error, ValueError) as error:
         raise ArtifactError(
-            f"the picture {heading!r} of image {number} is no base64: {error}. Evaluate again"
+            f"the picture {heading!r} of image {number} is not base64: {error}. Evaluate again"
         ) from error
     return tag("img", src=f"data:image/png;base64,{row[heading]}", alt=f"{heading} of image {number + 1}", width="100%")

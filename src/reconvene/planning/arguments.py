@@ -20,14 +20,14 @@ def check_budget(name: str, value: Any) -> Budget:
         return value
     limit = f"{value}x" if isinstance(value, int) and value > 1 else value if isinstance(value, str | float) else "4x"
     raise BudgetError(
-        f"{name}={value!r} is no budget: it does not say which cost it limits. Try: Budget(params={limit!r})"
+        f"{name}={value!r} is not a budget: it does not say which cost it limits. Try: Budget(params={limit!r})"
     )
 
 
 def check_layer_names(name: str, value: Any) -> tuple[str, ...]:
     """Check: names or patterns of layers, several of them."""
     if isinstance(value, str) or not isinstance(value, Iterable) or not all(isinstance(v, str) for v in value):
-        raise ArgumentError(f"{name}={value!r} is no list of names of layers. Try: {name}=['head', 'stem.*']")
+        raise ArgumentError(f"{name}={value!r} is not a list of names of layers. Try: {name}=['head', 'stem.*']")
     return tuple(value)
 
 
@@ -49,7 +49,7 @@ def check_steps(name: str, value: Any) -> int:
 def check_device(name: str, value: Any) -> Any:
     """Check: a profile, or the name or file of one."""
     if not isinstance(value, str | os.PathLike | Profile):
-        raise DeviceError(f"{name}={value!r} is no device. Give a profile, its file, its name, or 'here'")
+        raise DeviceError(f"{name}={value!r} is not a device. Give a profile, its file, its name, or 'here'")
     return value
 
 
@@ -57,7 +57,7 @@ def check_names(name: str, value: Any) -> tuple[str, ...]:
     """Check: several names; one name stands for itself."""
     names = (value,) if isinstance(value, str) else value
     if not isinstance(names, Iterable) or not all(isinstance(entry, str) for entry in names):
-        raise ArgumentError(f"{name}={value!r} is no list of names. Try: {name}=['onnx']")
+        raise ArgumentError(f"{name}={value!r} is not a list of names. Try: {name}=['onnx']")
     return tuple(names)
 
 

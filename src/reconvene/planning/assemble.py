@@ -234,7 +234,8 @@ def check_finite(model: nn.Module) -> None:
             continue
         if name in weights or bool(tensor.isnan().any()):
             raise CriterionError(
-                f"{name} holds values that are not finite (NaN or infinity). Initialise the model again."
+                f"{name} holds values that are not finite (NaN or infinity). Load finite weights, or build an "
+                "untrained model again"
             )
 
 

@@ -47,7 +47,7 @@ class _NpuCost(Cost):
 
     def _attach(self, compiler: NpuCompiler, title: str) -> None:
         self._compiler, self.condition = compiler, f"predicted for {title}"
-        self._measured_condition = f"that of {title}, by its compiler {compiler.settings.name}, for int8"
+        self._measured_condition = f"on {title}, by its compiler {compiler.settings.name}, for int8"
 
     @property
     def measured_condition(self) -> str:

@@ -120,7 +120,11 @@ def _profile(model: nn.Module, timed: Sequence[LayerSite], device: DeviceLike | 
         return devices.here(devices.jobs(timed), far=parameter_bytes(model), precision=precision)
     profile = device if isinstance(device, Profile) else devices.find(device)
     if profile.precision != precision:
-        raise DeviceError(f"the profile of {device} was measured in {profile.precision}, and {precision} was asked for")
+        raise DeviceError(
+            f"the profile of {profile.name or profile.device['processor']} was measured in {profile.precision}, and "
+            f"{precision} was asked for. Measure it again: reconvene device profile MODEL --precision {precision} "
+            "-o PROFILE.json"
+        )
     return profile
 
 

@@ -15,9 +15,11 @@ from reconvene.planning.regrowth import RAMP, Regrowth
 from reconvene.structure import call
 from reconvene.structure.state import clear_state
 from reconvene.surgery import Plan
+from reconvene.utils.arguments import check_model, checked
 from reconvene.utils.progress import ProgressOption, listening, stage
 
 
+@checked(model=check_model)
 def prune_and_regrow(
     model: nn.Module,
     example_inputs: Any,

@@ -107,7 +107,9 @@ class Regrowth:
         groups = self.structure.prunable
         widths = {row.name: row.width for row in self.goal.rows}
         if missing := [name for name in widths if name not in {group.name for group in groups}]:
-            raise StructureError(f"the plan cuts {missing[0]}, which is no group of this network: was it made for it?")
+            raise StructureError(
+                f"the plan cuts {missing[0]}, which is not a group of this network. Make the plan for it"
+            )
         self.targets = [widths.get(group.name, group.width) for group in groups]
         self.alive = [np.ones(group.width, dtype=np.bool_) for group in groups]
         self.activity, self.gradient, self._new_activity, self._new_gradient = (

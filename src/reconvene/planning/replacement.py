@@ -146,7 +146,7 @@ def choose_replacements(
     if allow is None and budget is None:
         raise ArgumentError("nothing says what to replace. Give allow=['relu', 'relu6'], or budget=0.5, or both")
     if budget is not None and not 0 < budget <= 1:
-        raise ArgumentError(f"budget={budget!r} is no share of what the operations cost now. Try: budget=0.5")
+        raise ArgumentError(f"budget={budget!r} is not a share of what the operations cost now. Try: budget=0.5")
     allowed = check_operations(allow)
     if data is None:
         raise ArgumentError("replacing is judged on data: pass data=, batches of inputs and targets")
@@ -187,7 +187,7 @@ def check_operations(allow: Sequence[str] | None) -> frozenset[str]:
     if allow is None:
         return frozenset(operations()) - {POLYNOMIAL}
     if isinstance(allow, str):
-        raise ArgumentError(f"allow={allow!r} is no list of operations. Try: allow={allow.split(',')!r}")
+        raise ArgumentError(f"allow={allow!r} is not a list of operations. Try: allow={allow.split(',')!r}")
     for name in allow:
         if name not in operations():
             raise UnknownNameError("operation", name, operations())

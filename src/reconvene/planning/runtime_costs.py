@@ -78,7 +78,7 @@ class ExportedSize(FileSize):
         self._formats, self._precision = tuple(formats), precision
         self._zeros = frozenset[str]()
         names = ", ".join(formats)
-        self.condition = f"that of the exported file: {names}" + (f" in {precision}" if precision != "fp32" else "")
+        self.condition = f"of the exported file: {names}" + (f" in {precision}" if precision != "fp32" else "")
 
     def bind(self, structure: Structure, network: Network | None) -> CostFunction:
         """The bytes of its tensors and a constant, as ``terms`` has them."""
@@ -121,7 +121,7 @@ class RuntimeMemory(PeakMemory):
 
     def __init__(self, runtime: str, precision: str) -> None:
         self._runtime, self._precision = runtime, precision
-        self.condition = f"that of the plan of {runtime} in {precision}"
+        self.condition = f"as planned by {runtime} in {precision}"
 
     def bind(self, structure: Structure, network: Network | None) -> CostFunction:
         """The largest sum of what is alive at once, which no allocator undercuts."""

@@ -129,8 +129,8 @@ def divided(epochs: int, warmup: int, finetune: int | None, lr: float) -> Schedu
     if warmup < 0 or last < 1 or epochs - warmup - last < 1:
         raise ArgumentError(
             f"epochs={epochs} with warmup={warmup} and finetune={last} leave {epochs - warmup - last} to search. Each "
-            "of search and finetune takes one at least. Try: epochs=8"
+            f"of search and finetune takes one at least. Try: epochs={max(warmup, 0) + max(last, 1) + 1}"
         )
     if not 0 < lr < float("inf"):
-        raise ArgumentError(f"lr={lr} is no learning rate. Try: lr=0.02")
+        raise ArgumentError(f"lr={lr} is not a learning rate. Try: lr=0.02")
     return Schedule(warmup, epochs - warmup - last, last, lr)

@@ -25,6 +25,7 @@ from reconvene.structure.replay import replay
 from reconvene.surgery import Plan, PlanRow, make_plan
 from reconvene.surgery.call_comparison import relative_error
 from reconvene.surgery.ranges import to_text
+from reconvene.utils.arguments import check_model, checked
 from reconvene.utils.module_state import afresh_in_eval
 from reconvene.utils.norms import is_norm
 from reconvene.utils.progress import ProgressOption, listening, stage, track
@@ -37,6 +38,7 @@ EXACT = 1e-6
 """Largest relative difference of an output that a removal may make."""
 
 
+@checked(model=check_model)
 @on_model
 def simplify(model: nn.Module, example_inputs: Any, *, progress: ProgressOption = None) -> nn.Module:
     """A new module without the channels that are dead or constant; it gives the same outputs.

@@ -107,7 +107,8 @@ def resolve_profile(planner: Planner, device: DeviceLike | None, *, precision: s
     if precision is not None and profile.precision != precision:
         raise DeviceError(
             f"the profile of {profile.name or profile.device['processor']} was measured in {profile.precision}, and "
-            f"{precision} was asked for. Measure it so: reconvene device profile --precision {precision}"
+            f"{precision} was asked for. Measure it again: reconvene device profile MODEL --precision {precision} "
+            "-o PROFILE.json"
         )
     return profile
 

@@ -44,7 +44,7 @@ def refusal(module: nn.Module) -> str | None:
         return None if plain else "its windows overlap"
     if isinstance(module, _ConvNd):
         return None
-    return "it is no product with a weight"
+    return "it is not a product with a weight"
 
 
 def output_rows(module: nn.Module, output: Tensor, positions: Positions | None) -> Tensor:

@@ -53,13 +53,13 @@ NeuronDescription = Callable[[Any], Dynamics]
 
 def _snntorch_leaky(neuron: Any) -> Dynamics:
     if neuron.inhibition or neuron.state_quant or bool((neuron.graded_spikes_factor != 1).any()):
-        raise ValueError("inhibition, quantised states and graded spikes are no dynamics of a leaky neuron")
+        raise ValueError("inhibition, quantised states and graded spikes are not dynamics of a leaky neuron")
     decay, reset = neuron.beta.detach().clamp(0, 1), neuron.reset_mechanism
     if reset == "zero" and neuron.reset_delay:
         return Dynamics(decay, neuron.threshold, reset="value")
     if reset == "subtract" and neuron.reset_delay:
         return Dynamics(decay, neuron.threshold, delayed=True)
-    raise ValueError(f"reset_mechanism={reset!r} with reset_delay={neuron.reset_delay} is no reset that is known here")
+    raise ValueError(f"reset_mechanism={reset!r} with reset_delay={neuron.reset_delay} is not a known reset")
 
 
 def _snntorch_synaptic(neuron: Any) -> Dynamics:

@@ -74,7 +74,7 @@ class Plan(Accounting, Provenance, Cut, Plottable):  # fields come in the order 
         """What a reader of the plan should know: that nothing is removed, what costs hold for, and the notes."""
         whole = bool(self.budget and self.rows) and self.is_whole
         nothing = ["nothing is removed: the dense network keeps this budget already"] if whole else []
-        conditions = [f"{cost} is {condition}" for cost, condition in self.conditions.items()]
+        conditions = [f"{cost}: {condition}" for cost, condition in self.conditions.items()]
         return [*nothing, *conditions, *self.notes]
 
     def frame(self) -> Frame:
@@ -170,7 +170,7 @@ class Plan(Accounting, Provenance, Cut, Plottable):  # fields come in the order 
             )
         fields = {"format", "version", *(field.name for field in dataclasses.fields(cls))} - _UNSAVED
         if unknown := sorted(values.keys() - fields):
-            raise PlanError(f"{source}: {unknown[0]}: is no field that this release knows; upgrade reconvene")
+            raise PlanError(f"{source}: {unknown[0]} is not a field that this release knows; upgrade reconvene")
         return schema.read_json(cls, text, source=source, error=PlanError)
 
     def save(self, path: str | Path) -> None:

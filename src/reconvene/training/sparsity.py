@@ -43,7 +43,7 @@ def parse_sparsity(text: str) -> tuple[str, float]:
         strength = math.nan
     if not 0 < strength < math.inf:
         raise TrainingError(
-            f"sparsity {text!r}: {number!r} is no strength above 0. Try: {name}:{USUAL_STRENGTH[name]:g}"
+            f"sparsity {text!r}: {number!r} is not a strength above 0. Try: {name}:{USUAL_STRENGTH[name]:g}"
         )
     return name, strength
 

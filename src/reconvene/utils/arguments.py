@@ -79,34 +79,34 @@ def check_model(name: str, value: Any) -> nn.Module:
         remedy = "A state dict holds tensors, not the layers that use them: build the model and load it there"
     else:
         remedy = "Give a torch.nn.Module"
-    raise ModelError(f"{name}={_shown(value)} is no model. {remedy}")
+    raise ModelError(f"{name}={_shown(value)} is not a model. {remedy}")
 
 
 def check_seed(name: str, value: Any) -> int:
     """Check: a whole number from 0 to 2^63 - 1."""
     if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) <= LARGEST_SEED:
-        raise ArgumentError(f"{name}={_shown(value)} is no whole number from 0 to 2^63 - 1, such as {name}=0")
+        raise ArgumentError(f"{name}={_shown(value)} is not a whole number from 0 to 2^63 - 1, such as {name}=0")
     return int(value)
 
 
 def check_number(name: str, value: Any) -> float:
     """Check: a number, whole or not."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise ArgumentError(f"{name}={_shown(value)} is no number")
+        raise ArgumentError(f"{name}={_shown(value)} is not a number")
     return float(value)
 
 
 def check_integer(name: str, value: Any) -> int:
     """Check: a whole number."""
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise ArgumentError(f"{name}={_shown(value)} is no whole number")
+        raise ArgumentError(f"{name}={_shown(value)} is not a whole number")
     return int(value)
 
 
 def check_path(name: str, value: Any) -> Any:
     """Check: text or a path."""
     if not isinstance(value, str | os.PathLike):
-        raise ArgumentError(f"{name}={_shown(value)} is no path. Give text or a pathlib.Path")
+        raise ArgumentError(f"{name}={_shown(value)} is not a path. Give text or a pathlib.Path")
     return value
 
 
@@ -120,7 +120,7 @@ def instance_of(kind: type[_R], remedy: str, error: type[Exception] = ArgumentEr
 
     def check(name: str, value: Any) -> _R:
         if not isinstance(value, kind):
-            raise error(f"{name}={_shown(value)} is no {kind.__name__}. {remedy}")
+            raise error(f"{name}={_shown(value)} is not a {kind.__name__}. {remedy}")
         return value
 
     return check

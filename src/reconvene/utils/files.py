@@ -52,7 +52,7 @@ def read_regular(path: Path, *, limit: int, error: type[ReconveneError], what: s
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise error(f"cannot read {name}: it is no regular file")
+                raise error(f"cannot read {name}: it is not a regular file")
             if status.st_size > limit:
                 raise error(f"cannot read {name}: it has {status.st_size:,} bytes, and at most {limit:,} are expected")
             return file.read(limit)

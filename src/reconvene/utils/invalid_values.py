@@ -88,7 +88,7 @@ def _problem(errors: Sequence[ErrorDetails]) -> str:
     if first["type"] == "value_error":  # of our validators, which say all of it
         return str(first["ctx"]["error"])
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return "is no field that this release knows"
+        return "is not a field that this release knows"
     if first["loc"] and first["loc"][-1] == "[key]":
         return f"expected {_expected(first)} as its name, got {shown(first['input'])}"
     # Of a value that may have several types, what is nearest speaks: a number that is too large, not no text.

@@ -53,7 +53,7 @@ def _sizes(value: Any) -> Any:
         return _as_tuple(value)
     sizes = value.lower().split("x")
     if not all(size.isdecimal() for size in sizes):
-        raise ValueError(f"{value!r} is no shape such as 3x32x32")
+        raise ValueError(f"{value!r} is not a shape such as 3x32x32")
     return tuple(int(size) for size in sizes)
 
 
@@ -112,7 +112,7 @@ class Settings:
         """The table at a place; it fails where something else stands there."""
         value = self.at(place)
         if not isinstance(value, Mapping):
-            self.fail(place, f"{name_of(place)} is no table of names and values, but {shown(value)}")
+            self.fail(place, f"{name_of(place)} is not a table of names and values, but {shown(value)}")
         return value
 
     def tables(self, name: str) -> list[Place]:

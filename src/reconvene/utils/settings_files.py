@@ -71,7 +71,7 @@ def _read_yaml(text: str, source: str, error: type[ReconveneError]) -> Settings:
     except yaml.YAMLError as trouble:
         mark = getattr(trouble, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
-        raise error(f"{source}{line}: this is no YAML: {getattr(trouble, 'problem', None) or trouble}") from trouble
+        raise error(f"{source}{line}: this is not YAML: {getattr(trouble, 'problem', None) or trouble}") from trouble
     reader = _YamlReader(yaml, source, error)
     values = {} if root is None else reader.value(root, ())
     return Settings(values, source=source, error=error, line_of=reader.line_of)
@@ -104,7 +104,7 @@ class _YamlReader:
         result: dict[str, Any] = {}
         for key, value in node.value:
             if not isinstance(key, self.yaml.ScalarNode):
-                self.fail(key, f"a name in {name_of(place)} is no plain text")
+                self.fail(key, f"a name in {name_of(place)} is not plain text")
             name = str(key.value)
             if name in result:
                 self.fail(key, f"{name!r} is there twice in {name_of(place)}")

@@ -86,7 +86,7 @@ def _distillation(folder: Path, lesson: Lesson, config: TrainConfig, *, allow_im
     """The scores of a teacher that is there already."""
     teacher = not_itself(folder, lesson.teacher or folder / DENSE)
     if not (teacher / artifact.MANIFEST).exists() or artifact.Artifact.open(teacher).training is None:
-        raise TrainingError(f"{teacher} is no trained artifact, so it teaches nothing. Name one (--teacher DIR)")
+        raise TrainingError(f"{teacher} is not a trained artifact, so it teaches nothing. Name one (--teacher DIR)")
     distillation = lesson.from_(artifact.load(teacher, allow_import=allow_import), None)
     distillation.check(config)
     return distillation

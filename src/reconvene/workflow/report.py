@@ -172,7 +172,7 @@ def read_bench(folder: Path) -> dict[str, Any] | None:
     """The contents of ``bench.json``; None before the first benchmark. Raises ArtifactError where it is damaged."""
     bench = _read_json(folder / BENCH)
     if bench is not None and "rows" not in bench:
-        raise ArtifactError(f"{folder / BENCH} is no benchmark of ours. Remove it, or run the benchmark again")
+        raise ArtifactError(f"{folder / BENCH} is not a benchmark of ours. Remove it, or run the benchmark again")
     for row in bench["rows"] if bench is not None else ():
         if "accuracy" in row:  # as releases wrote it that knew classification alone
             row |= {"quality": row.pop("accuracy"), "measure": DEFAULT.headline}

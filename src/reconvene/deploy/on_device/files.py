@@ -96,7 +96,7 @@ class Files:
             raise Refused(f"{name} cannot be read: {error}. {_UNPACK}") from error
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise Refused(f"{name} is no regular file. {_UNPACK}")
+            raise Refused(f"{name} is not a regular file. {_UNPACK}")
         return os.fdopen(descriptor, "rb")
 
 
@@ -124,7 +124,7 @@ def checksums(content: bytes) -> dict[str, str]:
         raise Refused(f"{SUMS} is damaged. {_UNPACK}")
     for _, name in pairs:
         if not is_inside(name):
-            raise Refused(f"{SUMS} names {name!r}, which is no plain file inside the bundle. {_UNPACK}")
+            raise Refused(f"{SUMS} names {name!r}, which is not a plain file inside the bundle. {_UNPACK}")
     return {name: digest for digest, name in pairs}
 
 
@@ -140,7 +140,7 @@ def description(content: bytes) -> dict[str, Any]:
     try:
         about: Any = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise Refused(f"{MANIFEST} is no JSON that can be read: {error}. {_UNPACK}") from error
+        raise Refused(f"{MANIFEST} is not JSON that can be read: {error}. {_UNPACK}") from error
     version = (about.get("format"), about.get("format_version")) if isinstance(about, dict) else None
     if version != ("reconvene-bundle", 1):
         raise Refused(f"{MANIFEST} has format {str(version)[:60]}; this run.py reads version 1 of reconvene-bundle")

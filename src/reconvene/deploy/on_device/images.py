@@ -87,7 +87,7 @@ def decode_image(path: Path) -> tuple[Array, str]:
     except ImportError:
         if data[:8] == PNG_MAGIC:
             return read_png(data, path), "by run.py itself (with Pillow installed this is faster)"
-        raise Refused(f"{path} is no PNG, PPM, PGM or NPY; other images need Pillow (pip install pillow)") from None
+        raise Refused(f"{path} is not a PNG, PPM, PGM or NPY; other images need Pillow (pip install pillow)") from None
     try:
         with pillow.open(path) as picture:
             if picture.mode not in _MODES:
@@ -95,7 +95,7 @@ def decode_image(path: Path) -> tuple[Array, str]:
             grey = picture.mode in ("1", "L", "LA")
             return _shaped(np.asarray(picture.convert("L" if grey else "RGB")), path), "by Pillow"
     except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
-        raise Refused(f"{path} is no image that Pillow can read: {error}") from error
+        raise Refused(f"{path} is not an image that Pillow can read: {error}") from error
 
 
 def read_npy(data: bytes, name: object) -> Array:
@@ -103,7 +103,7 @@ def read_npy(data: bytes, name: object) -> Array:
     try:
         return np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, OSError, EOFError, MemoryError, OverflowError) as error:
-        raise Refused(f"{name} is no plain NPY file: {error}") from error
+        raise Refused(f"{name} is not a plain NPY file: {error}") from error
 
 
 def read_pnm(data: bytes, path: Path) -> Array:

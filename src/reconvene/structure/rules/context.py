@@ -82,7 +82,7 @@ class Context:
     def pin(self, op: Op, *dims: Dim, why: str = "") -> None:
         """Pin dimensions because of this call."""
         for dim in dims:
-            self.labels.pin(dim, why or because(op, "needs all of it"))
+            self.labels.pin(dim, why or because(op, "needs the whole dimension"))
 
     def restrict(self, sizes: dict[int, Dim | list[Dim]] | None = None) -> None:
         """Note that the current call's value depends on how many channels there are.

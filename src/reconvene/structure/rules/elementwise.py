@@ -33,7 +33,7 @@ def _broadcast(ctx: Context, op: Op, operands: list[Tensor], out: Tensor) -> lis
             dims.append(rigid(size))
             continue
         for dim in same[1:]:
-            ctx.labels.unify(same[0], dim, because(op, "mixes it with a fixed size"))
+            ctx.labels.unify(same[0], dim, because(op, "mixes the dimension with one of fixed size"))
         dims.append(next((d for d in same if is_labelled(d)), same[0]))
     return dims[::-1]
 

@@ -23,7 +23,7 @@ def number(ctx: Context, op: Op) -> None:
 
 def python_values(ctx: Context, op: Op) -> None:
     """``x.numpy()``, ``x.tolist()``: what code computes from values outside PyTorch, no recording sees."""
-    ctx.pin_all(op, because(op, "takes its values out of PyTorch"))
+    ctx.pin_all(op, because(op, "reads values out of PyTorch"))
 
 
 def region_align(ctx: Context, op: Op) -> None:

@@ -54,7 +54,7 @@ def _space(ctx: Context, op: Op, dims: list[Dim], weight: Tensor) -> list[Dim]:
         if weight.shape[2 + axis] == 1 and stride == 1 and padding == 0:
             space.append(dim)
         else:
-            ctx.pin(op, dim, why=because(op, "slides over it"))
+            ctx.pin(op, dim, why=because(op, "slides over the whole dimension"))
             space.append(rigid(out.shape[2 + axis]))
     return space
 
@@ -167,7 +167,7 @@ def grouped_product(ctx: Context, op: Op) -> None:
     ctx.labels.unify(first[-1], second[-2], reason)
     for tensor, dims in ((a, first), (b, second)):
         _whole_rows(ctx, op, dims[-1 if tensor.stride(-1) == 1 else -2], 16 // tensor.element_size())
-    grouped = because(op, "takes its parts by number")
+    grouped = because(op, "reads parts of the dimension by number")
     if a.ndim == b.ndim == 3:  # a plain batch
         ctx.labels.unify(first[0], second[0], reason)
         result = [first[0], first[1], second[2]]

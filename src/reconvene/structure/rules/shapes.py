@@ -13,7 +13,10 @@ def view(ctx: Context, op: Op) -> None:
     """The same positions under another shape."""
     out = op.outs[0]
     assert out is not None
-    ctx.set(out, ctx.labels.regroup(ctx.dims(op.args[0]), list(out.shape), because(op, "views it in another shape")))
+    ctx.set(
+        out,
+        ctx.labels.regroup(ctx.dims(op.args[0]), list(out.shape), because(op, "changes the shape of the dimension")),
+    )
     ctx.same_source(op)
 
 
@@ -90,7 +93,7 @@ def concatenate(ctx: Context, op: Op) -> None:
     for part_dims in dims_by_part[1:]:
         for a, (first_dim, part_dim) in enumerate(zip(dims, part_dims, strict=True)):
             if a != axis:
-                ctx.labels.unify(first_dim, part_dim, because(op, "joins it with a fixed size"))
+                ctx.labels.unify(first_dim, part_dim, because(op, "joins the dimension with one of fixed size"))
     dims[axis] = _joined(ctx, op, [d[axis] for d in dims_by_part], [t.shape[axis] for t in parts])
     ctx.set(op.outs[0], dims)
     ctx.same_source(op)
@@ -112,7 +115,7 @@ def stack(ctx: Context, op: Op) -> None:
     dims = list(ctx.dims(parts[0]))
     for part in parts[1:]:
         for first_dim, part_dim in zip(dims, ctx.dims(part), strict=True):
-            ctx.labels.unify(first_dim, part_dim, because(op, "joins it with a fixed size"))
+            ctx.labels.unify(first_dim, part_dim, because(op, "joins the dimension with one of fixed size"))
     axis = axis_of(arg(op, 1, "dim", 0), len(dims) + 1)
     ctx.set(op.outs[0], [*dims[:axis], rigid(len(parts)), *dims[axis:]])
     ctx.same_source(op)
@@ -141,13 +144,15 @@ def _cut(ctx: Context, op: Op, dim: Dim, sizes: list[int], *, sizes_known: bool,
     if sizes_known:
         return list(pieces)  # equations hold the pieces to the sizes the code gives
     if len(set(sizes)) == 1 and sizes[0] > 1:
-        ctx.labels.pieces.append((pieces, because(op, "cuts it into equal pieces")))
+        ctx.labels.pieces.append((pieces, because(op, "cuts the dimension into equal pieces")))
     elif counted and sizes[0] - sizes[-1] < len(sizes):
         # As much shorter as it is now, the last piece comes out of as many pieces again. Zeros stand for what it lacks.
         last = np.concatenate([pieces[-1], np.zeros(sizes[0] - sizes[-1], dtype=np.int64)])
-        ctx.labels.pieces.append(([*pieces[:-1], last], because(op, "cuts it into pieces, the last one shorter")))
+        ctx.labels.pieces.append(
+            ([*pieces[:-1], last], because(op, "cuts the dimension into pieces, the last one shorter"))
+        )
     else:
-        ctx.pin(op, dim, why=because(op, "cuts it into unequal pieces"))
+        ctx.pin(op, dim, why=because(op, "cuts the dimension into unequal pieces"))
     return list(pieces)
 
 
@@ -165,12 +170,12 @@ def cut(ctx: Context, op: Op) -> None:
         labels = ctx.labels.flat(dims[axis], op.site)
         equal = step == 1 and size and whole_size % size == 0 and start % size == 0
         if labels is None or not (equal or (step == 1 and id(out) in ctx.known_cuts)):
-            ctx.pin(op, dims[axis], why=because(op, "takes a part of it"))
+            ctx.pin(op, dims[axis], why=because(op, "reads a fixed part of the dimension"))
             dims[axis] = rigid(size)
         else:
             if id(out) not in ctx.known_cuts:
                 pieces = list(labels.reshape(-1, size))
-                ctx.labels.pieces.append((pieces, because(op, "takes one of equal pieces")))
+                ctx.labels.pieces.append((pieces, because(op, "reads one of equal pieces of the dimension")))
             dims[axis] = () if size == 1 else ((size, labels[start : start + size]),)
     ctx.set(out, dims)
     ctx.same_source(op)
@@ -188,7 +193,7 @@ def select(ctx: Context, op: Op) -> None:
     x = op.args[0]
     axis = axis_of(arg(op, 1, "dim", 0), x.ndim)
     dims = ctx.dims(x)
-    ctx.pin(op, dims[axis], why=because(op, "takes one position of it"))
+    ctx.pin(op, dims[axis], why=because(op, "reads one position of the dimension"))
     for out in op.outs:
         ctx.set(out, [dim for a, dim in enumerate(dims) if a != axis])
     ctx.same_source(op)
@@ -201,7 +206,7 @@ def windows(ctx: Context, op: Op) -> None:
     assert out is not None
     axis = axis_of(op.args[1], x.ndim)
     dims = ctx.dims(x)
-    ctx.pin(op, dims[axis], why=because(op, "slides over it"))
+    ctx.pin(op, dims[axis], why=because(op, "slides over the whole dimension"))
     ctx.set(out, [*dims[:axis], rigid(out.shape[axis]), *dims[axis + 1 :], rigid(out.shape[-1])])
 
 
@@ -210,7 +215,7 @@ def unbind(ctx: Context, op: Op) -> None:
     x = op.args[0]
     axis = axis_of(arg(op, 1, "dim", 0), x.ndim)
     dims = ctx.dims(x)
-    ctx.pin(op, dims[axis], why=because(op, "takes its positions apart"))
+    ctx.pin(op, dims[axis], why=because(op, "separates the positions of the dimension"))
     for out in op.outs:
         ctx.set(out, [dim for a, dim in enumerate(dims) if a != axis])
     ctx.same_source(op)

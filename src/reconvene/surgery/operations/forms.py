@@ -87,7 +87,7 @@ class Replacement:
         try:
             return cls(name, tuple(float(number) for number in numbers.split(",") if number))
         except ValueError as error:
-            raise ArtifactError(f"{text!r} is no form of an operation: {error}") from error
+            raise ArtifactError(f"{text!r} is not a form of an operation: {error}") from error
 
     def module(self, before: nn.Module) -> nn.Module:
         """The module that takes the place of ``before``. Raises ArtifactError where the numbers do not fit."""

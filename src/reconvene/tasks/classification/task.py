@@ -75,7 +75,7 @@ class Classification(Task):
             raise TrainingError(
                 f"{role} returns a tensor {list(output.shape)} for {target.shape[0]} images; "
                 f"classification needs [{target.shape[0]}, {len(classes)}]. Try: --task segmentation (or instances, "
-                "regression, image-to-image) where outputs are no scores of classes."
+                "regression, image-to-image) where outputs are not scores of classes."
             )
         if output.shape[1] != len(classes):
             raise TrainingError(

@@ -169,7 +169,7 @@ class _RecipeRun:
                     )
                 remove_folder(work.folder)
         elif work.folder.exists() and any(work.folder.iterdir()):
-            raise RecipeError(f"{work.folder} is no stage of a recipe, and nothing is written over it. Try: -o DIR")
+            raise RecipeError(f"{work.folder} is not a stage of a recipe, and nothing is written over it. Try: -o DIR")
         work.folder.mkdir(parents=True, exist_ok=True)
         write_atomic(identity, text.encode())
         if not (work.folder / STAGE_RESULT).exists():

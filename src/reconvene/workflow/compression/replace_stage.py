@@ -54,7 +54,7 @@ class ReplaceStage(RecipeStage):
             settings.fail(place, "replace needs what to allow, such as allow: [relu, relu6], or a price, such as 0.5")
         if chosen.price is not None and not 0 < chosen.price <= 1:
             settings.fail(
-                (*place, "price"), f"price {chosen.price} is no share of what the operations cost: above 0, up to 1"
+                (*place, "price"), f"price {chosen.price} is not a share of what the operations cost: above 0, up to 1"
             )
         if chosen.epochs < 0:
             settings.fail((*place, "epochs"), f"epochs {chosen.epochs} must be at least 0")
