@@ -56,6 +56,8 @@ def test_networks_that_a_search_cannot_begin_with_are_refused(
     out = ["-o", str(tmp_path / "out")]
     assert "is not trained" in trouble(capfd, "search", folder, *DATA, "--size", "8kB", *out)
     assert "a budget is missing" in trouble(capfd, "search", folder, *DATA, *out, code=2)
-    assert "not a list of numbers" in trouble(capfd, "search", folder, *DATA, "--size", "8kB", "--bits", "a", *out, code=2)
+    assert "not a list of numbers" in trouble(
+        capfd, "search", folder, *DATA, "--size", "8kB", "--bits", "a", *out, code=2
+    )
     floor = trouble(capfd, "search", folder, *DATA, "--size", "100", "--warmup", "1", "--epochs", "3", *out)
     assert "with the fewest channels and bits it is" in floor

@@ -214,3 +214,13 @@ def test_the_file_of_the_docs_is_one(tmp_path: Path) -> None:
     file = cost_file(path)
     assert list(file.costs) == ["cycles", "energy"] and file.weights == (4, 8)
     exec(page.partition("```python\n")[2].partition("```")[0], {})
+
+
+@pytest.mark.parametrize("name", ["bits", "mpic", "ne16", "roofline", "speck"])
+def test_costs_are_those_of_one_example_whatever_the_batch(name: str) -> None:
+    """As multiply-accumulates are: rows of a linear layer are examples, and its tiles are filled by one of them."""
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+    structures = [analyse(model, torch.zeros(batch, 3, 12, 12)) for batch in (1, 3, 8)]
+    for cost in cost_file(name).costs.values():
+        found = {cost.bind(structure, None)(structure.widths) for structure in structures}
+        assert len(found) == 1, f"{cost.name}: {found}"

@@ -476,7 +476,10 @@ def test_a_list_in_the_recipe_asks_for_every_value() -> None:
             "entry 1 of models: args.width: expected .*, got a list of 2",
         ),
         ({"models": [{"model": "vgg16_bn", "args": {"width": float("inf")}}]}, "args.width inf is not finite"),
-        ({"models": [{"model": "vgg16_bn", "input": "3x32"}, {"model": "vgg16_bn", "input": "x"}]}, "not a shape such as"),
+        (
+            {"models": [{"model": "vgg16_bn", "input": "3x32"}, {"model": "vgg16_bn", "input": "x"}]},
+            "not a shape such as",
+        ),
         (
             {"models": [{"model": "vgg16_bn", "input": [3, 0, 32]}]},
             "entry 2 of entry 1 of models: input: expected at least 1, got 0",

@@ -87,7 +87,9 @@ def test_missing_or_senseless_arguments_are_reported(tmp_path: Path, capfd: pyte
     options = ["--data", "digits", "--limit", "60"]
     assert "say how small it becomes" in trouble(capfd, "train", folder, *options, "--grow")
     assert "add --grow" in trouble(capfd, "train", folder, *options, "--params", "2x", code=2)
-    assert "is not a pair" in trouble(capfd, "train", folder, *options, "--grow", "--params", "2x", "--ramp", "1", code=2)
+    assert "is not a pair" in trouble(
+        capfd, "train", folder, *options, "--grow", "--params", "2x", "--ramp", "1", code=2
+    )
     assert "leave --qat out" in trouble(capfd, "train", folder, *options, "--grow", "--params", "2x", "--qat", code=2)
     assert "two shares" in trouble(capfd, "train", folder, *options, "--grow", "--params", "2x", "--ramp", "0.6,0.2")
 

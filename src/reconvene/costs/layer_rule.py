@@ -30,7 +30,7 @@ class LayerRule:
     ``kernel`` size of the kernel, ``height`` and ``width`` of the output, ``places`` their product, ``weights`` =
     kernel * cin * k, ``outputs`` = k * places, ``macs`` = weights * places, ``w`` and ``a`` bits of weights and
     activations, and what ``where`` defines before it. The amount counts once a sample of the example inputs; with
-    ``per_weight`` it counts once a weight, however many samples and calls read that.
+    ``per_weight`` it counts once a weight, however many calls read that.
     """
 
     kinds: tuple[str, ...]

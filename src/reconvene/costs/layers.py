@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reconvene.costs.layer_rule import CONVOLUTION, DEPTHWISE, LINEAR, PRODUCT
+from reconvene.costs.macs import examples_of
 from reconvene.costs.sizes import Products, Sizes, sizes_of
 from reconvene.structure import Structure
 from reconvene.structure.labels import Dim
@@ -49,7 +50,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class LayerSizes:
-    """The sizes of one layer at certain widths. ``spatial``: of the output, one number an axis."""
+    """The sizes of one layer at certain widths. ``spatial``: of the output, one number an axis; ``samples``: calls."""
 
     outputs: int
     inputs: int
@@ -69,10 +70,11 @@ def layers_of(structure: Structure) -> list[Layer]:
 
 
 class LayerTable:
-    """The layers of a structure, and their sizes at any widths."""
+    """The layers of a structure, and their sizes at any widths, for one example of the example inputs."""
 
     def __init__(self, structure: Structure) -> None:
         self.layers = layers_of(structure)
+        self._examples = examples_of(structure)
         self._sizes: Sizes = sizes_of(structure)
         rows = [(layer.outputs, layer.inputs, *layer.places) for layer in self.layers]
         self._starts = np.cumsum([0, *map(len, rows)]).tolist()
@@ -82,11 +84,16 @@ class LayerTable:
         """The sizes of every layer at these widths, int64 ``[groups]``."""
         sizes = self._products.terms(self._sizes.at(widths)).tolist()
         bounds = zip(self._starts, self._starts[1:], strict=False)
-        return [_layer_sizes(*sizes[start:end]) for start, end in bounds]
+        return [_layer_sizes(self._examples, *sizes[start:end]) for start, end in bounds]
 
 
-def _layer_sizes(outputs: int, inputs: int, samples: int, *spatial: int) -> LayerSizes:
-    return LayerSizes(outputs, inputs, samples, spatial)
+def _layer_sizes(examples: int, outputs: int, inputs: int, samples: int, *spatial: int) -> LayerSizes:
+    """Of one example: convolutions count them in ``samples``, matrix products in their rows."""
+    if samples % examples == 0:
+        return LayerSizes(outputs, inputs, samples // examples, spatial)
+    if len(spatial) == 1 and spatial[0] % examples == 0:
+        return LayerSizes(outputs, inputs, samples, (spatial[0] // examples,))
+    return LayerSizes(outputs, inputs, samples, spatial)  # once for all examples
 
 
 def _layer(structure: Structure, op: Op, dims: list[Dim], weights: Mapping[int, tuple[str, int]]) -> Layer:

@@ -21,6 +21,7 @@ from reconvene.planning.regrowth import RAMP
 from reconvene.surgery import Plan
 from reconvene.training import TrainConfig, evaluate_split, train_model
 from reconvene.training.checkpoint import differences
+from reconvene.utils.locks import alone_in
 from reconvene.utils.progress import stage
 from reconvene.workflow.origin import DENSE
 from reconvene.workflow.prune import Pruning, Samples, record_of
@@ -78,7 +79,7 @@ def train_growing(
     else:
         dense = artifact.dense(folder, allow_import=allow_import)
     goal = _goal(folder, stored.plan, dense, dataset, budget, pruning)
-    with stage(f"training {folder} while channels leave and come back"):
+    with alone_in(folder, error=TrainingError), stage(f"training {folder} while channels leave and come back"):
         result = train_model(
             dense,
             dataset,

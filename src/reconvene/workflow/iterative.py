@@ -34,6 +34,7 @@ from reconvene.training.checkpoint import sha256
 from reconvene.training.evaluate import try_model
 from reconvene.training.log import LOG_NAME
 from reconvene.utils.files import PENDING, write_atomic
+from reconvene.utils.locks import alone_in
 from reconvene.utils.progress import note, stage
 from reconvene.workflow.origin import DENSE, Origin
 from reconvene.workflow.pictures import PICTURES, draw_predictions, write_pictures
@@ -102,11 +103,12 @@ def prune_in_steps(
         model = origin.build(allow_import=allow_import)
     try_model(model, dataset)
     asked = run.asked(model)
-    if not run.is_finished(asked):
-        require_replaceable(folder, overwrite=overwrite)
-        schedule = run.begin(asked, model, origin, overwrite=overwrite)
-        run.finish(asked, run.all_steps(model, schedule))
-    run.move_results()
+    with alone_in(folder, error=ArtifactError):
+        if not run.is_finished(asked):
+            require_replaceable(folder, overwrite=overwrite)
+            schedule = run.begin(asked, model, origin, overwrite=overwrite)
+            run.finish(asked, run.all_steps(model, schedule))
+        run.move_results()
     plan = artifact.read_plan(folder)
     assert plan is not None, "saved above"
     return plan

@@ -12,6 +12,7 @@ from reconvene.deploy import QuantisationAware
 from reconvene.errors import TrainingError
 from reconvene.training import Distillation, TrainConfig, evaluate_split, train_model
 from reconvene.training.quantising import Range, check_quantising
+from reconvene.utils.locks import alone_in
 from reconvene.utils.progress import stage
 from reconvene.workflow.origin import DENSE
 from reconvene.workflow.train import Lesson, keep_trained, not_itself, recipe_of, trained_already, with_evaluation
@@ -64,7 +65,7 @@ def train_quantised(
             raise trained_already(folder, recipe, earlier.asked, " quantisation-aware")
         return training
     model = artifact.load(folder, allow_import=allow_import)
-    with stage(f"training {folder} quantisation-aware"):
+    with alone_in(folder, error=TrainingError), stage(f"training {folder} quantisation-aware"):
         result = train_model(
             model,
             dataset,

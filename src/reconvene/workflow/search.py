@@ -25,6 +25,7 @@ from reconvene.training.checkpoint import CHECKPOINT_NAME
 from reconvene.training.epoch_batches import TrainingBatches
 from reconvene.training.log import LOG_NAME
 from reconvene.training.machine import choose_device
+from reconvene.utils.locks import alone_in
 from reconvene.utils.progress import stage
 from reconvene.workflow.prune import require_replaceable, set_aside
 
@@ -82,7 +83,7 @@ def search_artifact(
     inputs = example_inputs(source.input_shape, seed=searching.seed)
     config = TrainConfig(seed=searching.seed, batch_size=searching.batch_size, lr=searching.lr)
     began = time.monotonic()
-    with stage(f"searching {directory} for {budget}"):
+    with alone_in(folder, error=TrainingError), stage(f"searching {directory} for {budget}"):
         small = _searched(model, inputs, dataset, budget, searching, config, folder, resume)
     plan: Plan = small.reconvene_plan  # type: ignore[assignment]
     assert plan.bits is not None, "a search decides bits"

@@ -19,6 +19,7 @@ from reconvene.tasks import Evaluation, task_named
 from reconvene.training import Distillation, TrainConfig, TrainResult, evaluate_split, train_model
 from reconvene.training.checkpoint import CHECKPOINT_NAME, differences
 from reconvene.training.frozen_bits import FrozenBits
+from reconvene.utils.locks import alone_in
 from reconvene.utils.progress import ProgressOption, is_first_process, listening, note, stage
 from reconvene.workflow.inputs import DataLike, dataset_for
 from reconvene.workflow.origin import DENSE, stored_variants
@@ -94,7 +95,7 @@ def train(
     (1, True)
     """
     folder = Path(directory)
-    with listening(progress):
+    with listening(progress), alone_in(folder, error=TrainingError):
         dataset = dataset_for(folder, data)
         config = usual_recipe(folder, epochs) if config is None else config
         return _trained(folder, dataset, epochs, config, lesson, again, resume, allow_import, description)

@@ -17,6 +17,7 @@ from reconvene.errors import ArtifactError, BudgetError, RecipeError
 from reconvene.models import example_inputs, resolve_address
 from reconvene.planning.schedule import amount_text
 from reconvene.utils.files import read_regular, write_atomic
+from reconvene.utils.locks import alone_in
 from reconvene.utils.machine import machine
 from reconvene.utils.progress import ProgressOption, listening, note, stage
 from reconvene.workflow.compression.compressed import Compressed, draw_stages, stage_folder
@@ -69,7 +70,7 @@ def compress(
     chosen = read_recipe_file(recipe)
     folder = Path("out") / ("recipe" if not isinstance(recipe, str | Path) else Path(recipe).stem)
     run = _RecipeRun(chosen, Path(directory) if directory is not None else folder, overwrite, allow_import)
-    with listening(progress):
+    with listening(progress), alone_in(run.folder, error=RecipeError):
         return run.carry_out()
 
 
