@@ -189,7 +189,7 @@ def test_the_usual_tool_checks_it_too(unpacked: Path) -> None:
 def test_files_of_the_user_beside_it_do_not_matter(unpacked: Path) -> None:
     (unpacked / "holiday.png").write_bytes(b"no picture")
     assert answer(unpacked, "test")["passed"]
-    assert "no image" in run(unpacked, "classify", str(unpacked / "holiday.png")).stderr
+    assert "is not an image" in run(unpacked, "classify", str(unpacked / "holiday.png")).stderr
     assert "no file" in run(unpacked, "classify", str(unpacked / "nothing.png")).stderr
 
 

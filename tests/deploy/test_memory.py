@@ -101,7 +101,7 @@ def test_a_budget_on_memory_holds_in_the_runtime_itself(precision: str) -> None:
     found = planned_memory(small, IMAGE, plan="onnx", precision=precision)
     assert found == made.costs["pruned"]["peak_memory"] and 0.4 * limit <= found <= limit  # blocks are coarse here
     assert limit == planned_memory(model, IMAGE, plan="onnx", precision=precision) // 2
-    assert f"plan of onnx in {precision}" in made.conditions["peak_memory"]
+    assert f"as planned by onnx in {precision}" in made.conditions["peak_memory"]
 
 
 def test_a_memory_that_no_widths_keep_is_refused_with_the_floor() -> None:

@@ -21,7 +21,18 @@ import reconvene as rc
 from reconvene import artifact, cli, devices
 from reconvene.costs import Budget, short_text
 from reconvene.errors import BudgetError, FleetError
-from reconvene.fleet import Result, assignments, front, networks, portfolio, rank, read_fleet, run_fleet, write_page
+from reconvene.fleet import (
+    Result,
+    assignments,
+    front,
+    job,
+    networks,
+    portfolio,
+    rank,
+    read_fleet,
+    run_fleet,
+    write_page,
+)
 from reconvene.fleet.device_result import DeviceRow, mark_chosen
 from reconvene.fleet.portfolio import DONE
 from reconvene.models import resolve_address
@@ -608,3 +619,15 @@ def test_two_models_never_share_a_folder_of_results(tmp_path: Path) -> None:
         read_fleet(path)
     assert networks.result_folder("timm:resnet18", None) == networks.result_folder("timm-resnet18", None)
     assert networks.result_folder("nets\\mine.py:make", None) == "nets-mine.py-make"
+
+
+def test_a_worker_loads_plugins_before_its_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Loaded(BaseException):
+        pass
+
+    def load() -> list[str]:
+        raise Loaded
+
+    monkeypatch.setattr(job, "load_plugins", load)
+    with pytest.raises(Loaded):
+        job.execute_job({"key": "k"}, str(tmp_path))

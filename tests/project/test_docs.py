@@ -18,7 +18,9 @@ from support.paths import BENCHMARKS, ROOT
 sys.path.insert(0, str(BENCHMARKS))
 import pages as generated
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXTENDING = sorted((ROOT / "docs" / "extending").glob("*.md"))
+"""Their examples run in test_extending.py."""
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -35,7 +37,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *EXTENDING], ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", prose_of(page)):
         if target.startswith("https://"):

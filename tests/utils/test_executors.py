@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from reconvene.utils import executors
 from reconvene.utils.executors import in_processes
 from support.process_jobs import write_or_die
 
@@ -50,11 +49,3 @@ def test_jobs_that_come_after_a_worker_died_are_done(tmp_path: Path) -> None:
 
 def test_no_jobs_start_no_process(tmp_path: Path) -> None:
     assert list(in_processes(write_or_die, iter(()), str(tmp_path), workers=2)) == []
-
-
-def test_a_worker_loads_plugins_before_its_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded: list[str] = []
-    monkeypatch.setattr(executors, "load_plugins", lambda: loaded.append("plugins"))
-    assert executors._tried(lambda job, _: {"a": str(loaded).encode()}, {"key": "k"}, str(tmp_path)) == {
-        "a": b"['plugins']"
-    }

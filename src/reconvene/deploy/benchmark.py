@@ -165,7 +165,7 @@ def _check(precisions: Sequence[str], evidence: BenchData, threads: int, repeats
     if not precisions:
         raise ModelError("there is nothing to bench: precisions is empty")
     if "int8" in precisions and evidence.calibration is None:
-        raise ExportError("int8 is calibrated on data: pass evidence=BenchData(calibration=...), or leave int8 out")
+        raise ExportError("int8 is calibrated on real data: give evidence=BenchData(calibration=...), or no int8")
 
 
 @dataclass

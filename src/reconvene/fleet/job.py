@@ -27,6 +27,7 @@ from reconvene.surgery import Plan
 from reconvene.tasks import DEFAULT
 from reconvene.training import TrainConfig
 from reconvene.utils.executors import FileContents, Job
+from reconvene.utils.plugins import load_plugins
 from reconvene.workflow.evaluate import judge_cut
 from reconvene.workflow.inputs import DataChoice, dataset_for
 from reconvene.workflow.origin import DENSE, Origin
@@ -43,6 +44,7 @@ def execute_job(job: Job, work: str) -> FileContents:
 
     The folder stays until the result has landed, so that training that was stopped goes on from its checkpoint.
     """
+    load_plugins()  # a worker has none yet
     folder = Path(work) / job["key"]
     origin, allow = _origin_of(job), bool(job["allow_import"])
     dataset = cache(partial(_dataset, job, origin))

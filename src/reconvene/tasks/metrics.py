@@ -245,7 +245,7 @@ def synops(model: nn.Module, data: Iterable[Any], example_inputs: Any = None, *,
         >>> from torch import nn
         >>> counted = synops(nn.Linear(4, 2), [torch.ones(3, 4)])
         >>> counted.ac, counted.mac
-        (8.0, 0)
+        (8.0, 0.0)
 
     Raises CriterionError: there are no data, or the model refuses a batch.
     """

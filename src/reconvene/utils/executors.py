@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from reconvene.errors import MissingExtraError, ReconveneError
-from reconvene.utils.plugins import load_plugins
 
 ATTEMPTS = 3
 _PATIENCE = 10
@@ -173,7 +172,6 @@ def _tried(execute: Execute, job: Job, work: str) -> FileContents | str:
     mark = _mark(work, job["key"])
     try:
         mark.write_text(str(os.getpid()), encoding="utf-8")
-        load_plugins()  # a process of its own has none yet
         return execute(job, work)
     except Exception as error:  # noqa: BLE001 - a model of the user's own raises anything
         return _why(error)
