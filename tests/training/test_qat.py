@@ -295,7 +295,7 @@ def test_an_artifact_is_trained_on_and_exported(
         patch.setattr(TrainingRun, "_step", lambda *a: pytest.fail("trained again"))
         assert answer(capfd, *asked) == found == answer(capfd, "train", str(folder), *FAST)
         assert "with other settings: lr is 0.02 now and was" in trouble(capfd, *asked, "--lr", "0.02")
-        assert "no trained artifact" in trouble(capfd, *asked, "--distill")
+        assert "not a trained artifact" in trouble(capfd, *asked, "--distill")
         assert "bfloat16" in trouble(capfd, *asked, "--again", "--precision", "bf16")
     options = ["--data", "digits", "--allow-import", "--quantize", "int8", "--to", "onnx,executorch"]
     exports = answer(capfd, "export", str(folder), *options, "--min-agreement", "0.9")["exports"]
