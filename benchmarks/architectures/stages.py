@@ -6,7 +6,6 @@ time or memory leaves what is known.
 
 from __future__ import annotations
 
-import copy
 import tempfile
 import time
 from collections.abc import Callable
@@ -224,44 +223,32 @@ class Trial:
 def train(architecture: Architecture, dense: nn.Module, small: nn.Module, inputs: Any) -> None:
     """A step down the gradient lowers the loss, and what has a gradient in the dense network has one in the small one.
 
-    Where gradients are so steep that single precision cannot resolve a step, it is taken in double precision. Raises
-    ValueError where that is not so.
+    Raises ValueError where that is not so.
     """
     loss = architecture.loss or squared
-    missing = sorted(reached(dense.train(), loss, inputs) - reached(small.train(), loss, inputs))
+    before, slopes = gradients(small.train(), loss, inputs)
+    missing = sorted(reached(dense.train(), loss, inputs) - reached(small, loss, inputs))
     dense.eval()
     if missing:
         raise ValueError(f"{len(missing)} parameters have no gradient, such as {missing[0]}")
-    before, after = descend(small, loss, inputs)
-    if not after < before:
-        wide = copy.deepcopy(small)  # moved by less than anything that it is tested for afterwards
-        double = map_tensors(lambda t: t.double() if t.is_floating_point() else t, inputs)
-        before, after = descend(wide.double(), loss, double)
-    if not after < before:
-        raise ValueError(f"a step down the gradient does not lower the loss: {before:.6g} becomes {after:.6g}")
-    small.eval()
-
-
-def descend(model: nn.Module, loss: Callable[[nn.Module, Any], Tensor], inputs: Any) -> tuple[float, float]:
-    """The loss before and after the longest of ``STEPS`` down the gradient that lowers it, or the shortest of them."""
-    before, slopes = gradients(model.train(), loss, inputs)
     if not all(bool(slope.isfinite().all()) for slope in slopes.values()):
         raise ValueError("a gradient is not finite")
     steepness = float(sum(slope.square().sum() for slope in slopes.values()))
     if not steepness:
         raise ValueError("every gradient is zero")
-    parameters = dict(model.named_parameters())
-    moved, after = 0.0, before
+    parameters = dict(small.named_parameters())
+    moved = 0.0
     for share in STEPS:
         length = share * max(abs(before), 1e-6) / steepness
         with torch.no_grad():
             for name, slope in slopes.items():
                 parameters[name].sub_(slope, alpha=length - moved)
         moved = length
-        after = float(seeded(loss, model, inputs).detach())
+        after = float(seeded(loss, small, inputs).detach())
         if after < before:
-            break
-    return before, after
+            small.eval()
+            return
+    raise ValueError(f"a step down the gradient does not lower the loss: {before:.6g} becomes {after:.6g}")
 
 
 def gradients(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import datetime
 import importlib
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import reconvene as rc
 from reconvene.errors import BudgetError
@@ -243,22 +242,3 @@ def test_the_coverage_page_lists_every_network_and_every_exception() -> None:
 
 def test_the_plot_of_growth_is_well_formed() -> None:
     ET.fromstring(speed.chart(speed.grown(rows.read_rows(speed.SCALING))))
-
-
-def test_a_step_that_single_precision_cannot_resolve_is_taken_in_double() -> None:
-    class Steep(nn.Module):
-        """A slope of 1e12 at a weight of one: a step that is short enough is nothing to a float32."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(1))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return x * (1 + 1e6 * torch.sin(1e6 * (self.weight - 1)).square() + 1e6 * (self.weight - 1))
-
-    architecture = entry.Architecture("own/steep", lambda: (Steep(), torch.ones(1)), loss=lambda m, x: m(x).sum())
-    small = Steep()
-    before, after = stages.descend(copy.deepcopy(small), architecture.loss, torch.ones(1))
-    assert not after < before
-    stages.train(architecture, Steep(), small, torch.ones(1))
-    assert not small.training and small.weight.dtype == torch.float32
