@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from reconvene.errors import ArtifactError, FleetError, TrainingError
 from reconvene.fleet.portfolio import _require_own
 from reconvene.models import ModelSource, resolve_address
 from reconvene.training.checkpoint import CHECKPOINT_NAME
+from reconvene.utils.locks import alone_in
+from reconvene.workflow import grow
 from reconvene.workflow.grow import train_growing
 from reconvene.workflow.iterative import STEPS, _Run
 from reconvene.workflow.prune import prune_artifact, require_replaceable, set_aside
@@ -81,3 +84,24 @@ def test_a_fleet_writes_over_results_of_fleets_only(tmp_path: Path) -> None:
     (tmp_path / "phone" / "contract.pdf").write_bytes(b"the user's own")
     with pytest.raises(FleetError, match="was not made by a fleet"):
         _require_own(tmp_path / "phone")
+
+
+def test_the_folder_is_held_until_the_result_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two seeds that end together would else put the manifest of one over the weights of the other."""
+    pytest.importorskip("sklearn")
+    from reconvene.data import load_data
+
+    refused: list[str] = []
+
+    def keep(folder: Path, *_: Any, **__: Any) -> None:
+        with (
+            pytest.raises(TrainingError, match="another process is at work") as caught,
+            alone_in(folder, error=TrainingError),
+        ):
+            pass
+        refused.append(str(caught.value))
+
+    monkeypatch.setattr(grow, "keep_trained", keep)
+    data = load_data("digits", input_shape=(3, 32, 32), limit=64)
+    train_growing(saved(tmp_path / "dense"), data, epochs=1, budget=BUDGET)
+    assert len(refused) == 1

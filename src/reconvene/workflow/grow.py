@@ -57,52 +57,54 @@ def train_growing(
     Raises TrainingError: among others, without a budget for a dense artifact, or for one that was trained otherwise.
     """
     folder = Path(directory)
-    stored = artifact.Artifact.open(folder)
-    limits = None if budget is None else {name: str(value) for name, value in budget.asked.items()}
-    grown = {"budget": limits, "regrow": regrow, "ramp": list(ramp), "plan_seed": pruning.seed, **_about(pruning)}
-    recipe = recipe_of(dataset, epochs, config) | {"growing": grown}
-    earlier = stored.timed_training
-    if earlier is not None and stored.plan is not None:
-        if earlier.asked != recipe:
+    with alone_in(folder, error=TrainingError):
+        stored = artifact.Artifact.open(folder)
+        limits = None if budget is None else {name: str(value) for name, value in budget.asked.items()}
+        grown = {"budget": limits, "regrow": regrow, "ramp": list(ramp), "plan_seed": pruning.seed, **_about(pruning)}
+        recipe = recipe_of(dataset, epochs, config) | {"growing": grown}
+        earlier = stored.timed_training
+        if earlier is not None and stored.plan is not None:
+            if earlier.asked != recipe:
+                different = differences(recipe, earlier.asked)
+                raise TrainingError(
+                    f"{folder} was pruned and trained already, with other settings: {different}. "
+                    "Repeat the earlier call, or grow an artifact of the dense network in another folder"
+                )
+            return earlier
+        if stored.plan is None:
+            dense = artifact.load(folder, allow_import=allow_import)
+        elif stored.is_trained:
             raise TrainingError(
-                f"{folder} was pruned and trained already, with other settings: {differences(recipe, earlier.asked)}. "
-                "Repeat the earlier call, or grow an artifact of the dense network in another folder"
+                f"{folder} was pruned with its trained weights, and growing begins with a dense network. Grow an "
+                "artifact of the dense network instead"
             )
-        return earlier
-    if stored.plan is None:
-        dense = artifact.load(folder, allow_import=allow_import)
-    elif stored.is_trained:
-        raise TrainingError(
-            f"{folder} was pruned with its trained weights, and growing begins with a dense network. Grow an artifact "
-            "of the dense network instead"
-        )
-    else:
-        dense = artifact.dense(folder, allow_import=allow_import)
-    goal = _goal(folder, stored.plan, dense, dataset, budget, pruning)
-    with alone_in(folder, error=TrainingError), stage(f"training {folder} while channels leave and come back"):
-        result = train_model(
-            dense,
-            dataset,
-            epochs=epochs,
-            directory=folder,
-            config=config,
-            growing=GoalGrowing(goal, regrow, ramp),
-            resume=resume,
-        )
-    assert result.cut is not None, "masks end in a cut"
-    small, plan = result.cut, result.cut.reconvene_plan
-    assert isinstance(plan, Plan), "a network that was cut has its plan"
-    if stored.plan is None and stored.is_trained and not (folder / DENSE / artifact.MANIFEST).exists():
-        trained = artifact.load(folder, allow_import=allow_import)
-        artifact.save(trained, folder / DENSE, extra=stored.measurements)
-    result = replace(result, evaluation=evaluate_split(small, dataset))
-    training = training_record(dataset, epochs, result, recipe, None)
-    settings = replace(pruning, criterion=plan.criterion, evaluator=None, rectify="keep", trained=True)
-    sections: dict[str, Any] = {"preprocessing": dataset.preprocessing.to_dict()}
-    if budget is not None:
-        sections["pruning"] = record_of(settings, budget)
-    keep_trained(folder, artifact.remember_origin(small, plan=plan, source=stored.source), training, **sections)
-    return training
+        else:
+            dense = artifact.dense(folder, allow_import=allow_import)
+        goal = _goal(folder, stored.plan, dense, dataset, budget, pruning)
+        with stage(f"training {folder} while channels leave and come back"):
+            result = train_model(
+                dense,
+                dataset,
+                epochs=epochs,
+                directory=folder,
+                config=config,
+                growing=GoalGrowing(goal, regrow, ramp),
+                resume=resume,
+            )
+        assert result.cut is not None, "masks end in a cut"
+        small, plan = result.cut, result.cut.reconvene_plan
+        assert isinstance(plan, Plan), "a network that was cut has its plan"
+        if stored.plan is None and stored.is_trained and not (folder / DENSE / artifact.MANIFEST).exists():
+            trained = artifact.load(folder, allow_import=allow_import)
+            artifact.save(trained, folder / DENSE, extra=stored.measurements)
+        result = replace(result, evaluation=evaluate_split(small, dataset))
+        training = training_record(dataset, epochs, result, recipe, None)
+        settings = replace(pruning, criterion=plan.criterion, evaluator=None, rectify="keep", trained=True)
+        sections: dict[str, Any] = {"preprocessing": dataset.preprocessing.to_dict()}
+        if budget is not None:
+            sections["pruning"] = record_of(settings, budget)
+        keep_trained(folder, artifact.remember_origin(small, plan=plan, source=stored.source), training, **sections)
+        return training
 
 
 def _about(pruning: Pruning) -> dict[str, Any]:

@@ -48,39 +48,40 @@ def train_quantised(
     for a model that torch.export cannot take; MissingExtraError.
     """
     folder = Path(directory)
-    stored = artifact.Artifact.open(folder)
-    training = stored.timed_training
-    if training is None:
-        kept = "has trained weights, and no record of their training" if stored.is_trained else "is not trained yet"
-        raise TrainingError(
-            f"{folder} {kept}, from which quantisation-aware training goes on. First: reconvene train {folder}"
-        )
-    distillation = None if lesson is None else _distillation(folder, lesson, config, allow_import=allow_import)
-    check_quantising(config, distillation)
-    recipe = {**recipe_of(dataset, epochs, config), "way": quantising.to_dict()}
-    recipe |= {} if distillation is None else {"distillation": distillation.to_dict()}
-    earlier = None if again else training.quantised
-    if earlier is not None:
-        if earlier.asked != recipe:
-            raise trained_already(folder, recipe, earlier.asked, " quantisation-aware")
-        return training
-    model = artifact.load(folder, allow_import=allow_import)
-    with alone_in(folder, error=TrainingError), stage(f"training {folder} quantisation-aware"):
-        result = train_model(
-            model,
-            dataset,
-            epochs=epochs,
-            directory=folder,
-            config=config,
-            distillation=distillation,
-            quantising=quantising,
-            resume=resume,
-        )
-    quantised = QuantisedTraining(epochs, result.score, training.score, recipe, result.seconds)
-    record = replace(with_evaluation(training, evaluate_split(model, dataset), result), quantised=quantised)
-    learned = {label: list(scale_and_zero) for label, scale_and_zero in (result.ranges or {}).items()}
-    keep_trained(folder, model, record, ranges=learned)
-    return record
+    with alone_in(folder, error=TrainingError):
+        stored = artifact.Artifact.open(folder)
+        training = stored.timed_training
+        if training is None:
+            kept = "has trained weights, and no record of their training" if stored.is_trained else "is not trained yet"
+            raise TrainingError(
+                f"{folder} {kept}, from which quantisation-aware training goes on. First: reconvene train {folder}"
+            )
+        distillation = None if lesson is None else _distillation(folder, lesson, config, allow_import=allow_import)
+        check_quantising(config, distillation)
+        recipe = {**recipe_of(dataset, epochs, config), "way": quantising.to_dict()}
+        recipe |= {} if distillation is None else {"distillation": distillation.to_dict()}
+        earlier = None if again else training.quantised
+        if earlier is not None:
+            if earlier.asked != recipe:
+                raise trained_already(folder, recipe, earlier.asked, " quantisation-aware")
+            return training
+        model = artifact.load(folder, allow_import=allow_import)
+        with stage(f"training {folder} quantisation-aware"):
+            result = train_model(
+                model,
+                dataset,
+                epochs=epochs,
+                directory=folder,
+                config=config,
+                distillation=distillation,
+                quantising=quantising,
+                resume=resume,
+            )
+        quantised = QuantisedTraining(epochs, result.score, training.score, recipe, result.seconds)
+        record = replace(with_evaluation(training, evaluate_split(model, dataset), result), quantised=quantised)
+        learned = {label: list(scale_and_zero) for label, scale_and_zero in (result.ranges or {}).items()}
+        keep_trained(folder, model, record, ranges=learned)
+        return record
 
 
 def _distillation(folder: Path, lesson: Lesson, config: TrainConfig, *, allow_import: bool) -> Distillation:

@@ -70,37 +70,38 @@ def search_artifact(
     Raises BudgetError, ArgumentError, TrainingError, ArtifactError, UnknownNameError.
     """
     folder, source_folder = Path(output), Path(directory)
-    require_replaceable(folder, overwrite=overwrite, resumes=True)
-    stored = artifact.Artifact.open(source_folder)
-    if not stored.is_trained and not searching.warmup:
-        raise TrainingError(
-            f"{directory} is not trained, and a search begins with trained weights. First: reconvene train {directory}."
-            " Or let the search begin with epochs in float: --warmup 5"
-        )
-    source = stored.source
-    assert source.input_shape is not None, "an artifact has one"
-    model = artifact.load(source_folder, allow_import=allow_import)
-    inputs = example_inputs(source.input_shape, seed=searching.seed)
-    config = TrainConfig(seed=searching.seed, batch_size=searching.batch_size, lr=searching.lr)
-    began = time.monotonic()
-    with alone_in(folder, error=TrainingError), stage(f"searching {directory} for {budget}"):
-        small = _searched(model, inputs, dataset, budget, searching, config, folder, resume)
-    plan: Plan = small.reconvene_plan  # type: ignore[assignment]
-    assert plan.bits is not None, "a search decides bits"
-    training = _training(small, plan, dataset, searching, time.monotonic() - began)
-    if (earlier := getattr(model, "reconvene_plan", None)) is not None:
-        plan = compose_plans(source.build(allow_import=allow_import), inputs, earlier, plan)
-    sections: dict[str, Any] = {
-        "pruning": artifact.PruningRecord(**asdict(_settings(searching)), budget=dict(budget.asked)),
-        "training": training.untimed(),
-        "preprocessing": dataset.preprocessing.to_dict(),
-    }
-    with stage(f"saving to {folder}"), set_aside(folder):
-        timings = artifact.Timings.of(training, pruning=dict(plan.timings))
-        artifact.save(small, folder, plan=plan, source=source, extra=sections, timings=timings)
-    for name in (CHECKPOINT_NAME, LOG_NAME):  # in a folder that held no artifact, and so was not set aside
-        (folder / name).unlink(missing_ok=True)
-    return plan, training
+    with alone_in(folder, error=TrainingError):
+        require_replaceable(folder, overwrite=overwrite, resumes=True)
+        stored = artifact.Artifact.open(source_folder)
+        if not stored.is_trained and not searching.warmup:
+            raise TrainingError(
+                f"{directory} is not trained, and a search begins with trained weights. First: reconvene train "
+                f"{directory}. Or let the search begin with epochs in float: --warmup 5"
+            )
+        source = stored.source
+        assert source.input_shape is not None, "an artifact has one"
+        model = artifact.load(source_folder, allow_import=allow_import)
+        inputs = example_inputs(source.input_shape, seed=searching.seed)
+        config = TrainConfig(seed=searching.seed, batch_size=searching.batch_size, lr=searching.lr)
+        began = time.monotonic()
+        with stage(f"searching {directory} for {budget}"):
+            small = _searched(model, inputs, dataset, budget, searching, config, folder, resume)
+        plan: Plan = small.reconvene_plan  # type: ignore[assignment]
+        assert plan.bits is not None, "a search decides bits"
+        training = _training(small, plan, dataset, searching, time.monotonic() - began)
+        if (earlier := getattr(model, "reconvene_plan", None)) is not None:
+            plan = compose_plans(source.build(allow_import=allow_import), inputs, earlier, plan)
+        sections: dict[str, Any] = {
+            "pruning": artifact.PruningRecord(**asdict(_settings(searching)), budget=dict(budget.asked)),
+            "training": training.untimed(),
+            "preprocessing": dataset.preprocessing.to_dict(),
+        }
+        with stage(f"saving to {folder}"), set_aside(folder):
+            timings = artifact.Timings.of(training, pruning=dict(plan.timings))
+            artifact.save(small, folder, plan=plan, source=source, extra=sections, timings=timings)
+        for name in (CHECKPOINT_NAME, LOG_NAME):  # in a folder that held no artifact, and so was not set aside
+            (folder / name).unlink(missing_ok=True)
+        return plan, training
 
 
 def _searched(
