@@ -287,6 +287,9 @@ def test_the_commands_train_evaluate_and_show_a_unet(
     images = [np.repeat((60 + 120 * (one > 0)).astype(np.uint8)[..., None], 3, axis=2) for one in maps]
     folder(tmp_path / "cells", {"images": images, "instances": maps})
     data = ["--data", "cells", "--task", "segmentation", "--epochs", "1", "--precision", "fp32"]
+    scored = ["--criterion", "snip", "--evaluator", "concentration", *data[:4], "--input", "3x32x32"]
+    sized_unet = ["--model-arg", "width=0.125", "--model-arg", "num_classes=3"]
+    assert answer(capfd, "inspect", "unet", *scored, *sized_unet)["sensitivity"]["groups"], "scored by the task's loss"
     small = ["--input", "3x32x32", "--model-arg", "width=0.125"]
     trained = answer(capfd, "train", "unet", *data, *small)
     assert trained["task"] == "instances" and trained["artifact"] == "out/unet" and 0 <= trained["pq"] <= 1

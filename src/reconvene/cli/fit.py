@@ -52,6 +52,7 @@ class FitCommand(LimitsOptions, DataOptions, CriterionOptions, ModelOptions, See
             criterion=self.criterion,
             evaluator=self.evaluator,
             data=lambda source: Samples(lambda: self.dataset(source.input_shape), seed=self.seed),
+            task=self.task,
             examples=self.examples(),
             seed=self.seed,
             allow_import=self.allow_import,

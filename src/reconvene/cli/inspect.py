@@ -63,6 +63,7 @@ class InspectCommand(DataOptions, CriterionOptions, ModelOptions, Seeded, Comman
                 self.criterion,
                 evaluator=evaluator,
                 data=data,
+                loss=data.loss_for(self.task, trained=False),
                 seed=self.seed,
                 density=self.density,
             )

@@ -197,7 +197,7 @@ def _planner_of(fleet: Fleet, assignment: Assignment, *, allow_import: bool) -> 
         data=samples,
         seed=fleet.seed,
         trained=fleet.trained,
-        loss=samples.loss if fleet.trained or fleet.task != DEFAULT.name else None,
+        loss=samples.loss_for(fleet.task, trained=fleet.trained),
         limits=LayerLimits(fleet.keep),
         evaluator=fleet.evaluator,
     )

@@ -19,6 +19,8 @@ from reconvene.utils.invalid_values import Place
 from reconvene.utils.settings import Settings
 from reconvene.utils.settings_files import read_settings
 
+_NO_DEVICES = "there are no devices. Try: devices: {phone: {macs: 2x}}"
+
 
 def read_fleet(path: str | Path) -> Fleet:
     """Read a fleet's file, YAML or TOML; models of the user's own are not imported yet.
@@ -28,13 +30,13 @@ def read_fleet(path: str | Path) -> Fleet:
     settings = read_settings(path, error=FleetError, usual="yaml")
     options = settings.read(FleetOptions, besides=("devices", "train", "int8"))
     if "devices" not in settings.values:
-        settings.fail((), "there are no devices. Try: devices: {phone: {macs: 2x}}")
+        settings.fail((), _NO_DEVICES)
     folder = Path(path).parent
     bases = find_bases(settings, options, folder)
     options = _completed(settings, options, bases, folder)
     devices = [_read_device(settings, name, options, folder) for name in settings.table(("devices",))]
     if not devices:
-        settings.fail(("devices",), "there are no devices. Try: devices: {phone: {macs: 2x}}")
+        settings.fail(("devices",), _NO_DEVICES)
     train = read_recipe(settings, ("train",), epochs=True) if "train" in settings.values else {}
     int8 = None
     if "int8" in settings.values:

@@ -12,10 +12,11 @@ from reconvene.errors import BudgetError, DeviceError, StructureError
 from reconvene.fleet.device_result import RankedModel, cut_fields, meanings, shown_costs, work_of
 from reconvene.models import ModelSource, example_inputs
 from reconvene.planning.pruning import plan_with
-from reconvene.planning.session import Data, Planner
+from reconvene.planning.session import Planner
 from reconvene.planning.target import Target
 from reconvene.utils.progress import track
 from reconvene.utils.tables import Cell, text_table
+from reconvene.workflow.prune import Samples
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def rank(
     round_to: int | None = None,
     criterion: str | None = None,
     evaluator: str | None = None,
-    data: Callable[[ModelSource], Data] | None = None,
+    data: Callable[[ModelSource], Samples] | None = None,
+    task: str | None = None,
     examples: int | None = None,
     seed: int = 0,
     allow_import: bool = False,
@@ -71,6 +73,7 @@ def rank(
         target: its ``device`` is a profile, its file or name, or ``here``. A budget on latency is kept on it (and
             measured where it is this machine); without one latency is predicted for it.
         round_to: as for ``reconvene.plan``.
+        task: of the data, whose loss criteria take.
         examples: training images of an epoch, for what training costs.
 
     Raises UnknownNameError, ModelError, CriterionError, DeviceError where there is no such profile.
@@ -83,7 +86,8 @@ def rank(
         model = source.build(allow_import=allow_import)
         inputs = example_inputs(source.input_shape, seed=seed)
         samples = None if data is None else data(source)
-        planner = Planner(model, inputs, criterion, samples, seed, evaluator=evaluator)
+        loss = None if samples is None else samples.loss_for(task, trained=False)
+        planner = Planner(model, inputs, criterion, samples, seed, evaluator=evaluator, loss=loss)
         try:
             plan = plan_with(planner, budget, round_to=round_to, target=target)
         except (BudgetError, DeviceError, StructureError) as error:

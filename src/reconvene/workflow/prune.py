@@ -17,6 +17,7 @@ from reconvene import artifact
 from reconvene.artifact.sections import PruningSettings
 from reconvene.costs import Budget
 from reconvene.criteria import CHANNEL_CRITERIA, CRITERIA
+from reconvene.criteria.base import Loss
 from reconvene.data import Batch, Calibration, Dataset, balanced_calibration, calibration
 from reconvene.data.calibration import TRAINED_SAMPLES
 from reconvene.deploy import FORMATS
@@ -60,8 +61,7 @@ class Pruning(PruningSettings):
             seed=self.seed,
             evaluator=self.evaluator,
             trained=self.trained,
-            # untrained classifiers are scored by the criteria's own cross entropy, at a temperature
-            loss=data.loss if data is not None and (self.trained or task is not DEFAULT) else None,
+            loss=None if data is None else data.loss_for(task.name, trained=self.trained),
             limits=LayerLimits(self.keep),
             round_to=self.round_to,
             target=Target(self.device, self.size_of, self.memory_of, self.precision, self.chip),
@@ -164,14 +164,13 @@ def set_aside(folder: Path) -> Iterator[None]:
     in a folder without an artifact are not ours, and stay.
     """
     backup, manifest = folder / _ASIDE, folder / artifact.MANIFEST
-    before = manifest.read_bytes() if manifest.exists() else None
-    names = [] if before is None else _made_from(folder)
+    names = _made_from(folder) if manifest.exists() else []
     try:
         if backup.exists():
             shutil.rmtree(backup)
         if names:
             backup.mkdir()
-            (backup / artifact.MANIFEST).write_bytes(before or b"")
+            shutil.copyfile(manifest, backup / artifact.MANIFEST)  # of which artifact they are
         for name in names:
             os.replace(folder / name, backup / name)
         yield
@@ -225,6 +224,10 @@ class Samples:
     def loss(self, output: Any, target: Any) -> Tensor:
         """The loss of the data's task."""
         return self._dataset.task.loss(output, target)
+
+    def loss_for(self, task: str | None, *, trained: bool) -> Loss | None:
+        """The loss that criteria take; None: their own cross entropy, at a temperature, for untrained classifiers."""
+        return self.loss if trained or task not in (None, DEFAULT.name) else None
 
     def try_on(self, model: nn.Module) -> None:
         """Find out before anything is scored whether the model takes the images and the task reads its outputs.
