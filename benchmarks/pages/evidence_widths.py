@@ -42,23 +42,22 @@ def tables(records: Records, made: dict[str, str]) -> str:
 def against(records: Records) -> str:
     """Paired differences: ours minus each other arm, seed by seed."""
     lines = summarise(records)
-    rows = []
+    rows, readings = [], []
     for own in (line for line in lines if line.label == "ours"):
         others = [x for x in lines if (x.model, x.data) == (own.model, own.data) and x.budget in (own.budget, "whole")]
         for other in others:
             if other is own:
                 continue
             if pairs := paired(own, other):
-                rows.append(
-                    [own.model, own.budget, other.label, _signed(Mean.of(pairs)), str(len(pairs)), _verdict(pairs)]
-                )
+                reading = _verdict(pairs)
+                rows.append([own.model, own.budget, other.label, _signed(Mean.of(pairs)), str(len(pairs)), reading])
+                readings += [reading] if len(pairs) > 1 else []
     if not rows:
         return NOTHING
-    compared = [row for row in rows if int(row[4]) > 1]
-    different = sum(row[5] in ("better", "worse") for row in compared)
+    different = sum(reading in ("better", "worse") for reading in readings)
     chance = (
-        f"Of {len(compared)} comparisons with more than one seed {different} read *better* or *worse*; if no two arms "
-        f"differed, about {0.05 * len(compared):.0f} would do so by chance, since the intervals are not widened for "
+        f"Of {len(readings)} comparisons with more than one seed {different} read *better* or *worse*; if no two arms "
+        f"differed, about {0.05 * len(readings):.0f} would do so by chance, since the intervals are not widened for "
         "their number."
     )
     return escaped_table(["model", "budget", "ours minus", "points", "seeds", "reading"], rows) + f"\n\n{chance}"

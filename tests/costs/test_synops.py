@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import reconvene as rc
 from reconvene.costs.synops import count_synops
 from reconvene.models import MODELS
+from support.small_modules import ByKeyword
 from support.state_nets import NoneMembrane, X, built
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -160,15 +161,6 @@ def test_memory_of_speck_counts_the_next_power_of_two() -> None:
     assert pruned["kernel_memory"] <= dense["kernel_memory"] / 2
 
 
-class ByKeyword(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Linear(4, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(input=x)
-
-
 def test_layers_that_are_called_by_keyword_count_and_metrics_has_the_count() -> None:
-    counted = rc.metrics.synops(ByKeyword(), [torch.ones(3, 4)])
+    counted = rc.metrics.synops(ByKeyword(2), [torch.ones(3, 4)])
     assert (counted.ac, counted.mac) == (8, 0)

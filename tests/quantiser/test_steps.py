@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import reconvene as rc
 from reconvene.deploy import run_file
@@ -16,6 +16,7 @@ from reconvene.quantiser import to_steps
 from reconvene.quantiser.activations import ActivationRange
 from reconvene.surgery.bits import BitPlan, LayerBits
 from reconvene.training.frozen_bits import RoundedByBits
+from support.small_modules import ByKeyword
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -93,16 +94,8 @@ def test_the_network_of_a_training_with_bits_computes_what_its_file_does(tmp_pat
 
 
 def test_inputs_by_keyword_are_rounded_too() -> None:
-    class ByKeyword(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc = nn.Linear(4, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.fc(input=x)
-
     torch.manual_seed(0)
-    model = ByKeyword().eval()
+    model = ByKeyword(3).eval()
     bits = BitPlan({"fc.weight": LayerBits.of(0, np.full(3, 8))})
     network = RoundedByBits(model, bits)
     network.train()

@@ -23,3 +23,14 @@ class Severed(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input) * 0.0
+
+
+class ByKeyword(nn.Module):
+    """A linear layer of four inputs that is called with its input by keyword."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(input=x)

@@ -11,6 +11,7 @@ from tyro.conf import arg
 from reconvene.utils.progress import note
 
 if TYPE_CHECKING:
+    from reconvene.artifact import Artifact
     from reconvene.data import Dataset
     from reconvene.models import ModelSource
 
@@ -66,19 +67,19 @@ class DataOptions:
         note(f"{dataset.name}: {dataset.preprocessing}")
         return dataset
 
-    def refuse_other_normalisation(self, directory: Path) -> None:
+    def refuse_other_normalisation(self, stored: Artifact) -> None:
         """UsageError for a mean or std beside those that the artifact's network was trained with."""
-        from reconvene.artifact import Artifact
         from reconvene.cli.command import UsageError
 
-        recorded = Artifact.open(directory).preprocessing
+        recorded = stored.preprocessing
         if recorded is None:
             return
         mean, std = self.normalisation
         for option, given, known in (("--mean", mean, recorded.mean), ("--std", std, recorded.std)):
             if given is not None and given != known:
+                numbers_known = ",".join(f"{value:g}" for value in known)
                 raise UsageError(
-                    f"{option}: the network in {directory} was trained with {','.join(f'{x:g}' for x in known)}, and "
+                    f"{option}: the network in {stored.folder} was trained with {numbers_known}, and "
                     f"images that are normalised otherwise say nothing of it. Leave {option} out"
                 )
 

@@ -31,8 +31,9 @@ class EvaluateCommand(DataOptions, Importing, Seeded, Command):
         from reconvene.workflow import evaluate, judge_safety, report
         from reconvene.workflow.prune import REPORT
 
-        self.refuse_other_normalisation(self.directory)
-        dataset = self.dataset(artifact.Artifact.open(self.directory).source.input_shape, self.directory)
+        stored = artifact.Artifact.open(self.directory)
+        self.refuse_other_normalisation(stored)
+        dataset = self.dataset(stored.source.input_shape, self.directory)
         assessments = evaluate(
             self.directory,
             dataset,

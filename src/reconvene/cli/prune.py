@@ -63,9 +63,12 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
         from reconvene.utils.tables import Cell, smaller, text_table
 
         base = Path(self.model) if self.trained and (Path(self.model) / artifact.MANIFEST).is_file() else None
-        if base is not None:
-            self.refuse_other_normalisation(base)
-        source = self.source(self.model, seed=self.seed) if base is None else artifact.Artifact.open(base).source
+        if base is None:
+            source = self.source(self.model, seed=self.seed)
+        else:
+            of_base = artifact.Artifact.open(base)
+            self.refuse_other_normalisation(of_base)
+            source = of_base.source
         self._take_published_normalisation()
         dataset = cache(partial(self.dataset, source.input_shape, base))
         prune = self._pruned_in_steps if in_steps else self._pruned

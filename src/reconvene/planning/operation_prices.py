@@ -14,8 +14,7 @@ from reconvene.devices.latency_model import Clock
 from reconvene.devices.on_device.layer_spec import LayerSpec
 from reconvene.devices.operators import ACTIVATIONS
 from reconvene.devices.runtime_layers import CallReader, LayerSite, WidthProduct
-from reconvene.errors import DeviceError
-from reconvene.planning.target import DeviceLike, parameter_bytes
+from reconvene.planning.target import DeviceLike, parameter_bytes, profile_in
 from reconvene.structure import Structure
 from reconvene.surgery.operations import OperationSite, forms
 
@@ -118,14 +117,7 @@ def _outputs(spec: LayerSpec) -> tuple[int, ...]:
 def _profile(model: nn.Module, timed: Sequence[LayerSite], device: DeviceLike | None, precision: str) -> Profile:
     if device is None or device == devices.HERE:
         return devices.here(devices.jobs(timed), far=parameter_bytes(model), precision=precision)
-    profile = device if isinstance(device, Profile) else devices.find(device)
-    if profile.precision != precision:
-        raise DeviceError(
-            f"the profile of {profile.name or profile.device['processor']} was measured in {profile.precision}, and "
-            f"{precision} was asked for. Measure it again: reconvene device profile MODEL --precision {precision} "
-            "-o PROFILE.json"
-        )
-    return profile
+    return profile_in(device, precision)
 
 
 def _seconds(profile: Profile, timed: Sequence[LayerSite]) -> list[float]:

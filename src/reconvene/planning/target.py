@@ -103,6 +103,11 @@ def resolve_profile(planner: Planner, device: DeviceLike | None, *, precision: s
     if device is None or device == devices.HERE:
         jobs, weight_bytes = devices.jobs(devices.sites(planner.prepared.structure)), parameter_bytes(planner.model)
         return devices.here(jobs, far=weight_bytes, precision=precision or "fp32")
+    return profile_in(device, precision)
+
+
+def profile_in(device: str | Path | Profile, precision: str | None) -> Profile:
+    """The profile of a device, measured in this precision if one is named. Raises DeviceError."""
     profile = device if isinstance(device, Profile) else devices.find(device)
     if precision is not None and profile.precision != precision:
         raise DeviceError(

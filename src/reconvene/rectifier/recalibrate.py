@@ -59,7 +59,8 @@ def recalibrate(
     ):
         samples = largest = 0
         for number, inputs in batches:
-            size, largest = samples_in(inputs), max(largest, samples_in(inputs))
+            size = samples_in(inputs)
+            largest = max(largest, size)
             if size == 1 < largest:
                 continue
             with explained("rectify how='recalibrate'", number, DataError):
@@ -89,7 +90,7 @@ def _fresh_statistics(norms: Mapping[str, nn.Module]) -> Iterator[Counter[str]]:
     ]
     lost: Iterable[str] = norms
     try:
-        with following(norms.values(), momentum=None):
+        with following(norms.values(), momentum=1.0):
             for norm in norms.values():
                 for part, tensor in _statistics(norm):
                     tensor.fill_(_START[part])
@@ -126,7 +127,7 @@ def inputs_of(model: nn.Module, data: Iterable[Any] | None, example_inputs: Any,
 
 
 @contextmanager
-def following(norms: Iterable[nn.Module], *, momentum: float | None) -> Iterator[None]:
+def following(norms: Iterable[nn.Module], *, momentum: float) -> Iterator[None]:
     """Within: norms compute with the statistics of what they read, and keep these with this momentum (1: the last)."""
     before = [(norm, norm.momentum, norm.training) for norm in norms]
     try:

@@ -61,7 +61,7 @@ class LimitedStage(RecipeStage):
             return  # stopped after the networks were in place
         usual = "reconstruct" if work.trained else "reinit"
         shared: dict[str, Any] = {"seed": work.seed, "trained": work.trained, "keep": self.keep}
-        shared["chip"] = None if self.target is None else work.path(self.target)
+        shared["chip"] = work.path_of(self.target)
         prune_artifact(
             artifact.Artifact.open(work.before).source,
             work.folder,
@@ -108,7 +108,7 @@ class PruneStage(LimitedStage):
             {
                 "criterion": criterion,
                 "evaluator": evaluator,
-                "device": None if self.device is None else work.path(self.device),
+                "device": work.path_of(self.device),
                 "size_of": size_of if "size" in self._budget(work) else (),
                 "precision": "int8" if int8 else None,
             },
@@ -162,7 +162,7 @@ class SearchStage(LimitedStage):
             warmup=self.warmup,
             finetune=self.finetune,
             lr=self.lr,
-            target=None if self.target is None else work.path(self.target),
+            target=work.path_of(self.target),
             keep=self.keep,
             round_to=self.round_to,
             seed=work.seed,

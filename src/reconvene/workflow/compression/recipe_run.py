@@ -90,7 +90,7 @@ class _RecipeRun:
         choice = DataChoice(self.recipe.task, source.input_shape, self.recipe.limit)
         dataset = dataset_for(base, self.recipe.path(self.recipe.data), choice)
         for path in foreign:  # only when model and data were found
-            remove_folder(path)
+            _remove_stage(path)
         source = source if base is not None else source.with_classes(dataset.outputs)
         work = self._first_work(dataset)
         made_by: dict[str, Any] = {
@@ -168,7 +168,7 @@ class _RecipeRun:
                         f"{work.folder} was made by another recipe, or from another network or other data. --overwrite "
                         "(overwrite=True) makes it and what follows it anew; -o DIR goes elsewhere"
                     )
-                remove_folder(work.folder)
+                _remove_stage(work.folder)
         elif work.folder.exists() and any(work.folder.iterdir()):
             raise RecipeError(f"{work.folder} is not a stage of a recipe, and nothing is written over it. Try: -o DIR")
         work.folder.mkdir(parents=True, exist_ok=True)
@@ -266,7 +266,7 @@ class _RecipeRun:
         return foreign
 
 
-def remove_folder(folder: Path) -> None:
+def _remove_stage(folder: Path) -> None:
     """Remove a stage, its identity last: what is left of it if that is interrupted is still known as a stage."""
     for path in folder.iterdir():
         if path.name == IDENTITY:

@@ -92,7 +92,7 @@ class ReplaceStage(RecipeStage):
                 budget=self.price,
                 data=calibration_of(work.dataset, _SAMPLES, seed=work.seed),
                 loss=work.dataset.task.loss,
-                device=None if self.device is None else work.path(self.device),
+                device=work.path_of(self.device),
                 precision="int8" if work.last_precision == "int8" else "fp32",
                 seed=work.seed,
             )

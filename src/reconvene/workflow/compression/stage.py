@@ -54,6 +54,10 @@ class StageWork:
     allow_import: bool
     path: Callable[[str], str]
 
+    def path_of(self, name: str | None) -> str | None:
+        """The same for an option that may be left out."""
+        return None if name is None else self.path(name)
+
     @property
     def inputs(self) -> Tensor:
         """One example of what the network takes, ``[1, C, H, W]``."""
