@@ -88,9 +88,21 @@ def test_options_of_pruning_in_steps(dense: str, tmp_path: Path, monkeypatch: py
 def test_options_of_a_search(dense: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn")
     words = "--size 4x --bits 0,4,8 --epochs 6 --warmup 2 --finetune 1 --lr 0.01 --batch-size 32 --keep head"
-    more = [*words.split(), "--round-to", "2", "--train-on", "cpu", "--no-resume", "--overwrite", "--data", "digits"]
+    more = [
+        *words.split(),
+        "--round-to",
+        "2",
+        "--train-on",
+        "cpu",
+        "--no-resume",
+        "--overwrite",
+        "--data",
+        "digits",
+        "--activation-bits",
+        "4,8",
+    ]
     found = arrives(monkeypatch, workflow, "search_artifact", "search", dense, *more, "-o", str(tmp_path / "a"))
-    wanted = Searching((0, 4, 8), 6, 2, 1, 0.01, 32, None, ("head",), 2, 0, "cpu")
+    wanted = Searching((0, 4, 8), 6, 2, 1, 0.01, 32, None, ("head",), 2, 0, "cpu", (4, 8))
     assert found["searching"] == wanted and not found["resume"] and found["overwrite"]
 
 

@@ -61,3 +61,28 @@ def test_networks_that_a_search_cannot_begin_with_are_refused(
     )
     floor = trouble(capfd, "search", folder, *DATA, "--size", "100", "--warmup", "1", "--epochs", "3", *out)
     assert "with the fewest channels and bits it is" in floor
+
+
+def test_layers_of_a_pruned_network_read_few_bits(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder, out = str(dense(tmp_path / "dense")), str(tmp_path / "out")
+    bits = ["--bits", "0,2,4,8", "--activation-bits", "4,8"]
+    told = answer(capfd, "prune", folder, "--trained", *DATA, "--cycles", "2.5x", "--target", "mpic", *bits, "-o", out)
+    assert told["costs"]["pruned"]["cycles"] <= told["limits"]["cycles"]
+    assert set(rc.load(out).reconvene_plan.bits.inputs.values()) == {4}
+    assert artifact.Artifact.open(out).pruning.activation_bits == (4, 8)
+    searched = str(tmp_path / "searched")
+    answer(capfd, "search", folder, *DATA, "--ops-bit", "6x", *bits, "--epochs", "2", "-o", searched)
+    assert set(rc.load(searched).reconvene_plan.bits.inputs.values()) == {4}
+    assert "Try: --bits 0,2,4,8" in trouble(
+        capfd,
+        "prune",
+        folder,
+        "--trained",
+        "--params",
+        "2x",
+        "--activation-bits",
+        "4,8",
+        "-o",
+        str(tmp_path / "no"),
+        code=2,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -60,6 +61,18 @@ def test_packaged_files_give_the_anchors_to_the_last_digit(file: str, cost: str)
     sizes = table.at(structure.widths)
     costs = cost_file(file).costs[cost].layer_costs(table.layers)
     assert tuple(costs.at(sizes, [((w, s.outputs),) for s in sizes]) for w in (8, 4, 2)) == ANCHORS[file, cost]
+
+
+@pytest.mark.parametrize(("read", "w", "rate"), [(4, 4, 3.5), (2, 2, 6.5), (4, 8, 2.1), (8, 4, 2.3)])
+def test_cycles_of_mpic_follow_the_bits_of_what_a_layer_reads(read: int, w: int, rate: float) -> None:
+    structure = analyse(mini_resnet(), IMAGE)
+    table = LayerTable(structure)
+    costs = cost_file("mpic").costs["cycles"].layer_costs(table.layers)
+    for number, (layer, size) in enumerate(zip(table.layers, table.at(structure.widths), strict=True)):
+        outputs = size.outputs * math.prod(size.spatial)
+        products = outputs * size.inputs * math.prod(layer.kernel)
+        cycles = costs.of(number, size, ((w, size.outputs),), read)
+        assert cycles == pytest.approx((products + outputs) / rate)
 
 
 def test_energy_of_mpic_follows_from_its_cycles() -> None:
@@ -155,7 +168,8 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
             "kinds=.'dense'. is not a list",
         ),
         ({"costs": {"cycles": {**CHIP["costs"]["cycles"], "layers": [{"kinds": ["linear"]}]}}}, "needs 'amount'"),
-        ({"activations": [8]}, r"activations=\[8\] is not a number of bits from 1 to 16, such as 8"),
+        ({"activations": "8"}, "activations='8' is not a number of bits from 1 to 16, such as 8"),
+        ({"activations": [8, 0]}, r"activations=\[8, 0\] is not a list of bits from 1 to 16, such as \[2, 4, 8\]"),
         ({"single_precision": "true"}, "single_precision='true' is neither true nor false"),
         ({"tables": {"rate": {"8": "fast"}}}, "the entry of 8 is not a number, but 'fast'"),
         ({"tables": 3}, "tables is not a section"),

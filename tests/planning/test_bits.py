@@ -13,9 +13,11 @@ import torch
 from torch import nn
 
 import reconvene as rc
-from reconvene.allocation.bit_problem import BitProblem, GroupChoices, WeightChoices
+from reconvene.allocation.bit_problem import BitProblem, GroupChoices, InputChoices, WeightChoices
 from reconvene.allocation.bit_solver import solve_bits
 from reconvene.errors import ArgumentError, BudgetError, PlanError
+from reconvene.planning.input_losses import input_losses_on_data
+from reconvene.planning.options import Options
 from reconvene.quantiser import fake_quantised, largest, noise_ratio, quantise
 from reconvene.quantiser.fake import round_while_training, stop_quantised
 from reconvene.surgery.bits import BitPlan, LayerBits
@@ -113,8 +115,9 @@ class Bytes:
     def sizes(self, widths):
         return [Sizes(int(widths[0]), 3), Sizes(2, int(widths[0]))]
 
-    def part(self, name, number, size, counts):
-        return float(sum(channels * (size.inputs * bits + 16) for bits, channels in counts))
+    def part(self, name, number, size, counts, activations=None):
+        read = 8 if activations is None else activations
+        return float(sum(channels * (size.inputs * bits * read / 8 + 16) for bits, channels in counts))
 
     def beside(self, name, widths):
         return 0.0
@@ -123,7 +126,7 @@ class Bytes:
         return layers + beside
 
 
-def tiny_problem(seed: int, channels: int) -> BitProblem:
+def tiny_problem(seed: int, channels: int, *, with_inputs: bool = False) -> BitProblem:
     generator, bits = np.random.default_rng(seed), (2, 4, 8)
 
     def losses(count):
@@ -134,10 +137,11 @@ def tiny_problem(seed: int, channels: int) -> BitProblem:
     second = WeightChoices("b", (1,), np.full(2, -1), np.zeros(2, int), bits, losses(2))
     removal = first.loss[:, 0] / 0.19 * generator.uniform(0.5, 1.5, channels)
     group = GroupChoices(channels, np.arange(1, channels + 1), removal)
-    whole = BitProblem([group], [first, second], Bytes(), {"size": 1.0}, 2)
+    read = [InputChoices((w,), (2, 4, 8), losses(1)[0]) for w in (0, 1)] if with_inputs else []
+    whole = BitProblem([group], [first, second], Bytes(), {"size": 1.0}, 2, inputs=read)
     least, most = (whole.cost("size", decision) for decision in (whole.least(), whole.dense()))
     limit = least + (most - least) * generator.uniform(0.05, 0.95)
-    return BitProblem([group], [first, second], Bytes(), {"size": limit}, 2)
+    return replace(whole, limits={"size": limit})
 
 
 def least_loss_of_all(problem: BitProblem) -> float:
@@ -147,14 +151,17 @@ def least_loss_of_all(problem: BitProblem) -> float:
             decision = problem.dense()
             decision.masks[0][:] = kept
             decision.choice[0][np.flatnonzero(kept)], decision.choice[1][:] = choice[:-2], choice[-2:]
-            if problem.fits(decision):
-                best = min(best, problem.loss(decision))
+            for read in itertools.product(range(3), repeat=len(problem.inputs)):
+                decision.inputs[:] = read
+                if problem.fits(decision):
+                    best = min(best, problem.loss(decision))
     return best
 
 
+@pytest.mark.parametrize(("channels", "with_inputs"), [(3, False), (2, True)])
 @pytest.mark.parametrize("seed", range(12))
-def test_on_tiny_networks_no_decision_is_better(seed: int) -> None:
-    problem = tiny_problem(seed, 3)
+def test_on_tiny_networks_no_decision_is_better(seed: int, channels: int, with_inputs: bool) -> None:
+    problem = tiny_problem(seed, channels, with_inputs=with_inputs)
     decision = solve_bits(problem)
     assert decision is not None and problem.fits(decision)
     assert problem.loss(decision) == pytest.approx(least_loss_of_all(problem), rel=1e-9)
@@ -258,3 +265,87 @@ def test_norms_of_a_pruned_network_are_those_of_its_rounded_weights() -> None:
     assert not torch.allclose(
         small.stem[1].running_mean, small.stem[0](torch.cat([images for images, _ in data])).mean((0, 2, 3)), atol=1e-4
     )
+
+
+def test_layers_read_fewer_bits_where_a_budget_gains_by_it() -> None:
+    model, data = trained_net()
+    options = {"bits": (2, 4, 8), "trained": True, "data": data}
+    budget = rc.Budget(ops_bit="3x")
+    plain = rc.plan(model, data[0][0][:1], budget, **options)
+    plan = rc.plan(model, data[0][0][:1], budget, activation_bits=(2, 4, 8), **options)
+    assert plan.bits.inputs and set(plan.bits.inputs.values()) <= {2, 4} and not plain.bits.inputs
+    assert plan.costs["pruned"]["ops_bit"] <= plan.limits["ops_bit"] == plain.limits["ops_bit"]
+    # Layers that read one tensor read it in the same bits, and what activations save the weights have.
+    assert plan.bits.inputs.get("stages.0.0.body.0", 8) == plan.bits.inputs.get("stages.0.0.shortcut.0", 8)
+    mean = [np.mean(np.concatenate([layer.bits for layer in p.bits.layers.values()])) for p in (plan, plain)]
+    assert mean[0] > mean[1]
+    by_hand = operations(plan.apply(model), data[0][0][:1], plan.bits)
+    assert plan.costs["pruned"]["ops_bit"] == by_hand
+    # The size of a file does not depend on them.
+    assert not rc.plan(model, data[0][0][:1], rc.Budget(size="3kB"), activation_bits=(2, 4, 8), **options).bits.inputs
+
+
+def operations(small: nn.Module, image: torch.Tensor, bits: BitPlan) -> float:
+    """Bit operations of convolutions and linear layers, counted while they run."""
+    total = 0.0
+
+    def count(name):
+        def hook(module, args, output):
+            nonlocal total
+            places = output.shape[2:].numel() if output.ndim == 4 else 1
+            weights = sum(int(b) * module.weight[0].numel() for b in bits.layers[f"{name}.weight"].bits)
+            total += weights * places * bits.inputs.get(name, 8)
+
+        return hook
+
+    for name, module in small.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(count(name))
+    small(image)
+    return total
+
+
+def test_fewer_bits_of_activations_are_kept_on_disk(tmp_path: Path) -> None:
+    plan = rc.plan(mini_resnet(), IMAGE, rc.Budget(cycles="2.1M"), bits=(2, 4, 8), activation_bits=(4,), target="mpic")
+    assert set(plan.bits.inputs.values()) == {4} and "8 layers read 4" in str(plan)
+    plan.save(tmp_path / "plan.json")
+    assert rc.Plan.load(tmp_path / "plan.json") == plan
+
+
+def test_losses_of_what_layers_read_equal_a_plain_loop() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Sigmoid(), nn.Flatten(), nn.Linear(4 * 4, 3)).double()
+    images, labels = torch.randn(5, 2, 4, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1])
+    options = Options(data=[(images, labels)], trained=True, bits=(2, 4, 8))
+    found = input_losses_on_data(model, images[:1], ["0", "3"], (2, 4), options)
+    with torch.no_grad():
+        read = {"0": images, "3": model[:3](images)}
+    for name, after in (("0", model), ("3", model[3:])):
+        low, high = min(float(read[name].min()), 0.0), max(float(read[name].max()), 0.0)
+        for number, bits in enumerate((2, 4)):
+            step = (high - low) / (2**bits - 1)
+            total = 0.0
+            for value, label in zip(read[name], labels, strict=True):
+                value = value[None].clone().requires_grad_()
+                loss = nn.functional.cross_entropy(after(value), label[None])
+                (gradient,) = torch.autograd.grad(loss, value)
+                zero = round(-low / step)
+                rounded = (torch.clamp(torch.round(value / step) + zero, 0, 2**bits - 1) - zero) * step
+                total += float((gradient * (rounded - value)).detach().square().sum())
+            assert found[name][number] == pytest.approx(0.5 * total / len(images), rel=1e-5)
+
+
+def test_bits_of_activations_that_cannot_be_are_refused() -> None:
+    model, data = trained_net()
+    image, budget = data[0][0][:1], rc.Budget(cycles="2x")
+    with pytest.raises(ArgumentError, match=r"Try: bits=\(0, 2, 4, 8\)"):
+        rc.plan(model, image, rc.Budget(size="3kB"), activation_bits=(4, 8))
+    with pytest.raises(ArgumentError, match=r"computes with activations of 8 bits. Try: activation_bits=\(8,\)"):
+        rc.plan(model, image, budget, bits=(2, 4, 8), activation_bits=(4, 8), target="ne16")
+    for bits in ((0, 8), (), "8", (16,)):
+        with pytest.raises(ArgumentError, match=r"are not some of \(2, 4, 8\)"):
+            rc.plan(model, image, budget, bits=(2, 4, 8), activation_bits=bits, target="mpic")
+    with torch.device("meta"):
+        on_meta, nothing = mini_resnet(), torch.zeros(1, 3, 32, 32)
+    with pytest.raises(ArgumentError, match="this model is on meta"):
+        rc.plan(on_meta, nothing, rc.Budget(ops_bit="4x"), bits=(2, 4, 8), activation_bits=(4, 8))

@@ -232,6 +232,16 @@ def test_cycles_of_a_chip_and_layers_to_keep_are_searched_for_too() -> None:
     assert small.stem[0].out_channels == 8
 
 
+def test_a_search_keeps_the_bits_of_activations_it_began_with() -> None:
+    model, batches = problem()
+    budget, image = rc.Budget(ops_bit="6x"), batches[0][0][:1]
+    asked = {"bits": (0, 2, 4, 8), "activation_bits": (2, 4, 8)}
+    first = rc.plan(model, image, budget, trained=True, data=batches[:2], **asked)
+    plan = rc.search(model, image, budget, train=batches[:2], epochs=2, **asked).reconvene_plan
+    assert first.bits.inputs and plan.bits.inputs == first.bits.inputs
+    assert plan.costs["pruned"]["ops_bit"] <= plan.limits["ops_bit"]
+
+
 def test_adam_equals_the_one_of_torch() -> None:
     ours = {"a": torch.randn(5, 3, generator=torch.Generator().manual_seed(0))}
     theirs = [tensor.clone().requires_grad_() for tensor in ours.values()]

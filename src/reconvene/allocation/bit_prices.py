@@ -25,8 +25,26 @@ def bit_prices(problem: BitProblem, decision: Decision, price: Price) -> list[Fl
         for i, bits in enumerate(weight.bits):
             for n in weight.layers:
                 channels = max(sizes[n].outputs, 1)
+                read = problem.activations(n, decision.inputs)
                 for name, unit in price.items():
-                    pays[i] += unit * problem.charges.part(name, n, sizes[n], ((bits, channels),)) / channels
+                    pays[i] += unit * problem.charges.part(name, n, sizes[n], ((bits, channels),), read) / channels
+        results.append(pays)
+    return results
+
+
+def input_prices(problem: BitProblem, decision: Decision, price: Price) -> list[Floats]:
+    """What the layers that read each input pay with each choice of its bits, ``[bits]``."""
+    sizes = problem.charges.sizes(decision.widths)
+    results = []
+    for read in problem.inputs:
+        pays = np.zeros(len(read.bits))
+        for w in read.weights:
+            counts = problem.counts_of(w, decision)
+            for n in problem.weights[w].layers:
+                for i, bits in enumerate(read.bits):
+                    pays[i] += sum(
+                        unit * problem.charges.part(name, n, sizes[n], counts, bits) for name, unit in price.items()
+                    )
         results.append(pays)
     return results
 
@@ -45,10 +63,11 @@ def channel_prices(problem: BitProblem, decision: Decision, price: Price) -> lis
         reading = [n for n, (a, b) in enumerate(zip(sizes, others, strict=True)) if a != b]
         saved = 0.0
         for name, unit in price.items():
-            layers = sum(
-                problem.charges.part(name, n, sizes[n], counts[n]) - problem.charges.part(name, n, others[n], counts[n])
-                for n in reading
-            )
+            layers = 0.0
+            for n in reading:
+                read = problem.activations(n, decision.inputs)
+                layers += problem.charges.part(name, n, sizes[n], counts[n], read)
+                layers -= problem.charges.part(name, n, others[n], counts[n], read)
             beside = problem.charges.beside(name, widths) - problem.charges.beside(name, fewer)
             saved += step * unit * (layers + beside)
         results.append(max(saved, 0.0))
@@ -57,9 +76,7 @@ def channel_prices(problem: BitProblem, decision: Decision, price: Price) -> lis
 
 def finish_slope(problem: BitProblem, decision: Decision, name: str) -> float:
     """By how much a cost of the whole network grows with the sum over its layers, as energy does with cycles."""
-    sizes = problem.charges.sizes(decision.widths)
-    counts = problem.counts(decision, sizes)
-    layers = sum(problem.charges.part(name, n, size, counts[n]) for n, size in enumerate(sizes))
+    layers = problem.share(name, decision, problem.charges.sizes(decision.widths))
     if not layers:
         return 1.0
     beside = problem.charges.beside(name, decision.widths)

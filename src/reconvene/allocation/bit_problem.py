@@ -22,8 +22,8 @@ class Charges(Protocol):
     def sizes(self, widths: Ints) -> list[Any]:
         """The sizes of every layer at these widths."""
 
-    def part(self, name: str, number: int, size: Any, counts: _Counts) -> float:
-        """The share of one layer in a cost."""
+    def part(self, name: str, number: int, size: Any, counts: _Counts, activations: int | None = None) -> float:
+        """The share of one layer in a cost; ``activations``: bits of what it reads, where they are decided."""
 
     def beside(self, name: str, widths: Ints) -> float:
         """What a cost has beside the shares of layers."""
@@ -70,16 +70,35 @@ class GroupChoices:
     curve: Floats | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class InputChoices:
+    """What some weights multiply, which gets one of ``bits``: weights that read the same tensor read the same bits.
+
+    Attributes:
+        weights: numbers of the weights.
+        bits: the choices, ascending.
+        loss: what each choice loses, ``[bits]``.
+    """
+
+    weights: tuple[int, ...]
+    bits: tuple[int, ...]
+    loss: Floats
+
+
 @dataclass(eq=False)
 class Decision:
-    """Kept channels of every group, bool ``[width]``, and for every weight the choice of each output channel."""
+    """Kept channels of every group, bool ``[width]``; for every weight the choice of each output channel.
+
+    ``inputs``: the choice of what weights multiply, int64 ``[inputs]``, in the order of ``BitProblem.inputs``.
+    """
 
     masks: list[NDArray[np.bool_]]
     choice: list[Ints]
+    inputs: Ints
 
     def copy(self) -> Decision:
         """A decision of its own."""
-        return Decision([k.copy() for k in self.masks], [c.copy() for c in self.choice])
+        return Decision([k.copy() for k in self.masks], [c.copy() for c in self.choice], self.inputs.copy())
 
     @property
     def widths(self) -> Ints:
@@ -91,7 +110,8 @@ class Decision:
 class BitProblem:
     """What is to be decided, and the limits of the costs. ``layers``: how many layers the network has.
 
-    Channels of layers without a weight of their own, such as products of activations, have ``plain`` bits.
+    Channels of layers without a weight of their own, such as products of activations, have ``plain`` bits. Without
+    ``inputs`` nothing is decided about activations: they have the bits of the costs.
     """
 
     groups: Sequence[GroupChoices]
@@ -100,16 +120,20 @@ class BitProblem:
     limits: Mapping[str, float]
     layers: int
     plain: int = 8
+    inputs: Sequence[InputChoices] = ()
     of_layer: dict[int, int] = field(init=False)
+    _input_of: dict[int, int] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "of_layer", {n: w for w, weight in enumerate(self.weights) for n in weight.layers})
+        object.__setattr__(self, "_input_of", {w: i for i, read in enumerate(self.inputs) for w in read.weights})
 
     def dense(self) -> Decision:
         """Everything stays, with the most bits."""
         return Decision(
             [np.ones(group.width, dtype=np.bool_) for group in self.groups],
             [np.full(len(weight.group), len(weight.bits) - 1, dtype=np.int64) for weight in self.weights],
+            np.array([len(read.bits) - 1 for read in self.inputs], dtype=np.int64),
         )
 
     def least(self) -> Decision:
@@ -117,7 +141,7 @@ class BitProblem:
         decision = self.dense()
         for mask, group in zip(decision.masks, self.groups, strict=True):
             mask[_best(group)[int(group.allowed[0]) :]] = False
-        for choice in decision.choice:
+        for choice in (*decision.choice, decision.inputs):
             choice[:] = 0
         return decision
 
@@ -144,12 +168,32 @@ class BitProblem:
             for n in range(self.layers)
         ]
 
+    def activations(self, n: int, inputs: Ints) -> int | None:
+        """Bits of what a layer reads, by the choices of all inputs; None where nothing is decided about it."""
+        number = self._input_of.get(self.of_layer.get(n, -1))
+        return None if number is None else self.inputs[number].bits[inputs[number]]
+
+    def read_bits(self, decision: Decision) -> dict[str, int]:
+        """Bits of what layers read by the name of the layer, where they are fewer than 8."""
+        return {
+            self.weights[w].name.rpartition(".")[0]: read.bits[i]
+            for read, i in zip(self.inputs, decision.inputs, strict=True)
+            for w in read.weights
+            if read.bits[i] < self.plain
+        }
+
+    def share(self, name: str, decision: Decision, sizes: Sequence[Any]) -> float:
+        """The sum over layers in one cost of a decision, whose layers have these sizes."""
+        counts = self.counts(decision, sizes)
+        return sum(
+            self.charges.part(name, n, size, counts[n], self.activations(n, decision.inputs))
+            for n, size in enumerate(sizes)
+        )
+
     def cost(self, name: str, decision: Decision) -> float:
         """One cost of a decision."""
         widths = decision.widths
-        sizes = self.charges.sizes(widths)
-        counts = self.counts(decision, sizes)
-        layers = sum(self.charges.part(name, n, size, counts[n]) for n, size in enumerate(sizes))
+        layers = self.share(name, decision, self.charges.sizes(widths))
         return self.charges.total(name, layers, self.charges.beside(name, widths))
 
     def fits(self, decision: Decision) -> bool:
@@ -167,7 +211,7 @@ class BitProblem:
         for w, weight in enumerate(self.weights):
             stays = self.present(w, decision)
             total += float(weight.loss[stays, decision.choice[w][stays]].sum())
-        return total
+        return total + sum(float(read.loss[i]) for read, i in zip(self.inputs, decision.inputs, strict=True))
 
 
 def _best(group: GroupChoices) -> Ints:

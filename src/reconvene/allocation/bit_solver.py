@@ -14,7 +14,7 @@ from math import inf
 
 import numpy as np
 
-from reconvene.allocation.bit_prices import Price, bit_prices, channel_prices
+from reconvene.allocation.bit_prices import Price, bit_prices, channel_prices, input_prices
 from reconvene.allocation.bit_problem import BitProblem, Decision
 from reconvene.allocation.bit_state import BitState, exchange, exchange_channels, fill_limits
 from reconvene.utils.arrays import Floats
@@ -109,8 +109,9 @@ def _at_price(problem: BitProblem, price: Price) -> Decision:
         before = decision.copy()
         best = _choose_bits(problem, decision, bit_prices(problem, decision, price))
         _choose_channels(problem, decision, channel_prices(problem, decision, price), best)
-        unchanged = all((a == b).all() for a, b in zip(before.masks, decision.masks, strict=True))
-        if unchanged and all((a == b).all() for a, b in zip(before.choice, decision.choice, strict=True)):
+        _choose_inputs(problem, decision, input_prices(problem, decision, price))
+        parts = ([*d.masks, *d.choice, d.inputs] for d in (before, decision))
+        if all((a == b).all() for a, b in zip(*parts, strict=True)):
             break
     return decision
 
@@ -123,6 +124,12 @@ def _choose_bits(problem: BitProblem, decision: Decision, prices: list[Floats]) 
         decision.choice[w] = total.argmin(axis=1).astype(np.int64)
         results.append(total.min(axis=1))
     return results
+
+
+def _choose_inputs(problem: BitProblem, decision: Decision, prices: list[Floats]) -> None:
+    """Set the bits of what layers read."""
+    for i, (read, pays) in enumerate(zip(problem.inputs, prices, strict=True)):
+        decision.inputs[i] = int((read.loss + pays).argmin())
 
 
 def _choose_channels(problem: BitProblem, decision: Decision, saved: list[float], best: list[Floats]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reconvene.allocation.bit_problem import BitProblem, Decision
+from reconvene.utils.arrays import Ints
 
 # Exchanges look at pairs of channels: beyond this many channels, prices leave nothing that pairs would find.
 _PAIRED = 40
@@ -20,9 +21,12 @@ _PASSES = 4
 
 @dataclass(frozen=True)
 class _Step:
-    """Another choice for one output channel of a weight; ``gain``: what it loses less."""
+    """Another choice for one output channel of a weight; ``gain``: what it loses less.
 
-    weight: int
+    Without a ``weight`` it is the choice of what layers read, and ``output`` the number of that input.
+    """
+
+    weight: int | None
     output: int
     choice: int
     gain: float
@@ -40,17 +44,13 @@ class BitState:
         problem, decision = self.problem, self.decision
         widths = decision.widths
         self._sizes = problem.charges.sizes(widths)
-        counts = problem.counts(decision, self._sizes)
-        names = list(problem.limits)
         self._counts = [dict(problem.counts_of(w, decision)) for w in range(len(problem.weights))]
         self._stays = [problem.present(w, decision) for w in range(len(problem.weights))]
-        self._layers = {
-            name: sum(problem.charges.part(name, n, s, counts[n]) for n, s in enumerate(self._sizes)) for name in names
-        }
-        self._beside = {name: problem.charges.beside(name, widths) for name in names}
+        self._layers = {name: problem.share(name, decision, self._sizes) for name in problem.limits}
+        self._beside = {name: problem.charges.beside(name, widths) for name in problem.limits}
 
     def steps(self, distance: int) -> list[_Step]:
-        """The choice so far up, or down where it is negative, of every channel that stays and has one."""
+        """The choice so far up, or down where it is negative, of every channel that stays and of every input."""
         steps = []
         for w, weight in enumerate(self.problem.weights):
             choice = self.decision.choice[w]
@@ -59,24 +59,38 @@ class BitState:
             gains = weight.loss[possible, choice[possible]] - weight.loss[possible, after[possible]]
             for output, gain in zip(possible.tolist(), gains.tolist(), strict=True):
                 steps.append(_Step(w, output, int(after[output]), gain))
+        for i, (read, now) in enumerate(zip(self.problem.inputs, self.decision.inputs.tolist(), strict=True)):
+            if 0 <= now + distance < len(read.bits):
+                steps.append(_Step(None, i, now + distance, float(read.loss[now] - read.loss[now + distance])))
         return steps
 
     @property
     def distances(self) -> list[int]:
         """How far apart two choices can be, down and up."""
-        most = max((len(weight.bits) for weight in self.problem.weights), default=1)
+        most = max((len(bits) for bits in self._choices), default=1)
         return [distance for distance in range(1 - most, most) if distance]
+
+    @property
+    def _choices(self) -> list[tuple[int, ...]]:
+        return [*(weight.bits for weight in self.problem.weights), *(read.bits for read in self.problem.inputs)]
 
     def change(self, *steps: _Step) -> dict[str, float]:
         """By how much the sums over layers grow, by cost."""
-        counts = {step.weight: dict(self._counts[step.weight]) for step in steps}
+        counts = {step.weight: dict(self._counts[step.weight]) for step in steps if step.weight is not None}
+        before, inputs = self.decision.inputs, self.decision.inputs.copy()
+        touched = set(counts)
         for step in steps:
-            self._move(counts[step.weight], step)
+            if step.weight is None:
+                inputs[step.output] = step.choice
+                touched.update(self.problem.inputs[step.output].weights)
+            else:
+                self._move(counts[step.weight], step.weight, step)
         grown = {}
         for name in self.problem.limits:
             grown[name] = sum(
-                self._part(name, n, counts[w]) - self._part(name, n, self._counts[w])
-                for w in counts
+                self._part(name, n, counts.get(w, self._counts[w]), inputs)
+                - self._part(name, n, self._counts[w], before)
+                for w in sorted(touched)
                 for n in self.problem.weights[w].layers
             )
         return grown
@@ -92,7 +106,10 @@ class BitState:
     def take(self, grown: dict[str, float], *steps: _Step) -> None:
         """Take steps whose change is known."""
         for step in steps:
-            self._move(self._counts[step.weight], step)
+            if step.weight is None:
+                self.decision.inputs[step.output] = step.choice
+                continue
+            self._move(self._counts[step.weight], step.weight, step)
             self.decision.choice[step.weight][step.output] = step.choice
         for name, amount in grown.items():
             self._layers[name] += amount
@@ -101,16 +118,17 @@ class BitState:
         """The largest share of a limit that a change takes."""
         return max(amount / self.problem.limits[name] for name, amount in grown.items())
 
-    def _move(self, counts: dict[int, int], step: _Step) -> None:
-        bits = self.problem.weights[step.weight].bits
-        before = bits[self.decision.choice[step.weight][step.output]]
+    def _move(self, counts: dict[int, int], weight: int, step: _Step) -> None:
+        bits = self.problem.weights[weight].bits
+        before = bits[self.decision.choice[weight][step.output]]
         counts[before] -= 1
         if not counts[before]:
             del counts[before]
         counts[bits[step.choice]] = counts.get(bits[step.choice], 0) + 1
 
-    def _part(self, name: str, n: int, counts: dict[int, int]) -> float:
-        return self.problem.charges.part(name, n, self._sizes[n], tuple(sorted(counts.items())))
+    def _part(self, name: str, n: int, counts: dict[int, int], inputs: Ints) -> float:
+        read = self.problem.activations(n, inputs)
+        return self.problem.charges.part(name, n, self._sizes[n], tuple(sorted(counts.items())), read)
 
 
 def fill_limits(state: BitState) -> None:

@@ -51,6 +51,8 @@ class PruningSettings:
     """Whether the weights are kept."""
     bits: tuple[Count, ...] | None = None
     """Bits of weights to choose from, zero for channels that leave; ``None``: no bits are decided."""
+    activation_bits: tuple[Count, ...] = (8,)
+    """Bits of what layers read to choose from."""
     chip: Text | None = None
     """Name or path of the file of costs that budgets on cycles, energy and the like are about."""
 

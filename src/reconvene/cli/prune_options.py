@@ -44,6 +44,8 @@ class PruneOptions(CriterionOptions):
     unused), or with --latency the step of the device."""
     bits: Annotated[str, arg(metavar="BITS,BITS")] = ""
     """Decide bits of weights as well: 0,2,4,8, zero for channels that leave. --size is then that of packed weights."""
+    activation_bits: Annotated[str, arg(metavar="BITS,BITS")] = "8"
+    """With --bits, what layers read gets one of these, 2,4,8, where --cycles, --energy or --ops-bit gain by it."""
     overwrite: bool = False
     """Replace an artifact that was trained already."""
 
@@ -55,6 +57,8 @@ class PruneOptions(CriterionOptions):
         from reconvene.evaluator.evaluators import usual_evaluator
 
         bits = read_bits(self.bits) if self.bits else None
+        if self.activation_bits != "8" and bits is None:
+            raise UsageError("--activation-bits are decided together with --bits. Try: --bits 0,2,4,8")
         criterion = self.criterion or (criterion if bits is None else None)
         return Pruning(
             criterion,
@@ -64,13 +68,14 @@ class PruneOptions(CriterionOptions):
             seed,
             keep=self.keep,
             bits=bits,
+            activation_bits=read_bits(self.activation_bits, "activation-bits"),
             **target,
         )
 
 
-def read_bits(text: str) -> tuple[int, ...]:
+def read_bits(text: str, option: str = "bits") -> tuple[int, ...]:
     """Bits as they are written, ``0,2,4,8``. Raises UsageError for what is no list of numbers."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts):
-        raise UsageError(f"--bits {text} is not a list of numbers, such as 0,2,4,8")
+        raise UsageError(f"--{option} {text} is not a list of numbers, such as 0,2,4,8")
     return tuple(map(int, parts))

@@ -30,6 +30,8 @@ class SearchCommand(CostOptions, DataOptions, Importing, Seeded, Command):
     """Folder of the small network's artifact, and of the checkpoint until it is done."""
     bits: Annotated[str, arg(metavar="BITS,BITS")] = "0,2,4,8"
     """Bits that weights can have, zero for channels that leave. --size is that of packed weights."""
+    activation_bits: Annotated[str, arg(metavar="BITS,BITS")] = "8"
+    """Bits that what layers read can have, 2,4,8, where --cycles, --energy or --ops-bit gain by it."""
     epochs: Annotated[int, arg(metavar="N")] = 8
     """Rounds over the training images, of all phases together."""
     warmup: Annotated[int, arg(metavar="N")] = 0
@@ -70,6 +72,7 @@ class SearchCommand(CostOptions, DataOptions, Importing, Seeded, Command):
             self.round_to,
             self.seed,
             self.train_on,
+            read_bits(self.activation_bits, "activation-bits"),
         )
         plan, training = search_artifact(
             self.directory,
@@ -82,7 +85,7 @@ class SearchCommand(CostOptions, DataOptions, Importing, Seeded, Command):
             allow_import=self.allow_import,
         )
         before = "" if stored.training is None else f"before: {stored.training}\n"
-        text = f"{plan}\n\n{before}with rounded weights: {training}\nartifact: {self.output}"
+        text = f"{plan}\n\n{before}with its bits: {training}\nartifact: {self.output}"
         data = {
             "artifact": str(self.output),
             "groups": plan.summary,

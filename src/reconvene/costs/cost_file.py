@@ -65,7 +65,8 @@ class CostFile:
         name: its name.
         title: the chip, in words.
         weights: bits that weights may have, ascending.
-        activations: bits of activations.
+        activation_choices: bits that activations may have, ascending.
+        activations: the most of them, which they have where nothing else is decided.
         costs: the costs that it defines, by name.
         compiler: the compiler that tells the true costs of a network, and its settings; ``None``: formulas are all.
 
@@ -80,7 +81,8 @@ class CostFile:
             raise CostFileError(f"{self.path}: format is {values.get('format')!r}, and this release reads {FORMAT!r}")
         self.name, self.title = text(values, "name", self.path), text(values, "title", self.path)
         self.weights = bits(values.get("weights"), f"{self.path}: weights")
-        self.activations = bit_width(values.get("activations"), f"{self.path}: activations")
+        self.activation_choices = _activations(values.get("activations"), f"{self.path}: activations")
+        self.activations = max(self.activation_choices)
         self.compiler = None if "compiler" not in values else _compiler(values["compiler"], f"{self.path}: compiler")
         self._single = values.get("single_precision", False)
         if not isinstance(self._single, bool):
@@ -117,6 +119,11 @@ class CostFile:
             sums = ", ".join(other for other, cost in self.costs.items() if isinstance(cost, LayerSum)) or "none"
             raise CostFileError(f"{place}.of={table.get('of')!r} is not an earlier sum over layers: {sums}")
         return Total(self, name, table, inner, Formula(table["total"], [inner.name], place=f"{place}.total"))
+
+
+def _activations(value: object, place: str) -> tuple[int, ...]:
+    """One number of bits, or a list of them."""
+    return bits(value, place) if isinstance(value, list) else (bit_width(value, place),)
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ class LayerCosts:
     Args:
         layers: the layers of the network.
         rules: what each of them costs, in the same order.
-        activations: bits of activations.
+        activations: bits of activations where nothing else is decided.
         finish: from the sum over all layers to the cost of the network.
     """
 
@@ -98,15 +98,16 @@ class LayerCosts:
         self._again = {
             n for n, rule in enumerate(rules) if rule.per_weight and layers[n].weight and first[layers[n].weight] != n
         }
-        self._known: dict[tuple[int, LayerSizes, Counts], float] = {}
+        self._known: dict[tuple[int, LayerSizes, Counts, int], float] = {}
 
-    def of(self, number: int, sizes: LayerSizes, counts: Counts) -> float:
-        """The share of one layer in the sum, by its number."""
+    def of(self, number: int, sizes: LayerSizes, counts: Counts, activations: int | None = None) -> float:
+        """The share of one layer in the sum, by its number; ``activations``: bits of what it reads, if not the most."""
         if number in self._again:
             return 0.0
-        key = (number, sizes, counts)
+        read = self.activations if activations is None else activations
+        key = (number, sizes, counts, read)
         if key not in self._known:
-            self._known[key] = self.rules[number].evaluate(self.layers[number], sizes, counts, self.activations)
+            self._known[key] = self.rules[number].evaluate(self.layers[number], sizes, counts, read)
         return self._known[key]
 
     def at(self, sizes: Sequence[LayerSizes], counts: Sequence[Counts]) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
 
 from reconvene.costs.layer_rule import CONVOLUTION, DEPTHWISE, LINEAR, PRODUCT
 from reconvene.costs.macs import examples_of
@@ -36,6 +37,7 @@ class Layer:
         outputs: output channels.
         inputs: input channels that each output channel reads.
         places: sizes whose product is the number of times the weight is applied, samples included.
+        source: number of the memory that it reads; views of one tensor have the same.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Layer:
     outputs: Dim
     inputs: Dim
     places: tuple[Dim, ...]
+    source: int
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,8 @@ def _layer(structure: Structure, op: Op, dims: list[Dim], weights: Mapping[int, 
     name, axis = next((weights[id(t)] for t in operands[1:2] if id(t) in weights), ("", 0))
     *places, outputs, inputs = dims
     kind = LINEAR if name else PRODUCT
-    return Layer(op.owner, name, axis, kind, (), outputs, inputs, ((), tuple(f for dim in places for f in dim)))
+    rows = ((), tuple(f for dim in places for f in dim))
+    return Layer(op.owner, name, axis, kind, (), outputs, inputs, rows, _memory(operands[0]))
 
 
 def _convolution(structure: Structure, op: Op, dims: list[Dim]) -> Layer:
@@ -122,4 +126,10 @@ def _convolution(structure: Structure, op: Op, dims: list[Dim]) -> Layer:
         outputs,
         inputs,
         (samples, *spatial),
+        _memory(op.args[0]),
     )
+
+
+def _memory(tensor: Tensor) -> int:
+    """A number of the memory of a recorded tensor, which the recording keeps alive."""
+    return int(tensor.untyped_storage()._cdata)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from reconvene.costs.base import Cost, CostFunction, Network
 from reconvene.costs.cost_file import FileCost
@@ -43,17 +43,10 @@ class BitCosts:
         """The sizes of every layer at these widths."""
         return self.table.at(widths)
 
-    def parts(self, name: str, sizes: Sequence[LayerSizes], counts: Sequence[Counts]) -> list[float]:
-        """The share of every layer in a cost; of none where it depends on widths alone."""
+    def part(self, name: str, number: int, size: LayerSizes, counts: Counts, activations: int | None = None) -> float:
+        """The share of one layer in a cost; 0 where that depends on widths alone."""
         sums = self._sums.get(name)
-        if sums is None:
-            return [0.0] * len(sizes)
-        return [sums.of(number, size, count) for number, (size, count) in enumerate(zip(sizes, counts, strict=True))]
-
-    def part(self, name: str, number: int, size: LayerSizes, counts: Counts) -> float:
-        """The share of one layer in a cost."""
-        sums = self._sums.get(name)
-        return 0.0 if sums is None else sums.of(number, size, counts)
+        return 0.0 if sums is None else sums.of(number, size, counts, activations)
 
     def beside(self, name: str, widths: Ints) -> float:
         """What a cost has beside the shares of layers."""
@@ -64,7 +57,3 @@ class BitCosts:
         """The cost whose layers add up to ``layers``."""
         sums = self._sums.get(name)
         return beside if sums is None else beside + sums.finish(layers)
-
-    def at(self, name: str, widths: Ints, counts: Sequence[Counts]) -> float:
-        """One cost at these widths and bits."""
-        return self.total(name, sum(self.parts(name, self.sizes(widths), counts)), self.beside(name, widths))

@@ -23,7 +23,7 @@ def bits_section(data: ReportData) -> Html | None:
     shown = ", ".join(f"{totals[width]:,} of {width} bits" for width in widths)
     lead = (
         f"Every output channel of {len(layers)} layers has weights of its own number of bits: {shown}. A strip is a "
-        f"layer, its channels from left to right in their order. Activations have {data.bits['activations']} bits."
+        f"layer, its channels from left to right in their order. {_activations(data.bits)}"
     )
     legend = tag(
         "ul",
@@ -59,6 +59,18 @@ def bits_section(data: ReportData) -> Html | None:
         html_table(["Layer", "Bits of its channels"], rows, shares=(38, 62), long=len(rows) > 24),
         details("Channels by bits in numbers", table),
     )
+
+
+def _activations(bits: dict[str, Any]) -> str:
+    """Bits of what layers read, in words."""
+    fewer = bits.get("inputs", {})
+    if not fewer:
+        return f"Activations have {bits['activations']} bits."
+    few = "; ".join(
+        f"{width} bits: {', '.join(layer for layer, of in fewer.items() if of == width)}"
+        for width in sorted(set(fewer.values()))
+    )
+    return f"Layers read activations of {bits['activations']} bits, but for some ({few})."
 
 
 def _layer(entry: dict[str, Any]) -> LayerBits:

@@ -9,16 +9,24 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from reconvene.allocation.bit_problem import BitProblem, Decision, GroupChoices, WeightChoices
+from reconvene.allocation.bit_problem import BitProblem, Decision, GroupChoices, InputChoices, WeightChoices
 from reconvene.allocation.bit_solver import solve_bits
 from reconvene.costs import COSTS, Budget, Cost, Network, cost_file, read_budget
+from reconvene.costs.cost_file import FileCost
 from reconvene.costs.layers import Layer
 from reconvene.costs.packed_size import PackedSize
 from reconvene.costs.with_bits import BitCosts
-from reconvene.errors import BudgetError
+from reconvene.errors import ArgumentError, BudgetError
 from reconvene.planning.assemble import Choice, timed
 from reconvene.planning.bit_losses import BitLosses, losses_by_noise, losses_on_data
+from reconvene.planning.input_losses import (
+    input_losses_by_noise,
+    input_losses_on_data,
+    layer_of,
+    tied_weights,
+)
 from reconvene.planning.options import Options
+from reconvene.quantiser.activations import BITS
 from reconvene.structure import Structure
 from reconvene.surgery import Accounting, PlanRow, Provenance
 from reconvene.surgery.bits import BitPlan, LayerBits
@@ -81,7 +89,9 @@ class BitDecider:
         limits = {name: read_budget(name, value).of(dense[name]) for name, value in self.budget.asked.items()}
         groups = self._groups(structure, losses)
         weights = [_weight(structure, layer, charges.table.layers, choices, losses) for layer in first]
-        problem = BitProblem(groups, weights, charges, limits, len(charges.table.layers))
+        with timed(timings, "saliency"):
+            inputs = self._inputs(charges.table.layers, [weight.name for weight in weights])
+        problem = BitProblem(groups, weights, charges, limits, len(charges.table.layers), inputs=inputs)
         return PosedProblem(structure, problem, losses, dense)
 
     def choice(self, posed: PosedProblem, decision: Decision | None, *, by: str, why: str) -> Choice:
@@ -108,7 +118,7 @@ class BitDecider:
         )
         conditions = {name: cost.condition for name, cost in self.costs.items() if cost.condition and name in pruned}
         accounting = Accounting({"dense": dict(posed.dense), "pruned": pruned}, conditions=conditions)
-        return Choice(keep, rows, provenance, accounting, bits=BitPlan(bits))
+        return Choice(keep, rows, provenance, accounting, bits=BitPlan(bits, inputs=problem.read_bits(decision)))
 
     def _losses(self, structure: Structure, layers: Sequence[Layer], bits: tuple[int, ...]) -> BitLosses:
         options = self.options
@@ -124,6 +134,36 @@ class BitDecider:
             loss=options.loss,
             seed=options.seed,
         )
+
+    def _inputs(self, layers: Sequence[Layer], weights: Sequence[str]) -> list[InputChoices]:
+        """What layers read, where its bits are to be decided; nothing where it has 8 anyway."""
+        choices = self.options.activation_bits
+        if choices == (BITS,):
+            return []
+        self._check_activations(choices)
+        tied = tied_weights(self.model, layers, weights)
+        names = sorted({layer_of(weights[w]) for several in tied for w in several})
+        if self.options.trained and self.options.data is not None:
+            losses = input_losses_on_data(self.model, self.example_inputs, names, choices, self.options)
+        else:
+            losses = input_losses_by_noise(self.model, self.example_inputs, names, choices, seed=self.options.seed)
+        known = [several for several in tied if all(layer_of(weights[w]) in losses for w in several)]
+        return [
+            InputChoices(several, choices, sum((losses[layer_of(weights[w])] for w in several), np.zeros(len(choices))))
+            for several in known
+        ]
+
+    def _check_activations(self, choices: tuple[int, ...]) -> None:
+        """Raise ArgumentError for bits of activations that a cost says nothing of, or for a model without values."""
+        if any(parameter.is_meta for parameter in self.model.parameters()):
+            raise ArgumentError("activation_bits are decided by what layers read, and this model is on meta")
+        for cost in self.costs.values():
+            known = cost.file.activation_choices if isinstance(cost, FileCost) else choices
+            if not set(choices) <= set(known):
+                raise ArgumentError(
+                    f"activation_bits={choices}: {cost.file.title} computes with activations of "  # type: ignore[attr-defined]
+                    f"{', '.join(map(str, known))} bits. Try: activation_bits={known}"
+                )
 
     def _groups(self, structure: Structure, losses: BitLosses) -> list[GroupChoices]:
         """Widths that groups may have: all of one where zero bits are not allowed, or equations tie it."""

@@ -73,6 +73,14 @@ def check_bits(bits: Sequence[int]) -> tuple[int, ...]:
     return values
 
 
+def check_activation_bits(bits: Sequence[int]) -> tuple[int, ...]:
+    """Bits of activations to choose from, ascending. Raises ArgumentError for others than 2, 4 and 8."""
+    values = tuple(sorted(set(bits))) if isinstance(bits, tuple | list) else ()
+    if not values or not set(values) <= set(CHOICES[1:]):
+        raise ArgumentError(f"activation_bits={bits!r} are not some of {CHOICES[1:]}. Try: activation_bits=(4, 8)")
+    return values
+
+
 def refuse_options(options: Options, budget: Budget) -> None:
     """Raise ArgumentError for what a plan of bits does not know: better than to read past it."""
     target = options.target

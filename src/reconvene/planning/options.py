@@ -27,6 +27,7 @@ class Options:
     round_to: int | None = None
     target: Target = field(default_factory=Target)
     bits: tuple[int, ...] | None = None
+    activation_bits: tuple[int, ...] = (8,)
     examples: int | None = None
     verify: bool = True
 

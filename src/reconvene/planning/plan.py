@@ -12,7 +12,7 @@ from torch import nn
 from reconvene.costs import Budget
 from reconvene.criteria.base import Loss
 from reconvene.planning.arguments import PLAN_CHECKS
-from reconvene.planning.bits import check_bits
+from reconvene.planning.bits import check_activation_bits, check_bits
 from reconvene.planning.limits import LayerLimits
 from reconvene.planning.options import Options
 from reconvene.planning.pruning import plan_by, prune_by
@@ -44,6 +44,7 @@ def plan(
     precision: str | None = None,
     target: str | Path | None = None,
     bits: Sequence[int] | None = None,
+    activation_bits: Sequence[int] = (8,),
     examples: int | None = None,
     verify: bool = True,
     progress: ProgressOption = None,
@@ -90,6 +91,8 @@ def plan(
         bits: decide bits of weights as well, from these: ``(0, 2, 4, 8)``. Zero bits is a channel that leaves its
             group; others are free for every output channel of every layer. ``size`` is then that of packed weights.
             The plan has ``plan.bits``, and ``rc.export(small, ..., quantize="plan")`` writes them (docs/bits.md).
+        activation_bits: with ``bits``, what layers read gets one of these, ``(2, 4, 8)``, where budgets on bit
+            operations, cycles or energy gain by it.
         verify: whether the plan ends with a comparison of the small network and the silenced one (``Plan.mask``) on
             the example inputs. A difference pins the call that causes it and plans again. Not possible for a model on
             meta, which the plan notes.
@@ -125,6 +128,7 @@ def plan(
         round_to=round_to,
         target=Target(device, tuple(size_of), memory_of, precision, target),
         bits=None if bits is None else check_bits(bits),
+        activation_bits=check_activation_bits(activation_bits),
         examples=examples,
         verify=verify,
     )
@@ -154,6 +158,7 @@ def prune(
     precision: str | None = None,
     target: str | Path | None = None,
     bits: Sequence[int] | None = None,
+    activation_bits: Sequence[int] = (8,),
     examples: int | None = None,
     verify: bool = True,
     progress: ProgressOption = None,
@@ -184,6 +189,7 @@ def prune(
         round_to=round_to,
         target=Target(device, tuple(size_of), memory_of, precision, target),
         bits=None if bits is None else check_bits(bits),
+        activation_bits=check_activation_bits(activation_bits),
         examples=examples,
         verify=verify,
     )

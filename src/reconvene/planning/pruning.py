@@ -12,12 +12,14 @@ from torch import nn
 from reconvene import rectifier
 from reconvene.costs import Budget
 from reconvene.criteria.batches import loader_examples
+from reconvene.errors import ArgumentError
 from reconvene.planning.assemble import timed
 from reconvene.planning.bits import ROUNDED_NORMS, fit_norms, plan_bits
 from reconvene.planning.feedback import plan_within
 from reconvene.planning.options import Options
 from reconvene.planning.session import Planner
 from reconvene.planning.target import Target
+from reconvene.quantiser.activations import BITS
 from reconvene.rectifier import RectifyReport
 from reconvene.structure.nesting import on_model
 from reconvene.structure.patches import exclusive
@@ -40,6 +42,8 @@ def plan_by(model: nn.Module, example_inputs: Any, budget: Budget, options: Opti
     """``plan`` with its options as one object."""
     if options.bits is not None:
         chosen_plan = plan_bits(model, example_inputs, budget, options, options.bits)
+    elif options.activation_bits != (BITS,):
+        raise ArgumentError("activation_bits are decided together with bits of weights. Try: bits=(0, 2, 4, 8)")
     else:
         planner = options.planner(model, example_inputs)
         chosen_plan = plan_with(planner, budget, round_to=options.round_to, target=options.target)

@@ -13,7 +13,7 @@ from reconvene.costs import Budget
 from reconvene.criteria.base import Loss
 from reconvene.errors import ArgumentError
 from reconvene.planning.arguments import PLAN_CHECKS, check_steps
-from reconvene.planning.bits import check_bits, refuse_options
+from reconvene.planning.bits import check_activation_bits, check_bits, refuse_options
 from reconvene.planning.limits import LayerLimits
 from reconvene.planning.options import Options
 from reconvene.planning.search_phases import cross_entropy
@@ -40,6 +40,7 @@ def search(
     lr: float = 0.02,
     loss: Loss | None = None,
     target: str | Path | None = None,
+    activation_bits: Sequence[int] = (8,),
     keep: Sequence[str] = (),
     widths: Mapping[str, float] = MappingProxyType({}),
     round_to: int | None = None,
@@ -53,7 +54,7 @@ def search(
     One run for one budget, in phases: ``warmup`` epochs in float; a search, which begins with the plan that ``rc.plan``
     makes in seconds, and in which choices are trained beside weights under an augmented Lagrangian of the limits; then
     the most likely decision within the limits is cut, and fine-tuned with its bits. Weights and what layers read are
-    rounded as int8 runtimes do it: symmetric weights, 8 bits and an integer zero point for activations, to even.
+    rounded as int8 runtimes do it: symmetric weights, an integer zero point for activations, to even.
     After 2407.01054, whose library sweeps a price by hand; see docs/bits.md.
 
     Args:
@@ -69,6 +70,7 @@ def search(
         lr: of SGD with Nesterov momentum on the weights; it falls to zero by a cosine.
         loss: ``loss(output, target)``; cross entropy by default.
         target: the chip whose ``cycles`` or ``energy`` the budget limits, or a file of costs.
+        activation_bits: what layers read can have, as for ``rc.plan``; the plan that the search begins with decides.
         keep: layers of which no channel leaves.
         widths: how many channels layers give, exactly.
         round_to: widths become multiples of this.
@@ -107,6 +109,7 @@ def search(
         round_to=round_to,
         target=Target(chip=target),
         bits=check_bits(bits),
+        activation_bits=check_activation_bits(activation_bits),
     )
     refuse_options(options, budget)
     device = next(model.parameters()).device

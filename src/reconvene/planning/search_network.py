@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from reconvene.allocation.bit_prices import Price, bit_prices, channel_prices
-from reconvene.allocation.bit_problem import BitProblem, Decision, GroupChoices
+from reconvene.allocation.bit_problem import BitProblem, Decision, GroupChoices, InputChoices
 from reconvene.allocation.bit_solver import PricedDecision
 from reconvene.criteria.channels.derivatives import Gates
 from reconvene.criteria.channels.slots import Roles
@@ -40,7 +40,7 @@ class SearchNetwork(nn.Module):
         network: the network, whose parameters are trained in place.
         structure: its structure.
         problem: what is decided.
-        start: the decision to begin with, and its price.
+        start: the decision to begin with, and its price. What layers read keeps the bits that it decides.
     """
 
     def __init__(self, network: nn.Module, structure: Structure, problem: BitProblem, start: PricedDecision) -> None:
@@ -58,7 +58,8 @@ class SearchNetwork(nn.Module):
         gates = Gates(Roles.of(network), structure.prunable)
         self._shares = gates.shares
         self._places = _places(structure, gates, parameters)
-        self.activations = RoundedInputs(network, _owners(network, problem))
+        self._inputs = start.decision.inputs
+        self.activations = RoundedInputs(network, _owners(network, problem), problem.read_bits(start.decision))
         self.to(next(network.parameters()).device)
         self.refresh()
 
@@ -70,7 +71,7 @@ class SearchNetwork(nn.Module):
             for gate, group in zip(self.gates, self.problem.groups, strict=True)
         ]
         choice = [logits.detach().argmax(dim=1).cpu().numpy().astype(np.int64) for logits in self.bits]
-        return Decision(masks, choice)
+        return Decision(masks, choice, self._inputs)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -130,6 +131,14 @@ class SearchNetwork(nn.Module):
             for group, name in zip(problem.groups, groups, strict=True)
         ]
         return replace(problem, groups=choices, weights=weights)
+
+    def settled(self, problem: BitProblem) -> BitProblem:
+        """The problem with the bits of activations that the search was trained with."""
+        inputs = [
+            InputChoices(read.weights, (read.bits[i],), read.loss[i : i + 1])
+            for read, i in zip(problem.inputs, self._inputs, strict=True)
+        ]
+        return replace(problem, inputs=inputs)
 
     def choices(self) -> dict[str, Tensor]:
         """The trained logits, by name."""

@@ -189,6 +189,7 @@ class SearchPhase:
 
         def choose(structure: Structure, timings: dict[str, float]) -> Choice:
             posed = self.posed if structure is self.posed.structure else self._decider.pose(structure, timings)
+            posed = replace(posed, problem=self.searched.settled(posed.problem))
             names = [group.name for group in structure.prunable]
             decision = solve_bits(self.searched.likelihoods(posed.problem, names))
             if decision is not None:  # what a search that stayed below its limits left over

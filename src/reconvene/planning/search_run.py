@@ -254,6 +254,7 @@ class SearchRun:
             **asdict(self.schedule),
             "seed": self.options.seed,
             "bits": list(self.options.bits or ()),
+            "activation_bits": list(self.options.activation_bits),
             "budget": {cost: str(value) for cost, value in self.budget.asked.items()},
             "target": str(self.options.target.chip),
             "keep": list(limits.keep),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -11,13 +12,14 @@ from torch import Tensor, nn
 
 from reconvene.quantiser.steps import to_steps
 
-LARGEST_ACTIVATION = 255
+BITS = 8
+"""Bits of activations, where nothing else is decided."""
 STEADY = 0.95
 """How much of a range stays when a new batch is seen."""
 
 
 class ActivationRange(nn.Module):
-    """The range of one activation, followed over batches; calling it rounds a tensor to 256 steps of that range.
+    """The range of one activation, followed over batches; calling it rounds a tensor to ``2^bits`` steps of that range.
 
     The range includes zero, and zero is one of the steps, so that padding is exact. Rounding is to even. The gradient
     passes straight through within the range and is zero beyond it.
@@ -27,8 +29,9 @@ class ActivationRange(nn.Module):
     high: Tensor
     seen: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, bits: int = BITS) -> None:
         super().__init__()
+        self.largest = (1 << bits) - 1
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
@@ -42,21 +45,28 @@ class ActivationRange(nn.Module):
         self.high.mul_(stays).add_(high, alpha=1 - stays)
         self.seen += 1
 
+    def cover(self, values: Tensor) -> None:
+        """Widen the range to hold a batch, as calibration by extremes does."""
+        low, high = torch.aminmax(values.detach())
+        self.low.copy_(torch.minimum(self.low, low.float()))
+        self.high.copy_(torch.maximum(self.high, high.float()))
+        self.seen += 1
+
     @property
     def scale(self) -> Tensor:
         """Width of a step, float32."""
-        return ((self.high - self.low) / LARGEST_ACTIVATION).clamp_min(torch.finfo(torch.float32).tiny)
+        return ((self.high - self.low) / self.largest).clamp_min(torch.finfo(torch.float32).tiny)
 
     @property
     def zero_point(self) -> Tensor:
         """The integer that stands for zero, int32."""
-        return torch.round(-self.low / self.scale).clamp(0, LARGEST_ACTIVATION).to(torch.int32)
+        return torch.round(-self.low / self.scale).clamp(0, self.largest).to(torch.int32)
 
     def forward(self, values: Tensor) -> Tensor:
         """The values that the steps stand for."""
         if not self.seen:
             return values
-        return to_steps(values, self.scale, self.zero_point, 0, LARGEST_ACTIVATION)
+        return to_steps(values, self.scale, self.zero_point, 0, self.largest)
 
 
 class RoundedInputs(nn.Module):
@@ -65,12 +75,15 @@ class RoundedInputs(nn.Module):
     Args:
         network: whose layers they are; it gets a hook at each of them, which does nothing outside of ``rounding``.
         layers: their names.
+        bits: of what layers read, by name, where these are not 8.
     """
 
-    def __init__(self, network: nn.Module, layers: Iterable[str]) -> None:
+    def __init__(
+        self, network: nn.Module, layers: Iterable[str], bits: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
         super().__init__()
         self.names = tuple(layers)
-        self._ranges = [ActivationRange() for _ in self.names]
+        self._ranges = [ActivationRange(bits.get(name, BITS)) for name in self.names]
         self.ranges = nn.ModuleList(self._ranges)
         self._state = {"rounds": False, "follows": False}  # in a dict: no attribute that hooks would have to reach
         for name, of_layer in zip(self.names, self._ranges, strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 import numpy as np
@@ -60,11 +60,13 @@ class LayerBits:
 class BitPlan:
     """Bits of the weights of a small network, by the name of the weight; what is not named stays float32.
 
-    Channels of zero bits are in no layer: they left with their group. ``activations``: bits of activations.
+    Channels of zero bits are in no layer: they left with their group. ``activations``: bits of activations, but for
+    what the layers in ``inputs`` read, by the name of the layer.
     """
 
     layers: dict[Name, LayerBits]
     activations: Count = 8
+    inputs: dict[Name, Count] = field(default_factory=dict)
 
     @property
     def by_weight(self) -> dict[str, tuple[int, Ints]]:
@@ -79,7 +81,9 @@ class BitPlan:
             for width, channels in layer.counts:
                 totals[width] = totals.get(width, 0) + channels
         parts = [f"{totals[width]:,} of {width}" for width in sorted(totals)]
-        return f"bits of output channels: {', '.join(parts)}; activations of {self.activations}"
+        fewer = [f"{list(self.inputs.values()).count(b)} layers read {b}" for b in sorted(set(self.inputs.values()))]
+        read = ", ".join([f"activations of {self.activations}", *fewer])
+        return f"bits of output channels: {', '.join(parts)}; {read}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

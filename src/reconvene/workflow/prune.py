@@ -66,6 +66,7 @@ class Pruning(PruningSettings):
             round_to=self.round_to,
             target=Target(self.device, self.size_of, self.memory_of, self.precision, self.chip),
             bits=self.bits,
+            activation_bits=self.activation_bits,
         )
 
     def check(self) -> None:

@@ -17,12 +17,12 @@ from reconvene.data import Dataset
 from reconvene.errors import TrainingError
 from reconvene.models import example_inputs
 from reconvene.planning.search import search as search_network
-from reconvene.quantiser import fake_quantised
 from reconvene.surgery import Plan
 from reconvene.surgery.compose import compose_plans
 from reconvene.training import TrainConfig, evaluate_split
 from reconvene.training.checkpoint import CHECKPOINT_NAME
 from reconvene.training.epoch_batches import TrainingBatches
+from reconvene.training.frozen_bits import as_exported
 from reconvene.training.log import LOG_NAME
 from reconvene.training.machine import choose_device
 from reconvene.utils.locks import alone_in
@@ -45,6 +45,7 @@ class Searching:
     round_to: int | None = None
     seed: int = 0
     train_on: str = "auto"
+    activation_bits: tuple[int, ...] = (8,)
 
 
 def search_artifact(
@@ -127,6 +128,7 @@ def _searched(
         lr=searching.lr,
         loss=dataset.task.loss,
         target=searching.target,
+        activation_bits=searching.activation_bits,
         keep=searching.keep,
         round_to=searching.round_to,
         seed=searching.seed,
@@ -145,6 +147,7 @@ def _settings(searching: Searching) -> PruningSettings:
         keep=searching.keep,
         trained=True,
         bits=searching.bits,
+        activation_bits=searching.activation_bits,
         chip=searching.target,
     )
 
@@ -152,7 +155,7 @@ def _settings(searching: Searching) -> PruningSettings:
 def _training(small: nn.Module, plan: Plan, dataset: Dataset, searching: Searching, seconds: float) -> Training:
     """How good the network is with the weights that its file will have."""
     assert plan.bits is not None, "checked"
-    evaluation = evaluate_split(fake_quantised(small, plan.bits.by_weight), dataset)
+    evaluation = evaluate_split(as_exported(small, plan.bits, plan.calibration), dataset)
     return Training(
         searching.epochs,
         str(dataset),

@@ -122,11 +122,14 @@ class BitsStage(LimitedStage):
     name: ClassVar[str] = "bits"
     precision: ClassVar[str] = "plan"
     choices: tuple[int, ...] = (2, 4, 8)
+    activation_bits: tuple[int, ...] = Pruning.activation_bits
     rectify: Annotated[str, one_of(RECTIFICATIONS)] | None = None
 
     def carry_out(self, work: StageWork) -> None:
         """Decide the bits of the network before."""
-        self._prune(work, self.rectify, {"bits": self.choices, "evaluator": None})
+        self._prune(
+            work, self.rectify, {"bits": self.choices, "activation_bits": self.activation_bits, "evaluator": None}
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +139,7 @@ class SearchStage(LimitedStage):
     name: ClassVar[str] = "search"
     precision: ClassVar[str] = "plan"
     choices: tuple[int, ...] = Searching.bits
+    activation_bits: tuple[int, ...] = Searching.activation_bits
     epochs: Positive = Searching.epochs
     warmup: int = Searching.warmup
     finetune: int | None = None
@@ -158,6 +162,7 @@ class SearchStage(LimitedStage):
             return  # stopped after the smaller network was in place
         searching = Searching(
             bits=self.choices,
+            activation_bits=self.activation_bits,
             epochs=self.epochs,
             warmup=self.warmup,
             finetune=self.finetune,

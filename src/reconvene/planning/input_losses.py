@@ -1,0 +1,164 @@
+"""What it loses to round what layers read to few bits, in the unit of ``bit_losses``.
+
+With data: ``1/2 sum g^2 d^2`` over what a layer reads of one example, ``g`` the gradient of its loss and ``d`` the
+error of rounding, averaged over examples. Without: the squared error of rounding relative to the squares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from reconvene.costs.layers import Layer
+from reconvene.criteria.batches import Batches, argument_names
+from reconvene.criteria.channels.derivatives import single_examples
+from reconvene.criteria.gradients import explained, loss_of
+from reconvene.criteria.preserve_state import call_with, untouched
+from reconvene.quantiser.activations import ActivationRange
+from reconvene.structure.inputs import arguments
+from reconvene.utils.arrays import Floats
+from reconvene.utils.progress import track
+
+if TYPE_CHECKING:
+    from reconvene.planning.options import Options
+
+_EXAMPLES = 64
+_USER = "criterion 'bits'"
+
+
+def layer_of(weight: str) -> str:
+    """Name of the layer that holds a weight."""
+    return weight.rpartition(".")[0]
+
+
+def tied_weights(model: nn.Module, layers: Sequence[Layer], weights: Sequence[str]) -> list[tuple[int, ...]]:
+    """Numbers of the weights that read the same tensors, for every such set of tensors.
+
+    Only of convolutions and linear layers as PyTorch has them: what another module computes with its weight is not what
+    it is called with.
+    """
+    sources: dict[int, set[str]] = {}
+    for layer in layers:
+        if layer.weight and isinstance(
+            model.get_submodule(layer_of(layer.weight)), (nn.modules.conv._ConvNd, nn.Linear)
+        ):
+            sources.setdefault(layer.source, set()).add(layer.weight)
+    together: list[set[str]] = []
+    for readers in sources.values():
+        touching = [several for several in together if several & readers]
+        together = [several for several in together if several not in touching] + [readers.union(*touching)]
+    number = {name: w for w, name in enumerate(weights)}
+    return sorted(tuple(sorted(number[name] for name in several)) for several in together)
+
+
+def input_losses_on_data(
+    model: nn.Module, example_inputs: Any, layers: Sequence[str], bits: tuple[int, ...], options: Options
+) -> dict[str, Floats]:
+    """What each choice of bits loses by the name of the layer, ``[bits]``; of layers that are called.
+
+    From up to 64 examples. Raises CriterionError for data or a loss that do not do.
+    """
+    device = next(model.parameters()).device
+    names = argument_names(model, example_inputs)
+    batches = Batches(options.data, user="the plan of bits", device=device, seed=options.seed, names=names)
+    examples = list(islice(single_examples(batches), _EXAMPLES))
+    with _Watch(model, layers, bits) as watch, untouched(model, seed=options.seed):
+        for inputs, _ in examples:
+            watch.follow(inputs)
+        totals = watch.nothing()
+        for number, (inputs, target) in enumerate(track(examples, "gradients of activations", total=len(examples))):
+            with explained(_USER, number):
+                output, read = watch.record(inputs)
+                loss = loss_of(options.loss, output, target, criterion="bits")
+                gradients = torch.autograd.grad(loss, [each.gate for each in read], allow_unused=True)
+            for each, gradient in zip(read, gradients, strict=True):
+                if gradient is not None:
+                    totals[each.layer] += [float((gradient * error).square().sum()) for error in each.errors]
+    return {name: 0.5 * total / len(examples) for name, total in totals.items()}
+
+
+def input_losses_by_noise(
+    model: nn.Module, example_inputs: Any, layers: Sequence[str], bits: tuple[int, ...], *, seed: int
+) -> dict[str, Floats]:
+    """What each choice of bits loses by the name of the layer, ``[bits]``, on the example inputs."""
+    with _Watch(model, layers, bits) as watch, untouched(model, seed=seed), torch.no_grad():
+        watch.follow(example_inputs)
+        totals = watch.nothing()
+        for each in watch.record(example_inputs)[1]:
+            squares = max(float(each.values.square().sum()), torch.finfo(torch.float32).tiny)
+            totals[each.layer] += [float(error.square().sum()) / squares for error in each.errors]
+    return totals
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """What a layer read in one call; ``gate`` is a zero added to it, ``errors`` those of rounding to each choice."""
+
+    layer: str
+    values: Tensor
+    gate: Tensor
+    errors: list[Tensor]
+
+
+class _Watch:
+    """Looks at what layers of a model read, within a ``with``: first their ranges, then errors of rounding."""
+
+    def __init__(self, model: nn.Module, layers: Sequence[str], bits: tuple[int, ...]) -> None:
+        self._model, self._layers, self._bits = model, layers, bits
+        self._ranges: dict[str, list[ActivationRange]] = {}
+        self._read: list[_Read] | None = None
+        self._hooks: list[RemovableHandle] = []
+
+    def __enter__(self) -> Self:
+        for name in self._layers:
+            module = self._model.get_submodule(name)
+            self._hooks.append(module.register_forward_pre_hook(partial(self._look, name), with_kwargs=True))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def nothing(self) -> dict[str, Floats]:
+        """Zeros for every choice, by the name of each layer that was called."""
+        return {name: np.zeros(len(self._bits)) for name in self._ranges}
+
+    def follow(self, inputs: Any) -> None:
+        """Take what layers read into their ranges."""
+        with torch.no_grad():
+            self._run(inputs)
+
+    def record(self, inputs: Any) -> tuple[Any, list[_Read]]:
+        """What the model puts out, and what its layers read."""
+        self._read = []
+        try:
+            return self._run(inputs), self._read
+        finally:
+            self._read = None
+
+    def _run(self, inputs: Any) -> Any:
+        args, kwargs = arguments(inputs)
+        state = {name: tensor.detach() for name, tensor in self._model.named_parameters()}
+        state |= {name: tensor.detach().clone() for name, tensor in self._model.named_buffers()}
+        return call_with(self._model, state, args, kwargs)
+
+    def _look(self, layer: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        values = args[0] if args else kwargs["input"]
+        if self._read is None:
+            ranges = self._ranges.setdefault(layer, [ActivationRange(bits).to(values.device) for bits in self._bits])
+            for each in ranges:
+                each.cover(values)
+            return None
+        gate = torch.zeros_like(values).requires_grad_(torch.is_grad_enabled())
+        seen = values.detach()
+        self._read.append(_Read(layer, seen, gate, [each(seen) - seen for each in self._ranges[layer]]))
+        gated = values + gate
+        return ((gated, *args[1:]), kwargs) if args else (args, {**kwargs, "input": gated})
