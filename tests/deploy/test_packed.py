@@ -15,6 +15,7 @@ from reconvene.deploy.on_device.unpack import unpack_weights
 from reconvene.errors import ExportError
 from reconvene.quantiser import quantise
 from reconvene.surgery.bits import BitPlan, LayerBits
+from reconvene.training.frozen_bits import RoundedByBits
 from support.mini_resnet import mini_resnet
 
 onnx = pytest.importorskip("onnx")
@@ -270,37 +271,118 @@ def test_a_wrong_permutation_would_be_noticed(tmp_path: Path, monkeypatch: pytes
     from reconvene.errors import VerificationError
 
     small, images = with_random_bits("residual", 3)
-    order = packed.order
+    functions = packed.weight_functions
 
-    def unordered(helper):
-        function = order(helper)
-        function.node[2].op_type, function.node[2].input[:] = "Identity", ["a"]
-        del function.node[2].attribute[:]
-        return function
+    def unordered(helper, dtype, *, transposed):
+        made = functions(helper, dtype, transposed=transposed)
+        (gather,) = (node for function in made for node in function.node if node.op_type == "Gather")
+        rows = gather.input[0]
+        gather.op_type, gather.input[:] = "Identity", [rows]
+        del gather.attribute[:]
+        return made
 
-    monkeypatch.setattr(packed, "order", unordered)
+    monkeypatch.setattr(packed, "weight_functions", unordered)
     with pytest.raises(VerificationError, match="packed weights compute something else"):
         rc.export(small, tmp_path, quantize="plan", calibration=[images], example_inputs=images[:1])
 
 
-def test_a_file_takes_what_its_bits_take(tmp_path: Path) -> None:
+@pytest.mark.parametrize("budget", ["30kB", "40kB", "60kB"])
+def test_a_file_takes_what_its_bits_take(budget: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = lively(mini_resnet())
     images, labels = torch.randn(32, 3, 32, 32), torch.randint(0, 10, (32,))
-    data = [(images, labels)]
-    budget = rc.Budget(size="40kB")
-    small = rc.prune(model, images[:1], budget, bits=(0, 2, 4, 8), trained=True, data=data, rectify="keep")
+    small = rc.prune(
+        model,
+        images[:1],
+        rc.Budget(size=budget),
+        bits=(0, 2, 4, 8),
+        trained=True,
+        data=[(images, labels)],
+        rectify="keep",
+    )
     plan = small.reconvene_plan
     # The plan remembers examples to calibrate on.
-    exported = rc.export(
-        small, tmp_path, quantize="plan", example_inputs=images[:1], limits=rc.deploy.Limits(agreement=0)
-    )
-    layers = len(plan.bits.layers)
-    assert plan.costs["pruned"]["size"] < exported.bytes <= plan.costs["pruned"]["size"] * 1.05 + 3000 + 400 * layers
-    again = rc.export(
-        small, tmp_path / "again", quantize="plan", example_inputs=images[:1], limits=rc.deploy.Limits(agreement=0)
-    )
+    limits = rc.deploy.Limits(agreement=0)
+    exported = rc.export(small, tmp_path, quantize="plan", example_inputs=images[:1], limits=limits)
+    size = plan.costs["pruned"]["size"]
+    assert size < exported.bytes <= size * 1.05 + 3000
+    again = rc.export(small, tmp_path / "again", quantize="plan", example_inputs=images[:1], limits=limits)
     assert exported.path.read_bytes() == again.path.read_bytes()
+
+
+def with_few_bits_read(model: nn.Module, images: torch.Tensor, read: dict[str, int]) -> nn.Module:
+    """The whole network with weights of 8 bits, whose layers read these bits."""
+    parameters = {name: p for name, p in model.named_parameters() if p.ndim > 1}
+    layers = {name: LayerBits.of(0, np.full(len(p), 8)) for name, p in parameters.items()}
+    plan = rc.plan(model, images[:1], rc.Budget(params=1.0))
+    return replace(plan, bits=BitPlan(layers, inputs=read)).apply(model)
+
+
+@pytest.mark.parametrize(("layer", "bits"), [("3", 2), ("5", 4), ("8", 4)])
+def test_layers_that_read_few_bits_compute_in_int8_what_training_does(layer: str, bits: int, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Hardtanh(), nn.Conv2d(8, 8, 3),
+        nn.ReLU(), nn.Flatten(), nn.Linear(8 * 10 * 10, 5),
+    )  # fmt: skip
+    images = torch.randn(32, 3, 16, 16)
+    small = with_few_bits_read(lively(model), images, {layer: bits})
+    path = rc.export(
+        small, tmp_path, quantize="plan", calibration=[images], example_inputs=images[:1], task="regression",
+        limits=rc.deploy.Limits(sqnr=0),
+    ).path  # fmt: skip
+    kernels = optimised(path, tmp_path)
+    assert kernels.count("QLinearConv") == 3 and not FLOAT_KERNELS & set(kernels)
+    rounded = RoundedByBits(small, small.reconvene_plan.bits)
+    rounded.train()
+    rounded.at(0.0)  # ranges are followed, from this one batch on
+    rounded.network.eval()
+    with torch.no_grad():
+        rounded(images)
+    expected: list[torch.Tensor] = []  # a hook behind the one that rounds
+    small.get_submodule(layer).register_forward_pre_hook(lambda _, args: expected.append(args[0]))
+    rounded.eval()
+    with torch.no_grad():
+        rounded(images)
+    session = onnxruntime.InferenceSession(steps_as_outputs(path, tmp_path), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    integers, beyond = (session.run(None, {name: factor * images.numpy()})[1] for factor in (1, 2))
+    scale, zero = rounded.ranges()[layer]
+    steps = torch.round(expected[0] / scale).numpy() + zero
+    difference = np.abs(steps - integers.reshape(steps.shape))
+    # Values close to the middle of two steps go either way, since the file rounds everything before them.
+    assert difference.max() <= 1 and difference.mean() < 0.1
+    assert beyond.max() == 2**bits - 1
+
+
+def steps_as_outputs(path: Path, folder: Path) -> str:
+    """The file with its integers of few bits as outputs."""
+    model = onnx.load(path)
+    for node in model.graph.node:
+        if node.op_type == "Clip" and not node.input[1]:
+            model.graph.output.append(onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.UINT8, None))
+    onnx.save(model, folder / "steps.onnx")
+    return str(folder / "steps.onnx")
+
+
+def test_a_tensor_is_read_in_few_bits_by_one_layer_and_in_eight_by_another(tmp_path: Path) -> None:
+    model, images = lively(mini_resnet((4, 8, 8))), torch.randn(8, 3, 16, 16)
+    small = with_few_bits_read(model, images, {"stages.0.0.shortcut.0": 4})
+    path = rc.export(
+        small, tmp_path, quantize="plan", calibration=[images], example_inputs=images[:1], task="regression",
+        limits=rc.deploy.Limits(sqnr=0),
+    ).path  # fmt: skip
+    kernels = optimised(path, tmp_path)
+    assert kernels.count("Clip") == 1 and not FLOAT_KERNELS & set(kernels)
+
+
+def test_formats_without_few_bits_of_activations_say_so(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    images = torch.randn(4, 3, 16, 16)
+    small = with_few_bits_read(mini_resnet((4, 4, 4)).eval(), images, {"stem.0": 4})
+    with pytest.raises(ExportError, match="format='onnx' holds them"):
+        rc.export(small, tmp_path, format="openvino", quantize="plan", calibration=[images], example_inputs=images[:1])
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_hold_a_plan_of_bits_says_why(tmp_path: Path) -> None:

@@ -127,12 +127,12 @@ def export(
     options, inputs = options.resolved(
         model, runtime, inputs if example_inputs is not None else take_samples(inputs, 0, 1)
     )
-    packed: dict[str, Any] = {}
-    if quantize == _PLAN:
-        by_plan = planned(model, runtime, calibration)
-        model, packed, calibration = by_plan.model, dict(by_plan.weights), by_plan.calibration
+    by_plan = planned(model, runtime, calibration) if quantize == _PLAN else None
+    if by_plan is not None:
+        model, calibration = by_plan.model, by_plan.calibration
     settings = None if quantize is None else quantisation(model, inputs, calibration, keep_fp32, learned)
-    settings = settings and replace(settings, packed=packed)
+    if settings is not None and by_plan is not None:
+        settings = replace(settings, packed=by_plan.weights, inputs=by_plan.inputs)
     work = Export(runtime, model, inputs, settings, options)
     stem = ".".join(
         [

@@ -15,6 +15,8 @@ from reconvene.surgery.bits import BitPlan, LayerBits
 
 PACKED = "packed"
 """What runtimes take whose files can hold weights of few bits."""
+NARROW_INPUTS = "narrow_inputs"
+"""What runtimes take whose files can let layers read fewer than 8 bits."""
 _WHY_NOT = {
     "executorch": "XNNPACK computes convolutions in 8 bits, and of 4 bits linear layers only",
     "ncnn": "ncnn has no weights below 8 bits",
@@ -41,11 +43,15 @@ class PackedWeight:
 
 @dataclass(frozen=True, eq=False)
 class Planned:
-    """The fake-quantised network, its weights as integers by name, and what to calibrate activations on."""
+    """The fake-quantised network, its weights as integers by name, and what to calibrate activations on.
+
+    ``inputs``: bits of what layers read by the name of the layer, where these are fewer than 8.
+    """
 
     model: nn.Module
     weights: Mapping[str, PackedWeight]
     calibration: Iterable[Any]
+    inputs: Mapping[str, int]
 
 
 def planned(model: nn.Module, runtime: Runtime, calibration: Iterable[Any] | None) -> Planned:
@@ -66,6 +72,11 @@ def planned(model: nn.Module, runtime: Runtime, calibration: Iterable[Any] | Non
         raise ExportError(
             f"{type(model).__name__} has no plan of bits. rc.prune(model, x, budget, bits=(0, 2, 4, 8), ...) makes one"
         )
+    if bits.inputs and NARROW_INPUTS not in runtime.takes:
+        raise ExportError(
+            f"the plan lets {len(bits.inputs)} layers read fewer than 8 bits ({next(iter(bits.inputs))}), and {name} "
+            "files have 8 bits there. format='onnx' holds them; so does every format a plan with activation_bits=(8,)"
+        )
     if calibration is None and plan is not None and plan.calibration is not None:
         calibration = [plan.calibration]
     if calibration is None:
@@ -81,4 +92,4 @@ def planned(model: nn.Module, runtime: Runtime, calibration: Iterable[Any] | Non
         weight: PackedWeight(quantise(parameters[weight], layer.bits, axis=layer.axis), layer)
         for weight, layer in bits.layers.items()
     }
-    return Planned(fake_quantised(model, bits.by_weight), weights, calibration)
+    return Planned(fake_quantised(model, bits.by_weight), weights, calibration, bits.inputs)

@@ -34,8 +34,8 @@ class Quantisation:
     """Inputs to calibrate on (joined, first dimension the sample), and full names of the layers kept in float32.
 
     ``learned`` are ranges of activations from quantisation-aware training, in place of calibrated ones; ``targets``
-    what the calibration data says of each sample, where it says so; ``packed`` weights of few bits by name, see
-    ``reconvene.deploy.planned``.
+    what the calibration data says of each sample, where it says so; ``packed`` weights of few bits by name, and
+    ``inputs`` bits of what layers read by name where these are fewer than 8, see ``reconvene.deploy.planned``.
     """
 
     samples: Any
@@ -43,6 +43,7 @@ class Quantisation:
     learned: Mapping[str, Range] | None = None
     targets: Tensor | None = None
     packed: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return batch_size(self.samples)

@@ -61,13 +61,27 @@ def quantised_onnx(
     proto = onnx.load(path)
     _read_in_float(proto.graph, set(in_float))
     if quantisation.packed:
-        exact = pack_weights(proto, quantisation.packed, folded)
+        exact = pack_weights(proto, quantisation.packed, folded, quantisation.inputs)
         _check_weights(
             plain, exact, dict(zip(inputs, leaves(next(quantisation.batches(batch or _BATCH))), strict=True))
         )
     proto.producer_name, proto.producer_version = "reconvene", __version__
+    _forget_tool(proto)
     onnx.save(proto, path)
     return [path]
+
+
+def _forget_tool(proto: Any) -> None:
+    """Drop the notes of the tool, and the operator sets that it names and nothing uses."""
+    nodes = [*proto.graph.node, *(node for function in proto.functions for node in function.node)]
+    used = {"", *(node.domain for node in nodes)}
+    for entries, kept in (
+        (proto.opset_import, [opset for opset in proto.opset_import if opset.domain in used]),
+        (proto.metadata_props, [entry for entry in proto.metadata_props if not entry.key.startswith("onnx.")]),
+    ):
+        copies = [type(entry).FromString(entry.SerializeToString()) for entry in kept]
+        del entries[:]
+        entries.extend(copies)
 
 
 def _check_weights(plain: Path, exact: Any, feeds: dict[str, Tensor]) -> None:

@@ -9,7 +9,8 @@ such a file with numpy alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,17 +19,26 @@ from numpy.typing import NDArray
 from reconvene.deploy.packed_rows import folded_integers, rows_of
 from reconvene.deploy.planned import PackedWeight
 from reconvene.deploy.runtimes.base import imported
-from reconvene.deploy.runtimes.onnx.unpacking import DOMAIN, UNPACK, VERSION, bias_scale, order, packed_bytes
+from reconvene.deploy.runtimes.onnx.compact import compact
+from reconvene.deploy.runtimes.onnx.narrow_inputs import narrow_inputs
+from reconvene.deploy.runtimes.onnx.unpacking import (
+    DOMAIN,
+    VERSION,
+    WIDTHS,
+    bias_scale,
+    packed_bytes,
+    rounding,
+    weight_functions,
+)
 from reconvene.errors import ExportError
 from reconvene.surgery.bits import LayerBits
 from reconvene.utils.machine import saturates
 
 _Array = NDArray[Any]
-_BIAS_LIMIT = 2**31 - 1
 
 
-def pack_weights(proto: Any, weights: Mapping[str, PackedWeight], plain: Any) -> Any:
-    """Put packed weights into a QDQ model, in place, where it has int8 ones.
+def pack_weights(proto: Any, weights: Mapping[str, PackedWeight], plain: Any, inputs: Mapping[str, int]) -> Any:
+    """Put packed weights into a QDQ model, in place, where it has int8 ones, and let layers read few bits.
 
     Returns the same model with activations and biases in float32: what it computes is what the weights say, so that
     they can be compared with those of the network.
@@ -37,9 +47,11 @@ def pack_weights(proto: Any, weights: Mapping[str, PackedWeight], plain: Any) ->
         proto: the model as ONNX Runtime's tool quantised it.
         weights: by the name of the weight in the network.
         plain: the model in float32 that the tool was given, norms folded into its weights.
+        inputs: bits of what layers read by the name of the layer, where these are fewer than 8.
 
     Raises ExportError for a weight that the file does not have in int8.
     """
+    narrow_inputs(proto, inputs)
     graph = _Graph(proto, plain)
     read = {name: np.zeros(len(packed.layer.bits), dtype=np.bool_) for name, packed in weights.items()}
     for node, name, rows in graph.layers(weights):
@@ -52,7 +64,8 @@ def pack_weights(proto: Any, weights: Mapping[str, PackedWeight], plain: Any) ->
         )
     graph.clean()
     exact = graph.with_float_activations()
-    _shorten(proto)
+    graph.round_in_one()
+    compact(proto)
     return exact
 
 
@@ -69,7 +82,7 @@ class _Graph:
         names = {node.name for node in self.graph.node}
         dropped = [n for n in plain.graph.node if n.op_type in ("Relu", "Clip") and n.name not in names]
         self._dropped = {node.output[0]: node for node in dropped}
-        self._unpacking: list[Any] = []
+        self._calls: list[Any] = []
         self._functions: dict[str, Any] = {}
         self._biases: dict[str, _Array] = {}
         self._count = 0
@@ -114,17 +127,14 @@ class _Graph:
             idle = ~integers.any(axis=tuple(d for d in range(integers.ndim) if d != axis))
             scale[idle] = np.maximum(1e-8, np.abs(bias[idle]) / step / 2**30)
         unsigned = saturates() and max(packed.layer.channels) == 8
-        zero = np.full(len(scale), 128 if unsigned else 0, np.uint8 if unsigned else np.int8)
-        node.input[1] = self._weight(integers, packed.layer, axis, scale.astype(np.float32), zero)
+        dtype = "uint8" if unsigned else "int8"
+        node.input[1] = self._weight(integers, packed.layer, axis, scale.astype(np.float32), dtype)
         if bias is not None:
             self._set_bias(node, bias, activation.input[1], scale.astype(np.float32), name)
-        for number in reversed(range(len(node.attribute))):
-            if _is_default(node.attribute[number]):
-                del node.attribute[number]
 
     def clean(self) -> None:
         """Remove what nobody reads any more; what unpacks comes first."""
-        nodes = [*self._unpacking, *self.graph.node]
+        nodes = [*self._calls, *self.graph.node]
         read = {output.name for output in self.graph.output}
         initializers = []
         for node in reversed(nodes):
@@ -137,19 +147,37 @@ class _Graph:
             del entries[:]
             entries.extend(copies)
         del self.graph.value_info[:]
-        if self._functions:
-            helper = self.onnx.helper
-            self.proto.functions.extend(self._functions[name] for name in sorted(self._functions))
-            self.proto.opset_import.append(helper.make_opsetid(DOMAIN, VERSION))
+        self.proto.functions.extend(self._functions[name] for name in sorted(self._functions))
+        self.proto.opset_import.append(self.onnx.helper.make_opsetid(DOMAIN, VERSION))
+
+    def round_in_one(self) -> None:
+        """Write each pair of nodes that round activations as one, a function that the file holds once."""
+        readers = Counter(name for node in self.graph.node for name in node.input)
+        rounded = {node.output[0]: node for node in self.graph.node if node.op_type == "QuantizeLinear"}
+        pairs = {
+            node.input[0]: node
+            for node in self.graph.node
+            if node.op_type == "DequantizeLinear" and node.input[0] in rounded and readers[node.input[0]] == 1
+        }
+        for name, dequantize in pairs.items():
+            node = rounded[name]
+            dequantize.op_type, dequantize.domain, dequantize.input[0] = "Round", DOMAIN, node.input[0]
+            self.graph.node.remove(node)
+        if pairs:
+            self.proto.functions.append(rounding(self.onnx.helper))
 
     def with_float_activations(self) -> Any:
         """A copy that rounds weights only."""
         copy = self.onnx.ModelProto.FromString(self.proto.SerializeToString())
         sources = {node.output[0]: node.input[0] for node in copy.graph.node if node.op_type == "QuantizeLinear"}
+        ends = {
+            n.output[0]: sources[n.input[0]] for n in copy.graph.node if n.op_type == "Clip" and n.input[0] in sources
+        }
+        sources |= ends  # of integers of few bits
         nodes, used = [], {tensor.name for tensor in copy.graph.initializer}
         used.update(output for node in copy.graph.node for output in node.output)
         for node in copy.graph.node:
-            if node.op_type == "QuantizeLinear":
+            if node.op_type == "QuantizeLinear" or (node.op_type == "Clip" and node.output[0] in ends):
                 continue
             if node.op_type == "DequantizeLinear" and node.input[0] in sources:
                 node = self._in_float(sources[node.input[0]], node.output[0])
@@ -178,42 +206,30 @@ class _Graph:
         node.input[0], node.output[0] = source, output
         return node
 
-    def _weight(self, integers: _Array, layer: LayerBits, axis: int, scale: _Array, zero: _Array) -> str:
+    def _weight(self, integers: _Array, layer: LayerBits, axis: int, scale: _Array, dtype: str) -> str:
         """Name of the tensor of the weight, dequantised."""
-        rows = np.moveaxis(integers, axis, 0)
-        bits, parts, places = layer.bits, [], []
-        for width, _ in layer.counts:
-            channels = np.flatnonzero(bits == width)
-            places += channels.tolist()
-            parts.append(self._block(rows[channels], width, zero))
-        flat = parts[0] if len(parts) == 1 else self._node("Concat", parts, axis=0)
-        shape = self._add(np.array(rows.shape, dtype=np.int64))
-        scales = [self._add(scale), self._add(zero)]
-        if places == sorted(places):
-            weight = self._node("Reshape", [flat, shape])
-        else:
-            inverse = np.argsort(np.array(places)).astype(np.uint8 if len(places) <= 256 else np.uint16)
-            weight = self._call(order, [flat, shape, self._add(inverse)])
+        rows, bits = np.moveaxis(integers, axis, 0), layer.bits
+        blocks = [rows[bits == width] for width in WIDTHS]
+        parts = [packed_bytes(block, width) for block, width in zip(blocks, WIDTHS, strict=True)]
+        places = np.argsort(np.argsort(bits, kind="stable"))
+        attributes: dict[str, Any] = {
+            "bytes": [part.size for part in parts],
+            "counts": [block.size for block in blocks],
+            "shape": list(rows.shape),
+        }
         if axis:
-            weight = self._node("Transpose", [weight], perm=[*range(1, axis + 1), 0, *range(axis + 1, rows.ndim)])
-        return self._node("DequantizeLinear", [weight, *scales], axis=axis)
+            attributes |= {"perm": [*range(1, axis + 1), 0, *range(axis + 1, rows.ndim)], "axis": axis}
+        order = places.astype(np.uint8 if len(places) <= 256 else np.uint16)
+        inputs = [self._add(np.concatenate(parts)), self._add(order), self._add(scale)]
+        functions = weight_functions(self.onnx.helper, dtype, transposed=axis > 0)
+        return self._call(functions, inputs, **attributes)
 
-    def _block(self, block: _Array, width: int, zero: _Array) -> str:
-        """Name of the flat tensor of the integers of one block, of the type of ``zero`` and around it."""
-        if width == 8:
-            return self._add((block.astype(np.int64) + zero[0]).astype(zero.dtype).reshape(-1))
-        packed = packed_bytes(block, width)
-        flat = self._call(UNPACK[width, zero.dtype.name], [self._add(packed)])
-        if packed.size * (8 // width) == block.size:
-            return flat
-        start, end = (self._add(np.array([n], dtype=np.int64)) for n in (0, block.size))
-        return self._node("Slice", [flat, start, end])
-
-    def _call(self, function: Callable[[Any], Any], inputs: list[str]) -> str:
-        """A call of a function of the file, which is written once."""
-        definition = function(self.onnx.helper)
-        self._functions[definition.name] = definition
-        return self._node(definition.name, inputs, domain=DOMAIN)
+    def _call(self, functions: list[Any], inputs: list[str], **attributes: Any) -> str:
+        """A call of the last of these functions, which the file holds once each."""
+        self._functions.update({function.name: function for function in functions})
+        called, name = functions[-1].name, self._name()
+        self._calls.append(self.onnx.helper.make_node(called, inputs, [name], domain=DOMAIN, **attributes))
+        return name
 
     def _bias(self, node: Any) -> _Array | None:
         """The float32 bias of a layer, where it is quantised."""
@@ -228,14 +244,14 @@ class _Graph:
     def _set_bias(self, node: Any, bias: _Array, step: str, scale: _Array, name: str) -> None:
         together = self._value(step).astype(np.float32) * scale
         integers = np.rint(bias / together)
-        if np.abs(integers).max(initial=0) > _BIAS_LIMIT:
+        largest = np.abs(integers).max(initial=0)
+        dtype = next((dtype for dtype in (np.int8, np.int16, np.int32) if largest <= np.iinfo(dtype).max), None)
+        if dtype is None:
             raise ExportError(f"the bias of {name.removesuffix('.weight')} does not fit into 32 bits at its scale")
-        scales = next(tensor.name for tensor in reversed(self.graph.initializer) if self._is(tensor, scale))
-        node.input[2] = self._call(bias_scale, [self._add(integers.astype(np.int32)), step, scales])
+        scales = self._calls[-1].input[-1]  # of the weight that was just packed
+        inputs = [self._add(integers.astype(dtype)), step, scales]
+        node.input[2] = self._call([bias_scale(self.onnx.helper)], inputs)
         self._biases[node.input[2]] = bias.astype(np.float32)
-
-    def _is(self, tensor: Any, array: _Array) -> bool:
-        return list(tensor.dims) == list(array.shape) and bool(tensor.raw_data == array.tobytes())
 
     def _float(self, quantised: str) -> _Array:
         """The float32 tensor that the tool quantised."""
@@ -251,46 +267,6 @@ class _Graph:
         self.graph.initializer.append(self.onnx.numpy_helper.from_array(array, name))
         return name
 
-    def _node(self, operator: str, inputs: list[str], **attributes: Any) -> str:
-        name = self._name()
-        self._unpacking.append(self.onnx.helper.make_node(operator, inputs, [name], **attributes))
-        return name
-
     def _name(self) -> str:
         self._count += 1
         return f"packed/{self._count}"
-
-
-def _is_default(attribute: Any) -> bool:
-    """Whether an attribute of a convolution says what holds without it."""
-    if attribute.name == "auto_pad":
-        return bool(attribute.s == b"NOTSET")
-    if attribute.name == "pads":
-        return not any(attribute.ints)
-    if attribute.name in ("strides", "dilations"):
-        return all(value == 1 for value in attribute.ints)
-    return bool(attribute.name == "group" and attribute.i == 1)
-
-
-def _shorten(proto: Any) -> None:
-    """Give everything inside short names: those of a graph take more bytes than its numbers."""
-    graph = proto.graph
-    public = {value.name for value in (*graph.input, *graph.output)}
-    short: dict[str, str] = {"": ""}
-
-    def name(long: str) -> str:
-        if long in public:
-            return long
-        if long not in short:
-            short[long] = np.base_repr(len(short), 36).lower()
-            while short[long] in public:
-                short[long] += "_"
-        return short[long]
-
-    for node in graph.node:
-        node.input[:] = [name(value) for value in node.input]
-        node.output[:] = [name(value) for value in node.output]
-        node.ClearField("name")
-        node.ClearField("doc_string")
-    for tensor in graph.initializer:
-        tensor.name = name(tensor.name)

@@ -27,6 +27,7 @@ from reconvene.deploy.model_io import (
     take_samples,
 )
 from reconvene.deploy.options import FREE, STATIC, FileOptions, free_axes
+from reconvene.deploy.planned import NARROW_INPUTS, PACKED
 from reconvene.deploy.quantisation import Quantisation
 from reconvene.deploy.runtimes.base import OnDevice, Runtime, Session, Written, file_of, imported, our_program
 from reconvene.deploy.runtimes.onnx.in_place import CopiedActivations
@@ -187,6 +188,8 @@ def _forget(ir_model: Any) -> None:
     """Drop stack traces and the like (1 MB on a ViT, full of paths); say who made the file."""
     for graph in (ir_model.graph, *ir_model.functions.values()):
         graph.metadata_props.clear()
+        for value in (*graph.inputs, *graph.outputs):
+            value.metadata_props.clear()
         for node in graph.all_nodes():
             node.metadata_props.clear()
             for value in node.outputs:
@@ -296,7 +299,7 @@ ONNX = Runtime(
     extra="onnx",
     to_run={"onnxruntime": "1.23"},
     to_export={"onnx": "1.19", "onnxscript": "0.6"},
-    takes=frozenset({"free_batch", "static_batch", "dynamic_axes", "opset", "fp16", "packed", "state"}),
+    takes=frozenset({"free_batch", "static_batch", "dynamic_axes", "opset", "fp16", PACKED, NARROW_INPUTS, "state"}),
     on_device=OnDevice("onnxruntime", our_program("onnxruntime")),
     plan_memory=plan_onnx_memory,
     holds={
