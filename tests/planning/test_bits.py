@@ -13,14 +13,18 @@ import torch
 from torch import nn
 
 import reconvene as rc
+from reconvene import devices
 from reconvene.allocation.bit_problem import BitProblem, GroupChoices, InputChoices, WeightChoices
 from reconvene.allocation.bit_solver import solve_bits
-from reconvene.errors import ArgumentError, BudgetError, PlanError
+from reconvene.devices.latency_cost import DeviceLatency
+from reconvene.errors import ArgumentError, BudgetError, DeviceError, PlanError
 from reconvene.planning.input_losses import input_losses_on_data
 from reconvene.planning.options import Options
 from reconvene.quantiser import fake_quantised, largest, noise_ratio, quantise
 from reconvene.quantiser.fake import round_while_training, stop_quantised
+from reconvene.structure import analyse
 from reconvene.surgery.bits import BitPlan, LayerBits
+from support import device_fakes
 from support.mini_resnet import mini_resnet
 
 IMAGE = torch.zeros(1, 3, 32, 32)
@@ -349,3 +353,24 @@ def test_bits_of_activations_that_cannot_be_are_refused() -> None:
         on_meta, nothing = mini_resnet(), torch.zeros(1, 3, 32, 32)
     with pytest.raises(ArgumentError, match="this model is on meta"):
         rc.plan(on_meta, nothing, rc.Budget(ops_bit="4x"), bits=(2, 4, 8), activation_bits=(4, 8))
+
+
+def test_a_budget_on_latency_is_kept_beside_one_on_size() -> None:
+    model, data = trained_net()
+    image = data[0][0][:1]
+    _, profile = device_fakes.of(model, image)
+    device = devices.Profile.from_dict({**profile.to_dict(), "precision": "int8"})
+    options = {"bits": (0, 2, 4, 8), "trained": True, "data": data, "device": device, "round_to": 4}
+    predicted = DeviceLatency(device).bind(analyse(model, image), None)
+    alone = rc.plan(model, image, rc.Budget(latency="1.2x"), **options)
+    plan = rc.plan(model, image, rc.Budget(latency="1.2x", size="1.5kB"), **options)
+    for each in (alone, plan):
+        assert each.costs["pruned"]["latency"] <= each.limits["latency"] == each.costs["dense"]["latency"] / 1.2
+        assert each.costs["pruned"]["latency"] == predicted.at(each.widths)
+    # Bits cost no time in int8 kernels, so that all are taken where no other budget asks for fewer.
+    assert {width for layer in alone.bits.layers.values() for width, _ in layer.counts} == {8}
+    assert plan.costs["pruned"]["size"] == packed_bytes(plan.apply(model), plan) <= 1500 < alone.costs["pruned"]["size"]
+    with pytest.raises(DeviceError, match="measured in fp32, and int8 was asked for"):
+        rc.plan(model, image, rc.Budget(latency="1.2x"), **{**options, "device": profile})
+    with pytest.raises(ArgumentError, match="device without a budget on latency"):
+        rc.plan(model, image, rc.Budget(size="4kB"), **options)

@@ -57,7 +57,7 @@ def channel_prices(problem: BitProblem, decision: Decision, price: Price) -> lis
     results = []
     for g in range(len(problem.groups)):
         fewer = widths.copy()
-        step = 1 if widths[g] > 1 else -1
+        step = _step(problem, g, int(widths[g]))
         fewer[g] -= step
         others = problem.charges.sizes(fewer)
         reading = [n for n, (a, b) in enumerate(zip(sizes, others, strict=True)) if a != b]
@@ -69,9 +69,20 @@ def channel_prices(problem: BitProblem, decision: Decision, price: Price) -> lis
                 layers += problem.charges.part(name, n, sizes[n], counts[n], read)
                 layers -= problem.charges.part(name, n, others[n], counts[n], read)
             beside = problem.charges.beside(name, widths) - problem.charges.beside(name, fewer)
-            saved += step * unit * (layers + beside)
+            saved += unit * (layers + beside) / step
         results.append(max(saved, 0.0))
     return results
+
+
+def _step(problem: BitProblem, g: int, width: int) -> int:
+    """How far it is to the next width that a group may have: down, or at its least width up, which is negative."""
+    allowed = problem.groups[g].allowed
+    lower, higher = allowed[allowed < width], allowed[allowed > width]
+    if len(lower):
+        return width - int(lower[-1])
+    if len(higher):
+        return width - int(higher[0])
+    return 1 if width > 1 else -1
 
 
 def finish_slope(problem: BitProblem, decision: Decision, name: str) -> float:

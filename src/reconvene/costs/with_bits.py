@@ -49,9 +49,9 @@ class BitCosts:
         return 0.0 if sums is None else sums.of(number, size, counts, activations)
 
     def beside(self, name: str, widths: Ints) -> float:
-        """What a cost has beside the shares of layers."""
+        """What a cost has beside the shares of layers: of latency a lower bound that never falls when a width grows."""
         function = self._beside.get(name)
-        return 0.0 if function is None else function.at(widths)
+        return 0.0 if function is None else function.bound(widths)
 
     def total(self, name: str, layers: float, beside: float) -> float:
         """The cost whose layers add up to ``layers``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,9 @@ class PosedProblem:
 class BitDecider:
     """Decides widths and bits of one model for one budget, again after each repair of its structure.
 
-    ``bits``: those that weights may have; with 0 among them channels may leave.
+    ``bits``: those that weights may have; with 0 among them channels may leave. ``answers``: the cost that answers to
+    a name, where that is not the usual one; ``aims``: limits to aim at instead of those of the budget, by cost.
+    ``known``: losses by the id of the structure, which several deciders may share.
     """
 
     model: nn.Module
@@ -56,13 +58,16 @@ class BitDecider:
     budget: Budget
     options: Options
     bits: tuple[int, ...]
+    answers: Mapping[str, Cost] = field(default_factory=dict)
+    aims: Mapping[str, float] = field(default_factory=dict)
+    known: dict[int, tuple[Structure, BitLosses, list[InputChoices]]] = field(default_factory=dict)
 
     @property
     def costs(self) -> dict[str, Cost]:
         """The cost that answers to each name."""
         chip = {} if self.options.target.chip is None else cost_file(self.options.target.chip).costs
         costs = {name: cost for name, cost in COSTS.items() if cost.listed or name in self.budget}
-        return {**costs, **chip, "size": PackedSize()}
+        return {**costs, **chip, **self.answers, "size": PackedSize()}
 
     def choose(self, structure: Structure, timings: dict[str, float]) -> Choice:
         """The choice in seconds; see ``plan_from_choice``. Raises BudgetError for what cannot be kept."""
@@ -79,7 +84,10 @@ class BitDecider:
         first = list({layer.weight: layer for layer in reversed(layers)}.values())[::-1]
         choices = tuple(b for b in self.bits if b)
         with timed(timings, "saliency"):
-            losses = self._losses(structure, first, choices)
+            if id(structure) not in self.known:
+                inputs = self._inputs(charges.table.layers, [layer.weight for layer in first])
+                self.known[id(structure)] = structure, self._losses(structure, first, choices), inputs
+            _, losses, inputs = self.known[id(structure)]
         dense = {
             name: COSTS["size"].bind(structure, None).at(structure.widths)
             if name == "size"
@@ -87,10 +95,9 @@ class BitDecider:
             for name, cost in self.costs.items()
         }
         limits = {name: read_budget(name, value).of(dense[name]) for name, value in self.budget.asked.items()}
+        limits |= self.aims
         groups = self._groups(structure, losses)
         weights = [_weight(structure, layer, charges.table.layers, choices, losses) for layer in first]
-        with timed(timings, "saliency"):
-            inputs = self._inputs(charges.table.layers, [weight.name for weight in weights])
         problem = BitProblem(groups, weights, charges, limits, len(charges.table.layers), inputs=inputs)
         return PosedProblem(structure, problem, losses, dense)
 

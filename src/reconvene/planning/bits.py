@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
 
 from reconvene import rectifier
-from reconvene.costs import Budget
+from reconvene.costs import Budget, Cost, Network
+from reconvene.costs.model import CostModel
 from reconvene.errors import ArgumentError
 from reconvene.planning.assemble import PreparedModel, plan_from_choice, timed
 from reconvene.planning.bit_decider import BitDecider
+from reconvene.planning.feedback import plan_within
 from reconvene.planning.options import Options
 from reconvene.quantiser import fake_quantised
 from reconvene.structure.inputs import map_tensors
@@ -33,20 +37,73 @@ def plan_bits(model: nn.Module, example_inputs: Any, budget: Budget, options: Op
     """
     allowed = check_bits(bits)
     refuse_options(options, budget)
+    planner = _BitPlanner(model, example_inputs, budget, options, allowed)
+    if "latency" not in budget:
+        return replace(planner.plan(budget), calibration=kept_examples(options.data))
     seconds: dict[str, float] = {}
-    with timed(seconds, "structure"):
-        prepared = PreparedModel.of(model, example_inputs, seed=options.seed, limits=options.limits, data=options.data)
-    decider = BitDecider(model, example_inputs, budget, options, allowed)
-    plan = plan_from_choice(
-        model,
-        example_inputs,
-        lambda structure, _, timings: decider.choose(structure, timings),
-        seed=options.seed,
-        prepared=prepared,
-        verified=options.verify,
-    )
-    plan.timings["structure"] = plan.timings.get("structure", 0.0) + seconds["structure"]
+    target = replace(options.target, precision=options.target.precision or "int8")
+    with ExitStack() as stack:
+        with timed(seconds, "profile"):
+            answers = stack.enter_context(target.costs(planner, budget))
+        latency = {"latency": answers.costs["latency"]}
+        step = options.round_to or answers.round_to
+        asked = Budget(latency=budget.asked["latency"])
+        plan = plan_within(planner, asked, latency, round_to=step, refine=False)
+    plan.timings.update(seconds)
     return replace(plan, calibration=kept_examples(options.data))
+
+
+class _BitPlanner:
+    """Makes plans of widths and bits of one model and budget; see ``planning.feedback.Plans``."""
+
+    def __init__(
+        self, model: nn.Module, example_inputs: Any, budget: Budget, options: Options, bits: tuple[int, ...]
+    ) -> None:
+        self.model, self.example_inputs, self.seed = model, example_inputs, options.seed
+        self._budget, self._options, self._bits = budget, options, bits
+        self._analysis: dict[str, float] = {}
+        self._losses: dict[int, Any] = {}
+        with timed(self._analysis, "structure"):
+            self.prepared = PreparedModel.of(
+                model, example_inputs, seed=options.seed, limits=options.limits, data=options.data
+            )
+
+    def cost_model(self, costs: Mapping[str, Cost] | None = None) -> CostModel:
+        """See Plans."""
+        network = Network(self.model, self.example_inputs, self._options.data)
+        return CostModel(self.prepared.structure, costs, network)
+
+    def plan(
+        self,
+        budget: Budget,
+        *,
+        costs: Mapping[str, Cost] | None = None,
+        limits: Mapping[str, float] = MappingProxyType({}),
+        round_to: int | None = None,
+        refine: bool = False,
+    ) -> Plan:
+        """The plan for the whole budget, ``budget`` the part of it that ``costs`` answer to, with these limits."""
+        options = self._options if round_to is None else replace(self._options, round_to=round_to)
+        decider = BitDecider(
+            self.model,
+            self.example_inputs,
+            self._budget,
+            options,
+            self._bits,
+            answers=costs or {},
+            aims=limits,
+            known=self._losses,
+        )
+        plan = plan_from_choice(
+            self.model,
+            self.example_inputs,
+            lambda structure, _, timings: decider.choose(structure, timings),
+            seed=self.seed,
+            prepared=self.prepared,
+            verified=options.verify,
+        )
+        plan.timings["structure"] = plan.timings.get("structure", 0.0) + self._analysis.pop("structure", 0.0)
+        return plan
 
 
 ROUNDED_NORMS = Note("norms have the statistics of the network with rounded weights", "norms")
@@ -85,18 +142,18 @@ def refuse_options(options: Options, budget: Budget) -> None:
     """Raise ArgumentError for what a plan of bits does not know: better than to read past it."""
     target = options.target
     given = {
-        "device": target.device is not None,
+        "device without a budget on latency": target.device is not None and "latency" not in budget,
         "size_of": bool(target.size_of),
         "memory_of": target.memory_of is not None,
-        "precision": target.precision is not None,
+        "precision other than int8": target.precision not in (None, "int8"),
         "criterion": options.criterion is not None,
         "evaluator": options.evaluator is not None,
-        "a budget on latency": "latency" in budget,
     }
     if refused := [name for name, is_given in given.items() if is_given]:
         raise ArgumentError(
-            f"bits are not decided together with {', '.join(refused)}. Limit size, params_bit, ops_bit, params, macs "
-            "or peak_memory, or cycles and energy of a target; channels are chosen by what the plan of bits estimates"
+            f"bits are not decided together with {', '.join(refused)}. Limit size, params_bit, ops_bit, params, macs, "
+            "peak_memory or latency, or cycles and energy of a target; channels are chosen by what the plan of bits "
+            "estimates"
         )
 
 

@@ -112,6 +112,8 @@ def search(
         activation_bits=check_activation_bits(activation_bits),
     )
     refuse_options(options, budget)
+    if "latency" in budget:
+        raise ArgumentError("a search keeps no budget on latency: rc.prune with bits does, or limit macs")
     device = next(model.parameters()).device
     with own_randomness(device), listening(progress):
         run = SearchRun(

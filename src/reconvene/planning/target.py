@@ -16,9 +16,9 @@ from reconvene.deploy.runtimes.registry import memory_planners
 from reconvene.devices import Profile
 from reconvene.devices.latency_cost import DeviceLatency
 from reconvene.errors import DeviceError, UnknownNameError
+from reconvene.planning.feedback import Plans
 from reconvene.planning.npu_costs import npu_costs
 from reconvene.planning.runtime_costs import ExportedSize, MachineLatency, RuntimeMemory
-from reconvene.planning.session import Planner
 
 ROUND_TO = 8
 """Widths become multiples of this where neither the caller nor the device asks for another step."""
@@ -54,7 +54,7 @@ class Target:
     chip: str | Path | None = None
 
     @contextmanager
-    def costs(self, planner: Planner, budget: Budget) -> Iterator[TargetCosts]:
+    def costs(self, planner: Plans, budget: Budget) -> Iterator[TargetCosts]:
         """The costs of a budget on this target; what they need for measuring is given back at the end.
 
         Raises UnknownNameError for a precision, a runtime or a chip that there is not, DeviceError for a profile,
@@ -98,7 +98,7 @@ def latency_on(profile: Profile, *, measured: bool) -> DeviceLatency:
     return MachineLatency(profile) if measured and here else DeviceLatency(profile)
 
 
-def resolve_profile(planner: Planner, device: DeviceLike | None, *, precision: str | None = None) -> Profile:
+def resolve_profile(planner: Plans, device: DeviceLike | None, *, precision: str | None = None) -> Profile:
     """The profile of a device; of this machine, for this model, where that or none is named. Raises DeviceError."""
     if device is None or device == devices.HERE:
         jobs, weight_bytes = devices.jobs(devices.sites(planner.prepared.structure)), parameter_bytes(planner.model)
