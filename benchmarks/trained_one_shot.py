@@ -5,16 +5,22 @@ each budget on MACs and each criterion, and repaired in each way from training i
 criteria of Torch-Pruning (``--rivals``), whose norms are recalibrated from the same images. Lines are appended as seeds
 finish, and what is there is not done again.
 
-    python benchmarks/trained_one_shot.py --data cifar10/ --side 32 --limit 10000 --epochs 15 --rivals
+    python benchmarks/trained_one_shot.py --data cifar10/ --side 32 --limit 10000 --epochs 15 --rivals --tune 5
+
+``--tune`` goes on training, by the end of the schedule again and without a teacher: of each budget our default
+(``taylor``, reconstructed), the criterion of Torch-Pruning that was best as repaired, and beside them the widths of
+ours drawn anew, for as many epochs as the dense network and the tuning together.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib
 import json
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +30,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 import reconvene as rc
-from reconvene.data import calibration, load_data
+from reconvene.data import Dataset, calibration, load_data
 from reconvene.deploy import measure
 from reconvene.experiments.torch_pruning import cut_copy, largest_that_fits
 from reconvene.models import ModelSource
@@ -35,9 +41,11 @@ RESULTS = HERE / "results" / "trained_one_shot.jsonl"
 BUDGETS = ("2x", "4x")
 CRITERIA = ("random", "l2", "group_l2", "fpgm", "lamp", "taylor")
 WAYS = ("keep", "recalibrate", "reconstruct")
+OURS = ("taylor", "reconstruct")
+"""What is tuned: the default of ``rc.prune(trained=True, data=...)``."""
 RIVALS = ("GroupMagnitude", "GroupTaylor", "GroupHessian", "LAMP", "FPGM", "BNScale", "Random")
 """Importances of Torch-Pruning; each ranks all layers together, as its benchmarks do."""
-USUAL = {"model": "resnet20", "width": 1.0, "rivals": False}
+USUAL = {"model": "resnet20", "width": 1.0, "rivals": False, "tune": 0}
 """Of rows that were measured before there was a choice."""
 
 
@@ -51,6 +59,9 @@ def main() -> None:
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--rivals", action="store_true", help="also Torch-Pruning's criteria (extra: bench)")
+    parser.add_argument(
+        "--tune", type=int, default=0, help="epochs of tuning; 0: only what is left right after the cut"
+    )
     given = parser.parse_args()
     if given.data != "digits" and not Path(given.data).is_dir():
         print(f"no data at {given.data}: nothing is measured")
@@ -60,49 +71,91 @@ def main() -> None:
     dataset = load_data(given.data, limit=given.limit, input_shape=shape)
     known = read_rows(RESULTS)
     asked = {"epochs": given.epochs, "data": str(dataset), "side": given.side, "rivals": given.rivals}
-    asked |= {"model": given.model, "width": given.width}
+    asked |= {"model": given.model, "width": given.width, "tune": given.tune}
     done = {row["seed"] for row in known if {name: row.get(name, USUAL.get(name)) for name in asked} == asked}
     arguments = {"num_classes": 10} | ({"width": given.width} if given.width != 1.0 else {})
     for seed in sorted(set(range(given.seeds)) - done):
         dense = ModelSource(given.model, arguments, shape, seed).build()
-        with tempfile.TemporaryDirectory() as folder:
-            accuracy = train_model(
-                dense, dataset, directory=folder, epochs=given.epochs, config=TrainConfig(seed=seed)
-            ).score
+        accuracy = trained(dense, dataset, given.epochs, TrainConfig(seed=seed))
         fewest = int(dataset.train.targets.bincount().min())
         data = list(calibration(dataset, min(2000, fewest * len(dataset.classes)), seed=seed))
         test = dataset.normalise(dataset.test.images), dataset.test.targets
-        arms = [arm for budget in BUDGETS for arm in cut(dense, data, test, budget, seed)]
-        if given.rivals:
-            arms += [arm for budget in BUDGETS for arm in rivals(dense, data, test, budget, seed)]
+        at, arms, cuts = Trained(dense, data, test, seed), list[dict[str, Any]](), list[Cut]()
+        for way in (cut, rivals) if given.rivals else (cut,):
+            for budget in BUDGETS:
+                done_arms, kept = way(at, budget)
+                arms, cuts = arms + done_arms, [*cuts, kept]
+        if given.tune:
+            arms += tune(cuts, dataset, given.epochs, given.tune, seed)
         row = {"seed": seed, **asked, "dense": accuracy, "arms": arms}
         add_row(RESULTS, row)
         print(json.dumps(row), flush=True)
 
 
-def cut(
-    dense: nn.Module, data: list[tuple[Tensor, Tensor]], test: tuple[Tensor, Tensor], budget: str, seed: int
-) -> list[dict[str, object]]:
-    """Every criterion at one budget: accuracy after every repair, and the seconds that each took."""
-    example, arms = data[0][0][:2], []
+@dataclass(frozen=True)
+class Trained:
+    """A trained network, images to repair from, images to judge on, and its seed."""
+
+    dense: nn.Module
+    data: list[tuple[Tensor, Tensor]]
+    test: tuple[Tensor, Tensor]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The arm of a budget that is tuned, its network, and where it is ours the plan."""
+
+    arm: dict[str, Any]
+    network: nn.Module
+    plan: rc.Plan | None = None
+
+
+def trained(network: nn.Module, dataset: Dataset, epochs: int, config: TrainConfig) -> float:
+    """Train a network in place; returns the accuracy on the test images."""
+    with tempfile.TemporaryDirectory() as folder:
+        return train_model(network, dataset, directory=folder, epochs=epochs, config=config).score
+
+
+def tune(cuts: list[Cut], dataset: Dataset, epochs: int, tuning: int, seed: int) -> list[dict[str, Any]]:
+    """Tune cut networks, whose arms learn their accuracy; returns the arms of our widths drawn anew."""
+    scratch = []
+    for made in cuts:
+        made.arm["tuned"] = trained(made.network, dataset, tuning, TrainConfig(seed=seed, tail=tuning / epochs))
+        if made.plan is None:
+            continue
+        fresh = copy.deepcopy(made.network)
+        rc.rectify(fresh, made.plan, dataset.normalise(dataset.train.images[:2]), "reinit", seed=seed)
+        accuracy = trained(fresh, dataset, epochs + tuning, TrainConfig(seed=seed))
+        name = f"widths of {made.arm['criterion']}, from scratch"
+        scratch.append({"criterion": name, "macs": made.arm["macs"], "tuned": accuracy})
+    return scratch
+
+
+def cut(at: Trained, budget: str) -> tuple[list[dict[str, Any]], Cut]:
+    """Every criterion at one budget: accuracy after every repair, and the seconds that each took; the default's cut."""
+    dense, data, test, seed = at.dense, at.data, at.test, at.seed
+    example, arms, kept = data[0][0][:2], [], None
     for criterion in CRITERIA:
         start = time.perf_counter()
         plan = rc.plan(dense, example, rc.Budget(macs=budget), criterion, data, seed, trained=True)
-        arm: dict[str, object] = {"criterion": criterion, "macs": budget, "plan": time.perf_counter() - start}
+        arm: dict[str, Any] = {"criterion": criterion, "macs": budget, "plan": time.perf_counter() - start}
         for how in WAYS:
             start, small = time.perf_counter(), plan.apply(dense)
             rc.rectify(small, plan, example, how, model=dense, data=data)
             arm[how] = {"seconds": time.perf_counter() - start, "accuracy": right(small, test)}
+            if (criterion, how) == OURS:
+                kept = Cut(arm, small, plan)
         arms.append(arm)
-    return arms
+    assert kept is not None, "it is one of them"
+    return arms, kept
 
 
-def rivals(
-    dense: nn.Module, data: list[tuple[Tensor, Tensor]], test: tuple[Tensor, Tensor], budget: str, seed: int
-) -> list[dict[str, object]]:
-    """Torch-Pruning's criteria at one budget: accuracy as cut, and with the norms' statistics taken again."""
+def rivals(at: Trained, budget: str) -> tuple[list[dict[str, Any]], Cut]:
+    """Torch-Pruning's criteria at one budget: accuracy as cut, and with the norms' statistics taken again; the best."""
+    dense, data, test, seed = at.dense, at.data, at.test, at.seed
     importances = importlib.import_module("torch_pruning").importance
-    example, arms = data[0][0][:2], []
+    example, cuts = data[0][0][:2], list[Cut]()
     limit = measure(dense, example, latency=False).macs / float(budget.removesuffix("x"))
     for criterion in RIVALS:
         torch.manual_seed(seed)
@@ -117,14 +170,14 @@ def rivals(
         assert best is not None, "a ratio of one leaves next to nothing"
         small, ratio = best
         small.zero_grad()
-        arm: dict[str, object] = {"criterion": f"Torch-Pruning {criterion}", "macs": budget, "ratio": ratio}
+        arm: dict[str, Any] = {"criterion": f"Torch-Pruning {criterion}", "macs": budget, "ratio": ratio}
         arm["plan"] = time.perf_counter() - start
         arm["keep"] = {"seconds": 0.0, "accuracy": right(small, test)}
         start = time.perf_counter()
         update_bn([images for images, _ in data], small)
         arm["recalibrate"] = {"seconds": time.perf_counter() - start, "accuracy": right(small, test)}
-        arms.append(arm)
-    return arms
+        cuts.append(Cut(arm, small))
+    return [made.arm for made in cuts], max(cuts, key=lambda made: made.arm["recalibrate"]["accuracy"])
 
 
 def slopes_of(dense: nn.Module, batch: tuple[Tensor, Tensor], criterion: str) -> list[Tensor | None]:

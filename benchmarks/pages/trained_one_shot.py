@@ -24,28 +24,38 @@ def table() -> str:
     return "\n".join(of_kind(kind, [row for row in rows if kind_of(row) == kind]) for kind in kinds)
 
 
-def kind_of(row: dict[str, Any]) -> tuple[str, str, float, int, bool]:
-    """What rows of one table share: model, data, width, epochs, and whether rivals are in it."""
+Kind = tuple[str, str, float, int, bool, int]
+
+
+def kind_of(row: dict[str, Any]) -> Kind:
+    """What rows of one table share: model, data, width, epochs, whether rivals are in it, epochs of tuning."""
     choices = {**USUAL, **row}
-    return choices["model"], choices["data"], choices["width"], choices["epochs"], choices["rivals"]
+    model, data, width, epochs, rivals, tune = (
+        choices[name] for name in ("model", "data", "width", "epochs", "rivals", "tune")
+    )
+    return model, data, width, epochs, rivals, tune
 
 
-def of_kind(kind: tuple[str, str, float, int, bool], rows: list[dict[str, Any]]) -> str:
+def of_kind(kind: Kind, rows: list[dict[str, Any]]) -> str:
     """One table; what was not done of an arm is a dash."""
     model, data, width, *_ = kind
     name = model if width == 1.0 else f"{model} of width {width:g}"
     dense = sum(row["dense"] for row in rows) / len(rows)
     seeds = f"{len(rows)} seed{'s' if len(rows) > 1 else ''}"
     lines = [f"{name}, {data}; {rows[0]['epochs']} epochs, {seeds}; dense {dense:.1%}:", ""]
-    lines += ["| MACs | criterion | as cut | recalibrate | reconstruct |", "| --- | --- | --- | --- | --- |"]
-    for number, arm in enumerate(rows[0]["arms"]):
-        means = [mean([row["arms"][number] for row in rows], how) for how in WAYS]
-        lines.append(f"| 1/{arm['macs'][:-1]} | `{arm['criterion']}` | {' | '.join(means)} |")
+    tuned = rows[0].get("tune", 0)
+    heads = ["MACs", "criterion", "as cut", *WAYS[1:], *([f"tuned, {tuned} epochs"] if tuned else [])]
+    lines += [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+    for macs, criterion in dict.fromkeys((arm["macs"], arm["criterion"]) for row in rows for arm in row["arms"]):
+        arms = [arm for row in rows for arm in row["arms"] if (arm["macs"], arm["criterion"]) == (macs, criterion)]
+        means = [mean(arms, how) for how in (*WAYS, *(["tuned"] if tuned else []))]
+        lines.append(f"| 1/{macs[:-1]} | `{criterion}` | {' | '.join(means)} |")
     return "\n".join(lines) + "\n"
 
 
 def mean(arms: list[dict[str, Any]], how: str) -> str:
-    """Mean accuracy of an arm after one repair."""
-    if how not in arms[0]:
+    """Mean accuracy of an arm after one repair, or tuned; says over how many seeds where others were not tuned."""
+    known = [arm[how] if how == "tuned" else arm[how]["accuracy"] for arm in arms if how in arm]
+    if not known:
         return "-"
-    return f"{sum(arm[how]['accuracy'] for arm in arms) / len(arms):.1%}"
+    return f"{sum(known) / len(known):.1%}" + (f" ({len(known)} of {len(arms)})" if len(known) < len(arms) else "")

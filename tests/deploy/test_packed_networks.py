@@ -207,6 +207,7 @@ def test_the_page_shows_the_program_of_bundles() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_hundred_random_budgets_are_kept_by_the_files_themselves(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, images = mini_resnet().eval(), torch.randn(24, 3, 32, 32)
