@@ -13,7 +13,7 @@ from torch import nn
 import reconvene as rc
 from reconvene.deploy.on_device.unpack import unpack_weights
 from reconvene.errors import ExportError
-from reconvene.quantiser import quantise
+from reconvene.quantiser import fake_quantised, quantise
 from reconvene.surgery.bits import BitPlan, LayerBits
 from reconvene.training.frozen_bits import RoundedByBits
 from support.mini_resnet import mini_resnet
@@ -374,6 +374,66 @@ def test_a_tensor_is_read_in_few_bits_by_one_layer_and_in_eight_by_another(tmp_p
     ).path  # fmt: skip
     kernels = optimised(path, tmp_path)
     assert kernels.count("Clip") == 1 and not FLOAT_KERNELS & set(kernels)
+    graph = onnx.load(path).graph
+    made_by = {output: node for node in graph.node for output in node.output}
+    (clipped,) = [node for node in graph.node if node.op_type == "Clip"]
+    rounded = made_by[clipped.input[0]].input[0]  # what is rounded again, as it is in 8 bits
+    reading = [node.input[0] for node in graph.node if node.op_type == "Conv"]
+    few = [name for name in reading if made_by[name].input[0] == clipped.output[0]]
+    assert len(few) == 1 and reading.count(rounded) == 1 and len(reading) == 7
+
+
+@pytest.mark.parametrize("bits", [(2,), (2, 4, 8)])
+def test_a_file_is_compared_with_the_network_that_reads_few_bits(bits: tuple[int, ...], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, images = lively(mini_resnet((8, 16, 16))), torch.randn(64, 3, 16, 16)
+    data = [(images, torch.randint(0, 10, (64,)))]
+    options = {"bits": (4, 8), "activation_bits": bits, "trained": True, "data": data, "rectify": "keep"}
+    small = rc.prune(model, images[:1], rc.Budget(ops_bit="7x"), **options)
+    assert 2 in small.reconvene_plan.bits.inputs.values()
+    exported = rc.export(small, tmp_path, quantize="plan", example_inputs=images[:1], task="regression")
+    # Beside float32 activations the same file is further away.
+    session = onnxruntime.InferenceSession(exported.path, providers=["CPUExecutionProvider"])
+    (output,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    with torch.no_grad():
+        plain = fake_quantised(small, small.reconvene_plan.bits.by_weight)(images).numpy()
+    sqnr = 10 * np.log10((plain**2).sum() / ((plain - output) ** 2).sum())
+    assert exported.verification.sqnr > sqnr + 2, (exported.verification.sqnr, sqnr)
+
+
+class Spectrum(nn.Module):
+    """Attention in one operator and a Fourier transform, which older and newer operator sets have otherwise."""
+
+    def __init__(self, *, attends: bool) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(16, 16), nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4))
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True) if attends else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        x = torch.fft.fft(x, dim=1).real if self.attention is None else self.attention(x, x, x, need_weights=False)[0]
+        return self.last(x).mean(1)
+
+
+@pytest.mark.parametrize(("opset", "attends"), [(18, False), (23, True)])
+def test_files_of_every_operator_set_are_packed(opset: int, attends: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = Spectrum(attends=attends).eval(), torch.randn(16, 6, 16)
+    layers = {
+        name: LayerBits.of(0, np.array([4, 8] * (len(p) // 2))) for name, p in model.named_parameters() if p.ndim > 1
+    }
+    small = replace(rc.plan(model, x[:1], rc.Budget(params=1.0)), bits=BitPlan(layers)).apply(model)
+    options = {"calibration": [x], "example_inputs": x[:1], "task": "regression", "opset": opset}
+    path = rc.export(small, tmp_path, quantize="plan", **options).path
+    assert next(entry.version for entry in onnx.load(path).opset_import if not entry.domain) == opset
+
+
+def test_a_layer_in_float32_reads_no_few_bits(tmp_path: Path) -> None:
+    images = torch.randn(4, 3, 16, 16)
+    small = with_few_bits_read(mini_resnet((4, 4, 4)).eval(), images, {"stem.0": 4})
+    options = {"calibration": [images], "example_inputs": images[:1], "keep_fp32": ["stem.0"]}
+    with pytest.raises(ExportError, match="Leave it out of keep_fp32"):
+        rc.export(small, tmp_path, quantize="plan", **options)
 
 
 def test_formats_without_few_bits_of_activations_say_so(tmp_path: Path) -> None:

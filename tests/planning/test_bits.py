@@ -16,9 +16,10 @@ import reconvene as rc
 from reconvene import devices
 from reconvene.allocation.bit_problem import BitProblem, GroupChoices, InputChoices, WeightChoices
 from reconvene.allocation.bit_solver import solve_bits
+from reconvene.costs import COSTS, Cost, CostFunction
 from reconvene.devices.latency_cost import DeviceLatency
-from reconvene.errors import ArgumentError, BudgetError, DeviceError, PlanError
-from reconvene.planning.input_losses import input_losses_on_data
+from reconvene.errors import ArgumentError, BudgetError, CriterionError, DeviceError, PlanError
+from reconvene.planning.input_losses import input_losses_by_noise, input_losses_on_data
 from reconvene.planning.options import Options
 from reconvene.quantiser import fake_quantised, largest, noise_ratio, quantise
 from reconvene.quantiser.fake import round_while_training, stop_quantised
@@ -252,10 +253,10 @@ def test_an_impossible_budget_names_the_floor() -> None:
 
 def test_what_a_plan_of_bits_does_not_know_is_refused() -> None:
     model, data = trained_net()
-    for options in ({"criterion": "l1"}, {"evaluator": "fan_in"}, {"size_of": ["onnx"]}):
+    for options in ({"criterion": "l1"}, {"evaluator": "fan_in"}, {"size_of": ["onnx"]}, {"precision": "int8"}):
         with pytest.raises(ArgumentError, match="not decided together with"):
             rc.plan(model, data[0][0][:1], rc.Budget(size="3kB"), bits=(0, 2, 4, 8), **options)
-    for bits in ((3,), (0,), (), "8", (0, 2, 16)):
+    for bits in ((3,), (0,), (), "8", (0, 2, 16), (2.0,)):
         with pytest.raises(ArgumentError, match=r"bits=\(0, 2, 4, 8\)"):
             rc.plan(model, data[0][0][:1], rc.Budget(size="3kB"), bits=bits)
 
@@ -346,7 +347,7 @@ def test_bits_of_activations_that_cannot_be_are_refused() -> None:
         rc.plan(model, image, rc.Budget(size="3kB"), activation_bits=(4, 8))
     with pytest.raises(ArgumentError, match=r"computes with activations of 8 bits. Try: activation_bits=\(8,\)"):
         rc.plan(model, image, budget, bits=(2, 4, 8), activation_bits=(4, 8), target="ne16")
-    for bits in ((0, 8), (), "8", (16,)):
+    for bits in ((0, 8), (), "8", (16,), (4.0, 8.0), ([4], 8)):
         with pytest.raises(ArgumentError, match=r"are not some of \(2, 4, 8\)"):
             rc.plan(model, image, budget, bits=(2, 4, 8), activation_bits=bits, target="mpic")
     with torch.device("meta"):
@@ -370,7 +371,119 @@ def test_a_budget_on_latency_is_kept_beside_one_on_size() -> None:
     # Bits cost no time in int8 kernels, so that all are taken where no other budget asks for fewer.
     assert {width for layer in alone.bits.layers.values() for width, _ in layer.counts} == {8}
     assert plan.costs["pruned"]["size"] == packed_bytes(plan.apply(model), plan) <= 1500 < alone.costs["pruned"]["size"]
-    with pytest.raises(DeviceError, match="measured in fp32, and int8 was asked for"):
+    with pytest.raises(DeviceError, match="run in int8, and the profile of fake was measured in fp32"):
         rc.plan(model, image, rc.Budget(latency="1.2x"), **{**options, "device": profile})
     with pytest.raises(ArgumentError, match="device without a budget on latency"):
         rc.plan(model, image, rc.Budget(size="4kB"), **options)
+    with pytest.raises(ArgumentError, match="activation_bits and latency"):
+        rc.plan(model, image, rc.Budget(latency="1.2x"), activation_bits=(4, 8), **options)
+    with pytest.raises(BudgetError, match="with 0 among the bits they can"):
+        rc.plan(model, image, rc.Budget(latency="1.2x"), **{**options, "bits": (2, 4, 8)})
+
+
+def test_a_latency_of_a_file_of_costs_follows_bits_and_any_width() -> None:
+    model, data = trained_net()
+    options = {"bits": (0, 4, 8), "trained": True, "data": data, "target": "roofline"}
+    with pytest.raises(ArgumentError, match=r"computes with weights of 4, 8 bits. Try: bits=\(0, 4, 8\)"):
+        rc.plan(model, data[0][0][:1], rc.Budget(latency="1.5x"), **{**options, "bits": (0, 2, 4, 8)})
+    plan = rc.plan(model, data[0][0][:1], rc.Budget(latency="1.5x"), **options)
+    assert 0.9 * plan.limits["latency"] <= plan.costs["pruned"]["latency"] <= plan.limits["latency"]
+    assert any(row.width % 8 for row in plan.rows)
+
+
+class Steps(Cost):
+    """Widths in steps of four; the solver is given a lower bound."""
+
+    name, label, plural, meaning = "steps", "Steps", "steps", "Steps: 12."
+
+    def bind(self, structure, network):
+        return CostFunction(lambda widths: float(widths.sum()), lambda widths: float((-(-widths // 4) * 4).sum()))
+
+
+def test_a_cost_whose_bound_is_not_its_value_keeps_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(COSTS, "steps", Steps())
+    model = nn.Sequential(nn.Conv2d(3, 9, 3), nn.ReLU(), nn.Conv2d(9, 9, 3), nn.ReLU(), nn.Conv2d(9, 2, 3))
+    plan = rc.plan(model, torch.randn(1, 3, 12, 12), rc.Budget(steps=13), bits=(0, 2, 4, 8))
+    assert plan.costs["pruned"]["steps"] == sum(-(-row.width // 4) * 4 for row in plan.rows) <= 13
+
+
+def with_a_shared_weight() -> nn.Module:
+    model = nn.Sequential(
+        nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)
+    )
+    model[2].weight = model[0].weight
+    return model
+
+
+def test_weights_of_several_layers_are_read_in_eight_bits() -> None:
+    model, image = with_a_shared_weight(), torch.randn(4, 6)
+    plan = rc.plan(model, image, rc.Budget(params="1x"), target="mpic", bits=(8,), activation_bits=(2,))
+    assert plan.bits.inputs == {"4": 2, "6": 2}
+    rate = {2: 2.2, 8: 2.1}  # of weights of 8 bits, by what is read; a bias is an addition more
+    cycles = 2 * (36 + 6) / rate[8] + (48 + 8 + 32 + 4) / rate[2]
+    assert plan.costs["pruned"]["cycles"] == pytest.approx(cycles)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_losses_of_what_layers_read_are_summed_in_double(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)).to(dtype)
+    losses = input_losses_by_noise(model, 40 * torch.randn(1, 3, 64, 64, dtype=dtype), ["0", "2"], (2, 4, 8), seed=0)
+    for values in losses.values():
+        assert values[0] > 5 * values[1] > 5 * values[2] > 0
+
+
+class Called(nn.Conv2d):
+    """A convolution that is called by a name of its own."""
+
+    def forward(self, x):
+        return super().forward(x)
+
+
+class Several(nn.Module):
+    """A convolution called by another name, and a frozen part in which nothing has a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen, self.named, self.head = nn.Conv2d(3, 8, 3), Called(8, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, images):
+        with torch.no_grad():
+            x = torch.relu(self.frozen(images))
+        return self.head(torch.relu(self.named(x=x)).mean((2, 3)))
+
+
+def test_layers_without_gradients_or_with_other_arguments_are_read_as_well() -> None:
+    torch.manual_seed(0)
+    model, images = Several().eval(), torch.randn(8, 3, 8, 8)
+    options = {"bits": (2, 4, 8), "activation_bits": (4, 8), "trained": True}
+    batches = [(images, torch.arange(8) % 4)]
+    plan = rc.plan(model, images[:1], rc.Budget(ops_bit="6x"), data=iter(batches), **options)  # used up by one pass
+    assert "named" in plan.bits.inputs
+    with pytest.raises(CriterionError, match="batch 0 of the data failed"):
+        rc.plan(model, images[:1], rc.Budget(ops_bit="6x"), data=[(images[:, :1], batches[0][1])], **options)
+
+
+def test_chips_without_eight_bits_refuse_layers_that_stay_there(tmp_path: Path) -> None:
+    text = (Path(rc.__file__).parent / "costs/targets/bits.toml").read_text()
+    (tmp_path / "four.toml").write_text(
+        text.replace("activations = [2, 4, 8]", "activations = [2, 4]").replace("ops_bit", "cycles")
+    )
+    model, image = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)), torch.randn(1, 3, 8, 8)
+    options = {"bits": (2, 4, 8), "target": tmp_path / "four.toml"}
+    with pytest.raises(ArgumentError, match=r"activations of 2, 4 bits. Try: activation_bits=\(2, 4\)"):
+        rc.plan(model, image, rc.Budget(cycles="2x"), **options)
+    plan = rc.plan(model, image, rc.Budget(cycles="2x"), activation_bits=(2, 4), **options)
+    assert set(plan.bits.inputs) == {"0", "2"}
+    shared = with_a_shared_weight()
+    with pytest.raises(ArgumentError, match="layer '0' reads stays at 8"):
+        rc.plan(shared, torch.randn(2, 6), rc.Budget(cycles="2x"), activation_bits=(2, 4), **options)
+
+
+@pytest.mark.parametrize("bits", [99, 0, "x"])
+def test_bits_of_activations_that_cannot_be_are_refused_in_files(bits: object) -> None:
+    plan = rc.plan(mini_resnet((4, 4, 4)), IMAGE, budget=rc.Budget(params="2x"))
+    values = replace(plan, bits=BitPlan({"stem.0.weight": LayerBits.of(0, np.array([2, 2]))})).to_dict()
+    values["bits"]["inputs"] = {"stem.0": bits}
+    with pytest.raises(PlanError, match="inputs"):
+        rc.Plan.from_dict(values)

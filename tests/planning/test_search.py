@@ -178,6 +178,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     resumed = searched(checkpoint=tmp_path, progress=lambda done, total, _: steps.append(done) if total == 30 else None)
     folder, small = whole
     assert same_bytes(small, resumed) and steps[0] == stop
+    examples = (network.reconvene_plan.calibration for network in (small, resumed))
+    assert torch.equal(*examples)  # what exports and few bits of activations are calibrated on
     assert (folder / "train.jsonl").read_bytes() == (tmp_path / "train.jsonl").read_bytes()
 
 

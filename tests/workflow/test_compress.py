@@ -232,6 +232,15 @@ def test_a_budget_alone_is_kept_by_the_usual_stages() -> None:
         ("model: resnet20\nstages:\n  - prune: {params: 4x}\n  - quantise: {epochs: 2}\n", "goes on from weights"),
         ("model: resnet20\nbudget: {size: 1MB}\nstages:\n  - prune\n  - prune\n", "stages 1 and 2 both have no limit"),
         ("model: resnet20\nstages:\n  - bits: {size: 4x}\n  - prune: {params: 4x}\n", "Put it before the bits stage"),
+        (
+            "model: resnet20\nstages:\n  - bits: {ops_bit: 4x, activation_bits: [4, 8]}\n"
+            "  - export: {formats: [onnx, openvino]}\n",
+            "openvino files hold no activations below 8 bits",
+        ),
+        (
+            "model: resnet20\nstages:\n  - bits: {size: 4x}\n  - export: {formats: [ncnn]}\n",
+            "ncnn files hold no weights below 8 bits",
+        ),
         ("model: resnet20\nstages:\n  - search: {size: 4x}\n", "a search begins with weights that were trained"),
         ("model: resnet20\nbudget: {sise: 1MB}\nstages:\n  - train\n", "has no budget"),
         (

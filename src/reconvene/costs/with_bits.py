@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from reconvene.costs.base import Cost, CostFunction, Network
 from reconvene.costs.cost_file import FileCost
@@ -21,11 +21,19 @@ class BitCosts:
         costs: the costs; those that are no sums over layers depend on widths alone.
         network: the network itself.
         folded: parameters that layers take in when a file is written, such as those of batch norms.
+        aimed: costs that somebody corrects by measuring: here they are the bounds that never fall when a width grows.
     """
 
     def __init__(
-        self, structure: Structure, costs: Mapping[str, Cost], network: Network, *, folded: frozenset[str]
+        self,
+        structure: Structure,
+        costs: Mapping[str, Cost],
+        network: Network,
+        *,
+        folded: frozenset[str],
+        aimed: Collection[str] = (),
     ) -> None:
+        self._aimed = frozenset(aimed)
         self.table = LayerTable(structure)
         layers = self.table.layers
         self.names = tuple(costs)
@@ -49,9 +57,11 @@ class BitCosts:
         return 0.0 if sums is None else sums.of(number, size, counts, activations)
 
     def beside(self, name: str, widths: Ints) -> float:
-        """What a cost has beside the shares of layers: of latency a lower bound that never falls when a width grows."""
+        """What a cost has beside the shares of layers."""
         function = self._beside.get(name)
-        return 0.0 if function is None else function.bound(widths)
+        if function is None:
+            return 0.0
+        return function.bound(widths) if name in self._aimed else function.at(widths)
 
     def total(self, name: str, layers: float, beside: float) -> float:
         """The cost whose layers add up to ``layers``."""

@@ -52,6 +52,8 @@ class Export:
     inputs: Any
     settings: Quantisation | None
     options: FileOptions
+    reference: nn.Module
+    """What the file is compared with: the model, whose layers read few bits where its plan says so."""
 
     def write(self, path: Path, settings: Quantisation | None) -> Written:
         """See ``write_file``."""
@@ -106,7 +108,7 @@ def _verified_int8(export: Export, settings: Quantisation, written: Written, che
     def compare(path: Path) -> Fidelity:
         options: dict[str, Any] = {"runtime": export.runtime.name, "description": source, "limits": check.limits}
         with export.runtime.open(path, 1) as session:
-            return fidelity(export.model, session, [batch], task=check.task, **options)
+            return fidelity(export.reference, session, [batch], task=check.task, **options)
 
     result = compare(written.files[0])
     try:
@@ -159,7 +161,7 @@ def _verified_at_another_size(
     samples = take_samples(export.settings.samples, 0, min(32, len(export.settings)))
     limits = Limits(agreement=0, sqnr=check.limits.sqnr, accuracy_drop=1)
     larger = [(_resized(samples, options, lengthen), None)]
-    measured = verify_int8(export.model, path, data=larger, what=f"the calibration data at {shapes}", limits=limits)
+    measured = verify_int8(export.reference, path, data=larger, what=f"the calibration data at {shapes}", limits=limits)
     return f"{axes} free: verified at {shapes} too, SQNR {measured.sqnr:.1f} dB"
 
 

@@ -131,9 +131,11 @@ def export(
     if by_plan is not None:
         model, calibration = by_plan.model, by_plan.calibration
     settings = None if quantize is None else quantisation(model, inputs, calibration, keep_fp32, learned)
+    reference = model
     if settings is not None and by_plan is not None:
-        settings = replace(settings, packed=by_plan.weights, inputs=by_plan.inputs)
-    work = Export(runtime, model, inputs, settings, options)
+        reference = by_plan.as_computed(settings.samples)
+        settings = replace(settings, packed=by_plan.weights, inputs=by_plan.narrow(reference))
+    work = Export(runtime, model, inputs, settings, options, reference)
     stem = ".".join(
         [
             name,

@@ -11,16 +11,29 @@ from torch import nn
 from reconvene.deploy.runtimes.base import Runtime
 from reconvene.errors import ExportError
 from reconvene.quantiser import QuantisedWeight, fake_quantised, quantise
+from reconvene.quantiser.fake import FewBitsRead, with_few_bits_read
+from reconvene.structure.copies import copy_model
 from reconvene.surgery.bits import BitPlan, LayerBits
 
 PACKED = "packed"
 """What runtimes take whose files can hold weights of few bits."""
 NARROW_INPUTS = "narrow_inputs"
 """What runtimes take whose files can let layers read fewer than 8 bits."""
+LACKING = {PACKED: "weights below 8 bits", NARROW_INPUTS: "activations below 8 bits"}
+"""What a file has not whose runtime does not take this."""
 _WHY_NOT = {
     "executorch": "XNNPACK computes convolutions in 8 bits, and of 4 bits linear layers only",
     "ncnn": "ncnn has no weights below 8 bits",
 }
+
+
+@dataclass(frozen=True)
+class NarrowInput:
+    """Bits of what a layer reads, the width of a step, and the integer that stands for zero."""
+
+    bits: int
+    scale: float
+    zero_point: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +65,16 @@ class Planned:
     weights: Mapping[str, PackedWeight]
     calibration: Iterable[Any]
     inputs: Mapping[str, int]
+
+    def as_computed(self, samples: Any) -> nn.Module:
+        """The network whose layers read as few bits as the plan says, in ranges that cover these samples."""
+        return with_few_bits_read(copy_model(self.model), self.inputs, samples) if self.inputs else self.model
+
+    def narrow(self, computed: nn.Module) -> dict[str, NarrowInput]:
+        """What its layers read in fewer than 8 bits, in the ranges of ``as_computed``, by the name of the layer."""
+        if not isinstance(computed, FewBitsRead):
+            return {}
+        return {name: NarrowInput(self.inputs[name], *steps) for name, steps in computed.rounded.scales().items()}
 
 
 def planned(model: nn.Module, runtime: Runtime, calibration: Iterable[Any] | None) -> Planned:

@@ -35,7 +35,7 @@ class Quantisation:
 
     ``learned`` are ranges of activations from quantisation-aware training, in place of calibrated ones; ``targets``
     what the calibration data says of each sample, where it says so; ``packed`` weights of few bits by name, and
-    ``inputs`` bits of what layers read by name where these are fewer than 8, see ``reconvene.deploy.planned``.
+    ``inputs`` what layers read in fewer than 8 bits by name, see ``reconvene.deploy.planned``.
     """
 
     samples: Any
@@ -43,7 +43,7 @@ class Quantisation:
     learned: Mapping[str, Range] | None = None
     targets: Tensor | None = None
     packed: Mapping[str, Any] = field(default_factory=dict)
-    inputs: Mapping[str, int] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return batch_size(self.samples)

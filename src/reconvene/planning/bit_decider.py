@@ -78,8 +78,9 @@ class BitDecider:
 
     def pose(self, structure: Structure, timings: dict[str, float]) -> PosedProblem:
         """The problem of a structure, its losses estimated in the model as it is."""
+        self._check_weights()
         network = Network(self.model, self.example_inputs, self.options.data)
-        charges = BitCosts(structure, self.costs, network, folded=_folded(self.model, structure))
+        charges = BitCosts(structure, self.costs, network, folded=_folded(self.model, structure), aimed=self.aims)
         layers = [layer for layer in charges.table.layers if layer.weight]
         first = list({layer.weight: layer for layer in reversed(layers)}.values())[::-1]
         choices = tuple(b for b in self.bits if b)
@@ -145,9 +146,9 @@ class BitDecider:
     def _inputs(self, layers: Sequence[Layer], weights: Sequence[str]) -> list[InputChoices]:
         """What layers read, where its bits are to be decided; nothing where it has 8 anyway."""
         choices = self.options.activation_bits
+        self._check_activations(choices)
         if choices == (BITS,):
             return []
-        self._check_activations(choices)
         tied = tied_weights(self.model, layers, weights)
         names = sorted({layer_of(weights[w]) for several in tied for w in several})
         if self.options.trained and self.options.data is not None:
@@ -155,6 +156,7 @@ class BitDecider:
         else:
             losses = input_losses_by_noise(self.model, self.example_inputs, names, choices, seed=self.options.seed)
         known = [several for several in tied if all(layer_of(weights[w]) in losses for w in several)]
+        self._require_all_decided(layers, [weights[w] for several in known for w in several])
         return [
             InputChoices(several, choices, sum((losses[layer_of(weights[w])] for w in several), np.zeros(len(choices))))
             for several in known
@@ -162,7 +164,7 @@ class BitDecider:
 
     def _check_activations(self, choices: tuple[int, ...]) -> None:
         """Raise ArgumentError for bits of activations that a cost says nothing of, or for a model without values."""
-        if any(parameter.is_meta for parameter in self.model.parameters()):
+        if choices != (BITS,) and any(parameter.is_meta for parameter in self.model.parameters()):
             raise ArgumentError("activation_bits are decided by what layers read, and this model is on meta")
         for cost in self.costs.values():
             known = cost.file.activation_choices if isinstance(cost, FileCost) else choices
@@ -170,6 +172,27 @@ class BitDecider:
                 raise ArgumentError(
                     f"activation_bits={choices}: {cost.file.title} computes with activations of "  # type: ignore[attr-defined]
                     f"{', '.join(map(str, known))} bits. Try: activation_bits={known}"
+                )
+
+    def _check_weights(self) -> None:
+        """Raise ArgumentError for bits of weights that a cost says nothing of."""
+        for cost in self.costs.values():
+            if isinstance(cost, FileCost) and not {*self.bits} - {0} <= {*cost.file.weights}:
+                known = tuple(b for b in (0, 2, 4, 8) if b in (0, *cost.file.weights))
+                raise ArgumentError(
+                    f"bits={self.bits}: {cost.file.title} computes with weights of "
+                    f"{', '.join(map(str, cost.file.weights))} bits. Try: bits={known}"
+                )
+
+    def _require_all_decided(self, layers: Sequence[Layer], decided: Sequence[str]) -> None:
+        """Raise ArgumentError where a layer stays at 8 bits on a chip that has fewer."""
+        most = {cost.file.title: cost.file.activations for cost in self.costs.values() if isinstance(cost, FileCost)}
+        left = next((layer.name for layer in layers if layer.weight not in decided), None)
+        for title, bits in most.items():
+            if left is not None and bits < BITS:
+                raise ArgumentError(
+                    f"{title} computes with activations of at most {bits} bits, and what layer {left or 'the model'!r} "
+                    f"reads stays at {BITS}: it is no convolution and no linear layer with a weight of its own"
                 )
 
     def _groups(self, structure: Structure, losses: BitLosses) -> list[GroupChoices]:
@@ -229,7 +252,9 @@ def _floor(problem: BitProblem, budget: Budget) -> BudgetError:
         for name, limit in problem.limits.items()
         if floor[name] > limit
     ]
-    return BudgetError(f"{'; '.join(parts)}. Ask for no less than the floor", floor)
+    fixed = all(len(group.allowed) == 1 for group in problem.groups)
+    hint = " (no channel may leave: with 0 among the bits they can)" if fixed else ""
+    return BudgetError(f"{'; '.join(parts)}{hint}. Ask for no less than the floor", floor)
 
 
 def _why(group: GroupChoices, width: int, why: str) -> str:

@@ -6,6 +6,7 @@ error of rounding, averaged over examples. Without: the squared error of roundin
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,7 @@ from reconvene.criteria.batches import Batches, argument_names
 from reconvene.criteria.channels.derivatives import single_examples
 from reconvene.criteria.gradients import explained, loss_of
 from reconvene.criteria.preserve_state import call_with, untouched
+from reconvene.errors import CriterionError
 from reconvene.quantiser.activations import ActivationRange
 from reconvene.structure.inputs import arguments
 from reconvene.utils.arrays import Floats
@@ -42,14 +44,17 @@ def layer_of(weight: str) -> str:
 def tied_weights(model: nn.Module, layers: Sequence[Layer], weights: Sequence[str]) -> list[tuple[int, ...]]:
     """Numbers of the weights that read the same tensors, for every such set of tensors.
 
-    Only of convolutions and linear layers as PyTorch has them: what another module computes with its weight is not what
-    it is called with.
+    Only of convolutions and linear layers as PyTorch has them, with a weight of their own: what another module computes
+    with its weight is not what it is called with.
     """
     sources: dict[int, set[str]] = {}
+    owners = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     for layer in layers:
-        if layer.weight and isinstance(
-            model.get_submodule(layer_of(layer.weight)), (nn.modules.conv._ConvNd, nn.Linear)
-        ):
+        if not layer.weight:
+            continue
+        module = model.get_submodule(layer_of(layer.weight))
+        plain = isinstance(module, (nn.modules.conv._ConvNd, nn.Linear))
+        if plain and owners[id(module.weight)] == 1:
             sources.setdefault(layer.source, set()).add(layer.weight)
     together: list[set[str]] = []
     for readers in sources.values():
@@ -71,18 +76,21 @@ def input_losses_on_data(
     batches = Batches(options.data, user="the plan of bits", device=device, seed=options.seed, names=names)
     examples = list(islice(single_examples(batches), _EXAMPLES))
     with _Watch(model, layers, bits) as watch, untouched(model, seed=options.seed):
-        for inputs, _ in examples:
-            watch.follow(inputs)
+        for number, (inputs, _) in enumerate(examples):
+            with explained(_USER, number):
+                watch.follow(inputs)
         totals = watch.nothing()
         for number, (inputs, target) in enumerate(track(examples, "gradients of activations", total=len(examples))):
             with explained(_USER, number):
                 output, read = watch.record(inputs)
                 loss = loss_of(options.loss, output, target, criterion="bits")
-                gradients = torch.autograd.grad(loss, [each.gate for each in read], allow_unused=True)
-            for each, gradient in zip(read, gradients, strict=True):
+                followed = [each for each in read if each.gate.requires_grad] if loss.requires_grad else []
+                gates = [each.gate for each in followed]
+                gradients = torch.autograd.grad(loss, gates, allow_unused=True) if gates else ()
+            for each, gradient in zip(followed, gradients, strict=True):
                 if gradient is not None:
-                    totals[each.layer] += [float((gradient * error).square().sum()) for error in each.errors]
-    return {name: 0.5 * total / len(examples) for name, total in totals.items()}
+                    totals[each.layer] += [_squares(gradient * error) for error in each.errors]
+    return _finite({name: 0.5 * total / len(examples) for name, total in totals.items()})
 
 
 def input_losses_by_noise(
@@ -93,9 +101,24 @@ def input_losses_by_noise(
         watch.follow(example_inputs)
         totals = watch.nothing()
         for each in watch.record(example_inputs)[1]:
-            squares = max(float(each.values.square().sum()), torch.finfo(torch.float32).tiny)
-            totals[each.layer] += [float(error.square().sum()) / squares for error in each.errors]
-    return totals
+            squares = max(_squares(each.values), torch.finfo(torch.float32).tiny)
+            totals[each.layer] += [_squares(error) / squares for error in each.errors]
+    return _finite(totals)
+
+
+def _squares(values: Tensor) -> float:
+    """The sum of squares, in double precision: half would overflow."""
+    return float(values.double().square().sum())
+
+
+def _finite(losses: dict[str, Floats]) -> dict[str, Floats]:
+    """The same losses. Raises CriterionError for a layer that reads what is not finite."""
+    for layer, values in losses.items():
+        if not np.isfinite(values).all():
+            raise CriterionError(
+                f"{_USER}: what layer {layer!r} reads, or its gradient, is not finite on these examples"
+            )
+    return losses
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +174,9 @@ class _Watch:
         return call_with(self._model, state, args, kwargs)
 
     def _look(self, layer: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        values = args[0] if args else kwargs["input"]
+        values = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.is_floating_point()), None)
+        if values is None:
+            return None
         if self._read is None:
             ranges = self._ranges.setdefault(layer, [ActivationRange(bits).to(values.device) for bits in self._bits])
             for each in ranges:
@@ -161,4 +186,5 @@ class _Watch:
         seen = values.detach()
         self._read.append(_Read(layer, seen, gate, [each(seen) - seen for each in self._ranges[layer]]))
         gated = values + gate
-        return ((gated, *args[1:]), kwargs) if args else (args, {**kwargs, "input": gated})
+        named = {name: gated if value is values else value for name, value in kwargs.items()}
+        return tuple(gated if value is values else value for value in args), named

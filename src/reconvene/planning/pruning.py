@@ -40,6 +40,8 @@ class Pruned(NamedTuple):
 @on_model
 def plan_by(model: nn.Module, example_inputs: Any, budget: Budget, options: Options) -> Plan:
     """``plan`` with its options as one object."""
+    if isinstance(options.data, Iterator):
+        options = replace(options, data=list(options.data))  # several estimates read it
     if options.bits is not None:
         chosen_plan = plan_bits(model, example_inputs, budget, options, options.bits)
     elif options.activation_bits != (BITS,):

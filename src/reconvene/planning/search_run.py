@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Sized
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from reconvene.criteria.base import Loss
 from reconvene.criteria.batches import Batches, argument_names, samples_in
 from reconvene.errors import TrainingError
 from reconvene.planning.bit_decider import BitDecider
-from reconvene.planning.bits import fit_norms
+from reconvene.planning.bits import fit_norms, kept_examples
 from reconvene.planning.options import Options
 from reconvene.planning.search_phases import FloatPhase, FrozenPhase, Phase, SearchPhase, restored
 from reconvene.structure.copies import copy_model
@@ -124,7 +124,8 @@ class SearchRun:
                 self.start = start
                 self.network.load_state_dict(with_versions(start, checkpoint.versions, self.network))
             plans = [record["plan"] for record in self.state.records if record["event"] == "plan"]
-            self.plan = Plan.from_dict(plans[0]) if plans else None
+            if plans:  # examples to calibrate on are in no file
+                self.plan = replace(Plan.from_dict(plans[0]), calibration=kept_examples(self.options.data))
         if self.directory is not None:
             try:
                 self.directory.mkdir(parents=True, exist_ok=True)

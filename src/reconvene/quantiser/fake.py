@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from reconvene.errors import ArgumentError
+from reconvene.quantiser.activations import RoundedInputs
 from reconvene.quantiser.uniform import quantise
+from reconvene.structure.inputs import arguments
 from reconvene.utils.arrays import Ints
 
 
@@ -27,6 +30,48 @@ def fake_quantised(model: nn.Module, bits: Mapping[str, tuple[int, Ints]]) -> nn
         for name, (axis, widths) in bits.items():
             parameters[name].copy_(quantise(parameters[name], widths, axis=axis).values)
     return rounded
+
+
+def as_exported(
+    model: nn.Module, bits: Mapping[str, tuple[int, Ints]], inputs: Mapping[str, int], calibration: Any
+) -> nn.Module:
+    """A network in eval mode that computes as the file of a plan of bits does: rounded weights, and few bits read.
+
+    Where layers read 8 bits, as most files have it, their rounding is left out: int8 files lose next to nothing by it.
+
+    Args:
+        model: the network, only read.
+        bits: as for ``fake_quantised``.
+        inputs: bits of what layers read by the name of the layer, where these are fewer than 8.
+        calibration: example inputs that the ranges of activations cover.
+    """
+    rounded = fake_quantised(model, bits).eval()
+    return with_few_bits_read(rounded, inputs, calibration) if inputs else rounded
+
+
+def with_few_bits_read(model: nn.Module, inputs: Mapping[str, int], calibration: Any) -> nn.Module:
+    """``model`` itself within a module that rounds what some layers read; arguments as for ``as_exported``."""
+    if calibration is None:
+        raise ArgumentError("ranges of activations of few bits need examples to cover, and there are none")
+    return FewBitsRead(model, inputs, calibration)
+
+
+class FewBitsRead(nn.Module):
+    """A network whose layers read few bits; ``rounded`` has their ranges."""
+
+    def __init__(self, network: nn.Module, inputs: Mapping[str, int], calibration: Any) -> None:
+        super().__init__()
+        self.network = network
+        self.rounded = RoundedInputs(network, inputs, inputs)
+        args, kwargs = arguments(calibration)
+        with torch.no_grad(), self.rounded.rounding(follow=True):
+            network(*args, **kwargs)
+        self.eval()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the network puts out."""
+        with self.rounded.rounding(follow=False):
+            return self.network(*args, **kwargs)
 
 
 def round_while_training(model: nn.Module, bits: Mapping[str, tuple[int, Ints]]) -> None:

@@ -27,6 +27,14 @@ def _complete(channels: dict[int, str]) -> dict[int, str]:
     return channels
 
 
+def _few(inputs: dict[str, int]) -> dict[str, int]:
+    """Raise ValueError for bits that no activation has."""
+    for layer, bits in inputs.items():
+        if not 1 <= bits <= _LARGEST:
+            raise ValueError(f"lets {layer} read {bits} bits, and there are 1 to {_LARGEST}")
+    return inputs
+
+
 @schema.closed
 @dataclass(frozen=True)
 class LayerBits:
@@ -66,7 +74,7 @@ class BitPlan:
 
     layers: dict[Name, LayerBits]
     activations: Count = 8
-    inputs: dict[Name, Count] = field(default_factory=dict)
+    inputs: Annotated[dict[Name, Count], AfterValidator(_few)] = field(default_factory=dict)
 
     @property
     def by_weight(self) -> dict[str, tuple[int, Ints]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from reconvene.quantiser import fake_quantised, quantise
+from reconvene.quantiser import quantise
 from reconvene.quantiser.activations import RoundedInputs
 from reconvene.structure.inputs import arguments
 from reconvene.surgery.bits import BitPlan
@@ -79,22 +78,6 @@ class RoundedByBits(Rounded):
     def ranges(self) -> Mapping[str, Range]:
         """See Rounded: by the name of the layer that reads the tensor."""
         return self._inputs.scales()
-
-
-def as_exported(network: nn.Module, bits: BitPlan, calibration: Any) -> nn.Module:
-    """A copy that computes as the file of a plan of bits does: weights and what layers read are rounded.
-
-    Where layers read 8 bits, as most files have it, their rounding is left out: int8 files lose next to nothing by it.
-    ``calibration``: inputs that the ranges of activations cover.
-    """
-    if not bits.inputs:
-        return fake_quantised(network, bits.by_weight)
-    rounded = RoundedByBits(copy.deepcopy(network), bits)
-    rounded.train()
-    rounded.network.eval()
-    with torch.no_grad():
-        rounded.call(calibration)
-    return rounded.eval()
 
 
 class _WeightScales(nn.Module):

@@ -17,12 +17,12 @@ from reconvene.data import Dataset
 from reconvene.errors import TrainingError
 from reconvene.models import example_inputs
 from reconvene.planning.search import search as search_network
+from reconvene.quantiser.fake import as_exported
 from reconvene.surgery import Plan
 from reconvene.surgery.compose import compose_plans
 from reconvene.training import TrainConfig, evaluate_split
 from reconvene.training.checkpoint import CHECKPOINT_NAME
 from reconvene.training.epoch_batches import TrainingBatches
-from reconvene.training.frozen_bits import as_exported
 from reconvene.training.log import LOG_NAME
 from reconvene.training.machine import choose_device
 from reconvene.utils.locks import alone_in
@@ -155,7 +155,7 @@ def _settings(searching: Searching) -> PruningSettings:
 def _training(small: nn.Module, plan: Plan, dataset: Dataset, searching: Searching, seconds: float) -> Training:
     """How good the network is with the weights that its file will have."""
     assert plan.bits is not None, "checked"
-    evaluation = evaluate_split(as_exported(small, plan.bits, plan.calibration), dataset)
+    evaluation = evaluate_split(as_exported(small, plan.bits.by_weight, plan.bits.inputs, plan.calibration), dataset)
     return Training(
         searching.epochs,
         str(dataset),

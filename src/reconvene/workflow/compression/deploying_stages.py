@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 from reconvene.deploy import FORMATS, Limits
+from reconvene.deploy.planned import LACKING, NARROW_INPUTS, PACKED
+from reconvene.deploy.runtimes.registry import format_named
 from reconvene.utils.settings import LISTED, one_of
 from reconvene.workflow.compression.stage import RecipeStage, StageWork, copy_before, follows_training
 from reconvene.workflow.deploy import Int8, export_artifact
@@ -68,6 +70,18 @@ class ExportStage(RecipeStage):
     agreement: float = Limits.agreement
     sqnr: float = Limits.sqnr
     accuracy_drop: float = Limits.accuracy_drop
+
+    def refused_after(self, earlier: Sequence[RecipeStage], *, trained: bool) -> str:
+        """Formats hold a plan of bits, and activations of few bits, or they do not."""
+        deciding = next((stage for stage in reversed(earlier) if stage.precision != "fp32"), None)
+        if deciding is None or deciding.precision != "plan":
+            return ""
+        few = set(getattr(deciding, "activation_bits", ())) - {8}
+        needed = {PACKED, *([NARROW_INPUTS] if few else [])}
+        for name in self.formats:
+            if missing := needed - format_named(name).takes:
+                return f"{name} files hold no {LACKING[missing.pop()]}. Take formats: [onnx]"
+        return ""
 
     def carry_out(self, work: StageWork) -> None:
         """Export a copy of the network before."""

@@ -7,22 +7,22 @@ from typing import Any
 import numpy as np
 
 from reconvene.deploy.runtimes.base import imported
-from reconvene.deploy.runtimes.onnx.unpacking import OPSET
 
 
 def compact(proto: Any) -> None:
     """Drop what holds without being said, let equal constants be one, and shorten names, in place."""
-    _drop_defaults(imported("onnx", "onnx", "packed ONNX"), proto.graph)
+    opset = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    _drop_defaults(imported("onnx", "onnx", "packed ONNX"), proto.graph, opset)
     _share_equal(proto.graph)
     _shorten(proto.graph)
 
 
-def _drop_defaults(onnx: Any, graph: Any) -> None:
+def _drop_defaults(onnx: Any, graph: Any, opset: int) -> None:
     """Drop attributes that say what holds without them."""
     for node in graph.node:
         if node.domain:
             continue
-        known = onnx.defs.get_schema(node.op_type, OPSET).attributes
+        known = onnx.defs.get_schema(node.op_type, opset).attributes
         for number in reversed(range(len(node.attribute))):
             attribute = node.attribute[number]
             value, default = onnx.helper.get_attribute_value(attribute), known[attribute.name].default_value

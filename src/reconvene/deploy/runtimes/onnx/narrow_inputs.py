@@ -1,8 +1,8 @@
 """What layers read in fewer than 8 bits: the same int8 kernels, on integers that end earlier.
 
 ONNX Runtime computes with activations of 8 bits. A layer that reads ``b`` bits gets integers from 0 to ``2^b - 1`` in
-bytes: the range that calibration found in coarser steps, and a ``Clip`` of integers for what lies beyond it. So the
-file computes what a chip with activations of few bits does; memory and time here are those of 8 bits.
+bytes, in the range that the layer reads where all layers read their bits, and a ``Clip`` of integers for what lies
+beyond it. So the file computes what a chip with activations of few bits does, and takes no less memory or time.
 """
 
 from __future__ import annotations
@@ -13,48 +13,48 @@ from typing import Any
 
 import numpy as np
 
+from reconvene.deploy.planned import NarrowInput
 from reconvene.deploy.runtimes.base import imported
 from reconvene.errors import ExportError
 
-_BYTE = 255
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
-def narrow_inputs(proto: Any, bits: Mapping[str, int]) -> None:
-    """Let layers of a QDQ model read fewer bits, in place; ``bits`` by the name of the layer.
+def narrow_inputs(proto: Any, inputs: Mapping[str, NarrowInput]) -> None:
+    """Let layers of a QDQ model read fewer bits, in place; ``inputs`` by the name of the layer.
 
     Raises ExportError for a layer whose input the file does not have in integers.
     """
-    if bits:
-        _Narrowing(proto, bits).run()
+    if inputs:
+        _Narrowing(proto, inputs).run()
 
 
 class _Narrowing:
-    def __init__(self, proto: Any, bits: Mapping[str, int]) -> None:
+    def __init__(self, proto: Any, inputs: Mapping[str, NarrowInput]) -> None:
         self._onnx = imported("onnx", "onnx", "packed ONNX")
-        self._graph, self._bits = proto.graph, bits
+        self._graph, self._inputs = proto.graph, inputs
         self._made_by = {output: node for node in self._graph.node for output in node.output}
         self._values = {tensor.name: self._onnx.numpy_helper.to_array(tensor) for tensor in self._graph.initializer}
         self._readers: dict[str, list[Any]] = defaultdict(list)
         for node in self._graph.node:
             for name in node.input:
                 self._readers[name].append(node)
-        self._narrow: dict[tuple[str, int], str] = {}
+        self._narrow: dict[tuple[str, NarrowInput], str] = {}
 
     def run(self) -> None:
         """Put the nodes in, each before the first layer that reads it."""
         nodes, found = [], set()
         for node in list(self._graph.node):
             layer = self._layer(node)
-            if layer in self._bits:
-                node.input[0], added = self._rounded(node, layer, self._bits[layer])
+            if layer in self._inputs:
+                node.input[0], added = self._rounded(node, layer, self._inputs[layer])
                 nodes += added
                 found.add(layer)
             nodes.append(node)
-        if missing := [layer for layer in self._bits if layer not in found]:
+        if missing := [layer for layer in self._inputs if layer not in found]:
             raise ExportError(
-                f"{', '.join(missing[:3])} cannot read few bits: the quantised graph has no such layer. Plan with "
-                "activation_bits=(8,)"
+                f"{', '.join(missing[:3])} cannot read few bits: the quantised graph has no such layer in integers. "
+                "Leave it out of keep_fp32, or plan with activation_bits=(8,)"
             )
         copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
         del self._graph.node[:]
@@ -67,25 +67,25 @@ class _Narrowing:
         from_constant = dequantize is not None and dequantize.input[0] in self._values
         return str(node.name.split("/")[0]) if from_constant else ""
 
-    def _rounded(self, node: Any, layer: str, bits: int) -> tuple[str, list[Any]]:
-        """Name of what the layer reads in so many bits, and the nodes that compute it, none where they are there."""
+    def _rounded(self, node: Any, layer: str, read: NarrowInput) -> tuple[str, list[Any]]:
+        """Name of what the layer reads in its bits, and the nodes that compute it, none where they are there."""
         dequantize = self._made_by.get(node.input[0])
         quantize = None if dequantize is None else self._made_by.get(dequantize.input[0])
         if dequantize is None or quantize is None or quantize.op_type != "QuantizeLinear":
-            raise ExportError(f"{layer} cannot read {bits} bits: what it reads is not quantised in the file")
-        key = (quantize.output[0], bits)
+            raise ExportError(f"{layer} cannot read {read.bits} bits: what it reads is not quantised in the file")
+        key = (quantize.output[0], read)
         if key in self._narrow:
             return self._narrow[key], []
         others = [
             reader
             for each in self._readers[quantize.output[0]]
             for reader in self._readers[each.output[0]]
-            if self._bits.get(self._layer(reader)) != bits
+            if self._inputs.get(self._layer(reader)) != read
         ]
         # Who reads 8 bits of the same tensor keeps them, and the layer before it one rounding to compute in int8.
         source = dequantize.output[0] if others else quantize.input[0]
-        name, make = f"{quantize.output[0]}/{bits}", self._onnx.helper.make_node
-        scale, zero, largest = self._steps(quantize, bits, name)
+        name, make = f"{quantize.output[0]}/{len(self._narrow)}", self._onnx.helper.make_node
+        scale, zero, largest = self._steps(read, name)
         self._narrow[key] = f"{name}/read"
         return self._narrow[key], [
             make("QuantizeLinear", [source, scale, zero], [f"{name}/steps"]),
@@ -93,14 +93,12 @@ class _Narrowing:
             make("DequantizeLinear", [f"{name}/ends", scale, zero], [self._narrow[key]]),
         ]
 
-    def _steps(self, quantize: Any, bits: int, name: str) -> list[str]:
-        """Names of the scale, the zero point and the largest integer of a range in fewer steps."""
-        scale, zero = (self._values[name] for name in quantize.input[1:3])
-        last = (1 << bits) - 1
+    def _steps(self, read: NarrowInput, name: str) -> list[str]:
+        """Names of the scale, the zero point and the largest integer."""
         arrays = {
-            "scale": (scale.astype(np.float64) * _BYTE / last).astype(np.float32),
-            "zero": np.rint(zero.astype(np.float64) * last / _BYTE).astype(np.uint8),
-            "last": np.array(last, dtype=np.uint8),
+            "scale": np.array(read.scale, dtype=np.float32),
+            "zero": np.array(read.zero_point, dtype=np.uint8),
+            "last": np.array((1 << read.bits) - 1, dtype=np.uint8),
         }
         for part, array in arrays.items():
             self._graph.initializer.append(self._onnx.numpy_helper.from_array(array, f"{name}/{part}"))

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reconvene.deploy.packed_rows import folded_integers, rows_of
-from reconvene.deploy.planned import PackedWeight
+from reconvene.deploy.planned import NarrowInput, PackedWeight
 from reconvene.deploy.runtimes.base import imported
 from reconvene.deploy.runtimes.onnx.compact import compact
 from reconvene.deploy.runtimes.onnx.narrow_inputs import narrow_inputs
@@ -37,7 +37,7 @@ from reconvene.utils.machine import saturates
 _Array = NDArray[Any]
 
 
-def pack_weights(proto: Any, weights: Mapping[str, PackedWeight], plain: Any, inputs: Mapping[str, int]) -> Any:
+def pack_weights(proto: Any, weights: Mapping[str, PackedWeight], plain: Any, inputs: Mapping[str, NarrowInput]) -> Any:
     """Put packed weights into a QDQ model, in place, where it has int8 ones, and let layers read few bits.
 
     Returns the same model with activations and biases in float32: what it computes is what the weights say, so that
@@ -47,7 +47,7 @@ def pack_weights(proto: Any, weights: Mapping[str, PackedWeight], plain: Any, in
         proto: the model as ONNX Runtime's tool quantised it.
         weights: by the name of the weight in the network.
         plain: the model in float32 that the tool was given, norms folded into its weights.
-        inputs: bits of what layers read by the name of the layer, where these are fewer than 8.
+        inputs: what layers read in fewer than 8 bits by the name of the layer.
 
     Raises ExportError for a weight that the file does not have in int8.
     """
@@ -219,7 +219,7 @@ class _Graph:
         }
         if axis:
             attributes |= {"perm": [*range(1, axis + 1), 0, *range(axis + 1, rows.ndim)], "axis": axis}
-        order = places.astype(np.uint8 if len(places) <= 256 else np.uint16)
+        order = places.astype(np.min_scalar_type(len(places)))
         inputs = [self._add(np.concatenate(parts)), self._add(order), self._add(scale)]
         functions = weight_functions(self.onnx.helper, dtype, transposed=axis > 0)
         return self._call(functions, inputs, **attributes)
