@@ -77,7 +77,7 @@ def _corrected(planner: _BitPlanner, budget: Budget, costs: Mapping[str, Cost]) 
 
 
 class _BitPlanner:
-    """Makes plans of widths and bits of one model and budget; see ``planning.feedback.Plans``."""
+    """Makes plans of widths and bits of one model and budget; see ``planning.session.Plans``."""
 
     def __init__(
         self, model: nn.Module, example_inputs: Any, budget: Budget, options: Options, bits: tuple[int, ...]

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from math import inf
-from types import MappingProxyType
-from typing import Any, Protocol
 
 from torch import nn
 
@@ -19,7 +17,8 @@ from reconvene import rectifier
 from reconvene.costs import COSTS, Budget, Cost, read_budget
 from reconvene.costs.model import CostModel
 from reconvene.errors import BudgetError
-from reconvene.planning.assemble import PreparedModel, timed
+from reconvene.planning.assemble import timed
+from reconvene.planning.session import Plans
 from reconvene.surgery import Plan
 from reconvene.utils.notes import Note
 from reconvene.utils.progress import note, stage
@@ -30,32 +29,6 @@ _ATTEMPTS = 8
 _CLOSE = 0.995
 # A measured budget of which less is used gets a remark.
 _WELL_USED = 0.9
-
-
-class Plans(Protocol):
-    """What makes plans of one model: ``Planner``, and the like for widths and bits together."""
-
-    model: nn.Module
-    example_inputs: Any
-    seed: int
-
-    @property
-    def prepared(self) -> PreparedModel:
-        """Its structure and spread."""
-
-    def cost_model(self, costs: Mapping[str, Cost] | None = None) -> CostModel:
-        """What the network costs at any widths of its present structure."""
-
-    def plan(
-        self,
-        budget: Budget,
-        *,
-        costs: Mapping[str, Cost] | None = None,
-        limits: Mapping[str, float] = MappingProxyType({}),
-        round_to: int = 8,
-        refine: bool = False,
-    ) -> Plan:
-        """The plan whose predicted costs keep the limits. Raises BudgetError."""
 
 
 def plan_within(planner: Plans, budget: Budget, costs: Mapping[str, Cost], *, round_to: int, refine: bool) -> Plan:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -27,6 +27,32 @@ from reconvene.surgery import Plan
 Data = Iterable[Any]
 USUAL_CRITERION = "synflow"
 """The criterion of evaluators that read one, where none is asked for: it needs no data."""
+
+
+class Plans(Protocol):
+    """What makes plans of one model: ``Planner``, and the like for widths and bits together."""
+
+    model: nn.Module
+    example_inputs: Any
+    seed: int
+
+    @property
+    def prepared(self) -> PreparedModel:
+        """Its structure and spread."""
+
+    def cost_model(self, costs: Mapping[str, Cost] | None = None) -> CostModel:
+        """What the network costs at any widths of its present structure."""
+
+    def plan(
+        self,
+        budget: Budget,
+        *,
+        costs: Mapping[str, Cost] | None = None,
+        limits: Mapping[str, float] = MappingProxyType({}),
+        round_to: int = 8,
+        refine: bool = False,
+    ) -> Plan:
+        """The plan whose predicted costs keep the limits. Raises BudgetError."""
 
 
 class Planner:
