@@ -12,7 +12,7 @@ from torch import nn
 
 import reconvene as rc
 from reconvene.deploy.on_device.unpack import unpack_weights
-from reconvene.errors import ExportError
+from reconvene.errors import ExportError, VerificationError
 from reconvene.quantiser import fake_quantised, quantise
 from reconvene.surgery.bits import BitPlan, LayerBits
 from reconvene.training.frozen_bits import RoundedByBits
@@ -227,7 +227,6 @@ def test_a_file_of_openvino_holds_half_the_bytes_of_int8(tmp_path: Path) -> None
 def test_a_wrong_order_in_openvino_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("nncf")
     from reconvene.deploy.runtimes.openvino import packed
-    from reconvene.errors import VerificationError
 
     small, images = with_random_bits("residual", 3)
     weight = packed._packed
@@ -268,7 +267,6 @@ def test_the_unpacker_of_bundles_reads_the_integers_of_the_plan(name: str, tmp_p
 
 def test_a_wrong_permutation_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from reconvene.deploy.runtimes.onnx import packed
-    from reconvene.errors import VerificationError
 
     small, images = with_random_bits("residual", 3)
     functions = packed.weight_functions
@@ -379,7 +377,8 @@ def test_a_tensor_is_read_in_few_bits_by_one_layer_and_in_eight_by_another(tmp_p
     (clipped,) = [node for node in graph.node if node.op_type == "Clip"]
     rounded = made_by[clipped.input[0]].input[0]  # what is rounded again, as it is in 8 bits
     reading = [node.input[0] for node in graph.node if node.op_type == "Conv"]
-    few = [name for name in reading if made_by[name].input[0] == clipped.output[0]]
+    values = next(node for node in graph.node if clipped.output[0] in node.input).output[0]
+    few = [name for name in reading if values in made_by[name].input]
     assert len(few) == 1 and reading.count(rounded) == 1 and len(reading) == 7
 
 
@@ -391,12 +390,17 @@ def test_a_file_is_compared_with_the_network_that_reads_few_bits(bits: tuple[int
     options = {"bits": (4, 8), "activation_bits": bits, "trained": True, "data": data, "rectify": "keep"}
     small = rc.prune(model, images[:1], rc.Budget(ops_bit="7x"), **options)
     assert 2 in small.reconvene_plan.bits.inputs.values()
+    small.train()  # as artifacts are loaded
     exported = rc.export(small, tmp_path, quantize="plan", example_inputs=images[:1], task="regression")
     # Beside float32 activations the same file is further away.
     session = onnxruntime.InferenceSession(exported.path, providers=["CPUExecutionProvider"])
     (output,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    small.eval()
     with torch.no_grad():
         plain = fake_quantised(small, small.reconvene_plan.bits.by_weight)(images).numpy()
+    with pytest.raises(VerificationError, match="Plan with more activation_bits"):
+        limits = rc.deploy.Limits(sqnr=60)
+        rc.export(small, tmp_path, quantize="plan", example_inputs=images[:1], task="regression", limits=limits)
     sqnr = 10 * np.log10((plain**2).sum() / ((plain - output) ** 2).sum())
     assert exported.verification.sqnr > sqnr + 2, (exported.verification.sqnr, sqnr)
 

@@ -123,7 +123,12 @@ def _verified_int8(export: Export, settings: Quantisation, written: Written, che
 def _advice(
     export: Export, settings: Quantisation, written: Written, result: Fidelity, compare: Callable[[Path], Fidelity]
 ) -> str:
-    """Which layers to leave in float32: ranked in PyTorch, then tried in the runtime."""
+    """Which layers to leave in float32: ranked in PyTorch, then tried in the runtime. Few bits have another reason."""
+    if settings.inputs:
+        return (
+            f"The plan lets {len(settings.inputs)} layers read fewer than 8 bits, where a value between two steps goes "
+            "either way. Plan with more activation_bits, train the network on, or loosen the limits"
+        )
 
     def trial(extra_layers: tuple[str, ...]) -> Fidelity | None:
         path = written.files[0].with_name(f"trial{export.runtime.suffix}")

@@ -50,7 +50,7 @@ def as_exported(
 
 
 def with_few_bits_read(model: nn.Module, inputs: Mapping[str, int], calibration: Any) -> nn.Module:
-    """``model`` itself within a module that rounds what some layers read; arguments as for ``as_exported``."""
+    """``model`` itself, in eval mode, within a module that rounds what some layers read; args as ``as_exported``."""
     if calibration is None:
         raise ArgumentError("ranges of activations of few bits need examples to cover, and there are none")
     return FewBitsRead(model, inputs, calibration)
@@ -61,7 +61,7 @@ class FewBitsRead(nn.Module):
 
     def __init__(self, network: nn.Module, inputs: Mapping[str, int], calibration: Any) -> None:
         super().__init__()
-        self.network = network
+        self.network = network.eval()  # ranges are those of the network that is used
         self.rounded = RoundedInputs(network, inputs, inputs)
         args, kwargs = arguments(calibration)
         with torch.no_grad(), self.rounded.rounding(follow=True):

@@ -2,7 +2,9 @@
 
 ONNX Runtime computes with activations of 8 bits. A layer that reads ``b`` bits gets integers from 0 to ``2^b - 1`` in
 bytes, in the range that the layer reads where all layers read their bits, and a ``Clip`` of integers for what lies
-beyond it. So the file computes what a chip with activations of few bits does, and takes no less memory or time.
+beyond it. The layer reads them as multiples that fill a byte (0, 85, 170, 255 for 2 bits): its bias has the scale of
+what it reads times that of its weights, and would be rounded by up to half of one coarse product otherwise. So the file
+computes what the network with rounded activations does, and takes no less memory or time than one of 8 bits.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from reconvene.deploy.planned import NarrowInput
 from reconvene.deploy.runtimes.base import imported
 from reconvene.errors import ExportError
 
+_BYTE = 255
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -85,20 +88,26 @@ class _Narrowing:
         # Who reads 8 bits of the same tensor keeps them, and the layer before it one rounding to compute in int8.
         source = dequantize.output[0] if others else quantize.input[0]
         name, make = f"{quantize.output[0]}/{len(self._narrow)}", self._onnx.helper.make_node
-        scale, zero, largest = self._steps(read, name)
+        scale, zero, largest, fine, middle = self._steps(read, name)
         self._narrow[key] = f"{name}/read"
         return self._narrow[key], [
             make("QuantizeLinear", [source, scale, zero], [f"{name}/steps"]),
             make("Clip", [f"{name}/steps", "", largest], [f"{name}/ends"]),
-            make("DequantizeLinear", [f"{name}/ends", scale, zero], [self._narrow[key]]),
+            make("DequantizeLinear", [f"{name}/ends", scale, zero], [f"{name}/values"]),
+            make("QuantizeLinear", [f"{name}/values", fine, middle], [f"{name}/bytes"]),
+            make("DequantizeLinear", [f"{name}/bytes", fine, middle], [self._narrow[key]]),
         ]
 
     def _steps(self, read: NarrowInput, name: str) -> list[str]:
-        """Names of the scale, the zero point and the largest integer."""
+        """Names of the scale, the zero point and the largest integer, and of the scale and zero point in bytes."""
+        last = (1 << read.bits) - 1
+        times = _BYTE // last
         arrays = {
             "scale": np.array(read.scale, dtype=np.float32),
             "zero": np.array(read.zero_point, dtype=np.uint8),
-            "last": np.array((1 << read.bits) - 1, dtype=np.uint8),
+            "last": np.array(last, dtype=np.uint8),
+            "fine": np.array(read.scale / times, dtype=np.float32),
+            "middle": np.array(read.zero_point * times, dtype=np.uint8),
         }
         for part, array in arrays.items():
             self._graph.initializer.append(self._onnx.numpy_helper.from_array(array, f"{name}/{part}"))
