@@ -658,3 +658,8 @@ def test_bits_are_drawn_by_layer_and_channel() -> None:
         assert text in strip
     assert "4.5 on average" in page
     assert "Bits, by layer" not in render(ReportData("net"))
+    assert "Activations have 8 bits" in page
+    layers["head.weight"] = {"axis": 0, "channels": {"8": "0-3"}}
+    page = render(ReportData("net", bits={"layers": layers, "activations": 8, "inputs": {"stem.0": 4}}))
+    table = page.partition("Bits of its channels")[2].partition("</table>")[0]
+    assert [table.count(f"<td>{read} bits</td>") for read in (2, 4, 8)] == [0, 1, 1]

@@ -17,13 +17,19 @@ def bits_section(data: ReportData) -> Html | None:
     """Bits by layer and channel; nothing where no bits were decided."""
     if not data.bits or not data.bits["layers"]:
         return None
+    usual, fewer = data.bits["activations"], data.bits.get("inputs", {})
     layers = {weight: _layer(entry) for weight, entry in data.bits["layers"].items()}
     widths = sorted({width for layer in layers.values() for width, _ in layer.counts})
     totals = {width: sum(dict(layer.counts).get(width, 0) for layer in layers.values()) for width in widths}
     shown = ", ".join(f"{totals[width]:,} of {width} bits" for width in widths)
     lead = (
         f"Every output channel of {len(layers)} layers has weights of its own number of bits: {shown}. A strip is a "
-        f"layer, its channels from left to right in their order. {_activations(data.bits)}"
+        f"layer, its channels from left to right in their order. "
+        + (
+            "Activations have as many bits as their column says, where a layer reads them."
+            if fewer
+            else f"Activations have {usual} bits."
+        )
     )
     legend = tag(
         "ul",
@@ -34,6 +40,7 @@ def bits_section(data: ReportData) -> Html | None:
         tag(
             "tr",
             tag("th", name(weight.removesuffix(".weight")), scope="row"),
+            [tag("td", f"{fewer.get(weight.rpartition('.')[0], usual)} bits")] if fewer else [],
             tag("td", _strip(weight, layer), tag("span", _mean(layer), class_="figure"), class_="bars"),
         )
         for weight, layer in layers.items()
@@ -56,21 +63,14 @@ def bits_section(data: ReportData) -> Html | None:
         "Bits, by layer and channel",
         lead,
         legend,
-        html_table(["Layer", "Bits of its channels"], rows, shares=(38, 62), long=len(rows) > 24),
+        html_table(
+            ["Layer", *(["Reads"] if fewer else []), "Bits of its channels"],
+            rows,
+            shares=(34, 10, 56) if fewer else (38, 62),
+            long=len(rows) > 24,
+        ),
         details("Channels by bits in numbers", table),
     )
-
-
-def _activations(bits: dict[str, Any]) -> str:
-    """Bits of what layers read, in words."""
-    fewer = bits.get("inputs", {})
-    if not fewer:
-        return f"Activations have {bits['activations']} bits."
-    few = "; ".join(
-        f"{width} bits: {', '.join(layer for layer, of in fewer.items() if of == width)}"
-        for width in sorted(set(fewer.values()))
-    )
-    return f"Layers read activations of {bits['activations']} bits, but for some ({few})."
 
 
 def _layer(entry: dict[str, Any]) -> LayerBits:
