@@ -26,7 +26,7 @@ def bits_section(data: ReportData) -> Html | None:
         f"Every output channel of {len(layers)} layers has weights of its own number of bits: {shown}. A strip is a "
         f"layer, its channels from left to right in their order. "
         + (
-            "Activations have as many bits as their column says, where a layer reads them."
+            "Reads says how many bits the activations have that a layer reads."
             if fewer
             else f"Activations have {usual} bits."
         )
