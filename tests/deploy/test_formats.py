@@ -35,9 +35,14 @@ def format(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-every_format = pytest.mark.parametrize(
-    "format", sorted(name for name, runtime in FORMATS.items() if runtime.timed), indirect=True
+TIMED = sorted(name for name, runtime in FORMATS.items() if runtime.timed)
+every_format = pytest.mark.parametrize("format", TIMED, indirect=True)
+every_format_some_slowly = pytest.mark.parametrize(
+    "format",
+    [pytest.param(name, marks=[pytest.mark.slow] if name == "executorch" else []) for name in TIMED],
+    indirect=True,
 )
+"""For tests that export so often that ExecuTorch alone takes a minute."""
 
 
 REFUSED = {("unet", "litert"): "UNet cannot be quantised for LiteRT: torchao's quantiser stops at"}
@@ -116,7 +121,7 @@ class Wild(nn.Module):
         return self.head(torch.relu(self.wild(y)).mean((2, 3)))
 
 
-@every_format
+@every_format_some_slowly
 def test_the_layer_that_hurts_is_named_and_can_be_left_in_float32(format: str, tmp_path: Path) -> None:
     net, x = Wild(), images(1)
     asked = {"format": format, "example_inputs": x, "quantize": "int8", "calibration": [images(32)]}
