@@ -316,6 +316,13 @@ def with_few_bits_read(model: nn.Module, images: torch.Tensor, read: dict[str, i
     return replace(plan, bits=BitPlan(layers, inputs=read)).apply(model)
 
 
+def exported_in_int8(small: nn.Module, folder: Path, images: torch.Tensor) -> tuple[Path, list[str]]:
+    """The file of a plan of bits, whatever it loses, and the kernels that it is computed by."""
+    options = {"calibration": [images], "example_inputs": images[:1], "task": "regression"}
+    path = rc.export(small, folder, quantize="plan", limits=rc.deploy.Limits(sqnr=0), **options).path
+    return path, optimised(path, folder)
+
+
 @pytest.mark.parametrize(("layer", "bits"), [("3", 2), ("5", 4), ("8", 4)])
 def test_layers_that_read_few_bits_compute_in_int8_what_training_does(layer: str, bits: int, tmp_path: Path) -> None:
     torch.manual_seed(3)
@@ -325,11 +332,7 @@ def test_layers_that_read_few_bits_compute_in_int8_what_training_does(layer: str
     )  # fmt: skip
     images = torch.randn(32, 3, 16, 16)
     small = with_few_bits_read(lively(model), images, {layer: bits})
-    path = rc.export(
-        small, tmp_path, quantize="plan", calibration=[images], example_inputs=images[:1], task="regression",
-        limits=rc.deploy.Limits(sqnr=0),
-    ).path  # fmt: skip
-    kernels = optimised(path, tmp_path)
+    path, kernels = exported_in_int8(small, tmp_path, images)
     assert kernels.count("QLinearConv") == 3 and not FLOAT_KERNELS & set(kernels)
     rounded = RoundedByBits(small, small.reconvene_plan.bits)
     rounded.train()
@@ -366,11 +369,7 @@ def steps_as_outputs(path: Path, folder: Path) -> str:
 def test_a_tensor_is_read_in_few_bits_by_one_layer_and_in_eight_by_another(tmp_path: Path) -> None:
     model, images = lively(mini_resnet((4, 8, 8))), torch.randn(8, 3, 16, 16)
     small = with_few_bits_read(model, images, {"stages.0.0.shortcut.0": 4})
-    path = rc.export(
-        small, tmp_path, quantize="plan", calibration=[images], example_inputs=images[:1], task="regression",
-        limits=rc.deploy.Limits(sqnr=0),
-    ).path  # fmt: skip
-    kernels = optimised(path, tmp_path)
+    path, kernels = exported_in_int8(small, tmp_path, images)
     assert kernels.count("Clip") == 1 and not FLOAT_KERNELS & set(kernels)
     graph = onnx.load(path).graph
     made_by = {output: node for node in graph.node for output in node.output}

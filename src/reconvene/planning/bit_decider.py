@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import nn
 from reconvene.allocation.bit_problem import BitProblem, Decision, GroupChoices, InputChoices, WeightChoices
 from reconvene.allocation.bit_solver import solve_bits
 from reconvene.costs import COSTS, Budget, Cost, Network, cost_file, read_budget
-from reconvene.costs.cost_file import FileCost
+from reconvene.costs.cost_file import CostFile, FileCost
 from reconvene.costs.layers import Layer
 from reconvene.costs.packed_size import PackedSize
 from reconvene.costs.with_bits import BitCosts
@@ -62,12 +63,17 @@ class BitDecider:
     aims: Mapping[str, float] = field(default_factory=dict)
     known: dict[int, tuple[Structure, BitLosses, list[InputChoices]]] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def costs(self) -> dict[str, Cost]:
         """The cost that answers to each name."""
         chip = {} if self.options.target.chip is None else cost_file(self.options.target.chip).costs
         costs = {name: cost for name, cost in COSTS.items() if cost.listed or name in self.budget}
         return {**costs, **chip, **self.answers, "size": PackedSize()}
+
+    @property
+    def _files(self) -> list[CostFile]:
+        """The files of costs that are counted."""
+        return [cost.file for cost in self.costs.values() if isinstance(cost, FileCost)]
 
     def choose(self, structure: Structure, timings: dict[str, float]) -> Choice:
         """The choice in seconds; see ``plan_from_choice``. Raises BudgetError for what cannot be kept."""
@@ -166,33 +172,32 @@ class BitDecider:
         """Raise ArgumentError for bits of activations that a cost says nothing of, or for a model without values."""
         if choices != (BITS,) and any(parameter.is_meta for parameter in self.model.parameters()):
             raise ArgumentError("activation_bits are decided by what layers read, and this model is on meta")
-        for cost in self.costs.values():
-            known = cost.file.activation_choices if isinstance(cost, FileCost) else choices
+        for file in self._files:
+            known = file.activation_choices
             if not set(choices) <= set(known):
                 raise ArgumentError(
-                    f"activation_bits={choices}: {cost.file.title} computes with activations of "  # type: ignore[attr-defined]
+                    f"activation_bits={choices}: {file.title} computes with activations of "
                     f"{', '.join(map(str, known))} bits. Try: activation_bits={known}"
                 )
 
     def _check_weights(self) -> None:
         """Raise ArgumentError for bits of weights that a cost says nothing of."""
-        for cost in self.costs.values():
-            if isinstance(cost, FileCost) and not {*self.bits} - {0} <= {*cost.file.weights}:
-                known = tuple(b for b in (0, 2, 4, 8) if b in (0, *cost.file.weights))
+        for file in self._files:
+            if not {*self.bits} - {0} <= {*file.weights}:
+                known = tuple(b for b in (0, 2, 4, 8) if b in (0, *file.weights))
                 raise ArgumentError(
-                    f"bits={self.bits}: {cost.file.title} computes with weights of "
-                    f"{', '.join(map(str, cost.file.weights))} bits. Try: bits={known}"
+                    f"bits={self.bits}: {file.title} computes with weights of "
+                    f"{', '.join(map(str, file.weights))} bits. Try: bits={known}"
                 )
 
     def _require_all_decided(self, layers: Sequence[Layer], decided: Sequence[str]) -> None:
         """Raise ArgumentError where a layer stays at 8 bits on a chip that has fewer."""
-        most = {cost.file.title: cost.file.activations for cost in self.costs.values() if isinstance(cost, FileCost)}
         left = next((layer.name for layer in layers if layer.weight not in decided), None)
-        for title, bits in most.items():
-            if left is not None and bits < BITS:
+        for file in self._files:
+            if left is not None and file.activations < BITS:
                 raise ArgumentError(
-                    f"{title} computes with activations of at most {bits} bits, and what layer {left or 'the model'!r} "
-                    f"reads stays at {BITS}: it is no convolution and no linear layer with a weight of its own"
+                    f"{file.title} computes with activations of at most {file.activations} bits, and what "
+                    f"layer {left or 'the model'!r} reads stays at {BITS}: it is no convolution and no linear layer with a weight of its own"
                 )
 
     def _groups(self, structure: Structure, losses: BitLosses) -> list[GroupChoices]:

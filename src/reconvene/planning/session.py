@@ -40,17 +40,11 @@ class Plans(Protocol):
     def prepared(self) -> PreparedModel:
         """Its structure and spread."""
 
-    def cost_model(self, costs: Mapping[str, Cost] | None = None) -> CostModel:
+    def cost_model(self, costs: Mapping[str, Cost]) -> CostModel:
         """What the network costs at any widths of its present structure."""
 
     def plan(
-        self,
-        budget: Budget,
-        *,
-        costs: Mapping[str, Cost] | None = None,
-        limits: Mapping[str, float] = MappingProxyType({}),
-        round_to: int = 8,
-        refine: bool = False,
+        self, budget: Budget, *, costs: Mapping[str, Cost], limits: Mapping[str, float], round_to: int, refine: bool
     ) -> Plan:
         """The plan whose predicted costs keep the limits. Raises BudgetError."""
 
