@@ -197,7 +197,8 @@ class BitDecider:
             if left is not None and file.activations < BITS:
                 raise ArgumentError(
                     f"{file.title} computes with activations of at most {file.activations} bits, and what "
-                    f"layer {left or 'the model'!r} reads stays at {BITS}: it is no convolution and no linear layer with a weight of its own"
+                    f"layer {left or 'the model'!r} reads stays at {BITS}: it is "
+                    "no convolution and no linear layer with a weight of its own"
                 )
 
     def _groups(self, structure: Structure, losses: BitLosses) -> list[GroupChoices]:
