@@ -26,7 +26,7 @@ from reconvene.deploy import time_variants
 from reconvene.evaluator.evaluators import usual_evaluator
 from reconvene.models import ModelSource, example_inputs
 from reconvene.training import TrainConfig, evaluate_split
-from reconvene.workflow import Pruning, Tuned, prune_in_steps, rewound, train
+from reconvene.workflow import Lesson, Pruning, Tuned, prune_in_steps, rewound, train
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "nuclei.jsonl"
@@ -37,18 +37,23 @@ RECIPE: dict[str, Any] = {"batch_size": 8, "precision": "fp32", "lr": 0.05, "dev
 
 @dataclass(frozen=True)
 class NucleiArm:
-    """A network with this share of the parameters; ``scratch``: the widths of another arm, drawn anew."""
+    """A network with this share of the parameters; ``scratch``: the widths of another arm, drawn anew.
+
+    ``teacher``: weight of the dense network's outputs in the loss while tuning.
+    """
 
     name: str
     share: float
     criterion: str = ""
     tuned: bool = True
     scratch: bool = False
+    teacher: float = 0.5
 
 
 DENSE = NucleiArm("dense", 1.0)
 ARMS = (
     NucleiArm("taylor", 0.15, "taylor"),
+    NucleiArm("taylor, no teacher", 0.15, "taylor", teacher=0.0),
     NucleiArm("group_l2", 0.15, "group_l2"),
     NucleiArm("random channels", 0.15, "random"),
     NucleiArm("from scratch, widths of taylor", 0.15, "taylor", scratch=True),
@@ -161,7 +166,7 @@ class Nuclei:
             self.source,
             self.folder(arm.name),
             budget=rc.Budget(params=arm.share),
-            tuned=Tuned(steps=1, epochs=epochs, config=config),
+            tuned=Tuned(steps=1, epochs=epochs, config=config, lesson=Lesson(weight=arm.teacher)),
             dataset=self.data,
             pruning=Pruning(
                 criterion=arm.criterion,

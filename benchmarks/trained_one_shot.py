@@ -5,7 +5,7 @@ each budget on MACs and each criterion, and repaired in each way from training i
 criteria of Torch-Pruning (``--rivals``), whose norms are recalibrated from the same images. Lines are appended as seeds
 finish, and what is there is not done again.
 
-    python benchmarks/trained_one_shot.py --data cifar10/ --side 32 --limit 10000 --epochs 15 --rivals --tune 5
+    python benchmarks/trained_one_shot.py --data cifar10/ --side 32 --limit 10000 --judged 3000 --epochs 9 --rivals --tune 3
 
 ``--tune`` goes on training, by the end of the schedule again and without a teacher: of each budget our default
 (``taylor``, reconstructed), the criterion of Torch-Pruning that was best as repaired, and beside them the widths of
@@ -45,7 +45,7 @@ OURS = ("taylor", "reconstruct")
 """What is tuned: the default of ``rc.prune(trained=True, data=...)``."""
 RIVALS = ("GroupMagnitude", "GroupTaylor", "GroupHessian", "LAMP", "FPGM", "BNScale", "Random")
 """Importances of Torch-Pruning; each ranks all layers together, as its benchmarks do."""
-USUAL = {"model": "resnet20", "width": 1.0, "rivals": False, "tune": 0}
+USUAL = {"model": "resnet20", "width": 1.0, "rivals": False, "tune": 0, "judged": None}
 """Of rows that were measured before there was a choice."""
 
 
@@ -62,6 +62,8 @@ def main() -> None:
     parser.add_argument(
         "--tune", type=int, default=0, help="epochs of tuning; 0: only what is left right after the cut"
     )
+    parser.add_argument("--compile", action="store_true", help="compile the networks that train from the beginning")
+    parser.add_argument("--judged", type=int, default=None, help="test images that cut networks are judged on")
     given = parser.parse_args()
     if given.data != "digits" and not Path(given.data).is_dir():
         print(f"no data at {given.data}: nothing is measured")
@@ -71,22 +73,22 @@ def main() -> None:
     dataset = load_data(given.data, limit=given.limit, input_shape=shape)
     known = read_rows(RESULTS)
     asked = {"epochs": given.epochs, "data": str(dataset), "side": given.side, "rivals": given.rivals}
-    asked |= {"model": given.model, "width": given.width, "tune": given.tune}
+    asked |= {"model": given.model, "width": given.width, "tune": given.tune, "judged": given.judged}
     done = {row["seed"] for row in known if {name: row.get(name, USUAL.get(name)) for name in asked} == asked}
     arguments = {"num_classes": 10} | ({"width": given.width} if given.width != 1.0 else {})
     for seed in sorted(set(range(given.seeds)) - done):
         dense = ModelSource(given.model, arguments, shape, seed).build()
-        accuracy = trained(dense, dataset, given.epochs, TrainConfig(seed=seed))
+        accuracy = trained(dense, dataset, given.epochs, TrainConfig(seed=seed, compile=given.compile))
         fewest = int(dataset.train.targets.bincount().min())
         data = list(calibration(dataset, min(2000, fewest * len(dataset.classes)), seed=seed))
-        test = dataset.normalise(dataset.test.images), dataset.test.targets
+        test = dataset.normalise(dataset.test.images[: given.judged]), dataset.test.targets[: given.judged]
         at, arms, cuts = Trained(dense, data, test, seed), list[dict[str, Any]](), list[Cut]()
         for way in (cut, rivals) if given.rivals else (cut,):
             for budget in BUDGETS:
                 done_arms, kept = way(at, budget)
                 arms, cuts = arms + done_arms, [*cuts, kept]
         if given.tune:
-            arms += tune(cuts, dataset, given.epochs, given.tune, seed)
+            arms += tune(cuts, dataset, given, seed)
         row = {"seed": seed, **asked, "dense": accuracy, "arms": arms}
         add_row(RESULTS, row)
         print(json.dumps(row), flush=True)
@@ -117,16 +119,16 @@ def trained(network: nn.Module, dataset: Dataset, epochs: int, config: TrainConf
         return train_model(network, dataset, directory=folder, epochs=epochs, config=config).score
 
 
-def tune(cuts: list[Cut], dataset: Dataset, epochs: int, tuning: int, seed: int) -> list[dict[str, Any]]:
+def tune(cuts: list[Cut], dataset: Dataset, given: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
     """Tune cut networks, whose arms learn their accuracy; returns the arms of our widths drawn anew."""
-    scratch = []
+    scratch, epochs, tuning = [], given.epochs, given.tune
     for made in cuts:
         made.arm["tuned"] = trained(made.network, dataset, tuning, TrainConfig(seed=seed, tail=tuning / epochs))
         if made.plan is None:
             continue
         fresh = copy.deepcopy(made.network)
         rc.rectify(fresh, made.plan, dataset.normalise(dataset.train.images[:2]), "reinit", seed=seed)
-        accuracy = trained(fresh, dataset, epochs + tuning, TrainConfig(seed=seed))
+        accuracy = trained(fresh, dataset, epochs + tuning, TrainConfig(seed=seed, compile=given.compile))
         name = f"widths of {made.arm['criterion']}, from scratch"
         scratch.append({"criterion": name, "macs": made.arm["macs"], "tuned": accuracy})
     return scratch

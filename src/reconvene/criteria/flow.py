@@ -75,8 +75,8 @@ class Flow:
             total, _ = self._total(leaves)
             if float(total.detach()) == 0.0:
                 return scores.zero_().cpu()
-            share = torch.full_like(total, 1.0 / float(total.detach()))
-            gradients = torch.autograd.grad(total, list(leaves.values()), share, allow_unused=True)
+            share = total * (1.0 / float(total.detach()))  # an output gradient would make PyTorch import sympy
+            gradients = torch.autograd.grad(share, list(leaves.values()), allow_unused=True)
         with torch.no_grad():
             for score, leaf, gradient in zip(
                 self.layout.views(scores).values(), self._views.values(), gradients, strict=True
@@ -135,7 +135,7 @@ class Flow:
         """Set the weights outside the mask to zero, in place; anew from the dense network if some come back."""
         if alive is self._alive:
             return
-        if self._alive is not None and (alive is None or bool((alive > self._alive).any())):
+        if self._alive is not None and (alive is None or (alive.numpy() > self._alive.numpy()).any()):
             self._flat.copy_(self._pristine)
         if alive is not None and self._device.type == "cpu":
             values = self._flat.numpy()

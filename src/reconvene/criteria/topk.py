@@ -71,9 +71,8 @@ def with_floor(
         keep: how many weights stay in all.
         alive: ``[N]`` (bool), what may stay; a layer where nothing is alive keeps nothing.
     """
-    pieces = torch.split(mask, list(sizes))
-    if keep <= len(sizes) or all(bool(piece.any()) for piece in pieces):
-        return mask
+    if keep <= len(sizes) or all(piece.any() for piece in np.split(mask.numpy(), np.cumsum(sizes)[:-1])):
+        return mask  # numpy stops at the first that is kept, torch reads on
     values = scores.detach().cpu().clone()
     start = 0
     for size in sizes:
