@@ -1,11 +1,12 @@
-"""What is left of a trained network's accuracy right after the cut, without fine-tuning: criteria and repairs in turn.
+r"""What is left of a trained network's accuracy right after the cut, without fine-tuning: criteria and repairs in turn.
 
 Every line of ``results/trained_one_shot.jsonl`` is one seed: a network trained on digits or on CIFAR-10, cut once for
 each budget on MACs and each criterion, and repaired in each way from training images; and the same network cut by the
 criteria of Torch-Pruning (``--rivals``), whose norms are recalibrated from the same images. Lines are appended as seeds
 finish, and what is there is not done again.
 
-    python benchmarks/trained_one_shot.py --data cifar10/ --side 32 --limit 10000 --judged 3000 --epochs 9 --rivals --tune 3
+    python benchmarks/trained_one_shot.py --data cifar10/ --side 32 --limit 10000 --judged 3000 --epochs 9 --rivals \
+        --tune 3
 
 ``--tune`` goes on training, by the end of the schedule again and without a teacher: of each budget our default
 (``taylor``, reconstructed), the criterion of Torch-Pruning that was best as repaired, and beside them the widths of

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from reconvene import cli
 from support.cli_calls import answer, trouble
 
 EXPERIMENT = """
@@ -51,7 +52,7 @@ def test_the_list_names_every_run_and_runs_none(file: str, tmp_path: Path, capfd
     [
         (["--seconds", "0"], 2, "--seconds 0: it is above 0"),
         (["--data", "digits"], 2, "--data digits is not NAME=SPEC"),
-        (["--data", "digit=/fast"], 2, "--data digit: the experiment has no such data. Did you mean 'digits'?"),
+        (["--data", "digit=/fast"], 1, "unknown data of the experiment 'digit'. Did you mean 'digits'?"),
         (["--workers", "0"], 2, "--workers 0"),
         (["--workers", "2", "--ray", "auto"], 2, "Give one of them"),
         (["--only", "unifrom"], 1, "no run has 'unifrom'"),
@@ -81,6 +82,19 @@ def test_one_run_then_the_others_with_results_in_a_file_of_choice(
     }
     assert {"table.md", "index.html"} <= {Path(path).name for path in both["written"]}
     assert all(Path(path).is_file() for path in both["written"])
+
+
+def test_results_on_other_images_of_the_same_name_are_pointed_out(
+    file: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "out" / "results.jsonl"
+    call = ["compare", file, "-o", str(tmp_path / "out"), "--only"]
+    assert cli.main([*call, "dense"]) == 0
+    assert "other images" not in capfd.readouterr().err
+    record = json.loads(results.read_text())
+    results.write_text(json.dumps({**record, "dataset_sha256": "0" * 64}) + "\n")
+    assert cli.main([*call, "ours"]) == 0
+    assert "other images are called 'digits' now than in earlier results" in capfd.readouterr().err
 
 
 def test_runs_that_fail_are_counted_apart_from_those_that_wait(

@@ -523,6 +523,8 @@ def test_an_experiment_is_a_toml_file(tmp_path: Path) -> None:
     )
     found = read_experiment(file, sources={"x": "here"})
     assert found.name == "e" and len(found.runs) == 2 and found.sources == {"x": "here"}
+    with pytest.raises(UnknownNameError, match="unknown data of the experiment 'y'"):
+        read_experiment(file, sources={"y": "here"})
     file.write_text("epochs = ")
     with pytest.raises(ExperimentError, match=r"e.toml is not TOML"):
         read_experiment(file)

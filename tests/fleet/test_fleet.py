@@ -34,6 +34,7 @@ from reconvene.fleet import (
     write_page,
 )
 from reconvene.fleet.device_result import DeviceRow, mark_chosen
+from reconvene.fleet.job import execute_job
 from reconvene.fleet.portfolio import DONE
 from reconvene.models import resolve_address
 from reconvene.planning.target import Target
@@ -315,27 +316,55 @@ def test_one_fleet_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
     assert "What lies in a/resnet20 is from before" in row.trouble and not (tmp_path / "out" / ".lock").exists()
 
 
+def write_pictures(folder: Path, count: int, shade: int = 99) -> None:
+    """Pictures of two classes."""
+    images = pytest.importorskip("PIL.Image")
+    for kind in ("cat", "dog"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            images.new("RGB", (8, 8), (number * 9, 0, shade)).save(folder / kind / f"{number}.png")
+
+
+ON_PICTURES = "models: [resnet20]\nargs: {width: 0.25}\ncriterion: magnitude\ninput: 3x8x8\ndata: d\n"
+
+
 def test_what_was_trained_on_other_data_is_made_again(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
-    images = pytest.importorskip("PIL.Image")
-    (tmp_path / "elsewhere").mkdir()
-
-    def add(count: int) -> None:
-        for kind in ("cat", "dog"):
-            (tmp_path / "d" / kind).mkdir(parents=True, exist_ok=True)
-            for number in range(count):
-                images.new("RGB", (8, 8), (number * 9, 0, 99)).save(tmp_path / "d" / kind / f"{number}.png")
-
-    path = tmp_path / "fleet.yaml"
-    path.write_text(
-        "models: [resnet20]\nargs: {width: 0.25}\ncriterion: magnitude\ninput: 3x8x8\ndata: d\n"
-        "devices: {a: {params: 2x}}\n"
-    )
-    for count, made in ((10, 1), (10, 0), (20, 1)):
-        add(count)
+    path = fleet_file(tmp_path, ON_PICTURES + "devices: {a: {params: 2x}}\n")
+    for count, shade, made in ((10, 99, 1), (10, 99, 0), (10, 98, 1), (20, 98, 1)):
+        write_pictures(tmp_path / "d", count, shade)
         result = run_fleet(read_fleet(path), tmp_path / "out")
-        assert result.written == made, count
+        assert result.written == made, (count, shade)
         assert result.rows[0].training_unit == f"an epoch of {round(1.6 * count)} examples"
+
+
+def test_a_worker_refuses_data_that_are_not_those_of_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def elsewhere(job: dict[str, Any], work: str) -> Any:
+        write_pictures(tmp_path / "d", 10, shade=98)
+        return execute_job(job, work)
+
+    monkeypatch.setattr(portfolio, "execute_job", elsewhere)
+    write_pictures(tmp_path / "d", 10)
+    path = fleet_file(tmp_path, ON_PICTURES + "train: {epochs: 1}\ndevices: {a: {params: 2x}}\n")
+    (row,) = run_fleet(read_fleet(path), tmp_path / "out").rows
+    assert "holds other files here than where the fleet was planned" in row.trouble
+
+
+def test_a_model_whose_code_changed_is_made_again(tmp_path: Path) -> None:
+    """The initial weights stay the same, and so do all shapes."""
+    layers = tmp_path / "fleet_layers.py"
+    layers.write_text("from torch import nn\nACTIVATION = nn.ReLU\n")
+    (tmp_path / "fleet_net.py").write_text(
+        "from torch import nn\nimport fleet_layers\n\ndef net():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 8, 3), fleet_layers.ACTIVATION(), nn.Flatten(), nn.Linear(288, 4))\n"
+    )
+    path = fleet_file(
+        tmp_path,
+        f"models: ['{tmp_path}/fleet_net.py:net']\ninput: 3x8x8\ncriterion: magnitude\ndevices: {{a: {{params: 2x}}}}",
+    )
+    for text, made in (("", 1), ("", 0), ("ACTIVATION = nn.SiLU\n", 1)):
+        layers.write_text(layers.read_text() + text)
+        assert run_fleet(read_fleet(path), tmp_path / "out", allow_import=True).written == made
 
 
 FRAGILE = """\

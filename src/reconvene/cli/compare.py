@@ -10,7 +10,6 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from reconvene.cli.command import Answer, Command, UsageError
 from reconvene.cli.workers_options import WorkersOptions
-from reconvene.errors import suggestion
 from reconvene.utils.numbers import plural
 
 
@@ -50,14 +49,7 @@ class CompareCommand(WorkersOptions, Command):
         if self.seconds is not None and self.seconds <= 0:
             raise UsageError(f"--seconds {self.seconds:g}: it is above 0")
         self.check_workers()
-        sources = self._sources()
-        experiment = read_experiment(self.experiment, sources=sources)
-        known = sorted({run.data for run in experiment.runs})
-        if unknown := sorted(set(sources) - set(known)):
-            raise UsageError(
-                f"--data {unknown[0]}: the experiment has no such data.{suggestion(unknown[0], known)} "
-                f"It has: {', '.join(known)}"
-            )
+        experiment = read_experiment(self.experiment, sources=self._sources())
         if self.list:
             runs = select_runs(experiment, self.only)
             return Answer(

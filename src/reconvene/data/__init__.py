@@ -3,6 +3,7 @@
 from reconvene.data.batches import Batch, test_batches, train_batches
 from reconvene.data.calibration import Calibration, balanced_calibration, calibration
 from reconvene.data.dataset import Dataset, Split
+from reconvene.data.fingerprint import files_sha256
 from reconvene.data.load import count_images, load_data
 from reconvene.data.preprocessing import Preprocessing
 from reconvene.tasks import Augmentation
@@ -17,6 +18,7 @@ __all__ = [
     "balanced_calibration",
     "calibration",
     "count_images",
+    "files_sha256",
     "load_data",
     "test_batches",
     "train_batches",

@@ -110,7 +110,8 @@ def _compare(
     how: tuple[float | None, int, str | None],
 ) -> ExperimentState:
     seconds, workers, ray = how
-    finished_keys = {record["key"] for record in read_results(results)}
+    earlier = read_results(results)
+    finished_keys = {record["key"] for record in earlier}
     todo = {run.key: run for run in selected if run.key not in finished_keys}
     start = time.time()
     deadline = None if seconds is None else start + seconds
@@ -126,6 +127,8 @@ def _compare(
         if not isinstance(files, str) and RESULT in files:
             record = json.loads(files[RESULT])
             append_result(results, record)
+            _note_other_images(record, earlier)
+            earlier.append(record)
             shutil.rmtree(work / job["key"], ignore_errors=True)
             outcome = task_of(record).show(score_of(record))
         else:
@@ -139,6 +142,22 @@ def _compare(
     records = read_results(results)
     left_count = len(selected) - len(of_keys(records, [run.key for run in selected]))
     return ExperimentState(tuple(of_keys(records, [run.key for run in experiment.runs])), failed, left_count)
+
+
+def _note_other_images(record: Record, earlier: Sequence[Record]) -> None:
+    """Say so where runs of the same data by name were on other images: they do not compare."""
+    chosen = ("data", "limit", "task", "input")
+    others = {
+        str(other.get("commit"))
+        for other in earlier
+        if all(other["run"].get(name) == record["run"].get(name) for name in chosen)
+        and other.get("dataset_sha256") not in (None, record["dataset_sha256"])
+    }
+    if others:
+        note(
+            f"other images are called {record['run']['data']!r} now than in earlier results of this file (commits "
+            f"{', '.join(sorted(others))}): accuracies of the two do not compare. Give the new images another name"
+        )
 
 
 def _outcomes(

@@ -130,6 +130,7 @@ def read_experiment(path: str | os.PathLike[str], *, sources: Mapping[str, str] 
 
     Raises:
         ExperimentError: the file is missing, is neither, or asks for what does not exist; it names the line.
+        UnknownNameError: ``sources`` names data that the file does not.
     """
     settings = read_settings(path, error=ExperimentError, usual="toml")
     return _experiment(settings, name=Path(path).stem, sources=sources)
@@ -138,7 +139,7 @@ def read_experiment(path: str | os.PathLike[str], *, sources: Mapping[str, str] 
 def make_experiment(
     values: Mapping[str, Any], *, name: str = "experiment", sources: Mapping[str, str] | None = None
 ) -> Experiment:
-    """The experiment that a table of plain values describes. Raises ExperimentError."""
+    """The experiment that a table of plain values describes. Raises ExperimentError, UnknownNameError."""
     settings = Settings(values, source="the experiment", error=ExperimentError)
     return _experiment(settings, name=name, sources=sources)
 
@@ -175,6 +176,9 @@ def _experiment(settings: Settings, *, name: str, sources: Mapping[str, str] | N
         for choice in _every(recipe)
         for arm, options, budget in cells
     ]
+    names = [entry.name for entry in data]
+    if unknown := [source for source in sources or {} if source not in names]:
+        raise UnknownNameError("data of the experiment", unknown[0], names)
     if not runs:
         settings.fail((), "the experiment comes to no run at all: seeds, train or an arm holds an empty list")
     locations = {entry.name: os.path.expandvars(entry.spec) for entry in data} | dict(sources or {})

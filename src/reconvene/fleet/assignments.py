@@ -9,7 +9,7 @@ from typing import Any
 
 from reconvene.artifact.sections import PruningSettings
 from reconvene.costs import COSTS
-from reconvene.data import count_images
+from reconvene.data import count_images, files_sha256
 from reconvene.data.calibration import TRAINED_SAMPLES
 from reconvene.devices import HERE, find, measuring_conditions
 from reconvene.errors import MissingExtraError, ReconveneError
@@ -77,7 +77,7 @@ class PlannedAssignment:
 
 def assignments_of(fleet: Fleet, *, allow_import: bool) -> list[Assignment]:
     """All assignments of a fleet, one architecture after the other. Raises UnknownNameError, ModelError."""
-    examples = _examples(fleet)
+    examples, data_sha256 = _examples(fleet), files_sha256(fleet.data)
     assignments = []
     for model in fleet.models:
         devices = [device for device in fleet.devices if not device.models or model in device.models]
@@ -88,6 +88,7 @@ def assignments_of(fleet: Fleet, *, allow_import: bool) -> list[Assignment]:
         shared |= {
             "source": origin.source.to_dict(),
             "allow_import": allow_import,
+            **_digests(data=data_sha256, code=origin.source.code_sha256(allow_import=allow_import)),
             **_beyond_usual(fleet, model, origin),
         }
         folder = result_folder(model, origin.base)
@@ -99,6 +100,10 @@ def assignments_of(fleet: Fleet, *, allow_import: bool) -> list[Assignment]:
                 Assignment(device, model, origin, path, key, options, _settings(fleet, device), examples)
             )
     return assignments
+
+
+def _digests(**digests: str | None) -> dict[str, str]:
+    return {f"{name}_sha256": digest for name, digest in digests.items() if digest is not None}
 
 
 def _settings(fleet: Fleet, device: Device) -> PruningSettings:

@@ -2,8 +2,9 @@
 
 Runs in a process of its own, here or on another machine, and hands back the files of the artifact. A job holds ``key``,
 ``place``, ``source``, ``plan``, ``settings`` (what the artifact says of its pruning), rectify, seed, data, limit,
-train, export, precision, chip and allow_import; the task, ``int8`` and ``keep`` where they are other than usual; of a
-trained network ``trained``, ``base`` or ``weights``, and the mean and std of its images where the data do not say them.
+train, export, precision, chip and allow_import; the task, ``int8`` and ``keep`` where they are other than usual;
+digests of data that lie in files (``data_sha256``) and of a model's own code (``code_sha256``); of a trained network
+``trained``, ``base`` or ``weights``, and the mean and std of its images where the data do not say them.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from typing import Any
 from torch import nn
 
 from reconvene import artifact, rectifier, workflow
-from reconvene.data import Dataset
+from reconvene.data import Dataset, files_sha256
 from reconvene.data.calibration import TRAINED_SAMPLES
+from reconvene.errors import DataError
 from reconvene.fleet.options import Int8Settings
 from reconvene.models import ModelSource, example_inputs
 from reconvene.surgery import Plan
@@ -124,6 +126,12 @@ def _int8(job: Job) -> workflow.Int8:
 
 
 def _dataset(job: Job, origin: Origin) -> Dataset:
+    """The images, which must be those that the fleet was planned for. Raises DataError."""
+    if job.get("data_sha256") not in (None, files_sha256(job["data"])):
+        raise DataError(
+            f"{job['data']} holds other files here than where the fleet was planned. Copy the data to this machine "
+            "anew, or run the fleet again where they have changed"
+        )
     mean, std = (tuple(job[name]) if job.get(name) else None for name in ("mean", "std"))
     task = job.get("task", DEFAULT.name)
     choice = DataChoice(task, origin.source.input_shape, job["limit"], mean=mean, std=std)

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from reconvene.models.families import CLASSES, FAMILIES
 from reconvene.models.registry import MODELS
 from reconvene.models.seeding import seeded
 from reconvene.models.suggestions import unknown_model
-from reconvene.models.user_code import import_callable, importing_from
+from reconvene.models.user_code import code_sha256, import_callable, importing_from
 from reconvene.surgery.operations import substitute
 from reconvene.utils.resources import require_memory
 
@@ -76,6 +76,13 @@ class ModelSource:
         """Whether building it imports a module of the user's choice, and so needs ``allow_import``."""
         prefix, colon, _ = self.address.partition(":")
         return bool(colon) and prefix not in FAMILIES
+
+    def code_sha256(self, *, allow_import: bool = False) -> str | None:
+        """Digest of the code that builds a model of the user's own, which is imported; None for the others.
+
+        Raises ModelError, UnknownNameError.
+        """
+        return code_sha256(_import_own(self.address, allow_import=allow_import)) if self.imports else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -181,16 +188,22 @@ def _locate(
         return bind(MODELS[address], args, address), (whole_number(args, "in_channels", 3, address), 32, 32)
     if prefix in FAMILIES:
         return FAMILIES[prefix](name, args, fetch=fetch)
+    build = bind(_import_own(address, allow_import=allow_import), args, address)
+
+    def build_here() -> nn.Module:
+        with importing_from(address.rpartition(":")[0]):  # a constructor may import, too
+            return build()
+
+    return build_here, None
+
+
+def _import_own(address: str, *, allow_import: bool) -> Callable[..., Any]:
+    """The callable of a user's own address. Raises ModelError, UnknownNameError."""
     location, _, name = address.rpartition(":")  # the path of a file may hold a colon
     if not allow_import:
+        prefix = address.partition(":")[0]
         raise ModelError(
             f"{address} would import {location!r}, which runs its code.{suggestion(prefix, FAMILIES)} If you trust it, "
             "say so: --allow-import, or allow_import=True"
         )
-    build = bind(import_callable(location, name), args, address)
-
-    def build_here() -> nn.Module:
-        with importing_from(location):  # a constructor may import, too
-            return build()
-
-    return build_here, None
+    return import_callable(location, name)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from reconvene.errors import ModelError, UnknownNameError
@@ -89,6 +89,38 @@ def _load_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def code_sha256(built: Callable[..., Any]) -> str:
+    """Digest of the files with the code of a callable: its module's, and those beside it that this one imports.
+
+    What lies in other folders, such as an installed package, does not count.
+    """
+    digest = sha256()
+    for path in _own_files(built):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _own_files(built: Callable[..., Any]) -> list[Path]:
+    """Files of the modules that a callable's module reaches through its names, in and below its own folder."""
+    start = sys.modules.get(getattr(built, "__module__", ""))
+    if start is None or not getattr(start, "__file__", None):
+        return []
+    root = Path(str(start.__file__)).parent
+    found: dict[Path, None] = {}
+    pending = [start]
+    while pending:
+        module = pending.pop()
+        file = Path(str(getattr(module, "__file__", None) or ""))
+        if file in found or root not in file.parents or "site-packages" in file.relative_to(root).parts:
+            continue
+        found[file] = None
+        values = list(vars(module).values())
+        pending += [value for value in values if isinstance(value, ModuleType)]
+        names = {value.__module__ for value in values if isinstance(value, type | FunctionType)}
+        pending += [sys.modules[name] for name in sorted(map(str, names)) if name in sys.modules]
+    return sorted(found)
 
 
 def describe_error(error: BaseException) -> str:
