@@ -47,16 +47,16 @@ class NucleiArm:
     criterion: str = ""
     tuned: bool = True
     scratch: bool = False
-    teacher: float = 0.5
+    teacher: float = 0.0
 
 
 DENSE = NucleiArm("dense", 1.0)
 ARMS = (
     NucleiArm("taylor", 0.15, "taylor"),
-    NucleiArm("taylor, no teacher", 0.15, "taylor", teacher=0.0),
     NucleiArm("group_l2", 0.15, "group_l2"),
     NucleiArm("random channels", 0.15, "random"),
     NucleiArm("from scratch, widths of taylor", 0.15, "taylor", scratch=True),
+    NucleiArm("taylor, taught by dense", 0.15, "taylor", teacher=0.5),
     NucleiArm("taylor, one shot", 0.3, "taylor", tuned=False),
     NucleiArm("random channels, one shot", 0.3, "random", tuned=False),
 )

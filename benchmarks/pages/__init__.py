@@ -15,6 +15,7 @@ PAGES = (
     "qat",
     "readme",
     "replace_operations",
+    "search_time",
     "speed",
     "spoken_digits",
     "trained_one_shot",

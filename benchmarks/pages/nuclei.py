@@ -24,7 +24,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return "*Not measured yet.*\n"
     seeds = sorted({row["seed"] for row in rows})
-    head = ["arm", "parameters", "PQ as cut", "PQ repaired", *(name.upper() for name in METRICS), "latency"]
+    head = ["arm", "parameters", "PQ as cut", "PQ repaired", "PQ", "AJI", "Dice", "latency"]
     lines = [f"{rows[0]['conditions']['data']}; {len(seeds)} seed{'s' * (len(seeds) > 1)}:", "", _line(head)]
     lines.append(_line(["---"] * len(head)))
     lines += [_line(cells) for cells in _cells(rows)]

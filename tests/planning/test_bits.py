@@ -18,7 +18,7 @@ from reconvene.allocation.bit_problem import BitProblem, GroupChoices, InputChoi
 from reconvene.allocation.bit_solver import solve_bits
 from reconvene.costs import COSTS, Cost, CostFunction
 from reconvene.devices.latency_cost import DeviceLatency
-from reconvene.errors import ArgumentError, BudgetError, CriterionError, DeviceError, PlanError
+from reconvene.errors import ArgumentError, BudgetError, CriterionError, DeviceError, PlanError, StructureError
 from reconvene.planning.input_losses import input_losses_by_noise, input_losses_on_data
 from reconvene.planning.options import Options
 from reconvene.quantiser import fake_quantised, largest, noise_ratio, quantise
@@ -249,6 +249,29 @@ def test_an_impossible_budget_names_the_floor() -> None:
     plan = rc.plan(model, data[0][0][:1], rc.Budget(size=int(floor)), bits=(0, 2, 4, 8))
     assert plan.costs["pruned"]["size"] == floor
     assert all(row.width == 1 for row in plan.rows)
+
+
+def test_bits_alone_are_decided_where_no_channel_may_leave() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 16)).eval()
+    data = [(torch.randn(32, 3, 4, 4), torch.arange(32) % 16)]
+    small = rc.prune(model, data[0][0][:1], rc.Budget(size="500B"), bits=(0, 2, 4, 8), trained=True, data=data)
+    plan = small.reconvene_plan
+    assert plan.rows == [] and "no channel may leave: bits alone are decided" in str(plan)
+    assert 475 <= plan.costs["pruned"]["size"] == packed_bytes(model, plan) <= 500
+    assert rc.Plan.from_dict(json.loads(json.dumps(plan.to_dict()))).bits == plan.bits
+    with pytest.raises(BudgetError, match=r"it is 320 bytes\. Ask for no less than the floor"):
+        rc.plan(model, data[0][0][:1], rc.Budget(size="300B"), bits=(0, 2, 4, 8), trained=True, data=data)
+    found = rc.search(model, data[0][0][:1], rc.Budget(size="500B"), train=data, epochs=2)
+    assert found.reconvene_plan.costs["pruned"]["size"] <= 500
+    with pytest.raises(StructureError, match="nothing of this model can be pruned"):
+        rc.plan(model, data[0][0][:1], rc.Budget(params="2x"))
+
+
+def test_a_plan_that_only_takes_bits_does_not_call_the_dense_network_small_enough() -> None:
+    model, data = trained_net()
+    plan = rc.plan(model, data[0][0][:1], rc.Budget(size="8kB"), bits=(2, 4, 8), trained=True, data=data)
+    assert "nothing is removed: fewer bits are enough" in plan.remarks
 
 
 def test_what_a_plan_of_bits_does_not_know_is_refused() -> None:

@@ -76,6 +76,8 @@ class PreparedModel:
     seed: int
     data: Iterable[Any] | None = None
     """What drives spiking neurons; networks without them do not need it."""
+    must_prune: bool = True
+    """Whether a structure in which no channel may leave has no plan; a plan of bits needs none."""
     _spread: dict[str, float] | None = None
 
     @classmethod
@@ -87,10 +89,15 @@ class PreparedModel:
         seed: int = 0,
         limits: LayerLimits = LayerLimits(),  # noqa: B008  # frozen
         data: Iterable[Any] | None = None,
+        must_prune: bool = True,
     ) -> PreparedModel:
-        """Analyse a model. Raises StructureError where nothing can be pruned, UnknownNameError for layers to keep."""
+        """Analyse a model.
+
+        Raises StructureError where nothing can be pruned and ``must_prune``, UnknownNameError for layers to keep.
+        """
         check_finite(model)
-        return cls(prunable(limits.hold(model, analyse(model, example_inputs))), seed, data)
+        structure = limits.hold(model, analyse(model, example_inputs))
+        return cls(prunable(structure) if must_prune else structure, seed, data, must_prune)
 
     def spread(self, model: nn.Module, example_inputs: Any) -> dict[str, float]:
         """Activation spread of the dense network per layer; of none where the model has no values (meta)."""
@@ -163,7 +170,8 @@ def plan_from_choice(
                 plan = replace(plan, notes=[*plan.notes, *verification.notes])
         if failure is None:
             break
-        structure = prepared.structure = prunable(pin_site(model, structure, *failure))
+        structure = pin_site(model, structure, *failure)
+        structure = prepared.structure = prunable(structure) if prepared.must_prune else structure
         costs = cost_model(structure)
     return plan
 

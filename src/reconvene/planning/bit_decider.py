@@ -115,7 +115,7 @@ class BitDecider:
         """
         problem, structure = posed.problem, posed.structure
         if decision is None:
-            raise _floor(problem, self.budget)
+            raise _floor(problem, self.budget, self.bits)
         keep = [np.flatnonzero(mask).astype(np.int64) for mask in decision.masks]
         rows = [
             PlanRow(group.name, group.width, len(channels), to_text(channels), why=_why(choices, len(channels), why))
@@ -248,7 +248,7 @@ def _folded(model: nn.Module, structure: Structure) -> frozenset[str]:
     return frozenset(names)
 
 
-def _floor(problem: BitProblem, budget: Budget) -> BudgetError:
+def _floor(problem: BitProblem, budget: Budget, bits: Sequence[int]) -> BudgetError:
     """The error for a budget that even the cheapest decision breaks."""
     least = problem.least()
     floor = {name: problem.cost(name, least) for name in problem.limits}
@@ -258,8 +258,8 @@ def _floor(problem: BitProblem, budget: Budget) -> BudgetError:
         for name, limit in problem.limits.items()
         if floor[name] > limit
     ]
-    fixed = all(len(group.allowed) == 1 for group in problem.groups)
-    hint = " (no channel may leave: with 0 among the bits they can)" if fixed else ""
+    fixed = problem.groups and all(len(group.allowed) == 1 for group in problem.groups)
+    hint = " (no channel may leave: with 0 among the bits they can)" if fixed and 0 not in bits else ""
     return BudgetError(f"{'; '.join(parts)}{hint}. Ask for no less than the floor", floor)
 
 

@@ -88,7 +88,7 @@ class _BitPlanner:
         self._losses: dict[int, Any] = {}
         with timed(self._analysis, "structure"):
             self.prepared = PreparedModel.of(
-                model, example_inputs, seed=options.seed, limits=options.limits, data=options.data
+                model, example_inputs, seed=options.seed, limits=options.limits, data=options.data, must_prune=False
             )
 
     @property

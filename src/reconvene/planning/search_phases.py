@@ -123,7 +123,9 @@ class SearchPhase:
     def __init__(self, network: nn.Module, example_inputs: Any, decider: BitDecider, loss: Loss) -> None:
         self.network, self._inputs, self._decider, self._loss = network, example_inputs, decider, loss
         options = decider.options
-        self._prepared = PreparedModel.of(network, example_inputs, seed=options.seed, limits=options.limits)
+        self._prepared = PreparedModel.of(
+            network, example_inputs, seed=options.seed, limits=options.limits, must_prune=False
+        )
         self._plan(self._start)  # its trial repairs the structure
         problem, start = self.posed.problem, self._priced
         names = list(problem.limits)

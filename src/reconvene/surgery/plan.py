@@ -73,7 +73,9 @@ class Plan(Accounting, Provenance, Cut, Plottable):  # fields come in the order 
     def remarks(self) -> list[str]:
         """What a reader of the plan should know: that nothing is removed, what costs hold for, and the notes."""
         whole = bool(self.budget and self.rows) and self.is_whole
-        nothing = ["nothing is removed: the dense network keeps this budget already"] if whole else []
+        why = "the dense network keeps this budget already" if self.bits is None else "fewer bits are enough"
+        nothing = [f"nothing is removed: {why}"] if whole else []
+        nothing += ["no channel may leave: bits alone are decided"] if self.bits and not self.rows else []
         conditions = [f"{cost}: {condition}" for cost, condition in self.conditions.items()]
         return [*nothing, *conditions, *self.notes]
 
