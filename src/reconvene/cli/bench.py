@@ -46,7 +46,7 @@ class BenchCommand(Int8Options, Importing, Seeded, Command):
     threads: int = 1
     """Threads a runtime may use."""
     repeats: int = 30
-    """Rounds."""
+    """Rounds of timing; in each round every file runs once."""
 
     def run(self) -> Answer:
         """Time, keep the result as bench.json, and draw it in the report of a pruned artifact."""

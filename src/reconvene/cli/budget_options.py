@@ -48,8 +48,8 @@ class CostOptions(CostLimits, SpecialLimits):
     heading: ClassVar[str] = ABOUT
 
     target: Annotated[str | None, arg(metavar="CHIP")] = None
-    """Chip whose --cycles, --energy, --sram and --flash these are: mpic, ne16, ethos-u55-128, roofline, or a file of
-    costs."""
+    """Chip that --cycles, --energy, --sram and --flash are about (roofline: --latency): mpic, ne16, ethos-u55-128,
+    roofline, or a file of costs."""
 
     def budget(self, *, default: dict[str, str] | None = None) -> Budget:
         """The budget asked for, or ``default`` where none was. UsageError where there is neither."""
@@ -101,5 +101,5 @@ class BudgetOptions(LimitsOptions):
     heading: ClassVar[str] = ABOUT
 
     device: Annotated[str | None, arg(metavar="PROFILE")] = None
-    """Profile of the device whose --latency it is: a file, a name, or here, which is this machine and the default.
-    Without --latency the plan says what it would be."""
+    """Profile of the device that --latency is about: a file, a name, or here (this machine, the default). Without
+    --latency the plan reports the predicted latency."""

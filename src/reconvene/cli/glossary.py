@@ -18,8 +18,8 @@ _WORDS = {
     "evaluator": "what judges how much a group can lose: fan_in from shapes alone, others from a criterion's scores",
     "floor": "the least cost that a network can be cut to",
     "group": "channels that can only leave together: the same index is removed from every weight that they touch",
-    "kept at full width": "said of a group of which no channel leaves, with the reason: the budget has room, every cut "
-    "loses too much, or none can leave (an output, an operator without a rule, a layer that --keep names)",
+    "kept at full width": "a group that loses no channel, with the reason: the budget has room, every cut loses too "
+    "much, or no channel can leave (an output, an operator without a rule, a layer that --keep names)",
     "latency": "time of one inference of one batch in a runtime",
     "loss of a group": "what the network is estimated to lose when the group is cut to its width, in the unit of the "
     "evaluator; no training loss",

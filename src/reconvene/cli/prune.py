@@ -34,7 +34,7 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
 
     command_lines: ClassVar[tuple[str, ...]] = (
         "reconvene prune torchvision:resnet50 --macs 4x -o out/",
-        "reconvene prune out/ --trained --data digits --macs 2x -o smaller/",
+        "reconvene prune trained/ --trained --data digits --macs 2x -o smaller/",
     )
     heading: ClassVar[str] = "which weights"
 

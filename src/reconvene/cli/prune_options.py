@@ -45,7 +45,8 @@ class PruneOptions(CriterionOptions):
     bits: Annotated[str, arg(metavar="BITS,BITS")] = ""
     """Decide bits of weights as well: 0,2,4,8, zero for channels that leave. --size is then that of packed weights."""
     activation_bits: Annotated[str, arg(metavar="BITS,BITS")] = "8"
-    """With --bits, what layers read gets one of these, 2,4,8, where --cycles, --energy or --ops-bit gain by it."""
+    """With --bits: bits that layer inputs can have, 2,4,8. Fewer than 8 where --cycles, --energy or --ops-bit gain by
+    it."""
     overwrite: bool = False
     """Replace an artifact that was trained already."""
 

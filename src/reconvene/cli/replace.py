@@ -35,7 +35,7 @@ class ReplaceCommand(Importing, Seeded, Command):
     allow: Annotated[str, arg(metavar="OPERATION[,OPERATION]")] = ""
     """Operations that may be left, as a chip has them: relu,relu6. By default all."""
     price: Annotated[float | None, arg(metavar="SHARE")] = None
-    """Share of what the operations cost now that they may cost afterwards, on this machine: 0.5."""
+    """Limit on the time of the operations on this machine, as a share of their time now: 0.5."""
     epochs: Annotated[int, arg(metavar="N")] = 0
     """Rounds of training in which the new forms are blended in, taught by the network before. By default none."""
     lr: Annotated[float | None, arg(metavar="RATE")] = None

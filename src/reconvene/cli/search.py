@@ -31,7 +31,7 @@ class SearchCommand(CostOptions, DataOptions, Importing, Seeded, Command):
     bits: Annotated[str, arg(metavar="BITS,BITS")] = "0,2,4,8"
     """Bits that weights can have, zero for channels that leave. --size is that of packed weights."""
     activation_bits: Annotated[str, arg(metavar="BITS,BITS")] = "8"
-    """Bits that what layers read can have, 2,4,8, where --cycles, --energy or --ops-bit gain by it."""
+    """Bits that layer inputs can have: 2,4,8. Fewer than 8 where --cycles, --energy or --ops-bit gain by it."""
     epochs: Annotated[int, arg(metavar="N")] = 8
     """Rounds over the training images, of all phases together."""
     warmup: Annotated[int, arg(metavar="N")] = 0

@@ -26,8 +26,8 @@ class StepOptions(LearningOptions):
     """Cut a trained network in so many steps, tuned after each of them on --data; stopped, the same command goes on.
     Without --steps and --epochs: one cut, no tuning. With --epochs alone: one cut, then tuning."""
     epochs: Annotated[int | None, arg(metavar="N")] = None
-    """Rounds over the training images after each step: the last ones of the schedule that the network was trained by,
-    again. By default 2 with --steps."""
+    """Epochs of tuning after each step. They repeat the last epochs of the schedule that trained the network. By
+    default 2 with --steps."""
     pace: Literal["geometric", "linear", "cubic"] | None = None
     """How fast costs fall from step to step. By default geometric: each leaves the same share of what is there."""
     floor: Annotated[float | None, arg(metavar="VALUE")] = None
