@@ -159,7 +159,7 @@ def test_code_that_computes_something_else_now_is_noticed(tmp_path: Path, monkey
             load(tmp_path / "a")
     with monkeypatch.context() as patch:
         patch.setattr(Holder, "forward", lambda self, x: (self.inner(x), self.inner(x)))
-        with pytest.raises(ArtifactError, match="puts out 2 tensors instead of 1"):
+        with pytest.raises(ArtifactError, match="outputs 2 tensors instead of 1"):
             load(tmp_path / "a")
     with monkeypatch.context() as patch:
         patch.setattr(Holder, "forward", lambda self, x: self.inner(x)[..., :2])

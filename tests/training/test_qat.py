@@ -268,7 +268,7 @@ def test_formats_that_measure_their_own_ranges_say_so(trained: nn.Module, digits
     options: dict[str, Any] = {"example_inputs": images(digits, 1), "quantize": "int8", "learned": {}}
     with pytest.raises(ExportError, match="onnx measures its own ranges"):
         deploy.export(trained, tmp_path, format="onnx", calibration=[images(digits)], **options)
-    with pytest.raises(ExportError, match="no range was learned for what input 0 puts out"):
+    with pytest.raises(ExportError, match="no range was learned for what input 0 outputs"):
         deploy.export(trained, tmp_path, format="executorch", calibration=[images(digits)], **options)
 
 

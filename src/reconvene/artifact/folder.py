@@ -42,7 +42,7 @@ class Artifact(Sections):
         aliases: name of a tied tensor to the name under which it is stored.
         written_by: version of Reconvene that wrote it.
         versions: of modules, see ``reconvene.artifact.tensors``; None where an older version wrote it.
-        probe: what the model puts out, see ``reconvene.artifact.probe``; None where an older version wrote it.
+        probe: what the model outputs, see ``reconvene.artifact.probe``; None where an older version wrote it.
     """
 
     folder: Path

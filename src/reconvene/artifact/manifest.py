@@ -83,7 +83,7 @@ class Manifest:
         aliases: name of a tied tensor to the name under which it is stored.
         measurements: what was done to it.
         versions: of modules, see ``reconvene.artifact.tensors``.
-        probe: what the model puts out, see ``reconvene.artifact.probe``.
+        probe: what the model outputs, see ``reconvene.artifact.probe``.
         checksum: of the file, without this field.
     """
 

@@ -1,4 +1,4 @@
-"""The probe of an artifact: what its model puts out for one seeded input, kept at save and compared after every load.
+"""The probe of an artifact: what its model outputs for one seeded input, kept at save and compared after every load.
 
 The input is a description (shape, dtype, seed), so the probe is a few numbers in the manifest. Weights that fit a
 module can still compute something else there: a module that migrates weights by their version, code of another release,
@@ -148,7 +148,7 @@ def _outputs(model: nn.Module, example: Tensor) -> tuple[ProbeOutput, ...]:
             raise ProbeError(f"it does not run on {list(example.shape)}: {type(error).__name__}: {reason}") from error
     outputs = tuple(_summary(tensor) for tensor in tensors if tensor.numel() and tensor.dtype in _TOLERANCES)
     if not outputs:
-        raise ProbeError("it puts out no floating-point tensor")
+        raise ProbeError("it outputs no floating-point tensor")
     return outputs
 
 
@@ -173,7 +173,7 @@ def _difference(
     stored: Sequence[ProbeOutput], outputs: Sequence[ProbeOutput], *, elsewhere: bool = False
 ) -> str | None:
     if len(stored) != len(outputs):
-        return f"it puts out {len(outputs)} tensors instead of {len(stored)}"
+        return f"it outputs {len(outputs)} tensors instead of {len(stored)}"
     for number, (expected, actual) in enumerate(zip(stored, outputs, strict=True)):
         if expected.shape != actual.shape:
             return f"output {number} has shape {list(actual.shape)} instead of {list(expected.shape)}"

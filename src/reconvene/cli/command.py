@@ -143,7 +143,7 @@ class LearningOptions:
     heading: ClassVar[str] = "how to train"
 
     epochs: Annotated[int | None, arg(metavar="N")] = None
-    """Rounds over the training images. By default 5."""
+    """Epochs of training. By default 5."""
     batch_size: Annotated[int | None, arg(metavar="N")] = None
     """Images a step. By default 128, fewer for small data."""
     lr: Annotated[float | Literal["auto"] | None, arg(metavar="RATE|auto")] = None

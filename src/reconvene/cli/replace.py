@@ -37,7 +37,7 @@ class ReplaceCommand(Importing, Seeded, Command):
     price: Annotated[float | None, arg(metavar="SHARE")] = None
     """Limit on the time of the operations on this machine, as a share of their time now: 0.5."""
     epochs: Annotated[int, arg(metavar="N")] = 0
-    """Rounds of training in which the new forms are blended in, taught by the network before. By default none."""
+    """Epochs of training in which the new forms are blended in, taught by the network before. By default none."""
     lr: Annotated[float | None, arg(metavar="RATE")] = None
     """Highest learning rate of that training. By default the recipe's own."""
     data: Annotated[str, arg(metavar="DATA")] = DIGITS

@@ -33,11 +33,11 @@ class SearchCommand(CostOptions, DataOptions, Importing, Seeded, Command):
     activation_bits: Annotated[str, arg(metavar="BITS,BITS")] = "8"
     """Bits that layer inputs can have: 2,4,8. Fewer than 8 where --cycles, --energy or --ops-bit gain by it."""
     epochs: Annotated[int, arg(metavar="N")] = 8
-    """Rounds over the training images, of all phases together."""
+    """Epochs of all phases together."""
     warmup: Annotated[int, arg(metavar="N")] = 0
-    """Rounds in float first, for a network that is not trained."""
+    """Epochs in float first, for a network that is not trained."""
     finetune: Annotated[int | None, arg(metavar="N")] = None
-    """Rounds with frozen bits at the end. By default three of eight."""
+    """Epochs with frozen bits at the end. By default three of eight."""
     lr: Annotated[float, arg(metavar="RATE")] = 0.02
     """Highest learning rate of the weights."""
     batch_size: Annotated[int | None, arg(metavar="N")] = None

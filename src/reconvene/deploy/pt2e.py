@@ -146,7 +146,7 @@ def _fix(prepared: torch.fx.GraphModule, learned: Mapping[str, Range]) -> None:
             continue
         if label not in learned:
             raise ExportError(
-                f"no range was learned for what {label} puts out: another version of PyTorch, torchao or the model's "
+                f"no range was learned for what {label} outputs: another version of PyTorch, torchao or the model's "
                 "code trained it. Train it quantisation-aware again"
             )
         scale, zero_point = learned[label]

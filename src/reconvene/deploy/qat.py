@@ -81,7 +81,7 @@ class RoundedGraph(Rounded):
         self._progress = progress
 
     def forward(self, images: Tensor) -> Tensor:
-        """What ``network`` puts out, rounded on the way."""
+        """What ``network`` outputs, rounded on the way."""
         moving = self.training and self._progress < self._standing
         for module in self._activations:
             module.observer_enabled.fill_(moving)

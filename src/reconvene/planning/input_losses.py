@@ -160,7 +160,7 @@ class _Watch:
             self._run(inputs)
 
     def record(self, inputs: Any) -> tuple[Any, list[_Read]]:
-        """What the model puts out, and what its layers read."""
+        """What the model outputs, and what its layers read."""
         self._read = []
         try:
             return self._run(inputs), self._read

@@ -87,7 +87,7 @@ class SearchNetwork(nn.Module):
                 getattr(self, f"scale{w}")[i] = scale
 
     def forward(self, inputs: Any, *, follow: bool = False) -> Any:
-        """What the network puts out under the present decision; ``follow``: ranges of activations move."""
+        """What the network outputs under the present decision; ``follow``: ranges of activations move."""
         args, kwargs = arguments(inputs)
         with self.activations.rounding(follow=follow):
             return functional_call(self.network, self.weights(), args, kwargs)

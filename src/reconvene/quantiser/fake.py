@@ -69,7 +69,7 @@ class FewBitsRead(nn.Module):
         self.eval()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the network puts out."""
+        """What the network outputs."""
         with self.rounded.rounding(follow=False):
             return self.network(*args, **kwargs)
 

@@ -35,7 +35,7 @@ class Distillation:
     ``soft_loss`` is ``T^2 KL(softmax(t / T) || softmax(s / T))``.
 
     ``hint`` is the mean over layers of ``mean((a - b)^2) / mean(b^2)``, where ``a`` is what a batch norm (without any:
-    a convolution) of the student puts out and ``b`` what the layer of the same name puts out in the teacher, in just
+    a convolution) of the student outputs and ``b`` the output of the layer of the same name in the teacher, in just
     those channels that the plan kept. FitNets (Romero et al. 2015, arXiv 1412.6550) learns a projection between the
     two; a pruned layer's channels are a subset of the dense one's, so none is needed.
     """
@@ -144,7 +144,7 @@ class Hint:
                 matched = b.index_select(1, kept.to(b.device)).float()
                 if a.shape != matched.shape:
                     raise TrainingError(
-                        f"{name} puts out {list(a.shape)} in the student and {list(matched.shape)} in the teacher: "
+                        f"{name} outputs {list(a.shape)} in the student and {list(matched.shape)} in the teacher: "
                         "their features cannot be matched. Take features=0."
                     )
                 losses.append((a.float() - matched).square().mean() / matched.square().mean().clamp_min(1e-6))

@@ -60,7 +60,7 @@ class RoundedByBits(Rounded):
         self._progress = progress
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What ``network`` puts out, rounded on the way."""
+        """What ``network`` outputs, rounded on the way."""
         rounded = self._scales.rounded(self.network, self._bits, keep=self.training)
         follow = self.training and self._progress < self._standing
         with self._inputs.rounding(follow=follow):

@@ -70,7 +70,7 @@ def train(
     Args:
         directory: of the artifact.
         data: a data set of ``reconvene.data``, or what names one: ``digits``, a folder of images, parquet, a hub id.
-        epochs: rounds over the training images.
+        epochs: passes over the training images.
         config: the recipe: batch size, learning rate, augmentation, seed, ... By default ``TrainConfig()``, and where
             trained weights were kept the end of its schedule, which they survive.
         lesson: learn from a teacher, too.
