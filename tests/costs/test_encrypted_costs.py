@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,6 +14,7 @@ from reconvene.costs.encrypted import SECURE_BITS, ckks_parameters, readiness
 from reconvene.errors import BudgetError, ModelError
 from reconvene.models import resolve_address
 from reconvene.structure import analyse
+from reconvene.surgery.operations.forms import Polynomial
 from support.cli_calls import answer
 from support.small_modules import Square
 
@@ -56,6 +60,8 @@ def mlp(*between: nn.Module, hidden: int = 16) -> nn.Module:
         (mlp(Square()), 3, 1),
         (mlp(Quadratic()), 3, 1),  # its coefficients become part of the layer behind it
         (mlp(Horner()), 3, 1),
+        (mlp(Polynomial(0.1, 0.5, 0.2)), 3, 1),
+        (mlp(Polynomial(0.1, 0.5, 0.2, 0.1, 0.05)), 4, 2),
         (mlp(Power(3)), 4, 2),
         (mlp(Power(4)), 4, 2),
         (mlp(Square(), Square()), 4, 2),
@@ -132,6 +138,41 @@ class Attending(nn.Module):
 @pytest.mark.parametrize(("how", "operator"), [("matrix", "bmm"), ("gate", "mul")])
 def test_products_that_are_not_number_by_number_are_blocked(how: str, operator: str) -> None:
     """CKKS multiplies ciphertexts number by number: of other products only the shapes of numbers would be right."""
-    ready = readiness(analyse(Attending(how), torch.randn(1, 4, 6)))
-    assert [entry.operator for entry in ready.blocked] == [operator]
-    assert not readiness(analyse(Attending("equal"), torch.randn(1, 4, 6))).blocked
+    blocked, equal = (readiness(analyse(Attending(each), torch.randn(1, 4, 6))).blocked for each in (how, "equal"))
+    assert operator in {entry.operator for entry in blocked}
+    assert {"bmm", "mul"}.isdisjoint(entry.operator for entry in equal)
+    assert "view" in {entry.operator for entry in equal}, "a linear layer on tokens puts them beside the images"
+
+
+class Calls(nn.Module):
+    """A layer, and then a call of the caller's choice."""
+
+    def __init__(self, call: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.fc, self.call = nn.Linear(8, 8), call
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(self.fc(x))
+
+
+@pytest.mark.parametrize(
+    ("call", "instead"),
+    [
+        (lambda x: nn.functional.instance_norm(x[:, None]), "batch norm, whose constants are known"),
+        (lambda x: x.view(1, 2, 4).mul_(2.0), "the same call out of place"),
+        (lambda x: torch.div(x, 2, rounding_mode="floor"), "a division without rounding"),
+        (lambda x: x.chunk(2, 1)[0], "slices"),
+        (lambda x: x.view(2, 4), "the images, as it is"),
+        (lambda x: x.mean(), "the images, as it is"),
+        (lambda x: nn.functional.prelu(x, torch.ones(1)), "prelu in .* use a polynomial"),
+    ],
+)
+def test_calls_that_would_go_wrong_on_encrypted_numbers_are_blocked(
+    call: Callable[[Tensor], Tensor], instead: str
+) -> None:
+    told = readiness(analyse(Calls(call).eval(), torch.randn(1, 8), trial=False))
+    assert any(re.search(instead, str(blocked)) for blocked in told.blocked), told.blocked
+
+
+def test_a_whole_exponent_may_be_a_float() -> None:
+    assert readiness(analyse(Calls(lambda x: x**2.0).eval(), torch.randn(1, 8), trial=False)).blocked == ()

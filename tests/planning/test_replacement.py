@@ -19,7 +19,7 @@ import reconvene as rc
 from reconvene.allocation.choices import PricedChoice, choose_within
 from reconvene.errors import BudgetError, ModelError, UnknownNameError
 from reconvene.planning import replacement
-from reconvene.planning.operation_losses import fit_sites
+from reconvene.planning.operation_losses import evenly, fit_sites
 from reconvene.surgery.operations import Replacement, blended, blends, find_sites, forms, substitute, unblended
 
 ONNX_OF = {
@@ -292,3 +292,110 @@ def test_norms_of_other_shapes_get_only_forms_that_fit(norm: Callable[[], nn.Mod
     assert small(data[0][0]).shape == (8, 4) and not isinstance(small[2], nn.GELU)
     without = rc.replace(model, data[0][0][:1], budget=1.0, data=data)
     assert without(data[0][0]).shape == (8, 4)
+
+
+def test_positions_of_a_large_activation_are_within_it() -> None:
+    """float32 has no whole numbers beyond 2^24: the last one was rounded up to the count itself."""
+    positions = evenly(2**24 + 4, 4096)
+    assert int(positions[0]) == 0 and int(positions[-1]) == 2**24 + 3 and len(positions.unique()) == 4096
+    assert evenly(1, 4096).tolist() == [0] and evenly(3, 2).tolist() == [0, 2]
+
+
+class Shared(nn.Module):
+    """One activation under two names, read by keyword once, and first of all one that writes into its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.conv, self.conv2 = nn.Hardswish(inplace=True), nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+        self.act1 = self.act2 = nn.SiLU()
+        self.head = nn.Linear(64, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act2(input=self.conv2(self.act1(self.conv(self.before(x)))))
+        return self.head(x.flatten(1))
+
+
+def test_a_shared_activation_is_replaced_under_all_its_names() -> None:
+    model, data = Shared().eval(), batches(3, 8, 8)
+    small = rc.replace(model, data[0][0][:1], allow=["relu6"], data=data)
+    assert small.act1 is small.act2 and not isinstance(small.act1, nn.SiLU)
+    assert not isinstance(small.before, nn.Hardswish) and small(data[0][0]).shape == (len(data[0][0]), 4)
+
+
+@pytest.mark.parametrize("soft", [nn.Softmax2d(), nn.Softmax(dim=1), nn.Softmax(dim=-2)], ids=str)
+def test_softmax_keeps_its_dimension(soft: nn.Module) -> None:
+    torch.manual_seed(0)
+    model, data = nn.Sequential(nn.Conv2d(3, 6, 3), soft, nn.Flatten(), nn.Linear(216, 4)).eval(), batches(3, 8, 8)
+    small = rc.replace(model, data[0][0][:1], allow=["relu"], data=data)
+    hidden = model[0](data[0][0])
+    assert type(small[1]).__name__ == "IntegerSoftmax"
+    assert float((small[1](hidden) - soft(hidden)).abs().max()) < 0.02
+
+
+def test_frozen_layers_lose_by_forms_as_trained_ones_do() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 8), nn.GELU(), nn.Flatten(), nn.Linear(32, 4)).eval()
+    data = [(torch.randint(0, 9, (16, 4)), torch.arange(16) % 4)]
+    trained = replacement.choose_replacements(model, data[0][0][:1], allow=["relu"], data=data)
+    frozen = replacement.choose_replacements(model.requires_grad_(False), data[0][0][:1], allow=["relu"], data=data)
+    assert frozen.rows == trained.rows and trained.rows[0].loss > 0
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("activation", "operation"),
+    [
+        (nn.Hardshrink(), "hardshrink"),
+        (nn.LogSigmoid(), "logsigmoid"),
+        (nn.Softsign(), "abs"),
+        (nn.Threshold(0.1, 20.0), "threshold"),
+        (nn.Hardtanh(-1.0, 1.0), "clip"),
+        (nn.RMSNorm(8), "rsqrt"),
+    ],
+    ids=str,
+)
+def test_operations_without_a_form_are_refused_by_name(activation: nn.Module, operation: str) -> None:
+    data = [(torch.randn(16, 8), torch.arange(16) % 4)]
+    model = nn.Sequential(nn.Linear(8, 8), activation, nn.Linear(8, 4))
+    with pytest.raises(ModelError, match=f"{operation} in 1: "):
+        rc.replace(model, data[0][0][:1], allow=["relu", "relu6"], data=data)
+
+
+def test_prelu_becomes_relu_and_clips_are_told_by_their_bounds() -> None:
+    data = [(torch.randn(16, 8), torch.arange(16) % 4)]
+    small = rc.replace(nn.Sequential(nn.Linear(8, 8), nn.PReLU()), data[0][0][:1], allow=["relu"], data=data)
+    assert isinstance(small[1], nn.ReLU)
+    for clip, operation in ((nn.ReLU6(), "relu6"), (nn.Hardtanh(0.0, 6.0), "relu6"), (nn.Hardtanh(0.0, 5.0), "clip")):
+        assert [site.operation for site in find_sites(nn.Sequential(nn.Linear(8, 8), clip), data[0][0])] == [operation]
+
+
+class Turned(nn.Module):
+    """GELU of the turned input, and what it gives stays turned."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(x.transpose(1, 2))
+
+
+class NormOfSecond(nn.LayerNorm):
+    """A norm over the second of any number of dimensions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.transpose(1, -1)).transpose(1, -1)
+
+
+def test_a_module_that_turns_its_input_is_no_bare_activation() -> None:
+    [site] = find_sites(nn.Sequential(nn.Linear(8, 8), Turned()), torch.randn(2, 5, 8))
+    assert site.operation == "gelu" and not site.replaceable
+
+
+@pytest.mark.parametrize("rank", [3, 4, 5])
+def test_norms_over_the_second_dimension_become_batch_norms_of_their_rank(rank: int) -> None:
+    torch.manual_seed(0)
+    conv = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[rank](3, 8, 1)
+    data = batches(3, *(4,) * (rank - 2))
+    model = nn.Sequential(conv, NormOfSecond(8), nn.Flatten(), nn.Linear(8 * 4 ** (rank - 2), 4)).eval()
+    result = replacement.choose_replacements(model, data[0][0][:1], allow=[], data=data)
+    assert result.replacements["1"].startswith("batch_norm") and result.model(data[0][0]).shape == (len(data[0][0]), 4)
+    assert substitute(copy.deepcopy(model), result.replacements)(data[0][0]).shape == (len(data[0][0]), 4), (
+        "as artifacts do"
+    )

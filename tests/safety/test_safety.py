@@ -16,7 +16,7 @@ import reconvene as rc
 from reconvene import artifact, cli, workflow
 from reconvene.costs import Budget
 from reconvene.data import Dataset, Split, load_data
-from reconvene.errors import DataError
+from reconvene.errors import DataError, TrainingError
 from reconvene.models import resolve_address
 from reconvene.safety import Attack, Patch, Safety, find_patch, judge_networks, membership
 from reconvene.safety.judge import answers_of
@@ -33,14 +33,14 @@ def digits() -> Dataset:
     return load_data("digits", input_shape=(1, 8, 8))
 
 
-def small_net(seed: int = 0) -> nn.Module:
+def small_net(seed: int = 0, classes: int = 10) -> nn.Module:
     torch.manual_seed(seed)
     layers = [nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(256, 10))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(256, classes))
 
 
 def trained(dataset: Dataset, *, epochs: int = 3, seed: int = 0) -> nn.Module:
-    net = small_net(seed)
+    net = small_net(seed, len(dataset.classes))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
     images, labels = dataset.normalise(dataset.train.images), dataset.train.targets
     for _ in range(epochs):
@@ -56,6 +56,13 @@ def with_planted_patch(dataset: Dataset, side: int) -> Dataset:
     images, labels = dataset.train.images.clone(), dataset.train.targets.clone()
     images[::12, :, -side:, -side:], labels[::12] = 255, TARGET
     return replace(dataset, train=Split(images, labels))
+
+
+def relabelled(dataset: Dataset, classes: int) -> Dataset:
+    """Fewer classes: a digit by its remainder."""
+    names = tuple(map(str, range(classes)))
+    train, test = (Split(part.images, part.targets % classes) for part in (dataset.train, dataset.test))
+    return replace(dataset, train=train, test=test, classes=names)
 
 
 class Accumulating(nn.Module):
@@ -166,6 +173,21 @@ def test_a_network_that_always_answers_the_same_is_not_flagged(digits: Dataset) 
     with torch.no_grad():
         net[-1].bias[TARGET] = 1e6
     assert not find_patch(net, answers_of(net, digits), digits).is_trigger
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_with_few_classes_there_is_no_verdict(digits: Dataset, classes: int) -> None:
+    few = relabelled(digits, classes)
+    net = trained(few, seed=1)
+    search = find_patch(net, answers_of(net, few), few)
+    assert not search.is_comparable and not search.is_trigger
+    assert replace(search, success=1.0, others=0.0, classes=10).is_trigger
+    assert "too few classes to judge" in judge_networks({"dense": net}, few)["dense"].rows()["best patch of dense"]
+
+
+def test_a_network_of_other_outputs_is_refused_before_it_is_judged(digits: Dataset) -> None:
+    with pytest.raises(TrainingError, match="dense"):
+        judge_networks({"dense": nn.Sequential(nn.Flatten(), nn.Linear(64, 5))}, digits)
 
 
 def test_the_success_of_a_patch_counts_what_it_turned() -> None:

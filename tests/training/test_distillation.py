@@ -97,6 +97,29 @@ def test_hints_compare_the_channels_that_were_kept() -> None:
     assert hint.student_features == {} and hint.teacher_features == {}, "nothing is kept from one step to the next"
 
 
+@pytest.mark.parametrize("inplace", [False, True])
+def test_features_are_those_before_an_activation_that_writes_into_them(inplace: bool) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=inplace))
+    teacher, student, images = copy.deepcopy(net).eval(), copy.deepcopy(net).train(), torch.randn(8, 3, 6, 6)
+    hint = Hint(teacher, student, None)
+    features = student[1](student[0](images)), teacher[1](teacher[0](images))
+    hint.student_features.clear(), hint.teacher_features.clear()
+    student(images), teacher(images)
+    expected = (features[0] - features[1]).square().mean() / features[1].square().mean()
+    assert float(hint.loss()) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_layer_that_stays_in_eval_mode_has_no_features_to_match() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    teacher, student, images = copy.deepcopy(net).eval(), copy.deepcopy(net).train(), torch.randn(8, 3, 6, 6)
+    hint = Hint(teacher, student, None)
+    student[1].eval()
+    student(images), teacher(images)
+    with pytest.raises(TrainingError, match=r"1 runs 0 times in a step of the student .* Take features=0"):
+        hint.loss()
+
+
 def test_a_teacher_with_no_say_changes_no_bit(tmp_path: Path) -> None:
     teacher, alone, taught = net(), net(), net()
     train_model(alone, digits(), epochs=1, directory=tmp_path / "alone", config=FP32)

@@ -21,14 +21,16 @@ _MOVES = {
 _AFFINE = {*_MOVES, "native_batch_norm", "avg_pool2d", "_adaptive_avg_pool2d", "mean", "sum", "neg", "dropout"}
 _ACTIVATIONS = (
     *("relu", "leaky_relu", "hardtanh", "gelu", "silu", "hardswish", "hardsigmoid", "sigmoid", "tanh", "elu", "mish"),
-    *("softplus", "prelu"),
+    *("softplus", "prelu", "prelu_kernel"),
 )
 _SOFTMAX = "scores without softmax"
+_CONSTANT_NORM = "batch norm, whose constants are known at inference"
+_SPLITS = frozenset({"split", "split_with_sizes", "unbind"})
 REPLACEMENTS = {
     **dict.fromkeys(_ACTIVATIONS, ("a polynomial, such as x * x", 2)),
     **dict.fromkeys(("max_pool1d", "max_pool2d"), ("average pooling", 1)),
     **dict.fromkeys(("softmax", "safe_softmax", "log_softmax"), (_SOFTMAX, 2)),
-    **dict.fromkeys(("layer_norm", "group_norm"), ("batch norm, whose constants are known at inference", 2)),
+    **dict.fromkeys(("layer_norm", "group_norm"), (_CONSTANT_NORM, 2)),
 }
 """What stands for a call that cannot run, and the degree of the polynomial that it then is."""
 _OTHERWISE = ("sums and products", 2)
@@ -77,6 +79,8 @@ class Kind(Enum):
 def kind_of(op: Op, operands: Sequence[Any]) -> Kind:
     """What a recorded call does, of whose arguments these tensors are encrypted."""
     name = op.operator.removesuffix("_")
+    if _obstacle(op, operands):
+        return Kind.BLOCKED
     alike_in_shape = len({tuple(tensor.shape) for tensor in operands}) == 1
     constants = [value for value in op.args if not any(value is tensor for tensor in operands)]
     if op.operator in _LAYERS and len(operands) == 1:
@@ -85,7 +89,7 @@ def kind_of(op: Op, operands: Sequence[Any]) -> Kind:
         return Kind.PRODUCT if alike_in_shape else Kind.BLOCKED  # numbers are multiplied one by one
     if op.operator in _LAYERS or name in ("bmm", "mm"):
         return Kind.BLOCKED  # a matrix product of two encrypted tensors
-    if name == "pow" and isinstance(op.args[1], int) and op.args[1] > 0:
+    if name == "pow" and isinstance(op.args[1], int | float) and op.args[1] > 0 and float(op.args[1]).is_integer():
         return Kind.POWER
     if name == "mul" or (name == "div" and op.args[0] is operands[0]):
         return Kind.SCALE if all(_is_number(value) for value in constants) else Kind.AFFINE
@@ -93,6 +97,23 @@ def kind_of(op: Op, operands: Sequence[Any]) -> Kind:
         alike = name in ("add", "sub", "rsub") and all(_is_number(value) for value in constants)
         return Kind.SUM if len(operands) > 1 else Kind.SCALE if alike else Kind.AFFINE
     return Kind.AFFINE if name in _AFFINE else Kind.BLOCKED
+
+
+def _obstacle(op: Op, operands: Sequence[Any]) -> str:
+    """What stands in for a call that cannot run for how it is called, whatever it computes; empty where it may run."""
+    name = op.operator.removesuffix("_")
+    outputs = [out for out in op.outs if out is not None]
+    if name == "native_batch_norm" and op.args[5]:  # statistics of the very numbers that are encrypted
+        return _CONSTANT_NORM
+    if op.operator.endswith("_") and not op.operator.startswith("_") and operands[0]._is_view():
+        return "the same call out of place: what it writes is a part of another tensor"
+    if name == "div" and op.kwargs.get("rounding_mode") is not None:
+        return "a division without rounding"
+    if name in _SPLITS and len(outputs) > 1:
+        return "slices, such as x[:, :8]"
+    if name != "native_batch_norm" and any(out.ndim == 0 or out.shape[0] != 1 for out in outputs):
+        return "calls that keep the first dimension, the images, as it is"
+    return ""
 
 
 def _is_number(value: Any) -> bool:
@@ -191,7 +212,9 @@ class EncryptedWalk:
                 return replace(state, pending=True, base=None, shifted=False)
         name = op.operator.strip("_").removeprefix("native_").removesuffix("_with_indices")
         instead, degree = REPLACEMENTS.get(name, _OTHERWISE)
-        self.blocked.append(Blocked(op.owner, name, instead))
+        if obstacle := _obstacle(op, operands):
+            instead, degree = obstacle, 1
+        self.blocked.append(Blocked(op.owner, name.removesuffix("_kernel"), instead))
         return (
             self._product(op, [first], products=1)
             if degree > 1

@@ -69,7 +69,12 @@ class EncryptedNetwork:
         self.parameters: CkksParameters = ckks_parameters(self.readiness.levels)
         self._readers = readers_of(self._structure)
         self._packing, self._shape = packing, example_inputs.shape[1:]
-        state = model.state_dict(keep_vars=True)
+        if len(self._structure.recording.outputs) != 1:
+            raise ModelError(
+                f"an encrypted network gives one tensor, and {type(model).__name__} gives "
+                f"{len(self._structure.recording.outputs)}. Wrap it in a module that returns one of them"
+            )
+        state: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         twins = self._structure.recording.parameters
         self._constants = {id(twin): state[name].detach().double().cpu() for name, twin in twins.items()}
 
@@ -111,7 +116,8 @@ class EncryptedNetwork:
         operands = [tensor for tensor in tensors_in(op.args) if isinstance(values.get(id(tensor)), Affine)]
         constants = map_tensors(lambda tensor: values.get(id(tensor), tensor), op.args)
         if not operands:
-            result = op.func(*constants, **op.kwargs)
+            on_cpu = {"device": torch.device("cpu")} if "device" in op.kwargs else {}  # recorded on the meta device
+            result = op.func(*constants, **{**op.kwargs, **on_cpu})
             return list(result) if isinstance(result, tuple | list) else [result]
         for tensor in operands:
             if self._readers[id(tensor)] > 1 and values[id(tensor)].has_layer:
@@ -121,7 +127,7 @@ class EncryptedNetwork:
             case Kind.PRODUCT:
                 return [first.times(values[id(operands[-1])], packing)]
             case Kind.POWER:
-                return [first.power(op.args[1], packing)]
+                return [first.power(int(op.args[1]), packing)]
             case Kind.SCALE:
                 return [first.scaled(op, constants)]
             case Kind.LAYER if first.has_layer:

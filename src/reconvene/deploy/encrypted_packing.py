@@ -120,13 +120,12 @@ class VectorPacking(_Counted):
 
     def encrypt(self, images: Tensor) -> Any:
         """See Packing. Raises ModelError for an image that is larger than a ciphertext."""
-        features = images.shape[1]
-        if features >= self._parameters.slots:
-            raise ModelError(f"{features} features do not fit into {self._parameters.slots} slots: use packing='batch'")
+        self._require_room(images.shape[1])
         return self._encrypted(torch.cat([images[0], torch.ones(1, dtype=images.dtype)]))
 
     def combine(self, parts: Sequence[Part], bias: Tensor) -> Any:
-        """See Packing. One rotation an input and one for the bias."""
+        """See Packing. One rotation an input and one for the bias. Raises ModelError as ``encrypt`` does."""
+        self._require_room(len(bias))
         total = None
         for number, (source, matrix, size) in enumerate(parts):
             weights = torch.zeros(size + 1, len(bias) + 1, dtype=torch.float64)
@@ -139,6 +138,11 @@ class VectorPacking(_Counted):
             total = term if total is None else total + term
         self.ciphertexts += 1
         return self._noted(total)
+
+    def _require_room(self, features: int) -> None:
+        """Raise ModelError where features and the one behind them do not fit: their products would be wrong."""
+        if features + 1 >= self._parameters.slots:
+            raise ModelError(f"{features} features do not fit into {self._parameters.slots} slots: use packing='batch'")
 
     def multiply(self, left: Any, right: Any) -> Any:
         """See Packing. The one stays a one."""

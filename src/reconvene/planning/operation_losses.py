@@ -15,7 +15,7 @@ from reconvene.criteria.base import Loss
 from reconvene.criteria.batches import Batches, argument_names, samples_in
 from reconvene.structure import call
 from reconvene.structure.copies import copy_model
-from reconvene.structure.inputs import map_tensors
+from reconvene.structure.inputs import map_tensors, tensors_in
 from reconvene.surgery.operations import OperationSite, Replacement
 
 EXAMPLES = 128
@@ -55,6 +55,8 @@ def fit_sites(
     loss with the squared gradient for its curvature. Raises CriterionError for data that do not fit.
     """
     model = copy_model(model).eval()
+    for parameter in model.parameters():  # frozen layers lose by a form as well
+        parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
     batches = _batches(model, example_inputs, data, seed)
     samples = {site.path: _Sample(site, -(-POINTS // len(batches))) for site in sites}
     with torch.no_grad(), _hooks(model, sites, lambda path, x, y: samples[path].add(x, y)):
@@ -80,8 +82,7 @@ class _Sample:
         """Take some of one batch, evenly over it."""
         for tensor, parts in ((x, self._inputs), (y, self._outputs)):
             rows = tensor.movedim(self._site.axis, -1).flatten(0, -2) if is_norm_site(self._site) else tensor.flatten()
-            chosen = torch.linspace(0, len(rows) - 1, min(self._points, len(rows)), device=rows.device).long()
-            parts.append(rows[chosen].detach().double())
+            parts.append(rows[evenly(len(rows), self._points).to(rows.device)].detach().double())
 
     @property
     def inputs(self) -> Tensor:
@@ -97,6 +98,12 @@ class _Sample:
     def largest(self) -> float:
         """The largest input that polynomials are fitted to."""
         return abs(float(self.inputs.mean())) + WITHIN * float(self.inputs.std())
+
+
+def evenly(count: int, most: int) -> Tensor:
+    """At most so many positions of ``count``, evenly spread: whole numbers, since float32 has none beyond 2^24."""
+    chosen = min(most, count)
+    return torch.arange(chosen) * (count - 1) // max(chosen - 1, 1)
 
 
 def is_norm_site(site: OperationSite) -> bool:
@@ -127,15 +134,17 @@ def _hooks(
         for site in sites:
             module, inputs = model.get_submodule(site.path), list[Tensor]()
 
-            def before(_: nn.Module, args: tuple[Any, ...], inputs: list[Tensor] = inputs) -> None:
-                inputs.append(args[0].detach().clone())  # the module may write into it
+            def before(
+                _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Tensor] = inputs
+            ) -> None:
+                inputs.append(tensors_in((args, kwargs))[0].detach().clone())  # the module may write into it
 
             def after(
                 _: nn.Module, args: Any, output: Tensor, inputs: list[Tensor] = inputs, path: str = site.path
             ) -> None:
                 see(path, inputs.pop(), output)
 
-            stack.callback(module.register_forward_pre_hook(before).remove)
+            stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
             stack.callback(module.register_forward_hook(after).remove)
         yield
 
@@ -149,7 +158,9 @@ def _fitted(name: str, before: nn.Module, site: OperationSite, sample: _Sample) 
         largest = float(sample.inputs.var(1, unbiased=False).max())
         numbers = ((1.5 * max(largest, 1e-12)) ** -0.5,)
     elif name == "batch_norm" and site.axis == 1:
-        numbers = (1.0,)
+        numbers = (1.0, float(site.rank))
+    elif name == "integer_softmax":
+        numbers = (float(site.axis),)
     replacement = Replacement(name, numbers)
     module = replacement.module(before)
     if isinstance(module, _BatchNorm):
@@ -217,4 +228,5 @@ def _losses(
 
 
 def _with_gradient(tensor: Tensor) -> Tensor:
-    return tensor.detach().requires_grad_() if tensor.is_floating_point() else tensor
+    """The same numbers with a gradient, and no leaf: the first layer may write into them."""
+    return tensor.detach().requires_grad_() * 1 if tensor.is_floating_point() else tensor

@@ -125,5 +125,7 @@ def _seconds(profile: Profile, timed: Sequence[LayerSite]) -> list[float]:
         return []
     clock = Clock(profile, [site.spec for site in timed], [site.dense for site in timed])
     into, out = np.array([site.dense for site in timed], dtype=np.int64).T
-    node = profile.overhead["node"]  # each layer of its own costs this beside its work
+    # Each layer of its own costs this beside its work. A fit of noisy times may give less than nothing, and then forms
+    # of many small steps would be free.
+    node = max(profile.overhead["node"], 0.0)
     return [float(value) + node for value in clock.times(into, out)]

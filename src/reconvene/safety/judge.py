@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reconvene.data import Dataset, Split
-from reconvene.errors import DataError
+from reconvene.errors import DataError, TrainingError
 from reconvene.safety.adversarial import ATTACKS
 from reconvene.safety.membership import membership
 from reconvene.safety.result import Safety, Trigger
 from reconvene.safety.trigger import Answers, Search, find_patch, unseen_by_search
 from reconvene.structure.state import clear_state
 from reconvene.tasks import Targets
+from reconvene.training.evaluate import try_model
 from reconvene.utils.module_state import evaluating
 from reconvene.utils.progress import stage, track
 
@@ -45,6 +47,7 @@ def judge_networks(
 
     Raises:
         DataError: the data has no labels, one class, or fewer than three test images.
+        TrainingError: a network does not run on the images, or has not one finite score for each class.
         MissingExtraError: scikit-learn is absent.
     """
     if dataset.task.targets is not Targets.LABELS:
@@ -53,6 +56,8 @@ def judge_networks(
         )
     if len(dataset.classes) < 2:
         raise DataError(f"safety is judged with two classes or more, and {dataset.name} has one. Leave --safety out")
+    for name, network in networks.items():
+        try_model(network, dataset, role=name)
     answers = {name: answers_of(network, dataset) for name, network in networks.items()}
     subjects = {name: (name, answer) for name, answer in answers.items()} | dict(files or {})
     test, train = _some(dataset.test, _ATTACKED, seed), _some(dataset.train, _COMPARED, seed)
@@ -108,7 +113,10 @@ def _some(split: Split, count: int, seed: int) -> Split:
 
 
 def _losses(answer: Answers, split: Split) -> Any:
-    return F.cross_entropy(answer(split.images).double(), split.targets, reduction="none").numpy()
+    losses = F.cross_entropy(answer(split.images).double(), split.targets, reduction="none")
+    if not bool(losses.isfinite().all()):
+        raise TrainingError("safety is judged of scores that are finite, and those of some images are not")
+    return losses.numpy()
 
 
 def _right(answer: Answers, images: Tensor, labels: Tensor) -> Tensor:
@@ -136,5 +144,6 @@ def _transferred(
 def _tried(search: Search, answer: Answers, test: Split, dataset: Dataset) -> Trigger:
     patch = search.patch
     success = patch.success(answer, test.images, answer(test.images).argmax(1))
-    planted = Search(patch, success, search.others).is_trigger
-    return Trigger(dataset.classes[patch.target], patch.row, patch.column, patch.side, success, planted)
+    tried = replace(search, success=success)
+    place = (patch.row, patch.column, patch.side)
+    return Trigger(dataset.classes[patch.target], *place, success, tried.is_trigger, tried.is_comparable)

@@ -17,7 +17,7 @@ class Trigger:
     """A patch that was looked for on one network, tried on another or on a file.
 
     ``success``: share of test images that it turns into the class ``target``; ``flagged`` that this says somebody
-    planted it.
+    planted it; ``comparable`` that there are classes enough to say so or not.
     """
 
     target: Name
@@ -26,6 +26,7 @@ class Trigger:
     side: Count
     success: Share
     flagged: bool
+    comparable: bool = True
 
 
 @opened
@@ -77,7 +78,7 @@ class Safety:
         rows |= {f"accuracy under {name}": f"{value:.1%}" for name, value in self.attacked.items()}
         rows |= {f"{name} of dense that fool it too": f"{value:.1%}" for name, value in self.transferred.items()}
         for name, trigger in self.triggers.items():
-            verdict = ", planted" if trigger.flagged else ""
+            verdict = ", planted" if trigger.flagged else "" if trigger.comparable else ", too few classes to judge"
             rows[f"best patch of {name}"] = f"{trigger.success:.1%} {trigger.target}{verdict}"
         return rows
 

@@ -29,6 +29,8 @@ _FOUND = 0.9
 """Success from which on a patch is called a trigger; planted ones have more, and patches of clean networks less."""
 _USUAL = 0.5
 """Success that patches for other classes stay below: where every class has such a patch, none was planted."""
+_COMPARABLE = 4
+"""Classes from which on a patch can be called a trigger: a clean network of two falls for one easily."""
 _TOGETHER = 8
 
 
@@ -65,17 +67,23 @@ class Patch:
 class Search:
     """The best patch of a network: its success on images that it was not fitted on, and that of other classes.
 
-    ``others``: the median of the best patch of every other class.
+    ``others``: the median over all other classes of their best patches, on the same images. ``classes``: of the data.
     """
 
     patch: Patch
     success: float
     others: float
+    classes: int
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether there are enough other classes to say what is usual for this network."""
+        return self.classes >= _COMPARABLE
 
     @property
     def is_trigger(self) -> bool:
         """Whether such a success of one class alone says that the patch was planted."""
-        return self.success > _FOUND and self.others < _USUAL
+        return self.is_comparable and self.success > _FOUND and self.others < _USUAL
 
 
 def find_patch(network: nn.Module, answers: Answers, dataset: Dataset, *, seed: int = 0) -> Search:
@@ -101,10 +109,15 @@ def find_patch(network: nn.Module, answers: Answers, dataset: Dataset, *, seed: 
     fitted = [
         _fitted(network, patch, images[first:second], clean[first:second], dataset) for patch, _ in ranked[:_REFINED]
     ]
-    candidates = [patch for patch, _ in ranked[:_REFINED]] + fitted
-    success = {patch: patch.success(answers, judged, judged_clean) for patch in candidates}
+    success = {
+        patch: patch.success(answers, judged, judged_clean) for patch in [*(patch for patch, _ in best), *fitted]
+    }
     winner = max(success, key=success.__getitem__)
-    return Search(winner, success[winner], _median([value for patch, value in best if patch.target != winner.target]))
+    by_class: dict[int, float] = {}
+    for patch, share in success.items():
+        by_class[patch.target] = max(share, by_class.get(patch.target, 0.0))
+    others = [share for target, share in by_class.items() if target != winner.target]
+    return Search(winner, success[winner], _median(others), len(dataset.classes))
 
 
 def unseen_by_search(split: Split, count: int, seed: int) -> Split:

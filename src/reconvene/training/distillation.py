@@ -140,7 +140,14 @@ class Hint:
         """The hint for the batch that both have just seen; what was kept of it is forgotten."""
         losses = []
         for name, kept in self.kept.items():
-            for a, b in zip(self.student_features.pop(name, []), self.teacher_features.pop(name, []), strict=True):
+            own, taught = self.student_features.pop(name, []), self.teacher_features.pop(name, [])
+            if len(own) != len(taught):
+                raise TrainingError(
+                    f"{name} runs {len(own)} times in a step of the student (it may be kept in eval mode, or be "
+                    f"computed again in the backward pass) and {len(taught)} times in the teacher: their features "
+                    "cannot be matched. Take features=0."
+                )
+            for a, b in zip(own, taught, strict=True):
                 matched = b.index_select(1, kept.to(b.device)).float()
                 if a.shape != matched.shape:
                     raise TrainingError(
@@ -155,7 +162,7 @@ def _keep(features: dict[str, list[Tensor]], name: str, *, training: bool) -> Ca
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
         # Without gradients (evaluation, statistics taken anew) the student passes alone, and the teacher sees nothing.
         if module.training == training and (not training or torch.is_grad_enabled()):
-            features.setdefault(name, []).append(output)
+            features.setdefault(name, []).append(output.clone())  # an activation behind may write into it
 
     return hook
 

@@ -108,19 +108,19 @@ class ScaledReLU6(nn.Module):
         super().__init__()
         self.gated, self.relu_alone = gated, relu_alone
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Elementwise."""
         relu = nn.functional.relu
-        gate = relu(x + 3.0) - relu(x - 3.0) if self.relu_alone else nn.functional.relu6(x + 3.0)
-        return x * gate * (1.0 / 6.0) if self.gated else gate * (1.0 / 6.0)
+        gate = relu(input + 3.0) - relu(input - 3.0) if self.relu_alone else nn.functional.relu6(input + 3.0)
+        return input * gate * (1.0 / 6.0) if self.gated else gate * (1.0 / 6.0)
 
 
 class SigmoidGELU(nn.Module):
     """``x sigmoid(1.702 x)`` (Hendrycks and Gimpel, arXiv 1606.08415)."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Elementwise."""
-        return x * torch.sigmoid(1.702 * x)
+        return input * torch.sigmoid(1.702 * input)
 
 
 class IntegerGELU(nn.Module):
@@ -132,27 +132,28 @@ class IntegerGELU(nn.Module):
 
     A, B = -0.2888, -1.769
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Elementwise."""
-        size = nn.functional.relu(x) + nn.functional.relu(-x)
+        size = nn.functional.relu(input) + nn.functional.relu(-input)
         distance = nn.functional.relu(-self.B - size * 0.5**0.5)
-        return 0.5 * (x + size * (self.A * distance * distance + 1.0))
+        return 0.5 * (input + size * (self.A * distance * distance + 1.0))
 
 
 class IntegerSoftmax(nn.Module):
     """Softmax with I-BERT's polynomial for the exponential, ``.3585 (t + 1.353)^2 + .344`` on ``[-ln 2, 0]``.
 
-    I-BERT shifts by powers of two; here the argument is divided by 16 and the result squared four times, so that only
-    additions, multiplications and one ReLU are left. Scores more than 11 below the largest count as 11 below it.
+    I-BERT shifts by powers of two; here the argument is divided by 16 and the result squared four times, so that
+    additions, multiplications, one ReLU, one maximum and one division are left. Scores more than 11 below the largest
+    count as 11 below it.
     """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.dim = dim
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Along ``dim``."""
-        below = x - x.amax(self.dim, keepdim=True)
+        below = input - input.amax(self.dim, keepdim=True)
         part = (nn.functional.relu(below + SOFTMAX_RANGE) - SOFTMAX_RANGE) * 0.5**SOFTMAX_SQUARES
         power = 0.3585 * (part + 1.353) * (part + 1.353) + 0.344
         for _ in range(SOFTMAX_SQUARES):
@@ -161,20 +162,21 @@ class IntegerSoftmax(nn.Module):
 
 
 class Polynomial(nn.Module):
-    """``c0 + c1 x + c2 x^2 + ...``."""
+    """``c0 + c1 x + c2 x^2 + ...``, of degree one to four."""
 
     def __init__(self, *coefficients: float) -> None:
         super().__init__()
         self.coefficients = coefficients
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Elementwise, by Horner's rule."""
-        *lower, value = self.coefficients
-        result: Tensor | float = value
-        for coefficient in reversed(lower):
-            result = result * x + coefficient
-        assert isinstance(result, Tensor), "there are two coefficients at least"
-        return result
+    def forward(self, input: Tensor) -> Tensor:
+        """Elementwise, by squares: encrypted numbers go through as few products after each other as there can be."""
+        square = input * input
+        constant, slope, *others = self.coefficients
+        result = input * slope
+        for degree, coefficient in enumerate(others, start=2):
+            power = square if degree == 2 else square * (input if degree == 3 else square)
+            result = result + power * coefficient
+        return result + constant
 
     def extra_repr(self) -> str:
         """The coefficients."""
@@ -192,9 +194,9 @@ class NewtonLayerNorm(nn.Module):
         self.weight, self.bias = before.weight, before.bias
         self.start, self.eps = start, before.eps
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Over the last dimension."""
-        centred = x - x.mean(-1, keepdim=True)
+        centred = input - input.mean(-1, keepdim=True)
         variance = (centred * centred).mean(-1, keepdim=True) + self.eps
         root = torch.full_like(variance, self.start)
         for _ in range(NEWTON_STEPS):
@@ -212,12 +214,15 @@ class ChannelsLastBatchNorm(nn.BatchNorm1d):
         return super().forward(input.flatten(0, -2)).view_as(input)
 
 
-def _batch_norm(before: nn.Module, axis: float = -1.0) -> nn.Module:
+_BATCH_NORMS = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+
+
+def _batch_norm(before: nn.Module, axis: float = -1.0, rank: float = 4.0) -> nn.Module:
     """Batch norm of as many channels, on the device and in the type of the layer norm; its numbers are filled in."""
     shape: tuple[int, ...] = tuple(getattr(before, "normalized_shape", ()))
     if len(shape) != 1:
         raise TypeError(f"it normalises {len(shape)} dimensions together")
-    kind = nn.BatchNorm2d if axis == 1 else ChannelsLastBatchNorm
+    kind = _BATCH_NORMS[int(rank)] if axis == 1 else ChannelsLastBatchNorm
     norm = kind(shape[0])
     weight: Tensor | None = getattr(before, "weight", None)
     return norm if weight is None else norm.to(weight.device, weight.dtype)
@@ -239,7 +244,7 @@ _MODULES: dict[str, Callable[..., nn.Module]] = {
     "hardsigmoid_relu": lambda before: ScaledReLU6(gated=False, relu_alone=True),
     "gelu_sigmoid": lambda before: SigmoidGELU(),
     "integer_gelu": lambda before: IntegerGELU(),
-    "integer_softmax": lambda before: IntegerSoftmax(_dimension(before)),
+    "integer_softmax": lambda before, dim=None: IntegerSoftmax(_dimension(before) if dim is None else int(dim)),
     "newton_layer_norm": NewtonLayerNorm,
     "polynomial2": lambda before, a, b, c: Polynomial(a, b, c),
     "polynomial4": lambda before, a, b, c, d, e: Polynomial(a, b, c, d, e),

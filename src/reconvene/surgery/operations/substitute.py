@@ -40,7 +40,7 @@ def set_module(model: nn.Module, path: str, module: nn.Module) -> None:
     """Have ``module`` stand under every name that the module of this name has: one that is shared stays shared."""
     before = module_at(model, path)
     for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
+        for name, child in list(parent._modules.items()):  # named_children() leaves out a second name
             if child is before:
                 setattr(parent, name, module)
 
@@ -58,15 +58,15 @@ class Blend(nn.Module):
         self.share = 0.0
         self.penalty: Tensor | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """What both give, weighed; behind the ramp ``after`` alone."""
         if self.scale is not None and torch.is_grad_enabled():
-            self.penalty = nn.functional.relu(x.abs() / self.scale - 1.0).square().mean()
+            self.penalty = nn.functional.relu(input.abs() / self.scale - 1.0).square().mean()
         if self.share >= 1.0:
-            result: Tensor = self.after(x)
+            result: Tensor = self.after(input)
             return result
         # A copy for the old one: many write their result into what they read (MobileNetV3's hard-swish).
-        mixed: Tensor = (1.0 - self.share) * self.before(x.clone()) + self.share * self.after(x)
+        mixed: Tensor = (1.0 - self.share) * self.before(input.clone()) + self.share * self.after(input)
         return mixed
 
     def extra_repr(self) -> str:
