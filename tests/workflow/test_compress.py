@@ -243,6 +243,39 @@ def test_a_budget_alone_is_kept_by_the_usual_stages() -> None:
         ),
         ("model: resnet20\nstages:\n  - search: {size: 4x}\n", "a search begins with weights that were trained"),
         ("model: resnet20\nbudget: {sise: 1MB}\nstages:\n  - train\n", "has no budget"),
+        ("model: resnet20\ntask: notask\nstages:\n  - train\n", "line 2: .*'notask'"),
+        ("model: resnet20\nbudget: {levels: 1}\nstages:\n  - train\n", "no stage keeps a limit on levels"),
+        *(
+            (f"model: resnet20\nstages:\n  - train\n  - {stage}\n", f"line 4: stage 2, .*{message}")
+            for stage, message in (
+                ("distil: {weight: 2.0}", r"weight must be in \[0, 1\]"),
+                ("distil: {temperature: 0.0}", "temperature must be above 0"),
+                ("distil: {features: -1.0}", "features must not be negative"),
+                ("distil: {teacher: nowhere}", "nowhere"),
+                ("replace: {allow: [relu], weight: 2.0}", r"weight must be in \[0, 1\]"),
+                ("replace: {price: 0.5, device: nodevice}", "no device is called 'nodevice'"),
+                ("prune: {latency: 2x, device: nodevice}", "no device is called 'nodevice'"),
+                ("prune: {cycles: 2k, target: nochip}", "unknown target 'nochip'"),
+                ("prune: {params: 2x, size_of: [onnx]}", "no limit on size"),
+                ("bits: {size: 4x, choices: [33]}", "are not some of"),
+                ("search: {size: 4x, warmup: -3}", "warmup=-3"),
+                ("search: {size: 4x, lr: -1.0}", "not a learning rate"),
+                ("quantise: {epochs: -1}", "epochs -1 must be at least 0"),
+                ("quantise: {lr: 0.5}", "which needs epochs"),
+                ("quantise: {epochs: 1, lr: -1.0}", "lr must be above 0"),
+                ("export: {agreement: 7.0}", r"agreement=7.0 .* must be in \[0, 1\]"),
+                ("export: {formats: []}", "names no format"),
+                ("export: {keep_fp32: [conv1]}", "and these are float32"),
+            )
+        ),
+        (
+            "model: resnet20\nstages:\n  - train\n  - bits: {size: 4x}\n  - train\n  - export: {formats: [ncnn]}\n",
+            "ncnn files hold no weights below 8 bits",
+        ),
+        (
+            "model: resnet20\nstages:\n  - train\n  - bits: {size: 4x}\n  - quantise\n",
+            "stage 3, quantise: bits were decided before it",
+        ),
         (
             "model: resnet20\nweights: no.safetensors\nstages:\n  - export\n",
             "line 2: there is no file .*no.saf",

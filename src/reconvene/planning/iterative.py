@@ -205,6 +205,7 @@ def _tuner(model: nn.Module, example_inputs: Any, train: Train | Tuning | None, 
     if train is None and options.data is None:
         return None
     tuning = Tuning() if train is None else train
+    tuning.check()
     if options.data is None:
         raise ArgumentError(f"train={tuning} needs data to tune on. Give data=, or a function train(network, step)")
     data, loss = options.data, options.loss

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 from reconvene.deploy import FORMATS, Limits
 from reconvene.deploy.planned import LACKING, NARROW_INPUTS, PACKED
 from reconvene.deploy.runtimes.registry import format_named
+from reconvene.errors import RecipeError
 from reconvene.utils.settings import LISTED, one_of
 from reconvene.workflow.compression.stage import RecipeStage, StageWork, copy_before, follows_training
 from reconvene.workflow.deploy import Int8, export_artifact
@@ -27,8 +28,18 @@ class QuantiseStage(RecipeStage):
     epochs: int = 0
     lr: float | Literal["auto"] = QAT_CONFIG.lr
 
+    def check(self, path: Callable[[str], str]) -> None:
+        """Epochs and rate."""
+        if self.epochs < 0:
+            raise RecipeError(f"epochs {self.epochs} must be at least 0")
+        if not self.epochs and self.lr != QAT_CONFIG.lr:
+            raise RecipeError("lr is the rate of quantisation-aware training, which needs epochs. Say epochs: 2")
+        replace(QAT_CONFIG, lr=self.lr).check()
+
     def refused_after(self, earlier: Sequence[RecipeStage], *, trained: bool) -> str:
         """Training with roundings goes on from a training of the same network."""
+        if any(stage.precision == "plan" for stage in earlier):
+            return "bits were decided before it, and files have those. Leave quantise out"
         if self.epochs and not follows_training(earlier, trained=trained):
             return (
                 "quantisation-aware training goes on from weights that were trained. Put a train or distil stage right "
@@ -71,9 +82,17 @@ class ExportStage(RecipeStage):
     sqnr: float = Limits.sqnr
     accuracy_drop: float = Limits.accuracy_drop
 
+    def check(self, path: Callable[[str], str]) -> None:
+        """What files must keep, and that there are any."""
+        Limits(self.agreement, self.sqnr, self.accuracy_drop)
+        if not self.formats:
+            raise RecipeError("formats: names no format. Take formats: [onnx], or leave the export out")
+
     def refused_after(self, earlier: Sequence[RecipeStage], *, trained: bool) -> str:
         """Formats hold a plan of bits, and activations of few bits, or they do not."""
-        deciding = next((stage for stage in reversed(earlier) if stage.precision != "fp32"), None)
+        if self.keep_fp32 and all(stage.precision is None for stage in earlier):
+            return "keep_fp32 names layers of files in less than float32, and these are float32. Quantise before it"
+        deciding = next((stage for stage in reversed(earlier) if stage.precision is not None), None)
         if deciding is None or deciding.precision != "plan":
             return ""
         few = set(getattr(deciding, "activation_bits", ())) - {8}

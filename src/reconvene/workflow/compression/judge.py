@@ -25,6 +25,10 @@ _JUDGED = "judged"
 _LIMIT = 2**20
 
 
+MEASURED = ("params", "macs", "peak_memory", "size", "latency")
+"""Costs that a recipe measures of every stage's network and file."""
+
+
 @dataclass(frozen=True)
 class StageResult:
     """What a stage came to.

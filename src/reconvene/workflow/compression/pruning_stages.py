@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Self
 
 from reconvene import artifact
 from reconvene.costs import COSTS, Budget
+from reconvene.costs.cost_file import cost_file
 from reconvene.criteria import CHANNEL_CRITERIA, CRITERIA
 from reconvene.deploy.runtimes.registry import FORMATS
+from reconvene.errors import RecipeError
 from reconvene.evaluator import EVALUATORS
 from reconvene.evaluator.evaluators import usual_evaluator
 from reconvene.planning.arguments import budget_argument
+from reconvene.planning.bits import check_activation_bits, check_bits
+from reconvene.planning.search import divided
 from reconvene.rectifier import RECTIFICATIONS
 from reconvene.utils.invalid_values import Place
 from reconvene.utils.settings import LISTED, Positive, Settings, one_of
-from reconvene.workflow.compression.stage import RecipeStage, StageWork, digests_of, follows_training
+from reconvene.workflow.compression.stage import RecipeStage, StageWork, check_device, digests_of, follows_training
 from reconvene.workflow.origin import DENSE
 from reconvene.workflow.prune import Pruning, prune_artifact
 from reconvene.workflow.search import Searching, search_artifact
@@ -39,6 +43,12 @@ class LimitedStage(RecipeStage):
         limits = budget_argument(settings, place).asked if set(table) & set(COSTS) else {}
         options = {name: value for name, value in table.items() if name not in COSTS}
         return settings.check(cls, {**options, "limits": limits}, place)
+
+    def check(self, path: Callable[[str], str]) -> None:
+        """The device and the target are there."""
+        check_device(getattr(self, "device", None), path)
+        if self.target is not None:
+            cost_file(path(self.target))
 
     @property
     def needs_budget(self) -> bool:
@@ -89,6 +99,12 @@ class PruneStage(LimitedStage):
     device: str | None = None
     size_of: Annotated[tuple[Annotated[str, one_of(FORMATS)], ...], LISTED] = ()
 
+    def check(self, path: Callable[[str], str]) -> None:
+        """Formats are weighed for a limit on size."""
+        super().check(path)
+        if self.size_of and self.limits and "size" not in self.limits:
+            raise RecipeError("size_of says whose size is limited, and the stage has no limit on size. Leave it out")
+
     def refused_after(self, earlier: Sequence[RecipeStage], *, trained: bool) -> str:
         """Bits are decided for the channels that are there."""
         if any(stage.precision == "plan" for stage in earlier):
@@ -125,6 +141,11 @@ class BitsStage(LimitedStage):
     activation_bits: tuple[int, ...] = Pruning.activation_bits
     rectify: Annotated[str, one_of(RECTIFICATIONS)] | None = None
 
+    def check(self, path: Callable[[str], str]) -> None:
+        """The bits as well."""
+        super().check(path)
+        check_bits(self.choices), check_activation_bits(self.activation_bits)
+
     def carry_out(self, work: StageWork) -> None:
         """Decide the bits of the network before."""
         self._prune(
@@ -149,6 +170,12 @@ class SearchStage(LimitedStage):
     def trains(self) -> bool:
         """Always."""
         return True
+
+    def check(self, path: Callable[[str], str]) -> None:
+        """The bits, the phases and the rate as well."""
+        super().check(path)
+        check_bits(self.choices), check_activation_bits(self.activation_bits)
+        divided(self.epochs, self.warmup, self.finetune, self.lr)
 
     def refused_after(self, earlier: Sequence[RecipeStage], *, trained: bool) -> str:
         """It goes on from a training of the same network, or begins with one."""

@@ -6,15 +6,17 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from reconvene import artifact
 from reconvene.costs import Budget
-from reconvene.errors import RecipeError, UnknownNameError
+from reconvene.errors import RecipeError, ReconveneError, UnknownNameError
 from reconvene.planning.arguments import budget_argument
+from reconvene.tasks import TASKS
 from reconvene.utils.invalid_values import Place
-from reconvene.utils.settings import Argument, Positive, Seed, Settings, Shape
+from reconvene.utils.settings import Argument, Positive, Seed, Settings, Shape, one_of
 from reconvene.utils.settings_files import read_settings
+from reconvene.workflow.compression.judge import MEASURED
 from reconvene.workflow.compression.registry import STAGES
 from reconvene.workflow.compression.stage import RecipeStage
 
@@ -45,7 +47,7 @@ class RecipeOptions:
     trained: bool = False
     data: str = "digits"
     limit: Positive | None = None
-    task: str | None = None
+    task: Annotated[str, one_of(TASKS)] | None = None
     seed: Seed = 0
 
 
@@ -148,7 +150,12 @@ def _check_order(settings: Settings, recipe: Recipe) -> None:
     previous: int | None = None
     for index, stage in enumerate(recipe.stages):
         place: Place = ("stages", index)
-        if why := stage.refused_after(recipe.stages[:index], trained=trained):
+        why = stage.refused_after(recipe.stages[:index], trained=trained)
+        try:
+            stage.check(recipe.path)
+        except ReconveneError as error:
+            why = str(error)
+        if why:
             settings.fail(place, f"stage {index + 1}, {stage.name}: {why}")
         trained = trained or stage.trains
         if not stage.needs_budget:
@@ -165,3 +172,15 @@ def _check_order(settings: Settings, recipe: Recipe) -> None:
                 "whole budget and leave the second nothing to do. Give the first one a limit",
             )
         previous = index
+    _check_budget(settings, recipe, kept=previous is not None)
+
+
+def _check_budget(settings: Settings, recipe: Recipe, *, kept: bool) -> None:
+    """Fail at a limit that nothing looks at: no stage keeps it, and the last network is not measured for it."""
+    for name in () if recipe.budget is None or kept else recipe.budget.asked:
+        if name not in MEASURED:
+            settings.fail(
+                ("budget", name),
+                f"a recipe measures {', '.join(MEASURED)} of its last network, and no stage keeps a limit on {name}. "
+                "Add a prune or bits stage without limits of its own",
+            )

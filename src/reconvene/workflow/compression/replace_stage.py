@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -16,7 +17,7 @@ from reconvene.training.checkpoint import CHECKPOINT_NAME
 from reconvene.utils.invalid_values import Place
 from reconvene.utils.progress import note, stage
 from reconvene.utils.settings import LISTED, Settings, one_of
-from reconvene.workflow.compression.stage import RecipeStage, StageWork, digests_of, read_beside_recipe
+from reconvene.workflow.compression.stage import RecipeStage, StageWork, check_device, digests_of, read_beside_recipe
 from reconvene.workflow.deploy import calibration_of
 from reconvene.workflow.train import recipe_of, training_record
 
@@ -65,9 +66,15 @@ class ReplaceStage(RecipeStage):
         """With epochs."""
         return self.epochs > 0
 
+    def check(self, path: Callable[[str], str]) -> None:
+        """The lesson, and the device."""
+        Distillation(nn.Identity(), self.temperature, self.weight).check(TrainConfig(**self.recipe))
+        check_device(self.device, path)
+
     def reads(self, work: StageWork) -> dict[str, Any]:
-        """The contents of the device's profile, where it is a file."""
-        return digests_of({"device": self.device}, work.path)
+        """The contents of the device's profile, where it is a file, and the precision that operations are priced in."""
+        priced = {} if self.price is None else {"precision": work.last_precision}
+        return {**digests_of({"device": self.device}, work.path), **priced}
 
     def carry_out(self, work: StageWork) -> None:
         """Choose the forms, which is kept at once, and train."""

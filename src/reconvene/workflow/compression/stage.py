@@ -14,7 +14,8 @@ from torch import Tensor
 from reconvene import artifact
 from reconvene.costs import Budget
 from reconvene.data import Dataset
-from reconvene.devices.store import named_folder
+from reconvene.devices import HERE
+from reconvene.devices.store import find, named_folder
 from reconvene.models import example_inputs
 from reconvene.training.recipe import read_recipe
 from reconvene.utils.invalid_values import Place
@@ -89,6 +90,10 @@ class RecipeStage(ABC):
         """Whether it keeps the budget of the recipe, since it has no limit of its own."""
         return False
 
+    def check(self, path: Callable[[str], str]) -> None:
+        """Raise ReconveneError for options that cannot work, whatever comes before; ``path`` is ``Recipe.path``."""
+        return
+
     def refused_after(self, earlier: Sequence[RecipeStage], *, trained: bool) -> str:
         """Why it cannot follow these stages; empty where it can. ``trained``: whether the network is by then."""
         return ""
@@ -134,6 +139,12 @@ def follows_training(earlier: Sequence[RecipeStage], *, trained: bool) -> bool:
     """Whether the network after these stages is as a training left it; ``trained``: where none of them changes it."""
     changing = [stage for stage in earlier if stage.changes]
     return changing[-1].trains if changing else trained
+
+
+def check_device(device: str | None, path: Callable[[str], str]) -> None:
+    """Raise DeviceError where an option names no device that was profiled, and no file of a profile."""
+    if device not in (None, HERE):
+        find(path(str(device)))
 
 
 def digests_of(options: Mapping[str, str | None], path: Callable[[str], str]) -> dict[str, str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from reconvene.training import TrainConfig
+from torch import nn
+
+from reconvene.artifact import Artifact
+from reconvene.training import Distillation, TrainConfig
 from reconvene.utils.invalid_values import Place
 from reconvene.utils.settings import Positive, Settings
 from reconvene.workflow.compression.stage import (
@@ -77,6 +80,13 @@ class DistilStage(TrainStage):
     temperature: float = 4.0
     weight: float = 0.5
     features: float = 0.0
+
+    def check(self, path: Callable[[str], str]) -> None:
+        """The lesson, and a teacher from outside the recipe."""
+        lesson = Distillation(nn.Identity(), self.temperature, self.weight, self.features)
+        lesson.check(TrainConfig(**self.recipe))
+        if isinstance(self.teacher, str):
+            Artifact.open(Path(path(self.teacher)))
 
     def refused_after(self, earlier: Sequence[RecipeStage], *, trained: bool) -> str:
         """A teacher must be there by then."""
