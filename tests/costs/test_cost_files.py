@@ -173,6 +173,19 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ({"single_precision": "true"}, "single_precision='true' is neither true nor false"),
         ({"tables": {"rate": {"8": "fast"}}}, "the entry of 8 is not a number, but 'fast'"),
         ({"tables": 3}, "tables is not a section"),
+        ({"tables": {"rate": {"8": float("nan")}}}, "the entry of 8 is not a number, but nan"),
+        ({"tables": {"max": {"8": 1}}}, "tables.max: max is a function or a size"),
+        ({"tables": {"k": {"8": 1}}}, "tables.k: k is a function or a size"),
+        ({"costs": {"max": CHIP["costs"]["cycles"]}}, "costs.max: max is a function"),
+        ({"costs": {"cycles": {**CHIP["costs"]["cycles"], "unit": ["cycles"]}}}, "unit=.'cycles'. is none of"),
+        (
+            {"costs": {"cycles": {**CHIP["costs"]["cycles"], "of": "ops"}}},
+            "cycles.of is the cost that a total",
+        ),
+        (
+            {"costs": {"cycles": {**CHIP["costs"]["cycles"], "layers": [{"kinds": [["linear"]]}]}}},
+            "kinds=.* is not a list",
+        ),
     ],
 )
 def test_a_damaged_file_names_the_entry(tmp_path: Path, changes: dict[str, object], words: str) -> None:

@@ -87,6 +87,7 @@ def test_dice_of_classes_by_hand() -> None:
     scores = nn.functional.one_hot(target[:1], 3).permute(0, 3, 1, 2).float() * 100
     assert float(soft_dice_loss(scores, target[:1])) == pytest.approx(0, abs=1e-6)
     assert float(soft_dice_loss(scores.roll(1, 1), target[:1])) > 0.5
+    assert float(soft_dice_loss(torch.randn(1, 1, 4, 4), torch.zeros(1, 4, 4).long())) == 0, "background alone"
 
 
 @pytest.mark.parametrize("name", ["segmentation", *INSTANCES])

@@ -17,14 +17,16 @@ import pytest
 import torch
 
 import reconvene as rc
+from reconvene import devices
 from reconvene.artifact import Artifact
 from reconvene.data import load_data
 from reconvene.errors import BudgetError, RecipeError
-from reconvene.models import ModelSource
+from reconvene.models import MODELS, ModelSource
 from reconvene.surgery.operations import find_sites
 from reconvene.training.run import TrainingRun
-from reconvene.utils.progress import Stage, listened_by
+from reconvene.utils.progress import Stage, listened_by, notes_to
 from reconvene.workflow.compression import Compressed, read_recipe_file
+from support import device_fakes
 
 NET = """
 import torch
@@ -406,3 +408,25 @@ def test_the_command_replaces_operations(
     model = rc.load(tmp_path / "out/01-replace", allow_import=True)
     sites = find_sites(model.eval(), torch.randn(1, 1, 8, 8))
     assert {site.operation for site in sites} == {"relu6"}
+
+
+def test_a_latency_of_another_device_is_limited_there(tmp_path: Path) -> None:
+    """Of 1.2x the amount is that of the board's profile, and this machine says nothing about it."""
+    model = MODELS["resnet20"](width=0.25)
+    devices.save_profile(device_fakes.of(model, torch.zeros(1, 3, 32, 32))[1], tmp_path / "board.json")
+    notes: list[str] = []
+    with notes_to(notes.append):
+        result = rc.compress(
+            {
+                "model": "resnet20",
+                "args": {"width": 0.25},
+                "limit": 100,
+                "budget": {"latency": "1.2x"},
+                "stages": [{"prune": {"device": str(tmp_path / "board.json")}}],
+            },
+            tmp_path / "out",
+        )
+    plan = rc.plan(model, torch.zeros(1, 3, 32, 32), rc.Budget(latency="1.2x"), device=tmp_path / "board.json")
+    found = Artifact.open(result.artifact).plan
+    assert found is not None and found.costs["pruned"]["latency"] <= plan.costs["dense"]["latency"] / 1.2
+    assert result.limits == {} and any("the limit on latency is kept on" in line for line in notes)

@@ -18,8 +18,8 @@ from reconvene.costs.file_fields import (
     require_section,
     text,
 )
-from reconvene.costs.formula import Formula
-from reconvene.costs.layer_rule import LayerCosts, LayerRule
+from reconvene.costs.formula import FUNCTIONS, Formula
+from reconvene.costs.layer_rule import SIZES, LayerCosts, LayerRule
 from reconvene.costs.unit import BITS, BYTES, COUNT, CYCLES, SECONDS, Unit, metric_unit
 from reconvene.errors import BudgetError, CostFileError, UnknownNameError
 
@@ -90,6 +90,10 @@ class CostFile:
         tables, costs = values.get("tables", {}), values.get("costs", {})
         for section, entries in (("tables", tables), ("costs", costs)):
             require_section(entries, f"{self.path}: {section}")
+        for section, entries, taken in (("tables", tables, {*FUNCTIONS, *SIZES}), ("costs", costs, {*FUNCTIONS})):
+            if clash := sorted(taken & set(entries)):
+                name = f"{self.path}: {section}.{clash[0]}"
+                raise CostFileError(f"{name}: {clash[0]} is a function or a size of a layer. Take another name")
         self._tables = {name: number_table(table, f"{self.path}: tables.{name}") for name, table in tables.items()}
         if not costs:
             raise CostFileError(f"{self.path} defines no cost. Add a section such as [costs.cycles]")
@@ -107,6 +111,8 @@ class CostFile:
         require_known(table, ("label", "unit", "meaning", "layers", "of", "total"), place)
         if ("layers" in table) == ("total" in table):
             raise CostFileError(f"{place} needs either layers, or a total and of, the cost it is computed from")
+        if "layers" in table and "of" in table:
+            raise CostFileError(f"{place}.of is the cost that a total is computed from, and this is a sum over layers")
         if "layers" in table:
             rules = table["layers"]
             if not isinstance(rules, list) or not rules:
@@ -154,7 +160,7 @@ class FileCost(Cost):
         place = f"{file.path}: costs.{name}"
         self.file, self.name = file, name
         self.label, self.meaning = text(table, "label", place), text(table, "meaning", place)
-        if table.get("unit") not in UNITS:
+        if not isinstance(table.get("unit"), str) or table["unit"] not in UNITS:
             raise CostFileError(f"{place}.unit={table.get('unit')!r} is none of {', '.join(UNITS)}")
         self.unit, self.plural = UNITS[table["unit"]], self.label.lower()
         self.condition = f"on {file.title}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -77,7 +78,7 @@ def number_table(value: object, place: str) -> AmountTable:
         inner = {(_whole(key, place), _whole(k, place)): v for k, v in entry.items()} if _nested(entry) else None
         entries.update({_whole(key, place): entry} if inner is None else inner)
     for key, entry in entries.items():
-        if not isinstance(entry, int | float) or isinstance(entry, bool):
+        if not isinstance(entry, int | float) or isinstance(entry, bool) or not math.isfinite(entry):
             raise CostFileError(f"{place}: the entry of {key} is not a number, but {entry!r}")
     return entries
 
@@ -86,7 +87,7 @@ def layer_rule(table: Any, tables: Mapping[str, AmountTable], place: str) -> Lay
     """One entry of a cost's ``layers``."""
     require_known(table, ("kinds", "kernels", "tile", "where", "amount", "per"), place)
     kinds = table.get("kinds")
-    if not isinstance(kinds, list) or not kinds or not set(kinds) <= set(KINDS):
+    if not isinstance(kinds, list) or not kinds or not all(kind in KINDS for kind in kinds):
         raise CostFileError(f"{place}.kinds={kinds!r} is not a list of {', '.join(KINDS)}")
     tile = table.get("tile")
     if tile is not None and (isinstance(tile, bool) or not isinstance(tile, int) or tile < 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Collection, Mapping
 from math import ceil, floor, log2
 from types import CodeType
@@ -45,11 +46,14 @@ class Formula:
     def __call__(self, values: Mapping[str, float]) -> float:
         """The number that it gives. Raises CostFileError where a table lacks an entry, and for a division by zero."""
         try:
-            return float(eval(self._code, {"__builtins__": {}, **FUNCTIONS, **self._tables}, dict(values)))
+            number = float(eval(self._code, {"__builtins__": {}, **FUNCTIONS, **self._tables}, dict(values)))
         except KeyError as error:
             raise CostFileError(f"{self._place}: no table entry for {error.args[0]} in {self.text!r}") from error
-        except (ZeroDivisionError, OverflowError) as error:
+        except (ZeroDivisionError, OverflowError, ValueError) as error:
             raise CostFileError(f"{self._place}: {error} in {self.text!r} at {dict(values)}") from error
+        if not math.isfinite(number):
+            raise CostFileError(f"{self._place}: {self.text!r} is {number} at {dict(values)}")
+        return number
 
     def _compiled(self, text: str, names: Collection[str]) -> CodeType:
         if not isinstance(text, str) or len(text) > _LONGEST:

@@ -130,6 +130,8 @@ def soft_dice_loss(scores: Tensor, target: Tensor) -> Tensor:
     Sums are over the batch, so that an image without an object does not weigh as much as one that is full of them.
     """
     shares = scores.softmax(1)[:, 1:]
+    if not shares.shape[1]:  # there is nothing but background
+        return scores.sum() * 0.0
     one_hot = torch.stack([target == c for c in range(1, scores.shape[1])], dim=1).to(shares.dtype)
     dims = (0, *range(2, shares.ndim))
     both, total = (shares * one_hot).sum(dims), (shares + one_hot).sum(dims)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from reconvene import artifact
 from reconvene.costs import Budget
+from reconvene.devices import HERE
 from reconvene.errors import RecipeError, ReconveneError, UnknownNameError
 from reconvene.planning.arguments import budget_argument
 from reconvene.tasks import TASKS
@@ -70,6 +71,15 @@ class Recipe(RecipeOptions):
         """The artifact that the recipe begins with; None where ``model`` is an address."""
         folder = Path(self.path(self.model))
         return folder if (folder / artifact.MANIFEST).is_file() else None
+
+    @property
+    def latency_device(self) -> str | None:
+        """The device, by its name or the file of its profile, whose latency the budget is about; None: this machine."""
+        if self.budget is None or "latency" not in self.budget:
+            return None
+        devices = [getattr(stage, "device", None) for stage in self.stages if stage.needs_budget]
+        named = [device for device in devices if device not in (None, HERE)]
+        return self.path(named[0]) if named else None
 
     @property
     def is_trained(self) -> bool:

@@ -13,9 +13,12 @@ from reconvene import artifact
 from reconvene.costs import COSTS, Budget, read_budget
 from reconvene.data import Dataset
 from reconvene.deploy import time_variants
+from reconvene.devices.latency_cost import DeviceLatency
 from reconvene.errors import ArtifactError, BudgetError, RecipeError
 from reconvene.models import example_inputs, resolve_address
 from reconvene.planning.schedule import amount_text
+from reconvene.planning.target import profile_in
+from reconvene.structure import analyse
 from reconvene.utils.files import read_regular, write_atomic
 from reconvene.utils.locks import alone_in
 from reconvene.utils.machine import machine
@@ -198,7 +201,7 @@ class _RecipeRun:
             if limit.share is None:
                 amounts[name] = value
             elif name == "latency":
-                amounts[name] = amount_text(name, limit.of(self._timed({work.folder.name: source}, work.folder)[0]))
+                amounts[name] = amount_text(name, limit.of(self._latency_of(source, work)))
             elif name in source.costs:
                 amounts[name] = amount_text(name, limit.of(source.costs[name]))
             else:
@@ -207,6 +210,16 @@ class _RecipeRun:
                     f"or give the limit to the prune stage"
                 )
         return Budget(**amounts)
+
+    def _latency_of(self, source: StageResult, work: StageWork) -> float:
+        """Seconds of the source: timed on this machine, or predicted on the device that the budget is about."""
+        device = self.recipe.latency_device
+        if device is None:
+            return self._timed({work.folder.name: source}, work.folder)[0]
+        model = artifact.load(work.folder, allow_import=self.allow_import).eval()
+        structure = analyse(model, work.inputs, trial=False)
+        profile = profile_in(device, "int8" if work.last_precision == "int8" else None)
+        return DeviceLatency(profile).bind(structure, None).at(structure.widths)
 
     def _timed(self, results: dict[str, StageResult], folder: Path) -> tuple[float, ...]:
         """Seconds of one inference of each stage's file; kept in ``folder``, since a second measurement differs."""
@@ -234,6 +247,9 @@ class _RecipeRun:
         by_folder = {stage_folder(result.number, result.stage): result for result in results}
         seconds = self._timed(by_folder, self.folder)
         measured = {*results[0].costs, "latency"}
+        if (device := self.recipe.latency_device) is not None:
+            measured.remove("latency")
+            note(f"the limit on latency is kept on {device}, by its profile; the table has the latency of this machine")
         amounts = (
             {} if budget is None else {n: read_budget(n, v).of(0.0) for n, v in budget.asked.items() if n in measured}
         )
