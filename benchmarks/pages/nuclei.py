@@ -23,9 +23,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Means over seeds as a table of the page."""
     if not rows:
         return "*Not measured yet.*\n"
-    seeds = sorted({row["seed"] for row in rows})
-    head = ["arm", "parameters", "PQ as cut", "PQ repaired", "PQ", "AJI", "Dice", "latency"]
-    lines = [f"{rows[0]['conditions']['data']}; {len(seeds)} seed{'s' * (len(seeds) > 1)}:", "", _line(head)]
+    head = ["arm", "seeds", "parameters", "PQ as cut", "PQ repaired", "PQ", "AJI", "Dice", "latency"]
+    lines = [f"{rows[0]['conditions']['data']}:", "", _line(head)]
     lines.append(_line(["---"] * len(head)))
     lines += [_line(cells) for cells in _cells(rows)]
     return "\n".join(lines) + "\n"
@@ -39,7 +38,7 @@ def _cells(rows: list[dict[str, Any]]) -> Iterator[list[str]]:
             continue
         values = {name: [row[name] for row in same] for name in ("pq_as_cut", "pq_repaired", *METRICS, "latency")}
         numbers = ["" if None in column else f"{mean(column):.3f}" for column in values.values()]
-        yield [arm.name, f"{mean(row['params'] for row in same) / whole:.0%}", *numbers]
+        yield [arm.name, str(len(same)), f"{mean(row['params'] for row in same) / whole:.0%}", *numbers]
 
 
 def _line(cells: list[str]) -> str:
