@@ -104,3 +104,33 @@ def test_what_cannot_run_is_refused_by_name() -> None:
         EncryptedNetwork(mlp(), torch.rand(1, 1, 4, 4), packing="square")
     with pytest.raises(ModelError, match="one image"):
         EncryptedNetwork(mlp(), torch.rand(2, 1, 4, 4))
+
+
+class Both(nn.Module):
+    """Two outputs, and a constant in a buffer that is not saved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+        self.register_buffer("shift", torch.tensor([1.0, 2.0, 3.0]), persistent=False)
+        self.two = True
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.fc(x) + self.shift
+        return (x, x) if self.two else x
+
+
+def test_one_output_is_encrypted_and_buffers_that_are_not_saved_are_constants() -> None:
+    net = seeded(Both)
+    with pytest.raises(ModelError, match="gives one tensor, and Both gives 2"):
+        EncryptedNetwork(net, torch.rand(1, 4))
+    net.two = False
+    images = torch.rand(2, 4)
+    assert torch.allclose(EncryptedNetwork(net, images[:1]).run(images).scores.float(), net(images), atol=1e-3)
+
+
+def test_a_layer_as_wide_as_a_ciphertext_is_refused_in_vector_packing() -> None:
+    slots = EncryptedNetwork(nn.Linear(2, 3), torch.rand(1, 2)).parameters.slots
+    wide = EncryptedNetwork(nn.Linear(2, slots - 1), torch.rand(1, 2), packing="vector")
+    with pytest.raises(ModelError, match=f"{slots - 1} features do not fit into {slots} slots"):
+        wide.run(torch.rand(1, 2))
