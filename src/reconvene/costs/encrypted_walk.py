@@ -21,7 +21,7 @@ _MOVES = {
 _AFFINE = {*_MOVES, "native_batch_norm", "avg_pool2d", "_adaptive_avg_pool2d", "mean", "sum", "neg", "dropout"}
 _ACTIVATIONS = (
     *("relu", "leaky_relu", "hardtanh", "gelu", "silu", "hardswish", "hardsigmoid", "sigmoid", "tanh", "elu", "mish"),
-    *("softplus", "prelu", "prelu_kernel"),
+    *("softplus", "prelu"),
 )
 _SOFTMAX = "scores without softmax"
 _CONSTANT_NORM = "batch norm, whose constants are known at inference"
@@ -210,11 +210,11 @@ class EncryptedWalk:
                 return replace(state, pending=True, layer=True, base=None, shifted=False)
             case Kind.AFFINE:
                 return replace(state, pending=True, base=None, shifted=False)
-        name = op.operator.strip("_").removeprefix("native_").removesuffix("_with_indices")
+        name = op.operator.strip("_").removeprefix("native_").removesuffix("_with_indices").removesuffix("_kernel")
         instead, degree = REPLACEMENTS.get(name, _OTHERWISE)
         if obstacle := _obstacle(op, operands):
             instead, degree = obstacle, 1
-        self.blocked.append(Blocked(op.owner, name.removesuffix("_kernel"), instead))
+        self.blocked.append(Blocked(op.owner, name, instead))
         return (
             self._product(op, [first], products=1)
             if degree > 1

@@ -25,7 +25,7 @@ from reconvene.utils.machine import machine
 from reconvene.utils.progress import ProgressOption, listening, note, stage
 from reconvene.workflow.compression.compressed import Compressed, draw_stages, stage_folder
 from reconvene.workflow.compression.deploying_stages import ExportStage
-from reconvene.workflow.compression.judge import STAGE_RESULT, StageResult, judge_stage
+from reconvene.workflow.compression.judge import MEASURED, STAGE_RESULT, StageResult, judge_stage
 from reconvene.workflow.compression.recipe import Recipe, RecipeLike, read_recipe_file
 from reconvene.workflow.compression.stage import RecipeStage, StageWork, artifact_checksums
 from reconvene.workflow.inputs import DataChoice, dataset_for
@@ -246,7 +246,7 @@ class _RecipeRun:
         """Table and plot, and the verdict on the budget."""
         by_folder = {stage_folder(result.number, result.stage): result for result in results}
         seconds = self._timed(by_folder, self.folder)
-        measured = {*results[0].costs, "latency"}
+        measured = set(MEASURED)
         if (device := self.recipe.latency_device) is not None:
             measured.remove("latency")
             note(f"the limit on latency is kept on {device}, by its profile; the table has the latency of this machine")
