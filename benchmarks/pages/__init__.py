@@ -8,6 +8,7 @@ PAGES = (
     "encrypted_time",
     "evidence",
     "format_matrix",
+    "killed_recipe",
     "latency",
     "memory",
     "nuclei",

@@ -65,7 +65,7 @@ error.
 
 {upstream(records)}
 
-Stage by stage:
+Stage by stage (a network whose second plan fails has passed `apply` and `compare` with its first plan):
 
 {stages(records)}
 

@@ -6,6 +6,9 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+MODEL_REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AssertionError, AttributeError)
+"""What the forward pass of a model raises for inputs that it does not take."""
+
 # Reasons and layers that a message names at most.
 _NAMED = 3
 _LITTLE = 0.1
@@ -166,7 +169,7 @@ class BudgetError(ReconveneError):
 
 
 class CostFileError(ReconveneError):
-    """A file of costs is missing, cannot be read, or says nothing of a layer; the message names the entry."""
+    """A cost file is missing, cannot be read, or says nothing of a layer; the message names the entry."""
 
 
 class DeviceError(ReconveneError):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import reconvene as rc
 from reconvene.costs import Budget
@@ -19,7 +20,7 @@ from reconvene.errors import ArgumentError, BudgetError, TrainingError
 from reconvene.planning import search_phases, search_run
 from reconvene.planning.bit_decider import BitDecider
 from reconvene.planning.options import Options
-from reconvene.planning.search_phases import SearchPhase, cross_entropy
+from reconvene.planning.search_phases import SearchPhase
 from reconvene.quantiser import fake_quantised
 from reconvene.surgery import make_plan
 from reconvene.training.adam import Adam
@@ -99,7 +100,7 @@ def test_the_network_that_is_trained_is_the_one_that_is_cut() -> None:
         model(images)  # norms get statistics
     options = Options(data=batches, trained=True, bits=(0, 2, 4, 8))
     decider = BitDecider(model, batches[0][0][:1], Budget(size="700B"), options, (0, 2, 4, 8))
-    phase = SearchPhase(model, batches[0][0][:1], decider, cross_entropy)
+    phase = SearchPhase(model, batches[0][0][:1], decider, F.cross_entropy)
     generator = torch.Generator().manual_seed(1)
     for logits in phase.searched.choices().values():  # a decision that no solver made
         logits.data.normal_(0, 1, generator=generator)
@@ -128,7 +129,7 @@ def test_costs_push_choices_down_by_what_they_cost() -> None:
     model, batches = problem()
     options = Options(data=batches, trained=True, bits=(0, 2, 4, 8))
     decider = BitDecider(model, batches[0][0][:1], Budget(size="700B"), options, (0, 2, 4, 8))
-    phase = SearchPhase(model, batches[0][0][:1], decider, cross_entropy)
+    phase = SearchPhase(model, batches[0][0][:1], decider, F.cross_entropy)
     with torch.no_grad():
         for logits in phase.searched.choices().values():
             logits.zero_()

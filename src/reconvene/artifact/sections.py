@@ -54,7 +54,7 @@ class PruningSettings:
     activation_bits: tuple[Count, ...] = (8,)
     """Bits of what layers read to choose from."""
     chip: Text | None = None
-    """Name or path of the file of costs that budgets on cycles, energy and the like are about."""
+    """Name or path of the cost file that budgets on cycles, energy and the like are about."""
 
 
 @opened

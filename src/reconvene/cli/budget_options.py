@@ -49,7 +49,7 @@ class CostOptions(CostLimits, SpecialLimits):
 
     target: Annotated[str | None, arg(metavar="CHIP")] = None
     """Chip that --cycles, --energy, --sram and --flash are about (roofline: --latency): mpic, ne16, ethos-u55-128,
-    roofline, or a file of costs."""
+    roofline, or a cost file."""
 
     def budget(self, *, default: dict[str, str] | None = None) -> Budget:
         """The budget asked for, or ``default`` where none was. UsageError where there is neither."""

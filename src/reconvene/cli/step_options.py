@@ -31,8 +31,8 @@ class StepOptions(LearningOptions):
     pace: Literal["geometric", "linear", "cubic"] | None = None
     """How fast costs fall from step to step. By default geometric: each leaves the same share of what is there."""
     floor: Annotated[float | None, arg(metavar="VALUE")] = None
-    """Stop before the step whose network is worse than this (accuracy, dice, ...: the task's headline) on the images of
-    --validation, else on the test images, and keep the one before."""
+    """Stop before the step whose network is worse than this (main metric of the task: accuracy, dice, ...) on the
+    images of --validation, else on the test images, and keep the one before."""
     distill_weight: Annotated[float | None, arg(metavar="SHARE")] = None
     """Share of the dense network's outputs in the loss of tuning. By default 0.5."""
     temperature: float | None = None

@@ -123,9 +123,9 @@ class TrainCommand(TrainOptions, BudgetOptions, TrainingDataOptions, ModelOption
     def _artifact(self) -> tuple[Path, Dataset]:
         """The artifact to train, which is made where a model was named, and the data it is trained on."""
         from reconvene import artifact
+        from reconvene.data.trial import try_model
         from reconvene.errors import ArtifactError
         from reconvene.models import MODELS
-        from reconvene.training.evaluate import try_model
 
         if self.directory.is_dir() or (":" not in str(self.directory) and len(self.directory.parts) > 1):
             if self.output is not None or self.model_arg or self.input is not None:

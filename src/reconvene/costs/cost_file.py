@@ -59,7 +59,7 @@ _ENTRIES = (
 
 
 class CostFile:
-    """A file of costs, read and checked.
+    """A cost file, read and checked.
 
     Attributes:
         name: its name.
@@ -238,12 +238,12 @@ class ChipCost(Cost):
 
 
 def targets() -> dict[str, Path]:
-    """The files of costs that come with Reconvene, by name."""
+    """The cost files that come with Reconvene, by name."""
     return {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
 
 
 def cost_file(target: str | Path) -> CostFile:
-    """The file of costs that has this name, or that lies at this path.
+    """The cost file that has this name, or that lies at this path.
 
     Raises:
         UnknownNameError: there is no such name, and no such file.
@@ -251,5 +251,5 @@ def cost_file(target: str | Path) -> CostFile:
     """
     models = targets()
     if str(target) not in models and not Path(target).is_file():
-        raise UnknownNameError("target", str(target), [*models, "the path of a file of costs"])
+        raise UnknownNameError("target", str(target), [*models, "the path of a cost file"])
     return CostFile(models.get(str(target), Path(target)))

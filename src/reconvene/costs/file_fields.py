@@ -1,4 +1,4 @@
-"""Entries of a file of costs, checked; errors name the entry."""
+"""Entries of a cost file, checked; errors name the entry."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def read_values(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
-        raise CostFileError(f"the file of costs {path} cannot be read: {error.strerror}") from error
+        raise CostFileError(f"the cost file {path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise CostFileError(f"the file of costs {path} is neither TOML nor JSON: {error}") from error
+        raise CostFileError(f"the cost file {path} is neither TOML nor JSON: {error}") from error
     if not isinstance(values, dict):
-        raise CostFileError(f"the file of costs {path} holds no sections")
+        raise CostFileError(f"the cost file {path} holds no sections")
     return values
 
 

@@ -1,4 +1,4 @@
-"""What a file of costs says of layers: formulas over sizes and bits."""
+"""What a cost file says of layers: formulas over sizes and bits."""
 
 from __future__ import annotations
 

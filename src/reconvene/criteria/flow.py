@@ -27,12 +27,11 @@ from reconvene.criteria.preserve_state import call_with, untouched
 from reconvene.criteria.probe_input import describe_shapes, inputs_of_ones, smallest
 from reconvene.criteria.scaled_tensor import aligned, exponent, positive, signal
 from reconvene.criteria.weights import Layout, is_bias
-from reconvene.errors import CriterionError
+from reconvene.errors import MODEL_REFUSALS, CriterionError
 from reconvene.structure.capture import settle_state
 from reconvene.structure.inputs import arguments, map_tensors, tensors_in
 from reconvene.structure.neurons import neurons
 
-_REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, KeyError, AttributeError)
 _OTHERS = " Criteria 'magnitude' and 'random' do not run the network; 'snip' and 'grasp' run it as it is, on data."
 
 
@@ -173,7 +172,7 @@ class Flow:
         try:
             with _transparent_neurons(self.model), mode or PositiveCounterpart():
                 return call_with(self.model, {**unscored, **weights}, args, kwargs)
-        except _REFUSALS as error:
+        except MODEL_REFUSALS as error:
             layer_note = refusing_layer(error, self.model)
             raise CriterionError(
                 f"the model does not run on ones of {describe_shapes(self._inputs)}{layer_note}: {error}.{_OTHERS}"

@@ -14,10 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from reconvene.criteria.base import Loss, Subject
 from reconvene.criteria.batches import Batches, argument_names
 from reconvene.criteria.preserve_state import call_with, untouched
-from reconvene.errors import CriterionError, ReconveneError
+from reconvene.errors import MODEL_REFUSALS, CriterionError, ReconveneError
 from reconvene.structure.inputs import arguments
-
-_REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AssertionError, AttributeError)
 
 
 class Gradients:
@@ -115,7 +113,9 @@ class Gradients:
 
     def _loss(self, leaves: dict[str, Tensor], unscored: dict[str, Tensor], batch: tuple[Any, Any]) -> Tensor:
         output = self._forward({**unscored, **leaves}, batch[0])
-        return loss_of(self.subject.loss, output, batch[1], criterion=self.criterion, temperature=self._temperature)
+        return loss_of(
+            self.subject.loss, output, batch[1], user=f"criterion {self.criterion!r}", temperature=self._temperature
+        )
 
     def _forward(self, tensors: dict[str, Tensor], inputs: Any) -> Any:
         args, kwargs = arguments(inputs)
@@ -140,13 +140,16 @@ class Gradients:
         return unscored
 
 
-def loss_of(loss: Loss | None, output: Any, target: Any, *, criterion: str, temperature: float = 1.0) -> Tensor:
-    """The caller's loss of an output, else cross entropy; ``temperature`` divides the output of the latter alone."""
+def loss_of(loss: Loss | None, output: Any, target: Any, *, user: str, temperature: float = 1.0) -> Tensor:
+    """The caller's loss of an output, else cross entropy; ``temperature`` divides the output of the latter alone.
+
+    ``user`` is the subject of the error for an output that cross entropy cannot take, as in "criterion 'taylor'".
+    """
     if loss is not None:
         return loss(output, target)
     if not isinstance(output, Tensor):
         raise CriterionError(
-            f"criterion {criterion!r}: the model returns a {type(output).__name__}, and the default loss "
+            f"{user}: the model returns a {type(output).__name__}, and the default loss "
             "(cross entropy) needs a tensor of logits. Pass loss=, a function of (output, target)."
         )
     return F.cross_entropy(output / temperature, target)
@@ -157,7 +160,7 @@ def explained(user: str, batch_index: int, error: type[ReconveneError] = Criteri
     """Within: what a model or a loss refuses becomes an error that names the batch."""
     try:
         yield
-    except _REFUSALS as refusal:
+    except MODEL_REFUSALS as refusal:
         raise error(f"{user}: batch {batch_index} of the data failed: {refusal}") from refusal
 
 

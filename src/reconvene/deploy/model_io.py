@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from reconvene.errors import DataError, ExportError, ModelError
+from reconvene.errors import MODEL_REFUSALS, DataError, ExportError, ModelError
 from reconvene.structure.inputs import arguments, call, map_tensors
 from reconvene.structure.restore import kept_attributes
 from reconvene.structure.state import clear_state, kept_values, known_state, own_instances
@@ -64,7 +64,7 @@ def outputs_of(model: nn.Module, example_inputs: Any) -> dict[str, Tensor]:
     clear_state(model)
     try:
         outputs = named_tensors(call(model, example_inputs), "output")
-    except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, AssertionError) as error:
+    except MODEL_REFUSALS as error:
         shapes = [tuple(tensor.shape) for tensor in leaves(example_inputs)]
         raise ModelError(
             f"{type(model).__name__} does not run on inputs of shape {shapes}: {type(error).__name__}: {error}"

@@ -72,7 +72,7 @@ class BitDecider:
 
     @property
     def _files(self) -> list[CostFile]:
-        """The files of costs that are counted."""
+        """The cost files that are counted."""
         return [cost.file for cost in self.costs.values() if isinstance(cost, FileCost)]
 
     def choose(self, structure: Structure, timings: dict[str, float]) -> Choice:

@@ -83,7 +83,7 @@ def input_losses_on_data(
         for number, (inputs, target) in enumerate(track(examples, "gradients of activations", total=len(examples))):
             with explained(_USER, number):
                 output, read = watch.record(inputs)
-                loss = loss_of(options.loss, output, target, criterion="bits")
+                loss = loss_of(options.loss, output, target, user=_USER)
                 followed = [each for each in read if each.gate.requires_grad] if loss.requires_grad else []
                 gates = [each.gate for each in followed]
                 gradients = torch.autograd.grad(loss, gates, allow_unused=True) if gates else ()

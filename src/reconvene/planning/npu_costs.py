@@ -1,4 +1,4 @@
-"""Costs on an NPU: predicted by the formulas of a file of costs, measured by the compiler of the chip."""
+"""Costs on an NPU: predicted by the formulas of a cost file, measured by the compiler of the chip."""
 
 from __future__ import annotations
 

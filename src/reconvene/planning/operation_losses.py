@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from reconvene.criteria.base import Loss
 from reconvene.criteria.batches import Batches, argument_names, samples_in
+from reconvene.criteria.gradients import explained, loss_of
 from reconvene.structure import call
 from reconvene.structure.copies import copy_model
 from reconvene.structure.inputs import map_tensors, tensors_in
@@ -24,6 +25,7 @@ POINTS = 4096
 """Numbers, or vectors of channels, that a form is fitted to at one site."""
 WITHIN = 4.0
 """Standard deviations around the mean between which polynomials are fitted."""
+_USER = "replace"
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,14 @@ def fit_sites(
     batches = _batches(model, example_inputs, data, seed)
     samples = {site.path: _Sample(site, -(-POINTS // len(batches))) for site in sites}
     with torch.no_grad(), _hooks(model, sites, lambda path, x, y: samples[path].add(x, y)):
-        for inputs, _ in batches:
-            call(model, inputs)
+        for number, (inputs, _) in enumerate(batches):
+            with explained(_USER, number):
+                call(model, inputs)
     fitted = {}
     for site in sites:
         before, sample = model.get_submodule(site.path), samples[site.path]
         fitted[site.path] = dict(_fitted(name, before, site, sample) for name in names[site.path])
-    losses = _losses(model, batches, sites, fitted, loss or nn.functional.cross_entropy)
+    losses = _losses(model, batches, sites, fitted, loss)
     return [FittedSite(site, fitted[site.path], losses[site.path], samples[site.path].largest) for site in sites]
 
 
@@ -196,7 +199,7 @@ def _losses(
     batches: Sequence[tuple[Any, Any]],
     sites: Sequence[OperationSite],
     fitted: Mapping[str, Mapping[str, nn.Module]],
-    loss: Callable[[Any, Any], Tensor],
+    loss: Loss | None,
 ) -> dict[str, dict[str, float]]:
     """The estimated loss of every form at every site."""
     totals = {path: dict.fromkeys(modules, 0.0) for path, modules in fitted.items()}
@@ -216,12 +219,14 @@ def _losses(
         y.register_hook(add)  # type: ignore[no-untyped-call]
 
     with _hooks(model, sites, see), torch.enable_grad():
-        for inputs, target in batches:
+        for number, (inputs, target) in enumerate(batches):
             size = samples_in(inputs, target)
-            # The loss is a mean over examples that do not depend on each other in eval mode: times their number, the
-            # gradient at one example's output is that of its own loss.
-            total = loss(call(model, map_tensors(_with_gradient, inputs)), target) * size
-            total.backward()  # type: ignore[no-untyped-call]
+            with explained(_USER, number):
+                output = call(model, map_tensors(_with_gradient, inputs))
+                # The loss is a mean over examples that do not depend on each other in eval mode: times their number,
+                # the gradient at one example's output is that of its own loss.
+                total = loss_of(loss, output, target, user=_USER) * size
+                total.backward()  # type: ignore[no-untyped-call]
             model.zero_grad(set_to_none=True)
             count += size
     return {path: {text: value / count for text, value in by_form.items()} for path, by_form in totals.items()}

@@ -87,7 +87,7 @@ def plan(
         precision: ``int8`` makes budgets on latency, on the size of exported files and on the memory of a runtime those
             of the quantised network. By default that of the device's profile, else ``fp32``.
         target: the chip whose ``cycles``, ``energy`` and the like budgets may limit, and the plan tells: ``mpic``,
-            ``ne16``, ``ethos-u55-128`` (docs/npu.md), or the path of a file of costs (docs/extending/cost-file.md).
+            ``ne16``, ``ethos-u55-128`` (docs/npu.md), or the path of a cost file (docs/extending/cost-file.md).
         bits: decide bits of weights as well, from these: ``(0, 2, 4, 8)``. Zero bits is a channel that leaves its
             group; others are free for every output channel of every layer. ``size`` is then that of packed weights.
             The plan has ``plan.bits``, and ``rc.export(small, ..., quantize="plan")`` writes them (docs/bits.md).
@@ -106,7 +106,7 @@ def plan(
         ArgumentError: a width is no share and no count, or cannot be had.
         StructureError: nothing can be pruned; the message says why.
         DeviceError: the profile is missing, damaged, or does not know a layer of this model.
-        CostFileError: the file of costs is damaged, or says nothing of a layer of this model.
+        CostFileError: the cost file is damaged, or says nothing of a layer of this model.
 
     >>> import torch
     >>> import reconvene as rc

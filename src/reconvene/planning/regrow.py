@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reconvene.costs import Budget
+from reconvene.criteria.gradients import loss_of
 from reconvene.errors import TrainingError
 from reconvene.planning.regrowth import RAMP, Regrowth
 from reconvene.structure import call
@@ -92,7 +92,7 @@ def prune_and_regrow(
             for _ in range(epochs):
                 for inputs, target in batches:
                     clear_state(network)
-                    value = (loss or F.cross_entropy)(call(network, inputs), target)
+                    value = loss_of(loss, call(network, inputs), target, user="prune_and_regrow")
                     if not torch.isfinite(value.detach()):
                         raise TrainingError(
                             f"the loss became {float(value.detach())} at step {work.done}. Try a smaller lr"

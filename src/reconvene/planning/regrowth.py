@@ -53,8 +53,9 @@ class Regrowth:
     """Masks on a copy of a model (``network``), for a training loop of your own.
 
     After every optimizer step call ``step(share)`` with the share of all steps that are done, and at the end ``cut()``.
-    A mask is on the drive: behind the norm of a layer, scale and shift alike, or behind the layer where it has none. So
-    neurons still answer to a masked drive of zero, and the loss has a derivative by the scale of a masked channel.
+    A mask is on the input current: behind the norm of a layer (scale and shift alike), or behind the layer where it has
+    no norm. So neurons still answer to a masked current of zero, and the loss has a derivative by the scale of a masked
+    channel.
     ``state_dict`` and ``load_state_dict`` let an interrupted loop go on.
 
     Args:
@@ -206,8 +207,8 @@ class Regrowth:
         clear_state(small)
         if isinstance(masked, Tensor) and (error := relative_error(small_output, masked)) > EQUAL:
             raise StructureError(
-                f"the cut network differs from the masked one by {error:.1e}: a channel whose drive is zero still "
-                "gives something, as behind a sigmoid. Use rc.prune_iteratively for this network"
+                f"the cut network differs from the masked one by {error:.1e}: a channel with input zero still "
+                "has an output, as behind a sigmoid. Use rc.prune_iteratively for this network"
             )
         return small
 

@@ -11,12 +11,12 @@ from torch import nn
 
 from reconvene.costs import Budget
 from reconvene.criteria.base import Loss
+from reconvene.criteria.gradients import loss_of
 from reconvene.errors import ArgumentError
 from reconvene.planning.arguments import PLAN_CHECKS, check_steps
 from reconvene.planning.bits import check_activation_bits, check_bits, refuse_options
 from reconvene.planning.limits import LayerLimits
 from reconvene.planning.options import Options
-from reconvene.planning.search_phases import cross_entropy
 from reconvene.planning.search_run import Schedule, SearchRun
 from reconvene.planning.target import Target
 from reconvene.structure.nesting import on_model
@@ -69,7 +69,7 @@ def search(
         finetune: epochs with frozen bits at the end; by default three of eight, and one at least.
         lr: of SGD with Nesterov momentum on the weights; it falls to zero by a cosine.
         loss: ``loss(output, target)``; cross entropy by default.
-        target: the chip whose ``cycles`` or ``energy`` the budget limits, or a file of costs.
+        target: the chip whose ``cycles`` or ``energy`` the budget limits, or a cost file.
         activation_bits: what layers read can have, as for ``rc.plan``; the plan that the search begins with decides.
         keep: layers of which no channel leaves.
         widths: how many channels layers give, exactly.
@@ -122,7 +122,7 @@ def search(
             budget,
             options,
             divided(epochs, warmup, finetune, lr),
-            loss=loss or cross_entropy,
+            loss=lambda output, target: loss_of(loss, output, target, user="search"),
             directory=None if checkpoint is None else Path(checkpoint),
         )
         return run.run(resume=resume)

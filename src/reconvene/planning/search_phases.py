@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reconvene.allocation.bit_prices import finish_slope
@@ -229,8 +228,3 @@ def restored(tensors: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None
     with torch.no_grad():
         for name, tensor in tensors.items():
             tensor.copy_(saved[name])
-
-
-def cross_entropy(output: Any, target: Any) -> Tensor:
-    """The loss by default."""
-    return F.cross_entropy(output, target)

@@ -44,7 +44,7 @@ class Target:
         size_of: formats whose exported files a budget on size is about; none: ``model.safetensors``.
         memory_of: runtime whose plan of activations a budget on peak memory is about; ``None``: PyTorch's own.
         precision: of the network that these are about; ``None``: that of the device's profile, else ``fp32``.
-        chip: name or path of a file of costs, whose costs the plan tells and budgets can limit.
+        chip: name or path of a cost file, whose costs the plan tells and budgets can limit.
     """
 
     device: DeviceLike | None = None
@@ -58,7 +58,7 @@ class Target:
         """The costs of a budget on this target; what they need for measuring is given back at the end.
 
         Raises UnknownNameError for a precision, a runtime or a chip that there is not, DeviceError for a profile,
-        CostFileError for a file of costs.
+        CostFileError for a cost file.
         """
         if self.precision not in (None, *PRECISIONS):
             raise UnknownNameError("precision", self.precision, PRECISIONS)
@@ -66,7 +66,7 @@ class Target:
             raise UnknownNameError("plan of memory", str(self.memory_of), memory_planners())
         profile = None
         chip = {} if self.chip is None else _chip_costs(self.chip)
-        # The latency of a file of costs, such as a roofline, is about that chip and not about this machine.
+        # The latency of a cost file, such as a roofline, is about that chip and not about this machine.
         if ("latency" in budget and "latency" not in chip) or self.device is not None:
             profile = resolve_profile(planner, self.device, precision=self.precision)
         precision = self.precision or (profile.precision if profile else "fp32")

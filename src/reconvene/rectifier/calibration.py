@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.criteria.batches import Batches, argument_names
-from reconvene.errors import DataError, ModelError
+from reconvene.errors import MODEL_REFUSALS, DataError, ModelError
 from reconvene.rectifier.layers import weighted_layers
 from reconvene.structure import call, map_tensors, tensors_in
 from reconvene.structure.neurons import neurons
@@ -37,9 +37,9 @@ def output_spread(
     they do. A layer that is never called by itself is absent, and so is one whose output is not finite. Mode, hooks and
     random state are as before afterwards.
 
-    Of a network with spiking neurons it is the drive before the spike, over the calls of all time steps: in the first
-    step few layers have had an input. It is measured on the first samples of ``data`` where there are some, since
-    noise does not drive neurons as data do.
+    Of a network with spiking neurons it is the input current before the spike, over the calls of all time steps: in the
+    first step few layers have had an input. It is measured on the first samples of ``data`` where there are some, since
+    neurons spike less on noise than on data.
 
     Raises ``ModelError`` when the model does not run on the calibration batch, ``DataError`` for data without samples.
     """
@@ -182,7 +182,7 @@ def run_hooked(
         stack.enter_context(undisturbed(model, seed=seed))
         try:
             call(model, batch)
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        except MODEL_REFUSALS as error:
             shapes = ", ".join(str(tuple(t.shape)) for t in tensors_in(batch))
             raise ModelError(
                 f"{type(model).__name__} does not run on the calibration batch of shapes {shapes}: {error}. "

@@ -53,8 +53,9 @@ def rectify(
     - ``reconstruct``, for trained networks: cut layers are fitted by least squares to what the dense network ``model``
       gives on ``data`` (``reconstruct``), then norms are recalibrated.
 
-    In a network with spiking neurons spreads are those of drives, before the spike, over all time steps, and a layer
-    takes passes of its own. They are measured on the first samples of ``data``: give those that the plan was made with.
+    In a network with spiking neurons spreads are those of input currents, before the spike, over all time steps, and a
+    layer takes passes of its own. They are measured on the first samples of ``data``: give those that the plan was made
+    with.
 
     Untouched layers keep every byte, unless ``everywhere``, which takes all layers for touched. What was chosen rather
     than drawn stays: a bias of one single value (others become zero in ``reinit``), a norm's constant scale (a zero one

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reconvene.data import Dataset, Split
+from reconvene.data.trial import try_model
 from reconvene.errors import DataError, TrainingError
 from reconvene.safety.adversarial import ATTACKS
 from reconvene.safety.membership import membership
@@ -56,7 +57,7 @@ def judge_networks(
     if len(dataset.classes) < 2:
         raise DataError(f"safety is judged with two classes or more, and {dataset.name} has one. Leave --safety out")
     for name, network in networks.items():
-        _require_scores(network, dataset, name)
+        try_model(network, dataset, role=name)
     answers = {name: answers_of(network, dataset) for name, network in networks.items()}
     subjects = {name: (name, answer) for name, answer in answers.items()} | dict(files or {})
     test, train = _some(dataset.test, _ATTACKED, seed), _some(dataset.train, _COMPARED, seed)
@@ -109,17 +110,6 @@ def batched(answer: Answers, images: Tensor) -> Tensor:
 def _some(split: Split, count: int, seed: int) -> Split:
     chosen = torch.from_numpy(np.random.Generator(np.random.PCG64(seed)).permutation(len(split))[:count])
     return Split(split.images[chosen], split.targets[chosen])
-
-
-def _require_scores(network: nn.Module, dataset: Dataset, name: str) -> None:
-    """Raise TrainingError for a network that does not run on the images, or has not one score for each class."""
-    images, targets = dataset.test.images[:2], dataset.test.targets[:2]
-    with evaluating(network), torch.no_grad():
-        try:
-            output = network(dataset.normalise(images))
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-            raise TrainingError(f"{name} does not run on the images of {dataset.name}: {error}") from error
-    dataset.task.check(output, targets, classes=dataset.classes, data=dataset.name, role=name)
 
 
 def _losses(answer: Answers, split: Split) -> Any:

@@ -49,26 +49,9 @@ def evaluate_split(
     return meter.evaluation(world.total(meter.totals))
 
 
-def check_output(output: Any, targets: Tensor, dataset: Dataset, *, role: str = "the model") -> Any:
+def check_output(output: Any, targets: Tensor, dataset: Dataset) -> Any:
     """The model's output for a batch, if the task can read it. Raises TrainingError with what to change."""
-    return dataset.task.check(output, targets, classes=dataset.classes, data=dataset.name, role=role)
-
-
-def try_model(model: nn.Module, dataset: Dataset, *, role: str = "the model") -> None:
-    """Find out now, on two images, whether the model takes this dataset's images and the task reads its outputs.
-
-    Raises:
-        TrainingError: it does not.
-    """
-    device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
-    images, targets = dataset.train.images[:2], dataset.train.targets[:2]
-    with evaluating(model), torch.no_grad():
-        try:
-            output = model(dataset.normalise(images.to(device)))
-        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, KeyError, AttributeError) as error:
-            shape = "x".join(map(str, dataset.shape))
-            raise TrainingError(f"{role} does not run on {dataset.name}'s images {shape}: {error}") from error
-    check_output(output, targets, dataset, role=role)
+    return dataset.task.check(output, targets, classes=dataset.classes, data=dataset.name)
 
 
 def outputs_in_float32(output: Any) -> Any:

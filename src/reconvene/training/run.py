@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from reconvene.artifact.tensors import module_versions
 from reconvene.data import Dataset, train_batches
 from reconvene.data.batches import Batch
+from reconvene.data.trial import try_model
 from reconvene.errors import Diverged, TrainingError
 from reconvene.structure.copies import copy_model
 from reconvene.structure.state import clear_state, known_state, remember_state
@@ -34,7 +35,7 @@ from reconvene.training.checkpoint import (
 )
 from reconvene.training.config import Settled, learning_rate
 from reconvene.training.distillation import Distillation, task_alone, with_teacher
-from reconvene.training.evaluate import evaluate_split, outputs_in_float32, try_model
+from reconvene.training.evaluate import evaluate_split, outputs_in_float32
 from reconvene.training.growing import Growing
 from reconvene.training.log import append_log, rewrite_log
 from reconvene.training.machine import describe_machine, library_versions

@@ -23,6 +23,7 @@ from reconvene.artifact.manifest import changed_manifest
 from reconvene.costs import Budget
 from reconvene.data import Dataset
 from reconvene.data.calibration import TRAINED_SAMPLES
+from reconvene.data.trial import try_model
 from reconvene.errors import ArtifactError, TrainingError
 from reconvene.models import ModelSource, example_inputs
 from reconvene.planning.iterative import plan_of, prune_step
@@ -31,7 +32,6 @@ from reconvene.planning.schedule import PruningSchedule
 from reconvene.surgery import Plan
 from reconvene.training import TrainConfig, evaluate_split
 from reconvene.training.checkpoint import sha256
-from reconvene.training.evaluate import try_model
 from reconvene.training.log import LOG_NAME
 from reconvene.utils.files import PENDING, write_atomic
 from reconvene.utils.locks import alone_in

@@ -20,6 +20,7 @@ from reconvene.criteria import CHANNEL_CRITERIA, CRITERIA
 from reconvene.criteria.base import Loss
 from reconvene.data import Batch, Calibration, Dataset, balanced_calibration, calibration
 from reconvene.data.calibration import TRAINED_SAMPLES
+from reconvene.data.trial import try_model
 from reconvene.deploy import FORMATS
 from reconvene.errors import ArtifactError, UnknownNameError
 from reconvene.evaluator.evaluators import EVALUATORS
@@ -33,7 +34,6 @@ from reconvene.surgery import Plan
 from reconvene.surgery.compose import compose_plans
 from reconvene.tasks import DEFAULT, Task
 from reconvene.training.checkpoint import CHECKPOINT_NAME
-from reconvene.training.evaluate import try_model
 from reconvene.training.log import LOG_NAME
 from reconvene.utils.files import unwritable
 from reconvene.utils.progress import note, stage

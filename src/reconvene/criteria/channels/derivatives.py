@@ -124,7 +124,7 @@ def gradients_of(
             with explained(f"criterion {criterion!r}", number):
                 args, kwargs = arguments(inputs)
                 output = call_with(subject.model, stand_ins, args, kwargs)
-                loss = loss_of(subject.loss, output, target, criterion=criterion)
+                loss = loss_of(subject.loss, output, target, user=f"criterion {criterion!r}")
                 results = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
             gradients = {
                 name: torch.zeros_like(leaf) if gradient is None else gradient

@@ -56,7 +56,7 @@ class LimitedStage(RecipeStage):
         return not self.limits
 
     def reads(self, work: StageWork) -> dict[str, Any]:
-        """The contents of a device profile and of a file of costs, where they are files."""
+        """The contents of a device profile and of a cost file, where they are files."""
         return digests_of({"device": getattr(self, "device", None), "target": self.target}, work.path)
 
     def _budget(self, work: StageWork) -> Budget:
