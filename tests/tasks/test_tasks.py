@@ -238,3 +238,11 @@ def test_pictures_with_their_dimensions_in_another_order_are_refused() -> None:
     values.check(torch.zeros(4, 1), torch.zeros(4), classes=(), data="numbers")
     with pytest.raises(TrainingError):
         values.check(torch.zeros(4, 2, 3), torch.zeros(4, 3, 2), classes=(), data="numbers")
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
+def test_pictures_of_any_number_of_channels_are_drawn(channels: int) -> None:
+    target = torch.randint(0, 256, (channels, 4, 6), dtype=torch.uint8)
+    drawn = torch.from_numpy(TASKS["image-to-image"].draw(target, is_target=True)).permute(2, 0, 1)
+    expected = target.double().mean(0).round() if channels == 2 else target[:3].double()
+    assert torch.equal(drawn.double(), expected.expand(3, 4, 6))

@@ -246,3 +246,14 @@ def _tensors(output: Any) -> list[Tensor]:
         return [output]
     values = output.values() if isinstance(output, Mapping) else output
     return [tensor for value in values for tensor in _tensors(value)]
+
+
+def as_picture(pixels: Tensor) -> Picture:
+    """Pixels ``[C, H, W]`` (uint8) as ``[H, W, 3]``: one channel in gray, two as their mean, else the first three.
+
+    Further channels, such as alpha or infrared, are not shown.
+    """
+    if len(pixels) == 2:
+        pixels = pixels.float().mean(0, keepdim=True).round().to(torch.uint8)
+    picture: Picture = pixels[:3].expand(3, *pixels.shape[-2:]).permute(1, 2, 0).numpy()
+    return picture

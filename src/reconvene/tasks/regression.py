@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reconvene.errors import TrainingError
-from reconvene.tasks.base import Picture, Targets, Task
+from reconvene.tasks.base import Picture, Targets, Task, as_picture
 
 LEAST_ERROR = 1e-10
 """Mean squared error below which the signal to noise ratio no longer grows: 100 dB."""
@@ -84,5 +84,4 @@ class ImageToImage(Regression):
     def draw(self, values: Tensor, *, is_target: bool = False) -> Picture:
         """The picture itself."""
         pixels = values.float() if is_target else 255 * values
-        pixels = pixels.round().clamp(0, 255).to(torch.uint8)
-        return pixels.expand(3, *pixels.shape[-2:]).permute(1, 2, 0).numpy()
+        return as_picture(pixels.round().clamp(0, 255).to(torch.uint8))

@@ -10,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from reconvene.data import Dataset, Split
 from reconvene.data.source import import_data_extra
 from reconvene.tasks import Picture
+from reconvene.tasks.base import as_picture
 from reconvene.training.assess import predict
 from reconvene.utils.files import write_atomic
 
@@ -36,7 +37,7 @@ def draw_predictions(models: Mapping[str, nn.Module], dataset: Dataset) -> _Rows
     if any(truth is None for truth in truths):
         return None
     part = replace(dataset, test=few)
-    columns: dict[str, list[Picture | None]] = {"image": [_pixels(image) for image in few.images], "truth": truths}
+    columns: dict[str, list[Picture | None]] = {"image": [as_picture(image) for image in few.images], "truth": truths}
     for name, model in models.items():
         columns[name] = [dataset.task.draw(prediction) for prediction in predict(model, part)[0]]
     rows: _Rows = []
@@ -52,11 +53,6 @@ def write_pictures(folder: Path, rows: _Rows | None) -> None:
         (folder / PICTURES).unlink(missing_ok=True)
     else:
         write_atomic(folder / PICTURES, (json.dumps(rows) + "\n").encode())
-
-
-def _pixels(image: Tensor) -> Picture:
-    pixels: Picture = image.expand(3, *image.shape[-2:]).permute(1, 2, 0).numpy()
-    return pixels
 
 
 def _png(picture: Picture) -> str:
