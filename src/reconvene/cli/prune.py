@@ -77,7 +77,7 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
         dense, pruned = plan.costs["dense"], plan.costs["pruned"]
         costs: list[list[Cell]] = [
             [name, text_of(name, dense[name]), text_of(name, pruned[name]), smaller(dense[name], pruned[name])]
-            for name in dense
+            for name in pruned
         ]
         costs.append([f"training FLOPs, {plan.training_unit}", *plan.training_text])
         protected = [f"kept whole, as asked: {', '.join(self.keep)}"] if self.keep else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -51,6 +51,28 @@ def plan_by(model: nn.Module, example_inputs: Any, budget: Budget, options: Opti
         chosen_plan = plan_with(planner, budget, round_to=options.round_to, target=options.target)
     examples = loader_examples(options.data) if options.examples is None else options.examples
     return replace(chosen_plan, examples=examples)
+
+
+def dense_costs(
+    model: nn.Module, example_inputs: Any, options: Options, *, asked: Plan, known: Container[str]
+) -> dict[str, float]:
+    """The costs of a whole network that a plan of a part of it counts and that are not ``known``.
+
+    ``options`` are those of the plan ``asked``: its target and bits say what its costs are about.
+    """
+    unknown = [name for name in asked.costs["pruned"] if name not in known]
+    if not unknown:
+        return {}
+    plain = Options(
+        data=options.data,
+        seed=options.seed,
+        loss=options.loss,
+        target=options.target,
+        bits=options.bits,
+        activation_bits=options.activation_bits,
+    )
+    costs = plan_by(model, example_inputs, Budget(**dict.fromkeys(unknown, 1.0)), plain).costs["dense"]
+    return {name: costs[name] for name in unknown}
 
 
 def prune_by(

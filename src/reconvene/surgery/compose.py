@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,14 @@ from reconvene.surgery.provenance import Accounting
 from reconvene.surgery.ranges import from_text, to_text
 
 
-def compose_plans(model: nn.Module, example_inputs: Any, first: Plan, second: Plan) -> Plan:
+def compose_plans(
+    model: nn.Module,
+    example_inputs: Any,
+    first: Plan,
+    second: Plan,
+    *,
+    dense_costs: Mapping[str, float] = MappingProxyType({}),
+) -> Plan:
     """One plan of ``model`` that does what ``second`` does to the network that ``first`` makes of it.
 
     Args:
@@ -28,20 +36,32 @@ def compose_plans(model: nn.Module, example_inputs: Any, first: Plan, second: Pl
         example_inputs: as for ``groups``.
         first: the earlier plan.
         second: a plan of ``first.apply(model)``.
+        dense_costs: costs of ``model`` that only ``second`` counts, such as cycles on a chip. The result leaves out a
+            cost that neither these nor ``first`` give of the dense network.
 
     Raises:
-        PlanError: ``second`` is a plan of another network, or takes apart what the dense network ties together.
+        PlanError: ``second`` is a plan of another network, takes apart what the dense network ties together, or says
+            nothing of the bits that ``first`` decided.
     """
+    if first.bits is not None and second.bits is None:
+        raise PlanError(
+            "the first plan decides bits of weights, and the second one does not, so they would be lost. "
+            "Decide both again: bits=(0, 2, 4, 8)"
+        )
     if differing := _differing_shape(first, second):
         raise PlanError(f"the second plan is not of the network that the first makes: {differing}")
     slices = _composed_slices(first, second)
     rows: dict[str, list[PlanRow]] = {}
     for row in (*second.rows, *first.rows):
         rows.setdefault(row.name, []).append(row)
+    dense, pruned = {**dense_costs, **first.costs.get("dense", {})}, second.costs.get("pruned", {})
+    both = [name for name in pruned if name in dense]
     accounting = Accounting(
-        {"dense": first.costs.get("dense", {}), "pruned": second.costs.get("pruned", {})},
+        {"dense": {name: dense[name] for name in both}, "pruned": {name: pruned[name] for name in both}},
         spread=first.spread,
         examples=second.examples,
+        conditions={name: text for name, text in second.conditions.items() if name in both},
+        timings=dict(second.timings),
     )
     # What was asked of the second plan was about the network that the first left: as an amount it holds for both.
     budget = {name: text_of(name, limit) for name, limit in second.limits.items()}

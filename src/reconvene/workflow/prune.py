@@ -27,7 +27,7 @@ from reconvene.evaluator.evaluators import EVALUATORS
 from reconvene.models import ModelSource, example_inputs
 from reconvene.planning.limits import LayerLimits
 from reconvene.planning.options import Options
-from reconvene.planning.pruning import prune_by
+from reconvene.planning.pruning import dense_costs, prune_by
 from reconvene.planning.target import Target
 from reconvene.rectifier import RECTIFICATIONS
 from reconvene.surgery import Plan
@@ -119,14 +119,22 @@ def prune_artifact(
     with stage(f"building {source.address}"):
         model = origin.build(allow_import=allow_import)
     earlier: Plan | None = getattr(model, "reconvene_plan", None)
+    if earlier is not None and earlier.bits is not None and pruning.bits is None:
+        raise ArtifactError(
+            f"{base} has a plan of bits, which a cut without bits would lose. Decide both again: --bits 0,2,4,8. Or "
+            "prune the artifact that the bits were decided for"
+        )
     inputs = example_inputs(source.input_shape, seed=pruning.seed)
     samples = None if data is None else Samples(data, seed=pruning.seed, most=TRAINED_SAMPLES * pruning.trained)
     if samples is not None and pruning.trained:
         samples.try_on(model)
     with stage(f"pruning to {budget}"):
-        small, plan, report = prune_by(model, inputs, budget, pruning.options(samples, task), rectify=pruning.rectify)
+        options = pruning.options(samples, task)
+        small, plan, report = prune_by(model, inputs, budget, options, rectify=pruning.rectify)
         if earlier is not None:
-            plan = compose_plans(source.build(allow_import=allow_import), inputs, earlier, plan)
+            dense = source.build(allow_import=allow_import)
+            costs = dense_costs(dense, inputs, options, asked=plan, known=earlier.costs["dense"])
+            plan = compose_plans(dense, inputs, earlier, plan, dense_costs=costs)
     plan = replace(plan, examples=samples.examples if examples is None and samples is not None else examples)
     ratios = {row.layer: row.ratio for row in report.rows if row.ratio is not None}
     settings = replace(record_of(pruning, budget), spread=ratios)

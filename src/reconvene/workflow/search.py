@@ -16,6 +16,7 @@ from reconvene.costs import Budget
 from reconvene.data import Dataset
 from reconvene.errors import TrainingError
 from reconvene.models import example_inputs
+from reconvene.planning.pruning import dense_costs
 from reconvene.planning.search import search as search_network
 from reconvene.quantiser.fake import as_exported
 from reconvene.surgery import Plan
@@ -27,7 +28,7 @@ from reconvene.training.log import LOG_NAME
 from reconvene.training.machine import choose_device
 from reconvene.utils.locks import alone_in
 from reconvene.utils.progress import stage
-from reconvene.workflow.prune import require_replaceable, set_aside
+from reconvene.workflow.prune import Pruning, require_replaceable, set_aside
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,10 @@ def search_artifact(
         assert plan.bits is not None, "a search decides bits"
         training = _training(small, plan, dataset, searching, time.monotonic() - began)
         if (earlier := getattr(model, "reconvene_plan", None)) is not None:
-            plan = compose_plans(source.build(allow_import=allow_import), inputs, earlier, plan)
+            dense = source.build(allow_import=allow_import)
+            options = Pruning(**asdict(_settings(searching))).options()
+            costs = dense_costs(dense, inputs, options, asked=plan, known=earlier.costs["dense"])
+            plan = compose_plans(dense, inputs, earlier, plan, dense_costs=costs)
         sections: dict[str, Any] = {
             "pruning": artifact.PruningRecord(**asdict(_settings(searching)), budget=dict(budget.asked)),
             "training": training.untimed(),

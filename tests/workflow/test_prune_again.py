@@ -1,0 +1,66 @@
+"""An artifact that was pruned is pruned again: the plan is one of the dense network, with the costs of that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import reconvene as rc
+from reconvene import artifact
+from reconvene.costs import Budget
+from reconvene.errors import ArtifactError, PlanError
+from reconvene.models import resolve_address
+from reconvene.surgery.compose import compose_plans
+from reconvene.workflow import Pruning, prune_artifact
+
+FEW_BITS = {"bits": (0, 2, 4, 8), "activation_bits": (2, 4, 8)}
+pytestmark = pytest.mark.filterwarnings("ignore::reconvene.planning.pruning.UntrainedWeightsWarning")
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("first")
+    source = resolve_address("resnet20", {"width": 0.25, "num_classes": 10}, input_shape=(3, 16, 16))
+    prune_artifact(source, folder, budget=Budget(params="1.2x"), pruning=Pruning(trained=True, rectify="keep"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("budget", "pruning"),
+    [
+        (Budget(cycles="1.5x"), {"chip": "mpic"}),
+        (Budget(params_bit="6x", ops_bit="5x"), {"evaluator": None, **FEW_BITS}),
+    ],
+)
+def test_a_cost_that_only_the_second_plan_counts_is_told_of_the_dense_network(
+    first: Path, tmp_path: Path, budget: Budget, pruning: dict
+) -> None:
+    source = artifact.Artifact.open(first).source
+    chosen = Pruning(trained=True, rectify="keep", **pruning)
+    plan = prune_artifact(source, tmp_path, budget=budget, pruning=chosen, base=first)
+    whole = rc.plan(
+        source.build(), torch.randn(1, 3, 16, 16), budget, trained=True, target=chosen.chip,
+        **{name: value for name, value in pruning.items() if name not in ("chip", "evaluator")},
+    )  # fmt: skip
+    assert plan.costs["dense"] == pytest.approx(whole.costs["dense"])
+    assert plan.conditions == whole.conditions
+    assert all(plan.costs["pruned"][name] <= limit for name, limit in plan.limits.items())
+    again = artifact.read_plan(tmp_path)
+    assert again is not None and again.costs == plan.costs
+
+
+def test_bits_are_never_lost_on_the_way(first: Path, tmp_path: Path) -> None:
+    source = artifact.Artifact.open(first).source
+    few = Pruning(trained=True, evaluator=None, rectify="keep", **FEW_BITS)
+    plan = prune_artifact(source, tmp_path / "few", budget=Budget(size="5x"), pruning=few, base=first)
+    with pytest.raises(ArtifactError, match="has a plan of bits, which a cut without bits would lose"):
+        prune_artifact(
+            source, tmp_path / "more", budget=Budget(params="2x"), pruning=Pruning(trained=True), base=tmp_path / "few"
+        )
+    assert not (tmp_path / "more").exists()
+    dense = source.build()
+    without = rc.plan(plan.apply(dense), torch.randn(1, 3, 16, 16), Budget(params="1.2x"), trained=True)
+    with pytest.raises(PlanError, match="decides bits of weights, and the second one does not"):
+        compose_plans(dense, torch.randn(1, 3, 16, 16), plan, without)
