@@ -12,6 +12,9 @@ import reconvene as rc
 from reconvene import simplify
 from reconvene.errors import CriterionError
 from reconvene.models import MODELS
+from reconvene.planning.simplify import silent_channels
+from reconvene.structure import analyse
+from reconvene.surgery.ranges import from_text
 from support import trained_net
 from support.trained_net import Net, batches, trained
 
@@ -195,3 +198,62 @@ def test_weights_must_be_finite():
         net[0].weight[0, 0] = float("nan")
     with pytest.raises(CriterionError, match="not finite"):
         simplify(net, torch.randn(2, 6))
+
+
+class ReadTwice(nn.Module):
+    """Channels that a layer with zero weights reads, and something that has no ``weight``."""
+
+    def __init__(self, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.zero, self.second = nn.Linear(8, 16), nn.Linear(16, 4), second
+        nn.init.zeros_(self.zero.weight)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.first(x).relu()
+        out = self.second(h)
+        return self.zero(input=h), out[0] if isinstance(out, tuple) else out
+
+
+class OwnProduct(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.projection = nn.Parameter(torch.randn(16, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.projection
+
+
+class SumOfChannels(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum(-1)
+
+
+@pytest.mark.parametrize(
+    "second", [nn.GRU(16, 6, batch_first=True), nn.LSTM(16, 6, batch_first=True), OwnProduct(), SumOfChannels()]
+)
+def test_channels_that_anything_reads_are_not_silent(second: nn.Module) -> None:
+    net, x = ReadTwice(second).eval(), torch.randn(2, 5, 8)
+    structure = analyse(net, x)
+    silent = silent_channels(net, structure, x)
+    assert not any(channels.any() for channels in silent)
+    small = simplify(net, x)
+    assert all(torch.equal(a, b) for a, b in zip(small(x), net(x), strict=True))
+    assert small.first.out_features == 16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("net", "shape"), [
+    (nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), (6,)),
+    (nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 3)), (3, 8, 8)),
+    (nn.Sequential(nn.Conv1d(3, 8, 3), nn.ReLU(), nn.Conv1d(8, 2, 3)), (3, 8)),
+])  # fmt: skip
+def test_inputs_without_a_batch_and_of_any_precision(
+    net: nn.Module, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    net = copy.deepcopy(net).to(dtype).eval()
+    with torch.no_grad():
+        net[0].weight[2], net[0].bias[2] = 0.0, 0.0
+    x = torch.randn(shape, dtype=dtype)
+    assert simplify(net, x)[0].weight.shape[0] == 7
+    plan = rc.plan(net, x, rc.Budget(params=0.95), trained=True)
+    assert 2 not in from_text(plan.slices["0.weight"][0])

@@ -63,7 +63,7 @@ def losses_on_data(
     subject = ChannelSubject(model, structure, example_inputs, data, loss, seed)
     names = argument_names(model, example_inputs)
     batches = Batches(data, user="the plan of bits", device=subject.device, seed=seed, names=names)
-    roles, count = Roles.of(model), 0
+    roles, count = Roles.of(model, structure), 0
     gates = Gates(roles, structure.prunable)
     decided = {layer.weight: layer.axis for layer in layers}
     squares = {name: torch.zeros_like(roles.parameters[name]) for name in decided}

@@ -66,7 +66,7 @@ class LayerLimits:
             UnknownNameError: no layer has this name.
             ArgumentError: the layers' channels cannot leave, are fewer, or belong to a group with another width.
         """
-        roles, fixed, asked_by = Roles.of(model), dict[int, int](), dict[int, str]()
+        roles, fixed, asked_by = Roles.of(model, structure), dict[int, int](), dict[int, str]()
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         for pattern, asked in self.widths.items():
             layers = matching(model, pattern, "layer of a width")
@@ -94,7 +94,7 @@ class LayerLimits:
 
         Errors as for ``fixed``.
         """
-        roles, result = Roles.of(model), {}
+        roles, result = Roles.of(model, structure), {}
         for g, width in self.fixed(model, structure).items():
             group = structure.prunable[g]
             times = roles.slots(group, ROWS)[0].index.shape[1]

@@ -297,7 +297,7 @@ def _without_affine(module: nn.Module, given: Tensor, output: Tensor, axis: int)
 
 def _gated(model: nn.Module, structure: Structure) -> list[tuple[str, list[NeuronChannels]]]:
     """The layers to mask: norms, and layers with weights that no norm follows; with the channels that they give."""
-    roles = Roles.of(model)
+    roles = Roles.of(model, structure)
     owners: set[str] = set()
     for group in structure.prunable:
         slots = roles.slots(group, frozenset({"row", "scale"}))

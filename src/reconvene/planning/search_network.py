@@ -55,7 +55,7 @@ class SearchNetwork(nn.Module):
                 f"scale{w}", torch.ones(len(weight.bits), parameters[weight.name].shape[self._axes[weight.name]])
             )
         self._groups = [group.name for group in structure.prunable]
-        gates = Gates(Roles.of(network), structure.prunable)
+        gates = Gates(Roles.of(network, structure), structure.prunable)
         self._shares = gates.shares
         self._places = _places(structure, gates, parameters)
         self._inputs = start.decision.inputs

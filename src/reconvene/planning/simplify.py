@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +14,16 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from reconvene.criteria.channels.slots import Roles
 from reconvene.planning.assemble import check_finite
-from reconvene.rectifier.calibration import calibration_batch, undisturbed
-from reconvene.structure import Group, Keep, Slot, Structure, analyse, call, map_tensors, tensors_in
+from reconvene.planning.constant_inputs import (
+    PROBES,
+    ZERO,
+    is_constant,
+    outputs_of,
+    random_like,
+    ranges_of,
+    varied_batch,
+)
+from reconvene.structure import Group, Keep, Slot, Structure, analyse, map_tensors
 from reconvene.structure.copies import copy_model
 from reconvene.structure.nesting import on_model
 from reconvene.structure.pruned_sizes import settle
@@ -27,13 +33,10 @@ from reconvene.surgery.call_comparison import relative_error
 from reconvene.surgery.ranges import to_text
 from reconvene.utils.arguments import check_model, checked
 from reconvene.utils.module_state import afresh_in_eval
-from reconvene.utils.norms import is_norm
 from reconvene.utils.progress import ProgressOption, listening, stage, track
 
-# Networks with random weights in which a channel must be constant, so that its zeros are the reason.
+# Inputs on which the smaller network must give the same outputs.
 _DRAWS = 4
-# A weight is zero if it is smaller than this share of the largest of its tensor.
-ZERO = 1e-9
 EXACT = 1e-6
 """Largest relative difference of an output that a removal may make."""
 
@@ -79,34 +82,30 @@ def simplify(model: nn.Module, example_inputs: Any, *, progress: ProgressOption 
 def _simplified(model: nn.Module, example_inputs: Any) -> nn.Module:
     structure = analyse(model, example_inputs)
     simpler = _Simpler(model, structure, example_inputs)
-    whole = [np.arange(group.width, dtype=np.int64) for group in structure.prunable]
-    keep = simpler.settled([_left(group, simpler.dead[group.name]) for group in structure.prunable])
-    if simpler.is_exact(keep):
-        return simpler.network(keep)
-    accepted = whole  # one group in the way keeps no other from leaving
-    for g, kept in track(enumerate(keep), "groups", total=len(keep)):
-        trial = simpler.settled([*accepted[:g], kept, *accepted[g + 1 :]])
-        if len(kept) < len(whole[g]) and simpler.is_exact(trial):
-            accepted = trial
-    return simpler.network(accepted)
+    return simpler.network(simpler.exact([_left(group, simpler.dead[group.name]) for group in structure.prunable]))
 
 
 def silent_channels(model: nn.Module, structure: Structure, example_inputs: Any) -> list[NDArray[np.bool_]]:
     """The channels of every prunable group that carry nothing, whatever the inputs are, ``[width]``.
 
     They are zero, or only zero weights read them; one that is another constant says something to the bias of its
-    readers and is not among them. Networks without a slice of zeros are looked at no further than that.
+    readers and is not among them. Networks without a slice of zeros are looked at no further than that. Of others the
+    outputs are compared with and without the channels, since not only layers with weights may read them.
     """
-    if not any(_has_zeros(model, group) for group in structure.prunable):
+    roles = Roles.of(model, structure)
+    if not any(_has_zeros(roles, group) for group in structure.prunable):
         return [np.zeros(group.width, dtype=np.bool_) for group in structure.prunable]
     simpler = _Simpler(model, structure, example_inputs)
-    return [simpler.silent(group) for group in structure.prunable]
+    silent = [simpler.silent(group) for group in structure.prunable]
+    keep = simpler.exact([_left(group, said) for group, said in zip(structure.prunable, silent, strict=True)])
+    leaves = [len(kept) < group.width for kept, group in zip(keep, structure.prunable, strict=True)]
+    return [said & leaving for said, leaving in zip(silent, leaves, strict=True)]
 
 
-def _has_zeros(model: nn.Module, group: Group) -> bool:
+def _has_zeros(roles: Roles, group: Group) -> bool:
     """Whether a channel has nothing but zeros in one of its places."""
-    for slot in Roles.of(model).slots(group, frozenset({"row", "column", "scale"})):
-        weight = model.get_parameter(slot.parameter).detach().abs()
+    for slot in roles.slots(group, frozenset({"row", "column", "scale"})):
+        weight = roles.parameters[slot.parameter].abs()
         largest = weight.movedim(slot.dim, 0).flatten(1).amax(dim=1) if weight.ndim > 1 else weight
         if bool((largest[slot.index.reshape(-1)] <= ZERO * largest.max()).any()):
             return True
@@ -115,9 +114,12 @@ def _has_zeros(model: nn.Module, group: Group) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class _Reader:
-    """A layer that reads channels of a group; ``slot.index``: the columns of its weight that do, by channel."""
+    """A layer that reads channels of a group; ``slot.index``: the columns of its weight that do, by channel.
 
-    owner: str
+    ``owner``: the layer, where it is given just what its ``weight`` reads; None of others, such as recurrent ones.
+    """
+
+    owner: str | None
     slot: Slot
 
     def columns(self, module: nn.Module, channels: NDArray[np.int64]) -> Tensor:
@@ -141,35 +143,34 @@ class _Simpler:
 
     def __init__(self, model: nn.Module, structure: Structure, inputs: Any) -> None:
         self.model, self.structure, self.inputs = model, structure, inputs
-        roles = Roles.of(model)
+        roles = Roles.of(model, structure)
         self.readers = {
             group.name: [
-                _Reader(slot.parameter.rpartition(".")[0], slot)
-                for slot in roles.slots(group, frozenset({"column"}))
-                if slot.parameter.endswith("weight")
+                _Reader(_plain_layer(model, slot.parameter), slot) for slot in roles.slots(group, frozenset({"column"}))
             ]
             for group in structure.prunable
         }
-        owners = {reader.owner for readers in self.readers.values() for reader in readers}
-        probes = [_ranges(_random_like(model, seed), owners, inputs, seed) for seed in range(_DRAWS)]
-        constant = {owner: np.logical_and.reduce([_is_constant(probe[owner]) for probe in probes]) for owner in owners}
-        self.values = {owner: low for owner, (low, _) in _ranges(model, owners, inputs, _DRAWS).items()}
+        owners = {r.owner for readers in self.readers.values() for r in readers if r.owner is not None}
+        probes = [ranges_of(random_like(model, seed), owners, inputs, seed) for seed in range(PROBES)]
+        constant = {owner: np.logical_and.reduce([is_constant(probe[owner]) for probe in probes]) for owner in owners}
+        self.values = {owner: low for owner, (low, _) in ranges_of(model, owners, inputs, PROBES).items()}
         self.dead = {group.name: self._dead(group, constant) for group in structure.prunable}
 
     def _dead(self, group: Group, constant: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.bool_]:
         everyone = np.arange(group.width)
         dead = np.full(group.width, bool(self.readers[group.name]))
         for reader in self.readers[group.name]:
-            module, inputs = self.model.get_submodule(reader.owner), constant[reader.owner]
-            unread = self._unread(reader)
-            same = inputs[reader.places(module, everyone, len(inputs))].all(axis=(0, 2)) if len(inputs) else False
-            dead &= unread | same
+            said = self._unread(reader)
+            if reader.owner is not None and len(inputs := constant[reader.owner]):
+                module = self.model.get_submodule(reader.owner)
+                said = said | inputs[reader.places(module, everyone, len(inputs))].all(axis=(0, 2))
+            dead &= said
         return dead
 
     def _unread(self, reader: _Reader) -> NDArray[np.bool_]:
         """The channels of a group that only zero weights of a layer read."""
         weight = self.model.get_parameter(reader.slot.parameter).detach().abs()
-        largest = weight.movedim(reader.slot.dim, 0).flatten(1).amax(dim=1).cpu().numpy()
+        largest = weight.movedim(reader.slot.dim, 0).flatten(1).amax(dim=1).double().cpu().numpy()
         unread: NDArray[np.bool_] = (largest[reader.slot.index] <= ZERO * largest.max(initial=0.0)).all(axis=1)
         return unread
 
@@ -178,13 +179,29 @@ class _Simpler:
         everyone = np.arange(group.width)
         silent = self.dead[group.name].copy()
         for reader in self.readers[group.name]:
-            values, unread = self.values.get(reader.owner), self._unread(reader)
-            if values is not None and len(values):
+            values, unread = self._values(reader), self._unread(reader)
+            if reader.owner is not None and values is not None and len(values):
                 places = reader.places(self.model.get_submodule(reader.owner), everyone, len(values))
                 silent &= unread | (values[torch.from_numpy(places)].abs() <= ZERO).numpy().all(axis=(0, 2))
             else:
                 silent &= unread
         return silent
+
+    def _values(self, reader: _Reader) -> Tensor | None:
+        """The least value that a layer is given of every channel; None where nobody can look."""
+        return None if reader.owner is None else self.values[reader.owner]
+
+    def exact(self, keep: Keep) -> Keep:
+        """What must stay beside these channels so that outputs do not change: all of a group that is in the way."""
+        keep = self.settled(keep)
+        if self.is_exact(keep):
+            return keep
+        accepted: Keep = [np.arange(group.width, dtype=np.int64) for group in self.structure.prunable]
+        for g, kept in track(enumerate(keep), "groups", total=len(keep)):
+            trial = self.settled([*accepted[:g], kept, *accepted[g + 1 :]])
+            if len(kept) < len(accepted[g]) and self.is_exact(trial):
+                accepted = trial
+        return accepted
 
     def settled(self, keep: Keep) -> Keep:
         """With as many dead channels again as pieces that must stay equal need."""
@@ -202,7 +219,8 @@ class _Simpler:
         for group, kept in zip(self.structure.prunable, keep, strict=True):
             gone = np.setdiff1d(np.arange(group.width), kept)
             for reader in self.readers[group.name] if len(gone) else ():
-                self._fold(folded.get_submodule(reader.owner), reader, gone)
+                if reader.owner is not None:
+                    self._fold(folded.get_submodule(reader.owner), reader, gone)
         small = self._plan(keep).apply(folded)
         for module, original in zip(small.modules(), self.model.modules(), strict=True):
             module.training = original.training
@@ -213,7 +231,7 @@ class _Simpler:
 
         Where that is not the same everywhere, or there is no bias, the comparison says so, and the channels stay.
         """
-        bias, values = getattr(module, "bias", None), self.values.get(reader.owner)
+        bias, values = getattr(module, "bias", None), self._values(reader)
         if not isinstance(bias, Tensor) or values is None or isinstance(module, _ConvTransposeNd):
             return
         constants = values[torch.from_numpy(reader.places(module, gone, len(values)))].flatten(1)
@@ -228,11 +246,9 @@ class _Simpler:
             return False
         networks = [afresh_in_eval(network.double()) for network in (self.network(keep), copy_model(self.model))]
         for seed in range(_DRAWS):
-            batch = map_tensors(
-                lambda tensor: tensor.double() if tensor.is_floating_point() else tensor,
-                calibration_batch(self.inputs, seed=seed) if seed else self.inputs,
-            )
-            actual, expected = (_outputs(network, batch, seed) for network in networks)
+            inputs = varied_batch(self.inputs, seed) if seed else self.inputs
+            batch = map_tensors(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor, inputs)
+            actual, expected = (outputs_of(network, batch, seed) for network in networks)
             if any(relative_error(small, dense) > EXACT for small, dense in zip(actual, expected, strict=True)):
                 return False
         return True
@@ -254,55 +270,11 @@ def _left(group: Group, dead: NDArray[np.bool_]) -> NDArray[np.int64]:
     return kept if len(kept) else np.arange(1, dtype=np.int64)
 
 
+def _plain_layer(model: nn.Module, parameter: str) -> str | None:
+    """The convolution or linear layer whose ``weight`` this is, by name; None where it is something else."""
+    owner, _, name = parameter.rpartition(".")
+    return owner if name == "weight" and isinstance(model.get_submodule(owner), _ConvNd | nn.Linear) else None
+
+
 def _groups(module: nn.Module) -> int:
     return int(module.groups) if isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd) else 1
-
-
-def _random_like(model: nn.Module, seed: int) -> nn.Module:
-    """A copy in which every weight is drawn anew, but for those that are zero."""
-    probe = copy_model(model)
-    generator = torch.Generator().manual_seed(seed)
-    scales = {id(getattr(module, "weight", None)) for module in probe.modules() if is_norm(module)}
-    with torch.no_grad():
-        for parameter in probe.parameters():
-            if parameter.is_floating_point() and parameter.numel():
-                alive = parameter.abs() > ZERO * parameter.abs().max()
-                drawn = torch.randn(parameter.shape, generator=generator).to(parameter)
-                fan_in = parameter[0].numel() if parameter.ndim > 1 else 100
-                drawn = drawn.abs() + 0.5 if id(parameter) in scales else drawn * (2.0 / fan_in) ** 0.5
-                parameter.copy_(torch.where(alive, drawn, torch.zeros_like(drawn)))
-    return probe
-
-
-_Ranges = dict[str, tuple[Tensor, Tensor]]
-"""The least and the largest value of every input channel, by layer."""
-
-
-def _ranges(model: nn.Module, owners: set[str], inputs: Any, seed: int) -> _Ranges:
-    """What layers are given on a calibration batch; of no channels where a layer is never called by itself."""
-    ranges: _Ranges = dict.fromkeys(owners, (torch.empty(0), torch.empty(0)))
-
-    def look(name: str, module: nn.Module, args: Any) -> None:
-        value = args[0].detach().double().cpu()
-        flat = value.movedim(1 if isinstance(module, _ConvNd) else -1, 0).flatten(1)
-        low, high = flat.amin(dim=1), flat.amax(dim=1)
-        if len(ranges[name][0]):  # it runs more than once
-            low, high = torch.minimum(low, ranges[name][0]), torch.maximum(high, ranges[name][1])
-        ranges[name] = low, high
-
-    with ExitStack() as stack:
-        for name in owners:
-            hook = partial(look, name)
-            stack.callback(model.get_submodule(name).register_forward_pre_hook(hook).remove)
-        _outputs(model, calibration_batch(inputs, seed=seed), seed)
-    return ranges
-
-
-def _is_constant(limits: tuple[Tensor, Tensor]) -> NDArray[np.bool_]:
-    low, high = limits
-    return np.asarray((high - low <= ZERO * high.abs().clamp(min=1.0)).numpy(), dtype=np.bool_)
-
-
-def _outputs(model: nn.Module, batch: Any, seed: int) -> list[Tensor]:
-    with undisturbed(model, seed=seed):
-        return tensors_in(call(model, batch))

@@ -99,7 +99,8 @@ class Sparsity:
 
     def __init__(self, model: nn.Module, example_inputs: Any, penalty: str) -> None:
         self.name, self.strength = parse_sparsity(penalty)
-        roles, parameters = Roles.of(model), dict(model.named_parameters())
+        structure, parameters = analyse(model, example_inputs), dict(model.named_parameters())
+        roles = Roles.of(model, structure)
         wanted: frozenset[Role] = frozenset({"scale"}) if self.name == "slimming" else GROUP
         self._groups = [
             [
@@ -110,7 +111,7 @@ class Sparsity:
                 )
                 for slot in roles.slots(group, wanted)
             ]
-            for group in analyse(model, example_inputs).prunable
+            for group in structure.prunable
         ]
         if not any(self._groups):
             raise TrainingError(

@@ -30,7 +30,7 @@ def taylor(subject: ChannelSubject) -> ChannelScores:
     count, and so does everything between them and the reader. A channel that no weight reads (queries and keys of an
     attention) has its gate where it is computed: the mean over the layers that compute it.
     """
-    roles = Roles.of(subject.model)
+    roles = Roles.of(subject.model, subject.structure)
     gates = Gates(roles, subject.structure.prunable)
     squares = [np.zeros(group.width) for group in subject.structure.prunable]
     batches = _batches(subject, "taylor")
@@ -50,7 +50,7 @@ def obd(subject: ChannelSubject) -> ChannelScores:
     example has its own backward pass: the gradient of a batch's mean would be wrong by a factor, and examples would
     cancel each other.
     """
-    roles = Roles.of(subject.model)
+    roles = Roles.of(subject.model, subject.structure)
     names = {slot.parameter for group in subject.structure.prunable for slot in roles.slots(group, EVERYTHING)}
     totals = {name: torch.zeros_like(roles.parameters[name], dtype=torch.float64) for name in names}
     batches = _batches(subject, "obd")

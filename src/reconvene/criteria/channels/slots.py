@@ -15,6 +15,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from reconvene.criteria.weights import is_bias
 from reconvene.structure import Group, Slot, Structure
+from reconvene.structure.layer_weights import output_dims
 from reconvene.structure.neurons import neuron_kind
 from reconvene.utils.arrays import Floats
 from reconvene.utils.norms import is_norm
@@ -24,7 +25,7 @@ Role = Literal["row", "column", "scale", "shift", "other"]
 EVERYTHING: frozenset[Role] = frozenset({"row", "column", "scale", "shift", "other"})
 GROUP: frozenset[Role] = EVERYTHING - {"shift"}
 ROWS: frozenset[Role] = frozenset({"row"})
-# Layers whose weight is [in, out, ...].
+# Layers whose weight is [in, out, ...], where the recording does not show how it is used.
 _INPUTS_FIRST = (_ConvTransposeNd, nn.Embedding, nn.EmbeddingBag)
 
 
@@ -34,12 +35,14 @@ class Roles:
 
     parameters: Mapping[str, Tensor]
     owners: Mapping[str, nn.Module]
+    outputs: Mapping[str, frozenset[int]]
 
     @classmethod
-    def of(cls, model: nn.Module) -> Roles:
-        """Roles of one model's parameters of real numbers."""
+    def of(cls, model: nn.Module, structure: Structure) -> Roles:
+        """Roles of one model's parameters of real numbers; ``structure`` is of this model, or of a copy."""
         parameters = {n: p.detach() for n, p in model.named_parameters() if p.is_floating_point()}
-        return cls(parameters, {name: model.get_submodule(name.rpartition(".")[0]) for name in parameters})
+        owners = {name: model.get_submodule(name.rpartition(".")[0]) for name in parameters}
+        return cls(parameters, owners, output_dims(structure))
 
     def role(self, slot: Slot) -> Role | None:
         """The role of one slot; None of a buffer."""
@@ -51,8 +54,11 @@ class Roles:
         owner = self.owners[slot.parameter]
         if tensor.ndim < 2 or is_norm(owner) or neuron_kind(owner) is not None:
             return "scale" if is_norm(owner) else "other"
-        if slot.dim > 1:
+        outputs = self.outputs.get(slot.parameter)
+        if slot.dim > 1 or outputs == frozenset():
             return "other"
+        if outputs is not None:
+            return "row" if slot.dim in outputs else "column"
         return "row" if (slot.dim == 0) != isinstance(owner, _INPUTS_FIRST) else "column"
 
     def slots(self, group: Group, roles: frozenset[Role]) -> list[Slot]:

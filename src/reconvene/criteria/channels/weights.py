@@ -33,7 +33,7 @@ def slimming(subject: ChannelSubject) -> ChannelScores:
     Raises ``CriterionError`` for groups that pass through none.
     """
     scales: frozenset[Role] = frozenset({"scale"})
-    roles = Roles.of(subject.model)
+    roles = Roles.of(subject.model, subject.structure)
     without = [group.name for group in subject.structure.prunable if not roles.slots(group, scales)]
     if without:
         raise CriterionError(
@@ -58,7 +58,7 @@ def fpgm(subject: ChannelSubject) -> ChannelScores:
     ``order`` takes the smallest sum of distances to the channels that are left, again after every channel. Of equal
     filters all but one leave first, since that one replaces them exactly.
     """
-    roles = Roles.of(subject.model)
+    roles = Roles.of(subject.model, subject.structure)
     scores, order = [], []
     for group in subject.structure.prunable:
         total = np.zeros(group.width)
@@ -77,7 +77,7 @@ def fpgm(subject: ChannelSubject) -> ChannelScores:
 
 
 def _power_sums(subject: ChannelSubject, wanted: frozenset[Role], power: int) -> list[Floats]:
-    roles = Roles.of(subject.model)
+    roles = Roles.of(subject.model, subject.structure)
     values = {name: value.double().abs() ** power for name, value in roles.parameters.items()}
     return channel_sums(subject.structure, lambda group: roles.slots(group, wanted), values)
 
