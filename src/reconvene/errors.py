@@ -83,12 +83,22 @@ class UnknownNameError(ReconveneError):
     """A lookup by name failed; the message lists the names that exist, and first the one that is nearest."""
 
     def __init__(
-        self, kind: str, name: object, available: Iterable[str], *, nearest: Iterable[str] | None = None
+        self,
+        kind: str,
+        name: object,
+        available: Iterable[str],
+        *,
+        nearest: Iterable[str] | None = None,
+        advice: str = "",
     ) -> None:
-        """``nearest``: names that may be meant; by default the one of ``available`` that is spelt most alike."""
+        """``nearest``: names that may be meant; by default the one of ``available`` that is spelt most alike.
+
+        ``advice``: a last sentence, on what else to try.
+        """
         self.kind, self.name, self.available = kind, name, sorted(available)
         hint = suggestion(name, self.available) if nearest is None else _question(nearest)
-        super().__init__(f"unknown {kind} {name!r}.{hint} Available: {', '.join(self.available)}")
+        listed = ", ".join(self.available) + (f". {advice}" if advice else "")
+        super().__init__(f"unknown {kind} {name!r}.{hint} Available: {listed}")
 
 
 def suggestion(name: object, available: Iterable[str]) -> str:

@@ -233,6 +233,7 @@ def test_the_error_for_a_file_of_no_runtime_lists_the_known_endings(tmp_path: Pa
         deploy.run_file(tmp_path / "model.engine", images(1))
 
 
+@pytest.mark.slow
 def test_bench_sets_int8_beside_fp32_with_size_and_agreement() -> None:
     pytest.importorskip("onnxruntime")
     net = trained("resnet8").eval()

@@ -134,6 +134,7 @@ def homes(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
+@pytest.mark.slow
 def test_a_latency_in_int8_is_predicted_and_timed_with_int8_networks(
     homes: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

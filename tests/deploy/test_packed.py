@@ -224,6 +224,7 @@ def test_a_file_of_openvino_holds_half_the_bytes_of_int8(tmp_path: Path) -> None
     assert sizes[1] < 0.6 * sizes[0]
 
 
+@pytest.mark.slow
 def test_a_wrong_order_in_openvino_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("nncf")
     from reconvene.deploy.runtimes.openvino import packed

@@ -146,6 +146,7 @@ def test_layers_are_read_from_and_written_as_the_json_of_profiles_measured_befor
     assert LayerJob.from_dict(json.loads(written)).spec == layer.spec == LayerSpec.from_dict(layer.spec.to_dict())
 
 
+@pytest.mark.slow
 def test_what_this_machine_measured_once_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     with notes_to(said.append):
@@ -221,6 +222,7 @@ def test_a_device_that_is_never_at_rest_is_not_measured_for_ever(monkeypatch: py
     assert len(calls) <= 3 * probe.TRIES and noise > SLOW - 1
 
 
+@pytest.mark.slow
 def test_the_bundle_measures_where_reconvene_is_not_installed(tmp_path: Path) -> None:
     networks = [([[0, 8, 8], [0, 8, 4]], chain(2).to_bytes()), ([[0, 8, 8]], chain(1).to_bytes())]
     devices.write_probe_bundle(tmp_path / "probe.pyz", [job()], threads=1, precision="fp32", far=1, networks=networks)
@@ -290,6 +292,7 @@ def test_weights_that_come_from_far_away_cost_more() -> None:
     assert slow.seconds(narrow) == pytest.approx(fast.seconds(narrow))
 
 
+@pytest.mark.slow
 def test_whole_networks_correct_the_sum_of_layers_and_longer_networks_stay_longer() -> None:
     model = models.resolve_address("resnet20", {"width": 0.5}).build()
     structure, plain = fakes.of(model, IMAGE)

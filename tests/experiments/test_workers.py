@@ -62,6 +62,7 @@ def untimed(record: dict[str, Any]) -> dict[str, Any]:
     return {**record, "search": search, "training": training, "seconds": 0, "date": ""}
 
 
+@pytest.mark.slow
 def test_two_workers_of_which_one_is_killed_give_the_results_of_this_process(tmp_path: Path, killed: Path) -> None:
     pytest.importorskip("sklearn")
     runs = experiment(["uniform", "random"])

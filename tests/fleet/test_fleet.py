@@ -44,7 +44,7 @@ from support import device_fakes as fakes
 from support.paths import ROOT
 
 FILE = """\
-models: [resnet20, mobilenetv2]
+models: [resnet20, resnet8]
 args: {width: 0.25}
 criterion: magnitude
 export: [onnx]
@@ -170,7 +170,7 @@ def test_the_page_shows_the_network_of_each_device_and_budgets_that_were_not_met
             "{size: 40kB, precision: int4}",
             r"line 8: devices.chip.precision: 'int4' is none of fp32, int8",
         ),
-        ("models: [resnet20, mobilenetv2]\n", "", r"models is missing"),
+        ("models: [resnet20, resnet8]\n", "", r"models is missing"),
         ("criterion: magnitude", "criterion: magnitud", r"line 3: criterion: 'magnitud' is none of"),
         ("export: [onnx]\n", "export: [onxx]\n", r"line 4: entry 1 of export: 'onxx' is none of.*Did you mean 'onnx'"),
         ("{size: 40kB}", "{size: 40kB, models: [resnet2O]}", r"line 8: device chip: the fleet has no model 'resnet2O'"),
@@ -189,7 +189,7 @@ def test_the_page_shows_the_network_of_each_device_and_budgets_that_were_not_met
         ("{size: 40kB}", "{size: 40kB, profile: phone.json}", r"line 8: device chip: .*phone.json: No such file"),
         ("{size: 40kB}", "{size: 40kB, profile: phone}", r"line 8: device chip: .*'phone'"),
         ("{size: 40kB}", "{size: 40kB, round_to: -8}", r"line 8: devices.chip.round_to: expected at least 1, got -8"),
-        ("[resnet20, mobilenetv2]", "\n- resnet20\n- resnet21", r"line 3: .*'resnet21'"),
+        ("[resnet20, resnet8]", "\n- resnet20\n- resnet21", r"line 3: .*'resnet21'"),
         ("criterion: magnitude", "data: no/such/place", r"line 3: no data at"),
         ("criterion: magnitude", "seed: 99999999999999999999", r"line 3: seed 9+ is beyond 64 bits"),
         ("criterion: magnitude", "train: {epochs: true}", r"line 3: train.epochs: expected a whole number, got true"),
@@ -202,7 +202,7 @@ def test_the_page_shows_the_network_of_each_device_and_budgets_that_were_not_met
         ("  dust:", "  front-params.svg:", r"line 9: device 'front-params.svg' becomes a folder"),
         ("criterion: magnitude", "input: 3x-1x32", r"line 3: input: '3x-1x32' is not a shape"),
         ("criterion: magnitude", "limit: -3", r"line 3: limit: expected at least 1, got -3"),
-        ("[resnet20, mobilenetv2]", "[resnet20, resnet20]", r"line 1: .* twice"),
+        ("[resnet20, resnet8]", "[resnet20, resnet20]", r"line 1: .* twice"),
     ],
 )
 def test_a_mistake_in_the_file_is_reported_with_its_line(tmp_path: Path, old: str, new: str, why: str) -> None:
@@ -292,6 +292,7 @@ def test_as_many_processes_as_cores_and_jobs_where_nothing_is_trained(
     assert asked == [workers, 3, 0]
 
 
+@pytest.mark.slow
 def test_devices_with_the_same_budget_do_not_disturb_each_other(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     path = tmp_path / "fleet.yaml"
@@ -475,6 +476,7 @@ def test_where_no_budget_can_be_kept_the_fleet_says_why(tmp_path: Path) -> None:
     assert (tmp_path / "new" / "fleet.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_so_small_is_refused() -> None:
     model = resolve_address("resnet20", {"width": 0.25}).build()
     # The floor of the weights' file is above that of the exported one: what counts is the file itself.
@@ -516,7 +518,7 @@ def test_a_fleet_trains_each_of_its_networks_and_picks_the_one_with_the_best_acc
     pytest.importorskip("sklearn")
     path = tmp_path / "fleet.yaml"
     path.write_text(
-        "models: [resnet20, mobilenetv2]\nargs: {width: 0.25, num_classes: 10}\ncriterion: magnitude\n"
+        "models: [resnet20, resnet8]\nargs: {width: 0.25, num_classes: 10}\ncriterion: magnitude\n"
         "data: digits\nlimit: 60\ntrain: {epochs: 1, batch_size: 30}\ndevices:\n  board: {params: 2x}\n"
     )
     result = run_fleet(read_fleet(path), tmp_path / "out")

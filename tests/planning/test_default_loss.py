@@ -52,3 +52,11 @@ def test_outputs_without_scores_need_a_loss(user: str) -> None:
     with pytest.raises(CriterionError, match=rf"^{user}: the model returns a tuple, .*Pass loss="):
         USERS[user](TwoHeads())
     assert USERS[user](TwoHeads(), loss=first_head) is not None
+
+
+@pytest.mark.parametrize("user", [user for user in USERS if user != "prune_and_regrow"])
+def test_data_without_targets_need_a_loss(user: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "DATA", [(IMAGES, None)])
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardswish(), nn.Conv2d(8, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(CriterionError, match=rf"^{user}: the data has no targets, .* or loss="):
+        USERS[user](net)

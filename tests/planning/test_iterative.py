@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 
 import pytest
 import torch
+from torch import nn
 
 import reconvene as rc
 from reconvene.costs.model import CostModel
@@ -138,3 +140,38 @@ def test_paces_go_from_all_to_the_budget(pace: str, halfway: float):
     schedule = PruningSchedule(2, pace, {"macs": "4x"}, {"macs": 1000.0}, {"macs": 250.0}, {})
     assert [schedule.budget(step).asked["macs"] for step in (1, 2)] == [int(1000 * halfway), 250]
     assert PruningSchedule.from_dict(json.loads(json.dumps(schedule.to_dict()))) == schedule
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(6, 16), nn.Linear(16, 4)
+        self.layer = nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer(self.embed(x)).mean(1))
+
+
+@pytest.mark.parametrize("widths", [{"embed": 12}, {"layer.self_attn": 0.5}, {"layer.linear1": 20}])
+def test_widths_that_one_cut_accepts_are_reached_in_steps(widths):
+    net, x = Attention().eval(), torch.randn(2, 5, 6)
+    at_once = rc.plan(net, x, rc.Budget(params="1.05x"), trained=True, widths=widths).apply(net)
+    in_steps = rc.prune_iteratively(net, x, rc.Budget(params="1.05x"), 3, widths=widths)
+    chosen = {"embed": "embed.weight", "layer.self_attn": "layer.self_attn.in_proj_weight"}
+    name = chosen.get(next(iter(widths)), "layer.linear1.weight")
+    assert (
+        in_steps.get_parameter(name).shape[0] == at_once.get_parameter(name).shape[0] < net.get_parameter(name).shape[0]
+    )
+
+
+@pytest.mark.parametrize(("layer", "wrong", "near"), [("shuffled", 10, "8 or 12"), ("grouped", 6, "4 or 8")])
+def test_a_width_that_cannot_be_met_exactly_names_the_nearest(layer, wrong, near):
+    net = nn.Sequential(OrderedDict(
+        first=nn.Conv2d(3, 16, 1), grouped=nn.Conv2d(16, 16, 3, groups=4), relu=nn.ReLU(),
+        shuffled=nn.Conv2d(16, 32, 3, padding=1), shuffle=nn.PixelShuffle(2), last=nn.Conv2d(8, 3, 3),
+    ))  # fmt: skip
+    x = torch.randn(2, 3, 8, 8)
+    with pytest.raises(ArgumentError, match=rf"widths\['{layer}'\]={wrong}: .* leave 4 at a time. Try: {near}"):
+        rc.plan(net, x, rc.Budget(params="1.1x"), trained=True, widths={layer: wrong})
+    small = rc.plan(net, x, rc.Budget(params="1.1x"), trained=True, widths={layer: 8}).apply(net)
+    assert small.get_submodule(layer).out_channels == 8

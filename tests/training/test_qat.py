@@ -221,6 +221,7 @@ def test_it_is_exact_and_resumes_and_leaves_an_ordinary_module(aware: Any, train
     assert result.ranges is not None and len(result.ranges) >= 6
 
 
+@pytest.mark.slow
 def test_int8_that_ruins_a_network_does_not_ruin_one_that_was_trained_for_it(
     aware: Any, trained: nn.Module, digits: Dataset, tmp_path: Path
 ) -> None:

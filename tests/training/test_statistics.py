@@ -168,6 +168,7 @@ def test_what_is_warned_of(accuracy: float, predicted: int, chance: float, warne
     assert (text is None) if warned is None else (text is not None and warned in text and "3 distinct" in text)
 
 
+@pytest.mark.slow
 def test_the_commands_warn(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     from reconvene import artifact
     from reconvene.cli import main

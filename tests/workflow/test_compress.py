@@ -193,6 +193,7 @@ def test_bits_follow_pruning_and_training(recipe: Callable[..., dict[str, Any]],
     assert result.stages[-1].costs["size"] < result.stages[-2].costs["size"]
 
 
+@pytest.mark.slow
 def test_two_stages_of_a_recipe_do_what_the_two_commands_do(
     recipe: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:

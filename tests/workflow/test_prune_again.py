@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ import torch
 import reconvene as rc
 from reconvene import artifact
 from reconvene.costs import Budget
-from reconvene.errors import ArtifactError, PlanError
+from reconvene.data import Dataset
+from reconvene.errors import ArtifactError, DataError, PlanError
 from reconvene.models import resolve_address
 from reconvene.surgery.compose import compose_plans
-from reconvene.workflow import Pruning, prune_artifact
+from reconvene.training import TrainConfig
+from reconvene.workflow import Pruning, Tuned, prune_artifact, prune_in_steps, train
 
 FEW_BITS = {"bits": (0, 2, 4, 8), "activation_bits": (2, 4, 8)}
 pytestmark = pytest.mark.filterwarnings("ignore::reconvene.planning.pruning.UntrainedWeightsWarning")
@@ -64,3 +67,21 @@ def test_bits_are_never_lost_on_the_way(first: Path, tmp_path: Path) -> None:
     without = rc.plan(plan.apply(dense), torch.randn(1, 3, 16, 16), Budget(params="1.2x"), trained=True)
     with pytest.raises(PlanError, match="decides bits of weights, and the second one does not"):
         compose_plans(dense, torch.randn(1, 3, 16, 16), plan, without)
+
+
+@pytest.mark.parametrize("in_steps", [False, True])
+def test_data_of_other_classes_are_refused_before_anything_is_cut(
+    first: Path, tmp_path: Path, digits: Dataset, in_steps: bool
+) -> None:
+    trained = tmp_path / "trained"
+    source = resolve_address("resnet20", {"width": 0.25, "num_classes": 10}, input_shape=(3, 32, 32))
+    prune_artifact(source, trained, budget=Budget(params="1.2x"))
+    train(trained, digits, epochs=1, config=TrainConfig(precision="fp32"))
+    other = replace(digits, classes=tuple(f"class {name}" for name in digits.classes))
+    options = {"budget": Budget(params="2x"), "pruning": Pruning(trained=True, rectify="keep"), "base": trained}
+    with pytest.raises(DataError, match=r"is not what the model in .*trained was trained on"):
+        if in_steps:
+            prune_in_steps(source, tmp_path / "cut", tuned=Tuned(steps=1), dataset=other, **options)
+        else:
+            prune_artifact(source, tmp_path / "cut", data=lambda: other, **options)
+    assert not (tmp_path / "cut").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -25,14 +26,16 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     """Put the weights of a ``.safetensors`` file, or of a checkpoint of ``torch.save``, into ``model``, in place.
 
     A checkpoint is read with ``weights_only``, so nothing in it runs; weights may lie in its entry ``state_dict`` or
-    ``model``, and their names may begin with ``module.``, as ``DataParallel`` leaves them.
+    ``model``, and their names may begin with ``module.``, as ``DataParallel`` leaves them. As PyTorch does, it takes
+    files that lack the batch counters of norms, or that hold a shared tensor under one of its names. DenseNets of
+    torchvision are published with names such as ``norm.1.weight`` for ``norm1.weight``.
 
     Raises:
         ArtifactError: the file cannot be read, or a weight is missing, unknown or of another shape; the message names
             the first one.
     """
-    state = _read(Path(path))
     expected = model.state_dict()
+    state = _completed(model, {_renamed(name, expected): value for name, value in _read(Path(path)).items()})
     missing = [name for name in expected if name not in state]
     unknown = [name for name in state if name not in expected]
     if missing or unknown:
@@ -51,6 +54,21 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
                 "(--model-arg num_classes=...)?"
             )
     model.load_state_dict(state)
+
+
+def _renamed(name: str, expected: Mapping[str, Tensor]) -> str:
+    """The name as DenseNets of torchvision have it now, where the model knows that one and not the name itself."""
+    renamed = re.sub(r"\.(norm|relu|conv)\.([12])\.", r".\1\2.", name)
+    return renamed if name not in expected and renamed in expected else name
+
+
+def _completed(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights with those that a file may leave out: counters of batches, and further names of shared tensors."""
+    tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    stored_as = {id(tensors[name]): name for name in state if name in tensors}
+    shared = {name: state[stored_as[id(t)]] for name, t in tensors.items() if name not in state and id(t) in stored_as}
+    counters = {name: torch.zeros_like(t) for name, t in tensors.items() if name.endswith("num_batches_tracked")}
+    return counters | shared | state
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -152,6 +152,11 @@ def loss_of(loss: Loss | None, output: Any, target: Any, *, user: str, temperatu
             f"{user}: the model returns a {type(output).__name__}, and the default loss "
             "(cross entropy) needs a tensor of logits. Pass loss=, a function of (output, target)."
         )
+    if target is None:
+        raise CriterionError(
+            f"{user}: the data has no targets, and the default loss (cross entropy) needs labels. Pass batches of "
+            "(inputs, labels), or loss=, a function of (output, None)."
+        )
     return F.cross_entropy(output / temperature, target)
 
 

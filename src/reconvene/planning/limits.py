@@ -24,13 +24,15 @@ class LayerLimits:
     """What was asked of single layers, by name or pattern (``stem.*``); a name stands for all layers in it.
 
     ``keep``: layers of which nothing changes, neither what they give nor what they read. ``widths``: how many channels
-    layers give: a share in (0, 1] or a count, exactly.
+    layers give: a share in (0, 1] or a count, exactly. ``groups``: widths of groups by their names, for the steps of an
+    iterative pruning.
 
     Raises ``ArgumentError`` for a width that is neither.
     """
 
     keep: tuple[str, ...] = ()
     widths: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    groups: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:
         for name, width in self.widths.items():
@@ -64,10 +66,12 @@ class LayerLimits:
 
         Raises:
             UnknownNameError: no layer has this name.
-            ArgumentError: the layers' channels cannot leave, are fewer, or belong to a group with another width.
+            ArgumentError: the layers' channels cannot leave, are fewer, leave several at a time that do not divide the
+                number, or belong to a group with another width.
         """
         roles, fixed, asked_by = Roles.of(model, structure), dict[int, int](), dict[int, str]()
         names = {id(parameter): name for name, parameter in model.named_parameters()}
+        fixed |= {g: self.groups[group.name] for g, group in enumerate(structure.prunable) if group.name in self.groups}
         for pattern, asked in self.widths.items():
             layers = matching(model, pattern, "layer of a width")
             parameters = {names[id(p)] for _, module in layers for p in module.parameters(recurse=False)}
@@ -81,6 +85,12 @@ class LayerLimits:
                     raise ArgumentError(
                         f"widths[{pattern!r}]={asked!r}: {group.name} has {group.width * times} channels"
                     )
+                if not _is_share(asked) and width * times != asked:
+                    near = [count for count in (asked // times * times, width * times) if count]
+                    raise ArgumentError(
+                        f"widths[{pattern!r}]={asked!r}: channels of {group.name} leave {times} at a time. Try: "
+                        f"{' or '.join(f'{count:g}' for count in near)}"
+                    )
                 if fixed.setdefault(g, width) != width:
                     raise ArgumentError(
                         f"widths: {asked_by[g]!r} asks for {fixed[g]} channels of {group.name}, and {pattern!r} for "
@@ -88,18 +98,6 @@ class LayerLimits:
                     )
                 asked_by[g] = pattern
         return fixed
-
-    def counts(self, model: nn.Module, structure: Structure) -> dict[str, tuple[int, int]]:
-        """For every layer with a width, by the name of its group: how many channels it gives, and how many are asked.
-
-        Errors as for ``fixed``.
-        """
-        roles, result = Roles.of(model, structure), {}
-        for g, width in self.fixed(model, structure).items():
-            group = structure.prunable[g]
-            times = roles.slots(group, ROWS)[0].index.shape[1]
-            result[group.name] = group.width * times, width * times
-        return result
 
 
 def matching(model: nn.Module, pattern: str, kind: str) -> list[tuple[str, nn.Module]]:

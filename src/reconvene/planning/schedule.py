@@ -14,7 +14,8 @@ from reconvene.errors import UnknownNameError
 from reconvene.planning.limits import LayerLimits
 from reconvene.planning.options import Options
 from reconvene.planning.pruning import plan_by
-from reconvene.structure import analyse
+from reconvene.structure import Structure, analyse
+from reconvene.structure.pruned_sizes import settle
 
 PACES: dict[str, Callable[[float, float], float]] = {
     "geometric": lambda share, progress: share**progress,
@@ -34,7 +35,7 @@ class PruningSchedule:
         asked: the budget as it is written.
         dense: by cost, what the dense network needs.
         limits: by cost, what the last step keeps.
-        widths: by group, how many channels its layer has and how many the last step leaves, where that was asked.
+        widths: by group, the widths that the steps leave, where a width was asked for.
     """
 
     steps: int
@@ -42,7 +43,7 @@ class PruningSchedule:
     asked: Mapping[str, Any]
     dense: Mapping[str, float]
     limits: Mapping[str, float]
-    widths: Mapping[str, tuple[int, int]]
+    widths: Mapping[str, list[int]]
 
     @classmethod
     def of(
@@ -66,10 +67,10 @@ class PruningSchedule:
         if pace not in PACES:
             raise UnknownNameError("pace of steps", pace, PACES)
         goal = plan_by(model, example_inputs, budget, options)
-        widths: dict[str, tuple[int, int]] = {}
+        widths: dict[str, list[int]] = {}
         if options.limits.widths:
             structure = options.limits.hold(model, analyse(model, example_inputs))
-            widths = options.limits.counts(model, structure)
+            widths = _widths_of_steps(structure, options.limits.fixed(model, structure), steps, PACES[pace])
         asked = dict(budget.asked)
         dense = {cost: goal.costs["dense"][cost] for cost in asked}
         return cls(steps, pace, asked, dense, {cost: goal.limits[cost] for cost in asked}, widths)
@@ -86,11 +87,8 @@ class PruningSchedule:
         """The options of a step: widths that were asked for are approached as costs are."""
         if not self.widths:
             return options
-        counts = {
-            name: max(round(dense * PACES[self.pace](width / dense, step / self.steps)), width, 1)
-            for name, (dense, width) in self.widths.items()
-        }
-        return replace(options, limits=LayerLimits(options.limits.keep, counts))
+        groups = {name: widths[step - 1] for name, widths in self.widths.items()}
+        return replace(options, limits=LayerLimits(options.limits.keep, groups=groups))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -99,8 +97,28 @@ class PruningSchedule:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PruningSchedule:
         """Undo ``to_dict``, after JSON."""
-        widths = {name: (int(dense), int(width)) for name, (dense, width) in values["widths"].items()}
+        widths = {name: [int(width) for width in of_steps] for name, of_steps in values["widths"].items()}
         return cls(**{**values, "widths": widths})
+
+
+def _widths_of_steps(
+    structure: Structure, last: Mapping[int, int], steps: int, pace: Callable[[float, float], float]
+) -> dict[str, list[int]]:
+    """The widths of groups (their places in ``structure.prunable``) that steps leave on the way to the last ones.
+
+    Where pieces of a tensor must stay equal, such as heads of attention, a step leaves the next larger width that fits.
+    """
+    dense = structure.widths
+    result: dict[str, list[int]] = {structure.prunable[g].name: [] for g in last}
+    for step in range(1, steps + 1):
+        widths = dense.copy()
+        for g, width in last.items():
+            widths[g] = max(round(int(dense[g]) * pace(width / int(dense[g]), step / steps)), width, 1)
+        if step < steps:
+            widths = settle(structure.balances, widths, dense)
+        for g in last:
+            result[structure.prunable[g].name].append(int(widths[g]))
+    return result
 
 
 def amount_text(cost: str, value: float) -> int | str:

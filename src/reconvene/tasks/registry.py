@@ -25,7 +25,8 @@ def task_compared_by(metric: str | None) -> Task:
 def task_named(name: str) -> Task:
     """The task of that name. Raises UnknownNameError, which lists what exists."""
     if name not in TASKS:
-        raise UnknownNameError("task", name, TASKS)
+        advice = "For a task of your own, name its module in the environment variable RECONVENE_PLUGINS"
+        raise UnknownNameError("task", name, TASKS, advice=advice)
     return TASKS[name]
 
 

@@ -12,9 +12,10 @@ from reconvene.artifact import Artifact
 from reconvene.data import Dataset, Preprocessing
 from reconvene.data.source import stratified
 from reconvene.deploy import Bundled, Exported, write_bundle
-from reconvene.errors import ArtifactError, DataError, ExportError
+from reconvene.errors import ExportError
 from reconvene.tasks import DEFAULT
 from reconvene.utils.progress import stage
+from reconvene.workflow.inputs import preparation
 
 TEST_IMAGES = 16
 
@@ -61,33 +62,6 @@ def bundle(
             model=stored.source.address,
             results=results(stored),
         )
-
-
-def preparation(stored: Artifact, dataset: Dataset | None) -> Preprocessing:
-    """What pictures go through: as in training, or where nothing was trained, as the dataset says."""
-    preprocessing = stored.preprocessing
-    if preprocessing is None:
-        if dataset is None:
-            raise ArtifactError(
-                f"{stored.folder} does not say how its images are prepared or what its classes are called: it was not "
-                "trained by this version. Name the data that it is for (--data), or train it"
-            )
-        return dataset.preprocessing
-    alike = ("task", "classes", "shape")
-    if dataset is not None and any(
-        getattr(dataset.preprocessing, name) != getattr(preprocessing, name) for name in alike
-    ):
-        raise DataError(
-            f"{dataset.name} ({_describe(dataset.preprocessing)}) is not what the model in {stored.folder} was trained "
-            f"on ({_describe(preprocessing)}). Try: --data with that data"
-        )
-    return preprocessing
-
-
-def _describe(preprocessing: Preprocessing) -> str:
-    some = ", ".join(preprocessing.classes[:3]) + ", ..." * (len(preprocessing.classes) > 3)
-    shape = "x".join(map(str, preprocessing.shape))
-    return f"{shape}, {preprocessing.task}" + (f", {len(preprocessing.classes)} classes: {some}" if some else "")
 
 
 def results(stored: Artifact) -> dict[str, str]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reconvene.artifact import Artifact
-from reconvene.data import Dataset, load_data
+from reconvene.data import Dataset, Preprocessing, load_data
+from reconvene.errors import ArtifactError, DataError
 from reconvene.models import ModelSource, resolve_address
 from reconvene.tasks import DEFAULT
 
@@ -72,3 +73,34 @@ def recorded_task(directory: Path | None) -> str:
     """The task that an artifact was trained for; the default where it was not, or without an artifact."""
     preprocessing = None if directory is None else Artifact.open(directory).preprocessing
     return DEFAULT.name if preprocessing is None else preprocessing.task
+
+
+def preparation(stored: Artifact, dataset: Dataset | None) -> Preprocessing:
+    """What pictures go through: as in training, or where nothing was trained, as the dataset says.
+
+    Raises DataError for data of another task, shape or other classes than the network was trained on; ArtifactError
+    where neither says anything.
+    """
+    preprocessing = stored.preprocessing
+    if preprocessing is None:
+        if dataset is None:
+            raise ArtifactError(
+                f"{stored.folder} does not say how its images are prepared or what its classes are called: it was not "
+                "trained by this version. Name the data that it is for (--data), or train it"
+            )
+        return dataset.preprocessing
+    alike = ("task", "classes", "shape")
+    if dataset is not None and any(
+        getattr(dataset.preprocessing, name) != getattr(preprocessing, name) for name in alike
+    ):
+        raise DataError(
+            f"{dataset.name} ({_describe(dataset.preprocessing)}) is not what the model in {stored.folder} was trained "
+            f"on ({_describe(preprocessing)}). Try: --data with that data"
+        )
+    return preprocessing
+
+
+def _describe(preprocessing: Preprocessing) -> str:
+    some = ", ".join(preprocessing.classes[:3]) + ", ..." * (len(preprocessing.classes) > 3)
+    shape = "x".join(map(str, preprocessing.shape))
+    return f"{shape}, {preprocessing.task}" + (f", {len(preprocessing.classes)} classes: {some}" if some else "")

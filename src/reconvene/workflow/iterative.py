@@ -36,6 +36,7 @@ from reconvene.training.log import LOG_NAME
 from reconvene.utils.files import PENDING, write_atomic
 from reconvene.utils.locks import alone_in
 from reconvene.utils.progress import note, stage
+from reconvene.workflow.inputs import preparation
 from reconvene.workflow.origin import DENSE, Origin
 from reconvene.workflow.pictures import PICTURES, draw_predictions, write_pictures
 from reconvene.workflow.prune import (
@@ -101,6 +102,8 @@ def prune_in_steps(
     origin.require_other_folder(folder)
     with stage(f"building {source.address}"):
         model = origin.build(allow_import=allow_import)
+    if base is not None:
+        preparation(artifact.Artifact.open(base), dataset)
     try_model(model, dataset)
     asked = run.asked(model)
     with alone_in(folder, error=ArtifactError):

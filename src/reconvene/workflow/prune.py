@@ -37,6 +37,7 @@ from reconvene.training.checkpoint import CHECKPOINT_NAME
 from reconvene.training.log import LOG_NAME
 from reconvene.utils.files import unwritable
 from reconvene.utils.progress import note, stage
+from reconvene.workflow.inputs import preparation
 from reconvene.workflow.origin import DENSE, Origin
 from reconvene.workflow.pictures import PICTURES
 
@@ -127,7 +128,7 @@ def prune_artifact(
     inputs = example_inputs(source.input_shape, seed=pruning.seed)
     samples = None if data is None else Samples(data, seed=pruning.seed, most=TRAINED_SAMPLES * pruning.trained)
     if samples is not None and pruning.trained:
-        samples.try_on(model)
+        samples.try_on(model, base)
     with stage(f"pruning to {budget}"):
         options = pruning.options(samples, task)
         small, plan, report = prune_by(model, inputs, budget, options, rectify=pruning.rectify)
@@ -238,11 +239,14 @@ class Samples:
         """The loss that criteria take; None: their own cross entropy, at a temperature, for untrained classifiers."""
         return self.loss if trained or task not in (None, DEFAULT.name) else None
 
-    def try_on(self, model: nn.Module) -> None:
+    def try_on(self, model: nn.Module, base: Path | None = None) -> None:
         """Find out before anything is scored whether the model takes the images and the task reads its outputs.
 
-        Raises TrainingError.
+        ``base``: the artifact of the model, if it is of one. Raises TrainingError, and DataError for data of another
+        task or of other classes than the artifact was trained on.
         """
+        if base is not None:
+            preparation(artifact.Artifact.open(base), self._dataset)
         try_model(model, self._dataset)
 
     @cached_property
