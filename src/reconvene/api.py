@@ -127,8 +127,8 @@ def rectify(
             and ``reconstruct`` fits the kept weights to what the dense network gives on data, then recalibrates.
         seed: of the fresh weights, and of what data draw; the plan's by default.
         model: the dense network, for ``reconstruct``; only read.
-        data: for ``recalibrate`` (about 2,000 examples are read) and ``reconstruct`` (512): batches of inputs, or with
-            targets, which are not read.
+        data: for ``recalibrate`` (about 2,000 examples) and ``reconstruct`` (512), taken evenly from all data that have
+            a length: batches of inputs, or with targets, which are not read.
         progress: as for ``plan``.
 
     Raises:

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import reconvene as rc
 from reconvene.errors import DataError, ModelError
 from reconvene.rectifier import recalibrate
+from reconvene.rectifier.examples import few_of, gathered
 from reconvene.rectifier.least_squares import PENALTIES, fit_weights
 from reconvene.structure import analyse
 from reconvene.structure.replay import replay
@@ -336,3 +338,93 @@ def test_a_lost_mean_is_left_to_a_norm_only_where_nothing_else_reads(
     plan = cut(net, x, {"first": [0, 1, 2, 3]})
     rc.rectify(plan.apply(net), plan, x, how="reconstruct", model=net, data=[images(16, 3, 4, 4)])
     assert asked == [not skip]
+
+
+class Counted(Dataset[Tensor]):
+    """Numbers in ascending order, as a folder lists pictures class by class, and which of them were asked for."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.asked = count, []
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Tensor:
+        self.asked.append(index)
+        return torch.tensor([float(index)])
+
+
+def test_of_sorted_data_a_loader_reads_a_few_examples_of_every_stretch() -> None:
+    data = Counted(1000)
+    batches = list(few_of(DataLoader(data, batch_size=10), 40))
+    assert sorted(data.asked) == list(range(0, 1000, 25))  # no other is decoded
+    assert [len(batch) for batch in batches] == [10] * 4
+    assert all(float(batch.min()) < 100 and float(batch.max()) >= 900 for batch in batches)  # each is of all data
+
+
+def test_a_loader_of_no_more_examples_than_wanted_is_read_as_it_is() -> None:
+    for loader in (DataLoader(Counted(40), batch_size=16, shuffle=True), [images(3, 2)], iter([images(3, 2)])):
+        assert few_of(loader, 40) is loader
+    parts = [images(3, 2), images(5, 2, seed=1)]
+    assert torch.equal(gathered(parts, 8, to_the_end=True)[0], torch.cat(parts))
+
+
+@pytest.mark.parametrize("sizes", [[10] * 50, [7, 1, 90, 3, 2, 60, 300]])
+def test_examples_are_gathered_from_all_batches(sizes: list[int]) -> None:
+    batches = torch.arange(float(sum(sizes)))[:, None].split(sizes)
+    (found,) = gathered(batches, 20, to_the_end=True)
+    numbers = found.flatten().sort().values
+    assert len(numbers) == 20 and float(numbers.diff().max()) <= 3 * sum(sizes) / 20
+    assert (
+        len(gathered(batches, 5, to_the_end=False)[0]) == 5 and float(gathered(batches, 5, to_the_end=False)[0][0]) == 0
+    )
+    halves = found.flatten().chunk(2)  # one of them judges the other
+    assert all(float(half.min()) < 0.2 * sum(sizes) and float(half.max()) > 0.7 * sum(sizes) for half in halves)
+
+
+class Endless(IterableDataset[Tensor]):
+    def __iter__(self):
+        while True:
+            yield images(1, 3)[0]
+
+
+def test_norms_are_recalibrated_from_all_of_sorted_data() -> None:
+    sorted_data = torch.arange(400.0)[:, None]
+    whole = [sorted_data[start : start + 4] for start in range(0, 400, 4)]
+    for data in (DataLoader(TensorDataset(sorted_data), batch_size=4), whole):
+        net = nn.Sequential(nn.Identity(), nn.BatchNorm1d(1))
+        recalibrate(net, data, examples=40)
+        assert net[1].num_batches_tracked == 10 and float(net[1].running_mean) == pytest.approx(200, abs=20)
+    variance = float(net[1].running_var)
+    recalibrate(net, DataLoader(TensorDataset(sorted_data), batch_size=4), examples=40)
+    assert float(net[1].running_var) > 1000 * variance  # batches of a loader mix what lay apart
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    assert recalibrate(net, DataLoader(Endless(), batch_size=8), examples=40) == ["1"]
+    assert net[1].num_batches_tracked == 5
+
+
+@pytest.mark.parametrize("sizes", [(10, 12, 9), (10, 1, 1)])
+def test_layers_are_fitted_on_batches_of_different_shapes(sizes: tuple[int, ...]) -> None:
+    """Padded texts and pictures of several scales: no batch of all examples can be made."""
+    net, x = Decoder(), images(2, 3, 10)
+    copies(net, "first", None, {4: (0, 2.0), 5: (1, 0.5)})
+    plan = cut(net, x, {"first": [0, 1, 2, 3]})
+    small = plan.apply(net)
+    data = [images(60, 3, length, seed=length) for length in sizes]
+    report = rc.rectify(small, plan, x, "reconstruct", model=net, data=data)
+    assert {row.layer for row in report.rows if row.action.startswith("reconstructed")} >= {"up"}
+    test = images(8, 3, 14, seed=2)
+    torch.testing.assert_close(small(test), net(test), atol=1e-4, rtol=1e-3)
+
+
+def test_batches_of_different_shapes_give_as_good_a_fit_as_one_batch() -> None:
+    net, x = convolutions(), images(2, 3, 8, 8)
+    plan = cut(net, x, {"0": [0, 1, 2, 3, 4], "3": [0, 1, 2, 3]})
+    test, errors = images(64, 3, 8, 8, seed=5), []
+    for height in (8, 7):  # behind the stride both are 4 high
+        small = plan.apply(net)
+        data = [images(64, 3, 8, 8), images(64, 3, height, 8, seed=1)]
+        report = rc.rectify(small, plan, x, "reconstruct", model=net, data=data)
+        assert all(row.action.startswith("reconstructed") for row in report.rows if row.layer in ("3", "6"))
+        errors.append(float((small(test) - net(test)).detach().square().mean()))
+    assert errors[1] == pytest.approx(errors[0], rel=0.3)

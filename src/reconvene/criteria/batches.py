@@ -65,8 +65,7 @@ class Batches:
         torch.manual_seed(self._seed)
         batches = samples = 0
         classes: set[int] = set()
-        total = len(self._data) if isinstance(self._data, Sized) else None
-        for batch in track(self._data, "batches of data", total=total):
+        for batch in track(self._data, "batches of data", total=batch_count(self._data)):
             inputs, target = map_tensors(lambda tensor: _plain(tensor).to(self._device), self._parts(batch, batches))
             batches += 1
             samples += samples_in(inputs, target)
@@ -105,10 +104,17 @@ class Batches:
         raise self._error(f"batch {number} of the data is a {type(batch).__name__}, not a pair. {EXPECTED}.{without}")
 
 
+def batch_count(data: Any) -> int | None:
+    """How many batches data hold, where they say so without being read."""
+    try:
+        return len(data) if isinstance(data, Sized) else None
+    except TypeError:  # a loader has a length only if its data set has one
+        return None
+
+
 def loader_examples(data: Any) -> int | None:
     """Examples of the data set behind a loader, where both say so without being read."""
-    dataset = data.dataset if isinstance(data, DataLoader) else None
-    return len(dataset) if isinstance(dataset, Sized) else None
+    return batch_count(data.dataset) if isinstance(data, DataLoader) else None
 
 
 def samples_in(inputs: Any, target: Any = None) -> int:

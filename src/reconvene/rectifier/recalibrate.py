@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reconvene.criteria.batches import Batches, argument_names, loader_examples, samples_in
+from reconvene.criteria.batches import Batches, argument_names, batch_count, loader_examples, samples_in
 from reconvene.criteria.gradients import explained
 from reconvene.errors import DataError
 from reconvene.rectifier.calibration import undisturbed
+from reconvene.rectifier.examples import few_of
 from reconvene.structure import call
 from reconvene.utils.norms import averages_statistics
 from reconvene.utils.progress import stage
@@ -37,11 +38,16 @@ def recalibrate(
     no batch reached, and norms whose statistics nothing updates (frozen batch norms), keep what they have. A single
     example that is left over behind larger batches is not read, since it may have no variance.
 
+    Data may be sorted by class. Of a ``DataLoader`` whose data set has indices, examples are spread evenly over all
+    data and mixed in every batch; of other data that say how many batches they hold, whole batches are, and a variance
+    is only as good as the mixture of classes within a batch. Data without a length may never end: their first examples
+    are taken, as are all examples of data that hold no more.
+
     Args:
         model: the network.
         data: batches as ``Batches`` takes them; targets are not read.
         example_inputs: say which entries of batches that are mappings the model takes; else its signature does.
-        examples: no further batch is read once so many examples were.
+        examples: no further batch is taken once so many examples were.
         seed: of what the data draws.
 
     Raises:
@@ -50,8 +56,11 @@ def recalibrate(
     norms = {name: module for name, module in model.named_modules() if averages_statistics(module)}
     if not norms:
         return []
-    batches = enumerate(inputs_of(model, data, example_inputs, "recalibrate", seed))
-    work_name, total = "recalibrating norms", min(examples, _count(data) or examples)
+    few = data if data is None else few_of(data, examples)
+    batches = enumerate(inputs_of(model, few, example_inputs, "recalibrate", seed))
+    held = _count(data)
+    work_name, total = "recalibrating norms", min(examples, held or examples)
+    stretches = batch_count(data) if few is data and (held is None or held > examples) else None
     with (
         undisturbed(model, seed=seed),
         _fresh_statistics(norms) as calls,
@@ -61,7 +70,8 @@ def recalibrate(
         for number, inputs in batches:
             size = samples_in(inputs)
             largest = max(largest, size)
-            if size == 1 < largest:
+            ahead = stretches is not None and samples * stretches >= examples * (number + 1)
+            if ahead or size == 1 < largest:
                 continue
             with explained("rectify how='recalibrate'", number, DataError):
                 call(model, inputs)

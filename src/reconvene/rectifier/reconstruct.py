@@ -7,27 +7,26 @@ through each network.
 
 from __future__ import annotations
 
-import weakref
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from reconvene.criteria.batches import samples_in
+from reconvene.criteria.batches import batch_count, samples_in
 from reconvene.criteria.gradients import explained
 from reconvene.errors import DataError
 from reconvene.rectifier.calibration import undisturbed
+from reconvene.rectifier.examples import few_of, gathered
 from reconvene.rectifier.layers import weighted_layers
 from reconvene.rectifier.least_squares import Positions, fit_weights, input_rows, output_rows, refusal, spatial_shape
+from reconvene.rectifier.readers import Readers
 from reconvene.rectifier.recalibrate import following, inputs_of
-from reconvene.structure import call, tensors_in
+from reconvene.structure import call
 from reconvene.surgery.ranges import from_text
 from reconvene.utils.norms import averages_statistics
 from reconvene.utils.progress import Stage, stage
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     from reconvene.surgery import Plan
 
 _EXAMPLES = 512
-# Of the examples that go through the networks at once.
-MOST_VALUES = 2**25
 # Rows of a least squares problem: so many an unknown, within bounds.
 ROWS_EACH, FEWEST_ROWS, MOST_ROWS = 8, 2048, 16384
 
@@ -57,6 +54,10 @@ def reconstruct(
     Norms that keep statistics see those of the examples meanwhile, and keep them; ``recalibrate`` gives them better
     ones. Layers that are no product with a weight, or that run more than once, keep their weights.
 
+    Data may be sorted by class, so examples are spread evenly over data that say how many batches they hold. Others may
+    never end: of these the first examples are taken. Where batches differ in shape, all examples pass through the small
+    network once for every layer, not once in all.
+
     Args:
         small: what ``plan.apply`` gave, with the weights of ``model``.
         plan: the plan.
@@ -74,22 +75,19 @@ def reconstruct(
     """
     work = _Work(small, plan, seed)
     with undisturbed(model, seed=seed), stage("reading examples"):  # data may draw
-        batch = _gather(inputs_of(model, data, example_inputs, "reconstruct", seed), examples)
-    with (
-        undisturbed(model, seed=seed),
-        work.hooked(model, work.see_dense),
-        work.reads_of(model),
-        stage("running the model"),
-    ):
-        _run(model, batch)
-    norms = [module for module in small.modules() if averages_statistics(module)]
-    with (
-        undisturbed(small, seed=seed),
-        following(norms, momentum=1.0),
-        work.hooked(small, work.fit),
-        stage("fitting layers", len(work.small), summary=False) as work.stage,
-    ):
-        _run(small, batch)
+        few = data if data is None else few_of(data, examples)
+        batches = inputs_of(model, few, example_inputs, "reconstruct", seed)
+        parts = _without_single(gathered(batches, examples, to_the_end=batch_count(few) is not None))
+    with work.reads_of(model), stage("running the model"):
+        for number, (part, share) in enumerate(zip(parts, _shares(parts), strict=True)):
+            work.begin(number, share)
+            with undisturbed(model, seed=seed), work.hooked(model, work.see_dense):
+                _run(model, part)
+    with stage("fitting layers", len(work.small), summary=False) as work.stage:
+        if len(parts) == 1:
+            _run_small(small, work, work.fit, parts[0])
+        else:
+            _fit_in_turns(small, work, parts)
     return work.actions
 
 
@@ -98,72 +96,46 @@ def _run(model: nn.Module, batch: Any) -> None:
         call(model, batch)
 
 
-def _gather(batches: Iterable[Any], examples: int) -> Any:
-    """The first ``examples`` of some batches of inputs in one."""
-    parts: list[Any] = []
-    count = values = 0
-    for inputs in batches:
-        size = samples_in(inputs)
-        each = sum(tensor.numel() for tensor in tensors_in(inputs)) // max(size, 1)
-        room = min(examples - count, max((MOST_VALUES - values) // max(each, 1), 0 if parts else 1), size)
-        if room <= 0:
-            break
-        parts.append(pytree.tree_map_only(Tensor, lambda t, n=room: t[:n] if t.ndim else t, inputs))  # type: ignore[misc]
-        count, values = count + room, values + room * each
+def _run_small(small: nn.Module, work: _Work, see: Any, part: Any) -> None:
+    norms = [module for module in small.modules() if averages_statistics(module)]
+    with undisturbed(small, seed=work.seed), following(norms, momentum=1.0), work.hooked(small, see):
+        _run(small, part)
+
+
+def _fit_in_turns(small: nn.Module, work: _Work, parts: Sequence[Any]) -> None:
+    """Examples of several shapes do not go through a network at once: all of them go up to one layer, then the next."""
+    another = True
+    while another:
+        for number, part in enumerate(parts):
+            work.part = number
+            with suppress(_Arrived):
+                _run_small(small, work, work.collect, part)
+        another = work.end_turn()
+
+
+def _without_single(parts: list[Any]) -> list[Any]:
+    """Batches of the examples, without single ones beside larger batches: these may have no variance for a norm."""
     if not parts:
         raise DataError("rectify how='reconstruct' got no data. Give some hundred examples")
-    return pytree.tree_map(
-        lambda *same: torch.cat(same) if isinstance(same[0], Tensor) and same[0].ndim else same[0], *parts
-    )
+    largest = max(map(samples_in, parts))
+    return [part for part in parts if samples_in(part) > 1 or largest == 1]
+
+
+def _shares(parts: Sequence[Any]) -> list[float]:
+    sizes = [samples_in(part) for part in parts]
+    return [size / sum(sizes) for size in sizes]
+
+
+class _Arrived(BaseException):
+    """The inputs of the layer whose turn it is were seen; nothing else catches this on its way out of a model."""
 
 
 @dataclass(eq=False)
 class _Target:
-    """What a dense layer gave, at which positions; ``normed``: a norm that follows its data alone reads it."""
+    """What a dense layer gave for one part of the examples, at which positions."""
 
     positions: Positions
     rows: Tensor
-    normed: bool = False
-
-
-class _Readers(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Who reads the outputs of cut layers: norms that follow their data, or anything else."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._outputs: dict[int, tuple[str, weakref.ref[Tensor]]] = {}
-        self._by_norms: Counter[str] = Counter()
-        self._by_others: Counter[str] = Counter()
-        self._in_norm = False
-
-    def watch(self, name: str, output: Tensor) -> None:
-        """Count who reads this from now on."""
-        self._outputs[id(output)] = name, weakref.ref(output)
-
-    def enter_norm(self, _: nn.Module, args: Any) -> None:
-        """Count the norm as one reader of its input, however many operations it has."""
-        self._in_norm = True
-        for name in self._names(args):
-            self._by_norms[name] += 1
-
-    def leave_norm(self, *_: Any) -> None:
-        """Other modules follow."""
-        self._in_norm = False
-
-    def is_norm_alone(self, name: str) -> bool:
-        """Whether one norm read this output, and nothing else did."""
-        return self._by_norms[name] == 1 and not self._by_others[name]
-
-    def _names(self, args: Any) -> set[str]:
-        """The watched outputs among arguments; an address may belong to another tensor by now."""
-        found = ((self._outputs.get(id(tensor)), tensor) for tensor in tensors_in(args))
-        return {entry[0] for entry, tensor in found if entry is not None and entry[1]() is tensor}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Count the reads of a call, then make it."""
-        if not self._in_norm:
-            self._by_others.update(self._names((args, kwargs)))
-        return func(*args, **(kwargs or {}))
 
 
 class _Work:
@@ -174,9 +146,19 @@ class _Work:
         self.stage: Stage
         self.small = {name: layer for name, layer in weighted_layers(small).items() if self._is_cut(name, layer)}
         self.actions: dict[str, str] = {}
-        self._targets: dict[str, _Target] = {}
-        self._calls: Counter[str] = Counter()
-        self._readers = _Readers()
+        self.part = 0
+        """Which part of the examples goes through a network."""
+        self._share = 1.0
+        self._targets: defaultdict[str, dict[int, _Target]] = defaultdict(dict)
+        self._seen: set[tuple[str, int]] = set()
+        self._repeated: set[str] = set()
+        self._readers = Readers()
+        self._turn: str | None = None
+        self._reads: dict[int, Tensor] = {}
+
+    def begin(self, part: int, share: float) -> None:
+        """The dense network runs on this part of the examples, a share of all of them."""
+        self.part, self._share = part, share
 
     def _is_cut(self, name: str, layer: nn.Module) -> bool:
         """Whether the layer reads fewer channels than in the dense network."""
@@ -194,7 +176,7 @@ class _Work:
 
     @contextmanager
     def reads_of(self, network: nn.Module) -> Iterator[None]:
-        """Within: every read of a cut layer's output is counted; afterwards targets know whether a norm alone reads."""
+        """Within: every read of a cut layer's output is counted."""
         with ExitStack() as stack:
             for module in network.modules():
                 if averages_statistics(module):
@@ -202,12 +184,12 @@ class _Work:
                     stack.callback(module.register_forward_hook(self._readers.leave_norm).remove)
             stack.enter_context(self._readers)
             yield
-        for name, target in self._targets.items():
-            target.normed = self._readers.is_norm_alone(name)
 
     def see_dense(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """Keep what the dense layer gives at some positions."""
-        self._calls[name] += 1
+        call_of_part = name, self.part
+        self._repeated |= {name} if call_of_part in self._seen else set()
+        self._seen.add(call_of_part)
         if refusal(module) is not None or not isinstance(output, Tensor):
             return
         layer = self.small[name]
@@ -215,34 +197,70 @@ class _Work:
         assert isinstance(weight, Tensor)
         unknowns = weight.numel() // weight.shape[1 if isinstance(layer, _ConvTransposeNd) else 0]
         count = min(max(ROWS_EACH * unknowns, FEWEST_ROWS), MOST_ROWS)
+        count = max(int(count * self._share), 1)
         positions = Positions.drawn(spatial_shape(module, output), count, self.seed)
         rows = output_rows(module, output, positions)
         dims = self.plan.slices[f"{name}.weight"]
         inputs_kept = dims.get(1 if isinstance(layer, _ConvTransposeNd) else 0)
-        self._targets[name] = _Target(
+        self._targets[name][self.part] = _Target(
             positions, rows if inputs_kept is None else rows[:, torch.from_numpy(from_text(inputs_kept))]
         )
         self._readers.watch(name, output)
 
     def fit(self, name: str, layer: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         """Fit the layer to what reaches it; its new output goes on to the next one."""
-        trouble = refusal(layer) or ("it runs more than once" if self._calls[name] != 1 else None)
-        if trouble is None and name not in self._targets:
+        if self._keeps(name, layer):
+            return None
+        self._look(name, layer, args, kwargs)
+        self._finish(name, layer)
+        return layer.forward(*args, **kwargs)
+
+    def collect(self, name: str, layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """Look at what reaches the first layer that is not done yet, then stop; ``end_turn`` fits it."""
+        if name in self.actions or self._keeps(name, layer):
+            return
+        self._turn = self._turn or name
+        if name == self._turn and self.part in self._targets[name]:
+            self._look(name, layer, args, kwargs)
+            raise _Arrived
+
+    def end_turn(self) -> bool:
+        """Fit the layer that was looked at; False where there was none left."""
+        name, self._turn = self._turn, None
+        if name is not None:
+            self._finish(name, self.small[name])
+        return name is not None
+
+    def _keeps(self, name: str, layer: nn.Module) -> bool:
+        """Whether the layer keeps its weights, which is noted with its reason."""
+        trouble = refusal(layer)
+        if trouble is None and name in self._repeated:
+            trouble = "it runs more than once"
+        if trouble is None and not self._targets[name]:
             trouble = "the dense network does not run it"
         if trouble is not None:
             self.actions[name] = f"kept: {trouble}"
-            return None
-        share = self._fit(layer, args[0] if args else kwargs["input"], self._targets.pop(name))
+        return trouble is not None
+
+    def _look(self, name: str, layer: nn.Module, args: Any, kwargs: Any) -> None:
+        value = args[0] if args else kwargs["input"]
+        self._reads[self.part] = input_rows(layer, value, self._targets[name][self.part].positions)
+
+    @torch.no_grad()
+    def _finish(self, name: str, layer: nn.Module) -> None:
+        """Fit the layer to all that was looked at."""
+        targets, looked, self._reads = self._targets.pop(name), self._reads, {}
+        reads, wants = torch.cat([*looked.values()]).double(), torch.cat([targets[p].rows for p in looked]).double()
+        if len(looked) > 1:  # one half of the rows judges the other: both are of all parts
+            reads, wants = (torch.cat([rows[::2], rows[1::2]]) for rows in (reads, wants))
+        share = self._fit(layer, reads, wants, normed=self._readers.is_norm_alone(name))
         self.actions[name] = f"reconstructed, {share:.0%} of its error less" if share else "kept: no better weights"
         self.stage.move_to(len(self.actions), detail=name)
-        return layer.forward(*args, **kwargs)
 
-    def _fit(self, layer: Any, value: Tensor, target: _Target) -> float:
-        """New weight and bias; the share of the error that is gone."""
-        reads = input_rows(layer, value, target.positions).double()
-        wants = target.rows.double()
+    def _fit(self, layer: Any, reads: Tensor, wants: Tensor, *, normed: bool) -> float:
+        """New weight and bias; the share of the error that is gone. ``normed``: a norm alone reads what it gives."""
         bias = layer.bias
-        centred = bias is not None or target.normed
+        centred = bias is not None or normed
         transposed = isinstance(layer, _ConvTransposeNd)
         groups = layer.groups if isinstance(layer, _ConvNd) else 1
         # A matrix [in, out] of every group of a convolution.

@@ -264,5 +264,8 @@ class Samples:
     def __iter__(self) -> Iterator[Batch]:
         yield from self._calibration
 
+    def __len__(self) -> int:
+        return len(self._calibration)
+
     def __str__(self) -> str:
         return str(self._calibration)

@@ -1,0 +1,149 @@
+"""Which examples a repair reads: a few, spread evenly over all of the data, since data may be sorted by class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
+
+from reconvene.criteria.batches import samples_in
+from reconvene.structure import tensors_in
+from reconvene.structure.restore import kept_random_state
+
+MOST_VALUES = 2**25
+"""Numbers in the inputs of the examples that go through the networks at once."""
+
+
+def few_of(data: Iterable[Any], most: int) -> Iterable[Any]:
+    """A loader of ``most`` examples, spread evenly over those of ``data``; ``data`` where that would save nothing.
+
+    Only loaders whose data set gives examples by their index can leave the others unread. Those whose batches a sampler
+    of the user's own puts together are read as they are.
+    """
+    plain = type(data).__iter__ is DataLoader.__iter__ if isinstance(data, DataLoader) else False
+    if not plain or not isinstance(data, DataLoader) or isinstance(data.dataset, IterableDataset):
+        return data
+    sampler = data.batch_sampler
+    if type(sampler) is not BatchSampler or not isinstance(sampler.sampler, Sized) or len(sampler.sampler) <= most:
+        return data
+    return _FewOfLoader(data, most)
+
+
+@dataclass(frozen=True, eq=False)
+class _FewOfLoader:
+    """The same number of examples from each stretch of a loader's data set, in batches that mix all stretches."""
+
+    loader: DataLoader[Any]
+    most: int
+
+    def __iter__(self) -> Iterator[Any]:
+        loader, sampler = self.loader, self.loader.batch_sampler
+        assert isinstance(sampler, BatchSampler)
+        with kept_random_state():  # a loader of all examples would start from this state, too
+            order = [index for indices in sampler for index in indices]
+        chosen = [order[place] for place in evenly(len(order), self.most)]
+        count = -(-len(chosen) // sampler.batch_size)
+        yield from DataLoader(
+            loader.dataset,
+            batch_sampler=[chosen[number::count] for number in range(count)],
+            num_workers=loader.num_workers,
+            collate_fn=loader.collate_fn,
+            pin_memory=loader.pin_memory,
+            timeout=loader.timeout,
+            worker_init_fn=loader.worker_init_fn,
+            multiprocessing_context=loader.multiprocessing_context,
+            generator=loader.generator,
+            prefetch_factor=loader.prefetch_factor,
+        )
+
+    def __len__(self) -> int:
+        assert isinstance(self.loader.batch_sampler, BatchSampler)
+        return -(-self.most // self.loader.batch_sampler.batch_size)
+
+
+def evenly(total: int, most: int) -> list[int]:
+    """``most`` of the first ``total`` whole numbers, or all of them, ascending, as far from each other as can be."""
+    count = min(total, most)
+    return [place * total // count for place in range(count)]
+
+
+def gathered(batches: Iterable[Any], most: int, *, to_the_end: bool) -> list[Any]:
+    """At most ``most`` examples of some batches of inputs, joined as far as their shapes allow.
+
+    Fewer where their inputs hold more than ``MOST_VALUES`` numbers. All batches are read, with ``to_the_end``, and
+    examples of all of them taken alike; else the first. What is no list of examples is that of the first batch.
+    """
+    parts: list[_Part] = []
+    read = held = 0
+    every, limit = 1, most
+    for inputs in batches:
+        size = samples_in(inputs)
+        each = sum(tensor.numel() for tensor in tensors_in(inputs)) // max(size, 1)
+        limit = max(min(limit, MOST_VALUES // max(each, 1)), 1)
+        part = _Part(inputs, range(read, read + size), size).thinned(every)
+        parts += [part] if part.size else []
+        read, held = read + size, held + part.size
+        if not to_the_end and held >= limit:
+            break
+        while held > 2 * limit:  # so that no more than two limits are held, however long the data are
+            every *= 2
+            parts = [thinned for part in parts if (thinned := part.thinned(every)).size]
+            held = sum(part.size for part in parts)
+    return _joined(parts, held, limit)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Examples of one batch: ``numbers`` are their places in all of the data."""
+
+    inputs: Any
+    numbers: range
+    size: int
+
+    def thinned(self, every: int) -> _Part:
+        """Only those whose number ``every`` divides."""
+        rows = [row for row, number in enumerate(self.numbers) if number % every == 0]
+        if len(rows) == self.size:
+            return self
+        start = self.numbers[rows[0]] if rows else 0
+        return _Part(taken(self.inputs, rows), range(start, start + every * len(rows), every), len(rows))
+
+
+def taken(inputs: Any, rows: list[int]) -> Any:
+    """These examples of a batch."""
+    size = samples_in(inputs)
+    return pytree.tree_map_only(Tensor, lambda t: t[rows] if t.ndim and len(t) == size else t, inputs)
+
+
+def _joined(parts: list[_Part], held: int, limit: int) -> list[Any]:
+    """Batches of equal shapes in one, and of each of these its share of ``limit`` examples.
+
+    Who cuts their rows in halves gets like halves: examples of all of the data are in both.
+    """
+    alike: dict[Any, list[_Part]] = {}
+    for part in parts:
+        tensors = tensors_in(part.inputs)
+        shapes = tuple(tuple(t.shape[1:] if t.ndim and len(t) == part.size else t.shape) for t in tensors)
+        alike.setdefault((repr(pytree.tree_structure(part.inputs)), shapes), []).append(part)
+    joined = []
+    for group in alike.values():
+        size = sum(part.size for part in group)
+        inputs = pytree.tree_map(_concatenated([part.size for part in group]), *(part.inputs for part in group))
+        if held > limit:
+            rows = evenly(size, max(size * limit // held, 1))
+            inputs = taken(inputs, rows[::2] + rows[1::2])
+        joined.append(inputs)
+    return joined
+
+
+def _concatenated(sizes: list[int]) -> Any:
+    def concatenated(*same: Any) -> Any:
+        lists = all(isinstance(t, Tensor) and t.ndim and len(t) == size for t, size in zip(same, sizes, strict=True))
+        return torch.cat(same) if lists else same[0]
+
+    return concatenated
