@@ -15,7 +15,16 @@ import numpy as np
 import pytest
 import torch
 
-from reconvene.data import Augmentation, Dataset, Split, calibration, load_data, test_batches, train_batches
+from reconvene.data import (
+    Augmentation,
+    Dataset,
+    Split,
+    calibration,
+    load_data,
+    stratified_calibration,
+    test_batches,
+    train_batches,
+)
 from reconvene.data.batches import crop
 from reconvene.data.dataset import statistics
 from reconvene.data.load import count_images as counted
@@ -476,6 +485,47 @@ def test_calibration_that_cannot_be_balanced_is_refused() -> None:
         calibration(data, 9)
     with pytest.raises(DataError, match=r"class '.' of digits has . training images, 20 asked"):
         calibration(data, 200)
+
+
+def uneven(*counts: int) -> Dataset:
+    """So many training images of each class."""
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    split = Split(torch.randint(256, (len(labels), 1, 4, 4), dtype=torch.uint8), labels)
+    return Dataset("uneven", split, split, tuple("abcdefgh"[: len(counts)]), (0.5,), (0.2,))
+
+
+@pytest.mark.parametrize(
+    ("counts", "most", "taken"),
+    [
+        ((600, 2, 400), 2000, [600, 2, 400]),  # fewer than asked: all
+        ((600, 2, 398), 100, [60, 1, 39]),  # a rare class shows, and the others do not shrink for it
+        ((600, 0, 400), 100, [60, 0, 40]),
+        ((5, 5, 5, 5), 3, [1, 1, 1, 1]),
+        ((1000, 1, 1, 1), 4, [1, 1, 1, 1]),
+        ((100, 100, 100), 150, [50, 50, 50]),
+    ],
+)
+def test_a_stratified_sample_has_every_class_in_proportion(
+    counts: tuple[int, ...], most: int, taken: list[int]
+) -> None:
+    data = uneven(*counts)
+    samples = stratified_calibration(data, most, seed=1, batch_size=50)
+    labels = torch.cat([y for _, y in samples])
+    assert labels.bincount(minlength=len(counts)).tolist() == taken
+    images = torch.cat([x for x, _ in samples]).flatten(1)
+    assert len(images.unique(dim=0)) == len(images), "none is taken twice"
+    assert f"{sum(taken)} samples of {sum(map(bool, counts))} classes, in proportion, seed 1" in str(samples)
+    if most == 100:
+        half = labels[:50].bincount(minlength=len(counts))
+        assert abs(int(half[0]) - 30) <= 1, "batches are mixed alike"
+
+
+def test_by_default_a_class_of_few_images_gives_all_it_has() -> None:
+    samples = calibration(uneven(40, 2, 0, 30))
+    assert torch.cat([y for _, y in samples]).bincount().tolist() == [10, 2, 0, 10]
+    assert str(samples) == "uneven train: 22 samples, 2 to 10 of each of 3 classes, seed 0"
+    with pytest.raises(DataError, match=r"class 'b' of uneven has 2 training images, 5 asked\. Try: n=6, or no n"):
+        calibration(uneven(40, 2, 0, 30), 15)
 
 
 # plain mistakes

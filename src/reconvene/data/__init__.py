@@ -1,7 +1,7 @@
 """Images and targets, decoded once into tensors, and batches that a seed and an epoch fully determine."""
 
 from reconvene.data.batches import Batch, test_batches, train_batches
-from reconvene.data.calibration import Calibration, balanced_calibration, calibration
+from reconvene.data.calibration import Calibration, calibration, stratified_calibration
 from reconvene.data.dataset import Dataset, Split
 from reconvene.data.fingerprint import files_sha256
 from reconvene.data.load import count_images, load_data
@@ -15,11 +15,11 @@ __all__ = [
     "Dataset",
     "Preprocessing",
     "Split",
-    "balanced_calibration",
     "calibration",
     "count_images",
     "files_sha256",
     "load_data",
+    "stratified_calibration",
     "test_batches",
     "train_batches",
 ]

@@ -16,7 +16,7 @@ from torch import nn
 
 from reconvene.costs import listed_costs
 from reconvene.criteria import CHANNEL_CRITERIA
-from reconvene.data import Calibration, balanced_calibration
+from reconvene.data import Calibration, stratified_calibration
 from reconvene.data.calibration import TRAINED_SAMPLES
 from reconvene.errors import ExperimentError
 from reconvene.experiments.context import SHARED, PreparedRun, Setting, apply_plan
@@ -97,5 +97,5 @@ def _shared_folder(setting: Setting, epochs: int) -> Path:
 
 
 def training_samples(setting: Setting) -> Calibration:
-    """Training images of every class, as many of each."""
-    return balanced_calibration(setting.dataset, TRAINED_SAMPLES, seed=setting.seed)
+    """Training images, every class in its proportion."""
+    return stratified_calibration(setting.dataset, TRAINED_SAMPLES, seed=setting.seed)

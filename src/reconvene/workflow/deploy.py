@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from reconvene import artifact
-from reconvene.data import Calibration, Dataset, balanced_calibration, test_batches
+from reconvene.data import Calibration, Dataset, stratified_calibration, test_batches
 from reconvene.deploy import BenchData, BenchResult, Exported, Limits
 from reconvene.deploy import export as export_file
 from reconvene.deploy import time_variants as bench_variants
@@ -256,8 +256,8 @@ def _bench_data(
 
 
 def calibration_of(dataset: Dataset, samples: int, *, seed: int) -> Calibration:
-    """What int8 is calibrated on: as many training images of every class, in batches of 32."""
-    return balanced_calibration(dataset, samples, seed=seed, batch_size=32)
+    """What int8 is calibrated on: training images, every class in its proportion, in batches of 32."""
+    return stratified_calibration(dataset, samples, seed=seed, batch_size=32)
 
 
 def _with_earlier(folder: Path, rows: list[artifact.ExportRecord]) -> list[artifact.ExportRecord]:

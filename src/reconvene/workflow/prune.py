@@ -18,7 +18,7 @@ from reconvene.artifact.sections import PruningSettings
 from reconvene.costs import Budget
 from reconvene.criteria import CHANNEL_CRITERIA, CRITERIA
 from reconvene.criteria.base import Loss
-from reconvene.data import Batch, Calibration, Dataset, balanced_calibration, calibration
+from reconvene.data import Batch, Calibration, Dataset, calibration, stratified_calibration
 from reconvene.data.calibration import TRAINED_SAMPLES
 from reconvene.data.trial import try_model
 from reconvene.deploy import FORMATS
@@ -223,7 +223,7 @@ def _exported(folder: Path) -> list[str]:
 class Samples:
     """A few training images of every class, which are only loaded for a criterion that looks at them.
 
-    ``most``: how many images at most, as many of every class; by default ten a class.
+    ``most``: how many images at most, every class in its proportion; by default ten a class.
     """
 
     def __init__(self, data: Callable[[], Dataset], *, seed: int, most: int = 0) -> None:
@@ -259,7 +259,7 @@ class Samples:
         self.examples = len(dataset.train)
         if not self._most:
             return calibration(dataset, seed=self._seed)
-        return balanced_calibration(dataset, self._most, seed=self._seed)
+        return stratified_calibration(dataset, self._most, seed=self._seed)
 
     def __iter__(self) -> Iterator[Batch]:
         yield from self._calibration
