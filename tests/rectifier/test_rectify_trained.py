@@ -428,3 +428,30 @@ def test_batches_of_different_shapes_give_as_good_a_fit_as_one_batch() -> None:
         assert all(row.action.startswith("reconstructed") for row in report.rows if row.layer in ("3", "6"))
         errors.append(float((small(test) - net(test)).detach().square().mean()))
     assert errors[1] == pytest.approx(errors[0], rel=0.3)
+
+
+class Tied(nn.Module):
+    """Two layers share one weight, and read different inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(4, 8)
+        self.one, self.other, self.head = nn.Linear(8, 6, bias=False), nn.Linear(8, 6, bias=False), nn.Linear(8, 2)
+        self.other.weight = self.one.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.first(x).relu(), self.second(x).sigmoid()
+        return torch.cat([self.one(a), self.other(b), self.head(a)], dim=1)
+
+
+def test_layers_that_share_a_weight_keep_it() -> None:
+    net, x = Tied(), images(2, 4)
+    plan = cut(net, x, {analyse(net, x).prunable[0].name: [0, 1, 2, 3]})
+    small = plan.apply(net)
+    before = small.one.weight.detach().clone()
+    report = rc.rectify(small, plan, x, "reconstruct", model=net, data=[images(64, 4)])
+    actions = {row.layer: row.action for row in report.rows}
+    assert actions["one"] == "kept: tied to other" and actions["other"] == "kept: tied to one"
+    assert actions["head"].startswith("reconstructed")
+    assert torch.equal(small.one.weight, before) and small.other.weight is small.one.weight

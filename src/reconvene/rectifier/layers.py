@@ -26,6 +26,16 @@ def weight_matrices(module: nn.Module) -> list[nn.Parameter]:
     return [p for p in module.parameters(recurse=False) if p.ndim >= 2]
 
 
+def tied_to(model: nn.Module) -> dict[str, str]:
+    """Another module that holds the same weight, for every module by name that shares one."""
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for weight in weight_matrices(module):
+            owners.setdefault(id(weight), []).append(name)
+    shared = [names for names in owners.values() if len(names) > 1]
+    return {name: names[0] if name != names[0] else names[1] for names in shared for name in names}
+
+
 def is_constant(tensor: Tensor) -> bool:
     """All values alike: chosen (zeros, ones, a prior), not drawn."""
     return bool((tensor == tensor.flatten()[0]).all())

@@ -22,7 +22,7 @@ from reconvene.criteria.gradients import explained
 from reconvene.errors import DataError
 from reconvene.rectifier.calibration import undisturbed
 from reconvene.rectifier.examples import few_of, gathered
-from reconvene.rectifier.layers import weighted_layers
+from reconvene.rectifier.layers import tied_to, weighted_layers
 from reconvene.rectifier.least_squares import Positions, fit_weights, input_rows, output_rows, refusal, spatial_shape
 from reconvene.rectifier.readers import Readers
 from reconvene.rectifier.recalibrate import following, inputs_of
@@ -52,7 +52,8 @@ def reconstruct(
     """Fit the weights and biases of every cut layer of ``small`` to the outputs of ``model``, in place.
 
     Norms that keep statistics see those of the examples meanwhile, and keep them; ``recalibrate`` gives them better
-    ones. Layers that are no product with a weight, or that run more than once, keep their weights.
+    ones. Layers that are no product with a weight, that run more than once, or that share their weight with another
+    module keep their weights.
 
     Data may be sorted by class, so examples are spread evenly over data that say how many batches they hold. Others may
     never end: of these the first examples are taken. Where batches differ in shape, all examples pass through the small
@@ -88,7 +89,11 @@ def reconstruct(
             _run_small(small, work, work.fit, parts[0])
         else:
             _fit_in_turns(small, work, parts)
-    return work.actions
+    return work.actions | {
+        name: f"kept: tied to {other}"
+        for name, other in work.tied.items()
+        if other in work.small and name not in work.small
+    }
 
 
 def _run(model: nn.Module, batch: Any) -> None:
@@ -145,6 +150,7 @@ class _Work:
         self.plan, self.seed = plan, seed
         self.stage: Stage
         self.small = {name: layer for name, layer in weighted_layers(small).items() if self._is_cut(name, layer)}
+        self.tied = tied_to(small)
         self.actions: dict[str, str] = {}
         self.part = 0
         """Which part of the examples goes through a network."""
@@ -234,6 +240,8 @@ class _Work:
     def _keeps(self, name: str, layer: nn.Module) -> bool:
         """Whether the layer keeps its weights, which is noted with its reason."""
         trouble = refusal(layer)
+        if trouble is None and name in self.tied:  # the other module would get weights that do not fit what it reads
+            trouble = f"tied to {self.tied[name]}"
         if trouble is None and name in self._repeated:
             trouble = "it runs more than once"
         if trouble is None and not self._targets[name]:
