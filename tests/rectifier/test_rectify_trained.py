@@ -455,3 +455,19 @@ def test_layers_that_share_a_weight_keep_it() -> None:
     assert actions["one"] == "kept: tied to other" and actions["other"] == "kept: tied to one"
     assert actions["head"].startswith("reconstructed")
     assert torch.equal(small.one.weight, before) and small.other.weight is small.one.weight
+
+
+def test_frozen_weights_and_biases_stay_unless_all_are_frozen() -> None:
+    net, x = convolutions(), images(2, 3, 8, 8)
+    net[3].weight.requires_grad_(False)
+    net[6].bias.requires_grad_(False)
+    plan = cut(net, x, {"0": [0, 1, 2, 3, 4], "3": [0, 1, 2, 3]})
+    data = [images(64, 3, 8, 8)]
+    small, before = plan.apply(net), plan.apply(net)
+    report = rc.rectify(small, plan, x, "reconstruct", model=net, data=data)
+    actions = {row.layer: row.action for row in report.rows}
+    assert actions["3"] == "kept: frozen" and actions["6"].startswith("reconstructed")
+    assert torch.equal(small[3].weight, before[3].weight) and torch.equal(small[6].bias, before[6].bias)
+    net.requires_grad_(False)  # as for inference
+    report = rc.rectify(plan.apply(net), plan, x, "reconstruct", model=net, data=data)
+    assert all(row.action.startswith("reconstructed") for row in report.rows if row.layer in ("3", "6"))

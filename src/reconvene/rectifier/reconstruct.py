@@ -53,7 +53,7 @@ def reconstruct(
 
     Norms that keep statistics see those of the examples meanwhile, and keep them; ``recalibrate`` gives them better
     ones. Layers that are no product with a weight, that run more than once, or that share their weight with another
-    module keep their weights.
+    module keep their weights, as do frozen ones (``requires_grad`` is False) where others are not.
 
     Data may be sorted by class, so examples are spread evenly over data that say how many batches they hold. Others may
     never end: of these the first examples are taken. Where batches differ in shape, all examples pass through the small
@@ -151,6 +151,8 @@ class _Work:
         self.stage: Stage
         self.small = {name: layer for name, layer in weighted_layers(small).items() if self._is_cut(name, layer)}
         self.tied = tied_to(small)
+        # A network of which nothing may be trained is one in use: no single layer was frozen by choice.
+        self._chosen_frozen = any(parameter.requires_grad for parameter in small.parameters())
         self.actions: dict[str, str] = {}
         self.part = 0
         """Which part of the examples goes through a network."""
@@ -242,6 +244,8 @@ class _Work:
         trouble = refusal(layer)
         if trouble is None and name in self.tied:  # the other module would get weights that do not fit what it reads
             trouble = f"tied to {self.tied[name]}"
+        if trouble is None and self._is_frozen(layer.weight):
+            trouble = "frozen"
         if trouble is None and name in self._repeated:
             trouble = "it runs more than once"
         if trouble is None and not self._targets[name]:
@@ -249,6 +253,9 @@ class _Work:
         if trouble is not None:
             self.actions[name] = f"kept: {trouble}"
         return trouble is not None
+
+    def _is_frozen(self, tensor: Any) -> bool:
+        return self._chosen_frozen and not tensor.requires_grad
 
     def _look(self, name: str, layer: nn.Module, args: Any, kwargs: Any) -> None:
         value = args[0] if args else kwargs["input"]
@@ -268,7 +275,8 @@ class _Work:
     def _fit(self, layer: Any, reads: Tensor, wants: Tensor, *, normed: bool) -> float:
         """New weight and bias; the share of the error that is gone. ``normed``: a norm alone reads what it gives."""
         bias = layer.bias
-        centred = bias is not None or normed
+        moves_bias = bias is not None and not self._is_frozen(bias)
+        centred = moves_bias or normed
         transposed = isinstance(layer, _ConvTransposeNd)
         groups = layer.groups if isinstance(layer, _ConvNd) else 1
         # A matrix [in, out] of every group of a convolution.
@@ -285,7 +293,7 @@ class _Work:
         fitted = [(fit_weights(x, y, w, centred=centred), x, y) for x, y, w in pieces]
         new = [weight for (weight, _), _, _ in fitted]
         layer.weight.copy_((new[0] if transposed else torch.cat([w.mT for w in new])).reshape(layer.weight.shape))
-        if bias is not None:
+        if moves_bias:
             rest = torch.cat([(y - x @ w).mean(dim=0) for w, (_, x, y) in zip(new, fitted, strict=True)])
             bias.add_(rest.reshape(len(bias), -1).mean(dim=1))
         return sum(share for (_, share), _, _ in fitted) / groups
