@@ -471,3 +471,38 @@ def test_frozen_weights_and_biases_stay_unless_all_are_frozen() -> None:
     net.requires_grad_(False)  # as for inference
     report = rc.rectify(plan.apply(net), plan, x, "reconstruct", model=net, data=data)
     assert all(row.action.startswith("reconstructed") for row in report.rows if row.layer in ("3", "6"))
+
+
+def parametrised(how: str) -> nn.Sequential:
+    torch.manual_seed(0)
+    wrap = {
+        "weight_norm": nn.utils.parametrizations.weight_norm,
+        "spectral_norm": nn.utils.parametrizations.spectral_norm,
+        "old weight_norm": nn.utils.weight_norm,
+    }[how]
+    return nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), wrap(nn.Conv2d(6, 4, 3)), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("how", ["weight_norm", "spectral_norm", "old weight_norm"])
+def test_a_parametrised_layer_is_fitted_where_its_parametrisation_can_give_the_weight(how: str) -> None:
+    net, x = parametrised(how), images(2, 3, 6, 6)
+    copies(net, "0", None, {4: (0, 2.0), 5: (1, 0.5)})
+    plan = cut(net, x, {"0": [0, 1, 2, 3]})
+    small = plan.apply(net).eval()
+    originals = {name: value.clone() for name, value in small.state_dict().items() if name.startswith("2.")}
+    report = rc.rectify(small, plan, x, "reconstruct", model=net, data=[images(128, 3, 6, 6)])
+    action = next(row.action for row in report.rows if row.layer == "2")
+    test = images(8, 3, 6, 6, seed=3)
+    if how == "weight_norm":
+        assert action.startswith("reconstructed")
+        torch.testing.assert_close(small(test), net(test), atol=1e-4, rtol=1e-3)
+    else:
+        assert action == "kept: parametrised"
+        assert all(
+            torch.equal(value, originals[name]) for name, value in small.state_dict().items() if name in originals
+        )
+    if how != "old weight_norm":
+        report = rc.rectify(plan.apply(net), plan, x, "reinit")
+        row = next(row for row in report.rows if row.layer == "2")
+        assert row.action == "kept: parametrised" and row.touched

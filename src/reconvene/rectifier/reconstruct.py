@@ -22,7 +22,14 @@ from reconvene.criteria.gradients import explained
 from reconvene.errors import DataError
 from reconvene.rectifier.calibration import undisturbed
 from reconvene.rectifier.examples import few_of, gathered
-from reconvene.rectifier.layers import tied_to, weighted_layers
+from reconvene.rectifier.layers import (
+    original_weights,
+    parametrised_layers,
+    put_weight,
+    takes_weight,
+    tied_to,
+    weighted_layers,
+)
 from reconvene.rectifier.least_squares import Positions, fit_weights, input_rows, output_rows, refusal, spatial_shape
 from reconvene.rectifier.readers import Readers
 from reconvene.rectifier.recalibrate import following, inputs_of
@@ -149,7 +156,8 @@ class _Work:
     def __init__(self, small: nn.Module, plan: Plan, seed: int) -> None:
         self.plan, self.seed = plan, seed
         self.stage: Stage
-        self.small = {name: layer for name, layer in weighted_layers(small).items() if self._is_cut(name, layer)}
+        layers = weighted_layers(small) | parametrised_layers(small)
+        self.small = {name: layer for name, layer in layers.items() if self._is_cut(name, layer)}
         self.tied = tied_to(small)
         # A network of which nothing may be trained is one in use: no single layer was frozen by choice.
         self._chosen_frozen = any(parameter.requires_grad for parameter in small.parameters())
@@ -170,8 +178,13 @@ class _Work:
 
     def _is_cut(self, name: str, layer: nn.Module) -> bool:
         """Whether the layer reads fewer channels than in the dense network."""
-        dims = self.plan.slices.get(f"{name}.weight", {})
-        return (0 if isinstance(layer, _ConvTransposeNd) else 1) in dims
+        return (0 if isinstance(layer, _ConvTransposeNd) else 1) in self._kept(name)
+
+    def _kept(self, name: str) -> dict[int, str]:
+        """What the plan keeps of each dimension of a weight, or of the parameters that it is computed from."""
+        starts = (f"{name}.parametrizations.weight.original", f"{name}.weight_")
+        paths = [path for path in self.plan.slices if path == f"{name}.weight" or path.startswith(starts)]
+        return {dim: kept for path in paths for dim, kept in self.plan.slices[path].items()}
 
     @contextmanager
     def hooked(self, network: nn.Module, see: Any) -> Iterator[None]:
@@ -198,20 +211,19 @@ class _Work:
         call_of_part = name, self.part
         self._repeated |= {name} if call_of_part in self._seen else set()
         self._seen.add(call_of_part)
-        if refusal(module) is not None or not isinstance(output, Tensor):
-            return
         layer = self.small[name]
-        weight = layer.weight
+        weight, out = layer.weight, 1 if isinstance(layer, _ConvTransposeNd) else 0
+        if refusal(module) is not None or not isinstance(output, Tensor) or not takes_weight(layer):
+            return
         assert isinstance(weight, Tensor)
-        unknowns = weight.numel() // weight.shape[1 if isinstance(layer, _ConvTransposeNd) else 0]
+        unknowns = weight.numel() // weight.shape[out]
         count = min(max(ROWS_EACH * unknowns, FEWEST_ROWS), MOST_ROWS)
         count = max(int(count * self._share), 1)
         positions = Positions.drawn(spatial_shape(module, output), count, self.seed)
         rows = output_rows(module, output, positions)
-        dims = self.plan.slices[f"{name}.weight"]
-        inputs_kept = dims.get(1 if isinstance(layer, _ConvTransposeNd) else 0)
+        outputs_kept = self._kept(name).get(out)
         self._targets[name][self.part] = _Target(
-            positions, rows if inputs_kept is None else rows[:, torch.from_numpy(from_text(inputs_kept))]
+            positions, rows if outputs_kept is None else rows[:, torch.from_numpy(from_text(outputs_kept))]
         )
         self._readers.watch(name, output)
 
@@ -241,10 +253,10 @@ class _Work:
 
     def _keeps(self, name: str, layer: nn.Module) -> bool:
         """Whether the layer keeps its weights, which is noted with its reason."""
-        trouble = refusal(layer)
+        trouble = refusal(layer) or (None if takes_weight(layer) else "parametrised")
         if trouble is None and name in self.tied:  # the other module would get weights that do not fit what it reads
             trouble = f"tied to {self.tied[name]}"
-        if trouble is None and self._is_frozen(layer.weight):
+        if trouble is None and any(map(self._is_frozen, original_weights(layer))):
             trouble = "frozen"
         if trouble is None and name in self._repeated:
             trouble = "it runs more than once"
@@ -269,11 +281,17 @@ class _Work:
         if len(looked) > 1:  # one half of the rows judges the other: both are of all parts
             reads, wants = (torch.cat([rows[::2], rows[1::2]]) for rows in (reads, wants))
         share = self._fit(layer, reads, wants, normed=self._readers.is_norm_alone(name))
-        self.actions[name] = f"reconstructed, {share:.0%} of its error less" if share else "kept: no better weights"
+        if share is None:
+            self.actions[name] = "kept: parametrised"
+        else:
+            self.actions[name] = f"reconstructed, {share:.0%} of its error less" if share else "kept: no better weights"
         self.stage.move_to(len(self.actions), detail=name)
 
-    def _fit(self, layer: Any, reads: Tensor, wants: Tensor, *, normed: bool) -> float:
-        """New weight and bias; the share of the error that is gone. ``normed``: a norm alone reads what it gives."""
+    def _fit(self, layer: Any, reads: Tensor, wants: Tensor, *, normed: bool) -> float | None:
+        """New weight and bias; the share of the error that is gone. ``normed``: a norm alone reads what it gives.
+
+        None, and no change, where the layer computes its weight and cannot arrive at the new one.
+        """
         bias = layer.bias
         moves_bias = bias is not None and not self._is_frozen(bias)
         centred = moves_bias or normed
@@ -292,7 +310,9 @@ class _Work:
         pieces = zip(reads.chunk(groups, 1), wants.flatten(1).chunk(groups, 1), old, strict=True)
         fitted = [(fit_weights(x, y, w, centred=centred), x, y) for x, y, w in pieces]
         new = [weight for (weight, _), _, _ in fitted]
-        layer.weight.copy_((new[0] if transposed else torch.cat([w.mT for w in new])).reshape(layer.weight.shape))
+        weight = (new[0] if transposed else torch.cat([w.mT for w in new])).reshape(layer.weight.shape)
+        if not put_weight(layer, weight):
+            return None
         if moves_bias:
             rest = torch.cat([(y - x @ w).mean(dim=0) for w, (_, x, y) in zip(new, fitted, strict=True)])
             bias.add_(rest.reshape(len(bias), -1).mean(dim=1))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from reconvene.errors import ModelError, PlanError, UnknownNameError
 from reconvene.rectifier.calibration import drives_on, measure_spreads, run_hooked, spread_on
-from reconvene.rectifier.layers import is_constant, reset_norm, weight_matrices, weighted_layers
+from reconvene.rectifier.layers import is_constant, parametrised_layers, reset_norm, weight_matrices, weighted_layers
 from reconvene.rectifier.recalibrate import recalibrate
 from reconvene.rectifier.reconstruct import reconstruct
 from reconvene.rectifier.report import RectifyReport, SpreadRow
@@ -83,7 +83,7 @@ def rectify(
         actions = _follow_data(small, plan, example_inputs, how, model, data, drawn_with)
         after = spread_on(small, batch, seed=plan.seed)
         return RectifyReport(how, drawn_with, _rows(small, plan, actions, before, after))
-    touched = module_names if everywhere else set(plan.touched)
+    touched = module_names if everywhere else _touched(plan)
     best: RectifyReport | None = None
     for draw in range(_DRAWS if how == "reinit" else 1):
         report = _attempt(small, plan, batch, how, drawn_with, draw, before, touched)
@@ -112,7 +112,15 @@ def _attempt(
     for name in work.layers:
         if name in touched and name not in work.actions:
             work.actions[name] = "kept" if name in before else "kept: never called by itself, or not finite"
+    for name in parametrised_layers(small):
+        if name in touched and name not in work.actions:
+            work.actions[name] = "kept: parametrised"
     return RectifyReport(method, seed, _rows(small, plan, work.actions, before, after, touched), draw)
+
+
+def _touched(plan: Plan) -> set[str]:
+    """Modules that the plan changed; a layer whose weight is computed owns none of the parameters that were cut."""
+    return {name.removesuffix(".parametrizations.weight") for name in plan.touched} | set(plan.touched)
 
 
 def _rows(
@@ -124,8 +132,8 @@ def _rows(
     touched: Collection[str] | None = None,
 ) -> tuple[SpreadRow, ...]:
     """A row for every layer with a weight, and for everything else that something was done to."""
-    touched = set(plan.touched) if touched is None else touched
-    with_weights = weighted_layers(small)
+    touched = _touched(plan) if touched is None else touched
+    with_weights = weighted_layers(small) | parametrised_layers(small)
     return tuple(
         SpreadRow(
             name,
