@@ -205,6 +205,47 @@ def test_a_fit_is_ridge_regression_of_all_rows_by_the_best_penalty_between_halve
     assert share == pytest.approx(1 - errors[best] / left(torch.zeros_like(weight)), rel=1e-8)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_transposed_convolution_gets_the_least_squares_fit_with_one_bias_a_channel(bias: bool) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 12, 1), nn.ReLU(), nn.ConvTranspose2d(12, 3, 2, 2, bias=bias)).eval()
+    x, inputs = images(2, 3, 4, 4), images(128, 3, 4, 4, seed=1)
+    plan = cut(net, x, {"0": [*range(6)]})
+    small = plan.apply(net)
+    rc.rectify(small, plan, x, "reconstruct", model=net, data=[inputs])
+    with torch.no_grad():
+        reads = small[:2](inputs).movedim(1, -1).reshape(-1, 6).double()
+        wants = net(inputs).unfold(2, 2, 2).unfold(3, 2, 2).movedim(1, 3).reshape(-1, 3, 4).double()
+        error = float((small(inputs) - net(inputs)).double().square().sum())
+    least = 0.0
+    for channel in range(3):  # six weights for each of four places, and the bias of all
+        rows = torch.zeros(len(reads), 4, 25, dtype=torch.float64)
+        for place in range(4):
+            rows[:, place, 6 * place : 6 * place + 6] = reads
+        rows[..., 24] = float(bias)
+        rows, want = rows.reshape(-1, 25), wants[:, channel].reshape(-1, 1)
+        least += float((rows @ torch.linalg.lstsq(rows, want, driver="gelsd").solution - want).square().sum())
+    assert error == pytest.approx(least, rel=2e-3)
+
+
+@pytest.mark.parametrize("shared", [1, 4])
+def test_the_share_of_the_error_that_leaves_is_measured_on_the_other_half(shared: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(400, 5, generator=generator, dtype=torch.float64) + 1
+    weight, change = (torch.randn(5, 8, generator=generator, dtype=torch.float64) for _ in range(2))
+    noise = torch.randn(400, 8, generator=generator, dtype=torch.float64) + torch.arange(8)
+    error = inputs @ change + noise
+
+    def left(rows: Tensor) -> float:
+        groups = rows.reshape(len(rows), -1, shared)
+        return float((groups - groups.mean(dim=(0, 2), keepdim=True)).square().sum())
+
+    options = {"centred": True, "shared": shared}
+    half, _ = fit_weights(inputs[:200], error[:200], weight * 0, **options)
+    _, share = fit_weights(inputs, error, weight * 0, **options)
+    assert share == pytest.approx(1 - left((error - inputs @ half)[200:]) / left(error[200:]), abs=0.02)
+
+
 def test_a_layer_that_runs_twice_keeps_its_weights_and_says_so():
     class Twice(nn.Module):
         def __init__(self) -> None:
@@ -329,9 +370,9 @@ def test_a_lost_mean_is_left_to_a_norm_only_where_nothing_else_reads(
 ) -> None:
     asked: list[bool] = []
 
-    def fit(x: Tensor, y: Tensor, w: Tensor, *, centred: bool) -> tuple[Tensor, float]:
+    def fit(x: Tensor, y: Tensor, w: Tensor, *, centred: bool, shared: int) -> tuple[Tensor, float]:
         asked.append(centred)
-        return fit_weights(x, y, w, centred=centred)
+        return fit_weights(x, y, w, centred=centred, shared=shared)
 
     monkeypatch.setattr(sys.modules["reconvene.rectifier.reconstruct"], "fit_weights", fit)
     net, x = trained_look(Around(skip=skip)), images(1, 3, 4, 4)

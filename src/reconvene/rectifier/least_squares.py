@@ -105,19 +105,24 @@ def _padding(module: _ConvNd) -> list[int]:
     return [size for side in reversed(sides) for size in side]
 
 
-def fit_weights(inputs: Tensor, outputs: Tensor, weight: Tensor, *, centred: bool) -> tuple[Tensor, float]:
+def fit_weights(
+    inputs: Tensor, outputs: Tensor, weight: Tensor, *, centred: bool, shared: int = 1
+) -> tuple[Tensor, float]:
     """Weights ``[in, out]`` near ``weight`` for which ``inputs @ weights`` is nearest to ``outputs``.
 
     The change of the weights is penalised (ridge regression around ``weight``), by what predicts one half of the rows
     best from the other; where no penalty predicts better than the weights as they are, these stay. ``centred``: means
-    are left out, for layers whose bias, or whose norm, takes them.
+    are left out, for layers whose bias, or whose norm, takes them. ``shared``: so many outputs in a row have one bias,
+    as all places in the window of a transposed convolution.
 
     Returns:
         the weights, and the share of the error that they take away, measured on the half not fitted.
     """
     half = len(inputs) // 2
     error = outputs - inputs @ weight
-    first, second = (_Moments.of(inputs[rows], error[rows], centred) for rows in (slice(half), slice(half, None)))
+    first, second = (
+        _Moments.of(inputs[rows], error[rows], centred, shared) for rows in (slice(half), slice(half, None))
+    )
     gains = [second.gain(first.change(penalty)) for penalty in PENALTIES] if half else [0.0]
     best = max(range(len(gains)), key=lambda number: gains[number])
     if gains[best] <= 0 or not second.energy:
@@ -127,7 +132,10 @@ def fit_weights(inputs: Tensor, outputs: Tensor, weight: Tensor, *, centred: boo
 
 @dataclass(frozen=True, eq=False)
 class _Moments:
-    """Second moments of inputs and errors around their means, which are zero where nothing is centred."""
+    """Second moments of inputs and errors around their means, which are zero where nothing is centred.
+
+    ``shared`` columns of errors in a row have one intercept; what their means differ by is left to the weights.
+    """
 
     rows: int
     input_mean: Tensor
@@ -135,15 +143,16 @@ class _Moments:
     inputs: Tensor
     mixed: Tensor
     energy: float
+    shared: int
 
     @classmethod
-    def of(cls, inputs: Tensor, error: Tensor, centred: bool) -> _Moments:
+    def of(cls, inputs: Tensor, error: Tensor, centred: bool, shared: int) -> _Moments:
         input_mean, error_mean = inputs.new_zeros(inputs.shape[1]), error.new_zeros(error.shape[1])
         if centred and len(inputs):
             input_mean, error_mean = inputs.mean(dim=0), error.mean(dim=0)
             inputs, error = inputs - input_mean, error - error_mean
-        energy = float(error.square().sum())
-        return cls(len(inputs), input_mean, error_mean, _gram(inputs), inputs.mT @ error, energy)
+        energy = float(error.square().sum() + len(inputs) * _spread(error_mean, shared).square().sum())
+        return cls(len(inputs), input_mean, error_mean, _gram(inputs), inputs.mT @ error, energy, shared)
 
     def joined(self, other: _Moments) -> _Moments:
         """The moments of both sets of rows, without reading them again (Chan, Golub and LeVeque 1983)."""
@@ -158,18 +167,39 @@ class _Moments:
             self.inputs + other.inputs + weight * away.outer(away),
             self.mixed + other.mixed + weight * away.outer(error_away),
             self.energy + other.energy + weight * float(error_away.square().sum()),
+            self.shared,
         )
 
     def change(self, penalty: float) -> Tensor:
         """The change of weights of the least squared error under a penalty."""
         scale = self.inputs.diagonal().mean().clamp(min=torch.finfo(self.inputs.dtype).tiny)
-        damped = self.inputs + penalty * scale * torch.eye(len(self.inputs), dtype=self.inputs.dtype).to(self.inputs)
-        factor, trouble = torch.linalg.cholesky_ex(damped)
-        return torch.zeros_like(self.mixed) if trouble else torch.cholesky_solve(self.mixed, factor)
+        damping = penalty * scale * torch.eye(len(self.inputs), dtype=self.inputs.dtype).to(self.inputs)
+        change = _solved(self.inputs + damping, self.mixed)
+        if self.shared == 1:
+            return change
+        # The best common intercept is the mean of those that each column would have alone.
+        apart = self.input_mean @ change + _spread(self.error_mean - self.input_mean @ change, self.shared)
+        inputs = self.inputs + self.rows * self.input_mean.outer(self.input_mean)
+        return _solved(inputs + damping, self.mixed + self.rows * self.input_mean.outer(apart))
 
     def gain(self, change: Tensor) -> float:
         """By how much a change of weights lowers the squared error of these rows."""
-        return float((2 * self.mixed - self.inputs @ change).mul(change).sum())
+        gain = float((2 * self.mixed - self.inputs @ change).mul(change).sum())
+        before, after = self.error_mean, self.error_mean - self.input_mean @ change
+        left = (_spread(mean, self.shared).square().sum() for mean in (before, after))
+        return gain + self.rows * float(next(left) - next(left)) if self.shared > 1 else gain
+
+
+def _spread(means: Tensor, shared: int) -> Tensor:
+    """How far the mean of each column is from the intercept of its ``shared`` columns: zero where it has its own."""
+    groups = means.reshape(-1, shared)
+    return (groups - groups.mean(dim=1, keepdim=True)).flatten()
+
+
+def _solved(matrix: Tensor, right: Tensor) -> Tensor:
+    """The solution for a positive definite matrix, and zero for another one."""
+    factor, trouble = torch.linalg.cholesky_ex(matrix)
+    return torch.zeros_like(right) if trouble else torch.cholesky_solve(right, factor)
 
 
 def _gram(rows: Tensor) -> Tensor:

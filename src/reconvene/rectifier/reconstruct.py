@@ -308,7 +308,8 @@ class _Work:
         elif bias is not None:
             wants = wants - bias.double()
         pieces = zip(reads.chunk(groups, 1), wants.flatten(1).chunk(groups, 1), old, strict=True)
-        fitted = [(fit_weights(x, y, w, centred=centred), x, y) for x, y, w in pieces]
+        shared = wants[0, 0].numel() if transposed and centred else 1
+        fitted = [(fit_weights(x, y, w, centred=centred, shared=shared), x, y) for x, y, w in pieces]
         new = [weight for (weight, _), _, _ in fitted]
         weight = (new[0] if transposed else torch.cat([w.mT for w in new])).reshape(layer.weight.shape)
         if not put_weight(layer, weight):
