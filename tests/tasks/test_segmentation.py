@@ -259,6 +259,30 @@ def test_what_is_no_pair_is_named(names: dict[str, Any], wrong: str, tmp_path: P
         load_data(folder(tmp_path, names), task="segmentation")
 
 
+def test_a_target_picture_is_as_large_as_its_image_or_as_the_frame(tmp_path: Path) -> None:
+    small, large = pictures(5), [np.kron(one, np.ones((2, 2, 1), np.uint8)) for one in pictures(5)]
+    data = folder(tmp_path / "sr", {"images": small, "targets": large})
+    enlarged = load_data(data, task="image-to-image", input_shape=(3, 40, 48))
+    assert enlarged.train.images.shape == (4, 3, 40, 48)
+    together = [*enlarged.train.targets, *enlarged.test.targets]
+    assert {one.permute(1, 2, 0).numpy().tobytes() for one in together} == {one.tobytes() for one in large}
+    for shape in (None, (3, 20, 24)):
+        with pytest.raises(DataError, match=r"target of .*\.png is 40x48, its image 20x24.*--input 3x40x48"):
+            load_data(data, task="image-to-image", input_shape=shape)
+    square = folder(tmp_path / "square", {"images": small, "targets": [one[:, :20] for one in small]})
+    with pytest.raises(DataError, match=r"is 20x20, its image 20x24.*different views"):
+        load_data(square, task="image-to-image", input_shape=(3, 20, 20))
+    deep = folder(tmp_path / "deep", {"images": small, "targets": numbered(5)})
+    with pytest.raises(DataError, match=r"target of .* is an image of mode I;16"):
+        load_data(deep, task="image-to-image")
+
+
+def test_numbers_are_not_read_from_folders(tmp_path: Path) -> None:
+    data = folder(tmp_path, {"images": pictures(5), "targets": pictures(5)})
+    with pytest.raises(DataError, match=r"asks for numbers.*parquet files with a column 'image'.*'target'"):
+        load_data(data, task="regression")
+
+
 def test_labels_are_no_maps() -> None:
     with pytest.raises(DataError, match="asks for maps"):
         load_data("digits", task="segmentation")

@@ -36,7 +36,8 @@ def decode_split(rows: Rows, targets: Targets, shape: tuple[int, int, int], name
     """All images of a split as ``shape`` ``(C, H, W)``, with their targets.
 
     ``fit``: pictures of other sizes are scaled until they cover the frame (bilinear, maps by the nearest pixel) and
-    their middle is cut out; else they are an error.
+    their middle is cut out; else they are an error. A picture that is a target is as large as its image, or as large as
+    the frame that its image is scaled to.
 
     Raises DataError, ResourceError.
     """
@@ -63,7 +64,7 @@ def decode_split(rows: Rows, targets: Targets, shape: tuple[int, int, int], name
         if targets is Targets.MAPS:
             maps[i] = np.asarray(_covering(_map(rows, i, size), height, width, nearest=True))
         elif targets is Targets.PICTURES:
-            pictures[i] = _pixels(_target(rows, i), shape)
+            pictures[i] = _pixels(_picture(rows, i, size, shape, fit=fit), shape)
     if broken:
         raise DataError(_all_broken(broken))
     images = _channels_first(pixels)
@@ -93,9 +94,33 @@ def _channels_first(pixels: NDArray[np.uint8]) -> Tensor:
 
 def _image(rows: Rows, i: int) -> Image:
     picture = _opened(rows, i, target=False)
-    if picture.mode not in _MODES:
-        raise DataError(f"{rows.locate(i)} is an image of mode {picture.mode}; known modes: {', '.join(_MODES)}.")
+    _check_mode(picture, rows.locate(i))
     return picture
+
+
+def _check_mode(picture: Image, place: str) -> None:
+    if picture.mode not in _MODES:
+        raise DataError(f"{place} is an image of mode {picture.mode}; known modes: {', '.join(_MODES)}.")
+
+
+def _picture(rows: Rows, i: int, size: tuple[int, int], shape: tuple[int, int, int], *, fit: bool) -> Image:
+    """The target of an image of this size, which shows the same view and loses no pixels that the image keeps."""
+    picture = _target(rows, i)
+    _check_mode(picture, f"the target of {rows.locate(i)}")
+    own, (channels, height, width) = (picture.height, picture.width), shape
+    same_view = own[0] * size[1] == own[1] * size[0]
+    if own == size or (fit and same_view and own == (height, width)):
+        return picture
+    advice = (
+        f"Try: input_shape=({channels}, {own[0]}, {own[1]}) (--input {channels}x{own[0]}x{own[1]}), which scales the "
+        "images to the size of their targets: a network's outputs are as large as its inputs"
+        if same_view
+        else "They show different views. Cut both to the same part"
+    )
+    raise DataError(
+        f"the target of {rows.locate(i)} is {own[0]}x{own[1]}, its image {size[0]}x{size[1]}, and images were to be "
+        f"{height}x{width}. {advice}."
+    )
 
 
 def _map(rows: Rows, i: int, size: tuple[int, int]) -> Image:

@@ -47,8 +47,14 @@ def pairs_in_folder(root: Path, *, targets: Targets) -> DataSource:
 
     Pictures of a pair have the same name but for the ending.
 
-    Raises DataError: no such folders, an image without a target or the other way round.
+    Raises DataError: no such folders, an image without a target or the other way round, numbers asked for.
     """
+    if targets is Targets.VALUES:
+        raise DataError(
+            f"{root} is a folder of pictures, and the task asks for numbers, which are read from tables alone. Write "
+            f"parquet files with a column 'image' (the bytes of a picture file) and a column 'target' (a number, or a "
+            "list of numbers). For pictures as targets, try the task 'image-to-image'."
+        )
     train, test, note = split_folders(root)
     rows, folder = _folder_rows(train, targets)
     tested = None if test is None else _folder_rows(test, targets)[0]

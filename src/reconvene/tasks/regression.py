@@ -62,7 +62,7 @@ def _without_ones(values: Tensor) -> list[int]:
 class ImageToImage(Regression):
     """A picture from a picture: outputs float32 ``[B, C, H, W]`` in [0, 1], targets uint8; compared by the PSNR in dB.
 
-    Super-resolution, denoising, colouring, restoration.
+    Denoising, colouring, restoration, and super-resolution of images that are enlarged to the size of their targets.
     """
 
     name, headline, targets = "image-to-image", "psnr", Targets.PICTURES
