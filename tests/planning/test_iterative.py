@@ -8,6 +8,7 @@ from collections import OrderedDict
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import reconvene as rc
 from reconvene.costs.model import CostModel
@@ -104,6 +105,23 @@ def test_by_default_batches_tune_with_the_dense_network_as_teacher():
     assert not torch.equal(cut.stem[0].weight, tuned.stem[0].weight)
     assert all(torch.equal(a, b) for a, b in zip(tuned.state_dict().values(), again.state_dict().values(), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), trained(Net()).parameters(), strict=True))
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """Examples without a length."""
+
+    def __iter__(self):
+        yield from zip(torch.randn(33, 8), torch.randint(3, (33,)), strict=True)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_single_example_left_over_is_not_tuned_on_where_norms_need_more(stream: bool):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 3)).eval()
+    examples = Stream() if stream else TensorDataset(torch.randn(33, 8), torch.randint(3, (33,)))
+    options = {"steps": 2, "data": DataLoader(examples, batch_size=16), "rectify": "recalibrate", "verify": False}
+    small = rc.prune_iteratively(net, torch.randn(2, 8), rc.Budget(params="2x"), **options)
+    assert small[0].weight.shape[0] < 32
 
 
 def test_targets_that_the_default_loss_cannot_read_are_named():

@@ -7,7 +7,7 @@ and losses of the user's own.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reconvene.criteria.base import Loss
-from reconvene.criteria.batches import Batches, argument_names
+from reconvene.criteria.batches import Batches, argument_names, batch_count, samples_in
 from reconvene.criteria.gradients import explained
 from reconvene.errors import TrainingError
 from reconvene.structure import call, tensors_in
@@ -26,6 +26,7 @@ from reconvene.tasks.scores import soft_loss
 from reconvene.training.optimizer import Nesterov
 from reconvene.training.randomness import own_randomness, seed_step
 from reconvene.utils.module_state import evaluating, kept_modes
+from reconvene.utils.norms import averages_statistics
 from reconvene.utils.progress import stage
 
 
@@ -88,6 +89,9 @@ def tune(
 ) -> None:
     """Train a cut network on, in place; its modes and the random state are as before afterwards.
 
+    A single example that is left over behind larger batches is not learned from where norms take statistics of the
+    batch: it may have no variance.
+
     Args:
         network: what is tuned.
         data: batches as ``Batches`` takes them, which can be iterated again; those without targets, too.
@@ -112,11 +116,18 @@ def tune(
 
     with own_randomness(device), kept_modes(network), evaluating(teacher):
         network.train()
-        length = len(data) if isinstance(data, Sized) else sum(1 for _ in batches(0))
+        known = batch_count(data)
+        length = sum(1 for _ in batches(0)) if known is None else known
         total = length * tuning.epochs
+        norms, largest = any(map(averages_statistics, network.modules())), 0
         passes = chain.from_iterable(batches(epoch) for epoch in range(tuning.epochs))
         with stage("tuning", total, summary=False) as work:
             for done, (inputs, target) in enumerate(passes):
+                size = samples_in(inputs)
+                largest = max(largest, size)
+                if norms and size == 1 < largest:
+                    work.advance()
+                    continue
                 seed_step(device, seed, done)
                 with explained("tuning", done, TrainingError):
                     value = _objective(network, teacher, inputs, target, loss, tuning)
