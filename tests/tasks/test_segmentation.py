@@ -224,6 +224,18 @@ def test_values_of_masks_are_classes(tmp_path: Path) -> None:
         load_data(tmp_path / "b", task="segmentation")
 
 
+def test_classes_are_those_of_all_maps_whatever_is_left_of_them(tmp_path: Path) -> None:
+    masks = [np.zeros((20, 24), np.uint8) for _ in range(20)]
+    for mask in masks:
+        mask[4:12, 4:12] = 100
+    masks[7][0, 0] = 5  # one pixel of one mask
+    data = folder(tmp_path, {"images": pictures(20), "masks": masks})
+    for options in ({}, {"limit": 2}, {"input_shape": (3, 10, 12)}, {"limit": 2, "validation": 0.2}):
+        loaded = load_data(data, task="segmentation", **options)
+        assert loaded.classes == ("0", "5", "100") and loaded.outputs == 3
+        assert {0, 2} <= set(loaded.train.targets.unique().tolist()) <= {0, 1, 2}
+
+
 def test_pictures_and_numbers_are_targets_too(tmp_path: Path) -> None:
     images = pictures(5)
     data = load_data(folder(tmp_path / "a", {"images": images, "targets": images}), task="image-to-image")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _MODES = {"1": 1, "L": 1, "LA": 1, "P": 3, "RGB": 3, "RGBA": 3, "CMYK": 3, "YCbCr": 3}
 MAP_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 """Modes of pictures whose pixels are one integer: of ``P`` the number in the palette."""
+_COUNTED = 2**16
+"""Numbers of maps below which counting finds the values sooner than sorting."""
 _NAMED = 10
 """Broken images that an error names."""
 
@@ -32,7 +35,15 @@ def own_shape(rows: Rows) -> tuple[int, int, int]:
     return _MODES[picture.mode], picture.height, picture.width
 
 
-def decode_split(rows: Rows, targets: Targets, shape: tuple[int, int, int], name: str, *, fit: bool) -> Split:
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """A split, and every value of its maps as they are on disk: scaling may lose some."""
+
+    split: Split
+    values: frozenset[int] = frozenset()
+
+
+def decode_split(rows: Rows, targets: Targets, shape: tuple[int, int, int], name: str, *, fit: bool) -> Decoded:
     """All images of a split as ``shape`` ``(C, H, W)``, with their targets.
 
     ``fit``: pictures of other sizes are scaled until they cover the frame (bilinear, maps by the nearest pixel) and
@@ -47,6 +58,7 @@ def decode_split(rows: Rows, targets: Targets, shape: tuple[int, int, int], name
     maps = np.empty((len(rows), height, width) if targets is Targets.MAPS else 0, dtype=np.int32)
     pictures = np.empty(pixels.shape if targets is Targets.PICTURES else 0, dtype=np.uint8)
     broken: list[_BrokenImage] = []
+    values: set[int] = set()
     for i in track(range(len(rows)), f"decoding {name}", total=len(rows)):
         try:
             picture = _image(rows, i)
@@ -62,17 +74,27 @@ def decode_split(rows: Rows, targets: Targets, shape: tuple[int, int, int], name
             )
         pixels[i] = _pixels(picture, shape)
         if targets is Targets.MAPS:
-            maps[i] = np.asarray(_covering(_map(rows, i, size), height, width, nearest=True))
+            numbers = _map(rows, i, size)
+            values |= _values_in(numbers)
+            maps[i] = np.asarray(_covering(numbers, height, width, nearest=True))
         elif targets is Targets.PICTURES:
             pictures[i] = _pixels(_picture(rows, i, size, shape, fit=fit), shape)
     if broken:
         raise DataError(_all_broken(broken))
     images = _channels_first(pixels)
     if targets is Targets.PICTURES:
-        return Split(images, _channels_first(pictures))
+        return Decoded(Split(images, _channels_first(pictures)))
     chosen = {Targets.MAPS: maps, Targets.VALUES: rows.values, Targets.LABELS: rows.labels}[targets]
     assert chosen is not None, "the reader of such data fills it in"
-    return Split(images, torch.from_numpy(chosen))
+    return Decoded(Split(images, torch.from_numpy(chosen)), frozenset(values))
+
+
+def map_values(rows: Rows, name: str) -> frozenset[int]:
+    """Every value of the maps of rows whose images are not decoded. Raises DataError."""
+    values: set[int] = set()
+    for i in track(range(len(rows)), f"reading maps of {name}", total=len(rows)):
+        values |= _values_in(_map(rows, i, None))
+    return frozenset(values)
 
 
 def _require_memory(count: int, shape: tuple[int, int, int], targets: Targets) -> None:
@@ -123,21 +145,27 @@ def _picture(rows: Rows, i: int, size: tuple[int, int], shape: tuple[int, int, i
     )
 
 
-def _map(rows: Rows, i: int, size: tuple[int, int]) -> Image:
-    """A map of integers in mode I, as large as its image."""
+def _map(rows: Rows, i: int, size: tuple[int, int] | None) -> Image:
+    """A map of integers in mode I, as large as its image where that size is given."""
     picture = _target(rows, i)
     if picture.mode not in MAP_MODES:
         raise DataError(
             f"the map of {rows.locate(i)} is a picture of mode {picture.mode}, not one integer a pixel "
             f"({', '.join(MAP_MODES)}). Save it as PNG in grey, of 8 or 16 bits, or with a palette."
         )
-    if (picture.height, picture.width) != size:
+    if size is not None and (picture.height, picture.width) != size:
         raise DataError(
             f"the map of {rows.locate(i)} is {picture.height}x{picture.width}, its image {size[0]}x{size[1]}."
         )
     image = import_data_extra("PIL.Image", "pillow", "decoding images")
     numbers: Image = image.fromarray(np.asarray(picture).astype(np.int32))
     return numbers
+
+
+def _values_in(numbers: Image) -> set[int]:
+    pixels = np.asarray(numbers)
+    few = pixels.min() >= 0 and pixels.max() < _COUNTED
+    return set((np.flatnonzero(np.bincount(pixels.ravel())) if few else np.unique(pixels)).tolist())
 
 
 def _target(rows: Rows, i: int) -> Image:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from reconvene.data.dataset import Dataset, SplitName, statistics
-from reconvene.data.decode import decode_split, own_shape
+from reconvene.data.decode import decode_split, map_values, own_shape
 from reconvene.data.digits import COUNT, read_digits
 from reconvene.data.folder import read_folder
 from reconvene.data.maps import OBJECTS, coded_maps
@@ -46,7 +46,8 @@ def load_data(
     ``spec`` is ``digits`` (scikit-learn's, no download), a folder of parquet files, a folder of images (one sub-folder
     a class; or ``images`` beside ``masks``, ``instances`` or ``targets``), or an id on the dataset hub. ``task``, a
     name in ``reconvene.tasks.TASKS`` or a task itself, says what targets are. Maps called ``instances`` number objects:
-    ``segmentation`` of them becomes the task ``instances``. In other maps every value is a class.
+    ``segmentation`` of them becomes the task ``instances``. In other maps every value is a class: of all maps of the
+    data, whatever ``limit`` and ``input_shape`` leave of them.
 
     A column ``audio`` of a parquet file, where there are no images, holds wav files: they become log-mel pictures,
     grey, 64 bands by 64 frames (``reconvene.data.audio``).
@@ -80,14 +81,18 @@ def load_data(
     _check_classes(source)
     if source.numbered and task.instances is not None:
         task = task_named(task.instances)
-    parts, note = _split(source, split_seed, limit=limit, validation=validation)
+    parts, left_out, note = _split(source, split_seed, limit=limit, validation=validation)
     target_shape = source.shape if input_shape is None else (input_shape[0], input_shape[1], input_shape[2])
     shape = own_shape(parts["train"]) if target_shape is None else target_shape
     fit = target_shape is not None
-    splits = [decode_split(rows, task.targets, shape, source.name, fit=fit) for rows in parts.values()]
-    classes = source.classes
-    if task.targets is Targets.MAPS:
-        classes, splits = (OBJECTS, splits) if task.numbered else coded_maps(splits, source.name)
+    decoded = [decode_split(rows, task.targets, shape, source.name, fit=fit) for rows in parts.values()]
+    classes, splits = source.classes, [part.split for part in decoded]
+    if task.targets is Targets.MAPS and task.numbered:
+        classes = OBJECTS
+    elif task.targets is Targets.MAPS:
+        elsewhere = [map_values(rows, source.name) for rows in left_out]
+        values = frozenset[int]().union(*elsewhere, *(part.values for part in decoded))
+        classes, splits = coded_maps(splits, values, source.name)
     measured = statistics(splits[0].images)
     shift, scale = (_per_channel(*each) for each in zip(("mean", "std"), (mean, std), measured, strict=True))
     augmentation = task.augmentation(classes, shape)
@@ -112,8 +117,13 @@ def _per_channel(name: str, given: Sequence[float] | None, measured: tuple[float
     return values
 
 
-def _split(source: DataSource, seed: int, *, limit: int | None, validation: float) -> tuple[dict[SplitName, Rows], str]:
-    """The rows of each split, and how the test split came about. Raises DataError for a split without images."""
+def _split(
+    source: DataSource, seed: int, *, limit: int | None, validation: float
+) -> tuple[dict[SplitName, Rows], list[Rows], str]:
+    """The rows of each split, those that ``limit`` left out, and how the test split came about.
+
+    Raises DataError for a split without images.
+    """
     note = source.note
     train, test = source.train, source.test
     if test is None:
@@ -122,11 +132,12 @@ def _split(source: DataSource, seed: int, *, limit: int | None, validation: floa
     parts: dict[SplitName, Rows] = {"train": train, "test": test}
     if validation:
         parts["train"], parts["validation"] = _held_out(train, validation, seed)
-    parts = {name: _limited(rows, limit, seed) for name, rows in parts.items()}
+    limited = {name: _limited(rows, limit, seed) for name, rows in parts.items()}
+    parts, left_out = {name: rows for name, (rows, _) in limited.items()}, [rest for _, rest in limited.values()]
     for name, rows in parts.items():
         if not len(rows):
             raise DataError(f"{source.name} has no {'training' if name == 'train' else name} images.")
-    return parts, note
+    return parts, left_out, note
 
 
 def _held_out(rows: Rows, share: float, seed: int) -> tuple[Rows, Rows]:
@@ -206,8 +217,13 @@ def _find(
     )
 
 
-def _limited(rows: Rows, limit: int | None, seed: int) -> Rows:
-    return rows if limit is None or limit >= len(rows) else rows.take(stratified(rows.labels, limit, seed=seed))
+def _limited(rows: Rows, limit: int | None, seed: int) -> tuple[Rows, Rows]:
+    """At most ``limit`` of the rows, every class in proportion, and the others."""
+    every = np.arange(len(rows))
+    if limit is None or limit >= len(rows):
+        return rows, rows.take(every[:0])
+    chosen = stratified(rows.labels, limit, seed=seed)
+    return rows.take(chosen), rows.take(np.setdiff1d(every, chosen))
 
 
 def _check_classes(source: DataSource) -> None:
