@@ -498,6 +498,27 @@ def test_layers_that_share_a_weight_keep_it() -> None:
     assert torch.equal(small.one.weight, before) and small.other.weight is small.one.weight
 
 
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.rnn, self.head = nn.Linear(4, 8), nn.LSTM(8, 6, batch_first=True), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rnn(self.first(x).relu())[0])
+
+
+@pytest.mark.parametrize("lengths", [(5, 5), (5, 7)])
+def test_layers_of_several_weights_keep_them(lengths: tuple[int, ...]) -> None:
+    net, x = Recurrent(), images(2, 5, 4)
+    plan = cut(net, x, {"first": [0, 1, 2, 3, 4]})
+    small = plan.apply(net)
+    before = {name: value.clone() for name, value in small.rnn.state_dict().items()}
+    report = rc.rectify(small, plan, x, "reconstruct", model=net, data=[images(8, length, 4) for length in lengths])
+    assert {row.layer: row.action for row in report.rows}["rnn"] == "kept"
+    assert all(torch.equal(value, before[name]) for name, value in small.rnn.state_dict().items())
+
+
 def test_frozen_weights_and_biases_stay_unless_all_are_frozen() -> None:
     net, x = convolutions(), images(2, 3, 8, 8)
     net[3].weight.requires_grad_(False)

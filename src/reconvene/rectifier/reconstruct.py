@@ -182,8 +182,9 @@ class _Work:
 
     def _kept(self, name: str) -> dict[int, str]:
         """What the plan keeps of each dimension of a weight, or of the parameters that it is computed from."""
-        starts = (f"{name}.parametrizations.weight.original", f"{name}.weight_")
-        paths = [path for path in self.plan.slices if path == f"{name}.weight" or path.startswith(starts)]
+        whole = [f"{name}.{own}" for own in ("weight", "weight_v", "weight_orig")]
+        parts = f"{name}.parametrizations.weight.original"
+        paths = [path for path in self.plan.slices if path in whole or path.startswith(parts)]
         return {dim: kept for path in paths for dim, kept in self.plan.slices[path].items()}
 
     @contextmanager
@@ -212,9 +213,9 @@ class _Work:
         self._repeated |= {name} if call_of_part in self._seen else set()
         self._seen.add(call_of_part)
         layer = self.small[name]
-        weight, out = layer.weight, 1 if isinstance(layer, _ConvTransposeNd) else 0
         if refusal(module) is not None or not isinstance(output, Tensor) or not takes_weight(layer):
             return
+        weight, out = layer.weight, 1 if isinstance(layer, _ConvTransposeNd) else 0
         assert isinstance(weight, Tensor)
         unknowns = weight.numel() // weight.shape[out]
         count = min(max(ROWS_EACH * unknowns, FEWEST_ROWS), MOST_ROWS)
@@ -237,10 +238,10 @@ class _Work:
 
     def collect(self, name: str, layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """Look at what reaches the first layer that is not done yet, then stop; ``end_turn`` fits it."""
-        if name in self.actions or self._keeps(name, layer):
+        if name in self.actions or self._keeps(name, layer) or self.part not in self._targets[name]:
             return
         self._turn = self._turn or name
-        if name == self._turn and self.part in self._targets[name]:
+        if name == self._turn:
             self._look(name, layer, args, kwargs)
             raise _Arrived
 
