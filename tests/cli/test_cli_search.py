@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import nn
 
 import reconvene as rc
 from reconvene import artifact
@@ -86,3 +89,27 @@ def test_layers_of_a_pruned_network_read_few_bits(tmp_path: Path, capfd: pytest.
         str(tmp_path / "no"),
         code=2,
     )
+
+
+def test_scores_are_those_of_the_rounded_network(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[nn.Module] = []
+
+    def spy(function: Any) -> Any:
+        return lambda model, *args, **kwargs: (judged.append(model), function(model, *args, **kwargs))[1]
+
+    for place, name in (("iterative", "evaluate_split"), ("evaluate", "evaluate_split"), ("evaluate", "assess")):
+        module = import_module(f"reconvene.workflow.{place}")
+        monkeypatch.setattr(module, name, spy(getattr(module, name)))
+    folder, out, steps = str(dense(tmp_path / "dense")), str(tmp_path / "out"), str(tmp_path / "steps")
+    prune = ["prune", folder, "--trained", *DATA, "--size", "9x", "--bits", "2"]
+    for command in (
+        [*prune, "-o", out],
+        ["evaluate", out, *DATA],
+        [*prune, "-o", steps, "--steps", "2", "--epochs", "0"],
+    ):
+        judged.clear()
+        answer(capfd, *command)
+        levels = [len(network.get_parameter("stem.0.weight")[0].unique()) for network in judged]
+        assert min(levels) <= 4 and levels.count(9) <= 1, command  # all but the dense network are rounded

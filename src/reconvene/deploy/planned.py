@@ -8,10 +8,13 @@ from typing import Any
 
 from torch import nn
 
+from reconvene.data import Dataset, balanced_calibration
+from reconvene.deploy.model_io import labelled_samples
+from reconvene.deploy.quantisation import CALIBRATION_SAMPLES
 from reconvene.deploy.runtimes.base import Runtime
 from reconvene.errors import ExportError
 from reconvene.quantiser import QuantisedWeight, fake_quantised, quantise
-from reconvene.quantiser.fake import FewBitsRead, with_few_bits_read
+from reconvene.quantiser.fake import FewBitsRead, as_exported, with_few_bits_read
 from reconvene.structure.copies import copy_model
 from reconvene.surgery.bits import BitPlan, LayerBits
 
@@ -77,6 +80,27 @@ class Planned:
         return {name: NarrowInput(self.inputs[name], *steps) for name, steps in computed.rounded.scales().items()}
 
 
+def as_file_computes(model: nn.Module, dataset: Dataset, *, seed: int = 0) -> nn.Module:
+    """The network that is judged: rounded as in its file where the plan of ``model`` has bits, else ``model`` itself.
+
+    Ranges of activations of few bits cover training images of ``dataset``, as many as an export is calibrated on.
+    """
+    bits = bits_of(model)
+    if bits is None:
+        return model
+    samples = None
+    if bits.inputs:
+        images = balanced_calibration(dataset, CALIBRATION_SAMPLES, seed=seed, batch_size=32)
+        samples, _ = labelled_samples(images, CALIBRATION_SAMPLES)
+    return as_exported(model, bits.by_weight, bits.inputs, samples)
+
+
+def bits_of(model: nn.Module) -> BitPlan | None:
+    """The bits in the plan that a network carries; None without a plan, or without bits in it."""
+    bits: BitPlan | None = getattr(getattr(model, "reconvene_plan", None), "bits", None)
+    return bits
+
+
 def planned(model: nn.Module, runtime: Runtime, calibration: Iterable[Any] | None) -> Planned:
     """Round the weights of a small network to the bits of its plan.
 
@@ -90,7 +114,7 @@ def planned(model: nn.Module, runtime: Runtime, calibration: Iterable[Any] | Non
             f"quantize='plan' is for onnx, openvino and litert: {because}. quantize='int8' writes 8 bits everywhere"
         )
     plan = getattr(model, "reconvene_plan", None)
-    bits: BitPlan | None = getattr(plan, "bits", None)
+    bits = bits_of(model)
     if bits is None:
         raise ExportError(
             f"{type(model).__name__} has no plan of bits. rc.prune(model, x, budget, bits=(0, 2, 4, 8), ...) makes one"

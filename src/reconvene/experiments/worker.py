@@ -25,6 +25,7 @@ from torch import nn
 from reconvene.costs import Budget, Cost, listed_costs
 from reconvene.data import Dataset, load_data
 from reconvene.deploy import measure, time_variants
+from reconvene.deploy.planned import as_file_computes
 from reconvene.devices.latency_cost import DeviceLatency
 from reconvene.errors import ExperimentError, ReconveneError
 from reconvene.experiments.config import Run
@@ -71,6 +72,7 @@ def execute_run(run: Run, folder: Path, *, data: str) -> Record:
         quantising=prepared.quantising,
     )
     model = take_off(prepared.model)
+    judged = as_file_computes(model, dataset, seed=run.seed)
     nonzero = sum(int(p.count_nonzero()) for p in model.parameters()) if prepared.masked else costs.params
     dense_costs = measure(dense, setting.inputs, latency=False)
     record: Record = {
@@ -93,8 +95,8 @@ def execute_run(run: Run, folder: Path, *, data: str) -> Record:
         "search": {"seconds": sum(prepared.seconds.values()), "cpu_seconds": search_cpu, "steps": prepared.seconds},
         "facts": prepared.facts,
         **_training(result, prepared, costs.macs, dataset),
-        "assessment": _assessment(model, dataset) if run.corruptions else None,
-        "synops": None if (counted := test_synops(model, dataset)) is None else counted.to_dict(),
+        "assessment": _assessment(judged, dataset) if run.corruptions else None,
+        "synops": None if (counted := test_synops(judged, dataset)) is None else counted.to_dict(),
         "latency": _latency(dense, model, setting.inputs) if run.latency else None,
         "commit": source_commit(),
         "libraries": library_versions(),

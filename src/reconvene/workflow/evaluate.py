@@ -10,6 +10,7 @@ from torch import nn
 
 from reconvene import artifact
 from reconvene.data import Dataset
+from reconvene.deploy.planned import as_file_computes
 from reconvene.errors import ArtifactError
 from reconvene.tasks import Assessment
 from reconvene.training import evaluate_split
@@ -35,8 +36,9 @@ def evaluate(
     Of spiking networks the synaptic operations on test images are kept too.
 
     Trained are networks whose weights were trained here or elsewhere, or kept when channels left them. The dense
-    network takes part where it was trained too (``reconvene run`` does that). Images are normalised as those it was
-    trained on, whichever part of them ``data`` holds.
+    network takes part where it was trained too (``reconvene run`` does that). Of a network whose plan has bits the
+    rounded one is assessed, as its file computes it. Images are normalised as those it was trained on, whichever part
+    of them ``data`` holds.
 
     Args:
         directory: of the artifact.
@@ -91,7 +93,10 @@ def _assessed(models: dict[str, nn.Module], dataset: Dataset, *, corruptions: bo
 
 
 def trained_variants(folder: Path, dataset: Dataset, *, allow_import: bool) -> tuple[dict[str, nn.Module], Dataset]:
-    """The trained networks of an artifact, by variant, and the data normalised as in training. Raises as above."""
+    """The trained networks of an artifact, by variant, and the data normalised as in training. Raises as above.
+
+    Networks whose plan has bits are rounded as in their files.
+    """
     trained = {name: stored for name, stored in stored_variants(folder).items() if stored.is_trained}
     if not trained:
         raise ArtifactError(
@@ -99,8 +104,9 @@ def trained_variants(folder: Path, dataset: Dataset, *, allow_import: bool) -> t
             "of your own, say so when you save it: rc.save(model, folder, trained=True)"
         )
     preprocessing = preparation(list(trained.values())[-1], dataset)  # the pruned one's, where it is trained
+    dataset = replace(dataset, mean=preprocessing.mean, std=preprocessing.std)
     models = {name: m for name, m in variants(folder, allow_import=allow_import).items() if name in trained}
-    return models, replace(dataset, mean=preprocessing.mean, std=preprocessing.std)
+    return {name: as_file_computes(model, dataset) for name, model in models.items()}, dataset
 
 
 def judge_cut(directory: str | Path, data: DataLike, *, allow_import: bool = False) -> artifact.AsCut:

@@ -24,6 +24,7 @@ from reconvene.costs import Budget
 from reconvene.data import Dataset
 from reconvene.data.calibration import TRAINED_SAMPLES
 from reconvene.data.trial import try_model
+from reconvene.deploy.planned import as_file_computes
 from reconvene.errors import ArtifactError, TrainingError
 from reconvene.models import ModelSource, example_inputs
 from reconvene.planning.iterative import plan_of, prune_step
@@ -226,8 +227,9 @@ class _Run:
         )
 
     def _score(self, network: nn.Module) -> float:
-        """The task's headline on the split that choices are made by."""
-        return evaluate_split(network, self.dataset, split=self.dataset.choosing).score
+        """The task's headline on the split that choices are made by, with the bits of the network's plan."""
+        rounded = as_file_computes(network, self.dataset, seed=self.pruning.seed)
+        return evaluate_split(rounded, self.dataset, split=self.dataset.choosing).score
 
     def _step(self, model: nn.Module, schedule: PruningSchedule, step: int) -> StepRecord:
         """One step, unless it is done."""
@@ -286,7 +288,8 @@ class _Run:
         last = self.work / str(curve.result)
         places = {"dense": self.work / DENSE, "pruned": last}
         models = {name: artifact.load(path, allow_import=self.allow_import) for name, path in places.items()}
-        write_pictures(last, draw_predictions(models, self.dataset))
+        judged = {name: as_file_computes(model, self.dataset) for name, model in models.items()}
+        write_pictures(last, draw_predictions(judged, self.dataset))
         stored = artifact.Artifact.open(last)
         files = {name: stored.read(name) for name in stored.files}
         preprocessing = self.dataset.preprocessing.to_dict()

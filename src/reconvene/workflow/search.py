@@ -14,11 +14,11 @@ from reconvene.artifact import Training
 from reconvene.artifact.sections import PruningSettings
 from reconvene.costs import Budget
 from reconvene.data import Dataset
+from reconvene.deploy.planned import as_file_computes
 from reconvene.errors import TrainingError
 from reconvene.models import example_inputs
 from reconvene.planning.pruning import dense_costs
 from reconvene.planning.search import search as search_network
-from reconvene.quantiser.fake import as_exported
 from reconvene.surgery import Plan
 from reconvene.surgery.compose import compose_plans
 from reconvene.training import TrainConfig, evaluate_split
@@ -90,7 +90,7 @@ def search_artifact(
             small = _searched(model, inputs, dataset, budget, searching, config, folder, resume)
         plan: Plan = small.reconvene_plan  # type: ignore[assignment]
         assert plan.bits is not None, "a search decides bits"
-        training = _training(small, plan, dataset, searching, time.monotonic() - began)
+        training = _training(small, dataset, searching, time.monotonic() - began)
         if (earlier := getattr(model, "reconvene_plan", None)) is not None:
             dense = source.build(allow_import=allow_import)
             options = Pruning(**asdict(_settings(searching))).options()
@@ -156,10 +156,9 @@ def _settings(searching: Searching) -> PruningSettings:
     )
 
 
-def _training(small: nn.Module, plan: Plan, dataset: Dataset, searching: Searching, seconds: float) -> Training:
+def _training(small: nn.Module, dataset: Dataset, searching: Searching, seconds: float) -> Training:
     """How good the network is with the weights that its file will have."""
-    assert plan.bits is not None, "checked"
-    evaluation = evaluate_split(as_exported(small, plan.bits.by_weight, plan.bits.inputs, plan.calibration), dataset)
+    evaluation = evaluate_split(as_file_computes(small, dataset, seed=searching.seed), dataset)
     return Training(
         searching.epochs,
         str(dataset),
