@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,48 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     examples = (network.reconvene_plan.calibration for network in (small, resumed))
     assert torch.equal(*examples)  # what exports and few bits of activations are calibrated on
     assert (folder / "train.jsonl").read_bytes() == (tmp_path / "train.jsonl").read_bytes()
+
+
+class Shuffled:
+    """The batches of ``problem`` in another order every epoch."""
+
+    def __init__(self) -> None:
+        _, batches = problem()
+        self.images, self.labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.order = torch.randperm(96, generator=torch.Generator().manual_seed(epoch))
+
+    def __len__(self) -> int:
+        return 3
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from zip(self.images[self.order].split(32), self.labels[self.order].split(32), strict=True)
+
+
+@pytest.mark.parametrize("stop", [7, 11, 14])
+def test_data_in_another_order_every_epoch_resume_to_the_same_bytes(
+    stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_run, "SAVE_SECONDS", 0.0)
+    bits: dict[str, Any] = {"bits": (0, 2, 4, 8), "activation_bits": (2, 4, 8)}
+
+    def run(data: Shuffled, **options: Any) -> nn.Module:
+        model, batches = problem()
+        asked = {"epochs": 6, "warmup": 1, "finetune": 2, **bits, **options}
+        return rc.search(model, batches[0][0][:1], rc.Budget(ops_bit="6x"), train=data, **asked)
+
+    def interrupt(done: int, total: int, name: str) -> None:
+        if done == stop:
+            raise KeyboardInterrupt
+
+    data = Shuffled()
+    with pytest.raises(KeyboardInterrupt):
+        run(data, checkpoint=tmp_path, progress=interrupt)
+    whole, resumed = run(Shuffled()), run(data, checkpoint=tmp_path)
+    assert same_bytes(whole, resumed)
+    assert torch.equal(whole.reconvene_plan.calibration, resumed.reconvene_plan.calibration)
 
 
 def test_a_process_that_was_killed_leaves_a_run_that_goes_on(

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from reconvene.errors import CriterionError, ReconveneError
 from reconvene.structure.inputs import map_tensors, tensors_in
+from reconvene.structure.restore import kept_random_state, seed_random_state
 from reconvene.utils.progress import track
 
 EXPECTED = "data= takes an iterable of (inputs, target) batches: a DataLoader, a list, a generator"
@@ -58,11 +59,11 @@ class Batches:
         self._user, self._device, self._seed, self._names, self._labelled = user, device, seed, names, labelled
         self._error = error
         self._name = str(data) if type(data).__str__ is not object.__str__ else None
-        self._data = list(data) if iter(data) is data else data
+        self._data = repeatable(data, seed=seed)
         self._counts = (0, 0, 0)
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        torch.manual_seed(self._seed)
+        seed_random_state(self._seed, self._device)
         batches = samples = 0
         classes: set[int] = set()
         for batch in track(self._data, "batches of data", total=batch_count(self._data)):
@@ -110,6 +111,18 @@ def batch_count(data: Any) -> int | None:
         return len(data) if isinstance(data, Sized) else None
     except TypeError:  # a loader has a length only if its data set has one
         return None
+
+
+def repeatable(data: Iterable[Any], *, seed: int) -> Iterable[Any]:
+    """The data, or a list of what an iterator gives, which can be read once; the random state is afterwards as before.
+
+    ``iter(data) is data`` would not do to tell: asked for an iterator, a ``DataLoader`` draws a seed.
+    """
+    if not isinstance(data, Iterator):
+        return data
+    with kept_random_state():
+        seed_random_state(seed, torch.device("cpu"))
+        return list(data)
 
 
 def loader_examples(data: Any) -> int | None:

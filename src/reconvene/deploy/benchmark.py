@@ -23,6 +23,7 @@ from reconvene.deploy.runtimes.registry import runtime_named
 from reconvene.deploy.sharing import shared_conversions
 from reconvene.deploy.writing import write_model
 from reconvene.errors import ExportError, ModelError, ReconveneError, UnknownNameError
+from reconvene.structure.nesting import seeded
 from reconvene.training.quantising import Range
 from reconvene.utils.machine import machine, now
 from reconvene.utils.progress import note, stage, track
@@ -47,6 +48,7 @@ class BenchData:
     task: str | None = None
 
 
+@seeded
 def time_variants(
     variants: Mapping[str, nn.Module | str | Path],
     example_inputs: Any = None,

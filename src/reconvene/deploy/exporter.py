@@ -26,6 +26,7 @@ from reconvene.deploy.time_step import CARRIED, FRESH, STATES, one_step
 from reconvene.deploy.verification import Verification
 from reconvene.errors import ExportError, UnknownNameError
 from reconvene.structure.capture import settle_state
+from reconvene.structure.nesting import seeded
 from reconvene.tasks import task_named
 from reconvene.training.quantising import Range
 from reconvene.utils.arguments import check_model, check_path, check_seed, checked
@@ -37,6 +38,7 @@ __all__ = ["Exported", "export", "run_file"]
 
 
 @checked(model=check_model, directory=check_path, seed=check_seed)
+@seeded
 def export(
     model: nn.Module,
     directory: str | Path,

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import nn
 
 from reconvene import devices, rectifier
 from reconvene.costs import Budget, Cost, Network
 from reconvene.costs.cost_file import FileCost
 from reconvene.costs.model import CostModel
-from reconvene.errors import ArgumentError, DeviceError
+from reconvene.criteria.batches import Batches, argument_names, samples_in
+from reconvene.deploy.model_io import take_samples
+from reconvene.errors import ArgumentError, DataError, DeviceError
 from reconvene.planning.assemble import PreparedModel, plan_from_choice, timed
 from reconvene.planning.bit_decider import BitDecider
 from reconvene.planning.feedback import plan_within
@@ -23,6 +26,7 @@ from reconvene.planning.target import Target, profile_in
 from reconvene.quantiser import fake_quantised
 from reconvene.quantiser.activations import BITS, RoundedInputs
 from reconvene.structure.inputs import map_tensors
+from reconvene.structure.restore import kept_random_state
 from reconvene.surgery import Plan
 from reconvene.surgery.bits import BitPlan
 from reconvene.utils.notes import Note
@@ -47,12 +51,12 @@ def plan_bits(model: nn.Module, example_inputs: Any, budget: Budget, options: Op
             answers = stack.enter_context(_in_int8(options.target).costs(planner, budget))
         corrected = _corrected(planner, budget, answers.costs)
         if not corrected:
-            return replace(planner.plan(budget), calibration=kept_examples(options.data))
+            return replace(planner.plan(budget), calibration=kept_examples(model, example_inputs, options))
         asked = Budget(**{name: budget.asked[name] for name in corrected})
         step = options.round_to or (answers.round_to if "latency" in corrected else 1)
         plan = plan_within(planner, asked, corrected, round_to=step, refine=False)
     plan.timings.update(seconds)
-    return replace(plan, calibration=kept_examples(options.data))
+    return replace(plan, calibration=kept_examples(model, example_inputs, options))
 
 
 def _in_int8(target: Target) -> Target:
@@ -196,10 +200,17 @@ def refuse_options(options: Options, budget: Budget) -> None:
         )
 
 
-def kept_examples(data: Iterable[Any] | None) -> Any:
-    """Inputs of a few examples, to calibrate an export on; None where the data cannot be read again."""
-    if data is None or iter(data) is data:
+def kept_examples(model: nn.Module, example_inputs: Any, options: Options) -> Any:
+    """Inputs of a few examples, to calibrate an export on, as the model takes them; None without data.
+
+    The seed of the options decides what the data draw, so the same examples are chosen whatever was drawn before.
+    """
+    if options.data is None:
         return None
-    first = next(iter(data), None)
-    inputs = first[0] if isinstance(first, (tuple, list)) else first
-    return None if inputs is None else map_tensors(lambda t: t[:KEPT_EXAMPLES].detach().clone(), inputs)
+    names, cpu = argument_names(model, example_inputs), torch.device("cpu")
+    user, seed = "the plan of bits", options.seed
+    with kept_random_state():
+        batches = Batches(options.data, user=user, device=cpu, seed=seed, names=names, labelled=False, error=DataError)
+        inputs, _ = next(iter(batches))
+    inputs = take_samples(inputs, 0, min(KEPT_EXAMPLES, samples_in(inputs)))
+    return map_tensors(lambda tensor: tensor.detach().clone(), inputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +13,7 @@ from torch import nn
 from reconvene.artifact.curve import PruningCurve, StepRecord
 from reconvene.costs import Budget
 from reconvene.criteria.base import Loss
+from reconvene.criteria.batches import repeatable
 from reconvene.errors import ArgumentError
 from reconvene.planning.arguments import PLAN_CHECKS, check_steps
 from reconvene.planning.limits import LayerLimits
@@ -113,7 +114,7 @@ def prune_iteratively(
         raise ArgumentError(
             f"floor={floor!r} limits a metric, and there is none. Give metric=, a function of a network"
         )
-    data = list(data) if isinstance(data, Iterator) else data
+    data = None if data is None else repeatable(data, seed=seed)
     options = Options(
         criterion=criterion,
         data=data,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
 
 from reconvene.criteria.base import Loss
+from reconvene.criteria.batches import repeatable
 from reconvene.planning.limits import LayerLimits
 from reconvene.planning.session import Data, Planner
 from reconvene.planning.target import Target
@@ -45,6 +46,10 @@ class Options:
             verify=self.verify,
             limits=self.limits,
         )
+
+    def repeatable(self) -> Options:
+        """The same, with data that can be read more than once."""
+        return self if self.data is None else replace(self, data=repeatable(self.data, seed=self.seed))
 
     @property
     def chosen_criterion(self) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from reconvene.quantiser.activations import BITS
 from reconvene.rectifier import RectifyReport
 from reconvene.structure.nesting import on_model
 from reconvene.structure.patches import exclusive
+from reconvene.structure.restore import accelerators, kept_random_state
 from reconvene.surgery import Plan
 from reconvene.utils.arguments import warn_caller
 from reconvene.utils.norms import keeps_statistics
@@ -40,8 +41,7 @@ class Pruned(NamedTuple):
 @on_model
 def plan_by(model: nn.Module, example_inputs: Any, budget: Budget, options: Options) -> Plan:
     """``plan`` with its options as one object."""
-    if isinstance(options.data, Iterator):
-        options = replace(options, data=list(options.data))  # several estimates read it
+    options = options.repeatable()  # several estimates read the data
     if options.bits is not None:
         chosen_plan = plan_bits(model, example_inputs, budget, options, options.bits)
     elif options.activation_bits != (BITS,):
@@ -85,8 +85,19 @@ def prune_by(
     see: Callable[[nn.Module], object] | None = None,
 ) -> Pruned:
     """``prune`` with its options as one object; ``see`` sees the network as it is cut, before it is rectified."""
-    if isinstance(options.data, Iterator):
-        options = replace(options, data=list(options.data))  # the criterion reads it, and then the rectifier
+    with kept_random_state(accelerators(model)):
+        return _pruned(model, example_inputs, budget, options, rectify, see)
+
+
+def _pruned(
+    model: nn.Module,
+    example_inputs: Any,
+    budget: Budget,
+    options: Options,
+    rectify: str | None,
+    see: Callable[[nn.Module], object] | None,
+) -> Pruned:
+    options = options.repeatable()  # the criterion reads the data, and then the rectifier
     how = options.usual_way if rectify is None else rectify
     note = _on_weights(model, options, how, asked=rectify is not None)
     chosen_plan = plan_by(model, example_inputs, budget, options)

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.costs import Budget
+from reconvene.criteria.batches import repeatable
 from reconvene.criteria.gradients import loss_of
 from reconvene.errors import TrainingError
 from reconvene.planning.regrowth import RAMP, Regrowth
 from reconvene.structure import call
+from reconvene.structure.restore import accelerators, kept_random_state, seed_random_state
 from reconvene.structure.state import clear_state
 from reconvene.surgery import Plan
 from reconvene.utils.arguments import check_model, checked
@@ -76,9 +78,10 @@ def prune_and_regrow(
     >>> small[0].out_features < 16
     True
     """
-    batches = list(train) if iter(train) is train else train
-    with torch.random.fork_rng(), listening(progress):
-        torch.manual_seed(seed)
+    batches = repeatable(train, seed=seed)
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    with kept_random_state(accelerators(model)), listening(progress):
+        seed_random_state(seed, device)
         growth = Regrowth(model, example_inputs, budget, regrow=regrow, ramp=ramp, seed=seed)
         network = growth.network.train()
         total = epochs * sum(1 for _ in batches)

@@ -11,6 +11,7 @@ from torch import nn
 
 from reconvene.costs import Budget
 from reconvene.criteria.base import Loss
+from reconvene.criteria.batches import repeatable
 from reconvene.criteria.gradients import loss_of
 from reconvene.errors import ArgumentError
 from reconvene.planning.arguments import PLAN_CHECKS, check_steps
@@ -101,7 +102,7 @@ def search(
     True
     """
     options = Options(
-        data=list(train) if iter(train) is train else train,
+        data=repeatable(train, seed=seed),
         seed=seed,
         trained=True,
         limits=LayerLimits(tuple(keep), dict(widths)),

@@ -15,7 +15,7 @@ from reconvene.allocation.bit_solver import filled_decision, solve_bits, solve_p
 from reconvene.criteria.base import Loss
 from reconvene.planning.assemble import Choice, PreparedModel, plan_from_choice
 from reconvene.planning.bit_decider import BitDecider
-from reconvene.planning.bits import ROUNDED_NORMS, kept_examples
+from reconvene.planning.bits import ROUNDED_NORMS
 from reconvene.planning.search_network import SearchNetwork
 from reconvene.structure import Structure, call
 from reconvene.surgery import Plan
@@ -198,7 +198,7 @@ class SearchPhase:
             return self._decider.choice(posed, decision, by="search", why="width and bits by search")
 
         plan = self._plan(choose)
-        return replace(plan, calibration=kept_examples(self._decider.options.data), notes=[*plan.notes, ROUNDED_NORMS])
+        return replace(plan, notes=[*plan.notes, ROUNDED_NORMS])
 
     def _start(self, structure: Structure, timings: dict[str, float]) -> Choice:
         """The choice in seconds. Raises BudgetError, with the floor, where no decision keeps the limits."""

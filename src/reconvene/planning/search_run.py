@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from reconvene.artifact.tensors import module_versions, with_versions
 from reconvene.costs import Budget
@@ -40,6 +41,8 @@ from reconvene.utils.progress import Stage, stage
 
 MOMENTUM, WEIGHT_DECAY, CLIP = 0.9, 5e-4, 2.0
 SAVE_SECONDS = 30.0
+CHECKPOINT = 2
+"""Which tensors a checkpoint holds: a run does not go on from one of a release that kept others."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,8 @@ class SearchRun:
         self.steps = len(self.data) if isinstance(self.data, Sized) else sum(1 for _ in self.data)
         if not self.steps:
             raise TrainingError("rc.search got no batches to train on")
+        self._set_epoch(0)  # where an earlier run of this process left another one
+        self.calibration = kept_examples(model, example_inputs, options)
         self.network = copy_model(model).train()
         self.state = TrainingState()
         self.start: dict[str, Tensor] = {}
@@ -123,9 +128,10 @@ class SearchRun:
             if start := _part(checkpoint.tensors, "start."):
                 self.start = start
                 self.network.load_state_dict(with_versions(start, checkpoint.versions, self.network))
+            self.calibration = _filled(self.calibration, _part(checkpoint.tensors, "calibration."))
             plans = [record["plan"] for record in self.state.records if record["event"] == "plan"]
-            if plans:  # examples to calibrate on are in no file
-                self.plan = replace(Plan.from_dict(plans[0]), calibration=kept_examples(self.options.data))
+            if plans:
+                self.plan = replace(Plan.from_dict(plans[0]), calibration=self.calibration)
         if self.directory is not None:
             try:
                 self.directory.mkdir(parents=True, exist_ok=True)
@@ -141,7 +147,8 @@ class SearchRun:
 
     def _enter(self, epoch: int) -> None:
         """Begin the phase of an epoch."""
-        name, _, _ = self.schedule.phase(epoch)
+        name, first, _ = self.schedule.phase(epoch)
+        self._set_epoch(first)  # a run that goes on later in the phase reads for its plan what this one reads
         if name == FloatPhase.name:
             self.phase: Phase = FloatPhase(self.network, self.loss)
         elif name == SearchPhase.name:
@@ -163,7 +170,7 @@ class SearchRun:
             self.network = self.plan.apply(self.network).train()
             return
         assert isinstance(self.phase, SearchPhase), "it comes before"
-        self.plan = plan = self.phase.project()
+        self.plan = plan = replace(self.phase.project(), calibration=self.calibration)
         self.network = plan.apply(self.network).train()
         assert plan.bits is not None, "a search decided them"
         fit_norms(self.network, plan, plan.bits, self.inputs, self.options)
@@ -197,8 +204,7 @@ class SearchRun:
     def _batches(self) -> Iterator[tuple[Any, Any]]:
         """The batches of the epoch that are left. All that they draw follows from seed, epoch and step."""
         epoch, seed = self.state.epoch, self.options.seed
-        if callable(set_epoch := getattr(self.data, "set_epoch", None)):
-            set_epoch(epoch)
+        self._set_epoch(epoch)
         seed_step(self.device, seed, epoch, 1)
         drawn = torch.initial_seed() % 2**31
         batches = iter(Batches(self.data, user="rc.search", device=self.device, seed=drawn, names=self.names))
@@ -210,6 +216,10 @@ class SearchRun:
                 raise TrainingError(f"the data had {self.steps} batches before, and only {step} in epoch {epoch + 1}")
             if step >= self.state.step:
                 yield map_tensors(with_usual_strides, batch[0]), batch[1]
+
+    def _set_epoch(self, epoch: int) -> None:
+        if callable(set_epoch := getattr(self.data, "set_epoch", None)):
+            set_epoch(epoch)
 
     def _end_epoch(self) -> None:
         name, _, _ = self.schedule.phase(self.state.epoch)
@@ -243,6 +253,7 @@ class SearchRun:
             "momentum": self.optimizer.momentum_tensors,
             "phase": self.phase.tensors(),
             "start": self.start if self.phase.name == SearchPhase.name else {},
+            "calibration": {str(number): tensor for number, tensor in enumerate(_leaves(self.calibration))},
         }
         tensors = {f"{part}.{name}": t for part, of_part in parts.items() for name, t in of_part.items()}
         save_checkpoint(self.directory, self.identity, self.state, tensors, versions)
@@ -252,6 +263,7 @@ class SearchRun:
         first = next(iter(Batches(self.data, user="rc.search", device=self.device, seed=0, names=self.names)))
         limits = self.options.limits
         return {
+            "checkpoint": CHECKPOINT,
             **asdict(self.schedule),
             "seed": self.options.seed,
             "bits": list(self.options.bits or ()),
@@ -266,6 +278,16 @@ class SearchRun:
             "data": sha256({str(number): tensor for number, tensor in enumerate(tensors_in(first))}),
             "weights": sha256(self.model.state_dict()),
         }
+
+
+def _leaves(examples: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(examples) if isinstance(leaf, Tensor)]
+
+
+def _filled(examples: Any, saved: dict[str, Tensor]) -> Any:
+    """The examples of a checkpoint, in the containers of those that the data give now."""
+    tensors = iter([saved[str(number)] for number in range(len(saved))])
+    return map_tensors(lambda _: next(tensors), examples)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

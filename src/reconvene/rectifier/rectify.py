@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from reconvene.criteria.batches import repeatable
 from reconvene.errors import ModelError, PlanError, UnknownNameError
 from reconvene.rectifier.calibration import drives_on, measure_spreads, run_hooked, spread_on
 from reconvene.rectifier.layers import is_constant, parametrised_layers, reset_norm, weight_matrices, weighted_layers
@@ -77,7 +78,7 @@ def rectify(
             f"the plan changed module {missing[0]!r}, which this model does not have. Rectify plan.apply(model)"
         )
     drawn_with = plan.seed if seed is None else seed
-    data = list(data) if data is not None and iter(data) is data else data  # it is read more than once
+    data = None if data is None else repeatable(data, seed=drawn_with)  # it is read more than once
     before, batch = measure_spreads(small, example_inputs, seed=plan.seed, data=data)
     if how in TRAINED_WAYS:
         actions = _follow_data(small, plan, example_inputs, how, model, data, drawn_with)

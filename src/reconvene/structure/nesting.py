@@ -6,12 +6,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from inspect import signature
 from typing import ParamSpec, TypeVar
 
+import torch
 from torch import nn
 
 from reconvene.errors import ModelError
 from reconvene.structure.patches import exclusive
+from reconvene.structure.restore import accelerators, kept_random_state, seed_random_state
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -22,12 +25,32 @@ _FRAMES = 10
 
 
 def on_model(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Decorate a step that works on a model: one thread at a time, and with calls enough for modules nested deeply."""
+    """Decorate a step that works on a model: one thread at a time, with calls enough for modules nested deeply.
+
+    The random state is afterwards as it was, whatever the step, its model and its data drew.
+    """
 
     @wraps(function)
     def step(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         model = next((value for value in (*args, *kwargs.values()) if isinstance(value, nn.Module)), None)
-        with exclusive(), _calls_for(0 if model is None else _nesting(model)):
+        levels = 0 if model is None else _nesting(model)
+        with exclusive(), _calls_for(levels), kept_random_state(accelerators(model)):
+            return function(*args, **kwargs)
+
+    return step
+
+
+def seeded(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Decorate a step whose data may draw: its ``seed`` decides what, and the random state is afterwards as before."""
+
+    @wraps(function)
+    def step(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        bound = signature(function).bind(*args, **kwargs)
+        bound.apply_defaults()
+        model = next((value for value in bound.arguments.values() if isinstance(value, nn.Module)), None)
+        devices = accelerators(model)
+        with kept_random_state(devices):
+            seed_random_state(bound.arguments["seed"], devices[0] if devices else torch.device("cpu"))
             return function(*args, **kwargs)
 
     return step

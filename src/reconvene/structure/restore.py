@@ -42,6 +42,25 @@ def kept_random_state(devices: Sequence[int | torch.device] = ()) -> Iterator[No
         random.setstate(of_python)
 
 
+def accelerators(model: nn.Module | None) -> list[torch.device]:
+    """Accelerators whose random state a pass of the model may draw from, as ``kept_random_state`` takes them."""
+    parameters = [] if model is None else list(model.parameters())
+    return sorted({p.device for p in parameters if p.device.type == "cuda"}, key=str)
+
+
+def seed_random_state(seed: int, device: torch.device) -> None:
+    """Seed PyTorch on the CPU and on ``device``, NumPy and Python: a data set may draw from any of them.
+
+    Other accelerators are left alone, since ``kept_random_state`` does not put their states back.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
 _CONTAINERS = frozenset({dict, OrderedDict, list, set})
 
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from reconvene.structure.restore import kept_random_state
+
 
 def seed_step(device: torch.device, *numbers: int) -> None:
     """Make dropout and its like a function of seed, step and process, which is why checkpoints hold no random state."""
@@ -22,11 +24,11 @@ def seed_step(device: torch.device, *numbers: int) -> None:
 def own_randomness(device: torch.device) -> Iterator[None]:
     """Give the caller's random state back afterwards; on CUDA also ask for algorithms that repeat."""
     if device.type != "cuda":
-        with torch.random.fork_rng(devices=[]):
+        with kept_random_state():
             yield
         return
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    with torch.random.fork_rng(devices=[device]), torch.backends.cudnn.flags(benchmark=False, deterministic=True):
+    with kept_random_state([device]), torch.backends.cudnn.flags(benchmark=False, deterministic=True):
         torch.use_deterministic_algorithms(True, warn_only=True)
         try:
             yield

@@ -7,7 +7,7 @@ and losses of the user's own.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reconvene.criteria.base import Loss
-from reconvene.criteria.batches import Batches, argument_names, batch_count, samples_in
+from reconvene.criteria.batches import Batches, argument_names, batch_count, repeatable, samples_in
 from reconvene.criteria.gradients import explained
 from reconvene.errors import TrainingError
 from reconvene.structure import call, tensors_in
@@ -105,7 +105,7 @@ def tune(
         TrainingError: the loss is not finite, or there are no data to learn from.
     """
     tuning.check()
-    data = list(data) if isinstance(data, Iterator) else data
+    data = repeatable(data, seed=seed)
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     optimizer = Nesterov(network, momentum=tuning.momentum, weight_decay=tuning.weight_decay)
 
