@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -403,6 +404,34 @@ def test_a_file_is_compared_with_the_network_that_reads_few_bits(bits: tuple[int
         rc.export(small, tmp_path, quantize="plan", example_inputs=images[:1], task="regression", limits=limits)
     sqnr = 10 * np.log10((plain**2).sum() / ((plain - output) ** 2).sum())
     assert exported.verification.sqnr > sqnr + 2, (exported.verification.sqnr, sqnr)
+
+
+class TwoInputs(nn.Module):
+    """Two inputs of the same shape, which come as a tuple or by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(6, 12), nn.Linear(6, 12), nn.Linear(12, 4)
+
+    def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.first(left) + self.second(right)))
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_remembered_examples_are_those_of_the_data_whatever_a_batch_is(named: bool, tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    left, right, labels = torch.randn(48, 6), torch.randn(48, 6), torch.randint(0, 4, (48,))
+    names, loss = {"left": left, "right": right}, None
+    examples: Any = {name: values[:1] for name, values in names.items()} if named else (left[:1], right[:1])
+    data = [{**names, "labels": labels}] if named else [((left, right), labels)]
+    if named:
+        loss = lambda output, batch: nn.functional.cross_entropy(output, batch["labels"])  # noqa: E731
+    options: dict[str, Any] = {"bits": (2, 4, 8), "trained": True, "data": data, "loss": loss}
+    small = rc.prune(TwoInputs().eval(), examples, rc.Budget(params_bit="1.5x"), **options)
+    exporting: dict[str, Any] = {"quantize": "plan", "example_inputs": examples, "task": "regression"}
+    remembered = rc.export(small, tmp_path / "remembered", **exporting).path
+    given = rc.export(small, tmp_path / "given", calibration=[(names if named else (left, right), labels)], **exporting)
+    assert remembered.read_bytes() == given.path.read_bytes()
 
 
 class Spectrum(nn.Module):

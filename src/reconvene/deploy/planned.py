@@ -125,7 +125,7 @@ def planned(model: nn.Module, runtime: Runtime, calibration: Iterable[Any] | Non
             "files have 8 bits there. format='onnx' holds them; so does every format a plan with activation_bits=(8,)"
         )
     if calibration is None and plan is not None and plan.calibration is not None:
-        calibration = [plan.calibration]
+        calibration = [(plan.calibration, None)]  # a pair: inputs that are a tuple would be taken for one
     if calibration is None:
         raise ExportError(
             "activations are calibrated on real data: pass calibration, batches such as those of training. (A plan "
