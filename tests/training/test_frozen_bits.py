@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
-from reconvene.data import load_data
+import reconvene as rc
+from reconvene import artifact
+from reconvene.data import balanced_calibration, load_data
+from reconvene.deploy import Limits
+from reconvene.deploy.planned import as_file_computes
+from reconvene.models import ModelSource
 from reconvene.quantiser import fake_quantised
 from reconvene.quantiser.activations import ActivationRange
 from reconvene.surgery.bits import BitPlan, LayerBits
+from reconvene.surgery.history import note_plans
 from reconvene.training import TrainConfig, evaluate_split, train_model
-from reconvene.training.frozen_bits import FrozenBits, RoundedByBits
+from reconvene.training.frozen_bits import FrozenBits, RoundedByBits, trained_ranges
+
+onnx = pytest.importorskip("onnx")
 
 
 def network() -> tuple[nn.Module, BitPlan]:
@@ -58,3 +69,33 @@ def test_a_step_goes_to_the_weights_themselves() -> None:
     assert torch.allclose(rounded(images), expected, atol=1e-5)
     rounded(images).square().sum().backward()
     assert all(float(parameter.grad.abs().sum()) > 0 for parameter in model.parameters())
+
+
+def test_a_file_computes_in_the_ranges_of_training(tmp_path: Path) -> None:
+    data = load_data("digits", input_shape=(1, 8, 8), limit=300)
+    source = ModelSource("resnet8", {"num_classes": 10, "width": 0.25, "in_channels": 1}, (1, 8, 8), 3)
+    model = source.build()
+    plan = rc.plan(model, torch.randn(1, 1, 8, 8), rc.Budget(params=1.0))
+    weights = {name: p for name, p in model.named_parameters() if p.ndim > 1}
+    layers = {name: LayerBits.of(0, np.full(len(p), 8)) for name, p in weights.items()}
+    few = {name.removesuffix(".weight"): 2 for name in weights if not name.startswith(("stem", "head"))}
+    artifact.save(replace(plan, bits=BitPlan(layers, inputs=few)).apply(model), tmp_path, source=source)
+    training = rc.train(tmp_path, data, epochs=3, config=TrainConfig(lr=0.1, batch_size=32))
+    trained = rc.load(tmp_path)
+    bits = trained.reconvene_plan.bits
+    assert bits.trained.steps.keys() == few.keys()
+    forgetful = copy.deepcopy(trained)
+    note_plans(forgetful, [replace(trained.reconvene_plan, bits=replace(bits, trained=None))])
+    losses = [evaluate_split(as_file_computes(each, data), data).loss for each in (trained, forgetful)]
+    found, measured = (abs(loss - training.loss) for loss in losses)
+    assert found < 0.02 * training.loss and found < 0.5 * measured  # training rounds to 8 bits elsewhere as well
+    inputs, calibration = data.train.images[:1].float(), balanced_calibration(data, 64)
+    limits = Limits(sqnr=0, agreement=0, accuracy_drop=1)
+    options = {"quantize": "plan", "example_inputs": torch.zeros_like(inputs), "limits": limits}
+    made = rc.export(trained, tmp_path / "file", calibration=calibration, **options)
+    single = [onnx.numpy_helper.to_array(t) for t in onnx.load(made.path).graph.initializer if not t.dims]
+    scales = {round(float(value), 9) for value in single}
+    assert {round(scale, 9) for scale, _ in bits.trained.steps.values()} <= scales
+    with torch.no_grad():
+        next(trained.parameters()).mul_(1.01)
+    assert trained_ranges(trained, bits) == {}  # of other weights

@@ -17,6 +17,8 @@ from reconvene.quantiser import QuantisedWeight, fake_quantised, quantise
 from reconvene.quantiser.fake import FewBitsRead, as_exported, with_few_bits_read
 from reconvene.structure.copies import copy_model
 from reconvene.surgery.bits import BitPlan, LayerBits
+from reconvene.training.frozen_bits import trained_ranges
+from reconvene.training.quantising import Range
 
 PACKED = "packed"
 """What runtimes take whose files can hold weights of few bits."""
@@ -61,17 +63,21 @@ class PackedWeight:
 class Planned:
     """The fake-quantised network, its weights as integers by name, and what to calibrate activations on.
 
-    ``inputs``: bits of what layers read by the name of the layer, where these are fewer than 8.
+    ``inputs``: bits of what layers read by the name of the layer, where these are fewer than 8; ``ranges``: those of
+    these that the network was trained with.
     """
 
     model: nn.Module
     weights: Mapping[str, PackedWeight]
     calibration: Iterable[Any]
     inputs: Mapping[str, int]
+    ranges: Mapping[str, Range]
 
     def as_computed(self, samples: Any) -> nn.Module:
-        """The network whose layers read as few bits as the plan says, in ranges that cover these samples."""
-        return with_few_bits_read(copy_model(self.model), self.inputs, samples) if self.inputs else self.model
+        """The network whose layers read as few bits as the plan says, in ranges of training or of these samples."""
+        if not self.inputs:
+            return self.model
+        return with_few_bits_read(copy_model(self.model), self.inputs, samples, self.ranges)
 
     def narrow(self, computed: nn.Module) -> dict[str, NarrowInput]:
         """What its layers read in fewer than 8 bits, in the ranges of ``as_computed``, by the name of the layer."""
@@ -83,16 +89,17 @@ class Planned:
 def as_file_computes(model: nn.Module, dataset: Dataset, *, seed: int = 0) -> nn.Module:
     """The network that is judged: rounded as in its file where the plan of ``model`` has bits, else ``model`` itself.
 
-    Ranges of activations of few bits cover training images of ``dataset``, as many as an export is calibrated on.
+    Ranges of activations of few bits are those of its training; where it had none they cover training images of
+    ``dataset``, as many as an export is calibrated on.
     """
     bits = bits_of(model)
     if bits is None:
         return model
-    samples = None
-    if bits.inputs:
+    samples, ranges = None, trained_ranges(model, bits)
+    if not bits.inputs.keys() <= ranges.keys():
         images = balanced_calibration(dataset, CALIBRATION_SAMPLES, seed=seed, batch_size=32)
         samples, _ = labelled_samples(images, CALIBRATION_SAMPLES)
-    return as_exported(model, bits.by_weight, bits.inputs, samples)
+    return as_exported(model, bits.by_weight, bits.inputs, samples, ranges)
 
 
 def bits_of(model: nn.Module) -> BitPlan | None:
@@ -139,4 +146,5 @@ def planned(model: nn.Module, runtime: Runtime, calibration: Iterable[Any] | Non
         weight: PackedWeight(quantise(parameters[weight], layer.bits, axis=layer.axis), layer)
         for weight, layer in bits.layers.items()
     }
-    return Planned(fake_quantised(model, bits.by_weight), weights, calibration, bits.inputs)
+    rounded = fake_quantised(model, bits.by_weight)
+    return Planned(rounded, weights, calibration, bits.inputs, trained_ranges(model, bits))

@@ -34,6 +34,7 @@ from reconvene.training.checkpoint import (
     save_checkpoint,
     sha256,
 )
+from reconvene.training.frozen_bits import keep_ranges
 from reconvene.training.log import append_log, rewrite_log
 from reconvene.training.optimizer import Nesterov
 from reconvene.training.randomness import seed_step
@@ -118,6 +119,8 @@ class SearchRun:
         assert self.plan is not None, "the last phase has one"
         small = self.plan.apply(self.model)  # a network without our hooks
         small.load_state_dict(self.network.state_dict())
+        assert isinstance(self.phase, FrozenPhase), "it is the last"
+        keep_ranges(small, self.phase.rounded.ranges())
         return small.eval()
 
     def _begin(self, checkpoint: Checkpoint | None) -> None:

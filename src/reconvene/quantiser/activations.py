@@ -35,6 +35,12 @@ class ActivationRange(nn.Module):
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self._held: tuple[float, int] | None = None
+
+    def hold(self, scale: float, zero_point: int) -> None:
+        """Let the steps be these from now on, whatever is seen."""
+        self._held = scale, zero_point
+        self.seen += 1
 
     def follow(self, values: Tensor) -> None:
         """Take a batch into the range: the first as it is, later ones into a moving average of the extremes."""
@@ -55,11 +61,15 @@ class ActivationRange(nn.Module):
     @property
     def scale(self) -> Tensor:
         """Width of a step, float32."""
+        if self._held is not None:
+            return self.low.new_tensor(self._held[0])
         return ((self.high - self.low) / self.largest).clamp_min(torch.finfo(torch.float32).tiny)
 
     @property
     def zero_point(self) -> Tensor:
         """The integer that stands for zero, int32."""
+        if self._held is not None:
+            return self.low.new_tensor(self._held[1], dtype=torch.int32)
         return torch.round(-self.low / self.scale).clamp(0, self.largest).to(torch.int32)
 
     def forward(self, values: Tensor) -> Tensor:
@@ -98,6 +108,12 @@ class RoundedInputs(nn.Module):
             yield
         finally:
             self._state.update(rounds=False, follows=False)
+
+    def hold(self, ranges: Mapping[str, tuple[float, int]]) -> None:
+        """Fix scale and zero point of what some of the layers read, as ``scales`` gives them."""
+        for name, of_layer in zip(self.names, self._ranges, strict=True):
+            if name in ranges:
+                of_layer.hold(*ranges[name])
 
     def scales(self) -> dict[str, tuple[float, int]]:
         """Scale and zero point of what each layer reads."""

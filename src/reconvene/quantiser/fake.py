@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -32,8 +33,16 @@ def fake_quantised(model: nn.Module, bits: Mapping[str, tuple[int, Ints]]) -> nn
     return rounded
 
 
+Ranges = Mapping[str, tuple[float, int]]
+"""Scale and zero point of what layers read, by the name of the layer."""
+
+
 def as_exported(
-    model: nn.Module, bits: Mapping[str, tuple[int, Ints]], inputs: Mapping[str, int], calibration: Any
+    model: nn.Module,
+    bits: Mapping[str, tuple[int, Ints]],
+    inputs: Mapping[str, int],
+    calibration: Any,
+    ranges: Ranges = MappingProxyType({}),
 ) -> nn.Module:
     """A network in eval mode that computes as the file of a plan of bits does: rounded weights, and few bits read.
 
@@ -43,29 +52,37 @@ def as_exported(
         model: the network, only read.
         bits: as for ``fake_quantised``.
         inputs: bits of what layers read by the name of the layer, where these are fewer than 8.
-        calibration: example inputs that the ranges of activations cover.
+        calibration: example inputs that the ranges of activations cover; None where all of them are given.
+        ranges: those that are known, from training, in place of measured ones.
     """
     rounded = fake_quantised(model, bits).eval()
-    return with_few_bits_read(rounded, inputs, calibration) if inputs else rounded
+    return with_few_bits_read(rounded, inputs, calibration, ranges) if inputs else rounded
 
 
-def with_few_bits_read(model: nn.Module, inputs: Mapping[str, int], calibration: Any) -> nn.Module:
+def with_few_bits_read(
+    model: nn.Module, inputs: Mapping[str, int], calibration: Any, ranges: Ranges = MappingProxyType({})
+) -> nn.Module:
     """``model`` itself, in eval mode, within a module that rounds what some layers read; args as ``as_exported``."""
-    if calibration is None:
-        raise ArgumentError("ranges of activations of few bits need examples to cover, and there are none")
-    return FewBitsRead(model, inputs, calibration)
+    if calibration is None and not inputs.keys() <= ranges.keys():
+        unknown = next(name for name in inputs if name not in ranges)
+        raise ArgumentError(
+            f"layer {unknown!r} reads few bits, and nothing says in which range. Give calibration, example inputs"
+        )
+    return FewBitsRead(model, inputs, calibration, ranges)
 
 
 class FewBitsRead(nn.Module):
     """A network whose layers read few bits; ``rounded`` has their ranges."""
 
-    def __init__(self, network: nn.Module, inputs: Mapping[str, int], calibration: Any) -> None:
+    def __init__(self, network: nn.Module, inputs: Mapping[str, int], calibration: Any, ranges: Ranges) -> None:
         super().__init__()
         self.network = network.eval()  # ranges are those of the network that is used
         self.rounded = RoundedInputs(network, inputs, inputs)
-        args, kwargs = arguments(calibration)
-        with torch.no_grad(), self.rounded.rounding(follow=True):
-            network(*args, **kwargs)
+        self.rounded.hold(ranges)
+        if not inputs.keys() <= ranges.keys():
+            args, kwargs = arguments(calibration)
+            with torch.no_grad(), self.rounded.rounding(follow=True):
+                network(*args, **kwargs)
         self.eval()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

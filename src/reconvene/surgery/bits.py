@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from reconvene.surgery.ranges import Ranges, from_text, to_text
 from reconvene.utils import schema
 from reconvene.utils.arrays import Ints
-from reconvene.utils.schema import Count, Name
+from reconvene.utils.schema import Count, Name, Text
 
 _LARGEST = 8
 
@@ -65,16 +65,30 @@ class LayerBits:
 
 @schema.closed
 @dataclass(frozen=True)
+class TrainedRanges:
+    """Ranges of activations that a network was trained with, by the layer that reads them: scale and zero point.
+
+    ``weights`` is a digest of the network's state: for other weights the ranges do not hold.
+    """
+
+    steps: dict[Name, tuple[Annotated[float, Field(gt=0, le=1e300)], Count]]
+    weights: Text
+
+
+@schema.closed
+@dataclass(frozen=True)
 class BitPlan:
     """Bits of the weights of a small network, by the name of the weight; what is not named stays float32.
 
     Channels of zero bits are in no layer: they left with their group. ``activations``: bits of activations, but for
-    what the layers in ``inputs`` read, by the name of the layer.
+    what the layers in ``inputs`` read, by the name of the layer; ``trained``: the ranges of these, where the small
+    network was trained with its bits.
     """
 
     layers: dict[Name, LayerBits]
     activations: Count = 8
     inputs: Annotated[dict[Name, Count], AfterValidator(_few)] = field(default_factory=dict)
+    trained: TrainedRanges | None = None
 
     @property
     def by_weight(self) -> dict[str, tuple[int, Ints]]:
@@ -98,4 +112,8 @@ class BitPlan:
         values = asdict(self)
         for layer in values["layers"].values():
             layer["channels"] = {str(width): text for width, text in layer["channels"].items()}
+        if self.trained is None:
+            del values["trained"]  # as in plans of older releases
+        else:
+            values["trained"]["steps"] = {name: list(steps) for name, steps in self.trained.steps.items()}
         return values

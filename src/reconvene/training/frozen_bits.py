@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,9 +13,12 @@ from torch.func import functional_call
 from reconvene.quantiser import quantise
 from reconvene.quantiser.activations import RoundedInputs
 from reconvene.structure.inputs import arguments
-from reconvene.surgery.bits import BitPlan
+from reconvene.surgery.bits import BitPlan, TrainedRanges
+from reconvene.surgery.history import note_plans, plans_of
+from reconvene.training.checkpoint import sha256
 from reconvene.training.quantising import Range, Rounded
 from reconvene.utils.arrays import Ints
+from reconvene.utils.progress import note
 
 SEARCHED = 10
 """Training steps between two searches of the scales of weights, which move little in one."""
@@ -111,6 +114,29 @@ def weight_owners(network: nn.Module, bits: BitPlan) -> list[str]:
     """Names of the layers that hold the weights of a plan of bits, in the order of the network."""
     owners = {name.rpartition(".")[0] for name in bits.layers}
     return [name for name, _ in network.named_modules() if name in owners]
+
+
+def keep_ranges(network: nn.Module, ranges: Mapping[str, Range]) -> None:
+    """Keep in the plan of a network the ranges of few bits that it was trained with, so that its file computes in them.
+
+    The network holds the weights that the training ended with.
+    """
+    *earlier, plan = plans_of(network)
+    if plan.bits is None or not plan.bits.inputs:
+        return
+    steps = {name: ranges[name] for name in plan.bits.inputs}
+    bits = replace(plan.bits, trained=TrainedRanges(steps, sha256(network.state_dict())))
+    note_plans(network, (*earlier, replace(plan, bits=bits)))
+
+
+def trained_ranges(network: nn.Module, bits: BitPlan) -> Mapping[str, Range]:
+    """The ranges of few bits that exactly these weights were trained with; none where there are no such ranges."""
+    if bits.trained is None:
+        return {}
+    if sha256(network.state_dict()) != bits.trained.weights:
+        note("weights have changed since the ranges of activations of few bits were trained: they are measured anew")
+        return {}
+    return bits.trained.steps
 
 
 def straight_through(weight: Tensor, values: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from reconvene.surgery import Plan
 from reconvene.tasks import Evaluation, task_named
 from reconvene.training import Distillation, TrainConfig, TrainResult, evaluate_split, train_model
 from reconvene.training.checkpoint import CHECKPOINT_NAME, differences
-from reconvene.training.frozen_bits import FrozenBits
+from reconvene.training.frozen_bits import FrozenBits, keep_ranges
 from reconvene.utils.locks import alone_in
 from reconvene.utils.progress import ProgressOption, is_first_process, listening, note, stage
 from reconvene.workflow.inputs import DataLike, dataset_for
@@ -149,6 +149,8 @@ def _trained(
             quantising=None if bits is None else FrozenBits(bits),
             resume=resume,
         )
+    if bits is not None:
+        keep_ranges(model, result.ranges or {})
     taught_by = None
     if distillation is not None:
         score = evaluate_split(distillation.teacher, dataset).score
