@@ -12,6 +12,7 @@ from torch import nn
 import reconvene as rc
 from reconvene import artifact
 from reconvene.artifact import Training
+from reconvene.cli import main
 from reconvene.models import ModelSource
 from support.cli_calls import answer, trouble
 
@@ -69,9 +70,13 @@ def test_networks_that_a_search_cannot_begin_with_are_refused(
 def test_layers_of_a_pruned_network_read_few_bits(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder, out = str(dense(tmp_path / "dense")), str(tmp_path / "out")
     bits = ["--bits", "0,2,4,8", "--activation-bits", "4,8"]
-    told = answer(capfd, "prune", folder, "--trained", *DATA, "--cycles", "2.5x", "--target", "mpic", *bits, "-o", out)
+    prune = ["prune", folder, "--trained", *DATA, "--cycles", "2.5x", "--target", "mpic", *bits, "-o", out]
+    assert main(prune) == 0
+    assert "bits of output channels: " in capfd.readouterr().out
+    told = answer(capfd, *prune, "--overwrite")
     assert told["costs"]["pruned"]["cycles"] <= told["limits"]["cycles"]
-    assert set(rc.load(out).reconvene_plan.bits.inputs.values()) == {4}
+    plan = rc.load(out).reconvene_plan
+    assert set(plan.bits.inputs.values()) == {4} and told["bits"] == plan.bits.to_dict()
     assert artifact.Artifact.open(out).pruning.activation_bits == (4, 8)
     searched = str(tmp_path / "searched")
     answer(capfd, "search", folder, *DATA, "--ops-bit", "6x", *bits, "--epochs", "2", "-o", searched)

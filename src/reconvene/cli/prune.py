@@ -81,6 +81,7 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
         ]
         costs.append([f"training FLOPs, {plan.training_unit}", *plan.training_text])
         protected = [f"kept whole, as asked: {', '.join(self.keep)}"] if self.keep else []
+        decided = [] if plan.bits is None else [plan.bits.summary]
         stored = artifact.Artifact.open(self.output)
         pruning = stored.pruning
         assert pruning is not None, "pruned above"
@@ -91,7 +92,7 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
                 ["cost", "dense", "pruned", "smaller"],
                 costs,
                 right=(1, 2, 3),
-                foot=[*plan.remarks, *protected, f"artifact: {self.output}"],
+                foot=[*decided, *plan.remarks, *protected, f"artifact: {self.output}"],
             ),
         ]
         text += [] if stored.curve is None else ["", str(stored.curve)]
@@ -111,6 +112,7 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
             "limits": plan.limits,
             "training_flops": {"of": plan.training_unit, "examples": plan.examples, **plan.training_flops},
             **asdict(pruning),
+            "bits": None if plan.bits is None else plan.bits.to_dict(),
             "timings": plan.timings,
             "curve": None if stored.curve is None else asdict(stored.curve),
             "scores": scores,
