@@ -77,6 +77,7 @@ def test_layers_of_a_pruned_network_read_few_bits(tmp_path: Path, capfd: pytest.
     assert told["costs"]["pruned"]["cycles"] <= told["limits"]["cycles"]
     plan = rc.load(out).reconvene_plan
     assert set(plan.bits.inputs.values()) == {4} and told["bits"] == plan.bits.to_dict()
+    assert "has a plan of bits" in trouble(capfd, "train", out, *DATA, "--qat")
     assert artifact.Artifact.open(out).pruning.activation_bits == (4, 8)
     searched = str(tmp_path / "searched")
     answer(capfd, "search", folder, *DATA, "--ops-bit", "6x", *bits, "--epochs", "2", "-o", searched)

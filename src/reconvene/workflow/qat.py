@@ -44,13 +44,19 @@ def train_quantised(
         lesson: learn from the scores of a teacher, too: of the dense network in ``DIR/dense`` unless one is named.
         again: do it once more to an artifact that it was done to.
 
-    Raises TrainingError, among others for an artifact that is not trained, or was quantised in another way; ExportError
-    for a model that torch.export cannot take; MissingExtraError.
+    Raises TrainingError, among others for an artifact that is not trained, was quantised in another way, or has a plan
+    of bits, with which ``train`` rounds already; ExportError for a model that torch.export cannot take;
+    MissingExtraError.
     """
     folder = Path(directory)
     with alone_in(folder, error=TrainingError):
         stored = artifact.Artifact.open(folder)
         training = stored.timed_training
+        if stored.plan is not None and stored.plan.bits is not None:
+            raise TrainingError(
+                f"{folder} has a plan of bits, and quantisation-aware training rounds everything to 8. Train with the "
+                f"bits of the plan: reconvene train {folder} --again, without --qat"
+            )
         if training is None:
             kept = "has trained weights, and no record of their training" if stored.is_trained else "is not trained yet"
             raise TrainingError(
