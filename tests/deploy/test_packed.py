@@ -310,6 +310,37 @@ def test_a_file_takes_what_its_bits_take(budget: str, tmp_path: Path) -> None:
     assert exported.path.read_bytes() == again.path.read_bytes()
 
 
+class Preactivated(nn.Module):
+    """Norms in front of layers, which no layer takes in, and parameters that stay float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.BatchNorm2d(64 + 64 * i), nn.ReLU(), nn.Conv2d(64 + 64 * i, 64, 1), nn.BatchNorm2d(64))
+            for i in range(6)
+        )
+        self.norm, self.slopes, self.head = nn.BatchNorm2d(448), nn.PReLU(448), nn.Linear(448, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = torch.cat([x, block(x)], 1)
+        return self.head(self.slopes(self.norm(x)).mean((2, 3)))
+
+
+def test_norms_that_no_layer_takes_in_count_as_the_file_stores_them(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, images = lively(Preactivated()), torch.randn(4, 3, 8, 8)
+    small = rc.prune(model, images[:1], rc.Budget(size="65kB"), bits=(2, 4, 8), trained=True)
+    options = {"calibration": [images], "example_inputs": images[:1], "limits": rc.deploy.Limits(sqnr=0)}
+    exported = rc.export(small, tmp_path, quantize="plan", task="regression", **options)
+    size = small.reconvene_plan.costs["pruned"]["size"]
+    left = [node for node in onnx.load(exported.path).graph.node if node.op_type == "BatchNormalization"]
+    assert len(left) == 7  # six more are folded
+    assert size < exported.bytes <= size * 1.05 + 3000
+
+
 def with_few_bits_read(model: nn.Module, images: torch.Tensor, read: dict[str, int]) -> nn.Module:
     """The whole network with weights of 8 bits, whose layers read these bits."""
     parameters = {name: p for name, p in model.named_parameters() if p.ndim > 1}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from reconvene.costs.batch_norms import batch_norms
 from reconvene.costs.file_size import FileSize
 from reconvene.costs.formula import Formula
 from reconvene.costs.layer_rule import KINDS, SIZES, LayerCosts, LayerRule
@@ -17,14 +18,17 @@ if TYPE_CHECKING:
 _PACKED = LayerRule(
     KINDS, None, None, (), Formula("ceil(weights * w / 8) + 8 * k", SIZES, place="size"), per_weight=True
 )
+_FLOAT = 4
+_UNFOLDED_NORM = 13
+"""Bytes a channel: the weight in int8, the bias in int32, mean and variance in float32."""
 _NOTHING = LayerRule(KINDS, None, None, (), Formula("0", SIZES, place="size"), per_weight=True)
 
 
 class PackedSize(FileSize):
     """Bytes of packed weights, with a scale and a bias of 32 bits a channel, and of the other parameters in float32.
 
-    Batch norms are folded into the layers before them. What a file has beside that, its graph and its header, is not
-    counted.
+    Batch norms that no layer takes in count as ONNX Runtime's tool writes them. What a file has beside that, its graph
+    and its header, is not counted.
     """
 
     condition = "of packed weights, scales and biases, without the graph of a file"
@@ -33,14 +37,22 @@ class PackedSize(FileSize):
         """The part that layers have, at any bits."""
         return LayerCosts(layers, [_PACKED if layer.weight else _NOTHING for layer in layers], 8, lambda total: total)
 
-    def beside(self, structure: Structure, layers: Sequence[Layer], folded: frozenset[str]) -> CostFunction:
-        """The part that no layer has: parameters that stay float32. ``folded``: those that layers take in."""
+    def beside(self, structure: Structure, layers: Sequence[Layer]) -> CostFunction:
+        """The part that no layer has: other parameters that the network reads, and norms that are not folded."""
         from reconvene.costs.base import CostFunction
         from reconvene.costs.sizes import Products, sizes_of
 
-        packed = {layer.weight for layer in layers} | folded
-        sizes, tensors = sizes_of(structure), structure.context.tensors
-        names = [name for name in structure.shapes if name not in packed]
-        dims = [tensors[id(structure.recording.parameters[name])] for name in names]
-        products = Products(sizes, dims, [4] * len(dims)) if dims else None
+        sizes, tensors, norms = sizes_of(structure), structure.context.tensors, batch_norms(structure)
+        weights = {layer.weight for layer in layers if layer.weight}
+        counted = weights | {f"{name.removesuffix('weight')}bias" for name in weights if name.endswith("weight")}
+        counted |= {name for norm in norms for name in norm.parameters}
+        read = {id(tensor) for op in structure.eval_ops() for tensor in op.tensors}
+        twins = structure.recording.parameters
+        names = [name for name in structure.shapes if name not in counted and id(twins[name]) in read]
+        terms = {name: (tensors[id(twins[name])], _FLOAT) for name in names}
+        for norm in norms:
+            if not norm.folded:  # one that is called twice is in the file once
+                terms[norm.mean] = (tensors[id(twins[norm.mean])], _UNFOLDED_NORM)
+        dims, factors = [dims for dims, _ in terms.values()], [factor for _, factor in terms.values()]
+        products = Products(sizes, dims, factors) if dims else None
         return CostFunction(lambda widths: products.at(sizes.at(widths)) if products is not None else 0.0)

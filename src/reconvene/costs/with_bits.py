@@ -20,7 +20,6 @@ class BitCosts:
         structure: the structure of the network.
         costs: the costs; those that are no sums over layers depend on widths alone.
         network: the network itself.
-        folded: parameters that layers take in when a file is written, such as those of batch norms.
         aimed: costs that somebody corrects by measuring: here they are the bounds that never fall when a width grows.
     """
 
@@ -30,7 +29,6 @@ class BitCosts:
         costs: Mapping[str, Cost],
         network: Network,
         *,
-        folded: frozenset[str],
         aimed: Collection[str] = (),
     ) -> None:
         self._aimed = frozenset(aimed)
@@ -43,7 +41,7 @@ class BitCosts:
             if isinstance(cost, FileCost | PackedSize):
                 self._sums[name] = cost.layer_costs(layers)
             if isinstance(cost, PackedSize):
-                self._beside[name] = cost.beside(structure, layers, folded)
+                self._beside[name] = cost.beside(structure, layers)
             elif not isinstance(cost, FileCost):
                 self._beside[name] = cost.bind(structure, network)
 

@@ -32,7 +32,6 @@ from reconvene.structure import Structure
 from reconvene.surgery import Accounting, PlanRow, Provenance
 from reconvene.surgery.bits import BitPlan, LayerBits
 from reconvene.surgery.ranges import to_text
-from reconvene.utils.norms import keeps_statistics
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +85,7 @@ class BitDecider:
         """The problem of a structure, its losses estimated in the model as it is."""
         self._check_weights()
         network = Network(self.model, self.example_inputs, self.options.data)
-        charges = BitCosts(structure, self.costs, network, folded=_folded(self.model, structure), aimed=self.aims)
+        charges = BitCosts(structure, self.costs, network, aimed=self.aims)
         layers = [layer for layer in charges.table.layers if layer.weight]
         first = list({layer.weight: layer for layer in reversed(layers)}.values())[::-1]
         choices = tuple(b for b in self.bits if b)
@@ -233,19 +232,6 @@ def _weight(
                 channel[slot.index] = np.arange(of_group.width)[:, None]
     numbers = tuple(n for n, other in enumerate(layers) if other.weight == layer.weight)
     return WeightChoices(layer.weight, numbers, group, channel, bits, loss)
-
-
-def _folded(model: nn.Module, structure: Structure) -> frozenset[str]:
-    """Parameters that a file holds no more: those of batch norms, and biases, which are counted with the channels."""
-    names = set()
-    weights = {id(p): n for n, p in model.named_parameters()}
-    for module in model.modules():
-        if keeps_statistics(module):
-            names |= {weights[id(p)] for p in module.parameters(recurse=False)}
-        bias, weight = getattr(module, "bias", None), getattr(module, "weight", None)
-        if isinstance(bias, nn.Parameter) and isinstance(weight, nn.Parameter) and weight.ndim > 1:
-            names.add(weights[id(bias)])
-    return frozenset(names)
 
 
 def _floor(problem: BitProblem, budget: Budget, bits: Sequence[int]) -> BudgetError:
