@@ -267,6 +267,41 @@ def test_the_unpacker_of_bundles_reads_the_integers_of_the_plan(name: str, tmp_p
         del left[same[0]]
 
 
+class Repeated(nn.Module):
+    """A layer that is called twice before two norms, one whose weight another has too, and a ReLU that is an output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.twice, self.tied = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(2))
+        self.last, self.owner = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.tied.weight = self.first_tied = nn.Parameter(torch.randn(8, 8, 3, 3) / 9)
+        self.owner.weight = self.last.weight
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        x = torch.relu(self.first(x))
+        for norm in self.norms:
+            x = torch.relu(norm(self.twice(x)))
+        x = nn.functional.conv2d(self.tied(x), self.first_tied).relu()
+        z = torch.relu(self.last(torch.relu(self.owner(x.mean((2, 3))))))
+        return {"features": x, "scores": self.last(z), "z": z}
+
+
+def test_what_is_read_twice_or_is_an_output_is_in_the_file_once(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, images = Repeated(), torch.randn(16, 3, 16, 16)
+    for norm in model.norms:
+        norm.running_var.uniform_(0.5, 2)
+    small = rc.prune(model.eval(), images[:1], rc.Budget(params_bit="1.5x"), bits=(2, 4, 8), trained=True)
+    path = rc.export(
+        small, tmp_path, quantize="plan", calibration=[images], example_inputs=images[:1], task="regression"
+    ).path
+    plan = small.reconvene_plan.bits.layers
+    expected = sorted(tuple(layer.bits) for layer in plan.values())
+    assert len(plan) == 4 and sorted(tuple(bits) for _, bits in unpack_weights(str(path))) == expected
+    assert not FLOAT_KERNELS & set(optimised(path, tmp_path))
+
+
 def test_a_wrong_permutation_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from reconvene.deploy.runtimes.onnx import packed
 

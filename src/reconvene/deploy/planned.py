@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from reconvene.data import Dataset, balanced_calibration
 from reconvene.deploy.model_io import labelled_samples
@@ -43,10 +44,19 @@ class NarrowInput:
 
 @dataclass(frozen=True, eq=False)
 class PackedWeight:
-    """A weight of the small network as integers, with the bits of its channels."""
+    """A weight of the small network as integers, with the bits of its channels.
+
+    ``aliases``: the other names of a parameter that several modules have.
+    """
 
     quantised: QuantisedWeight
     layer: LayerBits
+    aliases: tuple[str, ...] = ()
+
+    @staticmethod
+    def by_every_name(weights: Mapping[str, PackedWeight]) -> dict[str, str]:
+        """The name in the plan by each name that a weight has in the network."""
+        return {own: name for name, packed in weights.items() for own in (name, *packed.aliases)}
 
     def rows(self, part: slice) -> PackedWeight:
         """Some of the output channels; all of them for ``slice(None)``."""
@@ -142,8 +152,15 @@ def planned(model: nn.Module, runtime: Runtime, calibration: Iterable[Any] | Non
     for weight, layer in bits.layers.items():
         if weight not in parameters or parameters[weight].shape[layer.axis] != len(layer.bits):
             raise ExportError(f"the plan gives bits to {len(layer.bits)} channels of {weight}, and the network differs")
+    names = defaultdict[Tensor, list[str]](list)
+    for weight, parameter in model.named_parameters(remove_duplicate=False):
+        names[parameter].append(weight)
     weights = {
-        weight: PackedWeight(quantise(parameters[weight], layer.bits, axis=layer.axis), layer)
+        weight: PackedWeight(
+            quantise(parameters[weight], layer.bits, axis=layer.axis),
+            layer,
+            tuple(name for name in names[parameters[weight]] if name != weight),
+        )
         for weight, layer in bits.layers.items()
     }
     rounded = fake_quantised(model, bits.by_weight)

@@ -9,14 +9,16 @@ import numpy as np
 
 
 def unpack_weights(path: str) -> Iterator[tuple[Any, Any]]:
-    """Integers [channels, ...] of every packed weight, and the bits of its channels."""
+    """Integers [channels, ...] of every packed weight, once each, and the bits of its channels."""
     import onnx  # nothing else of a bundle needs it
 
     graph = onnx.load(path).graph
     arrays = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    seen = set()  # a layer that is called twice, before two norms, has its integers once and two sets of scales
     for node in graph.node:
-        if node.domain != "reconvene" or not node.op_type.startswith("Weight"):
+        if node.domain != "reconvene" or not node.op_type.startswith("Weight") or tuple(node.input[:2]) in seen:
             continue
+        seen.add(tuple(node.input[:2]))
         packed, order = (arrays[name] for name in node.input[:2])
         sizes = {a.name: list(a.ints) for a in node.attribute}
         shape, blocks, channel_bits = sizes["shape"], [], []

@@ -37,11 +37,11 @@ def plan_weights(quantizer: Any, packed: Mapping[str, PackedWeight]) -> None:
     The tracer has folded norms into weights then. A norm multiplies a channel by a number, which goes into its scale:
     the largest of a channel stands for the largest integer that the plan has there.
     """
-    annotate = quantizer.annotate
+    annotate, names = quantizer.annotate, PackedWeight.by_every_name(packed)
 
     def annotate_planned(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
         annotated: torch.fx.GraphModule = annotate(graph)
-        rounded = {name for node in annotated.graph.nodes for name in _specify(node, packed)}
+        rounded = {name for node in annotated.graph.nodes for name in _specify(node, packed, names)}
         if missing := [name for name in packed if name not in rounded]:
             raise ExportError(
                 f"{missing[0]} cannot be packed: LiteRT's quantiser leaves its layer in float32. Export with "
@@ -52,9 +52,9 @@ def plan_weights(quantizer: Any, packed: Mapping[str, PackedWeight]) -> None:
     quantizer.annotate = annotate_planned
 
 
-def _specify(node: torch.fx.Node, packed: Mapping[str, PackedWeight]) -> list[str]:
+def _specify(node: torch.fx.Node, packed: Mapping[str, PackedWeight], names: Mapping[str, str]) -> list[str]:
     """Have the weight of a layer's call rounded as planned; the weight's name, nothing for other nodes."""
-    name = f"{module_of(node)}.weight"
+    name = names.get(f"{module_of(node)}.weight", "")
     if name not in packed or KEY not in node.meta:
         return []
     specifications = node.meta[KEY].input_qspec_map

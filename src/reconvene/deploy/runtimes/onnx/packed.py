@@ -78,14 +78,43 @@ class _Graph:
         self.made_by = {output: node for node in self.graph.node for output in node.output}
         self.initializers = {tensor.name: tensor for tensor in self.graph.initializer}
         self._floats = {tensor.name: tensor for tensor in plain.graph.initializer}
-        # The tool drops a ReLU where uint8 holds no negative values anyway, and gives its name to what it read.
-        names = {node.name for node in self.graph.node}
-        dropped = [n for n in plain.graph.node if n.op_type in ("Relu", "Clip") and n.name not in names]
-        self._dropped = {node.output[0]: node for node in dropped}
+        self._float_names = self._names_in(plain.graph)
+        self._dropped = self._dropped_from(plain.graph)
+        self._packed: dict[tuple[Any, ...], str] = {}
         self._calls: list[Any] = []
         self._functions: dict[str, Any] = {}
         self._biases: dict[str, _Array] = {}
         self._count = 0
+
+    def _names_in(self, plain: Any) -> dict[str, str]:
+        """The float32 tensor behind each integer one, by the nodes that read both: copies of a tensor have other names.
+
+        A bias that two layers read is quantised twice, at the scale of what each of them reads.
+        """
+        nodes, names = {node.name: node for node in plain.node}, dict[str, str]()
+        for node in self.graph.node:
+            inputs = nodes[node.name].input if node.name in nodes else []
+            for read, name in zip(node.input, inputs, strict=False):
+                source = self.made_by.get(read)
+                if source is not None and source.op_type == "DequantizeLinear" and name in self._floats:
+                    names[source.input[0]] = name
+        return names
+
+    def _dropped_from(self, plain: Any) -> dict[str, Any]:
+        """Each ReLU that the tool dropped since uint8 holds no negative values anyway, by what is rounded in its place.
+
+        What it read has its name then, or where that is the name of an output of the model, a name of the tool.
+        """
+        names = {node.name for node in self.graph.node}
+        dropped = {
+            node.output[0]: node for node in plain.node if node.op_type in ("Relu", "Clip") and node.name not in names
+        }
+        for output in self.graph.output:
+            rounded = self.made_by.get(output.name)
+            source = None if rounded is None else self.made_by.get(rounded.input[0])
+            if output.name in dropped and source is not None and source.op_type == "QuantizeLinear":
+                dropped[source.input[0]] = dropped[output.name]
+        return dropped
 
     def layers(self, weights: Mapping[str, PackedWeight]) -> Iterator[tuple[Any, str, slice]]:
         """Every node that reads an int8 weight, the name of that weight in the network, and which rows it reads.
@@ -93,22 +122,22 @@ class _Graph:
         ``nn.MultiheadAttention`` keeps the weights of three projections in one, which the file can have whole or in
         parts; those are known by their values.
         """
+        names = PackedWeight.by_every_name(weights)
         for node in list(self.graph.node):
             if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or len(node.input) < 2:
                 continue
             owner, weight = node.name.split("/")[0], self.made_by.get(node.input[1])
             if weight is None or weight.op_type != "DequantizeLinear":
                 continue
-            name = f"{owner}.weight"
-            if name in weights:
-                yield node, name, slice(None)
-                continue
-            if weight.input[0].removesuffix("_quantized") not in self._floats:
+            if weight.input[0] not in self._float_names:
                 continue  # a product of two activations
+            if f"{owner}.weight" in names:
+                yield node, names[f"{owner}.weight"], slice(None)
+                continue
             axis = next((a.i for a in weight.attribute if a.name == "axis"), 0)
             rows = np.moveaxis(self._float(weight.input[0]), axis, 0)
-            for name, packed in weights.items():
-                if name.rpartition(".")[0] == owner and (part := rows_of(packed, rows)) is not None:
+            for own, name in names.items():
+                if own.rpartition(".")[0] == owner and (part := rows_of(weights[name], rows)) is not None:
                     yield node, name, part
                     break
 
@@ -128,9 +157,14 @@ class _Graph:
             scale[idle] = np.maximum(1e-8, np.abs(bias[idle]) / step / 2**30)
         unsigned = saturates() and max(packed.layer.channels) == 8
         dtype = "uint8" if unsigned else "int8"
-        node.input[1] = self._weight(integers, packed.layer, axis, scale.astype(np.float32), dtype)
+        single = scale.astype(np.float32)
+        # Calls of one layer read one weight, unless norms behind them turned other signs or have other scales.
+        key = (name, axis, integers.tobytes(), single.tobytes())
+        if key not in self._packed:
+            self._packed[key] = self._weight(integers, packed.layer, axis, single, dtype)
+        node.input[1] = self._packed[key]
         if bias is not None:
-            self._set_bias(node, bias, activation.input[1], scale.astype(np.float32), name)
+            self._set_bias(node, bias, activation.input[1], single, name)
 
     def clean(self) -> None:
         """Remove what nobody reads any more; what unpacks comes first."""
@@ -181,7 +215,7 @@ class _Graph:
                 continue
             if node.op_type == "DequantizeLinear" and node.input[0] in sources:
                 node = self._in_float(sources[node.input[0]], node.output[0])
-            elif node.op_type == "DequantizeLinear" and node.input[0].removesuffix("_quantized") in self._floats:
+            elif node.op_type == "DequantizeLinear" and node.input[0] in self._float_names:
                 # A bias that is an addition by itself: the tool rounds it as it rounds activations.
                 name, output = f"{node.output[0]}/float", node.output[0]
                 copy.graph.initializer.append(self.onnx.numpy_helper.from_array(self._float(node.input[0]), name))
@@ -248,14 +282,14 @@ class _Graph:
         dtype = next((dtype for dtype in (np.int8, np.int16, np.int32) if largest <= np.iinfo(dtype).max), None)
         if dtype is None:
             raise ExportError(f"the bias of {name.removesuffix('.weight')} does not fit into 32 bits at its scale")
-        scales = self._calls[-1].input[-1]  # of the weight that was just packed
+        scales = next(call.input[-1] for call in self._calls if node.input[1] in call.output)
         inputs = [self._add(integers.astype(dtype)), step, scales]
         node.input[2] = self._call([bias_scale(self.onnx.helper)], inputs)
         self._biases[node.input[2]] = bias.astype(np.float32)
 
     def _float(self, quantised: str) -> _Array:
         """The float32 tensor that the tool quantised."""
-        array: _Array = self.onnx.numpy_helper.to_array(self._floats[quantised.removesuffix("_quantized")])
+        array: _Array = self.onnx.numpy_helper.to_array(self._floats[self._float_names[quantised]])
         return array
 
     def _value(self, name: str) -> _Array:

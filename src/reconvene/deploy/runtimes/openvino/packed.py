@@ -42,17 +42,17 @@ def weight_readers(ir: Any, weights: Mapping[str, PackedWeight]) -> dict[str, We
     Raises ExportError for a weight that no operation reads whole.
     """
     readers: dict[str, WeightReader] = {}
-    left, unnamed = set(weights), []
+    names, left, unnamed = PackedWeight.by_every_name(weights), set(weights), []
     for node in _layers(ir):
-        name = f"{node.get_friendly_name().split('/')[0]}.weight"
-        if name in left:
+        name = names.get(f"{node.get_friendly_name().split('/')[0]}.weight", "")
+        if name:  # several operations, where a layer is called twice or weights are tied
             readers[node.get_friendly_name()] = WeightReader(name, _folded(node))
             left.discard(name)
         else:
             unnamed.append(node)
     for node in unnamed:
         values = _folded(node)
-        name = next((name for name in sorted(left) if _fits(weights[name], node, values)), "")
+        name = next((name for name in sorted(weights) if _fits(weights[name], node, values)), "")
         if name:
             readers[node.get_friendly_name()] = WeightReader(name, values)
             left.discard(name)
