@@ -535,6 +535,76 @@ def test_a_layer_in_float32_reads_no_few_bits(tmp_path: Path) -> None:
         rc.export(small, tmp_path, quantize="plan", **options)
 
 
+class Grouped(nn.Module):
+    """A transposed convolution in groups, a recurrent layer, and a weight that is computed from others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3))
+        self.grouped = nn.ConvTranspose2d(8, 12, 2, stride=2, groups=4)
+        self.recurrent, self.head = nn.GRU(12, 10, batch_first=True), nn.Linear(10, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.grouped(torch.relu(self.first(x))))
+        return self.head(self.recurrent(x.mean(3).transpose(1, 2))[0][:, -1])
+
+
+class Tied(nn.Module):
+    """A table of tokens that is also the weight of the last layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.hidden = nn.Embedding(500, 16), nn.Linear(16, 16)
+        self.scores = nn.Linear(16, 500, bias=False)
+        self.scores.weight = self.tokens.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scores(torch.relu(self.hidden(self.tokens(x))).mean(1))
+
+
+ODD = {
+    "grouped": (Grouped, torch.rand(8, 3, 6, 6), {"head.weight"}),
+    "tied": (Tied, torch.arange(56).reshape(8, 7), {"hidden.weight", "tokens.weight"}),
+}
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+@pytest.mark.parametrize("name", ODD)
+def test_what_no_file_holds_in_few_bits_stays_out_of_the_plan(name: str, format: str, tmp_path: Path) -> None:
+    if format == "openvino":
+        pytest.importorskip("nncf")
+    build, inputs, planned = ODD[name]
+    torch.manual_seed(0)
+    model = build().eval()
+    options = {"format": format, "calibration": [inputs], "example_inputs": inputs[:1], "task": "regression"}
+    assert rc.export(model, tmp_path, quantize="int8", **options).verification.sqnr > 20
+    small = rc.prune(model, inputs[:1], rc.Budget(params_bit=1.0), bits=(4,), trained=True)
+    assert set(small.reconvene_plan.bits.layers) == planned
+    exported = rc.export(small, tmp_path, quantize="plan", **options)
+    size = small.reconvene_plan.costs["pruned"]["size"]
+    assert exported.verification.sqnr > 20 and (format == "openvino" or exported.bytes <= size * 1.05 + 3500)
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_a_planned_layer_stays_in_float32_where_it_is_asked_for(format: str, tmp_path: Path) -> None:
+    if format == "openvino":
+        pytest.importorskip("nncf")
+    small, images = with_random_bits("plain", 1)
+    options = {"format": format, "calibration": [images], "example_inputs": images[:1], "task": "regression"}
+    sizes = [
+        rc.export(small, tmp_path, quantize="plan", **options, **kept).files[-1].stat().st_size
+        for kept in ({}, {"keep_fp32": ["3"]})
+    ]
+    assert sizes[1] > sizes[0] + 2 * small[3].weight.numel()  # at most 8 bits became 32
+
+
+def test_a_model_in_float64_is_not_quantised(tmp_path: Path) -> None:
+    images = torch.rand(4, 3, 6, 6, dtype=torch.float64)
+    model, options = NETS["plain"][0]().double().eval(), {"calibration": [images], "example_inputs": images[:1]}
+    with pytest.raises(ExportError, match=r"0\.weight is in float64: export model\.float\(\)"):
+        rc.export(model, tmp_path, quantize="int8", **options)
+
+
 def test_formats_without_few_bits_of_activations_say_so(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     images = torch.randn(4, 3, 16, 16)

@@ -305,3 +305,13 @@ def test_choices_move_away_from_the_plan_in_seconds(
 ) -> None:
     monkeypatch.setattr(search_phases, "CHOICE_RATE", 1.0)  # a few steps are enough
     assert searched().reconvene_plan.bits != whole[1].reconvene_plan.bits
+
+
+@pytest.mark.parametrize("kind", ["frozen", "half"])
+def test_networks_that_no_search_trains_are_refused(kind: str) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2)), torch.randn(16, 4)
+    model, x = (model.half(), x.half()) if kind == "half" else (model.requires_grad_(False), x)
+    message = r"0\.weight is in torch\.float16" if kind == "half" else r"every parameter of the network is frozen"
+    with pytest.raises(TrainingError, match=message):
+        rc.search(model, x[:1], rc.Budget(size="150B"), train=[(x, (x[:, 0] > 0).long())], epochs=2)

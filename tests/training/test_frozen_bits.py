@@ -13,7 +13,7 @@ from torch import nn
 
 import reconvene as rc
 from reconvene import artifact
-from reconvene.data import balanced_calibration, load_data
+from reconvene.data import load_data, stratified_calibration
 from reconvene.deploy import Limits
 from reconvene.deploy.planned import as_file_computes
 from reconvene.models import ModelSource
@@ -89,7 +89,7 @@ def test_a_file_computes_in_the_ranges_of_training(tmp_path: Path) -> None:
     losses = [evaluate_split(as_file_computes(each, data), data).loss for each in (trained, forgetful)]
     found, measured = (abs(loss - training.loss) for loss in losses)
     assert found < 0.02 * training.loss and found < 0.5 * measured  # training rounds to 8 bits elsewhere as well
-    inputs, calibration = data.train.images[:1].float(), balanced_calibration(data, 64)
+    inputs, calibration = data.train.images[:1].float(), stratified_calibration(data, 64)
     limits = Limits(sqnr=0, agreement=0, accuracy_drop=1)
     options = {"quantize": "plan", "example_inputs": torch.zeros_like(inputs), "limits": limits}
     made = rc.export(trained, tmp_path / "file", calibration=calibration, **options)

@@ -20,6 +20,8 @@ class BitCosts:
         structure: the structure of the network.
         costs: the costs; those that are no sums over layers depend on widths alone.
         network: the network itself.
+        table: the layers of the structure.
+        unpacked: weights that no file holds in few bits.
         aimed: costs that somebody corrects by measuring: here they are the bounds that never fall when a width grows.
     """
 
@@ -29,20 +31,22 @@ class BitCosts:
         costs: Mapping[str, Cost],
         network: Network,
         *,
+        table: LayerTable,
+        unpacked: Collection[str] = (),
         aimed: Collection[str] = (),
     ) -> None:
         self._aimed = frozenset(aimed)
-        self.table = LayerTable(structure)
-        layers = self.table.layers
+        self.table, layers = table, table.layers
         self.names = tuple(costs)
         self._sums: dict[str, LayerCosts] = {}
         self._beside: dict[str, CostFunction] = {}
         for name, cost in costs.items():
-            if isinstance(cost, FileCost | PackedSize):
+            if isinstance(cost, FileCost):
                 self._sums[name] = cost.layer_costs(layers)
-            if isinstance(cost, PackedSize):
-                self._beside[name] = cost.beside(structure, layers)
-            elif not isinstance(cost, FileCost):
+            elif isinstance(cost, PackedSize):
+                self._sums[name] = cost.layer_costs(layers, unpacked)
+                self._beside[name] = cost.beside(structure, layers, unpacked)
+            else:
                 self._beside[name] = cost.bind(structure, network)
 
     def sizes(self, widths: Ints) -> list[LayerSizes]:

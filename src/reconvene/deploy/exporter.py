@@ -129,7 +129,7 @@ def export(
     options, inputs = options.resolved(
         model, runtime, inputs if example_inputs is not None else take_samples(inputs, 0, 1)
     )
-    by_plan = planned(model, runtime, calibration) if quantize == _PLAN else None
+    by_plan = planned(model, runtime, calibration, keep_fp32) if quantize == _PLAN else None
     if by_plan is not None:
         model, calibration = by_plan.model, by_plan.calibration
     settings = None if quantize is None else quantisation(model, inputs, calibration, keep_fp32, learned)

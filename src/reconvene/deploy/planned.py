@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from reconvene.data import Dataset, balanced_calibration
+from reconvene.data import Dataset, stratified_calibration
 from reconvene.deploy.model_io import labelled_samples
-from reconvene.deploy.quantisation import CALIBRATION_SAMPLES
+from reconvene.deploy.quantisation import CALIBRATION_SAMPLES, within
 from reconvene.deploy.runtimes.base import Runtime
 from reconvene.errors import ExportError
 from reconvene.quantiser import QuantisedWeight, fake_quantised, quantise
@@ -107,7 +107,7 @@ def as_file_computes(model: nn.Module, dataset: Dataset, *, seed: int = 0) -> nn
         return model
     samples, ranges = None, trained_ranges(model, bits)
     if not bits.inputs.keys() <= ranges.keys():
-        images = balanced_calibration(dataset, CALIBRATION_SAMPLES, seed=seed, batch_size=32)
+        images = stratified_calibration(dataset, CALIBRATION_SAMPLES, seed=seed, batch_size=32)
         samples, _ = labelled_samples(images, CALIBRATION_SAMPLES)
     return as_exported(model, bits.by_weight, bits.inputs, samples, ranges)
 
@@ -118,8 +118,10 @@ def bits_of(model: nn.Module) -> BitPlan | None:
     return bits
 
 
-def planned(model: nn.Module, runtime: Runtime, calibration: Iterable[Any] | None) -> Planned:
-    """Round the weights of a small network to the bits of its plan.
+def planned(
+    model: nn.Module, runtime: Runtime, calibration: Iterable[Any] | None, keep_fp32: Sequence[str] = ()
+) -> Planned:
+    """Round the weights of a small network to the bits of its plan, but for the layers that stay in float32.
 
     Raises ExportError: the format cannot hold them, the network has no plan of bits or another shape, or there is
     nothing to calibrate on.
@@ -148,8 +150,9 @@ def planned(model: nn.Module, runtime: Runtime, calibration: Iterable[Any] | Non
             "activations are calibrated on real data: pass calibration, batches such as those of training. (A plan "
             "that was just made with data remembers some of them; one that was loaded does not)"
         )
+    layers = {name: layer for name, layer in bits.layers.items() if not within(name.rpartition(".")[0], keep_fp32)}
     parameters = dict(model.named_parameters())
-    for weight, layer in bits.layers.items():
+    for weight, layer in layers.items():
         if weight not in parameters or parameters[weight].shape[layer.axis] != len(layer.bits):
             raise ExportError(f"the plan gives bits to {len(layer.bits)} channels of {weight}, and the network differs")
     names = defaultdict[Tensor, list[str]](list)
@@ -161,7 +164,7 @@ def planned(model: nn.Module, runtime: Runtime, calibration: Iterable[Any] | Non
             layer,
             tuple(name for name in names[parameters[weight]] if name != weight),
         )
-        for weight, layer in bits.layers.items()
+        for weight, layer in layers.items()
     }
-    rounded = fake_quantised(model, bits.by_weight)
+    rounded = fake_quantised(model, replace(bits, layers=layers).by_weight)
     return Planned(rounded, weights, calibration, bits.inputs, trained_ranges(model, bits))

@@ -45,6 +45,13 @@ class Quantisation:
     packed: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def packed_in_int8(self) -> dict[str, Any]:
+        """The packed weights but for those of layers kept in float32."""
+        return {
+            name: weight for name, weight in self.packed.items() if not within(name.rpartition(".")[0], self.keep_fp32)
+        }
+
     def __len__(self) -> int:
         return batch_size(self.samples)
 
@@ -73,6 +80,11 @@ def quantisation(
     """
     if calibration is None:
         raise ExportError("int8 is calibrated on real data: pass calibration, batches such as those of training")
+    if double := [name for name, values in model.named_parameters() if values.dtype == torch.float64]:
+        raise ExportError(
+            f"runtimes round float32 to int8, and {double[0]} is in float64: export model.float(), with example_inputs "
+            "and calibration in float32"
+        )
     samples, targets = labelled_samples(_checked(calibration, example_inputs), CALIBRATION_SAMPLES)
     for tensor in leaves(samples):
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():

@@ -14,7 +14,7 @@ from reconvene.allocation.bit_problem import BitProblem, Decision, GroupChoices,
 from reconvene.allocation.bit_solver import solve_bits
 from reconvene.costs import COSTS, Budget, Cost, Network, cost_file, read_budget
 from reconvene.costs.cost_file import CostFile, FileCost
-from reconvene.costs.layers import Layer
+from reconvene.costs.layers import Layer, LayerTable
 from reconvene.costs.packed_size import PackedSize
 from reconvene.costs.with_bits import BitCosts
 from reconvene.errors import ArgumentError, BudgetError
@@ -27,6 +27,7 @@ from reconvene.planning.input_losses import (
     tied_weights,
 )
 from reconvene.planning.options import Options
+from reconvene.planning.packable import unpackable
 from reconvene.quantiser.activations import BITS
 from reconvene.structure import Structure
 from reconvene.surgery import Accounting, PlanRow, Provenance
@@ -85,8 +86,10 @@ class BitDecider:
         """The problem of a structure, its losses estimated in the model as it is."""
         self._check_weights()
         network = Network(self.model, self.example_inputs, self.options.data)
-        charges = BitCosts(structure, self.costs, network, aimed=self.aims)
-        layers = [layer for layer in charges.table.layers if layer.weight]
+        table = LayerTable(structure)
+        unpacked = unpackable(self.model, structure)
+        charges = BitCosts(structure, self.costs, network, table=table, unpacked=unpacked, aimed=self.aims)
+        layers = [layer for layer in table.layers if layer.weight and layer.weight not in unpacked]
         first = list({layer.weight: layer for layer in reversed(layers)}.values())[::-1]
         choices = tuple(b for b in self.bits if b)
         with timed(timings, "saliency"):

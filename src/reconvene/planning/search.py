@@ -7,13 +7,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import nn
 
 from reconvene.costs import Budget
 from reconvene.criteria.base import Loss
 from reconvene.criteria.batches import repeatable
 from reconvene.criteria.gradients import loss_of
-from reconvene.errors import ArgumentError
+from reconvene.errors import ArgumentError, TrainingError
 from reconvene.planning.arguments import PLAN_CHECKS, check_steps
 from reconvene.planning.bits import check_activation_bits, check_bits, refuse_options
 from reconvene.planning.limits import LayerLimits
@@ -89,7 +90,8 @@ def search(
     Raises:
         BudgetError: the budget cannot be kept; the message names the floor, before anything is trained but the warm-up.
         ArgumentError: epochs that leave none to search, or bits that files cannot hold.
-        TrainingError: the loss is not finite, there are no data, or ``checkpoint`` is of another run.
+        TrainingError: the loss is not finite, there are no data, every parameter is frozen, the network is in half
+            precision, or ``checkpoint`` is of another run.
 
     >>> import torch
     >>> import reconvene as rc
@@ -115,6 +117,7 @@ def search(
     refuse_options(options, budget)
     if "latency" in budget:
         raise ArgumentError("a search keeps no budget on latency: rc.prune with bits does, or limit macs")
+    _check_precision(model)
     device = next(model.parameters()).device
     with own_randomness(device), listening(progress):
         run = SearchRun(
@@ -127,6 +130,16 @@ def search(
             directory=None if checkpoint is None else Path(checkpoint),
         )
         return run.run(resume=resume)
+
+
+def _check_precision(model: nn.Module) -> None:
+    """Raise TrainingError for a network in half precision: choices, ranges and steps of rounding are in float32."""
+    for name, parameter in model.named_parameters():
+        if parameter.dtype in (torch.float16, torch.bfloat16):
+            raise TrainingError(
+                f"a search trains in float32, and {name} is in {parameter.dtype}. Try: rc.search(model.float(), ...), "
+                "with example_inputs and train in float32"
+            )
 
 
 def divided(epochs: int, warmup: int, finetune: int | None, lr: float) -> Schedule:

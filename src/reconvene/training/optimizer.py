@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from reconvene.errors import TrainingError
+
 
 class Nesterov:
     """``v <- m v + g; w <- w - lr (g + m v)`` where ``g`` is the gradient plus weight decay (Sutskever et al. 2013).
@@ -20,6 +22,11 @@ class Nesterov:
     def __init__(self, model: nn.Module, *, momentum: float, weight_decay: float) -> None:
         self.momentum, self.weight_decay = momentum, weight_decay
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if not self.parameters:
+            raise TrainingError(
+                "there is nothing to train: every parameter of the network is frozen (requires_grad is False). Try: "
+                "model.requires_grad_(True)"
+            )
         self.momentum_tensors = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
 
     @property

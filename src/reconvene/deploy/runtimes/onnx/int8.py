@@ -18,6 +18,7 @@ from reconvene.errors import ExportError
 from reconvene.utils.machine import saturates
 
 _BATCH = 32
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def quantised_onnx(
@@ -37,7 +38,9 @@ def quantised_onnx(
         # Folds what can be folded and names every shape: without it, scales are taken of tensors that no kernel sees.
         # Shapes are all known from our exporter, and the symbolic pass stops at operators it does not know.
         tool.shape_inference.quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
-        nodes = [node.name for node in onnx.load(prepared, load_external_data=False).graph.node]
+        _copy_tied(onnx, prepared)
+        graph = onnx.load(prepared, load_external_data=False).graph
+        nodes = [node.name for node in graph.node]
         in_float = [name for name in nodes if within(name.split("/")[0], quantisation.keep_fp32)]
         _require_nodes(quantisation.keep_fp32, {name.split("/")[0] for name in in_float})
         tool.quantize_static(
@@ -53,7 +56,10 @@ def quantised_onnx(
             calibrate_method=tool.CalibrationMethod.MinMax,
             # By default a ReLU before a uint8 tensor is dropped, since that has no negative values: a kept layer that
             # reads what stands before that tensor would read them.
-            extra_options={"QDQKeepRemovableActivations": bool(in_float)},
+            extra_options={
+                "QDQKeepRemovableActivations": bool(in_float),
+                "TensorQuantOverrides": _one_scale(tool, graph, reduced=saturates() and not quantisation.packed),
+            },
         )
         folded = onnx.load(prepared) if quantisation.packed else None
     finally:
@@ -61,7 +67,7 @@ def quantised_onnx(
     proto = onnx.load(path)
     _read_in_float(proto.graph, set(in_float))
     if quantisation.packed:
-        exact = pack_weights(proto, quantisation.packed, folded, quantisation.inputs)
+        exact = pack_weights(proto, quantisation.packed_in_int8, folded, quantisation.inputs)
         _check_weights(
             plain, exact, dict(zip(inputs, leaves(next(quantisation.batches(batch or _BATCH))), strict=True))
         )
@@ -69,6 +75,44 @@ def quantised_onnx(
     _forget_tool(proto)
     onnx.save(proto, path)
     return [path]
+
+
+def _copy_tied(onnx: Any, path: Path) -> None:
+    """Give what reads the weight of a layer otherwise, such as an embedding, a copy of its own, in place.
+
+    The weight has one scale a channel, and the tool rounds a table by one scale.
+    """
+    graph = onnx.load(path, load_external_data=False).graph
+    weights = {node.input[1] for node in graph.node if node.op_type in _WEIGHTED}
+    others = {(n, i) for n, node in enumerate(graph.node) for i, name in enumerate(node.input) if name in weights}
+    others -= {(n, 1) for n, node in enumerate(graph.node) if node.op_type in _WEIGHTED}
+    tied = {graph.node[n].input[i] for n, i in others} & {tensor.name for tensor in graph.initializer}
+    if not tied:
+        return
+    proto = onnx.load(path)
+    for tensor in [tensor for tensor in proto.graph.initializer if tensor.name in tied]:
+        copied = proto.graph.initializer.add()
+        copied.CopyFrom(tensor)
+        copied.name = f"{tensor.name}/copy"
+    for n, i in others:
+        if proto.graph.node[n].input[i] in tied:
+            proto.graph.node[n].input[i] += "/copy"
+    onnx.save(proto, path)
+
+
+def _one_scale(tool: Any, graph: Any, *, reduced: bool) -> dict[str, list[dict[str, Any]]]:
+    """Weights that the tool must round by one scale each: it takes rows of a grouped transposed convolution wrongly.
+
+    These are the output channels of one group, and the bias has those of all groups.
+    """
+    grouped = [
+        node.input[1]
+        for node in graph.node
+        if node.op_type == "ConvTranspose" and any(a.name == "group" and a.i > 1 for a in node.attribute)
+    ]
+    return {
+        name: [{"quant_type": tool.QuantType.QInt8, "symmetric": True, "reduce_range": reduced}] for name in grouped
+    }
 
 
 def _forget_tool(proto: Any) -> None:

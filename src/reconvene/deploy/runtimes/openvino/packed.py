@@ -112,14 +112,17 @@ def pack_weights(quantised: Any, readers: Mapping[str, WeightReader], weights: M
         multiply.input(1).replace_source_output(opset.constant(scales).output(0))
 
 
-def check_packed(plain: Any, packed: Any, feeds: Mapping[str, _Array]) -> None:
-    """See ``check_weights``: the float32 model beside the packed one, on the same inputs."""
+def check_packed(plain: Any, packed: Any, readers: Mapping[str, WeightReader], feeds: Mapping[str, _Array]) -> None:
+    """See ``check_weights``: the float32 model beside the packed one, on the same inputs.
+
+    Weights that no plan decides, which NNCF rounded, are those of the float32 model in both.
+    """
     openvino = imported("openvino", "openvino", "packed OpenVINO")
     # by default it rounds what linear layers with integer weights read
     settings = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
     results = [
         openvino.Core().compile_model(model, "CPU", settings)(dict(feeds)).values()
-        for model in (plain, _with_float_activations(packed))
+        for model in (plain, _with_float_activations(packed, plain, readers))
     ]
     check_weights(*results)
 
@@ -136,15 +139,21 @@ def _constant(node: Any, port: int) -> Any:
     return behind
 
 
+def _behind(node: Any, port: int) -> list[Any]:
+    """The node behind an input, and where it only reshapes, those behind it, up to one that does not."""
+    found = [node.input_value(port).get_node()]
+    while found[-1].get_type_name() in ("Reshape", "Transpose"):
+        found.append(found[-1].input_value(0).get_node())
+    return found
+
+
 def _layers(ir: Any) -> list[Any]:
     return [node for node in ir.get_ordered_ops() if node.get_type_name() in LAYERS]
 
 
 def _dequantising(node: Any, name: str) -> tuple[Any, Any]:
     """The multiplication and the conversion between an int8 constant and its layer."""
-    multiply = node.input_value(1).get_node()
-    while multiply.get_type_name() in ("Reshape", "Transpose"):
-        multiply = multiply.input_value(0).get_node()
+    multiply = _behind(node, 1)[-1]
     convert = multiply.input_value(0).get_node() if multiply.get_input_size() else multiply
     if (multiply.get_type_name(), convert.get_type_name()) != ("Multiply", "Convert"):
         raise ExportError(f"{name} cannot be packed: OpenVINO does not compute its layer in int8")
@@ -193,9 +202,21 @@ def _four_bits(rows: _Array) -> Any:
     return openvino.op.Constant(tensor, shared_memory=False)
 
 
-def _with_float_activations(packed: Any) -> Any:
-    """A copy that rounds weights only."""
+def _with_float_activations(packed: Any, plain: Any, readers: Mapping[str, WeightReader]) -> Any:
+    """A copy that rounds the weights of readers only."""
     copy = packed.clone()
+    opset = imported("openvino.opset13", "openvino", "packed OpenVINO")
+    originals = {node.get_friendly_name(): node for node in plain.get_ordered_ops()}
+    packed_behind = {node.get_friendly_name() for name in readers for node in _behind(originals[name], 1)}
+    for node in copy.get_ordered_ops():
+        name = node.get_friendly_name()
+        if name not in originals or name in packed_behind or name in readers:
+            continue
+        original = originals[name]
+        for port in range(node.get_input_size()):
+            constant, rounded = original.input_value(port).get_node(), node.input_value(port).get_node()
+            if (constant.get_type_name(), rounded.get_type_name()) == ("Constant", "Multiply"):
+                node.input(port).replace_source_output(opset.constant(constant.get_data()).output(0))
     for node in copy.get_ordered_ops():
         if node.get_type_name() == "FakeQuantize":
             node.output(0).replace(node.input_value(0))

@@ -54,7 +54,7 @@ def quantize_openvino(
     nncf = imported("nncf", "openvino", "int8 OpenVINO")
     ranges = imported("nncf.quantization.range_estimator", "openvino", "int8 OpenVINO").RangeEstimatorParametersSet
     ir, plain = _converted(model, example_inputs, path, options)
-    packed = quantisation.packed
+    packed = quantisation.packed_in_int8
     if packed:
         fold_norms(ir)
     _number(ir)  # NNCF names what it puts behind an operation after it
@@ -81,7 +81,7 @@ def quantize_openvino(
         )
         if packed:
             pack_weights(small, readers, packed)
-            check_packed(original, small, feed(samples[0]))
+            check_packed(original, small, readers, feed(samples[0]))
     return replace(plain, files=_write(small, path), notes=(*plain.notes, *_stored_wider(packed)))
 
 
