@@ -230,3 +230,11 @@ def test_the_gradient_by_a_dead_scale_is_a_finite_difference_of_the_smoothed_net
     with torch.no_grad():
         want = float(loss(1e-5) - loss(-1e-5)) / 2e-5
     assert got != 0.0 and got == pytest.approx(want, rel=1e-4)
+
+
+def test_a_single_example_left_over_is_not_trained_on() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 2))
+    batches = [(torch.randn(size, 4), torch.zeros(size, dtype=torch.int64)) for size in (16, 16, 1)]
+    small = rc.prune_and_regrow(net, torch.randn(2, 4), rc.Budget(params="2x"), train=batches, epochs=2)
+    assert small[0].out_features < 16

@@ -315,3 +315,11 @@ def test_networks_that_no_search_trains_are_refused(kind: str) -> None:
     message = r"0\.weight is in torch\.float16" if kind == "half" else r"every parameter of the network is frozen"
     with pytest.raises(TrainingError, match=message):
         rc.search(model, x[:1], rc.Budget(size="150B"), train=[(x, (x[:, 0] > 0).long())], epochs=2)
+
+
+def test_a_single_example_left_over_is_not_trained_on() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 2))
+    batches = [(torch.randn(size, 4), torch.zeros(size, dtype=torch.int64)) for size in (16, 16, 1)]
+    small = rc.search(net, torch.randn(2, 4), rc.Budget(macs="2x"), train=batches, epochs=3, warmup=1)
+    assert small[0].out_features < 16

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from reconvene.errors import CriterionError, ReconveneError
 from reconvene.structure.inputs import map_tensors, tensors_in
 from reconvene.structure.restore import kept_random_state, seed_random_state
+from reconvene.utils.norms import averages_statistics
 from reconvene.utils.progress import track
 
 EXPECTED = "data= takes an iterable of (inputs, target) batches: a DataLoader, a list, a generator"
@@ -103,6 +104,23 @@ class Batches:
             return batch[0], None
         without = f" {_UNLABELLED}" if self._labelled else ""
         raise self._error(f"batch {number} of the data is a {type(batch).__name__}, not a pair. {EXPECTED}.{without}")
+
+
+class LeftOver:
+    """Finds a single example that is left over behind larger batches, for networks whose norms need more than one.
+
+    In train mode these take the statistics of the batch, and one example may have no variance.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._norms = any(map(averages_statistics, network.modules()))
+        self._largest = 0
+
+    def is_next(self, inputs: Any) -> bool:
+        """Whether the next batch is such an example. Ask of every batch, in order."""
+        size = samples_in(inputs)
+        self._largest = max(self._largest, size)
+        return self._norms and size == 1 < self._largest
 
 
 def batch_count(data: Any) -> int | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.costs import Budget
-from reconvene.criteria.batches import repeatable
+from reconvene.criteria.batches import LeftOver, repeatable
 from reconvene.criteria.gradients import loss_of
 from reconvene.errors import TrainingError
 from reconvene.planning.regrowth import RAMP, Regrowth
@@ -92,8 +92,12 @@ def prune_and_regrow(
         )
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
         with stage("pruning and regrowing", total, summary=False) as work:
+            left_over = LeftOver(network)
             for _ in range(epochs):
                 for inputs, target in batches:
+                    if left_over.is_next(inputs):
+                        work.advance()
+                        continue
                     clear_state(network)
                     value = loss_of(loss, call(network, inputs), target, user="prune_and_regrow")
                     if not torch.isfinite(value.detach()):

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from reconvene.artifact.tensors import module_versions, with_versions
 from reconvene.costs import Budget
 from reconvene.criteria.base import Loss
-from reconvene.criteria.batches import Batches, argument_names, samples_in
+from reconvene.criteria.batches import Batches, LeftOver, argument_names, samples_in
 from reconvene.errors import TrainingError
 from reconvene.planning.bit_decider import BitDecider
 from reconvene.planning.bits import fit_norms, kept_examples
@@ -211,13 +211,17 @@ class SearchRun:
         seed_step(self.device, seed, epoch, 1)
         drawn = torch.initial_seed() % 2**31
         batches = iter(Batches(self.data, user="rc.search", device=self.device, seed=drawn, names=self.names))
+        left_over = LeftOver(self.network)
         for step in range(self.steps):
             if step:
                 seed_step(self.device, seed, epoch, step, 2)
             batch = next(batches, None)
             if batch is None:
                 raise TrainingError(f"the data had {self.steps} batches before, and only {step} in epoch {epoch + 1}")
-            if step >= self.state.step:
+            single = left_over.is_next(batch[0])
+            if step >= self.state.step and single:
+                self.state.step += 1
+            elif step >= self.state.step:
                 yield map_tensors(with_usual_strides, batch[0]), batch[1]
 
     def _set_epoch(self, epoch: int) -> None:

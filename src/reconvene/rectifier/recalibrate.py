@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reconvene.criteria.batches import Batches, argument_names, batch_count, loader_examples, samples_in
+from reconvene.criteria.batches import Batches, LeftOver, argument_names, batch_count, loader_examples, samples_in
 from reconvene.criteria.gradients import explained
 from reconvene.errors import DataError
 from reconvene.rectifier.calibration import undisturbed
@@ -66,16 +66,14 @@ def recalibrate(
         _fresh_statistics(norms) as calls,
         stage(work_name, total, summary=False) as work,
     ):
-        samples = largest = 0
+        samples, left_over = 0, LeftOver(model)
         for number, inputs in batches:
-            size = samples_in(inputs)
-            largest = max(largest, size)
             ahead = stretches is not None and samples * stretches >= examples * (number + 1)
-            if ahead or size == 1 < largest:
+            if left_over.is_next(inputs) or ahead:
                 continue
             with explained("rectify how='recalibrate'", number, DataError):
                 call(model, inputs)
-            samples += size
+            samples += samples_in(inputs)
             work.move_to(min(samples, total), detail=f"batch {number}")
             if samples >= examples:
                 break

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reconvene.criteria.base import Loss
-from reconvene.criteria.batches import Batches, argument_names, batch_count, repeatable, samples_in
+from reconvene.criteria.batches import Batches, LeftOver, argument_names, batch_count, repeatable
 from reconvene.criteria.gradients import explained
 from reconvene.errors import TrainingError
 from reconvene.structure import call, tensors_in
@@ -26,7 +26,6 @@ from reconvene.tasks.scores import soft_loss
 from reconvene.training.optimizer import Nesterov
 from reconvene.training.randomness import own_randomness, seed_step
 from reconvene.utils.module_state import evaluating, kept_modes
-from reconvene.utils.norms import averages_statistics
 from reconvene.utils.progress import stage
 
 
@@ -119,13 +118,11 @@ def tune(
         known = batch_count(data)
         length = sum(1 for _ in batches(0)) if known is None else known
         total = length * tuning.epochs
-        norms, largest = any(map(averages_statistics, network.modules())), 0
+        left_over = LeftOver(network)
         passes = chain.from_iterable(batches(epoch) for epoch in range(tuning.epochs))
         with stage("tuning", total, summary=False) as work:
             for done, (inputs, target) in enumerate(passes):
-                size = samples_in(inputs)
-                largest = max(largest, size)
-                if norms and size == 1 < largest:
+                if left_over.is_next(inputs):
                     work.advance()
                     continue
                 seed_step(device, seed, done)
