@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from reconvene.deploy.packed_rows import check_weights, folded_integers, four_bit_pairs
 from reconvene.deploy.planned import PackedWeight
 from reconvene.deploy.runtimes.base import imported
+from reconvene.deploy.runtimes.openvino.overflow import may_overflow, read_in_float
 from reconvene.errors import ExportError
+from reconvene.utils.machine import saturates
 
 _Array = NDArray[Any]
 LAYERS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul")
@@ -88,12 +90,13 @@ def fold_norms(ir: Any) -> None:
     imported("openvino._offline_transformations", "openvino", "packed OpenVINO").apply_moc_transformations(ir, cf=False)
 
 
-def pack_weights(quantised: Any, readers: Mapping[str, WeightReader], weights: Mapping[str, PackedWeight]) -> None:
+def pack_weights(quantised: Any, readers: Mapping[str, WeightReader], weights: Mapping[str, PackedWeight]) -> list[str]:
     """Put packed weights into a model that NNCF quantised, in place.
 
+    Returns the weights whose int8 products would overflow on this processor: their layers compute in float32.
     Raises ExportError for a weight that the file does not have in int8.
     """
-    nodes = {node.get_friendly_name(): node for node in _layers(quantised)}
+    nodes, in_float = {node.get_friendly_name(): node for node in _layers(quantised)}, dict[str, None]()
     for operation, reader in readers.items():
         if operation not in nodes:
             raise ExportError(f"{reader.weight} cannot be packed: OpenVINO renamed its layer, {operation}")
@@ -110,6 +113,10 @@ def pack_weights(quantised: Any, readers: Mapping[str, WeightReader], weights: M
         scales = scale.astype(np.float32).reshape(multiply.input_value(1).get_node().get_output_shape(0))
         convert.input(0).replace_source_output(block.output(0))
         multiply.input(1).replace_source_output(opset.constant(scales).output(0))
+        if saturates() and may_overflow(integers):
+            read_in_float(node)
+            in_float[name] = None
+    return list(in_float)
 
 
 def check_packed(plain: Any, packed: Any, readers: Mapping[str, WeightReader], feeds: Mapping[str, _Array]) -> None:

@@ -79,10 +79,11 @@ def quantize_openvino(
             ),
             ignored_scope=nncf.IgnoredScope(names=_nodes(ir, quantisation.keep_fp32)),
         )
+        in_float = pack_weights(small, readers, packed) if packed else []
         if packed:
-            pack_weights(small, readers, packed)
             check_packed(original, small, readers, feed(samples[0]))
-    return replace(plain, files=_write(small, path), notes=(*plain.notes, *_stored_wider(packed)))
+    notes = (*plain.notes, *_stored_wider(packed), *_in_float(in_float))
+    return replace(plain, files=_write(small, path), notes=notes)
 
 
 def _stored_wider(packed: Mapping[str, PackedWeight]) -> list[str]:
@@ -91,6 +92,16 @@ def _stored_wider(packed: Mapping[str, PackedWeight]) -> list[str]:
     return [f"{narrow} channels of 2 bits are stored in 4: OpenVINO has none of 2 that it computes in int8"] * bool(
         narrow
     )
+
+
+def _in_float(weights: list[str]) -> list[str]:
+    """Which layers compute in float32, and how they would not."""
+    return [
+        f"{len(weights)} layers with channels of 8 bits ({weights[0]}) compute in float32: on this processor, x86 "
+        "without VNNI, their int8 sums overflow in OpenVINO. A file written where VNNI is, or a plan with "
+        "bits=(0, 2, 4), has them in int8"
+        for _ in weights[:1]
+    ]
 
 
 def _converted(model: nn.Module, example_inputs: Any, path: Path, options: FileOptions) -> tuple[Any, Written]:
