@@ -16,16 +16,17 @@ import reconvene as rc
 from reconvene import devices
 from reconvene.allocation.bit_problem import BitProblem, GroupChoices, InputChoices, WeightChoices
 from reconvene.allocation.bit_solver import solve_bits
-from reconvene.costs import COSTS, Cost, CostFunction
+from reconvene.costs import COSTS, Cost, CostFunction, cost_file
 from reconvene.devices.latency_cost import DeviceLatency
 from reconvene.errors import ArgumentError, BudgetError, CriterionError, DeviceError, PlanError, StructureError
+from reconvene.planning.bits import check_bits
 from reconvene.planning.input_losses import input_losses_by_noise, input_losses_on_data
 from reconvene.planning.options import Options
 from reconvene.quantiser import fake_quantised, largest, noise_ratio, quantise
 from reconvene.quantiser.fake import round_while_training, stop_quantised
 from reconvene.structure import analyse
 from reconvene.surgery.bits import BitPlan, LayerBits
-from support import device_fakes
+from support import device_fakes, paths
 from support.mini_resnet import mini_resnet
 
 IMAGE = torch.zeros(1, 3, 32, 32)
@@ -510,3 +511,39 @@ def test_bits_of_activations_that_cannot_be_are_refused_in_files(bits: object) -
     values["bits"]["inputs"] = {"stem.0": bits}
     with pytest.raises(PlanError, match="inputs"):
         rc.Plan.from_dict(values)
+
+
+def test_bits_are_integers_of_any_kind() -> None:
+    for bits in ([0, 8], np.array([8, 0]), (np.int64(0), np.uint8(8))):
+        assert check_bits(bits) == (0, 8)
+    for wrong in ("8", 8, (2.0,), (True,), (np.bool_(True),), ("8",), ()):
+        with pytest.raises(ArgumentError, match="are not some of"):
+            check_bits(wrong)  # type: ignore[arg-type]
+
+
+def test_cycles_that_only_a_compiler_knows_are_called_predictions() -> None:
+    model, images = mini_resnet((4, 4, 4)).eval(), torch.randn(1, 3, 16, 16)
+    plan = rc.plan(model, images, rc.Budget(cycles="1.1x"), bits=(0, 8), target="ethos-u55-128")
+    assert plan.conditions["cycles"].endswith("by formulas; plans of bits do not ask its compiler")
+
+
+def test_a_cost_with_a_name_of_its_own_is_a_budget_among_the_known_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chip = (paths.ROOT / "docs" / "extending" / "cost-file.md").read_text().split("```toml\n")[1].split("```")[0]
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        f"""{chip}
+[costs.traffic]
+label = "Traffic"
+unit = "bytes"
+meaning = "Bytes that are moved."
+[[costs.traffic.layers]]
+kinds = ["convolution", "depthwise", "linear", "product"]
+amount = "weights * w / 8 + outputs"
+"""
+    )
+    monkeypatch.setitem(COSTS, "traffic", cost_file(file).costs["traffic"])
+    model, images = mini_resnet((4, 4, 4)).eval(), torch.randn(1, 3, 16, 16)
+    plan = rc.plan(model, images, rc.Budget(traffic="2x"), bits=(0, 4, 8), target=file)
+    assert 0 < plan.costs["pruned"]["traffic"] <= plan.limits["traffic"]

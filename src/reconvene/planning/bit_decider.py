@@ -132,7 +132,7 @@ class BitDecider:
         provenance = Provenance(
             evaluator=by, data=posed.losses.data, budget=dict(self.budget.asked), limits=dict(problem.limits)
         )
-        conditions = {name: cost.condition for name, cost in self.costs.items() if cost.condition and name in pruned}
+        conditions = {name: _condition(cost) for name, cost in self.costs.items() if cost.condition and name in pruned}
         accounting = Accounting({"dense": dict(posed.dense), "pruned": pruned}, conditions=conditions)
         return Choice(keep, rows, provenance, accounting, bits=BitPlan(bits, inputs=problem.read_bits(decision)))
 
@@ -235,6 +235,13 @@ def _weight(
                 channel[slot.index] = np.arange(of_group.width)[:, None]
     numbers = tuple(n for n, other in enumerate(layers) if other.weight == layer.weight)
     return WeightChoices(layer.weight, numbers, group, channel, bits, loss)
+
+
+def _condition(cost: Cost) -> str:
+    """What the figure of a cost is about. Plans of bits count by formulas where a compiler would know better."""
+    if isinstance(cost, FileCost) and cost.file.compiler is not None:
+        return f"predicted for {cost.file.title} by formulas; plans of bits do not ask its compiler"
+    return cost.condition
 
 
 def _floor(problem: BitProblem, budget: Budget, bits: Sequence[int]) -> BudgetError:

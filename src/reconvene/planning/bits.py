@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from operator import index
 from types import MappingProxyType
 from typing import Any
 
@@ -166,9 +167,12 @@ def check_bits(bits: Sequence[int]) -> tuple[int, ...]:
 
 def _whole(bits: Sequence[int]) -> tuple[int, ...]:
     """The numbers in order, each once; none where some are not whole."""
-    if not isinstance(bits, tuple | list) or not all(isinstance(b, int) and not isinstance(b, bool) for b in bits):
+    if isinstance(bits, str | bytes) or not isinstance(bits, Iterable) or any(isinstance(b, bool) for b in bits):
         return ()
-    return tuple(sorted(set(bits)))
+    try:
+        return tuple(sorted({index(b) for b in bits}))  # integers of numpy too
+    except TypeError:
+        return ()
 
 
 def check_activation_bits(bits: Sequence[int]) -> tuple[int, ...]:
