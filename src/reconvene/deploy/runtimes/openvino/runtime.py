@@ -65,6 +65,7 @@ def quantize_openvino(
     def feed(batch: Any) -> dict[str, np.ndarray[Any, Any]]:
         return {name: tensor.detach().cpu().numpy() for name, tensor in zip(names, leaves(batch), strict=True)}
 
+    in_float: list[str] = []
     with exporting(model, "int8 OpenVINO"):
         small = nncf.quantize(
             ir,
@@ -79,8 +80,8 @@ def quantize_openvino(
             ),
             ignored_scope=nncf.IgnoredScope(names=_nodes(ir, quantisation.keep_fp32)),
         )
-        in_float = pack_weights(small, readers, packed) if packed else []
         if packed:
+            in_float = pack_weights(small, readers, packed)
             check_packed(original, small, readers, feed(samples[0]))
     notes = (*plain.notes, *_stored_wider(packed), *_in_float(in_float))
     return replace(plain, files=_write(small, path), notes=notes)
@@ -96,11 +97,12 @@ def _stored_wider(packed: Mapping[str, PackedWeight]) -> list[str]:
 
 def _in_float(weights: list[str]) -> list[str]:
     """Which layers compute in float32, and how they would not."""
+    if not weights:
+        return []
     return [
         f"{len(weights)} layers with channels of 8 bits ({weights[0]}) compute in float32: on this processor, x86 "
         "without VNNI, their int8 sums overflow in OpenVINO. A file written where VNNI is, or a plan with "
         "bits=(0, 2, 4), has them in int8"
-        for _ in weights[:1]
     ]
 
 
