@@ -39,7 +39,8 @@ RESULTS = HERE / "results" / "killed_recipe.jsonl"
 TIMED = ("timings.json", "latencies.json", "train.jsonl", "stages.svg", "output.txt")
 """Files that say how long something took."""
 STAGES = ["prune", {"replace": {"allow": ["relu6"], "epochs": 1}}, {"distil": {"epochs": 2}}, "quantise", "export"]
-BUDGET = {"size": "200kB", "latency": "1.5x"}
+BUDGET = {"size": "150kB", "latency": "1.2x"}
+"""The size decides the widths. Where a measured latency does, two undisturbed runs may differ, too."""
 
 
 def main() -> None:

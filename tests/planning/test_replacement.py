@@ -18,6 +18,7 @@ from torch.nn import functional as F
 import reconvene as rc
 from reconvene.allocation.choices import PricedChoice, choose_within
 from reconvene.errors import BudgetError, ModelError, UnknownNameError
+from reconvene.models import resolve_address
 from reconvene.planning import replacement
 from reconvene.planning.operation_losses import evenly, fit_sites
 from reconvene.surgery.operations import Replacement, blended, blends, find_sites, forms, substitute, unblended
@@ -399,3 +400,11 @@ def test_norms_over_the_second_dimension_become_batch_norms_of_their_rank(rank: 
     assert substitute(copy.deepcopy(model), result.replacements)(data[0][0]).shape == (len(data[0][0]), 4), (
         "as artifacts do"
     )
+
+
+@pytest.mark.parametrize("name", ["resnet8", "vgg16_bn", "mobilenetv2", "unet"])
+def test_every_operation_of_our_own_networks_can_be_replaced(name: str) -> None:
+    net, images = resolve_address(name, {"width": 0.25}).build(), torch.randn(2, 3, 32, 32)
+    data = [(images, net.eval()(images).detach())]
+    small = rc.replace(net, images, allow=["polynomial"], data=data, loss=F.mse_loss)
+    assert not any(isinstance(module, nn.ReLU | nn.ReLU6) for module in small.modules())

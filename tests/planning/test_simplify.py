@@ -257,3 +257,22 @@ def test_inputs_without_a_batch_and_of_any_precision(
     assert simplify(net, x)[0].weight.shape[0] == 7
     plan = rc.plan(net, x, rc.Budget(params=0.95), trained=True)
     assert 2 not in from_text(plan.slices["0.weight"][0])
+
+
+class NamesItsPrecision(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x.float()).relu())
+
+
+def test_models_that_name_a_precision_themselves_are_compared_in_it():
+    net, x = NamesItsPrecision().eval(), torch.randn(4, 8)
+    with torch.no_grad():
+        net.first.weight[3], net.first.bias[3] = 0.0, 0.0
+    small = simplify(net, x)
+    assert small.first.out_features == 15
+    torch.testing.assert_close(small(x), net(x))
+    assert 3 not in from_text(rc.plan(net, x, rc.Budget(params=0.95), trained=True).slices["first.weight"][0])

@@ -403,6 +403,13 @@ def test_of_sorted_data_a_loader_reads_a_few_examples_of_every_stretch() -> None
     assert all(float(batch.min()) < 100 and float(batch.max()) >= 900 for batch in batches)  # each is of all data
 
 
+def test_batches_of_ones_own_sampler_are_left_out_whole() -> None:
+    data, own = Counted(1000), [list(range(start, start + 10)) for start in range(0, 1000, 10)]
+    batches = list(few_of(DataLoader(data, batch_sampler=own), 40))
+    assert [int(batch[0]) for batch in batches] == [0, 250, 500, 750] and len(data.asked) == 40
+    assert len(list(few_of(DataLoader(data, batch_sampler=own), 5000))) == 100
+
+
 def test_a_loader_of_no_more_examples_than_wanted_is_read_as_it_is() -> None:
     for loader in (DataLoader(Counted(40), batch_size=16, shuffle=True), [images(3, 2)], iter([images(3, 2)])):
         assert few_of(loader, 40) is loader

@@ -11,7 +11,7 @@ import torch
 import reconvene as rc
 from reconvene import artifact
 from reconvene.costs import Budget
-from reconvene.data import Dataset
+from reconvene.data import load_data
 from reconvene.errors import ArtifactError, DataError, PlanError
 from reconvene.models import resolve_address
 from reconvene.surgery.compose import compose_plans
@@ -70,11 +70,9 @@ def test_bits_are_never_lost_on_the_way(first: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("in_steps", [False, True])
-def test_data_of_other_classes_are_refused_before_anything_is_cut(
-    first: Path, tmp_path: Path, digits: Dataset, in_steps: bool
-) -> None:
-    trained = tmp_path / "trained"
-    source = resolve_address("resnet20", {"width": 0.25, "num_classes": 10}, input_shape=(3, 32, 32))
+def test_data_of_other_classes_are_refused_before_anything_is_cut(tmp_path: Path, in_steps: bool) -> None:
+    trained, digits = tmp_path / "trained", load_data("digits", input_shape=(3, 16, 16), limit=60)
+    source = resolve_address("resnet20", {"width": 0.25, "num_classes": 10}, input_shape=(3, 16, 16))
     prune_artifact(source, trained, budget=Budget(params="1.2x"))
     train(trained, digits, epochs=1, config=TrainConfig(precision="fp32"))
     other = replace(digits, classes=tuple(f"class {name}" for name in digits.classes))
@@ -85,3 +83,25 @@ def test_data_of_other_classes_are_refused_before_anything_is_cut(
         else:
             prune_artifact(source, tmp_path / "cut", data=lambda: other, **options)
     assert not (tmp_path / "cut").exists()
+
+
+def test_an_artifact_that_was_simplified_is_pruned(tmp_path: Path) -> None:
+    source = resolve_address("resnet20", {"width": 0.25, "num_classes": 10}, input_shape=(3, 16, 16))
+    dense = source.build()
+    with torch.no_grad():
+        dense.stages[0][0].body[1].weight[0], dense.stages[0][0].body[1].bias[0] = 0.0, 0.0
+    rc.save(rc.simplify(dense, torch.randn(1, 3, 16, 16)), tmp_path / "simple", source=source)
+    settings = Pruning(trained=True, rectify="keep")
+    plan = prune_artifact(
+        source, tmp_path / "small", budget=Budget(params="1.5x"), pruning=settings, base=tmp_path / "simple"
+    )
+    assert plan.costs["dense"]["params"] == sum(p.numel() for p in source.build().parameters())
+
+
+def test_a_cost_that_nobody_counted_of_the_dense_network_is_left_out_and_said(tmp_path: Path) -> None:
+    dense, x = resolve_address("resnet20", {"width": 0.25, "num_classes": 10}).build(), torch.randn(1, 3, 16, 16)
+    first = rc.plan(dense, x, Budget(params="1.2x"), trained=True)
+    second = rc.plan(first.apply(dense), x, Budget(cycles="1.2x"), trained=True, target="mpic")
+    plan = compose_plans(dense, x, first, second)
+    assert plan.costs["dense"].keys() == plan.costs["pruned"].keys() == first.costs["dense"].keys()
+    assert "cycles is left out: no plan counted it of the dense network" in plan.notes

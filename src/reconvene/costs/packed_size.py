@@ -27,9 +27,9 @@ _NOTHING = LayerRule(KINDS, None, None, (), Formula("0", SIZES, place="size"), p
 class PackedSize(FileSize):
     """Bytes of packed weights, with a scale and a bias of 32 bits a channel, and of the other parameters in float32.
 
-    Batch norms that no layer takes in count as ONNX Runtime's tool writes them, embedding tables and weights that
-    cannot be packed in 8 bits, those of recurrent modules in float32. What a file has beside that, its graph
-    and its header, is not counted.
+    Batch norms that no layer takes in count as ONNX Runtime's tool writes them. Embedding tables, and weights that
+    cannot be packed, count 8 bits each; weights of recurrent modules count as float32. What a file has beside that,
+    its graph and its header, is not counted.
     """
 
     condition = "of packed weights, scales and biases, without the graph of a file"

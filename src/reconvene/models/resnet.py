@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from reconvene.models.layers import conv_bn, initialise, scaled
@@ -25,10 +24,12 @@ class BasicBlock(nn.Module):
         )
         same = stride == 1 and in_channels == out_channels
         self.shortcut = nn.Identity() if same else nn.Sequential(*conv_bn(in_channels, out_channels, 1, stride=stride))
+        self.activation = nn.ReLU()  # a module, which ``replace`` can put another one in the place of
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, in, H, W] -> [N, out, H / stride, W / stride]``."""
-        return torch.relu(self.body(x) + self.shortcut(x))
+        summed: Tensor = self.activation(self.body(x) + self.shortcut(x))
+        return summed
 
 
 class ResNet(nn.Module):

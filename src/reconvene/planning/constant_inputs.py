@@ -79,6 +79,17 @@ def varied_batch(inputs: Any, seed: int) -> Any:
     return map_tensors(varied, calibration_batch(inputs, seed=seed))
 
 
+def constant_inputs(model: nn.Module, owners: set[str], inputs: Any) -> dict[str, NDArray[np.bool_]]:
+    """Which inputs of layers are constant in every network with random weights, by layer: ``[channels]``."""
+    constant: dict[str, NDArray[np.bool_]] = {}
+    for seed in range(PROBES):
+        ranges = ranges_of(random_like(model, seed), owners, inputs, seed)
+        constant = {owner: is_constant(ranges[owner]) & constant.get(owner, True) for owner in owners}
+        if not any(channels.any() for channels in constant.values()):
+            break
+    return constant
+
+
 def is_constant(limits: tuple[Tensor, Tensor]) -> NDArray[np.bool_]:
     """Whether every channel has one value, from its least and its largest value: ``[channels]``."""
     low, high = limits

@@ -56,7 +56,7 @@ def plan_by(model: nn.Module, example_inputs: Any, budget: Budget, options: Opti
 def dense_costs(
     model: nn.Module, example_inputs: Any, options: Options, *, asked: Plan, known: Container[str]
 ) -> dict[str, float]:
-    """The costs of a whole network that a plan of a part of it counts and that are not ``known``.
+    """The costs of a whole network that a plan of a part of it counts and that are not ``known``, by name.
 
     ``options`` are those of the plan ``asked``: its target and bits say what its costs are about.
     """

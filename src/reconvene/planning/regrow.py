@@ -17,6 +17,7 @@ from reconvene.structure import call
 from reconvene.structure.restore import accelerators, kept_random_state, seed_random_state
 from reconvene.structure.state import clear_state
 from reconvene.surgery import Plan
+from reconvene.training.optimizer import trainable
 from reconvene.utils.arguments import check_model, checked
 from reconvene.utils.progress import ProgressOption, listening, stage
 
@@ -84,6 +85,7 @@ def prune_and_regrow(
         seed_random_state(seed, device)
         growth = Regrowth(model, example_inputs, budget, regrow=regrow, ramp=ramp, seed=seed)
         network = growth.network.train()
+        trainable(network)
         total = epochs * sum(1 for _ in batches)
         if not total:
             raise TrainingError("prune_and_regrow got no batches to train on, or epochs=0")

@@ -103,6 +103,8 @@ def search(
     >>> small.reconvene_plan.costs["pruned"]["size"] <= 150
     True
     """
+    if not isinstance(train, Iterable):
+        raise TrainingError(f"train={train!r} is nothing to train on. Pass batches of (inputs, labels)")
     options = Options(
         data=repeatable(train, seed=seed),
         seed=seed,

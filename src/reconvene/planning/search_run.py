@@ -87,7 +87,7 @@ class SearchRun:
         loss: Loss,
         directory: Path | None,
     ) -> None:
-        assert options.data is not None and options.bits is not None, "rc.search gives both"
+        assert options.data is not None, "rc.search checks it"
         self.model, self.inputs, self.budget, self.options = model, example_inputs, budget, options
         self.schedule, self.loss, self.directory = schedule, loss, directory
         self.data: Iterable[Any] = options.data

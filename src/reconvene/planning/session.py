@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from reconvene.costs import Budget, Cost, Network, listed_costs
 from reconvene.costs.model import CostModel
 from reconvene.criteria import CHANNEL_CRITERIA, ChannelSaliency, Saliency
 from reconvene.criteria.base import Loss
+from reconvene.criteria.batches import repeatable
 from reconvene.criteria.registry import any_criterion
 from reconvene.evaluator import Sensitivity, evaluate_groups
 from reconvene.evaluator.evaluators import evaluator_named, usual_evaluator
@@ -71,7 +72,7 @@ class Planner:
         verify: bool = True,
         limits: LayerLimits = LayerLimits(),  # noqa: B008  # frozen
     ) -> None:
-        data = list(data) if isinstance(data, Iterator) else data  # scores read it, and spreads, and costs
+        data = None if data is None else repeatable(data, seed=seed)  # scores read it, and spreads, and costs
         self.limits = limits
         self.model, self.example_inputs, self.seed, self.verify = model, example_inputs, seed, verify
         self.judge = Judge(model, example_inputs, criterion, evaluator, data, loss, seed)

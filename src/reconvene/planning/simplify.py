@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from reconvene.criteria.channels.slots import Roles
+from reconvene.errors import MODEL_REFUSALS
 from reconvene.planning.assemble import check_finite
 from reconvene.planning.constant_inputs import (
     PROBES,
     ZERO,
-    is_constant,
+    constant_inputs,
     outputs_of,
-    random_like,
     ranges_of,
     varied_batch,
 )
@@ -39,6 +39,8 @@ from reconvene.utils.progress import ProgressOption, listening, stage, track
 _DRAWS = 4
 EXACT = 1e-6
 """Largest relative difference of an output that a removal may make."""
+EXACT_AS_IT_IS = 1e-4
+"""The same, where the model does not run in float64."""
 
 
 @checked(model=check_model)
@@ -97,6 +99,8 @@ def silent_channels(model: nn.Module, structure: Structure, example_inputs: Any)
         return [np.zeros(group.width, dtype=np.bool_) for group in structure.prunable]
     simpler = _Simpler(model, structure, example_inputs)
     silent = [simpler.silent(group) for group in structure.prunable]
+    if not any(said.any() for said in silent):
+        return silent
     keep = simpler.exact([_left(group, said) for group, said in zip(structure.prunable, silent, strict=True)])
     leaves = [len(kept) < group.width for kept, group in zip(keep, structure.prunable, strict=True)]
     return [said & leaving for said, leaving in zip(silent, leaves, strict=True)]
@@ -151,8 +155,7 @@ class _Simpler:
             for group in structure.prunable
         }
         owners = {r.owner for readers in self.readers.values() for r in readers if r.owner is not None}
-        probes = [ranges_of(random_like(model, seed), owners, inputs, seed) for seed in range(PROBES)]
-        constant = {owner: np.logical_and.reduce([is_constant(probe[owner]) for probe in probes]) for owner in owners}
+        constant = constant_inputs(model, owners, inputs)
         self.values = {owner: low for owner, (low, _) in ranges_of(model, owners, inputs, PROBES).items()}
         self.dead = {group.name: self._dead(group, constant) for group in structure.prunable}
 
@@ -244,12 +247,19 @@ class _Simpler:
         """Whether the network with these channels runs and gives the same outputs."""
         if replay(self.model, self.inputs, self.structure, keep).failure is not None:
             return False
-        networks = [afresh_in_eval(network.double()) for network in (self.network(keep), copy_model(self.model))]
+        networks = [afresh_in_eval(network) for network in (self.network(keep), copy_model(self.model))]
+        try:
+            return self._gives_the_same([copy_model(network).double() for network in networks], torch.float64, EXACT)
+        except MODEL_REFUSALS:  # a model that names a precision itself does not run in another one
+            return self._gives_the_same(networks, None, EXACT_AS_IT_IS)
+
+    def _gives_the_same(self, networks: list[nn.Module], dtype: torch.dtype | None, limit: float) -> bool:
+        """Whether both networks give the same outputs, for inputs of a precision, by default their own."""
         for seed in range(_DRAWS):
             inputs = varied_batch(self.inputs, seed) if seed else self.inputs
-            batch = map_tensors(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor, inputs)
+            batch = map_tensors(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, inputs)
             actual, expected = (outputs_of(network, batch, seed) for network in networks)
-            if any(relative_error(small, dense) > EXACT for small, dense in zip(actual, expected, strict=True)):
+            if any(relative_error(small, dense) > limit for small, dense in zip(actual, expected, strict=True)):
                 return False
         return True
 

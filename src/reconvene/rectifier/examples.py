@@ -22,16 +22,16 @@ MOST_VALUES = 2**25
 def few_of(data: Iterable[Any], most: int) -> Iterable[Any]:
     """A loader of ``most`` examples, spread evenly over those of ``data``; ``data`` where that would save nothing.
 
-    Only loaders whose data set gives examples by their index can leave the others unread. Those whose batches a sampler
-    of the user's own puts together are read as they are.
+    Only loaders whose data set gives examples by their index can leave the others unread. Where a sampler of the user's
+    own puts batches together, whole batches are left out.
     """
     plain = type(data).__iter__ is DataLoader.__iter__ if isinstance(data, DataLoader) else False
     if not plain or not isinstance(data, DataLoader) or isinstance(data.dataset, IterableDataset):
         return data
     sampler = data.batch_sampler
-    if type(sampler) is not BatchSampler or not isinstance(sampler.sampler, Sized) or len(sampler.sampler) <= most:
-        return data
-    return _FewOfLoader(data, most)
+    if type(sampler) is BatchSampler and isinstance(sampler.sampler, Sized):
+        return _FewOfLoader(data, most) if len(sampler.sampler) > most else data
+    return _FewBatches(data, most) if isinstance(sampler, Sized) else data
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,28 +42,52 @@ class _FewOfLoader:
     most: int
 
     def __iter__(self) -> Iterator[Any]:
-        loader, sampler = self.loader, self.loader.batch_sampler
+        sampler = self.loader.batch_sampler
         assert isinstance(sampler, BatchSampler)
-        with kept_random_state():  # a loader of all examples would start from this state, too
-            order = [index for indices in sampler for index in indices]
+        order = [index for indices in _drawn(self.loader) for index in indices]
         chosen = [order[place] for place in evenly(len(order), self.most)]
         count = -(-len(chosen) // sampler.batch_size)
-        yield from DataLoader(
-            loader.dataset,
-            batch_sampler=[chosen[number::count] for number in range(count)],
-            num_workers=loader.num_workers,
-            collate_fn=loader.collate_fn,
-            pin_memory=loader.pin_memory,
-            timeout=loader.timeout,
-            worker_init_fn=loader.worker_init_fn,
-            multiprocessing_context=loader.multiprocessing_context,
-            generator=loader.generator,
-            prefetch_factor=loader.prefetch_factor,
-        )
+        yield from _loader_of(self.loader, [chosen[number::count] for number in range(count)])
 
     def __len__(self) -> int:
         assert isinstance(self.loader.batch_sampler, BatchSampler)
         return -(-self.most // self.loader.batch_sampler.batch_size)
+
+
+@dataclass(frozen=True, eq=False)
+class _FewBatches:
+    """As many whole batches of a loader, spread evenly over all of them, as hold ``most`` examples."""
+
+    loader: DataLoader[Any]
+    most: int
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = [list(indices) for indices in _drawn(self.loader)]
+        examples = sum(map(len, batches))
+        count = len(batches) if examples <= self.most else -(-self.most * len(batches) // examples)
+        yield from _loader_of(self.loader, [batches[place] for place in evenly(len(batches), count)])
+
+
+def _drawn(loader: DataLoader[Any]) -> list[Any]:
+    """The indices of every batch; the random state is as before, as a loader of all examples would find it."""
+    with kept_random_state():
+        return list(loader.batch_sampler or ())
+
+
+def _loader_of(loader: DataLoader[Any], batches: list[list[Any]]) -> DataLoader[Any]:
+    """The same loader with these batches."""
+    return DataLoader(
+        loader.dataset,
+        batch_sampler=batches,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        generator=loader.generator,
+        prefetch_factor=loader.prefetch_factor,
+    )
 
 
 def evenly(total: int, most: int) -> list[int]:

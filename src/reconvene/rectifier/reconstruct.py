@@ -72,7 +72,7 @@ def reconstruct(
         model: the dense network, only read.
         data: batches as ``Batches`` takes them; targets are not read.
         example_inputs: as for ``recalibrate``.
-        examples: how many are used at most, fewer where their inputs hold more than ``MOST_VALUES`` numbers.
+        examples: how many are used at most, fewer where their inputs hold more than ``examples.MOST_VALUES`` numbers.
         seed: of what the data draws, and of the positions that are looked at.
 
     Returns:

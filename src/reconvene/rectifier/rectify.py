@@ -60,7 +60,7 @@ def rectify(
 
     Untouched layers keep every byte, unless ``everywhere``, which takes all layers for touched. What was chosen rather
     than drawn stays: a bias of one single value (others become zero in ``reinit``), a norm's constant scale (a zero one
-    starts a residual branch silent), all-zero and frozen weights (to ``reconstruct``, none is frozen where all are).
+    starts a residual branch silent), all-zero and frozen weights (``reconstruct`` ignores that where all are frozen).
     ``seed`` (the plan's by default) decides the fresh weights; the calibration batch always comes from the plan's seed,
     as the dense spreads did. Layers that cannot be scaled keep the weights they have by then, and the report says why.
 

@@ -45,7 +45,10 @@ def seeded(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @wraps(function)
     def step(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        bound = signature(function).bind(*args, **kwargs)
+        try:
+            bound = signature(function).bind(*args, **kwargs)
+        except TypeError:
+            return function(*args, **kwargs)  # which names the function in the error
         bound.apply_defaults()
         model = next((value for value in bound.arguments.values() if isinstance(value, nn.Module)), None)
         devices = accelerators(model)

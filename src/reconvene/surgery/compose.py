@@ -19,6 +19,7 @@ from reconvene.surgery.cut import PlanRow
 from reconvene.surgery.plan import Plan, make_plan
 from reconvene.surgery.provenance import Accounting
 from reconvene.surgery.ranges import from_text, to_text
+from reconvene.utils.notes import Note
 
 
 def compose_plans(
@@ -65,7 +66,10 @@ def compose_plans(
     )
     # What was asked of the second plan was about the network that the first left: as an amount it holds for both.
     budget = {name: text_of(name, limit) for name, limit in second.limits.items()}
-    combined = replace(second, budget=budget or second.budget, notes=list(dict.fromkeys([*first.notes, *second.notes])))
+    left_out = "is left out: no plan counted it of the dense network"
+    unknown = [Note(f"{name} {left_out}", "cost") for name in pruned if name not in dense]
+    notes = list(dict.fromkeys([*first.notes, *second.notes, *unknown]))
+    combined = replace(second, budget=budget or second.budget, notes=notes)
     reasons = {name: _reason(of_group) for name, of_group in rows.items()}
     plan = _replanned(model, example_inputs, slices, reasons, combined, accounting)
     if plan.slices != slices:

@@ -12,6 +12,17 @@ from torch import Tensor, nn
 from reconvene.errors import TrainingError
 
 
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that training changes, by name. Raises TrainingError where all are frozen."""
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not parameters:
+        raise TrainingError(
+            "there is nothing to train: every parameter of the network is frozen (requires_grad is False). Try: "
+            "model.requires_grad_(True)"
+        )
+    return parameters
+
+
 class Nesterov:
     """``v <- m v + g; w <- w - lr (g + m v)`` where ``g`` is the gradient plus weight decay (Sutskever et al. 2013).
 
@@ -21,12 +32,7 @@ class Nesterov:
 
     def __init__(self, model: nn.Module, *, momentum: float, weight_decay: float) -> None:
         self.momentum, self.weight_decay = momentum, weight_decay
-        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        if not self.parameters:
-            raise TrainingError(
-                "there is nothing to train: every parameter of the network is frozen (requires_grad is False). Try: "
-                "model.requires_grad_(True)"
-            )
+        self.parameters = trainable(model)
         self.momentum_tensors = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
 
     @property

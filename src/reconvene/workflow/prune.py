@@ -134,7 +134,7 @@ def prune_artifact(
         small, plan, report = prune_by(model, inputs, budget, options, rectify=pruning.rectify)
         if earlier is not None:
             dense = source.build(allow_import=allow_import)
-            costs = dense_costs(dense, inputs, options, asked=plan, known=earlier.costs["dense"])
+            costs = dense_costs(dense, inputs, options, asked=plan, known=earlier.costs.get("dense", {}))
             plan = compose_plans(dense, inputs, earlier, plan, dense_costs=costs)
     plan = replace(plan, examples=samples.examples if examples is None and samples is not None else examples)
     ratios = {row.layer: row.ratio for row in report.rows if row.ratio is not None}

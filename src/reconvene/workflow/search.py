@@ -94,7 +94,7 @@ def search_artifact(
         if (earlier := getattr(model, "reconvene_plan", None)) is not None:
             dense = source.build(allow_import=allow_import)
             options = Pruning(**asdict(_settings(searching))).options()
-            costs = dense_costs(dense, inputs, options, asked=plan, known=earlier.costs["dense"])
+            costs = dense_costs(dense, inputs, options, asked=plan, known=earlier.costs.get("dense", {}))
             plan = compose_plans(dense, inputs, earlier, plan, dense_costs=costs)
         sections: dict[str, Any] = {
             "pruning": artifact.PruningRecord(**asdict(_settings(searching)), budget=dict(budget.asked)),

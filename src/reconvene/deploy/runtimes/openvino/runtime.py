@@ -31,6 +31,7 @@ from reconvene.deploy.runtimes.openvino.packed import (
 )
 from reconvene.deploy.tracing import exporting
 from reconvene.errors import ExportError, ModelError
+from reconvene.utils.numbers import plural
 
 
 def export_openvino(model: nn.Module, example_inputs: Any, path: Path, options: FileOptions) -> Written:
@@ -96,12 +97,12 @@ def _stored_wider(packed: Mapping[str, PackedWeight]) -> list[str]:
 
 
 def _in_float(weights: list[str]) -> list[str]:
-    """Which layers compute in float32, and how they would not."""
+    """Says which layers compute in float32, and what would keep them in int8."""
     if not weights:
         return []
     return [
-        f"{len(weights)} layers with channels of 8 bits ({weights[0]}) compute in float32: on this processor, x86 "
-        "without VNNI, their int8 sums overflow in OpenVINO. A file written where VNNI is, or a plan with "
+        f"{plural(len(weights), 'layer')} with channels of 8 bits ({weights[0]}) in float32: on this processor, x86 "
+        "without VNNI, int8 sums of them overflow in OpenVINO. A file written where VNNI is, or a plan with "
         "bits=(0, 2, 4), has them in int8"
     ]
 
