@@ -3,7 +3,7 @@
 python benchmarks/killed_recipe.py --data ../shared/data/cifar10
 python benchmarks/pages killed_recipe                         # writes the table of the docs
 
-The recipe prunes, replaces ReLU by ReLU6, distils, quantises and exports to ONNX under a budget of size and latency.
+The recipe replaces ReLU by ReLU6, prunes, distils, quantises and exports to ONNX under a budget of size and latency.
 ``reconvene compress`` carries it out in a process of its own: once to the end, and once in a process that is killed
 (SIGKILL) and started again. All files of both folders are compared, except those that hold measured times. The last
 line of ``results/killed_recipe.jsonl`` for a data set has the table of the undisturbed run and the number of kills.
@@ -38,7 +38,13 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "killed_recipe.jsonl"
 TIMED = ("timings.json", "latencies.json", "train.jsonl", "stages.svg", "output.txt")
 """Files that say how long something took."""
-STAGES = ["prune", {"replace": {"allow": ["relu6"], "epochs": 1}}, {"distil": {"epochs": 2}}, "quantise", "export"]
+STAGES = [
+    {"replace": {"allow": ["relu6"], "epochs": 1}},
+    "prune",
+    {"distil": {"epochs": 2}},
+    "quantise",
+    "export",
+]
 BUDGET = {"size": "150kB", "latency": "1.2x"}
 """The size decides the widths. Where a measured latency does, two undisturbed runs may differ, too."""
 

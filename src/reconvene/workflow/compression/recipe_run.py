@@ -263,9 +263,12 @@ class _RecipeRun:
                 for name, (value, limit) in outcome.over.items()
             ]
             note(str(outcome))
+            names = [stage.name for stage in self.recipe.stages]
+            late = "replace" in names and "prune" in names[: names.index("replace")]
+            advice = "replace before prune, since other operations change the file, or " if late else ""
             raise BudgetError(
-                f"the last stage breaks the budget: {'; '.join(parts)}. All stages are in {self.folder}. Try: a "
-                f"smaller limit for a prune or bits stage",
+                f"the last stage breaks the budget: {'; '.join(parts)}. All stages are in {self.folder}. Try: "
+                f"{advice}a smaller limit for a prune or bits stage",
                 {name: value for name, (value, _) in outcome.over.items()},
             )
         return outcome
