@@ -20,6 +20,7 @@ def text() -> str:
     parts = []
     for row in read_rows(RESULTS):
         different = ", ".join(f"`{name}`" for name in row["different"])
-        outcome = f"these files differ: {different}" if different else f"all {row['files']} files are the same"
+        same = f"all {row['files']} weights, ONNX files and plans are the same"
+        outcome = f"these files differ: {different}" if different else same
         parts.append(f"```\n{row['table']}\n```\n\nKilled {row['kills']} times and started again: {outcome}.\n")
     return "\n".join(parts)
