@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from reconvene.tasks import TASKS, Targets, task_named
 from reconvene.tasks.segmentation.semantic import map_metrics, soft_dice_loss
 from reconvene.training import TrainConfig, train_model
 from reconvene.training.assess import assess, predict
+from reconvene.workflow.inputs import preparation
 from support.cli_calls import answer, trouble
 from support.segments import disc_map, discs
 
@@ -234,6 +237,10 @@ def test_classes_are_those_of_all_maps_whatever_is_left_of_them(tmp_path: Path) 
         loaded = load_data(data, task="segmentation", **options)
         assert loaded.classes == ("0", "5", "100") and loaded.outputs == 3
         assert {0, 2} <= set(loaded.train.targets.unique().tolist()) <= {0, 1, 2}
+    # Earlier releases took the classes from the maps that a limit left.
+    earlier = SimpleNamespace(folder="old", preprocessing=replace(loaded.preprocessing, classes=("0", "100")))
+    with pytest.raises(DataError, match="or train it again if it was trained on a part of the maps"):
+        preparation(earlier, loaded)
 
 
 def test_pictures_and_numbers_are_targets_too(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from reconvene.artifact import Artifact
 from reconvene.data import Dataset, Preprocessing, load_data
 from reconvene.errors import ArtifactError, DataError
 from reconvene.models import ModelSource, resolve_address
-from reconvene.tasks import DEFAULT
+from reconvene.tasks import DEFAULT, Targets
 
 DataLike = Dataset | str | os.PathLike[str]
 """A data set, or what ``reconvene.data.load_data`` takes: ``digits``, a folder of images, parquet, an id on the hub."""
@@ -93,9 +93,12 @@ def preparation(stored: Artifact, dataset: Dataset | None) -> Preprocessing:
     if dataset is not None and any(
         getattr(dataset.preprocessing, name) != getattr(preprocessing, name) for name in alike
     ):
+        # Earlier releases took the values of maps from the images that --limit left.
+        fewer = set(preprocessing.classes) < set(dataset.classes) and dataset.task.targets is Targets.MAPS
+        again = ", or train it again if it was trained on a part of the maps" if fewer else ""
         raise DataError(
             f"{dataset.name} ({_describe(dataset.preprocessing)}) is not what the model in {stored.folder} was trained "
-            f"on ({_describe(preprocessing)}). Try: --data with that data"
+            f"on ({_describe(preprocessing)}). Try: --data with that data{again}"
         )
     return preprocessing
 
