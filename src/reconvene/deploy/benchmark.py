@@ -23,8 +23,8 @@ from reconvene.deploy.runtimes.registry import runtime_named
 from reconvene.deploy.sharing import shared_conversions
 from reconvene.deploy.writing import write_model
 from reconvene.errors import ExportError, ModelError, ReconveneError, UnknownNameError
+from reconvene.quantiser.activations import Range
 from reconvene.structure.nesting import seeded
-from reconvene.training.quantising import Range
 from reconvene.utils.machine import machine, now
 from reconvene.utils.progress import note, stage, track
 

@@ -25,10 +25,10 @@ from reconvene.deploy.sharing import shared_conversions
 from reconvene.deploy.time_step import CARRIED, FRESH, STATES, one_step
 from reconvene.deploy.verification import Verification
 from reconvene.errors import ExportError, UnknownNameError
+from reconvene.quantiser.activations import Range
 from reconvene.structure.capture import settle_state
 from reconvene.structure.nesting import seeded
 from reconvene.tasks import task_named
-from reconvene.training.quantising import Range
 from reconvene.utils.arguments import check_model, check_path, check_seed, checked
 from reconvene.utils.progress import ProgressOption, listening, stage
 

@@ -15,11 +15,11 @@ from reconvene.deploy.quantisation import CALIBRATION_SAMPLES, within
 from reconvene.deploy.runtimes.base import Runtime
 from reconvene.errors import ExportError
 from reconvene.quantiser import QuantisedWeight, fake_quantised, quantise
+from reconvene.quantiser.activations import Range
 from reconvene.quantiser.fake import FewBitsRead, as_exported, with_few_bits_read
 from reconvene.structure.copies import copy_model
 from reconvene.surgery.bits import BitPlan, LayerBits
 from reconvene.training.frozen_bits import trained_ranges
-from reconvene.training.quantising import Range
 
 PACKED = "packed"
 """What runtimes take whose files can hold weights of few bits."""

@@ -15,7 +15,7 @@ from reconvene.deploy.runtimes.base import imported
 from reconvene.deploy.tracing import exporting, in_order, module_of, one_sample, traced
 from reconvene.errors import ExportError
 from reconvene.quantiser import to_steps
-from reconvene.training.quantising import Range
+from reconvene.quantiser.activations import Range
 
 KEY = "quantization_annotation"
 """Where a quantiser leaves its wishes on a node."""

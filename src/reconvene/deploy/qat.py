@@ -15,7 +15,8 @@ from reconvene.deploy.pt2e import labelled, ranges_of, xnnpack_quantiser
 from reconvene.deploy.runtimes.base import imported
 from reconvene.deploy.tracing import exporting, traced
 from reconvene.errors import TrainingError
-from reconvene.training.quantising import Range, Rounded
+from reconvene.quantiser.activations import Range
+from reconvene.training.quantising import Rounded
 
 _EXTRA = "executorch"
 WHAT = "a graph for quantisation-aware training"

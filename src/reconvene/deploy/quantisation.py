@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from reconvene.deploy.model_io import batch_size, is_batched, labelled_samples, leaves, noise, take_samples
 from reconvene.errors import DataError, ExportError, UnknownNameError
-from reconvene.training.quantising import Range
+from reconvene.quantiser.activations import Range
 
 PRECISIONS = ("fp32", "int8")
 # More change the observed ranges little; each is one pass through the network.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from reconvene.structure.nesting import on_model
 from reconvene.structure.patches import exclusive
 from reconvene.structure.restore import accelerators, kept_random_state
 from reconvene.surgery import Plan
+from reconvene.surgery.compose import compose_plans
 from reconvene.utils.arguments import warn_caller
 from reconvene.utils.norms import keeps_statistics
 from reconvene.utils.notes import Note
@@ -53,16 +54,18 @@ def plan_by(model: nn.Module, example_inputs: Any, budget: Budget, options: Opti
     return replace(chosen_plan, examples=examples)
 
 
-def dense_costs(
-    model: nn.Module, example_inputs: Any, options: Options, *, asked: Plan, known: Container[str]
-) -> dict[str, float]:
-    """The costs of a whole network that a plan of a part of it counts and that are not ``known``, by name.
+def plan_of_dense(dense: nn.Module, example_inputs: Any, first: Plan, second: Plan, options: Options) -> Plan:
+    """Both plans as one of the dense network, with the costs of that which ``second`` alone counts.
 
-    ``options`` are those of the plan ``asked``: its target and bits say what its costs are about.
+    ``options`` are those of ``second``: its target and bits say what its costs are about. Raises PlanError.
     """
-    unknown = [name for name in asked.costs["pruned"] if name not in known]
-    if not unknown:
-        return {}
+    unknown = [name for name in second.costs["pruned"] if name not in first.costs.get("dense", {})]
+    costs = _dense_costs(dense, example_inputs, unknown, options) if unknown else {}
+    return compose_plans(dense, example_inputs, first, second, dense_costs=costs)
+
+
+def _dense_costs(model: nn.Module, example_inputs: Any, names: Sequence[str], options: Options) -> dict[str, float]:
+    """These costs of a whole network, on the target and with the bits of the options."""
     plain = Options(
         data=options.data,
         seed=options.seed,
@@ -71,8 +74,8 @@ def dense_costs(
         bits=options.bits,
         activation_bits=options.activation_bits,
     )
-    costs = plan_by(model, example_inputs, Budget(**dict.fromkeys(unknown, 1.0)), plain).costs["dense"]
-    return {name: costs[name] for name in unknown}
+    costs = plan_by(model, example_inputs, Budget(**dict.fromkeys(names, 1.0)), plain).costs["dense"]
+    return {name: costs[name] for name in names}
 
 
 def prune_by(

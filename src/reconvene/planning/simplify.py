@@ -83,7 +83,7 @@ def simplify(model: nn.Module, example_inputs: Any, *, progress: ProgressOption 
 
 def _simplified(model: nn.Module, example_inputs: Any) -> nn.Module:
     structure = analyse(model, example_inputs)
-    simpler = _Simpler(model, structure, example_inputs)
+    simpler = _Simpler(model, structure, Roles.of(model, structure), example_inputs)
     return simpler.network(simpler.exact([_left(group, simpler.dead[group.name]) for group in structure.prunable]))
 
 
@@ -97,7 +97,7 @@ def silent_channels(model: nn.Module, structure: Structure, example_inputs: Any)
     roles = Roles.of(model, structure)
     if not any(_has_zeros(roles, group) for group in structure.prunable):
         return [np.zeros(group.width, dtype=np.bool_) for group in structure.prunable]
-    simpler = _Simpler(model, structure, example_inputs)
+    simpler = _Simpler(model, structure, roles, example_inputs)
     silent = [simpler.silent(group) for group in structure.prunable]
     if not any(said.any() for said in silent):
         return silent
@@ -145,9 +145,8 @@ class _Reader:
 class _Simpler:
     """Networks without some of the dead channels of a model; ``dead``: by group, which channels are, ``[width]``."""
 
-    def __init__(self, model: nn.Module, structure: Structure, inputs: Any) -> None:
+    def __init__(self, model: nn.Module, structure: Structure, roles: Roles, inputs: Any) -> None:
         self.model, self.structure, self.inputs = model, structure, inputs
-        roles = Roles.of(model, structure)
         self.readers = {
             group.name: [
                 _Reader(_plain_layer(model, slot.parameter), slot) for slot in roles.slots(group, frozenset({"column"}))
@@ -247,17 +246,20 @@ class _Simpler:
         """Whether the network with these channels runs and gives the same outputs."""
         if replay(self.model, self.inputs, self.structure, keep).failure is not None:
             return False
-        networks = [afresh_in_eval(network) for network in (self.network(keep), copy_model(self.model))]
         try:
-            return self._gives_the_same([copy_model(network).double() for network in networks], torch.float64, EXACT)
+            return self._gives_the_same(keep, EXACT, double=True)
         except MODEL_REFUSALS:  # a model that names a precision itself does not run in another one
-            return self._gives_the_same(networks, None, EXACT_AS_IT_IS)
+            return self._gives_the_same(keep, EXACT_AS_IT_IS, double=False)
 
-    def _gives_the_same(self, networks: list[nn.Module], dtype: torch.dtype | None, limit: float) -> bool:
-        """Whether both networks give the same outputs, for inputs of a precision, by default their own."""
+    def _gives_the_same(self, keep: Keep, limit: float, *, double: bool) -> bool:
+        """Whether outputs with these channels and with all of them are the same, in float64 or as the model is."""
+        networks = [
+            afresh_in_eval(network.double() if double else network)
+            for network in (self.network(keep), copy_model(self.model))
+        ]
         for seed in range(_DRAWS):
             inputs = varied_batch(self.inputs, seed) if seed else self.inputs
-            batch = map_tensors(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, inputs)
+            batch = map_tensors(lambda t: t.double() if double and t.is_floating_point() else t, inputs)
             actual, expected = (outputs_of(network, batch, seed) for network in networks)
             if any(relative_error(small, dense) > limit for small, dense in zip(actual, expected, strict=True)):
                 return False

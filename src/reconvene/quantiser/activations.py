@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from reconvene.quantiser.steps import to_steps
 
+Range = tuple[float, int]
+"""Scale and zero point of one quantised tensor: it stands for ``(integer - zero point) * scale``."""
+
 BITS = 8
 """Bits of activations, where nothing else is decided."""
 STEADY = 0.95
@@ -35,7 +38,7 @@ class ActivationRange(nn.Module):
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
-        self._held: tuple[float, int] | None = None
+        self._held: Range | None = None
 
     def hold(self, scale: float, zero_point: int) -> None:
         """Let the steps be these from now on, whatever is seen."""
@@ -109,13 +112,13 @@ class RoundedInputs(nn.Module):
         finally:
             self._state.update(rounds=False, follows=False)
 
-    def hold(self, ranges: Mapping[str, tuple[float, int]]) -> None:
+    def hold(self, ranges: Mapping[str, Range]) -> None:
         """Fix scale and zero point of what some of the layers read, as ``scales`` gives them."""
         for name, of_layer in zip(self.names, self._ranges, strict=True):
             if name in ranges:
                 of_layer.hold(*ranges[name])
 
-    def scales(self) -> dict[str, tuple[float, int]]:
+    def scales(self) -> dict[str, Range]:
         """Scale and zero point of what each layer reads."""
         return {
             name: (float(of_layer.scale), int(of_layer.zero_point))

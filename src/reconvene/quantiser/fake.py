@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from reconvene.errors import ArgumentError
-from reconvene.quantiser.activations import RoundedInputs
+from reconvene.quantiser.activations import Range, RoundedInputs
 from reconvene.quantiser.uniform import quantise
 from reconvene.structure.inputs import arguments
 from reconvene.utils.arrays import Ints
@@ -33,7 +33,7 @@ def fake_quantised(model: nn.Module, bits: Mapping[str, tuple[int, Ints]]) -> nn
     return rounded
 
 
-Ranges = Mapping[str, tuple[float, int]]
+Ranges = Mapping[str, Range]
 """Scale and zero point of what layers read, by the name of the layer."""
 
 

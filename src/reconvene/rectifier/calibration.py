@@ -17,7 +17,7 @@ from reconvene.rectifier.layers import weighted_layers
 from reconvene.structure import call, map_tensors, tensors_in
 from reconvene.structure.neurons import neurons
 from reconvene.structure.patches import exclusive
-from reconvene.structure.restore import kept_attributes, kept_random_state
+from reconvene.structure.restore import accelerators, kept_attributes, kept_random_state
 from reconvene.structure.state import fresh_passes
 
 # A calibration batch holds about this many input values, between 2 and 8 samples: few values suffice for a spread.
@@ -210,7 +210,7 @@ def _first_call(
 @contextmanager
 def undisturbed(model: nn.Module, *, seed: int) -> Iterator[None]:
     """Eval mode, no gradients, a seeded random state; modes, attributes and the random state come back afterwards."""
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    devices = accelerators(model)
     with exclusive(), kept_random_state(devices), torch.no_grad(), kept_attributes(model), fresh_passes(model):
         torch.manual_seed(seed)
         model.eval()

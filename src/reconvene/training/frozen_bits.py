@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from reconvene.quantiser import quantise
-from reconvene.quantiser.activations import RoundedInputs
+from reconvene.quantiser.activations import Range, RoundedInputs
 from reconvene.structure.inputs import arguments
 from reconvene.surgery.bits import BitPlan, TrainedRanges
 from reconvene.surgery.history import note_plans, plans_of
 from reconvene.training.checkpoint import sha256
-from reconvene.training.quantising import Range, Rounded
+from reconvene.training.quantising import Rounded
 from reconvene.utils.arrays import Ints
 from reconvene.utils.progress import note
 

@@ -10,11 +10,9 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from reconvene.errors import TrainingError
+from reconvene.quantiser.activations import Range
 from reconvene.training.config import TrainConfig
 from reconvene.training.distillation import Distillation
-
-Range = tuple[float, int]
-"""Scale and zero point of one quantised tensor: it stands for ``(integer - zero point) * scale``."""
 
 
 class Rounded(nn.Module, ABC):

@@ -11,6 +11,7 @@ from torch import nn
 
 from reconvene.data import Dataset
 from reconvene.errors import TrainingError
+from reconvene.quantiser.activations import Range
 from reconvene.tasks import Evaluation
 from reconvene.training.config import AUTO, TrainConfig
 from reconvene.training.distillation import Distillation
@@ -18,7 +19,7 @@ from reconvene.training.growing import Growing, check_growing
 from reconvene.training.log import LOG_NAME
 from reconvene.training.machine import choose_device
 from reconvene.training.parallel import join_world, local_rank
-from reconvene.training.quantising import Quantising, Range, check_quantising, settle_precision
+from reconvene.training.quantising import Quantising, check_quantising, settle_precision
 from reconvene.training.randomness import own_randomness
 from reconvene.training.rate_test import HIGHEST, RateTest, find_rate, remove_checkpoint
 from reconvene.training.run import TrainingRun

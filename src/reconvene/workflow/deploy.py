@@ -18,7 +18,7 @@ from reconvene.deploy.runtimes.registry import format_named
 from reconvene.deploy.sharing import once
 from reconvene.errors import ArtifactError, ExportError, VerificationError
 from reconvene.models import example_inputs
-from reconvene.training.quantising import Range
+from reconvene.quantiser.activations import Range
 from reconvene.utils.files import write_atomic
 from reconvene.utils.progress import ProgressOption, listening, stage
 from reconvene.workflow.compiling import compiler_for, with_compiled

@@ -27,11 +27,10 @@ from reconvene.evaluator.evaluators import EVALUATORS
 from reconvene.models import ModelSource, example_inputs
 from reconvene.planning.limits import LayerLimits
 from reconvene.planning.options import Options
-from reconvene.planning.pruning import dense_costs, prune_by
+from reconvene.planning.pruning import plan_of_dense, prune_by
 from reconvene.planning.target import Target
 from reconvene.rectifier import RECTIFICATIONS
 from reconvene.surgery import Plan
-from reconvene.surgery.compose import compose_plans
 from reconvene.tasks import DEFAULT, Task
 from reconvene.training.checkpoint import CHECKPOINT_NAME
 from reconvene.training.log import LOG_NAME
@@ -134,8 +133,7 @@ def prune_artifact(
         small, plan, report = prune_by(model, inputs, budget, options, rectify=pruning.rectify)
         if earlier is not None:
             dense = source.build(allow_import=allow_import)
-            costs = dense_costs(dense, inputs, options, asked=plan, known=earlier.costs.get("dense", {}))
-            plan = compose_plans(dense, inputs, earlier, plan, dense_costs=costs)
+            plan = plan_of_dense(dense, inputs, earlier, plan, options)
     plan = replace(plan, examples=samples.examples if examples is None and samples is not None else examples)
     ratios = {row.layer: row.ratio for row in report.rows if row.ratio is not None}
     settings = replace(record_of(pruning, budget), spread=ratios)

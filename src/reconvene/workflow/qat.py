@@ -10,8 +10,9 @@ from reconvene.artifact import QuantisedTraining, Training
 from reconvene.data import Dataset
 from reconvene.deploy import QuantisationAware
 from reconvene.errors import TrainingError
+from reconvene.quantiser.activations import Range
 from reconvene.training import Distillation, TrainConfig, evaluate_split, train_model
-from reconvene.training.quantising import Range, check_quantising
+from reconvene.training.quantising import check_quantising
 from reconvene.utils.locks import alone_in
 from reconvene.utils.progress import stage
 from reconvene.workflow.origin import DENSE

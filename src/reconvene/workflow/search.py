@@ -17,10 +17,9 @@ from reconvene.data import Dataset
 from reconvene.deploy.planned import as_file_computes
 from reconvene.errors import TrainingError
 from reconvene.models import example_inputs
-from reconvene.planning.pruning import dense_costs
+from reconvene.planning.pruning import plan_of_dense
 from reconvene.planning.search import search as search_network
 from reconvene.surgery import Plan
-from reconvene.surgery.compose import compose_plans
 from reconvene.training import TrainConfig, evaluate_split
 from reconvene.training.checkpoint import CHECKPOINT_NAME
 from reconvene.training.epoch_batches import TrainingBatches
@@ -94,8 +93,7 @@ def search_artifact(
         if (earlier := getattr(model, "reconvene_plan", None)) is not None:
             dense = source.build(allow_import=allow_import)
             options = Pruning(**asdict(_settings(searching))).options()
-            costs = dense_costs(dense, inputs, options, asked=plan, known=earlier.costs.get("dense", {}))
-            plan = compose_plans(dense, inputs, earlier, plan, dense_costs=costs)
+            plan = plan_of_dense(dense, inputs, earlier, plan, options)
         sections: dict[str, Any] = {
             "pruning": artifact.PruningRecord(**asdict(_settings(searching)), budget=dict(budget.asked)),
             "training": training.untimed(),
