@@ -3,7 +3,7 @@
 python benchmarks/killed_recipe.py --data ../shared/data/cifar10
 python benchmarks/pages killed_recipe                         # writes the table of the docs
 
-The recipe replaces ReLU by ReLU6, prunes, distils, quantises and exports to ONNX under a budget of size and latency.
+The recipe prunes, replaces ReLU by ReLU6, distils, quantises and exports to ONNX under a budget of size and latency.
 ``reconvene compress`` carries it out in a process of its own: once to the end, and once in a process that is killed
 (SIGKILL) and started again. Weights, ONNX files and the channels of plans in both folders are compared. Records in JSON
 hold measured latencies, and checksums of other records, so they differ between any two runs. The last
@@ -40,8 +40,8 @@ RESULTS = HERE / "results" / "killed_recipe.jsonl"
 TIMED = (".json", ".jsonl", ".svg", ".txt")
 """Ends of the names of files that say how long something took."""
 STAGES = [
-    {"replace": {"allow": ["relu6"], "epochs": 1}},
     "prune",
+    {"replace": {"allow": ["relu6"], "epochs": 1}},
     {"distil": {"epochs": 2}},
     "quantise",
     "export",

@@ -184,6 +184,41 @@ def test_the_budget_of_the_whole_is_kept_by_the_file_that_the_recipe_ends_with(
     assert (tmp_path / "over/stages.json").exists()
 
 
+@pytest.mark.slow
+def test_prune_leaves_room_for_the_operations_of_a_later_replace(
+    recipe: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """Polynomials in int8 are many nodes: 11 kB for two of them."""
+    wide = (
+        NET.replace("Conv2d(16, 16", "Conv2d(16, 48").replace("64, num", "192, num").replace("nn.ReLU()", "nn.GELU()")
+    )
+    head, last = wide.rsplit("BatchNorm2d(16)", 1)
+    (tmp_path / "net.py").write_text(f"{head}BatchNorm2d(48){last}")
+    replace = {"replace": {"allow": ["polynomial"]}}
+    size = {}
+    for name, stages in {"bare": ("prune", "quantise"), "whole": ("prune", replace, "quantise")}.items():
+        result = carry_out(recipe(*stages, budget={"size": "22kB", "params": "9000"}), tmp_path / name)
+        size[name] = [stage.costs["size"] for stage in result.stages]
+    assert size["bare"][-1] < 16_000, "without operations the limit asks for little"
+    assert 18_000 < size["whole"][-1] <= 22_000
+    assert size["whole"][1] < size["bare"][1]
+    notes: list[str] = []
+    with notes_to(notes.append):
+        carry_out(recipe("prune", replace, "quantise", budget={"size": "22kB", "params": "9000"}), tmp_path / "again")
+    assert any(note.startswith("room for the operations of a later replace stage: ") for note in notes)
+    assert contents(tmp_path / "again") == contents(tmp_path / "whole")
+
+
+def test_operations_that_take_the_whole_size_are_refused_before_anything_is_cut(
+    recipe: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "net.py").write_text(NET.replace("nn.ReLU()", "nn.GELU()"))
+    chosen = {**recipe("prune", {"replace": {"allow": ["polynomial"]}}), "budget": {"size": "1kB"}}
+    with pytest.raises(BudgetError, match=r"replace stage puts in take .* of size, and the limit is"):
+        carry_out(chosen, tmp_path / "out")
+    assert not list((tmp_path / "out/01-prune").glob("*.safetensors"))
+
+
 def test_bits_follow_pruning_and_training(recipe: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     stages = ({"train": {"epochs": 2}}, {"prune": {"params": "1.5x", "round_to": 1}}, {"bits": {"size": "3x"}})
     result = carry_out(recipe(*stages), tmp_path / "out")

@@ -11,6 +11,7 @@ from reconvene.costs import COSTS, Budget
 from reconvene.costs.cost_file import cost_file
 from reconvene.criteria import CHANNEL_CRITERIA, CRITERIA
 from reconvene.deploy.runtimes.registry import FORMATS
+from reconvene.devices import HERE
 from reconvene.errors import RecipeError
 from reconvene.evaluator import EVALUATORS
 from reconvene.evaluator.evaluators import usual_evaluator
@@ -20,6 +21,7 @@ from reconvene.planning.search import divided
 from reconvene.rectifier import RECTIFICATIONS
 from reconvene.utils.invalid_values import Place
 from reconvene.utils.settings import LISTED, Positive, Settings, one_of
+from reconvene.workflow.compression.room import with_room
 from reconvene.workflow.compression.stage import RecipeStage, StageWork, check_device, digests_of, follows_training
 from reconvene.workflow.origin import DENSE
 from reconvene.workflow.prune import Pruning, prune_artifact
@@ -60,10 +62,11 @@ class LimitedStage(RecipeStage):
         return digests_of({"device": getattr(self, "device", None), "target": self.target}, work.path)
 
     def _budget(self, work: StageWork) -> Budget:
+        """Its own limits, or those of the recipe with room for what comes later."""
         if self.limits:
             return Budget(**self.limits)
-        assert work.budget is not None, "checked when the recipe was read"
-        return work.budget
+        here = getattr(self, "device", None) in (None, HERE)
+        return with_room(work, formats=getattr(self, "size_of", ()) or work.formats, on_this_machine=here)
 
     def _prune(self, work: StageWork, rectify: str | None, options: Mapping[str, Any]) -> None:
         has_dense = (work.folder / DENSE / artifact.MANIFEST).exists() or not work.trained
@@ -125,7 +128,7 @@ class PruneStage(LimitedStage):
                 "criterion": criterion,
                 "evaluator": evaluator,
                 "device": work.path_of(self.device),
-                "size_of": size_of if "size" in self._budget(work) else (),
+                "size_of": size_of if "size" in (self.limits or work.budget or ()) else (),
                 "precision": "int8" if int8 else None,
             },
         )

@@ -27,6 +27,7 @@ from reconvene.workflow.compression.compressed import Compressed, draw_stages, s
 from reconvene.workflow.compression.deploying_stages import ExportStage
 from reconvene.workflow.compression.judge import MEASURED, STAGE_RESULT, StageResult, judge_stage
 from reconvene.workflow.compression.recipe import Recipe, RecipeLike, read_recipe_file
+from reconvene.workflow.compression.replace_stage import ReplaceStage
 from reconvene.workflow.compression.stage import RecipeStage, StageWork, artifact_checksums
 from reconvene.workflow.inputs import DataChoice, dataset_for
 from reconvene.workflow.origin import Origin
@@ -133,6 +134,7 @@ class _RecipeRun:
             before=folder,
             teacher=folder if self.recipe.is_trained else None,
             artifacts=(),
+            later=stages,
             dataset=dataset,
             budget=None,
             trained=self.recipe.is_trained,
@@ -153,6 +155,7 @@ class _RecipeRun:
             folder=self.folder / stage_folder(number, stage.name),
             before=work.folder,
             artifacts=(*work.artifacts, work.folder),
+            later=self.recipe.stages[number:],
             budget=budget,
             trained=work.trained or any(stage.trains for stage in earlier),
             precision=precision,
@@ -265,7 +268,11 @@ class _RecipeRun:
             note(str(outcome))
             names = [stage.name for stage in self.recipe.stages]
             late = "replace" in names and "prune" in names[: names.index("replace")]
-            advice = "replace before prune, since other operations change the file, or " if late else ""
+            advice = (
+                "replace before prune, since the room that prune leaves for other operations is an estimate, or "
+                if late
+                else ""
+            )
             raise BudgetError(
                 f"the last stage breaks the budget: {'; '.join(parts)}. All stages are in {self.folder}. Try: "
                 f"{advice}a smaller limit for a prune or bits stage",
@@ -311,6 +318,8 @@ def _identity(stage: RecipeStage, work: StageWork) -> dict[str, Any]:
     if stage.needs_budget:
         assert work.budget is not None, "checked when the recipe was read"
         identity["whole"] = [work.budget.asked, work.last_precision, work.formats]
+        room = [asdict(entry) for entry in work.later if isinstance(entry, ReplaceStage)]
+        identity |= {"room_for": room} if room else {}
     return identity
 
 

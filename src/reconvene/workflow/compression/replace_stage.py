@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Self
 from torch import nn
 
 from reconvene import artifact
-from reconvene.planning.replacement import choose_replacements
+from reconvene.planning.replacement import Replaced, choose_replacements
 from reconvene.surgery.operations import blended, operations, unblended
 from reconvene.training import Distillation, TrainConfig, train_model
 from reconvene.training.checkpoint import CHECKPOINT_NAME
@@ -92,20 +92,24 @@ class ReplaceStage(RecipeStage):
         """The network with its new forms, not trained yet; prices are measured, so the choice is never made twice."""
         model = artifact.load(work.before, allow_import=work.allow_import).eval()
         with stage("choosing forms of operations"):
-            result = choose_replacements(
-                model,
-                work.inputs,
-                allow=self.allow,
-                budget=self.price,
-                data=calibration_of(work.dataset, _SAMPLES, seed=work.seed),
-                loss=work.dataset.task.loss,
-                device=work.path_of(self.device),
-                precision="int8" if work.last_precision == "int8" else "fp32",
-                seed=work.seed,
-            )
+            result = self.choice(model, work)
         note(str(result))
         losses = {row.path: row.loss for row in result.rows}
         artifact.save(result.model, folder, extra={SECTION: {"largest": result.largest, "losses": losses}})
+
+    def choice(self, model: nn.Module, work: StageWork) -> Replaced:
+        """The forms for a network in eval mode, by the data of the recipe."""
+        return choose_replacements(
+            model,
+            work.inputs,
+            allow=self.allow,
+            budget=self.price,
+            data=calibration_of(work.dataset, _SAMPLES, seed=work.seed),
+            loss=work.dataset.task.loss,
+            device=work.path_of(self.device),
+            precision="int8" if work.last_precision == "int8" else "fp32",
+            seed=work.seed,
+        )
 
     def _train(self, work: StageWork, chosen: Path) -> None:
         """Train the network before into the one with the new forms."""

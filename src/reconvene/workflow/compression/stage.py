@@ -31,6 +31,7 @@ class StageWork:
         before: the artifact of the stage before.
         teacher: the artifact of the last trained network; None where nothing was trained yet.
         artifacts: of the source and of all stages before.
+        later: the stages after this one.
         dataset: the data of the recipe.
         budget: of the whole recipe, in absolute amounts; None where it has none.
         trained: whether the weights are worth keeping.
@@ -45,6 +46,7 @@ class StageWork:
     before: Path
     teacher: Path | None
     artifacts: tuple[Path, ...]
+    later: tuple[RecipeStage, ...]
     dataset: Dataset
     budget: Budget | None
     trained: bool
