@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -246,3 +247,56 @@ def test_pictures_of_any_number_of_channels_are_drawn(channels: int) -> None:
     drawn = torch.from_numpy(TASKS["image-to-image"].draw(target, is_target=True)).permute(2, 0, 1)
     expected = target.double().mean(0).round() if channels == 2 else target[:3].double()
     assert torch.equal(drawn.double(), expected.expand(3, 4, 6))
+
+
+class Answering(nn.Module):
+    """Answers the same for every image: numbers, or scores that are the same at every pixel."""
+
+    def __init__(self, answer: Tensor) -> None:
+        super().__init__()
+        self.answer = nn.Parameter(answer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        answers: Tensor = self.answer.expand(len(x), *self.answer.shape)
+        return answers
+
+
+def of_task(name: str, targets: Tensor) -> Dataset:
+    """Four images of 4x4 with these targets, as both splits."""
+    data = spots(8, TASKS[name])
+    split = Split(data.train.images[:4], targets)
+    return replace(data, train=split, test=split, classes=["ground", "tree"] if name == "segmentation" else [])
+
+
+def test_a_network_that_answers_the_mean_is_no_trained_one() -> None:
+    targets = torch.tensor([[2001.0, 0.0], [2003.0, 1.0], [2002.0, 5.0], [2002.0, 2.0]])
+    spread = float(targets.var(0, unbiased=False).mean())
+    for shift, warned in ((0.0, True), (1.0, True), (None, False)):
+        network = Answering(targets.mean(0) + (shift or 0.0)) if shift is not None else Recalling(targets)
+        found = evaluate_split(network, of_task("regression", targets), batch_size=3)
+        assert (found.warning is not None) == warned
+        assert not warned or f"({spread:.4g})" in str(found.warning)
+
+
+class Recalling(nn.Module):
+    """Knows the targets of the images in their order."""
+
+    def __init__(self, targets: Tensor) -> None:
+        super().__init__()
+        self.targets = list(targets.split(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.targets.pop(0) for _ in x])
+
+
+def test_one_class_for_every_pixel_is_warned_of() -> None:
+    maps = torch.zeros(4, 8, 8, dtype=torch.int32)
+    maps[0, :2] = 1
+    scores = torch.zeros(2, 8, 8)
+    scores[0] = 1.0
+    found = evaluate_split(Answering(scores), of_task("segmentation", maps))
+    assert found.warning == "the network answers class 0 for every pixel, where the maps have it for 93.75%"
+    scores[1, 0, 0] = 2.0
+    assert evaluate_split(Answering(scores), of_task("segmentation", maps)).warning is None
+    scores[1, 0, 0] = 0.0
+    assert evaluate_split(Answering(scores), of_task("segmentation", torch.zeros_like(maps))).warning is None

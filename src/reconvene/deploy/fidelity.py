@@ -97,19 +97,16 @@ class Fidelity:
         return {"data": self.data, "agreement": self.agreement, "sqnr": self.to_dict()["sqnr"]}
 
     def __str__(self) -> str:
-        def share(value: float | None) -> str:
-            return "-" if value is None else f"{value:.2%}"
-
-        def shown(value: float | None) -> str:
-            return "-" if value is None else task_compared_by(self.measure).show(value)
-
         limits = self.limits
-        rows = [
-            ("agreement", share(self.agreement), f">= {limits.agreement:.2%}"),
-            ("SQNR", f"{self.sqnr:.1f} dB", f">= {limits.sqnr:g} dB"),
-            (self.measure, shown(self.quality), f"loses <= {100 * limits.accuracy_drop:g} points"),
-            (f"{self.measure} in float32", shown(self.reference_quality), ""),
-        ]
+        rows = [("SQNR", f"{self.sqnr:.1f} dB", f">= {limits.sqnr:g} dB")]
+        if self.agreement is not None:
+            rows.insert(0, ("agreement", f"{self.agreement:.2%}", f">= {limits.agreement:.2%}"))
+        if self.quality is not None and self.reference_quality is not None:
+            show = task_compared_by(self.measure).show
+            rows += [
+                (self.measure, show(self.quality), f"loses <= {100 * limits.accuracy_drop:g} points"),
+                (f"{self.measure} in float32", show(self.reference_quality), ""),
+            ]
         title = f"int8 verified in {self.runtime} on {self.samples} samples of {self.data}"
         return text_table(
             ("measure", "found", "limit"), rows, right=(1,), title=title, foot=[self.warning] if self.warning else []

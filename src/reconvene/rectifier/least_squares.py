@@ -39,7 +39,9 @@ def refusal(module: nn.Module) -> str | None:
     if isinstance(module, nn.Linear):
         return None
     if isinstance(module, _ConvTransposeNd):
-        plain = module.groups == 1 and set(module.dilation) == {1} and not any(module.padding)
+        if module.groups != 1:
+            return "it is a transposed convolution with groups"
+        plain = set(module.dilation) == {1} and not any(module.padding)
         plain = plain and not any(module.output_padding) and tuple(module.stride) == tuple(module.kernel_size)
         return None if plain else "its windows overlap"
     if isinstance(module, _ConvNd):

@@ -131,6 +131,14 @@ class Task(ABC):
         """A share in [0, 1] that a quantised file must keep; ``None`` where there is none of this output."""
         return None
 
+    def counts(self, output: Any, target: Tensor) -> Tensor:
+        """What ``doubt`` needs of a batch, ``[K]``: sums that are added up over batches and processes."""
+        return target.new_zeros(0, dtype=torch.float64)
+
+    def doubt(self, metrics: Mapping[str, float], counts: Tensor) -> str | None:
+        """What speaks against calling a network trained, by its metrics and the summed ``counts``; None: nothing."""
+        return None
+
     def recognises(self, output: Tensor, target: Tensor | None) -> bool:
         """Whether ``target`` proves that ``output`` is of this task, where nobody said of which task it is."""
         return False

@@ -54,6 +54,7 @@ class MeanEvaluation(Evaluation):
     means: dict[str, float]
     loss: float
     count: int
+    warning: str | None = None
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -80,11 +81,12 @@ class Meter(ABC):
 
 
 class MeanMeter(Meter):
-    """The mean loss and the mean of every metric over examples."""
+    """The mean loss and the mean of every metric over examples, and what the task counts to warn of a network."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
         self.names: list[str] = []
+        self.totals = torch.zeros(0, dtype=torch.float64)
 
     def add(self, output: Any, target: Tensor) -> None:
         """Add a batch."""
@@ -96,16 +98,18 @@ class MeanMeter(Meter):
             )
         if not self.names:
             self.names = [self.task.headline, *(name for name in metrics if name != self.task.headline)]
-            self.totals = torch.zeros(2 + len(self.names), dtype=torch.float64, device=target.device)
-        count = torch.full_like(self.totals[0], len(target))
+        counts = self.task.counts(output, target).double()
+        count = torch.tensor(len(target), dtype=torch.float64, device=target.device)
         values = [metrics[name].double().sum() for name in self.names]
-        self.totals += torch.stack([self.task.losses(output, target).double().sum(), count, *values])
+        sums = torch.cat([torch.stack([self.task.losses(output, target).double().sum(), count, *values]), counts])
+        self.totals = self.totals + sums if len(self.totals) else sums
 
     def evaluation(self, totals: Tensor) -> Evaluation:
         """What the sums over all batches of all processes say."""
-        loss, count, *values = totals.tolist()
+        end = 2 + len(self.names)
+        loss, count, *values = totals[:end].tolist()
         means = {name: value / count for name, value in zip(self.names, values, strict=True)}
-        return MeanEvaluation(means, loss / count, int(count))
+        return MeanEvaluation(means, loss / count, int(count), self.task.doubt(means, totals[end:].cpu()))
 
 
 class Assessment(ABC):

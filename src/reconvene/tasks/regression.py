@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,22 @@ class Regression(Task):
         """Mean absolute and mean squared error of each example."""
         error = (output.view_as(target) - self.values(target)).reshape(len(target), -1)
         return {"mae": error.abs().mean(1), "mse": error.square().mean(1)}
+
+    def counts(self, output: Tensor, target: Tensor) -> Tensor:
+        """The number of examples, and of every value of a target its sum and the sum of its squares."""
+        values = self.values(target).double().reshape(len(target), -1)
+        return torch.cat([values.new_tensor([len(values)]), values.sum(0), values.square().sum(0)])
+
+    def doubt(self, metrics: Mapping[str, float], counts: Tensor) -> str | None:
+        """Whether the mean of the targets, answered for every example, has no larger squared error."""
+        sums, squares = counts[1:].chunk(2)
+        constant = float((squares / counts[0] - (sums / counts[0]).square()).clamp_min(0).mean())
+        if "mse" not in metrics or metrics["mse"] < constant or not constant:
+            return None
+        return (
+            f"mean squared error {metrics['mse']:.4g} is no smaller than of a network that answers the mean of the "
+            f"targets whatever it sees ({constant:.4g})"
+        )
 
     def losses(self, output: Tensor, target: Tensor) -> Tensor:
         """The mean squared error of each example."""

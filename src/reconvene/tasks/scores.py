@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -41,6 +43,22 @@ def soft_loss(scores: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     vectors = scores.numel() // scores.shape[1]
     divergence = torch.nn.functional.kl_div(student, teacher_shares, reduction="sum", log_target=True)
     return temperature**2 * (divergence / vectors)
+
+
+def class_counts(answers: Tensor, target: Tensor, classes: int) -> Tensor:
+    """How often each class is answered, and how often it is right, ``[2 * classes]``."""
+    labels = [values[(values >= 0) & (values < classes)].long() for values in (answers, target)]
+    return torch.cat([torch.bincount(values, minlength=classes) for values in labels])
+
+
+def one_class_doubt(counts: Tensor, names: Sequence[str] = ()) -> str | None:
+    """A warning where one class is answered everywhere though there are several; ``counts`` as ``class_counts``."""
+    answered, there = counts.chunk(2)
+    if int((answered > 0).sum()) != 1 or int((there > 0).sum()) < 2:
+        return None
+    label = int(answered.argmax())
+    name = names[label] if label < len(names) else f"class {label}"
+    return f"the network answers {name} for every pixel, where the maps have it for {there[label] / there.sum():.2%}"
 
 
 class ClassWitness(Witness):

@@ -17,7 +17,7 @@ from reconvene.tasks import metrics
 from reconvene.tasks.base import Picture, Targets, Task
 from reconvene.tasks.extras import import_extra
 from reconvene.tasks.measures import MeanAssessment
-from reconvene.tasks.scores import ClassWitness, same_class, soft_loss
+from reconvene.tasks.scores import ClassWitness, class_counts, one_class_doubt, same_class, soft_loss
 from reconvene.tasks.segmentation.drawing import coloured
 from reconvene.tasks.segmentation.semantic import soft_dice_loss
 
@@ -75,6 +75,14 @@ class Instances(Task):
     def metrics(self, output: Any, target: Tensor) -> dict[str, Tensor]:
         """Panoptic quality with its parts, AJI, AJI+ and Dice of each image; see ``reconvene.tasks.metrics``."""
         return self._measured(self.predict(output)[0], target)
+
+    def counts(self, output: Any, target: Tensor) -> Tensor:
+        """How often a pixel is answered as background and as object, and how often it is."""
+        return class_counts(_joined(output)[:, :FOREGROUND].argmax(1), target > 0, FOREGROUND)
+
+    def doubt(self, metrics: Mapping[str, float], counts: Tensor) -> str | None:
+        """Whether objects are seen everywhere or nowhere."""
+        return one_class_doubt(counts, ("background", "object"))
 
     def agreement(self, reference: Tensor, output: Tensor, *, tie: float | None = None) -> Tensor | None:
         """Where both see an object or both see none; of other channels the error alone decides."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from reconvene.errors import TrainingError
 from reconvene.tasks.base import Picture, Targets, Task
 from reconvene.tasks.measures import MeanAssessment
-from reconvene.tasks.scores import ClassWitness, are_labels, same_class, soft_loss
+from reconvene.tasks.scores import ClassWitness, are_labels, class_counts, one_class_doubt, same_class, soft_loss
 from reconvene.tasks.segmentation.drawing import coloured
 
 
@@ -43,6 +43,14 @@ class Segmentation(Task):
     def metrics(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Dice and IoU, the mean over the classes that either map of an image holds, and the share of right pixels."""
         return map_metrics(output.argmax(1), target, output.shape[1])
+
+    def counts(self, output: Tensor, target: Tensor) -> Tensor:
+        """How often each class is answered, and how often it is right."""
+        return class_counts(output.argmax(1), target, output.shape[1])
+
+    def doubt(self, metrics: Mapping[str, float], counts: Tensor) -> str | None:
+        """Whether one class is answered for every pixel."""
+        return one_class_doubt(counts)
 
     def agreement(self, reference: Tensor, output: Tensor, *, tie: float | None = None) -> Tensor | None:
         """Where the most likely class of a pixel is the same."""
