@@ -12,6 +12,7 @@ from torch import nn
 import reconvene as rc
 from reconvene import artifact
 from reconvene.cli import main
+from reconvene.data import Normalisation
 from reconvene.models import ModelSource
 from reconvene.training import TrainConfig
 from reconvene.workflow import usual_recipe
@@ -204,6 +205,22 @@ def test_a_network_trained_elsewhere_says_how_its_images_were_normalised(
     assert preprocessing is not None and preprocessing.std == (1.0,), "training goes on with them"
     assert "mean is one number for each of 1 channels" in trouble(capfd, *prune, "--mean", "0,0", "-o", f"{small}2")
     assert "--std x is not a list of numbers" in trouble(capfd, *prune, "--std", "x", "-o", f"{small}2", code=2)
+
+
+def test_normalisation_is_remembered_where_a_cut_sees_no_images(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    torch.save(network().state_dict(), tmp_path / "weights.pt")
+    small, smaller = str(tmp_path / "small"), str(tmp_path / "smaller")
+    prune = ["prune", *MODEL, "--trained", "--weights", str(tmp_path / "weights.pt"), "--params", "2x"]
+    assert "is one number for each of 1 channels" in trouble(capfd, *prune, "--mean", "0,0", "--std", "1", "-o", small)
+    answer(capfd, *prune, "--mean", "0.25", "--std", "0.5", "-o", small)
+    answer(capfd, "prune", small, "--trained", "--params", "1.5x", "-o", smaller)
+    for folder in (small, f"{small}/dense", smaller):
+        assert artifact.Artifact.open(folder).normalised == Normalisation((0.25,), (0.5,))
+    data = ["--data", "digits", "--limit", "60"]
+    assert "was trained with 0.25" in trouble(capfd, "evaluate", small, *data, "--mean", "0", "--std", "1", code=2)
+    answer(capfd, "evaluate", small, *data)
+    preprocessing = artifact.Artifact.open(small).preprocessing
+    assert preprocessing is not None and (preprocessing.mean, preprocessing.std) == ((0.25,), (0.5,))
 
 
 def test_files_of_earlier_weights_are_removed(tmp_path: Path, capfd: pytest.CaptureFixture[str]):

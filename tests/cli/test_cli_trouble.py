@@ -123,7 +123,7 @@ def small_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (["train", "DIR", "--grow", "--for-int8"], "--for-int8 is about a budget, such as --params 4x"),
         (["train", "DIR", "--grow", "--params", "2x", "--again"], "network on labels: leave --again out"),
-        (["prune", *SMALL, "--trained", "--mean", "0", "-o", "DIR"], "--mean says nothing without --data"),
+        (["prune", *SMALL, "--trained", "--mean", "0", "-o", "DIR"], "--mean and --std belong together"),
         (["prune", *SMALL, "--trained", "--train-on", "cpu", "-o", "DIR"], "--train-on is about tuning after a cut"),
         (["prune", *SMALL, "--round-to", "0", "-o", "DIR"], "--round-to 0: it is 1 at least"),
         (["device", "profile", "--input", "3x8x8", "-o", "p.json"], "--input says nothing without MODEL"),

@@ -19,7 +19,7 @@ import torch
 import reconvene as rc
 from reconvene import devices
 from reconvene.artifact import Artifact
-from reconvene.data import load_data
+from reconvene.data import Normalisation, load_data
 from reconvene.errors import BudgetError, RecipeError
 from reconvene.models import MODELS, ModelSource
 from reconvene.surgery.operations import find_sites
@@ -347,6 +347,21 @@ def test_weights_that_were_trained_elsewhere_count_as_trained(tmp_path: Path) ->
     rc.save(ModelSource("resnet20", {"width": 0.25}, (3, 32, 32)).build(), tmp_path / "net", trained=True)
     recipe = read_recipe_file({"model": str(tmp_path / "net"), "budget": {"size": "100kB"}})
     assert recipe.is_trained and recipe.stages[0].name == "prune"
+
+
+def test_a_recipe_says_how_images_were_normalised_for_its_weights(
+    recipe: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    chosen = recipe({"prune": {"params": "2x"}}, trained=True, mean=[0.25], std=[0.5])
+    result = carry_out(chosen, tmp_path / "out")
+    for folder in ("00-source", "01-prune"):
+        assert Artifact.open(tmp_path / "out" / folder).normalised == Normalisation((0.25,), (0.5,))
+    with pytest.raises(RecipeError, match="made by another recipe"):
+        carry_out({**chosen, "mean": [0.0]}, tmp_path / "out")
+    other = {**chosen, "model": str(result.artifact), "mean": [0.0]}
+    del other["input"], other["trained"]
+    with pytest.raises(RecipeError, match=r"mean: the network in .* was trained with \[0.25\]"):
+        carry_out(other, tmp_path / "again")
 
 
 def test_another_teacher_makes_its_stage_anew(recipe: Callable[..., dict[str, Any]], tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from reconvene.artifact.probe import Probe
 from reconvene.artifact.sections import Sections, Training
 from reconvene.artifact.timings import Timings, read_timings
 from reconvene.artifact.untrusted import file_bytes
+from reconvene.data.preprocessing import Normalisation, Preprocessing
 from reconvene.errors import ArtifactError
 from reconvene.models import ModelSource
 from reconvene.surgery import Plan
@@ -104,6 +105,11 @@ class Artifact(Sections):
     def keeps_weights(self) -> bool:
         """Whether it holds weights that were trained elsewhere, or kept when channels left them."""
         return self.weights_from is not None or (self.pruning is not None and self.pruning.trained)
+
+    @property
+    def normalised(self) -> Preprocessing | Normalisation | None:
+        """How images are normalised for its weights, where it says so."""
+        return self.preprocessing or self.normalisation
 
     @property
     def measurements(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, AliasChoices, Field
 
 from reconvene.artifact.curve import PruningCurve
 from reconvene.costs.synops import Synops
-from reconvene.data.preprocessing import CheckedPreprocessing
+from reconvene.data.preprocessing import CheckedNormalisation, CheckedPreprocessing
 from reconvene.errors import ArtifactError
 from reconvene.safety import Safety
 from reconvene.tasks import DEFAULT, task_named
@@ -282,6 +282,8 @@ class Sections:
     training: AnyTraining | None = None
     preprocessing: CheckedPreprocessing | None = None
     """What pictures go through, and what the classes are called."""
+    normalisation: CheckedNormalisation | None = None
+    """How images were normalised for weights that were trained elsewhere, where they came without data."""
     exports: Annotated[tuple[ExportRecord, ...], Field(max_length=10_000)] = ()
     assessment: dict[str, dict[str, Plain]] = field(default_factory=dict)
     """``Assessment.to_dict()`` by variant."""

@@ -71,7 +71,7 @@ class DataOptions:
         """UsageError for a mean or std beside those that the artifact's network was trained with."""
         from reconvene.cli.command import UsageError
 
-        recorded = stored.preprocessing
+        recorded = stored.normalised
         if recorded is None:
             return
         mean, std = self.normalisation

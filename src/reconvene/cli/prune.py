@@ -18,7 +18,7 @@ from reconvene.cli.step_options import StepOptions
 
 if TYPE_CHECKING:
     from reconvene.costs import Budget
-    from reconvene.data import Dataset
+    from reconvene.data import Dataset, Normalisation
     from reconvene.models import ModelSource
     from reconvene.surgery import Plan
     from reconvene.workflow import Pruning
@@ -135,6 +135,7 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
             task=task_named(self.task or recorded_task(base)),
             base=base,
             weights=self._weights_file(),
+            normalisation=self._normalisation(source),
             examples=None if self.data is None else self.examples(base),
             overwrite=self.overwrite,
             allow_import=self.allow_import,
@@ -155,6 +156,7 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
             pruning=self._pruning(with_data=True),
             base=base,
             weights=self._weights_file(),
+            normalisation=self._normalisation(source),
             overwrite=self.overwrite,
             allow_import=self.allow_import,
         )
@@ -175,6 +177,17 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
         if published is not None and self.mean is None and self.std is None:
             self.mean, self.std = (",".join(map(str, values)) for values in published)
 
+    def _normalisation(self, source: ModelSource) -> Normalisation | None:
+        """What ``--mean`` and ``--std`` say of the weights; with data alone, it is taken from their images."""
+        from reconvene.data import Normalisation
+
+        mean, std = self.normalisation
+        if self.trained and self.data is None and (mean is None) != (std is None):
+            raise UsageError("--mean and --std belong together where no --data has the other one. Give both")
+        if mean is None or std is None or not self.trained or source.input_shape is None:
+            return None
+        return Normalisation.of(mean, std, source.input_shape[0])
+
     def _weights_file(self) -> Path | None:
         from reconvene.models.pretrained import pretrained_file
 
@@ -186,7 +199,7 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
         if self.trained and self.data is None:
             if self.in_steps:
                 raise UsageError(f"tuning needs the images that {self.model} was trained on. Name them with --data")
-            refuse_without(self, ("limit", "task", "mean", "std", "validation"), "--data")
+            refuse_without(self, ("limit", "task", "validation"), "--data")
         if not self.trained and self.in_steps:
             raise UsageError("--steps and --epochs tune a trained network after a cut. Give --trained as well")
 

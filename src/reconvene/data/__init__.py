@@ -5,7 +5,7 @@ from reconvene.data.calibration import Calibration, calibration, stratified_cali
 from reconvene.data.dataset import Dataset, Split
 from reconvene.data.fingerprint import files_sha256
 from reconvene.data.load import count_images, load_data
-from reconvene.data.preprocessing import Preprocessing
+from reconvene.data.preprocessing import Normalisation, Preprocessing
 from reconvene.tasks import Augmentation
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Batch",
     "Calibration",
     "Dataset",
+    "Normalisation",
     "Preprocessing",
     "Split",
     "calibration",

@@ -19,6 +19,7 @@ from reconvene.data.digits import COUNT, read_digits
 from reconvene.data.folder import read_folder
 from reconvene.data.maps import OBJECTS, coded_maps
 from reconvene.data.pairs import pairs_in_folder, pairs_in_tables
+from reconvene.data.preprocessing import per_channel
 from reconvene.data.source import DataSource, Rows, stratified
 from reconvene.data.table import TableReader, count_parquet, read_hub, read_parquet, read_tables
 from reconvene.errors import DataError
@@ -94,27 +95,14 @@ def load_data(
         values = frozenset[int]().union(*elsewhere, *(part.values for part in decoded))
         classes, splits = coded_maps(splits, values, source.name)
     measured = statistics(splits[0].images)
-    shift, scale = (_per_channel(*each) for each in zip(("mean", "std"), (mean, std), measured, strict=True))
+    shift, scale = (
+        own if given is None else per_channel(name, given, len(own))
+        for name, given, own in zip(("mean", "std"), (mean, std), measured, strict=True)
+    )
     augmentation = task.augmentation(classes, shape)
     augmentation = replace(augmentation, flip=False) if source.sound else augmentation
     held = splits[2] if validation else None
     return Dataset(source.name, splits[0], splits[1], classes, shift, scale, augmentation, note, task, held)
-
-
-def _per_channel(name: str, given: Sequence[float] | None, measured: tuple[float, ...]) -> tuple[float, ...]:
-    """What was given, a number for each channel; without it what was measured. Raises DataError."""
-    if given is None:
-        return measured
-    if isinstance(given, int | float | str):
-        raise DataError(f"{name}={given!r} is not a list of numbers, one a channel or one for all, such as [0.5].")
-    values = tuple(map(float, given)) * (len(measured) if len(given) == 1 else 1)
-    if len(values) != len(measured) or not np.isfinite(values).all() or (name == "std" and min(values) <= 0):
-        least = ", above 0" if name == "std" else ""
-        raise DataError(
-            f"{name} is one number for each of {len(measured)} channels, or one for all{least}; not {list(given)}. "
-            "Pixels count from 0 to 1: try mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225] for ImageNet's."
-        )
-    return values
 
 
 def _split(

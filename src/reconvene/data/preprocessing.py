@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field
 
+from reconvene.errors import DataError
 from reconvene.tasks import DEFAULT, task_named
 from reconvene.utils.schema import Name, Size, Text, opened
 
 ChannelValues = Annotated[tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...], Field(max_length=1024)]
+
+
+@opened
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and standard deviation of pixels in [0, 1], by channel: images become ``(x - 255 mean) / (255 std)``."""
+
+    mean: ChannelValues
+    std: ChannelValues
+
+    @classmethod
+    def of(cls, mean: Sequence[float], std: Sequence[float], channels: int) -> Self:
+        """One number for each channel, or one for all. Raises DataError."""
+        return cls(per_channel("mean", mean, channels), per_channel("std", std, channels))
 
 
 @opened
@@ -40,12 +57,37 @@ class Preprocessing:
         return {**values, **task_named(self.task).identity()}
 
 
+def per_channel(name: str, given: Sequence[float], channels: int) -> tuple[float, ...]:
+    """A number for each channel of what was given as ``mean`` or ``std``. Raises DataError."""
+    if isinstance(given, int | float | str):
+        raise DataError(f"{name}={given!r} is not a list of numbers, one a channel or one for all, such as [0.5].")
+    values = tuple(map(float, given)) * (channels if len(given) == 1 else 1)
+    if len(values) != channels or not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
+        least = ", above 0" if name == "std" else ""
+        raise DataError(
+            f"{name} is one number for each of {channels} channels, or one for all{least}; not {list(given)}. "
+            "Pixels count from 0 to 1: try mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225] for ImageNet's."
+        )
+    return values
+
+
 def _of_its_channels(preprocessing: Preprocessing) -> Preprocessing:
-    channels, mean, std = preprocessing.shape[0], preprocessing.mean, preprocessing.std
-    if not len(mean) == len(std) == channels or min(std) <= 0:
-        raise ValueError(f"{channels} channels need as many means and positive deviations, not {mean} and {std}")
+    _require_channels(preprocessing, preprocessing.shape[0])
     return preprocessing
+
+
+def _of_as_many(normalisation: Normalisation) -> Normalisation:
+    _require_channels(normalisation, len(normalisation.mean))
+    return normalisation
+
+
+def _require_channels(values: Preprocessing | Normalisation, channels: int) -> None:
+    """Raise ValueError unless there is a mean and a positive deviation for each channel."""
+    mean, std = values.mean, values.std
+    if not channels or not len(mean) == len(std) == channels or min(std) <= 0:
+        raise ValueError(f"{channels} channels need as many means and positive deviations, not {mean} and {std}")
 
 
 CheckedPreprocessing = Annotated[Preprocessing, AfterValidator(_of_its_channels)]
 """One in a file."""
+CheckedNormalisation = Annotated[Normalisation, AfterValidator(_of_as_many)]

@@ -20,7 +20,7 @@ from typing import Any
 from torch import nn
 
 from reconvene import artifact, rectifier, workflow
-from reconvene.data import Dataset, files_sha256
+from reconvene.data import Dataset, Normalisation, files_sha256
 from reconvene.data.calibration import TRAINED_SAMPLES
 from reconvene.errors import DataError
 from reconvene.fleet.options import Int8Settings
@@ -74,7 +74,11 @@ def execute_job(job: Job, work: str) -> FileContents:
 
 def _origin_of(job: Job) -> Origin:
     base, weights = (Path(job[name]) if job.get(name) else None for name in ("base", "weights"))
-    return Origin(ModelSource.from_dict(job["source"]), base, weights)
+    return Origin(ModelSource.from_dict(job["source"]), base, weights, _normalisation(job))
+
+
+def _normalisation(job: Job) -> Normalisation | None:
+    return Normalisation(tuple(job["mean"]), tuple(job["std"])) if job.get("mean") and job.get("std") else None
 
 
 def _cut_untrained(job: Job, folder: Path, origin: Origin) -> None:
@@ -132,7 +136,7 @@ def _dataset(job: Job, origin: Origin) -> Dataset:
             f"{job['data']} holds other files here than where the fleet was planned. Copy the data to this machine "
             "anew, or run the fleet again where they have changed"
         )
-    mean, std = (tuple(job[name]) if job.get(name) else None for name in ("mean", "std"))
+    mean, std = (None, None) if origin.normalisation is None else vars(origin.normalisation).values()
     task = job.get("task", DEFAULT.name)
     choice = DataChoice(task, origin.source.input_shape, job["limit"], mean=mean, std=std)
     return dataset_for(origin.base, job["data"], choice)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reconvene.artifact import Artifact
@@ -37,7 +37,7 @@ def dataset_for(folder: Path | None, data: DataLike, choice: DataChoice = DataCh
     if isinstance(data, Dataset):
         return data
     stored = None if folder is None else Artifact.open(folder)
-    recorded = None if stored is None else stored.preprocessing
+    recorded = None if stored is None else stored.normalised
     shape = choice.input_shape or (None if stored is None else stored.source.input_shape)
     mean, std = choice.mean, choice.std
     if recorded is not None and (shape is None or shape[0] == len(recorded.mean)):
@@ -88,7 +88,10 @@ def preparation(stored: Artifact, dataset: Dataset | None) -> Preprocessing:
                 f"{stored.folder} does not say how its images are prepared or what its classes are called: it was not "
                 "trained by this version. Name the data that it is for (--data), or train it"
             )
-        return dataset.preprocessing
+        normalised = stored.normalisation
+        if normalised is None or len(normalised.mean) != dataset.shape[0]:
+            return dataset.preprocessing
+        return replace(dataset.preprocessing, mean=normalised.mean, std=normalised.std)
     alike = ("task", "classes", "shape")
     if dataset is not None and any(
         getattr(dataset.preprocessing, name) != getattr(preprocessing, name) for name in alike

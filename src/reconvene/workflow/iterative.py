@@ -21,7 +21,7 @@ from reconvene.artifact.curve import PruningCurve, StepRecord
 from reconvene.artifact.folder import commit_files
 from reconvene.artifact.manifest import changed_manifest
 from reconvene.costs import Budget
-from reconvene.data import Dataset
+from reconvene.data import Dataset, Normalisation
 from reconvene.data.calibration import TRAINED_SAMPLES
 from reconvene.data.trial import try_model
 from reconvene.deploy.planned import as_file_computes
@@ -86,6 +86,7 @@ def prune_in_steps(
     pruning: Pruning,
     base: Path | None = None,
     weights: Path | None = None,
+    normalisation: Normalisation | None = None,
     overwrite: bool = False,
     allow_import: bool = False,
 ) -> Plan:
@@ -99,7 +100,7 @@ def prune_in_steps(
     folder = Path(directory)
     pruning.check()
     run = _Run(source, folder, budget, tuned, dataset, pruning, allow_import)
-    origin = Origin(source, base, weights)
+    origin = Origin(source, base, weights, normalisation)
     origin.require_other_folder(folder)
     with stage(f"building {source.address}"):
         model = origin.build(allow_import=allow_import)

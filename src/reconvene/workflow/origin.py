@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from reconvene import artifact
 from reconvene.artifact.folder import commit_files
 from reconvene.artifact.manifest import changed_manifest
 from reconvene.artifact.weights import load_weights
+from reconvene.data import Normalisation
 from reconvene.errors import ArtifactError, ModelError
 from reconvene.models import ModelSource
 from reconvene.planning.pruning import looks_untrained
@@ -39,12 +40,14 @@ def stored_variants(folder: Path) -> dict[str, artifact.Artifact]:
 class Origin:
     """The network of the artifact ``base``, or else that of ``source``, with the weights of a file where one is given.
 
-    ``source`` is how the network is built in both cases; ``weights`` is a file as ``load_weights`` reads it.
+    ``source`` is how the network is built in both cases; ``weights`` is a file as ``load_weights`` reads it, and
+    ``normalisation`` is how images were normalised for them, where that is known.
     """
 
     source: ModelSource
     base: Path | None = None
     weights: Path | None = None
+    normalisation: Normalisation | None = None
 
     @property
     def is_drawn(self) -> bool:
@@ -60,6 +63,8 @@ class Origin:
         if self.base is not None:
             stored = artifact.Artifact.open(self.base)
             prepared = None if stored.preprocessing is None else stored.preprocessing.to_dict()
+            if prepared is None and stored.normalisation is not None:
+                prepared = asdict(stored.normalisation)
             content = {"files": {name: entry.sha256 for name, entry in stored.files.items()}, "prepared": prepared}
             return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         if self.weights is None:
@@ -90,9 +95,12 @@ class Origin:
         self, small: nn.Module, model: nn.Module, folder: Path, plan: Plan, settings: artifact.PruningRecord
     ) -> None:
         """Save what ``plan`` left of ``model``; with kept weights that network itself, too, in ``folder/dense``."""
-        sections: dict[str, Any] = {"pruning": settings}
-        if self.base is not None and (preprocessing := artifact.Artifact.open(self.base).preprocessing) is not None:
-            sections["preprocessing"] = preprocessing  # the weights are kept, so images are prepared as before
+        sections: dict[str, Any] = {"pruning": settings, "normalisation": self.normalisation}
+        if self.base is not None:  # the weights are kept, so images are prepared as before
+            stored = artifact.Artifact.open(self.base)
+            sections |= {"preprocessing": stored.preprocessing}
+            sections["normalisation"] = stored.normalisation or self.normalisation
+        sections = {name: section for name, section in sections.items() if section is not None}
         timings = artifact.Timings(pruning=dict(plan.timings))
         if self.is_drawn:
             artifact.save_pruned(small, model, folder, plan=plan, source=self.source, extra=sections, timings=timings)
@@ -109,8 +117,12 @@ class Origin:
         base = self.base
         if base is None:
             trained = self.weights is not None or not looks_untrained(model)  # its own code may have loaded weights
-            origin = {"weights_from": self.source.address if self.weights is None else self.weights.name}
-            artifact.save(model, folder, plan=None, source=self.source, extra=origin if trained else {})
+            origin: dict[str, Any] = {}
+            if trained:
+                origin["weights_from"] = self.source.address if self.weights is None else self.weights.name
+            if self.normalisation is not None:
+                origin["normalisation"] = self.normalisation
+            artifact.save(model, folder, plan=None, source=self.source, extra=origin)
             return
         stored = artifact.Artifact.open(base)
         if stored.plan is not None and (base / DENSE / artifact.MANIFEST).exists():

@@ -18,7 +18,7 @@ from reconvene.artifact.sections import PruningSettings
 from reconvene.costs import Budget
 from reconvene.criteria import CHANNEL_CRITERIA, CRITERIA
 from reconvene.criteria.base import Loss
-from reconvene.data import Batch, Calibration, Dataset, calibration, stratified_calibration
+from reconvene.data import Batch, Calibration, Dataset, Normalisation, calibration, stratified_calibration
 from reconvene.data.calibration import TRAINED_SAMPLES
 from reconvene.data.trial import try_model
 from reconvene.deploy import FORMATS
@@ -91,6 +91,7 @@ def prune_artifact(
     task: Task = DEFAULT,
     base: Path | None = None,
     weights: Path | None = None,
+    normalisation: Normalisation | None = None,
     examples: int | None = None,
     overwrite: bool = False,
     allow_import: bool = False,
@@ -107,12 +108,13 @@ def prune_artifact(
         overwrite: whether an artifact that was trained already may be replaced.
         base: artifact of the trained network that is pruned; by default the model of ``source``.
         weights: file with the weights of the model of ``source``, as ``load_weights`` reads them.
+        normalisation: how images were normalised for the weights, where the artifact of ``base`` does not say it.
 
     Raises BudgetError, StructureError, CriterionError, DeviceError, UnknownNameError, ArtifactError, ModelError.
     """
     folder = Path(directory)
     pruning.check()
-    origin = Origin(source, base, weights)
+    origin = Origin(source, base, weights, normalisation)
     origin.require_other_folder(folder)
     require_replaceable(folder, overwrite=overwrite)
     assert source.input_shape is not None, "resolve_address() fills it in"

@@ -20,6 +20,7 @@ from reconvene.utils.settings_files import read_settings
 from reconvene.workflow.compression.judge import MEASURED
 from reconvene.workflow.compression.registry import STAGES
 from reconvene.workflow.compression.stage import RecipeStage
+from reconvene.workflow.inputs import DataChoice
 
 USUAL_STAGES = ("train", "prune", "distil", "quantise", "export")
 """What a recipe goes through that has a budget and names no stages: a trained network is not trained first."""
@@ -37,7 +38,7 @@ class RecipeOptions:
         input: shape of one example; by default the model's own.
         weights: file with weights of the model, which counts as trained then.
         trained: whether the model comes with weights that are worth keeping.
-        data, limit, task: as ``reconvene.data.load_data`` takes them.
+        data, limit, task, mean, std: as ``reconvene.data.load_data`` takes them; an artifact has its own mean and std.
         seed: of everything random, in every stage.
     """
 
@@ -49,6 +50,8 @@ class RecipeOptions:
     data: str = "digits"
     limit: Positive | None = None
     task: Annotated[str, one_of(TASKS)] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     seed: Seed = 0
 
 
@@ -65,6 +68,10 @@ class Recipe(RecipeOptions):
         """A path in the recipe is from where the recipe lies; what is not there is no path, or from here."""
         nearby = self.folder / name
         return str(nearby) if nearby.exists() else name
+
+    def data_choice(self, input_shape: tuple[int, ...] | None) -> DataChoice:
+        """How the data are loaded for a network that reads this shape."""
+        return DataChoice(self.task, input_shape, self.limit, mean=self.mean, std=self.std)
 
     @property
     def base(self) -> Path | None:
@@ -127,6 +134,11 @@ def _check_source(settings: Settings, recipe: Recipe) -> None:
     for name in ("weights", "args", "input"):
         if recipe.base is not None and name in settings.values:
             settings.fail((name,), f"{name}: {recipe.model} is an artifact, which has its own. Leave {name} out")
+    normalised = None if recipe.base is None else artifact.Artifact.open(recipe.base).normalised
+    for name, given in (("mean", recipe.mean), ("std", recipe.std)):
+        if normalised is not None and given not in (None, getattr(normalised, name)):
+            known = list(getattr(normalised, name))
+            settings.fail((name,), f"{name}: the network in {recipe.model} was trained with {known}. Leave {name} out")
     if recipe.weights is not None and not Path(recipe.path(recipe.weights)).is_file():
         settings.fail(
             ("weights",), f"there is no file {recipe.folder / recipe.weights}: paths are from the recipe's folder"

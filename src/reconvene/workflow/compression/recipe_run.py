@@ -11,7 +11,7 @@ from typing import Any
 
 from reconvene import artifact
 from reconvene.costs import COSTS, Budget, read_budget
-from reconvene.data import Dataset
+from reconvene.data import Dataset, Normalisation
 from reconvene.deploy import time_variants
 from reconvene.devices.latency_cost import DeviceLatency
 from reconvene.errors import ArtifactError, BudgetError, RecipeError
@@ -29,7 +29,7 @@ from reconvene.workflow.compression.judge import MEASURED, STAGE_RESULT, StageRe
 from reconvene.workflow.compression.recipe import Recipe, RecipeLike, read_recipe_file
 from reconvene.workflow.compression.replace_stage import ReplaceStage
 from reconvene.workflow.compression.stage import RecipeStage, StageWork, artifact_checksums
-from reconvene.workflow.inputs import DataChoice, dataset_for
+from reconvene.workflow.inputs import dataset_for
 from reconvene.workflow.origin import Origin
 
 IDENTITY, LATENCIES, TABLE, PLOT, SOURCE = "stage.json", "latencies.json", "stages.json", "stages.svg", "source"
@@ -91,18 +91,15 @@ class _RecipeRun:
         """All stages, the latencies, the table and the plot. Raises BudgetError behind all that."""
         foreign = self._other_stages()
         source, base = self._source()
-        choice = DataChoice(self.recipe.task, source.input_shape, self.recipe.limit)
-        dataset = dataset_for(base, self.recipe.path(self.recipe.data), choice)
+        dataset = dataset_for(base, self.recipe.path(self.recipe.data), self.recipe.data_choice(source.input_shape))
         for path in foreign:  # only when model and data were found
             _remove_stage(path)
         source = source if base is not None else source.with_classes(dataset.outputs)
         work = self._first_work(dataset)
-        made_by: dict[str, Any] = {
-            "model": source.to_dict(),
-            "base": None if base is None else artifact_checksums(base),
-        }
+        made_by: dict[str, Any] = {"model": source.to_dict(), "base": base and artifact_checksums(base)}
         weights = None if self.recipe.weights is None else Path(self.recipe.path(self.recipe.weights))
-        origin = Origin(source, base, weights)
+        given = self.recipe.mean or self.recipe.std
+        origin = Origin(source, base, weights, Normalisation(dataset.mean, dataset.std) if given else None)
         made_by["weights"] = None if weights is None else origin.sha256
         results = [self._stage(0, SOURCE, made_by, work, lambda: self._save_source(origin, work.folder))]
         budget = self._in_amounts(results[0], work)
@@ -326,4 +323,5 @@ def _identity(stage: RecipeStage, work: StageWork) -> dict[str, Any]:
 def _conditions(work: StageWork) -> dict[str, Any]:
     """The state of the recipe, and its data."""
     state = {"trained": work.trained, "precision": work.precision, "seed": work.seed}
-    return {**state, "pixels": work.dataset.sha256, **work.dataset.task.identity()}
+    normalised = {"mean": work.dataset.mean, "std": work.dataset.std}
+    return {**state, "pixels": work.dataset.sha256, **normalised, **work.dataset.task.identity()}
