@@ -20,7 +20,7 @@ import reconvene as rc
 from reconvene import devices
 from reconvene.artifact import Artifact
 from reconvene.data import Normalisation, load_data
-from reconvene.errors import BudgetError, RecipeError
+from reconvene.errors import BudgetError, DeviceError, RecipeError
 from reconvene.models import MODELS, ModelSource
 from reconvene.surgery.operations import find_sites
 from reconvene.training.run import TrainingRun
@@ -281,6 +281,7 @@ def test_a_budget_alone_is_kept_by_the_usual_stages() -> None:
         ),
         ("model: resnet20\nstages:\n  - search: {size: 4x}\n", "a search begins with weights that were trained"),
         ("model: resnet20\nbudget: {sise: 1MB}\nstages:\n  - train\n", "has no budget"),
+        ("model: resnet20\nstages:\n  - replace: {allow: [relu], lr: 0.5}\n", "line 3: lr is about training"),
         ("model: resnet20\ntask: notask\nstages:\n  - train\n", "line 2: .*'notask'"),
         ("model: resnet20\nbudget: {levels: 1}\nstages:\n  - train\n", "no stage keeps a limit on levels"),
         *(
@@ -290,7 +291,7 @@ def test_a_budget_alone_is_kept_by_the_usual_stages() -> None:
                 ("distil: {temperature: 0.0}", "temperature must be above 0"),
                 ("distil: {features: -1.0}", "features must not be negative"),
                 ("distil: {teacher: nowhere}", "nowhere"),
-                ("replace: {allow: [relu], weight: 2.0}", r"weight must be in \[0, 1\]"),
+                ("replace: {allow: [relu], epochs: 1, weight: 2.0}", r"weight must be in \[0, 1\]"),
                 ("replace: {price: 0.5, device: nodevice}", "no device is called 'nodevice'"),
                 ("prune: {latency: 2x, device: nodevice}", "no device is called 'nodevice'"),
                 ("prune: {cycles: 2k, target: nochip}", "unknown target 'nochip'"),
@@ -298,6 +299,10 @@ def test_a_budget_alone_is_kept_by_the_usual_stages() -> None:
                 ("bits: {size: 4x, choices: [33]}", "are not some of"),
                 ("search: {size: 4x, warmup: -3}", "warmup=-3"),
                 ("search: {size: 4x, lr: -1.0}", "not a learning rate"),
+                ("export: {sqnr: 500.0}", "and these are float32"),
+                ("prune: {cycles: 2x}", "cycles depend on a chip"),
+                ("prune: {macs: 2x, evaluator: ablation}", "reads scores of weights, and criterion taylor"),
+                ("search: {latency: 2x}", "a search keeps no budget on latency"),
                 ("quantise: {epochs: -1}", "epochs -1 must be at least 0"),
                 ("quantise: {lr: 0.5}", "which needs epochs"),
                 ("quantise: {epochs: 1, lr: -1.0}", "lr must be above 0"),
@@ -465,19 +470,38 @@ def test_a_latency_of_another_device_is_limited_there(tmp_path: Path) -> None:
     """Of 1.2x the amount is that of the board's profile, and this machine says nothing about it."""
     model = MODELS["resnet20"](width=0.25)
     devices.save_profile(device_fakes.of(model, torch.zeros(1, 3, 32, 32))[1], tmp_path / "board.json")
-    notes: list[str] = []
-    with notes_to(notes.append):
-        result = rc.compress(
-            {
-                "model": "resnet20",
-                "args": {"width": 0.25},
-                "limit": 100,
-                "budget": {"latency": "1.2x"},
-                "stages": [{"prune": {"device": str(tmp_path / "board.json")}}],
-            },
-            tmp_path / "out",
-        )
+    recipe: dict[str, Any] = {
+        "model": "resnet20",
+        "args": {"width": 0.25},
+        "limit": 100,
+        "budget": {"latency": "1.2x"},
+        "stages": [{"prune": {"device": str(tmp_path / "board.json")}}],
+    }
+    result = rc.compress(recipe, tmp_path / "out")
     plan = rc.plan(model, torch.zeros(1, 3, 32, 32), rc.Budget(latency="1.2x"), device=tmp_path / "board.json")
     found = Artifact.open(result.artifact).plan
     assert found is not None and found.costs["pruned"]["latency"] <= plan.costs["dense"]["latency"] / 1.2
-    assert result.limits == {} and any("the limit on latency is kept on" in line for line in notes)
+    assert result.limits.keys() == {"latency"} and result.on_device is not None
+    assert result.on_device.seconds == pytest.approx(found.costs["pruned"]["latency"])
+    assert "board.json, by its profile: kept" in str(result)
+    replaced = {**recipe, "stages": [*recipe["stages"], {"replace": {"allow": ["polynomial"]}}]}
+    with pytest.raises(DeviceError, match="has no"):
+        rc.compress(replaced, tmp_path / "replaced")
+    assert not list((tmp_path / "replaced/01-prune").glob("*.safetensors")), "nothing is cut for a limit nobody checks"
+
+
+def test_mistakes_that_need_the_network_are_found_before_it_is_trained(
+    recipe: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match="stage 2, prune: unknown layer to keep 'nolayer'"):
+        carry_out(recipe("train", {"prune": {"macs": "2x", "keep": "nolayer"}}), tmp_path / "out")
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").glob("0*"))
+
+
+def test_a_stage_that_failed_before_it_made_anything_does_not_block_the_corrected_recipe(
+    recipe: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    with pytest.raises(BudgetError):
+        carry_out(recipe({"prune": {"params": "10000x"}}), tmp_path / "out")
+    result = carry_out(recipe({"prune": {"params": "2x"}}), tmp_path / "out")
+    assert result.stages[1].costs["params"] < result.stages[0].costs["params"] / 2

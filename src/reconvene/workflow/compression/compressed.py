@@ -19,6 +19,14 @@ from reconvene.workflow.compression.judge import StageResult
 
 
 @dataclass(frozen=True)
+class OnDevice:
+    """Seconds of the last network on the device that the budget is about, by name or by the file of its profile."""
+
+    device: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Compressed:
     """A recipe that was carried out.
 
@@ -28,6 +36,7 @@ class Compressed:
         latencies: seconds of one inference of each stage's ONNX file on one thread of this machine, timed in turns.
         limits: the budget of the whole, in absolute amounts; empty without one.
         task: what the data is for.
+        on_device: where the budget on latency is about a device with a profile, what that predicts.
     """
 
     folder: Path
@@ -35,6 +44,7 @@ class Compressed:
     latencies: tuple[float, ...]
     limits: dict[str, float]
     task: str
+    on_device: OnDevice | None = None
 
     @property
     def artifact(self) -> Path:
@@ -48,8 +58,14 @@ class Compressed:
     @property
     def over(self) -> dict[str, tuple[float, float]]:
         """Costs of the last stage that break the budget, each with its limit."""
-        costs = {**self.stages[-1].costs, "latency": self.latencies[-1]}
+        costs = self._limited
         return {name: (costs[name], limit) for name, limit in self.limits.items() if costs[name] > limit}
+
+    @property
+    def _limited(self) -> dict[str, float]:
+        """The costs of the last stage that limits are about."""
+        latency = self.latencies[-1] if self.on_device is None else self.on_device.seconds
+        return {**self.stages[-1].costs, "latency": latency}
 
     def __str__(self) -> str:
         task, first = task_named(self.task), self.stages[0]
@@ -68,9 +84,11 @@ class Compressed:
             f"artifact: {self.artifact}",
         ]
         for name, limit in self.limits.items():
-            value, unit = {**last.costs, "latency": self.latencies[-1]}[name], COSTS[name].unit
+            value, unit = self._limited[name], COSTS[name].unit
             verdict = "over" if value > limit else "kept"
-            foot.insert(-1, f"{name} {unit.short(value)} of at most {unit.short(limit)}: {verdict}")
+            elsewhere = self.on_device if name == "latency" else None
+            where = "" if elsewhere is None else f" on {elsewhere.device}, by its profile"
+            foot.insert(-1, f"{name} {unit.short(value)} of at most {unit.short(limit)}{where}: {verdict}")
         header = ["", "stage", "file", first.headline, "bytes", "latency", "parameters", "MACs"]
         return text_table(header, rows, right=range(3, 8), foot=foot)
 
@@ -79,7 +97,13 @@ class Compressed:
         stages = [
             {**asdict(result), "latency": seconds} for result, seconds in zip(self.stages, self.latencies, strict=True)
         ]
-        return {"folder": str(self.folder), "artifact": str(self.artifact), "stages": stages, "limits": self.limits}
+        return {
+            "folder": str(self.folder),
+            "artifact": str(self.artifact),
+            "stages": stages,
+            "limits": self.limits,
+            "on_device": None if self.on_device is None else asdict(self.on_device),
+        }
 
 
 def stage_folder(number: int, stage: str) -> str:

@@ -92,6 +92,14 @@ class ExportStage(RecipeStage):
         """Formats hold a plan of bits, and activations of few bits, or they do not."""
         if self.keep_fp32 and all(stage.precision is None for stage in earlier):
             return "keep_fp32 names layers of files in less than float32, and these are float32. Quantise before it"
+        limits, usual = (self.agreement, self.sqnr, self.accuracy_drop), Limits()
+        if limits != (usual.agreement, usual.sqnr, usual.accuracy_drop) and all(
+            stage.precision is None for stage in earlier
+        ):
+            return (
+                "agreement, sqnr and accuracy_drop are for files in less than float32, and these are float32. Leave "
+                "them out, or quantise before it"
+            )
         deciding = next((stage for stage in reversed(earlier) if stage.precision is not None), None)
         if deciding is None or deciding.precision != "plan":
             return ""

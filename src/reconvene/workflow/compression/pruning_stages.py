@@ -6,17 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Self
 
+from torch import nn
+
 from reconvene import artifact
-from reconvene.costs import COSTS, Budget
-from reconvene.costs.cost_file import cost_file
+from reconvene.costs import COSTS, Budget, cost_named
+from reconvene.costs.cost_file import ChipCost, cost_file
 from reconvene.criteria import CHANNEL_CRITERIA, CRITERIA
 from reconvene.deploy.runtimes.registry import FORMATS
 from reconvene.devices import HERE
-from reconvene.errors import RecipeError
+from reconvene.errors import RecipeError, UnknownNameError
 from reconvene.evaluator import EVALUATORS
-from reconvene.evaluator.evaluators import usual_evaluator
+from reconvene.evaluator.evaluators import evaluator_named, usual_evaluator
 from reconvene.planning.arguments import budget_argument
 from reconvene.planning.bits import check_activation_bits, check_bits
+from reconvene.planning.limits import matching
 from reconvene.planning.search import divided
 from reconvene.rectifier import RECTIFICATIONS
 from reconvene.utils.invalid_values import Place
@@ -51,6 +54,9 @@ class LimitedStage(RecipeStage):
         check_device(getattr(self, "device", None), path)
         if self.target is not None:
             cost_file(path(self.target))
+        for cost in map(cost_named, self.limits if self.target is None else ()):
+            if isinstance(cost, ChipCost):
+                raise RecipeError(f"{cost.unknown}: target: mpic")
 
     @property
     def needs_budget(self) -> bool:
@@ -65,8 +71,9 @@ class LimitedStage(RecipeStage):
         """Its own limits, or those of the recipe with room for what comes later."""
         if self.limits:
             return Budget(**self.limits)
-        here = getattr(self, "device", None) in (None, HERE)
-        return with_room(work, formats=getattr(self, "size_of", ()) or work.formats, on_this_machine=here)
+        device = getattr(self, "device", None)
+        device = None if device == HERE else work.path_of(device)
+        return with_room(work, formats=getattr(self, "size_of", ()) or work.formats, device=device)
 
     def _prune(self, work: StageWork, rectify: str | None, options: Mapping[str, Any]) -> None:
         has_dense = (work.folder / DENSE / artifact.MANIFEST).exists() or not work.trained
@@ -86,6 +93,18 @@ class LimitedStage(RecipeStage):
             examples=len(work.dataset.train),
             allow_import=work.allow_import,
         )
+
+
+def check_layers(stages: Sequence[RecipeStage], build: Callable[[], nn.Module]) -> None:
+    """Raise RecipeError for a layer to keep that the network does not have, before a stage trains for hours."""
+    keeping = [(n, stage) for n, stage in enumerate(stages, 1) if isinstance(stage, LimitedStage) and stage.keep]
+    model = build() if keeping else nn.Identity()
+    for number, stage in keeping:
+        try:
+            for pattern in stage.keep:
+                matching(model, pattern, "layer to keep")
+        except UnknownNameError as error:
+            raise RecipeError(f"stage {number}, {stage.name}: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,14 +128,23 @@ class PruneStage(LimitedStage):
             raise RecipeError("size_of says whose size is limited, and the stage has no limit on size. Leave it out")
 
     def refused_after(self, earlier: Sequence[RecipeStage], *, trained: bool) -> str:
-        """Bits are decided for the channels that are there."""
+        """Bits are decided for the channels that are there; evaluators read scores of weights, or of channels."""
+        criterion = self._criterion(trained=trained)
+        if self.evaluator and criterion in CHANNEL_CRITERIA and evaluator_named(self.evaluator).reads - {"channels"}:
+            return (
+                f"evaluator {self.evaluator} reads scores of weights, and criterion {criterion} scores channels. Leave "
+                "the evaluator out, or name a criterion of weights"
+            )
         if any(stage.precision == "plan" for stage in earlier):
             return "bits were decided before it, for the channels that were there then. Put it before the bits stage"
         return ""
 
+    def _criterion(self, *, trained: bool) -> str | None:
+        return self.criterion or ("taylor" if trained else None)
+
     def carry_out(self, work: StageWork) -> None:
         """Prune the network before."""
-        criterion = self.criterion or ("taylor" if work.trained else None)
+        criterion = self._criterion(trained=work.trained)
         evaluator = self.evaluator or usual_evaluator(criterion)
         of_whole = not self.limits
         size_of = work.formats if of_whole and not self.size_of else self.size_of
@@ -179,6 +207,8 @@ class SearchStage(LimitedStage):
         super().check(path)
         check_bits(self.choices), check_activation_bits(self.activation_bits)
         divided(self.epochs, self.warmup, self.finetune, self.lr)
+        if "latency" in self.limits:
+            raise RecipeError("a search keeps no budget on latency. Take a bits stage, or limit macs")
 
     def refused_after(self, earlier: Sequence[RecipeStage], *, trained: bool) -> str:
         """It goes on from a training of the same network, or begins with one."""

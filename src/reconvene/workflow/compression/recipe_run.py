@@ -13,21 +13,21 @@ from reconvene import artifact
 from reconvene.costs import COSTS, Budget, read_budget
 from reconvene.data import Dataset, Normalisation
 from reconvene.deploy import time_variants
-from reconvene.devices.latency_cost import DeviceLatency
 from reconvene.errors import ArtifactError, BudgetError, RecipeError
 from reconvene.models import example_inputs, resolve_address
 from reconvene.planning.schedule import amount_text
-from reconvene.planning.target import profile_in
-from reconvene.structure import analyse
 from reconvene.utils.files import read_regular, write_atomic
 from reconvene.utils.locks import alone_in
 from reconvene.utils.machine import machine
 from reconvene.utils.progress import ProgressOption, listening, note, stage
-from reconvene.workflow.compression.compressed import Compressed, draw_stages, stage_folder
+from reconvene.workflow.compression.compressed import Compressed, OnDevice, draw_stages, stage_folder
 from reconvene.workflow.compression.deploying_stages import ExportStage
+from reconvene.workflow.compression.device_time import seconds_on
 from reconvene.workflow.compression.judge import MEASURED, STAGE_RESULT, StageResult, judge_stage
+from reconvene.workflow.compression.pruning_stages import check_layers
 from reconvene.workflow.compression.recipe import Recipe, RecipeLike, read_recipe_file
 from reconvene.workflow.compression.replace_stage import ReplaceStage
+from reconvene.workflow.compression.room import ROOM
 from reconvene.workflow.compression.stage import RecipeStage, StageWork, artifact_checksums
 from reconvene.workflow.inputs import dataset_for
 from reconvene.workflow.origin import Origin
@@ -101,6 +101,7 @@ class _RecipeRun:
         given = self.recipe.mean or self.recipe.std
         origin = Origin(source, base, weights, Normalisation(dataset.mean, dataset.std) if given else None)
         made_by["weights"] = None if weights is None else origin.sha256
+        check_layers(self.recipe.stages, lambda: origin.build(allow_import=self.allow_import))
         results = [self._stage(0, SOURCE, made_by, work, lambda: self._save_source(origin, work.folder))]
         budget = self._in_amounts(results[0], work)
         for number, chosen in enumerate(self.recipe.stages, 1):
@@ -108,7 +109,7 @@ class _RecipeRun:
             results.append(self._stage(number, chosen.name, _identity(chosen, work), work, _call(chosen, work)))
             if chosen.trains:
                 work = replace(work, teacher=work.folder)
-        return self._finish(tuple(results), budget, dataset.task.name)
+        return self._finish(tuple(results), budget, work)
 
     def _source(self) -> tuple[Any, Path | None]:
         """How the dense network is built, and the artifact that begins where the recipe names one."""
@@ -166,12 +167,13 @@ class _RecipeRun:
         text = json.dumps({"stage": name, **made_by, **_conditions(work)}, indent=1, sort_keys=True, default=str) + "\n"
         if identity.exists():
             if identity.read_text(encoding="utf-8") != text:
-                if not self.overwrite:
+                made = {path.name for path in work.folder.iterdir()} - {IDENTITY, ROOM}
+                if made and not self.overwrite:
                     raise RecipeError(
                         f"{work.folder} was made by another recipe, or from another network or other data. --overwrite "
                         "(overwrite=True) makes it and what follows it anew; -o DIR goes elsewhere"
                     )
-                _remove_stage(work.folder)
+                _remove_stage(work.folder)  # or it failed before anything was there
         elif work.folder.exists() and any(work.folder.iterdir()):
             raise RecipeError(f"{work.folder} is not a stage of a recipe, and nothing is written over it. Try: -o DIR")
         work.folder.mkdir(parents=True, exist_ok=True)
@@ -216,10 +218,7 @@ class _RecipeRun:
         device = self.recipe.latency_device
         if device is None:
             return self._timed({work.folder.name: source}, work.folder)[0]
-        model = artifact.load(work.folder, allow_import=self.allow_import).eval()
-        structure = analyse(model, work.inputs, trial=False)
-        profile = profile_in(device, "int8" if work.last_precision == "int8" else None)
-        return DeviceLatency(profile).bind(structure, None).at(structure.widths)
+        return seconds_on(device, artifact.load(work.folder, allow_import=self.allow_import).eval(), work)
 
     def _timed(self, results: dict[str, StageResult], folder: Path) -> tuple[float, ...]:
         """Seconds of one inference of each stage's file; kept in ``folder``, since a second measurement differs."""
@@ -242,18 +241,17 @@ class _RecipeRun:
         write_atomic(path, (json.dumps(record, indent=1) + "\n").encode())
         return tuple(seconds.values())
 
-    def _finish(self, results: tuple[StageResult, ...], budget: Budget | None, task: str) -> Compressed:
+    def _finish(self, results: tuple[StageResult, ...], budget: Budget | None, work: StageWork) -> Compressed:
         """Table and plot, and the verdict on the budget."""
         by_folder = {stage_folder(result.number, result.stage): result for result in results}
         seconds = self._timed(by_folder, self.folder)
-        measured = set(MEASURED)
+        asked = {} if budget is None else budget.asked
+        amounts = {name: read_budget(name, value).of(0.0) for name, value in asked.items() if name in MEASURED}
+        elsewhere, task = None, work.dataset.task.name
         if (device := self.recipe.latency_device) is not None:
-            measured.remove("latency")
-            note(f"the limit on latency is kept on {device}, by its profile; the table has the latency of this machine")
-        amounts = (
-            {} if budget is None else {n: read_budget(n, v).of(0.0) for n, v in budget.asked.items() if n in measured}
-        )
-        outcome = Compressed(self.folder, results, seconds, amounts, task)
+            model = artifact.load(work.folder, allow_import=self.allow_import).eval()
+            elsewhere = OnDevice(device, seconds_on(device, model, work))
+        outcome = Compressed(self.folder, results, seconds, amounts, task, elsewhere)
         stages = {"task": task, "limits": amounts, "stages": [asdict(result) for result in results]}
         write_atomic(self.folder / TABLE, (json.dumps(stages, indent=1, sort_keys=True) + "\n").encode())
         write_atomic(self.folder / PLOT, draw_stages(outcome).encode())

@@ -59,6 +59,9 @@ class ReplaceStage(RecipeStage):
             )
         if chosen.epochs < 0:
             settings.fail((*place, "epochs"), f"epochs {chosen.epochs} must be at least 0")
+        trained = [name for name in settings.table(place) if name not in ("allow", "price", "device", "epochs")]
+        if trained and not chosen.epochs:
+            settings.fail((*place, trained[0]), f"{trained[0]} is about training, which needs epochs. Say epochs: 2")
         return chosen
 
     @property

@@ -18,13 +18,14 @@ from reconvene.errors import ArtifactError, BudgetError
 from reconvene.planning.schedule import amount_text
 from reconvene.utils.files import read_regular, write_atomic
 from reconvene.utils.progress import note, stage
+from reconvene.workflow.compression.device_time import seconds_on
 from reconvene.workflow.compression.replace_stage import ReplaceStage
 from reconvene.workflow.compression.stage import StageWork
 from reconvene.workflow.deploy import Int8, calibration_of
 
 _COUNTED = ("params", "macs")
 _REPEATS = 15
-_BUDGET = "budget.json"
+ROOM = "budget.json"
 """In the stage's folder: measured times differ, and a stage that was stopped goes on with the same limits."""
 
 
@@ -36,7 +37,7 @@ class _Measured:
     file: Path | None
 
 
-def with_room(work: StageWork, *, formats: Sequence[str], on_this_machine: bool) -> Budget:
+def with_room(work: StageWork, *, formats: Sequence[str], device: str | None) -> Budget:
     """The budget of the whole, less what ``replace`` stages after this one add to the network of ``work``.
 
     The forms are chosen for the network as it is now, by the options of those stages, and files with and without them
@@ -46,28 +47,32 @@ def with_room(work: StageWork, *, formats: Sequence[str], on_this_machine: bool)
     Args:
         work: of the stage that keeps the budget; its folder keeps the limits.
         formats: of the files that ``size`` is about.
-        on_this_machine: whether ``latency`` is the time on this machine; else it stays as it is.
+        device: whose profile predicts ``latency``; None: this machine, which measures it.
 
     Raises:
         BudgetError: the forms alone take all of a limit.
         ModelError: an operation that may not stay cannot be replaced, so nothing is cut first.
+        DeviceError: the profile of the device does not have the forms.
     """
     assert work.budget is not None, "checked when the recipe was read"
     later = [entry for entry in work.later if isinstance(entry, ReplaceStage)]
-    timed = "latency" in work.budget.asked and on_this_machine
+    limited = "latency" in work.budget.asked
+    timed = limited and device is None
     limits = [name for name in ("size", *_COUNTED) if name in work.budget.asked]
-    if not later or not (limits or timed):
+    if not later or not (limits or limited):
         return work.budget
-    if (path := work.folder / _BUDGET).exists():
+    if (path := work.folder / ROOM).exists():
         return Budget(**json.loads(read_regular(path, limit=2**20, error=ArtifactError)))
     model = artifact.load(work.before, allow_import=work.allow_import).eval()
     sized = formats if "size" in limits else ()
     with stage("leaving room for operations"), tempfile.TemporaryDirectory() as folder:
-        before = _measured(model, work, sized, Path(folder) / "before", timed)
+        before, dense = _measured(model, work, sized, Path(folder) / "before", timed), model
         for entry in later:
             model = entry.choice(model, work).model.eval()
         after = _measured(model, work, sized, Path(folder) / "after", timed)
         slower = _times_slower(before, after, work) if timed else 1.0
+        if limited and device is not None:
+            slower = max(seconds_on(device, model, work) / seconds_on(device, dense, work), 1.0)
     added = {name: max(after.amounts[name] - before.amounts[name], 0.0) for name in limits}
     budget = _less(work.budget, added, slower)
     write_atomic(path, (json.dumps(budget.asked, indent=1) + "\n").encode())
