@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.deploy.encrypted import EncryptedNetwork
-from reconvene.errors import ModelError, UnknownNameError
+from reconvene.errors import ModelError, UnknownNameError, VerificationError
 from support.small_modules import Square
 
 tenseal = pytest.importorskip("tenseal", reason="the extra 'encrypted' is not installed")
@@ -134,3 +134,53 @@ def test_a_layer_as_wide_as_a_ciphertext_is_refused_in_vector_packing() -> None:
     wide = EncryptedNetwork(nn.Linear(2, slots - 1), torch.rand(1, 2), packing="vector")
     with pytest.raises(ModelError, match=f"{slots - 1} features do not fit into {slots} slots"):
         wide.run(torch.rand(1, 2))
+
+
+def one_score(factor: float) -> nn.Module:
+    """``factor * x ** 2`` of one number, in three levels."""
+    net = nn.Sequential(nn.Linear(1, 1, bias=False), Square(), nn.Linear(1, 1, bias=False)).eval()
+    nn.init.ones_(net[0].weight)
+    nn.init.constant_(net[2].weight, factor)
+    return net
+
+
+@pytest.mark.parametrize("packing", ["batch", "vector"])
+def test_parameters_have_room_for_the_scores_of_the_example_inputs(packing: str) -> None:
+    image = torch.ones(1, 1)
+    for score in (515.0, 1100.0, 3e5):
+        run = EncryptedNetwork(one_score(score), image, packing=packing).run(image)
+        assert float(run.scores) == pytest.approx(score, rel=1e-4)
+
+
+@pytest.mark.parametrize("packing", ["batch", "vector"])
+def test_scores_are_right_or_an_error_however_large_they_are(packing: str) -> None:
+    """The example inputs say nothing of the range here: some scores are over it, some wrap around to small ones."""
+    network = EncryptedNetwork(one_score(1.0), torch.zeros(1, 1), packing=packing)
+    assert network.parameters.largest == 1024
+    refused = []
+    for score in (400.0, 1500.0, 2048.0, 4096.0, 5000.0, 2.0**20):
+        try:
+            scores = network.run(torch.tensor([[score**0.5]])).scores
+        except VerificationError as error:
+            assert "cannot be trusted" in str(error)
+            refused.append(score)
+        else:
+            assert float(scores) == pytest.approx(score, rel=1e-4)
+    assert refused[-5:] == [1500.0, 2048.0, 4096.0, 5000.0, 2.0**20]
+
+
+def test_numbers_without_room_are_refused_by_the_layer_that_gives_them() -> None:
+    image = torch.ones(1, 1)
+    with pytest.raises(ModelError, match=r"mm in 2: scores reach 1e\+10.*Scale the last layer down"):
+        EncryptedNetwork(one_score(1e10), image)
+    net = one_score(1e-16)
+    nn.init.constant_(net[0].weight, 1e8)
+    with pytest.raises(ModelError, match=r"mul in 1: numbers reach 1e\+16.*Scale the weights before"):
+        EncryptedNetwork(net, image)
+
+
+def test_weights_that_are_lost_at_the_scale_are_an_error() -> None:
+    net, image = one_score(1e-11), torch.ones(1, 1)
+    nn.init.constant_(net[0].weight, 1e6)
+    with pytest.raises(VerificationError, match=r"known number .* is wrong by .* too small for a scale"):
+        EncryptedNetwork(net, image).run(image)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import ceil, log2
 from typing import TYPE_CHECKING, Any
 
 from reconvene.costs.base import Cost, CostFunction, SumOfProducts
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 SECURE_BITS = {4096: 109, 8192: 218, 16384: 438, 32768: 881}
 """Longest modulus in bits by the dimension of the ring, for 128 bits of security (homomorphicencryption.org, 2018)."""
 _NAMED = 3
+_MOST_SCALE, _LEAST_SCALE, _MOST_PRIME = 40, 30, 60
+"""Bits: a scale of fewer than 30 leaves less than four digits, and SEAL has no primes of more than 60."""
+_LEAST_INTEGER = 10
+"""Bits of the integer part of scores and their sign: +-512."""
+HEADROOM = 4
+"""How much larger than the scores of the example inputs a number may be before it wraps around."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,16 @@ class CkksParameters:
     def modulus_bits(self) -> list[int]:
         """Bits of every prime of the modulus."""
         return [self.end_bits, *[self.scale_bits] * self.levels, self.end_bits]
+
+    @property
+    def largest(self) -> float:
+        """Numbers beyond plus and minus this wrap around when no level is left, as in the scores."""
+        return 2.0 ** (self.end_bits - self.scale_bits - 1)
+
+    @property
+    def largest_inside(self) -> float:
+        """The same where one level is left: the least room of a number that is computed with."""
+        return 2.0 ** (self.end_bits - 1)
 
     def __str__(self) -> str:
         return f"ring {self.ring}, a modulus of {sum(self.modulus_bits)} bits, of at most {SECURE_BITS[self.ring]}"
@@ -98,18 +115,30 @@ class Readiness:
         return text_table(["layer", "call", "instead"], rows, title=title, foot=foot)
 
 
-def ckks_parameters(levels: int) -> CkksParameters:
+def ckks_parameters(levels: int, scores: float = 0.0) -> CkksParameters:
     """The smallest ring whose secure modulus has so many levels, with the longest scale up to 40 bits.
+
+    Numbers wrap around, without an error, where they are larger than the first prime of the modulus over twice the
+    scale. So it is long enough for four times the largest absolute value of ``scores``, and for 512.
 
     Raises ModelError where no ring has.
 
     >>> ckks_parameters(3).modulus_bits
-    [49, 39, 39, 39, 49]
+    [50, 39, 39, 39, 50]
+    >>> ckks_parameters(3, scores=4000.0).largest
+    16384.0
     """
+    integer = max(_LEAST_INTEGER, 1 + ceil(log2(HEADROOM * scores)) if scores else 0)
     for ring, bits in SECURE_BITS.items():
-        scale = min(40, (bits - 20) // (levels + 2))
-        if scale >= 30:  # fewer leave less than four digits
-            return CkksParameters(ring, scale, scale + 10, levels)
+        scale = min(_MOST_SCALE, _MOST_PRIME - integer, (bits - 2 * integer) // (levels + 2))
+        if scale >= _LEAST_SCALE:  # what is left over makes both ends longer
+            return CkksParameters(ring, scale, min(_MOST_PRIME, (bits - levels * scale) // 2), levels)
+    if integer > _LEAST_INTEGER:
+        ckks_parameters(levels)  # it may be the levels, not the scores
+        raise ModelError(
+            f"scores reach {scores:,.4g} on the example inputs. CKKS with {levels} levels has no room: numbers "
+            "as large wrap around. Scale the last layer down, or normalise the images"
+        )
     raise ModelError(
         f"{levels} levels are more than 128 bits of security allow without bootstrapping. Use fewer layers, or "
         "polynomials of a lower degree"

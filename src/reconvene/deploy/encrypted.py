@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from reconvene.costs.encrypted import CkksParameters, Readiness, ckks_parameters, readiness
 from reconvene.costs.encrypted_walk import Kind, kind_of, readers_of
-from reconvene.deploy.encrypted_packing import PACKINGS, Packing
+from reconvene.deploy.encrypted_packing import PACKINGS, Control, Packing
+from reconvene.deploy.encrypted_plain import PlainRun, results_of
 from reconvene.deploy.encrypted_value import Affine
 from reconvene.deploy.runtimes.base import imported
 from reconvene.errors import ModelError, UnknownNameError
@@ -47,11 +48,15 @@ class EncryptedNetwork:
     Args:
         model: any network that ``reconvene inspect --encrypted`` finds ready; it is computed as in eval mode.
         example_inputs: one image ``[1, ...]``.
-        packing: ``batch``: one ciphertext a feature, for up to ``parameters.slots`` images at once, so that time
+        packing: ``batch``: one ciphertext a feature, for up to ``parameters.slots - 1`` images at once, so that time
             follows multiplications; ``vector``: one image a ciphertext, so that time follows the inputs of layers.
 
+    Numbers that are too large wrap around under CKKS. So the network also runs on the plain example inputs, the
+    parameters have room for four times their scores, and every run is checked when it is decrypted.
+
     Raises:
-        ModelError: a layer cannot run (it is named), there are too many levels, or more than one image was given.
+        ModelError: a layer cannot run (it is named), there are too many levels, more than one image was given, or
+            numbers of the example inputs are too large for any parameters.
         MissingExtraError: TenSEAL is absent.
         UnknownNameError: no such packing.
     """
@@ -66,7 +71,6 @@ class EncryptedNetwork:
             self._structure = analyse(model, example_inputs, trial=False)
         self.readiness: Readiness = readiness(self._structure)
         self.readiness.check()
-        self.parameters: CkksParameters = ckks_parameters(self.readiness.levels)
         self._readers = readers_of(self._structure)
         self._packing, self._shape = packing, example_inputs.shape[1:]
         if len(self._structure.recording.outputs) != 1:
@@ -77,15 +81,20 @@ class EncryptedNetwork:
         state: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         twins = self._structure.recording.parameters
         self._constants = {id(twin): state[name].detach().double().cpu() for name, twin in twins.items()}
+        images = example_inputs.detach().double().cpu()
+        plain = PlainRun.of(self._structure.recording, self._structure.eval_ops(), self._constants, images)
+        self.parameters: CkksParameters = _parameters_of(plain, self.readiness.levels)
+        self._control = Control(images[0].flatten(), plain.scores[0].flatten())
 
     def run(self, images: Tensor) -> EncryptedRun:
         """Encrypt, compute and decrypt images ``[N, ...]``.
 
-        Raises ModelError for images of another shape, or more than there are slots.
+        Raises ModelError for images of another shape, or larger than a ciphertext, and VerificationError where the
+        scores cannot be trusted: they come near the range of numbers, or a known number beside them is wrong.
         """
         if images.shape[1:] != self._shape:
             raise ModelError(f"the network takes images {list(self._shape)}, and {list(images.shape[1:])} were given")
-        packing = PACKINGS[self._packing](self._tenseal, self.parameters)
+        packing = PACKINGS[self._packing](self._tenseal, self.parameters, self._control)
         parts = [self._part(packing, part) for part in packing.parts(images.double().cpu())]
         outputs = self._structure.recording.outputs
         return EncryptedRun(
@@ -99,7 +108,7 @@ class EncryptedNetwork:
 
     def _part(self, packing: Packing, images: Tensor) -> tuple[Tensor, float]:
         recording = self._structure.recording
-        values: dict[int, Any] = {key: tensor for key, tensor in self._constants.items()}
+        values: dict[int, Any] = {key: tensor.clone() for key, tensor in self._constants.items()}
         flat = images.flatten(1)
         values[id(recording.inputs[0])] = Affine.of_source(packing.encrypt(flat), flat.shape[1], self._shape)
         start = time.perf_counter()
@@ -116,9 +125,7 @@ class EncryptedNetwork:
         operands = [tensor for tensor in tensors_in(op.args) if isinstance(values.get(id(tensor)), Affine)]
         constants = map_tensors(lambda tensor: values.get(id(tensor), tensor), op.args)
         if not operands:
-            on_cpu = {"device": torch.device("cpu")} if "device" in op.kwargs else {}  # recorded on the meta device
-            result = op.func(*constants, **{**op.kwargs, **on_cpu})
-            return list(result) if isinstance(result, tuple | list) else [result]
+            return results_of(op, constants)
         for tensor in operands:
             if self._readers[id(tensor)] > 1 and values[id(tensor)].has_layer:
                 values[id(tensor)].evaluated(packing)
@@ -134,3 +141,13 @@ class EncryptedNetwork:
                 first.evaluated(packing)
         result = Affine.mapped(op, constants, is_layer=kind_of(op, operands) is Kind.LAYER)
         return [result, *[None] * (len(op.outs) - 1)]
+
+
+def _parameters_of(plain: PlainRun, levels: int) -> CkksParameters:
+    """Parameters with room for the numbers of a plain run. Raises ModelError that names the call with larger ones."""
+    try:
+        parameters = ckks_parameters(levels, float(plain.scores.abs().max()))
+    except ModelError as error:
+        raise ModelError(f"{plain.output}: {error}") from None
+    plain.require_room(parameters)
+    return parameters

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from reconvene.costs.encrypted import CkksParameters
-from reconvene.errors import ModelError
+from reconvene.errors import ModelError, VerificationError
 
 Part = tuple[Any, Tensor | None, int]
 """A source, the matrix ``[inputs, outputs]`` that it is multiplied with (``None``: none), and its inputs."""
+_LEAST_ERROR, _ERROR_SHARE = 0.01, 1e-3
+"""A control may be wrong by this much, or by this share of the largest score; a number that wraps around adds more."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """An image whose scores are known: float64 ``[features]`` and ``[scores]``. It tells a wrong run from a right one.
+
+    A number that wraps around in one slot changes all slots of its ciphertext.
+    """
+
+    image: Tensor
+    scores: Tensor
 
 
 class Packing(Protocol):
@@ -36,13 +50,16 @@ class Packing(Protocol):
         """The products of the numbers of two sources, one by one."""
 
     def decrypt(self, source: Any, count: int) -> Tensor:
-        """The numbers of ``count`` images, float64 ``[count, features]``."""
+        """The numbers of ``count`` images, float64 ``[count, features]``.
+
+        Raises VerificationError where they cannot be trusted.
+        """
 
 
 class _Counted:
-    def __init__(self, tenseal: Any, parameters: CkksParameters) -> None:
+    def __init__(self, tenseal: Any, parameters: CkksParameters, control: Control) -> None:
         self.used_levels = self.rotations = self.ciphertexts = self.products = 0
-        self._tenseal, self._parameters = tenseal, parameters
+        self._tenseal, self._parameters, self._control = tenseal, parameters, control
         self._context = tenseal.context(
             tenseal.SCHEME_TYPE.CKKS, parameters.ring, coeff_mod_bit_sizes=parameters.modulus_bits
         )
@@ -58,17 +75,37 @@ class _Counted:
         self.used_levels = max(self.used_levels, self._parameters.levels + 1 - primes)
         return vector
 
+    def _checked(self, scores: Tensor, control_error: float) -> Tensor:
+        """The same scores. Raises VerificationError near the range of numbers, or for a control that is wrong."""
+        largest, limit = float(scores.abs().max()), self._parameters.largest / 2
+        advice = "Give example inputs with scores as large, scale the last layer down, or normalise the images"
+        if largest > limit:
+            raise VerificationError(
+                f"decrypted scores reach {largest:,.4g}, and beyond {limit:,.0f} they cannot be trusted: numbers over "
+                f"{2 * limit:,.0f} wrap around. {advice}"
+            )
+        if control_error > max(_LEAST_ERROR, _ERROR_SHARE * largest):
+            raise VerificationError(
+                f"the scores of an encrypted run cannot be trusted: a known number that was computed beside them is "
+                f"wrong by {control_error:,.4g}. A number wrapped around (scores have room for {2 * limit:,.0f}), or "
+                f"weights are too small for a scale of {self._parameters.scale_bits} bits. {advice}"
+            )
+        return scores
+
 
 class BatchPacking(_Counted):
-    """One ciphertext for each feature of as many images as there are slots: a source is a list of vectors."""
+    """One ciphertext for each feature of as many images as there are slots: a source is a list of vectors.
+
+    The last image of every ciphertext is the control.
+    """
 
     def parts(self, images: Tensor) -> Sequence[Tensor]:
         """See Packing."""
-        return torch.split(images, self._parameters.slots)
+        return torch.split(images, self._parameters.slots - 1)
 
     def encrypt(self, images: Tensor) -> list[Any]:
         """See Packing."""
-        return [self._encrypted(feature) for feature in images.T]
+        return [self._encrypted(feature) for feature in torch.cat([images, self._control.image[None]]).T]
 
     def combine(self, parts: Sequence[Part], bias: Tensor) -> list[Any]:
         """See Packing. Each number of a matrix is one product; those that are nothing at this scale are left out."""
@@ -84,7 +121,8 @@ class BatchPacking(_Counted):
 
     def decrypt(self, source: list[Any], count: int) -> Tensor:
         """See Packing."""
-        return torch.tensor([vector.decrypt()[:count] for vector in source], dtype=torch.float64).T
+        numbers = torch.tensor([vector.decrypt()[: count + 1] for vector in source], dtype=torch.float64).T
+        return self._checked(numbers[:count], float((numbers[count] - self._control.scores).abs().max()))
 
     def _sum(self, columns: Sequence[tuple[list[Any], Tensor]], number: int, shift: float) -> Any:
         # A factor that is rounded to zero has no ciphertext: SEAL refuses to add what comes out of it.
@@ -107,11 +145,11 @@ class VectorPacking(_Counted):
 
     TenSEAL repeats a vector over all slots, and multiplies it with a matrix by turning it. What is added to it later
     is not repeated: a bias that is added between two matrices makes the second product wrong, without a word. So the
-    bias is a row of the matrix, which the one multiplies.
+    bias is a row of the matrix, which the one multiplies. The one is the control, too: it comes out as a one.
     """
 
-    def __init__(self, tenseal: Any, parameters: CkksParameters) -> None:
-        super().__init__(tenseal, parameters)
+    def __init__(self, tenseal: Any, parameters: CkksParameters, control: Control) -> None:
+        super().__init__(tenseal, parameters, control)
         self._context.generate_galois_keys()
 
     def parts(self, images: Tensor) -> Sequence[Tensor]:
@@ -151,7 +189,8 @@ class VectorPacking(_Counted):
 
     def decrypt(self, source: Any, count: int) -> Tensor:
         """See Packing."""
-        return torch.tensor([source.decrypt()[:-1]], dtype=torch.float64)
+        numbers = torch.tensor([source.decrypt()], dtype=torch.float64)
+        return self._checked(numbers[:, :-1], abs(float(numbers[0, -1]) - 1))
 
 
 def _matrix(matrix: Tensor | None, size: int) -> Tensor:

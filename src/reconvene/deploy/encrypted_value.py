@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from reconvene.deploy.encrypted_packing import Packing, Part
-from reconvene.structure.recording import Op
-
-_SIZED = frozenset({"view", "_unsafe_view", "reshape", "expand"})
-"""Calls whose second argument is a size, the number of images first."""
+from reconvene.deploy.encrypted_plain import results_of
+from reconvene.structure.recording import Op, writes_in_place
 
 
 class Affine:
@@ -151,10 +149,9 @@ def _called(op: Op, arguments: Sequence[Any], rows: dict[int, Tensor], count: in
         return [given(entry) for entry in value] if isinstance(value, list) else value
 
     call = [given(value) for value in arguments]
-    if op.operator in _SIZED:
-        call[1] = [count, *list(call[1])[1:]]
-    result = op.func(*call, **op.kwargs)
-    tensor: Tensor = result[0] if isinstance(result, tuple | list) else result
+    if writes_in_place(op.func):  # what is given may be the bias of a value that others still need
+        call[0] = call[0].clone()
+    tensor: Tensor = results_of(op, call, count)[0]
     return tensor
 
 
