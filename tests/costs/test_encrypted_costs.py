@@ -159,11 +159,21 @@ class Calls(nn.Module):
     ("call", "instead"),
     [
         (lambda x: nn.functional.instance_norm(x[:, None]), "batch norm, whose constants are known"),
-        (lambda x: x.view(1, 2, 4).mul_(2.0), "the same call out of place"),
+        (lambda x: x + x.view(1, 2, 4).mul_(2.0).flatten(1), "the same call out of place: another tensor"),
+        (lambda x: (x.view(1, 2, 4), x.add_(1.0))[0], "the same call out of place: another tensor"),
+        (lambda x: (x.view(2, 4)[0], x.unsqueeze(1).add_(1.0))[0], "the same call out of place: another tensor"),
+        (lambda x: torch.zeros(1, 8).add_(x), "into a tensor that is not encrypted"),
+        (lambda x: torch.add(x, 1, out=x.clone()), "the same call out of place|sums and products"),
         (lambda x: torch.div(x, 2, rounding_mode="floor"), "a division without rounding"),
         (lambda x: x.chunk(2, 1)[0], "slices"),
         (lambda x: x.view(2, 4), "the images, as it is"),
         (lambda x: x.mean(), "the images, as it is"),
+        (lambda x: x - x.mean(0, keepdim=True), "the images, as it is"),
+        (lambda x: x + x.sum(0), "the images, as it is"),
+        (lambda x: x[:1] + x, "the images, as it is"),
+        (lambda x: x.unsqueeze(1)[0] + x, "the images, as it is"),
+        (lambda x: x.unsqueeze(0).transpose(0, 1)[:, 0], "the images, as it is"),
+        (lambda x: torch.ones(1, 1) @ x, "the images, as it is"),
         (lambda x: nn.functional.prelu(x, torch.ones(1)), "prelu in .* use a polynomial"),
     ],
 )
@@ -172,6 +182,31 @@ def test_calls_that_would_go_wrong_on_encrypted_numbers_are_blocked(
 ) -> None:
     told = readiness(analyse(Calls(call).eval(), torch.randn(1, 8), trial=False))
     assert any(re.search(instead, str(blocked)) for blocked in told.blocked), told.blocked
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: x.view(1, 2, 4).mul_(2.0).flatten(1),
+        lambda x: x.add_(1.0).view(1, 2, 4).flatten(1),
+        lambda x: x.view(-1, 2, 4).transpose(1, 2).flatten(1),
+        lambda x: (x[:, :4] - x[:, 4:].mean(1, keepdim=True)) @ torch.ones(4, 2),
+    ],
+)
+def test_calls_that_compute_every_image_by_itself_run(call: Callable[[Tensor], Tensor]) -> None:
+    assert readiness(analyse(Calls(call).eval(), torch.randn(1, 8), trial=False)).blocked == ()
+
+
+def test_example_inputs_may_hold_several_images() -> None:
+    """Also as many as a layer has features."""
+    net = mlp(Quadratic())
+    one = readiness(analyse(net, X))
+    for images in (5, 10, 64):
+        assert readiness(analyse(net, X.expand(images, -1, -1, -1))) == one
+    plan = rc.plan(net, torch.randn(8, 1, 8, 8), budget=rc.Budget(rotations="1.05x"))
+    assert plan.costs["dense"]["rotations"] == one.rotations
+    mixed = readiness(analyse(Calls(lambda x: x - x.mean(0)).eval(), torch.randn(3, 8), trial=False))
+    assert mixed.blocked[0].operator == "mean"
 
 
 def test_a_whole_exponent_may_be_a_float() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.deploy.encrypted import EncryptedNetwork
-from reconvene.errors import ModelError, UnknownNameError, VerificationError
+from reconvene.errors import ArgumentError, ModelError, UnknownNameError, VerificationError
 from support.small_modules import Square
 
 tenseal = pytest.importorskip("tenseal", reason="the extra 'encrypted' is not installed")
@@ -102,8 +103,82 @@ def test_what_cannot_run_is_refused_by_name() -> None:
         EncryptedNetwork(nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.ReLU()), torch.rand(1, 1, 4, 4))
     with pytest.raises(UnknownNameError, match="packing"):
         EncryptedNetwork(mlp(), torch.rand(1, 1, 4, 4), packing="square")
-    with pytest.raises(ModelError, match="one image"):
-        EncryptedNetwork(mlp(), torch.rand(2, 1, 4, 4))
+    with pytest.raises(ModelError, match=r"mean in the model itself .* compute every image by itself"):
+        EncryptedNetwork(Calls(lambda net, x: x - x.mean(0, keepdim=True)), torch.rand(1, 4))
+    with pytest.raises(ModelError, match=r"add in the model itself .* out of place"):
+        EncryptedNetwork(Calls(lambda net, x: (x.view(-1, 2, 2), x.add_(1.0))[0]), torch.rand(1, 4))
+    with pytest.raises(ModelError, match="does not depend on the images"):
+        EncryptedNetwork(Calls(lambda net, x: torch.ones(1, 4)), torch.rand(1, 4))
+
+
+class Calls(nn.Module):
+    """A layer, and then calls of the caller's choice; a buffer counts passes, and a parameter is not used."""
+
+    def __init__(self, call: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.fc, self.spare, self.call = nn.Linear(4, 4), nn.Linear(4, 4), call
+        self.register_buffer("passes", torch.zeros(4))
+        self.register_buffer("steps", torch.arange(4.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(self, self.fc(x))
+
+
+def changes_a_value_that_another_needs(net: nn.Module, x: Tensor) -> Tensor:
+    y = 2 * x
+    x.add_(net.steps)
+    return y * y + x
+
+
+def counts(net: nn.Module, x: Tensor) -> Tensor:
+    net.passes.add_(1.0)
+    return x * net.passes
+
+
+def changes_a_constant_by_a_view(net: nn.Module, x: Tensor) -> Tensor:
+    steps = net.steps.clone()
+    steps[:2].add_(5.0)
+    return (x * steps) @ torch.eye(4)
+
+
+@pytest.mark.parametrize("call", [changes_a_value_that_another_needs, counts, changes_a_constant_by_a_view])
+def test_calls_in_place_change_what_they_change_in_pytorch(call: Any) -> None:
+    net, images = seeded(lambda: Calls(call)), torch.rand(2, 4)
+    network = EncryptedNetwork(net, images[:1])
+    runs = [network.run(images) for _ in range(2)]
+    assert not net.passes.any()
+    expected = net(images).double()
+    for run in runs:
+        assert torch.allclose(run.scores, expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("example_inputs", [torch.rand(3, 4), (torch.rand(1, 4),), {"input": torch.rand(2, 4)}])
+def test_example_inputs_have_any_form_that_the_model_takes(example_inputs: Any) -> None:
+    net, images = nn.Linear(4, 2), torch.rand(2, 4)
+    assert torch.allclose(EncryptedNetwork(net, example_inputs).run(images).scores.float(), net(images), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ((torch.rand(1, 4), torch.rand(1, 4)), "takes one tensor of images, and the inputs .* hold 2"),
+        (None, "takes one tensor of images, and the inputs .* hold 0"),
+        (torch.rand(0, 4), "one image or more"),
+        (torch.rand(4), "one image or more"),
+        (torch.tensor([[0.0, 1.0, float("nan"), 1.0]]), "finite"),
+        (torch.tensor([[0.0, 1.0, float("inf"), 1.0]]), "finite"),
+    ],
+)
+def test_what_is_no_image_is_refused_in_words(images: Any, message: str) -> None:
+    network = EncryptedNetwork(nn.Linear(4, 2), torch.rand(1, 4))
+    with pytest.raises(ArgumentError, match=message):
+        network.run(images)
+    with pytest.raises(ArgumentError, match=message):
+        EncryptedNetwork(nn.Linear(4, 2), images)
+    broken = nn.Linear(4, 2)
+    nn.init.constant_(broken.weight, float("nan"))
+    with pytest.raises(ModelError, match="not finite: look for nan in weights"):
+        EncryptedNetwork(broken, torch.rand(1, 4))
 
 
 class Both(nn.Module):

@@ -126,7 +126,7 @@ def ckks_parameters(levels: int, scores: float = 0.0) -> CkksParameters:
     >>> ckks_parameters(3).modulus_bits
     [50, 39, 39, 39, 50]
     >>> ckks_parameters(3, scores=4000.0).largest
-    16384.0
+    32768.0
     """
     integer = max(_LEAST_INTEGER, 1 + ceil(log2(HEADROOM * scores)) if scores else 0)
     for ring, bits in SECURE_BITS.items():

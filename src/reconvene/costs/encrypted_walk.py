@@ -8,7 +8,16 @@ from enum import Enum
 from math import ceil, log2
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from reconvene.costs.overwritten import writes_seen_elsewhere
+from reconvene.errors import MODEL_REFUSALS
+from reconvene.structure.inputs import map_tensors, tensors_in
+from reconvene.structure.recording import written_by
+
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from reconvene.structure import Structure
     from reconvene.structure.recording import Op
 
@@ -25,7 +34,12 @@ _ACTIVATIONS = (
 )
 _SOFTMAX = "scores without softmax"
 _CONSTANT_NORM = "batch norm, whose constants are known at inference"
+_OUT_OF_PLACE = "the same call out of place: another tensor shows what it writes"
+_ONE_BY_ONE = "calls that compute every image by itself and keep the first dimension, the images, as it is"
 _SPLITS = frozenset({"split", "split_with_sizes", "unbind"})
+_ALLOWED = frozenset({*_AFFINE, *_LAYERS, *_SUMS, "mul", "div", "square", "pow"})
+SIZED = frozenset({"view", "_unsafe_view", "reshape", "expand"})
+"""Calls whose second argument is a size, the number of images first."""
 REPLACEMENTS = {
     **dict.fromkeys(_ACTIVATIONS, ("a polynomial, such as x * x", 2)),
     **dict.fromkeys(("max_pool1d", "max_pool2d"), ("average pooling", 1)),
@@ -55,8 +69,6 @@ def readers_of(structure: Structure) -> dict[int, int]:
 
     A layer whose output has several readers is evaluated once, for all of them.
     """
-    from reconvene.structure.inputs import tensors_in
-
     readers: dict[int, int] = {}
     for op in structure.eval_ops():
         for key in {id(tensor) for tensor in tensors_in(op.args)}:
@@ -105,15 +117,40 @@ def _obstacle(op: Op, operands: Sequence[Any]) -> str:
     outputs = [out for out in op.outs if out is not None]
     if name == "native_batch_norm" and op.args[5]:  # statistics of the very numbers that are encrypted
         return _CONSTANT_NORM
-    if op.operator.endswith("_") and not op.operator.startswith("_") and operands[0]._is_view():
-        return "the same call out of place: what it writes is a part of another tensor"
+    if any(all(tensor is not operand for operand in operands) for tensor in written_by(op)):
+        return "the same call out of place: it writes into a tensor that is not encrypted"
     if name == "div" and op.kwargs.get("rounding_mode") is not None:
         return "a division without rounding"
     if name in _SPLITS and len(outputs) > 1:
         return "slices, such as x[:, :8]"
-    if name != "native_batch_norm" and any(out.ndim == 0 or out.shape[0] != 1 for out in outputs):
-        return "calls that keep the first dimension, the images, as it is"
-    return ""
+    return "" if _keeps_images(op, operands, outputs[:1]) else _ONE_BY_ONE
+
+
+def _keeps_images(op: Op, operands: Sequence[Any], outputs: Sequence[Any]) -> bool:
+    """Whether a call keeps the images as its first dimension, tried with a number of images that is no other size.
+
+    With as many images as were recorded, above all with one, a mean over the images has the same shape as the images.
+    """
+    sizes = {size for tensor in (*op.tensors, *outputs) for size in tensor.shape}
+    images, count = {tuple(tensor.shape[:1]) for tensor in (*operands, *outputs)}, max(sizes, default=0) + 1
+    if len(images) != 1 or images == {()}:
+        return False
+    if op.operator.removesuffix("_") not in _ALLOWED:
+        return True  # it is blocked by what it computes
+
+    def resized(tensor: Tensor) -> Tensor:
+        shape = (count, *tensor.shape[1:]) if any(tensor is operand for operand in operands) else tensor.shape
+        return torch.empty(shape, dtype=tensor.dtype, device="meta")
+
+    arguments = list(map_tensors(resized, op.args))
+    if op.operator in SIZED:
+        arguments[1] = [count, *list(arguments[1])[1:]]
+    try:
+        results = op.func(*arguments, **{**op.kwargs})
+    except MODEL_REFUSALS:
+        return False
+    first = results[0] if isinstance(results, tuple | list) else results
+    return all(tuple(first.shape) == (count, *out.shape[1:]) for out in outputs)
 
 
 def _is_number(value: Any) -> bool:
@@ -150,11 +187,10 @@ class EncryptedWalk:
     """
 
     def __init__(self, structure: Structure) -> None:
-        from reconvene.structure.inputs import tensors_in
-
         self.blocked: list[Blocked] = []
         self.evaluated: list[tuple[tuple[Any, ...], Any]] = []
         recording = structure.recording
+        self._seen_elsewhere = writes_seen_elsewhere(structure.eval_ops(), structure.eval_outputs())
         self._states = {id(tensor): _State(0, 0, (tensor,)) for tensor in recording.inputs}
         readers = readers_of(structure)
         for op in structure.eval_ops():
@@ -184,7 +220,8 @@ class EncryptedWalk:
         return self._states[id(tensor)]
 
     def _after(self, op: Op, operands: list[Any]) -> _State:
-        kind, first = kind_of(op, operands), operands[0]
+        obstacle = _OUT_OF_PLACE if id(op) in self._seen_elsewhere else _obstacle(op, operands)
+        kind, first = Kind.BLOCKED if obstacle else kind_of(op, operands), operands[0]
         state = self._state(first)
         match kind:
             case Kind.PRODUCT:
@@ -212,7 +249,7 @@ class EncryptedWalk:
                 return replace(state, pending=True, base=None, shifted=False)
         name = op.operator.strip("_").removeprefix("native_").removesuffix("_with_indices").removesuffix("_kernel")
         instead, degree = REPLACEMENTS.get(name, _OTHERWISE)
-        if obstacle := _obstacle(op, operands):
+        if obstacle:
             instead, degree = obstacle, 1
         self.blocked.append(Blocked(op.owner, name, instead))
         return (

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from reconvene.costs.layer_rule import CONVOLUTION, DEPTHWISE, LINEAR, PRODUCT
 from reconvene.costs.macs import examples_of
@@ -15,7 +14,7 @@ from reconvene.costs.sizes import Products, Sizes, sizes_of
 from reconvene.structure import Structure
 from reconvene.structure.labels import Dim
 from reconvene.structure.layer_weights import is_depthwise, matrices
-from reconvene.structure.recording import Op
+from reconvene.structure.recording import Op, memory_of
 from reconvene.structure.rules.context import arg
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ def _layer(structure: Structure, op: Op, dims: list[Dim], weights: Mapping[int, 
     *places, outputs, inputs = dims
     kind = LINEAR if name else PRODUCT
     rows = ((), tuple(f for dim in places for f in dim))
-    return Layer(op.owner, name, axis, kind, (), outputs, inputs, rows, _memory(operands[0]))
+    return Layer(op.owner, name, axis, kind, (), outputs, inputs, rows, memory_of(operands[0]))
 
 
 def _convolution(structure: Structure, op: Op, dims: list[Dim]) -> Layer:
@@ -126,10 +125,5 @@ def _convolution(structure: Structure, op: Op, dims: list[Dim]) -> Layer:
         outputs,
         inputs,
         (samples, *spatial),
-        _memory(op.args[0]),
+        memory_of(op.args[0]),
     )
-
-
-def _memory(tensor: Tensor) -> int:
-    """A number of the memory of a recorded tensor, which the recording keeps alive."""
-    return int(tensor.untyped_storage()._cdata)

@@ -10,6 +10,7 @@ from reconvene.costs.sizes import Products, Sizes
 from reconvene.structure import Structure
 from reconvene.structure.inputs import tensors_in
 from reconvene.structure.labels import Dim
+from reconvene.structure.recording import memory_of
 from reconvene.utils.arrays import Ints
 
 
@@ -43,23 +44,23 @@ class _Lives:
         self.death: list[int] = []
         self._number: dict[int, int] = {}
         self._structure = structure
-        self._weights = {_storage(t) for t in structure.recording.parameters.values()}
+        self._weights = {memory_of(t) for t in structure.recording.parameters.values()}
         ops = structure.eval_ops()
         self.calls = len(ops)
         for tensor in structure.recording.inputs:
             self._see(tensor, 0)
         for call, op in enumerate(ops):
-            if op.func is torch.ops.aten.alias.default and _storage(op.args[0]) in self._weights:
-                self._weights.update(_storage(out) for out in op.outs if out is not None)
+            if op.func is torch.ops.aten.alias.default and memory_of(op.args[0]) in self._weights:
+                self._weights.update(memory_of(out) for out in op.outs if out is not None)
             for tensor in (*tensors_in((op.args, op.kwargs)), *(o for o in op.outs if o is not None)):
                 self._see(tensor, call)
         for tensor in structure.recording.outputs:
-            number = self._number.get(_storage(tensor))
+            number = self._number.get(memory_of(tensor))
             if number is not None:
                 self.death[number] = self.calls - 1
 
     def _see(self, tensor: Tensor, call: int) -> None:
-        storage = _storage(tensor)
+        storage = memory_of(tensor)
         if storage in self._weights or not tensor.numel():
             return
         number = self._number.setdefault(storage, len(self.dims))
@@ -69,7 +70,3 @@ class _Lives:
             self.birth.append(call)
             self.death.append(call)
         self.death[number] = call
-
-
-def _storage(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)

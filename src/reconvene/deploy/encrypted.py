@@ -15,7 +15,7 @@ from reconvene.deploy.encrypted_packing import PACKINGS, Control, Packing
 from reconvene.deploy.encrypted_plain import PlainRun, results_of
 from reconvene.deploy.encrypted_value import Affine
 from reconvene.deploy.runtimes.base import imported
-from reconvene.errors import ModelError, UnknownNameError
+from reconvene.errors import ArgumentError, ModelError, UnknownNameError
 from reconvene.structure import analyse
 from reconvene.structure.inputs import map_tensors, tensors_in
 from reconvene.structure.recording import Op
@@ -47,7 +47,7 @@ class EncryptedNetwork:
 
     Args:
         model: any network that ``reconvene inspect --encrypted`` finds ready; it is computed as in eval mode.
-        example_inputs: one image ``[1, ...]``.
+        example_inputs: images ``[N, ...]`` as large as those to come, in any form that the model takes.
         packing: ``batch``: one ciphertext a feature, for up to ``parameters.slots - 1`` images at once, so that time
             follows multiplications; ``vector``: one image a ciphertext, so that time follows the inputs of layers.
 
@@ -55,50 +55,54 @@ class EncryptedNetwork:
     parameters have room for four times their scores, and every run is checked when it is decrypted.
 
     Raises:
-        ModelError: a layer cannot run (it is named), there are too many levels, more than one image was given, or
-            numbers of the example inputs are too large for any parameters.
+        ModelError: a layer cannot run (it is named), there are too many levels, or numbers of the example inputs are
+            too large for any parameters.
+        ArgumentError: the example inputs are not one tensor of finite images.
         MissingExtraError: TenSEAL is absent.
         UnknownNameError: no such packing.
     """
 
-    def __init__(self, model: nn.Module, example_inputs: Tensor, *, packing: str = "batch") -> None:
+    def __init__(self, model: nn.Module, example_inputs: Any, *, packing: str = "batch") -> None:
         if packing not in PACKINGS:
             raise UnknownNameError("packing", packing, PACKINGS)
-        if example_inputs.shape[0] != 1:
-            raise ModelError(f"an encrypted network is built for one image, and {len(example_inputs)} were given")
+        images = _images_of(example_inputs, type(model).__name__)
         self._tenseal = imported("tenseal", "encrypted", "encrypted inference")
         with evaluating(model):
-            self._structure = analyse(model, example_inputs, trial=False)
+            self._structure = analyse(model, map_tensors(lambda tensor: tensor[:1], example_inputs), trial=False)
         self.readiness: Readiness = readiness(self._structure)
         self.readiness.check()
         self._readers = readers_of(self._structure)
-        self._packing, self._shape = packing, example_inputs.shape[1:]
-        if len(self._structure.recording.outputs) != 1:
+        self._packing, self._shape = packing, images.shape[1:]
+        outputs = self._structure.eval_outputs()
+        if len(outputs) != 1:
             raise ModelError(
-                f"an encrypted network gives one tensor, and {type(model).__name__} gives "
-                f"{len(self._structure.recording.outputs)}. Wrap it in a module that returns one of them"
+                f"an encrypted network gives one tensor, and {type(model).__name__} gives {len(outputs)}. Wrap it in a "
+                "module that returns one of them"
             )
+        self._output = outputs[0]
         state: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         twins = self._structure.recording.parameters
         self._constants = {id(twin): state[name].detach().double().cpu() for name, twin in twins.items()}
-        images = example_inputs.detach().double().cpu()
-        plain = PlainRun.of(self._structure.recording, self._structure.eval_ops(), self._constants, images)
+        plain = PlainRun.of(self._structure, self._constants, images)
         self.parameters: CkksParameters = _parameters_of(plain, self.readiness.levels)
         self._control = Control(images[0].flatten(), plain.scores[0].flatten())
 
     def run(self, images: Tensor) -> EncryptedRun:
         """Encrypt, compute and decrypt images ``[N, ...]``.
 
-        Raises ModelError for images of another shape, or larger than a ciphertext, and VerificationError where the
-        scores cannot be trusted: they come near the range of numbers, or a known number beside them is wrong.
+        Raises:
+            ArgumentError: these are not one tensor of finite images.
+            ModelError: images of another shape, or larger than a ciphertext.
+            VerificationError: scores cannot be trusted. They are near the end of the range of numbers, or a known
+                number beside them is wrong.
         """
+        images = _images_of(images, "an encrypted network")
         if images.shape[1:] != self._shape:
             raise ModelError(f"the network takes images {list(self._shape)}, and {list(images.shape[1:])} were given")
         packing = PACKINGS[self._packing](self._tenseal, self.parameters, self._control)
-        parts = [self._part(packing, part) for part in packing.parts(images.double().cpu())]
-        outputs = self._structure.recording.outputs
+        parts = [self._part(packing, part) for part in packing.parts(images)]
         return EncryptedRun(
-            torch.cat([scores for scores, _ in parts]).reshape(len(images), *outputs[0].shape[1:]),
+            torch.cat([scores for scores, _ in parts]).reshape(len(images), *self._output.shape[1:]),
             packing.used_levels,
             packing.rotations // len(parts),
             packing.ciphertexts // len(parts),
@@ -117,7 +121,7 @@ class EncryptedNetwork:
             for tensor, value in zip(op.outs, outputs, strict=False):
                 if tensor is not None:
                     values[id(tensor)] = value
-        result = values[id(recording.outputs[0])].evaluated(packing)
+        result = values[id(self._output)].evaluated(packing)
         seconds = time.perf_counter() - start
         return packing.decrypt(result, len(images)), seconds
 
@@ -141,6 +145,24 @@ class EncryptedNetwork:
                 first.evaluated(packing)
         result = Affine.mapped(op, constants, is_layer=kind_of(op, operands) is Kind.LAYER)
         return [result, *[None] * (len(op.outs) - 1)]
+
+
+def _images_of(inputs: Any, reader: str) -> Tensor:
+    """The one tensor of images ``[N, ...]`` in the inputs of ``reader``, as float64. Else raises ArgumentError."""
+    tensors = tensors_in(inputs)
+    if len(tensors) != 1:
+        raise ArgumentError(
+            f"an encrypted network takes one tensor of images, and the inputs of {reader} ({type(inputs).__name__}) "
+            f"hold {len(tensors)}. Wrap the model in a module that takes one and makes the others itself"
+        )
+    images = tensors[0]
+    if images.ndim < 2 or not images.numel():
+        raise ArgumentError(f"images are a tensor [N, ...] of one image or more, and {list(images.shape)} was given")
+    if images.is_complex() or not bool(images.isfinite().all()):
+        raise ArgumentError(
+            "images to encrypt are real and finite, and these hold nan, infinite or complex numbers. Look at the data"
+        )
+    return images.detach().double().cpu()
 
 
 def _parameters_of(plain: PlainRun, levels: int) -> CkksParameters:

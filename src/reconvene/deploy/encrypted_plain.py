@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from reconvene.costs.encrypted import HEADROOM, CkksParameters
+from reconvene.costs.encrypted_walk import SIZED
 from reconvene.errors import ModelError
+from reconvene.structure import Structure
 from reconvene.structure.inputs import map_tensors, tensors_in
-from reconvene.structure.recording import Op, Recording
-
-_SIZED = frozenset({"view", "_unsafe_view", "reshape", "expand"})
-"""Calls whose second argument is a size, the number of images first."""
+from reconvene.structure.recording import Op
 
 
 @dataclass(frozen=True)
@@ -34,16 +33,16 @@ class PlainRun:
     inside: str
 
     @classmethod
-    def of(cls, recording: Recording, ops: Sequence[Op], constants: Mapping[int, Tensor], images: Tensor) -> PlainRun:
+    def of(cls, structure: Structure, constants: Mapping[int, Tensor], images: Tensor) -> PlainRun:
         """Run recorded calls on images, float64 ``[N, ...]``.
 
         Raises ModelError for an output that does not depend on the images, or is not finite.
         """
         values: dict[int, Any] = {key: tensor.clone() for key, tensor in constants.items()}
-        values[id(recording.inputs[0])] = images.clone()
-        dependent, output = {id(recording.inputs[0])}, recording.outputs[0]
+        input_twin, output = structure.recording.inputs[0], structure.eval_outputs()[0]
+        values[id(input_twin)], dependent = images.clone(), {id(input_twin)}
         site, largest, inside = "the input", float(images.abs().max()), "the input"
-        for op in ops:
+        for op in structure.eval_ops():
             follows = any(id(tensor) in dependent for tensor in tensors_in(op.args))
             arguments = map_tensors(lambda tensor: values.get(id(tensor), tensor), op.args)
             for tensor, value in zip(
@@ -80,7 +79,7 @@ def results_of(op: Op, arguments: Sequence[Any], images: int | None = None) -> l
     ``images``: how many there are, where the call computes on images.
     """
     call, on_cpu = list(arguments), {"device": torch.device("cpu")} if "device" in op.kwargs else {}
-    if images is not None and op.operator in _SIZED:
+    if images is not None and op.operator in SIZED:
         call[1] = [images, *list(call[1])[1:]]
     result = op.func(*call, **{**op.kwargs, **on_cpu})  # recorded on the meta device
     return [_double(value) for value in (result if isinstance(result, tuple | list) else [result])]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from reconvene.structure.build import build_balances, build_groups, pinned_groups
 from reconvene.structure.capture import record_forward
@@ -84,6 +84,11 @@ class Structure:
     def eval_ops(self) -> list[Op]:
         """The calls of the eval pass, in order."""
         return [op for op in self.recording.ops if not op.training]
+
+    def eval_outputs(self) -> list[Tensor]:
+        """What the eval pass gives; a training pass is recorded behind it where a parameter is not read in eval."""
+        trained = {id(out) for op in self.recording.ops if op.training for out in op.outs}
+        return [tensor for tensor in self.recording.outputs if id(tensor) not in trained]
 
 
 @on_model

@@ -102,3 +102,17 @@ def writes_in_place(func: Any) -> bool:
     schema = getattr(func, "_schema", None)
     alias = schema.arguments[0].alias_info if schema is not None and schema.arguments else None
     return alias is not None and bool(alias.is_write)
+
+
+def written_by(op: Op) -> list[Tensor]:
+    """The arguments that a call changes: the first one of a call in place, and those of ``out=``."""
+    schema = getattr(op.func, "_schema", None)
+    arguments: list[Any] = schema.arguments if schema is not None else []
+    values = [*zip(arguments, op.args, strict=False), *((entry, op.kwargs.get(entry.name)) for entry in arguments)]
+    written = [value for entry, value in values if entry.alias_info is not None and entry.alias_info.is_write]
+    return [value for value in written if isinstance(value, Tensor)]
+
+
+def memory_of(tensor: Tensor) -> int:
+    """A number of the memory of a recorded tensor, which the recording keeps alive."""
+    return int(tensor.untyped_storage()._cdata)
