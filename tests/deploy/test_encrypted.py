@@ -71,6 +71,12 @@ def test_convolutions_norms_polynomials_and_residual_sums(packing: str) -> None:
     assert run.rotations == (network.readiness.rotations if packing == "vector" else 0)
 
 
+def test_a_batch_norm_and_pooling() -> None:
+    net = seeded(lambda: nn.Sequential(nn.Conv2d(1, 1, 2), nn.BatchNorm2d(1), Square(), nn.AvgPool2d(2), nn.Flatten()))
+    images = torch.rand(2, 1, 3, 3)
+    assert torch.allclose(EncryptedNetwork(net, images).run(images).scores, net(images).double(), atol=1e-3)
+
+
 def test_the_silent_trap_of_a_bias_between_two_matrices() -> None:
     """TenSEAL itself is wrong here without a word; our packing has the bias as a row of the matrix and is right."""
     net, image = seeded(mlp), torch.rand(1, 1, 4, 4)

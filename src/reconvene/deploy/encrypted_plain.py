@@ -49,7 +49,7 @@ class PlainRun:
                 op.outs, results_of(op, arguments, len(images) if follows else None), strict=False
             ):
                 values[id(tensor)] = value
-                if not follows or tensor is None:
+                if not follows or tensor is None or not tensor.numel():  # a batch norm in eval gives empty statistics
                     continue
                 dependent.add(id(tensor))
                 if tensor is output:
