@@ -44,7 +44,7 @@ class CompareCommand(WorkersOptions, Command):
         from reconvene.experiments import compare, read_experiment
         from reconvene.experiments.compare import select_runs
         from reconvene.experiments.pages import write_pages
-        from reconvene.experiments.summary import as_text, over_budget, summarise
+        from reconvene.experiments.summary import as_text, caveats, over_budget, summarise
 
         if self.seconds is not None and self.seconds <= 0:
             raise UsageError(f"--seconds {self.seconds:g}: it is above 0")
@@ -79,9 +79,9 @@ class CompareCommand(WorkersOptions, Command):
             )
         left = f"\n{outcome.left} runs are left: the same command goes on." if outcome.left else ""
         table = as_text(lines) if lines else "nothing is done yet"
-        over = over_budget(lines)
+        sentences = "".join(f"\n{sentence}" for sentence in (over_budget(lines), caveats(lines)) if sentence)
         return Answer(
-            table + (f"\n{over}" if over else "") + left,
+            table + sentences + left,
             {"records": [*outcome.records], "left": outcome.left, "written": [str(path) for path in written]},
         )
 

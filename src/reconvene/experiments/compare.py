@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from reconvene.errors import ExperimentError
 from reconvene.experiments.config import Experiment, Run
+from reconvene.experiments.contents import earlier_contents
 from reconvene.experiments.context import SHARED
 from reconvene.experiments.process import execute_in_process, job_of
 from reconvene.experiments.results import Record, append_result, of_keys, read_results, score_of, task_of
@@ -146,17 +147,10 @@ def _compare(
 
 def _note_other_images(record: Record, earlier: Sequence[Record]) -> None:
     """Say so where runs of the same data by name were on other images: they do not compare."""
-    chosen = ("data", "limit", "task", "input")
-    others = {
-        str(other.get("commit"))
-        for other in earlier
-        if all(other["run"].get(name) == record["run"].get(name) for name in chosen)
-        and other.get("dataset_sha256") not in (None, record["dataset_sha256"])
-    }
-    if others:
+    if commits := earlier_contents(record, earlier):
         note(
             f"other images are called {record['run']['data']!r} now than in earlier results of this file (commits "
-            f"{', '.join(sorted(others))}): accuracies of the two do not compare. Give the new images another name"
+            f"{', '.join(commits)}): accuracies of the two do not compare. Give the new images another name"
         )
 
 

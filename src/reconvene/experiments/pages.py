@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 
 from reconvene.errors import ExperimentError
 from reconvene.experiments.plot import Dot, scatter_svg
-from reconvene.experiments.summary import EXTRA, WHOLE, ArmSummary, cells, header_of, over_budget
+from reconvene.experiments.summary import EXTRA, WHOLE, ArmSummary, caveats, cells, header_of, over_budget
 from reconvene.pages.markup import tag
 from reconvene.pages.sections import html_table, section
 from reconvene.pages.shell import contents, html_page, inline_svg
@@ -37,6 +38,8 @@ def tables(lines: Sequence[ArmSummary]) -> str:
             parts.append(escaped_table(["budget", "arm", *(f"{name} %" for name in names)], beyond))
         if any(line.packed for line in group):
             parts.append(grid_of_bits(group))
+    if caveat := caveats(lines):
+        parts.append(markdown(caveat))
     return "\n\n".join(parts) + "\n"
 
 
@@ -57,17 +60,23 @@ def escaped_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def plots(lines: Sequence[ArmSummary]) -> dict[str, str]:
     """SVG text by file name: the headline against every axis that was measured, a plot per model and data set."""
-    documents = {}
+    documents: dict[str, str] = {}
     for model, data in dict.fromkeys((line.model, line.data) for line in lines):
         group = [line for line in lines if (line.model, line.data) == (model, data)]
         for axis, axis_label in _AXES.items():
             dots = [dot for line in group if (dot := _dot(line, axis)) is not None]
             if len({dot.x for dot in dots}) > 1:
-                stem = "".join(c if c.isalnum() else "-" for c in f"{model}-{data}-{axis}").strip("-")
-                documents[f"{stem}.svg"] = scatter_svg(
-                    f"{model} on {data}", dots, x=axis_label, y=_score_axis(group[0])
-                )
+                name = _file_name(f"{model}-{data}-{axis}", documents)
+                documents[name] = scatter_svg(f"{model} on {data}", dots, x=axis_label, y=_score_axis(group[0]))
     return documents
+
+
+def _file_name(words: str, taken: Collection[str]) -> str:
+    """A name for a plot that no other one has, also where large and small letters are the same to the file system."""
+    stem = "".join(c if c.isalnum() else "-" for c in words).strip("-")
+    lowered = {name.lower() for name in taken}
+    names = (f"{stem}{ending}.svg" for ending in chain([""], (f"-{number}" for number in count(2))))
+    return next(name for name in names if name.lower() not in lowered)
 
 
 def comparison(lines: Sequence[ArmSummary], drawn: Mapping[str, str]) -> str:
@@ -98,12 +107,21 @@ def comparison(lines: Sequence[ArmSummary], drawn: Mapping[str, str]) -> str:
         )
     figures = [tag("figure", inline_svg(plot), class_="chart") for plot in drawn.values()]
     if figures:
-        way = "up" if all(line.task.larger_is_better for line in lines) else "down"
-        lead = (
-            f"A dot a method and budget, with the spread over seeds; further {way} is better, to the left is smaller."
-        )
+        lead = f"A dot a method and budget, with the spread over seeds; {_better(lines)}, to the left is smaller."
         parts.append(section("Test results against cost", lead, tag("div", figures, class_="pair")))
-    return html_page("Comparison", tag("header", tag("h1", "Comparison of methods")), contents(parts), *parts)
+    caveat = caveats(lines)
+    head = tag("header", tag("h1", "Comparison of methods"), tag("p", caveat) if caveat else None)
+    return html_page("Comparison", head, contents(parts), *parts)
+
+
+def _better(lines: Sequence[ArmSummary]) -> str:
+    """Where the better networks are in plots: ``further up is better``, by headline where they differ."""
+    headlines = {line.task.headline: line.task.larger_is_better for line in lines}
+    ways = {way: [name for name, up in headlines.items() if up == (way == "up")] for way in ("up", "down")}
+    found = {way: names for way, names in ways.items() if names}
+    if len(found) == 1:
+        return f"further {next(iter(found))} is better"
+    return " and ".join(f"further {way} is better for {', '.join(names)}" for way, names in found.items())
 
 
 def write_pages(lines: Sequence[ArmSummary], folder: Path) -> list[Path]:

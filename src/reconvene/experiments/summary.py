@@ -8,7 +8,6 @@ import math
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from statistics import median
 from typing import Any
 
@@ -18,8 +17,9 @@ from numpy.typing import NDArray
 from reconvene.costs.synops import Synops
 from reconvene.experiments.budget_use import BudgetUse, budget_use
 from reconvene.experiments.config import arm_label
+from reconvene.experiments.contents import data_names, differing_contents
 from reconvene.experiments.results import Record, score_of, task_of
-from reconvene.tasks import Task
+from reconvene.tasks import DEFAULT, Task
 from reconvene.utils.tables import faster, text_table
 
 
@@ -97,23 +97,16 @@ EXTRA = ("calibration error", "worst class", "worst drop", "agreement", "corrupt
 def summarise(records: Iterable[Record]) -> list[ArmSummary]:
     """Rows in order of model, data, budget (arms without one first), then of first appearance.
 
-    What differs between recipes stands behind the arm: ``ours, lr 0.2``. So does anything else that is not the same in
-    all runs, since only seeds are averaged over.
+    Only seeds are averaged over. Whatever else differs between runs of one model and data set stands behind the arm:
+    ``ours, lr 0.2``. Data with other contents under the same name are another data set: ``cells (sha256 5be38074)``.
     """
     all_records = list(records)
-    varied = _varied([_settings(record["run"]) for record in all_records])
-    records_by_row: dict[tuple[str, str, str, str], list[Record]] = {}
-    for record in all_records:
-        run = record["run"]
-        settings = _settings(run)
-        label = ", ".join([_label(run), *(f"{name} {settings[name]}" for name in varied if name in settings)])
-        records_by_row.setdefault((_model(run), run["data"], budget_text(run["budget"]), label), []).append(record)
-    dense = {_pairing_key(record): record for record in chain(*records_by_row.values()) if _is_dense([record])}
-    order = {pair: i for i, pair in enumerate(dict.fromkeys(row[:2] for row in records_by_row))}
-    texts = sorted(dict.fromkeys(row[2] for row in records_by_row), key=lambda text: text != WHOLE)
-    budgets = {text: i for i, text in enumerate(texts)}
-    ranked = sorted(records_by_row, key=lambda row: (order[row[:2]], budgets[row[2]]))
-    return [_line(*row, records_by_row[row], dense) for row in ranked]
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record, data in zip(all_records, data_names(all_records), strict=True):
+        groups.setdefault((_model(record["run"]), data), []).append(record)
+    texts = dict.fromkeys(budget_text(record["run"]["budget"]) for record in all_records)
+    budgets = sorted(texts, key=lambda text: text != WHOLE)
+    return [line for (model, data), group in groups.items() for line in _lines(model, data, group, budgets)]
 
 
 WHOLE = "whole"
@@ -135,6 +128,11 @@ def over_budget(lines: Iterable[ArmSummary]) -> str:
     """Which methods take more than their budget allows, as a sentence; empty where none does."""
     over = [f"{line.label} under {line.budget} ({line.used})" for line in lines if line.used and line.used.missed]
     return f"Over their budget: {', '.join(over)}." if over else ""
+
+
+def caveats(lines: Iterable[ArmSummary]) -> str:
+    """What must be said beside all of the rows, as sentences; empty where nothing must."""
+    return differing_contents([record for line in lines for record in line.records])
 
 
 def header_of(lines: Iterable[ArmSummary]) -> list[str]:
@@ -170,13 +168,26 @@ def cells(line: ArmSummary) -> list[str]:
     ]
 
 
+def _lines(model: str, data: str, records: list[Record], budgets: list[str]) -> list[ArmSummary]:
+    """The rows of one model and data set, in the order of ``budgets``."""
+    varied = _varied([_settings(record["run"]) for record in records])
+    by_row: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        settings = _settings(record["run"])
+        label = ", ".join([_label(record["run"]), *(f"{name} {settings[name]}" for name in varied if name in settings)])
+        by_row.setdefault((budget_text(record["run"]["budget"]), label), []).append(record)
+    dense = {_pairing_key(record): record for record in records if _is_dense([record])}
+    ranked = sorted(by_row, key=lambda row: budgets.index(row[0]))
+    return [_line(model, data, *row, by_row[row], dense) for row in ranked]
+
+
 def _line(
     model: str,
     data: str,
     budget: str,
     label: str,
     records: list[Record],
-    dense: dict[tuple[str, str, int, str], Record],
+    dense: dict[tuple[int, str], Record],
 ) -> ArmSummary:
     timed = [record["latency"] for record in records if record["latency"]]
     task = task_of(records[0])
@@ -246,7 +257,9 @@ def _answers(assessment: Record) -> NDArray[np.uint16]:
 def _settings(run: dict[str, Any]) -> dict[str, Any]:
     """What decides a result besides model, data, budget, arm and seed, where it is not the usual."""
     besides = ("epochs", "limit", "input", "round_to", "device")
-    return {**run["train"], **{name: run[name] for name in besides if run.get(name) is not None}}
+    settings = {**run["train"], **{name: run[name] for name in besides if run.get(name) is not None}}
+    task = run.get("task", DEFAULT.name)
+    return settings if task == DEFAULT.name else {**settings, "task": task}
 
 
 def _varied(settings: Sequence[dict[str, Any]]) -> list[str]:
@@ -255,11 +268,11 @@ def _varied(settings: Sequence[dict[str, Any]]) -> list[str]:
     return [name for name in names if any(run_settings.get(name) != settings[0].get(name) for run_settings in settings)]
 
 
-def _pairing_key(record: Record) -> tuple[str, str, int, str]:
-    """The settings a run has in common with the dense run it is compared with."""
+def _pairing_key(record: Record) -> tuple[int, str]:
+    """What a run has in common with the dense run, of its model and data, that it is compared with."""
     run = record["run"]
     conditions = {name: value for name, value in _settings(run).items() if name not in ("round_to", "device")}
-    return _model(run), run["data"], run["seed"], json.dumps(conditions, sort_keys=True)
+    return run["seed"], json.dumps(conditions, sort_keys=True)
 
 
 def _label(run: dict[str, Any]) -> str:
