@@ -425,7 +425,7 @@ def test_an_experiment_is_the_product_of_what_it_names(tmp_path: Path) -> None:
     asked = experiment(
         seeds=[0, 1],
         budgets=[{"params": "3x"}, {"macs": "2x"}],
-        arms=[{"arm": "dense"}, {"arm": "ours", "criterion": ["synflow", "snip"]}, {"arm": "unstructured"}],
+        arms=[{"arm": "dense"}, {"arm": "ours", "evaluator": ["fan_in", "density"]}, {"arm": "unstructured"}],
     )
     runs = make_experiment(asked).runs
     # dense has no budget; masks keep no MACs
@@ -500,9 +500,9 @@ def test_a_list_in_the_recipe_asks_for_every_value() -> None:
         ({"train": {"schedule": "linear"}}, "train.schedule: expected 'one-cycle' or 'multi-step', got text 'linear'"),
         ({"train": {"compile": 1}}, "train.compile: expected true or false, got 1"),
         ({"train": []}, "train is not a table"),
-        ({"seeds": []}, "empty"),
-        ({"train": {"lr": []}}, "empty"),
-        ({"arms": [{"arm": "ours", "criterion": []}]}, "empty"),
+        ({"seeds": []}, "seeds is an empty list"),
+        ({"train": {"lr": []}}, "train.lr is an empty list"),
+        ({"arms": [{"arm": "dense"}, {"arm": "ours", "criterion": []}]}, "entry 2 of arms: criterion is an empty list"),
     ],
 )
 def test_what_an_experiment_cannot_say_is_refused_by_name(change: dict[str, Any], says: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from reconvene.errors import ExperimentError
 from reconvene.experiments import Experiment, compare, make_experiment, process
 from reconvene.experiments.process import execute_in_process, job_of
-from reconvene.experiments.worker import ERROR, execute_run
+from reconvene.experiments.worker import ERROR, RESULT, execute_run
 from reconvene.utils.plugins import VARIABLE
 from reconvene.utils.progress import notes_to
 
@@ -105,6 +106,23 @@ def test_a_run_that_is_killed_is_begun_three_times(tmp_path: Path, monkeypatch: 
     (tmp_path / run.key / "output.txt").write_text("one\nout of memory")
     files = execute_in_process(job_of(run, "digits", threads=1, deadline=None), str(tmp_path))
     assert begun == [tmp_path / run.key] * 3 and files == {ERROR: b"its process ended with -9: out of memory"}
+
+
+@pytest.mark.parametrize("code", [None, -9, 0, 1])
+def test_a_run_whose_result_is_there_is_finished_however_its_process_ended(
+    code: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None: the deadline came after the result, and before the process had ended."""
+    (run,) = experiment(["uniform"]).runs
+
+    def finish(job: Any, folder: Path) -> int | None:
+        folder.mkdir()  # a second attempt would fail
+        (folder / RESULT).write_bytes(b"{}")
+        return code
+
+    monkeypatch.setattr(process, "_exit_code", finish)
+    job = job_of(run, "digits", threads=1, deadline=time.time() + 60)
+    assert execute_in_process(job, str(tmp_path)) == {RESULT: b"{}"}
 
 
 def test_a_run_that_is_due_after_the_deadline_is_not_begun(tmp_path: Path) -> None:

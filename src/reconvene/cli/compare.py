@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from tyro.conf import Positional, UseAppendAction, arg
 
 from reconvene.cli.command import Answer, Command, UsageError
 from reconvene.cli.workers_options import WorkersOptions
 from reconvene.utils.numbers import plural
+from reconvene.utils.progress import note
+
+if TYPE_CHECKING:
+    from reconvene.experiments.config import Experiment, Run
 
 
 @dataclass(kw_only=True)
@@ -44,14 +49,20 @@ class CompareCommand(WorkersOptions, Command):
         from reconvene.experiments import compare, read_experiment
         from reconvene.experiments.compare import select_runs
         from reconvene.experiments.pages import write_pages
+        from reconvene.experiments.sources import require_data
         from reconvene.experiments.summary import as_text, caveats, over_budget, summarise
 
         if self.seconds is not None and self.seconds <= 0:
             raise UsageError(f"--seconds {self.seconds:g}: it is above 0")
         self.check_workers()
-        experiment = read_experiment(self.experiment, sources=self._sources())
+        sources = self._sources()
+        experiment = read_experiment(self.experiment, sources=sources)
+        runs = select_runs(experiment, self.only)
+        if self.ray is None:  # nodes of a cluster have their own data
+            require_data(experiment.sources, sources, experiment.places)
         if self.list:
-            runs = select_runs(experiment, self.only)
+            if self.ray is None:
+                self._note_missing_data(experiment, runs)
             return Answer(
                 "\n".join(f"{run.key}  {run}" for run in runs),
                 {"runs": [{"key": run.key, "what": str(run)} for run in runs]},
@@ -84,6 +95,16 @@ class CompareCommand(WorkersOptions, Command):
             table + sentences + left,
             {"records": [*outcome.records], "left": outcome.left, "written": [str(path) for path in written]},
         )
+
+    def _note_missing_data(self, experiment: Experiment, runs: Sequence[Run]) -> None:
+        """Say which data are not on this machine: a list of runs needs none."""
+        from reconvene.errors import ExperimentError
+        from reconvene.experiments.sources import require_data
+
+        try:
+            require_data(experiment.sources, [run.data for run in runs], experiment.places)
+        except ExperimentError as error:
+            note(f"these runs cannot begin here: {error}")
 
     def _sources(self) -> dict[str, str]:
         pairs = [pair.partition("=") for pair in self.data]

@@ -4,7 +4,7 @@ from reconvene.data.batches import Batch, test_batches, train_batches
 from reconvene.data.calibration import Calibration, calibration, stratified_calibration
 from reconvene.data.dataset import Dataset, Split
 from reconvene.data.fingerprint import files_sha256
-from reconvene.data.load import count_images, load_data
+from reconvene.data.load import count_images, load_data, require_data_at
 from reconvene.data.preprocessing import Normalisation, Preprocessing
 from reconvene.tasks import Augmentation
 
@@ -20,6 +20,7 @@ __all__ = [
     "count_images",
     "files_sha256",
     "load_data",
+    "require_data_at",
     "stratified_calibration",
     "test_batches",
     "train_batches",

@@ -196,11 +196,23 @@ def _find(
         if named:
             raise DataError(f"{named} names a column of a table, and {path} is a folder of images. Leave it out.")
         return read_folder(path.resolve()) if labelled else pairs_in_folder(path.resolve(), targets=targets)
-    if path.exists():
-        raise DataError(f"{path} is a file, but not a parquet file. Pass a folder of images, or parquet.")
-    if isinstance(spec, str) and _is_hub_id(spec):
+    if not path.exists() and isinstance(spec, str) and _is_hub_id(spec):
         return read_hub(spec, read)
-    raise DataError(
+    raise _no_data(path)
+
+
+def require_data_at(spec: str) -> None:
+    """Raise DataError where no data of ``load_data`` are. Nothing is read; what may be an id on the hub passes."""
+    path = Path(spec).expanduser()
+    here = _is_table(path) or path.is_dir()
+    if not here and spec != "digits" and (path.exists() or not _is_hub_id(spec)):
+        raise _no_data(path)
+
+
+def _no_data(path: Path) -> DataError:
+    if path.exists():
+        return DataError(f"{path} is a file, but not a parquet file. Pass a folder of images, or parquet.")
+    return DataError(
         f"no data at {path.absolute()}: it does not exist. Pass 'digits', a folder, or a hub id like 'owner/name'."
     )
 

@@ -25,6 +25,7 @@ from reconvene.experiments.contents import earlier_contents
 from reconvene.experiments.context import SHARED
 from reconvene.experiments.process import execute_in_process, job_of
 from reconvene.experiments.results import Record, append_result, of_keys, read_results, score_of, task_of
+from reconvene.experiments.sources import require_data
 from reconvene.experiments.worker import ERROR, LOCK, RESULT
 from reconvene.utils.executors import Job, JobOutcome, in_processes, join_ray, on_ray
 from reconvene.utils.progress import ProgressOption, listening, note, stage, track
@@ -65,7 +66,7 @@ def compare(
 
     Raises:
         ExperimentError: the file of results is damaged; ``only`` fits no run; another call is at work in ``work``; no
-            cluster answers.
+            cluster answers; the data of a run are not on this machine, where it is the one to do it.
         MissingExtraError: ``ray`` without the package.
     """
     selected = select_runs(experiment, only)
@@ -114,6 +115,8 @@ def _compare(
     earlier = read_results(results)
     finished_keys = {record["key"] for record in earlier}
     todo = {run.key: run for run in selected if run.key not in finished_keys}
+    if ray is None:
+        require_data(experiment.sources, (run.data for run in todo.values()), experiment.places)
     start = time.time()
     deadline = None if seconds is None else start + seconds
     threads = int(os.environ.get("OMP_NUM_THREADS") or torch.get_num_threads())

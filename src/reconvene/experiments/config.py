@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,11 +15,12 @@ from typing import Annotated, Any
 from reconvene.costs import COSTS
 from reconvene.errors import ExperimentError, UnknownNameError
 from reconvene.experiments.methods import ARMS, arm_named
+from reconvene.experiments.sources import check_device, check_model
 from reconvene.planning.arguments import budget_argument
 from reconvene.tasks import DEFAULT, TASKS
 from reconvene.training.recipe import read_recipe
 from reconvene.utils.invalid_values import Place
-from reconvene.utils.settings import Argument, Positive, Seed, Settings, Shape, one_of
+from reconvene.utils.settings import Argument, Positive, Seed, Settings, Shape, name_of, one_of
 from reconvene.utils.settings_files import read_settings
 
 
@@ -110,11 +111,12 @@ class Run(RunOptions):
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a file asks for. ``sources`` says where each named data set lies."""
+    """What a file asks for. ``sources`` says where each named data set lies, ``places`` in which line it says so."""
 
     name: str
     runs: tuple[Run, ...]
     sources: dict[str, str] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
 
 
 def arm_label(arm: str, options: Mapping[str, Any]) -> str:
@@ -149,12 +151,15 @@ def _experiment(settings: Settings, *, name: str, sources: Mapping[str, str] | N
     places = {part: settings.tables(part) for part in (*_PARTS, "budgets")}
     if missing := [part for part in _PARTS if not places[part]]:
         settings.fail((), f"the experiment names no {missing[0]}. Give at least one [[{missing[0]}]]")
-    models = [settings.read(_Model, place) for place in places["models"]]
+    _require_values(settings, (), ("seeds",))
+    models = _models(settings, places["models"])
     data = [settings.read(_Data, place) for place in places["data"]]
     if again := [name for name, count in Counter(entry.name for entry in data).items() if count > 1]:
         settings.fail(places["data"][-1], f"two of data are called {again[0]!r}. Give each a name of its own")
     recipe = read_recipe(settings, ("train",), lists=True) if "train" in settings.values else {}
-    cells = list(_cells(settings, places["arms"], places["budgets"]))
+    _require_values(settings, ("train",), recipe)
+    cells = list(_cells(settings, places["arms"], places["budgets"], top.epochs))
+    check_device(settings, top.device)
     shared = {entry.name: getattr(top, entry.name) for entry in fields(RunOptions)}
     runs = [
         Run(
@@ -179,10 +184,10 @@ def _experiment(settings: Settings, *, name: str, sources: Mapping[str, str] | N
     names = [entry.name for entry in data]
     if unknown := [source for source in sources or {} if source not in names]:
         raise UnknownNameError("data of the experiment", unknown[0], names)
-    if not runs:
-        settings.fail((), "the experiment comes to no run at all: seeds, train or an arm holds an empty list")
     locations = {entry.name: os.path.expandvars(entry.spec) for entry in data} | dict(sources or {})
-    return Experiment(name, tuple({run.key: run for run in runs}.values()), locations)
+    lines = {name: settings.where((*place, "spec")) for name, place in zip(names, places["data"], strict=True)}
+    lines |= {name: "--data" for name in sources or {}}
+    return Experiment(name, tuple({run.key: run for run in runs}.values()), locations, lines)
 
 
 _PARTS = ("arms", "models", "data")
@@ -190,13 +195,33 @@ _Cell = tuple[str, dict[str, Any], dict[str, Any]]
 """An arm, its options, and the budget it is to keep."""
 
 
-def _cells(settings: Settings, arms: list[Place], budgets: list[Place]) -> Iterator[_Cell]:
+def _models(settings: Settings, places: list[Place]) -> list[_Model]:
+    """The models, each of which can be looked up."""
+    models = [settings.read(_Model, place) for place in places]
+    for place, model in zip(places, models, strict=True):
+        check_model(settings, place, model.model, model.args, model.input)
+    return models
+
+
+def _require_values(settings: Settings, place: Place, names: Iterable[str]) -> None:
+    """Fail at a list of values that holds none: it would ask for no run."""
+    for name in names:
+        if settings.table(place).get(name) in ([], ()):
+            settings.fail((*place, name), f"{name_of((*place, name))} is an empty list. Give at least one value")
+
+
+def _cells(settings: Settings, arms: list[Place], budgets: list[Place], epochs: int) -> Iterator[_Cell]:
     """Every arm with every value of its options, under every budget it can take; budget by budget."""
     for place in budgets:
         settings.require_known(place, COSTS)
         budget_argument(settings, place)
-    choices = [_arm(settings, place, any_budget=bool(budgets)) for place in arms]
-    for number, budget in enumerate([dict(settings.table(place)) for place in budgets] or [{}]):
+    choices = [_arm(settings, place, epochs, any_budget=bool(budgets)) for place in arms]
+    asked = [dict(settings.table(place)) for place in budgets] or [{}]
+    needs = [arm_named(name).needs for name, _ in choices]
+    if not any(cost is None or any(cost in budget for budget in asked) for cost in needs):
+        why = f"arm {choices[0][0]!r} keeps a budget on {needs[0]}, and no [[budgets]] has one"
+        settings.fail(arms[0], f"the experiment comes to no run: {why}. Add one, such as {needs[0]} = '16x'")
+    for number, budget in enumerate(asked):
         for name, options in choices:
             arm = arm_named(name)
             if not (arm.takes(budget) if arm.budgets else number == 0):
@@ -212,8 +237,8 @@ def _every(choices: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield dict(zip(choices, picked, strict=True))
 
 
-def _arm(settings: Settings, place: Place, *, any_budget: bool) -> tuple[str, dict[str, Any]]:
-    """An arm's name, and what is asked of each option: a value of the type of its usual one, or a list of such."""
+def _arm(settings: Settings, place: Place, epochs: int, *, any_budget: bool) -> tuple[str, dict[str, Any]]:
+    """An arm's name, and what is asked of each option: one value, or a list; all of them checked, also together."""
     entry = settings.table(place)
     name = entry.get("arm")
     if not isinstance(name, str) or name not in ARMS:
@@ -223,9 +248,15 @@ def _arm(settings: Settings, place: Place, *, any_budget: bool) -> tuple[str, di
     if arm.budgets and not any_budget:
         settings.fail(place, f"arm {name!r} needs a budget. Give at least one [[budgets]], such as params = '16x'")
     options = {key: value for key, value in entry.items() if key != "arm"}
+    _require_values(settings, place, options)
     for key, value in options.items():
         for choice in value if isinstance(value, list | tuple) else [value]:
-            settings.check(type(arm.options[key]), choice, (*place, key))
+            settings.check(arm.type_of(key), choice, (*place, key))
+    for picked in _every(options):
+        try:
+            arm.check({**arm.options, **picked}, epochs)
+        except ExperimentError as error:
+            settings.fail(place, f"{name_of(place)}: {error}")
     return name, options
 
 

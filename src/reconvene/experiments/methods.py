@@ -9,10 +9,20 @@ from typing import Any
 
 from reconvene import criteria
 from reconvene.costs import listed_costs, read_budget
-from reconvene.errors import BudgetError, UnknownNameError
+from reconvene.errors import BudgetError, ExperimentError, UnknownNameError
 from reconvene.experiments import baselines, quantised, search, torch_pruning, trained
 from reconvene.experiments.context import PreparedRun, Setting, apply_plan
 from reconvene.experiments.masked import put_on
+from reconvene.experiments.options import (
+    CRITERION_OR_NONE,
+    OPTION_TYPES,
+    TRAINED_TYPES,
+    Options,
+    epochs_before_tuning,
+    epochs_of_dense,
+    require_read_criterion,
+    require_tuning,
+)
 from reconvene.planning.assemble import timed
 from reconvene.planning.feedback import plan_within
 from reconvene.planning.session import Planner
@@ -23,17 +33,24 @@ class Arm:
     """One way to get a network.
 
     ``options``: what it can be told, with the usual values. ``budgets``: whether it is asked to keep one; ``needs``:
-    the cost without which a budget means nothing to it.
+    the cost without which a budget means nothing to it. ``types``: of options that are not as ``OPTION_TYPES`` says;
+    ``check``: of all options and the epochs together, raises ExperimentError.
     """
 
     prepare: Callable[[Setting], PreparedRun]
     options: dict[str, Any] = field(default_factory=dict)
     budgets: bool = True
     needs: str | None = None
+    types: Mapping[str, Any] = field(default_factory=dict)
+    check: Callable[[Options, int], object] = lambda options, epochs: None
 
     def takes(self, budget: Mapping[str, Any]) -> bool:
         """Whether a run under this budget makes sense."""
         return self.needs is None or self.needs in budget
+
+    def type_of(self, option: str) -> Any:
+        """What values of an option are, for ``Settings.check``."""
+        return self.types.get(option) or OPTION_TYPES.get(option) or type(self.options[option])
 
 
 def _dense(setting: Setting) -> PreparedRun:
@@ -77,9 +94,27 @@ def unstructured(setting: Setting) -> PreparedRun:
     return PreparedRun(put_on(setting.model, masks), seconds, setting.epochs, masked=True)
 
 
+OURS = {"criterion": "synflow", "evaluator": "fan_in", "rectify": "reinit"}
+
+
+def _check_trained(options: Options, epochs: int) -> None:
+    require_tuning(options, trained.TRAINED_OPTIONS)
+    epochs_of_dense("trained", options, epochs)
+
+
+def _check_cut(options: Options, epochs: int) -> None:
+    if not options["group"]:
+        raise ExperimentError("arm 'cut' needs the name of the group that it cuts, such as group = 'stem.0'")
+
+
 ARMS: dict[str, Arm] = {
     "dense": Arm(_dense, budgets=False),
-    "ours": Arm(ours, {"criterion": "synflow", "evaluator": "fan_in", "rectify": "reinit"}),
+    "ours": Arm(
+        ours,
+        OURS,
+        types={"criterion": CRITERION_OR_NONE},
+        check=lambda options, epochs: require_read_criterion(options, OURS),
+    ),
     "unstructured": Arm(unstructured, {"criterion": "synflow", "layerwise": ""}, needs="params"),
     "resilient": Arm(baselines.resilient, {"criterion": "synflow", "share": 0.125, "rectify": "reinit"}),
     "uniform": Arm(baselines.uniform, {"rectify": "reinit"}),
@@ -88,13 +123,28 @@ ARMS: dict[str, Arm] = {
     "precrop_filled": Arm(partial(baselines.precrop, filled=True), {"criterion": "synflow", "rectify": "reinit"}),
     "channels": Arm(baselines.channels, {"criterion": "synflow", "normalised": False, "rectify": "reinit"}),
     "nas": Arm(search.nas, search.SEARCH_OPTIONS),
-    "trained": Arm(trained.trained, trained.TRAINED_OPTIONS),
-    "torch_pruning": Arm(torch_pruning.torch_pruning, torch_pruning.TORCH_PRUNING_OPTIONS),
-    "uniform_bits": Arm(quantised.uniform_bits, quantised.UNIFORM_OPTIONS, budgets=False),
-    "pruned_then_quantised": Arm(quantised.pruned_then_quantised, quantised.UNIFORM_OPTIONS),
-    "joint_bits": Arm(quantised.joint_bits, quantised.JOINT_OPTIONS),
-    "searched_bits": Arm(quantised.searched_bits, quantised.JOINT_OPTIONS),
-    "cut": Arm(baselines.cut_one_group, {"group": "", "share": 0.125, "rectify": "reinit"}, budgets=False),
+    "trained": Arm(trained.trained, trained.TRAINED_OPTIONS, types=TRAINED_TYPES, check=_check_trained),
+    "torch_pruning": Arm(
+        torch_pruning.torch_pruning,
+        torch_pruning.TORCH_PRUNING_OPTIONS,
+        check=partial(epochs_of_dense, "torch_pruning"),
+    ),
+    "uniform_bits": Arm(quantised.uniform_bits, quantised.UNIFORM_OPTIONS, budgets=False, check=epochs_before_tuning),
+    "pruned_then_quantised": Arm(
+        quantised.pruned_then_quantised, quantised.UNIFORM_OPTIONS, check=epochs_before_tuning
+    ),
+    "joint_bits": Arm(quantised.joint_bits, quantised.JOINT_OPTIONS, check=epochs_before_tuning),
+    "searched_bits": Arm(
+        quantised.searched_bits,
+        quantised.JOINT_OPTIONS,
+        check=partial(epochs_before_tuning, least=quantised.LEAST_SEARCH),
+    ),
+    "cut": Arm(
+        baselines.cut_one_group,
+        {"group": "", "share": 0.125, "rectify": "reinit"},
+        budgets=False,
+        check=_check_cut,
+    ),
 }
 
 

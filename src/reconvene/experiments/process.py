@@ -29,7 +29,7 @@ def job_of(run: Run, source: str, *, threads: int, deadline: float | None) -> Jo
 
 
 def execute_in_process(job: Job, work: str) -> FileContents:
-    """``result.json`` of a run, or ``error.txt`` that says why there is none; nothing where it was stopped.
+    """``result.json`` of a run, or ``error.txt`` that says why there is none; nothing where it was stopped before.
 
     A process that is killed is begun again, three times in all: it goes on from its checkpoint.
     """
@@ -41,10 +41,10 @@ def execute_in_process(job: Job, work: str) -> FileContents:
         if job["deadline"] is not None and time.time() >= job["deadline"]:
             return {}
         code = _exit_code(job, folder)
+        if (folder / RESULT).exists():  # the run is finished, however its process ended after that
+            return {RESULT: (folder / RESULT).read_bytes()}
     if code is None:
         return {}
-    if code == 0:
-        return {RESULT: (folder / RESULT).read_bytes()}
     if (folder / ERROR).exists():
         return {ERROR: (folder / ERROR).read_bytes().strip()}
     last = (folder / "output.txt").read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]

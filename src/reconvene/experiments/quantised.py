@@ -13,8 +13,8 @@ from typing import Any
 from torch import nn
 
 from reconvene.costs import Budget
-from reconvene.errors import ExperimentError
 from reconvene.experiments.context import PreparedRun, Setting
+from reconvene.experiments.options import epochs_before_tuning
 from reconvene.experiments.trained import train_dense, training_samples
 from reconvene.planning.options import Options
 from reconvene.planning.pruning import prune_by
@@ -26,6 +26,8 @@ from reconvene.training.frozen_bits import FrozenBits
 
 UNIFORM_OPTIONS = {"bits": 8, "tune": 8}
 JOINT_OPTIONS = {"tune": 8}
+LEAST_SEARCH = 3
+"""Epochs of a search with its tuning."""
 
 
 def uniform_bits(setting: Setting) -> PreparedRun:
@@ -45,9 +47,7 @@ def joint_bits(setting: Setting) -> PreparedRun:
 
 def searched_bits(setting: Setting) -> PreparedRun:
     """Widths and bits by ``rc.search``."""
-    dense, tune, earlier = _start(setting)
-    if tune < 3:
-        raise ExperimentError(f"searched: tune={tune} leaves no epochs to search. Give 3 at least")
+    dense, tune, earlier = _start(setting, least=LEAST_SEARCH)
     began = time.perf_counter()
     small = search(
         dense,
@@ -72,12 +72,10 @@ def _in_seconds(setting: Setting, budget: Budget, bits: tuple[int, ...]) -> Prep
     return _prepared(setting, pruned.model, pruned.plan, dict(pruned.plan.timings), tune, earlier)
 
 
-def _start(setting: Setting) -> tuple[nn.Module, int, dict[str, float]]:
+def _start(setting: Setting, *, least: int = 1) -> tuple[nn.Module, int, dict[str, float]]:
     """The trained network, the epochs that are left, and what it took."""
-    tune = int(setting.options["tune"])
-    first = setting.epochs - tune
-    if tune < 1 or first < 1:
-        raise ExperimentError(f"{setting.epochs} epochs leave {first} for the dense network, with tune={tune}")
+    first = epochs_before_tuning(setting.options, setting.epochs, least=least)
+    tune = setting.epochs - first
     dense, result = train_dense(setting, first)
     macs = float(setting.cost_model(analyse(setting.model, setting.inputs, trial=False)).dense["macs"])
     return dense, tune, {"seconds": result.seconds, "epochs": float(first), "macs": macs}

@@ -21,12 +21,13 @@ from reconvene.data import Dataset, Split
 from reconvene.errors import ExperimentError
 from reconvene.experiments.baselines import log_share, plan_from
 from reconvene.experiments.context import PreparedRun, Setting, apply_plan
+from reconvene.experiments.options import FITTEST
 from reconvene.surgery import Plan
 from reconvene.training import train_model
 from reconvene.utils.files import write_atomic
 
 SEARCH_OPTIONS = {"population": 8, "generations": 4, "proxy_epochs": 1, "proxy_images": 4000, "rectify": "reinit"}
-SPREAD, STEP, PARENTS = 0.7, 0.35, 3
+SPREAD, STEP = 0.7, 0.35
 KNOWN = "candidates-by-score.jsonl"
 
 _Pace = NDArray[np.float64]
@@ -35,8 +36,6 @@ _Pace = NDArray[np.float64]
 def nas(setting: Setting) -> PreparedRun:
     """The fittest of ``population * generations`` candidates: the first generation random, the first of it uniform."""
     options = {name: int(setting.options[name]) for name in SEARCH_OPTIONS if name != "rectify"}
-    if min(options.values()) < 1 or options["population"] <= PARENTS:
-        raise ExperimentError(f"nas: all of {options} must be at least 1, and the population above {PARENTS}")
     rng = np.random.Generator(np.random.PCG64([setting.seed, 2]))
     judge = _Judge(setting, _proxy(setting.dataset, options["proxy_images"]), options["proxy_epochs"])
     groups = len(judge.plan(None).rows)
@@ -46,7 +45,7 @@ def nas(setting: Setting) -> PreparedRun:
         for pace in young:
             ranked.append((judge.fitness(pace), -len(ranked), pace))  # of equally fit ones the older
         ranked.sort(key=lambda entry: entry[:2], reverse=True)
-        young = [_child([pace for *_, pace in ranked[:PARENTS]], rng) for _ in range(options["population"])]
+        young = [_child([pace for *_, pace in ranked[:FITTEST]], rng) for _ in range(options["population"])]
     best = judge.plan(ranked[0][2])
     ready = apply_plan(setting, best, rectify=str(setting.options["rectify"]))
     ready.seconds["search"] = judge.seconds

@@ -16,8 +16,9 @@ from typing import Any
 from torch import nn
 
 from reconvene.costs import Budget
-from reconvene.errors import BudgetError, ExperimentError, MissingExtraError
+from reconvene.errors import BudgetError, MissingExtraError
 from reconvene.experiments.context import PreparedRun, Setting
+from reconvene.experiments.options import epochs_of_dense
 from reconvene.structure import analyse
 from reconvene.training import train_model
 from reconvene.utils.module_state import evaluating
@@ -32,11 +33,7 @@ def torch_pruning(setting: Setting) -> PreparedRun:
     ``dense_share``: of the epochs, before pruning. ``everywhere``: one ranking for all layers, not the same ratio in
     each. Its widths are not rounded, which lets it come nearer to the budget than the others.
     """
-    first = max(1, round(setting.epochs * float(setting.options["dense_share"])))
-    if first >= setting.epochs:
-        raise ExperimentError(
-            f"torch_pruning: {setting.epochs} epochs leave none after {first} dense ones. Give more epochs"
-        )
+    first = epochs_of_dense("torch_pruning", setting.options, setting.epochs)
     structure = analyse(setting.model, setting.inputs, trial=False)
     costs = setting.cost_model(structure).dense
     result = train_model(

@@ -18,8 +18,8 @@ from reconvene.costs import listed_costs
 from reconvene.criteria import CHANNEL_CRITERIA
 from reconvene.data import Calibration, stratified_calibration
 from reconvene.data.calibration import TRAINED_SAMPLES
-from reconvene.errors import ExperimentError
 from reconvene.experiments.context import SHARED, PreparedRun, Setting, apply_plan
+from reconvene.experiments.options import epochs_of_dense
 from reconvene.planning.feedback import plan_within
 from reconvene.planning.session import Planner
 from reconvene.structure import analyse
@@ -47,9 +47,7 @@ def trained(setting: Setting) -> PreparedRun:
         ExperimentError: the epochs leave none after the dense ones.
     """
     options = setting.options
-    first = max(1, round(setting.epochs * float(options["dense_share"])))
-    if first >= setting.epochs:
-        raise ExperimentError(f"trained: {setting.epochs} epochs leave none after {first} dense ones. Give more epochs")
+    first = epochs_of_dense("trained", options, setting.epochs)
     dense, result = train_dense(setting, first)
     at_dense, data = replace(setting, model=dense), training_samples(setting)
     criterion = str(options["criterion"])

@@ -96,10 +96,14 @@ class Settings:
 
     def fail(self, place: Place, why: str) -> NoReturn:
         """Raise the file's error for what stands at a place."""
+        raise self._error(f"{self.where(place)}: {why}")
+
+    def where(self, place: Place) -> str:
+        """The file and the line of a place: ``fleet.yaml, line 3``."""
         # What is missing has no line: then the table around it has.
         lines = (self._line_of(place[:length]) for length in range(len(place), 0, -1) or (0,))
         line = next(filter(None, lines), None)
-        raise self._error(f"{self.source}{f', line {line}' if line else ''}: {why}")
+        return f"{self.source}{f', line {line}' if line else ''}"
 
     def at(self, place: Place) -> Any:
         """The value at a place."""
