@@ -13,6 +13,7 @@ from reconvene import rectifier
 from reconvene.costs import Budget
 from reconvene.criteria.batches import loader_examples
 from reconvene.errors import ArgumentError
+from reconvene.evaluator.evaluators import evaluator_named, usual_evaluator
 from reconvene.planning.assemble import timed
 from reconvene.planning.bits import ROUNDED_NORMS, fit_norms, plan_bits
 from reconvene.planning.feedback import plan_within
@@ -26,6 +27,7 @@ from reconvene.structure.patches import exclusive
 from reconvene.structure.restore import accelerators, kept_random_state
 from reconvene.surgery import Plan
 from reconvene.surgery.compose import compose_plans
+from reconvene.utils import progress
 from reconvene.utils.arguments import warn_caller
 from reconvene.utils.norms import keeps_statistics
 from reconvene.utils.notes import Note
@@ -102,6 +104,7 @@ def _pruned(
 ) -> Pruned:
     options = options.repeatable()  # the criterion reads the data, and then the rectifier
     how = options.usual_way if rectify is None else rectify
+    _note_unread_criterion(options, how)
     note = _on_weights(model, options, how, asked=rectify is not None)
     chosen_plan = plan_by(model, example_inputs, budget, options)
     refits_norms = chosen_plan.bits is not None and options.data is not None and how in ("recalibrate", "reconstruct")
@@ -126,6 +129,20 @@ def _pruned(
         with timed(chosen_plan.timings, "rectify"):
             fit_norms(small, chosen_plan, chosen_plan.bits, example_inputs, options)
     return Pruned(small, chosen_plan, report)
+
+
+def _note_unread_criterion(options: Options, how: str) -> None:
+    """Say so where the criterion that was asked for leaves no trace in the network."""
+    if options.criterion is None or options.trained or options.bits is not None or how != "reinit":
+        return
+    evaluator = options.evaluator or usual_evaluator(options.criterion)
+    if not evaluator_named(evaluator).reads:
+        progress.note(
+            f"criterion {options.criterion!r} decides which channels are kept, but not how many ({evaluator} reads no "
+            "scores), and reinit draws their weights anew, the same ones for every criterion. evaluator='density' "
+            "(--evaluator density) chooses widths by it; rectify='keep' (--rectify keep) keeps the weights of its "
+            "channels"
+        )
 
 
 def _on_weights(model: nn.Module, options: Options, how: str, *, asked: bool) -> Note | None:
