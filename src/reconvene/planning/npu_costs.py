@@ -19,11 +19,15 @@ from reconvene.deploy.npu import Compiled, compile_file
 from reconvene.deploy.quantisation import stand_in
 from reconvene.deploy.runtimes.registry import format_named
 from reconvene.deploy.writing import write_model
+from reconvene.planning.trained_values import with_trained_values
 from reconvene.structure import Structure
 
 
 class NpuCompiler:
-    """Writes networks as int8 LiteRT files, calibrated on noise, and compiles them; the latest result is kept."""
+    """Writes networks as int8 LiteRT files, as large as after training, and compiles them; the latest result is kept.
+
+    They are calibrated on noise.
+    """
 
     def __init__(self, settings: CompilerSettings) -> None:
         self.settings = settings
@@ -36,7 +40,8 @@ class NpuCompiler:
             runtime.require(exporting=True)
             inputs = own_inputs(model, example_inputs)
             with tempfile.TemporaryDirectory(prefix="reconvene-npu-") as folder:
-                file, *_ = write_model(runtime, model, inputs, Path(folder) / "model.tflite", stand_in(inputs))
+                trained = with_trained_values(model)
+                file, *_ = write_model(runtime, trained, inputs, Path(folder) / "model.tflite", stand_in(inputs))
                 self._latest = ref(model), compile_file(file, Path(folder), self.settings)
         return self._latest[1]
 

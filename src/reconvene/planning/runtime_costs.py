@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from reconvene import devices
 from reconvene.costs import COSTS, CostFunction, Network
@@ -21,6 +22,7 @@ from reconvene.deploy.runtimes.registry import format_named
 from reconvene.deploy.writing import write_model
 from reconvene.devices import Profile
 from reconvene.devices.latency_cost import DeviceLatency
+from reconvene.planning.trained_values import with_trained_values
 from reconvene.structure import Structure
 
 if TYPE_CHECKING:
@@ -67,34 +69,29 @@ class MachineLatency(DeviceLatency):
 
 _FOLDED = ("weight", "running_mean", "running_var", "num_batches_tracked")
 """Of a norm with statistics: what export multiplies into the weight before it."""
+_OTHER_RANGES = 1.001
+"""Zero points and scales are written in as many digits as they have: real data can make an int8 file larger."""
 
 
 class ExportedSize(FileSize):
-    """Bytes of the largest of the exported files, one export a format: weights, and a graph of about constant size."""
+    """Bytes of the largest of the exported files after training: weights, and a graph of about constant size."""
 
     measured, shifts, enough = True, True, 0.98
 
     def __init__(self, formats: Sequence[str], precision: str) -> None:
         self._formats, self._precision = tuple(formats), precision
-        self._zeros = frozenset[str]()
         names = ", ".join(formats)
         self.condition = f"of the exported file: {names}" + (f" in {precision}" if precision != "fp32" else "")
-
-    def bind(self, structure: Structure, network: Network | None) -> CostFunction:
-        """The bytes of its tensors and a constant, as ``terms`` has them."""
-        if network is not None:
-            self._zeros = frozenset(name for name, tensor in network.model.state_dict().items() if _is_zero(tensor))
-        return super().bind(structure, network)
 
     def terms(self, structure: Structure) -> Sequence[Term]:
         """What a file holds of every tensor, in bytes.
 
-        Export multiplies norms with statistics into the weights before them, so that a bias is left of each; vectors
-        of zeros, such as the biases of untrained norms, are stored once for all. A weight in int8 takes a byte.
+        Export multiplies norms with statistics into the weights before them, so that a bias is left of each. A weight
+        in int8 takes a byte.
         """
         tensors, parameters = structure.context.tensors, structure.recording.parameters
         owners = {name.removesuffix("running_var") for name in parameters if name.endswith("running_var")}
-        left_out = self._zeros | {owner + part for owner in owners for part in _FOLDED}
+        left_out = {owner + part for owner in owners for part in _FOLDED}
         return [
             (tensors[id(tensor)], 1 if self._precision == "int8" and tensor.dim() > 1 else tensor.element_size())
             for name, tensor in parameters.items()
@@ -102,8 +99,13 @@ class ExportedSize(FileSize):
         ]
 
     def measure(self, model: nn.Module, example_inputs: Any) -> float:
-        """Bytes on disk; int8 is calibrated on noise. Raises UnknownNameError, MissingExtraError, ExportError."""
-        return float(max(self._bytes(model, example_inputs, name) for name in self._formats))
+        """Bytes on disk with values as training leaves them, since equal tensors are in a file once.
+
+        int8 is calibrated on noise. Raises UnknownNameError, MissingExtraError, ExportError.
+        """
+        trained = with_trained_values(model)
+        most = max(self._bytes(trained, example_inputs, name) for name in self._formats)
+        return float(ceil(most * _OTHER_RANGES) if self._precision == "int8" else most)
 
     def _bytes(self, model: nn.Module, example_inputs: Any, name: str) -> int:
         runtime = format_named(name)
@@ -133,8 +135,3 @@ class RuntimeMemory(PeakMemory):
     def measure(self, model: nn.Module, example_inputs: Any) -> float:
         """Bytes as the runtime itself tells. Raises UnknownNameError, MissingExtraError, ExportError."""
         return float(planned_memory(model, example_inputs, plan=self._runtime, precision=self._precision))
-
-
-def _is_zero(tensor: Tensor) -> bool:
-    """Whether it is a vector of zeros, known to be one."""
-    return tensor.dim() == 1 and not tensor.is_meta and not tensor.any()

@@ -16,6 +16,7 @@ from reconvene.costs import COSTS, Budget, read_budget
 from reconvene.deploy import export, measure, time_variants
 from reconvene.errors import ArtifactError, BudgetError
 from reconvene.planning.schedule import amount_text
+from reconvene.planning.trained_values import with_trained_values
 from reconvene.utils.files import read_regular, write_atomic
 from reconvene.utils.progress import note, stage
 from reconvene.workflow.compression.device_time import seconds_on
@@ -90,7 +91,7 @@ def _measured(model: nn.Module, work: StageWork, sized: Sequence[str], folder: P
     files = {}
     for name in sorted({*sized, *(["onnx"] if timed else [])}):
         files[name] = export(
-            model,
+            with_trained_values(model),
             folder,
             format=name,
             example_inputs=work.inputs,
