@@ -228,6 +228,24 @@ def test_bits_follow_pruning_and_training(recipe: Callable[..., dict[str, Any]],
     assert result.stages[-1].costs["size"] < result.stages[-2].costs["size"]
 
 
+@pytest.mark.parametrize(
+    "stage", ["bits", pytest.param({"search": {"epochs": 2, "finetune": 1}}, marks=pytest.mark.slow)]
+)
+def test_stages_of_bits_keep_the_budget_of_the_file(
+    recipe: Callable[..., dict[str, Any]], tmp_path: Path, stage: Any
+) -> None:
+    limit = 6500
+    result = carry_out(recipe({"train": {"epochs": 1}}, stage, budget={"size": f"{limit}B"}), tmp_path / "out")
+    assert 0.9 * limit <= result.stages[-1].costs["size"] <= limit
+    plan = Artifact.open(result.artifact).plan
+    assert plan is not None and plan.costs["pruned"]["size"] < limit - 1000, "the graph is beside it"
+    with pytest.raises(
+        BudgetError, match=r"size 1kB of the file cannot be kept: beside .* let channels leave"
+    ) as caught:
+        carry_out(recipe({"train": {"epochs": 1}}, "bits", budget={"size": "1kB"}), tmp_path / "small")
+    assert caught.value.floor["size"] > 1000
+
+
 @pytest.mark.slow
 def test_two_stages_of_a_recipe_do_what_the_two_commands_do(
     recipe: Callable[..., dict[str, Any]], tmp_path: Path

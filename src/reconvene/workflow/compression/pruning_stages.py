@@ -24,11 +24,15 @@ from reconvene.planning.search import divided
 from reconvene.rectifier import RECTIFICATIONS
 from reconvene.utils.invalid_values import Place
 from reconvene.utils.settings import LISTED, Positive, Settings, one_of
+from reconvene.workflow.compression.graph_room import without_graph
 from reconvene.workflow.compression.room import with_room
 from reconvene.workflow.compression.stage import RecipeStage, StageWork, check_device, digests_of, follows_training
 from reconvene.workflow.origin import DENSE
 from reconvene.workflow.prune import Pruning, prune_artifact
 from reconvene.workflow.search import Searching, search_artifact
+
+_OF_PLAN, _OF_SEARCH = 0.998, 0.98
+"""Of a file's limit: what files with the bits of a plan take before training, and before a search decides others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,18 +79,29 @@ class LimitedStage(RecipeStage):
         device = None if device == HERE else work.path_of(device)
         return with_room(work, formats=getattr(self, "size_of", ()) or work.formats, device=device)
 
-    def _prune(self, work: StageWork, rectify: str | None, options: Mapping[str, Any]) -> None:
-        has_dense = (work.folder / DENSE / artifact.MANIFEST).exists() or not work.trained
-        if (work.folder / artifact.MANIFEST).exists() and has_dense:
-            return  # stopped after the networks were in place
+    def _pruning(self, work: StageWork, rectify: str | None, options: Mapping[str, Any]) -> Pruning:
+        """All that decides the plan but the budget."""
         usual = "reconstruct" if work.trained else "reinit"
         shared: dict[str, Any] = {"seed": work.seed, "trained": work.trained, "keep": self.keep}
         shared["chip"] = work.path_of(self.target)
+        return Pruning(rectify=rectify or usual, round_to=self.round_to, **shared, **options)
+
+    def _limits_with_bits(self, work: StageWork, pruning: Pruning, *, share: float) -> Budget:
+        """The limits of a plan of bits, whose ``size`` is without the graph of a file; see ``without_graph``."""
+        budget = self._budget(work)
+        return budget if self.limits else without_graph(budget, work, pruning, share=share)
+
+    def _is_pruned(self, work: StageWork) -> bool:
+        """Whether the stage was stopped after the networks were in place."""
+        has_dense = (work.folder / DENSE / artifact.MANIFEST).exists() or not work.trained
+        return (work.folder / artifact.MANIFEST).exists() and has_dense
+
+    def _prune(self, work: StageWork, budget: Budget, pruning: Pruning) -> None:
         prune_artifact(
             artifact.Artifact.open(work.before).source,
             work.folder,
-            budget=self._budget(work),
-            pruning=Pruning(rectify=rectify or usual, round_to=self.round_to, **shared, **options),
+            budget=budget,
+            pruning=pruning,
             data=lambda: work.dataset,
             task=work.dataset.task,
             base=work.before,
@@ -144,22 +159,21 @@ class PruneStage(LimitedStage):
 
     def carry_out(self, work: StageWork) -> None:
         """Prune the network before."""
+        if self._is_pruned(work):
+            return
         criterion = self._criterion(trained=work.trained)
         evaluator = self.evaluator or usual_evaluator(criterion)
         of_whole = not self.limits
         size_of = work.formats if of_whole and not self.size_of else self.size_of
         int8 = of_whole and work.last_precision == "int8"
-        self._prune(
-            work,
-            self.rectify,
-            {
-                "criterion": criterion,
-                "evaluator": evaluator,
-                "device": work.path_of(self.device),
-                "size_of": size_of if "size" in (self.limits or work.budget or ()) else (),
-                "precision": "int8" if int8 else None,
-            },
-        )
+        options = {
+            "criterion": criterion,
+            "evaluator": evaluator,
+            "device": work.path_of(self.device),
+            "size_of": size_of if "size" in (self.limits or work.budget or ()) else (),
+            "precision": "int8" if int8 else None,
+        }
+        self._prune(work, self._budget(work), self._pruning(work, self.rectify, options))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,9 +193,11 @@ class BitsStage(LimitedStage):
 
     def carry_out(self, work: StageWork) -> None:
         """Decide the bits of the network before."""
-        self._prune(
-            work, self.rectify, {"bits": self.choices, "activation_bits": self.activation_bits, "evaluator": None}
-        )
+        if self._is_pruned(work):
+            return
+        options = {"bits": self.choices, "activation_bits": self.activation_bits, "evaluator": None}
+        pruning = self._pruning(work, self.rectify, options)
+        self._prune(work, self._limits_with_bits(work, pruning, share=_OF_PLAN), pruning)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,11 +248,13 @@ class SearchStage(LimitedStage):
             round_to=self.round_to,
             seed=work.seed,
         )
+        options = {"bits": self.choices, "activation_bits": self.activation_bits, "evaluator": None}
+        pruning = self._pruning(work, None, options)
         search_artifact(
             work.before,
             work.folder,
             work.dataset,
-            budget=self._budget(work),
+            budget=self._limits_with_bits(work, pruning, share=_OF_SEARCH),
             searching=searching,
             allow_import=work.allow_import,
         )
