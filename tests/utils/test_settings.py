@@ -149,6 +149,30 @@ def test_aliases_that_multiply_are_refused(tmp_path: Path) -> None:
         settings(tmp_path, "\n".join(lines), "yaml")
 
 
+def test_tables_take_over_the_names_of_others(tmp_path: Path) -> None:
+    text = """\
+a: &a {count: 3, seed: 1}
+b: &b
+  <<: *a
+  seed: 2
+c: {<<: [*b, *a, {rate: 0}], switch: true}
+d: {"<<": 1}
+"""
+    read = settings(tmp_path, text, "yaml")
+    assert read.values["b"] == {"count": 3, "seed": 2} and read.values["d"] == {"<<": 1}
+    assert read.values["c"] == {"count": 3, "seed": 2, "rate": 0, "switch": True}
+    with pytest.raises(ReconveneError, match="line 4"):
+        read.fail(("c", "seed"), "the line of the value that holds")
+    with pytest.raises(ReconveneError, match=r"line 2: .*Try: <<: "):
+        settings(tmp_path, "a: &a [1]\nb: {<<: *a}", "yaml")
+    with pytest.raises(ReconveneError, match="line 1: 'x' is there twice"):
+        settings(tmp_path, "a: &a {x: 1, x: 2}\nb: {<<: *a}", "yaml")
+    levels = [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}], x{n}: 1}}" for n in range(1, 25)]
+    deep = settings(tmp_path, "\n".join(["a0: &a0 {x: 1}", *levels]), "yaml")
+    assert len(deep.values["a24"]) == 25
+    assert settings(tmp_path, "a: &a {<<: *a, x: 1}", "yaml").values == {"a": {"x": 1}}
+
+
 def test_a_file_that_is_no_text_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file.yaml").write_bytes(b"\xff\xfe\x00")
     for path in (tmp_path / "file.yaml", tmp_path, tmp_path / "nowhere", "a\0b"):

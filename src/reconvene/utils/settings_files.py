@@ -14,6 +14,8 @@ from reconvene.utils.settings import Settings, holds, name_of
 DEEPEST, MOST_VALUES = 30, 100_000
 """Nesting and number of values of a file, aliases counted as often as they are used."""
 
+_MERGE = "tag:yaml.org,2002:merge"
+
 
 def read_settings(path: str | os.PathLike[str], *, error: type[ReconveneError], usual: str) -> Settings:
     """Read a file: YAML or TOML as its name ends, else as is ``usual``.
@@ -102,15 +104,39 @@ class _YamlReader:
 
     def table(self, node: Any, place: Place) -> dict[str, Any]:
         result: dict[str, Any] = {}
-        for key, value in node.value:
-            if not isinstance(key, self.yaml.ScalarNode):
-                self.fail(key, f"a name in {name_of(place)} is not plain text")
-            name = str(key.value)
-            if name in result:
-                self.fail(key, f"{name!r} is there twice in {name_of(place)}")
+        for name, (key, value) in self.entries(node, place, set()).items():
             self.lines[(*place, name)] = key.start_mark.line + 1
             result[name] = self.value(value, (*place, name))
         return result
+
+    def entries(self, node: Any, place: Place, merged: set[int]) -> dict[str, tuple[Any, Any]]:
+        """Key and value of every name in a table: its own, and those of tables that it merges (``<<: *other``).
+
+        ``merged``: the nodes that were merged already, which say nothing new: aliases of aliases can be very many.
+        """
+        own: dict[str, tuple[Any, Any]] = {}
+        inherited: dict[str, tuple[Any, Any]] = {}
+        for key, value in node.value:
+            if not isinstance(key, self.yaml.ScalarNode):
+                self.fail(key, f"a name in {name_of(place)} is not plain text")
+            if key.tag == _MERGE:
+                for table in self.tables_to_merge(key, value):
+                    if id(table) not in merged:
+                        merged.add(id(table))
+                        inherited = {**self.entries(table, place, merged), **inherited}  # the first one decides
+                continue
+            name = str(key.value)
+            if name in own:
+                self.fail(key, f"{name!r} is there twice in {name_of(place)}")
+            own[name] = key, value
+        return {**inherited, **own}
+
+    def tables_to_merge(self, key: Any, node: Any) -> list[Any]:
+        tables = node.value if isinstance(node, self.yaml.SequenceNode) else [node]
+        for table in tables:
+            if not isinstance(table, self.yaml.MappingNode):
+                self.fail(key, "'<<' takes over the names of another table, and this is none. Try: <<: *anchor")
+        return list(tables)
 
     def fail(self, node: Any, why: str) -> NoReturn:
         raise self.error(f"{self.source}, line {node.start_mark.line + 1}: {why}")
