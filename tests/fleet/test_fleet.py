@@ -35,7 +35,7 @@ from reconvene.fleet import (
 )
 from reconvene.fleet.device_result import DeviceRow, mark_chosen
 from reconvene.fleet.job import execute_job
-from reconvene.fleet.portfolio import DONE
+from reconvene.fleet.landing import DONE, is_complete
 from reconvene.models import resolve_address
 from reconvene.planning.target import Target
 from reconvene.tasks import task_named
@@ -115,6 +115,14 @@ def test_running_again_makes_only_what_is_missing_and_what_was_changed(made: tup
     assert (folder / "out" / "board" / "resnet20" / "model.safetensors").read_bytes() == before
     (folder / "out" / "board" / "resnet20" / "plan.json").unlink()  # a file that is gone is missing too
     assert run_fleet(read_fleet(folder / "fleet.yaml"), folder / "out").written == 1
+    key = next(row.key for row in first.rows if row.device == "chip")
+    stored = folder / "out" / "chip" / "resnet20"
+    for name in ("model.safetensors", "plan.json", "model.onnx"):  # as many bytes, and one of them wrong
+        content = (stored / name).read_bytes()
+        assert is_complete(stored, key)
+        (stored / name).write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+        assert not is_complete(stored, key), name
+        (stored / name).write_bytes(content)
     changed = fleet_file(folder, BUILT.replace("params: 2x", "params: 3x"))
     assert run_fleet(read_fleet(changed), folder / "out").written == 2, "both networks of the server"
     assert (folder / "out" / "server" / "resnet20" / "model.safetensors").stat().st_mtime_ns != kept
@@ -138,7 +146,7 @@ def test_the_page_shows_the_network_of_each_device_and_budgets_that_were_not_met
     assert short_text("latency", row.costs["latency"]) in board and "used" in board
     assert f"{numbers.ratio(row.dense['params'] / row.costs['params'])} less" in board
     assert f"of {numbers.format_count(row.training_flops['dense'])}" in board
-    assert "File size (chip): of the exported file: onnx" in page and "model.safetensors" in page
+    assert "File size: of the exported file: onnx" in page
     assert "Latency: predicted for a machine that is nowhere" in page and "only training tells that" in page
     assert {path.name for path in written} >= {"index.html", "front-params.svg", "front-size.svg"}
     assert "src=" not in page and page.count("<svg") >= 2, "the page needs no other file"
@@ -203,11 +211,37 @@ def test_the_page_shows_the_network_of_each_device_and_budgets_that_were_not_met
         ("criterion: magnitude", "input: 3x-1x32", r"line 3: input: '3x-1x32' is not a shape"),
         ("criterion: magnitude", "limit: -3", r"line 3: limit: expected at least 1, got -3"),
         ("[resnet20, resnet8]", "[resnet20, resnet20]", r"line 1: .* twice"),
+        ("{size: 40kB}", "{cycles: 2x}", r"line 8: device chip: cycles depends on a chip. .*chip: one of .*ne16"),
+        ("{size: 40kB}", "{cycles: 2x, chip: bits}", r"line 8: device chip: cycles depends on a chip"),
+        ("{size: 40kB}", "{size: 40kB, export: [], precision: int8}", r"line 8: device chip: size in int8 .* export:"),
+        (
+            "{size: 40kB}",
+            "{macs: 2x, export: [], precision: int8}",
+            r"line 8: device chip: precision is about",
+        ),
+        ("{size: 40kB}", "{\n    <<: {sise: 2x},\n    macs: 2x}", r"line 9: devices.chip has no 'sise'"),
     ],
 )
 def test_a_mistake_in_the_file_is_reported_with_its_line(tmp_path: Path, old: str, new: str, why: str) -> None:
     with pytest.raises(FleetError, match=why):
         read_fleet(fleet_file(tmp_path, FILE.replace(old, new)))
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("models: [resnet8]\nkeep: [nolayer]", r"line 2: resnet8: .*'nolayer'"),
+        ("models:\n- resnet8\ninput: 1x28x28", r"line 2: resnet8: .*channels"),
+    ],
+)
+def test_mistakes_that_planning_finds_are_no_budgets_that_cannot_be_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, why: str
+) -> None:
+    path = fleet_file(tmp_path, f"{text}\nargs: {{width: 0.25}}\ncriterion: magnitude\ndevices: {{a: {{macs: 2x}}}}")
+    with pytest.raises(FleetError, match=why):
+        run_fleet(read_fleet(path), tmp_path / "out")
+    assert cli.main(["fleet", str(path), "-o", str(tmp_path / "out")]) == 1
+    assert "line 2: resnet8" in capsys.readouterr().err
 
 
 def test_what_a_device_gets_is_in_the_precision_of_its_profile(tmp_path: Path) -> None:
@@ -460,6 +494,24 @@ def test_size_is_about_the_exported_file_where_one_is_asked_for(made: tuple[Path
         assert row.costs["size"] == file.stat().st_size
 
 
+def test_sizes_are_of_the_exported_files_also_where_they_are_not_limited(made: tuple[Path, Result]) -> None:
+    _, result = made
+    for row in (row for row in result.rows if row.folder):
+        assert row.files is not None and row.costs["size"] == row.files["model.onnx"]
+        assert row.about["size"] == "of the exported file: onnx"
+        assert ("size" in row.dense) == (row.device == "chip"), "only there the dense network was exported"
+
+
+def test_a_file_over_its_limit_is_not_chosen(made: tuple[Path, Result], tmp_path: Path) -> None:
+    folder, result = made
+    row = next(row for row in result.rows if row.device == "chip")
+    device = next(device for device in read_fleet(folder / "fleet.yaml").devices if device.name == "chip")
+    stored = artifact.Artifact.open(folder / "out" / row.folder)
+    over = portfolio._with_files(dataclasses.replace(row, limits={"size": 1000.0}), device, stored)
+    assert "more than the limit on size of 1,000" in over.trouble and not mark_chosen([over])[0].chosen
+    assert "more than the limit" in str(Result((over,), 1, 0, tmp_path))
+
+
 def test_a_cost_that_did_not_change_says_so(tmp_path: Path) -> None:
     costs, dense = {"params": 50.0, "peak_memory": 8.0}, {"params": 100.0, "peak_memory": 8.0}
     row = DeviceRow(device="a", model="m", budget={"params": "2x"}, key="k", costs=costs, dense=dense, loss=0.1)
@@ -473,6 +525,7 @@ def test_where_no_budget_can_be_kept_the_fleet_says_why(tmp_path: Path) -> None:
     )
     result = run_fleet(read_fleet(file), tmp_path / "new")
     assert "the floor is" in str(result) and "devices that get nothing: a" in str(result)
+    assert cli.main(["fleet", str(file), "-o", str(tmp_path / "new")]) == 1, "nothing was made"
     assert (tmp_path / "new" / "fleet.json").is_file()
 
 

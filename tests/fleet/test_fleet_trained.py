@@ -15,6 +15,7 @@ from reconvene.data import load_data
 from reconvene.errors import FleetError
 from reconvene.fleet import Result, read_fleet, run_fleet, write_page
 from reconvene.fleet.assignments import assignments_of
+from reconvene.fleet.landing import is_complete
 from reconvene.fleet.networks import data_choice
 from reconvene.models import ModelSource
 from reconvene.training import TrainConfig
@@ -106,6 +107,20 @@ def test_the_same_file_makes_nothing_and_new_weights_make_all_again(trained: Pat
     assert not set(before) & set(after)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "reconvene.json"])
+def test_a_damaged_dense_network_is_made_again(made: tuple[Path, Result], name: str) -> None:
+    out, result = made
+    row = result.rows[0]
+    file = out / row.folder / "dense" / name
+    content = file.read_bytes()
+    assert is_complete(out / row.folder, row.key)
+    file.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    assert not is_complete(out / row.folder, row.key)
+    file.unlink()
+    assert not is_complete(out / row.folder, row.key)
+    file.write_bytes(content)
+
+
 def test_a_file_of_weights_and_training_at_the_end_of_the_schedule(trained: Path, tmp_path: Path) -> None:
     text = FILE.replace("[dense]", "[resnet20]\nargs: {width: 0.25}").replace(
         "export: [onnx]\n", "train: {epochs: 1}\n"
@@ -171,7 +186,7 @@ def test_errors_name_the_line(trained: Path, old: str, new: str, why: str) -> No
 
 
 def test_weights_and_limits_that_say_nothing_are_refused(tmp_path: Path) -> None:
-    plain = "models: [resnet20]\n{}\ndevices:\n  phone: {{params: 2x, precision: int8}}\n"
+    plain = "models: [resnet20]\n{}\ndevices:\n  phone: {{params: 2x, precision: int8, export: [onnx]}}\n"
     for line, why in (
         ("weights: {resnet20: x.pt}", r"line 2: weights are kept with trained: true only"),
         ("int8: {min_agreement: 0.9}", r"line 2: min_agreement is about trained networks, and nothing is trained"),

@@ -11,7 +11,7 @@ import torch
 import reconvene as rc
 from reconvene import artifact
 from reconvene.errors import ArtifactError, FleetError, TrainingError
-from reconvene.fleet.portfolio import _require_own
+from reconvene.fleet.landing import require_own
 from reconvene.models import ModelSource, resolve_address
 from reconvene.training.checkpoint import CHECKPOINT_NAME
 from reconvene.utils.locks import alone_in
@@ -78,12 +78,12 @@ def test_a_folder_called_steps_that_is_not_ours_is_not_removed(tmp_path: Path) -
 
 
 def test_a_fleet_writes_over_results_of_fleets_only(tmp_path: Path) -> None:
-    _require_own(tmp_path / "not there")
+    require_own(tmp_path / "not there")
     (tmp_path / "phone").mkdir()
-    _require_own(tmp_path / "phone")
+    require_own(tmp_path / "phone")
     (tmp_path / "phone" / "contract.pdf").write_bytes(b"the user's own")
     with pytest.raises(FleetError, match="was not made by a fleet"):
-        _require_own(tmp_path / "phone")
+        require_own(tmp_path / "phone")
 
 
 def test_the_folder_is_held_until_the_result_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,10 +40,15 @@ class FleetCommand(WorkersOptions, Importing, Command):
             allow_import=self.allow_import,
         )
         pages = write_page(result)
-        if failed := [row for row in result.rows if row.trouble and row.limits]:  # planned, and then not made
+        if failed := [row for row in result.rows if row.trouble and row.limits]:  # planned, and then not as asked
             note(str(result))
             raise FleetError(
-                f"{len(failed)} artifacts could not be made, that of {failed[0].device} among them: "
-                f"{failed[0].trouble.rstrip('.')}. What was made is kept; the same command tries the others again"
+                f"{len(failed)} artifacts could not be made, or break a limit, that of {failed[0].device} among them: "
+                f"{failed[0].trouble.rstrip('.')}. What was made is kept; the same command tries the missing ones again"
+            )
+        if len(result.unserved) == len(result.devices):
+            note(str(result))
+            raise FleetError(
+                f"no device gets a network. {result.rows[0].device}, {result.rows[0].model}: {result.rows[0].trouble}"
             )
         return Answer(str(result), {**result.to_dict(), "pages": [str(page) for page in pages]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -12,12 +13,12 @@ from reconvene.costs import COSTS
 from reconvene.data import count_images, files_sha256
 from reconvene.data.calibration import TRAINED_SAMPLES
 from reconvene.devices import HERE, find, measuring_conditions
-from reconvene.errors import MissingExtraError, ReconveneError
+from reconvene.errors import BudgetError, FleetError, MissingExtraError, ReconveneError
 from reconvene.fleet.job import job_key
 from reconvene.fleet.networks import data_choice, origin_of, result_folder
 from reconvene.fleet.options import Device, Fleet
 from reconvene.models import example_inputs
-from reconvene.planning.limits import LayerLimits
+from reconvene.planning.limits import LayerLimits, matching
 from reconvene.planning.options import Options
 from reconvene.planning.pruning import plan_with
 from reconvene.planning.session import Planner
@@ -137,24 +138,42 @@ def _beyond_usual(fleet: Fleet, model: str, origin: Origin) -> dict[str, Any]:
 
 
 def plans_for(fleet: Fleet, assignments: Sequence[Assignment], *, allow_import: bool) -> Iterator[PlannedAssignment]:
-    """Plans as they come; structure and scores of an architecture are found once. Raises MissingExtraError."""
+    """Plans as they come; structure and scores of an architecture are found once.
+
+    A budget that cannot be kept is the trouble of its assignment. Raises MissingExtraError, and FleetError with the
+    line of the model, of ``keep`` or of the device for everything else.
+    """
     for model, group in groupby(assignments, key=lambda assignment: assignment.model):
         same = list(group)
         planner: Planner | None = None
         keepable = 0
         for assignment in track(same, f"planning {model}", total=len(same)):
             device = assignment.device
+            if planner is None:
+                with _located(fleet, f"models.{model}", model):
+                    planner = _planner_of(fleet, assignment, allow_import=allow_import)
+                    _ = planner.prepared  # whatever is wrong with the model shows here
             try:
-                planner = planner or _planner_of(fleet, assignment, allow_import=allow_import)
-                plan = plan_with(planner, device.budget, round_to=device.round_to, target=device.target)
-            except MissingExtraError:  # which others need too
-                raise
-            except ReconveneError as error:
-                yield PlannedAssignment(assignment, trouble=str(error), floor=getattr(error, "floor", None))
+                with _located(fleet, f"devices.{device.name}", f"device {device.name}, {model}"):
+                    plan = plan_with(planner, device.budget, round_to=device.round_to, target=device.target)
+            except BudgetError as error:
+                yield PlannedAssignment(assignment, trouble=str(error), floor=error.floor)
                 continue
             keepable += 1
             yield PlannedAssignment(assignment, replace(plan, examples=assignment.examples))
         note(f"{model}: {keepable} of {len(same)} budgets can be kept")
+
+
+@contextmanager
+def _located(fleet: Fleet, entry: str, subject: str) -> Iterator[None]:
+    """Give errors the file and line of an entry of the fleet, but those of budgets and of what is not installed."""
+    try:
+        yield
+    except (BudgetError, FleetError, MissingExtraError):
+        raise
+    except ReconveneError as error:
+        where = f"{fleet.where[entry]}: " if entry in fleet.where else ""
+        raise FleetError(f"{where}{subject}: {error}") from error
 
 
 def may_time(device: Device) -> bool:
@@ -189,6 +208,9 @@ def _planner_of(fleet: Fleet, assignment: Assignment, *, allow_import: bool) -> 
     source = origin.source
     assert source.input_shape is not None, "resolve_address() fills it in"
     built = origin.build(allow_import=allow_import)
+    with _located(fleet, "keep", assignment.model):
+        for pattern in fleet.keep:
+            matching(built, pattern, "layer to keep")
     samples = Samples(
         lambda: dataset_for(origin.base, fleet.data, data_choice(fleet, assignment.model, source)),
         seed=fleet.seed,

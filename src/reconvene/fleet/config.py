@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from reconvene.costs import COSTS
+from reconvene.costs import COSTS, Budget, cost_named, targets
+from reconvene.costs.cost_file import ChipCost
 from reconvene.data import count_images
 from reconvene.devices import HERE, find
 from reconvene.errors import DataError, DeviceError, FleetError
 from reconvene.fleet.networks import find_bases, find_weights, recorded_task_of
 from reconvene.fleet.options import Device, DeviceOptions, Fleet, FleetOptions, Int8Settings
 from reconvene.planning.arguments import budget_argument
+from reconvene.planning.target import chip_costs
 from reconvene.tasks import DEFAULT
 from reconvene.training.recipe import read_recipe
 from reconvene.utils.invalid_values import Place
@@ -41,7 +43,18 @@ def read_fleet(path: str | Path) -> Fleet:
     int8 = None
     if "int8" in settings.values:
         int8 = _read_int8(settings, devices, judged=bool(train) or options.trained)
-    return Fleet(**vars(options), devices=tuple(devices), train=train, int8=int8, bases=bases)
+    where = _where(settings, options, devices)
+    return Fleet(**vars(options), devices=tuple(devices), train=train, int8=int8, bases=bases, where=where)
+
+
+def _where(settings: Settings, options: FleetOptions, devices: Sequence[Device]) -> dict[str, str]:
+    """File and line of what can turn out to be wrong when networks are planned."""
+    listed = isinstance(settings.at(("models",)), list)
+    places: dict[str, Place] = {f"devices.{device.name}": ("devices", device.name) for device in devices}
+    for index, model in enumerate(options.models):
+        places[f"models.{model}"] = ("models", index) if listed else ("models",)
+    places["keep"] = ("keep",)
+    return {name: settings.where(place) for name, place in places.items()}
 
 
 def _read_int8(settings: Settings, devices: Sequence[Device], *, judged: bool) -> Int8Settings:
@@ -85,7 +98,27 @@ def _read_device(settings: Settings, name: str, fleet: FleetOptions, folder: Pat
         )
     options = _with_profile(settings, place, options, folder)
     options = replace(options, export=options.export if "export" in settings.at(place) else fleet.export)
+    _require_meaning(settings, place, options, budget)
     return Device(**vars(options), name=name, budget=budget)
+
+
+def _require_meaning(settings: Settings, place: Place, options: DeviceOptions, budget: Budget) -> None:
+    """Fail at a limit that nothing here predicts, and at int8 where everything that is counted is in float32."""
+    of_chip = {} if options.chip is None else chip_costs(options.chip)
+    for cost in budget.asked:
+        if isinstance(cost_named(cost), ChipCost) and cost not in of_chip:
+            chips = ", ".join(name for name in targets() if cost in chip_costs(name))
+            settings.fail(
+                (*place, cost), f"device {place[-1]}: {cost} depends on a chip. Name it, chip: one of {chips}"
+            )
+    if options.precision != "int8" or options.export:
+        return
+    if "size" in budget:
+        why = "size in int8 is about exported files, and this device has none. Add export: [onnx]"
+        settings.fail((*place, "size"), f"device {place[-1]}: {why}")
+    if options.profile is None and "latency" not in budget and options.memory_of is None:
+        why = "precision is about exported files, latency and memory_of, and this device has none. Add export: [onnx]"
+        settings.fail((*place, "precision"), f"device {place[-1]}: {why}")
 
 
 def _with_profile(settings: Settings, place: Place, options: DeviceOptions, folder: Path) -> DeviceOptions:

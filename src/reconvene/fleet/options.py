@@ -95,10 +95,12 @@ class Fleet(FleetOptions):
     """Everything the file asks for.
 
     ``train``: the recipe with ``epochs``, empty for none. ``int8``: None where the file does not say. ``bases``: the
-    folders of the models that are trained artifacts.
+    folders of the models that are trained artifacts. ``where``: file and line of devices (``devices.NAME``), models
+    (``models.NAME``) and ``keep``, for errors that only show when networks are planned.
     """
 
     devices: tuple[Device, ...]
     train: dict[str, Any] = field(default_factory=dict)
     int8: Int8Settings | None = None
     bases: dict[str, Path] = field(default_factory=dict)
+    where: dict[str, str] = field(default_factory=dict)

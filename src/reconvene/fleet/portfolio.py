@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import product
+from math import inf
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from reconvene import artifact
-from reconvene.errors import ArtifactError, FleetError
+from reconvene.errors import FleetError
 from reconvene.fleet.assignments import Assignment, PlannedAssignment, assignments_of, may_time, plans_for
 from reconvene.fleet.device_result import DeviceRow, Result, cut_fields, mark_chosen
 from reconvene.fleet.job import execute_job
-from reconvene.fleet.options import Fleet
-from reconvene.utils.executors import FileContents, Job, JobOutcome, in_processes, join_ray, on_ray
+from reconvene.fleet.landing import is_complete, land, require_own
+from reconvene.fleet.options import Device, Fleet
+from reconvene.planning.runtime_costs import ExportedSize
+from reconvene.utils.executors import Job, JobOutcome, in_processes, join_ray, on_ray
 from reconvene.utils.files import unwritable, write_atomic
 from reconvene.utils.machine import usable_cores
 from reconvene.utils.progress import ProgressOption, listening, note, track
 
 # Of processes that nobody asked for: each takes up to a gigabyte.
 _MOST_WORKERS = 4
-DONE, SUMMARY = "fleet-done.json", "fleet.json"
+SUMMARY = "fleet.json"
 
 
 def run_fleet(
@@ -66,20 +68,20 @@ def _build_artifacts(fleet: Fleet, folder: Path, workers: int | None, ray: str |
     assignments = assignments_of(fleet, allow_import=allow_import)
     if not assignments:
         raise FleetError("no device takes any of these models: look at 'models' of the devices")
-    complete = {assignment.path for assignment in assignments if _is_complete(folder / assignment.path, assignment.key)}
+    complete = {assignment.path for assignment in assignments if is_complete(folder / assignment.path, assignment.key)}
     missing = [assignment for assignment in assignments if assignment.path not in complete]
     planned: list[PlannedAssignment] = []
     trouble: dict[str, str] = {}
     for assignment in assignments:
         if assignment.path not in complete:
-            _require_own(folder / assignment.path)
+            require_own(folder / assignment.path)
     work = folder / ".work"
     for job, files in _outcomes(fleet, missing, planned, work, workers, ray, allow_import):
         if isinstance(files, str):
             trouble[job["place"]] = files
         else:
             with _writing(folder):
-                _land(files, folder / job["place"], job["key"])
+                land(files, folder / job["place"], job["key"])
             shutil.rmtree(work / job["key"], ignore_errors=True)
         note(f"{job['place']}: {files if isinstance(files, str) else 'done'}")
     if not trouble:  # else the next call goes on from the checkpoints in it
@@ -160,40 +162,6 @@ def _locked(folder: Path) -> Iterator[None]:
             folder.rmdir()
 
 
-def _is_complete(path: Path, key: str) -> bool:
-    """Whether the artifact of ``key`` is complete in ``path``: every file has the size it was written with."""
-    try:
-        receipt = json.loads((path / DONE).read_text(encoding="utf-8"))
-        if not isinstance(receipt, dict) or receipt.get("key") != key:
-            return False
-        stored = artifact.Artifact.open(path)
-        exports = {entry.file: entry.bytes for entry in stored.exports}
-        sizes = {**{name: entry.bytes for name, entry in stored.files.items()}, **exports}
-        _ = stored.plan  # can it be read?
-        return all((path / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, ArtifactError):
-        return False
-
-
-def _require_own(destination: Path) -> None:
-    """Raise FleetError where a folder of results holds files that no fleet wrote: they would go."""
-    known = (destination / DONE, destination / artifact.MANIFEST)
-    if destination.is_dir() and any(destination.iterdir()) and not any(path.exists() for path in known):
-        raise FleetError(f"{destination} was not made by a fleet, and is not written over. Choose another folder (-o)")
-
-
-def _land(files: FileContents, destination: Path, key: str) -> None:
-    """Write an artifact, with its mark of completion, into a staging folder and rename that to ``destination``."""
-    staging = destination.with_name(f".{destination.name}.{os.getpid()}")
-    shutil.rmtree(staging, ignore_errors=True)
-    for name, content in {**files, DONE: json.dumps({"key": key}).encode()}.items():
-        target = staging / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
-    shutil.rmtree(destination, ignore_errors=True)
-    os.replace(staging, destination)
-
-
 def _row(planned: PlannedAssignment, folder: Path, trouble: dict[str, str]) -> DeviceRow:
     assignment = planned.assignment
     row = DeviceRow(
@@ -210,12 +178,31 @@ def _row(planned: PlannedAssignment, folder: Path, trouble: dict[str, str]) -> D
     if assignment.path in trouble:
         return replace(row, trouble=trouble[assignment.path] + _left_from_before(folder, assignment.path))
     stored = artifact.Artifact.open(folder / assignment.path)
-    files = {entry.file: entry.bytes for entry in stored.exports}
-    row = replace(row, folder=assignment.path, files=files)
+    row = _with_files(replace(row, folder=assignment.path), assignment.device, stored)
     trained, as_cut = stored.training, stored.as_cut
     if as_cut is not None:
         row = replace(row, task=as_cut.task, score=as_cut.scores["pruned"], dense_score=as_cut.scores["dense"])
     return row if trained is None else replace(row, task=trained.task, score=trained.score)
+
+
+def _with_files(row: DeviceRow, device: Device, stored: artifact.Artifact) -> DeviceRow:
+    """With the size of the largest exported file, not of the plan; one that breaks its limit is trouble."""
+    precision = device.precision or "fp32"
+    exports = [entry for entry in stored.exports if entry.variant == "pruned" and entry.precision == precision]
+    row = replace(row, files={entry.file: entry.bytes for entry in stored.exports})
+    if not device.export or not exports:
+        return row
+    largest = max(exports, key=lambda entry: entry.bytes)
+    costs, about = {**row.costs, "size": float(largest.bytes)}, {**row.about}
+    dense = row.dense
+    if "size" not in row.limits:  # then the dense network was not exported
+        about["size"] = ExportedSize(device.export, precision).condition
+        dense = {name: amount for name, amount in dense.items() if name != "size"}
+    row = replace(row, costs=costs, dense=dense, about=about)
+    if largest.bytes <= row.limits.get("size", inf):
+        return row
+    why = f"{largest.file} has {largest.bytes:,} bytes, more than the limit on size of {row.limits['size']:,.0f}"
+    return replace(row, trouble=f"{why}. Ask for less. The artifact in {row.folder} stays")
 
 
 def _left_from_before(folder: Path, relative_path: str) -> str:

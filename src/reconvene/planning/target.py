@@ -65,7 +65,7 @@ class Target:
         if self.memory_of not in (None, *memory_planners()):
             raise UnknownNameError("plan of memory", str(self.memory_of), memory_planners())
         profile = None
-        chip = {} if self.chip is None else _chip_costs(self.chip)
+        chip = {} if self.chip is None else chip_costs(self.chip)
         # The latency of a cost file, such as a roofline, is about that chip and not about this machine.
         if ("latency" in budget and "latency" not in chip) or self.device is not None:
             profile = resolve_profile(planner, self.device, precision=self.precision)
@@ -86,7 +86,7 @@ class Target:
                 cost.close()
 
 
-def _chip_costs(chip: str | Path) -> dict[str, Cost]:
+def chip_costs(chip: str | Path) -> dict[str, Cost]:
     """What a chip charges: by the formulas of its file alone, or by its compiler. Raises as ``cost_file``."""
     file = cost_file(chip)
     return file.costs if file.compiler is None else npu_costs(file)
