@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import reconvene as rc
 from reconvene.structure.state import known_state
-from support.state_nets import NEURONS, Net, NoneMembrane, X, built
+from reconvene.surgery import Plan
+from support.state_nets import NEURONS, Net, NoneMembrane, X, built, fire
 
 BUDGET = rc.Budget(params="3x")
 
@@ -188,6 +189,34 @@ class Normed(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*")
+class NumberMembrane(nn.Module):
+    """State that begins as a number, alone or in a list."""
+
+    def __init__(self, start: float = 0.25, listed: bool = False) -> None:
+        super().__init__()
+        self.mem: Any = [start] if listed else start
+        self.listed = listed
+
+    def forward(self, x: Tensor) -> Tensor:
+        mem = 0.8 * (self.mem[0] if self.listed else self.mem) + x
+        self.mem = [mem - 0.5 * fire(mem)] if self.listed else mem - 0.5 * fire(mem)
+        return fire(mem)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_state_that_begins_as_a_number_goes_back_to_it(listed: bool) -> None:
+    """A model that is run between its plan and the use of the plan holds tensors where the plan saw numbers."""
+    fresh, model = (built(lambda: NumberMembrane(listed=listed)) for _ in range(2))
+    with torch.no_grad():
+        expected = rc.plan(fresh, X, BUDGET).apply(fresh)(X)
+        plan = rc.plan(model, X, BUDGET)
+        model(X[:1])
+        assert torch.equal(plan.apply(model)(X), expected)
+        assert torch.allclose(plan.mask(model)(X), expected, atol=1e-5)
+        saved = Plan.from_dict(plan.to_dict())
+        assert saved.state == plan.state and torch.equal(saved.apply(model)(X), expected)
+
+
 def test_what_is_made_of_parameters_alone_is_no_state() -> None:
     model = Normed()
     rc.groups(model, torch.randn(2, 6))

@@ -20,6 +20,7 @@ from reconvene.models import example_inputs
 from reconvene.models.seeding import seeded
 from reconvene.rectifier.calibration import undisturbed
 from reconvene.structure import tensors_in
+from reconvene.structure.fresh import call_afresh
 from reconvene.utils.schema import AnySeed, Count, Text, closed
 
 SEED = 0
@@ -142,7 +143,7 @@ def _outputs(model: nn.Module, example: Tensor) -> tuple[ProbeOutput, ...]:
     example = example.to(_device(model))
     with seeded(SEED), undisturbed(model, seed=SEED):
         try:
-            tensors = [tensor for tensor in tensors_in(model(example)) if tensor.is_floating_point()]
+            tensors = [tensor for tensor in tensors_in(call_afresh(model, example)) if tensor.is_floating_point()]
         except _TROUBLE as error:
             reason = " ".join(str(error).split())[:200]
             raise ProbeError(f"it does not run on {list(example.shape)}: {type(error).__name__}: {reason}") from error

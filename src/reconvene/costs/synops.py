@@ -150,21 +150,22 @@ def count_synops(model: nn.Module, data: Iterable[Any], example_inputs: Any = No
     from reconvene.criteria.gradients import explained
     from reconvene.criteria.preserve_state import untouched
     from reconvene.structure import call
-    from reconvene.structure.capture import settle_state
+    from reconvene.structure.fresh import begin_afresh, know_state
     from reconvene.structure.neurons import neurons
     from reconvene.structure.state import known_state
 
     if example_inputs is not None:
-        settle_state(model, example_inputs)
+        know_state(model, example_inputs)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     names = argument_names(model, example_inputs)
     batches = Batches(data, user="counting synaptic operations", device=device, seed=seed, names=names, labelled=False)
     counts: dict[str, LayerSynops] = {}
     rates = {name: NeuronRate(name) for name in neurons(model)}
     examples = 0
-    with untouched(model, seed=seed), torch.no_grad(), _counted(model, counts, rates):
+    with untouched(model, seed=seed), torch.no_grad():
         for number, (inputs, _) in enumerate(batches):
-            with explained("counting synaptic operations", number):
+            begin_afresh(model, inputs)  # the recorded pass must not meet the hooks that count
+            with explained("counting synaptic operations", number), _counted(model, counts, rates):
                 call(model, inputs)
             examples += samples_in(inputs)
     for layer in counts.values():

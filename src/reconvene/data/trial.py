@@ -7,7 +7,7 @@ from torch import nn
 
 from reconvene.data.dataset import Dataset
 from reconvene.errors import MODEL_REFUSALS, TrainingError
-from reconvene.structure.state import clear_state
+from reconvene.structure.fresh import call_afresh
 from reconvene.utils.module_state import evaluating
 
 
@@ -22,9 +22,8 @@ def try_model(model: nn.Module, dataset: Dataset, *, role: str = "the model") ->
     device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
     images, targets = dataset.train.images[:2], dataset.train.targets[:2]
     with evaluating(model), torch.no_grad():
-        clear_state(model)
         try:
-            output = model(dataset.normalise(images.to(device)))
+            output = call_afresh(model, dataset.normalise(images.to(device)))
         except MODEL_REFUSALS as error:
             shape = "x".join(map(str, dataset.shape))
             raise TrainingError(f"{role} does not run on {dataset.name}'s images {shape}: {error}") from error

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from reconvene.errors import MODEL_REFUSALS, DataError, ExportError, ModelError
-from reconvene.structure.inputs import arguments, call, map_tensors
+from reconvene.structure.fresh import call_afresh
+from reconvene.structure.inputs import arguments, map_tensors
 from reconvene.structure.restore import kept_attributes
-from reconvene.structure.state import clear_state, kept_values, known_state, own_instances
+from reconvene.structure.state import clear_state, is_known, kept_values, known_state, own_instances
 from reconvene.utils.module_state import evaluating as in_eval_mode
 
 
@@ -34,7 +35,7 @@ def in_inference(model: nn.Module) -> Iterator[nn.Module]:
 @contextmanager
 def _afresh(model: nn.Module) -> Iterator[None]:
     """Within: a model with state starts as a newly built one; afterwards it holds what it held."""
-    if not known_state(model):
+    if is_known(model) and not known_state(model):
         yield
         return
     with kept_attributes(model), kept_values(model, buffers=True), own_instances(model):
@@ -61,9 +62,8 @@ def own_inputs(model: nn.Module, example_inputs: Any, *, seed: int = 0) -> Any:
 
 def outputs_of(model: nn.Module, example_inputs: Any) -> dict[str, Tensor]:
     """Run ``model`` (in the mode it is in) and name every tensor it returns. Raises ModelError when it does not run."""
-    clear_state(model)
     try:
-        outputs = named_tensors(call(model, example_inputs), "output")
+        outputs = named_tensors(call_afresh(model, example_inputs), "output")
     except MODEL_REFUSALS as error:
         shapes = [tuple(tensor.shape) for tensor in leaves(example_inputs)]
         raise ModelError(

@@ -14,8 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from reconvene.criteria.base import Loss
 from reconvene.criteria.batches import Batches, argument_names, samples_in
 from reconvene.criteria.gradients import explained, loss_of
-from reconvene.structure import call
 from reconvene.structure.copies import copy_model
+from reconvene.structure.fresh import call_afresh
 from reconvene.structure.inputs import map_tensors, tensors_in
 from reconvene.surgery.operations import OperationSite, Replacement
 
@@ -64,7 +64,7 @@ def fit_sites(
     with torch.no_grad(), _hooks(model, sites, lambda path, x, y: samples[path].add(x, y)):
         for number, (inputs, _) in enumerate(batches):
             with explained(_USER, number):
-                call(model, inputs)
+                call_afresh(model, inputs)
     fitted = {}
     for site in sites:
         before, sample = model.get_submodule(site.path), samples[site.path]
@@ -222,7 +222,7 @@ def _losses(
         for number, (inputs, target) in enumerate(batches):
             size = samples_in(inputs, target)
             with explained(_USER, number):
-                output = call(model, map_tensors(_with_gradient, inputs))
+                output = call_afresh(model, map_tensors(_with_gradient, inputs))
                 # The loss is a mean over examples that do not depend on each other in eval mode: times their number,
                 # the gradient at one example's output is that of its own loss.
                 total = loss_of(loss, output, target, user=_USER) * size

@@ -15,6 +15,7 @@ from reconvene.criteria.batches import Batches, argument_names
 from reconvene.errors import MODEL_REFUSALS, DataError, ModelError
 from reconvene.rectifier.layers import weighted_layers
 from reconvene.structure import call, map_tensors, tensors_in
+from reconvene.structure.fresh import know_state
 from reconvene.structure.neurons import neurons
 from reconvene.structure.patches import exclusive
 from reconvene.structure.restore import accelerators, kept_attributes, kept_random_state
@@ -174,6 +175,7 @@ def run_hooked(
     With ``every_call`` ``after`` sees all of them.
     """
     visited: set[str] = set()
+    know_state(model, batch)  # before the hooks, which the recorded pass must not meet
     with ExitStack() as stack:
         for name, module in weighted_layers(model).items():
             first, then = _first_call(name, visited, before, after, every_call)

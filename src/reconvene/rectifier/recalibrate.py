@@ -15,7 +15,7 @@ from reconvene.criteria.gradients import explained
 from reconvene.errors import DataError
 from reconvene.rectifier.calibration import undisturbed
 from reconvene.rectifier.examples import few_of
-from reconvene.structure import call
+from reconvene.structure.fresh import call_afresh
 from reconvene.utils.norms import averages_statistics
 from reconvene.utils.progress import stage
 
@@ -72,7 +72,7 @@ def recalibrate(
             if left_over.is_next(inputs) or ahead:
                 continue
             with explained("rectify how='recalibrate'", number, DataError):
-                call(model, inputs)
+                call_afresh(model, inputs)
             samples += samples_in(inputs)
             work.move_to(min(samples, total), detail=f"batch {number}")
             if samples >= examples:

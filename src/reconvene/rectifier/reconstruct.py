@@ -34,6 +34,7 @@ from reconvene.rectifier.least_squares import Positions, fit_weights, input_rows
 from reconvene.rectifier.readers import Readers
 from reconvene.rectifier.recalibrate import following, inputs_of
 from reconvene.structure import call
+from reconvene.structure.fresh import know_state
 from reconvene.surgery.ranges import from_text
 from reconvene.utils.norms import averages_statistics
 from reconvene.utils.progress import Stage, stage
@@ -89,6 +90,7 @@ def reconstruct(
     with work.reads_of(model), stage("running the model"):
         for number, (part, share) in enumerate(zip(parts, _shares(parts), strict=True)):
             work.begin(number, share)
+            know_state(model, part)
             with undisturbed(model, seed=seed), work.hooked(model, work.see_dense):
                 _run(model, part)
     with stage("fitting layers", len(work.small), summary=False) as work.stage:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reconvene.data import Dataset
-from reconvene.structure.state import clear_state
+from reconvene.structure.fresh import call_afresh
 from reconvene.utils.module_state import evaluating
 
 _BATCH = 128
@@ -62,9 +62,8 @@ class Attack:
             pixels, step = (clean + strength * noise).clamp(0, 255), strength / 4
         for _ in range(self.steps):
             pixels = pixels.detach().requires_grad_()
-            clear_state(network)
             # The factor makes a copy, since ``normalise`` works in place.
-            loss = F.cross_entropy(network(dataset.normalise(pixels * 1)).float(), labels, reduction="sum")
+            loss = F.cross_entropy(call_afresh(network, dataset.normalise(pixels * 1)).float(), labels, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, pixels)
             pixels = torch.minimum(torch.maximum(pixels.detach() + step * gradient.sign(), low), high)
         return pixels.detach().round().to(torch.uint8)

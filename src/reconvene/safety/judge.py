@@ -18,7 +18,7 @@ from reconvene.safety.adversarial import ATTACKS
 from reconvene.safety.membership import membership
 from reconvene.safety.result import Safety, Trigger
 from reconvene.safety.trigger import Answers, Search, find_patch, unseen_by_search
-from reconvene.structure.state import clear_state
+from reconvene.structure.fresh import call_afresh
 from reconvene.tasks import Targets
 from reconvene.utils.module_state import evaluating
 from reconvene.utils.progress import stage, track
@@ -92,8 +92,7 @@ def answers_of(network: nn.Module, dataset: Dataset) -> Answers:
     """How a network in eval mode answers."""
 
     def scores(images: Tensor) -> Tensor:
-        clear_state(network)
-        return torch.as_tensor(network(dataset.normalise(images)))
+        return torch.as_tensor(call_afresh(network, dataset.normalise(images)))
 
     def answer(images: Tensor) -> Tensor:
         with evaluating(network), torch.no_grad():

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from reconvene.data import Dataset, Split
 from reconvene.errors import DataError
-from reconvene.structure.state import clear_state
+from reconvene.structure.fresh import call_afresh
 from reconvene.utils.module_state import evaluating
 
 Answers = Callable[[Tensor], Tensor]
@@ -192,8 +192,7 @@ def _fitted(network: nn.Module, patch: Patch, images: Tensor, clean: Tensor, dat
             pixels = pixels.detach().requires_grad_()
             stamped = images.clone()
             stamped[:, :, rows, columns] = pixels
-            clear_state(network)
-            scores = network(dataset.normalise(stamped)).float()
+            scores = call_afresh(network, dataset.normalise(stamped)).float()
             (gradient,) = torch.autograd.grad(F.cross_entropy(scores, targets), pixels)
             success = float((scores.argmax(1) == targets).double().mean())
             best = max(best, (success, pixels.detach()), key=lambda entry: entry[0])

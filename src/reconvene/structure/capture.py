@@ -39,6 +39,7 @@ from reconvene.structure.state import (
     known_state,
     own_instances,
     possible_state,
+    remember_state,
     snapshot,
     state_buffers,
 )
@@ -83,6 +84,8 @@ def record_forward(
     if {(state.module, state.name) for state in recording.written} != {(s.module, s.name) for s in known_state(model)}:
         find_state(model, recording.written, _trial(model, example_inputs, recording))
         recording = _record(model, example_inputs, attributes)
+    if not recording.written:
+        remember_state(model, ())
     return recording
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.structure.inputs import tensors_in
-from reconvene.structure.state import enter_instances, known_state, remember_state
+from reconvene.structure.state import enter_instances, is_known, known_state, remember_state
 from reconvene.utils.module_tree import modules_of
 
 _LOCKS = {"_thread", "threading", "_multiprocess", "multiprocessing.synchronize"}
@@ -26,7 +26,8 @@ _CONTENT = (dict, list, tuple, set, frozenset, str, bytes, int, float)
 def copy_model(model: nn.Module) -> nn.Module:
     """A deep copy, also of a model that holds results of a training step; its state is known where the model's is."""
     copy_of_model = deep_copy(model, uncopied(model))
-    remember_state(copy_of_model, known_state(model))
+    if is_known(model):
+        remember_state(copy_of_model, known_state(model))
     enter_instances(model, copy_of_model)
     return copy_of_model
 

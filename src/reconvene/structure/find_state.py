@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import islice, product
 
 from torch import nn
 
 from reconvene.structure.recording import Recording
-from reconvene.structure.state import RESETS, Snapshot, StateItem, known_state, possible_state, remember_state, snapshot
+from reconvene.structure.state import (
+    NUMBER,
+    REPLACEMENTS,
+    RESETS,
+    Snapshot,
+    StateItem,
+    held_numbers,
+    known_state,
+    possible_state,
+    remember_state,
+    snapshot,
+)
 
 _MOST = 300
 """Combinations of ways that are tried for a model that does not run as it is; most fail at the first layer."""
@@ -42,17 +54,27 @@ def find_state(model: nn.Module, written: Sequence[StateItem], trial: Try) -> No
     chosen = {(state.module, state.name): state for state in known_state(model)}
     reference = trial(tuple(chosen.values()))
     for same in _by_class(model, written).values():
-        for way in RESETS:
-            attempt = {
-                **chosen,
-                **{(state.module, state.name): StateItem(state.module, state.name, way) for state in same},
-            }
+        for ways in _ways(model, same):
+            attempt = {**chosen, **{(state.module, state.name): state for state in ways}}
             recording = trial(list(attempt.values()))
             if recording is not None and (reference is None or _shapes(recording) == _shapes(reference)):
                 chosen = attempt
                 break
     names = {(state.module, state.name) for state in written}
     remember_state(model, [state for key, state in chosen.items() if key in names])
+
+
+def _ways(model: nn.Module, same: Sequence[StateItem]) -> list[list[StateItem]]:
+    """The same pieces of state with each way to start afresh, in the order in which they are tried.
+
+    Where they hold numbers, what replaces tensors would change nothing, so a trial could not tell that it is wrong.
+    """
+    numbers = [held_numbers(model, state) for state in same]
+    ways = [way for way in RESETS if way not in REPLACEMENTS or not any(numbers)]
+    tried = [[replace(state, way=way) for state in same] for way in ways]
+    if all(len(held) == 1 for held in numbers):
+        tried.append([replace(s, way=NUMBER, number=min(held)) for s, held in zip(same, numbers, strict=True)])
+    return tried
 
 
 def runs_afresh(model: nn.Module, trial: Try) -> bool:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from reconvene.structure.inputs import tensors_in
 from reconvene.utils.module_tree import modules_of, named_modules
@@ -29,15 +30,33 @@ _USUAL = frozenset(_PLAIN)
 @closed
 @dataclass(frozen=True, order=True)
 class StateItem:
-    """One piece of state: an attribute or a buffer of a module, and the way it starts afresh (a name in ``WAYS``)."""
+    """One piece of state: an attribute or a buffer of a module, and the way it starts afresh.
+
+    ``way`` is a name in ``RESETS``, ``NUMBER`` (all of it becomes ``number`` again), or empty where there is no way.
+    """
 
     module: Name
     name: Name
     way: Name = ""
+    number: float | None = None
 
     def __post_init__(self) -> None:
-        if self.name in _INTERNAL or self.way not in ("", *RESETS):
+        if self.name in _INTERNAL or self.way not in ("", NUMBER, *RESETS):
             raise ValueError(f"{self.module}.{self.name} cannot start afresh by {self.way!r}")
+        if (self.way == NUMBER) != (self.number is not None):
+            raise ValueError(f"{self.module}.{self.name} starts afresh by {self.way!r} with the number {self.number}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; without a number as in plans of older releases."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    def start_afresh(self, model: nn.Module) -> None:
+        """Give the attribute or the buffer its first value, in place."""
+        module = model.get_submodule(self.module)
+        if self.way == NUMBER:
+            _replace(module, self.name, lambda tensor: self.number)
+        elif self.way:
+            RESETS[self.way](module, self.name)
 
 
 def _call_reset(module: nn.Module, name: str) -> None:
@@ -68,13 +87,13 @@ def _to_zeros(module: nn.Module, name: str) -> None:
     _replace(module, name, lambda tensor: torch.zeros_like(tensor.detach()))
 
 
-def _replace(module: nn.Module, name: str, change: Callable[[Tensor], Tensor | None]) -> None:
+def _replace(module: nn.Module, name: str, change: Callable[[Tensor], Tensor | float | None]) -> None:
     store = module._buffers if name in module._buffers else module.__dict__
     if isinstance(store.get(name), (Tensor, list, tuple, dict)):  # anything else is no tensor yet
         store[name] = _changed(store[name], change)
 
 
-def _changed(value: Any, change: Callable[[Tensor], Tensor | None]) -> Any:
+def _changed(value: Any, change: Callable[[Tensor], Tensor | float | None]) -> Any:
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, (list, tuple)):
@@ -89,14 +108,20 @@ def _to_empty_container(module: nn.Module, name: str) -> None:
     module.__dict__[name] = type(value)()
 
 
-RESETS: dict[str, Callable[[nn.Module, str], None]] = {
-    "reset": _call_reset,
-    "absent": _delete,
-    "no items": _to_empty_container,
+NUMBER = "number"
+"""State that begins as a number, alone or in containers, which only a model that was not run yet still holds."""
+REPLACEMENTS: dict[str, Callable[[nn.Module, str], None]] = {
     "none": _to_none,
     "empty": _to_empty,
     "zero": _to_one_zero,
     "zeros": _to_zeros,
+}
+"""What takes the place of tensors; where state holds none, these do nothing."""
+RESETS: dict[str, Callable[[nn.Module, str], None]] = {
+    "reset": _call_reset,
+    "absent": _delete,
+    "no items": _to_empty_container,
+    **REPLACEMENTS,
 }
 """How a piece of state starts afresh, in the order in which ``find_state`` tries them.
 
@@ -107,9 +132,20 @@ The module's own ``reset()`` comes first. Then what lets the module's own code b
 _KNOWN: weakref.WeakKeyDictionary[nn.Module, tuple[StateItem, ...]] = weakref.WeakKeyDictionary()
 
 
+def held_numbers(model: nn.Module, state: StateItem) -> set[float]:
+    """The numbers that a piece of state holds, alone or in a container; none where it holds anything else."""
+    leaves = pytree.tree_leaves(getattr(model.get_submodule(state.module), state.name, None))
+    return set(leaves) if all(type(leaf) in (int, float) for leaf in leaves) else set()
+
+
 def known_state(model: nn.Module) -> tuple[StateItem, ...]:
     """The state of a model that was analysed, or that a plan made; else none."""
     return _KNOWN.get(model, ())
+
+
+def is_known(model: nn.Module) -> bool:
+    """Whether it is known what state a model has; it may be none."""
+    return model in _KNOWN
 
 
 def remember_state(model: nn.Module, states: Iterable[StateItem]) -> None:
@@ -120,8 +156,7 @@ def remember_state(model: nn.Module, states: Iterable[StateItem]) -> None:
 def clear_state(model: nn.Module, states: Iterable[StateItem] | None = None) -> None:
     """Let the state of a model (by default the known state) start afresh, in place."""
     for state in known_state(model) if states is None else states:
-        if state.way:
-            RESETS[state.way](model.get_submodule(state.module), state.name)
+        state.start_afresh(model)
 
 
 def state_buffers(model: nn.Module, states: Iterable[StateItem] | None = None) -> frozenset[str]:

@@ -137,7 +137,7 @@ class Plan(Accounting, Provenance, Cut, Plottable):  # fields come in the order 
         out["sites"] = [dataclasses.asdict(site) for site in self.sites]
         out["slices"] = {n: {str(d): t for d, t in dims.items()} for n, dims in self.slices.items()}
         out["attributes"] = [list(change) for change in self.attributes]
-        out["state"] = [dataclasses.asdict(state) for state in self.state]
+        out["state"] = [state.to_dict() for state in self.state]
         out["notes"] = [note.to_dict() for note in self.notes]
         for name in ("conditions", "state"):
             if not out[name]:

@@ -13,8 +13,8 @@ from reconvene.costs.synops import Synops, count_synops
 from reconvene.data import Dataset, test_batches
 from reconvene.data.corruptions import CORRUPTIONS, STRENGTHS, corrupted
 from reconvene.errors import TrainingError
+from reconvene.structure.fresh import call_afresh
 from reconvene.structure.neurons import neurons
-from reconvene.structure.state import clear_state
 from reconvene.tasks import Assessment
 from reconvene.training.evaluate import check_output, outputs_in_float32
 from reconvene.utils.module_state import evaluating
@@ -36,8 +36,8 @@ def predict(model: nn.Module, dataset: Dataset, *, batch_size: int = 256) -> _Pr
     parts: list[_Predictions] = []
     with evaluating(model), torch.no_grad():
         for x, y in test_batches(dataset, batch_size=batch_size, device=device):
-            clear_state(model)
-            parts.append(dataset.task.predict(outputs_in_float32(check_output(model(x), y, dataset))))
+            output = check_output(call_afresh(model, x), y, dataset)
+            parts.append(dataset.task.predict(outputs_in_float32(output)))
     return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
 
 

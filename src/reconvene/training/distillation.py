@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from reconvene.errors import TrainingError
 from reconvene.structure.copies import copy_model
-from reconvene.structure.state import clear_state
+from reconvene.structure.fresh import call_afresh
 from reconvene.surgery import Plan
 from reconvene.surgery.ranges import from_text
 from reconvene.tasks import Task
@@ -96,9 +96,8 @@ def with_teacher(
 
     def loss(images: Tensor, output: Any, target: Tensor) -> Tensor:
         bf16 = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
-        clear_state(teacher)
         with torch.no_grad(), bf16:
-            teacher_output = outputs_in_float32(teacher(images.contiguous(memory_format=layout)))
+            teacher_output = outputs_in_float32(call_afresh(teacher, images.contiguous(memory_format=layout)))
         share = distillation.weight
         total = (1 - share) * task_loss(images, output, target)
         total = total + share * task.soft_loss(output, teacher_output, distillation.temperature)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from reconvene.data import Dataset, test_batches
 from reconvene.data.dataset import SplitName
 from reconvene.errors import TrainingError
+from reconvene.structure.fresh import call_afresh
 from reconvene.structure.inputs import map_tensors
-from reconvene.structure.state import clear_state
 from reconvene.tasks import Evaluation
 from reconvene.training.parallel import World
 from reconvene.utils.module_state import evaluating
@@ -44,8 +44,7 @@ def evaluate_split(
     batches = test_batches(dataset, split=part, batch_size=batch_size, shard=world.shard, device=device)
     with evaluating(model), torch.no_grad():
         for x, y in track(batches, f"evaluating on {dataset.name}", total=steps):
-            clear_state(model)
-            meter.add(outputs_in_float32(check_output(model(x), y, dataset)), y)
+            meter.add(outputs_in_float32(check_output(call_afresh(model, x), y, dataset)), y)
     return meter.evaluation(world.total(meter.totals))
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.structure.copies import copy_model
+from reconvene.structure.fresh import call_afresh
 
 FEWEST = 16
 """Input channels below which the gradient of a strided 1x1 convolution is unsafe: a vector of the widest processor."""
@@ -24,7 +25,7 @@ def put_in_channels_last(model: nn.Module, images: Tensor, *, device: torch.devi
     trial = copy_model(model).eval().to(memory_format=torch.channels_last)
     try:
         with torch.no_grad():
-            trial(images.contiguous(memory_format=torch.channels_last))
+            call_afresh(trial, images.contiguous(memory_format=torch.channels_last))
     except RuntimeError:
         return False
     model.to(memory_format=torch.channels_last)

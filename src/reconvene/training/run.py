@@ -18,7 +18,8 @@ from reconvene.data.batches import Batch
 from reconvene.data.trial import try_model
 from reconvene.errors import Diverged, TrainingError
 from reconvene.structure.copies import copy_model
-from reconvene.structure.state import clear_state, known_state, remember_state
+from reconvene.structure.fresh import begin_afresh
+from reconvene.structure.state import known_state, remember_state
 from reconvene.surgery.operations import blend_penalty, blends, describe_blends, move_blends
 from reconvene.tasks import Evaluation
 from reconvene.training.checkpoint import (
@@ -206,7 +207,7 @@ class TrainingRun:
         if self.rounded is not None:
             self.rounded.at(self.done / (self.epochs * self.steps))
         move_blends(self.blends, self.done / (self.epochs * self.steps))
-        clear_state(self.model)  # examples of one batch have nothing to say to those of the next
+        begin_afresh(self.model, x)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"):
             output = self.forward(x)
         output = outputs_in_float32(output)

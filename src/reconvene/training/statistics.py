@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from reconvene.data.batches import Batch
-from reconvene.structure.state import clear_state
+from reconvene.structure.fresh import call_afresh
 from reconvene.tasks import Task
 from reconvene.training.evaluate import outputs_in_float32
 from reconvene.training.parallel import World
@@ -116,8 +116,7 @@ def _renew(model: nn.Module, norms: Sequence[_NormBase], batches: Sequence[Batch
         norm.train()
     try:
         for images, _ in batches:
-            clear_state(model)
-            model(images)
+            call_afresh(model, images)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
@@ -134,8 +133,7 @@ def _loss(model: nn.Module, task: Task, batches: Sequence[Batch], world: World) 
     """Mean loss over the batches of all processes; infinite where it is no number."""
     sums = torch.zeros(2, dtype=torch.float64, device=batches[0][1].device)
     for images, targets in batches:
-        clear_state(model)
-        losses: Tensor = task.losses(outputs_in_float32(model(images)), targets).double()
+        losses: Tensor = task.losses(outputs_in_float32(call_afresh(model, images)), targets).double()
         sums += torch.stack([losses.sum(), torch.ones_like(losses).sum()])
     total, count = world.total(sums).tolist()
     loss = total / count

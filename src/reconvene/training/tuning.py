@@ -20,8 +20,9 @@ from reconvene.criteria.base import Loss
 from reconvene.criteria.batches import Batches, LeftOver, argument_names, batch_count, repeatable
 from reconvene.criteria.gradients import explained
 from reconvene.errors import TrainingError
-from reconvene.structure import call, tensors_in
-from reconvene.structure.state import clear_state, own_instances
+from reconvene.structure import tensors_in
+from reconvene.structure.fresh import call_afresh
+from reconvene.structure.state import clear_state
 from reconvene.tasks.scores import soft_loss
 from reconvene.training.optimizer import Nesterov
 from reconvene.training.randomness import own_randomness, seed_step
@@ -144,9 +145,7 @@ def _objective(
     network: nn.Module, teacher: nn.Module, inputs: Any, target: Any, loss: Loss | None, tuning: Tuning
 ) -> Tensor:
     """The loss of one batch."""
-    clear_state(network)
-    with own_instances(network):
-        output = call(network, inputs)
+    output = call_afresh(network, inputs)
     if loss is None and not isinstance(target, Tensor | Mapping | None):
         raise TrainingError(
             f"tuning: targets are {type(target).__name__}, and the default loss (cross entropy) takes a tensor. Give a "
@@ -158,9 +157,8 @@ def _objective(
     if share < 1:
         value = (1 - share) * (loss or F.cross_entropy)(output, target)
     if share > 0:
-        clear_state(teacher)
-        with torch.no_grad(), own_instances(teacher):
-            dense_output = call(teacher, inputs)
+        with torch.no_grad():
+            dense_output = call_afresh(teacher, inputs)
         scores = loss is None and not without_target
         value = value + share * _imitation(output, dense_output, tuning.temperature if scores else None)
     assert isinstance(value, Tensor)
