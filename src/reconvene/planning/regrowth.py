@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reconvene.costs import Budget
-from reconvene.criteria.channels.activity import NeuronChannels, neuron_places
+from reconvene.criteria.channels.activity import LayerCalls, NeuronChannels, neuron_places
 from reconvene.criteria.channels.slots import Roles
 from reconvene.errors import ArgumentError, StructureError
 from reconvene.planning.options import Options
@@ -120,7 +120,7 @@ class Regrowth:
         self._updated = 0
         self._hooks = ExitStack()
         self._membranes = neuron_places(self.structure, set(neurons(self.network)))
-        self._judged = {place.group for places in self._membranes.values() for place in places}
+        self._judged = {place.group for layer in self._membranes.values() for place in layer.channels}
         self._hook()
 
     def _hook(self) -> None:
@@ -128,6 +128,9 @@ class Regrowth:
         for path, places in _gated(self.network, self.structure):
             gate = _Gate(self.network.get_submodule(path), places)
             self._hooks.callback(gate.module.register_forward_hook(partial(self._mask, gate)).remove)
+        for layer in self._membranes.values():
+            begin = partial(_begin_pass, layer)
+            self._hooks.callback(self.network.register_forward_pre_hook(begin).remove)
         for name, (module, kind) in neurons(self.network).items():
             if kind.keep_sequence and not getattr(module, kind.keep_sequence):
                 setattr(module, kind.keep_sequence, True)
@@ -254,9 +257,15 @@ class Regrowth:
         if not torch.is_grad_enabled():  # an evaluation between two steps is no part of them
             return
         membrane = kind.membrane_of(module)
-        for place in self._membranes.get(name, ()) if membrane is not None else ():
+        if membrane is None or name not in self._membranes:
+            return
+        for place in self._membranes[name].next_call("Regrowth"):
             values = membrane.detach().abs().double().movedim(place.axis, 0).flatten(1).mean(dim=1).cpu().numpy()
             self._new_activity[place.group] += values[place.positions].mean(axis=1)
+
+
+def _begin_pass(layer: LayerCalls, module: nn.Module, args: Any) -> None:
+    layer.begin_pass()
 
 
 def _structure(network: nn.Module, example_inputs: Any) -> Structure:
@@ -306,8 +315,8 @@ def _gated(model: nn.Module, structure: Structure) -> list[tuple[str, list[Neuro
     normed = {id(t) for path, (args, _) in exits.items() if is_norm(model.get_submodule(path)) for t in args}
     gates = [path for path, (_, outs) in exits.items() if not any(id(out) in normed for out in outs)]
     places = neuron_places(structure, set(gates))
-    covered = {place.group for of_layer in places.values() for place in of_layer}
+    covered = {place.group for layer in places.values() for place in layer.channels}
     missing = [group.name for g, group in enumerate(structure.prunable) if g not in covered]
     if missing:
         raise StructureError(f"no layer gives the channels of {missing[0]} by itself, so they cannot be masked", {})
-    return [(path, of_layer) for path, of_layer in places.items() if of_layer]
+    return [(path, layer.channels) for path, layer in places.items() if layer.channels]

@@ -70,31 +70,84 @@ class NeuronChannels:
         self.count += channels.shape[1] * self.positions.shape[1]
 
 
-def neuron_places(structure: Structure, names: set[str]) -> dict[str, list[NeuronChannels]]:
-    """Where the channels of prunable groups are in what layers give, by the paths of the layers."""
-    places: dict[str, list[NeuronChannels]] = {}
-    for _, path, _, outputs in structure.recording.exits:
-        if path not in names or path in places or not outputs:
+@dataclass
+class LayerCalls:
+    """What each call of a layer gives in a pass, in order: at several places, channels of several groups.
+
+    ``calls`` of the same channels share their ``NeuronChannels``.
+    """
+
+    path: str
+    calls: list[list[NeuronChannels]] = field(default_factory=list)
+    done: int = 0
+
+    @property
+    def channels(self) -> list[NeuronChannels]:
+        """Those of all calls, each once."""
+        return list({id(place): place for of_call in self.calls for place in of_call}.values())
+
+    def begin_pass(self) -> None:
+        """The next call is the first of a pass."""
+        self.done = 0
+
+    def next_call(self, user: str) -> list[NeuronChannels]:
+        """The channels of the call that has just been made.
+
+        Raises CriterionError where calls differ and there are more of them than in the recorded pass.
+        """
+        if all(of_call is self.calls[0] for of_call in self.calls):
+            return self.calls[0]
+        if self.done == len(self.calls):
+            raise CriterionError(
+                f"{user}: {self.path} is used behind several layers, and is called more often on the data than on the "
+                f"example inputs ({self.done} times), so its calls cannot be told apart. Give example inputs of as "
+                "many time steps as the data, or every layer neurons of its own"
+            )
+        self.done += 1
+        return self.calls[self.done - 1]
+
+
+def neuron_places(structure: Structure, names: set[str]) -> dict[str, LayerCalls]:
+    """Where the channels of prunable groups are in what each call of a layer gives, by the paths of the layers."""
+    places: dict[str, LayerCalls] = {}
+    calls_in_eval_mode = sum(not op.training for op in structure.recording.ops)
+    for number, path, _, outputs in structure.recording.exits:
+        if path not in names or not outputs or number > calls_in_eval_mode:
             continue
-        places[path] = []
-        for axis, dim in enumerate(structure.context.dims(outputs[0])):
-            labels = dim[0][1] if len(dim) == 1 else None
-            if labels is None:
-                continue
-            group, channel = structure.atom_group[labels], structure.atom_channel[labels]
-            for g in np.unique(group[group >= 0]).tolist():
-                at, width = np.flatnonzero(group == g), structure.prunable[g].width
-                if len(at) % width == 0 and len(np.unique(channel[at])) == width:
-                    positions = at[np.argsort(channel[at], kind="stable")].reshape(width, -1)
-                    places[path].append(NeuronChannels(g, axis - outputs[0].ndim, positions))
+        layer = places.setdefault(path, LayerCalls(path))
+        given = _channels(structure, outputs[0])
+        layer.calls.append(next((known for known in layer.calls if _are_same(known, given)), given))
     return places
+
+
+def _channels(structure: Structure, output: Tensor) -> list[NeuronChannels]:
+    """The channels of prunable groups in one tensor."""
+    places = []
+    for axis, dim in enumerate(structure.context.dims(output)):
+        labels = dim[0][1] if len(dim) == 1 else None
+        if labels is None:
+            continue
+        group, channel = structure.atom_group[labels], structure.atom_channel[labels]
+        for g in np.unique(group[group >= 0]).tolist():
+            at, width = np.flatnonzero(group == g), structure.prunable[g].width
+            if len(at) % width == 0 and len(np.unique(channel[at])) == width:
+                positions = at[np.argsort(channel[at], kind="stable")].reshape(width, -1)
+                places.append(NeuronChannels(g, axis - output.ndim, positions))
+    return places
+
+
+def _are_same(one: list[NeuronChannels], other: list[NeuronChannels]) -> bool:
+    return len(one) == len(other) and all(
+        (a.group, a.axis) == (b.group, b.axis) and np.array_equal(a.positions, b.positions)
+        for a, b in zip(one, other, strict=True)
+    )
 
 
 def _scored(subject: ChannelSubject, criterion: str, reading: Reading) -> ChannelScores:
     structure, user = subject.structure, f"criterion {criterion!r}"
     layers = neurons(subject.model)
     places = neuron_places(structure, set(layers))
-    covered = {place.group for of_layer in places.values() for place in of_layer}
+    covered = {place.group for layer in places.values() for place in layer.channels}
     missing = [group.name for g, group in enumerate(structure.prunable) if g not in covered]
     if missing:
         raise CriterionError(
@@ -108,9 +161,11 @@ def _scored(subject: ChannelSubject, criterion: str, reading: Reading) -> Channe
     with untouched(subject.model, seed=subject.seed), torch.no_grad(), _read(layers, places, reading, user):
         for number, (inputs, _) in enumerate(data):
             with explained(user, number):
+                for layer in places.values():
+                    layer.begin_pass()
                 call(subject.model, inputs)
     scores: list[list[Floats]] = [[] for _ in structure.prunable]
-    for place in (place for of_layer in places.values() for place in of_layer):
+    for place in (place for layer in places.values() for place in layer.channels):
         scores[place.group].append(place.total / max(place.count, 1.0))
     return ChannelScores([np.mean(of_group, axis=0) for of_group in scores], data=data.describe())
 
@@ -118,7 +173,7 @@ def _scored(subject: ChannelSubject, criterion: str, reading: Reading) -> Channe
 @contextmanager
 def _read(
     layers: dict[str, tuple[nn.Module, NeuronKind]],
-    places: dict[str, list[NeuronChannels]],
+    places: dict[str, LayerCalls],
     reading: Reading,
     user: str,
 ) -> Iterator[None]:
@@ -128,7 +183,7 @@ def _read(
         value = reading(module, kind, output)
         if value is None:
             raise CriterionError(f"{user}: {name} holds no membrane in its attribute {kind.membrane!r}")
-        for place in places.get(name, ()):
+        for place in places[name].next_call(user) if name in places else ():
             place.add(value)
 
     with ExitStack() as stack:
