@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import reconvene as rc
-from reconvene.costs.synops import count_synops
+from reconvene.costs.synops import Synops, count_synops
 from reconvene.models import MODELS
 from support.small_modules import ByKeyword
 from support.state_nets import NoneMembrane, X, built
@@ -159,6 +159,84 @@ def test_memory_of_speck_counts_the_next_power_of_two() -> None:
     a, b = (row.width for row in plan.rows)
     assert pruned["kernel_memory"] == 3 * 16 * 2 ** (a - 1).bit_length() + a * 16 * 2 ** (b - 1).bit_length() + b * 8
     assert pruned["kernel_memory"] <= dense["kernel_memory"] / 2
+
+
+class Stacked(nn.Module):
+    """Examples first or time first, in the inputs and in the outputs."""
+
+    def __init__(self, *, time_first: bool, stacked: bool) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.time_first, self.stacked = time_first, stacked
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = [self.last(self.first(x[t] if self.time_first else x).relu()) for t in range(5)]
+        return torch.stack(steps) if self.stacked else torch.stack(steps).sum(0)
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("time_first", [False, True])
+@pytest.mark.parametrize("examples", [1, 2, 5, 7])
+def test_costs_are_those_of_one_example_wherever_time_stands(examples: int, time_first: bool, stacked: bool) -> None:
+    model = Stacked(time_first=time_first, stacked=stacked).eval()
+    x = torch.rand(*([5] if time_first else []), examples, 6) + 0.1
+    assert rc.measure(model, x).macs == 5 * (6 * 8 + 8 * 3)
+    counted = count_synops(model, [x, x])
+    assert counted.examples == 2 * examples and counted.layers[0].mac == pytest.approx(5 * 6 * 8)
+
+
+class WholeSequence(nn.Module):
+    """``[T, N, ...]`` in and out, read as a whole: its shapes are those of a batch of sequences."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.linear(x.flatten(0, 1)).unflatten(0, x.shape[:2]))
+
+
+def test_the_number_of_targets_is_that_of_the_examples() -> None:
+    x = torch.rand(5, 2, 6) + 0.1
+    assert count_synops(WholeSequence(), [x]).examples == 5
+    counted = count_synops(WholeSequence(), [(x, torch.zeros(2, dtype=torch.long))])
+    assert counted.examples == 2 and counted.mac == pytest.approx(5 * 6 * 8)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize(
+    "norm",
+    [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm],
+    ids=["hook", "weight_norm", "spectral_norm"],
+)
+@pytest.mark.parametrize(
+    "layer", [lambda: nn.Linear(6, 8), lambda: nn.Conv1d(6, 8, 1), lambda: nn.ConvTranspose1d(6, 8, 1)]
+)
+def test_layers_whose_weights_are_computed_count_by_them(
+    norm: Callable[[nn.Module], nn.Module], layer: Callable[[], nn.Module]
+) -> None:
+    model = norm(layer())
+    x = torch.rand(2, 6) + 0.1
+    counted = count_synops(model, [x if isinstance(model, nn.Linear) else x[..., None]])
+    assert counted.mac == pytest.approx(48) and counted.layers[0].rate == 1.0
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.lstm = nn.MultiheadAttention(8, 2, batch_first=True), nn.LSTM(8, 8, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.head(self.lstm(self.attention(x, x, x)[0])[0].mean(1)))
+
+
+def test_what_is_not_counted_is_named() -> None:
+    counted = count_synops(Attending().eval(), [torch.rand(2, 5, 8)])
+    assert counted.uncounted == ("attention", "lstm") and [layer.layer for layer in counted.layers] == ["head"]
+    assert "not counted: matrix products of attention, lstm" in str(counted)
+    assert Synops.from_dict(counted.to_dict()) == counted
+    assert count_synops(nn.Linear(4, 3), [torch.rand(2, 4)]).uncounted == ()
 
 
 def test_layers_that_are_called_by_keyword_count_and_metrics_has_the_count() -> None:

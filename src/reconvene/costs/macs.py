@@ -50,16 +50,14 @@ class Macs(SumOfProducts):
 
 
 def examples_of(structure: Structure) -> int:
-    """How many examples the example inputs hold: the first dimension, where input and output have the same.
+    """How many examples the example inputs hold (``structure.examples``); one where outputs do not say so."""
+    from reconvene.structure.examples import example_axis
 
-    Where they differ (an image without a batch, boxes of all images together) the inputs count as one example.
-    """
     recording = structure.recording
-    sizes = [
-        next((tensor.shape[0] for tensor in tensors if tensor.ndim), 1)
-        for tensors in (recording.inputs, recording.outputs)
-    ]
-    return max(1, sizes[0]) if sizes[0] == sizes[1] else 1
+    axis = example_axis(recording)
+    if axis is None:
+        return 1
+    return max(1, next(tensor.shape[axis] for tensor in recording.inputs if tensor.ndim))
 
 
 def products(structure: Structure) -> list[tuple[Op, list[Dim]]]:

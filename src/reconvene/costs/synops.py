@@ -8,24 +8,26 @@ layers that read them MACs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from reconvene.costs.base import Cost, CostFunction, Network
 from reconvene.costs.unit import COUNT, metric_unit
-from reconvene.errors import BudgetError
+from reconvene.errors import BudgetError, ReconveneError
 from reconvene.utils.tables import text_table
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from reconvene.structure import Structure
+    from reconvene.structure.recording import Recording
 
 MAC_JOULES, AC_JOULES = 4.6e-12, 0.9e-12
 """32-bit floating point in 45 nm (Horowitz, ISSCC 2014): arithmetic alone, without memory."""
+_PRODUCTS = frozenset({"convolution", "addmm", "mm", "bmm", "baddbmm"})
 ENERGY_TABLE = "4.6 pJ a MAC and 0.9 pJ an AC (32-bit float in 45 nm, Horowitz, ISSCC 2014)"
 
 
@@ -64,12 +66,14 @@ class Synops:
     """Synaptic operations of one example, by layer; means over the examples of the data.
 
     ``neurons`` are the layers of spiking neurons, ``footprint`` the bytes of parameters and buffers, without membranes.
+    ``uncounted`` names layers with matrix products that are not in the counts (attention, recurrent layers).
     """
 
     layers: tuple[LayerSynops, ...]
     examples: int
     neurons: tuple[NeuronRate, ...] = ()
     footprint: int = 0
+    uncounted: tuple[str, ...] = ()
 
     @property
     def ac(self) -> float:
@@ -101,13 +105,14 @@ class Synops:
         """Undo ``to_dict``."""
         layers = tuple(LayerSynops(**layer) for layer in values["layers"])
         rates = tuple(NeuronRate(**neuron) for neuron in values["neurons"])
-        return cls(layers, values["examples"], rates, values["footprint"])
+        return cls(layers, values["examples"], rates, values["footprint"], tuple(values.get("uncounted", ())))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         totals = {"ac": self.ac, "mac": self.mac, "joules": self.joules, "membrane_updates": self.membrane_updates}
         layers = [asdict(layer) for layer in self.layers], [asdict(neuron) for neuron in self.neurons]
         lists = {"layers": layers[0], "neurons": layers[1], "examples": self.examples, "footprint": self.footprint}
+        lists |= {"uncounted": list(self.uncounted)} if self.uncounted else {}
         return {**totals, "spike_rate": self.spike_rate, "energy_table": ENERGY_TABLE, **lists}
 
     @property
@@ -127,47 +132,54 @@ class Synops:
                 f"{round(self.membrane_updates):,} membrane updates, {self.spike_rate:.1%} with a spike: {rates}"
             )
             foot.append(f"{self.footprint:,} bytes of parameters and buffers")
+        if self.uncounted:
+            foot.append(f"not counted: matrix products of {', '.join(self.uncounted)}")
         return text_table(["layer", "AC", "MAC", "active inputs"], rows, title="synaptic operations", foot=foot)
 
 
 def count_synops(model: nn.Module, data: Iterable[Any], example_inputs: Any = None, *, seed: int = 0) -> Synops:
     """Count the synaptic operations of a network on data, each batch from a fresh state; the model is left as it was.
 
-    Convolutions (transposed ones too) and linear layers count, in every call; products that no such layer makes do not.
+    Convolutions (transposed ones too) and linear layers count, in every call, by the weights that they compute with.
+    Products that no such layer makes (attention, recurrent layers) do not; the result names their layers.
 
     Args:
         model: any network; one without spikes has MACs alone, as many as it has inputs that are not zero.
-        data: batches of inputs, or ``(inputs, target)``; targets are not read.
-        example_inputs: find the state of a model that was not analysed before, and name entries of mappings.
+        data: batches of inputs, or ``(inputs, target)``; of targets only their number is read. Inputs without targets
+            are ``[N, ...]``, or ``[T, N, ...]`` where outputs show it (``structure.examples.example_axis``).
+        example_inputs: name entries of mappings.
         seed: of what data draw.
 
     Raises:
         CriterionError: there are no data, or the model refuses a batch.
     """
     import torch
+    from torch import Tensor
 
     from reconvene.criteria.batches import Batches, argument_names, samples_in
     from reconvene.criteria.gradients import explained
     from reconvene.criteria.preserve_state import untouched
     from reconvene.structure import call
-    from reconvene.structure.fresh import begin_afresh, know_state
+    from reconvene.structure.examples import example_axis
+    from reconvene.structure.fresh import begin_afresh
     from reconvene.structure.neurons import neurons
     from reconvene.structure.state import known_state
 
-    if example_inputs is not None:
-        know_state(model, example_inputs)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     names = argument_names(model, example_inputs)
     batches = Batches(data, user="counting synaptic operations", device=device, seed=seed, names=names, labelled=False)
     counts: dict[str, LayerSynops] = {}
     rates = {name: NeuronRate(name) for name in neurons(model)}
-    examples = 0
+    examples = axis = 0
     with untouched(model, seed=seed), torch.no_grad():
-        for number, (inputs, _) in enumerate(batches):
-            begin_afresh(model, inputs)  # the recorded pass must not meet the hooks that count
+        for number, (inputs, target) in enumerate(batches):
+            if number == 0:
+                recording = _recorded(model, inputs)  # before the hooks that count, which it must not meet
+                axis = example_axis(recording) or 0
+            begin_afresh(model, inputs)
             with explained("counting synaptic operations", number), _counted(model, counts, rates):
                 call(model, inputs)
-            examples += samples_in(inputs)
+            examples += samples_in(target) if isinstance(target, Tensor) else samples_in(inputs, axis=axis)
     for layer in counts.values():
         layer.ac, layer.mac = layer.ac / examples, layer.mac / examples
     for rate in rates.values():
@@ -175,7 +187,24 @@ def count_synops(model: nn.Module, data: Iterable[Any], example_inputs: Any = No
     states = {f"{state.module}.{state.name}".lstrip(".") for state in known_state(model)}
     held = [*model.named_parameters(), *((name, b) for name, b in model.named_buffers() if name not in states)]
     footprint = sum(tensor.numel() * tensor.element_size() for _, tensor in held)
-    return Synops(tuple(counts.values()), examples, tuple(rates.values()), footprint)
+    uncounted = _uncounted(recording, counts)
+    return Synops(tuple(counts.values()), examples, tuple(rates.values()), footprint, uncounted)
+
+
+def _recorded(model: nn.Module, inputs: Any) -> Recording:
+    """The recorded pass on a batch, which finds the state of the model, too; empty where it cannot be recorded."""
+    from reconvene.structure.capture import record_forward
+    from reconvene.structure.recording import Recording
+
+    with suppress(ReconveneError):
+        return record_forward(model, inputs)
+    return Recording()
+
+
+def _uncounted(recording: Recording, counted: Collection[str]) -> tuple[str, ...]:
+    """Layers with products that no convolution or linear layer makes, by their paths."""
+    owners = dict.fromkeys(op.owner for op in recording.ops if op.operator in _PRODUCTS and not op.training)
+    return tuple(owner or "the model itself" for owner in owners if owner not in counted)
 
 
 @contextmanager
@@ -202,18 +231,9 @@ def _counted(model: nn.Module, counts: dict[str, LayerSynops], rates: dict[str, 
 def _count(
     name: str, counts: dict[str, LayerSynops], module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
 ) -> None:
-    import torch
-
     signal = (args[0] if args else kwargs["input"]).detach()
     active = (signal != 0).to(signal.dtype)
-    ones = {key: torch.zeros_like(p) if key == "bias" else (p != 0).to(p) for key, p in module.named_parameters()}
-    forward = type(module).forward  # without hooks, this one among them
-    saved = {key: module._parameters[key] for key in ones}
-    try:
-        module._parameters.update({key: torch.nn.Parameter(value, requires_grad=False) for key, value in ones.items()})
-        operations = float(forward(module, active).double().sum())
-    finally:
-        module._parameters.update(saved)
+    operations = float(_with_ones(module).forward(active).double().sum())
     layer = counts.setdefault(name, LayerSynops(name))
     if bool(((signal == 0) | (signal.abs() == 1)).all()):
         layer.ac += operations
@@ -221,6 +241,22 @@ def _count(
         layer.mac += operations
     layer.active += float(active.sum())
     layer.inputs += signal.numel()
+
+
+def _with_ones(module: nn.Module) -> nn.Module:
+    """The layer with ones for its weights that are not zero, and without a bias.
+
+    The weight that it computes with may be no parameter: a parametrisation, a mask or an old-style norm makes it.
+    """
+    from torch.nn.utils.parametrize import type_before_parametrizations
+
+    kind = type_before_parametrizations(module)
+    plain: nn.Module = object.__new__(kind)
+    plain.__dict__.update(vars(module))
+    weight: Any = module.weight
+    plain.__dict__.pop("weight", None)
+    plain.__dict__["_parameters"] = {"weight": (weight != 0).to(weight.dtype), "bias": None}
+    return plain
 
 
 class SynapticOperations(Cost):

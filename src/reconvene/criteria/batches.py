@@ -148,9 +148,12 @@ def loader_examples(data: Any) -> int | None:
     return batch_count(data.dataset) if isinstance(data, DataLoader) else None
 
 
-def samples_in(inputs: Any, target: Any = None) -> int:
-    """Examples of a batch: the length of its first tensor that has one."""
-    return next((len(tensor) for tensor in tensors_in((target, inputs)) if tensor.ndim), 0)
+def samples_in(inputs: Any, target: Any = None, *, axis: int = 0) -> int:
+    """Examples of a batch: the length of its first tensor that has one, along the dimension that counts examples.
+
+    Targets come first, since inputs may have time steps before examples, ``[T, N, ...]``.
+    """
+    return next((tensor.shape[axis] for tensor in tensors_in((target, inputs)) if tensor.ndim > axis), 0)
 
 
 def argument_names(model: nn.Module, example_inputs: Any) -> tuple[str, ...]:
