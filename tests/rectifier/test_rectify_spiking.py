@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import reconvene as rc
 from reconvene.models import MODELS
@@ -62,3 +63,37 @@ def test_every_layer_that_was_cut_is_driven_as_in_the_dense_network(how: str) ->
 def test_a_seed_gives_the_same_network_twice() -> None:
     runs = [rc.prune(built(), X, rc.Budget(params="3x"), criterion="snip", data=iter(BATCHES)) for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(runs[0].parameters(), runs[1].parameters(), strict=True))
+
+
+class OverSteps(nn.Conv2d):
+    """A convolution that is given all time steps at once, ``[T, N, C, H, W]``, as SpikingJelly's are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+class TwoSteps(nn.Module):
+    def __init__(self, layer: type[nn.Conv2d]) -> None:
+        super().__init__()
+        self.first, self.second, self.head = layer(2, 12, 3, padding=1), layer(12, 12, 3, stride=2), nn.Linear(12, 3)
+        self.whole = layer is OverSteps
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = torch.stack([x, 0.5 * x])
+        steps = steps if self.whole else steps.flatten(0, 1)
+        steps = self.second(self.first(steps).relu()).relu().mean((-1, -2))
+        return torch.as_tensor(self.head(steps if self.whole else steps.unflatten(0, (2, len(x))))).mean(0)
+
+
+def test_layers_that_are_given_all_time_steps_are_reconstructed_as_others() -> None:
+    networks = []
+    for layer in (OverSteps, nn.Conv2d):
+        torch.manual_seed(0)
+        model, x = TwoSteps(layer).eval(), torch.randn(24, 2, 8, 8)
+        budget = rc.Budget(params="2x")
+        networks.append(
+            rc.prune(model, x[:4], budget, data=[(x, torch.arange(24) % 3)], trained=True, rectify="reconstruct")
+        )
+    for ours, expected in zip(*(network.state_dict().values() for network in networks), strict=True):
+        assert torch.allclose(ours, expected, atol=1e-4)
+    assert not torch.equal(networks[0].second.weight, model.second.weight[: len(networks[0].second.weight)])

@@ -18,7 +18,16 @@ from reconvene.costs import Budget
 from reconvene.data import Dataset, Split, load_data
 from reconvene.errors import DataError, TrainingError
 from reconvene.models import resolve_address
-from reconvene.safety import Attack, Patch, Safety, find_patch, judge_networks, membership
+from reconvene.safety import (
+    Attack,
+    Patch,
+    Safety,
+    find_patch,
+    judge_networks,
+    membership,
+    safety_table,
+    safety_warnings,
+)
 from reconvene.safety.judge import answers_of
 from reconvene.structure.state import StateItem, remember_state
 from reconvene.training import Distillation, TrainConfig
@@ -274,3 +283,31 @@ def test_two_test_images_are_too_few_for_a_search(digits: Dataset) -> None:
     few = replace(digits, test=Split(digits.test.images[:2], digits.test.targets[:2]))
     with pytest.raises(DataError, match="3 test images or more, and there are 2"):
         judge_networks({"dense": small_net()}, few)
+
+
+class Hard(nn.Module):
+    """No gradient reaches the pixels: through a comparison there is none, through ``round`` it is zero."""
+
+    def __init__(self, inner: nn.Module, *, rounding: bool) -> None:
+        super().__init__()
+        self.inner, self.rounding = inner, rounding
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.inner(x.round() if self.rounding else (x > 0).to(x)))
+
+
+@pytest.mark.parametrize("rounding", [False, True])
+def test_a_network_without_gradients_is_no_immune_one(digits: Dataset, rounding: bool) -> None:
+    few = replace(
+        digits,
+        train=Split(digits.train.images[:48], digits.train.targets[:48]),
+        test=Split(digits.test.images[:48], digits.test.targets[:48]),
+    )
+    inner = small_net().eval().requires_grad_(False) if not rounding else small_net().eval()
+    with torch.no_grad():
+        judged = judge_networks({"dense": Hard(inner, rounding=rounding), "soft": small_net().eval()}, few)
+    assert not judged["dense"].gradients and judged["soft"].gradients
+    warnings = [line for line in safety_warnings(judged) if "gradient" in line]
+    assert len(warnings) == 1 and "dense" in warnings[0] and "attacks by gradients say nothing" in warnings[0]
+    assert warnings[0] in safety_table(judged)
+    assert Safety.from_dict(judged["dense"].to_dict()) == judged["dense"]

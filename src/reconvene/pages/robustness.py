@@ -8,7 +8,7 @@ from reconvene.pages import headline
 from reconvene.pages.data import ReportData
 from reconvene.pages.markup import Child, Html, tag
 from reconvene.pages.sections import html_table, section
-from reconvene.safety import Safety, trigger_warnings
+from reconvene.safety import Safety, safety_warnings
 from reconvene.tasks import Task, task_named
 
 
@@ -44,7 +44,7 @@ def safety(data: ReportData) -> Html | None:
     )
     shares = (40, *(60 // len(judged) for _ in judged))
     columns = html_table(["", *judged], rows, shares=shares, numeric=range(1, len(judged) + 1))
-    return section("Safety", lead, columns, [tag("p", f"{line}.", class_="note") for line in trigger_warnings(judged)])
+    return section("Safety", lead, columns, [tag("p", f"{line}.", class_="note") for line in safety_warnings(judged)])
 
 
 def _corruptions(assessments: dict[str, dict[str, Any]], task: Task) -> list[Html]:

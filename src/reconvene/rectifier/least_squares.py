@@ -55,6 +55,7 @@ def output_rows(module: nn.Module, output: Tensor, positions: Positions | None) 
         rows = output.reshape(-1, output.shape[-1])
         return rows if positions is None else rows[positions.example.to(rows.device)]
     assert positions is not None
+    output = _with_one_batch(module, output)
     if isinstance(module, _ConvTransposeNd):
         return _windows(output, positions, module.kernel_size, module.stride, (1,) * len(positions.place))
     return output.movedim(1, -1)[(positions.example, *positions.place)]
@@ -65,6 +66,7 @@ def input_rows(module: nn.Module, value: Tensor, positions: Positions | None) ->
     if isinstance(module, nn.Linear):
         return output_rows(module, value, positions)
     assert positions is not None
+    value = _with_one_batch(module, value)
     if isinstance(module, _ConvTransposeNd):
         return value.movedim(1, -1)[(positions.example, *positions.place)]
     assert isinstance(module, _ConvNd)
@@ -76,10 +78,17 @@ def spatial_shape(module: nn.Module, output: Tensor) -> tuple[int, ...]:
     """The shape ``[N, *spatial]`` of which ``Positions`` are drawn."""
     if isinstance(module, nn.Linear):
         return (output.numel() // output.shape[-1],)
+    output = _with_one_batch(module, output)
     if isinstance(module, _ConvTransposeNd):
         sizes = (size // step for size, step in zip(output.shape[2:], module.stride, strict=True))
         return (output.shape[0], *sizes)
     return (output.shape[0], *output.shape[2:])
+
+
+def _with_one_batch(module: nn.Module, value: Tensor) -> Tensor:
+    """``[N, channels, *spatial]``: layers of several time steps (SpikingJelly's) are given ``[T, N, ...]``."""
+    assert isinstance(module, _ConvNd)
+    return value.flatten(0, -2 - len(module.kernel_size)) if value.ndim > 2 + len(module.kernel_size) else value
 
 
 def _windows(value: Tensor, positions: Positions, kernel: Any, stride: Any, dilation: Any) -> Tensor:

@@ -3,7 +3,7 @@
 from reconvene.safety.adversarial import ATTACKS, Attack
 from reconvene.safety.judge import batched, judge_networks
 from reconvene.safety.membership import Membership, membership
-from reconvene.safety.result import Safety, Trigger, safety_table, trigger_warnings
+from reconvene.safety.result import Safety, Trigger, safety_table, safety_warnings
 from reconvene.safety.trigger import Answers, Patch, Search, find_patch
 
 __all__ = [
@@ -20,5 +20,5 @@ __all__ = [
     "judge_networks",
     "membership",
     "safety_table",
-    "trigger_warnings",
+    "safety_warnings",
 ]

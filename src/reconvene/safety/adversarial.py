@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -44,7 +46,7 @@ class Attack:
             seed: of the random start.
         """
         generator = torch.Generator().manual_seed(seed)
-        with evaluating(network):
+        with evaluating(network), with_gradients():
             parts = [
                 self._batch(network, images[i : i + _BATCH], labels[i : i + _BATCH], dataset, generator)
                 for i in range(0, len(images), _BATCH)
@@ -62,11 +64,44 @@ class Attack:
             pixels, step = (clean + strength * noise).clamp(0, 255), strength / 4
         for _ in range(self.steps):
             pixels = pixels.detach().requires_grad_()
-            # The factor makes a copy, since ``normalise`` works in place.
-            loss = F.cross_entropy(call_afresh(network, dataset.normalise(pixels * 1)).float(), labels, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, pixels)
+            gradient = gradient_by(pixels, _loss(network, pixels, labels, dataset))
             pixels = torch.minimum(torch.maximum(pixels.detach() + step * gradient.sign(), low), high)
         return pixels.detach().round().to(torch.uint8)
+
+
+def has_gradients(network: nn.Module, images: Tensor, labels: Tensor, dataset: Dataset) -> bool:
+    """Whether the loss of any of these images changes with its pixels, by its gradient.
+
+    It does not behind a hard threshold or ``round`` without a surrogate: attacks by gradients then change images at
+    random, and say nothing of the network.
+    """
+    with evaluating(network), with_gradients():
+        for start in range(0, len(images), _BATCH):
+            pixels = images[start : start + _BATCH].float().requires_grad_()
+            if bool(gradient_by(pixels, _loss(network, pixels, labels[start : start + _BATCH], dataset)).any()):
+                return True
+    return False
+
+
+@contextmanager
+def with_gradients() -> Iterator[None]:
+    """Within: operations are recorded for gradients, whatever the caller has switched off."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def gradient_by(pixels: Tensor, loss: Tensor) -> Tensor:
+    """The gradient of a loss by pixels; zeros where the loss does not depend on them by a gradient."""
+    if not loss.requires_grad:
+        return torch.zeros_like(pixels)
+    (gradient,) = torch.autograd.grad(loss, pixels, allow_unused=True)
+    return torch.zeros_like(pixels) if gradient is None else gradient
+
+
+def _loss(network: nn.Module, pixels: Tensor, labels: Tensor, dataset: Dataset) -> Tensor:
+    # The factor makes a copy, since ``normalise`` works in place.
+    scores = call_afresh(network, dataset.normalise(pixels * 1)).float()
+    return F.cross_entropy(scores, labels, reduction="sum")
 
 
 ATTACKS = tuple(Attack(steps, strength) for steps in (1, 10) for strength in (2, 8))

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from reconvene.data import Dataset, Split
 from reconvene.data.trial import try_model
 from reconvene.errors import DataError, TrainingError
-from reconvene.safety.adversarial import ATTACKS
+from reconvene.safety.adversarial import ATTACKS, has_gradients
 from reconvene.safety.membership import membership
 from reconvene.safety.result import Safety, Trigger
 from reconvene.safety.trigger import Answers, Search, find_patch, unseen_by_search
@@ -83,6 +83,7 @@ def judge_networks(
             membership=membership(_losses(answer, train), _losses(answer, unseen), seed=seed),
             attacked={attack: float(hits.double().mean()) for attack, hits in right.items()},
             transferred={} if variant == "dense" else _transferred(answer, of_dense, fooled, test),
+            gradients=has_gradients(networks[variant], test.images, test.targets, dataset),
             triggers={origin: _tried(search, answer, judged, dataset) for origin, search in patches.items()},
         )
     return result

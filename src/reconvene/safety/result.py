@@ -42,6 +42,8 @@ class Safety:
         transferred: of the attacked images that fool the dense network, the share that fools this one, by attack;
             empty for the dense network.
         triggers: the best patch of each network, tried on this one, by the name of the network.
+        gradients: whether its own network has any by which to attack; where it has none (a hard threshold without a
+            surrogate), ``attacked`` says nothing.
     """
 
     count: Count
@@ -50,6 +52,7 @@ class Safety:
     attacked: dict[Name, Share]
     transferred: dict[Name, Share] = field(default_factory=dict)
     triggers: dict[Name, Trigger] = field(default_factory=dict)
+    gradients: bool = True
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Safety:
@@ -88,13 +91,18 @@ def safety_table(results: Mapping[str, Safety]) -> str:
     texts = [result.rows() for result in results.values()]
     headings = dict.fromkeys(heading for text in texts for heading in text)
     rows: list[list[Cell]] = [[heading, *(text.get(heading, "") for text in texts)] for heading in headings]
-    return text_table(["safety", *results], rows, right=range(1, len(results) + 1), foot=trigger_warnings(results))
+    return text_table(["safety", *results], rows, right=range(1, len(results) + 1), foot=safety_warnings(results))
 
 
-def trigger_warnings(results: Mapping[str, Safety]) -> list[str]:
-    """A line for every network or file that seems to hold a planted trigger."""
+def safety_warnings(results: Mapping[str, Safety]) -> list[str]:
+    """A line for every network or file that has no gradients to attack by, or seems to hold a planted trigger."""
     lines = []
     for name, result in results.items():
+        if not result.gradients:
+            lines.append(
+                f"warning: {name}: its loss has no gradient by the pixels (as behind a hard threshold without a "
+                "surrogate), so attacks by gradients say nothing of it"
+            )
         for trigger in result.triggers.values():
             if trigger.flagged:
                 place = f"{trigger.side}x{trigger.side} pixels at row {trigger.row}, column {trigger.column}"

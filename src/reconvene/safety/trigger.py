@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from reconvene.data import Dataset, Split
 from reconvene.errors import DataError
+from reconvene.safety.adversarial import gradient_by, with_gradients
 from reconvene.structure.fresh import call_afresh
 from reconvene.utils.module_state import evaluating
 
@@ -187,13 +188,13 @@ def _fitted(network: nn.Module, patch: Patch, images: Tensor, clean: Tensor, dat
     rows, columns = (slice(start, start + patch.side) for start in (patch.row, patch.column))
     targets = torch.full((len(images),), patch.target)
     pixels, best = patch.pixels.float(), (-1.0, patch.pixels.float())
-    with evaluating(network):
+    with evaluating(network), with_gradients():
         for step in range(_STEPS):
             pixels = pixels.detach().requires_grad_()
             stamped = images.clone()
             stamped[:, :, rows, columns] = pixels
             scores = call_afresh(network, dataset.normalise(stamped)).float()
-            (gradient,) = torch.autograd.grad(F.cross_entropy(scores, targets), pixels)
+            gradient = gradient_by(pixels, F.cross_entropy(scores, targets))
             success = float((scores.argmax(1) == targets).double().mean())
             best = max(best, (success, pixels.detach()), key=lambda entry: entry[0])
             pixels = (pixels.detach() - 32 * (1 - step / _STEPS) * gradient.sign()).clamp(0, 255)
