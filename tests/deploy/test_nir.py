@@ -232,6 +232,34 @@ def test_membranes_and_inputs_of_every_step_are_read(tmp_path: Path) -> None:
         assert got.shape == want.shape and torch.allclose(got, want, atol=1e-6)
 
 
+class TimeFirst(nn.Module):
+    """Inputs ``[T, N, ...]``; its layers have the names of the graph's own nodes."""
+
+    def __init__(self, *, stacked: bool) -> None:
+        super().__init__()
+        self.input, self.fire, self.output = nn.Linear(6, 8), LeakyNeuron(), nn.Linear(8, 3)
+        self.stacked = stacked
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.fire.reset()
+        steps = torch.stack([self.output(self.fire(self.input(x[t]))) for t in range(len(x))])
+        return steps if self.stacked else steps.mean(0)
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("examples", [1, 4])
+def test_time_may_come_first_and_layers_may_be_called_input_and_output(
+    stacked: bool, examples: int, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = TimeFirst(stacked=stacked).eval()
+    exported = rc.export(model, tmp_path, format="nir", example_inputs=torch.rand(7, examples, 6))
+    x = torch.rand(7, examples, 6)
+    graph = nir.read(str(exported.path))
+    assert int(graph.metadata["steps"]) == 7 and int(graph.metadata["time_axis"]) == 0
+    assert torch.allclose(run_file(exported.path, x)["output"], model(x), atol=1e-5)
+
+
 class Refused(nn.Module):
     def __init__(self, name: str) -> None:
         super().__init__()

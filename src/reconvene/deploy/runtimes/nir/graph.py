@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,10 @@ from reconvene.structure.inputs import tensors_in
 from reconvene.structure.neurons import neurons
 from reconvene.structure.recording import Op, Recording
 
-INPUT = "input"
+INPUT = "<input>"
+"""Stands for the input of the network among the names of layers, one of which may be ``input``."""
+
+_OUTPUTS = re.compile(r"output(_\d+)?")
 
 
 @dataclass
@@ -70,6 +74,17 @@ class StepGraph:
     outputs: list[Signal] = field(default_factory=list)
     input_shape: tuple[int, ...] = ()
     time_axis: int | None = None
+
+
+def node_names(step: StepGraph) -> dict[str, str]:
+    """The name of every node in a file: that of its layer, unless the input or an output of the graph has it."""
+    names = {INPUT: "input"}
+    for layer in step.nodes:
+        name = layer.replace(INPUT, names[INPUT])
+        while name in names.values() or _OUTPUTS.fullmatch(name):
+            name += "_layer"
+        names[layer] = name
+    return names
 
 
 def step_graph(model: nn.Module, example_inputs: Any) -> StepGraph:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from reconvene.deploy.runtimes.base import imported
-from reconvene.deploy.runtimes.nir.graph import INPUT, Node, StepGraph
+from reconvene.deploy.runtimes.nir.graph import INPUT, Node, StepGraph, node_names
 from reconvene.errors import ExportError
 from reconvene.structure.dynamics import Dynamics, dynamics_of
 
@@ -26,21 +26,23 @@ def nir_graph(model: nn.Module, step: StepGraph, readouts: list[tuple[str, tuple
     """The ``nir.NIRGraph`` of a step. ``readouts``: nodes that outputs are made of, with shapes."""
     nir = imported("nir", "spiking", "NIR export")
     tensors = {name: value.detach().cpu() for name, value in (*model.named_parameters(), *model.named_buffers())}
-    nodes: dict[str, Any] = {INPUT: nir.Input({"input": np.array(step.input_shape)})}
+    names = node_names(step)
+    nodes: dict[str, Any] = {names[INPUT]: nir.Input({"input": np.array(step.input_shape)})}
     edges: list[tuple[str, str]] = []
     for name, node in step.nodes.items():
-        if "/" in name or name == INPUT:
+        if "/" in name:
             raise ExportError(f"a node of a NIR graph cannot be called {name!r}. Rename the module")
-        nodes[name] = _node(nir, name, node, tensors, model)
-        edges += [(source, name) for source in node.sources]
+        nodes[names[name]] = _node(nir, name, node, tensors, model)
+        edges += [(names[source], names[name]) for source in node.sources]
         feedback = _feedback(nir, name, node, model) if node.kind == "neuron" else None
         if feedback is not None:
-            nodes[f"{name}.recurrent"] = feedback
-            edges += [(name, f"{name}.recurrent"), (f"{name}.recurrent", name)]
+            back = f"{names[name]}.recurrent"
+            nodes[back] = feedback
+            edges += [(names[name], back), (back, names[name])]
     for position, (name, shape) in enumerate(readouts):
         output = "output" if position == 0 else f"output_{position}"
         nodes[output] = nir.Output({"output": np.array(shape)})
-        edges.append((name, output))
+        edges.append((names[name], output))
     try:
         return nir.NIRGraph(nodes, edges, metadata={})
     except (ValueError, AssertionError, IndexError) as error:

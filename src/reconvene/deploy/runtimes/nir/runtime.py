@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from reconvene.deploy.model_io import in_inference, leaves, outputs_of, take_samples
 from reconvene.deploy.options import FileOptions
 from reconvene.deploy.runtimes.base import Runtime, Session, Written, file_of, imported
-from reconvene.deploy.runtimes.nir.graph import Signal, StepGraph, step_graph
+from reconvene.deploy.runtimes.nir.graph import INPUT, Signal, StepGraph, node_names, step_graph
 from reconvene.deploy.runtimes.nir.nodes import nir_graph
 from reconvene.deploy.runtimes.nir.replay import Array, Replay
 from reconvene.errors import ExportError, ModelError
+from reconvene.structure.capture import record_forward
 from reconvene.structure.dynamics import dynamics_of
+from reconvene.structure.examples import example_axis
 from reconvene.structure.neurons import neurons
 
 OVER: dict[str, Callable[[list[Array]], Array]] = {
@@ -40,8 +42,7 @@ def export_nir(model: nn.Module, example_inputs: Any, path: Path, options: FileO
     Raises ExportError, naming the operation that NIR has no node for, or the neuron whose dynamics are not known.
     """
     nir = imported("nir", "spiking", "NIR export")
-    inputs = take_samples(example_inputs, 0, 2)
-    inputs = inputs if len(leaves(inputs)[0]) > 1 else torch.cat([leaves(inputs)[0]] * 2)
+    inputs = _several(model, example_inputs)
     step = step_graph(model, inputs)
     sources = list(dict.fromkeys(source for signal in step.outputs for source in _layers(signal)))
     graph = nir_graph(model, step, [(name, step.nodes[name].shape) for name in sources])
@@ -49,11 +50,20 @@ def export_nir(model: nn.Module, example_inputs: Any, path: Path, options: FileO
     graph.metadata = {"steps": steps, "time_axis": -1 if step.time_axis is None else step.time_axis}
     graph.metadata["outputs"] = json.dumps(_readouts(model, inputs, step, graph))
     nir.write(str(path), graph)
-    return Written((path,), None, (*_notes(model, steps), *_dense_notes(step)))
+    batch = steps if step.time_axis == 0 else None
+    return Written((path,), batch, (*_notes(model, steps), *_dense_notes(step)))
+
+
+def _several(model: nn.Module, example_inputs: Any) -> Any:
+    """Two examples, so that a dimension of one is none of examples; of inputs ``[T, N, ...]`` all time steps."""
+    axis = example_axis(record_forward(model, example_inputs)) or 0
+    inputs = take_samples(example_inputs, 0, 2) if axis == 0 else example_inputs
+    first = leaves(inputs)[0]
+    return inputs if first.shape[axis] > 1 else torch.cat([first] * 2, dim=axis)
 
 
 def _layers(signal: Signal) -> list[str]:
-    return [source for source in dict.fromkeys(signal.sources) if source != "input"]
+    return [source for source in dict.fromkeys(signal.sources) if source != INPUT]
 
 
 def _notes(model: nn.Module, steps: int) -> tuple[str, ...]:
@@ -88,10 +98,11 @@ def _readouts(model: nn.Module, inputs: Any, step: StepGraph, graph: Any) -> lis
     session = NirSession(graph)
     replayed = session.steps(leaves(inputs)[0].detach().cpu().float().numpy())
     readouts: list[dict[str, str]] = []
+    names = node_names(step)
     for position, (signal, value) in enumerate(zip(step.outputs, expected, strict=True)):
         ways = [
             (_difference(OVER[over](replayed[name, kind]), value), {"node": name, "value": kind, "over": over})
-            for name in _layers(signal)
+            for name in map(names.__getitem__, _layers(signal))
             for kind in (("membrane", "current", "output") if signal.membrane else ("output",))
             if (name, kind) in replayed
             for over in OVER
@@ -113,13 +124,15 @@ def _difference(first: Array, second: Array) -> float:
 
 
 class NirSession:
-    """A graph replayed by numpy for as many time steps as its metadata say."""
+    """A graph replayed by numpy for as many time steps as its metadata say.
 
-    batch: int | None = None
+    ``batch``: the first dimension of its inputs where that is time steps, ``[T, N, ...]``.
+    """
 
     def __init__(self, graph: Any) -> None:
         self.graph = graph
         self.count, self.time_axis = int(graph.metadata["steps"]), int(graph.metadata["time_axis"])
+        self.batch = self.count if self.time_axis == 0 else None
 
     def steps(self, x: Array) -> dict[tuple[str, str], list[Array]]:
         """What every node gives in every step; of neurons membrane and current as well."""
