@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import reconvene as rc
+from reconvene.costs.synops import count_synops
 from reconvene.planning.regrowth import AVERAGE, Regrowth
 from reconvene.structure.neurons import neuron
 from reconvene.structure.state import clear_state
@@ -238,3 +239,15 @@ def test_a_single_example_left_over_is_not_trained_on() -> None:
     batches = [(torch.randn(size, 4), torch.zeros(size, dtype=torch.int64)) for size in (16, 16, 1)]
     small = rc.prune_and_regrow(net, torch.randn(2, 4), rc.Budget(params="2x"), train=batches, epochs=2)
     assert small[0].out_features < 16
+
+
+def test_a_budget_on_synaptic_operations_is_planned_on_the_batches() -> None:
+    model = built(NoneMembrane)
+    budget = rc.Budget(synops="2x")
+    small = rc.prune_and_regrow(model, X, budget, train=[(X, Y)], epochs=2)
+    widths = [row.width for row in small.reconvene_plan.rows]
+    growth = Regrowth(model, X, budget, data=[X])
+    assert widths == growth.targets and growth.goal.criterion == "group_l2"
+    assert count_synops(small, [X], X).operations < count_synops(model, [X], X).operations
+    with pytest.raises(rc.ReconveneError, match="pass data="):
+        Regrowth(model, X, budget)

@@ -73,6 +73,11 @@ class Budget:
         """The values as written, without those not given: what to store beside a result."""
         return dict(self._asked)
 
+    @property
+    def needs_data(self) -> bool:
+        """Whether a cost that it limits is one on data."""
+        return any(cost_named(cost).needs_data for cost in self._asked)
+
     def __contains__(self, cost: object) -> bool:
         return cost in self._asked
 

@@ -15,7 +15,7 @@ from reconvene.criteria.base import Loss
 from reconvene.criteria.batches import Batches, argument_names, samples_in
 from reconvene.criteria.gradients import explained, loss_of
 from reconvene.structure.copies import copy_model
-from reconvene.structure.fresh import call_afresh
+from reconvene.structure.fresh import call_afresh, know_state
 from reconvene.structure.inputs import map_tensors, tensors_in
 from reconvene.surgery.operations import OperationSite, Replacement
 
@@ -57,6 +57,7 @@ def fit_sites(
     loss with the squared gradient for its curvature. Raises CriterionError for data that do not fit.
     """
     model = copy_model(model).eval()
+    know_state(model, example_inputs)  # before the hooks, which the recorded pass must not meet
     for parameter in model.parameters():  # frozen layers lose by a form as well
         parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
     batches = _batches(model, example_inputs, data, seed)

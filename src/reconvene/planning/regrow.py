@@ -50,7 +50,7 @@ def prune_and_regrow(
     Args:
         model: the network, trained or not; only read.
         example_inputs: as for ``groups``.
-        budget: what the result keeps; or a plan, whose widths it gets.
+        budget: what the result keeps; or a plan, whose widths it gets. Costs on data (``synops``) are on ``train``.
         train: batches ``(inputs, target)`` that can be iterated again, once an epoch.
         epochs: how often.
         lr: of SGD with Nesterov momentum, which falls to zero by a cosine.
@@ -83,7 +83,8 @@ def prune_and_regrow(
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with kept_random_state(accelerators(model)), listening(progress):
         seed_random_state(seed, device)
-        growth = Regrowth(model, example_inputs, budget, regrow=regrow, ramp=ramp, seed=seed)
+        data = batches if isinstance(budget, Budget) and budget.needs_data else None
+        growth = Regrowth(model, example_inputs, budget, regrow=regrow, ramp=ramp, seed=seed, data=data)
         network = growth.network.train()
         trainable(network)
         total = epochs * sum(1 for _ in batches)

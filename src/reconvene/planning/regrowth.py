@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -65,6 +65,7 @@ class Regrowth:
         regrow: share of a group's living channels that are exchanged at the first update; it falls to zero.
         ramp: shares of the steps between which the widths fall; behind them nothing changes.
         seed: of the plan.
+        data: batches of inputs, or ``(inputs, target)``, for a budget on a cost on data (``synops``).
         in_place: mask the model itself instead of a copy.
 
     Raises:
@@ -97,11 +98,12 @@ class Regrowth:
         regrow: float = 0.1,
         ramp: tuple[float, float] = RAMP,
         seed: int = 0,
+        data: Iterable[Any] | None = None,
         in_place: bool = False,
     ) -> None:
         check_shares(regrow, ramp)
         self.inputs, self.regrow, self.ramp = example_inputs, regrow, ramp
-        options = Options(trained=True, seed=seed)
+        options = Options(trained=True, criterion="group_l2", seed=seed, data=data)  # data says costs alone
         self.goal = budget if isinstance(budget, Plan) else plan_by(model, example_inputs, budget, options)
         self.network = model if in_place else copy_model(model)
         self.structure = _structure(self.network, example_inputs)

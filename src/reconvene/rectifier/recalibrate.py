@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from reconvene.criteria.gradients import explained
 from reconvene.errors import DataError
 from reconvene.rectifier.calibration import undisturbed
 from reconvene.rectifier.examples import few_of
-from reconvene.structure.fresh import call_afresh
+from reconvene.structure.fresh import call_afresh, know_state
 from reconvene.utils.norms import averages_statistics
 from reconvene.utils.progress import stage
 
@@ -57,17 +58,17 @@ def recalibrate(
     if not norms:
         return []
     few = data if data is None else few_of(data, examples)
-    batches = enumerate(inputs_of(model, few, example_inputs, "recalibrate", seed))
+    batches = iter(inputs_of(model, few, example_inputs, "recalibrate", seed))
     held = _count(data)
     work_name, total = "recalibrating norms", min(examples, held or examples)
     stretches = batch_count(data) if few is data and (held is None or held > examples) else None
-    with (
-        undisturbed(model, seed=seed),
-        _fresh_statistics(norms) as calls,
-        stage(work_name, total, summary=False) as work,
-    ):
+    with undisturbed(model, seed=seed), ExitStack() as stack, stage(work_name, total, summary=False) as work:
+        first = list(islice(batches, 1))
+        for inputs in first:
+            know_state(model, inputs)  # before the hooks of norms, which the recorded pass must not meet
+        calls = stack.enter_context(_fresh_statistics(norms))
         samples, left_over = 0, LeftOver(model)
-        for number, inputs in batches:
+        for number, inputs in enumerate(chain(first, batches)):
             ahead = stretches is not None and samples * stretches >= examples * (number + 1)
             if left_over.is_next(inputs) or ahead:
                 continue

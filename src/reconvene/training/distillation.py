@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from reconvene.errors import TrainingError
 from reconvene.structure.copies import copy_model
-from reconvene.structure.fresh import call_afresh
+from reconvene.structure.fresh import call_afresh, know_state
 from reconvene.surgery import Plan
 from reconvene.surgery.ranges import from_text
 from reconvene.tasks import Task
@@ -91,6 +91,7 @@ def with_teacher(
     teacher = copy_model(distillation.teacher).to(device).requires_grad_(False).eval()
     last = config.channels_last and put_in_channels_last(teacher, images, device=device, precision=config.precision)
     layout = torch.channels_last if last else torch.contiguous_format
+    know_state(teacher, images)  # before the hooks, which the recorded pass must not meet
     task_loss = task_alone(task, config)
     hint = Hint(teacher, student, distillation.plan, distillation.teacher_plan) if distillation.features else None
 

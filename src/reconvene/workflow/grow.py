@@ -11,7 +11,7 @@ from torch import nn
 
 from reconvene import artifact
 from reconvene.artifact import Training
-from reconvene.costs import Budget, cost_named
+from reconvene.costs import Budget
 from reconvene.data import Dataset
 from reconvene.errors import TrainingError
 from reconvene.models import example_inputs
@@ -129,8 +129,7 @@ def _goal(
                 "reconvene prune MODEL --params 4x -o DIR"
             )
         return plan
-    needs_data = any(cost_named(name).needs_data for name in budget.asked)
-    samples = Samples(lambda: dataset, seed=pruning.seed) if needs_data else None
+    samples = Samples(lambda: dataset, seed=pruning.seed) if budget.needs_data else None
     options = replace(pruning, trained=True).options(samples, dataset.task)
     with stage(f"planning {budget}"):
         return plan_by(dense, example_inputs(dataset.shape, seed=pruning.seed), budget, options)
