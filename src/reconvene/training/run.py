@@ -214,8 +214,7 @@ class TrainingRun:
         loss = self.objective(x, output, y) + blend_penalty(self.blends)
         loss.backward()  # type: ignore[no-untyped-call]
         correct = self.task.correct(output, y)
-        sums = [loss.detach()] + ([] if correct is None else [correct * float(self.world.size)])
-        facts = torch.stack(sums)
+        facts = torch.stack([loss.detach()] + ([] if correct is None else [correct * float(self.world.size)]))
         self.world.average([*self.optimizer.gradients, *self.buffers, facts])
         value, *right = facts.tolist()
         if not math.isfinite(value):
