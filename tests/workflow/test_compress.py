@@ -300,6 +300,9 @@ def test_a_budget_alone_is_kept_by_the_usual_stages() -> None:
         ("model: resnet20\nstages:\n  - search: {size: 4x}\n", "a search begins with weights that were trained"),
         ("model: resnet20\nbudget: {sise: 1MB}\nstages:\n  - train\n", "has no budget"),
         ("model: resnet20\nstages:\n  - replace: {allow: [relu], lr: 0.5}\n", "line 3: lr is about training"),
+        ("model: resnet20\nbudget: {latency: 2x}\nstages:\n  - train\n  - search\n", "keeps no budget on latency"),
+        ("model: resnet20\nbudget: {cycles: 2x}\nstages:\n  - train\n  - prune\n", "cycles depend on a chip"),
+        ("model: resnet20\nstd: [-1.0]\nstages:\n  - train\n", "line 2: std is one number for each"),
         ("model: resnet20\ntask: notask\nstages:\n  - train\n", "line 2: .*'notask'"),
         ("model: resnet20\nbudget: {levels: 1}\nstages:\n  - train\n", "no stage keeps a limit on levels"),
         *(
@@ -381,6 +384,12 @@ def test_a_recipe_says_how_images_were_normalised_for_its_weights(
         assert Artifact.open(tmp_path / "out" / folder).normalised == Normalisation((0.25,), (0.5,))
     with pytest.raises(RecipeError, match="made by another recipe"):
         carry_out({**chosen, "mean": [0.0]}, tmp_path / "out")
+    rc.save(result.model(allow_import=True), tmp_path / "bare", trained=True)  # in a loop of one's own
+    with_own = {**chosen, "model": str(tmp_path / "bare"), "stages": [{"prune": {"params": "2x"}}]}
+    del with_own["input"], with_own["trained"]
+    carry_out(with_own, tmp_path / "with-own")
+    for folder in ("00-source", "01-prune"):
+        assert Artifact.open(tmp_path / "with-own" / folder).normalised == Normalisation((0.25,), (0.5,))
     other = {**chosen, "model": str(result.artifact), "mean": [0.0]}
     del other["input"], other["trained"]
     with pytest.raises(RecipeError, match=r"mean: the network in .* was trained with \[0.25\]"):

@@ -60,7 +60,7 @@ def require_read_criterion(options: Options, usual: Options) -> None:
     """Raise ExperimentError where another criterion than the usual one would change nothing."""
     criterion = options["criterion"]
     ignored = not EVALUATORS[options["evaluator"]].reads and options["rectify"] in ("reinit", EVERYWHERE)
-    if ignored and criterion != usual["criterion"]:
+    if ignored and criterion not in ("", usual["criterion"]):
         raise ExperimentError(
             f"criterion {criterion!r} changes nothing: evaluator {options['evaluator']!r} reads no scores, and rectify "
             f"{options['rectify']!r} draws the weights of the channels that are kept anew. Add evaluator = 'density' "

@@ -132,7 +132,8 @@ def _beyond_usual(fleet: Fleet, model: str, origin: Origin) -> dict[str, Any]:
     options |= {"keep": list(fleet.keep)} if fleet.keep else {}
     if fleet.trained:
         choice = data_choice(fleet, model, origin.source)
-        files = {name: None if path is None else str(path) for name, path in vars(origin).items() if name != "source"}
+        paths = {"base": origin.base, "weights": origin.weights}
+        files = {name: None if path is None else str(path) for name, path in paths.items()}
         options |= {"trained": True, **files, "weights_sha256": origin.sha256, "mean": choice.mean, "std": choice.std}
     return options
 

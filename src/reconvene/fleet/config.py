@@ -111,7 +111,8 @@ def _require_meaning(settings: Settings, place: Place, options: DeviceOptions, b
             settings.fail(
                 (*place, cost), f"device {place[-1]}: {cost} depends on a chip. Name it, chip: one of {chips}"
             )
-    if options.precision != "int8" or options.export:
+    asked = options.precision == "int8" and "precision" in settings.at(place)
+    if not asked or options.export or options.chip is not None:  # networks of a chip are compiled in int8
         return
     if "size" in budget:
         why = "size in int8 is about exported files, and this device has none. Add export: [onnx]"

@@ -24,7 +24,7 @@ class RankedModel:
     Attributes:
         costs: of the pruned network, and ``dense``; where no plan was found, the floor.
         loss: predicted, see ``predicted_loss``; None where no plan was found.
-        trouble: why there is nothing, with the floor where a budget cannot be kept.
+        trouble: why there is nothing, with the floor where a budget cannot be kept, or which limit a file breaks.
         about: what a cost is that of, where that is not always the same: the file, the runtime, the device.
         training_flops: of ``training_unit``, ``dense`` and ``pruned``.
     """
@@ -85,7 +85,8 @@ class Result:
         for row in self.rows:
             costs = [text_of(cost, row.costs[cost]) if cost in row.costs else None for cost in columns]
             score = score_text(row, lambda value, task: task.show(value))
-            mark = "nothing: see below" if row.trouble else "chosen" if row.chosen else ""
+            missed = "over its limit: see below" if row.folder else "nothing: see below"
+            mark = missed if row.trouble else "chosen" if row.chosen else ""
             body.append([row.device, row.model, row.asked, *costs, work_of(row), row.loss, score, mark])
         header = ("device", "model", "budget", *columns, "training FLOPs", "loss", score_name(self.rows), "")
         why = [f"{row.device}, {row.model}: {row.trouble}" for row in self.rows if row.trouble]

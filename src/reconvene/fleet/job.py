@@ -136,7 +136,8 @@ def _dataset(job: Job, origin: Origin) -> Dataset:
             f"{job['data']} holds other files here than where the fleet was planned. Copy the data to this machine "
             "anew, or run the fleet again where they have changed"
         )
-    mean, std = (None, None) if origin.normalisation is None else vars(origin.normalisation).values()
+    known = origin.normalisation
+    mean, std = (None, None) if known is None else (known.mean, known.std)
     task = job.get("task", DEFAULT.name)
     choice = DataChoice(task, origin.source.input_shape, job["limit"], mean=mean, std=std)
     return dataset_for(origin.base, job["data"], choice)

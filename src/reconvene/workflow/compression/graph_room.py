@@ -11,14 +11,12 @@ from torch import nn
 from reconvene import artifact
 from reconvene.costs import COSTS, Budget, read_budget
 from reconvene.data.calibration import TRAINED_SAMPLES
-from reconvene.deploy import export
 from reconvene.errors import BudgetError
 from reconvene.planning.pruning import plan_by
 from reconvene.planning.schedule import amount_text
-from reconvene.planning.trained_values import with_trained_values
 from reconvene.utils.progress import note, stage
 from reconvene.workflow.compression.stage import StageWork
-from reconvene.workflow.deploy import Int8, calibration_of
+from reconvene.workflow.compression.weighing import exported_files
 from reconvene.workflow.prune import Pruning, Samples
 
 _ATTEMPTS = 4
@@ -98,21 +96,8 @@ class _Planner:
 
 
 def _bytes_of_largest(small: nn.Module, work: StageWork) -> int:
-    """Of the files in the formats of the recipe, with values as training leaves them."""
-    calibration = calibration_of(work.dataset, Int8.samples, seed=work.seed)
-    sizes = []
+    """Of the files in the formats of the recipe."""
     with tempfile.TemporaryDirectory(prefix="reconvene-weigh-") as folder:
-        for name in sorted({"onnx", *work.formats}):  # a recipe measures the ONNX file of every stage
-            file = export(
-                with_trained_values(small),
-                Path(folder) / name,
-                format=name,
-                example_inputs=work.inputs,
-                quantize="plan",
-                calibration=calibration,
-                verify=False,
-                task=work.dataset.task.name,
-                seed=work.seed,
-            )
-            sizes.append(file.bytes)
-    return max(sizes)
+        formats = ["onnx", *work.formats]  # a recipe measures the ONNX file of every stage
+        files = exported_files(small, work, formats, Path(folder), quantize="plan")
+        return max(file.bytes for file in files.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Self
 
@@ -58,7 +58,10 @@ class LimitedStage(RecipeStage):
         check_device(getattr(self, "device", None), path)
         if self.target is not None:
             cost_file(path(self.target))
-        for cost in map(cost_named, self.limits if self.target is None else ()):
+
+    def check_limits(self, names: Collection[str]) -> None:
+        """Costs of a chip need one."""
+        for cost in map(cost_named, names if self.target is None else ()):
             if isinstance(cost, ChipCost):
                 raise RecipeError(f"{cost.unknown}: target: mpic")
 
@@ -223,7 +226,11 @@ class SearchStage(LimitedStage):
         super().check(path)
         check_bits(self.choices), check_activation_bits(self.activation_bits)
         divided(self.epochs, self.warmup, self.finetune, self.lr)
-        if "latency" in self.limits:
+
+    def check_limits(self, names: Collection[str]) -> None:
+        """Nothing is measured during a search."""
+        super().check_limits(names)
+        if "latency" in names:
             raise RecipeError("a search keeps no budget on latency. Take a bits stage, or limit macs")
 
     def refused_after(self, earlier: Sequence[RecipeStage], *, trained: bool) -> str:

@@ -10,14 +10,16 @@ from typing import Annotated, Any
 
 from reconvene import artifact
 from reconvene.costs import Budget
+from reconvene.data.preprocessing import per_channel
 from reconvene.devices import HERE
-from reconvene.errors import RecipeError, ReconveneError, UnknownNameError
+from reconvene.errors import DataError, RecipeError, ReconveneError, UnknownNameError
 from reconvene.planning.arguments import budget_argument
 from reconvene.tasks import TASKS
 from reconvene.utils.invalid_values import Place
 from reconvene.utils.settings import Argument, Positive, Seed, Settings, Shape, one_of
 from reconvene.utils.settings_files import read_settings
 from reconvene.workflow.compression.judge import MEASURED
+from reconvene.workflow.compression.pruning_stages import LimitedStage
 from reconvene.workflow.compression.registry import STAGES
 from reconvene.workflow.compression.stage import RecipeStage
 from reconvene.workflow.inputs import DataChoice
@@ -134,15 +136,28 @@ def _check_source(settings: Settings, recipe: Recipe) -> None:
     for name in ("weights", "args", "input"):
         if recipe.base is not None and name in settings.values:
             settings.fail((name,), f"{name}: {recipe.model} is an artifact, which has its own. Leave {name} out")
-    normalised = None if recipe.base is None else artifact.Artifact.open(recipe.base).normalised
-    for name, given in (("mean", recipe.mean), ("std", recipe.std)):
-        if normalised is not None and given not in (None, getattr(normalised, name)):
-            known = list(getattr(normalised, name))
-            settings.fail((name,), f"{name}: the network in {recipe.model} was trained with {known}. Leave {name} out")
+    _check_normalisation(settings, recipe)
     if recipe.weights is not None and not Path(recipe.path(recipe.weights)).is_file():
         settings.fail(
             ("weights",), f"there is no file {recipe.folder / recipe.weights}: paths are from the recipe's folder"
         )
+
+
+def _check_normalisation(settings: Settings, recipe: Recipe) -> None:
+    """Fail at a mean or std that is none, or other than an artifact's network was trained with."""
+    normalised = None if recipe.base is None else artifact.Artifact.open(recipe.base).normalised
+    for name, given in (("mean", recipe.mean), ("std", recipe.std)):
+        if given is None:
+            continue
+        known = None if normalised is None else getattr(normalised, name)
+        try:
+            values = per_channel(name, given, len(known or given))
+        except DataError as error:
+            settings.fail((name,), str(error))
+        if known is not None and values != known:
+            settings.fail(
+                (name,), f"{name}: the network in {recipe.model} was trained with {list(known)}. Leave {name} out"
+            )
 
 
 def _stage(settings: Settings, place: Place) -> RecipeStage:
@@ -175,6 +190,8 @@ def _check_order(settings: Settings, recipe: Recipe) -> None:
         why = stage.refused_after(recipe.stages[:index], trained=trained)
         try:
             stage.check(recipe.path)
+            if isinstance(stage, LimitedStage):
+                stage.check_limits(stage.limits or (recipe.budget.asked if recipe.budget is not None else ()))
         except ReconveneError as error:
             why = str(error)
         if why:

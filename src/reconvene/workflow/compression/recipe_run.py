@@ -96,10 +96,11 @@ class _RecipeRun:
             _remove_stage(path)
         source = source if base is not None else source.with_classes(dataset.outputs)
         work = self._first_work(dataset)
-        made_by: dict[str, Any] = {"model": source.to_dict(), "base": base and artifact_checksums(base)}
+        base_files = None if base is None else artifact_checksums(base)
+        made_by: dict[str, Any] = {"model": source.to_dict(), "base": base_files}
         weights = None if self.recipe.weights is None else Path(self.recipe.path(self.recipe.weights))
-        given = self.recipe.mean or self.recipe.std
-        origin = Origin(source, base, weights, Normalisation(dataset.mean, dataset.std) if given else None)
+        given = Normalisation(dataset.mean, dataset.std) if self.recipe.mean or self.recipe.std else None
+        origin = Origin(source, base, weights, given)
         made_by["weights"] = None if weights is None else origin.sha256
         check_layers(self.recipe.stages, lambda: origin.build(allow_import=self.allow_import))
         results = [self._stage(0, SOURCE, made_by, work, lambda: self._save_source(origin, work.folder))]
@@ -164,7 +165,9 @@ class _RecipeRun:
     ) -> StageResult:
         """A stage that is made, or goes on, or was done before; raises RecipeError where another recipe made it."""
         identity = work.folder / IDENTITY
-        text = json.dumps({"stage": name, **made_by, **_conditions(work)}, indent=1, sort_keys=True, default=str) + "\n"
+        given = {key: value for key, value in (("mean", self.recipe.mean), ("std", self.recipe.std)) if value}
+        made_by = {"stage": name, **made_by, **_conditions(work), **given}
+        text = json.dumps(made_by, indent=1, sort_keys=True, default=str) + "\n"
         if identity.exists():
             if identity.read_text(encoding="utf-8") != text:
                 made = {path.name for path in work.folder.iterdir()} - {IDENTITY, ROOM}
@@ -186,6 +189,8 @@ class _RecipeRun:
         """The artifact that the stages begin with; it says where trained weights come from."""
         if origin.base is not None:
             artifact.copy_artifact(origin.base, folder)
+            if origin.normalisation is not None and artifact.Artifact.open(folder).normalised is None:
+                artifact.add_measurements(folder, {"normalisation": origin.normalisation})
             return
         model = origin.build(allow_import=self.allow_import)
         if self.recipe.is_trained:
@@ -313,7 +318,7 @@ def _identity(stage: RecipeStage, work: StageWork) -> dict[str, Any]:
     if stage.needs_budget:
         assert work.budget is not None, "checked when the recipe was read"
         identity["whole"] = [work.budget.asked, work.last_precision, work.formats]
-        room = [asdict(entry) for entry in work.later if isinstance(entry, ReplaceStage)]
+        room = [{**asdict(entry), **entry.reads(work)} for entry in work.later if isinstance(entry, ReplaceStage)]
         identity |= {"room_for": room} if room else {}
     return identity
 
@@ -321,5 +326,4 @@ def _identity(stage: RecipeStage, work: StageWork) -> dict[str, Any]:
 def _conditions(work: StageWork) -> dict[str, Any]:
     """The state of the recipe, and its data."""
     state = {"trained": work.trained, "precision": work.precision, "seed": work.seed}
-    normalised = {"mean": work.dataset.mean, "std": work.dataset.std}
-    return {**state, "pixels": work.dataset.sha256, **normalised, **work.dataset.task.identity()}
+    return {**state, "pixels": work.dataset.sha256, **work.dataset.task.identity()}

@@ -7,22 +7,20 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from reconvene import artifact
 from reconvene.costs import COSTS, Budget, read_budget
-from reconvene.deploy import export, measure, time_variants
+from reconvene.deploy import measure, time_variants
 from reconvene.errors import ArtifactError, BudgetError
 from reconvene.planning.schedule import amount_text
-from reconvene.planning.trained_values import with_trained_values
 from reconvene.utils.files import read_regular, write_atomic
 from reconvene.utils.progress import note, stage
 from reconvene.workflow.compression.device_time import seconds_on
 from reconvene.workflow.compression.replace_stage import ReplaceStage
 from reconvene.workflow.compression.stage import StageWork
-from reconvene.workflow.deploy import Int8, calibration_of
+from reconvene.workflow.compression.weighing import exported_files
 
 _COUNTED = ("params", "macs")
 _REPEATS = 15
@@ -84,22 +82,8 @@ def _measured(model: nn.Module, work: StageWork, sized: Sequence[str], folder: P
     """What a network costs, in these formats and in the precision that the recipe ends with."""
     counts = measure(model, work.inputs, latency=False)
     amounts: dict[str, float] = {name: getattr(counts, name) for name in _COUNTED}
-    quantising: dict[str, Any] = {}
-    if work.last_precision != "fp32":  # bits that are not decided yet are int8 here
-        calibration = calibration_of(work.dataset, Int8.samples, seed=work.seed)
-        quantising = {"quantize": "int8", "calibration": calibration}
-    files = {}
-    for name in sorted({*sized, *(["onnx"] if timed else [])}):
-        files[name] = export(
-            with_trained_values(model),
-            folder,
-            format=name,
-            example_inputs=work.inputs,
-            verify=False,
-            task=work.dataset.task.name,
-            seed=work.seed,
-            **quantising,
-        )
+    quantize = None if work.last_precision == "fp32" else "int8"  # bits that are not decided yet are int8 here
+    files = exported_files(model, work, [*sized, *(["onnx"] if timed else [])], folder, quantize=quantize)
     amounts["size"] = max((files[name].bytes for name in sized), default=0)
     return _Measured(amounts, files["onnx"].path if "onnx" in files else None)
 
