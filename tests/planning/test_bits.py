@@ -23,6 +23,7 @@ from reconvene.planning.bits import check_bits
 from reconvene.planning.input_losses import input_losses_by_noise, input_losses_on_data
 from reconvene.planning.options import Options
 from reconvene.quantiser import fake_quantised, largest, noise_ratio, quantise
+from reconvene.quantiser.activations import ActivationRange
 from reconvene.quantiser.fake import round_while_training, stop_quantised
 from reconvene.structure import analyse
 from reconvene.surgery.bits import BitPlan, LayerBits
@@ -312,6 +313,30 @@ def test_layers_read_fewer_bits_where_a_budget_gains_by_it() -> None:
     assert plan.costs["pruned"]["ops_bit"] == by_hand
     # The size of a file does not depend on them.
     assert not rc.plan(model, data[0][0][:1], rc.Budget(size="3kB"), activation_bits=(2, 4, 8), **options).bits.inputs
+
+
+def test_ranges_of_few_bits_are_those_of_passes_over_data_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[ActivationRange, list[torch.Tensor]] = {}
+    follow = ActivationRange.follow
+
+    def noted(self: ActivationRange, values: torch.Tensor) -> None:
+        seen.setdefault(self, []).append(values)
+        follow(self, values)
+
+    monkeypatch.setattr(ActivationRange, "follow", noted)
+    model, data = trained_net()
+    options = {"trained": True, "data": data, "activation_bits": (2, 4, 8)}
+    rc.prune(model, data[0][0][:1], rc.Budget(ops_bit="3x"), bits=(2, 4, 8), **options)
+    assert seen and not any(values.is_meta for calls in seen.values() for values in calls)
+    for of_layer, calls in seen.items():
+        alone = ActivationRange()
+        for values in calls:
+            follow(alone, values)
+        assert torch.equal(of_layer.low, alone.low) and torch.equal(of_layer.high, alone.high)
+        assert int(of_layer.seen) == len(calls)
+    of_layer = ActivationRange()
+    of_layer.follow(torch.ones(2, device="meta"))
+    assert not of_layer.seen
 
 
 def operations(small: nn.Module, image: torch.Tensor, bits: BitPlan) -> float:

@@ -46,7 +46,12 @@ class ActivationRange(nn.Module):
         self.seen += 1
 
     def follow(self, values: Tensor) -> None:
-        """Take a batch into the range: the first as it is, later ones into a moving average of the extremes."""
+        """Take a batch into the range: the first as it is, later ones into a moving average of the extremes.
+
+        A recorded pass on meta has no values, and is not seen.
+        """
+        if values.is_meta:
+            return
         low, high = torch.aminmax(values.detach())
         low, high = low.clamp_max(0.0).float(), high.clamp_min(0.0).float()
         stays = STEADY if self.seen else 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +13,7 @@ from torch.nn.utils import parametrize
 from reconvene.errors import ArgumentError
 from reconvene.quantiser.activations import Range, RoundedInputs
 from reconvene.quantiser.uniform import quantise
+from reconvene.structure.copies import copy_model
 from reconvene.structure.inputs import arguments
 from reconvene.utils.arrays import Ints
 
@@ -25,7 +25,7 @@ def fake_quantised(model: nn.Module, bits: Mapping[str, tuple[int, Ints]]) -> nn
         model: the network, only read.
         bits: dimension of the output channels, and bits of each, by the name of the weight.
     """
-    rounded = copy.deepcopy(model)
+    rounded = copy_model(model)
     parameters = dict(rounded.named_parameters())
     with torch.no_grad():
         for name, (axis, widths) in bits.items():
