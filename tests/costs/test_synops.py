@@ -185,6 +185,23 @@ def test_costs_are_those_of_one_example_wherever_time_stands(examples: int, time
     assert counted.examples == 2 * examples and counted.layers[0].mac == pytest.approx(5 * 6 * 8)
 
 
+class Squeezed(nn.Sequential):
+    """One example that loses its batch dimension."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(super().forward(x).squeeze(0))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_one_example_that_loses_its_dimension_is_one(channels: int) -> None:
+    model = Squeezed(nn.Conv2d(channels, 8, 3, padding=1), nn.Conv2d(8, channels, 3, padding=1))
+    image = torch.rand(1, channels, 16, 16) + 0.1
+    assert rc.measure(model, image).macs == 2 * 16 * 16 * 9 * 8 * channels
+    assert count_synops(model, [image, image]).examples == 2
+    linear = Squeezed(nn.Linear(6, 8))
+    assert rc.measure(linear, torch.rand(1, 5, 6)).macs == 5 * 6 * 8
+
+
 class WholeSequence(nn.Module):
     """``[T, N, ...]`` in and out, read as a whole: its shapes are those of a batch of sequences."""
 
