@@ -101,6 +101,37 @@ def test_operations_are_counted_afresh_without_example_inputs() -> None:
     assert cut.ac == pytest.approx(whole.ac) and cut.mac == pytest.approx(whole.mac)
 
 
+class PartlyScripted(nn.Module):
+    """It runs, but cannot be recorded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.scripted = nn.Linear(64, 12), torch.jit.script(nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.scripted(self.into(x)))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:FutureWarning")
+def test_a_network_that_cannot_be_recorded_is_recorded_once_for_all_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    from reconvene.structure import fresh
+
+    asked: list[int] = []
+    settle_state = fresh.settle_state
+    monkeypatch.setattr(fresh, "settle_state", lambda model, inputs: (asked.append(1), settle_state(model, inputs)))
+    counted = count_synops(PartlyScripted(), list(torch.rand(5, 2, 64) + 0.1))
+    assert counted.mac == pytest.approx(64 * 12) and len(asked) == 1
+
+
+def test_wrong_inputs_do_not_hide_the_state_of_a_network() -> None:
+    from reconvene.structure.fresh import call_afresh, know_state
+
+    model = used(NoneMembrane)
+    know_state(model, torch.rand(2, 63))
+    call_afresh(model, torch.rand(2, 64))
+    assert known_state(model)
+
+
 def test_a_network_that_cannot_be_recorded_is_run_and_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from reconvene.structure import fresh
 
