@@ -238,6 +238,48 @@ def test_layers_whose_weights_are_computed_count_by_them(
     assert counted.mac == pytest.approx(48) and counted.layers[0].rate == 1.0
 
 
+class Standardised(nn.Conv1d):
+    """A weight of mean zero, scaled by one more parameter; ``after`` scales what comes out instead."""
+
+    def __init__(self, *, after: bool) -> None:
+        super().__init__(6, 8, 1)
+        self.after, self.gain = after, nn.Parameter(torch.full((8, 1, 1), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.after:
+            return super().forward(x) * self.gain[:, 0]
+        weight = (self.weight - self.weight.mean((1, 2), keepdim=True)) * self.gain
+        return nn.functional.conv1d(x, weight, self.bias)
+
+
+class ByMatrix(nn.Linear):
+    """A layer that makes its product without the function of its kind."""
+
+    def __init__(self) -> None:
+        super().__init__(6, 8)
+        self.gain = nn.Parameter(torch.full((8,), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(x @ self.weight.T * self.gain + self.bias)
+
+
+def patched() -> nn.Linear:
+    """A layer whose instance has a forward of its own, bound to it, as wrappers make it."""
+    layer = nn.Linear(6, 8)
+    forward = layer.forward
+    layer.forward = lambda x: forward(x)  # type: ignore[method-assign]
+    return layer
+
+
+@pytest.mark.parametrize(
+    "layer", [lambda: Standardised(after=False), lambda: Standardised(after=True), ByMatrix, patched]
+)
+def test_layers_with_more_parameters_or_a_forward_of_their_own_count(layer: Callable[[], nn.Module]) -> None:
+    model = layer()
+    x = torch.rand(2, 6) + 0.1
+    assert count_synops(model, [x if isinstance(model, nn.Linear) else x[..., None]]).mac == pytest.approx(48)
+
+
 class Attending(nn.Module):
     def __init__(self) -> None:
         super().__init__()

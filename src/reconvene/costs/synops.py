@@ -233,7 +233,7 @@ def _count(
 ) -> None:
     signal = (args[0] if args else kwargs["input"]).detach()
     active = (signal != 0).to(signal.dtype)
-    operations = float(_with_ones(module).forward(active).double().sum())
+    operations = _operations(module, signal, active)
     layer = counts.setdefault(name, LayerSynops(name))
     if bool(((signal == 0) | (signal.abs() == 1)).all()):
         layer.ac += operations
@@ -243,11 +243,26 @@ def _count(
     layer.inputs += signal.numel()
 
 
+def _operations(module: nn.Module, signal: Tensor, active: Tensor) -> float:
+    """Of one call: by the weights that the functions of convolutions and linear layers get, whatever made them.
+
+    A subclass that calls none of these (``x @ self.weight.T``) counts by ones in the place of its parameters. The
+    forward pass is that of the class: an instance's own may be bound to another layer.
+    """
+    from reconvene.costs.products_met import ProductsMet
+
+    forward = type(module).forward
+    with ProductsMet() as met:
+        forward(module, signal)
+    return met.total if met.calls else float(forward(_with_ones(module), active).double().sum())
+
+
 def _with_ones(module: nn.Module) -> nn.Module:
-    """The layer with ones for its weights that are not zero, and without a bias.
+    """The layer with ones for its parameters that are not zero, and zeros for a bias.
 
     The weight that it computes with may be no parameter: a parametrisation, a mask or an old-style norm makes it.
     """
+    import torch
     from torch.nn.utils.parametrize import type_before_parametrizations
 
     kind = type_before_parametrizations(module)
@@ -255,7 +270,11 @@ def _with_ones(module: nn.Module) -> nn.Module:
     plain.__dict__.update(vars(module))
     weight: Any = module.weight
     plain.__dict__.pop("weight", None)
-    plain.__dict__["_parameters"] = {"weight": (weight != 0).to(weight.dtype), "bias": None}
+    held: dict[str, Any] = {"bias": None, **module._parameters, "weight": weight}
+    plain.__dict__["_parameters"] = {
+        name: value if value is None else torch.zeros_like(value) if name == "bias" else (value != 0).to(value.dtype)
+        for name, value in held.items()
+    }
     return plain
 
 
