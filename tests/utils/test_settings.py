@@ -257,9 +257,10 @@ def test_fleets_and_experiments_are_written_in_either_language(tmp_path: Path) -
     assert read_fleet(tmp_path / "fleet.yaml") == read_fleet(tmp_path / "fleet.toml")
     (tmp_path / "e.yaml").write_text(
         "seeds: [0, 1]\nmodels:\n  - model: resnet20\ndata:\n  - {name: digits, spec: digits}\n"
-        "budgets:\n  - params: 4x\narms:\n  - arm: ours\n    criterion: [synflow, snip]\n  - arm: unifrom\n"
+        "budgets:\n  - params: 4x\narms:\n  - arm: ours\n    criterion: [synflow, snip]\n    evaluator: density\n"
+        "  - arm: unifrom\n"
     )
-    with pytest.raises(ExperimentError, match=r"e.yaml, line 11: unknown arm 'unifrom'. Did you mean 'uniform'"):
+    with pytest.raises(ExperimentError, match=r"e.yaml, line 12: unknown arm 'unifrom'. Did you mean 'uniform'"):
         read_experiment(tmp_path / "e.yaml")
     (tmp_path / "e.yaml").write_text((tmp_path / "e.yaml").read_text().replace("unifrom", "uniform"))
     assert len(read_experiment(tmp_path / "e.yaml").runs) == 6

@@ -13,13 +13,13 @@ from math import ceil, log2
 from typing import TYPE_CHECKING, Any
 
 from reconvene.costs.base import Cost, CostFunction, SumOfProducts
-from reconvene.costs.encrypted_walk import Blocked, EncryptedWalk
 from reconvene.costs.unit import COUNT
 from reconvene.errors import ModelError
 from reconvene.utils.tables import text_table
 
 if TYPE_CHECKING:
     from reconvene.costs.base import Network, Term
+    from reconvene.costs.encrypted_walk import Blocked, EncryptedWalk
     from reconvene.structure import Structure
 
 SECURE_BITS = {4096: 109, 8192: 218, 16384: 438, 32768: 881}
@@ -147,9 +147,15 @@ def ckks_parameters(levels: int, scores: float = 0.0) -> CkksParameters:
 
 def readiness(structure: Structure) -> Readiness:
     """Count what the network of a structure takes under CKKS, dense."""
-    walk, widths = EncryptedWalk(structure), structure.widths
+    walk, widths = _walk(structure), structure.widths
     rotations, ciphertexts = (int(cost.sum_of(structure).at(widths)) for cost in (Rotations(), Ciphertexts()))
     return Readiness(tuple(walk.blocked), walk.levels, walk.depth, rotations, ciphertexts)
+
+
+def _walk(structure: Structure) -> EncryptedWalk:
+    from reconvene.costs.encrypted_walk import EncryptedWalk  # imports torch, which a list of costs does without
+
+    return EncryptedWalk(structure)
 
 
 class _EncryptedCost(Cost):
@@ -205,12 +211,12 @@ class Rotations(_SumOfWidths):
 
     def terms(self, structure: Structure) -> Sequence[Term]:
         """The inputs of every layer."""
-        evaluated = EncryptedWalk(structure).evaluated
+        evaluated = _walk(structure).evaluated
         return [(structure.context.dims(source)[1:], 1) for sources, _ in evaluated for source in sources]
 
     def fixed(self, structure: Structure) -> int:
         """The constant input of every layer, which its bias multiplies."""
-        return sum(len(sources) for sources, _ in EncryptedWalk(structure).evaluated)
+        return sum(len(sources) for sources, _ in _walk(structure).evaluated)
 
 
 class Ciphertexts(_SumOfWidths):
@@ -225,7 +231,7 @@ class Ciphertexts(_SumOfWidths):
 
     def terms(self, structure: Structure) -> Sequence[Term]:
         """Features of the inputs, and of the output of every layer."""
-        tensors = [*structure.recording.inputs, *(tensor for _, tensor in EncryptedWalk(structure).evaluated)]
+        tensors = [*structure.recording.inputs, *(tensor for _, tensor in _walk(structure).evaluated)]
         return [(structure.context.dims(tensor)[1:], 1) for tensor in tensors]
 
 

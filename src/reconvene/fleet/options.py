@@ -103,4 +103,4 @@ class Fleet(FleetOptions):
     train: dict[str, Any] = field(default_factory=dict)
     int8: Int8Settings | None = None
     bases: dict[str, Path] = field(default_factory=dict)
-    where: dict[str, str] = field(default_factory=dict)
+    where: dict[str, str] = field(default_factory=dict, compare=False)
