@@ -354,7 +354,9 @@ def test_a_wrong_permutation_would_be_noticed(tmp_path: Path, monkeypatch: pytes
         rc.export(small, tmp_path, quantize="plan", calibration=[images], example_inputs=images[:1])
 
 
-@pytest.mark.parametrize("budget", ["30kB", *(pytest.param(size, marks=pytest.mark.slow) for size in ("40kB", "60kB"))])
+@pytest.mark.parametrize(
+    "budget", ["20kB", *(pytest.param(size, marks=pytest.mark.slow) for size in ("30kB", "40kB", "60kB"))]
+)
 def test_a_file_takes_what_its_bits_take(budget: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = lively(mini_resnet())

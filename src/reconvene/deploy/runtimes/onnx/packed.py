@@ -246,11 +246,7 @@ class _Graph:
         blocks = [rows[bits == width] for width in WIDTHS]
         parts = [packed_bytes(block, width) for block, width in zip(blocks, WIDTHS, strict=True)]
         places = np.argsort(np.argsort(bits, kind="stable"))
-        attributes: dict[str, Any] = {
-            "bytes": [part.size for part in parts],
-            "counts": [block.size for block in blocks],
-            "shape": list(rows.shape),
-        }
+        attributes: dict[str, Any] = {"blocks": [each.size for each in (*parts, *blocks)], "shape": list(rows.shape)}
         if axis:
             attributes |= {"perm": [*range(1, axis + 1), 0, *range(axis + 1, rows.ndim)], "axis": axis}
         order = places.astype(np.min_scalar_type(len(places)))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _Array = NDArray[Any]
-DOMAIN, VERSION = "reconvene", 2
+DOMAIN, VERSION = "rc", 3  # two letters: every node of it has the name
 WEIGHT = "Weight"
 WIDTHS = (2, 4, 8)
 """Bits of the blocks of a packed weight, in their order."""
@@ -34,19 +34,19 @@ def weight_functions(helper: Any, dtype: str, *, transposed: bool) -> list[Any]:
     """The function that makes a dequantised weight from packed bytes, and those it calls before it.
 
     Inputs: bytes ``[n]`` uint8, the blocks of 2, 4 and 8 bits; the row of each output channel, blocks one after the
-    other, ``[channels]``; scales ``[channels]``. Attributes: ``bytes`` and ``counts``, of each block its bytes and its
-    integers; ``shape``, output channels first; if ``transposed``, ``perm`` and ``axis`` of the weight as its layer
-    reads it.
+    other, ``[channels]``; scales ``[channels]``. Attributes: ``blocks``, the bytes of each block, then the integers of
+    each; ``shape``, output channels first; if ``transposed``, ``perm`` and ``axis`` of the weight as its layer reads
+    it.
 
     ``dtype``: int8, or uint8 around 128, in which the layer computes.
     """
     body = _Body(helper)
-    sizes: dict[str, Any] = {name: body.reference(name, _INTS) for name in ("bytes", "counts", "shape")}
+    sizes: dict[str, Any] = {name: body.reference(name, _INTS) for name in ("blocks", "shape")}
     weight = body.add("Rows", ["p", "o"], domain=DOMAIN, **sizes)
     middle = 0
     if dtype == "uint8":
         middle = 128
-        weight = body.add("Add", [weight, body.constant([middle], "int32")])
+        weight = body.add("Add", [weight, body.add("Cast", [body.constant([middle])], to=_TYPES["int32"])])
     weight = body.add("Cast", [weight], to=_TYPES[dtype])
     middles = helper.make_tensor("", _TYPES[dtype], [1], [middle])
     zeros = body.add("ConstantOfShape", [body.add("Shape", ["s"])], value=middles)
@@ -55,14 +55,16 @@ def weight_functions(helper: Any, dtype: str, *, transposed: bool) -> list[Any]:
         weight = body.add("Transpose", [weight], perm=body.reference("perm", _INTS))
         axis = body.reference("axis", _INT)
     body.finish("DequantizeLinear", [weight, "s", zeros], axis=axis)
-    return [_block(helper), _rows(helper), body.function(f"{WEIGHT}{'T' * transposed}{dtype}", ["p", "o", "s"])]
+    name = f"{WEIGHT}{'T' * transposed}{'U' * (dtype == 'uint8')}"
+    return [_block(helper), _rows(helper), body.function(name, ["p", "o", "s"])]
 
 
 def _rows(helper: Any) -> Any:
     """The function that puts the rows of all blocks in their places: int32, output channels first."""
     body = _Body(helper)
-    parts = body.add("Split", ["p", body.attribute("bytes")], outputs=len(WIDTHS))
-    counts = body.add("Split", [body.attribute("counts")], outputs=len(WIDTHS), num_outputs=len(WIDTHS))
+    sizes, integers = body.add("Split", [body.attribute("blocks")], outputs=2, num_outputs=2)
+    parts = body.add("Split", ["p", sizes], outputs=len(WIDTHS))
+    counts = body.add("Split", [integers], outputs=len(WIDTHS), num_outputs=len(WIDTHS))
     blocks = []
     for bits, part, count in zip(WIDTHS, parts, counts, strict=True):
         divisors = [2**shift for shift in range(0, 8, bits)]
@@ -128,11 +130,9 @@ class _Body:
         """Add the node that computes the output of the function."""
         self._append(operator, inputs, ["y"], attributes)
 
-    def constant(self, values: list[int], dtype: str = "int64") -> str:
-        """A constant tensor, and its name."""
-        raw = np.array(values, dtype=dtype).tobytes()
-        tensor = self._helper.make_tensor("", _TYPES[dtype], [len(values)], raw, raw=True)
-        name: str = self.add("Constant", [], value=tensor)
+    def constant(self, values: list[int]) -> str:
+        """A constant tensor of int64, and its name."""
+        name: str = self.add("Constant", [], value_ints=values)
         return name
 
     def reference(self, attribute: str, kind: int) -> _Reference:
