@@ -29,7 +29,7 @@ LOOSE = {"agreement": 0.0, "sqnr": -100.0, "accuracy_drop": 1.0}
 VIT = {"img_size": 32, "patch_size": 4, "depth": 4, "embed_dim": 64, "num_heads": 2}
 NETWORKS: dict[str, dict[str, Any]] = {
     "mobilenetv3 to ReLU": {"model": "timm:mobilenetv3_small_050", "allow": ["relu", "hardsigmoid"], "price": 0.2},
-    "mobilenetv3 to ReLU6": {"model": "timm:mobilenetv3_small_050", "allow": ["relu", "relu6"], "price": 0.5},
+    "mobilenetv3 to ReLU6": {"model": "timm:mobilenetv3_small_050", "allow": ["relu", "relu6"], "price": 0.6},
     "vit, GELU to polynomials": {
         "model": "timm:vit_tiny_patch16_224",
         "args": VIT,
