@@ -2,6 +2,7 @@
 
 PAGES = (
     "api",
+    "bits",
     "compress_orders",
     "coverage",
     "distillation",

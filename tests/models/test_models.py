@@ -18,6 +18,7 @@ from reconvene.models import MODELS, ModelSource, example_inputs, parse_argument
 # Counted by hand or known from the literature (ResNet-20: 0.27M, ResNet-56: 0.86M, VGG-16: 14.7M, ResNet-18: 11.17M,
 # ResNet-8 of MLPerf Tiny: 78k); a spiking network has the convolutions of its model, and learns nothing of its neurons.
 PARAMETERS = {
+    "ds_cnn": 28_170,
     "mobilenetv2": 2_236_682,
     "resnet18": 11_173_962,
     "resnet20": 272_474,

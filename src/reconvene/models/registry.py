@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from reconvene.models.ds_cnn import ds_cnn
 from reconvene.models.hovernet import hovernet
 from reconvene.models.mobilenet import mobilenetv2
 from reconvene.models.resnet import resnet8, resnet18, resnet20, resnet32, resnet56
@@ -36,6 +37,7 @@ def _noted(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
 MODELS: dict[str, Callable[..., nn.Module]] = {
     build.__name__: _noted(build)
     for build in (
+        ds_cnn,
         hovernet,
         mobilenetv2,
         resnet8,
