@@ -35,6 +35,7 @@ from reconvene.planning.pruning import plan_with
 from reconvene.planning.session import Planner
 from reconvene.planning.target import Target
 from reconvene.structure import Structure, analyse
+from reconvene.surgery.operations.forms import forms
 from reconvene.utils.progress import notes_to
 from support import device_fakes as fakes
 from support.mini_resnet import mini_resnet
@@ -76,6 +77,8 @@ def operator(name: str, **changes: Any) -> LayerSpec:
     return LayerSpec("op", name, **{"spatial": (8, 8), **window, **changes})
 
 
+LAST = {"softmax", "layer_norm", "gelu"}  # operations that have channels last
+ON_TOKENS = {step for form in forms().values() if LAST & {*form.operations} for step in form.steps}
 KINDS = [
     convolution(),
     convolution(tail=("add", "relu")),
@@ -90,6 +93,7 @@ KINDS = [
     *(operator(op) for op in ("add", "mul", "max_pool", "average_pool", "global_pool", "scale", "copy", "concat")),
     *(operator(op) for op in ("resize", "batch_norm", "softmax")),
     operator("layer_norm", spatial=(4,), axis=-1),
+    *(operator(step, spatial=(4,), axis=-1) for step in sorted(ON_TOKENS)),
 ]
 
 

@@ -222,7 +222,12 @@ def _layer_norm(graph: Graph, fed: str, spec: LayerSpec, width: int, prefix: str
 
 def _batch_norm(graph: Graph, fed: str, spec: LayerSpec, width: int, prefix: str) -> str:
     ones = [graph.constant([1.0] * width, FLOAT) for _ in range(4)]
-    return graph.node("BatchNormalization", [fed, *ones], f"{prefix}_norm")
+    if spec.axis == 1 or not spec.spatial:
+        return graph.node("BatchNormalization", [fed, *ones], f"{prefix}_norm")
+    # Of tokens, whose channels are last: as rows, since ONNX has them second.
+    rows = graph.edge(graph.node("Reshape", [fed, graph.constant([-1, width], INT64)], f"{prefix}_rows"))
+    norm = graph.edge(graph.node("BatchNormalization", [rows, *ones], f"{prefix}_norm"))
+    return graph.node("Reshape", [norm, graph.constant(_shape(spec, width), INT64)], f"{prefix}_tokens")
 
 
 def _copy(graph: Graph, fed: str, spec: LayerSpec, width: int, prefix: str) -> str:
