@@ -7,7 +7,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,15 +16,19 @@ from torch import nn
 from torch.nn import functional as F
 
 import reconvene as rc
+from reconvene import devices
 from reconvene.costs import Budget
-from reconvene.errors import ArgumentError, BudgetError, TrainingError
-from reconvene.planning import search_phases, search_run
+from reconvene.devices.latency_cost import DeviceLatency
+from reconvene.errors import ArgumentError, BudgetError, DeviceError, TrainingError
+from reconvene.planning import search_phases, search_run, target
 from reconvene.planning.bit_decider import BitDecider
 from reconvene.planning.options import Options
 from reconvene.planning.search_phases import SearchPhase
 from reconvene.quantiser import fake_quantised
+from reconvene.structure import analyse
 from reconvene.surgery import make_plan
 from reconvene.training.adam import Adam
+from support import device_fakes
 
 
 class Mixed(nn.Module):
@@ -256,10 +260,72 @@ def test_budgets_and_epochs_that_cannot_be_are_named_at_once() -> None:
         rc.search(model, batches[0][0][:1], rc.Budget(size=50), train=batches, epochs=3)
     with pytest.raises(ArgumentError, match="leave 0 to search"):
         rc.search(model, batches[0][0][:1], rc.Budget(size="700B"), train=batches, epochs=3, warmup=1, finetune=2)
-    with pytest.raises(ArgumentError, match="keeps no budget on latency"):
-        rc.search(model, batches[0][0][:1], rc.Budget(latency="1ms"), train=batches)
+    with pytest.raises(ArgumentError, match="device without a budget on latency"):
+        rc.search(model, batches[0][0][:1], rc.Budget(size="700B"), train=batches, device="here")
     with pytest.raises(TrainingError, match="no batches"):
         rc.search(model, batches[0][0][:1], rc.Budget(size="700B"), train=[])
+
+
+def on_device(model: nn.Module, image: torch.Tensor) -> devices.Profile:
+    _, profile = device_fakes.of(model, image)
+    return devices.Profile.from_dict({**profile.to_dict(), "precision": "int8"})
+
+
+def test_a_search_keeps_the_latency_of_a_device_beside_a_size() -> None:
+    model, batches = problem()
+    image, device = batches[0][0][:1], on_device(model, batches[0][0][:1])
+    budget, options = rc.Budget(latency="1.03x", size="900B"), {"train": batches, "epochs": 4, "round_to": 4}
+    small = rc.search(model, image, budget, warmup=1, device=device, **options)
+    plan = small.reconvene_plan
+    predicted = DeviceLatency(device).bind(analyse(model, image), None)
+    assert plan.costs["pruned"]["latency"] == predicted.at(plan.widths)
+    assert all(plan.costs["pruned"][name] <= plan.limits[name] for name in ("latency", "size"))
+    with pytest.raises(BudgetError, match="latency"):
+        rc.search(model, image, rc.Budget(latency="50x"), device=device, **options)
+    fp32 = devices.Profile.from_dict({**device.to_dict(), "precision": "fp32"})
+    with pytest.raises(DeviceError, match="run in int8, and the profile of fake was measured in fp32"):
+        rc.search(model, image, budget, device=fp32, **options)
+
+
+class Stopwatch(DeviceLatency):
+    """A device that takes a third longer than its profile says, and the fixed part twice."""
+
+    measured, depends_on_values = True, False
+    read: ClassVar[list[float]] = []
+
+    def measure(self, model: nn.Module, example_inputs: Any) -> float:
+        structure = analyse(model, example_inputs)
+        value = 4e-6 + self.bind(structure, None).at(structure.widths) * 4 / 3
+        self.read.append(value)
+        return value
+
+
+def test_what_is_cut_was_measured_and_a_run_that_goes_on_aims_at_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, batches = problem()
+    image, device = batches[0][0][:1], on_device(model, batches[0][0][:1])
+    monkeypatch.setattr(target, "latency_on", lambda profile, *, measured: Stopwatch(profile))
+    options = {"train": batches, "epochs": 4, "warmup": 1, "device": device, "round_to": 4}
+    whole = rc.search(model, image, rc.Budget(latency="1.03x"), **options)
+    plan = whole.reconvene_plan
+    assert plan.costs["pruned"]["latency"] <= plan.limits["latency"] == plan.costs["dense"]["latency"] / 1.03
+    assert plan.costs["pruned"]["latency"] in Stopwatch.read
+
+    class Stopped(Exception):
+        pass
+
+    def stop(done: int, total: int, name: str) -> None:
+        if (done, total) == (13, 24):
+            raise Stopped
+
+    monkeypatch.setattr(search_run, "SAVE_SECONDS", 0.0)
+    with pytest.raises(Stopped):
+        rc.search(model, image, rc.Budget(latency="1.03x"), checkpoint=tmp_path, progress=stop, **options)
+    before = len(Stopwatch.read)
+    again = rc.search(model, image, rc.Budget(latency="1.03x"), checkpoint=tmp_path, **options)
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
+    assert len(Stopwatch.read) - before >= 2  # of what was decided alone: the dense network and candidates
 
 
 def test_cycles_of_a_chip_and_layers_to_keep_are_searched_for_too() -> None:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import reconvene as rc
 from reconvene.errors import DataError, ModelError
-from reconvene.rectifier import recalibrate
+from reconvene.rectifier import least_squares, recalibrate
 from reconvene.rectifier.examples import few_of, gathered
 from reconvene.rectifier.least_squares import PENALTIES, fit_weights
 from reconvene.structure import analyse
@@ -178,31 +178,50 @@ def test_weights_stay_where_none_predict_better():
 
 
 @pytest.mark.parametrize("centred", [True, False])
-def test_a_fit_is_ridge_regression_of_all_rows_by_the_best_penalty_between_halves(centred: bool) -> None:
-    """More inputs than a block of second moments holds, halves of different means, and rows that do not divide."""
+@pytest.mark.parametrize("rows", [1301, 501])
+def test_a_fit_is_ridge_regression_of_all_rows_by_the_best_penalty_between_halves(rows: int, centred: bool) -> None:
+    """More inputs than a block of second moments holds, or than rows; halves of different means, of unequal length."""
+    half = rows // 2
     generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(1301, 600, generator=generator, dtype=torch.float64)
-    inputs[650:] += 0.5
+    inputs = torch.randn(rows, 600, generator=generator, dtype=torch.float64)
+    inputs[half:] += 0.5
     weight, change = (torch.randn(600, 3, generator=generator, dtype=torch.float64) for _ in range(2))
-    outputs = inputs @ (weight + change) + torch.randn(1301, 3, generator=generator, dtype=torch.float64)
+    outputs = inputs @ (weight + change) + torch.randn(rows, 3, generator=generator, dtype=torch.float64)
     fitted, share = fit_weights(inputs, outputs, weight, centred=centred)
 
-    def centre(rows: Tensor) -> Tensor:
-        return rows - rows.mean(dim=0) if centred else rows
+    def centre(values: Tensor) -> Tensor:
+        return values - values.mean(dim=0) if centred else values
 
-    def ridge(rows: slice, penalty: float) -> Tensor:
-        x, error = centre(inputs[rows]), centre((outputs - inputs @ weight)[rows])
+    def ridge(part: slice, penalty: float) -> Tensor:
+        x, error = centre(inputs[part]), centre((outputs - inputs @ weight)[part])
         moments = x.mT @ x
         return torch.linalg.solve(moments + penalty * moments.diagonal().mean() * torch.eye(600), x.mT @ error)
 
     def left(delta: Tensor) -> float:
-        x, error = centre(inputs[650:]), centre((outputs - inputs @ weight)[650:])
+        x, error = centre(inputs[half:]), centre((outputs - inputs @ weight)[half:])
         return float((error - x @ delta).square().sum())
 
-    errors = {penalty: left(ridge(slice(650), penalty)) for penalty in PENALTIES}
+    errors = {penalty: left(ridge(slice(half), penalty)) for penalty in PENALTIES}
     best = min(errors, key=lambda penalty: errors[penalty])
     torch.testing.assert_close(fitted, weight + ridge(slice(None), best), rtol=1e-8, atol=1e-8)
     assert share == pytest.approx(1 - errors[best] / left(torch.zeros_like(weight)), rel=1e-8)
+
+
+def test_no_layer_needs_more_than_its_rows_and_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A linear layer on flattened images: moments of its inputs would be the square of their number."""
+    made = []
+    gram = least_squares._gram
+
+    def noted(rows: Tensor) -> Tensor:
+        made.append(gram(rows))
+        return made[-1]
+
+    monkeypatch.setattr(least_squares, "_gram", noted)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 24 * 24, 4))
+    x = images(2, 3, 24, 24)
+    rc.prune(net, x, rc.Budget(macs="2x"), trained=True, data=[(images(20, 3, 24, 24, seed=1), torch.zeros(20).long())])
+    assert made and all(len(matrix) <= 20 for matrix in made)
 
 
 @pytest.mark.parametrize("bias", [True, False])

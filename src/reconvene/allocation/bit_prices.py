@@ -58,6 +58,9 @@ def channel_prices(problem: BitProblem, decision: Decision, price: Price) -> lis
     for g in range(len(problem.groups)):
         fewer = widths.copy()
         step = _step(problem, g, int(widths[g]))
+        if not step:
+            results.append(0.0)
+            continue
         fewer[g] -= step
         others = problem.charges.sizes(fewer)
         reading = [n for n, (a, b) in enumerate(zip(sizes, others, strict=True)) if a != b]
@@ -75,14 +78,17 @@ def channel_prices(problem: BitProblem, decision: Decision, price: Price) -> lis
 
 
 def _step(problem: BitProblem, g: int, width: int) -> int:
-    """How far it is to the next width that a group may have: down, or at its least width up, which is negative."""
+    """How far it is to the next width that a group may have: down, or at its least width up, which is negative.
+
+    Zero for a group of one channel that stays: no cost knows it without the channel, or with a second one.
+    """
     allowed = problem.groups[g].allowed
     lower, higher = allowed[allowed < width], allowed[allowed > width]
     if len(lower):
         return width - int(lower[-1])
     if len(higher):
         return width - int(higher[0])
-    return 1 if width > 1 else -1
+    return 1 if width > 1 else 0
 
 
 def finish_slope(problem: BitProblem, decision: Decision, name: str) -> float:

@@ -32,6 +32,8 @@ class SearchCommand(CostOptions, DataOptions, Importing, Seeded, Command):
     """Bits that weights can have, zero for channels that leave. --size is that of packed weights."""
     activation_bits: Annotated[str, arg(metavar="BITS,BITS")] = "8"
     """Bits that layer inputs can have: 2,4,8. Fewer than 8 where --cycles, --energy or --ops-bit gain by it."""
+    device: Annotated[str | None, arg(metavar="PROFILE")] = None
+    """Profile of the device that --latency is about, in int8: a file, a name, or here (this machine, the default)."""
     epochs: Annotated[int, arg(metavar="N")] = 8
     """Epochs of all phases together."""
     warmup: Annotated[int, arg(metavar="N")] = 0
@@ -73,6 +75,7 @@ class SearchCommand(CostOptions, DataOptions, Importing, Seeded, Command):
             self.seed,
             self.train_on,
             read_bits(self.activation_bits, "activation-bits"),
+            self.device,
         )
         plan, training = search_artifact(
             self.directory,

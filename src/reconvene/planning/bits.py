@@ -46,12 +46,12 @@ def plan_bits(model: nn.Module, example_inputs: Any, budget: Budget, options: Op
     """
     allowed = check_bits(bits)
     refuse_options(options, budget)
-    planner = _BitPlanner(model, example_inputs, budget, options, allowed)
+    planner = BitPlanner(model, example_inputs, budget, options, allowed)
     seconds: dict[str, float] = {}
     with ExitStack() as stack:
         with timed(seconds, "profile"):
-            answers = stack.enter_context(_in_int8(options.target).costs(planner, budget))
-        corrected = _corrected(planner, budget, answers.costs)
+            answers = stack.enter_context(in_int8(options.target).costs(planner, budget))
+        corrected = corrected_costs(planner, budget, answers.costs)
         if not corrected:
             return replace(planner.plan(budget), calibration=kept_examples(model, example_inputs, options))
         asked = Budget(**{name: budget.asked[name] for name in corrected})
@@ -61,7 +61,7 @@ def plan_bits(model: nn.Module, example_inputs: Any, budget: Budget, options: Op
     return replace(plan, calibration=kept_examples(model, example_inputs, options))
 
 
-def _in_int8(target: Target) -> Target:
+def in_int8(target: Target) -> Target:
     """The target of the file that a plan of bits becomes, whose layers run in int8. Raises DeviceError."""
     if target.device is None or target.device == devices.HERE:
         return replace(target, precision="int8")
@@ -74,7 +74,7 @@ def _in_int8(target: Target) -> Target:
     return replace(target, device=profile, precision="int8")
 
 
-def _corrected(planner: _BitPlanner, budget: Budget, costs: Mapping[str, Cost]) -> dict[str, Cost]:
+def corrected_costs(planner: BitPlanner, budget: Budget, costs: Mapping[str, Cost]) -> dict[str, Cost]:
     """Costs of the budget whose true value follows from a measurement, or that a bound stands for while widths move."""
     with_bits = {"size", *(name for name, cost in planner.costs.items() if isinstance(cost, FileCost))}
     of_widths = {name: costs[name] for name in budget.asked if name not in with_bits}
@@ -82,7 +82,7 @@ def _corrected(planner: _BitPlanner, budget: Budget, costs: Mapping[str, Cost]) 
     return {name: cost for name, cost in of_widths.items() if cost.measured or model.is_bound(name)}
 
 
-class _BitPlanner:
+class BitPlanner:
     """Makes plans of widths and bits of one model and budget; see ``planning.session.Plans``."""
 
     def __init__(

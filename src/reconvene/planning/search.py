@@ -20,7 +20,7 @@ from reconvene.planning.bits import check_activation_bits, check_bits, refuse_op
 from reconvene.planning.limits import LayerLimits
 from reconvene.planning.options import Options
 from reconvene.planning.search_run import Schedule, SearchRun
-from reconvene.planning.target import Target
+from reconvene.planning.target import DeviceLike, Target
 from reconvene.structure.nesting import on_model
 from reconvene.training.randomness import own_randomness
 from reconvene.utils.arguments import checked
@@ -42,6 +42,7 @@ def search(
     lr: float = 0.02,
     loss: Loss | None = None,
     target: str | Path | None = None,
+    device: DeviceLike | None = None,
     activation_bits: Sequence[int] = (8,),
     keep: Sequence[str] = (),
     widths: Mapping[str, float] = MappingProxyType({}),
@@ -72,6 +73,8 @@ def search(
         lr: of SGD with Nesterov momentum on the weights; it falls to zero by a cosine.
         loss: ``loss(output, target)``; cross entropy by default.
         target: the chip whose ``cycles`` or ``energy`` the budget limits, or a cost file.
+        device: whose latency the budget limits, as for ``rc.plan``: by default this machine, in ONNX Runtime in int8.
+            The plan that the search begins with is measured, and what it decided is measured again.
         activation_bits: what layers read can have, as for ``rc.plan``; the plan that the search begins with decides.
         keep: layers of which no channel leaves.
         widths: how many channels layers give, exactly.
@@ -112,16 +115,13 @@ def search(
         limits=LayerLimits(tuple(keep), dict(widths)),
         loss=loss,
         round_to=round_to,
-        target=Target(chip=target),
+        target=Target(device=device, chip=target),
         bits=check_bits(bits),
         activation_bits=check_activation_bits(activation_bits),
     )
     refuse_options(options, budget)
-    if "latency" in budget:
-        raise ArgumentError("a search keeps no budget on latency: rc.prune with bits does, or limit macs")
     _check_precision(model)
-    device = next(model.parameters()).device
-    with own_randomness(device), listening(progress):
+    with own_randomness(next(model.parameters()).device), listening(progress):
         run = SearchRun(
             model,
             example_inputs,

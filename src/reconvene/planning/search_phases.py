@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -122,7 +123,7 @@ class SearchPhase:
     def __init__(self, network: nn.Module, example_inputs: Any, decider: BitDecider, loss: Loss) -> None:
         self.network, self._inputs, self._decider, self._loss = network, example_inputs, decider, loss
         options = decider.options
-        self._prepared = PreparedModel.of(
+        self.prepared = PreparedModel.of(
             network, example_inputs, seed=options.seed, limits=options.limits, must_prune=False
         )
         self._plan(self._start)  # its trial repairs the structure
@@ -185,12 +186,16 @@ class SearchPhase:
         """See Phase."""
         return 1 + float(self._excess.max())
 
-    def project(self) -> Plan:
-        """The plan of the most likely decision within the limits (``max sum log theta``). Raises BudgetError."""
+    def project(self, aims: Mapping[str, float] = MappingProxyType({})) -> Plan:
+        """The plan of the most likely decision within the limits (``max sum log theta``). Raises BudgetError.
+
+        ``aims``: limits in place of those of the search, by cost.
+        """
 
         def choose(structure: Structure, timings: dict[str, float]) -> Choice:
             posed = self.posed if structure is self.posed.structure else self._decider.pose(structure, timings)
-            posed = replace(posed, problem=self.searched.settled(posed.problem))
+            settled = self.searched.settled(posed.problem)
+            posed = replace(posed, problem=replace(settled, limits={**settled.limits, **aims}))
             names = [group.name for group in structure.prunable]
             decision = solve_bits(self.searched.likelihoods(posed.problem, names))
             if decision is not None:  # what a search that stayed below its limits left over
@@ -216,7 +221,7 @@ class SearchPhase:
             self._inputs,
             lambda structure, _, timings: choose(structure, timings),
             seed=options.seed,
-            prepared=self._prepared,
+            prepared=self.prepared,
             verified=options.verify,
         )
         self.network.train()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from reconvene.errors import TrainingError
 from reconvene.planning.bit_decider import BitDecider
 from reconvene.planning.bits import fit_norms, kept_examples
 from reconvene.planning.options import Options
+from reconvene.planning.search_limits import ProjectedSearch, search_limits
 from reconvene.planning.search_phases import FloatPhase, FrozenPhase, Phase, SearchPhase, restored
 from reconvene.structure.copies import copy_model
 from reconvene.structure.inputs import map_tensors, tensors_in, with_usual_strides
@@ -106,6 +108,17 @@ class SearchRun:
 
     def run(self, *, resume: bool) -> nn.Module:
         """Go on from the checkpoint, or begin; the small network in eval mode, with its plan."""
+        with ExitStack() as self._open:
+            self._train(resume=resume)
+        assert self.plan is not None, "the last phase has one"
+        small = self.plan.apply(self.model)  # a network without our hooks
+        small.load_state_dict(self.network.state_dict())
+        assert isinstance(self.phase, FrozenPhase), "it is the last"
+        keep_ranges(small, self.phase.rounded.ranges())
+        return small.eval()
+
+    def _train(self, *, resume: bool) -> None:
+        """Every epoch that is left."""
         checkpoint = load_checkpoint(self.directory) if self.directory is not None and resume else None
         self.identity = self._identity() if self.directory is not None else {}
         if checkpoint is not None and self.directory is not None:
@@ -116,12 +129,6 @@ class SearchRun:
             while not self.state.finished:
                 self._epoch(work)
                 self._end_epoch()
-        assert self.plan is not None, "the last phase has one"
-        small = self.plan.apply(self.model)  # a network without our hooks
-        small.load_state_dict(self.network.state_dict())
-        assert isinstance(self.phase, FrozenPhase), "it is the last"
-        keep_ranges(small, self.phase.rounded.ranges())
-        return small.eval()
 
     def _begin(self, checkpoint: Checkpoint | None) -> None:
         if checkpoint is None:
@@ -157,8 +164,7 @@ class SearchRun:
         elif name == SearchPhase.name:
             if self.schedule.warmup and not self.start:
                 self.start = {n: t.detach().clone() for n, t in self.network.state_dict().items()}
-            decider = BitDecider(self.network, self.inputs, self.budget, self.options, self.options.bits or ())
-            self.phase = SearchPhase(self.network, self.inputs, decider, self.loss)
+            self.phase = self._search_phase()
         else:
             self._cut()
             assert self.plan is not None and self.plan.bits is not None, "a search decided them"
@@ -167,13 +173,35 @@ class SearchRun:
             self.phase = FrozenPhase(self.network, self.plan.bits, self.loss, use)
         self.optimizer = Nesterov(self.network, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
 
+    def _search_phase(self) -> SearchPhase:
+        """The search, with the aims that it began with where it goes on."""
+        known = [record["aims"] for record in self.state.records if record["event"] == "aims"]
+        limits = search_limits(self.network.eval(), self.inputs, self.budget, self.options, known[0] if known else {})
+        self.limits = self._open.enter_context(limits)
+        self.network.train()
+        if self.limits.aims and not known:
+            self._record({"event": "aims", "aims": dict(self.limits.aims)})
+        decider = BitDecider(
+            self.network,
+            self.inputs,
+            self.budget,
+            self.limits.options,
+            self.options.bits or (),
+            answers=self.limits.answers,
+            aims=self.limits.aims,
+        )
+        return SearchPhase(self.network, self.inputs, decider, self.loss)
+
     def _cut(self) -> None:
         """Replace the network by the small one of the plan, which the search makes where a checkpoint holds none."""
         if self.plan is not None:
             self.network = self.plan.apply(self.network).train()
             return
         assert isinstance(self.phase, SearchPhase), "it comes before"
-        self.plan = plan = replace(self.phase.project(), calibration=self.calibration)
+        searched = ProjectedSearch(
+            self.model, self.inputs, self.options.seed, self.phase.prepared, project=self.phase.project
+        )
+        self.plan = plan = replace(self.limits.kept(searched), calibration=self.calibration)
         self.network = plan.apply(self.network).train()
         assert plan.bits is not None, "a search decided them"
         fit_norms(self.network, plan, plan.bits, self.inputs, self.options)
@@ -277,6 +305,7 @@ class SearchRun:
             "activation_bits": list(self.options.activation_bits),
             "budget": {cost: str(value) for cost, value in self.budget.asked.items()},
             "target": str(self.options.target.chip),
+            "device": str(self.options.target.device),
             "keep": list(limits.keep),
             "widths": {name: float(width) for name, width in limits.widths.items()},
             "round_to": self.options.round_to,

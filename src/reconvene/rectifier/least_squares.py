@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from math import prod
-from typing import Any
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -131,14 +132,74 @@ def fit_weights(
     """
     half = len(inputs) // 2
     error = outputs - inputs @ weight
-    first, second = (
-        _Moments.of(inputs[rows], error[rows], centred, shared) for rows in (slice(half), slice(half, None))
-    )
+    kind: type[_Problem] = _Rows if len(inputs) < inputs.shape[1] and shared == 1 else _Moments
+    first, second = (kind.of(inputs[rows], error[rows], centred, shared) for rows in (slice(half), slice(half, None)))
     gains = [second.gain(first.change(penalty)) for penalty in PENALTIES] if half else [0.0]
     best = max(range(len(gains)), key=lambda number: gains[number])
     if gains[best] <= 0 or not second.energy:
         return weight, 0.0
     return weight + first.joined(second).change(PENALTIES[best]), gains[best] / second.energy
+
+
+class _Problem(Protocol):
+    """Inputs ``[rows, in]`` and errors ``[rows, out]`` of some rows, less their means where they are ``centred``."""
+
+    @property
+    def energy(self) -> float:
+        """The squared error of the rows."""
+
+    @classmethod
+    def of(cls, inputs: Tensor, error: Tensor, centred: bool, shared: int) -> Self: ...
+
+    def joined(self, other: Self) -> Self:
+        """The problem of both sets of rows."""
+
+    def change(self, penalty: float) -> Tensor:
+        """The change of weights of the least squared error under a penalty."""
+
+    def gain(self, change: Tensor) -> float:
+        """By how much a change of weights lowers the squared error of these rows."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Fewer rows than inputs: products of one row with another, ``[rows, rows]``, tell as much as second moments.
+
+    ``X' (X X' + p I)^-1 E`` is the solution of ``(X' X + p I) W = X' E`` (Saunders, Gammerman and Vovk 1998). 512
+    images before a linear layer of 50,000 inputs need a matrix of 512 x 512, where moments take 20 GB.
+    """
+
+    inputs: Tensor
+    error: Tensor
+    centred: bool
+
+    @classmethod
+    def of(cls, inputs: Tensor, error: Tensor, centred: bool, shared: int) -> _Rows:
+        assert shared == 1, "transposed convolutions have few inputs"
+        return cls(inputs, error, centred)
+
+    @cached_property
+    def energy(self) -> float:
+        return float(self._less_means(self.error).square().sum())
+
+    @cached_property
+    def _products(self) -> Tensor:
+        return _gram(self._less_means(self.inputs).mT)
+
+    def joined(self, other: _Rows) -> _Rows:
+        return _Rows(torch.cat([self.inputs, other.inputs]), torch.cat([self.error, other.error]), self.centred)
+
+    def change(self, penalty: float) -> Tensor:
+        scale = (self._products.trace() / self.inputs.shape[1]).clamp(min=torch.finfo(self.inputs.dtype).tiny)
+        damping = penalty * scale * torch.eye(len(self.inputs), dtype=self.inputs.dtype).to(self.inputs)
+        return self._less_means(self.inputs).mT @ _solved(self._products + damping, self._less_means(self.error))
+
+    def gain(self, change: Tensor) -> float:
+        given = self._less_means(self.inputs) @ change
+        return float((2 * self._less_means(self.error) - given).mul(given).sum())
+
+    def _less_means(self, rows: Tensor) -> Tensor:
+        return rows - rows.mean(dim=0) if self.centred and len(rows) else rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +243,6 @@ class _Moments:
         )
 
     def change(self, penalty: float) -> Tensor:
-        """The change of weights of the least squared error under a penalty."""
         scale = self.inputs.diagonal().mean().clamp(min=torch.finfo(self.inputs.dtype).tiny)
         damping = penalty * scale * torch.eye(len(self.inputs), dtype=self.inputs.dtype).to(self.inputs)
         change = _solved(self.inputs + damping, self.mixed)
@@ -194,7 +254,6 @@ class _Moments:
         return _solved(inputs + damping, self.mixed + self.rows * self.input_mean.outer(apart))
 
     def gain(self, change: Tensor) -> float:
-        """By how much a change of weights lowers the squared error of these rows."""
         gain = float((2 * self.mixed - self.inputs @ change).mul(change).sum())
         before, after = self.error_mean, self.error_mean - self.input_mean @ change
         left = (_spread(mean, self.shared).square().sum() for mean in (before, after))

@@ -46,6 +46,7 @@ class Searching:
     seed: int = 0
     train_on: str = "auto"
     activation_bits: tuple[int, ...] = (8,)
+    device: str | None = None
 
 
 def search_artifact(
@@ -130,6 +131,7 @@ def _searched(
         lr=searching.lr,
         loss=dataset.task.loss,
         target=searching.target,
+        device=searching.device,
         activation_bits=searching.activation_bits,
         keep=searching.keep,
         round_to=searching.round_to,
@@ -151,6 +153,7 @@ def _settings(searching: Searching) -> PruningSettings:
         bits=searching.bits,
         activation_bits=searching.activation_bits,
         chip=searching.target,
+        device=searching.device,
     )
 
 

@@ -227,12 +227,6 @@ class SearchStage(LimitedStage):
         check_bits(self.choices), check_activation_bits(self.activation_bits)
         divided(self.epochs, self.warmup, self.finetune, self.lr)
 
-    def check_limits(self, names: Collection[str]) -> None:
-        """Nothing is measured during a search."""
-        super().check_limits(names)
-        if "latency" in names:
-            raise RecipeError("a search keeps no budget on latency. Take a bits stage, or limit macs")
-
     def refused_after(self, earlier: Sequence[RecipeStage], *, trained: bool) -> str:
         """It goes on from a training of the same network, or begins with one."""
         if self.warmup or follows_training(earlier, trained=trained):
