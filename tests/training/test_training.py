@@ -157,6 +157,7 @@ def test_small_data_gets_smaller_batches_and_a_rate_to_match() -> None:
     [
         (TrainConfig(lr=0.0), "lr must be above 0"),
         (TrainConfig(lr=math.nan), "lr must be above 0"),
+        *((TrainConfig(lr=value), "lr must be above 0, or auto") for value in ("Auto", "0.1", None, True)),
         (TrainConfig(warmup=1.0), "warmup"),
         (TrainConfig(label_smoothing=1.0), "label_smoothing"),
         (TrainConfig(batch_size=10_000), "batch_size 10000 does not work for 480 training images"),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar
 
 from tyro.conf import arg
 
-from reconvene.cli.command import Answer, Command, ModelAddress, ModelOptions, Seeded
+from reconvene.cli.command import Answer, Command, ModelAddress, ModelOptions, Seeded, UsageError
 from reconvene.cli.data_options import DataOptions
 from reconvene.cli.prune_options import CriterionOptions
 from reconvene.utils.progress import stage
@@ -30,6 +30,13 @@ class InspectCommand(DataOptions, CriterionOptions, ModelOptions, Seeded, Comman
     encrypted: bool = False
     """Show instead the costs on encrypted images (CKKS), and the layers that cannot run on them."""
 
+    def _refuse_beside_encrypted(self) -> None:
+        """Raise UsageError for an option about sensitivity, which is not shown."""
+        usual = {entry.name: entry.default for entry in fields(InspectCommand)}
+        names = ("criterion", "evaluator", "density", "data", "limit", "task", "mean", "std")
+        if given := [f"--{name}" for name in names if getattr(self, name) != usual[name]]:
+            raise UsageError(f"--encrypted shows no sensitivity: leave out {', '.join(given)}")
+
     def run(self) -> Answer:
         """Groups and sensitivity, without changing or saving anything."""
         from reconvene import api
@@ -39,6 +46,8 @@ class InspectCommand(DataOptions, CriterionOptions, ModelOptions, Seeded, Comman
         from reconvene.structure.neurons import neurons
         from reconvene.workflow.prune import Samples
 
+        if self.encrypted:
+            self._refuse_beside_encrypted()
         source = self.source(self.model, seed=self.seed)
         assert source.input_shape is not None, "resolve_address() fills it in"
         with stage(f"building {source.address}"):

@@ -15,7 +15,7 @@ from reconvene.criteria.base import Loss, Subject
 from reconvene.criteria.batches import Batches, argument_names
 from reconvene.criteria.preserve_state import call_with, untouched
 from reconvene.errors import MODEL_REFUSALS, CriterionError, ReconveneError
-from reconvene.structure.inputs import arguments
+from reconvene.structure.inputs import copied_arguments
 
 
 class Gradients:
@@ -118,7 +118,7 @@ class Gradients:
         )
 
     def _forward(self, tensors: dict[str, Tensor], inputs: Any) -> Any:
-        args, kwargs = arguments(inputs)
+        args, kwargs = copied_arguments(inputs)
         return call_with(self.subject.model, tensors, args, kwargs)
 
     def _unscored_state(self, leaves: dict[str, Tensor]) -> dict[str, Tensor]:

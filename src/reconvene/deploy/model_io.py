@@ -34,9 +34,10 @@ def in_inference(model: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def _afresh(model: nn.Module) -> Iterator[None]:
-    """Within: a model with state starts as a newly built one; afterwards it holds what it held."""
+    """Within: a model with state starts as a newly built one; afterwards it holds what it held, counters too."""
     if is_known(model) and not known_state(model):
-        yield
+        with kept_values(model, buffers=True):
+            yield
         return
     with kept_attributes(model), kept_values(model, buffers=True), own_instances(model):
         clear_state(model)

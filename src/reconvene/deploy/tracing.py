@@ -30,7 +30,7 @@ from reconvene.deploy.model_io import (
 )
 from reconvene.errors import ExportError
 from reconvene.structure.copies import copy_model
-from reconvene.structure.inputs import call, map_tensors, with_usual_strides
+from reconvene.structure.inputs import call, call_on, map_tensors, with_usual_strides, writes_inputs
 from reconvene.structure.state import clear_state
 from reconvene.utils.module_state import forget_tables
 
@@ -58,6 +58,7 @@ class TensorsOnly(nn.Module):
         self.half_inside = half
         self.values, self.spec = pytree.tree_flatten(inputs)
         self.training = model.training
+        self._call = call if _writes(model, inputs) else call_on
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Outputs in order, those that are tensors."""
@@ -65,13 +66,20 @@ class TensorsOnly(nn.Module):
         values = [next(remaining) if isinstance(value, Tensor) else value for value in self.values]
         clear_state(self.model)  # an exporter may run the model more than once
         with FourAxisAttention(), one_suppression():
-            output = call(self.model, pytree.tree_unflatten(values, self.spec))
+            output = self._call(self.model, pytree.tree_unflatten(values, self.spec))
         outputs = tuple(named_tensors(output, "output").values())
         return tuple(_cast(t, torch.float16, torch.float32) for t in outputs) if self.half_inside else outputs
 
 
 def _cast(tensor: Tensor, source: torch.dtype, target: torch.dtype) -> Tensor:
     return tensor.to(target) if tensor.dtype == source else tensor
+
+
+def _writes(model: nn.Module, inputs: Any) -> bool:
+    """Whether the model writes to its inputs: exporters give a file one more output for that, but not with a copy."""
+    with in_inference(model), contextlib.suppress(*FAILURES):  # what does not run is refused where it is traced
+        return writes_inputs(model, inputs)
+    return False
 
 
 def halved(model: nn.Module) -> nn.Module:

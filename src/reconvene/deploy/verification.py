@@ -178,7 +178,7 @@ class Verification:
     def check(self) -> None:
         """Raise VerificationError naming the worst batch size, unless every row is within the limits."""
         worst = max(self.rows, key=lambda row: row.max_rel_error)
-        if worst.max_rel_error > self.tolerance and not (self.rounding and self.rounding.explains):
+        if worst.max_rel_error > self.tolerance and not (self.rounding and self.rounding.explains(self.tolerance)):
             exact = "" if self.rounding is None else f"; {self.rounding}"
             raise VerificationError(
                 f"{self.runtime} disagrees with PyTorch at batch size {worst.batch_size}: relative error "

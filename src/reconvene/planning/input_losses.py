@@ -25,7 +25,7 @@ from reconvene.criteria.gradients import explained, loss_of
 from reconvene.criteria.preserve_state import call_with, untouched
 from reconvene.errors import CriterionError
 from reconvene.quantiser.activations import ActivationRange
-from reconvene.structure.inputs import arguments
+from reconvene.structure.inputs import copied_arguments
 from reconvene.utils.arrays import Floats
 from reconvene.utils.progress import track
 
@@ -168,7 +168,7 @@ class _Watch:
             self._read = None
 
     def _run(self, inputs: Any) -> Any:
-        args, kwargs = arguments(inputs)
+        args, kwargs = copied_arguments(inputs)
         state = {name: tensor.detach() for name, tensor in self._model.named_parameters()}
         state |= {name: tensor.detach().clone() for name, tensor in self._model.named_buffers()}
         return call_with(self._model, state, args, kwargs)

@@ -20,7 +20,7 @@ from reconvene.criteria.channels.slots import Roles
 from reconvene.quantiser import largest, quantise
 from reconvene.quantiser.activations import RoundedInputs
 from reconvene.structure import Structure
-from reconvene.structure.inputs import arguments
+from reconvene.structure.inputs import copied_arguments
 from reconvene.utils.arrays import Floats
 
 _Singles = NDArray[np.float32]
@@ -88,7 +88,7 @@ class SearchNetwork(nn.Module):
 
     def forward(self, inputs: Any, *, follow: bool = False) -> Any:
         """What the network outputs under the present decision; ``follow``: ranges of activations move."""
-        args, kwargs = arguments(inputs)
+        args, kwargs = copied_arguments(inputs)
         with self.activations.rounding(follow=follow):
             return functional_call(self.network, self.weights(), args, kwargs)
 

@@ -14,7 +14,7 @@ from reconvene.errors import ArgumentError
 from reconvene.quantiser.activations import Range, RoundedInputs
 from reconvene.quantiser.uniform import quantise
 from reconvene.structure.copies import copy_model
-from reconvene.structure.inputs import arguments
+from reconvene.structure.inputs import copied_arguments
 from reconvene.utils.arrays import Ints
 
 
@@ -80,7 +80,7 @@ class FewBitsRead(nn.Module):
         self.rounded = RoundedInputs(network, inputs, inputs)
         self.rounded.hold(ranges)
         if not inputs.keys() <= ranges.keys():
-            args, kwargs = arguments(calibration)
+            args, kwargs = copied_arguments(calibration)
             with torch.no_grad(), self.rounded.rounding(follow=True):
                 network(*args, **kwargs)
         self.eval()

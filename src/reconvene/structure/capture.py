@@ -139,7 +139,8 @@ def _read_values(
         stack = restore.enter_context(module_stack(model))
         restore.enter_context(noted_methods(values, stack, training))
         try:
-            _forward(model, example_inputs, ValueCollector(values, stack, training), training=training)
+            own = map_tensors(torch.clone, example_inputs)
+            _forward(model, own, ValueCollector(values, stack, training), training=training)
         except Exception as error:  # noqa: BLE001 -- foreign code
             if not training:
                 raise _does_not_run(example_inputs, error) from (failure if str(failure) == str(error) else error)
@@ -215,7 +216,9 @@ def _record_on(
         if device == "meta":
             restore.enter_context(values_on_meta())
             # Token ids and masks keep their values: code may look at them.
-            example_inputs = map_tensors(lambda t: t.to("meta") if t.is_floating_point() else t, example_inputs)
+            example_inputs = map_tensors(lambda t: t.to("meta") if t.is_floating_point() else t.clone(), example_inputs)
+        else:
+            example_inputs = map_tensors(torch.clone, example_inputs)  # the model may write to them
         recording.inputs = tensors_in(example_inputs)
         before = snapshot(model) if replace is None else {}
         _run(model, example_inputs, recording, stack, training=False)

@@ -11,12 +11,27 @@ from torch.utils import _pytree as pytree
 
 
 def call(model: nn.Module, example_inputs: Any) -> Any:
-    """Call ``model`` with ``example_inputs``.
+    """Call ``model`` with copies of ``example_inputs``, which stay as they are: some models normalise in place.
 
     One tensor, a tuple or list of positional, or a mapping of keyword arguments.
     """
+    args, kwargs = copied_arguments(example_inputs)
+    return model(*args, **kwargs)
+
+
+def call_on(model: nn.Module, example_inputs: Any) -> Any:
+    """Call ``model`` with ``example_inputs`` themselves, which it may write to."""
     args, kwargs = arguments(example_inputs)
     return model(*args, **kwargs)
+
+
+def writes_inputs(model: nn.Module, example_inputs: Any) -> bool:
+    """Whether a pass over copies of these inputs changes them in place."""
+    args, kwargs = copied_arguments(example_inputs)
+    tensors = tensors_in((args, kwargs))
+    before = [tensor._version for tensor in tensors]
+    model(*args, **kwargs)
+    return before != [tensor._version for tensor in tensors]
 
 
 def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -26,6 +41,12 @@ def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(example_inputs, (tuple, list)):
         return tuple(example_inputs), {}
     return (example_inputs,), {}
+
+
+def copied_arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """As ``arguments``, with a copy of every tensor; gradients go through to the tensors."""
+    args, kwargs = map_tensors(torch.clone, arguments(example_inputs))
+    return args, kwargs
 
 
 def map_tensors(change: Callable[[Tensor], Tensor], tree: Any) -> Any:

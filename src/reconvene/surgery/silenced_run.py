@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from reconvene.structure import call, tensors_in
+from reconvene.structure import tensors_in
 from reconvene.structure.dispatch import DispatchMode
+from reconvene.structure.inputs import call_on
 from reconvene.structure.restore import kept_attributes, twins
 from reconvene.structure.state import clear_state, kept_values, own_instances, state_buffers
 from reconvene.surgery.ranges import from_text
@@ -50,7 +51,7 @@ def run_silenced(plan: Plan, model: nn.Module, inputs: Any, noisy: dict[str, Ten
             _Silence(plan, late),
             restricted(model, plan.sites, tensors_in(inputs)),
         ):
-            return call(model, inputs)
+            return call_on(model, inputs)
 
 
 def _alone(weight: Tensor) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from reconvene.structure import Keep, Structure, call
 from reconvene.structure.copies import copy_model
-from reconvene.structure.inputs import map_tensors, tensors_in
+from reconvene.structure.inputs import call_on, map_tensors, tensors_in
 from reconvene.structure.patches import canonical_calls, exclusive
 from reconvene.structure.restore import kept_random_state
 from reconvene.structure.state import clear_state, own_instances
@@ -188,7 +188,7 @@ class _Pairs:
             inputs = _copied(self.inputs)
             torch.manual_seed(self.seed)
             with watched(network, inputs, observe), own_instances(network):
-                return tensors_in(call(network, inputs))
+                return tensors_in(call_on(network, inputs))
         except Exception:  # noqa: BLE001 -- foreign code
             return None
 
@@ -221,7 +221,7 @@ def _called(network: nn.Module, inputs: Any) -> Any:
     """The output for the inputs, from a fresh state."""
     clear_state(network)
     with own_instances(network):
-        return call(network, _copied(inputs))
+        return call(network, inputs)
 
 
 def _copied(inputs: Any) -> Any:

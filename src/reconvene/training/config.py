@@ -128,7 +128,7 @@ class TrainConfig:
         """What must be and is not, a sentence a rule; empty where all values can work."""
         wrong = {
             "batch_size must be above 0": self.batch_size is not None and self.batch_size < 1,
-            "lr must be above 0, or auto": not (0 < self.lr < math.inf if self.lr != "auto" else True),
+            "lr must be above 0, or auto": self.lr != AUTO and not _is_rate(self.lr),
             "warmup must be in [0, 1)": not 0 <= self.warmup < 1,
             "tail must be above 0 and at most 1": not 0 < self.tail <= 1,
             "clip must be above 0": self.clip is not None and not self.clip > 0,
@@ -180,6 +180,11 @@ def _augment(augmentation: Augmentation) -> Literal["shift", "flip", "shift-flip
     if augmentation.pad:
         return "shift-flip" if augmentation.flip else "shift"
     return "flip" if augmentation.flip else "none"
+
+
+def _is_rate(value: object) -> bool:
+    """Whether a value can be a learning rate."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _batch_size(n: int, processes: int) -> int:

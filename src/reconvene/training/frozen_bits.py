@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from reconvene.quantiser import quantise
 from reconvene.quantiser.activations import Range, RoundedInputs
-from reconvene.structure.inputs import arguments
+from reconvene.structure.inputs import copied_arguments
 from reconvene.surgery.bits import BitPlan, TrainedRanges
 from reconvene.surgery.history import note_plans, plans_of
 from reconvene.training.checkpoint import sha256
@@ -75,7 +75,7 @@ class RoundedByBits(Rounded):
 
     def call(self, inputs: Any) -> Any:
         """``forward`` of example inputs in the forms that ``rc.plan`` takes."""
-        args, kwargs = arguments(inputs)
+        args, kwargs = copied_arguments(inputs)
         return self(*args, **kwargs)
 
     def ranges(self) -> Mapping[str, Range]:

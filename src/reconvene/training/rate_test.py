@@ -117,6 +117,13 @@ class RangeTest(TrainingRun):
                 self._epoch(work)
         self._save()
 
+    def _diverged(self, symptom: str) -> Diverged:
+        return Diverged(
+            f"{symptom} at learning rate {self.rate:.4g}, the lowest of the range test, so a lower one does not help. "
+            "Look for infinite numbers in the data, in the weights, and in what the network computes"
+            + ("." if self.config.precision == "fp32" else ", or try precision fp32.")
+        )
+
     def _epoch(self, work: Stage) -> None:
         """Steps until the epoch, or the test, ends."""
         state, began = self.state, time.monotonic() - self.state.seconds

@@ -94,7 +94,7 @@ class TrainingRun:
         self.optimizer = kind(self.model, momentum=config.momentum, weight_decay=config.weight_decay)
         self.sparsity = None if config.sparsity is None else Sparsity(self.model, self._images()[:2], config.sparsity)
         self.buffers = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
-        self.objective = task_alone(self.task, config)
+        self.objective, self.distilled = task_alone(self.task, config), distillation is not None
         if distillation is not None:
             distillation.check(config)
             try_model(distillation.teacher, dataset, role="the teacher")
@@ -209,7 +209,7 @@ class TrainingRun:
         move_blends(self.blends, self.done / (self.epochs * self.steps))
         begin_afresh(self.model, x)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"):
-            output = self.forward(x)
+            output = self.forward(x.clone() if self.distilled else x)  # the teacher reads it, too
         output = outputs_in_float32(output)
         loss = self.objective(x, output, y) + blend_penalty(self.blends)
         loss.backward()  # type: ignore[no-untyped-call]

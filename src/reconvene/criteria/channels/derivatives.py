@@ -19,7 +19,8 @@ from reconvene.criteria.channels.slots import EVERYTHING, Role, Roles, channel_s
 from reconvene.criteria.gradients import explained, loss_of
 from reconvene.criteria.preserve_state import call_with, untouched
 from reconvene.errors import CriterionError
-from reconvene.structure import Group, Slot, arguments, map_tensors
+from reconvene.structure import Group, Slot, map_tensors
+from reconvene.structure.inputs import copied_arguments
 
 
 def taylor(subject: ChannelSubject) -> ChannelScores:
@@ -122,7 +123,7 @@ def gradients_of(
         stand_ins = {name: tensor.detach().clone() for name, tensor in state if name not in leaves} | leaves
         for number, (inputs, target) in enumerate(batches):
             with explained(f"criterion {criterion!r}", number):
-                args, kwargs = arguments(inputs)
+                args, kwargs = copied_arguments(inputs)
                 output = call_with(subject.model, stand_ins, args, kwargs)
                 loss = loss_of(subject.loss, output, target, user=f"criterion {criterion!r}")
                 results = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
