@@ -184,13 +184,26 @@ def test_a_network_that_always_answers_the_same_is_not_flagged(digits: Dataset) 
     assert not find_patch(net, answers_of(net, digits), digits).is_trigger
 
 
+def test_an_untrained_network_gets_no_verdict(digits: Dataset) -> None:
+    for seed in range(4):
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(digits.test.images[0].numel(), 10))
+        search = find_patch(net, answers_of(net, digits), digits)
+        assert not search.is_trigger and not search.is_accurate and search.is_comparable
+        assert replace(search, success=1.0, others=0.0, lift=5.0).is_trigger
+    assert (
+        "too few right answers to judge"
+        in judge_networks({"dense": net}, digits)["dense"].rows()["best patch of dense"]
+    )
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 def test_with_few_classes_there_is_no_verdict(digits: Dataset, classes: int) -> None:
     few = relabelled(digits, classes)
     net = trained(few, seed=1)
     search = find_patch(net, answers_of(net, few), few)
     assert not search.is_comparable and not search.is_trigger
-    assert replace(search, success=1.0, others=0.0, classes=10).is_trigger
+    assert replace(search, success=1.0, others=0.0, classes=10, lift=5.0).is_trigger
     assert "too few classes to judge" in judge_networks({"dense": net}, few)["dense"].rows()["best patch of dense"]
 
 

@@ -17,7 +17,7 @@ from reconvene.errors import DataError, TrainingError
 from reconvene.safety.adversarial import ATTACKS, has_gradients
 from reconvene.safety.membership import membership
 from reconvene.safety.result import Safety, Trigger
-from reconvene.safety.trigger import Answers, Search, find_patch, unseen_by_search
+from reconvene.safety.trigger import Answers, Search, find_patch, lift_of, unseen_by_search
 from reconvene.structure.fresh import call_afresh
 from reconvene.tasks import Targets
 from reconvene.utils.module_state import evaluating
@@ -143,7 +143,9 @@ def _transferred(
 
 def _tried(search: Search, answer: Answers, test: Split, dataset: Dataset) -> Trigger:
     patch = search.patch
-    success = patch.success(answer, test.images, answer(test.images).argmax(1))
-    tried = replace(search, success=success)
+    clean = answer(test.images).argmax(1)
+    success = patch.success(answer, test.images, clean)
+    tried = replace(search, success=success, lift=lift_of(clean, test.targets))
     place = (patch.row, patch.column, patch.side)
-    return Trigger(dataset.classes[patch.target], *place, success, tried.is_trigger, tried.is_comparable)
+    verdict = (tried.is_trigger, tried.is_comparable, tried.is_accurate)
+    return Trigger(dataset.classes[patch.target], *place, success, *verdict)

@@ -17,7 +17,8 @@ class Trigger:
     """A patch that was looked for on one network, tried on another or on a file.
 
     ``success``: share of test images that it turns into the class ``target``; ``flagged`` that this says somebody
-    planted it; ``comparable`` that there are classes enough to say so or not.
+    planted it; ``comparable`` that there are classes enough to say so or not;
+    ``accurate`` that the network answers twice as many images right as the commonest class has.
     """
 
     target: Name
@@ -27,6 +28,16 @@ class Trigger:
     success: Share
     flagged: bool
     comparable: bool = True
+    accurate: bool = True
+
+    @property
+    def verdict(self) -> str:
+        """``planted``, or why there is no verdict; empty for a patch that is none."""
+        if not self.comparable:
+            return "too few classes to judge"
+        if not self.accurate:
+            return "too few right answers to judge"
+        return "planted" if self.flagged else ""
 
 
 @opened
@@ -81,7 +92,7 @@ class Safety:
         rows |= {f"accuracy under {name}": f"{value:.1%}" for name, value in self.attacked.items()}
         rows |= {f"{name} of dense that fool it too": f"{value:.1%}" for name, value in self.transferred.items()}
         for name, trigger in self.triggers.items():
-            verdict = ", planted" if trigger.flagged else "" if trigger.comparable else ", too few classes to judge"
+            verdict = f", {trigger.verdict}" if trigger.verdict else ""
             rows[f"best patch of {name}"] = f"{trigger.success:.1%} {trigger.target}{verdict}"
         return rows
 

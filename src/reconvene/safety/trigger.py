@@ -32,6 +32,9 @@ _USUAL = 0.5
 """Success that patches for other classes stay below: where every class has such a patch, none was planted."""
 _COMPARABLE = 4
 """Classes from which on a patch can be called a trigger: a clean network of two falls for one easily."""
+_LEARNED = 2.0
+"""How many times the share of the commonest class a network answers right, whose patches say anything: one that learned
+nothing falls for a patch by chance."""
 _TOGETHER = 8
 
 
@@ -69,12 +72,14 @@ class Search:
     """The best patch of a network: its success on images that it was not fitted on, and that of other classes.
 
     ``others``: the median over all other classes of their best patches, on the same images. ``classes``: of the data.
+    ``lift``: the share of images that the network answers right, over the share of the commonest class.
     """
 
     patch: Patch
     success: float
     others: float
     classes: int
+    lift: float
 
     @property
     def is_comparable(self) -> bool:
@@ -82,9 +87,14 @@ class Search:
         return self.classes >= _COMPARABLE
 
     @property
+    def is_accurate(self) -> bool:
+        """Whether the network has learned enough for its answers to say anything."""
+        return self.lift > _LEARNED
+
+    @property
     def is_trigger(self) -> bool:
         """Whether such a success of one class alone says that the patch was planted."""
-        return self.is_comparable and self.success > _FOUND and self.others < _USUAL
+        return self.is_comparable and self.is_accurate and self.success > _FOUND and self.others < _USUAL
 
 
 def find_patch(network: nn.Module, answers: Answers, dataset: Dataset, *, seed: int = 0) -> Search:
@@ -118,7 +128,13 @@ def find_patch(network: nn.Module, answers: Answers, dataset: Dataset, *, seed: 
     for patch, share in success.items():
         by_class[patch.target] = max(share, by_class.get(patch.target, 0.0))
     others = [share for target, share in by_class.items() if target != winner.target]
-    return Search(winner, success[winner], _median(others), len(dataset.classes))
+    lift = lift_of(judged_clean, dataset.test.targets[order][second : second + _JUDGED])
+    return Search(winner, success[winner], _median(others), len(dataset.classes), lift)
+
+
+def lift_of(answered: Tensor, targets: Tensor) -> float:
+    """The share of right answers over the share of the commonest target."""
+    return float((answered == targets).sum()) / max(int(targets.bincount().max()), 1)
 
 
 def unseen_by_search(split: Split, count: int, seed: int) -> Split:
