@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
+
+from reconvene.utils.executors import in_processes
 
 
 def write_or_die(job: dict[str, Any], work: str) -> dict[str, bytes]:
@@ -13,3 +16,15 @@ def write_or_die(job: dict[str, Any], work: str) -> dict[str, bytes]:
     if job.get("dies"):
         os._exit(1)
     return {"name": job["key"].encode()}
+
+
+def sleep_long(job: dict[str, Any], work: str) -> dict[str, bytes]:
+    """Says which process it is, and does not end."""
+    (Path(work) / f"{job['key']}.process").write_text(f"{os.getpid()}\n")
+    time.sleep(300)
+    return {}
+
+
+def two_sleepers(work: str) -> None:
+    """Both at once, in processes of their own."""
+    list(in_processes(sleep_long, [{"key": "a"}, {"key": "b"}], work, workers=2))

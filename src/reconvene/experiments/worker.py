@@ -14,7 +14,6 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -40,6 +39,7 @@ from reconvene.tasks import Targets
 from reconvene.training import TrainConfig, TrainResult, train_model
 from reconvene.training.assess import assess, predict, test_synops
 from reconvene.training.machine import choose_device, describe_machine, library_versions
+from reconvene.utils.executors import end_with
 from reconvene.utils.files import write_atomic
 from reconvene.utils.machine import now
 from reconvene.utils.plugins import load_plugins
@@ -194,15 +194,9 @@ def main(arguments: list[str]) -> int:
     """
     folder = Path(arguments[0])
     if len(arguments) > 1:
-        Thread(target=_follow, args=(int(arguments[1]),), daemon=True).start()
+        end_with(int(arguments[1]))
     with FileLock(folder / LOCK):
         return _main(folder)
-
-
-def _follow(asker: int) -> None:
-    while os.getppid() == asker:
-        time.sleep(0.5)
-    os._exit(1)
 
 
 def _main(folder: Path) -> int:

@@ -14,12 +14,14 @@ import shutil
 import signal
 import socket
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from reconvene.errors import MissingExtraError, ReconveneError
@@ -77,7 +79,7 @@ def _recorded(jobs: Iterable[Job], waiting: dict[str, Job]) -> Iterator[Job]:
 
 def _pooled(execute: Execute, jobs: Iterable[Job], work: str, workers: int) -> Iterator[JobOutcome]:
     """Outcomes of one pool, until all jobs are done or one of its workers dies; all jobs are taken in any case."""
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with, (os.getpid(),))
     futures: dict[Future[FileContents | str], Job] = {}
     try:
         for job in jobs:
@@ -92,6 +94,17 @@ def _pooled(execute: Execute, jobs: Iterable[Job], work: str, workers: int) -> I
             process.terminate()
         raise
     pool.shutdown()
+
+
+def end_with(parent: int) -> None:
+    """End this process where ``parent``, whose child it is, ends, however it ends."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _delivered(futures: dict[Future[FileContents | str], Job], done: Iterable[Future[Any]]) -> Iterator[JobOutcome]:
