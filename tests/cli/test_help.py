@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -27,6 +28,17 @@ def test_help_has_groups_an_example_and_no_defaults_that_say_nothing(
     assert max(map(len, text.splitlines())) <= 100
     options = re.findall(r"^  (?:-\w, )?--([\w-]+)", text, re.MULTILINE)
     assert len(options) == len(set(options)), "each option is said once"
+
+
+@pytest.mark.parametrize("line", ["--words", "--help", "prune --help", "device list"])
+def test_a_reader_that_has_gone_ends_a_command_quietly(line: str) -> None:
+    """As with ``reconvene --words | head -5``."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [sys.executable, "-m", "reconvene", *line.split()]
+    ended = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write_end)
+    assert (ended.returncode, ended.stderr) == (1, "")
 
 
 def options_of(command: str, capsys: pytest.CaptureFixture[str]) -> tuple[set[str], str]:

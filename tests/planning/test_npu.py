@@ -102,7 +102,7 @@ def test_operators_that_are_left_to_the_processor_are_named() -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("litert_torch") is not None, reason="the compiler is here")
 def test_without_the_compiler_the_extra_is_named() -> None:
-    with pytest.raises(MissingExtraError, match=r"in the clone, pip install '\.\[litert\]'"):
+    with pytest.raises(MissingExtraError, match=r"in the clone, pip install '\.\[litert,npu\]'"):
         rc.plan(mini(8, 8, 8), X, budget=Budget(cycles="2x"), target=TARGET)
 
 

@@ -64,7 +64,19 @@ LONGEST_MESSAGE = 300
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
-    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        print(end="", flush=True)  # at exit, Python itself would report a reader that has gone
+    except OSError as error:
+        # Whoever read our output has gone (head, less), or a disk is full. Python must not complain at exit as well.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            print(f"reconvene: {error}", file=sys.stderr)
+        return 1
+    return code
+
+
+def _run(tokens: list[str]) -> int:
     if not tokens or tokens[0] in ("-h", "--help"):
         print(overview(), file=sys.stdout if tokens else sys.stderr)
         return 0 if tokens else 2
@@ -237,9 +249,7 @@ def _carry_out(name: str, tokens: list[str]) -> int:
     except ReconveneError as error:
         return _say(name, error, debug=debug)
     except BrokenPipeError:
-        # Whoever read our output has gone (head, less). Python must not complain of that when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        raise
     except OSError as error:  # what the system refused where no room foresaw it: a full disk, a folder taken away
         return _say(name, error, debug=debug)
     except Exception as error:  # noqa: BLE001 -- the last line of defence: no trace on the terminal unless asked for

@@ -25,6 +25,8 @@ class FleetCommand(WorkersOptions, Importing, Command):
     """A YAML or TOML file: devices with budgets, architectures, and what to do with each. See docs/fleet.md."""
     output: Annotated[Path | None, arg(aliases=["-o"], metavar="DIR")] = None
     """Where artifacts and the page go. By default out/NAME-OF-THE-FILE."""
+    workers: Annotated[int | None, arg(metavar="N")] = None
+    """Processes on this machine. By default 1 for a fleet that trains, else one per core, at most 4."""
 
     def run(self) -> Answer:
         """Plan, make what is missing, write the page."""

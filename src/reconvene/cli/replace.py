@@ -33,7 +33,8 @@ class ReplaceCommand(Importing, Seeded, Command):
     output: Annotated[Path, arg(aliases=["-o"], metavar="DIR")]
     """Where the result goes, in DIR/01-replace; DIR/00-source is what it is compared with."""
     allow: Annotated[str, arg(metavar="OPERATION[,OPERATION]")] = ""
-    """Operations that may be left, as a chip has them: relu,relu6. By default all."""
+    """Operations that the result may contain, as a chip has them: relu,relu6. Without it --price is needed, and every
+    operation but polynomials is allowed."""
     price: Annotated[float | None, arg(metavar="SHARE")] = None
     """Limit on the time of the operations on this machine, as a share of their time now: 0.5."""
     epochs: Annotated[int, arg(metavar="N")] = 0

@@ -17,7 +17,7 @@ class WorkersOptions:
     heading: ClassVar[str] = "where it runs"
 
     workers: Annotated[int | None, arg(metavar="N")] = None
-    """Processes on this machine. By default 1; for a fleet that trains nothing one per core, at most 4."""
+    """Processes on this machine. By default 1."""
     ray: Annotated[str | None, arg(metavar="ADDRESS")] = None
     """Work on the Ray cluster at this address (auto: the one of this machine) instead."""
 

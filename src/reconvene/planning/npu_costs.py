@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from weakref import ref
@@ -37,7 +38,7 @@ class NpuCompiler:
         """What the compiler says of a network. Raises MissingExtraError, ExportError."""
         if self._latest is None or self._latest[0]() is not model:
             runtime = format_named("litert")
-            runtime.require(exporting=True)
+            replace(runtime, extra="litert,npu").require(exporting=True)
             inputs = own_inputs(model, example_inputs)
             with tempfile.TemporaryDirectory(prefix="reconvene-npu-") as folder:
                 trained = with_trained_values(model)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import re
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -156,7 +157,8 @@ def imported(
     ``minimum_version`` is the oldest version that will do; ``first`` a package that pip must install before the extra.
     """
     try:
-        module = importlib.import_module(package)
+        with _no_warning_of_enums():
+            module = importlib.import_module(package)
     except ImportError as error:
         raise MissingExtraError(package, extra, needed_for, first=first) from error
     if minimum_version is not None:
@@ -164,6 +166,21 @@ def imported(
         if _numbers(installed_version) < _numbers(minimum_version):
             raise MissingExtraError(package, extra, needed_for, least=minimum_version, found=installed_version)
     return module
+
+
+@contextmanager
+def _no_warning_of_enums() -> Iterator[None]:
+    """While torchao is imported, torch logs that its enums are registered in an old way, which no user can change."""
+    log = logging.getLogger("torch.utils._pytree")
+    log.addFilter(_of_no_enum)
+    try:
+        yield
+    finally:
+        log.removeFilter(_of_no_enum)
+
+
+def _of_no_enum(record: logging.LogRecord) -> bool:
+    return "register_constant() on Enum" not in str(record.msg)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
