@@ -45,20 +45,21 @@ def wrapped(signature: str) -> str:
 
 
 def described(text: str) -> str:
-    """A docstring as Markdown: paragraphs, arguments as a list, the example as a session."""
-    text, _, example = text.partition("\n>>> ")
-    text = text.replace("``", "`")
+    """A docstring as Markdown: paragraphs, arguments as a list, examples as sessions."""
     blocks = []
     for block in re.split(r"\n\s*\n", text.strip()):
         head, _, body = block.partition("\n")
+        if block.startswith(">>> "):
+            blocks.append(f"```pycon\n{block.rstrip()}\n```")
+            continue
+        block = block.replace("``", "`")
         if re.fullmatch(r"(Args|Raises|Returns|Attributes):", head):
+            body = body.replace("``", "`")
             items = re.split(r"\n(?=    \S)", "\n" + inspect.cleandoc(body).replace("\n", "\n    ").join(["    ", ""]))
             lines = [" ".join(item.split()) for item in items if item.strip()]
             blocks.append(f"**{head[:-1]}**\n\n" + "\n".join(f"- {line}" for line in lines))
         else:
             blocks.append(" ".join(block.split()) if "\n- " not in block else block)
-    if example:
-        blocks.append(f"```pycon\n>>> {example.rstrip()}\n```")
     return "\n\n".join(blocks)
 
 

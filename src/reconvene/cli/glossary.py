@@ -8,6 +8,7 @@ _WORDS = {
     "agreement": "share of predictions that two networks, or a network and its exported file, have in common",
     "artifact": "a folder with plan.json, model.safetensors and reconvene.json, which says how to build the model "
     "again; never a pickle",
+    "balanced with": "why a group has its width: an equation ties it to the groups named, which need more",
     "budget": "limits that the result must keep: parameters, multiply-accumulates, latency, file size, peak memory; "
     "any subset, all kept together",
     "calibration (int8)": "reading the ranges of activations from real data, so that eight bits can hold them",
@@ -21,11 +22,15 @@ _WORDS = {
     "kept at full width": "a group that loses no channel, with the reason: the budget has room, every cut loses too "
     "much, or no channel can leave (an output, an operator without a rule, a layer that --keep names)",
     "latency": "time of one inference of one batch in a runtime",
+    "limited by the budget": "why a group has its width: it is the narrowest whose loss stays within the limit "
+    "that the budget sets for all groups; with criteria whose losses add up, the one of the least total loss",
     "loss of a group": "what the network is estimated to lose when the group is cut to its width, in the unit of the "
     "evaluator; no training loss",
     "MACs": "multiply-accumulates of one example in a forward pass",
     "method": "one way to make a network smaller in a comparison: ours, a baseline, or none (an arm in files of "
     "experiments)",
+    "narrowed for groups that lose more": "why a group has its width: it gave channels away, so that groups that would "
+    "lose more keep theirs",
     "Pareto front": "the results of which no other one is better in both cost and quality",
     "peak memory": "most bytes of activations alive at once, for a batch of one",
     "plan": "which channels of which groups stay, as JSON; made without touching the model",
@@ -40,6 +45,11 @@ _WORDS = {
     "SQNR": "signal to quantisation noise of the outputs, in decibels; 20 dB is noise of a tenth of the signal",
     "surgery": "applying a plan to a model: a new module with the kept slices as weights",
     "thread time": "processor time of the one thread that computes; waiting for other programs adds nothing to it",
+    "why": "the last column of a printed plan: the reason for the width of each group. This list explains its phrases",
+    "widened to fill the budget": "why a group has its width: it got channels back, because the budget had room left "
+    "(also: grown in steps of 4 to fill the budget)",
+    "width and bits by one price": "why a group of a plan with bits has its width: every unit of the budget has "
+    "the same price, and the channels and bits with the least sum of estimated loss and price were taken",
 }
 """Each word and its meaning, in alphabetical order."""
 
