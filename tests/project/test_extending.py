@@ -49,18 +49,19 @@ def run(folder: Path, plugin: str, *arguments: str) -> subprocess.CompletedProce
 
 @pytest.fixture
 def energy(tmp_path: Path) -> Path:
-    (tmp_path / "energy.py").write_text(blocks("cost")[0])
+    (tmp_path / "joules.py").write_text(blocks("cost")[0])
     return tmp_path
 
 
 def test_a_cost_of_ones_own_is_a_budget_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
     plugin, use = blocks("cost")
-    monkeypatch.setitem(COSTS, "energy", None)  # removed again after the test
-    exec(plugin, {"__name__": "energy"})
+    monkeypatch.setitem(COSTS, "joules", None)  # removed again after the test
+    exec(plugin, {"__name__": "joules"})
+    monkeypatch.setitem(sys.modules, "joules", ModuleType("joules"))
     names = {"model": resolve_address("resnet20", {"width": 0.5}).build(), "example_inputs": torch.randn(1, 3, 32, 32)}
     exec(use, names)
     plan = names["small"].reconvene_plan
-    for cost, times in (("energy", 3), ("params", 2)):
+    for cost, times in (("joules", 3), ("params", 2)):
         assert plan.costs["pruned"][cost] <= plan.limits[cost] == pytest.approx(plan.costs["dense"][cost] / times)
     by_hand = 0.0
 
@@ -76,19 +77,19 @@ def test_a_cost_of_ones_own_is_a_budget_in_python(monkeypatch: pytest.MonkeyPatc
     small(names["example_inputs"])
     for hook in hooks:
         hook.remove()
-    assert plan.costs["pruned"]["energy"] == pytest.approx(by_hand, rel=1e-9)
-    assert "energy: " in str(plan) and "µJ" in str(plan)
+    assert plan.costs["pruned"]["joules"] == pytest.approx(by_hand, rel=1e-9)
+    assert "joules: " in str(plan) and "µJ" in str(plan)
 
 
 def test_a_cost_of_ones_own_is_an_option_of_the_command_line_and_is_in_the_report(energy: Path) -> None:
-    shown = run(energy, "energy", "prune", "--help")
-    assert "--energy LIMIT" in shown.stdout and "Joules of one inference" in shown.stdout
+    shown = run(energy, "joules", "prune", "--help")
+    assert "--joules LIMIT" in shown.stdout and "Joules of one inference" in shown.stdout
     call = (
         "run",
         "resnet20",
         "--model-arg",
         "width=0.25",
-        "--energy",
+        "--joules",
         "2x",
         "--epochs",
         "1",
@@ -97,22 +98,22 @@ def test_a_cost_of_ones_own_is_an_option_of_the_command_line_and_is_in_the_repor
         "-o",
         "out",
     )
-    done = run(energy, "energy", *call)
+    done = run(energy, "joules", *call)
     assert done.returncode == 0, done.stderr
     assert "Energy" in done.stdout
     plan = json.loads((energy / "out" / "plan.json").read_text())
-    assert plan["costs"]["pruned"]["energy"] <= plan["limits"]["energy"]
+    assert plan["costs"]["pruned"]["joules"] <= plan["limits"]["joules"]
     page = (energy / "out" / "report.html").read_text()
     assert '<th scope="row">Energy</th>' in page.replace("'", '"') and "µJ" in page
 
 
 def test_a_cost_of_ones_own_limits_devices_of_a_fleet(energy: Path) -> None:
     (energy / "fleet.yaml").write_text(
-        "models: [resnet20]\nargs: {width: 0.25}\ndevices:\n  sensor: {energy: 3x, params: 2x}\n  hub: {energy: 1.5x}\n"
+        "models: [resnet20]\nargs: {width: 0.25}\ndevices:\n  sensor: {joules: 3x, params: 2x}\n  hub: {joules: 1.5x}\n"
     )
-    done = run(energy, "energy", "fleet", "fleet.yaml", "-o", "out")
+    done = run(energy, "joules", "fleet", "fleet.yaml", "-o", "out")
     assert done.returncode == 0, done.stderr
-    assert "energy" in done.stdout and "µJ" in (energy / "out" / "index.html").read_text()
+    assert "joules" in done.stdout and "µJ" in (energy / "out" / "index.html").read_text()
 
 
 def test_a_plugin_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
@@ -195,6 +196,7 @@ def test_a_runtime_of_ones_own_exports_verifies_times_and_limits_sizes(
     monkeypatch.setitem(FORMATS, "npz", None)
     names: dict[str, object] = {"__name__": "numpy_runtime"}
     exec(plugin, names)
+    monkeypatch.setitem(sys.modules, "numpy_runtime", ModuleType("numpy_runtime"))
     exec(use, names)
     exported = names["exported"]
     assert exported.path.suffix == ".npz" and exported.verification.rows[0].max_rel_error < 1e-5

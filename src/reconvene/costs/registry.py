@@ -23,7 +23,7 @@ COSTS["cycles"] = ChipCost("cycles", "Cycles", CYCLES, "Clock cycles of one infe
 COSTS["energy"] = ChipCost("energy", "Energy", JOULES, "Joules of one inference on the target: 2x, 70uJ.")
 COSTS["sram"] = ChipCost("sram", "SRAM", BYTES, "Bytes of SRAM of one inference on the target: 2x, 128KiB.")
 COSTS["flash"] = ChipCost("flash", "Flash", BYTES, "Bytes of flash that the compiled file takes on the target: 200KiB.")
-"""What a budget can limit. A cost of one's own is added by ``COSTS["energy"] = Energy()``."""
+"""What a budget can limit. A cost of one's own is added by ``COSTS["joules"] = Joules()``."""
 
 
 def cost_named(name: str) -> Cost:
