@@ -48,7 +48,10 @@ def page(records: list[Record], values: list[Record], *, rotation: frozenset[str
     versions = ", ".join(f"{name} {number}" for name, number in records[0]["versions"].items())
     return f"""# Which architectures are covered
 
-`benchmarks/pages/coverage.py` generates this page from the results that `make test-zoo` writes. Do not edit it by hand.
+```
+make test-zoo                        # hours, resumable: the results
+python benchmarks/pages coverage     # writes this page from them; do not edit it by hand
+```
 
 Every network takes the road that users take. Its parameters are random, with scales, biases and norm statistics of both
 signs, as training leaves them. `rc.plan` plans twice: criterion `magnitude` with the budget `params="2x"`, and
