@@ -29,7 +29,7 @@ class Limit:
 
 
 class Budget:
-    """Limits the smaller network must keep: any subset, all of them kept.
+    """Limits of the smaller network. Set any subset; the result meets all of them.
 
     ``params`` counts parameters, ``macs`` multiply-accumulates of one sample, ``size`` bytes of the weights file,
     ``peak_memory`` bytes of activations alive at once, ``latency`` seconds of one forward pass; ``other`` costs are
