@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import json
 import os
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ import torch
 
 from reconvene import artifact, workflow
 from reconvene.data import Dataset, calibration, load_data
-from reconvene.deploy import Bundled, Exported
+from reconvene.deploy import Bundled, Exported, check_bundle
 from reconvene.deploy import export as export_file
 from reconvene.deploy import write_bundle as write_bundle
 from reconvene.deploy.bundle import device_program, runnable
@@ -186,8 +187,60 @@ def test_the_usual_tool_checks_it_too(unpacked: Path) -> None:
     subprocess.run(["sha256sum", "--strict", "-c", "SHA256SUMS"], cwd=unpacked, check=True, capture_output=True)
 
 
+def run_plainly(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """As somebody on the device runs it, with the folder of the program on Python's path."""
+    settings = {**{name: value for name, value in os.environ.items() if name != "PYTHONPATH"}, **environment}
+    command = [sys.executable, str(folder / "run.py"), *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=settings, check=False)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("numpy.py", "numpy/__init__.py", "hashlib.py", "__future__.py", "onnxruntime.pyc", "PIL.py"),
+        *("on_device/main/__init__.py", "on_device/runtimes/onnxruntime/__init__.py"),
+        f"on_device/__pycache__/main.{sys.implementation.cache_tag}.pyc",
+    ],
+)
+def test_no_module_runs_that_was_not_checked(name: str, unpacked: Path) -> None:
+    marker, stray = unpacked.parent / "it ran", unpacked / name
+    source = unpacked.parent / "stray.py"
+    source.write_text(f"open({str(marker)!r}, 'w').close()\n")
+    stray.parent.mkdir(exist_ok=True)
+    if stray.suffix == ".pyc":  # of the kind that Python does not compare with its source
+        py_compile.compile(str(source), str(stray), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    else:
+        shutil.copy(source, stray)
+    for environment in ({}, {"PYTHONPATH": str(unpacked)}):
+        done = run_plainly(unpacked, "test", **environment)
+        assert done.returncode == 1 and done.stdout == "" and not marker.exists()
+        assert done.stderr.startswith(f"run.py: {name} is not of this bundle") and len(done.stderr.splitlines()) == 1
+    with pytest.raises(ExportError, match="not of this bundle"):
+        check_bundle(unpacked)
+
+
+def test_an_altered_program_is_refused_before_it_runs(unpacked: Path) -> None:
+    marker = unpacked.parent / "it ran"
+    for name in ("on_device/files.py", "on_device/runtimes/onnxruntime.py"):
+        content = (unpacked / name).read_text()
+        (unpacked / name).write_text(
+            content.replace("import annotations", f"import annotations\nopen({str(marker)!r}, 'w')")
+        )
+        done = run_plainly(unpacked, "test")
+        assert done.returncode == 1 and f"{name} was altered" in done.stderr and not marker.exists()
+        (unpacked / name).write_text(content)
+    assert run_plainly(unpacked, "test").returncode == 0
+
+
 def test_files_of_the_user_beside_it_do_not_matter(unpacked: Path) -> None:
     (unpacked / "holiday.png").write_bytes(b"no picture")
+    packages = unpacked / ".venv" / "lib" / "python3" / "site-packages"
+    packages.mkdir(parents=True)
+    (packages / "numpy.py").write_text("1 / 0")
+    (unpacked / "results").mkdir()
+    (unpacked / "results" / "first.json").write_text("{}")
+    assert run_plainly(unpacked, "test").returncode == 0
+    assert not list(unpacked.rglob("__pycache__")), "no bytecode is left behind"
     assert answer(unpacked, "test")["passed"]
     assert "is not an image" in run(unpacked, "classify", str(unpacked / "holiday.png")).stderr
     assert "no file" in run(unpacked, "classify", str(unpacked / "nothing.png")).stderr

@@ -27,7 +27,6 @@ from reconvene.deploy import on_device
 from reconvene.deploy.bundle_description import BundledInput, BundledModel, BundledTest, Description, read_description
 from reconvene.deploy.bundle_readme import readme
 from reconvene.deploy.exporter import Exported
-from reconvene.deploy.on_device import main
 from reconvene.deploy.on_device.files import MANIFEST, SUMS, Refused
 from reconvene.deploy.on_device.images import normalise
 from reconvene.deploy.runtimes.base import Runtime
@@ -39,21 +38,7 @@ _SUFFIXES = (".tar.gz", ".tgz")
 _TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.03, "plan": 0.03}
 """How far, as a share of the largest score, a device's answers may be from those stored. In int8 processors round ties
 differently: single scores move by one step of the quantised output, about a 120th of the largest score."""
-_LAUNCHER = '''\
-#!/usr/bin/env python3
-"""{usage}"""
-
-import sys
-from pathlib import Path
-
-FOLDER = Path(__file__).resolve().parent
-sys.path.insert(0, str(FOLDER))
-
-from on_device.main import main
-
-if __name__ == "__main__":
-    sys.exit(main(FOLDER))
-'''
+_LAUNCHER = "run.py"
 
 
 @dataclass(frozen=True)
@@ -140,14 +125,15 @@ def runnable() -> dict[str, Runtime]:
 
 
 def device_program(runtimes: Iterable[Runtime]) -> dict[str, bytes]:
-    """What runs on the device, by its name in the bundle: ``run.py`` and the package ``on_device``, zipped as it is."""
+    """What runs on the device, by its name in the bundle: ``run.py`` and the package ``on_device``, as they are."""
     folder = Path(on_device.__file__).parent
-    files = {f"on_device/{file.name}": file.read_bytes() for file in sorted(folder.glob("*.py"))}
+    package = [file for file in sorted(folder.glob("*.py")) if file.name != _LAUNCHER]
+    files = {f"on_device/{file.name}": file.read_bytes() for file in package}
     files["on_device/runtimes/__init__.py"] = (folder / "runtimes" / "__init__.py").read_bytes()
     for runtime in runtimes:
         assert runtime.on_device is not None, "it is runnable"
         files[f"on_device/runtimes/{runtime.name}.py"] = runtime.on_device.program.read_bytes()
-    return {**files, "run.py": _LAUNCHER.format(usage=main.__doc__).encode()}
+    return {**files, _LAUNCHER: (folder / _LAUNCHER).read_bytes()}
 
 
 def _loader(runtime: Runtime) -> Callable[[Path, int], Callable[[NDArray[Any]], NDArray[Any]]]:
@@ -168,7 +154,7 @@ def pack(files: Mapping[str, bytes], root: str) -> bytes:
     with tarfile.open(fileobj=plain, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in sorted(files.items()):
             entry = tarfile.TarInfo(f"{root}/{name}")
-            entry.size, entry.mode = len(data), 0o755 if name == "run.py" else 0o644
+            entry.size, entry.mode = len(data), 0o755 if name == _LAUNCHER else 0o644
             tar.addfile(entry, io.BytesIO(data))
     return gzip.compress(plain.getvalue(), compresslevel=9, mtime=0)
 

@@ -94,7 +94,8 @@ def check_bundle(folder: str | Path) -> Description:
     """Check an unpacked bundle as its own ``run.py`` does before it runs, without running anything of it.
 
     Every file that the checksums name is a regular one inside the folder, of the size that is stated, with the digest
-    that is stated; ``bundle.json`` has the types and bounds of ``Description``.
+    that is stated; no other file there could be imported by Python; ``bundle.json`` has the types and bounds of
+    ``Description``.
 
     Raises ExportError, which names the first file or field that is not so.
     """

@@ -47,8 +47,9 @@ PNG both give the same pixels.
 ## Is it what was made?
 
 run.py compares every file with its checksum in SHA256SUMS before it does anything, and refuses a bundle that was
-altered or damaged; `sha256sum -c SHA256SUMS` does the same. This finds damage and mix-ups. It does not prove who made
-the bundle: for that, compare the digest of the whole archive with the one that its maker published.
+altered or damaged; `sha256sum -c SHA256SUMS` does the same. run.py also refuses Python modules in this folder that have
+no checksum; images and results of yours may lie here. This finds damage and mix-ups. It does not prove who made the
+bundle: for that, compare the digest of the whole archive with the one that its maker published.
 
 The images that `test` compares are {description.test.origin}. The stored answers were computed in the same runtime
 on the machine that made the bundle. Shares shown by `classify` are the softmax of the scores; they are not calibrated.

@@ -12,8 +12,8 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 MANIFEST, SUMS = "bundle.json", "SHA256SUMS"
@@ -23,6 +23,7 @@ _SMALL = 2**24
 _LARGEST = 2**32
 """Bytes of any other file at most, where the bundle does not state them."""
 MOST_FILES = 10_000
+IMPORTABLE = (".py", ".pyw", ".pyc", ".pyd", ".so")
 # What run.py computes with. A list holds any number of values of the type of its only one.
 DESCRIPTION: dict[str, Any] = {
     "models": [{"file": str, "files": [str], "runtime": str, "expected": str, "tolerance": float}],
@@ -47,6 +48,12 @@ class Files:
         self.sizes: dict[str, int] = self.about.get("sizes", {})
         for name in self.sums:
             self._compare(name)
+        for name in modules_in(folder, self.sums):
+            if name not in self.sums:
+                raise Refused(
+                    f"{name} is not of this bundle: it has no checksum in {SUMS}, and Python could run it in place of "
+                    "another module. Move it out of the folder"
+                )
 
     def read(self, name: str) -> bytes:
         """The bytes of a file of the bundle, which must have a checksum."""
@@ -98,6 +105,18 @@ class Files:
             os.close(descriptor)
             raise Refused(f"{name} is not a regular file. {_UNPACK}")
         return os.fdopen(descriptor, "rb")
+
+
+def modules_in(folder: Path, names: Iterable[str]) -> Iterator[str]:
+    """Files that Python could import, in the folders of a bundle's files and the folders directly in these.
+
+    That reaches packages and bytecode; a virtual environment in the folder has its modules further down.
+    """
+    for place in sorted({PurePosixPath(name).parent for name in names}):
+        for pattern in ("*", "*/*"):
+            for path in sorted((folder / place).glob(pattern)):
+                if path.suffix.lower() in IMPORTABLE and path.is_file():
+                    yield path.relative_to(folder).as_posix()
 
 
 def altered(name: str) -> Refused:
