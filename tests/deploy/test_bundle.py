@@ -279,6 +279,37 @@ def test_a_newer_bundle_and_an_unknown_model_are_reported(unpacked: Path) -> Non
     assert run(unpacked, "classify").returncode == 2 and run(unpacked, "test", "--threads", "0").returncode == 2
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "classify --model model.onnx IMAGE --top 1",
+        "classify --json --top 1 IMAGE --model model.onnx",
+        "--top 1 classify IMAGE --threads 2",
+        "classify IMAGE --top 1 IMAGE",
+    ],
+)
+def test_options_of_the_runner_stand_anywhere(words: str, unpacked: Path) -> None:
+    image = str(unpacked / "example.ppm")
+    images = answer(unpacked, *words.replace("IMAGE", image).split())["images"]
+    assert [len(labels) for labels in images.values()] == [1] and set(images) == {image}
+
+
+@pytest.mark.parametrize(
+    ("words", "ignored"),
+    [
+        ("test nosuchfile.png --top 5 --rounds 3", "test takes no images, no --top, no --rounds"),
+        ("time --top 3", "time takes no --top"),
+        ("classify a.png --rounds 100", "classify takes no --rounds"),
+        ("time --rounds 0", "1 at least"),
+        ("classify --top 1", "at least one image"),
+        ("train IMAGE", "invalid choice"),
+    ],
+)
+def test_options_that_the_runner_would_ignore_are_errors(words: str, ignored: str, unpacked: Path) -> None:
+    done = run(unpacked, *words.split())
+    assert done.returncode == 2 and done.stdout == "" and ignored in done.stderr
+
+
 def test_a_runtime_that_is_missing_or_too_old_is_named(unpacked: Path) -> None:
     missing = "import sys; sys.modules['onnxruntime'] = None\n" + ALONE
     command = [sys.executable, "-I", "-c", missing, str(unpacked / "run.py"), "test"]

@@ -26,23 +26,12 @@ from .images import Array, decode_image, normalise, read_npy, scale_to_cover
 
 _RUNTIMES = "on_device/runtimes/"
 """Folder of the bundle with a program for each runtime that its models need."""
+_ROUNDS, _TOP = 100, 3
 
 
 def main(folder: Path, arguments: list[str] | None = None) -> int:
     """Run one command line on the bundle in a folder; 0 done, 1 refused or a test that failed, 2 usage."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("classify", "test", "time"))
-    parser.add_argument("images", nargs="*", type=Path, help="for classify: PNG, PPM, PGM, NPY; more with Pillow")
-    parser.add_argument("--model", help="which model file of the bundle; by default the first")
-    parser.add_argument("--threads", type=int, default=1, help="threads that compute (default 1)")
-    parser.add_argument("--rounds", type=int, default=100, help="for time: how often (default 100)")
-    parser.add_argument("--top", type=int, default=3, help="for classify: how many labels (default 3)")
-    parser.add_argument("--json", action="store_true", help="answer as JSON")
-    options = parser.parse_args(arguments)
-    if options.command == "classify" and not options.images:
-        parser.error("classify needs at least one image")
-    if min(options.threads, options.rounds, options.top) < 1:
-        parser.error("--threads, --rounds and --top are 1 at least")
+    options = command_line(arguments)
     try:
         bundle = Bundle(folder)
         answer, text = _COMMANDS[options.command](bundle, options)
@@ -51,6 +40,34 @@ def main(folder: Path, arguments: list[str] | None = None) -> int:
         return 1
     print(json.dumps(answer, indent=2) if options.json else text)
     return 0 if answer.get("passed", True) else 1
+
+
+def command_line(arguments: list[str] | None) -> argparse.Namespace:
+    """The command and its options, in any order. An option that the command would ignore is an error."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=tuple(_COMMANDS))
+    parser.add_argument("images", nargs="*", type=Path, help="for classify: PNG, PPM, PGM, NPY; more with Pillow")
+    parser.add_argument("--model", help="which model file of the bundle; by default the first, for test all of them")
+    parser.add_argument("--threads", type=int, default=1, help="threads that compute (default 1)")
+    parser.add_argument("--rounds", type=int, help=f"for time: how often (default {_ROUNDS})")
+    parser.add_argument("--top", type=int, help=f"for classify: how many labels (default {_TOP})")
+    parser.add_argument("--json", action="store_true", help="answer as JSON")
+    # parse_args takes the images for complete, with none of them, where an option stands between the command and them
+    options = parser.parse_intermixed_args(arguments)
+    if options.command == "classify" and not options.images:
+        parser.error("classify needs at least one image")
+    ignored = {
+        "images": bool(options.images) and options.command != "classify",
+        "--top": options.top is not None and options.command != "classify",
+        "--rounds": options.rounds is not None and options.command != "time",
+    }
+    if unused := [name for name, is_ignored in ignored.items() if is_ignored]:
+        parser.error(f"{options.command} takes no {', no '.join(unused)}: leave out what it would ignore")
+    options.rounds = _ROUNDS if options.rounds is None else options.rounds
+    options.top = _TOP if options.top is None else options.top
+    if min(options.threads, options.rounds, options.top) < 1:
+        parser.error("--threads, --rounds and --top are 1 at least")
+    return options
 
 
 class Bundle(Files):
