@@ -28,7 +28,7 @@ from reconvene.data import Dataset, calibration, load_data
 from reconvene.deploy import Bundled, Exported, check_bundle
 from reconvene.deploy import export as export_file
 from reconvene.deploy import write_bundle as write_bundle
-from reconvene.deploy.bundle import device_program, runnable
+from reconvene.deploy.bundle import device_program, pack, runnable
 from reconvene.deploy.fidelity import Limits
 from reconvene.errors import ArtifactError, DataError, ExportError
 from reconvene.models import ModelSource
@@ -388,6 +388,64 @@ def test_what_cannot_be_bundled_says_why(made: Made, tmp_path: Path) -> None:
             tmp_path / "b.tgz", made.exports, preprocessing=way, images=images, images_from="", model="", results={}
         )
     assert [path.name for path in tmp_path.iterdir()] == ["untrained"]
+
+
+class TwoHeads(torch.nn.Module):
+    """Scores and features, in a tuple or by name."""
+
+    def __init__(self, *, by_name: bool) -> None:
+        super().__init__()
+        self.by_name, self.head = by_name, torch.nn.Linear(3, 10)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        features = x.mean((2, 3))
+        scores = self.head(features)
+        return {"logits": scores, "features": features} if self.by_name else (scores, features)
+
+
+@pytest.mark.parametrize("format_name", ["onnx", "openvino"])
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_model_of_several_outputs_is_not_bundled(format_name: str, by_name: bool, made: Made, tmp_path: Path) -> None:
+    pytest.importorskip(format_name)
+    model, example = TwoHeads(by_name=by_name), torch.randn(1, 3, 32, 32)
+    exported = export_file(model, tmp_path, format=format_name, example_inputs=example)
+    with pytest.raises(ExportError, match=r"has 2 outputs \(\w+, \w+\), and a bundle needs one image"):
+        workflow.bundle(made.artifact, tmp_path / "b.tgz", exports=[exported], dataset=made.dataset)
+    assert not (tmp_path / "b.tgz").exists()
+
+
+@pytest.mark.parametrize("format_name", ["onnx", "openvino"])
+def test_a_file_that_does_not_take_the_images_is_an_error_in_one_line(
+    format_name: str, made: Made, tmp_path: Path
+) -> None:
+    pytest.importorskip(format_name)
+    flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 10))
+    exported = export_file(flat, tmp_path, format=format_name, example_inputs=torch.randn(1, 3, 16, 16))
+    with pytest.raises(ExportError, match=r"does not run model\.\w+ on \(1, 3, 32, 32\)") as refusal:
+        workflow.bundle(made.artifact, tmp_path / "b.tgz", exports=[exported], dataset=made.dataset)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_a_model_that_fails_on_the_device_is_an_error_in_one_line(made: Made, unpacked: Path) -> None:
+    flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 10))
+    exported = export_file(flat, unpacked.parent, example_inputs=torch.randn(1, 3, 16, 16))
+    shutil.copy(exported.path, unpacked / "model.onnx")
+    sign(unpacked)
+    for words in (["test"], ["time"], ["classify", str(unpacked / "example.ppm")]):
+        done = run(unpacked, *words)
+        assert done.returncode == 1 and done.stdout == ""
+        assert "run.py: ONNX Runtime does not run model.onnx on (1, 3, 32, 32): " in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["n" * 160, "n" * 240, "Gerät"])
+def test_an_archive_has_any_name_that_a_file_has(name: str, tmp_path: Path) -> None:
+    files = {"run.py": b"pass", "on_device/runtimes/onnxruntime.py": b""}
+    archive = pack(files, name)
+    assert archive == pack(files, name)
+    (tmp_path / "b.tgz").write_bytes(archive)
+    with tarfile.open(tmp_path / "b.tgz") as tar:
+        assert {entry.name for entry in tar.getmembers()} == {f"{name}/{file}" for file in files}
 
 
 def test_other_formats_are_left_out_and_reported(made: Made, tmp_path: Path) -> None:

@@ -149,9 +149,12 @@ def _loader(runtime: Runtime) -> Callable[[Path, int], Callable[[NDArray[Any]], 
 
 
 def pack(files: Mapping[str, bytes], root: str) -> bytes:
-    """A gzipped tar of ``files`` in the folder ``root``, with no time, owner or order of the machine in it."""
+    """A gzipped tar of ``files`` in the folder ``root``, with no time, owner or order of the machine in it.
+
+    Names that ustar has room for are as there; the format of POSIX.1-2001 adds a header for longer ones.
+    """
     plain = io.BytesIO()
-    with tarfile.open(fileobj=plain, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+    with tarfile.open(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, data in sorted(files.items()):
             entry = tarfile.TarInfo(f"{root}/{name}")
             entry.size, entry.mode = len(data), 0o755 if name == _LAUNCHER else 0o644
@@ -176,9 +179,9 @@ def _models(
             )
         try:
             infer = _loader(runtime)(exported.path, 1)
+            answers = np.concatenate([infer(normalise(image[None], input_settings)) for image in images])
         except Refused as error:
             raise ExportError(str(error)) from error
-        answers = np.concatenate([infer(normalise(image[None], input_settings)) for image in images])
         if answers.shape != (len(images), len(preprocessing.classes)):
             raise ExportError(
                 f"{exported.path.name} answers {len(images)} images with {list(answers.shape)}; to classify images, "

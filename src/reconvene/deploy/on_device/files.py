@@ -195,6 +195,16 @@ def require(value: Any, shape: Any, path: str) -> None:
             require(entry, shape[0], f"{path}.{number}")
 
 
+def the_only(names: list[str], direction: str, file: str) -> str:
+    """The name of the one input or output of a model: more than one, and nothing says which is meant."""
+    if len(names) != 1:
+        raise Refused(
+            f"{file} has {len(names)} {direction}s ({', '.join(names)}), and a bundle needs one image as the input and "
+            "one output, a score for each label. Export a model that takes and returns just these"
+        )
+    return names[0]
+
+
 def one_line(error: Exception) -> str:
     """What a runtime says, which may run over several lines, as a part of a sentence."""
     return " ".join(str(error).split()).rstrip(".")

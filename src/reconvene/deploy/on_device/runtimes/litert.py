@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import Refused, one_line
+from ..files import Refused, one_line, the_only
 from ..images import Array
 
 
@@ -22,16 +22,23 @@ def load(path: Path, threads: int) -> Callable[[Array], Array]:
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
         raise Refused(f"LiteRT cannot load {path.name}: {one_line(error)}. Try a newer one") from error
-    (input_entry,), (output_entry,) = interpreter.get_input_details(), interpreter.get_output_details()
+    inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+    for direction, entries in (("input", inputs), ("output", outputs)):
+        the_only([entry["name"] for entry in entries], direction, path.name)
+    source, output = inputs[0], outputs[0]
 
     def infer(batch: Array) -> Array:
-        scale, zero = input_entry["quantization"]
-        if input_entry["dtype"] == np.int8:
+        shape = batch.shape
+        scale, zero = source["quantization"]
+        if source["dtype"] == np.int8:
             batch = np.clip(np.rint(batch / scale) + zero, -128, 127)
-        interpreter.set_tensor(input_entry["index"], np.asarray(batch, input_entry["dtype"]))
-        interpreter.invoke()
-        scores = interpreter.get_tensor(output_entry["index"])
-        scale, zero = output_entry["quantization"]
-        return (scores.astype(np.float32) - zero) * np.float32(scale) if output_entry["dtype"] == np.int8 else scores
+        try:
+            interpreter.set_tensor(source["index"], np.asarray(batch, source["dtype"]))
+            interpreter.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise Refused(f"LiteRT does not run {path.name} on {shape}: {one_line(error)}") from error
+        scores = interpreter.get_tensor(output["index"])
+        scale, zero = output["quantization"]
+        return (scores.astype(np.float32) - zero) * np.float32(scale) if output["dtype"] == np.int8 else scores
 
     return infer

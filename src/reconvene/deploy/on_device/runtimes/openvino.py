@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ..files import Refused, one_line
+from ..files import Refused, one_line, the_only
 from ..images import Array
 
 
@@ -23,5 +23,14 @@ def load(path: Path, threads: int) -> Callable[[Array], Array]:
         raise Refused(
             f"openvino {ov.__version__} cannot load {path.name}: {one_line(error)}. Try a newer one"
         ) from error
+    for direction, entries in (("input", model.inputs), ("output", model.outputs)):
+        the_only([entry.get_any_name() for entry in entries], direction, path.name)
     request = model.create_infer_request()
-    return lambda batch: request.infer({0: batch})[0].copy()
+
+    def infer(batch: Array) -> Array:
+        try:
+            return request.infer({0: ov.Tensor(batch)})[0].copy()  # of a bare array no size would be compared
+        except RuntimeError as error:
+            raise Refused(f"OpenVINO does not run {path.name} on {batch.shape}: {one_line(error)}") from error
+
+    return infer
