@@ -133,6 +133,17 @@ def test_export_bundles_what_it_exported(ran: Path, capfd: pytest.CaptureFixture
     assert "NAME.tar.gz" in trouble(capfd, *asked[:-1], str(tmp_path / "device.zip"))
 
 
+@pytest.mark.parametrize("data", [[], ["--data", "digits"]])
+def test_a_bundle_of_files_for_another_shape_is_refused_before_the_export(
+    data: list[str], ran: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    before = (ran / "model.onnx").read_bytes()
+    shape = [*("--input", "3x64x64"), "--bundle", str(tmp_path / "b.tar.gz")]
+    said = trouble(capfd, "export", str(ran), "--seed", "5", *shape, *data)
+    assert "a bundle scales images to" in said and "files for 3x64x64" in said and "--input" in said
+    assert not list(tmp_path.iterdir()) and (ran / "model.onnx").read_bytes() == before
+
+
 def test_options_of_an_export_reach_the_file_and_the_manifest(
     ran: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -93,13 +93,17 @@ class ExportCommand(LimitOptions, Importing, Seeded, Command):
         from reconvene.artifact import Artifact
         from reconvene.deploy.runtimes.registry import format_named
         from reconvene.workflow import export_artifact
+        from reconvene.workflow.bundle import bundled_preprocessing
         from reconvene.workflow.inputs import DataChoice, dataset_for
 
         for name in formats:
             format_named(name)  # a name that nobody knows is told before data are read
-        untrained = Artifact.open(self.directory).preprocessing is None  # a trained one says itself what its data are
+        stored = Artifact.open(self.directory)
+        untrained = stored.preprocessing is None  # a trained one says itself what its data are
         choice = DataChoice(self.task if untrained else None, self.input, self.limit)
         dataset = None if self.data is None else dataset_for(self.directory, self.data, choice)
+        if self.bundle is not None:
+            bundled_preprocessing(stored, dataset, self.input)  # what no bundle can hold is said before the export
         by_variant = export_artifact(
             self.directory,
             formats=formats,

@@ -38,14 +38,8 @@ def bundle(
     Raises ArtifactError: what the model takes is not known, since it was neither trained nor given a dataset.
     DataError: a dataset of other classes or another shape than it was trained on. ExportError.
     """
-    folder = Path(directory)
-    stored = Artifact.open(folder)
-    preprocessing = preparation(stored, dataset)
-    if preprocessing.task != DEFAULT.name:
-        raise ExportError(
-            f"a bundle names the class of an image, and the model in {folder} is for {preprocessing.task}. Take the "
-            "exported file itself, which any runtime loads"
-        )
+    stored = Artifact.open(Path(directory))
+    preprocessing = bundled_preprocessing(stored, dataset)
     if dataset is None:
         images, origin = _noise(preprocessing, seed), f"noise, seed {seed}"
     else:
@@ -62,6 +56,30 @@ def bundle(
             model=stored.source.address,
             results=results(stored),
         )
+
+
+def bundled_preprocessing(
+    stored: Artifact, dataset: Dataset | None, input_shape: tuple[int, ...] | None = None
+) -> Preprocessing:
+    """What the images of a bundle go through; files are exported for ``input_shape``, by default for that shape.
+
+    Raises ArtifactError and DataError as ``bundle`` does; ExportError for a model of another task or files of another
+    shape.
+    """
+    recorded = stored.preprocessing
+    if recorded is not None and input_shape is not None and tuple(input_shape) != recorded.shape:
+        exported, trained = ("x".join(map(str, shape)) for shape in (input_shape, recorded.shape))
+        raise ExportError(
+            f"a bundle scales images to {trained}, the shape that the model in {stored.folder} was trained for, and "
+            f"files for {exported} do not take them. Leave the input shape (--input) out"
+        )
+    preprocessing = preparation(stored, dataset)
+    if preprocessing.task != DEFAULT.name:
+        raise ExportError(
+            f"a bundle names the class of an image, and the model in {stored.folder} is for {preprocessing.task}. Take "
+            "the exported file itself, which any runtime loads"
+        )
+    return preprocessing
 
 
 def results(stored: Artifact) -> dict[str, str]:
