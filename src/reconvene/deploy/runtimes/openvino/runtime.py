@@ -165,12 +165,15 @@ class OpenvinoSession:
             "ENABLE_CPU_PINNING": False,
         }
         try:
-            self.model = openvino.Core().compile_model(path, "CPU", settings)
+            core = openvino.Core()
+            file = core.read_model(path)
+            self.model = core.compile_model(file, "CPU", settings)
         except RuntimeError as error:
             raise ModelError(f"OpenVINO cannot load {path.name}: {_first(error)}") from error
         self.request = self.model.create_infer_request()
-        self.inputs = [entry.get_any_name() for entry in self.model.inputs]
-        self.outputs = [entry.get_any_name() for entry in self.model.outputs]
+        # of the file: where compiling takes an operation out, a tensor has the names of both sides of it
+        self.inputs = [entry.get_any_name() for entry in file.inputs]
+        self.outputs = [entry.get_any_name() for entry in file.outputs]
         self.batch = static_batch(
             [
                 [size.get_length() if size.is_static else None for size in entry.get_partial_shape()]
