@@ -228,6 +228,42 @@ def test_a_file_that_is_damaged_or_another_shape_is_refused(format: str, tmp_pat
         deploy.run_file(tmp_path / f"other{FORMATS[format].suffix}", images(1))
 
 
+class Unbatched(nn.Module):
+    """Logits beside a number for the whole call and a table that has no batch; their sum with zeros is no operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+        self.register_buffer("table", torch.arange(6.0).reshape(3, 2))
+        self.register_buffer("zeros", torch.zeros(2))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        features = self.convolution(x).relu().mean((2, 3))
+        return self.head(features) + self.zeros, features.pow(2).mean(), self.table * 1.0
+
+
+@pytest.mark.parametrize("format", ["executorch", "ncnn", "onnx", "openvino"], indirect=True)
+def test_outputs_have_the_names_and_shapes_of_the_model(format: str, tmp_path: Path) -> None:
+    model, x = Unbatched().eval(), torch.randn(1, 3, 8, 8)
+    outputs = deploy.run_file(deploy.export(model, tmp_path, format=format, example_inputs=x).path, x)
+    assert list(outputs) == ["output_0", "output_1", "output_2"]
+    for value, expected in zip(outputs.values(), model(x), strict=True):
+        torch.testing.assert_close(value, expected.detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("format", ["onnx", "ncnn"], indirect=True)
+def test_numbers_of_several_calls_are_not_put_together(format: str, tmp_path: Path) -> None:
+    made = deploy.export(Unbatched(), tmp_path, format=format, example_inputs=torch.randn(1, 3, 8, 8), batch="static")
+    with pytest.raises(ModelError, match="'output_1' is one number a call"):
+        deploy.run_file(made.path, torch.randn(3, 3, 8, 8))
+
+
+@pytest.mark.parametrize("format", ["ncnn"], indirect=True)
+def test_ncnn_refuses_an_input_without_a_dimension_besides_the_batch(format: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"Let it take \[batch, 1\]"):
+        deploy.export(nn.Sequential(nn.Unflatten(0, (1, -1))), tmp_path, format=format, example_inputs=torch.randn(1))
+
+
 def test_the_error_for_a_file_of_no_runtime_lists_the_known_endings(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"Available: .*\.onnx.*\.pte"):
         deploy.run_file(tmp_path / "model.engine", images(1))

@@ -33,7 +33,18 @@ def joined(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The outputs of all pieces as those of one batch."""
     if len(rows) == 1:
         return rows[0]
-    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+    return {name: _one_batch(name, [row[name] for row in rows]) for name in rows[0]}
+
+
+def _one_batch(name: str, parts: list[Tensor]) -> Tensor:
+    if parts[0].ndim:
+        return torch.cat(parts)
+    if any(not torch.equal(part, parts[0]) for part in parts):
+        raise ModelError(
+            f"{name!r} is one number a call, and differs between the {len(parts)} calls that these examples take. Give "
+            "as many examples as the file takes in one call"
+        )
+    return parts[0]
 
 
 class SingleSession:
@@ -64,8 +75,7 @@ class SingleSession:
     def run(self, example_inputs: Any) -> dict[str, Tensor]:
         """See Session. Outputs are called ``output``, ``output_1``: these files have no names of the model's."""
         rows = [[output.clone() for output in self.once(sample)] for sample in self._samples(example_inputs)]
-        joined = [torch.cat(parts) if parts[0].ndim else torch.stack(parts) for parts in zip(*rows, strict=True)]
-        return {"output" if i == 0 and len(joined) == 1 else f"output_{i}": value for i, value in enumerate(joined)}
+        return joined([dict(zip(_names(len(row)), row, strict=True)) for row in rows])
 
     def _samples(self, example_inputs: Any) -> list[Any]:
         inputs = in_order(example_inputs)
@@ -74,3 +84,7 @@ class SingleSession:
         if shapes != self.shapes:
             raise ModelError(f"the {self.runtime} file takes inputs of shape {self.shapes}, but was given {shapes}")
         return [self.prepare([tensor.detach().cpu().contiguous() for tensor in call]) for call in calls]
+
+
+def _names(count: int) -> list[str]:
+    return ["output"] if count == 1 else [f"output_{i}" for i in range(count)]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from reconvene.deploy.batch_of_one import SingleSession
 from reconvene.deploy.functional import functional_form, writes_into_views
-from reconvene.deploy.model_io import in_inference, leaves, outputs_of
+from reconvene.deploy.model_io import in_inference, is_batched, leaves, outputs_of
 from reconvene.deploy.options import FileOptions
 from reconvene.deploy.quantisation import Quantisation
 from reconvene.deploy.runtimes.base import Runtime, Session, Written, file_of, imported
@@ -44,10 +44,15 @@ def export_ncnn(model: nn.Module, example_inputs: Any, path: Path, options: File
             f"ncnn takes float32 inputs only, and {type(model).__name__} takes {', '.join(odd)}. For weights in "
             "float16 pass the model in float32 and precision='fp16'"
         )
+    if any(tensor.ndim < 2 for tensor in tensors):
+        raise ExportError(
+            f"{type(model).__name__} takes an input of shape [batch], one number an example, and what ncnn takes has a "
+            "dimension besides the batch. Let it take [batch, 1]"
+        )
     with tempfile.TemporaryDirectory(prefix=".pnnx-", dir=path.parent) as folder:
         script = Path(folder) / "model.pt"
         with in_inference(model):
-            outputs_of(model, sample)
+            outputs = outputs_of(model, sample)
         with exporting(model, "ncnn"), said(), in_inference(model):
             script_module = _traced(TensorsOnly(model, sample), tensors)
             if writes_into_views(script_module):
@@ -57,6 +62,7 @@ def export_ncnn(model: nn.Module, example_inputs: Any, path: Path, options: File
         converted = [script.with_name("model.ncnn.param"), script.with_name("model.ncnn.bin")]
         _check_operators(model, converted[0])
         _write_shapes(converted[0], [tuple(tensor.shape) for tensor in tensors])
+        _mark_unbatched(converted[0], list(outputs.values()))
         for source, target in zip(converted, _pair(path), strict=True):
             shutil.copyfile(source, target)
     return Written(tuple(_pair(path)), batch=1)
@@ -132,6 +138,24 @@ def _write_shapes(param: Path, shapes: list[tuple[int, ...]]) -> None:
     param.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+_TABLE, _SCALAR = "_table", "_scalar"
+"""Endings of the names of outputs without a batch: ncnn knows no batch, and every other output has one of one."""
+
+
+def _mark_unbatched(param: Path, outputs: list[Tensor]) -> None:
+    """Rename outputs that do not begin with the batch: ``out1_table``, or ``out1_scalar``."""
+    names = {
+        f"out{i}": f"out{i}{_TABLE if output.ndim else _SCALAR}"
+        for i, output in enumerate(outputs)
+        if not is_batched(output, 1)
+    }
+    if not names:
+        return
+    lines = [line.split(" ") for line in param.read_text(encoding="utf-8").splitlines()]
+    renamed = [" ".join(names.get(field, field) for field in fields) for fields in lines]
+    param.write_text("\n".join(renamed) + "\n", encoding="utf-8")
+
+
 def _input_shapes(path: Path) -> list[tuple[int, ...]]:
     """Shapes of the file's inputs, for a batch of one."""
     shapes: dict[int, tuple[int, ...]] = {}
@@ -169,7 +193,8 @@ class NcnnSession(SingleSession):
 
     def once(self, prepared: list[Any]) -> list[Tensor]:
         """See SingleSession."""
-        return [torch.from_numpy(np.array(value)[None]) for value in self.extract(prepared, self.outputs)]
+        values = [torch.from_numpy(np.array(value)) for value in self.extract(prepared, self.outputs)]
+        return [_as_returned(name, value) for name, value in zip(self.outputs, values, strict=True)]
 
     def extract(self, prepared: list[Any], blobs: list[str]) -> list[Any]:
         """The values of these blobs for one sample. Raises ModelError."""
@@ -184,6 +209,13 @@ class NcnnSession(SingleSession):
                     raise ModelError(f"ncnn could not compute {name}: error {failed}")
                 values.append(value)
             return values
+
+
+def _as_returned(name: str, value: Tensor) -> Tensor:
+    """An output in the shape that the model gives it."""
+    if name.endswith(_SCALAR):
+        return value.reshape(())
+    return value if name.endswith(_TABLE) else value[None]
 
 
 def _number(name: str) -> int:
