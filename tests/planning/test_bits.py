@@ -19,6 +19,7 @@ from reconvene.allocation.bit_solver import solve_bits
 from reconvene.costs import COSTS, Cost, CostFunction, cost_file
 from reconvene.devices.latency_cost import DeviceLatency
 from reconvene.errors import ArgumentError, BudgetError, CriterionError, DeviceError, PlanError, StructureError
+from reconvene.planning.bit_losses import one_after_another
 from reconvene.planning.bits import check_bits
 from reconvene.planning.input_losses import input_losses_by_noise, input_losses_on_data
 from reconvene.planning.options import Options
@@ -172,6 +173,31 @@ def test_on_tiny_networks_no_decision_is_better(seed: int, channels: int, with_i
     decision = solve_bits(problem)
     assert decision is not None and problem.fits(decision)
     assert problem.loss(decision) == pytest.approx(least_loss_of_all(problem), rel=1e-9)
+
+
+def test_a_channel_loses_more_the_fewer_are_left() -> None:
+    losses = one_after_another(np.array([3.0, 1.0, 2.0, 0.0]))
+    assert losses.tolist() == [3 * 4 / 1, 1 * 4 / 3, 2 * 4 / 2, 0.0]
+    equal = one_after_another(np.ones(64))
+    assert np.sort(equal)[:32].sum() == pytest.approx(64 * np.log(2), rel=0.02)
+
+
+def test_no_group_of_a_trained_network_is_left_with_a_single_channel() -> None:
+    """Gradients at the end of training say that the last layers could leave altogether."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4)
+    )
+    x = torch.randn(512, 8)
+    labels = (x[:, 0] > 0).long() + 2 * (x[:, 1] * x[:, 2] > 0).long()
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(600):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), labels).backward()
+        optimizer.step()
+    small = rc.prune(model, x[:1], rc.Budget(size="10%"), bits=(0, 8), trained=True, data=[(x, labels)])
+    assert min(row.width for row in small.reconvene_plan.rows) >= 4
+    assert (small(x).argmax(1) == labels).float().mean() > 0.8  # 0.51 by losses that only add up
 
 
 def trained_net() -> tuple[nn.Module, list[tuple[torch.Tensor, torch.Tensor]]]:

