@@ -6,6 +6,7 @@ import itertools
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -182,7 +183,8 @@ def test_a_channel_loses_more_the_fewer_are_left() -> None:
     assert np.sort(equal)[:32].sum() == pytest.approx(64 * np.log(2), rel=0.02)
 
 
-def test_no_group_of_a_trained_network_is_left_with_a_single_channel() -> None:
+@pytest.mark.parametrize("options", [{"bits": (0, 8)}, {"criterion": "obd", "round_to": 1}], ids=["bits", "obd"])
+def test_no_group_of_a_trained_network_is_left_with_a_single_channel(options: dict[str, Any]) -> None:
     """Gradients at the end of training say that the last layers could leave altogether."""
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -195,9 +197,10 @@ def test_no_group_of_a_trained_network_is_left_with_a_single_channel() -> None:
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x), labels).backward()
         optimizer.step()
-    small = rc.prune(model, x[:1], rc.Budget(size="10%"), bits=(0, 8), trained=True, data=[(x, labels)])
+    size = "10%" if "bits" in options else "30%"
+    small = rc.prune(model, x[:1], rc.Budget(size=size), trained=True, data=[(x, labels)], **options)
     assert min(row.width for row in small.reconvene_plan.rows) >= 4
-    assert (small(x).argmax(1) == labels).float().mean() > 0.8  # 0.51 by losses that only add up
+    assert (small(x).argmax(1) == labels).float().mean() > 0.8  # 0.51 and 0.63 by losses that only add up
 
 
 def trained_net() -> tuple[nn.Module, list[tuple[torch.Tensor, torch.Tensor]]]:

@@ -2,19 +2,21 @@
 
 Scores that estimate a loss (`taylor`, `obd`) add up: ``loss(k) ** 2 = sum of the scores of the channels that leave``,
 in the criterion's order of leaving, as a share of the sum of all scores. The solver minimises the sum of squared
-losses, and so the estimated loss of the whole network at whatever budget.
+losses, and so the estimated loss of the whole network at whatever budget. A score is about the whole group: where ``k``
+of ``n`` channels are left, these carry what ``n`` carried, so it counts ``n / k`` times. Without that hard budgets left
+groups with one channel: VGG-16 of a quarter of the width on digits, a tenth of the parameters by `taylor`, repaired and
+not tuned: 77 % of test images are right, and 99 % with it (ResNet-20 of half the width, a quarter by `obd`: 30, 97 %).
 
-Other scores have a unit of their own in every group. They say how much of a group leaves, and `fan_in` what that costs:
-``loss(k) = fan_in_loss(width * worth of the k channels / worth of all)``, so equal scores give `fan_in`. (The sum of
-scores over their mean, the usual way to compare groups, gives every channel the same worth, however many layers read
-it. resnet20 on digits at half the MACs, cut by `group_l2` in one shot and reconstructed: 74 % of test images are right
-with that, 98 % with this.)
+Other scores have a unit of their own in every group. They say how much of a group leaves, and `fan_in` what that
+costs: ``loss(k) = fan_in_loss(width * worth of the k channels / worth of all)``, so equal scores give `fan_in`. (The
+sum of scores over their mean, the usual way to compare groups, gives every channel the same worth, however many
+layers read it. resnet20 on digits at half the MACs, cut by `group_l2` in one shot and reconstructed: 74 % of test
+images are right with that, 98 % with this.)
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reconvene.errors import CriterionError
 from reconvene.evaluator.evidence import Evidence
@@ -32,19 +34,25 @@ def removed_losses(evidence: Evidence) -> list[Floats]:
     if evidence.channel_ranks is None:
         raise CriterionError("evaluator 'removed_loss' reads a criterion's scores, and no criterion was asked for")
     # Scores below zero (GraSP) are worth nothing.
-    removed = [
-        _removed(np.maximum(scores, 0.0), leaving)
+    scores = [
+        np.maximum(scores, 0.0)[leaving]
         for scores, leaving in zip(evidence.channel_scores, evidence.leaving, strict=True)
     ]
     if evidence.channel_saliency is not None and evidence.channel_saliency.adds_up:
+        removed = [_removed(as_fewer_are_left(of_group)) for of_group in scores]
         everything = sum(float(lost[0]) for lost in removed)
         return [np.sqrt(lost / everything) if everything > 0 else lost for lost in removed]
-    return [_by_worth(lost, base) for lost, base in zip(removed, fan_in_losses(evidence), strict=True)]
+    return [_by_worth(_removed(own), base) for own, base in zip(scores, fan_in_losses(evidence), strict=True)]
 
 
-def _removed(scores: Floats, leaving: NDArray[np.int64]) -> Floats:
-    """The sum of the scores that left, by kept width."""
-    return np.asarray(np.concatenate([[0.0], np.cumsum(scores[leaving])])[::-1], dtype=np.float64)
+def as_fewer_are_left(losses: Floats) -> Floats:
+    """Losses of the ``n`` channels of a group in their order of leaving, ``n / k`` times where ``k`` are left."""
+    return losses * (len(losses) / np.arange(len(losses), 0, -1))
+
+
+def _removed(leaving: Floats) -> Floats:
+    """The sum of the scores that left, by kept width; ``leaving``: in the order of leaving."""
+    return np.asarray(np.concatenate([[0.0], np.cumsum(leaving)])[::-1], dtype=np.float64)
 
 
 def _by_worth(removed: Floats, base: Floats) -> Floats:

@@ -25,6 +25,7 @@ from reconvene.criteria.channels.base import ChannelSubject
 from reconvene.criteria.channels.derivatives import Gates, gradients_of, single_examples
 from reconvene.criteria.channels.slots import Roles, channel_sums
 from reconvene.evaluator import evaluate_groups
+from reconvene.evaluator.removed_loss import as_fewer_are_left
 from reconvene.planning.session import Data
 from reconvene.quantiser import noise_ratio, quantise
 from reconvene.structure import Structure
@@ -99,7 +100,7 @@ def one_after_another(losses: Floats) -> Floats:
     """
     order = np.argsort(losses, kind="stable")
     raised = np.empty_like(losses)
-    raised[order] = losses[order] * len(losses) / np.arange(len(losses), 0, -1)
+    raised[order] = as_fewer_are_left(losses[order])
     return raised
 
 
