@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from reconvene.deploy.model_io import in_inference, leaves, named_tensors
 from reconvene.errors import ExportError
 from reconvene.structure.capture import settle_state
-from reconvene.structure.inputs import arguments, map_tensors
+from reconvene.structure.inputs import arguments, call
 from reconvene.structure.state import StateItem, clear_state, known_state
 
 FRESH, CARRIED = "fresh", "carried"
@@ -43,11 +43,11 @@ def one_step(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, dict[str
     inputs = {**dict(zip(names, args, strict=True)), **kwargs}
     with in_inference(model):
         clear_state(model)
-        fresh = _first_tensors(_step_of(model)(**_copied(inputs)))
+        fresh = _first_tensors(call(_step_of(model), inputs))
         step = CarriedStep(model, states)
         zeros = {name: torch.zeros_like(tensor) for name, tensor in step.state_tensors()}
-        first = step(**_copied(inputs), **zeros)
-        second = step(**_copied(inputs), **{name: first[f"{name}.{NEXT}"] for name in zeros})
+        first = call(step, {**inputs, **zeros})
+        second = call(step, {**inputs, **{name: first[f"{name}.{NEXT}"] for name in zeros}})
     outputs = [value for name, value in first.items() if not name.endswith(f".{NEXT}")]
     if not all(torch.allclose(a, b, atol=1e-5) for a, b in zip(outputs, fresh, strict=True)):
         raise ExportError(
@@ -90,12 +90,6 @@ class CarriedStep(nn.Module):
             _store(self.model, item)[item.name] = pytree.tree_unflatten(values, spec)
         outputs = named_tensors(_step_of(self.model)(**state), "output")
         return {**outputs, **{f"{name}.{NEXT}": tensor for name, tensor in self.state_tensors()}}
-
-
-def _copied(inputs: dict[str, Any]) -> dict[str, Any]:
-    """The inputs of one call, which may write to them."""
-    copies: dict[str, Any] = map_tensors(torch.clone, inputs)
-    return copies
 
 
 def _step_of(model: nn.Module) -> Callable[..., Any]:

@@ -29,23 +29,22 @@ class SearchLimits:
     Attributes:
         options: those of the search, with the step in width that the device asks for.
         answers: the cost that answers to latency, where the budget has one.
-        measured: those among them that a measurement corrects.
-        aims: the limits in units of the prediction that the search keeps, of what is measured.
-        budget: the limits that the measurement decides.
+        aims: where that cost is corrected, by a measurement or since a bound stands for it, the limit that the search
+            keeps, in units of the prediction; else nothing.
+        budget: the limit on latency.
     """
 
     options: Options
     answers: Mapping[str, Cost]
-    measured: Mapping[str, Cost]
     aims: Mapping[str, float]
     budget: Budget
 
     def kept(self, planner: ProjectedSearch) -> Plan:
         """The plan of what was searched, which keeps the limits by measurement. Raises BudgetError."""
-        if not self.measured:
+        if not self.aims:
             return planner.project({})
         step = self.options.round_to or 1
-        return plan_within(planner, self.budget, self.measured, round_to=step, refine=False)
+        return plan_within(planner, self.budget, self.answers, round_to=step, refine=False)
 
 
 @contextmanager
@@ -58,23 +57,20 @@ def search_limits(
     where no measured plan keeps the budget, DeviceError for a profile.
     """
     if "latency" not in budget:
-        yield SearchLimits(options, {}, {}, {}, budget)
+        yield SearchLimits(options, {}, {}, budget)
         return
     planner = BitPlanner(model, example_inputs, budget, options, options.bits or ())
     with in_int8(options.target).costs(planner, budget) as target:
-        corrected = corrected_costs(planner, budget, target.costs)
-        measured = {name: cost for name, cost in corrected.items() if name == "latency"}
-        if not measured:  # a cost file of the chip, or a device that is elsewhere
-            yield SearchLimits(options, {"latency": target.costs["latency"]}, {}, {}, budget)
+        answers, asked = {"latency": target.costs["latency"]}, Budget(latency=budget.asked["latency"])
+        if "latency" not in corrected_costs(planner, budget, target.costs):  # a sum over layers, as of a cost file
+            yield SearchLimits(options, answers, {}, asked)
             return
         options = replace(options, round_to=options.round_to or target.round_to)
-        asked = Budget(**{name: budget.asked[name] for name in measured})
         aims = dict(known)
         if not aims:
-            plan = plan_within(planner, asked, measured, round_to=options.round_to or 1, refine=False)
-            predicted = planner.cost_model(measured)
-            aims = {name: predicted.evaluate(name, plan.widths) for name in measured}
-        yield SearchLimits(options, measured, measured, aims, asked)
+            plan = plan_within(planner, asked, answers, round_to=options.round_to or 1, refine=False)
+            aims = {"latency": planner.cost_model(answers).evaluate("latency", plan.widths)}
+        yield SearchLimits(options, answers, aims, asked)
 
 
 @dataclass(eq=False)

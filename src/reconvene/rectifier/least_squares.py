@@ -180,11 +180,19 @@ class _Rows:
 
     @cached_property
     def energy(self) -> float:
-        return float(self._less_means(self.error).square().sum())
+        return float(self._error.square().sum())
+
+    @cached_property
+    def _inputs(self) -> Tensor:
+        return self._less_means(self.inputs)
+
+    @cached_property
+    def _error(self) -> Tensor:
+        return self._less_means(self.error)
 
     @cached_property
     def _products(self) -> Tensor:
-        return _gram(self._less_means(self.inputs).mT)
+        return _gram(self._inputs.mT)
 
     def joined(self, other: _Rows) -> _Rows:
         return _Rows(torch.cat([self.inputs, other.inputs]), torch.cat([self.error, other.error]), self.centred)
@@ -192,11 +200,11 @@ class _Rows:
     def change(self, penalty: float) -> Tensor:
         scale = (self._products.trace() / self.inputs.shape[1]).clamp(min=torch.finfo(self.inputs.dtype).tiny)
         damping = penalty * scale * torch.eye(len(self.inputs), dtype=self.inputs.dtype).to(self.inputs)
-        return self._less_means(self.inputs).mT @ _solved(self._products + damping, self._less_means(self.error))
+        return self._inputs.mT @ _solved(self._products + damping, self._error)
 
     def gain(self, change: Tensor) -> float:
-        given = self._less_means(self.inputs) @ change
-        return float((2 * self._less_means(self.error) - given).mul(given).sum())
+        given = self._inputs @ change
+        return float((2 * self._error - given).mul(given).sum())
 
     def _less_means(self, rows: Tensor) -> Tensor:
         return rows - rows.mean(dim=0) if self.centred and len(rows) else rows

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from reconvene.errors import ModelError, ReconveneError
 from reconvene.structure.custom_layers import LayerCall, opaque_layers
 from reconvene.structure.find_state import Try, find_state, runs_afresh, written_state
-from reconvene.structure.inputs import arguments, map_tensors, tensors_in
+from reconvene.structure.inputs import arguments, copied, map_tensors, tensors_in
 from reconvene.structure.patches import canonical_calls, exclusive, values_on_meta
 from reconvene.structure.recorder import Recorder
 from reconvene.structure.recording import Op, Recording
@@ -139,8 +139,7 @@ def _read_values(
         stack = restore.enter_context(module_stack(model))
         restore.enter_context(noted_methods(values, stack, training))
         try:
-            own = map_tensors(torch.clone, example_inputs)
-            _forward(model, own, ValueCollector(values, stack, training), training=training)
+            _forward(model, copied(example_inputs), ValueCollector(values, stack, training), training=training)
         except Exception as error:  # noqa: BLE001 -- foreign code
             if not training:
                 raise _does_not_run(example_inputs, error) from (failure if str(failure) == str(error) else error)
@@ -218,7 +217,7 @@ def _record_on(
             # Token ids and masks keep their values: code may look at them.
             example_inputs = map_tensors(lambda t: t.to("meta") if t.is_floating_point() else t.clone(), example_inputs)
         else:
-            example_inputs = map_tensors(torch.clone, example_inputs)  # the model may write to them
+            example_inputs = copied(example_inputs)
         recording.inputs = tensors_in(example_inputs)
         before = snapshot(model) if replace is None else {}
         _run(model, example_inputs, recording, stack, training=False)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 
-def call(model: nn.Module, example_inputs: Any) -> Any:
+def call(model: Callable[..., Any], example_inputs: Any) -> Any:
     """Call ``model`` with copies of ``example_inputs``, which stay as they are: some models normalise in place.
 
     One tensor, a tuple or list of positional, or a mapping of keyword arguments.
@@ -45,8 +45,13 @@ def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def copied_arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """As ``arguments``, with a copy of every tensor; gradients go through to the tensors."""
-    args, kwargs = map_tensors(torch.clone, arguments(example_inputs))
+    args, kwargs = copied(arguments(example_inputs))
     return args, kwargs
+
+
+def copied(tree: Any) -> Any:
+    """A nest of containers with a copy of every tensor, which a model may write to."""
+    return map_tensors(torch.clone, tree)
 
 
 def map_tensors(change: Callable[[Tensor], Tensor], tree: Any) -> Any:

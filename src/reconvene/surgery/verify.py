@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from reconvene.structure import Keep, Structure, call
 from reconvene.structure.copies import copy_model
-from reconvene.structure.inputs import call_on, map_tensors, tensors_in
+from reconvene.structure.inputs import call_on, copied, map_tensors, tensors_in
 from reconvene.structure.patches import canonical_calls, exclusive
 from reconvene.structure.restore import kept_random_state
 from reconvene.structure.state import clear_state, own_instances
@@ -71,7 +71,7 @@ def verify_plan(
     with exclusive(), kept_random_state(), torch.no_grad(), canonical_calls():
         noisy = trained_like(model, seed)
         error, why = _difference(
-            lambda: run_silenced(plan, model, _copied(example_inputs), noisy),
+            lambda: run_silenced(plan, model, copied(example_inputs), noisy),
             lambda: _called(_small(plan, model, noisy, on_read=True), example_inputs),
             seed,
         )
@@ -185,7 +185,7 @@ class _Pairs:
             if network is self.silenced and self.plan.sites:
                 with observed(network, observe):
                     return tensors_in(self._run(network))
-            inputs = _copied(self.inputs)
+            inputs = copied(self.inputs)
             torch.manual_seed(self.seed)
             with watched(network, inputs, observe), own_instances(network):
                 return tensors_in(call_on(network, inputs))
@@ -222,7 +222,3 @@ def _called(network: nn.Module, inputs: Any) -> Any:
     clear_state(network)
     with own_instances(network):
         return call(network, inputs)
-
-
-def _copied(inputs: Any) -> Any:
-    return map_tensors(torch.clone, inputs)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from reconvene.deploy.model_io import in_inference, outputs_of, own_inputs
 from reconvene.deploy.runtimes.base import Runtime, Session
 from reconvene.errors import ModelError
-from reconvene.structure.inputs import call_on, map_tensors
+from reconvene.structure.inputs import call_on, copied
 
 
 class EagerSession:
@@ -25,7 +25,7 @@ class EagerSession:
 
     def bind(self, example_inputs: Any) -> Callable[[], object]:
         """See Session."""
-        inputs = map_tensors(torch.clone, own_inputs(self.model, example_inputs))
+        inputs = copied(own_inputs(self.model, example_inputs))
         return lambda: call_on(self.model, inputs)  # without the time of a copy
 
     def run(self, example_inputs: Any) -> dict[str, Tensor]:
