@@ -10,7 +10,7 @@ finish, and what is there is not done again.
 
 ``--tune`` goes on training, by the end of the schedule again and without a teacher: of each budget our default
 (``taylor``, reconstructed), the criterion of Torch-Pruning that was best as repaired, and beside them the widths of
-ours drawn anew, for as many epochs as the dense network and the tuning together.
+ours drawn anew: for as many epochs as the tuning, and for as many as the dense network and the tuning together.
 """
 
 from __future__ import annotations
@@ -127,11 +127,12 @@ def tune(cuts: list[Cut], dataset: Dataset, given: argparse.Namespace, seed: int
         made.arm["tuned"] = trained(made.network, dataset, tuning, TrainConfig(seed=seed, tail=tuning / epochs))
         if made.plan is None:
             continue
-        fresh = copy.deepcopy(made.network)
-        rc.rectify(fresh, made.plan, dataset.normalise(dataset.train.images[:2]), "reinit", seed=seed)
-        accuracy = trained(fresh, dataset, epochs + tuning, TrainConfig(seed=seed, compile=given.compile))
-        name = f"widths of {made.arm['criterion']}, from scratch"
-        scratch.append({"criterion": name, "macs": made.arm["macs"], "tuned": accuracy})
+        for length in (tuning, epochs + tuning):
+            fresh = copy.deepcopy(made.network)
+            rc.rectify(fresh, made.plan, dataset.normalise(dataset.train.images[:2]), "reinit", seed=seed)
+            accuracy = trained(fresh, dataset, length, TrainConfig(seed=seed, compile=given.compile))
+            name = f"widths of {made.arm['criterion']}, from scratch, {length} epochs"
+            scratch.append({"criterion": name, "macs": made.arm["macs"], "tuned": accuracy})
     return scratch
 
 

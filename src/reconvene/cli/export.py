@@ -91,6 +91,7 @@ class ExportCommand(LimitOptions, Importing, Seeded, Command):
         form = self._form()
         int8 = replace(self.int8(), chip=self.target, plan_bits=self.quantize == "plan")
         from reconvene.artifact import Artifact
+        from reconvene.deploy.bundle import require_bundle
         from reconvene.deploy.runtimes.registry import format_named
         from reconvene.workflow import export_artifact
         from reconvene.workflow.bundle import bundled_preprocessing
@@ -102,8 +103,9 @@ class ExportCommand(LimitOptions, Importing, Seeded, Command):
         untrained = stored.preprocessing is None  # a trained one says itself what its data are
         choice = DataChoice(self.task if untrained else None, self.input, self.limit)
         dataset = None if self.data is None else dataset_for(self.directory, self.data, choice)
-        if self.bundle is not None:
-            bundled_preprocessing(stored, dataset, self.input)  # what no bundle can hold is said before the export
+        if self.bundle is not None:  # what no bundle can hold is said before the export
+            require_bundle(self.bundle, formats, [form.batch])
+            bundled_preprocessing(stored, dataset, self.input)
         by_variant = export_artifact(
             self.directory,
             formats=formats,

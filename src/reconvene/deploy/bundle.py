@@ -85,12 +85,8 @@ def write_bundle(
     Raises ExportError: nothing that can be run, another number of answers than labels, a path that takes no file.
     """
     target = Path(path)
-    suffix = next((suffix for suffix in _SUFFIXES if target.name.endswith(suffix)), None)
-    if suffix is None or target.name == suffix:
-        raise ExportError(f"a bundle is a compressed archive: call it NAME.tar.gz, not {target.name!r}")
     chosen = [exported for exported in exports if exported.format in runnable()]
-    if not chosen:
-        raise ExportError(f"a bundle needs a model that its run.py can run. Export to one of: {', '.join(runnable())}")
+    require_bundle(target, [exported.format for exported in chosen], [exported.batch for exported in chosen])
     files, models = _models(chosen, preprocessing, images)
     description = Description(
         reconvene=__version__,
@@ -109,7 +105,7 @@ def write_bundle(
     files[MANIFEST] = described
     sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()))
     files[SUMS] = sums.encode()
-    archive = pack(files, target.name.removesuffix(suffix))
+    archive = pack(files, _root(target))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -117,6 +113,30 @@ def write_bundle(
     write_atomic(target, archive, error=ExportError)
     left_out = tuple(exported.path.name for exported in exports if exported.format not in runnable())
     return Bundled(target, len(archive), hashlib.sha256(archive).hexdigest(), tuple(sorted(files)), left_out)
+
+
+def require_bundle(path: Path, formats: Iterable[str], batches: Iterable[int | str | None]) -> None:
+    """Raise ExportError where no bundle can be written to ``path`` of files in these formats and static batches.
+
+    A batch that is not a number is one that the files do not fix.
+    """
+    _root(path)
+    if not set(formats) & set(runnable()):
+        raise ExportError(f"a bundle needs a model that its run.py can run. Export to one of: {', '.join(runnable())}")
+    for batch in batches:
+        if isinstance(batch, int) and batch != 1:
+            raise ExportError(
+                f"files that take {batch} images a call fit no bundle, which classifies one image at a time. Export "
+                "with batch=1 (--batch 1)"
+            )
+
+
+def _root(path: Path) -> str:
+    """The folder in the archive, which bears its name. Raises ExportError for a name of another ending."""
+    suffix = next((suffix for suffix in _SUFFIXES if path.name.endswith(suffix)), None)
+    if suffix is None or path.name == suffix:
+        raise ExportError(f"a bundle is a compressed archive: call it NAME.tar.gz, not {path.name!r}")
+    return path.name.removesuffix(suffix)
 
 
 def runnable() -> dict[str, Runtime]:
@@ -172,11 +192,6 @@ def _models(
     for exported in exports:
         runtime = runnable()[exported.format]
         assert runtime.on_device is not None, "it is runnable"
-        if exported.batch not in (None, 1):
-            raise ExportError(
-                f"{exported.path.name} takes {exported.batch} images a call, and a bundle classifies one at a time. "
-                "Export it with batch=1 (--batch 1)"
-            )
         try:
             infer = _loader(runtime)(exported.path, 1)
             answers = np.concatenate([infer(normalise(image[None], input_settings)) for image in images])
