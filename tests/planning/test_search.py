@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 import reconvene as rc
 from reconvene import devices
-from reconvene.costs import Budget
+from reconvene.costs import Budget, targets
 from reconvene.devices.latency_cost import DeviceLatency
 from reconvene.errors import ArgumentError, BudgetError, DeviceError, TrainingError
 from reconvene.planning import search_phases, search_run, target
@@ -264,6 +264,17 @@ def test_budgets_and_epochs_that_cannot_be_are_named_at_once() -> None:
         rc.search(model, batches[0][0][:1], rc.Budget(size="700B"), train=batches, device="here")
     with pytest.raises(TrainingError, match="no batches"):
         rc.search(model, batches[0][0][:1], rc.Budget(size="700B"), train=[])
+
+
+def test_a_search_does_not_go_on_with_a_cost_file_of_other_content(tmp_path: Path) -> None:
+    model, batches = problem()
+    costs = tmp_path / "chip.toml"
+    shutil.copy(targets()["mpic"], costs)
+    options: dict[str, Any] = {"train": batches, "epochs": 3, "warmup": 1, "target": str(costs)}
+    rc.search(model, batches[0][0][:1], rc.Budget(cycles="4x"), checkpoint=tmp_path / "run", **options)
+    costs.write_text(costs.read_text().replace("4 = 4.0", "4 = 5.0"))
+    with pytest.raises(TrainingError, match="target"):
+        rc.search(model, batches[0][0][:1], rc.Budget(cycles="4x"), checkpoint=tmp_path / "run", **options)
 
 
 def on_device(model: nn.Module, image: torch.Tensor) -> devices.Profile:

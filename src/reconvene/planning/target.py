@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,6 +54,11 @@ class Target:
     precision: str | None = None
     chip: str | Path | None = None
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """The chip (``target``) and the ``device``, as text: files and profiles by a digest of their content."""
+        return {"target": _content(self.chip), "device": _content(self.device)}
+
     @contextmanager
     def costs(self, planner: Plans, budget: Budget) -> Iterator[TargetCosts]:
         """The costs of a budget on this target; what they need for measuring is given back at the end.
@@ -96,6 +102,14 @@ def latency_on(profile: Profile, *, measured: bool) -> DeviceLatency:
     """Latency on the device of a profile: where that is this machine, and it is asked for, measured."""
     here = profile.matches(devices.measuring_conditions(profile.runtime["threads"], profile.precision))
     return MachineLatency(profile) if measured and here else DeviceLatency(profile)
+
+
+def _content(named: DeviceLike | None) -> str:
+    """A digest of a profile or of a file; else the name itself."""
+    if isinstance(named, Profile):
+        return hashlib.sha256(named.to_json().encode()).hexdigest()
+    is_file = named is not None and Path(named).is_file()
+    return hashlib.sha256(Path(str(named)).read_bytes()).hexdigest() if is_file else str(named)
 
 
 def resolve_profile(planner: Plans, device: DeviceLike | None, *, precision: str | None = None) -> Profile:
