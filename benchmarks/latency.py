@@ -25,7 +25,7 @@ from reconvene.deploy.runtimes.onnx.runtime import export_onnx
 from reconvene.devices.latency_cost import DeviceLatency
 from reconvene.devices.on_device import probe
 from reconvene.errors import StructureError
-from reconvene.planning.calibration_networks import cut_groups, yardsticks
+from reconvene.planning.calibration_networks import cut_groups, networks_to_time
 from reconvene.planning.pruning import plan_with
 from reconvene.planning.session import Planner
 from reconvene.planning.target import ROUND_TO, parameter_bytes, resolve_profile
@@ -69,10 +69,10 @@ def prepare(name: str, plans: int, steps: tuple[int, ...]) -> Path:
         if not (folder / file).exists():  # else an earlier call was stopped later
             export_onnx(small, inputs, folder / "unfinished.onnx").pop().replace(folder / file)
         rows.append({"file": file, "round_to": step, "widths": widths.tolist()})
-    made = yardsticks(model, inputs, structure)
+    made = networks_to_time(model, inputs, structure)
     for count, (_, file) in enumerate(made):
         (folder / f"yardstick{count}.onnx").write_bytes(file)
-    (folder / "yardsticks.json").write_text(json.dumps([layers for layers, _ in made]), encoding="utf-8")
+    (folder / "networks_to_time.json").write_text(json.dumps([layers for layers, _ in made]), encoding="utf-8")
     (folder / "plans.json").write_text(json.dumps(rows), encoding="utf-8")
     return folder
 
@@ -83,7 +83,7 @@ def predict(name: str, plans: int, steps: tuple[int, ...]) -> None:
     source = models.resolve_address(name, {})
     model, inputs = source.build().eval(), models.example_inputs(source.input_shape)
     structure = analyse(model, inputs)
-    own = json.loads((folder / "yardsticks.json").read_text(encoding="utf-8"))
+    own = json.loads((folder / "networks_to_time.json").read_text(encoding="utf-8"))
     networks = [(layers, (folder / f"yardstick{count}.onnx").read_bytes()) for count, layers in enumerate(own)]
     profile = devices.measure_device(
         devices.jobs(devices.sites(structure)), far=parameter_bytes(model), networks=networks
@@ -117,7 +117,7 @@ def judge(name: str, steps: tuple[int, ...]) -> None:
         "rounding": list(steps),
         "profile_seconds": profile.seconds,
         "profile_noise": profile.noise,
-        "yardsticks": len(profile.networks),
+        "networks_to_time": len(profile.networks),
         "tries": probe.TRIES,
         "spread_between_passes": float(np.median([row["spread"] for row in drawn])),
         "median_error": float(np.median(np.abs(errors))),

@@ -99,7 +99,7 @@ def measured(records: Records) -> str:
 
 
 def of_rlr(records: Records) -> str:
-    """The four initialisations."""
+    """The four initializations."""
     ours = [r for r in records if r["run"]["arm"] == "ours"]
     # The widths experiment holds the same runs with `reinit`; what matters is that all else is equal.
     lines = summarise(ours)

@@ -29,7 +29,7 @@ from reconvene.devices.on_device.sessions import SLOW
 from reconvene.devices.operators import ACTIVATIONS
 from reconvene.errors import BudgetError, DeviceError
 from reconvene.planning import runtime_costs
-from reconvene.planning.calibration_networks import yardsticks
+from reconvene.planning.calibration_networks import networks_to_time
 from reconvene.planning.feedback import _ATTEMPTS
 from reconvene.planning.pruning import plan_with
 from reconvene.planning.session import Planner
@@ -300,7 +300,7 @@ def test_weights_that_come_from_far_away_cost_more() -> None:
 def test_whole_networks_correct_the_sum_of_layers_and_longer_networks_stay_longer() -> None:
     model = models.resolve_address("resnet20", {"width": 0.5}).build()
     structure, plain = fakes.of(model, IMAGE)
-    made = yardsticks(model, IMAGE, structure)
+    made = networks_to_time(model, IMAGE, structure)
     small = [structure.widths, np.full_like(structure.widths, 8), np.minimum(structure.widths, 4)]
     small = [np.array(widths) for widths in {tuple(widths) for widths in small}]
     sums = devices.Predictor(structure, plain)
@@ -330,11 +330,11 @@ def test_whole_networks_correct_the_sum_of_layers_and_longer_networks_stay_longe
     assert sum(row.seconds for row in rows) < predictor.seconds(by_length[0]) < 2 * sum(row.seconds for row in rows)
 
 
-def test_yardsticks_are_the_model_at_even_widths_as_files_that_run() -> None:
+def test_networks_to_time_are_the_model_at_even_widths_as_files_that_run() -> None:
     ort = pytest.importorskip("onnxruntime")
     model = mini_resnet()
     structure = analyse(model, IMAGE)
-    made, sites = yardsticks(model, IMAGE, structure), devices.sites(structure)
+    made, sites = networks_to_time(model, IMAGE, structure), devices.sites(structure)
     assert len(made) == 4, "dense, half and so on; 16 channels go no lower than 8"
     for layers, file in made:
         session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
@@ -344,7 +344,7 @@ def test_yardsticks_are_the_model_at_even_widths_as_files_that_run() -> None:
         assert 4 * weights < len(file) < 4 * weights + 100_000
     said: list[str] = []
     with notes_to(said.append):
-        assert len(yardsticks(model, IMAGE, structure, largest=200_000)) == 3
+        assert len(networks_to_time(model, IMAGE, structure, largest=200_000)) == 3
     assert "1 of its widths is not timed" in said[0]
 
 

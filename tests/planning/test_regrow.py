@@ -112,7 +112,7 @@ def test_what_leaves_in_an_update_cannot_come_back_in_it() -> None:
     growth.gradient[0][:] = 1.0
     growth.gradient[0][4:8] = 100.0  # they fired until now, so the loss asks for them most
     before = growth.alive[0].copy()
-    growth._update(0, 0.5)
+    growth._update(0, 0.5, growth.regrow)
     left = before & ~growth.alive[0]
     back = growth.alive[0] & ~before
     assert left.any() and back.any() and not (left & back).any()
@@ -125,7 +125,7 @@ def test_the_dead_are_not_ranked_by_what_they_did() -> None:
     growth.gradient[0][:] = 0.0
     growth.gradient[0][2] = 1.0
     growth.activity[0][:6] = 100.0
-    growth._update(0, 0.1)
+    growth._update(0, 0.1, growth.regrow)
     assert growth.alive[0][2]
 
 
@@ -134,7 +134,7 @@ def test_a_channel_that_came_back_is_judged_by_what_it_does_since() -> None:
     growth.seen[0][:] = 1000
     growth.alive[0][:6] = False
     growth.gradient[0][2] = 1.0
-    growth._update(0, 0.1)
+    growth._update(0, 0.1, growth.regrow)
     left = int(np.flatnonzero(~growth.alive[0][6:])[0]) + 6
     stayed = int(np.flatnonzero(growth.alive[0][6:])[0]) + 6
     for average in (growth.activity, growth.gradient):
@@ -176,7 +176,7 @@ def test_a_channel_that_the_label_depends_on_comes_back() -> None:
         growth.network.zero_grad()
         F.cross_entropy(growth.network(x), (x[:, 0] > 0).long()).backward()
         growth.step(0.01 * step)
-    growth._update(0, 0.2)
+    growth._update(0, 0.2, growth.regrow)
     assert growth.gradient[0][0] > growth.gradient[0][5] and growth.alive[0][0]
 
 

@@ -252,7 +252,7 @@ def test_layers_that_cannot_be_scaled_keep_their_weights_and_say_why():
     plan = SimpleNamespace(touched=touched, spread=output_spread(model, example, seed=0), seed=0)
     before = state(model)
     report = rows(rectify(model, plan, example))
-    assert report["first"].action == report["again"].action == report["last"].action == "reinitialised"
+    assert report["first"].action == report["again"].action == report["last"].action == "reinitialized"
     assert report["tied"].action == "kept: tied to again"
     assert report["never"].action == report["functional"].action == "kept: never called by itself, or not finite"
     assert report["zero"].action == "kept: all zero by choice"
@@ -292,7 +292,7 @@ def test_a_layer_without_signal_is_reported():
     model = Dead()
     plan = SimpleNamespace(touched=["a"], spread={"a": 1.0}, seed=0)
     report = rectify(model, plan, torch.randn(4, 6))
-    assert report.rows[0].action == "reinitialised, not scaled: no signal reaches it"
+    assert report.rows[0].action == "reinitialized, not scaled: no signal reaches it"
     assert report.rows[0].ratio == 0.0 and report.outside == report.rows
 
 
@@ -355,7 +355,7 @@ def test_the_report_prints_and_serialises():
     report = RectifyReport(
         "reinit",
         0,
-        (SpreadRow("a", "Linear", True, "reinitialised", 2.0, 1.0, 3.0), SpreadRow("n", "Norm", True, "norm reset")),
+        (SpreadRow("a", "Linear", True, "reinitialized", 2.0, 1.0, 3.0), SpreadRow("n", "Norm", True, "norm reset")),
     )
     assert [row.layer for row in report.outside] == ["a"] and report.rows[0].ratio == 1.5
     assert "0 of 1 measured layers within [0.8, 1.25]" in str(report) and "1.5" in str(report)

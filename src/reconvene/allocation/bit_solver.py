@@ -103,7 +103,7 @@ def _scale(problem: BitProblem) -> float:
 
 
 def _at_price(problem: BitProblem, price: Price) -> Decision:
-    """Everybody's best choice at a price for one unit of each cost."""
+    """The best choice of every group, layer and channel at given prices for a unit of each cost."""
     decision = problem.dense()
     for _ in range(SWEEPS):
         before = decision.copy()

@@ -84,7 +84,7 @@ def _unequal(balances: Sequence[Balance], widths: Widths) -> tuple[Balance, int,
 
 
 def repair(counts: Widths, equations: Sequence[Pieces], allowed: Sequence[Widths], need: Sequence[float]) -> Widths:
-    """Grow ``kept`` as little as one equation at a time can until all of them hold.
+    """Grow ``counts`` as little as one equation at a time can until all of them hold.
 
     ``allowed[g]``: ascending widths group ``g`` may have, the dense one last. ``need[g]``: who should grow first when
     there is a choice (the loss at the present width).

@@ -48,7 +48,7 @@ def allocate(
     2. Refinement: trades that lower the sum of squared losses; no group ends more than ``slack`` (a share) above
        ``tau``; where losses add up any may.
     3. Filling: no group, with those that equations tie to it, can grow one step within the budgets. With ``refine``,
-       where the tightest budget is used to less than ``fill.ENOUGH`` then, in steps of a half, a quarter, an eighth.
+       where the tightest budget is used to less than nine tenths then, in steps of a half, a quarter, an eighth.
 
     ``limits``: the absolute limits of the budget's costs; by default as the budget has them of ``costs.dense``.
 

@@ -56,7 +56,7 @@ def _with_weights(files: _Files) -> _Files:
 @opened
 @dataclass(frozen=True)
 class ModelEntry:
-    """How the dense model is built, see ``reconvene.models.Source``."""
+    """How the dense model is built, see ``reconvene.models.ModelSource``."""
 
     address: Name
     args: dict[Name, _Argument] | None = None

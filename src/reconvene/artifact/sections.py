@@ -72,7 +72,7 @@ class PruningRecord(PruningSettings):
 @opened
 @dataclass(frozen=True)
 class Teacher:
-    """Whom a network learned from: an address, and its headline on the same test split."""
+    """The teacher of a network: its address, and its headline metric on the same test split."""
 
     model: Text
     score: _Score

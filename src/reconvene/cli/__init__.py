@@ -250,7 +250,7 @@ def _carry_out(name: str, tokens: list[str]) -> int:
         return _say(name, error, debug=debug)
     except BrokenPipeError:
         raise
-    except OSError as error:  # what the system refused where no room foresaw it: a full disk, a folder taken away
+    except OSError as error:  # refused by the system where no code foresaw it: a full disk, a folder taken away
         return _say(name, error, debug=debug)
     except Exception as error:  # noqa: BLE001 -- the last line of defence: no trace on the terminal unless asked for
         from reconvene.utils.resources import resource_error

@@ -228,7 +228,7 @@ class Int8Options:
     """Training images that ranges are measured on, at most 256."""
 
     def int8(self) -> Int8:
-        """These options as the pipeline takes them."""
+        """These options as the workflow takes them."""
         if not 1 <= self.calibration_samples <= 256:
             raise UsageError(f"--calibration-samples {self.calibration_samples}: it is from 1 to 256")
         from reconvene.workflow import Int8
@@ -256,7 +256,7 @@ class LimitOptions(Int8Options):
     """Most accuracy that int8 may lose: 0.02 is two points."""
 
     def int8(self) -> Int8:
-        """These options as the pipeline takes them."""
+        """These options as the workflow takes them."""
         if not (0 <= self.min_agreement <= 1 and 0 <= self.max_accuracy_drop <= 1):
             raise UsageError("--min-agreement and --max-accuracy-drop are shares, from 0 to 1")
         settings = super().int8()

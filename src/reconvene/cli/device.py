@@ -85,7 +85,7 @@ class DeviceCommand(ModelOptions, Seeded, Command):
         """Layers, bytes of weights, and whole networks."""
         from reconvene import devices
         from reconvene.models import example_inputs
-        from reconvene.planning.calibration_networks import yardsticks
+        from reconvene.planning.calibration_networks import networks_to_time
         from reconvene.planning.target import parameter_bytes
         from reconvene.structure import analyse
 
@@ -97,7 +97,7 @@ class DeviceCommand(ModelOptions, Seeded, Command):
         model = source.build(allow_import=self.allow_import)
         inputs = example_inputs(source.input_shape, seed=self.seed)
         structure = analyse(model, inputs, trial=False)
-        networks = yardsticks(model, inputs, structure, precision=self.precision)
+        networks = networks_to_time(model, inputs, structure, precision=self.precision)
         return devices.jobs(devices.sites(structure)), parameter_bytes(model), networks
 
 

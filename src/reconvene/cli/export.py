@@ -120,7 +120,7 @@ class ExportCommand(LimitOptions, Importing, Seeded, Command):
         return self._answer(by_variant, dataset)
 
     def _form(self) -> Form:
-        """How the files are written, as the pipeline takes it."""
+        """How the files are written, as the workflow takes it."""
         batch = int(self.batch) if self.batch.isdecimal() else self.batch
         if batch not in ("auto", "free", "static") and not (isinstance(batch, int) and batch > 0):
             raise UsageError(f"--batch {self.batch} is none of auto, free, static, nor a number of examples")

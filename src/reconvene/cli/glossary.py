@@ -14,6 +14,8 @@ _WORDS = {
     "calibration (int8)": "reading the ranges of activations from real data, so that eight bits can hold them",
     "calibration (scores)": "whether a network that says 90 % is right nine times of ten; the error is the mean gap",
     "criterion": "what scores weights or channels by how much the network needs them: synflow, snip, taylor, ...",
+    "dead channels removed": "why a group of a simplified network has its width: channels left that are constant or "
+    "that nothing reads",
     "dense": "the network before channels are removed",
     "device profile": "what layers cost in time on one device and runtime, measured there and kept as a file",
     "evaluator": "what judges how much a group can lose: fan_in from shapes alone, others from a criterion's scores",

@@ -51,7 +51,7 @@ class PruneOptions(CriterionOptions):
     """Replace an artifact that was trained already."""
 
     def pruning(self, seed: int, *, criterion: str | None = None, rectify: str = "reinit", **target: Any) -> Pruning:
-        """These options as the pipeline takes them; ``criterion`` and ``rectify`` where none is asked for."""
+        """These options as the workflow takes them; ``criterion`` and ``rectify`` where none is asked for."""
         from reconvene.workflow import Pruning
 
         require_at_least(self, ("round_to",))

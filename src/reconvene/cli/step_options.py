@@ -49,7 +49,7 @@ class StepOptions(LearningOptions):
         return False
 
     def tuned(self, seed: int, base: Path | None) -> Tuned:
-        """These options as the pipeline takes them, for the artifact that is pruned. UsageError."""
+        """These options as the workflow takes them, for the artifact that is pruned. UsageError."""
         from reconvene.artifact import Artifact
         from reconvene.workflow import Lesson, Tuned, rewound
 

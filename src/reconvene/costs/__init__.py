@@ -1,6 +1,6 @@
 """Costs: what a network is charged for, how amounts are written, and the budgets that limit them.
 
-Importing this room does not import torch, since the command line builds its options from it.
+Importing this package does not import torch, since the command line builds its options from it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 One pass computes ``R = sum of outputs`` of the network with absolute weights, no biases and an all-ones input, run as
 its positive linear counterpart (``linear``), and ``|w| * dR/d|w|`` for every weight (2006.05467, equation 6). It runs
-in float32: ``exponents`` keeps numbers in range by powers of two, which is exact.
+in float32: ``scaled_tensor`` keeps numbers in range by powers of two, which is exact.
 
 Weights lie channels last, which halves the time of convolutions on few pixels, and so do activations then. A model that
 does not run so (``x.view(len(x), -1)`` after a convolution), or looks at strides, is run in the order it was written

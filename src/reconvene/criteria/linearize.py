@@ -35,7 +35,7 @@ from reconvene.criteria.scaled_tensor import gate, live, marked_like, signal
 
 
 class PositiveCounterpart(TorchFunctionMode):
-    """Context in which a network runs as its positive linear counterpart, on tensors with exponents (``exponents``).
+    """Context in which a network runs as its positive linear counterpart, on tensors of ``scaled_tensor``.
 
     ``extents`` collects, for every convolution met, the smallest spatial input it saw per dimension and how far its
     kernel reaches: ``(size, reach)`` pairs in order of execution. ``reads_strides`` tells whether the model looked at

@@ -46,7 +46,7 @@ def remedy(measured: Fidelity, candidates: Sequence[str], trial: Trial) -> tuple
 
 
 def advice(alone: Sequence[Remedy], best: Remedy | None, keep_fp32: Sequence[str], tried: Sequence[str]) -> str:
-    """The same in words."""
+    """Word the remedies for the error message."""
     if best is None:
         if not tried:
             return "Every layer is in float32 already: look at the data, or loosen the limits"

@@ -122,10 +122,10 @@ def export(
     options.check(runtime, int8=quantize is not None)
     runtime.require(exporting=True)
     inputs = own_inputs(model, example_inputs, seed=seed)
-    # where nobody gave an example, a batch that cannot be free is one of one
     settle_state(model, inputs)
     if state == CARRIED:
         model, inputs = one_step(model, inputs)
+    # without an example, a file whose batch cannot be free takes one sample
     options, inputs = options.resolved(
         model, runtime, inputs if example_inputs is not None else take_samples(inputs, 0, 1)
     )

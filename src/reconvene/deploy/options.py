@@ -28,7 +28,7 @@ class FileOptions:
     Attributes:
         batch: ``auto`` leaves the batch free where the format and the model can and is ``static`` elsewhere;
             ``free`` insists; ``static`` is the batch of the example; a number is a static batch of so many.
-        dynamic_axes: names in ``AXES``.
+        dynamic_axes: ``height``, ``width`` or both.
         opset: of ONNX; ``None`` is our own choice.
         precision: ``fp32`` or ``fp16``; in ``fp16`` weights and arithmetic are halves, inputs and outputs as in the
             model.

@@ -28,7 +28,7 @@ def write_model(
 def write_file(
     runtime: Runtime, model: nn.Module, inputs: Any, path: Path, settings: Quantisation | None, options: FileOptions
 ) -> Written:
-    """The same as ``options`` say, and what there is to be known of what was written."""
+    """Write a file with these options; returns its paths, its batch and notes on it."""
     original = model
     model = once(original, "eval form", lambda: eval_form(original))
     options, inputs = options.resolved(model, runtime, inputs)

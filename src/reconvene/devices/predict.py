@@ -1,4 +1,4 @@
-"""From a device profile to the latency of any widths of one network, in microseconds of work."""
+"""Predicts the latency of a network at any widths from a device profile; one prediction takes microseconds."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def measure_device(
     networks: Sequence[NetworkSpec] = (),
     name: str = "",
 ) -> Profile:
-    """Measure layers, and whole networks of them (``yardsticks``), on this machine now.
+    """Measure layers, and whole networks of them (``networks``), on this machine now.
 
     Raises MissingExtraError, DeviceError.
     """
@@ -119,7 +119,7 @@ def save_profile(profile: Profile, path: Path) -> None:
     """Write a profile, whole or not at all. Raises DeviceError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Not as in disk.py: several processes may measure this machine at once, each needs a name of its own.
+        # Not ``write_atomic``: several processes may measure this machine at once, and each needs a name of its own.
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         partial.write_text(profile.to_json(), encoding="utf-8")
         os.replace(partial, path)

@@ -1,7 +1,7 @@
 """Evaluator `density`: how mild a density already makes the criterion cut the group this far.
 
 ``loss(k) = -log(delta)`` nats, where ``delta`` is the mildest global density at which the widths solved jointly from
-the densities of all layers (see ``joint``) leave the group ``k`` channels. One water level ``tau`` for all
+the densities of all layers (``widths_from_density``) leave the group ``k`` channels. One water level ``tau`` for all
 groups is therefore exactly the widths the criterion implies at density ``exp(-tau)``.
 """
 

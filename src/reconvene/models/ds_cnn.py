@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from reconvene.models.layers import conv_bn, initialise, scaled
+from reconvene.models.layers import conv_bn, initialize, scaled
 
 _CHANNELS, _BLOCKS = 64, 4
 _BANDS, _FRAMES = 4, 10  # of the kernel of the first layer
@@ -25,7 +25,7 @@ class DSCNN(nn.Module):
         self.blocks = nn.Sequential(*(separable(channels) for _ in range(_BLOCKS)))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(channels, num_classes)
-        initialise(self)
+        initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Class logits."""

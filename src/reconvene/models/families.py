@@ -32,7 +32,7 @@ def torchvision(name: str, args: Mapping[str, ModelArgument], *, fetch: bool = F
         raise _unknown("torchvision", name, models.list_models())
     builder = models.get_model_builder(name)
     _require_data(args, _parameters(builder), f"torchvision:{name}")
-    # Segmentation and detection would fetch a trained backbone by default; two builders warn unless told to initialise.
+    # Segmentation and detection would fetch a trained backbone by default; two builders warn unless told to initialize.
     named = inspect.signature(builder).parameters
     fixed: dict[str, Any] = {key: None for key in ("weights", "weights_backbone") if key in named}
     if name in ("inception_v3", "googlenet") and "init_weights" not in args:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from reconvene.models.layers import initialise, scaled
+from reconvene.models.layers import initialize, scaled
 
 FOREGROUND, DIRECTIONS = 2, 2
 GROUPS = 4
@@ -50,7 +50,7 @@ class HoVerNet(nn.Module):
         self.bottleneck = nn.Conv2d(before, scaled(_BOTTLENECK, width), 1, bias=False)
         outputs = {"np": FOREGROUND, "hv": DIRECTIONS} | ({"tp": types} if types else {})
         self.decoders = nn.ModuleDict({name: Decoder(channels, width) for name, channels in outputs.items()})
-        initialise(self)
+        initialize(self)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Every output at the size of the input."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from reconvene.models.layers import conv_bn, initialise, scaled
+from reconvene.models.layers import conv_bn, initialize, scaled
 
 
 class BasicBlock(nn.Module):
@@ -57,7 +57,7 @@ class ResNet(nn.Module):
         self.stages = nn.Sequential(*stages)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(channels, num_classes)
-        initialise(self)
+        initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Class logits: ``[N, in_channels, H, W] -> [N, num_classes]``."""

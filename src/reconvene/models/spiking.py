@@ -116,7 +116,7 @@ class SpikingVGG(SpikingNetwork):
         self.features = nn.Sequential(*layers)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(channels, num_classes)
-        _initialise(self)
+        _initialize(self)
 
     def step(self, x: Tensor) -> Tensor:
         """One time step."""
@@ -168,7 +168,7 @@ class SpikingResNet(SpikingNetwork):
         self.blocks = nn.Sequential(*blocks)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(channels, num_classes)
-        _initialise(self)
+        _initialize(self)
 
     def step(self, x: Tensor) -> Tensor:
         """One time step."""
@@ -176,7 +176,7 @@ class SpikingResNet(SpikingNetwork):
         return logits
 
 
-def _initialise(model: nn.Module) -> None:
+def _initialize(model: nn.Module) -> None:
     """Weights of convolutions at ``N(0, 4 / fan_in)``: a quarter of the inputs spike, so drives spread by about one.
 
     With He initialization, which expects half of the inputs to be active, deep layers are silent in eval mode.

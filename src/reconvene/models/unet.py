@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from reconvene.models.layers import conv_bn, initialise, scaled
+from reconvene.models.layers import conv_bn, initialize, scaled
 
 _WIDTHS = (32, 64, 128, 256)
 
@@ -24,7 +24,7 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, 2) for coarse, fine in coarse_to_fine)
         self.decoder = nn.ModuleList(_double(2 * fine, fine) for _, fine in coarse_to_fine)
         self.head = nn.Conv2d(widths[0], num_classes, 1)
-        initialise(self)
+        initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pixel logits."""

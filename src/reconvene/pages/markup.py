@@ -73,9 +73,9 @@ def raw_script(text: str) -> Html:
     return Html(f"<script>{text}</script>")
 
 
-def document(*children: Child, language: str = "en") -> Html:
+def document(*children: Child) -> Html:
     """A whole page around ``<head>`` and ``<body>``."""
-    return Html(f"<!doctype html>\n{tag('html', *children, lang=language)}\n")
+    return Html(f"<!doctype html>\n{tag('html', *children, lang='en')}\n")
 
 
 def _attribute(key: str, value: _Attribute) -> str:

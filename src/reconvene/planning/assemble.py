@@ -237,7 +237,7 @@ def check_finite(model: nn.Module) -> None:
     weights = {name for name, _ in model.named_parameters()} | statistics
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
-            raise ModelError(f"{name} is not initialised yet (a lazy module). Run the model once, then prune it.")
+            raise ModelError(f"{name} is not initialized yet (a lazy module). Run the model once, then prune it.")
         if not tensor.is_floating_point() or tensor.is_meta or _finite(tensor):
             continue
         if name in weights or bool(tensor.isnan().any()):

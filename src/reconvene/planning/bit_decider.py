@@ -197,9 +197,10 @@ class BitDecider:
         left = next((layer.name for layer in layers if layer.weight not in decided), None)
         for file in self._files:
             if left is not None and file.activations < BITS:
+                place = f"layer {left!r}" if left else "the model"
                 raise ArgumentError(
                     f"{file.title} computes with activations of at most {file.activations} bits, and what "
-                    f"layer {left or 'the model'!r} reads stays at {BITS}: it is "
+                    f"{place} reads stays at {BITS}: it is "
                     "no convolution and no linear layer with a weight of its own"
                 )
 

@@ -61,7 +61,7 @@ def losses_on_data(
     loss: Loss | None,
     seed: int,
 ) -> BitLosses:
-    """Losses from gradients of up to ``EXAMPLES`` examples. Raises CriterionError for data or a loss that do not do."""
+    """Losses from gradients of up to 256 examples. Raises CriterionError for data or a loss that do not do."""
     subject = ChannelSubject(model, structure, example_inputs, data, loss, seed)
     names = argument_names(model, example_inputs)
     batches = Batches(data, user="the plan of bits", device=subject.device, seed=seed, names=names)

@@ -34,7 +34,7 @@ _ROUND_TO = 8
 MOST_BYTES = 256 << 20
 
 
-def yardsticks(
+def networks_to_time(
     model: nn.Module,
     example_inputs: Any,
     structure: Structure,
@@ -74,7 +74,7 @@ def cut_groups(model: nn.Module, example_inputs: Any, structure: Structure, widt
 
 
 def _even(structure: Structure) -> Iterator[tuple[float, NDArray[np.int64]]]:
-    """Widths that are the same share of the dense ones everywhere, in multiples of ``ROUND_TO``."""
+    """Widths that are the same share of the dense ones everywhere, in multiples of ``_ROUND_TO``."""
     dense, used_widths = structure.widths, set()
     for share in _SHARES:
         rounded = np.clip(np.round(dense * share / _ROUND_TO) * _ROUND_TO, np.minimum(_ROUND_TO, dense), dense)
@@ -85,10 +85,10 @@ def _even(structure: Structure) -> Iterator[tuple[float, NDArray[np.int64]]]:
 
 
 def _file(model: nn.Module, inputs: Any, structure: Structure, widths: NDArray[np.int64], precision: str) -> bytes:
-    """``cut`` as ONNX. Raises ReconveneError where that does not work."""
+    """The network cut to these widths, as an ONNX file. Raises ReconveneError where that does not work."""
     small = cut_groups(model, inputs, structure, widths)
     small_inputs = own_inputs(small, inputs)
     settings = stand_in(small_inputs) if precision == "int8" else None
-    with tempfile.TemporaryDirectory(prefix="reconvene-yardstick-") as folder:
+    with tempfile.TemporaryDirectory(prefix="reconvene-timed-") as folder:
         files = write_model(format_named("onnx"), small, small_inputs, Path(folder) / "model.onnx", settings)
         return b"".join(file.read_bytes() for file in files[:1])

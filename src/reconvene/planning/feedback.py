@@ -270,9 +270,10 @@ class _Search:
         if all(row.width == row.dense for row in plan.rows) or max(shares.values(), default=1.0) >= _WELL_USED:
             return []
         name, share = max(shares.items(), key=lambda item: item[1])
+        idle = "; if this machine had other work, measure again on an idle one" if name == "latency" else ""
         text = (
             f"only {share:.0%} of the limit on {name} is used: none of {len(self._measured)} measured networks came "
-            "nearer. Where the machine had other work, measure again on an idle one; else try round_to=1 (--round-to 1)"
+            f"nearer. Try round_to=1 (--round-to 1){idle}"
         )
         return [Note(text, "budget")]
 

@@ -175,15 +175,15 @@ class Regrowth:
         if due > self._updated and done >= start:
             along = min((min(done, end) - start) / (end - start), 1.0)
             for g in range(len(self.alive)):
-                self._update(g, along)
+                self._update(g, along, self.regrow)
         self._updated = max(due, self._updated)
 
-    def _update(self, g: int, along: float) -> None:
-        """Let channels of one group leave and come back; ``along``: 0 at the start of the ramp, 1 at its end."""
+    def _update(self, g: int, along: float, regrow: float) -> None:
+        """Let channels of a group leave and a share come back; ``along``: 0 where the ramp starts, 1 at its end."""
         alive, width = self.alive[g], len(self.alive[g])
         goal = self.targets[g] + round((width - self.targets[g]) * (1 - along) ** 3)
         before = alive.copy()
-        back = min(int(self.regrow * (1 - along) * goal), int((~before).sum()), goal - 1)
+        back = min(int(regrow * (1 - along) * goal), int((~before).sum()), goal - 1)
         staying = max(min(goal, int(before.sum())) - back, 1)
         ranked = np.flatnonzero(before)[np.argsort(-self.activity[g][before], kind="stable")]
         alive[:] = False
@@ -198,8 +198,7 @@ class Regrowth:
         """The network without the masked channels, in eval mode. Raises StructureError where outputs would change."""
         for g in range(len(self.alive)):
             if self.alive[g].sum() != self.targets[g]:  # the loop was shorter than its ramp
-                self.regrow = 0.0
-                self._update(g, 1.0)
+                self._update(g, 1.0, regrow=0.0)
         keep = [np.flatnonzero(alive).astype(np.int64) for alive in self.alive]
         self.network.eval().to(memory_format=torch.contiguous_format)
         clear_state(self.network)

@@ -142,7 +142,7 @@ def choose_replacements(
     precision: str = "fp32",
     seed: int = 0,
 ) -> Replaced:
-    """The same, with what was chosen and why; args and errors as for ``rc.replace``."""
+    """Choose the replacements; returns them with losses and prices. Args and errors as for ``rc.replace``."""
     if allow is None and budget is None:
         raise ArgumentError("nothing says what to replace. Give allow=['relu', 'relu6'], or budget=0.5, or both")
     if budget is not None and not 0 < budget <= 1:

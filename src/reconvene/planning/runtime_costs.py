@@ -57,8 +57,8 @@ class MachineLatency(DeviceLatency):
         if self._watch is None or not self._watch.unsettled:
             return ""
         return (
-            "this machine was slower than at its best all the while (if it always is: measure it again): "
-            f"{self._watch.unsettled} times were taken as they came"
+            f"this machine was busy while networks were timed: {self._watch.unsettled} times have no second, calm "
+            "reading. If it is always this slow, measure its profile again"
         )
 
     def close(self) -> None:

@@ -113,7 +113,7 @@ class SearchPhase:
     """Weights and choices together, under an augmented Lagrangian of the limits.
 
     The penalty of cost ``j`` is ``(max(0, mu + rho h)^2 - mu^2) / 2 rho`` with ``h = cost / limit - 1`` of the present
-    decision, and ``UPDATES`` times ``mu <- max(0, mu + rho h)``, ``h``
+    decision, and ``_UPDATES`` times ``mu <- max(0, mu + rho h)``, ``h``
     within ``SLACK``. Its gradient goes to the choices through the
     slopes of the cost (``bit_prices``). The first multipliers are the price that the plan in seconds was decided by.
     """

@@ -83,8 +83,8 @@ def simplify(model: nn.Module, example_inputs: Any, *, progress: ProgressOption 
 
 def _simplified(model: nn.Module, example_inputs: Any) -> nn.Module:
     structure = analyse(model, example_inputs)
-    simpler = _Simpler(model, structure, Roles.of(model, structure), example_inputs)
-    return simpler.network(simpler.exact([_left(group, simpler.dead[group.name]) for group in structure.prunable]))
+    remover = _ChannelRemover(model, structure, Roles.of(model, structure), example_inputs)
+    return remover.network(remover.exact([_left(remover.dead[group.name]) for group in structure.prunable]))
 
 
 def silent_channels(model: nn.Module, structure: Structure, example_inputs: Any) -> list[NDArray[np.bool_]]:
@@ -97,13 +97,13 @@ def silent_channels(model: nn.Module, structure: Structure, example_inputs: Any)
     roles = Roles.of(model, structure)
     if not any(_has_zeros(roles, group) for group in structure.prunable):
         return [np.zeros(group.width, dtype=np.bool_) for group in structure.prunable]
-    simpler = _Simpler(model, structure, roles, example_inputs)
-    silent = [simpler.silent(group) for group in structure.prunable]
-    if not any(said.any() for said in silent):
+    remover = _ChannelRemover(model, structure, roles, example_inputs)
+    silent = [remover.silent(group) for group in structure.prunable]
+    if not any(channels.any() for channels in silent):
         return silent
-    keep = simpler.exact([_left(group, said) for group, said in zip(structure.prunable, silent, strict=True)])
+    keep = remover.exact([_left(channels) for channels in silent])
     leaves = [len(kept) < group.width for kept, group in zip(keep, structure.prunable, strict=True)]
-    return [said & leaving for said, leaving in zip(silent, leaves, strict=True)]
+    return [channels & leaving for channels, leaving in zip(silent, leaves, strict=True)]
 
 
 def _has_zeros(roles: Roles, group: Group) -> bool:
@@ -142,7 +142,7 @@ class _Reader:
         return np.stack([self.slot.index[channels] + n * (size // groups) for n in range(groups)])
 
 
-class _Simpler:
+class _ChannelRemover:
     """Networks without some of the dead channels of a model; ``dead``: by group, which channels are, ``[width]``."""
 
     def __init__(self, model: nn.Module, structure: Structure, roles: Roles, inputs: Any) -> None:
@@ -159,14 +159,14 @@ class _Simpler:
         self.dead = {group.name: self._dead(group, constant) for group in structure.prunable}
 
     def _dead(self, group: Group, constant: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.bool_]:
-        everyone = np.arange(group.width)
+        channels = np.arange(group.width)
         dead = np.full(group.width, bool(self.readers[group.name]))
         for reader in self.readers[group.name]:
-            said = self._unread(reader)
+            unread = self._unread(reader)
             if reader.owner is not None and len(inputs := constant[reader.owner]):
                 module = self.model.get_submodule(reader.owner)
-                said = said | inputs[reader.places(module, everyone, len(inputs))].all(axis=(0, 2))
-            dead &= said
+                unread = unread | inputs[reader.places(module, channels, len(inputs))].all(axis=(0, 2))
+            dead &= unread
         return dead
 
     def _unread(self, reader: _Reader) -> NDArray[np.bool_]:
@@ -178,12 +178,12 @@ class _Simpler:
 
     def silent(self, group: Group) -> NDArray[np.bool_]:
         """The dead channels that leave nothing behind: their constant is zero, or nobody reads it."""
-        everyone = np.arange(group.width)
+        channels = np.arange(group.width)
         silent = self.dead[group.name].copy()
         for reader in self.readers[group.name]:
             values, unread = self._values(reader), self._unread(reader)
             if reader.owner is not None and values is not None and len(values):
-                places = reader.places(self.model.get_submodule(reader.owner), everyone, len(values))
+                places = reader.places(self.model.get_submodule(reader.owner), channels, len(values))
                 silent &= unread | (values[torch.from_numpy(places)].abs() <= ZERO).numpy().all(axis=(0, 2))
             else:
                 silent &= unread
@@ -269,14 +269,18 @@ class _Simpler:
         scalars = replay(self.model, self.inputs, self.structure, keep).scalars
         rows = [
             PlanRow(
-                group.name, group.width, len(kept), to_text(kept), why="" if len(kept) == group.width else "dead left"
+                group.name,
+                group.width,
+                len(kept),
+                to_text(kept),
+                why="" if len(kept) == group.width else "dead channels removed",
             )
             for group, kept in zip(self.structure.prunable, keep, strict=True)
         ]
         return make_plan(self.model, self.structure, keep, rows, scalars=scalars)
 
 
-def _left(group: Group, dead: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _left(dead: NDArray[np.bool_]) -> NDArray[np.int64]:
     """The channels that are not dead; the first one, where all are."""
     kept = np.flatnonzero(~dead).astype(np.int64)
     return kept if len(kept) else np.arange(1, dtype=np.int64)

@@ -46,7 +46,7 @@ def rectify(
 
     - ``reinit``: every touched layer draws fresh N(0, 1/fan_in) weights, scaled in one calibration pass, in the order
       of calls, so that its output spreads as the dense layer's did. Touched norms are reset (scale 1, shift 0, fresh
-      statistics). Where an untouched layer then leaves [0.8, 1.25], the weights are drawn again, at most ``DRAWS``
+      statistics). Where an untouched layer then leaves [0.8, 1.25], the weights are drawn again, at most eight
       times, and the draw whose worst ratio is nearest to 1 stays.
     - ``rescale``: touched layers keep the kept weights and biases, scaled so; norms stay.
     - ``keep``: nothing changes; the report still measures.
@@ -202,7 +202,7 @@ class _Work:
             self._before(name, module)
             if name not in self.touched or name in self.actions or self.change is None:
                 continue
-            verb = "reinitialised" if self.change is _reinit else "rescaled"
+            verb = "reinitialized" if self.change is _reinit else "rescaled"
             if self.change is _reinit:
                 outputs = drives_on(self.small, batch, seed=seed, keep=name)[name].outputs
                 _balance_signs(module, torch.cat(outputs))
@@ -239,7 +239,7 @@ class _Work:
         """Scale the layer to the dense spread; its new output goes on to the next layer."""
         if name not in self.touched or name in self.actions or self.change is None:
             return None
-        verb = "reinitialised" if self.change is _reinit else "rescaled"
+        verb = "reinitialized" if self.change is _reinit else "rescaled"
         if self.change is _reinit and _balance_signs(module, output):
             output = module.forward(*args, **kwargs)
         output, trouble = scale_output(module, args, kwargs, output, self.dense[name])

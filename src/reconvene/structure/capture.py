@@ -188,7 +188,7 @@ def refuse_unsupported(model: nn.Module) -> None:
         for key, parameter in parameters.items():
             if is_lazy(parameter):
                 name = f"{path}.{key}" if path else key
-                raise ModelError(f"{name} is not initialised yet (a lazy module). Run the model once, then prune it.")
+                raise ModelError(f"{name} is not initialized yet (a lazy module). Run the model once, then prune it.")
 
 
 def _record_on(

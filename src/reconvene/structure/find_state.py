@@ -80,7 +80,7 @@ def _ways(model: nn.Module, same: Sequence[StateItem]) -> list[list[StateItem]]:
 def runs_afresh(model: nn.Module, trial: Try) -> bool:
     """Whether a model that does not run does so afresh; it is then remembered as what starts in this way.
 
-    What runs is known only where all of it does: ways are tried together, ``MOST`` combinations of them.
+    What runs is known only where all of it does: ways are tried together, ``_MOST`` combinations of them.
     """
     classes = list(_by_class(model, possible_state(model)).values())
     for ways in islice(product([way for way in RESETS if way != "zeros"], repeat=len(classes)), _MOST):

@@ -60,14 +60,14 @@ class Plan(Accounting, Provenance, Cut, Plottable):  # fields come in the order 
     """
 
     notes: list[StoredNote] = field(default_factory=list)
-    """What structure analysis had to pin after its trial, and operators it did not know."""
+    """Remarks, each about a subject: what structure analysis pinned, unknown operators, weights, the budget."""
     calibration: Any = field(default=None, compare=False, repr=False)
     """Inputs of a few examples, where bits were decided on data: exports calibrate on them. Never saved."""
 
     @property
     def kept_weights(self) -> bool:
         """Whether ``rc.prune`` kept trained weights when it applied this plan."""
-        return any(getattr(note, "about", "") == "kept weights" for note in self.notes)
+        return any(note.about == "kept weights" for note in self.notes)
 
     @property
     def remarks(self) -> list[str]:

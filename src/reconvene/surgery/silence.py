@@ -198,7 +198,7 @@ class _Restrict(DispatchMode):  # type: ignore[no-untyped-call]
         return back[0] if isinstance(result, Tensor) else tuple(back)
 
     def check(self) -> None:
-        """Every site must have been met, or the reference is not one."""
+        """Raise PlanError where the pass missed a site: the silenced reference is incomplete then."""
         for site in self.missed.values():
             raise PlanError(
                 f"the silenced reference never met {site.call} in {site.layer or 'the model'}; was the model changed?"

@@ -71,11 +71,11 @@ def assess(
     return replace(assessment, **changes)  # type: ignore[type-var]  # every kind is a dataclass
 
 
-def test_synops(model: nn.Module, dataset: Dataset, *, count: int = 100) -> Synops | None:
-    """Synaptic operations on ``count`` test images spread over the split; None of a network without spiking neurons."""
+def test_synops(model: nn.Module, dataset: Dataset) -> Synops | None:
+    """Synaptic operations on 100 test images spread over the split; None of a network without spiking neurons."""
     if not neurons(model):
         return None
-    places = torch.linspace(0, len(dataset.test) - 1, min(count, len(dataset.test))).long()
+    places = torch.linspace(0, len(dataset.test) - 1, min(100, len(dataset.test))).long()
     images = dataset.normalise(dataset.test.images[places])
     return count_synops(model, [images], images[:2])
 

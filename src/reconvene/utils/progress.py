@@ -1,8 +1,8 @@
 """Progress of work that takes a while: one mechanism for the command line, for Python and for notebooks.
 
-Work says what it does, in whatever room: ``with stage("training", total=100) as work: work.advance()``. Who shows it is
-decided once, at the top: the command line opens a ``Display``, and a public function listens as its ``progress`` says
-(``listening``). Work to which nobody listens costs one look-up of a context variable.
+Work anywhere in the package says what it does: ``with stage("training", total=100) as work: work.advance()``. Who shows
+it is decided once, at the top: the command line opens a ``Display``, and a public function listens as its ``progress``
+says (``listening``). Work to which nobody listens costs one look-up of a context variable.
 """
 
 from __future__ import annotations

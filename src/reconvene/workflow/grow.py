@@ -60,7 +60,13 @@ def train_growing(
     with alone_in(folder, error=TrainingError):
         stored = artifact.Artifact.open(folder)
         limits = None if budget is None else {name: str(value) for name, value in budget.asked.items()}
-        grown = {"budget": limits, "regrow": regrow, "ramp": list(ramp), "plan_seed": pruning.seed, **_about(pruning)}
+        grown = {
+            "budget": limits,
+            "regrow": regrow,
+            "ramp": list(ramp),
+            "plan_seed": pruning.seed,
+            **_unusual(pruning),
+        }
         recipe = recipe_of(dataset, epochs, config) | {"growing": grown}
         earlier = stored.timed_training
         if earlier is not None and stored.plan is not None:
@@ -107,7 +113,7 @@ def train_growing(
         return training
 
 
-def _about(pruning: Pruning) -> dict[str, Any]:
+def _unusual(pruning: Pruning) -> dict[str, Any]:
     """Settings of the plan that are not the usual ones, as JSON has them: an older training knows no others."""
     asked, usual = (json.loads(json.dumps(asdict(each))) for each in (pruning, Pruning(seed=pruning.seed)))
     return {name: value for name, value in asked.items() if value != usual[name]}

@@ -43,12 +43,12 @@ class Graph:
         """Make a value an output of the graph."""
         self._outputs.append(_value_info(name, None))
 
-    def node(self, op: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: Any) -> str:
+    def node(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         """One operator with one output, which gives the node its name; returns that."""
         output = self.prefix + output
         body = b"".join(_text(1, name) for name in inputs) + _text(2, output) + _text(3, output) + _text(4, op)
         body += b"".join(_bytes(5, _attribute(key, value)) for key, value in attributes.items())
-        self._nodes.append(_bytes(1, body + (_text(7, domain) if domain else b"")))
+        self._nodes.append(_bytes(1, body))
         return output
 
     def constant(self, values: Any, data_type: int) -> str:

@@ -1,4 +1,4 @@
-"""Classification of images: nothing outside this room knows about classes of images."""
+"""Classification of images: nothing outside this package knows about classes of images."""
 
 from reconvene.tasks.classification.assessment import ClassAssessment, Predictions, calibration_error
 from reconvene.tasks.classification.evaluation import ClassEvaluation, warning

@@ -29,7 +29,7 @@ class QuantiseStage(RecipeStage):
     lr: float | Literal["auto"] = QAT_CONFIG.lr
 
     def check(self, path: Callable[[str], str]) -> None:
-        """Epochs and rate."""
+        """Check epochs and learning rate."""
         if self.epochs < 0:
             raise RecipeError(f"epochs {self.epochs} must be at least 0")
         if not self.epochs and self.lr != QAT_CONFIG.lr:
@@ -49,7 +49,7 @@ class QuantiseStage(RecipeStage):
 
     @property
     def trains(self) -> bool:
-        """With epochs."""
+        """True if it has epochs: then it is quantisation-aware training."""
         return self.epochs > 0
 
     def carry_out(self, work: StageWork) -> None:

@@ -67,7 +67,7 @@ class LimitedStage(RecipeStage):
 
     @property
     def needs_budget(self) -> bool:
-        """Where it has no limit."""
+        """True if the stage has no limit of its own."""
         return not self.limits
 
     def reads(self, work: StageWork) -> dict[str, Any]:
@@ -190,9 +190,10 @@ class BitsStage(LimitedStage):
     rectify: Annotated[str, one_of(RECTIFICATIONS)] | None = None
 
     def check(self, path: Callable[[str], str]) -> None:
-        """The bits as well."""
+        """Check bits of weights and activations beside the limits."""
         super().check(path)
-        check_bits(self.choices), check_activation_bits(self.activation_bits)
+        check_bits(self.choices)
+        check_activation_bits(self.activation_bits)
 
     def carry_out(self, work: StageWork) -> None:
         """Decide the bits of the network before."""
@@ -218,13 +219,14 @@ class SearchStage(LimitedStage):
 
     @property
     def trains(self) -> bool:
-        """Always."""
+        """True: a search trains the network that it cuts."""
         return True
 
     def check(self, path: Callable[[str], str]) -> None:
-        """The bits, the phases and the rate as well."""
+        """Check bits, phases and learning rate beside the limits."""
         super().check(path)
-        check_bits(self.choices), check_activation_bits(self.activation_bits)
+        check_bits(self.choices)
+        check_activation_bits(self.activation_bits)
         divided(self.epochs, self.warmup, self.finetune, self.lr)
 
     def refused_after(self, earlier: Sequence[RecipeStage], *, trained: bool) -> str:

@@ -39,7 +39,7 @@ class TrainStage(RecipeStage):
 
     @property
     def trains(self) -> bool:
-        """Always."""
+        """True: training is all it does."""
         return True
 
     def lesson(self, work: StageWork) -> Lesson | None:
