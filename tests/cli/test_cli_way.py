@@ -46,6 +46,28 @@ def test_a_criterion_that_needs_data_names_what_it_saw(capfd: pytest.CaptureFixt
     assert plan is not None and plan.data is not None and "digits" in plan.data
 
 
+@pytest.mark.parametrize(
+    ("options", "noted"),
+    [
+        (["--data", "elsewhere", "--mean", "0.5"], "no data was read: --data, --mean changed nothing"),
+        (["--criterion", "magnitude", "--evaluator", "fan_in"], "'magnitude' changes nothing in the table"),
+    ],
+)
+def test_inspect_notes_options_that_changed_nothing(
+    options: list[str], noted: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", "resnet8", *options]) == 0
+    assert noted in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["inspect", "resnet8"], ["fit", "here", "--models", "resnet8", "--params", "2x"]])
+def test_options_about_data_are_checked_where_no_data_is_read(
+    command: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert "not a list of numbers" in trouble(capfd, *command, "--mean", "abc", code=2)
+    assert "unknown task 'nosuch'" in trouble(capfd, *command, "--task", "nosuch")
+
+
 def test_inspect_lists_groups_and_what_is_pinned(capfd: pytest.CaptureFixture[str]) -> None:
     groups = answer(capfd, "inspect", "resnet20", "--model-arg", "width=0.25")["sensitivity"]["groups"]
     assert any(group["prunable"] and group["sensitivity"] > 0 for group in groups)
@@ -123,6 +145,8 @@ def test_export_and_bench_answer_in_json_alone(ran: Path, capfd: pytest.CaptureF
     assert [row["variant"] for row in found["rows"]] == ["dense", "pruned"]
     assert found["report"] == str(ran / "report.html") and (ran / "report.html").exists()
     assert "report" not in answer(capfd, "bench", str(ran / "dense"), "--repeats", "2", "--runtimes", "eager")
+    wrong = trouble(capfd, "bench", str(ran), "--repeats", "1", "--runtimes", "eager", "--input", "1x16x16")
+    assert "1, 1, 16, 16" in wrong or "1x16x16" in wrong
 
 
 def test_export_bundles_what_it_exported(ran: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:

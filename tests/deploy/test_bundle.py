@@ -24,6 +24,7 @@ import pytest
 import torch
 
 from reconvene import artifact, workflow
+from reconvene.costs import Budget
 from reconvene.data import Dataset, calibration, load_data
 from reconvene.deploy import Bundled, Exported, check_bundle
 from reconvene.deploy import export as export_file
@@ -32,6 +33,7 @@ from reconvene.deploy.bundle import device_program, pack, runnable
 from reconvene.deploy.fidelity import Limits
 from reconvene.errors import ArtifactError, DataError, ExportError
 from reconvene.models import ModelSource
+from reconvene.workflow import Pruning
 from support.paths import TESTS
 
 for needed in ("onnxscript", "onnxruntime", "sklearn", "PIL"):
@@ -230,6 +232,25 @@ def test_an_altered_program_is_refused_before_it_runs(unpacked: Path) -> None:
         assert done.returncode == 1 and f"{name} was altered" in done.stderr and not marker.exists()
         (unpacked / name).write_text(content)
     assert run_plainly(unpacked, "test").returncode == 0
+
+
+def test_a_machine_without_numpy_is_told_in_one_line(unpacked: Path) -> None:
+    blocked = f"import sys; sys.modules['numpy'] = None\n{ALONE}"
+    command = [sys.executable, "-I", "-c", blocked, str(unpacked / "run.py"), "test"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr == "run.py: this machine has no numpy. Try: pip install numpy\n"
+
+
+def test_weights_that_were_kept_are_not_called_untrained(made: Made, tmp_path: Path) -> None:
+    """Of ``prune --trained`` without tuning: the artifact has no training of its own."""
+    source, pruning = artifact.Artifact.open(made.artifact).source, Pruning(trained=True, rectify="keep")
+    workflow.prune_artifact(source, tmp_path / "a", budget=Budget(params="2x"), pruning=pruning, base=made.artifact)
+    exports = workflow.export_artifact(tmp_path / "a", dataset=made.dataset)["pruned"]
+    workflow.bundle(tmp_path / "a", tmp_path / "b.tar.gz", exports=exports, dataset=made.dataset)
+    with tarfile.open(tmp_path / "b.tar.gz") as tar:
+        tar.extractall(tmp_path)
+    said = (tmp_path / "b" / "README.md").read_text()
+    assert "kept from the trained network, not tuned" in said and "not trained" not in said and "params" in said
 
 
 def test_files_of_the_user_beside_it_do_not_matter(unpacked: Path) -> None:

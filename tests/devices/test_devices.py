@@ -178,6 +178,30 @@ def test_a_budget_that_cannot_be_kept_is_measured_or_refused_before(
     assert "pi4.json cannot be written: " in capfd.readouterr().err
 
 
+def test_a_probe_refuses_jobs_and_outputs_before_it_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(probe, "profile", None)  # measuring anything now would fail
+    contents = {"empty": "{}", "damaged": "[", "other": '{"jobs": [{"kind": "nothing"}]}'}
+    for name, text in contents.items():
+        (tmp_path / name).write_text(text)
+    for name in [*contents, "missing"]:
+        with pytest.raises(SystemExit, match="2"):
+            probe.main([str(tmp_path / name), "-o", str(tmp_path / "pi4.json")])
+        assert f"{name} is no list of layers to measure" in capfd.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        probe.main(["-o", "/proc/pi4.json"])
+    assert "/proc/pi4.json cannot be written" in capfd.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(contents)
+
+
+def test_a_probe_goes_into_a_folder_that_is_made(tmp_path: Path) -> None:
+    to = tmp_path / "new" / "probe.pyz"
+    assert devices.write_probe_bundle(to, [job()], threads=1, precision="fp32", far=1).is_file()
+    with pytest.raises(DeviceError, match="cannot make the folder"):
+        devices.write_probe_bundle(to / "in" / "probe.pyz", [job()], threads=1, precision="fp32", far=1)
+
+
 def test_a_layer_is_measured_again_where_the_device_was_disturbed() -> None:
     """Three jobs on a device that is half as fast from just before the second one's end until all had their turn."""
     readings, asked = iter([1.0, 1.0, 1.0, 2.0, 1.9, 1.9, 1.1, 1.05, 1.0, 1.05]), []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from reconvene.artifact import Artifact
     from reconvene.data import Dataset
     from reconvene.models import ModelSource
+    from reconvene.workflow.prune import Samples
 
 
 DIGITS = "digits"
@@ -57,6 +58,25 @@ class DataOptions:
     def normalisation(self) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
         """``--mean`` and ``--std`` as numbers. UsageError."""
         return numbers("--mean", self.mean), numbers("--std", self.std)
+
+    def check_data_options(self) -> None:
+        """Raise UsageError or UnknownNameError for a mean, a std or a task that no data can have, read or not."""
+        from reconvene.tasks import task_named
+
+        _ = self.normalisation  # reads both
+        if self.task is not None:
+            task_named(self.task)
+
+    @property
+    def given_data_options(self) -> list[str]:
+        """Options about data that were given other values than their defaults, as they are written."""
+        usual = {entry.name: entry.default for entry in fields(DataOptions)}
+        return [f"--{name}" for name, default in usual.items() if getattr(self, name) != default]
+
+    def note_unread(self, data: Samples) -> None:
+        """Say which options about data changed nothing, where the data was not read."""
+        if (given := self.given_data_options) and not data.was_read:
+            note(f"no data was read: {', '.join(given)} changed nothing. A criterion such as snip or taylor reads data")
 
     def dataset(self, input_shape: tuple[int, ...] | None, directory: Path | None = None) -> Dataset:
         """The data, in the shape the model takes, for the task that was given, else for that of an artifact."""

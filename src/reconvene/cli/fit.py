@@ -34,6 +34,7 @@ class FitCommand(LimitsOptions, DataOptions, CriterionOptions, ModelOptions, See
         if not names:
             raise UsageError("--models names no architecture")
         require_at_least(self, ("round_to",))
+        self.check_data_options()
         budget = self.budget()
         from reconvene.devices import HERE, find
         from reconvene.errors import FleetError

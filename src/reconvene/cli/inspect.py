@@ -10,7 +10,7 @@ from tyro.conf import arg
 from reconvene.cli.command import Answer, Command, ModelAddress, ModelOptions, Seeded, UsageError
 from reconvene.cli.data_options import DataOptions
 from reconvene.cli.prune_options import CriterionOptions
-from reconvene.utils.progress import stage
+from reconvene.utils.progress import note, stage
 
 
 @dataclass(kw_only=True)
@@ -33,21 +33,23 @@ class InspectCommand(DataOptions, CriterionOptions, ModelOptions, Seeded, Comman
     def _refuse_beside_encrypted(self) -> None:
         """Raise UsageError for an option about sensitivity, which is not shown."""
         usual = {entry.name: entry.default for entry in fields(InspectCommand)}
-        names = ("criterion", "evaluator", "density", "data", "limit", "task", "mean", "std")
-        if given := [f"--{name}" for name in names if getattr(self, name) != usual[name]]:
+        names = ("criterion", "evaluator", "density")
+        given = [f"--{name}" for name in names if getattr(self, name) != usual[name]] + self.given_data_options
+        if given:
             raise UsageError(f"--encrypted shows no sensitivity: leave out {', '.join(given)}")
 
     def run(self) -> Answer:
         """Groups and sensitivity, without changing or saving anything."""
         from reconvene import api
         from reconvene.costs.synops import count_synops
-        from reconvene.evaluator.evaluators import usual_evaluator
+        from reconvene.evaluator.evaluators import evaluator_named, usual_evaluator
         from reconvene.models import example_inputs
         from reconvene.structure.neurons import neurons
         from reconvene.workflow.prune import Samples
 
         if self.encrypted:
             self._refuse_beside_encrypted()
+        self.check_data_options()
         source = self.source(self.model, seed=self.seed)
         assert source.input_shape is not None, "resolve_address() fills it in"
         with stage(f"building {source.address}"):
@@ -65,6 +67,11 @@ class InspectCommand(DataOptions, CriterionOptions, ModelOptions, Seeded, Comman
         data = Samples(lambda: self.dataset(source.input_shape), seed=self.seed)
         evaluator = self.evaluator or usual_evaluator(self.criterion)
         by = f"{evaluator} of {self.criterion}" if self.criterion else evaluator
+        if self.criterion and not evaluator_named(evaluator).reads:
+            note(
+                f"criterion {self.criterion!r} changes nothing in the table: {evaluator} reads no scores. "
+                "Try --evaluator density"
+            )
         with stage(f"finding groups and their sensitivity by {by}"):
             sensitivities = api.sensitivity(
                 model,
@@ -81,4 +88,5 @@ class InspectCommand(DataOptions, CriterionOptions, ModelOptions, Seeded, Comman
             with stage("counting synaptic operations"):
                 counted = count_synops(model, data, inputs, seed=self.seed)
             text, answer["synops"] = f"{text}\n\n{counted}", counted.to_dict()
+        self.note_unread(data)
         return Answer(text, answer)

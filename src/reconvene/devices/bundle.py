@@ -56,5 +56,9 @@ def write_probe_bundle(
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
             archive.writestr(zipfile.ZipInfo(name, _DAY), content)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DeviceError(f"cannot make the folder {path.parent}: {error.strerror or error}") from error
     write_atomic(path, packed.getvalue(), error=DeviceError)
     return path

@@ -83,12 +83,16 @@ def bundled_preprocessing(
 
 
 def results(stored: Artifact) -> dict[str, str]:
-    """The results of the model as text, by heading; empty for a model that was never trained."""
+    """The results of the model as text, by heading; empty for a model whose weights were never trained."""
     training, plan = stored.training, stored.plan
-    if training is None:
+    if not stored.is_trained:
         return {}
-    texts = {f"test {training.headline}": training.show(training.score), "data": training.dataset}
-    texts["epochs"] = str(training.epochs)
+    if training is not None:
+        texts = {f"test {training.headline}": training.show(training.score), "data": training.dataset}
+        texts["epochs"] = str(training.epochs)
+    else:
+        kept = "kept from the trained network, not tuned after the cut"
+        texts = {"weights": kept if plan is not None else "trained before they came into this artifact"}
     if plan is not None:
         dense, pruned = plan.costs["dense"], plan.costs["pruned"]
         texts |= {name: f"{pruned[name]:,} of {dense[name]:,}" for name in ("params", "macs") if name in pruned}

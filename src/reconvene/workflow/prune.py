@@ -231,6 +231,11 @@ class Samples:
         self.examples: int | None = None
         """Training images in the whole of the data, once it was loaded."""
 
+    @property
+    def was_read(self) -> bool:
+        """Whether anything was asked of the data."""
+        return "_dataset" in self.__dict__
+
     def loss(self, output: Any, target: Any) -> Tensor:
         """The loss of the data's task."""
         return self._dataset.task.loss(output, target)

@@ -75,4 +75,8 @@ def refuse(reason: str) -> NoReturn:
 
 if __name__ == "__main__":
     sys.meta_path.insert(0, CheckedModules())
-    sys.exit(importlib.import_module(f"{PROGRAM}.main").main(Path(FOLDER)))
+    try:
+        program = importlib.import_module(f"{PROGRAM}.main")
+    except ModuleNotFoundError as error:
+        sys.exit(f"run.py: this machine has no {error.name}. Try: pip install {error.name}")
+    sys.exit(program.main(Path(FOLDER)))

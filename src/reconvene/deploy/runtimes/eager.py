@@ -26,6 +26,7 @@ class EagerSession:
     def bind(self, example_inputs: Any) -> Callable[[], object]:
         """See Session."""
         inputs = copied(own_inputs(self.model, example_inputs))
+        outputs_of(self.model, copied(inputs))  # raises ModelError for inputs that the model does not take
         return lambda: call_on(self.model, inputs)  # without the time of a copy
 
     def run(self, example_inputs: Any) -> dict[str, Tensor]:

@@ -167,13 +167,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"{options.output} cannot be written: there is no folder {options.output.absolute().parent}")
     if options.output.is_dir():
         parser.error(f"{options.output} is a folder. Name a file in it")
-    inside = b"" if options.jobs else _packed("jobs.json")
-    request = json.loads(options.jobs.read_text(encoding="utf-8") if options.jobs else inside)
+    partial = options.output.with_name(options.output.name + ".part")
+    try:
+        partial.touch()  # said now, not after minutes of measuring
+        partial.unlink()
+    except OSError as error:
+        parser.error(f"{options.output} cannot be written: {error.strerror or error}")
+    try:
+        request = json.loads(options.jobs.read_bytes() if options.jobs else _packed("jobs.json"))
+        jobs = [LayerJob.from_dict(job) for job in request["jobs"]]
+        threads, far, precision = (request[key] for key in ("threads", "far", "precision"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        parser.error(f"{options.jobs or 'jobs.json'} is no list of layers to measure: {error!r}")
     result = profile(
-        [LayerJob.from_dict(job) for job in request["jobs"]],
-        threads=request["threads"],
-        network_bytes=request["far"],
-        precision=request["precision"],
+        jobs,
+        threads=threads,
+        network_bytes=far,
+        precision=precision,
         networks=[
             (network_layers, _packed(f"network{number}.onnx"))
             for number, network_layers in enumerate(request.get("networks", ()))
@@ -181,7 +191,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report=_printed(time.monotonic()),
     )
     result["name"] = options.output.stem
-    partial = options.output.with_name(options.output.name + ".part")
     partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     os.replace(partial, options.output)
     return 0
