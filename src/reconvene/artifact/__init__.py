@@ -20,18 +20,10 @@ from reconvene.artifact.hub import PREFIX, Push, fetched, parse_hub_address, pul
 from reconvene.artifact.manifest import MANIFEST, PLAN, WEIGHTS, changed_manifest, new_manifest
 from reconvene.artifact.origin import applied_plans, one_plan, permitted, remember_origin, source_of, with_plan
 from reconvene.artifact.probe import differs, take_probe
-from reconvene.artifact.sections import (
-    AsCut,
-    ExportRecord,
-    FoundRate,
-    PruningRecord,
-    QuantisedTraining,
-    Recalibrated,
-    Teacher,
-    Training,
-)
+from reconvene.artifact.sections import AsCut, ExportRecord, PruningRecord
 from reconvene.artifact.tensors import decode_tensors, encode, fill_model, module_versions, require_same_tensors
 from reconvene.artifact.timings import TIMINGS, Timings, write_timings
+from reconvene.artifact.training_record import FoundRate, QuantisedTraining, Recalibrated, Teacher, Training
 from reconvene.errors import ArtifactError
 from reconvene.models import ModelSource
 from reconvene.utils.arguments import check_model, check_path, checked

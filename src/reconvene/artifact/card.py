@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 from reconvene.artifact.folder import Artifact
-from reconvene.artifact.sections import Training
+from reconvene.artifact.training_record import Training
 from reconvene.costs import label_of, text_of
 from reconvene.errors import MissingExtraError
 from reconvene.surgery import Plan

@@ -18,8 +18,9 @@ from typing import Any
 
 from reconvene.artifact.manifest import MANIFEST, PLAN, WEIGHTS, FileEntry, Manifest, file_entry, parse_manifest
 from reconvene.artifact.probe import Probe
-from reconvene.artifact.sections import Sections, Training
+from reconvene.artifact.sections import Sections
 from reconvene.artifact.timings import Timings, read_timings
+from reconvene.artifact.training_record import Training
 from reconvene.artifact.untrusted import file_bytes
 from reconvene.data.preprocessing import Normalisation, Preprocessing
 from reconvene.errors import ArtifactError

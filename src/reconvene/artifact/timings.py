@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from reconvene.artifact.sections import Training
+from reconvene.artifact.training_record import Training
 from reconvene.errors import ArtifactError
 from reconvene.utils import schema
 from reconvene.utils.files import read_regular, write_atomic
