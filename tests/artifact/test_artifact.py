@@ -128,6 +128,23 @@ def test_record_adds_measurements_and_keeps_the_rest(tmp_path: Path) -> None:
     assert same(model, artifact.load(tmp_path / "a"))
 
 
+def test_every_section_of_a_step_comes_back_as_its_type(tmp_path: Path) -> None:
+    operations = artifact.ReplacedOperations({"act": 2.5}, {"act": 0.25})
+    sections = {
+        "refused": {"model.int8.onnx": "it agrees too little"},
+        "compiled": {"cycles": 7, "sram": 100},
+        "pruned_in_steps": {"steps": 5, "floor": None, "pruning": {"keep": ["head"]}},
+        "operations": operations,
+    }
+    artifact.save(disturb(tiny()), tmp_path / "a", source=TINY, extra=sections)
+    stored = artifact.Artifact.open(tmp_path / "a")
+    assert {name: getattr(stored, name) for name in sections} == sections
+    assert stored.measurements["operations"] == {"largest": {"act": 2.5}, "losses": {"act": 0.25}}
+    for name in sections:
+        with pytest.raises(ArtifactError, match=f"measurements.{name}"):
+            artifact.add_measurements(tmp_path / "a", {name: {"largest": 1, "a/b": ["x"]} if name[0] != "p" else 1})
+
+
 def test_files_of_others_stay_in_the_folder(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "train.jsonl").write_text("kept")

@@ -20,7 +20,7 @@ from reconvene.artifact.hub import PREFIX, Push, fetched, parse_hub_address, pul
 from reconvene.artifact.manifest import MANIFEST, PLAN, WEIGHTS, changed_manifest, new_manifest
 from reconvene.artifact.origin import applied_plans, one_plan, permitted, remember_origin, source_of, with_plan
 from reconvene.artifact.probe import differs, take_probe
-from reconvene.artifact.sections import AsCut, ExportRecord, PruningRecord
+from reconvene.artifact.sections import AsCut, ExportRecord, PruningRecord, ReplacedOperations
 from reconvene.artifact.tensors import decode_tensors, encode, fill_model, module_versions, require_same_tensors
 from reconvene.artifact.timings import TIMINGS, Timings, write_timings
 from reconvene.artifact.training_record import FoundRate, QuantisedTraining, Recalibrated, Teacher, Training
@@ -44,6 +44,7 @@ __all__ = [
     "Push",
     "QuantisedTraining",
     "Recalibrated",
+    "ReplacedOperations",
     "Teacher",
     "Timings",
     "Training",

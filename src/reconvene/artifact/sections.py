@@ -125,6 +125,20 @@ class AsCut:
 
 @opened
 @dataclass(frozen=True)
+class ReplacedOperations:
+    """What was measured when cheaper forms took the place of operations, by the path of the operation.
+
+    Attributes:
+        largest: the largest input that a polynomial was fitted to.
+        losses: the loss of the task that the form was estimated to cost.
+    """
+
+    largest: dict[Name, Number]
+    losses: dict[Name, Number] = field(default_factory=dict)
+
+
+@opened
+@dataclass(frozen=True)
 class Sections:
     """The sections of an artifact; what is None or empty was not done."""
 
@@ -135,6 +149,10 @@ class Sections:
     normalisation: CheckedNormalisation | None = None
     """How images were normalised for weights that were trained elsewhere, where they came without data."""
     exports: Annotated[tuple[ExportRecord, ...], Field(max_length=10_000)] = ()
+    refused: dict[_FileName, Text] = field(default_factory=dict)
+    """Why a quantised file was not kept, by its name."""
+    compiled: dict[Name, NonNegative] = field(default_factory=dict)
+    """Costs of the file compiled for the chip of the budget, as the compiler says them: ``cycles``, ``sram``, ..."""
     assessment: dict[str, dict[str, Plain]] = field(default_factory=dict)
     """``Assessment.to_dict()`` by variant."""
     safety: dict[Name, Safety] = field(default_factory=dict)
@@ -150,6 +168,10 @@ class Sections:
     """How the steps of an iterative pruning fared."""
     as_cut: AsCut | None = None
     """How good a trained network was right after it was cut."""
+    pruned_in_steps: dict[str, Plain] | None = None
+    """The request of a pruning in steps: a later call with the same one has nothing to do."""
+    operations: ReplacedOperations | None = None
+    """Of the stage that replaced operations, before it trains."""
 
 
 def to_plain(section: Any) -> Any:

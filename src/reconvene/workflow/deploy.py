@@ -173,7 +173,7 @@ def export_artifact(
 
 def _note_refusal(folder: Path, file: str, reason: str | None) -> None:
     """Keep in the artifact why an int8 file was not kept, for the report; ``None``: it was, after all."""
-    before = dict(artifact.Artifact.open(folder).measurements.get("refused", {}))
+    before = artifact.Artifact.open(folder).refused
     after = {name: why for name, why in before.items() if name != file} | ({file: reason} if reason else {})
     if after != before:
         artifact.add_measurements(folder, {"refused": after})

@@ -50,8 +50,6 @@ from reconvene.workflow.prune import (
 from reconvene.workflow.train import Lesson, recipe_of, train
 
 STEPS, ASKED = "steps", "asked.json"
-RECORD = "pruned_in_steps"
-"""Section of the manifest with the request of a pruning in steps."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +152,7 @@ class _Run:
         """Whether the folder holds what this run ends with."""
         if not (self.folder / artifact.MANIFEST).exists():
             return False
-        return artifact.Artifact.open(self.folder).measurements.get(RECORD) == asked
+        return artifact.Artifact.open(self.folder).pruned_in_steps == asked
 
     def _require_own_steps(self) -> None:
         """Raise ArtifactError where the folder of steps holds anything that no run of steps writes."""
@@ -294,7 +292,8 @@ class _Run:
         stored = artifact.Artifact.open(last)
         files = {name: stored.read(name) for name in stored.files}
         preprocessing = self.dataset.preprocessing.to_dict()
-        text = changed_manifest(stored.text, {RECORD: asked, "curve": curve, "preprocessing": preprocessing})
+        sections = {"pruned_in_steps": asked, "curve": curve, "preprocessing": preprocessing}
+        text = changed_manifest(stored.text, sections)
         with stage(f"saving to {self.folder}"), set_aside(self.folder):
             commit_files(self.folder, files, text)
 
@@ -308,7 +307,7 @@ class _Run:
         stored = artifact.Artifact.open(self.folder)
         path = self.work / ASKED
         if path.exists():
-            if json.loads(path.read_text(encoding="utf-8"))["asked"] != stored.measurements[RECORD]:
+            if json.loads(path.read_text(encoding="utf-8"))["asked"] != stored.pruned_in_steps:
                 return  # steps of another pruning, which was stopped
             assert stored.curve is not None, "saved with it"
             last = self.work / str(stored.curve.result)

@@ -87,7 +87,7 @@ def collect(folder: Path, *, command: str | None = None) -> ReportData:
         pictures=_read_pictures(folder),
         exports=[asdict(export) for export in stored.exports],
         timings=dict(stored.timings.pruning),
-        refused=dict(stored.measurements.get("refused", {})),
+        refused=dict(stored.refused),
         criterion=plan.criterion,
         evaluator=plan.evaluator,
         rectify=pruning.rectify if pruning else None,
@@ -111,7 +111,7 @@ def _in_network_order(spread: Mapping[str, float], plan: Plan) -> dict[str, floa
 
 def _measured(stored: artifact.Artifact, bench: Mapping[str, Any] | None) -> dict[str, float]:
     """Costs of the finished network, where they were taken after the plan: by a compiler, or a benchmark here."""
-    measured: dict[str, float] = dict(stored.measurements.get("compiled", {}))
+    measured: dict[str, float] = dict(stored.compiled)
     pruning = stored.pruning
     if bench is None or pruning is None or pruning.device not in (None, HERE):
         return measured

@@ -21,7 +21,7 @@ from reconvene.workflow.compression.stage import RecipeStage, StageWork, check_d
 from reconvene.workflow.deploy import calibration_of
 from reconvene.workflow.train import recipe_of, training_record
 
-REPLACED, SECTION = "replaced", "operations"
+REPLACED = "replaced"
 _SAMPLES = 128
 """Training images that losses are estimated on, and forms fitted to."""
 
@@ -98,7 +98,8 @@ class ReplaceStage(RecipeStage):
             result = self.choice(model, work)
         note(str(result))
         losses = {row.path: row.loss for row in result.rows}
-        artifact.save(result.model, folder, extra={SECTION: {"largest": result.largest, "losses": losses}})
+        operations_section = artifact.ReplacedOperations(result.largest, losses)
+        artifact.save(result.model, folder, extra={"operations": operations_section})
 
     def choice(self, model: nn.Module, work: StageWork) -> Replaced:
         """The forms for a network in eval mode, by the data of the recipe."""
@@ -121,7 +122,8 @@ class ReplaceStage(RecipeStage):
         stored = artifact.Artifact.open(chosen)
         earlier = artifact.Artifact.open(work.before).source.replaced
         new = {path: text for path, text in stored.source.replaced.items() if earlier.get(path) != text}
-        student = blended(before, new, after, stored.measurements[SECTION]["largest"])
+        assert stored.operations is not None, "saved with it"
+        student = blended(before, new, after, stored.operations.largest)
         config = TrainConfig(**{"seed": work.seed, **self.recipe})
         with stage(f"training {work.folder.name}"):
             result = train_model(
