@@ -8,18 +8,24 @@ import math
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from reconvene.artifact import ExportRecord
+from reconvene.artifact.curve import PruningCurve, StepRecord
 from reconvene.costs import short_text
+from reconvene.data import Preprocessing
 from reconvene.errors import ArtifactError
 from reconvene.pages import ReportData, render, write_report
 from reconvene.pages.charts import nice_ticks
 from reconvene.pages.markup import Html, join, tag
 from reconvene.pages.measurements import portable
+from reconvene.surgery.bits import BitPlan, LayerBits
+from reconvene.surgery.cut import PlanRow
 from reconvene.utils import numbers
 
 VGG = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
@@ -71,23 +77,24 @@ def verification(batch: int, error: float) -> dict[str, Any]:
     }
 
 
-def export(file: str) -> dict[str, Any]:
+def export(file: str) -> ExportRecord:
     rows = [verification(size, 2.4e-6 * size) for size in (1, 3, 8)]
     checked = {"runtime": "onnxruntime", "data": "real data", "samples": 96, "tolerance": 1e-4, "rows": rows}
-    return {"file": file, "format": "onnx", "bytes": 3_650_000, "seconds": 1.8, "verification": checked}
+    return ExportRecord(file, 3_650_000, format="onnx", verification=checked)
 
 
 def vgg() -> ReportData:
     why = ("limited by the budget, rounded up to {}", "widened to fill the budget", "limited by the budget")
     groups = [
-        {
-            "name": f"features.{3 * i}",
-            "dense": dense,
-            "width": width,
-            "loss": 2.9 * width / dense + 0.07 * (i % 3),
-            "density": width / dense,
-            "why": why[i % 3].format(width),
-        }
+        PlanRow(
+            f"features.{3 * i}",
+            dense,
+            width,
+            keep="",
+            loss=2.9 * width / dense + 0.07 * (i % 3),
+            density=width / dense,
+            why=why[i % 3].format(width),
+        )
         for i, (dense, width) in enumerate(zip(VGG, VGG_PRUNED, strict=True))
     ]
     return ReportData(
@@ -147,13 +154,14 @@ def fifty() -> ReportData:
     names = [f"encoder.stages.{i // 12}.blocks.{i % 12}.conv{1 + i % 3}.depthwise_separable" for i in range(50)]
     data.model = "timm:mobilenetv4_conv_small_050.e3000_r224_in1k"
     data.groups = [
-        {
-            "name": n,
-            "dense": 64 * 2 ** (i // 12),
-            "width": 8 + 5 * i,
-            "loss": 1 + i % 7 / 3,
-            "why": "balanced with " + names[i - 1],
-        }
+        PlanRow(
+            n,
+            64 * 2 ** (i // 12),
+            8 + 5 * i,
+            keep="",
+            loss=1 + i % 7 / 3,
+            why="balanced with " + names[i - 1],
+        )
         for i, n in enumerate(names)
     ]
     data.pinned = [
@@ -224,7 +232,8 @@ def test_summary_is_in_numbers_and_headings_follow_the_data() -> None:
     ):
         assert heading in words
     data = vgg()
-    data.exports[0]["verification"]["warning"] = "output: the same for every sample"
+    assert data.exports[0].verification is not None
+    data.exports[0].verification["warning"] = "output: the same for every sample"
     assert "output: the same for every sample." in Page(render(data)).words
     assert "14 of 14 layers are within 0.8 to 1.25" in words
     deep = Page(render(fifty())).words
@@ -243,8 +252,8 @@ def test_steps_of_a_trained_network_are_shown() -> None:
     data = vgg()
     data.trained, data.training = True, {}
     moments = [{"cut": 0.31, "repaired": 0.75, "tuned": 0.842}, {"cut": 0.11, "repaired": 0.62, "tuned": 0.713}]
-    records = [{"step": n + 1, "costs": {"params": 1000 - n}, **scores} for n, scores in enumerate(moments)]
-    data.curve = {"steps": records, "result": 1, "metric": "accuracy", "dense": 0.871, "floor": 0.8}
+    records = [StepRecord(n + 1, {"params": 1000 - n}, **scores) for n, scores in enumerate(moments)]
+    data.curve = PruningCurve(tuple(records), 1, "accuracy", dense=0.871, floor=0.8)
     words = Page(render(data)).words
     for text in ("Steps", "84.2", "11.0", "floor of 80.0", "is that of step 1", "of a trained network"):
         assert text in words
@@ -316,8 +325,8 @@ def test_a_budget_is_held_against_what_was_measured_afterwards() -> None:
 def test_inputs_and_outputs_are_shown() -> None:
     data = vgg()
     assert "Inputs and outputs" not in Page(render(data)).words
-    classes = [f"class{number}" for number in range(25)]
-    data.preprocessing = {"shape": [3, 32, 48], "mean": [0.5, 0.25, 0.125], "std": [1, 1, 1], "classes": classes}
+    classes = tuple(f"class{number}" for number in range(25))
+    data.preprocessing = Preprocessing((3, 32, 48), (0.5, 0.25, 0.125), (1, 1, 1), classes)
     words = Page(render(data)).words
     assert "[N, 3, 32, 48], float32, RGB" in words and "0.5000, 0.2500, 0.1250" in words
     assert "class19, ..." in words and "class20" not in words
@@ -340,10 +349,12 @@ def test_everything_is_escaped() -> None:
     evil = "<script>alert(1)</script>\"'&"
     data = vgg()
     data.model = data.command = data.criterion = data.evaluator = data.dataset = data.date = data.rectify = evil
-    data.groups[0].update(name=evil, why=evil)
+    data.groups[0].name = data.groups[0].why = evil
     data.pinned, data.notes = [{"name": evil, "width": 1, "why": evil}], [evil]
     data.spread = {evil: 2.0}
-    data.budget["params"] = data.exports[0]["file"] = data.exports[0]["verification"]["data"] = evil
+    data.exports[0] = replace(data.exports[0], file=evil)
+    assert data.exports[0].verification is not None
+    data.budget["params"] = data.exports[0].verification["data"] = evil
     data.versions, data.machine, data.timings = {evil: evil}, {"processor": evil}, {evil: 1.0}
     data.training = {evil: training(0, 1, 3)}
     assert data.bench is not None
@@ -583,7 +594,7 @@ def with_int8() -> ReportData:
     limits = {"agreement": 0.95, "sqnr": 10.0, "accuracy_drop": 0.02}
     found = {"runtime": "onnxruntime", "data": "real data", "samples": 96, "sqnr": 31.4, "agreement": 0.985}
     checked = {**found, "quality": 0.97, "reference_quality": 0.98, "limits": limits, "warning": ""}
-    data.exports.append({**export("model.int8.onnx"), "keep_fp32": ["features.0"], "verification": checked})
+    data.exports.append(replace(export("model.int8.onnx"), keep_fp32=("features.0",), verification=checked))
     return data
 
 
@@ -598,7 +609,8 @@ def test_int8_is_a_row_of_its_own_and_never_taken_for_the_pruned_network() -> No
 
 def test_files_are_held_against_the_limits_that_they_were_exported_with() -> None:
     data = with_int8()
-    checked = data.exports[-1]["verification"]
+    checked = data.exports[-1].verification
+    assert checked is not None
     assert "disagrees with PyTorch" in render(data) and "refused: below" not in render(data)
     checked["limits"] = {**checked["limits"], "agreement": 0.9}
     assert "disagrees with PyTorch" not in render(data) and "A ring marks" not in render(data)
@@ -650,8 +662,8 @@ def test_one_is_no_plural() -> None:
 
 
 def test_bits_are_drawn_by_layer_and_channel() -> None:
-    layers = {"stem.0.weight": {"axis": 0, "channels": {"2": "0-2,7", "4": "3", "8": "4-6"}}}
-    page = render(ReportData("net", bits={"layers": layers, "activations": 8}))
+    layers = {"stem.0.weight": LayerBits(0, {2: "0-2,7", 4: "3", 8: "4-6"})}
+    page = render(ReportData("net", bits=BitPlan(layers)))
     assert "3 of 8 bits" in page and "4 of 2 bits" in page
     strip = page.partition("Bits of its channels")[2].partition("</table>")[0]
     for text in ("channels 0 to 2: 2 bits", "channel 3: 4 bits", "channels 4 to 6: 8 bits", "channel 7: 2 bits"):
@@ -659,7 +671,7 @@ def test_bits_are_drawn_by_layer_and_channel() -> None:
     assert "4.5 on average" in page
     assert "Bits, by layer" not in render(ReportData("net"))
     assert "Activations have 8 bits" in page
-    layers["head.weight"] = {"axis": 0, "channels": {"8": "0-3"}}
-    page = render(ReportData("net", bits={"layers": layers, "activations": 8, "inputs": {"stem.0": 4}}))
+    layers["head.weight"] = LayerBits(0, {8: "0-3"})
+    page = render(ReportData("net", bits=BitPlan(layers, inputs={"stem.0": 4})))
     table = page.partition("Bits of its channels")[2].partition("</table>")[0]
     assert [table.count(f"<td>{read} bits</td>") for read in (2, 4, 8)] == [0, 1, 1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 
@@ -15,10 +14,9 @@ from reconvene.surgery.bits import LayerBits
 
 def bits_section(data: ReportData) -> Html | None:
     """Bits by layer and channel; nothing where no bits were decided."""
-    if not data.bits or not data.bits["layers"]:
+    if data.bits is None or not data.bits.layers:
         return None
-    usual, fewer = data.bits["activations"], data.bits.get("inputs", {})
-    layers = {weight: _layer(entry) for weight, entry in data.bits["layers"].items()}
+    usual, fewer, layers = data.bits.activations, data.bits.inputs, data.bits.layers
     widths = sorted({width for layer in layers.values() for width, _ in layer.counts})
     totals = {width: sum(dict(layer.counts).get(width, 0) for layer in layers.values()) for width in widths}
     shown = ", ".join(f"{totals[width]:,} of {width} bits" for width in widths)
@@ -71,11 +69,6 @@ def bits_section(data: ReportData) -> Html | None:
         ),
         details("Channels by bits in numbers", table),
     )
-
-
-def _layer(entry: dict[str, Any]) -> LayerBits:
-    """A layer of the plan as it stands in JSON, whose keys are text."""
-    return LayerBits(entry["axis"], {int(width): channels for width, channels in entry["channels"].items()})
 
 
 def _mean(layer: LayerBits) -> str:

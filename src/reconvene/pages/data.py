@@ -1,24 +1,31 @@
-"""What a report is made of: plain values, so that any step can provide them."""
+"""What a report is made of: the results of the steps, in the types of their rooms."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from reconvene.tasks import DEFAULT, task_named
+from reconvene.artifact import ExportRecord
+from reconvene.artifact.curve import PruningCurve
+from reconvene.costs.synops import Synops
+from reconvene.data import Preprocessing
+from reconvene.safety import Safety
+from reconvene.surgery.bits import BitPlan
+from reconvene.surgery.cut import PlanRow
+from reconvene.tasks import DEFAULT, Assessment, task_named
 
 
 @dataclass
 class ReportData:
-    """Plain values of JSON types. What is empty or ``None`` has no section in the page.
+    """The contents of a page. What is empty or ``None`` has no section in it.
 
     Attributes:
         model: what the model is called.
         costs: ``{"dense": {cost: value}, "pruned": {cost: value}}``; costs are ``params``, ``macs``, ``size`` (bytes of
             the file), ``peak_memory`` (bytes), ``latency`` (seconds).
-        groups: rows of ``Plan.summary``: ``name``, ``dense``, ``width``, ``loss``, ``density``, ``why``.
+        groups: the rows of the plan.
         pinned: rows of ``Plan.pinned``: ``name``, ``width``, ``why``.
-        bits: ``BitPlan.to_dict()``, where the plan decides bits.
+        bits: of the weights, where the plan decides them.
         budget: what was asked, as written: ``{"params": "16x"}``; ``limits``: the same in absolute numbers.
         measured: costs that were measured after the plan, of the finished network.
         spread: activation spread, small over dense, by layer.
@@ -26,17 +33,17 @@ class ReportData:
         examples: training images of an epoch; ``None`` where nothing was trained.
         task: what was trained for, by its name in ``reconvene.tasks.TASKS``.
         scores: the task's headline by variant; without it, the last epoch of ``training``.
-        assessment: ``Assessment.to_dict()`` by variant.
-        safety: ``Safety.to_dict()`` by variant, and by the name of an exported file.
-        synops: ``Synops.to_dict()`` of a spiking network by variant.
+        assessment: what was found beyond the headline, by variant.
+        safety: by variant, and by the name of an exported file.
+        synops: synaptic operations of a spiking network, by variant.
         pictures: a few test images, one row each: PNG files in base64 by heading, ``image``, ``truth``, ``dense``, ...
         trained: whether the network was trained before it was cut, and kept its weights.
         as_cut: the headline of a trained network and of what was left right after the cut, by variant.
         recipe: by what the network was trained: epochs, rate and the like.
-        preprocessing: ``Preprocessing.to_dict()``: from a picture to the input, and from outputs to classes.
-        curve: of a pruning in steps, ``PruningCurve`` in plain values.
-        bench: ``BenchResult.to_dict()``.
-        exports: ``Exported.to_dict()``, each with its ``verification`` or ``None``; ``variant`` may be added.
+        preprocessing: from a picture to the input, and from outputs to classes.
+        curve: how a pruning in steps went.
+        bench: ``BenchResult.to_dict()``, as ``bench.json`` holds it; files of older releases lack some entries.
+        exports: the exported files, each with its verification or ``None``.
         timings: seconds of each step of pruning, in order.
         refused: why an int8 file was not kept, by its name.
         data: what data the criterion used, in words; ``dataset``: what was trained on.
@@ -47,9 +54,9 @@ class ReportData:
 
     model: str
     costs: dict[str, dict[str, float]] = field(default_factory=dict)
-    groups: list[dict[str, Any]] = field(default_factory=list)
+    groups: list[PlanRow] = field(default_factory=list)
     pinned: list[dict[str, Any]] = field(default_factory=list)
-    bits: dict[str, Any] | None = None
+    bits: BitPlan | None = None
     budget: dict[str, Any] = field(default_factory=dict)
     limits: dict[str, float] = field(default_factory=dict)
     measured: dict[str, float] = field(default_factory=dict)
@@ -57,16 +64,16 @@ class ReportData:
     training: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     task: str = DEFAULT.name
     scores: dict[str, float] = field(default_factory=dict)
-    assessment: dict[str, dict[str, Any]] = field(default_factory=dict)
-    safety: dict[str, dict[str, Any]] = field(default_factory=dict)
-    synops: dict[str, dict[str, Any]] = field(default_factory=dict)
+    assessment: dict[str, Assessment] = field(default_factory=dict)
+    safety: dict[str, Safety] = field(default_factory=dict)
+    synops: dict[str, Synops] = field(default_factory=dict)
     pictures: list[dict[str, str]] = field(default_factory=list)
     as_cut: dict[str, float] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
-    preprocessing: dict[str, Any] = field(default_factory=dict)
-    curve: dict[str, Any] | None = None
+    preprocessing: Preprocessing | None = None
+    curve: PruningCurve | None = None
     bench: dict[str, Any] | None = None
-    exports: list[dict[str, Any]] = field(default_factory=list)
+    exports: list[ExportRecord] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     trained: bool = False
@@ -86,9 +93,10 @@ class ReportData:
     @property
     def is_tuned(self) -> bool:
         """Whether a network whose weights were kept was trained on after a cut."""
-        steps = self.curve["steps"] if self.curve else []
-        by_user = self.curve is not None and self.curve.get("split") == ""  # a function of the user's own, in steps
-        return bool(self.recipe) or by_user or any(step.get("tuned") is not None for step in steps)
+        if self.recipe or self.curve is None:
+            return bool(self.recipe)
+        by_user = self.curve.split == ""  # a function of the user's own, in steps
+        return by_user or any(step.tuned is not None for step in self.curve.steps)
 
     def epochs(self, variant: str) -> list[dict[str, Any]]:
         """The epoch records of one variant's training."""

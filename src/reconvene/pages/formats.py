@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from reconvene.deploy import Limits
@@ -59,15 +60,16 @@ def formats(data: ReportData) -> Html | None:
 
 def int8(data: ReportData) -> Html | None:
     """What int8 kept of each network, against its limits."""
-    checked = [export for export in data.exports if "sqnr" in (export.get("verification") or {})]
+    checked = {e.file: e.verification for e in data.exports if e.verification is not None and "sqnr" in e.verification}
     if not checked and not data.refused:
         return None
-    rows = [tag("tr", _int8_cells(export)) for export in checked]
+    in_float = {export.file: export.keep_fp32 for export in data.exports}
+    rows = [tag("tr", _int8_cells(file, result, in_float[file])) for file, result in checked.items()]
     lead = "Static quantisation, calibrated on real data."
     measure = task_named(data.task).headline
     if checked:
-        measure = checked[0]["verification"].get("measure", measure)
-        limits = checked[0]["verification"]["limits"]
+        first = next(iter(checked.values()))
+        measure, limits = first.get("measure", measure), first["limits"]
         lead += (
             f" A file had to keep {limits['agreement']:.0%} of the predictions, an SQNR of {limits['sqnr']:g} dB, and "
             f"lose at most {100 * limits['accuracy_drop']:g} points of {measure}."
@@ -89,14 +91,13 @@ def int8(data: ReportData) -> Html | None:
     return section("What int8 kept", lead, html_table(columns, rows, numeric=(1, 2, 3, 4)), refused)
 
 
-def _int8_cells(export: dict[str, Any]) -> list[Child]:
-    verification = export["verification"]
-    in_float = tag("small", "fp32: ", ", ".join(export["keep_fp32"])) if export.get("keep_fp32") else None
+def _int8_cells(file: str, verification: dict[str, Any], keep_fp32: Sequence[str]) -> list[Child]:
+    in_float = tag("small", "fp32: ", ", ".join(keep_fp32)) if keep_fp32 else None
     noise = "no noise" if verification["sqnr"] is None else f"{verification['sqnr']:.1f}{numbers.NARROW}dB"
     measure = verification.get("measure")
     qualities = [_quality(verification[key], measure) for key in ("quality", "reference_quality")]
     return [
-        tag("th", name(export["file"]), in_float, scope="row"),
+        tag("th", name(file), in_float, scope="row"),
         *(_cell(text) for text in (_share(verification["agreement"]), noise, *qualities)),
     ]
 
@@ -126,9 +127,10 @@ def _disagrees(row: dict[str, Any], data: ReportData) -> bool:
     """Whether a file agrees less with PyTorch than its export had to, or than is usual where nothing was asked."""
     file = _file_name(row["variant"], row["runtime"])
     limits = [
-        export["verification"]["limits"]["agreement"]
+        export.verification["limits"]["agreement"]
         for export in data.exports
-        if export["file"] == file and row.get("precision") == "int8" and "limits" in (export.get("verification") or {})
+        if export.file == file and row.get("precision") == "int8" and export.verification
+        if "limits" in export.verification
     ]
     return row.get("agreement") is not None and row["agreement"] < (limits[0] if limits else Limits.agreement)
 

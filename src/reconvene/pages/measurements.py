@@ -70,23 +70,21 @@ def _latency_row(row: dict[str, Any], slowest: float, index: int, baseline: str)
 
 def verification(data: ReportData) -> Html | None:
     """How far each exported file is from PyTorch."""
-    checked = [export for export in data.exports if "rows" in (export.get("verification") or {})]
+    checked = {e.file: e.verification for e in data.exports if e.verification is not None and "rows" in e.verification}
     if not checked:
         return None
     rows: list[Html] = []
-    for export in checked:
-        rows.append(tag("tr", tag("th", name(export["file"]), colspan="4", scope="rowgroup"), class_="group"))
-        rows += [_verified_row(row) for row in export["verification"]["rows"]]
-    first = checked[0]["verification"]
-    sources = "; ".join(
-        dict.fromkeys(f"{e['verification']['samples']} samples of {e['verification']['data']}" for e in checked)
-    )
-    runtimes = ", ".join(dict.fromkeys(export["verification"]["runtime"] for export in checked))
+    for file, result in checked.items():
+        rows.append(tag("tr", tag("th", name(file), colspan="4", scope="rowgroup"), class_="group"))
+        rows += [_verified_row(row) for row in result["rows"]]
+    results = list(checked.values())
+    sources = "; ".join(dict.fromkeys(f"{result['samples']} samples of {result['data']}" for result in results))
+    runtimes = ", ".join(dict.fromkeys(result["runtime"] for result in results))
     lead = (
         f"The exported files were run in {runtimes} and compared with PyTorch, on {sources}. "
-        f"Relative errors up to {first['tolerance']:.0e} of the largest output are allowed."
+        f"Relative errors up to {results[0]['tolerance']:.0e} of the largest output are allowed."
     )
-    warnings = dict.fromkeys(w for export in checked if (w := export["verification"].get("warning")))
+    warnings = dict.fromkeys(warning for result in results if (warning := result.get("warning")))
     notes = [tag("p", f"{warning}.", class_="note") for warning in warnings]
     columns = ["Batch", "Largest error", "Relative", "Agreement"]
     return section(
@@ -104,17 +102,16 @@ def _verified_row(row: dict[str, Any]) -> Html:
 
 def inputs(data: ReportData) -> Html | None:
     """What a picture goes through before the network sees it, and what its outputs are."""
-    if not data.preprocessing:
+    if data.preprocessing is None:
         return None
-    values = data.preprocessing
-    (channels, height, width), names = values["shape"], values["classes"]
+    (channels, height, width), names = data.preprocessing.shape, data.preprocessing.classes
     mode = "grey" if channels == 1 else "RGB" if channels == 3 else f"{channels} channels"
     facts = {
         "Shape": f"[N, {channels}, {height}, {width}], float32, {mode}",
         "Size": f"resized to cover {height}x{width} (bilinear), then center-cropped",
         "Numbers": "(x / 255 - mean) / std for pixels x from 0 to 255",
-        "Mean": ", ".join(f"{value:.4f}" for value in values["mean"]),
-        "Std": ", ".join(f"{value:.4f}" for value in values["std"]),
+        "Mean": ", ".join(f"{value:.4f}" for value in data.preprocessing.mean),
+        "Std": ", ".join(f"{value:.4f}" for value in data.preprocessing.std),
         "Outputs": ", ".join([*names[:CLASSES_SHOWN], *(["..."] if len(names) > CLASSES_SHOWN else [])]),
     }
     entries = [join(tag("dt", fact), tag("dd", text)) for fact, text in facts.items() if text]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from reconvene.pages import headline
 from reconvene.pages.data import ReportData
 from reconvene.pages.markup import Child, Html, tag
 from reconvene.pages.sections import html_table, section
-from reconvene.safety import Safety, safety_warnings
-from reconvene.tasks import Task, task_named
+from reconvene.safety import safety_warnings
+from reconvene.tasks import Assessment, Task, task_named
 
 
 def assessment(data: ReportData) -> Html | None:
@@ -17,15 +15,14 @@ def assessment(data: ReportData) -> Html | None:
     if not data.assessment:
         return None
     task = task_named(data.task)
-    assessments = {name: task.read_assessment(values) for name, values in data.assessment.items()}
-    texts = [entry.rows() for entry in assessments.values()]
+    texts = [entry.rows() for entry in data.assessment.values()]
     headings = [heading for heading in texts[0] if heading != task.headline and any(text[heading] for text in texts)]
     rows = [_row(heading[:1].upper() + heading[1:], [text[heading] or "–" for text in texts]) for heading in headings]
-    rows += _corruptions(data.assessment, task)
-    first = next(iter(assessments.values()))
+    rows += _corruptions(list(data.assessment.values()), task)
+    first = next(iter(data.assessment.values()))
     lead = f"On {first.count:,} test images. {first.note}".strip()
-    shares = (40, *(60 // len(assessments) for _ in assessments))
-    columns = ["", *(name.capitalize() for name in assessments)]
+    shares = (40, *(60 // len(data.assessment) for _ in data.assessment))
+    columns = ["", *(name.capitalize() for name in data.assessment)]
     heading = f"Beyond {task.headline}"
     return section(heading, lead, html_table(columns, rows, shares=shares, numeric=range(1, len(columns))))
 
@@ -34,33 +31,30 @@ def safety(data: ReportData) -> Html | None:
     """Every network and file side by side: what it tells of training images, and how it can be made to answer wrong."""
     if not data.safety:
         return None
-    judged = {name: Safety.from_dict(values) for name, values in data.safety.items()}
-    texts = [result.rows() for result in judged.values()]
+    texts = [result.rows() for result in data.safety.values()]
     headings = dict.fromkeys(heading for text in texts for heading in text)
     rows = [_row(heading[:1].upper() + heading[1:], [text.get(heading, "–") for text in texts]) for heading in headings]
     lead = (
         "Membership inference calls images of low loss training images: .5 is chance. Attacks know the gradients of "
         "the PyTorch network; what counts are the answers of each network and file."
     )
-    shares = (40, *(60 // len(judged) for _ in judged))
-    columns = html_table(["", *judged], rows, shares=shares, numeric=range(1, len(judged) + 1))
-    return section("Safety", lead, columns, [tag("p", f"{line}.", class_="note") for line in safety_warnings(judged)])
+    shares = (40, *(60 // len(texts) for _ in texts))
+    columns = html_table(["", *data.safety], rows, shares=shares, numeric=range(1, len(texts) + 1))
+    warnings = [tag("p", f"{line}.", class_="note") for line in safety_warnings(data.safety)]
+    return section("Safety", lead, columns, warnings)
 
 
-def _corruptions(assessments: dict[str, dict[str, Any]], task: Task) -> list[Html]:
-    names = dict.fromkeys(name for values in assessments.values() for name in values.get("corruptions") or ())
+def _corruptions(assessments: list[Assessment], task: Task) -> list[Html]:
+    corruptions = [assessment.corruptions or {} for assessment in assessments]
+    names = dict.fromkeys(name for scores in corruptions for name in scores)
     if not names:
         return []
     title = f"{headline.title(task.headline)} on corrupted images, by strength"
     rows = [tag("tr", tag("th", title, colspan=str(len(assessments) + 1), scope="rowgroup"), class_="group")]
     for name in names:
-        levels = max(len((values.get("corruptions") or {}).get(name, ())) for values in assessments.values())
-        for level in range(levels):
+        for level in range(max(len(scores.get(name, ())) for scores in corruptions)):
             cells: list[Child] = [
-                headline.format_score(scores[level], task)
-                if (scores := (values.get("corruptions") or {}).get(name))
-                else "–"
-                for values in assessments.values()
+                headline.format_score(scores[name][level], task) if scores.get(name) else "–" for scores in corruptions
             ]
             rows.append(_row(f"{name.upper() if name == 'jpeg' else name.capitalize()}, {level + 1}", cells))
     return rows

@@ -12,6 +12,7 @@ from reconvene.pages import headline
 from reconvene.pages.charts import ChartLine, bar, dots_in_band, lines
 from reconvene.pages.data import ReportData
 from reconvene.pages.markup import Child, Html, name, tag
+from reconvene.surgery.cut import PlanRow
 from reconvene.tasks import Task, task_named
 from reconvene.utils import numbers
 
@@ -55,12 +56,12 @@ def widths(data: ReportData) -> Html | None:
     """Channels of every group before and after, and the sensitivity behind it."""
     if not data.groups:
         return None
-    widest = max(group["dense"] for group in data.groups)
-    losses = [group["loss"] for group in data.groups if _finite(group.get("loss"))]
+    widest = max(group.dense for group in data.groups)
+    losses = [group.loss for group in data.groups if group.loss is not None and math.isfinite(group.loss)]
     largest_loss = max(losses, default=0.0)
     header = ["Group", "Channels kept", *(["Loss"] if losses else [])]
     rows = [tag("tr", _group_cells(group, widest, largest_loss, bool(losses))) for group in data.groups]
-    stay, dense = sum(g["width"] for g in data.groups), sum(g["dense"] for g in data.groups)
+    stay, dense = sum(g.width for g in data.groups), sum(g.dense for g in data.groups)
     lead = (
         f"{len(data.groups)} groups of channels that can only leave together, from input to output: "
         f"{stay:,} of {dense:,} channels stay. The light bar is the dense width, the dark one what is kept."
@@ -83,13 +84,13 @@ def widths(data: ReportData) -> Html | None:
     )
 
 
-def _group_cells(group: dict[str, Any], widest: int, largest_loss: float, with_loss: bool) -> list[Html]:
-    width, dense, loss = group["width"], group["dense"], group.get("loss")
-    lost = float(loss) if loss is not None and _finite(loss) else None
-    figure = f"{width:,} of {dense:,}"
+def _group_cells(group: PlanRow, widest: int, largest_loss: float, with_loss: bool) -> list[Html]:
+    lost = float(group.loss) if group.loss is not None and math.isfinite(group.loss) else None
+    kept = bar(group.width, widest, "pruned", of=group.dense)
+    figure = f"{group.width:,} of {group.dense:,}"
     cells = [
-        tag("th", name(group["name"]), _why(group.get("why")), scope="row"),
-        tag("td", bar(width, widest, "pruned", of=dense), tag("span", figure, class_="figure"), class_="bars"),
+        tag("th", name(group.name), _why(group.why), scope="row"),
+        tag("td", kept, tag("span", figure, class_="figure"), class_="bars"),
     ]
     if with_loss:
         shown = "–" if lost is None else numbers.digits(lost)
@@ -112,7 +113,7 @@ def _unit(data: ReportData) -> str:
     return "0 is nothing, and the scale is the same for every group."
 
 
-def _why(text: str | None) -> Html | None:
+def _why(text: str) -> Html | None:
     return tag("small", name(text)) if text else None
 
 

@@ -13,8 +13,7 @@ def synops(data: ReportData) -> Html | None:
     """Every variant side by side; its layers in a table to open."""
     if not data.synops:
         return None
-    variants = {name: Synops.from_dict(values) for name, values in data.synops.items()}
-    counts = list(variants.values())
+    counts = list(data.synops.values())
     rows = [
         _row("Additions (AC) of an example", [numbers.format_count(count.ac) for count in counts]),
         _row("Multiply-accumulates (MAC)", [numbers.format_count(count.mac) for count in counts]),
@@ -26,9 +25,9 @@ def synops(data: ReportData) -> Html | None:
         f"An input that is not zero meets a weight that is not zero; means over {counts[0].examples} test images. "
         f"Energy: {ENERGY_TABLE}; memory is not in it."
     )
-    columns = ["", *(name.capitalize() for name in variants)]
+    columns = ["", *(name.capitalize() for name in data.synops)]
     table = html_table(columns, rows, numeric=range(1, len(columns)))
-    layers = details("Every layer in numbers", *(_layers(name, count) for name, count in variants.items()))
+    layers = details("Every layer in numbers", *(_layers(name, count) for name, count in data.synops.items()))
     return section("Synaptic operations", lead, table, layers)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -62,30 +61,31 @@ def collect(folder: Path, *, command: str | None = None) -> ReportData:
     if plan is None:
         raise ArtifactError(f"{folder} holds a dense model: there is nothing to set beside it")
     bench = read_bench(folder)
+    task = task_named(recorded_task(folder) if training is None else training.task)
     return ReportData(
         model=stored.source.address,
         costs=plan.costs,
-        groups=plan.summary,
+        groups=plan.rows,
         pinned=plan.pinned,
-        bits=None if plan.bits is None else plan.bits.to_dict(),
+        bits=plan.bits,
         budget=plan.budget,
         limits=plan.limits,
         measured=_measured(stored, bench),
         spread=_in_network_order(pruning.spread, plan) if pruning else {},
         training=_logs(folder),
         scores=scores(folder),
-        task=recorded_task(folder) if training is None else training.task,
-        assessment=dict(stored.assessment),
+        task=task.name,
+        assessment={name: task.read_assessment(values) for name, values in stored.assessment.items()},
         trained=plan.kept_weights if pruning is None else pruning.trained,
         as_cut={} if stored.as_cut is None else dict(stored.as_cut.scores),
         recipe=_recipe(training),
-        preprocessing={} if stored.preprocessing is None else stored.preprocessing.to_dict(),
-        curve=None if stored.curve is None else asdict(stored.curve),
-        safety={name: result.to_dict() for name, result in stored.safety.items()},
-        synops={name: count.to_dict() for name, count in stored.synops.items()},
+        preprocessing=stored.preprocessing,
+        curve=stored.curve,
+        safety=dict(stored.safety),
+        synops=dict(stored.synops),
         bench=bench,
         pictures=_read_pictures(folder),
-        exports=[asdict(export) for export in stored.exports],
+        exports=list(stored.exports),
         timings=dict(stored.timings.pruning),
         refused=dict(stored.refused),
         criterion=plan.criterion,
