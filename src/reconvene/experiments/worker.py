@@ -12,7 +12,7 @@ import sys
 import time
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import nn
 
 from reconvene.costs import Budget, Cost, listed_costs
 from reconvene.data import Dataset, load_data
-from reconvene.deploy import measure, time_variants
+from reconvene.deploy import Measurement, measure, time_variants
 from reconvene.deploy.planned import as_file_computes
 from reconvene.devices.latency_cost import DeviceLatency
 from reconvene.errors import ExperimentError, ReconveneError
@@ -62,35 +62,19 @@ def execute_run(run: Run, folder: Path, *, data: str) -> Record:
     prepared = arm_named(run.arm).prepare(setting)
     search_cpu = time.process_time() - began
     costs = measure(dense if prepared.masked else prepared.model, setting.inputs, latency=False)
-    result = train_model(
-        prepared.model,
-        dataset,
-        epochs=prepared.epochs,
-        directory=folder / "train",
-        config=prepared.config or config,
-        distillation=prepared.distillation,
-        quantising=prepared.quantising,
-    )
+    result = _train(prepared, setting)
     model = take_off(prepared.model)
+    if prepared.masked:
+        costs = replace(costs, params=sum(int(parameter.count_nonzero()) for parameter in model.parameters()))
     judged = as_file_computes(model, dataset, seed=run.seed)
-    nonzero = sum(int(p.count_nonzero()) for p in model.parameters()) if prepared.masked else costs.params
-    dense_costs = measure(dense, setting.inputs, latency=False)
-    record: Record = {
+    return {
         "key": run.key,
         "run": asdict(run),
         "label": run.label,
         "dataset": str(dataset),
         "dataset_sha256": dataset.sha256,
-        "params": nonzero,
-        "macs": costs.macs,
-        "size": costs.size,
-        "peak_memory": costs.peak_memory,
-        "dense": {
-            "params": dense_costs.params,
-            "macs": dense_costs.macs,
-            "size": dense_costs.size,
-            "peak_memory": dense_costs.peak_memory,
-        },
+        **_costs(costs),
+        "dense": _costs(measure(dense, setting.inputs, latency=False)),
         "widths": {row.name: row.width for row in prepared.plan.rows} if prepared.plan else None,
         "search": {"seconds": sum(prepared.seconds.values()), "cpu_seconds": search_cpu, "steps": prepared.seconds},
         "facts": prepared.facts,
@@ -105,7 +89,6 @@ def execute_run(run: Run, folder: Path, *, data: str) -> Record:
         "seconds": time.perf_counter() - start,
         "date": now(),
     }
-    return record
 
 
 def _source(run: Run, dataset: Dataset) -> ModelSource:
@@ -141,6 +124,23 @@ def _costs_on_device(run: Run, model: nn.Module, inputs: torch.Tensor) -> dict[s
     """
     profile = resolve_profile(Planner(model, inputs, seed=run.seed), run.device)
     return {**listed_costs(), "latency": DeviceLatency(profile)}
+
+
+def _train(prepared: PreparedRun, setting: Setting) -> TrainResult:
+    """The training that the arm leaves to do, by its own recipe where it has one."""
+    return train_model(
+        prepared.model,
+        setting.dataset,
+        epochs=prepared.epochs,
+        directory=setting.folder / "train",
+        config=prepared.config or setting.config,
+        distillation=prepared.distillation,
+        quantising=prepared.quantising,
+    )
+
+
+def _costs(measured: Measurement) -> Record:
+    return {name: getattr(measured, name) for name in ("params", "macs", "size", "peak_memory")}
 
 
 def _training(result: TrainResult, prepared: PreparedRun, macs: int, dataset: Dataset) -> Record:
