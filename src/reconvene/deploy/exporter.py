@@ -125,60 +125,73 @@ def export(
     settle_state(model, inputs)
     if state == CARRIED:
         model, inputs = one_step(model, inputs)
-    # without an example, a file whose batch cannot be free takes one sample
-    options, inputs = options.resolved(
-        model, runtime, inputs if example_inputs is not None else take_samples(inputs, 0, 1)
-    )
-    by_plan = planned(model, runtime, calibration, keep_fp32) if quantize == _PLAN else None
-    if by_plan is not None:
-        model, calibration = by_plan.model, by_plan.calibration
-    settings = None if quantize is None else quantisation(model, inputs, calibration, keep_fp32, learned)
-    reference = model
-    if settings is not None and by_plan is not None:
-        reference = by_plan.as_computed(settings.samples)
-        settings = replace(settings, packed=by_plan.weights, inputs=by_plan.narrow(reference))
-    work = Export(runtime, model, inputs, settings, options, reference)
-    stem = ".".join(
-        [
-            name,
-            *(["step"] if state == CARRIED else []),
-            *([quantize] if quantize else [precision] if precision == "fp16" else []),
-        ]
-    )
+    # Where nobody gave an example, a batch that cannot be free is one of one.
+    example = inputs if example_inputs is not None else take_samples(inputs, 0, 1)
+    options, inputs = options.resolved(model, runtime, example)
+    work = Export(runtime, model, inputs, None, options, model)
+    if quantize is not None:
+        work = _quantised(work, quantize, calibration, keep_fp32, learned)
+    parts = ["step" if state == CARRIED else "", quantize or ("fp16" if precision == "fp16" else "")]
+    stem = ".".join([name, *(part for part in parts if part)])
+    with listening(progress), shared_conversions():
+        check = CheckOptions(data, limits, task, tolerance, seed) if verify else None
+        return _written(work, Path(directory), stem, check, format=format, precision=quantize or width)
+
+
+def _quantised(
+    work: Export,
+    quantize: str,
+    calibration: Iterable[Any] | None,
+    keep_fp32: Sequence[str],
+    learned: Mapping[str, Range] | None,
+) -> Export:
+    """The same model on its way into a file of int8, or of the bits of its plan."""
+    if quantize != _PLAN:
+        return replace(work, settings=quantisation(work.model, work.inputs, calibration, keep_fp32, learned))
+    by_plan = planned(work.model, work.runtime, calibration, keep_fp32)
+    settings = quantisation(by_plan.model, work.inputs, by_plan.calibration, keep_fp32, learned)
+    reference = by_plan.as_computed(settings.samples)
+    settings = replace(settings, packed=by_plan.weights, inputs=by_plan.narrow(reference))
+    return replace(work, model=by_plan.model, settings=settings, reference=reference)
+
+
+def _written(
+    work: Export, directory: Path, stem: str, check: CheckOptions | None, *, format: str, precision: str
+) -> Exported:
+    """Write the file, verify it where there is a ``check``, and give it its name.
+
+    It is written beside its destination and moved when complete: a crash or Ctrl-C leaves nothing half-written there.
+    """
+    file, settings = f"{stem}{work.runtime.suffix}", work.settings
     start = time.perf_counter()
     checked: Verification | Fidelity | None = None
-    directory, notes = Path(directory), list[str]()
+    notes: list[str] = []
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        # Written beside its destination and moved when complete: a crash or Ctrl-C leaves nothing half-written there.
-        with (
-            listening(progress),
-            shared_conversions(),
-            tempfile.TemporaryDirectory(prefix=f".{name}-", dir=directory) as folder,
-        ):
-            with stage(f"writing {stem}{runtime.suffix}", summary=False):
-                written = work.write(Path(folder) / f"{stem}{runtime.suffix}", settings)
+        with tempfile.TemporaryDirectory(prefix=f".{stem}-", dir=directory) as folder:
+            with stage(f"writing {file}", summary=False):
+                written = work.write(Path(folder) / file, settings)
             seconds = time.perf_counter() - start
-            if verify:
-                with stage(f"verifying {stem}{runtime.suffix}", summary=False):
-                    checked, notes = verified(work, written, CheckOptions(data, limits, task, tolerance, seed))
+            if check is not None:
+                with stage(f"verifying {file}", summary=False):
+                    checked, notes = verified(work, written, check)
             files = _moved(written, directory)
     except OSError as error:
         raise ExportError(f"could not write the export into {directory}: {error.strerror or error}") from error
     return Exported(
-        files[0],
-        files,
-        format,
-        sum(file.stat().st_size for file in files),
-        seconds,
-        checked,
-        quantize or width,
-        tuple(dict.fromkeys((*(settings.keep_fp32 if settings is not None else ()), *written.keep_fp32))),
-        learned is not None,
-        written.batch,
-        options.dynamic_axes,
-        opset,
-        (*written.notes, *notes),
+        path=files[0],
+        files=files,
+        format=format,
+        bytes=sum(path.stat().st_size for path in files),
+        seconds=seconds,
+        verification=checked,
+        precision=precision,
+        keep_fp32=tuple(dict.fromkeys((*(settings.keep_fp32 if settings is not None else ()), *written.keep_fp32))),
+        learned_ranges=settings is not None and settings.learned is not None,
+        batch=written.batch,
+        dynamic_axes=work.options.dynamic_axes,
+        opset=work.options.opset,
+        notes=(*written.notes, *notes),
     )
 
 
