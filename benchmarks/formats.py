@@ -19,7 +19,8 @@ from reconvene.errors import ExportError, VerificationError
 from reconvene.models import resolve_address
 from reconvene.utils.tables import text_table
 from reconvene.workflow import Int8, bench, run
-from reconvene.workflow.deploy import calibration_of, variants
+from reconvene.workflow.deploy import calibration_of
+from reconvene.workflow.variants import variants
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "formats.jsonl"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,7 @@ from reconvene.deploy import BenchData, BenchResult, Exported, Limits
 from reconvene.deploy import export as export_file
 from reconvene.deploy import time_variants as bench_variants
 from reconvene.deploy.runtimes.registry import format_named
-from reconvene.deploy.sharing import once
-from reconvene.errors import ArtifactError, ExportError, VerificationError
-from reconvene.models import example_inputs
+from reconvene.errors import ExportError, VerificationError
 from reconvene.quantiser.activations import Range
 from reconvene.utils.files import write_atomic
 from reconvene.utils.progress import ProgressOption, listening, stage
@@ -25,7 +23,7 @@ from reconvene.workflow.compiling import compiler_for, with_compiled
 from reconvene.workflow.inputs import DataChoice, DataLike, dataset_for
 from reconvene.workflow.origin import DENSE
 from reconvene.workflow.prune import BENCH
-from reconvene.workflow.qat import learned_ranges
+from reconvene.workflow.variants import inputs_of, learned_by_variant, variants
 
 _BEST_DATA = "best what the model was trained on"
 
@@ -112,63 +110,96 @@ def export_artifact(
         raise ExportError(f"int8 is calibrated on real data: give dataset= (--data), {_BEST_DATA}")
     for format_name in formats:
         format_named(format_name).require(exporting=True)
-    inputs = _inputs(folder, input_shape, batch=1, seed=seed)
+    inputs = inputs_of(folder, input_shape, batch=1, seed=seed)
     models = variants(folder, allow_import=allow_import)
-    options = form.options(folder, dataset)
     artifact_variant = list(models)[-1]  # what the artifact itself holds
-    quantising: dict[str, Any] = {}
-    if int8 is not None and dataset is not None:
-        images = calibration_of(dataset, int8.samples, seed=seed)
-        quantising = {"calibration": images, "keep_fp32": int8.keep_fp32, "limits": int8.limits}
+    chosen = list(models) if with_dense and only is None else [only or artifact_variant]
+    options = form.options(folder, dataset)
+    images = None if int8 is None or dataset is None else calibration_of(dataset, int8.samples, seed=seed)
+    test = dataset if form.state == "fresh" else None  # data hold no state: a step that takes one is verified on noise
+    export = _ArtifactExport(folder, inputs, options, int8, images, test, seed)
     compiler = None if int8 is None else compiler_for(folder, int8.chip)
-    ranges = _ranges(folder, models)
+    ranges = learned_by_variant(folder, models)
     by_variant: dict[str, list[Exported]] = {}
-    for variant, model in models.items():
-        if variant != (only or artifact_variant) and not (with_dense and only is None):
-            continue
+    for variant in [name for name in models if name in chosen]:
         name = "model" if variant == artifact_variant else variant
-        if int8 is not None:
-            quantising["quantize"] = int8.precision(of_artifact=variant == artifact_variant)
         for format_name in formats:
-            kind = format_name if int8 is None else f"{format_name} in {quantising['quantize']}"
-            with stage(f"exporting {name} to {kind} and verifying it"):
-                # data hold no state, so a step that takes one is verified on noise
-                data = None if dataset is None or form.state != "fresh" else test_batches(dataset, batch_size=32)
-                learned = ranges.get(variant) if quantising and format_named(format_name).takes_ranges else None
-                try:
-                    exported = export_file(
-                        model,
-                        folder,
-                        format=format_name,
-                        example_inputs=inputs,
-                        name=name,
-                        data=data,
-                        seed=seed,
-                        learned=learned,
-                        **options,
-                        **quantising,
-                    )
-                except (VerificationError, ExportError) as error:
-                    if quantising:
-                        file = f"{name}.{quantising['quantize']}{format_named(format_name).suffix}"
-                        _note_refusal(folder, file, str(error))
-                    raise
-                if quantising:
-                    _note_refusal(folder, exported.path.name, None)
+            exported = export.write(models[variant], name, format_name, ranges.get(variant))
             if compiler is not None and format_name == "litert":
                 with stage(f"compiling {exported.path.name} for {compiler.accelerator}"):
                     exported = with_compiled(exported, compiler, folder, dense=name == DENSE)
             by_variant.setdefault(variant, []).append(exported)
+    _record_exports(folder, by_variant)
+    return by_variant
+
+
+@dataclass(frozen=True, eq=False)
+class _ArtifactExport:
+    """What all files of one export of an artifact have in common: see ``export_artifact``.
+
+    ``options``: as ``reconvene.export`` takes them. ``images``: what int8 is calibrated on. ``test``: whose test images
+    files are verified on; None is seeded noise.
+    """
+
+    folder: Path
+    inputs: Tensor
+    options: Mapping[str, Any]
+    int8: Int8 | None
+    images: Calibration | None
+    test: Dataset | None
+    seed: int
+
+    def write(self, model: nn.Module, name: str, format_name: str, ranges: Mapping[str, Range] | None) -> Exported:
+        """Write and verify one file. The artifact keeps why a quantised one was refused, until one is not."""
+        runtime = format_named(format_name)
+        quantising = self._quantising(name, ranges if runtime.takes_ranges else None)
+        precision = quantising.get("quantize")
+        kind = format_name if precision is None else f"{format_name} in {precision}"
+        with stage(f"exporting {name} to {kind} and verifying it"):
+            try:
+                exported = export_file(
+                    model,
+                    self.folder,
+                    format=format_name,
+                    example_inputs=self.inputs,
+                    name=name,
+                    data=None if self.test is None else test_batches(self.test, batch_size=32),
+                    seed=self.seed,
+                    **self.options,
+                    **quantising,
+                )
+            except (VerificationError, ExportError) as error:
+                if precision is not None:
+                    _note_refusal(self.folder, f"{name}.{precision}{runtime.suffix}", str(error))
+                raise
+            if precision is not None:
+                _note_refusal(self.folder, exported.path.name, None)
+        return exported
+
+    def _quantising(self, name: str, learned: Mapping[str, Range] | None) -> dict[str, Any]:
+        """The options of ``reconvene.export`` that are about int8; none for float32."""
+        if self.int8 is None:
+            return {}
+        return {
+            "quantize": self.int8.precision(of_artifact=name == "model"),
+            "calibration": self.images,
+            "keep_fp32": self.int8.keep_fp32,
+            "limits": self.int8.limits,
+            "learned": learned,
+        }
+
+
+def _record_exports(folder: Path, by_variant: Mapping[str, Sequence[Exported]]) -> None:
+    """Keep in the artifact what was exported, and no longer how safe files of these names were: they are others now."""
     rows = [
         artifact.ExportRecord(variant=variant, **exported.to_dict())
         for variant, exports in by_variant.items()
         for exported in exports
     ]
     files = {row.file for row in rows}
-    judged = {name: safety for name, safety in artifact.Artifact.open(folder).safety.items() if name not in files}
-    safety = {name: result.to_dict() for name, result in judged.items()}  # of files that are others now
+    judged = artifact.Artifact.open(folder).safety
+    safety = {name: result.to_dict() for name, result in judged.items() if name not in files}
     artifact.add_measurements(folder, {"exports": _with_earlier(folder, rows), "safety": safety})
-    return by_variant
 
 
 def _note_refusal(folder: Path, file: str, reason: str | None) -> None:
@@ -225,7 +256,7 @@ def bench(
     folder = Path(directory)
     if int8 is not None and data is None:
         raise ExportError(f"int8 is calibrated on real data: give data= (--data), {_BEST_DATA}")
-    inputs = _inputs(folder, input_shape, batch=batch, seed=seed)
+    inputs = inputs_of(folder, input_shape, batch=batch, seed=seed)
     models = variants(folder, allow_import=allow_import)
     with listening(progress):
         dataset = None if data is None else dataset_for(folder, data, DataChoice(input_shape=input_shape))
@@ -252,7 +283,7 @@ def _bench_data(
     test = Calibration(tuple(test_batches(dataset, batch_size=32)), f"test images of {dataset.name}")
     images = calibration_of(dataset, int8.samples, seed=seed) if int8 else None
     in_float = int8.keep_fp32 if int8 else ()
-    return BenchData(images, test, str(test), in_float, _ranges(folder, models), dataset.task.name)
+    return BenchData(images, test, str(test), in_float, learned_by_variant(folder, models), dataset.task.name)
 
 
 def calibration_of(dataset: Dataset, samples: int, *, seed: int) -> Calibration:
@@ -265,43 +296,3 @@ def _with_earlier(folder: Path, rows: list[artifact.ExportRecord]) -> list[artif
     new = {row.file for row in rows}
     before = artifact.Artifact.open(folder).exports
     return [row for row in before if row.file not in new and (folder / row.file).exists()] + rows
-
-
-def variants(folder: Path, *, allow_import: bool) -> dict[str, nn.Module]:
-    """``dense`` (trained, where there is one) and then ``pruned``, in eval mode; a dense artifact is ``dense`` alone.
-
-    Loaded once within ``shared_conversions``, as long as the weights on disk are the same files.
-
-    Raises ArtifactError.
-    """
-    weights = [folder / artifact.WEIGHTS, folder / DENSE / artifact.WEIGHTS]
-    stamps = tuple((s.st_ino, s.st_mtime_ns, s.st_size) for s in (path.stat() for path in weights if path.is_file()))
-    key = ("variants", folder.resolve(), stamps, allow_import)
-    return once(None, key, lambda: _loaded(folder, allow_import=allow_import))
-
-
-def _loaded(folder: Path, *, allow_import: bool) -> dict[str, nn.Module]:
-    model = artifact.load(folder, allow_import=allow_import).eval()
-    if artifact.read_plan(folder) is None:
-        return {"dense": model}
-    trained = folder / DENSE
-    if trained.is_dir():
-        dense = artifact.load(trained, allow_import=allow_import)
-    else:
-        dense = artifact.dense(folder, allow_import=allow_import)
-    return {"dense": dense.eval(), "pruned": model}
-
-
-def _ranges(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Range]]:
-    """The ranges from quantisation-aware training, by variant; variants without that training are left out."""
-    *dense_variants, artifact_variant = names
-    places = {artifact_variant: folder, **dict.fromkeys(dense_variants, folder / DENSE)}
-    learned = {name: learned_ranges(path) for name, path in places.items() if path == folder or path.is_dir()}
-    return {name: ranges for name, ranges in learned.items() if ranges is not None}
-
-
-def _inputs(folder: Path, input_shape: tuple[int, ...] | None, *, batch: int, seed: int) -> Tensor:
-    shape = input_shape or artifact.Artifact.open(folder).source.input_shape
-    if shape is None:
-        raise ArtifactError(f"{folder} does not say what its model takes. Give its shape, such as 3x224x224 (--input)")
-    return example_inputs(shape, batch=batch, seed=seed)

@@ -16,10 +16,10 @@ from reconvene.tasks import Assessment
 from reconvene.training import evaluate_split
 from reconvene.training.assess import assess, predict, test_synops
 from reconvene.utils.progress import ProgressOption, listening, stage
-from reconvene.workflow.deploy import variants
 from reconvene.workflow.inputs import DataLike, dataset_for, preparation
 from reconvene.workflow.origin import stored_variants
 from reconvene.workflow.pictures import draw_predictions, write_pictures
+from reconvene.workflow.variants import variants
 
 
 def evaluate(

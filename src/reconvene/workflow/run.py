@@ -17,13 +17,14 @@ from reconvene.tasks import DEFAULT, Task, task_named
 from reconvene.training import TrainConfig
 from reconvene.utils.progress import ProgressOption, listening
 from reconvene.utils.tables import text_table, times
-from reconvene.workflow.deploy import Int8, bench, export_artifact, variants
+from reconvene.workflow.deploy import Int8, bench, export_artifact
 from reconvene.workflow.inputs import DataLike, model_and_data
 from reconvene.workflow.origin import DENSE
 from reconvene.workflow.pictures import draw_predictions, write_pictures
 from reconvene.workflow.prune import Pruning, prune_artifact, record_of
 from reconvene.workflow.report import read_bench, report, scores
 from reconvene.workflow.train import Lesson, train
+from reconvene.workflow.variants import variants
 
 
 @dataclass(frozen=True)
