@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from reconvene.cli.prune_options import PruneOptions
 from reconvene.cli.step_options import StepOptions
 
 if TYPE_CHECKING:
+    from reconvene.artifact import Artifact
     from reconvene.costs import Budget
     from reconvene.data import Dataset, Normalisation
     from reconvene.models import ModelSource
@@ -59,20 +60,39 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
         self._check_weights()
         in_steps = self.in_steps
         from reconvene import artifact
-        from reconvene.costs import text_of
-        from reconvene.utils.tables import Cell, smaller, text_table
 
-        base = Path(self.model) if self.trained and (Path(self.model) / artifact.MANIFEST).is_file() else None
-        if base is None:
-            source = self.source(self.model, seed=self.seed)
-        else:
-            of_base = artifact.Artifact.open(base)
-            self.refuse_other_normalisation(of_base)
-            source = of_base.source
+        base, source = self._origin()
         self._take_published_normalisation()
         dataset = cache(partial(self.dataset, source.input_shape, base))
         prune = self._pruned_in_steps if in_steps else self._pruned
         plan = prune(budget, source, base, dataset)
+        stored = artifact.Artifact.open(self.output)
+        text = self._tables(plan, f"{source.address} within {budget}")
+        text += [] if stored.curve is None else ["", str(stored.curve)]
+        scores: dict[str, float] = {}
+        if self.trained and self.data is not None and not in_steps:
+            from reconvene.workflow.evaluate import judge_cut
+
+            as_cut = judge_cut(self.output, dataset(), allow_import=self.allow_import)
+            scores = as_cut.scores
+            text.append(str(as_cut))
+        return Answer("\n".join(text), self._data(plan, source, stored, scores))
+
+    def _origin(self) -> tuple[Path | None, ModelSource]:
+        """The artifact whose trained network is pruned, if it is one, and how the dense network is built."""
+        from reconvene import artifact
+
+        if not self.trained or not (Path(self.model) / artifact.MANIFEST).is_file():
+            return None, self.source(self.model, seed=self.seed)
+        stored = artifact.Artifact.open(self.model)
+        self.refuse_other_normalisation(stored)
+        return Path(self.model), stored.source
+
+    def _tables(self, plan: Plan, title: str) -> list[str]:
+        """The groups and the costs of the plan."""
+        from reconvene.costs import text_of
+        from reconvene.utils.tables import Cell, smaller, text_table
+
         widths: list[list[Cell]] = [[row.name, row.dense, row.width, row.loss, row.why] for row in plan.rows]
         dense, pruned = plan.costs["dense"], plan.costs["pruned"]
         costs: list[list[Cell]] = [
@@ -82,28 +102,17 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
         costs.append([f"training FLOPs, {plan.training_unit}", *plan.training_text])
         protected = [f"kept whole, as asked: {', '.join(self.keep)}"] if self.keep else []
         decided = [] if plan.bits is None else [plan.bits.summary]
-        stored = artifact.Artifact.open(self.output)
-        pruning = stored.pruning
-        assert pruning is not None, "pruned above"
-        text = [
-            text_table(["group", "dense", "width", "loss", "why"], widths, title=f"{source.address} within {budget}"),
+        foot = [*decided, *plan.remarks, *protected, f"artifact: {self.output}"]
+        return [
+            text_table(["group", "dense", "width", "loss", "why"], widths, title=title),
             "",
-            text_table(
-                ["cost", "dense", "pruned", "smaller"],
-                costs,
-                right=(1, 2, 3),
-                foot=[*decided, *plan.remarks, *protected, f"artifact: {self.output}"],
-            ),
+            text_table(["cost", "dense", "pruned", "smaller"], costs, right=(1, 2, 3), foot=foot),
         ]
-        text += [] if stored.curve is None else ["", str(stored.curve)]
-        scores: dict[str, float] = {}
-        if self.trained and self.data is not None and not in_steps:
-            from reconvene.workflow.evaluate import judge_cut
 
-            as_cut = judge_cut(self.output, dataset(), allow_import=self.allow_import)
-            scores = as_cut.scores
-            text.append(str(as_cut))
-        data = {
+    def _data(self, plan: Plan, source: ModelSource, stored: Artifact, scores: Mapping[str, float]) -> dict[str, Any]:
+        """The answer for a program."""
+        assert stored.pruning is not None, "pruned above"
+        return {
             "artifact": str(self.output),
             "model": source.to_dict(),
             "groups": plan.summary,
@@ -111,13 +120,12 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
             "costs": plan.costs,
             "limits": plan.limits,
             "training_flops": {"of": plan.training_unit, "examples": plan.examples, **plan.training_flops},
-            **asdict(pruning),
+            **asdict(stored.pruning),
             "bits": None if plan.bits is None else plan.bits.to_dict(),
             "timings": plan.timings,
             "curve": None if stored.curve is None else asdict(stored.curve),
             "scores": scores,
         }
-        return Answer("\n".join(text), data)
 
     def _pruned(self, budget: Budget, source: ModelSource, base: Path | None, dataset: Callable[[], Dataset]) -> Plan:
         """One cut."""
