@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from tyro.conf import arg
 
@@ -170,11 +170,15 @@ class PruneCommand(BudgetOptions, PruneOptions, StepOptions, TrainingDataOptions
         )
 
     def _pruning(self, *, with_data: bool) -> Pruning:
-        defaults: dict[str, Any] = {}
-        if self.trained:
-            criterion, rectify = ("taylor", "reconstruct") if with_data else ("group_l2", "keep")
-            defaults = {"trained": True, "criterion": criterion, "rectify": rectify}
-        return self.pruning(self.seed, **defaults, **self.target_options)
+        from reconvene.planning.options import default_criterion, default_rectification
+
+        return self.pruning(
+            self.seed,
+            criterion=default_criterion(trained=self.trained, with_data=with_data),
+            rectify=default_rectification(trained=self.trained, with_data=with_data),
+            trained=self.trained,
+            **self.target_options,
+        )
 
     def _take_published_normalisation(self) -> None:
         """Published weights read images as they were trained on, not as these data would have them."""

@@ -14,6 +14,7 @@ from reconvene.errors import DataError, DeviceError, FleetError
 from reconvene.fleet.networks import find_bases, find_weights, recorded_task_of
 from reconvene.fleet.options import Device, DeviceOptions, Fleet, FleetOptions, Int8Settings
 from reconvene.planning.arguments import budget_argument
+from reconvene.planning.options import default_rectification
 from reconvene.planning.target import chip_costs
 from reconvene.tasks import DEFAULT
 from reconvene.training.recipe import read_recipe
@@ -76,7 +77,7 @@ def _completed(settings: Settings, options: FleetOptions, bases: Mapping[str, Pa
         options,
         task=options.task or recorded_task_of(settings, bases),
         evaluator=options.evaluator or (None if options.trained else "fan_in"),
-        rectify=options.rectify or ("reconstruct" if options.trained else "reinit"),
+        rectify=options.rectify or default_rectification(trained=options.trained, with_data=True),
         weights=find_weights(settings, options, bases, folder),
     )
     return replace(options, data=_find_data(settings, options, folder))

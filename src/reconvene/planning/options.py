@@ -53,14 +53,26 @@ class Options:
 
     @property
     def chosen_criterion(self) -> str | None:
-        """The criterion that was asked for, or that a trained network has by default."""
-        if self.criterion is not None or not self.trained:
+        """The criterion that was asked for, or the default."""
+        if self.criterion is not None:
             return self.criterion
-        return "group_l2" if self.data is None else "taylor"
+        return default_criterion(trained=self.trained, with_data=self.data is not None)
 
     @property
-    def usual_way(self) -> str:
+    def default_rectification(self) -> str:
         """How the small network is rectified where nothing else is asked."""
-        if not self.trained:
-            return "reinit"
-        return "keep" if self.data is None else "reconstruct"
+        return default_rectification(trained=self.trained, with_data=self.data is not None)
+
+
+def default_criterion(*, trained: bool, with_data: bool) -> str | None:
+    """The criterion of a trained network; None for an untrained one, whose evaluator decides whether it needs one."""
+    if not trained:
+        return None
+    return "taylor" if with_data else "group_l2"
+
+
+def default_rectification(*, trained: bool, with_data: bool) -> str:
+    """A trained network keeps its weights, and data fit them to the dense network; an untrained one is drawn anew."""
+    if not trained:
+        return "reinit"
+    return "reconstruct" if with_data else "keep"

@@ -103,7 +103,7 @@ def _pruned(
     see: Callable[[nn.Module], object] | None,
 ) -> Pruned:
     options = options.repeatable()  # the criterion reads the data, and then the rectifier
-    how = options.usual_way if rectify is None else rectify
+    how = options.default_rectification if rectify is None else rectify
     _note_unread_criterion(options, how)
     note = _on_weights(model, options, how, asked=rectify is not None)
     chosen_plan = plan_by(model, example_inputs, budget, options)

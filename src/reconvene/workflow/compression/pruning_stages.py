@@ -20,6 +20,7 @@ from reconvene.evaluator.evaluators import evaluator_named, usual_evaluator
 from reconvene.planning.arguments import budget_argument
 from reconvene.planning.bits import check_activation_bits, check_bits
 from reconvene.planning.limits import matching
+from reconvene.planning.options import default_criterion, default_rectification
 from reconvene.planning.search import divided
 from reconvene.rectifier import RECTIFICATIONS
 from reconvene.utils.invalid_values import Place
@@ -84,10 +85,10 @@ class LimitedStage(RecipeStage):
 
     def _pruning(self, work: StageWork, rectify: str | None, options: Mapping[str, Any]) -> Pruning:
         """All that decides the plan but the budget."""
-        usual = "reconstruct" if work.trained else "reinit"
+        rectify = rectify or default_rectification(trained=work.trained, with_data=True)
         shared: dict[str, Any] = {"seed": work.seed, "trained": work.trained, "keep": self.keep}
         shared["chip"] = work.path_of(self.target)
-        return Pruning(rectify=rectify or usual, round_to=self.round_to, **shared, **options)
+        return Pruning(rectify=rectify, round_to=self.round_to, **shared, **options)
 
     def _limits_with_bits(self, work: StageWork, pruning: Pruning, *, share: float) -> Budget:
         """The limits of a plan of bits, whose ``size`` is without the graph of a file; see ``without_graph``."""
@@ -158,7 +159,7 @@ class PruneStage(LimitedStage):
         return ""
 
     def _criterion(self, *, trained: bool) -> str | None:
-        return self.criterion or ("taylor" if trained else None)
+        return self.criterion or default_criterion(trained=trained, with_data=True)
 
     def carry_out(self, work: StageWork) -> None:
         """Prune the network before."""
