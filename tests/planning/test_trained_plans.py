@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import reconvene as rc
 from reconvene.errors import ArgumentError, BudgetError, CriterionError, StructureError, UnknownNameError
-from reconvene.planning.pruning import TrainedWeightsWarning, UntrainedWeightsWarning
+from reconvene.planning.trained_weights import TrainedWeightsWarning, UntrainedWeightsWarning
 from support.channel_criteria import WITHOUT_SPIKES
 from support.trained_net import Net, X, batches, trained
 
@@ -177,6 +177,17 @@ def test_a_network_that_looks_untrained_is_not_kept_in_silence():
         warnings.simplefilter("error")
         rc.prune(trained(Net()), X, rc.Budget(macs="2x"), trained=True)
         rc.prune(Net(norms=False), X, rc.Budget(macs="2x"), trained=True)  # nothing tells
+
+
+def test_a_network_of_which_only_a_variance_has_moved_looks_trained():
+    net = Net()
+    norm = next(module for module in net.modules() if isinstance(module, nn.BatchNorm2d))
+    norm.running_var.fill_(1.5)  # its inputs have a mean of zero
+    with pytest.warns(TrainedWeightsWarning, match="statistics of 1 norm have moved"):
+        rc.prune(net, X, rc.Budget(macs="2x"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rc.prune(net, X, rc.Budget(macs="2x"), trained=True)
 
 
 def test_a_missing_argument_of_a_criterion_is_reported_before_any_work():

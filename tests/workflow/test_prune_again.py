@@ -19,7 +19,7 @@ from reconvene.training import TrainConfig
 from reconvene.workflow import Pruning, Tuned, prune_artifact, prune_in_steps, train
 
 FEW_BITS = {"bits": (0, 2, 4, 8), "activation_bits": (2, 4, 8)}
-pytestmark = pytest.mark.filterwarnings("ignore::reconvene.planning.pruning.UntrainedWeightsWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::reconvene.planning.trained_weights.UntrainedWeightsWarning")
 
 
 @pytest.fixture(scope="module")

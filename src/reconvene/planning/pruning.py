@@ -20,6 +20,7 @@ from reconvene.planning.feedback import plan_within
 from reconvene.planning.options import Options
 from reconvene.planning.session import Planner
 from reconvene.planning.target import Target
+from reconvene.planning.trained_weights import TrainedWeightsWarning, UntrainedWeightsWarning, moved_norms
 from reconvene.quantiser.activations import BITS
 from reconvene.rectifier import RectifyReport
 from reconvene.structure.nesting import on_model
@@ -29,7 +30,6 @@ from reconvene.surgery import Plan
 from reconvene.surgery.compose import compose_plans
 from reconvene.utils import progress
 from reconvene.utils.arguments import warn_caller
-from reconvene.utils.norms import keeps_statistics
 from reconvene.utils.notes import Note
 
 
@@ -147,9 +147,11 @@ def _note_unread_criterion(options: Options, how: str) -> None:
 
 def _on_weights(model: nn.Module, options: Options, how: str, *, asked: bool) -> Note | None:
     """What a plan should say of the weights; warns where trained ones would be lost and nobody asked for it."""
+    moved = moved_norms(model)
     if options.trained:
         without = "" if options.data is not None else "; data= would let them be fitted to the dense network"
-        if not looks_untrained(model):
+        looks_untrained = moved == []
+        if not looks_untrained:
             return Note(f"the trained weights are kept ({how}{without})", "kept weights")
         note = Note(
             f"the weights are kept ({how}{without}), but this network looks untrained: its norms have the statistics "
@@ -158,7 +160,6 @@ def _on_weights(model: nn.Module, options: Options, how: str, *, asked: bool) ->
         )
         warn_caller(note, UntrainedWeightsWarning)
         return note
-    moved = moved_statistics(model)
     if not moved or asked:
         return None
     note = Note(
@@ -169,35 +170,6 @@ def _on_weights(model: nn.Module, options: Options, how: str, *, asked: bool) ->
     )
     warn_caller(note, TrainedWeightsWarning)
     return note
-
-
-@on_model
-def moved_statistics(model: nn.Module) -> list[str]:
-    """Names of the norms whose running statistics are not those that they begin with."""
-    return [
-        name
-        for name, module in model.named_modules()
-        if keeps_statistics(module) and not module.running_mean.is_meta and bool((module.running_mean != 0).any())
-    ]
-
-
-@on_model
-def looks_untrained(model: nn.Module) -> bool:
-    """Whether norms keep running statistics, and none of them was ever updated; False on meta."""
-    statistics = {
-        name: values for name, values in model.named_buffers() if name.endswith(("running_mean", "running_var"))
-    }
-    if not statistics or any(values.is_meta for values in statistics.values()):
-        return False
-    return all(bool((values == float(name.endswith("var"))).all()) for name, values in statistics.items())
-
-
-class UntrainedWeightsWarning(UserWarning):
-    """A network that looks untrained is pruned as a trained one."""
-
-
-class TrainedWeightsWarning(UserWarning):
-    """A network that looks trained is about to lose its weights."""
 
 
 @exclusive()

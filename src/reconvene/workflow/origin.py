@@ -17,7 +17,7 @@ from reconvene.artifact.weights import load_weights
 from reconvene.data import Normalisation
 from reconvene.errors import ArtifactError, ModelError
 from reconvene.models import ModelSource
-from reconvene.planning.pruning import looks_untrained
+from reconvene.planning.trained_weights import moved_norms
 from reconvene.surgery import Plan
 from reconvene.training.log import LOG_NAME
 from reconvene.utils.files import write_atomic
@@ -116,7 +116,8 @@ class Origin:
         """
         base = self.base
         if base is None:
-            trained = self.weights is not None or not looks_untrained(model)  # its own code may have loaded weights
+            looks_untrained = moved_norms(model) == []
+            trained = self.weights is not None or not looks_untrained  # its own code may have loaded weights
             origin: dict[str, Any] = {}
             if trained:
                 origin["weights_from"] = self.source.address if self.weights is None else self.weights.name
