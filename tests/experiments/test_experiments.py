@@ -42,6 +42,7 @@ from reconvene.tasks import task_named
 from reconvene.training import TrainConfig, train_model
 from reconvene.training.checkpoint import sha256
 from reconvene.training.run import TrainingRun
+from reconvene.utils.locks import alone_in
 from reconvene.utils.progress import notes_to
 from support import device_fakes
 from support.segments import discs
@@ -377,7 +378,8 @@ def test_no_folder_of_unfinished_runs_is_left_where_none_is(tmp_path: Path) -> N
 def test_two_calls_do_not_share_a_folder_and_words_that_fit_nothing_are_named(tmp_path: Path) -> None:
     asked = make_experiment(experiment())
     (tmp_path / "unfinished").mkdir()
-    with FileLock(tmp_path / "unfinished" / ".lock"), pytest.raises(ExperimentError, match="another compare"):
+    folder = tmp_path / "unfinished"
+    with alone_in(folder, error=ExperimentError), pytest.raises(ExperimentError, match="another process is at work in"):
         compare(asked, tmp_path / "r.jsonl", tmp_path / "unfinished")
     with pytest.raises(ExperimentError, match="no run has 'unifrom'"):
         compare(asked, tmp_path / "r.jsonl", tmp_path / "unfinished", only=["unifrom"])

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from filelock import FileLock
 
 import reconvene as rc
 from reconvene import artifact, cli, devices
@@ -40,6 +39,7 @@ from reconvene.models import resolve_address
 from reconvene.planning.target import Target
 from reconvene.tasks import task_named
 from reconvene.utils import numbers
+from reconvene.utils.locks import alone_in
 from support import device_fakes as fakes
 from support.paths import ROOT
 
@@ -344,11 +344,12 @@ def test_devices_with_the_same_budget_do_not_disturb_each_other(tmp_path: Path) 
 def test_one_fleet_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
     path = fleet_file(tmp_path, "models: [resnet20]\nargs: {width: 0.25}\ndevices: {a: {params: 500x}}")
     (tmp_path / "out").mkdir()
-    with FileLock(tmp_path / "out" / ".lock"), pytest.raises(FleetError, match="another fleet is at work in"):
-        run_fleet(read_fleet(path), tmp_path / "out")
+    out = tmp_path / "out"
+    with alone_in(out, error=FleetError), pytest.raises(FleetError, match="another process is at work in"):
+        run_fleet(read_fleet(path), out)
     (tmp_path / "out" / "a" / "resnet20").mkdir(parents=True)
     (row,) = run_fleet(read_fleet(path), tmp_path / "out").rows
-    assert "What lies in a/resnet20 is from before" in row.trouble and not (tmp_path / "out" / ".lock").exists()
+    assert "What lies in a/resnet20 is from before" in row.trouble
 
 
 def write_pictures(folder: Path, count: int, shade: int = 99) -> None:

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 
 from reconvene.errors import ExperimentError
 from reconvene.experiments.config import Experiment, Run
@@ -26,8 +25,9 @@ from reconvene.experiments.context import SHARED
 from reconvene.experiments.process import execute_in_process, job_of
 from reconvene.experiments.results import Record, append_result, of_keys, read_results, score_of, task_of
 from reconvene.experiments.sources import require_data
-from reconvene.experiments.worker import ERROR, LOCK, RESULT
+from reconvene.experiments.worker import ERROR, RESULT
 from reconvene.utils.executors import Job, JobOutcome, in_processes, join_ray, on_ray
+from reconvene.utils.locks import alone_in
 from reconvene.utils.progress import ProgressOption, listening, note, stage, track
 from reconvene.utils.progress_display import duration
 
@@ -73,25 +73,13 @@ def compare(
     if ray is not None:
         join_ray(ray, error=ExperimentError)
     work.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(work / LOCK, timeout=0), listening(progress):
-            outcome = _compare(experiment, selected, results, work, (seconds, workers, ray))
-            if not outcome.left and (work / SHARED).exists():
-                shutil.rmtree(work / SHARED)
-        _remove_if_empty(work)
-        return outcome
-    except Timeout as error:
-        raise ExperimentError(
-            f"another compare is at work in {work}. Wait for it, or give this one another -o"
-        ) from error
-
-
-def _remove_if_empty(work: Path) -> None:
-    """Leave no folder of unfinished runs where none is unfinished; another call may just have begun to work in it."""
-    if [path.name for path in work.iterdir()] == [LOCK]:
-        with contextlib.suppress(OSError):
-            (work / LOCK).unlink()
+    with alone_in(work, error=ExperimentError), listening(progress):
+        outcome = _compare(experiment, selected, results, work, (seconds, workers, ray))
+        if not outcome.left and (work / SHARED).exists():
+            shutil.rmtree(work / SHARED)
+        with contextlib.suppress(OSError):  # it holds unfinished runs
             work.rmdir()
+    return outcome
 
 
 def select_runs(experiment: Experiment, only: Sequence[str]) -> list[Run]:

@@ -11,8 +11,6 @@ from itertools import product
 from math import inf
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from reconvene import artifact
 from reconvene.errors import FleetError
 from reconvene.fleet.assignments import Assignment, PlannedAssignment, assignments_of, may_time, plans_for
@@ -23,6 +21,7 @@ from reconvene.fleet.options import Device, Fleet
 from reconvene.planning.runtime_costs import ExportedSize
 from reconvene.utils.executors import Job, JobOutcome, in_processes, join_ray, on_ray
 from reconvene.utils.files import unwritable, write_atomic
+from reconvene.utils.locks import alone_in
 from reconvene.utils.machine import usable_cores
 from reconvene.utils.progress import ProgressOption, listening, note, track
 
@@ -60,7 +59,7 @@ def run_fleet(
         raise FleetError(f"cannot write to {folder}: {why}")
     if ray is not None:  # before any planning: it may not be there
         join_ray(ray, error=FleetError)
-    with listening(progress), _locked(folder):
+    with listening(progress), _folder_of_results(folder):
         return _build_artifacts(fleet, folder, workers, ray, allow_import)
 
 
@@ -143,23 +142,16 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Nobody else makes a fleet in this folder meanwhile. Raises FleetError where somebody does."""
-    lock = folder / ".lock"
-    try:
+def _folder_of_results(folder: Path) -> Iterator[None]:
+    """Make the folder and lock it; afterwards remove it where nothing came into it. Raises FleetError."""
+    with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock, timeout=0):
+        with alone_in(folder, error=FleetError):
             try:
                 yield
             finally:
-                lock.unlink(missing_ok=True)
-    except Timeout as error:
-        raise FleetError(f"another fleet is at work in {folder}. Wait for it, or give this one another -o") from error
-    except OSError as error:
-        raise FleetError(f"cannot write to {folder}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):  # it holds something
-            folder.rmdir()
+                with suppress(OSError):  # it holds something
+                    folder.rmdir()
 
 
 def _row(planned: PlannedAssignment, folder: Path, trouble: dict[str, str]) -> DeviceRow:
