@@ -135,10 +135,10 @@ class SearchRun:
             self.state.records.append({"event": "start", **self.identity})
         else:
             self.state = checkpoint.state
-            if start := _part(checkpoint.tensors, "start."):
+            if start := checkpoint.tensors_with_prefix("start."):
                 self.start = start
                 self.network.load_state_dict(with_versions(start, checkpoint.versions, self.network))
-            self.calibration = _filled(self.calibration, _part(checkpoint.tensors, "calibration."))
+            self.calibration = _filled(self.calibration, checkpoint.tensors_with_prefix("calibration."))
             plans = [record["plan"] for record in self.state.records if record["event"] == "plan"]
             if plans:
                 self.plan = replace(Plan.from_dict(plans[0]), calibration=self.calibration)
@@ -150,10 +150,10 @@ class SearchRun:
             rewrite_log(self.directory, self.state.records)
         self._enter(min(self.state.epoch, self.schedule.epochs - 1))
         if checkpoint is not None:
-            tensors = _part(checkpoint.tensors, "model.")
+            tensors = checkpoint.tensors_with_prefix("model.")
             self.network.load_state_dict(with_versions(tensors, checkpoint.versions, self.network))
-            restored(self.optimizer.momentum_tensors, _part(checkpoint.tensors, "momentum."))
-            restored(self.phase.tensors(), _part(checkpoint.tensors, "phase."))
+            restored(self.optimizer.momentum_tensors, checkpoint.tensors_with_prefix("momentum."))
+            restored(self.phase.tensors(), checkpoint.tensors_with_prefix("phase."))
 
     def _enter(self, epoch: int) -> None:
         """Begin the phase of an epoch."""
@@ -323,7 +323,3 @@ def _filled(examples: Any, saved: dict[str, Tensor]) -> Any:
     """The examples of a checkpoint, in the containers of those that the data give now."""
     tensors = iter([saved[str(number)] for number in range(len(saved))])
     return map_tensors(lambda _: next(tensors), examples)
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

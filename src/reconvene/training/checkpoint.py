@@ -53,6 +53,10 @@ class Checkpoint:
     versions: dict[str, int] | None = None
     """Of the model's modules; None where an older version wrote it."""
 
+    def tensors_with_prefix(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose names begin with ``prefix``, by the rest of their names."""
+        return {name.removeprefix(prefix): tensor for name, tensor in self.tensors.items() if name.startswith(prefix)}
+
 
 def save_checkpoint(
     directory: Path,
@@ -121,7 +125,7 @@ def require_same_run(checkpoint: Checkpoint, run: Mapping[str, Any], directory: 
         TrainingError: the message lists what differs, here and there, and what to do.
     """
     saved, requested = dict(checkpoint.run), dict(run)
-    if checkpoint.state.finished and requested.get("weights") == sha256(_part(checkpoint.tensors, "model.")):
+    if checkpoint.state.finished and requested.get("weights") == sha256(checkpoint.tensors_with_prefix("model.")):
         requested["weights"] = saved.get("weights")
     if different := differences(requested, saved):
         raise TrainingError(
@@ -170,11 +174,11 @@ def restore(
     learned: Mapping[str, Stateful] = MappingProxyType({}),
 ) -> None:
     """Copy the tensors back, into the memory layout that is there."""
-    model.load_state_dict(with_versions(_part(checkpoint.tensors, "model."), checkpoint.versions, model))
+    model.load_state_dict(with_versions(checkpoint.tensors_with_prefix("model."), checkpoint.versions, model))
     for name, part in learned.items():
-        state = _part(checkpoint.tensors, f"{name}.")
+        state = checkpoint.tensors_with_prefix(f"{name}.")
         part.load_state_dict(with_versions(state, None, part) if isinstance(part, nn.Module) else state)
-    saved = _part(checkpoint.tensors, "momentum.")
+    saved = checkpoint.tensors_with_prefix("momentum.")
     for name, tensor in momentum.items():
         tensor.copy_(saved[name])
 
@@ -186,10 +190,6 @@ def sha256(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _short(value: object) -> str:
