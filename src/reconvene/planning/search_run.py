@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from reconvene.artifact.tensors import module_versions, with_versions
+from reconvene.artifact.tensors import with_versions
 from reconvene.costs import Budget
 from reconvene.criteria.base import Loss
 from reconvene.criteria.batches import Batches, LeftOver, argument_names, samples_in
@@ -22,22 +21,15 @@ from reconvene.errors import TrainingError
 from reconvene.planning.bit_decider import BitDecider
 from reconvene.planning.bits import fit_norms, kept_examples
 from reconvene.planning.options import Options
-from reconvene.planning.search_limits import ProjectedSearch, search_limits
+from reconvene.planning.search_folder import SearchFolder, numbered_tensors, with_numbered_tensors
+from reconvene.planning.search_limits import ProjectedSearch, SearchLimits, search_limits
 from reconvene.planning.search_phases import FloatPhase, FrozenPhase, Phase, SearchPhase, restored
 from reconvene.structure.copies import copy_model
 from reconvene.structure.inputs import map_tensors, tensors_in, with_usual_strides
 from reconvene.structure.state import clear_state
 from reconvene.surgery import Plan
-from reconvene.training.checkpoint import (
-    Checkpoint,
-    TrainingState,
-    load_checkpoint,
-    require_same_run,
-    save_checkpoint,
-    sha256,
-)
+from reconvene.training.checkpoint import Checkpoint, TrainingState, sha256
 from reconvene.training.frozen_bits import keep_ranges
-from reconvene.training.log import append_log, rewrite_log
 from reconvene.training.optimizer import Nesterov
 from reconvene.training.randomness import seed_step
 from reconvene.utils.progress import Stage, stage
@@ -91,7 +83,7 @@ class SearchRun:
     ) -> None:
         assert options.data is not None, "rc.search checks it"
         self.model, self.inputs, self.budget, self.options = model, example_inputs, budget, options
-        self.schedule, self.loss, self.directory = schedule, loss, directory
+        self.schedule, self.loss = schedule, loss
         self.data: Iterable[Any] = options.data
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.names = argument_names(model, example_inputs)
@@ -103,12 +95,18 @@ class SearchRun:
         self.network = copy_model(model).train()
         self.state = TrainingState()
         self.start: dict[str, Tensor] = {}
+        self.phase: Phase = FloatPhase(self.network, loss)
+        self.optimizer = self._optimizer()
+        self.limits: SearchLimits | None = None
+        """Of the search, once it has begun."""
         self.plan: Plan | None = None
+        self.folder = SearchFolder(directory, {} if directory is None else self._identity())
         self.saved_at = time.monotonic()
+        self._open = ExitStack()
 
     def run(self, *, resume: bool) -> nn.Module:
         """Go on from the checkpoint, or begin; the small network in eval mode, with its plan."""
-        with ExitStack() as self._open:
+        with self._open:
             self._train(resume=resume)
         assert self.plan is not None, "the last phase has one"
         small = self.plan.apply(self.model)  # a network without our hooks
@@ -119,11 +117,7 @@ class SearchRun:
 
     def _train(self, *, resume: bool) -> None:
         """Every epoch that is left."""
-        checkpoint = load_checkpoint(self.directory) if self.directory is not None and resume else None
-        self.identity = self._identity() if self.directory is not None else {}
-        if checkpoint is not None and self.directory is not None:
-            require_same_run(checkpoint, self.identity, self.directory)
-        self._begin(checkpoint)
+        self._begin(self.folder.checkpoint(resume=resume))
         done = self.state.epoch * self.steps + self.state.step
         with stage("searching widths and bits", self.schedule.epochs * self.steps, done=done, summary=False) as work:
             while not self.state.finished:
@@ -132,22 +126,18 @@ class SearchRun:
 
     def _begin(self, checkpoint: Checkpoint | None) -> None:
         if checkpoint is None:
-            self.state.records.append({"event": "start", **self.identity})
+            self.state.records.append({"event": "start", **self.folder.identity})
         else:
             self.state = checkpoint.state
             if start := checkpoint.tensors_with_prefix("start."):
                 self.start = start
                 self.network.load_state_dict(with_versions(start, checkpoint.versions, self.network))
-            self.calibration = _filled(self.calibration, checkpoint.tensors_with_prefix("calibration."))
+            saved = checkpoint.tensors_with_prefix("calibration.")
+            self.calibration = with_numbered_tensors(self.calibration, saved)
             plans = [record["plan"] for record in self.state.records if record["event"] == "plan"]
             if plans:
                 self.plan = replace(Plan.from_dict(plans[0]), calibration=self.calibration)
-        if self.directory is not None:
-            try:
-                self.directory.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise TrainingError(f"cannot write to {self.directory}: {error.strerror or error}.") from error
-            rewrite_log(self.directory, self.state.records)
+        self.folder.begin(self.state)
         self._enter(min(self.state.epoch, self.schedule.epochs - 1))
         if checkpoint is not None:
             tensors = checkpoint.tensors_with_prefix("model.")
@@ -160,7 +150,7 @@ class SearchRun:
         name, first, _ = self.schedule.phase(epoch)
         self._set_epoch(first)  # a run that goes on later in the phase reads for its plan what this one reads
         if name == FloatPhase.name:
-            self.phase: Phase = FloatPhase(self.network, self.loss)
+            self.phase = FloatPhase(self.network, self.loss)
         elif name == SearchPhase.name:
             if self.schedule.warmup and not self.start:
                 self.start = {n: t.detach().clone() for n, t in self.network.state_dict().items()}
@@ -171,24 +161,27 @@ class SearchRun:
             limits, costs = self.plan.limits, self.plan.costs["pruned"]
             use = max(costs[cost] / limit for cost, limit in limits.items())
             self.phase = FrozenPhase(self.network, self.plan.bits, self.loss, use)
-        self.optimizer = Nesterov(self.network, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+        self.optimizer = self._optimizer()
+
+    def _optimizer(self) -> Nesterov:
+        return Nesterov(self.network, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
 
     def _search_phase(self) -> SearchPhase:
         """The search, with the aims that it began with where it goes on."""
         known = [record["aims"] for record in self.state.records if record["event"] == "aims"]
-        limits = search_limits(self.network.eval(), self.inputs, self.budget, self.options, known[0] if known else {})
-        self.limits = self._open.enter_context(limits)
+        opened = search_limits(self.network.eval(), self.inputs, self.budget, self.options, known[0] if known else {})
+        self.limits = limits = self._open.enter_context(opened)
         self.network.train()
-        if self.limits.aims and not known:
-            self._record({"event": "aims", "aims": dict(self.limits.aims)})
+        if limits.aims and not known:
+            self._record({"event": "aims", "aims": dict(limits.aims)})
         decider = BitDecider(
             self.network,
             self.inputs,
             self.budget,
-            self.limits.options,
+            limits.options,
             self.options.bits or (),
-            answers=self.limits.answers,
-            aims=self.limits.aims,
+            answers=limits.answers,
+            aims=limits.aims,
         )
         return SearchPhase(self.network, self.inputs, decider, self.loss)
 
@@ -197,7 +190,7 @@ class SearchRun:
         if self.plan is not None:
             self.network = self.plan.apply(self.network).train()
             return
-        assert isinstance(self.phase, SearchPhase), "it comes before"
+        assert isinstance(self.phase, SearchPhase) and self.limits is not None, "it comes before"
         searched = ProjectedSearch(
             self.model, self.inputs, self.options.seed, self.phase.prepared, project=self.phase.project
         )
@@ -275,23 +268,17 @@ class SearchRun:
 
     def _record(self, record: dict[str, Any]) -> None:
         self.state.records.append(record)
-        if self.directory is not None:
-            append_log(self.directory, record)
+        self.folder.log(record)
 
     def _save(self) -> None:
         self.saved_at = time.monotonic()
-        if self.directory is None:
-            return
-        versions = module_versions(self.network.state_dict())
         parts = {
-            "model": self.network.state_dict(),
             "momentum": self.optimizer.momentum_tensors,
             "phase": self.phase.tensors(),
             "start": self.start if self.phase.name == SearchPhase.name else {},
-            "calibration": {str(number): tensor for number, tensor in enumerate(_leaves(self.calibration))},
+            "calibration": numbered_tensors(self.calibration),
         }
-        tensors = {f"{part}.{name}": t for part, of_part in parts.items() for name, t in of_part.items()}
-        save_checkpoint(self.directory, self.identity, self.state, tensors, versions)
+        self.folder.save(self.state, self.network, parts)
 
     def _identity(self) -> dict[str, Any]:
         """What makes a search this one."""
@@ -313,13 +300,3 @@ class SearchRun:
             "data": sha256({str(number): tensor for number, tensor in enumerate(tensors_in(first))}),
             "weights": sha256(self.model.state_dict()),
         }
-
-
-def _leaves(examples: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(examples) if isinstance(leaf, Tensor)]
-
-
-def _filled(examples: Any, saved: dict[str, Tensor]) -> Any:
-    """The examples of a checkpoint, in the containers of those that the data give now."""
-    tensors = iter([saved[str(number)] for number in range(len(saved))])
-    return map_tensors(lambda _: next(tensors), examples)
