@@ -103,7 +103,7 @@ class ExportStage(RecipeStage):
         deciding = next((stage for stage in reversed(earlier) if stage.precision is not None), None)
         if deciding is None or deciding.precision != "plan":
             return ""
-        few = set(getattr(deciding, "activation_bits", ())) - {8}
+        few = set(deciding.activation_bits) - {8}
         needed = {PACKED, *([NARROW_INPUTS] if few else [])}
         for name in self.formats:
             if missing := needed - format_named(name).takes:

@@ -56,7 +56,7 @@ class LimitedStage(RecipeStage):
 
     def check(self, path: Callable[[str], str]) -> None:
         """The device and the target are there."""
-        check_device(getattr(self, "device", None), path)
+        check_device(self.device, path)
         if self.target is not None:
             cost_file(path(self.target))
 
@@ -67,21 +67,25 @@ class LimitedStage(RecipeStage):
                 raise RecipeError(f"{cost.unknown}: target: mpic")
 
     @property
+    def size_of(self) -> tuple[str, ...]:
+        """The formats whose files a limit on size is about; none: no option says it."""
+        return ()
+
+    @property
     def needs_budget(self) -> bool:
         """True if the stage has no limit of its own."""
         return not self.limits
 
     def reads(self, work: StageWork) -> dict[str, Any]:
         """The contents of a device profile and of a cost file, where they are files."""
-        return digests_of({"device": getattr(self, "device", None), "target": self.target}, work.path)
+        return digests_of({"device": self.device, "target": self.target}, work.path)
 
     def _budget(self, work: StageWork) -> Budget:
         """Its own limits, or those of the recipe with room for what comes later."""
         if self.limits:
             return Budget(**self.limits)
-        device = getattr(self, "device", None)
-        device = None if device == HERE else work.path_of(device)
-        return with_room(work, formats=getattr(self, "size_of", ()) or work.formats, device=device)
+        device = None if self.device == HERE else work.path_of(self.device)
+        return with_room(work, formats=self.size_of or work.formats, device=device)
 
     def _pruning(self, work: StageWork, rectify: str | None, options: Mapping[str, Any]) -> Pruning:
         """All that decides the plan but the budget."""

@@ -86,7 +86,7 @@ class Recipe(RecipeOptions):
         """The device, by its name or the file of its profile, whose latency the budget is about; None: this machine."""
         if self.budget is None or "latency" not in self.budget:
             return None
-        devices = [getattr(stage, "device", None) for stage in self.stages if stage.needs_budget]
+        devices = [stage.device for stage in self.stages if stage.needs_budget]
         named = [device for device in devices if device not in (None, HERE)]
         return self.path(named[0]) if named else None
 

@@ -88,6 +88,16 @@ class RecipeStage(ABC):
         return False
 
     @property
+    def device(self) -> str | None:
+        """The device whose latency the stage limits; None: no option says it."""
+        return None
+
+    @property
+    def activation_bits(self) -> tuple[int, ...]:
+        """Bits that the stage decides for what layers read; none where it decides no bits."""
+        return ()
+
+    @property
     def needs_budget(self) -> bool:
         """Whether it keeps the budget of the recipe, since it has no limit of its own."""
         return False
