@@ -142,8 +142,8 @@ def tiny_problem(seed: int, channels: int, *, with_inputs: bool = False) -> BitP
         scale = generator.gamma(1.0, 1.0, (count, 1)) * generator.uniform(0.7, 1.4, (count, 3))
         return scale * np.array([0.19, 0.0124, 5e-5])
 
-    first = WeightChoices("a", (0,), np.zeros(channels, int), np.arange(channels), bits, losses(channels))
-    second = WeightChoices("b", (1,), np.full(2, -1), np.zeros(2, int), bits, losses(2))
+    first = WeightChoices("a", 0, (0,), np.zeros(channels, int), np.arange(channels), bits, losses(channels))
+    second = WeightChoices("b", 0, (1,), np.full(2, -1), np.zeros(2, int), bits, losses(2))
     removal = first.loss[:, 0] / 0.19 * generator.uniform(0.5, 1.5, channels)
     group = GroupChoices(channels, np.arange(1, channels + 1), removal)
     read = [InputChoices((w,), (2, 4, 8), losses(1)[0]) for w in (0, 1)] if with_inputs else []

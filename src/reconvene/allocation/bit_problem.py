@@ -38,6 +38,7 @@ class WeightChoices:
 
     Attributes:
         name: name of the weight.
+        axis: the dimension of the weight that its output channels lie along.
         layers: numbers of the layers that read it.
         group: the group that each output channel belongs to, int64 ``[outputs]``; -1 where it never leaves.
         channel: which channel of the group it is.
@@ -46,6 +47,7 @@ class WeightChoices:
     """
 
     name: str
+    axis: int
     layers: tuple[int, ...]
     group: Ints
     channel: Ints

@@ -124,10 +124,9 @@ class BitDecider:
             for group, channels, choices in zip(structure.prunable, keep, problem.groups, strict=True)
         ]
         bits = {}
-        axes = {layer.weight: layer.axis for layer in problem.charges.table.layers}  # type: ignore[attr-defined]
         for w, weight in enumerate(problem.weights):
             chosen = decision.choice[w][problem.present(w, decision)]
-            bits[weight.name] = LayerBits.of(axes[weight.name], np.array(weight.bits, dtype=np.int64)[chosen])
+            bits[weight.name] = LayerBits.of(weight.axis, np.array(weight.bits, dtype=np.int64)[chosen])
         pruned = {name: problem.cost(name, decision) for name in self.costs}
         provenance = Provenance(
             evaluator=by, data=posed.losses.data, budget=dict(self.budget.asked), limits=dict(problem.limits)
@@ -235,7 +234,7 @@ def _weight(
                 group[slot.index] = g
                 channel[slot.index] = np.arange(of_group.width)[:, None]
     numbers = tuple(n for n, other in enumerate(layers) if other.weight == layer.weight)
-    return WeightChoices(layer.weight, numbers, group, channel, bits, loss)
+    return WeightChoices(layer.weight, layer.axis, numbers, group, channel, bits, loss)
 
 
 def _condition(cost: Cost) -> str:

@@ -48,12 +48,10 @@ class SearchNetwork(nn.Module):
         self.network, self.problem = network, problem
         self.bits = nn.ParameterList(nn.Parameter(torch.from_numpy(logits)) for logits in _first_bits(problem, start))
         self.gates = nn.ParameterList(nn.Parameter(torch.from_numpy(logits)) for logits in _first_gates(problem, start))
-        self._axes = {layer.weight: layer.axis for layer in problem.charges.table.layers}  # type: ignore[attr-defined]
         parameters = dict(network.named_parameters())
         for w, weight in enumerate(problem.weights):
-            self.register_buffer(
-                f"scale{w}", torch.ones(len(weight.bits), parameters[weight.name].shape[self._axes[weight.name]])
-            )
+            channels = parameters[weight.name].shape[weight.axis]
+            self.register_buffer(f"scale{w}", torch.ones(len(weight.bits), channels))
         self._groups = [group.name for group in structure.prunable]
         gates = Gates(Roles.of(network, structure), structure.prunable)
         self._shares = gates.shares
@@ -83,7 +81,7 @@ class SearchNetwork(nn.Module):
         parameters = {**dict(self.network.named_parameters()), **parameters}
         for w, weight in enumerate(self.problem.weights):
             for i, bits in enumerate(weight.bits):
-                scale = quantise(parameters[weight.name], bits, axis=self._axes[weight.name]).scale
+                scale = quantise(parameters[weight.name], bits, axis=weight.axis).scale
                 getattr(self, f"scale{w}")[i] = scale
 
     def forward(self, inputs: Any, *, follow: bool = False) -> Any:
@@ -159,7 +157,7 @@ class SearchNetwork(nn.Module):
 
     def _mixed(self, w: int, weight: Tensor) -> Tensor:
         """One weight, rounded to the present bits of its channels."""
-        axis, choices = self._axes[self.problem.weights[w].name], self.problem.weights[w].bits
+        axis, choices = self.problem.weights[w].axis, self.problem.weights[w].bits
         rows = weight.movedim(axis, 0)
         shape = (-1, *[1] * (rows.ndim - 1))
         soft = self.bits[w].softmax(dim=1)
