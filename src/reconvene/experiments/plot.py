@@ -7,7 +7,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from reconvene.pages.charts import Scale, nice_ticks
-from reconvene.pages.markup import escape
+from reconvene.utils.escaping import escape_html
 
 WIDTH, HEIGHT, BOTTOM, TOP, RIGHT = 720, 420, 44, 34, 200
 _COLOURS = (
@@ -64,17 +64,17 @@ def scatter_svg(
         parts += [_dot(dot, to_pixels, colour) for dot in points]
         height = TOP + 10 + 17 * i
         parts.append(f'<circle cx="{WIDTH - RIGHT + 16}" cy="{height}" r="4" fill="{colour}"/>')
-        parts.append(f'<text x="{WIDTH - RIGHT + 26}" y="{height + 4}">{escape(name)}</text>')
+        parts.append(f'<text x="{WIDTH - RIGHT + 26}" y="{height + 4}">{escape_html(name)}</text>')
     middle = (left + WIDTH - RIGHT) / 2
     captions = [
-        f'<text x="{left}" y="18" font-size="14" font-weight="bold">{escape(title)}</text>',
-        f'<text x="{middle:.0f}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x)}</text>',
+        f'<text x="{left}" y="18" font-size="14" font-weight="bold">{escape_html(title)}</text>',
+        f'<text x="{middle:.0f}" y="{HEIGHT - 8}" text-anchor="middle">{escape_html(x)}</text>',
         f'<text transform="translate(14 {(HEIGHT - BOTTOM + TOP) / 2:.0f}) rotate(-90)" text-anchor="middle">'
-        f"{escape(y)}</text>",
+        f"{escape_html(y)}</text>",
     ]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'font-family="system-ui, sans-serif" font-size="12" fill="#222">\n<title>{escape(title)}</title>\n'
+        f'font-family="system-ui, sans-serif" font-size="12" fill="#222">\n<title>{escape_html(title)}</title>\n'
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>\n' + "\n".join([*captions, *parts]) + "\n</svg>\n"
     )
 
@@ -114,8 +114,9 @@ def _dot(dot: Dot, to_pixels: object, colour: str) -> str:
         ends = [to_pixels(dot.x, dot.y + sign * dot.spread)[1] for sign in (-1, 1)]
         bar = f'<line x1="{cx:.1f}" x2="{cx:.1f}" y1="{ends[0]:.1f}" y2="{ends[1]:.1f}" stroke="{colour}"/>'
     if dot.label:
-        bar += f'<text x="{cx + 7:.1f}" y="{cy - 5:.1f}" font-size="11">{escape(dot.label)}</text>'
-    return f'{bar}<circle cx="{cx:.1f}" cy="{cy:.1f}" r="4" fill="{colour}"><title>{escape(dot.text)}</title></circle>'
+        bar += f'<text x="{cx + 7:.1f}" y="{cy - 5:.1f}" font-size="11">{escape_html(dot.label)}</text>'
+    title = f"<title>{escape_html(dot.text)}</title>"
+    return f'{bar}<circle cx="{cx:.1f}" cy="{cy:.1f}" r="4" fill="{colour}">{title}</circle>'
 
 
 def _grid(left: int, y: float, text: str) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterable
 
-from reconvene.utils.escaping import printable
+from reconvene.utils.escaping import escape_html
 
 
 class Html(str):
@@ -41,15 +40,10 @@ def join(*children: Child) -> Html:
         if isinstance(child, Html):
             parts.append(child)
         elif isinstance(child, (str, int)):
-            parts.append(escape(str(child)))
+            parts.append(escape_html(str(child)))
         else:
             parts.append(join(*child))
     return Html("".join(parts))
-
-
-def escape(text: str) -> str:
-    """Text for HTML and SVG, which hold neither control characters nor halves of surrogate pairs."""
-    return html.escape(printable(text))
 
 
 def name(text: str, **attributes: _Attribute) -> Html:
@@ -84,4 +78,4 @@ def _attribute(key: str, value: _Attribute) -> str:
     written = key.rstrip("_").replace("_", "-")
     if value is True:
         return f" {written}"
-    return f' {written}="{escape(str(value))}"'
+    return f' {written}="{escape_html(str(value))}"'

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from reconvene.errors import ReconveneError
-from reconvene.utils.escaping import printable
+from reconvene.utils.escaping import escape_html
 from reconvene.utils.files import write_atomic
 
 WIDTH, ROW, TOP, CHARACTER = 720, 20, 34, 7
@@ -58,8 +57,10 @@ class BarChart:
         height = TOP + ROW * len(self.bars) + 6
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">\n'
-            f"<title>{_escaped(self.title)}</title><style>{_STYLE}</style>\n"
-            f'<text x="4" y="18" font-weight="bold">{_escaped(self.title)}</text>\n' + "\n".join(lines) + "\n</svg>\n"
+            f"<title>{escape_html(self.title)}</title><style>{_STYLE}</style>\n"
+            f'<text x="4" y="18" font-weight="bold">{escape_html(self.title)}</text>\n'
+            + "\n".join(lines)
+            + "\n</svg>\n"
         )
 
     def save(self, path: str | Path) -> Path:
@@ -74,17 +75,13 @@ class BarChart:
         rectangle = '<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="12" rx="2"/>'
         drawn = rectangle.format("whole", left, y, track) if bar.of is not None else ""
         return (
-            f'<g><title>{_escaped(bar.name)}: {_escaped(bar.text)}</title><text x="{left - 6:.0f}" y="{y + 10:.0f}" '
-            f'text-anchor="end">{_escaped(_shortened(bar.name))}</text>{drawn}'
-            f"{rectangle.format('part', left, y, bar.value * scale)}"
-            f'<text x="{left + track + 6:.1f}" y="{y + 10:.0f}">{_escaped(bar.text)}</text></g>'
+            f"<g><title>{escape_html(bar.name)}: {escape_html(bar.text)}</title>"
+            f'<text x="{left - 6:.0f}" y="{y + 10:.0f}" text-anchor="end">{escape_html(_shortened(bar.name))}</text>'
+            f"{drawn}{rectangle.format('part', left, y, bar.value * scale)}"
+            f'<text x="{left + track + 6:.1f}" y="{y + 10:.0f}">{escape_html(bar.text)}</text></g>'
         )
 
 
 def _shortened(name: str) -> str:
     """The end of a long name, which tells layers apart."""
     return name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}"
-
-
-def _escaped(text: str) -> str:
-    return html.escape(printable(text))

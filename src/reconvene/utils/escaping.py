@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterable, Sequence
 
@@ -14,6 +15,11 @@ _PLAIN = re.compile(r"[\w ./:@=+,()-]+")
 def printable(text: str) -> str:
     r"""The text with an escape such as ``\x1b`` in place of each character that no encoding or page can hold."""
     return _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def escape_html(text: str) -> str:
+    """Text for HTML and SVG, which hold neither control characters nor halves of surrogate pairs."""
+    return html.escape(printable(text))
 
 
 def markdown(text: object) -> str:

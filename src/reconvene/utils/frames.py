@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reconvene.errors import MissingExtraError
 from reconvene.utils.bar_chart import BarChart
-from reconvene.utils.escaping import printable
+from reconvene.utils.escaping import escape_html
 from reconvene.utils.tables import Cell, cell_text, text_table
 
 if TYPE_CHECKING:
@@ -31,18 +30,18 @@ class Frame:
     def to_html(self) -> str:
         """A table that takes its colours from the page it is in."""
         numeric = [all(not isinstance(row[i], str) for row in self.rows) for i in range(len(self.columns))]
-        head = "".join(f"<th>{_escaped(name)}</th>" for name in self.columns)
+        head = "".join(f"<th>{escape_html(name)}</th>" for name in self.columns)
         lines = [
             "<tr>"
             + "".join(
-                f'<td style="text-align:{"right" if right else "left"}">{_escaped(cell_text(cell))}</td>'
+                f'<td style="text-align:{"right" if right else "left"}">{escape_html(cell_text(cell))}</td>'
                 for cell, right in zip(row, numeric, strict=True)
             )
             + "</tr>"
             for row in self.rows
         ]
-        notes = "".join(f"<div>{_escaped(line)}</div>" for line in self.foot)
-        title = f"<div><b>{_escaped(self.title)}</b></div>" if self.title else ""
+        notes = "".join(f"<div>{escape_html(line)}</div>" for line in self.foot)
+        title = f"<div><b>{escape_html(self.title)}</b></div>" if self.title else ""
         body = "\n".join(lines)
         return f"<div>{title}<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>{notes}</div>"
 
@@ -76,7 +75,3 @@ class Plottable(Tabular):
     def plot(self) -> BarChart:
         """A picture for a notebook, drawn without any other package; ``plot().save("plan.svg")`` keeps it."""
         raise NotImplementedError
-
-
-def _escaped(text: str) -> str:
-    return html.escape(printable(text))

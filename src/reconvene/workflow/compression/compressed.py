@@ -12,8 +12,8 @@ from torch import nn
 from reconvene import artifact
 from reconvene.costs import COSTS
 from reconvene.pages.charts import Scale, nice_ticks
-from reconvene.pages.markup import escape
 from reconvene.tasks import task_named
+from reconvene.utils.escaping import escape_html
 from reconvene.utils.tables import Cell, text_table, times
 from reconvene.workflow.compression.judge import StageResult
 
@@ -132,7 +132,7 @@ def draw_stages(result: Compressed) -> str:
     ]
     bottom = _TOP + 3 * (_PANEL + 34)
     parts += [
-        f'<text x="{_across(i, len(names)):.1f}" y="{bottom}" text-anchor="middle">{escape(n)}</text>'
+        f'<text x="{_across(i, len(names)):.1f}" y="{bottom}" text-anchor="middle">{escape_html(n)}</text>'
         for i, n in enumerate(names)
     ]
     return (
@@ -150,15 +150,15 @@ def _panel(heading: str, values: Sequence[float], show: Any, names: Sequence[str
     ticks = nice_ticks(min(values), max(values), about=3)
     up = Scale(ticks[0], ticks[-1])
     heights = [top + _PANEL * (1 - up(value) / 100) for value in values]
-    parts = [f'<text x="{_LEFT}" y="{top - 10:.0f}" font-weight="bold">{escape(heading)}</text>']
+    parts = [f'<text x="{_LEFT}" y="{top - 10:.0f}" font-weight="bold">{escape_html(heading)}</text>']
     for tick in ticks:
         y = top + _PANEL * (1 - up(tick) / 100)
         parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - 20}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(show(tick))}</text>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{escape_html(show(tick))}</text>')
     points = [(_across(i, len(values)), y) for i, y in enumerate(heights)]
     path = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
     parts.append(f'<path d="M{path}" fill="none" stroke="{_COLOUR}" stroke-opacity=".55"/>')
     for name, value, (x, y) in zip(names, values, points, strict=True):
-        text = escape(f"{name}: {show(value)}")
+        text = escape_html(f"{name}: {show(value)}")
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{_COLOUR}"><title>{text}</title></circle>')
     return parts
