@@ -19,6 +19,7 @@ from reconvene.structure import Groups, analyse
 from reconvene.structure.nesting import on_model
 from reconvene.surgery import Plan
 from reconvene.utils.arguments import check_model, check_number, check_seed, checked, instance_of, optional
+from reconvene.utils.module_tree import device_of
 from reconvene.utils.progress import ProgressOption, listening, stage
 
 _check_plan = instance_of(
@@ -189,7 +190,7 @@ def masks(
                 f"{criterion} runs the model, and what {type(model).__name__} takes is not known, since Reconvene did "
                 "not build it. Pass example_inputs, such as torch.randn(1, 3, 32, 32)"
             )
-        example_inputs = torch.zeros(1, *shape, device=next((p.device for p in model.parameters()), None))
+        example_inputs = torch.zeros(1, *shape, device=device_of(model))
     return criteria.masks_at(
         model,
         density,

@@ -21,6 +21,7 @@ from reconvene.models.seeding import seeded
 from reconvene.rectifier.calibration import undisturbed
 from reconvene.structure import tensors_in
 from reconvene.structure.fresh import call_afresh
+from reconvene.utils.module_tree import device_of
 from reconvene.utils.schema import AnySeed, Count, Text, closed
 
 SEED = 0
@@ -135,12 +136,12 @@ def differs(model: nn.Module, probe: Probe) -> str | None:
         outputs = _outputs(model, probe.input.draw())
     except ProbeError as error:
         return str(error)
-    return _difference(probe.outputs, outputs, elsewhere=_device(model).type != "cpu")
+    return _difference(probe.outputs, outputs, elsewhere=device_of(model).type != "cpu")
 
 
 def _outputs(model: nn.Module, example: Tensor) -> tuple[ProbeOutput, ...]:
     """A summary of every floating output for ``example``. Raises ProbeError."""
-    example = example.to(_device(model))
+    example = example.to(device_of(model))
     with seeded(SEED), undisturbed(model, seed=SEED):
         try:
             tensors = [tensor for tensor in tensors_in(call_afresh(model, example)) if tensor.is_floating_point()]
@@ -194,10 +195,6 @@ def _difference(
 def _float_dtype(model: nn.Module) -> torch.dtype:
     tensors = [*model.parameters(), *model.buffers()]
     return next((tensor.dtype for tensor in tensors if tensor.dtype in _TOLERANCES), torch.float32)
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
 def _dtype_name(dtype: torch.dtype) -> DtypeName:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from reconvene.costs.base import Cost, CostFunction, Network
 from reconvene.costs.unit import COUNT, metric_unit
 from reconvene.errors import BudgetError, ReconveneError
+from reconvene.utils.module_tree import device_of
 from reconvene.utils.tables import text_table
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def count_synops(model: nn.Module, data: Iterable[Any], example_inputs: Any = No
     from reconvene.structure.neurons import neurons
     from reconvene.structure.state import known_state
 
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     names = argument_names(model, example_inputs)
     batches = Batches(data, user="counting synaptic operations", device=device, seed=seed, names=names, labelled=False)
     counts: dict[str, LayerSynops] = {}

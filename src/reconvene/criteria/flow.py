@@ -31,6 +31,7 @@ from reconvene.errors import MODEL_REFUSALS, CriterionError
 from reconvene.structure.capture import settle_state
 from reconvene.structure.inputs import arguments, map_tensors, tensors_in
 from reconvene.structure.neurons import neurons
+from reconvene.utils.module_tree import device_of
 
 _OTHERS = " Criteria 'magnitude' and 'random' do not run the network; 'snip' and 'grasp' run it as it is, on data."
 
@@ -44,7 +45,7 @@ class Flow:
 
     def __init__(self, model: nn.Module, example_inputs: Any, *, small: bool) -> None:
         self.model, self.layout = model, Layout.of(model)
-        self._device = next(model.parameters()).device
+        self._device = device_of(model)
         self._inputs = example_inputs
         self._signed: bool | None = None
         self._channels_last = True

@@ -16,6 +16,7 @@ from reconvene.criteria.batches import Batches, argument_names
 from reconvene.criteria.preserve_state import call_with, untouched
 from reconvene.errors import MODEL_REFUSALS, CriterionError, ReconveneError
 from reconvene.structure.inputs import copied_arguments
+from reconvene.utils.module_tree import device_of
 
 
 class Gradients:
@@ -30,7 +31,7 @@ class Gradients:
     def __init__(self, subject: Subject, *, criterion: str, temperature: float = 1.0) -> None:
         self.subject, self.criterion = subject, criterion
         self._temperature = temperature
-        device = next(subject.model.parameters()).device
+        device = device_of(subject.model)
         names = argument_names(subject.model, subject.example_inputs)
         self.batches = Batches(
             subject.data, user=f"criterion {criterion!r}", device=device, seed=subject.seed, names=names

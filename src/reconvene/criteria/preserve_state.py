@@ -15,6 +15,7 @@ from reconvene.structure.patches import exclusive, patched
 from reconvene.structure.restore import kept_attributes, kept_random_state
 from reconvene.structure.state import fresh_passes
 from reconvene.utils.module_state import afresh_in_eval
+from reconvene.utils.module_tree import device_of
 
 
 @contextmanager
@@ -24,7 +25,7 @@ def untouched(model: nn.Module, *, seed: int | None = None) -> Iterator[None]:
     The values of weights, buffers and gradients are safe because callers run the model on stand-ins
     (``torch.func.functional_call``) and never call ``backward``.
     """
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     accelerators = [device] if device.type == "cuda" else []
     with (
         exclusive(),

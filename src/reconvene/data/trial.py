@@ -9,6 +9,7 @@ from reconvene.data.dataset import Dataset
 from reconvene.errors import MODEL_REFUSALS, TrainingError
 from reconvene.structure.fresh import call_afresh
 from reconvene.utils.module_state import evaluating
+from reconvene.utils.module_tree import device_of
 
 
 def try_model(model: nn.Module, dataset: Dataset, *, role: str = "the model") -> None:
@@ -19,7 +20,7 @@ def try_model(model: nn.Module, dataset: Dataset, *, role: str = "the model") ->
     Raises:
         TrainingError: the model does not run on the images of this dataset, or the task cannot read its output.
     """
-    device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
+    device = device_of(model)
     images, targets = dataset.train.images[:2], dataset.train.targets[:2]
     with evaluating(model), torch.no_grad():
         try:

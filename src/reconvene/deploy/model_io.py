@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from reconvene.structure.inputs import arguments, map_tensors
 from reconvene.structure.restore import kept_attributes
 from reconvene.structure.state import clear_state, is_known, kept_values, known_state, own_instances
 from reconvene.utils.module_state import evaluating as in_eval_mode
+from reconvene.utils.module_tree import device_of
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def own_inputs(model: nn.Module, example_inputs: Any, *, seed: int = 0) -> Any:
                 "Pass example_inputs, such as torch.randn(1, 3, 32, 32)"
             )
         example_inputs = torch.randn(2, *shape, generator=torch.Generator().manual_seed(seed))
-    device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
+    device = device_of(model)
     return map_tensors(lambda tensor: tensor.to(device), example_inputs)
 
 

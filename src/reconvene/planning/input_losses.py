@@ -27,6 +27,7 @@ from reconvene.errors import CriterionError
 from reconvene.quantiser.activations import ActivationRange
 from reconvene.structure.inputs import copied_arguments
 from reconvene.utils.arrays import Floats
+from reconvene.utils.module_tree import device_of
 from reconvene.utils.progress import track
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def input_losses_on_data(
 
     From up to 64 examples. Raises CriterionError for data or a loss that do not do.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     names = argument_names(model, example_inputs)
     batches = Batches(options.data, user="the plan of bits", device=device, seed=options.seed, names=names)
     examples = list(islice(single_examples(batches), _EXAMPLES))

@@ -18,6 +18,7 @@ from reconvene.structure.copies import copy_model
 from reconvene.structure.fresh import call_afresh, know_state
 from reconvene.structure.inputs import map_tensors, tensors_in
 from reconvene.surgery.operations import OperationSite, Replacement
+from reconvene.utils.module_tree import device_of
 
 EXAMPLES = 128
 """Examples that losses are estimated on, and forms fitted to."""
@@ -117,7 +118,7 @@ def is_norm_site(site: OperationSite) -> bool:
 
 def _batches(model: nn.Module, example_inputs: Any, data: Iterable[Any], seed: int) -> list[tuple[Any, Any]]:
     """Batches until there are ``EXAMPLES``."""
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     names = argument_names(model, example_inputs)
     batches: list[tuple[Any, Any]] = []
     count = 0

@@ -19,6 +19,7 @@ from reconvene.structure.state import clear_state
 from reconvene.surgery import Plan
 from reconvene.training.optimizer import trainable
 from reconvene.utils.arguments import check_model, checked
+from reconvene.utils.module_tree import device_of
 from reconvene.utils.progress import ProgressOption, listening, stage
 
 
@@ -80,7 +81,7 @@ def prune_and_regrow(
     True
     """
     batches = repeatable(train, seed=seed)
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     with kept_random_state(accelerators(model)), listening(progress):
         seed_random_state(seed, device)
         data = batches if isinstance(budget, Budget) and budget.needs_data else None

@@ -24,6 +24,7 @@ from reconvene.planning.target import DeviceLike, Target
 from reconvene.structure.nesting import on_model
 from reconvene.training.randomness import own_randomness
 from reconvene.utils.arguments import checked
+from reconvene.utils.module_tree import device_of
 from reconvene.utils.progress import ProgressOption, listening
 
 
@@ -121,7 +122,7 @@ def search(
     )
     refuse_options(options, budget)
     _check_precision(model)
-    with own_randomness(next(model.parameters()).device), listening(progress):
+    with own_randomness(device_of(model)), listening(progress):
         run = SearchRun(
             model,
             example_inputs,

@@ -22,6 +22,7 @@ from reconvene.quantiser.activations import RoundedInputs
 from reconvene.structure import Structure
 from reconvene.structure.inputs import copied_arguments
 from reconvene.utils.arrays import Floats
+from reconvene.utils.module_tree import device_of
 
 _Singles = NDArray[np.float32]
 SURE = 4.0
@@ -58,7 +59,7 @@ class SearchNetwork(nn.Module):
         self._places = _places(structure, gates, parameters)
         self._inputs = start.decision.inputs
         self.activations = RoundedInputs(network, _owners(network, problem), problem.read_bits(start.decision))
-        self.to(next(network.parameters()).device)
+        self.to(device_of(network))
         self.refresh()
 
     @property

@@ -32,6 +32,7 @@ from reconvene.training.checkpoint import Checkpoint, TrainingState, sha256
 from reconvene.training.frozen_bits import keep_ranges
 from reconvene.training.optimizer import Nesterov
 from reconvene.training.randomness import seed_step
+from reconvene.utils.module_tree import device_of
 from reconvene.utils.progress import Stage, stage
 
 MOMENTUM, WEIGHT_DECAY, CLIP = 0.9, 5e-4, 2.0
@@ -85,7 +86,7 @@ class SearchRun:
         self.model, self.inputs, self.budget, self.options = model, example_inputs, budget, options
         self.schedule, self.loss = schedule, loss
         self.data: Iterable[Any] = options.data
-        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self.device = device_of(model)
         self.names = argument_names(model, example_inputs)
         self.steps = len(self.data) if isinstance(self.data, Sized) else sum(1 for _ in self.data)
         if not self.steps:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reconvene.quantiser.steps import to_steps
+from reconvene.utils.module_tree import device_of
 
 Range = tuple[float, int]
 """Scale and zero point of one quantised tensor: it stands for ``(integer - zero point) * scale``."""
@@ -106,7 +107,7 @@ class RoundedInputs(nn.Module):
         self._state = {"rounds": False, "follows": False}  # in a dict: no attribute that hooks would have to reach
         for name, of_layer in zip(self.names, self._ranges, strict=True):
             network.get_submodule(name).register_forward_pre_hook(self._hook(of_layer), with_kwargs=True)
-        self.to(next(network.parameters()).device)
+        self.to(device_of(network))
 
     @contextmanager
     def rounding(self, *, follow: bool) -> Iterator[None]:

@@ -20,6 +20,7 @@ from reconvene.structure.neurons import neurons
 from reconvene.structure.patches import exclusive
 from reconvene.structure.restore import accelerators, kept_attributes, kept_random_state
 from reconvene.structure.state import fresh_passes
+from reconvene.utils.module_tree import device_of
 
 # A calibration batch holds about this many input values, between 2 and 8 samples: few values suffice for a spread.
 _VALUES = 2**17
@@ -123,7 +124,7 @@ def drives_on(model: nn.Module, batch: Any, *, seed: int, keep: str | None = Non
 
 def _first_samples(model: nn.Module, example_inputs: Any, data: Iterable[Any], *, seed: int) -> Any:
     """The first samples of data, at most ``_DATA_SAMPLES``, where the model is."""
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     names = argument_names(model, example_inputs)
     options: dict[str, Any] = {"names": names, "labelled": False, "error": DataError}
     with kept_random_state():

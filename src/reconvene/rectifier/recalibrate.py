@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from itertools import chain, islice
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from reconvene.criteria.batches import Batches, LeftOver, argument_names, batch_count, loader_examples, samples_in
@@ -17,6 +16,7 @@ from reconvene.errors import DataError
 from reconvene.rectifier.calibration import undisturbed
 from reconvene.rectifier.examples import few_of
 from reconvene.structure.fresh import call_afresh, know_state
+from reconvene.utils.module_tree import device_of
 from reconvene.utils.norms import averages_statistics
 from reconvene.utils.progress import stage
 
@@ -128,7 +128,7 @@ def _count(data: Iterable[Any] | None) -> int | None:
 
 def inputs_of(model: nn.Module, data: Iterable[Any] | None, example_inputs: Any, how: str, seed: int) -> Iterator[Any]:
     """The inputs of every batch, where the model is. Raises DataError without data."""
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     names = argument_names(model, example_inputs)
     user = f"rectify how={how!r}"
     batches = Batches(data, user=user, device=device, seed=seed, names=names, labelled=False, error=DataError)

@@ -18,6 +18,7 @@ from reconvene.structure.neurons import neurons
 from reconvene.tasks import Assessment
 from reconvene.training.evaluate import check_output, outputs_in_float32
 from reconvene.utils.module_state import evaluating
+from reconvene.utils.module_tree import device_of
 from reconvene.utils.progress import track
 from reconvene.utils.tables import Cell, text_table
 
@@ -32,7 +33,7 @@ def predict(model: nn.Module, dataset: Dataset, *, batch_size: int = 256) -> _Pr
     """
     if not len(dataset.test):
         raise TrainingError(f"{dataset.name} has no test images to evaluate on.")
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     parts: list[_Predictions] = []
     with evaluating(model), torch.no_grad():
         for x, y in test_batches(dataset, batch_size=batch_size, device=device):

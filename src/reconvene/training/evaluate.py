@@ -15,6 +15,7 @@ from reconvene.structure.inputs import map_tensors
 from reconvene.tasks import Evaluation
 from reconvene.training.parallel import World
 from reconvene.utils.module_state import evaluating
+from reconvene.utils.module_tree import device_of
 from reconvene.utils.progress import track
 
 
@@ -38,7 +39,7 @@ def evaluate_split(
     world = World() if world is None else world
     if len(part) < world.size:
         raise TrainingError(f"{split} of {dataset.name} has {len(part)} images for {world.size} processes. Use fewer")
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     meter = dataset.task.meter(dataset.classes, device)
     steps = -(-len(part) // (batch_size * world.size))
     batches = test_batches(dataset, split=part, batch_size=batch_size, shard=world.shard, device=device)

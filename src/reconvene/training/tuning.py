@@ -27,6 +27,7 @@ from reconvene.tasks.scores import soft_loss
 from reconvene.training.optimizer import Nesterov
 from reconvene.training.randomness import own_randomness, seed_step
 from reconvene.utils.module_state import evaluating, kept_modes
+from reconvene.utils.module_tree import device_of
 from reconvene.utils.progress import stage
 
 
@@ -106,7 +107,7 @@ def tune(
     """
     tuning.check()
     data = repeatable(data, seed=seed)
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    device = device_of(network)
     optimizer = Nesterov(network, momentum=tuning.momentum, weight_decay=tuning.weight_decay)
 
     def batches(epoch: int) -> Batches:

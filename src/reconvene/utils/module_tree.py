@@ -1,10 +1,13 @@
-"""The modules of a model as lists, and their mode.
+"""The modules of a model as lists, their device and their mode.
 
 PyTorch walks them by generators within generators, which costs more than all else that is done with a module.
 """
 
 from __future__ import annotations
 
+from itertools import chain
+
+import torch
 from torch import nn
 
 
@@ -31,6 +34,11 @@ def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
 def modules_of(model: nn.Module) -> list[nn.Module]:
     """``model.modules()``: every module once, parents before children."""
     return [module for _, module in named_modules(model)]
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the first parameter or buffer of the model is; the CPU for a model without any."""
+    return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
 
 
 def set_mode(model: nn.Module, training: bool) -> None:

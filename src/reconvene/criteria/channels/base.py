@@ -14,6 +14,7 @@ from torch import nn
 from reconvene.criteria.base import Loss
 from reconvene.structure import Structure
 from reconvene.utils.arrays import Floats
+from reconvene.utils.module_tree import device_of
 
 Order = NDArray[np.int64]
 
@@ -32,7 +33,7 @@ class ChannelSubject:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
+        return device_of(self.model)
 
 
 @dataclass(frozen=True, eq=False)
