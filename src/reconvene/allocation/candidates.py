@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reconvene.allocation.constraints import Pieces, Widths, repair
+from reconvene.allocation.constraints import Pieces, repair
 from reconvene.structure.lattice import descend, differences, moves, systems
-from reconvene.utils.arrays import Floats
+from reconvene.utils.arrays import Floats, Widths
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,14 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from reconvene.errors import BudgetError, StructureError
 from reconvene.structure.groups import Balance
 from reconvene.structure.lattice import members_of
-
-Widths = NDArray[np.int64]
+from reconvene.utils.arrays import Widths
 
 
 @dataclass(frozen=True)

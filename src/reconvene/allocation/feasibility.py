@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from reconvene.allocation.constraints import Widths
 from reconvene.errors import PinnedCost
+from reconvene.utils.arrays import Widths
 
 
 class Costs(Protocol):

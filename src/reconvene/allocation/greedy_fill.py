@@ -8,10 +8,10 @@ from heapq import heapify, heappop, heappush
 import numpy as np
 
 from reconvene.allocation.candidates import allowed_widths, grow, step_of
-from reconvene.allocation.constraints import Pieces, Widths
+from reconvene.allocation.constraints import Pieces
 from reconvene.allocation.feasibility import PriceMeter
 from reconvene.structure.lattice import systems
-from reconvene.utils.arrays import Floats
+from reconvene.utils.arrays import Floats, Widths
 
 ENOUGH = 0.9
 """The share of the tightest budget that multiples should use; below it, finer steps fill the rest."""

@@ -11,9 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from reconvene.allocation.candidates import Ladders
-from reconvene.allocation.constraints import Widths
 from reconvene.allocation.feasibility import PriceMeter
-from reconvene.utils.arrays import Floats
+from reconvene.utils.arrays import Floats, Widths
 
 _ROUNDS = 20
 # Rates of exchange are bisected to this ratio.

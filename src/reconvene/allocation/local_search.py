@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reconvene.allocation.candidates import Ladders
-from reconvene.allocation.constraints import Widths
 from reconvene.allocation.feasibility import PriceMeter
-from reconvene.utils.arrays import Floats
+from reconvene.utils.arrays import Floats, Widths
 
 # Cost evaluations the refinement may spend: a fixed number, so that the result does not depend on the clock.
 EVALUATIONS = 3000

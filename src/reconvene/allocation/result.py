@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from reconvene.allocation.constraints import Widths
 from reconvene.costs import text_of
+from reconvene.utils.arrays import Widths
 from reconvene.utils.notes import Note
 from reconvene.utils.tables import Cell, smaller, text_table
 

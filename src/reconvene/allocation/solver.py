@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reconvene.allocation.candidates import Ladders, ladders, step_of
-from reconvene.allocation.constraints import Pieces, Widths, capped, simplify_equations
+from reconvene.allocation.constraints import Pieces, capped, simplify_equations
 from reconvene.allocation.feasibility import Costs, PriceMeter
 from reconvene.allocation.greedy_fill import fill_finer, fill_widths
 from reconvene.allocation.lagrangian import minimise_loss
@@ -21,7 +21,7 @@ from reconvene.costs.budget import factor_meant
 from reconvene.errors import BudgetError, CriterionError, PinnedCost, StructureError
 from reconvene.evaluator import Sensitivity
 from reconvene.structure.lattice import systems
-from reconvene.utils.arrays import Floats
+from reconvene.utils.arrays import Floats, Widths
 
 if TYPE_CHECKING:
     from reconvene.structure import Structure

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reconvene.allocation.candidates import Ladders
-from reconvene.allocation.constraints import Widths
 from reconvene.allocation.feasibility import PriceMeter
+from reconvene.utils.arrays import Widths
 
 
 def sink(ladders: Ladders, meter: PriceMeter) -> tuple[float, Widths, Widths]:

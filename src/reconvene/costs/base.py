@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from reconvene.costs.unit import COUNT, Unit
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import nn
 
     from reconvene.structure import Structure
     from reconvene.structure.labels import Dim
+    from reconvene.utils.arrays import Widths
 
-    Widths = NDArray[np.int64]
     Term = tuple[Sequence[Dim], float]
 
 

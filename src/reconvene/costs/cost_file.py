@@ -24,13 +24,9 @@ from reconvene.costs.unit import BITS, BYTES, COUNT, CYCLES, SECONDS, Unit, metr
 from reconvene.errors import BudgetError, CostFileError, UnknownNameError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from reconvene.costs.layers import Layer
     from reconvene.structure import Structure
-
-    Ints = NDArray[np.int64]
+    from reconvene.utils.arrays import Ints
 
 FORMAT = "reconvene-costs 1"
 COMPILERS = ("vela",)

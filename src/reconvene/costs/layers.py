@@ -18,9 +18,7 @@ from reconvene.structure.recording import Op, memory_of
 from reconvene.structure.rules.context import arg
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Ints = NDArray[np.int64]
+    from reconvene.utils.arrays import Ints
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,10 +9,11 @@ from reconvene.costs.base import CostFunction, SumOfProducts
 from reconvene.costs.unit import MACS
 
 if TYPE_CHECKING:
-    from reconvene.costs.base import Network, Term, Widths
+    from reconvene.costs.base import Network, Term
     from reconvene.structure import Structure
     from reconvene.structure.labels import Dim
     from reconvene.structure.recording import Op
+    from reconvene.utils.arrays import Widths
 
 
 class _ForwardPass(SumOfProducts):

@@ -12,9 +12,9 @@ from itertools import product
 from typing import Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-_Widths = NDArray[np.int64]
+from reconvene.utils.arrays import Widths
+
 FEW = 3
 """With so many free directions or fewer, all their sums and differences are tried."""
 
@@ -61,7 +61,7 @@ def differences(equations: Sequence[Equation], members: Sequence[int]) -> list[l
     ]
 
 
-def moves(rows: Sequence[Sequence[int]]) -> list[_Widths]:
+def moves(rows: Sequence[Sequence[int]]) -> list[Widths]:
     """Vectors by which solutions of ``rows @ widths == constant`` differ: short sums of a basis, both ways.
 
     The basis comes from column operations on ``rows`` (Hermite normal form; Cohen 1993, A Course in Computational
@@ -75,7 +75,7 @@ def moves(rows: Sequence[Sequence[int]]) -> list[_Widths]:
     return [s * v for v in [*basis, *pairs] for s in (-1, 1)]
 
 
-def _kernel(rows: list[list[int]]) -> list[_Widths]:
+def _kernel(rows: list[list[int]]) -> list[Widths]:
     count = len(rows[0]) if rows else 0
     columns = [([row[j] for row in rows], [int(i == j) for i in range(count)]) for j in range(count)]
     pivot_count = 0
@@ -97,8 +97,8 @@ def _kernel(rows: list[list[int]]) -> list[_Widths]:
 
 
 def descend(
-    widths: _Widths, lower_bound: _Widths, dense: _Widths, steps: Sequence[_Widths], fits: Callable[[_Widths], bool]
-) -> _Widths:
+    widths: Widths, lower_bound: Widths, dense: Widths, steps: Sequence[Widths], fits: Callable[[Widths], bool]
+) -> Widths:
     """The solution that short moves reach from ``widths`` with the smallest sum of shares of dense widths.
 
     No width falls below ``lower_bound`` or rises above ``dense``; ``fits`` checks the other limits (rounding).
@@ -112,8 +112,8 @@ def descend(
 
 
 def _furthest(
-    widths: _Widths, step: _Widths, lower_bound: _Widths, dense: _Widths, fits: Callable[[_Widths], bool]
-) -> _Widths | None:
+    widths: Widths, step: Widths, lower_bound: Widths, dense: Widths, fits: Callable[[Widths], bool]
+) -> Widths | None:
     if float((step / dense).sum()) <= 0:
         return None
     down, up = step > 0, step < 0

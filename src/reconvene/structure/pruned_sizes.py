@@ -11,8 +11,7 @@ from reconvene.errors import StructureError
 from reconvene.structure.groups import Balance
 from reconvene.structure.labels import Dim
 from reconvene.structure.lattice import descend, differences, moves, systems
-
-_Widths = NDArray[np.int64]
+from reconvene.utils.arrays import Widths
 
 
 def kept_size(dim: Dim, mask: NDArray[np.bool_], counts: dict[int, int] | None = None) -> int:
@@ -42,7 +41,7 @@ def kept_positions(dim: Dim, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
     return np.flatnonzero(flags)
 
 
-def settle(balances: Sequence[Balance], widths: _Widths, dense: _Widths) -> _Widths:
+def settle(balances: Sequence[Balance], widths: Widths, dense: Widths) -> Widths:
     """The widths, raised where pieces that must stay equal are not. Dense widths always satisfy every balance."""
     lower_bound, widths = widths, widths.copy()
     for _ in range(int(dense.sum()) + 1):
@@ -59,7 +58,7 @@ def settle(balances: Sequence[Balance], widths: _Widths, dense: _Widths) -> _Wid
     raise StructureError("pieces that must stay equal cannot be made equal; please report this model")
 
 
-def _lowered(balances: Sequence[Balance], widths: _Widths, lower_bound: _Widths, dense: _Widths) -> _Widths:
+def _lowered(balances: Sequence[Balance], widths: Widths, lower_bound: Widths, dense: Widths) -> Widths:
     """The same, lowered again where growing ran past a smaller solution."""
     out = widths.copy()
     for groups, equations in systems(balances, len(widths)):
@@ -70,7 +69,7 @@ def _lowered(balances: Sequence[Balance], widths: _Widths, lower_bound: _Widths,
     return out
 
 
-def _first_short(balances: Sequence[Balance], widths: _Widths) -> tuple[dict[int, int], int] | None:
+def _first_short(balances: Sequence[Balance], widths: Widths) -> tuple[dict[int, int], int] | None:
     for balance in balances:
         counts = [
             fixed + sum(n * int(widths[g]) for g, n in piece.items())

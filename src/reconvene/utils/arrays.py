@@ -7,3 +7,5 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Widths = Ints
+"""Kept channels of every prunable group, ``[groups]``."""
