@@ -92,15 +92,15 @@ def allocate(
     if refine and not plain:
         widths, finest = fill_finer(widths, losses, equations, allowed, meter, round_to=round_to)
     reasons = _Reasons(
-        caps,
-        ladder_set.widths(base),
-        losses,
-        equations,
-        allowed,
-        level,
-        round_to,
-        meter.fits(caps),
-        sensitivity.adds_up,
+        dense=caps,
+        base=ladder_set.widths(base),
+        losses=losses,
+        equations=equations,
+        allowed=allowed,
+        level=level,
+        round_to=round_to,
+        roomy=meter.fits(caps),
+        adds_up=sensitivity.adds_up,
     )
     why = [
         "the width that was asked for"
@@ -188,6 +188,7 @@ class _Reasons:
 
     def __init__(
         self,
+        *,
         dense: Widths,
         base: Widths,
         losses: Sequence[Floats],

@@ -63,19 +63,19 @@ class SearchCommand(CostOptions, DataOptions, Importing, Seeded, Command):
 
         stored = artifact.Artifact.open(self.directory)
         searching = Searching(
-            bits,
-            self.epochs,
-            self.warmup,
-            self.finetune,
-            self.lr,
-            self.batch_size,
-            self.target,
-            self.keep,
-            self.round_to,
-            self.seed,
-            self.train_on,
-            read_bits(self.activation_bits, "activation-bits"),
-            self.device,
+            bits=bits,
+            epochs=self.epochs,
+            warmup=self.warmup,
+            finetune=self.finetune,
+            lr=self.lr,
+            batch_size=self.batch_size,
+            target=self.target,
+            keep=self.keep,
+            round_to=self.round_to,
+            seed=self.seed,
+            train_on=self.train_on,
+            activation_bits=read_bits(self.activation_bits, "activation-bits"),
+            device=self.device,
         )
         plan, training = search_artifact(
             self.directory,

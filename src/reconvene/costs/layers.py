@@ -103,9 +103,17 @@ def _layer(structure: Structure, op: Op, dims: list[Dim], weights: Mapping[int, 
     operands = op.args[1:] if op.operator in ("addmm", "baddbmm") else op.args
     name, axis = next((weights[id(t)] for t in operands[1:2] if id(t) in weights), ("", 0))
     *places, outputs, inputs = dims
-    kind = LINEAR if name else PRODUCT
-    rows = ((), tuple(f for dim in places for f in dim))
-    return Layer(op.owner, name, axis, kind, (), outputs, inputs, rows, memory_of(operands[0]))
+    return Layer(
+        name=op.owner,
+        weight=name,
+        axis=axis,
+        kind=LINEAR if name else PRODUCT,
+        kernel=(),
+        outputs=outputs,
+        inputs=inputs,
+        places=((), tuple(f for dim in places for f in dim)),
+        source=memory_of(operands[0]),
+    )
 
 
 def _convolution(structure: Structure, op: Op, dims: list[Dim]) -> Layer:
@@ -115,13 +123,13 @@ def _convolution(structure: Structure, op: Op, dims: list[Dim]) -> Layer:
     rank = weight.ndim - 2
     samples, outputs, inputs, *spatial = dims[: 3 + rank]
     return Layer(
-        op.owner,
-        names.get(id(weight), ""),
-        1 if transposed else 0,
-        DEPTHWISE if is_depthwise(op) else CONVOLUTION,
-        tuple(weight.shape[2:]),
-        outputs,
-        inputs,
-        (samples, *spatial),
-        memory_of(op.args[0]),
+        name=op.owner,
+        weight=names.get(id(weight), ""),
+        axis=1 if transposed else 0,
+        kind=DEPTHWISE if is_depthwise(op) else CONVOLUTION,
+        kernel=tuple(weight.shape[2:]),
+        outputs=outputs,
+        inputs=inputs,
+        places=(samples, *spatial),
+        source=memory_of(op.args[0]),
     )

@@ -102,7 +102,18 @@ def load_data(
     augmentation = task.augmentation(classes, shape)
     augmentation = replace(augmentation, flip=False) if source.sound else augmentation
     held = splits[2] if validation else None
-    return Dataset(source.name, splits[0], splits[1], classes, shift, scale, augmentation, note, task, held)
+    return Dataset(
+        name=source.name,
+        train=splits[0],
+        test=splits[1],
+        classes=classes,
+        mean=shift,
+        std=scale,
+        augmentation=augmentation,
+        note=note,
+        task=task,
+        validation=held,
+    )
 
 
 def _split(

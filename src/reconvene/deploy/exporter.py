@@ -125,7 +125,7 @@ def export(
     settle_state(model, inputs)
     if state == CARRIED:
         model, inputs = one_step(model, inputs)
-    # Where nobody gave an example, a batch that cannot be free is one of one.
+    # Without an example, a file whose batch cannot be free takes one sample.
     example = inputs if example_inputs is not None else take_samples(inputs, 0, 1)
     options, inputs = options.resolved(model, runtime, example)
     work = Export(runtime, model, inputs, None, options, model)

@@ -184,17 +184,17 @@ def fidelity(
     measure = next((task.headline for task in tasks if task is not None), DEFAULT.headline)
     ratio, worst = _least_sqnr(dict(zip(a, zip(plain, b, strict=True), strict=True)))
     return Fidelity(
-        runtime,
-        description,
-        total,
-        ratio,
-        agreement,
-        file_quality,
-        reference_quality,
-        limits,
-        witnesses.warning,
-        worst,
-        measure,
+        runtime=runtime,
+        data=description,
+        samples=total,
+        sqnr=ratio,
+        agreement=agreement,
+        quality=file_quality,
+        reference_quality=reference_quality,
+        limits=limits,
+        warning=witnesses.warning,
+        worst_output=worst,
+        measure=measure,
     )
 
 

@@ -198,8 +198,18 @@ def _outcome(
         for variant, verification in checked.items()
         if isinstance(verification, Verification)
     }
-    costs, speedups, task = _costs(folder, dataset.task), _speedups(folder), dataset.task.name
-    return Outcome(source.address, folder, page, str(dataset), costs, errors, refused, speedups, notes, task)
+    return Outcome(
+        model=source.address,
+        folder=folder,
+        report=page,
+        dataset=str(dataset),
+        costs=_costs(folder, dataset.task),
+        verified=errors,
+        int8=refused,
+        speedups=_speedups(folder),
+        notes=notes,
+        task=dataset.task.name,
+    )
 
 
 def _quantised(folder: Path, int8: Int8, options: dict[str, Any]) -> dict[str, str]:

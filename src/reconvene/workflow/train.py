@@ -98,12 +98,23 @@ def train(
     with listening(progress), alone_in(folder, error=TrainingError):
         dataset = dataset_for(folder, data)
         config = usual_recipe(folder, epochs) if config is None else config
-        return _trained(folder, dataset, epochs, config, lesson, again, resume, allow_import, description)
+        return _trained(
+            folder,
+            dataset,
+            epochs=epochs,
+            config=config,
+            lesson=lesson,
+            again=again,
+            resume=resume,
+            allow_import=allow_import,
+            description=description,
+        )
 
 
 def _trained(
     folder: Path,
     dataset: Dataset,
+    *,
     epochs: int,
     config: TrainConfig,
     lesson: Lesson | None,
