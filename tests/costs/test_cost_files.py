@@ -249,5 +249,5 @@ def test_costs_are_those_of_one_example_whatever_the_batch(name: str) -> None:
     model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
     structures = [analyse(model, torch.zeros(batch, 3, 12, 12)) for batch in (1, 3, 8)]
     for cost in cost_file(name).costs.values():
-        found = {cost.bind(structure, None).bound(structure.widths) for structure in structures}
+        found = {cost.bind(structure, None).lower_bound(structure.widths) for structure in structures}
         assert len(found) == 1, f"{cost.name}: {found}"

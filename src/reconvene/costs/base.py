@@ -35,16 +35,16 @@ class CostFunction:
     """One cost of one network at any widths, int64 ``[groups]`` in the order of ``Structure.prunable``.
 
     Attributes:
-        bound: what the solver keeps below the limit; it must not fall when a width grows.
-        exact: the true prediction, where ``bound`` is only a lower bound of it.
+        lower_bound: what the solver keeps below the limit; it must not fall when a width grows.
+        exact: the true prediction, where that is more than ``lower_bound``.
     """
 
-    bound: Callable[[Widths], float]
+    lower_bound: Callable[[Widths], float]
     exact: Callable[[Widths], float] | None = None
 
     def at(self, widths: Widths) -> float:
         """The prediction at these widths."""
-        return (self.exact or self.bound)(widths)
+        return (self.exact or self.lower_bound)(widths)
 
 
 class Cost:

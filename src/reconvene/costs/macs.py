@@ -36,7 +36,7 @@ class Macs(SumOfProducts):
 
     def bind(self, structure: Structure, network: Network | None) -> CostFunction:
         """The sum at any widths: a whole number, unless some product is shared by all examples."""
-        whole, examples = _ForwardPass().bind(structure, network).bound, examples_of(structure)
+        whole, examples = _ForwardPass().bind(structure, network).lower_bound, examples_of(structure)
 
         def of_one(widths: Widths) -> float:
             total = whole(widths)

@@ -42,13 +42,13 @@ class CostModel:
         """
         if cost not in self._functions:
             raise UnknownNameError("cost", cost, self.names)
-        return self._functions[cost].bound(widths)
+        return self._functions[cost].lower_bound(widths)
 
     def exact(self, cost: str, widths: Ints) -> float:
         """One cost at these widths as predicted: a count or bytes (whole numbers), or seconds. Args as above."""
         return self._functions[cost].at(widths)
 
-    def is_bound(self, cost: str) -> bool:
+    def has_only_lower_bound(self, cost: str) -> bool:
         """Whether the solver knows only a lower bound of the cost."""
         return self._functions[cost].exact is not None
 

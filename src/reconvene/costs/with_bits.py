@@ -63,7 +63,7 @@ class BitCosts:
         function = self._beside.get(name)
         if function is None:
             return 0.0
-        return function.bound(widths) if name in self._aimed else function.at(widths)
+        return function.lower_bound(widths) if name in self._aimed else function.at(widths)
 
     def total(self, name: str, layers: float, beside: float) -> float:
         """The cost whose layers add up to ``layers``."""

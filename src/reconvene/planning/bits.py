@@ -79,7 +79,7 @@ def corrected_costs(planner: BitPlanner, budget: Budget, costs: Mapping[str, Cos
     with_bits = {"size", *(name for name, cost in planner.costs.items() if isinstance(cost, FileCost))}
     of_widths = {name: costs[name] for name in budget.asked if name not in with_bits}
     model = planner.cost_model(of_widths)
-    return {name: cost for name, cost in of_widths.items() if cost.measured or model.is_bound(name)}
+    return {name: cost for name, cost in of_widths.items() if cost.measured or model.has_only_lower_bound(name)}
 
 
 class BitPlanner:

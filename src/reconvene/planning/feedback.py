@@ -49,7 +49,7 @@ def plan_within(planner: Plans, budget: Budget, costs: Mapping[str, Cost], *, ro
     model = search.cost_model()
     dense, pruned, conditions = dict(plan.costs["dense"]), dict(plan.costs["pruned"]), dict(plan.conditions)
     for name, cost in costs.items():
-        if model.is_bound(name) and name not in search.measured_costs:
+        if model.has_only_lower_bound(name) and name not in search.measured_costs:
             dense[name] = model.exact(name, planner.prepared.structure.widths)
             pruned[name] = model.exact(name, plan.widths)
         condition = cost.measured_condition if name in search.measured_costs else cost.condition
@@ -136,7 +136,7 @@ class _Search:
         self._measured: dict[tuple[int, ...], dict[str, float]] = {}
         self._seconds: dict[str, float] = {}
         model = self.cost_model()
-        names = [name for name in budget.asked if costs[name].measured or model.is_bound(name)]
+        names = [name for name in budget.asked if costs[name].measured or model.has_only_lower_bound(name)]
         self.aims = {name: self._first_aim(name, model) for name in names}
         dense_widths = tuple(planner.prepared.structure.widths.tolist())
         self._measured[dense_widths] = {name: aim.dense for name, aim in self.aims.items()}
