@@ -19,6 +19,7 @@ from reconvene.structure.fresh import call_afresh, know_state
 from reconvene.structure.inputs import map_tensors, tensors_in
 from reconvene.surgery.operations import OperationSite, Replacement
 from reconvene.utils.module_tree import device_of
+from reconvene.utils.sampling import spread_places
 
 EXAMPLES = 128
 """Examples that losses are estimated on, and forms fitted to."""
@@ -84,10 +85,11 @@ class _Sample:
         self._outputs: list[Tensor] = []
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        """Take some of one batch, evenly over it."""
+        """Take some of one batch, spread over it."""
         for tensor, parts in ((x, self._inputs), (y, self._outputs)):
             rows = tensor.movedim(self._site.axis, -1).flatten(0, -2) if is_norm_site(self._site) else tensor.flatten()
-            parts.append(rows[evenly(len(rows), self._points).to(rows.device)].detach().double())
+            places = torch.from_numpy(spread_places(len(rows), self._points)).to(rows.device)
+            parts.append(rows[places].detach().double())
 
     @property
     def inputs(self) -> Tensor:
@@ -103,12 +105,6 @@ class _Sample:
     def largest(self) -> float:
         """The largest input that polynomials are fitted to."""
         return abs(float(self.inputs.mean())) + WITHIN * float(self.inputs.std())
-
-
-def evenly(count: int, most: int) -> Tensor:
-    """At most so many positions of ``count``, evenly spread: whole numbers, since float32 has none beyond 2^24."""
-    chosen = min(most, count)
-    return torch.arange(chosen) * (count - 1) // max(chosen - 1, 1)
 
 
 def is_norm_site(site: OperationSite) -> bool:

@@ -1,4 +1,4 @@
-"""Which examples a repair reads: a few, spread evenly over all of the data, since data may be sorted by class."""
+"""Which examples a repair reads: a few, spread over all of the data, since data may be sorted by class."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -14,13 +15,15 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 from reconvene.criteria.batches import samples_in
 from reconvene.structure import tensors_in
 from reconvene.structure.restore import kept_random_state
+from reconvene.utils.arrays import Ints
+from reconvene.utils.sampling import spread_places, stays
 
 MOST_VALUES = 2**25
 """Numbers in the inputs of the examples that go through the networks at once."""
 
 
 def few_of(data: Iterable[Any], most: int) -> Iterable[Any]:
-    """A loader of ``most`` examples, spread evenly over those of ``data``; ``data`` where that would save nothing.
+    """A loader of ``most`` examples, spread over those of ``data``; ``data`` where that would save nothing.
 
     Only loaders whose data set gives examples by their index can leave the others unread. Where a sampler of the user's
     own puts batches together, whole batches are left out.
@@ -45,7 +48,7 @@ class _FewOfLoader:
         sampler = self.loader.batch_sampler
         assert isinstance(sampler, BatchSampler)
         order = [index for indices in _drawn(self.loader) for index in indices]
-        chosen = [order[place] for place in evenly(len(order), self.most)]
+        chosen = [order[place] for place in spread_places(len(order), self.most)]
         count = -(-len(chosen) // sampler.batch_size)
         yield from _loader_of(self.loader, [chosen[number::count] for number in range(count)])
 
@@ -56,7 +59,7 @@ class _FewOfLoader:
 
 @dataclass(frozen=True, eq=False)
 class _FewBatches:
-    """As many whole batches of a loader, spread evenly over all of them, as hold ``most`` examples."""
+    """As many whole batches of a loader, spread over all of them, as hold ``most`` examples."""
 
     loader: DataLoader[Any]
     most: int
@@ -65,7 +68,7 @@ class _FewBatches:
         batches = [list(indices) for indices in _drawn(self.loader)]
         examples = sum(map(len, batches))
         count = len(batches) if examples <= self.most else -(-self.most * len(batches) // examples)
-        yield from _loader_of(self.loader, [batches[place] for place in evenly(len(batches), count)])
+        yield from _loader_of(self.loader, [batches[place] for place in spread_places(len(batches), count)])
 
 
 def _drawn(loader: DataLoader[Any]) -> list[Any]:
@@ -90,12 +93,6 @@ def _loader_of(loader: DataLoader[Any], batches: list[list[Any]]) -> DataLoader[
     )
 
 
-def evenly(total: int, most: int) -> list[int]:
-    """``most`` of the first ``total`` whole numbers, or all of them, ascending, as far from each other as can be."""
-    count = min(total, most)
-    return [place * total // count for place in range(count)]
-
-
 def gathered(batches: Iterable[Any], most: int, *, to_the_end: bool) -> list[Any]:
     """At most ``most`` examples of some batches of inputs, joined as far as their shapes allow.
 
@@ -104,19 +101,19 @@ def gathered(batches: Iterable[Any], most: int, *, to_the_end: bool) -> list[Any
     """
     parts: list[_Part] = []
     read = held = 0
-    every, limit = 1, most
+    halvings, limit = 0, most
     for inputs in batches:
         size = samples_in(inputs)
         each = sum(tensor.numel() for tensor in tensors_in(inputs)) // max(size, 1)
         limit = max(min(limit, MOST_VALUES // max(each, 1)), 1)
-        part = _Part(inputs, range(read, read + size), size).thinned(every)
+        part = _Part(inputs, np.arange(read, read + size), size).thinned(halvings)
         parts += [part] if part.size else []
         read, held = read + size, held + part.size
         if not to_the_end and held >= limit:
             break
         while held > 2 * limit:  # so that no more than two limits are held, however long the data are
-            every *= 2
-            parts = [thinned for part in parts if (thinned := part.thinned(every)).size]
+            halvings += 1
+            parts = [thinned for part in parts if (thinned := part.thinned(halvings)).size]
             held = sum(part.size for part in parts)
     return _joined(parts, held, limit)
 
@@ -126,22 +123,21 @@ class _Part:
     """Examples of one batch: ``numbers`` are their places in all of the data."""
 
     inputs: Any
-    numbers: range
+    numbers: Ints
     size: int
 
-    def thinned(self, every: int) -> _Part:
-        """Only those whose number ``every`` divides."""
-        rows = [row for row, number in enumerate(self.numbers) if number % every == 0]
+    def thinned(self, halvings: int) -> _Part:
+        """Only those that stay after so many halvings of all examples."""
+        rows = np.flatnonzero(stays(self.numbers, halvings))
         if len(rows) == self.size:
             return self
-        start = self.numbers[rows[0]] if rows else 0
-        return _Part(taken(self.inputs, rows), range(start, start + every * len(rows), every), len(rows))
+        return _Part(taken(self.inputs, rows), self.numbers[rows], len(rows))
 
 
-def taken(inputs: Any, rows: list[int]) -> Any:
+def taken(inputs: Any, rows: Ints) -> Any:
     """These examples of a batch."""
-    size = samples_in(inputs)
-    return pytree.tree_map_only(Tensor, lambda t: t[rows] if t.ndim and len(t) == size else t, inputs)
+    size, places = samples_in(inputs), torch.from_numpy(rows)
+    return pytree.tree_map_only(Tensor, lambda t: t[places.to(t.device)] if t.ndim and len(t) == size else t, inputs)
 
 
 def _joined(parts: list[_Part], held: int, limit: int) -> list[Any]:
@@ -159,8 +155,8 @@ def _joined(parts: list[_Part], held: int, limit: int) -> list[Any]:
         size = sum(part.size for part in group)
         inputs = pytree.tree_map(_concatenated([part.size for part in group]), *(part.inputs for part in group))
         if held > limit:
-            rows = evenly(size, max(size * limit // held, 1))
-            inputs = taken(inputs, rows[::2] + rows[1::2])
+            rows = spread_places(size, max(size * limit // held, 1))
+            inputs = taken(inputs, np.concatenate([rows[::2], rows[1::2]]))
         joined.append(inputs)
     return joined
 
