@@ -9,9 +9,8 @@ rounding adds its noise ratio.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,11 @@ from torch import Tensor, nn
 
 from reconvene.costs.layers import Layer
 from reconvene.criteria.base import Loss
-from reconvene.criteria.batches import Batches, argument_names
+from reconvene.criteria.batches import argument_names
 from reconvene.criteria.channels.base import ChannelSubject
-from reconvene.criteria.channels.derivatives import Gates, gradients_of, single_examples
+from reconvene.criteria.channels.derivatives import Gates, gradients_of
 from reconvene.criteria.channels.slots import Roles, channel_sums
+from reconvene.criteria.few_examples import few_single_examples
 from reconvene.evaluator import evaluate_groups
 from reconvene.evaluator.removed_loss import as_fewer_are_left
 from reconvene.planning.session import Data
@@ -64,13 +64,13 @@ def losses_on_data(
     """Losses from gradients of up to 256 examples. Raises CriterionError for data or a loss that do not do."""
     subject = ChannelSubject(model, structure, example_inputs, data, loss, seed)
     names = argument_names(model, example_inputs)
-    batches = Batches(data, user="the plan of bits", device=subject.device, seed=seed, names=names)
     roles, count = Roles.of(model, structure), 0
     gates = Gates(roles, structure.prunable)
     decided = {layer.weight: layer.axis for layer in layers}
     squares = {name: torch.zeros_like(roles.parameters[name]) for name in decided}
     removal = [np.zeros(group.width) for group in structure.prunable]
-    examples: Iterable[Any] = islice(single_examples(batches), _EXAMPLES)
+    user = "the plan of bits"
+    examples = few_single_examples(data, _EXAMPLES, user=user, device=subject.device, seed=seed, names=names)
     scored = gradients_of(subject, roles, gates.parameters | set(decided), examples, "bits")
     for gradients in track(scored, "gradients of examples", total=None):
         for name, square in squares.items():

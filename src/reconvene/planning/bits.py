@@ -16,8 +16,8 @@ from reconvene import devices, rectifier
 from reconvene.costs import Budget, Cost, Network
 from reconvene.costs.cost_file import FileCost
 from reconvene.costs.model import CostModel
-from reconvene.criteria.batches import Batches, argument_names, samples_in
-from reconvene.deploy.model_io import take_samples
+from reconvene.criteria.batches import Batches, argument_names, batch_count, samples_in
+from reconvene.criteria.few_examples import few_of, gathered
 from reconvene.errors import ArgumentError, DataError, DeviceError
 from reconvene.planning.assemble import PreparedModel, plan_from_choice, timed
 from reconvene.planning.bit_decider import BitDecider
@@ -216,7 +216,8 @@ def kept_examples(model: nn.Module, example_inputs: Any, options: Options) -> An
     names, cpu = argument_names(model, example_inputs), torch.device("cpu")
     user, seed = "the plan of bits", options.seed
     with kept_random_state():
-        batches = Batches(options.data, user=user, device=cpu, seed=seed, names=names, labelled=False, error=DataError)
-        inputs, _ = next(iter(batches))
-    inputs = take_samples(inputs, 0, min(KEPT_EXAMPLES, samples_in(inputs)))
-    return map_tensors(lambda tensor: tensor.detach().clone(), inputs)
+        few = few_of(options.data, KEPT_EXAMPLES)
+        batches = Batches(few, user=user, device=cpu, seed=seed, names=names, labelled=False, error=DataError)
+        parts = gathered((inputs for inputs, _ in batches), KEPT_EXAMPLES, to_the_end=batch_count(few) is not None)
+    largest = max(parts, key=samples_in)  # batches may differ in shape
+    return map_tensors(lambda tensor: tensor.detach().clone(), largest)

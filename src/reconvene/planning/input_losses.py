@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -19,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from reconvene.costs.layers import Layer
-from reconvene.criteria.batches import Batches, argument_names
-from reconvene.criteria.channels.derivatives import single_examples
+from reconvene.criteria.batches import argument_names
+from reconvene.criteria.few_examples import few_single_examples
 from reconvene.criteria.gradients import explained, loss_of
 from reconvene.criteria.preserve_state import call_with, untouched
 from reconvene.errors import CriterionError
@@ -74,8 +73,9 @@ def input_losses_on_data(
     """
     device = device_of(model)
     names = argument_names(model, example_inputs)
-    batches = Batches(options.data, user="the plan of bits", device=device, seed=options.seed, names=names)
-    examples = list(islice(single_examples(batches), _EXAMPLES))
+    assert options.data is not None, "the caller has checked it"
+    user, seed = "the plan of bits", options.seed
+    examples = few_single_examples(options.data, _EXAMPLES, user=user, device=device, seed=seed, names=names)
     with _Watch(model, layers, bits) as watch, untouched(model, seed=options.seed):
         for number, (inputs, _) in enumerate(examples):
             with explained(_USER, number):

@@ -11,10 +11,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from reconvene.criteria.batches import Batches, LeftOver, argument_names, batch_count, loader_examples, samples_in
+from reconvene.criteria.few_examples import few_of
 from reconvene.criteria.gradients import explained
 from reconvene.errors import DataError
 from reconvene.rectifier.calibration import undisturbed
-from reconvene.rectifier.examples import few_of
 from reconvene.structure.fresh import call_afresh, know_state
 from reconvene.utils.module_tree import device_of
 from reconvene.utils.norms import averages_statistics

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from reconvene.criteria.batches import batch_count, samples_in
+from reconvene.criteria.few_examples import few_of, gathered
 from reconvene.criteria.gradients import explained
 from reconvene.errors import DataError
 from reconvene.rectifier.calibration import undisturbed
-from reconvene.rectifier.examples import few_of, gathered
 from reconvene.rectifier.layers import (
     original_weights,
     parametrised_layers,

@@ -1,8 +1,8 @@
-"""Which examples a repair reads: a few, spread over all of the data, since data may be sorted by class."""
+"""A few examples for a repair or a plan of bits, spread over all of the data, since data may be sorted by class."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Collection, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
-from reconvene.criteria.batches import samples_in
+from reconvene.criteria.batches import Batches, batch_count, samples_in
+from reconvene.criteria.channels.derivatives import single_examples
 from reconvene.structure import tensors_in
+from reconvene.structure.inputs import map_tensors
 from reconvene.structure.restore import kept_random_state
 from reconvene.utils.arrays import Ints
 from reconvene.utils.sampling import spread_places, stays
@@ -116,6 +118,28 @@ def gathered(batches: Iterable[Any], most: int, *, to_the_end: bool) -> list[Any
             parts = [thinned for part in parts if (thinned := part.thinned(halvings)).size]
             held = sum(part.size for part in parts)
     return _joined(parts, held, limit)
+
+
+def few_single_examples(
+    data: Iterable[Any], most: int, *, user: str, device: torch.device, seed: int, names: Collection[str]
+) -> list[tuple[Any, Any]]:
+    """At most ``most`` examples with their targets, each as a batch of one; of data without a length the first.
+
+    The other arguments are those of ``Batches``.
+    """
+    few = few_of(data, most)
+    to_the_end, halvings = batch_count(few) is not None, 0
+    kept: list[tuple[int, tuple[Any, Any]]] = []
+    for number, example in enumerate(single_examples(Batches(few, user=user, device=device, seed=seed, names=names))):
+        if stays(np.array([number]), halvings)[0]:
+            kept.append((number, map_tensors(torch.clone, example)))  # a view would hold its whole batch
+        if not to_the_end and len(kept) == most:
+            break
+        if len(kept) > 2 * most:
+            halvings += 1
+            staying = stays(np.array([place for place, _ in kept]), halvings)
+            kept = [pair for pair, stay in zip(kept, staying, strict=True) if stay]
+    return [kept[place][1] for place in spread_places(len(kept), most)]
 
 
 @dataclass(frozen=True, eq=False)
