@@ -240,6 +240,29 @@ def test_litert_stores_layers_of_four_bits_in_four(tmp_path: Path) -> None:
     assert int8.bytes - plan.bytes > 0.95 * weights_of_four / 2
 
 
+def test_a_bench_times_the_file_of_a_plan_beside_int8() -> None:
+    torch.manual_seed(0)
+    model, images = lively(mini_resnet((16, 32, 64))), torch.randn(16, 3, 16, 16)
+    few = rc.plan(model, images[:1], rc.Budget(size="25%"), bits=(0, 2, 4, 8), trained=True).apply(model)
+    data = [(images, model(images).argmax(1))]
+    evidence = rc.deploy.BenchData(calibration=[images], data=data, task="classification")
+    result = rc.deploy.time_variants(
+        {"dense": model, "pruned": few},
+        images[:1],
+        runtimes=("onnxruntime",),
+        precisions=("fp32", "int8", "plan"),
+        evidence=evidence,
+        repeats=2,
+    )
+    rows = {(row.variant, row.precision): row for row in result.rows}
+    assert list(rows) == [
+        ("dense", "fp32"), ("dense", "int8"), ("pruned", "fp32"), ("pruned", "int8"), ("pruned", "plan"),
+    ]  # fmt: skip
+    plan = rows["pruned", "plan"]
+    assert plan.size < rows["pruned", "int8"].size and plan.speedup_alike is not None
+    assert plan.agreement is not None and plan.agreement > 0.8, "it is compared with the network of rounded weights"
+
+
 def test_a_file_of_openvino_holds_half_the_bytes_of_int8(tmp_path: Path) -> None:
     pytest.importorskip("nncf")
     torch.manual_seed(0)

@@ -312,6 +312,29 @@ def test_a_network_that_kept_its_weights_is_not_called_untrained() -> None:
     assert "right after the cut 42.0 %" in words
 
 
+@pytest.mark.parametrize(
+    ("variants", "said"),
+    [
+        (("dense",), "The dense network was trained, and the cut one not tuned"),
+        (("pruned",), "The network was tuned"),
+        (("dense", "pruned"), "The dense network was trained, and the cut one tuned"),
+    ],
+)
+def test_the_report_says_which_network_was_tuned(variants: tuple[str, ...], said: str) -> None:
+    data = vgg()
+    data.trained, data.training = True, {name: data.training["pruned"] for name in variants}
+    words = Page(render(data)).words
+    assert said in words and ("tuned" in said) == ("tuned" in words)
+
+
+def test_a_refused_file_beside_that_of_an_earlier_export_is_told_from_it() -> None:
+    data = timed_files(refused=True)
+    data.exports = [*data.exports, ExportRecord("model.int8.onnx", 950_000, precision="int8")]
+    words = Page(render(data)).words
+    assert "model.int8.onnx: refused, and the file of an earlier export stays" in words
+    assert "refused: below its limits" not in words
+
+
 def test_a_budget_is_held_against_what_was_measured_afterwards() -> None:
     data = vgg()
     limit = data.limits["params"]

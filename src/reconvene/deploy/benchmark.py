@@ -14,14 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from reconvene.deploy.checking import Export, quantised
 from reconvene.deploy.fidelity import fidelity
 from reconvene.deploy.model_io import batch_size, leaves, own_inputs
-from reconvene.deploy.quantisation import PRECISIONS, quantisation, stand_in
+from reconvene.deploy.options import FileOptions
+from reconvene.deploy.planned import PLAN, bits_of
+from reconvene.deploy.quantisation import PRECISIONS, stand_in
 from reconvene.deploy.results import BenchResult, BenchRow
 from reconvene.deploy.runtimes.base import Runtime, Session
 from reconvene.deploy.runtimes.registry import runtime_named
 from reconvene.deploy.sharing import shared_conversions
-from reconvene.deploy.writing import write_model
 from reconvene.errors import ExportError, ModelError, ReconveneError, UnknownNameError
 from reconvene.quantiser.activations import Range
 from reconvene.structure.nesting import seeded
@@ -149,7 +151,7 @@ def measure_latency(
         entry = next(entries.targets({"model": model}, folder), None)
         if entry is None:
             raise ExportError(next(iter(left_out.values())))
-        calls = [stack.enter_context(runtime.open(entry[2], threads)).bind(inputs)]
+        calls = [stack.enter_context(runtime.open(entry.target, threads)).bind(inputs)]
 
         def read() -> float:
             times = _rounds(calls, repeats=repeats, seed=seed)[0 if threads == 1 else 1]
@@ -162,12 +164,25 @@ def _check(precisions: Sequence[str], evidence: BenchData, threads: int, repeats
     """Raises ModelError, UnknownNameError, ExportError."""
     if threads < 1 or repeats < 1:
         raise ModelError(f"threads={threads} and repeats={repeats} must be at least 1")
-    if unknown := [name for name in precisions if name not in PRECISIONS]:
-        raise UnknownNameError("precision", unknown[0], PRECISIONS)
+    if unknown := [name for name in precisions if name not in (*PRECISIONS, PLAN)]:
+        raise UnknownNameError("precision", unknown[0], [*PRECISIONS, PLAN])
     if not precisions:
         raise ModelError("there is nothing to bench: precisions is empty")
-    if "int8" in precisions and evidence.calibration is None:
-        raise ExportError("int8 is calibrated on real data: give evidence=BenchData(calibration=...), or no int8")
+    if evidence.calibration is None and (by_data := [name for name in precisions if name != "fp32"]):
+        raise ExportError(
+            f"{by_data[0]} is calibrated on real data: give evidence=BenchData(calibration=...), or fp32 alone"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Entry:
+    """What one runtime opens: ``size`` in bytes; ``reference``: the network that its answers are compared with."""
+
+    variant: str
+    precision: str
+    target: nn.Module | Path
+    size: int | None
+    reference: nn.Module | None
 
 
 @dataclass
@@ -180,40 +195,42 @@ class _Entries:
     evidence: BenchData
     left_out: dict[str, str]
 
-    def targets(
-        self, variants: Mapping[str, nn.Module | str | Path], folder: Path
-    ) -> Iterator[tuple[str, str, nn.Module | Path, int | None]]:
-        """Variant, precision, what to open, and its bytes."""
+    def targets(self, variants: Mapping[str, nn.Module | str | Path], folder: Path) -> Iterator[_Entry]:
+        """What is opened, one after the other; plans of bits of the variants that have one."""
         for i, (name, variant) in enumerate(variants.items()):
             if not isinstance(variant, nn.Module):
-                yield name, "fp32", Path(variant), Path(variant).stat().st_size if Path(variant).is_file() else None
+                size = Path(variant).stat().st_size if Path(variant).is_file() else None
+                yield _Entry(name, "fp32", Path(variant), size, None)
                 continue
             if self.runtime.export is None:
-                yield name, "fp32", variant, None
+                yield _Entry(name, "fp32", variant, None, variant)
                 continue
             for precision in self.precisions:
+                if precision == PLAN and bits_of(variant) is None:
+                    continue
+                to = folder / f"{i}{precision}{self.runtime.suffix}"
                 try:
-                    files = self._written(name, variant, folder / f"{i}{precision}{self.runtime.suffix}", precision)
+                    yield self._written(name, variant, to, precision)
                 except ExportError as error:
                     if precision == "fp32":
                         raise
                     self.left_out[f"{self.runtime.name} {name} {precision}"] = str(error)
-                    continue
-                yield name, precision, files[0], sum(file.stat().st_size for file in files)
 
-    def _written(self, name: str, model: nn.Module, path: Path, precision: str) -> list[Path]:
-        inputs, settings = own_inputs(model, self.inputs), None
-        if precision == "int8":
-            learned = self.evidence.learned.get(name) if self.runtime.takes_ranges else None
-            settings = quantisation(model, inputs, self.evidence.calibration, self.evidence.keep_fp32, learned)
-        return write_model(self.runtime, model, inputs, path, settings)
+    def _written(self, name: str, model: nn.Module, path: Path, precision: str) -> _Entry:
+        evidence = self.evidence
+        work = Export(self.runtime, model, own_inputs(model, self.inputs), None, FileOptions(), model)
+        if precision != "fp32":
+            learned = evidence.learned.get(name) if self.runtime.takes_ranges else None
+            work = quantised(work, precision, evidence.calibration, evidence.keep_fp32, learned)
+        files = work.write(path, work.settings).files
+        return _Entry(name, precision, files[0], sum(file.stat().st_size for file in files), work.reference)
 
-    def quality(self, model: nn.Module | str | Path, session: Session) -> dict[str, Any]:
+    def quality(self, entry: _Entry, session: Session) -> dict[str, Any]:
         """Agreement and quality of what is open, where there is data and the module to compare with."""
-        if self.evidence.data is None or not isinstance(model, nn.Module):
+        if self.evidence.data is None or entry.reference is None:
             return {}
         comparison = fidelity(
-            model,
+            entry.reference,
             session,
             self.evidence.data,
             runtime=self.runtime.name,
@@ -232,24 +249,18 @@ def _rows(
         names: list[tuple[str, str]] = []
         calls: list[Callable[[], object]] = []
         metrics: list[dict[str, Any]] = []
-        for name, precision, target, size in entries.targets(variants, folder):
-            session = stack.enter_context(runtime.open(target, threads))
-            metrics.append({"size": size, **entries.quality(variants[name], session)})
+        for entry in entries.targets(variants, folder):
+            session = stack.enter_context(runtime.open(entry.target, threads))
+            metrics.append({"size": entry.size, **entries.quality(entry, session)})
             calls.append(session.bind(entries.inputs))
-            names.append((name, precision))
+            names.append((entry.variant, entry.precision))
         thread, wall = _rounds(calls, repeats=repeats, seed=seed)
     times = thread if threads == 1 else wall
     for i, (_, precision) in enumerate(names):
-        alike = next(
-            (
-                j
-                for j, (name, other_precision) in enumerate(names)
-                if (name, other_precision) == (names[0][0], precision)
-            ),
-            None,
-        )
-        if alike is not None:
-            metrics[i]["speedup_alike"] = float(np.median(times[:, alike] / np.maximum(times[:, i], 1e-9)))
+        alike = names[0][0], "int8" if precision == PLAN else precision  # files of a plan compute in int8
+        if alike in names:
+            ratios = times[:, names.index(alike)] / np.maximum(times[:, i], 1e-9)
+            metrics[i]["speedup_alike"] = float(np.median(ratios))
     return [
         BenchRow.of(runtime.name, *name, times[:, i], wall[:, i], times[:, 0], **metrics[i])
         for i, name in enumerate(names)

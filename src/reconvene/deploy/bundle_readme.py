@@ -62,7 +62,7 @@ def _models(description: Description) -> str:
     rows: list[list[Cell]] = []
     for model in description.models:
         checked = model.verified
-        said = "not verified" if checked is None else f"{_measured(checked)} on {checked['data']}"
+        said = "not verified" if checked is None else f"{_measured(model.precision, checked)} on {checked['data']}"
         in_float = f"; in fp32: {', '.join(model.keep_fp32)}" if model.keep_fp32 else ""
         rows.append([model.file, model.runtime, model.bytes, said + in_float])
     return _indented(text_table(["file", "runs in", "bytes", "against PyTorch"], rows))
@@ -81,10 +81,10 @@ def _indented(text: str) -> str:
     return "\n".join(f"    {line}".rstrip() for line in text.splitlines())
 
 
-def _measured(checked: Mapping[str, Any]) -> str:
-    """How far from PyTorch: float32 by its error, int8 by its noise and its predictions."""
+def _measured(precision: str, checked: Mapping[str, Any]) -> str:
+    """How far from PyTorch: float32 by its error, int8 and bits of a plan by their noise and their predictions."""
     if "max_rel_error" in checked:
         return f"relative error {checked['max_rel_error']:.1e}"
     agreement = "" if checked["agreement"] is None else f", {checked['agreement']:.2%} of the predictions the same"
     noise = "no noise" if checked["sqnr"] is None else f"SQNR {checked['sqnr']:.1f} dB"
-    return f"int8, {noise}{agreement}"
+    return f"{'bits of the plan' if precision == 'plan' else precision}, {noise}{agreement}"

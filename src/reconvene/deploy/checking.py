@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,14 @@ from reconvene.deploy.fidelity import SAMPLES, Fidelity, Limits, fidelity, verif
 from reconvene.deploy.layerwise import layerwise_sqnr
 from reconvene.deploy.model_io import batch_size, in_inference, labelled_samples, leaves, outputs_of, take_samples
 from reconvene.deploy.options import FileOptions, free_axes
-from reconvene.deploy.quantisation import Quantisation, quantised_layers
+from reconvene.deploy.planned import PLAN, planned
+from reconvene.deploy.quantisation import Quantisation, quantisation, quantised_layers
 from reconvene.deploy.runtimes.base import Runtime, Written
 from reconvene.deploy.verification import HALF_TOLERANCE, Verification
 from reconvene.deploy.verification import verify_export as verify_file
 from reconvene.deploy.writing import write_file
 from reconvene.errors import ExportError, ModelError, ReconveneError, VerificationError
+from reconvene.quantiser.activations import Range
 from reconvene.structure.inputs import map_tensors
 from reconvene.utils.progress import stage
 
@@ -58,6 +60,23 @@ class Export:
     def write(self, path: Path, settings: Quantisation | None) -> Written:
         """See ``write_file``."""
         return write_file(self.runtime, self.model, self.inputs, path, settings, self.options)
+
+
+def quantised(
+    work: Export,
+    quantize: str,
+    calibration: Iterable[Any] | None,
+    keep_fp32: Sequence[str],
+    learned: Mapping[str, Range] | None,
+) -> Export:
+    """The same model on its way into a file of int8, or of the bits of its plan. Raises ExportError."""
+    if quantize != PLAN:
+        return replace(work, settings=quantisation(work.model, work.inputs, calibration, keep_fp32, learned))
+    by_plan = planned(work.model, work.runtime, calibration, keep_fp32)
+    settings = quantisation(by_plan.model, work.inputs, by_plan.calibration, keep_fp32, learned)
+    reference = by_plan.as_computed(settings.samples)
+    settings = replace(settings, packed=by_plan.weights, inputs=by_plan.narrow(reference))
+    return replace(work, model=by_plan.model, settings=settings, reference=reference)
 
 
 def verified(export: Export, written: Written, check: CheckOptions) -> tuple[Verification | Fidelity, list[str]]:

@@ -6,19 +6,18 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from reconvene.deploy.checking import CheckOptions, Export, verified
+from reconvene.deploy.checking import CheckOptions, Export, quantised, verified
 from reconvene.deploy.exported import Exported
 from reconvene.deploy.fidelity import Fidelity, Limits
 from reconvene.deploy.model_io import own_inputs, take_samples
 from reconvene.deploy.options import AUTO, FileOptions, precision_of
-from reconvene.deploy.planned import planned
-from reconvene.deploy.quantisation import PRECISIONS, quantisation
+from reconvene.deploy.planned import PLAN
+from reconvene.deploy.quantisation import PRECISIONS
 from reconvene.deploy.runtimes.base import Runtime, Written
 from reconvene.deploy.runtimes.registry import FORMATS, format_named, runtime_named, runtime_of
 from reconvene.deploy.sharing import shared_conversions
@@ -32,8 +31,6 @@ from reconvene.tasks import task_named
 from reconvene.utils.arguments import check_model, check_path, check_seed, checked
 from reconvene.utils.progress import ProgressOption, listening, stage
 
-_PLAN = "plan"
-"""What an export is quantised as whose bits the plan of the network decides."""
 __all__ = ["Exported", "export", "run_file"]
 
 
@@ -130,29 +127,12 @@ def export(
     options, inputs = options.resolved(model, runtime, example)
     work = Export(runtime, model, inputs, None, options, model)
     if quantize is not None:
-        work = _quantised(work, quantize, calibration, keep_fp32, learned)
+        work = quantised(work, quantize, calibration, keep_fp32, learned)
     parts = ["step" if state == CARRIED else "", quantize or ("fp16" if precision == "fp16" else "")]
     stem = ".".join([name, *(part for part in parts if part)])
     with listening(progress), shared_conversions():
         check = CheckOptions(data, limits, task, tolerance, seed) if verify else None
         return _written(work, Path(directory), stem, check, format=format, precision=quantize or width)
-
-
-def _quantised(
-    work: Export,
-    quantize: str,
-    calibration: Iterable[Any] | None,
-    keep_fp32: Sequence[str],
-    learned: Mapping[str, Range] | None,
-) -> Export:
-    """The same model on its way into a file of int8, or of the bits of its plan."""
-    if quantize != _PLAN:
-        return replace(work, settings=quantisation(work.model, work.inputs, calibration, keep_fp32, learned))
-    by_plan = planned(work.model, work.runtime, calibration, keep_fp32)
-    settings = quantisation(by_plan.model, work.inputs, by_plan.calibration, keep_fp32, learned)
-    reference = by_plan.as_computed(settings.samples)
-    settings = replace(settings, packed=by_plan.weights, inputs=by_plan.narrow(reference))
-    return replace(work, model=by_plan.model, settings=settings, reference=reference)
 
 
 def _written(
@@ -206,8 +186,8 @@ def _check(
     learned: Mapping[str, Range] | None,
 ) -> None:
     """Raise for options that mean nothing, before any work."""
-    if quantize not in (None, *PRECISIONS[1:], _PLAN):
-        raise UnknownNameError("precision", quantize, [*PRECISIONS[1:], _PLAN])
+    if quantize not in (None, *PRECISIONS[1:], PLAN):
+        raise UnknownNameError("precision", quantize, [*PRECISIONS[1:], PLAN])
     if quantize is None and (has_int8_options or learned is not None):
         raise ExportError("calibration, keep_fp32 and learned are for int8: add quantize='int8', or leave them out")
     if learned is not None and not runtime.takes_ranges:

@@ -21,6 +21,8 @@ from reconvene.structure.copies import copy_model
 from reconvene.surgery.bits import BitPlan, LayerBits
 from reconvene.training.frozen_bits import trained_ranges
 
+PLAN = "plan"
+"""What an export is quantised as whose bits the plan of the network decides."""
 PACKED = "packed"
 """What runtimes take whose files can hold weights of few bits."""
 NARROW_INPUTS = "narrow_inputs"

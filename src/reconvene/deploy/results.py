@@ -21,9 +21,11 @@ class BenchRow:
         median: of the benchmark's clock; ``quarter`` and ``three_quarters`` are the quartiles around it.
         min_wall: the fastest round in wall time.
         speedup: median over the rounds of baseline time over this time, each pair from the same round; with quartiles.
-        speedup_alike: the same beside the baseline in this row's own precision; ``None`` where that was not timed.
+        speedup_alike: the same beside the baseline in this row's own precision (of ``plan``, in int8); ``None`` where
+            that was not timed.
         size: bytes of the files; ``None`` for a module that is run as it is.
-        agreement: share of predictions, as the task counts them, that the same variant in PyTorch in float32 has, too.
+        agreement: share of predictions, as the task counts them, that the same variant in PyTorch in float32 has, too;
+            of ``plan``, that variant with its weights rounded as in the file.
         quality: the share that the task measures quality by (accuracy, Dice, PQ), on the same samples, which
             ``measure`` names. All three are ``None`` where no data was given.
     """

@@ -81,7 +81,7 @@ def int8(data: ReportData) -> Html | None:
             name(file),
             ": ",
             tag("strong", "refused", class_="bad"),
-            f", and no file was kept. {why}",
+            f", and {'the file of an earlier export stays' if file in in_float else 'no file was kept'}. {why}",
             class_="note",
         )
         for file, why in data.refused.items()
@@ -125,11 +125,11 @@ def _mark(row: dict[str, Any], data: ReportData) -> Mark:
 
 def _disagrees(row: dict[str, Any], data: ReportData) -> bool:
     """Whether a file agrees less with PyTorch than its export had to, or than is usual where nothing was asked."""
-    file = _file_name(row["variant"], row["runtime"])
+    file = _file_name(row)
     limits = [
         export.verification["limits"]["agreement"]
         for export in data.exports
-        if export.file == file and row.get("precision") == "int8" and export.verification
+        if export.file == file and export.verification
         if "limits" in export.verification
     ]
     return row.get("agreement") is not None and row["agreement"] < (limits[0] if limits else Limits.agreement)
@@ -144,14 +144,16 @@ def is_below_limits(row: dict[str, Any], data: ReportData) -> bool:
 
 
 def _is_refused(row: dict[str, Any], data: ReportData) -> bool:
-    """Whether an export of this int8 file was refused."""
-    return row.get("precision") == "int8" and _file_name(row["variant"], row["runtime"]) in data.refused
+    """Whether an export of this quantised file was refused, and none of an earlier export is there."""
+    file = _file_name(row)
+    return file in data.refused and all(export.file != file for export in data.exports)
 
 
-def _file_name(variant: str, runtime: str) -> str:
-    """What an int8 file of a runtime is called in an artifact."""
+def _file_name(row: dict[str, Any]) -> str:
+    """What the quantised file of a row is called in an artifact; empty of float32."""
+    precision, runtime, variant = row.get("precision", "fp32"), row["runtime"], row["variant"]
     suffix = RUNTIMES[runtime].suffix if runtime in RUNTIMES else ""
-    return f"{'model' if variant == 'pruned' else variant}.int8{suffix}"
+    return "" if precision == "fp32" else f"{'model' if variant == 'pruned' else variant}.{precision}{suffix}"
 
 
 def _name(row: dict[str, Any]) -> str:

@@ -169,7 +169,9 @@ def training(data: ReportData) -> Html | None:
     data_note = f" on {data.dataset}" if data.dataset else ""
     alike = "Every network was trained by the same recipe" if len(runs) > 1 else "The network was trained"
     if data.trained:
-        alike = "The dense network was trained, and the cut one tuned" if len(runs) > 1 else "The network was tuned"
+        alike = "The network was tuned"
+        if "dense" in runs:
+            alike = "The dense network was trained, and the cut one " + ("tuned" if len(runs) > 1 else "not tuned")
     lead = f"{alike}{data_note}. {title} and loss are those on the {split} split after each epoch."
     charts = [
         chart

@@ -14,6 +14,7 @@ from reconvene.data import Calibration, Dataset, stratified_calibration, test_ba
 from reconvene.deploy import BenchData, BenchResult, Exported, Limits
 from reconvene.deploy import export as export_file
 from reconvene.deploy import time_variants as bench_variants
+from reconvene.deploy.planned import PLAN
 from reconvene.deploy.runtimes.registry import format_named
 from reconvene.errors import ExportError, VerificationError
 from reconvene.quantiser.activations import Range
@@ -168,7 +169,7 @@ class _ArtifactExport:
                     **self.options,
                     **quantising,
                 )
-            except (VerificationError, ExportError) as error:
+            except VerificationError as error:
                 if precision is not None:
                     _note_refusal(self.folder, f"{name}.{precision}{runtime.suffix}", str(error))
                 raise
@@ -229,7 +230,8 @@ def bench(
     Args:
         directory: of the artifact.
         runtimes: names in ``reconvene.deploy.RUNTIMES``. One that fails is left out, with the reason.
-        int8: also in int8, in every runtime that has it, calibrated on training images of ``data``.
+        int8: also in int8, in every runtime that has it, calibrated on training images of ``data``; and with the bits
+            of the artifact's plan, where it has some.
         data: as for ``rc.train``; its test images say how often each file agrees with PyTorch, and how often it is
             right.
         batch: examples in one inference.
@@ -266,7 +268,7 @@ def bench(
                 models,
                 inputs,
                 runtimes=runtimes,
-                precisions=("fp32",) if int8 is None else ("fp32", "int8"),
+                precisions=("fp32",) if int8 is None else ("fp32", "int8", PLAN),
                 evidence=evidence,
                 threads=threads,
                 repeats=repeats,
